@@ -1,0 +1,125 @@
+"""From a name or a path to a typed, frozen dataclass.
+
+A configuration is found by path, or by name in these folders, first hit wins: `$ALOHA_KIT_CONFIGS`,
+`./configs`, the checkout the package runs from, and the folder that installation filled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import dacite
+import yaml
+
+from aloha_kit.core import ConfigError, nearest
+
+T = TypeVar("T")
+
+
+def folders(kind: str) -> list[Path]:
+    """Existing folders that hold configurations of a kind (`tasks`, `policies`, `rigs`)."""
+    roots = [
+        os.environ.get("ALOHA_KIT_CONFIGS"),
+        "configs",
+        Path(__file__).resolve().parents[2] / "configs",
+        Path(sys.prefix) / "share" / "aloha_kit" / "configs",
+    ]
+    candidates = [Path(root) / kind for root in roots if root]
+    return [folder for folder in candidates if folder.is_dir()]
+
+
+def names(kind: str) -> list[str]:
+    """Every configuration name of a kind that can be found."""
+    return sorted({file.stem for folder in folders(kind) for file in folder.glob("*.yaml")})
+
+
+def find(kind: str, name: str | Path) -> Path:
+    """The file of a configuration.
+
+    Raises:
+        ConfigError: neither a file nor a known name; lists the names that exist.
+    """
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"} and path.is_file():
+        return path
+    for folder in folders(kind):
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    raise ConfigError(f"no configuration '{name}' in {kind}. {nearest(str(name), names(kind))}")
+
+
+def load(cls: type[T], kind: str, name: str | Path, **overrides: Any) -> T:
+    """Read a YAML configuration into `cls`; `overrides` replace single top-level keys.
+
+    Raises:
+        ConfigError: not found, not YAML, an unknown key or a value of the wrong type.
+    """
+    path = find(kind, name)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold keys and values, given: {type(raw).__name__}")
+    return from_mapping(cls, {**raw, **overrides}, where=str(path))
+
+
+def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "configuration") -> T:
+    """Build the dataclass `cls` from plain values, nested ones included.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a missing key or a wrong type.
+    """
+    _check_keys(cls, values, where)
+    try:
+        return dacite.from_dict(cls, values, dacite.Config(cast=[tuple, float], check_types=True))  # type: ignore[type-var]
+    except dacite.DaciteError as error:
+        raise ConfigError(f"{where}: {error}") from error
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Plain values of a configuration, ready for YAML or JSON (tuples become lists)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return value
+
+    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key '{key}'. {nearest(str(key), known)}")
+        inner = _dataclass_in(hints[key])
+        if inner is None or not isinstance(value, Mapping):
+            continue
+        if typing.get_origin(hints[key]) is dict:
+            for name, item in value.items():
+                if isinstance(item, Mapping):
+                    _check_keys(inner, item, f"{where}: {key}: {name}")
+        else:
+            _check_keys(inner, value, f"{where}: {key}")
+
+
+def _dataclass_in(hint: Any) -> Any:
+    """The dataclass a type hint is made of (`X`, `X | None`, `dict[str, X]`), or None."""
+    if dataclasses.is_dataclass(hint):
+        return hint
+    if typing.get_origin(hint) in {dict, typing.Union, types.UnionType}:
+        return next((found for arg in typing.get_args(hint) if (found := _dataclass_in(arg))), None)
+    return None

@@ -1,0 +1,50 @@
+"""What is done (a task) and what does it (a rig)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera's picture size in pixels."""
+
+    height: int = 480
+    width: int = 640
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"a picture needs pixels, given height {self.height}, width {self.width}")
+
+
+@dataclass(frozen=True)
+class RigConfig:
+    """The arms and cameras that a task runs on."""
+
+    name: str
+    kind: Literal["sim"]
+    cameras: dict[str, CameraConfig]
+    quality: Literal["draft", "fast", "fine"] = "fast"  # of simulated pictures: shadows and edges
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """One thing to teach: what to call it, how long it takes, what has to be seen."""
+
+    name: str
+    instruction: str
+    rig: str = "sim"
+    scene: str = ""  # the simulated scene; needed on a simulated rig
+    episode_len: int = 500  # actions in an episode; observations are one more
+    rate_hz: float = 50.0
+    cameras: tuple[str, ...] = ("top",)
+    image_size: tuple[int, int] | None = None  # (height, width) in place of the rig's, simulation only
+    dataset_dir: str = "data/{task}"
+    randomise: dict[str, float] = field(default_factory=dict)  # amounts by name, see aloha_kit.sim
+
+    def __post_init__(self) -> None:
+        if self.episode_len < 1:
+            raise ValueError(f"episode_len must be at least 1, given {self.episode_len}")
+        if not self.rate_hz > 0:
+            raise ValueError(f"rate_hz must be positive, given {self.rate_hz}")

@@ -1,0 +1,46 @@
+"""The vocabulary every other room shares: policies, observations, contracts, time and errors.
+
+Needs numpy and dm_env only, so it loads on a robot PC and on a training box alike.
+"""
+
+from aloha_kit.core.arms import GripperRange, joint_names, START_ARM_POSE, VX300S, WX250S
+from aloha_kit.core.clock import Clock, Rate, VirtualClock, WallClock
+from aloha_kit.core.contract import Contract
+from aloha_kit.core.environment import Environment
+from aloha_kit.core.errors import (
+    AlohaKitError,
+    ConfigError,
+    ContractError,
+    EpisodeError,
+    nearest,
+    SafetyError,
+    StopEpisode,
+    StreamError,
+)
+from aloha_kit.core.policy import Action, Observation, Policy, Stamps
+
+__all__ = [
+    "START_ARM_POSE",
+    "VX300S",
+    "WX250S",
+    "Action",
+    "AlohaKitError",
+    "Clock",
+    "ConfigError",
+    "Contract",
+    "ContractError",
+    "Environment",
+    "EpisodeError",
+    "GripperRange",
+    "Observation",
+    "Policy",
+    "Rate",
+    "SafetyError",
+    "Stamps",
+    "StopEpisode",
+    "StreamError",
+    "VirtualClock",
+    "WallClock",
+    "joint_names",
+    "nearest",
+]

@@ -1,0 +1,90 @@
+"""The embodiment contract: what a vector's entries and a picture's pixels mean.
+
+It travels in every episode and every checkpoint. Deployment compares it with the rig's and names
+each difference, because a policy that runs with swapped joints or cameras fails silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+from aloha_kit.core.errors import ContractError
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Names, units, sizes and rate that data, checkpoint and rig have to share."""
+
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    cameras: dict[str, tuple[int, int]]  # {name: (height, width)} in pixels
+    rate_hz: float
+    units: dict[str, str] = field(default_factory=lambda: {"joints": "rad", "gripper": "0 closed, 1 open"})
+    environment_state_names: tuple[str, ...] = ()
+
+    def to_json(self) -> str:
+        """One line of JSON, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Contract:
+        """Inverse of `to_json`.
+
+        Raises:
+            ContractError: the text is not a contract; says which field is missing or unknown.
+        """
+        try:
+            raw = json.loads(text)
+            return cls(
+                state_names=tuple(raw["state_names"]),
+                action_names=tuple(raw["action_names"]),
+                cameras={name: (int(h), int(w)) for name, (h, w) in raw["cameras"].items()},
+                rate_hz=float(raw["rate_hz"]),
+                units=dict(raw["units"]),
+                environment_state_names=tuple(raw.get("environment_state_names", ())),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ContractError(f"not an embodiment contract ({error!r}): {text[:200]}") from error
+
+    def differences(self, other: Contract) -> list[str]:
+        """How `other` (the rig) fails to give what this contract (the policy) needs; empty if it does.
+
+        Cameras and environment state that the rig has beyond the policy's needs are no difference.
+        """
+        found: list[str] = []
+        for label, mine, theirs in (
+            ("state", self.state_names, other.state_names),
+            ("action", self.action_names, other.action_names),
+        ):
+            if len(mine) != len(theirs):
+                found.append(f"{label}: {len(mine)} entries against {len(theirs)}")
+            found += [
+                f"{label}[{i}]: '{a}' against '{b}'"
+                for i, (a, b) in enumerate(zip(mine, theirs, strict=False))
+                if a != b
+            ]
+        for name, size in self.cameras.items():
+            if name not in other.cameras:
+                found.append(f"camera '{name}' is missing; there are: {', '.join(other.cameras) or '(none)'}")
+            elif other.cameras[name] != size:
+                found.append(f"camera '{name}': {size} (height, width) against {other.cameras[name]}")
+        if self.rate_hz != other.rate_hz:
+            found.append(f"rate: {self.rate_hz:g} Hz against {other.rate_hz:g} Hz")
+        found += [
+            f"unit of {key}: '{unit}' against '{other.units.get(key, '(none)')}'"
+            for key, unit in self.units.items()
+            if other.units.get(key) != unit
+        ]
+        missing = [n for n in self.environment_state_names if n not in other.environment_state_names]
+        if missing:
+            found.append(f"environment state lacks: {', '.join(missing)}")
+        return found
+
+    def require(self, other: Contract, *, mine: str, theirs: str) -> None:
+        """Raise `ContractError` that lists every difference, naming the two sides in words."""
+        found = self.differences(other)
+        if found:
+            lines = "\n  ".join(found)
+            raise ContractError(f"{mine} does not fit {theirs}:\n  {lines}")

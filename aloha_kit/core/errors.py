@@ -1,0 +1,46 @@
+"""Errors say what was given, what was expected and what exists."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AlohaKitError(Exception):
+    """Base of every error that a user can act on; applications print it without a traceback."""
+
+
+class ConfigError(AlohaKitError):
+    """A setting, a name or a path that cannot be used."""
+
+
+class ContractError(AlohaKitError):
+    """Data, checkpoint and rig do not describe the same embodiment."""
+
+
+class EpisodeError(AlohaKitError):
+    """An episode file that is missing, damaged or not in a known layout."""
+
+
+class StreamError(AlohaKitError):
+    """A sensor stream that is silent, frozen or out of its skew bound."""
+
+
+class SafetyError(AlohaKitError):
+    """A command or an observation that must not reach the arms."""
+
+
+class StopEpisode(Exception):  # noqa: N818 - a request, not a failure
+    """Raised by a policy to end the episode in good order; the message says why."""
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """A sentence that names the closest known word and lists the rest.
+
+    >>> nearest("chunk_sise", ["chunk_size", "lr"])
+    "Did you mean 'chunk_size'? Known: chunk_size, lr."
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    hint = f"Did you mean '{close[0]}'? " if close else ""
+    return f"{hint}Known: {', '.join(names) or '(none)'}."

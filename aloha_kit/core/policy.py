@@ -1,0 +1,58 @@
+"""What moves the arms: a person, a script, a recording or a network, all behind two methods."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeAlias, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+Action: TypeAlias = npt.NDArray[np.float32]
+"""(14,) normalised command: left arm 6 joints (rad), left gripper (0 closed, 1 open), right arm 6,
+right gripper. With a mobile base (16,): the last two are linear (m/s) and angular (rad/s) velocity."""
+
+Stamps: TypeAlias = dict[str, int]
+"""Capture time of each stream in ns on the environment's clock; `deadline` is when the step was due,
+`command` when the action that led here was sent (absent from a reset)."""
+
+
+class Observation(TypedDict, total=False):
+    """One synchronised view of the rig. Vectors are ordered like `Action`; images are RGB.
+
+    An environment gives every key its rig has; `qpos`, `images` and `stamps` are always there.
+    """
+
+    qpos: npt.NDArray[np.float32]  # (14,) rad, gripper normalised
+    qvel: npt.NDArray[np.float32]  # (14,) rad/s, gripper normalised /s
+    effort: npt.NDArray[np.float32]  # (14,) as the driver reports it: mA on Dynamixel, N m in simulation
+    images: dict[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
+    images_depth: dict[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm
+    base_vel: npt.NDArray[np.float32]  # (2,) m/s, rad/s
+    environment_state: npt.NDArray[np.float32]  # (E,) true object poses, simulation only
+    stamps: Stamps
+
+
+class Policy(Protocol):
+    """Chooses the next action. The same protocol serves people, scripts, recordings and networks."""
+
+    def reset(self) -> None:
+        """Forget the previous episode."""
+
+    def act(self, observation: Observation) -> Action:
+        """Return the command for the present step.
+
+        Raises:
+            StopEpisode: the episode is over (an operator's key, the end of a recording).
+        """
+        ...
+
+
+def flatten(observation: Observation) -> dict[str, Any]:
+    """`{"qpos": …, "images/top": …}`: one level, the naming of an episode file, for specs and messages."""
+    flat: dict[str, Any] = {}
+    for key, value in observation.items():
+        if isinstance(value, dict):
+            flat.update({f"{key}/{name}": item for name, item in value.items()})
+        else:
+            flat[key] = value
+    return flat

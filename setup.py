@@ -1,0 +1,54 @@
+"""Literal metadata: catkin reads this file, and its version equals the one in package.xml."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+SIM = ["dm_control>=1.0.50", "mujoco>=3.17,<4", "mink>=1.3", "daqp>=0.11", "gym-aloha==0.1.3", "pyquaternion>=0.9.9"]
+TRAIN = ["torch>=2.4", "torchvision>=0.19", "einops>=0.8", "safetensors>=0.5", "tensorboard>=2.17"]
+VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20"]
+TEST = ["pytest>=8", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"]
+
+
+def data_files() -> list[tuple[str, list[str]]]:
+    """Configurations and launch files travel with the package, so that names work from anywhere."""
+    files = sorted(Path("configs").rglob("*.yaml")) + sorted(Path("launch").glob("*.launch"))
+    return [(f"share/aloha_kit/{file.parent}", [str(file)]) for file in files]
+
+
+setup(
+    name="aloha_kit",
+    version="0.1.0",
+    description="Record, train, deploy and replay on ALOHA-style bimanual rigs, with or without the robot",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["aloha_kit", "aloha_kit.*"]),
+    package_data={"aloha_kit": ["py.typed"]},
+    data_files=data_files(),
+    install_requires=[
+        "numpy>=1.24",
+        "dm_env>=1.6",
+        "h5py>=3.8",
+        "opencv-python>=4.8",
+        "pyyaml>=6",
+        "dacite>=1.8",
+        "tyro>=0.9",
+        "tqdm>=4.65",
+    ],
+    extras_require={
+        "sim": SIM,
+        "train": TRAIN,
+        "view": VIEW,
+        "test": TEST,
+        "all": SIM + TRAIN + VIEW,
+    },
+    entry_points={
+        "console_scripts": [
+            "aloha-record = aloha_kit.record.__main__:main",
+            "aloha-train = aloha_kit.train.__main__:main",
+            "aloha-deploy = aloha_kit.deploy.__main__:main",
+            "aloha-replay = aloha_kit.replay.__main__:main",
+            "aloha-episode = aloha_kit.episode.__main__:main",
+        ]
+    },
+)
