@@ -79,7 +79,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
     """
     _check_keys(cls, values, where)
     try:
-        return dacite.from_dict(cls, values, dacite.Config(cast=[tuple, float], check_types=True))  # type: ignore[type-var]
+        return dacite.from_dict(cls, values, dacite.Config(cast=[tuple, float], check_types=True))
     except dacite.DaciteError as error:
         raise ConfigError(f"{where}: {error}") from error
     except (TypeError, ValueError) as error:

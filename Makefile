@@ -1,0 +1,43 @@
+# Two commands are all set-up: `make demo` runs the whole loop, `make test` checks everything.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+DEMO   ?= demo
+APT    := python3-venv libegl1 libgl1 libglib2.0-0
+SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export MUJOCO_GL ?= egl
+
+.PHONY: help install system lint types test demo clean
+
+help:
+	@echo "make demo     record, train, deploy and replay in simulation (no robot, no GPU); result in $(DEMO)/report.html"
+	@echo "make test     ruff, mypy --strict and every test"
+	@echo "make install  system packages and the Python environment in $(VENV), which both of these run first"
+
+# Debian packages are only asked for where one is missing, so no password is needed a second time.
+system:
+	@dpkg -s $(APT) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q $(APT); }
+
+$(VENV)/installed: setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q uv
+	$(BIN)/uv pip install -q -p $(BIN)/python -e '.[all,test]'
+	touch $@
+
+install: system $(VENV)/installed
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy --strict aloha_kit
+
+test: lint types
+	$(BIN)/python -m pytest
+
+demo: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh train/demo.sh $(DEMO)
+
+clean:
+	rm -rf $(VENV) build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
