@@ -1,0 +1,211 @@
+"""What a network looks like and how it learns: every choice by name, with its reason.
+
+The defaults are what we recommend; `configs/policies/act_reference.yaml` and `cnnmlp_reference.yaml`
+are the published ACT repository's choices, number for number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import yaml
+
+from aloha_kit.config.load import find, from_mapping
+from aloha_kit.core import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """What every network that reads states and pictures has to be told."""
+
+    kind: ClassVar[str]
+
+    normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "mean_std"
+    """States and actions as (x - mean) / std, or stretched to [0, 1] or [-1, 1] by their extremes."""
+    std_floor: float = 1e-2
+    """No dimension is divided by less than this, so noise on a joint that never moves stays noise."""
+    use_images: bool = True
+    """Read the cameras. Off, the policy sees joints alone (and object poses, if asked for)."""
+    use_environment_state: bool = False
+    """Read the true object poses as well; simulation only, for debugging and quick baselines."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) that every picture is resized to inside the network; None: as recorded."""
+    backbone: Literal["resnet18", "resnet34"] = "resnet18"
+    """Which ResNet reads the pictures."""
+    backbone_layers: int = 4
+    """Stages of the ResNet that are kept, 1 to 4. Fewer keep finer maps of small pictures, and cost less."""
+    backbone_width: int = 64
+    """Channels of the first stage; the standard 64 is needed for pretrained weights."""
+    backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
+    """Normalisation in the ResNet: frozen batch statistics suit pretrained weights and small batches, group
+    normalisation training from scratch; batch statistics are here for comparison."""
+    pretrained_backbone: bool = True
+    """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, backbone_layers=self.backbone_layers, backbone_width=self.backbone_width)
+        if self.backbone_layers > 4:
+            raise ValueError(f"backbone_layers: a ResNet has 4 stages, given {self.backbone_layers}")
+        if not self.std_floor > 0:
+            raise ValueError(f"std_floor must be positive, given {self.std_floor}")
+        if self.image_size is not None:
+            _at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
+        if not self.use_images:
+            return
+        if self.pretrained_backbone and (self.backbone_width != 64 or self.backbone_norm == "group"):
+            raise ValueError(
+                "pretrained weights exist for backbone_width 64 with backbone_norm frozen or batch, given "
+                f"{self.backbone_width} with {self.backbone_norm}; set pretrained_backbone to false"
+            )
+        if not self.pretrained_backbone and self.backbone_norm == "frozen":
+            raise ValueError(
+                "backbone_norm frozen without pretrained weights normalises nothing (its statistics stay 0 and 1); "
+                "use backbone_norm group"
+            )
+        if self.backbone_norm == "group" and self.backbone_width % 8:
+            raise ValueError(f"backbone_width must be a multiple of 8 with group norm, given {self.backbone_width}")
+
+
+@dataclass(frozen=True)
+class ActConfig(NetworkConfig):
+    """Action Chunking with Transformers (Zhao et al., 2023): a conditional VAE over chunks of actions."""
+
+    kind: ClassVar[str] = "act"
+
+    chunk_size: int = 100
+    """Actions predicted at once: 100 is two seconds at 50 Hz."""
+    hidden_dim: int = 512
+    """Width of the transformers; a multiple of 4 and of nheads."""
+    dim_feedforward: int = 3200
+    """Width of the feed-forward blocks."""
+    nheads: int = 8
+    """Attention heads."""
+    enc_layers: int = 4
+    """Layers of the observation encoder, and of the VAE encoder."""
+    dec_layers: int = 1
+    """Layers of the decoder. The reference builds 7 and reads the first, so 32 of its 84 million parameters
+    never learn; one layer is the same function."""
+    decoder_output: Literal["last", "first"] = "last"
+    """Whose output the action head reads; "first" is the reference's and leaves later layers idle."""
+    decoder_input: Literal["zeros", "queries"] = "zeros"
+    """What the decoder starts from; "queries" also lets an action's place in the chunk pass by the residual path."""
+    first_self_attention: bool = False
+    """Self-attention in the first decoder layer. It comes before anything was observed, so it can only learn a
+    constant (with "zeros", the same one for the whole chunk); the reference has it."""
+    pre_norm: bool = False
+    """Normalise before each block instead of after it."""
+    dropout: float = 0.1
+    """Dropout in the transformers."""
+    use_vae: bool = True
+    """Train with a latent that encodes the style of a demonstration; zero when deployed. Off saves its cost, where
+    demonstrations agree with one another (scripted ones)."""
+    latent_dim: int = 32
+    """Size of the latent."""
+    kl_weight: float = 10.0
+    """Weight of the latent's divergence from N(0, 1): higher means less can be known of the future from it."""
+    loss_over: Literal["valid", "all"] = "valid"
+    """Average the error over the rows that exist, or over all rows with the padded ones counted as zero error (the
+    reference: gradients then shrink towards the end of an episode)."""
+    share_backbone: bool = True
+    """One ResNet for all cameras instead of one for each."""
+    camera_embedding: bool = True
+    """Tell the transformer which camera a patch comes from; without it, two cameras' equal patches look the same."""
+    is_pad_head: bool = False
+    """Carry the reference's second head, which is in no loss; for checkpoints that the reference should read."""
+    distinct_init: bool = True
+    """Start the VAE encoder's layers with weights of their own; the reference's are copies of one another."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(
+            1,
+            chunk_size=self.chunk_size,
+            dim_feedforward=self.dim_feedforward,
+            nheads=self.nheads,
+            enc_layers=self.enc_layers,
+            dec_layers=self.dec_layers,
+            latent_dim=self.latent_dim,
+        )
+        if self.hidden_dim < 4 or self.hidden_dim % 4 or self.hidden_dim % self.nheads:
+            raise ValueError(
+                f"hidden_dim must be a multiple of 4 and of nheads ({self.nheads}), given {self.hidden_dim}"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), given {self.dropout}")
+        if self.kl_weight < 0:
+            raise ValueError(f"kl_weight must not be negative, given {self.kl_weight}")
+
+
+@dataclass(frozen=True)
+class CnnMlpConfig(NetworkConfig):
+    """The plain baseline: pictures through a ResNet, features and state through a perceptron."""
+
+    kind: ClassVar[str] = "cnnmlp"
+
+    chunk_size: int = 1
+    """Actions predicted at once; the reference predicts one and asks again at every step."""
+    features: Literal["spatial_softmax", "convolutions"] = "spatial_softmax"
+    """From feature map to vector: the expected place of each feature (Levine et al., 2016), at any picture size; or
+    the reference's three 5x5 convolutions, which need a map of 13x13 or more."""
+    keypoints: int = 32
+    """Places tracked by the spatial softmax in each camera."""
+    hidden_dim: int = 1024
+    """Width of the perceptron."""
+    hidden_layers: int = 2
+    """Its hidden layers."""
+    error: Literal["mse", "l1"] = "mse"
+    """What is minimised."""
+    share_backbone: bool = False
+    """One ResNet for all cameras instead of one for each."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(
+            1,
+            chunk_size=self.chunk_size,
+            keypoints=self.keypoints,
+            hidden_dim=self.hidden_dim,
+            hidden_layers=self.hidden_layers,
+        )
+
+
+PolicyConfig: TypeAlias = ActConfig | CnnMlpConfig
+
+KINDS: dict[str, type[ActConfig] | type[CnnMlpConfig]] = {"act": ActConfig, "cnnmlp": CnnMlpConfig}
+
+
+def policy_from_mapping(values: dict[str, Any], *, where: str = "policy configuration") -> PolicyConfig:
+    """A policy configuration from plain values, of which `kind` says which family it is.
+
+    Raises:
+        ConfigError: no or an unknown kind, an unknown key or a value of the wrong type.
+    """
+    rest = dict(values)
+    kind = str(rest.pop("kind", ""))
+    if kind not in KINDS:
+        raise ConfigError(f"{where}: unknown kind '{kind}'. {nearest(kind, KINDS)}")
+    return from_mapping(KINDS[kind], rest, where=where)
+
+
+def load_policy(name: str | Path, **overrides: Any) -> PolicyConfig:
+    """A policy configuration by name (`act`, `act_cpu`, …) or path; `overrides` replace single keys.
+
+    Raises:
+        ConfigError: not found, not YAML, an unknown kind or key, a value of the wrong type.
+    """
+    path = find("policies", name)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold keys and values, given: {type(raw).__name__}")
+    return policy_from_mapping({**raw, **overrides}, where=str(path))
+
+
+def _at_least(lowest: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < lowest:
+            raise ValueError(f"{name} must be at least {lowest}, given {value}")
