@@ -1,0 +1,49 @@
+"""Pictures to bytes and back: JPEG for colour, a lossless form for depth."""
+
+from __future__ import annotations
+
+import zlib
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import EpisodeError
+
+Image = npt.NDArray[np.uint8]
+Depth = npt.NDArray[np.uint16]
+
+DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a few per cent
+
+
+def encode_jpeg(image: Image, quality: int) -> Image:
+    """JPEG bytes (N,) of an (H, W, 3) RGB picture, in Mobile ALOHA's channel order.
+
+    The encoder takes BGR and is given RGB, on purpose: `cv2.imdecode` then gives RGB back, which is
+    what every reader of Mobile ALOHA's files relies on. The price is that an ordinary viewer shows
+    such a JPEG with red and blue swapped. OpenCV releases the GIL while it encodes.
+    """
+    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not ok:
+        raise EpisodeError(f"JPEG refused a picture of shape {image.shape}, {image.dtype}")
+    return np.asarray(data, np.uint8).reshape(-1)
+
+
+def decode_jpeg(data: Image | bytes) -> Image:
+    """The (H, W, 3) RGB picture of a JPEG in Mobile ALOHA's channel order; zero padding is ignored.
+
+    Raises:
+        EpisodeError: not a JPEG.
+    """
+    buffer = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
+    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    if image is None:
+        raise EpisodeError(f"not a JPEG: {buffer.size} bytes beginning {bytes(buffer[:8]).hex(' ')}")
+    return np.asarray(image, np.uint8)
+
+
+def encode_depth(depth: Depth) -> bytes:
+    """Byte-shuffled and deflated: exactly the chunk that HDF5's shuffle and gzip filters would make,
+    so the finished file takes it over without recompressing."""
+    planes = np.ascontiguousarray(depth, "<u2").view(np.uint8).reshape(-1, 2).T
+    return zlib.compress(planes.tobytes(), DEPTH_LEVEL)

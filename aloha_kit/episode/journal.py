@@ -1,0 +1,188 @@
+"""The append-only file behind a recording: whole after every write, whatever happens next.
+
+    preamble (16 bytes)   record   record   record …
+    record: kind (4 bytes) · sequence number u32 · payload length u32 · CRC-32 u32 · payload
+
+The CRC covers the other header fields and the payload. Kinds: `AKRh` header (JSON, first), `AKRs` one row
+(the fixed record, a u32 length for each picture, the pictures), `AKRe` how the episode ended (JSON).
+A reader takes the longest prefix of good records; a torn or damaged one ends it. An HDF5 file
+cannot give this: killed between flushes it is unreadable, and padded JPEG needs lengths known only at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.episode.schema import RowLayout
+
+PREAMBLE = b"aloha_kit jrnl1\n"
+HEADER, STEP, END = b"AKRh", b"AKRs", b"AKRe"
+_HEAD = struct.Struct("<4sIII")
+_MAX_RECORD = 1 << 30  # a length beyond this is damage, not a row
+
+Bytes = bytes | memoryview | npt.NDArray[Any]
+
+
+class Journal:
+    """Appends records to an open, empty file; one thread at a time."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._end = 0
+        self._sequence = 0
+        self._write([PREAMBLE])
+
+    def append(self, kind: bytes, parts: Sequence[Bytes]) -> int:
+        """Add one record; return where it begins.
+
+        Raises:
+            OSError: it could not be written; the file ends after the record before.
+        """
+        views = [view for view in map(_view, parts) if len(view)]
+        length = sum(len(view) for view in views)
+        crc = zlib.crc32(_HEAD.pack(kind, self._sequence, length, 0))
+        for view in views:
+            crc = zlib.crc32(view, crc)
+        begin = self._end
+        self._write([_HEAD.pack(kind, self._sequence, length, crc), *views])
+        self._sequence += 1
+        return begin
+
+    def append_json(self, kind: bytes, value: Any) -> int:
+        """Add one record of JSON."""
+        return self.append(kind, [json.dumps(value).encode()])
+
+    def sync(self) -> None:
+        """Everything appended so far survives a power cut once this returns."""
+        os.fdatasync(self._fd)
+
+    def _write(self, parts: Sequence[bytes | memoryview]) -> None:
+        left = [memoryview(part) for part in parts]
+        try:
+            while left:
+                written = os.writev(self._fd, left[:512])
+                while left and written >= len(left[0]):
+                    written -= len(left.pop(0))
+                if written:
+                    left[0] = left[0][written:]
+        except OSError:
+            os.ftruncate(self._fd, self._end)
+            os.lseek(self._fd, self._end, os.SEEK_SET)
+            raise
+        self._end += sum(len(part) for part in parts)
+
+
+@dataclass
+class Contents:
+    """What a journal holds: where its rows are and how long their pictures get."""
+
+    header: dict[str, Any]
+    layout: RowLayout
+    rows: array[int] = field(default_factory=lambda: array("Q"))  # offset of each row's record
+    longest: list[int] = field(default_factory=list)  # bytes of the longest picture a camera, depth after colour
+    end: dict[str, Any] | None = None
+    good_bytes: int = 0
+    total_bytes: int = 0
+    problem: str = ""  # why reading stopped before the end of the file
+
+    def __post_init__(self) -> None:
+        self.longest = self.longest or [0] * (len(self.layout.cameras) + len(self.layout.depth))
+
+    def add_row(self, offset: int, lengths: Sequence[int]) -> None:
+        """Note a row that begins at `offset` with pictures of these lengths in bytes."""
+        self.rows.append(offset)
+        self.longest = [max(a, b) for a, b in zip(self.longest, lengths, strict=True)]
+
+
+def scan(fd: int, path: Path) -> Contents | None:
+    """Find every good row of a journal; None when it was cut off before its header was complete.
+
+    Raises:
+        EpisodeError: not a journal, or its header is damaged.
+    """
+    total = os.fstat(fd).st_size
+    start = os.pread(fd, len(PREAMBLE), 0)
+    if start != PREAMBLE[: len(start)]:
+        raise EpisodeError(f"{path} is not an episode journal: it begins {start!r}")
+    offset, sequence, contents, problem = len(PREAMBLE), 0, None, ""
+    while offset < total:
+        kind, payload, problem = _read(fd, offset, total, sequence)
+        if problem:
+            break
+        if contents is None:
+            contents = _begin(kind, payload, path)
+        elif kind == STEP:
+            contents.add_row(offset, _lengths(contents.layout, payload))
+        elif kind == END:
+            contents.end = json.loads(payload)
+        offset, sequence = offset + _HEAD.size + len(payload), sequence + 1
+    if contents is None:
+        if problem.startswith("damaged"):
+            raise EpisodeError(f"the header of {path} is {problem}; its rows cannot be read without it")
+        return None
+    contents.good_bytes, contents.total_bytes, contents.problem = offset, total, problem
+    return contents
+
+
+def read_row(fd: int, contents: Contents, row: int) -> tuple[npt.NDArray[np.void], list[memoryview]]:
+    """Row `row`: its fixed record, then its pictures' bytes (cameras, then depth), as views."""
+    layout = contents.layout
+    offset = contents.rows[row]
+    _, _, length, _ = _HEAD.unpack(os.pread(fd, _HEAD.size, offset))
+    payload = memoryview(os.pread(fd, length, offset + _HEAD.size))
+    fixed, lengths = layout.dtype.itemsize, _lengths(layout, payload)
+    record = np.frombuffer(payload[:fixed], layout.dtype)[0]
+    pictures, at = [], fixed + 4 * len(lengths)
+    for size in lengths:
+        pictures.append(payload[at : at + size])
+        at += size
+    return record, pictures
+
+
+def row_parts(record: npt.NDArray[np.void], pictures: Sequence[Bytes]) -> tuple[list[Bytes], list[int]]:
+    """The payload of a row's record and its pictures' lengths."""
+    lengths = [len(_view(picture)) for picture in pictures]
+    return [record.tobytes(), struct.pack(f"<{len(lengths)}I", *lengths), *pictures], lengths
+
+
+def _view(part: Bytes) -> memoryview:
+    return memoryview(part).cast("B")  # type: ignore[arg-type]  # arrays have the buffer protocol
+
+
+def _lengths(layout: RowLayout, payload: bytes | memoryview) -> tuple[int, ...]:
+    count = len(layout.cameras) + len(layout.depth)
+    return struct.unpack_from(f"<{count}I", payload, layout.dtype.itemsize)
+
+
+def _read(fd: int, offset: int, total: int, sequence: int) -> tuple[bytes, bytes, str]:
+    head = os.pread(fd, _HEAD.size, offset)
+    if len(head) < _HEAD.size:
+        return b"", b"", f"cut off at byte {total}"
+    kind, number, length, crc = _HEAD.unpack(head)
+    if kind not in (HEADER, STEP, END) or number != sequence or length > _MAX_RECORD:
+        return b"", b"", f"damaged at byte {offset}"
+    payload = os.pread(fd, length, offset + _HEAD.size)
+    if len(payload) < length:
+        return b"", b"", f"cut off at byte {total}"
+    if zlib.crc32(payload, zlib.crc32(_HEAD.pack(kind, number, length, 0))) != crc:
+        return b"", b"", f"damaged at byte {offset} (checksum)"
+    return kind, payload, ""
+
+
+def _begin(kind: bytes, payload: bytes, path: Path) -> Contents:
+    if kind != HEADER:
+        raise EpisodeError(f"{path} does not begin with a header")
+    header = json.loads(payload)
+    return Contents(header, RowLayout.from_mapping(header["layout"]))

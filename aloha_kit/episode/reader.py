@@ -1,0 +1,315 @@
+"""Reads an episode, ours or any of the ALOHA family's, without converting it."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, EpisodeError, nearest
+from aloha_kit.episode.codec import decode_jpeg, Depth, Image
+from aloha_kit.episode.layouts import contents, derive_contract, detect, Layout, OURS
+from aloha_kit.episode.schema import partial_path
+
+Array = npt.NDArray[np.float32]
+
+
+class Episode:
+    """One episode file, read as it is asked for.
+
+    `length` is T, the number of actions. Observations have `frames` rows: T + 1 in our own files, T in
+    the others'. Row i of the observations is what was seen when action i was chosen. Small arrays are
+    kept once read; pictures never are. Threads may share an episode; it pickles as its path, and a
+    forked or spawned process opens the file anew.
+
+    Attributes:
+        path: the file.
+        layout: "aloha_kit", "aloha", "act_sim", "mobile_aloha" or "cobot_magic".
+        length: T.
+        frames: rows of the observations.
+        cameras: names, in the recorder's order where the file says it, else alphabetically.
+        depth_cameras: names of cameras with depth.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._lock = threading.RLock()
+        self._open()
+
+    @classmethod
+    def open(cls, path: str | Path) -> Episode:
+        """Open a file; use it as a context manager or call `close`.
+
+        Raises:
+            EpisodeError: missing, damaged, or in no known layout; says what is there.
+        """
+        return cls(path)
+
+    def _open(self) -> None:
+        self._file = _open_file(self.path)
+        self._process = os.getpid()
+        self._arrays: dict[str, Any] = {}
+        try:
+            self._layout: Layout = detect(self._file, self.path)
+            self.length = int(self._file["action"].shape[0])
+            self.frames = int(self._file["observations/qpos"].shape[0])
+            self._images = {name: self._file[f"observations/images/{name}"] for name in self._layout.cameras}
+            self._depth = {name: self._file[place] for name, place in self._layout.depth.items()}
+        except BaseException as error:
+            self._file.close()
+            if isinstance(error, (KeyError, OSError, RuntimeError)):
+                raise EpisodeError(f"{self.path} is damaged: {error}") from error
+            raise
+        self.layout = self._layout.name
+        self.cameras = self._layout.cameras
+        self.depth_cameras = tuple(self._depth)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._file.close()
+
+    def __enter__(self) -> Episode:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Episode], tuple[Path]]:
+        return Episode, (self.path,)
+
+    def __repr__(self) -> str:
+        return f"Episode({str(self.path)!r}, {self.layout}, {self.length} steps, cameras {', '.join(self.cameras)})"
+
+    @property
+    def action(self) -> Array:
+        """(T, A): the arms' commands; a base's are in `base_action`."""
+        return self._vector("action")
+
+    @property
+    def base_action(self) -> Array | None:
+        """(T, 2) m/s and rad/s, or None."""
+        return self._optional("base_action")
+
+    @property
+    def qpos(self) -> Array:
+        """(frames, S): rad, grippers normalised."""
+        return self._vector("observations/qpos")
+
+    @property
+    def qvel(self) -> Array | None:
+        """(frames, S): rad/s, or None."""
+        return self._optional("observations/qvel")
+
+    @property
+    def effort(self) -> Array | None:
+        """(frames, S): as the driver reports it, or None."""
+        return self._optional("observations/effort")
+
+    @property
+    def base_velocity(self) -> Array | None:
+        """(frames, 2): m/s and rad/s, or None."""
+        return self._optional("observations/base_vel")
+
+    @property
+    def environment_state(self) -> Array | None:
+        """(frames, E): true object poses of a simulation, or None."""
+        return self._optional("observations/environment_state")
+
+    @property
+    def reward(self) -> Array | None:
+        """(T,), or None."""
+        return self._optional("reward")
+
+    @property
+    def stamps(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Capture times in ns, {stream: (frames,)}; `command` has (T,). Empty in foreign files; -1 is "none"."""
+        with self._lock:
+            names: list[str] = []
+            group = self._handle().get("stamps")
+            if group is not None:
+                group.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+        return {name: self._array(f"stamps/{name}") for name in names}
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The file's attributes as plain Python values."""
+        with self._lock:
+            return {key: _plain(value) for key, value in self._handle().attrs.items()}
+
+    @property
+    def success(self) -> bool | None:
+        """Whether the episode was judged a success; None if nobody judged it."""
+        value = self.attrs.get("success")
+        return None if value is None else bool(value)
+
+    @property
+    def rate_hz(self) -> float | None:
+        """The control rate, or None where neither file nor layout says it."""
+        value = self.attrs.get("rate_hz")
+        if value is not None:
+            return float(value)
+        contract = self.contract
+        return contract.rate_hz if contract else None
+
+    @property
+    def contract(self) -> Contract | None:
+        """The embodiment: as recorded, or for a foreign file what its recorder used by default (a guess)."""
+        if "contract" not in self._arrays:
+            text = self.attrs.get("contract")
+            self._arrays["contract"] = (
+                Contract.from_json(text)
+                if text is not None
+                else derive_contract(
+                    self._layout,
+                    self.qpos.shape[1],
+                    self.action.shape[1],
+                    0 if self.base_action is None else self.base_action.shape[1],
+                    {name: self.image_size(name) for name in self.cameras},
+                )
+            )
+        found: Contract | None = self._arrays["contract"]
+        return found
+
+    @property
+    def compressed(self) -> bool:
+        """Whether colour pictures are kept as JPEG."""
+        return self._layout.compressed
+
+    def image_size(self, camera: str) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        data = self._camera(camera)
+        if not self._layout.compressed:
+            return int(data.shape[1]), int(data.shape[2])
+        height, width = self.image(camera, 0).shape[:2]
+        return height, width
+
+    def image(self, camera: str, i: int) -> Image:
+        """Frame i as (H, W, 3) uint8 RGB.
+
+        Raises:
+            EpisodeError: no such camera or frame (says which exist), or a damaged frame.
+        """
+        row = self._frame(camera, i)
+        if not self._layout.compressed:
+            return row
+        try:
+            return decode_jpeg(row)
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' is damaged: {error}") from None
+
+    def jpeg(self, camera: str, i: int) -> bytes | None:
+        """Frame i as the JPEG that the file holds, without its padding; None in a raw file.
+
+        Its channels are in Mobile ALOHA's order (see `docs/data_format.md`): decode it with
+        `cv2.imdecode` to get RGB.
+        """
+        if not self._layout.compressed:
+            self._camera(camera)
+            return None
+        return self._frame(camera, i).tobytes().rstrip(b"\0")  # a JPEG ends FF D9, padding is zeros
+
+    def depth(self, camera: str, i: int) -> Depth:
+        """Frame i of a depth camera as (H, W) uint16 mm.
+
+        Raises:
+            EpisodeError: no such depth camera or frame.
+        """
+        with self._lock:
+            self._handle()
+            if camera not in self._depth:
+                raise EpisodeError(f"{self.path} has no depth of '{camera}'. {nearest(camera, self._depth)}")
+            return np.asarray(self._read(self._depth[camera], i, camera), np.uint16)
+
+    def _frame(self, camera: str, i: int) -> Image:
+        with self._lock:
+            self._handle()
+            return np.asarray(self._read(self._camera(camera), i, camera), np.uint8)
+
+    def _camera(self, camera: str) -> Any:
+        if camera not in self._images:
+            raise EpisodeError(f"{self.path} has no camera '{camera}'. {nearest(camera, self._images)}")
+        return self._images[camera]
+
+    def _read(self, data: Any, i: int, camera: str) -> Any:
+        if not 0 <= i < data.shape[0]:
+            raise EpisodeError(
+                f"{self.path} has frames 0 to {data.shape[0] - 1} of camera '{camera}', asked for frame {i}"
+            )
+        try:
+            return data[i]
+        except (OSError, RuntimeError) as error:
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be read: {error}") from error
+
+    def _vector(self, name: str) -> Array:
+        return np.asarray(self._array(name), np.float32)
+
+    def _optional(self, name: str) -> Array | None:
+        with self._lock:
+            present = name in self._handle()
+        return self._vector(name) if present else None
+
+    def _array(self, name: str) -> Any:
+        with self._lock:
+            file = self._handle()
+            if name not in self._arrays:
+                try:
+                    array = file[name][()]
+                except (KeyError, OSError, RuntimeError) as error:
+                    raise EpisodeError(
+                        f"{self.path}: /{name} cannot be read: {error}. It has: {contents(file)}"
+                    ) from error
+                if array.dtype == np.float64:
+                    array = array.astype(np.float32)
+                array.flags.writeable = False
+                self._arrays[name] = array
+            return self._arrays[name]
+
+    def _handle(self) -> Any:
+        if self._process != os.getpid():  # forked: HDF5's state belongs to the parent
+            self._lock = threading.RLock()
+            self._open()
+        if not self._file:
+            raise EpisodeError(f"{self.path} was closed")
+        return self._file
+
+
+def _open_file(path: Path) -> Any:
+    if not path.is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.hdf5*")) if path.parent.is_dir() else []
+        shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
+        raise EpisodeError(f"no episode '{path}'; the folder has: {shown or '(no episodes)'}")
+    try:
+        return h5py.File(path, "r", locking=False)  # committed files never change, and NFS often cannot lock
+    except OSError as error:
+        hint = ""
+        if partial_path(path).exists():
+            hint = f"; its journal is still there, run: python -m aloha_kit.episode recover {path.parent}"
+        elif path.name.endswith(".partial"):
+            hint = f"; it is the journal of a recording, run: python -m aloha_kit.episode recover {path}"
+        raise EpisodeError(
+            f"{path} is damaged or not an episode ({path.stat().st_size} bytes on disk): {error}{hint}"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, np.ndarray):
+        return [_plain(item) for item in value.tolist()]
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def describe_of(episode: Episode) -> dict[str, Any]:
+    """What the environment said about itself when the episode was recorded; empty for foreign files."""
+    text = episode.attrs.get("describe")
+    return dict(json.loads(text)) if text and episode.layout == OURS else {}
