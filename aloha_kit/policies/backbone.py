@@ -1,0 +1,139 @@
+"""Pictures to feature maps: torchvision's ResNet blocks, cut to the depth and width that is wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn, Tensor
+from torchvision.models import ResNet18_Weights, ResNet34_Weights
+from torchvision.models.resnet import BasicBlock
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from aloha_kit.config.policies import NetworkConfig
+from aloha_kit.core import ConfigError, ContractError
+from aloha_kit.policies.normalise import ImageNormaliser
+
+_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
+_WEIGHTS = {"resnet18": ResNet18_Weights.IMAGENET1K_V1, "resnet34": ResNet34_Weights.IMAGENET1K_V1}
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen": FrozenBatchNorm2d,
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(channels // 16, channels),
+}
+
+
+class ResNetTrunk(nn.Module):
+    """(N, 3, H, W) to (N, channels, H / stride, W / stride), sizes rounded up. Names are torchvision's.
+
+    Built from torchvision's blocks rather than its `ResNet`, whose width is fixed and whose later
+    stages would be made only to be thrown away.
+    """
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        norm, width = _NORMS[config.backbone_norm], config.backbone_width
+        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.bn1 = norm(width)
+        channels = width
+        for stage in range(config.backbone_layers):
+            out = width * 2**stage
+            stride = 1 if stage == 0 else 2
+            blocks = []
+            for block in range(_BLOCKS[config.backbone][stage]):
+                step = stride if block == 0 else 1
+                shortcut = None
+                if step != 1 or channels != out:
+                    shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride=step, bias=False), norm(out))
+                # BasicBlock hands base_width to no convolution: planes alone decide its size
+                blocks.append(BasicBlock(channels, out, step, shortcut, norm_layer=norm))
+                channels = out
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.channels = channels
+        self.stages = config.backbone_layers
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.bn1(self.conv1(image))), kernel_size=3, stride=2, padding=1)
+        for stage in range(self.stages):
+            x = self.get_submodule(f"layer{stage + 1}")(x)
+        return x
+
+    def map_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size of the map of a picture: every step of stride 2 halves and rounds up."""
+        for _ in range(self.stages + 1):
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+
+class Vision(nn.Module):
+    """Every camera's picture to its feature map: resize, normalise, ResNet (one for all cameras or one each).
+
+    Attributes:
+        map_sizes: (height, width) of each camera's map, in the order of `cameras`.
+    """
+
+    def __init__(self, config: NetworkConfig, cameras: Mapping[str, tuple[int, int]], *, shared: bool) -> None:
+        super().__init__()
+        self.cameras = tuple(cameras)
+        self.recorded = dict(cameras)
+        self.sizes = {name: config.image_size or size for name, size in cameras.items()}
+        self.normalise = ImageNormaliser()
+        self.backbones = nn.ModuleList(ResNetTrunk(config) for _ in (self.cameras[:1] if shared else self.cameras))
+        self.channels = self._trunk(0).channels
+        self.map_sizes = [self._trunk(0).map_size(*self.sizes[name]) for name in self.cameras]
+
+    def forward(self, images: Mapping[str, Tensor]) -> list[Tensor]:
+        """{camera: (B, 3, H, W) uint8 or float in [0, 1]} to one (B, channels, h, w) a camera.
+
+        Raises:
+            ContractError: a camera is missing or its picture is neither of the recorded size nor `image_size`.
+        """
+        ready = [self._prepare(name, images) for name in self.cameras]
+        if len(self.backbones) > 1:
+            return [backbone(image) for backbone, image in zip(self.backbones, ready, strict=True)]
+        if len(set(self.sizes.values())) > 1:
+            return [self.backbones[0](image) for image in ready]
+        return list(self.backbones[0](torch.cat(ready)).chunk(len(ready)))  # one pass keeps the device busy
+
+    def _prepare(self, name: str, images: Mapping[str, Tensor]) -> Tensor:
+        if name not in images:
+            raise ContractError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
+        image, size = images[name], self.sizes[name]
+        given = tuple(image.shape[-2:])
+        if given not in {size, self.recorded[name]} or image.shape[-3] != 3:
+            raise ContractError(
+                f"camera '{name}' must be (B, 3, {self.recorded[name][0]}, {self.recorded[name][1]}) as recorded"
+                f" or (B, 3, {size[0]}, {size[1]}), given {tuple(image.shape)}"
+            )
+        image = self.normalise(image)
+        if given != size:
+            image = F.interpolate(image, size=list(size), mode="bilinear", antialias=True, align_corners=False)
+        return image.contiguous(memory_format=torch.channels_last)
+
+    def _trunk(self, index: int) -> ResNetTrunk:
+        return cast(ResNetTrunk, self.backbones[index])
+
+    def load_pretrained(self, name: str) -> None:
+        """Fill every backbone with torchvision's ImageNet weights; they are fetched once and kept.
+
+        Raises:
+            ConfigError: they are neither on this machine nor to be had; says which file goes where.
+        """
+        weights = _WEIGHTS[name]
+        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]
+        try:
+            state = weights.get_state_dict(progress=True, check_hash=True)
+        except (OSError, RuntimeError) as error:  # no network, or a download cut short
+            raise ConfigError(
+                f"cannot fetch the pretrained weights of {name} ({error}). Put {weights.url} at {file}, "
+                "or train from scratch: --no-pretrained-backbone --backbone-norm group"
+            ) from error
+        for backbone in self.backbones:
+            own = backbone.state_dict()
+            backbone.load_state_dict({key: value for key, value in state.items() if key in own})

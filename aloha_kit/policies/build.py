@@ -1,0 +1,38 @@
+"""From a configuration to a network: the one list of families."""
+
+from __future__ import annotations
+
+import torch
+
+from aloha_kit.config.policies import ActConfig, PolicyConfig
+from aloha_kit.core import Contract
+from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.act import ActNetwork
+from aloha_kit.policies.cnnmlp import CnnMlpNetwork
+from aloha_kit.policies.network import ChunkNetwork
+
+
+def build(config: PolicyConfig, contract: Contract, stats: Statistics, *, pretrained: bool = True) -> ChunkNetwork:
+    """A new network, in training mode on the CPU.
+
+    Args:
+        config: which family and how large.
+        contract: sizes and cameras; what the network does not look at is dropped from its own copy.
+        stats: of the training data, with the contract's sizes.
+        pretrained: False leaves out the pretrained backbone weights that `config` asks for, where
+            all weights are about to be loaded anyway.
+
+    Raises:
+        ContractError: contract, statistics and configuration do not fit together.
+        ConfigError: pretrained weights are wanted and cannot be had.
+    """
+    network: ChunkNetwork
+    if isinstance(config, ActConfig):
+        network = ActNetwork(config, contract, stats)
+    else:
+        network = CnnMlpNetwork(config, contract, stats)
+    if network.vision is not None:
+        if pretrained and config.pretrained_backbone:
+            network.vision.load_pretrained(config.backbone)
+        network.vision.to(memory_format=torch.channels_last)
+    return network

@@ -1,0 +1,100 @@
+"""Transformer layers that add positions to queries and keys, never to values (DETR, Carion et al., 2020).
+
+Parameters are named as in `torch.nn.TransformerDecoderLayer`, so that published weights map by prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn, Tensor
+
+
+class Attention(nn.Module):
+    """Multi-head attention with `nn.MultiheadAttention`'s parameters, through the fused kernel."""
+
+    def __init__(self, dim: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, Q, D), (B, N, D), (B, N, D) to (B, Q, D); `mask` (B, N) is True where there is something to see."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (
+            F.linear(x, weight, bias).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
+        )
+        out = F.scaled_dot_product_attention(
+            q, k, v, mask[:, None, None] if mask is not None else None, self.dropout if self.training else 0.0
+        )
+        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(-2))
+        return projected
+
+
+class _Layer(nn.Module):
+    """What both layers share: the feed-forward block, and a residual step normalised before or after."""
+
+    def __init__(self, dim: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__()
+        self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def residual(self, norm: nn.Module, x: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
+        out: Tensor
+        out = x + self.dropout(block(norm(x))) if self.pre_norm else norm(x + self.dropout(block(x)))
+        return out
+
+    def feedforward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear2(self.dropout(F.relu(self.linear1(x))))
+        return out
+
+
+class EncoderLayer(_Layer):
+    """Self-attention, then feed-forward."""
+
+    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
+        super().__init__(dim, feedforward, dropout, pre_norm)
+        self.self_attn = Attention(dim, heads, dropout)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) with positions (N, D) to (B, N, D)."""
+        x = self.residual(self.norm1, x, lambda y: self.self_attn(y + position, y + position, y, mask))
+        return self.residual(self.norm2, x, self.feedforward)
+
+
+class DecoderLayer(_Layer):
+    """Self-attention among the queries (can be left out), attention to the memory, feed-forward."""
+
+    def __init__(
+        self, dim: int, heads: int, feedforward: int, dropout: float, pre_norm: bool, *, self_attention: bool
+    ) -> None:
+        super().__init__(dim, feedforward, dropout, pre_norm)
+        self.has_self_attention = self_attention
+        if self_attention:
+            self.self_attn = Attention(dim, heads, dropout)
+            self.norm1 = nn.LayerNorm(dim)
+        self.multihead_attn = Attention(dim, heads, dropout)
+        self.norm2, self.norm3 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, query_position: Tensor, memory: Tensor, memory_key: Tensor) -> Tensor:
+        """(B, K, D) and a memory (B, N, D), whose keys already hold its positions, to (B, K, D)."""
+        if self.has_self_attention:
+            x = self.residual(self.norm1, x, lambda y: self.self_attn(y + query_position, y + query_position, y))
+        x = self.residual(self.norm2, x, lambda y: self.multihead_attn(y + query_position, memory_key, memory))
+        return self.residual(self.norm3, x, self.feedforward)
+
+
+def xavier(module: nn.Module) -> None:
+    """Xavier-uniform for every matrix, as DETR starts its transformer."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
