@@ -1,5 +1,24 @@
 """The one loop: recording, deployment, replay and evaluation all run through `run_episode`."""
 
 from aloha_kit.loop.episode_loop import Observer, Outcome, run_episode
+from aloha_kit.loop.guard import SafetyGuard, SafetyLimits
+from aloha_kit.loop.interrupt import sigterm_interrupts
+from aloha_kit.loop.latency import LatencyReport
+from aloha_kit.loop.park import GoTo, park, start_pose
+from aloha_kit.loop.replay import Replay
+from aloha_kit.loop.statistics import wilson_interval
 
-__all__ = ["Observer", "Outcome", "run_episode"]
+__all__ = [
+    "GoTo",
+    "LatencyReport",
+    "Observer",
+    "Outcome",
+    "Replay",
+    "SafetyGuard",
+    "SafetyLimits",
+    "park",
+    "run_episode",
+    "sigterm_interrupts",
+    "start_pose",
+    "wilson_interval",
+]

@@ -1,0 +1,240 @@
+"""What stands between any policy and the arms.
+
+The guard is itself a policy, so the action that an episode keeps is the one that was executed. It
+limits what can be limited (range, speed, the way to the first command) and treats the rest as a
+fault (a value that is not finite, a stream that has gone quiet): it holds still for a few steps,
+then ends the episode with a `SafetyError` that names the entry or the stream.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Action, ConfigError, Contract, nearest, Observation, Policy, SafetyError, VX300S
+from aloha_kit.core.arms import ARM_JOINTS, ArmModel
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class SafetyLimits:
+    """Bounds of every entry of an action, in its own unit (rad, normalised opening, m/s, rad/s).
+
+    `state_index` tells which entry of `qpos` a command moves; None marks a velocity command (a
+    mobile base), which starts at 0 and is brought back to 0 when the guard holds.
+    """
+
+    names: tuple[str, ...]
+    lower: Array
+    upper: Array
+    step: Array  # the largest change of a command in one step
+    ramp: Array  # the same on the way from the first observed pose to the policy's command
+    state_index: tuple[int | None, ...]
+
+    @classmethod
+    def for_contract(
+        cls,
+        contract: Contract,
+        *,
+        arm: ArmModel = VX300S,
+        margin: float = 0.02,
+        speed: float = 1.0,
+        gripper_slack: float = 0.1,
+        gripper_speed: float = 10.0,
+        base_velocity: tuple[float, float] = (0.5, 1.0),
+        base_acceleration: tuple[float, float] = (1.0, 2.0),
+        ramp: float = 1 / 3,
+    ) -> SafetyLimits:
+        """Limits for a rig, its joints found by name (`left_waist`, …, `base_linear`, `base_angular`).
+
+        Args:
+            margin: rad kept free inside the URDF's joint limits.
+            speed: fraction of the URDF's joint speed (π rad/s) that a command may move at.
+            gripper_slack: opening allowed beyond 0 and 1. People press a leader's gripper past its
+                stop to hold firmly, so demonstrations go there and policies learn it.
+            gripper_speed: openings per second; its force is limited by the motor's current, so this
+                only keeps a command from jumping through the whole range in one step.
+            base_velocity, base_acceleration: linear (m/s, m/s²) and angular (rad/s, rad/s²).
+            ramp: fraction of a joint's speed that holds until the policy's command has been met once.
+
+        Raises:
+            ConfigError: an action entry that is neither a joint, a gripper nor a base velocity, or
+                one whose present value is not in the state.
+        """
+        joints = {name: (arm.lower[i] + margin, arm.upper[i] - margin, speed * arm.velocity)
+                  for i, name in enumerate(ARM_JOINTS)}  # fmt: skip
+        joints["gripper"] = (-gripper_slack, 1 + gripper_slack, gripper_speed)
+        base = {
+            name: (-base_velocity[i], base_velocity[i], base_acceleration[i])
+            for i, name in enumerate(("linear", "angular"))
+        }
+        bounds: list[tuple[float, float, float]] = []
+        index: list[int | None] = []
+        for name in contract.action_names:
+            joint = next((j for j in joints if name == j or name.endswith(f"_{j}")), None)
+            moved = next((b for b in base if b in name), None)
+            if joint is None and moved is None:
+                raise ConfigError(f"no safety limits are known for action '{name}'. {nearest(name, {*joints, *base})}")
+            if joint is not None and name not in contract.state_names:
+                raise ConfigError(f"action '{name}' moves no entry of the state. {nearest(name, contract.state_names)}")
+            bounds.append(joints[joint] if joint is not None else base[str(moved)])
+            index.append(contract.state_names.index(name) if joint is not None else None)
+        # Bounds are rounded to what an action can hold, so that "at the limit" is exactly representable.
+        lower, upper, velocity = np.array(bounds, np.float32).astype(np.float64).reshape(-1, 3).T
+        step = velocity / contract.rate_hz
+        moves = np.array([i is not None for i in index])  # a base starts from rest: nothing to ramp to
+        return cls(contract.action_names, lower, upper, step, np.where(moves, ramp, 1.0) * step, tuple(index))
+
+    def present(self, qpos: npt.ArrayLike) -> Array:
+        """(A,) the command that would keep everything where `qpos` says it is."""
+        state = np.asarray(qpos, np.float64)
+        return np.array([0.0 if i is None else state[i] for i in self.state_index])
+
+
+class SafetyGuard:
+    """A policy whose commands are safe to send, whatever the policy inside it says.
+
+    Args:
+        policy: what is guarded.
+        limits: bounds of the commands.
+        hold: faulty steps in a row that are bridged by holding still before the episode is ended.
+        frozen: steps in a row that a stream's stamp may stay the same (a 30 Hz camera on a 50 Hz
+            rig repeats one frame, a dead one all of them).
+        stale_s: how much older than the newest stamp a stream may be, in seconds.
+        estop: pressed when it returns true; `threading.Event().is_set` or a driver's own function.
+
+    Attributes:
+        command: (A,) the last command given out in this episode, None before the first.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        limits: SafetyLimits,
+        *,
+        hold: int = 5,
+        frozen: int = 5,
+        stale_s: float = 0.25,
+        estop: Callable[[], bool] | None = None,
+    ) -> None:
+        self.command: Action | None = None
+        self.limits = limits
+        self._policy, self._hold_steps, self._frozen, self._stale_s = policy, hold, frozen, stale_s
+        self._estop = estop or (lambda: False)
+        self._limited: dict[str, Counter[str]] = {rule: Counter() for rule in ("range", "speed", "ramp")}
+        self._totals: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._start_episode()
+
+    def _start_episode(self) -> None:
+        self.command = None
+        self._ramping = np.ones(len(self.limits.names), bool)
+        self._held = 0
+        self._stamps: dict[str, int] = {}
+        self._repeats: Counter[str] = Counter()
+
+    def reset(self) -> None:
+        self._start_episode()
+        self._policy.reset()
+
+    def act(self, observation: Observation) -> Action:
+        """A command within the limits.
+
+        Raises:
+            SafetyError: the emergency stop is pressed, or a fault lasted longer than `hold` steps
+                (or came before the first command, when there is nothing to hold).
+            StopEpisode: from the policy.
+        """
+        if self._estop():
+            raise SafetyError("the emergency stop is pressed: no further command was sent")
+        fault = self._observation_fault(observation)
+        if not fault:
+            wanted = np.asarray(self._policy.act(observation), np.float64)
+            fault = self._action_fault(wanted)
+        if fault:
+            wanted = self._hold(fault)
+        else:
+            self._held = 0
+        before = self.limits.present(observation["qpos"]) if self.command is None else self.command.astype(np.float64)
+        self.command = self._limit(wanted, before)
+        return self.command
+
+    def report(self) -> dict[str, Any]:
+        """What was done since construction, ready for JSON: commands given, how many of them were
+        limited or held, entries limited by each rule (`range`, `speed`, `ramp`), and every fault."""
+        return {
+            "commands": self._totals["commands"],
+            "limited": self._totals["limited"],
+            "held": self._totals["held"],
+            "limited_by": {rule: dict(names.most_common()) for rule, names in self._limited.items()},
+            "faults": dict(self._faults),
+        }
+
+    def _limit(self, wanted: Array, before: Array) -> Action:
+        bounds = self.limits
+        inside = np.clip(wanted, bounds.lower, bounds.upper)
+        reach = np.where(self._ramping, bounds.ramp, bounds.step)
+        short = np.abs(inside - before) > reach
+        # An unlimited entry passes bit for bit; a pose found outside its range may only move inwards.
+        command = np.where(short, before + np.sign(inside - before) * reach, inside)
+        rules = {"range": inside != wanted, "ramp": short & self._ramping, "speed": short & ~self._ramping}
+        for rule, hit in rules.items():
+            self._limited[rule].update(name for name, limited in zip(bounds.names, hit, strict=True) if limited)
+        self._totals["commands"] += 1
+        self._totals["limited"] += bool(np.any(inside != wanted) or np.any(short))
+        self._ramping &= short
+        return command.astype(np.float32)
+
+    def _hold(self, fault: str) -> Array:
+        self._held += 1
+        self._totals["held"] += 1
+        self._faults[fault] += 1
+        if self.command is None or self._held > self._hold_steps:
+            self._totals["held"] -= 1
+            waited = f" (held still for {self._held - 1} steps before)" if self._held > 1 else ""
+            raise SafetyError(f"{fault}{waited}")
+        velocity = np.array([i is None for i in self.limits.state_index])
+        return np.where(velocity, 0.0, self.command)
+
+    def _observation_fault(self, observation: Observation) -> str:
+        qpos, stamps = np.asarray(observation["qpos"]), observation.get("stamps")
+        last = max((i for i in self.limits.state_index if i is not None), default=-1)
+        if qpos.ndim != 1 or len(qpos) <= last:
+            return f"observed qpos has shape {qpos.shape}, expected one row of at least {last + 1} values"
+        if not np.all(np.isfinite(qpos)):
+            return f"observed qpos is not finite: {_name_bad(qpos, self._state_names(len(qpos)))}"
+        if not stamps:
+            return "the observation has no stamps, so a frozen stream cannot be told from a live one"
+        newest = max(stamps.values())
+        for stream, stamp in stamps.items():
+            if stream in {"deadline", "command"}:
+                continue
+            self._repeats[stream] = self._repeats[stream] + 1 if self._stamps.get(stream) == stamp else 0
+            age = (newest - stamp) / 1e9
+            if self._repeats[stream] >= self._frozen:
+                return f"stream '{stream}' is frozen: the same stamp {self._frozen + 1} times in a row"
+            if age > self._stale_s:
+                return f"stream '{stream}' is stale: more than {self._stale_s:g} s older than the newest stamp"
+        self._stamps = dict(stamps)
+        return ""
+
+    def _action_fault(self, action: Array) -> str:
+        if action.shape != (len(self.limits.names),):
+            return f"the policy's action has shape {action.shape}, expected ({len(self.limits.names)},)"
+        if not np.all(np.isfinite(action)):
+            return f"the policy's action is not finite: {_name_bad(action, self.limits.names)}"
+        return ""
+
+    def _state_names(self, size: int) -> Sequence[str]:
+        by_index = {i: name for name, i in zip(self.limits.names, self.limits.state_index, strict=True)}
+        return [by_index.get(i, f"qpos[{i}]") for i in range(size)]
+
+
+def _name_bad(values: npt.NDArray[Any], names: Iterable[str]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in zip(names, values, strict=True) if not np.isfinite(value))

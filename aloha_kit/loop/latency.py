@@ -1,0 +1,133 @@
+"""Where the time of a control step goes, and whether it fits in the period."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dm_env
+import numpy as np
+
+from aloha_kit.core import Action, Clock, Observation, Policy
+from aloha_kit.loop.episode_loop import Outcome
+
+STAGES = ("observation", "preprocessing", "network", "command", "recording", "total")
+
+
+class LatencyReport:
+    """An observer, and the outermost policy, that together see every part of the loop.
+
+    `observation` runs from the step's deadline to the observation in hand (in simulated time, where
+    nothing waits, physics and rendering); `network` and `preprocessing` are what the policy's author
+    measures with `measure`; `command` is the rest of `act` (ensembling, limits); `recording` is the
+    other observers; `total` is their sum, which has to fit in the period. Stages that a step does
+    not run (a network asked once a chunk) are not counted as zeros.
+
+    Put it first among the observers, and the policy through `watch` last, outside the guard.
+
+    Args:
+        rate_hz: the control rate.
+        clock: the environment's clock where time is real, so that waiting for the deadline is not
+            taken for work; None where time is virtual.
+        now_ns: the stopwatch.
+    """
+
+    def __init__(
+        self, rate_hz: float, *, clock: Clock | None = None, now_ns: Callable[[], int] = time.perf_counter_ns
+    ) -> None:
+        self.period_ms = 1000 / rate_hz
+        self._clock, self._now = clock, now_ns
+        self._samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        self._open: list[str] = []
+        self._step: dict[str, int] = {}
+        self._mark = now_ns()
+
+    @contextlib.contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count the time inside as `stage`, and not as the stage around it."""
+        start = self._now()
+        self._open.append(stage)
+        try:
+            yield
+        finally:
+            spent = self._now() - start
+            self._open.pop()
+            self._step[stage] = self._step.get(stage, 0) + spent
+            if self._open:
+                self._step[self._open[-1]] = self._step.get(self._open[-1], 0) - spent
+
+    def watch(self, policy: Policy) -> Policy:
+        """`policy`, timed."""
+        return _Watched(policy, self)
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        self._step, self._mark = {}, self._now()
+
+    def act(self, policy: Policy, observation: Observation) -> Action:
+        """One timed `policy.act`; used by `watch`."""
+        self._step = {"recording": self._now() - self._mark}
+        with self.measure("command"):
+            action = policy.act(observation)
+        self._mark = self._now()
+        return action
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        now = self._now()
+        spent = now - self._mark
+        if self._clock is not None:
+            after_deadline = self._clock.now_ns() - timestep.observation["stamps"]["deadline"]
+            spent = min(spent, max(0, after_deadline))
+        self._step["observation"] = spent
+        self._step["total"] = sum(self._step.values())
+        for stage, ns in self._step.items():
+            self._samples.setdefault(stage, []).append(ns / 1e6)
+        self._step, self._mark = {}, now
+
+    def on_end(self, outcome: Outcome) -> None:
+        self._open.clear()
+
+    def report(self) -> dict[str, Any]:
+        """`{"period_ms", "steps", "missed", "stages": {stage: {"p50", "p99", "max", "count"}}}`, times in ms.
+
+        `missed` counts steps whose `total` was longer than the period. Percentiles interpolate
+        linearly between samples.
+        """
+        stages = {
+            stage: {
+                "p50": float(np.percentile(values, 50)),
+                "p99": float(np.percentile(values, 99)),
+                "max": max(values),
+                "count": len(values),
+            }
+            for stage, values in self._samples.items()
+            if values
+        }
+        total = self._samples["total"]
+        missed = sum(value > self.period_ms for value in total)
+        return {"period_ms": self.period_ms, "steps": len(total), "missed": missed, "stages": stages}
+
+    def table(self) -> str:
+        """The report for people."""
+        report = self.report()
+        lines = [f"{'ms':<14}{'p50':>9}{'p99':>9}{'max':>9}{'count':>9}"]
+        for stage, row in report["stages"].items():
+            lines.append(f"{stage:<14}{row['p50']:>9.2f}{row['p99']:>9.2f}{row['max']:>9.2f}{row['count']:>9}")
+        share = report["missed"] / report["steps"] if report["steps"] else 0.0
+        lines.append(
+            f"{report['missed']} of {report['steps']} steps ({share:.1%}) took longer"
+            f" than the period of {self.period_ms:g} ms"
+        )
+        return "\n".join(lines)
+
+
+class _Watched:
+    def __init__(self, policy: Policy, latency: LatencyReport) -> None:
+        self._policy, self._latency = policy, latency
+
+    def reset(self) -> None:
+        self._policy.reset()
+
+    def act(self, observation: Observation) -> Action:
+        return self._latency.act(self._policy, observation)

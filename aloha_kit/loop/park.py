@@ -1,0 +1,77 @@
+"""Moving to a pose smoothly, and leaving the arms there when something else has ended the episode."""
+
+from __future__ import annotations
+
+import contextlib
+
+import dm_env
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Action, Contract, Observation, START_ARM_POSE, StopEpisode
+from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.loop.guard import SafetyGuard, SafetyLimits
+
+
+class GoTo:
+    """A policy that moves from where the arms are to `pose` and then stops.
+
+    Half a cosine in time, so speed starts and ends at zero; its peak is the limits' ramp speed.
+
+    Args:
+        pose: (A,) the command to end at; velocity entries end at 0 whatever it says.
+        limits: bounds; the pose is brought inside them.
+        start: (A,) the command to begin at; by default the first observed `qpos`.
+    """
+
+    def __init__(self, pose: npt.ArrayLike, limits: SafetyLimits, *, start: npt.ArrayLike | None = None) -> None:
+        moves = np.array([i is not None for i in limits.state_index])
+        self._pose = np.where(moves, np.clip(np.asarray(pose, np.float64), limits.lower, limits.upper), 0.0)
+        self._limits, self._given = limits, start
+        self.reset()
+
+    def reset(self) -> None:
+        self._step, self._steps = 0, 0
+        self._start = self._pose
+
+    def act(self, observation: Observation) -> Action:
+        if self._step == 0:
+            self._start = np.asarray(
+                self._limits.present(observation["qpos"]) if self._given is None else self._given, np.float64
+            )
+            # A half cosine's peak speed is π/2 times its mean.
+            self._steps = int(np.ceil(np.pi / 2 * np.max(np.abs(self._pose - self._start) / self._limits.ramp)))
+        if self._step > 0 and self._step >= self._steps:
+            raise StopEpisode("pose reached")
+        self._step += 1
+        share = (1 - np.cos(np.pi * min(self._step / max(self._steps, 1), 1.0))) / 2
+        return np.asarray(self._start + share * (self._pose - self._start), np.float32)
+
+
+def start_pose(contract: Contract, *, gripper: float = 1.0) -> Action:
+    """(A,) ALOHA's start pose by joint name, grippers open, so that what they hold is let go on the table."""
+    values = {**dict(zip(ARM_JOINTS, START_ARM_POSE, strict=True)), "gripper": gripper}
+    return np.array(
+        [next((v for joint, v in values.items() if name.endswith(joint)), 0.0) for name in contract.action_names],
+        np.float32,
+    )
+
+
+def park(env: dm_env.Environment, guard: SafetyGuard, pose: npt.ArrayLike) -> int:
+    """Move to `pose` from the guard's last command, without a reset; returns the steps taken.
+
+    For exit paths in the middle of an episode (an error, Ctrl-C, SIGTERM), before torque is let go.
+    Nothing moves if no command was ever sent. An environment that has already ended its episode
+    would start a new one, so the first step type FIRST ends the parking.
+    """
+    if guard.command is None:
+        return 0
+    policy = GoTo(pose, guard.limits, start=guard.command)
+    steps = 0
+    with contextlib.suppress(StopEpisode):
+        while True:
+            timestep = env.step(policy.act(Observation()))
+            steps += 1
+            if timestep.first() or timestep.last():
+                break
+    return steps

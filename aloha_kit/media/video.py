@@ -1,0 +1,84 @@
+"""MP4 that plays everywhere: H.264, yuv420p, constant rate."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import av
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+
+
+class Mp4Writer:
+    """Frames in, a file out; a context manager.
+
+    The file appears under its name only when it is whole: an error inside leaves nothing that looks
+    like a video and isn't. Frames must share one size; odd sizes are padded by a pixel, because
+    yuv420p halves both.
+
+    Args:
+        path: the `.mp4` to write.
+        rate_hz: frames per second.
+        crf: x264's quality, lower is better (18 cannot be told from the original).
+        preset: x264's effort.
+        threads: encoder threads; few, since a rollout goes on beside it.
+    """
+
+    def __init__(
+        self, path: str | Path, rate_hz: float, *, crf: int = 20, preset: str = "veryfast", threads: int = 2
+    ) -> None:
+        self.path = Path(path)
+        self.frames = 0
+        self._part = self.path.with_name(f".{self.path.name}.part")
+        self._rate = Fraction(rate_hz).limit_denominator(1000)
+        self._options = {"crf": str(crf), "preset": preset, "threads": str(threads)}
+        self._container: Any = None
+        self._stream: Any = None
+        self._shape: tuple[int, ...] = ()
+
+    def __enter__(self) -> Mp4Writer:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        # faststart puts the index in front, so that a browser can start before it has the whole file.
+        self._container = av.open(str(self._part), "w", format="mp4", options={"movflags": "faststart"})
+        return self
+
+    def add(self, frame: Image) -> None:
+        """Append one (H, W, 3) RGB frame.
+
+        Raises:
+            ValueError: not RGB uint8, or another size than the first frame's.
+        """
+        if frame.ndim != 3 or frame.shape[2] != 3 or frame.dtype != np.uint8:
+            raise ValueError(f"a frame is (H, W, 3) uint8, given {frame.shape} {frame.dtype}")
+        if self._stream is None:
+            self._shape = frame.shape
+            self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
+            self._stream.height = frame.shape[0] + frame.shape[0] % 2
+            self._stream.width = frame.shape[1] + frame.shape[1] % 2
+            self._stream.pix_fmt = "yuv420p"
+        if frame.shape != self._shape:
+            raise ValueError(f"frame {self.frames} is {frame.shape}, those before {self._shape}")
+        odd = (frame.shape[0] % 2, frame.shape[1] % 2)
+        if any(odd):
+            frame = np.pad(frame, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge")
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+        self._container.mux(self._stream.encode(picture))
+        self.frames += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        whole = kind is None and self._stream is not None
+        if whole:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+        if whole:
+            os.replace(self._part, self.path)
+        else:
+            self._part.unlink(missing_ok=True)
