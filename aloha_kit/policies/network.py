@@ -103,6 +103,8 @@ class ChunkNetwork(nn.Module, abc.ABC):
 def narrow(contract: Contract, config: PolicyConfig) -> Contract:
     """`contract` without the cameras or the environment state that the network will not look at.
 
+    Cameras come sorted by name: networks number them, and a mapping's order does not survive every file.
+
     Raises:
         ContractError: the network wants cameras or environment state, and there are none.
     """
@@ -112,7 +114,7 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
         raise ContractError("the policy wants environment_state and the data has none (simulation records it)")
     return dataclasses.replace(
         contract,
-        cameras=contract.cameras if config.use_images else {},
+        cameras=dict(sorted(contract.cameras.items())) if config.use_images else {},
         environment_state_names=contract.environment_state_names if config.use_environment_state else (),
     )
 

@@ -1,0 +1,168 @@
+"""A trained network as one folder that needs nothing else to run.
+
+```
+model.safetensors   weights and nothing but weights: opening it runs no code
+config.json         the family (`kind`) and its configuration
+statistics.json     of the training data, for normalisation
+contract.json       joints, cameras, sizes, rate, units
+extra.json          whatever the one who saved it wanted to note (task, step, scores)
+```
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from aloha_kit.config import to_mapping
+from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
+from aloha_kit.core import AlohaKitError, ConfigError, Contract, nearest
+from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.build import build
+from aloha_kit.policies.network import ChunkNetwork, narrow
+
+WEIGHTS = "model.safetensors"
+FILES = (WEIGHTS, "config.json", "statistics.json", "contract.json")
+
+
+class CheckpointError(ConfigError):
+    """A checkpoint that is missing, incomplete or damaged."""
+
+
+def save(
+    folder: str | Path,
+    network: ChunkNetwork,
+    config: PolicyConfig,
+    stats: Statistics,
+    contract: Contract,
+    extra: Mapping[str, Any] | None = None,
+    *,
+    write: Callable[[Path], None] | None = None,
+) -> None:
+    """Write a checkpoint so that `folder` is at all times the old one or the new one, whole.
+
+    Args:
+        extra: JSON-able notes, read back by `notes`.
+        write: called with the unfinished folder, to add files that must appear together with the
+            weights (the training state).
+
+    Raises:
+        OSError: it cannot be written; an older checkpoint in `folder` is untouched.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
+    try:
+        fresh.chmod(0o755)  # mkdtemp's own is private, and others may deploy what one trains
+        save_file({key: value.contiguous() for key, value in network.state_dict().items()}, fresh / WEIGHTS)
+        arrays = {key: value.tolist() for key, value in stats.to_arrays().items()}
+        _write_json(fresh / "config.json", {"kind": config.kind, **to_mapping(config)})
+        _write_json(fresh / "statistics.json", arrays)
+        (fresh / "contract.json").write_text(narrow(contract, config).to_json() + "\n", encoding="utf-8")
+        _write_json(fresh / "extra.json", dict(extra or {}))
+        if write is not None:
+            write(fresh)
+        for file in fresh.iterdir():
+            _sync(file)
+        _swap(fresh, folder)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
+    """The network of a checkpoint, in evaluation mode, on `device`; nothing is fetched from anywhere.
+
+    Raises:
+        CheckpointError: there is no such folder, a file of it is missing or damaged, or the weights
+            are not those of its configuration; says which.
+    """
+    folder = _existing(Path(folder))
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
+    arrays = {key: np.asarray(value) for key, value in _read_json(folder / "statistics.json").items()}
+    try:
+        config = policy_from_mapping(_read_json(folder / "config.json"), where=str(folder / "config.json"))
+        contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
+        network = build(config, contract, Statistics.from_arrays(arrays), pretrained=False)
+    except AlohaKitError as error:
+        raise CheckpointError(f"checkpoint {folder}: {error}") from error
+    _check_weights(folder, network, {key: tuple(value.shape) for key, value in state.items()})
+    network.load_state_dict(state)
+    return network.to(device).eval()
+
+
+def notes(folder: str | Path) -> dict[str, Any]:
+    """What was passed to `save` as `extra`."""
+    return _read_json(_existing(Path(folder)) / "extra.json")
+
+
+def _existing(folder: Path) -> Path:
+    spare = _spare(folder)
+    if not folder.exists() and spare.exists():
+        folder = spare  # the machine stopped between the two renames of `save`
+    if not folder.is_dir():
+        beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{WEIGHTS}") if not p.parent.name.startswith("."))
+        raise CheckpointError(f"no checkpoint folder {folder}. {nearest(folder.name, beside)}")
+    missing = [name for name in FILES if not (folder / name).is_file()]
+    if missing:
+        present = ", ".join(sorted(p.name for p in folder.iterdir())) or "(nothing)"
+        raise CheckpointError(f"{folder} is no checkpoint: it lacks {', '.join(missing)}; it holds {present}")
+    return folder
+
+
+def _check_weights(folder: Path, network: ChunkNetwork, given: dict[str, tuple[int, ...]]) -> None:
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    wrong = [f"lacks {key}" for key in wanted.keys() - given.keys()]
+    wrong += [f"has {key} which the configuration does not" for key in given.keys() - wanted.keys()]
+    wrong += [f"{k} is {given[k]}, not {wanted[k]}" for k in wanted.keys() & given.keys() if wanted[k] != given[k]]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise CheckpointError(f"weights and configuration of {folder} do not belong together: {WEIGHTS} {shown}")
+
+
+def _spare(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _swap(fresh: Path, folder: Path) -> None:
+    """Put `fresh` in the place of `folder`; a folder cannot be replaced in one call, so the old one steps aside."""
+    spare = _spare(folder)
+    if folder.exists():
+        shutil.rmtree(spare, ignore_errors=True)
+        os.rename(folder, spare)
+    os.rename(fresh, folder)
+    _sync(folder.parent)
+    shutil.rmtree(spare, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is missing or damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file} must hold an object, given: {type(content).__name__}")
+    return content
