@@ -1,0 +1,299 @@
+"""`SimEnv`: the bimanual rig in MuJoCo, with the real rig's observations and actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dm_env
+import mujoco
+import numpy as np
+import numpy.typing as npt
+from dm_control.mujoco import Physics
+from dm_control.mujoco.wrapper import MjModel
+from dm_env import specs
+
+from aloha_kit.core import (
+    Action,
+    Clock,
+    ConfigError,
+    Contract,
+    Environment,
+    joint_names,
+    nearest,
+    Observation,
+    Rate,
+    START_ARM_POSE,
+    VirtualClock,
+    VX300S,
+)
+from aloha_kit.sim import tasks, workcell
+from aloha_kit.sim.randomise import Randomiser
+from aloha_kit.sim.rendering import Pictures
+
+START_GRIPPER = 0.02239  # m of finger travel: all but closed, where ALOHA's episodes begin
+TOP_CAMERA: Mapping[str, tuple[int, int]] = {"top": (480, 640)}
+_GRIPPERS = [6, 13]
+
+
+class SimEnv(Environment):
+    """Two simulated ViperX 300s and a task, one dm_env environment.
+
+    Observation (see `core.Observation`): `qpos` (14,) rad with grippers 0 closed to 1 open, `qvel` (14,)
+    in the same units a second, `effort` (14,) N m, `images` {camera: (H, W, 3) uint8 RGB},
+    `environment_state` object poses (7 numbers an object: m, unit quaternion w x y z, world frame) and
+    `stamps` (ns). Action (14,): joint targets, the same order and units; a gripper beyond [0, 1] closes
+    or opens as far as its servo goes. The action holds for one period, physics runs at 2 ms.
+
+    The reward is of the instant, 0 to 4; an episode counts as a success when its last step holds 4.
+
+    Args:
+        scene: "transfer_cube" or "insertion".
+        cameras: {name: (height, width)}; any of `workcell.CAMERAS`, none for state alone.
+        rate_hz: control rate; the period has to be a multiple of the 2 ms physics step.
+        episode_len: actions until LAST.
+        quality: "draft", "fast" or "fine" pictures; physics does not depend on it.
+        randomise: {what: amount}, see `sim.randomise.OPTIONS`; drawn anew at each reset from its seed.
+        clock: what `step` waits on: a `VirtualClock` runs as fast as it computes, a `WallClock` in real time.
+        seed: of the first reset; each later reset uses the next number.
+
+    Raises:
+        ConfigError: an unknown scene, camera, quality or option, or a size or rate that cannot be.
+    """
+
+    def __init__(
+        self,
+        scene: str,
+        *,
+        cameras: Mapping[str, tuple[int, int]] = TOP_CAMERA,
+        rate_hz: float = 50.0,
+        episode_len: int = 400,
+        quality: str = "fast",
+        randomise: Mapping[str, float] | None = None,
+        clock: Clock | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.scene = scene
+        self._task = tasks.scene(scene)
+        self._cameras = _checked_cameras(cameras)
+        self._substeps = _substeps(rate_hz)
+        if episode_len < 1:
+            raise ConfigError(f"an episode needs at least 1 step, given episode_len {episode_len}")
+        self._episode_len = episode_len
+        self._quality = quality
+        spec = workcell.base(workcell.quality(quality))
+        self._task.build(spec)
+        self.physics = Physics.from_model(MjModel(spec.compile()))
+        self._randomiser = Randomiser(self.physics.model.ptr, randomise or {})
+        self._pictures = Pictures(self.physics, self._cameras)
+        self._index = _Index(self.physics.model.ptr, self._task)
+        self._clock = clock if clock is not None else VirtualClock()
+        self._rate = Rate(rate_hz, self._clock)
+        self._next_seed, self._seed = seed, seed
+        self._steps: int | None = None  # None: the next step begins an episode
+        self._contract = Contract(
+            state_names=joint_names(),
+            action_names=joint_names(),
+            cameras=self._cameras,
+            rate_hz=float(rate_hz),
+            environment_state_names=tasks.environment_state_names(self._task),
+        )
+
+    @property
+    def contract(self) -> Contract:
+        return self._contract
+
+    @property
+    def max_reward(self) -> float:
+        return 4.0
+
+    @property
+    def task(self) -> tasks.Scene:
+        """What is on the table and what is rewarded."""
+        return self._task
+
+    @property
+    def episode_len(self) -> int:
+        """Actions in an episode."""
+        return self._episode_len
+
+    def seed(self, seed: int) -> None:
+        """The next reset uses exactly `seed`, those after it the numbers that follow."""
+        self._next_seed = int(seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Scene, the present episode's seed, drawing and versions; plain values for JSON."""
+        return {
+            "scene": self.scene,
+            "seed": self._seed,
+            "quality": self._quality,
+            "randomise": dict(self._randomiser.amounts),
+            "mujoco": mujoco.__version__,
+        }
+
+    def reset(self) -> dm_env.TimeStep:
+        self._seed, self._next_seed = self._next_seed, self._next_seed + 1
+        poses = tasks.spawn(self._task, np.random.default_rng([self._seed, 0]))
+        return self.reset_to(poses)
+
+    def reset_to(self, poses: Mapping[str, npt.ArrayLike]) -> dm_env.TimeStep:
+        """Begin an episode with the objects at given poses (7,) (m, quaternion w x y z), e.g. to redo a recording.
+
+        Raises:
+            ConfigError: a name that is no object of the scene, or an object without a pose.
+        """
+        for name in poses:
+            if name not in self._task.objects:
+                raise ConfigError(f"no object '{name}' in scene '{self.scene}'. {nearest(name, self._task.objects)}")
+        if missing := [name for name in self._task.objects if name not in poses]:
+            raise ConfigError(f"scene '{self.scene}' needs a pose of: {', '.join(missing)}")
+        self._randomiser.apply(np.random.default_rng([self._seed, 1]))
+        with self.physics.reset_context():
+            data = self.physics.data
+            start = np.concatenate([START_ARM_POSE, [START_GRIPPER]])
+            data.qpos[self._index.qpos] = np.concatenate([start, start])
+            data.qpos[self._index.mirror_qpos] = -START_GRIPPER
+            data.ctrl[:] = np.concatenate([start, start])
+            for name, pose in poses.items():
+                data.joint(name).qpos[:] = np.asarray(pose, float)
+        self._steps = 0
+        self._rate.reset()
+        return dm_env.restart(self._observe(command_ns=None))
+
+    def step(self, action: Action) -> dm_env.TimeStep:
+        """Command the servos, let one period pass, observe.
+
+        Raises:
+            ValueError: an action of another shape, or one that is not finite.
+        """
+        if self._steps is None or self._steps >= self._episode_len:
+            return self.reset()
+        command = self._checked(action)
+        command_ns = self._clock.now_ns()
+        command[_GRIPPERS] = VX300S.finger.unnormalise(command[_GRIPPERS])
+        self.physics.data.ctrl[:] = np.clip(command, *self._index.ctrl_range)
+        self.physics.step(self._substeps)
+        self._rate.sleep()
+        self._steps += 1
+        observation = self._observe(command_ns)
+        reward = float(self._task.reward(self.touching()))
+        if self._steps >= self._episode_len:
+            return dm_env.truncation(reward, observation)
+        return dm_env.transition(reward, observation)
+
+    def object_poses(self) -> dict[str, npt.NDArray[np.float64]]:
+        """True pose (7,) of each object: position (m) and unit quaternion w x y z, world frame."""
+        return {name: self.physics.data.joint(name).qpos.copy() for name in self._task.objects}
+
+    def touching(self) -> tasks.Touching:
+        """Which parts of the task, fingers and table are in contact now."""
+        geoms = self.physics.data.contact.geom
+        parts = self._index.part
+        return frozenset(
+            (min(a, b), max(a, b)) for a, b in ((parts[i], parts[j]) for i, j in geoms.tolist()) if a and b and a != b
+        )
+
+    def observation_spec(self) -> dict[str, Any]:
+        """Specs nested like the observation; `stamps` of a reset lacks `command`."""
+        stamps = ["qpos", "deadline", *(f"images/{name}" for name in self._cameras)]
+        return {
+            "qpos": _vector(14, "qpos"),
+            "qvel": _vector(14, "qvel"),
+            "effort": _vector(14, "effort"),
+            "images": {
+                name: specs.BoundedArray((h, w, 3), np.uint8, 0, 255, f"images/{name}")
+                for name, (h, w) in self._cameras.items()
+            },
+            "environment_state": _vector(len(self._contract.environment_state_names), "environment_state"),
+            "stamps": {name: specs.Array((), np.int64, f"stamps/{name}") for name in stamps},
+        }
+
+    def action_spec(self) -> specs.BoundedArray:
+        """(14,) joint targets within the servos' ranges; grippers in normalised opening."""
+        low, high = (limit.copy() for limit in self._index.ctrl_range)
+        low[_GRIPPERS], high[_GRIPPERS] = 0.0, 1.0
+        return specs.BoundedArray((14,), np.float32, low.astype(np.float32), high.astype(np.float32), "action")
+
+    def reward_spec(self) -> specs.BoundedArray:
+        return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
+
+    def close(self) -> None:
+        """Free GL contexts and the physics."""
+        self._pictures.close()
+        self.physics.free()
+
+    def _checked(self, action: Action) -> npt.NDArray[np.float64]:
+        command = np.array(action, np.float64)
+        if command.shape != (14,):
+            raise ValueError(f"an action has shape (14,): {', '.join(joint_names())}; given {command.shape}")
+        if not np.isfinite(command).all():
+            bad = [name for name, value in zip(joint_names(), command, strict=True) if not np.isfinite(value)]
+            raise ValueError(f"an action has to be finite; it is not at: {', '.join(bad)}")
+        return command
+
+    def _observe(self, command_ns: int | None) -> Observation:
+        data = self.physics.data
+        qpos, qvel, effort = data.qpos[self._index.qpos], data.qvel[self._index.qvel], data.actuator_force.copy()
+        qpos[_GRIPPERS] = VX300S.finger.normalise(qpos[_GRIPPERS])
+        qvel[_GRIPPERS] = VX300S.finger.normalise_velocity(qvel[_GRIPPERS])
+        effort[_GRIPPERS] *= workcell.FINGER_METRES_PER_RADIAN
+        now = self._clock.now_ns()
+        stamps = {"qpos": now, "deadline": self._rate.deadline_ns, **{f"images/{name}": now for name in self._cameras}}
+        if command_ns is not None:
+            stamps["command"] = command_ns
+        return Observation(
+            qpos=qpos.astype(np.float32),
+            qvel=qvel.astype(np.float32),
+            effort=effort.astype(np.float32),
+            images=self._pictures.render(),
+            environment_state=data.qpos[self._index.object_qpos].astype(np.float32),
+            stamps=stamps,
+        )
+
+
+def _vector(size: int, name: str) -> specs.Array:
+    return specs.Array((size,), np.float32, name)
+
+
+class _Index:
+    """Where things are in MuJoCo's arrays, looked up once."""
+
+    def __init__(self, model: mujoco.MjModel, task: tasks.Scene) -> None:
+        driven = model.actuator_trnid[:, 0]
+        self.qpos = model.jnt_qposadr[driven]
+        self.qvel = model.jnt_dofadr[driven]
+        self.ctrl_range = (model.actuator_ctrlrange[:, 0].copy(), model.actuator_ctrlrange[:, 1].copy())
+        self.mirror_qpos = [model.joint(f"vx300s_{arm}/right_finger").qposadr[0] for arm in workcell.ARMS]
+        starts = [model.joint(name).qposadr[0] for name in task.objects]
+        self.object_qpos = np.concatenate([np.arange(start, start + 7) for start in starts])
+        self.part = [self._part(model.geom(i).name, task) for i in range(model.ngeom)]
+
+    @staticmethod
+    def _part(geom: str, task: tasks.Scene) -> str | None:
+        if geom == "table":
+            return "table"
+        for arm in workcell.ARMS:
+            if geom.startswith(f"{arm}_"):
+                return f"{arm}_fingers"
+        return task.part(geom)
+
+
+def _checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    for name, size in cameras.items():
+        if name not in workcell.CAMERAS:
+            raise ConfigError(f"no simulated camera '{name}'. {nearest(name, workcell.CAMERAS)}")
+        if len(size) != 2 or any(int(n) != n or not 1 <= n <= 4096 for n in size):
+            raise ConfigError(f"camera '{name}' needs (height, width) from 1 to 4096 pixels, given {tuple(size)}")
+    return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}
+
+
+def _substeps(rate_hz: float) -> int:
+    if not (rate_hz > 0 and np.isfinite(rate_hz)):
+        raise ConfigError(f"rate_hz must be positive, given {rate_hz}")
+    count = round(1.0 / (rate_hz * workcell.TIMESTEP))
+    if count < 1 or abs(count * workcell.TIMESTEP * rate_hz - 1.0) > 1e-9:
+        raise ConfigError(
+            f"{rate_hz:g} Hz is no whole number of {workcell.TIMESTEP * 1e3:g} ms physics steps; "
+            "try 50, 25, 20, 100 or 125 Hz"
+        )
+    return count

@@ -1,0 +1,49 @@
+"""Scripted demonstrations: one pass in joint space, planned from the true object poses at reset."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aloha_kit.core import Action, ConfigError, Observation, Policy
+from aloha_kit.sim import scripts
+from aloha_kit.sim.environment import SimEnv
+from aloha_kit.sim.planning import Planner
+
+
+class ScriptedExpert(Policy):
+    """Plays a plan made at `reset` from the environment's true object poses.
+
+    Deterministic from the object poses and `seed`; with `noise` above 0 the n-th reset draws from
+    (seed, n), so that one expert makes varied demonstrations (see `scripts.vary`).
+
+    Raises:
+        ConfigError: a negative noise, or an environment that does not run at the scripts' 50 Hz.
+        ValueError: objects that the arms cannot reach (at `reset`).
+    """
+
+    def __init__(self, env: SimEnv, *, noise: float = 0.0, seed: int = 0) -> None:
+        if not noise >= 0:
+            raise ConfigError(f"motion noise must be at least 0, given {noise}")
+        self._env, self._noise, self._seed = env, noise, seed
+        self._planner = Planner(env.contract.rate_hz)
+        self._resets, self._step = 0, 0
+        self._actions = np.zeros((1, 14), np.float32)
+
+    def reset(self) -> None:
+        """Plan the whole episode from where the objects are now."""
+        rng = np.random.default_rng([self._seed, self._resets])
+        script = scripts.script_of(self._env.scene, self._env.object_poses())
+        script = scripts.vary(script, self._noise, rng)
+        self._actions = self._planner.actions(script, self._env.episode_len)
+        self._resets, self._step = self._resets + 1, 0
+
+    def act(self, observation: Observation) -> Action:
+        """(14,) the plan's joint targets of this step; its last ones once it is over."""
+        action: Action = self._actions[min(self._step, len(self._actions) - 1)].copy()
+        self._step += 1
+        return action
+
+
+def expert_for(env: SimEnv, *, noise: float = 0.0, seed: int = 0) -> ScriptedExpert:
+    """The expert of an environment's scene."""
+    return ScriptedExpert(env, noise=noise, seed=seed)

@@ -1,0 +1,100 @@
+"""From paths of the grippers in space to joint angles: differential inverse kinematics over a whole path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mink
+import mujoco
+import numpy as np
+import numpy.typing as npt
+from pyquaternion import Quaternion
+
+from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.sim import workcell
+
+Array = npt.NDArray[np.float64]
+LONGEST_STEP = 0.2  # rad of any joint in one iteration
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a gripper's pinch point is (m, world frame) and how the gripper is turned.
+
+    A gripper's x axis points out of it, y is the direction in which its fingers close.
+    """
+
+    position: Array  # (3,)
+    turn: Quaternion  # world from gripper
+
+    @classmethod
+    def of(cls, matrix: Array) -> Pose:
+        """From a (4, 4) homogeneous transform."""
+        return cls(matrix[:3, 3].copy(), Quaternion(matrix=matrix))
+
+    def matrix(self) -> Array:
+        """(4, 4) homogeneous transform, world from gripper."""
+        result: Array = self.turn.transformation_matrix
+        result[:3, 3] = self.position
+        return result
+
+
+class Kinematics:
+    """The two arms alone, without objects: forward and inverse kinematics and the load of gravity.
+
+    Inverse kinematics is mink's quadratic program over joint velocities within the joint limits
+    (solved by daqp), iterated to convergence. Joint vectors are (6,) rad, in the order of `ARM_JOINTS`.
+    """
+
+    def __init__(self) -> None:
+        self.model = workcell.base(workcell.QUALITIES["draft"]).compile()
+        self._configuration = mink.Configuration(self.model)
+        self._columns = {
+            arm: [self.model.joint(f"vx300s_{arm}/{joint}").qposadr[0] for joint in ARM_JOINTS] for arm in workcell.ARMS
+        }
+        self._stiffness = np.array([workcell.SERVOS[joint].stiffness for joint in ARM_JOINTS])
+        self._tasks = {
+            arm: mink.FrameTask(f"{arm}_pinch", "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-6)
+            for arm in workcell.ARMS
+        }
+        self._limits = [mink.ConfigurationLimit(self.model)]
+
+    def forward(self, arm: str, joints: Array) -> Pose:
+        """Pose of a gripper's pinch point at its arm's (6,) joint angles."""
+        self._set({arm: joints})
+        return Pose.of(self._configuration.get_transform_frame_to_world(f"{arm}_pinch", "site").as_matrix())
+
+    def inverse(self, arm: str, pose: Pose, start: Array, *, tolerance: float = 1e-4, iterations: int = 60) -> Array:
+        """(6,) joint angles that bring a gripper's pinch point to `pose`, the solution that `start` leads to.
+
+        Raises:
+            ValueError: a pose out of reach, off by more than `tolerance` (m, rad) after all iterations.
+        """
+        self._set({arm: start})
+        task = self._tasks[arm]
+        task.set_target(mink.SE3.from_matrix(pose.matrix()))
+        for _ in range(iterations):
+            error = float(np.abs(task.compute_error(self._configuration)).max())
+            if error < tolerance:
+                return np.array(self._configuration.q[self._columns[arm]])
+            velocity = mink.solve_ik(self._configuration, [task], 1.0, solver="daqp", damping=1e-9, limits=self._limits)
+            # a step this long stays where the linear model is true
+            self._configuration.integrate_inplace(velocity / max(1.0, np.abs(velocity).max() / LONGEST_STEP), 1.0)
+        raise ValueError(
+            f"the {arm} gripper does not reach {np.round(pose.position, 3).tolist()} m in the asked orientation: "
+            f"still {error:.4f} (m or rad) away after {iterations} iterations"
+        )
+
+    def sag(self, joints: dict[str, Array]) -> dict[str, Array]:
+        """(6,) rad an arm by which gravity pulls the servos off their targets at rest."""
+        self._set(joints)
+        data = self._configuration.data
+        data.qvel[:] = 0
+        mujoco.mj_forward(self.model, data)
+        return {arm: data.qfrc_bias[self._columns[arm]] / self._stiffness for arm in joints}
+
+    def _set(self, joints: dict[str, Array]) -> None:
+        q = self._configuration.q.copy()
+        for arm, values in joints.items():
+            q[self._columns[arm]] = values
+        self._configuration.update(q)

@@ -1,0 +1,54 @@
+"""Pictures from software or hardware OpenGL: one renderer a size, kept for the environment's life."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+os.environ.setdefault("MUJOCO_GL", "egl")  # no display on robots and servers; a user's own choice stays
+
+import mujoco
+from dm_control.mujoco import Physics
+
+DRAWN_GROUPS = (0, 1, 2)  # group 3 holds collision shapes, 4 helper sites
+
+
+class Pictures:
+    """Renders named cameras of a physics, each at its own size; nothing is drawn that was not asked for.
+
+    A GL context belongs to the thread that first draws: make and use one in the same thread.
+    """
+
+    def __init__(self, physics: Physics, cameras: dict[str, tuple[int, int]]) -> None:
+        self._physics = physics
+        self._cameras = dict(cameras)
+        self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._option = mujoco.MjvOption()
+        for group in range(len(self._option.geomgroup)):
+            self._option.geomgroup[group] = group in DRAWN_GROUPS
+            self._option.sitegroup[group] = 0
+
+    def render(self) -> dict[str, npt.NDArray[np.uint8]]:
+        """{camera: (H, W, 3) uint8 RGB} of the physics' present state."""
+        return {name: self._draw(name, size) for name, size in self._cameras.items()}
+
+    def _draw(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        renderer = self._renderers.get(size)
+        if renderer is None:
+            renderer = self._renderers[size] = self._make(*size)
+        renderer.update_scene(self._physics.data.ptr, camera, self._option)
+        picture: npt.NDArray[np.uint8] = renderer.render()
+        return picture
+
+    def _make(self, height: int, width: int) -> mujoco.Renderer:
+        model = self._physics.model.ptr
+        model.vis.global_.offheight, model.vis.global_.offwidth = height, width
+        return mujoco.Renderer(model, height, width)
+
+    def close(self) -> None:
+        """Free the GL contexts; drawing again makes new ones."""
+        for renderer in self._renderers.values():
+            renderer.close()
+        self._renderers.clear()

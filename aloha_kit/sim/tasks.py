@@ -1,0 +1,165 @@
+"""What lies on the table and what is rewarded: the two tasks of ACT's simulation, in our own scenes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+import mujoco
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import ConfigError, nearest
+from aloha_kit.sim.workcell import GRIP
+
+Array = npt.NDArray[np.float64]
+Touching = frozenset[tuple[str, str]]
+"""Pairs of things in contact, each pair sorted: `left_fingers`, `right_fingers`, `table`, and the task's objects."""
+
+
+@dataclass(frozen=True)
+class Spawn:
+    """A rectangle (m) in which an object's centre lies, upright, at the height where it rests."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    z: float
+
+
+class Scene(Protocol):
+    """A task: objects with free joints, where they start, and how far an episode has come."""
+
+    objects: ClassVar[dict[str, Spawn]]
+    instruction: ClassVar[str]
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        """Add the objects' bodies, named as in `objects`."""
+
+    def part(self, geom: str) -> str | None:
+        """What a geom counts as in `Touching`, or None where contacts do not matter."""
+
+    def reward(self, touching: Touching) -> int:
+        """0 to 4, of this instant alone."""
+
+
+class TransferCube:
+    """A red cube is picked up by the right arm and handed over to the left one, in the air.
+
+    Reward: 1 the right fingers touch the cube, 2 and it is off the table, 3 the left fingers touch it,
+    4 and it is off the table.
+    """
+
+    objects: ClassVar[dict[str, Spawn]] = {"cube": Spawn((0.0, 0.2), (0.4, 0.6), 0.02)}
+    instruction: ClassVar[str] = "Pick up the red cube with the right arm and hand it over to the left arm."
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        spec.add_material(name="cube", rgba=(0.84, 0.13, 0.11, 1), specular=0.2, shininess=0.3)
+        _box(_free_body(spec, "cube", self.objects["cube"]), "cube", (0.02, 0.02, 0.02), (0, 0, 0), "cube", 0.05)
+
+    def part(self, geom: str) -> str | None:
+        return "cube" if geom == "cube" else None
+
+    def reward(self, touching: Touching) -> int:
+        lifted = ("cube", "table") not in touching
+        if ("cube", "left_fingers") in touching:
+            return 4 if lifted else 3
+        if ("cube", "right_fingers") in touching:
+            return 2 if lifted else 1
+        return 0
+
+
+class Insertion:
+    """The right arm's peg is pushed into the left arm's socket, in the air, until it meets the pin inside.
+
+    Reward: 1 each arm's fingers touch their part, 2 and both parts are off the table, 3 peg and socket
+    touch while both are off the table, 4 the peg touches the pin.
+    """
+
+    objects: ClassVar[dict[str, Spawn]] = {
+        "peg": Spawn((0.1, 0.2), (0.4, 0.6), 0.01),
+        "socket": Spawn((-0.2, -0.1), (0.4, 0.6), 0.022),
+    }
+    instruction: ClassVar[str] = "Pick up the peg and the socket and insert the peg into the socket in the air."
+
+    def build(self, spec: mujoco.MjSpec) -> None:
+        spec.add_material(name="peg", rgba=(0.84, 0.13, 0.11, 1), specular=0.2, shininess=0.3)
+        spec.add_material(name="socket", rgba=(0.12, 0.30, 0.72, 1), specular=0.2, shininess=0.3)
+        _box(_free_body(spec, "peg", self.objects["peg"]), "peg", (0.06, 0.01, 0.01), (0, 0, 0), "peg", 0.05)
+        socket = _free_body(spec, "socket", self.objects["socket"])
+        for name, size, pos in (
+            ("socket_floor", (0.06, 0.018, 0.002), (0, 0, -0.02)),
+            ("socket_roof", (0.06, 0.018, 0.002), (0, 0, 0.02)),
+            ("socket_far", (0.06, 0.002, 0.022), (0, 0.02, 0)),
+            ("socket_near", (0.06, 0.002, 0.022), (0, -0.02, 0)),
+        ):
+            _box(socket, name, size, pos, "socket", 0.01)
+        _box(socket, "pin", (0.04, 0.01, 0.01), (0, 0, 0), "peg", 0.01)
+
+    def part(self, geom: str) -> str | None:
+        if geom.startswith("socket_"):
+            return "socket"
+        return geom if geom in {"peg", "pin"} else None
+
+    def reward(self, touching: Touching) -> int:
+        lifted = ("peg", "table") not in touching and ("socket", "table") not in touching
+        held = ("left_fingers", "socket") in touching and ("peg", "right_fingers") in touching
+        if ("peg", "pin") in touching:
+            return 4
+        if ("peg", "socket") in touching and lifted:
+            return 3
+        if held:
+            return 2 if lifted else 1
+        return 0
+
+
+SCENES: dict[str, type[TransferCube] | type[Insertion]] = {"transfer_cube": TransferCube, "insertion": Insertion}
+
+
+def scene(name: str) -> Scene:
+    """The task called `name`.
+
+    Raises:
+        ConfigError: no such scene; names the nearest.
+    """
+    if name not in SCENES:
+        raise ConfigError(f"no simulated scene '{name}'. {nearest(name, SCENES)}")
+    return SCENES[name]()
+
+
+def environment_state_names(task: Scene) -> tuple[str, ...]:
+    """Names of the true poses in `environment_state`: position (m) and unit quaternion, world frame."""
+    return tuple(f"{name}_{axis}" for name in task.objects for axis in ("x", "y", "z", "qw", "qx", "qy", "qz"))
+
+
+def spawn(task: Scene, rng: np.random.Generator) -> dict[str, Array]:
+    """A random pose (7,) of each object: position within its spawn region, upright."""
+    return {
+        name: np.array([rng.uniform(*region.x), rng.uniform(*region.y), region.z, 1.0, 0.0, 0.0, 0.0])
+        for name, region in task.objects.items()
+    }
+
+
+def _free_body(spec: mujoco.MjSpec, name: str, region: Spawn) -> mujoco.MjsBody:
+    body = spec.worldbody.add_body(name=name, pos=(np.mean(region.x), np.mean(region.y), region.z))
+    body.add_freejoint(name=name)
+    return body
+
+
+def _box(
+    body: mujoco.MjsBody,
+    name: str,
+    size: tuple[float, float, float],
+    pos: tuple[float, float, float],
+    material: str,
+    mass: float,
+) -> None:
+    body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=size,
+        pos=pos,
+        material=material,
+        mass=mass,
+        group=1,
+        **GRIP,
+    )
