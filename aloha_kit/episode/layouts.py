@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aloha_kit.core import Contract, EpisodeError, joint_names
-from aloha_kit.episode.schema import SCHEMA
+from aloha_kit.episode.schema import CLASSIC, SCHEMA
 
 OURS, ALOHA, ACT_SIM = "aloha_kit", "aloha", "act_sim"
 MOBILE_ALOHA, COBOT_MAGIC = "mobile_aloha", "cobot_magic"
@@ -37,7 +37,7 @@ def detect(file: Any, path: object) -> Layout:
         EpisodeError: none that is known; lists what the file has.
     """
     schema = file.attrs.get("schema")
-    if schema is not None and schema != SCHEMA:
+    if schema not in (None, SCHEMA, CLASSIC):
         raise EpisodeError(f"{path} has schema '{schema}', this version reads '{SCHEMA}' and the ALOHA family's files")
     for key in ("action", "observations/qpos"):
         if key not in file:
@@ -55,7 +55,7 @@ def detect(file: Any, path: object) -> Layout:
         for group in ("images_depth", "depths")  # the second: an older Cobot Magic recorder
         for name in file.get(f"observations/{group}", {})
     }
-    return Layout(_name(file, schema, depth), compressed, cameras, depth, schema is not None)
+    return Layout(_name(file, schema, depth), compressed, cameras, depth, schema == SCHEMA)
 
 
 def derive_contract(

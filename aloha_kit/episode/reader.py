@@ -132,7 +132,10 @@ class Episode:
 
     @property
     def stamps(self) -> dict[str, npt.NDArray[np.int64]]:
-        """Capture times in ns, {stream: (frames,)}; `command` has (T,). Empty in foreign files; -1 is "none"."""
+        """Capture times in ns, {stream: (frames,)}, `command` (T,); `NO_STAMP` where there was none.
+
+        Empty in foreign files.
+        """
         with self._lock:
             names: list[str] = []
             group = self._handle().get("stamps")
@@ -216,7 +219,18 @@ class Episode:
         if not self._layout.compressed:
             self._camera(camera)
             return None
-        return self._frame(camera, i).tobytes().rstrip(b"\0")  # a JPEG ends FF D9, padding is zeros
+        return self.encoded(camera, i)
+
+    def encoded(self, camera: str, i: int) -> bytes:
+        """Frame i as it lies in the file: JPEG without its padding, or raw pixels."""
+        data = self._frame(camera, i).tobytes()
+        return data.rstrip(b"\0") if self._layout.compressed else data  # a JPEG ends FF D9, padding is zeros
+
+    def rows(self, camera: str) -> int:
+        """How many frames a camera has; `frames` in a sound file."""
+        with self._lock:
+            self._handle()
+            return int(self._camera(camera).shape[0])
 
     def depth(self, camera: str, i: int) -> Depth:
         """Frame i of a depth camera as (H, W) uint16 mm.

@@ -14,8 +14,10 @@ import numpy.typing as npt
 from aloha_kit.core import Contract, EpisodeError, Observation
 
 SCHEMA = "aloha_kit/1"
+CLASSIC = "aloha_kit/1-classic"  # an export with as many observations as actions, the last one dropped
 PARTIAL = ".partial"  # the journal of an episode that is not committed yet
 TEMPORARY = ".tmp"  # an HDF5 file being built; never a record of anything
+NO_STAMP = -(2**63)  # in a stamp's place: this stream was not stamped here (a virtual clock may well be negative)
 
 _NAME = re.compile(r"episode_(\d+)\.hdf5")
 
@@ -139,7 +141,7 @@ def base_size(contract: Contract) -> int:
 def fill_row(
     layout: RowLayout, observation: Observation, action: npt.ArrayLike | None, reward: float
 ) -> npt.NDArray[np.void]:
-    """One row as a record of `layout.dtype`; a reset has no action (zeros) and no command stamp (-1).
+    """One row as a record of `layout.dtype`; a reset has no action (zeros) and no command stamp.
 
     Raises:
         EpisodeError: a missing or differently shaped entry; a stamp of an unknown stream.
@@ -165,5 +167,5 @@ def fill_row(
     unknown = set(stamps) - set(layout.streams)
     if unknown:
         raise EpisodeError(f"stamps of unknown streams {sorted(unknown)}; this episode began with {layout.streams}")
-    row["stamps"] = [stamps.get(name, -1) for name in layout.streams]
+    row["stamps"] = [stamps.get(name, NO_STAMP) for name in layout.streams]
     return row

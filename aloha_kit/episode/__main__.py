@@ -1,0 +1,237 @@
+"""`python -m aloha_kit.episode validate|recover|info|stats|export`: look after recorded episodes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+from tqdm import tqdm
+
+from aloha_kit.core import AlohaKitError, EpisodeError
+from aloha_kit.episode import edit, summary
+from aloha_kit.episode import recover as recovery
+from aloha_kit.episode.findings import Bounds
+from aloha_kit.episode.schema import list_episodes
+from aloha_kit.episode.validate import sources, validate
+
+Source = tyro.conf.Positional[Path]
+
+
+@dataclass(frozen=True)
+class Validate:
+    """Check episodes: shapes, finite values, time, cameras, actions. Exit status 1 if one has an error."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    json: bool = False
+    """Print JSON for programs."""
+    strict: bool = False
+    """Count warnings as errors."""
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def run(self) -> int:
+        verdicts = [validate(path, self.bounds) for path in _progress(_some(sources(self.source), self.source))]
+        if self.json:
+            _print_json([verdict.to_mapping() for verdict in verdicts])
+        else:
+            rows = [
+                [v.path.name if i == 0 else "", str(v.steps) if i == 0 else "", *line]
+                for v in verdicts
+                for i, line in enumerate([[f.level, f.check, f.message] for f in v.findings] or [["ok", "", ""]])
+            ]
+            print(_table(["episode", "steps", "verdict", "check", "what"], rows))
+            levels = [v.level for v in verdicts]
+            print(", ".join(f"{levels.count(level)} {level}" for level in ("ok", "warning", "error")))
+        bad = {"error", "warning"} if self.strict else {"error"}
+        return int(any(v.level in bad for v in verdicts))
+
+
+@dataclass(frozen=True)
+class Recover:
+    """Turn the journals of interrupted recordings into episodes. Exit status 1 if one could not be."""
+
+    source: Source
+    """A folder, or one episode_<i>.hdf5.partial."""
+    json: bool = False
+    """Print JSON for programs."""
+
+    def run(self) -> int:
+        found = recovery.recover_all(self.source)
+        if self.json:
+            _print_json(
+                [{**vars(r), "journal": str(r.journal), "episode": r.episode and str(r.episode)} for r in found]
+            )
+        elif not found:
+            print(f"nothing to recover in {self.source}")
+        else:
+            rows = [
+                [r.journal.name, r.outcome, str(r.steps), r.episode.name if r.episode else "", r.message] for r in found
+            ]
+            print(_table(["journal", "outcome", "steps", "episode", "what"], rows))
+        return int(any(r.outcome == "failed" for r in found))
+
+
+@dataclass(frozen=True)
+class Info:
+    """Say what each episode is: length, cameras, size, success, task."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    json: bool = False
+    """Print JSON for programs."""
+
+    def run(self) -> int:
+        found, failed = [], 0
+        for path in _some(_episodes(self.source), self.source):
+            try:
+                found.append(summary.info(path))
+            except EpisodeError as error:
+                print(f"error: {error}", file=sys.stderr)
+                failed = 1
+        if self.json:
+            _print_json(found)
+        elif found:
+            print(
+                _table(
+                    ["episode", "steps", "s", "images", "MB", "success", "task", "how it ended"], map(_info_row, found)
+                )
+            )
+            steps, size = sum(i["steps"] for i in found), sum(i["bytes"] for i in found)
+            print(f"{len(found)} episodes, {steps} steps, {size / 1e6:.1f} MB, {_successes(found)}")
+        return failed
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Mean, standard deviation and range of every dimension over all episodes."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    json: bool = False
+    """Print JSON for programs."""
+
+    def run(self) -> int:
+        paths = _some(_episodes(self.source), self.source)
+        found = summary.stats(paths)
+        if self.json:
+            _print_json({stream: s.to_mapping() for stream, s in found.items()})
+            return 0
+        rows = [
+            [stream if i == 0 else "", name, *(f"{getattr(s, key)[i]:.4f}" for key in ("mean", "std", "min", "max"))]
+            for stream, s in found.items()
+            for i, name in enumerate(s.names)
+        ]
+        print(_table(["stream", "dimension", "mean", "std", "min", "max"], rows))
+        print(f"{len(paths)} episodes, {next((s.rows for s in found.values()), 0)} actions")
+        return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Copy episodes: a part of them, with classic row counts, or with raw pixels. Sources are not touched."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    target: tyro.conf.Positional[Path]
+    """The folder to copy into; created if missing, nothing in it is overwritten."""
+    classic: bool = False
+    """As many observations as actions (the last one dropped), for readers that need equal lengths."""
+    raw: bool = False
+    """Decode JPEG into raw pixels, for readers that know no JPEG."""
+    start: int = 0
+    """The first action to keep."""
+    stop: int | None = None
+    """The first action to drop again; all are kept by default."""
+
+    def run(self) -> int:
+        for path in _progress(_some(_episodes(self.source), self.source)):
+            written = edit.export(
+                path, self.target, start=self.start, stop=self.stop, classic=self.classic, raw=self.raw
+            )
+            print(written)
+        return 0
+
+
+Command = Validate | Recover | Info | Stats | Export
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; return the exit status: 0 fine, 1 something is wrong with the episodes."""
+    command: Command = tyro.cli(
+        Command,  # type: ignore[arg-type]  # a union is no type to mypy
+        args=arguments,
+        prog="python -m aloha_kit.episode",
+        description="Look after recorded episodes.",
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+    try:
+        return command.run()
+    except AlohaKitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _episodes(source: Path) -> list[Path]:
+    return [source] if source.is_file() else list_episodes(source)
+
+
+def _some(paths: list[Path], source: Path) -> list[Path]:
+    if not paths:
+        raise EpisodeError(f"no episodes in '{source}'; expected episode_<i>.hdf5 files")
+    return paths
+
+
+def _progress(paths: list[Path]) -> Any:
+    return tqdm(paths, unit="episode", disable=None, leave=False)  # None: only on a terminal
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _info_row(info: dict[str, Any]) -> list[str]:
+    cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in info["cameras"].items()) or "none"
+    success = {None: "?", True: "yes", False: "no"}[info["success"]]
+    seconds = "?" if info["seconds"] is None else f"{info['seconds']:.1f}"
+    reason = str(info["reason"] or "")
+    return [
+        Path(info["path"]).name,
+        str(info["steps"]),
+        seconds,
+        f"{info['images']}: {cameras}",
+        f"{info['bytes'] / 1e6:.1f}",
+        success,
+        str(info["task"] or info["layout"]),
+        reason if len(reason) <= 60 else reason[:59] + "…",
+    ]
+
+
+def _successes(found: Sequence[dict[str, Any]]) -> str:
+    judged = [i["success"] for i in found if i["success"] is not None]
+    return f"{sum(judged)} of {len(judged)} judged ones successful" if judged else "none judged"
+
+
+def _table(heads: list[str], rows: Any) -> str:
+    """Aligned columns; numbers to the right."""
+    lines = [heads, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    numeric = [all(_number(line[i]) for line in lines[1:]) for i in range(len(heads))]
+
+    def form(line: list[str]) -> str:
+        cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([form(heads), "  ".join("-" * width for width in widths), *map(form, lines[1:])])
+
+
+def _number(text: str) -> bool:
+    return not text or text.replace(".", "", 1).lstrip("-").isdigit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

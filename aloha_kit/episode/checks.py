@@ -1,0 +1,230 @@
+"""The checks of `validate`, each a generator of findings about an open episode's vectors and stamps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.episode.findings import Bounds, Finding, graded
+from aloha_kit.episode.layouts import COBOT_MAGIC, OURS
+from aloha_kit.episode.reader import Episode
+from aloha_kit.episode.schema import CLASSIC, NO_STAMP, SCHEMA
+
+Table = npt.NDArray[Any]
+
+
+def tables(episode: Episode) -> dict[str, Table]:
+    """Every vector stream the episode has, (rows, width)."""
+    found = {
+        "action": episode.action,
+        "base_action": episode.base_action,
+        "qpos": episode.qpos,
+        "qvel": episode.qvel,
+        "effort": episode.effort,
+        "base_vel": episode.base_velocity,
+        "environment_state": episode.environment_state,
+    }
+    return {name: table for name, table in found.items() if table is not None}
+
+
+def rate_of(episode: Episode) -> float:
+    """The nominal rate in Hz; 50 where nothing says it."""
+    return episode.rate_hz or 50.0
+
+
+def names_of(episode: Episode, stream: str) -> list[str]:
+    """Names of a stream's columns, numbers where the file does not say them."""
+    contract = episode.contract
+    width = tables(episode)[stream].shape[1]
+    known: tuple[str, ...] = ()
+    if contract is not None:
+        known = contract.action_names if stream == "action" else contract.state_names
+    if stream in ("action", "qpos", "qvel", "effort") and len(known) >= width:
+        return list(known[:width])
+    return [f"{stream}[{i}]" for i in range(width)]
+
+
+def check_shapes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Rows agree with each other and widths with the contract."""
+    steps, frames = episode.length, episode.frames
+    if steps == 0:
+        yield Finding("error", "shapes", "no steps")
+    schema = episode.attrs.get("schema")
+    wanted = (steps + 1,) if schema == SCHEMA else (steps,) if schema == CLASSIC else (steps, steps + 1)
+    if frames not in wanted:
+        yield Finding("error", "shapes", f"{frames} observations with {steps} actions, expected {wanted[0]}")
+    rows = {name: len(table) for name, table in tables(episode).items()}
+    rows |= {f"images/{name}": episode.rows(name) for name in episode.cameras}
+    for name, count in rows.items():
+        expected = steps if name in ("action", "base_action") else frames
+        if count != expected:
+            yield Finding("error", "shapes", f"{name} has {count} rows, expected {expected}")
+    for name, stamps in episode.stamps.items():
+        expected = steps if name == "command" else frames
+        if len(stamps) != expected:
+            yield Finding("error", "shapes", f"stamps/{name} has {len(stamps)} rows, expected {expected}")
+    contract = episode.contract
+    if contract is None:
+        yield Finding("warning", "contract", "does not say its joints, and they are not ALOHA's 14")
+    elif episode.qpos.shape[1] != len(contract.state_names):
+        yield Finding(
+            "error", "shapes", f"qpos has {episode.qpos.shape[1]} entries, the contract {len(contract.state_names)}"
+        )
+    if not episode.cameras:
+        yield Finding("warning", "images", "no cameras")
+
+
+def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """No NaN and no infinity."""
+    for name, table in tables(episode).items():
+        bad = np.argwhere(~np.isfinite(table))
+        if len(bad):
+            row, column = bad[0]
+            yield Finding(
+                "error",
+                "finite",
+                f"{len(bad)} values of {name} are not finite, first: row {row}, {names_of(episode, name)[column]}",
+            )
+
+
+def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Streams, and whole arms, that never change."""
+    for name, table in tables(episode).items():
+        if len(table) < 2 or name in ("base_action", "base_vel"):  # a base may well stand still
+            continue
+        moving = np.ptp(table, axis=0) > 0
+        if not moving.any():
+            vital = name in ("action", "qpos")
+            yield from graded(1 + vital, (1, 2), "constant", f"{name} never changes")
+            continue
+        if name in ("action", "qpos"):
+            names = names_of(episode, name)
+            for arm in sorted({n.split("_")[0] for n in names if "_" in n and not n.startswith("base")}):
+                columns = [i for i, n in enumerate(names) if n.startswith(f"{arm}_")]
+                if not moving[columns].any():
+                    yield Finding("warning", "constant", f"{name} of arm '{arm}' never changes")
+
+
+def check_action(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Actions that are measured joints: a policy would learn to stand still, or to follow a lag-free robot."""
+    action, qpos = episode.action, episode.qpos
+    if action.shape[1] != qpos.shape[1] or len(action) < 2 or len(qpos) < len(action):
+        return
+    moving = np.ptp(action, axis=0) > 0
+    if not moving.any():
+        return
+    for shift, row in ((0, "same"), (1, "next")):
+        pairs = min(len(action), len(qpos) - shift)
+        equal = np.isclose(action[:pairs, moving], qpos[shift : shift + pairs, moving], rtol=0, atol=1e-6)
+        if equal.mean() > 0.99:
+            message = f"the action equals qpos of the {row} row: measured joints were recorded as commands"
+            yield from graded(2 - shift, (1, 2), "action", message)
+            return
+
+
+def check_gripper(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Normalised grippers stay near [0, 1]."""
+    contract = episode.contract
+    if episode.layout == COBOT_MAGIC or contract is None or not contract.units.get("gripper", "").startswith("0"):
+        return
+    for name in ("qpos", "action"):
+        for column, joint in enumerate(names_of(episode, name)):
+            if not joint.endswith("gripper"):
+                continue
+            low, high = float(tables(episode)[name][:, column].min()), float(tables(episode)[name][:, column].max())
+            message = f"{joint} of {name} spans {low:.2f} to {high:.2f}; normalised, 0 is closed and 1 is open"
+            yield from graded(max(-low, high - 1), bounds.gripper, "gripper", message)
+
+
+def check_jumps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Joints that move further in one row than an arm can."""
+    for name, limits in (("qpos", bounds.state_jump), ("action", (bounds.action_jump, np.inf))):
+        table, names = tables(episode)[name], names_of(episode, name)
+        joints = [i for i, joint in enumerate(names) if not joint.endswith("gripper") and not joint.startswith("base")]
+        if len(table) < 2 or not joints:
+            continue
+        steps = np.abs(np.diff(table[:, joints].astype(np.float64), axis=0))
+        if not np.isfinite(steps).all():
+            continue  # reported by the finite check
+        row, column = np.unravel_index(int(steps.argmax()), steps.shape)
+        worst = float(steps[row, column])
+        message = f"{names[joints[column]]} of {name} jumps {worst:.2f} rad from row {row} to {row + 1}"
+        yield from graded(worst, limits, "jump", message)
+
+
+def check_stamps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Time runs forward and no stream stands still."""
+    stamps = episode.stamps
+    if not stamps:
+        if episode.layout == OURS:
+            yield Finding("error", "stamps", "no stamps")
+        return
+    for name, values in stamps.items():
+        known = values[values != NO_STAMP]
+        if len(known) < len(values) - (name == "deadline"):
+            yield Finding("warning", "stamps", f"{name} has no stamp in {len(values) - len(known)} rows")
+        steps = np.diff(known)
+        if (steps < 0).any():
+            row = int(np.argmax(steps < 0))
+            yield Finding("error", "stamps", f"{name} runs backwards by {-steps[row] / 1e6:.1f} ms at row {row + 1}")
+        elif name in ("deadline", "command") and (steps == 0).any():
+            yield Finding("error", "stamps", f"{name} repeats at row {int(np.argmax(steps == 0)) + 1}")
+        elif name not in ("deadline", "command"):
+            longest, row = longest_run(steps == 0)
+            seconds = longest / rate_of(episode)
+            message = f"stream {name} stood still for {seconds:.2f} s from row {row}"
+            yield from graded(seconds, bounds.frozen_s, "stamps", message)
+
+
+def check_skew(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Streams of one row were captured together."""
+    streams = {n: v for n, v in episode.stamps.items() if n not in ("deadline", "command") and len(v) == episode.frames}
+    if len(streams) < 2:
+        return
+    matrix = np.stack(list(streams.values()))
+    matrix = matrix[:, (matrix != NO_STAMP).all(axis=0)]
+    if not matrix.size:
+        return
+    offset = (matrix - matrix[0]).astype(np.float64)  # the difference first: stamps need all 64 bits
+    offset -= np.median(offset, axis=0)
+    for name, values in zip(streams, offset, strict=True):
+        skew = float(np.percentile(np.abs(values), 99)) / 1e6
+        period = 1e3 / rate_of(episode)
+        message = f"stream {name} is {skew:.1f} ms from the others (99th percentile; a period is {period:.1f} ms)"
+        yield from graded(skew / period, bounds.skew_periods, "skew", message)
+
+
+def check_rate(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Steps come at the nominal rate, without gaps."""
+    stamps = episode.stamps
+    # When joints were measured tells the rhythm better than deadlines, which are what was meant.
+    whole = (stamps[n] for n in ("qpos", "deadline", *stamps) if n in stamps and (stamps[n] != NO_STAMP).all())
+    times = next(whole, None)
+    nominal = rate_of(episode)
+    if times is None or len(times) < 3 or times[-1] <= times[0]:
+        return
+    steps = np.diff(times) / 1e9
+    rate = (len(times) - 1) / float(steps.sum())
+    yield from graded(abs(rate / nominal - 1), bounds.rate, "rate", f"{rate:.1f} Hz on average, {nominal:g} Hz nominal")
+    row = int(steps.argmax())
+    message = f"{steps[row] * 1e3:.0f} ms between rows {row} and {row + 1}, {1e3 / nominal:.0f} ms nominal"
+    yield from graded(float(steps[row]) * nominal, bounds.gap_periods, "gap", message)
+
+
+def longest_run(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:
+    """Length and first index of the longest run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    if not len(edges):
+        return 0, 0
+    begins, lengths = edges[::2], edges[1::2] - edges[::2]
+    best = int(lengths.argmax())
+    return int(lengths[best]), int(begins[best])
+
+
+def runs(flags: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """[begin, end) of every run of True."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], flags, [False]])))
+    return [(int(a), int(b)) for a, b in zip(edges[::2], edges[1::2], strict=True)]

@@ -1,0 +1,106 @@
+"""Copies of episodes for other needs: part of one, the classic row count, raw pixels. Sources stay as they are."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.episode import files
+from aloha_kit.episode.reader import Episode
+from aloha_kit.episode.schema import CLASSIC, index_of, partial_path, SCHEMA
+
+_PER_STEP = {"action", "base_action", "reward", "stamps/command"}
+_ROWS = 32  # copied at a time
+
+
+def export(
+    source: Path, folder: Path, *, start: int = 0, stop: int | None = None, classic: bool = False, raw: bool = False
+) -> Path:
+    """Copy an episode into `folder` under the same index (or the lowest free one where the name has none).
+
+    Args:
+        start, stop: keep the actions [start, stop) and the observations around them.
+        classic: drop the last observation, so that all data sets have T rows, for readers that need that.
+        raw: decode JPEG, for readers that know raw pixels only (ACT's).
+
+    Raises:
+        EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
+    """
+    with Episode.open(source) as episode:
+        stop = episode.length if stop is None else stop
+        if not 0 <= start < stop <= episode.length:
+            raise EpisodeError(
+                f"{source} has steps 0 to {episode.length - 1}; cannot keep [{start}, {stop}): "
+                f"expected 0 <= start < stop <= {episode.length}"
+            )
+        extra = 0 if classic or episode.frames == episode.length else 1
+        path, reservation = files.reserve(folder, index_of(source))
+        temporary = files.temporary_path(path)
+        try:
+            with h5py.File(temporary, "w") as target, h5py.File(source, "r", locking=False) as old:
+                _copy(old, target, episode, (start, stop), (start, stop + extra), raw)
+                if episode.attrs.get("schema") == SCHEMA and not extra:
+                    target.attrs["schema"] = CLASSIC
+                target.attrs["edited"] = json.dumps(
+                    {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
+                )
+            files.commit(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            partial_path(path).unlink(missing_ok=True)
+            os.close(reservation)
+    return path
+
+
+def _copy(old: Any, target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int], raw: bool) -> None:
+    decode = raw and episode.compressed
+    for key, value in old.attrs.items():
+        if not (decode and key == "jpeg_quality"):
+            target.attrs[key] = value
+    if decode:
+        target.attrs["compress"] = False
+
+    def visit(name: str, data: Any) -> None:
+        if not isinstance(data, h5py.Dataset):
+            return
+        if name == "compress_len":
+            if not decode:
+                target[name] = data[:, slice(*frames)]
+        elif decode and name.startswith("observations/images/"):
+            _decode(target, name, episode, frames)
+        elif data.shape and data.shape[0] in (episode.length, episode.frames):
+            _rows(target, name, data, steps if name in _PER_STEP else frames)
+        else:
+            old.copy(data, target, name)
+
+    old.visititems(visit)
+
+
+def _rows(target: Any, name: str, data: Any, span: tuple[int, int]) -> None:
+    begin, end = span
+    new = target.create_dataset(
+        name,
+        (end - begin, *data.shape[1:]),
+        data.dtype,
+        chunks=data.chunks
+        and tuple(min(a, b) for a, b in zip(data.chunks, (end - begin, *data.shape[1:]), strict=True)),
+        compression=data.compression,
+        compression_opts=data.compression_opts,
+        shuffle=data.shuffle,
+    )
+    for at in range(begin, end, _ROWS):
+        new[at - begin : min(at + _ROWS, end) - begin] = data[at : min(at + _ROWS, end)]
+
+
+def _decode(target: Any, name: str, episode: Episode, span: tuple[int, int]) -> None:
+    camera = name.rsplit("/", 1)[1]
+    begin, end = span
+    new = target.create_dataset(name, (end - begin, *episode.image_size(camera), 3), np.uint8)
+    for i in range(begin, end):
+        new[i - begin] = episode.image(camera, i)

@@ -1,0 +1,106 @@
+"""Interrupted recordings become episodes with every step that reached their journal."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.episode import files
+from aloha_kit.episode.convert import finish
+from aloha_kit.episode.journal import Contents, scan
+from aloha_kit.episode.reader import Episode
+from aloha_kit.episode.schema import list_partials, PARTIAL
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What became of one journal."""
+
+    journal: Path
+    outcome: Literal["recovered", "finished", "empty", "busy", "failed"]
+    message: str
+    steps: int = 0
+    lost_bytes: int = 0  # after the last whole row: at most the rows that were being written
+    episode: Path | None = None
+
+
+def recover_all(source: str | Path) -> list[Recovery]:
+    """Recover every journal of a folder, or one journal.
+
+    Raises:
+        EpisodeError: neither a folder nor a journal.
+    """
+    source = Path(source)
+    if source.is_file() and source.name.endswith(PARTIAL):
+        return [recover(source)]
+    if source.is_file():
+        raise EpisodeError(f"'{source}' is not a journal; those are called episode_<i>.hdf5{PARTIAL}")
+    return [recover(journal) for journal in list_partials(source)]
+
+
+def recover(journal: Path) -> Recovery:
+    """Turn one journal into an episode and remove it.
+
+    - "recovered": committed, under its own index unless another episode has taken that meanwhile.
+    - "finished": the episode had been committed already; only the journal was left over.
+    - "empty": not one step was recorded; the journal is removed.
+    - "busy": a live process is writing it; nothing is touched.
+    - "failed": not readable, or the disk refuses; the journal is kept.
+    """
+    try:
+        fd = os.open(journal, os.O_RDWR)
+    except OSError as error:
+        return Recovery(journal, "failed", str(error))
+    try:
+        if not files.lock(fd) or not files.is_at(fd, journal):
+            return Recovery(journal, "busy", "being written by a live process; left alone")
+        return _recover(journal, fd)
+    except (EpisodeError, OSError) as error:
+        return Recovery(journal, "failed", str(error))
+    finally:
+        os.close(fd)
+
+
+def inspect(journal: Path) -> tuple[Contents | None, bool]:
+    """What a journal holds, and whether a live process is writing it; changes nothing.
+
+    Raises:
+        EpisodeError: not a journal, or its header is damaged.
+    """
+    fd = os.open(journal, os.O_RDONLY)
+    try:
+        busy = not files.lock(fd)
+        return scan(fd, journal), busy
+    finally:
+        os.close(fd)
+
+
+def _recover(journal: Path, fd: int) -> Recovery:
+    contents = scan(fd, journal)
+    if contents is None or len(contents.rows) < 2:
+        journal.unlink()
+        return Recovery(journal, "empty", "no step was recorded; journal removed")
+    steps, lost = len(contents.rows) - 1, contents.total_bytes - contents.good_bytes
+    path = journal.with_name(journal.name.removesuffix(PARTIAL))
+    if path.exists():
+        if _same_episode(path, contents):
+            journal.unlink()
+            return Recovery(journal, "finished", "was committed already; journal removed", steps, 0, path)
+        path, reservation = files.reserve(journal.parent, None)
+        os.close(reservation)
+    finish(fd, contents, path)
+    journal.unlink(missing_ok=True)
+    verdict = "whole" if contents.end else "interrupted"
+    tail = f"; {lost} bytes of an unfinished step dropped ({contents.problem})" if lost else ""
+    return Recovery(journal, "recovered", f"{verdict}, {steps} steps{tail}", steps, lost, path)
+
+
+def _same_episode(path: Path, contents: Contents) -> bool:
+    try:
+        with Episode.open(path) as episode:
+            return bool(episode.attrs.get("id") == contents.header["id"] and episode.length == len(contents.rows) - 1)
+    except EpisodeError:
+        return False

@@ -1,0 +1,101 @@
+"""What a folder of episodes holds: one line an episode, and statistics of every dimension across them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.episode.checks import names_of, tables
+from aloha_kit.episode.reader import Episode
+
+Vector = npt.NDArray[np.float64]
+
+
+def info(path: Path) -> dict[str, Any]:
+    """One episode in plain values, ready for JSON.
+
+    Raises:
+        EpisodeError: missing or damaged.
+    """
+    with Episode.open(path) as episode:
+        attrs, rate = episode.attrs, episode.rate_hz
+        return {
+            "path": str(path),
+            "layout": attrs.get("schema", episode.layout),
+            "steps": episode.length,
+            "seconds": None if rate is None else episode.length / rate,
+            "rate_hz": rate,
+            "images": "jpeg" if episode.compressed else "raw",
+            "cameras": {name: list(episode.image_size(name)) for name in episode.cameras},
+            "depth_cameras": list(episode.depth_cameras),
+            "bytes": path.stat().st_size,
+            "success": episode.success,
+            **{key: attrs.get(key) for key in ("reason", "task", "rig", "sim", "instruction", "created", "software")},
+        }
+
+
+@dataclass(frozen=True)
+class StreamStatistics:
+    """Statistics of one vector stream over all rows of all episodes, each (D,)."""
+
+    names: tuple[str, ...]
+    rows: int
+    mean: Vector
+    std: Vector
+    min: Vector
+    max: Vector
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        numbers = {key: getattr(self, key).tolist() for key in ("mean", "std", "min", "max")}
+        return {"names": list(self.names), "rows": self.rows, **numbers}
+
+
+def stats(paths: Sequence[Path]) -> dict[str, StreamStatistics]:
+    """Mean, standard deviation, minimum and maximum of each dimension, one episode in memory at a time.
+
+    Moments of episodes are merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances" (1979), in double precision. A stream of another width
+    than the first episode's is counted apart, under a name that says the width.
+
+    Raises:
+        EpisodeError: a missing or damaged file.
+    """
+    merged: dict[str, tuple[list[str], int, Vector, Vector, Vector, Vector]] = {}
+    for path in paths:
+        with Episode.open(path) as episode:
+            for stream, table in tables(episode).items():
+                if not len(table):
+                    continue
+                data, names = table.astype(np.float64), names_of(episode, stream)
+                new = (names, len(data), data.mean(0), data.var(0) * len(data), data.min(0), data.max(0))
+                known = merged.get(stream)
+                if known is not None and len(known[0]) != len(names):
+                    stream = f"{stream} (width {len(names)})"
+                    known = merged.get(stream)
+                merged[stream] = new if known is None else _merge(known, new)
+    return {
+        stream: StreamStatistics(tuple(names), count, mean, np.sqrt(squares / count), low, high)
+        for stream, (names, count, mean, squares, low, high) in merged.items()
+    }
+
+
+def _merge(
+    a: tuple[list[str], int, Vector, Vector, Vector, Vector], b: tuple[list[str], int, Vector, Vector, Vector, Vector]
+) -> tuple[list[str], int, Vector, Vector, Vector, Vector]:
+    names, n, mean, squares, low, high = a
+    _, m, mean_b, squares_b, low_b, high_b = b
+    total, delta = n + m, mean_b - mean
+    return (
+        names,
+        total,
+        mean + delta * (m / total),
+        squares + squares_b + delta**2 * (n * m / total),
+        np.minimum(low, low_b),
+        np.maximum(high, high_b),
+    )

@@ -1,0 +1,73 @@
+"""A verdict on every file of a folder: fit to train on, doubtful, or not usable."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from aloha_kit.core import AlohaKitError, EpisodeError
+from aloha_kit.episode import checks
+from aloha_kit.episode.findings import Bounds, Finding, Verdict
+from aloha_kit.episode.pictures import check_images
+from aloha_kit.episode.reader import Episode
+from aloha_kit.episode.recover import inspect
+from aloha_kit.episode.schema import list_episodes, list_partials, PARTIAL
+
+_FIRST = (checks.check_shapes, checks.check_finite)  # what the others rely on
+_REST = (
+    checks.check_constant,
+    checks.check_action,
+    checks.check_gripper,
+    checks.check_jumps,
+    checks.check_stamps,
+    checks.check_skew,
+    checks.check_rate,
+    check_images,
+)
+
+
+def sources(source: str | Path) -> list[Path]:
+    """The episodes and journals of a folder, or the one file given.
+
+    Raises:
+        EpisodeError: neither a folder nor a file.
+    """
+    source = Path(source)
+    if source.is_file():
+        return [source]
+    return [*list_episodes(source), *list_partials(source)]
+
+
+def validate(path: Path, bounds: Bounds = Bounds()) -> Verdict:  # noqa: B008 - frozen
+    """Check one file; whatever is wrong becomes a finding, never an exception."""
+    if path.name.endswith(PARTIAL):
+        return _journal(path)
+    try:
+        with Episode.open(path) as episode:
+            return Verdict(path, episode.length, tuple(_findings(episode, bounds)))
+    except AlohaKitError as error:
+        return Verdict(path, 0, (Finding("error", "file", str(error)),))
+
+
+def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    serious = False
+    for check in _FIRST:
+        for finding in check(episode, bounds):
+            serious |= finding.level == "error"
+            yield finding
+    if serious:
+        return  # the other checks would only repeat it in odder words
+    for check in _REST:
+        yield from check(episode, bounds)
+
+
+def _journal(path: Path) -> Verdict:
+    try:
+        contents, busy = inspect(path)
+    except (EpisodeError, OSError) as error:
+        return Verdict(path, 0, (Finding("error", "journal", str(error)),))
+    steps = max(0, len(contents.rows) - 1) if contents else 0
+    if busy:
+        return Verdict(path, steps, (Finding("warning", "journal", f"being recorded; {steps} steps so far"),))
+    message = f"recording was interrupted; {steps} steps can be recovered (subcommand recover)"
+    return Verdict(path, steps, (Finding("error", "journal", message),))
