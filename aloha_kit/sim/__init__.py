@@ -1,9 +1,15 @@
 """The bimanual rig in MuJoCo: `SimEnv`, its scenes, and scripted experts that solve them.
 
-Usable alone: needs core, MuJoCo, dm_control and the arm meshes of the package gym-aloha 0.1.3.
+Usable alone: needs core, MuJoCo, dm_control, mink and the arm meshes of the package gym-aloha 0.1.3.
 """
 
-from aloha_kit.sim.environment import SimEnv
-from aloha_kit.sim.expert import expert_for, ScriptedExpert
+import os
+import sys
+
+if sys.platform == "linux":  # servers and robots have no display; MuJoCo reads this once, when it loads
+    os.environ.setdefault("MUJOCO_GL", "egl")
+
+from aloha_kit.sim.environment import SimEnv  # noqa: E402
+from aloha_kit.sim.expert import expert_for, ScriptedExpert  # noqa: E402
 
 __all__ = ["ScriptedExpert", "SimEnv", "expert_for"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-
-import numpy as np
-import numpy.typing as npt
-
-os.environ.setdefault("MUJOCO_GL", "egl")  # no display on robots and servers; a user's own choice stays
+import sys
 
 import mujoco
+import numpy as np
+import numpy.typing as npt
 from dm_control.mujoco import Physics
+
+from aloha_kit.core import ConfigError
 
 DRAWN_GROUPS = (0, 1, 2)  # group 3 holds collision shapes, 4 helper sites
 
@@ -45,7 +46,18 @@ class Pictures:
     def _make(self, height: int, width: int) -> mujoco.Renderer:
         model = self._physics.model.ptr
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
-        return mujoco.Renderer(model, height, width)
+        if "torch" in sys.modules:
+            # torch's compiler and software OpenGL bring one LLVM each: torch's has to come first, or the
+            # first optimiser after the first picture ends the process
+            importlib.import_module("torch._dynamo")
+        try:
+            return mujoco.Renderer(model, height, width)
+        except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
+            raise ConfigError(
+                f"no OpenGL context for pictures ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; "
+                "without a display it has to be 'egl' before MuJoCo is first imported, and the system needs "
+                "an EGL library (Debian: apt install libegl1)"
+            ) from error
 
     def close(self) -> None:
         """Free the GL contexts; drawing again makes new ones."""
