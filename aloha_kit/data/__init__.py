@@ -1,0 +1,1 @@
+"""Episodes to training batches: index, statistics, order, frames and augmentation. Needs torch."""

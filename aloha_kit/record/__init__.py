@@ -1,0 +1,1 @@
+"""Demonstrations to episodes: a policy, an environment, and the episode writer watching."""

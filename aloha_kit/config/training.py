@@ -1,0 +1,101 @@
+"""How a policy is trained: everything that is not the network itself. The field texts are what `--help` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Optimisation, data and checkpoints of one run. Defaults are the improved ones; the reference's are noted."""
+
+    # how long
+    num_steps: int = 20_000
+    """Optimiser steps, unless --num_epochs is given."""
+    num_epochs: int | None = None
+    """Passes over the training data (see --sampling), in place of --num_steps."""
+    time_limit_s: float | None = None
+    """Stop after so many seconds of training; the schedule follows the clock where that is ahead."""
+
+    # optimisation
+    batch_size: int = 8
+    """Samples a step."""
+    lr: float = 1e-4
+    """Learning rate (AdamW); the reference takes 1e-5 at batch 8."""
+    lr_backbone: float | None = None
+    """Learning rate of the image backbones; --lr when not given."""
+    weight_decay: float = 1e-4
+    """AdamW's decoupled weight decay."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """Learning rate over the run, after a linear warm-up: constant (reference), or half a cosine down to 0."""
+    warmup_steps: int = 500
+    """Steps of linear warm-up; at most a tenth of the run."""
+    grad_clip: float = 10.0
+    """Largest gradient norm, 0 to leave gradients alone (reference)."""
+    ema: float = 0.0
+    """Decay of the averaged weights that are validated and deployed, 0 for none; 0.999 suits long runs."""
+    amp: bool = False
+    """bf16 autocast: on GPUs with bf16 about twice as fast; checkpoints and optimiser stay fp32."""
+
+    # data
+    sampling: Literal["all_steps", "one_per_episode"] = "all_steps"
+    """An epoch: every step of every episode, or one random start an episode (reference)."""
+    action_offset: int | None = None
+    """First target at step t: the action of t (0), or of t-1 (1, as for real ALOHA's files). None: by file."""
+    include_failed: bool = False
+    """Train also on episodes that are marked as failures."""
+    val_fraction: float = 0.1
+    """Share of the episodes kept for validation (reference: 0.2); 0 for none."""
+    augment: bool = True
+    """Image augmentation: crop 95 %, rotate ±5°, jitter brightness 0.3, contrast 0.4, saturation 0.5."""
+    cache: Literal["disk", "none"] = "disk"
+    """Frames decoded once into a memory-mapped file, or decoded each time they are needed."""
+    cache_dir: str | None = None
+    """Where the frame cache lies; a folder .cache beside the episodes when not given."""
+    workers: int | None = None
+    """Threads that decode frames; the cores of the machine when not given."""
+
+    # what is kept and when
+    val_every: int = 500
+    """Steps between validations."""
+    val_batches: int = 20
+    """Most batches a validation looks at, evenly spread over the validation episodes."""
+    save_every: int = 0
+    """Steps between checkpoints that are kept for good (step_N), 0 for none; last and best are always kept."""
+    eval_every: int = 0
+    """Steps between rollouts in simulation, 0 for none; best is then the checkpoint that succeeds most."""
+    eval_rollouts: int = 10
+    """Rollouts of such an evaluation."""
+    temporal_agg: bool = False
+    """Those rollouts ask the policy every step and average its overlapping chunks."""
+
+    # machine
+    seed: int = 0
+    """Decides initial weights, split, order, augmentation and dropout."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, mps; auto takes the GPU where there is one."""
+    threads: int | None = None
+    """CPU threads of one operation (torch.set_num_threads)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "val_every", "val_batches", "eval_rollouts"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
+        for name in ("num_epochs", "workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, given {value}")
+        for name in ("warmup_steps", "save_every", "eval_every", "weight_decay", "grad_clip"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} cannot be negative, given {getattr(self, name)}")
+        if not self.lr > 0 or (self.lr_backbone is not None and self.lr_backbone < 0):
+            raise ValueError(f"learning rates must be positive, given lr {self.lr}, lr_backbone {self.lr_backbone}")
+        if self.time_limit_s is not None and not self.time_limit_s > 0:
+            raise ValueError(f"time_limit_s must be positive, given {self.time_limit_s}")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema is a decay in [0, 1), given {self.ema}")
+        if not 0 <= self.val_fraction < 1:
+            raise ValueError(f"val_fraction must lie in [0, 1), given {self.val_fraction}")
+        if self.action_offset not in {None, 0, 1}:
+            raise ValueError(f"action_offset must be 0 or 1, given {self.action_offset}")

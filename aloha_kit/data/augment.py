@@ -1,0 +1,80 @@
+"""Image augmentation of a whole batch on its device, with a draw of its own for every picture.
+
+What the field does (ACT++): a random crop of 95 % resized back, rotation by up to 5°, brightness 0.3, contrast 0.4,
+saturation 0.5. torchvision's v2 transforms draw once a call, hence once a batch, and looping them over the samples
+costs a dozen small operations each; crop, resize and rotation are one affine map, so one `grid_sample` does all three
+for all samples, and interpolates once rather than twice. The colour arithmetic is that of torchvision (tested against
+its v2 kernels), in the fixed order brightness, contrast, saturation. Every camera of a sample is drawn separately.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aloha_kit.data.batch import Batch
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Amounts; 0 (for `crop`: 1) leaves that aspect alone."""
+
+    crop: float = 0.95  # side of the crop relative to the picture
+    rotate_deg: float = 5.0
+    brightness: float = 0.3
+    contrast: float = 0.4
+    saturation: float = 0.5
+    seed: int = 0
+
+    def __call__(self, batch: Batch, step: int) -> Batch:
+        """The batch with other pictures: (B, 3, H, W) float in [0, 1]. The draws depend on seed and step alone, so a
+        resumed run draws what the uninterrupted one would have."""
+        generator = torch.Generator().manual_seed(hash((self.seed, step)) & 0x7FFF_FFFF_FFFF_FFFF)
+        changed = batch.copy()
+        changed["images"] = {name: self.images(image, generator) for name, image in batch["images"].items()}
+        return changed
+
+    def images(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, 3, H, W) uint8, or float in [0, 1], to float in [0, 1]."""
+        draws = torch.rand(len(images), 6, generator=generator).mul_(2).sub_(1).to(images.device)  # (B, 6) in [-1, 1]
+        pictures = images.float() / 255 if images.dtype == torch.uint8 else images
+        pictures = self._move(pictures, draws[:, :3])
+        return self._recolour(pictures, draws[:, 3:])
+
+    def _move(self, images: Tensor, draws: Tensor) -> Tensor:
+        if self.crop >= 1 and not self.rotate_deg:
+            return images
+        height, width = images.shape[-2:]
+        angle = draws[:, 0] * math.radians(self.rotate_deg)
+        cos, sin = torch.cos(angle), torch.sin(angle)
+        # output to input coordinates, each side scaled to [-1, 1]: hence the aspect ratio in the off-diagonals
+        affine = torch.empty(len(images), 2, 3, device=images.device)
+        affine[:, 0, 0] = affine[:, 1, 1] = self.crop * cos
+        affine[:, 0, 1] = -self.crop * sin * height / width
+        affine[:, 1, 0] = self.crop * sin * width / height
+        affine[:, :, 2] = draws[:, 1:3] * (1 - self.crop)
+        grid = F.affine_grid(affine, list(images.shape), align_corners=False)
+        # the rim repeats what is next to it: black corners would be a feature that deployment never shows
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+    def _recolour(self, images: Tensor, draws: Tensor) -> Tensor:
+        factors = 1 + draws * torch.tensor([self.brightness, self.contrast, self.saturation], device=draws.device)
+        brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
+        if self.brightness:
+            images = (images * brightness).clamp(0, 1)
+        if self.contrast:
+            mean = _grey(images).mean((-3, -2, -1), keepdim=True)
+            images = torch.lerp(mean, images, contrast).clamp(0, 1)
+        if self.saturation:
+            images = torch.lerp(_grey(images), images, saturation).clamp(0, 1)
+        return images
+
+
+def _grey(images: Tensor) -> Tensor:
+    """(B, 1, H, W) luma, ITU-R 601."""
+    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device, dtype=images.dtype)
+    return torch.einsum("bchw,c->bhw", images, weights)[:, None]

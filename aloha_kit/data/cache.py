@@ -1,0 +1,206 @@
+"""The frame cache: every picture decoded and resized once, then mapped into memory for the rest of time.
+
+One file of bytes a camera and size, (rows, 3, H, W), beside an index that says which rows belong to which episode file
+(known by name, size and time of change). Episodes are only ever appended, and an episode counts from the moment its
+rows are on the disk and the index is renamed into place: a build that was interrupted goes on with the next episode.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
+from concurrent.futures import as_completed, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from aloha_kit.core import ConfigError
+from aloha_kit.data.frames import MappedFrames, resized
+from aloha_kit.data.index import EpisodeTable
+from aloha_kit.episode import Episode
+
+Ints = npt.NDArray[np.int64]
+
+_VERSION = 1
+_BLOCK = 64  # frames decoded between writes
+
+
+def key_of(file: Path) -> str:
+    """What an episode file is known by; changes whenever its content does."""
+    status = file.stat()
+    return f"{file.name}:{status.st_size}:{status.st_mtime_ns}"
+
+
+def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
+    """`.cache` beside the episodes, or in `cache_dir` a folder of this data set's own."""
+    data = table.files[0].parent.resolve()
+    if cache_dir is None:
+        return data / ".cache"
+    return Path(cache_dir) / f"{data.name}-{hashlib.sha256(str(data).encode()).hexdigest()[:12]}"
+
+
+def cached_frames(
+    table: EpisodeTable, sizes: Mapping[str, tuple[int, int]], folder: Path, *, workers: int, progress: bool = True
+) -> MappedFrames:
+    """The frames of every row, from the cache in `folder`; what is missing is decoded first, `workers` at a time.
+
+    Raises:
+        ConfigError: the disk is too small (says by how much, and what to do), or the folder cannot be written.
+        EpisodeError: a frame cannot be decoded.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        parts = {camera: _Part(folder, camera, size) for camera, size in sizes.items()}
+        with _locked(folder / "lock"):
+            for part in parts.values():
+                part.load(table)
+            _require_space(folder, sum(part.missing_bytes(table) for part in parts.values()))
+            _fill(table, list(parts.values()), workers, progress)
+    except PermissionError as error:
+        raise ConfigError(
+            f"the frame cache cannot be written: {error}. Give another place with --cache_dir, or use --cache none"
+        ) from error
+    rows = {camera: part.rows(table) for camera, part in parts.items()}
+    return MappedFrames({camera: part.data for camera, part in parts.items()}, sizes, rows)
+
+
+class _Part:
+    """One camera at one size: a file of frames and its index."""
+
+    def __init__(self, folder: Path, camera: str, size: tuple[int, int]) -> None:
+        self._folder = folder
+        self.camera, self.size = camera, size
+        self.frame_bytes = 3 * size[0] * size[1]
+        self._name = f"{camera}_{size[0]}x{size[1]}"
+        self._index = folder / f"{self._name}.json"
+        self._generation = 0
+        self._where: dict[str, tuple[int, int]] = {}  # episode key: first row, number of rows
+        self._lock = threading.Lock()
+
+    @property
+    def data(self) -> Path:
+        """The file of frames."""
+        return self._folder / f"{self._name}.{self._generation}.frames"
+
+    def load(self, table: EpisodeTable) -> None:
+        """Read the index; entries whose bytes are not there do not count."""
+        try:
+            raw = json.loads(self._index.read_text(encoding="utf-8"))
+            if raw["version"] != _VERSION:
+                raise ValueError(f"version {raw['version']}")
+            self._generation = int(raw["generation"])
+            rows = self.data.stat().st_size // self.frame_bytes
+            self._where = {k: (int(a), int(n)) for k, (a, n) in raw["episodes"].items() if int(a) + int(n) <= rows}
+        except FileNotFoundError:
+            self._where = {}
+        except (KeyError, TypeError, ValueError):
+            self._start_over()  # a damaged index is worth nothing, its frames can be decoded again
+        live = {key_of(file) for file in table.files}
+        stale = sum(n for key, (_, n) in self._where.items() if key not in live)
+        if stale > len(table):
+            self._start_over()
+
+    def _start_over(self) -> None:
+        # a new file rather than reused rows: a training run may still have the old one mapped
+        old, self._where = self.data, {}
+        self._generation += 1
+        old.unlink(missing_ok=True)
+
+    def missing(self, table: EpisodeTable) -> list[int]:
+        """Episodes that are not in the file yet."""
+        return [
+            e
+            for e, file in enumerate(table.files)
+            if self._where.get(key_of(file), (0, -1))[1] != int(table.lengths[e])
+        ]
+
+    def missing_bytes(self, table: EpisodeTable) -> int:
+        return int(table.lengths[self.missing(table)].sum()) * self.frame_bytes
+
+    def free_row(self) -> int:
+        """First row behind all that counts; what an interrupted build left there is written over."""
+        return max((first + count for first, count in self._where.values()), default=0)
+
+    def decode(self, file: Path, steps: int, first: int) -> None:
+        """Write the frames of one episode from row `first` on, and make them count."""
+        handle = os.open(self.data, os.O_WRONLY | os.O_CREAT, 0o644)
+        try:
+            with Episode.open(file) as episode:
+                for start in range(0, steps, _BLOCK):
+                    stop = min(start + _BLOCK, steps)
+                    block = np.empty((stop - start, 3, *self.size), np.uint8)
+                    for i in range(start, stop):
+                        block[i - start] = resized(episode.image(self.camera, i), self.size).numpy()
+                    # plain writes: a full disk is an error here, and would be a SIGBUS through a mapping
+                    _write_at(handle, memoryview(block.tobytes()), (first + start) * self.frame_bytes)
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        with self._lock:
+            self._where[key_of(file)] = (first, steps)
+            temporary = self._index.with_suffix(".json.tmp")
+            content = {"version": _VERSION, "generation": self._generation, "episodes": self._where}
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+            os.replace(temporary, self._index)
+
+    def rows(self, table: EpisodeTable) -> Ints:
+        """(N,) where each row of the table lies."""
+        firsts = np.array([self._where[key_of(file)][0] for file in table.files], np.int64)
+        return np.repeat(firsts - table.starts, table.lengths) + np.arange(len(table))
+
+
+def _fill(table: EpisodeTable, parts: list[_Part], workers: int, progress: bool) -> None:
+    """Decode what is missing. Threads, not processes: OpenCV decodes and resizes without the interpreter's lock, and a
+    process would have to load torch first."""
+    jobs: list[tuple[_Part, int, int]] = []
+    for part in parts:
+        row = part.free_row()
+        for episode in part.missing(table):
+            jobs.append((part, episode, row))
+            row += int(table.lengths[episode])
+    if not jobs:
+        return
+    frames = sum(int(table.lengths[episode]) for _, episode, _ in jobs)
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+    try:
+        with tqdm(total=frames, desc="Decoding frames", unit="frame", disable=not progress) as bar:
+            running = {
+                pool.submit(part.decode, table.files[e], int(table.lengths[e]), row): int(table.lengths[e])
+                for part, e, row in jobs
+            }
+            for done in as_completed(running):
+                done.result()
+                bar.update(running[done])
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_at(handle: int, data: memoryview, position: int) -> None:
+    while data:
+        written = os.pwrite(handle, data, position)
+        data, position = data[written:], position + written
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free * 0.95:
+        raise ConfigError(
+            f"the frame cache needs {needed / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free. "
+            "Use a smaller --image_size, fewer cameras, another disk with --cache_dir, or --cache none"
+        )
+
+
+@contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """One build at a time; a second training run waits for the first one's frames instead of decoding them again."""
+    with file.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,199 @@
+"""Episodes as one long table of steps: which rows belong to which file, and every small array in memory."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
+from aloha_kit.data.stats import Accumulator, Moments, Statistics
+from aloha_kit.episode import Episode, list_episodes
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+BASE_NAMES = ("base_linear", "base_angular")
+
+
+@dataclass(frozen=True)
+class EpisodeTable:
+    """N steps of E episodes, concatenated in file order. Row r is step `r - starts[e]` of episode e.
+
+    Images stay in the files (see `frames`); only vectors are kept here, some 200 bytes a step.
+    """
+
+    files: tuple[Path, ...]
+    starts: Ints  # (E,) first row of each episode
+    lengths: Ints  # (E,) steps, i.e. actions, of each episode
+    offsets: Ints  # (E,) the first target of step t is the action of step max(0, t - offset)
+    qpos: Floats  # (N, S) rad, gripper normalised
+    action: Floats  # (N, A); with a mobile base the last two are m/s and rad/s
+    environment_state: Floats | None  # (N, Z), where every episode has it
+    contract: Contract  # cameras: the ones asked for, at their recorded sizes
+    failed: int = 0  # episodes left out because they are marked as failures
+
+    def __len__(self) -> int:
+        return len(self.action)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Cameras in the order they were asked for."""
+        return tuple(self.contract.cameras)
+
+    def episode_of(self, rows: Ints) -> Ints:
+        """Which episode each row belongs to."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
+
+    def rows_of(self, episodes: Iterable[int]) -> Ints:
+        """All rows of some episodes, in order."""
+        pieces = [np.arange(self.starts[e], self.starts[e] + self.lengths[e]) for e in episodes]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+
+    def statistics(self) -> Statistics:
+        """Moments of every vector over all episodes, validation included as in the reference: they describe the
+        data set, and so do not change with the split. One pass in float64."""
+        keys = {"qpos": self.qpos, "action": self.action}
+        if self.environment_state is not None:
+            keys["environment_state"] = self.environment_state
+        moments: dict[str, Moments] = {}
+        for key, values in keys.items():
+            accumulator = Accumulator()
+            for start, length in zip(self.starts, self.lengths, strict=True):
+                accumulator.add(values[start : start + length])
+            moments[key] = accumulator.moments()
+        return Statistics(moments)
+
+    def chunks(self, rows: Ints, length: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """The `length` actions that follow each of B rows: (B, K, A) zero past the episode's end, and (B, K) is_pad."""
+        episode = self.episode_of(rows)
+        first = np.maximum(rows - self.offsets[episode], self.starts[episode])
+        wanted = first[:, None] + np.arange(length)
+        is_pad = wanted >= (self.starts[episode] + self.lengths[episode])[:, None]
+        actions = self.action[np.where(is_pad, 0, wanted)]
+        actions[is_pad] = 0.0
+        return actions, is_pad
+
+
+def read_table(
+    source: str | Path | Sequence[Path],
+    *,
+    cameras: Sequence[str] | None = None,
+    action_offset: int | None = None,
+    include_failed: bool = False,
+) -> EpisodeTable:
+    """Index a folder of episodes, or the given files.
+
+    Args:
+        cameras: which to use, in this order; all of the first episode when None.
+        action_offset: see `EpisodeTable.offsets`; None decides file by file: 1 for files of the real ALOHA, whose
+            observation is taken before the action it is stored with, 0 for simulation and for our own files.
+        include_failed: take episodes that are marked as failures too.
+
+    Raises:
+        EpisodeError: no episode, a damaged file, or a camera that a file has not (says which it has).
+        ContractError: episodes that describe different embodiments; lists the differences by file.
+    """
+    files = list_episodes(Path(source)) if isinstance(source, (str, Path)) else list(source)
+    parts: list[_Part] = []
+    failed = 0
+    for file in files:
+        with Episode.open(file) as episode:
+            if episode.success is False and not include_failed:
+                failed += 1
+                continue
+            parts.append(_read(file, episode, cameras, action_offset))
+    if not parts:
+        where = source if isinstance(source, (str, Path)) else f"the {len(files)} files given"
+        skipped = f"; {failed} are marked as failures (use include_failed)" if failed else ""
+        raise EpisodeError(f"no episode to train on in {where}{skipped}")
+    _require_alike(parts)
+    lengths = np.array([len(p.action) for p in parts], np.int64)
+    with_state = all(p.environment_state is not None for p in parts)
+    contract = parts[0].contract
+    return EpisodeTable(
+        files=tuple(p.file for p in parts),
+        starts=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64),
+        lengths=lengths,
+        offsets=np.array([p.offset for p in parts], np.int64),
+        qpos=np.concatenate([p.qpos for p in parts]),
+        action=np.concatenate([p.action for p in parts]),
+        environment_state=np.concatenate([p.environment_state for p in parts if p.environment_state is not None])
+        if with_state
+        else None,
+        contract=contract if with_state else dataclasses.replace(contract, environment_state_names=()),
+        failed=failed,
+    )
+
+
+def split(episodes: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Training and validation episodes: disjoint, sorted, the same for the same seed.
+
+    At least one episode stays on each side, unless there is only one episode or `val_fraction` is 0.
+    """
+    if episodes < 2 or val_fraction <= 0:
+        return list(range(episodes)), []
+    kept = min(max(round(episodes * val_fraction), 1), episodes - 1)
+    order = np.random.default_rng([seed, 0x5911]).permutation(episodes)
+    return sorted(order[kept:].tolist()), sorted(order[:kept].tolist())
+
+
+@dataclass(frozen=True)
+class _Part:
+    file: Path
+    offset: int
+    qpos: Floats
+    action: Floats
+    environment_state: Floats | None
+    contract: Contract
+
+
+def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_offset: int | None) -> _Part:
+    steps = episode.length
+    if steps < 1:
+        raise EpisodeError(f"{file} holds no action")
+    present = list(episode.cameras)
+    for camera in cameras or ():
+        if camera not in present:
+            raise EpisodeError(f"{file} has no camera '{camera}'. {nearest(camera, present)}")
+    chosen = list(cameras) if cameras is not None else present
+    action = np.asarray(episode.action, np.float32)
+    base = episode.base_action
+    if base is not None:
+        action = np.concatenate([action, np.asarray(base, np.float32)[:steps]], axis=1)
+    qpos = np.asarray(episode.qpos, np.float32)[:steps]
+    state = episode.environment_state
+    contract = episode.contract
+    if contract is None:
+        raise EpisodeError(f"{file} does not tell its joints, cameras and rate; see `python -m aloha_kit.episode info`")
+    names = contract.action_names
+    if len(names) + len(BASE_NAMES) == action.shape[1]:
+        names = (*names, *BASE_NAMES)
+    contract = dataclasses.replace(
+        contract, action_names=names, cameras={camera: contract.cameras[camera] for camera in chosen}
+    )
+    if action_offset is None:
+        ours = "schema" in episode.attrs
+        action_offset = int(not ours and not bool(episode.attrs.get("sim", False)))
+    return _Part(
+        file, action_offset, qpos, action, None if state is None else np.asarray(state, np.float32)[:steps], contract
+    )
+
+
+def _require_alike(parts: Sequence[_Part]) -> None:
+    first = parts[0]
+    lines: list[str] = []
+    for part in parts[1:]:
+        found = first.contract.differences(part.contract)
+        for label, mine, theirs in (("qpos", first.qpos, part.qpos), ("action", first.action, part.action)):
+            if mine.shape[1] != theirs.shape[1]:
+                found.append(f"{label}: {mine.shape[1]} dimensions against {theirs.shape[1]}")
+        lines += [f"{part.file.name}: {difference}" for difference in found]
+    if lines:
+        more = f"\n  … and {len(lines) - 20} more" if len(lines) > 20 else ""
+        listed = "\n  ".join(lines[:20])
+        raise ContractError(f"episodes that differ from {first.file}:\n  {listed}{more}")

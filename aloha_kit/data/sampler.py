@@ -1,0 +1,87 @@
+"""Which steps make up which batch: a pure function of seed and step, so resuming needs nothing but a step number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.data.index import EpisodeTable
+
+Ints = npt.NDArray[np.int64]
+
+
+class Sampler:
+    """Shuffled epochs laid end to end; batch k is the samples k · B to (k + 1) · B of that stream.
+
+    Every epoch shows each sample once, every batch has B samples (one may straddle two epochs), and nothing is
+    remembered between batches. `sampling`: "all_steps" shuffles every step of every episode across episodes and time;
+    "one_per_episode" draws one uniform step an episode an epoch, as the reference does.
+    """
+
+    def __init__(
+        self,
+        table: EpisodeTable,
+        episodes: Iterable[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        sampling: Literal["all_steps", "one_per_episode"] = "all_steps",
+    ) -> None:
+        chosen = np.array(list(episodes), np.int64)
+        if not len(chosen):
+            raise ValueError("no episode to sample from")
+        self.batch_size = batch_size
+        self._seed = seed
+        self._starts, self._lengths = table.starts[chosen], table.lengths[chosen]
+        self._rows = table.rows_of(chosen) if sampling == "all_steps" else None
+        self._drawn: dict[int, Ints] = {}
+
+    @property
+    def epoch_size(self) -> int:
+        """Samples an epoch."""
+        return len(self._starts) if self._rows is None else len(self._rows)
+
+    def steps(self, epochs: float) -> int:
+        """Batches that show at least so many epochs."""
+        return math.ceil(epochs * self.epoch_size / self.batch_size)
+
+    def epoch(self, number: int) -> Ints:
+        """The shuffled rows of one epoch."""
+        if number not in self._drawn:
+            rng = np.random.default_rng([self._seed, number])
+            if self._rows is not None:
+                order = rng.permutation(self._rows)
+            else:
+                order = rng.permutation(self._starts + rng.integers(0, self._lengths))
+            # the stream only moves on; two epochs are enough for a batch that straddles them
+            self._drawn = {n: rows for n, rows in self._drawn.items() if n >= number - 1} | {number: order}
+        return self._drawn[number]
+
+    def batch(self, step: int) -> Ints:
+        """(B,) rows of the batch at a step."""
+        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
+        epochs, places = np.divmod(positions, self.epoch_size)
+        rows = np.empty(self.batch_size, np.int64)
+        for number in np.unique(epochs):
+            here = epochs == number
+            rows[here] = self.epoch(int(number))[places[here]]
+        return rows
+
+    def batches(self, first: int, last: int) -> Iterator[Ints]:
+        """Batches of steps `first` up to, not including, `last`."""
+        return (self.batch(step) for step in range(first, last))
+
+
+def spread(table: EpisodeTable, episodes: Iterable[int], batch_size: int, batches: int) -> list[Ints]:
+    """At most `batches` batches of rows spread evenly over some episodes: the same ones at every validation, so that
+    two validations differ by the weights alone (the reference validates on ten random steps)."""
+    rows = table.rows_of(episodes)
+    count = min(len(rows), batch_size * batches)
+    if not count:
+        return []
+    picked = rows[np.linspace(0, len(rows) - 1, count).round().astype(np.int64)]
+    return [picked[i : i + batch_size] for i in range(0, count, batch_size)]

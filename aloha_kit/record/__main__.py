@@ -1,0 +1,25 @@
+"""`python -m aloha_kit.record --task sim_transfer_cube --num_episodes 50`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from aloha_kit.core import AlohaKitError
+from aloha_kit.record.cli import parse
+from aloha_kit.record.recorder import record
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Record; mistakes of the user end with one message and status 1, an interruption with 130."""
+    try:
+        result = record(parse(argv))
+    except AlohaKitError as error:
+        sys.exit(f"error: {error}")
+    print(result.text())
+    if result.interrupted:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""Many processes, one folder: hands out seeds until enough demonstrations have succeeded."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aloha_kit.config import load, RigConfig
+from aloha_kit.core import AlohaKitError, EpisodeError
+from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.reader import describe_of
+from aloha_kit.loop import sigterm_interrupts, wilson_interval
+from aloha_kit.record.cli import RecordArgs, task_of
+from aloha_kit.record.worker import FAILED, Plan, Verdict, work
+
+
+class RecordingError(AlohaKitError):
+    """Recording cannot go on; what is recorded stays."""
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a session of recording came to."""
+
+    folder: Path
+    present: int  # successful episodes in the folder now
+    verdicts: tuple[Verdict, ...]  # of this session, in the order in which they ended
+    interrupted: bool
+
+    def text(self) -> str:
+        """A line or two for people."""
+        lines = [f"{self.present} episodes in {self.folder}"]
+        if self.verdicts:
+            good, tried = sum(v.success for v in self.verdicts), len(self.verdicts)
+            low, high = wilson_interval(good, tried)
+            lines.append(
+                f"this time: {good} of {tried} succeeded, {good / tried:.1%} "
+                f"(95 % Wilson interval {low:.1%} to {high:.1%})"
+            )
+        if self.interrupted:
+            lines.append("interrupted; the same command goes on from here")
+        return "\n".join(lines)
+
+
+def record(args: RecordArgs, *, show: bool = True) -> Recorded:
+    """Record until the folder holds `num_episodes` successful demonstrations.
+
+    The seeds are the lowest ones from `args.seed` on that were not recorded yet, so an interrupted recording ends with
+    the same episodes as one that ran through.
+
+    Raises:
+        ConfigError: an unknown task, rig, camera or scene.
+        RecordingError: a process failed, or too many demonstrations did.
+    """
+    task = task_of(args)
+    rig = load(RigConfig, "rigs", task.rig)
+    folder = Path(task.dataset_dir.format(task=task.name))
+    folder.mkdir(parents=True, exist_ok=True)
+    present, used = survey(folder, task.name)
+    seeds = (seed for seed in itertools.count(args.seed) if seed not in used)
+    plan = Plan(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures)
+    missing = args.num_episodes - present
+    limit = args.max_attempts or max(3 * args.num_episodes, 10)
+    verdicts: list[Verdict] = []
+    interrupted = False
+    if missing > 0:
+        with tqdm(
+            total=args.num_episodes, initial=present, desc=f"Recording {task.name}", unit="episode", disable=not show
+        ) as bar:
+
+            def judged(verdict: Verdict) -> None:
+                verdicts.append(verdict)
+                good = sum(v.success for v in verdicts)
+                bar.set_postfix_str(f"{good}/{len(verdicts)} succeeded")
+                bar.write(_line(verdict))
+                bar.update(int(verdict.success))
+
+            workers = min(args.workers or os.cpu_count() or 1, missing)
+            interrupted = _run(plan, seeds, missing, limit, workers, judged)
+    good = sum(v.success for v in verdicts)
+    if not interrupted and good < missing and len(verdicts) >= limit:
+        raise RecordingError(
+            f"only {good} of {len(verdicts)} demonstrations succeeded, {missing} were wanted; "
+            f"what was recorded is in {folder}. A smaller --noise, or more --max_attempts, may help"
+        )
+    return Recorded(folder, present + good, tuple(verdicts), interrupted)
+
+
+def survey(folder: Path, task: str) -> tuple[int, set[int]]:
+    """How many successful episodes a folder holds, and the seeds that were recorded, failures put aside included.
+
+    Raises:
+        EpisodeError: a damaged file, or episodes of another task: a data set holds one task.
+    """
+    files = list_episodes(folder)
+    aside = list_episodes(folder / FAILED) if (folder / FAILED).is_dir() else []
+    present, used = 0, set()
+    for file in [*files, *aside]:
+        with Episode.open(file) as episode:
+            recorded = episode.attrs.get("task", task)
+            if recorded != task:
+                raise EpisodeError(
+                    f"{file} is of task '{recorded}', not '{task}'; record into another folder with --dataset_dir"
+                )
+            if (seed := describe_of(episode).get("seed")) is not None:
+                used.add(int(seed))
+            present += episode.success is not False and file.parent == folder
+    return present, used
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    seed: int | None = None  # being recorded now
+
+
+def _run(
+    plan: Plan, seeds: Iterator[int], wanted: int, limit: int, count: int, judged: Callable[[Verdict], None]
+) -> bool:
+    """Keep `count` processes busy until `wanted` successes or `limit` attempts; says whether it was interrupted."""
+    context = multiprocessing.get_context("spawn")  # a fork would share GL and HDF5 state
+    stop = context.Event()
+    workers: list[_Worker] = []
+    good = tried = 0
+
+    def settle(worker: _Worker) -> None:
+        nonlocal good, tried
+        try:
+            answer = worker.pipe.recv()
+        except EOFError:
+            worker.process.join()
+            raise RecordingError(
+                f"a recording process died (exit code {worker.process.exitcode}) at seed {worker.seed}; "
+                "what was recorded stays. Out of memory? Try fewer --workers"
+            ) from None
+        if isinstance(answer, str):
+            raise RecordingError(f"recording seed {worker.seed} failed: {answer}")
+        worker.seed = None
+        if not answer.stopped:
+            good, tried = good + answer.success, tried + 1
+            judged(answer)
+
+    with ExitStack() as stack:
+        stack.callback(lambda: _end(workers))
+        stack.enter_context(sigterm_interrupts())
+        try:
+            for _ in range(count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=work, args=(plan, theirs, stop), daemon=True)
+                process.start()
+                theirs.close()  # so that a dead process shows as the end of its pipe
+                workers.append(_Worker(process, ours))
+            while good < wanted and tried < limit:
+                busy = [worker for worker in workers if worker.seed is not None]
+                for worker in workers:
+                    if worker.seed is None and good + len(busy) < wanted and tried + len(busy) < limit:
+                        worker.seed = next(seeds)
+                        worker.pipe.send(worker.seed)
+                        busy.append(worker)
+                ready = wait([worker.pipe for worker in busy])
+                for worker in busy:
+                    if worker.pipe in ready:
+                        settle(worker)
+        except KeyboardInterrupt:
+            # the episodes under way are given up; what ended in the same moment still counts
+            stop.set()
+            for worker in workers:
+                if worker.seed is not None:
+                    settle(worker)
+            return True
+    return False
+
+
+def _end(workers: list[_Worker]) -> None:
+    for worker in workers:
+        try:
+            worker.pipe.send(None)
+        except OSError:
+            continue
+    for worker in workers:
+        worker.process.join(timeout=10)
+        if worker.process.is_alive():
+            worker.process.terminate()
+            worker.process.join()
+        worker.pipe.close()
+
+
+def _line(verdict: Verdict) -> str:
+    word = "success" if verdict.success else "failure"
+    kept = verdict.file.name if verdict.file else "dropped"
+    if verdict.file and verdict.file.parent.name == FAILED:
+        kept = f"{FAILED}/{kept}"
+    return (
+        f"seed {verdict.seed}: {word}, reward {verdict.final_reward:g} at the end, "
+        f"{verdict.max_reward:g} at most; {kept}"
+    )

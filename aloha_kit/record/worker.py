@@ -1,0 +1,146 @@
+"""One recording process: an environment, and episode after episode into a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Literal
+
+import dm_env
+
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.core import Action, Environment, Observation, Policy, StopEpisode
+from aloha_kit.episode import EpisodeWriter
+from aloha_kit.loop import Outcome, run_episode
+from aloha_kit.rigs import connect
+
+FAILED = "failed"
+"""Folder, inside the data set's, of failed demonstrations that are kept."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every process has to know; small and picklable."""
+
+    task: TaskConfig
+    rig: RigConfig
+    folder: Path
+    noise: float
+    images: Literal["jpeg", "raw"]
+    quality: int
+    keep_failures: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one demonstration went."""
+
+    seed: int
+    success: bool
+    final_reward: float
+    max_reward: float
+    file: Path | None  # where it is kept; None if it was dropped
+    stopped: bool = False  # given up on request, so it says nothing about the expert
+
+
+def record_one(env: Environment, plan: Plan, seed: int, stop: Event | None = None) -> Verdict:
+    """Record the demonstration of one seed; deterministic from the plan and the seed."""
+    from aloha_kit.sim import expert_for, SimEnv  # MuJoCo loads only where something is simulated
+
+    assert isinstance(env, SimEnv)
+    env.seed(seed)
+    policy = _Stoppable(expert_for(env, noise=plan.noise, seed=seed), stop)
+    keeper = Keeper(env, plan, seed)
+    outcome = run_episode(env, policy, [keeper])
+    return Verdict(seed, keeper.success, outcome.final_reward, outcome.max_reward, keeper.file, policy.stopped)
+
+
+class Keeper:
+    """An observer that decides after the last step whether an episode is kept."""
+
+    def __init__(self, env: Environment, plan: Plan, seed: int) -> None:
+        self._env, self._plan, self._seed = env, plan, seed
+        self.success = False
+        self.file: Path | None = None
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        plan = self._plan
+        self._writer = EpisodeWriter(
+            plan.folder,
+            contract=self._env.contract,
+            task=plan.task.name,
+            rig=plan.rig.name,
+            sim=plan.rig.kind == "sim",
+            instruction=plan.task.instruction,
+            images=plan.images,
+            quality=plan.quality,
+            describe={**self._env.describe(), "seed": self._seed, "noise": plan.noise},
+            success_reward=self._env.max_reward,
+        )
+        self._writer.on_reset(timestep)
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        self._writer.on_step(action, timestep)
+
+    def on_end(self, outcome: Outcome) -> None:
+        complete = not outcome.error and outcome.reason == "complete"
+        self.success = complete and outcome.final_reward >= self._env.max_reward
+        if self.success:
+            self._writer.on_end(outcome)
+            self.file = self._writer.path
+        elif complete and self._plan.keep_failures:
+            self._writer.on_end(outcome)
+            self.file = _put_aside(self._writer.path, self._plan.folder / FAILED)
+        else:
+            self._writer.discard()
+
+
+def work(plan: Plan, pipe: Connection, stop: Event) -> None:
+    """Body of a process: seeds come in by the pipe (None ends it), `Verdict`s or an error's text go back."""
+    # the terminal sends Ctrl-C to the whole group; the parent alone decides, by `stop`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
+        try:
+            env = connect(plan.task, plan.rig)
+            with contextlib.closing(env):
+                while (seed := pipe.recv()) is not None:
+                    pipe.send(record_one(env, plan, seed, stop))
+        except Exception as error:
+            pipe.send(f"{type(error).__name__}: {error}")
+
+
+def _put_aside(file: Path, folder: Path) -> Path:
+    """Move a committed episode into a folder, under the lowest index that is free there."""
+    folder.mkdir(exist_ok=True)
+    for index in itertools.count():
+        place = folder / f"episode_{index}.hdf5"
+        try:
+            os.link(file, place)  # unlike a rename, never over another
+        except FileExistsError:
+            continue
+        file.unlink()
+        return place
+    raise AssertionError("counting never ends")
+
+
+class _Stoppable:
+    """A policy that gives up as soon as somebody asks for it."""
+
+    def __init__(self, policy: Policy, stop: Event | None) -> None:
+        self._policy, self._stop = policy, stop
+        self.stopped = False
+
+    def reset(self) -> None:
+        self._policy.reset()
+
+    def act(self, observation: Observation) -> Action:
+        if self._stop is not None and self._stop.is_set():
+            self.stopped = True
+            raise StopEpisode("stopped on request")
+        return self._policy.act(observation)

@@ -1,0 +1,164 @@
+"""The command line of training: one flat list of flags over a policy's and a training file's values.
+
+Light on purpose: neither torch nor the data is loaded before the flags are known to be right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+import yaml
+from tyro.conf import OmitArgPrefixes
+
+from aloha_kit.config import find, from_mapping, load, names, TaskConfig, to_mapping
+from aloha_kit.config.policies import load_policy, policy_from_mapping, PolicyConfig
+from aloha_kit.config.training import TrainConfig
+from aloha_kit.core import ConfigError
+
+SNAPSHOT = "config.yaml"
+"""Name of the file in a run's folder that holds all values the run was started with."""
+
+# Names that ACT and ACT++ gave the same things.
+_REFERENCE = {
+    "--task_name": "--task",
+    "--policy_class": "--policy",
+    "--validate_every": "--val_every",
+    "--resume_ckpt_path": "--resume",
+}
+_ELSEWHERE = {
+    "--eval": "a trained policy is evaluated by `python -m aloha_kit.deploy --ckpt RUN --task TASK`",
+    "--onscreen_render": "rollouts are written as videos; see `python -m aloha_kit.deploy --help`",
+}
+
+NetworkT = TypeVar("NetworkT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArgs(Generic[NetworkT]):
+    """Train a policy on recorded episodes.
+
+    A policy is a file of values, configs/policies/NAME.yaml; where configs/training/NAME.yaml exists it goes with it.
+    Every value below is a flag. ACT's own flags work too (--task_name, --policy_class ACT, --num_epochs, ...).
+    """
+
+    task: str = ""
+    """Task name or YAML path: tells where the episodes are, which cameras count, and what to roll out."""
+    policy: str = "act"
+    """Policy: a name in configs/policies (act, act_cpu, act_reference, cnnmlp, ...) or a YAML path."""
+    recipe: str | None = None
+    """Training values: a name in configs/training or a YAML path; the policy's name when there is such a file."""
+    dataset_dir: str | None = None
+    """Folder of episodes, in place of the task's."""
+    ckpt_dir: str | None = None
+    """Folder of this run; runs/TASK/POLICY when not given."""
+    resume: str | None = None
+    """A run's folder, or one of its checkpoints, to go on with; its values are kept unless given again."""
+    cameras: tuple[str, ...] | None = None
+    """Cameras to use, in place of the task's."""
+    num_episodes: int | None = None
+    """Use only so many episodes, the first ones."""
+    preflight: bool = True
+    """Look for silent mistakes in the data before training; --no_preflight goes without."""
+    preflight_only: bool = False
+    """Look, and stop there."""
+    training: OmitArgPrefixes[TrainConfig]
+    network: OmitArgPrefixes[NetworkT]
+
+
+def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
+    """Flags to values; `--help` and mistakes end the process as usual, naming the nearest flag.
+
+    Raises:
+        ConfigError: an unknown policy, task, file or run.
+    """
+    given = [_rename(word) for word in (sys.argv[1:] if argv is None else argv)]
+    resumed = _value(given, "--resume")
+    default = _snapshot(run_folder(Path(resumed))) if resumed else _fresh(given)
+    # the class is only known once the policy's file was read
+    generic: Any = TrainArgs
+    cls = generic[type(default.network)]
+    try:
+        args: TrainArgs[PolicyConfig] = tyro.cli(
+            cls, prog="python -m aloha_kit.train", default=default, args=given, use_underscores=True
+        )
+    except ValueError as error:  # a dataclass refused a value
+        raise ConfigError(str(error)) from error
+
+
+def run_folder(path: Path) -> Path:
+    """The run that a path names: itself, or the one whose checkpoint it is.
+
+    Raises:
+        ConfigError: neither.
+    """
+    for candidate in (path, path.parent.parent):
+        if (candidate / SNAPSHOT).is_file():
+            return candidate
+    raise ConfigError(f"'{path}' is not a training run: it should hold {SNAPSHOT} and a folder checkpoints")
+
+
+def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
+    """All values as plain ones, for YAML; inverse of what `--resume` reads."""
+    values = to_mapping(dataclasses.replace(args, resume=None))
+    values["network"] = {"kind": args.network.kind, **values["network"]}
+    return values
+
+
+def _fresh(given: Sequence[str]) -> TrainArgs[PolicyConfig]:
+    policy = _value(given, "--policy") or "act"
+    if policy not in names("policies") and policy.lower() in names("policies"):
+        policy = policy.lower()  # ACT, CNNMLP: classes in the reference, files here
+    recipe = _value(given, "--recipe") or (Path(policy).stem if Path(policy).stem in names("training") else None)
+    training = load(TrainConfig, "training", recipe) if recipe else TrainConfig()
+    return TrainArgs(policy=policy, recipe=recipe, training=training, network=load_policy(policy))
+
+
+def _snapshot(run: Path) -> TrainArgs[PolicyConfig]:
+    file = run / SNAPSHOT
+    values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    training = from_mapping(TrainConfig, values.pop("training"), where=f"{file}: training")
+    network = policy_from_mapping(values.pop("network"), where=f"{file}: network")
+    cameras = values.pop("cameras")
+    values["cameras"] = None if cameras is None else tuple(cameras)
+    return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
+
+
+def task_of(args: TrainArgs[PolicyConfig]) -> TaskConfig | None:
+    """The task's configuration; None when only a folder of episodes was given.
+
+    Raises:
+        ConfigError: an unknown task, or neither a task nor a folder.
+    """
+    if not args.task:
+        if args.dataset_dir is None:
+            raise ConfigError(f"what to learn from? Give --task (known: {', '.join(names('tasks'))}) or --dataset_dir")
+        return None
+    find("tasks", args.task)
+    return load(TaskConfig, "tasks", args.task)
+
+
+def _rename(word: str) -> str:
+    flag, equals, value = word.partition("=")
+    if not flag.startswith("--"):
+        return word
+    flag = flag.replace("-", "_").replace("__", "--", 1)
+    if flag in _ELSEWHERE:
+        raise ConfigError(f"{flag} is no flag of training: {_ELSEWHERE[flag]}")
+    return _REFERENCE.get(flag, flag) + equals + value
+
+
+def _value(given: Sequence[str], flag: str) -> str | None:
+    """The last value given to a flag, as `--flag value` or `--flag=value`."""
+    found = None
+    for i, word in enumerate(given):
+        if word == flag and i + 1 < len(given):
+            found = given[i + 1]
+        elif word.startswith(flag + "="):
+            found = word.partition("=")[2]
+    return found

@@ -1,0 +1,79 @@
+"""Rollouts in simulation while training: the only part of training that knows a simulator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dm_env
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.config.training import TrainConfig
+from aloha_kit.core import Action, Environment
+from aloha_kit.loop import Outcome, run_episode
+from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
+from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.rigs import connect
+from aloha_kit.train.progress import Progress
+
+FIRST_SEED = 1_000_000  # far from the seeds that demonstrations are recorded with
+
+
+class SimEvaluator:
+    """Success rate over the same few start states each time; keeps a video of the first one."""
+
+    def __init__(self, task: TaskConfig, config: TrainConfig, folder: Path, progress: Progress) -> None:
+        self._task, self._config, self._folder, self._progress = task, config, folder, progress
+        self._env: Environment | None = None
+
+    def __call__(self, network: ChunkNetwork, step: int) -> float:
+        """Share of the rollouts whose last step holds the top reward."""
+        env = self._connected()
+        source = ChunkPolicy(network, str(next(network.parameters()).device))
+        policy = TemporalEnsemble(source) if self._config.temporal_agg else ChunkExecutor(source)
+        successes = 0
+        for i in range(self._config.eval_rollouts):
+            env.seed(FIRST_SEED + i)
+            film = _Film()
+            outcome = run_episode(env, policy, [film] if i == 0 else [])
+            successes += outcome.final_reward >= env.max_reward
+            if i == 0 and film.frames:
+                self._show(film.frames, step)
+        return successes / self._config.eval_rollouts
+
+    def _connected(self) -> Environment:
+        if self._env is None:
+            self._env = connect(self._task, load(RigConfig, "rigs", self._task.rig))
+        return self._env
+
+    def _show(self, frames: list[npt.NDArray[np.uint8]], step: int) -> None:
+        from aloha_kit.media import Mp4Writer
+
+        with Mp4Writer(self._folder / f"step_{step}.mp4", self._task.rate_hz) as video:
+            for frame in frames:
+                video.add(frame)
+        smaller = max(frames[0].shape[1] // 320, 1)
+        self._progress.video(step, np.stack(frames)[:, ::smaller, ::smaller], self._task.rate_hz)
+
+
+class _Film:
+    """Keeps the first camera's pictures of an episode."""
+
+    def __init__(self) -> None:
+        self.frames: list[npt.NDArray[np.uint8]] = []
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        self._add(timestep)
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        self._add(timestep)
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Nothing to close."""
+
+    def _add(self, timestep: dm_env.TimeStep) -> None:
+        images = timestep.observation["images"]
+        if images:
+            self.frames.append(next(iter(images.values())).copy())

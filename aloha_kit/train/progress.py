@@ -1,0 +1,185 @@
+"""What a run tells while it trains: one line, TensorBoard, metrics.csv; and the check that its loss is a number."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from aloha_kit.core import AlohaKitError
+from aloha_kit.data.batch import Batch
+from aloha_kit.train.runs import MetricsFile, Run
+
+LOG_EVERY = 10  # steps between rows of the log; in between, losses stay on the device and nothing waits for it
+
+
+class TrainingError(AlohaKitError):
+    """Training went wrong in a way that more steps would not mend."""
+
+
+class Progress:
+    """Collects what the loop measures and shows it every few steps. A context manager around the loop."""
+
+    def __init__(self, run: Run, *, first_step: int, num_steps: int, show: bool = True) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # a second to import; --help should not pay it
+
+        self._run = run
+        self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step + 1)
+        self._metrics = MetricsFile(run.folder / "metrics.csv", after=first_step)
+        self._bar = tqdm(
+            total=num_steps, initial=first_step, desc="Training", unit="step", disable=not show, dynamic_ncols=True
+        )
+        self._pending: list[tuple[int, dict[str, Tensor]]] = []
+        self._lr, self._samples, self._row = 0.0, 0, {}  # type: tuple[float, int, dict[str, float]]
+        self._waited = self._spent = 0.0
+        self._shown = ""
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        self._board.close()
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The same batches; measures how long the loop waits for each, and how long it works on it."""
+        left = time.perf_counter()
+        for batch in batches:
+            came = time.perf_counter()
+            self._waited += came - left
+            yield batch
+            left = time.perf_counter()
+            self._spent += left - came
+
+    def add(self, step: int, samples: int, losses: Mapping[str, Tensor], norm: Tensor, lr: float) -> None:
+        """Take note of a step, without waiting for the device."""
+        self._pending.append((step, {**{k: v.detach() for k, v in losses.items()}, "grad_norm": norm.detach()}))
+        self._samples += samples
+        self._lr = lr
+        self._bar.update()
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for a row of the log."""
+        return step % LOG_EVERY == 0
+
+    def flush(self, step: int, seconds: float, share: float) -> None:
+        """Log the mean of the steps since the last time.
+
+        Raises:
+            TrainingError: a loss or a gradient was not finite; names the step and what to look at.
+        """
+        if not self._pending:
+            return
+        keys = list(self._pending[-1][1])
+        values = torch.stack([torch.stack([row[k].float() for k in keys]) for _, row in self._pending]).tolist()
+        for (at, _), row in zip(self._pending, values, strict=True):
+            self._require_finite(at, dict(zip(keys, row, strict=True)))
+        steps = len(values)
+        means = {key: sum(row[i] for row in values) / steps for i, key in enumerate(keys)}
+        times = {"data_ms": 1e3 * self._waited / steps, "step_ms": 1e3 * self._spent / steps}
+        for key, value in {**means, "lr": self._lr}.items():
+            self._board.add_scalar(f"train/{key}", value, step)
+        for key, value in times.items():
+            self._board.add_scalar(f"time/{key}", value, step)
+        self._metrics.add({"step": step, "seconds": seconds, **means, "lr": self._lr, **times})
+        rate = self._samples / max(self._waited + self._spent, 1e-9)
+        bound = ", waiting for data" if self._waited > 0.3 * (self._waited + self._spent) else ""
+        left = seconds * (1 - share) / share if share else math.inf
+        self._bar.set_postfix_str(
+            f"loss {means['loss']:.4f}{self._shown}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
+            f"step {times['step_ms']:.0f} ms, {rate:.0f} samples/s, {left / 60:.1f} min left{bound}"
+        )
+        self._pending.clear()
+        self._waited = self._spent = 0.0
+        self._samples = 0
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Results of a validation or an evaluation."""
+        for key, value in values.items():
+            self._board.add_scalar(f"judged/{key}", value, step)
+        self._metrics.add({"step": step, **values})
+        if "val_deployed" in values:
+            self._shown = f" (val {values['val_deployed']:.4f})"
+        text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+        self._bar.write(f"step {step}: {text}")
+
+    def pictures(self, batch: Batch) -> None:
+        """Up to eight samples of each camera, as the network gets them."""
+        for camera, images in batch["images"].items():
+            some = images[:8].cpu()
+            pictures = some.float() / 255 if some.dtype == torch.uint8 else some
+            self._board.add_images(f"camera/{camera}", pictures, 0)
+
+    def video(self, step: int, frames: npt.NDArray[np.uint8], rate_hz: float) -> None:
+        """(T, H, W, 3) frames as an animated picture; TensorBoard's own video needs moviepy."""
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+
+        data = _gif(frames, rate_hz)
+        picture = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=data)
+        board: Any = self._board
+        board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag="rollout", image=picture)]), step)
+
+    def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
+        broken = [f"{key} {value}" for key, value in values.items() if not math.isfinite(value)]
+        if not broken:
+            return
+        last = self._run.checkpoints / "last"
+        kept = f"the checkpoint before it is {last}" if last.exists() else "no checkpoint was written before it"
+        raise TrainingError(
+            f"step {step}: {', '.join(broken)}; {kept}. Look at the data first (--preflight_only), "
+            "then try a smaller --lr, a smaller --grad_clip, or --no_amp"
+        )
+
+
+def _gif(frames: npt.NDArray[np.uint8], rate_hz: float) -> bytes:
+    from PIL import Image
+
+    every = max(round(rate_hz / 10), 1)  # ten pictures a second are enough to judge a rollout by
+    pictures = [Image.fromarray(frame) for frame in frames[::every]]
+    buffer = io.BytesIO()
+    pictures[0].save(
+        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 * every / rate_hz), loop=0
+    )
+    return buffer.getvalue()
+
+
+def plot_losses(rows: Iterable[Mapping[str, float]], file: Path) -> None:
+    """Training and validation loss, success, and learning rate over the steps, as a picture."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        FigureCanvasAgg(figure)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        rows = list(rows)
+        for axis, key, label, style in (
+            (above, "loss", "training loss", "-"),
+            (above, "l1", "its L1 part", "-"),
+            (above, "val_loss", "validation, posterior latent", "o-"),
+            (above, "val_deployed", "validation, as deployed (zero latent)", "o-"),
+            (above, "success_rate", "success rate", "s--"),
+            (below, "lr", "learning rate", "-"),
+        ):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, label=label, lw=1, ms=3)
+        above.set_yscale("log")
+        above.set_ylabel("loss (normalised units)")
+        below.set_ylabel("learning rate")
+        below.set_xlabel("step")
+        above.legend(frameon=False)
+        figure.savefig(file, dpi=120)
