@@ -143,6 +143,11 @@ class SafetyGuard:
         self._start_episode()
         self._policy.reset()
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the emergency stop is pressed: nothing may be sent, not even on the way to park."""
+        return self._estop()
+
     def act(self, observation: Observation) -> Action:
         """A command within the limits.
 
@@ -151,7 +156,7 @@ class SafetyGuard:
                 (or came before the first command, when there is nothing to hold).
             StopEpisode: from the policy.
         """
-        if self._estop():
+        if self.stopped:
             raise SafetyError("the emergency stop is pressed: no further command was sent")
         fault = self._observation_fault(observation)
         if not fault:

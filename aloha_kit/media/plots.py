@@ -144,7 +144,7 @@ class Strip:
             lines,
             words,
             loc="outside lower center",
-            ncols=min(len(words), max(2, width // 95)),
+            ncols=min(len(words), max(2, width // 90)),
             fontsize=7,
             frameon=False,
             labelcolor=_hex(INK),

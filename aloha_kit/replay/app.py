@@ -1,0 +1,124 @@
+"""Look at what was recorded, or do it again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tqdm import tqdm
+from tyro.conf import Positional
+
+from aloha_kit.core import AlohaKitError, EpisodeError, nearest
+from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.replay.execute import execute
+from aloha_kit.replay.pictures import draw_plots, draw_video
+from aloha_kit.replay.recording import Recording
+from aloha_kit.replay.rerun_log import save_rrd
+from aloha_kit.replay.summary import summary
+
+
+@dataclass(frozen=True)
+class ReplayArgs:
+    """Turn recorded episodes into videos, plots and a Rerun recording, or play them back on the rig.
+
+    Reads our own episodes and those of ALOHA, ACT, Mobile ALOHA and Cobot Magic.
+    """
+
+    path: Positional[Path]
+    """An episode file, or a folder of episodes."""
+    output: Path | None = None
+    """Where the files go; by default a folder `replay` beside the episodes."""
+    view: Literal["none", "rerun"] = "none"
+    """Open the Rerun viewer on the recordings afterwards."""
+    execute: bool = False
+    """Send the recorded actions to the rig, in simulation from the recorded seed, and report the tracking error."""
+    task: str | None = None
+    """Task (name or YAML) to execute in; by default the one in the file."""
+    cameras: tuple[str, ...] = ()
+    """Cameras to show; all by default."""
+    rate_hz: float | None = None
+    """Control rate, for files of other tools that do not say it and where 50 Hz is wrong."""
+    height: int = 480
+    """Height of the pictures in the video, in pixels."""
+    video: bool = True
+    """Write an MP4."""
+    plots: bool = True
+    """Write PNG plots of joints and timing."""
+    rrd: bool = True
+    """Write a Rerun recording (.rrd)."""
+    realtime: bool = False
+    """Execute a simulated rig at the recorded rate instead of as fast as it computes."""
+
+
+def run(args: ReplayArgs) -> list[Path]:
+    """Do all of it; returns the files written.
+
+    A damaged episode in a folder does not keep the others from being replayed.
+
+    Raises:
+        AlohaKitError: no episodes, an unknown camera or a damaged file (after all others are done).
+    """
+    episodes = find_episodes(args.path)
+    output = args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay"
+    written: list[Path] = []
+    failures: list[AlohaKitError] = []
+    for path in episodes:
+        try:
+            with Episode.open(path) as episode:
+                written += _replay(Recording.of(episode, args.cameras, args.rate_hz), args, output)
+        except AlohaKitError as failure:
+            failures.append(failure)
+    for file in written:
+        print(file)
+    if args.view == "rerun" and (recordings := [f for f in written if f.suffix == ".rrd"]):
+        _open_viewer(recordings)
+    if failures:
+        done = f"\n({len(episodes) - len(failures)} of {len(episodes)} episodes were replayed)" if written else ""
+        raise EpisodeError("\n".join(str(failure) for failure in failures) + done)
+    return written
+
+
+def find_episodes(path: Path) -> list[Path]:
+    """The episode that `path` is, or those in the folder that it is.
+
+    Raises:
+        EpisodeError: neither; says what is there.
+    """
+    if path.is_dir():
+        found = list_episodes(path)
+        if not found:
+            there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
+            raise EpisodeError(f"no episodes (episode_<i>.hdf5) in {path}; it holds: {there}")
+        return found
+    if not path.exists() and path.parent.is_dir():
+        raise EpisodeError(f"no episode {path}. {nearest(path.name, [p.name for p in path.parent.iterdir()])}")
+    return [path]
+
+
+def _replay(recording: Recording, args: ReplayArgs, output: Path) -> list[Path]:
+    output.mkdir(parents=True, exist_ok=True)
+    print(summary(recording))
+    written: list[Path] = []
+    stem = output / recording.name
+    if args.video and recording.cameras:
+        with tqdm(total=recording.frames, desc=f"{recording.name} video", unit="frame", leave=False) as bar:
+            written.append(draw_video(recording, stem.with_suffix(".mp4"), args.height, bar.update))
+    if args.plots:
+        written += draw_plots(recording, stem)
+    if args.rrd:
+        with tqdm(total=recording.frames, desc=f"{recording.name} rerun", unit="frame", leave=False) as bar:
+            written.append(save_rrd(recording, stem.with_suffix(".rrd"), bar.update))
+    if args.execute:
+        result = execute(recording, args.task, realtime=args.realtime)
+        print(result.text())
+        written += result.save(recording, stem)
+    return written
+
+
+def _open_viewer(recordings: Sequence[Path]) -> None:
+    # The viewer is its own process on the saved files: it outlives this one and needs no open connection.
+    subprocess.Popen([sys.executable, "-m", "rerun", *map(str, recordings)])

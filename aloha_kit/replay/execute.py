@@ -1,0 +1,192 @@
+"""Send a recording's actions to a rig again and compare what came of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import dm_env
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit import rigs
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import Action, ConfigError, Environment
+from aloha_kit.loop import Outcome, park, Replay, run_episode, SafetyGuard, SafetyLimits, sigterm_interrupts, start_pose
+from aloha_kit.media import joint_traces
+from aloha_kit.replay.recording import Recording
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Execution:
+    """What a second run of the same actions did.
+
+    Attributes:
+        qpos: (T' + 1, S) observed this time; error is its difference from the recorded rows.
+        same_scene: whether the scene was set up as when it was recorded (its seed is known).
+    """
+
+    names: tuple[str, ...]
+    recorded: Array
+    qpos: Array
+    outcome: Outcome
+    max_reward: float
+    recorded_success: bool | None
+    recorded_reward: float | None
+    same_scene: bool
+    guard: dict[str, Any]
+
+    @property
+    def error(self) -> Array:
+        """(rows, S) observed now minus recorded, over the rows that both have."""
+        rows = min(len(self.qpos), len(self.recorded))
+        return self.qpos[:rows] - self.recorded[:rows]
+
+    @property
+    def rms(self) -> Array:
+        """(S,) root mean square of the error, rad (openings for grippers)."""
+        return np.asarray(np.sqrt(np.mean(np.square(self.error), axis=0)), np.float32)
+
+    @property
+    def worst(self) -> Array:
+        """(S,) largest absolute error, rad (openings for grippers)."""
+        return np.asarray(np.max(np.abs(self.error), axis=0), np.float32)
+
+    @property
+    def success(self) -> bool | None:
+        """Whether the end held the top reward; None where nothing measures it."""
+        return self.outcome.final_reward >= self.max_reward if self.max_reward > 0 else None
+
+    @property
+    def agrees(self) -> bool | None:
+        """Whether the result is the recorded one; None where one of them was not judged."""
+        if self.success is None or self.recorded_success is None:
+            return None
+        return self.success == self.recorded_success
+
+    def text(self) -> str:
+        """A table for people."""
+        lines = [f"  executed {self.outcome.steps} actions; tracking error against the recorded qpos:"]
+        lines.append(f"    {'joint':<22}{'rms':>10}{'worst':>10}")
+        for i, name in enumerate(self.names):
+            unit = "opening" if name.endswith("gripper") else "rad"
+            lines.append(f"    {name:<22}{self.rms[i]:>10.5f}{self.worst[i]:>10.5f}  {unit}")
+        if not self.same_scene:
+            lines.append("  the file does not tell the scene's seed: objects lay elsewhere, results cannot be compared")
+        word = {None: "not judged", True: "success", False: "failure"}
+        verdict = {None: "", True: " (agree)", False: " (DISAGREE)"}[self.agrees if self.same_scene else None]
+        before = "" if self.recorded_reward is None else f", final reward {self.recorded_reward:g}"
+        lines.append(f"  recorded: {word[self.recorded_success]}{before}")
+        lines.append(f"  executed: {word[self.success]}, final reward {self.outcome.final_reward:g}{verdict}")
+        if self.guard["limited"]:
+            lines.append(
+                f"  the guard limited {self.guard['limited']} of {self.guard['commands']} commands:"
+                f" {json.dumps(self.guard['limited_by'])}"
+            )
+        return "\n".join(lines)
+
+    def save(self, recording: Recording, stem: Path) -> list[Path]:
+        """`<stem>_execute.json` and `<stem>_execute.png`."""
+        report, plot = (stem.with_name(f"{stem.name}_execute{suffix}") for suffix in (".json", ".png"))
+        values = {
+            "episode": str(recording.episode.path),
+            "steps": self.outcome.steps,
+            "reason": self.outcome.reason,
+            "tracking": {
+                name: {"rms": float(self.rms[i]), "worst": float(self.worst[i])} for i, name in enumerate(self.names)
+            },
+            "same_scene": self.same_scene,
+            "recorded_success": self.recorded_success,
+            "success": self.success,
+            "agrees": self.agrees,
+            "final_reward": self.outcome.final_reward,
+            "guard": self.guard,
+        }
+        report.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        figure = joint_traces(
+            self.qpos,
+            self.recorded,
+            self.names,
+            recording.rate_hz,
+            title=f"{recording.name}: executed again",
+            labels=("executed qpos", "recorded qpos"),
+        )
+        figure.savefig(plot)
+        return [report, plot]
+
+
+def execute(recording: Recording, task: str | None = None, *, realtime: bool = False) -> Execution:
+    """Play the recording on the rig of its task; a simulated one is set up from the recorded seed.
+
+    Raises:
+        ConfigError: no task is known, or the recording is of another scene than the task's.
+        ContractError: the rig's joints, order, units or rate are not the recording's.
+        SafetyError: the guard stopped it.
+    """
+    config = _task(recording, task)
+    env = rigs.connect(config, load(RigConfig, "rigs", config.rig), realtime=realtime)
+    try:
+        joints = replace(recording.contract, cameras={}, environment_state_names=())
+        joints.require(env.contract, mine=f"episode {recording.episode.path}", theirs=f"rig '{config.rig}'")
+        return _run(env, recording)
+    finally:
+        env.close()
+
+
+def _task(recording: Recording, name: str | None) -> TaskConfig:
+    name = name or recording.episode.attrs.get("task")
+    if not name:
+        raise ConfigError(f"{recording.episode.path} does not say its task: give --task")
+    config = load(TaskConfig, "tasks", name)
+    scene = recording.describe.get("scene", config.scene)
+    if scene != config.scene:
+        raise ConfigError(f"{recording.episode.path} is of scene '{scene}', task '{config.name}' is '{config.scene}'")
+    # The same drawing of randomised things, and the end where the recording ended; no pictures are needed.
+    drawn = {str(k): float(v) for k, v in dict(recording.describe.get("randomise", config.randomise)).items()}
+    return replace(config, episode_len=len(recording.action), rate_hz=recording.rate_hz, cameras=(), randomise=drawn)
+
+
+def _run(env: Environment, recording: Recording) -> Execution:
+    seed = recording.describe.get("seed")
+    if seed is not None:
+        env.seed(int(seed))
+    guard = SafetyGuard(Replay(recording.action), SafetyLimits.for_contract(env.contract))
+    seen = _Seen()
+    try:
+        with sigterm_interrupts():
+            outcome = run_episode(env, guard, [seen])
+    except BaseException:
+        park(env, guard, start_pose(env.contract))
+        raise
+    reward = recording.episode.reward
+    return Execution(
+        env.contract.state_names,
+        recording.qpos,
+        np.stack(seen.qpos),
+        outcome,
+        env.max_reward,
+        recording.episode.success,
+        None if reward is None else float(reward[-1]),
+        seed is not None,
+        guard.report(),
+    )
+
+
+class _Seen:
+    """Keeps the observed joints."""
+
+    def __init__(self) -> None:
+        self.qpos: list[Array] = []
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        self.qpos.append(timestep.observation["qpos"])
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        self.qpos.append(timestep.observation["qpos"])
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Nothing to close."""

@@ -1,0 +1,76 @@
+"""The episode as an MP4 and as plots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.media import caption, joint_traces, Mp4Writer, row, Strip, timing
+from aloha_kit.media.frames import BAD, FAINT, GOOD
+from aloha_kit.replay.recording import Recording
+
+WIDEST = 1920  # pixels; a video wider than a screen is shown scaled down anyway
+COLOURS = {"success": GOOD, "failure": BAD, "": FAINT}
+
+
+def draw_video(recording: Recording, path: Path, height: int, advance: Callable[[int], object]) -> Path:
+    """All cameras side by side with a title, and joints and actions under a moving cursor.
+
+    One frame an observation, at the episode's rate. The plot stands to the right of a single
+    camera and below several.
+    """
+    episode = recording.episode
+    sizes = [recording.contract.cameras.get(c) or episode.image_size(c) for c in recording.cameras]
+    aspect = sum(w / h for h, w in sizes)
+    beside = aspect < 2
+    room = WIDEST * 0.5 if beside else WIDEST - 4 * (len(sizes) - 1)
+    height = min(height, int(room / aspect)) // 2 * 2
+    first = row([np.zeros((h, w, 3), np.uint8) for h, w in sizes], height)
+    box = (height, int(height * 4 / 3)) if beside else (max(200, int(first.shape[1] * 0.22)), first.shape[1])
+    strip = Strip(recording.action, recording.qpos, recording.contract.action_names, recording.rate_hz, box)
+    with Mp4Writer(path, recording.rate_hz) as video:
+        for i in range(recording.frames):
+            pictures = row([episode.image(c, i) for c in recording.cameras], height, labels=recording.cameras)
+            video.add(_compose(recording, i, pictures, strip.at(i), beside))
+            advance(1)
+    return path
+
+
+def _compose(
+    recording: Recording, i: int, pictures: npt.NDArray[np.uint8], plot: npt.NDArray[np.uint8], beside: bool
+) -> npt.NDArray[np.uint8]:
+    body = np.concatenate([pictures, plot], axis=1 if beside else 0)
+    clock = f"{i / recording.rate_hz:6.2f} s   {i:>4} / {recording.frames - 1}"
+    width = body.shape[1]
+    verdict = recording.verdict
+    title = caption(width - 250 - 110 * bool(verdict), recording.title)
+    parts = [title, caption(250, "", clock)]
+    if verdict:
+        parts.append(caption(110, "", verdict, colour=COLOURS[verdict]))
+    return np.concatenate([np.concatenate(parts, axis=1), body], axis=0)
+
+
+def draw_plots(recording: Recording, stem: Path) -> list[Path]:
+    """`<stem>_joints.png`, and `<stem>_timing.png` where the file has stamps."""
+    title = " · ".join(part for part in (recording.title, recording.verdict) if part)
+    joints = stem.with_name(f"{stem.name}_joints.png")
+    figure = joint_traces(
+        recording.action,
+        recording.qpos,
+        recording.contract.action_names,
+        recording.rate_hz,
+        title=title,
+        labels=("action", "qpos"),
+    )
+    figure.savefig(joints)
+    written = [joints]
+    if "deadline" in recording.stamps:
+        clock = stem.with_name(f"{stem.name}_timing.png")
+        # Simulated time passes only while the loop waits, so its stamps are exact by construction.
+        exact = set(np.diff(recording.stamps["deadline"])) == {round(1e9 / recording.rate_hz)}
+        timing(recording.stamps, recording.rate_hz, title=title + " · simulated time" * exact).savefig(clock)
+        written.append(clock)
+    return written

@@ -1,0 +1,93 @@
+"""An episode as replay needs it: whole action vectors, names, a rate, the cameras asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, EpisodeError, nearest
+from aloha_kit.episode import Episode
+from aloha_kit.episode.reader import describe_of
+
+Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Recording:
+    """What is shown and executed of one open episode.
+
+    Attributes:
+        action: (T, A) with a base's velocities behind the arms' commands.
+        qpos: (frames, S); frames is T + 1 in our own files, T in those of other tools.
+        stamps: {stream: (frames,) ns}; empty in files of other tools.
+        describe: what the environment said about itself (scene, seed), empty in files of other tools.
+    """
+
+    episode: Episode
+    name: str
+    contract: Contract
+    cameras: tuple[str, ...]
+    action: Array
+    qpos: Array
+    stamps: dict[str, npt.NDArray[np.int64]]
+    describe: dict[str, Any]
+
+    @classmethod
+    def of(cls, episode: Episode, cameras: Sequence[str] = (), rate_hz: float | None = None) -> Recording:
+        """Read everything but the pictures.
+
+        Raises:
+            EpisodeError: a camera that the episode has not (says which it has), no actions, or damaged data.
+        """
+        for camera in cameras:
+            if camera not in episode.cameras:
+                raise EpisodeError(f"{episode.path} has no camera '{camera}'. {nearest(camera, episode.cameras)}")
+        action, qpos = episode.action, episode.qpos
+        if episode.base_action is not None:
+            action = np.concatenate([action, episode.base_action], axis=1)
+        if len(action) == 0 or len(qpos) == 0:
+            raise EpisodeError(f"{episode.path} holds no steps: {len(action)} actions, {len(qpos)} observations")
+        contract = episode.contract or Contract(
+            tuple(f"qpos[{i}]" for i in range(qpos.shape[1])),
+            tuple(f"action[{i}]" for i in range(action.shape[1])),
+            {name: episode.image_size(name) for name in episode.cameras},
+            rate_hz=episode.rate_hz or 50.0,
+        )
+        if rate_hz is not None:
+            contract = replace(contract, rate_hz=rate_hz)
+        return cls(
+            episode,
+            episode.path.stem,
+            contract,
+            tuple(cameras) or episode.cameras,
+            action,
+            qpos,
+            {name: stamps for name, stamps in episode.stamps.items() if np.any(stamps >= 0)},
+            describe_of(episode),
+        )
+
+    @property
+    def frames(self) -> int:
+        """Rows of the observations."""
+        return self.episode.frames
+
+    @property
+    def rate_hz(self) -> float:
+        """The control rate."""
+        return self.contract.rate_hz
+
+    @property
+    def title(self) -> str:
+        """One line: which episode, of what."""
+        attrs = self.episode.attrs
+        parts = [self.name, str(attrs.get("task") or self.episode.layout), str(attrs.get("instruction") or "")]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def verdict(self) -> str:
+        """`success`, `failure`, or nothing where nobody judged."""
+        return {None: "", True: "success", False: "failure"}[self.episode.success]

@@ -1,0 +1,64 @@
+"""One episode in a few lines."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.replay.recording import Recording
+
+
+def summary(recording: Recording) -> str:
+    """What is in the file, how it ended, and whether its timing holds."""
+    episode, attrs = recording.episode, recording.episode.attrs
+    cameras = ", ".join(
+        f"{name} {size[1]}x{size[0]}"
+        for name in episode.cameras
+        for size in [recording.contract.cameras.get(name)]
+        if size
+    )
+    assumed = "" if "rate_hz" in attrs else " (assumed)"
+    lines = [
+        f"{episode.path}  [{episode.layout}]",
+        f"  {episode.length} actions, {episode.frames} observations, {recording.rate_hz:g} Hz{assumed},"
+        f" {episode.length / recording.rate_hz:.2f} s",
+        f"  cameras: {cameras or '(none)'}",
+    ]
+    if attrs.get("task"):
+        lines.append(f"  task: {attrs['task']}   {attrs.get('instruction', '')}".rstrip())
+    if recording.verdict or attrs.get("reason"):
+        reward = (
+            ""
+            if episode.reward is None
+            else f", reward {episode.reward[-1]:g} at the end, {_best(recording):g} at best"
+        )
+        lines.append(f"  result: {recording.verdict or 'not judged'} ({attrs.get('reason', '?')}{reward})")
+    return "\n".join([*lines, *_timing(recording)])
+
+
+def _best(recording: Recording) -> float:
+    return float(np.max(recording.episode.reward))  # type: ignore[arg-type]
+
+
+def _timing(recording: Recording) -> list[str]:
+    stamps = recording.stamps
+    if "deadline" not in stamps:
+        return ["  timing: the file has no stamps (its recorder kept none), so skew and lateness cannot be told"]
+    deadline = stamps["deadline"]
+    intervals = np.diff(deadline) / 1e6
+    lines = []
+    if len(intervals):
+        lines.append(f"  timing: interval p50 {np.median(intervals):.2f} ms, longest {intervals.max():.2f} ms")
+    for name, values in stamps.items():
+        if name not in {"deadline", "command"}:
+            skew = (values - deadline) / 1e6
+            repeats = int(np.count_nonzero(np.diff(values) == 0))
+            lines.append(
+                f"    {name}: skew to the deadline p50 {np.median(skew):+.2f} ms, worst {_worst(skew):+.2f} ms"
+                + (f", {repeats} repeated" if repeats else "")
+            )
+    return lines
+
+
+def _worst(values: npt.NDArray[np.float64]) -> float:
+    return float(values[np.argmax(np.abs(values))])
