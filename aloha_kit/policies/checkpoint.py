@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
@@ -90,16 +91,32 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
         state = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
-    arrays = {key: np.asarray(value) for key, value in _read_json(folder / "statistics.json").items()}
     try:
+        arrays = {key: np.asarray(value) for key, value in _read_json(folder / "statistics.json").items()}
         config = policy_from_mapping(_read_json(folder / "config.json"), where=str(folder / "config.json"))
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
         network = build(config, contract, Statistics.from_arrays(arrays), pretrained=False)
-    except AlohaKitError as error:
+    except (AlohaKitError, ValueError) as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
-    _check_weights(folder, network, {key: tuple(value.shape) for key, value in state.items()})
-    network.load_state_dict(state)
+    load_weights(network, state, where=str(folder / WEIGHTS))
     return network.to(device).eval()
+
+
+def load_weights(network: ChunkNetwork, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Fill a network with weights that must be exactly its own.
+
+    Raises:
+        CheckpointError: names what is missing, superfluous or of another shape.
+    """
+    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    wrong = [f"lacks {key}" for key in wanted.keys() - given.keys()]
+    wrong += [f"has {key} which the configuration does not" for key in given.keys() - wanted.keys()]
+    wrong += [f"{k} is {given[k]}, not {wanted[k]}" for k in wanted.keys() & given.keys() if wanted[k] != given[k]]
+    if wrong:
+        shown = "; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+        raise CheckpointError(f"weights and configuration do not belong together: {where} {shown}")
+    network.load_state_dict(state)
 
 
 def notes(folder: str | Path) -> dict[str, Any]:
@@ -119,16 +136,6 @@ def _existing(folder: Path) -> Path:
         present = ", ".join(sorted(p.name for p in folder.iterdir())) or "(nothing)"
         raise CheckpointError(f"{folder} is no checkpoint: it lacks {', '.join(missing)}; it holds {present}")
     return folder
-
-
-def _check_weights(folder: Path, network: ChunkNetwork, given: dict[str, tuple[int, ...]]) -> None:
-    wanted = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    wrong = [f"lacks {key}" for key in wanted.keys() - given.keys()]
-    wrong += [f"has {key} which the configuration does not" for key in given.keys() - wanted.keys()]
-    wrong += [f"{k} is {given[k]}, not {wanted[k]}" for k in wanted.keys() & given.keys() if wanted[k] != given[k]]
-    if wrong:
-        shown = "; ".join(sorted(wrong)[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
-        raise CheckpointError(f"weights and configuration of {folder} do not belong together: {WEIGHTS} {shown}")
 
 
 def _spare(folder: Path) -> Path:

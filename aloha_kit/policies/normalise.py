@@ -7,6 +7,7 @@ import torch
 from torch import nn, Tensor
 
 from aloha_kit.config.policies import NetworkConfig
+from aloha_kit.core import ContractError
 from aloha_kit.data.stats import Array, Moments, Statistics
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,12 +25,19 @@ class Normaliser(nn.Module):
 
     Scales are at least `std_floor`. The buffers are not part of the weights: a checkpoint keeps the
     statistics themselves, and nothing can disagree with them.
+
+    Raises:
+        ContractError: statistics that the mode needs are missing or not finite.
     """
 
     def __init__(self, config: NetworkConfig, stats: Statistics, keys: tuple[str, ...]) -> None:
         super().__init__()
         for key in keys:
             offset, scale = _affine(config.normalisation, stats[key])
+            if not (np.isfinite(offset).all() and np.isfinite(scale).all()):
+                raise ContractError(
+                    f"statistics of '{key}' are not all known, normalisation {config.normalisation} is out"
+                )
             scale = np.maximum(scale, np.float32(config.std_floor))
             self.register_buffer(f"{key}_offset", torch.from_numpy(offset.copy()), persistent=False)
             self.register_buffer(f"{key}_scale", torch.from_numpy(scale.copy()), persistent=False)
