@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -163,7 +164,7 @@ Command = Validate | Recover | Info | Stats | Export
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit status: 0 fine, 1 something is wrong with the episodes."""
     command: Command = tyro.cli(
-        Command,  # type: ignore[arg-type]  # a union is no type to mypy
+        Command,
         args=arguments,
         prog="python -m aloha_kit.episode",
         description="Look after recorded episodes.",
@@ -173,6 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run()
     except AlohaKitError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 

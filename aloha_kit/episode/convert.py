@@ -161,6 +161,6 @@ def _require_room(contents: Contents, folder: Path) -> None:
 
 def _check(path: Path, contents: Contents) -> None:
     """Open what was written once more before anything relies on it."""
-    with h5py.File(path, "r", locking=False) as file:
+    with h5py.File(path, "r") as file:
         if file["action"].shape[0] != len(contents.rows) - 1:
             raise OSError(f"{path} does not read back")

@@ -43,7 +43,7 @@ def export(
         path, reservation = files.reserve(folder, index_of(source))
         temporary = files.temporary_path(path)
         try:
-            with h5py.File(temporary, "w") as target, h5py.File(source, "r", locking=False) as old:
+            with h5py.File(temporary, "w") as target, h5py.File(source, "r") as old:
                 _copy(old, target, episode, (start, stop), (start, stop + extra), raw)
                 if episode.attrs.get("schema") == SCHEMA and not extra:
                     target.attrs["schema"] = CLASSIC

@@ -303,7 +303,12 @@ def _open_file(path: Path) -> Any:
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
         raise EpisodeError(f"no episode '{path}'; the folder has: {shown or '(no episodes)'}")
     try:
-        return h5py.File(path, "r", locking=False)  # committed files never change, and NFS often cannot lock
+        try:
+            return h5py.File(path, "r")
+        except OSError as error:
+            if "lock" not in str(error):
+                raise
+            return h5py.File(path, "r", locking=False)  # NFS often cannot lock, and committed files never change
     except OSError as error:
         hint = ""
         if partial_path(path).exists():
