@@ -84,11 +84,12 @@ def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
     generic: Any = TrainArgs
     cls = generic[type(default.network)]
     try:
-        args: TrainArgs[PolicyConfig] = tyro.cli(
+        parsed: TrainArgs[PolicyConfig] = tyro.cli(
             cls, prog="python -m aloha_kit.train", default=default, args=given, use_underscores=True
         )
     except ValueError as error:  # a dataclass refused a value
         raise ConfigError(str(error)) from error
+    return parsed
 
 
 def run_folder(path: Path) -> Path:
