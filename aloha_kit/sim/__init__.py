@@ -9,7 +9,7 @@ import sys
 if sys.platform == "linux":  # servers and robots have no display; MuJoCo reads this once, when it loads
     os.environ.setdefault("MUJOCO_GL", "egl")
 
-from aloha_kit.sim.environment import SimEnv  # noqa: E402
-from aloha_kit.sim.expert import expert_for, ScriptedExpert  # noqa: E402
+from aloha_kit.sim.environment import SimEnv
+from aloha_kit.sim.expert import expert_for, ScriptedExpert
 
 __all__ = ["ScriptedExpert", "SimEnv", "expert_for"]

@@ -156,6 +156,7 @@ class SimEnv(Environment):
             data.ctrl[:] = np.concatenate([start, start])
             for name, pose in poses.items():
                 data.joint(name).qpos[:] = np.asarray(pose, float)
+        self.physics.forward()  # dm_control leaves the servos out of its reset; their effort is observed
         self._steps = 0
         self._rate.reset()
         return dm_env.restart(self._observe(command_ns=None))

@@ -14,12 +14,9 @@ OPTIONS = {
     "light": "strength (by up to this share) and direction of the lights",
     "colour": "colours of arms and objects, by up to this much of each channel",
     "table": "colour of the table, by up to this much of each channel",
-    "background": "colour of the room, by up to this much of each channel",
     "camera_jitter": "cameras, by up to this many metres along each axis and four times as many radians about it",
 }
 """{name: what its amount scales}; 0 is off."""
-
-_TABLE, _ROOM = ("table",), ("room",)
 
 
 class Randomiser:
@@ -62,9 +59,8 @@ class Randomiser:
 
     def _colours(self, rng: np.random.Generator, amount: float, what: str) -> None:
         for row, name in enumerate(self._material):
-            group = {"table": "table", "room": "background"}.get(name, "colour")
             shift = rng.uniform(-amount, amount, 3)
-            if group == what:
+            if (name == "table") == (what == "table"):
                 self._model.mat_rgba[row, :3] = np.clip(self._rgba[row, :3] + shift, 0.0, 1.0)
 
     def _cameras(self, rng: np.random.Generator, amount: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import os
 import sys
+import weakref
 
 import mujoco
 import numpy as np
@@ -51,16 +53,26 @@ class Pictures:
             # first optimiser after the first picture ends the process
             importlib.import_module("torch._dynamo")
         try:
-            return mujoco.Renderer(model, height, width)
+            renderer = mujoco.Renderer(model, height, width)
         except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
             raise ConfigError(
                 f"no OpenGL context for pictures ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; "
                 "without a display it has to be 'egl' before MuJoCo is first imported, and the system needs "
                 "an EGL library (Debian: apt install libegl1)"
             ) from error
+        if not self._renderers:
+            # after MuJoCo's own exit hook, so it runs before it: contexts must not outlive their display
+            atexit.register(_close_if_alive, weakref.ref(self))
+        return renderer
 
     def close(self) -> None:
         """Free the GL contexts; drawing again makes new ones."""
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
+
+
+def _close_if_alive(pictures: weakref.ref[Pictures]) -> None:
+    alive = pictures()
+    if alive is not None:
+        alive.close()

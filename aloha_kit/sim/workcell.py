@@ -62,7 +62,7 @@ class Quality:
 
 QUALITIES = {
     "draft": Quality(shadow_map=0, samples=0, cell=0.008),
-    "fast": Quality(shadow_map=512, samples=0, cell=0.005),
+    "fast": Quality(shadow_map=1024, samples=0, cell=0.004),
     "fine": Quality(shadow_map=2048, samples=4, cell=0.0),
 }
 
@@ -77,10 +77,11 @@ class FixedCamera:
 
 
 FIXED_CAMERAS = {
-    "top": FixedCamera((0.0, 0.46, 1.10), (0.0, 0.5, 0.0), 50.0),
-    "angle": FixedCamera((0.0, -0.25, 0.65), (0.0, 0.5, 0.10), 50.0),
-    "front_close": FixedCamera((0.0, 0.02, 0.34), (0.0, 0.5, 0.13), 58.0),
+    "top": FixedCamera((0.0, 0.46, 1.15), (0.0, 0.5, 0.0), 38.0),
+    "angle": FixedCamera((0.0, -0.30, 0.75), (0.0, 0.5, 0.12), 46.0),
+    "front_close": FixedCamera((0.0, -0.02, 0.42), (0.0, 0.5, 0.16), 55.0),
 }
+WRIST_CAMERA = (-0.005, 0.0, 0.13)  # m in the gripper's frame: behind and above, looking at the pads
 CAMERAS = (*FIXED_CAMERAS, "left_wrist", "right_wrist")
 
 
@@ -125,12 +126,12 @@ def _options(spec: mujoco.MjSpec, drawing: Quality) -> None:
     option.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_MULTICCD)
     spec.visual.quality.shadowsize = drawing.shadow_map
     spec.visual.quality.offsamples = drawing.samples
-    spec.visual.headlight.ambient = (0.35, 0.35, 0.35)
-    spec.visual.headlight.diffuse = (0.25, 0.25, 0.25)
+    spec.visual.headlight.ambient = (0.34, 0.34, 0.34)
+    spec.visual.headlight.diffuse = (0.18, 0.18, 0.18)
     spec.visual.headlight.specular = (0.0, 0.0, 0.0)
     spec.visual.map.znear = 0.02
     spec.visual.map.zfar = 6.0
-    spec.visual.map.shadowclip = 0.9
+    spec.visual.map.shadowclip = 0.8
     spec.stat.extent = 1.0
     spec.stat.center = (0.0, 0.5, 0.1)
 
@@ -219,9 +220,9 @@ def _gripper(spec: mujoco.MjSpec, arm: str) -> None:
     spec.delete(next(c for c in spec.cameras if c.name == f"{arm}_wrist"))
     hand.add_camera(
         name=f"{arm}_wrist",
-        pos=(-0.045, 0, 0.085),
-        xyaxes=look_at((-0.045, 0, 0.085), (0.14, 0, 0.0), up=(0, 0, 1)),
-        fovy=58.0,
+        pos=WRIST_CAMERA,
+        xyaxes=look_at(WRIST_CAMERA, (PINCH, 0, 0.0), up=(0, 0, 1)),
+        fovy=62.0,
     )
 
 
@@ -250,8 +251,16 @@ def _servos(spec: mujoco.MjSpec, arm: str) -> None:
 
 def _surroundings(spec: mujoco.MjSpec) -> None:
     world = spec.worldbody
-    spec.add_material(name="table", rgba=(0.80, 0.72, 0.60, 1), specular=0.1, shininess=0.1)
-    spec.add_material(name="room", rgba=(0.55, 0.60, 0.66, 1), specular=0.0, shininess=0.0)
+    spec.add_material(name="table", rgba=(0.78, 0.70, 0.58, 1), specular=0.0, shininess=0.0)
+    spec.add_texture(
+        name="room",
+        type=mujoco.mjtTexture.mjTEXTURE_SKYBOX,
+        builtin=mujoco.mjtBuiltin.mjBUILTIN_GRADIENT,
+        rgb1=(0.62, 0.68, 0.74),
+        rgb2=(0.36, 0.40, 0.46),
+        width=64,
+        height=384,
+    )
     world.add_geom(
         name="table",
         type=mujoco.mjtGeom.mjGEOM_BOX,
@@ -263,28 +272,15 @@ def _surroundings(spec: mujoco.MjSpec) -> None:
         friction=(1.0, 0.02, 0.0001),
         solref=(0.004, 1.0),
     )
-    for name, pos, size in (
-        ("wall", (0.0, 1.6, 0.4), (3.0, 0.01, 1.4)),
-        ("floor", (0.0, 0.5, -0.75), (3.0, 3.0, 0.01)),
-    ):
-        world.add_geom(
-            name=name,
-            type=mujoco.mjtGeom.mjGEOM_BOX,
-            pos=pos,
-            size=size,
-            material="room",
-            group=1,
-            contype=0,
-            conaffinity=0,
-        )
-    for name, direction, strength, shadow in (
-        ("key", (-0.35, 0.45, -1.0), 0.45, True),
-        ("fill", (0.6, 0.5, -0.6), 0.15, False),
+    # the key light is steep and stands at the near right: from elsewhere its coarse shadow map stripes the table
+    for name, position, direction, strength, shadow in (
+        ("key", (0.45, 0.05, 1.5), (-0.15, 0.15, -1.0), 0.42, True),
+        ("fill", (-0.75, -0.4, 0.9), (0.4, 0.7, -0.6), 0.22, False),
     ):
         world.add_light(
             name=name,
             type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL,
-            pos=tuple(-1.5 * np.asarray(direction) + (0, 0.5, 0)),
+            pos=position,
             dir=direction,
             diffuse=(strength,) * 3,
             specular=(0.3 * strength,) * 3,
