@@ -30,6 +30,8 @@ def finish(fd: int, contents: Contents, path: Path) -> None:
     """
     temporary = files.temporary_path(path)
     try:
+        # One left behind by a kill may be a second name of a committed file: never write into it.
+        temporary.unlink(missing_ok=True)
         _require_room(contents, path.parent)
         write_hdf5(fd, contents, temporary)
         _check(temporary, contents)

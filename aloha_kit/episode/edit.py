@@ -43,6 +43,7 @@ def export(
         path, reservation = files.reserve(folder, index_of(source))
         temporary = files.temporary_path(path)
         try:
+            temporary.unlink(missing_ok=True)
             with h5py.File(temporary, "w") as target, h5py.File(source, "r") as old:
                 _copy(old, target, episode, (start, stop), (start, stop + extra), raw)
                 if episode.attrs.get("schema") == SCHEMA and not extra:

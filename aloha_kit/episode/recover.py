@@ -86,6 +86,7 @@ def _recover(journal: Path, fd: int) -> Recovery:
     steps, lost = len(contents.rows) - 1, contents.total_bytes - contents.good_bytes
     path = journal.with_name(journal.name.removesuffix(PARTIAL))
     if path.exists():
+        files.temporary_path(path).unlink(missing_ok=True)
         if _same_episode(path, contents):
             journal.unlink()
             return Recovery(journal, "finished", "was committed already; journal removed", steps, 0, path)
