@@ -1,0 +1,250 @@
+"""The command line: tables for people, JSON for programs, exit status for scripts."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.__main__ import main
+from aloha_kit.episode.edit import export
+from aloha_kit.episode.summary import stats
+from aloha_kit.episode.validate import validate
+from tests.episode.foreign import LAYOUTS, STEPS
+from tests.episode.recording import feed, record, Rig, writer_for
+from tests.episode.test_reader import act_loader
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two good episodes, one failed."""
+    data = tmp_path / "data"
+    record(data, 40, success_reward=4.0)
+    record(data, 30, success_reward=4.0, ending={"final_reward": 1.0}, images="raw")
+    return data
+
+
+def interrupted(folder: Path, steps: int) -> Path:
+    """A journal that nobody holds."""
+    rig = Rig()
+    writer = writer_for(folder, rig)
+    feed(writer, rig, steps)
+    while writer.written < steps:
+        pass
+    journal = folder / f"{writer.path.name}.partial"
+    copy = folder / "copy"
+    shutil.copy(journal, copy)
+    writer.discard()
+    os.rename(copy, journal)
+    return journal
+
+
+def test_validate(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["episode", "steps", "verdict", "check", "what"]
+    assert lines[2].split() == ["episode_0.hdf5", "40", "ok"]
+    assert lines[-1] == "2 ok, 0 warning, 0 error"
+    with h5py.File(folder / "episode_1.hdf5", "r+") as file:
+        file["observations/effort"][...] = 0
+    assert main(["validate", str(folder)]) == 0
+    assert "effort never changes" in capsys.readouterr().out
+    assert main(["validate", "--strict", str(folder)]) == 1
+    capsys.readouterr()
+    with h5py.File(folder / "episode_0.hdf5", "r+") as file:
+        file["action"][3, 3] = np.nan
+    assert main(["validate", str(folder), "--json"]) == 1
+    verdicts = json.loads(capsys.readouterr().out)
+    assert [v["verdict"] for v in verdicts] == ["error", "warning"]
+    assert verdicts[0]["steps"] == 40
+    assert verdicts[0]["findings"][0]["check"] == "finite"
+    assert main(["validate", str(folder / "episode_1.hdf5")]) == 0
+
+
+def test_bounds_on_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["validate", str(folder), "--bounds.rate", "0", "0"]) == 1
+    assert "50.0 Hz on average" in capsys.readouterr().out
+
+
+def test_recover(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recover", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("nothing to recover in")
+    interrupted(folder, 12)
+    assert main(["validate", str(folder)]) == 1
+    assert "12 steps can be recovered" in capsys.readouterr().out
+    assert main(["recover", str(folder), "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["outcome"], found["steps"], Path(found["episode"]).name) == ("recovered", 12, "episode_2.hdf5")
+    journal = interrupted(folder, 5)
+    assert main(["recover", str(journal)]) == 0
+    assert "recovered      5  episode_3.hdf5" in capsys.readouterr().out
+    (folder / "episode_9.hdf5.partial").write_bytes(b"junk")
+    assert main(["recover", str(folder)]) == 1
+    assert "is not an episode journal" in capsys.readouterr().out
+    assert main(["validate", str(folder / "episode_3.hdf5")]) == 0
+
+
+def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "episode_0.hdf5     40  0.8  jpeg: cam_high 24x32, cam_left_wrist 16x16" in lines[2]
+    assert lines[3].split()[-3:] == ["no", "stack", "complete"]
+    assert lines[-1].startswith("2 episodes, 70 steps, ")
+    assert lines[-1].endswith("1 of 2 judged ones successful")
+    assert main(["info", str(folder), "--json"]) == 0
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["steps"], first["success"], first["images"], first["layout"]) == (40, True, "jpeg", "aloha_kit/1")
+    assert second["cameras"]["cam_high"] == [24, 32]
+    assert second["bytes"] == (folder / "episode_1.hdf5").stat().st_size
+    (folder / "episode_2.hdf5").write_bytes(b"broken")
+    assert main(["info", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert "episode_0.hdf5" in captured.out
+    assert "error: " in captured.err
+    assert "episode_2.hdf5 is damaged" in captured.err
+
+
+def test_stats_are_those_of_all_rows_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = list_episodes(folder)
+    found = stats(files)
+    for stream in ("qpos", "action", "environment_state"):
+        rows = []
+        for file in files:
+            with Episode.open(file) as episode:
+                rows.append(getattr(episode, stream))
+        together = np.concatenate(rows).astype(np.float64)
+        assert found[stream].rows == len(together)
+        np.testing.assert_allclose(found[stream].mean, together.mean(0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(found[stream].std, together.std(0), rtol=1e-9, atol=1e-12)
+        np.testing.assert_array_equal(found[stream].min, together.min(0))
+        np.testing.assert_array_equal(found[stream].max, together.max(0))
+    assert main(["stats", str(folder), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["qpos"]["names"][6] == "left_gripper"
+    np.testing.assert_allclose(printed["qpos"]["std"], found["qpos"].std)
+    assert main(["stats", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert f"{found['qpos'].mean[0]:.4f}" in out
+    assert out.splitlines()[-1] == "2 episodes, 70 actions"
+
+
+def test_stats_keep_other_widths_apart(folder: Path) -> None:
+    with h5py.File(folder / "episode_2.hdf5", "w") as file:
+        file["action"] = np.ones((4, 7))
+        file["observations/qpos"] = np.ones((4, 7))
+    found = stats(list_episodes(folder))
+    assert found["action"].rows == 70
+    assert found["action (width 7)"].rows == 4
+    assert found["action (width 7)"].names[0] == "action[0]"
+
+
+@pytest.mark.parametrize("command", ["validate", "recover", "info", "stats"])
+def test_a_folder_that_is_not_there(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, str(tmp_path / "nowhere")]) == 1
+    assert "error: no folder" in capsys.readouterr().err
+    if command != "recover":
+        assert main([command, str(tmp_path)]) == 1
+        assert "no episodes in" in capsys.readouterr().err
+
+
+def test_export_classic(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target, rig = tmp_path / "classic", Rig()
+    assert main(["export", str(folder), str(target), "--classic"]) == 0
+    assert capsys.readouterr().out.split() == [str(target / f"episode_{i}.hdf5") for i in (0, 1)]
+    for path, steps in zip(list_episodes(target), (40, 30), strict=True):
+        assert validate(path).level == "ok"
+        with h5py.File(path) as file:
+            lengths: set[int] = set()
+
+            def note(name: str, data: object, lengths: set[int] = lengths) -> None:
+                if isinstance(data, h5py.Dataset):
+                    lengths.add(data.shape[1] if name == "compress_len" else data.shape[0])
+
+            file.visititems(note)
+            assert lengths == {steps}
+        with Episode.open(path) as episode:
+            assert (episode.layout, episode.length, episode.frames) == ("aloha_kit", steps, steps)
+            assert episode.attrs["schema"] == "aloha_kit/1-classic"
+            assert episode.contract == rig.contract
+            np.testing.assert_array_equal(episode.qpos, np.stack([rig.qpos(i) for i in range(steps)]))
+    assert main(["export", str(folder), str(target), "--classic"]) == 1
+    assert "is never overwritten" in capsys.readouterr().err
+    assert sorted(os.listdir(target)) == ["episode_0.hdf5", "episode_1.hdf5"]
+
+
+def test_export_a_part_with_raw_pixels(tmp_path: Path) -> None:
+    rig = Rig(sizes={"cam_high": (24, 32)}, depth=True, base=True)
+    source = record(tmp_path / "a", 40, rig)
+    path = export(source, tmp_path / "b", start=10, stop=25, raw=True)
+    assert validate(path).level == "ok"
+    with Episode.open(path) as episode, Episode.open(source) as whole:
+        assert (episode.length, episode.frames, episode.compressed) == (15, 16, False)
+        np.testing.assert_array_equal(episode.action, whole.action[10:25])
+        np.testing.assert_array_equal(episode.base_action, whole.base_action[10:25])  # type: ignore[index]
+        np.testing.assert_array_equal(episode.qpos, whole.qpos[10:26])
+        np.testing.assert_array_equal(episode.stamps["command"], whole.stamps["command"][10:25])
+        np.testing.assert_array_equal(episode.stamps["deadline"], whole.stamps["deadline"][10:26])
+        np.testing.assert_array_equal(episode.reward, whole.reward[10:25])  # type: ignore[index]
+        for row in (0, 7, 15):
+            np.testing.assert_array_equal(episode.image("cam_high", row), whole.image("cam_high", row + 10))
+            np.testing.assert_array_equal(episode.depth("cam_high", row), rig.depth_image(row + 10))
+        edited = json.loads(episode.attrs["edited"])
+        assert (edited["start"], edited["stop"], edited["raw"]) == (10, 25, True)
+        images, _, _ = act_loader(path, ["cam_high"], 3)
+        np.testing.assert_array_equal(images[0], whole.image("cam_high", 13))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_export_of_foreign_files(tmp_path: Path, layout: str) -> None:
+    source = tmp_path / "recording.hdf5"
+    LAYOUTS[layout](source, Rig())
+    path = export(source, tmp_path / "out", start=5)
+    assert path.name == "episode_0.hdf5"
+    with Episode.open(path) as episode, Episode.open(source) as whole:
+        assert (episode.layout, episode.length, episode.frames) == (layout, STEPS - 5, STEPS - 5)
+        np.testing.assert_array_equal(episode.qpos, whole.qpos[5:])
+        np.testing.assert_array_equal(episode.image("cam_high", 3), whole.image("cam_high", 8))
+
+
+@pytest.mark.parametrize(("start", "stop"), [(5, 5), (-1, 3), (0, 41), (40, None)])
+def test_export_of_an_impossible_part(tmp_path: Path, start: int, stop: int | None) -> None:
+    source = record(tmp_path / "a", 40)
+    with pytest.raises(EpisodeError, match=r"has steps 0 to 39; cannot keep \["):
+        export(source, tmp_path / "b", start=start, stop=stop)
+    assert not (tmp_path / "b").exists()
+
+
+def test_as_a_program(folder: Path) -> None:
+    """Started as users start it: help reads, an unknown word is refused, a closed pipe is no traceback."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "aloha_kit.episode", *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    shown = run("--help")
+    assert shown.returncode == 0
+    for word in ("validate", "recover", "info", "stats", "export", "python -m aloha_kit.episode"):
+        assert word in shown.stdout
+    wrong = run("valdate", str(folder))
+    assert wrong.returncode == 2
+    assert "validate" in wrong.stdout + wrong.stderr
+    piped = subprocess.run(
+        f"{sys.executable} -m aloha_kit.episode stats {folder} --json | head -1",
+        shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert piped.stdout == "{\n"
+    assert piped.stderr == ""

@@ -1,0 +1,364 @@
+"""Each fault is injected into a good episode and found by its check; good episodes pass."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.episode.checks import longest_run, runs
+from aloha_kit.episode.findings import Bounds, graded
+from aloha_kit.episode.validate import sources, validate
+from tests.episode.foreign import LAYOUTS
+from tests.episode.recording import feed, PERIOD, record, Rig, writer_for
+
+STEPS = 120
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """One good episode of each kind, copied by every test that spoils one."""
+    rig = Rig(depth=True, base=True)
+    return {kind: record(tmp_path_factory.mktemp(kind), STEPS, rig, images=kind) for kind in ("raw", "jpeg")}
+
+
+@pytest.fixture
+def spoil(good: dict[str, Path], tmp_path: Path) -> Callable[..., list[tuple[str, str, str]]]:
+    """Change a copy of the good episode; the findings (level, check, message)."""
+
+    def run(change: Callable[[h5py.File], None], kind: str = "raw") -> list[tuple[str, str, str]]:
+        path = tmp_path / "episode_0.hdf5"
+        shutil.copy(good[kind], path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        return [(f.level, f.check, f.message) for f in validate(path).findings]
+
+    return run
+
+
+@pytest.mark.parametrize("kind", ["raw", "jpeg"])
+def test_good_episodes_are_ok(good: dict[str, Path], kind: str) -> None:
+    verdict = validate(good[kind])
+    assert verdict.findings == ()
+    assert (verdict.level, verdict.steps) == ("ok", STEPS)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_good_foreign_episodes_are_ok(tmp_path: Path, layout: str) -> None:
+    LAYOUTS[layout](tmp_path / "episode_0.hdf5", Rig())
+    assert validate(tmp_path / "episode_0.hdf5").findings == ()
+
+
+def replace(file: h5py.File, name: str, value: np.ndarray) -> None:
+    del file[name]
+    file[name] = value
+
+
+def shift(name: str, nanoseconds: int, rows: slice) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        values = file[name][()]
+        values[rows] += nanoseconds
+        file[name][...] = values
+
+    return change
+
+
+def set_to(name: str, where: object, value: object) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[name][where] = value
+
+    return change
+
+
+def all_stamps(factor: float, jump: int = 0, at: int = 60) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        begin = int(file["stamps/deadline"][0])
+
+        def stretch(name: str, data: object) -> None:
+            if isinstance(data, h5py.Dataset):
+                values = data[()]
+                data[...] = begin + ((values - begin) * factor).astype(np.int64) + jump * (np.arange(len(values)) >= at)
+
+        file["stamps"].visititems(stretch)
+
+    return change
+
+
+def freeze(camera: str, begin: int, end: int) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        data = file[f"observations/images/{camera}"]
+        for row in range(begin, end):
+            data[row] = data[begin - 1]
+
+    return change
+
+
+FAULTS = {
+    "nan": (
+        set_to("observations/qpos", (5, 2), np.nan),
+        "error",
+        "finite",
+        "1 values of qpos are not finite, first: row 5, left_elbow",
+    ),
+    "inf": (set_to("action", (7, 13), np.inf), "error", "finite", "row 7, right_gripper"),
+    "rows": (
+        lambda f: replace(f, "observations/qvel", f["observations/qvel"][:-3]),
+        "error",
+        "shapes",
+        "qvel has 118 rows, expected 121",
+    ),
+    "observations": (
+        lambda f: replace(f, "observations/qpos", f["observations/qpos"][:-1]),
+        "error",
+        "shapes",
+        "120 observations with 120 actions, expected 121",
+    ),
+    "frames": (
+        lambda f: replace(f, "observations/images/cam_high", f["observations/images/cam_high"][:50]),
+        "error",
+        "shapes",
+        "images/cam_high has 50 rows, expected 121",
+    ),
+    "width": (
+        lambda f: replace(f, "observations/qpos", f["observations/qpos"][:, :7]),
+        "error",
+        "shapes",
+        "qpos has 7 entries, the contract 14",
+    ),
+    "stamp rows": (
+        lambda f: replace(f, "stamps/command", f["stamps/command"][:-2]),
+        "error",
+        "shapes",
+        "stamps/command has 118 rows, expected 120",
+    ),
+    "no stamps": (lambda f: f.__delitem__("stamps"), "error", "stamps", "no stamps"),
+    "still arms": (set_to("observations/qpos", ..., 0.25), "error", "constant", "qpos never changes"),
+    "still arm": (
+        set_to("observations/qpos", np.s_[:, 7:], 0.25),
+        "warning",
+        "constant",
+        "qpos of arm 'right' never changes",
+    ),
+    "dead effort": (set_to("observations/effort", ..., 0), "warning", "constant", "effort never changes"),
+    "state as action": (
+        lambda f: f["action"].write_direct(f["observations/qpos"][:-1]),
+        "error",
+        "action",
+        "the action equals qpos of the same row",
+    ),
+    "next state as action": (
+        lambda f: f["action"].write_direct(f["observations/qpos"][1:]),
+        "warning",
+        "action",
+        "the action equals qpos of the next row",
+    ),
+    "gripper in radians": (
+        set_to("action", np.s_[:, 6], np.linspace(-0.6, 1.5, STEPS)),
+        "warning",
+        "gripper",
+        "left_gripper of action spans -0.60 to 1.50",
+    ),
+    "gripper in degrees": (
+        set_to("observations/qpos", np.s_[:, 13], np.linspace(0, 80, STEPS + 1)),
+        "error",
+        "gripper",
+        "right_gripper of qpos spans 0.00 to 80.00",
+    ),
+    "glitch": (set_to("observations/qpos", (30, 1), 2.9), "error", "jump", "left_shoulder of qpos jumps"),
+    "jerk": (set_to("action", (np.s_[60:], 3), 1.3), "warning", "jump", "left_forearm_roll of action jumps"),
+    "backwards": (
+        shift("stamps/qpos", -50_000_000, np.s_[40:41]),
+        "error",
+        "stamps",
+        "qpos runs backwards by 30.0 ms at row 40",
+    ),
+    "same deadline": (shift("stamps/deadline", -PERIOD, np.s_[40:41]), "error", "stamps", "deadline repeats at row 40"),
+    "late camera": (
+        shift("stamps/images/cam_high", -45_000_000, np.s_[:]),
+        "warning",
+        "skew",
+        "stream images/cam_high is 45.0 ms from the others",
+    ),
+    "other clock": (shift("stamps/images/cam_high", -(10**9), np.s_[:]), "error", "skew", "1000.0 ms from the others"),
+    "slow": (all_stamps(1.1), "warning", "rate", "45.5 Hz on average, 50 Hz nominal"),
+    "half rate": (all_stamps(2.0), "error", "rate", "25.0 Hz on average"),
+    "gap": (all_stamps(1.0, 80_000_000), "warning", "gap", "100 ms between rows 59 and 60, 20 ms nominal"),
+    "long gap": (all_stamps(1.0, 400_000_000), "error", "gap", "420 ms between rows 59 and 60"),
+    "frozen": (
+        freeze("cam_high", 20, 100),
+        "error",
+        "frozen",
+        "camera 'cam_high' shows the same picture for 1.60 s from row 19 while joints move",
+    ),
+    "frozen for a while": (
+        freeze("cam_left_wrist", 20, 50),
+        "warning",
+        "frozen",
+        "'cam_left_wrist' shows the same picture for 0.60 s",
+    ),
+    "black": (
+        set_to("observations/images/cam_right_wrist", ..., 3),
+        "error",
+        "black",
+        "camera 'cam_right_wrist' is black in 8 of 8 frames looked at",
+    ),
+    "black at first": (
+        set_to("observations/images/cam_right_wrist", np.s_[:9], 0),
+        "warning",
+        "black",
+        "is black in 1 of 8",
+    ),
+    "grey": (
+        set_to("observations/images/cam_high", ..., 120),
+        "error",
+        "flat",
+        "camera 'cam_high' is of one colour in 8 of 8",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_is_found(spoil: Callable[..., list[tuple[str, str, str]]], fault: str) -> None:
+    change, level, check, text = FAULTS[fault]
+    found = spoil(change)
+    assert any(f[:2] == (level, check) and text in f[2] for f in found), found
+
+
+def test_faults_are_found_by_their_check_alone(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    """No second check cries about the same fault."""
+    for fault in ("nan", "rows", "dead effort", "late camera", "slow", "gap", "frozen for a while", "black at first"):
+        assert len(spoil(FAULTS[fault][0])) == 1, fault
+
+
+def test_a_stream_that_stands_still(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    def change(file: h5py.File) -> None:
+        stamps = file["stamps/images/cam_high"]
+        stamps[50:80] = stamps[50]
+
+    found = spoil(change)
+    assert ("warning", "stamps", "stream images/cam_high stood still for 0.58 s from row 50") in found
+
+
+def test_a_camera_of_half_the_rate(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    def change(file: h5py.File) -> None:
+        data = file["observations/images/cam_high"]
+        for row in range(1, STEPS + 1, 2):
+            data[row] = data[row - 1]
+
+    (found,) = spoil(change)
+    assert found[:2] == ("warning", "repeats")
+    assert "camera 'cam_high' repeats 50% of its frames while joints move" in found[2]
+
+
+def test_a_still_scene_is_no_frozen_camera(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    """Nothing moves for a second at the start: equal pictures are right."""
+
+    def change(file: h5py.File) -> None:
+        for name in ("observations/qpos", "observations/qvel", "observations/effort"):
+            values = file[name][()]
+            values[:55] = values[55]
+            file[name][...] = values
+        for camera in file["observations/images"]:
+            data = file[f"observations/images/{camera}"]
+            for row in range(55):
+                data[row] = data[55]
+
+    assert spoil(change) == []
+
+
+def test_a_wrist_camera_whose_arm_rests_is_not_frozen(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    def rest(file: h5py.File) -> None:
+        qpos = file["observations/qpos"][()]
+        qpos[20:100, 7:] = qpos[20, 7:]
+        qpos[100:, 7:] = qpos[20, 7:] + (qpos[100:, 7:] - qpos[100, 7:])
+        file["observations/qpos"][...] = qpos
+        freeze("cam_right_wrist", 20, 100)(file)
+
+    assert spoil(rest) == []
+
+    def wrong_one(file: h5py.File) -> None:
+        rest(file)
+        freeze("cam_left_wrist", 20, 100)(file)
+
+    assert [f[1] for f in spoil(wrong_one)] == ["frozen"]
+
+
+def test_damaged_jpeg(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    name = "observations/images/cam_high"
+    cut = spoil(lambda f: f[name].__setitem__((33, np.s_[300:]), 0), "jpeg")
+    assert [f[:2] for f in cut] == [("error", "images")]
+    assert "frame 33 of camera 'cam_high' is not a whole JPEG" in cut[0][2]
+    empty = spoil(lambda f: f[name].__setitem__(0, 0), "jpeg")
+    assert "frame 0 of camera 'cam_high' is damaged: not a JPEG" in empty[0][2]
+
+
+def test_frozen_jpeg(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    assert [f[:2] for f in spoil(freeze("cam_high", 20, 100), "jpeg")] == [("error", "frozen")]
+
+
+def test_a_picture_of_another_size(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    def change(file: h5py.File) -> None:
+        row = file["observations/images/cam_high"][0]
+        small = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].reshape(-1)
+        row[:] = 0
+        row[: len(small)] = small
+        file["observations/images/cam_high"][0] = row
+
+    (found,) = spoil(change, "jpeg")
+    assert found[2] == "frame 0 of camera 'cam_high' is (8, 8), the contract says (24, 32)"
+
+
+def test_bounds_are_settings(good: dict[str, Path]) -> None:
+    verdict = validate(good["raw"], Bounds(rate=(0.0, 0.0)))
+    assert [f.check for f in verdict.findings] == ["rate"]
+    assert verdict.level == "error"
+
+
+def test_journals_and_broken_files(tmp_path: Path) -> None:
+    rig = Rig()
+    writer = writer_for(tmp_path, rig)
+    feed(writer, rig, 9)
+    while writer.written < 9:
+        pass
+    (journal,) = sources(tmp_path)
+    running = validate(journal)
+    assert (running.level, running.steps) == ("warning", 9)
+    assert running.findings[0].message == "being recorded; 9 steps so far"
+    copy = tmp_path / "episode_5.hdf5.partial"
+    shutil.copy(journal, copy)  # nobody holds this one
+    stopped = validate(copy)
+    assert (stopped.level, stopped.steps) == ("error", 9)
+    assert "interrupted; 9 steps can be recovered" in stopped.findings[0].message
+    writer.discard()
+    (tmp_path / "episode_1.hdf5").write_bytes(b"not HDF5")
+    broken = validate(tmp_path / "episode_1.hdf5")
+    assert (broken.level, broken.findings[0].check) == ("error", "file")
+    (tmp_path / "episode_6.hdf5.partial").write_bytes(b"not a journal")
+    assert "is not an episode journal" in validate(tmp_path / "episode_6.hdf5.partial").findings[0].message
+    assert [p.name for p in sources(tmp_path)] == [
+        "episode_1.hdf5", "episode_5.hdf5.partial", "episode_6.hdf5.partial"]  # fmt: skip
+    with pytest.raises(EpisodeError, match="no folder"):
+        sources(tmp_path / "nowhere")
+
+
+def test_an_empty_action_is_an_error(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        file["action"] = np.zeros((0, 14), np.float32)
+        file["observations/qpos"] = np.zeros((0, 14), np.float32)
+    assert validate(tmp_path / "episode_0.hdf5").findings[0].message == "no steps"
+
+
+def test_runs() -> None:
+    flags = np.array([0, 1, 1, 0, 1, 1, 1, 0], bool)
+    assert runs(flags) == [(1, 3), (4, 7)]
+    assert longest_run(flags) == (3, 4)
+    assert longest_run(np.zeros(3, bool)) == (0, 0)
+
+
+def test_graded() -> None:
+    levels = [[f.level for f in graded(value, (1.0, 2.0), "c", "m")] for value in (0.9, 1.0, 1.9, 2.0)]
+    assert levels == [[], ["warning"], ["warning"], ["error"]]
