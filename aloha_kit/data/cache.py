@@ -103,9 +103,12 @@ class _Part:
             self._where = {}
         except (KeyError, TypeError, ValueError):
             self._start_over()  # a damaged index is worth nothing, its frames can be decoded again
-        live = {key_of(file) for file in table.files}
-        stale = sum(n for key, (_, n) in self._where.items() if key not in live)
-        if stale > len(table):
+        # of the whole folder: this run may use only some of its episodes
+        folders = {file.parent for file in table.files}
+        live = {key_of(file) for place in folders for file in place.glob("episode_*.hdf5")}
+        used = sum(count for key, (_, count) in self._where.items() if key in live)
+        stale = sum(count for key, (_, count) in self._where.items() if key not in live)
+        if stale > max(used, len(table)):
             self._start_over()
 
     def _start_over(self) -> None:

@@ -1,0 +1,151 @@
+"""The table of steps against a slow, independent reading of the same episodes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from aloha_kit.core import ContractError, EpisodeError
+from aloha_kit.data.index import read_table, split
+from aloha_kit.episode import list_episodes
+from tests.synthetic import make, Synthetic, write, write_dataset
+
+
+def test_vectors_are_the_recorded_ones_in_order(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path)
+    table = read_table(tmp_path)
+    assert len(table) == 30 + 41 + 25
+    assert table.lengths.tolist() == [30, 41, 25]
+    assert table.starts.tolist() == [0, 30, 71]
+    for start, episode in zip(table.starts, written, strict=True):
+        steps = len(episode.action)
+        np.testing.assert_array_equal(table.action[start : start + steps], episode.action)
+        np.testing.assert_array_equal(table.qpos[start : start + steps], episode.qpos[:steps])
+        assert table.environment_state is not None
+        np.testing.assert_array_equal(
+            table.environment_state[start : start + steps], episode.environment_state[:steps]
+        )
+    assert table.contract.cameras == {"top": (24, 32)}
+    assert table.episode_of(np.array([0, 29, 30, 70, 71, 95])).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_statistics_equal_numpy_over_episodes_of_unequal_lengths(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, lengths=(7, 60, 23))
+    statistics = read_table(tmp_path).statistics()
+    for key, rows in (
+        ("action", [e.action for e in written]),
+        ("qpos", [e.qpos[:-1] for e in written]),
+        ("environment_state", [e.environment_state[:-1] for e in written]),
+    ):
+        values = np.concatenate(rows).astype(np.float64)
+        moments = statistics[key]
+        np.testing.assert_allclose(moments.mean, values.mean(axis=0), rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(moments.std, values.std(axis=0, ddof=1), rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(moments.min, values.min(axis=0).astype(np.float32))
+        np.testing.assert_array_equal(moments.max, values.max(axis=0).astype(np.float32))
+        assert moments.count == 90
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("chunk", [1, 8, 50])
+def test_chunks_equal_a_slow_reading(tmp_path: Path, offset: int, chunk: int) -> None:
+    written = write_dataset(tmp_path, lengths=(12, 5, 9))
+    table = read_table(tmp_path, action_offset=offset)
+    rows = np.random.default_rng(0).permutation(len(table))
+    actions, is_pad = table.chunks(rows, chunk)
+    where = [(e, t) for e, episode in enumerate(written) for t in range(len(episode.action))]
+    for i, row in enumerate(rows):
+        e, t = where[row]
+        tail = written[e].action[max(0, t - offset) :][:chunk]
+        expected = np.zeros((chunk, 14), np.float32)
+        expected[: len(tail)] = tail
+        np.testing.assert_array_equal(actions[i], expected)
+        assert is_pad[i].tolist() == [k >= len(tail) for k in range(chunk)]
+
+
+def test_base_velocities_follow_the_arms(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, lengths=(6, 8), base=True)
+    table = read_table(tmp_path)
+    assert table.action.shape == (14, 16)
+    np.testing.assert_array_equal(table.action, np.concatenate([e.action for e in written]))
+    assert table.contract.action_names[-2:] == ("base_linear", "base_angular")
+
+
+def test_offset_is_decided_by_who_recorded(tmp_path: Path) -> None:
+    """Real ALOHA's files pair each action with the observation before it; ours and simulated ones do not."""
+    path = write(tmp_path / "ours", make(6, {"top": (24, 32)}, seed=0), sim=False)
+    assert read_table([path]).offsets.tolist() == [0]
+    for sim, expected in ((True, 0), (False, 1)):
+        file = tmp_path / f"aloha_{sim}" / "episode_0.hdf5"
+        file.parent.mkdir()
+        with h5py.File(file, "w") as root:
+            root.attrs["sim"] = sim
+            root["action"] = np.zeros((6, 14), np.float32)
+            root["observations/qpos"] = np.zeros((6, 14), np.float32)
+            root["observations/qvel"] = np.zeros((6, 14), np.float32)
+            root["observations/effort"] = np.zeros((6, 14), np.float32)
+            root["observations/images/cam_high"] = np.zeros((6, 48, 64, 3), np.uint8)
+        assert read_table([file]).offsets.tolist() == [expected]
+
+
+def test_failures_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+    for seed, success in enumerate([True, False, True]):
+        write(tmp_path, make(5, {"top": (24, 32)}, seed=seed), success=success)
+    assert read_table(tmp_path).lengths.tolist() == [5, 5]
+    assert read_table(tmp_path).failed == 1
+    assert len(read_table(tmp_path, include_failed=True).files) == 3
+    with pytest.raises(EpisodeError, match=r"no episode to train on in the 1 files given; 1 are marked as failures"):
+        read_table([list_episodes(tmp_path)[1]])
+
+
+def test_missing_camera_names_file_and_what_exists(tmp_path: Path) -> None:
+    write_dataset(tmp_path, lengths=(5,), cameras={"top": (24, 32), "left_wrist": (24, 32)})
+    with pytest.raises(EpisodeError, match=r"episode_0.hdf5 has no camera 'wrist_left'.*left_wrist, top"):
+        read_table(tmp_path, cameras=["top", "wrist_left"])
+    assert read_table(tmp_path, cameras=["left_wrist"]).cameras == ("left_wrist",)
+
+
+def test_differing_contracts_are_listed_by_file(tmp_path: Path) -> None:
+    write(tmp_path, make(5, {"top": (24, 32)}, seed=0))
+    write(tmp_path, make(5, {"top": (48, 64)}, seed=1))
+    write(tmp_path, make(5, {"top": (24, 32)}, seed=2), rate_hz=30.0)
+    with pytest.raises(ContractError) as error:
+        read_table(tmp_path)
+    assert "episode_1.hdf5: camera 'top': (24, 32) (height, width) against (48, 64)" in str(error.value)
+    assert "episode_2.hdf5: rate: 50 Hz against 30 Hz" in str(error.value)
+
+
+def test_episodes_with_other_joints_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, make(5, {}, seed=0))
+    other: Synthetic = make(5, {}, seed=1, joints=7)
+    write(tmp_path, other)
+    with pytest.raises(ContractError, match=r"episode_1.hdf5: state: 14 entries against 7"):
+        read_table(tmp_path)
+
+
+def test_environment_state_counts_only_where_all_have_it(tmp_path: Path) -> None:
+    write(tmp_path, make(5, {}, seed=0), state=False)
+    write(tmp_path, make(5, {}, seed=1), state=True)
+    table = read_table(tmp_path)
+    assert table.environment_state is None
+    assert table.contract.environment_state_names == ()
+
+
+@pytest.mark.parametrize(("episodes", "fraction"), [(50, 0.2), (3, 0.1), (2, 0.9), (7, 0.5)])
+def test_split_is_disjoint_complete_and_seeded(episodes: int, fraction: float) -> None:
+    training, validation = split(episodes, fraction, seed=3)
+    assert sorted(training + validation) == list(range(episodes))
+    assert training
+    assert validation
+    assert split(episodes, fraction, seed=3) == (training, validation)
+    if episodes == 50:
+        assert len(validation) == 10
+        assert split(episodes, fraction, seed=4) != (training, validation)
+
+
+def test_split_keeps_all_for_training_where_there_is_nothing_to_spare() -> None:
+    assert split(1, 0.5, seed=0) == ([0], [])
+    assert split(5, 0.0, seed=0) == ([0, 1, 2, 3, 4], [])

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aloha_kit.data.cache import cached_frames
+from aloha_kit.data.index import read_table
+from aloha_kit.data.loader import Loader, prefetch
+from tests.synthetic import write_dataset
+
+
+def test_a_batch_holds_what_was_recorded(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, lengths=(9, 14))
+    table = read_table(tmp_path)
+    frames = cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
+    batch = Loader(table, frames, chunk_size=6).batch(np.array([20, 4]))
+    second = written[1]  # row 20 is its step 11, of 14
+    np.testing.assert_array_equal(batch["qpos"][0].numpy(), second.qpos[11])
+    np.testing.assert_array_equal(batch["environment_state"][0].numpy(), second.environment_state[11])
+    np.testing.assert_array_equal(batch["actions"][0, :3].numpy(), second.action[11:])
+    assert batch["actions"][0, 3:].abs().sum() == 0
+    assert batch["is_pad"].tolist() == [[False] * 3 + [True] * 3, [False] * 5 + [True]]
+    np.testing.assert_array_equal(batch["images"]["top"][1].numpy(), written[0].images["top"][4].transpose(2, 0, 1))
+    assert batch["actions"].dtype == batch["qpos"].dtype == torch.float32
+
+
+def test_no_cameras_no_pictures(tmp_path: Path) -> None:
+    write_dataset(tmp_path, lengths=(4,), cameras={})
+    table = read_table(tmp_path)
+    assert Loader(table, None, chunk_size=2).batch(np.array([0]))["images"] == {}
+
+
+def test_prefetch_keeps_order_and_stays_ahead() -> None:
+    done: list[int] = []
+    ahead = threading.Event()
+
+    def square(x: int) -> int:
+        done.append(x)
+        if x == 2:
+            ahead.set()
+        return x * x
+
+    results = prefetch(square, range(100), depth=2)
+    assert next(results) == 0
+    assert ahead.wait(5), "the thread works without being asked"
+    assert [next(results) for _ in range(4)] == [1, 4, 9, 16]
+    results.close()
+    assert len(done) < 20, "but not further ahead than it may"
+
+
+def test_prefetch_raises_what_went_wrong_and_ends_its_thread() -> None:
+    def fail(x: int) -> int:
+        if x == 2:
+            raise RuntimeError("frame 7 is damaged")
+        return x
+
+    got: list[int] = []
+    with pytest.raises(RuntimeError, match="frame 7 is damaged"):
+        for value in prefetch(fail, range(5)):
+            got.append(value)
+    assert got == [0, 1]
+    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+
+
+def test_prefetch_of_nothing() -> None:
+    assert list(prefetch(str, [])) == []

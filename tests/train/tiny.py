@@ -1,0 +1,86 @@
+"""The smallest job that still has everything: cameras, dropout, a sampled latent, averaged weights, augmentation."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aloha_kit.config.policies import ActConfig
+from aloha_kit.config.training import TrainConfig
+from aloha_kit.data.frames import DirectFrames
+from aloha_kit.data.index import EpisodeTable, read_table, split
+from aloha_kit.data.loader import Loader
+from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.policies.build import build
+from aloha_kit.train.loop import Job, Trainer
+from aloha_kit.train.progress import Progress
+from aloha_kit.train.runs import Run
+
+ACT = ActConfig(
+    chunk_size=6,
+    hidden_dim=16,
+    dim_feedforward=32,
+    nheads=2,
+    enc_layers=1,
+    latent_dim=4,
+    kl_weight=0.1,
+    backbone_layers=1,
+    backbone_width=16,
+    backbone_norm="group",
+    pretrained_backbone=False,
+)
+TRAINING = TrainConfig(
+    num_steps=24,
+    batch_size=8,
+    lr=1e-3,
+    warmup_steps=3,
+    ema=0.9,
+    val_fraction=0.34,
+    val_every=10,
+    val_batches=2,
+    device="cpu",
+    seed=3,
+)
+
+
+def job(folder: Path, table: EpisodeTable, config: TrainConfig = TRAINING, **changes: Any) -> Job:
+    """A fresh job on a table's episodes, seeded as the application does it."""
+    torch.manual_seed(config.seed)
+    training, validation = split(len(table.files), config.val_fraction, config.seed)
+    network = build(changes.pop("policy", ACT), table.contract, table.statistics())
+    run = Run(folder) if folder.exists() else Run.create(folder, {})
+    frames = DirectFrames(table, table.contract.cameras, workers=1) if table.cameras else None
+    made = Job(
+        config=config,
+        network=network,
+        loader=Loader(table, frames, network.chunk_size),
+        sampler=Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling),
+        validation=spread(table, validation, config.batch_size, config.val_batches),
+        run=run,
+        num_steps=config.num_steps,
+    )
+    return dataclasses.replace(made, **changes)
+
+
+def trainer(made: Job, *, resume: bool = False) -> Trainer:
+    """A trainer of a job, from the start or from the run's last checkpoint."""
+    resumed = made.run.state(made.run.folder) if resume else None
+    first = resumed["position"]["step"] if resumed else 0
+    return Trainer(made, Progress(made.run, first_step=first, num_steps=made.num_steps, show=False), resumed)
+
+
+def stop_at(step: int, of: Callable[[], Trainer]) -> Callable[[], bool]:
+    """A request to stop that comes after so many steps."""
+    return lambda: of().position.step >= step
+
+
+def dataset(folder: Path) -> EpisodeTable:
+    """Three short episodes with one camera."""
+    from tests.synthetic import write_dataset
+
+    write_dataset(folder, lengths=(30, 41, 25))
+    return read_table(folder)
