@@ -64,8 +64,8 @@ class NetworkConfig:
                 "backbone_norm frozen without pretrained weights normalises nothing (its statistics stay 0 and 1); "
                 "use backbone_norm group"
             )
-        if self.backbone_norm == "group" and self.backbone_width % 8:
-            raise ValueError(f"backbone_width must be a multiple of 8 with group norm, given {self.backbone_width}")
+        if self.backbone_norm == "group" and self.backbone_width % 16:
+            raise ValueError(f"backbone_width must be a multiple of 16 with group norm, given {self.backbone_width}")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class ActConfig(NetworkConfig):
     """Self-attention in the first decoder layer. It comes before anything was observed, so it can only learn a
     constant (with "zeros", the same one for the whole chunk); the reference has it."""
     pre_norm: bool = False
-    """Normalise before each block instead of after it."""
+    """Normalise before each block instead of after it; give it decoder_input "queries", since zeros have no scale."""
     dropout: float = 0.1
     """Dropout in the transformers."""
     use_vae: bool = True

@@ -57,9 +57,9 @@ def test_what_cannot_be_is_answered() -> None:
     accumulator.add([[1.0, 2.0]])
     with pytest.raises(ContractError, match="rows of 3 dimensions after rows of 2"):
         accumulator.add([[1.0, 2.0, 3.0]])
-    with pytest.raises(ContractError, match="unknown statistics 'actoin'. Did you mean 'action'"):
+    with pytest.raises(ContractError, match=r"unknown statistics 'actoin'\. Did you mean 'action'"):
         Statistics.of(actoin=[[1.0]])
-    with pytest.raises(ContractError, match="no statistics of 'action'. Known: qpos."):
+    with pytest.raises(ContractError, match=r"no statistics of 'action'\. Known: qpos\."):
         Statistics.of(qpos=[[1.0]])["action"]
     with pytest.raises(ContractError, match="must be vectors of one length"):
         Moments(np.zeros(2, np.float32), *(np.zeros(3, np.float32) for _ in range(3)), count=1)  # type: ignore[misc]

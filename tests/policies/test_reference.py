@@ -234,7 +234,7 @@ def test_bad_files_are_named(tmp_path: Path, act: tuple[dict[str, Any], ChunkNet
     checkpoint, stats = published_files(content, tmp_path)
     with pytest.raises(CheckpointError, match=re.escape(f"cannot read weights from {tmp_path / 'no.ckpt'}")):
         reference.load_reference(tmp_path / "no.ckpt", stats, content["cameras"])
-    with pytest.raises(ContractError, match="the checkpoint has 1 backbones|cameras"):
+    with pytest.raises(ContractError, match="wants cameras and the data has none"):
         reference.load_reference(checkpoint, stats, {})
     short = tmp_path / "short.pkl"
     short.write_bytes(stats.read_bytes()[:100])

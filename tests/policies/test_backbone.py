@@ -1,0 +1,98 @@
+"""The ResNet is torchvision's, cut where asked; its weights come from a file or with a clear word why not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.models import resnet18, resnet34
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from aloha_kit.config.policies import ActConfig
+from aloha_kit.core import ConfigError
+from aloha_kit.policies.backbone import ResNetTrunk, Vision
+
+
+def config(**changes: Any) -> ActConfig:
+    return ActConfig(**changes)
+
+
+@pytest.mark.parametrize(("name", "make"), [("resnet18", resnet18), ("resnet34", resnet34)])
+@pytest.mark.parametrize("stages", [1, 3, 4])
+def test_it_computes_what_torchvision_computes(name: str, make: Any, stages: int) -> None:
+    torch.manual_seed(0)
+    whole = make(norm_layer=FrozenBatchNorm2d)
+    for module in whole.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+    trunk = ResNetTrunk(config(backbone=name, backbone_layers=stages))
+    trunk.load_state_dict({k: v for k, v in whole.state_dict().items() if k in trunk.state_dict()})
+    image = torch.randn(2, 3, 37, 50)
+    x = whole.maxpool(whole.relu(whole.bn1(whole.conv1(image))))
+    for stage in range(stages):
+        x = getattr(whole, f"layer{stage + 1}")(x)
+    with torch.inference_mode():
+        torch.testing.assert_close(trunk(image), x.detach())
+    assert trunk.map_size(37, 50) == tuple(x.shape[-2:])
+    assert trunk.channels == x.shape[1]
+
+
+@pytest.mark.parametrize("size", [(480, 640), (97, 131), (32, 33), (1, 1)])
+def test_map_sizes_are_those_of_the_maps(size: tuple[int, int]) -> None:
+    cut = config(backbone_layers=2, backbone_width=16, backbone_norm="group", pretrained_backbone=False)
+    trunk = ResNetTrunk(cut)
+    with torch.inference_mode():
+        assert tuple(trunk(torch.zeros(1, 3, *size)).shape) == (1, 32, *trunk.map_size(*size))
+
+
+def test_equal_pictures_in_one_pass_give_what_each_gives_alone() -> None:
+    torch.manual_seed(0)
+    cameras = {"a": (32, 40), "b": (32, 40)}
+    vision = Vision(config(backbone_layers=2), cameras, shared=True)
+    images = {name: torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8) for name, size in cameras.items()}
+    with torch.inference_mode():
+        together = vision(images)
+        alone = [vision.backbones[0](vision.normalise(images[name])) for name in cameras]
+    for one, other in zip(together, alone, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_pictures_are_resized_inside_and_taken_as_they_are_when_it_is_done_already() -> None:
+    vision = Vision(config(backbone_layers=1, image_size=(16, 20)), {"a": (32, 40)}, shared=True)
+    flat = torch.full((1, 3, 32, 40), 77, dtype=torch.uint8)
+    with torch.inference_mode():
+        large, small = vision({"a": flat})[0], vision({"a": flat[..., :16, :20]})[0]
+    assert large.shape == small.shape == (1, 64, 4, 5)
+    torch.testing.assert_close(large, small)  # a plain colour looks the same at any size
+
+
+def test_pretrained_weights_fill_every_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    published = resnet18().state_dict()
+    monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: published)
+    for norm in ("frozen", "batch"):
+        vision = Vision(config(backbone_norm=norm), {"a": (32, 32), "b": (32, 32)}, shared=False)
+        vision.load_pretrained("resnet18")
+        for backbone in vision.backbones:
+            for key, value in backbone.state_dict().items():
+                assert torch.equal(value, published[key]), key
+
+
+def test_without_a_network_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    vision = Vision(config(), {"a": (32, 32)}, shared=True)
+    expected = (
+        r"cannot fetch the pretrained weights of resnet18 \(Name or service not known\)\. Put https://\S+resnet18\S+pth"
+        rf" at {re.escape(str(tmp_path))}/hub/checkpoints/resnet18-\w+\.pth, or train from scratch:"
+        " --no-pretrained-backbone --backbone-norm group"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        vision.load_pretrained("resnet18")
