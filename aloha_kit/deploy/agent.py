@@ -1,0 +1,117 @@
+"""From a path to a policy: which checkpoint is meant, and how its chunks become actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+# Loads what the first query would load lazily. After a software OpenGL context exists that import
+# can crash the process (two copies of LLVM), so it has to come before any environment is built.
+import torch._dynamo
+
+from aloha_kit.core import ConfigError, Observation, Policy
+from aloha_kit.data.batch import Batch
+from aloha_kit.loop import LatencyReport
+from aloha_kit.policies import checkpoint
+from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
+from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.reference import load_reference
+
+REFERENCE, REFERENCE_STATS = "policy_best.ckpt", "dataset_stats.pkl"
+
+
+def load_network(
+    path: Path, cameras: Mapping[str, tuple[int, int]], device: str | None = None
+) -> tuple[ChunkNetwork, Path]:
+    """The network that `path` means, and the file or folder that it was read from.
+
+    Args:
+        path: a checkpoint; a run, of which the best (else the last) checkpoint is taken; or a file or
+            folder of the published ACT repository.
+        cameras: {name: (height, width)} for the latter, whose files do not tell them.
+        device: by default cuda where there is one, else cpu.
+
+    Raises:
+        ConfigError: none of these, with what is there; or an unusable device.
+    """
+    found = find_checkpoint(path)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if found.is_file():
+        network = load_reference(found, found.parent / REFERENCE_STATS, cameras)
+    else:
+        network = checkpoint.load(found)
+    try:
+        return network.to(device), found
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def find_checkpoint(path: Path) -> Path:
+    """A checkpoint folder, or a file of the published ACT repository.
+
+    Raises:
+        ConfigError: there is none; says what is there.
+    """
+    candidates = [path, *(path / "checkpoints" / name for name in ("best", "last"))]
+    for candidate in candidates:
+        if (candidate / checkpoint.WEIGHTS).is_file():
+            return candidate
+    if path.is_file() and path.suffix == ".ckpt":
+        return path
+    if (path / REFERENCE).is_file():
+        return path / REFERENCE
+    if path.is_dir():
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
+    else:
+        beside = sorted(p.name for p in path.parent.iterdir())[:20] if path.parent.is_dir() else []
+        there = f"no such folder; beside it: {', '.join(beside) or '(nothing)'}"
+    raise ConfigError(
+        f"no checkpoint at {path}: neither {checkpoint.WEIGHTS}, checkpoints/best, checkpoints/last"
+        f" nor {REFERENCE}. There is: {there}"
+    )
+
+
+class TimedAgent(ChunkPolicy):
+    """A network behind an observation that tells a latency report where its time goes."""
+
+    def __init__(self, network: ChunkNetwork, latency: LatencyReport) -> None:
+        super().__init__(network, str(next(network.parameters()).device))
+        self._latency = latency
+
+    def batch(self, observation: Observation) -> Batch:
+        with self._latency.measure("preprocessing"):
+            return super().batch(observation)
+
+    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+        with self._latency.measure("network"):
+            return super().predict_chunk(observation)
+
+    def warm_up(self) -> None:
+        """Ask twice with an empty observation: the first queries allocate, which would pass for latency."""
+        contract = self.contract
+        nothing = Observation(
+            qpos=np.zeros(len(contract.state_names), np.float32),
+            images={name: np.zeros((*size, 3), np.uint8) for name, size in contract.cameras.items()},
+            environment_state=np.zeros(len(contract.environment_state_names), np.float32),
+            stamps={},
+        )
+        for _ in range(2):
+            super().predict_chunk(nothing)
+
+
+def execution(agent: ChunkPolicy, *, temporal_agg: bool, horizon: int | None) -> Policy:
+    """How chunks become actions.
+
+    Raises:
+        ConfigError: a horizon outside 1 … chunk size.
+    """
+    if horizon is not None and not 1 <= horizon <= agent.chunk_size:
+        raise ConfigError(f"--horizon must be 1 to the chunk size {agent.chunk_size}, given {horizon}")
+    if temporal_agg:
+        return TemporalEnsemble(agent, query_every=horizon or 1)
+    return ChunkExecutor(agent, horizon)

@@ -1,0 +1,100 @@
+"""A rollout as a video: a view for people, what the policy sees, and how far it got."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import dm_env
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Action, Observation
+from aloha_kit.loop import Outcome
+from aloha_kit.media import caption, fit, Mp4Writer
+from aloha_kit.media.frames import BACKGROUND, BAD, FAINT, GOOD, tag
+
+Image = npt.NDArray[np.uint8]
+
+HEIGHT, SIDE = 480, 320  # pixels: of the view, and the width of the column of what the policy sees
+STAGES = ((58, 62, 72), (74, 92, 128), (78, 128, 168), (92, 172, 160), GOOD)
+
+
+class Film:
+    """An observer that writes `path`, and holds the last picture for a second with the result.
+
+    Args:
+        rate_hz: of the episode, and so of the video.
+        steps: of the whole rollout, the width of the bar of rewards at the bottom.
+        max_reward: the reward that means success; 0 where nothing measures it.
+        view: camera shown large; the first one if the rig has none of this name.
+        seen: cameras the policy sees, shown small.
+    """
+
+    def __init__(
+        self, path: Path, rate_hz: float, *, steps: int, title: str, max_reward: float, view: str, seen: tuple[str, ...]
+    ) -> None:
+        self.path = path
+        self._rate, self._steps, self._title, self._top = rate_hz, steps, title, max_reward
+        self._view, self._seen = view, seen
+        self._close = contextlib.ExitStack()
+        self._rewards: list[float] = []
+        self._last: Observation | None = None
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        self._video = self._close.enter_context(Mp4Writer(self.path, self._rate))
+        self._show(timestep.observation)
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        self._rewards.append(float(timestep.reward or 0.0))
+        self._show(timestep.observation)
+
+    def on_end(self, outcome: Outcome) -> None:
+        with self._close:
+            if self._last is None:
+                return
+            if outcome.error:
+                word, colour = outcome.reason, BAD
+            elif self._top > 0:
+                success = outcome.final_reward >= self._top
+                word, colour = ("success", GOOD) if success else ("failure", BAD)
+            else:
+                word, colour = outcome.reason, FAINT
+            frame = self._frame(self._last, word, colour)
+            for _ in range(round(self._rate)):
+                self._video.add(frame)
+
+    def _show(self, observation: Observation) -> None:
+        self._last = observation
+        now = f"{len(self._rewards) / self._rate:.2f} s"
+        if self._top > 0:
+            now = f"reward {self._rewards[-1] if self._rewards else 0:g} of {self._top:g}   {now}"
+        self._video.add(self._frame(observation, now, FAINT))
+
+    def _frame(self, observation: Observation, word: str, colour: tuple[int, int, int]) -> Image:
+        images = observation["images"]
+        view = self._view if self._view in images else next(iter(images))
+        body = fit(images[view], HEIGHT)
+        beside = [name for name in self._seen if name != view]
+        if beside:
+            cells = [tag(fit(images[name], HEIGHT // len(beside), SIDE), f"policy sees {name}") for name in beside]
+            column = np.concatenate(cells)
+            rest = np.full((HEIGHT - len(column), SIDE, 3), BACKGROUND, np.uint8)
+            body = np.concatenate([body, np.full((HEIGHT, 4, 3), BACKGROUND, np.uint8), np.vstack([column, rest])], 1)
+        width = body.shape[1]
+        right = min(260, width // 2)
+        title = [caption(width - right, self._title), caption(right, "", word, colour=colour)]
+        return np.concatenate([np.concatenate(title, axis=1), body, self._bar(width)])
+
+    def _bar(self, width: int) -> Image:
+        """(12, width, 3): time from left to right, coloured by the reward reached."""
+        bar = np.full((12, width, 3), BACKGROUND, np.uint8)
+        if self._rewards:
+            share = np.clip(
+                np.array(self._rewards) / self._top if self._top > 0 else np.zeros(len(self._rewards)), 0, 1
+            )
+            colours = np.array(STAGES, np.uint8)[np.round(share * (len(STAGES) - 1)).astype(int)]
+            filled = max(1, width * len(colours) // max(self._steps, len(colours)))
+            bar[3:] = BACKGROUND
+            bar[3:, :filled] = colours[np.arange(filled) * len(colours) // filled]
+        return bar

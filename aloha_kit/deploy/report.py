@@ -1,0 +1,85 @@
+"""What a deployment comes to: deploy.json for programs, a table for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aloha_kit.loop import wilson_interval
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One finished episode. `success` is None where nothing measures it."""
+
+    seed: int
+    episode: str
+    video: str | None
+    steps: int
+    final_reward: float
+    max_reward: float
+    success: bool | None  # the top reward held at the end
+    touched: bool | None  # the top reward at any step, which is what the published ACT counts
+    reason: str
+
+
+def rate(verdicts: Sequence[bool | None]) -> dict[str, Any] | None:
+    """Successes, trials, their ratio and its 95 % Wilson interval; None where nothing was judged."""
+    judged = [verdict for verdict in verdicts if verdict is not None]
+    if not judged:
+        return None
+    low, high = wilson_interval(sum(judged), len(judged))
+    return {"successes": sum(judged), "trials": len(judged), "rate": sum(judged) / len(judged), "wilson95": [low, high]}
+
+
+def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
+    """Success held to the end, success at any time, and how far each rollout got."""
+    stages = Counter(f"{rollout.max_reward:g}" for rollout in rollouts)
+    return {
+        "success": rate([rollout.success for rollout in rollouts]),
+        "success_any_time": rate([rollout.touched for rollout in rollouts]),
+        "max_reward_histogram": dict(sorted(stages.items(), key=lambda item: float(item[0]))),
+    }
+
+
+def write_json(path: Path, about: Mapping[str, Any], rollouts: Sequence[Rollout]) -> None:
+    """Write the whole report, replacing an earlier state of it in one step."""
+    values = {**about, **summarise(rollouts), "rollouts": [asdict(rollout) for rollout in rollouts]}
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def table(rollouts: Sequence[Rollout], latency: str, guard: Mapping[str, Any]) -> str:
+    """The result in words and columns."""
+    summary = summarise(rollouts)
+    lines = ["", f"{len(rollouts)} rollouts"]
+    for label, key in (("success, held to the end", "success"), ("success at any time", "success_any_time")):
+        found = summary[key]
+        if found is None:
+            lines.append(f"  {label:<26} not measured on this rig")
+            continue
+        low, high = found["wilson95"]
+        lines.append(
+            f"  {label:<26} {found['successes']}/{found['trials']} = {found['rate']:.1%}"
+            f"   95 % interval {low:.1%} to {high:.1%}"
+        )
+    histogram = summary["max_reward_histogram"]
+    if rollouts and summary["success"]:
+        lines.append("  highest reward of a rollout")
+        lines += [f"    {stage:>3} {'█' * round(30 * n / len(rollouts)):<30} {n}" for stage, n in histogram.items()]
+    lines += ["", "Latency", *(f"  {line}" for line in latency.splitlines()), "", _guard(guard)]
+    return "\n".join(lines)
+
+
+def _guard(report: Mapping[str, Any]) -> str:
+    line = f"Safety guard: {report['limited']} of {report['commands']} commands limited, {report['held']} steps held"
+    for rule, entries in report["limited_by"].items():
+        if entries:
+            line += f"\n  {rule}: " + ", ".join(f"{name} {count}" for name, count in entries.items())
+    return line + "".join(f"\n  fault: {fault} ({count}x)" for fault, count in report["faults"].items())

@@ -1,0 +1,110 @@
+"""One rollout: the loop with its observers, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import dm_env
+
+from aloha_kit.config import TaskConfig
+from aloha_kit.core import Action, Contract, Environment
+from aloha_kit.deploy.film import Film
+from aloha_kit.deploy.report import Rollout
+from aloha_kit.episode import EpisodeWriter
+from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard, start_pose
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What all rollouts of a deployment share.
+
+    Attributes:
+        contract: of the episodes: what the policy sees, without the camera for the video.
+        view: the camera for the video.
+        policy: what to note in the episodes about who acted.
+    """
+
+    task: TaskConfig
+    contract: Contract
+    guard: SafetyGuard
+    latency: LatencyReport
+    output: Path
+    sim: bool
+    view: str
+    policy: str
+
+    def run(self, env: Environment, seed: int, *, film: bool) -> Rollout:
+        """One episode, kept in `output`, filmed beside it if asked for.
+
+        Raises:
+            Exception: whatever ended it, after the episode was kept and the arms were parked.
+        """
+        env.seed(seed)
+        judged = env.max_reward > 0
+        writer = EpisodeWriter(
+            self.output,
+            contract=self.contract,
+            task=self.task.name,
+            rig=self.task.rig,
+            sim=self.sim,
+            instruction=self.task.instruction,
+            describe={**env.describe(), "seed": seed, "policy": self.policy},
+            success_reward=env.max_reward if judged else None,
+        )
+        observers: list[Observer] = [self.latency, _Narrowed(writer, self.contract)]
+        video = writer.path.with_suffix(".mp4") if film else None
+        if video is not None:
+            observers.append(
+                Film(
+                    video,
+                    self.task.rate_hz,
+                    steps=self.task.episode_len,
+                    title=f"{writer.path.stem} · {self.task.name} · seed {seed}",
+                    max_reward=env.max_reward,
+                    view=self.view,
+                    seen=tuple(self.contract.cameras),
+                )
+            )
+        try:
+            outcome = run_episode(env, self.latency.watch(self.guard), observers)
+        except BaseException:
+            if not writer.written:
+                writer.discard()  # asking for its path has reserved an index
+            park(env, self.guard, start_pose(self.contract))
+            raise
+        return Rollout(
+            seed,
+            writer.path.name,
+            video.name if video else None,
+            outcome.steps,
+            outcome.final_reward,
+            outcome.max_reward,
+            outcome.final_reward >= env.max_reward if judged else None,
+            outcome.max_reward >= env.max_reward if judged else None,
+            outcome.reason,
+        )
+
+
+class _Narrowed:
+    """Shows an observer only the cameras of a contract: the view for the video is not the episode's."""
+
+    def __init__(self, observer: Observer, contract: Contract) -> None:
+        self._observer, self._cameras = observer, contract.cameras
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        self._observer.on_reset(self._narrow(timestep))
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        self._observer.on_step(action, self._narrow(timestep))
+
+    def on_end(self, outcome: Outcome) -> None:
+        self._observer.on_end(outcome)
+
+    def _narrow(self, timestep: dm_env.TimeStep) -> dm_env.TimeStep:
+        observation = dict(timestep.observation)
+        kept = {f"images/{name}" for name in self._cameras}
+        stamps = observation["stamps"]
+        observation["images"] = {name: observation["images"][name] for name in self._cameras}
+        observation["stamps"] = {k: v for k, v in stamps.items() if not k.startswith("images/") or k in kept}
+        return timestep._replace(observation=observation)
