@@ -62,7 +62,7 @@ class Quality:
 
 QUALITIES = {
     "draft": Quality(shadow_map=0, samples=0, cell=0.008),
-    "fast": Quality(shadow_map=1024, samples=0, cell=0.004),
+    "fast": Quality(shadow_map=1024, samples=0, cell=0.006),
     "fine": Quality(shadow_map=2048, samples=4, cell=0.0),
 }
 

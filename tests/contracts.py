@@ -1,0 +1,137 @@
+"""What every environment of the toolkit has to keep, as one reusable check."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import dm_env
+import numpy as np
+import pytest
+
+from aloha_kit.core import Environment
+from aloha_kit.core.policy import flatten
+
+
+def check_environment(make: Callable[[], Environment], *, episode_len: int, reproducible: bool = True) -> None:
+    """Assert the environment contract.
+
+    Args:
+        make: builds the environment anew; called several times, each is closed.
+        episode_len: actions until LAST.
+        reproducible: a seed decides everything, bit for bit.
+    """
+    env = make()
+    try:
+        first, actions = _one_episode(env, episode_len)
+        _specs_hold(env, first)
+        _stamps_hold(env, first)
+        _starts_over(env)
+        _refuses(env)
+    finally:
+        env.close()
+    if reproducible:
+        _repeats(make, actions)
+
+
+def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeStep], list[np.ndarray]]:
+    """T actions, T + 1 observations; FIRST, then MID, then LAST at the end only."""
+    rng = np.random.default_rng(0)
+    env.seed(7)
+    steps = [env.reset()]
+    action = np.array(steps[0].observation["qpos"])
+    actions = []
+    while not steps[-1].last():
+        action = action + rng.uniform(-0.01, 0.01, action.shape).astype(np.float32)
+        actions.append(action)
+        steps.append(env.step(action))
+        assert len(actions) <= episode_len, "the episode should be over"
+    assert (len(actions), len(steps)) == (episode_len, episode_len + 1)
+    assert steps[0].first()
+    assert steps[0].reward is None
+    assert all(step.mid() for step in steps[1:-1])
+    return steps, actions
+
+
+def _specs_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
+    spec = flatten(env.observation_spec())
+    for step in (steps[0], steps[1], steps[-1]):
+        flat = flatten(step.observation)
+        assert set(spec) <= set(flat), f"missing: {sorted(set(spec) - set(flat))}"
+        assert set(flat) - set(spec) <= {"stamps/command"}
+        for name, value in flat.items():
+            if name in spec:
+                spec[name].validate(np.asarray(value))
+    contract = env.contract
+    observation = steps[-1].observation
+    assert observation["qpos"].shape == (len(contract.state_names),)
+    assert {name: image.shape[:2] for name, image in observation["images"].items()} == contract.cameras
+    assert env.action_spec().shape == (len(contract.action_names),)
+    if contract.environment_state_names:
+        assert observation["environment_state"].shape == (len(contract.environment_state_names),)
+    for step in steps[1:]:
+        env.reward_spec().validate(np.asarray(step.reward))
+        assert 0 <= step.reward <= env.max_reward
+        env.discount_spec().validate(np.asarray(step.discount))
+
+
+def _stamps_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
+    """Every stream is stamped, time never runs backwards, commands come before what they led to."""
+    stamps: list[dict[str, int]] = [step.observation["stamps"] for step in steps]
+    streams = {"qpos", "deadline", *(f"images/{name}" for name in env.contract.cameras)}
+    assert set(stamps[0]) == streams, "no command led to a reset"
+    assert all(set(each) == streams | {"command"} for each in stamps[1:])
+    for name in streams:
+        times = [each[name] for each in stamps]
+        assert all(isinstance(time, int) for time in times)
+        assert all(b > a for a, b in itertools.pairwise(times)), f"{name} runs backwards"
+    for before, after in itertools.pairwise(stamps):
+        assert before["qpos"] <= after["command"] < after["qpos"]
+    periods = np.diff([each["deadline"] for each in stamps])
+    np.testing.assert_allclose(periods, 1e9 / env.contract.rate_hz, rtol=1e-6)
+
+
+def _starts_over(env: Environment) -> None:
+    """After LAST, and after it only, a step begins the next episode."""
+    assert env.step(np.zeros(env.action_spec().shape, np.float32)).first()
+
+
+def _refuses(env: Environment) -> None:
+    """A command that means nothing is refused, and the episode goes on."""
+    observation = env.reset().observation
+    good = np.array(observation["qpos"])
+    with pytest.raises(ValueError, match=r"shape \(14,\)"):
+        env.step(good[:-1])
+    bad = good.copy()
+    bad[3] = np.nan
+    with pytest.raises(ValueError, match=f"not at: {env.contract.action_names[3]}$"):
+        env.step(bad)
+    assert env.step(good).mid()
+
+
+def _repeats(make: Callable[[], Environment], actions: list[np.ndarray]) -> None:
+    """The same seed and actions give the same bits, in another instance and in the same one; others do not."""
+
+    def episode(env: Environment, seed: int) -> list[dict[str, Any]]:
+        env.seed(seed)
+        return [flatten(env.reset().observation)] + [flatten(env.step(action).observation) for action in actions]
+
+    one, two = make(), make()
+    try:
+        wanted, again, elsewhere, other = episode(one, 3), episode(one, 3), episode(two, 3), episode(one, 4)
+        for name, _value in wanted[0].items():
+            if not name.startswith("stamps"):
+                for a, b, c in zip(wanted, again, elsewhere, strict=True):
+                    np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+                    np.testing.assert_array_equal(a[name], c[name], err_msg=name)
+        assert any(not np.array_equal(value, other[0][name]) for name, value in wanted[0].items())
+        two.seed(3)
+        two.reset()
+        following = flatten(two.reset().observation)  # the reset after seed 3 uses 4
+        np.testing.assert_array_equal(following["qpos"], other[0]["qpos"])
+        if "environment_state" in following:
+            np.testing.assert_array_equal(following["environment_state"], other[0]["environment_state"])
+    finally:
+        one.close()
+        two.close()

@@ -1,0 +1,138 @@
+"""Pictures: sizes, what they show, and what they must not change."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from aloha_kit.sim import expert_for, SimEnv, workcell
+
+
+def red(image: np.ndarray) -> np.ndarray:
+    """Pixels of the cube: far more red than anything else in the scene."""
+    pixels = image.astype(int)
+    return (pixels[..., 0] > 90) & (pixels[..., 0] > 2.2 * pixels[..., 1]) & (pixels[..., 0] > 2.2 * pixels[..., 2])
+
+
+def test_every_camera_at_its_own_size() -> None:
+    sizes = {
+        "top": (48, 64),
+        "angle": (30, 50),
+        "front_close": (64, 48),
+        "left_wrist": (17, 31),
+        "right_wrist": (48, 64),
+    }
+    env = SimEnv("insertion", cameras=sizes, quality="draft")
+    images = env.reset().observation["images"]
+    assert {name: image.shape for name, image in images.items()} == {n: (*size, 3) for n, size in sizes.items()}
+    for name, image in images.items():
+        assert image.dtype == np.uint8
+        assert image.std() > 10, f"{name} shows next to nothing"
+    env.close()
+
+
+@pytest.mark.parametrize("camera", ["top", "angle", "front_close"])
+def test_the_cube_is_seen_where_a_pinhole_camera_has_it(camera: str) -> None:
+    height, width = 240, 320
+    env = SimEnv("transfer_cube", cameras={camera: (height, width)}, quality="draft", seed=4)
+    observation = env.reset().observation
+    cube = observation["environment_state"][:3].astype(float)
+    described = workcell.FIXED_CAMERAS[camera]
+    eye, target = np.array(described.position), np.array(described.target)
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, [0, 0, 1])
+    right /= np.linalg.norm(right)
+    down = np.cross(forward, right)
+    focal = height / 2 / np.tan(np.deg2rad(described.fovy) / 2)
+    ray = cube - eye
+    column = width / 2 + focal * (ray @ right) / (ray @ forward)
+    row = height / 2 + focal * (ray @ down) / (ray @ forward)
+    rows, columns = np.nonzero(red(observation["images"][camera]))
+    assert len(rows) > 30
+    assert np.hypot(rows.mean() - row, columns.mean() - column) < 4
+    env.close()
+
+
+def test_the_wrist_sees_the_cube_that_the_gripper_holds() -> None:
+    env = SimEnv("transfer_cube", cameras={"right_wrist": (60, 80)}, quality="draft", episode_len=150)
+    expert = expert_for(env)
+    step = env.reset()
+    expert.reset()
+    while not step.last():
+        step = env.step(expert.act(step.observation))
+    rows, columns = np.nonzero(red(step.observation["images"]["right_wrist"]))
+    assert len(rows) > 20
+    assert abs(columns.mean() - 40) < 8, "between the fingers, in the middle"
+    env.close()
+
+
+def test_quality_changes_pictures_and_never_physics() -> None:
+    states, shades = {}, {}
+    for quality in workcell.QUALITIES:
+        env = SimEnv("transfer_cube", cameras={"top": (60, 80)}, quality=quality, seed=3, episode_len=130)
+        expert = expert_for(env)
+        step = env.reset()
+        expert.reset()
+        env.step(expert.act(step.observation))
+        states[quality] = env.physics.data.qpos.copy()
+        shades[quality] = step.observation["images"]["top"].astype(float)
+        env.close()
+    np.testing.assert_array_equal(states["draft"], states["fast"])
+    np.testing.assert_array_equal(states["draft"], states["fine"])
+    assert (shades["draft"] - shades["fast"]).mean() > 0.3, "fast has shadows, draft has none"
+    assert not np.array_equal(shades["fast"], shades["fine"])
+
+
+def test_cameras_that_were_not_asked_for_are_not_drawn() -> None:
+    env = SimEnv("transfer_cube", cameras={})
+    assert env.reset().observation["images"] == {}
+    env.close()
+
+
+def test_a_closed_environment_draws_again() -> None:
+    env = SimEnv("transfer_cube", cameras={"top": (24, 32)}, quality="draft")
+    before = env.reset().observation["images"]["top"]
+    env._pictures.close()
+    env.seed(0)
+    np.testing.assert_array_equal(env.reset().observation["images"]["top"], before)
+    env.close()
+    env.close()
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if key != "MUJOCO_GL"}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**clean, **environment}, timeout=300
+    )
+
+
+def test_pictures_and_training_live_in_one_process_and_end_quietly() -> None:
+    """Software OpenGL and torch bring one compiler each; in the wrong order the first optimiser crashes."""
+    done = run_python(
+        "import torch\n"
+        "from aloha_kit.sim import SimEnv\n"
+        "env = SimEnv('transfer_cube', cameras={'top': (24, 32)}, quality='draft')\n"
+        "env.reset()\n"
+        "net = torch.nn.Linear(3, 3)\n"
+        "optimiser = torch.optim.AdamW(net.parameters())\n"
+        "net(torch.ones(1, 3)).sum().backward()\n"
+        "optimiser.step()\n"
+        "print(env.reset().observation['images']['top'].shape)\n"
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "(24, 32, 3)"), done.stderr
+    assert "Exception ignored" not in done.stderr, "contexts outlived their display"
+
+
+def test_no_opengl_is_explained() -> None:
+    done = run_python(
+        "from aloha_kit.sim import SimEnv\n"
+        "env = SimEnv('transfer_cube', cameras={'top': (8, 8)})\n"
+        "try:\n    env.reset()\nexcept Exception as error:\n    print(type(error).__name__, error)\n",
+        MUJOCO_GL="off",
+    )
+    assert "ConfigError no OpenGL context for pictures" in done.stdout, done.stderr
+    assert "MUJOCO_GL is 'off'" in done.stdout
