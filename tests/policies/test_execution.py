@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -151,3 +153,9 @@ def test_a_source_that_ends_the_episode_ends_it() -> None:
 
     with pytest.raises(StopEpisode, match="the recording is over"):
         ChunkExecutor(Finished(chunks(1, 2))).act(NOTHING)
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import aloha_kit.policies.execution"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -27,6 +27,7 @@ from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.build import build
 from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.reference_names import to_ours
 from tests.policies.contract import batch_of, contract_of, stats_of
 from tests.policies.formula import picture, waves, weight
 
@@ -109,7 +110,7 @@ def test_act_has_the_published_losses_and_gradients(
     losses["loss"].backward()
     gradients = {name: parameter.grad for name, parameter in network.named_parameters()}
     norms = {name: torch.zeros(()) if g is None else g.norm() for name, g in gradients.items()}
-    theirs = reference.to_ours(
+    theirs = to_ours(
         {k.removeprefix("model."): torch.tensor(v) for k, v in content["gradient_norms"].items()},
         list(content["cameras"]),
     )
