@@ -135,21 +135,39 @@ def _write_attributes(file: Any, contents: Contents) -> None:
         "reason": f"interrupted: recovered {len(contents.rows) - 1} steps",
         "error": True,
     }
-    file.attrs["schema"] = SCHEMA
-    file.attrs["sim"] = bool(header["sim"])
-    file.attrs["compress"] = header["images"] == "jpeg"
-    file.attrs["rate_hz"] = float(header["rate_hz"])
-    for key in ("task", "rig", "instruction", "created", "software", "id"):
-        file.attrs[key] = str(header[key])
-    file.attrs["contract"] = json.dumps(header["contract"], sort_keys=True)
-    file.attrs["describe"] = json.dumps(header["describe"], sort_keys=True)
-    if header["images"] == "jpeg":
-        file.attrs["jpeg_quality"] = int(header["quality"])
-    if contents.layout.cameras:
-        file.attrs["camera_names"] = [name for name, _, _ in contents.layout.cameras]
-    for key, value in end.items():  # success (absent when nobody judged), reason, error, rewards, stalls
+    values: dict[str, Any] = {
+        "schema": SCHEMA,
+        "sim": bool(header["sim"]),
+        "compress": header["images"] == "jpeg",
+        "rate_hz": float(header["rate_hz"]),
+        **{key: str(header[key]) for key in ("task", "rig", "instruction", "created", "software", "id")},
+        "contract": json.dumps(header["contract"], sort_keys=True),
+        "describe": json.dumps(header["describe"], sort_keys=True),
+        "jpeg_quality": int(header["quality"]) if header["images"] == "jpeg" else None,
+        "camera_names": [name for name, _, _ in contents.layout.cameras] or None,
+        **end,  # success (None when nobody judged), reason, error, rewards, stalls
+    }
+    for key, value in values.items():
         if value is not None:
-            file.attrs[key] = value
+            set_attribute(file, key, value)
+
+
+def set_attribute(file: Any, key: str, value: Any) -> None:
+    """Set an attribute; text has a fixed length, since HDF5 crashes on a damaged heap of variable ones."""
+    if isinstance(value, (str, bytes)):
+        coded = [_coded(value)]
+    elif isinstance(value, list) and value and isinstance(value[0], (str, bytes)):
+        coded = [_coded(item) for item in value]
+    else:
+        file.attrs[key] = value
+        return
+    dtype = h5py.string_dtype("utf-8", max([1, *map(len, coded)]))
+    file.attrs[key] = np.array(coded if isinstance(value, list) else coded[0], dtype)
+
+
+def _coded(text: str | bytes) -> bytes:
+    """UTF-8 without NUL and half characters, which HDF5 refuses."""
+    return text if isinstance(text, bytes) else text.replace("\0", " ").encode(errors="replace")
 
 
 def _require_room(contents: Contents, folder: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import files
+from aloha_kit.episode.convert import set_attribute
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import CLASSIC, index_of, partial_path, SCHEMA
 
@@ -47,10 +48,9 @@ def export(
             with h5py.File(temporary, "w") as target, h5py.File(source, "r") as old:
                 _copy(old, target, episode, (start, stop), (start, stop + extra), raw)
                 if episode.attrs.get("schema") == SCHEMA and not extra:
-                    target.attrs["schema"] = CLASSIC
-                target.attrs["edited"] = json.dumps(
-                    {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
-                )
+                    set_attribute(target, "schema", CLASSIC)
+                edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
+                set_attribute(target, "edited", json.dumps(edited))
             files.commit(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -63,7 +63,7 @@ def _copy(old: Any, target: Any, episode: Episode, steps: tuple[int, int], frame
     decode = raw and episode.compressed
     for key, value in old.attrs.items():
         if not (decode and key == "jpeg_quality"):
-            target.attrs[key] = value
+            set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
     if decode:
         target.attrs["compress"] = False
 

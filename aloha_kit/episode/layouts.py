@@ -37,6 +37,7 @@ def detect(file: Any, path: object) -> Layout:
         EpisodeError: none that is known; lists what the file has.
     """
     schema = file.attrs.get("schema")
+    schema = schema.decode(errors="replace") if isinstance(schema, bytes) else schema
     if schema not in (None, SCHEMA, CLASSIC):
         raise EpisodeError(f"{path} has schema '{schema}', this version reads '{SCHEMA}' and the ALOHA family's files")
     for key in ("action", "observations/qpos"):
@@ -46,10 +47,14 @@ def detect(file: Any, path: object) -> Layout:
                 f"{', '.join((SCHEMA, ALOHA, ACT_SIM, MOBILE_ALOHA, COBOT_MAGIC))}"
             )
     images = file.get("observations/images", {})
+    wanted = {"action": (2,), "observations/qpos": (2,), **{f"observations/images/{name}": (2, 4) for name in images}}
+    for key, dimensions in wanted.items():
+        if getattr(file[key], "ndim", None) not in dimensions:
+            raise EpisodeError(f"{path}: /{key} is no table of rows. It has: {contents(file)}")
     cameras = tuple(images)
     if schema is not None and "camera_names" in file.attrs:
-        cameras = tuple(str(name) for name in file.attrs["camera_names"])
-    compressed = bool(file.attrs.get("compress", False)) or any(len(image.shape) == 2 for image in images.values())
+        cameras = tuple(name.decode() for name in file.attrs["camera_names"])
+    compressed = bool(file.attrs.get("compress", False)) or any(image.ndim == 2 for image in images.values())
     depth = {
         name: f"observations/{group}/{name}"
         for group in ("images_depth", "depths")  # the second: an older Cobot Magic recorder

@@ -20,6 +20,8 @@ from aloha_kit.episode.schema import partial_path
 
 Array = npt.NDArray[np.float32]
 
+DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py says when a file's insides are broken
+
 
 class Episode:
     """One episode file, read as it is asked for.
@@ -40,7 +42,6 @@ class Episode:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._lock = threading.RLock()
         self._open()
 
     @classmethod
@@ -54,7 +55,7 @@ class Episode:
 
     def _open(self) -> None:
         self._file = _open_file(self.path)
-        self._process = os.getpid()
+        self._process, self._lock = os.getpid(), threading.RLock()
         self._arrays: dict[str, Any] = {}
         try:
             self._layout: Layout = detect(self._file, self.path)
@@ -64,7 +65,7 @@ class Episode:
             self._depth = {name: self._file[place] for name, place in self._layout.depth.items()}
         except BaseException as error:
             self._file.close()
-            if isinstance(error, (KeyError, OSError, RuntimeError)):
+            if isinstance(error, DAMAGE):
                 raise EpisodeError(f"{self.path} is damaged: {error}") from error
             raise
         self.layout = self._layout.name
@@ -73,7 +74,7 @@ class Episode:
 
     def close(self) -> None:
         """Close the file."""
-        with self._lock:
+        with self._guard():
             self._file.close()
 
     def __enter__(self) -> Episode:
@@ -136,7 +137,7 @@ class Episode:
 
         Empty in foreign files.
         """
-        with self._lock:
+        with self._guard():
             names: list[str] = []
             group = self._handle().get("stamps")
             if group is not None:
@@ -146,8 +147,14 @@ class Episode:
     @property
     def attrs(self) -> dict[str, Any]:
         """The file's attributes as plain Python values."""
-        with self._lock:
-            return {key: _plain(value) for key, value in self._handle().attrs.items()}
+        with self._guard():
+            file = self._handle()
+            if "attrs" not in self._arrays:
+                try:
+                    self._arrays["attrs"] = {key: _plain(value) for key, value in file.attrs.items()}
+                except DAMAGE as error:
+                    raise EpisodeError(f"{self.path}: its attributes cannot be read: {error}") from error
+            return dict(self._arrays["attrs"])
 
     @property
     def success(self) -> bool | None:
@@ -228,7 +235,7 @@ class Episode:
 
     def rows(self, camera: str) -> int:
         """How many frames a camera has; `frames` in a sound file."""
-        with self._lock:
+        with self._guard():
             self._handle()
             return int(self._camera(camera).shape[0])
 
@@ -238,14 +245,14 @@ class Episode:
         Raises:
             EpisodeError: no such depth camera or frame.
         """
-        with self._lock:
+        with self._guard():
             self._handle()
             if camera not in self._depth:
                 raise EpisodeError(f"{self.path} has no depth of '{camera}'. {nearest(camera, self._depth)}")
             return np.asarray(self._read(self._depth[camera], i, camera), np.uint16)
 
     def _frame(self, camera: str, i: int) -> Image:
-        with self._lock:
+        with self._guard():
             self._handle()
             return np.asarray(self._read(self._camera(camera), i, camera), np.uint8)
 
@@ -261,24 +268,24 @@ class Episode:
             )
         try:
             return data[i]
-        except (OSError, RuntimeError) as error:
+        except DAMAGE as error:
             raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be read: {error}") from error
 
     def _vector(self, name: str) -> Array:
         return np.asarray(self._array(name), np.float32)
 
     def _optional(self, name: str) -> Array | None:
-        with self._lock:
+        with self._guard():
             present = name in self._handle()
         return self._vector(name) if present else None
 
     def _array(self, name: str) -> Any:
-        with self._lock:
+        with self._guard():
             file = self._handle()
             if name not in self._arrays:
                 try:
                     array = file[name][()]
-                except (KeyError, OSError, RuntimeError) as error:
+                except DAMAGE as error:
                     raise EpisodeError(
                         f"{self.path}: /{name} cannot be read: {error}. It has: {contents(file)}"
                     ) from error
@@ -288,10 +295,13 @@ class Episode:
                 self._arrays[name] = array
             return self._arrays[name]
 
-    def _handle(self) -> Any:
-        if self._process != os.getpid():  # forked: HDF5's state belongs to the parent
-            self._lock = threading.RLock()
+    def _guard(self) -> threading.RLock:
+        """The lock of this process; in a forked one a new lock and a file opened anew."""
+        if self._process != os.getpid():
             self._open()
+        return self._lock
+
+    def _handle(self) -> Any:
         if not self._file:
             raise EpisodeError(f"{self.path} was closed")
         return self._file

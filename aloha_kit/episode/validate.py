@@ -9,7 +9,7 @@ from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.episode import checks
 from aloha_kit.episode.findings import Bounds, Finding, Verdict
 from aloha_kit.episode.pictures import check_images
-from aloha_kit.episode.reader import Episode
+from aloha_kit.episode.reader import DAMAGE, Episode
 from aloha_kit.episode.recover import inspect
 from aloha_kit.episode.schema import list_episodes, list_partials, PARTIAL
 
@@ -47,6 +47,8 @@ def validate(path: Path, bounds: Bounds = Bounds()) -> Verdict:  # noqa: B008 - 
             return Verdict(path, episode.length, tuple(_findings(episode, bounds)))
     except AlohaKitError as error:
         return Verdict(path, 0, (Finding("error", "file", str(error)),))
+    except DAMAGE as error:
+        return Verdict(path, 0, (Finding("error", "file", f"{path} is damaged: {error}"),))
 
 
 def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:

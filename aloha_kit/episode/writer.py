@@ -101,7 +101,7 @@ class EpisodeWriter:
         self._header = {
             "task": task,
             "rig": rig,
-            "sim": sim,
+            "sim": bool(sim),
             "instruction": instruction,
             "images": images,
             "quality": quality,
@@ -114,6 +114,7 @@ class EpisodeWriter:
         self._path: Path | None = None
         self._fd = -1
         self._state: Literal["new", "recording", "committed", "kept", "empty", "discarded"] = "new"
+        self._rows = 0
         self._failure: Exception | None = None
 
     @property
@@ -126,7 +127,7 @@ class EpisodeWriter:
     @property
     def written(self) -> int:
         """Steps in the journal: what survives if this process dies now."""
-        return max(0, len(self._contents.rows) - 1) if hasattr(self, "_contents") else 0
+        return max(0, self._rows - 1)
 
     @property
     def committed(self) -> bool:
@@ -209,13 +210,13 @@ class EpisodeWriter:
             return
         success = self.success
         if success is None and self._success_reward is not None:
-            success = outcome.final_reward >= self._success_reward
+            success = bool(outcome.final_reward >= self._success_reward)
         self._contents.end = {
             "success": False if outcome.error else success,
             "reason": outcome.reason[:4000],
             "error": outcome.error,
-            "final_reward": outcome.final_reward,
-            "max_reward": outcome.max_reward,
+            "final_reward": float(outcome.final_reward),
+            "max_reward": float(outcome.max_reward),
             "stalls": self.stalls,
         }
         try:
@@ -237,6 +238,11 @@ class EpisodeWriter:
             self.path.unlink(missing_ok=True)
         self._close("discarded")
 
+    def __del__(self) -> None:
+        if getattr(self, "_state", "") == "new" and self._fd >= 0:  # reserved, but the episode never began
+            self._remove()
+            self._close("empty")
+
     def _row(self, layout: RowLayout, observation: Observation, action: Action | None, reward: float) -> _Row:
         """A copy of everything that a row keeps: the environment may reuse its buffers."""
         record = fill_row(layout, observation, action, reward)
@@ -252,6 +258,7 @@ class EpisodeWriter:
                 record, colour, depth = row
                 parts, lengths = row_parts(record, self._encode(colour, depth))
                 self._contents.add_row(self._journal.append(STEP, parts), lengths)
+                self._rows += 1
             except Exception as failure:
                 self._failure = failure
 
@@ -265,8 +272,8 @@ class EpisodeWriter:
     def _sync(self) -> None:
         synced = 0
         while not self._over.wait(self._flush_s):
-            if self._failure is None and len(self._contents.rows) > synced:
-                synced = len(self._contents.rows)
+            if self._failure is None and self._rows > synced:
+                synced = self._rows
                 try:
                     self._journal.sync()
                 except OSError as failure:

@@ -1,6 +1,8 @@
 """Each fault is injected into a good episode and found by its check; good episodes pass."""
 
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -343,6 +345,35 @@ def test_journals_and_broken_files(tmp_path: Path) -> None:
         "episode_1.hdf5", "episode_5.hdf5.partial", "episode_6.hdf5.partial"]  # fmt: skip
     with pytest.raises(EpisodeError, match="no folder"):
         sources(tmp_path / "nowhere")
+
+
+BATTER = """
+import random, sys
+from pathlib import Path
+from aloha_kit.episode.validate import validate
+source, target = Path(sys.argv[1]), Path(sys.argv[2])
+chance, levels = random.Random(7), []
+for turn in range(120):
+    data = bytearray(source.read_bytes())
+    for _ in range(chance.choice([1, 4, 30])):
+        data[chance.randrange(12_000)] = chance.randrange(256)
+    target.write_bytes(data[: chance.randrange(len(data))] if turn % 5 == 0 else data)
+    levels.append(validate(target).level)
+print(levels.count("error"), len(levels))
+"""
+
+
+def test_battered_files_get_a_verdict_and_never_a_crash(tmp_path: Path) -> None:
+    """In a process of its own: HDF5 itself has been seen to crash on damaged text of variable length."""
+    source = record(tmp_path / "good", 15, Rig(depth=True))
+    done = subprocess.run(
+        [sys.executable, "-c", BATTER, str(source), str(tmp_path / "episode_0.hdf5")],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    errors, files = map(int, done.stdout.split())
+    assert files == 120
+    assert errors > 60
 
 
 def test_an_empty_action_is_an_error(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What is written is what was seen; names are never reused; faults are told and nothing is lost."""
 
+import gc
 import json
 import multiprocessing
 import os
@@ -76,7 +77,8 @@ def test_jpeg_rows_are_padded_like_mobile_aloha(tmp_path: Path) -> None:
         lengths = file["compress_len"][()]
         assert lengths.shape == (3, 13)
         assert lengths.dtype == np.float32
-        for number, camera in enumerate(file.attrs["camera_names"]):
+        for number, camera in enumerate(episode.cameras):
+            assert file.attrs["camera_names"][number].decode() == camera
             rows = file[f"observations/images/{camera}"][()]
             assert rows.dtype == np.uint8
             assert rows.shape == (13, int(lengths[number].max()))
@@ -244,6 +246,30 @@ def test_discard(tmp_path: Path) -> None:
     assert len(list_partials(tmp_path)) == 1
     asked.discard()
     assert os.listdir(tmp_path) == []
+
+
+def test_a_reservation_that_never_begins_is_given_back(tmp_path: Path) -> None:
+    writer = writer_for(tmp_path, Rig())
+    assert writer.path.name == "episode_0.hdf5"
+    assert writer.path.name == "episode_0.hdf5"
+    assert len(list_partials(tmp_path)) == 1
+    del writer
+    gc.collect()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("images", ["raw", "jpeg"])
+def test_a_rig_without_cameras(tmp_path: Path, images: str) -> None:
+    with Episode.open(record(tmp_path, 7, Rig(sizes={}), images=images)) as episode:
+        assert (episode.cameras, episode.length, episode.frames) == ((), 7, 8)
+
+
+def test_words_that_hdf5_would_refuse(tmp_path: Path) -> None:
+    """An error's text may hold anything."""
+    path = record(tmp_path, 3, ending={"reason": "read \x00\ud800 from port " + "x" * 9000, "error": True})
+    with Episode.open(path) as episode:
+        assert episode.attrs["reason"].startswith("read  ? from port xxx")
+        assert len(episode.attrs["reason"]) == 4000
 
 
 def test_a_writer_keeps_one_episode(tmp_path: Path) -> None:
