@@ -16,6 +16,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = record(parse(argv))
     except AlohaKitError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:  # a second one, while the first was being obeyed
+        sys.exit(130)
     print(result.text())
     if result.interrupted:
         sys.exit(130)

@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -137,7 +137,7 @@ def _run(
         nonlocal good, tried
         try:
             answer = worker.pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):
             worker.process.join()
             raise RecordingError(
                 f"a recording process died (exit code {worker.process.exitcode}) at seed {worker.seed}; "
@@ -165,7 +165,8 @@ def _run(
                 for worker in workers:
                     if worker.seed is None and good + len(busy) < wanted and tried + len(busy) < limit:
                         worker.seed = next(seeds)
-                        worker.pipe.send(worker.seed)
+                        with suppress(OSError):  # it has died: `settle` finds out why
+                            worker.pipe.send(worker.seed)
                         busy.append(worker)
                 ready = wait([worker.pipe for worker in busy])
                 for worker in busy:

@@ -30,7 +30,7 @@ from aloha_kit.train.cli import run_folder, task_of, to_snapshot, TrainArgs
 from aloha_kit.train.loop import Job, Trainer
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import plot_losses, Progress
-from aloha_kit.train.runs import read_metrics, Run
+from aloha_kit.train.runs import read_metrics, require_unused, Run
 
 
 def run(args: TrainArgs[PolicyConfig]) -> Path:
@@ -40,6 +40,11 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
         AlohaKitError: data, settings or folder cannot be used; the preflight found the data unfit; the loss diverged.
     """
     config, task = args.training, task_of(args)
+    folder = Path(args.ckpt_dir or f"runs/{args.task or 'dataset'}/{Path(args.policy).stem}")
+    if args.resume:
+        folder = run_folder(Path(args.resume))
+    elif not args.preflight_only:
+        require_unused(folder)  # before minutes are spent on decoding
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -58,13 +63,12 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
         if args.preflight_only:
             return Path()
         report.require()
-    folder = Path(args.ckpt_dir or f"runs/{args.task or 'dataset'}/{Path(args.policy).stem}")
+    run_, resumed = Run(folder), None
     if args.resume:
-        folder = run_folder(Path(args.resume))
-        run_, resumed = Run(folder), Run(folder).state(Path(args.resume))
+        resumed = run_.state(Path(args.resume))
         run_.note(to_snapshot(args))
     else:
-        run_, resumed = Run.create(folder, to_snapshot(args)), None
+        Run.create(folder, to_snapshot(args))
     with stop_requests() as stop:
         job = Job(
             config=config,

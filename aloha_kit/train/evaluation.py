@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import dm_env
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import Action, Environment
+from aloha_kit.core import Action, Contract, Environment
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
@@ -29,8 +30,12 @@ class SimEvaluator:
         self._env: Environment | None = None
 
     def __call__(self, network: ChunkNetwork, step: int) -> float:
-        """Share of the rollouts whose last step holds the top reward."""
-        env = self._connected()
+        """Share of the rollouts whose last step holds the top reward.
+
+        Raises:
+            ContractError: the simulation does not give what the policy was trained on.
+        """
+        env = self._connected(network.contract)
         source = ChunkPolicy(network, str(next(network.parameters()).device))
         policy = TemporalEnsemble(source) if self._config.temporal_agg else ChunkExecutor(source)
         successes = 0
@@ -43,9 +48,18 @@ class SimEvaluator:
                 self._show(film.frames, step)
         return successes / self._config.eval_rollouts
 
-    def _connected(self) -> Environment:
+    def _connected(self, contract: Contract) -> Environment:
+        """The task's environment with the cameras the policy looks through, at the sizes it learned from."""
         if self._env is None:
-            self._env = connect(self._task, load(RigConfig, "rigs", self._task.rig))
+            sizes = set(contract.cameras.values())
+            task = dataclasses.replace(
+                self._task,
+                cameras=tuple(contract.cameras),
+                image_size=sizes.pop() if len(sizes) == 1 else self._task.image_size,
+            )
+            env = connect(task, load(RigConfig, "rigs", task.rig))
+            contract.require(env.contract, mine="the policy", theirs=f"the simulation of '{task.name}'")
+            self._env = env
         return self._env
 
     def _show(self, frames: list[npt.NDArray[np.uint8]], step: int) -> None:

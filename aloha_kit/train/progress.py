@@ -177,9 +177,10 @@ def plot_losses(rows: Iterable[Mapping[str, float]], file: Path) -> None:
             points = [(row["step"], row[key]) for row in rows if key in row]
             if points:
                 axis.plot(*zip(*points, strict=True), style, label=label, lw=1, ms=3)
+        if above.lines:
+            above.legend(frameon=False)
         above.set_yscale("log")
         above.set_ylabel("loss (normalised units)")
         below.set_ylabel("learning rate")
         below.set_xlabel("step")
-        above.legend(frameon=False)
         figure.savefig(file, dpi=120)

@@ -39,11 +39,9 @@ class Run:
         """A new run.
 
         Raises:
-            ConfigError: the folder holds something already: it is never written over.
+            ConfigError: the folder holds something already.
         """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            how = f"go on with it by --resume {folder}, or " if (folder / SNAPSHOT).is_file() else ""
-            raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
+        require_unused(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder)
         run.note(values)
@@ -85,6 +83,13 @@ class Run:
 
     def _resumable(self) -> str:
         return ", ".join(sorted(p.parent.name for p in self.checkpoints.glob(f"*/{STATE}"))) or "(none)"
+
+
+def require_unused(folder: Path) -> None:
+    """Raise `ConfigError` if a run's folder holds something already: it is never written over."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        how = f"go on with it by --resume {folder}, or " if (folder / SNAPSHOT).is_file() else ""
+        raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
 
 
 class MetricsFile:

@@ -58,11 +58,10 @@ def test_prefetch_raises_what_went_wrong_and_ends_its_thread() -> None:
             raise RuntimeError("frame 7 is damaged")
         return x
 
-    got: list[int] = []
+    results = prefetch(fail, range(5))
+    assert [next(results), next(results)] == [0, 1]
     with pytest.raises(RuntimeError, match="frame 7 is damaged"):
-        for value in prefetch(fail, range(5)):
-            got.append(value)
-    assert got == [0, 1]
+        next(results)
     assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
 
 

@@ -1,0 +1,234 @@
+"""Recording with real MuJoCo, real processes and the real writer; episodes are a few steps long."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.reader import describe_of
+from aloha_kit.record.__main__ import main
+from aloha_kit.record.cli import parse, RecordArgs, task_of
+from aloha_kit.record.recorder import record, RecordingError, survey
+from aloha_kit.record.worker import FAILED, Plan, record_one
+from aloha_kit.rigs import connect
+from tests.synthetic import make, write
+
+SHORT = RecordArgs(task="sim_transfer_cube", image_size=(24, 32), episode_len=6)
+
+
+def short(folder: Path, **changes: object) -> RecordArgs:
+    return dataclasses.replace(SHORT, dataset_dir=str(folder), **changes)  # type: ignore[arg-type]
+
+
+def seeds(folder: Path) -> list[int]:
+    found = []
+    for file in list_episodes(folder):
+        with Episode.open(file) as episode:
+            found.append(int(describe_of(episode)["seed"]))
+    return sorted(found)
+
+
+@pytest.fixture
+def always_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six steps lift no cube: let any reward count."""
+    from aloha_kit.sim import SimEnv
+
+    monkeypatch.setattr(SimEnv, "max_reward", 0.0)
+
+
+def plan_of(args: RecordArgs) -> Plan:
+    task = task_of(args)
+    rig = load(RigConfig, "rigs", task.rig)
+    return Plan(task, rig, Path(task.dataset_dir), args.noise, args.images, args.quality, args.keep_failures)
+
+
+@pytest.mark.usefixtures("always_succeeds")
+def test_one_demonstration_holds_what_the_expert_did(tmp_path: Path) -> None:
+    plan = plan_of(short(tmp_path, noise=0.5))
+    env = connect(plan.task, plan.rig)
+    verdicts = [record_one(env, plan, seed) for seed in (3, 4, 3)]
+    env.close()
+    assert [v.success for v in verdicts] == [True] * 3
+    episodes = [Episode.open(v.file) for v in verdicts if v.file]
+    try:
+        first, other, again = episodes
+        assert first.length == 6
+        assert first.attrs["task"] == "sim_transfer_cube"
+        assert first.success is True
+        assert first.image_size("top") == (24, 32)
+        assert describe_of(first)["noise"] == 0.5
+        # the same seed is the same demonstration whatever came before it, another seed another
+        np.testing.assert_array_equal(first.action, again.action)
+        np.testing.assert_array_equal(first.qpos, again.qpos)
+        np.testing.assert_array_equal(first.image("top", 6), again.image("top", 6))
+        assert first.environment_state is not None
+        assert other.environment_state is not None
+        assert np.abs(first.environment_state[0] - other.environment_state[0]).max() > 1e-3
+    finally:
+        for episode in episodes:
+            episode.close()
+
+
+def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
+    """Six steps of the expert cannot succeed."""
+    for keep in (False, True):
+        folder = tmp_path / str(keep)
+        plan = plan_of(short(folder, keep_failures=keep))
+        env = connect(plan.task, plan.rig)
+        verdicts = [record_one(env, plan, seed) for seed in (0, 1)]
+        env.close()
+        assert [v.success for v in verdicts] == [False, False]
+        assert list_episodes(folder) == []
+        assert not list(folder.glob("*.partial"))
+        aside = folder / FAILED
+        if keep:
+            assert seeds(aside) == [0, 1]
+            assert survey(folder, "sim_transfer_cube") == (0, {0, 1})
+            with Episode.open(list_episodes(aside)[0]) as episode:
+                assert episode.success is False
+        else:
+            assert not aside.exists()
+            assert [v.file for v in verdicts] == [None, None]
+
+
+def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path) -> None:
+    """A whole transfer takes the expert about 400 steps; small pictures keep it to seconds."""
+    args = short(tmp_path, episode_len=400, num_episodes=2, workers=2, cameras=("angle",))
+    first = record(args, show=False)
+    assert first.present == 2
+    assert not first.interrupted
+    assert {v.seed for v in first.verdicts} >= set(seeds(tmp_path))
+    assert all(v.success == (v.final_reward == 4.0) for v in first.verdicts)
+    assert "2 of 2 succeeded, 100.0% (95 % Wilson interval 34.2% to 100.0%)" in first.text()
+    for file in list_episodes(tmp_path):
+        with Episode.open(file) as episode:
+            assert (episode.cameras, episode.length, episode.frames) == (("angle",), 400, 401)
+            assert episode.reward is not None
+            assert episode.reward[-1] == 4.0
+    before = {file: file.read_bytes() for file in list_episodes(tmp_path)}
+    nothing = record(args, show=False)
+    assert (nothing.present, nothing.verdicts) == (2, ())
+    more = record(dataclasses.replace(args, num_episodes=3), show=False)
+    assert [v.seed for v in more.verdicts] == [2]
+    assert seeds(tmp_path) == [0, 1, 2]
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_an_expert_that_never_succeeds_ends_with_an_error(tmp_path: Path) -> None:
+    args = short(tmp_path, num_episodes=2, workers=1, max_attempts=3, keep_failures=True)
+    with pytest.raises(RecordingError, match=r"only 0 of 3 demonstrations succeeded, 2 were wanted"):
+        record(args, show=False)
+    assert seeds(tmp_path / FAILED) == [0, 1, 2]
+
+
+def test_what_goes_wrong_in_a_process_is_told(tmp_path: Path) -> None:
+    task = tmp_path / "odd.yaml"
+    task.write_text("name: odd\ninstruction: x\nscene: transfer_cub\n")
+    with pytest.raises(RecordingError, match=r"recording seed 0 failed: ConfigError: .*transfer_cub"):
+        record(dataclasses.replace(short(tmp_path / "data", workers=1), task=str(task)), show=False)
+
+
+def test_a_folder_of_another_task_is_refused(tmp_path: Path) -> None:
+    write(tmp_path, make(4, {}, seed=0))
+    with pytest.raises(EpisodeError, match=r"is of task 'synthetic', not 'sim_transfer_cube'.*--dataset_dir"):
+        record(short(tmp_path), show=False)
+
+
+def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--num_episodes", "500"]
+    command += ["--dataset_dir", str(tmp_path), "--image_size", "24", "32", "--workers", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and not list_episodes(tmp_path):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+        out, error = process.communicate(timeout=240)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, error
+    assert "interrupted; the same command goes on from here" in out
+    assert "Traceback" not in error
+    files = list_episodes(tmp_path)
+    assert files
+    assert not list(tmp_path.glob("*.partial"))
+    for file in files:
+        with Episode.open(file) as episode:
+            assert episode.length == 400
+            assert episode.success is True
+
+
+def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of memory looks like this from outside."""
+    import multiprocessing.connection
+
+    from aloha_kit.record import recorder
+
+    def kill_then_wait(pipes: list[object]) -> list[object]:
+        import psutil
+
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        return multiprocessing.connection.wait(pipes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(recorder, "wait", kill_then_wait)
+    with pytest.raises(RecordingError, match=r"a recording process died \(exit code -9\) at seed 0"):
+        record(short(tmp_path, workers=1, num_episodes=1), show=False)
+
+
+def test_flags() -> None:
+    flags = "--task_name sim_insertion --num_episodes 7 --cameras top angle --image_size 96 128 --images raw"
+    args = parse(flags.split())
+    assert args == RecordArgs(
+        task="sim_insertion", num_episodes=7, cameras=("top", "angle"), image_size=(96, 128), images="raw"
+    )
+    task = task_of(args)
+    assert (task.cameras, task.image_size, task.episode_len) == (("top", "angle"), (96, 128), 400)
+    assert task.dataset_dir == load(TaskConfig, "tasks", "sim_insertion").dataset_dir
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--task", "sim_transfer_cub"], r"error: no configuration 'sim_transfer_cub' .*'sim_transfer_cube'"),
+        (["--task", "sim_transfer_cube", "--cameras", "topp"], r"error: .*wants camera 'topp'.* Did you mean 'top'"),
+        (["--task", "sim_transfer_cube", "--episode_len", "0"], r"error: .*episode_len must be at least 1"),
+    ],
+)
+def test_mistakes_are_answered(tmp_path: Path, flags: list[str], expected: str) -> None:
+    with pytest.raises(SystemExit, match=expected):
+        main([*flags, "--dataset_dir", str(tmp_path / "data"), "--num_episodes", "1", "--workers", "1"])
+
+
+def test_numbers_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="num_episodes must be at least 1, given 0"):
+        RecordArgs(task="x", num_episodes=0)
+    with pytest.raises(ValueError, match="quality must lie in 1 to 100, given 101"):
+        RecordArgs(task="x", quality=101)
+    with pytest.raises(ConfigError, match="no configuration 'x' in tasks"):
+        task_of(RecordArgs(task="x"))
+
+
+def test_recording_needs_neither_torch_nor_ros() -> None:
+    code = (
+        "import sys\nfor name in ('rospy', 'torch'):\n    sys.modules[name] = None\n"
+        "import aloha_kit.record.__main__, aloha_kit.record.worker\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,171 @@
+"""The command as a user types it, on small episodes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from aloha_kit.config import to_mapping
+from aloha_kit.policies import checkpoint
+from aloha_kit.train.__main__ import main
+from aloha_kit.train.app import choose_device, stop_requests
+from aloha_kit.train.runs import read_metrics
+from tests.synthetic import Synthetic, write_dataset
+from tests.train.tiny import ACT
+
+
+@pytest.fixture
+def flags(tmp_path: Path) -> list[str]:
+    """Flags of a run of a few steps; the data is in tmp_path/data, the run in tmp_path/run."""
+    write_dataset(tmp_path / "data", lengths=(30, 41, 25), cameras={"top": (24, 32)})
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"kind": "act", **to_mapping(ACT)}))
+    given = {
+        "policy": tmp_path / "tiny.yaml",
+        "dataset_dir": tmp_path / "data",
+        "ckpt_dir": tmp_path / "run",
+        "batch_size": 8,
+        "num_steps": 20,
+        "val_every": 10,
+        "threads": 1,
+        "device": "cpu",
+    }
+    return [word for key, value in given.items() for word in (f"--{key}", str(value))]
+
+
+def test_a_run_leaves_everything_it_promises(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*flags, "--save_every", "10", "--image_size", "12", "16"])
+    said = capsys.readouterr().out
+    assert "2 episodes to train on, 1 to validate; 96 steps; cameras: top" in said
+    assert "Preflight: go" in said
+    run = tmp_path / "run"
+    assert {p.name for p in run.iterdir()} == {"checkpoints", "config.yaml", "loss.png", "metrics.csv", "tensorboard"}
+    network = checkpoint.load(run / "checkpoints" / "best")
+    assert network.config.image_size == (12, 16)
+    assert network.contract.cameras == {"top": (24, 32)}
+    board = EventAccumulator(str(run / "tensorboard")).Reload()
+    assert set(board.Tags()["scalars"]) >= {"train/loss", "train/lr", "train/grad_norm", "judged/val_deployed"}
+    assert "camera/top" in board.Tags()["images"]
+    rows = read_metrics(run / "metrics.csv")
+    logged = [(event.step, event.value) for event in board.Scalars("train/loss")]
+    assert logged == [(row["step"], pytest.approx(row["loss"], rel=1e-6)) for row in rows if "loss" in row]
+    # again: refused, and nothing is touched
+    before = (run / "metrics.csv").read_bytes()
+    with pytest.raises(SystemExit, match=r"error: .*run' is not empty; go on with it by --resume"):
+        main(flags)
+    assert (run / "metrics.csv").read_bytes() == before
+
+
+def test_resume_goes_on_and_takes_new_values(tmp_path: Path, flags: list[str]) -> None:
+    main([*flags, "--no_preflight"])
+    main(["--resume", str(tmp_path / "run"), "--num_steps", "30"])
+    assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 30
+    assert [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.csv") if "loss" in r] == [10, 20, 30]
+    main(["--resume", str(tmp_path / "run" / "checkpoints" / "last"), "--num_steps", "32"])
+    assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 32
+
+
+def test_cache_or_none_trains_the_same(tmp_path: Path, flags: list[str]) -> None:
+    weights = []
+    for cache in ("disk", "none"):
+        main([*flags, "--no_preflight", "--cache", cache, "--ckpt_dir", str(tmp_path / cache), "--num_steps", "5"])
+        weights.append(checkpoint.load(tmp_path / cache / "checkpoints" / "last").state_dict())
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_cnnmlp_trains(tmp_path: Path, flags: list[str]) -> None:
+    (tmp_path / "plain.yaml").write_text(
+        "kind: cnnmlp\nhidden_dim: 16\nkeypoints: 4\nbackbone_layers: 1\nbackbone_width: 16\n"
+        "backbone_norm: group\npretrained_backbone: false\n"
+    )
+    main([*flags, "--policy", str(tmp_path / "plain.yaml"), "--num_steps", "4"])
+    assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last").chunk_size == 1
+
+
+def test_preflight_only_trains_nothing(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main([*flags, "--preflight_only"])
+    assert "Preflight: go" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_preflight_stops_a_hopeless_run(tmp_path: Path, flags: list[str]) -> None:
+    def change(index: int, episode: Synthetic) -> None:
+        episode.action[:] = episode.qpos[:-1]
+
+    write_dataset(tmp_path / "measured", change=change)
+    flags += ["--dataset_dir", str(tmp_path / "measured")]
+    with pytest.raises(SystemExit, match=r"error: the preflight says no \(--no_preflight trains nevertheless\)"):
+        main(flags)
+    assert not (tmp_path / "run").exists()
+    main([*flags, "--no_preflight", "--num_steps", "2"])
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
+
+
+def test_missing_data_says_how_to_get_some(tmp_path: Path, flags: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"error: no episodes at '.*nowhere'. Record some with `python -m aloha_kit"):
+        main([*flags, "--dataset_dir", str(tmp_path / "nowhere")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=r"error: no episode_<i>.hdf5 in '.*empty'"):
+        main([*flags, "--dataset_dir", str(tmp_path / "empty")])
+
+
+def test_rollouts_need_a_task(flags: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"error: rollouts need a task: give --task, or --eval_every 0"):
+        main([*flags, "--no_preflight", "--eval_every", "5"])
+
+
+def test_device_is_checked() -> None:
+    assert choose_device("cpu") == "cpu"
+    assert choose_device("auto") in {"cpu", "cuda"}
+    with pytest.raises(Exception, match=r"device 'gpu' cannot be used"):
+        choose_device("gpu")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_stops(tmp_path: Path, flags: list[str], number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "aloha_kit.train", *flags, "--no_preflight", "--num_steps", "1000000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        metrics = tmp_path / "run" / "metrics.csv"
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and not (metrics.exists() and "\n10," in metrics.read_text()):
+            assert process.poll() is None, process.communicate()[1]
+            time.sleep(0.05)
+        process.send_signal(number)
+        out, error = process.communicate(timeout=240)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert f"{number.name}: saving after this step" in out
+    assert f"python -m aloha_kit.train --resume {tmp_path / 'run'}" in out
+    saved = checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"]
+    assert saved == read_metrics(metrics)[-1]["step"]
+
+
+def test_a_second_signal_interrupts() -> None:
+    with stop_requests() as stop:
+        assert not stop()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_training_imports_neither_ros_nor_simulator() -> None:
+    code = (
+        "import sys\nfor name in ('rospy', 'mujoco', 'dm_control'):\n    sys.modules[name] = None\n"
+        "import aloha_kit.train.app, aloha_kit.train.__main__, aloha_kit.data.cache, aloha_kit.policies.checkpoint\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aloha_kit.config.policies import ActConfig, CnnMlpConfig
+from aloha_kit.core import ConfigError
+from aloha_kit.train.__main__ import main
+from aloha_kit.train.cli import parse, run_folder, task_of, to_snapshot
+
+
+def test_the_references_own_command_line() -> None:
+    flags = """--task_name sim_transfer_cube --ckpt_dir runs/x --policy_class ACT --kl_weight 20 --chunk_size 50
+        --hidden_dim 256 --batch_size 4 --dim_feedforward 800 --num_epochs 7 --lr 3e-5 --seed 5 --temporal_agg"""
+    args = parse(flags.split())
+    assert isinstance(args.network, ActConfig)
+    network, training = args.network, args.training
+    assert (args.task, args.ckpt_dir, args.policy) == ("sim_transfer_cube", "runs/x", "ACT")
+    assert (network.kl_weight, network.chunk_size, network.hidden_dim, network.dim_feedforward) == (20, 50, 256, 800)
+    assert (training.batch_size, training.num_epochs, training.lr, training.seed) == (4, 7, 3e-5, 5)
+    assert training.temporal_agg
+    assert task_of(args) is not None
+
+
+def test_cnnmlp_and_act_plus_plus_names() -> None:
+    args = parse(["--policy_class", "CNNMLP", "--num_steps=9", "--validate-every", "3", "--save_every", "4"])
+    assert isinstance(args.network, CnnMlpConfig)
+    assert (args.training.num_steps, args.training.val_every, args.training.save_every) == (9, 3, 4)
+
+
+def test_values_come_from_the_policys_files_and_flags_win() -> None:
+    plain = parse(["--policy", "act_reference"])
+    assert plain.recipe == "act_reference"
+    assert plain.training.sampling == "one_per_episode"
+    assert (plain.training.lr, plain.training.num_epochs, plain.training.schedule) == (1e-5, 2000, "constant")
+    assert isinstance(plain.network, ActConfig)
+    assert plain.network.dec_layers == 7
+    changed = parse(["--policy", "act_reference", "--dec_layers", "2", "--sampling", "all_steps", "--no_augment"])
+    assert isinstance(changed.network, ActConfig)
+    assert (changed.network.dec_layers, changed.training.sampling) == (2, "all_steps")
+    assert changed.training.lr == 1e-5
+
+
+def test_a_policy_by_path_with_a_recipe_by_path(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("kind: cnnmlp\nkeypoints: 7\n")
+    (tmp_path / "slow.yaml").write_text("lr: 1.0e-6\n")
+    args = parse(["--policy", str(tmp_path / "mine.yaml"), "--recipe", str(tmp_path / "slow.yaml")])
+    assert isinstance(args.network, CnnMlpConfig)
+    assert (args.network.keypoints, args.training.lr) == (7, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--policy", "act_cppu"], r"no configuration 'act_cppu' in policies. Did you mean 'act_cpu'"),
+        (["--recipe", "act_refrence"], r"no configuration 'act_refrence' in training. Did you mean 'act_reference'"),
+        (["--eval"], r"--eval is no flag of training: .*aloha_kit.deploy --ckpt"),
+        (["--resume", "/nowhere"], r"'/nowhere' is not a training run: it should hold config.yaml"),
+    ],
+)
+def test_mistakes_are_answered(flags: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        parse(flags)
+
+
+def test_values_that_cannot_be_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises((ConfigError, SystemExit)) as error:
+        parse(["--batch_size", "0"])
+    assert "batch_size must be at least 1, given 0" in str(error.value) + capsys.readouterr().err
+
+
+def test_an_unknown_flag_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["--kl_wieght", "3"])
+    said = capsys.readouterr()
+    assert "--kl_weight" in said.err + said.out
+
+
+def test_neither_task_nor_episodes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"error: what to learn from\? Give --task \(known: .*sim_transfer_cube"):
+        main([])
+    assert task_of(parse(["--dataset_dir", "x"])) is None
+
+
+def test_a_snapshot_resumes_with_the_same_values_and_new_ones_win(tmp_path: Path) -> None:
+    args = parse(
+        ["--policy", "act_cpu", "--task", "sim_insertion", "--lr", "0.002", "--hidden_dim", "64", "--cameras", "angle"]
+        + ["--image_size", "48", "64"]
+    )
+    run = tmp_path / "run"
+    (run / "checkpoints" / "last").mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(to_snapshot(args)))
+    for path in (run, run / "checkpoints" / "last"):
+        assert run_folder(path) == run
+        again = parse(["--resume", str(path), "--num_steps", "77"])
+        assert again.network == args.network
+        assert (again.task, again.cameras, again.training.lr) == ("sim_insertion", ("angle",), 0.002)
+        assert again.training.num_steps == 77
+
+
+def test_help_reads_without_loading_torch() -> None:
+    code = (
+        "import sys\nfrom aloha_kit.train.__main__ import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for word in ("--task", "--kl_weight", "--num_epochs", "--temporal_agg", "--resume", "--time_limit_s"):
+        assert word in done.stdout

@@ -1,0 +1,61 @@
+"""Rollouts in real MuJoCo, a few steps long."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from aloha_kit.config import load, TaskConfig
+from aloha_kit.core import ContractError, joint_names
+from aloha_kit.core.contract import Contract
+from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.build import build
+from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.train.app import choose_device  # imports torch._dynamo before there is a GL context
+from aloha_kit.train.evaluation import SimEvaluator
+from aloha_kit.train.progress import Progress
+from aloha_kit.train.runs import Run
+from tests.train.tiny import ACT, TRAINING
+
+
+def policy(rate_hz: float = 50.0) -> ChunkNetwork:
+    """An untrained network for the simulated rig, seeing 24x32 pixels."""
+    assert choose_device("cpu") == "cpu"
+    torch.manual_seed(0)
+    contract = Contract(joint_names(), joint_names(), {"top": (24, 32)}, rate_hz)
+    rows = np.random.default_rng(0).normal(0, 0.01, (20, 14))
+    return build(ACT, contract, Statistics.of(qpos=rows, action=rows)).eval()
+
+
+@pytest.mark.parametrize("temporal_agg", [False, True])
+def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporal_agg: bool) -> None:
+    from aloha_kit.sim import SimEnv
+
+    task = dataclasses.replace(load(TaskConfig, "tasks", "sim_transfer_cube"), episode_len=8)
+    config = dataclasses.replace(TRAINING, eval_rollouts=2, temporal_agg=temporal_agg)
+    run = Run.create(tmp_path / "run", {})
+    with Progress(run, first_step=0, num_steps=10, show=False) as progress:
+        evaluate = SimEvaluator(task, config, run.folder / "rollouts", progress)
+        assert evaluate(policy(), 5) == 0.0
+        monkeypatch.setattr(SimEnv, "max_reward", 0.0)
+        assert evaluate(policy(), 6) == 1.0
+    for step in (5, 6):
+        with av.open(str(run.folder / "rollouts" / f"step_{step}.mp4")) as video:
+            frames = list(video.decode(video=0))
+        assert len(frames) == 9
+        assert (frames[0].width, frames[0].height) == (32, 24)
+        assert frames[0].to_ndarray(format="rgb24").std() > 5
+
+
+def test_a_policy_for_another_rig_is_refused(tmp_path: Path) -> None:
+    task = load(TaskConfig, "tasks", "sim_transfer_cube")
+    run = Run.create(tmp_path / "run", {})
+    with Progress(run, first_step=0, num_steps=10, show=False) as progress:
+        evaluate = SimEvaluator(task, TRAINING, run.folder / "rollouts", progress)
+        with pytest.raises(ContractError, match=r"the policy does not fit the simulation of .*\n  rate: 30 Hz"):
+            evaluate(policy(rate_hz=30.0), 1)

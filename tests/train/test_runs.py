@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aloha_kit.core import ConfigError
+from aloha_kit.train.progress import plot_losses
+from aloha_kit.train.runs import MetricsFile, read_metrics, Run
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    Run.create(tmp_path / "run", {"lr": 1})
+    with pytest.raises(ConfigError, match=r"run' is not empty; go on with it by --resume .*run, or .*--ckpt_dir"):
+        Run.create(tmp_path / "run", {})
+    (tmp_path / "papers").mkdir()
+    (tmp_path / "papers" / "thesis.pdf").touch()
+    with pytest.raises(ConfigError, match=r"papers' is not empty; choose another place") as error:
+        Run.create(tmp_path / "papers", {})
+    assert "--resume" not in str(error.value)
+    (tmp_path / "empty").mkdir()
+    Run.create(tmp_path / "empty", {})
+
+
+def test_nothing_to_resume_says_what_there_is(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", {})
+    (run.checkpoints / "best").mkdir(parents=True)
+    (run.checkpoints / "step_10").mkdir()
+    (run.checkpoints / "step_10" / "training_state.pt").touch()
+    with pytest.raises(ConfigError, match=r"last' has no training state to resume from; there are: step_10"):
+        run.state(run.folder)
+    with pytest.raises(ConfigError, match=r"best' has no training state"):
+        run.state(run.checkpoints / "best")
+
+
+def test_metrics_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    first = MetricsFile(file, after=0)
+    for step in (10, 20, 30):
+        first.add({"step": step, "loss": 1 / step, "something_else": 5.0})
+    first.add({"step": 30, "val_loss": 0.5})
+    second = MetricsFile(file, after=20)
+    second.add({"step": 30, "loss": 9.0})
+    assert read_metrics(file) == [
+        {"step": 10, "loss": 0.1},
+        {"step": 20, "loss": 0.05},
+        {"step": 30, "loss": 9.0},
+    ]
+    assert MetricsFile(file, after=0)
+    assert read_metrics(file) == []
+
+
+def test_the_picture_of_the_losses(tmp_path: Path) -> None:
+    import cv2
+
+    rows = [{"step": s, "loss": 1 / s, "lr": 1e-4, "success_rate": 0.0} for s in range(1, 50)]
+    plot_losses([*rows, {"step": 25, "val_loss": 0.1, "val_deployed": 0.2}], tmp_path / "loss.png")
+    picture = cv2.imread(str(tmp_path / "loss.png"))
+    assert picture.shape[0] > 300
+    assert (picture != 255).any(axis=2).mean() > 0.01
+    plot_losses([], tmp_path / "empty.png")
+    assert (tmp_path / "empty.png").exists()
