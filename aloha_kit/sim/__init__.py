@@ -1,13 +1,20 @@
 """The bimanual rig in MuJoCo: `SimEnv`, its scenes, and scripted experts that solve them.
 
 Usable alone: needs core, MuJoCo, dm_control, mink and the arm meshes of the package gym-aloha 0.1.3.
+Import it before MuJoCo or dm_control: how they draw is settled when they load.
 """
 
+import importlib
+import importlib.util
 import os
 import sys
 
 if sys.platform == "linux":  # servers and robots have no display; MuJoCo reads this once, when it loads
     os.environ.setdefault("MUJOCO_GL", "egl")
+if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
+    # torch's compiler and software OpenGL bring one LLVM each, and the process ends if OpenGL's comes
+    # first: torch would load its own at the first optimiser. Triton alone loads without torch.
+    importlib.import_module("triton")
 
 from aloha_kit.sim.environment import SimEnv
 from aloha_kit.sim.expert import expert_for, ScriptedExpert

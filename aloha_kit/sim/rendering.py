@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
-import sys
 import weakref
 
 import mujoco
@@ -48,10 +46,6 @@ class Pictures:
     def _make(self, height: int, width: int) -> mujoco.Renderer:
         model = self._physics.model.ptr
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
-        if "torch" in sys.modules:
-            # torch's compiler and software OpenGL bring one LLVM each: torch's has to come first, or the
-            # first optimiser after the first picture ends the process
-            importlib.import_module("torch._dynamo")
         try:
             renderer = mujoco.Renderer(model, height, width)
         except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:

@@ -110,18 +110,22 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_pictures_and_training_live_in_one_process_and_end_quietly() -> None:
+@pytest.mark.parametrize("order", ["torch first", "pictures first"])
+def test_pictures_and_training_live_in_one_process_and_end_quietly(order: str) -> None:
     """Software OpenGL and torch bring one compiler each; in the wrong order the first optimiser crashes."""
-    done = run_python(
-        "import torch\n"
+    torch = "import torch\n"
+    pictures = (
         "from aloha_kit.sim import SimEnv\n"
         "env = SimEnv('transfer_cube', cameras={'top': (24, 32)}, quality='draft')\n"
         "env.reset()\n"
-        "net = torch.nn.Linear(3, 3)\n"
-        "optimiser = torch.optim.AdamW(net.parameters())\n"
-        "net(torch.ones(1, 3)).sum().backward()\n"
-        "optimiser.step()\n"
-        "print(env.reset().observation['images']['top'].shape)\n"
+    )
+    done = run_python(
+        (torch + pictures if order == "torch first" else pictures + torch)
+        + "net = torch.nn.Linear(3, 3)\n"
+        + "optimiser = torch.optim.AdamW(net.parameters())\n"
+        + "net(torch.ones(1, 3)).sum().backward()\n"
+        + "optimiser.step()\n"
+        + "print(env.reset().observation['images']['top'].shape)\n"
     )
     assert (done.returncode, done.stdout.strip()) == (0, "(24, 32, 3)"), done.stderr
     assert "Exception ignored" not in done.stderr, "contexts outlived their display"
