@@ -13,10 +13,10 @@ from aloha_kit.deploy.args import DeployArgs
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Deploy; mistakes of the user end with one message and status 1, an interruption with 130."""
-    args = tyro.cli(DeployArgs, prog="python -m aloha_kit.deploy", args=argv, use_underscores=True)
-    from aloha_kit.deploy.app import run  # torch loads after the flags are known to be right
-
     try:
+        args = tyro.cli(DeployArgs, prog="python -m aloha_kit.deploy", args=argv, use_underscores=True)
+        from aloha_kit.deploy.app import run  # torch loads after the flags are known to be right
+
         run(args)
     except AlohaKitError as error:
         sys.exit(f"error: {error}")

@@ -16,7 +16,7 @@ from aloha_kit.media.frames import BACKGROUND, BAD, FAINT, GOOD, tag
 
 Image = npt.NDArray[np.uint8]
 
-HEIGHT, SIDE = 480, 320  # pixels: of the view, and the width of the column of what the policy sees
+HEIGHT = 480  # pixels of the view
 STAGES = ((58, 62, 72), (74, 92, 128), (78, 128, 168), (92, 172, 160), GOOD)
 
 
@@ -77,10 +77,12 @@ class Film:
         body = fit(images[view], HEIGHT)
         beside = [name for name in self._seen if name != view]
         if beside:
-            cells = [tag(fit(images[name], HEIGHT // len(beside), SIDE), f"policy sees {name}") for name in beside]
-            column = np.concatenate(cells)
-            rest = np.full((HEIGHT - len(column), SIDE, 3), BACKGROUND, np.uint8)
-            body = np.concatenate([body, np.full((HEIGHT, 4, 3), BACKGROUND, np.uint8), np.vstack([column, rest])], 1)
+            # One camera as large as the view, several in a column as high as it.
+            height = HEIGHT // len(beside)
+            cells = [tag(fit(images[name], height, height * 4 // 3), f"policy sees {name}") for name in beside]
+            column = np.full((HEIGHT, 4 + cells[0].shape[1], 3), BACKGROUND, np.uint8)
+            column[: height * len(cells), 4:] = np.concatenate(cells)
+            body = np.concatenate([body, column], axis=1)
         width = body.shape[1]
         right = min(260, width // 2)
         title = [caption(width - right, self._title), caption(right, "", word, colour=colour)]
@@ -95,6 +97,5 @@ class Film:
             )
             colours = np.array(STAGES, np.uint8)[np.round(share * (len(STAGES) - 1)).astype(int)]
             filled = max(1, width * len(colours) // max(self._steps, len(colours)))
-            bar[3:] = BACKGROUND
             bar[3:, :filled] = colours[np.arange(filled) * len(colours) // filled]
         return bar

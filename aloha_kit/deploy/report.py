@@ -81,5 +81,7 @@ def _guard(report: Mapping[str, Any]) -> str:
     line = f"Safety guard: {report['limited']} of {report['commands']} commands limited, {report['held']} steps held"
     for rule, entries in report["limited_by"].items():
         if entries:
-            line += f"\n  {rule}: " + ", ".join(f"{name} {count}" for name, count in entries.items())
+            shown = [f"{name} {count}" for name, count in list(entries.items())[:5]]
+            more = len(entries) - len(shown)
+            line += f"\n  {rule}: " + ", ".join(shown) + (f" and {more} more" if more else "")
     return line + "".join(f"\n  fault: {fault} ({count}x)" for fault, count in report["faults"].items())

@@ -12,7 +12,7 @@ from typing import Literal
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from aloha_kit.core import AlohaKitError, EpisodeError, nearest
+from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, nearest
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
@@ -43,7 +43,7 @@ class ReplayArgs:
     rate_hz: float | None = None
     """Control rate, for files of other tools that do not say it and where 50 Hz is wrong."""
     height: int = 480
-    """Height of the pictures in the video, in pixels."""
+    """Height of the pictures in the video, in pixels; at least 240, so that the plots can be read."""
     video: bool = True
     """Write an MP4."""
     plots: bool = True
@@ -52,6 +52,10 @@ class ReplayArgs:
     """Write a Rerun recording (.rrd)."""
     realtime: bool = False
     """Execute a simulated rig at the recorded rate instead of as fast as it computes."""
+
+    def __post_init__(self) -> None:
+        if self.height < 240:
+            raise ConfigError(f"--height must be at least 240 pixels, given {self.height}")
 
 
 def run(args: ReplayArgs) -> list[Path]:

@@ -1,0 +1,150 @@
+"""Videos that decode to what went in, captions that fit, cursors at the right place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from aloha_kit.core import joint_names
+from aloha_kit.media import caption, fit, joint_traces, Mp4Writer, row, Strip, timing
+from aloha_kit.media.frames import INK, tag
+
+
+def decode(path: Path) -> Any:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return frames, float(stream.average_rate), stream.codec_context.name, stream.codec_context.pix_fmt
+
+
+def test_a_video_holds_every_frame_at_its_rate(tmp_path: Path) -> None:
+    with Mp4Writer(tmp_path / "new" / "a.mp4", 50.0) as video:
+        for i in range(12):
+            video.add(np.full((48, 64, 3), (10 + 18 * i, 200, 30), np.uint8))
+    frames, rate, codec, pixels = decode(video.path)
+    assert (len(frames), video.frames, rate, codec, pixels) == (12, 12, 50.0, "h264", "yuv420p")
+    for i, frame in enumerate(frames):
+        assert frame.shape == (48, 64, 3)
+        np.testing.assert_allclose(frame.mean((0, 1)), (10 + 18 * i, 200, 30), atol=4)
+    assert [p.name for p in video.path.parent.iterdir()] == ["a.mp4"]
+
+
+def test_an_odd_size_is_padded_by_a_pixel(tmp_path: Path) -> None:
+    with Mp4Writer(tmp_path / "a.mp4", 30.0) as video:
+        video.add(np.full((49, 63, 3), 128, np.uint8))
+    frames, rate, *_ = decode(video.path)
+    assert frames[0].shape == (50, 64, 3)
+    assert frames[0].min() > 115  # no black border
+    assert rate == 30.0
+
+
+def test_a_failure_leaves_no_half_video(tmp_path: Path) -> None:
+    def fail() -> None:
+        with Mp4Writer(tmp_path / "a.mp4", 50.0) as video:
+            video.add(np.zeros((32, 32, 3), np.uint8))
+            raise OSError("camera gone")
+
+    with pytest.raises(OSError, match="camera gone"):
+        fail()
+    with Mp4Writer(tmp_path / "empty.mp4", 50.0):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("frame", "text"),
+    [
+        (np.zeros((32, 32), np.uint8), r"a frame is \(H, W, 3\) uint8, given \(32, 32\) uint8"),
+        (np.zeros((32, 32, 3), np.float32), "given .* float32"),
+        (np.zeros((32, 30, 3), np.uint8), r"frame 1 is \(32, 30, 3\), those before \(32, 32, 3\)"),
+    ],
+)
+def test_frames_that_do_not_fit_are_refused(tmp_path: Path, frame: Any, text: str) -> None:
+    with Mp4Writer(tmp_path / "a.mp4", 50.0) as video:
+        video.add(np.zeros((32, 32, 3), np.uint8))
+        with pytest.raises(ValueError, match=text):
+            video.add(frame)
+
+
+def test_pictures_keep_their_proportions_side_by_side() -> None:
+    small, wide = np.full((60, 80, 3), 50, np.uint8), np.full((90, 160, 3), 250, np.uint8)
+    out = row([small, wide], 120, gap=4)
+    assert out.shape == (120, 160 + 4 + round(160 * 120 / 90), 3)
+    assert np.all(out[:, :160] == 50)
+    assert np.all(out[:, 164:] == 250)
+    boxed = fit(wide, 100, 100)
+    inside = np.argwhere(boxed[..., 0] == 250)
+    assert boxed.shape == (100, 100, 3)
+    assert np.ptp(inside[:, 1]) + 1 == 100
+    assert abs(np.ptp(inside[:, 0]) + 1 - 56) <= 1
+    assert np.array_equal(fit(small, 60), small)
+
+
+def test_a_tag_marks_the_corner_and_leaves_the_original_alone() -> None:
+    picture = np.full((120, 160, 3), 90, np.uint8)
+    tagged = tag(picture, "top")
+    assert np.all(picture == 90)
+    assert np.any(tagged[:20, :40] != 90)
+    assert np.all(tagged[40:] == 90)
+    assert tag(np.zeros((8, 9, 3), np.uint8), "a long name").shape == (8, 9, 3)
+
+
+def test_a_caption_that_is_too_long_makes_room_for_the_result() -> None:
+    alone = caption(400, "", "success", colour=(0, 255, 0))
+    crowded = caption(400, "an instruction that goes on and on " * 4, "success", colour=(0, 255, 0))
+    assert crowded.shape == (36, 400, 3)
+    start = np.argwhere(np.any(alone[..., 1] > 100, axis=0))[0, 0]
+    np.testing.assert_array_equal(crowded[:, start:], alone[:, start:])
+    assert np.any(crowded[:, : start - 12, 0] > 100)
+
+
+def traces() -> Any:
+    time = np.linspace(0, 3, 101)[:, None]
+    qpos = np.sin(time + np.arange(14)).astype(np.float32)
+    return qpos[1:], qpos
+
+
+@pytest.mark.parametrize("size", [(240, 1280), (480, 640)])
+def test_the_cursor_moves_evenly_and_nothing_else_changes(size: tuple[int, int]) -> None:
+    action, qpos = traces()
+    strip = Strip(action, qpos, joint_names(), 50.0, size)
+    plain = strip.at(0)
+    assert plain.shape == (*size, 3)
+
+    def columns(step: int) -> Any:
+        changed = np.any(strip.at(step) != plain, axis=(0, 2))
+        return np.flatnonzero(changed & np.all(strip.at(step)[size[0] // 4] == INK, axis=1))
+
+    quarter, half, whole = (columns(step)[0] for step in (25, 50, 100))
+    assert half - quarter == pytest.approx((whole - half) / 2, abs=2)
+
+
+def test_plots_show_every_entry_and_draw_still_joints_flat(tmp_path: Path) -> None:
+    action, qpos = traces()
+    qpos = qpos.copy()
+    qpos[:, 0] = 1e-6 * qpos[:, 0]
+    action = np.concatenate([action, np.ones((100, 2), np.float32)], 1)
+    action[:, 0] = 0
+    names = (*joint_names(), "base_linear", "base_angular")
+    figure = joint_traces(action, qpos, names, 50.0, title="t", labels=("action", "qpos"))
+    shown = {axis.get_title("left"): axis for axis in figure.axes if axis.get_visible()}
+    assert sorted(shown) == sorted(name.replace("_", " ") for name in names)
+    assert [len(shown[name].lines) for name in ("left waist", "base linear")] == [2, 1]
+    np.testing.assert_allclose(shown["left elbow"].lines[1].get_ydata(), qpos[:, 2])
+    assert np.ptp(shown["left waist"].get_ylim()) >= 0.1
+    figure.savefig(tmp_path / "a.png")
+
+
+def test_timing_shows_interval_skew_and_delay_in_ms() -> None:
+    deadline = np.arange(5) * 20_000_000
+    stamps = {"deadline": deadline, "images/top": deadline - 3_000_000, "command": deadline[:4] + 7_000_000}
+    interval, skew, late = timing(stamps, 50.0).axes
+    np.testing.assert_allclose(interval.lines[1].get_ydata(), 20.0)
+    np.testing.assert_allclose(skew.lines[0].get_ydata(), -3.0)
+    np.testing.assert_allclose(late.lines[0].get_ydata(), 7.0)
+    with pytest.raises(ValueError, match="there are: qpos"):
+        timing({"qpos": deadline}, 50.0)

@@ -1,0 +1,224 @@
+"""A recorded episode becomes pictures, plots and motion again; what cannot is explained."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import av
+import h5py
+import numpy as np
+import pytest
+
+from aloha_kit.core import ContractError, EpisodeError, joint_names
+from aloha_kit.episode import Episode
+from aloha_kit.replay.__main__ import main
+from aloha_kit.replay.app import find_episodes
+from aloha_kit.replay.execute import execute
+from aloha_kit.replay.recording import Recording
+from aloha_kit.replay.summary import summary
+from tests.replay.conftest import STEPS
+
+
+def run(*argv: Any) -> None:
+    main([str(word) for word in argv])
+
+
+def fail(*argv: Any) -> str:
+    with pytest.raises(SystemExit) as caught:
+        run(*argv)
+    assert str(caught.value.code).startswith("error: ")
+    return str(caught.value.code)
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A file as ACT's simulation writes it: no stamps, no seed, as many observations as actions."""
+    path = tmp_path / "theirs" / "episode_0.hdf5"
+    path.parent.mkdir()
+    rng = np.random.default_rng(0)
+    start = np.tile([0, -0.96, 1.16, 0, -0.3, 0, 0.1], 2)
+    qpos = (start + np.linspace(0, 0.2, 12)[:, None]).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        file.attrs["sim"] = True
+        file["action"] = qpos + 0.01
+        file["observations/qpos"], file["observations/qvel"] = qpos, 0 * qpos
+        file["observations/images/top"] = rng.integers(0, 255, (12, 48, 64, 3), np.uint8)
+    return path
+
+
+def test_files_of_an_episode(recorded: Path, tmp_path: Path, capsys: Any) -> None:
+    run(recorded, "--output", tmp_path / "out")
+    names = {"episode_0.mp4", "episode_0.rrd", "episode_0_joints.png", "episode_0_timing.png"}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == names
+    with av.open(str(tmp_path / "out" / "episode_0.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+        assert float(container.streams.video[0].average_rate) == 50.0
+    assert len(frames) == STEPS + 1
+    # two 4:3 cameras at height 480 with a gap of 4, a title of 36, plots of 22 % of the width below
+    assert frames[0].shape == (36 + 480 + int(0.22 * 1284), 1284, 3)
+    with Episode.open(recorded) as episode:
+        first, last = episode.image("top", 0), episode.image("top", STEPS)
+    shown = frames[-1][36:516, :640].reshape(48, 10, 64, 10, 3).mean((1, 3))
+    assert np.abs(shown - last)[12:].mean() < np.abs(shown - first)[12:].mean()
+    assert np.abs(shown - last)[12:].mean() < 6
+    text = capsys.readouterr().out
+    assert "30 actions, 31 observations, 50 Hz, 0.60 s" in text
+    assert "top 64x48, angle 80x60" in text
+    assert "skew to the deadline p50 +0.00 ms" in text
+
+
+def test_the_rerun_recording_holds_pictures_joints_stamps_and_skew(recorded: Path, tmp_path: Path) -> None:
+    run(recorded, "--output", tmp_path, "--no_video", "--no_plots")
+    command = [sys.executable, "-m", "rerun", "rrd", "print", "-vv", str(tmp_path / "episode_0.rrd")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    entities = (
+        "/cameras/top",
+        "/cameras/angle",
+        "/arms/left/waist/qpos",
+        "/arms/right/gripper/action",
+        "/timing/skew_ms/qpos",
+        "/timing/skew_ms/images/top",
+        "/timing/deadline_to_command_ms",
+        "/reward",
+    )
+    for entity in entities:
+        assert entity in done.stdout, f"{entity} is missing"
+    assert re.search(r"\btime\b", done.stdout)
+    assert re.search(r"\bstep\b", done.stdout)
+
+
+def test_only_the_cameras_asked_for_and_a_whole_folder(recorded: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "two"
+    folder.mkdir()
+    for i in (0, 1):
+        shutil.copy(recorded, folder / f"episode_{i}.hdf5")
+    run(folder, "--cameras", "angle", "--no_rrd", "--no_plots", "--height", "240")
+    assert sorted(p.name for p in (folder / "replay").iterdir()) == ["episode_0.mp4", "episode_1.mp4"]
+    with av.open(str(folder / "replay" / "episode_1.mp4")) as container:
+        assert (container.streams.video[0].width, container.streams.video[0].height) == (320 + 320, 36 + 240)
+
+
+def test_a_video_too_low_for_its_plots_is_refused(recorded: Path) -> None:
+    assert fail(recorded, "--height", "100") == "error: --height must be at least 240 pixels, given 100"
+
+
+def test_execution_follows_the_recording_exactly_and_agrees(recorded: Path, tmp_path: Path, capsys: Any) -> None:
+    run(recorded, "--output", tmp_path, "--execute", "--no_video", "--no_plots", "--no_rrd")
+    report = json.loads((tmp_path / "episode_0_execute.json").read_text())
+    assert (tmp_path / "episode_0_execute.png").stat().st_size > 10_000
+    assert report["steps"] == STEPS
+    assert report["same_scene"] is True
+    assert report["agrees"] is True
+    assert report["final_reward"] == 0
+    assert list(report["tracking"]) == list(joint_names())
+    assert all(row["worst"] < 1e-5 for row in report["tracking"].values())
+    assert "recorded: failure, final reward 0" in capsys.readouterr().out
+
+
+def test_the_tracking_error_is_the_difference_of_the_joints(recorded: Path, tmp_path: Path, capsys: Any) -> None:
+    changed = tmp_path / "episode_0.hdf5"
+    shutil.copy(recorded, changed)
+    offset = np.linspace(0, 0.3, STEPS + 1, dtype=np.float32)
+    with h5py.File(changed, "r+") as file:
+        file["observations/qpos"][:, 2] -= offset
+        file.attrs["success"] = True
+    with Episode.open(changed) as episode:
+        result = execute(Recording.of(episode))
+        text = result.text()
+    assert result.worst[2] == pytest.approx(0.3, abs=1e-5)
+    assert result.rms[2] == pytest.approx(np.sqrt(np.mean(np.square(offset))), abs=1e-5)
+    assert np.delete(result.worst, 2).max() < 1e-5
+    assert result.agrees is False
+    assert re.search(r"left_elbow +0\.1\d+ +0\.30000  rad", text)
+    assert "executed: failure, final reward 0 (DISAGREE)" in text
+
+
+def test_execution_keeps_the_arms_within_their_limits(recorded: Path, tmp_path: Path) -> None:
+    wild = tmp_path / "episode_0.hdf5"
+    shutil.copy(recorded, wild)
+    with h5py.File(wild, "r+") as file:
+        file["action"][10:, 0] = 3.0
+    with Episode.open(wild) as episode:
+        result = execute(Recording.of(episode))
+    waist = result.qpos[:, 0]
+    assert np.abs(np.diff(waist)).max() < 0.1  # from 0 to 3 rad at once, had nothing stood between
+    assert result.guard["limited_by"]["speed"] == {"left_waist": STEPS - 10}
+    assert "the guard limited 20 of 30 commands" in result.text()
+
+
+def test_files_of_other_tools(foreign: Path, tmp_path: Path, capsys: Any) -> None:
+    run(foreign, "--output", tmp_path / "out", "--execute", "--task", "sim_transfer_cube")
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    assert "episode_0.mp4" in names
+    assert "episode_0.rrd" in names
+    assert "episode_0_timing.png" not in names
+    text = capsys.readouterr().out
+    assert "[act_sim]" in text
+    assert "no stamps (its recorder kept none)" in text
+    assert "50 Hz (assumed)" in text
+    assert "does not tell the scene's seed" in text
+    with av.open(str(tmp_path / "out" / "episode_0.mp4")) as container:
+        assert len(list(container.decode(video=0))) == 12
+
+
+def test_execution_needs_to_know_the_task(foreign: Path, tmp_path: Path) -> None:
+    text = fail(foreign, "--output", tmp_path, "--execute", "--no_video", "--no_rrd", "--no_plots")
+    assert text.endswith("does not say its task: give --task")
+    text = fail(
+        foreign, "--output", tmp_path, "--execute", "--no_video", "--no_rrd", "--no_plots", "--task", "sim_cube"
+    )
+    assert "no configuration 'sim_cube'" in text
+    assert "sim_transfer_cube" in text
+
+
+def test_another_scene_or_other_joints_are_refused(recorded: Path, tmp_path: Path) -> None:
+    text = fail(recorded, "--output", tmp_path, "--execute", "--task", "sim_insertion", "--no_video", "--no_rrd")
+    assert "is of scene 'transfer_cube', task 'sim_insertion' is 'insertion'" in text
+    swapped = tmp_path / "episode_3.hdf5"
+    shutil.copy(recorded, swapped)
+    with h5py.File(swapped, "r+") as file:
+        contract = json.loads(file.attrs["contract"])
+        contract["action_names"][0:2] = ["left_shoulder", "left_waist"]
+        file.attrs["contract"] = json.dumps(contract)
+    with Episode.open(swapped) as episode, pytest.raises(ContractError, match=r"action\[0\]: 'left_shoulder' against"):
+        execute(Recording.of(episode))
+
+
+def test_a_missing_camera_names_those_there_are(recorded: Path, tmp_path: Path) -> None:
+    text = fail(recorded, "--output", tmp_path, "--cameras", "tpo")
+    assert "has no camera 'tpo'. Did you mean 'top'? Known: angle, top." in text
+
+
+def test_a_damaged_episode_is_named_and_the_others_are_replayed(recorded: Path, tmp_path: Path) -> None:
+    shutil.copy(recorded, tmp_path / "episode_0.hdf5")
+    (tmp_path / "episode_1.hdf5").write_bytes(recorded.read_bytes()[:2000])
+    text = fail(tmp_path, "--no_video", "--no_rrd")
+    assert "episode_1.hdf5" in text
+    assert "damaged" in text
+    assert "(1 of 2 episodes were replayed)" in text
+    assert (tmp_path / "replay" / "episode_0_joints.png").exists()
+
+
+def test_a_missing_path_says_what_is_there(recorded: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    assert f"no episodes (episode_<i>.hdf5) in {tmp_path}; it holds: notes.txt" in fail(tmp_path)
+    with pytest.raises(EpisodeError, match=r"Did you mean 'episode_0\.hdf5'\?"):
+        find_episodes(recorded.parent / "episode_O.hdf5")
+
+
+def test_skew_and_repeats_show_in_the_summary(recorded: Path, tmp_path: Path) -> None:
+    late = tmp_path / "episode_0.hdf5"
+    shutil.copy(recorded, late)
+    with h5py.File(late, "r+") as file:
+        stamps = file["stamps/images/top"]
+        stamps[:] = stamps[:] - 4_000_000
+        stamps[7] = stamps[6]
+    with Episode.open(late) as episode:
+        text = summary(Recording.of(episode))
+    assert "images/top: skew to the deadline p50 -4.00 ms, worst -24.00 ms, 1 repeated" in text
