@@ -149,7 +149,8 @@ def table(cost: dict[str, Sample], describe: dict[str, object], peer_mujoco: str
     wall, cpu = cost["gym-aloha"]
     lines = [
         f"Cost of one 50 Hz step, {platform.machine()} with {os.cpu_count()} cores, "
-        f"MuJoCo {describe['mujoco']} (gym-aloha's: {peer_mujoco}), OpenGL by {os.environ.get('MUJOCO_GL')}",
+        f"MuJoCo {describe['mujoco']} (gym-aloha's: {peer_mujoco}), OpenGL by {os.environ.get('MUJOCO_GL')}. "
+        f"Load average {os.getloadavg()[0]:.1f}: above the number of cores, compare CPU time, not wall time.",
         "",
         "| step with | wall ms | CPU ms | gym-aloha's step costs |",
         "|---|---|---|---|",
