@@ -49,6 +49,7 @@ setup(
             "aloha-deploy = aloha_kit.deploy.__main__:main",
             "aloha-replay = aloha_kit.replay.__main__:main",
             "aloha-episode = aloha_kit.episode.__main__:main",
+            "aloha-report = aloha_kit.report.__main__:main",
         ]
     },
 )

@@ -1,0 +1,1 @@
+"""One page about a whole loop: what was recorded, learned and achieved."""

@@ -1,0 +1,142 @@
+"""The page itself: a folder's results in, one self-contained HTML text out.
+
+It shows what the other applications left in the folder and computes nothing anew, so a number here is the
+number they wrote. A stage that has not run is said to be missing.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import html
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aloha_kit.core import ConfigError
+from aloha_kit.episode import list_episodes
+
+STYLE = """
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
+h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d5dbe3}
+.big{font-size:2.4rem;font-weight:650;color:#14532d} .note{color:#5c6b7c;font-size:.92rem}
+table{border-collapse:collapse} td,th{padding:.15rem .9rem .15rem 0;text-align:left;font-variant-numeric:tabular-nums}
+video,img{max-width:100%;border-radius:6px} .row{display:grid;grid-template-columns:repeat(3,1fr);gap:.6rem}
+"""
+
+
+def build(folder: Path) -> str:
+    """The page of a folder with `episodes/`, `policy/`, `rollouts/`, `replay/` and `stages.csv`, each optional.
+
+    Raises:
+        ConfigError: the folder holds none of them.
+    """
+    sections = [
+        _result(folder / "rollouts"),
+        _stages(folder / "stages.csv"),
+        _demonstrations(folder),
+        _training(folder / "policy"),
+    ]
+    if not any(sections):
+        there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "nothing"
+        raise ConfigError(
+            f"'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or stages.csv, "
+            f"found: {there or 'nothing'}"
+        )
+    body = "\n".join(section for section in sections if section)
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>aloha_kit: {html.escape(folder.name)}</title><style>{STYLE}</style>"
+        f"<h1>From demonstrations to a policy</h1>{body}</html>\n"
+    )
+
+
+def _result(folder: Path) -> str:
+    file = folder / "deploy.json"
+    if not file.is_file():
+        return ""
+    report = json.loads(file.read_text(encoding="utf-8"))
+    held, touched = report["success"], report["success_any_time"]
+    task, execution = report["task"], report["execution"]
+    how = "temporal ensembling" if execution["temporal_agg"] else f"chunks of {execution['horizon']}"
+    lines = [f"<p class=note>{html.escape(task['instruction'])}</p>"]
+    if held is not None:
+        low, high = held["wilson95"]
+        lines.append(
+            f"<p><span class=big>{held['rate']:.0%}</span> success: {held['successes']} of {held['trials']} rollouts "
+            f"held the top reward to the end (95 % Wilson interval {low:.0%} to {high:.0%}). The looser count, top "
+            f"reward at any time: {touched['successes']} of {touched['trials']}.</p>"
+        )
+    lines.append(
+        f"<p class=note>{report['policy']['kind'].upper()} with {how}, {task['episode_len']} steps at "
+        f"{task['rate_hz']:g} Hz, seeds {report['seeds'][0]} to {report['seeds'][1]}, which no demonstration used.</p>"
+    )
+    lines.append(_videos(sorted(folder.rglob("*.mp4"))))
+    reached = report["max_reward_histogram"]
+    lines.append(_table(["highest reward reached", *reached], [["rollouts", *reached.values()]]))
+    return "<h2>The policy at work</h2>" + "".join(lines) + _latency(report.get("latency", {}))
+
+
+def _latency(report: dict[str, Any]) -> str:
+    if not report.get("stages"):
+        return ""
+    columns = ["p50", "p99", "max"]
+    rows = [[name, *(f"{values[column]:.2f}" for column in columns)] for name, values in report["stages"].items()]
+    missed = (
+        f"<p class=note>{report['missed']} of {report['steps']} steps took longer than {report['period_ms']:g} ms.</p>"
+    )
+    return _table(["latency, ms", *columns], rows) + missed
+
+
+def _stages(file: Path) -> str:
+    if not file.is_file():
+        return ""
+    with file.open(newline="", encoding="utf-8") as handle:
+        rows = [(row["stage"], float(row["seconds"])) for row in csv.DictReader(handle)]
+    total = sum(seconds for _, seconds in rows)
+    shown = [[stage, f"{seconds:.0f} s"] for stage, seconds in [*rows, ("together", total)]]
+    return "<h2>Where the time went</h2>" + _table(["stage", "wall time"], shown)
+
+
+def _demonstrations(folder: Path) -> str:
+    episodes = list_episodes(folder / "episodes") if (folder / "episodes").is_dir() else []
+    replays = sorted((folder / "replay").rglob("*.mp4"))
+    plots = sorted((folder / "replay").rglob("*.png"))
+    if not episodes and not replays:
+        return ""
+    size = sum(file.stat().st_size for file in episodes) / 1e6
+    text = f"<p>{len(episodes)} scripted episodes, {size:.0f} MB.</p>"
+    return "<h2>Demonstrations</h2>" + text + _videos(replays[:1], row=False) + "".join(map(_image, plots))
+
+
+def _training(folder: Path) -> str:
+    curve = folder / "loss.png"
+    if not curve.is_file():
+        return ""
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as handle:
+        last = list(csv.DictReader(handle))[-1]
+    text = f"<p>{int(float(last['step']))} optimiser steps in {float(last['seconds']):.0f} s.</p>"
+    return "<h2>Training</h2>" + text + _image(curve)
+
+
+def _videos(files: Iterable[Path], *, row: bool = True) -> str:
+    tags = "".join(
+        f"<video src='{_embedded(file, 'video/mp4')}' controls muted loop autoplay></video>" for file in files
+    )
+    return f"<div class=row>{tags}</div>" if row and tags else tags
+
+
+def _image(file: Path) -> str:
+    return f"<p><img src='{_embedded(file, 'image/png')}' alt='{html.escape(file.stem)}'></p>"
+
+
+def _embedded(file: Path, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(file.read_bytes()).decode()}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    def line(cells: Sequence[Any], tag: str) -> str:
+        return "<tr>" + "".join(f"<{tag}>{html.escape(str(cell))}</{tag}>" for cell in cells) + "</tr>"
+
+    return "<table>" + line(head, "th") + "".join(line(row, "td") for row in rows) + "</table>"
