@@ -58,7 +58,7 @@ def write_json(path: Path, about: Mapping[str, Any], rollouts: Sequence[Rollout]
 def table(rollouts: Sequence[Rollout], latency: str, guard: Mapping[str, Any]) -> str:
     """The result in words and columns."""
     summary = summarise(rollouts)
-    lines = ["", f"{len(rollouts)} rollouts"]
+    lines = ["", f"{len(rollouts)} rollout" + "s" * (len(rollouts) != 1)]
     for label, key in (("success, held to the end", "success"), ("success at any time", "success_any_time")):
         found = summary[key]
         if found is None:
