@@ -114,6 +114,18 @@ def test_temporal_aggregation_asks_at_every_step(trained: Path, tmp_path: Path) 
     assert report["execution"]["horizon"] == 1
 
 
+def test_in_real_time_deadlines_are_a_period_apart_and_waiting_is_not_counted(trained: Path, tmp_path: Path) -> None:
+    deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", 0, "--realtime", "--output", tmp_path)
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        deadline, command = episode.stamps["deadline"], episode.stamps["command"]
+    assert deadline[0] > 1_600_000_000 * 10**9  # Unix time, not simulated
+    assert np.all(np.diff(deadline) >= 20_000_000)  # later ones are re-based after a late step, never early
+    assert np.all(command >= deadline[:-1])
+    report = json.loads((tmp_path / "deploy.json").read_text())
+    assert report["execution"]["realtime"] is True
+    assert report["latency"]["stages"]["observation"]["count"] == 12
+
+
 def test_the_same_seed_gives_the_same_rollout(trained: Path, tmp_path: Path) -> None:
     for name in ("a", "b"):
         deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", int(name == "a"), "--output", tmp_path / name)
