@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import os
 import signal
 import threading
@@ -30,7 +31,7 @@ from aloha_kit.train.cli import run_folder, task_of, to_snapshot, TrainArgs
 from aloha_kit.train.loop import Job, Trainer
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import plot_losses, Progress
-from aloha_kit.train.runs import read_metrics, require_unused, Run
+from aloha_kit.train.runs import describe_data, read_metrics, require_unused, Run
 
 
 def run(args: TrainArgs[PolicyConfig]) -> Path:
@@ -45,6 +46,8 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
         folder = run_folder(Path(args.resume))
     elif not args.preflight_only:
         require_unused(folder)  # before minutes are spent on decoding
+    if config.eval_every:
+        _require_rollouts(task)
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -54,7 +57,12 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
     frames = open_frames(table, args.network, config)
     loader = Loader(table, frames, args.network.chunk_size, pin=device.startswith("cuda"))
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
-    network = build(args.network, table.contract, table.statistics(), pretrained=not args.resume).to(device)
+    run_, resumed = Run(folder), None
+    if args.resume:
+        network, resumed = run_.resumable(Path(args.resume), args.network, table)
+    else:
+        network = build(args.network, table.contract, table.statistics())
+    network.to(device)
     num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
     _describe(table, training, validation, network, num_steps, sampler, device)
     if args.preflight_only or (args.preflight and not args.resume):
@@ -63,9 +71,7 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
         if args.preflight_only:
             return Path()
         report.require()
-    run_, resumed = Run(folder), None
     if args.resume:
-        resumed = run_.state(Path(args.resume))
         run_.note(to_snapshot(args))
     else:
         Run.create(folder, to_snapshot(args))
@@ -78,23 +84,25 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
             validation=spread(table, validation, config.batch_size, config.val_batches),
             run=run_,
             num_steps=num_steps,
+            data=describe_data(table),
             stop=stop,
         )
         first = resumed["position"]["step"] if resumed else 0
         progress = Progress(run_, first_step=first, num_steps=num_steps)
-        if config.eval_every:
-            from aloha_kit.train.evaluation import SimEvaluator  # loads the simulator
+        if config.eval_every and task is not None:
+            from aloha_kit.train.evaluation import SimEvaluator
 
-            if task is None:
-                raise ConfigError("rollouts need a task: give --task, or --eval_every 0")
-            job.evaluate = SimEvaluator(task, config, run_.folder / "rollouts", progress)
+            job.evaluate = SimEvaluator(task, config, folder / "rollouts", progress, stop)
         end = Trainer(job, progress, resumed).fit()
-    plot_losses(read_metrics(run_.folder / "metrics.csv"), run_.folder / "loss.png")
+    try:
+        plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png")
+    except ImportError as error:  # a picture is not worth a failed run
+        print(f"no loss.png: {error}; the numbers are in {folder / 'metrics.csv'}")
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
     print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
     if end.step < num_steps and stop():
-        print(f"stopped on request; go on with: python -m aloha_kit.train --resume {run_.folder}")
-    return run_.folder
+        print(f"stopped on request; go on with: python -m aloha_kit.train --resume {folder}")
+    return folder
 
 
 def choose_device(name: str) -> str:
@@ -143,6 +151,17 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _require_rollouts(task: TaskConfig | None) -> None:
+    """Raise `ConfigError` now if rollouts cannot be had, rather than after hours."""
+    if task is None:
+        raise ConfigError("rollouts need a task: give --task, or --eval_every 0")
+    try:
+        for room in ("aloha_kit.sim", "aloha_kit.media"):
+            importlib.import_module(room)
+    except ImportError as error:
+        raise ConfigError(f"rollouts need the extras sim and view ({error}); or train with --eval_every 0") from error
 
 
 def _table(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeTable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import dm_env
@@ -25,12 +26,19 @@ FIRST_SEED = 1_000_000  # far from the seeds that demonstrations are recorded wi
 class SimEvaluator:
     """Success rate over the same few start states each time; keeps a video of the first one."""
 
-    def __init__(self, task: TaskConfig, config: TrainConfig, folder: Path, progress: Progress) -> None:
-        self._task, self._config, self._folder, self._progress = task, config, folder, progress
+    def __init__(
+        self,
+        task: TaskConfig,
+        config: TrainConfig,
+        folder: Path,
+        progress: Progress,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._task, self._config, self._folder, self._progress, self._stop = task, config, folder, progress, stop
         self._env: Environment | None = None
 
-    def __call__(self, network: ChunkNetwork, step: int) -> float:
-        """Share of the rollouts whose last step holds the top reward.
+    def __call__(self, network: ChunkNetwork, step: int) -> float | None:
+        """Share of the rollouts whose last step holds the top reward; None when asked to stop between two of them.
 
         Raises:
             ContractError: the simulation does not give what the policy was trained on.
@@ -40,6 +48,8 @@ class SimEvaluator:
         policy = TemporalEnsemble(source) if self._config.temporal_agg else ChunkExecutor(source)
         successes = 0
         for i in range(self._config.eval_rollouts):
+            if self._stop():
+                return None
             env.seed(FIRST_SEED + i)
             film = _Film()
             outcome = run_episode(env, policy, [film] if i == 0 else [])

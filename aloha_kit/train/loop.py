@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,8 @@ from aloha_kit.train.runs import Run
 
 SAVE_SECONDS = 300.0  # `last` is never older than this, however rare validations are
 
-Evaluator = Callable[[ChunkNetwork, int], float]
-"""Success rate in [0, 1] of a network at a step."""
+Evaluator = Callable[[ChunkNetwork, int], float | None]
+"""Success rate in [0, 1] of a network at a step; None if it was told to stop before it knew."""
 
 
 @dataclass
@@ -40,6 +40,7 @@ class Job:
     validation: Sequence[npt.NDArray[np.int64]]  # rows of each validation batch; may be empty
     run: Run
     num_steps: int
+    data: Mapping[str, int] = field(default_factory=dict)  # what to know the episodes by when resuming
     evaluate: Evaluator | None = None
     stop: Callable[[], bool] = lambda: False  # asked after every step: save and leave
 
@@ -144,7 +145,8 @@ class Trainer:
         if job.evaluate is not None:
             # success is what counts; the loss is known to fall on while success stays or sinks
             due = position.step % self.config.eval_every == 0 or last
-            score = -self._roll_out(job.evaluate) if due else None
+            rate = self._roll_out(job.evaluate) if due else None
+            score = None if rate is None else -rate
         if score is None:
             return last and position.best is None  # nothing to choose by: the end is as good as any
         if position.best is not None and score >= position.best:
@@ -171,12 +173,13 @@ class Trainer:
         self.progress.report(self.position.step, {key: total / count for key, total in totals.items()})
         return totals["val_deployed"] / count
 
-    def _roll_out(self, evaluate: Evaluator) -> float:
+    def _roll_out(self, evaluate: Evaluator) -> float | None:
         self.deployed.eval()
         with self._own_randomness():
             rate = evaluate(self.deployed, self.position.step)
         self.network.train()
-        self.progress.report(self.position.step, {"success_rate": rate})
+        if rate is not None:
+            self.progress.report(self.position.step, {"success_rate": rate})
         return rate
 
     @contextmanager
@@ -195,6 +198,7 @@ class Trainer:
         cuda = self.device.type == "cuda"
         return {
             "position": asdict(self.position),
+            "data": dict(self.job.data),
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "averaged": self.averaged.network.state_dict() if self.averaged else None,

@@ -19,7 +19,10 @@ from typing import Any
 import torch
 import yaml
 
+from aloha_kit.config import to_mapping
+from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError
+from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.cli import SNAPSHOT
@@ -81,8 +84,34 @@ class Run:
                 return state
         raise ConfigError(f"'{folder}' has no training state to resume from; there are: {self._resumable()}")
 
+    def resumable(self, path: Path, config: PolicyConfig, table: EpisodeTable) -> tuple[ChunkNetwork, dict[str, Any]]:
+        """Network and training state to go on with from `path`. Normalisation stays that of the checkpoint, since the
+        weights belong to it, also when episodes were added.
+
+        Raises:
+            ConfigError: nothing to resume, or another network was asked for; names what differs.
+            ContractError: the episodes are of another embodiment than the checkpoint.
+        """
+        state = self.state(path)
+        network = checkpoint.load(self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path)
+        was, now = to_mapping(network.config), to_mapping(config)
+        differing = [f"{key} {was.get(key)} (now {now.get(key)})" for key in now if was.get(key) != now[key]]
+        if network.config.kind != config.kind or differing:
+            raise ConfigError(f"a resumed network keeps its values; it was trained with {', '.join(differing)}")
+        network.contract.require(table.contract, mine="the checkpoint", theirs="the episodes")
+        if state["data"] and state["data"] != describe_data(table):
+            print(
+                f"the episodes have changed ({state['data']} then, {describe_data(table)} now): order and split are new"
+            )
+        return network, state
+
     def _resumable(self) -> str:
         return ", ".join(sorted(p.parent.name for p in self.checkpoints.glob(f"*/{STATE}"))) or "(none)"
+
+
+def describe_data(table: EpisodeTable) -> dict[str, int]:
+    """What to know a data set by: enough to notice that it has changed."""
+    return {"episodes": len(table.files), "steps": len(table)}
 
 
 def require_unused(folder: Path) -> None:

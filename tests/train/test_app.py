@@ -19,7 +19,7 @@ from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.app import choose_device, stop_requests
 from aloha_kit.train.runs import read_metrics
-from tests.synthetic import Synthetic, write_dataset
+from tests.synthetic import make, Synthetic, write, write_dataset
 from tests.train.tiny import ACT
 
 
@@ -119,9 +119,42 @@ def test_missing_data_says_how_to_get_some(tmp_path: Path, flags: list[str]) -> 
         main([*flags, "--dataset_dir", str(tmp_path / "empty")])
 
 
-def test_rollouts_need_a_task(flags: list[str]) -> None:
+def test_rollouts_need_a_task(tmp_path: Path, flags: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"error: rollouts need a task: give --task, or --eval_every 0"):
         main([*flags, "--no_preflight", "--eval_every", "5"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_rollouts_that_cannot_be_had_are_refused_at_once(
+    tmp_path: Path, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("aloha_kit.sim")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(SystemExit, match=r"error: rollouts need the extras sim and view \(.*mujoco"):
+        main([*flags, "--eval_every", "5", "--task", "sim_transfer_cube"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_keeps_network_and_normalisation(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*flags, "--no_preflight"])
+    resume = ["--resume", str(tmp_path / "run")]
+    with pytest.raises(SystemExit, match=r"error: a resumed network keeps its values; .*with hidden_dim 16 \(now 32\)"):
+        main([*resume, "--hidden_dim", "32"])
+    before = checkpoint.load(tmp_path / "run" / "checkpoints" / "last").stats
+    added = make(50, {"top": (24, 32)}, seed=8)
+    added.qpos += 3.0
+    write(tmp_path / "data", added)
+    main([*resume, "--num_steps", "22"])
+    assert "{'episodes': 3, 'steps': 96} then, {'episodes': 4, 'steps': 146} now" in capsys.readouterr().out
+    after = checkpoint.load(tmp_path / "run" / "checkpoints" / "last")
+    assert (after.stats["qpos"].mean == before["qpos"].mean).all()
+    assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 22
+    write(tmp_path / "other", make(20, {"top": (24, 32)}, seed=0), rate_hz=25.0)
+    with pytest.raises(SystemExit, match=r"error: the checkpoint does not fit the episodes:\n  rate: 50 Hz against 25"):
+        main([*resume, "--dataset_dir", str(tmp_path / "other"), "--num_steps", "24"])
 
 
 def test_device_is_checked() -> None:

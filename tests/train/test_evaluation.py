@@ -59,3 +59,18 @@ def test_a_policy_for_another_rig_is_refused(tmp_path: Path) -> None:
         evaluate = SimEvaluator(task, TRAINING, run.folder / "rollouts", progress)
         with pytest.raises(ContractError, match=r"the policy does not fit the simulation of .*\n  rate: 30 Hz"):
             evaluate(policy(rate_hz=30.0), 1)
+
+
+def test_a_request_to_stop_ends_the_rollouts_without_a_verdict(tmp_path: Path) -> None:
+    task = dataclasses.replace(load(TaskConfig, "tasks", "sim_transfer_cube"), episode_len=4)
+    run = Run.create(tmp_path / "run", {})
+    asked: list[bool] = []
+
+    def stop() -> bool:
+        asked.append(True)
+        return len(asked) > 2
+
+    with Progress(run, first_step=0, num_steps=10, show=False) as progress:
+        evaluate = SimEvaluator(task, TRAINING, run.folder / "rollouts", progress, stop)
+        assert evaluate(policy(), 1) is None
+    assert len(asked) == 3
