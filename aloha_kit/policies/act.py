@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from einops import rearrange
 from torch import nn, Tensor
 
 from aloha_kit.config.policies import ActConfig
@@ -156,7 +157,7 @@ class ActNetwork(ChunkNetwork):
         tokens = [torch.stack(vectors, dim=1)]
         positions: list[Tensor] = [self.vector_positions]
         if maps:
-            tokens += [self.picture(features).flatten(2).transpose(1, 2) for features in maps]
+            tokens += [rearrange(self.picture(features), "b d h w -> b (h w) d") for features in maps]
             table = self.picture_positions
             positions.append(table if self.cameras is None else table + self.cameras[self.camera_of])
         return torch.cat(tokens, dim=1), torch.cat(positions)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import nn, Tensor
 
 
@@ -28,13 +29,13 @@ class Attention(nn.Module):
         """(B, Q, D), (B, N, D), (B, N, D) to (B, Q, D); `mask` (B, N) is True where there is something to see."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(x, weight, bias).view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+            rearrange(F.linear(x, weight, bias), "b n (h d) -> b h n d", h=self.heads)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
         out = F.scaled_dot_product_attention(
             q, k, v, mask[:, None, None] if mask is not None else None, self.dropout if self.training else 0.0
         )
-        projected: Tensor = self.out_proj(out.transpose(1, 2).flatten(-2))
+        projected: Tensor = self.out_proj(rearrange(out, "b h n d -> b n (h d)"))
         return projected
 
 
