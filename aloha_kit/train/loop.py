@@ -96,11 +96,11 @@ class Trainer:
                 last = position.step >= job.num_steps or self._progress() >= 1
                 milestone = position.step % config.val_every == 0 or last
                 if stopped or milestone or self.progress.due(position.step):
-                    self.progress.flush(position.step, position.seconds, self._progress())
+                    self.progress.flush(position.step, position.seconds, config.time_limit_s)
                 if not stopped and self._judge(milestone, last):
                     self._save("best", resumable=False)
                 if stopped or milestone or time.monotonic() - saved > SAVE_SECONDS:
-                    self.progress.flush(position.step, position.seconds, self._progress())
+                    self.progress.flush(position.step, position.seconds, config.time_limit_s)
                     self._save("last")
                     saved = time.monotonic()
                 if config.save_every and position.step % config.save_every == 0:

@@ -36,8 +36,15 @@ class Progress:
         self._run = run
         self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step + 1)
         self._metrics = MetricsFile(run.folder / "metrics.csv", after=first_step)
+        self._num_steps = num_steps
         self._bar = tqdm(
-            total=num_steps, initial=first_step, desc="Training", unit="step", disable=not show, dynamic_ncols=True
+            total=num_steps,
+            initial=first_step,
+            desc="Training",
+            disable=not show,
+            dynamic_ncols=True,
+            # without tqdm's own guess of the time left, which knows of no time limit
+            bar_format="{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._lr, self._samples, self._row = 0.0, 0, {}  # type: tuple[float, int, dict[str, float]]
@@ -74,8 +81,8 @@ class Progress:
         """Whether it is time for a row of the log."""
         return step % LOG_EVERY == 0
 
-    def flush(self, step: int, seconds: float, share: float) -> None:
-        """Log the mean of the steps since the last time.
+    def flush(self, step: int, seconds: float, limit_s: float | None = None) -> None:
+        """Log the mean of the steps since the last time; `limit_s` is when the clock will end the run.
 
         Raises:
             TrainingError: a loss or a gradient was not finite; names the step and what to look at.
@@ -96,10 +103,12 @@ class Progress:
         self._metrics.add({"step": step, "seconds": seconds, **means, "lr": self._lr, **times})
         rate = self._samples / max(self._waited + self._spent, 1e-9)
         bound = ", waiting for data" if self._waited > 0.3 * (self._waited + self._spent) else ""
-        left = seconds * (1 - share) / share if share else math.inf
+        left = (self._num_steps - step) * (self._waited + self._spent) / steps
+        if limit_s is not None:
+            left = min(left, max(limit_s - seconds, 0.0))
         self._bar.set_postfix_str(
             f"loss {means['loss']:.4f}{self._shown}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
-            f"step {times['step_ms']:.0f} ms, {rate:.0f} samples/s, {left / 60:.1f} min left{bound}"
+            f"step {times['step_ms']:.0f} ms, {rate:.0f} samples/s, {tqdm.format_interval(left)} left{bound}"
         )
         self._pending.clear()
         self._waited = self._spent = 0.0
