@@ -69,10 +69,13 @@ import {modules}
     [
         ("aloha_kit.core, aloha_kit.config, aloha_kit.loop", {"torch", "rospy", "mujoco", "h5py", "cv2"}),
         ("aloha_kit.episode.__main__", {"torch", "rospy", "mujoco", "dm_control"}),
-        ("aloha_kit.record.__main__", {"torch", "rospy"}),
-        ("aloha_kit.replay.__main__", {"torch", "rospy"}),
-        ("aloha_kit.train.__main__", {"rospy", "mujoco", "dm_control", "rerun"}),
-        ("aloha_kit.policies, aloha_kit.data", {"rospy", "mujoco", "dm_control", "rerun", "matplotlib"}),
+        ("aloha_kit.record.__main__, aloha_kit.record.worker", {"torch", "rospy"}),
+        ("aloha_kit.replay.__main__, aloha_kit.replay.app", {"torch", "rospy"}),
+        ("aloha_kit.train.__main__, aloha_kit.train.app", {"rospy", "mujoco", "dm_control", "rerun"}),
+        (
+            "aloha_kit.policies.build, aloha_kit.policies.reference, aloha_kit.data.cache",
+            {"rospy", "mujoco", "dm_control", "rerun", "matplotlib"},
+        ),
         ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
     ],
 )

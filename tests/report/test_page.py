@@ -1,0 +1,77 @@
+"""The page shows the numbers that the applications wrote, and says what is missing."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from aloha_kit.core import ConfigError
+from aloha_kit.report.__main__ import main
+from aloha_kit.report.page import build
+
+DEPLOY = {
+    "task": {"instruction": "Hand <it> over.", "episode_len": 400, "rate_hz": 50.0},
+    "execution": {"temporal_agg": True, "horizon": 1},
+    "policy": {"kind": "act"},
+    "seeds": [100000, 100009],
+    "success": {"successes": 7, "trials": 10, "rate": 0.7, "wilson95": [0.397, 0.892]},
+    "success_any_time": {"successes": 8, "trials": 10, "rate": 0.8, "wilson95": [0.49, 0.943]},
+    "max_reward_histogram": {"2": 2, "4": 8},
+    "latency": {
+        "period_ms": 20.0,
+        "steps": 4000,
+        "missed": 3,
+        "stages": {"network": {"p50": 5.25, "p99": 9.5, "max": 31.0, "count": 4000}},
+    },
+}
+
+
+def results(folder: Path) -> Path:
+    (folder / "rollouts").mkdir(parents=True)
+    (folder / "rollouts" / "deploy.json").write_text(json.dumps(DEPLOY))
+    (folder / "rollouts" / "episode_0.mp4").write_bytes(b"film")
+    (folder / "policy").mkdir()
+    (folder / "policy" / "metrics.csv").write_text("step,seconds,loss\n100,5,1\n2000,321.5,0.1\n")
+    (folder / "policy" / "loss.png").write_bytes(b"curve")
+    (folder / "stages.csv").write_text("stage,seconds\nrecord,60\ntrain,330\n")
+    return folder
+
+
+def test_every_number_on_the_page_is_one_that_was_written(tmp_path: Path) -> None:
+    page = build(results(tmp_path))
+    for expected in (
+        "70%</span> success: 7 of 10 rollouts",
+        "interval 40% to 89%",
+        "any time: 8 of 10",
+        "Hand &lt;it&gt; over.",
+        "<td>network</td><td>5.25</td><td>9.50</td><td>31.00</td>",
+        "3 of 4000 steps took longer than 20 ms",
+        "2000 optimiser steps in 322 s",
+        "<td>together</td><td>390 s</td>",
+        "data:video/mp4;base64,ZmlsbQ==",
+        "data:image/png;base64,Y3VydmU=",
+    ):
+        assert expected in page
+
+
+def test_stages_that_did_not_run_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "stages.csv").write_text("stage,seconds\nrecord,60\n")
+    page = build(tmp_path)
+    assert "Where the time went" in page
+    assert "The policy at work" not in page
+    assert "Training" not in page
+
+
+def test_a_folder_without_results_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(ConfigError, match=r"holds no results; expected some of episodes/.*found: notes\.txt"):
+        build(tmp_path)
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(results(tmp_path / "有 空格"))]) == 0
+    page = tmp_path / "有 空格" / "report.html"
+    assert capsys.readouterr().out.strip() == str(page)
+    assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "error: " in capsys.readouterr().err
