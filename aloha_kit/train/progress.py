@@ -175,19 +175,23 @@ def plot_losses(rows: Iterable[Mapping[str, float]], file: Path) -> None:
         FigureCanvasAgg(figure)
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         rows = list(rows)
+        success = above.twinx() if any("success_rate" in row for row in rows) else above
         for axis, key, label, style in (
             (above, "loss", "training loss", "-"),
             (above, "l1", "its L1 part", "-"),
             (above, "val_loss", "validation, posterior latent", "o-"),
             (above, "val_deployed", "validation, as deployed (zero latent)", "o-"),
-            (above, "success_rate", "success rate", "s--"),
+            (success, "success_rate", "success rate", "C4s--"),
             (below, "lr", "learning rate", "-"),
         ):
             points = [(row["step"], row[key]) for row in rows if key in row]
             if points:
                 axis.plot(*zip(*points, strict=True), style, label=label, lw=1, ms=3)
-        if above.lines:
-            above.legend(frameon=False)
+        if success is not above:
+            success.set(ylim=(-0.02, 1.02), ylabel="success rate")
+            success.spines["right"].set_visible(True)
+        if lines := [*above.lines, *(success.lines if success is not above else [])]:
+            above.legend(lines, [line.get_label() for line in lines], frameon=False)
         above.set_yscale("log")
         above.set_ylabel("loss (normalised units)")
         below.set_ylabel("learning rate")
