@@ -5,7 +5,14 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 SIM = ["dm_control>=1.0.50", "mujoco>=3.17,<4", "mink>=1.3", "daqp>=0.11", "gym-aloha==0.1.3", "pyquaternion>=0.9.9"]
-TRAIN = ["torch>=2.4", "torchvision>=0.19", "einops>=0.8", "safetensors>=0.5", "tensorboard>=2.17"]
+TRAIN = [
+    "torch>=2.4",
+    "torchvision>=0.19",
+    "einops>=0.8",
+    "safetensors>=0.5",
+    "tensorboard>=2.17",
+    "matplotlib>=3.8",
+]
 VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20", "pillow>=10"]
 TEST = ["pytest>=8", "scipy>=1.11", "psutil>=5.9", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"]
 
