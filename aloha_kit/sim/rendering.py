@@ -13,6 +13,7 @@ from dm_control.mujoco import Physics
 
 from aloha_kit.core import ConfigError
 
+SHADOWS_AT = 480  # picture rows that a quality's shadow map is meant for
 DRAWN_GROUPS = (0, 1, 2)  # group 3 holds collision shapes, 4 helper sites
 
 
@@ -26,6 +27,7 @@ class Pictures:
         self._physics = physics
         self._cameras = dict(cameras)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._shadow_map: int = physics.model.vis.quality.shadowsize
         self._option = mujoco.MjvOption()
         for group in range(len(self._option.geomgroup)):
             self._option.geomgroup[group] = group in DRAWN_GROUPS
@@ -46,6 +48,9 @@ class Pictures:
     def _make(self, height: int, width: int) -> mujoco.Renderer:
         model = self._physics.model.ptr
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
+        # a small picture cannot show what a large shadow map knows, and the map would be most of its cost
+        rows = max(1, self._shadow_map * height // SHADOWS_AT)
+        model.vis.quality.shadowsize = min(self._shadow_map, 1 << (rows - 1).bit_length())
         try:
             renderer = mujoco.Renderer(model, height, width)
         except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
