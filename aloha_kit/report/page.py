@@ -115,8 +115,9 @@ def _training(folder: Path) -> str:
     if not curve.is_file():
         return ""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as handle:
-        last = list(csv.DictReader(handle))[-1]
-    text = f"<p>{int(float(last['step']))} optimiser steps in {float(last['seconds']):.0f} s.</p>"
+        timed = [row for row in csv.DictReader(handle) if row["seconds"]]  # rows of validations have none
+    steps, seconds = (float(timed[-1][key]) for key in ("step", "seconds"))
+    text = f"<p>{steps:.0f} optimiser steps in {seconds:.0f} s.</p>"
     return "<h2>Training</h2>" + text + _image(curve)
 
 

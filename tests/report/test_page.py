@@ -31,7 +31,7 @@ def results(folder: Path) -> Path:
     (folder / "rollouts" / "deploy.json").write_text(json.dumps(DEPLOY))
     (folder / "rollouts" / "episode_0.mp4").write_bytes(b"film")
     (folder / "policy").mkdir()
-    (folder / "policy" / "metrics.csv").write_text("step,seconds,loss\n100,5,1\n2000,321.5,0.1\n")
+    (folder / "policy" / "metrics.csv").write_text("step,seconds,loss\n100,5,1\n2000,321.5,0.1\n2000,,\n")
     (folder / "policy" / "loss.png").write_bytes(b"curve")
     (folder / "stages.csv").write_text("stage,seconds\nrecord,60\ntrain,330\n")
     return folder
