@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
+from aloha_kit.core import ConfigError, Contract, ContractError, EpisodeError, nearest
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.episode import Episode, list_episodes
 
@@ -95,18 +95,25 @@ def read_table(
         include_failed: take episodes that are marked as failures too.
 
     Raises:
-        EpisodeError: no episode, a damaged file, or a camera that a file has not (says which it has).
+        EpisodeError: no episode, or a file that is damaged, whose streams are shorter than its actions, or that holds
+            a value which is not finite; names file, stream and row.
+        ConfigError: a camera that a file has not; says which it has.
         ContractError: episodes that describe different embodiments; lists the differences by file.
     """
     files = list_episodes(Path(source)) if isinstance(source, (str, Path)) else list(source)
     parts: list[_Part] = []
     failed = 0
     for file in files:
-        with Episode.open(file) as episode:
-            if episode.success is False and not include_failed:
-                failed += 1
-                continue
-            parts.append(_read(file, episode, cameras, action_offset))
+        try:
+            with Episode.open(file) as episode:
+                if episode.success is False and not include_failed:
+                    failed += 1
+                    continue
+                parts.append(_read(file, episode, cameras, action_offset))
+        except EpisodeError as error:
+            raise EpisodeError(
+                f"{error}; move it away, or see `python -m aloha_kit.episode validate {file.parent}`"
+            ) from error
     if not parts:
         where = source if isinstance(source, (str, Path)) else f"the {len(files)} files given"
         skipped = f"; {failed} are marked as failures (use include_failed)" if failed else ""
@@ -159,17 +166,23 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
     present = list(episode.cameras)
     for camera in cameras or ():
         if camera not in present:
-            raise EpisodeError(f"{file} has no camera '{camera}'. {nearest(camera, present)}")
+            raise ConfigError(f"{file} has no camera '{camera}'. {nearest(camera, present)}")
     chosen = list(cameras) if cameras is not None else present
-    action = np.asarray(episode.action, np.float32)
-    base = episode.base_action
-    if base is not None:
-        action = np.concatenate([action, np.asarray(base, np.float32)[:steps]], axis=1)
-    qpos = np.asarray(episode.qpos, np.float32)[:steps]
-    state = episode.environment_state
+    streams = {
+        "action": episode.action,
+        "qpos": episode.qpos,
+        "base_action": episode.base_action,
+        "environment_state": episode.environment_state,
+    }
+    vectors = {name: _steps_of(file, name, rows, steps) for name, rows in streams.items() if rows is not None}
+    for camera in chosen:
+        _require_rows(file, f"camera '{camera}'", episode.rows(camera), steps)
+    action = vectors["action"]
+    if "base_action" in vectors:
+        action = np.concatenate([action, vectors["base_action"]], axis=1)
     contract = episode.contract
     if contract is None:
-        raise EpisodeError(f"{file} does not tell its joints, cameras and rate; see `python -m aloha_kit.episode info`")
+        raise EpisodeError(f"{file} does not tell its joints, cameras and rate")
     names = contract.action_names
     if len(names) + len(BASE_NAMES) == action.shape[1]:
         names = (*names, *BASE_NAMES)
@@ -179,9 +192,23 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
     if action_offset is None:
         ours = "schema" in episode.attrs
         action_offset = int(not ours and not bool(episode.attrs.get("sim", False)))
-    return _Part(
-        file, action_offset, qpos, action, None if state is None else np.asarray(state, np.float32)[:steps], contract
-    )
+    return _Part(file, action_offset, vectors["qpos"], action, vectors.get("environment_state"), contract)
+
+
+def _steps_of(file: Path, name: str, rows: Floats, steps: int) -> Floats:
+    """The first `steps` rows of a stream: all there, since a table joins episodes end to end, and all finite."""
+    _require_rows(file, name, len(rows), steps)
+    values = np.asarray(rows[:steps], np.float32)
+    broken = np.argwhere(~np.isfinite(values))
+    if len(broken):
+        row, column = broken[0]
+        raise EpisodeError(f"{file}: {name} is {values[row, column]} at row {row}, column {column}")
+    return values
+
+
+def _require_rows(file: Path, name: str, rows: int, steps: int) -> None:
+    if rows < steps:
+        raise EpisodeError(f"{file}: {rows} rows of {name} for {steps} actions")
 
 
 def _require_alike(parts: Sequence[_Part]) -> None:

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from aloha_kit.core import ContractError, EpisodeError
+from aloha_kit.core import ConfigError, ContractError, EpisodeError
 from aloha_kit.data.index import read_table, split
 from aloha_kit.episode import list_episodes
 from tests.synthetic import make, Synthetic, write, write_dataset
@@ -101,9 +101,52 @@ def test_failures_are_left_out_unless_asked_for(tmp_path: Path) -> None:
 
 def test_missing_camera_names_file_and_what_exists(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(5,), cameras={"top": (24, 32), "left_wrist": (24, 32)})
-    with pytest.raises(EpisodeError, match=r"episode_0.hdf5 has no camera 'wrist_left'.*left_wrist, top"):
+    with pytest.raises(ConfigError, match=r"episode_0.hdf5 has no camera 'wrist_left'.*left_wrist, top"):
         read_table(tmp_path, cameras=["top", "wrist_left"])
     assert read_table(tmp_path, cameras=["left_wrist"]).cameras == ("left_wrist",)
+
+
+@pytest.mark.parametrize(
+    ("stream", "named"),
+    [
+        ("observations/qpos", "qpos"),
+        ("observations/environment_state", "environment_state"),
+        ("base_action", "base_action"),
+        ("observations/images/top", "camera 'top'"),
+    ],
+)
+def test_a_stream_shorter_than_its_actions_is_refused(tmp_path: Path, stream: str, named: str) -> None:
+    """Taken as it is, it would shift every later episode's rows against their actions."""
+    write_dataset(tmp_path, lengths=(6, 9, 7), base=True)
+    with h5py.File(tmp_path / "episode_1.hdf5", "r+") as root:
+        short = root[stream][:5]
+        del root[stream]
+        root[stream] = short
+    with pytest.raises(EpisodeError) as error:
+        read_table(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path / 'episode_1.hdf5'}: 5 rows of {named} for 9 actions; "
+        f"move it away, or see `python -m aloha_kit.episode validate {tmp_path}`"
+    )
+
+
+@pytest.mark.parametrize("key", ["qpos", "action", "environment_state"])
+def test_a_value_that_is_no_number_is_named(tmp_path: Path, key: str) -> None:
+    def spoil(index: int, episode: Synthetic) -> None:
+        if index == 1:
+            getattr(episode, key)[4, 2] = np.nan
+
+    write_dataset(tmp_path, lengths=(6, 9, 7), change=spoil)
+    with pytest.raises(EpisodeError, match=rf"episode_1.hdf5: {key} is nan at row 4, column 2; move it away"):
+        read_table(tmp_path)
+
+
+def test_a_damaged_file_is_named_with_a_way_out(tmp_path: Path) -> None:
+    write_dataset(tmp_path, lengths=(6, 9))
+    file = tmp_path / "episode_1.hdf5"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(EpisodeError, match=r"episode_1.hdf5 is damaged .*; move it away, or see `python -m aloha_kit"):
+        read_table(tmp_path)
 
 
 def test_differing_contracts_are_listed_by_file(tmp_path: Path) -> None:
