@@ -18,6 +18,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference import load_reference
@@ -25,28 +26,23 @@ from aloha_kit.policies.reference import load_reference
 REFERENCE, REFERENCE_STATS = "policy_best.ckpt", "dataset_stats.pkl"
 
 
-def load_network(
-    path: Path, cameras: Mapping[str, tuple[int, int]], device: str | None = None
-) -> tuple[ChunkNetwork, Path]:
-    """The network that `path` means, and the file or folder that it was read from.
+def load_network(source: Path, cameras: Mapping[str, tuple[int, int]], device: str | None = None) -> ChunkNetwork:
+    """The network of what `find_checkpoint` found.
 
     Args:
-        path: a checkpoint; a run, of which the best (else the last) checkpoint is taken; or a file or
-            folder of the published ACT repository.
-        cameras: {name: (height, width)} for the latter, whose files do not tell them.
+        cameras: {name: (height, width)} for a file of the published ACT repository, which does not tell them.
         device: by default cuda where there is one, else cpu.
 
     Raises:
-        ConfigError: none of these, with what is there; or an unusable device.
+        ConfigError: damaged files, or an unusable device.
     """
-    found = find_checkpoint(path)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if found.is_file():
-        network = load_reference(found, found.parent / REFERENCE_STATS, cameras)
+    if source.is_file():
+        network = load_reference(source, source.parent / REFERENCE_STATS, cameras)
     else:
-        network = checkpoint.load(found)
+        network = checkpoint.load(source)
     try:
-        return network.to(device), found
+        return network.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
 
@@ -54,10 +50,14 @@ def load_network(
 def find_checkpoint(path: Path) -> Path:
     """A checkpoint folder, or a file of the published ACT repository.
 
+    Args:
+        path: one of them, or the folder of the latter; or a run (or its `checkpoints`), of which the best
+            (else the last) checkpoint is taken.
+
     Raises:
         ConfigError: there is none; says what is there.
     """
-    candidates = [path, *(path / "checkpoints" / name for name in ("best", "last"))]
+    candidates = [path, *(folder / name for folder in (path / "checkpoints", path) for name in ("best", "last"))]
     for candidate in candidates:
         if (candidate / checkpoint.WEIGHTS).is_file():
             return candidate
@@ -67,6 +67,8 @@ def find_checkpoint(path: Path) -> Path:
         return path / REFERENCE
     if path.is_dir():
         there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
+    elif path.exists():
+        raise ConfigError(f"no checkpoint at {path}: it is a file; expected a run, a checkpoint's folder or a .ckpt")
     else:
         beside = sorted(p.name for p in path.parent.iterdir())[:20] if path.parent.is_dir() else []
         there = f"no such folder; beside it: {', '.join(beside) or '(nothing)'}"
@@ -74,6 +76,14 @@ def find_checkpoint(path: Path) -> Path:
         f"no checkpoint at {path}: neither {checkpoint.WEIGHTS}, checkpoints/best, checkpoints/last"
         f" nor {REFERENCE}. There is: {there}"
     )
+
+
+def trained_task(source: Path) -> str | None:
+    """The task that a checkpoint's demonstrations were recorded in; None where it does not say."""
+    try:
+        return checkpoint.notes(source).get("task")
+    except CheckpointError:
+        return None
 
 
 class TimedAgent(ChunkPolicy):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import platform
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from tqdm import tqdm
 from aloha_kit import __version__, rigs
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.core import Contract, Environment, WallClock
-from aloha_kit.deploy.agent import execution, load_network, TimedAgent
+from aloha_kit.core.files import make_folder
+from aloha_kit.deploy.agent import execution, find_checkpoint, load_network, TimedAgent, trained_task
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.report import Rollout, table, write_json
 from aloha_kit.deploy.rollout import Runner
@@ -37,7 +39,11 @@ def run(args: DeployArgs) -> list[Rollout]:
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
-    network, source = load_network(args.ckpt, _camera_sizes(task, rig, args.image_size), args.device)
+    source = find_checkpoint(args.ckpt)
+    output = make_folder(args.output or _run_folder(source) / "deploy" / f"{task.name}_{_now():%Y%m%d-%H%M%S}")
+    if (trained_on := trained_task(source)) not in (None, task.name):
+        print(f"warning: trained on {trained_on}, deployed on {task.name}", file=sys.stderr)
+    network = load_network(source, _camera_sizes(task, rig, args.image_size), args.device)
     task, rig = _as_trained(task, rig, network.contract, args.image_size)
     view = args.video_camera or _unseen(task, rig)
 
@@ -56,18 +62,21 @@ def run(args: DeployArgs) -> list[Rollout]:
             filmed = rigs.connect(*_with_view(task, rig, view, args.video_size), realtime=args.realtime)
             stack.callback(filmed.close)
         guard = SafetyGuard(policy, SafetyLimits.for_contract(env.contract))
-        output = args.output or _run_folder(source) / "deploy" / f"{task.name}_{_now():%Y%m%d-%H%M%S}"
         runner = Runner(task, env.contract, guard, latency, output, rig.kind == "sim", view, str(source))
         report = _free(output / "deploy.json")
-        about = _about(args, source, network, task, env)
+        about = {"checkpoint": str(source), "trained_on": trained_on, **_about(args, network, task, env)}
         try:
-            bar = stack.enter_context(tqdm(range(args.num_rollouts), desc=task.name, unit="rollout"))
+            # disable=None: a bar only on a terminal; elsewhere a line each rollout.
+            bar = stack.enter_context(tqdm(range(args.num_rollouts), task.name, unit="rollout", disable=None))
             for i in bar:
                 film = i < args.video
                 rollouts.append(runner.run(filmed if film else env, args.seed + i, film=film))
                 details = {"guard": guard.report(), "latency": latency.report()}
                 write_json(report, {**about, **details}, rollouts)
-                bar.set_postfix_str(f"success {sum(bool(r.success) for r in rollouts)}/{len(rollouts)}")
+                successes = f"success {sum(bool(r.success) for r in rollouts)}/{len(rollouts)}"
+                bar.set_postfix_str(successes)
+                if bar.disable:
+                    print(f"{task.name}: rollout {i + 1}/{args.num_rollouts}, {successes}", file=sys.stderr)
         finally:
             if rollouts:
                 print(table(rollouts, latency.table(), guard.report()))
@@ -105,12 +114,9 @@ def _with_view(task: TaskConfig, rig: RigConfig, view: str, size: tuple[int, int
     return replace(task, cameras=(*task.cameras, view)), replace(rig, cameras=cameras)
 
 
-def _about(
-    args: DeployArgs, source: Path, network: ChunkNetwork, task: TaskConfig, env: Environment
-) -> Mapping[str, Any]:
+def _about(args: DeployArgs, network: ChunkNetwork, task: TaskConfig, env: Environment) -> Mapping[str, Any]:
     versions = {"aloha_kit": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
-        "checkpoint": str(source),
         "policy": {"kind": network.config.kind, **to_mapping(network.config)},
         "task": to_mapping(task),
         "execution": {
@@ -135,7 +141,6 @@ def _run_folder(source: Path) -> Path:
 
 def _free(path: Path) -> Path:
     """`path`, or the first of `deploy_1.json`, `deploy_2.json`, … that is not there: a report is not replaced."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     k, candidate = 0, path
     while candidate.exists():
         k += 1

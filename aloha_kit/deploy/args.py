@@ -10,6 +10,8 @@ from tyro.conf import arg
 
 from aloha_kit.core import ConfigError
 
+LOWEST = {"num_rollouts": 1, "seed": 0, "video": 0, "video_size": 1, "image_size": 1, "episode_len": 1}
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeployArgs:
@@ -38,9 +40,9 @@ class DeployArgs:
     """Write an MP4 of the first so many rollouts."""
     video_camera: str | None = None
     """Camera for the video; by default one that the policy does not see (angle, where there is one)."""
-    video_size: tuple[int, int] = (480, 640)
+    video_size: Annotated[tuple[int, int], arg(metavar="H W")] = (480, 640)
     """Height and width of that camera's picture."""
-    image_size: tuple[int, int] | None = None
+    image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
     episode_len: int | None = None
     """Steps of a rollout, in place of the task's."""
@@ -48,6 +50,8 @@ class DeployArgs:
     """Pace a simulated rig at the task's rate instead of as fast as it computes."""
 
     def __post_init__(self) -> None:
-        for name, lowest in (("num_rollouts", 1), ("video", 0)):
-            if getattr(self, name) < lowest:
-                raise ConfigError(f"--{name} must be at least {lowest}, given {getattr(self, name)}")
+        for name, lowest in LOWEST.items():
+            given = getattr(self, name)
+            values = given if isinstance(given, tuple) else (given,)
+            if given is not None and min(values) < lowest:
+                raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import execution, find_checkpoint, load_network, TimedAgent
+from aloha_kit.deploy.agent import execution, find_checkpoint, load_network, TimedAgent, trained_task
 from aloha_kit.deploy.app import run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.report import rate, Rollout, summarise, table
@@ -79,7 +79,7 @@ def test_the_episode_holds_what_a_chunk_executor_and_the_guard_make_of_the_netwo
     trained: Path, tmp_path: Path
 ) -> None:
     deploy("--ckpt", trained / "checkpoints" / "best", *TASK, "--num_rollouts", 1, "--video", 0, "--output", tmp_path)
-    network, _ = load_network(trained, {})
+    network = load_network(find_checkpoint(trained), {})
     policy = ChunkExecutor(ChunkPolicy(network))
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
         seen = [{"qpos": episode.qpos[i], "images": {"top": episode.image("top", i)}} for i in range(12)]
@@ -198,10 +198,14 @@ def test_a_checkpoint_is_found_where_training_leaves_it(tmp_path: Path) -> None:
     assert find_checkpoint(last) == last
     (best / checkpoint.WEIGHTS).unlink()
     assert find_checkpoint(tmp_path / "run") == last
-    text = fail("--ckpt", tmp_path / "run" / "checkpoints", *TASK)
-    assert "nor policy_best.ckpt. There is: best, last" in text
+    assert find_checkpoint(tmp_path / "run" / "checkpoints") == last
+    text = fail("--ckpt", tmp_path, *TASK)
+    assert "nor policy_best.ckpt. There is: run" in text
+    (tmp_path / "notes.txt").touch()
+    text = fail("--ckpt", tmp_path / "notes.txt", *TASK)
+    assert text.endswith("notes.txt: it is a file; expected a run, a checkpoint's folder or a .ckpt")
     text = fail("--ckpt", tmp_path / "runs", *TASK)
-    assert "no such folder; beside it: run" in text
+    assert "no such folder; beside it: notes.txt, run" in text
 
 
 def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
@@ -217,8 +221,8 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
     network = build(config, CONTRACT, statistics(), pretrained=False)
     save_reference(network, tmp_path)
     for given in (tmp_path, tmp_path / "policy_best.ckpt"):
-        loaded, source = load_network(given, {"top": (48, 64)})
-        assert source == tmp_path / "policy_best.ckpt"
+        assert find_checkpoint(given) == tmp_path / "policy_best.ckpt"
+    loaded = load_network(tmp_path / "policy_best.ckpt", {"top": (48, 64)})
     rng = np.random.default_rng(0)
     observation: Any = {
         "qpos": np.zeros(14, np.float32),
@@ -231,8 +235,44 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
     assert json.loads(report.read_text())["rollouts"][0]["steps"] == 12
 
 
+def test_another_task_than_trained_on_is_said(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    notes = trained / "checkpoints" / "best" / "extra.json"
+    for said, warning in (
+        ("sim_insertion", "warning: trained on sim_insertion, deployed on sim_transfer_cube\n"),
+        ("sim_transfer_cube", ""),
+    ):
+        notes.write_text(json.dumps({"task": said}))
+        deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", 0, "--output", tmp_path / said)
+        assert json.loads((tmp_path / said / "deploy.json").read_text())["trained_on"] == said
+        # no bar where nobody watches, but a line a rollout
+        assert capsys.readouterr().err == warning + "sim_transfer_cube: rollout 1/1, success 0/1\n"
+    notes.unlink()
+    assert trained_task(notes.parent) is None
+
+
+def test_an_output_that_is_in_the_way_is_refused_first(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("aloha_kit.deploy.app.load_network", None)
+    (tmp_path / "out").touch()
+    text = fail("--ckpt", trained, *TASK, "--output", tmp_path / "out")
+    assert text == f"error: '{tmp_path / 'out'}' cannot be a folder: a file of that name is in the way"
+
+
+@pytest.mark.parametrize(
+    ("flag", "values", "lowest"),
+    [
+        ("num_rollouts", ["0"], 1),
+        ("seed", ["-1"], 0),
+        ("episode_len", ["0"], 1),
+        ("video_size", ["480", "0"], 1),
+        ("image_size", ["0", "9"], 1),
+    ],
+)
+def test_values_out_of_range(flag: str, values: list[str], lowest: int, tmp_path: Path) -> None:
+    text = fail("--ckpt", tmp_path, "--task", "sim_insertion", f"--{flag}", *values)
+    assert text == f"error: --{flag} must be at least {lowest}, given {' '.join(values)}"
+
+
 def test_flags_are_checked(trained: Path, capsys: Any) -> None:
-    assert fail("--ckpt", trained, *TASK, "--num_rollouts", 0) == "error: --num_rollouts must be at least 1, given 0"
     assert "--horizon must be 1 to the chunk size 5, given 6" in fail("--ckpt", trained, *TASK, "--horizon", 6)
     assert "Did you mean 'sim_insertion'?" in fail("--ckpt", trained, "--task", "sim_insrtion")
     assert "device 'warp' cannot be used" in fail("--ckpt", trained, *TASK, "--device", "warp")
@@ -274,7 +314,7 @@ def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
 
 
 def test_an_executor_of_the_wrong_observation_says_what_is_missing(trained: Path) -> None:
-    network, _ = load_network(trained, {})
+    network = load_network(find_checkpoint(trained), {})
     policy = execution(TimedAgent(network, LatencyReport(50.0)), temporal_agg=True, horizon=None)
     policy.reset()
     with pytest.raises(ContractError, match="camera 'top' is missing; there are: front"):
