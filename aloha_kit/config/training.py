@@ -86,7 +86,7 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, given {value}")
-        for name in ("warmup_steps", "save_every", "eval_every", "weight_decay", "grad_clip"):
+        for name in ("warmup_steps", "save_every", "eval_every", "weight_decay", "grad_clip", "seed"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} cannot be negative, given {getattr(self, name)}")
         if not self.lr > 0 or (self.lr_backbone is not None and self.lr_backbone < 0):

@@ -35,6 +35,8 @@ class EpisodeTable:
     action: Floats  # (N, A); with a mobile base the last two are m/s and rad/s
     environment_state: Floats | None  # (N, Z), where every episode has it
     contract: Contract  # cameras: the ones asked for, at their recorded sizes
+    identities: tuple[str, ...]  # (E,) what tells an episode from any other: the id it was recorded under, or its size
+    tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
     failed: int = 0  # episodes left out because they are marked as failures
 
     def __len__(self) -> int:
@@ -133,6 +135,8 @@ def read_table(
         if with_state
         else None,
         contract=contract if with_state else dataclasses.replace(contract, environment_state_names=()),
+        identities=tuple(p.identity for p in parts),
+        tasks=tuple(sorted({p.task for p in parts if p.task})),
         failed=failed,
     )
 
@@ -157,6 +161,8 @@ class _Part:
     action: Floats
     environment_state: Floats | None
     contract: Contract
+    identity: str
+    task: str
 
 
 def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_offset: int | None) -> _Part:
@@ -192,7 +198,16 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
     if action_offset is None:
         ours = "schema" in episode.attrs
         action_offset = int(not ours and not bool(episode.attrs.get("sim", False)))
-    return _Part(file, action_offset, vectors["qpos"], action, vectors.get("environment_state"), contract)
+    return _Part(
+        file=file,
+        offset=action_offset,
+        qpos=vectors["qpos"],
+        action=action,
+        environment_state=vectors.get("environment_state"),
+        contract=contract,
+        identity=str(episode.attrs.get("id") or file.stat().st_size),
+        task=str(episode.attrs.get("task") or ""),
+    )
 
 
 def _steps_of(file: Path, name: str, rows: Floats, steps: int) -> Floats:

@@ -16,62 +16,59 @@ from types import FrameType
 import torch
 import torch._dynamo
 
-from aloha_kit.config import TaskConfig
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.core import ConfigError
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.frames import DirectFrames, Frames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler, spread
-from aloha_kit.episode import list_episodes
 from aloha_kit.policies.build import build
-from aloha_kit.train.cli import run_folder, task_of, to_snapshot, TrainArgs
+from aloha_kit.train.cli import to_snapshot
 from aloha_kit.train.loop import Job, Trainer
+from aloha_kit.train.plan import Plan
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import plot_losses, Progress
-from aloha_kit.train.runs import describe_data, read_metrics, require_unused, Run
+from aloha_kit.train.runs import describe_data, read_metrics, Run
 
 
-def run(args: TrainArgs[PolicyConfig]) -> Path:
-    """Train as the flags say; returns the run's folder.
+def run(plan: Plan) -> None:
+    """Train as planned.
 
     Raises:
         AlohaKitError: data, settings or folder cannot be used; the preflight found the data unfit; the loss diverged.
     """
-    config, task = args.training, task_of(args)
-    folder = Path(args.ckpt_dir or f"runs/{args.task or 'dataset'}/{Path(args.policy).stem}")
-    if args.resume:
-        folder = run_folder(Path(args.resume))
-    elif not args.preflight_only:
-        require_unused(folder)  # before minutes are spent on decoding
+    args, task, folder = plan.args, plan.task, plan.folder
+    config = args.training
     if config.eval_every:
-        _require_rollouts(task)
+        _require_rollouts()
     device = choose_device(config.device)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
-    table = _table(args, task)
+    table = _table(plan)
     training, validation = split(len(table.files), config.val_fraction, config.seed)
-    frames = open_frames(table, args.network, config)
-    loader = Loader(table, frames, args.network.chunk_size, pin=device.startswith("cuda"))
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
-    run_, resumed = Run(folder), None
-    if args.resume:
+    num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
+    run_, resumed, first = Run(folder), None, 0
+    if args.resume is not None:
         network, resumed = run_.resumable(Path(args.resume), args.network, table)
+        first = resumed["position"]["step"]
+        _require_more(first, num_steps, "num_epochs" if config.num_epochs else "num_steps")
     else:
         network = build(args.network, table.contract, table.statistics())
+    frames = open_frames(table, args.network, config)
+    loader = Loader(table, frames, args.network.chunk_size, pin=device.startswith("cuda"))
     network.to(device)
-    num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
     _describe(table, training, validation, network, num_steps, sampler, device)
-    if args.preflight_only or (args.preflight and not args.resume):
+    if args.preflight_only or (args.preflight and args.resume is None):
         report = inspect(table, loader, network, seed=config.seed)
         print(report.text())
         if args.preflight_only:
-            return Path()
+            return
         report.require()
-    if args.resume:
+    if args.resume is not None:
         run_.note(to_snapshot(args))
     else:
         Run.create(folder, to_snapshot(args))
@@ -85,9 +82,9 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
             run=run_,
             num_steps=num_steps,
             data=describe_data(table),
+            task=", ".join(table.tasks),
             stop=stop,
         )
-        first = resumed["position"]["step"] if resumed else 0
         progress = Progress(run_, first_step=first, num_steps=num_steps)
         if config.eval_every and task is not None:
             from aloha_kit.train.evaluation import SimEvaluator
@@ -102,7 +99,6 @@ def run(args: TrainArgs[PolicyConfig]) -> Path:
     print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
     if end.step < num_steps and stop():
         print(f"stopped on request; go on with: python -m aloha_kit.train --resume {folder}")
-    return folder
 
 
 def choose_device(name: str) -> str:
@@ -153,10 +149,8 @@ def stop_requests() -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _require_rollouts(task: TaskConfig | None) -> None:
+def _require_rollouts() -> None:
     """Raise `ConfigError` now if rollouts cannot be had, rather than after hours."""
-    if task is None:
-        raise ConfigError("rollouts need a task: give --task, or --eval_every 0")
     try:
         for room in ("aloha_kit.sim", "aloha_kit.media"):
             importlib.import_module(room)
@@ -164,23 +158,24 @@ def _require_rollouts(task: TaskConfig | None) -> None:
         raise ConfigError(f"rollouts need the extras sim and view ({error}); or train with --eval_every 0") from error
 
 
-def _table(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeTable:
-    folder = Path(args.dataset_dir or (task.dataset_dir.format(task=task.name) if task else ""))
-    if not folder.is_dir():
-        raise EpisodeError(
-            f"no episodes at '{folder}'. Record some with `python -m aloha_kit.record --task {args.task}`, "
-            "or say where they are with --dataset_dir"
-        )
-    files = list_episodes(folder)[: args.num_episodes]
-    if not files:
-        raise EpisodeError(f"no episode_<i>.hdf5 in '{folder}'")
+def _require_more(reached: int, num_steps: int, flag: str) -> None:
+    """Raise `ConfigError` if a run has come as far as it is asked to go."""
+    if num_steps <= reached:
+        left = "nothing left to do" if num_steps == reached else f"{num_steps} steps lie behind it"
+        raise ConfigError(f"already at step {reached}: {left}; give a larger --{flag}")
+
+
+def _table(plan: Plan) -> EpisodeTable:
+    args, task = plan.args, plan.task
     cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
     table = read_table(
-        files,
+        plan.files,
         cameras=cameras if args.network.use_images else (),
         action_offset=args.training.action_offset,
         include_failed=args.training.include_failed,
     )
+    if task is not None and any(name != task.name for name in table.tasks):
+        print(f"note: the episodes were recorded for {', '.join(table.tasks)}, not for --task {task.name}")
     if not args.network.use_environment_state:
         table = dataclasses.replace(
             table,

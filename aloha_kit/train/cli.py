@@ -10,11 +10,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 import yaml
-from tyro.conf import OmitArgPrefixes
+from tyro.conf import arg, OmitArgPrefixes
 
 from aloha_kit.config import find, from_mapping, load, names, TaskConfig, to_mapping
 from aloha_kit.config.policies import load_policy, policy_from_mapping, PolicyConfig
@@ -58,8 +58,8 @@ class TrainArgs(Generic[NetworkT]):
     ckpt_dir: str | None = None
     """Folder of this run; runs/TASK/POLICY when not given."""
     resume: str | None = None
-    """A run's folder, or one of its checkpoints, to go on with; its values are kept unless given again."""
-    cameras: tuple[str, ...] | None = None
+    """A run's folder, or one of its checkpoints, to go on with; its values are kept unless given anew."""
+    cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
     """Cameras to use, in place of the task's."""
     num_episodes: int | None = None
     """Use only so many episodes, the first ones."""
@@ -70,6 +70,10 @@ class TrainArgs(Generic[NetworkT]):
     training: OmitArgPrefixes[TrainConfig]
     network: OmitArgPrefixes[NetworkT]
 
+    def __post_init__(self) -> None:
+        if self.num_episodes is not None and self.num_episodes < 1:
+            raise ValueError(f"num_episodes must be at least 1, given {self.num_episodes}")
+
 
 def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
     """Flags to values; `--help` and mistakes end the process as usual, naming the nearest flag.
@@ -79,7 +83,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
     """
     given = [_rename(word) for word in (sys.argv[1:] if argv is None else argv)]
     resumed = _value(given, "--resume")
-    default = _snapshot(run_folder(Path(resumed))) if resumed else _fresh(given)
+    default = _snapshot(run_folder(Path(resumed))) if resumed is not None else _fresh(given)
     # the class is only known once the policy's file was read
     generic: Any = TrainArgs
     cls = generic[type(default.network)]
@@ -89,6 +93,8 @@ def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
         )
     except ValueError as error:  # a dataclass refused a value
         raise ConfigError(str(error)) from error
+    if resumed is not None:
+        _require_same(default, parsed)
     return parsed
 
 
@@ -122,12 +128,27 @@ def _fresh(given: Sequence[str]) -> TrainArgs[PolicyConfig]:
 
 def _snapshot(run: Path) -> TrainArgs[PolicyConfig]:
     file = run / SNAPSHOT
-    values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    training = from_mapping(TrainConfig, values.pop("training"), where=f"{file}: training")
-    network = policy_from_mapping(values.pop("network"), where=f"{file}: network")
-    cameras = values.pop("cameras")
-    values["cameras"] = None if cameras is None else tuple(cameras)
-    return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        training = from_mapping(TrainConfig, values.pop("training"), where=f"{file}: training")
+        network = policy_from_mapping(values.pop("network"), where=f"{file}: network")
+        cameras = values.pop("cameras")
+        values["cameras"] = None if cameras is None else tuple(cameras)
+        return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
+    except (yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{file} is damaged, so its run cannot be resumed: {error}") from error
+
+
+def _require_same(run: TrainArgs[PolicyConfig], given: TrainArgs[PolicyConfig]) -> None:
+    """Raise `ConfigError` if what makes a run that run was given another value."""
+    for flag in ("task", "policy", "recipe", "ckpt_dir"):
+        was, now = (str(getattr(args, flag) or "") for args in (run, given))
+        alike = Path(was).resolve() == Path(now).resolve() or (flag == "policy" and was.lower() == now.lower())
+        if not alike:
+            raise ConfigError(
+                f"--{flag} {now} does not go with --resume: that run has {flag} {was or '(none)'}. "
+                f"Leave --{flag} out, or start a new run without --resume"
+            )
 
 
 def task_of(args: TrainArgs[PolicyConfig]) -> TaskConfig | None:

@@ -40,7 +40,8 @@ class Job:
     validation: Sequence[npt.NDArray[np.int64]]  # rows of each validation batch; may be empty
     run: Run
     num_steps: int
-    data: Mapping[str, int] = field(default_factory=dict)  # what to know the episodes by when resuming
+    data: Mapping[str, int | str] = field(default_factory=dict)  # what to know the episodes by when resuming
+    task: str = ""  # what the episodes were recorded for; noted in every checkpoint
     evaluate: Evaluator | None = None
     stop: Callable[[], bool] = lambda: False  # asked after every step: save and leave
 
@@ -190,7 +191,8 @@ class Trainer:
             yield
 
     def _save(self, name: str, *, resumable: bool = True) -> Path:
-        about = {"step": self.position.step, "best": self.position.best, "best_step": self.position.best_step}
+        position = self.position
+        about = {"task": self.job.task, "step": position.step, "best": position.best, "best_step": position.best_step}
         return self.job.run.save(name, self.deployed, self.state() if resumable else None, about)
 
     def state(self) -> dict[str, Any]:

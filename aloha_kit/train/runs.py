@@ -11,7 +11,9 @@ tensorboard/           the same and more            rollouts/     videos of eval
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,10 +24,12 @@ import yaml
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError
+from aloha_kit.core.files import make_folder
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.cli import SNAPSHOT
+from aloha_kit.train.plan import require_unused
 
 STATE = "training_state.pt"
 
@@ -45,8 +49,7 @@ class Run:
             ConfigError: the folder holds something already.
         """
         require_unused(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder)
+        run = cls(make_folder(folder))
         run.note(values)
         return run
 
@@ -74,13 +77,17 @@ class Run:
         """The training state that a path names: a run (its `last`), or one of its checkpoints.
 
         Raises:
-            ConfigError: there is none; says which checkpoints have one.
+            ConfigError: there is none, or it is damaged; says which checkpoints have one.
         """
         folder = self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path
         spare = folder.with_name(f".{folder.name}.old")  # the machine stopped between the two renames of saving
         for file in (folder / STATE, spare / STATE):
             if file.is_file():
-                state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+                try:
+                    state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+                except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+                    others = self._resumable(apart_from=folder)
+                    raise ConfigError(f"{file} is damaged; other checkpoints to resume from: {others}") from error
                 return state
         raise ConfigError(f"'{folder}' has no training state to resume from; there are: {self._resumable()}")
 
@@ -94,31 +101,27 @@ class Run:
         """
         state = self.state(path)
         network = checkpoint.load(self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path)
-        was, now = to_mapping(network.config), to_mapping(config)
-        differing = [f"{key} {was.get(key)} (now {now.get(key)})" for key in now if was.get(key) != now[key]]
+        was, wanted = to_mapping(network.config), to_mapping(config)
+        differing = [f"{key} {was.get(key)} (now {value})" for key, value in wanted.items() if was.get(key) != value]
         if network.config.kind != config.kind or differing:
             raise ConfigError(f"a resumed network keeps its values; it was trained with {', '.join(differing)}")
         network.contract.require(table.contract, mine="the checkpoint", theirs="the episodes")
-        if state["data"] and state["data"] != describe_data(table):
-            print(
-                f"the episodes have changed ({state['data']} then, {describe_data(table)} now): order and split are new"
-            )
+        recorded, present = state["data"], describe_data(table)
+        if any(present[key] != value for key, value in recorded.items()):
+            then, now = (", ".join(f"{k} {v}" for k, v in data.items()) for data in (recorded, present))
+            print(f"the episodes have changed ({then} then; {now} now): order and split are new")
         return network, state
 
-    def _resumable(self) -> str:
-        return ", ".join(sorted(p.parent.name for p in self.checkpoints.glob(f"*/{STATE}"))) or "(none)"
+    def _resumable(self, apart_from: Path | None = None) -> str:
+        folders = {file.parent for file in self.checkpoints.glob(f"*/{STATE}")} - {apart_from}
+        return ", ".join(sorted(folder.name for folder in folders if folder)) or "(none)"
 
 
-def describe_data(table: EpisodeTable) -> dict[str, int]:
-    """What to know a data set by: enough to notice that it has changed."""
-    return {"episodes": len(table.files), "steps": len(table)}
-
-
-def require_unused(folder: Path) -> None:
-    """Raise `ConfigError` if a run's folder holds something already: it is never written over."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        how = f"go on with it by --resume {folder}, or " if (folder / SNAPSHOT).is_file() else ""
-        raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
+def describe_data(table: EpisodeTable) -> dict[str, int | str]:
+    """What to know a data set by: enough to notice that it has changed, also where its size has not."""
+    named = "\n".join(f"{file.name} {what}" for file, what in zip(table.files, table.identities, strict=True))
+    key = hashlib.sha256(named.encode()).hexdigest()[:12]
+    return {"episodes": len(table.files), "steps": len(table), "key": key}
 
 
 class MetricsFile:

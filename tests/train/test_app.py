@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,48 @@ def test_resume_goes_on_and_takes_new_values(tmp_path: Path, flags: list[str]) -
     assert [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.csv") if "loss" in r] == [10, 20, 30]
     main(["--resume", str(tmp_path / "run" / "checkpoints" / "last"), "--num_steps", "32"])
     assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 32
+    with pytest.raises(SystemExit, match=r"^error: already at step 32: nothing left to do; give a larger --num_steps$"):
+        main(["--resume", str(tmp_path / "run")])
+    with pytest.raises(
+        SystemExit, match=r"^error: already at step 32: 9 steps lie behind it; give a larger --num_steps"
+    ):
+        main(["--resume", str(tmp_path / "run"), "--num_steps", "9"])
+
+
+def test_resuming_on_as_many_other_episodes_is_noticed(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*flags, "--no_preflight", "--num_steps", "2"])
+    main(["--resume", str(tmp_path / "run"), "--num_steps", "3"])
+    assert "the episodes have changed" not in capsys.readouterr().out
+    write_dataset(tmp_path / "others", lengths=(30, 41, 25), cameras={"top": (24, 32)})
+    main(["--resume", str(tmp_path / "run"), "--num_steps", "4", "--dataset_dir", str(tmp_path / "others")])
+    assert "the episodes have changed (episodes 3, steps 96, key" in capsys.readouterr().out
+
+
+def test_a_damaged_state_names_the_other_checkpoints(tmp_path: Path, flags: list[str]) -> None:
+    main([*flags, "--no_preflight", "--num_steps", "4", "--save_every", "2"])
+    state = tmp_path / "run" / "checkpoints" / "last" / "training_state.pt"
+    state.write_bytes(state.read_bytes()[:2000])
+    expected = r"last/training_state.pt is damaged; other checkpoints to resume from: step_2, step_4$"
+    with pytest.raises(SystemExit, match=expected):
+        main(["--resume", str(tmp_path / "run"), "--num_steps", "6"])
+
+
+def test_a_checkpoint_knows_what_its_episodes_were_recorded_for(
+    tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*flags, "--no_preflight", "--num_steps", "2", "--task", "sim_transfer_cube"])
+    note = "note: the episodes were recorded for synthetic, not for --task sim_transfer_cube"
+    assert note in capsys.readouterr().out
+    assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["task"] == "synthetic"
+
+
+def test_a_place_that_cannot_be_a_run_is_refused_before_decoding(tmp_path: Path, flags: list[str]) -> None:
+    (tmp_path / "run").write_text("a file")
+    with pytest.raises(SystemExit, match=r"error: '.*run' cannot be a folder: a file of that name is in the way"):
+        main(flags)
+    assert not (tmp_path / "data" / ".cache").exists()
 
 
 def test_cache_or_none_trains_the_same(tmp_path: Path, flags: list[str]) -> None:
@@ -148,7 +191,8 @@ def test_resuming_keeps_network_and_normalisation(
     added.qpos += 3.0
     write(tmp_path / "data", added)
     main([*resume, "--num_steps", "22"])
-    assert "{'episodes': 3, 'steps': 96} then, {'episodes': 4, 'steps': 146} now" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"changed \(episodes 3, steps 96, key \w+ then; episodes 4, steps 146, key \w+ now\): order", said)
     after = checkpoint.load(tmp_path / "run" / "checkpoints" / "last")
     assert (after.stats["qpos"].mean == before["qpos"].mean).all()
     assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 22

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aloha_kit.config import find
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.cli import parse, run_folder, task_of, to_snapshot
+from aloha_kit.train.plan import make_plan
+from tests.synthetic import write_dataset
 
 
 def test_the_references_own_command_line() -> None:
@@ -67,10 +71,18 @@ def test_mistakes_are_answered(flags: list[str], expected: str) -> None:
         parse(flags)
 
 
-def test_values_that_cannot_be_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--batch_size", "0"], "batch_size must be at least 1, given 0"),
+        (["--num_episodes", "0"], "num_episodes must be at least 1, given 0"),
+        (["--seed", "-1"], "seed cannot be negative, given -1"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(flags: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((ConfigError, SystemExit)) as error:
-        parse(["--batch_size", "0"])
-    assert "batch_size must be at least 1, given 0" in str(error.value) + capsys.readouterr().err
+        parse(flags)
+    assert expected in str(error.value) + capsys.readouterr().err
 
 
 def test_an_unknown_flag_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,6 +112,78 @@ def test_a_snapshot_resumes_with_the_same_values_and_new_ones_win(tmp_path: Path
         assert again.network == args.network
         assert (again.task, again.cameras, again.training.lr) == ("sim_insertion", ("angle",), 0.002)
         assert again.training.num_steps == 77
+
+
+def _run(folder: Path, *flags: str) -> Path:
+    (folder / "checkpoints" / "last").mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(to_snapshot(parse(flags))))
+    return folder
+
+
+def test_what_makes_a_run_stays_when_it_is_resumed(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run", "--policy", "act_cpu", "--task", "sim_insertion")
+    same = ["--policy", "ACT_CPU", "--task", "sim_insertion", "--ckpt_dir", f"{run}/../run"]
+    assert parse(["--resume", str(run), *same]).training == parse(["--resume", str(run)]).training
+    for flag, other, was in (
+        ("policy", "cnnmlp", "act_cpu"),
+        ("task", "sim_transfer_cube", "sim_insertion"),
+        ("recipe", "act_reference", "act_cpu"),
+        ("ckpt_dir", "/elsewhere", str(run)),
+    ):
+        with pytest.raises(ConfigError) as error:
+            parse(["--resume", str(run), f"--{flag}", other])
+        assert str(error.value) == (
+            f"--{flag} {other} does not go with --resume: that run has {flag} {was}. "
+            f"Leave --{flag} out, or start a new run without --resume"
+        )
+
+
+@pytest.mark.parametrize("text", ["task: [", "just words", "task: sim_insertion\n", "training: {}\nnetwork: 3\n"])
+def test_a_damaged_snapshot_is_named(tmp_path: Path, text: str) -> None:
+    (_run(tmp_path / "run") / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"run/config.yaml is damaged, so its run cannot be resumed: "):
+        parse(["--resume", str(tmp_path / "run")])
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--task", "sim_insertoin"], r"no configuration 'sim_insertoin' in tasks. Did you mean 'sim_insertion'"),
+        (["--dataset_dir", "nowhere"], r"no episodes at 'nowhere'"),
+        (["--dataset_dir", "{tmp}", "--ckpt_dir", "{tmp}"], r"is not empty; choose another place with --ckpt_dir"),
+    ],
+)
+def test_what_needs_no_torch_is_refused_without_it(tmp_path: Path, flags: list[str], expected: str) -> None:
+    (tmp_path / "something").touch()
+    code = (
+        "import sys\nfrom aloha_kit.train.__main__ import main\n"
+        "try:\n    main(sys.argv[1:])\nfinally:\n    assert 'torch' not in sys.modules"
+    )
+    given = [flag.format(tmp=tmp_path) for flag in flags]
+    done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert re.search("^error: .*" + expected, done.stderr)
+
+
+def test_the_default_folder_is_named_after_the_task_not_its_file(tmp_path: Path) -> None:
+    task = yaml.safe_load(find("tasks", "sim_insertion").read_text())
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**task, "name": "pegs"}))
+    write_dataset(tmp_path / "data", lengths=(5,))
+    plan = make_plan(parse(["--task", str(tmp_path / "mine.yaml"), "--dataset_dir", str(tmp_path / "data")]))
+    assert plan.folder == Path("runs/pegs/act")
+
+
+def test_an_interruption_is_answered_in_a_word(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aloha_kit.train.plan.make_plan", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_help_reads_without_loading_torch() -> None:
