@@ -136,6 +136,7 @@ class SafetyGuard:
         self.command = None
         self._ramping = np.ones(len(self.limits.names), bool)
         self._held = 0
+        self._step = -1
         self._stamps: dict[str, int] = {}
         self._repeats: Counter[str] = Counter()
 
@@ -158,6 +159,7 @@ class SafetyGuard:
         """
         if self.stopped:
             raise SafetyError("the emergency stop is pressed: no further command was sent")
+        self._step += 1
         fault = self._observation_fault(observation)
         if not fault:
             wanted = np.asarray(self._policy.act(observation), np.float64)
@@ -203,7 +205,7 @@ class SafetyGuard:
         if self.command is None or self._held > self._hold_steps:
             self._totals["held"] -= 1
             waited = f" (held still for {self._held - 1} steps before)" if self._held > 1 else ""
-            raise SafetyError(f"{fault}{waited}")
+            raise SafetyError(f"step {self._step}: {fault}{waited}")
         velocity = np.array([i is None for i in self.limits.state_index])
         return np.where(velocity, 0.0, self.command)
 
@@ -231,9 +233,9 @@ class SafetyGuard:
 
     def _action_fault(self, action: Array) -> str:
         if action.shape != (len(self.limits.names),):
-            return f"the policy's action has shape {action.shape}, expected ({len(self.limits.names)},)"
+            return f"the action has shape {action.shape}, expected ({len(self.limits.names)},)"
         if not np.all(np.isfinite(action)):
-            return f"the policy's action is not finite: {_name_bad(action, self.limits.names)}"
+            return f"the action is not finite: {_name_bad(action, self.limits.names)}"
         return ""
 
     def _state_names(self, size: int) -> Sequence[str]:

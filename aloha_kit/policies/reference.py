@@ -54,8 +54,13 @@ def load_reference(
     """
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, ValueError) as error:
-        raise CheckpointError(f"cannot read weights from {checkpoint}: {error}") from error
+    except OSError as error:
+        raise CheckpointError(f"cannot read weights from {checkpoint}: {error.strerror or error}") from error
+    except (RuntimeError, EOFError, LookupError, pickle.UnpicklingError, ValueError, TypeError) as error:
+        # torch's own words here are advice on reading the file unsafely.
+        raise CheckpointError(
+            f"cannot read weights from {checkpoint}: it is damaged, cut short, or holds more than weights"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{checkpoint} holds no state dict, but {type(state).__name__}")
     try:

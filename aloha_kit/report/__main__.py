@@ -10,7 +10,8 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from aloha_kit.core import AlohaKitError
+from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core.files import make_folder
 from aloha_kit.report.page import build
 
 
@@ -24,18 +25,24 @@ class ReportArgs:
     """Where the page goes; report.html in the folder when not given."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    args = tyro.cli(ReportArgs, prog="python -m aloha_kit.report", args=argv, use_underscores=True)
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page; mistakes of the user end with one message and status 1, an interruption with 130."""
     try:
+        args = tyro.cli(ReportArgs, prog="python -m aloha_kit.report", args=argv, use_underscores=True)
         page = build(args.folder)
+        file = args.output or args.folder / "report.html"
+        make_folder(file.parent)
+        try:
+            file.write_text(page, encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(f"cannot write '{file}': {error.strerror}") from error
+        print(file)
     except AlohaKitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    file = args.output or args.folder / "report.html"
-    file.write_text(page, encoding="utf-8")
-    print(file)
-    return 0
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

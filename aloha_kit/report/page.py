@@ -7,15 +7,17 @@ number they wrote. A stage that has not run is said to be missing.
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from aloha_kit.core import ConfigError
-from aloha_kit.episode import list_episodes
+from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.reader import describe_of
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
@@ -30,10 +32,10 @@ def build(folder: Path) -> str:
     """The page of a folder with `episodes/`, `policy/`, `rollouts/`, `replay/` and `stages.csv`, each optional.
 
     Raises:
-        ConfigError: the folder holds none of them.
+        ConfigError: the folder holds none of them, or a file of them is missing or damaged; says which.
     """
     sections = [
-        _result(folder / "rollouts"),
+        _result(folder / "rollouts", _seeds(folder / "episodes")),
         _stages(folder / "stages.csv"),
         _demonstrations(folder),
         _training(folder / "policy"),
@@ -52,11 +54,38 @@ def build(folder: Path) -> str:
     )
 
 
-def _result(folder: Path) -> str:
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Inside, whatever a damaged file leads to becomes a `ConfigError` that names it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"'{file}' is missing or damaged: {why}") from error
+
+
+def _seeds(folder: Path) -> set[int] | None:
+    """The seeds that demonstrations were recorded with; None where one of them does not tell."""
+    seeds = set()
+    try:
+        for path in list_episodes(folder) if folder.is_dir() else []:
+            with Episode.open(path) as episode:
+                seeds.add(int(describe_of(episode)["seed"]))
+    except (EpisodeError, KeyError):
+        return None
+    return seeds or None
+
+
+def _result(folder: Path, used: set[int] | None) -> str:
     file = folder / "deploy.json"
     if not file.is_file():
         return ""
-    report = json.loads(file.read_text(encoding="utf-8"))
+    with _reading(file):
+        report = json.loads(file.read_text(encoding="utf-8"))
+        return _rollouts(report, used, sorted(folder.rglob("*.mp4")))
+
+
+def _rollouts(report: dict[str, Any], used: set[int] | None, films: Sequence[Path]) -> str:
     held, touched = report["success"], report["success_any_time"]
     task, execution = report["task"], report["execution"]
     how = "temporal ensembling" if execution["temporal_agg"] else f"chunks of {execution['horizon']}"
@@ -68,11 +97,14 @@ def _result(folder: Path) -> str:
             f"held the top reward to the end (95 % Wilson interval {low:.0%} to {high:.0%}). The looser count, top "
             f"reward at any time: {touched['successes']} of {touched['trials']}.</p>"
         )
+    first, last = report["seeds"]
+    shared = None if used is None else len(used & set(range(first, last + 1)))
+    seen = {None: "", 0: ", which no demonstration used"}.get(shared, f", {shared} of them used by demonstrations")
     lines.append(
         f"<p class=note>{report['policy']['kind'].upper()} with {how}, {task['episode_len']} steps at "
-        f"{task['rate_hz']:g} Hz, seeds {report['seeds'][0]} to {report['seeds'][1]}, which no demonstration used.</p>"
+        f"{task['rate_hz']:g} Hz, seeds {first} to {last}{seen}.</p>"
     )
-    lines.append(_videos(sorted(folder.rglob("*.mp4"))))
+    lines.append(_videos(films))
     reached = report["max_reward_histogram"]
     lines.append(_table(["highest reward reached", *reached], [["rollouts", *reached.values()]]))
     return "<h2>The policy at work</h2>" + "".join(lines) + _latency(report.get("latency", {}))
@@ -92,7 +124,7 @@ def _latency(report: dict[str, Any]) -> str:
 def _stages(file: Path) -> str:
     if not file.is_file():
         return ""
-    with file.open(newline="", encoding="utf-8") as handle:
+    with _reading(file), file.open(newline="", encoding="utf-8") as handle:
         rows = [(row["stage"], float(row["seconds"])) for row in csv.DictReader(handle)]
     total = sum(seconds for _, seconds in rows)
     shown = [[stage, f"{seconds:.0f} s"] for stage, seconds in [*rows, ("together", total)]]
@@ -106,7 +138,7 @@ def _demonstrations(folder: Path) -> str:
     if not episodes and not replays:
         return ""
     size = sum(file.stat().st_size for file in episodes) / 1e6
-    text = f"<p>{len(episodes)} scripted episodes, {size:.0f} MB.</p>"
+    text = f"<p>{len(episodes)} episode{'s' * (len(episodes) != 1)}, {size:.0f} MB.</p>"
     return "<h2>Demonstrations</h2>" + text + _videos(replays[:1], row=False) + "".join(map(_image, plots))
 
 
@@ -114,9 +146,10 @@ def _training(folder: Path) -> str:
     curve = folder / "loss.png"
     if not curve.is_file():
         return ""
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as handle:
+    metrics = folder / "metrics.csv"
+    with _reading(metrics), metrics.open(newline="", encoding="utf-8") as handle:
         timed = [row for row in csv.DictReader(handle) if row["seconds"]]  # rows of validations have none
-    steps, seconds = (float(timed[-1][key]) for key in ("step", "seconds"))
+        steps, seconds = (float(timed[-1][key]) for key in ("step", "seconds"))
     text = f"<p>{steps:.0f} optimiser steps in {seconds:.0f} s.</p>"
     return "<h2>Training</h2>" + text + _image(curve)
 

@@ -188,7 +188,7 @@ def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: 
 def test_a_policy_that_says_nan_never_moves_an_arm(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(TimedAgent, "predict_chunk", lambda self, observation: np.full((CHUNK, 14), np.nan, np.float32))
     text = fail("--ckpt", trained, *TASK, "--video", 0, "--output", tmp_path)
-    assert text.startswith("error: the policy's action is not finite: left_waist = nan, left_shoulder = nan")
+    assert text.startswith("error: step 0: the action is not finite: left_waist = nan, left_shoulder = nan")
     assert list(tmp_path.glob("*.hdf5*")) == []  # no step was made, so no episode and no reserved index
 
 

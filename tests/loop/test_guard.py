@@ -173,7 +173,7 @@ def test_a_fault_is_held_for_the_configured_steps_then_raised() -> None:
     np.testing.assert_array_equal(guard.act(observe(2)), first)
     with pytest.raises(SafetyError) as caught:
         guard.act(observe(3))
-    text = "the policy's action is not finite: left_elbow = nan, right_gripper = nan (held still for 2 steps before)"
+    text = "step 3: the action is not finite: left_elbow = nan, right_gripper = nan (held still for 2 steps before)"
     assert str(caught.value) == text
     assert guard.report()["held"] == 2
 

@@ -236,6 +236,12 @@ def test_bad_files_are_named(tmp_path: Path, act: tuple[dict[str, Any], ChunkNet
     checkpoint, stats = published_files(content, tmp_path)
     with pytest.raises(CheckpointError, match=re.escape(f"cannot read weights from {tmp_path / 'no.ckpt'}")):
         reference.load_reference(tmp_path / "no.ckpt", stats, content["cameras"])
+    for broken in (b"", b"junk" * 99, b"PK\x03\x04" + bytes(99), checkpoint.read_bytes()[:999], pickle.dumps(Path(), 2)):
+        (tmp_path / "bad.ckpt").write_bytes(broken)
+        with pytest.raises(CheckpointError) as caught:
+            reference.load_reference(tmp_path / "bad.ckpt", stats, content["cameras"])
+        expected = f"{tmp_path / 'bad.ckpt'}: it is damaged, cut short, or holds more than weights"
+        assert str(caught.value) == f"cannot read weights from {expected}"
     with pytest.raises(ContractError, match="wants cameras and the data has none"):
         reference.load_reference(checkpoint, stats, {})
     short = tmp_path / "short.pkl"

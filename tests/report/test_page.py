@@ -8,6 +8,7 @@ import pytest
 from aloha_kit.core import ConfigError
 from aloha_kit.report.__main__ import main
 from aloha_kit.report.page import build
+from tests.episode.recording import record
 
 DEPLOY = {
     "task": {"instruction": "Hand <it> over.", "episode_len": 400, "rate_hz": 50.0},
@@ -69,9 +70,64 @@ def test_a_folder_without_results_is_refused_with_what_it_holds(tmp_path: Path) 
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(results(tmp_path / "有 空格"))]) == 0
+    main([str(results(tmp_path / "有 空格"))])
     page = tmp_path / "有 空格" / "report.html"
     assert capsys.readouterr().out.strip() == str(page)
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert main([str(tmp_path / "nowhere")]) == 2
-    assert "error: " in capsys.readouterr().err
+    assert fail(tmp_path / "nowhere").endswith("found: nothing")
+    assert fail(tmp_path / "有 空格", "--output", page / "page.html") == (
+        f"error: '{page}' cannot be a folder: a file of that name is in the way"
+    )
+    assert fail(tmp_path / "有 空格", "--output", tmp_path) == f"error: cannot write '{tmp_path}': Is a directory"
+
+
+def fail(*argv: object) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in argv])
+    return str(caught.value.code)
+
+
+def test_an_interruption_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Path) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aloha_kit.report.__main__.build", interrupted)
+    assert fail(tmp_path) == "130"
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "why"),
+    [
+        ("rollouts/deploy.json", "{", "Expecting property name"),
+        ("rollouts/deploy.json", "[]", "list indices"),
+        ("rollouts/deploy.json", '{"success": null}', "it lacks 'success_any_time'"),
+        ("stages.csv", "stage\nrecord\n", "it lacks 'seconds'"),
+        ("stages.csv", "stage,seconds\nrecord,long\n", "could not convert string to float: 'long'"),
+        ("policy/metrics.csv", None, "No such file or directory"),
+        ("policy/metrics.csv", "step,seconds\n", "list index out of range"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str | None, why: str) -> None:
+    broken = results(tmp_path) / file
+    if content is None:
+        broken.unlink()
+    else:
+        broken.write_text(content)
+    text = fail(tmp_path)
+    assert text.startswith(f"error: '{broken}' is missing or damaged: ")
+    assert why in text
+
+
+@pytest.mark.parametrize(
+    ("seed", "said"),
+    [(5, ", which no demonstration used."), (100_003, ", 1 of them used by demonstrations."), (None, " to 100009.")],
+)
+def test_what_is_said_of_seeds_is_read_from_the_demonstrations(tmp_path: Path, seed: int | None, said: str) -> None:
+    results(tmp_path)
+    record(tmp_path / "episodes", 3, describe={"seed": seed} if seed else {})
+    page = build(tmp_path)
+    assert said in page
+    assert "<p>1 episode, " in page
