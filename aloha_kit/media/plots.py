@@ -20,12 +20,20 @@ PALETTE = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#b07aa1", "#e
 
 
 def joint_traces(
-    action: Floats, qpos: Floats, names: Sequence[str], rate_hz: float, *, title: str = "", labels: tuple[str, str]
+    action: Floats,
+    qpos: Floats,
+    names: Sequence[str],
+    rate_hz: float,
+    *,
+    title: str = "",
+    labels: tuple[str, str],
+    dashed: bool = False,
 ) -> Figure:
     """One subplot an entry: action (T, A) against qpos (T or T + 1, S) over time in seconds.
 
     Entries are laid out by arm, left in the left column. Entries of the action beyond the state
-    (a base's velocities) are drawn alone. `labels` names the two lines.
+    (a base's velocities) are drawn alone. `labels` names the two lines; with `dashed` the second one
+    lets the first show through where both are the same.
     """
     halves = [[i for i, n in enumerate(names) if n.startswith(arm)] for arm in ("left", "right")]
     rest = [i for i in range(len(names)) if not any(i in half for half in halves)]
@@ -43,7 +51,8 @@ def joint_traces(
             i = column[r]
             axis.plot(np.arange(len(action)) / rate_hz, action[:, i], color=ACTION, lw=1.3, label=labels[0])
             if i < qpos.shape[1]:
-                axis.plot(np.arange(len(qpos)) / rate_hz, qpos[:, i], color=STATE, lw=1.3, label=labels[1])
+                style = "--" if dashed else "-"
+                axis.plot(np.arange(len(qpos)) / rate_hz, qpos[:, i], style, color=STATE, lw=1.3, label=labels[1])
             axis.set_title(names[i].replace("_", " "), fontsize=9, loc="left", pad=2)
             axis.set_ylabel("opening" if "gripper" in names[i] else "m/s, rad/s" if i in rest else "rad", fontsize=8)
             # A joint that stays put is drawn flat, not as magnified noise.
@@ -63,6 +72,8 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     """Three subplots from stamps in ns: intervals of each stream, skew of each stream against the
     deadline of its step, and how long after the deadline each command was sent; all in ms.
 
+    Stamps without any deviation are a simulated clock's: the figure says so instead.
+
     Raises:
         ValueError: there are no stamps (an episode of another tool).
     """
@@ -71,6 +82,13 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     deadline = np.asarray(stamps["deadline"])
     time_s = (deadline - deadline[0]) / 1e9
     streams = [name for name in stamps if name not in {"deadline", "command"}]
+    if _exact(stamps, rate_hz):
+        figure = Figure(figsize=(11, 1.2), dpi=110)
+        FigureCanvasAgg(figure)
+        note = f"simulated clock: exact. Every interval is {1000 / rate_hz:g} ms, every skew and delay 0 ms."
+        figure.text(0.01, 0.35, note, fontsize=11)
+        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+        return figure
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     interval, skew, late = figure.subplots(3, 1, sharex=True)
@@ -94,6 +112,13 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     late.set_xlabel("time (s)", fontsize=8)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
+
+
+def _exact(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float) -> bool:
+    deadline = stamps["deadline"]
+    return bool(np.all(np.diff(deadline) == round(1e9 / rate_hz))) and all(
+        np.array_equal(values, deadline[: len(values)]) for values in stamps.values()
+    )
 
 
 class Strip:

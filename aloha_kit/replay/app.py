@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from tqdm import tqdm
-from tyro.conf import Positional
+from tyro.conf import arg, Positional
 
 from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, nearest
+from aloha_kit.core.files import make_folder
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
@@ -38,7 +40,7 @@ class ReplayArgs:
     """Send the recorded actions to the rig, in simulation from the recorded seed, and report the tracking error."""
     task: str | None = None
     """Task (name or YAML) to execute in; by default the one in the file."""
-    cameras: tuple[str, ...] = ()
+    cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Cameras to show; all by default."""
     rate_hz: float | None = None
     """Control rate, for files of other tools that do not say it and where 50 Hz is wrong."""
@@ -56,6 +58,8 @@ class ReplayArgs:
     def __post_init__(self) -> None:
         if self.height < 240:
             raise ConfigError(f"--height must be at least 240 pixels, given {self.height}")
+        if self.rate_hz is not None and not 0 < self.rate_hz < math.inf:
+            raise ConfigError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
 
 
 def run(args: ReplayArgs) -> list[Path]:
@@ -67,7 +71,7 @@ def run(args: ReplayArgs) -> list[Path]:
         AlohaKitError: no episodes, an unknown camera or a damaged file (after all others are done).
     """
     episodes = find_episodes(args.path)
-    output = args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay"
+    output = make_folder(args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay")
     written: list[Path] = []
     failures: list[AlohaKitError] = []
     for path in episodes:
@@ -98,29 +102,36 @@ def find_episodes(path: Path) -> list[Path]:
             there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
             raise EpisodeError(f"no episodes (episode_<i>.hdf5) in {path}; it holds: {there}")
         return found
-    if not path.exists() and path.parent.is_dir():
-        raise EpisodeError(f"no episode {path}. {nearest(path.name, [p.name for p in path.parent.iterdir()])}")
+    if not path.exists():
+        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+        folders = [p for p in beside if p.is_dir() and list_episodes(p)]
+        episodes = list_episodes(path.parent) if beside else []
+        raise EpisodeError(f"no episode {path}. {nearest(path.name, [p.name for p in episodes + folders])}")
     return [path]
 
 
 def _replay(recording: Recording, args: ReplayArgs, output: Path) -> list[Path]:
-    output.mkdir(parents=True, exist_ok=True)
     print(summary(recording))
     written: list[Path] = []
     stem = output / recording.name
     if args.video and recording.cameras:
-        with tqdm(total=recording.frames, desc=f"{recording.name} video", unit="frame", leave=False) as bar:
+        with _bar(recording, "video") as bar:
             written.append(draw_video(recording, stem.with_suffix(".mp4"), args.height, bar.update))
     if args.plots:
         written += draw_plots(recording, stem)
     if args.rrd:
-        with tqdm(total=recording.frames, desc=f"{recording.name} rerun", unit="frame", leave=False) as bar:
+        with _bar(recording, "rerun") as bar:
             written.append(save_rrd(recording, stem.with_suffix(".rrd"), bar.update))
     if args.execute:
         result = execute(recording, args.task, realtime=args.realtime)
         print(result.text())
         written += result.save(recording, stem)
     return written
+
+
+def _bar(recording: Recording, what: str) -> tqdm[None]:
+    # disable=None: only on a terminal
+    return tqdm(total=recording.frames, desc=f"{recording.name} {what}", unit="frame", leave=False, disable=None)
 
 
 def _open_viewer(recordings: Sequence[Path]) -> None:

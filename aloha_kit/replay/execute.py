@@ -114,6 +114,7 @@ class Execution:
             recording.rate_hz,
             title=f"{recording.name}: executed again",
             labels=("executed qpos", "recorded qpos"),
+            dashed=True,
         )
         figure.savefig(plot)
         return [report, plot]

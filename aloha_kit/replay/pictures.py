@@ -69,8 +69,6 @@ def draw_plots(recording: Recording, stem: Path) -> list[Path]:
     written = [joints]
     if "deadline" in recording.stamps:
         clock = stem.with_name(f"{stem.name}_timing.png")
-        # Simulated time passes only while the loop waits, so its stamps are exact by construction.
-        exact = set(np.diff(recording.stamps["deadline"])) == {round(1e9 / recording.rate_hz)}
-        timing(recording.stamps, recording.rate_hz, title=title + " · simulated time" * exact).savefig(clock)
+        timing(recording.stamps, recording.rate_hz, title=title).savefig(clock)
         written.append(clock)
     return written

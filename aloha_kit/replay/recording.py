@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError, nearest
 from aloha_kit.episode import Episode
+from aloha_kit.episode.checks import check_shapes
+from aloha_kit.episode.findings import Bounds
 from aloha_kit.episode.reader import describe_of
 
 Array = npt.NDArray[np.float32]
@@ -41,7 +43,8 @@ class Recording:
         """Read everything but the pictures.
 
         Raises:
-            EpisodeError: a camera that the episode has not (says which it has), no actions, or damaged data.
+            EpisodeError: a camera that the episode has not (says which it has), no actions, streams whose
+                numbers of rows do not fit together, or damaged data.
         """
         for camera in cameras:
             if camera not in episode.cameras:
@@ -51,6 +54,11 @@ class Recording:
             action = np.concatenate([action, episode.base_action], axis=1)
         if len(action) == 0 or len(qpos) == 0:
             raise EpisodeError(f"{episode.path} holds no steps: {len(action)} actions, {len(qpos)} observations")
+        wrong = [f.message for f in check_shapes(episode, Bounds()) if f.level == "error"]
+        if episode.reward is not None and len(episode.reward) != len(action):
+            wrong.append(f"reward has {len(episode.reward)} rows, expected {len(action)}")
+        if wrong:
+            raise EpisodeError(f"{episode.path} does not fit together: {'; '.join(wrong)}")
         contract = episode.contract or Contract(
             tuple(f"qpos[{i}]" for i in range(qpos.shape[1])),
             tuple(f"action[{i}]" for i in range(action.shape[1])),

@@ -26,7 +26,18 @@ def save_rrd(recording: Recording, path: Path, advance: Callable[[int], object])
     """
     part = path.with_name(f".{path.name}.part")
     stream = rr.RecordingStream("aloha_kit", recording_id=uuid.uuid4())
-    stream.save(part, default_blueprint=_blueprint(recording))
+    try:
+        stream.save(part, default_blueprint=_blueprint(recording))
+        _log(stream, recording, advance)
+        stream.flush()
+        stream.disconnect()
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)  # an interruption leaves nothing that looks like a recording
+    return path
+
+
+def _log(stream: Any, recording: Recording, advance: Callable[[int], object]) -> None:
     stream.send_recording_name(recording.title)
     for camera in recording.cameras:
         times = _times(recording, f"images/{camera}")
@@ -45,10 +56,6 @@ def save_rrd(recording: Recording, path: Path, advance: Callable[[int], object])
         _curve(stream, "reward", state_times[1 : 1 + len(recording.action)], recording.episode.reward, first=1)
     _timing(stream, recording)
     stream.log("about", rr.TextDocument(_about(recording)), static=True)
-    stream.flush()
-    stream.disconnect()
-    os.replace(part, path)
-    return path
 
 
 def _timing(stream: Any, recording: Recording) -> None:

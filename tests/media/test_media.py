@@ -137,6 +137,8 @@ def test_plots_show_every_entry_and_draw_still_joints_flat(tmp_path: Path) -> No
     np.testing.assert_allclose(shown["left elbow"].lines[1].get_ydata(), qpos[:, 2])
     assert np.ptp(shown["left waist"].get_ylim()) >= 0.1
     figure.savefig(tmp_path / "a.png")
+    again = joint_traces(qpos, qpos, names[:14], 50.0, labels=("executed", "recorded"), dashed=True)
+    assert [line.get_linestyle() for line in again.axes[0].lines] == ["-", "--"]
 
 
 def test_timing_shows_interval_skew_and_delay_in_ms() -> None:
@@ -146,5 +148,8 @@ def test_timing_shows_interval_skew_and_delay_in_ms() -> None:
     np.testing.assert_allclose(interval.lines[1].get_ydata(), 20.0)
     np.testing.assert_allclose(skew.lines[0].get_ydata(), -3.0)
     np.testing.assert_allclose(late.lines[0].get_ydata(), 7.0)
+    exact = timing({"deadline": deadline, "qpos": deadline, "command": deadline[:4]}, 50.0)
+    assert exact.axes == []
+    assert exact.texts[0].get_text().startswith("simulated clock: exact. Every interval is 20 ms")
     with pytest.raises(ValueError, match="there are: qpos"):
         timing({"qpos": deadline}, 50.0)

@@ -195,6 +195,44 @@ def test_a_missing_camera_names_those_there_are(recorded: Path, tmp_path: Path) 
     assert "has no camera 'tpo'. Did you mean 'top'? Known: angle, top." in text
 
 
+def test_rows_that_do_not_fit_together_are_named(recorded: Path, tmp_path: Path) -> None:
+    shutil.copy(recorded, tmp_path / "episode_0.hdf5")
+    with h5py.File(tmp_path / "episode_0.hdf5", "r+") as file:
+        for name, rows in (("action", 20), ("observations/qpos", 25), ("reward", 7)):
+            values = file[name][:rows]
+            del file[name]
+            file[name] = values
+    text = fail(tmp_path, "--no_video", "--no_plots")
+    assert "episode_0.hdf5 does not fit together: 25 observations with 20 actions, expected 21; " in text
+    assert "images/top has 31 rows, expected 25" in text
+    assert text.endswith("reward has 7 rows, expected 20")
+
+
+@pytest.mark.parametrize("rate", ["0", "-50", "nan", "inf"])
+def test_a_rate_must_be_a_rate(recorded: Path, rate: str) -> None:
+    assert fail(recorded, "--rate_hz", rate) == f"error: --rate_hz must be above 0, given {float(rate):g}"
+
+
+def test_an_output_that_is_in_the_way_is_refused(recorded: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    text = fail(recorded, "--output", tmp_path / "out")
+    assert text == f"error: '{tmp_path / 'out'}' cannot be a folder: a file of that name is in the way"
+
+
+def test_an_interruption_leaves_no_half_recording(
+    recorded: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    def interrupted(*given: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aloha_kit.replay.rerun_log._timing", interrupted)
+    with pytest.raises(SystemExit) as caught:
+        run(recorded, "--output", tmp_path, "--no_video", "--no_plots")
+    assert caught.value.code == 130
+    assert capsys.readouterr().err == "interrupted\n"  # and no bars where nobody watches
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_episode_is_named_and_the_others_are_replayed(recorded: Path, tmp_path: Path) -> None:
     shutil.copy(recorded, tmp_path / "episode_0.hdf5")
     (tmp_path / "episode_1.hdf5").write_bytes(recorded.read_bytes()[:2000])
@@ -210,6 +248,11 @@ def test_a_missing_path_says_what_is_there(recorded: Path, tmp_path: Path) -> No
     assert f"no episodes (episode_<i>.hdf5) in {tmp_path}; it holds: notes.txt" in fail(tmp_path)
     with pytest.raises(EpisodeError, match=r"Did you mean 'episode_0\.hdf5'\?"):
         find_episodes(recorded.parent / "episode_O.hdf5")
+    (tmp_path / "empty").mkdir()
+    shutil.copytree(recorded.parent, tmp_path / "data")
+    assert fail(tmp_path / "nope") == f"error: no episode {tmp_path / 'nope'}. Known: data."
+    assert fail(tmp_path / "nope" / "episode_0.hdf5").endswith("Known: (none).")
+    assert not (tmp_path / "nope").exists()
 
 
 def test_skew_and_repeats_show_in_the_summary(recorded: Path, tmp_path: Path) -> None:
