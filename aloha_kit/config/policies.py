@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 import yaml
+from tyro.conf import arg
 
 from aloha_kit.config.load import find, from_mapping
 from aloha_kit.core import ConfigError, nearest
@@ -30,8 +31,8 @@ class NetworkConfig:
     """Read the cameras. Off, the policy sees joints alone (and object poses, if asked for)."""
     use_environment_state: bool = False
     """Read the true object poses as well; simulation only, for debugging and quick baselines."""
-    image_size: tuple[int, int] | None = None
-    """(height, width) that every picture is resized to inside the network; None: as recorded."""
+    image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
+    """Height and width that every picture is resized to inside the network; None: as recorded."""
     backbone: Literal["resnet18", "resnet34"] = "resnet18"
     """Which ResNet reads the pictures."""
     backbone_layers: int = 4
@@ -39,8 +40,7 @@ class NetworkConfig:
     backbone_width: int = 64
     """Channels of the first stage; the standard 64 is needed for pretrained weights."""
     backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
-    """Normalisation in the ResNet: frozen batch statistics suit pretrained weights and small batches, group
-    normalisation training from scratch; batch statistics are here for comparison."""
+    """Normalisation in the ResNet: frozen batch statistics suit pretrained weights, group training from scratch."""
     pretrained_backbone: bool = True
     """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
 
@@ -85,29 +85,25 @@ class ActConfig(NetworkConfig):
     enc_layers: int = 4
     """Layers of the observation encoder, and of the VAE encoder."""
     dec_layers: int = 1
-    """Layers of the decoder. The reference builds 7 and reads the first, so 32 of its 84 million parameters
-    never learn; one layer is the same function."""
+    """Layers of the decoder. The reference builds 7 and reads only the first: one is the same function."""
     decoder_output: Literal["last", "first"] = "last"
     """Whose output the action head reads; "first" is the reference's and leaves later layers idle."""
     decoder_input: Literal["zeros", "queries"] = "zeros"
     """What the decoder starts from; "queries" also lets an action's place in the chunk pass by the residual path."""
     first_self_attention: bool = False
-    """Self-attention in the first decoder layer. It comes before anything was observed, so it can only learn a
-    constant (with "zeros", the same one for the whole chunk); the reference has it."""
+    """Self-attention in the first decoder layer, as the reference has; with nothing observed yet it is a constant."""
     pre_norm: bool = False
     """Normalise before each block instead of after it; give it decoder_input "queries", since zeros have no scale."""
     dropout: float = 0.1
     """Dropout in the transformers."""
     use_vae: bool = True
-    """Train with a latent that encodes the style of a demonstration; zero when deployed. Off saves its cost, where
-    demonstrations agree with one another (scripted ones)."""
+    """Train with a latent for the style of a demonstration, zero when deployed; scripted ones do without."""
     latent_dim: int = 32
     """Size of the latent."""
     kl_weight: float = 10.0
     """Weight of the latent's divergence from N(0, 1): higher means less can be known of the future from it."""
     loss_over: Literal["valid", "all"] = "valid"
-    """Average the error over the rows that exist, or over all rows with the padded ones counted as zero error (the
-    reference: gradients then shrink towards the end of an episode)."""
+    """Average the error over the rows that exist, or over all with the padded ones as zero error (reference)."""
     share_backbone: bool = True
     """One ResNet for all cameras instead of one for each."""
     camera_embedding: bool = True
@@ -147,8 +143,7 @@ class CnnMlpConfig(NetworkConfig):
     chunk_size: int = 1
     """Actions predicted at once; the reference predicts one and asks again at every step."""
     features: Literal["spatial_softmax", "convolutions"] = "spatial_softmax"
-    """From feature map to vector: the expected place of each feature (Levine et al., 2016), at any picture size; or
-    the reference's three 5x5 convolutions, which need a map of 13x13 or more."""
+    """Expected place of each feature (Levine et al., 2016), or the reference's convolutions (map of 13x13 or more)."""
     keypoints: int = 32
     """Places tracked by the spatial softmax in each camera."""
     hidden_dim: int = 1024

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import as_completed, ThreadPoolExecutor
@@ -174,7 +175,10 @@ def _fill(table: EpisodeTable, parts: list[_Part], workers: int, progress: bool)
     frames = sum(int(table.lengths[episode]) for _, episode, _ in jobs)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:
-        with tqdm(total=frames, desc="Decoding frames", unit="frame", disable=not progress) as bar:
+        # a bar needs a terminal (None: tqdm looks for itself)
+        with tqdm(total=frames, desc="Decoding frames", unit="frame", disable=None if progress else True) as bar:
+            if progress and bar.disable:
+                print(f"Decoding {frames} frames", file=sys.stderr, flush=True)
             running = {
                 pool.submit(part.decode, table.files[e], int(table.lengths[e]), row): int(table.lengths[e])
                 for part, e, row in jobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.train.runs import MetricsFile, Run
 
 LOG_EVERY = 10  # steps between rows of the log; in between, losses stay on the device and nothing waits for it
+PLAIN_SECONDS = 60.0  # between lines where there is no terminal to draw a bar on
 
 
 class TrainingError(AlohaKitError):
@@ -41,11 +43,13 @@ class Progress:
             total=num_steps,
             initial=first_step,
             desc="Training",
-            disable=not show,
+            disable=not (show and sys.stderr.isatty()),
             dynamic_ncols=True,
             # without tqdm's own guess of the time left, which knows of no time limit
             bar_format="{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
+        self._plain = show and not sys.stderr.isatty()  # a bar in a file is one endless line
+        self._told = -math.inf
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._lr, self._samples, self._row = 0.0, 0, {}  # type: tuple[float, int, dict[str, float]]
         self._waited = self._spent = 0.0
@@ -106,13 +110,20 @@ class Progress:
         left = (self._num_steps - step) * (self._waited + self._spent) / steps
         if limit_s is not None:
             left = min(left, max(limit_s - seconds, 0.0))
-        self._bar.set_postfix_str(
+        self._tell(
+            step,
             f"loss {means['loss']:.4f}{self._shown}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
-            f"step {times['step_ms']:.0f} ms, {rate:.0f} samples/s, {tqdm.format_interval(left)} left{bound}"
+            f"step {times['step_ms']:.0f} ms, {rate:.0f} samples/s, {tqdm.format_interval(left)} left{bound}",
         )
         self._pending.clear()
         self._waited = self._spent = 0.0
         self._samples = 0
+
+    def _tell(self, step: int, text: str) -> None:
+        self._bar.set_postfix_str(text)
+        if self._plain and time.monotonic() - self._told >= PLAIN_SECONDS:
+            self._told = time.monotonic()
+            print(f"Training {step}/{self._num_steps}: {text}", file=sys.stderr, flush=True)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Results of a validation or an evaluation."""
@@ -178,9 +189,9 @@ def plot_losses(rows: Iterable[Mapping[str, float]], file: Path) -> None:
         success = above.twinx() if any("success_rate" in row for row in rows) else above
         for axis, key, label, style in (
             (above, "loss", "training loss", "-"),
-            (above, "l1", "its L1 part", "-"),
+            (above, "l1", "its L1 part", "--"),  # dashed: some networks have no other part, the curves are then one
             (above, "val_loss", "validation, posterior latent", "o-"),
-            (above, "val_deployed", "validation, as deployed (zero latent)", "o-"),
+            (above, "val_deployed", "validation, as deployed (zero latent)", "o--"),
             (success, "success_rate", "success rate", "C4s--"),
             (below, "lr", "learning rate", "-"),
         ):

@@ -46,7 +46,10 @@ def test_a_run_leaves_everything_it_promises(
     tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([*flags, "--save_every", "10", "--image_size", "12", "16"])
-    said = capsys.readouterr().out
+    said, aside = capsys.readouterr()
+    # no terminal: lines in place of bars
+    assert "\r" not in aside
+    assert [line.partition(": loss")[0] for line in aside.splitlines()] == ["Decoding 96 frames", "Training 10/20"]
     assert "2 episodes to train on, 1 to validate; 96 steps; cameras: top" in said
     assert "Preflight: go" in said
     run = tmp_path / "run"

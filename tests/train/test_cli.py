@@ -193,5 +193,16 @@ def test_help_reads_without_loading_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for word in ("--task", "--kl_weight", "--num_epochs", "--temporal_agg", "--resume", "--time_limit_s"):
+    for word in (
+        "--task",
+        "--kl_weight",
+        "--num_epochs",
+        "--temporal_agg",
+        "--resume",
+        "--time_limit_s",
+        "--image_size H W",
+    ):
         assert word in done.stdout
+    texts = [line.strip("│ ").split() for line in done.stdout.splitlines()]
+    lone = [text[0] for text in texts if len(text) == 1 and text[0][0].isalpha() and text[0][-1].isalpha()]
+    assert not lone, "a line break in a field's text"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError
@@ -60,3 +61,15 @@ def test_the_picture_of_the_losses(tmp_path: Path) -> None:
     assert (picture != 255).any(axis=2).mean() > 0.01
     plot_losses([], tmp_path / "empty.png")
     assert (tmp_path / "empty.png").exists()
+
+
+def test_equal_curves_are_both_seen(tmp_path: Path) -> None:
+    import cv2
+
+    def green(*keys: str) -> int:
+        rows = [{"step": step, **dict.fromkeys(keys, 1 / step)} for step in range(1, 200, 50)]
+        plot_losses([{"step": 1, "loss": 1.0, "l1": 1.0}, *rows], tmp_path / "loss.png")
+        picture = cv2.imread(str(tmp_path / "loss.png"))
+        return int((np.abs(picture.astype(int) - [44, 160, 44]).max(axis=2) < 30).sum())  # val_loss, the third curve
+
+    assert green("val_loss", "val_deployed") > 0.2 * green("val_loss")
