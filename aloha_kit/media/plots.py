@@ -51,8 +51,8 @@ def joint_traces(
             i = column[r]
             axis.plot(np.arange(len(action)) / rate_hz, action[:, i], color=ACTION, lw=1.3, label=labels[0])
             if i < qpos.shape[1]:
-                style = "--" if dashed else "-"
-                axis.plot(np.arange(len(qpos)) / rate_hz, qpos[:, i], style, color=STATE, lw=1.3, label=labels[1])
+                style = (0, (3, 5)) if dashed else "-"
+                axis.plot(np.arange(len(qpos)) / rate_hz, qpos[:, i], color=STATE, lw=1.3, ls=style, label=labels[1])
             axis.set_title(names[i].replace("_", " "), fontsize=9, loc="left", pad=2)
             axis.set_ylabel("opening" if "gripper" in names[i] else "m/s, rad/s" if i in rest else "rad", fontsize=8)
             # A joint that stays put is drawn flat, not as magnified noise.
