@@ -52,6 +52,8 @@ def find(kind: str, name: str | Path) -> Path:
     for folder in folders(kind):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
+    if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
+        raise ConfigError(f"no file '{name}'. {nearest(path.stem, names(kind))}")
     raise ConfigError(f"no configuration '{name}' in {kind}. {nearest(str(name), names(kind))}")
 
 
@@ -105,6 +107,7 @@ def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"{where}: unknown key '{key}'. {nearest(str(key), known)}")
+        _check_list(hints[key], value, f"{where}: {key}")
         inner = _dataclass_in(hints[key])
         if inner is None or not isinstance(value, Mapping):
             continue
@@ -114,6 +117,18 @@ def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
                     _check_keys(inner, item, f"{where}: {key}: {name}")
         else:
             _check_keys(inner, value, f"{where}: {key}")
+
+
+def _check_list(hint: Any, value: Any, where: str) -> None:
+    """YAML's `top` in place of `[top]` would become a tuple of letters."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in {typing.Union, types.UnionType} else (hint,)
+    items = next((typing.get_args(option) for option in options if typing.get_origin(option) is tuple), None)
+    if items is None or (value is None and type(None) in options):
+        return
+    count = None if Ellipsis in items else len(items)
+    if not isinstance(value, (list, tuple)) or count not in {None, len(value)}:
+        example = f" of {count} values" if count else f", e.g. [{value}]" if isinstance(value, (str, int)) else ""
+        raise ConfigError(f"{where} must be a list{example}; given {value!r}")
 
 
 def _dataclass_in(hint: Any) -> Any:

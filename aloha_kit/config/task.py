@@ -48,3 +48,5 @@ class TaskConfig:
             raise ValueError(f"episode_len must be at least 1, given {self.episode_len}")
         if not self.rate_hz > 0:
             raise ValueError(f"rate_hz must be positive, given {self.rate_hz}")
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"each camera can be named once, given {', '.join(self.cameras)}")

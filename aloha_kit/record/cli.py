@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -32,7 +33,7 @@ class RecordArgs:
     """Motion noise of the scripted expert: 0 is the same motion for the same start, about 1 is lively."""
     workers: int | None = None
     """Processes that record at the same time; the cores of the machine when not given."""
-    image_size: tuple[int, int] | None = None
+    image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
     """Height and width of the pictures, in place of the rig's."""
     cameras: tuple[str, ...] | None = None
     """Cameras to record, in place of the task's."""
@@ -54,8 +55,10 @@ class RecordArgs:
                 raise ValueError(f"{name} must be at least 1, given {value}")
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality must lie in 1 to 100, given {self.quality}")
-        if not self.noise >= 0:
-            raise ValueError(f"noise cannot be negative, given {self.noise}")
+        if self.seed < 0:
+            raise ValueError(f"seed cannot be negative, given {self.seed}")
+        if not (self.noise >= 0 and math.isfinite(self.noise)):
+            raise ValueError(f"noise must be a finite number from 0 on, given {self.noise}")
 
 
 def parse(argv: Sequence[str] | None = None) -> RecordArgs:

@@ -41,6 +41,9 @@ def test_the_environment_variable_comes_first(tmp_path: Path, monkeypatch: pytes
 def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no configuration 'sim_transfer_cub' in tasks\. Did you mean"):
         find("tasks", "sim_transfer_cub")
+    for path in ("nofile.yaml", "folder/nofile"):
+        with pytest.raises(ConfigError, match=rf"^no file '{path}'\. Known: sim_insertion"):
+            find("tasks", path)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +54,10 @@ def test_unknown_name_is_answered_with_the_nearest() -> None:
         ({"name": "x", "instruction": "", "episode_len": "long"}, "episode_len"),
         ({"name": "x", "instruction": "", "episode_len": 0}, "at least 1, given 0"),
         ({"name": "x", "instruction": "", "rate_hz": -1}, "must be positive, given -1"),
+        ({"name": "x", "instruction": "", "cameras": "top"}, "cameras must be a list, e.g. [top]; given 'top'"),
+        ({"name": "x", "instruction": "", "cameras": None}, "cameras must be a list; given None"),
+        ({"name": "x", "instruction": "", "cameras": ["top", "top"]}, "can be named once, given top, top"),
+        ({"name": "x", "instruction": "", "image_size": [96]}, "image_size must be a list of 2 values; given [96]"),
     ],
 )
 def test_bad_values_name_the_key(values: dict[str, object], message: str) -> None:
