@@ -11,6 +11,7 @@ from aloha_kit.core.errors import (
     AlohaKitError,
     ConfigError,
     ContractError,
+    counted,
     EpisodeError,
     nearest,
     SafetyError,
@@ -41,6 +42,7 @@ __all__ = [
     "StreamError",
     "VirtualClock",
     "WallClock",
+    "counted",
     "joint_names",
     "nearest",
 ]

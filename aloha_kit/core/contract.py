@@ -45,8 +45,10 @@ class Contract:
                 units=dict(raw["units"]),
                 environment_state_names=tuple(raw.get("environment_state_names", ())),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ContractError(f"not an embodiment contract ({error!r}): {text[:200]}") from error
+        except KeyError as error:
+            raise ContractError(f"not an embodiment contract, it lacks {error}: {text[:200]}") from error
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ContractError(f"not an embodiment contract ({error}): {text[:200]}") from error
 
     def differences(self, other: Contract) -> list[str]:
         """How `other` (the rig) fails to give what this contract (the policy) needs; empty if it does.

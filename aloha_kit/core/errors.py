@@ -34,6 +34,11 @@ class StopEpisode(Exception):  # noqa: N818 - a request, not a failure
     """Raised by a policy to end the episode in good order; the message says why."""
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 episode`, `2 episodes`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def nearest(given: str, known: Iterable[str]) -> str:
     """A sentence that names the closest known word and lists the rest.
 

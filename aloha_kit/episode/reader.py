@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, EpisodeError, nearest
+from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
 from aloha_kit.episode.codec import decode_jpeg, Depth, Image
 from aloha_kit.episode.layouts import contents, derive_contract, detect, Layout, OURS
 from aloha_kit.episode.schema import partial_path
@@ -177,7 +177,7 @@ class Episode:
         if "contract" not in self._arrays:
             text = self.attrs.get("contract")
             self._arrays["contract"] = (
-                Contract.from_json(text)
+                _contract(text, self.path)
                 if text is not None
                 else derive_contract(
                     self._layout,
@@ -328,6 +328,13 @@ def _open_file(path: Path) -> Any:
         raise EpisodeError(
             f"{path} is damaged or not an episode ({path.stat().st_size} bytes on disk): {error}{hint}"
         ) from error
+
+
+def _contract(text: str, path: Path) -> Contract:
+    try:
+        return Contract.from_json(text)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
 
 
 def _plain(value: Any) -> Any:

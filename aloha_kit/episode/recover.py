@@ -41,6 +41,11 @@ def recover_all(source: str | Path) -> list[Recovery]:
     return [recover(journal) for journal in list_partials(source)]
 
 
+def interrupted(folder: Path) -> list[Path]:
+    """Journals of a folder that no live process writes: what `recover` would turn into episodes."""
+    return [journal for journal in list_partials(folder) if not _busy(journal)]
+
+
 def recover(journal: Path) -> Recovery:
     """Turn one journal into an episode and remove it.
 
@@ -74,6 +79,19 @@ def inspect(journal: Path) -> tuple[Contents | None, bool]:
     try:
         busy = not files.lock(fd)
         return scan(fd, journal), busy
+    finally:
+        os.close(fd)
+
+
+def _busy(journal: Path) -> bool:
+    try:
+        fd = os.open(journal, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        return not files.lock(fd)
+    except OSError:  # no locks on this file system
+        return False
     finally:
         os.close(fd)
 

@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = record(parse(argv))
     except AlohaKitError as error:
         sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # a second one, while the first was being obeyed
+    except KeyboardInterrupt:  # before recording began, or a second one while the first was being obeyed
+        print("interrupted", file=sys.stderr)
         sys.exit(130)
     print(result.text())
     if result.interrupted:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import closing, contextmanager, ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -14,13 +16,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from aloha_kit.config import load, RigConfig
-from aloha_kit.core import AlohaKitError, EpisodeError
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import AlohaKitError, Contract, counted, EpisodeError
+from aloha_kit.core.files import make_folder
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.reader import describe_of
+from aloha_kit.episode import recover as recovery
+from aloha_kit.episode.reader import DAMAGE, describe_of
 from aloha_kit.loop import sigterm_interrupts, wilson_interval
 from aloha_kit.record.cli import RecordArgs, task_of
 from aloha_kit.record.worker import FAILED, Plan, Verdict, work
+from aloha_kit.rigs import connect
 
 
 class RecordingError(AlohaKitError):
@@ -38,7 +43,7 @@ class Recorded:
 
     def text(self) -> str:
         """A line or two for people."""
-        lines = [f"{self.present} episodes in {self.folder}"]
+        lines = [f"{counted(self.present, 'episode')} in {self.folder}"]
         if self.verdicts:
             good, tried = sum(v.success for v in self.verdicts), len(self.verdicts)
             low, high = wilson_interval(good, tried)
@@ -48,6 +53,10 @@ class Recorded:
             )
         if self.interrupted:
             lines.append("interrupted; the same command goes on from here")
+        if left := recovery.interrupted(self.folder):
+            lines.append(
+                f"{counted(len(left), 'interrupted recording')}: `python -m aloha_kit.episode recover {self.folder}`"
+            )
         return "\n".join(lines)
 
 
@@ -58,14 +67,16 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
     the same episodes as one that ran through.
 
     Raises:
-        ConfigError: an unknown task, rig, camera or scene.
+        ConfigError: an unknown task, rig, camera or scene, or a folder that cannot be written to.
+        EpisodeError: what the folder holds does not go with what would be recorded.
         RecordingError: a process failed, or too many demonstrations did.
     """
     task = task_of(args)
     rig = load(RigConfig, "rigs", task.rig)
     folder = Path(task.dataset_dir.format(task=task.name))
-    folder.mkdir(parents=True, exist_ok=True)
-    present, used = survey(folder, task.name)
+    with closing(connect(task, rig)) as env:  # what cannot be is told here, once, and not by every process
+        contract = env.contract
+    present, used = survey(make_folder(folder), task.name, contract)
     seeds = (seed for seed in itertools.count(args.seed) if seed not in used)
     plan = Plan(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures)
     missing = args.num_episodes - present
@@ -74,15 +85,20 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
     interrupted = False
     if missing > 0:
         with tqdm(
-            total=args.num_episodes, initial=present, desc=f"Recording {task.name}", unit="episode", disable=not show
+            total=args.num_episodes,
+            initial=present,
+            desc=f"Recording {task.name}",
+            unit="episode",
+            disable=None if show else True,  # None: only on a terminal
         ) as bar:
 
             def judged(verdict: Verdict) -> None:
                 verdicts.append(verdict)
                 good = sum(v.success for v in verdicts)
-                bar.set_postfix_str(f"{good}/{len(verdicts)} succeeded")
-                bar.write(_line(verdict))
-                bar.update(int(verdict.success))
+                bar.set_postfix_str(f"{good}/{len(verdicts)} succeeded", refresh=False)
+                bar.n += int(verdict.success)
+                if show:
+                    bar.write(_line(verdict))  # which draws the bar again, once
 
             workers = min(args.workers or os.cpu_count() or 1, missing)
             interrupted = _run(plan, seeds, missing, limit, workers, judged)
@@ -90,31 +106,51 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
     if not interrupted and good < missing and len(verdicts) >= limit:
         raise RecordingError(
             f"only {good} of {len(verdicts)} demonstrations succeeded, {missing} were wanted; "
-            f"what was recorded is in {folder}. A smaller --noise, or more --max_attempts, may help"
+            f"what was recorded is in {folder}. {_advice(args, task)}"
         )
     return Recorded(folder, present + good, tuple(verdicts), interrupted)
 
 
-def survey(folder: Path, task: str) -> tuple[int, set[int]]:
+def survey(folder: Path, task: str, contract: Contract) -> tuple[int, set[int]]:
     """How many successful episodes a folder holds, and the seeds that were recorded, failures put aside included.
 
     Raises:
-        EpisodeError: a damaged file, or episodes of another task: a data set holds one task.
+        EpisodeError: a damaged file, or episodes of another task or with other joints, cameras, picture sizes
+            or rate: one data set is learnt from as a whole.
     """
     files = list_episodes(folder)
     aside = list_episodes(folder / FAILED) if (folder / FAILED).is_dir() else []
     present, used = 0, set()
     for file in [*files, *aside]:
-        with Episode.open(file) as episode:
-            recorded = episode.attrs.get("task", task)
-            if recorded != task:
-                raise EpisodeError(
-                    f"{file} is of task '{recorded}', not '{task}'; record into another folder with --dataset_dir"
-                )
-            if (seed := describe_of(episode).get("seed")) is not None:
-                used.add(int(seed))
-            present += episode.success is not False and file.parent == folder
+        try:
+            with Episode.open(file) as episode:
+                recorded, theirs = episode.attrs.get("task", task), episode.contract
+                seed, success = describe_of(episode).get("seed"), episode.success
+        except (AlohaKitError, *DAMAGE) as error:
+            raise EpisodeError(
+                f"{error}\nMove {file} away, or see `python -m aloha_kit.episode validate {folder}`"
+            ) from error
+        if recorded != task:
+            raise EpisodeError(
+                f"{file} is of task '{recorded}', not '{task}'; record into another folder with --dataset_dir"
+            )
+        if theirs and (found := theirs.differences(contract) or contract.differences(theirs)):
+            lines = "\n  ".join(found)
+            raise EpisodeError(
+                f"{file} was recorded otherwise:\n  {lines}\nRecord alike, or into another folder with --dataset_dir"
+            )
+        if seed is not None:
+            used.add(int(seed))
+        present += success is not False and file.parent == folder
     return present, used
+
+
+def _advice(args: RecordArgs, task: TaskConfig) -> str:
+    usual = load(TaskConfig, "tasks", args.task).episode_len
+    if task.episode_len < usual:
+        return f"--episode_len {task.episode_len} is below the task's {usual}: too short for the whole motion?"
+    smaller = "A smaller --noise, or more" if args.noise else "More"
+    return f"{smaller} --max_attempts may help"
 
 
 @dataclass
@@ -157,9 +193,10 @@ def _run(
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=work, args=(plan, theirs, stop), daemon=True)
-                process.start()
-                theirs.close()  # so that a dead process shows as the end of its pipe
-                workers.append(_Worker(process, ours))
+                with _without_interrupts():
+                    process.start()
+                    theirs.close()  # so that a dead process shows as the end of its pipe
+                    workers.append(_Worker(process, ours))
             while good < wanted and tried < limit:
                 busy = [worker for worker in workers if worker.seed is not None]
                 for worker in workers:
@@ -180,6 +217,27 @@ def _run(
                     settle(worker)
             return True
     return False
+
+
+@contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Put Ctrl-C off. A process started inside never gets it, not even while it imports: the parent decides.
+
+    The process inherits the mask; the handler is for a signal that another thread of this process takes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda signum, frame: late.append(signum))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if late:
+        raise KeyboardInterrupt
 
 
 def _end(workers: list[_Worker]) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 import dm_env
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import Action, Environment, Observation, Policy, StopEpisode
+from aloha_kit.core import Action, AlohaKitError, Environment, Observation, Policy, StopEpisode
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.rigs import connect
@@ -111,6 +111,8 @@ def work(plan: Plan, pipe: Connection, stop: Event) -> None:
             with contextlib.closing(env):
                 while (seed := pipe.recv()) is not None:
                     pipe.send(record_one(env, plan, seed, stop))
+        except AlohaKitError as error:
+            pipe.send(str(error))
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}")
 

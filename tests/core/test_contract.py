@@ -20,6 +20,11 @@ def test_other_text_is_refused_with_what_it_was(text: str) -> None:
         Contract.from_json(text)
 
 
+def test_what_a_contract_lacks_is_named() -> None:
+    with pytest.raises(ContractError, match="not an embodiment contract, it lacks 'state_names'"):
+        Contract.from_json("{}")
+
+
 def test_equal_contracts_and_extra_cameras_have_no_difference() -> None:
     richer = dataclasses.replace(CONTRACT, cameras={"top": (480, 640), "wrist": (240, 320)})
     assert CONTRACT.differences(CONTRACT) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -11,12 +12,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.reader import describe_of
+from aloha_kit.record import worker
 from aloha_kit.record.__main__ import main
 from aloha_kit.record.cli import parse, RecordArgs, task_of
 from aloha_kit.record.recorder import record, RecordingError, survey
@@ -94,7 +97,7 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
         aside = folder / FAILED
         if keep:
             assert seeds(aside) == [0, 1]
-            assert survey(folder, "sim_transfer_cube") == (0, {0, 1})
+            assert survey(folder, "sim_transfer_cube", env.contract) == (0, {0, 1})
             with Episode.open(list_episodes(aside)[0]) as episode:
                 assert episode.success is False
         else:
@@ -127,16 +130,78 @@ def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path
 
 def test_an_expert_that_never_succeeds_ends_with_an_error(tmp_path: Path) -> None:
     args = short(tmp_path, num_episodes=2, workers=1, max_attempts=3, keep_failures=True)
-    with pytest.raises(RecordingError, match=r"only 0 of 3 demonstrations succeeded, 2 were wanted"):
+    expected = r"(?s)only 0 of 3 demonstrations succeeded, 2 were wanted.*--episode_len 6 is below the task's 400"
+    with pytest.raises(RecordingError, match=expected):
         record(args, show=False)
     assert seeds(tmp_path / FAILED) == [0, 1, 2]
 
 
-def test_what_goes_wrong_in_a_process_is_told(tmp_path: Path) -> None:
+def test_what_cannot_be_recorded_is_told_before_a_process_starts(tmp_path: Path) -> None:
     task = tmp_path / "odd.yaml"
     task.write_text("name: odd\ninstruction: x\nscene: transfer_cub\n")
-    with pytest.raises(RecordingError, match=r"recording seed 0 failed: ConfigError: .*transfer_cub"):
-        record(dataclasses.replace(short(tmp_path / "data", workers=1), task=str(task)), show=False)
+    data = tmp_path / "data"
+    with pytest.raises(ConfigError, match=r"^no simulated scene 'transfer_cub'. Did you mean 'transfer_cube'"):
+        record(dataclasses.replace(short(data), task=str(task)), show=False)
+    assert not data.exists()
+    with pytest.raises(ConfigError, match=r"odd.yaml' cannot be a folder: a file of that name is in the way"):
+        record(short(task), show=False)
+
+
+class Pipe:
+    """A parent that asks for one seed and keeps what comes back."""
+
+    def __init__(self) -> None:
+        self.got: list[object] = []
+
+    def recv(self) -> int:
+        return 0
+
+    def send(self, value: object) -> None:
+        self.got.append(value)
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    ("error", "text"), [(EpisodeError("disk full"), "disk full"), (KeyError("x"), "KeyError: 'x'")]
+)
+def test_what_goes_wrong_in_a_process_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(worker, "record_one", fail)
+    pipe, before = Pipe(), signal.getsignal(signal.SIGINT)
+    try:
+        worker.work(plan_of(short(tmp_path)), pipe, None)  # type: ignore[arg-type]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert pipe.got == [text]
+
+
+@pytest.mark.usefixtures("always_succeeds")
+def test_a_folder_holds_one_kind_of_episode(tmp_path: Path) -> None:
+    plan = plan_of(short(tmp_path))
+    with contextlib.closing(connect(plan.task, plan.rig)) as env:
+        record_one(env, plan, 0)
+    for changes, difference in (
+        ({"image_size": (48, 64)}, r"camera 'top': \(24, 32\) \(height, width\) against \(48, 64\)"),
+        ({"cameras": ("top", "angle")}, "camera 'angle' is missing; there are: top"),
+    ):
+        with pytest.raises(
+            EpisodeError, match=rf"episode_0.hdf5 was recorded otherwise:\n  {difference}\n.*dataset_dir"
+        ):
+            record(short(tmp_path, **changes), show=False)
+    done = record(short(tmp_path, num_episodes=1), show=False)
+    assert done.text() == f"1 episode in {tmp_path}"
+    (tmp_path / "episode_4.hdf5.partial").write_bytes(b"")
+    hint = f"1 interrupted recording: `python -m aloha_kit.episode recover {tmp_path}`"
+    assert done.text().splitlines()[1] == hint
+    (tmp_path / "episode_7.hdf5").write_bytes(b"junk")
+    with pytest.raises(
+        EpisodeError, match=r"(?s)episode_7.hdf5 is damaged.*Move .*episode_7.hdf5 away, or see `python"
+    ):
+        record(short(tmp_path), show=False)
 
 
 def test_a_folder_of_another_task_is_refused(tmp_path: Path) -> None:
@@ -167,10 +232,34 @@ def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Pat
     files = list_episodes(tmp_path)
     assert files
     assert not list(tmp_path.glob("*.partial"))
+    assert "\r" not in error  # no bar where there is no terminal
     for file in files:
         with Episode.open(file) as episode:
             assert episode.length == 400
             assert episode.success is True
+
+
+def test_ctrl_c_while_the_processes_import_is_quiet(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--num_episodes", "9"]
+    command += ["--dataset_dir", str(tmp_path / "data"), "--image_size", "24", "32", "--workers", "2"]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline and not any(
+            "spawn_main" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children()
+        ):
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGINT)
+        out, error = process.communicate(timeout=120)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 130, error
+    assert "0 episodes in" in out
+    assert "Traceback" not in error
+    assert "died" not in error
 
 
 def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,8 +269,6 @@ def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from aloha_kit.record import recorder
 
     def kill_then_wait(pipes: list[object]) -> list[object]:
-        import psutil
-
         for child in psutil.Process().children():
             if "spawn_main" in " ".join(child.cmdline()):
                 child.kill()
@@ -221,6 +308,12 @@ def test_numbers_that_cannot_be_are_refused() -> None:
         RecordArgs(task="x", num_episodes=0)
     with pytest.raises(ValueError, match="quality must lie in 1 to 100, given 101"):
         RecordArgs(task="x", quality=101)
+    with pytest.raises(ValueError, match="seed cannot be negative, given -1"):
+        RecordArgs(task="x", seed=-1)
+    with pytest.raises(ValueError, match="noise must be a finite number from 0 on, given inf"):
+        RecordArgs(task="x", noise=float("inf"))
+    with pytest.raises(ConfigError, match="each camera can be named once, given top, top"):
+        task_of(RecordArgs(task="sim_transfer_cube", cameras=("top", "top")))
     with pytest.raises(ConfigError, match="no configuration 'x' in tasks"):
         task_of(RecordArgs(task="x"))
 
