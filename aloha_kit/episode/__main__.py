@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from tqdm import tqdm
 
-from aloha_kit.core import AlohaKitError, EpisodeError
+from aloha_kit.core import AlohaKitError, counted, EpisodeError
+from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
 from aloha_kit.episode.findings import Bounds
+from aloha_kit.episode.reader import DAMAGE
 from aloha_kit.episode.schema import list_episodes
 from aloha_kit.episode.validate import sources, validate
 
-Source = tyro.conf.Positional[Path]
+T = TypeVar("T")
+
+Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
+Target = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TARGET")]]
 
 
 @dataclass(frozen=True)
@@ -87,13 +93,7 @@ class Info:
     """Print JSON for programs."""
 
     def run(self) -> int:
-        found, failed = [], 0
-        for path in _some(_episodes(self.source), self.source):
-            try:
-                found.append(summary.info(path))
-            except EpisodeError as error:
-                print(f"error: {error}", file=sys.stderr)
-                failed = 1
+        found, failed = _each(_some(_episodes(self.source), self.source), summary.info)
         if self.json:
             _print_json(found)
         elif found:
@@ -103,7 +103,9 @@ class Info:
                 )
             )
             steps, size = sum(i["steps"] for i in found), sum(i["bytes"] for i in found)
-            print(f"{len(found)} episodes, {steps} steps, {size / 1e6:.1f} MB, {_successes(found)}")
+            print(
+                f"{counted(len(found), 'episode')}, {counted(steps, 'step')}, {size / 1e6:.1f} MB, {_successes(found)}"
+            )
         return failed
 
 
@@ -117,19 +119,21 @@ class Stats:
     """Print JSON for programs."""
 
     def run(self) -> int:
-        paths = _some(_episodes(self.source), self.source)
-        found = summary.stats(paths)
+        sound, failed = _each(_some(_episodes(self.source), self.source), summary.moments)
+        found = summary.stats(sound)
         if self.json:
             _print_json({stream: s.to_mapping() for stream, s in found.items()})
-            return 0
+        if self.json or not found:
+            return failed
         rows = [
             [stream if i == 0 else "", name, *(f"{getattr(s, key)[i]:.4f}" for key in ("mean", "std", "min", "max"))]
             for stream, s in found.items()
             for i, name in enumerate(s.names)
         ]
         print(_table(["stream", "dimension", "mean", "std", "min", "max"], rows))
-        print(f"{len(paths)} episodes, {next((s.rows for s in found.values()), 0)} actions")
-        return 0
+        actions = next((s.rows for s in found.values()), 0)
+        print(f"{counted(len(sound), 'episode')}, {counted(actions, 'action')}")
+        return failed
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class Export:
 
     source: Source
     """A folder of episodes, or one file."""
-    target: tyro.conf.Positional[Path]
+    target: Target
     """The folder to copy into; created if missing, nothing in it is overwritten."""
     classic: bool = False
     """As many observations as actions (the last one dropped), for readers that need equal lengths."""
@@ -150,12 +154,16 @@ class Export:
     """The first action to drop again; all are kept by default."""
 
     def run(self) -> int:
-        for path in _progress(_some(_episodes(self.source), self.source)):
+        paths = _some(_episodes(self.source), self.source)
+        make_folder(self.target)
+
+        def copy(path: Path) -> None:
             written = edit.export(
                 path, self.target, start=self.start, stop=self.stop, classic=self.classic, raw=self.raw
             )
             print(written)
-        return 0
+
+        return _each(paths, copy)[1]
 
 
 Command = Validate | Recover | Info | Stats | Export
@@ -168,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
         prog="python -m aloha_kit.episode",
         description="Look after recorded episodes.",
+        use_underscores=True,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
     )
     try:
@@ -175,6 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AlohaKitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -186,8 +198,23 @@ def _episodes(source: Path) -> list[Path]:
 
 def _some(paths: list[Path], source: Path) -> list[Path]:
     if not paths:
-        raise EpisodeError(f"no episodes in '{source}'; expected episode_<i>.hdf5 files")
+        raise EpisodeError(f"no episodes in '{source}'; {recovery.hint(source) or 'expected episode_<i>.hdf5 files'}")
     return paths
+
+
+def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
+    """What `work` makes of the sound files, and the exit status; the others are reported and skipped."""
+    results, failed = [], 0
+    for path in _progress(paths):
+        try:
+            results.append(work(path))
+        except (AlohaKitError, *DAMAGE) as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {error}"
+            print(f"error: {text}", file=sys.stderr)
+            failed = 1
+    return results, failed
 
 
 def _progress(paths: list[Path]) -> Any:
@@ -221,7 +248,7 @@ def _successes(found: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(heads: list[str], rows: Any) -> str:
-    """Aligned columns; numbers to the right."""
+    """Aligned columns; numbers to the right. Long lines wrap, the dashes under the heads do not."""
     lines = [heads, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     numeric = [all(_number(line[i]) for line in lines[1:]) for i in range(len(heads))]
@@ -230,7 +257,8 @@ def _table(heads: list[str], rows: Any) -> str:
         cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
         return "  ".join(cells).rstrip()
 
-    return "\n".join([form(heads), "  ".join("-" * width for width in widths), *map(form, lines[1:])])
+    dashes = "  ".join("-" * width for width in widths)[: shutil.get_terminal_size().columns]
+    return "\n".join([form(heads), dashes, *map(form, lines[1:])])
 
 
 def _number(text: str) -> bool:

@@ -47,25 +47,33 @@ def names_of(episode: Episode, stream: str) -> list[str]:
     return [f"{stream}[{i}]" for i in range(width)]
 
 
-def check_shapes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Rows agree with each other and widths with the contract."""
+def wrong_rows(episode: Episode) -> list[str]:
+    """Streams that have not as many rows as the actions ask for, in words."""
     steps, frames = episode.length, episode.frames
-    if steps == 0:
-        yield Finding("error", "shapes", "no steps")
     schema = episode.attrs.get("schema")
     wanted = (steps + 1,) if schema == SCHEMA else (steps,) if schema == CLASSIC else (steps, steps + 1)
-    if frames not in wanted:
-        yield Finding("error", "shapes", f"{frames} observations with {steps} actions, expected {wanted[0]}")
     rows = {name: len(table) for name, table in tables(episode).items()}
     rows |= {f"images/{name}": episode.rows(name) for name in episode.cameras}
-    for name, count in rows.items():
-        expected = steps if name in ("action", "base_action") else frames
-        if count != expected:
-            yield Finding("error", "shapes", f"{name} has {count} rows, expected {expected}")
-    for name, stamps in episode.stamps.items():
-        expected = steps if name == "command" else frames
-        if len(stamps) != expected:
-            yield Finding("error", "shapes", f"stamps/{name} has {len(stamps)} rows, expected {expected}")
+    rows |= {f"stamps/{name}": len(stamps) for name, stamps in episode.stamps.items()}
+    observations = frames if frames in wanted else wanted[0]
+    expected = {**dict.fromkeys(rows, observations), "base_action": steps, "stamps/command": steps, "action": steps}
+    return [
+        f"{name} has {count} rows, expected {expected[name]}" for name, count in rows.items() if count != expected[name]
+    ]
+
+
+def check_ending(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """An episode that an error cut short does not show the whole task."""
+    if episode.attrs.get("error"):
+        yield Finding("warning", "ending", f"ended early: {episode.attrs.get('reason') or 'an error'}")
+
+
+def check_shapes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Rows agree with each other and widths with the contract."""
+    if episode.length == 0:
+        yield Finding("error", "shapes", "no steps")
+    for message in wrong_rows(episode):
+        yield Finding("error", "shapes", message)
     contract = episode.contract
     if contract is None:
         yield Finding("warning", "contract", "does not say its joints, and they are not ALOHA's 14")

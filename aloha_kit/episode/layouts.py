@@ -54,6 +54,11 @@ def detect(file: Any, path: object) -> Layout:
     cameras = tuple(images)
     if schema is not None and "camera_names" in file.attrs:
         cameras = tuple(name.decode() for name in file.attrs["camera_names"])
+        for name in cameras:
+            if name not in images:
+                raise EpisodeError(
+                    f"{path}: camera_names says '{name}', the file has no such pictures. It has: {contents(file)}"
+                )
     compressed = bool(file.attrs.get("compress", False)) or any(image.ndim == 2 for image in images.values())
     depth = {
         name: f"observations/{group}/{name}"

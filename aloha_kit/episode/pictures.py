@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode.checks import names_of, rate_of, runs
-from aloha_kit.episode.findings import Bounds, Finding, graded
+from aloha_kit.episode.findings import Bounds, Finding, graded, without_path
 from aloha_kit.episode.reader import Episode
 
 _SAMPLES = 8  # frames a camera that are decoded and looked at
@@ -27,7 +27,7 @@ def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             yield from _look(episode, camera, frames, bounds)
             yield from _compare(episode, camera, frames, bounds)
         except EpisodeError as error:
-            yield Finding("error", "images", str(error))
+            yield Finding("error", "images", without_path(error, episode.path))
 
 
 def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
 from aloha_kit.episode.codec import decode_jpeg, Depth, Image
 from aloha_kit.episode.layouts import contents, derive_contract, detect, Layout, OURS
-from aloha_kit.episode.schema import partial_path
+from aloha_kit.episode.schema import missing, partial_path
 
 Array = npt.NDArray[np.float32]
 
@@ -309,6 +309,8 @@ class Episode:
 
 def _open_file(path: Path) -> Any:
     if not path.is_file():
+        if path.is_dir() or path.is_symlink():
+            raise EpisodeError(f"{missing(path)}; expected an episode")
         beside = sorted(p.name for p in path.parent.glob("*.hdf5*")) if path.parent.is_dir() else []
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
         raise EpisodeError(f"no episode '{path}'; the folder has: {shown or '(no episodes)'}")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import counted, EpisodeError
 from aloha_kit.episode import files
 from aloha_kit.episode.convert import finish
+from aloha_kit.episode.findings import without_path
 from aloha_kit.episode.journal import Contents, scan
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import list_partials, PARTIAL
@@ -41,9 +42,10 @@ def recover_all(source: str | Path) -> list[Recovery]:
     return [recover(journal) for journal in list_partials(source)]
 
 
-def interrupted(folder: Path) -> list[Path]:
-    """Journals of a folder that no live process writes: what `recover` would turn into episodes."""
-    return [journal for journal in list_partials(folder) if not _busy(journal)]
+def hint(folder: Path) -> str:
+    """What to do about the journals of a folder that no live process writes; empty where there are none."""
+    left = sum(not _busy(journal) for journal in list_partials(folder))
+    return f"{counted(left, 'interrupted recording')}: `python -m aloha_kit.episode recover {folder}`" if left else ""
 
 
 def recover(journal: Path) -> Recovery:
@@ -64,7 +66,7 @@ def recover(journal: Path) -> Recovery:
             return Recovery(journal, "busy", "being written by a live process; left alone")
         return _recover(journal, fd)
     except (EpisodeError, OSError) as error:
-        return Recovery(journal, "failed", str(error))
+        return Recovery(journal, "failed", without_path(error, journal))
     finally:
         os.close(fd)
 

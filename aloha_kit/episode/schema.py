@@ -58,9 +58,18 @@ def list_partials(folder: str | Path) -> list[Path]:
 def _listing(folder: str | Path, *, partial: bool) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
-        raise EpisodeError(f"no folder '{folder}'; expected one that holds episode_<i>.hdf5 files")
+        raise EpisodeError(f"{missing(folder)}; expected a folder that holds episode_<i>.hdf5 files, or one of them")
     found = ((index_of(p), p) for p in folder.iterdir() if p.name.endswith(PARTIAL) == partial)
     return [path for _, path in sorted((i, p) for i, p in found if i is not None)]
+
+
+def missing(path: Path) -> str:
+    """Why there is nothing to read at `path`, in words."""
+    if path.is_dir():
+        return f"'{path}' is a folder"
+    if path.is_symlink():
+        return f"'{path}' is a link to '{path.readlink()}', which is not there"
+    return f"no {'file' if path.suffix in ('.hdf5', PARTIAL) else 'folder'} '{path}'"
 
 
 @dataclass(frozen=True)

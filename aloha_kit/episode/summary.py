@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.episode.checks import names_of, tables
+from aloha_kit.core import EpisodeError
+from aloha_kit.episode.checks import names_of, tables, wrong_rows
 from aloha_kit.episode.reader import Episode
 
 Vector = npt.NDArray[np.float64]
@@ -56,38 +57,50 @@ class StreamStatistics:
         return {"names": list(self.names), "rows": self.rows, **numbers}
 
 
-def stats(paths: Sequence[Path]) -> dict[str, StreamStatistics]:
-    """Mean, standard deviation, minimum and maximum of each dimension, one episode in memory at a time.
+Moments: TypeAlias = tuple[list[str], int, Vector, Vector, Vector, Vector]
+"""Names, rows, mean, sum of squared deviations, minimum and maximum of one stream."""
 
-    Moments of episodes are merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise
-    algorithm for computing sample variances" (1979), in double precision. A stream of another width
-    than the first episode's is counted apart, under a name that says the width.
+
+def moments(path: Path) -> dict[str, Moments]:
+    """What one episode adds to the statistics, by stream.
 
     Raises:
-        EpisodeError: a missing or damaged file.
+        EpisodeError: missing or damaged, or its streams disagree about the number of steps.
     """
-    merged: dict[str, tuple[list[str], int, Vector, Vector, Vector, Vector]] = {}
-    for path in paths:
-        with Episode.open(path) as episode:
-            for stream, table in tables(episode).items():
-                if not len(table):
-                    continue
-                data, names = table.astype(np.float64), names_of(episode, stream)
-                new = (names, len(data), data.mean(0), data.var(0) * len(data), data.min(0), data.max(0))
+    with Episode.open(path) as episode:
+        if wrong := wrong_rows(episode):
+            raise EpisodeError(f"{path} is inconsistent: {'; '.join(wrong)}")
+        found = {}
+        for stream, table in tables(episode).items():
+            if len(table):
+                data = table.astype(np.float64)
+                spread = data.var(0) * len(data)
+                found[stream] = (names_of(episode, stream), len(data), data.mean(0), spread, data.min(0), data.max(0))
+        return found
+
+
+def stats(episodes: Iterable[Mapping[str, Moments]]) -> dict[str, StreamStatistics]:
+    """Mean, standard deviation, minimum and maximum of each dimension over episodes, from their `moments`.
+
+    Moments are merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise
+    algorithm for computing sample variances" (1979), in double precision. A stream of another width
+    than the first episode's is counted apart, under a name that says the width.
+    """
+    merged: dict[str, Moments] = {}
+    for episode in episodes:
+        for stream, new in episode.items():
+            known = merged.get(stream)
+            if known is not None and len(known[0]) != len(new[0]):
+                stream = f"{stream} (width {len(new[0])})"
                 known = merged.get(stream)
-                if known is not None and len(known[0]) != len(names):
-                    stream = f"{stream} (width {len(names)})"
-                    known = merged.get(stream)
-                merged[stream] = new if known is None else _merge(known, new)
+            merged[stream] = new if known is None else _merge(known, new)
     return {
         stream: StreamStatistics(tuple(names), count, mean, np.sqrt(squares / count), low, high)
         for stream, (names, count, mean, squares, low, high) in merged.items()
     }
 
 
-def _merge(
-    a: tuple[list[str], int, Vector, Vector, Vector, Vector], b: tuple[list[str], int, Vector, Vector, Vector, Vector]
-) -> tuple[list[str], int, Vector, Vector, Vector, Vector]:
+def _merge(a: Moments, b: Moments) -> Moments:
     names, n, mean, squares, low, high = a
     _, m, mean_b, squares_b, low_b, high_b = b
     total, delta = n + m, mean_b - mean

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.episode import checks
-from aloha_kit.episode.findings import Bounds, Finding, Verdict
+from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
 from aloha_kit.episode.pictures import check_images
 from aloha_kit.episode.reader import DAMAGE, Episode
 from aloha_kit.episode.recover import inspect
@@ -15,6 +15,7 @@ from aloha_kit.episode.schema import list_episodes, list_partials, PARTIAL
 
 _FIRST = (checks.check_shapes, checks.check_finite)  # what the others rely on
 _REST = (
+    checks.check_ending,
     checks.check_constant,
     checks.check_action,
     checks.check_gripper,
@@ -46,9 +47,9 @@ def validate(path: Path, bounds: Bounds = Bounds()) -> Verdict:  # noqa: B008 - 
         with Episode.open(path) as episode:
             return Verdict(path, episode.length, tuple(_findings(episode, bounds)))
     except AlohaKitError as error:
-        return Verdict(path, 0, (Finding("error", "file", str(error)),))
+        return Verdict(path, 0, (Finding("error", "file", without_path(error, path)),))
     except DAMAGE as error:
-        return Verdict(path, 0, (Finding("error", "file", f"{path} is damaged: {error}"),))
+        return Verdict(path, 0, (Finding("error", "file", f"is damaged: {error}"),))
 
 
 def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
@@ -67,7 +68,7 @@ def _journal(path: Path) -> Verdict:
     try:
         contents, busy = inspect(path)
     except (EpisodeError, OSError) as error:
-        return Verdict(path, 0, (Finding("error", "journal", str(error)),))
+        return Verdict(path, 0, (Finding("error", "journal", without_path(error, path)),))
     steps = max(0, len(contents.rows) - 1) if contents else 0
     if busy:
         return Verdict(path, steps, (Finding("warning", "journal", f"being recorded; {steps} steps so far"),))

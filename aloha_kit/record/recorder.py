@@ -53,10 +53,8 @@ class Recorded:
             )
         if self.interrupted:
             lines.append("interrupted; the same command goes on from here")
-        if left := recovery.interrupted(self.folder):
-            lines.append(
-                f"{counted(len(left), 'interrupted recording')}: `python -m aloha_kit.episode recover {self.folder}`"
-            )
+        if hint := recovery.hint(self.folder):
+            lines.append(hint)
         return "\n".join(lines)
 
 

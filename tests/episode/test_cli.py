@@ -15,7 +15,7 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.edit import export
-from aloha_kit.episode.summary import stats
+from aloha_kit.episode.summary import moments, stats
 from aloha_kit.episode.validate import validate
 from tests.episode.foreign import LAYOUTS, STEPS
 from tests.episode.recording import feed, record, Rig, writer_for
@@ -115,7 +115,7 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_stats_are_those_of_all_rows_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = list_episodes(folder)
-    found = stats(files)
+    found = stats(map(moments, files))
     for stream in ("qpos", "action", "environment_state"):
         rows = []
         for file in files:
@@ -141,7 +141,7 @@ def test_stats_keep_other_widths_apart(folder: Path) -> None:
     with h5py.File(folder / "episode_2.hdf5", "w") as file:
         file["action"] = np.ones((4, 7))
         file["observations/qpos"] = np.ones((4, 7))
-    found = stats(list_episodes(folder))
+    found = stats(map(moments, list_episodes(folder)))
     assert found["action"].rows == 70
     assert found["action (width 7)"].rows == 4
     assert found["action (width 7)"].names[0] == "action[0]"
@@ -151,9 +151,65 @@ def test_stats_keep_other_widths_apart(folder: Path) -> None:
 def test_a_folder_that_is_not_there(tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, str(tmp_path / "nowhere")]) == 1
     assert "error: no folder" in capsys.readouterr().err
+    assert main([command, str(tmp_path / "episode_3.hdf5")]) == 1
+    assert "error: no file" in capsys.readouterr().err
     if command != "recover":
         assert main([command, str(tmp_path)]) == 1
         assert "no episodes in" in capsys.readouterr().err
+
+
+def test_what_is_no_sound_episode_is_named_and_the_rest_done(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "episode_5.hdf5").mkdir()
+    (folder / "episode_6.hdf5").symlink_to("gone.hdf5")
+    shutil.copy(folder / "episode_0.hdf5", folder / "episode_7.hdf5")
+    shutil.copy(folder / "episode_0.hdf5", folder / "episode_8.hdf5")
+    with h5py.File(folder / "episode_7.hdf5", "r+") as file:
+        short = file["observations/qvel"][:-3]
+        del file["observations/qvel"]
+        file["observations/qvel"] = short
+    with h5py.File(folder / "episode_8.hdf5", "r+") as file:
+        del file["observations/images/cam_high"]
+    assert main(["stats", str(folder)]) == 1
+    out, error = capsys.readouterr()
+    assert out.endswith("2 episodes, 70 actions\n")
+    assert "episode_5.hdf5' is a folder; expected an episode" in error
+    assert "episode_6.hdf5' is a link to 'gone.hdf5', which is not there" in error
+    assert "episode_7.hdf5 is inconsistent: qvel has 38 rows, expected 41" in error
+    assert "episode_8.hdf5: camera_names says 'cam_high', the file has no such pictures" in error
+    assert main(["export", str(folder), str(tmp_path / "copy")]) == 1
+    assert "episode_5.hdf5' is a folder" in capsys.readouterr().err
+    assert (tmp_path / "copy" / "episode_1.hdf5").exists()
+    assert main(["export", str(folder), str(folder / "episode_0.hdf5")]) == 1
+    assert "cannot be a folder: a file of that name is in the way" in capsys.readouterr().err
+    assert main(["validate", str(folder)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines[1]) <= 80
+    assert not any(str(folder / "episode_8") in line for line in lines)
+
+
+def test_only_journals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted(tmp_path, 12)
+    hint = f"1 interrupted recording: `python -m aloha_kit.episode recover {tmp_path}`"
+    assert main(["info", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"error: no episodes in '{tmp_path}'; {hint}\n"
+    assert main(["recover", str(tmp_path)]) == 0
+    (file,) = list_episodes(tmp_path)
+    messages = [f.message for f in validate(file).findings]
+    assert messages == ["ended early: interrupted: recovered 12 steps"]
+    capsys.readouterr()
+    assert main(["stats", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.endswith("1 episode, 12 actions\n")
+
+
+def test_ctrl_c(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aloha_kit.episode.__main__.validate", interrupt)
+    assert main(["validate", str(folder)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_export_classic(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,6 +295,8 @@ def test_as_a_program(folder: Path) -> None:
     assert shown.returncode == 0
     for word in ("validate", "recover", "info", "stats", "export", "python -m aloha_kit.episode"):
         assert word in shown.stdout
+    assert "SOURCE TARGET" in run("export", "--help").stdout
+    assert "--bounds.frozen_motion" in run("validate", "--help").stdout
     wrong = run("valdate", str(folder))
     assert wrong.returncode == 2
     assert "validate" in wrong.stdout + wrong.stderr

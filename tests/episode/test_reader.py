@@ -275,5 +275,5 @@ def test_listing_is_by_number_and_by_name(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     assert [p.name for p in list_episodes(tmp_path)] == ["episode_2.hdf5", "episode_10.hdf5"]
     assert [p.name for p in list_partials(tmp_path)] == ["episode_3.hdf5.partial"]
-    with pytest.raises(EpisodeError, match=r"no folder .*expected one that holds episode_<i>\.hdf5"):
+    with pytest.raises(EpisodeError, match=r"no folder .*expected a folder that holds episode_<i>\.hdf5"):
         list_episodes(tmp_path / "nowhere")

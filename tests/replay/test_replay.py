@@ -203,8 +203,8 @@ def test_rows_that_do_not_fit_together_are_named(recorded: Path, tmp_path: Path)
             del file[name]
             file[name] = values
     text = fail(tmp_path, "--no_video", "--no_plots")
-    assert "episode_0.hdf5 does not fit together: 25 observations with 20 actions, expected 21; " in text
-    assert "images/top has 31 rows, expected 25" in text
+    assert "episode_0.hdf5 does not fit together: qpos has 25 rows, expected 21; " in text
+    assert "images/top has 31 rows, expected 21" in text
     assert text.endswith("reward has 7 rows, expected 20")
 
 
