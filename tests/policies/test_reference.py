@@ -236,7 +236,8 @@ def test_bad_files_are_named(tmp_path: Path, act: tuple[dict[str, Any], ChunkNet
     checkpoint, stats = published_files(content, tmp_path)
     with pytest.raises(CheckpointError, match=re.escape(f"cannot read weights from {tmp_path / 'no.ckpt'}")):
         reference.load_reference(tmp_path / "no.ckpt", stats, content["cameras"])
-    for broken in (b"", b"junk" * 99, b"PK\x03\x04" + bytes(99), checkpoint.read_bytes()[:999], pickle.dumps(Path(), 2)):
+    whole = checkpoint.read_bytes()
+    for broken in (b"", b"junk" * 99, b"PK\x03\x04" + bytes(99), whole[:999], pickle.dumps(Path(), 2)):
         (tmp_path / "bad.ckpt").write_bytes(broken)
         with pytest.raises(CheckpointError) as caught:
             reference.load_reference(tmp_path / "bad.ckpt", stats, content["cameras"])
