@@ -1,11 +1,15 @@
 """YAML in, frozen dataclasses out; a wrong key is answered with the nearest right one."""
 
 from aloha_kit.config.load import find, from_mapping, load, names, to_mapping
-from aloha_kit.config.task import CameraConfig, RigConfig, TaskConfig
+from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, RigConfig, SyncConfig
+from aloha_kit.config.task import TaskConfig
 
 __all__ = [
+    "ArmConfig",
+    "BaseConfig",
     "CameraConfig",
     "RigConfig",
+    "SyncConfig",
     "TaskConfig",
     "find",
     "from_mapping",

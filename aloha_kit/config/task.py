@@ -1,31 +1,8 @@
-"""What is done (a task) and what does it (a rig)."""
+"""What is done: a task."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
-
-
-@dataclass(frozen=True)
-class CameraConfig:
-    """One camera's picture size in pixels."""
-
-    height: int = 480
-    width: int = 640
-
-    def __post_init__(self) -> None:
-        if self.height < 1 or self.width < 1:
-            raise ValueError(f"a picture needs pixels, given height {self.height}, width {self.width}")
-
-
-@dataclass(frozen=True)
-class RigConfig:
-    """The arms and cameras that a task runs on."""
-
-    name: str
-    kind: Literal["sim"]
-    cameras: dict[str, CameraConfig]
-    quality: Literal["draft", "fast", "fine"] = "fast"  # of simulated pictures: shadows and edges
 
 
 @dataclass(frozen=True)

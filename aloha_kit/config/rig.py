@@ -1,0 +1,103 @@
+"""What does a task: arms, cameras and perhaps a base, simulated in process or behind ROS topics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera: its picture size in pixels and, on a ROS rig, where its pictures come from."""
+
+    height: int = 480
+    width: int = 640
+    topic: str = ""  # sensor_msgs/CompressedImage where it ends in "/compressed", else sensor_msgs/Image
+    depth_topic: str = ""  # sensor_msgs/Image of 16UC1 (mm); none by default
+    rate_hz: float = 30.0  # what the driver is set to
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"a picture needs pixels, given height {self.height}, width {self.width}")
+        if not self.rate_hz > 0:
+            raise ValueError(f"a camera's rate_hz must be positive, given {self.rate_hz}")
+
+
+@dataclass(frozen=True)
+class ArmConfig:
+    """One arm behind ROS.
+
+    "interbotix": an xs driver under the namespace `name` (`/puppet_left/joint_states`, …).
+    "joint_state": sensor_msgs/JointState on `state_topic`, moved by publishing one on `command_topic`.
+    """
+
+    driver: Literal["interbotix", "joint_state"] = "interbotix"
+    name: str = ""
+    model: Literal["vx300s", "wx250s", "piper"] = "vx300s"
+    state_topic: str = ""
+    command_topic: str = ""
+    rate_hz: float = 100.0  # of its joint states
+
+    def __post_init__(self) -> None:
+        if self.driver == "interbotix" and not self.name:
+            raise ValueError("an interbotix arm needs a name, the namespace of its driver (puppet_left)")
+        if self.driver == "joint_state" and not self.state_topic:
+            raise ValueError("a joint_state arm needs a state_topic (/puppet/joint_left)")
+        if not self.rate_hz > 0:
+            raise ValueError(f"an arm's rate_hz must be positive, given {self.rate_hz}")
+
+
+@dataclass(frozen=True)
+class BaseConfig:
+    """A mobile base: nav_msgs/Odometry in, geometry_msgs/Twist out; linear x in m/s, angular z in rad/s."""
+
+    odom_topic: str = "/odom"
+    command_topic: str = "/cmd_vel"
+    rate_hz: float = 50.0
+
+
+@dataclass(frozen=True)
+class SyncConfig:
+    """How far apart the streams of one observation may be.
+
+    A stream's skew bound is `max_skew_periods` of its own period; its silence bound `max_age_periods`
+    of them, and at least `max_age_s`.
+    """
+
+    max_skew_periods: float = 1.0
+    max_age_periods: float = 5.0
+    max_age_s: float = 0.25
+    clock_offset_s: float = 0.1  # a stream whose stamps are further than this from its arrivals is reported
+
+
+@dataclass(frozen=True)
+class RigConfig:
+    """A rig. Arms are keyed "left", "right": the order of the keys is the order in the vectors.
+
+    `teleop` says who moves the followers while a person holds the leaders: "software" (we send what the
+    leaders say), or "hardware" (the leaders drive them, as on Cobot Magic; recording only listens).
+    """
+
+    name: str
+    kind: Literal["sim", "ros"]
+    cameras: dict[str, CameraConfig]
+    quality: Literal["draft", "fast", "fine"] = "fast"  # of simulated pictures: shadows and edges
+    followers: dict[str, ArmConfig] = field(default_factory=dict)
+    leaders: dict[str, ArmConfig] = field(default_factory=dict)
+    base: BaseConfig | None = None
+    teleop: Literal["software", "hardware"] = "software"
+    sync: SyncConfig = field(default_factory=SyncConfig)
+    gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode
+    gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
+
+    def __post_init__(self) -> None:
+        if self.kind == "sim":
+            return
+        if not self.followers:
+            raise ValueError("a ros rig needs followers")
+        if unknown := [arm for arm in self.leaders if arm not in self.followers]:
+            raise ValueError(
+                f"no follower for the leaders {', '.join(unknown)}; there are: {', '.join(self.followers)}"
+            )
+        if silent := [name for name, camera in self.cameras.items() if not camera.topic]:
+            raise ValueError(f"cameras of a ros rig need a topic; without one: {', '.join(silent)}")
