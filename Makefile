@@ -4,6 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 DEMO   ?= demo
 APT    := python3-venv libegl1 libgl1 libglib2.0-0
+# Debian's ROS 1: master and tools, rospy, and the messages that rigs speak.
+APT    += ros-core rospack-tools python3-rospy python3-message-filters python3-roslaunch \
+          python3-sensor-msgs python3-nav-msgs python3-trajectory-msgs python3-geometry-msgs python3-std-srvs
+DEBIAN_PYTHON := /usr/lib/python3/dist-packages
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export MUJOCO_GL ?= egl
 
@@ -16,12 +20,15 @@ help:
 
 # Debian packages are only asked for where one is missing, so no password is needed a second time.
 system:
-	@dpkg -s $(APT) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q $(APT); }
+	@dpkg -s $(APT) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends $(APT); }
 
 $(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip install -q -p $(BIN)/python -e '.[all,test]'
+	@# rospy is Debian's. Last on the path (a .pth file, not PYTHONPATH), or Debian's numpy would hide the environment's.
+	@test ! -d $(DEBIAN_PYTHON) || \
+	  echo $(DEBIAN_PYTHON) > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/debian_ros.pth"
 	touch $@
 
 install: system $(VENV)/installed

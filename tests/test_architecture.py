@@ -17,7 +17,8 @@ LOWER = {
     "loop": {"core"},
     "media": {"core", "episode", "loop"},
     "sim": {"core", "config"},
-    "rigs": {"core", "config", "sim"},
+    "ros": {"core", "config", "loop", "sim"},
+    "rigs": {"core", "config", "sim", "ros"},
     "data": {"core", "config", "episode"},
     "policies": {"core", "config", "data"},
 }

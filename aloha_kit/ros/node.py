@@ -1,0 +1,79 @@
+"""This process as a ROS node: started once, its clock, and clear words when there is no master."""
+
+from __future__ import annotations
+
+import os
+import xmlrpc.client
+
+import rosgraph
+import rospy
+
+from aloha_kit.core import AlohaKitError, Clock, ConfigError, WallClock
+
+
+class RosError(AlohaKitError):
+    """ROS itself is not there: no master, no driver, a service that does not answer."""
+
+
+def start(name: str, *, anonymous: bool = False) -> Clock:
+    """Become the node `name` (once a process; later calls keep the first) and return the clock of its stamps.
+
+    Signals stay Python's: Ctrl-C is `KeyboardInterrupt`, so that exit paths park the arms.
+
+    Raises:
+        RosError: no master answers at `ROS_MASTER_URI`.
+        ConfigError: /use_sim_time is set, but nobody publishes /clock.
+    """
+    require_master()
+    if not rospy.core.is_initialized():
+        rospy.init_node(name, anonymous=anonymous, disable_signals=True, disable_rosout=False)
+    return clock()
+
+
+def require_master() -> None:
+    """Raise `RosError` unless a master answers."""
+    uri = rosgraph.get_master_uri()
+    try:
+        rosgraph.Master("/aloha_kit").getPid()
+    except (OSError, xmlrpc.client.Error, rosgraph.MasterException) as error:
+        hint = "" if "ROS_MASTER_URI" in os.environ else " (ROS_MASTER_URI is not set)"
+        raise RosError(
+            f"no ROS master answers at {uri}{hint}: {error}. Start one with `roscore`, or launch this with roslaunch"
+        ) from error
+
+
+class RosClock:
+    """ROS time, for a simulated /clock; `sleep_until` wakes with the clock's ticks."""
+
+    def now_ns(self) -> int:
+        return int(rospy.Time.now().to_nsec())
+
+    def sleep_until(self, deadline_ns: int) -> None:
+        remaining = deadline_ns - self.now_ns()
+        if remaining > 0:
+            rospy.sleep(rospy.Duration.from_sec(remaining / 1e9))
+
+
+def clock() -> Clock:
+    """The clock that stamps are told in: the wall clock, or /clock under /use_sim_time.
+
+    Raises:
+        ConfigError: /use_sim_time is set, but no time arrives within 5 s.
+    """
+    if not rospy.get_param("/use_sim_time", False):
+        return WallClock()
+    if not _time_flows(5.0):
+        raise ConfigError(
+            "/use_sim_time is set, but nothing is published on /clock: start what publishes it, or unset it"
+        )
+    return RosClock()
+
+
+def _time_flows(patience_s: float) -> bool:
+    wall = WallClock()
+    end = wall.now_ns() + int(patience_s * 1e9)
+    while wall.now_ns() < end:
+        if rospy.get_time() > 0:
+            return True
+        wall.sleep_until(wall.now_ns() + 20_000_000)
+    return False

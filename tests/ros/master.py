@@ -1,0 +1,133 @@
+"""A roscore of a test's own, on its own port, and nodes as real processes that are ended by their pid."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import rosgraph
+
+ROOT = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+class Process:
+    """A child in its own process group, with its output in a file that failures can show."""
+
+    def __init__(self, command: Sequence[str], log: Path, environment: Mapping[str, str]) -> None:
+        self.log = log
+        with log.open("ab") as output:
+            self.popen = subprocess.Popen(
+                command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                env=dict(environment), cwd=ROOT, start_new_session=True,
+            )  # fmt: skip
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def running(self) -> bool:
+        return self.popen.poll() is None
+
+    def wait(self, timeout: float = 60.0) -> int:
+        try:
+            return self.popen.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.popen.args!r} still runs after {timeout} s:\n{self.text()}") from None
+
+    def wait_for(self, words: str, timeout: float = 60.0) -> None:
+        """Until `words` appear in the output; fails at once if the process ends without them."""
+        end = time.monotonic() + timeout
+        while words not in self.text():
+            assert self.running, f"ended ({self.popen.returncode}) before it said '{words}':\n{self.text()}"
+            assert time.monotonic() < end, f"did not say '{words}' within {timeout} s:\n{self.text()}"
+            time.sleep(0.05)
+
+    def signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def kill(self) -> None:
+        """kill -9 of the whole group."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+
+    def stop(self) -> None:
+        """SIGINT, then SIGTERM, then SIGKILL: roslaunch ends its nodes on the first."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if self.running:
+                self.popen.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.popen.wait(15)
+        self.kill()
+
+
+class Ros:
+    """A running roscore and what it takes to start nodes beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port = folder, free_port()
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "ROS_MASTER_URI": f"http://127.0.0.1:{self.port}",
+            "ROS_IP": "127.0.0.1",
+            "ROS_HOME": str(folder / "ros"),
+            "ROS_LOG_DIR": str(folder / "ros" / "log"),
+            "ROS_PACKAGE_PATH": f"{ROOT}:/usr/share",
+            "MUJOCO_GL": "egl",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUNBUFFERED": "1",
+        }
+        self.environment.pop("ROS_HOSTNAME", None)
+        self.processes: list[Process] = []
+        self.core = self.start("roscore", "-p", str(self.port), log="roscore")
+        end = time.monotonic() + 60
+        while not self.answers():
+            assert self.core.running, self.core.text()
+            assert time.monotonic() < end, f"no roscore within 60 s:\n{self.core.text()}"
+            time.sleep(0.05)
+
+    def answers(self) -> bool:
+        return bool(rosgraph.is_master_online(self.environment["ROS_MASTER_URI"]))
+
+    def start(self, *command: str, log: str | None = None, **environment: str) -> Process:
+        """Start a program; `python` means this environment's."""
+        program = sys.executable if command[0] == "python" else command[0]
+        name = log or f"{len(self.processes)}_{Path(command[0]).name}"
+        process = Process([program, *command[1:]], self.folder / f"{name}.log", {**self.environment, **environment})
+        self.processes.append(process)
+        return process
+
+    def launch(self, file: str, **arguments: object) -> Process:
+        """`roslaunch aloha_kit FILE name:=value …` as a user types it."""
+        given = [f"{name}:={value}" for name, value in arguments.items()]
+        return self.start(
+            "roslaunch", "-p", str(self.port), "aloha_kit", file, *given, log=f"{len(self.processes)}_{file}"
+        )
+
+    def stop(self) -> None:
+        for process in reversed(self.processes):
+            process.stop()
+
+
+@contextlib.contextmanager
+def ros(folder: Path) -> Iterator[Ros]:
+    """A roscore for the body; every process started through it is ended afterwards."""
+    running = Ros(folder)
+    try:
+        yield running
+    finally:
+        running.stop()
