@@ -54,9 +54,17 @@ def wrong_rows(episode: Episode) -> list[str]:
     wanted = (steps + 1,) if schema == SCHEMA else (steps,) if schema == CLASSIC else (steps, steps + 1)
     rows = {name: len(table) for name, table in tables(episode).items()}
     rows |= {f"images/{name}": episode.rows(name) for name in episode.cameras}
+    if (reward := episode.reward) is not None:
+        rows["reward"] = len(reward)
     rows |= {f"stamps/{name}": len(stamps) for name, stamps in episode.stamps.items()}
     observations = frames if frames in wanted else wanted[0]
-    expected = {**dict.fromkeys(rows, observations), "base_action": steps, "stamps/command": steps, "action": steps}
+    expected = {
+        **dict.fromkeys(rows, observations),
+        "base_action": steps,
+        "stamps/command": steps,
+        "action": steps,
+        "reward": steps,
+    }
     return [
         f"{name} has {count} rows, expected {expected[name]}" for name, count in rows.items() if count != expected[name]
     ]

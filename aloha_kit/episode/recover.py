@@ -116,7 +116,7 @@ def _recover(journal: Path, fd: int) -> Recovery:
     journal.unlink(missing_ok=True)
     verdict = "whole" if contents.end else "interrupted"
     tail = f"; {lost} bytes of an unfinished step dropped ({contents.problem})" if lost else ""
-    return Recovery(journal, "recovered", f"{verdict}, {steps} steps{tail}", steps, lost, path)
+    return Recovery(journal, "recovered", f"{verdict}, {counted(steps, 'step')}{tail}", steps, lost, path)
 
 
 def _same_episode(path: Path, contents: Contents) -> bool:

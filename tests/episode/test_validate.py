@@ -137,6 +137,12 @@ FAULTS = {
         "shapes",
         "stamps/command has 118 rows, expected 120",
     ),
+    "reward rows": (
+        lambda f: replace(f, "reward", f["reward"][:-2]),
+        "error",
+        "shapes",
+        "reward has 118 rows, expected 120",
+    ),
     "no stamps": (lambda f: f.__delitem__("stamps"), "error", "stamps", "no stamps"),
     "still arms": (set_to("observations/qpos", ..., 0.25), "error", "constant", "qpos never changes"),
     "still arm": (
