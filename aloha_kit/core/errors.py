@@ -34,6 +34,13 @@ class StopEpisode(Exception):  # noqa: N818 - a request, not a failure
     """Raised by a policy to end the episode in good order; the message says why."""
 
 
+class HoldStill(Exception):  # noqa: N818 - a request, not a failure
+    """Raised by a policy that has nothing to say for the present step; the message says why.
+
+    The safety guard repeats the last command. For how long is the policy's to decide.
+    """
+
+
 def counted(number: int, thing: str) -> str:
     """`1 episode`, `2 episodes`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

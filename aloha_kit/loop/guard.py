@@ -16,7 +16,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, ConfigError, Contract, nearest, Observation, Policy, SafetyError, VX300S
+from aloha_kit.core import (
+    Action,
+    ConfigError,
+    Contract,
+    HoldStill,
+    nearest,
+    Observation,
+    Policy,
+    SafetyError,
+    VX300S,
+)
 from aloha_kit.core.arms import ARM_JOINTS, ArmModel
 
 Array = npt.NDArray[np.float64]
@@ -155,15 +165,18 @@ class SafetyGuard:
         Raises:
             SafetyError: the emergency stop is pressed, or a fault lasted longer than `hold` steps
                 (or came before the first command, when there is nothing to hold).
-            StopEpisode: from the policy.
+            StopEpisode: from the policy. Its `HoldStill` is granted, however often it asks.
         """
         if self.stopped:
             raise SafetyError("the emergency stop is pressed: no further command was sent")
         self._step += 1
         fault = self._observation_fault(observation)
         if not fault:
-            wanted = np.asarray(self._policy.act(observation), np.float64)
-            fault = self._action_fault(wanted)
+            try:
+                wanted = np.asarray(self._policy.act(observation), np.float64)
+                fault = self._action_fault(wanted)
+            except HoldStill as request:
+                wanted = self._still(str(request))
         if fault:
             wanted = self._hold(fault)
         else:
@@ -200,12 +213,17 @@ class SafetyGuard:
 
     def _hold(self, fault: str) -> Array:
         self._held += 1
-        self._totals["held"] += 1
         self._faults[fault] += 1
         if self.command is None or self._held > self._hold_steps:
-            self._totals["held"] -= 1
             waited = f" (held still for {self._held - 1} steps before)" if self._held > 1 else ""
             raise SafetyError(f"step {self._step}: {fault}{waited}")
+        return self._still(fault)
+
+    def _still(self, reason: str) -> Array:
+        """The last command again, a base at rest."""
+        if self.command is None:
+            raise SafetyError(f"step {self._step}: nothing to hold before the first command: {reason}")
+        self._totals["held"] += 1
         velocity = np.array([i is None for i in self.limits.state_index])
         return np.where(velocity, 0.0, self.command)
 

@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aloha_kit.core import ConfigError, Contract, joint_names, SafetyError, START_ARM_POSE, StopEpisode, VX300S
+from aloha_kit.core import (
+    ConfigError,
+    Contract,
+    HoldStill,
+    joint_names,
+    SafetyError,
+    START_ARM_POSE,
+    StopEpisode,
+    VX300S,
+)
 from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
 from tests.loop.fake_rig import Constant, CONTRACT, FakeRig
 
@@ -294,3 +303,31 @@ def test_in_the_loop_the_recorded_action_is_the_limited_one_and_a_stop_passes_th
 
     ended = run_episode(rig, SafetyGuard(Stops(0), SafetyLimits.for_contract(CONTRACT)))
     assert (ended.steps, ended.reason, ended.error) == (0, "enough", False)
+
+
+def test_a_policy_may_ask_to_hold_and_that_is_no_fault() -> None:
+    class Waits:
+        def __init__(self) -> None:
+            self.given = 0
+
+        def reset(self) -> None: ...
+
+        def act(self, observation: Any) -> Any:
+            self.given += 1
+            if self.given > 2:
+                raise HoldStill("no chunk yet")
+            return np.full(16, 0.01)
+
+    guard = guarded(Waits(), MOBILE, hold=3)
+    qpos = np.zeros(14, np.float32)
+    moving = [guard.act(observe(step, qpos)) for step in range(2)][-1]
+    assert moving[14] > 0
+    for step in range(2, 12):  # longer than a fault would be bridged
+        still = guard.act(observe(step, qpos))
+    np.testing.assert_array_equal(still[:14], moving[:14])
+    np.testing.assert_array_equal(still[14:], [0, 0])
+    report = guard.report()
+    assert (report["held"], report["faults"]) == (10, {})
+    guard.reset()
+    with pytest.raises(SafetyError, match="step 0: nothing to hold before the first command: no chunk yet"):
+        guard.act(observe(0, qpos))
