@@ -3,7 +3,7 @@
 Needs numpy and dm_env only, so it loads on a robot PC and on a training box alike.
 """
 
-from aloha_kit.core.arms import GripperRange, joint_names, START_ARM_POSE, VX300S, WX250S
+from aloha_kit.core.arms import ARM_MODELS, ArmModel, GripperRange, joint_names, PIPER, START_ARM_POSE, VX300S, WX250S
 from aloha_kit.core.clock import Clock, Rate, VirtualClock, WallClock
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.environment import Environment
@@ -19,14 +19,17 @@ from aloha_kit.core.errors import (
     StopEpisode,
     StreamError,
 )
-from aloha_kit.core.policy import Action, Observation, Policy, Stamps
+from aloha_kit.core.policy import Action, Observation, Policy, Stamps, Subset
 
 __all__ = [
+    "ARM_MODELS",
+    "PIPER",
     "START_ARM_POSE",
     "VX300S",
     "WX250S",
     "Action",
     "AlohaKitError",
+    "ArmModel",
     "Clock",
     "ConfigError",
     "Contract",
@@ -42,6 +45,7 @@ __all__ = [
     "Stamps",
     "StopEpisode",
     "StreamError",
+    "Subset",
     "VirtualClock",
     "WallClock",
     "counted",

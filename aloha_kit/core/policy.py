@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias, TypedDict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,17 +16,22 @@ Stamps: TypeAlias = dict[str, int]
 """Capture time of each stream in ns on the environment's clock; `deadline` is when the step was due,
 `command` when the action that led here was sent (absent from a reset)."""
 
+T = TypeVar("T")
+
 
 class Observation(TypedDict, total=False):
     """One synchronised view of the rig. Vectors are ordered like `Action`; images are RGB.
 
     An environment gives every key its rig has; `qpos`, `images` and `stamps` are always there.
+    `images` may decode a picture when it is asked for, so take only those you need. Cameras that sent
+    a JPEG have it in `images_jpeg` too: who stores pictures takes it from there, unchanged.
     """
 
     qpos: npt.NDArray[np.float32]  # (14,) rad, gripper normalised
     qvel: npt.NDArray[np.float32]  # (14,) rad/s, gripper normalised /s
     effort: npt.NDArray[np.float32]  # (14,) as the driver reports it: mA on Dynamixel, N m in simulation
-    images: dict[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
+    images: Mapping[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
+    images_jpeg: Mapping[str, bytes]  # {camera: an ordinary JPEG of the same picture}, of some cameras or none
     images_depth: dict[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm
     base_vel: npt.NDArray[np.float32]  # (2,) m/s, rad/s
     environment_state: npt.NDArray[np.float32]  # (E,) true object poses, simulation only
@@ -47,11 +53,34 @@ class Policy(Protocol):
         ...
 
 
+class Subset(Mapping[str, T]):
+    """Some entries of a mapping, in the order given; none is looked at (and so decoded) before it is asked for."""
+
+    def __init__(self, whole: Mapping[str, T], names: Iterable[str]) -> None:
+        self._whole, self._names = whole, tuple(names)
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._whole[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
 def flatten(observation: Observation) -> dict[str, Any]:
-    """`{"qpos": …, "images/top": …}`: one level, the naming of an episode file, for specs and messages."""
+    """`{"qpos": …, "images/top": …}`: one level, the naming of an episode file, for specs and messages.
+
+    `images_jpeg` is left out: it is `images` in another form.
+    """
     flat: dict[str, Any] = {}
     for key, value in observation.items():
-        if isinstance(value, dict):
+        if key == "images_jpeg":
+            continue
+        if isinstance(value, Mapping):
             flat.update({f"{key}/{name}": item for name, item in value.items()})
         else:
             flat[key] = value

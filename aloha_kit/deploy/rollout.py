@@ -8,7 +8,7 @@ from pathlib import Path
 import dm_env
 
 from aloha_kit.config import TaskConfig
-from aloha_kit.core import Action, Contract, Environment
+from aloha_kit.core import Action, Contract, Environment, Subset
 from aloha_kit.deploy.film import Film
 from aloha_kit.deploy.report import Rollout
 from aloha_kit.episode import EpisodeWriter
@@ -105,6 +105,8 @@ class _Narrowed:
         observation = dict(timestep.observation)
         kept = {f"images/{name}" for name in self._cameras}
         stamps = observation["stamps"]
-        observation["images"] = {name: observation["images"][name] for name in self._cameras}
+        observation["images"] = Subset(observation["images"], self._cameras)
+        sent = observation.get("images_jpeg", {})
+        observation["images_jpeg"] = Subset(sent, [name for name in self._cameras if name in sent])
         observation["stamps"] = {k: v for k, v in stamps.items() if not k.startswith("images/") or k in kept}
         return timestep._replace(observation=observation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -16,21 +17,26 @@ Depth = npt.NDArray[np.uint16]
 DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a few per cent
 
 
-def encode_jpeg(image: Image, quality: int) -> Image:
-    """JPEG bytes (N,) of an (H, W, 3) RGB picture, in Mobile ALOHA's channel order.
+JpegOrder = Literal["mobile_aloha", "standard"]
+"""Which channels a file's JPEGs hold where an encoder expects blue, green, red.
 
-    The encoder takes BGR and is given RGB, on purpose: `cv2.imdecode` then gives RGB back, which is
-    what every reader of Mobile ALOHA's files relies on. The price is that an ordinary viewer shows
-    such a JPEG with red and blue swapped. OpenCV releases the GIL while it encodes.
-    """
-    ok, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+"mobile_aloha": red, green, blue. Its recorder gives the encoder RGB, so `cv2.imdecode` gives RGB back,
+which all readers of its files rely on; an ordinary viewer shows them with red and blue swapped.
+"standard": JPEG as cameras and viewers know it, for pictures that are kept as the camera sent them.
+"""
+
+
+def encode_jpeg(image: Image, quality: int, order: JpegOrder = "mobile_aloha") -> Image:
+    """JPEG bytes (N,) of an (H, W, 3) RGB picture. OpenCV releases the GIL while it encodes."""
+    pixels = image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
     if not ok:
         raise EpisodeError(f"JPEG refused a picture of shape {image.shape}, {image.dtype}")
     return np.asarray(data, np.uint8).reshape(-1)
 
 
-def decode_jpeg(data: Image | bytes) -> Image:
-    """The (H, W, 3) RGB picture of a JPEG in Mobile ALOHA's channel order; zero padding is ignored.
+def decode_jpeg(data: Image | bytes, order: JpegOrder = "mobile_aloha") -> Image:
+    """The (H, W, 3) RGB picture of a JPEG; zero padding is ignored.
 
     Raises:
         EpisodeError: not a JPEG.
@@ -39,7 +45,7 @@ def decode_jpeg(data: Image | bytes) -> Image:
     image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
     if image is None:
         raise EpisodeError(f"not a JPEG: {buffer.size} bytes beginning {bytes(buffer[:8]).hex(' ')}")
-    return np.asarray(image, np.uint8)
+    return np.asarray(image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def encode_depth(depth: Depth) -> bytes:

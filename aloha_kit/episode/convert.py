@@ -143,13 +143,19 @@ def _write_attributes(file: Any, contents: Contents) -> None:
         **{key: str(header[key]) for key in ("task", "rig", "instruction", "created", "software", "id")},
         "contract": json.dumps(header["contract"], sort_keys=True),
         "describe": json.dumps(header["describe"], sort_keys=True),
-        "jpeg_quality": int(header["quality"]) if header["images"] == "jpeg" else None,
+        "jpeg_quality": int(header["quality"]) if header["images"] == "jpeg" and not _passed_on(header) else None,
+        "jpeg_order": header.get("jpeg_order"),
         "camera_names": [name for name, _, _ in contents.layout.cameras] or None,
         **end,  # success (None when nobody judged), reason, error, rewards, stalls
     }
     for key, value in values.items():
         if value is not None:
             set_attribute(file, key, value)
+
+
+def _passed_on(header: dict[str, Any]) -> bool:
+    """Whether pictures are kept as cameras sent them, in whatever quality those chose."""
+    return header.get("jpeg_order") == "standard"
 
 
 def set_attribute(file: Any, key: str, value: Any) -> None:

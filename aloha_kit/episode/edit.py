@@ -62,7 +62,7 @@ def export(
 def _copy(old: Any, target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int], raw: bool) -> None:
     decode = raw and episode.compressed
     for key, value in old.attrs.items():
-        if not (decode and key == "jpeg_quality"):
+        if not (decode and key in ("jpeg_quality", "jpeg_order")):
             set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
     if decode:
         target.attrs["compress"] = False

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
-from aloha_kit.episode.codec import decode_jpeg, Depth, Image
+from aloha_kit.episode.codec import decode_jpeg, Depth, Image, JpegOrder
 from aloha_kit.episode.layouts import contents, derive_contract, detect, Layout, OURS
 from aloha_kit.episode.schema import missing, partial_path
 
@@ -195,6 +195,11 @@ class Episode:
         """Whether colour pictures are kept as JPEG."""
         return self._layout.compressed
 
+    @property
+    def jpeg_order(self) -> JpegOrder:
+        """The channels of the file's JPEGs, see `docs/data_format.md`."""
+        return "standard" if self.attrs.get("jpeg_order") == "standard" else "mobile_aloha"
+
     def image_size(self, camera: str) -> tuple[int, int]:
         """(height, width) in pixels."""
         data = self._camera(camera)
@@ -213,15 +218,14 @@ class Episode:
         if not self._layout.compressed:
             return row
         try:
-            return decode_jpeg(row)
+            return decode_jpeg(row, self.jpeg_order)
         except EpisodeError as error:
             raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' is damaged: {error}") from None
 
     def jpeg(self, camera: str, i: int) -> bytes | None:
         """Frame i as the JPEG that the file holds, without its padding; None in a raw file.
 
-        Its channels are in Mobile ALOHA's order (see `docs/data_format.md`): decode it with
-        `cv2.imdecode` to get RGB.
+        Its channels are in `jpeg_order`: `cv2.imdecode` gives RGB in Mobile ALOHA's, BGR in the standard one.
         """
         if not self._layout.compressed:
             self._camera(camera)

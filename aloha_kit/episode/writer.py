@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import functools
 import importlib.metadata
 import json
 import os
@@ -21,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Action, Contract, EpisodeError, Observation
+from aloha_kit.core.jpeg import jpeg_size
 from aloha_kit.episode import files
 from aloha_kit.episode.codec import encode_depth, encode_jpeg
 from aloha_kit.episode.convert import finish
@@ -30,7 +30,8 @@ from aloha_kit.episode.schema import episode_path, fill_row, partial_path, RowLa
 _QUEUE_BYTES = 64 << 20  # uncompressed pictures waiting for the encoder
 _DESCRIBE_BYTES = 48_000  # an HDF5 attribute holds less than 64 kB
 
-_Row = tuple[npt.NDArray[np.void], list[npt.NDArray[np.uint8]], list[npt.NDArray[np.uint16]]]
+_Picture = npt.NDArray[np.uint8] | bytes  # pixels to encode, or a JPEG to keep as it is
+_Row = tuple[npt.NDArray[np.void], list[_Picture], list[npt.NDArray[np.uint16]]]
 
 
 class Ending(Protocol):
@@ -55,13 +56,16 @@ class EpisodeWriter:
     `on_step` waits and counts it in `stalls`: a late step is better than a lost one. `on_end` turns the
     journal into `episode_<i>.hdf5`; an episode without steps leaves nothing.
 
+    A JPEG that a camera sent (`images_jpeg`) is kept byte for byte, its pixels never decoded; if the first
+    observation has one, all pictures of the file are in the standard channel order (see `codec.JpegOrder`).
+
     Args:
         folder: where the episode goes; created if missing.
         contract: joint names, cameras and rate; the observations must match it.
         task, rig, instruction: what was done, with what, in words.
         sim: whether the rig was simulated.
         index: the `<i>` to use; the lowest free one by default.
-        images: "jpeg" (of `quality`, 1 to 100) or "raw".
+        images: "jpeg" (of `quality`, 1 to 100, where pixels have to be encoded) or "raw".
         flush_s: seconds between syncs to the disk, and at most this much recording waits in the queue.
         describe: what to remember about the environment, JSON-able, below 48 kB.
         success_reward: the final reward that means success; None leaves `success` unjudged
@@ -144,9 +148,12 @@ class EpisodeWriter:
             raise EpisodeError(f"a writer keeps one episode; {self.path.name} is {self._state}")
         observation: Observation = timestep.observation
         layout = RowLayout.of(self._contract, observation)
+        if self._header["images"] == "jpeg":
+            self._header["jpeg_order"] = "standard" if observation.get("images_jpeg") else "mobile_aloha"
         row = self._row(layout, observation, None, 0.0)
-        pixels = sum(picture.size // 3 for picture in row[1]) + sum(picture.size for picture in row[2])
-        limit = _QUEUE_BYTES // max(1, 3 * pixels)
+        _, colour, depth = row
+        pixels = sum(0 if isinstance(p, bytes) else p.size // 3 for p in colour) + sum(p.size for p in depth)
+        limit = _QUEUE_BYTES // max(1, sum(len(p) if isinstance(p, bytes) else p.nbytes for p in (*colour, *depth)))
         self._header.update(
             layout=layout.to_mapping(),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
@@ -246,8 +253,9 @@ class EpisodeWriter:
     def _row(self, layout: RowLayout, observation: Observation, action: Action | None, reward: float) -> _Row:
         """A copy of everything that a row keeps: the environment may reuse its buffers."""
         record = fill_row(layout, observation, action, reward)
-        colour = _copies(observation["images"], layout.cameras, np.dtype(np.uint8), (3,))
-        depth = _copies(observation.get("images_depth", {}), layout.depth, np.dtype(np.uint16), ())
+        kept = observation.get("images_jpeg", {}) if self._header.get("jpeg_order") == "standard" else {}
+        colour = [_sent(kept, *camera) or _copy(observation["images"], *camera, 3) for camera in layout.cameras]
+        depth = [_copy(observation.get("images_depth", {}), *camera) for camera in layout.depth]
         return record, colour, depth
 
     def _write_rows(self) -> None:
@@ -262,12 +270,17 @@ class EpisodeWriter:
             except Exception as failure:
                 self._failure = failure
 
-    def _encode(self, colour: list[npt.NDArray[np.uint8]], depth: list[npt.NDArray[np.uint16]]) -> list[Bytes]:
+    def _encode(self, colour: list[_Picture], depth: list[npt.NDArray[np.uint16]]) -> list[Bytes]:
         mapping: Any = self._pool.map if self._pool else map
         pictures: list[Bytes] = list(colour)
         if self._header["images"] == "jpeg":
-            pictures = list(mapping(functools.partial(encode_jpeg, quality=self._header["quality"]), colour))
+            pictures = list(mapping(self._jpeg, colour))
         return [*pictures, *mapping(encode_depth, depth)]
+
+    def _jpeg(self, picture: _Picture) -> Bytes:
+        if isinstance(picture, bytes):
+            return picture
+        return encode_jpeg(picture, self._header["quality"], self._header["jpeg_order"])
 
     def _sync(self) -> None:
         synced = 0
@@ -304,23 +317,29 @@ class EpisodeWriter:
             self._fd = -1
 
 
-def _copies(
-    images: Mapping[str, npt.NDArray[Any]],
-    expected: tuple[tuple[str, int, int], ...],
-    dtype: np.dtype[Any],
-    channels: tuple[int, ...],
-) -> list[npt.NDArray[Any]]:
-    copies = []
-    for name, height, width in expected:
-        if name not in images:
-            raise EpisodeError(f"the observation lacks camera '{name}'; it has: {', '.join(images) or '(none)'}")
-        image = images[name]
-        if image.shape != (height, width, *channels) or image.dtype != dtype:
-            raise EpisodeError(
-                f"camera '{name}' gave {image.shape} {image.dtype}, expected {(height, width, *channels)} {dtype}"
-            )
-        copies.append(np.array(image, order="C"))
-    return copies
+def _sent(images: Mapping[str, bytes], name: str, height: int, width: int) -> bytes | None:
+    """The JPEG that camera `name` sent, None where it sent something else."""
+    data = images.get(name)
+    if data is None:
+        return None
+    try:
+        size = jpeg_size(data)
+    except ValueError as error:
+        raise EpisodeError(f"camera '{name}' gave {error}") from None
+    if size != (height, width):
+        raise EpisodeError(f"camera '{name}' gave a JPEG of {size}, expected {(height, width)} (height, width)")
+    return bytes(data)
+
+
+def _copy(images: Mapping[str, npt.NDArray[Any]], name: str, height: int, width: int, *channels: int) -> Any:
+    """A copy of camera `name`'s pixels: uint8 with channels, uint16 without."""
+    expected, dtype = (height, width, *channels), np.dtype(np.uint8 if channels else np.uint16)
+    if name not in images:
+        raise EpisodeError(f"the observation lacks camera '{name}'; it has: {', '.join(images) or '(none)'}")
+    image = images[name]
+    if image.shape != expected or image.dtype != dtype:
+        raise EpisodeError(f"camera '{name}' gave {image.shape} {image.dtype}, expected {expected} {dtype}")
+    return np.array(image, order="C")
 
 
 def _jsonable(describe: Mapping[str, Any]) -> Any:

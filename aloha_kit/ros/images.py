@@ -1,0 +1,193 @@
+"""Pictures in ROS messages to arrays and back. Not cv_bridge: Debian's breaks on a newer numpy than it was built for.
+
+Messages are taken by their fields, so reading them needs no ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import nearest, StreamError
+from aloha_kit.core.jpeg import is_jpeg, jpeg_size
+
+Image = npt.NDArray[np.uint8]
+Depth = npt.NDArray[np.uint16]
+
+# {encoding: (bytes a pixel, OpenCV's conversion to RGB)}; "yuv422" is what ROS calls UYVY
+COLOURS: dict[str, tuple[int, int | None]] = {
+    "rgb8": (3, None),
+    "bgr8": (3, cv2.COLOR_BGR2RGB),
+    "rgba8": (4, cv2.COLOR_RGBA2RGB),
+    "bgra8": (4, cv2.COLOR_BGRA2RGB),
+    "mono8": (1, cv2.COLOR_GRAY2RGB),
+    "yuyv": (2, cv2.COLOR_YUV2RGB_YUYV),
+    "yuv422_yuy2": (2, cv2.COLOR_YUV2RGB_YUYV),
+    "uyvy": (2, cv2.COLOR_YUV2RGB_UYVY),
+    "yuv422": (2, cv2.COLOR_YUV2RGB_UYVY),
+}
+DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}  # mm, mm, m
+
+
+def decode(message: Any) -> Image:
+    """The (H, W, 3) uint8 RGB picture of a sensor_msgs Image or CompressedImage, an array of its own.
+
+    Raises:
+        StreamError: an encoding that is not known (says which are), or data that do not fit it.
+    """
+    if not _compressed(message):
+        size, conversion = _known(message.encoding, COLOURS)
+        pixels = _rows(message, size)
+        return np.array(pixels) if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
+    _require_whole(message.data)
+    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    if picture is None:
+        raise StreamError(_undecodable(message))
+    return np.asarray(picture if _swapped(message) else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def decode_depth(message: Any) -> Depth:
+    """The (H, W) uint16 depth in mm of an Image of 16UC1 (mm) or 32FC1 (m), or of a 16-bit PNG; 0 is "not known".
+
+    Raises:
+        StreamError: another encoding, or data that do not fit it.
+    """
+    if _compressed(message):
+        start = max(0, bytes(message.data[:64]).find(b"\x89PNG"))  # compressedDepth puts 12 bytes before it
+        picture = cv2.imdecode(np.frombuffer(message.data, np.uint8)[start:], cv2.IMREAD_UNCHANGED)
+        if picture is None or picture.dtype != np.uint16 or picture.ndim != 2:
+            raise StreamError(f"depth has to be a PNG of 16 bits in mm; {_undecodable(message)}")
+        return np.asarray(picture, np.uint16)
+    kind = np.dtype(_known(message.encoding, DEPTHS)).newbyteorder(">" if message.is_bigendian else "<")
+    values = np.ascontiguousarray(_rows(message, kind.itemsize)).view(kind)[..., 0]
+    if kind.kind == "f":
+        known = np.where(np.isfinite(values), values, 0.0)
+        return np.asarray(np.clip(np.rint(known * 1000.0), 0, 65535), np.uint16)
+    return np.array(values, np.uint16)
+
+
+def size(message: Any) -> tuple[int, int]:
+    """(height, width) of a picture without decoding its pixels, where it is an Image or a JPEG."""
+    if not _compressed(message):
+        return int(message.height), int(message.width)
+    if is_jpeg(message.data):
+        return _require_whole(message.data)
+    height, width = decode(message).shape[:2]
+    return height, width
+
+
+def jpeg_bytes(message: Any) -> bytes | None:
+    """The ordinary JPEG that a message carries, as it came; None where it carries anything else."""
+    if not _compressed(message) or not is_jpeg(message.data) or _swapped(message):
+        return None
+    return bytes(message.data)
+
+
+def jpegs(messages: Mapping[str, Any]) -> dict[str, bytes]:
+    """`images_jpeg` of an observation: {camera: JPEG} of the cameras that sent one."""
+    found = {name: jpeg_bytes(message) for name, message in messages.items()}
+    return {name: data for name, data in found.items() if data is not None}
+
+
+class LazyImages(Mapping[str, Image]):
+    """`images` of an observation: {camera: message} as {camera: (H, W, 3) uint8 RGB}.
+
+    A picture is decoded when it is first asked for, and kept.
+    """
+
+    def __init__(self, messages: Mapping[str, Any]) -> None:
+        self._messages = dict(messages)
+        self._decoded: dict[str, Image] = {}
+
+    def __getitem__(self, name: str) -> Image:
+        if name not in self._decoded:
+            try:
+                self._decoded[name] = decode(self._messages[name])
+            except StreamError as error:
+                raise StreamError(f"camera '{name}': {error}") from error
+        return self._decoded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._messages)
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+
+def to_image(array: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str = "") -> Any:
+    """A sensor_msgs/Image of an array laid out as `encoding` says: (H, W, C) uint8, (H, W) where it has one channel."""
+    from sensor_msgs.msg import Image as Message  # only who sends pictures needs ROS
+
+    order = "<" if array.dtype.byteorder in "=|" else array.dtype.byteorder
+    data = np.ascontiguousarray(array, array.dtype.newbyteorder(order))
+    message = Message(height=array.shape[0], width=array.shape[1], encoding=encoding, is_bigendian=order == ">")
+    message.step = data.nbytes // max(1, message.height)
+    message.data = data.tobytes()
+    return _stamped(message, stamp_ns, frame_id)
+
+
+def to_compressed(picture: Image | bytes, stamp_ns: int, quality: int = 95, frame_id: str = "") -> Any:
+    """A sensor_msgs/CompressedImage of an RGB picture, or of a JPEG that somebody encoded already."""
+    from sensor_msgs.msg import CompressedImage
+
+    data = picture if isinstance(picture, bytes) else encode(picture, quality)
+    return _stamped(CompressedImage(format="rgb8; jpeg compressed bgr8", data=data), stamp_ns, frame_id)
+
+
+def encode(picture: Image, quality: int = 95) -> bytes:
+    """An (H, W, 3) RGB picture as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ValueError(f"JPEG refused a picture of shape {picture.shape}, {picture.dtype}")
+    return bytes(data.data)
+
+
+def _stamped(message: Any, stamp_ns: int, frame_id: str) -> Any:
+    message.header.stamp.secs, message.header.stamp.nsecs = divmod(stamp_ns, 1_000_000_000)
+    message.header.frame_id = frame_id
+    return message
+
+
+def _compressed(message: Any) -> bool:
+    return not hasattr(message, "encoding")
+
+
+def _swapped(message: Any) -> bool:
+    """Whether red and blue were swapped before compression; ordinary pictures say "bgr8" there, or nothing."""
+    return "compressed rgb" in message.format
+
+
+def _known(encoding: str, known: Mapping[str, Any]) -> Any:
+    if encoding not in known:
+        raise StreamError(f"pictures of encoding '{encoding}' cannot be read. {nearest(encoding, known)}")
+    return known[encoding]
+
+
+def _rows(message: Any, size: int) -> Image:
+    """(H, W, size) bytes of the pixels: a view without the padding at the rows' ends."""
+    height, width, step = message.height, message.width, message.step
+    data = np.frombuffer(message.data, np.uint8)
+    if step < width * size or len(data) < step * height or not height or not width:
+        raise StreamError(
+            f"a picture of {height} rows, {width} columns, {message.encoding} and {step} bytes a row "
+            f"cannot have {len(data)} bytes; expected {height * width * size} and any padding"
+        )
+    return data[: step * height].reshape(height, step)[:, : width * size].reshape(height, width, size)
+
+
+def _require_whole(data: bytes) -> tuple[int, int]:
+    """A decoder fills a torn JPEG up with grey, which would pass for a picture."""
+    if not is_jpeg(data):
+        return 0, 0
+    try:
+        return jpeg_size(data)
+    except ValueError as error:
+        raise StreamError(f"the camera sent {error}") from None
+
+
+def _undecodable(message: Any) -> str:
+    return f"{len(message.data)} bytes of '{message.format}' beginning {bytes(message.data[:8]).hex(' ')} are none"
