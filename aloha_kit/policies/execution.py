@@ -48,7 +48,7 @@ class ChunkExecutor:
 
     def act(self, observation: Observation) -> Action:
         if self._next >= len(self._chunk):
-            chunk = _checked(self._source.predict_chunk(observation))
+            chunk = checked(self._source.predict_chunk(observation))
             if self._horizon is not None and self._horizon > len(chunk):
                 raise ConfigError(f"horizon {self._horizon} is beyond the chunk of {len(chunk)} actions")
             self._chunk, self._next = chunk[: self._horizon], 0
@@ -86,16 +86,15 @@ class TemporalEnsemble:
     def act(self, observation: Observation) -> Action:
         query = self._step // self._every
         if self._step % self._every == 0:
-            self._remember(query, _checked(self._source.predict_chunk(observation)))
+            self._remember(query, checked(self._source.predict_chunk(observation)))
         assert self._ring is not None
         slots, length = self._ring.shape[:2]
         # queries still valid are those begun at most length - 1 steps ago
         oldest = max(0, -((length - 1 - self._step) // self._every))
         queries = np.arange(oldest, query + 1)
         predictions = self._ring[queries % slots, self._step - queries * self._every]
-        weights = np.exp(-self._coefficient * np.arange(len(queries)))
         self._step += 1
-        return np.asarray(weights / weights.sum() @ predictions, np.float32)
+        return ensemble(predictions, self._coefficient)
 
     def _remember(self, query: int, chunk: npt.NDArray[np.float32]) -> None:
         if self._ring is None:
@@ -107,7 +106,14 @@ class TemporalEnsemble:
         self._ring[query % len(self._ring)] = chunk
 
 
-def _checked(chunk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def ensemble(predictions: npt.NDArray[np.float32], coefficient: float) -> Action:
+    """(A,) mean of (N, A) predictions for one step, oldest first; the i-th weighs exp(-coefficient · i)."""
+    weights = np.exp(-coefficient * np.arange(len(predictions)))
+    return np.asarray(weights / weights.sum() @ predictions, np.float32)
+
+
+def checked(chunk: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The chunk as float32; raises `ContractError` unless it is (K, A) with a row at least."""
     array = np.asarray(chunk, np.float32)
     if array.ndim != 2 or not len(array):
         raise ContractError(f"a chunk must be (K, A) with K of at least 1, given shape {array.shape}")

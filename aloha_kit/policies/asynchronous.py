@@ -1,0 +1,254 @@
+"""Chunks asked for beside the control loop, so that a slow network never stalls the arms.
+
+numpy alone, like `execution`: the network may be in this process or on another machine.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Action, ConfigError, ContractError, HoldStill, Observation, SafetyError, StopEpisode
+from aloha_kit.policies.execution import checked, ChunkSource, ensemble
+
+IN_TIME = "no chunk in time"
+LOST = (ConnectionError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class _Query:
+    episode: int
+    step: int  # the one that the observation is of
+    observation: Observation
+    fresh: bool  # nothing has been answered in this episode, so the source forgets the one before
+    asked_ns: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    step: int  # what row 0 is for
+    rows: npt.NDArray[np.float32]
+
+    def covers(self, step: int) -> bool:
+        return self.step <= step < self.step + len(self.rows)
+
+
+class AsyncChunks:
+    """A policy that plays chunks which one background thread asks for.
+
+    Row i of a chunk is for i steps after its observation, however late the chunk arrives: rows whose
+    time has passed are skipped. Where no chunk covers the present step, the policy asks to hold still
+    (`HoldStill`) and counts it. After a lost connection or a time-out (`ConnectionError`, `TimeoutError`)
+    it asks again with the newest observation; any other error of the source ends the episode.
+
+    Args:
+        source: asked, and reset, in the background thread only.
+        rate_hz: the control rate.
+        coefficient: averages the chunks that cover a step, the i-th of them, oldest first, weighing
+            exp(-coefficient · i), as `execution.TemporalEnsemble`; None plays the newest chunk alone.
+        every: steps from one query to the next, at least. By default 1 when averaging, else what is left
+            of a chunk once the time that the slowest of the last queries took is set aside.
+        budget_s: the longest that a step waits for a chunk, where none covers it.
+        first_s: the longest that the first step of an episode waits.
+        hold_s: the longest to hold still in a row before the episode is ended.
+        now_ns: the stopwatch that queries are timed with.
+
+    Raises:
+        ConfigError: a setting that makes no sense.
+    """
+
+    def __init__(
+        self,
+        source: ChunkSource,
+        rate_hz: float,
+        *,
+        coefficient: float | None = None,
+        every: int | None = None,
+        budget_s: float = 0.0,
+        first_s: float = 30.0,
+        hold_s: float = 2.0,
+        now_ns: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        if every is not None and every < 1:
+            raise ConfigError(f"every must be at least 1 step, given {every}")
+        if min(budget_s, first_s, hold_s) < 0:
+            raise ConfigError(f"times must not be negative, given budget {budget_s}, first {first_s}, hold {hold_s} s")
+        self._source, self._rate, self._coefficient, self._every = source, rate_hz, coefficient, every
+        self._budget_s, self._first_s, self._now = budget_s, first_s, now_ns
+        self._hold_s, self._hold_steps = hold_s, math.ceil(hold_s * rate_hz)
+        self._turn = threading.Condition()  # guards everything below
+        self._asked: _Query | None = None
+        self._took: deque[int] = deque(maxlen=10)  # ns
+        self._counts: Counter[str] = Counter()
+        self._held: Counter[str] = Counter()
+        self._delays: list[int] = []  # steps
+        self._closed = False
+        self._episode = 0
+        self._start_episode()
+        self._worker = threading.Thread(target=self._work, name="chunks", daemon=True)
+        self._worker.start()
+
+    def _start_episode(self) -> None:
+        self._episode += 1
+        self._chunks: list[_Chunk] = []
+        self._step = 0  # the one that is waited for, or the next one
+        self._last: int | None = None  # step of the last query that was not lost
+        self._fresh = True
+        self._holding = 0
+        self._failure: tuple[_Query, BaseException] | None = None
+        self._why = IN_TIME
+
+    def reset(self) -> None:
+        """Forget the episode; an answer that is still under way is dropped when it comes."""
+        with self._turn:
+            self._start_episode()
+
+    def close(self) -> None:
+        """End the thread; one that hangs in the source is left behind."""
+        with self._turn:
+            self._closed = True
+            self._turn.notify_all()
+        self._worker.join(timeout=1.0)
+
+    def act(self, observation: Observation) -> Action:
+        """The command for the present step; returns or raises within `budget_s` (`first_s` at an episode's start).
+
+        Raises:
+            HoldStill: no chunk covers the step.
+            SafetyError: the source failed, its first chunk did not come, or holding lasted longer than `hold_s`.
+            StopEpisode: from the source.
+        """
+        with self._turn:
+            try:
+                return self._play(observation)
+            finally:
+                self._step += 1
+
+    def report(self) -> dict[str, Any]:
+        """Since construction, ready for JSON: queries, chunks that came, those that came after their last
+        step, steps held by reason, and the delay from an observation to its chunk in steps."""
+        with self._turn:
+            delays = np.array(self._delays or [0])
+            return {
+                "queries": self._counts["queries"],
+                "chunks": self._counts["chunks"],
+                "late": self._counts["late"],
+                "held": dict(self._held.most_common()),
+                "delay_steps": {"p50": float(np.median(delays)), "max": int(delays.max())},
+            }
+
+    def _play(self, observation: Observation) -> Action:
+        step = self._step
+        end = time.monotonic() + (self._budget_s if step else self._first_s)
+        self._ask(step, observation)
+        while not (chunks := self._covering(step)) and self._failure is None:
+            if (left := end - time.monotonic()) <= 0:
+                break
+            self._turn.wait(left)
+            self._ask(step, observation)
+        self._raise_failure(step)
+        if not chunks:
+            raise self._missing(step)
+        self._holding = 0
+        if self._coefficient is None:
+            chunks = chunks[-1:]
+        return ensemble(np.stack([chunk.rows[step - chunk.step] for chunk in chunks]), self._coefficient or 0.0)
+
+    def _ask(self, step: int, observation: Observation) -> None:
+        if self._asked is not None or (self._last is not None and step - self._last < self._interval()):
+            return
+        self._asked = _Query(self._episode, step, observation, self._fresh, self._now())
+        self._last = step
+        self._counts["queries"] += 1
+        self._turn.notify_all()
+
+    def _interval(self) -> int:
+        """Steps from one query to the next: the next chunk should be there before this one ends."""
+        if self._coefficient is not None or not self._chunks:
+            return self._every or 1
+        length = len(self._chunks[-1].rows)
+        lead = math.ceil(max(self._took, default=0) * self._rate / 1e9) + 1
+        return max(1, min(self._every or length, length - lead))
+
+    def _covering(self, step: int) -> list[_Chunk]:
+        self._chunks = [chunk for chunk in self._chunks if chunk.covers(step)]
+        return self._chunks
+
+    def _missing(self, step: int) -> Exception:
+        if step == 0:
+            return SafetyError(f"no first chunk within {self._first_s:g} s: {self._explain()}")
+        self._holding += 1
+        if self._holding > self._hold_steps:
+            return SafetyError(
+                f"step {step}: held still for {self._hold_steps} steps ({self._hold_s:g} s): {self._explain()}"
+            )
+        self._held[self._why] += 1
+        return HoldStill(self._why)
+
+    def _explain(self) -> str:
+        if self._asked is None:
+            return self._why
+        running = (self._now() - self._asked.asked_ns) / 1e9
+        why = "" if self._why == IN_TIME else f" (before: {self._why})"
+        return f"the policy has not answered the observation of step {self._asked.step} for {running:.1f} s{why}"
+
+    def _raise_failure(self, step: int) -> None:
+        if self._failure is None:
+            return
+        query, error = self._failure
+        if isinstance(error, StopEpisode):
+            raise error
+        raise SafetyError(
+            f"step {step}: the policy failed on the observation of step {query.step}: {type(error).__name__}: {error}"
+        ) from error
+
+    def _work(self) -> None:
+        while True:
+            with self._turn:
+                self._turn.wait_for(lambda: self._asked is not None or self._closed)
+                if self._closed:
+                    return
+                query = self._asked
+            assert query is not None
+            rows, error = None, None
+            try:
+                if query.fresh:
+                    self._source.reset()
+                # copied, since a source may fill the same array again
+                rows = np.array(checked(self._source.predict_chunk(query.observation)))
+            except BaseException as failure:
+                error = failure
+            if isinstance(error, LOST):
+                time.sleep(1 / self._rate)  # or a refused connection would be asked for in a tight loop
+            with self._turn:
+                self._asked = None
+                if query.episode == self._episode:
+                    self._take(query, rows, error)
+                self._turn.notify_all()
+
+    def _take(self, query: _Query, rows: npt.NDArray[np.float32] | None, error: BaseException | None) -> None:
+        if isinstance(error, LOST):
+            self._why, self._last = str(error) or type(error).__name__, None
+            return
+        if rows is not None and self._chunks and rows.shape != self._chunks[-1].rows.shape:
+            error = ContractError(f"a chunk of shape {rows.shape} after chunks of {self._chunks[-1].rows.shape}")
+        if rows is None or error is not None:
+            self._failure = query, error or SafetyError("no chunk")
+            return
+        self._fresh, self._why = False, IN_TIME
+        self._took.append(self._now() - query.asked_ns)
+        self._counts["chunks"] += 1
+        self._delays.append(self._step - query.step)
+        chunk = _Chunk(query.step, rows)
+        if chunk.covers(self._step):
+            self._chunks.append(chunk)
+        else:
+            self._counts["late"] += 1

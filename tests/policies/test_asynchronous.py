@@ -1,0 +1,349 @@
+"""Asynchronous chunks against a slow network whose every answer the test gives when it likes."""
+
+from __future__ import annotations
+
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from aloha_kit.core import ConfigError, Contract, HoldStill, Observation, SafetyError, StopEpisode
+from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.policies.asynchronous import AsyncChunks
+from tests.loop.fake_rig import CONTRACT, FakeRig
+
+RATE = 50.0
+
+
+class Network:
+    """A source that answers when the test says so: `answers` holds chunks, or errors to raise."""
+
+    def __init__(self) -> None:
+        self.answers: queue.Queue[Any] = queue.Queue()
+        self.observed: list[int] = []
+        self.threads: set[int] = set()
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+        self.threads.add(threading.get_ident())
+        self.observed.append(observation["stamps"]["step"])
+        answer = self.answers.get()
+        if isinstance(answer, BaseException):
+            raise answer
+        return np.asarray(answer, np.float32)
+
+
+def at(step: int) -> Observation:
+    return {"stamps": {"step": step}}
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end, "the background thread did not get there"
+        time.sleep(0.001)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    made = Network()
+    yield made
+    made.answers.put(StopEpisode("the test is over"))
+
+
+class Played:
+    """A policy under test, and the network behind it, step by step."""
+
+    def __init__(self, network: Network, **options: Any) -> None:
+        self.network, self.step = network, 0
+        self.policy = AsyncChunks(network, RATE, **options)
+        self.policy.reset()
+
+    def act(self) -> Any:
+        """The action, or None where it asked to hold."""
+        step, self.step = self.step, self.step + 1
+        try:
+            return self.policy.act(at(step))
+        except HoldStill:
+            return None
+
+    def arrive(self, chunk: Any) -> None:
+        """The answer to the query under way, taken in before this returns."""
+        before = self.policy.report()["chunks"]
+        self.network.answers.put(chunk)
+        until(lambda: self.policy.report()["chunks"] == before + 1)
+
+    def asked(self) -> int:
+        """The step of the query under way, once the network has it."""
+        queries = self.policy.report()["queries"]
+        until(lambda: len(self.network.observed) == queries)
+        return self.network.observed[-1]
+
+
+def chunk(base: float, length: int = 4) -> npt.NDArray[np.float32]:
+    """Row i says base + i."""
+    return np.full((length, 1), base, np.float32) + np.arange(length, dtype=np.float32)[:, None]
+
+
+def test_rows_belong_to_steps_after_the_observation_however_late_they_come(network: Network) -> None:
+    network.answers.put(chunk(0, 6))
+    played = Played(network, every=1)
+    assert played.act() == [0]  # waits for the first chunk
+    assert played.act() == [1]  # step 1 asks
+    assert played.asked() == 1
+    assert (played.act(), played.act()) == ([2], [3])  # the old chunk goes on meanwhile
+    played.arrive(chunk(100, 6))  # of the observation of step 1, taken up at step 4
+    assert played.act() == [103]
+    assert network.observed == [0, 1] + [4] * (played.asked() == 4)
+    report = played.policy.report()
+    assert report["held"] == {}
+    assert report["delay_steps"] == {"p50": 1.5, "max": 3}
+    assert threading.get_ident() not in network.threads
+
+
+def test_a_step_without_a_chunk_is_held_counted_and_later_steps_go_on(network: Network) -> None:
+    network.answers.put(chunk(0, 3))
+    played = Played(network, every=1)
+    assert [played.act() for _ in range(5)] == [[0], [1], [2], None, None]
+    assert played.asked() == 1
+    played.arrive(chunk(10, 3))  # for steps 1 to 3, which are over
+    assert played.act() is None
+    assert played.asked() == 5
+    played.arrive(chunk(50, 3))
+    assert played.act() == [51]
+    report = played.policy.report()
+    assert report["held"] == {"no chunk in time": 3}
+    assert (report["chunks"], report["late"]) == (3, 1)
+
+
+def expected(schedule: list[tuple[int, int, Any]], step: int, coefficient: float | None) -> Any:
+    """What (observed at, arrived before, rows) say of a step, one by one; None to hold."""
+    found = [
+        rows[step - begun].astype(np.float64)
+        for begun, arrived, rows in schedule
+        if arrived <= step and begun <= step < begun + len(rows)
+    ]
+    if not found:
+        return None
+    if coefficient is None:
+        return found[-1]
+    weights = [np.exp(-coefficient * i) for i in range(len(found))]
+    return sum(w * row for w, row in zip(weights, found, strict=True)) / sum(weights)
+
+
+@pytest.mark.parametrize("coefficient", [None, 0.01, 0.3])
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_the_delays_it_is_what_the_slow_reckoning_says(
+    coefficient: float | None, seed: int, network: Network
+) -> None:
+    rng = np.random.default_rng(seed)
+    length = int(rng.integers(2, 9))
+    network.answers.put(rng.normal(size=(length, 3)).astype(np.float32))
+    first = network.answers.queue[0]
+    played = Played(network, coefficient=coefficient, every=1, hold_s=10.0)
+    schedule = [(0, 0, first)]
+    under_way: int | None = None
+    held = 0
+    for step in range(60):
+        if under_way is not None and rng.random() < 0.4:
+            rows = rng.normal(size=(length, 3)).astype(np.float32)
+            played.arrive(rows)
+            schedule.append((under_way, step, rows))
+            under_way = None
+        got, want = played.act(), expected(schedule, step, coefficient)
+        held += want is None
+        if want is None or got is None:
+            assert got is want
+        else:
+            np.testing.assert_allclose(got, want, atol=1e-6)
+        if under_way is None and step > 0:
+            under_way = played.asked()
+            assert under_way == step
+    assert sum(played.policy.report()["held"].values()) == held
+
+
+def test_the_next_chunk_is_asked_for_early_enough_to_be_there_when_this_one_ends(network: Network) -> None:
+    times = iter(range(0, 10**12, 50_000_000))  # asking and answering read it once each: 50 ms a query
+    for base in (0, 100, 200):
+        network.answers.put(chunk(base, 10))
+    played = Played(network, now_ns=lambda: next(times))
+    seen = []
+    for _ in range(14):
+        seen.append(float(played.act()[0]))
+        until(lambda: played.policy.report()["chunks"] == played.policy.report()["queries"])
+    # 50 ms are 2.5 steps, rounded up and one more: 4 of 10 are set aside, so step 6 asks
+    assert network.observed == [0, 6, 12]
+    assert seen[:7] == [0, 1, 2, 3, 4, 5, 6]
+    assert seen[7:13] == [101, 102, 103, 104, 105, 106]
+
+
+def test_a_horizon_asks_more_often(network: Network) -> None:
+    times = iter(range(10**9))
+    for base in range(6):
+        network.answers.put(chunk(100 * base, 10))
+    played = Played(network, every=3, now_ns=lambda: next(times))
+    for _ in range(10):
+        played.act()
+        until(lambda: played.policy.report()["chunks"] == played.policy.report()["queries"])
+    assert network.observed == [0, 3, 6, 9]
+
+
+def test_a_hung_network_holds_and_then_ends_the_episode_by_name(network: Network) -> None:
+    network.answers.put(chunk(0, 2))
+    played = Played(network, every=1, hold_s=0.1)
+    assert [played.act() for _ in range(7)] == [[0], [1]] + [None] * 5
+    with pytest.raises(SafetyError, match=r"step 7: held still for 5 steps \(0.1 s\): the policy has not answered"
+                       r" the observation of step 1 for \d+\.\d s"):  # fmt: skip
+        played.act()
+
+
+def test_no_first_chunk_is_told(network: Network) -> None:
+    played = Played(network, first_s=0.01)
+    with pytest.raises(SafetyError, match=r"no first chunk within 0.01 s: the policy has not answered the observation"
+                       r" of step 0 for \d+\.\d s"):  # fmt: skip
+        played.act()
+
+
+def test_a_network_that_raises_ends_the_episode_with_its_words(network: Network) -> None:
+    network.answers.put(chunk(0, 9))
+    played = Played(network, every=1)
+    played.act(), played.act()
+    network.answers.put(RuntimeError("CUDA is gone"))
+    until(lambda: played.policy._failure is not None)
+    with pytest.raises(SafetyError, match="step 2: the policy failed on the observation of step 1: RuntimeError: CUDA"):
+        played.act()
+
+
+def test_the_networks_wish_to_stop_is_granted(network: Network) -> None:
+    network.answers.put(StopEpisode("that was all"))
+    with pytest.raises(StopEpisode, match="that was all"):
+        Played(network).act()
+
+
+def test_a_lost_connection_is_held_and_asked_again_with_the_newest_observation(network: Network) -> None:
+    network.answers.put(chunk(0, 2))
+    played = Played(network, every=1, hold_s=1.0)
+    assert [played.act(), played.act(), played.act()] == [[0], [1], None]
+    network.answers.put(ConnectionError("the server is gone"))
+    until(lambda: played.policy._why == "the server is gone")
+    assert played.act() is None
+    assert played.asked() == 3
+    played.arrive(chunk(30, 2))
+    assert played.act() == [31]
+    assert played.policy.report()["held"] == {"no chunk in time": 1, "the server is gone": 1}
+
+
+def test_at_the_start_a_lost_connection_is_asked_again_with_what_there_is(network: Network) -> None:
+    for answer in (TimeoutError("nobody there"), ConnectionRefusedError("nor there"), chunk(7)):
+        network.answers.put(answer)
+    played = Played(network)
+    assert played.act() == [7]
+    assert network.observed == [0, 0, 0]
+    assert network.resets == 3  # nothing was answered in between, so it is not known to have been heard
+
+
+def test_answers_of_the_episode_before_are_dropped(network: Network) -> None:
+    network.answers.put(chunk(0, 9))
+    played = Played(network, every=1)
+    played.act(), played.act()
+    played.asked()  # of step 1, still open
+    played.policy.reset()
+    for answer in (chunk(500, 9), chunk(1000, 9)):
+        network.answers.put(answer)
+    assert played.policy.act(at(70)) == [1000]
+    assert network.observed[:3] == [0, 1, 70]
+    assert network.resets == 2
+
+
+def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -> None:
+    shared = np.ones((9, 2), np.float32)
+
+    class Same:
+        def reset(self) -> None: ...
+
+        def predict_chunk(self, observation: Observation) -> Any:
+            return shared
+
+    policy = AsyncChunks(Same(), RATE, first_s=60)
+    policy.act({})[:] = 99.0
+    shared[:] = 50.0
+    assert policy.act({}).tolist() == [1.0, 1.0]
+    policy.close()
+    assert not policy._worker.is_alive()
+
+
+def test_chunks_of_an_odd_shape_are_answered(network: Network) -> None:
+    network.answers.put(np.zeros(14))
+    with pytest.raises(SafetyError, match=r"ContractError: a chunk must be \(K, A\) with K of at least 1"):
+        Played(network).act()
+    network.answers.put(chunk(0, 9))
+    played = Played(network, every=1)
+    played.act(), played.act()
+    network.answers.put(np.zeros((9, 2)))
+    until(lambda: played.policy._failure is not None)
+    with pytest.raises(SafetyError, match=r"a chunk of shape \(9, 2\) after chunks of \(9, 1\)"):
+        played.act()
+
+
+def test_settings_that_make_no_sense_are_answered(network: Network) -> None:
+    with pytest.raises(ConfigError, match="every must be at least 1 step, given 0"):
+        AsyncChunks(network, RATE, every=0)
+    with pytest.raises(ConfigError, match=r"times must not be negative, given budget -1.0, first 30.0, hold 2.0 s"):
+        AsyncChunks(network, RATE, budget_s=-1.0)
+
+
+class Steps:
+    """Gives each observation of the fake rig the number that the network notes."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy, self.step = policy, -1
+
+    def reset(self) -> None:
+        self.policy.reset()
+
+    def act(self, observation: Any) -> Any:
+        self.step += 1
+        return self.policy.act({**observation, "stamps": {"step": self.step}})
+
+
+def guarded(network: Network, **options: Any) -> SafetyGuard:
+    limits = SafetyLimits.for_contract(CONTRACT)
+    return SafetyGuard(Steps(AsyncChunks(network, RATE, **options)), limits, hold=3)
+
+
+def test_behind_the_guard_a_hung_network_means_the_same_command_until_the_end(network: Network) -> None:
+    network.answers.put(np.tile(np.float32([0.02, 0.1]), (2, 1)))
+    rig = FakeRig(500)
+    guard = guarded(network, hold_s=0.2)
+    with pytest.raises(SafetyError, match=r"held still for 10 steps \(0.2 s\)"):
+        run_episode(rig, guard)
+    assert len(rig.sent) == 2 + 10
+    np.testing.assert_array_equal(rig.sent[2:], [rig.sent[1]] * 10)
+    assert guard.report()["held"] == 10
+
+
+def test_behind_the_guard_a_network_that_says_nan_ends_the_episode_by_name(network: Network) -> None:
+    rows = np.tile(np.float32([0.02, 0.1]), (40, 1))
+    rows[5:, 1] = np.nan
+    network.answers.put(rows)
+    rig = FakeRig(500, contract=Contract(CONTRACT.state_names, CONTRACT.action_names, CONTRACT.cameras, RATE))
+    with pytest.raises(SafetyError, match=r"the action is not finite: left_gripper = nan \(held still for 3 steps"):
+        run_episode(rig, guarded(network, every=40))
+    assert len(rig.sent) == 5 + 3
+    assert np.all(np.isfinite(rig.sent))
+
+
+def test_it_needs_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = None; import aloha_kit.policies.asynchronous"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
