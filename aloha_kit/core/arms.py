@@ -1,7 +1,8 @@
 """Joints and grippers of the arms ALOHA is built from.
 
-Joint limits are those of the Interbotix URDFs (rad); gripper travel and its joint angles are the
-constants that ALOHA, ACT and their data sets share, so numbers mean the same here as there.
+Joint limits are those of the Interbotix URDFs and of AgileX's Piper SDK (rad); gripper travel and its
+joint angles are the constants that ALOHA, ACT and their data sets share, so numbers mean the same here
+as there.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wris
 
 START_ARM_POSE = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0], np.float32)
 """(6,) rad: where ALOHA's arms begin an episode."""
+
+SLEEP_ARM_POSE = np.array([0.0, -1.7, 1.55, 0.12, 0.65, 0.0], np.float32)
+"""(6,) rad: folded and resting on themselves, so that torque can be let go."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +44,29 @@ class GripperRange:
 
 
 @dataclass(frozen=True)
+class Crank:
+    """A gripper whose motor turns a horn that pushes the finger along a rail; lengths in metres."""
+
+    horn: float
+    arm: float
+
+    def travel(self, angle: float) -> float:
+        """Finger position (m) at a motor angle (rad)."""
+        return float(self.horn * np.sin(angle) + np.sqrt(self.arm**2 - (self.horn * np.cos(angle)) ** 2))
+
+    def travel_rate(self, angle: float) -> float:
+        """Finger speed (m/s) for a motor speed of 1 rad/s at `angle`: the derivative of `travel`."""
+        across = self.horn * np.cos(angle)
+        return float(across + across * self.horn * np.sin(angle) / np.sqrt(self.arm**2 - across**2))
+
+
+@dataclass(frozen=True)
 class ArmModel:
-    """One arm's limits; `finger_*` in metres of one finger, `gripper_*` in radians of its motor."""
+    """One arm's limits and poses.
+
+    `finger` is metres of one finger; `gripper` is what its driver is told: the motor's angle in radians,
+    or metres where there is no crank. A command outside `gripper_limits` cannot be meant.
+    """
 
     name: str
     lower: tuple[float, ...]
@@ -50,6 +75,10 @@ class ArmModel:
     gripper: GripperRange
     finger_limits: tuple[float, float]
     velocity: float = np.pi
+    crank: Crank | None = None
+    gripper_limits: tuple[float, float] = (-np.pi, np.pi)
+    start: tuple[float, ...] = tuple(START_ARM_POSE.tolist())
+    rest: tuple[float, ...] = tuple(SLEEP_ARM_POSE.tolist())
 
 
 _TURN = np.pi - 1e-5
@@ -61,6 +90,7 @@ VX300S = ArmModel(
     finger=GripperRange(0.01844, 0.05800),
     gripper=GripperRange(-0.6213, 1.4910),
     finger_limits=(0.021, 0.057),
+    crank=Crank(horn=0.022, arm=0.036),
 )
 WX250S = ArmModel(
     "wx250s",
@@ -69,7 +99,21 @@ WX250S = ArmModel(
     finger=GripperRange(0.01244, 0.02417),
     gripper=GripperRange(-0.6842, 0.3083),
     finger_limits=(0.015, 0.037),
+    crank=Crank(horn=0.014, arm=0.024),
 )
+_STROKE = GripperRange(0.0, 0.08)
+PIPER = ArmModel(  # joint ranges as in its SDK; the slowest joint turns at 180 degrees a second
+    "piper",
+    (-2.6179, 0.0, -2.967, -1.745, -1.22, -2.09439),
+    (2.6179, 3.14, 0.0, 1.745, 1.22, 2.09439),
+    finger=_STROKE,
+    gripper=_STROKE,
+    finger_limits=(0.0, 0.08),
+    gripper_limits=(-0.02, 0.10),  # its driver stops at 0 and 0.08 itself
+    start=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),  # folded
+    rest=(0.0, 0.0, 0.0, 0.0, 0.0, 0.0),
+)
+ARM_MODELS = {model.name: model for model in (VX300S, WX250S, PIPER)}
 
 
 def joint_names(arms: tuple[str, ...] = ("left", "right")) -> tuple[str, ...]:

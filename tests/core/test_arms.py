@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aloha_kit.core import joint_names, VX300S, WX250S
+from aloha_kit.core import ARM_MODELS, joint_names, VX300S, WX250S
 
 
 def test_vector_order_is_left_arm_left_gripper_right_arm_right_gripper() -> None:
@@ -33,3 +33,25 @@ def test_velocity_scale_is_the_derivative_of_the_position_scale() -> None:
     scale, dt = VX300S.finger, 1e-3
     numeric = (scale.normalise(0.03 + 0.5 * dt) - scale.normalise(0.03)) / dt
     assert scale.normalise_velocity(0.5) == pytest.approx(numeric, rel=1e-3)
+
+
+@pytest.mark.parametrize("model", [VX300S, WX250S])
+def test_finger_speed_is_the_derivative_of_finger_travel(model) -> None:  # type: ignore[no-untyped-def]
+    """The drivers publish no finger speed: it comes from the motor's through the crank."""
+    for angle in np.linspace(-1.2, 1.4, 27):
+        slope = (model.crank.travel(angle + 1e-5) - model.crank.travel(angle - 1e-5)) / 2e-5
+        assert model.crank.travel_rate(angle) == pytest.approx(slope, rel=1e-5)
+
+
+def test_crank_gives_the_travel_that_aloha_measured() -> None:
+    """ALOHA's constants list both scales of each gripper; half a millimetre is how well they agree."""
+    for model in (VX300S, WX250S):
+        assert model.crank is not None
+        assert model.crank.travel(model.gripper.open) == pytest.approx(model.finger.open, abs=5e-4)
+        assert model.crank.travel(model.gripper.closed) == pytest.approx(model.finger.closed, abs=5e-4)
+
+
+@pytest.mark.parametrize("model", ARM_MODELS.values(), ids=lambda model: model.name)
+def test_an_arm_can_be_where_it_starts_and_rests(model) -> None:  # type: ignore[no-untyped-def]
+    for pose in (model.start, model.rest):
+        assert all(low <= value <= high for low, value, high in zip(model.lower, pose, model.upper, strict=True))
