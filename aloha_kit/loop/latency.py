@@ -23,7 +23,8 @@ class LatencyReport:
     nothing waits, physics and rendering); `network` and `preprocessing` are what the policy's author
     measures with `measure`; `command` is the rest of `act` (ensembling, limits); `recording` is the
     other observers; `total` is their sum, which has to fit in the period. Stages that a step does
-    not run (a network asked once a chunk) are not counted as zeros.
+    not run (a network asked once a chunk) are not counted as zeros. Work of another thread is timed
+    with `beside`; its rows begin with "async" and are no part of `total`.
 
     Put it first among the observers, and the policy through `watch` last, outside the guard.
 
@@ -57,6 +58,15 @@ class LatencyReport:
             self._step[stage] = self._step.get(stage, 0) + spent
             if self._open:
                 self._step[self._open[-1]] = self._step.get(self._open[-1], 0) - spent
+
+    @contextlib.contextmanager
+    def beside(self, stage: str) -> Iterator[None]:
+        """Count the time inside as `async <stage>`: work of another thread, which no step waits for."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self._samples.setdefault(f"async {stage}", []).append((self._now() - start) / 1e6)
 
     def watch(self, policy: Policy) -> Policy:
         """`policy`, timed."""
@@ -101,7 +111,7 @@ class LatencyReport:
                 "max": max(values),
                 "count": len(values),
             }
-            for stage, values in self._samples.items()
+            for stage, values in list(self._samples.items())
             if values
         }
         total = self._samples["total"]
@@ -111,9 +121,10 @@ class LatencyReport:
     def table(self) -> str:
         """The report for people."""
         report = self.report()
-        lines = [f"{'ms':<14}{'p50':>9}{'p99':>9}{'max':>9}{'count':>9}"]
+        width = max([14, *(len(stage) + 1 for stage in report["stages"])])
+        lines = [f"{'ms':<{width}}{'p50':>9}{'p99':>9}{'max':>9}{'count':>9}"]
         for stage, row in report["stages"].items():
-            lines.append(f"{stage:<14}{row['p50']:>9.2f}{row['p99']:>9.2f}{row['max']:>9.2f}{row['count']:>9}")
+            lines.append(f"{stage:<{width}}{row['p50']:>9.2f}{row['p99']:>9.2f}{row['max']:>9.2f}{row['count']:>9}")
         share = report["missed"] / report["steps"] if report["steps"] else 0.0
         lines.append(
             f"{report['missed']} of {report['steps']} steps ({share:.1%}) took longer"

@@ -140,3 +140,19 @@ def test_nothing_measured_is_no_error() -> None:
     latency.on_end(Outcome(0, 0.0, 0.0, "complete"))
     assert latency.report() == {"period_ms": 40.0, "steps": 0, "missed": 0, "stages": {}}
     assert "0 of 0 steps (0.0%)" in latency.table()
+
+
+def test_work_beside_the_loop_has_rows_of_its_own_and_no_part_in_the_total() -> None:
+    watch = Stopwatch()
+    latency = LatencyReport(50.0, now_ns=watch)
+    run_episode(SlowRig(watch, [3, 3]), latency.watch(Chunked(watch, latency)), [latency])
+    before = latency.report()
+    for ms in (40, 60):
+        with latency.beside("preprocessing"):
+            watch.pass_ms(ms)
+    report = latency.report()
+    assert report["stages"].pop("async preprocessing") == pytest.approx({"p50": 50, "p99": 59.8, "max": 60, "count": 2})
+    assert report == before
+    head, *rows, last = latency.table().splitlines()
+    assert len({len(row) for row in (head, *rows)}) == 1
+    assert rows[-1].split()[:3] == ["async", "preprocessing", "50.00"]
