@@ -64,6 +64,9 @@ class Subset(Mapping[str, T]):
             raise KeyError(name)
         return self._whole[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 

@@ -148,6 +148,8 @@ class Export:
     """As many observations as actions (the last one dropped), for readers that need equal lengths."""
     raw: bool = False
     """Decode JPEG into raw pixels, for readers that know no JPEG."""
+    mobile_aloha: bool = False
+    """Encode JPEG that cameras sent anew in Mobile ALOHA's channel order, for its readers."""
     start: int = 0
     """The first action to keep."""
     stop: int | None = None
@@ -159,7 +161,13 @@ class Export:
 
         def copy(path: Path) -> None:
             written = edit.export(
-                path, self.target, start=self.start, stop=self.stop, classic=self.classic, raw=self.raw
+                path,
+                self.target,
+                start=self.start,
+                stop=self.stop,
+                classic=self.classic,
+                raw=self.raw,
+                mobile_aloha=self.mobile_aloha,
             )
             print(written)
 

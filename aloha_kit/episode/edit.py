@@ -12,16 +12,25 @@ import numpy as np
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import files
+from aloha_kit.episode.codec import encode_jpeg
 from aloha_kit.episode.convert import set_attribute
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import CLASSIC, index_of, partial_path, SCHEMA
 
 _PER_STEP = {"action", "base_action", "reward", "stamps/command"}
 _ROWS = 32  # copied at a time
+_QUALITY = 95  # of JPEG that has to be encoded anew: beside the camera's own loss it adds little
 
 
 def export(
-    source: Path, folder: Path, *, start: int = 0, stop: int | None = None, classic: bool = False, raw: bool = False
+    source: Path,
+    folder: Path,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    classic: bool = False,
+    raw: bool = False,
+    mobile_aloha: bool = False,
 ) -> Path:
     """Copy an episode into `folder` under the same index (or the lowest free one where the name has none).
 
@@ -29,6 +38,7 @@ def export(
         start, stop: keep the actions [start, stop) and the observations around them.
         classic: drop the last observation, so that all data sets have T rows, for readers that need that.
         raw: decode JPEG, for readers that know raw pixels only (ACT's).
+        mobile_aloha: encode JPEG that cameras sent anew in Mobile ALOHA's channel order, for its readers.
 
     Raises:
         EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
@@ -46,7 +56,7 @@ def export(
         try:
             temporary.unlink(missing_ok=True)
             with h5py.File(temporary, "w") as target, h5py.File(source, "r") as old:
-                _copy(old, target, episode, (start, stop), (start, stop + extra), raw)
+                _copy(old, target, episode, (start, stop), (start, stop + extra), raw, mobile_aloha)
                 if episode.attrs.get("schema") == SCHEMA and not extra:
                     set_attribute(target, "schema", CLASSIC)
                 edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
@@ -59,16 +69,29 @@ def export(
     return path
 
 
-def _copy(old: Any, target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int], raw: bool) -> None:
+def _copy(
+    old: Any,
+    target: Any,
+    episode: Episode,
+    steps: tuple[int, int],
+    frames: tuple[int, int],
+    raw: bool,
+    mobile_aloha: bool,
+) -> None:
     decode = raw and episode.compressed
+    swap = mobile_aloha and not raw and episode.jpeg_order == "standard"
     for key, value in old.attrs.items():
-        if not (decode and key in ("jpeg_quality", "jpeg_order")):
+        if not ((decode or swap) and key in ("jpeg_quality", "jpeg_order")):
             set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
     if decode:
         target.attrs["compress"] = False
+    if swap:
+        _swap(target, episode, frames)
 
     def visit(name: str, data: Any) -> None:
         if not isinstance(data, h5py.Dataset):
+            return
+        if swap and (name == "compress_len" or name.startswith("observations/images/")):
             return
         if name == "compress_len":
             if not decode:
@@ -105,3 +128,17 @@ def _decode(target: Any, name: str, episode: Episode, span: tuple[int, int]) -> 
     new = target.create_dataset(name, (end - begin, *episode.image_size(camera), 3), np.uint8)
     for i in range(begin, end):
         new[i - begin] = episode.image(camera, i)
+
+
+def _swap(target: Any, episode: Episode, span: tuple[int, int]) -> None:
+    """All pictures as JPEG in Mobile ALOHA's channel order: there is no way from the standard one but encoding."""
+    lengths = np.zeros((len(episode.cameras), span[1] - span[0]), np.float32)
+    for row, camera in zip(lengths, episode.cameras, strict=True):
+        pictures = [encode_jpeg(episode.image(camera, i), _QUALITY) for i in range(*span)]
+        row[:] = [len(picture) for picture in pictures]
+        new = target.create_dataset(f"observations/images/{camera}", (len(pictures), int(row.max())), np.uint8)
+        for i, picture in enumerate(pictures):
+            new[i, : len(picture)] = picture
+    target["compress_len"] = lengths
+    set_attribute(target, "jpeg_order", "mobile_aloha")
+    target.attrs["jpeg_quality"] = _QUALITY

@@ -111,6 +111,9 @@ class LazyImages(Mapping[str, Image]):
                 raise StreamError(f"camera '{name}': {error}") from error
         return self._decoded[name]
 
+    def __contains__(self, name: object) -> bool:  # a Mapping's own way would decode to find out
+        return name in self._messages
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._messages)
 
