@@ -239,6 +239,16 @@ def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Pat
             assert episode.success is True
 
 
+def workers_of(pid: int | None = None) -> list[psutil.Process]:
+    """Recording processes below `pid` (this process); one that ends while it is looked at is none."""
+    found = []
+    for child in psutil.Process(pid).children():
+        with contextlib.suppress(psutil.Error):
+            if "spawn_main" in " ".join(child.cmdline()):
+                found.append(child)
+    return found
+
+
 def test_ctrl_c_while_the_processes_import_is_quiet(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--num_episodes", "9"]
     command += ["--dataset_dir", str(tmp_path / "data"), "--image_size", "24", "32", "--workers", "2"]
@@ -247,9 +257,7 @@ def test_ctrl_c_while_the_processes_import_is_quiet(tmp_path: Path) -> None:
     )
     try:
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not any(
-            "spawn_main" in " ".join(child.cmdline()) for child in psutil.Process(process.pid).children()
-        ):
+        while time.monotonic() < deadline and not workers_of(process.pid):
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGINT)
         out, error = process.communicate(timeout=120)
@@ -269,9 +277,8 @@ def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     from aloha_kit.record import recorder
 
     def kill_then_wait(pipes: list[object]) -> list[object]:
-        for child in psutil.Process().children():
-            if "spawn_main" in " ".join(child.cmdline()):
-                child.kill()
+        for child in workers_of():
+            child.kill()
         return multiprocessing.connection.wait(pipes)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recorder, "wait", kill_then_wait)
