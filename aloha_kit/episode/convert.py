@@ -130,11 +130,15 @@ def _copy_pictures(
 
 def _write_attributes(file: Any, contents: Contents) -> None:
     header = contents.header
-    end = contents.end or {
-        "success": False,
-        "reason": f"interrupted: recovered {len(contents.rows) - 1} steps",
-        "error": True,
-    }
+    end = (
+        dict(contents.end)
+        if contents.end
+        else {
+            "success": False,
+            "reason": f"interrupted: recovered {len(contents.rows) - 1} steps",
+            "error": True,
+        }
+    )
     values: dict[str, Any] = {
         "schema": SCHEMA,
         "sim": bool(header["sim"]),
@@ -142,7 +146,7 @@ def _write_attributes(file: Any, contents: Contents) -> None:
         "rate_hz": float(header["rate_hz"]),
         **{key: str(header[key]) for key in ("task", "rig", "instruction", "created", "software", "id")},
         "contract": json.dumps(header["contract"], sort_keys=True),
-        "describe": json.dumps(header["describe"], sort_keys=True),
+        "describe": json.dumps(end.pop("describe", header["describe"]), sort_keys=True),
         "jpeg_quality": int(header["quality"]) if header["images"] == "jpeg" and not _passed_on(header) else None,
         "jpeg_order": header.get("jpeg_order"),
         "camera_names": [name for name, _, _ in contents.layout.cameras] or None,

@@ -105,6 +105,11 @@ class Contents:
         self.rows.append(offset)
         self.longest = [max(a, b) for a, b in zip(self.longest, lengths, strict=True)]
 
+    def close(self, end: dict[str, Any]) -> None:
+        """Note how the episode ended; its last `end["cut"]` rows are no part of it."""
+        self.end = end
+        del self.rows[len(self.rows) - int(end.get("cut", 0)) :]
+
 
 def scan(fd: int, path: Path) -> Contents | None:
     """Find every good row of a journal; None when it was cut off before its header was complete.
@@ -126,7 +131,7 @@ def scan(fd: int, path: Path) -> Contents | None:
         elif kind == STEP:
             contents.add_row(offset, _lengths(contents.layout, payload))
         elif kind == END:
-            contents.end = json.loads(payload)
+            contents.close(json.loads(payload))
         offset, sequence = offset + _HEAD.size + len(payload), sequence + 1
     if contents is None:
         if problem.startswith("damaged"):

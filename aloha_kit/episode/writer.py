@@ -102,6 +102,8 @@ class EpisodeWriter:
             raise EpisodeError(f"{episode_path(folder, index)} exists and is never overwritten")
         self.success: bool | None = None  # an operator's verdict; wins over `success_reward`
         self.stalls = 0  # steps that had to wait for room in the queue
+        self.cut = 0  # last steps that are no part of the episode: the gesture that ended it
+        self.notes: dict[str, Any] = {}  # what came to light on the way, JSON-able; joins `describe` at the end
         self._header = {
             "task": task,
             "rig": rig,
@@ -218,17 +220,20 @@ class EpisodeWriter:
         success = self.success
         if success is None and self._success_reward is not None:
             success = bool(outcome.final_reward >= self._success_reward)
-        self._contents.end = {
-            "success": False if outcome.error else success,
-            "reason": outcome.reason[:4000],
-            "error": outcome.error,
-            "final_reward": float(outcome.final_reward),
-            "max_reward": float(outcome.max_reward),
-            "stalls": self.stalls,
-        }
         try:
+            end = {
+                "success": False if outcome.error else success,
+                "reason": outcome.reason[:4000],
+                "error": outcome.error,
+                "final_reward": float(outcome.final_reward),
+                "max_reward": float(outcome.max_reward),
+                "stalls": self.stalls,
+                "cut": max(0, min(self.cut, self.written - 1)),
+                "describe": _jsonable({**self._header["describe"], **self.notes}),
+            }
+            self._contents.close(end)
             with contextlib.suppress(OSError):  # no room for the verdict: recovery will do without
-                self._journal.append_json(END, self._contents.end)
+                self._journal.append_json(END, end)
             finish(self._fd, self._contents, self.path)
         except BaseException:
             self._close("kept")

@@ -446,3 +446,39 @@ def test_pictures_keep_red_red(tmp_path: Path) -> None:
         plain = cv2.imdecode(np.frombuffer(episode.jpeg("cam_high", 1) or b"", np.uint8), cv2.IMREAD_COLOR)
         np.testing.assert_array_equal(ours, plain)
         assert ours[:, 1:4, 0].mean() > 180 > 120 > ours[:, 1:4, 2].mean()
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_last_steps_can_be_cut_off_and_notes_join_the_description(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed: bool
+) -> None:
+    """The same whether the episode is committed at its end or, killed right after it, recovered."""
+    rig = Rig()
+    writer = writer_for(tmp_path, rig, describe={"seed": 7}, images="raw")
+    feed(writer, rig, 20)
+    writer.cut, writer.notes = 6, {"limited": 3}
+    if killed:
+        monkeypatch.setattr("aloha_kit.episode.writer.finish", lambda *_: (_ for _ in ()).throw(OSError("killed")))
+        with pytest.raises(OSError, match="killed"):
+            writer.on_end(outcome(20))
+        (found,) = recover_all(tmp_path)
+        assert (found.outcome, found.steps) == ("recovered", 14)
+    else:
+        writer.on_end(outcome(20))
+    assert os.listdir(tmp_path) == ["episode_0.hdf5"]
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        assert (episode.length, episode.frames) == (14, 15)
+        np.testing.assert_array_equal(episode.action, [rig.action(row) for row in range(14)])
+        np.testing.assert_array_equal(episode.image("cam_high", 14), rig.image("cam_high", 14))
+        assert json.loads(episode.attrs["describe"]) == {"seed": 7, "limited": 3}
+        assert episode.attrs["cut"] == 6
+
+
+def test_at_least_one_step_stays(tmp_path: Path) -> None:
+    rig = Rig()
+    writer = writer_for(tmp_path, rig)
+    feed(writer, rig, 3)
+    writer.cut = 99
+    writer.on_end(outcome(3))
+    with Episode.open(writer.path) as episode:
+        assert episode.length == 1

@@ -1,0 +1,125 @@
+"""What a person says while recording: one stream of commands, whatever it comes by."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import termios
+import time
+import tty
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+Command: TypeAlias = Literal["keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure"]
+State: TypeAlias = Literal["starting", "waiting", "countdown", "recording", "saving", "paused", "ended"]
+
+COMMANDS: tuple[Command, ...] = (
+    "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure",
+)  # fmt: skip
+
+
+class Channel(Protocol):
+    """A way for a person to speak to the session: keys, a topic, a gesture."""
+
+    def poll(self) -> Sequence[str]:
+        """Commands since the last call, oldest first; returns at once."""
+        ...
+
+    def tell(self, state: State, words: str) -> None:
+        """The session is in this state now."""
+
+    def close(self) -> None:
+        """No further use."""
+
+
+KEYS: dict[str, tuple[Command, Command]] = {  # what a key means: between episodes, and while one is recorded
+    " ": ("start", "keep"),  # one pedal starts and ends
+    "\n": ("start", "keep"),
+    "k": ("keep", "keep"),
+    "s": ("success", "success"),
+    "f": ("failure", "failure"),
+    "d": ("discard", "discard"),
+    "r": ("redo", "redo"),
+    "p": ("pause", "pause"),
+    "q": ("quit", "quit"),
+}
+KEY_HELP = "space start / end and keep   d discard   r redo   f failure   p pause   q quit"
+
+_BOUNCE_S = 0.5  # a key held down repeats: "start" must not become "keep"
+
+
+class Keyboard:
+    """Single keys from a terminal, without Enter and without echo; foot pedals are keyboards too.
+
+    The terminal is put back by `close`. Ctrl-C stays an interrupt; Ctrl-Z does nothing, since a stopped
+    process would leave torqued arms without anybody in charge.
+
+    Args:
+        fd: the terminal's file descriptor.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._before = termios.tcgetattr(fd)
+        self._state: State = "starting"
+        self._pressed: dict[str, float] = {}
+        tty.setcbreak(fd, termios.TCSADRAIN)
+        settings = termios.tcgetattr(fd)
+        settings[6][termios.VSUSP] = b"\0"
+        termios.tcsetattr(fd, termios.TCSADRAIN, settings)
+
+    def poll(self) -> Sequence[str]:
+        if not select.select([self._fd], [], [], 0)[0] or not in_foreground():
+            return []
+        try:
+            typed = os.read(self._fd, 64).decode(errors="ignore").lower()
+        except OSError:  # the terminal is gone; SIGHUP decides what that means
+            return []
+        return [command for key in typed if (command := self._meaning(key)) is not None]
+
+    def _meaning(self, key: str) -> Command | None:
+        now, last = time.monotonic(), self._pressed.get(key, -_BOUNCE_S)
+        self._pressed[key] = now
+        if key not in KEYS or now - last < _BOUNCE_S:
+            return None
+        between, during = KEYS[key]
+        if key == "p" and self._state == "paused":
+            return "resume"
+        return during if self._state == "recording" else between
+
+    def tell(self, state: State, words: str) -> None:
+        self._state = state
+
+    def close(self) -> None:
+        with contextlib.suppress(termios.error):  # the terminal is gone
+            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+
+
+def keyboard(fd: int = 0) -> Keyboard | None:
+    """The keyboard of the terminal at `fd`; None where there is no terminal, or somebody else is typing in it."""
+    return Keyboard(fd) if os.isatty(fd) and in_foreground() else None
+
+
+def in_foreground() -> bool:
+    """Whether what is typed is meant for this process.
+
+    A process in the background that reads its terminal is stopped, and one that changes its settings
+    spoils the shell's. roslaunch gives each node a session of its own, without a terminal: then whoever
+    started it counts.
+    """
+    pid = os.getpid()
+    while pid > 1:
+        parent, group, terminal, foreground = _process(pid)
+        if terminal:
+            return group == foreground
+        pid = parent
+    return True  # no job control anywhere (a container's first process)
+
+
+def _process(pid: int) -> tuple[int, int, int, int]:
+    """Parent, process group, controlling terminal (0: none) and that terminal's foreground group."""
+    text = Path(f"/proc/{pid}/stat").read_text()
+    fields = text[text.rindex(")") + 2 :].split()  # a program's name may hold anything, parentheses too
+    return int(fields[1]), int(fields[2]), int(fields[4]), int(fields[5])
