@@ -1,0 +1,159 @@
+"""One observation out of streams that tick on their own: the sample of each nearest to one reference time.
+
+Pure Python without ROS. Callbacks call `add`, which only stores; the control loop calls `match`. Nothing is
+repeated silently: a stream that is silent, frozen, late or out of its skew bound is a `StreamError` with its name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from aloha_kit.core import Clock, nearest, StreamError
+from aloha_kit.ros.ring import Sample, SETTLED, StreamHealth, StreamRing, StreamSpec
+
+__all__ = ["Matched", "Sample", "SoftSync", "StreamHealth", "StreamSpec"]
+
+POLL_NS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The sample of each stream nearest to `reference_ns`, the newest time that every required stream has reached."""
+
+    reference_ns: int
+    samples: dict[str, Sample]
+
+    def skew_ns(self, name: str) -> int:
+        """How far after the reference time the stream's sample was taken; negative before it."""
+        return self.samples[name].stamp_ns - self.reference_ns
+
+
+class SoftSync:
+    """Short rings of stamped samples, one a stream. Thread-safe.
+
+    Args:
+        specs: the streams; at least one is required.
+        clock: what arrivals are told in. When it steps back (simulated time started again) all samples are forgotten.
+        clock_offset_s: stamps further than this from their arrivals come from another clock and are corrected.
+        keep_s: how far back samples are kept; by default as long as one stream may wait for the slowest.
+    """
+
+    def __init__(
+        self, specs: Iterable[StreamSpec], clock: Clock, *, clock_offset_s: float = 0.1, keep_s: float | None = None
+    ) -> None:
+        specs = list(specs)
+        if not any(spec.required for spec in specs):
+            raise ValueError("soft sync needs a required stream: it gives the reference time")
+        offset_ns = round(clock_offset_s * 1e9)
+        longest = max(spec.max_age_ns for spec in specs) + max(spec.max_skew_ns for spec in specs) + offset_ns
+        keep_ns = longest if keep_s is None else round(keep_s * 1e9)
+        self._streams = {spec.name: StreamRing(spec, keep_ns, offset_ns) for spec in specs}
+        self._required = [stream for stream in self._streams.values() if stream.spec.required]
+        self._clock, self._lock = clock, threading.Lock()
+        self._latest_ns, self._closed = clock.now_ns(), False
+
+    def add(self, name: str, stamp_ns: int, value: Any, seq: int | None = None) -> None:
+        """Store a message; for callbacks.
+
+        Args:
+            stamp_ns: header.stamp; 0 where the driver leaves it empty.
+            seq: header.seq, one more each message; None where there is none.
+        """
+        with self._lock:
+            if not self._closed:
+                self._stream(name).add(stamp_ns, self._now(), value, seq)
+
+    def match(self, patience_s: float = 0.0) -> Matched:
+        """The newest observation that all required streams can give together.
+
+        Args:
+            patience_s: how long to try again, since the gap of one lost message closes with the next.
+
+        Raises:
+            StreamError: streams that are silent, frozen, late or out of their skew bound, each with age and bound.
+        """
+        return self._until(patience_s, settled=0, prefix="")
+
+    def wait(self, timeout_s: float) -> Matched:
+        """Until every required stream is alive, its clock is known and they match.
+
+        Raises:
+            StreamError: not within `timeout_s`; lists each stream that is not ready, and why.
+        """
+        return self._until(timeout_s, settled=SETTLED, prefix=f"streams are not ready after {timeout_s:g} s: ")
+
+    def newest(self, name: str) -> Sample:
+        """The newest sample of one stream, whatever the others do.
+
+        Raises:
+            StreamError: it is silent, frozen or late, or there is no such stream.
+        """
+        with self._lock:
+            stream = self._stream(name)
+            if problem := stream.problem(self._now()):
+                raise StreamError(problem)
+            return stream.sample(-1)
+
+    def health(self) -> dict[str, StreamHealth]:
+        with self._lock:
+            now = self._now()
+            return {name: stream.health(now) for name, stream in self._streams.items()}
+
+    def clear(self) -> None:
+        """Forget all samples, as at the start."""
+        with self._lock:
+            for stream in self._streams.values():
+                stream.clear()
+
+    def close(self) -> None:
+        """Free all samples; what callbacks still bring is not kept."""
+        self._closed = True
+        self.clear()
+
+    def _until(self, patience_s: float, *, settled: int, prefix: str) -> Matched:
+        end = self._clock.now_ns() + round(patience_s * 1e9)
+        while True:
+            with self._lock:
+                result = self._match(settled)
+            if isinstance(result, Matched):
+                return result
+            now = self._clock.now_ns()
+            if now >= end:
+                raise StreamError(prefix + "; ".join(result))
+            self._clock.sleep_until(min(end, now + POLL_NS))
+
+    def _match(self, settled: int) -> Matched | list[str]:
+        now = self._now()
+        if problems := [problem for stream in self._required if (problem := stream.problem(now, settled))]:
+            return problems
+        reference = min(stream.newest_ns for stream in self._required)
+        samples: dict[str, Sample] = {}
+        for name, stream in self._streams.items():
+            if not stream.spec.required and stream.problem(now):
+                continue
+            sample = stream.nearest(reference)
+            if abs(sample.stamp_ns - reference) <= stream.spec.max_skew_ns:
+                samples[name] = sample
+            elif stream.spec.required:
+                problems.append(stream.out_of_bound(sample.stamp_ns - reference, now))
+        if problems:
+            return problems
+        for name, sample in samples.items():
+            self._streams[name].matched(sample.stamp_ns - reference)
+        return Matched(reference, samples)
+
+    def _stream(self, name: str) -> StreamRing:
+        if name not in self._streams:
+            raise StreamError(f"no stream '{name}'. {nearest(name, self._streams)}")
+        return self._streams[name]
+
+    def _now(self) -> int:
+        now = self._clock.now_ns()
+        if now < self._latest_ns:
+            for stream in self._streams.values():
+                stream.restart()
+        self._latest_ns = now
+        return now
