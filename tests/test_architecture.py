@@ -22,7 +22,7 @@ LOWER = {
     "data": {"core", "config", "episode"},
     "policies": {"core", "config", "data"},
 }
-APPLICATIONS = {"record", "train", "deploy", "replay", "report"}
+APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor"}
 LOWER |= {app: set(LOWER) for app in APPLICATIONS}
 
 

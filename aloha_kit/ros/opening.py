@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aloha_kit.core import START_ARM_POSE
 from aloha_kit.ros.node import RosError
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 POLL_S = 0.01
 """How often grippers and operator are looked at while waiting."""
 
-BEYOND_STOP = 0.6
-"""rad: a gripper cannot be this far past its closed stop, so such a reading (the driver's -π) is no gesture."""
+HALF_OPEN = 0.5
+"""Where the leaders' grippers wait: closing them is then a gesture."""
 
 
 def _silent(state: str, words: str) -> None:
@@ -85,8 +84,7 @@ class Opening:
     def _lock(self, env: RosEnv) -> None:
         for arm in env.leader_arms.values():
             arm.prepare_leader()
-        half_open = np.append(START_ARM_POSE, np.float32(0.5))
-        env.move({arm: half_open for arm in env.leader_arms.values()}, self._move_s)
+        env.move({arm: np.append(arm.model.start, HALF_OPEN) for arm in env.leader_arms.values()}, self._move_s)
         for arm in env.leader_arms.values():
             arm.torque(False, "gripper")
 
@@ -99,10 +97,8 @@ class Opening:
             env.clock.sleep_until(env.clock.now_ns() + int(POLL_S * 1e9))
 
     def _closed(self, env: RosEnv, name: str) -> bool:
-        """Whether this leader's gripper is held closed; a reading that cannot be is not a gesture."""
-        gripper = env.leader_arms[name].model.gripper
-        angle = float(gripper.unnormalise(env.leader_action(name)[6]))
-        return gripper.closed - BEYOND_STOP < angle < env.rig.gripper_closed_to_start
+        opening = env.leader_action(name)[6]
+        return float(env.leader_arms[name].model.gripper.unnormalise(opening)) < env.rig.gripper_closed_to_start
 
     def _count_down(self, env: RosEnv) -> None:
         end = env.clock.now_ns() + int(self._countdown_s * 1e9)

@@ -1,0 +1,127 @@
+"""The examination on one screen: look at the rig and at this machine, judge both, say what to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from tyro.conf import arg
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import ConfigError, nearest
+from aloha_kit.doctor import arms, cameras, identity, machine, streams
+from aloha_kit.doctor.findings import About, Finding, Report
+from aloha_kit.doctor.probe import probe_disk, probe_usb
+from aloha_kit.ros.evidence import RigEvidence
+
+MOVED = 0.15
+"""rad that a joint turned during the check, from which a simulated picture should have changed too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArgs:
+    """Is this rig fit to record and deploy a task? Looks at every stream, motor, bus and disk; moves nothing.
+
+    Exit status 0 means go, 1 no-go.
+    """
+
+    task: Annotated[str, arg(aliases=("--task_name",))]
+    """Task: a name in configs/tasks or a YAML path."""
+    seconds: float = 5.0
+    """How long the streams are listened to."""
+    reference: Path | None = None
+    """Folder of reference pictures that the cameras are recognised by."""
+    save_reference: Path | None = None
+    """Folder to save the present pictures in as references."""
+    dataset_dir: Path | None = None
+    """Where episodes go, in place of the task's folder."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not self.seconds >= 1:
+            raise ValueError(f"seconds must be at least 1, given {self.seconds:g}")
+
+
+def examine(args: DoctorArgs) -> Report:
+    """Look and judge.
+
+    Raises:
+        ConfigError: a wrong task, a rig that is not behind ROS, a folder without references.
+    """
+    task = load(TaskConfig, "tasks", args.task)
+    rig = load(RigConfig, "rigs", task.rig)
+    if rig.kind != "ros":
+        raise ConfigError(
+            f"task '{task.name}' is of rig '{rig.name}', simulated in process: there is nothing to look at"
+        )
+    for name in task.cameras:
+        if name not in rig.cameras:
+            raise ConfigError(f"task '{task.name}' wants camera '{name}'. {nearest(name, rig.cameras)}")
+    references = {} if args.reference is None else identity.load_references(args.reference, task.cameras)
+    from aloha_kit.ros.inspect import inspect  # rospy loads only after the flags are known to be right
+    from aloha_kit.ros.node import RosError
+
+    try:
+        seen = inspect(rig, task.cameras, seconds=args.seconds, registers=arms.REGISTERS)
+    except RosError as error:
+        remedy = "start the rig's drivers with roslaunch, and set ROS_MASTER_URI to the machine that runs the master"
+        return Report(task.name, rig.name, False, (About("network", "ros").fault(str(error), "a master", remedy),))
+    pictures = {camera.name: camera.picture for camera in seen.cameras if camera.picture is not None}
+    if args.save_reference is not None:
+        identity.save_references(args.save_reference, pictures)
+    findings = [
+        *_streams(seen, rig),
+        *_cameras(seen, task, rig),
+        *(identity.judge_identity(pictures, references) if references else []),
+        *_arms(seen, rig),
+        *_machine(seen, task, rig, args.dataset_dir),
+    ]
+    return Report(task.name, rig.name, seen.simulated, tuple(findings))
+
+
+def _streams(seen: RigEvidence, rig: RigConfig) -> list[Finding]:
+    return [finding for topic in seen.topics for finding in streams.judge_topic(topic, rig.sync)]
+
+
+def _cameras(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Finding]:
+    small = task.image_size if seen.simulated else None
+    heard = {topic.stream: topic for topic in seen.topics}
+    moved = any(bool(np.ptp(arm.raw[:, :6], axis=0).max() > MOVED) for arm in seen.arms if len(arm.raw))
+    findings = []
+    for camera in seen.cameras:
+        topic, config = heard[f"images/{camera.name}"], rig.cameras[camera.name]
+        if not len(topic.arrivals_ns) and not camera.error:
+            continue  # a silent topic has been said
+        findings += cameras.judge_picture(camera, small or (config.height, config.width))
+        findings += cameras.judge_life(topic, moved=moved, simulated=seen.simulated)
+    return findings
+
+
+def _arms(seen: RigEvidence, rig: RigConfig) -> list[Finding]:
+    found = {arm.stream: arm for arm in seen.arms}
+    followers = {arm.name for arm in rig.followers.values()}
+    return [
+        *(finding for arm in seen.arms for finding in arms.judge_joints(arm)),
+        *(finding for motors in seen.motors for finding in arms.judge_motors(motors, follower=motors.arm in followers)),
+        *(
+            finding
+            for side in rig.leaders
+            for finding in arms.judge_following(
+                side, found[f"qpos_{side}"], found[f"leader_{side}"], hardware=rig.teleop == "hardware"
+            )
+        ),
+    ]
+
+
+def _machine(seen: RigEvidence, task: TaskConfig, rig: RigConfig, folder: Path | None) -> list[Finding]:
+    folder = folder or Path(task.dataset_dir.format(task=task.name))
+    asked = {name: rig.cameras[name] for name in task.cameras}
+    return [
+        *machine.judge_network(seen.network, seen.topics, simulated=seen.simulated),
+        *machine.judge_usb(probe_usb(asked, seen.drivers)),
+        *machine.judge_bandwidth(seen.topics),
+        *machine.judge_disk(probe_disk(folder), machine.recorded_bytes_s(seen.topics)),
+    ]

@@ -1,0 +1,155 @@
+"""Judging arms: joint readings, motors, and how well the followers follow."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import counted, joint_names
+from aloha_kit.doctor.findings import About, Finding, troubles
+from aloha_kit.ros.evidence import ArmEvidence, MotorEvidence
+
+Rows = npt.NDArray[np.bool_]
+
+OUTSIDE = (0.01, 0.2)
+"""rad beyond a joint's limit: encoders and sagging arms stand a little outside, a wrong homing offset far."""
+RESIDUAL = (0.15, 0.5)
+"""rad between leader and follower while commands flow: warning, fault."""
+HOT = (60.0, 70.0)
+"""Degrees Celsius; Dynamixel motors shut down at 72 to 80."""
+POSITION_MODES = {3: "position", 4: "extended position", 5: "current-based position"}
+MODES = {0: "current", 1: "velocity", 16: "PWM", **POSITION_MODES}
+ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
+"""Bits of a Dynamixel's Hardware_Error_Status."""
+REGISTERS = ("Hardware_Error_Status", "Torque_Enable", "Operating_Mode", "Present_Temperature")
+"""What `judge_motors` reads."""
+
+JOINTS = tuple(name.removeprefix("_") for name in joint_names(("",)))
+
+
+def judge_joints(arm: ArmEvidence) -> list[Finding]:
+    """NaN, failed reads, values outside the limits, fields of the wrong length."""
+    about = About("joints", arm.stream)
+    if arm.error:
+        remedy = "check the arm's driver, its motors' configuration and the rig's"
+        return [about.fault(arm.error, "readings that can be used", remedy)]
+    if not len(arm.raw):
+        return []
+    bad = troubles(*_failed_reads(about, arm), *_limits(about, arm), *_lengths(about, arm))
+    return bad or [about.ok(f"{counted(len(arm.raw), 'reading')} within the limits")]
+
+
+def _failed_reads(about: About, arm: ArmEvidence) -> list[Finding]:
+    findings, total, remedy = [], len(arm.raw), "a motor is silent: check cables and supply, restart the driver"
+    if count := int(np.count_nonzero(~_finite(arm))):
+        findings.append(about.fault(f"{count} of {total} readings are not finite", "numbers", remedy))
+    if count := int(np.count_nonzero(_unread(arm))):
+        found = f"{count} of {total} readings are -π in every joint: the driver could not read its motors"
+        findings.append(about.fault(found, "angles", remedy))
+    return findings
+
+
+def _finite(arm: ArmEvidence) -> Rows:
+    return np.asarray(np.isfinite(arm.raw).all(axis=1))
+
+
+def _unread(arm: ArmEvidence) -> Rows:
+    return np.asarray(np.all(np.abs(arm.raw[:, :6] + np.pi) < 1e-3, axis=1))
+
+
+def _limits(about: About, arm: ArmEvidence) -> list[Finding]:
+    good = arm.raw[_finite(arm) & ~_unread(arm), :6]
+    if not len(good):
+        return []
+    beyond = np.maximum(np.asarray(arm.lower) - good, good - np.asarray(arm.upper)).max(axis=0)
+    remedy = "move it back by hand; if it is not there, its homing offset is wrong"
+    return [
+        about.graded(float(far), OUTSIDE, f"{joint} is {far:.2f} rad beyond its limit", "within the limits", remedy)
+        for joint, far in zip(JOINTS, beyond, strict=False)
+    ]
+
+
+def _lengths(about: About, arm: ArmEvidence) -> list[Finding]:
+    findings, (position, *others) = [], arm.lengths
+    for name, length in zip(("velocity", "effort"), others, strict=True):
+        if length != position:
+            found = f"{length} values of {name} for {position} of position"
+            findings.append(about.fault(found, f"{position}", "another driver, or a simulation of one, is running"))
+    return findings
+
+
+def judge_motors(motors: MotorEvidence, *, follower: bool) -> list[Finding]:
+    """Error bits, torque, modes and temperature, by motor."""
+    about = About("motors", motors.arm)
+    if motors.error:
+        return [about.fault(motors.error, "registers that can be read", "check that the driver runs and answers")]
+    if not motors.registers:
+        return []
+    bad = [*_errors(about, motors), *_heat(about, motors)]
+    if follower:
+        bad += [*_torque(about, motors), *_modes(about, motors)]
+    return bad or [about.ok(f"{counted(len(motors.motors), 'motor')} without errors")]
+
+
+def _errors(about: About, motors: MotorEvidence) -> list[Finding]:
+    findings = []
+    for motor, value in _values(motors, "Hardware_Error_Status"):
+        words = " and ".join(word for bit, word in ERRORS.items() if value >> bit & 1) or f"error {value}"
+        remedy = f"take the load off, then: rosservice call /{motors.arm}/reboot_motors single {motor} true false"
+        if value:
+            findings.append(about.fault(f"{motor}: {words}", "no error", remedy))
+    return findings
+
+
+def _torque(about: About, motors: MotorEvidence) -> list[Finding]:
+    states = _values(motors, "Torque_Enable")
+    limp = [motor for motor, value in states if not value]
+    if not limp:
+        return []
+    if len(limp) == len(states):
+        remedy = "support the arm; recording and deployment switch it on when they start"
+        return [about.warning("no motor has torque", "torque", remedy)]
+    remedy = f"support the arm, then: rosservice call /{motors.arm}/reboot_motors group all true true"
+    return [about.fault(f"no torque in {', '.join(limp)}", "torque in all motors", remedy)]
+
+
+def _modes(about: About, motors: MotorEvidence) -> list[Finding]:
+    modes = _values(motors, "Operating_Mode")
+    wrong = [f"{motor} ({MODES.get(value, value)})" for motor, value in modes if value not in POSITION_MODES]
+    remedy = "recording and deployment set it when they start; check the driver's modes file"
+    return [about.warning(f"other modes: {', '.join(wrong)}", "position modes", remedy)] if wrong else []
+
+
+def _heat(about: About, motors: MotorEvidence) -> list[Finding]:
+    remedy = "let it cool; see that nothing pulls at the arm where it rests"
+    return troubles(
+        *(
+            about.graded(value, HOT, f"{motor} has {value} °C", f"under {HOT[0]:g} °C", remedy)
+            for motor, value in _values(motors, "Present_Temperature")
+        )
+    )
+
+
+def _values(motors: MotorEvidence, register: str) -> list[tuple[str, int]]:
+    return list(zip(motors.motors, motors.registers.get(register, ()), strict=False))
+
+
+def judge_following(side: str, follower: ArmEvidence, leader: ArmEvidence, *, hardware: bool) -> list[Finding]:
+    """How far a follower is from where its leader tells it to be, while something is telling it.
+
+    Nobody teleoperating is no fault: then the distance is said, since it is the way to the first command.
+    """
+    if not len(follower.raw) or not len(leader.raw):
+        return []
+    nearest = np.clip(np.searchsorted(leader.stamps_ns, follower.stamps_ns), 0, len(leader.raw) - 1)
+    apart = np.abs(follower.raw - leader.raw[nearest])[:, :6]
+    apart = apart[np.isfinite(apart).all(axis=1)]
+    if not len(apart):
+        return []
+    about, typical = About("following", side), np.median(apart, axis=0)
+    worst = int(typical.argmax())
+    found = f"{JOINTS[worst]} is {typical[worst]:.2f} rad from the leader's"
+    if not (hardware or follower.commands):
+        return [about.ok(f"not teleoperated now; {found}")]
+    remedy = "check the follower's torque and errors, and that both arms are of the configured models"
+    return [about.graded(float(typical[worst]), RESIDUAL, found, f"under {RESIDUAL[0]:g} rad", remedy)]

@@ -1,0 +1,116 @@
+"""Whether each camera is the one it says it is: its picture against everybody's saved reference."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import ConfigError
+from aloha_kit.core.files import make_folder
+from aloha_kit.doctor.findings import About, Finding
+from aloha_kit.ros.evidence import Picture
+
+ALIKE = 0.5
+"""Likeness from which a picture is taken for the reference's scene."""
+CLEARLY = 0.1
+"""How much likelier another camera's reference has to be before the two are called swapped."""
+THUMB = (24, 32)
+"""(height, width) that pictures are compared at: arms and objects move, the room and the table stay."""
+SHIFT = 2
+"""Pixels of the thumbnail that a camera may have been nudged by."""
+
+
+def judge_identity(pictures: Mapping[str, Picture], references: Mapping[str, Picture]) -> list[Finding]:
+    """Each camera against its saved picture, and against the others': who looks like whom?"""
+    names = [name for name in pictures if name in references]
+    new = [About("identity", name) for name in pictures if name not in references]
+    findings = [about.warning("there is no reference picture", "one", "save it with --save_reference") for about in new]
+    table = np.array([[likeness(pictures[a], references[b]) for b in names] for a in names])
+    best = _assignment(table)
+    for i, name in enumerate(names):
+        about, j = About("identity", name), best[i]
+        own, other = table[i, i], table[i, j]
+        if other >= ALIKE and other > own + CLEARLY:
+            swapped = ", and the other way round: they are swapped" if best[j] == i else ""
+            found = f"shows the view of '{names[j]}'{swapped} (likeness {other:.2f}, with its own {own:.2f})"
+            remedy = "exchange the cables, or the serial numbers in the udev rules, of these cameras"
+            findings.append(about.fault(found, f"the view of '{name}'", remedy))
+        else:
+            remedy = "moved, covered or lit otherwise? If it is meant so, save it anew with --save_reference"
+            expected = f"likeness of at least {ALIKE:g}"
+            # more likeness is better, so both sides change sign
+            findings.append(about.graded(-own, (-ALIKE, np.inf), f"likeness {own:.2f}", expected, remedy))
+    return findings
+
+
+def likeness(one: Picture, other: Picture) -> float:
+    """How alike two pictures are, -1 to 1: the best correlation of their thumbnails over small shifts.
+
+    Broad differences of light are taken out first, so that a cloud or a lamp does not make two rooms of one.
+    """
+    a, b = _features(one), _features(other)
+    inner = a[SHIFT:-SHIFT, SHIFT:-SHIFT]
+    height, width = inner.shape
+    shifts = itertools.product(range(2 * SHIFT + 1), repeat=2)
+    return max(_correlation(inner, b[dy : dy + height, dx : dx + width]) for dy, dx in shifts)
+
+
+def save_references(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:
+    """`FOLDER/<camera>.png` each, in place of an earlier one.
+
+    Raises:
+        ConfigError: the folder cannot be made or written to.
+    """
+    make_folder(folder)
+    files = [folder / f"{name}.png" for name in pictures]
+    for file, picture in zip(files, pictures.values(), strict=True):
+        if not cv2.imwrite(str(file), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+            raise ConfigError(f"cannot write '{file}'")
+    return files
+
+
+def load_references(folder: Path, names: Sequence[str]) -> dict[str, Picture]:
+    """The references that there are for these cameras.
+
+    Raises:
+        ConfigError: no folder, or not one reference in it; says what lies there.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no folder '{folder}' with reference pictures; make one with --save_reference {folder}")
+    pictures: dict[str, Picture] = {}
+    for name in names:
+        picture = cv2.imread(str(folder / f"{name}.png"))
+        if picture is not None:
+            pictures[name] = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    if not pictures:
+        there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
+        raise ConfigError(f"no picture of {', '.join(names)} in '{folder}'; there is: {there}")
+    return pictures
+
+
+def _assignment(table: npt.NDArray[np.float64]) -> Sequence[int]:
+    """The arrangement of cameras with the highest total likeness; rigs have few cameras, so all are tried."""
+    if len(table) > 7:
+        return [int(row.argmax()) for row in table]
+    return max(
+        itertools.permutations(range(len(table))), key=lambda order: sum(table[i, j] for i, j in enumerate(order))
+    )
+
+
+def _features(picture: Picture) -> npt.NDArray[np.float32]:
+    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    small = cv2.resize(grey, THUMB[::-1], interpolation=cv2.INTER_AREA)
+    flat = small - cv2.GaussianBlur(small, (0, 0), 5)
+    # A lamp or its reflection must not decide alone: far values count less.
+    return np.asarray(np.tanh(flat / (2 * flat.std() + 1e-6)), np.float32)
+
+
+def _correlation(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
+    a, b = a - a.mean(), b - b.mean()
+    scale = float(np.linalg.norm(a) * np.linalg.norm(b))
+    return float((a * b).sum()) / scale if scale > 1e-6 else 0.0

@@ -1,0 +1,131 @@
+"""Judging what carries the data: USB buses, the network between machines, clocks, the disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aloha_kit.doctor.findings import About, Finding, troubles
+from aloha_kit.ros.evidence import DiskEvidence, NetworkEvidence, TopicEvidence, UsbCamera
+
+USABLE = 0.8
+"""Share of a USB bus that periodic transfers may take (USB 2.0 specification, 5.6.4: 80 % of a microframe)."""
+USB2_STREAM = 24.576e6
+"""Bytes/s that one USB 2 camera can ask for at most: three packets of 1024 bytes a microframe."""
+USB_LOAD = (0.85, 1.0)
+"""Share of what is usable: warning, fault."""
+GIGABIT = 110e6
+"""Bytes/s that a gigabit network carries in practice."""
+NETWORK_LOAD = (0.5, 0.9)
+"""Share of it: warning, fault."""
+JPEG_SHARE = 0.13
+"""Size of a JPEG of quality 95 against the raw picture (0.12 of 0.92 MB measured on a busy scene)."""
+DISK_LOAD = (0.5, 1.0)
+"""Share of the disk's speed that the streams may take: warning, fault."""
+SPACE_MINUTES = (60.0, 10.0)
+"""Minutes of recording that the disk should hold: below the first a warning, below the second a fault."""
+CLOCK_STEP_S = 0.01
+"""How far the wall clock may move against the monotonic one during the check."""
+
+
+def judge_usb(cameras: Sequence[UsbCamera]) -> list[Finding]:
+    """What the cameras of each bus ask for together against what the bus can carry."""
+    findings = []
+    for bus in sorted({camera.bus for camera in cameras}):
+        on_it = [camera for camera in cameras if camera.bus == bus]
+        capacity, asked = on_it[0].bus_mbit_s * 1e6 / 8 * USABLE, sum(camera.bytes_per_s for camera in on_it)
+        named = ", ".join(f"{camera.camera} {camera.bytes_per_s / 1e6:.1f} ({camera.format})" for camera in on_it)
+        expected = f"under {capacity / 1e6:.0f} MB/s ({on_it[0].bus_mbit_s:g} Mbit/s)"
+        remedy = "plug a camera into a port of another bus (`lsusb -t` shows them), or let it send MJPEG"
+        found = f"{asked / 1e6:.1f} MB/s asked: {named}"
+        findings.append(About("usb", bus).graded(asked / capacity, USB_LOAD, found, expected, remedy))
+    for camera in cameras:
+        if camera.bus_mbit_s <= 480 and camera.bytes_per_s > USB2_STREAM:
+            found = f"{camera.bytes_per_s / 1e6:.1f} MB/s of {camera.format} from one USB 2 camera"
+            expected = f"at most {USB2_STREAM / 1e6:.1f} MB/s"
+            findings.append(About("usb", camera.camera).fault(found, expected, "a lower rate or size, or MJPEG"))
+    return findings
+
+
+def judge_bandwidth(topics: Sequence[TopicEvidence]) -> list[Finding]:
+    """What the topics carry; a limit only where a network lies between."""
+    total = sum(topic.bytes_per_s for topic in topics)
+    away = sum(topic.bytes_per_s for topic in topics if any(not p.same_machine for p in topic.publishers))
+    if not away:
+        return [About("bandwidth", "topics").ok(f"{total / 1e6:.1f} MB/s, all from this machine")]
+    found, expected = f"{away / 1e6:.1f} MB/s from other machines", f"gigabit Ethernet carries {GIGABIT / 1e6:.0f} MB/s"
+    remedy = "subscribe to /compressed topics, or run the cameras' drivers on this machine"
+    return [About("bandwidth", "network").graded(away / GIGABIT, NETWORK_LOAD, found, expected, remedy)]
+
+
+def recorded_bytes_s(topics: Sequence[TopicEvidence]) -> float:
+    """Bytes/s that recording these topics writes: JPEG as it comes, raw colour as the JPEG it becomes."""
+    return sum(topic.bytes_per_s * (JPEG_SHARE if _becomes_jpeg(topic) else 1.0) for topic in topics)
+
+
+def _becomes_jpeg(topic: TopicEvidence) -> bool:
+    return topic.stream.startswith("images/") and topic.expected_type == "sensor_msgs/Image"
+
+
+def judge_disk(disk: DiskEvidence, needed: float) -> list[Finding]:
+    """Speed of writes that reach the disk, and space in minutes, for `needed` bytes/s."""
+    about = About("disk", disk.folder)
+    if disk.error:
+        return [about.fault(disk.error, "a folder that can be written to", "mount the disk, or give --dataset_dir")]
+    minutes = disk.free_bytes / max(needed, 1.0) / 60
+    found = f"{disk.write_bytes_s / 1e6:.0f} MB/s reach the disk, the streams are {needed / 1e6:.1f} MB/s"
+    space = f"{disk.free_bytes / 1e9:.1f} GB free: {minutes:.0f} minutes of recording"
+    expected = f"at least {needed / DISK_LOAD[0] / 1e6:.1f} MB/s"
+    remedy = "record to an SSD, choose /compressed topics, or fewer or smaller cameras"
+    least = f"{SPACE_MINUTES[0]:g} minutes, and never under {SPACE_MINUTES[1]:g}"
+    # fewer minutes are worse, so both sides change sign
+    scarce = (-SPACE_MINUTES[0], -SPACE_MINUTES[1])
+    return [
+        about.graded(needed / max(disk.write_bytes_s, 1.0), DISK_LOAD, found, expected, remedy),
+        about.graded(-minutes, scarce, space, least, "move finished episodes elsewhere"),
+    ]
+
+
+def judge_network(network: NetworkEvidence, topics: Sequence[TopicEvidence], *, simulated: bool) -> list[Finding]:
+    """Addresses by which others find this machine, and whose time is told."""
+    away = not network.master_is_here or any(not p.same_machine for t in topics for p in t.publishers)
+    step = About("clock", "this machine").graded(
+        abs(network.clock_step_s),
+        (CLOCK_STEP_S, float("inf")),
+        f"the wall clock moved by {network.clock_step_s:+.3f} s during the check",
+        "a steady clock",
+        "let it settle before recording (chrony slews, ntpdate steps)",
+    )
+    bad = troubles(*_addresses(network, away), *_simulated_time(network, simulated), step)
+    return bad or [About("network", "ros").ok(f"master at {network.master_uri}")]
+
+
+def _addresses(network: NetworkEvidence, away: bool) -> list[Finding]:
+    about, findings = About("network", "ros"), []
+    name, address, own = network.ros_hostname, network.ros_ip, ", ".join(network.own_addresses)
+    if name and address:
+        found = f"ROS_HOSTNAME={name} and ROS_IP={address}"
+        findings.append(about.warning(found, "one of them", "unset ROS_IP: ROS_HOSTNAME wins"))
+    if address and address not in network.own_addresses:
+        found = f"ROS_IP={address} is no address of this machine"
+        findings.append(about.fault(found, f"one of {own}", "correct ROS_IP: no node can reach this one"))
+    reached_by = name or address or network.hostname_address
+    if not reached_by:
+        remedy = "set ROS_IP, or enter the name in /etc/hosts"
+        found = "this machine's name does not resolve"
+        findings.append((about.fault if away else about.warning)(found, "an address", remedy))
+    elif away and (reached_by.startswith("127.") or reached_by == "localhost"):
+        found = f"other machines take part, but this one calls itself {reached_by}"
+        remedy = f"set ROS_IP to this machine's address on the rig's network ({own})"
+        findings.append(about.fault(found, "an address that they reach", remedy))
+    return findings
+
+
+def _simulated_time(network: NetworkEvidence, simulated: bool) -> list[Finding]:
+    about = About("clock", "/use_sim_time")
+    if network.use_sim_time and not network.clock_published:
+        remedy = "rosparam set /use_sim_time false, and restart the drivers"
+        return [about.fault("true, but nobody publishes /clock: time stands still", "false", remedy)]
+    if network.use_sim_time and not simulated:
+        remedy = "rosparam set /use_sim_time false, unless a bag is being played"
+        return [about.warning("true on a real rig", "false", remedy)]
+    return []

@@ -1,0 +1,120 @@
+"""Judging topics: are they there, of the right type, by one living node, on time, with sane stamps?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from aloha_kit.config import SyncConfig
+from aloha_kit.core import counted
+from aloha_kit.doctor.findings import About, Finding, troubles
+from aloha_kit.ros.evidence import TopicEvidence
+
+SLOW = (0.10, 0.30)
+"""Fraction of the configured rate that is missing: warning, fault."""
+FAST = 1.25
+"""Times the configured rate from which the configuration is probably wrong."""
+JITTER = (0.5, 3.0)
+"""95th percentile of how far an interval is from the typical one, in periods. A driver under load
+delivers in pairs without harm, so only waits of several periods are a fault."""
+
+
+def judge_topic(seen: TopicEvidence, sync: SyncConfig) -> list[Finding]:
+    """All findings about one topic; a missing or silent one ends the questions."""
+    if missing := _missing(seen):
+        return missing
+    return [_publishers(seen), _rate(seen), *_stamps(seen, sync)]
+
+
+def _missing(seen: TopicEvidence) -> list[Finding]:
+    about = About("topic", seen.stream)
+    names = ", ".join(publisher.node for publisher in seen.publishers)
+    if not seen.publishers:
+        others = f". Published instead: {', '.join(seen.instead)}" if seen.instead else ""
+        expected = f"{seen.expected_type} at {seen.rate_hz:g} Hz"
+        return [
+            about.fault(
+                f"nobody publishes {seen.topic}{others}", expected, "start its driver, or correct the rig's topic"
+            )
+        ]
+    if seen.found_type != seen.expected_type:
+        remedy = "correct the rig's topic: a driver of another kind has this name"
+        if "Image" in seen.expected_type:
+            remedy = "correct the rig's topic: one that ends in /compressed is a CompressedImage, any other an Image"
+        return [about.fault(f"{seen.topic} is a {seen.found_type} (by {names})", seen.expected_type, remedy)]
+    if not len(seen.arrivals_ns):
+        remedy = "look at its log and its cable, then start it again"
+        if dead := next((publisher for publisher in seen.publishers if not publisher.reachable), None):
+            remedy = f"{dead.node} does not answer at {dead.host}: it died (`rosnode cleanup`), or has a wrong ROS_IP"
+        return [about.fault(f"{seen.topic} is silent (announced by {names})", f"{seen.rate_hz:g} Hz", remedy)]
+    return []
+
+
+def _publishers(seen: TopicEvidence) -> Finding:
+    about, names = About("topic", seen.stream), ", ".join(publisher.node for publisher in seen.publishers)
+    alive = sum(publisher.reachable for publisher in seen.publishers)
+    if alive > 1:
+        remedy = "end all but one: their messages would be mixed in the data"
+        return about.fault(f"{alive} nodes publish {seen.topic}: {names}", "one", remedy)
+    return about.ok(f"{seen.topic}, {seen.expected_type.split('/')[-1]} by {names}")
+
+
+def _rate(seen: TopicEvidence) -> Finding:
+    about, expected = About("rate", seen.stream), f"{seen.rate_hz:g} Hz"
+    if len(seen.arrivals_ns) < 2:
+        return about.fault("a single message came", expected, "look at the driver's log; a latched topic is no stream")
+    hz = (len(seen.arrivals_ns) - 1) / max((seen.arrivals_ns[-1] - seen.arrivals_ns[0]) / 1e9, 1e-9)
+    if hz > FAST * seen.rate_hz:
+        return about.warning(f"{hz:.1f} Hz", expected, "set rate_hz of the rig to what the driver gives")
+    remedy = "check the driver's settings and this machine's load"
+    if "images" in seen.stream:
+        remedy = "give it more light (long exposures slow it) or a USB bus of its own, or set rate_hz to what it gives"
+    return about.graded(1 - hz / seen.rate_hz, SLOW, f"{hz:.1f} Hz", expected, remedy)
+
+
+def _stamps(seen: TopicEvidence, sync: SyncConfig) -> list[Finding]:
+    about = About("stamps", seen.stream)
+    if unset := int(np.count_nonzero(seen.stamps_ns == 0)):
+        share = "every stamp is" if unset == len(seen.stamps_ns) else f"{unset} of {len(seen.stamps_ns)} stamps are"
+        remedy = "configure the driver to stamp; until then the time of arrival is used, and said in the data"
+        return [about.warning(f"{share} zero", "the capture time", remedy)]
+    lag = float(np.median(seen.arrivals_ns - seen.stamps_ns)) / 1e9
+    bad = troubles(*_order(about, seen), _offset(about, seen, lag, sync), _evenness(about, seen))
+    return bad or [about.ok(f"in order and even, {lag * 1e3:.1f} ms before arrival")]
+
+
+def _order(about: About, seen: TopicEvidence) -> list[Finding]:
+    steps, findings = np.diff(seen.stamps_ns), []
+    repeated, backwards = int(np.count_nonzero(steps == 0)), int(np.count_nonzero(steps < 0))
+    expected = "a new stamp a message"
+    if len(steps) and repeated == len(steps):
+        found = f"frozen: {len(steps) + 1} messages with one stamp"
+        findings.append(about.fault(found, expected, "restart the driver; it repeats its last message"))
+    elif repeated:
+        found = f"{repeated} of {len(steps) + 1} messages repeat a stamp"
+        findings.append(about.warning(found, expected, "lower the driver's rate to the device's"))
+    if backwards:
+        remedy = "two sources on one topic, or a clock that was set: keep its machine's clock from jumping"
+        findings.append(about.fault(f"{counted(backwards, 'stamp')} earlier than the one before", "order", remedy))
+    return findings
+
+
+def _offset(about: About, seen: TopicEvidence, lag: float, sync: SyncConfig) -> Finding:
+    remedy = "the driver buffers, or stamps wrongly: shorter queues, stamps at capture"
+    if hosts := sorted({publisher.host for publisher in seen.publishers if not publisher.same_machine}):
+        remedy = f"set the clock of {', '.join(hosts)} by this machine's (chrony), or run the driver here"
+    found = f"{abs(lag):.3f} s {'behind' if lag > 0 else 'ahead of'} this machine's clock"
+    limits = (sync.clock_offset_s, max(sync.max_age_s, sync.clock_offset_s))
+    return about.graded(abs(lag), limits, found, f"within {sync.clock_offset_s:g} s", remedy)
+
+
+def _evenness(about: About, seen: TopicEvidence) -> Finding:
+    steps = np.diff(np.sort(seen.stamps_ns))
+    steps = steps[steps > 0] / 1e6
+    if len(steps) < 5:
+        return about.ok("too few to judge")
+    periods = float(np.percentile(np.abs(steps - np.median(steps)), 95)) / 1e3 * seen.rate_hz
+    low, high = np.percentile(steps, (5, 95))
+    remedy = "ease this machine's load; give a camera a USB bus of its own"
+    return about.graded(
+        periods, JITTER, f"intervals of {low:.0f} to {high:.0f} ms", f"{1e3 / seen.rate_hz:.0f} ms", remedy
+    )

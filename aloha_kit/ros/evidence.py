@@ -1,0 +1,131 @@
+"""What was seen of a rig: plain records, gathered by `inspect` and judged by the rig doctor. No ROS needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Times = npt.NDArray[np.int64]
+Picture = npt.NDArray[np.uint8]
+
+NO_TIMES: Times = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """A node that publishes a topic; `host` is where it says it can be reached."""
+
+    node: str
+    host: str = "localhost"
+    reachable: bool = True  # its host's name resolves and it answers
+    same_machine: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class TopicEvidence:
+    """A topic that the rig should have, and the messages of it that came in during the check."""
+
+    stream: str  # as `Streams` names it: "images/cam_high", "qpos_left", "leader_left", "base_vel"
+    topic: str
+    expected_type: str
+    rate_hz: float  # the configured one
+    found_type: str = ""  # what the master knows it as; "" if nobody ever published it
+    publishers: tuple[Publisher, ...] = ()
+    stamps_ns: Times = field(default=NO_TIMES)  # (N,) of the headers; 0 where the driver set none
+    arrivals_ns: Times = field(default=NO_TIMES)  # (N,) on this machine's clock
+    sizes: Times = field(default=NO_TIMES)  # (N,) bytes
+    prints: Times = field(default=NO_TIMES)  # (N,) checksum of each picture's bytes; empty for other streams
+    instead: tuple[str, ...] = ()  # topics of the same source that are published, "name (type)"
+
+    @property
+    def bytes_per_s(self) -> float:
+        """Mean over the check; 0 with fewer than two messages."""
+        if len(self.arrivals_ns) < 2:
+            return 0.0
+        return float(self.sizes[1:].sum() / max((self.arrivals_ns[-1] - self.arrivals_ns[0]) / 1e9, 1e-9))
+
+
+@dataclass(frozen=True, eq=False)
+class CameraEvidence:
+    """One camera's newest picture, or why there is none."""
+
+    name: str
+    picture: Picture | None  # (H, W, 3) RGB
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class ArmEvidence:
+    """One arm's joint states during the check."""
+
+    stream: str
+    lower: tuple[float, ...]  # (6,) rad
+    upper: tuple[float, ...]
+    raw: npt.NDArray[np.float64]  # (N, 7) joints in the order of the vectors: rad, then the gripper as it comes
+    stamps_ns: Times  # (N,), of arrival where the driver set none
+    lengths: tuple[int, int, int] = (0, 0, 0)  # of position, velocity, effort in the newest message
+    error: str = ""  # why it could not be used
+    commands: int = 0  # messages on its command topics during the check
+
+
+@dataclass(frozen=True)
+class MotorEvidence:
+    """Registers of one arm's motors by name, one value a motor; empty where the driver does not tell."""
+
+    arm: str
+    motors: tuple[str, ...] = ()
+    registers: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class NetworkEvidence:
+    """The ROS graph's addresses and clock, as this process sees them."""
+
+    master_uri: str
+    master_is_here: bool
+    ros_ip: str = ""
+    ros_hostname: str = ""
+    own_addresses: tuple[str, ...] = ()
+    hostname_address: str = ""  # what this machine's name resolves to; "" if it does not
+    use_sim_time: bool = False
+    clock_published: bool = False
+    clock_step_s: float = 0.0  # how far the wall clock moved against the monotonic one during the check
+
+
+@dataclass(frozen=True)
+class UsbCamera:
+    """A camera of this machine: what it was asked for, and which USB bus carries it."""
+
+    camera: str
+    device: str
+    bus: str
+    bus_mbit_s: float
+    bytes_per_s: float
+    format: str
+
+
+@dataclass(frozen=True)
+class DiskEvidence:
+    """What the data set's folder can take."""
+
+    folder: str
+    write_bytes_s: float
+    free_bytes: int
+    error: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class RigEvidence:
+    """Everything that was seen. `motors` has no entry for arms whose driver has no registers."""
+
+    topics: tuple[TopicEvidence, ...]
+    cameras: tuple[CameraEvidence, ...]
+    arms: tuple[ArmEvidence, ...]
+    motors: tuple[MotorEvidence, ...]
+    network: NetworkEvidence
+    simulated: bool
+    drivers: dict[str, dict[str, Any]] = field(default_factory=dict)  # {camera: parameters of its driver's node}

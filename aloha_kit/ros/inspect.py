@@ -1,0 +1,323 @@
+"""Looking at a rig from outside: listen to every stream for a while, ask motors and master; command nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import struct
+import threading
+import time
+import urllib.parse
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import rosgraph
+import rospy
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from aloha_kit.config import ArmConfig, RigConfig
+from aloha_kit.core import ARM_MODELS, ArmModel, Clock, ConfigError, StreamError, WallClock
+from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.ros import images, messages, node
+from aloha_kit.ros.evidence import (
+    ArmEvidence,
+    CameraEvidence,
+    MotorEvidence,
+    NetworkEvidence,
+    Publisher,
+    RigEvidence,
+    TopicEvidence,
+)
+from aloha_kit.ros.simulated import simulated_rig
+
+T = TypeVar("T")
+
+PATIENCE_S = 3.0
+"""How long a node or a service may take to answer."""
+_KINDS = {
+    "sensor_msgs/JointState": JointState,
+    "sensor_msgs/Image": Image,
+    "sensor_msgs/CompressedImage": CompressedImage,
+    "nav_msgs/Odometry": Odometry,
+}
+_HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: what every stamped message begins with
+_PRINTED = 16384  # bytes of a picture that its checksum looks at, spread over it
+
+
+def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str] = ()) -> RigEvidence:
+    """Listen for `seconds` to the arms, the base and these cameras of `rig`.
+
+    Args:
+        registers: to read of every motor that can be asked (`Hardware_Error_Status`).
+
+    Raises:
+        RosError: no master answers.
+    """
+    try:
+        clock = node.start("aloha_doctor", anonymous=True)
+    except ConfigError:  # /use_sim_time without /clock, which is a finding and not the end
+        clock = WallClock()
+    graph, simulation = _Graph(), simulated_rig()
+    ears = [_Ear(topic, clock) for topic in _expected(rig, cameras)]
+    counters = {side: _Counter(_command_topics(arm)) for side, arm in rig.followers.items()}
+    step = time.time() - time.monotonic()
+    try:
+        end = time.monotonic() + seconds
+        motors = [_motors(arm, registers, graph) for arm in _interbotix(rig)] if registers else []
+        time.sleep(max(0.0, end - time.monotonic()))
+    finally:
+        for ear in ears:
+            ear.close()
+        for counter in counters.values():
+            counter.close()
+    step = time.time() - time.monotonic() - step
+    heard = {ear.topic.stream: ear for ear in ears}
+    arms = [
+        heard[f"{role}_{side}"].arm(_model(arm, simulation), counters[side].count if role == "qpos" else 0)
+        for role, group in (("qpos", rig.followers), ("leader", rig.leaders))
+        for side, arm in group.items()
+    ]
+    return RigEvidence(
+        topics=tuple(ear.evidence(graph) for ear in ears),
+        cameras=tuple(heard[f"images/{name}"].camera(name) for name in cameras),
+        arms=tuple(arms),
+        motors=tuple(motors),
+        network=_network(graph, step),
+        simulated=simulation is not None,
+        drivers={name: _driver(heard[f"images/{name}"], graph) for name in cameras},
+    )
+
+
+def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[TopicEvidence]:
+    joints = [("qpos", rig.followers), ("leader", rig.leaders)]
+    found = [
+        TopicEvidence(f"{role}_{side}", _state_topic(arm), "sensor_msgs/JointState", arm.rate_hz)
+        for role, arms in joints
+        for side, arm in arms.items()
+    ]
+    for name in cameras:
+        camera = rig.cameras[name]
+        kind = "CompressedImage" if camera.topic.endswith("/compressed") else "Image"
+        found.append(TopicEvidence(f"images/{name}", camera.topic, f"sensor_msgs/{kind}", camera.rate_hz))
+        if camera.depth_topic:
+            found.append(TopicEvidence(f"images_depth/{name}", camera.depth_topic, "sensor_msgs/Image", camera.rate_hz))
+    if rig.base is not None:
+        found.append(TopicEvidence("base_vel", rig.base.odom_topic, "nav_msgs/Odometry", rig.base.rate_hz))
+    return found
+
+
+def _state_topic(arm: ArmConfig) -> str:
+    return arm.state_topic or f"/{arm.name}/joint_states"
+
+
+def _command_topics(arm: ArmConfig) -> list[str]:
+    return [arm.command_topic] if arm.command_topic else [f"/{arm.name}/commands/joint_group"]
+
+
+def _model(arm: ArmConfig, simulation: Mapping[str, Any] | None) -> ArmModel:
+    """Its limits. On a simulated rig, topics that do not say what arm they are of have the scene's."""
+    scene = simulation.get("arm_model") if simulation and arm.driver == "joint_state" else None
+    return ARM_MODELS.get(str(scene), ARM_MODELS[arm.model])
+
+
+def _interbotix(rig: RigConfig) -> list[ArmConfig]:
+    return [arm for arms in (rig.followers, rig.leaders) for arm in arms.values() if arm.driver == "interbotix"]
+
+
+class _Ear:
+    """Keeps when each message of a topic came, its stamp and its size; of pictures a checksum and the newest."""
+
+    def __init__(self, topic: TopicEvidence, clock: Clock) -> None:
+        self.topic, self._clock = topic, clock
+        self._rows: list[tuple[int, int, int, int]] = []
+        self._kept: list[bytes] = []
+        self._pictures = topic.stream.startswith("images")
+        self._subscriber = rospy.Subscriber(topic.topic, rospy.AnyMsg, self._hear, queue_size=100)
+
+    def close(self) -> None:
+        self._subscriber.unregister()
+
+    def _hear(self, message: rospy.AnyMsg) -> None:
+        now, raw = self._clock.now_ns(), message._buff
+        _, seconds, nanoseconds = _HEADER.unpack_from(raw)
+        if self._pictures:
+            body = memoryview(raw)[16 + int.from_bytes(raw[12:16], "little") :]
+            checksum = zlib.crc32(bytes(body[:: max(1, len(body) // _PRINTED)]))
+            self._kept[:] = [raw]
+        else:
+            checksum = 0
+            self._kept.append(raw)
+        self._rows.append((seconds * 10**9 + nanoseconds, now, len(raw), checksum))
+
+    def evidence(self, graph: _Graph) -> TopicEvidence:
+        rows = np.array(self._rows, np.int64).reshape(-1, 4).T
+        return dataclasses.replace(
+            self.topic,
+            found_type=graph.types.get(self.topic.topic, ""),
+            publishers=graph.publishers(self.topic.topic),
+            stamps_ns=rows[0],
+            arrivals_ns=rows[1],
+            sizes=rows[2],
+            prints=rows[3] if self._pictures else rows[3][:0],
+            instead=graph.beside(self.topic.topic),
+        )
+
+    def messages(self) -> list[Any]:
+        """Those kept, decoded as what they should be."""
+        kind = _KINDS[self.topic.expected_type]
+        return [kind().deserialize(raw) for raw in self._kept]
+
+    def camera(self, name: str) -> CameraEvidence:
+        try:
+            pictures = [images.decode(message) for message in self.messages()]
+        except Exception as error:  # ours, or genpy's of bytes that are another message
+            return CameraEvidence(name, None, str(error))
+        return CameraEvidence(name, pictures[-1] if pictures else None)
+
+    def arm(self, model: ArmModel, commands: int) -> ArmEvidence:
+        evidence = ArmEvidence(
+            self.topic.stream, model.lower, model.upper, np.zeros((0, 7)), np.zeros(0, np.int64), commands=commands
+        )
+        try:
+            heard = self.messages()
+            raw = np.array([_seven(message) for message in heard]).reshape(-1, 7)
+        except Exception as error:
+            return dataclasses.replace(evidence, error=str(error))
+        stamps = np.array([stamp or arrival for stamp, arrival, *_ in self._rows], np.int64)
+        newest = heard[-1] if heard else None
+        lengths = (0, 0, 0) if newest is None else (len(newest.position), len(newest.velocity), len(newest.effort))
+        return dataclasses.replace(evidence, raw=raw, stamps_ns=stamps, lengths=lengths)
+
+
+def _seven(message: Any) -> list[float]:
+    """6 joints and the gripper, by Interbotix's names where they are used, else by place."""
+    names, position = list(message.name), list(message.position)
+    wanted = (*ARM_JOINTS, "gripper")
+    if set(wanted) <= set(names) and len(position) == len(names):
+        return [position[names.index(name)] for name in wanted]
+    if len(position) < 7:
+        raise StreamError(f"{len(position)} joints ({', '.join(names)}), expected 7")
+    return position[:7]
+
+
+class _Counter:
+    """Counts the messages of some topics."""
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self.count = 0
+        self._subscribers = [rospy.Subscriber(topic, rospy.AnyMsg, self._hear, queue_size=100) for topic in topics]
+
+    def _hear(self, message: rospy.AnyMsg) -> None:
+        self.count += 1
+
+    def close(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.unregister()
+
+
+class _Graph:
+    """The master's view: who publishes what, which services there are, and whether the nodes are alive."""
+
+    def __init__(self) -> None:
+        self._master = rosgraph.Master(rospy.get_name())
+        published, _, services = self._master.getSystemState()
+        self._published = {topic: sorted(nodes) for topic, nodes in published}
+        self.services = {service for service, _ in services}
+        self.types = {topic: str(kind) for topic, kind in self._master.getTopicTypes()}
+        self._nodes: dict[str, Publisher] = {}
+
+    def publishers(self, topic: str) -> tuple[Publisher, ...]:
+        return tuple(self._node(name) for name in self._published.get(topic, ()))
+
+    def beside(self, topic: str) -> tuple[str, ...]:
+        """Published topics under the same first name: /usb_cam_high/… for /usb_cam_high/image_raw."""
+        source = "/".join(topic.split("/")[:2]) + "/"
+        return tuple(
+            f"{other} ({self.types.get(other, 'unknown')})"
+            for other in sorted(self._published)
+            if other.startswith(source) and other != topic
+        )
+
+    def _node(self, name: str) -> Publisher:
+        if name not in self._nodes:
+            address = urllib.parse.urlparse(self._master.lookupNode(name))
+            host = address.hostname or "?"
+            reachable = True
+            try:
+                socket.create_connection((host, address.port or 0), timeout=PATIENCE_S).close()
+            except OSError:
+                reachable = False
+            here = reachable and bool(rosgraph.network.is_local_address(host))
+            self._nodes[name] = Publisher(name, host, reachable, same_machine=here)
+        return self._nodes[name]
+
+
+def _motors(arm: ArmConfig, registers: Sequence[str], graph: _Graph) -> MotorEvidence:
+    def call(service: str, kind: str, *values: Any) -> Any:
+        name = f"/{arm.name}/{service}"
+        if name not in graph.services:
+            raise node.RosError(f"no service {name}")
+        return _within(PATIENCE_S, lambda: rospy.ServiceProxy(name, getattr(messages, kind))(*values), name)
+
+    try:
+        info = call("get_robot_info", "RobotInfo", "group", "all")
+        values = {
+            register: tuple(call("get_motor_registers", "RegisterValues", "group", "all", register, 0).values)
+            for register in registers
+        }
+    except (node.RosError, rospy.ServiceException, rospy.ROSException) as error:
+        return MotorEvidence(arm.name, error=str(error))
+    return MotorEvidence(arm.name, tuple(info.joint_names), {name: found for name, found in values.items() if found})
+
+
+def _within(seconds: float, call: Callable[[], T], what: str) -> T:
+    """`call`'s result; a driver that hangs must not hang the doctor."""
+    results: list[T] = []
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            results.append(call())
+        except Exception as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    if not results:
+        raise node.RosError(f"{what} does not answer within {seconds:g} s")
+    return results[0]
+
+
+def _driver(ear: _Ear, graph: _Graph) -> dict[str, Any]:
+    """Parameters of the node that publishes a camera (usb_cam: video_device, pixel_format, framerate, …)."""
+    for publisher in graph.publishers(ear.topic.topic):
+        found = rospy.get_param(publisher.node, {})
+        if isinstance(found, dict):
+            return found
+    return {}
+
+
+def _network(graph: _Graph, clock_step_s: float) -> NetworkEvidence:
+    uri = rosgraph.get_master_uri()
+    try:
+        address = socket.gethostbyname(socket.gethostname())
+    except OSError:
+        address = ""
+    return NetworkEvidence(
+        master_uri=uri,
+        master_is_here=bool(rosgraph.network.is_local_address(urllib.parse.urlparse(uri).hostname)),
+        ros_ip=os.environ.get("ROS_IP", ""),
+        ros_hostname=os.environ.get("ROS_HOSTNAME", ""),
+        own_addresses=tuple(rosgraph.network.get_local_addresses()),
+        hostname_address=address,
+        use_sim_time=bool(rospy.get_param("/use_sim_time", False)),
+        clock_published=bool(graph.publishers("/clock")),
+        clock_step_s=clock_step_s,
+    )
