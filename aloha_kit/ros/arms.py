@@ -1,0 +1,246 @@
+"""Arms behind ROS: one protocol for those that are read, moved and prepared, whatever their driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import rospy
+
+from aloha_kit.config.rig import ArmConfig
+from aloha_kit.core import ARM_MODELS, ArmModel, Clock, nearest, SafetyError, StreamError
+from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.ros.node import RosError
+
+Vector = npt.NDArray[np.float32]
+Role = Literal["follower", "leader"]
+Part = Literal["all", "arm", "gripper"]
+T = TypeVar("T")
+
+JOINTS = (*ARM_JOINTS, "gripper")
+PATIENCE_S = 5.0
+"""How long a driver may take to appear, to answer, and to publish a reading that is one."""
+
+_MOVE_HZ = 50.0
+_ROUNDING = 1e-4  # rad: limits and commands pass through 32-bit floats
+
+
+class ReadingError(StreamError):
+    """One reading is none: the bus lost it. The next one may be good again."""
+
+
+@dataclass(frozen=True)
+class ArmState:
+    """What one reading says; 6 joints, then the gripper."""
+
+    qpos: Vector  # (7,) rad, gripper normalised by its finger's travel
+    qvel: Vector  # (7,) rad/s, gripper normalised /s
+    effort: Vector  # (7,) as the driver reports it: mA on Dynamixel
+
+
+class Arm(Protocol):
+    """One arm. A target is (7,): 6 joints in rad and the gripper, 0 closed to 1 open by its motor's range.
+
+    `qpos` and targets have different gripper scales, the finger's travel and the motor's angle, because
+    ALOHA's data sets do; they disagree by up to 0.09.
+    """
+
+    name: str
+    model: ArmModel
+
+    def read(self, message: Any) -> ArmState:
+        """The state in a sensor_msgs/JointState.
+
+        Raises:
+            ReadingError: a value is not finite, or the driver says it could not read its motors.
+            StreamError: the message lacks a joint or a quantity.
+        """
+        ...
+
+    def leader_action(self, message: Any) -> Vector:
+        """(7,) the target that a leader's reading asks for. Raises as `read` does."""
+        ...
+
+    def present(self) -> Vector:
+        """(7,) the target that keeps the arm where it is, from its next reading.
+
+        Raises:
+            RosError: nothing is published.
+            StreamError: what is published is no reading, for `PATIENCE_S`.
+        """
+        ...
+
+    def check(self, target: npt.ArrayLike) -> None:
+        """Raise SafetyError, naming joint, value and limit, where `command(target)` would."""
+
+    def command(self, target: npt.ArrayLike) -> None:
+        """Send a target.
+
+        Raises:
+            SafetyError: the driver would refuse it; nothing was sent.
+            StreamError: no driver listens any more.
+        """
+
+    def prepare_follower(self, gripper_current_limit: int = 0) -> None:
+        """Modes, limits and torque for following; moves nothing. A limit of 0 leaves the motor's own."""
+
+    def prepare_leader(self) -> None:
+        """Position mode and torque: the arm holds still until its torque is taken away."""
+
+    def torque(self, on: bool, part: Part = "all") -> None:
+        """Switch the motors; an arm that stands in the air falls when they go off."""
+
+    def reboot_gripper(self) -> None:
+        """Clear the gripper's overload error."""
+
+    def move(self, target: npt.ArrayLike, seconds: float) -> None:
+        """Go to a target smoothly; returns when the last command of the way was sent."""
+
+    def close(self) -> None:
+        """Leave ROS; torque and the last command stay as they are."""
+
+
+def connect_arm(config: ArmConfig, role: Role, *, clock: Clock, model: ArmModel | None = None) -> Arm:
+    """The arm that `config` describes.
+
+    Args:
+        model: in place of the configured one; a simulated rig's arms are what its scene has.
+
+    Raises:
+        RosError: its driver is not there.
+    """
+    known = model or ARM_MODELS[config.model]
+    if config.driver == "joint_state":
+        from aloha_kit.ros.joint_state_arm import JointStateArm
+
+        return JointStateArm(config, known, role, clock)
+    # loads the manufacturer's package where there is one
+    from aloha_kit.ros.interbotix import InterbotixArm
+
+    return InterbotixArm(config.name, known, clock)
+
+
+def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: Clock) -> None:
+    """Move arms to their targets at the same time, half a cosine in time, so speed starts and ends at zero.
+
+    A way that would need more than a third of a joint's speed takes longer than `seconds`.
+
+    Raises:
+        SafetyError: a target is out of an arm's reach; nothing moved.
+    """
+    ways: dict[Arm, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+    for arm, target in targets.items():
+        arm.check(target)
+        here, end = arm.present().astype(np.float64), np.asarray(target, np.float64)
+        here[:6] = np.clip(here[:6], arm.model.lower, arm.model.upper)  # a resting arm sags past its limits
+        ways[arm] = (here, end)
+        seconds = max(seconds, np.pi / 2 * float(np.abs(end - here)[:6].max()) / (arm.model.velocity / 3))
+    steps = max(1, round(seconds * _MOVE_HZ))
+    began = clock.now_ns()
+    for step in range(1, steps + 1):
+        share = (1 - np.cos(np.pi * step / steps)) / 2
+        for arm, (here, end) in ways.items():
+            arm.command(here + share * (end - here))
+        clock.sleep_until(began + round(step * 1e9 / _MOVE_HZ))
+
+
+def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
+    """`read()`, again and again while the bus loses its readings, at most for `patience_s`.
+
+    Raises:
+        ReadingError: the last one's.
+    """
+    end = clock.now_ns() + int(patience_s * 1e9)
+    while True:
+        try:
+            return read()
+        except ReadingError as error:
+            if clock.now_ns() > end:
+                raise ReadingError(f"{error} (for {patience_s:g} s)") from error
+        clock.sleep_until(clock.now_ns() + 5_000_000)
+
+
+def next_reading(topic: str, who: str) -> Any:
+    """The next sensor_msgs/JointState on `topic`.
+
+    Raises:
+        RosError: none within `PATIENCE_S`.
+    """
+    from sensor_msgs.msg import JointState
+
+    try:
+        return rospy.wait_for_message(topic, JointState, timeout=PATIENCE_S)
+    except rospy.ROSException as error:
+        raise RosError(f"{who}: nothing on {topic} for {PATIENCE_S:g} s; is its driver running?") from error
+
+
+def wait_for_listeners(publishers: Sequence[Any], who: str, clock: Clock) -> None:
+    """Until somebody listens to each rospy.Publisher: what is said before that is lost.
+
+    Raises:
+        RosError: nobody does within `PATIENCE_S`.
+    """
+    end = clock.now_ns() + int(PATIENCE_S * 1e9)
+    while deaf := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
+        if clock.now_ns() > end:
+            raise RosError(f"{who}: nobody listens to {', '.join(deaf)}; is its driver running?")
+        clock.sleep_until(clock.now_ns() + 10_000_000)
+
+
+def finite(who: str, quantity: str, names: tuple[str, ...], values: npt.NDArray[np.float64]) -> None:
+    """Raise ReadingError, naming the joints, unless `values` are finite."""
+    bad = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
+    if bad:
+        raise ReadingError(f"{who}: the {quantity} of {', '.join(bad)} is not a finite number")
+
+
+def by_name(who: str, names: tuple[str, ...], message: Any, quantity: str) -> npt.NDArray[np.float64]:
+    """(N,) a JointState's `quantity` of the joints `names`.
+
+    Raises:
+        StreamError: a joint or the quantity is missing.
+        ReadingError: a value is not finite.
+    """
+    given, numbers = list(message.name), getattr(message, quantity)
+    if missing := [name for name in names if name not in given]:
+        raise StreamError(f"{who}: no joint '{missing[0]}' in its joint states. {nearest(missing[0], given)}")
+    if len(numbers) != len(given):
+        raise StreamError(f"{who}: its joint states name {len(given)} joints, with {len(numbers)} values of {quantity}")
+    values = np.array([numbers[given.index(name)] for name in names], np.float64)
+    finite(who, quantity, names, values)
+    return values
+
+
+def check_target(
+    who: str, model: ArmModel, target: npt.ArrayLike, *, before: npt.ArrayLike | None = None, moving_time: float = 1.0
+) -> npt.NDArray[np.float64]:
+    """(7,) `target`, if a driver would take it.
+
+    Args:
+        before: the last command; None where there was none, or where the driver does not compare.
+        moving_time: seconds that the driver supposes a command to take.
+
+    Raises:
+        SafetyError: names the joint, its value and its limit.
+    """
+    goal = np.asarray(target, np.float64)
+    if goal.shape != (7,):
+        raise SafetyError(f"{who}: a target is (7,): {', '.join(JOINTS)}; given shape {goal.shape}")
+    values = [*goal[:6], float(model.gripper.unnormalise(goal[6]))]
+    limits = [*zip(model.lower, model.upper, strict=True), model.gripper_limits]
+    for joint, value, (low, high) in zip(JOINTS, values, limits, strict=True):
+        if not low - _ROUNDING <= value <= high + _ROUNDING:  # nor is NaN
+            raise SafetyError(f"{who} cannot go there: {joint} {value:.4f} is outside [{low:.4f}, {high:.4f}]")
+    if before is not None:
+        last = np.asarray(before, np.float64)
+        speeds = np.abs(goal - last)[:6] / moving_time
+        fastest = int(np.argmax(speeds))
+        if speeds[fastest] > model.velocity:
+            raise SafetyError(
+                f"{who} cannot go there: {JOINTS[fastest]} from {last[fastest]:.4f} to {goal[fastest]:.4f} rad "
+                f"in {moving_time:g} s is {speeds[fastest]:.2f} rad/s, above its {model.velocity:.2f}"
+            )
+    return goal

@@ -1,0 +1,355 @@
+"""`RosEnv`: a rig behind ROS 1 topics, real or simulated, as one environment."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dm_env
+import numpy as np
+import numpy.typing as npt
+import rospy
+from dm_env import specs
+
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.core import (
+    Action,
+    Clock,
+    ConfigError,
+    Contract,
+    ContractError,
+    Environment,
+    joint_names,
+    Observation,
+    Rate,
+    SafetyError,
+)
+from aloha_kit.ros import images, node
+from aloha_kit.ros.arms import Arm, connect_arm, move_together, until_read, Vector
+from aloha_kit.ros.base import ACTION_NAMES, Base
+from aloha_kit.ros.leaders import LeaderArms
+from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
+from aloha_kit.ros.soft_sync import Matched
+from aloha_kit.ros.streams import Streams
+
+START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
+"""How long the moves to the start pose, of the grippers and to the rest pose take at least."""
+
+WARM_UP_S = 15.0
+"""How long the streams may take to come alive."""
+
+
+class RosEnv(Environment):
+    """Followers, cameras and perhaps a base, in the observations and actions of `core`.
+
+    `reset` brings the followers to their start pose (they take torque and the driver's modes on the way),
+    puts a simulated rig's objects back, runs `opening`, and gives FIRST when every stream is alive. `step`
+    sends, waits for the deadline and matches one sample of each stream. Stamps: "qpos_left", …,
+    "images/<camera>", "base_vel", "leader_left", … (what the action came from), "deadline", "command".
+
+    When anything fails the followers stay at their last command under torque; nothing here lets torque go
+    except `release`. Where the rig's leaders drive its followers (`teleop: hardware`) and a person records,
+    nothing is sent at all.
+
+    Args:
+        leaders: a person moves the leaders: `env.leaders` is the policy; a base is theirs to push.
+        opening: run in `reset` when the followers stand at the start (see `ros.opening`).
+        clock: of stamps; this process has to be a node then. By default it becomes one.
+
+    Attributes:
+        rig, task, clock; followers, leader_arms: {name: Arm}; leaders: LeaderArms or None; streams: Streams.
+        late_ns: how late the last deadline was met.
+
+    Raises:
+        ConfigError: the rig has no leaders, but they are asked for.
+        RosError: no master, or a driver that is not there.
+    """
+
+    def __init__(
+        self,
+        task: TaskConfig,
+        rig: RigConfig,
+        *,
+        leaders: bool = False,
+        opening: Callable[[RosEnv], None] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        if leaders and not rig.leaders:
+            raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
+        self.task, self.rig = task, rig
+        self.clock = clock or node.start("aloha_kit", anonymous=True)
+        self.late_ns = 0
+        self._opening, self._by_person = opening, leaders
+        self._steps: int | None = None  # None: the next step begins an episode
+        self._next_seed: int | None = None
+        self._parked = False
+        with contextlib.ExitStack() as opened:
+            about = simulated_rig()
+            self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
+            self.followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
+            self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
+            self.base = opened.enter_context(contextlib.closing(Base(rig.base, self.clock))) if rig.base else None
+            self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
+            opened.callback(self.streams.close)
+            self._opened = opened.pop_all()
+        self.leaders = (
+            LeaderArms(self.leader_arms, self.streams.sync, self.clock,
+                       base=self.base is not None, patience_s=rig.sync.max_age_s)
+            if leaders else None
+        )  # fmt: skip
+        self._rate = Rate(task.rate_hz, self.clock)
+        self._contract = self._make_contract()
+
+    def _connect(self, opened: contextlib.ExitStack, name: str, role: Any) -> Arm:
+        config = (self.rig.followers if role == "follower" else self.rig.leaders)[name]
+        # Interbotix arms are simulated as what they are; a JointState topic only says which joints it has
+        scene = self._simulation.arm_model if self._simulation and config.driver == "joint_state" else None
+        return opened.enter_context(contextlib.closing(connect_arm(config, role, clock=self.clock, model=scene)))
+
+    def _make_contract(self) -> Contract:
+        small = self.task.image_size if self.simulated else None
+        names = joint_names(tuple(self.followers))
+        return Contract(
+            state_names=names,
+            action_names=(*names, *(ACTION_NAMES if self.base else ())),
+            cameras={
+                name: small or (self.rig.cameras[name].height, self.rig.cameras[name].width)
+                for name in self.task.cameras
+            },
+            rate_hz=float(self.task.rate_hz),
+        )
+
+    @property
+    def contract(self) -> Contract:
+        return self._contract
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the rig behind the topics is a simulation."""
+        return self._simulation is not None
+
+    @property
+    def max_reward(self) -> float:
+        return self._simulation.max_reward if self._simulation else 0.0
+
+    @property
+    def episode_len(self) -> int:
+        """Actions in an episode."""
+        return self.task.episode_len
+
+    @property
+    def listens_only(self) -> bool:
+        """Whether nothing may be sent: the leaders drive the followers while a person records."""
+        return self._by_person and self.rig.teleop == "hardware"
+
+    def seed(self, seed: int) -> None:
+        """A simulated rig's next reset uses exactly `seed`; a real one has no chance to decide."""
+        self._next_seed = int(seed)
+
+    def describe(self) -> dict[str, Any]:
+        """Rig, seed, arms, and of each stream its topic and what its stamps are; plain values for JSON."""
+        health = self.streams.sync.health()
+        return {
+            "rig": self.rig.name,
+            "simulated": dict(self._simulation.about) if self._simulation else False,
+            "seed": self._simulation.seed if self._simulation else None,
+            "teleop": self.rig.teleop,
+            "arms": {name: arm.model.name for name, arm in self.followers.items()},
+            "streams": {
+                name: {
+                    "topic": topic,
+                    "stamp": "header" if health[name].stamped else "arrival",
+                    "clock_offset_s": health[name].offset_s if health[name].stamped else 0.0,
+                    "corrected": health[name].corrected,
+                }
+                for name, topic in self.streams.topics.items()
+            },
+            "software": {
+                "aloha_kit": importlib.metadata.version("aloha_kit"),
+                "ros": rospy.get_param("/rosdistro", ""),
+            },
+        }
+
+    def reset(self) -> dm_env.TimeStep:
+        self._steps = None
+        self.streams.sync.wait(WARM_UP_S)  # a rig that cannot see does not move
+        self.to_start()
+        if self._simulation:
+            self._simulation.reset(self._next_seed)
+            self._next_seed = None
+        if self._opening is not None:
+            self._opening(self)
+        # The streams may still show what was before.
+        ready_ns = self.clock.now_ns()
+        while self.streams.sync.wait(WARM_UP_S).reference_ns < ready_ns:
+            self.clock.sleep_until(self.clock.now_ns() + 2_000_000)
+        for name in self.leader_arms:
+            self.leader_action(name)
+        self._steps = 0
+        self._rate.reset()
+        return dm_env.restart(self._observe(command_ns=None))
+
+    def step(self, action: Action) -> dm_env.TimeStep:
+        """Send, wait for the deadline, observe.
+
+        Raises:
+            ValueError: an action of another shape, or one that is not finite.
+            SafetyError: a driver would refuse it; no arm was sent anything.
+            StreamError: a stream is silent, frozen or out of bound; the followers hold.
+        """
+        if self._steps is None or self._steps >= self.task.episode_len:
+            return self.reset()
+        command = self._checked(action)
+        try:
+            command_ns = self.clock.now_ns()
+            self._send(command)
+            self.late_ns = self._rate.sleep()
+            observation = self._observe(command_ns)
+        except BaseException:
+            self.hold()
+            raise
+        self._steps += 1
+        reward = self._simulation.reward if self._simulation else 0.0
+        if self._steps >= self.task.episode_len:
+            return dm_env.truncation(reward, observation)
+        return dm_env.transition(reward, observation)
+
+    def to_start(self) -> None:
+        """Followers under torque to their start pose, grippers open and then closed; nothing where we only listen."""
+        if self.listens_only:
+            return
+        self.hold()
+        for arm in self.followers.values():
+            arm.prepare_follower(self.rig.gripper_current_limit)
+        self.move({arm: np.append(arm.model.start, arm.present()[6]) for arm in self.followers.values()}, START_S)
+        for opening in (1.0, 0.0):
+            self.move({arm: np.append(arm.model.start, opening) for arm in self.followers.values()}, GRIPPER_S)
+
+    def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
+        """Move arms to (7,) targets together and smoothly. Raises as `Arm.command` does."""
+        self._parked = False
+        move_together(targets, seconds, self.clock)
+
+    def leader_action(self, name: str) -> Vector:
+        """(7,) the target that a leader asks for now; raises StreamError where it says nothing."""
+        if self.leaders is None:
+            raise ConfigError("this rig was connected without its leaders")
+        return self.leaders.reading(name)
+
+    def hold(self) -> None:
+        """Stay: a base stops; arms under torque stay at their last command by themselves."""
+        if self.base is not None:
+            self.base.stop()
+
+    def park(self, seconds: float = PARK_S) -> None:
+        """Followers to the start pose, grippers open, and to rest on themselves: torque may be let go then."""
+        if self.listens_only:
+            return
+        self.hold()
+        for pose in ("start", "rest"):
+            self.move({arm: np.append(getattr(arm.model, pose), 1.0) for arm in self.followers.values()}, seconds)
+        self._parked = True
+
+    def release(self, *, even_if_they_fall: bool = False) -> None:
+        """Let the followers' torque go.
+
+        Raises:
+            SafetyError: they are not parked, so they would fall.
+        """
+        if not (self._parked or even_if_they_fall):
+            raise SafetyError("the followers are not parked: without torque they would fall. Park them first")
+        for arm in self.followers.values():
+            arm.torque(False)
+
+    def observation_spec(self) -> dict[str, Any]:
+        """Specs nested like the observation; `stamps` of a reset lacks `command`."""
+        joints = len(self._contract.state_names)
+        spec: dict[str, Any] = {name: specs.Array((joints,), np.float32, name) for name in ("qpos", "qvel", "effort")}
+        spec["images"] = {
+            name: specs.BoundedArray((*size, 3), np.uint8, 0, 255, f"images/{name}")
+            for name, size in self._contract.cameras.items()
+        }
+        if self.base is not None:
+            spec["base_vel"] = specs.Array((2,), np.float32, "base_vel")
+        stamps = [*self.streams.topics, "deadline"]
+        spec["stamps"] = {name: specs.Array((), np.int64, f"stamps/{name}") for name in stamps}
+        return spec
+
+    def action_spec(self) -> specs.BoundedArray:
+        """(14,) or (16,): joint targets within the followers' limits, grippers in normalised opening, base velocity."""
+        low = [v for arm in self.followers.values() for v in (*arm.model.lower, 0.0)]
+        high = [v for arm in self.followers.values() for v in (*arm.model.upper, 1.0)]
+        free = [np.inf] * (len(ACTION_NAMES) if self.base else 0)
+        bounds = np.array([[*low, *(-v for v in free)], [*high, *free]], np.float32)
+        return specs.BoundedArray(bounds[0].shape, np.float32, *bounds, "action")
+
+    def reward_spec(self) -> specs.BoundedArray:
+        return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
+
+    def close(self) -> None:
+        """Stop a base and leave ROS; the arms stay at their last command, under torque."""
+        self._opened.close()
+
+    def _checked(self, action: Action) -> npt.NDArray[np.float64]:
+        command, names = np.array(action, np.float64), self._contract.action_names
+        if command.shape != (len(names),):
+            raise ValueError(f"an action has shape ({len(names)},): {', '.join(names)}; given {command.shape}")
+        if not np.isfinite(command).all():
+            bad = [name for name, value in zip(names, command, strict=True) if not np.isfinite(value)]
+            raise ValueError(f"an action has to be finite; it is not at: {', '.join(bad)}")
+        return command
+
+    def _send(self, command: npt.NDArray[np.float64]) -> None:
+        """All arms or none: each is asked before the first is sent anything."""
+        if self.listens_only:
+            return
+        targets = {arm: command[7 * i : 7 * i + 7] for i, arm in enumerate(self.followers.values())}
+        for arm, target in targets.items():
+            arm.check(target)
+        self._parked = False
+        for arm, target in targets.items():
+            arm.command(target)
+        if self.base is not None and not self._by_person:
+            self.base.drive(command[-2:])
+
+    def _observe(self, command_ns: int | None) -> Observation:
+        patience_s = self.rig.sync.max_age_s
+        return until_read(lambda: self._read(self.streams.sync.match(patience_s), command_ns), self.clock, patience_s)
+
+    def _read(self, matched: Matched, command_ns: int | None) -> Observation:
+        values = {name: sample.value for name, sample in matched.samples.items()}
+        states = [arm.read(values[f"qpos_{name}"]) for name, arm in self.followers.items()]
+        pictures = {name: values[f"images/{name}"] for name in self._contract.cameras}
+        self._check_sizes(pictures)
+        observation = Observation(
+            qpos=np.concatenate([state.qpos for state in states]),
+            qvel=np.concatenate([state.qvel for state in states]),
+            effort=np.concatenate([state.effort for state in states]),
+            images=images.LazyImages(pictures),
+            images_jpeg=images.jpegs(pictures),
+            stamps=self._stamps(matched, command_ns),
+        )
+        if depth := {name.split("/")[1]: values[name] for name in values if name.startswith("images_depth/")}:
+            observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
+        if self.base is not None:
+            observation["base_vel"] = self.base.read(values["base_vel"])
+        return observation
+
+    def _stamps(self, matched: Matched, command_ns: int | None) -> dict[str, int]:
+        stamps = {name: sample.stamp_ns for name, sample in matched.samples.items()}
+        if self.leaders is not None:
+            stamps.update(self.leaders.stamps)
+        stamps["deadline"] = self._rate.deadline_ns
+        if command_ns is not None:
+            stamps["command"] = command_ns
+        return stamps
+
+    def _check_sizes(self, pictures: Mapping[str, Any]) -> None:
+        for name, message in pictures.items():
+            if (size := images.size(message)) != self._contract.cameras[name]:
+                raise ContractError(
+                    f"camera '{name}' sends pictures of {size} (height, width) pixels, "
+                    f"configured are {self._contract.cameras[name]}"
+                )

@@ -1,0 +1,279 @@
+"""Interbotix arms: their driver `xs_sdk` spoken to through the manufacturer's package, or directly."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import rospy
+
+from aloha_kit.core import ArmModel, Clock, StreamError
+from aloha_kit.ros import messages
+from aloha_kit.ros.arms import (
+    Arm,
+    ArmState,
+    by_name,
+    check_target,
+    JOINTS,
+    move_together,
+    next_reading,
+    Part,
+    PATIENCE_S,
+    ReadingError,
+    until_read,
+    Vector,
+    wait_for_listeners,
+)
+from aloha_kit.ros.node import RosError
+
+MOVING_TIME_S = 2.0
+"""What the manufacturer's package supposes a command to take, and ALOHA leaves as it is. Its rule of speed then
+refuses nothing within the joints' range: how fast a policy may move is `loop.SafetyGuard`'s to say."""
+
+_REBOOT_S = 0.6
+_FINGER = "left_finger"
+_PARTS: dict[str, tuple[str, str]] = {"arm": ("group", "arm"), "gripper": ("single", "gripper")}
+_SERVICES = {
+    "set_operating_modes": "OperatingModes",
+    "torque_enable": "TorqueEnable",
+    "reboot_motors": "Reboot",
+    "set_motor_pid_gains": "MotorGains",
+    "set_motor_registers": "RegisterValues",
+    "get_motor_registers": "RegisterValues",
+    "get_robot_info": "RobotInfo",
+}
+# bits of a Dynamixel's Hardware_Error_Status
+_ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
+
+
+class Driver(Protocol):
+    """The way to one xs driver: two command topics and seven services."""
+
+    group: Any  # rospy.Publisher of JointGroupCommand
+    single: Any  # rospy.Publisher of JointSingleCommand
+
+    def call(self, service: str, *values: Any) -> Any:
+        """Call `/<name>/<service>` with its request's values in order; raises rospy.ServiceException."""
+        ...
+
+    def close(self) -> None:
+        """Leave ROS."""
+
+
+class TopicDriver:
+    """Topics and services as the driver has them; needs nothing installed."""
+
+    def __init__(self, name: str) -> None:
+        self.group = rospy.Publisher(f"/{name}/commands/joint_group", messages.JointGroupCommand, queue_size=5)
+        self.single = rospy.Publisher(f"/{name}/commands/joint_single", messages.JointSingleCommand, queue_size=5)
+        self._services = {
+            service: rospy.ServiceProxy(f"/{name}/{service}", getattr(messages, kind))
+            for service, kind in _SERVICES.items()
+        }
+
+    def call(self, service: str, *values: Any) -> Any:
+        return self._services[service](*values)
+
+    def close(self) -> None:
+        self.group.unregister()
+        self.single.unregister()
+        for service in self._services.values():
+            service.close()
+
+
+class ModuleDriver:
+    """Through `interbotix_xs_modules`, where it is installed.
+
+    Of the package only the core is built: its arm interface computes forward kinematics after each command
+    and writes slow motion profiles into the motors, its gripper interface starts a timer.
+    """
+
+    def __init__(self, name: str, model: str) -> None:
+        from interbotix_xs_modules.core import InterbotixRobotXSCore
+
+        self._core = InterbotixRobotXSCore(robot_model=model, robot_name=name, init_node=False)
+        self.group, self.single = self._core.pub_group, self._core.pub_single
+        self._services = {
+            "set_operating_modes": self._core.srv_set_op_modes,
+            "torque_enable": self._core.srv_torque,
+            "reboot_motors": self._core.srv_reboot,
+            "set_motor_pid_gains": self._core.srv_set_pids,
+            "set_motor_registers": self._core.srv_set_reg,
+            "get_motor_registers": self._core.srv_get_reg,
+            "get_robot_info": self._core.srv_get_info,
+        }
+
+    def call(self, service: str, *values: Any) -> Any:
+        return self._services[service](*values)
+
+    def close(self) -> None:
+        for topic in (self.group, self.single, self._core.pub_traj, self._core.sub_joint_states):
+            topic.unregister()
+
+
+class InterbotixArm:
+    """A ViperX or WidowX behind its xs driver; an `Arm`.
+
+    Args:
+        name: namespace of the driver ("puppet_left").
+        driver: the way there; by default the manufacturer's package where it is installed.
+        moving_time: seconds that a command is supposed to take by the driver's rule of speed.
+
+    Raises:
+        RosError: the driver is not there; says what is missing.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: ArmModel,
+        clock: Clock,
+        driver: Driver | None = None,
+        *,
+        moving_time: float = MOVING_TIME_S,
+    ) -> None:
+        self.name, self.model, self._moving_time = name, model, moving_time
+        self._clock, self._topic = clock, f"/{name}/joint_states"
+        self._last: npt.NDArray[np.float64] | None = None
+        _wait_for_services(name)
+        next_reading(self._topic, name)  # the package would wait for both without an end
+        installed = importlib.util.find_spec("interbotix_xs_modules") is not None
+        self._driver = driver or (ModuleDriver(name, model.name) if installed else TopicDriver(name))
+        wait_for_listeners([self._driver.group, self._driver.single], name, clock)
+
+    def read(self, message: Any) -> ArmState:
+        position = self._position(message, (*JOINTS, _FINGER))
+        velocity, effort = (by_name(self.name, JOINTS, message, what) for what in ("velocity", "effort"))
+        if self.model.crank is not None:  # the finger's own speed is published as 0
+            velocity[6] *= self.model.crank.travel_rate(position[6])
+        velocity[6] = self.model.finger.normalise_velocity(velocity[6])
+        qpos = np.append(position[:6], self.model.finger.normalise(position[7]))
+        return ArmState(qpos.astype(np.float32), velocity.astype(np.float32), effort.astype(np.float32))
+
+    def leader_action(self, message: Any) -> Vector:
+        position = self._position(message, JOINTS)
+        position[6] = self.model.gripper.normalise(position[6])
+        return position.astype(np.float32)
+
+    def _position(self, message: Any, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
+        position = by_name(self.name, names, message, "position")
+        if np.all(np.abs(position[:7] + np.pi) < 1e-3):
+            raise ReadingError(f"{self.name}: its driver could not read the motors (it reports -π for every joint)")
+        return position
+
+    def present(self) -> Vector:
+        return until_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, PATIENCE_S)
+
+    def check(self, target: npt.ArrayLike) -> None:
+        check_target(self.name, self.model, target, before=self._last, moving_time=self._moving_time)
+
+    def command(self, target: npt.ArrayLike) -> None:
+        goal = check_target(self.name, self.model, target, before=self._last, moving_time=self._moving_time)
+        for publisher in (self._driver.group, self._driver.single):
+            if publisher.get_num_connections() == 0:
+                raise StreamError(f"{self.name}: its driver no longer listens to {publisher.resolved_name}")
+        self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:6].tolist()))
+        motor = float(self.model.gripper.unnormalise(goal[6]))
+        self._driver.single.publish(messages.JointSingleCommand(name="gripper", cmd=motor))
+        self._last = goal
+
+    def prepare_follower(self, gripper_current_limit: int = 0) -> None:
+        """As `Arm.prepare_follower`; clears an overloaded gripper.
+
+        Raises:
+            RosError: the driver does not answer, a motor of the arm reports an error, or the gripper did not
+                take the current limit.
+        """
+        errors = self.errors()
+        if errors.pop("gripper", None):
+            self.reboot_gripper()
+        if errors:
+            listed = ", ".join(f"{joint}: {what}" for joint, what in errors.items())
+            raise RosError(
+                f"{self.name}: motors report errors ({listed}). Support the arm, then switch its power off and on"
+            )
+        self._mode("arm", "position")
+        if gripper_current_limit and self._register("gripper", "Current_Limit") != [gripper_current_limit]:
+            self.torque(False, "gripper")  # the motor's memory takes no value under torque
+            self.set_register("gripper", "Current_Limit", gripper_current_limit)
+        self._mode("gripper", "current_based_position")
+        self._prompt()
+
+    def prepare_leader(self) -> None:
+        self._mode("arm", "position")
+        self._mode("gripper", "position")
+        self._prompt()
+
+    def torque(self, on: bool, part: Part = "all") -> None:
+        for each in ("arm", "gripper") if part == "all" else (part,):
+            self._call("torque_enable", *_PARTS[each], on)
+        if not on:
+            self._last = None  # it will be somewhere else
+
+    def reboot_gripper(self) -> None:
+        self._call("reboot_motors", *_PARTS["gripper"], True, False)
+        self._clock.sleep_until(self._clock.now_ns() + int(_REBOOT_S * 1e9))
+        self.present()  # while it starts, the bus gives no readings
+
+    def set_pid_gains(self, p: int = 800, i: int = 0, d: int = 0, part: Literal["arm", "gripper"] = "arm") -> None:
+        """Position gains of the motors' own controllers; lost when a motor reboots."""
+        self._call("set_motor_pid_gains", *_PARTS[part], p, i, d, 0, 0, 100, 1920)
+
+    def set_register(self, part: Literal["arm", "gripper"], register: str, value: int) -> None:
+        """Write a register of the motors, by its name in their control table (`Current_Limit`).
+
+        Raises:
+            RosError: it does not hold `value` afterwards; the driver itself ignores failures.
+        """
+        self._call("set_motor_registers", *_PARTS[part], register, value)
+        found = self._register(part, register)
+        if not found or any(each != value for each in found):
+            raise RosError(f"{self.name}: the {part}'s register {register} did not take {value}, it holds {found}")
+
+    def errors(self) -> dict[str, str]:
+        """{joint: errors in words} of motors that have shut themselves off."""
+        status = [*self._register("arm", "Hardware_Error_Status"), *self._register("gripper", "Hardware_Error_Status")]
+        if len(status) != len(JOINTS):
+            raise RosError(f"{self.name}: {len(status)} of {len(JOINTS)} motors told their error status")
+        words = (" and ".join(what for bit, what in _ERRORS.items() if value >> bit & 1) for value in status)
+        return {joint: what for joint, what in zip(JOINTS, words, strict=True) if what}
+
+    def move(self, target: npt.ArrayLike, seconds: float) -> None:
+        me: Arm = self
+        move_together({me: target}, seconds, self._clock)
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def _mode(self, part: Literal["arm", "gripper"], mode: str) -> None:
+        """Into `mode` with torque on. Changing it lets the torque go for a moment, so only where it differs."""
+        if self._call("get_robot_info", *_PARTS[part]).mode != mode:
+            self._call("set_operating_modes", *_PARTS[part], mode, "velocity", 0, 0)
+        self.torque(True, part)
+
+    def _prompt(self) -> None:
+        """Follow commands at once: whoever used the arm before may have left motion profiles in its motors."""
+        for register in ("Profile_Velocity", "Profile_Acceleration"):
+            self._call("set_motor_registers", *_PARTS["arm"], register, 0)
+
+    def _register(self, part: str, register: str) -> list[int]:
+        return list(self._call("get_motor_registers", *_PARTS[part], register, 0).values)
+
+    def _call(self, service: str, *values: Any) -> Any:
+        try:
+            return self._driver.call(service, *values)
+        except (rospy.ServiceException, rospy.ROSException) as error:
+            raise RosError(f"{self.name}: the service /{self.name}/{service} failed: {error}") from error
+
+
+def _wait_for_services(name: str) -> None:
+    for service in _SERVICES:
+        try:
+            rospy.wait_for_service(f"/{name}/{service}", timeout=PATIENCE_S)
+        except rospy.ROSException as error:
+            raise RosError(
+                f"{name}: no service /{name}/{service} after {PATIENCE_S:g} s. Start the arm's driver, "
+                "or the simulated rig: roslaunch aloha_kit sim_rig.launch"
+            ) from error

@@ -1,0 +1,124 @@
+"""Arms that speak sensor_msgs/JointState both ways, as Cobot Magic's Piper do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rosgraph
+import rospy
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+
+from aloha_kit.config.rig import ArmConfig
+from aloha_kit.core import ArmModel, Clock, SafetyError, StreamError
+from aloha_kit.ros.arms import (
+    Arm,
+    ArmState,
+    check_target,
+    finite,
+    move_together,
+    next_reading,
+    Part,
+    PATIENCE_S,
+    Role,
+    until_read,
+    Vector,
+    wait_for_listeners,
+)
+
+NAMES = tuple(f"joint{i}" for i in range(7))
+ENABLE_TOPIC = "/enable_flag"
+"""std_msgs/Bool: Piper's drivers switch the motors of all followers on or off; leaders have no switch."""
+
+
+class JointStateArm:
+    """An arm read from `state_topic` and moved by publishing on `command_topic`; an `Arm`.
+
+    Seven values in the order of the joints, whatever they are called; the gripper's is its travel.
+    Nothing is sent before the first command, since another sender (a leader) may be driving the arm.
+    """
+
+    def __init__(self, config: ArmConfig, model: ArmModel, role: Role, clock: Clock) -> None:
+        self.name, self.model = config.name or config.state_topic, model
+        self._clock, self._state_topic, self._command_topic = clock, config.state_topic, config.command_topic
+        self._switched = role == "follower"
+        self._commands: rospy.Publisher | None = None
+        next_reading(self._state_topic, self.name)
+
+    def read(self, message: Any) -> ArmState:
+        position, velocity, effort = (self._seven(message, what) for what in ("position", "velocity", "effort"))
+        position[6] = self.model.finger.normalise(position[6])
+        velocity[6] = self.model.finger.normalise_velocity(velocity[6])
+        return ArmState(position.astype(np.float32), velocity.astype(np.float32), effort.astype(np.float32))
+
+    def leader_action(self, message: Any) -> Vector:
+        position = self._seven(message, "position")
+        position[6] = self.model.gripper.normalise(position[6])
+        return position.astype(np.float32)
+
+    def _seven(self, message: Any, quantity: str) -> npt.NDArray[np.float64]:
+        values = np.array(getattr(message, quantity), np.float64)
+        if values.shape != (7,):
+            raise StreamError(f"{self.name}: its joint states need 7 values of {quantity}, they hold {len(values)}")
+        finite(self.name, quantity, NAMES, values)
+        return values
+
+    def present(self) -> Vector:
+        return until_read(
+            lambda: self.leader_action(next_reading(self._state_topic, self.name)), self._clock, PATIENCE_S
+        )  # fmt: skip
+
+    def check(self, target: npt.ArrayLike) -> None:
+        check_target(self.name, self.model, target)
+
+    def command(self, target: npt.ArrayLike) -> None:
+        goal = check_target(self.name, self.model, target)
+        publisher = self._publisher()
+        if publisher.get_num_connections() == 0:
+            raise StreamError(f"{self.name}: its driver no longer listens to {self._command_topic}")
+        goal[6] = np.clip(self.model.gripper.unnormalise(goal[6]), *self.model.finger_limits)
+        message = JointState(name=list(NAMES), position=goal.tolist())
+        message.header.stamp = rospy.Time.now()
+        publisher.publish(message)
+
+    def prepare_follower(self, gripper_current_limit: int = 0) -> None:
+        """Torque on; the driver keeps modes and the gripper's force to itself."""
+        self.torque(True)
+        self._publisher()
+
+    def prepare_leader(self) -> None:
+        """Nothing: the leader is a person's at all times."""
+
+    def torque(self, on: bool, part: Part = "all") -> None:
+        """Switch the motors of every follower on the driver's topic; a part of one has no switch."""
+        if not self._switched or part != "all" or not _listened_to(ENABLE_TOPIC):
+            return
+        switch = rospy.Publisher(ENABLE_TOPIC, Bool, queue_size=1)
+        wait_for_listeners([switch], self.name, self._clock)
+        switch.publish(Bool(data=on))
+
+    def reboot_gripper(self) -> None:
+        """Nothing: the driver clears its gripper's errors itself."""
+
+    def move(self, target: npt.ArrayLike, seconds: float) -> None:
+        me: Arm = self
+        move_together({me: target}, seconds, self._clock)
+
+    def close(self) -> None:
+        if self._commands is not None:
+            self._commands.unregister()
+
+    def _publisher(self) -> rospy.Publisher:
+        if self._commands is None:
+            if not self._command_topic:
+                raise SafetyError(f"{self.name} cannot be moved: its configuration has no command_topic")
+            self._commands = rospy.Publisher(self._command_topic, JointState, queue_size=5)
+            wait_for_listeners([self._commands], self.name, self._clock)
+        return self._commands
+
+
+def _listened_to(topic: str) -> bool:
+    subscribers = rosgraph.Master(rospy.get_name()).getSystemState()[1]
+    return any(name == topic for name, _ in subscribers)

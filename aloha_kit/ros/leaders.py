@@ -1,0 +1,50 @@
+"""The operator as a policy: where the leaders stand is what the followers are asked to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from aloha_kit.core import Action, Clock, Observation
+from aloha_kit.ros.arms import Arm, until_read, Vector
+from aloha_kit.ros.soft_sync import SoftSync
+
+
+class LeaderArms:
+    """A `Policy`: (14,) the leaders' newest joints; (16,) on a base, which the person pushes: its observed velocity.
+
+    Attributes:
+        arms: {name: leader} in the order of the action.
+        stamps: {stream: ns} of the readings that the last action came from.
+    """
+
+    def __init__(self, arms: Mapping[str, Arm], sync: SoftSync, clock: Clock, *, base: bool, patience_s: float) -> None:
+        self.arms = dict(arms)
+        self.stamps: dict[str, int] = {}
+        self._sync, self._clock, self._base, self._patience_s = sync, clock, base, patience_s
+
+    def reset(self) -> None:
+        """Nothing to forget: a person is where they are."""
+
+    def act(self, observation: Observation) -> Action:
+        """The next action.
+
+        Raises:
+            StreamError: a leader is silent, or its readings are none.
+        """
+        joints = [self.reading(name) for name in self.arms]
+        if self._base:
+            joints.append(observation["base_vel"])
+        return np.concatenate(joints).astype(np.float32)
+
+    def reading(self, name: str) -> Vector:
+        """(7,) the target that one leader asks for now; its stamp is kept. Raises as `act` does."""
+
+        def read() -> Vector:
+            sample = self._sync.newest(f"leader_{name}")
+            target = self.arms[name].leader_action(sample.value)
+            self.stamps[f"leader_{name}"] = sample.stamp_ns
+            return target
+
+        return until_read(read, self._clock, self._patience_s)

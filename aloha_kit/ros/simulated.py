@@ -1,0 +1,76 @@
+"""What a simulated rig offers beside the drivers' topics: a reward, and objects that can be put back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import rospy
+from std_msgs.msg import Float32
+from std_srvs.srv import Trigger
+
+from aloha_kit.core import ARM_MODELS, ArmModel, nearest
+from aloha_kit.ros.node import RosError
+
+PARAM = "/sim_rig"
+_PATIENCE_S = 10.0
+
+
+def simulated_rig() -> dict[str, Any] | None:
+    """What the simulated rig on this master says of itself (rig, task, scene, arm_model, max_reward, person);
+    None where the rig is real."""
+    found = rospy.get_param(PARAM, None)
+    return dict(found) if isinstance(found, Mapping) else None
+
+
+class SimulatedRig:
+    """The running simulation; `about` is `simulated_rig()`."""
+
+    def __init__(self, about: Mapping[str, Any]) -> None:
+        self.about = dict(about)
+        self.reward = 0.0  # of the instant, newest heard
+        self.seed: int | None = None  # of the present objects, once we have put them there
+        self._subscriber = rospy.Subscriber("/sim_rig/reward", Float32, self._rewarded, queue_size=1)
+        self._reset = rospy.ServiceProxy("/sim_rig/reset", Trigger)
+
+    @property
+    def max_reward(self) -> float:
+        return float(self.about.get("max_reward", 0.0))
+
+    @property
+    def arm_model(self) -> ArmModel | None:
+        """What the scene's followers are.
+
+        Raises:
+            RosError: it names an arm that is not known.
+        """
+        name = self.about.get("arm_model")
+        if name is not None and name not in ARM_MODELS:
+            raise RosError(f"the simulated rig has arms '{name}'. {nearest(str(name), ARM_MODELS)}")
+        return ARM_MODELS[name] if name else None
+
+    def reset(self, seed: int | None) -> int:
+        """Put the objects back, by `seed` or by the next one; returns the seed used.
+
+        Raises:
+            RosError: the simulation does not answer, or refuses; says why.
+        """
+        if seed is not None:
+            rospy.set_param("/sim_rig_seed", int(seed))
+        try:
+            self._reset.wait_for_service(_PATIENCE_S)
+            answer = self._reset()
+        except (rospy.ServiceException, rospy.ROSException) as error:
+            raise RosError(f"the simulated rig does not answer /sim_rig/reset: {error}") from error
+        if not answer.success:
+            raise RosError(f"the simulated rig could not be reset: {answer.message}")
+        self.seed = int(json.loads(answer.message)["seed"])
+        return self.seed
+
+    def close(self) -> None:
+        self._subscriber.unregister()
+        self._reset.close()
+
+    def _rewarded(self, message: Any) -> None:
+        self.reward = float(message.data)

@@ -1,0 +1,186 @@
+"""Tiny stand-ins for arm drivers, in this process: they keep what they are told and go there at once."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import rospy
+from sensor_msgs.msg import JointState
+
+from aloha_kit.core import ArmModel, VX300S
+from aloha_kit.ros import messages
+
+MOTORS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
+REGISTERS = {"Current_Limit": 500, "Hardware_Error_Status": 0, "Profile_Velocity": 2000, "Profile_Acceleration": 300}
+
+
+class Ticking:
+    """Calls `tick` at a rate in a thread of its own until it is closed."""
+
+    def __init__(self, hz: float, tick: Callable[[], None]) -> None:
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(1 / hz, tick), daemon=True)
+        self._thread.start()
+
+    def _run(self, period: float, tick: Callable[[], None]) -> None:
+        while not self._ended.wait(period):
+            tick()
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+class Driver:
+    """What both kinds of driver share: joint states that go out, and things that can go wrong."""
+
+    def __init__(self, topic: str, hz: float) -> None:
+        self.lock = threading.Lock()
+        self.broken: Callable[[JointState], None] = lambda message: None  # changes what is published
+        self._publisher = rospy.Publisher(topic, JointState, queue_size=5)
+        self._ticking = Ticking(hz, self._tick)
+        self._endpoints: list[Any] = [self._publisher]
+
+    def state(self) -> JointState:
+        raise NotImplementedError
+
+    def _tick(self) -> None:
+        message = self.state()
+        message.header.stamp = rospy.Time.now()
+        self.broken(message)
+        self._publisher.publish(message)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._ticking.close()
+        for endpoint in self._endpoints:
+            (endpoint.unregister if hasattr(endpoint, "unregister") else endpoint.shutdown)()
+
+
+class FakeInterbotix(Driver):
+    """An xs driver: 9 joints, two command topics, seven services. Motors without torque ignore commands."""
+
+    def __init__(self, name: str, model: ArmModel = VX300S, hz: float = 100.0) -> None:
+        self.model = model
+        self.motors = np.zeros(7)  # rad
+        self.velocity, self.effort = np.zeros(7), np.zeros(7)
+        self.torque = dict.fromkeys(MOTORS, False)
+        self.modes = {"arm": "velocity", "gripper": "velocity"}
+        self.registers = {motor: dict(REGISTERS) for motor in MOTORS}
+        self.calls: list[tuple[str, ...]] = []
+        self.groups: list[np.ndarray[Any, Any]] = []  # rad, every command heard
+        super().__init__(f"/{name}/joint_states", hz)
+        self._endpoints += [
+            rospy.Subscriber(f"/{name}/commands/joint_group", messages.JointGroupCommand, self._group),
+            rospy.Subscriber(f"/{name}/commands/joint_single", messages.JointSingleCommand, self._single),
+            *(rospy.Service(f"/{name}/{service}", kind, handler) for service, kind, handler in self._services()),
+        ]
+
+    def state(self) -> JointState:
+        with self.lock:
+            finger = self.model.crank.travel(self.motors[6]) if self.model.crank else 0.0
+            return JointState(
+                name=[*MOTORS, "left_finger", "right_finger"],
+                position=[*self.motors, finger, -finger],
+                velocity=[*self.velocity, 0.0, 0.0],
+                effort=[*self.effort, 0.0, 0.0],
+            )
+
+    def _services(self) -> list[tuple[str, Any, Any]]:
+        return [
+            ("set_operating_modes", messages.OperatingModes, self._set_modes),
+            ("torque_enable", messages.TorqueEnable, self._set_torque),
+            ("reboot_motors", messages.Reboot, self._reboot),
+            ("set_motor_pid_gains", messages.MotorGains, self._set_gains),
+            ("set_motor_registers", messages.RegisterValues, self._set_register),
+            ("get_motor_registers", messages.RegisterValues, self._get_register),
+            ("get_robot_info", messages.RobotInfo, self._info),
+        ]
+
+    def _named(self, request: Any) -> list[str]:
+        return list(MOTORS[:6]) if (request.cmd_type, request.name) == ("group", "arm") else [request.name]
+
+    def _group(self, message: Any) -> None:
+        with self.lock:
+            self.groups.append(np.array(message.cmd))
+            if message.name == "arm" and self.torque["waist"]:
+                self.motors[:6] = message.cmd
+
+    def _single(self, message: Any) -> None:
+        with self.lock:
+            if self.torque[message.name]:
+                self.motors[MOTORS.index(message.name)] = message.cmd
+
+    def _set_modes(self, request: Any) -> Any:
+        self.calls.append(("mode", request.name, request.mode))
+        self.modes[request.name] = request.mode
+        self.torque.update(dict.fromkeys(self._named(request), True))
+        return messages.OperatingModes._response_class()
+
+    def _set_torque(self, request: Any) -> Any:
+        self.calls.append(("torque", request.name, "on" if request.enable else "off"))
+        self.torque.update(dict.fromkeys(self._named(request), request.enable))
+        return messages.TorqueEnable._response_class()
+
+    def _reboot(self, request: Any) -> Any:
+        self.calls.append(("reboot", request.name))
+        for motor in self._named(request):
+            self.registers[motor]["Hardware_Error_Status"] = 0
+            self.torque[motor] = request.enable
+        return messages.Reboot._response_class()
+
+    def _set_gains(self, request: Any) -> Any:
+        self.calls.append(("gains", request.name, f"{request.kp_pos} {request.ki_pos} {request.kd_pos}"))
+        return messages.MotorGains._response_class()
+
+    def _set_register(self, request: Any) -> Any:
+        for motor in self._named(request):
+            kept = request.reg == "Current_Limit" and self.torque[motor]  # the motor's memory is locked under torque
+            if request.reg in self.registers[motor] and not kept:
+                self.registers[motor][request.reg] = request.value
+        return messages.RegisterValues._response_class()
+
+    def _get_register(self, request: Any) -> Any:
+        values = [self.registers[m][request.reg] for m in self._named(request) if request.reg in self.registers[m]]
+        return messages.RegisterValues._response_class(values=values)
+
+    def _info(self, request: Any) -> Any:
+        return messages.RobotInfo._response_class(mode=self.modes[request.name])
+
+
+class FakePiper(Driver):
+    """A JointState arm: seven joints, the gripper in metres; no velocity and effort of some, as its driver has it."""
+
+    def __init__(self, state_topic: str, command_topic: str = "", hz: float = 200.0) -> None:
+        self.joints = np.zeros(7)
+        super().__init__(state_topic, hz)
+        if command_topic:
+            self._endpoints.append(rospy.Subscriber(command_topic, JointState, self._command))
+
+    def state(self) -> JointState:
+        with self.lock:
+            return JointState(
+                name=[f"joint{i}" for i in range(7)],
+                position=self.joints.tolist(),
+                velocity=[0.0] * 7,
+                effort=[0.0] * 6 + [0.3],
+            )
+
+    def _command(self, message: JointState) -> None:
+        with self.lock:
+            self.joints[:] = message.position
+
+
+def until(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:
+    """Wait for a condition; fails by its name."""
+    end = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < end, f"not within {timeout} s: {what}"
+        time.sleep(0.005)

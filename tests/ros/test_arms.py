@@ -1,0 +1,347 @@
+"""Arms against fake drivers: what is read, what is sent, what is refused, and how motors are prepared."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import rospy
+from sensor_msgs.msg import JointState
+
+from aloha_kit.config.rig import ArmConfig
+from aloha_kit.core import PIPER, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
+from aloha_kit.ros import arms, interbotix, messages
+from aloha_kit.ros.interbotix import InterbotixArm
+from aloha_kit.ros.joint_state_arm import JointStateArm
+from aloha_kit.ros.node import RosError
+from tests.ros.fake_drivers import FakeInterbotix, FakePiper, until
+from tests.ros.master import Ros
+
+CLOCK = WallClock()
+START = np.append(START_ARM_POSE, 0.5)
+
+
+@pytest.fixture
+def driver(session_ros: Ros) -> Iterator[FakeInterbotix]:
+    with FakeInterbotix("puppet_left") as running:
+        yield running
+
+
+@pytest.fixture
+def arm(driver: FakeInterbotix) -> Iterator[InterbotixArm]:
+    arm = InterbotixArm("puppet_left", VX300S, CLOCK)
+    yield arm
+    arm.close()
+
+
+def joint_states(motors: list[float], velocity: list[float] | None = None, finger: float = 0.04) -> JointState:
+    names = ["waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper"]
+    return JointState(
+        name=[*names, "left_finger", "right_finger"],
+        position=[*motors, finger, -finger],
+        velocity=[*(velocity or [0.0] * 7), 0.0, 0.0],
+        effort=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 0.0, 0.0],
+    )
+
+
+class TestReading:
+    """InterbotixArm.read needs no driver once it is built."""
+
+    def test_gripper_of_the_state_is_the_fingers_travel_that_of_an_action_the_motors_angle(
+        self, arm: InterbotixArm
+    ) -> None:
+        message = joint_states([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.435], finger=0.03822)
+        state = arm.read(message)
+        np.testing.assert_allclose(state.qpos, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.5], atol=1e-6)  # (38.22-18.44)/39.56
+        np.testing.assert_allclose(state.effort, [1, 2, 3, 4, 5, 6, 7])
+        np.testing.assert_allclose(arm.leader_action(message)[6], (0.435 + 0.6213) / 2.1123, rtol=1e-5)
+
+    def test_gripper_speed_comes_from_the_motor_since_the_driver_says_zero(self, arm: InterbotixArm) -> None:
+        angle, rate = 0.3, 2.0
+        travel = [0.022 * np.sin(q) + np.sqrt(0.036**2 - (0.022 * np.cos(q)) ** 2) for q in (angle, angle + 1e-6)]
+        opening_rate = (travel[1] - travel[0]) / 1e-6 * rate / (0.05800 - 0.01844)
+        qvel = arm.read(joint_states([0, 0, 0, 0, 0, 0, angle], [0.5, 0, 0, 0, 0, 0, rate])).qvel
+        assert qvel[0] == pytest.approx(0.5)
+        assert qvel[6] == pytest.approx(opening_rate, rel=1e-4)
+
+    def test_joints_are_found_by_name_not_by_place(self, arm: InterbotixArm) -> None:
+        message = joint_states([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.0])
+        order = [8, 3, 1, 0, 2, 7, 6, 5, 4]
+        for field in ("name", "position", "velocity", "effort"):
+            setattr(message, field, [getattr(message, field)[i] for i in order])
+        np.testing.assert_allclose(arm.read(message).qpos[:6], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], atol=1e-6)
+
+    def test_a_reading_that_failed_is_told_from_a_pose(self, arm: InterbotixArm) -> None:
+        with pytest.raises(arms.ReadingError, match="puppet_left: its driver could not read the motors"):
+            arm.read(joint_states([-np.pi] * 7))
+        assert arm.read(joint_states([-np.pi + 0.01, *[0.0] * 6])).qpos[0] == pytest.approx(-3.1316, abs=1e-4)
+
+    def test_what_is_not_a_number_is_named(self, arm: InterbotixArm) -> None:
+        with pytest.raises(arms.ReadingError, match="puppet_left: the position of elbow is not a finite number"):
+            arm.read(joint_states([0, 0, np.nan, 0, 0, 0, 0]))
+        with pytest.raises(arms.ReadingError, match="the velocity of waist, gripper is not"):
+            arm.read(joint_states([0] * 7, [np.inf, 0, 0, 0, 0, 0, np.nan]))
+
+    def test_a_driver_without_effort_is_said_to_be_one(self, arm: InterbotixArm) -> None:
+        message = joint_states([0.0] * 7)
+        message.effort = []
+        with pytest.raises(StreamError, match="name 9 joints, with 0 values of effort"):
+            arm.read(message)
+
+    def test_another_arms_joints_are_refused(self, arm: InterbotixArm) -> None:
+        message = joint_states([0.0] * 7)
+        message.name[3] = "forearm_rol"
+        with pytest.raises(StreamError, match=r"no joint 'forearm_roll'.*Did you mean 'forearm_rol'\?"):
+            arm.read(message)
+
+
+class TestCommanding:
+    def test_joints_go_as_a_group_and_the_gripper_as_its_motors_angle(
+        self, arm: InterbotixArm, driver: FakeInterbotix
+    ) -> None:
+        arm.prepare_follower()
+        arm.command([0.1, -0.9, 1.1, 0.2, -0.3, 0.4, 0.25])
+        expected = [0.1, -0.9, 1.1, 0.2, -0.3, 0.4, -0.6213 + 0.25 * 2.1123]
+        until(lambda: bool(np.allclose(driver.motors, expected, atol=1e-5)), "the arm is where it was sent")
+
+    @pytest.mark.parametrize(
+        ("joint", "value", "words"),
+        [
+            (1, 1.3, r"puppet_left cannot go there: shoulder 1\.3000 is outside \[-1\.8500, 1\.2566\]"),
+            (4, -1.9, r"wrist_angle -1\.9000 is outside \[-1\.8675, 2\.2340\]"),
+            (6, 2.0, r"gripper 3\.6033 is outside \[-3\.1416, 3\.1416\]"),
+            (2, np.nan, r"elbow nan is outside"),
+        ],
+    )
+    def test_out_of_range_is_refused_and_nothing_sent(
+        self, arm: InterbotixArm, driver: FakeInterbotix, joint: int, value: float, words: str
+    ) -> None:
+        target = START.copy()
+        target[joint] = value
+        with pytest.raises(SafetyError, match=words):
+            arm.command(target)
+        arm.command(START)
+        until(lambda: len(driver.groups) > 0, "the good command")
+        assert len(driver.groups) == 1
+        np.testing.assert_allclose(driver.groups[0], START_ARM_POSE, atol=1e-6)
+
+    def test_the_drivers_own_rule_of_speed(self, driver: FakeInterbotix) -> None:
+        """Against the last command, not against where the arm is; the joint that would be fastest is named."""
+        arm = InterbotixArm("puppet_left", VX300S, CLOCK, moving_time=0.1)
+        arm.command([0, *START[1:]])
+        arm.command([0.31, *START[1:]])
+        with pytest.raises(
+            SafetyError, match=r"waist from 0\.3100 to 0\.6300 rad in 0\.1 s is 3\.20 rad/s, above its 3\.14"
+        ):
+            arm.command([0.63, START[1] + 0.1, *START[2:]])
+        arm.command([0.62, *START[1:]])
+        arm.close()
+
+    def test_the_whole_range_is_within_that_rule_as_the_manufacturer_sets_it(self, arm: InterbotixArm) -> None:
+        arm.command([-3.1415, *START[1:]])
+        arm.command([3.1415, *START[1:]])
+
+    def test_a_limit_itself_is_within(self, arm: InterbotixArm) -> None:
+        """Limits reach us through 32-bit floats."""
+        arm.check(np.array([*np.array(VX300S.upper, np.float32), 1.0], np.float32))
+        arm.check(np.array([*np.array(VX300S.lower, np.float32), 0.0], np.float32))
+
+    def test_a_driver_that_died_is_noticed(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+        arm.command(START)
+        driver.__exit__(None, None, None)
+        with pytest.raises(StreamError, match="its driver no longer listens to /puppet_left/commands/joint_group"):
+            until(lambda: arm.command(START) is not None, "refused")
+
+
+class TestPreparing:
+    def test_a_follower_gets_modes_torque_and_a_gripper_that_cannot_burn(
+        self, arm: InterbotixArm, driver: FakeInterbotix
+    ) -> None:
+        arm.prepare_follower(300)
+        assert driver.modes == {"arm": "position", "gripper": "current_based_position"}
+        assert all(driver.torque.values())
+        assert driver.registers["gripper"]["Current_Limit"] == 300
+        assert driver.registers["waist"]["Current_Limit"] == 500
+        assert {driver.registers[m]["Profile_Velocity"] for m in list(driver.registers)[:6]} == {0}
+
+    def test_preparing_again_never_drops_the_arm(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+        """A change of mode takes the torque away for a moment: not for an arm that stands in the air."""
+        arm.prepare_follower(300)
+        driver.calls.clear()
+        arm.prepare_follower(300)
+        assert [call for call in driver.calls if call[0] in ("mode", "reboot") or call[-1] == "off"] == []
+
+    def test_an_overloaded_gripper_is_rebooted(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+        driver.registers["gripper"]["Hardware_Error_Status"] = 0b100000
+        assert arm.errors() == {"gripper": "overload"}
+        arm.prepare_follower()
+        assert ("reboot", "gripper") in driver.calls
+        assert arm.errors() == {}
+
+    def test_a_motor_of_the_arm_in_error_is_a_persons_to_deal_with(
+        self, arm: InterbotixArm, driver: FakeInterbotix
+    ) -> None:
+        driver.registers["elbow"]["Hardware_Error_Status"] = 0b000101
+        with pytest.raises(RosError, match=r"elbow: input voltage and overheating\)\. Support the arm"):
+            arm.prepare_follower()
+        assert driver.calls == []
+
+    def test_a_register_that_does_not_take_its_value_is_said(self, arm: InterbotixArm) -> None:
+        """Interbotix's own script writes `current_limit`, which is no register, and nobody tells it."""
+        with pytest.raises(RosError, match=r"register current_limit did not take 200, it holds \[\]"):
+            arm.set_register("gripper", "current_limit", 200)
+
+    def test_a_leader_is_held_and_its_gripper_let_go(self, session_ros: Ros) -> None:
+        with FakeInterbotix("master_left", WX250S) as driver:
+            arm = InterbotixArm("master_left", WX250S, CLOCK)
+            arm.prepare_leader()
+            assert driver.modes == {"arm": "position", "gripper": "position"}
+            arm.torque(False, "gripper")
+            assert (driver.torque["gripper"], driver.torque["elbow"]) == (False, True)
+            arm.torque(False)
+            assert not any(driver.torque.values())
+            arm.close()
+
+    def test_gains_are_passed_on(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+        arm.set_pid_gains(100, 1, 2)
+        assert driver.calls == [("gains", "arm", "100 1 2")]
+
+    def test_no_driver_is_said_with_what_to_start(self, session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(interbotix, "PATIENCE_S", 0.2)
+        with pytest.raises(
+            RosError, match=r"no service /nobody/set_operating_modes after .* s\. Start the arm's driver"
+        ):
+            InterbotixArm("nobody", VX300S, CLOCK)
+
+
+class TestMoving:
+    def test_moves_start_and_end_slowly_and_arrive(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+        driver.motors[:6] = [0.3, -0.5, 0.5, 0, 0, 0]
+        arm.prepare_follower()
+        arm.move(START, 0.5)
+        until(lambda: bool(np.allclose(driver.motors[:6], START_ARM_POSE, atol=1e-5)), "at the start pose")
+        way = np.array([[0.3, -0.5, 0.5, 0, 0, 0], *driver.groups])
+        speeds = np.abs(np.diff(way, axis=0)).max(axis=1) * 50
+        # 0.66 rad: the peak of half a cosine in 0.99 s is a third of π rad/s, the most that is allowed
+        assert speeds.max() == pytest.approx(np.pi / 3, rel=0.05)
+        assert speeds[0] < 0.1
+        assert speeds[-1] < 0.1
+
+    def test_an_arm_that_rests_past_its_limits_can_be_picked_up(
+        self, arm: InterbotixArm, driver: FakeInterbotix
+    ) -> None:
+        driver.motors[:6] = [0, -1.87, 1.63, 0, 0, 0]
+        arm.prepare_follower()
+        arm.move(START, 0.1)
+        until(lambda: bool(np.allclose(driver.motors[:6], START_ARM_POSE, atol=1e-5)), "at the start pose")
+        assert driver.groups[0][1] >= -1.85
+
+    def test_lost_readings_are_waited_out(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+        left = iter([True] * 5)
+
+        def lose(message: JointState) -> None:
+            if next(left, False):
+                message.position = [-np.pi] * 9
+
+        driver.motors[0] = 0.25
+        driver.broken = lose
+        assert arm.present()[0] == pytest.approx(0.25)
+
+
+class TestManufacturersPackage:
+    def test_it_is_used_where_it_is_installed_without_its_node_or_its_kinematics(
+        self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        built: list[dict[str, Any]] = []
+
+        class Core:
+            """The part of InterbotixRobotXSCore that is used."""
+
+            def __init__(self, **arguments: Any) -> None:
+                built.append(arguments)
+                name = arguments["robot_name"]
+                self.pub_group = rospy.Publisher(
+                    f"/{name}/commands/joint_group", messages.JointGroupCommand, queue_size=1
+                )
+                self.pub_single = rospy.Publisher(
+                    f"/{name}/commands/joint_single", messages.JointSingleCommand, queue_size=1
+                )
+                self.pub_traj = rospy.Publisher(
+                    f"/{name}/commands/joint_trajectory", messages.JointTrajectoryCommand, queue_size=1
+                )
+                self.sub_joint_states = rospy.Subscriber(f"/{name}/joint_states", JointState, lambda message: None)
+                for attribute, service, kind in (
+                    ("srv_set_op_modes", "set_operating_modes", messages.OperatingModes),
+                    ("srv_torque", "torque_enable", messages.TorqueEnable),
+                    ("srv_reboot", "reboot_motors", messages.Reboot),
+                    ("srv_set_pids", "set_motor_pid_gains", messages.MotorGains),
+                    ("srv_set_reg", "set_motor_registers", messages.RegisterValues),
+                    ("srv_get_reg", "get_motor_registers", messages.RegisterValues),
+                    ("srv_get_info", "get_robot_info", messages.RobotInfo),
+                ):
+                    setattr(self, attribute, rospy.ServiceProxy(f"/{name}/{service}", kind))
+
+        package, core = types.ModuleType("interbotix_xs_modules"), types.ModuleType("interbotix_xs_modules.core")
+        core.InterbotixRobotXSCore = Core  # type: ignore[attr-defined]
+        package.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
+        monkeypatch.setitem(sys.modules, "interbotix_xs_modules", package)
+        monkeypatch.setitem(sys.modules, "interbotix_xs_modules.core", core)
+        arm = arms.connect_arm(ArmConfig(name="puppet_left"), "follower", clock=CLOCK)
+        assert built == [{"robot_model": "vx300s", "robot_name": "puppet_left", "init_node": False}]
+        arm.prepare_follower(300)
+        assert driver.registers["gripper"]["Current_Limit"] == 300
+        arm.command(START)
+        until(lambda: bool(np.allclose(driver.motors[:6], START_ARM_POSE, atol=1e-5)), "at the start pose")
+        arm.close()
+
+
+class TestPiper:
+    CONFIG = ArmConfig(
+        driver="joint_state", model="piper", state_topic="/puppet/joint_left", command_topic="/master/joint_left"
+    )
+
+    @pytest.fixture
+    def piper(self, session_ros: Ros) -> Iterator[tuple[JointStateArm, FakePiper]]:
+        with FakePiper("/puppet/joint_left", "/master/joint_left") as driver:
+            arm = JointStateArm(self.CONFIG, PIPER, "follower", CLOCK)
+            yield arm, driver
+            arm.close()
+
+    def test_the_gripper_is_metres_both_ways(self, piper: tuple[JointStateArm, FakePiper]) -> None:
+        arm, driver = piper
+        arm.prepare_follower()
+        arm.command([0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.25])
+        until(lambda: bool(np.allclose(driver.joints, [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.02])), "at its target")
+        np.testing.assert_allclose(arm.present(), [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.25], atol=1e-6)
+        state = arm.read(driver.state())
+        np.testing.assert_allclose(state.qpos[6], 0.25, atol=1e-6)
+        np.testing.assert_allclose(state.effort, [0, 0, 0, 0, 0, 0, 0.3], atol=1e-6)
+
+    def test_pressing_past_the_stop_stays_at_it(self, piper: tuple[JointStateArm, FakePiper]) -> None:
+        arm, driver = piper
+        arm.command([0, 0, 0, 0, 0, 0, 1.1])
+        until(lambda: driver.joints[6] == pytest.approx(0.08), "wide open")
+
+    def test_its_own_limits_hold(self, piper: tuple[JointStateArm, FakePiper]) -> None:
+        with pytest.raises(
+            SafetyError, match=r"/puppet/joint_left cannot go there: shoulder -0\.9600 is outside \[0\.0000, 3"
+        ):
+            piper[0].command(START)
+
+    def test_seven_values_of_everything(self, piper: tuple[JointStateArm, FakePiper]) -> None:
+        message = piper[1].state()
+        message.velocity = []
+        with pytest.raises(StreamError, match="need 7 values of velocity, they hold 0"):
+            piper[0].read(message)
+
+    def test_a_leader_has_nothing_to_be_moved_by(self, piper: tuple[JointStateArm, FakePiper]) -> None:
+        config = ArmConfig(driver="joint_state", model="piper", state_topic="/puppet/joint_left")
+        leader = JointStateArm(config, PIPER, "leader", CLOCK)
+        leader.prepare_leader()
+        leader.torque(False)
+        with pytest.raises(SafetyError, match="cannot be moved: its configuration has no command_topic"):
+            leader.command(np.zeros(7))
