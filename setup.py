@@ -14,6 +14,7 @@ TRAIN = [
     "matplotlib>=3.8",
 ]
 VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20", "pillow>=10"]
+REMOTE = ["websockets>=15", "msgpack>=1"]
 TEST = ["pytest>=8", "scipy>=1.11", "psutil>=5.9", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"]
 
 
@@ -46,8 +47,9 @@ setup(
         "sim": SIM,
         "train": TRAIN,
         "view": VIEW,
+        "remote": REMOTE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW,
+        "all": SIM + TRAIN + VIEW + REMOTE,
     },
     entry_points={
         "console_scripts": [

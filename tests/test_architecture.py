@@ -20,6 +20,7 @@ LOWER = {
     "ros": {"core", "config", "loop", "sim"},
     "rigs": {"core", "config", "sim", "ros"},
     "data": {"core", "config", "episode"},
+    "remote": {"core"},
     "policies": {"core", "config", "data"},
 }
 APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor"}
@@ -77,6 +78,7 @@ import {modules}
             "aloha_kit.policies.build, aloha_kit.policies.reference, aloha_kit.data.cache",
             {"rospy", "mujoco", "dm_control", "rerun", "matplotlib"},
         ),
+        ("aloha_kit.remote, aloha_kit.policies.asynchronous", {"torch", "rospy", "mujoco", "h5py"}),
         ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
     ],
 )

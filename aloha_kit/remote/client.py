@@ -1,0 +1,178 @@
+"""The robot's side: a source of chunks that live on another machine."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from websockets.exceptions import ConnectionClosed, WebSocketException
+from websockets.sync.client import ClientConnection, connect
+
+from aloha_kit.core import ConfigError, Contract, ContractError, Observation
+from aloha_kit.remote.messages import (
+    ConnectionLostError,
+    MAX_BYTES,
+    outgoing,
+    pack,
+    PROTOCOL,
+    RemoteError,
+    unpack,
+)
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+
+
+def address(text: str) -> tuple[str, int]:
+    """Host and port of `host:port` (`[::1]:8000` for IPv6).
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    host, colon, port = text.rpartition(":")
+    if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
+        raise ConfigError(f"an address is host:port, such as 192.168.1.5:8000; given '{text}'")
+    return host.strip("[]"), int(port)
+
+
+class RemotePolicy:
+    """A source of chunks for `policies.execution` and `policies.asynchronous`, answered by a `PolicyServer`.
+
+    Connects at once, and again whenever the connection was lost, waiting longer after each failure.
+
+    Args:
+        where: `host:port`.
+        token: the server's.
+        timeout_s: how long one question may take, connecting anew included.
+        patience_s: how long the first connection may take: a server loads its network first.
+        quality: of JPEGs made of pictures that no camera sent as JPEG, 1 to 100; None sends them raw.
+
+    Attributes:
+        contract, chunk_size, about: what the server says of its policy.
+        took_ms: what the network took for the last chunk, by the server's stopwatch.
+
+    Raises:
+        ConfigError: an address or a quality that is none.
+        RemoteError: nobody answers, or the server refuses; says why.
+    """
+
+    contract: Contract
+    chunk_size: int
+
+    def __init__(
+        self, where: str, token: str, *, timeout_s: float = 1.0, patience_s: float = 10.0, quality: int | None = None
+    ) -> None:
+        if quality is not None and not 1 <= quality <= 100:
+            raise ConfigError(f"a JPEG's quality is 1 to 100, given {quality}")
+        host, port = address(where)
+        self._uri = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
+        self.where, self._token, self._quality, self._timeout_s = where, token, quality, timeout_s
+        self._open = contextlib.ExitStack()
+        self._connection: ClientConnection | None = None
+        self._ids = itertools.count()
+        self._pause_s = _FIRST_PAUSE_S  # doubles with each failure
+        self._next_try = 0.0  # monotonic seconds
+        self._why = ""  # the last try failed
+        self._welcome: dict[str, Any] | None = None
+        self.took_ms = 0.0
+        self._connected(time.monotonic() + patience_s)
+        assert self._welcome is not None
+        self.contract = Contract.from_json(self._welcome["contract"])
+        self.chunk_size = int(self._welcome["chunk_size"])
+        self.about: dict[str, Any] = dict(self._welcome["about"])
+
+    def reset(self) -> None:
+        """Tell the server that an episode begins.
+
+        Raises:
+            ConnectionLostError: it did not answer in time.
+        """
+        self._ask({"kind": "reset"}, answered=False)
+
+    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """(K, A) from the server.
+
+        Raises:
+            ConnectionLostError: no answer within `timeout_s`; the next call connects anew.
+            ContractError: the chunk is not of the contract's width.
+            RemoteError: the policy failed, or the server is another one than before.
+        """
+        number = next(self._ids)
+        question = {
+            "kind": "predict", "id": number, "observation": outgoing(observation, self.contract, self._quality)
+        }  # fmt: skip
+        answer = self._ask(question, answered=True)
+        if answer["kind"] == "failed":
+            raise RemoteError(f"the policy on {self.where} failed: {answer.get('why')}")
+        chunk = answer.get("actions")
+        if answer["kind"] != "chunk" or answer.get("id") != number or not isinstance(chunk, np.ndarray):
+            self.close()
+            raise RemoteError(f"{self.where} answered observation {number} with '{answer['kind']}'")
+        if chunk.shape != (self.chunk_size, len(self.contract.action_names)):
+            raise ContractError(
+                f"{self.where} sent a chunk of shape {chunk.shape}, its contract says"
+                f" ({self.chunk_size}, {len(self.contract.action_names)})"
+            )
+        self.took_ms = float(answer.get("took_ms", 0.0))
+        return np.asarray(chunk, np.float32)
+
+    def close(self) -> None:
+        """End the connection; the next question opens one again."""
+        self._connection = None
+        with contextlib.suppress(WebSocketException, OSError):
+            self._open.close()
+
+    def _ask(self, question: dict[str, Any], *, answered: bool) -> dict[str, Any]:
+        """Send, and receive if there is an answer, on a new connection where the old one turns out to be dead."""
+        end = time.monotonic() + self._timeout_s
+        data = pack(question)
+        while True:
+            connection = self._connected(end)
+            try:
+                connection.send(data)
+                return self._receive(connection, end) if answered else {}
+            except (ConnectionClosed, ConnectionLostError, OSError) as error:
+                self.close()  # a late answer must not be taken for the next question's
+                if time.monotonic() >= end or isinstance(error, TimeoutError):
+                    raise ConnectionLostError(f"no answer from {self.where} within {self._timeout_s:g} s") from error
+
+    def _connected(self, end: float) -> ClientConnection:
+        while self._connection is None:
+            wait = self._next_try - time.monotonic()
+            time.sleep(max(0.0, min(wait, end - time.monotonic())))
+            if time.monotonic() >= end and self._why:
+                raise ConnectionLostError(f"no policy server answers at {self.where}: {self._why}")
+            try:
+                self._connection = self._greeted(end)
+                self._pause_s, self._why = _FIRST_PAUSE_S, ""
+            except (OSError, WebSocketException) as error:
+                self.close()
+                self._why = str(error) or type(error).__name__
+                self._next_try = time.monotonic() + self._pause_s
+                self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return self._connection
+
+    def _greeted(self, end: float) -> ClientConnection:
+        left = max(0.1, end - time.monotonic())
+        connection = self._open.enter_context(
+            connect(self._uri, open_timeout=left, close_timeout=0.5, ping_interval=None, max_size=MAX_BYTES,
+                    compression=None, proxy=None)
+        )  # fmt: skip
+        connection.send(pack({"kind": "hello", "protocol": PROTOCOL, "token": self._token}))
+        welcome = self._receive(connection, end)
+        if welcome["kind"] != "welcome":
+            raise RemoteError(f"{self.where} greeted with '{welcome['kind']}': is it a policy server?")
+        if self._welcome is not None and welcome != self._welcome:
+            raise RemoteError(f"{self.where} serves another policy than before the connection was lost")
+        self._welcome = welcome
+        return connection
+
+    def _receive(self, connection: ClientConnection, end: float) -> dict[str, Any]:
+        message = unpack(connection.recv(timeout=max(0.0, end - time.monotonic())))
+        if message["kind"] == "refused":
+            self.close()
+            raise RemoteError(f"{self.where} refused: {message.get('why')}")
+        return message
