@@ -11,7 +11,10 @@ import numpy.typing as npt
 Times = npt.NDArray[np.int64]
 Picture = npt.NDArray[np.uint8]
 
-NO_TIMES: Times = np.zeros(0, np.int64)
+
+def no_times() -> Times:
+    """(0,): nothing came."""
+    return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,10 @@ class TopicEvidence:
     rate_hz: float  # the configured one
     found_type: str = ""  # what the master knows it as; "" if nobody ever published it
     publishers: tuple[Publisher, ...] = ()
-    stamps_ns: Times = field(default=NO_TIMES)  # (N,) of the headers; 0 where the driver set none
-    arrivals_ns: Times = field(default=NO_TIMES)  # (N,) on this machine's clock
-    sizes: Times = field(default=NO_TIMES)  # (N,) bytes
-    prints: Times = field(default=NO_TIMES)  # (N,) checksum of each picture's bytes; empty for other streams
+    stamps_ns: Times = field(default_factory=no_times)  # (N,) of the headers; 0 where the driver set none
+    arrivals_ns: Times = field(default_factory=no_times)  # (N,) on this machine's clock
+    sizes: Times = field(default_factory=no_times)  # (N,) bytes
+    prints: Times = field(default_factory=no_times)  # (N,) checksum of each picture's bytes; empty for other streams
     instead: tuple[str, ...] = ()  # topics of the same source that are published, "name (type)"
 
     @property

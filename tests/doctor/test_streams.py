@@ -1,0 +1,128 @@
+"""Topics that are missing, wrong, slow, or stamped by nobody or by another clock."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from aloha_kit.config import SyncConfig
+from aloha_kit.doctor.findings import Finding
+from aloha_kit.doctor.streams import judge_topic
+from aloha_kit.ros.evidence import Publisher, TopicEvidence
+from tests.doctor.made import topic
+
+NONE = np.zeros(0, np.int64)
+SILENT = {"stamps_ns": NONE, "arrivals_ns": NONE, "sizes": NONE, "prints": NONE}
+
+
+def judge(seen: TopicEvidence) -> list[Finding]:
+    return judge_topic(seen, SyncConfig())
+
+
+def bad(seen: TopicEvidence) -> list[tuple[str, str, str]]:
+    return [(f.level, f.check, f.found) for f in judge(seen) if f.level != "ok"]
+
+
+def test_a_healthy_stream_is_three_times_ok() -> None:
+    assert [(f.level, f.check) for f in judge(topic())] == [("ok", "topic"), ("ok", "rate"), ("ok", "stamps")]
+    assert "10.0 ms before arrival" in judge(topic())[2].found
+
+
+def test_nobody_publishes_and_what_there_is_instead_is_named() -> None:
+    seen = topic(publishers=(), instead=("/usb/image_raw (sensor_msgs/Image)",), **SILENT)
+    [finding] = judge(seen)
+    assert finding.level == "fault"
+    assert finding.found == (
+        "nobody publishes /usb/images/cam_high. Published instead: /usb/image_raw (sensor_msgs/Image)"
+    )
+    assert finding.expected == "sensor_msgs/CompressedImage at 30 Hz"
+
+
+def test_another_type_is_a_fault_with_both_named() -> None:
+    [finding] = judge(topic(found_type="sensor_msgs/Image"))
+    assert finding.found == "/usb/images/cam_high is a sensor_msgs/Image (by /driver)"
+    assert finding.expected == "sensor_msgs/CompressedImage"
+    assert "/compressed" in finding.remedy
+
+
+def test_silence_of_a_dead_node_is_told_from_silence_of_a_living_one() -> None:
+    [alive] = judge(topic(**SILENT))
+    [dead] = judge(topic(publishers=(Publisher("/driver", "robot-pc", reachable=False),), **SILENT))
+    assert alive.found == dead.found == "/usb/images/cam_high is silent (announced by /driver)"
+    assert "start it again" in alive.remedy
+    assert "/driver does not answer at robot-pc" in dead.remedy
+
+
+def test_two_living_publishers_are_a_fault_a_dead_second_is_not() -> None:
+    two = (Publisher("/a"), Publisher("/b"))
+    assert bad(topic(publishers=two)) == [("fault", "topic", "2 nodes publish /usb/images/cam_high: /a, /b")]
+    assert bad(topic(publishers=(two[0], Publisher("/b", reachable=False)))) == []
+
+
+@pytest.mark.parametrize(("hz", "level"), [(30.0, []), (28.0, []), (24.0, ["warning"]), (15.0, ["fault"])])
+def test_the_rate_is_graded_against_the_configured_one(hz: float, level: list[str]) -> None:
+    seen = dataclasses.replace(topic(rate_hz=hz), rate_hz=30.0)
+    assert [f.level for f in judge(seen) if f.check == "rate" and f.level != "ok"] == level
+    assert [f.found for f in judge(seen) if f.check == "rate"] == [f"{hz:.1f} Hz"]
+
+
+def test_a_rate_above_the_configured_one_is_a_warning_about_the_configuration() -> None:
+    [finding] = [f for f in judge(dataclasses.replace(topic(rate_hz=60.0), rate_hz=30.0)) if f.check == "rate"]
+    assert (finding.level, finding.found, finding.expected) == ("warning", "60.0 Hz", "30 Hz")
+
+
+def test_a_single_latched_message_is_no_stream() -> None:
+    seen = topic(seconds=1 / 30)
+    assert ("fault", "rate", "a single message came") in bad(seen)
+
+
+def test_zero_stamps_are_a_warning_and_end_the_questions_about_stamps() -> None:
+    stamps = np.zeros_like(topic().stamps_ns)
+    assert bad(topic(stamps_ns=stamps)) == [("warning", "stamps", "every stamp is zero")]
+    some = topic().stamps_ns.copy()
+    some[::2] = 0
+    assert bad(topic(stamps_ns=some)) == [("warning", "stamps", "75 of 150 stamps are zero")]
+
+
+@pytest.mark.parametrize(
+    ("offset_s", "expected"),
+    [
+        (0.05, []),
+        (0.15, [("warning", "stamps", "0.160 s behind this machine's clock")]),
+        (3.0, [("fault", "stamps", "3.010 s behind this machine's clock")]),
+        (-3.0, [("fault", "stamps", "2.990 s ahead of this machine's clock")]),
+    ],
+)
+def test_another_machines_clock_shows_as_an_offset(offset_s: float, expected: list[tuple[str, str, str]]) -> None:
+    seen = topic(publishers=(Publisher("/driver", "camera-pc", same_machine=False),))
+    late = dataclasses.replace(seen, arrivals_ns=seen.arrivals_ns + int(offset_s * 1e9))
+    assert bad(late) == expected
+    if expected:
+        assert "set the clock of camera-pc" in judge(late)[2].remedy
+
+
+def test_one_stamp_for_ever_is_frozen_some_repeats_are_a_warning() -> None:
+    stamps = topic().stamps_ns
+    frozen = topic(stamps_ns=np.full_like(stamps, stamps[-1]))
+    assert ("fault", "stamps", "frozen: 150 messages with one stamp") in bad(frozen)
+    twice = stamps.copy()
+    twice[1::10] = twice[0::10]
+    assert ("warning", "stamps", "15 of 150 messages repeat a stamp") in bad(topic(stamps_ns=twice))
+
+
+def test_stamps_that_go_back_are_a_fault() -> None:
+    stamps = topic().stamps_ns.copy()
+    stamps[70:] -= 200_000_000
+    assert ("fault", "stamps", "1 stamp earlier than the one before") in bad(topic(stamps_ns=stamps))
+
+
+@pytest.mark.parametrize(("jitter_ms", "level"), [(2.0, []), (20.0, ["warning"])])
+def test_uneven_stamps_are_said_with_their_intervals(jitter_ms: float, level: list[str]) -> None:
+    rng = np.random.default_rng(0)
+    seen = topic()
+    stamps = seen.stamps_ns + (rng.uniform(-jitter_ms, jitter_ms, 150) * 1e6).astype(np.int64)
+    findings = [f for f in judge(topic(stamps_ns=stamps)) if "intervals" in f.found]
+    assert [f.level for f in findings] == level
+    assert all(f.expected == "33 ms" for f in findings)
