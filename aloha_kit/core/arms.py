@@ -59,6 +59,13 @@ class Crank:
         across = self.horn * np.cos(angle)
         return float(across + across * self.horn * np.sin(angle) / np.sqrt(self.arm**2 - across**2))
 
+    def angle(self, travel: float) -> float:
+        """Motor angle (rad) that puts the finger at `travel` (m), the nearest there is: the inverse of `travel`."""
+        if travel <= 0:
+            return -np.pi / 2
+        sine = (travel**2 + self.horn**2 - self.arm**2) / (2 * travel * self.horn)
+        return float(np.arcsin(np.clip(sine, -1.0, 1.0)))
+
 
 @dataclass(frozen=True)
 class ArmModel:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from aloha_kit.core import ARM_MODELS, joint_names, VX300S, WX250S
+from aloha_kit.core import ARM_MODELS, ArmModel, joint_names, VX300S, WX250S
 
 
 def test_vector_order_is_left_arm_left_gripper_right_arm_right_gripper() -> None:
@@ -55,3 +55,11 @@ def test_crank_gives_the_travel_that_aloha_measured() -> None:
 def test_an_arm_can_be_where_it_starts_and_rests(model) -> None:  # type: ignore[no-untyped-def]
     for pose in (model.start, model.rest):
         assert all(low <= value <= high for low, value, high in zip(model.lower, pose, model.upper, strict=True))
+
+
+@pytest.mark.parametrize("model", [VX300S, WX250S], ids=lambda model: model.name)
+def test_the_cranks_angle_is_the_inverse_of_its_travel(model: ArmModel) -> None:
+    for angle in np.linspace(-1.5, 1.5, 13):
+        assert model.crank.angle(model.crank.travel(angle)) == pytest.approx(angle, abs=1e-9)
+    assert model.crank.angle(0.0) == pytest.approx(-np.pi / 2)
+    assert model.crank.angle(1.0) == pytest.approx(np.pi / 2), "no further than it goes"

@@ -1,0 +1,123 @@
+"""A scene whose time never stops: no episodes, servos that can be let go, objects put back under the arms."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import ConfigError
+from aloha_kit.sim import tasks
+from aloha_kit.sim.environment import SimEnv
+from aloha_kit.sim.workcell import ARMS, TIMESTEP
+
+Array = npt.NDArray[np.float64]
+
+
+class LiveScene:
+    """What a rig behind real drivers needs of a simulation.
+
+    Vectors are (14,), ordered like an action, in the servos' own units: rad, and metres of one finger for
+    the grippers.
+
+    Args:
+        scene: "transfer_cube" or "insertion".
+        seed: of the objects' first poses.
+
+    Raises:
+        ConfigError: an unknown scene; names the nearest.
+    """
+
+    max_reward = 4.0
+
+    def __init__(self, scene: str, *, seed: int = 0) -> None:
+        self._env = SimEnv(scene, cameras={}, quality="draft", seed=seed)  # `reset` spawns, its clock stays unused
+        self._env.reset()
+        self._physics, self._task = self._env.physics, self._env.task
+        model = self._physics.model.ptr
+        driven = model.actuator_trnid[:, 0]
+        self._qpos, self._qvel = model.jnt_qposadr[driven], model.jnt_dofadr[driven]
+        self._mirrors = [model.joint(f"vx300s_{arm}/right_finger").qposadr[0] for arm in ARMS]
+        self._range = model.actuator_ctrlrange.T.copy()
+        self._stiffness = model.actuator_gainprm[:, 0].copy()
+        self._model, self._data = model, self._physics.data
+
+    @property
+    def qpos(self) -> Array:
+        """(nq,) everything's place, as MuJoCo orders it: arms, then objects."""
+        return np.array(self._data.qpos)
+
+    @property
+    def joints(self) -> Array:
+        """(14,) where the arms are."""
+        return np.array(self._data.qpos[self._qpos])
+
+    @property
+    def velocities(self) -> Array:
+        """(14,) rad/s, m/s."""
+        return np.array(self._data.qvel[self._qvel])
+
+    @property
+    def forces(self) -> Array:
+        """(14,) what the servos push: N m, and N for the grippers."""
+        return np.array(self._data.actuator_force)
+
+    @property
+    def reward(self) -> float:
+        """0 to 4, of this instant."""
+        return float(self._task.reward(self._env.touching()))
+
+    def object_poses(self) -> dict[str, Array]:
+        """True pose (7,) of each object: position (m) and unit quaternion w x y z, world frame."""
+        return self._env.object_poses()
+
+    def command(self, targets: Array, stiffness: Array) -> None:
+        """Where the servos pull to, and how hard: a share of their stiffness, 0 for none.
+
+        A servo let go keeps its damping, as a gearbox does: the arm sinks rather than falls.
+        """
+        self._data.ctrl[:] = np.clip(targets, *self._range)
+        self._model.actuator_gainprm[:, 0] = stiffness * self._stiffness
+        self._model.actuator_biasprm[:, 1] = -stiffness * self._stiffness
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, in whole steps of the physics."""
+        self._physics.step(round(seconds / TIMESTEP))
+
+    def place(self, seed: int) -> None:
+        """Put the objects where an episode of this seed begins, at rest; the arms stay where they are."""
+        self._put(tasks.spawn(self._task, np.random.default_rng([seed, 0])), self.joints)
+
+    def pose(self, joints: Array) -> None:
+        """Put the arms (14,) somewhere, at rest: before the first reading, never under way."""
+        self._put(self.object_poses(), joints)
+        self._data.ctrl[:] = np.clip(joints, *self._range)
+
+    def restore(self, qpos: Array) -> None:
+        """Put everything where `qpos` (nq,) says, at rest.
+
+        Raises:
+            ConfigError: it is another scene's.
+        """
+        given = np.asarray(qpos, float)
+        if given.shape != self._data.qpos.shape or not np.all(np.isfinite(given)):
+            raise ConfigError(f"this scene's qpos is {self._data.qpos.shape} finite numbers, given {given.shape}")
+        with self._physics.reset_context():
+            self._data.qpos[:] = given
+        self._data.ctrl[:] = np.clip(self.joints, *self._range)
+
+    def close(self) -> None:
+        """Free the physics."""
+        self._env.close()
+
+    def _put(self, objects: dict[str, Array], joints: Array) -> None:
+        moving, targets, time = self._data.qvel.copy(), self._data.ctrl.copy(), self._data.time
+        with self._physics.reset_context():
+            self._data.qpos[self._qpos] = joints
+            self._data.qpos[self._mirrors] = -joints[[6, 13]]
+            for name, pose in objects.items():
+                self._data.joint(name).qpos[:] = pose
+            self._data.qvel[:] = moving
+            for name in objects:
+                self._data.joint(name).qvel[:] = 0
+            self._data.time = time
+            self._data.ctrl[:] = targets
