@@ -19,19 +19,17 @@ from aloha_kit.core import (
     Clock,
     ConfigError,
     Contract,
-    ContractError,
     Environment,
-    joint_names,
     Observation,
     Rate,
     SafetyError,
 )
-from aloha_kit.ros import images, node
+from aloha_kit.ros import node
 from aloha_kit.ros.arms import Arm, connect_arm, move_together, until_read, Vector
-from aloha_kit.ros.base import ACTION_NAMES, Base
+from aloha_kit.ros.base import Base
 from aloha_kit.ros.leaders import LeaderArms
+from aloha_kit.ros.observation import rig_contract, Senses
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
-from aloha_kit.ros.soft_sync import Matched
 from aloha_kit.ros.streams import Streams
 
 START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
@@ -90,7 +88,7 @@ class RosEnv(Environment):
             self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
             self.followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
-            self.base = opened.enter_context(contextlib.closing(Base(rig.base, self.clock))) if rig.base else None
+            self.base = opened.enter_context(contextlib.closing(Base(rig.base))) if rig.base else None
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)
             self._opened = opened.pop_all()
@@ -100,7 +98,7 @@ class RosEnv(Environment):
             if leaders else None
         )  # fmt: skip
         self._rate = Rate(task.rate_hz, self.clock)
-        self._contract = self._make_contract()
+        self._senses = Senses(rig_contract(task, rig, self.simulated), self.followers, self.base)
 
     def _connect(self, opened: contextlib.ExitStack, name: str, role: Any) -> Arm:
         config = (self.rig.followers if role == "follower" else self.rig.leaders)[name]
@@ -108,22 +106,9 @@ class RosEnv(Environment):
         scene = self._simulation.arm_model if self._simulation and config.driver == "joint_state" else None
         return opened.enter_context(contextlib.closing(connect_arm(config, role, clock=self.clock, model=scene)))
 
-    def _make_contract(self) -> Contract:
-        small = self.task.image_size if self.simulated else None
-        names = joint_names(tuple(self.followers))
-        return Contract(
-            state_names=names,
-            action_names=(*names, *(ACTION_NAMES if self.base else ())),
-            cameras={
-                name: small or (self.rig.cameras[name].height, self.rig.cameras[name].width)
-                for name in self.task.cameras
-            },
-            rate_hz=float(self.task.rate_hz),
-        )
-
     @property
     def contract(self) -> Contract:
-        return self._contract
+        return self._senses.contract
 
     @property
     def simulated(self) -> bool:
@@ -213,6 +198,7 @@ class RosEnv(Environment):
         self._steps += 1
         reward = self._simulation.reward if self._simulation else 0.0
         if self._steps >= self.task.episode_len:
+            self.hold()
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
 
@@ -264,26 +250,12 @@ class RosEnv(Environment):
             arm.torque(False)
 
     def observation_spec(self) -> dict[str, Any]:
-        """Specs nested like the observation; `stamps` of a reset lacks `command`."""
-        joints = len(self._contract.state_names)
-        spec: dict[str, Any] = {name: specs.Array((joints,), np.float32, name) for name in ("qpos", "qvel", "effort")}
-        spec["images"] = {
-            name: specs.BoundedArray((*size, 3), np.uint8, 0, 255, f"images/{name}")
-            for name, size in self._contract.cameras.items()
-        }
-        if self.base is not None:
-            spec["base_vel"] = specs.Array((2,), np.float32, "base_vel")
-        stamps = [*self.streams.topics, "deadline"]
-        spec["stamps"] = {name: specs.Array((), np.int64, f"stamps/{name}") for name in stamps}
-        return spec
+        """Specs nested like the observation; `stamps` of a reset lacks `command`. Every stream has to be alive."""
+        return self._senses.spec({name: self.streams.sync.newest(name).value for name in self.streams.topics})
 
     def action_spec(self) -> specs.BoundedArray:
         """(14,) or (16,): joint targets within the followers' limits, grippers in normalised opening, base velocity."""
-        low = [v for arm in self.followers.values() for v in (*arm.model.lower, 0.0)]
-        high = [v for arm in self.followers.values() for v in (*arm.model.upper, 1.0)]
-        free = [np.inf] * (len(ACTION_NAMES) if self.base else 0)
-        bounds = np.array([[*low, *(-v for v in free)], [*high, *free]], np.float32)
-        return specs.BoundedArray(bounds[0].shape, np.float32, *bounds, "action")
+        return self._senses.action_spec()
 
     def reward_spec(self) -> specs.BoundedArray:
         return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
@@ -293,7 +265,7 @@ class RosEnv(Environment):
         self._opened.close()
 
     def _checked(self, action: Action) -> npt.NDArray[np.float64]:
-        command, names = np.array(action, np.float64), self._contract.action_names
+        command, names = np.array(action, np.float64), self.contract.action_names
         if command.shape != (len(names),):
             raise ValueError(f"an action has shape ({len(names)},): {', '.join(names)}; given {command.shape}")
         if not np.isfinite(command).all():
@@ -316,40 +288,13 @@ class RosEnv(Environment):
 
     def _observe(self, command_ns: int | None) -> Observation:
         patience_s = self.rig.sync.max_age_s
-        return until_read(lambda: self._read(self.streams.sync.match(patience_s), command_ns), self.clock, patience_s)
-
-    def _read(self, matched: Matched, command_ns: int | None) -> Observation:
-        values = {name: sample.value for name, sample in matched.samples.items()}
-        states = [arm.read(values[f"qpos_{name}"]) for name, arm in self.followers.items()]
-        pictures = {name: values[f"images/{name}"] for name in self._contract.cameras}
-        self._check_sizes(pictures)
-        observation = Observation(
-            qpos=np.concatenate([state.qpos for state in states]),
-            qvel=np.concatenate([state.qvel for state in states]),
-            effort=np.concatenate([state.effort for state in states]),
-            images=images.LazyImages(pictures),
-            images_jpeg=images.jpegs(pictures),
-            stamps=self._stamps(matched, command_ns),
+        observation = until_read(
+            lambda: self._senses.observation(self.streams.sync.match(patience_s)), self.clock, patience_s
         )
-        if depth := {name.split("/")[1]: values[name] for name in values if name.startswith("images_depth/")}:
-            observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
-        if self.base is not None:
-            observation["base_vel"] = self.base.read(values["base_vel"])
-        return observation
-
-    def _stamps(self, matched: Matched, command_ns: int | None) -> dict[str, int]:
-        stamps = {name: sample.stamp_ns for name, sample in matched.samples.items()}
+        stamps = observation["stamps"]
         if self.leaders is not None:
             stamps.update(self.leaders.stamps)
         stamps["deadline"] = self._rate.deadline_ns
         if command_ns is not None:
             stamps["command"] = command_ns
-        return stamps
-
-    def _check_sizes(self, pictures: Mapping[str, Any]) -> None:
-        for name, message in pictures.items():
-            if (size := images.size(message)) != self._contract.cameras[name]:
-                raise ContractError(
-                    f"camera '{name}' sends pictures of {size} (height, width) pixels, "
-                    f"configured are {self._contract.cameras[name]}"
-                )
+        return observation

@@ -15,6 +15,21 @@ import genmsg.srvs
 import genpy.generator
 from trajectory_msgs.msg import JointTrajectory
 
+__all__ = [
+    "DEFINITIONS",
+    "PACKAGE",
+    "JointGroupCommand",
+    "JointSingleCommand",
+    "JointTrajectoryCommand",
+    "MotorGains",
+    "OperatingModes",
+    "Reboot",
+    "RegisterValues",
+    "RobotInfo",
+    "TorqueEnable",
+    "build",
+]
+
 PACKAGE = "interbotix_xs_msgs"
 
 _TARGET = "string cmd_type\nstring name\n"  # "group" or "single", and which

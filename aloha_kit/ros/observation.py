@@ -1,0 +1,95 @@
+"""Matched messages to an observation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from dm_env import specs
+
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.core import Contract, ContractError, joint_names, Observation
+from aloha_kit.ros import images
+from aloha_kit.ros.arms import Arm
+from aloha_kit.ros.base import ACTION_NAMES, Base
+from aloha_kit.ros.soft_sync import Matched
+
+_DEPTH = "images_depth/"
+
+
+def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
+    """What `task` gives and takes on `rig`; where it is simulated, the task may set the size of pictures."""
+    small = task.image_size if simulated else None
+    joints = joint_names(tuple(rig.followers))
+    cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
+    return Contract(joints, (*joints, *(ACTION_NAMES if rig.base else ())), cameras, float(task.rate_hz))
+
+
+@dataclass(frozen=True)
+class Senses:
+    """What an observation is made of; `followers` in the order of the vectors."""
+
+    contract: Contract
+    followers: Mapping[str, Arm]
+    base: Base | None
+
+    def observation(self, matched: Matched) -> Observation:
+        """One observation. Pictures are decoded when they are looked at; depth, which has no file form, now.
+
+        Raises:
+            ReadingError: a driver lost this reading.
+            StreamError: a message lacks what it should hold.
+            ContractError: a camera sends pictures of another size than its configuration says.
+        """
+        values = {name: sample.value for name, sample in matched.samples.items()}
+        states = [arm.read(values[f"qpos_{name}"]) for name, arm in self.followers.items()]
+        pictures = {name: values[f"images/{name}"] for name in self.contract.cameras}
+        self._check_sizes(pictures)
+        observation = Observation(
+            qpos=np.concatenate([state.qpos for state in states]),
+            qvel=np.concatenate([state.qvel for state in states]),
+            effort=np.concatenate([state.effort for state in states]),
+            images=images.LazyImages(pictures),
+            images_jpeg=images.jpegs(pictures),
+            stamps={name: sample.stamp_ns for name, sample in matched.samples.items()},
+        )
+        if depth := {name[len(_DEPTH) :]: value for name, value in values.items() if name.startswith(_DEPTH)}:
+            observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
+        if self.base is not None:
+            observation["base_vel"] = self.base.read(values["base_vel"])
+        return observation
+
+    def spec(self, newest: Mapping[str, Any]) -> dict[str, Any]:
+        """Specs nested like the observation; `newest` is a message of each stream, for the size of depth."""
+        joints = len(self.contract.state_names)
+        spec: dict[str, Any] = {name: specs.Array((joints,), np.float32, name) for name in ("qpos", "qvel", "effort")}
+        spec["images"] = {
+            name: specs.BoundedArray((*size, 3), np.uint8, 0, 255, f"images/{name}")
+            for name, size in self.contract.cameras.items()
+        }
+        if self.base is not None:
+            spec["base_vel"] = specs.Array((2,), np.float32, "base_vel")
+        if depth := [name for name in newest if name.startswith(_DEPTH)]:
+            spec["images_depth"] = {
+                name[len(_DEPTH) :]: specs.Array(images.size(newest[name]), np.uint16, name) for name in depth
+            }
+        spec["stamps"] = {name: specs.Array((), np.int64, f"stamps/{name}") for name in [*newest, "deadline"]}
+        return spec
+
+    def action_spec(self) -> specs.BoundedArray:
+        """(A,) joint targets within the followers' limits, grippers in normalised opening, base velocity."""
+        free = [np.inf] * (len(self.contract.action_names) - len(self.contract.state_names))
+        low = [v for arm in self.followers.values() for v in (*arm.model.lower, 0.0)] + [-v for v in free]
+        high = [v for arm in self.followers.values() for v in (*arm.model.upper, 1.0)] + free
+        low_and_high = np.array([low, high], np.float32)
+        return specs.BoundedArray(low_and_high[0].shape, np.float32, *low_and_high, "action")
+
+    def _check_sizes(self, pictures: Mapping[str, Any]) -> None:
+        for name, message in pictures.items():
+            if (size := images.size(message)) != self.contract.cameras[name]:
+                raise ContractError(
+                    f"camera '{name}' sends pictures of {size[0]} x {size[1]} (height x width) pixels, "
+                    f"configured are {self.contract.cameras[name][0]} x {self.contract.cameras[name][1]}"
+                )
