@@ -60,14 +60,15 @@ class BaseConfig:
 class SyncConfig:
     """How far apart the streams of one observation may be.
 
-    A stream's skew bound is `max_skew_periods` of its own period; its silence bound `max_age_periods`
-    of them, and at least `max_age_s`.
+    A stream's skew bound is `max_skew_periods` of its own period, and at least `max_skew_s`; its silence
+    bound `max_age_periods` of them, and at least `max_age_s`.
     """
 
     max_skew_periods: float = 1.0
+    max_skew_s: float = 0.02  # fast streams: a lost message or a late thread is no reason to stop
     max_age_periods: float = 5.0
     max_age_s: float = 0.25
-    clock_offset_s: float = 0.1  # a stream whose stamps are further than this from its arrivals is reported
+    clock_offset_s: float = 0.1  # stamps further than this from their arrivals are another clock's: corrected, reported
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,100 @@
+"""A rig's topics as streams: one subscriber a topic, whose callback only stores the message."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import message_filters
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from aloha_kit.config.rig import ArmConfig, RigConfig, SyncConfig
+from aloha_kit.core import Clock, ConfigError, nearest
+from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
+
+
+@dataclass(frozen=True)
+class Topic:
+    """Where a stream comes from: its topic, message class and set rate."""
+
+    name: str
+    message: type
+    rate_hz: float
+
+
+class Streams:
+    """Subscribed to what a rig publishes; samples hold the ROS messages as they came.
+
+    Streams: "qpos_<arm>" and "leader_<arm>" (joint states), "images/<camera>", "images_depth/<camera>", "base_vel".
+    The node must be started.
+
+    Args:
+        rig: its followers, base and the named `cameras` (with depth where they have it).
+        leaders: the leaders' joint states too.
+        clock: the clock of stamps, `node.start`.
+
+    Attributes:
+        sync: the soft sync that they are stored in; `topics`: {stream: topic}.
+
+    Raises:
+        ConfigError: a camera that the rig has not, or leaders of a rig without any.
+    """
+
+    def __init__(self, rig: RigConfig, cameras: Iterable[str], *, leaders: bool, clock: Clock) -> None:
+        topics = dict(rig_topics(rig, cameras, leaders=leaders))
+        specs = [stream_spec(stream, topic, rig.sync) for stream, topic in topics.items()]
+        self.topics = {stream: topic.name for stream, topic in topics.items()}
+        self.sync = SoftSync(specs, clock, clock_offset_s=rig.sync.clock_offset_s)
+        self._subscribers = [self._subscribe(stream, topic) for stream, topic in topics.items()]
+
+    def close(self) -> None:
+        """Unsubscribe and free all messages."""
+        for subscriber in self._subscribers:
+            subscriber.unregister()
+        self.sync.close()
+
+    def _subscribe(self, stream: str, topic: Topic) -> message_filters.Subscriber:
+        # A queue of a second: rospy hands over what one read of the socket held, and drops all beyond the queue.
+        queue = max(5, math.ceil(topic.rate_hz))
+        subscriber = message_filters.Subscriber(topic.name, topic.message, queue_size=queue, tcp_nodelay=True)
+        subscriber.registerCallback(self._store, stream)
+        return subscriber
+
+    def _store(self, message: Any, stream: str) -> None:
+        header = message.header
+        self.sync.add(stream, header.stamp.secs * 1_000_000_000 + header.stamp.nsecs, message, header.seq or None)
+
+
+def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iterator[tuple[str, Topic]]:
+    """(stream, topic) of followers, leaders, base and cameras, in this order; errors as `Streams`."""
+    for name, arm in rig.followers.items():
+        yield f"qpos_{name}", Topic(state_topic(arm), JointState, arm.rate_hz)
+    if leaders and not rig.leaders:
+        raise ConfigError(f"rig '{rig.name}' has no leaders; leader arms are listed under `leaders` in its file")
+    for name, arm in rig.leaders.items() if leaders else ():
+        yield f"leader_{name}", Topic(state_topic(arm), JointState, arm.rate_hz)
+    if rig.base is not None:
+        yield "base_vel", Topic(rig.base.odom_topic, Odometry, rig.base.rate_hz)
+    for name in cameras:
+        if name not in rig.cameras:
+            raise ConfigError(f"rig '{rig.name}' has no camera '{name}'. {nearest(name, rig.cameras)}")
+        camera = rig.cameras[name]
+        kind = CompressedImage if camera.topic.endswith("/compressed") else Image
+        yield f"images/{name}", Topic(camera.topic, kind, camera.rate_hz)
+        if camera.depth_topic:
+            yield f"images_depth/{name}", Topic(camera.depth_topic, Image, camera.rate_hz)
+
+
+def state_topic(arm: ArmConfig) -> str:
+    """Where an arm's joint states are published."""
+    return arm.state_topic or f"/{arm.name.strip('/')}/joint_states"
+
+
+def stream_spec(stream: str, topic: Topic, sync: SyncConfig) -> StreamSpec:
+    """A stream's bounds: so many of its periods, and at least so many seconds."""
+    skew_s = max(sync.max_skew_periods / topic.rate_hz, sync.max_skew_s)
+    age_s = max(sync.max_age_periods / topic.rate_hz, sync.max_age_s)
+    return StreamSpec(stream, topic.rate_hz, round(skew_s * 1e9), round(age_s * 1e9), source=topic.name)
