@@ -1,0 +1,1 @@
+"""Leader to follower without recording, and the way to sleep."""

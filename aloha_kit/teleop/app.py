@@ -1,0 +1,189 @@
+"""Teleoperation and parking on one screen."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, TYPE_CHECKING
+
+import dm_env
+import numpy as np
+from tyro.conf import arg
+
+from aloha_kit import rigs
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import Action, AlohaKitError, ConfigError, SafetyError
+from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits, sigterm_interrupts
+
+if TYPE_CHECKING:
+    from aloha_kit.ros.environment import RosEnv
+
+FOR_EVER = sys.maxsize
+"""Steps of an episode that only the operator ends."""
+REPORT_S = 10.0
+"""How often a line says how it goes."""
+ARRIVED = 0.12
+"""rad from the sleep pose at which an arm lies on itself: gravity and the end stops keep it a little off."""
+ARRIVAL_S = 4.0
+"""How long the arms may lag behind the last command of the way."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeleopArgs:
+    """Let the leaders move the followers, without recording; Ctrl-C ends it and everything holds still.
+
+    With --park the followers go to their sleep pose instead.
+    """
+
+    task: Annotated[str, arg(aliases=("--task_name",))]
+    """Task, for its rig and control rate: a name in configs/tasks or a YAML path."""
+    countdown_s: float = 2.0
+    """Seconds between closing the leaders' grippers and the leaders' release."""
+    park: bool = False
+    """Move the followers slowly to their sleep pose."""
+    park_s: float = 4.0
+    """Seconds of each of the two moves there."""
+    release: bool = False
+    """With --park: let the torque go once they have arrived."""
+
+    def __post_init__(self) -> None:
+        if self.release and not self.park:
+            raise ValueError("--release goes with --park: arms that are not parked would fall")
+        if self.countdown_s < 0 or not self.park_s > 0:
+            raise ValueError(f"need countdown_s ≥ 0 and park_s > 0, given {self.countdown_s:g} and {self.park_s:g}")
+
+
+def run(args: TeleopArgs) -> None:
+    """Teleoperate or park.
+
+    Raises:
+        ConfigError: a rig that is not behind ROS, or whose leaders drive the followers themselves.
+        RosError: no master, or a driver that is not there.
+        SafetyError: the emergency stop, a fault that lasted, or arms that did not reach their sleep pose.
+        StreamError: a stream that went quiet.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the followers hold.
+    """
+    task = load(TaskConfig, "tasks", args.task)
+    rig = load(RigConfig, "rigs", task.rig)
+    if rig.kind != "ros":
+        raise ConfigError(f"task '{task.name}' is of rig '{rig.name}', simulated in process: it has no arms to move")
+    task = replace(task, cameras=(), episode_len=FOR_EVER)  # nobody looks
+    with sigterm_interrupts():
+        if args.park:
+            _park(args, task, rig)
+        else:
+            _teleoperate(args, task, rig)
+
+
+def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
+    if rig.teleop == "hardware":
+        raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
+    from aloha_kit.ros.estop import EStop
+    from aloha_kit.ros.opening import Opening
+
+    opening = Opening(tell=_tell, poll=_entered, countdown_s=args.countdown_s)
+    with _connected(task, rig, leaders=True, opening=opening) as env, contextlib.closing(EStop()) as estop:
+        assert env.leaders is not None
+        arm = next(iter(env.followers.values())).model
+        limits = SafetyLimits.for_contract(env.contract, arm=arm)
+        guard = SafetyGuard(env.leaders, limits, estop=estop)
+        try:
+            run_episode(env, guard, [_Status(env)])
+        finally:
+            _lock_leaders(env)
+
+
+def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
+    with _connected(task, rig) as env:
+        for follower in env.followers.values():
+            follower.prepare_follower(rig.gripper_current_limit)
+        print(f"parking {', '.join(arm.name for arm in env.followers.values())}", flush=True)
+        env.park(args.park_s)
+        _require_arrival(env)
+        if args.release:
+            env.release()
+        print(f"parked, torque {'off' if args.release else 'on'}", flush=True)
+
+
+@contextlib.contextmanager
+def _connected(
+    task: TaskConfig, rig: RigConfig, *, leaders: bool = False, opening: Callable[[Any], None] | None = None
+) -> Iterator[RosEnv]:
+    from aloha_kit.ros.environment import RosEnv
+
+    env = rigs.connect(task, rig, leaders=leaders, opening=opening)
+    assert isinstance(env, RosEnv)
+    with contextlib.closing(env):
+        try:
+            yield env
+        except KeyboardInterrupt:
+            env.hold()
+            raise
+
+
+def _require_arrival(env: RosEnv) -> None:
+    """Wait until the followers lie where they were sent.
+
+    Raises:
+        SafetyError: one of them does not get there; without torque it would fall.
+    """
+    end = env.clock.now_ns() + int(ARRIVAL_S * 1e9)
+    for follower in env.followers.values():
+        while (far := float(np.abs(follower.present()[:6] - follower.model.rest).max())) > ARRIVED:
+            if env.clock.now_ns() > end:
+                raise SafetyError(
+                    f"{follower.name} stopped {far:.2f} rad from its sleep pose: its torque stays on. "
+                    "Is something in its way?"
+                )
+
+
+def _lock_leaders(env: RosEnv) -> None:
+    """The operator may let go of the leaders; whatever ended the session is not hidden by a driver that is gone."""
+    for leader in env.leader_arms.values():
+        with contextlib.suppress(AlohaKitError):
+            leader.prepare_leader()
+
+
+def _tell(state: str, words: str) -> None:
+    print(f"{state}: {words}", flush=True)
+
+
+def _entered() -> str | None:
+    """Enter on a terminal stands for the gesture."""
+    if sys.stdin is None or not sys.stdin.isatty() or not select.select([sys.stdin], [], [], 0)[0]:
+        return None
+    sys.stdin.readline()
+    return "start"
+
+
+class _Status:
+    """An observer that says every few seconds how fast and how well the followers follow."""
+
+    def __init__(self, env: RosEnv) -> None:
+        self._env = env
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        print("teleoperating; Ctrl-C ends it, everything holds still then", flush=True)
+        self._start()
+
+    def _start(self) -> None:
+        self._began, self._steps, self._late, self._residual = time.monotonic(), 0, 0, 0.0
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        qpos = timestep.observation["qpos"]
+        self._steps, self._late = self._steps + 1, self._late + (self._env.late_ns > 0)
+        self._residual = max(self._residual, float(np.abs(action[: len(qpos)] - qpos).max()))
+        if (elapsed := time.monotonic() - self._began) >= REPORT_S:
+            print(
+                f"{self._steps / elapsed:.1f} Hz, {self._late} late steps,"
+                f" followers at most {self._residual:.2f} from the leaders",
+                flush=True,
+            )
+            self._start()
+
+    def on_end(self, outcome: Outcome) -> None:
+        print(f"ended ({outcome.reason}): the followers hold under torque", flush=True)
