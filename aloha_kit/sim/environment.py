@@ -90,6 +90,7 @@ class SimEnv(Environment):
         self._clock = clock if clock is not None else VirtualClock()
         self._rate = Rate(rate_hz, self._clock)
         self._next_seed, self._seed = seed, seed
+        self._shown: int | None = None  # the seed of the present looks
         self._steps: int | None = None  # None: the next step begins an episode
         self._contract = Contract(
             state_names=joint_names(),
@@ -148,6 +149,7 @@ class SimEnv(Environment):
         if missing := [name for name in self._task.objects if name not in poses]:
             raise ConfigError(f"scene '{self.scene}' needs a pose of: {', '.join(missing)}")
         self._randomiser.apply(np.random.default_rng([self._seed, 1]))
+        self._shown = self._seed
         with self.physics.reset_context():
             data = self.physics.data
             start = np.concatenate([START_ARM_POSE, [START_GRIPPER]])
@@ -181,6 +183,27 @@ class SimEnv(Environment):
         if self._steps >= self._episode_len:
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
+
+    def show(self, qpos: npt.ArrayLike, seed: int) -> Pictures:
+        """Look as another instance of the same scene does, whose MuJoCo state is `qpos` and whose looks `seed` drew.
+
+        The next step begins an episode.
+
+        Raises:
+            ConfigError: `qpos` is another scene's.
+        """
+        state = np.asarray(qpos, float)
+        if state.shape != self.physics.data.qpos.shape:
+            raise ConfigError(
+                f"scene '{self.scene}' has {self.physics.data.qpos.size} coordinates, given {state.shape}"
+            )
+        if seed != self._shown:
+            self._randomiser.apply(np.random.default_rng([seed, 1]))
+            self._shown = seed
+        self.physics.data.qpos[:] = state
+        self.physics.forward()
+        self._steps = None
+        return self._pictures
 
     def object_poses(self) -> dict[str, npt.NDArray[np.float64]]:
         """True pose (7,) of each object: position (m) and unit quaternion w x y z, world frame."""

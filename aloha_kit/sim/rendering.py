@@ -35,15 +35,31 @@ class Pictures:
 
     def render(self) -> dict[str, npt.NDArray[np.uint8]]:
         """{camera: (H, W, 3) uint8 RGB} of the physics' present state."""
-        return {name: self._draw(name, size) for name, size in self._cameras.items()}
+        return {name: self.draw(name, size) for name, size in self._cameras.items()}
 
-    def _draw(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    def draw(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        """(H, W, 3) uint8 RGB of one camera at `size` (height, width)."""
+        picture: npt.NDArray[np.uint8] = self._aimed(camera, size).render()
+        return picture
+
+    def draw_depth(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint16]:
+        """(H, W) uint16: mm along the camera's axis at each pixel, 0 where there is nothing."""
+        renderer = self._aimed(camera, size)
+        renderer.enable_depth_rendering()
+        try:
+            metres: npt.NDArray[np.float32] = renderer.render()
+        finally:
+            renderer.disable_depth_rendering()
+        model = self._physics.model
+        nothing = 0.99 * model.vis.map.zfar * model.stat.extent  # m: there the room's picture begins
+        return np.where(metres < nothing, np.rint(1000.0 * metres), 0.0).astype(np.uint16)
+
+    def _aimed(self, camera: str, size: tuple[int, int]) -> mujoco.Renderer:
         renderer = self._renderers.get(size)
         if renderer is None:
             renderer = self._renderers[size] = self._make(*size)
         renderer.update_scene(self._physics.data.ptr, camera, self._option)
-        picture: npt.NDArray[np.uint8] = renderer.render()
-        return picture
+        return renderer
 
     def _make(self, height: int, width: int) -> mujoco.Renderer:
         model = self._physics.model.ptr

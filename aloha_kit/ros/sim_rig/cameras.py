@@ -1,0 +1,216 @@
+"""The simulated rig's cameras: a node that draws what the arms' node says of itself, as a camera driver publishes it.
+
+It has its own copy of the scene and takes joints and objects from /sim_rig/state, so that drawing never delays
+the physics. A picture carries the stamp of the state it shows. Only what somebody listens to is drawn or encoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import rospy
+import tyro
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
+from aloha_kit.core import AlohaKitError, Clock, ConfigError, counted, nearest
+from aloha_kit.ros import images, node
+from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
+from aloha_kit.ros.sim_rig.pace import Pace, Shutter
+from aloha_kit.sim import SimEnv
+from aloha_kit.sim.rendering import Pictures
+from aloha_kit.sim.workcell import CAMERAS
+
+STATE_TOPIC = "/sim_rig/state"
+VIEWS = {"cam_high": "top", "cam_low": "front_close", "cam_left_wrist": "left_wrist", "cam_right_wrist": "right_wrist"}
+"""{a real rig's camera: the scene's}; a camera that is called as one of the scene's is that one."""
+
+_COMPRESSED = "/compressed"
+_QUEUE = 5  # messages a slow listener may be behind
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a camera took; kept for when it freezes."""
+
+    stamp_ns: int = 0
+    colour: npt.NDArray[np.uint8] | None = None
+    depth: npt.NDArray[np.uint16] | None = None
+
+
+class Camera:
+    """One camera's topics: X and X/compressed, and its depth where the rig has that."""
+
+    def __init__(self, name: str, config: CameraConfig, size: tuple[int, int], jpeg_quality: int) -> None:
+        self.name, self.size, self.rate_hz = name, size, config.rate_hz
+        self.shutter = Shutter()
+        self.last = Frame()
+        self._quality = jpeg_quality
+        topic = config.topic.removesuffix(_COMPRESSED)
+        self._raw = rospy.Publisher(topic, Image, queue_size=_QUEUE)
+        self._jpeg = rospy.Publisher(topic + _COMPRESSED, CompressedImage, queue_size=_QUEUE)
+        self._depth = rospy.Publisher(config.depth_topic, Image, queue_size=_QUEUE) if config.depth_topic else None
+
+    @property
+    def wants_colour(self) -> bool:
+        """Whether somebody listens to its pictures."""
+        return bool(self._raw.get_num_connections() or self._jpeg.get_num_connections())
+
+    @property
+    def wants_depth(self) -> bool:
+        """Whether somebody listens to its depth."""
+        return self._depth is not None and bool(self._depth.get_num_connections())
+
+    @property
+    def has_last(self) -> bool:
+        """Whether `last` has what is listened to now."""
+        return (self.last.colour is not None or not self.wants_colour) and (
+            self.last.depth is not None or not self.wants_depth
+        )
+
+    def take(self, pictures: Pictures, view: str, stamp_ns: int) -> None:
+        """Draw what is listened to, through the eyes of the scene's camera `view`."""
+        self.last = Frame(
+            stamp_ns,
+            pictures.draw(view, self.size) if self.wants_colour else None,
+            pictures.draw_depth(view, self.size) if self.wants_depth else None,
+        )
+
+    def publish(self, stamp_ns: int) -> None:
+        """Send the last frame, each form only where somebody listens."""
+        frame = self.last
+        if frame.colour is not None and self._raw.get_num_connections():
+            self._raw.publish(images.to_image(frame.colour, "rgb8", stamp_ns, self.name))
+        if frame.colour is not None and self._jpeg.get_num_connections():
+            self._jpeg.publish(images.to_compressed(frame.colour, stamp_ns, self._quality, self.name))
+        if frame.depth is not None and self._depth is not None and self._depth.get_num_connections():
+            self._depth.publish(images.to_image(frame.depth, "16UC1", stamp_ns, self.name))
+
+    def close(self) -> None:
+        """Leave the topics."""
+        for publisher in (self._raw, self._jpeg, self._depth):
+            if publisher is not None:
+                publisher.unregister()
+
+
+class SimCameras:
+    """All cameras of a rig, drawn in the thread that calls `run` (an OpenGL context belongs to one thread).
+
+    Args:
+        task: names the scene, its randomisation and, in place of the rig's, the size of the pictures.
+        rig: its cameras' names, topics, rates and sizes.
+        clock: that rounds are measured by.
+        quality: of the drawing, see `SimEnv`; the rig's by default.
+        jpeg_quality: 1 to 100.
+
+    Raises:
+        ConfigError: a camera that the scene has no view for, or a scene that cannot be.
+    """
+
+    def __init__(
+        self, task: TaskConfig, rig: RigConfig, clock: Clock, *, quality: str | None = None, jpeg_quality: int = 95
+    ) -> None:
+        views = {name: VIEWS.get(name, name) for name in rig.cameras}
+        for name, view in views.items():
+            if view not in CAMERAS:
+                raise ConfigError(
+                    f"camera '{name}' of rig '{rig.name}' cannot be simulated. {nearest(name, {*VIEWS, *CAMERAS})}"
+                )
+        self._views, self._clock = views, clock
+        self._env = SimEnv(task.scene, cameras={}, quality=quality or rig.quality, randomise=task.randomise)
+        self._faults = Faults(rig, rospy.logerr)
+        self._rng = np.random.default_rng(0)
+        self._pace = Pace(rospy.logwarn)
+        self._news = threading.Condition()
+        self._state: JointState | None = None
+        self.cameras = [
+            Camera(name, config, task.image_size or (config.height, config.width), jpeg_quality)
+            for name, config in rig.cameras.items()
+        ]
+        self._faults.watch()
+        self._subscriber = rospy.Subscriber(STATE_TOPIC, JointState, self._heard, queue_size=1, tcp_nodelay=True)
+
+    def run(self) -> None:
+        """Draw until ROS ends.
+
+        Raises:
+            ConfigError: the state is another scene's.
+        """
+        while not rospy.is_shutdown():
+            with self._news:
+                self._news.wait_for(lambda: self._state is not None, timeout=0.2)
+                state, self._state = self._state, None
+            if state is not None:
+                self.draw(state.header.stamp.to_nsec(), np.array(state.position), int(state.header.frame_id or 0))
+
+    def draw(self, stamp_ns: int, qpos: npt.NDArray[np.float64], seed: int) -> None:
+        """Take and publish the pictures that are due at `stamp_ns` and that somebody listens to."""
+        wanted = [camera for camera in self.cameras if camera.wants_colour or camera.wants_depth]
+        faults = {camera: self._faults.of(camera.name, CameraFault) for camera in wanted}
+        due = [c for c in wanted if c.shutter.opens(stamp_ns, min(faults[c].slow or c.rate_hz, c.rate_hz))]
+        if not due:
+            return
+        begun = self._clock.now_ns()
+        pictures = self._env.show(qpos, seed)
+        for camera in due:
+            fault = faults[camera]
+            if not fault.freeze or not camera.has_last:
+                camera.take(pictures, self._views[fault.swap or camera.name], stamp_ns)
+            if fault.passes(self._rng):
+                camera.publish(fault.stamp_ns(camera.last.stamp_ns, self._rng))
+        now = self._clock.now_ns()
+        asked = ", ".join(sorted({f"{c.size[0]}x{c.size[1]} at {c.rate_hz:g} Hz" for c in wanted}))
+        self._pace.round(
+            now / 1e9, (now - begun) / 1e9, [c.shutter for c in wanted], f"{counted(len(wanted), 'camera')}, {asked}"
+        )
+
+    def close(self) -> None:
+        """Leave ROS and free the OpenGL contexts."""
+        self._subscriber.unregister()
+        for camera in self.cameras:
+            camera.close()
+        self._env.close()
+
+    def _heard(self, state: JointState) -> None:
+        with self._news:
+            self._state = state
+            self._news.notify()
+
+
+@dataclass(frozen=True)
+class Args:
+    """The cameras of a simulated rig."""
+
+    task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "aloha_transfer_cube"
+    """Task name (configs/tasks) or YAML path; its scene is what the cameras see."""
+    rig: str | None = None
+    """Rig name (configs/rigs) or YAML path; the task's when not given."""
+    quality: str | None = None
+    """Of the pictures: draft, fast or fine; the rig's when not given."""
+    jpeg_quality: int = 95
+    """1 to 100."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Be the node `sim_cameras` until somebody ends it."""
+    arguments = rospy.myargv()[1:] if argv is None else list(argv)
+    args = tyro.cli(Args, prog="sim_cameras_node", args=arguments, use_underscores=True)
+    try:
+        task = load(TaskConfig, "tasks", args.task)
+        rig = load(RigConfig, "rigs", args.rig or task.rig)
+        clock = node.start("sim_cameras")
+        cameras = SimCameras(task, rig, clock, quality=args.quality, jpeg_quality=args.jpeg_quality)
+        with contextlib.closing(cameras):
+            rospy.loginfo(f"cameras of '{rig.name}' in scene '{task.scene}': {', '.join(rig.cameras)}")
+            cameras.run()
+    except AlohaKitError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
