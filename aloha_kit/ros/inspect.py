@@ -16,8 +16,6 @@ from typing import Any, TypeVar
 import numpy as np
 import rosgraph
 import rospy
-from nav_msgs.msg import Odometry
-from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import ArmConfig, RigConfig
 from aloha_kit.core import ARM_MODELS, ArmModel, Clock, ConfigError, StreamError, WallClock
@@ -33,17 +31,12 @@ from aloha_kit.ros.evidence import (
     TopicEvidence,
 )
 from aloha_kit.ros.simulated import simulated_rig
+from aloha_kit.ros.streams import rig_topics
 
 T = TypeVar("T")
 
 PATIENCE_S = 3.0
 """How long a node or a service may take to answer."""
-_KINDS = {
-    "sensor_msgs/JointState": JointState,
-    "sensor_msgs/Image": Image,
-    "sensor_msgs/CompressedImage": CompressedImage,
-    "nav_msgs/Odometry": Odometry,
-}
 _HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: what every stamped message begins with
 _PRINTED = 16384  # bytes of a picture that its checksum looks at, spread over it
 
@@ -62,7 +55,7 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     except ConfigError:  # /use_sim_time without /clock, which is a finding and not the end
         clock = WallClock()
     graph, simulation = _Graph(), simulated_rig()
-    ears = [_Ear(topic, clock) for topic in _expected(rig, cameras)]
+    ears = [_Ear(topic, kind, clock) for topic, kind in _expected(rig, cameras)]
     counters = {side: _Counter(_command_topics(arm)) for side, arm in rig.followers.items()}
     step = time.time() - time.monotonic()
     try:
@@ -92,26 +85,12 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     )
 
 
-def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[TopicEvidence]:
-    joints = [("qpos", rig.followers), ("leader", rig.leaders)]
-    found = [
-        TopicEvidence(f"{role}_{side}", _state_topic(arm), "sensor_msgs/JointState", arm.rate_hz)
-        for role, arms in joints
-        for side, arm in arms.items()
+def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicEvidence, Any]]:
+    """What to listen to, and its message class."""
+    return [
+        (TopicEvidence(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
+        for stream, topic in rig_topics(rig, cameras, leaders=bool(rig.leaders))
     ]
-    for name in cameras:
-        camera = rig.cameras[name]
-        kind = "CompressedImage" if camera.topic.endswith("/compressed") else "Image"
-        found.append(TopicEvidence(f"images/{name}", camera.topic, f"sensor_msgs/{kind}", camera.rate_hz))
-        if camera.depth_topic:
-            found.append(TopicEvidence(f"images_depth/{name}", camera.depth_topic, "sensor_msgs/Image", camera.rate_hz))
-    if rig.base is not None:
-        found.append(TopicEvidence("base_vel", rig.base.odom_topic, "nav_msgs/Odometry", rig.base.rate_hz))
-    return found
-
-
-def _state_topic(arm: ArmConfig) -> str:
-    return arm.state_topic or f"/{arm.name}/joint_states"
 
 
 def _command_topics(arm: ArmConfig) -> list[str]:
@@ -131,8 +110,8 @@ def _interbotix(rig: RigConfig) -> list[ArmConfig]:
 class _Ear:
     """Keeps when each message of a topic came, its stamp and its size; of pictures a checksum and the newest."""
 
-    def __init__(self, topic: TopicEvidence, clock: Clock) -> None:
-        self.topic, self._clock = topic, clock
+    def __init__(self, topic: TopicEvidence, kind: Any, clock: Clock) -> None:
+        self.topic, self._kind, self._clock = topic, kind, clock
         self._rows: list[tuple[int, int, int, int]] = []
         self._kept: list[bytes] = []
         self._pictures = topic.stream.startswith("images")
@@ -168,8 +147,7 @@ class _Ear:
 
     def messages(self) -> list[Any]:
         """Those kept, decoded as what they should be."""
-        kind = _KINDS[self.topic.expected_type]
-        return [kind().deserialize(raw) for raw in self._kept]
+        return [self._kind().deserialize(raw) for raw in self._kept]
 
     def camera(self, name: str) -> CameraEvidence:
         try:

@@ -91,8 +91,8 @@ def test_zero_stamps_are_a_warning_and_end_the_questions_about_stamps() -> None:
     [
         (0.05, []),
         (0.15, [("warning", "stamps", "0.160 s behind this machine's clock")]),
-        (3.0, [("fault", "stamps", "3.010 s behind this machine's clock")]),
-        (-3.0, [("fault", "stamps", "2.990 s ahead of this machine's clock")]),
+        (3.0, [("warning", "stamps", "3.010 s behind this machine's clock")]),
+        (-3.0, [("warning", "stamps", "2.990 s ahead of this machine's clock")]),
     ],
 )
 def test_another_machines_clock_shows_as_an_offset(offset_s: float, expected: list[tuple[str, str, str]]) -> None:
