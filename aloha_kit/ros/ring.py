@@ -83,7 +83,7 @@ class StreamRing:
         self._stamps: list[int] = []  # ascending
         self._samples: list[Sample] = []
         self._recent: deque[tuple[int, int]] = deque(maxlen=512)  # (arrival, stamp) in order
-        self._heard_ns = self._offset_ns = self._offset_at_ns = self._correction_ns = 0
+        self._heard_ns = self._least_delay_ns = self._least_at_ns = self._offset_ns = self._correction_ns = 0
         self._settled = self._late_run = 0
         self._seq: int | None = None
 
@@ -127,16 +127,18 @@ class StreamRing:
         self._seq = seq
 
     def _estimate_offset(self, delay_ns: int, arrival_ns: int) -> None:
-        """The least delay seen: one that no queue or busy process has lengthened."""
-        if self._settled:
-            forgotten = (arrival_ns - self._offset_at_ns) // CLOCK_DRIFT
-            delay_ns = min(delay_ns, self._offset_ns + forgotten)
+        """The least delay seen, one that no queue or busy process has lengthened; slowly forgotten."""
+        if not self._settled or delay_ns <= self._offset_at(arrival_ns):
+            self._least_delay_ns, self._least_at_ns = delay_ns, arrival_ns
         self._settled += 1
-        self._offset_ns, self._offset_at_ns = delay_ns, arrival_ns
+        self._offset_ns = self._offset_at(arrival_ns)
         # What is corrected stays so down to half the bound, or stamps near it would jump to and fro.
         stays = self._correction_ns != 0 and self._settled > SETTLED
         bound = self._offset_bound_ns // 2 if stays else self._offset_bound_ns
-        self._correction_ns = delay_ns if abs(delay_ns) > bound else 0
+        self._correction_ns = self._offset_ns if abs(self._offset_ns) > bound else 0
+
+    def _offset_at(self, arrival_ns: int) -> int:
+        return self._least_delay_ns + (arrival_ns - self._least_at_ns) // CLOCK_DRIFT
 
     def _insert(self, sample: Sample, count_gaps: bool) -> None:
         index = bisect_right(self._stamps, sample.stamp_ns)
