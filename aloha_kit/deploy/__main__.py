@@ -1,4 +1,4 @@
-"""`python -m aloha_kit.deploy --ckpt RUN --task sim_transfer_cube --temporal_agg`."""
+"""`python -m aloha_kit.deploy --ckpt RUN --task sim_transfer_cube --temporal_agg`, or `… deploy serve --ckpt RUN`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from collections.abc import Sequence
 import tyro
 
 from aloha_kit.core import AlohaKitError
-from aloha_kit.deploy.args import DeployArgs
+from aloha_kit.deploy.args import DeployArgs, ServeArgs
+
+PROGRAM = "python -m aloha_kit.deploy"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Deploy; mistakes of the user end with one message and status 1, an interruption with 130."""
+    """Deploy or serve; mistakes of the user end with one message and status 1, an interruption with 130."""
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = tyro.cli(DeployArgs, prog="python -m aloha_kit.deploy", args=argv, use_underscores=True)
-        from aloha_kit.deploy.app import run  # torch loads after the flags are known to be right
+        # what is needed loads after the flags are known to be right; the robot's side may have no torch
+        if given[:1] == ["serve"]:
+            serving = tyro.cli(ServeArgs, prog=f"{PROGRAM} serve", args=given[1:], use_underscores=True)
+            from aloha_kit.deploy.serve import serve
 
-        run(args)
+            serve(serving)
+        else:
+            args = tyro.cli(DeployArgs, prog=PROGRAM, args=given, use_underscores=True)
+            from aloha_kit.deploy.app import run
+
+            run(args)
     except AlohaKitError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as interrupt:

@@ -1,4 +1,4 @@
-"""From a path to a policy: which checkpoint is meant, and how its chunks become actions."""
+"""From a path to a policy on this machine: which checkpoint is meant, and its network."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import torch
 # can crash the process (two copies of LLVM), so it has to come before any environment is built.
 import torch._dynamo
 
-from aloha_kit.core import ConfigError, Observation, Policy
+from aloha_kit.config import to_mapping
+from aloha_kit.core import ConfigError, Observation
 from aloha_kit.data.batch import Batch
-from aloha_kit.loop import LatencyReport
+from aloha_kit.deploy.source import Measure, Source
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.checkpoint import CheckpointError
-from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference import load_reference
 
@@ -87,41 +87,56 @@ def trained_task(source: Path) -> str | None:
 
 
 class TimedAgent(ChunkPolicy):
-    """A network behind an observation that tells a latency report where its time goes."""
+    """A network behind an observation that tells a stopwatch where its time goes."""
 
-    def __init__(self, network: ChunkNetwork, latency: LatencyReport) -> None:
+    def __init__(self, network: ChunkNetwork, measure: Measure) -> None:
         super().__init__(network, str(next(network.parameters()).device))
-        self._latency = latency
+        self._measure = measure
 
     def batch(self, observation: Observation) -> Batch:
-        with self._latency.measure("preprocessing"):
+        with self._measure("preprocessing"):
             return super().batch(observation)
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
-        with self._latency.measure("network"):
+        with self._measure("network"):
             return super().predict_chunk(observation)
 
-    def warm_up(self) -> None:
-        """Ask twice with an empty observation: the first queries allocate, which would pass for latency."""
-        contract = self.contract
-        nothing = Observation(
-            qpos=np.zeros(len(contract.state_names), np.float32),
-            images={name: np.zeros((*size, 3), np.uint8) for name, size in contract.cameras.items()},
-            environment_state=np.zeros(len(contract.environment_state_names), np.float32),
-            stamps={},
-        )
-        for _ in range(2):
-            super().predict_chunk(nothing)
 
+def local(path: Path, cameras: Mapping[str, tuple[int, int]], device: str | None = None) -> Source:
+    """The policy of a checkpoint, on this machine.
 
-def execution(agent: ChunkPolicy, *, temporal_agg: bool, horizon: int | None) -> Policy:
-    """How chunks become actions.
+    Args:
+        path: what `find_checkpoint` found; the others as for `load_network`.
 
     Raises:
-        ConfigError: a horizon outside 1 … chunk size.
+        ConfigError: damaged files, or an unusable device.
     """
-    if horizon is not None and not 1 <= horizon <= agent.chunk_size:
-        raise ConfigError(f"--horizon must be 1 to the chunk size {agent.chunk_size}, given {horizon}")
-    if temporal_agg:
-        return TemporalEnsemble(agent, query_every=horizon or 1)
-    return ChunkExecutor(agent, horizon)
+    network = load_network(path, cameras, device)
+    about = {
+        "policy": {"kind": network.config.kind, **to_mapping(network.config)},
+        "device": str(next(network.parameters()).device),
+        "torch": torch.__version__,
+    }
+    return Source(
+        network.contract,
+        network.chunk_size,
+        str(path),
+        trained_task(path),
+        about,
+        lambda measure: TimedAgent(network, measure),
+        warm_up=lambda: warm_up(network),
+    )
+
+
+def warm_up(network: ChunkNetwork) -> None:
+    """Ask twice with an empty observation."""
+    policy = ChunkPolicy(network, str(next(network.parameters()).device))
+    contract = policy.contract
+    nothing = Observation(
+        qpos=np.zeros(len(contract.state_names), np.float32),
+        images={name: np.zeros((*size, 3), np.uint8) for name, size in contract.cameras.items()},
+        environment_state=np.zeros(len(contract.environment_state_names), np.float32),
+        stamps={},
+    )
+    for _ in range(2):
+        policy.predict_chunk(nothing)

@@ -1,27 +1,42 @@
-"""The command line of deployment."""
+"""The command lines of deployment and of serving a policy."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from tyro.conf import arg
 
 from aloha_kit.core import ConfigError
 
-LOWEST = {"num_rollouts": 1, "seed": 0, "video": 0, "video_size": 1, "image_size": 1, "episode_len": 1}
+LOWEST = {
+    "num_rollouts": 1,
+    "seed": 0,
+    "video": 0,
+    "video_size": 1,
+    "image_size": 1,
+    "episode_len": 1,
+    "timeout_s": 0,
+    "hold_s": 0,
+    "judge_s": 0,
+    "port": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeployArgs:
     """Let a trained policy act, keep what happens as episodes, and say how well it did.
 
-    Stop with Ctrl-C at any time: the rollouts so far are kept and reported.
+    Stop with Ctrl-C at any time: the rollouts so far are kept and reported, arms on a rig are parked.
+    `python -m aloha_kit.deploy serve --help` tells how to run the network on another machine.
     """
 
-    ckpt: Annotated[Path, arg(aliases=("--ckpt_dir",))]
+    ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
     """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt."""
+    remote: str | None = None
+    """In place of --ckpt, HOST:PORT of a policy server; this machine then needs no torch."""
     task: Annotated[str, arg(aliases=("--task_name",))]
     """Task: a name in configs/tasks or a YAML path."""
     temporal_agg: bool = False
@@ -30,16 +45,21 @@ class DeployArgs:
     """Episodes to run."""
     horizon: int | None = None
     """Steps from one query to the next; by default the whole chunk, or 1 with --temporal_agg."""
+    inference: Literal["sync", "async"] | None = None
+    """Ask the network in the control loop, or in a thread beside it, so that a slow answer makes the arms hold
+    still and not stall; by default sync in simulation, async on a rig."""
+    hold_s: float = 2.0
+    """Longest time to hold still for want of an answer (async) before the rollout is ended."""
     seed: int = 100_000
     """Seed of the first rollout, later ones count up; far from those that training data is recorded with."""
     output: Path | None = None
     """Folder for episodes, videos and deploy.json; by default deploy/TASK_TIME in the run."""
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
-    video: int = 3
-    """Write an MP4 of the first so many rollouts."""
+    video: int | None = None
+    """Write an MP4 of the first so many rollouts; by default 3 in simulation, none on a rig (replay draws them)."""
     video_camera: str | None = None
-    """Camera for the video; by default one that the policy does not see (angle, where there is one)."""
+    """Camera for the video; in simulation by default one that the policy does not see (angle, where there is one)."""
     video_size: Annotated[tuple[int, int], arg(metavar="H W")] = (480, 640)
     """Height and width of that camera's picture."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
@@ -48,10 +68,54 @@ class DeployArgs:
     """Steps of a rollout, in place of the task's."""
     realtime: bool = False
     """Pace a simulated rig at the task's rate instead of as fast as it computes."""
+    token: str | None = None
+    """The policy server's; by default $ALOHA_KIT_TOKEN, which other users of this machine cannot see."""
+    timeout_s: float = 1.0
+    """How long one answer of the policy server may take before it is asked anew."""
+    jpeg: int | None = None
+    """Quality of JPEGs for the policy server, made of pictures that came raw; by default they travel raw."""
+    judge_s: float = 60.0
+    """How long to wait for the operator's verdict on a rollout where nothing measures success; 0 does not ask."""
+    release: bool = False
+    """Let the arms' torque go at the end, once they are parked."""
 
     def __post_init__(self) -> None:
-        for name, lowest in LOWEST.items():
-            given = getattr(self, name)
-            values = given if isinstance(given, tuple) else (given,)
-            if given is not None and min(values) < lowest:
-                raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
+        _check(self)
+        if (self.ckpt is None) == (self.remote is None):
+            raise ConfigError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
+        if self.jpeg is not None and not 1 <= self.jpeg <= 100:
+            raise ConfigError(f"--jpeg must be 1 to 100, given {self.jpeg}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeArgs:
+    """Answer the questions of a robot on another machine: `python -m aloha_kit.deploy --remote HOST:PORT …` there.
+
+    What travels is not encrypted: between networks, use a tunnel (ssh -L 8000:localhost:8000).
+    """
+
+    ckpt: Annotated[Path, arg(aliases=("--ckpt_dir",))]
+    """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 is every network that this machine is in."""
+    port: int = 8000
+    """Port to listen on; 0 takes a free one."""
+    token: str | None = field(default_factory=lambda: os.environ.get("ALOHA_KIT_TOKEN"))
+    """What robots must know; by default $ALOHA_KIT_TOKEN, else a new one that is printed."""
+    device: str | None = None
+    """Where the network runs; by default cuda where there is one, else cpu."""
+    image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
+    """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
+    cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ("top",)
+    """Cameras that the policy sees, where the checkpoint does not say it (published ACT)."""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+def _check(args: DeployArgs | ServeArgs) -> None:
+    for name, lowest in LOWEST.items():
+        given = getattr(args, name, None)
+        values = given if isinstance(given, tuple) else (given,)
+        if given is not None and min(values) < lowest:
+            raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")

@@ -55,8 +55,12 @@ def write_json(path: Path, about: Mapping[str, Any], rollouts: Sequence[Rollout]
     os.replace(part, path)
 
 
-def table(rollouts: Sequence[Rollout], latency: str, guard: Mapping[str, Any]) -> str:
-    """The result in words and columns."""
+def table(rollouts: Sequence[Rollout], latency: str, details: Mapping[str, Any]) -> str:
+    """The result in words and columns.
+
+    Args:
+        details: the reports of `guard` and, where it is asynchronous, of `inference`.
+    """
     summary = summarise(rollouts)
     lines = ["", f"{len(rollouts)} rollout" + "s" * (len(rollouts) != 1)]
     for label, key in (("success, held to the end", "success"), ("success at any time", "success_any_time")):
@@ -73,8 +77,20 @@ def table(rollouts: Sequence[Rollout], latency: str, guard: Mapping[str, Any]) -
     if rollouts and summary["success"]:
         lines.append("  highest reward of a rollout")
         lines += [f"    {stage:>3} {'█' * round(30 * n / len(rollouts)):<30} {n}" for stage, n in histogram.items()]
-    lines += ["", "Latency", *(f"  {line}" for line in latency.splitlines()), "", _guard(guard)]
+    lines += ["", "Latency", *(f"  {line}" for line in latency.splitlines()), ""]
+    if "inference" in details:
+        lines.append(_inference(details["inference"]))
+    lines.append(_guard(details["guard"]))
     return "\n".join(lines)
+
+
+def _inference(report: Mapping[str, Any]) -> str:
+    held, delay = sum(report["held"].values()), report["delay_steps"]
+    line = (
+        f"Asynchronous inference: {report['queries']} queries, from observation to chunk {delay['p50']:g} steps"
+        f" (p50), {delay['max']} at most; {report['late']} chunks too late, {held} steps held still for want of one"
+    )
+    return line + "".join(f"\n  held: {why} ({count}x)" for why, count in report["held"].items())
 
 
 def _guard(report: Mapping[str, Any]) -> str:

@@ -8,10 +8,12 @@ from pathlib import Path
 import dm_env
 
 from aloha_kit.config import TaskConfig
-from aloha_kit.core import Action, Contract, Environment, Subset
+from aloha_kit.core import Action, Contract, Environment, Policy, SafetyError, Subset
 from aloha_kit.deploy.film import Film
+from aloha_kit.deploy.operator import Operator, UntilTold
 from aloha_kit.deploy.report import Rollout
 from aloha_kit.episode import EpisodeWriter
+from aloha_kit.episode.edit import label
 from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard, start_pose
 
 
@@ -23,6 +25,8 @@ class Runner:
         contract: of the episodes: what the policy sees, without the camera for the video.
         view: the camera for the video.
         policy: what to note in the episodes about who acted.
+        operator: who may end a rollout, and judges it where nothing measures success; nobody in simulation.
+        judge_s: how long to wait for that verdict.
     """
 
     task: TaskConfig
@@ -33,13 +37,18 @@ class Runner:
     sim: bool
     view: str
     policy: str
+    operator: Operator | None = None
+    judge_s: float = 60.0
 
     def run(self, env: Environment, seed: int, *, film: bool) -> Rollout:
         """One episode, kept in `output`, filmed beside it if asked for.
 
         Raises:
-            Exception: whatever ended it, after the episode was kept and the arms were parked.
+            SafetyError: the emergency stop is pressed.
+            Exception: whatever ended it, after the episode was kept and simulated arms were parked.
         """
+        if self.guard.stopped:
+            raise SafetyError("the emergency stop is pressed: release it first, because a rollout begins with a move")
         env.seed(seed)
         judged = env.max_reward > 0
         writer = EpisodeWriter(
@@ -66,13 +75,16 @@ class Runner:
                     seen=tuple(self.contract.cameras),
                 )
             )
+        acting = UntilTold(self.guard, self.operator) if self.operator else self.guard
         try:
-            outcome = run_episode(env, self.latency.watch(self.guard), observers)
+            outcome = run_episode(env, self.latency.watch(acting), observers)
         except BaseException:
             if not writer.written:
                 writer.discard()  # asking for its path has reserved an index
-            park(env, self.guard, start_pose(self.contract))
+            if self.operator is None:  # a rig's arms are parked where it was connected
+                park(env, self.guard, start_pose(self.contract))
             raise
+        success = outcome.final_reward >= env.max_reward if judged else self._verdict(acting, writer.path)
         return Rollout(
             seed,
             writer.path.name,
@@ -80,10 +92,19 @@ class Runner:
             outcome.steps,
             outcome.final_reward,
             outcome.max_reward,
-            outcome.final_reward >= env.max_reward if judged else None,
+            success,
             outcome.max_reward >= env.max_reward if judged else None,
             outcome.reason,
         )
+
+    def _verdict(self, acting: Policy, episode: Path) -> bool | None:
+        """What the operator says, written into the episode, which is already safe on the disk."""
+        verdict = acting.verdict if isinstance(acting, UntilTold) else None
+        if verdict is None and self.operator is not None and self.judge_s > 0:
+            verdict = self.operator.ask(f"{episode.name}: success?", self.judge_s)
+        if verdict is not None and episode.exists():
+            label(episode, success=verdict)
+        return verdict
 
 
 class _Narrowed:

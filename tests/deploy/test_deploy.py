@@ -16,10 +16,11 @@ from scipy.stats import binomtest
 
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import execution, find_checkpoint, load_network, TimedAgent, trained_task
+from aloha_kit.deploy.agent import find_checkpoint, load_network, TimedAgent, trained_task
 from aloha_kit.deploy.app import run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.report import rate, Rollout, summarise, table
+from aloha_kit.deploy.source import execution
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies import checkpoint
@@ -251,7 +252,7 @@ def test_another_task_than_trained_on_is_said(trained: Path, tmp_path: Path, cap
 
 
 def test_an_output_that_is_in_the_way_is_refused_first(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("aloha_kit.deploy.app.load_network", None)
+    monkeypatch.setattr("aloha_kit.deploy.agent.load_network", None)
     (tmp_path / "out").touch()
     text = fail("--ckpt", trained, *TASK, "--output", tmp_path / "out")
     assert text == f"error: '{tmp_path / 'out'}' cannot be a folder: a file of that name is in the way"
@@ -299,7 +300,7 @@ def test_success_is_counted_held_and_at_any_time() -> None:
     assert found["max_reward_histogram"] == {"2": 2, "4": 2}
     latency = LatencyReport(50.0)
     guard = {"commands": 9, "limited": 2, "held": 1, "limited_by": {"speed": {"left_waist": 2}}, "faults": {"x": 1}}
-    text = table([rollout(), dropped], latency.table(), guard)
+    text = table([rollout(), dropped], latency.table(), {"guard": guard})
     assert "success, held to the end   1/2 = 50.0%" in text
     assert "2 of 9 commands limited, 1 steps held" in text
     assert "speed: left_waist 2" in text
@@ -310,12 +311,12 @@ def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
     unknown = rollout(success=None, touched=None, final_reward=0.0, max_reward=0.0)
     assert rate([None, None]) is None
     guard = {"commands": 0, "limited": 0, "held": 0, "limited_by": {}, "faults": {}}
-    assert "not measured on this rig" in table([unknown], "", guard)
+    assert "not measured on this rig" in table([unknown], "", {"guard": guard})
 
 
 def test_an_executor_of_the_wrong_observation_says_what_is_missing(trained: Path) -> None:
     network = load_network(find_checkpoint(trained), {})
-    policy = execution(TimedAgent(network, LatencyReport(50.0)), temporal_agg=True, horizon=None)
+    policy = execution(TimedAgent(network, LatencyReport(50.0).measure), CHUNK, temporal_agg=True, horizon=None)
     policy.reset()
     with pytest.raises(ContractError, match="camera 'top' is missing; there are: front"):
         policy.act({"qpos": np.zeros(14, np.float32), "images": {"front": np.zeros((4, 4, 3), np.uint8)}, "stamps": {}})

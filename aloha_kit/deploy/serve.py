@@ -1,0 +1,44 @@
+"""Serving a policy to robots on other machines."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+
+from aloha_kit.core import WallClock
+from aloha_kit.deploy.agent import find_checkpoint, local
+from aloha_kit.deploy.args import ServeArgs
+from aloha_kit.loop import LatencyReport, sigterm_interrupts
+from aloha_kit.remote import PolicyServer, Served
+
+
+def serve(args: ServeArgs) -> None:
+    """Load the network and answer until interrupted; then say what answering took.
+
+    Raises:
+        ConfigError: no checkpoint, a damaged one, or an unusable device.
+        RemoteError: the address cannot be served on.
+    """
+    path = find_checkpoint(args.ckpt)
+    source = local(path, dict.fromkeys(args.cameras, args.image_size or (480, 640)), args.device)
+    source.warm_up()
+    token = args.token or secrets.token_urlsafe(16)
+    latency = LatencyReport(source.contract.rate_hz, clock=WallClock())
+    about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
+    served = Served(source.timed(latency.beside), source.contract, source.chunk_size, about)
+    server = PolicyServer(served, args.host, args.port, token, say=_say)
+    if not args.token:
+        print(f"token: {token}")
+    print(f"serving {source.name} on {server.host}:{server.port}", flush=True)
+    with sigterm_interrupts():
+        try:
+            server.serve_forever()
+        finally:
+            server.close()
+            for stage, row in latency.report()["stages"].items():
+                times = f"p50 {row['p50']:.1f} ms, p99 {row['p99']:.1f} ms"
+                print(f"{stage.removeprefix('async ')}: {row['count']} times, {times}")
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
