@@ -14,19 +14,22 @@ from aloha_kit.core import Environment
 from aloha_kit.core.policy import flatten
 
 
-def check_environment(make: Callable[[], Environment], *, episode_len: int, reproducible: bool = True) -> None:
+def check_environment(
+    make: Callable[[], Environment], *, episode_len: int, reproducible: bool = True, free_running: bool = False
+) -> None:
     """Assert the environment contract.
 
     Args:
         make: builds the environment anew; called several times, each is closed.
         episode_len: actions until LAST.
         reproducible: a seed decides everything, bit for bit.
+        free_running: streams tick on their own in real time, so one may be seen twice, and steps may be late.
     """
     env = make()
     try:
         first, actions = _one_episode(env, episode_len)
         _specs_hold(env, first)
-        _stamps_hold(env, first)
+        (_live_stamps_hold if free_running else _stamps_hold)(env, first)
         _starts_over(env)
         _refuses(env)
     finally:
@@ -40,7 +43,7 @@ def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeSt
     rng = np.random.default_rng(0)
     env.seed(7)
     steps = [env.reset()]
-    action = np.array(steps[0].observation["qpos"])
+    action = _stay(env, steps[0])
     actions = []
     while not steps[-1].last():
         action = action + rng.uniform(-0.01, 0.01, action.shape).astype(np.float32)
@@ -52,6 +55,13 @@ def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeSt
     assert steps[0].reward is None
     assert all(step.mid() for step in steps[1:-1])
     return steps, actions
+
+
+def _stay(env: Environment, step: dm_env.TimeStep) -> np.ndarray:
+    """The action that changes nothing; a base stands still."""
+    action = np.zeros(env.action_spec().shape, np.float32)
+    action[: len(env.contract.state_names)] = step.observation["qpos"]
+    return action
 
 
 def _specs_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
@@ -92,6 +102,23 @@ def _stamps_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
     np.testing.assert_allclose(periods, 1e9 / env.contract.rate_hz, rtol=1e-6)
 
 
+def _live_stamps_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
+    """The same streams in every step, none running backwards; deadlines at least a period apart."""
+    stamps: list[dict[str, int]] = [step.observation["stamps"] for step in steps]
+    assert "command" not in stamps[0], "no command led to a reset"
+    assert {"deadline", *(f"images/{name}" for name in env.contract.cameras)} < set(stamps[0])
+    assert any(name.startswith("qpos") for name in stamps[0])
+    assert all(set(each) == set(stamps[0]) | {"command"} for each in stamps[1:])
+    assert all(isinstance(time, int) for each in stamps for time in each.values())
+    for name in stamps[0]:
+        assert all(b[name] >= a[name] for a, b in itertools.pairwise(stamps)), f"{name} runs backwards"
+        assert stamps[-1][name] > stamps[0][name], f"{name} stands still"
+    period = round(1e9 / env.contract.rate_hz)
+    for before, after in itertools.pairwise(stamps):
+        assert after["deadline"] - before["deadline"] >= period
+        assert before["deadline"] <= after["command"]
+
+
 def _starts_over(env: Environment) -> None:
     """After LAST, and after it only, a step begins the next episode."""
     assert env.step(np.zeros(env.action_spec().shape, np.float32)).first()
@@ -99,9 +126,8 @@ def _starts_over(env: Environment) -> None:
 
 def _refuses(env: Environment) -> None:
     """A command that means nothing is refused, and the episode goes on."""
-    observation = env.reset().observation
-    good = np.array(observation["qpos"])
-    with pytest.raises(ValueError, match=r"shape \(14,\)"):
+    good = _stay(env, env.reset())
+    with pytest.raises(ValueError, match=rf"shape \({len(good)},\)"):
         env.step(good[:-1])
     bad = good.copy()
     bad[3] = np.nan

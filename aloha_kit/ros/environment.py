@@ -16,6 +16,7 @@ from dm_env import specs
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import (
     Action,
+    ArmModel,
     Clock,
     ConfigError,
     Contract,
@@ -37,6 +38,9 @@ START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
 
 WARM_UP_S = 15.0
 """How long the streams may take to come alive."""
+
+GAP_S = 0.1
+"""How long a step waits for what follows a lost message or a failed reading: a bit more than two pictures at 30 Hz."""
 
 
 class RosEnv(Environment):
@@ -61,7 +65,7 @@ class RosEnv(Environment):
         late_ns: how late the last deadline was met.
 
     Raises:
-        ConfigError: the rig has no leaders, but they are asked for.
+        ConfigError: the rig has no leaders, but they are asked for; another rig is simulated here.
         RosError: no master, or a driver that is not there.
     """
 
@@ -85,6 +89,8 @@ class RosEnv(Environment):
         self._parked = False
         with contextlib.ExitStack() as opened:
             about = simulated_rig()
+            if about and about.get("rig", rig.name) != rig.name:
+                raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
             self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
             self.followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
@@ -93,10 +99,10 @@ class RosEnv(Environment):
             opened.callback(self.streams.close)
             self._opened = opened.pop_all()
         self.leaders = (
-            LeaderArms(self.leader_arms, self.streams.sync, self.clock,
-                       base=self.base is not None, patience_s=rig.sync.max_age_s)
-            if leaders else None
-        )  # fmt: skip
+            LeaderArms(self.leader_arms, self.streams.sync, self.clock, base=self.base is not None, patience_s=GAP_S)
+            if leaders
+            else None
+        )
         self._rate = Rate(task.rate_hz, self.clock)
         self._senses = Senses(rig_contract(task, rig, self.simulated), self.followers, self.base)
 
@@ -128,6 +134,11 @@ class RosEnv(Environment):
     def listens_only(self) -> bool:
         """Whether nothing may be sent: the leaders drive the followers while a person records."""
         return self._by_person and self.rig.teleop == "hardware"
+
+    @property
+    def arm_model(self) -> ArmModel:
+        """What the followers are, for safety limits."""
+        return next(iter(self.followers.values())).model
 
     def seed(self, seed: int) -> None:
         """A simulated rig's next reset uses exactly `seed`; a real one has no chance to decide."""
@@ -229,13 +240,13 @@ class RosEnv(Environment):
         if self.base is not None:
             self.base.stop()
 
-    def park(self, seconds: float = PARK_S) -> None:
+    def park(self) -> None:
         """Followers to the start pose, grippers open, and to rest on themselves: torque may be let go then."""
         if self.listens_only:
             return
         self.hold()
         for pose in ("start", "rest"):
-            self.move({arm: np.append(getattr(arm.model, pose), 1.0) for arm in self.followers.values()}, seconds)
+            self.move({arm: np.append(getattr(arm.model, pose), 1.0) for arm in self.followers.values()}, PARK_S)
         self._parked = True
 
     def release(self, *, even_if_they_fall: bool = False) -> None:
@@ -287,10 +298,7 @@ class RosEnv(Environment):
             self.base.drive(command[-2:])
 
     def _observe(self, command_ns: int | None) -> Observation:
-        patience_s = self.rig.sync.max_age_s
-        observation = until_read(
-            lambda: self._senses.observation(self.streams.sync.match(patience_s)), self.clock, patience_s
-        )
+        observation = until_read(lambda: self._senses.observation(self.streams.sync.match(GAP_S)), self.clock, GAP_S)
         stamps = observation["stamps"]
         if self.leaders is not None:
             stamps.update(self.leaders.stamps)

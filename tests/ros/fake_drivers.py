@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -10,10 +11,14 @@ from typing import Any
 
 import numpy as np
 import rospy
-from sensor_msgs.msg import JointState
+from geometry_msgs.msg import Twist
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import CompressedImage, JointState
+from std_msgs.msg import Float32
+from std_srvs.srv import Trigger, TriggerResponse
 
 from aloha_kit.core import ArmModel, VX300S
-from aloha_kit.ros import messages
+from aloha_kit.ros import images, messages
 
 MOTORS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 REGISTERS = {"Current_Limit": 500, "Hardware_Error_Status": 0, "Profile_Velocity": 2000, "Profile_Acceleration": 300}
@@ -176,6 +181,85 @@ class FakePiper(Driver):
     def _command(self, message: JointState) -> None:
         with self.lock:
             self.joints[:] = message.position
+
+
+class FakeCamera:
+    """JPEG pictures on a topic; each is one shade of red, which counts up."""
+
+    def __init__(self, topic: str, size: tuple[int, int] = (48, 64), hz: float = 30.0) -> None:
+        self.size, self.running, self.sent = size, True, 0
+        self._publisher = rospy.Publisher(topic, CompressedImage, queue_size=5)
+        self._ticking = Ticking(hz, self._tick)
+
+    def _tick(self) -> None:
+        if self.running:
+            self.sent += 1
+            picture = np.zeros((*self.size, 3), np.uint8)
+            picture[..., 0] = 40 + self.sent % 200
+            self._publisher.publish(images.to_compressed(picture, rospy.Time.now().to_nsec()))
+
+    def __enter__(self) -> FakeCamera:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._ticking.close()
+        self._publisher.unregister()
+
+
+class FakeBase:
+    """A mobile base that moves as it is told; `heard` keeps every (linear, angular) command."""
+
+    def __init__(self, hz: float = 50.0) -> None:
+        self.heard: list[tuple[float, float]] = []
+        self.velocity = (0.0, 0.0)
+        self._publisher = rospy.Publisher("/odom", Odometry, queue_size=5)
+        self._subscriber = rospy.Subscriber("/cmd_vel", Twist, self._command)
+        self._ticking = Ticking(hz, self._tick)
+
+    def _command(self, message: Twist) -> None:
+        self.velocity = (message.linear.x, message.angular.z)
+        self.heard.append(self.velocity)
+
+    def _tick(self) -> None:
+        message = Odometry()
+        message.header.stamp = rospy.Time.now()
+        message.twist.twist.linear.x, message.twist.twist.angular.z = self.velocity
+        self._publisher.publish(message)
+
+    def __enter__(self) -> FakeBase:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._ticking.close()
+        self._publisher.unregister()
+        self._subscriber.unregister()
+
+
+class FakeSimulation:
+    """What a simulated rig has beside drivers: it says so, rewards, and puts objects back."""
+
+    def __init__(self, about: dict[str, Any]) -> None:
+        self.seed, self.reward, self.resets = 0, 0.0, 0
+        rospy.set_param("/sim_rig", about)
+        self._publisher = rospy.Publisher("/sim_rig/reward", Float32, queue_size=5)
+        self._service = rospy.Service("/sim_rig/reset", Trigger, self._reset)
+        self._ticking = Ticking(50.0, lambda: self._publisher.publish(Float32(data=self.reward)))
+
+    def _reset(self, request: Any) -> TriggerResponse:
+        self.resets += 1
+        self.seed = rospy.get_param("/sim_rig_seed", self.seed + 1)
+        if rospy.has_param("/sim_rig_seed"):
+            rospy.delete_param("/sim_rig_seed")
+        return TriggerResponse(success=True, message=json.dumps({"seed": self.seed}))
+
+    def __enter__(self) -> FakeSimulation:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._ticking.close()
+        self._service.shutdown()
+        self._publisher.unregister()
+        rospy.delete_param("/sim_rig")
 
 
 def until(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:

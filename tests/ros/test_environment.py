@@ -1,0 +1,434 @@
+"""`RosEnv` over fake drivers: the environment contract, what is sent and what is not, faults, bases, people."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+
+from aloha_kit import rigs
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig
+from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_POSE, StreamError, VX300S, WX250S
+from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.ros import environment
+from aloha_kit.ros.environment import RosEnv
+from tests.contracts import check_environment
+from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation, until
+from tests.ros.master import Ros
+
+START = np.tile([*START_ARM_POSE, 0.0], 2).astype(np.float32)
+RIG = RigConfig(
+    name="fake",
+    kind="ros",
+    followers={"left": ArmConfig(name="puppet_left"), "right": ArmConfig(name="puppet_right")},
+    leaders={
+        "left": ArmConfig(name="master_left", model="wx250s"),
+        "right": ArmConfig(name="master_right", model="wx250s"),
+    },
+    cameras={"cam_high": CameraConfig(48, 64, topic="/usb_cam_high/image_raw/compressed")},
+)
+TASK = TaskConfig("reach", "Reach.", rig="fake", episode_len=8, rate_hz=25, cameras=("cam_high",))
+
+
+@dataclass
+class Fakes:
+    """The drivers of RIG."""
+
+    stack: contextlib.ExitStack
+    left: FakeInterbotix = field(init=False)
+    right: FakeInterbotix = field(init=False)
+    leaders: dict[str, FakeInterbotix] = field(init=False)
+    camera: FakeCamera = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.left = self.stack.enter_context(FakeInterbotix("puppet_left"))
+        self.right = self.stack.enter_context(FakeInterbotix("puppet_right"))
+        self.leaders = {s: self.stack.enter_context(FakeInterbotix(f"master_{s}", WX250S)) for s in ("left", "right")}
+        self.camera = self.stack.enter_context(FakeCamera("/usb_cam_high/image_raw/compressed"))
+        for driver in (self.left, self.right, *self.leaders.values()):
+            driver.motors[:6] = START_ARM_POSE
+
+    def env(self, task: TaskConfig = TASK, rig: RigConfig = RIG, **options: Any) -> RosEnv:
+        env = rigs.connect(task, rig, **options)
+        assert isinstance(env, RosEnv)
+        self.stack.callback(env.close)
+        return env
+
+
+@pytest.fixture
+def fakes(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
+    for name in ("START_S", "GRIPPER_S", "PARK_S"):
+        monkeypatch.setattr(environment, name, 0.1)
+    with contextlib.ExitStack() as stack:
+        yield Fakes(stack)
+
+
+def test_it_is_an_environment_like_any_other(fakes: Fakes) -> None:
+    check_environment(lambda: fakes.env(), episode_len=8, reproducible=False, free_running=True)
+
+
+def test_a_reset_prepares_the_followers_and_brings_them_to_the_start(fakes: Fakes) -> None:
+    fakes.left.motors[:6] = [0.1, -1.7, 1.55, 0.12, 0.65, 0]
+    env = fakes.env()
+    observation = env.reset().observation
+    for driver in (fakes.left, fakes.right):
+        assert driver.modes == {"arm": "position", "gripper": "current_based_position"}
+        assert all(driver.torque.values())
+        assert driver.registers["gripper"]["Current_Limit"] == RIG.gripper_current_limit
+        np.testing.assert_allclose(driver.motors[:6], START_ARM_POSE, atol=1e-5)
+    closed = VX300S.finger.normalise(VX300S.crank.travel(VX300S.gripper.closed)) if VX300S.crank else 0.0
+    np.testing.assert_allclose(observation["qpos"], np.tile([*START_ARM_POSE, closed], 2), atol=2e-3)
+    assert set(observation["stamps"]) == {"qpos_left", "qpos_right", "images/cam_high", "deadline"}
+
+
+def test_pictures_are_decoded_when_looked_at_and_kept_as_they_came(fakes: Fakes) -> None:
+    observation = fakes.env().reset().observation
+    assert observation["images_jpeg"]["cam_high"][:2] == b"\xff\xd8"
+    picture = observation["images"]["cam_high"]
+    assert picture.shape == (48, 64, 3)
+    assert 30 < picture[..., 0].mean() <= 250
+    assert picture[..., 1].max() < 12, "red pictures are red"
+
+
+def test_an_action_goes_to_both_arms(fakes: Fakes) -> None:
+    env = fakes.env()
+    env.reset()
+    action = START.copy()
+    action[[0, 6, 8, 13]] = [0.2, 0.5, -0.8, 1.0]
+    timestep = env.step(action)
+    until(lambda: bool(np.allclose(fakes.left.motors, [0.2, *START[1:6], -0.6213 + 2.1123 / 2], atol=1e-5)), "left")
+    until(lambda: bool(np.allclose(fakes.right.motors, [0, -0.8, *START[2:6], 1.4910], atol=1e-5)), "right")
+    assert (timestep.reward, env.max_reward, env.simulated) == (0.0, 0.0, False)
+
+
+def test_an_action_that_one_driver_would_refuse_moves_neither(fakes: Fakes) -> None:
+    env = fakes.env()
+    env.reset()
+    before = len(fakes.left.groups)
+    action = START.copy()
+    action[0], action[8] = 0.3, 1.3
+    with pytest.raises(
+        SafetyError, match=r"puppet_right cannot go there: shoulder 1\.3000 is outside \[-1\.8500, 1\.25"
+    ):
+        env.step(action)
+    env.step(START)
+    until(lambda: len(fakes.left.groups) > before, "the next action")
+    assert all(command[0] != pytest.approx(0.3) for command in fakes.left.groups)
+
+
+def test_a_camera_that_dies_ends_the_step_by_name_and_the_arms_hold(fakes: Fakes) -> None:
+    env = fakes.env(replace(TASK, episode_len=200))
+    env.reset()
+    env.step(START)
+    fakes.camera.running = False
+    with pytest.raises(StreamError, match=r"stream 'images/cam_high' \(/usb_cam_high/image_raw/compressed\) is silent"):
+        _step_until_it_fails(env)
+    assert all(fakes.left.torque.values())
+    fakes.camera.running = True
+    until(lambda: _reads(env), "pictures again")
+    assert env.step(START).mid(), "and the episode can go on"
+
+
+def _step_until_it_fails(env: RosEnv) -> None:
+    while True:
+        env.step(START)
+
+
+def _reads(env: RosEnv) -> bool:
+    with contextlib.suppress(StreamError):
+        env.streams.sync.match()
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (np.nan, "puppet_right: the position of waist, .* is not a finite number"),
+        (-np.pi, "puppet_right: its driver could not read"),
+    ],
+)
+def test_readings_that_stay_lost_end_the_step(fakes: Fakes, value: float, words: str) -> None:
+    env = fakes.env(replace(TASK, episode_len=200))
+    env.reset()
+
+    def lose(message: Any) -> None:
+        message.position = [value] * 9
+
+    fakes.right.broken = lose
+    with pytest.raises(StreamError, match=words):
+        _step_until_it_fails(env)
+
+
+def test_one_lost_reading_is_bridged_by_the_next(fakes: Fakes) -> None:
+    env = fakes.env(replace(TASK, episode_len=30))
+    env.reset()
+    count = iter(range(10_000))
+
+    def lose(message: Any) -> None:
+        if next(count) % 5 == 0:
+            message.position = [-np.pi] * 9
+
+    fakes.right.broken = lose
+    for _ in range(29):
+        assert env.step(START).observation["qpos"][8] == pytest.approx(START[8], abs=1e-3)
+
+
+def test_a_camera_of_another_size_is_named_with_both(fakes: Fakes) -> None:
+    cameras = {"cam_high": CameraConfig(480, 640, topic="/usb_cam_high/image_raw/compressed")}
+    env = fakes.env(rig=replace(RIG, cameras=cameras))
+    with pytest.raises(ContractError, match=r"'cam_high' sends pictures of 48 x 64 .* configured are 480 x 640"):
+        env.reset()
+
+
+def test_a_silent_stream_is_named_before_anything_moves(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "WARM_UP_S", 0.5)
+    fakes.camera.running = False
+    env = fakes.env()
+    with pytest.raises(
+        StreamError, match=r"not ready after 0\.5 s: stream 'images/cam_high'.* is silent: no message yet"
+    ):
+        env.reset()
+    assert fakes.left.groups == []
+
+
+class TestPeople:
+    def test_the_leaders_are_a_policy_and_their_stamps_are_kept(self, fakes: Fakes) -> None:
+        env = fakes.env(leaders=True)
+        assert env.leaders is not None
+        timestep = env.reset()
+        assert {"leader_left", "leader_right"} < set(timestep.observation["stamps"])
+        fakes.leaders["left"].motors[:] = [0.2, -0.9, 1.1, 0.0, -0.3, 0.1, WX250S.gripper.open]
+        until(lambda: env.leader_action("left")[0] == pytest.approx(0.2), "the leader's new pose")
+        action = env.leaders.act(timestep.observation)
+        np.testing.assert_allclose(action[:7], [0.2, -0.9, 1.1, 0.0, -0.3, 0.1, 1.0], atol=1e-5)
+        taken = dict(env.leaders.stamps)
+        stamps = env.step(action).observation["stamps"]
+        assert {name: stamps[name] for name in taken} == taken
+        assert stamps["leader_left"] <= stamps["command"]
+        until(lambda: bool(np.allclose(fakes.left.motors[:6], action[:6], atol=1e-5)), "the follower follows")
+        assert fakes.left.motors[6] == pytest.approx(VX300S.gripper.open, abs=1e-4), "wide open is wide open"
+
+    def test_a_whole_episode_through_the_guard(self, fakes: Fakes) -> None:
+        """The leader stands beyond the follower's reach: what is kept is what was done."""
+        env = fakes.env(replace(TASK, episode_len=40), leaders=True)
+        assert env.leaders is not None
+        fakes.leaders["left"].motors[0] = 0.1
+        fakes.leaders["right"].motors[1] = 1.6  # its shoulder goes to 1.99, the follower's to 1.26
+        limits = SafetyLimits.for_contract(env.contract, arm=env.arm_model)
+        done: list[np.ndarray[Any, Any]] = []
+
+        class Keep:
+            def on_reset(self, timestep: Any) -> None: ...
+            def on_step(self, action: Any, timestep: Any) -> None:
+                done.append(action)
+
+            def on_end(self, outcome: Any) -> None: ...
+
+        outcome = run_episode(env, SafetyGuard(env.leaders, limits), [Keep()])
+        assert (outcome.steps, outcome.reason) == (40, "complete")
+        assert done[-1][0] == pytest.approx(0.1)
+        assert done[-1][8] <= VX300S.upper[1]
+        until(lambda: bool(np.allclose(fakes.right.motors[:6], done[-1][7:13], atol=1e-5)), "the last action")
+
+    def test_the_opening_runs_when_the_followers_stand_at_the_start(self, fakes: Fakes) -> None:
+        seen: list[np.ndarray[Any, Any]] = []
+
+        def opening(env: RosEnv) -> None:
+            seen.append(fakes.left.motors.copy())
+            env.move({arm: np.append(START_ARM_POSE, 0.5) for arm in env.leader_arms.values()}, 0.1)
+
+        fakes.leaders["left"].torque = dict.fromkeys(fakes.leaders["left"].torque, True)
+        fakes.leaders["left"].motors[0] = 0.2
+        env = fakes.env(leaders=True, opening=opening)
+        env.reset()
+        np.testing.assert_allclose(seen[0][:6], START_ARM_POSE, atol=1e-5)
+        until(lambda: bool(np.allclose(fakes.leaders["left"].motors[:6], START_ARM_POSE, atol=1e-5)), "the leader")
+
+    def test_a_rig_without_leaders_says_so(self, fakes: Fakes) -> None:
+        with pytest.raises(ConfigError, match="rig 'fake' has no leader arms"):
+            rigs.connect(TASK, replace(RIG, leaders={}), leaders=True)
+
+
+class TestLettingGo:
+    def test_torque_goes_only_when_parked(self, fakes: Fakes) -> None:
+        env = fakes.env()
+        env.reset()
+        with pytest.raises(SafetyError, match=r"are not parked: without torque they would fall\. Park them first"):
+            env.release()
+        env.park()
+        until(lambda: bool(np.allclose(fakes.right.motors[:6], VX300S.rest, atol=1e-5)), "at rest")
+        env.release()
+        assert not any(fakes.left.torque.values())
+        assert not any(fakes.right.torque.values())
+
+    def test_parking_is_over_when_something_moves_again(self, fakes: Fakes) -> None:
+        env = fakes.env()
+        env.reset()
+        env.park()
+        env.move(dict.fromkeys(env.followers.values(), (*VX300S.start, 0.5)), 0.1)
+        with pytest.raises(SafetyError, match="not parked"):
+            env.release()
+        env.release(even_if_they_fall=True)
+        assert not any(fakes.left.torque.values())
+
+    def test_parking_needs_no_camera(self, fakes: Fakes) -> None:
+        env = fakes.env()
+        env.reset()
+        fakes.camera.running = False
+        env.park()
+        until(lambda: bool(np.allclose(fakes.left.motors[:6], VX300S.rest, atol=1e-5)), "at rest")
+
+    def test_closing_leaves_the_arms_where_they_are(self, fakes: Fakes) -> None:
+        env = fakes.env()
+        env.reset()
+        env.close()
+        assert all(fakes.left.torque.values())
+
+
+class TestBase:
+    RIG = replace(RIG, base=BaseConfig())
+    TASK = replace(TASK, episode_len=100)
+
+    @pytest.fixture
+    def base(self, fakes: Fakes) -> FakeBase:
+        return fakes.stack.enter_context(FakeBase())
+
+    def test_a_policy_drives_it_and_sees_its_velocity(self, fakes: Fakes, base: FakeBase) -> None:
+        env = fakes.env(self.TASK, self.RIG)
+        assert env.contract.action_names[14:] == ("base_linear", "base_angular")
+        env.reset()
+        action = np.append(START, [0.2, -0.1]).astype(np.float32)
+        steps = [env.step(action) for _ in range(8)]
+        assert steps[-1].observation["base_vel"] == pytest.approx([0.2, -0.1])
+
+    def test_it_stops_when_commands_stop_coming(self, fakes: Fakes, base: FakeBase) -> None:
+        """A policy that hangs, or an episode that ended between two steps."""
+        env = fakes.env(self.TASK, self.RIG)
+        env.reset()
+        env.step(np.append(START, [0.2, 0.0]))
+        until(lambda: base.velocity == pytest.approx((0.2, 0.0)), "moving")
+        until(lambda: base.velocity == (0.0, 0.0), "stopped by itself")
+
+    @pytest.mark.parametrize("how", ["close", "hold", "error"])
+    def test_every_way_out_stops_it(self, fakes: Fakes, base: FakeBase, how: str) -> None:
+        env = fakes.env(self.TASK, self.RIG)
+        env.reset()
+        env.step(np.append(START, [0.2, 0.0]))
+        until(lambda: base.velocity != (0.0, 0.0), "moving")
+        if how == "error":
+            with pytest.raises(SafetyError):
+                env.step(np.append(START + 9, [0.2, 0.0]))
+        else:
+            getattr(env, how)()
+        until(lambda: base.heard[-1] == (0.0, 0.0), "a last zero")
+
+    def test_a_person_pushes_it_themselves(self, fakes: Fakes, base: FakeBase) -> None:
+        env = fakes.env(self.TASK, self.RIG, leaders=True)
+        assert env.leaders is not None
+        timestep = env.reset()
+        base.velocity = (0.3, 0.05)
+        until(lambda: env.step(env.leaders.act(timestep.observation)).observation["base_vel"][0] > 0.2, "pushed")
+        timestep = env.step(env.leaders.act(timestep.observation))
+        assert env.leaders.act(timestep.observation)[14:] == pytest.approx([0.3, 0.05])
+        env.close()
+        assert base.heard == []
+
+
+class TestHardwareTeleop:
+    """Cobot Magic: the leaders drive the followers, and a policy stands in for the leaders."""
+
+    RIG = replace(
+        RIG,
+        teleop="hardware",
+        followers={
+            s: ArmConfig(
+                "joint_state", model="piper", state_topic=f"/puppet/joint_{s}", command_topic=f"/master/joint_{s}"
+            )
+            for s in ("left", "right")
+        },
+        leaders={
+            s: ArmConfig("joint_state", model="piper", state_topic=f"/master/joint_{s}") for s in ("left", "right")
+        },
+    )
+
+    def test_recording_only_listens(self, fakes: Fakes) -> None:
+        with contextlib.ExitStack() as stack:
+            followers = [
+                stack.enter_context(FakePiper(f"/puppet/joint_{s}", f"/master/joint_{s}")) for s in ("left", "right")
+            ]
+            leaders = [stack.enter_context(FakePiper(f"/master/joint_{s}")) for s in ("left", "right")]
+            leaders[0].joints[:] = [0.1, 0.2, -0.3, 0, 0, 0, 0.04]
+            env = fakes.env(rig=self.RIG, leaders=True)
+            assert env.leaders is not None
+            timestep = env.reset()
+            action = env.leaders.act(timestep.observation)
+            np.testing.assert_allclose(action[:7], [0.1, 0.2, -0.3, 0, 0, 0, 0.5], atol=1e-6)
+            until(lambda: followers[0].joints[0] == pytest.approx(0.1), "the leader drives its follower")
+            action[0] = 0.9
+            observation = env.step(action).observation
+            assert observation["qpos"][0] == pytest.approx(0.1)
+            assert observation["stamps"]["leader_left"] > 0
+            env.park()
+            assert followers[0].joints[0] == pytest.approx(0.1)
+
+    def test_a_policy_takes_the_leaders_place(self, fakes: Fakes) -> None:
+        with contextlib.ExitStack() as stack:
+            followers = [
+                stack.enter_context(FakePiper(f"/puppet/joint_{s}", f"/master/joint_{s}")) for s in ("left", "right")
+            ]
+            env = fakes.env(rig=self.RIG)
+            env.reset()
+            env.step(np.tile([0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 1.0], 2))
+            until(lambda: bool(np.allclose(followers[1].joints, [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.08])), "there")
+
+
+class TestSimulatedRig:
+    ABOUT: ClassVar[dict[str, Any]] = {
+        "rig": "fake",
+        "task": "reach",
+        "scene": "transfer_cube",
+        "arm_model": "vx300s",
+        "max_reward": 4.0,
+    }
+
+    @pytest.fixture
+    def simulation(self, session_ros: Ros) -> Iterator[FakeSimulation]:
+        with FakeSimulation(self.ABOUT) as running:
+            yield running
+
+    def test_it_is_known_reset_by_seed_and_rewards(self, simulation: FakeSimulation, fakes: Fakes) -> None:
+        env = fakes.env()
+        assert (env.simulated, env.max_reward) == (True, 4.0)
+        env.seed(17)
+        env.reset()
+        assert (simulation.seed, env.describe()["seed"]) == (17, 17)
+        env.reset()
+        assert (simulation.seed, env.describe()["seed"]) == (18, 18)
+        simulation.reward = 2.0
+        until(lambda: (env.step(START).reward or 0) == 2.0, "the reward")
+
+    def test_it_describes_itself_for_the_episode(self, simulation: FakeSimulation, fakes: Fakes) -> None:
+        env = fakes.env()
+        env.reset()
+        about = env.describe()
+        assert about["simulated"] == self.ABOUT
+        assert about["arms"] == {"left": "vx300s", "right": "vx300s"}
+        stream = about["streams"]["images/cam_high"]
+        assert (stream["topic"], stream["stamp"]) == ("/usb_cam_high/image_raw/compressed", "header")
+        assert abs(stream["clock_offset_s"]) < 0.1
+
+    def test_the_task_sets_the_size_of_its_pictures(self, simulation: FakeSimulation, fakes: Fakes) -> None:
+        cameras = {"cam_high": CameraConfig(480, 640, topic="/usb_cam_high/image_raw/compressed")}
+        env = fakes.env(replace(TASK, image_size=(48, 64)), replace(RIG, cameras=cameras))
+        assert env.contract.cameras == {"cam_high": (48, 64)}
+        env.reset()
+
+    def test_another_rigs_simulation_is_refused(self, simulation: FakeSimulation, fakes: Fakes) -> None:
+        with pytest.raises(ConfigError, match="the simulated rig that runs here is 'fake', not 'other'"):
+            fakes.env(rig=replace(RIG, name="other"))
