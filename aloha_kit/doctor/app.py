@@ -16,6 +16,8 @@ from aloha_kit.doctor.findings import About, Finding, Report
 from aloha_kit.doctor.probe import probe_disk, probe_usb
 from aloha_kit.ros.evidence import RigEvidence
 
+_UNRECOGNISED = About("identity", "cameras").ok("not recognised: give --reference, made once with --save_reference")
+
 MOVED = 0.15
 """rad that a joint turned during the check, from which a simulated picture should have changed too."""
 
@@ -75,7 +77,7 @@ def examine(args: DoctorArgs) -> Report:
     findings = [
         *_streams(seen, rig),
         *_cameras(seen, task, rig),
-        *(identity.judge_identity(pictures, references) if references else []),
+        *(identity.judge_identity(pictures, references) if references else [_UNRECOGNISED]),
         *_arms(seen, rig),
         *_machine(seen, task, rig, args.dataset_dir),
     ]

@@ -146,7 +146,7 @@ def judge_following(side: str, follower: ArmEvidence, leader: ArmEvidence, *, ha
     apart = apart[np.isfinite(apart).all(axis=1)]
     if not len(apart):
         return []
-    about, typical = About("following", side), np.median(apart, axis=0)
+    about, typical = About("following", f"follower {side}"), np.median(apart, axis=0)
     worst = int(typical.argmax())
     found = f"{JOINTS[worst]} is {typical[worst]:.2f} rad from the leader's"
     if not (hardware or follower.commands):

@@ -39,7 +39,7 @@ def _light(about: About, picture: Picture) -> list[Finding]:
         remedy = "lower exposure or gain, and switch automatic exposure off"
         return [about.graded(white, BURNT, f"over-exposed: {white:.0%} white", f"under {BURNT[0]:.0%}", remedy)]
     if float(grey.std()) < FLAT:
-        return [about.fault("one even grey", expected, "uncover the lens, check the focus")]
+        return [about.fault("one even colour", expected, "uncover the lens, check the focus")]
     return []
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from aloha_kit.core import counted
 
 Level = Literal["ok", "warning", "fault"]
 MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "WARNING", "fault": "FAULT  "}
@@ -79,25 +80,26 @@ class Report:
         }
 
     def text(self) -> str:
-        """A line each, faults last so that they end up above the prompt; then the verdict."""
+        """What is well, a line a subject; then warnings; then faults, nearest to the prompt; then the verdict."""
         width = max((len(finding.subject) for finding in self.findings), default=0)
-        lines = [line for finding in _worst_last(self.findings) for line in _lines(finding, width)]
-        faults, warnings = self.count("fault"), self.count("warning")
-        counts = f"{faults} fault{'s' * (faults != 1)}, {warnings} warning{'s' * (warnings != 1)}"
+        fine: dict[str, list[str]] = {}
+        for finding in self.findings:
+            if finding.level == "ok":
+                fine.setdefault(finding.subject, []).append(finding.found)
+        lines = [f"{MARKS['ok']}  {subject:<{width}}  {'; '.join(found)}" for subject, found in fine.items()]
+        for level in ("warning", "fault"):
+            for finding in self.findings:
+                lines += _lines(finding, width) if finding.level == level else []
+        faults, warnings = counted(self.count("fault"), "fault"), counted(self.count("warning"), "warning")
         kind = " (simulated)" if self.simulated else ""
-        verdict = f"{'GO' if self.go else 'NO-GO'}: rig '{self.rig}'{kind} for task '{self.task}': {counts}"
+        verdict = f"{'GO' if self.go else 'NO-GO'}: rig '{self.rig}'{kind} for task '{self.task}': {faults}, {warnings}"
         return "\n".join([*lines, "", verdict])
 
 
-def _worst_last(findings: Iterable[Finding]) -> list[Finding]:
-    return sorted(findings, key=lambda finding: list(MARKS).index(finding.level))
-
-
 def _lines(finding: Finding, width: int) -> list[str]:
-    lines = [f"{MARKS[finding.level]}  {finding.check:<9} {finding.subject:<{width}}  {finding.found}"]
-    indent = " " * (len(MARKS["ok"]) + 13)
-    if finding.expected:
-        lines.append(f"{indent} {'':<{width}}  expected: {finding.expected}")
-    if finding.remedy:
-        lines.append(f"{indent} {'':<{width}}  to do: {finding.remedy}")
-    return lines
+    indent = " " * (len(MARKS["ok"]) + width + 4)
+    return [
+        f"{MARKS[finding.level]}  {finding.subject:<{width}}  {finding.check}: {finding.found}",
+        f"{indent}expected: {finding.expected}",
+        f"{indent}to do: {finding.remedy}",
+    ]

@@ -43,8 +43,9 @@ def judge_identity(pictures: Mapping[str, Picture], references: Mapping[str, Pic
         else:
             remedy = "moved, covered or lit otherwise? If it is meant so, save it anew with --save_reference"
             expected = f"likeness of at least {ALIKE:g}"
+            found = f"likeness {own:.2f} with its reference"
             # more likeness is better, so both sides change sign
-            findings.append(about.graded(-own, (-ALIKE, np.inf), f"likeness {own:.2f}", expected, remedy))
+            findings.append(about.graded(-own, (-ALIKE, np.inf), found, expected, remedy))
     return findings
 
 

@@ -71,14 +71,17 @@ def judge_disk(disk: DiskEvidence, needed: float) -> list[Finding]:
     about = About("disk", disk.folder)
     if disk.error:
         return [about.fault(disk.error, "a folder that can be written to", "mount the disk, or give --dataset_dir")]
-    minutes = disk.free_bytes / max(needed, 1.0) / 60
-    found = f"{disk.write_bytes_s / 1e6:.0f} MB/s reach the disk, the streams are {needed / 1e6:.1f} MB/s"
-    space = f"{disk.free_bytes / 1e9:.1f} GB free: {minutes:.0f} minutes of recording"
-    expected = f"at least {needed / DISK_LOAD[0] / 1e6:.1f} MB/s"
+    speed, free = f"{disk.write_bytes_s / 1e6:.0f} MB/s reach the disk", f"{disk.free_bytes / 1e9:.1f} GB free"
+    if needed <= 0:  # no stream came, which is said elsewhere
+        return [about.ok(f"{speed}, {free}")]
+    minutes = disk.free_bytes / needed / 60
     remedy = "record to an SSD, choose /compressed topics, or fewer or smaller cameras"
+    expected = f"at least {needed / DISK_LOAD[0] / 1e6:.1f} MB/s"
     least = f"{SPACE_MINUTES[0]:g} minutes, and never under {SPACE_MINUTES[1]:g}"
     # fewer minutes are worse, so both sides change sign
     scarce = (-SPACE_MINUTES[0], -SPACE_MINUTES[1])
+    found = f"{speed}, the streams are {needed / 1e6:.1f} MB/s"
+    space = f"{free}: {minutes:.0f} minutes of recording"
     return [
         about.graded(needed / max(disk.write_bytes_s, 1.0), DISK_LOAD, found, expected, remedy),
         about.graded(-minutes, scarce, space, least, "move finished episodes elsewhere"),

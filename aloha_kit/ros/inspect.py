@@ -19,8 +19,8 @@ import rospy
 
 from aloha_kit.config import ArmConfig, RigConfig
 from aloha_kit.core import ARM_MODELS, ArmModel, Clock, ConfigError, StreamError, WallClock
-from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.ros import images, messages, node
+from aloha_kit.ros.arms import JOINTS
 from aloha_kit.ros.evidence import (
     ArmEvidence,
     CameraEvidence,
@@ -31,7 +31,7 @@ from aloha_kit.ros.evidence import (
     TopicEvidence,
 )
 from aloha_kit.ros.simulated import simulated_rig
-from aloha_kit.ros.streams import rig_topics
+from aloha_kit.ros.streams import rig_topics, state_topic
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ _HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: what every stamped
 _PRINTED = 16384  # bytes of a picture that its checksum looks at, spread over it
 
 
-def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str] = ()) -> RigEvidence:
+def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str]) -> RigEvidence:
     """Listen for `seconds` to the arms, the base and these cameras of `rig`.
 
     Args:
@@ -60,7 +60,7 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     step = time.time() - time.monotonic()
     try:
         end = time.monotonic() + seconds
-        motors = [_motors(arm, registers, graph) for arm in _interbotix(rig)] if registers else []
+        motors = [_motors(arm, registers, graph) for arm in _interbotix(rig, graph)]
         time.sleep(max(0.0, end - time.monotonic()))
     finally:
         for ear in ears:
@@ -103,8 +103,10 @@ def _model(arm: ArmConfig, simulation: Mapping[str, Any] | None) -> ArmModel:
     return ARM_MODELS.get(str(scene), ARM_MODELS[arm.model])
 
 
-def _interbotix(rig: RigConfig) -> list[ArmConfig]:
-    return [arm for arms in (rig.followers, rig.leaders) for arm in arms.values() if arm.driver == "interbotix"]
+def _interbotix(rig: RigConfig, graph: _Graph) -> list[ArmConfig]:
+    """Arms whose motors can be asked, if their driver is there at all."""
+    arms = [arm for group in (rig.followers, rig.leaders) for arm in group.values() if arm.driver == "interbotix"]
+    return [arm for arm in arms if graph.publishers(state_topic(arm))]
 
 
 class _Ear:
@@ -174,9 +176,8 @@ class _Ear:
 def _seven(message: Any) -> list[float]:
     """6 joints and the gripper, by Interbotix's names where they are used, else by place."""
     names, position = list(message.name), list(message.position)
-    wanted = (*ARM_JOINTS, "gripper")
-    if set(wanted) <= set(names) and len(position) == len(names):
-        return [position[names.index(name)] for name in wanted]
+    if set(JOINTS) <= set(names) and len(position) == len(names):
+        return [position[names.index(name)] for name in JOINTS]
     if len(position) < 7:
         raise StreamError(f"{len(position)} joints ({', '.join(names)}), expected 7")
     return position[:7]
@@ -235,21 +236,19 @@ class _Graph:
 
 
 def _motors(arm: ArmConfig, registers: Sequence[str], graph: _Graph) -> MotorEvidence:
-    def call(service: str, kind: str, *values: Any) -> Any:
-        name = f"/{arm.name}/{service}"
-        if name not in graph.services:
-            raise node.RosError(f"no service {name}")
-        return _within(PATIENCE_S, lambda: rospy.ServiceProxy(name, getattr(messages, kind))(*values), name)
+    service = f"/{arm.name}/get_motor_registers"
+    if service not in graph.services:
+        return MotorEvidence(arm.name, error=f"no service {service}")
+    ask = rospy.ServiceProxy(service, messages.RegisterValues)
+
+    def read(register: str) -> tuple[int, ...]:
+        return (*ask("group", "arm", register, 0).values, *ask("single", "gripper", register, 0).values)
 
     try:
-        info = call("get_robot_info", "RobotInfo", "group", "all")
-        values = {
-            register: tuple(call("get_motor_registers", "RegisterValues", "group", "all", register, 0).values)
-            for register in registers
-        }
+        values = _within(PATIENCE_S, lambda: {register: read(register) for register in registers}, service)
     except (node.RosError, rospy.ServiceException, rospy.ROSException) as error:
         return MotorEvidence(arm.name, error=str(error))
-    return MotorEvidence(arm.name, tuple(info.joint_names), {name: found for name, found in values.items() if found})
+    return MotorEvidence(arm.name, JOINTS, {name: found for name, found in values.items() if found})
 
 
 def _within(seconds: float, call: Callable[[], T], what: str) -> T:

@@ -37,7 +37,7 @@ def test_another_size_is_a_fault() -> None:
 def test_black_white_and_grey_pictures_are_told_apart() -> None:
     noise = np.random.default_rng(0).integers(0, 6, (480, 640, 3), np.uint8)
     assert judged(noise) == [("fault", "black")]
-    assert judged(np.full((480, 640, 3), 128, np.uint8)) == [("fault", "one even grey")]
+    assert judged(np.full((480, 640, 3), 128, np.uint8)) == [("fault", "one even colour")]
     burnt = VIEWS["cam_high"].copy()
     burnt[:120] = 255
     assert judged(burnt) == [("warning", f"over-exposed: {0.25:.0%} white")]

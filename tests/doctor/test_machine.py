@@ -94,6 +94,11 @@ def test_space_is_told_in_minutes_of_recording(minutes: int, level: list[str]) -
     assert all(words.endswith(f"free: {minutes} minutes of recording") for _, words in found)
 
 
+def test_without_streams_the_disk_is_only_described() -> None:
+    [finding] = machine.judge_disk(DiskEvidence("data", 100e6, int(5e9)), 0.0)
+    assert (finding.level, finding.found) == ("ok", "100 MB/s reach the disk, 5.0 GB free")
+
+
 def test_the_disk_is_written_to_and_left_clean(tmp_path: Path) -> None:
     seen = probe_disk(tmp_path / "not" / "yet", seconds=0.05, most=8 * 1024 * 1024)
     assert seen.error == ""
@@ -166,9 +171,9 @@ def test_the_verdict_forgives_warnings_and_puts_faults_last() -> None:
     assert (go.go, no_go.go) == (True, False)
     assert go.text().endswith("GO: rig 'aloha' (simulated) for task 't': 0 faults, 1 warning")
     lines = no_go.text().splitlines()
-    assert [line.split()[0] for line in lines if "Hz" in line and "expected" not in line] == ["ok", "WARNING", "FAULT"]
+    assert [line.split()[0] for line in lines if " Hz" in line and "expected" not in line] == ["ok", "WARNING", "FAULT"]
     assert lines[-1] == "NO-GO: rig 'aloha' for task 't': 1 fault, 1 warning"
-    assert any(line.strip() == "to do: act" for line in lines)
+    assert [line.strip() for line in lines[-4:-2]] == ["expected: 30 Hz", "to do: act"]
     assert no_go.to_mapping()["verdict"] == "no-go"
     assert no_go.to_mapping()["findings"][0] == {
         "level": "fault", "check": "rate", "subject": "images/cam_high",
