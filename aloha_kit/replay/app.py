@@ -54,6 +54,8 @@ class ReplayArgs:
     """Write a Rerun recording (.rrd)."""
     realtime: bool = False
     """Execute a simulated rig at the recorded rate instead of as fast as it computes."""
+    release: bool = False
+    """Let the torque of a rig's arms go after executing, once they are parked."""
 
     def __post_init__(self) -> None:
         if self.height < 240:
@@ -123,7 +125,7 @@ def _replay(recording: Recording, args: ReplayArgs, output: Path) -> list[Path]:
         with _bar(recording, "rerun") as bar:
             written.append(save_rrd(recording, stem.with_suffix(".rrd"), bar.update))
     if args.execute:
-        result = execute(recording, args.task, realtime=args.realtime)
+        result = execute(recording, args.task, realtime=args.realtime, release=args.release)
         print(result.text())
         written += result.save(recording, stem)
     return written

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ class Execution:
 
     Attributes:
         qpos: (T' + 1, S) observed this time; error is its difference from the recorded rows.
-        same_scene: whether the scene was set up as when it was recorded (its seed is known).
+        same_scene: whether the scene was set up as when it was recorded (it is simulated, and its seed is known).
     """
 
     names: tuple[str, ...]
@@ -75,7 +77,7 @@ class Execution:
         for i, name in enumerate(self.names):
             unit = "opening" if name.endswith("gripper") else "rad"
             lines.append(f"    {name:<22}{self.rms[i]:>10.5f}{self.worst[i]:>10.5f}  {unit}")
-        if not self.same_scene:
+        if not self.same_scene and self.max_reward > 0:
             lines.append("  the file does not tell the scene's seed: objects lay elsewhere, results cannot be compared")
         word = {None: "not judged", True: "success", False: "failure"}
         verdict = {None: "", True: " (agree)", False: " (DISAGREE)"}[self.agrees if self.same_scene else None]
@@ -120,22 +122,47 @@ class Execution:
         return [report, plot]
 
 
-def execute(recording: Recording, task: str | None = None, *, realtime: bool = False) -> Execution:
+def execute(
+    recording: Recording, task: str | None = None, *, realtime: bool = False, release: bool = False
+) -> Execution:
     """Play the recording on the rig of its task; a simulated one is set up from the recorded seed.
+
+    Arms behind ROS go to their start pose first, and are parked however it ends.
+
+    Args:
+        release: let such arms' torque go once they are parked.
 
     Raises:
         ConfigError: no task is known, or the recording is of another scene than the task's.
         ContractError: the rig's joints, order, units or rate are not the recording's.
-        SafetyError: the guard stopped it.
+        SafetyError: the guard stopped it, or the emergency stop is pressed.
+        RosError, StreamError: the rig is not there, or not all of it.
     """
     config = _task(recording, task)
-    env = rigs.connect(config, load(RigConfig, "rigs", config.rig), realtime=realtime)
-    try:
+    rig = load(RigConfig, "rigs", config.rig)
+    with sigterm_interrupts(), contextlib.closing(rigs.connect(config, rig, realtime=realtime)) as env:
         joints = replace(recording.contract, cameras={}, environment_state_names=())
         joints.require(env.contract, mine=f"episode {recording.episode.path}", theirs=f"rig '{config.rig}'")
-        return _run(env, recording)
-    finally:
-        env.close()
+        with _guarded(env, Replay(recording.action), rig, release) as guard:
+            return _run(env, recording, guard)
+
+
+@contextlib.contextmanager
+def _guarded(env: Any, policy: Replay, rig: RigConfig, release: bool) -> Iterator[SafetyGuard]:
+    """The guard between the recording and the arms; whatever ends the body in disorder, the arms are parked."""
+    if rig.kind == "ros":
+        from aloha_kit.ros.safety import guarded, require_released
+
+        with guarded(env, policy, release=release) as guard:
+            require_released(guard)
+            yield guard
+        return
+    guard = SafetyGuard(policy, SafetyLimits.for_contract(env.contract))
+    try:
+        yield guard
+    except BaseException:
+        park(env, guard, start_pose(env.contract))
+        raise
 
 
 def _task(recording: Recording, name: str | None) -> TaskConfig:
@@ -151,18 +178,12 @@ def _task(recording: Recording, name: str | None) -> TaskConfig:
     return replace(config, episode_len=len(recording.action), rate_hz=recording.rate_hz, cameras=(), randomise=drawn)
 
 
-def _run(env: Environment, recording: Recording) -> Execution:
+def _run(env: Environment, recording: Recording, guard: SafetyGuard) -> Execution:
     seed = recording.describe.get("seed")
     if seed is not None:
         env.seed(int(seed))
-    guard = SafetyGuard(Replay(recording.action), SafetyLimits.for_contract(env.contract))
     seen = _Seen()
-    try:
-        with sigterm_interrupts():
-            outcome = run_episode(env, guard, [seen])
-    except BaseException:
-        park(env, guard, start_pose(env.contract))
-        raise
+    outcome = run_episode(env, guard, [seen])
     reward = recording.episode.reward
     return Execution(
         env.contract.state_names,
@@ -172,7 +193,7 @@ def _run(env: Environment, recording: Recording) -> Execution:
         env.max_reward,
         recording.episode.success,
         None if reward is None else float(reward[-1]),
-        seed is not None,
+        seed is not None and env.max_reward > 0,
         guard.report(),
     )
 

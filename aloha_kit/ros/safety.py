@@ -6,10 +6,17 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from aloha_kit.core import AlohaKitError, Policy, SafetyError
 from aloha_kit.loop import SafetyGuard, SafetyLimits
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.estop import EStop
+
+ARRIVED = 0.12
+"""rad from the rest pose at which an arm lies on itself: gravity and its end stops keep it a little off."""
+ARRIVAL_S = 4.0
+"""How long the arms may lag behind the last command of the way."""
 
 
 @contextlib.contextmanager
@@ -26,11 +33,10 @@ def guarded(
         say: told how the arms were left.
     """
     with contextlib.closing(EStop()) as estop:
-        model = next(iter(env.followers.values())).model
         patience_s = _patience_s(env)
         guard = SafetyGuard(
             policy,
-            SafetyLimits.for_contract(env.contract, arm=model),
+            SafetyLimits.for_contract(env.contract, arm=env.arm_model),
             frozen=max(5, math.ceil(patience_s * env.contract.rate_hz) + 1),
             stale_s=patience_s,
             estop=estop,
@@ -41,10 +47,37 @@ def guarded(
             _leave(env, estop, release, say)
 
 
+def make_guard(
+    env: RosEnv, policy: Policy, *, estop: Callable[[], bool], limits: SafetyLimits | None = None
+) -> SafetyGuard:
+    """The guard of `policy` on this rig, with the followers' own limits unless others are given."""
+    patience_s = _patience_s(env)
+    return SafetyGuard(
+        policy,
+        limits or SafetyLimits.for_contract(env.contract, arm=env.arm_model),
+        frozen=max(5, math.ceil(patience_s * env.contract.rate_hz) + 1),
+        stale_s=patience_s,
+        estop=estop,
+    )
+
+
 def require_released(guard: SafetyGuard) -> None:
     """Raise SafetyError while the emergency stop is pressed; ask before a reset, which moves the arms."""
     if guard.stopped:
         raise SafetyError("the emergency stop is pressed: release it first")
+
+
+def require_arrival(env: RosEnv) -> None:
+    """Wait until the followers, which have been sent to rest, lie there.
+
+    Raises:
+        SafetyError: one of them does not get there; without torque it would fall.
+    """
+    end = env.clock.now_ns() + int(ARRIVAL_S * 1e9)
+    for follower in env.followers.values():
+        while (far := float(np.abs(follower.present()[:6] - follower.model.rest).max())) > ARRIVED:
+            if env.clock.now_ns() > end:
+                raise SafetyError(f"{follower.name} stopped {far:.2f} rad from its rest pose. Is something in its way?")
 
 
 def _patience_s(env: RosEnv) -> float:
@@ -61,6 +94,7 @@ def _leave(env: RosEnv, estop: EStop, release: bool, say: Callable[[str], None])
         return
     try:
         env.park()
+        require_arrival(env)
         if release:
             env.release()
     except AlohaKitError as error:
