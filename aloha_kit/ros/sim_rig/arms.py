@@ -1,0 +1,199 @@
+"""The arms themselves: followers in the simulated scene, leaders in a person's hands.
+
+`Follower` and `Leader` are Interbotix arms behind their motors, (7,) in rad. `JointFollower` and
+`JointLeader` are Cobot Magic's, (7,) with the gripper as metres of one finger. A hand's (7,) is what the
+person wants of the follower: 6 joints in rad, and its gripper's opening, 0 closed to 1 open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import ArmModel, START_ARM_POSE, VX300S
+from aloha_kit.ros.sim_rig.motors import JOINTS, Motors
+from aloha_kit.sim.live import LiveScene
+from aloha_kit.sim.workcell import FINGER_METRES_PER_RADIAN
+
+Vector = npt.NDArray[np.float64]
+
+DRIVER_SLEEP = {"vx300s": (0.0, -1.85, 1.55, 0.0, 0.8, 0.0), "wx250s": (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)}
+"""{model: (6,) rad}: what its driver calls the sleep position."""
+
+HAND_SPEED = 6.0  # rad/s: nobody moves a leader faster
+MILLIAMPERE_PER_NEWTON_METRE = np.array([415.0, 208.0, 208.0, 415.0, 415.0, 561.0, 561.0])
+"""Of each joint's motor: XM540 at 2.41 N m/A, two of them for shoulder and elbow, XM430 at 1.78 N m/A."""
+
+
+def folded(model: ArmModel) -> Vector:
+    """(7,) rad: an Interbotix arm asleep, its gripper half open."""
+    return np.array([*DRIVER_SLEEP[model.name], np.mean([model.gripper.closed, model.gripper.open])])
+
+
+class Follower:
+    """An Interbotix follower: the scene's arm number `index` (0 left, 1 right), pulled by its motors."""
+
+    def __init__(self, scene: LiveScene, index: int, motors: Motors) -> None:
+        assert motors.model.crank is not None
+        self.motors, self._crank = motors, motors.model.crank
+        self._scene, self._rows = scene, slice(7 * index, 7 * index + 7)
+
+    @property
+    def position(self) -> Vector:
+        """(7,) rad."""
+        position = self._scene.joints[self._rows]
+        position[6] = self._crank.angle(position[6])
+        return position
+
+    @property
+    def velocity(self) -> Vector:
+        """(7,) rad/s."""
+        velocity = self._scene.velocities[self._rows]
+        velocity[6] /= max(self._crank.travel_rate(self.position[6]), 1e-3)  # a stretched crank hardly moves its finger
+        return velocity
+
+    @property
+    def effort(self) -> Vector:
+        """(7,) mA."""
+        torque = self._scene.forces[self._rows]
+        torque[6] *= FINGER_METRES_PER_RADIAN
+        return np.asarray(torque * MILLIAMPERE_PER_NEWTON_METRE)
+
+    @property
+    def targets(self) -> Vector:
+        """(7,) rad and metres: where the servos of the scene pull to."""
+        targets = self.motors.setpoint.copy()
+        targets[6] = self._crank.travel(np.clip(targets[6], -np.pi / 2, np.pi / 2))
+        return targets
+
+    @property
+    def stiffness(self) -> Vector:
+        """(7,) share of the servos' stiffness."""
+        return self.motors.stiffness
+
+    def fail(self, joints: Sequence[str]) -> None:
+        """These motors shut off, until they are rebooted."""
+        self.motors.fail(joints)
+
+    def advance(self, seconds: float) -> None:
+        """Move the motors' setpoints."""
+        self.motors.advance(seconds, self.position)
+
+
+class Leader:
+    """An Interbotix leader, not in the scene: it goes where its motors or the person's hand take it."""
+
+    def __init__(self, motors: Motors) -> None:
+        assert motors.model.crank is not None
+        self.motors, self._crank, self._gripper = motors, motors.model.crank, motors.model.gripper
+        self.position, self.velocity = motors.setpoint.copy(), np.zeros(7)  # rad, rad/s
+        self.effort = np.zeros(7)  # mA
+
+    @property
+    def hand(self) -> Vector:
+        """(7,) what the follower would be told now."""
+        angle = VX300S.gripper.unnormalise(self._gripper.normalise(self.position[6]))
+        return np.append(self.position[:6], _opening(float(angle)))
+
+    def fail(self, joints: Sequence[str]) -> None:
+        """These motors shut off, until they are rebooted."""
+        self.motors.fail(joints)
+
+    def advance(self, seconds: float, hand: Vector | None) -> None:
+        """Joints under torque follow their motors, the others the person's hand, or stay."""
+        self.motors.advance(seconds, self.position)
+        held = self.position if hand is None else np.append(hand[:6], self._angle(hand[6]))
+        goal = np.where(self.motors.torque, self.motors.setpoint, held)
+        fastest = np.where(self.motors.torque, self.motors.model.velocity, HAND_SPEED) * seconds
+        before = self.position
+        self.position = before + np.clip(goal - before, -fastest, fastest)
+        self.velocity = (self.position - before) / seconds
+
+    def _angle(self, opening: float) -> float:
+        """rad of this gripper that, through teleoperation, opens the follower's fingers so far."""
+        assert VX300S.crank is not None
+        follower = VX300S.crank.angle(float(VX300S.finger.unnormalise(opening)))
+        return float(self._gripper.unnormalise(VX300S.gripper.normalise(follower)))
+
+
+class JointFollower:
+    """Cobot Magic's follower: it goes where the leader's topic says, as fast as its motors turn."""
+
+    def __init__(self, scene: LiveScene, index: int) -> None:
+        self._scene, self._rows = scene, slice(7 * index, 7 * index + 7)
+        self.targets, self._on, self._lost = self.position, True, np.zeros(7, bool)
+        self._goal = self.targets.copy()
+
+    @property
+    def position(self) -> Vector:
+        """(7,) rad and m."""
+        return self._scene.joints[self._rows]
+
+    @property
+    def stiffness(self) -> Vector:
+        """(7,) share of the servos' stiffness."""
+        return np.where(self._lost, 0.0, float(self._on))
+
+    @property
+    def velocity(self) -> Vector:
+        """(7,) rad/s; the gripper's is not measured."""
+        return np.append(self._scene.velocities[self._rows][:6], 0.0)
+
+    @property
+    def effort(self) -> Vector:
+        """(7,) N m of the gripper's motor; the arm's are not measured."""
+        return np.append(np.zeros(6), self._scene.forces[self._rows][6] * FINGER_METRES_PER_RADIAN)
+
+    def command(self, position: Vector) -> None:
+        """Follow (7,) rad and m; the gripper's is limited to 0 to 0.08."""
+        if position.shape == (7,) and np.all(np.isfinite(position)):
+            self._goal = np.append(np.clip(position[:6], VX300S.lower, VX300S.upper), np.clip(position[6], 0.0, 0.08))
+
+    def enable(self, on: bool) -> None:
+        """Torque of every motor; where it comes on, the arm holds where it is."""
+        if on and not self._on:
+            self._goal, self.targets = self.position, self.position
+        self._on = on
+
+    def fail(self, joints: Sequence[str]) -> None:
+        """These motors have shut off, the others have not; the driver clears errors itself."""
+        self._lost = np.array([joint in joints for joint in JOINTS])
+
+    def advance(self, seconds: float) -> None:
+        """Move the servos' targets."""
+        reach = np.append(np.full(6, VX300S.velocity), 0.2) * seconds
+        self.targets = self.targets + np.clip(self._goal - self.targets, -reach, reach)
+
+
+class JointLeader:
+    """Cobot Magic's leader: wherever the person holds it."""
+
+    def __init__(self) -> None:
+        self.position = np.append(START_ARM_POSE.astype(float), VX300S.finger.unnormalise(0.1))
+        self.velocity, self.effort = np.zeros(7), np.zeros(7)
+
+    @property
+    def hand(self) -> Vector:
+        """(7,) what the follower is told now."""
+        return np.append(self.position[:6], VX300S.finger.normalise(self.position[6]))
+
+    def fail(self, joints: Sequence[str]) -> None:
+        """It has no motors that could."""
+
+    def advance(self, seconds: float, hand: Vector | None) -> None:
+        """Go with the person's hand, or stay."""
+        if hand is None:
+            self.velocity = np.zeros(7)
+            return
+        goal = np.append(hand[:6], VX300S.finger.unnormalise(hand[6]))
+        before = self.position
+        self.position = before + np.clip(goal - before, -HAND_SPEED * seconds, HAND_SPEED * seconds)
+        self.velocity = np.append((self.position - before)[:6] / seconds, 0.0)
+
+
+def _opening(angle: float) -> float:
+    """A follower's opening at its gripper's motor angle (rad)."""
+    assert VX300S.crank is not None
+    return float(VX300S.finger.normalise(VX300S.crank.travel(float(np.clip(angle, -np.pi / 2, np.pi / 2)))))
