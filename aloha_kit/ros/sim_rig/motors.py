@@ -28,6 +28,7 @@ FREE_SPEED = 4.8  # rad/s: a gripper's motor at full voltage and without a load
 FULL_PWM, STALL_MA = 885.0, 2300.0
 REBOOT_S = 0.5  # how long a motor that starts is silent, and with it the whole bus
 OVERLOAD = 0x20  # in Hardware_Error_Status
+WARM = 35  # degrees Celsius, whatever happens
 STRAIN, STRAIN_S = 0.3, 4.0  # a gripper's motor held off its goal by so much (rad), so long (s), shuts off
 
 KEPT = {"Current_Limit": 1193, "Velocity_Limit": 131, "PWM_Limit": 885, "Homing_Offset": 0, "Shutdown": 52}
@@ -40,7 +41,10 @@ LOST = {
 }  # fmt: skip
 """Registers that a reboot sets back to this."""
 
-READ = ("Torque_Enable", "Hardware_Error_Status", "Operating_Mode", "Drive_Mode", "Present_Position", "Goal_Position")
+READ = (
+    "Torque_Enable", "Hardware_Error_Status", "Operating_Mode", "Drive_Mode", "Present_Position", "Goal_Position",
+    "Present_Temperature",
+)  # fmt: skip
 
 
 class RefusedError(AlohaKitError):
@@ -266,5 +270,6 @@ class Motors:
             "Hardware_Error_Status": self._errors[i],
             "Operating_Mode": MODES[self.mode[joint]],
             "Drive_Mode": 4 * (self.profile[joint] == "time"),
+            "Present_Temperature": WARM,
         }
         return round(float(values[register]))
