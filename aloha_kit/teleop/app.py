@@ -16,8 +16,8 @@ from tyro.conf import arg
 
 from aloha_kit import rigs
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import Action, AlohaKitError, ConfigError, SafetyError
-from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits, sigterm_interrupts
+from aloha_kit.core import Action, AlohaKitError, ConfigError
+from aloha_kit.loop import Outcome, run_episode, sigterm_interrupts
 
 if TYPE_CHECKING:
     from aloha_kit.ros.environment import RosEnv
@@ -26,10 +26,6 @@ FOR_EVER = sys.maxsize
 """Steps of an episode that only the operator ends."""
 REPORT_S = 10.0
 """How often a line says how it goes."""
-ARRIVED = 0.12
-"""rad from the sleep pose at which an arm lies on itself: gravity and the end stops keep it a little off."""
-ARRIVAL_S = 4.0
-"""How long the arms may lag behind the last command of the way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,26 +80,26 @@ def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
         raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
     from aloha_kit.ros.estop import EStop
     from aloha_kit.ros.opening import Opening
+    from aloha_kit.ros.safety import make_guard
 
     opening = Opening(tell=_tell, poll=_entered, countdown_s=args.countdown_s)
     with _connected(task, rig, leaders=True, opening=opening) as env, contextlib.closing(EStop()) as estop:
         assert env.leaders is not None
-        arm = next(iter(env.followers.values())).model
-        limits = SafetyLimits.for_contract(env.contract, arm=arm)
-        guard = SafetyGuard(env.leaders, limits, estop=estop)
         try:
-            run_episode(env, guard, [_Status(env)])
+            run_episode(env, make_guard(env, env.leaders, estop=estop), [_Status(env)])
         finally:
             _lock_leaders(env)
 
 
 def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
+    from aloha_kit.ros.safety import require_arrival
+
     with _connected(task, rig) as env:
         for follower in env.followers.values():
             follower.prepare_follower(rig.gripper_current_limit)
         print(f"parking {', '.join(arm.name for arm in env.followers.values())}", flush=True)
         env.park(args.park_s)
-        _require_arrival(env)
+        require_arrival(env)
         if args.release:
             env.release()
         print(f"parked, torque {'off' if args.release else 'on'}", flush=True)
@@ -123,22 +119,6 @@ def _connected(
         except KeyboardInterrupt:
             env.hold()
             raise
-
-
-def _require_arrival(env: RosEnv) -> None:
-    """Wait until the followers lie where they were sent.
-
-    Raises:
-        SafetyError: one of them does not get there; without torque it would fall.
-    """
-    end = env.clock.now_ns() + int(ARRIVAL_S * 1e9)
-    for follower in env.followers.values():
-        while (far := float(np.abs(follower.present()[:6] - follower.model.rest).max())) > ARRIVED:
-            if env.clock.now_ns() > end:
-                raise SafetyError(
-                    f"{follower.name} stopped {far:.2f} rad from its sleep pose: its torque stays on. "
-                    "Is something in its way?"
-                )
 
 
 def _lock_leaders(env: RosEnv) -> None:
