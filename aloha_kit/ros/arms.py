@@ -24,6 +24,9 @@ JOINTS = (*ARM_JOINTS, "gripper")
 PATIENCE_S = 5.0
 """How long a driver may take to appear, to answer, and to publish a reading that is one."""
 
+ARRIVED, ARRIVAL_S = 0.2, 3.0
+"""rad and s: an arm that lies on itself is near its target; a falling or blocked one is not."""
+
 _MOVE_HZ = 50.0
 _ROUNDING = 1e-4  # rad: limits and commands pass through 32-bit floats
 
@@ -147,6 +150,20 @@ def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: C
         clock.sleep_until(began + round(step * 1e9 / _MOVE_HZ))
 
 
+def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
+    """Wait until the arms' joints, not their grippers, are at their targets.
+
+    Raises:
+        SafetyError: one of them does not get there within `ARRIVAL_S`.
+    """
+    end = clock.now_ns() + int(ARRIVAL_S * 1e9)
+    for arm, target in targets.items():
+        while (far := float(np.abs(arm.present() - np.asarray(target, np.float64))[:6].max())) > ARRIVED:
+            if clock.now_ns() > end:
+                raise SafetyError(f"{arm.name} stopped {far:.2f} rad from its target. Is something in its way?")
+            clock.sleep_until(clock.now_ns() + 20_000_000)
+
+
 def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
     """`read()`, again and again while the bus loses its readings, at most for `patience_s`.
 
@@ -188,6 +205,12 @@ def wait_for_listeners(publishers: Sequence[Any], who: str, clock: Clock) -> Non
         if clock.now_ns() > end:
             raise RosError(f"{who}: nobody listens to {', '.join(deaf)}; is its driver running?")
         clock.sleep_until(clock.now_ns() + 10_000_000)
+
+
+def require_reading(who: str, position: npt.NDArray[np.float64]) -> None:
+    """Raise ReadingError where (7,) a position is what drivers report when they could not read the motors."""
+    if np.all(np.abs(position[:7] + np.pi) < 1e-3):
+        raise ReadingError(f"{who}: its driver could not read the motors (it reports -π for every joint)")
 
 
 def finite(who: str, quantity: str, names: tuple[str, ...], values: npt.NDArray[np.float64]) -> None:

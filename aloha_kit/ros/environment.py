@@ -23,18 +23,15 @@ from aloha_kit.core import (
     Environment,
     Observation,
     Rate,
-    SafetyError,
 )
 from aloha_kit.ros import node
-from aloha_kit.ros.arms import Arm, connect_arm, move_together, until_read, Vector
+from aloha_kit.ros.arms import Arm, connect_arm, until_read, Vector
 from aloha_kit.ros.base import Base
+from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
-from aloha_kit.ros.observation import rig_contract, Senses
+from aloha_kit.ros.observation import describe_streams, rig_contract, Senses
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import Streams
-
-START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
-"""How long the moves to the start pose, of the grippers and to the rest pose take at least."""
 
 WARM_UP_S = 15.0
 """How long the streams may take to come alive."""
@@ -86,13 +83,13 @@ class RosEnv(Environment):
         self._opening, self._by_person = opening, leaders
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
-        self._parked = False
         with contextlib.ExitStack() as opened:
             about = simulated_rig()
             if about and about.get("rig", rig.name) != rig.name:
                 raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
             self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
-            self.followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
+            followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
+            self._arms = Followers(followers, rig, self.clock)
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
             self.base = opened.enter_context(contextlib.closing(Base(rig.base))) if rig.base else None
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
@@ -111,6 +108,11 @@ class RosEnv(Environment):
         # Interbotix arms are simulated as what they are; a JointState topic only says which joints it has
         scene = self._simulation.arm_model if self._simulation and config.driver == "joint_state" else None
         return opened.enter_context(contextlib.closing(connect_arm(config, role, clock=self.clock, model=scene)))
+
+    @property
+    def followers(self) -> dict[str, Arm]:
+        """In the order of the vectors."""
+        return self._arms.arms
 
     @property
     def contract(self) -> Contract:
@@ -146,32 +148,25 @@ class RosEnv(Environment):
 
     def describe(self) -> dict[str, Any]:
         """Rig, seed, arms, and of each stream its topic and what its stamps are; plain values for JSON."""
-        health = self.streams.sync.health()
         return {
             "rig": self.rig.name,
             "simulated": dict(self._simulation.about) if self._simulation else False,
             "seed": self._simulation.seed if self._simulation else None,
             "teleop": self.rig.teleop,
             "arms": {name: arm.model.name for name, arm in self.followers.items()},
-            "streams": {
-                name: {
-                    "topic": topic,
-                    "stamp": "header" if health[name].stamped else "arrival",
-                    "clock_offset_s": health[name].offset_s if health[name].stamped else 0.0,
-                    "corrected": health[name].corrected,
-                }
-                for name, topic in self.streams.topics.items()
-            },
+            "streams": describe_streams(self.streams),
             "software": {
                 "aloha_kit": importlib.metadata.version("aloha_kit"),
-                "ros": rospy.get_param("/rosdistro", ""),
+                "ros": rospy.get_param("/rosdistro", "").strip(),
             },
         }
 
     def reset(self) -> dm_env.TimeStep:
         self._steps = None
         self.streams.sync.wait(WARM_UP_S)  # a rig that cannot see does not move
-        self.to_start()
+        self.hold()
+        if not self.listens_only:
+            self._arms.to_start()
         if self._simulation:
             self._simulation.reset(self._next_seed)
             self._next_seed = None
@@ -192,7 +187,7 @@ class RosEnv(Environment):
 
         Raises:
             ValueError: an action of another shape, or one that is not finite.
-            SafetyError: a driver would refuse it; no arm was sent anything.
+            SafetyError: a driver would refuse it, and no arm was sent anything; or a follower no longer follows.
             StreamError: a stream is silent, frozen or out of bound; the followers hold.
         """
         if self._steps is None or self._steps >= self.task.episode_len:
@@ -203,6 +198,8 @@ class RosEnv(Environment):
             self._send(command)
             self.late_ns = self._rate.sleep()
             observation = self._observe(command_ns)
+            if not self.listens_only:
+                self._arms.watch(command, observation)
         except BaseException:
             self.hold()
             raise
@@ -213,21 +210,9 @@ class RosEnv(Environment):
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
 
-    def to_start(self) -> None:
-        """Followers under torque to their start pose, grippers open and then closed; nothing where we only listen."""
-        if self.listens_only:
-            return
-        self.hold()
-        for arm in self.followers.values():
-            arm.prepare_follower(self.rig.gripper_current_limit)
-        self.move({arm: np.append(arm.model.start, arm.present()[6]) for arm in self.followers.values()}, START_S)
-        for opening in (1.0, 0.0):
-            self.move({arm: np.append(arm.model.start, opening) for arm in self.followers.values()}, GRIPPER_S)
-
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
-        """Move arms to (7,) targets together and smoothly. Raises as `Arm.command` does."""
-        self._parked = False
-        move_together(targets, seconds, self.clock)
+        """Move followers or leaders to (7,) targets, together and smoothly. Raises as `Arm.command`."""
+        self._arms.move(targets, seconds)
 
     def leader_action(self, name: str) -> Vector:
         """(7,) the target that a leader asks for now; raises StreamError where it says nothing."""
@@ -240,25 +225,15 @@ class RosEnv(Environment):
         if self.base is not None:
             self.base.stop()
 
-    def park(self) -> None:
-        """Followers to the start pose, grippers open, and to rest on themselves: torque may be let go then."""
-        if self.listens_only:
-            return
+    def park(self, seconds: float | None = None) -> None:
+        """Followers to rest on themselves, whatever streams do. Raises as `Followers.park`."""
         self.hold()
-        for pose in ("start", "rest"):
-            self.move({arm: np.append(getattr(arm.model, pose), 1.0) for arm in self.followers.values()}, PARK_S)
-        self._parked = True
+        if not self.listens_only:
+            self._arms.park(seconds)
 
     def release(self, *, even_if_they_fall: bool = False) -> None:
-        """Let the followers' torque go.
-
-        Raises:
-            SafetyError: they are not parked, so they would fall.
-        """
-        if not (self._parked or even_if_they_fall):
-            raise SafetyError("the followers are not parked: without torque they would fall. Park them first")
-        for arm in self.followers.values():
-            arm.torque(False)
+        """Let the followers' torque go. Raises SafetyError unless they are parked."""
+        self._arms.release(even_if_they_fall=even_if_they_fall)
 
     def observation_spec(self) -> dict[str, Any]:
         """Specs nested like the observation; `stamps` of a reset lacks `command`. Every stream has to be alive."""
@@ -285,15 +260,9 @@ class RosEnv(Environment):
         return command
 
     def _send(self, command: npt.NDArray[np.float64]) -> None:
-        """All arms or none: each is asked before the first is sent anything."""
         if self.listens_only:
             return
-        targets = {arm: command[7 * i : 7 * i + 7] for i, arm in enumerate(self.followers.values())}
-        for arm, target in targets.items():
-            arm.check(target)
-        self._parked = False
-        for arm, target in targets.items():
-            arm.command(target)
+        self._arms.send(command)
         if self.base is not None and not self._by_person:
             self.base.drive(command[-2:])
 

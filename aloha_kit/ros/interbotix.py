@@ -21,7 +21,7 @@ from aloha_kit.ros.arms import (
     next_reading,
     Part,
     PATIENCE_S,
-    ReadingError,
+    require_reading,
     until_read,
     Vector,
     wait_for_listeners,
@@ -159,8 +159,7 @@ class InterbotixArm:
 
     def _position(self, message: Any, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
         position = by_name(self.name, names, message, "position")
-        if np.all(np.abs(position[:7] + np.pi) < 1e-3):
-            raise ReadingError(f"{self.name}: its driver could not read the motors (it reports -π for every joint)")
+        require_reading(self.name, position)
         return position
 
     def present(self) -> Vector:

@@ -22,6 +22,7 @@ from aloha_kit.ros.arms import (
     next_reading,
     Part,
     PATIENCE_S,
+    require_reading,
     Role,
     until_read,
     Vector,
@@ -36,7 +37,8 @@ ENABLE_TOPIC = "/enable_flag"
 class JointStateArm:
     """An arm read from `state_topic` and moved by publishing on `command_topic`; an `Arm`.
 
-    Seven values in the order of the joints, whatever they are called; the gripper's is its travel.
+    Seven values in the order of the joints, whatever they are called; the gripper's is its travel in metres,
+    which the driver stops at the ends itself.
     Nothing is sent before the first command, since another sender (a leader) may be driving the arm.
     """
 
@@ -55,7 +57,7 @@ class JointStateArm:
 
     def leader_action(self, message: Any) -> Vector:
         position = self._seven(message, "position")
-        position[6] = self.model.gripper.normalise(position[6])
+        position[6] = self.model.finger.normalise(position[6])
         return position.astype(np.float32)
 
     def _seven(self, message: Any, quantity: str) -> npt.NDArray[np.float64]:
@@ -63,6 +65,8 @@ class JointStateArm:
         if values.shape != (7,):
             raise StreamError(f"{self.name}: its joint states need 7 values of {quantity}, they hold {len(values)}")
         finite(self.name, quantity, NAMES, values)
+        if quantity == "position":
+            require_reading(self.name, values)
         return values
 
     def present(self) -> Vector:
@@ -78,7 +82,7 @@ class JointStateArm:
         publisher = self._publisher()
         if publisher.get_num_connections() == 0:
             raise StreamError(f"{self.name}: its driver no longer listens to {self._command_topic}")
-        goal[6] = np.clip(self.model.gripper.unnormalise(goal[6]), *self.model.finger_limits)
+        goal[6] = self.model.finger.unnormalise(goal[6])
         message = JointState(name=list(NAMES), position=goal.tolist())
         message.header.stamp = rospy.Time.now()
         publisher.publish(message)

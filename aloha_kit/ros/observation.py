@@ -15,6 +15,7 @@ from aloha_kit.ros import images
 from aloha_kit.ros.arms import Arm
 from aloha_kit.ros.base import ACTION_NAMES, Base
 from aloha_kit.ros.soft_sync import Matched
+from aloha_kit.ros.streams import Streams
 
 _DEPTH = "images_depth/"
 
@@ -25,6 +26,20 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
     joints = joint_names(tuple(rig.followers))
     cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
     return Contract(joints, (*joints, *(ACTION_NAMES if rig.base else ())), cameras, float(task.rate_hz))
+
+
+def describe_streams(streams: Streams) -> dict[str, Any]:
+    """{stream: its topic, whether stamps are the driver's or arrivals, and how far another clock was off}."""
+    health = streams.sync.health()
+    return {
+        name: {
+            "topic": topic,
+            "stamp": "header" if health[name].stamped else "arrival",
+            "clock_offset_s": health[name].offset_s if health[name].stamped else 0.0,
+            "corrected": health[name].corrected,
+        }
+        for name, topic in streams.topics.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ class FakeInterbotix(Driver):
 
 
 class FakePiper(Driver):
-    """A JointState arm: seven joints, the gripper in metres; no velocity and effort of some, as its driver has it."""
+    """A JointState arm: seven joints, the gripper in metres; stopped at its ends by the driver."""
 
     def __init__(self, state_topic: str, command_topic: str = "", hz: float = 200.0) -> None:
         self.joints = np.zeros(7)
@@ -180,7 +180,7 @@ class FakePiper(Driver):
 
     def _command(self, message: JointState) -> None:
         with self.lock:
-            self.joints[:] = message.position
+            self.joints[:] = [*message.position[:6], min(max(message.position[6], 0.0), 0.08)]
 
 
 class FakeCamera:

@@ -15,8 +15,9 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig
 from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_POSE, StreamError, VX300S, WX250S
 from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
-from aloha_kit.ros import environment
+from aloha_kit.ros import arms, environment, followers
 from aloha_kit.ros.environment import RosEnv
+from aloha_kit.ros.following import Following
 from tests.contracts import check_environment
 from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation, until
 from tests.ros.master import Ros
@@ -63,7 +64,7 @@ class Fakes:
 @pytest.fixture
 def fakes(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
     for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(environment, name, 0.1)
+        monkeypatch.setattr(followers, name, 0.1)
     with contextlib.ExitStack() as stack:
         yield Fakes(stack)
 
@@ -134,9 +135,9 @@ def test_a_camera_that_dies_ends_the_step_by_name_and_the_arms_hold(fakes: Fakes
     assert env.step(START).mid(), "and the episode can go on"
 
 
-def _step_until_it_fails(env: RosEnv) -> None:
+def _step_until_it_fails(env: RosEnv, action: Any = START) -> None:
     while True:
-        env.step(START)
+        env.step(action)
 
 
 def _reads(env: RosEnv) -> bool:
@@ -195,6 +196,52 @@ def test_a_silent_stream_is_named_before_anything_moves(fakes: Fakes, monkeypatc
     ):
         env.reset()
     assert fakes.left.groups == []
+
+
+class TestFollowing:
+    def test_a_follower_without_torque_is_noticed(self, fakes: Fakes) -> None:
+        env = fakes.env(replace(TASK, episode_len=1000))
+        env.reset()
+        fakes.right.torque = dict.fromkeys(fakes.right.torque, False)
+        action = START.copy()
+        action[7] = 0.6
+        with pytest.raises(
+            SafetyError, match=r"puppet_right does not follow: waist is 0\.60 rad from its command for 1 s"
+        ):
+            _step_until_it_fails(env, action)
+
+    def test_a_gripper_that_shut_off_is_noticed_and_rebooted_by_the_next_reset(self, fakes: Fakes) -> None:
+        env = fakes.env(replace(TASK, episode_len=1000))
+        env.reset()
+        fakes.left.torque["gripper"] = False
+        fakes.left.registers["gripper"]["Hardware_Error_Status"] = 0b100000
+        action = START.copy()
+        action[6] = 0.5
+        with pytest.raises(
+            SafetyError, match=r"puppet_left does not follow: its gripper is .* draws no current: the motor"
+        ):
+            _step_until_it_fails(env, action)
+        env.reset()
+        assert ("reboot", "gripper") in fakes.left.calls
+        env.step(action)
+        until(lambda: fakes.left.motors[6] > 0, "the gripper opens")
+
+    def test_an_object_between_the_fingers_is_no_fault(self) -> None:
+        watched = Following("puppet_left", milliamperes=True)
+        qpos, grasping = [0, 0, 0, 0, 0, 0, 0.6], [0, 0, 0, 0, 0, 0, -290.0]
+        for second in range(10):
+            watched.check(np.zeros(7), qpos, grasping, second * 1_000_000_000)
+        watched.check(np.zeros(7), qpos, np.zeros(7), 10_000_000_000)
+        watched.check(np.zeros(7), qpos, np.zeros(7), 10_900_000_000)
+        with pytest.raises(SafetyError, match=r"its gripper is 0\.60 of its opening"):
+            watched.check(np.zeros(7), qpos, np.zeros(7), 11_000_000_000)
+
+    def test_a_lag_that_is_made_up_for_is_no_fault(self) -> None:
+        watched = Following("puppet_left", milliamperes=True)
+        far = [0.9, 0, 0, 0, 0, 0, 0]
+        for tenth in range(60):
+            observed = far if tenth % 10 < 9 else np.zeros(7)
+            watched.check(np.zeros(7), observed, np.zeros(7), tenth * 100_000_000)
 
 
 class TestPeople:
@@ -276,6 +323,16 @@ class TestLettingGo:
             env.release()
         env.release(even_if_they_fall=True)
         assert not any(fakes.left.torque.values())
+
+    def test_arms_that_do_not_arrive_are_not_let_go(self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(arms, "ARRIVAL_S", 0.1)
+        env = fakes.env()
+        env.reset()
+        fakes.left.torque["waist"] = False  # the fake's whole arm stays
+        with pytest.raises(SafetyError, match=r"puppet_left stopped 0\.9\d rad from its target"):
+            env.park()
+        with pytest.raises(SafetyError, match="not parked"):
+            env.release()
 
     def test_parking_needs_no_camera(self, fakes: Fakes) -> None:
         env = fakes.env()
@@ -359,7 +416,7 @@ class TestHardwareTeleop:
 
     def test_recording_only_listens(self, fakes: Fakes) -> None:
         with contextlib.ExitStack() as stack:
-            followers = [
+            puppets = [
                 stack.enter_context(FakePiper(f"/puppet/joint_{s}", f"/master/joint_{s}")) for s in ("left", "right")
             ]
             leaders = [stack.enter_context(FakePiper(f"/master/joint_{s}")) for s in ("left", "right")]
@@ -369,23 +426,23 @@ class TestHardwareTeleop:
             timestep = env.reset()
             action = env.leaders.act(timestep.observation)
             np.testing.assert_allclose(action[:7], [0.1, 0.2, -0.3, 0, 0, 0, 0.5], atol=1e-6)
-            until(lambda: followers[0].joints[0] == pytest.approx(0.1), "the leader drives its follower")
+            until(lambda: puppets[0].joints[0] == pytest.approx(0.1), "the leader drives its follower")
             action[0] = 0.9
             observation = env.step(action).observation
             assert observation["qpos"][0] == pytest.approx(0.1)
             assert observation["stamps"]["leader_left"] > 0
             env.park()
-            assert followers[0].joints[0] == pytest.approx(0.1)
+            assert puppets[0].joints[0] == pytest.approx(0.1)
 
     def test_a_policy_takes_the_leaders_place(self, fakes: Fakes) -> None:
         with contextlib.ExitStack() as stack:
-            followers = [
+            puppets = [
                 stack.enter_context(FakePiper(f"/puppet/joint_{s}", f"/master/joint_{s}")) for s in ("left", "right")
             ]
             env = fakes.env(rig=self.RIG)
             env.reset()
             env.step(np.tile([0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 1.0], 2))
-            until(lambda: bool(np.allclose(followers[1].joints, [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.08])), "there")
+            until(lambda: bool(np.allclose(puppets[1].joints, [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.08])), "there")
 
 
 class TestSimulatedRig:

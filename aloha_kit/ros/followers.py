@@ -1,0 +1,87 @@
+"""The followers of a rig as one: sent to, watched, brought to the start, parked, let go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.config import RigConfig
+from aloha_kit.core import Clock, Observation, SafetyError
+from aloha_kit.ros.arms import Arm, move_together, require_arrival
+from aloha_kit.ros.following import Following
+
+START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
+"""How long the moves to the start pose, of the grippers and to the rest pose take at least."""
+
+
+class Followers:
+    """`arms` by name, in the order of the vectors; under torque they hold their last command by themselves."""
+
+    def __init__(self, arms: Mapping[str, Arm], rig: RigConfig, clock: Clock) -> None:
+        self.arms = dict(arms)
+        self._rig, self._clock = rig, clock
+        self._parked = False
+        self._following = {
+            arm: Following(arm.name, milliamperes=rig.followers[name].driver == "interbotix")
+            for name, arm in arms.items()
+        }
+
+    def send(self, command: npt.NDArray[np.float64]) -> None:
+        """All arms or none: each is asked before the first is sent anything. Raises as `Arm.command`."""
+        for arm, seven in self._sevens():
+            arm.check(command[seven])
+        self._parked = False
+        for arm, seven in self._sevens():
+            arm.command(command[seven])
+
+    def watch(self, command: npt.NDArray[np.float64], observation: Observation) -> None:
+        """Raise SafetyError where an arm no longer follows."""
+        now_ns = self._clock.now_ns()
+        for arm, seven in self._sevens():
+            self._following[arm].check(command[seven], observation["qpos"][seven], observation["effort"][seven], now_ns)
+
+    def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
+        """Move arms (leaders too) to (7,) targets, together and smoothly. Raises as `Arm.command`."""
+        self._parked = False
+        move_together(targets, seconds, self._clock)
+
+    def to_start(self) -> None:
+        """Under torque, to the start pose; grippers open, so that they let go what they held, and close."""
+        for arm in self.arms.values():
+            arm.prepare_follower(self._rig.gripper_current_limit)
+            self._following[arm].reset()
+        self.move({arm: np.append(arm.model.start, arm.present()[6]) for arm in self.arms.values()}, START_S)
+        for opening in (1.0, 0.0):
+            self.move({arm: np.append(arm.model.start, opening) for arm in self.arms.values()}, GRIPPER_S)
+
+    def park(self, seconds: float | None = None) -> None:
+        """To the start pose, grippers open, and from there to rest on themselves.
+
+        Args:
+            seconds: that each of the two moves takes at least, `PARK_S` by default.
+
+        Raises:
+            SafetyError: an arm does not get there.
+        """
+        for pose in ("start", "rest"):
+            targets = {arm: np.append(getattr(arm.model, pose), 1.0) for arm in self.arms.values()}
+            self.move(targets, seconds or PARK_S)
+        require_arrival(targets, self._clock)
+        self._parked = True
+
+    def release(self, *, even_if_they_fall: bool = False) -> None:
+        """Torque off.
+
+        Raises:
+            SafetyError: they are not parked, so they would fall.
+        """
+        if not (self._parked or even_if_they_fall):
+            raise SafetyError("the followers are not parked: without torque they would fall. Park them first")
+        for arm in self.arms.values():
+            arm.torque(False)
+
+    def _sevens(self) -> Iterator[tuple[Arm, slice]]:
+        """Each arm and its place in the vectors."""
+        return ((arm, slice(7 * i, 7 * i + 7)) for i, arm in enumerate(self.arms.values()))
