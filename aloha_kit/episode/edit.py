@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,27 @@ def export(
             partial_path(path).unlink(missing_ok=True)
             os.close(reservation)
     return path
+
+
+def label(path: Path, *, success: bool) -> None:
+    """Write a person's verdict into a committed episode, which is whole at every instant: a copy takes its place.
+
+    Raises:
+        EpisodeError: no such episode, damaged, or no room for the copy.
+    """
+    with Episode.open(path):
+        pass
+    temporary = files.temporary_path(path)
+    try:
+        temporary.unlink(missing_ok=True)  # one left by a kill may be a second name of the episode itself
+        shutil.copyfile(path, temporary)
+        with h5py.File(temporary, "r+") as file:
+            file.attrs["success"] = success
+        files.replace(temporary, path)
+    except OSError as error:
+        raise EpisodeError(f"{path} could not be labelled, it is as it was: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _copy(

@@ -68,11 +68,7 @@ def commit(temporary: Path, path: Path) -> None:
         EpisodeError: `path` exists.
         OSError: the disk refuses.
     """
-    fd = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    _sync_file(temporary)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -87,12 +83,27 @@ def commit(temporary: Path, path: Path) -> None:
     temporary.unlink(missing_ok=True)
 
 
+def replace(temporary: Path, path: Path) -> None:
+    """Put a complete file in the place of `path`, durably: one of the two is there at every instant."""
+    _sync_file(temporary)
+    os.replace(temporary, path)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make names created in or removed from `folder` survive a power cut, where the file system can."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
             os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
     finally:
         os.close(fd)
 

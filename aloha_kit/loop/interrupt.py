@@ -1,4 +1,4 @@
-"""SIGTERM ends an episode as Ctrl-C does: told to every observer, nothing lost."""
+"""SIGTERM and SIGHUP end an episode as Ctrl-C does: told to every observer, nothing lost."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ def sigterm_interrupts() -> Iterator[None]:
     """Inside, SIGTERM raises `KeyboardInterrupt("SIGTERM")`; the handler before is put back afterwards.
 
     A process is stopped by SIGTERM when a machine shuts down, a service is restarted or roslaunch
-    ends: by default Python dies there at once, arms torqued and the episode open. Signals reach the
-    main thread only, so elsewhere this changes nothing.
+    ends, and by SIGHUP when its terminal goes (a lost ssh connection): by default Python dies there at
+    once, arms torqued and the episode open. One that is ignored (nohup) stays ignored. Signals reach
+    the main thread only, so elsewhere this changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -24,8 +25,12 @@ def sigterm_interrupts() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt(signal.Signals(signum).name)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

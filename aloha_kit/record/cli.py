@@ -10,21 +10,56 @@ from typing import Annotated, Literal
 
 import tyro
 
-from aloha_kit.config import load, TaskConfig
+from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
+
+_BATCH = ("noise", "workers", "keep_failures", "max_attempts")  # flags of the scripted expert's recording
+
+
+@dataclass(frozen=True)
+class SessionArgs:
+    """For a person who records on a rig behind ROS, real or simulated."""
+
+    rate_hz: float | None = None
+    """Control rate, in place of the task's."""
+    countdown: int = 3
+    """Seconds between the opening gesture and go."""
+    auto: bool = False
+    """Begin episodes after the countdown, without gesture or command."""
+    keyboard: bool = True
+    """Single keys on a terminal are commands."""
+    gestures: bool = True
+    """Squeezing both leader grippers together ends an episode: twice keeps it, three times throws it away."""
+    cues: Literal["off", "bell", "speech"] = "off"
+    """Sounds: the terminal's bell, or speech through spd-say or espeak-ng."""
+    patience: float = 0.0
+    """Seconds after which a fault that nobody mends ends the session; 0 waits for the operator."""
+    plain: bool = False
+    """Plain lines also on a terminal."""
+
+    def __post_init__(self) -> None:
+        if self.rate_hz is not None and not 0 < self.rate_hz <= 1000:
+            raise ValueError(f"rate_hz must lie above 0 and up to 1000, given {self.rate_hz:g}")
+        if self.countdown < 0:
+            raise ValueError(f"countdown cannot be negative, given {self.countdown}")
+        if not self.patience >= 0:
+            raise ValueError(f"patience cannot be negative, given {self.patience:g}")
 
 
 @dataclass(frozen=True)
 class RecordArgs:
-    """Record demonstrations of a task, in parallel, until there are enough successful ones.
+    """Record demonstrations of a task until there are enough good ones.
 
-    Interrupted or run again, it goes on where it stopped: episodes that are there count, and seeds continue.
+    In simulation a scripted expert does the task, in several processes at a time. On a rig behind ROS a person does,
+    with the leader arms. Interrupted or run again, it goes on where it stopped: episodes that are there count.
     """
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])]
     """Task name (configs/tasks) or YAML path."""
-    num_episodes: int = 50
-    """Successful episodes that the folder holds in the end."""
+    num_episodes: Annotated[int, tyro.conf.arg(aliases=["--episodes"])] = 50
+    """Good episodes that the folder holds in the end."""
+    rig: str | None = None
+    """Rig name (configs/rigs) or YAML path, in place of the task's."""
     dataset_dir: str | None = None
     """Folder to record into, in place of the task's."""
     seed: int = 0
@@ -47,6 +82,9 @@ class RecordArgs:
     """Keep failed demonstrations in a folder failed/ beside the others instead of dropping them."""
     max_attempts: int | None = None
     """Give up after so many episodes; three times --num_episodes, and at least 10, when not given."""
+    recover: bool = False
+    """First make episodes of what an interrupted recording left in the folder."""
+    session: Annotated[SessionArgs, tyro.conf.arg(name="")] = SessionArgs()
 
     def __post_init__(self) -> None:
         for name in ("num_episodes", "workers", "max_attempts"):
@@ -81,12 +119,29 @@ def task_of(args: RecordArgs) -> TaskConfig:
         ConfigError: an unknown task, or values that it refuses.
     """
     task = load(TaskConfig, "tasks", args.task)
-    changed = {
-        key: value
-        for key in ("image_size", "cameras", "episode_len", "dataset_dir")
-        if (value := getattr(args, key)) is not None
-    }
+    given = {key: getattr(args, key) for key in ("rig", "image_size", "cameras", "episode_len", "dataset_dir")}
+    given["rate_hz"] = args.session.rate_hz
     try:
-        return dataclasses.replace(task, **changed)
+        return dataclasses.replace(task, **{key: value for key, value in given.items() if value is not None})
     except ValueError as error:
         raise ConfigError(f"task '{task.name}': {error}") from error
+
+
+def rig_of(args: RecordArgs) -> RigConfig:
+    """The rig that the flags or the task name; refuses flags that mean nothing on it.
+
+    Raises:
+        ConfigError: an unknown task or rig, or such a flag.
+    """
+    rig = load(RigConfig, "rigs", task_of(args).rig)
+    behind_ros = rig.kind == "ros"
+    usual = RecordArgs(task=args.task)
+    if behind_ros:
+        wrong = [name for name in _BATCH if getattr(args, name) != getattr(usual, name)]
+    else:
+        names = [field.name for field in dataclasses.fields(SessionArgs) if field.name != "rate_hz"]
+        wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
+    if wrong:
+        reason = "a person records there" if behind_ros else "a script records there"
+        raise ConfigError(f"--{wrong[0]} means nothing on rig '{rig.name}': {reason}")
+    return rig

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, Contract, Observation, Policy
+from aloha_kit.core import Action, Observation, Policy
 from aloha_kit.record.operator import Command, State
 
 MEANING: dict[int, Command] = {2: "keep", 3: "redo"}
@@ -27,15 +27,18 @@ _STILL = 0.25  # rad that a joint may drift meanwhile: hands are not vices
 class Squeezes:
     """A channel that is shown every action of the leaders (`watch`) and finds the gesture in them.
 
+    Args:
+        names: of the action's entries, left out at its end what is neither joint nor gripper.
+        rate_hz: of the actions.
+
     Attributes:
         steps: how many of the last steps the gesture took, 0 where there was none: they show no task.
     """
 
-    def __init__(self, contract: Contract) -> None:
-        names = contract.action_names
+    def __init__(self, names: Sequence[str], rate_hz: float) -> None:
         self._grippers = [i for i, name in enumerate(names) if name.endswith("gripper")]
-        self._joints = [i for i, name in enumerate(names) if i not in self._grippers and not name.startswith("base")]
-        self._together, self._next = (round(s * contract.rate_hz) for s in (_TOGETHER_S, _NEXT_S))
+        self._joints = [i for i in range(len(names)) if i not in self._grippers]
+        self._together, self._next = (round(s * rate_hz) for s in (_TOGETHER_S, _NEXT_S))
         self._heard: list[Command] = []
         self.reset()
 

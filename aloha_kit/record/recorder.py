@@ -17,14 +17,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError, Contract, counted, EpisodeError
+from aloha_kit.core import AlohaKitError, counted
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode import recover as recovery
-from aloha_kit.episode.reader import DAMAGE, describe_of
 from aloha_kit.loop import sigterm_interrupts, wilson_interval
 from aloha_kit.record.cli import RecordArgs, task_of
-from aloha_kit.record.worker import FAILED, Plan, Verdict, work
+from aloha_kit.record.folder import FAILED, survey
+from aloha_kit.record.worker import Plan, Verdict, work
 from aloha_kit.rigs import connect
 
 
@@ -74,7 +73,11 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
     folder = Path(task.dataset_dir.format(task=task.name))
     with closing(connect(task, rig)) as env:  # what cannot be is told here, once, and not by every process
         contract = env.contract
-    present, used = survey(make_folder(folder), task.name, contract)
+    make_folder(folder)
+    if args.recover:
+        for found in recovery.recover_all(folder):
+            print(f"{found.journal.name}: {found.message}")
+    present, used = survey(folder, task.name, contract)
     seeds = (seed for seed in itertools.count(args.seed) if seed not in used)
     plan = Plan(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures)
     missing = args.num_episodes - present
@@ -107,40 +110,6 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
             f"what was recorded is in {folder}. {_advice(args, task)}"
         )
     return Recorded(folder, present + good, tuple(verdicts), interrupted)
-
-
-def survey(folder: Path, task: str, contract: Contract) -> tuple[int, set[int]]:
-    """How many successful episodes a folder holds, and the seeds that were recorded, failures put aside included.
-
-    Raises:
-        EpisodeError: a damaged file, or episodes of another task or with other joints, cameras, picture sizes
-            or rate: one data set is learnt from as a whole.
-    """
-    files = list_episodes(folder)
-    aside = list_episodes(folder / FAILED) if (folder / FAILED).is_dir() else []
-    present, used = 0, set()
-    for file in [*files, *aside]:
-        try:
-            with Episode.open(file) as episode:
-                recorded, theirs = episode.attrs.get("task", task), episode.contract
-                seed, success = describe_of(episode).get("seed"), episode.success
-        except (AlohaKitError, *DAMAGE) as error:
-            raise EpisodeError(
-                f"{error}\nMove {file} away, or see `python -m aloha_kit.episode validate {folder}`"
-            ) from error
-        if recorded != task:
-            raise EpisodeError(
-                f"{file} is of task '{recorded}', not '{task}'; record into another folder with --dataset_dir"
-            )
-        if theirs and (found := theirs.differences(contract) or contract.differences(theirs)):
-            lines = "\n  ".join(found)
-            raise EpisodeError(
-                f"{file} was recorded otherwise:\n  {lines}\nRecord alike, or into another folder with --dataset_dir"
-            )
-        if seed is not None:
-            used.add(int(seed))
-        present += success is not False and file.parent == folder
-    return present, used
 
 
 def _advice(args: RecordArgs, task: TaskConfig) -> str:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import os
 import signal
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -18,10 +16,8 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, AlohaKitError, Environment, Observation, Policy, StopEpisode
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome, run_episode
+from aloha_kit.record.folder import FAILED, put_aside
 from aloha_kit.rigs import connect
-
-FAILED = "failed"
-"""Folder, inside the data set's, of failed demonstrations that are kept."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ class Keeper:
             self.file = self._writer.path
         elif complete and self._plan.keep_failures:
             self._writer.on_end(outcome)
-            self.file = _put_aside(self._writer.path, self._plan.folder / FAILED)
+            self.file = put_aside(self._writer.path, self._plan.folder / FAILED)
         else:
             self._writer.discard()
 
@@ -115,20 +111,6 @@ def work(plan: Plan, pipe: Connection, stop: Event) -> None:
             pipe.send(str(error))
         except Exception as error:
             pipe.send(f"{type(error).__name__}: {error}")
-
-
-def _put_aside(file: Path, folder: Path) -> Path:
-    """Move a committed episode into a folder, under the lowest index that is free there."""
-    folder.mkdir(exist_ok=True)
-    for index in itertools.count():
-        place = folder / f"episode_{index}.hdf5"
-        try:
-            os.link(file, place)  # unlike a rename, never over another
-        except FileExistsError:
-            continue
-        file.unlink()
-        return place
-    raise AssertionError("counting never ends")
 
 
 class _Stoppable:

@@ -123,7 +123,8 @@ def test_the_start_pose_is_matched_by_name() -> None:
     np.testing.assert_array_equal(start_pose(mobile), np.array(expected, np.float32))
 
 
-def test_sigterm_ends_the_episode_like_ctrl_c_and_observers_hear_why() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_sigterm_ends_the_episode_like_ctrl_c_and_observers_hear_why(number: signal.Signals) -> None:
     told: list[Any] = []
 
     class Killed:
@@ -135,7 +136,7 @@ def test_sigterm_ends_the_episode_like_ctrl_c_and_observers_hear_why() -> None:
         def act(self, observation: Any) -> Any:
             self.given += 1
             if self.given == 4:
-                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), number)
             return np.zeros(2, np.float32)
 
     class Ear:
@@ -146,14 +147,24 @@ def test_sigterm_ends_the_episode_like_ctrl_c_and_observers_hear_why() -> None:
         def on_end(self, outcome: Any) -> None:
             told.append(outcome)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     with sigterm_interrupts(), pytest.raises(KeyboardInterrupt):
         run_episode(FakeRig(100), Killed(), [Ear()])
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
     assert len(told) == 1
-    assert told[0].reason == "KeyboardInterrupt: SIGTERM"
+    assert told[0].reason == f"KeyboardInterrupt: {number.name}"
     assert told[0].error
     assert told[0].steps in {3, 4}  # the signal may arrive just before or after the action is sent
+
+
+def test_a_hang_up_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with sigterm_interrupts():
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_signals_are_left_alone() -> None:

@@ -1,0 +1,292 @@
+"""A person records: episode after episode on a rig, until the folder holds enough good ones.
+
+Between episodes the session lives in the environment's reset, whose opening asks `poll` what the
+operator wants and tells how far it is; during one it is a policy around the guard. A fault (a camera
+that died, the emergency stop, a full disk) ends the episode and pauses: what was recorded is kept in
+`failed/` with the reason, and the arms move again only when the operator says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from aloha_kit.core import Action, AlohaKitError, EpisodeError, Observation, Policy, SafetyError, StopEpisode
+from aloha_kit.episode import EpisodeWriter
+from aloha_kit.loop import run_episode, SafetyGuard
+from aloha_kit.record.conversation import Conversation
+from aloha_kit.record.dashboard import Dashboard, show_streams
+from aloha_kit.record.folder import survey
+from aloha_kit.record.gesture import Squeezes
+from aloha_kit.record.operator import Command
+from aloha_kit.record.plan import Plan, SessionResult
+from aloha_kit.record.status import DiskRoom, Meter
+from aloha_kit.record.take import Take, Verdict
+
+if TYPE_CHECKING:
+    from aloha_kit.ros.environment import RosEnv
+
+_ANSWERS: tuple[Command, ...] = ("resume", "start", "quit")  # to a pause
+_ROOM = 1.5  # episodes that have to fit on the disk before one is begun
+
+ENDINGS: dict[Command, tuple[Verdict, bool | None, str]] = {  # what ends an episode: verdict, success, reason
+    "keep": ("kept", True, "ended by the operator: keep"),
+    "success": ("kept", True, "ended by the operator: success"),
+    "failure": ("failed", False, "ended by the operator: failure"),
+    "discard": ("thrown away", None, "thrown away by the operator"),
+    "redo": ("thrown away", None, "thrown away by the operator, to be done again"),
+    "quit": ("failed", False, "the operator quit"),
+}
+
+
+class Session:
+    """See the module.
+
+    Args:
+        plan: what and where.
+        talk: with the operator.
+        guard: what stands between a policy and this rig's arms; one is made an episode.
+        squeezes: the gestures among the operator's channels: they have to see the leaders' actions.
+        estop: whether the emergency stop is pressed.
+        require_rig: raises AlohaKitError when there is no point in waiting for the rig (ROS itself is gone).
+        patience_s: how long a fault may last before the session gives up; None waits for the operator.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        talk: Conversation,
+        *,
+        guard: Callable[[RosEnv, Policy], SafetyGuard],
+        squeezes: Squeezes | None = None,
+        estop: Callable[[], bool] = lambda: False,
+        require_rig: Callable[[], None] = lambda: None,
+        patience_s: float | None = None,
+    ) -> None:
+        self.plan, self.talk = plan, talk
+        self.takes: list[Take] = []
+        self._make_guard, self._squeezes, self._estop = guard, squeezes, estop
+        self._require_rig, self._patience_s = require_rig, patience_s
+        self._present = 0  # when the session began
+        self._new_seeds: Iterator[int] = itertools.count(plan.seed)
+        self._again: deque[int] = deque()  # seeds that come before new ones
+        self._ended_by: Command | None = None
+        self._pausing = self._quit = self._restart = False
+        self._room = DiskRoom(plan.folder)
+        self._collected = 0  # takes whose saving was waited for
+
+    @property
+    def present(self) -> int:
+        """Good episodes in the folder, the one that is being saved included."""
+        return self._present + sum(take.verdict == "kept" for take in self.takes)
+
+    def run(self, env: RosEnv) -> SessionResult:
+        """Record until there are enough good episodes, the operator quits, or a fault outlasts the patience.
+
+        Raises:
+            EpisodeError: what the folder holds does not go with this rig and task.
+        """
+        self._present, used = survey(self.plan.folder, self.plan.task.name, env.contract)
+        self._new_seeds = (seed for seed in itertools.count(self.plan.seed) if seed not in used)
+        interrupted, fault = False, ""
+        try:
+            while not self._quit and self.present < self.plan.wanted:
+                self._attempt(env)
+            self.talk.tell("saving", "the arms come to rest")
+            env.park()
+            self.collect()
+        except KeyboardInterrupt:
+            interrupted = True
+        except AlohaKitError as error:
+            fault = str(error)
+        try:
+            self.collect()
+        except AlohaKitError as error:
+            fault = fault or str(error)
+        verdicts = tuple(take.verdict for take in self.takes if take.verdict)
+        return SessionResult(self.plan.folder, self.present, self.plan.wanted, verdicts, interrupted, fault)
+
+    def ready(self) -> None:
+        """For the beginning of the opening: the last episode is on the disk, and the next one has room.
+
+        Raises:
+            EpisodeError: one of the two is not so.
+        """
+        self.collect()
+        seconds, episode_s = self._room.seconds(), self.plan.task.episode_len / self.plan.task.rate_hz
+        if seconds < _ROOM * episode_s:
+            raise EpisodeError(
+                f"the disk of {self.plan.folder} has room for {seconds:.0f} s of recording, "
+                f"an episode takes up to {episode_s:.0f} s: make room"
+            )
+
+    def tell(self, state: str, words: str) -> None:
+        """For the opening: how far it is."""
+        number = f" (episode {self.present + 1} of {self.plan.wanted})" if state == "waiting" else ""
+        self.talk.tell(state, words + number)
+
+    def poll(self, env: RosEnv) -> str | None:
+        """For the opening: "start" when the operator says so, or nobody needs to.
+
+        Raises:
+            StopEpisode: they want something else than this episode.
+        """
+        started = self.plan.auto
+        commands = ["pause", *self.talk.heard()] if self._pausing else self.talk.heard()
+        for command in commands:
+            started = started or command == "start"
+            if command == "pause":
+                started = self._pause(env) == "start"
+            else:
+                self._between(command, env)
+        if self._quit or self._restart:
+            raise StopEpisode("not this episode")
+        show_streams(self.talk.screen, env.streams.sync.health())
+        return "start" if started else None
+
+    def hear(self) -> None:
+        """During an episode: obey.
+
+        Raises:
+            StopEpisode: it ends here.
+        """
+        for command in self.talk.heard():
+            if command in ENDINGS:
+                self._ended_by, self._quit = command, command == "quit"
+                raise StopEpisode(ENDINGS[command][2])
+            if command in ("pause", "resume"):
+                self._pausing = command == "pause"
+                self.talk.say("pause: after this episode" if self._pausing else "no pause after this episode")
+
+    def collect(self) -> None:
+        """Until every take is saved.
+
+        Raises:
+            EpisodeError: one could not be; says where its steps are safe.
+        """
+        while self._collected < len(self.takes):
+            take = self.takes[self._collected]
+            self._collected += 1
+            take.wait()
+            if take.file is not None:
+                self.talk.say(f"saved {take.file}")
+
+    def _attempt(self, env: RosEnv) -> None:
+        seed = self._again.popleft() if self._again else next(self._new_seeds)
+        self._ended_by, self._restart = None, False
+        assert env.leaders is not None
+        leaders = env.leaders if self._squeezes is None else self._squeezes.watch(env.leaders)
+        guard, meter = self._make_guard(env, leaders), Meter(env.contract.rate_hz, env.clock)
+        take = Take(lambda: self._begin(env, seed))
+        board = Dashboard(self.talk, take, meter, guard, self._room, self.plan.task)
+        fault: AlohaKitError | None = None
+        try:
+            if self._estop():
+                raise SafetyError("the emergency stop is pressed: release it")
+            env.seed(seed)
+            run_episode(env, _Attended(guard, self), [take, meter, board])
+        except StopEpisode:  # said in the opening, so nothing was recorded
+            pass
+        except AlohaKitError as error:
+            fault = error
+        finally:
+            lock_leaders(env)
+            self._settle(env, take, board, seed)
+        try:
+            if fault is not None:
+                raise fault
+            if self.present >= self.plan.wanted:
+                self.collect()
+        except AlohaKitError as error:
+            self._mend(env, error)
+
+    def _begin(self, env: RosEnv, seed: int) -> EpisodeWriter:
+        plan = self.plan
+        known = {**env.describe(), **({"seed": seed} if env.simulated else {})}
+        return EpisodeWriter(
+            plan.folder, contract=env.contract, task=plan.task.name, rig=plan.rig.name, sim=env.simulated,
+            instruction=plan.task.instruction, images=plan.images, quality=plan.quality, describe=known,
+            success_reward=env.max_reward or None,
+        )  # fmt: skip
+
+    def _settle(self, env: RosEnv, take: Take, board: Dashboard, seed: int) -> None:
+        outcome = take.outcome
+        if outcome is None:
+            self._again.append(seed)
+            return
+        verdict, success, _ = ENDINGS.get(self._ended_by, ("kept", None, ""))  # type: ignore[arg-type]
+        if outcome.error or (self._ended_by is None and outcome.final_reward < env.max_reward):
+            verdict = "failed"
+        elif outcome.steps == 0:
+            verdict = "thrown away"
+        if self._ended_by == "redo":
+            self._again.appendleft(seed)
+        cut = self._squeezes.steps if self._squeezes else 0
+        self._room.learn(take.size(), outcome.steps / env.contract.rate_hz)
+        self.takes.append(take)
+        take.seed = seed
+        self.talk.tell("saving", f"{take.name} {verdict}: {outcome.reason}; {board.summary()}")
+        take.settle(verdict, success=success, cut=cut, notes=board.notes())
+
+    def _between(self, command: Command, env: RosEnv) -> None:
+        """Commands that are no part of an episode; discard, redo, success and failure mean the last one."""
+        last = self.takes[-1] if self.takes else None
+        if command == "quit":
+            self._quit = True
+        elif command in ("discard", "redo"):
+            if last is None or last.verdict == "thrown away":
+                self.talk.say(f"{command}: there is nothing to throw away")
+                return
+            last.throw_away()
+            self.talk.say(f"{last.name} thrown away")
+            if command == "redo":
+                self._again.appendleft(last.seed)
+                self._restart = env.simulated  # whose objects have to go back to where they were
+        elif command in ("success", "failure"):
+            judged = last is not None and last.relabel(success=command == "success")
+            self.talk.say(f"{last.name}: {command}" if last and judged else f"{command}: there is nothing to judge")
+
+    def _pause(self, env: RosEnv) -> Command | None:
+        state, words = self.talk.state, self.talk.words
+        self._pausing = False
+        self.talk.tell("paused", "resume goes on, quit ends")
+        answer = self.talk.wait_for(_ANSWERS, env.clock, meanwhile=lambda command: self._between(command, env))
+        self._quit = answer == "quit"
+        if not self._quit:
+            self.talk.tell(state, words)
+        return answer
+
+    def _mend(self, env: RosEnv, error: AlohaKitError) -> None:
+        """Wait until the operator has mended what is wrong; raises the error again if they do not."""
+        self._require_rig()
+        self.talk.tell("paused", f"{error}\nThe arms hold still. Resume when this is mended, or quit")
+        answer = self.talk.wait_for(
+            _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), patience_s=self._patience_s
+        )
+        if answer not in ("resume", "start"):
+            raise error
+
+
+def lock_leaders(env: RosEnv) -> None:
+    """The episode is over: the leaders stay where they are, so the person feels it and nothing falls."""
+    if not env.listens_only:
+        for arm in env.leader_arms.values():
+            with contextlib.suppress(AlohaKitError):  # a dead driver holds its arm or not, whatever is asked
+                arm.torque(True)
+
+
+class _Attended:
+    """The guarded leaders, while somebody listens to the operator."""
+
+    def __init__(self, guard: SafetyGuard, session: Session) -> None:
+        self._guard, self._session = guard, session
+
+    def reset(self) -> None:
+        self._guard.reset()
+
+    def act(self, observation: Observation) -> Action:
+        self._session.hear()
+        return self._guard.act(observation)

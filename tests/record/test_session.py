@@ -1,0 +1,333 @@
+"""A person's session without ROS: what each command does to the episode, the folder and the arms."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aloha_kit.core import EpisodeError, StreamError
+from aloha_kit.episode import Episode, list_episodes, list_partials
+from aloha_kit.episode.reader import describe_of
+from aloha_kit.record.folder import FAILED
+from aloha_kit.record.gesture import Squeezes
+from tests.record.desk import Desk, NAMES, session
+
+
+def lengths(folder: Path) -> list[int]:
+    if not folder.is_dir():
+        return []
+    found = []
+    for file in list_episodes(folder):
+        with Episode.open(file) as episode:
+            found.append(episode.length)
+    return found
+
+
+def attributes(file: Path) -> tuple[Any, ...]:
+    with Episode.open(file) as episode:
+        return episode.length, episode.success, episode.attrs["reason"], bool(episode.attrs["error"])
+
+
+def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
+    env = Desk()
+    made, operator, output = session(tmp_path, env, wanted=2)
+    result = made.run(env)
+    assert (result.present, result.verdicts, result.fault, result.interrupted) == (2, ("kept", "kept"), "", False)
+    assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis time: 2 kept"
+    assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving"]
+    assert ("waiting", "close both leader grippers to begin (episode 2 of 2)") in operator.told
+    assert env.parked == 1
+    for file in list_episodes(tmp_path):
+        assert attributes(file) == (10, None, "complete", False)  # nobody judged, and it counts
+        with Episode.open(file) as episode:
+            assert (episode.attrs["task"], episode.attrs["rig"], episode.attrs["sim"]) == ("stack", "bench", False)
+            about = describe_of(episode)
+            assert about["rig"] == "bench"
+            assert "seed" not in about  # a real rig has none
+            assert about["guard"]["commands"] == 10
+            assert about["timing"] == {
+                "fps": 50.0, "worst_skew_ms": 2.0, "most_skewed": "qpos", "late": 0, "dropped": 0, "worst_gap_ms": 20.0
+            }  # fmt: skip
+    again, operator, _ = session(tmp_path, Desk(), wanted=2)
+    assert again.run(Desk()).present == 2
+    assert "recording" not in operator.states
+    assert "saving: episode_1 kept: complete; 10 steps at 50.0 fps, worst skew 2 ms" in output.getvalue()
+
+
+@pytest.mark.parametrize("word", ["keep", "success"])
+def test_keep_ends_now_and_counts(tmp_path: Path, word: str) -> None:
+    env = Desk(max_reward=4.0)  # a reward would judge it a failure: the operator knows better
+    made, _, _ = session(tmp_path, env, ("recording", 4, word))
+    assert made.run(env).verdicts == ("kept",)
+    assert attributes(tmp_path / "episode_0.hdf5") == (4, True, f"ended by the operator: {word}", False)
+
+
+def test_discard_and_redo_leave_nothing_and_redo_begins_alike(tmp_path: Path) -> None:
+    env = Desk(simulated=True)
+    made, _, _ = session(tmp_path, env, ("recording", 3, "redo"), ("recording", 6, "discard"), wanted=1, seed=40)
+    assert made.run(env).verdicts == ("thrown away", "thrown away", "kept")
+    assert env.seeds == [40, 40, 41]
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["episode_0.hdf5"]
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        assert describe_of(episode)["seed"] == 41
+        assert episode.attrs["sim"]
+
+
+def test_seeds_that_are_in_the_folder_are_not_used_again(tmp_path: Path) -> None:
+    for wanted in (1, 3):
+        env = Desk(simulated=True)
+        session(tmp_path, env, wanted=wanted)[0].run(env)
+    assert env.seeds == [1, 2]
+
+
+def test_failures_are_put_aside_by_reward_or_word(tmp_path: Path) -> None:
+    env = Desk(max_reward=4.0)
+    env.rewards = [3.0, 4.0]
+    made, _, _ = session(tmp_path, env, ("recording", 5, "failure"), wanted=1)
+    result = made.run(env)
+    assert result.verdicts == ("failed", "failed", "kept")
+    assert "this time: 2 failed, 1 kept" in result.text()
+    aside = list_episodes(tmp_path / FAILED)
+    assert [attributes(file) for file in aside] == [
+        (5, False, "ended by the operator: failure", False),
+        (10, False, "complete", False),
+    ]
+    assert attributes(tmp_path / "episode_0.hdf5") == (10, True, "complete", False)
+
+
+def test_second_thoughts_between_episodes(tmp_path: Path) -> None:
+    env = Desk(simulated=True, max_reward=4.0)
+    made, _operator, output = session(
+        tmp_path, env,
+        ("waiting", 0, "discard"), ("waiting", 1, "start"),  # nothing is there yet
+        ("waiting", 0, "failure"), ("waiting", 1, "failure"), ("waiting", 2, "start"),  # of the first
+        ("waiting", 0, "redo"), ("waiting", 1, "start"),  # of the second
+        ("waiting", 0, "discard"), ("waiting", 0, "discard"), ("waiting", 1, "start"),  # of that one
+        ("waiting", 0, "success"), ("waiting", 1, "start"),  # of the one after it
+        wanted=2, auto=False,
+    )  # fmt: skip
+    result = made.run(env)
+    assert result.verdicts == ("failed", "thrown away", "thrown away", "kept", "kept")
+    # the attempt at seed 2 was prepared when "redo" sent it back behind seed 1
+    assert env.seeds == [0, 1, 2, 1, 2, 3]
+    assert lengths(tmp_path) == [10, 10]
+    assert [attributes(file)[:2] for file in list_episodes(tmp_path / FAILED)] == [(10, False)]
+    text = output.getvalue()
+    assert "discard: there is nothing to throw away" in text
+    assert "failure: there is nothing to judge" in text
+    assert text.count("episode_0 thrown away\n") == 2
+
+
+def test_a_pause_waits_for_the_end_of_an_episode_and_for_the_operator(tmp_path: Path) -> None:
+    env = Desk()
+    made, operator, _ = session(
+        tmp_path, env, ("recording", 2, "pause"), ("paused", 7, "discard"), ("paused", 3, "resume"),
+        ("waiting", 1, "pause"), ("paused", 2, "start"), wanted=2, auto=True,
+    )  # fmt: skip
+    assert made.run(env).verdicts == ("thrown away", "kept", "kept")
+    assert operator.states[:6] == ["waiting", "recording", "saving", "waiting", "paused", "waiting"]
+    assert lengths(tmp_path) == [10, 10]
+
+
+def test_quit_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
+    env = Desk()
+    made, _operator, _ = session(tmp_path, env, ("recording", 6, "quit"), wanted=3)
+    result = made.run(env)
+    assert (result.present, result.verdicts, result.fault) == (0, ("failed",), "")
+    assert result.text() == f"0 of 3 episodes in {tmp_path}\nthis time: 1 failed\nthe same command goes on from here"
+    assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (6, False, "the operator quit", False)
+    assert env.parked == 1
+    assert all(arm.locked for arm in env.leader_arms.values())
+
+
+@pytest.mark.parametrize("state", ["waiting", "paused"])
+def test_quit_between_episodes(tmp_path: Path, state: str) -> None:
+    env = Desk()
+    lines = [("waiting", 2, "pause"), ("paused", 2, "quit")] if state == "paused" else [("waiting", 2, "quit")]
+    made, _, _ = session(tmp_path, env, *lines, auto=False)
+    result = made.run(env)
+    assert (result.verdicts, result.fault, env.parked, env.steps) == ((), "", 1, 0)
+
+
+def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_path: Path) -> None:
+    env = Desk()
+    env.faults[5] = StreamError("cam_high is silent: 0.31 s old, bound 0.25 s")
+    made, operator, output = session(tmp_path, env, ("paused", 30, "resume"))
+    result = made.run(env)
+    assert (result.verdicts, result.fault) == (("failed", "kept"), "")
+    reason = "StreamError: cam_high is silent: 0.31 s old, bound 0.25 s"
+    assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (4, False, reason, True)
+    assert operator.states == ["waiting", "recording", "saving", "paused", "waiting", "recording", "saving", "saving"]
+    assert "paused: cam_high is silent: 0.31 s old, bound 0.25 s\nThe arms hold still." in output.getvalue()
+    assert env.resets == 2
+
+
+@pytest.mark.parametrize("answer", ["quit", None])
+def test_a_fault_that_nobody_mends_ends_the_session_where_the_arms_are(tmp_path: Path, answer: str | None) -> None:
+    env = Desk()
+    env.faults[5] = StreamError("cam_high is silent")
+    lines = [("paused", 10, answer)] if answer else []
+    made, _, _ = session(tmp_path, env, *lines, patience_s=2.0)
+    result = made.run(env)
+    assert (result.fault, result.verdicts, env.parked) == ("cam_high is silent", ("failed",), 0)
+    assert all(arm.locked for arm in env.leader_arms.values())
+
+
+def test_ros_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
+    class GoneError(StreamError):
+        pass
+
+    def require() -> None:
+        raise GoneError("no master")
+
+    env = Desk()
+    env.faults[3] = StreamError("everything is silent")
+    made, operator, _ = session(tmp_path, env)
+    made._require_rig = require
+    assert made.run(env).fault == "no master"
+    assert "paused" not in operator.states
+    assert lengths(tmp_path / FAILED) == [2]
+
+
+def test_nothing_moves_while_the_emergency_stop_is_pressed(tmp_path: Path) -> None:
+    env = Desk()
+
+    def pressed() -> bool:
+        """From the second step until the session pauses for the second time."""
+        return env.steps >= 2 and operator.states.count("paused") < 2
+
+    made, operator, output = session(tmp_path, env, ("paused", 3, "resume"), ("paused", 3, "resume"), estop=pressed)
+    result = made.run(env)
+    assert result.verdicts == ("failed", "kept")
+    assert env.resets == 2  # not between the two pauses
+    assert "SafetyError: the emergency stop is pressed" in attributes(tmp_path / FAILED / "episode_0.hdf5")[2]
+    assert "paused: the emergency stop is pressed: release it" in output.getvalue()
+
+
+def test_an_episode_that_could_not_be_saved_pauses_and_is_not_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aloha_kit.episode import writer
+
+    finish, failures = writer.finish, [EpisodeError("the disk is full; 10 steps are safe in episode_0.hdf5.partial")]
+
+    def full(*given: Any) -> None:
+        if failures:
+            raise failures.pop()
+        finish(*given)
+
+    monkeypatch.setattr(writer, "finish", full)
+    env = Desk()
+    made, _operator, output = session(tmp_path, env, ("paused", 3, "resume"))
+    result = made.run(env)
+    assert result.verdicts == ("failed", "kept")
+    assert result.present == 1
+    assert "paused: the disk is full; 10 steps are safe in episode_0.hdf5.partial" in output.getvalue()
+    assert [file.name for file in list_partials(tmp_path)] == ["episode_0.hdf5.partial"]
+    assert [file.name for file in list_episodes(tmp_path)] == ["episode_1.hdf5"]
+    assert f"1 interrupted recording: `python -m aloha_kit.episode recover {tmp_path}`" in result.text()
+
+
+def test_an_episode_is_not_begun_where_it_would_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    free = [1]
+    monkeypatch.setattr("aloha_kit.record.status.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    env = Desk()
+    made, operator, _output = session(tmp_path, env, ("paused", 3, "quit"), wanted=2)
+    result = made.run(env)
+    assert result.verdicts == ("kept",)
+    assert result.fault == (
+        f"the disk of {tmp_path} has room for 0 s of recording, an episode takes up to 0 s: make room"
+    )
+    assert operator.states == ["waiting", "recording", "saving", "paused"]
+
+
+def test_ctrl_c_keeps_what_was_recorded_aside_and_holds(tmp_path: Path) -> None:
+    env = Desk()
+    env.faults[8] = KeyboardInterrupt("SIGTERM")
+    made, _, _ = session(tmp_path, env, wanted=2)
+    result = made.run(env)
+    assert (result.interrupted, result.verdicts, env.parked) == (True, ("failed",), 0)
+    assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (7, False, "KeyboardInterrupt: SIGTERM", True)
+    assert all(arm.locked for arm in env.leader_arms.values())
+
+
+def test_a_leader_beyond_the_followers_range_is_recorded_as_it_was_done_and_counted(tmp_path: Path) -> None:
+    env = Desk()
+    env.leaders.path = lambda step: (0.0, 1.5 if step > 6 else 0.5, 0.0, 0.5)
+    made, _, output = session(tmp_path, env)
+    made.run(env)
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        np.testing.assert_allclose(episode.action[:6, 1], 0.5)
+        assert 0.5 < episode.action[6, 1] <= 1.1
+        assert episode.action[:, 1].max() <= np.float32(1.1)
+        about = describe_of(episode)["guard"]
+    assert about["limited"] == 4
+    assert about["limited_by"]["range"] == {"left_gripper": 4}
+    assert "limited 4" in output.getvalue()
+
+
+@pytest.mark.parametrize(("squeezes", "verdicts"), [(2, ("kept",)), (3, ("thrown away", "kept"))])
+def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
+    tmp_path: Path, squeezes: int, verdicts: tuple[str, ...]
+) -> None:
+    """Open until step 50; then each squeeze closes for 8 steps and opens for 8."""
+    env = Desk(episode_len=200)
+    lives = [True]
+
+    def path(step: int) -> tuple[float, ...]:
+        if step == 190:
+            lives.clear()
+        phase = step - 50
+        closed = lives and 0 <= phase < 16 * squeezes and phase % 16 < 8
+        return (0.1, 0.1 if closed else 0.9, -0.1, 0.1 if closed else 0.9)
+
+    env.leaders.path = path
+    gestures = Squeezes(NAMES, 50.0)
+    resets = env.leaders.reset
+
+    def reset() -> None:
+        resets()
+        if env.resets > 1:
+            lives.clear()
+
+    env.leaders.reset = reset  # type: ignore[method-assign]
+    made, _, _ = session(tmp_path, env, squeezes=gestures)
+    assert made.run(env).verdicts == verdicts
+    length, success, reason, _ = attributes(tmp_path / "episode_0.hdf5")
+    if squeezes == 2:
+        assert (length, success, reason) == (49, True, "ended by the operator: keep")
+    else:
+        assert (length, success, reason) == (200, None, "complete")
+
+
+def test_a_word_that_is_no_command_is_answered(tmp_path: Path) -> None:
+    env = Desk()
+    made, _, output = session(tmp_path, env, ("recording", 2, "kepp"))
+    assert made.run(env).verdicts == ("kept",)
+    assert "'kepp' is no command. Did you mean 'keep'?" in output.getvalue()
+
+
+def test_an_error_of_ours_is_not_swallowed(tmp_path: Path) -> None:
+    env = Desk()
+    env.faults[4] = ZeroDivisionError("ours")
+    made, _, _ = session(tmp_path, env)
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        made.run(env)
+    assert all(arm.locked for arm in env.leader_arms.values())
+    for take in made.takes:
+        take.wait()
+    assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (3, False, "ZeroDivisionError: ours", True)
+
+
+def test_a_safety_fault_before_the_first_command_records_nothing(tmp_path: Path) -> None:
+    env = Desk()
+    env.leaders.path = lambda step: (np.nan if env.resets == 1 else 0.0, 0.5, 0.0, 0.5)
+    made, _, output = session(tmp_path, env, ("paused", 2, "resume"))
+    assert made.run(env).verdicts[-1] == "kept"
+    assert lengths(tmp_path / FAILED) == []
+    assert "the action is not finite: left_waist = nan" in output.getvalue()
