@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         args = tyro.cli(DoctorArgs, prog="python -m aloha_kit.doctor", args=argv, use_underscores=True)
         report = examine(args)
-    except (AlohaKitError, ValueError) as error:
+    except AlohaKitError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

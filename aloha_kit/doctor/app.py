@@ -44,7 +44,7 @@ class DoctorArgs:
 
     def __post_init__(self) -> None:
         if not self.seconds >= 1:
-            raise ValueError(f"seconds must be at least 1, given {self.seconds:g}")
+            raise ConfigError(f"--seconds must be at least 1, given {self.seconds:g}")
 
 
 def examine(args: DoctorArgs) -> Report:

@@ -45,7 +45,7 @@ def _light(about: About, picture: Picture) -> list[Finding]:
 
 def judge_life(topic: TopicEvidence, *, moved: bool, simulated: bool) -> list[Finding]:
     """Whether pictures change. A real sensor's noise never repeats; a simulated one shows motion only."""
-    about = About("picture", topic.stream.removeprefix("images/"))
+    about = About("life", topic.stream.removeprefix("images/"))
     count = len(topic.prints)
     if count < 3 or len(np.unique(topic.prints)) > 1:
         return []

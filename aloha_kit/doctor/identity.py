@@ -18,7 +18,9 @@ from aloha_kit.ros.evidence import Picture
 ALIKE = 0.5
 """Likeness from which a picture is taken for the reference's scene."""
 CLEARLY = 0.1
-"""How much likelier another camera's reference has to be before the two are called swapped."""
+"""How much likelier another camera's reference has to be before a camera is called the other one."""
+TWINS = 0.9
+"""Likeness of two references that can hardly be told apart: two wrists that see little but their grippers."""
 THUMB = (24, 32)
 """(height, width) that pictures are compared at: arms and objects move, the room and the table stay."""
 SHIFT = 2
@@ -35,18 +37,28 @@ def judge_identity(pictures: Mapping[str, Picture], references: Mapping[str, Pic
     for i, name in enumerate(names):
         about, j = About("identity", name), best[i]
         own, other = table[i, i], table[i, j]
-        if other >= ALIKE and other > own + CLEARLY:
+        twin = max((n for n in names if n != name), key=lambda n: likeness(references[name], references[n]), default="")
+        if _rather(other, own):
             swapped = ", and the other way round: they are swapped" if best[j] == i else ""
             found = f"shows the view of '{names[j]}'{swapped} (likeness {other:.2f}, with its own {own:.2f})"
             remedy = "exchange the cables, or the serial numbers in the udev rules, of these cameras"
             findings.append(about.fault(found, f"the view of '{name}'", remedy))
-        else:
+        elif own < ALIKE:
             remedy = "moved, covered or lit otherwise? If it is meant so, save it anew with --save_reference"
-            expected = f"likeness of at least {ALIKE:g}"
             found = f"likeness {own:.2f} with its reference"
-            # more likeness is better, so both sides change sign
-            findings.append(about.graded(-own, (-ALIKE, np.inf), found, expected, remedy))
+            findings.append(about.warning(found, f"at least {ALIKE:g}", remedy))
+        elif twin and (both := likeness(references[name], references[twin])) > TWINS:
+            remedy = "put something into one of the two views, then --save_reference and the check again"
+            found = f"can hardly be told from '{twin}' (likeness {both:.2f} of their references)"
+            findings.append(about.warning(found, f"references under {TWINS:g}", remedy))
+        else:
+            findings.append(about.ok(f"likeness {own:.2f} with its reference"))
     return findings
+
+
+def _rather(other: float, own: float) -> bool:
+    """Whether another reference fits clearly better, or leaves less than half of what its own does not explain."""
+    return other >= ALIKE and (other > own + CLEARLY or (other > own + 0.01 and 1 - other < (1 - own) / 2))
 
 
 def likeness(one: Picture, other: Picture) -> float:
@@ -56,7 +68,7 @@ def likeness(one: Picture, other: Picture) -> float:
     """
     a, b = _features(one), _features(other)
     inner = a[SHIFT:-SHIFT, SHIFT:-SHIFT]
-    height, width = inner.shape
+    height, width, _ = inner.shape
     shifts = itertools.product(range(2 * SHIFT + 1), repeat=2)
     return max(_correlation(inner, b[dy : dy + height, dx : dx + width]) for dy, dx in shifts)
 
@@ -104,8 +116,8 @@ def _assignment(table: npt.NDArray[np.float64]) -> Sequence[int]:
 
 
 def _features(picture: Picture) -> npt.NDArray[np.float32]:
-    grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    small = cv2.resize(grey, THUMB[::-1], interpolation=cv2.INTER_AREA)
+    """(24, 32, 3): what stands out from its surroundings."""
+    small = cv2.resize(picture.astype(np.float32), THUMB[::-1], interpolation=cv2.INTER_AREA)
     flat = small - cv2.GaussianBlur(small, (0, 0), 5)
     # A lamp or its reflection must not decide alone: far values count less.
     return np.asarray(np.tanh(flat / (2 * flat.std() + 1e-6)), np.float32)

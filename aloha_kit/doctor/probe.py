@@ -21,7 +21,7 @@ MJPEG = 0.4
 """Bytes a pixel of camera-made JPEG, generously: detailed scenes reach it."""
 
 
-def probe_disk(folder: Path, *, seconds: float = 2.0, most: int = 256 * 1024 * 1024) -> DiskEvidence:
+def probe_disk(folder: Path, *, seconds: float = 1.0, most: int = 256 * 1024 * 1024) -> DiskEvidence:
     """Write blocks of 4 MB with an fsync each, for `seconds` or `most` bytes; nothing is left behind.
 
     Without fsync the page cache answers, and tells nothing about an hour of recording. A folder that is

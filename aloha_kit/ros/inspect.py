@@ -18,7 +18,7 @@ import rosgraph
 import rospy
 
 from aloha_kit.config import ArmConfig, RigConfig
-from aloha_kit.core import ARM_MODELS, ArmModel, Clock, ConfigError, StreamError, WallClock
+from aloha_kit.core import ARM_MODELS, ArmModel, Clock, StreamError, WallClock
 from aloha_kit.ros import images, messages, node
 from aloha_kit.ros.arms import JOINTS
 from aloha_kit.ros.evidence import (
@@ -50,11 +50,12 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     Raises:
         RosError: no master answers.
     """
-    try:
-        clock = node.start("aloha_doctor", anonymous=True)
-    except ConfigError:  # /use_sim_time without /clock, which is a finding and not the end
-        clock = WallClock()
+    node.require_master()
+    if not rospy.core.is_initialized():
+        rospy.init_node("aloha_doctor", anonymous=True, disable_signals=True)
     graph, simulation = _Graph(), simulated_rig()
+    # /use_sim_time without /clock is a finding, and must not be the end
+    clock = node.clock() if graph.publishers("/clock") else WallClock()
     ears = [_Ear(topic, kind, clock) for topic, kind in _expected(rig, cameras)]
     counters = {side: _Counter(_command_topics(arm)) for side, arm in rig.followers.items()}
     step = time.time() - time.monotonic()

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Teleoperate; mistakes of the user and faults end with one message and status 1, an interruption with 130."""
     try:
         run(tyro.cli(TeleopArgs, prog="python -m aloha_kit.teleop", args=argv, use_underscores=True))
-    except (AlohaKitError, ValueError) as error:
+    except AlohaKitError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt as interrupt:
         print(f"interrupted{f' ({interrupt})' if str(interrupt) else ''}; the followers hold", file=sys.stderr)

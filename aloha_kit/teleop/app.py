@@ -48,9 +48,11 @@ class TeleopArgs:
 
     def __post_init__(self) -> None:
         if self.release and not self.park:
-            raise ValueError("--release goes with --park: arms that are not parked would fall")
+            raise ConfigError("--release goes with --park: arms that are not parked would fall")
         if self.countdown_s < 0 or not self.park_s > 0:
-            raise ValueError(f"need countdown_s ≥ 0 and park_s > 0, given {self.countdown_s:g} and {self.park_s:g}")
+            raise ConfigError(
+                f"need --countdown_s ≥ 0 and --park_s > 0, given {self.countdown_s:g} and {self.park_s:g}"
+            )
 
 
 def run(args: TeleopArgs) -> None:
@@ -92,14 +94,11 @@ def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
 
 
 def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
-    from aloha_kit.ros.safety import require_arrival
-
     with _connected(task, rig) as env:
         for follower in env.followers.values():
             follower.prepare_follower(rig.gripper_current_limit)
         print(f"parking {', '.join(arm.name for arm in env.followers.values())}", flush=True)
         env.park(args.park_s)
-        require_arrival(env)
         if args.release:
             env.release()
         print(f"parked, torque {'off' if args.release else 'on'}", flush=True)

@@ -88,6 +88,32 @@ def test_three_cameras_in_a_circle_are_each_named() -> None:
     assert found[d].level == "ok"
 
 
+def wrist(seed: int) -> Picture:
+    """A gripper, the same on both arms, in front of a little of the table."""
+    picture = np.full((480, 640, 3), 190, np.uint8)
+    cv2.rectangle(picture, (60, 300), (580, 480), (40, 40, 45), -1)
+    cv2.rectangle(picture, (200, 200), (280, 300), (70, 70, 75), -1)
+    cv2.rectangle(picture, (360, 200), (440, 300), (70, 70, 75), -1)
+    x, y = np.random.default_rng(seed).integers((40, 30), (560, 120))
+    cv2.rectangle(picture, (int(x), int(y)), (int(x) + 40, int(y) + 40), (200, 30, 30), -1)
+    return picture
+
+
+def test_wrists_that_see_their_grippers_are_told_apart_by_the_little_that_differs() -> None:
+    references = {"cam_left_wrist": wrist(1), "cam_right_wrist": wrist(2)}
+    assert likeness(wrist(1), wrist(2)) > 0.7
+    assert "fault" not in [f.level for f in judge_identity(references, references)]
+    swapped = {"cam_left_wrist": wrist(2), "cam_right_wrist": wrist(1)}
+    assert [f.level for f in judge_identity(swapped, references)] == ["fault", "fault"]
+
+
+def test_references_that_cannot_be_told_apart_are_a_warning() -> None:
+    references = {"cam_left_wrist": wrist(1), "cam_right_wrist": wrist(1)}
+    found = judge_identity(references, references)
+    assert [f.level for f in found] == ["warning", "warning"]
+    assert found[0].found == "can hardly be told from 'cam_right_wrist' (likeness 1.00 of their references)"
+
+
 def test_a_changed_view_that_is_nobodys_is_a_warning() -> None:
     found = {f.subject: f for f in judge_identity({**VIEWS, "cam_low": view(77)}, VIEWS)}
     assert found["cam_low"].level == "warning"

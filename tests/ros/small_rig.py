@@ -1,0 +1,69 @@
+"""A simulated rig that a loaded machine can serve: small pictures at a low rate, in files that a command line takes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import xmlrpc.client
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from tests.ros.master import Process, Ros
+
+SIZE = (48, 64)
+CAMERA_HZ = 10.0
+
+
+def write_task(
+    folder: Path, rig: str = "mobile_aloha", *, cameras: Sequence[str] | None = None, **changes: Any
+) -> Path:
+    """The task file of a rig whose cameras are slow and small; arms keep their rates."""
+    config = load(RigConfig, "rigs", rig)
+    slow = {name: dataclasses.replace(camera, rate_hz=CAMERA_HZ) for name, camera in config.cameras.items()}
+    config = dataclasses.replace(config, name=f"small_{rig}", cameras=slow)
+    task = load(TaskConfig, "tasks", f"{rig}_transfer_cube")
+    file = folder / f"{rig}.yaml"
+    changes = {"cameras": tuple(cameras if cameras is not None else task.cameras), "image_size": SIZE, **changes}
+    task = dataclasses.replace(task, rig=str(folder / f"rig_{rig}.yaml"), dataset_dir=str(folder / "data"), **changes)
+    Path(task.rig).write_text(yaml.safe_dump(to_mapping(config)), encoding="utf-8")
+    file.write_text(yaml.safe_dump(to_mapping(task)), encoding="utf-8")
+    return file
+
+
+@contextlib.contextmanager
+def simulated(ros: Ros, task: Path, *, cameras: bool = True, **options: object) -> Iterator[Callable[[], Process]]:
+    """The rig's nodes for the body; what is given starts the arms' node anew, for tests that killed it."""
+    given = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+    def arms() -> Process:
+        process = ros.start("python", "record/sim_arms_node", "--task", str(task), *given)
+        process.wait_for("is up")
+        started.append(process)
+        return process
+
+    started: list[Process] = []
+    try:
+        arms()
+        if cameras:
+            started.append(ros.start("python", "record/sim_cameras_node", "--task", str(task)))
+            started[-1].wait_for("cameras of")
+        yield arms
+    finally:
+        for process in started:
+            process.stop()
+        for name in ("/sim_rig", "/sim_rig_resume", "/sim_rig_faults"):
+            delete_param(ros, name)
+
+
+def set_param(ros: Ros, name: str, value: object) -> None:
+    """Set a parameter without being a node."""
+    xmlrpc.client.ServerProxy(ros.environment["ROS_MASTER_URI"]).setParam("/tests", name, value)
+
+
+def delete_param(ros: Ros, name: str) -> None:
+    """Delete one, if it is there."""
+    xmlrpc.client.ServerProxy(ros.environment["ROS_MASTER_URI"]).deleteParam("/tests", name)
