@@ -149,8 +149,9 @@ class StreamRing:
                 self._dropped += self._missing(sample.stamp_ns, after[0]) - self._missing(before, after[0])
         self._stamps.insert(index, sample.stamp_ns)
         self._samples.insert(index, sample)
-        oldest = bisect_left(self._stamps, self._stamps[-1] - self._keep_ns)
-        excess = max(oldest, len(self._stamps) - self._capacity)
+        # One beyond what is kept: a late message that fills a gap is told by its neighbour before.
+        too_old = bisect_left(self._stamps, self._stamps[-1] - self._keep_ns) - 1
+        excess = max(0, too_old, len(self._stamps) - self._capacity)
         del self._stamps[:excess], self._samples[:excess]
 
     def _missing(self, before_ns: int, after_ns: int) -> int:

@@ -114,16 +114,17 @@ class SoftSync:
         self.clear()
 
     def _until(self, patience_s: float, *, settled: int, prefix: str) -> Matched:
-        end = self._clock.now_ns() + round(patience_s * 1e9)
+        patience_ns, start = round(patience_s * 1e9), self._clock.now_ns()
         while True:
             with self._lock:
                 result = self._match(settled)
             if isinstance(result, Matched):
                 return result
             now = self._clock.now_ns()
-            if now >= end:
+            start = min(start, now)  # simulated time may start again
+            if now >= start + patience_ns:
                 raise StreamError(prefix + "; ".join(result))
-            self._clock.sleep_until(min(end, now + POLL_NS))
+            self._clock.sleep_until(min(start + patience_ns, now + POLL_NS))
 
     def _match(self, settled: int) -> Matched | list[str]:
         now = self._now()
