@@ -16,7 +16,7 @@ import rospy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, WallClock
+from aloha_kit.core import ConfigError
 from aloha_kit.ros import images
 from aloha_kit.ros.sim_rig.cameras import SimCameras
 from aloha_kit.ros.sim_rig.faults import PARAM
@@ -43,7 +43,7 @@ def rig_of(name: str) -> RigConfig:
 @contextlib.contextmanager
 def serving(rig: str) -> Iterator[SimCameras]:
     """The cameras in this process, drawn by this thread."""
-    with contextlib.closing(SimCameras(task_of(rig), rig_of(rig), WallClock())) as cameras:
+    with contextlib.closing(SimCameras(task_of(rig), rig_of(rig))) as cameras:
         yield cameras
 
 
@@ -211,7 +211,7 @@ def test_a_state_of_another_scene_and_a_camera_without_a_view(session_ros: Ros) 
     with pytest.raises(
         ConfigError, match=r"camera 'cam_hihg' of rig 'aloha' cannot be simulated\. Did you mean 'cam_high'"
     ):
-        SimCameras(task_of("aloha"), odd, WallClock())
+        SimCameras(task_of("aloha"), odd)
 
 
 @pytest.mark.parametrize(

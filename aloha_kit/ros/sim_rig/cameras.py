@@ -20,7 +20,8 @@ import tyro
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError, Clock, ConfigError, counted, nearest
+from aloha_kit.core import AlohaKitError, ConfigError, counted, nearest, WallClock
+from aloha_kit.loop.interrupt import sigterm_interrupts
 from aloha_kit.ros import images, node
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
 from aloha_kit.ros.sim_rig.pace import Pace, Shutter
@@ -106,7 +107,6 @@ class SimCameras:
     Args:
         task: names the scene, its randomisation and, in place of the rig's, the size of the pictures.
         rig: its cameras' names, topics, rates and sizes.
-        clock: that rounds are measured by.
         quality: of the drawing, see `SimEnv`; the rig's by default.
         jpeg_quality: 1 to 100.
 
@@ -114,16 +114,14 @@ class SimCameras:
         ConfigError: a camera that the scene has no view for, or a scene that cannot be.
     """
 
-    def __init__(
-        self, task: TaskConfig, rig: RigConfig, clock: Clock, *, quality: str | None = None, jpeg_quality: int = 95
-    ) -> None:
+    def __init__(self, task: TaskConfig, rig: RigConfig, *, quality: str | None = None, jpeg_quality: int = 95) -> None:
         views = {name: VIEWS.get(name, name) for name in rig.cameras}
         for name, view in views.items():
             if view not in CAMERAS:
                 raise ConfigError(
                     f"camera '{name}' of rig '{rig.name}' cannot be simulated. {nearest(name, {*VIEWS, *CAMERAS})}"
                 )
-        self._views, self._clock = views, clock
+        self._views, self._wall = views, WallClock()
         self._env = SimEnv(task.scene, cameras={}, quality=quality or rig.quality, randomise=task.randomise)
         self._faults = Faults(rig, rospy.logerr)
         self._rng = np.random.default_rng(0)
@@ -157,7 +155,7 @@ class SimCameras:
         due = [c for c in wanted if c.shutter.opens(stamp_ns, min(faults[c].slow or c.rate_hz, c.rate_hz))]
         if not due:
             return
-        begun = self._clock.now_ns()
+        begun = self._wall.now_ns()
         pictures = self._env.show(qpos, seed)
         for camera in due:
             fault = faults[camera]
@@ -165,7 +163,7 @@ class SimCameras:
                 camera.take(pictures, self._views[fault.swap or camera.name], stamp_ns)
             if fault.passes(self._rng):
                 camera.publish(fault.stamp_ns(camera.last.stamp_ns, self._rng))
-        now = self._clock.now_ns()
+        now = self._wall.now_ns()
         asked = ", ".join(sorted({f"{c.size[0]}x{c.size[1]} at {c.rate_hz:g} Hz" for c in wanted}))
         self._pace.round(
             now / 1e9, (now - begun) / 1e9, [c.shutter for c in wanted], f"{counted(len(wanted), 'camera')}, {asked}"
@@ -205,9 +203,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         task = load(TaskConfig, "tasks", args.task)
         rig = load(RigConfig, "rigs", args.rig or task.rig)
-        clock = node.start("sim_cameras")
-        cameras = SimCameras(task, rig, clock, quality=args.quality, jpeg_quality=args.jpeg_quality)
-        with contextlib.closing(cameras):
+        node.require_master()
+        # stamps come with the states, so this node waits for no /clock
+        rospy.init_node("sim_cameras", disable_signals=True, disable_rostime=True)
+        cameras = SimCameras(task, rig, quality=args.quality, jpeg_quality=args.jpeg_quality)
+        with sigterm_interrupts(), contextlib.closing(cameras):
             rospy.loginfo(f"cameras of '{rig.name}' in scene '{task.scene}': {', '.join(rig.cameras)}")
             cameras.run()
     except AlohaKitError as error:
