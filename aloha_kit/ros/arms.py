@@ -126,13 +126,18 @@ def connect_arm(config: ArmConfig, role: Role, *, clock: Clock, model: ArmModel 
     return InterbotixArm(config.name, known, clock)
 
 
-def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: Clock) -> None:
+def move_together(
+    targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: Clock, *, stopped: Callable[[], bool] = lambda: False
+) -> None:
     """Move arms to their targets at the same time, half a cosine in time, so speed starts and ends at zero.
 
     A way that would need more than a third of a joint's speed takes longer than `seconds`.
 
+    Args:
+        stopped: asked before each command; true ends the move where it is.
+
     Raises:
-        SafetyError: a target is out of an arm's reach; nothing moved.
+        SafetyError: a target is out of an arm's reach, and nothing moved; or `stopped`.
     """
     ways: dict[Arm, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
     for arm, target in targets.items():
@@ -144,6 +149,8 @@ def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: C
     steps = max(1, round(seconds * _MOVE_HZ))
     began = clock.now_ns()
     for step in range(1, steps + 1):
+        if stopped():
+            raise SafetyError("the emergency stop is pressed: the arms hold where they are")
         share = (1 - np.cos(np.pi * step / steps)) / 2
         for arm, (here, end) in ways.items():
             arm.command(here + share * (end - here))

@@ -27,6 +27,7 @@ from aloha_kit.core import (
 from aloha_kit.ros import node
 from aloha_kit.ros.arms import Arm, connect_arm, until_read, Vector
 from aloha_kit.ros.base import Base
+from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, rig_contract, Senses
@@ -49,8 +50,8 @@ class RosEnv(Environment):
     "images/<camera>", "base_vel", "leader_left", … (what the action came from), "deadline", "command".
 
     When anything fails the followers stay at their last command under torque; nothing here lets torque go
-    except `release`. Where the rig's leaders drive its followers (`teleop: hardware`) and a person records,
-    nothing is sent at all.
+    except `release`. While the emergency stop is pressed no arm is moved, be it by a step or by a reset.
+    Where the rig's leaders drive its followers (`teleop: hardware`) and a person records, nothing is sent at all.
 
     Args:
         leaders: a person moves the leaders: `env.leaders` is the policy; a base is theirs to push.
@@ -89,7 +90,8 @@ class RosEnv(Environment):
                 raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
             self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
             followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
-            self._arms = Followers(followers, rig, self.clock)
+            estop = opened.enter_context(contextlib.closing(EStop()))
+            self._arms = Followers(followers, rig, self.clock, stopped=estop)
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
             self.base = opened.enter_context(contextlib.closing(Base(rig.base))) if rig.base else None
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,14 @@ START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
 
 
 class Followers:
-    """`arms` by name, in the order of the vectors; under torque they hold their last command by themselves."""
+    """`arms` by name, in the order of the vectors; under torque they hold their last command by themselves.
 
-    def __init__(self, arms: Mapping[str, Arm], rig: RigConfig, clock: Clock) -> None:
+    While `stopped` (the emergency stop) nothing is sent, whoever asks.
+    """
+
+    def __init__(self, arms: Mapping[str, Arm], rig: RigConfig, clock: Clock, *, stopped: Callable[[], bool]) -> None:
         self.arms = dict(arms)
-        self._rig, self._clock = rig, clock
+        self._rig, self._clock, self._stopped = rig, clock, stopped
         self._parked = False
         self._following = {
             arm: Following(arm.name, milliamperes=rig.followers[name].driver == "interbotix")
@@ -30,6 +33,8 @@ class Followers:
 
     def send(self, command: npt.NDArray[np.float64]) -> None:
         """All arms or none: each is asked before the first is sent anything. Raises as `Arm.command`."""
+        if self._stopped():
+            raise SafetyError("the emergency stop is pressed: no further command was sent")
         for arm, seven in self._sevens():
             arm.check(command[seven])
         self._parked = False
@@ -45,7 +50,7 @@ class Followers:
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
         """Move arms (leaders too) to (7,) targets, together and smoothly. Raises as `Arm.command`."""
         self._parked = False
-        move_together(targets, seconds, self._clock)
+        move_together(targets, seconds, self._clock, stopped=self._stopped)
 
     def to_start(self) -> None:
         """Under torque, to the start pose; grippers open, so that they let go what they held, and close."""
