@@ -1,0 +1,300 @@
+"""Keys on a pseudo-terminal, gestures in made motions, what is shown and heard, and numbers from made stamps."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import dm_env
+import numpy as np
+import pytest
+
+from aloha_kit.core import ConfigError, joint_names, VirtualClock
+from aloha_kit.record import operator
+from aloha_kit.record.cli import parse, RecordArgs, rig_of, SessionArgs
+from aloha_kit.record.gesture import Squeezes
+from aloha_kit.record.operator import Keyboard, keyboard
+from aloha_kit.record.screen import Cues, Screen
+from aloha_kit.record.status import DiskRoom, Figures, line, Meter
+
+NAMES = joint_names()
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
+    """Both ends of a pseudo-terminal, ours and the program's; time stands still between keys."""
+    monkeypatch.setattr(operator, "in_foreground", lambda: True)
+    ours, theirs = pty.openpty()
+    yield ours, theirs
+    os.close(ours)
+    os.close(theirs)
+
+
+def heard(keys: Keyboard, ours: int, typed: str) -> list[str]:
+    os.write(ours, typed.encode())
+    end, found = time.monotonic() + 5, list[str]()
+    while not found and time.monotonic() < end:
+        found += keys.poll()
+    return found
+
+
+def test_keys_mean_what_the_moment_makes_of_them(terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    keys = Keyboard(theirs)
+    try:
+        assert heard(keys, ours, "kdrsfq") == ["keep", "discard", "redo", "success", "failure", "quit"]
+        assert heard(keys, ours, "x p") == ["start", "pause"]  # no such key as x
+        keys.tell("paused", "")
+        time.sleep(0.6)  # or it would be taken for a key that is held down
+        assert heard(keys, ours, "p") == ["resume"]
+        keys.tell("recording", "")
+        assert heard(keys, ours, " ") == ["keep"]
+        assert heard(keys, ours, " \nK") == ["keep", "keep"]  # the space is held down; Enter and K are other keys
+    finally:
+        keys.close()
+
+
+def test_a_terminal_is_put_back_and_neither_echoes_nor_stops_meanwhile(terminal: tuple[int, int]) -> None:
+    _, theirs = terminal
+    before = termios.tcgetattr(theirs)
+    keys = Keyboard(theirs)
+    during = termios.tcgetattr(theirs)
+    assert not during[3] & (termios.ECHO | termios.ICANON)
+    assert during[3] & termios.ISIG  # Ctrl-C is still an interrupt
+    assert during[6][termios.VSUSP] == b"\0"
+    keys.close()
+    assert termios.tcgetattr(theirs) == before
+
+
+def test_without_a_terminal_there_is_no_keyboard() -> None:
+    reading, writing = os.pipe()
+    try:
+        assert keyboard(reading) is None
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+FOREGROUND = """
+import os, sys, time
+from aloha_kit.record.operator import in_foreground
+if sys.argv[1:] == ["session"]:  # as roslaunch starts its nodes
+    child = os.fork()
+    if child == 0:
+        os.setsid()
+        print("node", in_foreground(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+print("foreground", in_foreground(), flush=True)
+child = os.fork()
+if child == 0:
+    os.setpgid(0, 0)
+    print("background", in_foreground(), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+def test_only_the_foreground_reads_keys() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", FOREGROUND, "session"])
+    shown = b""
+    try:
+        while chunk := os.read(terminal, 4096):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert shown.decode().split() == ["node", "True", "foreground", "True", "background", "False"]
+
+
+def play(motion: Callable[[float], tuple[float, float, float]], seconds: float = 6.0) -> tuple[list[str], int]:
+    """Commands and the gesture's steps when both grippers and a joint follow `motion(t) -> left, right, waist`."""
+    squeezes = Squeezes(NAMES, 50.0)
+    found = list[str]()
+    for step in range(round(seconds * 50)):
+        left, right, waist = motion(step / 50)
+        action = np.zeros(14, np.float32)
+        action[[6, 13, 0]] = left, right, waist
+        squeezes.see(action)
+        found += squeezes.poll()
+    return found, squeezes.steps
+
+
+def squeeze(t: float, *times: float, length: float = 0.2) -> float:
+    return 0.1 if any(begin <= t < begin + length for begin in times) else 0.9
+
+
+@pytest.mark.parametrize(
+    ("times", "expected"),
+    [((2.0, 2.5), ["keep"]), ((2.0, 2.6, 3.2), ["redo"]), ((2.0,), []), ((2.0, 2.5, 3.0, 3.5), []), ((2.0, 3.3), [])],
+)
+def test_two_squeezes_keep_and_three_begin_again(times: tuple[float, ...], expected: list[str]) -> None:
+    found, steps = play(lambda t: (squeeze(t, *times), squeeze(t, *times), 0.1 * t / 6))
+    assert found == expected
+    if expected:  # from before the first squeeze until nothing followed the last: 0.8 s
+        assert steps == pytest.approx(50 * (times[-1] - times[0] + 0.8), abs=3)
+
+
+@pytest.mark.parametrize(
+    "motion",
+    [
+        lambda t: (squeeze(t, 2.0, 2.5), 0.9, 0.0),  # one hand
+        lambda t: (squeeze(t, 2.0, 2.6, length=0.5), squeeze(t, 2.45, 3.05, length=0.1), 0.0),  # not together
+        lambda t: (squeeze(t, 2.0, 2.5), squeeze(t, 2.0, 2.5), 0.6 * t),  # on the move
+        lambda t: (0.5 + 0.4 * np.cos(2 * np.pi * t),) * 2 + (0.0,),  # slowly, as in handling something
+        lambda t: (0.1, 0.1, 0.0) if t < 3 else (0.9, 0.9, 0.0),  # opened once, from the start
+        lambda t: (0.35 + 0.15 * np.cos(20 * t),) * 2 + (0.0,),  # trembling around half closed
+    ],
+)  # fmt: skip
+def test_what_hands_do_in_a_task_is_no_gesture(motion: Any) -> None:
+    assert play(motion)[0] == []
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_status_line_stays_in_its_place_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aloha_kit.record.screen.shutil.get_terminal_size", lambda: os.terminal_size((21, 24)))
+    stream = Terminal()
+    screen = Screen(stream)
+    screen.status("twenty characters fit, no more")
+    screen.status("too early to show")
+    screen.say("done")
+    assert stream.getvalue() == "\r\x1b[2Ktwenty characters fi\r\x1b[2Kdone\n"
+
+
+def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
+    stream = io.StringIO()
+    screen = Screen(stream, plain_s=3600)
+    screen.say("recording")
+    screen.status("first")
+    screen.status("within the hour")
+    screen.status("now", now=True)
+    assert not screen.due()
+    assert stream.getvalue() == "recording\nfirst\nnow\n"
+    assert not Screen(Terminal(), plain=True).live
+
+
+def test_a_terminal_that_is_gone_is_no_reason_to_stop() -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    Screen(Gone()).say("still recording")
+    closed = io.StringIO()
+    closed.close()
+    Cues("bell", stream=closed).give("go")
+
+
+def test_cues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    Cues(stream=stream).give("go")
+    assert stream.getvalue() == ""
+    Cues("bell", stream=stream).give("stop", rings=2)
+    assert stream.getvalue() == "\a\a"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match="cues by speech need `spd-say` or `espeak-ng`"):
+        Cues("speech")
+    speaker, said = tmp_path / "espeak-ng", tmp_path / "said"
+    speaker.write_text(f'#!/bin/sh\necho "$@" >> {said}\nexec /bin/sleep 60\n')
+    speaker.chmod(0o755)
+    cues = Cues("speech")
+    for words in ("go", "stop"):
+        cues.give(words)
+        end = time.monotonic() + 20
+        while (not said.exists() or words not in said.read_text()) and time.monotonic() < end:
+            time.sleep(0.01)
+    cues.close()
+    assert said.read_text() == "go\nstop\n"
+
+
+def step_at(meter: Meter, clock: VirtualClock, ms: float, stamps: dict[str, float], action: bool = True) -> None:
+    """A row at `ms`, its stamps in ms as well."""
+    clock.sleep_until(round(ms * 1e6))
+    observation = {"stamps": {name: round(value * 1e6) for name, value in stamps.items()}}
+    if action:
+        meter.on_step(np.zeros(2), dm_env.transition(0.0, observation))
+    else:
+        meter.on_reset(dm_env.restart(observation))
+
+
+def test_figures_from_stamps() -> None:
+    clock = VirtualClock()
+    meter = Meter(50.0, clock)
+    assert meter.figures() == Figures()
+    step_at(meter, clock, 101, {"a": 95, "b": 96, "deadline": 100}, action=False)
+    step_at(meter, clock, 121, {"a": 115, "b": 116, "leader_left": 90, "deadline": 120, "command": 101}, True)
+    # sent 3 ms after its deadline, but within the period: late, nothing dropped; b is 7 ms from the median
+    step_at(meter, clock, 147, {"a": 135, "b": 149, "leader_left": 130, "deadline": 140, "command": 143}, True)
+    # two periods late: the schedule was put off
+    step_at(meter, clock, 202, {"a": 199, "b": 200, "leader_left": 196, "deadline": 200, "command": 181}, True)
+    figures = meter.figures()
+    assert (figures.steps, figures.late, figures.dropped) == (3, 2, 2)
+    assert figures.fps == pytest.approx(1000 * 3 / 101)
+    assert figures.mean_fps == figures.fps
+    assert (figures.skew, figures.skewed, figures.worst_gap) == (7.0, "a", 55.0)
+    assert figures.ages == {"a": 3.0, "b": 2.0, "leader_left": 6.0}
+    shown = line(figures, steps=400, rate_hz=50, stalls=1, limited=7, minutes=12.4, wide=False)
+    assert shown == (
+        "0.1 of 8.0 s | 29.7 fps | skew 7 ms | age leader_left 6 ms | late 2, dropped 2 | stalls 1 | limited 7 | "
+        "disk 12 min"
+    )
+    assert "age leader_left 6, a 3, b 2 ms" in line(
+        figures, steps=400, rate_hz=50, stalls=0, limited=0, minutes=None, wide=True
+    )
+    meter.on_reset(dm_env.restart({"stamps": {"a": 0, "deadline": 0}}))
+    assert meter.figures() == Figures()
+
+
+def test_room_on_the_disk_is_told_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aloha_kit.record.status.shutil.disk_usage", lambda _: SimpleNamespace(free=6_000_000_000))
+    room = DiskRoom(tmp_path)
+    assert room.minutes() is None
+    room.learn(0, 5.0)  # nothing recorded says nothing
+    assert room.minutes() is None
+    room.learn(50_000_000, 10.0)
+    assert room.minutes() == 20.0
+
+
+def test_flags_that_mean_nothing_on_a_rig_are_refused() -> None:
+    on_rig = RecordArgs(task="aloha_transfer_cube")
+    assert rig_of(on_rig).name == "aloha"
+    flags = "--task aloha_transfer_cube --rig mobile_aloha --countdown 1 --auto --no_keyboard --cues bell"
+    args = parse(flags.split())
+    assert args.session == SessionArgs(countdown=1, auto=True, keyboard=False, cues="bell")
+    assert rig_of(args).name == "mobile_aloha"
+    with pytest.raises(ConfigError, match="--workers means nothing on rig 'aloha': a person records there"):
+        rig_of(RecordArgs(task="aloha_transfer_cube", workers=2))
+    with pytest.raises(ConfigError, match="--countdown means nothing on rig 'sim': a script records there"):
+        rig_of(RecordArgs(task="sim_transfer_cube", session=SessionArgs(countdown=5)))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ("--countdown -1", "countdown cannot be negative, given -1"),
+        ("--rate_hz 0", "rate_hz must lie above 0 and up to 1000, given 0"),
+        ("--patience -2", "patience cannot be negative, given -2"),
+    ],
+)
+def test_values_that_cannot_be_are_refused(flags: str, words: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "aloha_kit.record", "--task", "aloha_transfer_cube", *flags.split()],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert words in " ".join(done.stderr.replace("│", " ").split())
