@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import xmlrpc.client
 
@@ -51,7 +52,9 @@ class RosClock:
     def sleep_until(self, deadline_ns: int) -> None:
         remaining = deadline_ns - self.now_ns()
         if remaining > 0:
-            rospy.sleep(rospy.Duration.from_sec(remaining / 1e9))
+            # Time that starts again has no such deadline any more.
+            with contextlib.suppress(rospy.exceptions.ROSTimeMovedBackwardsException):
+                rospy.sleep(rospy.Duration.from_sec(remaining / 1e9))
 
 
 def clock() -> Clock:
