@@ -141,6 +141,10 @@ class SimCameras:
         Raises:
             ConfigError: the state is another scene's.
         """
+        # OpenGL takes half a second to start, better now than between a listener's first two pictures
+        pictures = self._env.show(self._env.physics.data.qpos, 0)
+        for camera in self.cameras:
+            pictures.draw(self._views[camera.name], camera.size)
         while not rospy.is_shutdown():
             with self._news:
                 self._news.wait_for(lambda: self._state is not None, timeout=0.2)
