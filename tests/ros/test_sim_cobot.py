@@ -1,0 +1,110 @@
+"""Cobot Magic, simulated: leaders that drive the followers themselves, with a person or a policy in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import rospy
+from nav_msgs.msg import Odometry
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float32, String
+
+from aloha_kit.core import START_ARM_POSE
+from tests.ros.master import Process, Ros
+from tests.ros.rig_client import Ear, until
+
+TOPICS = ("/puppet/joint_left", "/puppet/joint_right", "/master/joint_left", "/master/joint_right")
+
+
+@pytest.fixture(scope="module")
+def node(session_ros: Ros) -> Iterator[Process]:
+    process = session_ros.start(
+        "python", "record/sim_arms_node", "--task", "cobot_magic_transfer_cube", "--seed", "3", log="sim_cobot"
+    )
+    process.wait_for("is up")
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def ears(node: Process) -> Iterator[dict[str, Ear]]:
+    heard = {topic: Ear(topic, JointState) for topic in TOPICS} | {"/sim_rig/reward": Ear("/sim_rig/reward", Float32)}
+    for topic, ear in heard.items():
+        until(lambda ear=ear: ear.newest, f"messages on {topic}")
+    yield heard
+    for ear in heard.values():
+        ear.subscriber.unregister()
+
+
+def position(ear: Ear) -> np.ndarray:
+    return np.array(ear.newest.position)
+
+
+def test_states_are_the_drivers(ears: dict[str, Ear]) -> None:
+    for topic in TOPICS:
+        states = ears[topic].next(80)
+        assert states[0].name == [f"joint{i}" for i in range(7)]
+        assert {(len(s.position), len(s.velocity), len(s.effort)) for s in states} == {(7, 7, 7)}
+        assert states[-1].velocity[6] == 0
+        assert list(states[-1].effort[:6]) == [0] * 6
+        assert 0.0 <= states[-1].position[6] <= 0.08, "metres"
+        assert np.median(np.diff([s.header.stamp.to_sec() for s in states])) == pytest.approx(0.005, abs=0.0015)
+    base = Ear("/odom", Odometry)
+    assert base.next()[0].twist.twist.linear.x == 0
+    base.subscriber.unregister()
+
+
+def test_the_person_holds_the_start_pose_and_does_the_task_while_it_is_recorded(ears: dict[str, Ear]) -> None:
+    until(lambda: np.abs(position(ears[TOPICS[0]])[:6] - START_ARM_POSE).max() < 0.03, "the follower at the start pose")
+    np.testing.assert_allclose(position(ears[TOPICS[2]])[:6], START_ARM_POSE, atol=0.01)
+    record = rospy.Publisher("/aloha_kit/record/state", String, queue_size=1, latch=True)
+    base = Ear("/odom", Odometry)
+    record.publish("recording")
+    rewards = ears["/sim_rig/reward"].messages
+    until(
+        lambda: [m for m in rewards if m.data >= 2.0], "the cube is lifted by the follower that the leader drives", 30
+    )
+    assert any(o.twist.twist.angular.z != 0 for o in base.messages)
+    record.publish("saving")
+    until(lambda: np.abs(position(ears[TOPICS[3]])[:6] - START_ARM_POSE).max() < 0.01, "the leader back home")
+    record.unregister()
+    base.subscriber.unregister()
+
+
+def test_the_person_gives_way_to_whoever_else_moves_the_arms(ears: dict[str, Ear]) -> None:
+    target = [*(START_ARM_POSE + np.float32([0.2, 0, 0, 0, 0, 0])), 0.05]
+    policy = rospy.Publisher(TOPICS[2], JointState, queue_size=1)
+    until(policy.get_num_connections, "the driver listens")
+
+    def there() -> bool:
+        policy.publish(JointState(name=[f"joint{i}" for i in range(7)], position=target))
+        rospy.rostime.wallsleep(0.02)
+        return bool(np.abs(position(ears[TOPICS[0]]) - target).max() < 0.02)
+
+    until(there, "the left follower where the policy wants it")
+    ears[TOPICS[2]].messages.clear()
+    until(lambda: not there() or len(ears[TOPICS[2]].messages) > 10, "ten more commands")
+    said_by = {message._connection_header["callerid"] for message in ears[TOPICS[2]].messages}
+    assert said_by == {rospy.get_name()}, "the person says nothing meanwhile"
+    policy.unregister()
+    until(lambda: np.abs(position(ears[TOPICS[0]])[:6] - START_ARM_POSE).max() < 0.03, "the person takes over again")
+
+
+def test_motors_go_on_and_off_together(ears: dict[str, Ear]) -> None:
+    switch = rospy.Publisher("/enable_flag", Bool, queue_size=1)
+    until(switch.get_num_connections, "the drivers listen")
+    switch.publish(False)
+    until(lambda: position(ears[TOPICS[1]])[2] > START_ARM_POSE[2] + 0.05, "the right follower sinks")
+    switch.publish(True)
+    until(lambda: np.abs(position(ears[TOPICS[1]])[:6] - START_ARM_POSE).max() < 0.03, "and comes back")
+    switch.unregister()
+
+
+def test_its_streams_break_by_their_names(ears: dict[str, Ear]) -> None:
+    rospy.set_param("/sim_rig_faults", {"puppet_left": {"nan": True}, "master_right": {"zero_stamp": True}})
+    until(lambda: np.isnan(position(ears[TOPICS[0]])).all(), "NaN from the left follower")
+    until(lambda: ears[TOPICS[3]].newest.header.stamp.to_nsec() == 0, "no stamps from the right leader")
+    rospy.delete_param("/sim_rig_faults")
+    until(lambda: np.isfinite(position(ears[TOPICS[0]])).all(), "it is well again")
