@@ -191,7 +191,8 @@ class InterbotixArm:
         if errors:
             listed = ", ".join(f"{joint}: {what}" for joint, what in errors.items())
             raise RosError(
-                f"{self.name}: motors report errors ({listed}). Support the arm, then switch its power off and on"
+                f"{self.name}: motors have shut off ({listed}). See why, then reboot these: "
+                f"rosservice call /{self.name}/reboot_motors group arm true true"
             )
         self._mode("arm", "position")
         if gripper_current_limit and self._register("gripper", "Current_Limit") != [gripper_current_limit]:

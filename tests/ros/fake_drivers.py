@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
+import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import pytest
 import rospy
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
@@ -158,6 +162,41 @@ class FakeInterbotix(Driver):
 
     def _info(self, request: Any) -> Any:
         return messages.RobotInfo._response_class(mode=self.modes[request.name])
+
+
+def install_fake_package(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """`interbotix_xs_modules` with the part of its core that is used; returns the arguments it is built with."""
+    built: list[dict[str, Any]] = []
+
+    class Core:
+        def __init__(self, **arguments: Any) -> None:
+            built.append(arguments)
+            name = arguments["robot_name"]
+
+            def publisher(topic: str, kind: Any) -> Any:
+                return rospy.Publisher(f"/{name}/commands/{topic}", kind, queue_size=1)
+
+            def service(topic: str, kind: Any) -> Any:
+                return rospy.ServiceProxy(f"/{name}/{topic}", kind)
+
+            self.pub_group = publisher("joint_group", messages.JointGroupCommand)
+            self.pub_single = publisher("joint_single", messages.JointSingleCommand)
+            self.pub_traj = publisher("joint_trajectory", messages.JointTrajectoryCommand)
+            self.sub_joint_states = rospy.Subscriber(f"/{name}/joint_states", JointState, lambda message: None)
+            self.srv_set_op_modes = service("set_operating_modes", messages.OperatingModes)
+            self.srv_torque = service("torque_enable", messages.TorqueEnable)
+            self.srv_reboot = service("reboot_motors", messages.Reboot)
+            self.srv_set_pids = service("set_motor_pid_gains", messages.MotorGains)
+            self.srv_set_reg = service("set_motor_registers", messages.RegisterValues)
+            self.srv_get_reg = service("get_motor_registers", messages.RegisterValues)
+            self.srv_get_info = service("get_robot_info", messages.RobotInfo)
+
+    package, core = types.ModuleType("interbotix_xs_modules"), types.ModuleType("interbotix_xs_modules.core")
+    core.InterbotixRobotXSCore = Core  # type: ignore[attr-defined]
+    package.__spec__ = importlib.machinery.ModuleSpec("interbotix_xs_modules", None)
+    monkeypatch.setitem(sys.modules, "interbotix_xs_modules", package)
+    monkeypatch.setitem(sys.modules, "interbotix_xs_modules.core", core)
+    return built
 
 
 class FakePiper(Driver):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-import types
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
-import rospy
 from sensor_msgs.msg import JointState
 
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import PIPER, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
-from aloha_kit.ros import arms, interbotix, messages
+from aloha_kit.ros import arms, interbotix
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
 from aloha_kit.ros.node import RosError
-from tests.ros.fake_drivers import FakeInterbotix, FakePiper, until
+from tests.ros.fake_drivers import FakeInterbotix, FakePiper, install_fake_package, until
 from tests.ros.master import Ros
 
 CLOCK = WallClock()
@@ -186,7 +182,9 @@ class TestPreparing:
         self, arm: InterbotixArm, driver: FakeInterbotix
     ) -> None:
         driver.registers["elbow"]["Hardware_Error_Status"] = 0b000101
-        with pytest.raises(RosError, match=r"elbow: input voltage and overheating\)\. Support the arm"):
+        with pytest.raises(
+            RosError, match=r"elbow: input voltage and overheating\)\. See why, then reboot these: rosservice"
+        ):
             arm.prepare_follower()
         assert driver.calls == []
 
@@ -256,40 +254,7 @@ class TestManufacturersPackage:
     def test_it_is_used_where_it_is_installed_without_its_node_or_its_kinematics(
         self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        built: list[dict[str, Any]] = []
-
-        class Core:
-            """The part of InterbotixRobotXSCore that is used."""
-
-            def __init__(self, **arguments: Any) -> None:
-                built.append(arguments)
-                name = arguments["robot_name"]
-                self.pub_group = rospy.Publisher(
-                    f"/{name}/commands/joint_group", messages.JointGroupCommand, queue_size=1
-                )
-                self.pub_single = rospy.Publisher(
-                    f"/{name}/commands/joint_single", messages.JointSingleCommand, queue_size=1
-                )
-                self.pub_traj = rospy.Publisher(
-                    f"/{name}/commands/joint_trajectory", messages.JointTrajectoryCommand, queue_size=1
-                )
-                self.sub_joint_states = rospy.Subscriber(f"/{name}/joint_states", JointState, lambda message: None)
-                for attribute, service, kind in (
-                    ("srv_set_op_modes", "set_operating_modes", messages.OperatingModes),
-                    ("srv_torque", "torque_enable", messages.TorqueEnable),
-                    ("srv_reboot", "reboot_motors", messages.Reboot),
-                    ("srv_set_pids", "set_motor_pid_gains", messages.MotorGains),
-                    ("srv_set_reg", "set_motor_registers", messages.RegisterValues),
-                    ("srv_get_reg", "get_motor_registers", messages.RegisterValues),
-                    ("srv_get_info", "get_robot_info", messages.RobotInfo),
-                ):
-                    setattr(self, attribute, rospy.ServiceProxy(f"/{name}/{service}", kind))
-
-        package, core = types.ModuleType("interbotix_xs_modules"), types.ModuleType("interbotix_xs_modules.core")
-        core.InterbotixRobotXSCore = Core  # type: ignore[attr-defined]
-        package.__spec__ = types.SimpleNamespace()  # type: ignore[assignment]
-        monkeypatch.setitem(sys.modules, "interbotix_xs_modules", package)
-        monkeypatch.setitem(sys.modules, "interbotix_xs_modules.core", core)
+        built = install_fake_package(monkeypatch)
         arm = arms.connect_arm(ArmConfig(name="puppet_left"), "follower", clock=CLOCK)
         assert built == [{"robot_model": "vx300s", "robot_name": "puppet_left", "init_node": False}]
         arm.prepare_follower(300)

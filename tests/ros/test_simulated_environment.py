@@ -1,0 +1,173 @@
+"""Arms, environment and a person's whole episode on the simulated rig: the nodes that a real rig would have."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import rospy
+from std_srvs.srv import Trigger
+
+from aloha_kit import rigs
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock
+from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.ros import followers, messages
+from aloha_kit.ros.environment import RosEnv
+from aloha_kit.ros.interbotix import InterbotixArm
+from aloha_kit.ros.node import RosError
+from aloha_kit.ros.opening import Opening
+from tests.contracts import check_environment
+from tests.ros.fake_drivers import install_fake_package, until
+from tests.ros.master import Ros
+from tests.ros.small_rig import simulated, write_task
+
+START = np.tile([*START_ARM_POSE, 0.0], 2).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def configured(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[TaskConfig, RigConfig]]:
+    """A small simulated Mobile ALOHA with a person; its task and rig."""
+    file = write_task(tmp_path_factory.mktemp("rig"), cameras=("cam_high",))
+    with simulated(session_ros, file):
+        task = load(TaskConfig, "tasks", file)
+        yield task, load(RigConfig, "rigs", task.rig)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(followers, "START_S", 0.3)
+    monkeypatch.setattr(followers, "GRIPPER_S", 0.3)
+    monkeypatch.setattr(followers, "PARK_S", 0.3)
+
+
+@pytest.fixture
+def env(configured: tuple[TaskConfig, RigConfig]) -> Iterator[RosEnv]:
+    task, rig = configured
+    env = rigs.connect(replace(task, episode_len=10_000), rig)
+    assert isinstance(env, RosEnv)
+    yield env
+    _faults({})
+    env.close()
+
+
+def _faults(faults: dict[str, Any]) -> None:
+    rospy.set_param("/sim_rig_faults", faults)
+    assert rospy.ServiceProxy("/sim_rig/apply_faults", Trigger)().success
+
+
+@pytest.mark.parametrize("way", ["topics", "package"])
+def test_both_ways_to_an_arm(configured: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = install_fake_package(monkeypatch) if way == "package" else []
+    arm = InterbotixArm("puppet_left", VX300S, WallClock())
+    assert len(built) == (way == "package")
+    arm.prepare_follower(250)
+    with pytest.raises(Exception, match=r"register current_limit did not take 200, it holds \[\]"):
+        arm.set_register("gripper", "current_limit", 200)
+    arm.set_pid_gains(800)
+    assert arm.errors() == {}
+    target = [0.2, *START_ARM_POSE[1:], 0.8]
+    arm.move(target, 0.5)
+    until(lambda: bool(np.allclose(arm.present(), target, atol=0.05)), "there")
+    arm.reboot_gripper()
+    arm.move([*START_ARM_POSE, 0.0], 0.5)
+    until(lambda: bool(np.allclose(arm.present()[:6], START_ARM_POSE, atol=0.05)), "and back")
+    arm.close()
+
+
+def test_the_environment_contract(configured: tuple[TaskConfig, RigConfig]) -> None:
+    task, rig = configured
+    check_environment(
+        lambda: rigs.connect(replace(task, episode_len=25), rig), episode_len=25, reproducible=False, free_running=True
+    )
+
+
+def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, RigConfig]) -> None:
+    """Opening, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
+    said: list[str] = []
+    opening = Opening(tell=lambda state, words: said.append(state), countdown_s=1.0, patience_s=60.0)
+    env = rigs.connect(*configured, leaders=True, opening=opening)
+    assert isinstance(env, RosEnv)
+    assert env.leaders is not None
+    stamps: list[dict[str, int]] = []
+    pushed: list[float] = []
+
+    class Keep:
+        def on_reset(self, timestep: Any) -> None:
+            stamps.append(timestep.observation["stamps"])
+
+        def on_step(self, action: Any, timestep: Any) -> None:
+            pushed.append(float(np.abs(action[14:]).max()))
+            stamps.append(timestep.observation["stamps"])
+
+        def on_end(self, outcome: Any) -> None: ...
+
+    env.seed(5)
+    try:
+        guard = SafetyGuard(
+            env.leaders, SafetyLimits.for_contract(env.contract, arm=env.arm_model), frozen=50, stale_s=1
+        )
+        outcome = run_episode(env, guard, [Keep()])
+    finally:
+        env.close()
+    assert said[:3] == ["starting", "waiting", "countdown"]
+    assert (outcome.steps, outcome.final_reward, env.max_reward) == (400, 4.0, 4.0)
+    assert env.describe()["seed"] == 5
+    assert 0.03 < max(pushed) < 0.1, "the base goes with the person's body: at most 0.06"
+    for before, after in itertools.pairwise(stamps):
+        assert before["leader_left"] <= after["leader_left"] <= after["command"]
+
+
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ({"puppet_left": {"read_failure": True}}, "puppet_left: its driver could not read the motors"),
+        ({"puppet_right": {"nan": True}}, "puppet_right: the position of waist.* is not a finite number"),
+        ({"cam_high": {"freeze": True}}, r"stream 'images/cam_high' .* is frozen: messages come"),
+    ],
+)
+def test_faults_end_the_step_and_the_next_reset_goes_on(env: RosEnv, faults: dict[str, Any], words: str) -> None:
+    env.reset()
+    stay = np.append(START, [0.0, 0.0])
+    env.step(stay)
+    _faults(faults)
+    with pytest.raises(StreamError, match=words):
+        _step_until_it_fails(env, stay)
+    _faults({})
+    assert env.reset().first()
+    np.testing.assert_allclose(
+        env.step(stay).observation["qpos"][[0, 1, 2, 7, 8, 9]], START[[0, 1, 2, 7, 8, 9]], atol=0.05
+    )
+
+
+def test_motors_that_shut_off_are_noticed_and_need_a_person(env: RosEnv) -> None:
+    env.reset()
+    stay = np.append(START, [0.0, 0.0])
+    _faults({"puppet_right": {"torque_loss": True}})
+    with pytest.raises(SafetyError, match=r"puppet_right does not follow: \w+ is 0\.\d+ rad from its command"):
+        _step_until_it_fails(env, stay)
+    with pytest.raises(
+        RosError, match=r"motors have shut off \(waist: overload, .*rosservice call /puppet_right/reboot"
+    ):
+        env.reset()
+    _faults({})
+    rospy.ServiceProxy("/puppet_right/reboot_motors", messages.Reboot)("group", "arm", True, True)
+    assert env.reset().first()
+    assert env.step(stay).mid()
+
+
+def _step_until_it_fails(env: RosEnv, action: Any) -> None:
+    while True:
+        env.step(action)
+
+
+def test_parked_arms_rest_without_torque(env: RosEnv) -> None:
+    env.reset()
+    env.park()
+    env.release()
+    before = [arm.present() for arm in env.followers.values()]
+    np.testing.assert_allclose(np.array(before)[:, :6], [VX300S.rest] * 2, atol=0.2)
