@@ -1,0 +1,59 @@
+"""A program for tests of ways to end: it drives a rig's arms and base for ever, or until it fails at a step.
+
+python -m tests.ros.restless TASK.yaml [STEP]
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import Any
+
+import numpy as np
+
+from aloha_kit import rigs
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import START_ARM_POSE
+from aloha_kit.loop import run_episode, sigterm_interrupts
+from aloha_kit.ros import followers
+from aloha_kit.ros.safety import guarded
+
+DRIVEN = (0.2, 0.3)  # m/s, rad/s
+RAISED = (0.0, -0.6, 0.8, 0.0, -0.3, 0.0)
+
+
+class Restless:
+    """Arms away from the start pose, the base driving in circles."""
+
+    def __init__(self, fail_at: int | None) -> None:
+        self.fail_at, self.step = fail_at, 0
+
+    def reset(self) -> None:
+        self.step = 0
+
+    def act(self, observation: Any) -> Any:
+        self.step += 1
+        if self.step == 40:
+            print("driving", flush=True)
+        if self.step == self.fail_at:
+            raise RuntimeError("the policy is broken")
+        away = min(1.0, self.step / 40)
+        arm = np.array(START_ARM_POSE) + away * (np.array(RAISED) - START_ARM_POSE)
+        return np.array([*arm, 0.5, *arm, 0.5, *DRIVEN], np.float32)
+
+
+def main(task_file: str, fail_at: str = "0") -> None:
+    followers.START_S = followers.GRIPPER_S = followers.PARK_S = 0.2
+    task = load(TaskConfig, "tasks", task_file)
+    with sigterm_interrupts():
+        env = rigs.connect(task, load(RigConfig, "rigs", task.rig))
+        with contextlib.closing(env), guarded(env, Restless(int(fail_at) or None), say=say) as guard:  # type: ignore[arg-type]
+            run_episode(env, guard)
+
+
+def say(words: str) -> None:
+    print(words, flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

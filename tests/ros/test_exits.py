@@ -1,0 +1,150 @@
+"""Ways for a program to end while it drives a rig: arms at rest or where they were, under torque; the base stands."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rospy
+from nav_msgs.msg import Odometry
+from std_msgs.msg import Bool
+
+from aloha_kit.core import VX300S
+from tests.ros.master import Process, Ros
+from tests.ros.restless import RAISED
+from tests.ros.rig_client import Client, Ear, until
+from tests.ros.small_rig import simulated, write_task
+
+FOLLOWERS = ("puppet_left", "puppet_right")
+
+
+class Scene:
+    """A rig and who looks at it."""
+
+    def __init__(self, ros: Ros, task: Path, arms: Process, restart: Callable[[], Process]) -> None:
+        self.ros, self.task, self.arms, self.restart = ros, task, arms, restart
+        self.client = Client(FOLLOWERS)
+        self.odometry = Ear("/odom", Odometry)
+
+    def drive(self, *words: str) -> Process:
+        """The restless program, once it moves arms and base."""
+        program = self.ros.start("python", "-m", "tests.ros.restless", str(self.task), *words)
+        program.wait_for("driving")
+        return program
+
+    def base_speed(self) -> float:
+        twist = self.odometry.newest.twist.twist
+        return max(abs(twist.linear.x), abs(twist.angular.z))
+
+    def stands(self) -> None:
+        """Until base and arms have stood still for half a second."""
+        until(lambda: self.base_speed() == 0.0, "the base stands")
+        for arm in FOLLOWERS:
+            before = self.client.position(arm)[:6]
+            end = time.monotonic() + 20
+            while True:
+                time.sleep(0.5)
+                now = self.client.position(arm)[:6]
+                if np.abs(now - before).max() < 0.01:
+                    break
+                assert time.monotonic() < end, f"{arm} does not come to rest"
+                before = now
+        assert self.base_speed() == 0.0
+
+    def under_torque(self) -> bool:
+        values = [
+            value
+            for arm in FOLLOWERS
+            for value in self.client.call(arm, "get_motor_registers", "group", "all", "Torque_Enable", 0).values
+        ]
+        assert len(values) == 14
+        return all(values)
+
+    def at(self, pose: tuple[float, ...], tolerance: float) -> bool:
+        return all(np.abs(self.client.position(arm)[:6] - pose).max() < tolerance for arm in FOLLOWERS)
+
+
+@pytest.fixture(scope="module")
+def scene(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    task = write_task(tmp_path_factory.mktemp("exits"), "mobile_aloha", cameras=(), episode_len=100_000)
+    with simulated(session_ros, task, cameras=False, person=False) as restart:
+        scene = Scene(session_ros, task, session_ros.processes[-1], restart)
+        yield scene
+        scene.client.close()
+        scene.odometry.subscriber.unregister()
+
+
+def test_an_exception_parks_the_arms_and_stops_the_base(scene: Scene) -> None:
+    program = scene.drive("60")
+    assert program.wait() == 1
+    assert "RuntimeError: the policy is broken" in program.text()
+    assert "the arms are parked; their torque is on" in program.text()
+    scene.stands()
+    assert scene.at(VX300S.rest, 0.2)
+    assert scene.under_torque()
+
+
+def test_sigterm_parks_the_arms_and_stops_the_base(scene: Scene) -> None:
+    program = scene.drive()
+    assert scene.base_speed() > 0.1
+    program.signal(signal.SIGTERM)
+    assert program.wait() != 0
+    assert "KeyboardInterrupt: SIGTERM" in program.text()
+    assert "the arms are parked; their torque is on" in program.text()
+    scene.stands()
+    assert scene.at(VX300S.rest, 0.2)
+    assert scene.under_torque()
+
+
+def test_the_emergency_stop_leaves_the_arms_where_they_are(scene: Scene) -> None:
+    program = scene.drive()
+    button = rospy.Publisher("/aloha_kit/estop", Bool, latch=True, queue_size=1)
+    button.publish(Bool(data=True))
+    assert program.wait() == 1
+    assert "SafetyError: the emergency stop is pressed: no further command was sent" in program.text()
+    assert "the arms stay where they are, under torque" in program.text()
+    scene.stands()
+    assert scene.at(RAISED, 0.1)
+    assert scene.under_torque()
+
+    # pressed from before, nothing moves either, and nothing is said to be parked
+    program = scene.ros.start("python", "-m", "tests.ros.restless", str(scene.task))
+    assert program.wait() == 1
+    assert "the emergency stop is pressed" in program.text()
+    assert "driving" not in program.text()
+    assert scene.at(RAISED, 0.1)
+    button.publish(Bool(data=False))
+    button.unregister()
+
+
+def test_a_network_that_is_lost_and_comes_back_finds_everything_held(scene: Scene) -> None:
+    program = scene.drive()
+    scene.arms.signal(signal.SIGSTOP)  # neither an answer nor a closed connection
+    try:
+        assert program.wait() == 1
+    finally:
+        scene.arms.signal(signal.SIGCONT)
+    assert "StreamError: " in program.text()
+    assert "they hold where they are, under torque" in program.text()
+    scene.odometry.next(5)
+    scene.stands()
+    assert scene.at(RAISED, 0.1)
+    assert scene.under_torque()
+
+
+def test_a_driver_that_dies_ends_the_program_and_nothing_is_dropped(scene: Scene) -> None:
+    program = scene.drive()
+    scene.arms.kill()
+    assert program.wait() == 1
+    assert "StreamError: " in program.text()
+    assert "they hold where they are, under torque" in program.text()
+    scene.arms = scene.restart()
+    for ear in (*scene.client.states.values(), scene.odometry):
+        ear.next()
+    scene.stands()
+    assert scene.at(RAISED, 0.15)
+    assert scene.under_torque()

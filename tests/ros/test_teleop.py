@@ -1,0 +1,118 @@
+"""Teleoperation and parking as an operator starts them, on the simulated rig with its person at the leaders."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rospy
+from std_msgs.msg import Bool
+
+from aloha_kit.core import START_ARM_POSE, VX300S
+from aloha_kit.teleop.__main__ import main
+from tests.ros.master import Ros
+from tests.ros.rig_client import Client, until
+from tests.ros.small_rig import simulated, write_task
+
+SIDES = ("left", "right")
+
+
+@pytest.fixture(scope="module")
+def task(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    file = write_task(tmp_path_factory.mktemp("teleop"), "aloha")
+    with simulated(session_ros, file, cameras=False):
+        yield file
+
+
+@pytest.fixture(scope="module")
+def rig(task: Path) -> Iterator[Client]:
+    client = Client()
+    yield client
+    client.close()
+
+
+def torque(rig: Client, arm: str) -> set[int]:
+    """The different values among its motors."""
+    values = rig.call(arm, "get_motor_registers", "group", "all", "Torque_Enable", 0).values
+    assert len(values) == 7
+    return set(values)
+
+
+def apart(rig: Client, side: str) -> float:
+    """rad between leader and follower, the worst of six joints."""
+    return float(np.abs(rig.position(f"master_{side}") - rig.position(f"puppet_{side}"))[:6].max())
+
+
+def away(rig: Client, side: str) -> float:
+    """rad that a leader has been moved from the start pose."""
+    return float(np.abs(rig.position(f"master_{side}")[:6] - START_ARM_POSE).max())
+
+
+def test_the_gesture_starts_it_the_followers_follow_and_ctrl_c_leaves_all_arms_held(
+    session_ros: Ros, task: Path, rig: Client
+) -> None:
+    launched = session_ros.launch("teleop.launch", task=task, countdown_s=0.5)
+    launched.wait_for("waiting: close both leader grippers to begin")
+    launched.wait_for("teleoperating")
+    until(lambda: max(away(rig, side) for side in SIDES) > 0.2, "the person moves a leader")
+    until(lambda: max(apart(rig, side) for side in SIDES) < 0.15, "the followers are with the leaders")
+    assert max(away(rig, side) for side in SIDES) > 0.2  # still under way, or holding at the end
+    launched.signal(signal.SIGINT)
+    launched.wait()
+    assert "the followers hold" in launched.text()
+    for side in SIDES:
+        assert torque(rig, f"puppet_{side}") == {1}
+        assert torque(rig, f"master_{side}") == {1}  # the operator may let go
+        before = rig.position(f"puppet_{side}")[:6]
+        rig.states[f"puppet_{side}"].next(30)
+        assert np.abs(rig.position(f"puppet_{side}")[:6] - before).max() < 0.05
+
+
+def test_the_emergency_stop_ends_it_with_everything_held(session_ros: Ros, task: Path, rig: Client) -> None:
+    program = session_ros.start("python", "-m", "aloha_kit.teleop", "--task", str(task), "--countdown_s", "0")
+    program.wait_for("teleoperating")
+    button = rospy.Publisher("/aloha_kit/estop", Bool, latch=True, queue_size=1)
+    button.publish(Bool(data=True))
+    assert program.wait() == 1
+    assert "error: the emergency stop is pressed" in program.text()
+    for side in SIDES:
+        assert torque(rig, f"puppet_{side}") == {1}
+        assert torque(rig, f"master_{side}") == {1}
+    button.publish(Bool(data=False))
+    button.unregister()
+
+
+def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, task: Path, rig: Client) -> None:
+    launched = session_ros.launch("park.launch", task=task, seconds=1)
+    launched.wait_for("parked, torque on")
+    launched.wait()
+    for side in SIDES:
+        rig.arrives(f"puppet_{side}", VX300S.rest, tolerance=0.2)
+        assert torque(rig, f"puppet_{side}") == {1}
+    launched = session_ros.launch("park.launch", task=task, seconds=1, release="true")
+    launched.wait_for("parked, torque off")
+    launched.wait()
+    for side in SIDES:
+        assert torque(rig, f"puppet_{side}") == {0}
+        rig.arrives(f"puppet_{side}", VX300S.rest, tolerance=0.3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--task", "cobot_magic_transfer_cube"], "error: the leaders of rig 'cobot_magic' drive its followers"),
+        (["--task", "sim_transfer_cube"], "error: task 'sim_transfer_cube' is of rig 'sim', simulated in process"),
+        (["--task", "aloha_transfer_cube", "--release"], "error: --release goes with --park"),
+        (
+            ["--task", "aloha_transfer_cube", "--park", "--park_s", "0"],
+            "error: need --countdown_s ≥ 0 and --park_s > 0",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_connected(flags: list[str], words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(flags)
+    assert str(ended.value).startswith(words)
