@@ -20,7 +20,7 @@ from aloha_kit.core import ConfigError, Contract, Environment, nearest, Policy, 
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy import source as sources
 from aloha_kit.deploy.args import DeployArgs
-from aloha_kit.deploy.operator import HELP, Operator, TOPIC, typed_lines
+from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, typed_lines
 from aloha_kit.deploy.report import Rollout, table, write_json
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.source import execution, Source
@@ -93,7 +93,8 @@ def run(args: DeployArgs) -> list[Rollout]:
             bar = stack.enter_context(tqdm(range(args.num_rollouts), task.name, unit="rollout", disable=None))
             for i in bar:
                 film = i < films
-                rollouts.append(runner.run(filmed if film else env, args.seed + i, film=film))
+                rollout = runner.run(filmed if film else env, args.seed + i, film=film)
+                rollouts += [rollout] if rollout.steps else []  # an operator may say quit before the first step
                 write_json(report, {**about, **_details(guard, latency, policy)}, rollouts)
                 successes = _successes(rollouts)
                 bar.set_postfix_str(successes)
@@ -134,12 +135,13 @@ def _guard(env: Environment, policy: Policy) -> SafetyGuard:
 
 def _on_rig(stack: contextlib.ExitStack, env: Any, policy: Policy, release: bool) -> tuple[SafetyGuard, Operator]:
     """The guard with the rig's limits and emergency stop, under which the arms are parked on every way out."""
-    from aloha_kit.ros.commands import Commands
+    from aloha_kit.ros.operator import RosOperator
     from aloha_kit.ros.safety import guarded
 
-    commands = stack.enter_context(contextlib.closing(Commands(TOPIC)))
-    print(f"{HELP} on {TOPIC}", file=sys.stderr)
-    return stack.enter_context(guarded(env, policy, release=release)), Operator([typed_lines(), commands.poll])
+    by_topic = stack.enter_context(contextlib.closing(RosOperator(COMMANDS, NAMESPACE)))
+    print(HELP, file=sys.stderr)
+    operator = Operator([typed_lines(), by_topic.poll], tell=by_topic.tell)
+    return stack.enter_context(guarded(env, policy, release=release)), operator
 
 
 def _details(guard: SafetyGuard, latency: LatencyReport, policy: Policy) -> dict[str, Any]:

@@ -9,24 +9,39 @@ from collections.abc import Callable, Sequence
 
 from aloha_kit.core import Action, nearest, Observation, Policy, StopEpisode
 
-TOPIC = "/aloha_kit/deploy/command"
+NAMESPACE = "/aloha_kit/deploy"
 KEYS = {"y": "success", "n": "failure", "": "unjudged", "s": "stop", "q": "quit"}
-HELP = "type y (success), n (failure), s (stop), q (quit) and Enter, or publish the word"
+COMMANDS = tuple(KEYS.values())
+HELP = f"type y (success), n (failure), s (stop) or q (quit) and Enter; or the word by {NAMESPACE}/command"
 
 Channel = Callable[[], Sequence[str]]
 """Words or keys since the last call; returns at once."""
 
 
+def _silent(state: str, words: str) -> None:
+    """Nobody is told."""
+
+
 class Operator:
     """Commands from every channel as one stream.
+
+    Args:
+        say: shows words to people.
+        tell: is told the state (acting, judging, waiting) too.
 
     Attributes:
         quitting: whether no further rollout is wanted.
     """
 
-    def __init__(self, channels: Sequence[Channel], say: Callable[[str], None] = print) -> None:
+    def __init__(
+        self,
+        channels: Sequence[Channel],
+        *,
+        say: Callable[[str], None] = print,
+        tell: Callable[[str, str], None] = _silent,
+    ) -> None:
         self.quitting = False
-        self._channels, self._say = channels, say
+        self._channels, self._say, self._tell = channels, say, tell
 
     def poll(self) -> str | None:
         """The newest command: success, failure, unjudged, stop, quit; an unknown word is answered."""
@@ -34,17 +49,31 @@ class Operator:
         for channel in self._channels:
             for word in channel():
                 command = KEYS.get(word.lower(), word.lower())
-                if command not in KEYS.values():
-                    self._say(f"'{word}' is no command. {nearest(word, KEYS.values())}")
+                if command not in COMMANDS:
+                    self._say(f"'{word}' is no command. {nearest(word, COMMANDS)}")
                     continue
                 newest = command
                 self.quitting |= command == "quit"
         return newest
 
+    def acting(self) -> None:
+        """A rollout begins; what was said before belongs to what was before."""
+        self.poll()
+        self._tell("acting", "the policy acts")
+
     def ask(self, question: str, patience_s: float) -> bool | None:
         """Whether the rollout succeeded; None where the operator does not want to say, or says nothing in time."""
-        self.poll()  # what was said before belongs to what was before
-        self._say(f"{question} y / n / Enter for neither, or publish success, failure, unjudged on {TOPIC}")
+        self.poll()
+        if self.quitting:
+            return None
+        self._say(f"{question} y / n / Enter for neither, or success, failure, unjudged by {NAMESPACE}/command")
+        self._tell("judging", question)
+        try:
+            return self._answer(patience_s)
+        finally:
+            self._tell("waiting", "")
+
+    def _answer(self, patience_s: float) -> bool | None:
         end = time.monotonic() + patience_s
         while time.monotonic() < end:
             command = self.poll()
@@ -70,14 +99,15 @@ class UntilTold:
 
     def reset(self) -> None:
         self.verdict = None
+        self._operator.acting()
         self._policy.reset()
 
     def act(self, observation: Observation) -> Action:
         command = self._operator.poll()
         if command in {"success", "failure"}:
             self.verdict = command == "success"
-        if command not in {None, "unjudged"}:
-            raise StopEpisode(f"the operator said {command}")
+        if self._operator.quitting or command not in {None, "unjudged"}:
+            raise StopEpisode(f"the operator said {command or 'quit'}")
         return self._policy.act(observation)
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import rospy
 from std_msgs.msg import Bool
 
 TOPIC = "/aloha_kit/estop"
+_FIRST_S = 1.0
+"""How long a publisher that is there may take to say what it latched."""
 
 
 class EStop:
     """Pressed while the newest message on the topic is true; a `SafetyGuard`'s `estop`.
 
-    Publishers latch, so a node that starts while it is pressed learns of it. It stops commands, not
-    motors: it is no substitute for the switch that takes the power away.
+    Publishers latch: that it was pressed before is known when this is made. It stops commands, not
+    motors, so it is no substitute for the switch that takes the power away.
     """
 
     def __init__(self, topic: str = TOPIC) -> None:
         self._pressed = False
+        if topic in dict(rospy.get_published_topics()):
+            with contextlib.suppress(rospy.ROSException):  # it does not latch, or is long gone
+                self._heard(rospy.wait_for_message(topic, Bool, timeout=_FIRST_S))
         self._subscriber = rospy.Subscriber(topic, Bool, self._heard, queue_size=1)
 
     def __call__(self) -> bool:

@@ -6,17 +6,10 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from aloha_kit.core import AlohaKitError, Policy, SafetyError
 from aloha_kit.loop import SafetyGuard, SafetyLimits
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.estop import EStop
-
-ARRIVED = 0.12
-"""rad from the rest pose at which an arm lies on itself: gravity and its end stops keep it a little off."""
-ARRIVAL_S = 4.0
-"""How long the arms may lag behind the last command of the way."""
 
 
 @contextlib.contextmanager
@@ -67,19 +60,6 @@ def require_released(guard: SafetyGuard) -> None:
         raise SafetyError("the emergency stop is pressed: release it first")
 
 
-def require_arrival(env: RosEnv) -> None:
-    """Wait until the followers, which have been sent to rest, lie there.
-
-    Raises:
-        SafetyError: one of them does not get there; without torque it would fall.
-    """
-    end = env.clock.now_ns() + int(ARRIVAL_S * 1e9)
-    for follower in env.followers.values():
-        while (far := float(np.abs(follower.present()[:6] - follower.model.rest).max())) > ARRIVED:
-            if env.clock.now_ns() > end:
-                raise SafetyError(f"{follower.name} stopped {far:.2f} rad from its rest pose. Is something in its way?")
-
-
 def _patience_s(env: RosEnv) -> float:
     """Twice the age at which `RosEnv` gives its slowest stream up: a second opinion, not a stricter one."""
     rig = env.rig
@@ -94,7 +74,6 @@ def _leave(env: RosEnv, estop: EStop, release: bool, say: Callable[[str], None])
         return
     try:
         env.park()
-        require_arrival(env)
         if release:
             env.release()
     except AlohaKitError as error:

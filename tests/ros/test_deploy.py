@@ -1,0 +1,382 @@
+"""Deployment and replay on the simulated rig behind a real roscore: every way out leaves the arms parked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import roslaunch.config
+import rospy
+import tyro
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, String
+from std_srvs.srv import Trigger
+
+from aloha_kit.core import Contract, joint_names, START_ARM_POSE, VX300S
+from aloha_kit.deploy.__main__ import main
+from aloha_kit.deploy.agent import TimedAgent
+from aloha_kit.deploy.args import DeployArgs
+from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.remote import PolicyServer, Served
+from aloha_kit.replay.__main__ import main as replay
+from aloha_kit.replay.app import ReplayArgs
+from aloha_kit.ros import followers, messages
+from aloha_kit.ros.simulated import SimulatedRig
+from tests.deploy.conftest import save_checkpoint
+from tests.ros.master import ROOT, Ros
+
+NAMES = joint_names()
+CONTRACT = Contract(NAMES, NAMES, {"cam_high": (48, 64)}, rate_hz=50.0)
+TASK = """
+name: tiny
+instruction: Hand the cube over.
+rig: aloha
+scene: transfer_cube
+episode_len: 30
+cameras: [cam_high]
+image_size: [48, 64]
+"""
+START = np.tile([*START_ARM_POSE, 0.0], 2).astype(np.float32)
+SERVICES_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def rig(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A simulated ALOHA without a person; the path of its task."""
+    folder = tmp_path_factory.mktemp("rig")
+    task = folder / "tiny.yaml"
+    task.write_text(TASK)
+    launched = session_ros.launch("sim_rig.launch", task=task, person="false", quality="draft")
+    launched.wait_for("is up", timeout=120)
+    launched.wait_for("cam_right_wrist", timeout=120)
+    yield task
+    launched.stop()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "best", CONTRACT)
+
+
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ways take as long as a third of the joints' speed needs, and no longer."""
+    for name in ("START_S", "GRIPPER_S", "PARK_S"):
+        monkeypatch.setattr(followers, name, 0.2)
+
+
+def deploy(rig: Path, checkpoint: Path, out: Path, *flags: Any) -> None:
+    words = ["--ckpt", checkpoint, "--task", rig, "--output", out, "--num_rollouts", 1, *flags]
+    main([str(word) for word in words])
+
+
+def fail(*arguments: Any) -> str:
+    with pytest.raises(SystemExit) as caught:
+        deploy(*arguments)
+    return str(caught.value.code)
+
+
+def joints(arm: str) -> Any:
+    """(6,) rad: where a follower is."""
+    message = rospy.wait_for_message(f"/{arm}/joint_states", JointState, timeout=SERVICES_S)
+    return np.array(message.position[:6])
+
+
+def torque(arm: str) -> list[int]:
+    service = f"/{arm}/get_motor_registers"
+    rospy.wait_for_service(service, timeout=SERVICES_S)
+    call = rospy.ServiceProxy(service, messages.RegisterValues)
+    return [int(v) for v in call(cmd_type="group", name="arm", reg="Torque_Enable", value=0).values]
+
+
+def assert_parked(text: str, *, torque_on: bool = True) -> None:
+    assert "the arms are parked; " + ("their torque is on" if torque_on else "their torque is off") in text
+    for arm in ("puppet_left", "puppet_right"):
+        assert np.abs(joints(arm) - VX300S.rest).max() < 0.15
+        assert torque(arm) == [int(torque_on)] * 6
+
+
+class Scripted:
+    """A network in the place of the checkpoint's: `says(query)` gives its chunk's rows, or raises, or waits."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, says: Any) -> None:
+        self.asked = 0
+        self.hung = threading.Event()
+
+        def predict(agent: Any, observation: Any) -> Any:
+            self.asked += 1
+            with agent._measure("network"):
+                return says(self)
+
+        monkeypatch.setattr(TimedAgent, "predict_chunk", predict)
+
+
+def still(rows: int = 10) -> Any:
+    """A chunk that stays at the start pose."""
+    return np.tile(START, (rows, 1))
+
+
+@pytest.fixture
+def release() -> Iterator[threading.Event]:
+    """Lets a hung network go when the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_checkpoint_acts_and_its_rollouts_are_episodes(
+    rig: Path, checkpoint: Path, tmp_path: Path, capfd: Any
+) -> None:
+    deploy(rig, checkpoint, tmp_path, "--temporal_agg", "--num_rollouts", 2, "--seed", 7, "--release")
+    text = capfd.readouterr().out
+    assert_parked(text, torque_on=False)
+    assert "async network" in text
+    assert "Asynchronous inference: " in text
+    report = json.loads((tmp_path / "deploy.json").read_text())
+    assert report["execution"]["inference"] == "async"
+    assert report["success"]["trials"] == 2  # a simulated rig is judged by its reward
+    assert report["inference"]["queries"] >= 2
+    assert report["latency"]["stages"]["async network"]["count"] == report["inference"]["queries"]
+    assert report["latency"]["stages"]["total"]["count"] == 60
+    for i, path in enumerate(list_episodes(tmp_path)):
+        with Episode.open(path) as episode:
+            assert (episode.length, episode.frames, episode.cameras) == (30, 31, ("cam_high",))
+            assert episode.success is False
+            assert episode.attrs["sim"]
+            assert json.loads(episode.attrs["describe"])["seed"] == 7 + i
+            assert {"qpos_left", "qpos_right", "images/cam_high", "deadline", "command"} <= set(episode.stamps)
+            assert np.abs(episode.action[0][:6] - START_ARM_POSE).max() < 0.1  # the ramp begins where the arms are
+
+
+def test_every_difference_of_policy_and_rig_is_listed_before_anything_moves(rig: Path, tmp_path: Path) -> None:
+    other = Contract(NAMES, NAMES, {"cam_high": (48, 64), "top": (48, 64)}, rate_hz=30.0)
+    sent: list[Any] = []
+    ear = rospy.Subscriber("/puppet_left/commands/joint_group", messages.JointGroupCommand, sent.append)
+    text = fail(rig, save_checkpoint(tmp_path / "best", other), tmp_path)
+    ear.unregister()
+    assert "does not fit rig 'aloha' in task 'tiny':" in text
+    assert "camera 'top' is missing; there are: cam_high" in text
+    assert "rate: 30 Hz against 50 Hz" in text
+    assert sent == []
+
+
+def test_a_network_that_hangs_holds_the_arms_and_ends_the_rollout_by_name(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, release: threading.Event
+) -> None:
+    def says(script: Scripted) -> Any:
+        if script.asked > 1:
+            release.wait()
+        return still(4)
+
+    Scripted(monkeypatch, says)
+    text = fail(rig, checkpoint, tmp_path, "--hold_s", 0.2)
+    assert "held still for 10 steps (0.2 s): the policy has not answered the observation of step" in text
+    assert_parked(capfd.readouterr().out)
+    with Episode.open(list_episodes(tmp_path)[0]) as episode:
+        assert episode.length == 4 + 10
+        np.testing.assert_array_equal(episode.action[3:], [episode.action[3]] * 11)
+        assert episode.attrs["reason"].startswith("SafetyError: step 14: held still")
+
+
+def test_a_network_that_says_nan_ends_the_rollout_by_name(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
+) -> None:
+    rows = still(40)
+    rows[6:, 9] = np.nan
+    Scripted(monkeypatch, lambda script: rows)
+    text = fail(rig, checkpoint, tmp_path)
+    assert "the action is not finite: right_elbow = nan (held still for 5 steps before)" in text
+    assert_parked(capfd.readouterr().out)
+    with Episode.open(list_episodes(tmp_path)[0]) as episode:
+        assert episode.length == 6 + 5
+        assert np.all(np.isfinite(episode.action))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_keeps_the_episode_and_parks(
+    number: signal.Signals, rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    def says(script: Scripted) -> Any:
+        if script.asked == 3:
+            os.kill(os.getpid(), number)
+        return still(4)
+
+    Scripted(monkeypatch, says)
+    assert fail(rig, checkpoint, tmp_path) == "130"
+    assert_parked(capfd.readouterr().out)
+    with Episode.open(list_episodes(tmp_path)[0]) as episode:
+        assert episode.attrs["reason"].startswith("KeyboardInterrupt")
+
+
+def test_a_camera_that_stops_ends_the_rollout_by_name_and_the_arms_still_park(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    apply = rospy.ServiceProxy("/sim_rig/apply_faults", Trigger)
+
+    def says(script: Scripted) -> Any:
+        if script.asked == 2:
+            rospy.set_param("/sim_rig_faults", {"cam_high": {"stop": True}})
+            apply()
+        return still(4)
+
+    Scripted(monkeypatch, says)
+    try:
+        text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
+    finally:
+        rospy.delete_param("/sim_rig_faults")
+        apply()
+    assert "images/cam_high" in text
+    assert_parked(capfd.readouterr().out)
+    with Episode.open(list_episodes(tmp_path)[0]) as episode:
+        assert episode.attrs["reason"].startswith("StreamError: ")
+
+
+def test_with_the_emergency_stop_pressed_nothing_is_sent_any_more_not_even_to_park(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=1, latch=True)
+
+    def says(script: Scripted) -> Any:
+        if script.asked == 2:
+            button.publish(Bool(data=True))
+        return still(4)
+
+    Scripted(monkeypatch, says)
+    try:
+        text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
+        assert "the emergency stop is pressed: no further command was sent" in text
+        assert "the emergency stop is pressed: the arms stay where they are" in capfd.readouterr().out
+        np.testing.assert_allclose(joints("puppet_left"), START_ARM_POSE, atol=0.1)
+        again = fail(rig, checkpoint, tmp_path / "again")
+        assert "the emergency stop is pressed: release it first" in again
+    finally:
+        button.publish(Bool(data=False))
+        button.unregister()
+
+
+def test_on_a_real_rig_the_operator_says_what_was_a_success(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    monkeypatch.setattr(SimulatedRig, "max_reward", 0.0)  # as where nothing measures it
+    voice = rospy.Publisher("/aloha_kit/deploy/command", String, queue_size=5)
+    states: list[str] = []
+
+    def says(script: Scripted) -> Any:
+        if states.count("acting") == 2:
+            voice.publish(String(data="quit"))  # while the second rollout runs
+        return still(10)
+
+    def state(message: Any) -> None:
+        states.append(message.data)
+        if message.data == "judging":
+            voice.publish(String(data="success"))
+
+    Scripted(monkeypatch, says)
+    ear = rospy.Subscriber("/aloha_kit/deploy/state", String, state)
+    try:
+        deploy(rig, checkpoint, tmp_path, "--num_rollouts", 9, "--episode_len", 100)
+    finally:
+        ear.unregister()
+        voice.unregister()
+    report = json.loads((tmp_path / "deploy.json").read_text())
+    assert [r["success"] for r in report["rollouts"]] == [True, None]
+    assert report["rollouts"][1]["reason"] == "the operator said quit"
+    assert 1 <= report["rollouts"][1]["steps"] < 100
+    assert report["success"]["trials"] == 1
+    with Episode.open(tmp_path / "episode_0.hdf5") as first, Episode.open(tmp_path / "episode_1.hdf5") as second:
+        assert (first.success, second.success) == (True, None)
+    text = capfd.readouterr().out
+    assert "episode_0.hdf5: success? y / n / Enter for neither" in text
+    assert_parked(text)
+
+
+class Still:
+    """A network on another machine that stays at the start pose, until it is told to hang."""
+
+    def __init__(self, release: threading.Event) -> None:
+        self.asked, self.hang_at, self._release = 0, 10**9, release
+
+    def reset(self) -> None: ...
+
+    def predict_chunk(self, observation: Any) -> Any:
+        assert observation["images"]["cam_high"].shape == (48, 64, 3)
+        self.asked += 1
+        if self.asked >= self.hang_at:
+            self._release.wait()
+        return still(8)
+
+
+def test_a_remote_policy_acts_and_when_it_is_lost_the_arms_hold_and_park(
+    rig: Path, tmp_path: Path, capfd: Any, release: threading.Event
+) -> None:
+    source = Still(release)
+    with PolicyServer(Served(source, CONTRACT, 8, {"checkpoint": "far"}), "127.0.0.1", 0, "secret").running() as server:
+        words = ["--remote", f"127.0.0.1:{server.port}", "--token", "secret", "--task", str(rig), "--hold_s", "0.6",
+                 "--timeout_s", "0.2", "--num_rollouts", "1", "--output", str(tmp_path)]  # fmt: skip
+        main(words)
+        report = json.loads((tmp_path / "deploy.json").read_text())
+        assert report["checkpoint"] == f"far on 127.0.0.1:{server.port}"
+        assert report["execution"]["remote"] == f"127.0.0.1:{server.port}"
+        assert report["latency"]["stages"]["async network"]["count"] == report["inference"]["queries"]
+        assert_parked(capfd.readouterr().out)
+        source.hang_at = source.asked + 3
+        with pytest.raises(SystemExit, match=r"held still for 30 steps \(0.6 s\).*no answer from 127.0.0.1:\d+ within"):
+            main([*words, "--episode_len", "500"])
+        release.set()
+    assert_parked(capfd.readouterr().out)
+
+
+def test_an_episode_is_replayed_on_the_arms_with_its_tracking_error(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
+) -> None:
+    def says(script: Scripted) -> Any:
+        wave = np.tile(START, (60, 1))
+        wave[:, 0] += 0.2 * (1 - np.cos(np.arange(60) * 2 * np.pi / 60))
+        return wave
+
+    Scripted(monkeypatch, says)
+    deploy(rig, checkpoint, tmp_path, "--episode_len", 60, "--seed", 3)
+    capfd.readouterr()
+    replay([str(tmp_path / "episode_0.hdf5"), "--execute", "--task", str(rig), "--no_video", "--no_plots", "--no_rrd"])
+    text = capfd.readouterr().out
+    assert "executed 60 actions; tracking error against the recorded qpos:" in text
+    assert "(agree)" in text  # no reward then, no reward now, the same objects
+    assert_parked(text)
+    report = json.loads((tmp_path / "replay" / "episode_0_execute.json").read_text())
+    assert report["same_scene"] is True
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        moved = float(np.ptp(episode.qpos[:, 0]))
+    assert moved > 0.1
+    assert report["tracking"]["left_waist"]["rms"] < moved / 3  # it moved again, and alike
+    assert report["tracking"]["right_waist"]["worst"] < 0.05
+
+
+def arguments(file: str, **given: str) -> list[str]:
+    """The command line that a launch file gives its node."""
+    words = [f"{name}:={value}" for name, value in given.items()]
+    loaded = roslaunch.config.load_config_default([(str(ROOT / "launch" / file), words)], None)
+    (node,) = loaded.nodes
+    assert (ROOT / "deploy" / node.type).stat().st_mode & 0o111
+    return shlex.split(node.args)
+
+
+def test_launch_files_give_flags_that_exist(session_ros: Ros) -> None:
+    args = tyro.cli(DeployArgs, args=arguments("deploy.launch", ckpt="runs/x"), use_underscores=True)
+    assert (args.ckpt, args.remote, args.task) == (Path("runs/x"), None, "aloha_transfer_cube")
+    assert (args.temporal_agg, args.num_rollouts, args.release) == (True, 10, False)
+    given = {"remote": "gpu:8000", "temporal_agg": "false", "release": "true", "flags": "--judge_s 0 --seed 7"}
+    args = tyro.cli(DeployArgs, args=arguments("deploy.launch", **given), use_underscores=True)
+    assert (args.ckpt, args.remote, args.temporal_agg, args.release) == (None, "gpu:8000", False, True)
+    assert (args.judge_s, args.seed) == (0, 7)
+    words = arguments("replay.launch", episode="data/episode_3.hdf5", release="true")
+    again = tyro.cli(ReplayArgs, args=["--execute", *words], use_underscores=True)
+    assert (again.path, again.execute, again.task) == (Path("data/episode_3.hdf5"), True, "aloha_transfer_cube")
+    assert (again.video, again.plots, again.rrd, again.release) == (False, False, False, True)
