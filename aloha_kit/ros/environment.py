@@ -194,8 +194,8 @@ class RosEnv(Environment):
         """
         if self._steps is None or self._steps >= self.task.episode_len:
             return self.reset()
-        command = self._checked(action)
         try:
+            command = self._checked(action)
             command_ns = self.clock.now_ns()
             self._send(command)
             self.late_ns = self._rate.sleep()

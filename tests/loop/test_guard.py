@@ -161,6 +161,15 @@ def test_each_episode_ramps_anew() -> None:
     assert out[0] == pytest.approx(1.0 - np.pi / 3 / 50)
 
 
+def test_an_arm_has_its_own_ranges() -> None:
+    """Piper's shoulder turns from 0 to 3.14 rad, ViperX's from -1.85 to 1.26."""
+    contract = Contract(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, 50.0)
+    limits = SafetyLimits.for_contract(contract, arm=PIPER)
+    np.testing.assert_allclose([limits.lower[1], limits.upper[1], limits.lower[9]], [0.02, 3.12, -2.947], atol=1e-6)
+    assert limits.state_index[14:] == (None, None)
+    assert SafetyLimits.for_contract(contract).upper[1] == pytest.approx(1.2366)
+
+
 def test_joint_and_gripper_range_are_clamped_and_named() -> None:
     near = START.copy()
     near[1], near[6] = VX300S.lower[1] + 0.03, 1.08
