@@ -17,6 +17,7 @@ from aloha_kit.core import (
     Contract,
     HoldStill,
     joint_names,
+    PIPER,
     SafetyError,
     START_ARM_POSE,
     StopEpisode,
