@@ -155,7 +155,8 @@ def recorder(way: str, options: argparse.Namespace, folder: str, news: Any) -> N
     try:
         run_episode(env, env.leaders, [probe, writer])
     except StreamError as error:  # a machine too busy to run the cameras: what was recorded is kept
-        ended = f", then: {error}"
+        ended = ", then a StreamError"
+        print(f"{way}: {error}")
     with Episode.open(writer.path) as episode:
         stamps = [episode.stamps[f"images/{name}"] for name in NAMES]
         repeated = float(np.mean([np.mean(np.diff(each) == 0) for each in stamps]))
@@ -264,12 +265,14 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--folder", default=None, help="where to write (the temporary folder by default)")
+    parser.add_argument("--nice", type=int, default=0, help="below 0: go before other work on the machine (as root)")
     options = parser.parse_args()
+    os.nice(options.nice)  # the processes started from here inherit it
     with tempfile.TemporaryDirectory() as folder, master(folder):
         results = {way: measure(way, options) for way in options.ways}
     print(
         f"{len(NAMES)} cameras {options.height}x{options.width} at {RATE:g} Hz and 4 arms at {ARM_RATE:g} Hz, "
-        f"{options.seconds:g} s at {RATE:g} Hz, {os.cpu_count()} cores; CPU in shares of one core\n"
+        f"{options.seconds:g} s at {RATE:g} Hz, {os.cpu_count()} cores, nice {os.nice(0)}; CPU in shares of one core\n"
     )
     print(f"| | {' | '.join(options.ways)} |\n|---|{'---|' * len(options.ways)}")
     for row in results[options.ways[0]]:
