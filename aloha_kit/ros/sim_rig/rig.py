@@ -50,7 +50,8 @@ class SimRig:
     ) -> None:
         if tuple(config.followers) != ARMS:
             raise ConfigError(
-                f"scenes have the arms {', '.join(ARMS)}; rig '{config.name}' has: {', '.join(config.followers)}"
+                f"scenes have the arms {', '.join(ARMS)}; "
+                f"rig '{config.name}' has: {', '.join(config.followers) or '(none)'}"
             )
         self.scene = LiveScene(scene, seed=seed)
         self.followers: dict[str, Follower | JointFollower] = {}

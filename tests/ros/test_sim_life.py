@@ -1,0 +1,97 @@
+"""Beginnings and ends of the simulated rig's node: mistakes, a clean end, a death and return, time of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import xmlrpc.client
+
+import numpy as np
+import pytest
+import rosgraph
+import rospy
+from rosgraph_msgs.msg import Clock
+
+from aloha_kit.core import START_ARM_POSE
+from aloha_kit.ros.sim_rig.arms_node import main
+from tests.ros.master import Ros
+from tests.ros.rig_client import Client, Ear, until
+
+NODE = ("python", "record/sim_arms_node")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--task", "aloha_transfer_cub"), "Did you mean 'aloha_transfer_cube'?"),
+        (("--speed", "0"), "speed must be positive, given 0.0"),
+        (("--seed", "-1"), "seed cannot be negative, given -1"),
+        (("--noise", "nan"), "noise must be at least 0, given nan"),
+        ((), "no ROS master answers at http://127.0.0.1:9"),
+    ],
+)
+def test_mistakes_end_it_with_words(
+    arguments: tuple[str, ...], words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code not in {0, None}
+    assert words in " ".join(f"{capsys.readouterr()} {ended.value.code}".split())
+
+
+def pid_of(node: str) -> int:
+    uri = rosgraph.Master("/tests").lookupNode(node)
+    return int(xmlrpc.client.ServerProxy(uri).getPid("/tests")[2])
+
+
+def test_drivers_that_die_come_back_to_arms_where_they_were(session_ros: Ros) -> None:
+    launch = session_ros.launch("sim_rig.launch", cameras="false", respawn="true", person="false", seed=5)
+    launch.wait_for("is up")
+    assert rospy.get_param("/sim_rig")["person"] is False
+    before = Client()
+    assert before.reset() == 5
+    before.mode("puppet_left")
+    before.move("puppet_left", START_ARM_POSE, 0.5)
+    until(
+        lambda: abs(rospy.get_param("/sim_rig_resume", {"qpos": [0, 0]})["qpos"][1] + 0.96) < 0.03, "it is remembered"
+    )
+    cube = np.array(before.scene.newest.position[16:])
+    first = pid_of("/sim_arms")
+    os.kill(first, signal.SIGKILL)
+    before.close()
+    launch.wait_for("the last simulated rig here did not end cleanly")
+    after = Client()
+    assert pid_of("/sim_arms") != first
+    np.testing.assert_allclose(after.position("puppet_left")[:6], START_ARM_POSE, atol=0.03)
+    np.testing.assert_allclose(after.scene.next()[0].position[16:], cube, atol=1e-3)
+    assert list(after.call("puppet_left", "get_motor_registers", "group", "arm", "Torque_Enable", 0).values) == [1] * 6
+    assert after.reset() == 6, "seeds go on"
+    assert rospy.get_param("/sim_rig")["scene"] == "transfer_cube"
+    after.close()
+    launch.stop()
+    assert not rospy.has_param("/sim_rig")
+    assert not rospy.has_param("/sim_rig_resume")
+
+
+def test_slower_than_the_wall_time_is_on_the_clock(session_ros: Ros) -> None:
+    node = session_ros.start(*NODE, "--speed", "0.5", "--person", "False")
+    node.wait_for("is up")
+    assert rospy.get_param("/use_sim_time") is True
+    clock = Ear("/clock", Clock)
+    until(lambda: clock.newest, "/clock")
+    client = Client()
+    wall, begin = time.monotonic(), clock.newest.clock.to_sec()
+    ticks = [tick.clock.to_sec() for tick in clock.next(60)]
+    assert ticks[-1] - begin < 0.4 * (time.monotonic() - wall), (
+        "a quarter of the wall's time, or less on a busy machine"
+    )
+    np.testing.assert_allclose(np.diff(ticks), 0.01, atol=1e-6)
+    stamps = np.array([s.header.stamp.to_sec() for s in client.states["puppet_left"].next(30)])
+    np.testing.assert_allclose(np.diff(stamps), 0.01, atol=1e-6)
+    assert abs(stamps[-1] - clock.newest.clock.to_sec()) < 0.1, "stamps are in the clock's time"
+    client.close()
+    clock.subscriber.unregister()
+    node.stop()
+    assert not rospy.has_param("/use_sim_time")

@@ -1,0 +1,260 @@
+"""Motors, person, base and faults of the simulated rig, without ROS's network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from aloha_kit.config import from_mapping, load, RigConfig
+from aloha_kit.core import ConfigError, START_ARM_POSE, VX300S, WX250S
+from aloha_kit.ros.sim_rig.arms import folded, Leader
+from aloha_kit.ros.sim_rig.base import Base
+from aloha_kit.ros.sim_rig.faults import ArmFault, CameraFault, Faults
+from aloha_kit.ros.sim_rig.motors import Motors
+from aloha_kit.ros.sim_rig.person import HOME, Person
+from aloha_kit.ros.sim_rig.rig import SimRig
+
+AT = np.append(START_ARM_POSE.astype(float), 0.5)
+DT = 0.01
+
+
+def motors(said: list[str] | None = None, *, torque: bool = True) -> Motors:
+    return Motors(VX300S, AT, torque=torque, complain=(said if said is not None else []).append)
+
+
+def followed(bus: Motors, seconds: float, joint: int = 0) -> np.ndarray:
+    """The setpoints of a joint, for an arm that goes exactly where it is pulled to."""
+    line, position = [], AT.copy()
+    for _ in range(round(seconds / DT)):
+        bus.advance(DT, position)
+        position = bus.setpoint.copy()
+        line.append(position[joint])
+    return np.array(line)
+
+
+def test_without_a_profile_a_command_is_a_step() -> None:
+    bus = motors()
+    bus.command_group("arm", [0.5, *START_ARM_POSE[1:]])
+    np.testing.assert_allclose(followed(bus, 0.05), 0.5)
+
+
+def test_a_velocity_profile_is_a_trapezoid_of_the_registers_units() -> None:
+    """131 is π rad/s and 15 is 5.6 rad/s²: 1 rad takes 1/π + π/5.6 s."""
+    bus = motors()
+    bus.set_mode("group", "arm", "position", "velocity", 131, 15)
+    bus.command_single("waist", 1.0)
+    line = followed(bus, 1.2)
+    speed = np.diff(line, prepend=0.0) / DT
+    assert np.diff(speed).max() / DT == pytest.approx(5.6, rel=0.03)
+    arrived = DT * (np.argmax(line > 0.999) + 1)
+    assert arrived == pytest.approx(2 * np.sqrt(1.0 / 5.6), rel=0.06), "too short a way to reach full speed"
+    bus.set_mode("group", "arm", "position", "velocity", 40, 0)
+    bus.command_single("waist", 0.0)
+    assert np.abs(np.diff(followed(bus, 0.5))).max() / DT == pytest.approx(40 * 0.02398, rel=1e-3)
+
+
+def test_a_time_profile_arrives_on_time_with_soft_ends() -> None:
+    bus = motors()
+    bus.set_mode("group", "arm", "position", "time", 1000, 300)
+    bus.command_single("waist", 0.7)
+    line = followed(bus, 1.2)
+    assert line[98] < 0.7 <= line[100] + 1e-9
+    assert line[49] == pytest.approx(0.35, abs=0.02)
+    speed = np.diff(line, prepend=0.0) / DT
+    assert speed.max() == pytest.approx(0.7 / (1.0 - 0.3), rel=0.01)
+    assert speed[0] < 0.1 * speed.max()
+
+
+def test_torque_begins_where_the_arm_is() -> None:
+    bus = motors(torque=False)
+    bus.command_group("arm", [1.0] * 6)
+    elsewhere = AT + 0.2
+    bus.advance(DT, elsewhere)
+    np.testing.assert_array_equal(bus.setpoint, elsewhere)
+    assert not bus.stiffness.any()
+    bus.enable("group", "all", True)
+    bus.advance(DT, elsewhere - 0.05)
+    np.testing.assert_array_equal(bus.setpoint, elsewhere)
+
+
+@pytest.mark.parametrize(("mode", "off"), [("position", True), ("current_based_position", False)])
+def test_a_blocked_gripper_shuts_off_in_position_mode_only(mode: str, off: bool) -> None:
+    said: list[str] = []
+    bus = motors(said)
+    bus.set_mode("single", "gripper", mode, "velocity", 0, 0)
+    bus.command_single("gripper", -0.6)  # something holds its fingers where they are
+    for _ in range(600):
+        bus.advance(DT, AT)
+    assert bus.get_register("single", "gripper", "Hardware_Error_Status") == [32 if off else 0]
+    assert bus.torque[6] != off
+    assert any("overloaded" in words for words in said) == off
+    bus.enable("single", "gripper", True)
+    assert bus.torque[6] != off
+    bus.reboot("single", "gripper", True, False)
+    assert bus.torque[6]
+
+
+def test_only_failed_motors_reboot_when_asked_so() -> None:
+    bus = motors()
+    bus.fail(["elbow"])
+    bus.set_register("group", "all", "Profile_Velocity", 7)
+    bus.reboot("group", "all", False, True)
+    assert bus.get_register("group", "all", "Profile_Velocity") == [7, 7, 0, 7, 7, 7, 7]
+    assert bus.torque.tolist() == [True, True, False, True, True, True, True]
+    assert bus.silent
+    bus.advance(0.6, AT)
+    assert not bus.silent
+
+
+@pytest.mark.parametrize("opening", [0.0, 0.1, 0.55, 0.95])
+def test_the_persons_hand_opens_the_follower_as_the_plan_wants(opening: float) -> None:
+    """Through teleoperation and both cranks, each computed here anew."""
+    leader = Leader(Motors(WX250S, folded(WX250S), torque=False, complain=print))
+    for _ in range(200):
+        leader.advance(DT, np.append(START_ARM_POSE, opening))
+    share = (leader.position[6] + 0.6842) / (0.3083 + 0.6842)
+    motor = share * (1.4910 + 0.6213) - 0.6213
+    finger = 0.022 * np.sin(motor) + np.sqrt(0.036**2 - (0.022 * np.cos(motor)) ** 2)
+    assert (finger - 0.01844) / (0.05800 - 0.01844) == pytest.approx(opening, abs=1e-3)
+    assert leader.hand[6] == pytest.approx(opening, abs=1e-3)
+
+
+CUBE = {"cube": np.array([0.1, 0.5, 0.02, 1, 0, 0, 0])}
+
+
+def person(said: list[str] | None = None, noise: float = 0.0) -> Person:
+    return Person("transfer_cube", noise=noise, seed=0, complain=(said if said is not None else []).append)
+
+
+def hands(pose: np.ndarray = HOME) -> dict[str, np.ndarray]:
+    return {"left": pose.copy(), "right": pose.copy()}
+
+
+def test_the_task_begins_where_the_hands_are_and_is_smooth() -> None:
+    somebody = person()
+    somebody.prepare(CUBE, 1).result()
+    away = HOME + 0.1
+    line = [somebody.advance(k * DT, "play", hands(away), lambda: CUBE, 1)["right"] for k in range(800)]
+    np.testing.assert_allclose(line[0], away, atol=1e-9)
+    assert np.abs(np.diff(line, axis=0))[:, :6].max() / DT < np.pi, "no joint is faster than a follower's"
+    assert somebody.playing(3.0) == pytest.approx(3.0)
+    assert somebody.playing(9.0) is None
+    somebody.close()
+
+
+def test_noise_is_the_seeds() -> None:
+    def motion(noise: float, seed: int) -> np.ndarray:
+        somebody = person(noise=noise)
+        rows = somebody.prepare(CUBE, seed).result()
+        somebody.close()
+        return rows
+
+    np.testing.assert_array_equal(motion(1.0, 4), motion(1.0, 4))
+    assert np.abs(motion(1.0, 4) - motion(1.0, 5)).max() > 0.01
+    np.testing.assert_array_equal(motion(0.0, 4), motion(0.0, 5))
+
+
+def test_grippers_close_after_a_moment() -> None:
+    somebody = person()
+    grips = [somebody.advance(k * DT, "close", hands(), lambda: CUBE, 1)["left"][6] for k in range(120)]
+    assert grips[0] == grips[45] == HOME[6]
+    assert grips[-1] == pytest.approx(0.0, abs=1e-9)
+    assert somebody.advance(2.0, "rest", hands(), lambda: CUBE, 1) is None
+    somebody.close()
+
+
+def test_objects_that_moved_are_looked_at_again() -> None:
+    somebody = person()
+    somebody.prepare(CUBE, 1).result()
+    moved = {"cube": CUBE["cube"] + [-0.08, 0, 0, 0, 0, 0, 0]}
+    held = somebody.advance(0.0, "play", hands(), lambda: moved, 1)
+    np.testing.assert_array_equal(held["left"], HOME)
+    other = somebody.prepare(moved, 1).result()
+    somebody.advance(0.02, "play", hands(), lambda: moved, 1)
+    np.testing.assert_allclose(
+        somebody.advance(2.02, "play", hands(), lambda: moved, 1)["right"], other[100, 7:], atol=0.02
+    )
+    somebody.close()
+
+
+def test_what_is_out_of_reach_is_said() -> None:
+    said: list[str] = []
+    somebody = person(said)
+    assert somebody.prepare({"cube": np.array([2.0, 2.0, 0.02, 1, 0, 0, 0])}, 1).result() is None
+    assert "the person cannot do the task from here: the right gripper does not reach" in said[0]
+    somebody.close()
+
+
+def test_a_base_drives_on_its_heading_and_stops_by_itself() -> None:
+    base, now = Base(), 0.0
+
+    def drive(seconds: float, command: Callable[[], None]) -> None:
+        nonlocal now
+        for _ in range(round(seconds / DT)):
+            now += DT
+            command()
+            base.advance(DT, now, None)
+
+    drive(1.0 + np.pi / 2, lambda: base.command((0.0, 1.0), now))
+    drive(1.0, lambda: None)
+    np.testing.assert_array_equal(base.velocity, 0)
+    turned = base.pose[2]
+    assert turned > 1.5
+    drive(2.0, lambda: base.command((9.0, 0.0), now))
+    assert base.velocity[0] == pytest.approx(1.6), "no faster than it can"
+    assert np.arctan2(base.pose[1], base.pose[0]) == pytest.approx(turned, abs=1e-6)
+    base.command((np.nan, 0.0), now)
+    base.advance(DT, now, None)
+    assert np.isfinite(base.velocity).all()
+
+
+def test_faults_are_taken_one_by_one() -> None:
+    said: list[str] = []
+    faults = Faults(load(RigConfig, "rigs", "aloha"), said.append)
+    faults.set({"puppet_left": {"torque_loss": "elbow"}, "cam_high": {"swap": "cam_lo"}, "cam_low": {"freeze": True}})
+    assert faults.of("puppet_left", ArmFault).torque_loss == "elbow"
+    assert faults.of("cam_low", CameraFault).freeze
+    assert faults.of("cam_high", CameraFault) == CameraFault(), "the wrong one is left out"
+    assert said == [
+        "/sim_rig_faults: cam_high: swap: no camera 'cam_lo'. Did you mean 'cam_low'? "
+        "Known: cam_high, cam_left_wrist, cam_low, cam_right_wrist."
+    ]
+    faults.set({"puppet_left": {"torque_loss": "ellbow"}, "cam_high": 3})
+    faults.set({"puppet_left": {"torque_loss": "ellbow"}, "cam_high": 3})
+    assert len(said) == 3, "each is said once"
+    assert "torque_loss: no joint 'ellbow'. Did you mean 'elbow'?" in said[1]
+    assert "cam_high needs {fault: value}, it is 3" in said[2]
+    faults.set({})
+    assert faults.of("puppet_left", ArmFault) == ArmFault()
+
+
+def test_arms_that_were_never_locked_are_no_sign_to_begin() -> None:
+    rig = SimRig(load(RigConfig, "rigs", "aloha"), "transfer_cube", person=person(), seed=0, complain=print)
+    rig.reset().result()
+    for _ in range(30):
+        rig.advance(DT)
+    sleep = rig.leaders["left"].position.copy()
+    for leader in rig.leaders.values():
+        leader.motors.enable("group", "all", True)
+    rig.advance(DT)
+    for leader in rig.leaders.values():
+        leader.motors.enable("group", "all", False)
+    np.testing.assert_array_equal(rig.leaders["left"].position, sleep)
+    for _ in range(100):
+        rig.advance(DT)
+    assert np.abs(rig.leaders["right"].position - sleep).max() > 0.3, "now they are"
+    rig.close()
+
+
+def test_a_rig_that_no_scene_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"scenes have the arms left, right; rig 'sim' has: \(none\)"):
+        SimRig(load(RigConfig, "rigs", "sim"), "transfer_cube", person=None, seed=0, complain=print)
+    crossed = from_mapping(
+        RigConfig,
+        {"name": "x", "kind": "ros", "cameras": {},
+         "followers": {side: {"name": side, "model": "wx250s"} for side in ("left", "right")}},
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="scenes have vx300s followers, the left one is a wx250s"):
+        SimRig(crossed, "transfer_cube", person=None, seed=0, complain=print)
