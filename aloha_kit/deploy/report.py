@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections import Counter
@@ -10,12 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aloha_kit.loop import wilson_interval
+from aloha_kit.core import Policy
+from aloha_kit.loop import LatencyReport, SafetyGuard, wilson_interval
+from aloha_kit.policies.asynchronous import AsyncChunks
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One finished episode. `success` is None where nothing measures it."""
+    """One finished episode. `success` is None where nothing measures it and nobody judged."""
 
     seed: int
     episode: str
@@ -23,7 +26,7 @@ class Rollout:
     steps: int
     final_reward: float
     max_reward: float
-    success: bool | None  # the top reward held at the end
+    success: bool | None  # the top reward held at the end, or the operator's verdict
     touched: bool | None  # the top reward at any step, which is what the published ACT counts
     reason: str
 
@@ -47,12 +50,53 @@ def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
     }
 
 
-def write_json(path: Path, about: Mapping[str, Any], rollouts: Sequence[Rollout]) -> None:
-    """Write the whole report, replacing an earlier state of it in one step."""
-    values = {**about, **summarise(rollouts), "rollouts": [asdict(rollout) for rollout in rollouts]}
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+class Report:
+    """`deploy.json`, whole after every rollout, and the table at the end, however that comes.
+
+    Args:
+        folder: of deploy.json; of deploy_1.json, … where there is one, since a report is not replaced.
+        about: what was deployed on what.
+        policy: what the guard guards; an asynchronous one has a report of its own.
+    """
+
+    def __init__(
+        self, folder: Path, about: Mapping[str, Any], guard: SafetyGuard, latency: LatencyReport, policy: Policy
+    ) -> None:
+        self.rollouts: list[Rollout] = []
+        self._path = next(
+            path for k in itertools.count() if not (path := folder / f"deploy{f'_{k}' if k else ''}.json").exists()
+        )
+        self._about, self._guard, self._latency, self._policy = about, guard, latency, policy
+
+    def add(self, rollout: Rollout) -> None:
+        """One more rollout; one without a step, which an operator ended before it began, is none."""
+        if not rollout.steps:
+            return
+        self.rollouts.append(rollout)
+        values = {**self._about, **self._details(), "latency": self._latency.report(), **summarise(self.rollouts)}
+        part = self._path.with_name(f".{self._path.name}.part")
+        part.write_text(
+            json.dumps({**values, "rollouts": [asdict(r) for r in self.rollouts]}, indent=2) + "\n", encoding="utf-8"
+        )
+        os.replace(part, self._path)
+
+    @property
+    def successes(self) -> str:
+        """`success 3/4, 1 not judged`."""
+        judged = [r.success for r in self.rollouts if r.success is not None]
+        unjudged = len(self.rollouts) - len(judged)
+        return f"success {sum(judged)}/{len(judged)}" + (f", {unjudged} not judged" if unjudged else "")
+
+    def __enter__(self) -> Report:
+        return self
+
+    def __exit__(self, *how: object) -> None:
+        if self.rollouts:
+            print(f"{table(self.rollouts, self._latency.table(), self._details())}\n\n{self._path}")
+
+    def _details(self) -> dict[str, Any]:
+        inference = {"inference": self._policy.report()} if isinstance(self._policy, AsyncChunks) else {}
+        return {"guard": self._guard.report(), **inference}
 
 
 def table(rollouts: Sequence[Rollout], latency: str, details: Mapping[str, Any]) -> str:
@@ -66,7 +110,7 @@ def table(rollouts: Sequence[Rollout], latency: str, details: Mapping[str, Any])
     for label, key in (("success, held to the end", "success"), ("success at any time", "success_any_time")):
         found = summary[key]
         if found is None:
-            lines.append(f"  {label:<26} not measured on this rig")
+            lines.append(f"  {label:<26} not measured")
             continue
         low, high = found["wilson95"]
         lines.append(
@@ -74,7 +118,7 @@ def table(rollouts: Sequence[Rollout], latency: str, details: Mapping[str, Any])
             f"   95 % interval {low:.1%} to {high:.1%}"
         )
     histogram = summary["max_reward_histogram"]
-    if rollouts and summary["success"]:
+    if any(rollout.touched is not None for rollout in rollouts):
         lines.append("  highest reward of a rollout")
         lines += [f"    {stage:>3} {'█' * round(30 * n / len(rollouts)):<30} {n}" for stage, n in histogram.items()]
     lines += ["", "Latency", *(f"  {line}" for line in latency.splitlines()), ""]

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import ConfigError, Contract, Observation, Policy
 from aloha_kit.deploy.args import DeployArgs
+from aloha_kit.loop import LatencyReport
 from aloha_kit.policies.asynchronous import AsyncChunks
 from aloha_kit.policies.execution import ChunkExecutor, ChunkSource, TemporalEnsemble
 from aloha_kit.remote import RemotePolicy
@@ -86,27 +87,25 @@ class _TimedRemote:
 
 
 def execution(
-    chunks: ChunkSource,
-    chunk_size: int,
-    *,
-    temporal_agg: bool,
-    horizon: int | None,
-    inference: Literal["sync", "async"] = "sync",
-    rate_hz: float = 50.0,
-    hold_s: float = 2.0,
+    source: Source, args: DeployArgs, latency: LatencyReport, inference: Literal["sync", "async"], rate_hz: float
 ) -> Policy:
     """How chunks become actions. A step waits for an asynchronous network for at most a quarter of a period.
 
     Raises:
         ConfigError: a horizon outside 1 … chunk size.
     """
-    if horizon is not None and not 1 <= horizon <= chunk_size:
-        raise ConfigError(f"--horizon must be 1 to the chunk size {chunk_size}, given {horizon}")
+    if args.horizon is not None and not 1 <= args.horizon <= source.chunk_size:
+        raise ConfigError(f"--horizon must be 1 to the chunk size {source.chunk_size}, given {args.horizon}")
     if inference == "async":
-        coefficient = ENSEMBLE if temporal_agg else None
         return AsyncChunks(
-            chunks, rate_hz, coefficient=coefficient, every=horizon, budget_s=0.25 / rate_hz, hold_s=hold_s
+            source.timed(latency.beside),
+            rate_hz,
+            coefficient=ENSEMBLE if args.temporal_agg else None,
+            every=args.horizon,
+            budget_s=0.25 / rate_hz,
+            hold_s=args.hold_s,
         )
-    if temporal_agg:
-        return TemporalEnsemble(chunks, ENSEMBLE, query_every=horizon or 1)
-    return ChunkExecutor(chunks, horizon)
+    chunks = source.timed(latency.measure)
+    if args.temporal_agg:
+        return TemporalEnsemble(chunks, ENSEMBLE, query_every=args.horizon or 1)
+    return ChunkExecutor(chunks, args.horizon)

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import find_checkpoint, load_network, TimedAgent, trained_task
+from aloha_kit.deploy.agent import find_checkpoint, load_network, local, TimedAgent, trained_task
 from aloha_kit.deploy.app import run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.report import rate, Rollout, summarise, table
@@ -311,12 +311,12 @@ def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
     unknown = rollout(success=None, touched=None, final_reward=0.0, max_reward=0.0)
     assert rate([None, None]) is None
     guard = {"commands": 0, "limited": 0, "held": 0, "limited_by": {}, "faults": {}}
-    assert "not measured on this rig" in table([unknown], "", {"guard": guard})
+    assert "not measured" in table([unknown], "", {"guard": guard})
 
 
 def test_an_executor_of_the_wrong_observation_says_what_is_missing(trained: Path) -> None:
-    network = load_network(find_checkpoint(trained), {})
-    policy = execution(TimedAgent(network, LatencyReport(50.0).measure), CHUNK, temporal_agg=True, horizon=None)
+    args = DeployArgs(ckpt=trained, task="sim_transfer_cube", temporal_agg=True)
+    policy = execution(local(find_checkpoint(trained), {}), args, LatencyReport(50.0), "sync", 50.0)
     policy.reset()
     with pytest.raises(ContractError, match="camera 'top' is missing; there are: front"):
         policy.act({"qpos": np.zeros(14, np.float32), "images": {"front": np.zeros((4, 4, 3), np.uint8)}, "stamps": {}})
