@@ -32,7 +32,7 @@ class Ceremony:
         from aloha_kit.ros.opening import Opening
 
         session = self._session
-        session.ready()
+        session.ready(env)
         poll = functools.partial(session.poll, env)
         if env.listens_only:
             session.tell("waiting", "say start when the leaders are where the episode begins")

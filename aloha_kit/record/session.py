@@ -12,7 +12,7 @@ import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from aloha_kit.core import Action, AlohaKitError, EpisodeError, Observation, Policy, SafetyError, StopEpisode
 from aloha_kit.episode import EpisodeWriter
@@ -76,6 +76,7 @@ class Session:
         self._ended_by: Command | None = None
         self._pausing = self._quit = self._restart = False
         self._room = DiskRoom(plan.folder)
+        self._about: dict[str, Any] = {}  # what the environment says of itself
         self._collected = 0  # takes whose saving was waited for
 
     @property
@@ -109,13 +110,14 @@ class Session:
         verdicts = tuple(take.verdict for take in self.takes if take.verdict)
         return SessionResult(self.plan.folder, self.present, self.plan.wanted, verdicts, interrupted, fault)
 
-    def ready(self) -> None:
+    def ready(self, env: RosEnv) -> None:
         """For the beginning of the opening: the last episode is on the disk, and the next one has room.
 
         Raises:
             EpisodeError: one of the two is not so.
         """
         self.collect()
+        self._about = env.describe()  # now: once the clock runs, a look at the parameter server costs steps
         seconds, episode_s = self._room.seconds(), self.plan.task.episode_len / self.plan.task.rate_hz
         if seconds < _ROOM * episode_s:
             raise EpisodeError(
@@ -205,7 +207,7 @@ class Session:
 
     def _begin(self, env: RosEnv, seed: int) -> EpisodeWriter:
         plan = self.plan
-        known = {**env.describe(), **({"seed": seed} if env.simulated else {})}
+        known = {**self._about, **({"seed": seed} if env.simulated else {})}
         return EpisodeWriter(
             plan.folder, contract=env.contract, task=plan.task.name, rig=plan.rig.name, sim=env.simulated,
             instruction=plan.task.instruction, images=plan.images, quality=plan.quality, describe=known,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import dm_env
-import numpy as np
 
 from aloha_kit.core import Action, Clock
 from aloha_kit.loop import Outcome
@@ -88,13 +88,14 @@ class Meter:
         self._deadlines.append(self._stamps["deadline"])
         # an action was decided a step earlier, so its leaders' stamps are not of this row
         row = {k: v for k, v in self._stamps.items() if k not in _NOT_SEEN and not k.startswith("leader")}
-        if row:
-            first = next(iter(row.values()))
-            offsets = np.array([stamp - first for stamp in row.values()], np.float64)
-            skews = np.abs(offsets - np.median(offsets))
-            worst = int(np.argmax(skews))
-            if skews[worst] > self._skew_ns:
-                self._skew_ns, self._skewed = float(skews[worst]), list(row)[worst]
+        if not row:
+            return
+        first = next(iter(row.values()))  # differences first: stamps need all 64 bits
+        offsets = {name: stamp - first for name, stamp in row.items()}
+        middle = statistics.median(offsets.values())  # numpy's imports half of numpy at its first call, in a step
+        skew, name = max((abs(offset - middle), name) for name, offset in offsets.items())
+        if skew > self._skew_ns:
+            self._skew_ns, self._skewed = skew, name
 
     def figures(self) -> Figures:
         """So far."""

@@ -178,7 +178,7 @@ def session(
     )  # fmt: skip
 
     def opening(env: Desk) -> None:
-        made.ready()
+        made.ready(env)  # type: ignore[arg-type]
         made.tell("waiting", "close both leader grippers to begin")
         while made.poll(env) != "start":  # type: ignore[arg-type]
             env.clock.sleep_until(env.clock.now_ns() + 10_000_000)

@@ -236,24 +236,28 @@ def test_figures_from_stamps() -> None:
     clock = VirtualClock()
     meter = Meter(50.0, clock)
     assert meter.figures() == Figures()
-    step_at(meter, clock, 101, {"a": 95, "b": 96, "deadline": 100}, action=False)
-    step_at(meter, clock, 121, {"a": 115, "b": 116, "leader_left": 90, "deadline": 120, "command": 101}, True)
-    # sent 3 ms after its deadline, but within the period: late, nothing dropped; b is 7 ms from the median
-    step_at(meter, clock, 147, {"a": 135, "b": 149, "leader_left": 130, "deadline": 140, "command": 143}, True)
+    step_at(meter, clock, 101, {"a": 95, "b": 96, "c": 96, "deadline": 100}, action=False)
+    step_at(meter, clock, 121, {"a": 115, "b": 116, "c": 116, "leader_left": 90, "deadline": 120, "command": 101}, True)
+    # sent 3 ms after its deadline, but within the period: late, nothing dropped; b is 13 ms from the median
+    step_at(
+        meter, clock, 147, {"a": 135, "b": 149, "c": 136, "leader_left": 130, "deadline": 140, "command": 143}, True
+    )
     # two periods late: the schedule was put off
-    step_at(meter, clock, 202, {"a": 199, "b": 200, "leader_left": 196, "deadline": 200, "command": 181}, True)
+    step_at(
+        meter, clock, 202, {"a": 199, "b": 200, "c": 200, "leader_left": 196, "deadline": 200, "command": 181}, True
+    )
     figures = meter.figures()
     assert (figures.steps, figures.late, figures.dropped) == (3, 2, 2)
     assert figures.fps == pytest.approx(1000 * 3 / 101)
     assert figures.mean_fps == figures.fps
-    assert (figures.skew, figures.skewed, figures.worst_gap) == (7.0, "a", 55.0)
-    assert figures.ages == {"a": 3.0, "b": 2.0, "leader_left": 6.0}
+    assert (figures.skew, figures.skewed, figures.worst_gap) == (13.0, "b", 55.0)
+    assert figures.ages == {"a": 3.0, "b": 2.0, "c": 2.0, "leader_left": 6.0}
     shown = line(figures, steps=400, rate_hz=50, stalls=1, limited=7, minutes=12.4, wide=False)
     assert shown == (
-        "0.1 of 8.0 s | 29.7 fps | skew 7 ms | age leader_left 6 ms | late 2, dropped 2 | stalls 1 | limited 7 | "
+        "0.1 of 8.0 s | 29.7 fps | skew 13 ms | age leader_left 6 ms | late 2, dropped 2 | stalls 1 | limited 7 | "
         "disk 12 min"
     )
-    assert "age leader_left 6, a 3, b 2 ms" in line(
+    assert "age leader_left 6, a 3, c 2, b 2 ms" in line(
         figures, steps=400, rate_hz=50, stalls=0, limited=0, minutes=None, wide=True
     )
     meter.on_reset(dm_env.restart({"stamps": {"a": 0, "deadline": 0}}))
