@@ -138,6 +138,8 @@ def test_a_network_that_is_lost_and_comes_back_finds_everything_held(scene: Scen
 
 def test_a_driver_that_dies_ends_the_program_and_nothing_is_dropped(scene: Scene) -> None:
     program = scene.drive()
+    until(lambda: scene.at(RAISED, 0.1), "the arms are raised")
+    time.sleep(1.5)  # a driver that returns finds the arms where they were at most so long before it died
     scene.arms.kill()
     assert program.wait() == 1
     assert "StreamError: " in program.text()
