@@ -23,7 +23,7 @@ LOWER = {
     "remote": {"core"},
     "policies": {"core", "config", "data"},
 }
-APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor"}
+APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor", "eval"}
 LOWER |= {app: set(LOWER) for app in APPLICATIONS}
 
 
@@ -78,8 +78,11 @@ import {modules}
             "aloha_kit.policies.build, aloha_kit.policies.reference, aloha_kit.data.cache",
             {"rospy", "mujoco", "dm_control", "rerun", "matplotlib"},
         ),
+        ("aloha_kit.deploy.__main__, aloha_kit.deploy.app", {"torch", "rospy"}),  # a remote policy's side
         ("aloha_kit.remote, aloha_kit.policies.asynchronous", {"torch", "rospy", "mujoco", "h5py"}),
         ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
+        ("aloha_kit.eval.__main__, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),
+        ("aloha_kit.eval.app", {"rospy", "mujoco", "dm_control", "h5py", "matplotlib"}),
     ],
 )
 def test_stages_load_without_the_others_dependencies(modules: str, blocked: set[str]) -> None:

@@ -115,7 +115,7 @@ def local(path: Path, cameras: Mapping[str, tuple[int, int]], device: str | None
     about = {
         "policy": {"kind": network.config.kind, **to_mapping(network.config)},
         "device": str(next(network.parameters()).device),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     return Source(
         network.contract,

@@ -115,6 +115,8 @@ def _plain(value: Any) -> Any:
         return value.item()
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, str):  # a version that is more than its text
+        return str(value)
     raise RemoteError(f"a {type(value).__name__} cannot be sent")
 
 

@@ -26,14 +26,7 @@ def guarded(
         say: told how the arms were left.
     """
     with contextlib.closing(EStop()) as estop:
-        patience_s = _patience_s(env)
-        guard = SafetyGuard(
-            policy,
-            SafetyLimits.for_contract(env.contract, arm=env.arm_model),
-            frozen=max(5, math.ceil(patience_s * env.contract.rate_hz) + 1),
-            stale_s=patience_s,
-            estop=estop,
-        )
+        guard = make_guard(env, policy, estop=estop)
         try:
             yield guard
         finally:
