@@ -56,6 +56,8 @@ class SimEnv(Environment):
         randomise: {what: amount}, see `sim.randomise.OPTIONS`; drawn anew at each reset from its seed.
         clock: what `step` waits on: a `VirtualClock` runs as fast as it computes, a `WallClock` in real time.
         seed: of the first reset; each later reset uses the next number.
+        lazy_images: draw a picture when it is first looked at, which has to be before the next step: for
+            policies that look seldom. An attribute, too.
 
     Raises:
         ConfigError: an unknown scene, camera, quality or option, or a size or rate that cannot be.
@@ -72,8 +74,10 @@ class SimEnv(Environment):
         randomise: Mapping[str, float] | None = None,
         clock: Clock | None = None,
         seed: int = 0,
+        lazy_images: bool = False,
     ) -> None:
         self.scene = scene
+        self.lazy_images = lazy_images
         self._task = tasks.scene(scene)
         self._cameras = _checked_cameras(cameras)
         self._substeps = _substeps(rate_hz)
@@ -269,7 +273,7 @@ class SimEnv(Environment):
             qpos=qpos.astype(np.float32),
             qvel=qvel.astype(np.float32),
             effort=effort.astype(np.float32),
-            images=self._pictures.render(),
+            images=self._pictures.later() if self.lazy_images else self._pictures.render(),
             environment_state=data.qpos[self._index.object_qpos].astype(np.float32),
             stamps=stamps,
         )

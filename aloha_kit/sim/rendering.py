@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from collections.abc import Iterator, Mapping
 
 import mujoco
 import numpy as np
@@ -27,6 +28,7 @@ class Pictures:
         self._physics = physics
         self._cameras = dict(cameras)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
+        self._round = 0  # of pictures that are drawn when asked for
         self._shadow_map: int = physics.model.vis.quality.shadowsize
         self._option = mujoco.MjvOption()
         for group in range(len(self._option.geomgroup)):
@@ -36,6 +38,11 @@ class Pictures:
     def render(self) -> dict[str, npt.NDArray[np.uint8]]:
         """{camera: (H, W, 3) uint8 RGB} of the physics' present state."""
         return {name: self.draw(name, size) for name, size in self._cameras.items()}
+
+    def later(self) -> Mapping[str, npt.NDArray[np.uint8]]:
+        """As `render`, but each picture is drawn when first looked at, which has to be before the next `later`."""
+        self._round += 1
+        return _Later(self, self._round)
 
     def draw(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB of one camera at `size` (height, width)."""
@@ -85,6 +92,34 @@ class Pictures:
         for renderer in self._renderers.values():
             renderer.close()
         self._renderers.clear()
+
+
+class _Later(Mapping[str, npt.NDArray[np.uint8]]):
+    """Pictures of one instant, which can be drawn for as long as it lasts."""
+
+    def __init__(self, pictures: Pictures, round_: int) -> None:
+        self._pictures, self._round = pictures, round_
+        self._drawn: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def __getitem__(self, camera: str) -> npt.NDArray[np.uint8]:
+        if camera not in self._drawn:
+            size = self._pictures._cameras[camera]
+            if self._round != self._pictures._round:
+                raise RuntimeError(
+                    f"the picture of camera '{camera}' was not looked at before the environment moved on; "
+                    "look at once, or leave lazy_images off"
+                )
+            self._drawn[camera] = self._pictures.draw(camera, size)
+        return self._drawn[camera]
+
+    def __contains__(self, camera: object) -> bool:
+        return camera in self._pictures._cameras
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._pictures._cameras)
+
+    def __len__(self) -> int:
+        return len(self._pictures._cameras)
 
 
 def _close_if_alive(pictures: weakref.ref[Pictures]) -> None:
