@@ -56,6 +56,7 @@ setup(
             "aloha-record = aloha_kit.record.__main__:main",
             "aloha-train = aloha_kit.train.__main__:main",
             "aloha-deploy = aloha_kit.deploy.__main__:main",
+            "aloha-eval = aloha_kit.eval.__main__:main",
             "aloha-replay = aloha_kit.replay.__main__:main",
             "aloha-episode = aloha_kit.episode.__main__:main",
             "aloha-report = aloha_kit.report.__main__:main",

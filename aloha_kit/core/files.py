@@ -1,9 +1,12 @@
-"""Folders that an application writes to: made early, refused in words."""
+"""What an application writes: folders made early and refused in words, files replaced whole."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from aloha_kit.core.errors import ConfigError
 
@@ -23,3 +26,19 @@ def make_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write to the folder '{path}': permission denied")
     return path
+
+
+def free_path(path: Path) -> Path:
+    """`path`, or the first of `name_1.ext`, `name_2.ext`, … that is not there, so that nothing is replaced."""
+    k, candidate = 0, path
+    while candidate.exists():
+        k += 1
+        candidate = path.with_name(f"{path.stem}_{k}{path.suffix}")
+    return candidate
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write `values`; an earlier state of the file is replaced in one step, so it is whole at every instant."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+    os.replace(part, path)

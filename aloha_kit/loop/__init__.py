@@ -1,5 +1,6 @@
 """The one loop: recording, deployment, replay and evaluation all run through `run_episode`."""
 
+from aloha_kit.loop.children import interrupts_put_off
 from aloha_kit.loop.episode_loop import Observer, Outcome, run_episode
 from aloha_kit.loop.guard import SafetyGuard, SafetyLimits
 from aloha_kit.loop.interrupt import sigterm_interrupts
@@ -16,6 +17,7 @@ __all__ = [
     "Replay",
     "SafetyGuard",
     "SafetyLimits",
+    "interrupts_put_off",
     "park",
     "run_episode",
     "sigterm_interrupts",

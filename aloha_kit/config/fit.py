@@ -1,0 +1,34 @@
+"""A simulated rig shows what a policy learned from: its cameras, at their sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from aloha_kit.config.rig import CameraConfig, RigConfig
+from aloha_kit.config.task import TaskConfig
+from aloha_kit.core import Contract
+
+
+def camera_sizes(task: TaskConfig, rig: RigConfig, size: tuple[int, int] | None = None) -> dict[str, tuple[int, int]]:
+    """{camera: (height, width)} of what a task shows, for policies that do not say what they were shown.
+
+    Args:
+        size: in place of the task's and the rig's.
+    """
+    cameras = {name: rig.cameras[name] for name in task.cameras if name in rig.cameras}
+    return {name: size or task.image_size or (c.height, c.width) for name, c in cameras.items()}
+
+
+def as_trained(
+    task: TaskConfig, rig: RigConfig, contract: Contract, size: tuple[int, int] | None = None
+) -> tuple[TaskConfig, RigConfig]:
+    """The task and the rig with the cameras of a policy's contract.
+
+    Only cameras that the rig has are asked for; comparing the contracts names those it has not.
+
+    Args:
+        size: in place of the contract's.
+    """
+    names = tuple(name for name in contract.cameras if name in rig.cameras)
+    cameras = {name: CameraConfig(*(size or contract.cameras[name])) for name in names}
+    return replace(task, cameras=names, image_size=None), replace(rig, cameras={**rig.cameras, **cameras})

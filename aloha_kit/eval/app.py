@@ -1,0 +1,82 @@
+"""Evaluation on one screen: checkpoints, rollouts, report."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from aloha_kit import __version__
+from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.core import ConfigError
+from aloha_kit.core.files import free_path, make_folder, write_json
+from aloha_kit.eval.args import EvalArgs
+from aloha_kit.eval.candidate import Candidate
+from aloha_kit.eval.report import Evaluated, table, to_json
+from aloha_kit.loop import sigterm_interrupts
+from aloha_kit.policies.find import find_checkpoint, run_folder
+
+
+def run(args: EvalArgs) -> list[Evaluated]:
+    """Evaluate each checkpoint on the same seeds; the report is written after each rollout.
+
+    Raises:
+        ConfigError: a wrong name, path or value.
+        ContractError: a policy and the simulation do not fit together; lists every difference.
+        EvaluationError: a process died, or a rollout failed; what was done is kept and reported.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after everything done was kept and reported.
+    """
+    task = load(TaskConfig, "tasks", args.task)
+    task = replace(task, episode_len=args.episode_len or task.episode_len)
+    rig = load(RigConfig, "rigs", task.rig)
+    if rig.kind != "sim":
+        raise ConfigError(
+            f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; count there with aloha_kit.deploy"
+        )
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    sources = [find_checkpoint(path) for path in args.ckpt]
+    output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{task.name}_{_now():%Y%m%d-%H%M%S}")
+    file = free_path(output / "eval.json")
+    evaluated: list[Evaluated] = []
+    with sigterm_interrupts():
+        candidates = [Candidate(source, args, task, rig) for source in sources]
+        for candidate in candidates[1:]:
+            candidate.check()  # now, and not after the first one's rollouts
+        about = _about(args, task)
+        try:
+            for label, candidate in zip("AB", candidates, strict=False):
+                evaluated.append(Evaluated(label, candidate.about()))
+                candidate.evaluate(evaluated[-1], lambda: write_json(file, to_json(about, evaluated)))
+        finally:
+            if any(each.rollouts for each in evaluated):
+                print(table(evaluated))
+                print(f"\n{file}")
+    return evaluated
+
+
+def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:
+    versions = {"aloha_kit": __version__, "torch": torch.__version__, "numpy": np.__version__}
+    return {
+        "task": to_mapping(task),
+        "asked_rollouts": args.num_rollouts,
+        "seeds": [args.seed, args.seed + args.num_rollouts - 1],
+        "execution": {
+            "temporal_agg": args.temporal_agg,
+            "batch": args.batch,
+            "workers": args.processes,
+            "threads": torch.get_num_threads(),
+        },
+        "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0], "platform": platform.platform()},
+        "versions": {**versions, "python": platform.python_version()},
+        "started": _now().isoformat(timespec="seconds"),
+    }
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now().astimezone()

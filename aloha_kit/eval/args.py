@@ -1,0 +1,68 @@
+"""The command line of evaluation."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg, UseAppendAction
+
+from aloha_kit.core import ConfigError
+
+LOWEST = {"num_rollouts": 1, "seed": 0, "workers": 1, "batch": 1, "threads": 1, "image_size": 1, "episode_len": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalArgs:
+    """Count how often a trained policy succeeds in simulation, many rollouts at a time.
+
+    Two checkpoints are compared on the same starts. Nothing is kept of a rollout but how it went; to watch some,
+    deploy. Stop with Ctrl-C at any time: what was done is reported.
+    """
+
+    ckpt: Annotated[UseAppendAction[tuple[Path, ...]], arg(aliases=("--ckpt_dir",))]
+    """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt; twice to
+    compare two."""
+    task: Annotated[str, arg(aliases=("--task_name",))]
+    """Task: a name in configs/tasks or a YAML path."""
+    temporal_agg: bool = False
+    """Ask at every step and average all predictions for the present one, older ones weighing more."""
+    num_rollouts: int = 200
+    """Rollouts of each checkpoint."""
+    horizon: int | None = None
+    """Steps from one query to the next; by default the whole chunk, or 1 with --temporal_agg."""
+    seed: int = 100_000
+    """Seed of the first rollout, later ones count up; far from those that training data is recorded with."""
+    workers: int | None = None
+    """Processes that simulate; the cores of the machine when not given."""
+    batch: int = 8
+    """Rollouts at a time, whose queries the network answers together. Rounding depends on it a little (1 is a query
+    as in deploy), on --workers not at all."""
+    threads: int | None = None
+    """Threads of the network on a CPU; the cores of the machine when not given."""
+    device: str | None = None
+    """Where the network runs; by default cuda where there is one, else cpu."""
+    output: Path | None = None
+    """Folder for eval.json; by default eval/TASK_TIME in the first run."""
+    image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
+    """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
+    episode_len: int | None = None
+    """Steps of a rollout, in place of the task's."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.ckpt) <= 2:
+            raise ConfigError(
+                f"--ckpt is given once, or twice to compare two checkpoints; given {len(self.ckpt)} times"
+            )
+        for name, lowest in LOWEST.items():
+            given = getattr(self, name)
+            values = given if isinstance(given, tuple) else (given,)
+            if given is not None and min(values) < lowest:
+                raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
+
+    @property
+    def processes(self) -> int:
+        """How many processes simulate."""
+        return self.workers or os.cpu_count() or 1

@@ -1,0 +1,97 @@
+"""A checkpoint that is tried: its network, and the simulation as it was trained to see it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from aloha_kit.config import RigConfig, TaskConfig, to_mapping
+from aloha_kit.config.fit import as_trained, camera_sizes
+from aloha_kit.core import ConfigError
+from aloha_kit.eval.args import EvalArgs
+from aloha_kit.eval.farm import Farm
+from aloha_kit.eval.inference import BatchedNetwork
+from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.report import Evaluated
+from aloha_kit.eval.worker import Plan, Ready
+from aloha_kit.policies.find import load_network, trained_task
+
+
+class Candidate:
+    """Ready to be rolled out.
+
+    Raises:
+        ConfigError: damaged files, an unusable device, or a horizon beyond the chunk.
+    """
+
+    def __init__(self, source: Path, args: EvalArgs, task: TaskConfig, rig: RigConfig) -> None:
+        self.source, self._args = source, args
+        self.network = load_network(source, camera_sizes(task, rig, args.image_size), args.device)
+        self._task, self._rig = as_trained(task, rig, self.network.contract, args.image_size)
+        if args.horizon is not None and not 1 <= args.horizon <= self.network.chunk_size:
+            raise ConfigError(
+                f"--horizon must be 1 to the chunk size {self.network.chunk_size} of {source}, given {args.horizon}"
+            )
+        if (trained_on := trained_task(source)) not in (None, task.name):
+            print(f"warning: {source} was trained on {trained_on}, evaluated on {task.name}", file=sys.stderr)
+
+    def about(self) -> dict[str, Any]:
+        """What a report should remember of it."""
+        return {
+            "checkpoint": str(self.source),
+            "trained_on": trained_task(self.source),
+            "policy": {"kind": self.network.config.kind, **to_mapping(self.network.config)},
+            "chunk_size": self.network.chunk_size,
+            "horizon": self._args.horizon or (1 if self._args.temporal_agg else self.network.chunk_size),
+            "device": str(next(self.network.parameters()).device),
+        }
+
+    def check(self) -> None:
+        """Build one environment and compare; raises what `evaluate` would."""
+        with self._farm(environments=1) as farm:
+            self._fitting(farm)
+
+    def evaluate(self, result: Evaluated, after_each: Callable[[], None]) -> None:
+        """Roll out every seed, adding to `result`.
+
+        Raises:
+            ContractError: the policy and the simulation do not fit together; lists every difference.
+            EvaluationError: a process died, or a rollout failed.
+        """
+        args = self._args
+        with self._farm(min(args.batch, args.num_rollouts)) as farm:
+            network = BatchedNetwork(self.network, farm.mailbox, args.batch)
+            network.warm_up()  # while the environments are being built
+            result.about = {**result.about, "rig": dict(self._fitting(farm).describe)}
+            # disable=None: a bar only on a terminal; elsewhere a line now and then
+            with tqdm(total=args.num_rollouts, desc=result.label, unit="rollout", disable=None) as bar:
+                start = time.perf_counter()
+                for rollout in farm.run(range(args.seed, args.seed + args.num_rollouts), network):
+                    result.add(rollout, time.perf_counter() - start, farm.network_s, farm.queries)
+                    after_each()
+                    bar.set_postfix_str(f"success {result.successes}/{len(result.rollouts)}", refresh=False)
+                    bar.update()
+                    if bar.disable and _tenth(len(result.rollouts), args.num_rollouts):
+                        print(result.line(args.num_rollouts), file=sys.stderr)
+
+    def _farm(self, environments: int) -> Farm:
+        mailbox = Mailbox(environments, self.network.contract, self.network.chunk_size)
+        plan = Plan(self._task, self._rig, self._args.temporal_agg, self._args.horizon, mailbox)
+        return Farm(plan, self._args.processes)
+
+    def _fitting(self, farm: Farm) -> Ready:
+        ready = farm.ready()
+        self.network.contract.require(
+            ready.contract, mine=f"policy {self.source}", theirs=f"rig '{self._rig.name}' in task '{self._task.name}'"
+        )
+        return ready
+
+
+def _tenth(done: int, wanted: int) -> bool:
+    """Whether another tenth, or all, is done."""
+    return done == wanted or done * 10 // wanted > (done - 1) * 10 // wanted

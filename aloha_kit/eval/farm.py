@@ -1,0 +1,159 @@
+"""The processes that simulate, and the parent's side of them: seeds out, queries answered in batches, rollouts in."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+
+from aloha_kit.core import AlohaKitError, counted
+from aloha_kit.eval.worker import ANSWERED, ASKED, Failure, Plan, Ready, Rollout, work
+from aloha_kit.loop import interrupts_put_off
+
+
+class EvaluationError(AlohaKitError):
+    """Evaluation cannot go on; what was done stays."""
+
+
+@dataclass(eq=False)
+class _Environment:
+    """One environment, as the parent sees it."""
+
+    row: int  # of the mailbox
+    pipe: Connection
+    process: SpawnProcess
+    seed: int | None = None  # being rolled out
+    asked: bool = False
+
+
+class Farm:
+    """As many environments as the mailbox has rows, spread over processes. A context manager: leaving ends them.
+
+    Args:
+        workers: processes.
+
+    Attributes:
+        mailbox: where observations and chunks lie.
+        queries: how often the network was asked.
+        network_s: how long that took.
+    """
+
+    def __init__(self, plan: Plan, workers: int) -> None:
+        self.mailbox = plan.mailbox
+        self._plan, self._workers = plan, min(workers, plan.mailbox.rows)
+        self._environments: list[_Environment] = []
+        self._processes: list[SpawnProcess] = []
+        self.queries, self.network_s = 0, 0.0
+
+    def __enter__(self) -> Farm:
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def ready(self) -> Ready:
+        """Wait until all environments stand; they are all alike.
+
+        Raises:
+            EvaluationError: one cannot be made; says why.
+        """
+        answers = [self._receive(env) for env in self._environments]
+        assert isinstance(answers[0], Ready)
+        return answers[0]
+
+    def run(self, seeds: Iterable[int], network: Callable[[Sequence[int]], None]) -> Iterator[Rollout]:
+        """Roll out every seed; gives each rollout as it ends.
+
+        All environments that are under way ask before any is answered, so that queries are as large as can be and
+        simulation and network do not fight over the cores.
+
+        Args:
+            network: reads the observations of some rows of the mailbox and answers them there.
+
+        Raises:
+            EvaluationError: a process died, or a rollout failed; names the seed.
+        """
+        following = iter(seeds)
+        while True:
+            for env in self._environments:
+                if env.seed is None and (seed := next(following, None)) is not None:
+                    env.seed = seed
+                    self._send(env, seed)
+            busy = [env for env in self._environments if env.seed is not None]
+            if not busy:
+                return
+            thinking = [env for env in busy if not env.asked]
+            if not thinking:
+                start = time.perf_counter()
+                network([env.row for env in busy])
+                self.network_s += time.perf_counter() - start
+                self.queries += 1
+                for env in busy:
+                    env.asked = False
+                    self._send(env, ANSWERED)
+                continue
+            ready = wait([env.pipe for env in thinking])
+            for env in thinking:
+                if env.pipe in ready:
+                    message = self._receive(env)
+                    if message == ASKED:
+                        env.asked = True
+                    else:
+                        assert isinstance(message, Rollout)
+                        env.seed = None
+                        yield message
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and GL's state
+        for first in range(self._workers):
+            pipes = [(row, *context.Pipe()) for row in range(first, self.mailbox.rows, self._workers)]
+            process = context.Process(
+                target=work, args=(self._plan, [(row, theirs) for row, _, theirs in pipes]), daemon=True
+            )
+            with interrupts_put_off():
+                process.start()
+                self._processes.append(process)
+                for row, ours, theirs in pipes:
+                    theirs.close()  # so that a dead process shows as the end of its pipes
+                    self._environments.append(_Environment(row, ours, process))
+        self._environments.sort(key=lambda env: env.row)
+
+    def _send(self, env: _Environment, message: int | str) -> None:
+        with contextlib.suppress(OSError):  # it has died: `_receive` finds out why
+            env.pipe.send(message)
+
+    def _receive(self, env: _Environment) -> Ready | Rollout | str:
+        where = "while it started" if env.seed is None else f"at seed {env.seed}"
+        try:
+            message: Ready | Rollout | Failure | str = env.pipe.recv()
+        except (EOFError, OSError):
+            env.process.join(timeout=10)
+            raise EvaluationError(
+                f"a simulation process died (exit code {env.process.exitcode}) {where}. Out of memory? "
+                f"There were {counted(len(self._environments), 'environment')} in "
+                f"{counted(len(self._processes), 'process')}: try a smaller --batch, or fewer --workers"
+            ) from None
+        if isinstance(message, Failure):
+            raise EvaluationError(message.text if env.seed is None else f"the rollout {where} failed: {message.text}")
+        return message
+
+    def _end(self) -> None:
+        for env in self._environments:
+            env.pipe.close()  # the end of its pipe ends a thread at its next word, and all threads their process
+        for process in self._processes:
+            process.join(timeout=10)
+            if process.is_alive():
+                process.terminate()
+                process.join()

@@ -1,0 +1,64 @@
+"""One network for many environments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from aloha_kit.core import counted
+from aloha_kit.data.batch import Batch
+from aloha_kit.eval.farm import EvaluationError
+from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.policies.network import ChunkNetwork
+
+
+class BatchedNetwork:
+    """Answers the rows of a mailbox, together, without gradients and in evaluation mode.
+
+    Every query has `size` rows, filled up with copies where fewer ask. Matrix products round differently at
+    different sizes: with one size, a rollout is the same bits whoever else asked at the same time.
+    """
+
+    def __init__(self, network: ChunkNetwork, mailbox: Mailbox, size: int) -> None:
+        self._network, self._mailbox, self._size = network.eval(), mailbox, size
+        self._device = next(network.parameters()).device
+
+    def __call__(self, rows: Sequence[int]) -> None:
+        """Read the observations of some rows, at most `size`, and answer them.
+
+        Raises:
+            EvaluationError: the device cannot do it; most often its memory is too small.
+        """
+        for row, chunk in zip(rows, self._chunks([*rows, *[rows[0]] * (self._size - len(rows))]), strict=False):
+            self._mailbox.answer(row, chunk)
+
+    def warm_up(self) -> None:
+        """Ask once about what lies there: first queries allocate and choose their kernels."""
+        self._chunks([0] * self._size)
+
+    def _chunks(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
+        try:
+            with torch.inference_mode():
+                chunks = self._network.predict(self._batch(rows))
+            return np.asarray(chunks.float().cpu().numpy(), np.float32)
+        except RuntimeError as error:
+            raise EvaluationError(
+                f"the network failed on {counted(len(rows), 'observation')} at once: {str(error).splitlines()[0]}. "
+                "If memory is short, try a smaller --batch"
+            ) from error
+
+    def _batch(self, rows: Sequence[int]) -> Batch:
+        contract = self._network.contract
+        batch = Batch(
+            qpos=self._tensor("qpos", rows),
+            images={name: self._tensor(f"images/{name}", rows).permute(0, 3, 1, 2) for name in contract.cameras},
+        )
+        if contract.environment_state_names:
+            batch["environment_state"] = self._tensor("environment_state", rows)
+        return batch
+
+    def _tensor(self, name: str, rows: Sequence[int]) -> torch.Tensor:
+        return torch.from_numpy(self._mailbox.read(name, rows)).to(self._device)

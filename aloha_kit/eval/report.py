@@ -1,0 +1,159 @@
+"""What an evaluation comes to: eval.json for programs, a table for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from aloha_kit.core import counted
+from aloha_kit.eval.compare import Comparison
+from aloha_kit.eval.worker import Rollout
+from aloha_kit.loop import wilson_interval
+
+
+@dataclass
+class Evaluated:
+    """One checkpoint and its rollouts so far, in the order in which they ended.
+
+    Attributes:
+        label: A or B.
+        about: the checkpoint, its policy and how it was run, plain values for JSON.
+        seconds: from the first seed to the last verdict, start-up left out.
+        network_s: how much of them the network took.
+    """
+
+    label: str
+    about: Mapping[str, Any]
+    rollouts: list[Rollout] = field(default_factory=list)
+    seconds: float = 0.0
+    network_s: float = 0.0
+    queries: int = 0
+
+    def add(self, rollout: Rollout, seconds: float, network_s: float, queries: int) -> None:
+        """One more rollout, and the totals up to it."""
+        self.rollouts.append(rollout)
+        self.seconds, self.network_s, self.queries = seconds, network_s, queries
+
+    @property
+    def successes(self) -> int:
+        return sum(rollout.success for rollout in self.rollouts)
+
+    def verdicts(self) -> dict[int, bool]:
+        """{seed: success}"""
+        return {rollout.seed: rollout.success for rollout in self.rollouts}
+
+    def rollouts_per_hour(self) -> float:
+        return 3600 * len(self.rollouts) / self.seconds if self.seconds else 0.0
+
+    def line(self, wanted: int) -> str:
+        """Progress, where there is no bar."""
+        return (
+            f"{self.label}: rollout {len(self.rollouts)}/{wanted}, success {self.successes}/{len(self.rollouts)}, "
+            f"{self.rollouts_per_hour():,.0f} an hour"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; rollouts by seed, so that two runs can be laid beside each other."""
+        stages = Counter(f"{rollout.max_reward:g}" for rollout in self.rollouts)
+        each = [asdict(rollout) for rollout in sorted(self.rollouts, key=lambda rollout: rollout.seed)]
+        for row in each:
+            guard = row.pop("guard")
+            row |= {"limited": guard["limited"], "held": guard["held"]}
+        return {
+            "label": self.label,
+            **self.about,
+            "success": _rate([r.success for r in self.rollouts]),
+            "success_any_time": _rate([r.touched for r in self.rollouts]),
+            "max_reward_histogram": dict(sorted(stages.items(), key=lambda item: float(item[0]))),
+            "guard": self.guard(),
+            "speed": {
+                "seconds": round(self.seconds, 3),
+                "rollouts_per_hour": round(self.rollouts_per_hour(), 1),
+                "network_seconds": round(self.network_s, 3),
+                "queries": self.queries,
+            },
+            "rollouts": each,
+        }
+
+    def guard(self) -> dict[str, Any]:
+        """The safety guard's reports of all rollouts, added up."""
+        totals: Counter[str] = Counter()
+        faults: Counter[str] = Counter()
+        rules: dict[str, Counter[str]] = {}
+        for rollout in self.rollouts:
+            totals.update({key: rollout.guard[key] for key in ("commands", "limited", "held")})
+            faults.update(rollout.guard["faults"])
+            for rule, names in rollout.guard["limited_by"].items():
+                rules.setdefault(rule, Counter()).update(names)
+        limited_by = {rule: dict(names.most_common()) for rule, names in rules.items()}
+        return {**totals, "limited_by": limited_by, "faults": dict(faults)}
+
+    def table(self) -> str:
+        """The result in words and columns."""
+        lines = [f"{self.label}  {self.about['checkpoint']}"]
+        for label, verdicts in (
+            ("success, held to the end", [r.success for r in self.rollouts]),
+            ("success at any time", [r.touched for r in self.rollouts]),
+        ):
+            low, high = wilson_interval(sum(verdicts), len(verdicts))
+            share = f"{sum(verdicts)}/{len(verdicts)} = {sum(verdicts) / len(verdicts):.1%}"
+            lines.append(f"  {label:<26} {share:<18} 95 % Wilson interval {low:.1%} to {high:.1%}")
+        stages = Counter(f"{rollout.max_reward:g}" for rollout in self.rollouts)
+        reached = ", ".join(f"{stage}: {n}" for stage, n in sorted(stages.items(), key=lambda item: float(item[0])))
+        lines.append(f"  {'highest reward':<26} {reached}")
+        if early := Counter(r.reason for r in self.rollouts if r.reason != "complete"):
+            lines += [f"  ended early: {reason} ({n}x)" for reason, n in early.most_common(5)]
+        guard = self.guard()
+        lines.append(
+            f"  {'safety guard':<26} {guard['limited']} of {guard['commands']} commands limited, {guard['held']} held"
+        )
+        share_of_network = self.network_s / self.seconds if self.seconds else 0.0
+        lines.append(
+            f"  {'speed':<26} {counted(len(self.rollouts), 'rollout')} in {self.seconds:.1f} s "
+            f"({self.rollouts_per_hour():,.0f} an hour); the network took {share_of_network:.0%} of it"
+        )
+        return "\n".join(lines)
+
+
+def to_json(about: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+    """The whole report as plain values."""
+    comparison = compared(evaluated)
+    found = None
+    if comparison is not None:
+        found = {
+            **asdict(comparison),
+            "difference": comparison.difference,
+            "interval95": list(comparison.interval()),
+            "p_value": comparison.p_value(),
+            "verdict": comparison.verdict(),
+        }
+    return {**about, "checkpoints": [each.to_json() for each in evaluated], "comparison": found}
+
+
+def table(evaluated: Sequence[Evaluated]) -> str:
+    """The whole report for people."""
+    parts = [each.table() for each in evaluated if each.rollouts]
+    comparison = compared(evaluated)
+    return "\n\n".join(["", *parts, *([comparison.table()] if comparison else [])])
+
+
+def compared(evaluated: Sequence[Evaluated]) -> Comparison | None:
+    """Of two checkpoints, over the starts that both have been through; None where there is none."""
+    if len(evaluated) != 2:
+        return None
+    comparison = Comparison.of(*(each.verdicts() for each in evaluated))
+    return comparison if comparison.starts else None
+
+
+def _rate(verdicts: Sequence[bool]) -> dict[str, Any] | None:
+    if not verdicts:
+        return None
+    low, high = wilson_interval(sum(verdicts), len(verdicts))
+    return {
+        "successes": sum(verdicts),
+        "trials": len(verdicts),
+        "rate": sum(verdicts) / len(verdicts),
+        "wilson95": [low, high],
+    }

@@ -1,0 +1,176 @@
+"""A process that simulates: one thread an environment, and rollout after rollout, exactly as deployment runs them.
+
+It asks the parent for chunks, so no network and no torch is in here, and software OpenGL has the process to itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import dm_env
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, Policy, SafetyError
+from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.policies.execution import ChunkExecutor, ChunkSource, TemporalEnsemble
+from aloha_kit.rigs import connect
+
+ASKED, ANSWERED = "asked", "answered"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What every process has to know."""
+
+    task: TaskConfig
+    rig: RigConfig
+    temporal_agg: bool
+    horizon: int | None
+    mailbox: Mailbox
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An environment stands."""
+
+    contract: Contract
+    max_reward: float
+    describe: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an environment cannot go on."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """How one rollout went. `actions` is a checksum of all that was commanded: equal where two rollouts are."""
+
+    seed: int
+    steps: int
+    final_reward: float
+    max_reward: float
+    success: bool  # the top reward held at the end
+    touched: bool  # the top reward at any step, which is what the published ACT counts
+    reason: str
+    actions: str
+    guard: Mapping[str, Any]  # what the safety guard did, see `SafetyGuard.report`
+
+
+def work(plan: Plan, pipes: Sequence[tuple[int, Connection]]) -> None:
+    """Body of a process.
+
+    Args:
+        pipes: (row of the mailbox, pipe) of each environment. Seeds come in (None ends it); out go `Ready`, then
+            `ASKED` for each query and a `Rollout` for each seed, or a `Failure`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the whole group; the parent decides
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa would draw with a thread a core in each of the processes
+    turn = threading.Lock()
+    threads = [threading.Thread(target=_serve, args=(plan, row, pipe, turn)) for row, pipe in pipes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def _serve(plan: Plan, row: int, pipe: Connection, turn: threading.Lock) -> None:
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has had enough, or is gone
+        try:
+            with turn:  # libraries load, and set themselves up, once
+                env = simulation(plan)
+            with contextlib.closing(env):
+                pipe.send(Ready(env.contract, env.max_reward, env.describe()))
+                policy = execution(Remote(plan.mailbox, row, pipe), plan.temporal_agg, plan.horizon)
+                while (seed := pipe.recv()) is not None:
+                    pipe.send(roll_out(env, policy, seed))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            raise
+        except AlohaKitError as error:
+            pipe.send(Failure(str(error)))
+        except Exception as error:
+            pipe.send(Failure(f"{type(error).__name__}: {error}"))
+
+
+def simulation(plan: Plan) -> Environment:
+    """The task's environment, which draws only what a policy looks at: between two queries nobody does."""
+    from aloha_kit.sim import SimEnv  # MuJoCo loads only where something is simulated
+
+    env = connect(plan.task, plan.rig)
+    assert isinstance(env, SimEnv)
+    env.lazy_images = True
+    return env
+
+
+def execution(chunks: ChunkSource, temporal_agg: bool, horizon: int | None) -> Policy:
+    """How chunks become actions, as deployment does it."""
+    return TemporalEnsemble(chunks, query_every=horizon or 1) if temporal_agg else ChunkExecutor(chunks, horizon)
+
+
+def roll_out(env: Environment, policy: Policy, seed: int) -> Rollout:
+    """One rollout behind a safety guard. One that the guard ends has failed; any other error is raised."""
+    env.seed(seed)
+    guard = SafetyGuard(policy, SafetyLimits.for_contract(env.contract))
+    witness = Witness()
+    with contextlib.suppress(SafetyError):
+        run_episode(env, guard, [witness])
+    outcome = witness.outcome
+    return Rollout(
+        seed,
+        outcome.steps,
+        outcome.final_reward,
+        outcome.max_reward,
+        not outcome.error and outcome.final_reward >= env.max_reward,
+        outcome.max_reward >= env.max_reward,
+        outcome.reason,
+        f"{witness.checksum:08x}",
+        guard.report(),
+    )
+
+
+class Remote:
+    """A source of chunks: the network in the parent."""
+
+    def __init__(self, mailbox: Mailbox, row: int, pipe: Connection) -> None:
+        self._mailbox, self._row, self._pipe = mailbox, row, pipe
+
+    def reset(self) -> None:
+        """Nothing is remembered between observations."""
+
+    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+        self._mailbox.post(self._row, observation)
+        self._pipe.send(ASKED)
+        self._pipe.recv()
+        return self._mailbox.chunk(self._row)
+
+
+class Witness:
+    """An observer that remembers how an episode ended and what was commanded."""
+
+    outcome: Outcome
+
+    def __init__(self) -> None:
+        self.checksum = 0
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        """Nothing was commanded yet."""
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        self.checksum = zlib.crc32(np.ascontiguousarray(action, np.float32).tobytes(), self.checksum)
+
+    def on_end(self, outcome: Outcome) -> None:
+        self.outcome = outcome
