@@ -75,7 +75,7 @@ def examine(args: DoctorArgs) -> Report:
     if args.save_reference is not None:
         identity.save_references(args.save_reference, pictures)
     findings = [
-        *_streams(seen, rig),
+        *_streams(seen, task, rig),
         *_cameras(seen, task, rig),
         *(identity.judge_identity(pictures, references) if references else [_UNRECOGNISED]),
         *_arms(seen, rig),
@@ -84,8 +84,8 @@ def examine(args: DoctorArgs) -> Report:
     return Report(task.name, rig.name, seen.simulated, tuple(findings))
 
 
-def _streams(seen: RigEvidence, rig: RigConfig) -> list[Finding]:
-    return [finding for topic in seen.topics for finding in streams.judge_topic(topic, rig.sync)]
+def _streams(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Finding]:
+    return [finding for topic in seen.topics for finding in streams.judge_topic(topic, rig.sync, task.rate_hz)]
 
 
 def _cameras(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Finding]:

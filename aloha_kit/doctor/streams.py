@@ -10,19 +10,21 @@ from aloha_kit.doctor.findings import About, Finding, troubles
 from aloha_kit.ros.evidence import TopicEvidence
 
 SLOW = (0.10, 0.30)
-"""Fraction of the configured rate that is missing: warning, fault."""
+"""Fraction of the configured rate that is missing: warning, fault. A stream that is still faster than the
+task's control rate loses nothing that would be recorded, so it is only worth a warning."""
 FAST = 1.25
 """Times the configured rate from which the configuration is probably wrong."""
-JITTER = (0.5, 3.0)
-"""95th percentile of how far an interval is from the typical one, in periods. A driver under load
-delivers in pairs without harm, so only waits of several periods are a fault."""
 
 
-def judge_topic(seen: TopicEvidence, sync: SyncConfig) -> list[Finding]:
-    """All findings about one topic; a missing or silent one ends the questions."""
+def judge_topic(seen: TopicEvidence, sync: SyncConfig, control_hz: float) -> list[Finding]:
+    """All findings about one topic; a missing or silent one ends the questions.
+
+    Args:
+        control_hz: the task's rate.
+    """
     if missing := _missing(seen):
         return missing
-    return [_publishers(seen), _rate(seen), *_stamps(seen, sync)]
+    return [_publishers(seen), _rate(seen, control_hz), *_stamps(seen, sync)]
 
 
 def _missing(seen: TopicEvidence) -> list[Finding]:
@@ -58,7 +60,7 @@ def _publishers(seen: TopicEvidence) -> Finding:
     return about.ok(f"{seen.topic}, {seen.expected_type.split('/')[-1]} by {names}")
 
 
-def _rate(seen: TopicEvidence) -> Finding:
+def _rate(seen: TopicEvidence, control_hz: float) -> Finding:
     about, expected = About("rate", seen.stream), f"{seen.rate_hz:g} Hz"
     if len(seen.arrivals_ns) < 2:
         return about.fault("a single message came", expected, "look at the driver's log; a latched topic is no stream")
@@ -68,7 +70,8 @@ def _rate(seen: TopicEvidence) -> Finding:
     remedy = "check the driver's settings and this machine's load"
     if "images" in seen.stream:
         remedy = "give it more light (long exposures slow it) or a USB bus of its own, or set rate_hz to what it gives"
-    return about.graded(1 - hz / seen.rate_hz, SLOW, f"{hz:.1f} Hz", expected, remedy)
+    limits = SLOW if hz < control_hz else (SLOW[0], np.inf)
+    return about.graded(1 - hz / seen.rate_hz, limits, f"{hz:.1f} Hz", expected, remedy)
 
 
 def _stamps(seen: TopicEvidence, sync: SyncConfig) -> list[Finding]:
@@ -78,7 +81,7 @@ def _stamps(seen: TopicEvidence, sync: SyncConfig) -> list[Finding]:
         remedy = "configure the driver to stamp; until then the time of arrival is used, and said in the data"
         return [about.warning(f"{share} zero", "the capture time", remedy)]
     lag = float(np.median(seen.arrivals_ns - seen.stamps_ns)) / 1e9
-    bad = troubles(*_order(about, seen), _offset(about, seen, lag, sync), _evenness(about, seen))
+    bad = troubles(*_order(about, seen), _offset(about, seen, lag, sync), _evenness(about, seen, sync))
     return bad or [about.ok(f"in order and even, {lag * 1e3:.1f} ms before arrival")]
 
 
@@ -108,14 +111,21 @@ def _offset(about: About, seen: TopicEvidence, lag: float, sync: SyncConfig) -> 
     return about.graded(abs(lag), (sync.clock_offset_s, np.inf), found, expected, remedy)
 
 
-def _evenness(about: About, seen: TopicEvidence) -> Finding:
+def _evenness(about: About, seen: TopicEvidence, sync: SyncConfig) -> Finding:
+    """How far intervals are from the typical one, against the bounds of skew and of silence in the soft sync."""
     steps = np.diff(np.sort(seen.stamps_ns))
-    steps = steps[steps > 0] / 1e6
+    steps = steps[steps > 0] / 1e9
     if len(steps) < 5:
         return about.ok("too few to judge")
-    periods = float(np.percentile(np.abs(steps - np.median(steps)), 95)) / 1e3 * seen.rate_hz
-    low, high = np.percentile(steps, (5, 95))
-    remedy = "ease this machine's load; give a camera a USB bus of its own"
+    limits = (
+        max(sync.max_skew_periods / seen.rate_hz, sync.max_skew_s),
+        max(sync.max_age_periods / seen.rate_hz, sync.max_age_s),
+    )
+    uneven = float(np.percentile(np.abs(steps - np.median(steps)), 95))
+    low, high = 1e3 * np.percentile(steps, (5, 95))
+    remedy = "ease this machine's load"
+    if "images" in seen.stream:
+        remedy += ", or give the camera a USB bus of its own"
     return about.graded(
-        periods, JITTER, f"intervals of {low:.0f} to {high:.0f} ms", f"{1e3 / seen.rate_hz:.0f} ms", remedy
+        uneven, limits, f"intervals of {low:.0f} to {high:.0f} ms", f"{1e3 / seen.rate_hz:.0f} ms", remedy
     )
