@@ -8,11 +8,11 @@ from typing import Any, TYPE_CHECKING
 import dm_env
 
 from aloha_kit.config import TaskConfig
-from aloha_kit.core import Action
+from aloha_kit.core import Action, counted
 from aloha_kit.loop import Outcome, SafetyGuard
 from aloha_kit.record.conversation import Conversation
 from aloha_kit.record.screen import Screen
-from aloha_kit.record.status import DiskRoom, line, Meter
+from aloha_kit.record.status import DiskRoom, lines, Meter
 from aloha_kit.record.take import Take
 
 if TYPE_CHECKING:
@@ -39,14 +39,13 @@ class Dashboard:
         figures = self._meter.figures()
         self._room.learn(self._take.size(), figures.steps / self._task.rate_hz)
         screen.status(
-            line(
+            *lines(
                 figures,
                 steps=self._task.episode_len,
                 rate_hz=self._task.rate_hz,
                 stalls=self._take.stalls,
                 limited=self._guard.report()["limited"],
                 minutes=self._room.minutes(),
-                wide=not screen.live,
             )
         )
 
@@ -74,7 +73,14 @@ def show_streams(screen: Screen, health: Mapping[str, StreamHealth]) -> None:
     if wrong:
         screen.status("; ".join(wrong))
     elif screen.live:
-        alive = (
-            f"{name.removeprefix('images/')} {s.rate_hz:.0f} Hz {1e3 * s.age_s:.0f} ms" for name, s in health.items()
+        slowest = min(health, key=lambda name: health[name].rate_hz)
+        oldest = max(health, key=lambda name: health[name].age_s)
+        screen.status(
+            " | ".join(f"{_short(name)} {s.rate_hz:.0f} Hz {1e3 * s.age_s:.0f} ms" for name, s in health.items()),
+            f"{counted(len(health), 'stream')} alive, slowest {_short(slowest)} {health[slowest].rate_hz:.0f} Hz, "
+            f"oldest {_short(oldest)} {1e3 * health[oldest].age_s:.0f} ms",
         )
-        screen.status(" | ".join(alive))
+
+
+def _short(stream: str) -> str:
+    return stream.removeprefix("images/")

@@ -34,13 +34,18 @@ class Screen:
         """A message that stays."""
         self._write(("\r\x1b[2K" if self.live else "") + text + "\n")
 
-    def status(self, text: str, *, now: bool = False) -> None:
-        """The present state of things; at most ten times a second, elsewhere every `plain_s` unless it is `now`."""
+    def status(self, text: str, shorter: str = "", *, now: bool = False) -> None:
+        """The present state of things; at most ten times a second, elsewhere every `plain_s` unless it is `now`.
+
+        Args:
+            shorter: in place of `text` where that is wider than the terminal.
+        """
         moment = time.monotonic()
         if self.live:
             if now or moment >= self._next_live:
                 self._next_live = moment + 0.1
-                self._write("\r\x1b[2K" + text[: shutil.get_terminal_size().columns - 1])
+                room = shutil.get_terminal_size().columns - 1
+                self._write("\r\x1b[2K" + (shorter if shorter and len(text) > room else text)[:room])
         elif now or moment - self._written >= self._plain_s:
             self._written = moment
             self._write(text + "\n")

@@ -139,28 +139,37 @@ class DiskRoom:
         return shutil.disk_usage(self._folder).free / self.bytes_per_s if self.bytes_per_s else float("inf")
 
 
-def line(
-    figures: Figures, *, steps: int, rate_hz: float, stalls: int, limited: int, minutes: float | None, wide: bool
-) -> str:
-    """The figures for people.
+def lines(
+    figures: Figures, *, steps: int, rate_hz: float, stalls: int, limited: int, minutes: float | None
+) -> tuple[str, str]:
+    """The figures for people: everything, and what matters most where there is less room.
 
     Args:
         steps: of the whole episode.
         stalls: waits for the disk or the encoder.
         limited: commands that the guard changed.
         minutes: of recording that fit on the disk.
-        wide: with every stream's age, and not only the oldest one's.
     """
     ages = sorted(((age, name.removeprefix("images/")) for name, age in figures.ages.items()), reverse=True)
-    ages = ages if wide else ages[:1]
-    parts = [
+    counts = {"late": figures.late, "dropped": figures.dropped, "stalls": stalls, "limited": limited}
+    begin = [
         f"{figures.steps / rate_hz:.1f} of {steps / rate_hz:.1f} s",
         f"{figures.fps:.1f} fps",
         f"skew {figures.skew:.0f} ms",
-        "age " + ", ".join(f"{name} {age:.0f}" for age, name in ages) + " ms" if ages else "",
-        f"late {figures.late}, dropped {figures.dropped}",
-        f"stalls {stalls}",
-        f"limited {limited}",
-        f"disk {minutes:.0f} min" if minutes is not None else "",
     ]
-    return " | ".join(part for part in parts if part)
+    end = [f"disk {minutes:.0f} min"] if minutes is not None else []
+    return " | ".join(
+        [
+            *begin,
+            "age " + ", ".join(f"{name} {age:.0f}" for age, name in ages) + " ms",
+            *end,
+            *(f"{name} {count}" for name, count in counts.items()),
+        ]
+    ), " | ".join(
+        [
+            *begin,
+            *(f"{name} {age:.0f} ms old" for age, name in ages[:1]),
+            *end,
+            *(f"{name} {count}" for name, count in counts.items() if count),
+        ]
+    )

@@ -24,7 +24,7 @@ from aloha_kit.record.cli import parse, RecordArgs, rig_of, SessionArgs
 from aloha_kit.record.gesture import Squeezes
 from aloha_kit.record.operator import Keyboard, keyboard
 from aloha_kit.record.screen import Cues, Screen
-from aloha_kit.record.status import DiskRoom, Figures, line, Meter
+from aloha_kit.record.status import DiskRoom, Figures, lines, Meter
 
 NAMES = joint_names()
 
@@ -172,9 +172,10 @@ def test_the_status_line_stays_in_its_place_on_a_terminal(monkeypatch: pytest.Mo
     stream = Terminal()
     screen = Screen(stream)
     screen.status("twenty characters fit, no more")
+    screen.status("a longer one for wide terminals", "shorter", now=True)
     screen.status("too early to show")
     screen.say("done")
-    assert stream.getvalue() == "\r\x1b[2Ktwenty characters fi\r\x1b[2Kdone\n"
+    assert stream.getvalue() == "\r\x1b[2Ktwenty characters fi\r\x1b[2Kshorter\r\x1b[2Kdone\n"
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
@@ -252,14 +253,15 @@ def test_figures_from_stamps() -> None:
     assert figures.mean_fps == figures.fps
     assert (figures.skew, figures.skewed, figures.worst_gap) == (13.0, "b", 55.0)
     assert figures.ages == {"a": 3.0, "b": 2.0, "c": 2.0, "leader_left": 6.0}
-    shown = line(figures, steps=400, rate_hz=50, stalls=1, limited=7, minutes=12.4, wide=False)
-    assert shown == (
-        "0.1 of 8.0 s | 29.7 fps | skew 13 ms | age leader_left 6 ms | late 2, dropped 2 | stalls 1 | limited 7 | "
-        "disk 12 min"
+    wide, narrow = lines(figures, steps=400, rate_hz=50, stalls=0, limited=7, minutes=12.4)
+    assert wide == (
+        "0.1 of 8.0 s | 29.7 fps | skew 13 ms | age leader_left 6, a 3, c 2, b 2 ms | disk 12 min | "
+        "late 2 | dropped 2 | stalls 0 | limited 7"
     )
-    assert "age leader_left 6, a 3, c 2, b 2 ms" in line(
-        figures, steps=400, rate_hz=50, stalls=0, limited=0, minutes=None, wide=True
+    assert narrow == (
+        "0.1 of 8.0 s | 29.7 fps | skew 13 ms | leader_left 6 ms old | disk 12 min | late 2 | dropped 2 | limited 7"
     )
+    assert "disk" not in lines(figures, steps=400, rate_hz=50, stalls=0, limited=0, minutes=None)[0]
     meter.on_reset(dm_env.restart({"stamps": {"a": 0, "deadline": 0}}))
     assert meter.figures() == Figures()
 
