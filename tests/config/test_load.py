@@ -42,7 +42,7 @@ def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no configuration 'sim_transfer_cub' in tasks\. Did you mean"):
         find("tasks", "sim_transfer_cub")
     for path in ("nofile.yaml", "folder/nofile"):
-        with pytest.raises(ConfigError, match=rf"^no file '{path}'\. Known: sim_insertion"):
+        with pytest.raises(ConfigError, match=rf"^no file '{path}'\. Known: .*sim_insertion"):
             find("tasks", path)
 
 
