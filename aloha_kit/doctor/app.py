@@ -31,6 +31,8 @@ class DoctorArgs:
 
     task: Annotated[str, arg(aliases=("--task_name",))]
     """Task: a name in configs/tasks or a YAML path."""
+    rig: str | None = None
+    """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
     seconds: float = 5.0
     """How long the streams are listened to."""
     reference: Path | None = None
@@ -54,7 +56,7 @@ def examine(args: DoctorArgs) -> Report:
         ConfigError: a wrong task, a rig that is not behind ROS, a folder without references.
     """
     task = load(TaskConfig, "tasks", args.task)
-    rig = load(RigConfig, "rigs", task.rig)
+    rig = load(RigConfig, "rigs", args.rig or task.rig)
     if rig.kind != "ros":
         raise ConfigError(
             f"task '{task.name}' is of rig '{rig.name}', simulated in process: there is nothing to look at"

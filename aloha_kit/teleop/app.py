@@ -37,6 +37,8 @@ class TeleopArgs:
 
     task: Annotated[str, arg(aliases=("--task_name",))]
     """Task, for its rig and control rate: a name in configs/tasks or a YAML path."""
+    rig: str | None = None
+    """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
     countdown_s: float = 2.0
     """Seconds between closing the leaders' grippers and the leaders' release."""
     park: bool = False
@@ -66,7 +68,7 @@ def run(args: TeleopArgs) -> None:
         KeyboardInterrupt: Ctrl-C or SIGTERM; the followers hold.
     """
     task = load(TaskConfig, "tasks", args.task)
-    rig = load(RigConfig, "rigs", task.rig)
+    rig = load(RigConfig, "rigs", args.rig or task.rig)
     if rig.kind != "ros":
         raise ConfigError(f"task '{task.name}' is of rig '{rig.name}', simulated in process: it has no arms to move")
     task = replace(task, cameras=(), episode_len=FOR_EVER)  # nobody looks
