@@ -6,6 +6,7 @@ import os
 import signal
 import time
 import xmlrpc.client
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from rosgraph_msgs.msg import Clock
 
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.ros.sim_rig.arms_node import main
-from tests.ros.master import Ros
+from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Client, Ear, until
 
 NODE = ("python", "record/sim_arms_node")
@@ -75,23 +76,37 @@ def test_drivers_that_die_come_back_to_arms_where_they_were(session_ros: Ros) ->
     assert not rospy.has_param("/sim_rig_resume")
 
 
-def test_slower_than_the_wall_time_is_on_the_clock(session_ros: Ros) -> None:
-    node = session_ros.start(*NODE, "--speed", "0.5", "--person", "False")
-    node.wait_for("is up")
+@pytest.fixture
+def slow(session_ros: Ros) -> Iterator[Process]:
+    process = session_ros.start(*NODE, "--speed", "0.5", "--person", "False")
+    process.wait_for("is up")
+    yield process
+    process.stop()
+
+
+def test_slower_than_the_wall_time_is_on_the_clock(slow: Process) -> None:
     assert rospy.get_param("/use_sim_time") is True
     clock = Ear("/clock", Clock)
     until(lambda: clock.newest, "/clock")
     client = Client()
     wall, begin = time.monotonic(), clock.newest.clock.to_sec()
     ticks = [tick.clock.to_sec() for tick in clock.next(60)]
-    assert ticks[-1] - begin < 0.4 * (time.monotonic() - wall), (
-        "a quarter of the wall's time, or less on a busy machine"
-    )
+    assert ticks[-1] - begin < 0.7 * (time.monotonic() - wall), "half the wall's time, or less on a busy machine"
     np.testing.assert_allclose(np.diff(ticks), 0.01, atol=1e-6)
     stamps = np.array([s.header.stamp.to_sec() for s in client.states["puppet_left"].next(30)])
     np.testing.assert_allclose(np.diff(stamps), 0.01, atol=1e-6)
-    assert abs(stamps[-1] - clock.newest.clock.to_sec()) < 0.1, "stamps are in the clock's time"
+    assert begin < stamps[0] < clock.newest.clock.to_sec() + 1.0, "stamps are in the clock's time"
     client.close()
     clock.subscriber.unregister()
-    node.stop()
+    slow.stop()
     assert not rospy.has_param("/use_sim_time")
+
+
+def test_who_takes_its_place_is_left_in_peace(session_ros: Ros, slow: Process) -> None:
+    """A second node of the name makes the first end: what the second has said of itself stays."""
+    second = session_ros.start(*NODE, "--person", "False")
+    second.wait_for("is up")
+    slow.wait()
+    assert rospy.get_param("/sim_rig")["scene"] == "transfer_cube"
+    assert rospy.get_param("/use_sim_time") is False
+    second.stop()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
+import rosgraph
 import rospy
 import tyro
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -73,7 +74,7 @@ class ArmsNode:
         self._rig = SimRig(config, task.scene, person=person, seed=args.seed, complain=_warn)
         self._resume()
         rng = np.random.default_rng(args.seed)
-        self._clock = rospy.Publisher("/clock", ClockMessage, queue_size=1) if args.speed != 1.0 else None
+        self._clock = rospy.Publisher("/clock", ClockMessage, queue_size=10) if args.speed != 1.0 else None
         self._state = rospy.Publisher("/sim_rig/state", JointState, queue_size=1)
         self._reward = rospy.Publisher("/sim_rig/reward", Float32, queue_size=1, latch=True)
         self._rewarded: tuple[float, int] = (-1.0, 0)
@@ -117,12 +118,14 @@ class ArmsNode:
             tick += 1
 
     def close(self) -> None:
-        """A clean end: nothing says any more that a simulated rig is here."""
+        """A clean end: nothing says any more that a simulated rig is here, unless another one took this node's name."""
         self._ended.set()
         self._snapshots.join()
-        for param in (PARAM, RESUME, *(["/use_sim_time"] if self._clock else [])):
-            with contextlib.suppress(KeyError, OSError, rospy.ROSException):
-                rospy.delete_param(param)
+        with contextlib.suppress(OSError, rosgraph.MasterException):
+            if rosgraph.Master(rospy.get_name()).lookupNode(rospy.get_name()) == rospy.get_node_uri():
+                for param in (PARAM, RESUME, *(["/use_sim_time"] if self._clock else [])):
+                    with contextlib.suppress(KeyError):
+                        rospy.delete_param(param)
         self._rig.close()
 
     def _publish(self, now: int, tick: int) -> None:

@@ -202,10 +202,10 @@ class Motors:
         self._silent = max(0.0, self._silent - seconds)
         self._since += seconds
         timed = np.array([self.profile[joint] == "time" for joint in JOINTS])
-        driven = self._drive != 0
+        turning = np.array(["position" not in self.mode[joint] for joint in JOINTS])
         goal = np.where(timed, self._by_time(), self._by_speed(seconds))
         reach = np.clip(self.setpoint + self._drive * seconds, position - 0.15, position + 0.15)
-        self.setpoint = np.where(self.torque, np.where(driven, reach, goal), position)
+        self.setpoint = np.where(self.torque, np.where(turning, reach, goal), position)
         self._overload(seconds)
 
     def _by_time(self) -> Vector:
@@ -236,11 +236,12 @@ class Motors:
             self.fail(["gripper"])
 
     def _command(self, i: int, mode: str, value: float) -> None:
-        if not self.torque[i] or not np.isfinite(value):
-            return
+        turning = "position" not in mode
+        if not self.torque[i] or not np.isfinite(value) or turning != ("position" not in self.mode[JOINTS[i]]):
+            return  # a motor that turns has no use for a goal position, nor one with a goal for a speed
         if mode == "linear_position":
             value = self._motor_angle(value)
-        if "position" not in mode:
+        if turning:
             unit = {"velocity": 1.0, "pwm": FREE_SPEED / FULL_PWM, "current": FREE_SPEED / STALL_MA}[mode]
             self._drive[i] = value * unit
             return

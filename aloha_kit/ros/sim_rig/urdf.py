@@ -5,11 +5,11 @@ from __future__ import annotations
 from aloha_kit.core import ArmModel
 from aloha_kit.core.arms import ARM_JOINTS
 
-# m from each joint to the next, and the axis it turns about: waist first, gripper last
+# mm forwards and upwards from each joint to the next: waist first, gripper last
 OFFSETS = {
-    "vx300s": ((0, 0, 0.079), (0, 0, 0.048), (0.06, 0, 0.3), (0.2, 0, 0), (0.1, 0, 0), (0.07, 0, 0), (0.043, 0, 0)),
-    "wx250s": ((0, 0, 0.072), (0, 0, 0.039), (0.05, 0, 0.25), (0.175, 0, 0), (0.08, 0, 0), (0.06, 0, 0), (0.043, 0, 0)),
-}  # fmt: skip
+    "vx300s": ((0, 79), (0, 48), (60, 300), (200, 0), (100, 0), (70, 0), (43, 0)),
+    "wx250s": ((0, 72), (0, 39), (50, 250), (175, 0), (75, 0), (65, 0), (43, 0)),
+}
 AXES = ("0 0 1", "0 1 0", "0 1 0", "1 0 0", "0 1 0", "1 0 0", "1 0 0")
 _FINGERS = {"left_finger": 1.0, "right_finger": -1.0}
 
@@ -32,9 +32,7 @@ def description(name: str, model: ArmModel) -> str:
     for finger, side in _FINGERS.items():
         lower, upper = sorted((side * low, side * high))
         parts.append(
-            _joint(
-                name, finger, "prismatic", parent, f"{finger}_link", (0.066, 0, 0), "0 1 0", _limit(lower, upper, 1.0)
-            )
+            _joint(name, finger, "prismatic", parent, f"{finger}_link", (66, 0), "0 1 0", _limit(lower, upper, 1.0))
         )
     return "\n".join([*parts, "</robot>"])
 
@@ -44,10 +42,10 @@ def _limit(lower: float, upper: float, velocity: float) -> str:
 
 
 def _joint(
-    name: str, joint: str, kind: str, parent: str, link: str, offset: tuple[float, ...], axis: str, limit: str
+    name: str, joint: str, kind: str, parent: str, link: str, offset: tuple[int, int], axis: str, limit: str
 ) -> str:
-    x, y, z = offset
+    x, z = (value / 1e3 for value in offset)
     return (
         f'<joint name="{joint}" type="{kind}"><parent link="{name}/{parent}"/><child link="{name}/{link}"/>'
-        f'<origin xyz="{x} {y} {z}" rpy="0 0 0"/><axis xyz="{axis}"/>{limit}</joint>\n<link name="{name}/{link}"/>'
+        f'<origin xyz="{x} 0 {z}" rpy="0 0 0"/><axis xyz="{axis}"/>{limit}</joint>\n<link name="{name}/{link}"/>'
     )
