@@ -81,7 +81,11 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
     """
     _check_keys(cls, values, where)
     try:
-        return dacite.from_dict(cls, values, dacite.Config(cast=[tuple, float], check_types=True))
+        return dacite.from_dict(cls, values, dacite.Config(cast=[tuple], type_hooks={float: _number}, check_types=True))
+    except dacite.WrongTypeError as error:
+        choices = typing.get_args(error.field_type) if typing.get_origin(error.field_type) is typing.Literal else ()
+        hint = nearest(str(error.value), map(str, choices)) if choices else f"({error})"
+        raise ConfigError(f"{where}: {error.field_path} cannot be {error.value!r}. {hint}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"{where}: {error}") from error
     except (TypeError, ValueError) as error:
@@ -99,6 +103,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
         return value
 
     return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def _number(value: Any) -> Any:
+    """YAML's `50` where 50.0 is meant; also its `1e-4`, which it takes for a word."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value  # the check of types names the key
 
 
 def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:

@@ -1,0 +1,66 @@
+"""Rigs behind ROS: what ships is complete, and what is missing is named."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from aloha_kit.config import from_mapping, load, names, RigConfig
+from aloha_kit.core import ConfigError
+
+WHOLE: dict[str, Any] = {
+    "name": "mine",
+    "kind": "ros",
+    "followers": {"left": {"name": "puppet_left"}},
+    "leaders": {"left": {"name": "master_left", "model": "wx250s"}},
+    "cameras": {"cam_high": {"topic": "/usb_cam_high/image_raw"}},
+}
+
+
+@pytest.mark.parametrize("name", names("rigs"))
+def test_every_shipped_rig_loads_and_its_topics_differ(name: str) -> None:
+    rig = load(RigConfig, "rigs", name)
+    topics = [topic for camera in rig.cameras.values() for topic in (camera.topic, camera.depth_topic) if topic]
+    assert len(set(topics)) == len(topics)
+    if rig.kind == "ros":
+        assert list(rig.followers) == list(rig.leaders) == ["left", "right"], "the order of the vectors"
+        states = [arm.name or arm.state_topic for arm in (*rig.followers.values(), *rig.leaders.values())]
+        assert len(set(states)) == 4
+
+
+def broken(path: str, value: Any) -> dict[str, Any]:
+    """The whole rig with one entry replaced, or left out where `value` is None."""
+    rig = copy.deepcopy(WHOLE)
+    *way, last = path.split(".")
+    place = rig
+    for key in way:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return rig
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("followers", None, "a ros rig needs followers"),
+        ("leaders", {"right": {"name": "master_right"}}, "no follower for the leaders right; there are: left"),
+        ("cameras.cam_high", {}, "cameras of a ros rig need a topic; without one: cam_high"),
+        ("followers.left", {"model": "vx300s"}, "an interbotix arm needs a name"),
+        ("followers.left", {"driver": "joint_state"}, "a joint_state arm needs a state_topic"),
+        ("followers.left.rate_hz", 0, "an arm's rate_hz must be positive, given 0"),
+        ("cameras.cam_high.rate_hz", -30, "a camera's rate_hz must be positive, given -30"),
+        ("followers.left.modell", "vx300s", "unknown key 'modell'. Did you mean 'model'"),
+        ("followers.left.model", "vx300", "followers.model cannot be 'vx300'. Did you mean 'vx300s'? Known: piper"),
+        ("followers.left.rate_hz", "fast", "followers.rate_hz cannot be 'fast'. (wrong value type"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_named(path: str, value: Any, message: str) -> None:
+    assert from_mapping(RigConfig, WHOLE).followers["left"].model == "vx300s"
+    with pytest.raises(ConfigError) as caught:
+        from_mapping(RigConfig, broken(path, value), where="mine.yaml")
+    assert message in str(caught.value)
