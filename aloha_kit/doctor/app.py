@@ -29,7 +29,7 @@ class DoctorArgs:
     Exit status 0 means go, 1 no-go.
     """
 
-    task: Annotated[str, arg(aliases=("--task_name",))]
+    task: Annotated[str, arg(aliases=("--task_name",))] = "aloha_transfer_cube"
     """Task: a name in configs/tasks or a YAML path."""
     rig: str | None = None
     """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
