@@ -200,20 +200,19 @@ def test_a_network_that_says_nan_ends_the_rollout_by_name(
         assert np.all(np.isfinite(episode.action))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interruption_keeps_the_episode_and_parks(
-    number: signal.Signals, rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
+def test_sigterm_keeps_the_episode_and_parks(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
     def says(script: Scripted) -> Any:
         if script.asked == 3:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)
         return still(4)
 
     Scripted(monkeypatch, says)
     assert fail(rig, checkpoint, tmp_path) == "130"
     assert_parked(capfd.readouterr().out)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
-        assert episode.attrs["reason"].startswith("KeyboardInterrupt")
+        assert episode.attrs["reason"] == "KeyboardInterrupt: SIGTERM"
 
 
 def test_a_camera_that_stops_ends_the_rollout_by_name_and_the_arms_still_park(
@@ -314,24 +313,49 @@ class Still:
         return still(8)
 
 
-def test_a_remote_policy_acts_and_when_it_is_lost_the_arms_hold_and_park(
+def test_when_a_remote_policy_is_lost_the_arms_hold_and_park(
     rig: Path, tmp_path: Path, capfd: Any, release: threading.Event
 ) -> None:
     source = Still(release)
-    with PolicyServer(Served(source, CONTRACT, 8, {"checkpoint": "far"}), "127.0.0.1", 0, "secret").running() as server:
-        words = ["--remote", f"127.0.0.1:{server.port}", "--token", "secret", "--task", str(rig), "--hold_s", "0.6",
-                 "--timeout_s", "0.2", "--num_rollouts", "1", "--output", str(tmp_path)]  # fmt: skip
-        main(words)
-        report = json.loads((tmp_path / "deploy.json").read_text())
-        assert report["checkpoint"] == f"far on 127.0.0.1:{server.port}"
-        assert report["execution"]["remote"] == f"127.0.0.1:{server.port}"
-        assert report["latency"]["stages"]["async network"]["count"] == report["inference"]["queries"]
-        assert_parked(capfd.readouterr().out)
-        source.hang_at = source.asked + 3
-        with pytest.raises(SystemExit, match=r"held still for 30 steps \(0.6 s\).*no answer from 127.0.0.1:\d+ within"):
-            main([*words, "--episode_len", "500"])
+    source.hang_at = 5
+    with PolicyServer(Served(source, CONTRACT, 8), "127.0.0.1", 0, "secret").running() as server:
+        where = f"127.0.0.1:{server.port}"
+        with pytest.raises(
+            SystemExit, match=rf"held still for 30 steps \(0.6 s\).*no answer from {where} within 0.2 s"
+        ):
+            main(["--remote", where, "--token", "secret", "--task", str(rig), "--hold_s", "0.6", "--timeout_s", "0.2",
+                  "--output", str(tmp_path), "--episode_len", "500"])  # fmt: skip
         release.set()
     assert_parked(capfd.readouterr().out)
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        assert episode.length >= 8 + 30
+        np.testing.assert_array_equal(episode.action[-30:], [episode.action[-31]] * 30)
+
+
+def test_ctrl_c_in_roslaunch_ends_the_node_with_the_arms_parked(
+    rig: Path, tmp_path: Path, session_ros: Ros, release: threading.Event
+) -> None:
+    with PolicyServer(Served(Still(release), CONTRACT, 8), "127.0.0.1", 0, "secret").running() as server:
+        given = {"task": rig, "remote": f"127.0.0.1:{server.port}", "output": tmp_path, "flags": "--episode_len 5000"}
+        launched = session_ros.start(
+            "roslaunch", "-p", str(session_ros.port), "aloha_kit", "deploy.launch",
+            *(f"{name}:={value}" for name, value in given.items()), ALOHA_KIT_TOKEN="secret",
+        )  # fmt: skip
+        launched.wait_for("type y (success)", timeout=120)
+        states: list[str] = []
+        ear = rospy.Subscriber("/aloha_kit/deploy/state", String, lambda message: states.append(message.data))
+        while "acting" not in states or not list(tmp_path.glob("*.partial")):
+            assert launched.running, launched.text()
+            rospy.sleep(0.05)
+        rospy.sleep(0.2)
+        ear.unregister()
+        launched.signal(signal.SIGINT)
+        launched.wait(60)
+    assert "interrupted" in launched.text()
+    assert_parked(launched.text())
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        assert episode.length >= 1
+        assert episode.attrs["reason"].startswith("KeyboardInterrupt")
 
 
 def test_an_episode_is_replayed_on_the_arms_with_its_tracking_error(
