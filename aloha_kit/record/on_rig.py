@@ -57,7 +57,6 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
         channels: list[Channel] = [stack.enter_context(contextlib.closing(RosOperator(COMMANDS)))]
         channels += [stack.enter_context(contextlib.closing(keys))] if keys else []
         talk = Conversation([*channels, *([squeezes] if squeezes else [])], screen, cues)
-        stack.callback(lambda: talk.tell("ended", "the arms stay where they are, under torque"))
         _old_journals(folder, args.recover, talk)
         estop = stack.enter_context(contextlib.closing(EStop()))
         session = Session(

@@ -75,6 +75,7 @@ class Session:
         self._again: deque[int] = deque()  # seeds that come before new ones
         self._ended_by: Command | None = None
         self._pausing = self._quit = self._restart = False
+        self._moved = False
         self._room = DiskRoom(plan.folder)
         self._about: dict[str, Any] = {}  # what the environment says of itself
         self._collected = 0  # takes whose saving was waited for
@@ -96,19 +97,35 @@ class Session:
         try:
             while not self._quit and self.present < self.plan.wanted:
                 self._attempt(env)
-            self.talk.tell("saving", "the arms come to rest")
-            env.park()
-            self.collect()
         except KeyboardInterrupt:
             interrupted = True
         except AlohaKitError as error:
             fault = str(error)
+        finally:
+            left = self._leave(env)
         try:
             self.collect()
         except AlohaKitError as error:
             fault = fault or str(error)
+        self.talk.tell("ended", left)
         verdicts = tuple(take.verdict for take in self.takes if take.verdict)
         return SessionResult(self.plan.folder, self.present, self.plan.wanted, verdicts, interrupted, fault)
+
+    def _leave(self, env: RosEnv) -> str:
+        """However the session ended, the arms come to rest; says how they were left. Ctrl-C stops them on the way."""
+        if env.listens_only or not self._moved:
+            return "the arms are where they were left"
+        stay = "the arms stay where they are, under torque"
+        if self._estop():
+            return f"{stay}: the emergency stop is pressed"
+        self.talk.tell("saving", "the arms come to rest")
+        try:
+            env.park()
+        except KeyboardInterrupt:
+            return stay
+        except AlohaKitError as error:
+            return f"{stay}, they could not be parked: {error}"
+        return "the arms are at rest, under torque"
 
     def ready(self, env: RosEnv) -> None:
         """For the beginning of the opening: the last episode is on the disk, and the next one has room.
@@ -189,6 +206,7 @@ class Session:
             if self._estop():
                 raise SafetyError("the emergency stop is pressed: release it")
             env.seed(seed)
+            self._moved = True
             run_episode(env, _Attended(guard, self), [take, meter, board])
         except StopEpisode:  # said in the opening, so nothing was recorded
             pass

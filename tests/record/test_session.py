@@ -37,7 +37,8 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     result = made.run(env)
     assert (result.present, result.verdicts, result.fault, result.interrupted) == (2, ("kept", "kept"), "", False)
     assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis time: 2 kept"
-    assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving"]
+    assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving", "ended"]
+    assert operator.told[-1] == ("ended", "the arms are at rest, under torque")
     assert ("waiting", "close both leader grippers to begin (episode 2 of 2)") in operator.told
     assert env.parked == 1
     for file in list_episodes(tmp_path):
@@ -51,9 +52,11 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
             assert about["timing"] == {
                 "fps": 50.0, "worst_skew_ms": 2.0, "most_skewed": "qpos", "late": 0, "dropped": 0, "worst_gap_ms": 20.0
             }  # fmt: skip
-    again, operator, _ = session(tmp_path, Desk(), wanted=2)
-    assert again.run(Desk()).present == 2
-    assert "recording" not in operator.states
+    rested = Desk()
+    again, operator, _ = session(tmp_path, rested, wanted=2)
+    assert again.run(rested).present == 2
+    assert operator.told == [("ended", "the arms are where they were left")]
+    assert rested.parked == rested.resets == 0
     assert "saving: episode_1 kept: complete; 10 steps at 50.0 fps, worst skew 2 ms" in output.getvalue()
 
 
@@ -160,19 +163,29 @@ def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_
     assert (result.verdicts, result.fault) == (("failed", "kept"), "")
     reason = "StreamError: cam_high is silent: 0.31 s old, bound 0.25 s"
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (4, False, reason, True)
-    assert operator.states == ["waiting", "recording", "saving", "paused", "waiting", "recording", "saving", "saving"]
+    assert operator.states == [
+        "waiting",
+        "recording",
+        "saving",
+        "paused",
+        "waiting",
+        "recording",
+        "saving",
+        "saving",
+        "ended",
+    ]
     assert "paused: cam_high is silent: 0.31 s old, bound 0.25 s\nThe arms hold still." in output.getvalue()
     assert env.resets == 2
 
 
 @pytest.mark.parametrize("answer", ["quit", None])
-def test_a_fault_that_nobody_mends_ends_the_session_where_the_arms_are(tmp_path: Path, answer: str | None) -> None:
+def test_a_fault_that_nobody_mends_ends_the_session(tmp_path: Path, answer: str | None) -> None:
     env = Desk()
     env.faults[5] = StreamError("cam_high is silent")
     lines = [("paused", 10, answer)] if answer else []
     made, _, _ = session(tmp_path, env, *lines, patience_s=2.0)
     result = made.run(env)
-    assert (result.fault, result.verdicts, env.parked) == ("cam_high is silent", ("failed",), 0)
+    assert (result.fault, result.verdicts, env.parked) == ("cam_high is silent", ("failed",), 1)
     assert all(arm.locked for arm in env.leader_arms.values())
 
 
@@ -243,17 +256,42 @@ def test_an_episode_is_not_begun_where_it_would_not_fit(tmp_path: Path, monkeypa
     assert result.fault == (
         f"the disk of {tmp_path} has room for 0 s of recording, an episode takes up to 0 s: make room"
     )
-    assert operator.states == ["waiting", "recording", "saving", "paused"]
+    assert operator.states == ["waiting", "recording", "saving", "paused", "saving", "ended"]
 
 
-def test_ctrl_c_keeps_what_was_recorded_aside_and_holds(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
     env = Desk()
     env.faults[8] = KeyboardInterrupt("SIGTERM")
     made, _, _ = session(tmp_path, env, wanted=2)
     result = made.run(env)
-    assert (result.interrupted, result.verdicts, env.parked) == (True, ("failed",), 0)
+    assert (result.interrupted, result.verdicts, env.parked) == (True, ("failed",), 1)
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (7, False, "KeyboardInterrupt: SIGTERM", True)
     assert all(arm.locked for arm in env.leader_arms.values())
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (KeyboardInterrupt(), "the arms stay where they are, under torque"),
+        (StreamError("silent"), "the arms stay where they are, under torque, they could not be parked: silent"),
+    ],
+)
+def test_arms_that_do_not_come_to_rest_stay_and_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, words: str
+) -> None:
+    env = Desk()
+    monkeypatch.setattr(env, "park", lambda: (_ for _ in ()).throw(failure))
+    made, operator, _ = session(tmp_path, env)
+    assert made.run(env).present == 1
+    assert operator.told[-1] == ("ended", words)
+
+
+def test_nothing_is_parked_while_the_emergency_stop_is_pressed(tmp_path: Path) -> None:
+    env = Desk()
+    made, operator, _ = session(tmp_path, env, ("paused", 2, "quit"), estop=lambda: env.steps >= 3)
+    assert "the emergency stop is pressed" in made.run(env).fault
+    assert env.parked == 0
+    assert operator.told[-1][1] == "the arms stay where they are, under torque: the emergency stop is pressed"
 
 
 def test_a_leader_beyond_the_followers_range_is_recorded_as_it_was_done_and_counted(tmp_path: Path) -> None:
