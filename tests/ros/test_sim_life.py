@@ -13,6 +13,7 @@ import pytest
 import rosgraph
 import rospy
 from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
 
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.ros.sim_rig.arms_node import main
@@ -110,3 +111,25 @@ def test_who_takes_its_place_is_left_in_peace(session_ros: Ros, slow: Process) -
     assert rospy.get_param("/sim_rig")["scene"] == "transfer_cube"
     assert rospy.get_param("/use_sim_time") is False
     second.stop()
+
+
+def test_one_launch_brings_pictures_of_the_asked_size_and_rate(session_ros: Ros) -> None:
+    launch = session_ros.launch("sim_rig.launch", image_size="24 32", camera_hz=10, person="false", quality="draft")
+    try:
+        launch.wait_for("is up")
+        pictures = Ear("/usb_cam_high/image_raw", Image)
+        until(lambda: len(pictures.messages) > 4, "pictures")
+        assert (pictures.newest.height, pictures.newest.width) == (24, 32)
+        assert np.diff([picture.header.stamp.to_sec() for picture in pictures.messages]).min() > 0.08
+        pictures.subscriber.unregister()
+    finally:
+        launch.stop()
+
+
+def test_it_ends_well_without_a_master(own_ros: Ros) -> None:
+    node = own_ros.start(*NODE, "--person", "False")
+    node.wait_for("is up")
+    own_ros.core.kill()
+    node.signal(signal.SIGINT)
+    assert node.wait() == 130
+    assert "Traceback" not in node.text()

@@ -7,6 +7,7 @@ the physics. A picture carries the stamp of the state it shows. Only what somebo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import threading
 from collections.abc import Sequence
@@ -198,6 +199,10 @@ class Args:
     """Of the pictures: draft, fast or fine; the rig's when not given."""
     jpeg_quality: int = 95
     """1 to 100."""
+    image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
+    """Height and width of the pictures, in place of the task's or the rig's."""
+    camera_hz: float | None = None
+    """Rate of every camera, in place of the rig's."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -205,8 +210,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
     args = tyro.cli(Args, prog="sim_cameras_node", args=arguments, use_underscores=True)
     try:
-        task = load(TaskConfig, "tasks", args.task)
+        task = load(TaskConfig, "tasks", args.task, **({"image_size": args.image_size} if args.image_size else {}))
         rig = load(RigConfig, "rigs", args.rig or task.rig)
+        if args.camera_hz is not None:
+            paced = {name: dataclasses.replace(each, rate_hz=args.camera_hz) for name, each in rig.cameras.items()}
+            rig = dataclasses.replace(rig, cameras=paced)
         node.require_master()
         # stamps come with the states, so this node waits for no /clock
         rospy.init_node("sim_cameras", disable_signals=True, disable_rostime=True)
@@ -214,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with sigterm_interrupts(), contextlib.closing(cameras):
             rospy.loginfo(f"cameras of '{rig.name}' in scene '{task.scene}': {', '.join(rig.cameras)}")
             cameras.run()
-    except AlohaKitError as error:
+    except (AlohaKitError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
