@@ -153,6 +153,6 @@ def test_work_beside_the_loop_has_rows_of_its_own_and_no_part_in_the_total() -> 
     report = latency.report()
     assert report["stages"].pop("async preprocessing") == pytest.approx({"p50": 50, "p99": 59.8, "max": 60, "count": 2})
     assert report == before
-    head, *rows, last = latency.table().splitlines()
+    head, *rows, _ = latency.table().splitlines()
     assert len({len(row) for row in (head, *rows)}) == 1
     assert rows[-1].split()[:3] == ["async", "preprocessing", "50.00"]
