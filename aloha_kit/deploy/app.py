@@ -101,9 +101,10 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[Source,
         output = make_folder(args.output or Path("rollouts") / folder)
         return sources.remote(args), output
     from aloha_kit.deploy import agent  # torch
+    from aloha_kit.policies.find import find_checkpoint, run_folder
 
-    path = agent.find_checkpoint(args.ckpt)
-    output = make_folder(args.output or _run_folder(path) / "deploy" / folder)
+    path = find_checkpoint(args.ckpt)
+    output = make_folder(args.output or run_folder(path) / "deploy" / folder)
     return agent.local(path, camera_sizes(task, rig, args.image_size), args.device), output
 
 
@@ -146,11 +147,6 @@ def _about(args: DeployArgs, source: Source, task: TaskConfig, env: Environment,
         "versions": {**versions, "python": platform.python_version(), "platform": platform.platform()},
         "started": _now().isoformat(timespec="seconds"),
     }
-
-
-def _run_folder(source: Path) -> Path:
-    """The run that a checkpoint belongs to; never the checkpoint's own folder, which training replaces."""
-    return source.parent.parent if source.parent.name == "checkpoints" else source.parent
 
 
 def _now() -> datetime.datetime:

@@ -6,9 +6,10 @@ import secrets
 import sys
 
 from aloha_kit.core import WallClock
-from aloha_kit.deploy.agent import find_checkpoint, local
+from aloha_kit.deploy.agent import local
 from aloha_kit.deploy.args import ServeArgs
 from aloha_kit.loop import LatencyReport, sigterm_interrupts
+from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.remote import PolicyServer, Served
 
 

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import find_checkpoint, load_network, local, TimedAgent, trained_task
+from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.app import run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.report import rate, Rollout, summarise, table
@@ -26,6 +26,7 @@ from aloha_kit.loop import LatencyReport
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.execution import ChunkExecutor
+from aloha_kit.policies.find import find_checkpoint, load_network, trained_task
 from tests.deploy.conftest import CHUNK, CONTRACT, save_checkpoint
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", "12")

@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import find_checkpoint, local, TimedAgent
+from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.report import table
 from aloha_kit.episode import Episode
 from aloha_kit.loop import LatencyReport
+from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.remote import PolicyServer, RemotePolicy, Served
 from tests.deploy.conftest import CHUNK
 
