@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import psutil
 import rosgraph
 
 ROOT = Path(__file__).parents[2]
@@ -59,19 +60,30 @@ class Process:
         self.popen.send_signal(number)
 
     def kill(self) -> None:
-        """kill -9 of the whole group."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.popen.pid, signal.SIGKILL)
+        """kill -9 of the process and all below it: roscore and roslaunch give each of theirs a session of its own."""
+        for process in self._family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self.popen.wait()
+
+    def _family(self) -> list[psutil.Process]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.popen.pid)
+            return [process, *process.children(recursive=True)]
+        return []
 
     def stop(self) -> None:
         """SIGINT, then SIGTERM, then SIGKILL: roslaunch ends its nodes on the first."""
+        family = self._family()  # of one that is dead already, nobody can tell
         for number in (signal.SIGINT, signal.SIGTERM):
             if self.running:
                 self.popen.send_signal(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     self.popen.wait(15)
         self.kill()
+        for process in family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
 
 
 class Ros:
