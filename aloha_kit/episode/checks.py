@@ -196,8 +196,12 @@ def check_stamps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_skew(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Streams of one row were captured together."""
-    streams = {n: v for n, v in episode.stamps.items() if n not in ("deadline", "command") and len(v) == episode.frames}
+    """Streams of one row were captured together. Not the leaders': a row's action was decided a step before it."""
+    streams = {
+        name: stamps
+        for name, stamps in episode.stamps.items()
+        if name not in ("deadline", "command") and not name.startswith("leader_") and len(stamps) == episode.frames
+    }
     if len(streams) < 2:
         return
     matrix = np.stack(list(streams.values()))

@@ -248,7 +248,8 @@ class Session:
         self._room.learn(take.size(), outcome.steps / env.contract.rate_hz)
         self.takes.append(take)
         take.seed = seed
-        self.talk.tell("saving", f"{take.name} {verdict}: {outcome.reason}; {board.summary()}")
+        judged = "" if verdict == "thrown away" else f" {verdict}"
+        self.talk.tell("saving", f"{take.name}{judged}: {outcome.reason}; {board.summary()}")
         take.settle(verdict, success=success, cut=cut, notes=board.notes())
 
     def _between(self, command: Command, env: RosEnv) -> None:

@@ -243,6 +243,13 @@ def test_faults_are_found_by_their_check_alone(spoil: Callable[..., list[tuple[s
         assert len(spoil(FAULTS[fault][0])) == 1, fault
 
 
+def test_leaders_belong_to_the_step_before_and_not_to_the_row(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+    def change(file: h5py.File) -> None:
+        file["stamps/leader_left"] = file["stamps/qpos"][()] - 2 * PERIOD
+
+    assert spoil(change) == []
+
+
 def test_a_stream_that_stands_still(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
     def change(file: h5py.File) -> None:
         stamps = file["stamps/images/cam_high"]
