@@ -25,14 +25,14 @@ from aloha_kit.core import (
     Rate,
 )
 from aloha_kit.ros import node
-from aloha_kit.ros.arms import Arm, connect_arm, until_read, Vector
+from aloha_kit.ros.arms import Arm, connect_arm, next_reading, until_read, Vector
 from aloha_kit.ros.base import Base
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, rig_contract, Senses
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
-from aloha_kit.ros.streams import Streams
+from aloha_kit.ros.streams import state_topic, Streams
 
 WARM_UP_S = 15.0
 """How long the streams may take to come alive."""
@@ -84,6 +84,8 @@ class RosEnv(Environment):
         self._opening, self._by_person = opening, leaders
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
+        first = next(iter(rig.followers.values()))
+        next_reading(state_topic(first), first.name or first.state_topic)  # whoever simulates says so before that
         with contextlib.ExitStack() as opened:
             about = simulated_rig()
             if about and about.get("rig", rig.name) != rig.name:
