@@ -1,0 +1,61 @@
+"""Every launch file: its nodes are there, run where roslaunch was called, and understand what they are given."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from roslaunch.config import load_config_default, ROSLaunchConfig
+
+from tests.ros.master import ROOT
+
+FILES = sorted((ROOT / "launch").glob("*.launch"))
+NODES = {file.name for folder in ("record", "deploy") for file in (ROOT / folder).glob("*_node")}
+
+
+def loaded(file: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> ROSLaunchConfig:
+    monkeypatch.setenv("ROS_PACKAGE_PATH", f"{ROOT}:/usr/share")
+    monkeypatch.setenv("PWD", "/where roslaunch/was called")
+    return load_config_default([(str(file), list(arguments))], None, verbose=False)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_nodes_are_there_and_run_in_the_callers_folder(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = loaded(file, monkeypatch, "episode:=some.hdf5").nodes
+    assert nodes
+    for node in nodes:
+        assert node.type in NODES
+        assert node.launch_prefix == "env -C '/where roslaunch/was called'"
+
+
+@pytest.mark.parametrize("file", ["record", "deploy", "replay", "teleop"])
+def test_a_simulated_rig_comes_along_when_asked_for(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = loaded(ROOT / "launch" / f"{file}.launch", monkeypatch, "sim:=true", "episode:=e", "task:=mine")
+    arguments = {node.type: node.args for node in config.nodes}
+    assert {"sim_arms_node", "sim_cameras_node"} < set(arguments)
+    assert "--task mine" in arguments["sim_arms_node"]
+    somebody = file in {"record", "teleop"}
+    assert f"--person {somebody}" in arguments["sim_arms_node"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_nodes_understand_their_arguments(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets past its command line, to a task that is not there."""
+    config = loaded(file, monkeypatch, "episode:=none.hdf5", "ckpt:=none", "task:=aloha_transfer_cub")
+    for node in config.nodes:
+        (executable,) = [
+            ROOT / folder / node.type for folder in ("record", "deploy") if (ROOT / folder / node.type).exists()
+        ]
+        assert os.access(executable, os.X_OK)
+        done = subprocess.run(
+            [sys.executable, str(executable), *shlex.split(node.args)],
+            capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
+            env={**os.environ, "ROS_MASTER_URI": "http://127.0.0.1:9"},
+        )  # fmt: skip
+        assert done.returncode not in (0, 2), done.stderr
+        assert "Traceback" not in done.stderr
+        assert "Did you mean 'aloha_transfer_cube'" in done.stderr or "none.hdf5" in done.stderr, done.stderr
