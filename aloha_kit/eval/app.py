@@ -68,7 +68,7 @@ def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:
         "seeds": [args.seed, args.seed + args.num_rollouts - 1],
         "execution": {
             "temporal_agg": args.temporal_agg,
-            "batch": args.batch,
+            "batch": args.at_a_time,
             "workers": args.processes,
             "threads": torch.get_num_threads(),
         },

@@ -37,9 +37,9 @@ class EvalArgs:
     """Seed of the first rollout, later ones count up; far from those that training data is recorded with."""
     workers: int | None = None
     """Processes that simulate; the cores of the machine when not given."""
-    batch: int = 8
-    """Rollouts at a time, whose queries the network answers together. Rounding depends on it a little (1 is a query
-    as in deploy), on --workers not at all."""
+    batch: int | None = None
+    """Rollouts at a time, whose queries the network answers together; 8 when not given, or one a worker where there
+    are more. Rounding depends on it a little (1 is a query as in deploy), on --workers not at all."""
     threads: int | None = None
     """Threads of the network on a CPU; the cores of the machine when not given."""
     device: str | None = None
@@ -66,3 +66,8 @@ class EvalArgs:
     def processes(self) -> int:
         """How many processes simulate."""
         return self.workers or os.cpu_count() or 1
+
+    @property
+    def at_a_time(self) -> int:
+        """How many rollouts a query is for."""
+        return self.batch or max(8, self.processes)

@@ -64,8 +64,8 @@ class Candidate:
             EvaluationError: a process died, or a rollout failed.
         """
         args = self._args
-        with self._farm(min(args.batch, args.num_rollouts)) as farm:
-            network = BatchedNetwork(self.network, farm.mailbox, args.batch)
+        with self._farm(min(args.at_a_time, args.num_rollouts)) as farm:
+            network = BatchedNetwork(self.network, farm.mailbox, args.at_a_time)
             network.warm_up()  # while the environments are being built
             result.about = {**result.about, "rig": dict(self._fitting(farm).describe)}
             # disable=None: a bar only on a terminal; elsewhere a line now and then

@@ -142,8 +142,8 @@ class Farm:
             env.process.join(timeout=10)
             raise EvaluationError(
                 f"a simulation process died (exit code {env.process.exitcode}) {where}. Out of memory? "
-                f"There were {counted(len(self._environments), 'environment')} in "
-                f"{counted(len(self._processes), 'process')}: try a smaller --batch, or fewer --workers"
+                f"Under way: {counted(len(self._processes), 'worker')} with "
+                f"{counted(len(self._environments), 'environment')}: try a smaller --batch"
             ) from None
         if isinstance(message, Failure):
             raise EvaluationError(message.text if env.seed is None else f"the rollout {where} failed: {message.text}")

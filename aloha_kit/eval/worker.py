@@ -1,6 +1,8 @@
 """A process that simulates: one thread an environment, and rollout after rollout, exactly as deployment runs them.
 
 It asks the parent for chunks, so no network and no torch is in here, and software OpenGL has the process to itself.
+The threads take turns: one moves while the others wait for an answer. Side by side they gain nothing, since there is
+a process a core, and Mesa crashes when two threads draw at the same time, each in a context of its own.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ from aloha_kit.policies.execution import ChunkExecutor, ChunkSource, TemporalEns
 from aloha_kit.rigs import connect
 
 ASKED, ANSWERED = "asked", "answered"
+GONE = (EOFError, BrokenPipeError, ConnectionResetError)
+"""The parent has had enough, or is gone."""
 
 
 @dataclass(frozen=True)
@@ -75,35 +79,52 @@ def work(plan: Plan, pipes: Sequence[tuple[int, Connection]]) -> None:
     """Body of a process.
 
     Args:
-        pipes: (row of the mailbox, pipe) of each environment. Seeds come in (None ends it); out go `Ready`, then
-            `ASKED` for each query and a `Rollout` for each seed, or a `Failure`.
+        pipes: (row of the mailbox, pipe) of each environment. In come seeds, and `ANSWERED` after each `ASKED`, until
+            the pipe ends; out go `Ready`, then an `ASKED` for each query and a `Rollout` for each seed, or a `Failure`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the whole group; the parent decides
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa would draw with a thread a core in each of the processes
     turn = threading.Lock()
-    threads = [threading.Thread(target=_serve, args=(plan, row, pipe, turn)) for row, pipe in pipes]
+    threads = [threading.Thread(target=_serve, args=(plan, row, Line(pipe, turn))) for row, pipe in pipes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-def _serve(plan: Plan, row: int, pipe: Connection, turn: threading.Lock) -> None:
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has had enough, or is gone
+class Line:
+    """A thread's pipe to the parent. While it waits for an answer, it is another thread's turn."""
+
+    def __init__(self, pipe: Connection, turn: threading.Lock) -> None:
+        self.turn, self._pipe = turn, pipe
+
+    def tell(self, message: Ready | Rollout | Failure | str) -> None:
+        self._pipe.send(message)
+
+    def hear(self) -> int | str:
+        """The next message; raises `EOFError` when the parent has had enough, or is gone."""
+        self.turn.release()
         try:
-            with turn:  # libraries load, and set themselves up, once
-                env = simulation(plan)
-            with contextlib.closing(env):
-                pipe.send(Ready(env.contract, env.max_reward, env.describe()))
-                policy = execution(Remote(plan.mailbox, row, pipe), plan.temporal_agg, plan.horizon)
-                while (seed := pipe.recv()) is not None:
-                    pipe.send(roll_out(env, policy, seed))
-        except (EOFError, BrokenPipeError, ConnectionResetError):
+            message: int | str = self._pipe.recv()
+        finally:
+            self.turn.acquire()
+        return message
+
+
+def _serve(plan: Plan, row: int, line: Line) -> None:
+    with line.turn, contextlib.suppress(*GONE):
+        try:
+            with contextlib.closing(simulation(plan)) as env:
+                line.tell(Ready(env.contract, env.max_reward, env.describe()))
+                policy = execution(Remote(plan.mailbox, row, line), plan.temporal_agg, plan.horizon)
+                while isinstance(seed := line.hear(), int):
+                    line.tell(roll_out(env, policy, seed))
+        except GONE:
             raise
         except AlohaKitError as error:
-            pipe.send(Failure(str(error)))
+            line.tell(Failure(str(error)))
         except Exception as error:
-            pipe.send(Failure(f"{type(error).__name__}: {error}"))
+            line.tell(Failure(f"{type(error).__name__}: {error}"))
 
 
 def simulation(plan: Plan) -> Environment:
@@ -145,16 +166,16 @@ def roll_out(env: Environment, policy: Policy, seed: int) -> Rollout:
 class Remote:
     """A source of chunks: the network in the parent."""
 
-    def __init__(self, mailbox: Mailbox, row: int, pipe: Connection) -> None:
-        self._mailbox, self._row, self._pipe = mailbox, row, pipe
+    def __init__(self, mailbox: Mailbox, row: int, line: Line) -> None:
+        self._mailbox, self._row, self._line = mailbox, row, line
 
     def reset(self) -> None:
         """Nothing is remembered between observations."""
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
         self._mailbox.post(self._row, observation)
-        self._pipe.send(ASKED)
-        self._pipe.recv()
+        self._line.tell(ASKED)
+        self._line.hear()
         return self._mailbox.chunk(self._row)
 
 

@@ -1,0 +1,82 @@
+"""The parent's side: what lies in the mailbox, and the network that answers it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from aloha_kit.eval.farm import EvaluationError
+from aloha_kit.eval.inference import BatchedNetwork
+from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.policies.agent import ChunkPolicy
+from tests.eval.conftest import CONTRACT, network
+
+
+def observations(count: int) -> list[dict]:
+    rng = np.random.default_rng(1)
+    return [
+        {
+            "qpos": rng.normal(0, 0.1, 14).astype(np.float32),
+            "images": {"top": rng.integers(0, 255, (32, 48, 3), np.uint8)},
+            "environment_state": rng.normal(size=3).astype(np.float32),
+        }
+        for _ in range(count)
+    ]
+
+
+def filled(count: int) -> Mailbox:
+    mailbox = Mailbox(count, CONTRACT, chunk_size=6)
+    for row, observation in enumerate(observations(count)):
+        mailbox.post(row, observation)
+    return mailbox
+
+
+def test_a_row_holds_what_the_policy_may_see_and_no_more() -> None:
+    contract = dataclasses.replace(CONTRACT, environment_state_names=("x", "y", "z"))
+    mailbox, seen = Mailbox(3, contract, chunk_size=2), observations(3)
+    for row in (0, 2):
+        mailbox.post(row, seen[row])
+    np.testing.assert_array_equal(mailbox.read("qpos", [2, 0]), [seen[2]["qpos"], seen[0]["qpos"]])
+    np.testing.assert_array_equal(mailbox.read("images/top", [2])[0], seen[2]["images"]["top"])
+    np.testing.assert_array_equal(mailbox.read("environment_state", [2])[0], seen[2]["environment_state"])
+    assert not mailbox.read("images/top", [1]).any()
+    assert "environment_state" not in Mailbox(1, CONTRACT, chunk_size=2)
+    chunk = np.arange(28, dtype=np.float32).reshape(2, 14)
+    mailbox.answer(1, chunk)
+    taken = mailbox.chunk(1)
+    mailbox.answer(1, chunk + 1)
+    np.testing.assert_array_equal(taken, chunk)
+
+
+def test_one_at_a_time_is_what_deployment_computes() -> None:
+    mailbox, net = filled(3), network()
+    BatchedNetwork(net, mailbox, size=1)([2])
+    np.testing.assert_array_equal(mailbox.chunk(2), ChunkPolicy(net).predict_chunk(observations(3)[2]))
+    assert not mailbox.chunk(0).any()
+
+
+def test_a_chunk_does_not_depend_on_who_else_asks() -> None:
+    mailbox, net = filled(8), network()
+    ask = BatchedNetwork(net, mailbox, size=8)
+    ask(range(8))
+    together = [mailbox.chunk(row) for row in range(8)]
+    for rows in ([5], [7, 5, 1], [0, 5, 2, 3, 6]):
+        ask(rows)
+        for row in rows:
+            np.testing.assert_array_equal(mailbox.chunk(row), together[row])
+    for row, observation in enumerate(observations(8)):
+        np.testing.assert_allclose(together[row], ChunkPolicy(net).predict_chunk(observation), atol=1e-5)
+
+
+def test_a_device_that_cannot_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = network()
+
+    def fail(batch: object) -> torch.Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand a long story")
+
+    monkeypatch.setattr(net, "predict", fail)
+    with pytest.raises(EvaluationError, match=r"on 4 observations at once: CUDA out of memory\. .*9 GiB\. If memory"):
+        BatchedNetwork(net, filled(2), size=4).warm_up()
