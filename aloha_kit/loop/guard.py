@@ -238,7 +238,9 @@ class SafetyGuard:
             return "the observation has no stamps, so a frozen stream cannot be told from a live one"
         newest = max(stamps.values())
         for stream, stamp in stamps.items():
-            if stream in {"deadline", "command"}:
+            # a leader's stamp is of the reading that the last action came from: it stands still while we hold,
+            # and whoever reads the leaders says when they are silent
+            if stream in {"deadline", "command"} or stream.startswith("leader_"):
                 continue
             self._repeats[stream] = self._repeats[stream] + 1 if self._stamps.get(stream) == stamp else 0
             age = (newest - stamp) / 1e9

@@ -77,6 +77,7 @@ class Session:
         self._pausing = self._quit = self._restart = False
         self._moved = False
         self._room = DiskRoom(plan.folder)
+        self._take: Take | None = None  # the present attempt
         self._about: dict[str, Any] = {}  # what the environment says of itself
         self._collected = 0  # takes whose saving was waited for
 
@@ -134,13 +135,16 @@ class Session:
             EpisodeError: one of the two is not so.
         """
         self.collect()
-        self._about = env.describe()  # now: once the clock runs, a look at the parameter server costs steps
         seconds, episode_s = self._room.seconds(), self.plan.task.episode_len / self.plan.task.rate_hz
         if seconds < _ROOM * episode_s:
             raise EpisodeError(
                 f"the disk of {self.plan.folder} has room for {seconds:.0f} s of recording, "
                 f"an episode takes up to {episode_s:.0f} s: make room"
             )
+        # Now: once the clock runs, a look at the parameter server or a new file on a busy disk costs steps.
+        self._about = env.describe()
+        if self._take is not None:
+            self._take.begin()
 
     def tell(self, state: str, words: str) -> None:
         """For the opening: how far it is."""
@@ -199,7 +203,7 @@ class Session:
         assert env.leaders is not None
         leaders = env.leaders if self._squeezes is None else self._squeezes.watch(env.leaders)
         guard, meter = self._make_guard(env, leaders), Meter(env.contract.rate_hz, env.clock)
-        take = Take(lambda: self._begin(env, seed))
+        take = self._take = Take(lambda: self._writer(env, seed))
         board = Dashboard(self.talk, take, meter, guard, self._room, self.plan.task)
         fault: AlohaKitError | None = None
         try:
@@ -223,7 +227,7 @@ class Session:
         except AlohaKitError as error:
             self._mend(env, error)
 
-    def _begin(self, env: RosEnv, seed: int) -> EpisodeWriter:
+    def _writer(self, env: RosEnv, seed: int) -> EpisodeWriter:
         plan = self.plan
         known = {**self._about, **({"seed": seed} if env.simulated else {})}
         return EpisodeWriter(
@@ -235,6 +239,7 @@ class Session:
     def _settle(self, env: RosEnv, take: Take, board: Dashboard, seed: int) -> None:
         outcome = take.outcome
         if outcome is None:
+            take.cancel()
             self._again.append(seed)
             return
         verdict, success, _ = ENDINGS.get(self._ended_by, ("kept", None, ""))  # type: ignore[arg-type]

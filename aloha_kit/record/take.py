@@ -23,7 +23,7 @@ class Take:
     """An observer that leaves the decision about its episode to `settle`, and the work of saving to a thread.
 
     Args:
-        begin: makes the writer, called with the first observation in hand.
+        make: makes the writer.
 
     Attributes:
         outcome: how it ended; None before, and when it never began.
@@ -32,19 +32,29 @@ class Take:
         seed: of a simulated rig's objects; for whoever wants the same again.
     """
 
-    def __init__(self, begin: Callable[[], EpisodeWriter]) -> None:
+    def __init__(self, make: Callable[[], EpisodeWriter]) -> None:
         self.outcome: Outcome | None = None
         self.verdict: Verdict | None = None
         self.file: Path | None = None
         self.writer: EpisodeWriter | None = None
         self.seed = 0
-        self._begin = begin
+        self._make = make
         self._saving: threading.Thread | None = None
         self._failure: BaseException | None = None
 
+    def begin(self) -> EpisodeWriter:
+        """Create the journal. Ahead of the first observation: a busy disk may take longer for it than a step."""
+        self.writer = self._make()
+        _ = self.writer.path
+        return self.writer
+
+    def cancel(self) -> None:
+        """It never began."""
+        if self.writer is not None:
+            self.writer.discard()
+
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
-        self.writer = self._begin()
-        self.writer.on_reset(timestep)
+        (self.writer or self.begin()).on_reset(timestep)
 
     def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
         assert self.writer is not None

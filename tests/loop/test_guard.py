@@ -235,6 +235,13 @@ def test_a_frozen_stream_is_named() -> None:
         guard.act(observe(3, **frozen))
 
 
+def test_a_leaders_stamp_is_not_the_observations() -> None:
+    """It is of the reading before, so it looks old after one long step, and stands still while the guard holds."""
+    guard = guarded(Constant(START), hold=0, frozen=3, stale_s=0.1)
+    for step in range(10):
+        np.testing.assert_allclose(guard.act(observe(step, leader_left=1_000_000_000)), START, atol=1e-6)
+
+
 def test_a_slow_camera_that_repeats_frames_is_not_frozen() -> None:
     guard = guarded(Constant(START), hold=0, frozen=2)
     for step in range(40):

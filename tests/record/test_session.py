@@ -121,7 +121,8 @@ def test_second_thoughts_between_episodes(tmp_path: Path) -> None:
     text = output.getvalue()
     assert "discard: there is nothing to throw away" in text
     assert "failure: there is nothing to judge" in text
-    assert text.count("episode_0 thrown away\n") == 2
+    assert text.count(" thrown away\n") == 2
+    assert [file.name for file in list_episodes(tmp_path)] == ["episode_0.hdf5", "episode_1.hdf5"]
 
 
 def test_a_pause_waits_for_the_end_of_an_episode_and_for_the_operator(tmp_path: Path) -> None:
@@ -153,6 +154,7 @@ def test_quit_between_episodes(tmp_path: Path, state: str) -> None:
     made, _, _ = session(tmp_path, env, *lines, auto=False)
     result = made.run(env)
     assert (result.verdicts, result.fault, env.parked, env.steps) == ((), "", 1, 0)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_path: Path) -> None:
