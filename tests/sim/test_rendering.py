@@ -93,6 +93,32 @@ def test_cameras_that_were_not_asked_for_are_not_drawn() -> None:
     env.close()
 
 
+def test_lazy_pictures_are_those_of_their_instant_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    cameras = {"top": (24, 32), "angle": (20, 30)}
+    eager, lazy = (SimEnv("transfer_cube", cameras=cameras, quality="draft", lazy_images=on) for on in (False, True))
+    drawn: list[str] = []
+    draw = lazy._pictures.draw
+    monkeypatch.setattr(lazy._pictures, "draw", lambda camera, size: drawn.append(camera) or draw(camera, size))
+    wanted, later = eager.reset().observation, lazy.reset().observation["images"]
+    for _ in range(3):
+        wanted, later = (env.step(wanted["qpos"] + 0.05).observation for env in (eager, lazy))
+        later = later["images"]
+        assert (list(later), len(later), "top" in later, "left" in later) == (["top", "angle"], 2, True, False)
+    assert drawn == []
+    np.testing.assert_array_equal(later["top"], wanted["images"]["top"])
+    assert later["top"] is later["top"]
+    assert drawn == ["top"]
+    before = later["top"].copy()
+    lazy.step(wanted["qpos"])
+    np.testing.assert_array_equal(later["top"], before)
+    with pytest.raises(RuntimeError, match="camera 'angle' was not looked at before the environment moved on"):
+        later["angle"]
+    with pytest.raises(KeyError):
+        later["left"]
+    eager.close()
+    lazy.close()
+
+
 def test_a_closed_environment_draws_again() -> None:
     env = SimEnv("transfer_cube", cameras={"top": (24, 32)}, quality="draft")
     before = env.reset().observation["images"]["top"]

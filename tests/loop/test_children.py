@@ -1,0 +1,76 @@
+"""Ctrl-C waits while a process is started, and the process never hears of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from aloha_kit.loop import interrupts_put_off
+
+BLOCKED = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+
+
+def put_off(send: Callable[[], None], reached: list[str]) -> None:
+    with interrupts_put_off():
+        send()
+        reached.append("the end")
+
+
+def test_an_interrupt_waits_until_the_end() -> None:
+    reached: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        put_off(lambda: os.kill(os.getpid(), signal.SIGINT), reached)
+    assert reached == ["the end"]
+
+
+def test_an_interrupt_that_another_thread_takes_waits_too() -> None:
+    """A library's thread does not block signals; Python runs the handler in the main thread all the same."""
+    release, reached = threading.Event(), []
+    taker = threading.Thread(target=release.wait)  # started before the mask is set
+    taker.start()
+    heard, tell = os.pipe()
+    os.set_blocking(tell, False)
+    before = signal.set_wakeup_fd(tell)
+
+    def send() -> None:
+        signal.pthread_kill(taker.ident or 0, signal.SIGINT)
+        os.read(heard, 1)  # until it has arrived there
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            put_off(send, reached)
+    finally:
+        signal.set_wakeup_fd(before)
+        release.set()
+        taker.join()
+        os.close(heard)
+        os.close(tell)
+    assert reached == ["the end"]
+
+
+def test_what_was_before_is_put_back_and_a_child_is_spared() -> None:
+    handler = signal.getsignal(signal.SIGINT)
+    with interrupts_put_off():
+        child = subprocess.run([sys.executable, "-c", BLOCKED], capture_output=True, text=True, check=True)
+    assert child.stdout.strip() == "True"
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_elsewhere_than_in_the_main_thread_it_changes_nothing() -> None:
+    masks = []
+
+    def look() -> None:
+        with interrupts_put_off():
+            masks.append(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert signal.SIGINT not in masks[0]
