@@ -314,11 +314,12 @@ def test_the_launch_file_gives_flags_that_exist_from_the_folder_it_was_called_in
     assert parse(shlex.split(node.args)) == RecordArgs(task="aloha_transfer_cube")
     (node,) = launched(
         rig="mobile_aloha", dataset_dir="data/x", episodes="3", cameras="cam_high cam_low", rate="30", episode_len="7",
-        countdown="0", images="raw", keyboard="false", cues="bell", recover="true", flags="--auto --seed 4",
+        countdown="0", images="raw", keyboard="false", cues="bell", recover="true", image_size="48 64",
+        flags="--auto --seed 4",
     )  # fmt: skip
     assert parse(shlex.split(node.args)) == RecordArgs(
         task="aloha_transfer_cube", rig="mobile_aloha", dataset_dir="data/x", num_episodes=3, episode_len=7, seed=4,
-        cameras=("cam_high", "cam_low"), images="raw", recover=True,
+        cameras=("cam_high", "cam_low"), images="raw", recover=True, image_size=(48, 64),
         session=SessionArgs(rate_hz=30.0, countdown=0, keyboard=False, cues="bell", auto=True),
     )  # fmt: skip
     simulated = {node.type: node.args for node in launched(sim="true", rig="mobile_aloha")}
