@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aloha_kit.config import RigConfig
 from aloha_kit.core import joint_names, Policy
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import recover as recovery
@@ -60,7 +59,7 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
         _old_journals(folder, args.recover, talk)
         estop = stack.enter_context(contextlib.closing(EStop()))
         session = Session(
-            Plan(task, rig, folder, args.num_episodes, args.seed, args.images, args.quality, _auto(args, rig)),
+            Plan(task, rig, folder, args.num_episodes, args.seed, args.images, args.quality, args.session.auto),
             talk,
             guard=functools.partial(_guard, estop=estop),
             squeezes=squeezes,
@@ -75,14 +74,6 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
         if squeezes and not env.listens_only:
             talk.say(GESTURE_HELP)
         return session.run(env)
-
-
-def _auto(args: RecordArgs, rig: RigConfig) -> bool:
-    """Whether episodes begin without being told. A simulated person at leaders that drive the followers
-    themselves waits for the recorder, which waits for a real one."""
-    from aloha_kit.ros.simulated import simulated_rig
-
-    return args.session.auto or (rig.teleop == "hardware" and simulated_rig() is not None)
 
 
 def _old_journals(folder: Path, recover: bool, talk: Conversation) -> None:

@@ -157,7 +157,8 @@ class Session:
         Raises:
             StopEpisode: they want something else than this episode.
         """
-        started = self.plan.auto
+        # a simulated person at leaders that drive the followers themselves waits for us, and we wait for a real one
+        started = self.plan.auto or (env.listens_only and env.simulated)
         commands = ["pause", *self.talk.heard()] if self._pausing else self.talk.heard()
         for command in commands:
             started = started or command == "start"
