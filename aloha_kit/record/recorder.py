@@ -5,10 +5,8 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, ExitStack, suppress
+from contextlib import closing, ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -20,7 +18,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, counted
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import recover as recovery
-from aloha_kit.loop import sigterm_interrupts, wilson_interval
+from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
 from aloha_kit.record.cli import RecordArgs, task_of
 from aloha_kit.record.folder import FAILED, survey
 from aloha_kit.record.worker import Plan, Verdict, work
@@ -160,7 +158,7 @@ def _run(
             for _ in range(count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=work, args=(plan, theirs, stop), daemon=True)
-                with _without_interrupts():
+                with interrupts_put_off():
                     process.start()
                     theirs.close()  # so that a dead process shows as the end of its pipe
                     workers.append(_Worker(process, ours))
@@ -184,27 +182,6 @@ def _run(
                     settle(worker)
             return True
     return False
-
-
-@contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """Put Ctrl-C off. A process started inside never gets it, not even while it imports: the parent decides.
-
-    The process inherits the mask; the handler is for a signal that another thread of this process takes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    late: list[int] = []
-    handler = signal.signal(signal.SIGINT, lambda signum, frame: late.append(signum))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    if late:
-        raise KeyboardInterrupt
 
 
 def _end(workers: list[_Worker]) -> None:
