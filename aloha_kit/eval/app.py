@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import platform
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ from aloha_kit.policies.find import find_checkpoint, run_folder
 
 
 def run(args: EvalArgs) -> list[Evaluated]:
-    """Evaluate each checkpoint on the same seeds; the report is written after each rollout.
+    """Evaluate each checkpoint on the same seeds; the report is written every second and at the end, whatever ends it.
 
     Raises:
         ConfigError: a wrong name, path or value.
@@ -44,17 +45,26 @@ def run(args: EvalArgs) -> list[Evaluated]:
     output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{task.name}_{_now():%Y%m%d-%H%M%S}")
     file = free_path(output / "eval.json")
     evaluated: list[Evaluated] = []
+    about = _about(args, task)
+    written = 0.0
+
+    def keep(*, now: bool = False) -> None:
+        nonlocal written
+        if now or time.monotonic() - written > 1:
+            write_json(file, to_json(about, evaluated))
+            written = time.monotonic()
+
     with sigterm_interrupts():
         candidates = [Candidate(source, args, task, rig) for source in sources]
         for candidate in candidates[1:]:
             candidate.check()  # now, and not after the first one's rollouts
-        about = _about(args, task)
         try:
             for label, candidate in zip("AB", candidates, strict=False):
                 evaluated.append(Evaluated(label, candidate.about()))
-                candidate.evaluate(evaluated[-1], lambda: write_json(file, to_json(about, evaluated)))
+                candidate.evaluate(evaluated[-1], keep)
         finally:
             if any(each.rollouts for each in evaluated):
+                keep(now=True)
                 print(table(evaluated))
                 print(f"\n{file}")
     return evaluated

@@ -110,9 +110,13 @@ class Line:
             self.turn.acquire()
         return message
 
+    def close(self) -> None:
+        """Nothing more comes from here; the parent, if it still waits, hears so."""
+        self._pipe.close()
+
 
 def _serve(plan: Plan, row: int, line: Line) -> None:
-    with line.turn, contextlib.suppress(*GONE):
+    with contextlib.closing(line), line.turn, contextlib.suppress(*GONE):
         try:
             with contextlib.closing(simulation(plan)) as env:
                 line.tell(Ready(env.contract, env.max_reward, env.describe()))
