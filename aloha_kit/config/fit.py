@@ -1,4 +1,4 @@
-"""A simulated rig shows what a policy learned from: its cameras, at their sizes."""
+"""The task and the rig as a policy needs them: its cameras, at its sizes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,19 @@ def as_trained(
 ) -> tuple[TaskConfig, RigConfig]:
     """The task and the rig with the cameras of a policy's contract.
 
-    Only cameras that the rig has are asked for; comparing the contracts names those it has not.
+    Only cameras that the rig has are asked for; comparing the contracts names those it has not. Real cameras
+    are as large as they are, and a rig that is simulated behind ROS as it was started.
 
     Args:
         size: in place of the contract's.
     """
     names = tuple(name for name in contract.cameras if name in rig.cameras)
+    if rig.kind == "ros":
+        return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
     cameras = {name: CameraConfig(*(size or contract.cameras[name])) for name in names}
     return replace(task, cameras=names, image_size=None), replace(rig, cameras={**rig.cameras, **cameras})
+
+
+def _common_size(contract: Contract) -> tuple[int, int] | None:
+    sizes = set(contract.cameras.values())
+    return sizes.pop() if len(sizes) == 1 else None

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from aloha_kit import __version__, rigs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.config.fit import as_trained, camera_sizes
 from aloha_kit.core import ConfigError, Environment, Policy, WallClock
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy import source as sources
@@ -24,7 +25,7 @@ from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, typed
 from aloha_kit.deploy.report import Report, Rollout
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.source import execution, Source
-from aloha_kit.deploy.stage import as_trained, camera_sizes, view, with_view
+from aloha_kit.deploy.stage import view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, SafetyLimits, sigterm_interrupts
 from aloha_kit.policies.asynchronous import AsyncChunks
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aloha_kit.core import Policy
+from aloha_kit.core.files import free_path, write_json
 from aloha_kit.loop import LatencyReport, SafetyGuard, wilson_interval
 from aloha_kit.policies.asynchronous import AsyncChunks
 
@@ -63,9 +61,7 @@ class Report:
         self, folder: Path, about: Mapping[str, Any], guard: SafetyGuard, latency: LatencyReport, policy: Policy
     ) -> None:
         self.rollouts: list[Rollout] = []
-        self._path = next(
-            path for k in itertools.count() if not (path := folder / f"deploy{f'_{k}' if k else ''}.json").exists()
-        )
+        self._path = free_path(folder / "deploy.json")
         self._about, self._guard, self._latency, self._policy = about, guard, latency, policy
 
     def add(self, rollout: Rollout) -> None:
@@ -74,11 +70,7 @@ class Report:
             return
         self.rollouts.append(rollout)
         values = {**self._about, **self._details(), "latency": self._latency.report(), **summarise(self.rollouts)}
-        part = self._path.with_name(f".{self._path.name}.part")
-        part.write_text(
-            json.dumps({**values, "rollouts": [asdict(r) for r in self.rollouts]}, indent=2) + "\n", encoding="utf-8"
-        )
-        os.replace(part, self._path)
+        write_json(self._path, {**values, "rollouts": [asdict(r) for r in self.rollouts]})
 
     @property
     def successes(self) -> str:

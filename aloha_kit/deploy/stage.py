@@ -1,33 +1,12 @@
-"""The task and the rig as a policy needs them: its cameras, at its sizes, and a view for people."""
+"""The view of a rollout for people."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from aloha_kit.config import CameraConfig, RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, Contract, nearest
+from aloha_kit.core import ConfigError, nearest
 from aloha_kit.deploy.args import DeployArgs
-
-
-def camera_sizes(task: TaskConfig, rig: RigConfig, size: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
-    """What the task shows, for checkpoints that do not say what they were shown."""
-    cameras = {name: rig.cameras[name] for name in task.cameras if name in rig.cameras}
-    return {name: size or task.image_size or (c.height, c.width) for name, c in cameras.items()}
-
-
-def as_trained(
-    task: TaskConfig, rig: RigConfig, contract: Contract, size: tuple[int, int] | None
-) -> tuple[TaskConfig, RigConfig]:
-    """A simulated rig shows what the policy was trained on: its cameras, at their sizes.
-
-    Only cameras that the rig has are asked for; the contract's comparison names those it has not. Real cameras
-    are as large as they are, and a rig that is simulated behind ROS as it was started.
-    """
-    names = tuple(name for name in contract.cameras if name in rig.cameras)
-    if rig.kind == "ros":
-        return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
-    cameras = {name: CameraConfig(*(size or contract.cameras[name])) for name in names}
-    return replace(task, cameras=names, image_size=None), replace(rig, cameras={**rig.cameras, **cameras})
 
 
 def view(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[str, int]:
@@ -52,8 +31,3 @@ def with_view(task: TaskConfig, rig: RigConfig, view: str, size: tuple[int, int]
     """Task and rig with the camera `view` too; one that the rig has not stays unknown, for connecting to refuse."""
     cameras = {name: CameraConfig(*size) if name == view else camera for name, camera in rig.cameras.items()}
     return replace(task, cameras=(*task.cameras, view)), replace(rig, cameras=cameras)
-
-
-def _common_size(contract: Contract) -> tuple[int, int] | None:
-    sizes = set(contract.cameras.values())
-    return sizes.pop() if len(sizes) == 1 else None

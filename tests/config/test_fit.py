@@ -37,3 +37,12 @@ def test_sizes_of_policies_that_do_not_say() -> None:
     assert camera_sizes(TASK, RIG) == {"top": (24, 32), "angle": (24, 32)}
     assert camera_sizes(replace(TASK, image_size=None), RIG)["top"] == (480, 640)
     assert camera_sizes(replace(TASK, cameras=("top", "cam_high")), RIG) == {"top": (24, 32)}
+
+
+def test_cameras_behind_ros_keep_their_sizes_unless_the_rig_is_told() -> None:
+    task, rig = load(TaskConfig, "tasks", "aloha_transfer_cube"), load(RigConfig, "rigs", "aloha")
+    seen, same = as_trained(task, rig, contract(cam_high=(24, 32), cam_low=(24, 32)))
+    assert same is rig
+    assert (seen.cameras, seen.image_size) == (("cam_high", "cam_low"), (24, 32))
+    mixed, _ = as_trained(task, rig, contract(cam_high=(24, 32), cam_low=(9, 9)))
+    assert mixed.image_size is None, "one size cannot stand for two"
