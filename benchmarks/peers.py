@@ -1,0 +1,46 @@
+"""Environments of the peers: installed from the package index once, kept outside the checkout, run by their own Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(os.environ.get("ALOHA_KIT_PEERS", Path.home() / ".cache" / "aloha_kit" / "peers"))
+PEERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot[dataset]==0.6.1", "3.12")}  # name: what to install, Python
+
+
+def python_of(peer: str) -> Path:
+    """The interpreter of a peer's environment, which is made first where it is missing (a minute, 5 GB).
+
+    Exits with a message where it cannot be had.
+    """
+    requirement, version = PEERS[peer]
+    folder = ROOT / peer
+    python = folder / "bin" / "python"
+    if not (folder / "installed").is_file():
+        uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
+        print(f"installing {requirement} into {folder}", file=sys.stderr)
+        try:
+            subprocess.run([uv, "venv", "-q", "--clear", "--python", version, str(folder)], check=True)
+            subprocess.run([uv, "pip", "install", "-q", "-p", str(python), requirement], check=True)
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"{peer} cannot be installed here: {error}")
+        (folder / "installed").touch()
+    return python
+
+
+def ask(python: str | Path, script: str, arguments: Sequence[object], threads: int) -> Any:
+    """Run `script ARGUMENTS…` under an interpreter; it prints progress to stderr and one line of JSON last."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        [str(python), script, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment, check=False
+    )
+    if done.returncode:
+        sys.exit(f"{script} failed under {python}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
