@@ -4,9 +4,10 @@
     python benchmarks/act_speed.py infer
 
 Both sides: ResNet-18, 512 wide, 3200 feed-forward, 4 encoder layers, 1 decoder layer that is used, chunks of 100, one
-camera; training at batch 8 with AdamW and clipping, a query at batch 1. Data are random and ready in memory, so only the
-network counts. Sides take turns, each in a process of its own, twice; the median step of both turns is what is shown. LeRobot runs as its
-training script does on a CPU, in fp32; ours so too, and in bf16 (`--amp`), which processors with AVX512-BF16 or AMX are fast at.
+camera; training at batch 8 with AdamW and clipping, a query at batch 1. Data are random and ready in memory, so only
+the network counts. Sides take turns, each in a process of its own, twice; the median step of both turns is shown.
+LeRobot runs as its training script does on a CPU, in fp32; ours so too, and in bf16 (`--amp`), which processors with
+AVX512-BF16 or AMX are fast at.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Environments of the peers: installed from the package index once, kept outside the checkout, run by their own Python."""
+"""Environments of the peers: installed once, kept outside the checkout, run by their own Python."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class TrainConfig:
     ema: float = 0.0
     """Decay of the averaged weights that are validated and deployed, 0 for none; 0.999 suits long runs."""
     amp: bool = False
-    """bf16 autocast, for GPUs and for CPUs with AVX512-BF16 (there twice as fast); checkpoints and optimiser stay fp32."""
+    """bf16 autocast, for GPUs and CPUs with AVX512-BF16 (there twice as fast); checkpoints and optimiser stay fp32."""
 
     # data
     sampling: Literal["all_steps", "one_per_episode"] = "all_steps"

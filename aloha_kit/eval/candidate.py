@@ -14,7 +14,7 @@ from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.fit import as_trained, camera_sizes
 from aloha_kit.core import ConfigError
 from aloha_kit.eval.args import EvalArgs
-from aloha_kit.eval.farm import Farm
+from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.report import Evaluated
@@ -53,8 +53,8 @@ class Candidate:
 
     def check(self) -> None:
         """Build one environment and compare; raises what `evaluate` would."""
-        with self._farm(environments=1) as farm:
-            self._fitting(farm)
+        with self._pool(environments=1) as pool:
+            self._fitting(pool)
 
     def evaluate(self, result: Evaluated, after_each: Callable[[], None]) -> None:
         """Roll out every seed, adding to `result`.
@@ -64,28 +64,28 @@ class Candidate:
             EvaluationError: a process died, or a rollout failed.
         """
         args = self._args
-        with self._farm(min(args.at_a_time, args.num_rollouts)) as farm:
-            network = BatchedNetwork(self.network, farm.mailbox, args.at_a_time)
+        with self._pool(min(args.at_a_time, args.num_rollouts)) as pool:
+            network = BatchedNetwork(self.network, pool.mailbox, args.at_a_time)
             network.warm_up()  # while the environments are being built
-            result.about = {**result.about, "rig": dict(self._fitting(farm).describe)}
+            result.about = {**result.about, "rig": dict(self._fitting(pool).describe)}
             # disable=None: a bar only on a terminal; elsewhere a line now and then
             with tqdm(total=args.num_rollouts, desc=result.label, unit="rollout", disable=None) as bar:
                 start = time.perf_counter()
-                for rollout in farm.run(range(args.seed, args.seed + args.num_rollouts), network):
-                    result.add(rollout, time.perf_counter() - start, farm.network_s, farm.queries)
+                for rollout in pool.run(range(args.seed, args.seed + args.num_rollouts), network):
+                    result.add(rollout, time.perf_counter() - start, pool.network_s, pool.queries)
                     after_each()
                     bar.set_postfix_str(f"success {result.successes}/{len(result.rollouts)}", refresh=False)
                     bar.update()
                     if bar.disable and _tenth(len(result.rollouts), args.num_rollouts):
                         print(result.line(args.num_rollouts), file=sys.stderr)
 
-    def _farm(self, environments: int) -> Farm:
+    def _pool(self, environments: int) -> Pool:
         mailbox = Mailbox(environments, self.network.contract, self.network.chunk_size)
         plan = Plan(self._task, self._rig, self._args.temporal_agg, self._args.horizon, mailbox)
-        return Farm(plan, self._args.processes)
+        return Pool(plan, self._args.processes)
 
-    def _fitting(self, farm: Farm) -> Ready:
-        ready = farm.ready()
+    def _fitting(self, pool: Pool) -> Ready:
+        ready = pool.ready()
         self.network.contract.require(
             ready.contract, mine=f"policy {self.source}", theirs=f"rig '{self._rig.name}' in task '{self._task.name}'"
         )

@@ -21,7 +21,7 @@ from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.reader import describe_of
 from aloha_kit.eval.__main__ import main
-from aloha_kit.eval.farm import EvaluationError, Farm
+from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.worker import Plan
@@ -141,8 +141,8 @@ def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
 def test_what_a_process_cannot_do_is_told_in_its_words() -> None:
     task = replace(load(TaskConfig, "tasks", "sim_transfer_cube"), scene="transfer_cub", cameras=())
     plan = Plan(task, load(RigConfig, "rigs", "sim"), False, None, Mailbox(1, CONTRACT, 6))
-    with Farm(plan, workers=3) as farm, pytest.raises(EvaluationError, match="Did you mean 'transfer_cube'"):
-        farm.ready()
+    with Pool(plan, workers=3) as pool, pytest.raises(EvaluationError, match="Did you mean 'transfer_cube'"):
+        pool.ready()
     assert multiprocessing.active_children() == []
 
 
@@ -160,7 +160,7 @@ def test_the_second_checkpoint_is_looked_at_before_the_first_is_rolled_out(train
 
 
 def test_flags_are_checked_before_anything_starts(trained: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(Farm, "__enter__", None)
+    monkeypatch.setattr(Pool, "__enter__", None)
     assert "neither model.safetensors" in fail("--ckpt", tmp_path, *TASK)
     assert "--horizon must be 1 to the chunk size 6" in fail("--ckpt", trained, *TASK, "--horizon", 7)
     assert "Did you mean 'sim_insertion'?" in fail("--ckpt", trained, "--task", "sim_insrtion")
@@ -174,7 +174,7 @@ def test_flags_are_checked_before_anything_starts(trained: Path, tmp_path: Path,
     save_checkpoint(tmp_path / "other", task="sim_insertion")
     capsys.readouterr()
     fail("--ckpt", tmp_path / "other", *TASK, "--horizon", 7)
-    with pytest.raises(TypeError):  # the farm that was taken away
+    with pytest.raises(TypeError):  # the pool that was taken away
         evaluate("--ckpt", tmp_path / "other", *TASK)
     assert f"warning: {tmp_path / 'other'} was trained on sim_insertion, evaluated on sim_transfer_cube" in (
         capsys.readouterr().err

@@ -31,7 +31,7 @@ class _Environment:
     asked: bool = False
 
 
-class Farm:
+class Pool:
     """As many environments as the mailbox has rows, spread over processes. A context manager: leaving ends them.
 
     Args:
@@ -50,7 +50,7 @@ class Farm:
         self._processes: list[SpawnProcess] = []
         self.queries, self.network_s = 0, 0.0
 
-    def __enter__(self) -> Farm:
+    def __enter__(self) -> Pool:
         try:
             self._start()
         except BaseException:
