@@ -14,9 +14,9 @@ from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.fit import as_trained, camera_sizes
 from aloha_kit.core import ConfigError
 from aloha_kit.eval.args import EvalArgs
-from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.report import Evaluated
 from aloha_kit.eval.worker import Plan, Ready
 from aloha_kit.policies.find import load_network, trained_task

@@ -10,8 +10,8 @@ import torch
 
 from aloha_kit.core import counted
 from aloha_kit.data.batch import Batch
-from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.policies.network import ChunkNetwork
 
 

@@ -21,9 +21,9 @@ from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.reader import describe_of
 from aloha_kit.eval.__main__ import main
-from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.worker import Plan
 from tests.eval.conftest import CONTRACT, save_checkpoint
 

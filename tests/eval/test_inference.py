@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.policies.agent import ChunkPolicy
 from tests.eval.conftest import CONTRACT, network
 
