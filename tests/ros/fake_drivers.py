@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import importlib.machinery
 import json
 import sys
@@ -45,7 +46,7 @@ class Ticking:
         self._thread.join()
 
 
-class Driver:
+class Driver(abc.ABC):
     """What both kinds of driver share: joint states that go out, and things that can go wrong."""
 
     def __init__(self, topic: str, hz: float) -> None:
@@ -55,8 +56,9 @@ class Driver:
         self._ticking = Ticking(hz, self._tick)
         self._endpoints: list[Any] = [self._publisher]
 
+    @abc.abstractmethod
     def state(self) -> JointState:
-        raise NotImplementedError
+        """What is published next."""
 
     def _tick(self) -> None:
         message = self.state()
