@@ -56,7 +56,8 @@ class Posterior(nn.Module):
         mask = torch.cat([is_pad.new_ones(batch, 2), ~is_pad], dim=1)
         for layer in self.layers:
             x = layer(x, self.positions, mask)
-        mean, log_variance = self.latent(self.norm(x[:, 0])).chunk(2, dim=-1)
+        # full precision under autocast too: the divergence is a small difference of near equals, and bf16 makes it negative
+        mean, log_variance = self.latent(self.norm(x[:, 0])).float().chunk(2, dim=-1)
         return mean, log_variance
 
 
