@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Action, ConfigError, ContractError, HoldStill, Observation, SafetyError, StopEpisode
-from aloha_kit.policies.execution import checked, ChunkSource, ensemble
+from aloha_kit.policies.execution import checked, ChunkSource, ensemble, Playing
 
 IN_TIME = "no chunk in time"
 LOST = (ConnectionError, TimeoutError)
@@ -61,6 +61,9 @@ class AsyncChunks:
         hold_s: the longest to hold still in a row before the episode is ended.
         now_ns: the stopwatch that queries are timed with.
 
+    Attributes:
+        playing: where the last action came from; None before the first, and while it holds.
+
     Raises:
         ConfigError: a setting that makes no sense.
     """
@@ -98,6 +101,8 @@ class AsyncChunks:
 
     def _start_episode(self) -> None:
         self._episode += 1
+        self.playing: Playing | None = None
+        self._newest: int | None = None  # the step of the newest chunk that has been played
         self._chunks: list[_Chunk] = []
         self._step = 0  # the one that is waited for, or the next one
         self._last: int | None = None  # step of the last query that was not lost
@@ -156,10 +161,14 @@ class AsyncChunks:
             self._ask(step, observation)
         self._raise_failure(step)
         if not chunks:
+            self.playing = None
             raise self._missing(step)
         self._holding = 0
         if self._coefficient is None:
             chunks = chunks[-1:]
+        newest, seam = chunks[-1].step, chunks[-1].step != self._newest
+        self.playing = Playing(step, newest, chunks[0].step, len(chunks), step - newest, seam)
+        self._newest = newest
         return ensemble(np.stack([chunk.rows[step - chunk.step] for chunk in chunks]), self._coefficient or 0.0)
 
     def _ask(self, step: int, observation: Observation) -> None:

@@ -5,6 +5,7 @@ numpy alone, so that a robot PC can run them on chunks that come from elsewhere.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +25,35 @@ class ChunkSource(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Playing:
+    """Which chunks the action of a step came from. Steps count from the episode's first, 0.
+
+    Attributes:
+        step: the step that the action is for.
+        newest, oldest: the steps whose observations gave the newest and the oldest chunk in it.
+        chunks: how many chunks take part.
+        row: the row of the newest one.
+        seam: whether the newest one takes part for the first time (so does an episode's first chunk).
+    """
+
+    step: int
+    newest: int
+    oldest: int
+    chunks: int
+    row: int
+    seam: bool
+
+
 class ChunkExecutor:
     """Plays the first `horizon` actions of a chunk, then asks for the next one.
 
     Args:
         source: where chunks come from.
         horizon: actions played of each chunk; None plays all.
+
+    Attributes:
+        playing: where the last action came from; None before the first.
 
     Raises:
         ConfigError: a horizon below 1; `act` raises it for one beyond the chunk.
@@ -39,12 +63,15 @@ class ChunkExecutor:
         if horizon is not None and horizon < 1:
             raise ConfigError(f"horizon must be at least 1 action, given {horizon}")
         self._source, self._horizon = source, horizon
-        self._chunk = np.zeros((0, 0), np.float32)
-        self._next = 0
+        self._start_episode()
+
+    def _start_episode(self) -> None:
+        self.playing: Playing | None = None
+        self._chunk, self._next, self._step = np.zeros((0, 0), np.float32), 0, 0
 
     def reset(self) -> None:
         self._source.reset()
-        self._chunk, self._next = np.zeros((0, 0), np.float32), 0
+        self._start_episode()
 
     def act(self, observation: Observation) -> Action:
         if self._next >= len(self._chunk):
@@ -53,7 +80,9 @@ class ChunkExecutor:
                 raise ConfigError(f"horizon {self._horizon} is beyond the chunk of {len(chunk)} actions")
             self._chunk, self._next = chunk[: self._horizon], 0
         action: Action = self._chunk[self._next].copy()
-        self._next += 1
+        begun = self._step - self._next
+        self.playing = Playing(self._step, begun, begun, 1, self._next, self._next == 0)
+        self._next, self._step = self._next + 1, self._step + 1
         return action
 
 
@@ -68,6 +97,9 @@ class TemporalEnsemble:
         coefficient: 0 is the plain mean; negative trusts the newest most.
         query_every: steps from one prediction to the next, 1 to K.
 
+    Attributes:
+        playing: where the last action came from; None before the first.
+
     Raises:
         ConfigError: `query_every` below 1; `act` raises it for one beyond the chunk.
     """
@@ -76,12 +108,16 @@ class TemporalEnsemble:
         if query_every < 1:
             raise ConfigError(f"query_every must be at least 1 step, given {query_every}")
         self._source, self._coefficient, self._every = source, coefficient, query_every
+        self._start_episode()
+
+    def _start_episode(self) -> None:
+        self.playing: Playing | None = None
         self._ring: npt.NDArray[np.float32] | None = None  # (chunks that can overlap, K, A)
         self._step = 0
 
     def reset(self) -> None:
         self._source.reset()
-        self._ring, self._step = None, 0
+        self._start_episode()
 
     def act(self, observation: Observation) -> Action:
         query = self._step // self._every
@@ -93,6 +129,8 @@ class TemporalEnsemble:
         oldest = max(0, -((length - 1 - self._step) // self._every))
         queries = np.arange(oldest, query + 1)
         predictions = self._ring[queries % slots, self._step - queries * self._every]
+        begun, row = query * self._every, self._step % self._every
+        self.playing = Playing(self._step, begun, oldest * self._every, len(queries), row, row == 0)
         self._step += 1
         return ensemble(predictions, self._coefficient)
 

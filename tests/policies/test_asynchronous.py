@@ -17,6 +17,7 @@ import pytest
 from aloha_kit.core import ConfigError, Contract, HoldStill, Observation, SafetyError, StopEpisode
 from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.policies.asynchronous import AsyncChunks
+from aloha_kit.policies.execution import Playing
 from tests.loop.fake_rig import CONTRACT, FakeRig
 
 RATE = 50.0
@@ -124,6 +125,28 @@ def test_a_step_without_a_chunk_is_held_counted_and_later_steps_go_on(network: N
     report = played.policy.report()
     assert report["held"] == {"no chunk in time": 3}
     assert (report["chunks"], report["late"]) == (3, 1)
+
+
+def test_an_action_says_which_chunks_it_came_from_and_a_held_step_says_none(network: Network) -> None:
+    network.answers.put(chunk(0, 3))
+    played = Played(network, coefficient=0.01, every=1)
+    assert played.policy.playing is None
+    played.act()
+    assert played.policy.playing == Playing(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
+    played.act()
+    assert played.policy.playing == Playing(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
+    played.arrive(chunk(10, 3))  # of step 1
+    played.act()
+    assert played.policy.playing == Playing(step=2, newest=1, oldest=0, chunks=2, row=1, seam=True)
+    assert played.asked() == 2
+    played.act()
+    assert played.policy.playing == Playing(step=3, newest=1, oldest=1, chunks=1, row=2, seam=False)
+    assert played.act() is None
+    assert played.policy.playing is None
+    played.arrive(chunk(20, 5)[:3])
+    assert played.act() is None  # for steps 2 to 4, which are over
+    played.policy.reset()
+    assert played.policy.playing is None
 
 
 def expected(schedule: list[tuple[int, int, Any]], step: int, coefficient: float | None) -> Any:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 
 from aloha_kit.core import ConfigError, ContractError, Observation, StopEpisode
-from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
+from aloha_kit.policies.execution import ChunkExecutor, Playing, TemporalEnsemble
 
 
 class Script:
@@ -119,6 +119,32 @@ def test_chunks_are_played_to_their_horizon(horizon: int | None, asked: int) -> 
     assert source.asked == asked
     policy.reset()
     np.testing.assert_array_equal(policy.act(NOTHING), made[0, 0])
+
+
+def test_an_action_says_which_chunks_it_came_from() -> None:
+    policy = ChunkExecutor(Script(chunks(3, 5)), horizon=2)
+    assert policy.playing is None
+    for _ in range(5):
+        policy.act(NOTHING)
+    assert policy.playing == Playing(step=4, newest=4, oldest=4, chunks=1, row=0, seam=True)
+    policy.reset()
+    assert policy.playing is None
+    policy.act(NOTHING), policy.act(NOTHING)
+    assert policy.playing == Playing(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
+
+
+def test_an_averaged_action_says_which_chunks_it_came_from() -> None:
+    policy = TemporalEnsemble(Script(chunks(9, 5)), query_every=2)  # queries at 0, 2, 4, 6, 8; chunks of 5
+    said = []
+    for _ in range(9):
+        policy.act(NOTHING)
+        said.append(policy.playing)
+    assert said[0] == Playing(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
+    assert said[4] == Playing(step=4, newest=4, oldest=0, chunks=3, row=0, seam=True)
+    assert said[7] == Playing(step=7, newest=6, oldest=4, chunks=2, row=1, seam=False)
+    assert said[8] == Playing(step=8, newest=8, oldest=4, chunks=3, row=0, seam=True)
+    policy.reset()
+    assert policy.playing is None
 
 
 def test_settings_that_make_no_sense_are_answered() -> None:
