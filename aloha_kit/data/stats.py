@@ -12,7 +12,9 @@ from aloha_kit.core import ContractError, nearest
 
 Array = npt.NDArray[np.float32]
 
-KEYS = ("qpos", "action", "environment_state")
+KEYS = ("qpos", "action", "environment_state", "start")
+START = "start"  # qpos where episodes begin
+PICTURES = "images/"  # before a camera's name: its pictures, as `descriptor.describe` sees them
 _FIELDS = ("mean", "std", "min", "max")
 
 
@@ -97,13 +99,17 @@ class Accumulator:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments by key: `qpos` and `action` always, `environment_state` where there is one."""
+    """Moments by key: `qpos` and `action` always, `environment_state` where there is one.
+
+    What normalises nothing may be missing (in old checkpoints it is): `start`, the qpos that episodes begin with, and
+    `images/<camera>`, the descriptors of a camera's pictures. They tell a rollout that is unlike training.
+    """
 
     moments: Mapping[str, Moments]
 
     def __post_init__(self) -> None:
         for key in self.moments:
-            if key not in KEYS:
+            if key not in KEYS and not key.startswith(PICTURES):
                 raise ContractError(f"unknown statistics '{key}'. {nearest(key, KEYS)}")
 
     def __getitem__(self, key: str) -> Moments:
@@ -131,7 +137,7 @@ class Statistics:
         """
         try:
             moments = {}
-            for key in dict.fromkeys(name.partition(".")[0] for name in flat):
+            for key in dict.fromkeys(name.rpartition(".")[0] for name in flat):
                 mean, std, low, high = (np.asarray(flat[f"{key}.{name}"], np.float32) for name in _FIELDS)
                 moments[key] = Moments(mean, std, low, high, int(flat[f"{key}.count"]))
             return cls(moments)

@@ -20,6 +20,7 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.data.cache import cached_frames, folder_for
+from aloha_kit.data.descriptor import with_sights
 from aloha_kit.data.frames import DirectFrames, Frames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
@@ -72,6 +73,7 @@ def run(plan: Plan) -> None:
         run_.note(to_snapshot(args))
     else:
         Run.create(folder, to_snapshot(args))
+    network.stats = with_sights(network.stats, table, frames, training)
     with stop_requests() as stop:
         job = Job(
             config=config,

@@ -1,0 +1,78 @@
+"""What a picture looks like in 192 numbers, the mean colours of an 8x8 grid, and what of it training saw.
+
+Small enough to keep beside the weights, and enough to tell later that a light, a camera or a table has changed.
+numpy alone, so that a robot PC can compare what it sees with what a checkpoint says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import ContractError
+from aloha_kit.data.stats import Accumulator, Moments, PICTURES, START, Statistics
+
+if TYPE_CHECKING:
+    from aloha_kit.data.frames import Frames
+    from aloha_kit.data.index import EpisodeTable
+
+GRID = 8
+SIZE = GRID * GRID * 3
+SAMPLES = 2000  # frames a camera that training is described by
+_BLOCK = 20  # frames held in memory at a time
+
+Floats = npt.NDArray[np.float32]
+
+
+def describe(pictures: npt.NDArray[np.uint8]) -> Floats:
+    """Mean colour of every cell: (192,) of an RGB picture (H, W, 3), (B, 192) of a batch (B, 3, H, W); in [0, 1].
+
+    `.reshape(8, 8, 3)` is the picture in small. Cells are areas, so that a picture and its reduced copy say the same,
+    whatever their sizes.
+
+    Raises:
+        ContractError: neither of the two shapes, or no uint8.
+    """
+    picture = np.asarray(pictures)
+    batch = picture.transpose(2, 0, 1)[None] if picture.ndim == 3 else picture
+    if picture.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
+        raise ContractError(
+            f"a picture must be (H, W, 3) or (B, 3, H, W) uint8, given {picture.shape} {picture.dtype.name}"
+        )
+    rows, columns = _shares(batch.shape[2]), _shares(batch.shape[3])
+    cells = rows @ (batch.astype(np.float32) @ columns.T)  # (B, 3, 8, 8)
+    described = cells.transpose(0, 2, 3, 1).reshape(len(batch), SIZE) / np.float32(255)
+    return np.clip(described[0] if picture.ndim == 3 else described, 0, 1)
+
+
+def _shares(pixels: int) -> Floats:
+    """(8, pixels): how much of each pixel lies in each cell, rows summing to 1."""
+    borders = np.linspace(0, pixels, GRID + 1)
+    left, right = borders[:-1, None], borders[1:, None]
+    pixel = np.arange(pixels)
+    overlap = np.clip(np.minimum(right, pixel + 1) - np.maximum(left, pixel), 0, None)
+    return (overlap * GRID / pixels).astype(np.float32)
+
+
+def with_sights(stats: Statistics, table: EpisodeTable, frames: Frames | None, episodes: Sequence[int]) -> Statistics:
+    """`stats` with what a rollout is later compared with: the start pose of some episodes, and their pictures.
+
+    Each camera is described by at most 2000 frames, spread evenly. What `stats` has already stays.
+    """
+    found: dict[str, Moments] = {}
+    if START not in stats:
+        found |= Statistics.of(**{START: table.qpos[table.starts[list(episodes)]]}).moments
+    missing = [camera for camera in table.cameras if f"{PICTURES}{camera}" not in stats]
+    if frames is not None and missing:
+        rows = table.rows_of(episodes)
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLES)).round().astype(np.int64))]
+        sums = {camera: Accumulator() for camera in missing}
+        for start in range(0, len(rows), _BLOCK):
+            pictures = frames.gather(rows[start : start + _BLOCK])
+            for camera, accumulator in sums.items():
+                accumulator.add(describe(pictures[camera].cpu().numpy()))
+        found |= {f"{PICTURES}{camera}": accumulator.moments() for camera, accumulator in sums.items()}
+    return Statistics({**stats.moments, **found})
