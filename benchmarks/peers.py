@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -35,9 +36,30 @@ def python_of(peer: str) -> Path:
     return python
 
 
+def ffmpeg_of(python: Path) -> list[str]:
+    """Folders to add to a peer's library path, so that LeRobot's own video decoder runs.
+
+    torchcodec wants FFmpeg's libraries from the system, and LeRobot takes a slower decoder where there are none. PyAV,
+    which it has too, brings them along under other names; here they get the usual ones.
+    """
+    packed = next(iter(python.parents[1].glob("lib/python*/site-packages/av.libs")), None)
+    if packed is None or ROOT not in python.parents:
+        return []
+    folder = python.parents[1] / "ffmpeg"
+    folder.mkdir(exist_ok=True)
+    for file in (*packed.glob("libav*-*.so.*"), *packed.glob("libsw*-*.so.*")):  # libavcodec-7ee0753d.so.61.19.101
+        library, version = file.name.split("-")[0], file.name.split(".so.")[1].split(".")[0]
+        with contextlib.suppress(FileExistsError):
+            (folder / f"{library}.so.{version}").symlink_to(file)
+    return [str(folder), str(packed)]
+
+
 def ask(python: str | Path, script: str, arguments: Sequence[object], threads: int) -> Any:
     """Run `script ARGUMENTS…` under an interpreter; it prints progress to stderr and one line of JSON last."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    libraries = ffmpeg_of(Path(python))
+    if libraries:
+        environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")])
     done = subprocess.run(
         [str(python), script, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment, check=False
     )

@@ -1,0 +1,78 @@
+"""The same demonstrations as our episodes and as a LeRobot 0.6.1 video data set: made once, kept outside the checkout.
+
+    python benchmarks/lerobot_dataset.py                                            # 6 episodes, 1 camera 480x640
+    python benchmarks/lerobot_dataset.py --episodes 2 --cameras top angle left_wrist right_wrist
+
+Episodes are recorded by `aloha_kit.record` in simulation (JPEG, quality 95). The data set is written by LeRobot in its
+own environment from the decoded pictures, with its default encoder (AV1, crf 30, every second picture a key frame), the
+same joints and the same actions. Prints both folders. A folder that is there is used as it is; delete it to begin anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import peers
+
+from aloha_kit.episode import Episode, list_episodes
+
+HERE = Path(__file__).parent
+ROOT = peers.ROOT.parent / "datasets"
+RATE_HZ = 50  # of the task
+FOUR = ("top", "angle", "left_wrist", "right_wrist")
+
+
+def recorded(cameras: Sequence[str], episodes: int, size: tuple[int, int] = (480, 640)) -> Path:
+    """A folder of our episodes of 400 steps."""
+    folder = ROOT / f"ours_{len(cameras)}x{size[0]}x{size[1]}_{episodes}"
+    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--dataset_dir", str(folder)]
+    command += ["--num_episodes", str(episodes), "--image_size", *map(str, size), "--cameras", *cameras]
+    if not folder.is_dir() or len(list_episodes(folder)) < episodes:
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return folder
+
+
+def converted(episodes: Path) -> Path:
+    """The folder of LeRobot's data set with the pictures, joints and actions of a folder of episodes."""
+    folder = episodes.with_name(episodes.name.replace("ours", "lerobot"))
+    if not (folder / "complete").is_file():
+        with tempfile.TemporaryDirectory() as exchange:
+            for number, file in enumerate(list_episodes(episodes)):
+                _hand_over(file, Path(exchange) / f"{number:03d}")
+            arguments = [exchange, folder, RATE_HZ]
+            peers.ask(peers.python_of("lerobot"), str(HERE / "lerobot_dataset_lerobot.py"), arguments, 1)
+        (folder / "complete").touch()
+    return folder
+
+
+def _hand_over(file: Path, folder: Path) -> None:
+    """One episode as plain arrays: LeRobot's environment has no HDF5. JPEG is decoded over there."""
+    folder.mkdir()
+    with Episode.open(file) as episode:
+        np.save(folder / "action.npy", episode.action)
+        np.save(folder / "qpos.npy", episode.qpos[: episode.length])
+        for camera in episode.cameras:
+            pictures = [episode.encoded(camera, i) for i in range(episode.length)]
+            width = max(map(len, pictures))
+            padded = np.frombuffer(b"".join(picture.ljust(width, b"\0") for picture in pictures), np.uint8)
+            np.save(folder / f"images_{camera}.npy", padded.reshape(len(pictures), width))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--episodes", type=int, default=6)
+    parser.add_argument("--cameras", nargs="+", default=["top"])
+    parser.add_argument("--image_size", nargs=2, type=int, default=(480, 640), metavar=("H", "W"))
+    args = parser.parse_args()
+    ours = recorded(args.cameras, args.episodes, tuple(args.image_size))
+    print(f"ours: {ours}\nLeRobot: {converted(ours)}")
+
+
+if __name__ == "__main__":
+    main()
