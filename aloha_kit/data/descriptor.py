@@ -44,8 +44,8 @@ def describe(pictures: npt.NDArray[np.uint8]) -> Floats:
         )
     rows, columns = _shares(batch.shape[2]), _shares(batch.shape[3])
     cells = rows @ (batch.astype(np.float32) @ columns.T)  # (B, 3, 8, 8)
-    described = cells.transpose(0, 2, 3, 1).reshape(len(batch), SIZE) / np.float32(255)
-    return np.clip(described[0] if picture.ndim == 3 else described, 0, 1)
+    described: Floats = np.clip(cells.transpose(0, 2, 3, 1).reshape(len(batch), SIZE) / np.float32(255), 0, 1)
+    return described[0] if picture.ndim == 3 else described
 
 
 def _shares(pixels: int) -> Floats:
@@ -54,7 +54,7 @@ def _shares(pixels: int) -> Floats:
     left, right = borders[:-1, None], borders[1:, None]
     pixel = np.arange(pixels)
     overlap = np.clip(np.minimum(right, pixel + 1) - np.maximum(left, pixel), 0, None)
-    return (overlap * GRID / pixels).astype(np.float32)
+    return np.asarray(overlap * GRID / pixels, np.float32)
 
 
 def with_sights(stats: Statistics, table: EpisodeTable, frames: Frames | None, episodes: Sequence[int]) -> Statistics:

@@ -71,8 +71,8 @@ def run(args: DeployArgs) -> list[Rollout]:
             stack.callback(filmed.close)
         guard, operator = _on_rig(stack, env, policy, args.release) if on_rig else (_guard(env, policy), None)
         runner = Runner(
-            task, env.contract, guard, latency, output, env.simulated if on_rig else True, seen_by_people, source.name,
-            operator, args.judge_s,
+            task, env.contract, guard, policy, latency, output, env.simulated if on_rig else True, seen_by_people,
+            source.name, operator, args.judge_s,
         )  # fmt: skip
         about = _about(args, source, task, env, inference)
         report = stack.enter_context(Report(output, about, guard, latency, policy))

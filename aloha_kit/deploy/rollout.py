@@ -10,10 +10,12 @@ import dm_env
 from aloha_kit.config import TaskConfig
 from aloha_kit.core import Action, Contract, Environment, Policy, SafetyError, Subset
 from aloha_kit.deploy.film import Film
+from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, UntilTold
 from aloha_kit.deploy.report import Rollout
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.episode.edit import label
+from aloha_kit.episode.steps import steps_path
 from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard, start_pose
 
 
@@ -24,6 +26,7 @@ class Runner:
     Attributes:
         contract: of the episodes: what the policy sees, without the camera for the video.
         view: the camera for the video.
+        executor: the policy inside the guard, which makes actions of chunks.
         policy: what to note in the episodes about who acted.
         operator: who may end a rollout, and judges it where nothing measures success; nobody in simulation.
         judge_s: how long to wait for that verdict.
@@ -32,6 +35,7 @@ class Runner:
     task: TaskConfig
     contract: Contract
     guard: SafetyGuard
+    executor: Policy
     latency: LatencyReport
     output: Path
     sim: bool
@@ -61,7 +65,8 @@ class Runner:
             describe={**env.describe(), "seed": seed, "policy": self.policy},
             success_reward=env.max_reward if judged else None,
         )
-        observers: list[Observer] = [self.latency, _Narrowed(writer, self.contract)]
+        log = StepLog(steps_path(writer.path), self.latency, self.guard, self.executor)
+        observers: list[Observer] = [self.latency, *(_Narrowed(each, self.contract) for each in (log, writer))]
         video = writer.path.with_suffix(".mp4") if film else None
         if video is not None:
             observers.append(

@@ -121,6 +121,8 @@ class SafetyGuard:
 
     Attributes:
         command: (A,) the last command given out in this episode, None before the first.
+        held: why that command is the one before it again; empty where it is not.
+        limited: (entry, rule) of what in it was limited, rules being `range`, `speed` and `ramp`.
     """
 
     def __init__(
@@ -134,6 +136,8 @@ class SafetyGuard:
         estop: Callable[[], bool] | None = None,
     ) -> None:
         self.command: Action | None = None
+        self.held = ""
+        self.limited: tuple[tuple[str, str], ...] = ()
         self.limits = limits
         self._policy, self._hold_steps, self._frozen, self._stale_s = policy, hold, frozen, stale_s
         self._estop = estop or (lambda: False)
@@ -143,7 +147,7 @@ class SafetyGuard:
         self._start_episode()
 
     def _start_episode(self) -> None:
-        self.command = None
+        self.command, self.held, self.limited = None, "", ()
         self._ramping = np.ones(len(self.limits.names), bool)
         self._held = 0
         self._step = -1
@@ -170,6 +174,7 @@ class SafetyGuard:
         if self.stopped:
             raise SafetyError("the emergency stop is pressed: no further command was sent")
         self._step += 1
+        self.held = ""
         fault = self._observation_fault(observation)
         if not fault:
             try:
@@ -204,8 +209,9 @@ class SafetyGuard:
         # An unlimited entry passes bit for bit; a pose found outside its range may only move inwards.
         command = np.where(short, before + np.sign(inside - before) * reach, inside)
         rules = {"range": inside != wanted, "ramp": short & self._ramping, "speed": short & ~self._ramping}
-        for rule, hit in rules.items():
-            self._limited[rule].update(name for name, limited in zip(bounds.names, hit, strict=True) if limited)
+        self.limited = tuple((bounds.names[i], rule) for rule, hit in rules.items() for i in np.flatnonzero(hit))
+        for name, rule in self.limited:
+            self._limited[rule][name] += 1
         self._totals["commands"] += 1
         self._totals["limited"] += bool(np.any(inside != wanted) or np.any(short))
         self._ramping &= short
@@ -221,6 +227,7 @@ class SafetyGuard:
 
     def _still(self, reason: str) -> Array:
         """The last command again, a base at rest."""
+        self.held = reason
         if self.command is None:
             raise SafetyError(f"step {self._step}: nothing to hold before the first command: {reason}")
         self._totals["held"] += 1

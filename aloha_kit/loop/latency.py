@@ -33,6 +33,9 @@ class LatencyReport:
         clock: the environment's clock where time is real, so that waiting for the deadline is not
             taken for work; None where time is virtual.
         now_ns: the stopwatch.
+
+    Attributes:
+        last: {stage: ms} of the last step, `total` among them.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class LatencyReport:
         self.period_ms = 1000 / rate_hz
         self._clock, self._now = clock, now_ns
         self._samples: dict[str, list[float]] = {stage: [] for stage in STAGES}
+        self.last: dict[str, float] = {}
         self._open: list[str] = []
         self._step: dict[str, int] = {}
         self._mark = now_ns()
@@ -91,8 +95,9 @@ class LatencyReport:
             spent = min(spent, max(0, after_deadline))
         self._step["observation"] = spent
         self._step["total"] = sum(self._step.values())
-        for stage, ns in self._step.items():
-            self._samples.setdefault(stage, []).append(ns / 1e6)
+        self.last = {stage: ns / 1e6 for stage, ns in self._step.items()}
+        for stage, ms in self.last.items():
+            self._samples.setdefault(stage, []).append(ms)
         self._step, self._mark = {}, now
 
     def on_end(self, outcome: Outcome) -> None:

@@ -46,7 +46,8 @@ def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: P
     out = tmp_path / "out"
     deploy("--ckpt_dir", trained, "--task_name", "sim_transfer_cube", "--episode_len", 12, "--num_rollouts", 2,
            "--video", 1, "--video_size", 96, 128, "--horizon", 3, "--output", out)  # fmt: skip
-    names = ["deploy.json", "episode_0.hdf5", "episode_0.mp4", "episode_1.hdf5"]
+    episodes = ["episode_0.hdf5", "episode_0.mp4", "episode_0.steps.csv", "episode_1.hdf5", "episode_1.steps.csv"]
+    names = ["deploy.json", *episodes]
     assert sorted(p.name for p in out.iterdir()) == names
     report = json.loads((out / "deploy.json").read_text())
     wilson = binomtest(0, 2).proportion_ci(0.95, method="wilson")
@@ -142,7 +143,9 @@ def test_by_default_everything_goes_into_the_run_and_nothing_is_replaced(trained
     assert folder.name.startswith("sim_transfer_cube_")
     deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", 0, "--output", folder)
     names = sorted(p.name for p in folder.iterdir())
-    assert names == ["deploy.json", "deploy_1.json", "episode_0.hdf5", "episode_1.hdf5"]
+    assert [name for name in names if "steps" not in name] == [
+        "deploy.json", "deploy_1.json", "episode_0.hdf5", "episode_1.hdf5"
+    ]  # fmt: skip
 
 
 def test_every_difference_of_policy_and_rig_is_listed(tmp_path: Path) -> None:

@@ -1,0 +1,107 @@
+"""The log beside a rollout's episode, `episode_N.steps.csv`: how each step went, a line a step.
+
+A line is for one action: how long its step took, by stage; which chunks the action came from; what the guard did to
+it; and how old the observation was that it was chosen by.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aloha_kit.core import EpisodeError
+
+_AFTER = ("newest", "oldest", "chunks", "row", "seam", "held", "limited", "age_ms", "stalest", "missed")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line.
+
+    Attributes:
+        ms: {stage: milliseconds}, `total` among them; stages that the step did not run are missing.
+        newest, oldest, chunks, row, seam: as `policies.execution.Playing`; None (and no seam) while holding still.
+        held: why the command before was repeated; empty where it was not.
+        limited: (entry, rule) of what the guard limited.
+        age_ms, stalest: the oldest sample of the observation against its newest stamp, and its stream.
+        missed: whether the step took longer than its period.
+    """
+
+    step: int
+    ms: Mapping[str, float] = field(default_factory=dict)
+    newest: int | None = None
+    oldest: int | None = None
+    chunks: int | None = None
+    row: int | None = None
+    seam: bool = False
+    held: str = ""
+    limited: tuple[tuple[str, str], ...] = ()
+    age_ms: float = 0.0
+    stalest: str = ""
+    missed: bool = False
+
+    def cells(self, stages: Sequence[str]) -> list[str]:
+        """The line, in the order of `columns(stages)`."""
+        times = [f"{self.ms[stage]:.3f}" if stage in self.ms else "" for stage in stages]
+        chunk = ["" if n is None else str(n) for n in (self.newest, self.oldest, self.chunks, self.row)]
+        limited = " ".join(f"{entry}:{rule}" for entry, rule in self.limited)
+        rest = [str(int(self.seam)), self.held, limited, f"{self.age_ms:.3f}", self.stalest, str(int(self.missed))]
+        return [str(self.step), *times, *chunk, *rest]
+
+
+def steps_path(episode: Path) -> Path:
+    """Where the log of an episode is."""
+    return episode.with_suffix(".steps.csv")
+
+
+def columns(stages: Sequence[str]) -> list[str]:
+    """The first line: `step`, a column `<stage>_ms` a stage, the fields of `Step`."""
+    return ["step", *(f"{stage}_ms" for stage in stages), *_AFTER]
+
+
+def read_steps(path: Path) -> list[Step]:
+    """The lines of a log; a last one that a crash cut short is left out.
+
+    Raises:
+        EpisodeError: no such file, or it is no log; says which line is at fault.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            lines = list(csv.reader(handle))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise EpisodeError(f"the log '{path}' cannot be read: {error}") from error
+    header = lines[0] if lines else []
+    if header[:1] != ["step"] or header[-len(_AFTER) :] != list(_AFTER):
+        raise EpisodeError(f"'{path}' is no log of steps; its columns: {', '.join(header) or '(none)'}")
+    stages = [name.removesuffix("_ms") for name in header[1 : -len(_AFTER)]]
+    steps = []
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            steps.append(_parse(line, stages))
+        except ValueError as error:
+            if number < len(lines):
+                raise EpisodeError(f"'{path}' is damaged at line {number}: {error}") from error
+    return steps
+
+
+def _parse(line: Sequence[str], stages: Sequence[str]) -> Step:
+    if len(line) != 1 + len(stages) + len(_AFTER):
+        raise ValueError(f"{len(line)} columns, expected {1 + len(stages) + len(_AFTER)}")
+    values = dict(zip(_AFTER, line[1 + len(stages) :], strict=True))
+    newest, oldest, chunks, row = (int(values[name]) if values[name] else None for name in _AFTER[:4])
+    return Step(
+        step=int(line[0]),
+        ms={stage: float(text) for stage, text in zip(stages, line[1:], strict=False) if text},
+        newest=newest,
+        oldest=oldest,
+        chunks=chunks,
+        row=row,
+        seam=bool(int(values["seam"])),
+        held=values["held"],
+        limited=tuple((entry, rule) for entry, _, rule in (word.rpartition(":") for word in values["limited"].split())),
+        age_ms=float(values["age_ms"]),
+        stalest=values["stalest"],
+        missed=bool(int(values["missed"])),
+    )
