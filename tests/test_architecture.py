@@ -23,7 +23,7 @@ LOWER = {
     "remote": {"core"},
     "policies": {"core", "config", "data"},
 }
-APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor", "eval"}
+APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor", "eval", "reproduce"}
 LOWER |= {app: set(LOWER) for app in APPLICATIONS}
 
 
@@ -82,6 +82,7 @@ import {modules}
         ("aloha_kit.remote, aloha_kit.policies.asynchronous", {"torch", "rospy", "mujoco", "h5py"}),
         ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
         ("aloha_kit.eval.__main__, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),
+        ("aloha_kit.reproduce.__main__", {"torch", "rospy", "mujoco", "dm_control", "matplotlib"}),
         ("aloha_kit.eval.app", {"rospy", "mujoco", "dm_control", "h5py", "matplotlib"}),
     ],
 )

@@ -1,0 +1,138 @@
+"""What a reproduction is made with, as data: configs/reproduce/NAME.yaml.
+
+A preset holds values for all tasks, and under `tasks` what is different for one of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from aloha_kit.config import find, from_mapping, load, names
+from aloha_kit.config.policies import load_policy
+from aloha_kit.config.training import TrainConfig
+from aloha_kit.core import ConfigError, nearest
+
+_OURS = {
+    "seed": "--seeds says it",
+    "device": "it stands beside `train`, for evaluation counts on it too",
+    "num_epochs": "a reproduction is counted in steps: give num_steps",
+    "time_limit_s": "it would make a result depend on the machine: give num_steps",
+}
+"""Values of training that a preset cannot have, and why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be reached."""
+
+    success: float
+    """Share of the rollouts, all seeds together, that hold the top reward to the end."""
+    minutes: float | None = None
+    """Wall time of all stages, with one training seed; None where time is no matter."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.success <= 1:
+            raise ValueError(f"success must lie above 0 and up to 1, given {self.success:g}")
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Flags of `aloha_kit.record`; None leaves one to the command."""
+
+    num_episodes: int
+    image_size: tuple[int, int] | None = None  # (height, width)
+    cameras: tuple[str, ...] | None = None
+    noise: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Flags of `aloha_kit.eval`, None leaves one to the command; and which checkpoint of a training it takes."""
+
+    checkpoint: Literal["best", "last"] = "best"
+    temporal_agg: bool | None = None
+    horizon: int | None = None
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values of all stages, for one task."""
+
+    device: str
+    target: Target
+    record: Recording
+    train: dict[str, Any]  # flags of `aloha_kit.train` without their dashes: policy, recipe, values of both
+    eval: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def training(self) -> TrainConfig:
+        """How it is trained, as `aloha_kit.train` will understand the flags.
+
+        Raises:
+            ConfigError: an unknown policy or recipe, or a value that cannot be.
+        """
+        given = {key: value for key, value in self.train.items() if key in _fields(TrainConfig)}
+        policy = Path(self.policy).stem
+        recipe = self.train.get("recipe", policy if policy in names("training") else None)
+        if recipe is None:
+            return from_mapping(TrainConfig, given)
+        return load(TrainConfig, "training", recipe, **given)
+
+    @property
+    def policy(self) -> str:
+        """Name or path of the policy that is trained."""
+        return str(self.train.get("policy", "act"))
+
+
+def load_preset(name: str, task: str) -> Preset:
+    """A preset by name or path, with the values of `task`.
+
+    Raises:
+        ConfigError: not found, not YAML, an unknown key or flag, or a value that cannot be; says what there is.
+    """
+    path = find("reproduce", name)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold keys and values, given: {type(raw).__name__}")
+    special = raw.pop("tasks", None) or {}
+    if not isinstance(special, dict) or not isinstance(special.get(task, {}), dict):
+        raise ConfigError(f"{path}: tasks must hold values by task, given {special!r}")
+    preset = from_mapping(Preset, _merged(raw, special.get(task, {})), where=str(path))
+    _check_training(preset, f"{path}: train")
+    return preset
+
+
+def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` with those of `over` in their place, section by section."""
+    both = dict(values)
+    for key, value in over.items():
+        mine = both.get(key)
+        both[key] = _merged(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+    return both
+
+
+def _check_training(preset: Preset, where: str) -> None:
+    """Find a wrong flag now, and not after the recording."""
+    network = load_policy(preset.policy)
+    known = {"policy", "recipe"} | _fields(TrainConfig) | _fields(type(network))
+    for key in preset.train:
+        if key in _OURS:
+            raise ConfigError(f"{where}: {key} cannot be set here, {_OURS[key]}")
+        if key not in known:
+            raise ConfigError(f"{where}: unknown flag '{key}'. {nearest(key, known - _OURS.keys())}")
+    load_policy(preset.policy, **{key: v for key, v in preset.train.items() if key in _fields(type(network))})
+    if preset.training.num_epochs is not None:
+        raise ConfigError(f"{where}: the recipe of '{preset.policy}' counts in epochs; give a recipe with num_steps")
+
+
+def _fields(cls: type[Any]) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls)}

@@ -1,0 +1,78 @@
+"""Where a reproduction runs: versions, machine, commit, and whether there is the GPU that it wants."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from aloha_kit import __version__
+from aloha_kit.core import ConfigError
+from aloha_kit.reproduce.result import Surroundings
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+"""The repository that the package runs from, if it is not installed elsewhere."""
+
+# In a process of its own: torch takes memory that the stages need, and looking at a GPU keeps some of its memory too.
+_ASK = """
+import sys, torch
+device = torch.device(sys.argv[1])
+torch.zeros(1, device=device)
+print(torch.cuda.get_device_name(device) if device.type == "cuda" else device.type)
+"""
+
+
+def look(device: str, gpu: str | None) -> Surroundings:
+    """This machine and its software, for commands whose networks run on `device`."""
+    versions = {"aloha_kit": __version__, "python": platform.python_version()}
+    versions |= {name: _version(name) for name in ("torch", "mujoco", "numpy")}
+    return Surroundings(versions, _cpu(), os.cpu_count() or 1, device, gpu, _commit())
+
+
+def gpu_of(device: str) -> str | None:
+    """Name of the GPU behind a torch device; None for the CPU.
+
+    Raises:
+        ConfigError: the device cannot be used.
+    """
+    if device == "cpu":
+        return None
+    done = subprocess.run([sys.executable, "-c", _ASK, device], capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        why = last.removeprefix("RuntimeError: ").removeprefix("AssertionError: ").split(". ")[0]
+        raise ConfigError(f"device '{device}' cannot be used: {why}")
+    return done.stdout.strip()
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _commit() -> str | None:
+    """The checkout's commit, marked where files differ from it."""
+    if not (CHECKOUT / ".git").exists():
+        return None
+    try:
+        commit, changed = (
+            subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+            for words in (("rev-parse", "--short=10", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit} with changes" if changed else commit
