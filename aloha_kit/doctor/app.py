@@ -11,8 +11,9 @@ from tyro.conf import arg
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core.findings import About, Finding
 from aloha_kit.doctor import arms, cameras, identity, machine, streams
-from aloha_kit.doctor.findings import About, Finding, Report
+from aloha_kit.doctor.findings import Report
 from aloha_kit.doctor.probe import probe_disk, probe_usb
 from aloha_kit.ros.evidence import RigEvidence
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import counted, joint_names
-from aloha_kit.doctor.findings import About, Finding, troubles
+from aloha_kit.core.findings import About, Finding, troubles
 from aloha_kit.ros.evidence import ArmEvidence, MotorEvidence
 
 Rows = npt.NDArray[np.bool_]

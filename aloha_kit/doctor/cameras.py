@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from aloha_kit.core import counted
-from aloha_kit.doctor.findings import About, Finding
+from aloha_kit.core.findings import About, Finding
 from aloha_kit.ros.evidence import CameraEvidence, Picture, TopicEvidence
 
 BLACK = 12.0

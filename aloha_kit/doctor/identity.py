@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder
-from aloha_kit.doctor.findings import About, Finding
+from aloha_kit.core.findings import About, Finding
 from aloha_kit.ros.evidence import Picture
 
 ALIKE = 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aloha_kit.doctor.findings import About, Finding, troubles
+from aloha_kit.core.findings import About, Finding, troubles
 from aloha_kit.ros.evidence import DiskEvidence, NetworkEvidence, TopicEvidence, UsbCamera
 
 USABLE = 0.8

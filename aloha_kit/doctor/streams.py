@@ -6,7 +6,7 @@ import numpy as np
 
 from aloha_kit.config import SyncConfig
 from aloha_kit.core import counted
-from aloha_kit.doctor.findings import About, Finding, troubles
+from aloha_kit.core.findings import About, Finding, troubles
 from aloha_kit.ros.evidence import TopicEvidence
 
 SLOW = (0.10, 0.30)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from aloha_kit.config import CameraConfig
+from aloha_kit.core.findings import About, Finding
 from aloha_kit.doctor import machine
-from aloha_kit.doctor.findings import About, Finding, Report
+from aloha_kit.doctor.findings import Report
 from aloha_kit.doctor.probe import probe_disk, probe_usb
 from aloha_kit.ros.evidence import DiskEvidence, Publisher, UsbCamera
 from tests.doctor.made import network, topic

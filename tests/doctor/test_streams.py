@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.config import SyncConfig
-from aloha_kit.doctor.findings import Finding
+from aloha_kit.core.findings import Finding
 from aloha_kit.doctor.streams import judge_topic
 from aloha_kit.ros.evidence import Publisher, TopicEvidence
 from tests.doctor.made import topic
