@@ -9,18 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from aloha_kit.config import to_mapping
-from aloha_kit.core import ConfigError
 from aloha_kit.core.files import write_json
 from aloha_kit.reproduce.args import ReproduceArgs
-from aloha_kit.reproduce.preset import load_preset, Preset
-from aloha_kit.reproduce.readme import publish
-from aloha_kit.reproduce.result import Attempt, fresh, read, Result, seed_result, summarise, Surroundings
+from aloha_kit.reproduce.keep import begun, RESULT, TABLE
+from aloha_kit.reproduce.preset import load_preset
+from aloha_kit.reproduce.readme import publish, require_published
+from aloha_kit.reproduce.result import Attempt, fresh, Result, seed_result, summarise, Surroundings
 from aloha_kit.reproduce.stages import Evaluate, Job, Stage, stages_of, Train
-from aloha_kit.reproduce.surroundings import gpu_of, look
+from aloha_kit.reproduce.surroundings import choose_device, look
 from aloha_kit.reproduce.table import details
-from aloha_kit.reproduce.work import LOCK, ReproductionError, Workplace, workplace
-
-RESULT, TABLE = "reproduce.json", "reproduce.md"
+from aloha_kit.reproduce.work import ReproductionError, Workplace, workplace
 
 
 def run(args: ReproduceArgs) -> Result | None:
@@ -34,14 +32,18 @@ def run(args: ReproduceArgs) -> Result | None:
     preset = load_preset(args.preset, args.task)
     name = Path(args.preset).stem
     folder = args.output or Path("runs") / "reproduce" / f"{args.task}_{name}"
-    result = _begun(folder, fresh(args.task, name, preset))
+    if args.update_readme:
+        require_published(name)
+    new = fresh(args.task, name, preset)
+    result = begun(folder, new)
     job = Job(args.task, preset, folder, args.device or preset.device, args.num_rollouts)
     if args.dry_run:
         _show(stages_of(job, args.seeds), result)
         return None
-    device, gpu = _device(job.device, preset, name, force=args.force)
+    device, gpu = choose_device(job.device, preset.device, name, force=args.force)
     job = replace(job, device=device)
     with workplace(folder) as place:
+        result = begun(folder, new)  # once more: until now somebody may have been at work here
         reproduction = Reproduction(job, args.seeds, result, look(device, gpu), place)
         for number, stage in enumerate(reproduction.stages, 1):
             reproduction.do(stage, number)
@@ -86,10 +88,10 @@ class Reproduction:
         self._note((*before, began))  # now, so that a kill is known of
         ended = self._place.run(words)
         self._note((*before, replace(began, seconds=round(ended.seconds, 1), status=ended.status)))
-        if stage.done(self.result.attempts):
-            return
         if ended.interrupted:
             raise KeyboardInterrupt
+        if stage.done(self.result.attempts):
+            return
         how = f"ended with status {ended.status}" if ended.status else "stopped before its end"
         raise ReproductionError(f"{_title(stage)} {how}, see above; what is done is kept, and the same command goes on")
 
@@ -107,63 +109,6 @@ class Reproduction:
         self.result = replace(result, summary=summarise(result, target.success, target.minutes))
         write_json(self.job.folder / RESULT, to_mapping(self.result))
         (self.job.folder / TABLE).write_text(details(self.result) + "\n", encoding="utf-8")
-
-
-def _begun(folder: Path, new: Result) -> Result:
-    """What a folder holds of the same reproduction, or `new` where it holds nothing.
-
-    Raises:
-        ConfigError: it holds something else, or a reproduction with other values; names them.
-    """
-    if not (folder / RESULT).is_file():
-        there = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-        if set(there) - {LOCK}:
-            raise ConfigError(
-                f"'{folder}' is no reproduction: it lacks {RESULT} and holds {', '.join(there[:5])}; "
-                "choose another place with --output"
-            )
-        return new
-    begun = read(folder / RESULT)
-    then, now = ({**_flat(r.values), "task": r.task, "num_steps": r.num_steps} for r in (begun, new))
-    differing = [
-        f"{key} {then.get(key)} (now {now.get(key)})"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and not key.startswith("target.")
-    ]
-    if differing:
-        raise ConfigError(
-            f"'{folder}' was begun with {', '.join(differing)}; choose another place with --output to begin anew"
-        )
-    return replace(begun, preset=new.preset, values=new.values)
-
-
-def _flat(values: object, at: str = "") -> dict[str, object]:
-    """{"train.lr": 1e-4, …}"""
-    if not isinstance(values, dict):
-        return {at: values}
-    inner = (_flat(value, f"{at}.{key}" if at else str(key)) for key, value in values.items())
-    return {key: value for flat in inner for key, value in flat.items()}
-
-
-def _device(device: str, preset: Preset, name: str, *, force: bool) -> tuple[str, str | None]:
-    """The device that networks run on, and its GPU.
-
-    Raises:
-        ConfigError: a GPU is meant, and there is none.
-    """
-    meant_for_gpu = preset.device != "cpu"
-    try:
-        gpu = gpu_of(device)
-        if gpu is not None or not meant_for_gpu or force:
-            return device, gpu
-        why = "--device cpu was given"
-    except ConfigError as error:
-        if force:
-            return "cpu", None
-        why = str(error)
-    wanted = f"preset '{name}' is meant for a GPU" if meant_for_gpu else f"preset '{name}' does without a GPU"
-    advice = "take --preset cpu" if meant_for_gpu else "leave --device out"
-    raise ConfigError(f"{wanted}, and {why}; {advice}, or add --force to run it on the CPU, however long that takes")
 
 
 def _show(stages: Sequence[Stage], result: Result) -> None:

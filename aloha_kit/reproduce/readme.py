@@ -11,13 +11,25 @@ from pathlib import Path
 from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError, ConfigError
 from aloha_kit.core.files import make_folder, write_json
+from aloha_kit.reproduce.keep import read
 from aloha_kit.reproduce.preset import load_preset
-from aloha_kit.reproduce.result import fresh, PUBLISHED, read, Result
+from aloha_kit.reproduce.result import fresh, PUBLISHED, Result
 from aloha_kit.reproduce.surroundings import CHECKOUT
 from aloha_kit.reproduce.table import overview
 
 PRESETS = ("paper", "fast", "cpu")
 BEGIN, END = "<!-- reproduction: written by aloha_kit.reproduce -->", "<!-- reproduction: end -->"
+
+
+def require_published(preset: str, train: Path = CHECKOUT / "train") -> None:
+    """Say before hours of work what would be in the way of `publish` after them.
+
+    Raises:
+        ConfigError: the table has no rows of this preset, or there is no README with such a table.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"the README's table is of the presets {', '.join(PRESETS)}; leave --update_readme out")
+    _parts(train / "README.md")
 
 
 def publish(result: Result, train: Path = CHECKOUT / "train") -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from aloha_kit.config import from_mapping, to_mapping
-from aloha_kit.core import ConfigError
+from aloha_kit.config import to_mapping
 from aloha_kit.loop import wilson_interval
 from aloha_kit.reproduce.preset import Preset
 
@@ -163,18 +160,3 @@ def summarise(result: Result, success: float, minutes: float | None) -> Summary 
         success_reached=held.rate >= success,
         time_kept=None if minutes is None else one_seed.complete and one_seed.seconds <= 60 * minutes,
     )
-
-
-def read(file: Path) -> Result:
-    """A result from its file.
-
-    Raises:
-        ConfigError: missing or damaged; says where.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"'{file}' is missing or damaged: {error}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"'{file}' must hold an object, given: {type(values).__name__}")
-    return from_mapping(Result, values, where=str(file))

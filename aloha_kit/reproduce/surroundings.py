@@ -48,6 +48,33 @@ def gpu_of(device: str) -> str | None:
     return done.stdout.strip()
 
 
+def choose_device(device: str, meant: str, preset: str, *, force: bool) -> tuple[str, str | None]:
+    """The device that networks run on, and its GPU.
+
+    Args:
+        device: what was asked for.
+        meant: what the preset says.
+        preset: its name.
+        force: the CPU will do, whatever was meant.
+
+    Raises:
+        ConfigError: a GPU is meant, and there is none.
+    """
+    meant_for_gpu = meant != "cpu"
+    try:
+        gpu = gpu_of(device)
+        if gpu is not None or not meant_for_gpu or force:
+            return device, gpu
+        why = "--device cpu was given"
+    except ConfigError as error:
+        if force:
+            return "cpu", None
+        why = str(error)
+    wanted = f"preset '{preset}' is meant for a GPU" if meant_for_gpu else f"preset '{preset}' does without a GPU"
+    advice = "take --preset cpu" if meant_for_gpu else "leave --device out"
+    raise ConfigError(f"{wanted}, and {why}; {advice}, or add --force to run it on the CPU, however long that takes")
+
+
 def _version(name: str) -> str:
     try:
         return metadata.version(name)

@@ -1,0 +1,80 @@
+"""The real commands: a handful of small pictures, a training that is interrupted, a policy that cannot do much yet."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from aloha_kit.reproduce.__main__ import main
+from aloha_kit.reproduce.keep import read
+
+TINY = {
+    "device": "cpu",
+    "target": {"success": 0.5},
+    "record": {"num_episodes": 2, "image_size": [16, 24]},
+    "train": {
+        "policy": "act", "num_steps": 400, "batch_size": 2, "val_every": 20, "val_batches": 1, "val_fraction": 0.5,
+        "chunk_size": 100, "hidden_dim": 16, "dim_feedforward": 32, "nheads": 2, "enc_layers": 1, "latent_dim": 4,
+        "backbone_layers": 1, "backbone_width": 16, "backbone_norm": "group", "pretrained_backbone": False,
+        "augment": False, "threads": 1,
+    },
+    "tasks": {"transfer_cube": {"train": {"lr": 1.0e-3}}},
+}  # fmt: skip
+
+
+def test_interrupted_in_its_training_and_gone_on_with(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    out = tmp_path / "out"
+    command = ["transfer_cube", "--preset", f"{tmp_path}/tiny.yaml", "--num_rollouts", "3", "--output", f"{out}"]
+    last = out / "seed_0" / "policy" / "checkpoints" / "last" / "extra.json"
+
+    def interrupt() -> None:
+        end = time.monotonic() + 300
+        while not last.exists() and time.monotonic() < end:
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    other.join()
+    assert ended.value.code == 130
+    assert capfd.readouterr().err.endswith(f"Go on with:\npython -m aloha_kit.reproduce {' '.join(command)}\n")
+    stopped = json.loads(last.read_text())["step"]
+    assert 20 <= stopped < 400
+    episodes = {file: file.stat().st_mtime_ns for file in (out / "episodes").glob("*.hdf5")}
+    assert len(episodes) == 2
+
+    main(command)
+    said = capfd.readouterr().out
+    assert "== 1/4 record: done\n== 2/4 validate: done\n" in said
+    assert f"$ python -m aloha_kit.train --resume {out}/seed_0/policy\n" in said
+    assert json.loads(last.read_text())["step"] == 400
+    assert {file: file.stat().st_mtime_ns for file in episodes} == episodes
+    with (last.parents[2] / "metrics.csv").open() as file:
+        assert int(file.readlines()[-1].split(",")[0]) == 400
+    result = read(out / "reproduce.json")
+    assert [(a.stage, a.status) for a in result.attempts] == [
+        (stage, 0) for stage in ("record", "validate", "train", "train", "eval")
+    ]
+    (file,) = (out / "seed_0" / "eval").glob("eval*.json")
+    (found,) = json.loads(file.read_text())["checkpoints"]
+    (seed,) = result.seeds
+    assert [seed.held.successes, seed.held.trials] == [found["success"]["successes"], 3]
+    assert [rollout["seed"] for rollout in found["rollouts"]] == [100_000, 100_001, 100_002]
+    assert found["chunk_size"] == 100
+    assert "| together |" in said
+
+    main(command)
+    assert "== 4/4 eval, seed 0: done\n" in capfd.readouterr().out

@@ -1,0 +1,98 @@
+"""Real processes: a stage is asked once to leave things in order, and a folder is locked while one is at work."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from aloha_kit.reproduce.work import ReproductionError, workplace
+
+STAGE = """
+import signal, sys, time
+from pathlib import Path
+out = Path(sys.argv[1])
+def stop(*_):
+    with out.open("a") as file:
+        file.write("asked ")
+signal.signal(signal.SIGTERM, stop)
+signal.signal(signal.SIGINT, lambda *_: out.write_text("Ctrl-C"))
+out.write_text("began ")
+while not out.read_text().endswith(sys.argv[2]):
+    time.sleep(0.01)
+sys.exit(3)
+"""
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "a_stage.py").write_text(STAGE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    return "a_stage"
+
+
+def wait_for(file: Path, text: str) -> None:
+    end = time.monotonic() + 30
+    while not (file.exists() and text in file.read_text()):
+        assert time.monotonic() < end, f"{file} never said {text}"
+        time.sleep(0.01)
+
+
+def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
+    with workplace(tmp_path / "out") as place:
+        ended = place.run([stage, str(tmp_path / "said"), "began "])
+    assert (ended.status, ended.interrupted) == (3, False)
+    assert ended.seconds > 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tmp_path: Path) -> None:
+    said = tmp_path / "said"
+
+    def interrupt() -> None:
+        wait_for(said, "began")
+        os.kill(os.getpid(), number)
+        wait_for(said, "asked")
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    other = threading.Thread(target=interrupt)
+    other.start()
+    with workplace(tmp_path / "out") as place:
+        ended = place.run([stage, str(said), "asked asked "])
+    other.join()
+    assert (ended.status, ended.interrupted) == (3, True)
+    assert said.read_text() == "began asked asked "
+    assert signal.getsignal(number) is before
+
+
+def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: str, tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom aloha_kit.reproduce.work import workplace\n"
+        "with workplace(Path(sys.argv[1])) as place:\n    place.run(sys.argv[2:])"
+    )
+    said = tmp_path / "said"
+    words = [sys.executable, "-c", code, str(tmp_path / "out"), stage, str(said), "asked "]
+    with subprocess.Popen(words) as reproduction:
+        wait_for(said, "began")
+        reproduction.kill()
+    busy = r"another reproduction is at work in '.*out' \(process \d+\)"
+    with pytest.raises(ReproductionError, match=busy) as error, workplace(tmp_path / "out"):
+        pass
+    left = int(str(error.value).partition("(process ")[2].partition(")")[0])
+    assert left != reproduction.pid
+    os.kill(left, signal.SIGTERM)
+    end = time.monotonic() + 30
+    while True:
+        try:
+            with workplace(tmp_path / "out"):
+                return
+        except ReproductionError:
+            assert time.monotonic() < end
+            time.sleep(0.02)
