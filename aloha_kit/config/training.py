@@ -49,8 +49,8 @@ class TrainConfig:
     """Share of the episodes kept for validation (reference: 0.2); 0 for none."""
     augment: bool = True
     """Image augmentation: crop 95 %, rotate ±5°, jitter brightness 0.3, contrast 0.4, saturation 0.5."""
-    cache: Literal["disk", "none"] = "disk"
-    """Frames decoded once into a memory-mapped file, or decoded each time they are needed."""
+    cache: Literal["disk", "device", "none"] = "disk"
+    """Frames decoded once into a memory-mapped file; that file whole in the device's memory; or decoded each time."""
     cache_dir: str | None = None
     """Where the frame cache lies; a folder .cache beside the episodes when not given."""
     workers: int | None = None

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from aloha_kit.core import ConfigError
-from aloha_kit.data.frames import MappedFrames, resized
+from aloha_kit.data.frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.episode import Episode
 
@@ -142,7 +142,7 @@ class _Part:
                     stop = min(start + _BLOCK, steps)
                     block = np.empty((stop - start, 3, *self.size), np.uint8)
                     for i in range(start, stop):
-                        block[i - start] = resized(episode.image(self.camera, i), self.size).numpy()
+                        block[i - start] = frame(episode, self.camera, i, self.size).numpy()
                     # plain writes: a full disk is an error here, and would be a SIGBUS through a mapping
                     _write_at(handle, memoryview(block.tobytes()), (first + start) * self.frame_bytes)
             os.fsync(handle)

@@ -70,16 +70,6 @@ class EpisodeTable:
             moments[key] = accumulator.moments()
         return Statistics(moments)
 
-    def chunks(self, rows: Ints, length: int) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """The `length` actions that follow each of B rows: (B, K, A) zero past the episode's end, and (B, K) is_pad."""
-        episode = self.episode_of(rows)
-        first = np.maximum(rows - self.offsets[episode], self.starts[episode])
-        wanted = first[:, None] + np.arange(length)
-        is_pad = wanted >= (self.starts[episode] + self.lengths[episode])[:, None]
-        actions = self.action[np.where(is_pad, 0, wanted)]
-        actions[is_pad] = 0.0
-        return actions, is_pad
-
 
 def read_table(
     source: str | Path | Sequence[Path],

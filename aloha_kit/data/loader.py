@@ -5,13 +5,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from aloha_kit.data.batch import Batch
+from aloha_kit.data.chunks import Chunks
 from aloha_kit.data.frames import Frames
 from aloha_kit.data.index import EpisodeTable
 
@@ -24,24 +26,29 @@ class Loader:
     """Gathers batches by indexing whole arrays: no Python runs per sample."""
 
     def __init__(self, table: EpisodeTable, frames: Frames | None, chunk_size: int, *, pin: bool = False) -> None:
-        """`frames` None for policies without cameras; `pin` keeps batches in page-locked memory for a GPU."""
+        """`frames` None for policies without cameras; `pin` gathers into page-locked memory, from which a GPU takes
+        batches while it computes. Frames that live on the GPU stay there."""
         self._table = table
         self._frames = frames
-        self._chunk_size = chunk_size
+        self._chunks = Chunks(table, chunk_size)
         self._pin = pin
 
     def batch(self, rows: Ints) -> Batch:
         """The observations at B rows and the `chunk_size` actions that follow each."""
-        actions, is_pad = self._table.chunks(rows, self._chunk_size)
+        actions, is_pad = self._chunks(rows)
         batch = Batch(
-            qpos=torch.from_numpy(self._table.qpos[rows]),
-            images=self._frames.gather(rows) if self._frames is not None else {},
-            actions=torch.from_numpy(actions),
-            is_pad=torch.from_numpy(is_pad),
+            qpos=self._tensor(self._table.qpos[rows]),
+            images=self._frames.gather(rows, pin=self._pin) if self._frames is not None else {},
+            actions=self._tensor(actions),
+            is_pad=self._tensor(is_pad),
         )
         if self._table.environment_state is not None:
-            batch["environment_state"] = torch.from_numpy(self._table.environment_state[rows])
-        return _pinned(batch) if self._pin else batch
+            batch["environment_state"] = self._tensor(self._table.environment_state[rows])
+        return batch
+
+    def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return tensor.pin_memory() if self._pin else tensor
 
 
 def prefetch(function: Callable[[T], U], items: Iterable[T], depth: int = 2) -> Generator[U, None, None]:
@@ -83,15 +90,3 @@ def prefetch(function: Callable[[T], U], items: Iterable[T], depth: int = 2) -> 
     finally:
         stop.set()
         thread.join()
-
-
-def _pinned(batch: Batch) -> Batch:
-    pinned = Batch(
-        qpos=batch["qpos"].pin_memory(),
-        images={camera: image.pin_memory() for camera, image in batch["images"].items()},
-        actions=batch["actions"].pin_memory(),
-        is_pad=batch["is_pad"].pin_memory(),
-    )
-    if "environment_state" in batch:
-        pinned["environment_state"] = batch["environment_state"].pin_memory()
-    return pinned

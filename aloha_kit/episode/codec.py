@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.jpeg import jpeg_size
 
 Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.uint16]
 
+_REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a few per cent
 
 
@@ -35,17 +37,34 @@ def encode_jpeg(image: Image, quality: int, order: JpegOrder = "mobile_aloha") -
     return np.asarray(data, np.uint8).reshape(-1)
 
 
-def decode_jpeg(data: Image | bytes, order: JpegOrder = "mobile_aloha") -> Image:
+def decode_jpeg(
+    data: Image | bytes, order: JpegOrder = "mobile_aloha", at_least: tuple[int, int] | None = None
+) -> Image:
     """The (H, W, 3) RGB picture of a JPEG; zero padding is ignored.
+
+    Given a size `at_least` (height, width), the decoder may halve the picture up to three times, as long as it stays
+    that big and both sides divide evenly: it then transforms less and makes fewer pixels.
 
     Raises:
         EpisodeError: not a JPEG.
     """
     buffer = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR) if buffer.size else None
+    flag = cv2.IMREAD_COLOR if at_least is None else _reduction(buffer, at_least)
+    image = cv2.imdecode(buffer, flag) if buffer.size else None
     if image is None:
         raise EpisodeError(f"not a JPEG: {buffer.size} bytes beginning {bytes(buffer[:8]).hex(' ')}")
     return np.asarray(image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _reduction(buffer: Image, at_least: tuple[int, int]) -> int:
+    try:
+        size = jpeg_size(buffer.tobytes())
+    except ValueError:
+        return cv2.IMREAD_COLOR  # damaged: the decoder will say so
+    for factor, flag in _REDUCED.items():
+        if all(have % factor == 0 and have // factor >= want for have, want in zip(size, at_least, strict=True)):
+            return flag
+    return cv2.IMREAD_COLOR
 
 
 def encode_depth(depth: Depth) -> bytes:

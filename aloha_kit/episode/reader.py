@@ -208,8 +208,8 @@ class Episode:
         height, width = self.image(camera, 0).shape[:2]
         return height, width
 
-    def image(self, camera: str, i: int) -> Image:
-        """Frame i as (H, W, 3) uint8 RGB.
+    def image(self, camera: str, i: int, at_least: tuple[int, int] | None = None) -> Image:
+        """Frame i as (H, W, 3) uint8 RGB; a JPEG perhaps halved up to three times, but `at_least` (height, width).
 
         Raises:
             EpisodeError: no such camera or frame (says which exist), or a damaged frame.
@@ -218,7 +218,7 @@ class Episode:
         if not self._layout.compressed:
             return row
         try:
-            return decode_jpeg(row, self.jpeg_order)
+            return decode_jpeg(row, self.jpeg_order, at_least)
         except EpisodeError as error:
             raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' is damaged: {error}") from None
 

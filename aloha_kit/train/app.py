@@ -24,6 +24,7 @@ from aloha_kit.data.descriptor import with_sights
 from aloha_kit.data.frames import DirectFrames, Frames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
+from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, spread
 from aloha_kit.policies.build import build
 from aloha_kit.train.cli import to_snapshot
@@ -59,7 +60,7 @@ def run(plan: Plan) -> None:
         _require_more(first, num_steps, "num_epochs" if config.num_epochs else "num_steps")
     else:
         network = build(args.network, table.contract, table.statistics())
-    frames = open_frames(table, args.network, config)
+    frames = open_frames(table, args.network, config, device)
     loader = Loader(table, frames, args.network.chunk_size, pin=device.startswith("cuda"))
     network.to(device)
     _describe(table, training, validation, network, num_steps, sampler, device)
@@ -118,7 +119,7 @@ def choose_device(name: str) -> str:
     return name
 
 
-def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig) -> Frames | None:
+def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str) -> Frames | None:
     """Pictures at the network's size, cached or decoded as needed; None for a network without eyes."""
     if not network.use_images:
         return None
@@ -126,7 +127,10 @@ def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig)
     workers = config.workers or os.cpu_count() or 1
     if config.cache == "none":
         return DirectFrames(table, sizes, workers)
-    return cached_frames(table, sizes, folder_for(table, config.cache_dir), workers=workers)
+    folder = folder_for(table, config.cache_dir)
+    if config.cache == "device":
+        return resident_frames(table, sizes, folder, device, workers=workers)
+    return cached_frames(table, sizes, folder, workers=workers)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import torch
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.data import cache
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.frames import DirectFrames, resized
+from aloha_kit.data.frames import DirectFrames, frame, resized
 from aloha_kit.data.index import read_table
 from tests.synthetic import make, write, write_dataset
 
@@ -64,7 +64,7 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     write_dataset(tmp_path, lengths=(9, 14))
     table = read_table(tmp_path)
     first = cached_frames(table, {"top": (12, 16)}, tmp_path / "c", workers=2, progress=False)
-    monkeypatch.setattr(cache, "resized", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded again"))
     second = cached_frames(table, {"top": (12, 16)}, tmp_path / "c", workers=2, progress=False)
     rows = np.arange(len(table))
     assert torch.equal(first.gather(rows)["top"], second.gather(rows)["top"])
@@ -104,15 +104,15 @@ def test_an_interrupted_build_goes_on_with_the_next_episode(tmp_path: Path, monk
         count += 1
         if count > 9 + 5:
             raise KeyboardInterrupt
-        return resized(*arguments)
+        return frame(*arguments)
 
-    monkeypatch.setattr(cache, "resized", failing)
+    monkeypatch.setattr(cache, "frame", failing)
     with pytest.raises(KeyboardInterrupt):
         cached_frames(table, sizes, folder, workers=1, progress=False)
     index = json.loads((folder / "top_24x32.json").read_text())
     assert [count for _, count in index["episodes"].values()] == [9]
     decoded: list[int] = []
-    monkeypatch.setattr(cache, "resized", lambda *a: decoded.append(1) or resized(*a))
+    monkeypatch.setattr(cache, "frame", lambda *a: decoded.append(1) or frame(*a))
     frames = cached_frames(table, sizes, folder, workers=1, progress=False)
     assert len(decoded) == 14 + 6
     expected = np.concatenate([e.images["top"][:-1] for e in written]).transpose(0, 3, 1, 2)
@@ -205,5 +205,5 @@ def test_a_run_on_some_episodes_leaves_the_others_cached(tmp_path: Path, monkeyp
     cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
     few = read_table(list(table.files[:1]))
     cached_frames(few, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
-    monkeypatch.setattr(cache, "resized", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded again"))
     cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)

@@ -1,0 +1,88 @@
+"""The whole frame cache in the memory of the device that trains: a batch then never crosses the bus."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from aloha_kit.core import ConfigError
+from aloha_kit.data.cache import cached_frames
+from aloha_kit.data.index import EpisodeTable
+
+Ints = npt.NDArray[np.int64]
+
+SHARE = 0.75  # of the memory that is free; weights, gradients and activations need the rest
+_BLOCK = 64  # frames a camera copied at a time
+
+
+class ResidentFrames:
+    """Every frame of a table on one device, (N, 3, H, W) a camera in the table's order."""
+
+    def __init__(self, frames: Mapping[str, Tensor]) -> None:
+        self._frames = dict(frames)
+
+    def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
+        return {
+            camera: frames.index_select(0, torch.from_numpy(rows).to(frames.device))
+            for camera, frames in self._frames.items()
+        }
+
+
+def resident_frames(
+    table: EpisodeTable,
+    sizes: Mapping[str, tuple[int, int]],
+    folder: Path,
+    device: str,
+    *,
+    workers: int,
+    progress: bool = True,
+) -> ResidentFrames:
+    """The frames of every row on `device`, from the cache in `folder`, which is built first where it has to be.
+
+    Raises:
+        ConfigError: the device's memory is too small (says by how much, and what to do), as is known before anything is
+            decoded; or the cache cannot be built.
+        EpisodeError: a frame cannot be decoded.
+    """
+    needed = len(table) * sum(3 * height * width for height, width in sizes.values())
+    free = free_memory(device)
+    if needed > SHARE * free:
+        raise ConfigError(
+            f"the frames need {needed / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free and a quarter is "
+            "left to the network. Use a smaller --image_size, fewer cameras, or --cache disk"
+        )
+    source = cached_frames(table, sizes, folder, workers=workers, progress=progress)
+    frames = {
+        camera: torch.empty((len(table), 3, *size), dtype=torch.uint8, device=device) for camera, size in sizes.items()
+    }
+    pin = device.startswith("cuda")
+    for start in range(0, len(table), _BLOCK):
+        stop = min(start + _BLOCK, len(table))
+        for camera, images in source.gather(np.arange(start, stop), pin=pin).items():
+            frames[camera][start:stop].copy_(images, non_blocking=pin)
+    return ResidentFrames(frames)
+
+
+def free_memory(device: str) -> int:
+    """Bytes that can still be taken on a device."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if kind == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return _free_ram()
+
+
+def _free_ram() -> int:
+    """What Linux says programs may still take, file cache given up; elsewhere half of what is built in."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

@@ -1,0 +1,109 @@
+"""JPEGs decoded at a fraction of their size: how close that stays to decoding whole, as deployment does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.data.frames import frame, resized
+from aloha_kit.episode import Episode
+from aloha_kit.episode.codec import decode_jpeg, encode_jpeg
+from tests.synthetic import make, write
+
+Picture = npt.NDArray[np.uint8]
+
+
+def detailed(height: int = 480, width: int = 640) -> Picture:
+    """Detail at all scales as in photographs (amplitude falls with 1 / frequency), each colour on its own: harsh."""
+    rng = np.random.default_rng(0)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    frequency[0, 0] = 1.0
+    planes = [
+        np.fft.irfft2(np.exp(2j * np.pi * rng.random(frequency.shape)) / frequency, (height, width)) for _ in range(3)
+    ]
+    picture = np.stack(planes, axis=-1)
+    return np.clip(128 + 50 * (picture - picture.mean()) / picture.std(), 0, 255).astype(np.uint8)
+
+
+def drawn(height: int = 480, width: int = 640) -> Picture:
+    """Flat areas with hard edges, as the simulation draws them."""
+    picture = np.full((height, width, 3), (90, 110, 130), np.uint8)
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        centre = (int(rng.integers(width)), int(rng.integers(height)))
+        cv2.circle(picture, centre, int(rng.integers(10, 80)), rng.integers(0, 256, 3).tolist(), -1, cv2.LINE_AA)
+    return picture
+
+
+@pytest.mark.parametrize(
+    ("at_least", "expected"),
+    [
+        ((480, 640), (480, 640)),
+        ((241, 320), (480, 640)),
+        ((240, 320), (240, 320)),
+        ((120, 161), (240, 320)),
+        ((120, 160), (120, 160)),
+        ((60, 80), (60, 80)),
+        ((1, 1), (60, 80)),
+        ((900, 900), (480, 640)),
+    ],
+)
+def test_the_decoder_halves_as_long_as_enough_is_left(at_least: tuple[int, int], expected: tuple[int, int]) -> None:
+    jpeg = encode_jpeg(drawn(), 95)
+    padded = np.concatenate([jpeg, np.zeros(100, np.uint8)])  # as episodes keep them
+    assert decode_jpeg(padded, at_least=at_least).shape == (*expected, 3)
+
+
+def test_sides_that_do_not_divide_are_decoded_whole() -> None:
+    """A part of a pixel would shift the picture."""
+    assert decode_jpeg(encode_jpeg(drawn(242, 324), 95), at_least=(30, 40)).shape == (121, 162, 3)
+    assert decode_jpeg(encode_jpeg(drawn(241, 320), 95), at_least=(30, 40)).shape == (241, 320, 3)
+
+
+@pytest.mark.parametrize("order", ["mobile_aloha", "standard"])
+def test_colours_keep_their_order(order: str) -> None:
+    red = np.zeros((64, 64, 3), np.uint8)
+    red[..., 0] = 200
+    small = decode_jpeg(encode_jpeg(red, 95, order), order, (8, 8))  # type: ignore[arg-type]
+    assert np.abs(small.astype(int) - [200, 0, 0]).max() <= 3
+
+
+def test_a_damaged_jpeg_is_named_whatever_the_size() -> None:
+    with pytest.raises(EpisodeError, match="not a JPEG: 100 bytes beginning 00 00 00 00 00 00 00 00"):
+        decode_jpeg(np.zeros(100, np.uint8), at_least=(8, 8))
+
+
+@pytest.mark.parametrize(
+    ("kind", "size", "mean", "naive"),
+    [
+        ("drawn", (120, 160), 0.2, 0.35),
+        ("drawn", (60, 80), 0.3, 0.35),
+        ("detailed", (120, 160), 1.25, 5.0),
+        ("detailed", (96, 128), 1.0, 2.0),
+        ("detailed", (60, 80), 1.25, 4.0),
+        ("detailed", (240, 320), 0.0, 7.0),
+    ],
+)
+def test_training_sees_what_deployment_sees(
+    tmp_path: Path, kind: str, size: tuple[int, int], mean: float, naive: float
+) -> None:
+    """Mean absolute difference in grey levels (of 255) to the whole picture resized as the network does it; and how far
+    off decoding would be that only asks for the wanted size."""
+    episode = make(1, {"top": (480, 640)}, seed=0)
+    episode.images["top"][0] = detailed() if kind == "detailed" else drawn()
+    with Episode.open(write(tmp_path, episode, images="jpeg")) as opened:
+        whole = resized(opened.image("top", 0), size).numpy().astype(float)
+        ours = frame(opened, "top", 0, size).numpy()
+        wanted_only = resized(opened.image("top", 0, at_least=size), size).numpy()
+    assert np.abs(ours - whole).mean() <= mean
+    assert np.abs(wanted_only - whole).mean() >= naive
+
+
+def test_raw_pictures_come_whole(tmp_path: Path) -> None:
+    with Episode.open(write(tmp_path, make(1, {"top": (48, 64)}, seed=0), images="raw")) as opened:
+        assert opened.image("top", 0, at_least=(6, 8)).shape == (48, 64, 3)
