@@ -24,7 +24,7 @@ from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, typed_lines
 from aloha_kit.deploy.report import Report, Rollout
 from aloha_kit.deploy.rollout import Runner
-from aloha_kit.deploy.source import execution, Source
+from aloha_kit.deploy.source import execution, executor, Source
 from aloha_kit.deploy.stage import view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, SafetyLimits, sigterm_interrupts
 from aloha_kit.policies.asynchronous import AsyncChunks
@@ -61,7 +61,7 @@ def run(args: DeployArgs) -> list[Rollout]:
         fits = f"rig '{rig.name}' in task '{task.name}'"
         source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
         latency = LatencyReport(task.rate_hz, clock=env.clock if on_rig else WallClock() if args.realtime else None)
-        policy = execution(source, args, latency, inference, task.rate_hz)
+        policy = executor(source, args, latency, inference, task.rate_hz)
         if isinstance(policy, AsyncChunks):
             stack.callback(policy.close)
         source.warm_up()
@@ -124,10 +124,13 @@ def _on_rig(stack: contextlib.ExitStack, env: Any, policy: Policy, release: bool
     return stack.enter_context(guarded(env, policy, release=release)), operator
 
 
-def _about(args: DeployArgs, source: Source, task: TaskConfig, env: Environment, inference: str) -> Mapping[str, Any]:
+def _about(
+    args: DeployArgs, source: Source, task: TaskConfig, env: Environment, inference: Literal["sync", "async"]
+) -> Mapping[str, Any]:
     about = dict(source.about)
     versions = {"aloha_kit": __version__, "numpy": np.__version__, "torch": about.pop("torch", None)}
-    every = 1 if args.temporal_agg else source.chunk_size if inference == "sync" else None  # None: as its delay allows
+    how = execution(args, inference)
+    as_delay_allows = inference == "async" and not (args.horizon or args.temporal_agg)
     return {
         "checkpoint": source.name,
         "trained_on": source.trained_on,
@@ -135,7 +138,8 @@ def _about(args: DeployArgs, source: Source, task: TaskConfig, env: Environment,
         "task": to_mapping(task),
         "execution": {
             "temporal_agg": args.temporal_agg,
-            "horizon": args.horizon or every,
+            "horizon": None if as_delay_allows else how.interval(source.chunk_size),
+            "seam": how.seam,
             "chunk_size": source.chunk_size,
             "inference": inference,
             "remote": args.remote,

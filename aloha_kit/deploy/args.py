@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from tyro.conf import arg
 
 from aloha_kit.core import ConfigError
+from aloha_kit.policies.seam import chosen, Seam
 
 LOWEST = {
     "num_rollouts": 1,
@@ -44,7 +45,11 @@ class DeployArgs:
     num_rollouts: int = 50
     """Episodes to run."""
     horizon: int | None = None
-    """Steps from one query to the next; by default the whole chunk, or 1 with --temporal_agg."""
+    """Steps from one query to the next; by default the whole chunk, less what async inference and --seam set aside,
+    or 1 with --temporal_agg."""
+    seam: Seam | None = None
+    """Where a chunk takes over from the one before: switch (none), or fade while both cover the steps (blend); by
+    default blend with async inference, else none."""
     inference: Literal["sync", "async"] | None = None
     """Ask the network in the control loop, or in a thread beside it, so that a slow answer makes the arms hold
     still and not stall; by default sync in simulation, async on a rig."""
@@ -83,6 +88,7 @@ class DeployArgs:
         _check(self)
         if (self.ckpt is None) == (self.remote is None):
             raise ConfigError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
+        chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise ConfigError(f"--jpeg must be 1 to 100, given {self.jpeg}")
 

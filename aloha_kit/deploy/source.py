@@ -11,18 +11,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ConfigError, Contract, Observation, Policy
+from aloha_kit.core import ConfigError, Contract, Observation
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies.asynchronous import AsyncChunks
-from aloha_kit.policies.execution import ChunkExecutor, ChunkSource, TemporalEnsemble
+from aloha_kit.policies.delayed import Execution
+from aloha_kit.policies.execution import ChunkSource, ENSEMBLE, Executor
+from aloha_kit.policies.seam import chosen, fade_of
 from aloha_kit.remote import RemotePolicy
 
 Measure = Callable[[str], AbstractContextManager[None]]
 """Times a stage by name: `LatencyReport.measure`, or `beside` for a thread of its own."""
-
-ENSEMBLE = 0.01
-"""Temporal ensembling's coefficient (Zhao et al., 2023)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,9 +85,15 @@ class _TimedRemote:
             return self._policy.predict_chunk(observation)
 
 
-def execution(
+def execution(args: DeployArgs, inference: Literal["sync", "async"]) -> Execution:
+    """What the flags come to."""
+    seam = chosen(args.seam, temporal_agg=args.temporal_agg, late=inference == "async")
+    return Execution(args.temporal_agg, args.horizon, seam)
+
+
+def executor(
     source: Source, args: DeployArgs, latency: LatencyReport, inference: Literal["sync", "async"], rate_hz: float
-) -> Policy:
+) -> Executor:
     """How chunks become actions. A step waits for an asynchronous network for at most a quarter of a period.
 
     Raises:
@@ -96,16 +101,15 @@ def execution(
     """
     if args.horizon is not None and not 1 <= args.horizon <= source.chunk_size:
         raise ConfigError(f"--horizon must be 1 to the chunk size {source.chunk_size}, given {args.horizon}")
+    how = execution(args, inference)
     if inference == "async":
         return AsyncChunks(
             source.timed(latency.beside),
             rate_hz,
             coefficient=ENSEMBLE if args.temporal_agg else None,
             every=args.horizon,
+            fade=fade_of(how.seam),
             budget_s=0.25 / rate_hz,
             hold_s=args.hold_s,
         )
-    chunks = source.timed(latency.measure)
-    if args.temporal_agg:
-        return TemporalEnsemble(chunks, ENSEMBLE, query_every=args.horizon or 1)
-    return ChunkExecutor(chunks, args.horizon)
+    return how.executor(source.timed(latency.measure))

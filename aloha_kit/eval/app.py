@@ -78,6 +78,8 @@ def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:
         "seeds": [args.seed, args.seed + args.num_rollouts - 1],
         "execution": {
             "temporal_agg": args.temporal_agg,
+            "delay_steps": args.delay_steps,
+            "seam": args.execution.seam,
             "batch": args.at_a_time,
             "workers": args.processes,
             "threads": torch.get_num_threads(),

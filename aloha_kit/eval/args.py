@@ -10,8 +10,19 @@ from typing import Annotated
 from tyro.conf import arg, UseAppendAction
 
 from aloha_kit.core import ConfigError
+from aloha_kit.policies.delayed import Execution
+from aloha_kit.policies.seam import chosen, Seam
 
-LOWEST = {"num_rollouts": 1, "seed": 0, "workers": 1, "batch": 1, "threads": 1, "image_size": 1, "episode_len": 1}
+LOWEST = {
+    "num_rollouts": 1,
+    "seed": 0,
+    "delay_steps": 0,
+    "workers": 1,
+    "batch": 1,
+    "threads": 1,
+    "image_size": 1,
+    "episode_len": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +43,14 @@ class EvalArgs:
     num_rollouts: int = 200
     """Rollouts of each checkpoint."""
     horizon: int | None = None
-    """Steps from one query to the next; by default the whole chunk, or 1 with --temporal_agg."""
+    """Steps from one query to the next; by default the whole chunk, less what --delay_steps and --seam set aside, or
+    1 with --temporal_agg."""
+    delay_steps: int = 0
+    """Steps from an observation to the first action of its chunk, as a slow network has them with deploy's async
+    inference; the arms wait for an episode's first chunk."""
+    seam: Seam | None = None
+    """Where a chunk takes over from the one before: switch (none), or fade while both cover the steps (blend); by
+    default blend with --delay_steps, else none."""
     seed: int = 100_000
     """Seed of the first rollout, later ones count up; far from those that training data is recorded with."""
     workers: int | None = None
@@ -61,6 +79,14 @@ class EvalArgs:
             values = given if isinstance(given, tuple) else (given,)
             if given is not None and min(values) < lowest:
                 raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
+
+        chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
+
+    @property
+    def execution(self) -> Execution:
+        """How chunks become actions."""
+        seam = chosen(self.seam, temporal_agg=self.temporal_agg, late=self.delay_steps > 0)
+        return Execution(self.temporal_agg, self.horizon, seam, self.delay_steps)
 
     @property
     def processes(self) -> int:

@@ -37,6 +37,11 @@ class Candidate:
             raise ConfigError(
                 f"--horizon must be 1 to the chunk size {self.network.chunk_size} of {source}, given {args.horizon}"
             )
+        if args.delay_steps >= self.network.chunk_size:
+            raise ConfigError(
+                f"--delay_steps must be 0 to {self.network.chunk_size - 1}, a chunk of {source} being "
+                f"{self.network.chunk_size} actions, given {args.delay_steps}"
+            )
         if (trained_on := trained_task(source)) not in (None, task.name):
             print(f"warning: {source} was trained on {trained_on}, evaluated on {task.name}", file=sys.stderr)
 
@@ -47,7 +52,7 @@ class Candidate:
             "trained_on": trained_task(self.source),
             "policy": {"kind": self.network.config.kind, **to_mapping(self.network.config)},
             "chunk_size": self.network.chunk_size,
-            "horizon": self._args.horizon or (1 if self._args.temporal_agg else self.network.chunk_size),
+            "horizon": self._args.execution.interval(self.network.chunk_size),
             "device": str(next(self.network.parameters()).device),
         }
 
@@ -81,8 +86,7 @@ class Candidate:
 
     def _pool(self, environments: int) -> Pool:
         mailbox = Mailbox(environments, self.network.contract, self.network.chunk_size)
-        plan = Plan(self._task, self._rig, self._args.temporal_agg, self._args.horizon, mailbox)
-        return Pool(plan, self._args.processes)
+        return Pool(Plan(self._task, self._rig, self._args.execution, mailbox), self._args.processes)
 
     def _fitting(self, pool: Pool) -> Ready:
         ready = pool.ready()

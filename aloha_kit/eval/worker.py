@@ -22,10 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, Policy, SafetyError
+from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
 from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.seams import SeamWatch
 from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits
-from aloha_kit.policies.execution import ChunkExecutor, ChunkSource, TemporalEnsemble
+from aloha_kit.policies.delayed import Execution
+from aloha_kit.policies.execution import Executor
 from aloha_kit.rigs import connect
 
 ASKED, ANSWERED = "asked", "answered"
@@ -39,8 +41,7 @@ class Plan:
 
     task: TaskConfig
     rig: RigConfig
-    temporal_agg: bool
-    horizon: int | None
+    execution: Execution
     mailbox: Mailbox
 
 
@@ -73,6 +74,7 @@ class Rollout:
     reason: str
     actions: str
     guard: Mapping[str, Any]  # what the safety guard did, see `SafetyGuard.report`
+    seams: Mapping[str, Any]  # how hard it jumped from chunk to chunk, see `SeamWatch.report`
 
 
 def work(plan: Plan, pipes: Sequence[tuple[int, Connection]]) -> None:
@@ -120,7 +122,7 @@ def _serve(plan: Plan, row: int, line: Line) -> None:
         try:
             with contextlib.closing(simulation(plan)) as env:
                 line.tell(Ready(env.contract, env.max_reward, env.describe()))
-                policy = execution(Remote(plan.mailbox, row, line), plan.temporal_agg, plan.horizon)
+                policy = plan.execution.executor(Remote(plan.mailbox, row, line))
                 while isinstance(seed := line.hear(), int):
                     line.tell(roll_out(env, policy, seed))
         except GONE:
@@ -141,15 +143,12 @@ def simulation(plan: Plan) -> Environment:
     return env
 
 
-def execution(chunks: ChunkSource, temporal_agg: bool, horizon: int | None) -> Policy:
-    """How chunks become actions, as deployment does it."""
-    return TemporalEnsemble(chunks, query_every=horizon or 1) if temporal_agg else ChunkExecutor(chunks, horizon)
-
-
-def roll_out(env: Environment, policy: Policy, seed: int) -> Rollout:
+def roll_out(env: Environment, policy: Executor, seed: int) -> Rollout:
     """One rollout behind a safety guard. One that the guard ends has failed; any other error is raised."""
     env.seed(seed)
-    guard = SafetyGuard(policy, SafetyLimits.for_contract(env.contract))
+    limits = SafetyLimits.for_contract(env.contract)
+    seams = SeamWatch(policy, limits.step)
+    guard = SafetyGuard(seams, limits)
     witness = Witness()
     with contextlib.suppress(SafetyError):
         run_episode(env, guard, [witness])
@@ -164,6 +163,7 @@ def roll_out(env: Environment, policy: Policy, seed: int) -> Rollout:
         outcome.reason,
         f"{witness.checksum:08x}",
         guard.report(),
+        seams.report(),
     )
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Action, ConfigError, ContractError, HoldStill, Observation, SafetyError, StopEpisode
-from aloha_kit.policies.execution import checked, ChunkSource, ensemble, Playing
+from aloha_kit.policies.execution import checked, ChunkSource, Playing
+from aloha_kit.policies.seam import IN_TIME, Timeline
 
-IN_TIME = "no chunk in time"
 LOST = (ConnectionError, TimeoutError)
 
 
@@ -32,37 +32,21 @@ class _Query:
     asked_ns: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Chunk:
-    step: int  # what row 0 is for
-    rows: npt.NDArray[np.float32]
-
-    def covers(self, step: int) -> bool:
-        return self.step <= step < self.step + len(self.rows)
-
-
 class AsyncChunks:
     """A policy that plays chunks which one background thread asks for.
 
-    Row i of a chunk is for i steps after its observation, however late the chunk arrives: rows whose
-    time has passed are skipped. Where no chunk covers the present step, the policy asks to hold still
+    What chunks come to is `seam.Timeline`'s. Where no chunk covers the present step, the policy asks to hold still
     (`HoldStill`) and counts it. After a lost connection or a time-out (`ConnectionError`, `TimeoutError`)
     it asks again with the newest observation; any other error of the source ends the episode.
 
     Args:
         source: asked, and reset, in the background thread only.
         rate_hz: the control rate.
-        coefficient: averages the chunks that cover a step, the i-th of them, oldest first, weighing
-            exp(-coefficient · i), as `execution.TemporalEnsemble`; None plays the newest chunk alone.
-        every: steps from one query to the next, at least. By default 1 when averaging, else what is left
-            of a chunk once the time that the slowest of the last queries took is set aside.
+        coefficient, every, fade: see `seam.Timeline`; an answer is taken to need as long as the slowest of the last.
         budget_s: the longest that a step waits for a chunk, where none covers it.
         first_s: the longest that the first step of an episode waits.
         hold_s: the longest to hold still in a row before the episode is ended.
         now_ns: the stopwatch that queries are timed with.
-
-    Attributes:
-        playing: where the last action came from; None before the first, and while it holds.
 
     Raises:
         ConfigError: a setting that makes no sense.
@@ -75,6 +59,7 @@ class AsyncChunks:
         *,
         coefficient: float | None = None,
         every: int | None = None,
+        fade: int = 0,
         budget_s: float = 0.0,
         first_s: float = 30.0,
         hold_s: float = 2.0,
@@ -84,7 +69,8 @@ class AsyncChunks:
             raise ConfigError(f"every must be at least 1 step, given {every}")
         if min(budget_s, first_s, hold_s) < 0:
             raise ConfigError(f"times must not be negative, given budget {budget_s}, first {first_s}, hold {hold_s} s")
-        self._source, self._rate, self._coefficient, self._every = source, rate_hz, coefficient, every
+        self._source, self._rate = source, rate_hz
+        self._coefficient, self._every, self._fade = coefficient, every, fade
         self._budget_s, self._first_s, self._now = budget_s, first_s, now_ns
         self._hold_s, self._hold_steps = hold_s, math.ceil(hold_s * rate_hz)
         self._turn = threading.Condition()  # guards everything below
@@ -101,15 +87,17 @@ class AsyncChunks:
 
     def _start_episode(self) -> None:
         self._episode += 1
-        self.playing: Playing | None = None
-        self._newest: int | None = None  # the step of the newest chunk that has been played
-        self._chunks: list[_Chunk] = []
+        self._timeline = Timeline(coefficient=self._coefficient, every=self._every, fade=self._fade)
         self._step = 0  # the one that is waited for, or the next one
-        self._last: int | None = None  # step of the last query that was not lost
         self._fresh = True
         self._holding = 0
         self._failure: tuple[_Query, BaseException] | None = None
         self._why = IN_TIME
+
+    @property
+    def playing(self) -> Playing | None:
+        """Where the last action came from; None before the first, and while it holds."""
+        return self._timeline.playing
 
     def reset(self) -> None:
         """Forget the episode; an answer that is still under way is dropped when it comes."""
@@ -154,42 +142,28 @@ class AsyncChunks:
         step = self._step
         end = time.monotonic() + (self._budget_s if step else self._first_s)
         self._ask(step, observation)
-        while not (chunks := self._covering(step)) and self._failure is None:
+        while (action := self._timeline.action(step)) is None and self._failure is None:
             if (left := end - time.monotonic()) <= 0:
                 break
             self._turn.wait(left)
             self._ask(step, observation)
         self._raise_failure(step)
-        if not chunks:
-            self.playing = None
+        if action is None:
             raise self._missing(step)
         self._holding = 0
-        if self._coefficient is None:
-            chunks = chunks[-1:]
-        newest, seam = chunks[-1].step, chunks[-1].step != self._newest
-        self.playing = Playing(step, newest, chunks[0].step, len(chunks), step - newest, seam)
-        self._newest = newest
-        return ensemble(np.stack([chunk.rows[step - chunk.step] for chunk in chunks]), self._coefficient or 0.0)
+        return action
 
     def _ask(self, step: int, observation: Observation) -> None:
-        if self._asked is not None or (self._last is not None and step - self._last < self._interval()):
+        if self._asked is not None or not self._timeline.due(step, self._lead()):
             return
         self._asked = _Query(self._episode, step, observation, self._fresh, self._now())
-        self._last = step
+        self._timeline.asked = step
         self._counts["queries"] += 1
         self._turn.notify_all()
 
-    def _interval(self) -> int:
-        """Steps from one query to the next: the next chunk should be there before this one ends."""
-        if self._coefficient is not None or not self._chunks:
-            return self._every or 1
-        length = len(self._chunks[-1].rows)
-        lead = math.ceil(max(self._took, default=0) * self._rate / 1e9) + 1
-        return max(1, min(self._every or length, length - lead))
-
-    def _covering(self, step: int) -> list[_Chunk]:
-        self._chunks = [chunk for chunk in self._chunks if chunk.covers(step)]
-        return self._chunks
+    def _lead(self) -> int:
+        """Steps that an answer takes, with one to spare."""
+        return math.ceil(max(self._took, default=0) * self._rate / 1e9) + 1
 
     def _missing(self, step: int) -> Exception:
         if step == 0:
@@ -245,19 +219,18 @@ class AsyncChunks:
 
     def _take(self, query: _Query, rows: npt.NDArray[np.float32] | None, error: BaseException | None) -> None:
         if isinstance(error, LOST):
-            self._why, self._last = str(error) or type(error).__name__, None
+            self._why, self._timeline.asked = str(error) or type(error).__name__, None
             return
-        if rows is not None and self._chunks and rows.shape != self._chunks[-1].rows.shape:
-            error = ContractError(f"a chunk of shape {rows.shape} after chunks of {self._chunks[-1].rows.shape}")
-        if rows is None or error is not None:
+        if rows is None:
             self._failure = query, error or SafetyError("no chunk")
+            return
+        try:
+            in_time = self._timeline.add(query.step, rows, self._step)
+        except ContractError as odd:
+            self._failure = query, odd
             return
         self._fresh, self._why = False, IN_TIME
         self._took.append(self._now() - query.asked_ns)
         self._counts["chunks"] += 1
         self._delays.append(self._step - query.step)
-        chunk = _Chunk(query.step, rows)
-        if chunk.covers(self._step):
-            self._chunks.append(chunk)
-        else:
-            self._counts["late"] += 1
+        self._counts["late"] += not in_time

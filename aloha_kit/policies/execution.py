@@ -11,7 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, ConfigError, ContractError, Observation
+from aloha_kit.core import Action, ConfigError, ContractError, Observation, Policy
+
+ENSEMBLE = 0.01
+"""Temporal ensembling's coefficient (Zhao et al., 2023)."""
 
 
 class ChunkSource(Protocol):
@@ -43,6 +46,15 @@ class Playing:
     chunks: int
     row: int
     seam: bool
+
+
+class Executor(Policy, Protocol):
+    """A policy that plays chunks."""
+
+    @property
+    def playing(self) -> Playing | None:
+        """Where the last action came from; None before the first, and while holding still."""
+        ...
 
 
 class ChunkExecutor:
@@ -104,7 +116,7 @@ class TemporalEnsemble:
         ConfigError: `query_every` below 1; `act` raises it for one beyond the chunk.
     """
 
-    def __init__(self, source: ChunkSource, coefficient: float = 0.01, query_every: int = 1) -> None:
+    def __init__(self, source: ChunkSource, coefficient: float = ENSEMBLE, query_every: int = 1) -> None:
         if query_every < 1:
             raise ConfigError(f"query_every must be at least 1 step, given {query_every}")
         self._source, self._coefficient, self._every = source, coefficient, query_every

@@ -20,7 +20,7 @@ from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.app import run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.report import rate, Rollout, summarise, table
-from aloha_kit.deploy.source import execution
+from aloha_kit.deploy.source import executor
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies import checkpoint
@@ -320,7 +320,7 @@ def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
 
 def test_an_executor_of_the_wrong_observation_says_what_is_missing(trained: Path) -> None:
     args = DeployArgs(ckpt=trained, task="sim_transfer_cube", temporal_agg=True)
-    policy = execution(local(find_checkpoint(trained), {}), args, LatencyReport(50.0), "sync", 50.0)
+    policy = executor(local(find_checkpoint(trained), {}), args, LatencyReport(50.0), "sync", 50.0)
     policy.reset()
     with pytest.raises(ContractError, match="camera 'top' is missing; there are: front"):
         policy.act({"qpos": np.zeros(14, np.float32), "images": {"front": np.zeros((4, 4, 3), np.uint8)}, "stamps": {}})

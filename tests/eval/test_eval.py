@@ -25,6 +25,7 @@ from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.worker import Plan
+from aloha_kit.policies.delayed import Execution
 from tests.eval.conftest import CONTRACT, save_checkpoint
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", "14")
@@ -140,7 +141,7 @@ def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
 
 def test_what_a_process_cannot_do_is_told_in_its_words() -> None:
     task = replace(load(TaskConfig, "tasks", "sim_transfer_cube"), scene="transfer_cub", cameras=())
-    plan = Plan(task, load(RigConfig, "rigs", "sim"), False, None, Mailbox(1, CONTRACT, 6))
+    plan = Plan(task, load(RigConfig, "rigs", "sim"), Execution(), Mailbox(1, CONTRACT, 6))
     with Pool(plan, workers=3) as pool, pytest.raises(EvaluationError, match="Did you mean 'transfer_cube'"):
         pool.ready()
     assert multiprocessing.active_children() == []
