@@ -149,6 +149,21 @@ def test_an_action_says_which_chunks_it_came_from_and_a_held_step_says_none(netw
     assert played.policy.playing is None
 
 
+def faded(schedule: list[tuple[int, int, Any]], step: int, fade: int) -> Any:
+    """What (observed at, arrived before, rows) say of a step where each fades in over those before; None to hold."""
+    here = [entry for entry in schedule if entry[1] <= step < entry[0] + len(entry[2])]
+    if not here:
+        return None
+    begun, arrived, rows = here[-1]
+    before = [entry for entry in schedule if entry[0] < begun]
+    both = before[-1][0] + len(before[-1][2]) - arrived if before else 0
+    n = max(0, min(fade, both, len(rows) // 4))
+    if step >= arrived + n:
+        return rows[step - begun].astype(np.float64)
+    share = (step - arrived) / n
+    return share * rows[step - begun].astype(np.float64) + (1 - share) * faded(before, step, fade)
+
+
 def expected(schedule: list[tuple[int, int, Any]], step: int, coefficient: float | None) -> Any:
     """What (observed at, arrived before, rows) say of a step, one by one; None to hold."""
     found = [
@@ -164,16 +179,16 @@ def expected(schedule: list[tuple[int, int, Any]], step: int, coefficient: float
     return sum(w * row for w, row in zip(weights, found, strict=True)) / sum(weights)
 
 
-@pytest.mark.parametrize("coefficient", [None, 0.01, 0.3])
+@pytest.mark.parametrize(("coefficient", "fade"), [(None, 0), (0.01, 0), (0.3, 0), (None, 3), (None, 9)])
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_the_delays_it_is_what_the_slow_reckoning_says(
-    coefficient: float | None, seed: int, network: Network
+    coefficient: float | None, fade: int, seed: int, network: Network
 ) -> None:
     rng = np.random.default_rng(seed)
-    length = int(rng.integers(2, 9))
+    length = int(rng.integers(2, 9)) * (4 if fade else 1)
     network.answers.put(rng.normal(size=(length, 3)).astype(np.float32))
     first = network.answers.queue[0]
-    played = Played(network, coefficient=coefficient, every=1, hold_s=10.0)
+    played = Played(network, coefficient=coefficient, every=1, fade=fade, hold_s=10.0)
     schedule = [(0, 0, first)]
     under_way: int | None = None
     held = 0
@@ -183,7 +198,8 @@ def test_whatever_the_delays_it_is_what_the_slow_reckoning_says(
             played.arrive(rows)
             schedule.append((under_way, step, rows))
             under_way = None
-        got, want = played.act(), expected(schedule, step, coefficient)
+        got = played.act()
+        want = faded(schedule, step, fade) if fade else expected(schedule, step, coefficient)
         held += want is None
         if want is None or got is None:
             assert got is want
@@ -208,6 +224,25 @@ def test_the_next_chunk_is_asked_for_early_enough_to_be_there_when_this_one_ends
     assert network.observed == [0, 6, 12]
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 6]
     assert seen[7:13] == [101, 102, 103, 104, 105, 106]
+
+
+def test_a_fade_asks_earlier_and_leads_from_one_chunk_to_the_next(network: Network) -> None:
+    times = iter(range(0, 10**12, 50_000_000))
+    for base in (0, 100, 200):
+        network.answers.put(chunk(base, 16))
+    played = Played(network, fade=4, now_ns=lambda: next(times))
+    seen, said = [], []
+    for _ in range(16):
+        seen.append(float(played.act()[0]))
+        said.append(played.policy.playing)
+        until(lambda: played.policy.report()["chunks"] == played.policy.report()["queries"])
+    # 4 of 16 steps are set aside for the query, 4 for the fade: step 8 asks, and the chunk is played from step 9 on
+    assert network.observed == [0, 8]
+    assert seen[:10] == list(range(10))
+    assert seen[10:14] == [10 + 92 * 1 / 4, 11 + 92 * 2 / 4, 12 + 92 * 3 / 4, 105]
+    assert [playing.seam for playing in said] == [True] + [False] * 8 + [True] + [False] * 6
+    assert said[12] == Playing(step=12, newest=8, oldest=0, chunks=2, row=4, seam=False)
+    assert said[13] == Playing(step=13, newest=8, oldest=8, chunks=1, row=5, seam=False)
 
 
 def test_a_horizon_asks_more_often(network: Network) -> None:

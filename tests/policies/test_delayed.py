@@ -1,0 +1,204 @@
+"""A slow network in virtual time: against a reckoning by hand, the executors without a delay, and the thread."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from aloha_kit.core import ConfigError, HoldStill, Observation
+from aloha_kit.policies.asynchronous import AsyncChunks
+from aloha_kit.policies.delayed import DelayedChunks, Execution
+from aloha_kit.policies.execution import ChunkExecutor, ChunkSource, Playing, TemporalEnsemble
+
+RATE = 50.0
+LENGTH = 12
+
+
+class Source:
+    """Rows that depend on the observation's step alone; notes whose it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.resets = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+        self.asked.append(observation["step"])
+        return rows(observation["step"])
+
+
+def rows(step: int) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(step).normal(size=(LENGTH, 2)).astype(np.float32)
+
+
+def play(policy: Any, steps: int = 60) -> list[Any]:
+    """The action of each step, None where it holds."""
+    policy.reset()
+    actions = []
+    for step in range(steps):
+        try:
+            actions.append(policy.act({"step": step}).tolist())
+        except HoldStill:
+            actions.append(None)
+    return actions
+
+
+@pytest.mark.parametrize("delay", [1, 3, 5])
+def test_a_chunk_is_played_from_its_delay_on(delay: int) -> None:
+    source = Source()
+    played = play(DelayedChunks(source, delay), 40)
+    assert source.asked == list(range(0, 40, LENGTH - delay))
+    for step, action in enumerate(played):
+        # the newest chunk that is there: the first at once, the others `delay` steps after they were asked for
+        begun = max(asked for asked in source.asked if asked == 0 or asked + delay <= step)
+        assert action == rows(begun)[step - begun].tolist()
+
+
+def test_a_chunk_that_takes_longer_than_half_of_one_leaves_steps_to_hold() -> None:
+    source = Source()
+    policy = DelayedChunks(source, 8)
+    played = play(policy, 30)
+    # asked at 4, there at 12; the next one, asked then, is there at 20, when this one has ended at 16
+    assert source.asked == [0, 4, 12, 20, 28]
+    assert [step for step, action in enumerate(played) if action is None] == [16, 17, 18, 19, 24, 25, 26, 27]
+    assert played[20] == rows(12)[8].tolist()
+    assert policy.playing == Playing(step=29, newest=20, oldest=20, chunks=1, row=9, seam=False)
+
+
+@pytest.mark.parametrize("horizon", [None, 1, 5])
+def test_without_delay_it_is_the_executor_without_one(horizon: int | None) -> None:
+    mine, plain = Source(), Source()
+    assert play(DelayedChunks(mine, 0, every=horizon)) == play(ChunkExecutor(plain, horizon))
+    assert mine.asked == plain.asked
+    mine, plain = Source(), Source()
+    ours = play(DelayedChunks(mine, 0, coefficient=0.1, every=horizon))
+    assert ours == play(TemporalEnsemble(plain, 0.1, query_every=horizon or 1))
+    assert mine.asked == plain.asked
+
+
+def test_averaging_takes_late_chunks_as_they_come_one_query_at_a_time() -> None:
+    source = Source()
+    policy = DelayedChunks(source, 3, coefficient=0.5)
+    played = play(policy, 30)
+    assert source.asked == [0, *range(1, 30, 3)]  # the first one is there at once
+    weights = np.exp([0, -0.5, -1.0])
+    by_hand = np.stack([rows(13)[10], rows(16)[7], rows(19)[4]])  # step 23: 22 is not there yet, 10 has ended
+    np.testing.assert_allclose(played[23], weights / weights.sum() @ by_hand, atol=1e-6)
+
+
+def test_a_horizon_leaves_rows_to_fade_over() -> None:
+    played = play(DelayedChunks(Source(), 0, every=6, fade=10), 12)  # a quarter of 12 is 3
+    old, new = rows(0).astype(float), rows(6).astype(float)
+    expected = [old[6], (2 * old[7] + new[1]) / 3, (old[8] + 2 * new[2]) / 3, new[3]]
+    np.testing.assert_allclose(played[6:10], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{}, {"fade": 2}, {"coefficient": 0.1}, {"every": 4}, {"every": 4, "fade": 2}],
+                         ids=str)  # fmt: skip
+@pytest.mark.parametrize("delay", [1, 3, 8])
+def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str, Any], delay: int) -> None:
+    """The thread's source answers when the step has come; its stopwatch says one period less, which it sets aside."""
+    asked, mine = threading.Semaphore(0), Source()
+
+    class Slow(Source):
+        def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+            if observation["step"]:
+                asked.acquire()
+            return super().predict_chunk(observation)
+
+    periods = itertools.cycle([0, (delay - 1) * 20_000_000])
+    theirs = Slow()
+    policy = AsyncChunks(theirs, RATE, now_ns=lambda: next(periods), **settings)
+    policy.reset()
+    played, known, due = [], 1, None
+    for step in range(60):
+        if due == step:
+            asked.release()
+            until(policy, chunks=known + 1)
+            known, due = known + 1, None
+        try:
+            played.append(policy.act({"step": step}).tolist())
+        except HoldStill:
+            played.append(None)
+        if due is None and policy.report()["queries"] > known:
+            due = step + delay
+    assert played == play(DelayedChunks(mine, delay, **settings))
+    assert len(theirs.asked) >= len(mine.asked) - 1  # the last one may still be waiting
+    assert theirs.asked == mine.asked[: len(theirs.asked)]
+    asked.release()
+    policy.close()
+
+
+def until(policy: AsyncChunks, chunks: int) -> None:
+    end = time.monotonic() + 60
+    while policy.report()["chunks"] < chunks:
+        assert time.monotonic() < end, "the background thread did not get there"
+        time.sleep(0.001)
+
+
+def test_an_episode_begins_anew() -> None:
+    source = Source()
+    policy = DelayedChunks(source, 3, fade=2)
+    first = play(policy, 17)
+    assert policy.playing is not None
+    policy.reset()
+    assert policy.playing is None
+    assert play(policy, 17) == first
+    assert source.resets == 3
+
+
+def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -> None:
+    shared = np.ones((9, 2), np.float32)
+
+    class Same(Source):
+        def predict_chunk(self, observation: Observation) -> Any:
+            return shared
+
+    policy = DelayedChunks(Same(), 2)
+    policy.act({})[:] = 99.0
+    shared[:] = 50.0
+    assert policy.act({}).tolist() == [1.0, 1.0]
+
+
+def test_settings_that_make_no_sense_are_answered() -> None:
+    with pytest.raises(ConfigError, match="delay must be at least 0 steps, given -1"):
+        DelayedChunks(Source(), -1)
+    with pytest.raises(ConfigError, match="a delay of 12 steps leaves nothing of a chunk of 12 actions"):
+        DelayedChunks(Source(), 12).act({"step": 0})
+
+
+@pytest.mark.parametrize(
+    ("how", "kind", "interval"),
+    [
+        (Execution(), ChunkExecutor, 40),
+        (Execution(horizon=7), ChunkExecutor, 7),
+        (Execution(temporal_agg=True), TemporalEnsemble, 1),
+        (Execution(temporal_agg=True, horizon=3), TemporalEnsemble, 3),
+        (Execution(seam="blend"), DelayedChunks, 30),
+        (Execution(delay=5), DelayedChunks, 35),
+        (Execution(delay=5, seam="blend"), DelayedChunks, 25),
+        (Execution(delay=5, seam="blend", horizon=20), DelayedChunks, 20),
+        (Execution(delay=30), DelayedChunks, 30),
+        (Execution(delay=5, temporal_agg=True), DelayedChunks, 5),
+    ],
+    ids=str,
+)
+def test_flags_make_the_executor_that_asks_as_often_as_is_said(how: Execution, kind: type, interval: int) -> None:
+    class Long(Source):
+        def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+            return np.repeat(super().predict_chunk(observation)[:1], 40, axis=0)
+
+    source: ChunkSource = Long()
+    policy = how.executor(source)
+    assert type(policy) is kind
+    assert how.interval(40) == interval
+    play(policy, 130)
+    assert np.diff(source.asked[1:]).tolist() == [interval] * (len(source.asked) - 2)
