@@ -62,6 +62,7 @@ setup(
             "aloha-report = aloha_kit.report.__main__:main",
             "aloha-teleop = aloha_kit.teleop.__main__:main",
             "aloha-doctor = aloha_kit.doctor.__main__:main",
+            "aloha-diagnose = aloha_kit.diagnose.__main__:main",
             "aloha-reproduce = aloha_kit.reproduce.__main__:main",
         ]
     },

@@ -23,7 +23,7 @@ LOWER = {
     "remote": {"core"},
     "policies": {"core", "config", "data"},
 }
-APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor", "eval", "reproduce"}
+APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor", "eval", "reproduce", "diagnose"}
 LOWER |= {app: set(LOWER) for app in APPLICATIONS}
 
 
@@ -80,6 +80,8 @@ import {modules}
         ),
         ("aloha_kit.deploy.__main__, aloha_kit.deploy.app", {"torch", "rospy"}),  # a remote policy's side
         ("aloha_kit.remote, aloha_kit.policies.asynchronous", {"torch", "rospy", "mujoco", "h5py"}),
+        ("aloha_kit.diagnose.__main__, aloha_kit.diagnose.picture", {"torch", "rospy", "mujoco", "dm_control"}),
+        ("aloha_kit.diagnose.app", {"torch", "rospy", "mujoco", "dm_control", "matplotlib", "av"}),
         ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
         ("aloha_kit.eval.__main__, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),
         ("aloha_kit.reproduce.__main__", {"torch", "rospy", "mujoco", "dm_control", "matplotlib"}),

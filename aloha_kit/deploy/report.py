@@ -10,6 +10,7 @@ from typing import Any
 
 from aloha_kit.core import Policy
 from aloha_kit.core.files import free_path, write_json
+from aloha_kit.episode import list_episodes
 from aloha_kit.loop import LatencyReport, SafetyGuard, wilson_interval
 from aloha_kit.policies.asynchronous import AsyncChunks
 
@@ -82,9 +83,13 @@ class Report:
     def __enter__(self) -> Report:
         return self
 
-    def __exit__(self, *how: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *how: object) -> None:
         if self.rollouts:
             print(f"{table(self.rollouts, self._latency.table(), self._details())}\n\n{self._path}")
+        folder = self._path.parent
+        ended = kind is not None and issubclass(kind, Exception)  # and not by somebody's wish
+        if (ended and list_episodes(folder)) or any(rollout.success is False for rollout in self.rollouts):
+            print(f"why a rollout failed: python -m aloha_kit.diagnose {folder}")
 
     def _details(self) -> dict[str, Any]:
         inference = {"inference": self._policy.report()} if isinstance(self._policy, AsyncChunks) else {}

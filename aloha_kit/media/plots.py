@@ -59,7 +59,7 @@ def joint_traces(
             low, high = axis.get_ylim()
             if high - low < 0.1:
                 axis.set_ylim((low + high) / 2 - 0.05, (low + high) / 2 + 0.05)
-            _tidy(axis)
+            tidy(axis)
         axes[len(column) - 1][c].set_xlabel("time (s)", fontsize=8)
         axes[len(column) - 1][c].tick_params(labelbottom=True)
     lines, words = axes[0][0].get_legend_handles_labels()
@@ -104,7 +104,7 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     for axis, name in ((interval, "interval"), (skew, "skew to deadline"), (late, "deadline to command")):
         axis.set_title(name, fontsize=9, loc="left", pad=2)
         axis.set_ylabel("ms", fontsize=8)
-        _tidy(axis)
+        tidy(axis)
         low, high = axis.get_ylim()
         if high - low < 2:
             axis.set_ylim((low + high) / 2 - 1, (low + high) / 2 + 1)
@@ -198,7 +198,8 @@ def _hex(rgb: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
-def _tidy(axis: Any) -> None:
+def tidy(axis: Any) -> None:
+    """A light grid, small figures, no frame."""
     axis.grid(alpha=0.25, lw=0.6)
     axis.tick_params(labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,103 @@
+"""What the policy said: cut down by the guard, standing still, a gripper that never closes; and how it ended."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+
+from aloha_kit.core.findings import Finding
+from aloha_kit.diagnose.evidence import Evidence
+from aloha_kit.diagnose.findings import Cause, Flags, level, Limits
+from aloha_kit.episode.checks import runs
+
+
+def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Commands that the guard did not let through as they were."""
+    log = evidence.log or ()
+    if not log:
+        return
+    for rule, remedy in (
+        ("range", "the policy asks for what the arm cannot do: joint order, units and gripper scale as in training?"),
+        ("speed", "the policy jumps: see chunk seams and pictures; demonstrations were not as fast"),
+    ):
+        counts = Counter(entry for step in log for entry, why in step.limited if why == rule and _matters(entry, why))
+        if not counts:
+            continue
+        entry, most = counts.most_common(1)[0]
+        if (grade := level(most / len(log), limits.limited)) == "ok":
+            continue
+        flags: Flags = np.array([(entry, rule) in step.limited for step in log], bool)
+        found = f"the guard limited the {rule} of {', '.join(f'{n} in {k} steps' for n, k in counts.most_common(4))}"
+        yield Cause(
+            Finding(grade, "limited", entry, found, "commands within the arm's limits", remedy), tuple(runs(flags))
+        )
+    ramping: Flags = np.array([any(why == "ramp" for _, why in step.limited) for step in log], bool)
+    seconds = (np.flatnonzero(ramping).max(initial=-1) + 1) / evidence.rate_hz
+    if (grade := level(seconds, limits.ramp_s)) != "ok":
+        entry = Counter(entry for step in log for entry, why in step.limited if why == "ramp").most_common(1)[0][0]
+        found = (
+            f"it took {seconds:.1f} s until the arms had caught up with the policy's first commands, {entry} longest"
+        )
+        remedy = "start where training started: the first command is far from the present pose"
+        yield Cause(Finding(grade, "ramp", entry, found, "caught up at once", remedy), tuple(runs(ramping)))
+
+
+def _matters(entry: str, rule: str) -> bool:
+    """A gripper is pressed past its stop to hold firmly, in demonstrations too."""
+    return not (rule == "range" and entry.endswith("gripper"))
+
+
+def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """A policy that says the same thing all the time."""
+    if evidence.training is None or evidence.training["action"].size != evidence.action.shape[1]:
+        return
+    seen = evidence.training["action"]
+    usual = seen.max - seen.min if np.isfinite(seen.min).all() else 4 * seen.std
+    moved = float((np.ptp(evidence.action, axis=0) / np.maximum(usual, 0.02))[usual > 0.02].max(initial=0.0))
+    if (grade := level(-moved, (-limits.motion[0], -limits.motion[1]))) == "ok" or evidence.steps < evidence.rate_hz:
+        return
+    found = f"the action hardly changes: at most {moved:.1%} of what it moves through in training"
+    remedy = (
+        "a policy that was trained too little, or that sees nothing it knows: look at its loss, then at the pictures"
+    )
+    yield Cause(
+        Finding(grade, "motion", "action", found, f"at least {limits.motion[0]:.0%}", remedy), ((0, evidence.steps),)
+    )
+
+
+def check_grippers(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """A gripper that opens and never closes again, or never opens, where training has both. Failed rollouts only."""
+    training = evidence.training
+    if training is None or evidence.success is not False or training["action"].size != evidence.action.shape[1]:
+        return
+    seen = training["action"]
+    for i, name in enumerate(evidence.contract.action_names):
+        low, high = float(seen.min[i]), float(seen.max[i])
+        if not name.endswith("gripper") or not high - low > 0.3:
+            continue
+        opening = evidence.action[:, i]
+        opened = np.flatnonzero(opening > low + 0.65 * (high - low))
+        after = opening[opened[0] :] if len(opened) else opening[:0]
+        if len(opened) and after.min() < low + 0.35 * (high - low):
+            continue
+        begin = int(opened[0]) if len(opened) else 0
+        if len(opened):
+            found = f"opens at step {begin} and never closes again: {after.min():.2f} at least"
+        else:
+            found = f"never opens: {opening.max():.2f} at most"
+        expected = f"closed and open; in training its command covers {low:.2f} to {high:.2f}"
+        remedy = "the policy never came to the grasp: look at pictures and joints before it, and train longer"
+        yield Cause(Finding("warning", "gripper", name, found, expected, remedy), ((begin, evidence.steps),))
+
+
+def check_ending(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """A rollout that an error ended."""
+    if evidence.error:
+        remedy = "see 'When something is wrong' in deploy/README.md"
+        found = f"ended after step {evidence.steps - 1}: {evidence.reason}"
+        yield Cause(
+            Finding("fault", "ending", "rollout", found, "the whole task", remedy),
+            ((evidence.steps - 1, evidence.steps),),
+        )

@@ -1,0 +1,79 @@
+"""Diagnosis on one screen: gather, examine, draw, compare, write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import arg, Positional
+
+from aloha_kit.core import ConfigError
+from aloha_kit.core.files import make_folder, write_json
+from aloha_kit.diagnose.compare import compare
+from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
+from aloha_kit.diagnose.evidence import Evidence, gather
+from aloha_kit.episode import list_episodes
+
+
+@dataclass(frozen=True)
+class DiagnoseArgs:
+    """Why did it fail? Compares a rollout's log and episode with what its policy was trained on.
+
+    Looks at late steps, old observations, seams between chunks, joints and pictures unlike training, and what the
+    safety guard did. Writes diagnose.json, and a picture beside the episode of each rollout that did not succeed.
+    """
+
+    rollouts: Positional[Path]
+    """A rollout's episode, or a folder of them."""
+    ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
+    """The run or checkpoint whose policy acted, in place of the one that the rollout names."""
+    output: Path | None = None
+    """Folder for diagnose.json and the pictures; by default that of the rollouts."""
+
+
+def run(args: DiagnoseArgs) -> list[Diagnosis]:
+    """Diagnose, print and write.
+
+    Raises:
+        EpisodeError: nothing to look at, or a file that is damaged.
+        ConfigError: no checkpoint at `ckpt`, or a folder that cannot be written to.
+    """
+    one = not args.rollouts.is_dir()
+    episodes = [args.rollouts] if one else list_episodes(args.rollouts)
+    if not episodes:
+        raise ConfigError(f"no episode in {args.rollouts}; expected a folder that a deployment wrote")
+    output = make_folder(args.output or episodes[0].parent)
+    diagnoses, pictures = [], []
+    for path in episodes:
+        evidence = gather(path, args.ckpt)
+        found = diagnose(evidence)
+        diagnoses.append(found)
+        if one or found.success is False:
+            pictures += _draw(evidence, found, output / f"{path.stem}.diagnose.png")
+        print(found.text() if one else _line(found))
+    comparison = compare(diagnoses)
+    if not one:
+        print(f"\n{comparison.text()}")
+        print(f"\none of them in full: python -m aloha_kit.diagnose {episodes[0].parent}/EPISODE")
+    values = {"rollouts": [found.to_mapping() for found in diagnoses], "comparison": comparison.to_mapping()}
+    write_json(output / "diagnose.json", values)
+    print("\n" + "\n".join(str(file) for file in (output / "diagnose.json", *pictures[:1])))
+    return diagnoses
+
+
+def _line(found: Diagnosis) -> str:
+    """A rollout in a list of them."""
+    causes = "; ".join(f"{cause.finding.subject} ({cause.finding.check})" for cause in found.causes[:3])
+    more = f" and {len(found.causes) - 3} more" if len(found.causes) > 3 else ""
+    return f"{found.episode}: {found.outcome}\n    {causes or 'nothing found'}{more}"
+
+
+def _draw(evidence: Evidence, found: Diagnosis, file: Path) -> list[Path]:
+    try:
+        from aloha_kit.diagnose.picture import draw  # matplotlib
+    except ImportError as error:
+        print(f"no {file.name}: {error}; pip install aloha_kit[view]")
+        return []
+    draw(evidence, found, file)
+    return [file]

@@ -1,0 +1,104 @@
+"""How chunks became actions: seams, delays, and steps that no chunk was there for."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core.findings import Finding
+from aloha_kit.diagnose.evidence import Evidence
+from aloha_kit.diagnose.findings import Cause, Flags, level, Limits, worst
+from aloha_kit.episode.checks import longest_run, runs
+
+
+def check_holds(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Steps in which the arms had to hold still, and why."""
+    held: Flags = np.array([bool(step.held) for step in evidence.log or ()], bool)
+    if not held.any():
+        return
+    length, first = longest_run(held)
+    share, held_s = float(held.mean()), length / evidence.rate_hz
+    grade = worst(level(share, limits.held), level(held_s, limits.held_s))
+    if grade == "ok":
+        return
+    reasons = Counter(step.held for step in evidence.log or () if step.held)
+    reason = reasons.most_common(1)[0][0]
+    found = (
+        f"{held.sum()} of {len(held)} steps ({share:.1%}) repeated the command before, up to {length} in a row "
+        f"({held_s:.2f} s) from step {first}; {'; '.join(f'{why} ({n}x)' for why, n in reasons.most_common(3))}"
+    )
+    late = evidence.report.get("inference", {}).get("late", 0)
+    if late:
+        found += f"; {late} chunks of this deployment came after their last step"
+    stream = next((name for name in evidence.streams if f"'{name}'" in reason), None)
+    if stream is not None:
+        remedy = "cable, USB bandwidth or driver of that stream: python -m aloha_kit.doctor"
+    else:
+        remedy = (
+            "a chunk has to last longer than the network takes: a faster network (--engine, a GPU, a smaller one), "
+            "or a policy trained with a larger chunk_size"
+        )
+    yield Cause(
+        Finding(grade, "held", stream or "chunks", found, "no step without a command", remedy), tuple(runs(held))
+    )
+
+
+def check_delay(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Chunks that were old when their first action was played."""
+    begun = [step for step in evidence.log or () if step.seam and step.step and step.row is not None]
+    if not begun:
+        return
+    delays = np.array([step.row or 0 for step in begun])
+    typical_s = float(np.median(delays)) / evidence.rate_hz
+    if (grade := level(typical_s, limits.delay_s)) == "ok":
+        return
+    found = (
+        f"from an observation to the first action of its chunk: {np.median(delays):g} steps ({typical_s:.2f} s, median "
+        f"of {len(delays)}), {delays.max()} at most; what happens meanwhile is acted upon that late"
+    )
+    remedy = "a faster network (--engine, a GPU, a smaller one); over a network, check the connection"
+    steps = tuple((step.step, step.step + 1) for step in begun)
+    yield Cause(Finding(grade, "delay", "chunks", found, f"below {limits.delay_s[0]:g} s", remedy), steps)
+
+
+def check_seams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Jumps of the action where one chunk ends and the next begins, against those of ordinary steps."""
+    seams, change = seam_changes(evidence)
+    # averaging begins a chunk at every step: then nothing is left to compare with
+    if len(seams) < 1 or len(change) < 4 * len(seams):
+        return
+    ordinary: Flags = np.ones(len(change), bool)
+    ordinary[[*seams, *(seams[seams + 1 < len(change)] + 1)]] = False
+    typical = np.percentile(change[ordinary], 90, axis=0)
+    jump = np.median(change[seams], axis=0)
+    counts = np.where(jump >= limits.seam_ratio * typical, jump, 0.0)
+    if (grade := level(float(counts.max()), limits.seam_jump)) == "ok":
+        return
+    names = evidence.contract.action_names
+    order = [int(i) for i in np.argsort(-counts) if counts[i] >= limits.seam_jump[0]]
+    shown = [f"{names[i]} {jump[i]:.3f} against {typical[i]:.3f}" for i in order[:3]]
+    worst_seam = int(seams[change[seams][:, order[0]].argmax()])
+    found = (
+        f"where a new chunk takes over ({len(seams)} times) the action jumps more than in ordinary steps: "
+        f"{', '.join(shown)}{' and more' * (len(order) > 3)} (median, 90th percentile; rad or opening); "
+        f"worst at step {worst_seam}"
+    )
+    remedy = "--temporal_agg, or --seam blend; a shorter --horizon makes each jump smaller but more frequent"
+    expected = f"less than {limits.seam_ratio:g} times an ordinary step's change"
+    yield Cause(
+        Finding(grade, "seams", names[order[0]], found, expected, remedy), tuple((int(s), int(s) + 1) for s in seams)
+    )
+
+
+def seam_changes(evidence: Evidence) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Steps at which a new chunk took over, and (T, A) by how much each step's movement differs from the one before.
+
+    The second difference: a seam in the middle of a fast movement is none if the movement goes on.
+    """
+    change = np.zeros(evidence.action.shape)
+    change[2:] = np.abs(np.diff(evidence.action.astype(np.float64), 2, axis=0))
+    seams = [step.step for step in evidence.log or () if step.seam and 2 <= step.step < evidence.steps]
+    return np.array(seams, np.int64), change

@@ -1,0 +1,147 @@
+"""One rollout examined: how it went, why it may have failed, what could not be looked into."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aloha_kit.data.stats import PICTURES
+from aloha_kit.diagnose.actions import check_ending, check_grippers, check_limited, check_motion
+from aloha_kit.diagnose.chunks import check_delay, check_holds, check_seams, seam_changes
+from aloha_kit.diagnose.evidence import Evidence
+from aloha_kit.diagnose.findings import Cause, Limits, ranked
+from aloha_kit.diagnose.inputs import cells_beyond, check_joints, check_pictures, check_start, joints_beyond
+from aloha_kit.diagnose.timing import check_overruns, check_streams
+
+CHECKS = (
+    check_overruns,
+    check_streams,
+    check_holds,
+    check_delay,
+    check_seams,
+    check_start,
+    check_joints,
+    check_pictures,
+    check_limited,
+    check_motion,
+    check_grippers,
+    check_ending,
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is said of one rollout.
+
+    Attributes:
+        causes: faults first, then by when they began.
+        measures: numbers that rollouts can be compared by.
+        unknown: what could not be looked into, and why.
+    """
+
+    episode: str
+    success: bool | None
+    outcome: str
+    causes: tuple[Cause, ...]
+    measures: dict[str, float]
+    unknown: tuple[str, ...]
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "episode": self.episode,
+            "success": self.success,
+            "outcome": self.outcome,
+            "causes": [cause.to_mapping() for cause in self.causes],
+            "measures": self.measures,
+            "unknown": list(self.unknown),
+        }
+
+    def text(self) -> str:
+        """For people: the outcome, the causes, what is not known."""
+        width = max((len(cause.finding.subject) for cause in self.causes), default=0)
+        lines = [f"{self.episode}: {self.outcome}", ""]
+        for cause in self.causes:
+            lines += cause.finding.lines(width)
+        if len(self.causes) > 1:
+            lines += ["", "Faults come first, and what began earlier: what began later may have come of it."]
+        if not self.causes:
+            lines.append("nothing found: loop, chunks, inputs and actions were as they should be")
+            if self.success is False:
+                lines.append("so look at the policy itself: more demonstrations like this one, longer training")
+        return "\n".join([*lines, *(f"not known: {what}" for what in self.unknown)])
+
+
+def diagnose(evidence: Evidence, limits: Limits = Limits()) -> Diagnosis:  # noqa: B008 - frozen
+    """Examine one rollout."""
+    causes = ranked([cause for check in CHECKS for cause in check(evidence, limits)])
+    return Diagnosis(
+        evidence.path.name,
+        evidence.success,
+        outcome(evidence),
+        causes,
+        measures(evidence, limits),
+        (*evidence.unknown, *_blind(evidence)),
+    )
+
+
+def outcome(evidence: Evidence) -> str:
+    """Verdict, length, how far it got and when that was lost again."""
+    verdict = {True: "success", False: "failed", None: "not judged"}[evidence.success]
+    words = [verdict, f"{evidence.steps} steps ({evidence.steps / evidence.rate_hz:.1f} s)"]
+    reward = evidence.reward
+    if reward is not None:
+        best = float(reward.max())
+        held = np.flatnonzero(reward == best)
+        words.append(f"highest reward {best:g}" + (f", reached at step {held[0]}" if best else ""))
+        if best and held[-1] < len(reward) - 1:
+            words.append(f"lost for good at step {held[-1] + 1}, {reward[-1]:g} at the end")
+    if evidence.reason and evidence.reason != "complete":
+        words.append(evidence.reason)
+    return "; ".join(words)
+
+
+def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
+    """Numbers by which one rollout can be told from another, whether or not they are beyond a limit."""
+    found: dict[str, float] = {}
+    log, training = evidence.log, evidence.training
+    if log:
+        if not evidence.simulated_time:
+            found["share of steps late"] = float(np.mean([step.missed for step in log]))
+            found["age of the oldest sample (ms, median)"] = float(np.median([step.age_ms for step in log]))
+        found["share of steps held still"] = float(np.mean([bool(step.held) for step in log]))
+        fast = [any(rule != "ramp" for _, rule in step.limited) for step in log]
+        found["share of commands limited"] = float(np.mean(fast))
+    seams, change = seam_changes(evidence)
+    if len(seams):
+        found["largest jump at a seam"] = float(change[seams].max())
+    if training is not None and training["qpos"].size == evidence.qpos.shape[1]:
+        found["furthest joint beyond training"] = float(joints_beyond(evidence.qpos, training["qpos"]).max())
+    for camera, sight in evidence.sights.items():
+        found[f"brightness of {camera} at the start"] = float(sight.described[0].mean())
+        if training is not None and f"{PICTURES}{camera}" in training:
+            outside = cells_beyond(sight.described, training[f"{PICTURES}{camera}"], limits.cell)
+            found[f"share of {camera} unlike training"] = float(outside.mean())
+    if evidence.begin is not None:
+        for name, value in zip(evidence.contract.environment_state_names, evidence.begin, strict=False):
+            found[f"{name} at the start"] = float(value)
+    return found
+
+
+def _blind(evidence: Evidence) -> list[str]:
+    """Inputs that training's statistics say nothing about."""
+    training = evidence.training
+    if training is None:
+        return []
+    cameras = [camera for camera in evidence.sights if f"{PICTURES}{camera}" not in training]
+    blind = []
+    if cameras:
+        named = ", ".join(cameras)
+        blind.append(
+            f"whether pictures are as in training: its statistics say nothing of {named} (an older checkpoint)"
+        )
+    if training["qpos"].size != evidence.qpos.shape[1]:
+        blind.append(f"whether joints are as in training: {training['qpos'].size} there, {evidence.qpos.shape[1]} here")
+    return blind

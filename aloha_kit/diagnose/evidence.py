@@ -1,0 +1,186 @@
+"""All that is known of one rollout, gathered from the files beside it and from its policy's checkpoint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.data.descriptor import describe
+from aloha_kit.data.stats import Statistics
+from aloha_kit.diagnose.training import find_training
+from aloha_kit.episode import Episode
+from aloha_kit.episode.reader import describe_of
+from aloha_kit.episode.schema import NO_STAMP
+from aloha_kit.episode.steps import read_steps, Step, steps_path
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int64]
+
+PICTURES = 100
+"""Pictures a camera that are looked at, spread evenly over the rollout."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What one camera showed: `described` (N, 192), see `data.descriptor.describe`, at N of the steps."""
+
+    steps: Ints
+    described: Floats
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One rollout of T steps; row i of everything is what step i's action was chosen by, or that action.
+
+    Attributes:
+        path: of its episode.
+        reward: (T,) after each step; None where nothing measures it.
+        success: as the episode says; None where nobody judged.
+        reason: how it ended; `error`: whether by an error.
+        stamps: {stream: (T,) ns}, `deadline` among them; a stream that was not stamped somewhere is left out.
+        begin: what an environment that knows it said of its objects at the first step.
+        log: a line a step; None where there is none.
+        report: the deployment that it is of; empty where there is none.
+        training: what its policy was trained on; None where that is not known.
+        unknown: what could not be looked into, and why, in words.
+    """
+
+    path: Path
+    contract: Contract
+    action: Floats  # (T, A)
+    qpos: Floats  # (T, S)
+    reward: Floats | None
+    success: bool | None
+    reason: str
+    error: bool
+    stamps: Mapping[str, Ints]
+    begin: Floats | None
+    sights: Mapping[str, Sight]
+    log: tuple[Step, ...] | None
+    report: Mapping[str, Any]
+    training: Statistics | None
+    unknown: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """T."""
+        return len(self.action)
+
+    @property
+    def rate_hz(self) -> float:
+        return self.contract.rate_hz
+
+    @property
+    def simulated_time(self) -> bool:
+        """Whether time waited for the computation: then nothing was ever late. A real clock is never this exact."""
+        deadline = self.stamps.get("deadline")
+        if deadline is None or len(deadline) < 2:
+            return False
+        return bool((np.diff(deadline) == round(1e9 / self.rate_hz)).all()) and all(
+            np.array_equal(stamps, deadline) for stamps in self.streams.values()
+        )
+
+    @property
+    def streams(self) -> dict[str, Ints]:
+        """Stamps of what sensors sent."""
+        return {
+            name: stamps
+            for name, stamps in self.stamps.items()
+            if name not in {"deadline", "command"} and not name.startswith("leader_")
+        }
+
+
+def gather(path: Path, ckpt: Path | None = None) -> Evidence:
+    """Read what there is of the rollout whose episode is `path`.
+
+    Args:
+        ckpt: a run or checkpoint, in place of the one that the episode names.
+
+    Raises:
+        EpisodeError: the episode, or the log beside it, is missing or damaged, or has no step.
+        ConfigError: there is no checkpoint at `ckpt`.
+    """
+    with Episode.open(path) as episode:
+        steps, contract = episode.length, episode.contract
+        if not steps or contract is None:
+            raise EpisodeError(f"{path} {'has no step' if contract else 'does not tell its joints, cameras and rate'}")
+        base = episode.base_action
+        action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
+        unknown: list[str] = []
+        log = _log(path, steps, unknown)
+        training = _training(episode, ckpt, unknown)
+        state = episode.environment_state
+        return Evidence(
+            path=path,
+            contract=contract,
+            action=action,
+            qpos=episode.qpos[:steps],
+            reward=_reward(episode),
+            success=episode.success,
+            reason=str(episode.attrs.get("reason") or ""),
+            error=bool(episode.attrs.get("error", False)),
+            stamps=_stamps(episode, steps),
+            begin=None if state is None else state[0],
+            sights={camera: _sight(episode, camera) for camera in episode.cameras},
+            log=log,
+            report=_report(path, unknown),
+            training=training,
+            unknown=tuple(unknown),
+        )
+
+
+def _reward(episode: Episode) -> Floats | None:
+    """Where nothing measures a reward it is 0 throughout, and so is a rollout's that reached nothing: then somebody
+    or something has judged, which only happens by the reward in a simulation."""
+    reward = episode.reward
+    measured = reward is not None and (reward.any() or (episode.attrs.get("sim") and episode.success is not None))
+    return reward if measured else None
+
+
+def _stamps(episode: Episode, steps: int) -> dict[str, Ints]:
+    rows = {name: stamps[:steps] for name, stamps in episode.stamps.items()}
+    return {name: stamps for name, stamps in rows.items() if len(stamps) == steps and (stamps != NO_STAMP).all()}
+
+
+def _sight(episode: Episode, camera: str) -> Sight:
+    chosen = np.unique(np.linspace(0, episode.length - 1, min(episode.length, PICTURES)).round().astype(np.int64))
+    return Sight(chosen, np.stack([describe(episode.image(camera, int(i))) for i in chosen]))
+
+
+def _log(path: Path, steps: int, unknown: list[str]) -> tuple[Step, ...] | None:
+    file = steps_path(path)
+    if not file.is_file():
+        unknown.append(f"there is no {file.name}: stages of late steps, chunks, holds and what the guard limited")
+        return None
+    lines = read_steps(file)[:steps]
+    if len(lines) < steps:
+        unknown.append(f"{file.name} ends at step {len(lines)} of {steps}: a crash, or a full disk")
+    return tuple(lines)
+
+
+def _report(path: Path, unknown: list[str]) -> Mapping[str, Any]:
+    """The newest deploy.json that tells of this rollout."""
+    for file in sorted(path.parent.glob("deploy*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
+        try:
+            report = json.loads(file.read_text(encoding="utf-8"))
+            if any(rollout["episode"] == path.name for rollout in report["rollouts"]):
+                return dict(report)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            unknown.append(f"{file.name} cannot be read ({error})")
+    return {}
+
+
+def _training(episode: Episode, ckpt: Path | None, unknown: list[str]) -> Statistics | None:
+    named = str(describe_of(episode).get("policy") or "")
+    try:
+        return find_training(named, episode.path, ckpt)
+    except ContractError as error:
+        unknown.append(str(error))
+        return None

@@ -1,0 +1,156 @@
+"""Whether the policy saw what it was trained on: joints, the start pose, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core.findings import Finding
+from aloha_kit.data.descriptor import GRID
+from aloha_kit.data.stats import Moments, PICTURES, START, Statistics
+from aloha_kit.diagnose.evidence import Evidence
+from aloha_kit.diagnose.findings import Cause, level, Limits, Runs, words
+from aloha_kit.episode.checks import runs
+
+Table = npt.NDArray[np.float64]
+
+_LEAST = 0.02  # rad or opening: nearer than this to what training saw is the same
+
+
+def check_start(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """A start pose unlike those of the demonstrations."""
+    if evidence.training is None or START not in evidence.training:
+        return
+    seen, first = evidence.training[START], evidence.qpos[0].astype(np.float64)
+    if seen.size != len(first):
+        return
+    off = np.maximum(seen.min - first, first - seen.max)
+    if (grade := level(float(off.max()), limits.start)) == "ok":
+        return
+    order = [int(i) for i in np.argsort(-off) if off[i] >= limits.start[0]]
+    names = evidence.contract.state_names
+    shown = [f"{names[i]} {first[i]:.2f} (training {seen.min[i]:.2f} to {seen.max[i]:.2f})" for i in order[:4]]
+    found = f"begins where no demonstration began: {', '.join(shown)}{' and more' * (len(order) > 4)}"
+    remedy = "move the arms to the start pose first, or calibrate them; else record demonstrations from here too"
+    yield Cause(Finding(grade, "start", names[order[0]], found, "a start as in training", remedy), ((0, 1),))
+
+
+def check_joints(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Joints where training never was."""
+    if evidence.training is None or evidence.training["qpos"].size != evidence.qpos.shape[1]:
+        return
+    seen = evidence.training["qpos"]
+    ranged = bool(np.isfinite(seen.min).all())  # the published ACT keeps mean and deviation alone
+    beyond = joints_beyond(evidence.qpos, seen)
+    bounds = limits.beyond if ranged else limits.deviations
+    deviations = np.abs(evidence.qpos - seen.mean) / np.maximum(seen.std, _LEAST)
+    for i, name in enumerate(evidence.contract.state_names):
+        if (grade := level(float(beyond[:, i].max()), bounds)) == "ok":
+            continue
+        where = tuple(runs(beyond[:, i] >= bounds[0]))
+        worst = int(beyond[:, i].argmax())
+        expected = (
+            f"{seen.min[i]:.2f} to {seen.max[i]:.2f}"
+            if ranged
+            else f"{seen.mean[i]:.2f} with a standard deviation of {seen.std[i]:.2f}"
+        )
+        found = (
+            f"{evidence.qpos[worst, i]:.2f} at step {worst}, {deviations[worst, i]:.1f} standard deviations from "
+            f"training's mean; {sum(b - a for a, b in where)} steps unlike training: {words(where)}"
+        )
+        remedy = (
+            "if it begins there: start pose or calibration; if it gets there: the policy has drifted, look at what "
+            "comes before, and record demonstrations that recover from such poses"
+        )
+        yield Cause(Finding(grade, "joint", name, found, expected, remedy), where)
+
+
+def joints_beyond(qpos: npt.NDArray[np.float32], seen: Moments) -> Table:
+    """(T, S): how far each joint is beyond training's range, in shares of the range (in standard deviations from the
+    mean, where the range is not known)."""
+    if not np.isfinite(seen.min).all():
+        return np.asarray(np.abs(qpos - seen.mean) / np.maximum(seen.std, _LEAST), np.float64)
+    off = np.maximum(seen.min - qpos, qpos - seen.max)
+    return np.asarray(np.where(off < _LEAST, 0.0, off / np.maximum(seen.max - seen.min, 10 * _LEAST)), np.float64)
+
+
+def check_pictures(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Pictures with colours in places where training never saw them."""
+    training = evidence.training
+    if training is None:
+        return
+    for camera, sight in evidence.sights.items():
+        if f"{PICTURES}{camera}" not in training:
+            continue
+        outside = cells_beyond(sight.described, training[f"{PICTURES}{camera}"], limits.cell)
+        share = outside.mean(axis=1)
+        if (grade := level(float(share.mean()), limits.cells)) == "ok":
+            continue
+        what, remedy = _explain(sight.described, camera, training, limits)
+        cells = GRID * GRID
+        worst = int(share.argmax())
+        where = _stretch(sight.steps, share >= limits.cells[0], evidence.steps)
+        found = (
+            f"{share.mean():.0%} of the picture is unlike anything seen in training ({share.mean() * cells:.0f} of "
+            f"{cells} cells, {share[worst] * cells:.0f} at step {sight.steps[worst]}); {words(where)}; {what}"
+        )
+        yield Cause(Finding(grade, "picture", f"{PICTURES}{camera}", found, "colours as in training", remedy), where)
+
+
+def cells_beyond(described: npt.NDArray[np.float32], seen: Moments, margin: float) -> npt.NDArray[np.bool_]:
+    """(N, 64): cells with a colour that training never saw there."""
+    off = np.maximum(seen.min - described, described - seen.max) > margin
+    return np.asarray(off.reshape(len(described), -1, 3).any(axis=2))
+
+
+def _explain(described: npt.NDArray[np.float32], camera: str, training: Statistics, limits: Limits) -> tuple[str, str]:
+    """What kind of difference it is, and what to do: the simplest change that makes the pictures fit again."""
+    seen = training[f"{PICTURES}{camera}"]
+
+    def share(pictures: npt.NDArray[np.float32], other: Moments = seen) -> float:
+        return float(cells_beyond(pictures, other, limits.cell).mean())
+
+    before = share(described)
+    for other in training.moments:
+        if (
+            other.startswith(PICTURES)
+            and other != f"{PICTURES}{camera}"
+            and share(described, training[other]) < before / 3
+        ):
+            name = other.removeprefix(PICTURES)
+            return f"it fits what training saw as '{name}'", f"'{camera}' and '{name}' are swapped: change them over"
+    colours = described.reshape(len(described), -1, 3)
+    if share(colours[:, :, ::-1].reshape(described.shape)) < before / 3:
+        return "it fits with red and blue swapped", "the camera's driver sends BGR as RGB, or the other way round"
+    gain = _gain(colours, seen)
+    light = float(gain.mean())
+    tint = gain / light
+    red, green, blue = tint
+    tone = f", red {red:.2f}, green {green:.2f}, blue {blue:.2f} of that" if np.ptp(tint) > 0.05 else ""
+    shift = f"{light:.2f} times as bright as in training{tone}"
+    if share((colours / gain).reshape(described.shape)) < before / 2:
+        remedy = (
+            "light, exposure or white balance: fix them as they were, or train with --augment and more kinds of light"
+        )
+        return f"brightness or colour: {shift}", remedy
+    remedy = (
+        "the camera has moved, or something new is in view: compare with a demonstration (python -m aloha_kit.replay), "
+        "put things back, or record demonstrations like this"
+    )
+    return f"content: it is {shift}, but that does not explain it", remedy
+
+
+def _gain(colours: npt.NDArray[np.float32], seen: Moments) -> npt.NDArray[np.float32]:
+    """(3,) by what each colour is brighter than in training: the median over cells, deaf to what lies in a few."""
+    usual = np.asarray(seen.mean).reshape(-1, 3)
+    ratio = colours.mean(axis=0) / np.maximum(usual, 1 / 255)
+    lit = usual.min(axis=1) > 0.03
+    return np.asarray(np.maximum(np.median(ratio[lit] if lit.any() else ratio, axis=0), 1 / 255), np.float32)
+
+
+def _stretch(steps: npt.NDArray[np.int64], flags: npt.NDArray[np.bool_], length: int) -> Runs:
+    """Runs of flags that were looked at every few steps, as steps: a sample speaks for the steps up to the next."""
+    ends = np.append(steps[1:], length)
+    return tuple((int(steps[a]), int(ends[b - 1])) for a, b in runs(flags))

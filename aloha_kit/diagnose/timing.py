@@ -1,0 +1,94 @@
+"""Whether the loop kept time: late steps, old observations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from aloha_kit.core.findings import Finding
+from aloha_kit.diagnose.evidence import Evidence
+from aloha_kit.diagnose.findings import Cause, Flags, level, Limits, words, worst
+from aloha_kit.episode.checks import longest_run, runs
+from aloha_kit.episode.steps import Step
+
+REMEDIES = {
+    "network": "ask the network beside the loop (--inference async), or make it faster: another --engine, a GPU, a "
+    "smaller network, fewer queries (--horizon)",
+    "preprocessing": "smaller pictures, or cameras that send the size that the network wants",
+    "observation": "run python -m aloha_kit.doctor: cameras or drivers that are late; a simulation draws too slowly",
+    "command": "where chunks are waited for, make the network faster; end other programs that use the processor",
+    "recording": "another disk, fewer or smaller pictures, end other programs that use the processor",
+    "": "deploy again with this version, whose log tells the stage",
+}
+
+
+def check_overruns(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Steps that took longer than their period. The first one is left out: nothing moves before it."""
+    if evidence.simulated_time or evidence.steps < 2:
+        return
+    period_ms = 1000 / evidence.rate_hz
+    log = evidence.log
+    if log is not None and len(log) > 1:
+        total_ms = np.array([0.0] + [step.ms["total"] for step in log[1:]])
+        stage, blame = _blame(log)
+    elif (deadline := evidence.stamps.get("deadline")) is not None:
+        # a step that is late moves the deadlines behind it
+        total_ms = np.append(np.diff(deadline) / 1e6, 0.0)
+        total_ms[total_ms < 1.2 * period_ms] = 0.0
+        stage, blame = "", ""
+    else:
+        return
+    late: Flags = total_ms > period_ms
+    if not late.any():
+        return
+    share, stall_s = float(late.mean()), float(total_ms.max() - period_ms) / 1e3
+    length, first = longest_run(late)
+    found = (
+        f"{late.sum()} of {len(late)} steps ({share:.1%}) took longer than the period of {period_ms:g} ms, "
+        f"up to {total_ms.max():.0f} ms{blame}"
+    )
+    if length > 1:
+        found += f"; {length} in a row from step {first}"
+    grade = worst(level(share, limits.late), level(stall_s, limits.stall_s))
+    if grade != "ok":
+        finding = Finding(grade, "late", stage or "loop", found, "every step within its period", REMEDIES[stage])
+        yield Cause(finding, tuple(runs(late)))
+
+
+def check_streams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Samples that were old when they were acted upon, and samples that were acted upon again and again."""
+    if not evidence.streams:
+        return
+    newest = np.stack(list(evidence.stamps.values())).max(axis=0)
+    remedy = "cable, USB bandwidth, exposure time or driver of that stream: python -m aloha_kit.doctor"
+    for name, stamps in evidence.streams.items():
+        age_s = (newest - stamps) / 1e9
+        old = float(np.percentile(age_s, 95))
+        if (grade := level(old, limits.age_s)) != "ok":
+            where = tuple(runs(age_s >= limits.age_s[0]))
+            found = f"{old * 1e3:.0f} ms old (95th percentile), up to {age_s.max() * 1e3:.0f} ms; {words(where)}"
+            expected = f"below {limits.age_s[0] * 1e3:.0f} ms"
+            yield Cause(Finding(grade, "stale", name, found, expected, remedy), where)
+        again: Flags = np.append(False, np.diff(stamps) == 0)
+        length, first = longest_run(again)
+        share, still_s = float(again.mean()), length / evidence.rate_hz
+        grade = worst(level(still_s, limits.still_s), level(share, limits.repeated))
+        if grade != "ok":
+            found = (
+                f"{share:.0%} of the steps saw the sample of the step before, up to {length} in a row "
+                f"({still_s:.2f} s) from step {first}"
+            )
+            expected = f"a new sample within {limits.still_s[0]:g} s"
+            yield Cause(Finding(grade, "repeated", name, found, expected, remedy), tuple(runs(again)))
+
+
+def _blame(log: tuple[Step, ...]) -> tuple[str, str]:
+    """The stage that took most of the late steps, and words for it."""
+    late = [step.ms for step in log[1:] if step.missed]
+    if not late:
+        return "", ""
+    stages = {stage for ms in late for stage in ms} - {"total"}
+    means = {stage: float(np.mean([ms.get(stage, 0.0) for ms in late])) for stage in sorted(stages)}
+    stage = max(means, key=means.__getitem__)
+    return stage, f", of which {stage} took {means[stage]:.0f} ms on average"

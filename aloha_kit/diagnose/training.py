@@ -1,0 +1,61 @@
+"""What a rollout's policy was trained on: the statistics in its checkpoint. Needs no torch, as a rule."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from aloha_kit.core import ConfigError, ContractError
+from aloha_kit.data.stats import Statistics
+
+STATISTICS, REFERENCE = "statistics.json", "dataset_stats.pkl"
+_WITHIN = ("", "checkpoints/best", "checkpoints/last", "best", "last")
+
+
+def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statistics:
+    """The statistics of a rollout's policy.
+
+    Args:
+        named: what the episode says of its policy: a path as it was when the rollout was made, or a server's words.
+        episode: its path; by default rollouts lie in the run of their policy.
+        ckpt: in place of both.
+
+    Raises:
+        ConfigError: there are none at `ckpt`, or they are damaged.
+        ContractError: there are none where the rollout says; asks for `--ckpt`.
+    """
+    if ckpt is not None:
+        file = _statistics_of(ckpt)
+        if file is None:
+            raise ConfigError(f"no {STATISTICS} at {ckpt}; expected a run or a checkpoint's folder")
+        return _read(file)
+    runs = [folder for folder in episode.absolute().parents if (folder / "checkpoints").is_dir()]
+    for place in [*([Path(named)] if named else []), *runs[:1]]:
+        file = _statistics_of(place)
+        if file is not None:
+            return _read(file)
+    raise ContractError(
+        f"what the policy was trained on is not known: no checkpoint at '{named or '(none named)'}'. Give --ckpt RUN"
+    )
+
+
+def _statistics_of(place: Path) -> Path | None:
+    folder = place.parent if place.suffix == ".ckpt" else place
+    files = [folder / within / STATISTICS for within in _WITHIN] + [folder / REFERENCE]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _read(file: Path) -> Statistics:
+    if file.name == REFERENCE:
+        try:
+            from aloha_kit.policies.reference import read_stats  # torch
+        except ImportError as error:
+            raise ConfigError(f"{file} is of the published ACT; reading it needs torch ({error})") from error
+        return read_stats(file)
+    try:
+        arrays = json.loads(file.read_text(encoding="utf-8"))
+        return Statistics.from_arrays({key: np.asarray(value) for key, value in arrays.items()})
+    except (OSError, ValueError, AttributeError, ContractError) as error:
+        raise ConfigError(f"{file} is missing or damaged: {error}") from error
