@@ -69,10 +69,10 @@ class Wall:
     @classmethod
     def of(cls, attempts: Sequence[Attempt]) -> Wall:
         known = [attempt.seconds for attempt in attempts if attempt.seconds is not None]
-        return cls(sum(known), len(known) == len(attempts))
+        return cls(round(sum(known), 1), len(known) == len(attempts))
 
     def __add__(self, other: Wall) -> Wall:
-        return Wall(self.seconds + other.seconds, self.complete and other.complete)
+        return Wall(round(self.seconds + other.seconds, 1), self.complete and other.complete)
 
 
 @dataclass(frozen=True)

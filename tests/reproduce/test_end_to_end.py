@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -38,17 +37,22 @@ def test_interrupted_in_its_training_and_gone_on_with(
     command = ["transfer_cube", "--preset", f"{tmp_path}/tiny.yaml", "--num_rollouts", "3", "--output", f"{out}"]
     last = out / "seed_0" / "policy" / "checkpoints" / "last" / "extra.json"
 
+    over = threading.Event()
+
     def interrupt() -> None:
-        end = time.monotonic() + 300
-        while not last.exists() and time.monotonic() < end:
-            time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while not over.wait(0.02):
+            if last.exists():
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
 
     other = threading.Thread(target=interrupt)
     other.start()
-    with pytest.raises(SystemExit) as ended:
-        main(command)
-    other.join()
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main(command)
+    finally:
+        over.set()
+        other.join()
     assert ended.value.code == 130
     assert capfd.readouterr().err.endswith(f"Go on with:\npython -m aloha_kit.reproduce {' '.join(command)}\n")
     stopped = json.loads(last.read_text())["step"]
