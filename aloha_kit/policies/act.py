@@ -19,6 +19,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.network import ChunkNetwork, masked_mean
 from aloha_kit.policies.positions import picture_positions, sequence_positions
+from aloha_kit.policies.primitives import Linear, linear
 from aloha_kit.policies.transformer import DecoderLayer, EncoderLayer, xavier
 
 
@@ -38,14 +39,14 @@ class Posterior(nn.Module):
         super().__init__()
         dim = config.hidden_dim
         self.summary = nn.Parameter(torch.randn(1, dim))  # the token whose output becomes the latent
-        self.state = nn.Linear(state_dim, dim)
-        self.action = nn.Linear(action_dim, dim)
+        self.state = Linear(state_dim, dim)
+        self.action = Linear(action_dim, dim)
         self.layers = _encoder_layers(config)
         if not config.distinct_init:
             for layer in self.layers[1:]:
                 layer.load_state_dict(copy.deepcopy(self.layers[0].state_dict()))
         self.norm = nn.LayerNorm(dim) if config.pre_norm else nn.Identity()
-        self.latent = nn.Linear(dim, 2 * config.latent_dim)
+        self.latent = Linear(dim, 2 * config.latent_dim)
         self.register_buffer("positions", sequence_positions(2 + config.chunk_size, dim), persistent=False)
 
     def forward(self, qpos: Tensor, actions: Tensor, is_pad: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,10 +55,11 @@ class Posterior(nn.Module):
         summary = self.summary.expand(batch, 1, -1)
         x = torch.cat([summary, self.state(qpos).unsqueeze(1), self.action(actions)], dim=1)
         mask = torch.cat([is_pad.new_ones(batch, 2), ~is_pad], dim=1)
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             x = layer(x, self.positions, mask)
+        x = self.layers[-1](x, self.positions, mask, rows=1)  # nobody asks what becomes of the others
         # full precision under autocast too: the divergence is a small difference of near equals, and bf16 makes it negative
-        mean, log_variance = self.latent(self.norm(x[:, 0])).float().chunk(2, dim=-1)
+        mean, log_variance = self.latent(self.norm(x.squeeze(1))).float().chunk(2, dim=-1)
         return mean, log_variance
 
 
@@ -88,14 +90,14 @@ class ActNetwork(ChunkNetwork):
         xavier(self.decoder)
         self.decoder_norm = nn.LayerNorm(dim)
         self.queries = nn.Parameter(torch.randn(config.chunk_size, dim))
-        self.state = nn.Linear(self.state_dim, dim)
+        self.state = Linear(self.state_dim, dim)
         vectors = 1
         if config.use_vae:
             self.posterior = Posterior(config, self.state_dim, self.action_dim)
-            self.latent = nn.Linear(config.latent_dim, dim)
+            self.latent = Linear(config.latent_dim, dim)
             vectors += 1
         if self.environment_dim:
-            self.environment = nn.Linear(self.environment_dim, dim)
+            self.environment = Linear(self.environment_dim, dim)
             vectors += 1
         self.vector_positions = nn.Parameter(torch.randn(vectors, dim))
         if self.vision is not None:
@@ -107,9 +109,13 @@ class ActNetwork(ChunkNetwork):
                 self.cameras = nn.Parameter(0.02 * torch.randn(len(tables), dim))
                 camera_of = torch.repeat_interleave(torch.tensor([len(table) for table in tables]))
                 self.register_buffer("camera_of", camera_of, persistent=False)
-        self.action_head = nn.Linear(dim, self.action_dim)
+        self.action_head = Linear(dim, self.action_dim)
         if config.is_pad_head:
-            self.is_pad_head = nn.Linear(dim, 1)
+            self.is_pad_head = Linear(dim, 1)
+
+    @property
+    def head(self) -> nn.Module:
+        return self.action_head
 
     def losses(self, batch: Batch, sample_latent: bool = True) -> dict[str, Tensor]:
         """`l1`, `kl` and `loss` = l1 + kl_weight · kl; with `sample_latent` false, `l1` and `loss` = l1 at z = 0."""
@@ -158,7 +164,8 @@ class ActNetwork(ChunkNetwork):
         tokens = [torch.stack(vectors, dim=1)]
         positions: list[Tensor] = [self.vector_positions]
         if maps:
-            tokens += [rearrange(self.picture(features), "b d h w -> b (h w) d") for features in maps]
+            weight, bias = self.picture.weight.flatten(1), self.picture.bias
+            tokens += [linear(rearrange(features, "b c h w -> b (h w) c"), weight, bias) for features in maps]
             table = self.picture_positions
             positions.append(table if self.cameras is None else table + self.cameras[self.camera_of])
         return torch.cat(tokens, dim=1), torch.cat(positions)
