@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -68,6 +69,7 @@ class Evaluated:
             "success_any_time": _rate([r.touched for r in self.rollouts]),
             "max_reward_histogram": dict(sorted(stages.items(), key=lambda item: float(item[0]))),
             "guard": self.guard(),
+            "seams": self.seams(),
             "speed": {
                 "seconds": round(self.seconds, 3),
                 "rollouts_per_hour": round(self.rollouts_per_hour(), 1),
@@ -90,6 +92,19 @@ class Evaluated:
         limited_by = {rule: dict(names.most_common()) for rule, names in rules.items()}
         return {**totals, "limited_by": limited_by, "faults": dict(faults)}
 
+    def seams(self) -> dict[str, Any] | None:
+        """The rollouts' jumps from chunk to chunk, see `SeamWatch.report`: medians over rollouts, and the worst."""
+        if not self.rollouts:
+            return None
+        count, largest, usual = (
+            [rollout.seams[key] for rollout in self.rollouts] for key in ("count", "largest", "median_step")
+        )
+        return {
+            "count": statistics.median(count),
+            "largest_step": {"p50": statistics.median(largest), "max": max(largest)},
+            "median_step": statistics.median(usual),
+        }
+
     def table(self) -> str:
         """The result in words and columns."""
         lines = [f"{self.label}  {self.about['checkpoint']}"]
@@ -109,6 +124,12 @@ class Evaluated:
         lines.append(
             f"  {'safety guard':<26} {guard['limited']} of {guard['commands']} commands limited, {guard['held']} held"
         )
+        if (seams := self.seams()) is not None:
+            largest, usual = seams["largest_step"]["p50"], seams["median_step"]
+            lines.append(
+                f"  {'chunk seams':<26} {seams['count']:g} a rollout, largest step {largest:.2f} of what the guard lets "
+                f"pass (a usual one {usual:.2f})"
+            )
         share_of_network = self.network_s / self.seconds if self.seconds else 0.0
         lines.append(
             f"  {'speed':<26} {counted(len(self.rollouts), 'rollout')} in {self.seconds:.1f} s "

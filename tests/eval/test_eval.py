@@ -45,7 +45,7 @@ def report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "eval.json").read_text())
 
 
-@pytest.mark.parametrize("how", [[], ["--temporal_agg"]])
+@pytest.mark.parametrize("how", [[], ["--temporal_agg"], ["--seam", "blend", "--horizon", "4"]])
 def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_path: Path) -> None:
     """One observation a query: every action is the same, to the bit; and so is what comes of them."""
     seeds = ("--ckpt", trained, *TASK, *how, "--num_rollouts", 3, "--seed", 40)
@@ -93,6 +93,20 @@ def test_two_checkpoints_are_compared_and_nothing_depends_on_the_processes(
     assert "0/5 = 0.0%         95 % Wilson interval 0.0% to 43.4%" in text.out
     assert "only 0 of 5 starts told them apart" in text.out
     assert "A: rollout 5/5, success 0/5" in text.err
+
+
+def test_late_chunks_are_faded_in_and_the_report_says_so(trained: Path, tmp_path: Path, capsys: Any) -> None:
+    evaluate("--ckpt", trained, *TASK, "--num_rollouts", 1, "--batch", 1, "--workers", 1, "--delay_steps", 2,
+             "--output", tmp_path)  # fmt: skip
+    found = report(tmp_path)
+    assert (found["execution"]["delay_steps"], found["execution"]["seam"]) == (2, "blend")
+    (ours,) = found["checkpoints"]
+    # of chunks of 6, two steps are set aside for the answer and one for the fade: asked at 0, 3, 6, 9 and 12, and
+    # played from 5, 8 and 11 on
+    assert (ours["horizon"], ours["speed"]["queries"], ours["seams"]["count"]) == (3, 5, 3)
+    assert ours["rollouts"][0]["seams"]["largest"] == ours["seams"]["largest_step"]["max"] > 0
+    words = f"3 a rollout, largest step {ours['seams']['largest_step']['p50']:.2f} of what the guard lets pass"
+    assert words in capsys.readouterr().out
 
 
 def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -164,6 +178,9 @@ def test_flags_are_checked_before_anything_starts(trained: Path, tmp_path: Path,
     monkeypatch.setattr(Pool, "__enter__", None)
     assert "neither model.safetensors" in fail("--ckpt", tmp_path, *TASK)
     assert "--horizon must be 1 to the chunk size 6" in fail("--ckpt", trained, *TASK, "--horizon", 7)
+    assert "--delay_steps must be 0 to 5, a chunk of" in fail("--ckpt", trained, *TASK, "--delay_steps", 6)
+    assert "--delay_steps must be at least 0, given -1" in fail("--ckpt", trained, *TASK, "--delay_steps", -1)
+    assert "--temporal_agg averages them instead" in fail("--ckpt", trained, *TASK, "--seam", "blend", "--temporal_agg")
     assert "Did you mean 'sim_insertion'?" in fail("--ckpt", trained, "--task", "sim_insrtion")
     assert "is done on rig 'aloha', which is no simulation" in fail("--ckpt", trained, "--task", "aloha_transfer_cube")
     assert fail(*("--ckpt", trained) * 3, *TASK) == (

@@ -65,9 +65,12 @@ def test_a_chunk_is_played_from_its_delay_on(delay: int) -> None:
 def test_a_chunk_that_takes_longer_than_half_of_one_leaves_steps_to_hold() -> None:
     source = Source()
     policy = DelayedChunks(source, 8)
+    play(policy, 17)
+    with pytest.raises(HoldStill, match="no chunk in time"):
+        policy.act({"step": 17})
     played = play(policy, 30)
     # asked at 4, there at 12; the next one, asked then, is there at 20, when this one has ended at 16
-    assert source.asked == [0, 4, 12, 20, 28]
+    assert source.asked[3:] == [0, 4, 12, 20, 28]
     assert [step for step, action in enumerate(played) if action is None] == [16, 17, 18, 19, 24, 25, 26, 27]
     assert played[20] == rows(12)[8].tolist()
     assert policy.playing == Playing(step=29, newest=20, oldest=20, chunks=1, row=9, seam=False)
