@@ -22,7 +22,7 @@ def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         ("range", "the policy asks for what the arm cannot do: joint order, units and gripper scale as in training?"),
         ("speed", "the policy jumps: see chunk seams and pictures; demonstrations were not as fast"),
     ):
-        counts = Counter(entry for step in log for entry, why in step.limited if why == rule and _matters(entry, why))
+        counts = Counter(entry for step in log for entry, why in step.limited if why == rule and matters(entry, why))
         if not counts:
             continue
         entry, most = counts.most_common(1)[0]
@@ -44,9 +44,10 @@ def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         yield Cause(Finding(grade, "ramp", entry, found, "caught up at once", remedy), tuple(runs(ramping)))
 
 
-def _matters(entry: str, rule: str) -> bool:
-    """A gripper is pressed past its stop to hold firmly, in demonstrations too."""
-    return not (rule == "range" and entry.endswith("gripper"))
+def matters(entry: str, rule: str) -> bool:
+    """Whether a limited command is a sign of anything: a gripper is pressed past its stop in demonstrations too, to
+    hold firmly, and every rollout begins with a ramp."""
+    return rule != "ramp" and not (rule == "range" and entry.endswith("gripper"))
 
 
 def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
@@ -84,7 +85,8 @@ def check_grippers(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
             continue
         begin = int(opened[0]) if len(opened) else 0
         if len(opened):
-            found = f"opens at step {begin} and never closes again: {after.min():.2f} at least"
+            least = float(after[after.argmax() :].min())
+            found = f"opens at step {begin} and never closes again: {least:.2f} at least"
         else:
             found = f"never opens: {opening.max():.2f} at most"
         expected = f"closed and open; in training its command covers {low:.2f} to {high:.2f}"

@@ -51,7 +51,8 @@ def run(args: DiagnoseArgs) -> list[Diagnosis]:
         diagnoses.append(found)
         if one or found.success is False:
             pictures += _draw(evidence, found, output / f"{path.stem}.diagnose.png")
-        print(found.text() if one else _line(found))
+        if one or not found.success:
+            print(found.text() if one else _line(found))
     comparison = compare(diagnoses)
     if not one:
         print(f"\n{comparison.text()}")

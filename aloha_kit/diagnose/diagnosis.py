@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.data.stats import PICTURES
-from aloha_kit.diagnose.actions import check_ending, check_grippers, check_limited, check_motion
+from aloha_kit.diagnose.actions import check_ending, check_grippers, check_limited, check_motion, matters
 from aloha_kit.diagnose.chunks import check_delay, check_holds, check_seams, seam_changes
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.findings import Cause, Limits, ranked
@@ -112,8 +112,8 @@ def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
             found["share of steps late"] = float(np.mean([step.missed for step in log]))
             found["age of the oldest sample (ms, median)"] = float(np.median([step.age_ms for step in log]))
         found["share of steps held still"] = float(np.mean([bool(step.held) for step in log]))
-        fast = [any(rule != "ramp" for _, rule in step.limited) for step in log]
-        found["share of commands limited"] = float(np.mean(fast))
+        limited = [any(matters(entry, rule) for entry, rule in step.limited) for step in log]
+        found["share of commands limited"] = float(np.mean(limited))
     seams, change = seam_changes(evidence)
     if len(seams):
         found["largest jump at a seam"] = float(change[seams].max())

@@ -157,11 +157,11 @@ def _sight(episode: Episode, camera: str) -> Sight:
 def _log(path: Path, steps: int, unknown: list[str]) -> tuple[Step, ...] | None:
     file = steps_path(path)
     if not file.is_file():
-        unknown.append(f"there is no {file.name}: stages of late steps, chunks, holds and what the guard limited")
+        unknown.append(f"which stage was late, chunks, holds and what the guard limited: there is no {file.name}")
         return None
     lines = read_steps(file)[:steps]
     if len(lines) < steps:
-        unknown.append(f"{file.name} ends at step {len(lines)} of {steps}: a crash, or a full disk")
+        unknown.append(f"how steps went from {len(lines)} on: {file.name} ends there (a crash, or a full disk)")
     return tuple(lines)
 
 
@@ -173,7 +173,7 @@ def _report(path: Path, unknown: list[str]) -> Mapping[str, Any]:
             if any(rollout["episode"] == path.name for rollout in report["rollouts"]):
                 return dict(report)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            unknown.append(f"{file.name} cannot be read ({error})")
+            unknown.append(f"the deployment: {file.name} cannot be read ({error})")
     return {}
 
 

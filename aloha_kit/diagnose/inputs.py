@@ -132,7 +132,8 @@ def _explain(described: npt.NDArray[np.float32], camera: str, training: Statisti
     shift = f"{light:.2f} times as bright as in training{tone}"
     if share((colours / gain).reshape(described.shape)) < before / 2:
         remedy = (
-            "light, exposure or white balance: fix them as they were, or train with --augment and more kinds of light"
+            "light, exposure, white balance or the colour of something large: make it as it was, or record "
+            "demonstrations in more kinds of light; training with --augment tolerates some of it"
         )
         return f"brightness or colour: {shift}", remedy
     remedy = (

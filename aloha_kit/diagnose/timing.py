@@ -57,10 +57,11 @@ def check_overruns(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def check_streams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """Samples that were old when they were acted upon, and samples that were acted upon again and again."""
+    """Samples that were old when they were observed, and samples that were observed again and again."""
     if not evidence.streams:
         return
-    newest = np.stack(list(evidence.stamps.values())).max(axis=0)
+    # not the command's: it is sent after the observation, and how much later is the loop's doing
+    newest = np.stack([stamps for name, stamps in evidence.stamps.items() if name != "command"]).max(axis=0)
     remedy = "cable, USB bandwidth, exposure time or driver of that stream: python -m aloha_kit.doctor"
     for name, stamps in evidence.streams.items():
         age_s = (newest - stamps) / 1e9

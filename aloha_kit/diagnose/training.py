@@ -37,7 +37,7 @@ def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statis
         if file is not None:
             return _read(file)
     raise ContractError(
-        f"what the policy was trained on is not known: no checkpoint at '{named or '(none named)'}'. Give --ckpt RUN"
+        f"what the policy was trained on: there is no checkpoint at '{named or '(none named)'}'; give --ckpt RUN"
     )
 
 

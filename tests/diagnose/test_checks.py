@@ -1,0 +1,239 @@
+"""Each check on evidence made by hand: what a simulation in this process cannot show."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aloha_kit.core.findings import Finding
+from aloha_kit.data.descriptor import SIZE
+from aloha_kit.data.stats import Moments, Statistics
+from aloha_kit.diagnose.compare import compare
+from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
+from aloha_kit.diagnose.evidence import Sight
+from aloha_kit.diagnose.findings import Cause, words
+from aloha_kit.episode.steps import Step
+from tests.diagnose.conftest import evidence, keys, motion, NAMES, PERIOD_NS
+
+MS = 1_000_000
+STEPS = 100
+
+
+def only(**changes: Any) -> Cause:
+    """The one cause that these changes to a faultless rollout lead to."""
+    (cause,) = diagnose(evidence(**changes)).causes
+    return cause
+
+
+def log(**changes: Any) -> tuple[Step, ...]:
+    """100 steps of 5 ms each that play chunks of 25; changes by step."""
+    fixed = [
+        Step(i, {"total": 5.0, "network": 4.0}, i // 25 * 25, i // 25 * 25, 1, i % 25, i % 25 == 0)
+        for i in range(STEPS)
+    ]
+    for number, change in changes.items():
+        step = int(number.removeprefix("step_"))
+        fixed[step] = dataclasses.replace(fixed[step], **change)
+    return tuple(fixed)
+
+
+def test_nothing_wrong_is_nothing_found() -> None:
+    assert diagnose(evidence(log=log())).causes == ()
+
+
+def test_the_stage_of_late_steps_is_blamed() -> None:
+    slow = {"missed": True, "ms": {"total": 90.0, "network": 4.0, "observation": 85.0}}
+    cause = only(log=log(step_40=slow, step_41=slow, step_42=slow, step_70=slow))
+    assert cause.finding == Finding(
+        "warning",
+        "late",
+        "observation",
+        "4 of 100 steps (4.0%) took longer than the period of 20 ms, up to 90 ms, of which observation took 85 ms on "
+        "average; 3 in a row from step 40",
+        "every step within its period",
+        cause.finding.remedy,
+    )
+    assert cause.finding.remedy.startswith("run python -m aloha_kit.doctor")
+    assert cause.steps == ((40, 43), (70, 71))
+
+
+def test_without_a_log_deadlines_tell_what_was_late() -> None:
+    fixed = evidence()
+    stamps = {name: values.copy() for name, values in fixed.stamps.items()}
+    for values in stamps.values():
+        values[51:] += 150 * MS
+    cause = only(stamps=stamps)
+    assert (cause.finding.check, cause.finding.subject, cause.steps) == ("late", "loop", ((50, 51),))
+    assert "up to 170 ms" in cause.finding.found
+
+
+def test_where_time_waits_nothing_is_late() -> None:
+    stamps = {name: np.arange(STEPS) * PERIOD_NS for name in ("deadline", "qpos", "images/top")}
+    slow = {"missed": True, "ms": {"total": 900.0}}
+    diagnosis = diagnose(evidence(stamps=stamps, log=log(**{f"step_{i}": slow for i in range(50)})))
+    assert diagnosis.causes == ()
+    assert "share of steps late" not in diagnosis.measures
+
+
+def test_an_old_stream_and_one_that_stands_still_are_named() -> None:
+    fixed = evidence()
+    old = {**fixed.stamps, "images/top": fixed.stamps["deadline"] - 140 * MS}
+    cause = only(stamps=old)
+    assert (cause.finding.check, cause.finding.subject, cause.finding.level) == ("stale", "images/top", "warning")
+    assert cause.finding.found == "140 ms old (95th percentile), up to 140 ms; steps 0 to 99"
+    still = fixed.stamps["images/top"].copy()
+    still[30:48] = still[29]
+    causes = {c.finding.check: c for c in diagnose(evidence(stamps={**fixed.stamps, "images/top": still})).causes}
+    assert causes["repeated"].finding.subject == "images/top"
+    assert causes["repeated"].steps == ((30, 48),)
+    assert "18% of the steps saw the sample of the step before, up to 18 in a row (0.36 s) from step 30" in (
+        causes["repeated"].finding.found
+    )
+    slow = fixed.stamps["deadline"] // (100 * MS) * (100 * MS)  # a camera of 10 Hz
+    assert ("repeated", "images/top") in keys(diagnose(evidence(stamps={**fixed.stamps, "images/top": slow})))
+
+
+def test_chunks_that_come_late_are_counted_in_steps() -> None:
+    late = {f"step_{i}": {"row": 14, "newest": i - 14} for i in (25, 50, 75)}
+    cause = only(log=log(**late))
+    assert (cause.finding.check, cause.finding.level) == ("delay", "warning")
+    assert "14 steps (0.28 s, median of 3), 14 at most" in cause.finding.found
+    assert cause.steps == ((25, 26), (50, 51), (75, 76))
+
+
+def test_a_hold_for_a_dead_camera_names_the_camera() -> None:
+    why = {"held": "stream 'images/top' is frozen: the same stamp 6 times in a row", "newest": None, "seam": False}
+    cause = only(log=log(**{f"step_{i}": why for i in range(60, 66)}))
+    assert (cause.finding.check, cause.finding.subject) == ("held", "images/top")
+    assert "6 of 100 steps (6.0%) repeated the command before, up to 6 in a row (0.12 s) from step 60" in (
+        cause.finding.found
+    )
+    assert "doctor" in cause.finding.remedy
+
+
+def test_averaged_chunks_have_no_seams_to_look_at() -> None:
+    rough = motion(np.arange(STEPS)) + np.random.default_rng(0).normal(0, 0.05, (STEPS, 14))
+    steps = tuple(Step(i, {"total": 5.0}, i, max(0, i - 24), 25, 0, True) for i in range(STEPS))
+    assert diagnose(evidence(action=rough.astype(np.float32), log=steps)).causes == ()
+
+
+def trained(**changes: Moments) -> Statistics:
+    rows = motion(np.arange(STEPS))
+    return Statistics({**Statistics.of(qpos=rows, action=rows, start=rows[:1]).moments, **changes})
+
+
+def test_a_start_pose_unlike_trainings_is_named() -> None:
+    qpos = motion(np.arange(STEPS)).astype(np.float32)
+    qpos[:3, NAMES.index("left_waist")] -= 0.2
+    causes = diagnose(evidence(qpos=qpos, training=trained())).causes
+    start = next(cause for cause in causes if cause.finding.check == "start")
+    assert (start.finding.level, start.finding.subject) == ("fault", "left_waist")
+    assert start.finding.found == "begins where no demonstration began: left_waist -0.20 (training 0.00 to 0.00)"
+
+
+def test_of_the_published_act_only_mean_and_deviation_are_known() -> None:
+    rows = motion(np.arange(STEPS))
+    nothing = np.full(14, np.nan, np.float32)
+    known = Moments(rows.mean(0).astype(np.float32), rows.std(0).astype(np.float32), nothing, nothing, 0)
+    training = Statistics({"qpos": known, "action": known})
+    assert diagnose(evidence(training=training)).causes == ()
+    qpos = rows.astype(np.float32)
+    elbow = NAMES.index("left_elbow")
+    qpos[40:60, elbow] = known.mean[elbow] + 6 * known.std[elbow]
+    cause = only(qpos=qpos, training=training)
+    assert (cause.finding.check, cause.finding.subject, cause.steps) == ("joint", "left_elbow", ((40, 60),))
+    assert (
+        "6.0 standard deviations from training's mean; 20 steps unlike training: steps 40 to 59" in cause.finding.found
+    )
+
+
+def sight(value: np.ndarray) -> Sight:
+    return Sight(np.arange(0, STEPS, 10), np.tile(value.astype(np.float32), (10, 1)))
+
+
+def seen(value: np.ndarray) -> Moments:
+    return Statistics.of(start=np.stack([value - 0.01, value + 0.01]))["start"]
+
+
+def test_cameras_that_were_changed_over_are_told() -> None:
+    rng = np.random.default_rng(0)
+    left, right = rng.uniform(0.1, 0.9, (2, SIZE))
+    training = trained(**{"images/cam_left_wrist": seen(left), "images/cam_right_wrist": seen(right)})
+    fine = {"cam_left_wrist": sight(left), "cam_right_wrist": sight(right)}
+    assert diagnose(evidence(sights=fine, training=training)).causes == ()
+    swapped = {"cam_left_wrist": sight(right), "cam_right_wrist": sight(left)}
+    causes = diagnose(evidence(sights=swapped, training=training)).causes
+    assert [cause.finding.subject for cause in causes] == ["images/cam_left_wrist", "images/cam_right_wrist"]
+    assert "it fits what training saw as 'cam_right_wrist'" in causes[0].finding.found
+    assert "swapped" in causes[0].finding.remedy
+
+
+def test_something_new_in_one_corner_for_a_while() -> None:
+    usual = np.full(SIZE, 0.5)
+    odd = usual.reshape(8, 8, 3).copy()
+    odd[:4, :4] = 0.9
+    described = np.tile(usual, (10, 1)).astype(np.float32)
+    described[5:8] = odd.reshape(-1)
+    training = trained(**{"images/top": seen(usual)})
+    cause = only(sights={"top": Sight(np.arange(0, STEPS, 10), described)}, training=training)
+    assert cause.steps == ((50, 80),)
+    assert "8% of the picture is unlike anything seen in training (5 of 64 cells, 16 at step 50); steps 50 to 79" in (
+        cause.finding.found
+    )
+    assert "content: it is 1.00 times as bright" in cause.finding.found
+
+
+def test_what_statistics_do_not_tell_is_said() -> None:
+    diagnosis = diagnose(evidence(sights={"top": sight(np.full(SIZE, 0.5))}, training=trained(), unknown=("no log",)))
+    assert diagnosis.unknown == (
+        "no log",
+        "whether pictures are as in training: its statistics say nothing of top (an older checkpoint)",
+    )
+    assert diagnosis.text().endswith("nothing of top (an older checkpoint)")
+
+
+def test_the_outcome_in_words() -> None:
+    reward = np.zeros(STEPS, np.float32)
+    reward[30:50], reward[50:60], reward[60:] = 2, 3, 1
+    assert diagnose(evidence(reward=reward)).outcome == (
+        "failed; 100 steps (2.0 s); highest reward 3, reached at step 50; lost for good at step 60, 1 at the end"
+    )
+    assert diagnose(evidence(success=None, reason="the operator said stop")).outcome == (
+        "not judged; 100 steps (2.0 s); the operator said stop"
+    )
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        (((7, 8),), "step 7"),
+        (((0, 3), (9, 10)), "steps 0 to 2, 9"),
+        (((0, 3), (9, 10), (20, 40), (50, 52), (60, 61)), "steps 0 to 2, 20 to 39, 50 to 51 and 2 more stretches"),
+    ],
+)
+def test_steps_in_words(runs: Any, expected: str) -> None:
+    assert words(runs) == expected
+
+
+def diagnosis(success: bool | None, check: str = "", **measures: float) -> Diagnosis:
+    causes = (Cause(Finding("fault", check, "x", "…"), ((0, 1),)),) if check else ()
+    return Diagnosis("episode_0.hdf5", success, "", causes, measures, ())
+
+
+def test_what_failed_rollouts_share_and_where_they_differ() -> None:
+    failed = [diagnosis(False, "picture" if i < 5 else "seams", cube_x=0.1 + 0.01 * i, noise=i % 2) for i in range(6)]
+    fine = [diagnosis(True, "seams" if i < 2 else "", cube_x=0.01 * i, noise=i % 2) for i in range(8)]
+    comparison = compare([*failed, *fine, diagnosis(None)])
+    assert (comparison.failed, comparison.succeeded, comparison.unjudged) == (6, 8, 1)
+    assert [(s.check, s.failed, s.succeeded) for s in comparison.shared] == [("picture", 5, 0)]  # one is not shared
+    (difference,) = comparison.differences
+    assert (difference.measure, difference.more) == ("cube_x", 1.0)
+    assert (difference.failed, difference.succeeded) == (pytest.approx(0.125), pytest.approx(0.035))
+    text = comparison.text()
+    assert text.startswith("6 failed rollouts, 8 successful, 1 not judged\n")
+    assert "  x: picture      5 of 6 failed, 0 of 8 successful" in text
+    assert "  cube_x: 0.125 against 0.035" in text
+    assert compare(failed[:2] + fine).differences == ()  # two prove nothing
