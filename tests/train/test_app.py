@@ -57,6 +57,7 @@ def test_a_run_leaves_everything_it_promises(
     network = checkpoint.load(run / "checkpoints" / "best")
     assert network.config.image_size == (12, 16)
     assert network.contract.cameras == {"top": (24, 32)}
+    assert {"start", "images/top"} <= network.stats.moments.keys()
     board = EventAccumulator(str(run / "tensorboard")).Reload()
     assert set(board.Tags()["scalars"]) >= {"train/loss", "train/lr", "train/grad_norm", "judged/val_deployed"}
     assert "camera/top" in board.Tags()["images"]
