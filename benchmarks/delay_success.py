@@ -147,9 +147,9 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
     from aloha_kit.loop import wilson_interval
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for way in WAYS:
+    for beside, way in zip((-0.3, 0.0, 0.3), WAYS, strict=True):  # so that equal points can be told apart
         mine = [each for each in cells if each.way == way]
-        delays = [each.delay for each in mine]
+        delays = [each.delay + beside for each in mine]
         rates = [each.successes / len(each.verdicts) for each in mine]
         bounds = [wilson_interval(each.successes, len(each.verdicts)) for each in mine]
         below = [max(0.0, rate - low) for rate, (low, _) in zip(rates, bounds, strict=True)]

@@ -57,6 +57,8 @@ def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_p
         assert [r[key] for r in ours["rollouts"]] == [r[key] for r in theirs["rollouts"]]
     assert ours["success"] == theirs["success"]
     assert ours["guard"] == theirs["guard"]
+    assert ours["horizon"] == theirs["execution"]["horizon"]
+    assert theirs["execution"]["seam"] == ("blend" if "blend" in how else "none")
     executed = {}
     for file in list_episodes(tmp_path / "deploy"):
         with Episode.open(file) as episode:
