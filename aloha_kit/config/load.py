@@ -80,6 +80,8 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
         ConfigError: an unknown key (with the nearest known one), a missing key or a wrong type.
     """
     _check_keys(cls, values, where)
+    hints = typing.get_type_hints(cls)
+    values = {key: _word(hints[key], value) for key, value in values.items()}
     try:
         return dacite.from_dict(cls, values, dacite.Config(cast=[tuple], type_hooks={float: _number}, check_types=True))
     except dacite.WrongTypeError as error:
@@ -111,6 +113,11 @@ def _number(value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError):
         return value  # the check of types names the key
+
+
+def _word(hint: Any, value: Any) -> Any:
+    """YAML's `no`, which it takes for false, where that is one of the words to choose from."""
+    return "no" if value is False and "no" in typing.get_args(hint) else value
 
 
 def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:

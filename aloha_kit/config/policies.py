@@ -44,6 +44,11 @@ class NetworkConfig:
     pretrained_backbone: bool = True
     """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
 
+    @property
+    def has_idle_parameters(self) -> bool:
+        """Whether the network carries parameters that are in no loss."""
+        return False
+
     def __post_init__(self) -> None:
         _at_least(1, backbone_layers=self.backbone_layers, backbone_width=self.backbone_width)
         if self.backbone_layers > 4:
@@ -112,6 +117,10 @@ class ActConfig(NetworkConfig):
     """Carry the reference's second head, which is in no loss; for checkpoints that the reference should read."""
     distinct_init: bool = True
     """Start the VAE encoder's layers with weights of their own; the reference's are copies of one another."""
+
+    @property
+    def has_idle_parameters(self) -> bool:
+        return self.is_pad_head or (self.decoder_output == "first" and self.dec_layers > 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -20,7 +20,9 @@ class TrainConfig:
 
     # optimisation
     batch_size: int = 8
-    """Samples a step."""
+    """Samples a step, all processes together: how many there are does not change the training."""
+    accumulate: int = 1
+    """Pieces that each process works on its share of a batch in, for batches that do not fit into memory at once."""
     lr: float = 1e-4
     """Learning rate (AdamW); the reference takes 1e-5 at batch 8."""
     lr_backbone: float | None = None
@@ -35,8 +37,11 @@ class TrainConfig:
     """Largest gradient norm, 0 to leave gradients alone (reference)."""
     ema: float = 0.0
     """Decay of the averaged weights that are validated and deployed, 0 for none; 0.999 suits long runs."""
-    amp: bool = False
-    """bf16 autocast, for GPUs and CPUs with AVX512-BF16 (there twice as fast); checkpoints and optimiser stay fp32."""
+    amp: Literal["no", "bf16", "fp16"] = "no"
+    """Autocast; weights and optimiser stay fp32. bf16 (plain --amp) for GPUs and for CPUs with AVX512-BF16 (there twice
+    as fast); fp16, with gradients scaled, for GPUs older than bf16."""
+    compile: bool = False
+    """Compile the loss (torch.compile): minutes at the start, faster steps; goes on without where that fails."""
 
     # data
     sampling: Literal["all_steps", "one_per_episode"] = "all_steps"
@@ -74,12 +79,12 @@ class TrainConfig:
     seed: int = 0
     """Decides initial weights, split, order, augmentation and dropout."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, mps; auto takes the GPU where there is one."""
+    """cpu, cuda, cuda:1, mps; auto takes the GPU where there is one, and each process of a machine one of its own."""
     threads: int | None = None
     """CPU threads of one operation (torch.set_num_threads)."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "val_every", "val_batches", "eval_rollouts"):
+        for name in ("num_steps", "batch_size", "accumulate", "val_every", "val_batches", "eval_rollouts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
         for name in ("num_epochs", "workers", "threads"):

@@ -30,17 +30,20 @@ class Augment:
     saturation: float = 0.5
     seed: int = 0
 
-    def __call__(self, batch: Batch, step: int) -> Batch:
+    def __call__(self, batch: Batch, step: int, *, part: int = 0, parts: int = 1) -> Batch:
         """The batch with other pictures: (B, 3, H, W) float in [0, 1]. The draws depend on seed and step alone, so a
-        resumed run draws what the uninterrupted one would have."""
+        resumed run draws what the uninterrupted one would have. Where this is only one of the equal `parts` of a batch,
+        it gets the draws that are its own in the whole."""
         generator = torch.Generator().manual_seed(hash((self.seed, step)) & 0x7FFF_FFFF_FFFF_FFFF)
         changed = batch.copy()
-        changed["images"] = {name: self.images(image, generator) for name, image in batch["images"].items()}
+        images = batch["images"].items()
+        changed["images"] = {name: self.images(image, generator, part, parts) for name, image in images}
         return changed
 
-    def images(self, images: Tensor, generator: torch.Generator) -> Tensor:
+    def images(self, images: Tensor, generator: torch.Generator, part: int = 0, parts: int = 1) -> Tensor:
         """(B, 3, H, W) uint8, or float in [0, 1], to float in [0, 1]."""
-        draws = torch.rand(len(images), 6, generator=generator).mul_(2).sub_(1).to(images.device)  # (B, 6) in [-1, 1]
+        drawn = torch.rand(parts, len(images), 6, generator=generator)[part]
+        draws = drawn.mul_(2).sub_(1).to(images.device)  # (B, 6) in [-1, 1]
         pictures = images.float() / 255 if images.dtype == torch.uint8 else images
         pictures = self._move(pictures, draws[:, :3])
         return self._recolour(pictures, draws[:, 3:])

@@ -5,7 +5,8 @@ A policy normalises by itself, so a batch means the same whichever network reads
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Callable
+from typing import Any, cast, TypedDict
 
 from torch import Tensor
 
@@ -25,18 +26,23 @@ class Batch(_Required, total=False):
     environment_state: Tensor  # (B, E) float32, true object poses, simulation only
     actions: Tensor  # (B, K, A) float32, ordered like the contract's action_names
     is_pad: Tensor  # (B, K) bool, True on the rows that are not there
+    valid_rows: Tensor  # () float32, in a piece of a batch: rows of actions that are there, a sample of the whole batch
+
+
+def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with each of its tensors changed."""
+    items: dict[str, Any] = dict(batch)
+    images = {name: change(image) for name, image in items.pop("images").items()}
+    return cast(Batch, {"images": images, **{key: change(value) for key, value in items.items()}})
 
 
 def to_device(batch: Batch, device: str) -> Batch:
     """The same batch on a device; copies overlap with work when the source is pinned memory."""
-    moved = Batch(
-        qpos=batch["qpos"].to(device, non_blocking=True),
-        images={name: image.to(device, non_blocking=True) for name, image in batch["images"].items()},
-    )
-    if "environment_state" in batch:
-        moved["environment_state"] = batch["environment_state"].to(device, non_blocking=True)
-    if "actions" in batch:
-        moved["actions"] = batch["actions"].to(device, non_blocking=True)
-    if "is_pad" in batch:
-        moved["is_pad"] = batch["is_pad"].to(device, non_blocking=True)
-    return moved
+    return mapped(batch, lambda values: values.to(device, non_blocking=True))
+
+
+def split(batch: Batch, pieces: int) -> list[Batch]:
+    """Pieces of equal size, in order; B is a multiple of their number."""
+    size = len(batch["qpos"]) // pieces
+    spans = [slice(start, start + size) for start in range(0, pieces * size, size)]
+    return [mapped(batch, lambda values, span=span: values[span] if values.ndim else values) for span in spans]  # type: ignore[misc]

@@ -37,3 +37,8 @@ class Chunks:
         """(B, K, A) actions and (B, K) is_pad of B rows of the table."""
         first = self._first[rows]
         return self._actions[first].reshape(-1, *self._shape), self._is_pad[first]
+
+    def present(self, rows: Ints) -> Ints:
+        """(B,) how many of the K actions are there."""
+        counts: Ints = (~self._is_pad[self._first[rows]]).sum(axis=1)
+        return counts

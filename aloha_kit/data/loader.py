@@ -33,8 +33,9 @@ class Loader:
         self._chunks = Chunks(table, chunk_size)
         self._pin = pin
 
-    def batch(self, rows: Ints) -> Batch:
-        """The observations at B rows and the `chunk_size` actions that follow each."""
+    def batch(self, rows: Ints, whole: Ints | None = None) -> Batch:
+        """The observations at B rows and the `chunk_size` actions that follow each; `whole` are the rows of the batch
+        that these are a piece of."""
         actions, is_pad = self._chunks(rows)
         batch = Batch(
             qpos=self._tensor(self._table.qpos[rows]),
@@ -44,6 +45,8 @@ class Loader:
         )
         if self._table.environment_state is not None:
             batch["environment_state"] = self._tensor(self._table.environment_state[rows])
+        if whole is not None:
+            batch["valid_rows"] = self._tensor(np.array(self._chunks.present(whole).mean(), np.float32))
         return batch
 
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:

@@ -127,7 +127,8 @@ class ActNetwork(ChunkNetwork):
             latent = mean + (log_variance / 2).exp() * torch.randn_like(mean)
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1).mean()
         predicted = self._decode(qpos, environment, self.feature_maps(batch), latent)
-        l1 = masked_mean((predicted - actions).abs(), is_pad, over=self.config.loss_over)
+        error, over = (predicted - actions).abs(), self.config.loss_over
+        l1 = masked_mean(error, is_pad, over=over, valid_rows=batch.get("valid_rows"))
         if kl is None:
             return {"loss": l1, "l1": l1.detach()}
         return {"loss": l1 + self.config.kl_weight * kl, "l1": l1.detach(), "kl": kl.detach()}

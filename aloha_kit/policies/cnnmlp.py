@@ -73,7 +73,8 @@ class CnnMlpNetwork(ChunkNetwork):
         """`loss` = `mse` or `l1` over the rows that exist; there is no latent, so `sample_latent` changes nothing."""
         actions, is_pad = self.targets(batch)
         measure = F.mse_loss if self.config.error == "mse" else F.l1_loss
-        loss = masked_mean(measure(self._forward(batch), actions, reduction="none"), is_pad, over="valid")
+        error = measure(self._forward(batch), actions, reduction="none")
+        loss = masked_mean(error, is_pad, over="valid", valid_rows=batch.get("valid_rows"))
         return {"loss": loss, self.config.error: loss.detach()}
 
     def predict(self, batch: Batch) -> Tensor:

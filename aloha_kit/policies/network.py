@@ -119,13 +119,17 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
     )
 
 
-def masked_mean(error: Tensor, is_pad: Tensor, *, over: str) -> Tensor:
-    """Mean of (B, K, A) errors over the rows that exist, or over all with padded rows as zero."""
+def masked_mean(error: Tensor, is_pad: Tensor, *, over: str, valid_rows: Tensor | None = None) -> Tensor:
+    """Mean of (B, K, A) errors over the rows that exist, or over all with padded rows as zero.
+
+    `valid_rows` is that of a piece of a batch (see `Batch`): the mean over equal pieces is then the mean of the whole.
+    """
     valid = (~is_pad).unsqueeze(-1).to(error.dtype)
     total = (error * valid).sum()
     if over == "all":
         return total / error.numel()
-    return total / (valid.sum() * error.shape[-1]).clamp(min=1)
+    count = valid.sum() if valid_rows is None else len(error) * valid_rows
+    return total / (count * error.shape[-1]).clamp(min=1)
 
 
 def _sized(name: str, value: Tensor, size: int) -> Tensor:

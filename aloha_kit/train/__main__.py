@@ -12,9 +12,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train; mistakes of the user end with one message and status 1, an interruption with 130."""
     try:
         from aloha_kit.train.cli import parse
+        from aloha_kit.train.launch import launched
         from aloha_kit.train.plan import make_plan, reserved
 
-        plan = make_plan(parse(argv))
+        launch = launched()
+        with launch.one_voice():
+            plan = make_plan(parse(argv), launch)
         with reserved(plan):
             from aloha_kit.train.app import run  # torch loads after the flags are known to be right
 

@@ -28,7 +28,10 @@ from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, spread
 from aloha_kit.policies.build import build
 from aloha_kit.train.cli import to_snapshot
+from aloha_kit.train.distributed import own_device, processes, World
+from aloha_kit.train.launch import ALONE, Launch
 from aloha_kit.train.loop import Job, Trainer
+from aloha_kit.train.mute import Mute
 from aloha_kit.train.plan import Plan
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import plot_losses, Progress
@@ -41,13 +44,22 @@ def run(plan: Plan) -> None:
     Raises:
         AlohaKitError: data, settings or folder cannot be used; the preflight found the data unfit; the loss diverged.
     """
-    args, task, folder = plan.args, plan.task, plan.folder
-    config = args.training
-    if config.eval_every:
-        _require_rollouts()
-    device = choose_device(config.device)
+    config = plan.args.training
+    device = choose_device(config.device, plan.launch)
+    with plan.launch.one_voice():
+        if config.eval_every:
+            _require_rollouts()
+        if config.amp == "fp16" and not device.startswith("cuda"):
+            raise ConfigError(f"--amp fp16 is for CUDA GPUs, and this run is on {device}; use --amp bf16, or --amp no")
     if config.threads:
         torch.set_num_threads(config.threads)
+    with processes(plan.launch, torch.device(device)) as world:
+        _train(plan, device, world)
+
+
+def _train(plan: Plan, device: str, world: World) -> None:
+    args, task, folder = plan.args, plan.task, plan.folder
+    config = args.training
     torch.manual_seed(config.seed)
     table = _table(plan)
     training, validation = split(len(table.files), config.val_fraction, config.seed)
@@ -63,19 +75,20 @@ def run(plan: Plan) -> None:
     frames = open_frames(table, args.network, config, device)
     loader = Loader(table, frames, args.network.chunk_size, pin=device.startswith("cuda"))
     network.to(device)
-    _describe(table, training, validation, network, num_steps, sampler, device)
+    place = device if world.size == 1 else f"{world.size} x {torch.device(device).type}"
+    _describe(table, training, validation, network, num_steps, sampler, place)
     if args.preflight_only or (args.preflight and args.resume is None):
-        report = inspect(table, loader, network, seed=config.seed)
+        report = world.from_first(lambda: inspect(table, loader, network, seed=config.seed))
         print(report.text())
         if args.preflight_only:
             return
         report.require()
-    if args.resume is not None:
+    if world.first and args.resume is not None:
         run_.note(to_snapshot(args))
-    else:
+    elif world.first:
         Run.create(folder, to_snapshot(args))
     network.stats = with_sights(network.stats, table, frames, training)
-    with stop_requests() as stop:
+    with stop_requests(insistent=world.size == 1) as stop:
         job = Job(
             config=config,
             network=network,
@@ -87,13 +100,16 @@ def run(plan: Plan) -> None:
             data=describe_data(table),
             task=", ".join(table.tasks),
             stop=stop,
+            world=world,
         )
-        progress = Progress(run_, first_step=first, num_steps=num_steps)
+        progress = Progress(run_, first_step=first, num_steps=num_steps) if world.first else Mute()
         if config.eval_every and task is not None:
             from aloha_kit.train.evaluation import SimEvaluator
 
             job.evaluate = SimEvaluator(task, config, folder / "rollouts", progress, stop)
         end = Trainer(job, progress, resumed).fit()
+    if not world.first:
+        return
     try:
         plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png")
     except ImportError as error:  # a picture is not worth a failed run
@@ -104,14 +120,15 @@ def run(plan: Plan) -> None:
         print(f"stopped on request; go on with: python -m aloha_kit.train --resume {folder}")
 
 
-def choose_device(name: str) -> str:
-    """`auto` to what there is; anything else is checked.
+def choose_device(name: str, launch: Launch = ALONE) -> str:
+    """`auto` to what there is, of several GPUs the process's own; anything else is checked.
 
     Raises:
         ConfigError: the device is not there.
     """
     if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = own_device(name, launch)
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
@@ -134,13 +151,16 @@ def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig,
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGINT or SIGTERM only asks to stop after the present step; a second one interrupts."""
+def stop_requests(*, insistent: bool = True) -> Iterator[Callable[[], bool]]:
+    """Inside, the first SIGINT or SIGTERM only asks to stop after the present step; a second one interrupts, if
+    `insistent`: a launcher passes on what its processes have got already, and ends those that do not come."""
     asked = threading.Event()
 
     def ask(signum: int, frame: FrameType | None) -> None:
         if asked.is_set():
-            raise KeyboardInterrupt(signal.Signals(signum).name)
+            if insistent:
+                raise KeyboardInterrupt(signal.Signals(signum).name)
+            return
         asked.set()
         print(f"\n{signal.Signals(signum).name}: saving after this step", flush=True)
 

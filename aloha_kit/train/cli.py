@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -30,6 +31,7 @@ _REFERENCE = {
     "--policy_class": "--policy",
     "--validate_every": "--val_every",
     "--resume_ckpt_path": "--resume",
+    "--no_amp": "--amp=no",
 }
 _ELSEWHERE = {
     "--eval": "a trained policy is evaluated by `python -m aloha_kit.deploy --ckpt RUN --task TASK`",
@@ -81,7 +83,9 @@ def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
     Raises:
         ConfigError: an unknown policy, task, file or run.
     """
-    given = [_rename(word) for word in (sys.argv[1:] if argv is None else argv)]
+    words = [_rename(word) for word in (sys.argv[1:] if argv is None else argv)]
+    pairs = pairwise([*words, "--"])  # a flag without a value is followed by the next flag, or by the end
+    given = ["--amp=bf16" if word == "--amp" and after.startswith("--") else word for word, after in pairs]
     resumed = _value(given, "--resume")
     default = _snapshot(run_folder(Path(resumed))) if resumed is not None else _fresh(given)
     # the class is only known once the policy's file was read
@@ -130,6 +134,8 @@ def _snapshot(run: Path) -> TrainArgs[PolicyConfig]:
     file = run / SNAPSHOT
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if values["training"].get("amp") is True:  # before there was fp16
+            values["training"]["amp"] = "bf16"
         training = from_mapping(TrainConfig, values.pop("training"), where=f"{file}: training")
         network = policy_from_mapping(values.pop("network"), where=f"{file}: network")
         cameras = values.pop("cameras")

@@ -13,6 +13,7 @@ from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import list_episodes
 from aloha_kit.train.cli import run_folder, SNAPSHOT, task_of, TrainArgs
+from aloha_kit.train.launch import ALONE, Launch
 
 
 @dataclass(frozen=True)
@@ -23,15 +24,17 @@ class Plan:
     task: TaskConfig | None
     files: tuple[Path, ...]  # the episodes, at least one
     folder: Path  # of the run
+    launch: Launch = ALONE
 
 
-def make_plan(args: TrainArgs[PolicyConfig]) -> Plan:
+def make_plan(args: TrainArgs[PolicyConfig], launch: Launch = ALONE) -> Plan:
     """Look at the flags.
 
     Raises:
-        ConfigError: an unknown task, or the run's folder is in use.
+        ConfigError: an unknown task, a batch that cannot be divided, or the run's folder is in use.
         EpisodeError: there are no episodes.
     """
+    _require_pieces(args, launch.size)
     task = task_of(args)
     if args.training.eval_every and task is None:
         raise ConfigError("rollouts need a task: give --task, or --eval_every 0")
@@ -39,9 +42,9 @@ def make_plan(args: TrainArgs[PolicyConfig]) -> Plan:
         folder = run_folder(Path(args.resume))
     else:
         folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{Path(args.policy).stem}")
-        if not args.preflight_only:
+        if launch.first and not args.preflight_only:
             require_unused(folder)
-    return Plan(args, task, _episodes(args, task), folder)
+    return Plan(args, task, _episodes(args, task), folder, launch)
 
 
 @contextmanager
@@ -52,7 +55,7 @@ def reserved(plan: Plan) -> Iterator[None]:
     Raises:
         ConfigError: it cannot be made or written to.
     """
-    if plan.args.preflight_only:
+    if plan.args.preflight_only or not plan.launch.first:
         yield
         return
     make_folder(plan.folder)
@@ -68,6 +71,24 @@ def require_unused(folder: Path) -> None:
     if folder.is_dir() and any(folder.iterdir()):
         how = f"go on with it by --resume {folder}, or " if (folder / SNAPSHOT).is_file() else ""
         raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
+
+
+def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
+    """Raise `ConfigError` where a batch in pieces would not train like the whole."""
+    config, network = args.training, args.network
+    pieces = processes * config.accumulate
+    if config.batch_size % pieces:
+        near = config.batch_size // pieces * pieces
+        fitting = f"{near} or {near + pieces}" if near else str(pieces)
+        raise ConfigError(
+            f"--batch_size {config.batch_size} is what all processes share, and {processes} with --accumulate "
+            f"{config.accumulate} cannot share it evenly; take {fitting}"
+        )
+    if pieces > 1 and network.use_images and network.backbone_norm == "batch":
+        raise ConfigError(
+            f"backbone_norm batch takes its statistics from a batch at once, and {processes} processes with "
+            f"--accumulate {config.accumulate} see it in {pieces} pieces; use --backbone_norm frozen or group"
+        )
 
 
 def _episodes(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> tuple[Path, ...]:

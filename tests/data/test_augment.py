@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms.v2.functional as v2
 
 from aloha_kit.data.augment import Augment
-from aloha_kit.data.batch import Batch
+from aloha_kit.data.batch import Batch, split
 
 
 def pictures(count: int = 4, height: int = 24, width: int = 32) -> torch.Tensor:
@@ -60,6 +60,15 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
     assert torch.equal(first, Augment(seed=5)(batch, 7)["images"]["top"])
     assert not torch.equal(first, Augment(seed=5)(batch, 8)["images"]["top"])
     assert not torch.equal(first, Augment(seed=6)(batch, 7)["images"]["top"])
+
+
+def test_parts_of_a_batch_get_the_draws_they_have_in_the_whole() -> None:
+    whole = batch_of(pictures(6))
+    expected = Augment(seed=5)(whole, 7)["images"]
+    for part, piece in enumerate(split(whole, 3)):
+        out = Augment(seed=5)(piece, 7, part=part, parts=3)["images"]
+        for camera, images in out.items():
+            assert torch.equal(images, expected[camera][2 * part : 2 * part + 2])
 
 
 @pytest.mark.parametrize("amount", ["brightness", "contrast", "saturation"])

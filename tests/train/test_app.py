@@ -205,6 +205,14 @@ def test_resuming_keeps_network_and_normalisation(
         main([*resume, "--dataset_dir", str(tmp_path / "other"), "--num_steps", "24"])
 
 
+def test_fp16_is_refused_without_a_gpu(tmp_path: Path, flags: list[str]) -> None:
+    with pytest.raises(
+        SystemExit, match=r"^error: --amp fp16 is for CUDA GPUs, and this run is on cpu; use --amp bf16"
+    ):
+        main([*flags, "--amp", "fp16"])
+    assert not (tmp_path / "run").exists()
+
+
 def test_device_is_checked() -> None:
     assert choose_device("cpu") == "cpu"
     assert choose_device("auto") in {"cpu", "cuda"}

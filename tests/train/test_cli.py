@@ -114,6 +114,36 @@ def test_a_snapshot_resumes_with_the_same_values_and_new_ones_win(tmp_path: Path
         assert again.training.num_steps == 77
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], "no"),
+        (["--amp"], "bf16"),
+        (["--amp", "--seed", "3"], "bf16"),
+        (["--amp", "fp16"], "fp16"),
+        (["--amp=no"], "no"),
+        (["--amp", "--no-amp"], "no"),
+    ],
+)
+def test_number_formats_by_name_and_as_they_were_called(flags: list[str], expected: str) -> None:
+    assert parse(flags).training.amp == expected
+
+
+@pytest.mark.parametrize(("written", "read"), [("true", "bf16"), ("false", "no"), ("no", "no"), ("fp16", "fp16")])
+def test_a_run_from_before_there_was_fp16_goes_on(tmp_path: Path, written: str, read: str) -> None:
+    file = _run(tmp_path / "run", "--policy", "act_cpu", "--task", "sim_insertion") / "config.yaml"
+    file.write_text(re.sub(r"amp: .*", f"amp: {written}", file.read_text()))
+    assert parse(["--resume", str(tmp_path / "run")]).training.amp == read
+
+
+def test_a_recipe_may_say_no_without_quotes(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text("amp: no\n")
+    assert parse(["--recipe", str(tmp_path / "plain.yaml")]).training.amp == "no"
+    (tmp_path / "old.yaml").write_text("amp: true\n")
+    with pytest.raises(ConfigError, match=r"old.yaml: amp cannot be True. .*bf16"):
+        parse(["--recipe", str(tmp_path / "old.yaml")])
+
+
 def _run(folder: Path, *flags: str) -> Path:
     (folder / "checkpoints" / "last").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(to_snapshot(parse(flags))))
@@ -176,7 +206,7 @@ def test_the_default_folder_is_named_after_the_task_not_its_file(tmp_path: Path)
 def test_an_interruption_is_answered_in_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(args: object) -> None:
+    def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("aloha_kit.train.plan.make_plan", interrupted)

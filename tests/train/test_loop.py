@@ -123,8 +123,8 @@ class Poisoned(Loader):
     def __init__(self, loader: Loader, step: int) -> None:
         self._inner, self._step, self._calls = loader, step, 0
 
-    def batch(self, rows: Any) -> Any:
-        batch = self._inner.batch(rows)
+    def batch(self, rows: Any, whole: Any = None) -> Any:
+        batch = self._inner.batch(rows, whole)
         self._calls += 1
         if self._calls == self._step:
             batch["actions"][0, 0, 0] = float("nan")
@@ -185,13 +185,13 @@ def test_averaged_weights_are_the_ones_deployed(tmp_path: Path, table: EpisodeTa
     made = trainer(job(tmp_path / "run", table, dataclasses.replace(TRAINING, num_steps=6)))
     made.fit()
     saved = checkpoint.load(tmp_path / "run" / "checkpoints" / "last").state_dict()
-    assert made.averaged is not None
-    assert bits(saved) == bits(made.averaged.network.state_dict())
+    assert made.step.averaged is not None
+    assert bits(saved) == bits(made.step.averaged.network.state_dict())
     assert bits(saved) != bits(made.network.state_dict())
 
 
 def test_bf16_trains_with_fp32_weights(tmp_path: Path, table: EpisodeTable) -> None:
-    made = trainer(job(tmp_path / "run", table, dataclasses.replace(TRAINING, num_steps=4, amp=True)))
+    made = trainer(job(tmp_path / "run", table, dataclasses.replace(TRAINING, num_steps=4, amp="bf16")))
     made.fit()
     assert {p.dtype for p in made.network.parameters()} == {torch.float32}
     plain = trainer(job(tmp_path / "plain", table, dataclasses.replace(TRAINING, num_steps=4)))
