@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -40,9 +41,11 @@ class Frames(Protocol):
 def resized(picture: Picture, size: tuple[int, int]) -> Tensor:
     """(H, W, 3) uint8 to (3, height, width): the network's own filter (bilinear, antialiased), so that training on the
     cache and deploying on whole pictures see the same but for rounding."""
+    if picture.shape[:2] == tuple(size):
+        planes = np.empty((3, *size), np.uint8)
+        cv2.split(picture, list(planes))  # ten times as fast as copying the transposed view
+        return torch.from_numpy(planes)
     image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-    if tuple(image.shape[1:]) == tuple(size):
-        return image
     return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 

@@ -15,7 +15,7 @@ import torch
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.data import cache
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.frames import DirectFrames, frame, resized
+from aloha_kit.data.frames import DirectFrames, frame, MappedFrames, resized
 from aloha_kit.data.index import read_table
 from tests.synthetic import make, write, write_dataset
 
@@ -207,3 +207,21 @@ def test_a_run_on_some_episodes_leaves_the_others_cached(tmp_path: Path, monkeyp
     cached_frames(few, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
     monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded again"))
     cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
+
+
+def test_a_slow_disk_is_read_ahead_and_a_fast_one_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = write_dataset(tmp_path, lengths=(9, 14))
+    recorded = np.concatenate([e.images["top"][:-1] for e in written]).transpose(0, 3, 1, 2)
+    frames = cached_frames(read_table(tmp_path), {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(MappedFrames, "RESIDENT", float("inf"))  # no memory is that fast: all gathers count as slow
+    rows = np.array([22, 0, 7])  # the first and the last of the file, and one across a page's border
+    for _ in range(2):
+        np.testing.assert_array_equal(frames.gather(rows)["top"].numpy(), recorded[rows])
+    monkeypatch.setattr(MappedFrames, "_read_ahead", lambda self, places: asked.append(tuple(places["top"])))
+    frames.gather(rows)
+    assert asked == [(22, 0, 7)]
+    monkeypatch.setattr(MappedFrames, "RESIDENT", 0.0)
+    for _ in range(3):
+        frames.gather(rows)
+    assert len(asked) == 2, "once more, since the gather before was slow"

@@ -28,6 +28,22 @@ def test_a_batch_holds_what_was_recorded(tmp_path: Path) -> None:
     assert batch["actions"].dtype == batch["qpos"].dtype == torch.float32
 
 
+def test_a_gpu_is_handed_page_locked_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Vectors are moved there, pictures gathered there: once copied, they are not copied again."""
+    write_dataset(tmp_path, lengths=(9,))
+    locked: list[int] = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: locked.append(self.data_ptr()) or self)
+
+    class Recorder:
+        def gather(self, rows: np.ndarray, *, pin: bool = False) -> dict[str, torch.Tensor]:
+            assert pin
+            return {"top": torch.zeros(len(rows), 3, 24, 32, dtype=torch.uint8)}
+
+    batch = Loader(read_table(tmp_path), Recorder(), chunk_size=2, pin=True).batch(np.array([0, 3]))
+    vectors = {batch[key].data_ptr() for key in ("qpos", "actions", "is_pad", "environment_state")}
+    assert set(locked) == vectors
+
+
 def test_no_cameras_no_pictures(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(4,), cameras={})
     table = read_table(tmp_path)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from aloha_kit.config.policies import ActConfig
+from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.data import cache, resident
 from aloha_kit.data.batch import to_device
 from aloha_kit.data.cache import cached_frames
+from aloha_kit.data.frames import DirectFrames, MappedFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
-from aloha_kit.data.resident import free_memory, resident_frames
+from aloha_kit.data.resident import free_memory, resident_frames, ResidentFrames
+from aloha_kit.train.app import open_frames
 from tests.synthetic import write_dataset
 
 SIZES = {"top": (24, 32), "wrist": (12, 16)}
@@ -69,3 +74,15 @@ def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) ->
     assert free_memory("cpu") == pytest.approx(psutil.virtual_memory().available, rel=0.2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: {"cuda:1": (5, 9)}[device])
     assert free_memory("cuda:1") == 5
+
+
+@pytest.mark.parametrize(
+    ("choice", "kind"), [("disk", MappedFrames), ("device", ResidentFrames), ("none", DirectFrames)]
+)
+def test_training_takes_the_frames_it_is_told_to(tmp_path: Path, choice: Any, kind: type) -> None:
+    written = write_dataset(tmp_path, lengths=(9, 14))
+    network = ActConfig(image_size=(24, 32))
+    frames = open_frames(read_table(tmp_path), network, TrainConfig(cache=choice, workers=1), "cpu")
+    assert type(frames) is kind
+    expected = written[1].images["top"][3].transpose(2, 0, 1)
+    np.testing.assert_array_equal(frames.gather(np.array([12]))["top"][0].numpy(), expected)
