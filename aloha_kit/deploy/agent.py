@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,12 @@ import torch
 import torch._dynamo
 
 from aloha_kit.config import to_mapping
+from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import Observation
 from aloha_kit.data.batch import Batch
 from aloha_kit.deploy.source import Measure, Source
 from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
 from aloha_kit.policies.network import ChunkNetwork
 
@@ -25,8 +28,8 @@ from aloha_kit.policies.network import ChunkNetwork
 class TimedAgent(ChunkPolicy):
     """A network behind an observation that tells a stopwatch where its time goes."""
 
-    def __init__(self, network: ChunkNetwork, measure: Measure) -> None:
-        super().__init__(network, str(next(network.parameters()).device))
+    def __init__(self, network: ChunkNetwork, measure: Measure, ask: Callable[[Batch], torch.Tensor] | None = None):
+        super().__init__(network, str(next(network.parameters()).device), ask)
         self._measure = measure
 
     def batch(self, observation: Observation) -> Batch:
@@ -38,19 +41,28 @@ class TimedAgent(ChunkPolicy):
             return super().predict_chunk(observation)
 
 
-def local(path: Path, cameras: Mapping[str, tuple[int, int]], device: str | None = None) -> Source:
-    """The policy of a checkpoint, on this machine.
+def local(
+    path: Path,
+    cameras: Mapping[str, tuple[int, int]],
+    device: str | None = None,
+    engine: EngineKind = "eager",
+    precision: Precision = "fp32",
+) -> Source:
+    """The policy of a checkpoint, on this machine, ready to be asked.
 
     Args:
-        path: what `find_checkpoint` found; the others as for `load_network`.
+        path: what `find_checkpoint` found; the others as for `load_network` and `prepare`.
 
     Raises:
-        ConfigError: damaged files, or an unusable device.
+        ConfigError: damaged files, an unusable device, or an engine that is missing, cannot, or is wrong.
     """
     network = load_network(path, cameras, device)
+    prepared = prepare(network, engine=engine, precision=precision, example=blank(network, 1), say=_say)
+    used = str(next(network.parameters()).device)
     about = {
         "policy": {"kind": network.config.kind, **to_mapping(network.config)},
-        "device": str(next(network.parameters()).device),
+        "device": used,
+        "engine": prepared.about(),
         "torch": str(torch.__version__),
     }
     return Source(
@@ -59,14 +71,13 @@ def local(path: Path, cameras: Mapping[str, tuple[int, int]], device: str | None
         str(path),
         trained_task(path),
         about,
-        lambda measure: TimedAgent(network, measure),
-        warm_up=lambda: warm_up(network),
+        lambda measure: TimedAgent(network, measure, prepared),
+        warm_up=lambda: warm_up(ChunkPolicy(network, used, prepared)),
     )
 
 
-def warm_up(network: ChunkNetwork) -> None:
+def warm_up(policy: ChunkPolicy) -> None:
     """Ask twice with an empty observation."""
-    policy = ChunkPolicy(network, str(next(network.parameters()).device))
     contract = policy.contract
     nothing = Observation(
         qpos=np.zeros(len(contract.state_names), np.float32),
@@ -76,3 +87,7 @@ def warm_up(network: ChunkNetwork) -> None:
     )
     for _ in range(2):
         policy.predict_chunk(nothing)
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)

@@ -106,7 +106,8 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[Source,
 
     path = find_checkpoint(args.ckpt)
     output = make_folder(args.output or run_folder(path) / "deploy" / folder)
-    return agent.local(path, camera_sizes(task, rig, args.image_size), args.device), output
+    cameras = camera_sizes(task, rig, args.image_size)
+    return agent.local(path, cameras, args.device, args.engine, args.precision), output
 
 
 def _guard(env: Environment, policy: Policy) -> SafetyGuard:

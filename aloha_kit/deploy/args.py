@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.policies.seam import chosen, Seam
 
@@ -61,6 +62,11 @@ class DeployArgs:
     """Folder for episodes, videos and deploy.json; by default deploy/TASK_TIME in the run."""
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
+    engine: EngineKind = "eager"
+    """How the network is run: as it is, by torch.compile (and a CUDA graph on a GPU), or by OpenVINO (quickest on a CPU).
+    Whatever is not eager fp32 is compared with that before anything moves."""
+    precision: Precision = "fp32"
+    """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""
     video: int | None = None
     """Write an MP4 of the first so many rollouts; by default 3 in simulation, none on a rig (replay draws them)."""
     video_camera: str | None = None
@@ -88,6 +94,8 @@ class DeployArgs:
         _check(self)
         if (self.ckpt is None) == (self.remote is None):
             raise ConfigError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
+        if self.remote is not None and (self.engine, self.precision) != ("eager", "fp32"):
+            raise ConfigError("--engine and --precision are for where the network runs: give them to the policy server")
         chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise ConfigError(f"--jpeg must be 1 to 100, given {self.jpeg}")
@@ -110,6 +118,11 @@ class ServeArgs:
     """What robots must know; by default $ALOHA_KIT_TOKEN, else a new one that is printed."""
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
+    engine: EngineKind = "eager"
+    """How the network is run: as it is, by torch.compile (and a CUDA graph on a GPU), or by OpenVINO (quickest on a CPU).
+    Whatever is not eager fp32 is compared with that before anything moves."""
+    precision: Precision = "fp32"
+    """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
     cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ("top",)

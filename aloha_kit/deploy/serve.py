@@ -17,11 +17,12 @@ def serve(args: ServeArgs) -> None:
     """Load the network and answer until interrupted; then say what answering took.
 
     Raises:
-        ConfigError: no checkpoint, a damaged one, or an unusable device.
+        ConfigError: no checkpoint, a damaged one, an unusable device, or an engine that is missing or wrong.
         RemoteError: the address cannot be served on.
     """
     path = find_checkpoint(args.ckpt)
-    source = local(path, dict.fromkeys(args.cameras, args.image_size or (480, 640)), args.device)
+    cameras = dict.fromkeys(args.cameras, args.image_size or (480, 640))
+    source = local(path, cameras, args.device, args.engine, args.precision)
     source.warm_up()
     token = args.token or secrets.token_urlsafe(16)
     latency = LatencyReport(source.contract.rate_hz, clock=WallClock())

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import arg, UseAppendAction
 
+from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.policies.delayed import Execution
 from aloha_kit.policies.seam import chosen, Seam
@@ -62,6 +63,11 @@ class EvalArgs:
     """Threads of the network on a CPU; the cores of the machine when not given."""
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
+    engine: EngineKind = "eager"
+    """How the network is run: as it is, by torch.compile (and a CUDA graph on a GPU), or by OpenVINO (quickest on a CPU).
+    Whatever is not eager fp32 is compared with that before anything moves."""
+    precision: Precision = "fp32"
+    """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""
     output: Path | None = None
     """Folder for eval.json; by default eval/TASK_TIME in the first run."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None

@@ -19,6 +19,7 @@ from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.report import Evaluated
 from aloha_kit.eval.worker import Plan, Ready
+from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
 
 
@@ -26,7 +27,7 @@ class Candidate:
     """Ready to be rolled out.
 
     Raises:
-        ConfigError: damaged files, an unusable device, or a horizon beyond the chunk.
+        ConfigError: damaged files, an unusable device, a horizon beyond the chunk, an engine that is missing or wrong.
     """
 
     def __init__(self, source: Path, args: EvalArgs, task: TaskConfig, rig: RigConfig) -> None:
@@ -44,6 +45,13 @@ class Candidate:
             )
         if (trained_on := trained_task(source)) not in (None, task.name):
             print(f"warning: {source} was trained on {trained_on}, evaluated on {task.name}", file=sys.stderr)
+        self._engine = prepare(
+            self.network,
+            engine=args.engine,
+            precision=args.precision,
+            example=blank(self.network, args.at_a_time),
+            say=lambda words: print(words, file=sys.stderr, flush=True),
+        )
 
     def about(self) -> dict[str, Any]:
         """What a report should remember of it."""
@@ -54,6 +62,7 @@ class Candidate:
             "chunk_size": self.network.chunk_size,
             "horizon": self._args.execution.interval(self.network.chunk_size),
             "device": str(next(self.network.parameters()).device),
+            "engine": self._engine.about(),
         }
 
     def check(self) -> None:
@@ -70,7 +79,7 @@ class Candidate:
         """
         args = self._args
         with self._pool(min(args.at_a_time, args.num_rollouts)) as pool:
-            network = BatchedNetwork(self.network, pool.mailbox, args.at_a_time)
+            network = BatchedNetwork(self.network, pool.mailbox, args.at_a_time, self._engine)
             network.warm_up()  # while the environments are being built
             result.about = {**result.about, "rig": dict(self._fitting(pool).describe)}
             # disable=None: a bar only on a terminal; elsewhere a line now and then

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +20,20 @@ class BatchedNetwork:
 
     Every query has `size` rows, filled up with copies where fewer ask. Matrix products round differently at
     different sizes: with one size, a rollout is the same bits whoever else asked at the same time.
+
+    Args:
+        ask: the network made ready for `size` rows, see `policies.engine`; by default the network as it is.
     """
 
-    def __init__(self, network: ChunkNetwork, mailbox: Mailbox, size: int) -> None:
+    def __init__(
+        self,
+        network: ChunkNetwork,
+        mailbox: Mailbox,
+        size: int,
+        ask: Callable[[Batch], torch.Tensor] | None = None,
+    ) -> None:
         self._network, self._mailbox, self._size = network.eval(), mailbox, size
+        self._ask = ask or network.predict
         self._device = next(network.parameters()).device
 
     def __call__(self, rows: Sequence[int]) -> None:
@@ -42,7 +52,7 @@ class BatchedNetwork:
     def _chunks(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
         try:
             with torch.inference_mode():
-                chunks = self._network.predict(self._batch(rows))
+                chunks = self._ask(self._batch(rows))
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(

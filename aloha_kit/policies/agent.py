@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -16,11 +18,18 @@ class ChunkPolicy:
 
     A source for `execution.ChunkExecutor` and `execution.TemporalEnsemble`, which turn it into a
     `Policy`. Runs without gradients, in evaluation mode.
+
+    Args:
+        ask: the network made ready, see `engine.prepare`; by default the network as it is.
     """
 
-    def __init__(self, network: ChunkNetwork, device: str = "cpu") -> None:
+    def __init__(
+        self, network: ChunkNetwork, device: str = "cpu", ask: Callable[[Batch], torch.Tensor] | None = None
+    ) -> None:
         self.network = network.to(device).eval()
         self.device = device
+        self._ask = ask or network.predict
+        self._pinned: dict[str, torch.Tensor] = {}
 
     @property
     def contract(self) -> Contract:
@@ -42,7 +51,7 @@ class ChunkPolicy:
             ContractError: the observation lacks something or its size is not the contract's; says what.
         """
         with torch.inference_mode():
-            chunk = self.network.predict(self.batch(observation))[0]
+            chunk = self._ask(self.batch(observation))[0]
         return np.asarray(chunk.float().cpu().numpy(), np.float32)
 
     def batch(self, observation: Observation) -> Batch:
@@ -66,7 +75,7 @@ class ChunkPolicy:
             raise ContractError(
                 f"{key} must have {len(names)} entries ({names[0]} … {names[-1]}), given shape {array.shape}"
             )
-        return torch.from_numpy(array.copy()).unsqueeze(0).to(self.device)
+        return self._moved(key, torch.from_numpy(array.copy())[None])
 
     def _picture(self, observation: Observation, name: str, size: tuple[int, int]) -> torch.Tensor:
         images = observation.get("images", {})
@@ -78,4 +87,15 @@ class ChunkPolicy:
                 f"camera '{name}' must be {(*size, 3)} uint8 as in training, given {image.shape} {image.dtype}"
             )
         # to the device as bytes, a quarter of what floats would be
-        return torch.from_numpy(np.ascontiguousarray(image)).to(self.device).permute(2, 0, 1).unsqueeze(0)
+        return self._moved(name, torch.from_numpy(np.ascontiguousarray(image))[None]).permute(0, 3, 1, 2)
+
+    def _moved(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """On the device; to a GPU by way of memory that it reads by itself, so that transfers overlap.
+
+        That memory may be filled anew once the chunk is here, since by then everything before it is done.
+        """
+        if not self.device.startswith("cuda"):
+            return tensor.to(self.device)
+        if name not in self._pinned:
+            self._pinned[name] = torch.empty_like(tensor, pin_memory=True)
+        return self._pinned[name].copy_(tensor).to(self.device, non_blocking=True)

@@ -26,9 +26,10 @@ class SpatialSoftmax(nn.Module):
         self.project = nn.Conv2d(channels, points, kernel_size=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        weights = self.project(features).flatten(2).softmax(dim=-1).unflatten(-1, features.shape[-2:])
+        # fp32 under autocast too, and no matrix product, which it would narrow: bf16 knows 256 places in a picture
+        weights = self.project(features).flatten(2).softmax(-1, torch.float32).unflatten(-1, features.shape[-2:])
         rows, columns = (torch.linspace(-1, 1, n, device=features.device) for n in features.shape[-2:])
-        return torch.cat([weights.sum(3) @ rows[:, None], weights.sum(2) @ columns[:, None]], dim=-1).flatten(1)
+        return torch.stack([(weights.sum(3) * rows).sum(-1), (weights.sum(2) * columns).sum(-1)], dim=-1).flatten(1)
 
 
 class Convolutions(nn.Sequential):
@@ -68,6 +69,10 @@ class CnnMlpNetwork(ChunkNetwork):
         sizes = [width] + [config.hidden_dim] * config.hidden_layers
         hidden = [module for a, b in pairwise(sizes) for module in (nn.Linear(a, b), nn.ReLU())]
         self.mlp = nn.Sequential(*hidden, nn.Linear(sizes[-1], config.chunk_size * self.action_dim))
+
+    @property
+    def head(self) -> nn.Module:
+        return self.mlp[-1]
 
     def losses(self, batch: Batch, sample_latent: bool = True) -> dict[str, Tensor]:
         """`loss` = `mse` or `l1` over the rows that exist; there is no latent, so `sample_latent` changes nothing."""

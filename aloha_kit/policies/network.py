@@ -54,6 +54,11 @@ class ChunkNetwork(nn.Module, abc.ABC):
         """K, the actions that `predict` gives."""
         return self.config.chunk_size
 
+    @property
+    @abc.abstractmethod
+    def head(self) -> nn.Module:
+        """The layer that gives the normalised actions; it keeps fp32 where the rest of a query is narrower."""
+
     @abc.abstractmethod
     def losses(self, batch: Batch, sample_latent: bool = True) -> dict[str, Tensor]:
         """Scalars by name; `loss` is the one to minimise, the others are detached parts of it.

@@ -1,0 +1,12 @@
+"""How a trained network is asked. Needs no torch: command lines on any machine show it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+EngineKind = Literal["eager", "compile", "openvino"]
+"""eager: operation by operation, as in training. compile: torch.compile, and a CUDA graph on a GPU. openvino: Intel's
+runtime for any CPU."""
+
+Precision = Literal["fp32", "bf16"]
+"""What the network multiplies in. Normalisation and its last layer keep fp32."""

@@ -1,0 +1,209 @@
+"""A network made ready to be asked: by which engine, in which precision, and whether it still says the same.
+
+`eager` in fp32 is the network as it was trained, to the bit. Everything else is quicker and rounds differently, so it
+is compared with that before anything moves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aloha_kit.config.inference import EngineKind, Precision
+from aloha_kit.core import ConfigError
+from aloha_kit.data.batch import Batch
+from aloha_kit.policies.engine_bf16 import in_bf16
+from aloha_kit.policies.engine_compile import compiled
+from aloha_kit.policies.engine_openvino import openvino
+from aloha_kit.policies.network import ChunkNetwork
+
+TOLERANCE: dict[Precision, float] = {"fp32": 0.01, "bf16": 0.1}
+"""Largest difference from eager fp32 that is let pass, in standard deviations of each action: far above what rounding
+was measured to do, far below what an engine that is wrong does."""
+
+_PROBES = 3  # random batches; with one row each that is three observations
+
+Ask = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How far an engine is from eager fp32.
+
+    Attributes:
+        errors: {action: largest absolute difference} in raw units.
+        of_std: the largest of them as a share of that action's standard deviation, and `worst`, whose it is.
+        tolerance: what `of_std` may be.
+        ms, eager_ms: what one query took, each in the best of those that were compared.
+    """
+
+    errors: dict[str, float]
+    of_std: float
+    worst: str
+    tolerance: float
+    ms: float
+    eager_ms: float
+
+
+@dataclass(frozen=True, eq=False)
+class Engine:
+    """What `prepare` gives: ask it for a batch of as many observations as it was prepared for.
+
+    Attributes:
+        checked: None for eager fp32, which everything else is compared with.
+    """
+
+    kind: EngineKind
+    precision: Precision
+    ask: Ask
+    checked: Checked | None = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """(B, K, A) actions in raw units; without gradients."""
+        with torch.inference_mode():
+            return self.ask(batch)
+
+    def about(self) -> dict[str, Any]:
+        """Plain values for a report, alike in every run: a robot asks whether a server is the one it knew."""
+        about: dict[str, Any] = {"kind": self.kind, "precision": self.precision}
+        if self.checked is not None:
+            about["max_error"] = {name: float(f"{error:.2g}") for name, error in self.checked.errors.items()}
+            about["max_error_of_std"] = float(f"{self.checked.of_std:.2g}")
+            about["tolerance_of_std"] = self.checked.tolerance
+        return about
+
+
+def prepare(
+    network: ChunkNetwork,
+    *,
+    engine: EngineKind = "eager",
+    precision: Precision = "fp32",
+    example: Batch,
+    say: Callable[[str], None] = lambda words: None,
+) -> Engine:
+    """Everything that a first query would otherwise wait for: conversion, compilation, comparison.
+
+    Compilers must not load once a software OpenGL context exists, so call this before any environment is built.
+
+    Args:
+        network: on the device that it is to run on; put into evaluation mode, otherwise left as it is.
+        example: a batch of the size that will be asked for, see `blank`.
+        say: told before and after; compilation can take a minute.
+
+    Raises:
+        ConfigError: the engine is not installed, does not run on this device, cannot do this network, or answers
+            differently from eager fp32.
+    """
+    network.eval()
+    if (engine, precision) == ("eager", "fp32"):
+        return Engine(engine, precision, network.predict)
+    flags = f"--engine {engine} --precision {precision}"
+    say(f"preparing {flags}")
+    start = time.perf_counter()
+    device = example["qpos"].device
+    if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp32")
+    if engine == "openvino":
+        ask = openvino(network, precision, example)
+    else:
+        ask = in_bf16(network) if precision == "bf16" else network.predict
+        if engine == "compile":
+            ask = compiled(ask, example)
+    made = Engine(engine, precision, ask)
+    made(example)
+    checked = check(made, network, example)
+    say(
+        f"{flags} is ready after {time.perf_counter() - start:.1f} s; one query {checked.ms:.0f} ms, eager fp32"
+        f" {checked.eager_ms:.0f} ms; it differs by at most {checked.of_std:.2g} standard deviations ({checked.worst})"
+    )
+    return Engine(engine, precision, ask, checked)
+
+
+def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
+    """Ask an engine and eager fp32 the same, and compare.
+
+    Raises:
+        ConfigError: they differ by more than `TOLERANCE`; says where, how far, and what to do.
+    """
+    names = network.contract.action_names
+    errors = np.zeros(len(names))
+    times: list[list[float]] = []
+    for batch in (example, *probes(network, example)):
+        start = time.perf_counter()
+        given = engine(batch).cpu()  # which waits for the device
+        asked = time.perf_counter()
+        with torch.inference_mode():
+            wanted = network.predict(batch).cpu()
+        times.append([asked - start, time.perf_counter() - asked])
+        errors = np.maximum(errors, (given - wanted).abs().amax(dim=(0, 1)).double().numpy())  # NaN stays NaN
+    shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
+    worst = int(np.argmax(shares))  # the first NaN where there is one
+    ms, eager_ms = (1e3 * np.array(times).min(axis=0)).tolist()
+    tolerance = TOLERANCE[engine.precision]
+    checked = Checked(
+        dict(zip(names, errors.tolist(), strict=True)), float(shares[worst]), names[worst], tolerance, ms, eager_ms
+    )
+    if not checked.of_std <= tolerance:  # NaN is not
+        advice = "--precision fp32" if engine.precision == "bf16" else "--engine eager"
+        raise ConfigError(
+            f"--engine {engine.kind} --precision {engine.precision} does not say what the network says: {names[worst]}"
+            f" is off by {errors[worst]:.3g}, {checked.of_std:.3g} of its standard deviations, and at most"
+            f" {tolerance:g} is let pass. Nothing has moved; use {advice}"
+        )
+    return checked
+
+
+def blank(network: ChunkNetwork, rows: int) -> Batch:
+    """A batch of `rows` black observations, all vectors zero, on the network's device, laid out as real ones are."""
+    vectors, pictures = _sizes(network)
+    return _batch(
+        network,
+        {name: np.zeros((rows, size), np.float32) for name, size in vectors.items()},
+        {name: torch.zeros((rows, 3, *size), dtype=torch.uint8) for name, size in pictures.items()},
+    )
+
+
+def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
+    """Batches of the example's size, always the same: vectors like the training data's, pictures of soft patches."""
+    rng, rows = np.random.default_rng(0), len(example["qpos"])
+    vectors, pictures = _sizes(network)
+    for _ in range(_PROBES):
+        images = {}
+        for name, size in pictures.items():
+            patches = torch.from_numpy(rng.integers(0, 256, (rows, 3, 8, 8)).astype(np.float32))
+            images[name] = F.interpolate(patches, size=list(size), mode="bilinear").to(torch.uint8)
+        yield _batch(network, {name: _like(network, name, rows, rng) for name in vectors}, images)
+
+
+def _like(network: ChunkNetwork, key: str, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(rows, D) normal draws by a vector's statistics, kept within its extremes where they are known."""
+    moments = network.stats[key]
+    drawn = rng.normal(moments.mean, moments.std, (rows, moments.size))
+    return np.asarray(np.fmax(np.fmin(drawn, moments.max), moments.min), np.float32)  # fmin and fmax pass NaN by
+
+
+def _sizes(network: ChunkNetwork) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
+    contract = network.contract
+    vectors = {"qpos": len(contract.state_names)}
+    if contract.environment_state_names:
+        vectors["environment_state"] = len(contract.environment_state_names)
+    return vectors, dict(contract.cameras)
+
+
+def _batch(network: ChunkNetwork, vectors: dict[str, npt.NDArray[np.float32]], images: dict[str, Tensor]) -> Batch:
+    device = next(network.parameters()).device
+    laid_out = {
+        name: image.permute(0, 2, 3, 1).contiguous().to(device).permute(0, 3, 1, 2) for name, image in images.items()
+    }
+    batch = Batch(qpos=torch.from_numpy(vectors["qpos"]).to(device), images=laid_out)
+    if "environment_state" in vectors:
+        batch["environment_state"] = torch.from_numpy(vectors["environment_state"]).to(device)
+    return batch

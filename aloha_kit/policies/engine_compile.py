@@ -1,0 +1,78 @@
+"""torch.compile, and on a GPU a CUDA graph of what it made: one launch a query instead of hundreds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aloha_kit.core import ConfigError
+from aloha_kit.data.batch import Batch
+
+Ask = Callable[[Batch], Tensor]
+
+
+def compiled(ask: Ask, example: Batch, *, backend: str = "inductor") -> Ask:
+    """`ask` compiled for batches like the example; done when this returns.
+
+    Args:
+        backend: which of torch.compile's.
+
+    Raises:
+        ConfigError: it cannot be compiled here; most often a compiler is missing.
+    """
+    on_gpu = example["qpos"].device.type == "cuda"
+    # freezing lays weights out once for the CPU's kernels; a GPU's gain little and would keep them twice
+    options: dict[str, Any] | None = {"freezing": True} if backend == "inductor" and not on_gpu else None
+    made = torch.compile(ask, dynamic=False, backend=backend, options=options)
+    try:
+        with torch.inference_mode():
+            made(example)
+    except (RuntimeError, OSError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(
+            f"--engine compile does not work here: {reason} torch.compile needs a C++ compiler (g++) on a CPU and "
+            "triton on a GPU; use --engine eager" + ("" if on_gpu else " or openvino")
+        ) from error
+    return Graphed(made, example) if on_gpu else made
+
+
+class Graphed:
+    """A CUDA graph of one query, from fixed inputs to a fixed output.
+
+    Captured by hand, because torch.compile's own graphs belong to the thread that made them, and on a rig another
+    thread asks.
+    """
+
+    def __init__(self, ask: Ask, example: Batch) -> None:
+        self._inputs = _copy(example)
+        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(torch.cuda.current_stream())
+        with torch.inference_mode(), torch.cuda.stream(beside):
+            for _ in range(3):  # allocates and chooses kernels, which a capture cannot
+                ask(self._inputs)
+        torch.cuda.current_stream().wait_stream(beside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self._graph):
+            self._output = ask(self._inputs)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        for fixed, given in zip(_tensors(self._inputs), _tensors(batch), strict=True):
+            fixed.copy_(given, non_blocking=True)
+        self._graph.replay()
+        return self._output.clone()
+
+
+def _copy(batch: Batch) -> Batch:
+    fixed = Batch(qpos=batch["qpos"].clone(), images={name: image.clone() for name, image in batch["images"].items()})
+    if "environment_state" in batch:
+        fixed["environment_state"] = batch["environment_state"].clone()
+    return fixed
+
+
+def _tensors(batch: Batch) -> list[Tensor]:
+    """What a network reads, always in the same order."""
+    vectors = [batch["qpos"], *([batch["environment_state"]] if "environment_state" in batch else [])]
+    return vectors + [batch["images"][name] for name in sorted(batch["images"])]

@@ -1,0 +1,95 @@
+"""OpenVINO: the quickest that was measured on a CPU, in either precision, Intel's or AMD's."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn, Tensor
+
+from aloha_kit.config.inference import Precision
+from aloha_kit.core import ConfigError
+from aloha_kit.data.batch import Batch
+from aloha_kit.policies.network import ChunkNetwork
+
+_HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+
+
+def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Callable[[Batch], Tensor]:
+    """`network.predict` by OpenVINO, for batches of the example's size, on as many threads as torch has.
+
+    Raises:
+        ConfigError: it is not installed, the network is not on a CPU, or OpenVINO cannot do it.
+    """
+    if example["qpos"].device.type != "cpu":
+        raise ConfigError(f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use compile")
+    ov = _library()
+    flat = _Flat(network, example).eval()
+    given = flat.arguments(example)
+    try:
+        with torch.no_grad():
+            exported = torch.export.export(flat, given, strict=False)
+        model = ov.convert_model(exported)
+        settings = {
+            "INFERENCE_PRECISION_HINT": _HINT[precision],
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+    except Exception as error:  # each side has its own kinds
+        raise ConfigError(
+            f"--engine openvino cannot do this network: {str(error).strip().splitlines()[-1]}. Use --engine eager"
+        ) from error
+
+    def ask(batch: Batch) -> Tensor:
+        inputs = [tensor.numpy() for tensor in flat.arguments(batch)]
+        return torch.from_numpy(request.infer(inputs, share_inputs=True)[0].copy())
+
+    return ask
+
+
+class _Flat(nn.Module):
+    """A network of tensors instead of a mapping; pictures (B, H, W, 3), as they lie in memory."""
+
+    def __init__(self, network: ChunkNetwork, example: Batch) -> None:
+        super().__init__()
+        self.network = network
+        self.cameras = sorted(example["images"])
+        self.environment = "environment_state" in example
+
+    def arguments(self, batch: Batch) -> tuple[Tensor, ...]:
+        vectors = (batch["qpos"], batch["environment_state"]) if self.environment else (batch["qpos"],)
+        return (*vectors, *(self._picture(name, batch["images"][name]) for name in self.cameras))
+
+    def forward(self, qpos: Tensor, *rest: Tensor) -> Tensor:
+        pictures = rest[1:] if self.environment else rest
+        batch = Batch(
+            qpos=qpos,
+            images={name: image.permute(0, 3, 1, 2) for name, image in zip(self.cameras, pictures, strict=True)},
+        )
+        if self.environment:
+            batch["environment_state"] = rest[0]
+        return self.network.predict(batch)
+
+    def _picture(self, name: str, image: Tensor) -> Tensor:
+        assert self.network.vision is not None
+        size = self.network.vision.sizes[name]
+        if image.shape[-2:] != size:  # OpenVINO has no antialiased resizing; before or after normalising is the same
+            image = F.interpolate(image / 255, size=list(size), mode="bilinear", antialias=True)
+        return image.permute(0, 2, 3, 1).contiguous()
+
+
+def _library() -> Any:
+    # It would report its use to its makers over the network when imported. A robot does not, unasked.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise ConfigError(
+            f"--engine openvino needs OpenVINO ({error}). Install it with: pip install openvino"
+            " (or pip install 'aloha_kit[openvino]'), or use --engine eager"
+        ) from error
