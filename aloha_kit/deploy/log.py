@@ -55,9 +55,11 @@ class StepLog:
         if self._file is None:
             self._file = self._path.open("w", newline="", encoding="utf-8")
             self._write: Any = csv.writer(self._file, lineterminator="\n").writerow
-            self._write(columns(_STAGES))
+            # the first step asks the network, so it runs every stage that there is
+            self._stages = tuple(dict.fromkeys((*_STAGES, *self._latency.last)))
+            self._write(columns(self._stages))
             self._flushed = self._now()
-        self._write(self._step().cells(_STAGES))
+        self._write(self._step().cells(self._stages))
         self._steps, self._seen = self._steps + 1, timestep.observation["stamps"]
         if self._now() - self._flushed >= FLUSH_S:
             self._file.flush()

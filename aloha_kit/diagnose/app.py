@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -56,11 +57,18 @@ def run(args: DiagnoseArgs) -> list[Diagnosis]:
     comparison = compare(diagnoses)
     if not one:
         print(f"\n{comparison.text()}")
+        for what, rollouts in _unknown(diagnoses).items():
+            print(f"not known in {rollouts} of them: {what}")
         print(f"\none of them in full: python -m aloha_kit.diagnose {episodes[0].parent}/EPISODE")
     values = {"rollouts": [found.to_mapping() for found in diagnoses], "comparison": comparison.to_mapping()}
     write_json(output / "diagnose.json", values)
-    print("\n" + "\n".join(str(file) for file in (output / "diagnose.json", *pictures[:1])))
+    print("", output / "diagnose.json", *pictures, sep="\n")
     return diagnoses
+
+
+def _unknown(diagnoses: list[Diagnosis]) -> Counter[str]:
+    """What could not be looked into, in how many rollouts."""
+    return Counter(what.replace(Path(d.episode).stem, "episode_N") for d in diagnoses for what in d.unknown)
 
 
 def _line(found: Diagnosis) -> str:

@@ -137,8 +137,8 @@ def _explain(described: npt.NDArray[np.float32], camera: str, training: Statisti
         )
         return f"brightness or colour: {shift}", remedy
     remedy = (
-        "the camera has moved, or something new is in view: compare with a demonstration (python -m aloha_kit.replay), "
-        "put things back, or record demonstrations like this"
+        "the camera has moved, shadows fall where none were, or something new is in view: compare with a demonstration "
+        "(python -m aloha_kit.replay), put things back, or record demonstrations like this"
     )
     return f"content: it is {shift}, but that does not explain it", remedy
 

@@ -52,7 +52,8 @@ def check_overruns(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         found += f"; {length} in a row from step {first}"
     grade = worst(level(share, limits.late), level(stall_s, limits.stall_s))
     if grade != "ok":
-        finding = Finding(grade, "late", stage or "loop", found, "every step within its period", REMEDIES[stage])
+        remedy = REMEDIES.get(stage, f"make {stage} faster")
+        finding = Finding(grade, "late", stage or "loop", found, "every step within its period", remedy)
         yield Cause(finding, tuple(runs(late)))
 
 

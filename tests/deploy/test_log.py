@@ -26,7 +26,7 @@ def observed(**stamps: int) -> dm_env.TimeStep:
 
 
 def test_a_line_is_about_the_observation_that_its_action_was_chosen_by(tmp_path: Path) -> None:
-    latency: Any = SimpleNamespace(period_ms=20.0, last={"total": 25.0, "network": 24.0})
+    latency: Any = SimpleNamespace(period_ms=20.0, last={"total": 25.0, "network": 24.0, "blending": 0.5})
     guard: Any = SimpleNamespace(held="", limited=(("left_waist", "speed"),))
     executor: Any = SimpleNamespace(playing=Playing(0, 0, 0, 1, 0, True))
     now = 0.0
@@ -41,7 +41,7 @@ def test_a_line_is_about_the_observation_that_its_action_was_chosen_by(tmp_path:
     first, second = read_steps(tmp_path / "log.csv")  # nobody closed it: this is what a crash leaves
     assert (first.age_ms, first.stalest, first.missed) == (33.0, "images/top", True)
     assert (first.newest, first.row, first.seam, first.limited) == (0, 0, True, (("left_waist", "speed"),))
-    assert first.ms == {"total": 25.0, "network": 24.0}
+    assert first.ms == {"total": 25.0, "network": 24.0, "blending": 0.5}  # a stage that is not one of ours
     assert (second.age_ms, second.stalest, second.missed) == (20.0, "images/top", False)
     assert (second.held, second.newest, second.seam, second.limited) == ("no chunk in time", None, False, ())
     now = 0.6

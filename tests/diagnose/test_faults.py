@@ -63,7 +63,7 @@ def test_a_camera_that_has_moved_is_content(run: Path, tmp_path: Path, monkeypat
     assert capsys.readouterr().out.endswith(f"why a rollout failed: python -m aloha_kit.diagnose {tmp_path}\n")
     assert keys(diagnosis) == [("picture", "images/top")]
     assert "; content: it is 1.0" in diagnosis.causes[0].finding.found
-    assert diagnosis.causes[0].finding.remedy.startswith("the camera has moved, or something new is in view")
+    assert diagnosis.causes[0].finding.remedy.startswith("the camera has moved, shadows fall")
 
 
 def test_red_and_blue_that_are_swapped_are_told(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
