@@ -7,6 +7,7 @@ import math
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.policies.network import ChunkNetwork
@@ -53,8 +54,8 @@ class AveragedWeights:
     def update(self, network: nn.Module) -> None:
         """Move the average towards the present weights; buffers are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for mine, theirs in zip(self.network.parameters(), network.parameters(), strict=True):
-            mine.lerp_(theirs, 1 - decay)
+        average = get_ema_multi_avg_fn(decay)  # on a GPU one kernel for all tensors
+        average(list(self.network.parameters()), list(network.parameters()), self.updates)
         for buffer, newest in zip(self.network.buffers(), network.buffers(), strict=True):
             buffer.copy_(newest)
         self.updates += 1

@@ -251,6 +251,13 @@ def test_a_second_signal_interrupts() -> None:
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+def test_a_launchers_echo_of_a_signal_is_no_second_one() -> None:
+    with stop_requests(insistent=False) as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop()
+
+
 def test_training_imports_neither_ros_nor_simulator() -> None:
     code = (
         "import sys\nfor name in ('rospy', 'mujoco', 'dm_control'):\n    sys.modules[name] = None\n"
