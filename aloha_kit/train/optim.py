@@ -54,7 +54,7 @@ class AveragedWeights:
     def update(self, network: nn.Module) -> None:
         """Move the average towards the present weights; buffers are copied."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        average = get_ema_multi_avg_fn(decay)  # on a GPU one kernel for all tensors
+        average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # on a GPU one kernel for all tensors
         average(list(self.network.parameters()), list(network.parameters()), self.updates)
         for buffer, newest in zip(self.network.buffers(), network.buffers(), strict=True):
             buffer.copy_(newest)
