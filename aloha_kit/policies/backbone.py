@@ -26,7 +26,7 @@ _NORMS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-class _Block(BasicBlock):
+class _Block(BasicBlock):  # type: ignore[misc]
     """Torchvision's block in fewer passes over the maps."""
 
     def forward(self, x: Tensor) -> Tensor:

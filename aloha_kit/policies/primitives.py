@@ -28,11 +28,11 @@ class Dropout(nn.Dropout):
         return dropout(x, self.p) if self.training else x
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(…, D) to (…, E) with a weight (E, D), as `F.linear`; in fp32 on a CPU through oneDNN, same rounding aside."""
     if _onednn_takes(x, weight):
         out: Tensor = _OneDnnLinear.apply(x.flatten(0, -2), weight, bias)
-        return out.view(*x.shape[:-1], -1)
+        return out.view(*x.shape[:-1], len(weight))
     return F.linear(x, weight, bias)
 
 
@@ -49,12 +49,12 @@ class _OneDnnLinear(torch.autograd.Function):
     """The three products of a linear layer on rows (N, D): its output, its input's gradient, its weight's gradient."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         return _product(x, weight, bias)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
@@ -73,10 +73,12 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
     """Whether oneDNN's fp32 product is to be had; compilers and exporters are shown PyTorch's own operation."""
     return (
-        x.device.type == "cpu"
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        and x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
+        and x.numel() > 0  # which it refuses
         and not torch.is_autocast_enabled("cpu")  # bf16 goes through oneDNN already
-        and torch.backends.mkldnn.is_available()
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and bool(torch.backends.mkldnn.enabled)
-        and not (torch.compiler.is_compiling() or torch.jit.is_tracing())
     )

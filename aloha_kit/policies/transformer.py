@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import nn, Tensor
 
-from aloha_kit.policies.primitives import Dropout, Linear, dropout, linear
+from aloha_kit.policies.primitives import Dropout, dropout, Linear, linear
 
 
 class Attention(nn.Module):
@@ -49,7 +49,8 @@ def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    return dropout(scores.softmax(dim=-1), p) @ v
+    weights = scores.softmax(-1, torch.promote_types(scores.dtype, torch.float32))  # under autocast too
+    return dropout(weights, p).to(v.dtype) @ v
 
 
 class _Layer(nn.Module):
@@ -68,7 +69,7 @@ class _Layer(nn.Module):
         return out if self.pre_norm else cast(Tensor, norm(out))
 
     def feedforward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.linear2(self.dropout(F.relu(self.linear1(x), inplace=True)))
+        out: Tensor = self.linear2(self.dropout(F.relu(self.linear1(x))))
         return out
 
 
@@ -85,7 +86,8 @@ class EncoderLayer(_Layer):
 
         def attend(y: Tensor) -> Tensor:
             key = y + position
-            return self.self_attn(key[:, :rows], key, y, mask)
+            out: Tensor = self.self_attn(key[:, :rows], key, y, mask)
+            return out
 
         x = self.residual(self.norm1, x, attend)
         return self.residual(self.norm2, x, self.feedforward)

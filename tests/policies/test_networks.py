@@ -13,6 +13,7 @@ from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.data.batch import Batch, to_device
 from aloha_kit.policies.build import build
+from aloha_kit.policies.cnnmlp import SpatialSoftmax
 from aloha_kit.policies.network import ChunkNetwork, masked_mean, narrow
 from tests.policies.contract import batch_of, check_network, contract_of, stats_of
 
@@ -114,6 +115,54 @@ def test_kl_is_the_divergence_from_a_unit_normal() -> None:
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
     torch.testing.assert_close(losses["kl"], expected.detach())
     torch.testing.assert_close(losses["loss"].detach(), losses["l1"] + 3.0 * losses["kl"])
+
+
+def test_kl_stays_a_divergence_where_products_are_narrow() -> None:
+    """Near the prior it is a small difference of near equals, which bf16's 8 bits would make zero or negative."""
+    contract = contract_of(ONE)
+    torch.manual_seed(0)
+    network, batch = network_of(act(latent_dim=32), contract).eval(), batch_of(contract, rows=5)
+    head = network.get_submodule("posterior.latent")
+    for scale in (1.0, 0.1, 0.01):
+        torch.nn.init.normal_(head.weight, std=0.01 * scale)
+        torch.nn.init.normal_(head.bias, std=0.1 * scale)
+        exact = network.losses(batch)["kl"].item()
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = network.losses(batch)["kl"]
+        assert narrow.dtype == torch.float32
+        assert narrow.item() == pytest.approx(exact, rel=0.02, abs=1e-6)
+        assert narrow.item() > -1e-6
+    assert exact < 0.01
+
+
+@pytest.mark.parametrize("config", [act(dropout=0.1), act(loss_over="all"), cnnmlp(), cnnmlp(error="l1")])
+def test_losses_under_autocast_are_summed_in_full_precision(config: PolicyConfig) -> None:
+    contract = contract_of(ONE)
+    torch.manual_seed(0)
+    network, batch = network_of(config, contract), batch_of(contract, rows=5)
+    for training in (False, True):
+        network.train(training)
+        torch.manual_seed(0)
+        exact = network.losses(batch)
+        torch.manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            narrow = network.losses(batch)
+        for name, value in narrow.items():
+            assert value.dtype == torch.float32, name
+            torch.testing.assert_close(value, exact[name], rtol=0.05, atol=0)
+
+
+def test_places_in_a_picture_are_in_full_precision_under_autocast() -> None:
+    """bf16 would round them to a 256th."""
+    torch.manual_seed(0)
+    head = SpatialSoftmax(4, 3)
+    features = torch.randn(2, 4, 60, 80)
+    with torch.autocast("cpu", torch.bfloat16):
+        places = head(features)
+        weights = head.project(features).double().flatten(2).softmax(-1).unflatten(-1, (60, 80))
+    rows, columns = torch.linspace(-1, 1, 60).double(), torch.linspace(-1, 1, 80).double()
+    expected = torch.stack([weights.sum(3) @ rows, weights.sum(2) @ columns], dim=-1).flatten(1)
+    torch.testing.assert_close(places.double(), expected, rtol=0, atol=1e-5)
 
 
 def test_the_deployed_loss_is_the_error_of_what_is_predicted() -> None:
