@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from lerobot_dataset import converted, FOUR, recorded
 
 HERE = Path(__file__).parent
 CHUNK, BATCH = 100, 8
+TURNS = 2
 NAMES = {
     "copy": "plain memory copy",
     "cached": "aloha_kit, cached",
@@ -45,14 +47,23 @@ Results = dict[str, dict[str, float]]
 
 
 def measured(cameras: tuple[str, ...], episodes: int, seconds: float) -> Results:
-    """Rate and CPU time of every row, for some cameras."""
+    """Rate and CPU time of every row, for some cameras; means over turns of the two sides."""
     ours = recorded(cameras, episodes)
     theirs = converted(ours)
-    arguments = [CHUNK, BATCH, seconds]
-    threads = os.cpu_count() or 1
-    results: Results = peers.ask(sys.executable, str(HERE / "data_loading_ours.py"), [ours, *arguments], threads)
-    script = str(HERE / "data_loading_lerobot.py")
-    return results | peers.ask(peers.python_of("lerobot"), script, [theirs, *arguments], threads)
+    sides = (
+        (sys.executable, "data_loading_ours.py", ours),
+        (peers.python_of("lerobot"), "data_loading_lerobot.py", theirs),
+    )
+    turns: list[Results] = []
+    for _ in range(TURNS):
+        turn: Results = {}
+        for python, script, folder in sides:
+            arguments = [folder, CHUNK, BATCH, seconds / TURNS]
+            turn |= peers.ask(python, str(HERE / script), arguments, os.cpu_count() or 1)
+        turns.append(turn)
+    return {
+        row: {key: statistics.fmean(turn[row][key] for turn in turns) for key in ("rate", "cpu_ms")} for row in NAMES
+    }
 
 
 def table(cameras: int, results: Results) -> str:
@@ -67,7 +78,7 @@ def table(cameras: int, results: Results) -> str:
     for key, name in NAMES.items():
         rate, cpu = results[key]["rate"], results[key]["cpu_ms"]
         ratios = f"{rate / lerobot:.1f} | {rate / reference:.1f} | {rate / copy:.1%}"
-        lines.append(f"| {name} | {rate:,.0f} | {cpu:.2f} | {ratios} |")
+        lines.append(f"| {name} | {rate:,.0f} | {cpu:.{3 if cpu < 1 else 1}f} | {ratios} |")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ from aloha_kit.data.sampler import Sampler
 from aloha_kit.episode import Episode
 
 WORKERS = 2
-ROUNDS = 4
+ROUNDS = 3
 
 
 class PerSample(torch.utils.data.Dataset):
