@@ -42,7 +42,7 @@ class Limits:
     seam_jump: tuple[float, float] = (0.03, 0.1)
     """That jump, median over the seams (rad, or share of a gripper's opening)."""
     beyond: tuple[float, float] = (0.1, 0.3)
-    """A joint beyond the range of training, in shares of that range (and at least 0.02 rad)."""
+    """A joint beyond the range of training, in shares of that range (which counts as 0.5 rad at least)."""
     start: tuple[float, float] = (0.05, 0.15)
     """A joint's start beyond training's starts (rad, or share of a gripper's opening)."""
     deviations: tuple[float, float] = (5.0, 8.0)

@@ -17,6 +17,7 @@ from aloha_kit.episode.checks import runs
 Table = npt.NDArray[np.float64]
 
 _LEAST = 0.02  # rad or opening: nearer than this to what training saw is the same
+_NARROWEST = 0.5  # rad or opening: a range that a joint hardly left in training counts as this wide
 
 
 def check_start(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
@@ -73,7 +74,7 @@ def joints_beyond(qpos: npt.NDArray[np.float32], seen: Moments) -> Table:
     if not np.isfinite(seen.min).all():
         return np.asarray(np.abs(qpos - seen.mean) / np.maximum(seen.std, _LEAST), np.float64)
     off = np.maximum(seen.min - qpos, qpos - seen.max)
-    return np.asarray(np.where(off < _LEAST, 0.0, off / np.maximum(seen.max - seen.min, 10 * _LEAST)), np.float64)
+    return np.asarray(np.where(off < _LEAST, 0.0, off / np.maximum(seen.max - seen.min, _NARROWEST)), np.float64)
 
 
 def check_pictures(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
