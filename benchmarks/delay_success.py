@@ -36,7 +36,7 @@ class Options:
     task: str = "sim_transfer_cube"
     num_rollouts: int = 100
     """Rollouts of each cell."""
-    delays: Annotated[tuple[int, ...], arg(metavar="N ...")] = (0, 5, 10, 20, 30)
+    delays: Annotated[tuple[int, ...], arg(metavar="N ...")] = (0, 10, 20, 30)
     """Steps from an observation to its chunk; those of a chunk's length or more are left out."""
     seed: int = 100_000
     plot: Path | None = None
