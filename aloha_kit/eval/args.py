@@ -64,7 +64,7 @@ class EvalArgs:
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
     engine: EngineKind = "eager"
-    """How the network is run: as it is, by torch.compile (and a CUDA graph on a GPU), or by OpenVINO (quickest on a CPU).
+    """How the network is run: as it is, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best on a CPU).
     Whatever is not eager fp32 is compared with that before anything moves."""
     precision: Precision = "fp32"
     """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""

@@ -199,11 +199,16 @@ def _sizes(network: ChunkNetwork) -> tuple[dict[str, int], dict[str, tuple[int, 
 
 
 def _batch(network: ChunkNetwork, vectors: dict[str, npt.NDArray[np.float32]], images: dict[str, Tensor]) -> Batch:
+    """On the network's device. Inference tensors like those of a query: torch.compile tells them from others."""
     device = next(network.parameters()).device
-    laid_out = {
-        name: image.permute(0, 2, 3, 1).contiguous().to(device).permute(0, 3, 1, 2) for name, image in images.items()
-    }
-    batch = Batch(qpos=torch.from_numpy(vectors["qpos"]).to(device), images=laid_out)
-    if "environment_state" in vectors:
-        batch["environment_state"] = torch.from_numpy(vectors["environment_state"]).to(device)
+    with torch.inference_mode():
+        batch = Batch(
+            qpos=torch.from_numpy(vectors["qpos"]).to(device),
+            images={
+                name: image.permute(0, 2, 3, 1).contiguous().to(device).permute(0, 3, 1, 2)
+                for name, image in images.items()
+            },
+        )
+        if "environment_state" in vectors:
+            batch["environment_state"] = torch.from_numpy(vectors["environment_state"]).to(device)
     return batch

@@ -38,7 +38,7 @@ def in_bf16(network: ChunkNetwork) -> Callable[[Batch], Tensor]:
     kind = next(network.parameters()).device.type
 
     def ask(batch: Batch) -> Tensor:
-        with torch.autocast(kind, torch.bfloat16):
+        with torch.autocast(kind, torch.bfloat16, cache_enabled=False):  # nothing is left to convert twice
             return narrow.predict(batch)
 
     return ask

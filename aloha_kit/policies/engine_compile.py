@@ -23,20 +23,21 @@ def compiled(ask: Ask, example: Batch, *, backend: str = "inductor") -> Ask:
     Raises:
         ConfigError: it cannot be compiled here; most often a compiler is missing.
     """
-    on_gpu = example["qpos"].device.type == "cuda"
+    device = example["qpos"].device
+    on_gpu = device.type == "cuda"
     # freezing lays weights out once for the CPU's kernels; a GPU's gain little and would keep them twice
     options: dict[str, Any] | None = {"freezing": True} if backend == "inductor" and not on_gpu else None
     made = torch.compile(ask, dynamic=False, backend=backend, options=options)
     try:
         with torch.inference_mode():
             made(example)
+        return Graphed(made, example, device) if on_gpu else made
     except (RuntimeError, OSError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(
             f"--engine compile does not work here: {reason} torch.compile needs a C++ compiler (g++) on a CPU and "
             "triton on a GPU; use --engine eager" + ("" if on_gpu else " or openvino")
         ) from error
-    return Graphed(made, example) if on_gpu else made
 
 
 class Graphed:
@@ -46,23 +47,26 @@ class Graphed:
     thread asks.
     """
 
-    def __init__(self, ask: Ask, example: Batch) -> None:
-        self._inputs = _copy(example)
-        beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        beside.wait_stream(torch.cuda.current_stream())
-        with torch.inference_mode(), torch.cuda.stream(beside):
-            for _ in range(3):  # allocates and chooses kernels, which a capture cannot
-                ask(self._inputs)
-        torch.cuda.current_stream().wait_stream(beside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.inference_mode(), torch.cuda.graph(self._graph):
-            self._output = ask(self._inputs)
+    def __init__(self, ask: Ask, example: Batch, device: torch.device) -> None:
+        self._device = device
+        with torch.inference_mode(), torch.cuda.device(device):
+            self._inputs = _copy(example)
+            beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(3):  # allocates and chooses kernels, which a capture cannot
+                    ask(self._inputs)
+            torch.cuda.current_stream().wait_stream(beside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._output = ask(self._inputs)
 
     def __call__(self, batch: Batch) -> Tensor:
-        for fixed, given in zip(_tensors(self._inputs), _tensors(batch), strict=True):
-            fixed.copy_(given, non_blocking=True)
-        self._graph.replay()
-        return self._output.clone()
+        with torch.cuda.device(self._device):
+            for fixed, given in zip(_tensors(self._inputs), _tensors(batch), strict=True):
+                fixed.copy_(given, non_blocking=True)
+            self._graph.replay()
+            return self._output.clone()
 
 
 def _copy(batch: Batch) -> Batch:
