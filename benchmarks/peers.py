@@ -54,9 +54,11 @@ def ffmpeg_of(python: Path) -> list[str]:
     return [str(folder), str(packed)]
 
 
-def ask(python: str | Path, script: str, arguments: Sequence[object], threads: int) -> Any:
+def ask(python: str | Path, script: str, arguments: Sequence[object], threads: int, *, gpu: bool = False) -> Any:
     """Run `script ARGUMENTS…` under an interpreter; it prints progress to stderr and one line of JSON last."""
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    if not gpu:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     libraries = ffmpeg_of(Path(python))
     if libraries:
         environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")])
