@@ -26,7 +26,9 @@ def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Cal
         ConfigError: it is not installed, the network is not on a CPU, or OpenVINO cannot do it.
     """
     if example["qpos"].device.type != "cpu":
-        raise ConfigError(f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use compile")
+        raise ConfigError(
+            f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use --engine compile"
+        )
     ov = _library()
     flat = _Flat(network, example).eval()
     given = flat.arguments(example)

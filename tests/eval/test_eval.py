@@ -45,7 +45,9 @@ def report(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "eval.json").read_text())
 
 
-@pytest.mark.parametrize("how", [[], ["--temporal_agg"], ["--seam", "blend", "--horizon", "4"]])
+@pytest.mark.parametrize(
+    "how", [[], ["--temporal_agg"], ["--seam", "blend", "--horizon", "4"], ["--precision", "bf16"]]
+)
 def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_path: Path) -> None:
     """One observation a query: every action is the same, to the bit; and so is what comes of them."""
     seeds = ("--ckpt", trained, *TASK, *how, "--num_rollouts", 3, "--seed", 40)
@@ -58,6 +60,7 @@ def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_p
     assert ours["success"] == theirs["success"]
     assert ours["guard"] == theirs["guard"]
     assert ours["horizon"] == theirs["execution"]["horizon"]
+    assert ours["engine"] == theirs["execution"]["engine"]
     assert theirs["execution"]["seam"] == ("blend" if "blend" in how else "none")
     executed = {}
     for file in list_episodes(tmp_path / "deploy"):
