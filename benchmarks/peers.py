@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(os.environ.get("ALOHA_KIT_PEERS", Path.home() / ".cache" / "aloha_kit" / "peers"))
-PEERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot[dataset]==0.6.1", "3.12")}  # name: what to install, Python
+PEERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot[training]==0.6.1", "3.12")}  # name: what to install, Python
 
 
 def python_of(peer: str) -> Path:
@@ -24,15 +24,16 @@ def python_of(peer: str) -> Path:
     requirement, version = PEERS[peer]
     folder = ROOT / peer
     python = folder / "bin" / "python"
-    if not (folder / "installed").is_file():
+    done = folder / "installed"
+    if not done.is_file() or done.read_text(encoding="utf-8") != requirement:
         uv = shutil.which("uv") or str(Path(sys.executable).parent / "uv")
         print(f"installing {requirement} into {folder}", file=sys.stderr)
         try:
-            subprocess.run([uv, "venv", "-q", "--clear", "--python", version, str(folder)], check=True)
+            subprocess.run([uv, "venv", "-q", "--allow-existing", "--python", version, str(folder)], check=True)
             subprocess.run([uv, "pip", "install", "-q", "-p", str(python), requirement], check=True)
         except (OSError, subprocess.CalledProcessError) as error:
             sys.exit(f"{peer} cannot be installed here: {error}")
-        (folder / "installed").touch()
+        done.write_text(requirement, encoding="utf-8")
     return python
 
 

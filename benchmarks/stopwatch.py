@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import resource
 import time
@@ -34,6 +35,37 @@ def timed(step: Callable[[], object], steps: int, device: str, warm_up: int) -> 
         "machine": torch.cuda.get_device_name() if on_gpu else processor(),
         "torch": torch.__version__,
     }
+
+
+class Laps:
+    """Seconds from the end of one call of a function to the end of a later one: all that a loop does in so many steps.
+
+    The device is waited for at these two calls only.
+    """
+
+    def __init__(self, device: str, warm_up: int, steps: int) -> None:
+        self._device, self._marks = device, {warm_up: 0.0, warm_up + steps: 0.0}
+        self._calls = 0
+
+    def after(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The same function, its calls counted."""
+
+        @functools.wraps(function)
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            result = function(*args, **kwargs)
+            self._calls += 1
+            if self._calls in self._marks:
+                if self._device == "cuda":
+                    torch.cuda.synchronize()
+                self._marks[self._calls] = time.perf_counter()
+            return result
+
+        return noted
+
+    @property
+    def seconds(self) -> float:
+        began, ended = self._marks.values()
+        return ended - began
 
 
 def processor() -> str:
