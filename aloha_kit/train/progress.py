@@ -20,6 +20,7 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError
 from aloha_kit.data.batch import Batch
 from aloha_kit.train.runs import MetricsFile, Run
+from aloha_kit.train.timing import Lap, memory_of, Timing
 
 LOG_EVERY = 10  # steps between rows of the log; in between, losses stay on the device and nothing waits for it
 PLAIN_SECONDS = 60.0  # between lines where there is no terminal to draw a bar on
@@ -52,7 +53,7 @@ class Progress:
         self._told = -math.inf
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
         self._lr, self._samples, self._row = 0.0, 0, {}  # type: tuple[float, int, dict[str, float]]
-        self._waited = self._spent = 0.0
+        self._timing, self._laps = Timing(), Lap(0, 0.0, 0.0, 0.0)
         self._shown = ""
 
     def __enter__(self) -> Progress:
@@ -65,18 +66,17 @@ class Progress:
         self._board.close()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches; measures how long the loop waits for each, and how long it works on it."""
-        left = time.perf_counter()
+        """The same batches; measures how long the loop waits for each."""
+        self._timing.ask()
         for batch in batches:
-            came = time.perf_counter()
-            self._waited += came - left
+            self._timing.come()
             yield batch
-            left = time.perf_counter()
-            self._spent += left - came
+            self._timing.ask()
 
     def add(self, step: int, samples: int, losses: Mapping[str, Tensor], norm: Tensor, lr: float) -> None:
         """Take note of a step, without waiting for the device."""
         self._pending.append((step, {**{k: v.detach() for k, v in losses.items()}, "grad_norm": norm.detach()}))
+        self._timing.done(norm.device)
         self._samples += samples
         self._lr = lr
         self._bar.update()
@@ -93,30 +93,33 @@ class Progress:
         """
         if not self._pending:
             return
-        keys = list(self._pending[-1][1])
+        device, keys = self._pending[-1][1]["loss"].device, list(self._pending[-1][1])
         values = torch.stack([torch.stack([row[k].float() for k in keys]) for _, row in self._pending]).tolist()
+        lap = self._timing.lap()  # the device is through with these steps, or there would be no values
+        self._laps += lap
         for (at, _), row in zip(self._pending, values, strict=True):
             self._require_finite(at, dict(zip(keys, row, strict=True)))
         steps = len(values)
         means = {key: sum(row[i] for row in values) / steps for i, key in enumerate(keys)}
-        times = {"data_ms": 1e3 * self._waited / steps, "step_ms": 1e3 * self._spent / steps}
+        times = {f"{name}_ms": 1e3 * getattr(lap, name) / steps for name in ("data", "step", "other")}
+        memory = memory_of(device) / 1e9
         for key, value in {**means, "lr": self._lr}.items():
             self._board.add_scalar(f"train/{key}", value, step)
-        for key, value in times.items():
+        for key, value in {**times, "memory_gb": memory}.items():
             self._board.add_scalar(f"time/{key}", value, step)
         self._metrics.add({"step": step, "seconds": seconds, **means, "lr": self._lr, **times})
-        rate = self._samples / max(self._waited + self._spent, 1e-9)
-        bound = ", waiting for data" if self._waited > 0.3 * (self._waited + self._spent) else ""
-        left = (self._num_steps - step) * (self._waited + self._spent) / steps
+        working = lap.data + lap.step
+        # what lies between steps comes every few hundred of them: a share of the whole session
+        left = (self._num_steps - step) * (working / steps + self._laps.other / self._laps.steps)
         if limit_s is not None:
             left = min(left, max(limit_s - seconds, 0.0))
         self._tell(
             step,
             f"loss {means['loss']:.4f}{self._shown}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
-            f"step {times['step_ms']:.0f} ms, {rate:.0f} samples/s, {tqdm.format_interval(left)} left{bound}",
+            f"step {times['step_ms']:.0f} ms, {self._samples / max(working, 1e-9):.0f} samples/s, {memory:.1f} GB, "
+            f"{tqdm.format_interval(left)} left, bottleneck: {lap.bottleneck(self._laps)}",
         )
         self._pending.clear()
-        self._waited = self._spent = 0.0
         self._samples = 0
 
     def _tell(self, step: int, text: str) -> None:

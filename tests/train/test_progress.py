@@ -1,0 +1,153 @@
+"""What the progress line says of time and memory, with a clock and a GPU's events made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from aloha_kit.train.progress import Progress
+from aloha_kit.train.runs import read_metrics, Run
+from aloha_kit.train.timing import Lap, memory_of, Timing
+
+CPU = torch.device("cpu")
+
+
+class Clock:
+    """A clock that goes when told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def go(timing: Timing, clock: Clock, *, data: float, step: float, after: float, device: torch.device = CPU) -> None:
+    """One turn of the loop."""
+    timing.ask()
+    clock.now += data
+    timing.come()
+    clock.now += step
+    timing.done(device)
+    clock.now += after
+
+
+def test_a_lap_is_divided_without_remainder() -> None:
+    clock = Clock()
+    timing = Timing(clock)
+    clock.now += 50  # before the loop begins: nobody's
+    go(timing, clock, data=1.0, step=3.0, after=0.5)
+    go(timing, clock, data=0.5, step=2.0, after=0.0)
+    assert timing.lap() == Lap(steps=2, data=1.5, step=5.0, other=0.5)
+    clock.now += 7  # a validation after the log's row belongs to the next one
+    go(timing, clock, data=0.0, step=1.0, after=0.25)
+    assert timing.lap() == Lap(steps=1, data=0.0, step=1.0, other=7.25)
+    assert timing.lap() == Lap(steps=0, data=0.0, step=0.0, other=0.0)
+
+
+def test_a_gpu_is_timed_by_its_own_events_and_data_it_does_not_wait_for_cost_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, gpu = Clock(), torch.device("cuda", 0)
+    device_ms = iter([0.0, 400.0, 400.0, 800.0])  # when two steps begin and end, one after the other
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream: str) -> None:
+            assert stream == "queue of cuda:0"
+            self.at = next(device_ms)
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"queue of {device}")
+    timing = Timing(clock)
+    go(timing, clock, data=0.0, step=1.0, after=0.0, device=gpu)  # the first is timed here
+    assert timing.lap() == Lap(steps=1, data=0.0, step=1.0, other=0.0)
+    for _ in range(2):  # queued in 10 ms each, while the loader takes 100
+        go(timing, clock, data=0.1, step=0.01, after=0.0, device=gpu)
+    clock.now += 0.68  # waited for, for the log's row
+    lap = timing.lap()
+    assert (lap.steps, lap.step) == (2, 0.8)
+    assert lap.data == pytest.approx(0.1)  # of 0.9 s the GPU was at work for 0.8
+    assert lap.other == pytest.approx(0)
+
+
+def test_what_is_slow_is_named() -> None:
+    fine = Lap(10, data=0.1, step=9.0, other=0.5)
+    assert fine.bottleneck(fine) == "step"
+    hungry = Lap(10, data=3.0, step=7.0, other=0.0)
+    assert hungry.bottleneck(fine + hungry) == "data (try --cache disk or device, or more --workers)"
+    judged = Lap(10, data=0.0, step=1.0, other=9.0)
+    assert judged.bottleneck(fine + fine + fine + fine + fine + judged) == "step"  # for all the session that is little
+    expected = "validation, rollouts and checkpoints (try a larger --val_every or --eval_every)"
+    assert fine.bottleneck(fine + judged) == expected
+
+
+def test_the_line_says_time_memory_and_bottleneck(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("aloha_kit.train.progress.Timing", lambda: Timing(clock))
+    monkeypatch.setattr("aloha_kit.train.progress.memory_of", lambda device: 1.54e9)
+    monkeypatch.setattr("aloha_kit.train.progress.PLAIN_SECONDS", 0.0)
+    progress = Progress(Run(tmp_path), first_step=0, num_steps=101)
+
+    def loader() -> object:
+        while True:
+            clock.now += data_s
+            yield {}
+
+    def steps(first: int, last: int, limit_s: float | None = None) -> str:
+        for step, _ in enumerate(progress.timed(loader()), start=first):  # type: ignore[arg-type]
+            clock.now += 0.3
+            losses = {"loss": torch.tensor(0.5), "l1": torch.tensor(0.25)}
+            progress.add(step, 8, losses, torch.tensor(1.0), 1e-4)
+            if step == last:
+                progress.flush(step, clock.now, limit_s)
+                break
+        return capsys.readouterr().err.strip()
+
+    with progress:
+        data_s = 0.1
+        start = "loss 0.5000, lr 1.0e-04, data 100.0 ms, step 300 ms, 20 samples/s, 1.5 GB"
+        advice = "bottleneck: data (try --cache disk or device, or more --workers)"
+        assert steps(1, 10) == f"Training 10/101: {start}, 00:36 left, {advice}"
+        progress.report(10, {"val_loss": 0.75, "val_deployed": 0.8})
+        clock.now += 1.0  # validating: 50 ms for each of 20 steps, as it will go on
+        data_s = 0.0
+        start = "loss 0.5000 (val 0.8000), lr 1.0e-04, data 0.0 ms, step 300 ms, 27 samples/s, 1.5 GB"
+        capsys.readouterr()
+        assert steps(11, 20) == f"Training 20/101: {start}, 00:28 left, bottleneck: step"
+        clock.now += 8.0  # checkpoints on a slow disk
+        slow = "bottleneck: validation, rollouts and checkpoints (try a larger --val_every or --eval_every)"
+        assert steps(21, 30, limit_s=clock.now + 8.4).endswith(f"00:05 left, {slow}")
+    rows = [row for row in read_metrics(tmp_path / "metrics.csv") if "loss" in row]
+    assert [row["data_ms"] for row in rows] == pytest.approx([100, 0, 0])
+    assert [row["step_ms"] for row in rows] == pytest.approx([300, 300, 300])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="told by Linux")
+def test_memory_is_what_the_process_holds_without_mapped_files(tmp_path: Path) -> None:
+    size = 200_000_000
+    before = memory_of(CPU)
+    block = torch.ones(size, dtype=torch.uint8)
+    assert 0.9 * size < memory_of(CPU) - before < 1.5 * size
+    del block
+    (tmp_path / "cache").write_bytes(bytes(size))
+    before = memory_of(CPU)
+    mapped = np.memmap(tmp_path / "cache", np.uint8, "r")
+    assert mapped[::4096].sum() == 0
+    assert memory_of(CPU) - before < 0.5 * size
+
+
+def test_memory_of_a_gpu_is_the_most_that_tensors_took(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = torch.device("cuda", 1)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", {gpu: 7_000_000}.__getitem__)
+    assert memory_of(gpu) == 7e6
