@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ def stop(*_):
 signal.signal(signal.SIGTERM, stop)
 signal.signal(signal.SIGINT, lambda *_: out.write_text("Ctrl-C"))
 out.write_text("began ")
-while not out.read_text().endswith(sys.argv[2]):
+end = time.monotonic() + 60
+while not out.read_text().endswith(sys.argv[2]) and time.monotonic() < end:
     time.sleep(0.01)
 sys.exit(3)
 """
@@ -51,9 +53,17 @@ def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
     assert ended.seconds > 0
 
 
+@pytest.fixture
+def heard(number: int) -> Iterator[int]:
+    """A signal that is not ignored, as it is under nohup."""
+    before = signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.getsignal(number))
+    yield number
+    signal.signal(number, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tmp_path: Path) -> None:
-    said = tmp_path / "said"
+def test_an_interruption_is_passed_on_and_waited_for(heard: int, stage: str, tmp_path: Path) -> None:
+    said, number = tmp_path / "said", heard
 
     def interrupt() -> None:
         wait_for(said, "began")
