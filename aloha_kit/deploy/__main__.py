@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,8 @@ PROGRAM = "python -m aloha_kit.deploy"
 def main(argv: Sequence[str] | None = None) -> None:
     """Deploy or serve; mistakes of the user end with one message and status 1, an interruption with 130."""
     given = list(sys.argv[1:] if argv is None else argv)
+    # read when torch loads: between its operations threads must sleep, for cameras and control loop need the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         # what is needed loads after the flags are known to be right; the robot's side may have no torch
         if given[:1] == ["serve"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,15 @@ def test_the_engine_is_the_servers_where_there_is_one() -> None:
     assert fail("--remote", "gpu:8000", *TASK, "--precision", "bf16") == (
         "error: --engine and --precision are for where the network runs: give them to the policy server"
     )
+
+
+def test_threads_of_the_network_leave_the_cores_to_the_loop_when_they_wait(monkeypatch: Any) -> None:
+    for given, used in (("active", "active"), (None, "passive")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+        if given is None:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        fail("--ckpt", "nowhere", *TASK)
+        assert os.environ["OMP_WAIT_POLICY"] == used
 
 
 def test_a_server_tells_its_engine(trained: Path, monkeypatch: Any) -> None:

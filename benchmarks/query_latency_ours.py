@@ -1,0 +1,53 @@
+"""Our side of `query_latency.py`: what deployment and evaluation ask, by the engine that the flags name."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `aloha_kit.deploy` does, before torch loads
+
+import argparse
+import json
+import sys
+import time
+
+import numpy as np
+import torch
+from act_of import act
+from stopwatch import timed
+
+from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.engine import blank, prepare
+
+parser = argparse.ArgumentParser()
+parser.add_argument("cameras", type=int)
+parser.add_argument("queries", type=int)
+parser.add_argument("device")
+parser.add_argument("--engine", choices=("eager", "compile", "openvino"), default="eager")
+parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+args = parser.parse_args()
+
+torch.manual_seed(0)
+cameras = {f"cam_{i}": (480, 640) for i in range(args.cameras)}
+network = act(cameras).to(args.device)
+began = time.perf_counter()
+engine = prepare(
+    network,
+    engine=args.engine,
+    precision=args.precision,
+    example=blank(network, 1),
+    say=lambda words: print(words, file=sys.stderr),
+)
+made = time.perf_counter() - began
+policy = ChunkPolicy(network, args.device, engine)
+rng = np.random.default_rng(0)
+observation = {
+    "qpos": rng.standard_normal(14).astype(np.float32),
+    "images": {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in cameras.items()},
+    "stamps": {},
+}
+warm_up = 20 if args.device == "cuda" else 3
+result = timed(lambda: policy.predict_chunk(observation), args.queries, args.device, warm_up)
+if engine.checked is not None:
+    result |= {"off": engine.checked.of_std, "ready": made}
+print(json.dumps(result))
