@@ -34,6 +34,7 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.primitives import linear
+from aloha_kit.train.allocation import keep_freed_memory
 from aloha_kit.train.distributed import World
 from aloha_kit.train.step import Step
 
@@ -145,6 +146,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.device == "cpu":
+        keep_freed_memory()  # as training does
     torch.manual_seed(0)
     rates = {name: measured(args.device, dtype) for name, dtype in DTYPES.items()}
     print("| measured | products, as the step does them | through `F.linear` | 3x3 convolution | memory |")

@@ -10,6 +10,7 @@ from act_of import act, batch_of
 from stopwatch import timed
 
 from aloha_kit.config.training import TrainConfig
+from aloha_kit.train.allocation import keep_freed_memory
 from aloha_kit.train.distributed import World
 from aloha_kit.train.step import Step
 
@@ -25,6 +26,8 @@ parser.add_argument("--amp", default="no", choices=("no", "bf16", "fp16"))
 parser.add_argument("--compile", action="store_true")
 args = parser.parse_args()
 
+if args.device == "cpu":
+    keep_freed_memory()  # as training does
 torch.manual_seed(0)
 cameras = {f"cam_{i}": (args.height, args.width) for i in range(args.cameras)}
 network = act(cameras, args.policy).to(args.device).train()

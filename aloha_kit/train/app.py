@@ -27,6 +27,7 @@ from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, spread
 from aloha_kit.policies.build import build
+from aloha_kit.train.allocation import keep_freed_memory
 from aloha_kit.train.cli import to_snapshot
 from aloha_kit.train.distributed import own_device, processes, World
 from aloha_kit.train.launch import ALONE, Launch
@@ -53,6 +54,8 @@ def run(plan: Plan) -> None:
             raise ConfigError(f"--amp fp16 is for CUDA GPUs, and this run is on {device}; use --amp bf16, or --amp no")
     if config.threads:
         torch.set_num_threads(config.threads)
+    if device == "cpu":
+        keep_freed_memory()
     with processes(plan.launch, torch.device(device)) as world:
         _train(plan, device, world)
 
