@@ -171,11 +171,13 @@ def test_what_was_compiled_is_what_is_asked_in_any_thread() -> None:
 def test_without_a_compiler_it_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch._dynamo.reset()
     example = Batch(qpos=torch.zeros(1, 14), images={})
-    with pytest.raises(ConfigError, match=r"--engine compile does not work here: .*compiler.* use --engine eager or"):
+    refused = pytest.raises(
+        ConfigError, match=r"--engine compile does not work here: .*compiler.* use --engine eager or"
+    )
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), refused:
         compiled(lambda batch: batch["qpos"].sin() * 2, example)
 
 

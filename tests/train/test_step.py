@@ -151,17 +151,17 @@ def test_compiled_losses_are_the_same_and_leave_no_name(
 
 
 def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
-    tmp_path: Path, table: EpisodeTable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, table: EpisodeTable, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import torch._inductor.config
+    import torch._inductor.config as inductor
 
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
     policy = dataclasses.replace(CNNMLP, use_images=False)  # less to compile
     plain = made(tmp_path / "plain", table, policy, num_steps=3)
     tried = made(tmp_path / "tried", table, policy, num_steps=3, compile=True)
     plain.fit()
     capsys.readouterr()
-    tried.fit()
+    with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        tried.fit()
     line, *others = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("step ")]
     assert line.startswith("--compile: training goes on uncompiled, since ")
     assert "no-such-compiler" in line
