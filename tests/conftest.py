@@ -6,6 +6,7 @@ import signal
 
 
 def pytest_configure() -> None:
-    """A shell that runs us in the background has us, and whatever we start, ignore Ctrl-C; tests send it."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    """A shell that runs us in the background, or nohup, has us and whatever we start ignore signals that tests send."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)

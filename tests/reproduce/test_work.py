@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,17 +52,9 @@ def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
     assert ended.seconds > 0
 
 
-@pytest.fixture
-def heard(number: int) -> Iterator[int]:
-    """A signal that is not ignored, as it is under nohup."""
-    before = signal.signal(number, signal.SIG_DFL if number == signal.SIGHUP else signal.getsignal(number))
-    yield number
-    signal.signal(number, before)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interruption_is_passed_on_and_waited_for(heard: int, stage: str, tmp_path: Path) -> None:
-    said, number = tmp_path / "said", heard
+def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tmp_path: Path) -> None:
+    said = tmp_path / "said"
 
     def interrupt() -> None:
         wait_for(said, "began")
