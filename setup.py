@@ -48,6 +48,7 @@ setup(
         "train": TRAIN,
         "view": VIEW,
         "remote": REMOTE,
+        "openvino": ["openvino>=2026.4"],
         "test": TEST,
         "all": SIM + TRAIN + VIEW + REMOTE,
     },
