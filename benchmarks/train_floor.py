@@ -48,13 +48,13 @@ class Rates:
     """What the machine can do."""
 
     products: float  # operations a second in large matrix products, as the step does them
-    library: float  # the same through `F.linear`
+    stock: float  # the same through `F.linear`
     convolutions: float
     bandwidth: float  # bytes a second, reads and writes together
 
     @property
     def best(self) -> float:
-        return max(self.products, self.library, self.convolutions)
+        return max(self.products, self.stock, self.convolutions)
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def main() -> None:
     print("| measured | products, as the step does them | through `F.linear` | 3x3 convolution | memory |")
     print("|---|---|---|---|---|")
     for name, rate in rates.items():
-        arithmetic = " | ".join(f"{n / 1e9:,.0f} GFLOP/s" for n in (rate.products, rate.library, rate.convolutions))
+        arithmetic = " | ".join(f"{n / 1e9:,.0f} GFLOP/s" for n in (rate.products, rate.stock, rate.convolutions))
         print(f"| {name} | {arithmetic} | {rate.bandwidth / 1e9:.1f} GB/s |")
     print("\n| picture | precision | convolutions, GFLOP | products, GFLOP | kept, MB | floor, ms | step, ms | of it |")
     print("|---|---|---|---|---|---|---|---|")
