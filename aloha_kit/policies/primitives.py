@@ -81,4 +81,5 @@ def _onednn_takes(x: Tensor, weight: Tensor) -> bool:
         and not torch.is_autocast_enabled("cpu")  # bf16 goes through oneDNN already
         and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and bool(torch.backends.mkldnn.enabled)
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")  # private to PyTorch, which may drop it
     )
