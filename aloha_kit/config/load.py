@@ -64,13 +64,24 @@ def load(cls: type[T], kind: str, name: str | Path, **overrides: Any) -> T:
         ConfigError: not found, not YAML, an unknown key or a value of the wrong type.
     """
     path = find(kind, name)
+    return from_mapping(cls, {**read(path, empty={}), **overrides}, where=str(path))
+
+
+def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The keys and values of a YAML file; ``empty`` stands for a file without content, refused where not given.
+
+    Raises:
+        ConfigError: not YAML, or something else than keys and values.
+    """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    if raw is None:
+        raw = empty
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold keys and values, given: {type(raw).__name__}")
-    return from_mapping(cls, {**raw, **overrides}, where=str(path))
+    return raw
 
 
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "configuration") -> T:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-import yaml
 from tyro.conf import arg
 
-from aloha_kit.config.load import find, from_mapping
+from aloha_kit.config.load import find, from_mapping, read
 from aloha_kit.core import ConfigError, nearest
 
 
@@ -200,13 +199,7 @@ def load_policy(name: str | Path, **overrides: Any) -> PolicyConfig:
         ConfigError: not found, not YAML, an unknown kind or key, a value of the wrong type.
     """
     path = find("policies", name)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold keys and values, given: {type(raw).__name__}")
-    return policy_from_mapping({**raw, **overrides}, where=str(path))
+    return policy_from_mapping({**read(path), **overrides}, where=str(path))
 
 
 def _at_least(lowest: int, **values: int) -> None:

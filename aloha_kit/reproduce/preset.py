@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from aloha_kit.config import find, from_mapping, load, names
+from aloha_kit.config.load import read
 from aloha_kit.config.policies import load_policy
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, nearest
@@ -97,12 +96,7 @@ def load_preset(name: str, task: str) -> Preset:
         ConfigError: not found, not YAML, an unknown key or flag, or a value that cannot be; says what there is.
     """
     path = find("reproduce", name)
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold keys and values, given: {type(raw).__name__}")
+    raw = read(path)
     special = raw.pop("tasks", None) or {}
     if not isinstance(special, dict) or not isinstance(special.get(task, {}), dict):
         raise ConfigError(f"{path}: tasks must hold values by task, given {special!r}")
