@@ -21,6 +21,7 @@ Array = npt.NDArray[np.float64]
 OPEN, CLOSED = 1.0, 0.1  # normalised; what is between the fingers keeps them from closing so far
 DOWN = np.deg2rad(60.0)  # a grasp from above: steep enough to clear the table, flat enough for a handover
 MEETING = np.array([0.0, 0.5, 0.25])
+PUSH = 0.02  # m beyond where a peg is seated: a learner grasps a centimetre off, and parts slide in a grip
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ def insertion(peg: Array, socket: Array) -> Script:
     """Each arm takes its part from above, both meet in the air, the peg goes in until it meets the pin."""
     peg_hand, socket_hand = toward("right", DOWN), toward("left", DOWN)
     mouth = np.array([-0.08, 0.5, 0.2])  # centre of the socket while the peg goes in
-    seated = mouth + (0.10 - 0.002, 0.0, 0.0)  # centre of the peg: pin's half, peg's half, and a light push
+    seated = mouth + (0.10, 0.0, 0.0)  # centre of the peg: pin's half and peg's half
     apart = seated + (0.08, 0.0, 0.0)
     outward = np.array([0.02, 0.0, 0.0])  # grasp away from the ends that meet
 
@@ -118,7 +119,7 @@ def insertion(peg: Array, socket: Array) -> Script:
         )
 
     return Script(
-        right=arm(peg_hand, peg, outward, (4.2, apart), (4.6, apart), (5.8, seated)),
+        right=arm(peg_hand, peg, outward, (4.2, apart), (4.6, apart), (5.8, seated - (PUSH, 0.0, 0.0))),
         left=arm(socket_hand, socket, -outward, (4.2, mouth)),
     )
 

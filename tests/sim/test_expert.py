@@ -108,3 +108,21 @@ def test_mistakes_are_named() -> None:
     env.reset_to({"cube": [0.1, 3.0, 0.02, 1, 0, 0, 0]})
     with pytest.raises(ValueError, match="the right gripper does not reach"):
         expert_for(env).reset()
+
+
+@pytest.mark.parametrize(
+    ("peg", "socket"), [(-0.01, 0.0), (0.01, 0.0), (0.0, -0.008), (-0.008, 0.008), (0.008, -0.008)]
+)
+def test_an_insertion_has_room_for_a_grasp_that_is_off(peg: float, socket: float) -> None:
+    """Parts that lie elsewhere (m along x) than the plan believes are grasped off centre; it still succeeds."""
+    env = SimEnv("insertion", cameras={}, seed=4)
+    expert = expert_for(env)
+    env.reset()
+    expert.reset()
+    poses = env.object_poses()
+    poses["peg"][0] += peg
+    poses["socket"][0] += socket
+    step = env.reset_to(poses)
+    while not step.last():
+        step = env.step(expert.act(step.observation))
+    assert step.reward == 4
