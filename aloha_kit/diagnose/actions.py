@@ -10,7 +10,7 @@ import numpy as np
 from aloha_kit.core.findings import Finding
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.findings import Cause, Flags, level, Limits
-from aloha_kit.episode.checks import runs
+from aloha_kit.episode.checks import longest_run, runs
 
 
 def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
@@ -66,6 +66,37 @@ def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     yield Cause(
         Finding(grade, "motion", "action", found, f"at least {limits.motion[0]:.0%}", remedy), ((0, evidence.steps),)
     )
+
+
+def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+    """Arms that stop and do not go on. Failed rollouts only: those that succeed rest at the end, too.
+
+    A policy sees one instant. Where demonstrations rested, "rest" is a good answer to it, and where it is played for
+    a few steps and asked again, it may be the answer for ever; a whole chunk leads out of the rest.
+    """
+    window = round(limits.stalled_s[0] * evidence.rate_hz)
+    if evidence.success is not False or evidence.steps <= window:
+        return
+    # (T - window + 1,) how far any joint moves within each window: where chunks end early, commands twitch
+    moved = np.ptp(np.lib.stride_tricks.sliding_window_view(evidence.qpos, window, axis=0), axis=-1).max(axis=1)
+    still: Flags = np.zeros(evidence.steps, bool)
+    for first in np.flatnonzero(moved < limits.stalled):
+        still[first : first + window] = True
+    if evidence.log:
+        still &= [not step.held for step in evidence.log] + [True] * (evidence.steps - len(evidence.log))
+    length, begin = longest_run(still)
+    if length == evidence.steps or (grade := level(length / evidence.rate_hz, limits.stalled_s)) == "ok":
+        return
+    until = "the end" if begin + length == evidence.steps else f"step {begin + length - 1}"
+    found = (
+        f"stands still for {length / evidence.rate_hz:.1f} s, from step {begin} to {until}: no joint moves by "
+        f"{limits.stalled:g} (rad or opening) in {limits.stalled_s[0]:g} s"
+    )
+    seams = np.array([step.step for step in evidence.log or () if step.seam])
+    if len(seams) > 1:
+        found += f"; asked every {np.median(np.diff(seams)):g} steps"
+    remedy = "play chunks out or average them (--temporal_agg) instead of a short --horizon; then train longer"
+    yield Cause(Finding(grade, "stalled", "arms", found, "goes on until it is done", remedy), tuple(runs(still)))
 
 
 def check_grippers(evidence: Evidence, limits: Limits) -> Iterator[Cause]:

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.data.stats import PICTURES
-from aloha_kit.diagnose.actions import check_ending, check_grippers, check_limited, check_motion, matters
+from aloha_kit.diagnose.actions import (
+    check_ending,
+    check_grippers,
+    check_limited,
+    check_motion,
+    check_stalled,
+    matters,
+)
 from aloha_kit.diagnose.chunks import check_delay, check_holds, check_seams, seam_changes
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.findings import Cause, Limits, ranked
@@ -26,6 +33,7 @@ CHECKS = (
     check_pictures,
     check_limited,
     check_motion,
+    check_stalled,
     check_grippers,
     check_ending,
 )

@@ -55,6 +55,10 @@ class Limits:
     """Share of the steps in which the guard limited an entry's range or speed."""
     ramp_s: tuple[float, float] = (3.0, 6.0)
     """How long the way to the policy's first command took."""
+    stalled: float = 0.05
+    """Joints that all stay within so much (rad, or share of a gripper's opening) stand still."""
+    stalled_s: tuple[float, float] = (2.5, 4.0)
+    """The longest standstill; what is done early and then rests to the end of its time stays below."""
     motion: tuple[float, float] = (0.1, 0.02)
     """The most that an entry of the action moved, in shares of its range in training: too little, not too much."""
 

@@ -114,6 +114,48 @@ def test_a_hold_for_a_dead_camera_names_the_camera() -> None:
     assert "doctor" in cause.finding.remedy
 
 
+def stopping(at: int, steps: int = 300) -> dict[str, Any]:
+    """A rollout asked every 5 steps that, from a step on, twitches towards the next movement and falls back."""
+    now = np.arange(steps)
+    twitch = 0.02 * (now % 5 / 4)[:, None] * (now >= at)[:, None]
+    rows = (motion(np.minimum(now, at)) + twitch).astype(np.float32)
+    steps_log = tuple(Step(i, {"total": 5.0}, i // 5 * 5, i // 5 * 5, 1, i % 5, i % 5 == 0) for i in range(steps))
+    return {"action": rows, "qpos": rows, "log": steps_log, "stamps": {}}
+
+
+def test_arms_that_stop_and_do_not_go_on_have_stalled() -> None:
+    cause = only(**stopping(at=80))
+    assert (cause.finding.check, cause.finding.level) == ("stalled", "fault")
+    ((begin, end),) = cause.steps
+    assert 70 <= begin <= 80  # the last steps before it are slow, too
+    assert end == 300
+    assert f"stands still for {(300 - begin) / 50:.1f} s, from step {begin} to the end" in cause.finding.found
+    assert cause.finding.found.endswith("; asked every 5 steps")
+    assert "--temporal_agg" in cause.finding.remedy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"success": True},
+        {**stopping(at=80), "success": None},
+        stopping(at=180),  # 2.4 s: done, and resting
+        stopping(at=300),
+    ],
+)
+def test_resting_is_no_stall(changes: dict[str, Any]) -> None:
+    checks = [cause.finding.check for cause in diagnose(evidence(**{**stopping(at=80), **changes})).causes]
+    assert "stalled" not in checks
+
+
+def test_steps_held_for_want_of_a_chunk_are_no_stall() -> None:
+    changes = stopping(at=80)
+    changes["log"] = tuple(
+        dataclasses.replace(step, held="no chunk in time" if step.step >= 80 else "") for step in changes["log"]
+    )
+    assert [cause.finding.check for cause in diagnose(evidence(**changes)).causes] == ["held"]
+
+
 def test_averaged_chunks_have_no_seams_to_look_at() -> None:
     rough = motion(np.arange(STEPS)) + np.random.default_rng(0).normal(0, 0.05, (STEPS, 14))
     steps = tuple(Step(i, {"total": 5.0}, i, max(0, i - 24), 25, 0, True) for i in range(STEPS))
