@@ -23,6 +23,7 @@ from aloha_kit.core import (
     Environment,
     Observation,
     Rate,
+    SafetyError,
 )
 from aloha_kit.ros import node
 from aloha_kit.ros.arms import Arm, connect_arm, next_reading, until_read, Vector
@@ -31,8 +32,9 @@ from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, rig_contract, Senses
+from aloha_kit.ros.rivals import rivals
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
-from aloha_kit.ros.streams import state_topic, Streams
+from aloha_kit.ros.streams import command_topics, state_topic, Streams
 
 WARM_UP_S = 15.0
 """How long the streams may take to come alive."""
@@ -44,7 +46,8 @@ GAP_S = 0.1
 class RosEnv(Environment):
     """Followers, cameras and perhaps a base, in the observations and actions of `core`.
 
-    `reset` brings the followers to their start pose (they take torque and the driver's modes on the way),
+    `reset` brings the followers to their start pose (they take torque and the driver's modes on the way; it
+    raises SafetyError, and moves nothing, while another node commands them),
     puts a simulated rig's objects back, runs `opening`, and gives FIRST when every stream is alive. `step`
     sends, waits for the deadline and matches one sample of each stream. Stamps: "qpos_left", …,
     "images/<camera>", "base_vel", "leader_left", … (what the action came from), "deadline", "command".
@@ -170,6 +173,7 @@ class RosEnv(Environment):
         self.streams.sync.wait(WARM_UP_S)  # a rig that cannot see does not move
         self.hold()
         if not self.listens_only:
+            self._require_alone()
             self._arms.to_start()
         if self._simulation:
             self._simulation.reset(self._next_seed)
@@ -253,6 +257,13 @@ class RosEnv(Environment):
     def close(self) -> None:
         """Stop a base and leave ROS; the arms stay at their last command, under torque."""
         self._opened.close()
+
+    def _require_alone(self) -> None:
+        """Raise SafetyError while another node sends commands to a follower."""
+        others = rivals(topic for arm in self.rig.followers.values() for topic in command_topics(arm))
+        if others:
+            listed = "; ".join(f"{nodes} on {topic}" for topic, nodes in others.items())
+            raise SafetyError(f"another node commands the followers: {listed}. Stop it first; no arm was moved")
 
     def _checked(self, action: Action) -> npt.NDArray[np.float64]:
         command, names = np.array(action, np.float64), self.contract.action_names

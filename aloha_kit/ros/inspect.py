@@ -31,7 +31,7 @@ from aloha_kit.ros.evidence import (
     TopicEvidence,
 )
 from aloha_kit.ros.simulated import simulated_rig
-from aloha_kit.ros.streams import rig_topics, state_topic
+from aloha_kit.ros.streams import command_topics, rig_topics, state_topic
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     # /use_sim_time without /clock is a finding, and must not be the end
     clock = node.clock() if graph.publishers("/clock") else WallClock()
     ears = [_Ear(topic, kind, clock) for topic, kind in _expected(rig, cameras)]
-    counters = {side: _Counter(_command_topics(arm)) for side, arm in rig.followers.items()}
+    counters = {side: _Counter(command_topics(arm)[:1]) for side, arm in rig.followers.items()}
     step = time.time() - time.monotonic()
     try:
         end = time.monotonic() + seconds
@@ -92,10 +92,6 @@ def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicEvidenc
         (TopicEvidence(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
         for stream, topic in rig_topics(rig, cameras, leaders=bool(rig.leaders))
     ]
-
-
-def _command_topics(arm: ArmConfig) -> list[str]:
-    return [arm.command_topic] if arm.command_topic else [f"/{arm.name}/commands/joint_group"]
 
 
 def _model(arm: ArmConfig, simulation: Mapping[str, Any] | None) -> ArmModel:

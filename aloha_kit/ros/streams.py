@@ -93,6 +93,13 @@ def state_topic(arm: ArmConfig) -> str:
     return arm.state_topic or f"/{arm.name.strip('/')}/joint_states"
 
 
+def command_topics(arm: ArmConfig) -> tuple[str, ...]:
+    """Where its commands are published, those for the six joints first; none where its driver takes none."""
+    if arm.driver == "joint_state":
+        return (arm.command_topic,) if arm.command_topic else ()
+    return (f"/{arm.name}/commands/joint_group", f"/{arm.name}/commands/joint_single")
+
+
 def stream_spec(stream: str, topic: Topic, sync: SyncConfig) -> StreamSpec:
     """A stream's bounds: so many of its periods, and at least so many seconds."""
     skew_s = max(sync.max_skew_periods / topic.rate_hz, sync.max_skew_s)

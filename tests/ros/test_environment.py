@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -15,12 +17,12 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig
 from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_POSE, StreamError, VX300S, WX250S
 from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
-from aloha_kit.ros import arms, environment, followers
+from aloha_kit.ros import arms, environment, followers, rivals
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.following import Following
 from tests.contracts import check_environment
 from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation, until
-from tests.ros.master import Ros
+from tests.ros.master import ROOT, Ros
 
 START = np.tile([*START_ARM_POSE, 0.0], 2).astype(np.float32)
 RIG = RigConfig(
@@ -105,6 +107,46 @@ def test_an_action_goes_to_both_arms(fakes: Fakes) -> None:
     until(lambda: bool(np.allclose(fakes.left.motors, [0.2, *START[1:6], -0.6213 + 2.1123 / 2], atol=1e-5)), "left")
     until(lambda: bool(np.allclose(fakes.right.motors, [0, -0.8, *START[2:6], 1.4910], atol=1e-5)), "right")
     assert (timestep.reward, env.max_reward, env.simulated) == (0.0, 0.0, False)
+
+
+RIVAL = """
+import sys, time, rospy
+from aloha_kit.ros import messages
+rospy.init_node("old_teleop")
+group = rospy.Publisher("/puppet_right/commands/joint_group", messages.JointGroupCommand, queue_size=5)
+print("there", flush=True)
+while True:
+    if sys.stdin.readline().strip() == "send":
+        for _ in range(250):
+            group.publish(messages.JointGroupCommand(name="arm", cmd=[0.0, -0.96, 1.16, 0.0, -0.3, 0.0]))
+            time.sleep(0.02)
+        print("sent", flush=True)
+"""
+
+
+def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, session_ros: Ros) -> None:
+    env = fakes.env()
+    rival = subprocess.Popen(
+        [sys.executable, "-c", RIVAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=session_ros.environment, cwd=ROOT,
+    )  # fmt: skip
+    assert rival.stdin
+    assert rival.stdout
+    try:
+        assert rival.stdout.readline() == "there\n"
+        env.reset()  # it could, and does not
+        fakes.left.motors[0] = 0.3
+        print("send", file=rival.stdin, flush=True)
+        until(lambda: bool(rivals.rivals(["/puppet_right/commands/joint_group"])), "it sends")
+        with pytest.raises(SafetyError, match=r"^another node commands the followers: /old_teleop on /puppet_right/co"):
+            env.reset()
+        assert fakes.left.motors[0] == pytest.approx(0.3)
+        assert rival.stdout.readline() == "sent\n"
+        env.reset()
+        assert fakes.left.motors[0] == pytest.approx(0.0, abs=1e-5)
+    finally:
+        rival.kill()
+        rival.wait()
 
 
 def test_an_action_that_one_driver_would_refuse_moves_neither(fakes: Fakes) -> None:
