@@ -70,8 +70,7 @@ class Report:
         if not rollout.steps:
             return
         self.rollouts.append(rollout)
-        values = {**self._about, **self._details(), "latency": self._latency.report(), **summarise(self.rollouts)}
-        write_json(self._path, {**values, "rollouts": [asdict(r) for r in self.rollouts]})
+        self._write(ended_by=None)
 
     @property
     def successes(self) -> str:
@@ -83,13 +82,20 @@ class Report:
     def __enter__(self) -> Report:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *how: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if self.rollouts:
+            if kind is not None:
+                self._write(ended_by=f"{kind.__name__}: {error}".removesuffix(": "))
             print(f"{table(self.rollouts, self._latency.table(), self._details())}\n\n{self._path}")
         folder = self._path.parent
         ended = kind is not None and issubclass(kind, Exception)  # and not by somebody's wish
         if (ended and list_episodes(folder)) or any(rollout.success is False for rollout in self.rollouts):
             print(f"why a rollout failed: python -m aloha_kit.diagnose {folder}")
+
+    def _write(self, ended_by: str | None) -> None:
+        """`ended_by`: the error in whose rollout it ended, which is kept as an episode and counted nowhere."""
+        values = {**self._about, **self._details(), "latency": self._latency.report(), **summarise(self.rollouts)}
+        write_json(self._path, {**values, "ended_by": ended_by, "rollouts": [asdict(r) for r in self.rollouts]})
 
     def _details(self) -> dict[str, Any]:
         inference = {"inference": self._policy.report()} if isinstance(self._policy, AsyncChunks) else {}

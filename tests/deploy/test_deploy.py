@@ -54,6 +54,7 @@ def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: P
     assert report["success"]["wilson95"] == pytest.approx([wilson.low, wilson.high])
     assert report["success"]["trials"] == report["success_any_time"]["trials"] == 2
     assert report["max_reward_histogram"] == {"0": 2}
+    assert report["ended_by"] is None
     assert report["checkpoint"] == str(trained / "checkpoints" / "best")
     assert report["execution"]["horizon"] == 3
     assert report["guard"]["commands"] == report["latency"]["steps"] == 24
@@ -183,7 +184,9 @@ def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: 
 
     monkeypatch.setattr(TimedAgent, "predict_chunk", interrupted)
     assert fail("--ckpt", trained, *TASK, "--num_rollouts", 9, "--video", 0, "--output", tmp_path) == "130"
-    assert len(json.loads((tmp_path / "deploy.json").read_text())["rollouts"]) == 1
+    report = json.loads((tmp_path / "deploy.json").read_text())
+    assert [rollout["seed"] for rollout in report["rollouts"]] == [report["seeds"][0]]
+    assert report["ended_by"] == "KeyboardInterrupt" + (": SIGTERM" if how == "sigterm" else "")
     with Episode.open(list_episodes(tmp_path)[1]) as episode:
         assert episode.length == 5
         assert episode.attrs["reason"] == "KeyboardInterrupt" + (": SIGTERM" if how == "sigterm" else "")
