@@ -26,6 +26,10 @@ class StreamError(AlohaKitError):
     """A sensor stream that is silent, frozen or out of its skew bound."""
 
 
+class ReadingError(StreamError):
+    """One sample is none: the bus lost a reading, a picture arrived torn. The next one may be good again."""
+
+
 class SafetyError(AlohaKitError):
     """A command or an observation that must not reach the arms."""
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import rospy
 
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ARM_MODELS, ArmModel, Clock, nearest, SafetyError, StreamError
+from aloha_kit.core import ARM_MODELS, ArmModel, Clock, nearest, ReadingError, SafetyError, StreamError
 from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.ros.node import RosError
 
@@ -29,10 +29,6 @@ ARRIVED, ARRIVAL_S = 0.2, 3.0
 
 _MOVE_HZ = 50.0
 _ROUNDING = 1e-4  # rad: limits and commands pass through 32-bit floats
-
-
-class ReadingError(StreamError):
-    """One reading is none: the bus lost it. The next one may be good again."""
 
 
 @dataclass(frozen=True)

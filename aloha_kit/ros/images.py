@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import nearest, StreamError
+from aloha_kit.core import nearest, ReadingError, StreamError
 from aloha_kit.core.jpeg import is_jpeg, jpeg_size
 
 Image = npt.NDArray[np.uint8]
@@ -37,6 +37,7 @@ def decode(message: Any) -> Image:
     """The (H, W, 3) uint8 RGB picture of a sensor_msgs Image or CompressedImage, an array of its own.
 
     Raises:
+        ReadingError: a JPEG that was cut off; the next one may be whole.
         StreamError: an encoding that is not known (says which are), or data that do not fit it.
     """
     if not _compressed(message):
@@ -189,7 +190,7 @@ def _require_whole(data: bytes) -> tuple[int, int]:
     try:
         return jpeg_size(data)
     except ValueError as error:
-        raise StreamError(f"the camera sent {error}") from None
+        raise ReadingError(f"the camera sent {error}") from None
 
 
 def _undecodable(message: Any) -> str:

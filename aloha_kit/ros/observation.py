@@ -10,7 +10,7 @@ import numpy as np
 from dm_env import specs
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import Contract, ContractError, joint_names, Observation
+from aloha_kit.core import Contract, ContractError, joint_names, Observation, ReadingError
 from aloha_kit.ros import images
 from aloha_kit.ros.arms import Arm
 from aloha_kit.ros.base import ACTION_NAMES, Base
@@ -54,7 +54,7 @@ class Senses:
         """One observation. Pictures are decoded when they are looked at; depth, which has no file form, now.
 
         Raises:
-            ReadingError: a driver lost this reading.
+            ReadingError: a driver lost this reading, or a picture is torn.
             StreamError: a message lacks what it should hold.
             ContractError: a camera sends pictures of another size than its configuration says.
         """
@@ -103,7 +103,11 @@ class Senses:
 
     def _check_sizes(self, pictures: Mapping[str, Any]) -> None:
         for name, message in pictures.items():
-            if (size := images.size(message)) != self.contract.cameras[name]:
+            try:
+                size = images.size(message)
+            except ReadingError as error:
+                raise ReadingError(f"camera '{name}': {error}") from error
+            if size != self.contract.cameras[name]:
                 raise ContractError(
                     f"camera '{name}' sends pictures of {size[0]} x {size[1]} (height x width) pixels, "
                     f"configured are {self.contract.cameras[name][0]} x {self.contract.cameras[name][1]}"

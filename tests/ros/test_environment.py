@@ -222,6 +222,24 @@ def test_one_lost_reading_is_bridged_by_the_next(fakes: Fakes) -> None:
         assert env.step(START).observation["qpos"][8] == pytest.approx(START[8], abs=1e-3)
 
 
+def test_a_torn_picture_is_bridged_by_the_next(fakes: Fakes) -> None:
+    env = fakes.env(replace(TASK, episode_len=30))
+    env.reset()
+    fakes.camera.tears = lambda picture: picture % 4 == 0
+    for _ in range(29):
+        observation = env.step(START).observation
+        assert observation["images_jpeg"]["cam_high"][-2:] == b"\xff\xd9"
+        assert (observation["images"]["cam_high"][-1, :, 0] >= 30).all()  # red to the last row, no filled-up grey
+
+
+def test_pictures_that_stay_torn_end_the_step(fakes: Fakes) -> None:
+    env = fakes.env(replace(TASK, episode_len=200))
+    env.reset()
+    fakes.camera.tears = lambda picture: True
+    with pytest.raises(StreamError, match=r"^camera 'cam_high': the camera sent a JPEG that was cut off: .*for 0\.1 s"):
+        _step_until_it_fails(env)
+
+
 def test_a_camera_of_another_size_is_named_with_both(fakes: Fakes) -> None:
     cameras = {"cam_high": CameraConfig(480, 640, topic="/usb_cam_high/image_raw/compressed")}
     env = fakes.env(rig=replace(RIG, cameras=cameras))
