@@ -43,7 +43,8 @@ class Augment:
     def images(self, images: Tensor, generator: torch.Generator, part: int = 0, parts: int = 1) -> Tensor:
         """(B, 3, H, W) uint8, or float in [0, 1], to float in [0, 1]."""
         drawn = torch.rand(parts, len(images), 6, generator=generator)[part]
-        draws = drawn.mul_(2).sub_(1).to(images.device)  # (B, 6) in [-1, 1]
+        # (B, 6) in [-1, 1]; like any copy here that waited, this would have the host wait for the GPU's step before
+        draws = drawn.mul_(2).sub_(1).to(images.device, non_blocking=True)
         pictures = images.float() / 255 if images.dtype == torch.uint8 else images
         pictures = self._move(pictures, draws[:, :3])
         return self._recolour(pictures, draws[:, 3:])
@@ -65,8 +66,10 @@ class Augment:
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
     def _recolour(self, images: Tensor, draws: Tensor) -> Tensor:
-        factors = 1 + draws * torch.tensor([self.brightness, self.contrast, self.saturation], device=draws.device)
-        brightness, contrast, saturation = factors[:, :, None, None, None].unbind(1)  # each (B, 1, 1, 1)
+        amounts = (self.brightness, self.contrast, self.saturation)
+        brightness, contrast, saturation = (
+            1 + draw[:, None, None, None] * amount for draw, amount in zip(draws.unbind(1), amounts, strict=True)
+        )
         if self.brightness:
             images = (images * brightness).clamp(0, 1)
         if self.contrast:
@@ -79,5 +82,5 @@ class Augment:
 
 def _grey(images: Tensor) -> Tensor:
     """(B, 1, H, W) luma, ITU-R 601."""
-    weights = torch.tensor([0.2989, 0.587, 0.114], device=images.device, dtype=images.dtype)
-    return torch.einsum("bchw,c->bhw", images, weights)[:, None]
+    red, green, blue = images.unbind(1)
+    return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)[:, None]

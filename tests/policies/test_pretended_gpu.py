@@ -1,0 +1,55 @@
+"""What a query does on a GPU, without one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from aloha_kit.config import names
+from aloha_kit.config.policies import load_policy
+from aloha_kit.data.batch import Batch
+from aloha_kit.policies.build import build
+from aloha_kit.policies.network import ChunkNetwork
+from tests.deploy.conftest import CONTRACT, statistics
+from tests.pretended_gpu import Crossings, GPU, moved
+
+SIZE = (480, 640)
+
+
+def network(policy: str) -> ChunkNetwork:
+    contract = dataclasses.replace(CONTRACT, cameras={"top": SIZE, "angle": SIZE})
+    return build(load_policy(policy), contract, statistics(), pretrained=False).eval()
+
+
+def observation() -> Batch:
+    images = {name: torch.zeros(1, 3, *SIZE, dtype=torch.uint8, device=GPU) for name in ("top", "angle")}
+    return Batch(qpos=torch.zeros(1, 14, device=GPU), images=images)
+
+
+@pytest.mark.parametrize("policy", names("policies"))
+def test_a_query_stays_on_the_gpu(policy: str) -> None:
+    """From the batch on nothing crosses the bus and nothing waits, or a CUDA graph could not hold it."""
+    asked, mode = network(policy), FakeTensorMode()
+    moved(asked, mode)
+    with mode, torch.inference_mode():
+        batch = observation()
+        with Crossings() as crossings:
+            chunk = asked.predict(batch)
+    assert chunk.shape == (1, asked.chunk_size, 14)
+    assert str(chunk.device) == GPU
+    assert crossings.copies == []
+    assert "_local_scalar_dense" not in crossings.operations  # `.item()`
+
+
+def test_what_stays_on_the_host_is_found_out() -> None:
+    asked, mode = network("act_cpu"), FakeTensorMode()
+    moved(asked, mode)
+    name, value = next(iter(asked.named_buffers()))
+    owner, _, leaf = name.rpartition(".")
+    with mode, torch.inference_mode():
+        asked.get_submodule(owner)._buffers[leaf] = torch.ones(value.shape)
+        with pytest.raises(RuntimeError, match="devices"):
+            asked.predict(observation())
