@@ -26,12 +26,12 @@ class ResidentFrames:
 
     def __init__(self, frames: Mapping[str, Tensor]) -> None:
         self._frames = dict(frames)
+        self._device = next((values.device for values in frames.values()), torch.device("cpu"))
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
-        return {
-            camera: frames.index_select(0, torch.from_numpy(rows).to(frames.device))
-            for camera, frames in self._frames.items()
-        }
+        # a copy that waited would wait for the steps that the GPU has before it
+        wanted = torch.from_numpy(rows).to(self._device, non_blocking=True)
+        return {camera: frames.index_select(0, wanted) for camera, frames in self._frames.items()}
 
 
 def resident_frames(

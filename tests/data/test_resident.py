@@ -1,4 +1,4 @@
-"""The frame cache in a device's memory; the CPU stands for the device."""
+"""The frame cache in a device's memory; the CPU stands for the device, or a pretended GPU."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.config.training import TrainConfig
@@ -20,6 +21,7 @@ from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import free_memory, resident_frames, ResidentFrames
 from aloha_kit.train.app import open_frames
+from tests.pretended_gpu import Crossings, GPU
 from tests.synthetic import write_dataset
 
 SIZES = {"top": (24, 32), "wrist": (12, 16)}
@@ -86,3 +88,14 @@ def test_training_takes_the_frames_it_is_told_to(tmp_path: Path, choice: Any, ki
     assert type(frames) is kind
     expected = written[1].images["top"][3].transpose(2, 0, 1)
     np.testing.assert_array_equal(frames.gather(np.array([12]))["top"][0].numpy(), expected)
+
+
+def test_on_a_gpu_only_row_numbers_are_sent_and_nobody_waits() -> None:
+    with FakeTensorMode():
+        frames = ResidentFrames({name: torch.zeros(50, 3, 24, 32, dtype=torch.uint8, device=GPU) for name in SIZES})
+        with Crossings() as crossings:
+            gathered = frames.gather(np.array([3, 1, 49]))
+    assert {name: (str(images.device), *images.shape) for name, images in gathered.items()} == dict.fromkeys(
+        SIZES, (GPU, 3, 3, 24, 32)
+    )
+    assert crossings.copies == [("data/resident.py", (3,), True)]
