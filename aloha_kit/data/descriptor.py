@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError
-from aloha_kit.data.stats import Accumulator, Moments, PICTURES, START, Statistics
+from aloha_kit.data.stats import Accumulator, END, Moments, PICTURES, START, Statistics
 
 if TYPE_CHECKING:
     from aloha_kit.data.frames import Frames
@@ -58,13 +58,15 @@ def _shares(pixels: int) -> Floats:
 
 
 def with_sights(stats: Statistics, table: EpisodeTable, frames: Frames | None, episodes: Sequence[int]) -> Statistics:
-    """`stats` with what a rollout is later compared with: the start pose of some episodes, and their pictures.
+    """`stats` with what a rollout is later compared with: the first and last pose of some episodes, their pictures.
 
     Each camera is described by at most 2000 frames, spread evenly. What `stats` has already stays.
     """
     found: dict[str, Moments] = {}
-    if START not in stats:
-        found |= Statistics.of(**{START: table.qpos[table.starts[list(episodes)]]}).moments
+    starts, lengths = table.starts[list(episodes)], table.lengths[list(episodes)]
+    for key, rows in ((START, starts), (END, starts + lengths - 1)):
+        if key not in stats:
+            found |= Statistics.of(**{key: table.qpos[rows]}).moments
     missing = [camera for camera in table.cameras if f"{PICTURES}{camera}" not in stats]
     if frames is not None and missing:
         rows = table.rows_of(episodes)

@@ -12,8 +12,8 @@ from aloha_kit.core import ContractError, nearest
 
 Array = npt.NDArray[np.float32]
 
-KEYS = ("qpos", "action", "environment_state", "start")
-START = "start"  # qpos where episodes begin
+KEYS = ("qpos", "action", "environment_state", "start", "end")
+START, END = "start", "end"  # qpos where episodes begin and end
 PICTURES = "images/"  # before a camera's name: its pictures, as `descriptor.describe` sees them
 _FIELDS = ("mean", "std", "min", "max")
 
@@ -101,8 +101,9 @@ class Accumulator:
 class Statistics:
     """Moments by key: `qpos` and `action` always, `environment_state` where there is one.
 
-    What normalises nothing may be missing (in old checkpoints it is): `start`, the qpos that episodes begin with, and
-    `images/<camera>`, the descriptors of a camera's pictures. They tell a rollout that is unlike training.
+    What normalises nothing may be missing (in old checkpoints it is): `start` and `end`, the qpos that episodes begin
+    and end with, and `images/<camera>`, the descriptors of a camera's pictures. They tell a rollout that is unlike
+    training.
     """
 
     moments: Mapping[str, Moments]

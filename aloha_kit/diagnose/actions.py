@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aloha_kit.core.findings import Finding
+from aloha_kit.data.stats import END
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.findings import Cause, Flags, level, Limits
 from aloha_kit.episode.checks import longest_run, runs
@@ -87,7 +88,11 @@ def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     length, begin = longest_run(still)
     if length == evidence.steps or (grade := level(length / evidence.rate_hz, limits.stalled_s)) == "ok":
         return
-    until = "the end" if begin + length == evidence.steps else f"step {begin + length - 1}"
+    to_the_end = begin + length == evidence.steps
+    known = evidence.training is not None and END in evidence.training
+    if to_the_end and known and _ends_as_training(evidence, limits.start[0]):
+        return
+    until = "the end" if to_the_end else f"step {begin + length - 1}"
     found = (
         f"stands still for {length / evidence.rate_hz:.1f} s, from step {begin} to {until}: no joint moves by "
         f"{limits.stalled:g} (rad or opening) in {limits.stalled_s[0]:g} s"
@@ -95,8 +100,18 @@ def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     seams = np.array([step.step for step in evidence.log or () if step.seam])
     if len(seams) > 1:
         found += f"; asked every {np.median(np.diff(seams)):g} steps"
+    if to_the_end and not known:
+        grade = "warning"
+        found += "; or it takes itself for done: training's statistics do not say where demonstrations end"
     remedy = "play chunks out or average them (--temporal_agg) instead of a short --horizon; then train longer"
     yield Cause(Finding(grade, "stalled", "arms", found, "goes on until it is done", remedy), tuple(runs(still)))
+
+
+def _ends_as_training(evidence: Evidence, tolerance: float) -> bool:
+    """Whether the arms rest where demonstrations end: then the policy is through with what it has learned."""
+    assert evidence.training is not None
+    seen, last = evidence.training[END], evidence.qpos[-1]
+    return seen.size == len(last) and bool(((seen.min - tolerance <= last) & (last <= seen.max + tolerance)).all())
 
 
 def check_grippers(evidence: Evidence, limits: Limits) -> Iterator[Cause]:

@@ -45,7 +45,7 @@ def test_what_is_no_picture_is_refused() -> None:
         describe(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
 
 
-def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin(
+def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin_and_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(descriptor, "SAMPLES", 10)
@@ -58,6 +58,8 @@ def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin(
     np.testing.assert_array_equal(stats["start"].min, starts.min(axis=0))
     np.testing.assert_allclose(stats["start"].mean, starts.mean(axis=0), atol=1e-6)
     lengths = [len(episodes[i].action) for i in (0, 2)]
+    ends = np.stack([episodes[i].qpos[length - 1] for i, length in zip((0, 2), lengths, strict=True)])
+    np.testing.assert_array_equal(stats["end"].max, ends.max(axis=0))
     chosen = np.linspace(0, sum(lengths) - 1, 10).round().astype(int)
     for camera in cameras:
         shown = np.concatenate([episodes[0].images[camera][: lengths[0]], episodes[2].images[camera][: lengths[1]]])
@@ -67,7 +69,7 @@ def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin(
         np.testing.assert_allclose(moments.mean, expected.mean(axis=0), atol=1e-5)
         np.testing.assert_allclose(moments.max, expected.max(axis=0), atol=1e-5)
     back = Statistics.from_arrays(stats.to_arrays())
-    assert list(back.moments) == ["qpos", "action", "environment_state", "start", "images/top", "images/cam.low"]
+    assert list(back.moments) == ["qpos", "action", "environment_state", "start", "end", "images/top", "images/cam.low"]
     np.testing.assert_array_equal(back["images/cam.low"].std, stats["images/cam.low"].std)
 
 

@@ -123,8 +123,13 @@ def stopping(at: int, steps: int = 300) -> dict[str, Any]:
     return {"action": rows, "qpos": rows, "log": steps_log, "stamps": {}}
 
 
+def ending(at: int) -> Statistics:
+    """Of demonstrations that end in the pose of a step."""
+    return Statistics({**trained().moments, **Statistics.of(end=motion(np.array([at - 2, at]))).moments})
+
+
 def test_arms_that_stop_and_do_not_go_on_have_stalled() -> None:
-    cause = only(**stopping(at=80))
+    cause = only(**stopping(at=80), training=ending(at=95))
     assert (cause.finding.check, cause.finding.level) == ("stalled", "fault")
     ((begin, end),) = cause.steps
     assert 70 <= begin <= 80  # the last steps before it are slow, too
@@ -132,6 +137,13 @@ def test_arms_that_stop_and_do_not_go_on_have_stalled() -> None:
     assert f"stands still for {(300 - begin) / 50:.1f} s, from step {begin} to the end" in cause.finding.found
     assert cause.finding.found.endswith("; asked every 5 steps")
     assert "--temporal_agg" in cause.finding.remedy
+
+
+def test_where_demonstrations_end_a_standstill_is_no_stall_and_unknown_it_may_be_one() -> None:
+    assert diagnose(evidence(**stopping(at=80), training=ending(at=80))).causes == ()
+    cause = only(**stopping(at=80))
+    assert (cause.finding.check, cause.finding.level) == ("stalled", "warning")
+    assert cause.finding.found.endswith("training's statistics do not say where demonstrations end")
 
 
 @pytest.mark.parametrize(
