@@ -1,4 +1,4 @@
-"""A training step of the same ACT here and in LeRobot on this machine: prints one table.
+"""A training step of the same ACT here, in LeRobot and in the published ACT on this machine: prints one table.
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --device cuda --batch 64 --sizes 480x640
@@ -8,8 +8,9 @@ forward, backward, clipping, AdamW. Data are random and ready in the device's me
 takes uint8 pictures and normalises them, LeRobot's are floats that its pipeline has normalised. Sides take turns, each
 in a process of its own, and the median step of all turns is shown: in time, and in CPU time, which other work on the
 machine disturbs less (with --threads 1: threads that wait for each other spin). LeRobot runs as its training script
-does, in fp32 and on a GPU also with its own AMP; ours in fp32 and with `--amp`, with `--compile` where asked for; and
-in the shape of the reference, seven decoder layers of which one is read.
+does, in fp32 and on a GPU also with its own AMP; the published ACT is rebuilt (`train_step_reference.py`), with seven
+decoder layers of which one is read; ours in fp32 and with `--amp`, with `--compile` where asked for, and with the
+reference's layers.
 """
 
 from __future__ import annotations
@@ -40,10 +41,10 @@ class Side:
 
 
 def sides(cuda: bool, compile: bool) -> list[Side]:
-    """LeRobot in fp32 first: the others are compared with it."""
+    """LeRobot and the reference in fp32 first: the others are compared with them."""
     lerobot, here = str(peers.python_of("lerobot")), sys.executable
     ours, theirs = "train_step_ours.py", "train_step_lerobot.py"
-    listed = [Side("LeRobot 0.6.1", lerobot, theirs)]
+    listed = [Side("LeRobot 0.6.1", lerobot, theirs), Side("the published ACT", here, "train_step_reference.py")]
     if cuda:
         listed.append(Side("LeRobot 0.6.1, its AMP", lerobot, theirs, ("--amp",)))
     listed += [Side("aloha_kit", here, ours), Side("aloha_kit, bf16", here, ours, ("--amp", "bf16"))]
@@ -68,7 +69,7 @@ def main() -> None:
     args = parser.parse_args()
     listed = sides(args.device == "cuda", args.compile)
     about: dict[str, dict[str, Any]] = {}
-    print("| picture | side | ms a step | CPU ms | times LeRobot's steps | in CPU time | MB at most |")
+    print("| picture | side | ms a step | CPU ms | times LeRobot's steps | times the published ACT's | MB at most |")
     print("|---|---|---|---|---|---|---|")
     for size in args.sizes:
         steps = 30 if args.device == "cuda" else STEPS.get(size, FEWEST)
@@ -82,10 +83,10 @@ def main() -> None:
                 about[side.name] = told
                 wall[side.name] += told["seconds"]
                 cpu[side.name] += told["cpu_seconds"]
-        base, base_cpu = (statistics.median(times[listed[0].name]) for times in (wall, cpu))
+        lerobot, published = (statistics.median(wall[side.name]) for side in listed[:2])
         for side in listed:
             ms, cpu_ms = 1e3 * statistics.median(wall[side.name]), 1e3 * statistics.median(cpu[side.name])
-            ratios = f"{1e3 * base / ms:.2f} | {1e3 * base_cpu / cpu_ms:.2f}"
+            ratios = f"{1e3 * lerobot / ms:.2f} | {1e3 * published / ms:.2f}"
             megabytes = about[side.name]["peak_bytes"] / 1e6
             print(f"| {size} | {side.name} | {ms:.0f} | {cpu_ms:.0f} | {ratios} | {megabytes:.0f} |", flush=True)
     print(

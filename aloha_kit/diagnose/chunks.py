@@ -86,7 +86,7 @@ def check_seams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         f"{', '.join(shown)}{' and more' * (len(order) > 3)} (median, 90th percentile; rad or opening); "
         f"worst at step {worst_seam}"
     )
-    remedy = "--temporal_agg, or --seam blend; a shorter --horizon makes each jump smaller but more frequent"
+    remedy = "average the chunks (--temporal_agg), or fade one into the next (--seam blend)"
     expected = f"less than {limits.seam_ratio:g} times an ordinary step's change"
     yield Cause(
         Finding(grade, "seams", names[order[0]], found, expected, remedy), tuple((int(s), int(s) + 1) for s in seams)
