@@ -9,11 +9,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(os.environ.get("ALOHA_KIT_PEERS", Path.home() / ".cache" / "aloha_kit" / "peers"))
 PEERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot[training]==0.6.1", "3.12")}  # name: what to install, Python
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a comparison: its name, its interpreter, its script, what the script is told."""
+
+    name: str
+    python: str
+    script: str
+    flags: tuple[str, ...] = ()
 
 
 def python_of(peer: str) -> Path:

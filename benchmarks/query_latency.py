@@ -21,24 +21,14 @@ import argparse
 import importlib.util
 import os
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peers
+from peers import Side
 
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way to ask: its name, its interpreter, its script, what the script is told."""
-
-    name: str
-    python: str
-    script: str
-    flags: tuple[str, ...] = ()
 
 
 def sides(cuda: bool, compile: bool) -> list[Side]:

@@ -19,25 +19,15 @@ import argparse
 import os
 import statistics
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import peers
+from peers import Side
 
 HERE = Path(__file__).parent
 STEPS = {"120x160": 6, "240x320": 4}  # a turn; of larger pictures fewer
 FEWEST = 2
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way to do the step: its name, its interpreter, its script, what the script is told."""
-
-    name: str
-    python: str
-    script: str
-    flags: tuple[str, ...] = ()
 
 
 def sides(cuda: bool, compile: bool) -> list[Side]:
