@@ -1,0 +1,84 @@
+"""Files of a released version, with the values that they are to give for ever: `python -m tests.released.make FOLDER`.
+
+Run it with the code of the version whose files are wanted, never again afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.episode import Episode
+from aloha_kit.policies import checkpoint
+from tests.episode.recording import feed, record, Rig, writer_for
+from tests.policies.contract import batch_of, contract_of
+from tests.policies.test_networks import act, cnnmlp, network_of
+
+ROWS = 12
+FULL = Rig(depth=True, base=True)
+CAMERAS = {"top": (32, 48), "left_wrist": (40, 32)}
+
+
+def make(folder: Path) -> None:
+    """Two episodes (JPEG with depth and base, raw), a journal cut off by a kill, a checkpoint of each family."""
+    expected: dict[str, Any] = {}
+    for name, settings in {"jpeg": {"rig": FULL}, "raw": {"rig": Rig(), "images": "raw"}}.items():
+        path = record(folder / name, ROWS, **settings)  # type: ignore[arg-type]
+        expected |= {f"{name}/{key}": value for key, value in episode_values(path).items()}
+    if (child := os.fork()) == 0:
+        writer = writer_for(folder / "killed", FULL)
+        feed(writer, FULL, ROWS)
+        time.sleep(2)  # rows reach the file within half a second
+        os._exit(9)
+    os.waitpid(child, 0)
+    for name, config in network_configurations().items():
+        torch.manual_seed(0)
+        contract = contract_of(CAMERAS)
+        network = network_of(config, contract).eval()
+        checkpoint.save(folder / name, network, network.config, network.stats, contract, {"step": 7})
+        batch = batch_of(contract, rows=network.chunk_size)
+        expected[f"{name}/qpos"] = batch["qpos"].numpy()
+        expected |= {f"{name}/images/{camera}": image.numpy() for camera, image in batch["images"].items()}
+        with torch.inference_mode():
+            expected[f"{name}/prediction"] = network.predict(batch).numpy()
+    np.savez_compressed(folder / "expected.npz", **expected)
+
+
+def network_configurations() -> dict[str, PolicyConfig]:
+    """Every family once, as small as it goes."""
+    small = {"backbone_layers": 1, "hidden_dim": 16}
+    return {
+        "act": act(**small, dim_feedforward=16, enc_layers=1, share_backbone=False),
+        "cnnmlp": cnnmlp(**small, keypoints=2),
+    }
+
+
+def episode_values(path: Path) -> dict[str, Any]:
+    """Every vector of an episode, and the SHA-256 of every camera's images in row order."""
+    with Episode.open(path) as episode:
+        values: dict[str, Any] = {"action": episode.action, "qpos": episode.qpos}
+        for name in ("base_action", "qvel", "effort", "base_velocity", "environment_state", "reward"):
+            if (array := getattr(episode, name)) is not None:
+                values[name] = array
+        values |= {f"stamps/{name}": stamps for name, stamps in episode.stamps.items()}
+        for camera in episode.cameras:
+            digest = hashlib.sha256()
+            for row in range(episode.rows(camera)):
+                digest.update(episode.image(camera, row).tobytes())
+            values[f"images/{camera}"] = digest.hexdigest()
+        contract = episode.contract
+        assert contract is not None
+        values["contract"] = contract.to_json()
+    return values
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,62 @@
+"""Files that released versions wrote give the values that they gave then."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from aloha_kit.episode.recover import recover
+from aloha_kit.policies import checkpoint
+from tests.released.make import episode_values, ROWS
+
+VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.npz"))
+
+
+@pytest.fixture(params=VERSIONS, ids=lambda path: path.name)
+def version(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A copy of one version's files."""
+    return Path(shutil.copytree(request.param, tmp_path / request.param.name))
+
+
+def expected(version: Path, name: str) -> dict[str, Any]:
+    with np.load(version / "expected.npz") as values:
+        return {key.removeprefix(f"{name}/"): values[key] for key in values.files if key.startswith(f"{name}/")}
+
+
+def test_there_is_at_least_one() -> None:
+    assert VERSIONS
+
+
+@pytest.mark.parametrize("name", ["jpeg", "raw"])
+def test_an_episode_reads_bit_equal(version: Path, name: str) -> None:
+    wanted, found = expected(version, name), episode_values(version / name / "episode_0.hdf5")
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        assert np.array_equal(found[key], value), key
+
+
+def test_a_journal_is_recovered_whole(version: Path) -> None:
+    wanted = expected(version, "jpeg")
+    (journal,) = (version / "killed").glob("*.partial")
+    recover(journal)
+    found = episode_values(version / "killed" / "episode_0.hdf5")
+    assert len(found["action"]) == ROWS
+    for key, value in wanted.items():
+        assert np.array_equal(found[key], value), key
+
+
+@pytest.mark.parametrize("name", ["act", "cnnmlp"])
+def test_a_checkpoint_predicts_the_same(version: Path, name: str) -> None:
+    wanted = expected(version, name)
+    network = checkpoint.load(version / name)
+    images = {key.removeprefix("images/"): torch.from_numpy(v) for key, v in wanted.items() if key.startswith("images")}
+    with torch.inference_mode():
+        found = network.predict({"qpos": torch.from_numpy(wanted["qpos"]), "images": images})
+    # another processor's kernels round differently
+    np.testing.assert_allclose(found.numpy(), wanted["prediction"], rtol=0, atol=1e-5)
+    assert checkpoint.notes(version / name) == {"step": 7}
