@@ -11,25 +11,31 @@ DEBIAN_PYTHON := /usr/lib/python3/dist-packages
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export MUJOCO_GL ?= egl
 
-.PHONY: help install system lint types test demo clean
+.PHONY: help install lock system lint types test demo clean
 
 help:
 	@echo "make demo     record, train, deploy and replay in simulation (no robot, no GPU); result in $(DEMO)/report.html"
 	@echo "make test     ruff, mypy --strict and every test"
 	@echo "make install  system packages and the Python environment in $(VENV), which both of these run first"
+	@echo "make lock     renew requirements.lock, the versions that make install installs"
 
 # Debian packages are only asked for where one is missing, so no password is needed a second time.
 system:
 	@dpkg -s $(APT) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends $(APT); }
 
-$(VENV)/installed: setup.py pyproject.toml
+$(VENV)/installed: setup.py pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv
-	$(BIN)/uv pip install -q -p $(BIN)/python -e '.[all,test]'
+	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements.lock -e '.[all,test]'
 	@# rospy is Debian's. Last on the path (a .pth file, not PYTHONPATH), or Debian's numpy would hide the environment's.
 	@test ! -d $(DEBIAN_PYTHON) || \
 	  echo $(DEBIAN_PYTHON) > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/debian_ros.pth"
 	touch $@
+
+# The newest versions that setup.py allows, for every supported Python; what `make install` then installs everywhere.
+lock:
+	$(BIN)/uv pip compile -q setup.py --extra all --extra test --universal --python-version 3.10 --upgrade \
+	  --no-header --no-annotate -o requirements.lock
 
 install: system $(VENV)/installed
 
