@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 import tyro
 
-from aloha_kit.core import AlohaKitError
+from aloha_kit.core.cli import command_line
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
 
 PROGRAM = "python -m aloha_kit.deploy"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Deploy or serve; mistakes of the user end with one message and status 1, an interruption with 130."""
+    """Deploy or serve."""
     given = list(sys.argv[1:] if argv is None else argv)
     # read when torch loads: between its operations threads must sleep, for cameras and control loop need the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
+    with command_line(kept="what was done is kept"):
         # what is needed loads after the flags are known to be right; the robot's side may have no torch
         if given[:1] == ["serve"]:
             serving = tyro.cli(ServeArgs, prog=f"{PROGRAM} serve", args=given[1:], use_underscores=True)
@@ -31,11 +31,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             from aloha_kit.deploy.app import run
 
             run(args)
-    except AlohaKitError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as interrupt:
-        print(f"interrupted{f' ({interrupt})' if str(interrupt) else ''}; what was done is kept", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

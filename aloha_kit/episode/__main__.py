@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ import tyro
 from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, counted, EpisodeError
+from aloha_kit.core.cli import exit_status
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
@@ -179,25 +179,19 @@ Command = Validate | Recover | Info | Stats | Export
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit status: 0 fine, 1 something is wrong with the episodes."""
-    command: Command = tyro.cli(
-        Command,
-        args=arguments,
-        prog="python -m aloha_kit.episode",
-        description="Look after recorded episodes.",
-        use_underscores=True,
-        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
-    )
-    try:
+
+    def run() -> int:
+        command: Command = tyro.cli(
+            Command,
+            args=arguments,
+            prog="python -m aloha_kit.episode",
+            description="Look after recorded episodes.",
+            use_underscores=True,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        )
         return command.run()
-    except AlohaKitError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader of a pipe (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+
+    return exit_status(run)
 
 
 def _episodes(source: Path) -> list[Path]:
@@ -217,8 +211,6 @@ def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
         try:
             results.append(work(path))
         except (AlohaKitError, *DAMAGE) as error:
-            if isinstance(error, BrokenPipeError):
-                raise
             text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {error}"
             print(f"error: {text}", file=sys.stderr)
             failed = 1

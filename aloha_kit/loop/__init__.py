@@ -1,9 +1,9 @@
 """The one loop: recording, deployment, replay and evaluation all run through `run_episode`."""
 
+from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.loop.children import interrupts_put_off
 from aloha_kit.loop.episode_loop import Observer, Outcome, run_episode
 from aloha_kit.loop.guard import SafetyGuard, SafetyLimits
-from aloha_kit.loop.interrupt import sigterm_interrupts
 from aloha_kit.loop.latency import LatencyReport
 from aloha_kit.loop.park import GoTo, park, start_pose
 from aloha_kit.loop.replay import Replay

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from aloha_kit.core import AlohaKitError
+from aloha_kit.core.cli import command_line
 from aloha_kit.record.cli import parse, rig_of
 from aloha_kit.record.on_rig import record_on_rig
 from aloha_kit.record.plan import SessionResult
@@ -13,20 +13,15 @@ from aloha_kit.record.recorder import record
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Record; mistakes of the user end with one message and status 1, an interruption with 130."""
-    try:
+    """Record."""
+    with command_line():
         args = parse(argv)
         result = record_on_rig(args) if rig_of(args).kind == "ros" else record(args)
-    except AlohaKitError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:  # before recording began, or a second one while the first was being obeyed
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-    print(result.text())
-    if isinstance(result, SessionResult) and result.fault:
-        sys.exit(f"error: {result.fault}")
-    if result.interrupted:
-        sys.exit(130)
+        print(result.text())
+        if isinstance(result, SessionResult) and result.fault:
+            sys.exit(f"error: {result.fault}")
+        if result.interrupted:
+            raise KeyboardInterrupt(result.interrupted)
 
 
 if __name__ == "__main__":

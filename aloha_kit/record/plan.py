@@ -34,7 +34,7 @@ class SessionResult:
     present: int  # good episodes in the folder now
     wanted: int
     verdicts: tuple[Verdict, ...]  # of this session's takes, in their order
-    interrupted: bool = False
+    interrupted: str = ""  # by which signal; empty if it was not
     fault: str = ""  # why it had to end; empty when it did not have to
 
     def text(self) -> str:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, counted
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.interrupt import signal_of
 from aloha_kit.episode import recover as recovery
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
 from aloha_kit.record.cli import RecordArgs, task_of
@@ -36,7 +37,7 @@ class Recorded:
     folder: Path
     present: int  # successful episodes in the folder now
     verdicts: tuple[Verdict, ...]  # of this session, in the order in which they ended
-    interrupted: bool
+    interrupted: str  # by which signal; empty if it was not
 
     def text(self) -> str:
         """A line or two for people."""
@@ -81,7 +82,7 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
     missing = args.num_episodes - present
     limit = args.max_attempts or max(3 * args.num_episodes, 10)
     verdicts: list[Verdict] = []
-    interrupted = False
+    interrupted = ""
     if missing > 0:
         with tqdm(
             total=args.num_episodes,
@@ -127,8 +128,8 @@ class _Worker:
 
 def _run(
     plan: Plan, seeds: Iterator[int], wanted: int, limit: int, count: int, judged: Callable[[Verdict], None]
-) -> bool:
-    """Keep `count` processes busy until `wanted` successes or `limit` attempts; says whether it was interrupted."""
+) -> str:
+    """Keep `count` processes busy until `wanted` successes or `limit` attempts; gives the signal that ended it."""
     context = multiprocessing.get_context("spawn")  # a fork would share GL and HDF5 state
     stop = context.Event()
     workers: list[_Worker] = []
@@ -174,14 +175,14 @@ def _run(
                 for worker in busy:
                     if worker.pipe in ready:
                         settle(worker)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             # the episodes under way are given up; what ended in the same moment still counts
             stop.set()
             for worker in workers:
                 if worker.seed is not None:
                     settle(worker)
-            return True
-    return False
+            return signal_of(interrupt).name
+    return ""
 
 
 def _end(workers: list[_Worker]) -> None:

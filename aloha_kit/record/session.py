@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, TYPE_CHECKING
 
 from aloha_kit.core import Action, AlohaKitError, EpisodeError, Observation, Policy, SafetyError, StopEpisode
+from aloha_kit.core.interrupt import signal_of
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.record.conversation import Conversation
@@ -94,12 +95,12 @@ class Session:
         """
         self._present, used = survey(self.plan.folder, self.plan.task.name, env.contract)
         self._new_seeds = (seed for seed in itertools.count(self.plan.seed) if seed not in used)
-        interrupted, fault = False, ""
+        interrupted, fault = "", ""
         try:
             while not self._quit and self.present < self.plan.wanted:
                 self._attempt(env)
-        except KeyboardInterrupt:
-            interrupted = True
+        except KeyboardInterrupt as interrupt:
+            interrupted = signal_of(interrupt).name
         except AlohaKitError as error:
             fault = str(error)
         finally:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,8 @@ from pathlib import Path
 import tyro
 from tyro.conf import Positional
 
-from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core import ConfigError
+from aloha_kit.core.cli import command_line
 from aloha_kit.core.files import make_folder
 from aloha_kit.report.page import build
 
@@ -26,8 +26,8 @@ class ReportArgs:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the page; mistakes of the user end with one message and status 1, an interruption with 130."""
-    try:
+    """Write the page."""
+    with command_line():
         args = tyro.cli(ReportArgs, prog="python -m aloha_kit.report", args=argv, use_underscores=True)
         page = build(args.folder)
         file = args.output or args.folder / "report.html"
@@ -37,11 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         except OSError as error:
             raise ConfigError(f"cannot write '{file}': {error.strerror}") from error
         print(file)
-    except AlohaKitError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ class Reproduction:
         ended = self._place.run(words)
         self._note((*before, replace(began, seconds=round(ended.seconds, 1), status=ended.status)))
         if ended.interrupted:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(ended.interrupted)
         if stage.done(self.result.attempts):
             return
         how = f"ended with status {ended.status}" if ended.status else "stopped before its end"

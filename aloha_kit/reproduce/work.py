@@ -31,7 +31,7 @@ class Ended:
 
     status: int
     seconds: float
-    interrupted: bool  # we were asked to stop meanwhile
+    interrupted: str  # by which signal we were asked to stop meanwhile; empty if by none
 
 
 class Workplace:
@@ -46,11 +46,11 @@ class Workplace:
         send them a Ctrl-C besides.
         """
         process: subprocess.Popen[bytes] | None = None
-        interrupted = False
+        interrupted = ""
 
         def pass_on(signum: int, frame: FrameType | None) -> None:
             nonlocal interrupted
-            interrupted = True
+            interrupted = signal.Signals(signum).name
             if process is not None:
                 process.terminate()
 

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import tyro
 
-from aloha_kit.core import AlohaKitError
+from aloha_kit.core.cli import command_line
 from aloha_kit.teleop.app import run, TeleopArgs
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Teleoperate; mistakes of the user and faults end with one message and status 1, an interruption with 130."""
-    try:
+    """Teleoperate."""
+    with command_line(kept="the followers hold"):
         run(tyro.cli(TeleopArgs, prog="python -m aloha_kit.teleop", args=argv, use_underscores=True))
-    except AlohaKitError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt as interrupt:
-        print(f"interrupted{f' ({interrupt})' if str(interrupt) else ''}; the followers hold", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from torch.distributed.rendezvous import rendezvous
 from torch.nn.parallel import DistributedDataParallel
 
 from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core.interrupt import status_of
 from aloha_kit.train.launch import ALONE, Launch
 
 PATIENCE = timedelta(days=1)  # others decode or roll out meanwhile; that a process has died is noticed at once
@@ -112,7 +113,7 @@ def processes(launch: Launch, device: torch.device) -> Iterator[World]:
     """Inside, the processes of a launch are joined; only the first one prints. Alone, nothing happens.
 
     The first error anywhere is said once, and ends all of them with status 1: each waits for the others so often that
-    none goes on by itself. An interruption ends them with 130.
+    none goes on by itself. An interruption ends them with its status.
     """
     if launch.size == 1:
         yield World()
@@ -156,4 +157,4 @@ def _said(error: BaseException, launch: Launch, board: Any) -> int:
             board.wait(
                 ["aloha_kit/said"], timedelta(seconds=10)
             )  # else the launcher might end the speaker before it has spoken
-    return 130 if isinstance(error, KeyboardInterrupt) else 1
+    return status_of(error) if isinstance(error, KeyboardInterrupt) else 1

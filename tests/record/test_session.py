@@ -35,7 +35,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     env = Desk()
     made, operator, output = session(tmp_path, env, wanted=2)
     result = made.run(env)
-    assert (result.present, result.verdicts, result.fault, result.interrupted) == (2, ("kept", "kept"), "", False)
+    assert (result.present, result.verdicts, result.fault, result.interrupted) == (2, ("kept", "kept"), "", "")
     assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis time: 2 kept"
     assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving", "ended"]
     assert operator.told[-1] == ("ended", "the arms are at rest, under torque")
@@ -266,7 +266,7 @@ def test_ctrl_c_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
     env.faults[8] = KeyboardInterrupt("SIGTERM")
     made, _, _ = session(tmp_path, env, wanted=2)
     result = made.run(env)
-    assert (result.interrupted, result.verdicts, env.parked) == (True, ("failed",), 1)
+    assert (result.interrupted, result.verdicts, env.parked) == ("SIGTERM", ("failed",), 1)
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (7, False, "KeyboardInterrupt: SIGTERM", True)
     assert all(arm.locked for arm in env.leader_arms.values())
 

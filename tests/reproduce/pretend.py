@@ -55,9 +55,9 @@ class Commands:
         if how == "killed":
             raise SystemExit("SIGKILL")  # we die with it: nothing after it is done
         if how == "failed":
-            return Ended(1, self.seconds, interrupted=False)
+            return Ended(1, self.seconds, interrupted="")
         getattr(self, f"_{application}")(words, half=how == "interrupted")
-        return Ended(130 if how else 0, self.seconds, interrupted=bool(how))
+        return Ended(130 if how else 0, self.seconds, interrupted="SIGTERM" if how else "")
 
     def _record(self, words: Sequence[str], half: bool) -> None:
         folder = Path(argument(words, "--dataset_dir"))

@@ -53,7 +53,7 @@ def test_interrupted_in_its_training_and_gone_on_with(
     finally:
         over.set()
         other.join()
-    assert ended.value.code == 130
+    assert ended.value.code == 143
     assert capfd.readouterr().err.endswith(f"Go on with:\npython -m aloha_kit.reproduce {' '.join(command)}\n")
     stopped = json.loads(last.read_text())["step"]
     assert 20 <= stopped < 400

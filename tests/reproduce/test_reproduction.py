@@ -77,7 +77,7 @@ def test_an_interrupted_stage_is_gone_on_with(
     commands.stop = {application: "interrupted"}
     said = reproduce()
     again = f"python -m aloha_kit.reproduce insertion --preset {tmp_path}/tiny.yaml --output {tmp_path}/out"
-    assert said == f"130 \ninterrupted; what is done is kept. Go on with:\n{again} --num_rollouts 10\n"
+    assert said == f"143 interrupted (SIGTERM); what is done is kept. Go on with:\n{again} --num_rollouts 10\n"
     before = applications(commands)
     assert before[-1] == application
     reproduce()

@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger, TriggerResponse
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, ConfigError, Rate, WallClock
-from aloha_kit.loop.interrupt import sigterm_interrupts
+from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import node
 from aloha_kit.ros.sim_rig import faults
 from aloha_kit.ros.sim_rig.arms import Follower, Leader

@@ -22,7 +22,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, ConfigError, counted, nearest, WallClock
-from aloha_kit.loop.interrupt import sigterm_interrupts
+from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import images, node
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
 from aloha_kit.ros.sim_rig.pace import Pace, Shutter

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end an episode as Ctrl-C does: told to every observer, nothing lost."""
+"""SIGTERM and SIGHUP end a command as Ctrl-C does: told to every observer, nothing lost, with a status of their own."""
 
 from __future__ import annotations
 
@@ -34,3 +34,13 @@ def sigterm_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:
+    """Which signal an interruption came from: the one that its text names, SIGINT (Ctrl-C) otherwise."""
+    return signal.Signals.__members__.get(str(interrupt), signal.SIGINT)
+
+
+def status_of(interrupt: KeyboardInterrupt) -> int:
+    """Exit status of an interrupted command, as shells have it: 130 (Ctrl-C), 143 (SIGTERM), 129 (SIGHUP)."""
+    return 128 + signal_of(interrupt)

@@ -1,0 +1,124 @@
+"""Commands end alike: one line for a mistake, the status of a signal, a closed or full output without a traceback."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "aloha_kit"
+COMMANDS = sorted(file.parent.name for file in PACKAGE.glob("*/__main__.py"))
+
+LONG = """
+import os, signal, sys
+from aloha_kit.core import ConfigError
+from aloha_kit.core.cli import command_line
+with command_line(kept="3 of 5 are kept"):
+    {body}
+    with open("done", "w") as file:
+        file.write("done")
+"""
+
+
+def run(body: str, folder: Path, *, shell: str = "{}", **env: str) -> subprocess.CompletedProcess[str]:
+    """Run `body` as a command does, within a shell's pipeline or redirection."""
+    (folder / "command.py").write_text(LONG.format(body=body), encoding="utf-8")
+    command = shell.format(f"'{sys.executable}' command.py")
+    return subprocess.run(
+        ["bash", "-o", "pipefail", "-c", command],
+        cwd=folder,
+        env={**os.environ, **env},
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+
+
+def ended(done: subprocess.CompletedProcess[str]) -> tuple[int, str]:
+    return done.returncode, done.stderr
+
+
+def test_there_are_eleven_commands_and_all_end_in_the_one_place() -> None:
+    assert len(COMMANDS) == 11
+    for name in COMMANDS:
+        text = (PACKAGE / name / "__main__.py").read_text(encoding="utf-8")
+        assert re.search(r"command_line\(|exit_status\(", text), name
+        assert "except KeyboardInterrupt" not in text, name
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("pass", (0, "")),
+        ("raise ConfigError('no task')", (1, "error: no task\n")),
+        ("raise KeyboardInterrupt", (130, "interrupted; 3 of 5 are kept\n")),
+        ("os.kill(os.getpid(), signal.SIGINT)", (130, "interrupted; 3 of 5 are kept\n")),
+        ("os.kill(os.getpid(), signal.SIGTERM)", (143, "interrupted (SIGTERM); 3 of 5 are kept\n")),
+        ("os.kill(os.getpid(), signal.SIGHUP)", (129, "interrupted (SIGHUP); 3 of 5 are kept\n")),
+        ("sys.exit(7)", (7, "")),
+    ],
+)
+def test_statuses(body: str, expected: tuple[int, str], tmp_path: Path) -> None:
+    assert ended(run(body, tmp_path)) == expected
+
+
+def test_a_reader_that_has_seen_enough_ends_nothing_and_is_not_mentioned(tmp_path: Path) -> None:
+    body = "[print('line', i, 'x' * 100, flush=True) for i in range(5000)]"
+    done = run(body, tmp_path, shell="{} | head -n 1 >/dev/null")
+    assert ended(done) == (128 + signal.SIGPIPE, "")
+    assert (tmp_path / "done").read_text() == "done"  # the work went on
+
+
+@pytest.mark.parametrize("lines", [1, 5000])
+def test_a_full_disk_under_the_output_is_one_line(lines: int, tmp_path: Path) -> None:
+    done = run(f"[print('x' * 100) for _ in range({lines})]", tmp_path, shell="{} >/dev/full")
+    assert ended(done) == (1, "error: standard output cannot be written: No space left on device\n")
+    assert (tmp_path / "done").read_text() == "done"
+
+
+def test_a_mistake_stays_the_message_when_the_output_is_gone(tmp_path: Path) -> None:
+    done = run("print('x'); raise ConfigError('no task')", tmp_path, shell="{} >/dev/full")
+    assert ended(done) == (1, "error: no task\n")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_files_are_never_written_into_what_is_opened_next(closed: str, tmp_path: Path) -> None:
+    body = "kept = open('kept', 'w'); print('a report'); print('a complaint', file=sys.stderr); os.system('echo shell')"
+    done = run(body, tmp_path, shell="{} " + closed)
+    assert (done.returncode, (tmp_path / "done").read_text()) == (0, "done")
+    assert (tmp_path / "kept").read_text() == ""
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        {"PYTHONIOENCODING": "gbk"},
+    ],
+)
+def test_characters_that_the_terminal_lacks_are_escaped(env: dict[str, str], tmp_path: Path) -> None:
+    done = run("print('\\u62d3 \\U0001f916 \\udc80')", tmp_path, **env)
+    assert ended(done) == (0, "")
+    assert r"\udc80" in done.stdout
+    assert r"\U0001f916" in done.stdout
+    done = run("raise ConfigError('no \\u62d3 \\udc80')", tmp_path, **env)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: no ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", ["episode", "replay"])
+def test_help_into_a_closed_pipe(command: str) -> None:
+    words = [sys.executable, "-m", f"aloha_kit.{command}", "--help"]
+    pipe: Any
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pipe:
+        pipe.stdout.close()
+        assert (pipe.wait(), pipe.stderr.read()) == (128 + signal.SIGPIPE, "")
