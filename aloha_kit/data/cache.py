@@ -26,7 +26,7 @@ from tqdm import tqdm
 from aloha_kit.core import ConfigError
 from aloha_kit.data.frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
-from aloha_kit.episode import Episode
+from aloha_kit.episode import Episode, list_episodes
 
 Ints = npt.NDArray[np.int64]
 
@@ -106,7 +106,7 @@ class _Part:
             self._start_over()  # a damaged index is worth nothing, its frames can be decoded again
         # of the whole folder: this run may use only some of its episodes
         folders = {file.parent for file in table.files}
-        live = {key_of(file) for place in folders for file in place.glob("episode_*.hdf5")}
+        live = {key_of(file) for place in folders for file in {*list_episodes(place), *table.files}}
         used = sum(count for key, (_, count) in self._where.items() if key in live)
         stale = sum(count for key, (_, count) in self._where.items() if key not in live)
         if stale > max(used, len(table)):

@@ -20,8 +20,8 @@ from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
 from aloha_kit.episode.findings import Bounds
 from aloha_kit.episode.reader import DAMAGE
-from aloha_kit.episode.schema import list_episodes
-from aloha_kit.episode.validate import sources, validate
+from aloha_kit.episode.selection import select
+from aloha_kit.episode.validate import validate
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ class Validate:
     bounds: Bounds = field(default_factory=Bounds)
 
     def run(self) -> int:
-        verdicts = [validate(path, self.bounds) for path in _progress(_some(sources(self.source), self.source))]
+        verdicts = [validate(path, self.bounds) for path in _progress(_episodes(self.source, journals=True))]
         if self.json:
             _print_json([verdict.to_mapping() for verdict in verdicts])
         else:
@@ -93,7 +93,7 @@ class Info:
     """Print JSON for programs."""
 
     def run(self) -> int:
-        found, failed = _each(_some(_episodes(self.source), self.source), summary.info)
+        found, failed = _each(_episodes(self.source), summary.info)
         if self.json:
             _print_json(found)
         elif found:
@@ -119,7 +119,7 @@ class Stats:
     """Print JSON for programs."""
 
     def run(self) -> int:
-        sound, failed = _each(_some(_episodes(self.source), self.source), summary.moments)
+        sound, failed = _each(_episodes(self.source), summary.moments)
         found = summary.stats(sound)
         if self.json:
             _print_json({stream: s.to_mapping() for stream, s in found.items()})
@@ -156,7 +156,7 @@ class Export:
     """The first action to drop again; all are kept by default."""
 
     def run(self) -> int:
-        paths = _some(_episodes(self.source), self.source)
+        paths = _episodes(self.source)
         make_folder(self.target)
 
         def copy(path: Path) -> None:
@@ -194,14 +194,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(run)
 
 
-def _episodes(source: Path) -> list[Path]:
-    return [source] if source.is_file() else list_episodes(source)
-
-
-def _some(paths: list[Path], source: Path) -> list[Path]:
-    if not paths:
-        raise EpisodeError(f"no episodes in '{source}'; {recovery.hint(source) or 'expected episode_<i>.hdf5 files'}")
-    return paths
+def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
+    """The files to look at; which of a folder's are left out is said on stderr."""
+    selection = select(source)
+    if journals:
+        selection = selection.with_journals()
+    if not selection.files:
+        there = recovery.hint(source) or selection.text() or "expected episode_<i>.hdf5 files"
+        raise EpisodeError(f"no episodes in '{source}'; {there}")
+    if text := selection.text():
+        print(text, file=sys.stderr)
+    return list(selection.files)
 
 
 def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:

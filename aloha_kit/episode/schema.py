@@ -19,7 +19,9 @@ PARTIAL = ".partial"  # the journal of an episode that is not committed yet
 TEMPORARY = ".tmp"  # an HDF5 file being built; never a record of anything
 NO_STAMP = -(2**63)  # in a stamp's place: this stream was not stamped here (a virtual clock may well be negative)
 
-_NAME = re.compile(r"episode_(\d+)\.hdf5")
+EXPECTED = "episode_<i>.hdf5 files"
+SUFFIXES = (".hdf5", ".h5")  # of episode files, in lower case
+_NAME = re.compile(r"(?:episode[_-]?)?(\d+)\.(?:hdf5|h5)", re.IGNORECASE)
 
 # Observation keys that are one vector a row, in the order in which they lie in a journal's row.
 VECTORS = ("qpos", "qvel", "effort", "base_vel", "environment_state")
@@ -36,7 +38,10 @@ def partial_path(path: Path) -> Path:
 
 
 def index_of(path: Path) -> int | None:
-    """The index in a name `episode_<i>.hdf5` or its journal's, None for any other name."""
+    """The number in a name `episode_<i>.hdf5` or its journal's, None for any other name.
+
+    Other recorders' `episode<i>.hdf5`, `<i>.hdf5` and `.h5`, in upper case too, are names of episodes as well.
+    """
     match = _NAME.fullmatch(path.name.removesuffix(PARTIAL))
     return int(match.group(1)) if match else None
 
@@ -44,23 +49,37 @@ def index_of(path: Path) -> int | None:
 def list_episodes(folder: str | Path) -> list[Path]:
     """Committed episodes `episode_<i>.hdf5` of a folder, by index.
 
+    A folder `episode_<i>` that holds one file of the same number counts as that file (RDT). Of two files with one
+    number the one that is called as we call it is taken: the other may be its copy.
+
     Raises:
         EpisodeError: no such folder.
     """
-    return _listing(folder, partial=False)
+    folder = Path(folder)
+    found: dict[int, Path] = {}
+    for index, path in (*_numbered(folder, partial=False), *_folders(folder)):
+        known = found.setdefault(index, path)
+        if path.name == episode_path(folder, index).name and known.name != path.name:
+            found[index] = path
+    return [found[index] for index in sorted(found)]
 
 
 def list_partials(folder: str | Path) -> list[Path]:
     """Journals `episode_<i>.hdf5.partial` of a folder, by index: running or interrupted recordings."""
-    return _listing(folder, partial=True)
+    return [path for _, path in _numbered(Path(folder), partial=True)]
 
 
-def _listing(folder: str | Path, *, partial: bool) -> list[Path]:
-    folder = Path(folder)
+def _numbered(folder: Path, *, partial: bool) -> list[tuple[int, Path]]:
     if not folder.is_dir():
-        raise EpisodeError(f"{missing(folder)}; expected a folder that holds episode_<i>.hdf5 files, or one of them")
+        raise EpisodeError(f"{missing(folder)}; expected a folder that holds {EXPECTED}, or one of them")
     found = ((index_of(p), p) for p in folder.iterdir() if p.name.endswith(PARTIAL) == partial)
-    return [path for _, path in sorted((i, p) for i, p in found if i is not None)]
+    return sorted((i, p) for i, p in found if i is not None)
+
+
+def _folders(folder: Path) -> list[tuple[int, Path]]:
+    """Files that lie in a folder of their own name: `episode_3/episode_3.hdf5`."""
+    inside = (p / f"{p.name}{suffix}" for p in sorted(folder.glob("episode*")) if p.is_dir() for suffix in SUFFIXES)
+    return [(index, path) for path in inside if (index := index_of(path)) is not None and path.is_file()]
 
 
 def missing(path: Path) -> str:

@@ -11,7 +11,7 @@ from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
 from aloha_kit.episode.pictures import check_images
 from aloha_kit.episode.reader import DAMAGE, Episode
 from aloha_kit.episode.recover import inspect
-from aloha_kit.episode.schema import list_episodes, list_partials, PARTIAL
+from aloha_kit.episode.schema import PARTIAL
 
 _FIRST = (checks.check_shapes, checks.check_finite)  # what the others rely on
 _REST = (
@@ -25,18 +25,6 @@ _REST = (
     checks.check_rate,
     check_images,
 )
-
-
-def sources(source: str | Path) -> list[Path]:
-    """The episodes and journals of a folder, or the one file given.
-
-    Raises:
-        EpisodeError: neither a folder nor a file.
-    """
-    source = Path(source)
-    if source.is_file():
-        return [source]
-    return [*list_episodes(source), *list_partials(source)]
 
 
 def validate(path: Path, bounds: Bounds = Bounds()) -> Verdict:  # noqa: B008 - frozen

@@ -16,6 +16,7 @@ from tyro.conf import arg, Positional
 from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, nearest
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.selection import select
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
 from aloha_kit.replay.recording import Recording
@@ -99,11 +100,14 @@ def find_episodes(path: Path) -> list[Path]:
         EpisodeError: neither; says what is there.
     """
     if path.is_dir():
-        found = list_episodes(path)
-        if not found:
+        found = select(path)
+        if not found.files:
             there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
-            raise EpisodeError(f"no episodes (episode_<i>.hdf5) in {path}; it holds: {there}")
-        return found
+            unused = f"; {found.text()}" if found.unused else ""
+            raise EpisodeError(f"no episodes (episode_<i>.hdf5) in {path}; it holds: {there}{unused}")
+        if text := found.text():
+            print(text, file=sys.stderr)
+        return list(found.files)
     if not path.exists():
         beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
         folders = [p for p in beside if p.is_dir() and list_episodes(p)]

@@ -64,6 +64,8 @@ def _train(plan: Plan, device: str, world: World) -> None:
     args, task, folder = plan.args, plan.task, plan.folder
     config = args.training
     torch.manual_seed(config.seed)
+    if text := plan.episodes.text():
+        print(text)
     table = _table(plan)
     training, validation = split(len(table.files), config.val_fraction, config.seed)
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
@@ -198,7 +200,7 @@ def _table(plan: Plan) -> EpisodeTable:
     args, task = plan.args, plan.task
     cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
     table = read_table(
-        plan.files,
+        plan.episodes.files,
         cameras=cameras if args.network.use_images else (),
         action_offset=args.training.action_offset,
         include_failed=args.training.include_failed,

@@ -55,8 +55,8 @@ class TrainArgs(Generic[NetworkT]):
     """Policy: a name in configs/policies (act, act_cpu, act_reference, cnnmlp, ...) or a YAML path."""
     recipe: str | None = None
     """Training values: a name in configs/training or a YAML path; the policy's name when there is such a file."""
-    dataset_dir: str | None = None
-    """Folder of episodes, in place of the task's."""
+    dataset_dir: Annotated[tuple[str, ...] | None, arg(metavar="DIR [DIR ...]")] = None
+    """Folders of episodes (or files), in place of the task's."""
     ckpt_dir: str | None = None
     """Folder of this run; runs/TASK/POLICY when not given."""
     resume: str | None = None
@@ -138,8 +138,9 @@ def _snapshot(run: Path) -> TrainArgs[PolicyConfig]:
             values["training"]["amp"] = "bf16"
         training = from_mapping(TrainConfig, values.pop("training"), where=f"{file}: training")
         network = policy_from_mapping(values.pop("network"), where=f"{file}: network")
-        cameras = values.pop("cameras")
-        values["cameras"] = None if cameras is None else tuple(cameras)
+        for key in ("cameras", "dataset_dir"):
+            value = values.pop(key)  # dataset_dir was one folder once
+            values[key] = None if value is None else (value,) if isinstance(value, str) else tuple(value)
         return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
     except (yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file} is damaged, so its run cannot be resumed: {error}") from error

@@ -11,7 +11,7 @@ from aloha_kit.config import TaskConfig
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode import list_episodes
+from aloha_kit.episode.selection import select, Selection
 from aloha_kit.train.cli import run_folder, SNAPSHOT, task_of, TrainArgs
 from aloha_kit.train.launch import ALONE, Launch
 
@@ -22,7 +22,7 @@ class Plan:
 
     args: TrainArgs[PolicyConfig]
     task: TaskConfig | None
-    files: tuple[Path, ...]  # the episodes, at least one
+    episodes: Selection  # at least one
     folder: Path  # of the run
     launch: Launch = ALONE
 
@@ -91,14 +91,15 @@ def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
         )
 
 
-def _episodes(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> tuple[Path, ...]:
-    folder = Path(args.dataset_dir or (task.dataset_dir.format(task=task.name) if task else ""))
-    if not folder.is_dir():
-        raise EpisodeError(
-            f"no episodes at '{folder}'. Record some with `python -m aloha_kit.record --task {args.task}`, "
-            "or say where they are with --dataset_dir"
-        )
-    files = tuple(list_episodes(folder)[: args.num_episodes])
-    if not files:
-        raise EpisodeError(f"no episode_<i>.hdf5 in '{folder}'")
-    return files
+def _episodes(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> Selection:
+    places = args.dataset_dir or ((task.dataset_dir.format(task=task.name),) if task else ())
+    for place in places:
+        if not Path(place).exists():
+            raise EpisodeError(
+                f"no episodes at '{place}'. Record some with `python -m aloha_kit.record --task {args.task}`, "
+                "or say where they are with --dataset_dir"
+            )
+    found = select(*places).first(args.num_episodes)
+    if not found.files:
+        raise EpisodeError(f"no episode_<i>.hdf5 in '{', '.join(places)}'{'; ' * bool(found.unused)}{found.text()}")
+    return found

@@ -14,7 +14,8 @@ import pytest
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode.checks import longest_run, runs
 from aloha_kit.episode.findings import Bounds, graded
-from aloha_kit.episode.validate import sources, validate
+from aloha_kit.episode.selection import select
+from aloha_kit.episode.validate import validate
 from tests.episode.foreign import LAYOUTS
 from tests.episode.recording import feed, PERIOD, record, Rig, writer_for
 
@@ -340,7 +341,7 @@ def test_journals_and_broken_files(tmp_path: Path) -> None:
     feed(writer, rig, 9)
     while writer.written < 9:
         pass
-    (journal,) = sources(tmp_path)
+    (journal,) = select(tmp_path).with_journals().files
     running = validate(journal)
     assert (running.level, running.steps) == ("warning", 9)
     assert running.findings[0].message == "being recorded; 9 steps so far"
@@ -355,10 +356,10 @@ def test_journals_and_broken_files(tmp_path: Path) -> None:
     assert (broken.level, broken.findings[0].check) == ("error", "file")
     (tmp_path / "episode_6.hdf5.partial").write_bytes(b"not a journal")
     assert "is not an episode journal" in validate(tmp_path / "episode_6.hdf5.partial").findings[0].message
-    assert [p.name for p in sources(tmp_path)] == [
+    assert [p.name for p in select(tmp_path).with_journals().files] == [
         "episode_1.hdf5", "episode_5.hdf5.partial", "episode_6.hdf5.partial"]  # fmt: skip
     with pytest.raises(EpisodeError, match="no folder"):
-        sources(tmp_path / "nowhere")
+        select(tmp_path / "nowhere")
 
 
 BATTER = """

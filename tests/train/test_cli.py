@@ -203,6 +203,24 @@ def test_the_default_folder_is_named_after_the_task_not_its_file(tmp_path: Path)
     assert plan.folder == Path("runs/pegs/act")
 
 
+def test_several_folders_of_episodes(tmp_path: Path) -> None:
+    for name in ("a", "b", "a/aside"):
+        write_dataset(tmp_path / name, lengths=(5, 6))
+    plan = make_plan(parse(["--dataset_dir", str(tmp_path / "a"), str(tmp_path / "b"), "--num_episodes", "3"]))
+    assert [file.relative_to(tmp_path).as_posix() for file in plan.episodes.files] == [
+        "a/episode_0.hdf5", "a/episode_1.hdf5", "b/episode_0.hdf5"]  # fmt: skip
+    text = plan.episodes.text()
+    assert text.startswith("3 of 6 files are used; not used: ")
+    assert "b/episode_1.hdf5 (beyond the first 3)" in text
+    assert "a/aside/episode_0.hdf5" in text
+
+
+def test_a_run_of_before_has_one_folder_of_episodes(tmp_path: Path) -> None:
+    snapshot = to_snapshot(parse(["--dataset_dir", "data/x"]))
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**snapshot, "dataset_dir": "data/x"}))
+    assert parse(["--resume", str(tmp_path)]).dataset_dir == ("data/x",)
+
+
 def test_an_interruption_is_answered_in_a_word(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
