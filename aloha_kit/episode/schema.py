@@ -19,7 +19,6 @@ PARTIAL = ".partial"  # the journal of an episode that is not committed yet
 TEMPORARY = ".tmp"  # an HDF5 file being built; never a record of anything
 NO_STAMP = -(2**63)  # in a stamp's place: this stream was not stamped here (a virtual clock may well be negative)
 
-EXPECTED = "episode_<i>.hdf5 files"
 SUFFIXES = (".hdf5", ".h5")  # of episode files, in lower case
 _NAME = re.compile(r"(?:episode[_-]?)?(\d+)\.(?:hdf5|h5)", re.IGNORECASE)
 
@@ -71,7 +70,7 @@ def list_partials(folder: str | Path) -> list[Path]:
 
 def _numbered(folder: Path, *, partial: bool) -> list[tuple[int, Path]]:
     if not folder.is_dir():
-        raise EpisodeError(f"{missing(folder)}; expected a folder that holds {EXPECTED}, or one of them")
+        raise EpisodeError(f"{missing(folder)}; expected a folder that holds episode_<i>.hdf5 files, or one of them")
     found = ((index_of(p), p) for p in folder.iterdir() if p.name.endswith(PARTIAL) == partial)
     return sorted((i, p) for i, p in found if i is not None)
 

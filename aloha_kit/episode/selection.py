@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.episode.schema import EXPECTED, index_of, list_episodes, missing, PARTIAL, SUFFIXES
+from aloha_kit.episode.schema import index_of, list_episodes, missing, PARTIAL, SUFFIXES
 
 SUB_FOLDER = "in a sub-folder: give that folder, too, to use them"
 _FOLDERS = 1000  # looked into at most: a data set may lie beside anything

@@ -17,9 +17,8 @@ def touch(folder: Path, *names: str) -> None:
 
 
 def test_numbered_files_are_used_and_the_rest_is_said(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "episode_10.hdf5", "episode_000002.hdf5", "4.hdf5", "episode6.hdf5", "episode-7.h5", "EPISODE_8.HDF5"
-    )
+    used = ("episode_000002.hdf5", "4.hdf5", "episode6.hdf5", "episode-7.h5", "EPISODE_8.HDF5", "episode_10.hdf5")
+    touch(tmp_path, *reversed(used))
     touch(tmp_path, "mirror_episode_2.hdf5", "day2/episode_0.hdf5", "day2/cam/episode_1.hdf5", "episode_5_success.hdf5")
     touch(
         tmp_path, "._episode_10.hdf5", "episode_11.hdf5.partial", ".cache/frames.h5", "notes.txt", "episode_3/meta.json"
