@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import time
 from typing import Any
 
@@ -13,17 +14,12 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import ConfigError, Contract, ContractError, Observation
-from aloha_kit.remote.messages import (
-    ConnectionLostError,
-    MAX_BYTES,
-    outgoing,
-    pack,
-    PROTOCOL,
-    RemoteError,
-    unpack,
-)
+from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
+from aloha_kit.remote.observations import outgoing, require_finite
+from aloha_kit.remote.welcome import largest_answer, Welcome, WELCOME_BYTES
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
+_WORDS = 1000  # of the server's, characters that are shown
 
 
 def address(text: str) -> tuple[str, int]:
@@ -61,12 +57,15 @@ class RemotePolicy:
 
     contract: Contract
     chunk_size: int
+    about: dict[str, Any]
 
     def __init__(
         self, where: str, token: str, *, timeout_s: float = 1.0, patience_s: float = 10.0, quality: int | None = None
     ) -> None:
         if quality is not None and not 1 <= quality <= 100:
             raise ConfigError(f"a JPEG's quality is 1 to 100, given {quality}")
+        if len(token.encode()) > MAX_TOKEN:
+            raise RemoteError(f"a token has at most {MAX_TOKEN} bytes, given {len(token.encode())}")
         host, port = address(where)
         self._uri = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
         self.where, self._token, self._quality, self._timeout_s = where, token, quality, timeout_s
@@ -76,13 +75,12 @@ class RemotePolicy:
         self._pause_s = _FIRST_PAUSE_S  # doubles with each failure
         self._next_try = 0.0  # monotonic seconds
         self._why = ""  # the last try failed
-        self._welcome: dict[str, Any] | None = None
+        self._welcome: Welcome | None = None
         self.took_ms = 0.0
         self._connected(time.monotonic() + patience_s)
         assert self._welcome is not None
-        self.contract = Contract.from_json(self._welcome["contract"])
-        self.chunk_size = int(self._welcome["chunk_size"])
-        self.about: dict[str, Any] = dict(self._welcome["about"])
+        self.contract, self.chunk_size = self._welcome.contract, self._welcome.chunk_size
+        self.about = dict(self._welcome.about)
 
     def reset(self) -> None:
         """Tell the server that an episode begins.
@@ -98,7 +96,8 @@ class RemotePolicy:
         Raises:
             ConnectionLostError: no answer within `timeout_s`; the next call connects anew.
             ContractError: the chunk is not of the contract's width.
-            RemoteError: the policy failed, or the server is another one than before.
+            RemoteError: the policy failed, the chunk is not finite, the observation is not of the contract, or the
+                server is another one than before.
         """
         number = next(self._ids)
         question = {
@@ -106,18 +105,24 @@ class RemotePolicy:
         }  # fmt: skip
         answer = self._ask(question, answered=True)
         if answer["kind"] == "failed":
-            raise RemoteError(f"the policy on {self.where} failed: {answer.get('why')}")
+            raise RemoteError(f"the policy on {self.where} failed: {quoted(answer.get('why'), _WORDS)}")
         chunk = answer.get("actions")
-        if answer["kind"] != "chunk" or answer.get("id") != number or not isinstance(chunk, np.ndarray):
+        if not _is_answer(answer, number) or not isinstance(chunk, np.ndarray):
             self.close()
-            raise RemoteError(f"{self.where} answered observation {number} with '{answer['kind']}'")
-        if chunk.shape != (self.chunk_size, len(self.contract.action_names)):
+            raise RemoteError(f"{self.where} answered observation {number} with '{quoted(answer['kind'])}'")
+        names = self.contract.action_names
+        if chunk.shape != (self.chunk_size, len(names)) or chunk.dtype != np.float32:
             raise ContractError(
-                f"{self.where} sent a chunk of shape {chunk.shape}, its contract says"
-                f" ({self.chunk_size}, {len(self.contract.action_names)})"
+                f"{self.where} sent a chunk of {chunk.shape} {chunk.dtype}, its contract says"
+                f" ({self.chunk_size}, {len(names)}) float32"
             )
-        self.took_ms = float(answer.get("took_ms", 0.0))
-        return np.asarray(chunk, np.float32)
+        try:
+            require_finite("action", chunk, names)
+        except RemoteError as error:
+            raise RemoteError(f"{self.where} sent a chunk that is not finite: {error}") from error
+        took = answer.get("took_ms")
+        self.took_ms = float(took) if isinstance(took, int | float) and math.isfinite(took) else 0.0
+        return chunk
 
     def close(self) -> None:
         """End the connection; the next question opens one again."""
@@ -158,21 +163,27 @@ class RemotePolicy:
     def _greeted(self, end: float) -> ClientConnection:
         left = max(0.1, end - time.monotonic())
         connection = self._open.enter_context(
-            connect(self._uri, open_timeout=left, close_timeout=0.5, ping_interval=None, max_size=MAX_BYTES,
+            connect(self._uri, open_timeout=left, close_timeout=0.5, ping_interval=None, max_size=WELCOME_BYTES,
                     compression=None, proxy=None)
         )  # fmt: skip
         connection.send(pack({"kind": "hello", "protocol": PROTOCOL, "token": self._token}))
         welcome = self._receive(connection, end)
         if welcome["kind"] != "welcome":
-            raise RemoteError(f"{self.where} greeted with '{welcome['kind']}': is it a policy server?")
-        if self._welcome is not None and welcome != self._welcome:
+            raise RemoteError(f"{self.where} greeted with '{quoted(welcome['kind'])}': is it a policy server?")
+        told = Welcome.read(welcome, self.where)
+        if self._welcome is not None and told != self._welcome:
             raise RemoteError(f"{self.where} serves another policy than before the connection was lost")
-        self._welcome = welcome
+        self._welcome = told
+        connection.protocol.max_message_size = largest_answer(told)
         return connection
 
     def _receive(self, connection: ClientConnection, end: float) -> dict[str, Any]:
         message = unpack(connection.recv(timeout=max(0.0, end - time.monotonic())))
         if message["kind"] == "refused":
             self.close()
-            raise RemoteError(f"{self.where} refused: {message.get('why')}")
+            raise RemoteError(f"{self.where} refused: {quoted(message.get('why'), _WORDS)}")
         return message
+
+
+def _is_answer(message: dict[str, Any], number: int) -> bool:
+    return message["kind"] == "chunk" and type(message.get("id")) is int and message["id"] == number

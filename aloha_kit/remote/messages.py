@@ -15,19 +15,22 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import cv2
 import msgpack
 import numpy as np
-import numpy.typing as npt
 
-from aloha_kit.core import AlohaKitError, Contract, Observation
+from aloha_kit.core import AlohaKitError
 
 PROTOCOL = 1
-MAX_BYTES = 64 << 20  # of one message: four raw pictures of 1920 x 1080 and room to spare
+MAX_TOKEN = 1024  # bytes: a hello is small
 
 _DTYPES = ("|b1", "|u1", "<u2", "<i4", "<i8", "<f4", "<f8")
 _ARRAY, _JPEG = 1, 2  # msgpack's extension types
 _MAX_DIMENSIONS = 4
+# a byte of msgpack can become an object of 60 bytes, so that what a message's size allows is far too much
+_MAX_DEPTH = 8
+_MAX_OBJECTS = 500  # maps, lists and arrays of one message
+_MAX_LENGTHS = {"max_array_len": 256, "max_map_len": 128, "max_str_len": 1 << 16, "max_bin_len": 1 << 16}
+_MAX_ARRAY_LENGTHS = {"max_array_len": _MAX_DIMENSIONS, "max_map_len": 0, "max_str_len": 8, "max_ext_len": 0}
 
 
 class RemoteError(AlohaKitError):
@@ -51,56 +54,42 @@ def unpack(data: Any) -> dict[str, Any]:
     """Inverse of `pack`; a `Jpeg` comes back as one. Whatever the bytes are, no code runs.
 
     Raises:
-        RemoteError: text, damaged bytes, no map with a `kind`, or an array whose size is not its shape's.
+        RemoteError: text, damaged bytes, no map with a `kind`, an array whose size is not its shape's, or more
+            nesting, more objects or longer ones than a message has.
     """
     if not isinstance(data, bytes):
         raise RemoteError("a message must be binary, given text")
+    count = 0
+
+    def counted(value: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count > _MAX_OBJECTS:
+            raise RemoteError(f"a message of more than {_MAX_OBJECTS} maps, lists and arrays")
+        return value
+
     try:
-        message = msgpack.unpackb(data, ext_hook=_extension, strict_map_key=True)
+        message = msgpack.unpackb(
+            data, ext_hook=lambda code, content: counted(_extension(code, content)), object_hook=counted,
+            list_hook=counted, strict_map_key=True, **_MAX_LENGTHS,
+        )  # fmt: skip
     except RemoteError:
         raise
     except Exception as error:  # msgpack's many, and UnicodeDecodeError
-        raise RemoteError(f"a message of {len(data)} bytes cannot be read: {type(error).__name__}: {error}") from error
+        raise RemoteError(
+            f"a message of {len(data)} bytes cannot be read: {type(error).__name__}: {quoted(error)}"
+        ) from error
     if not isinstance(message, dict) or not isinstance(message.get("kind"), str):
         raise RemoteError(f"a message must be a map with a kind, given {type(message).__name__}")
+    _require_plain(message, _MAX_DEPTH)
     return message
 
 
-def outgoing(observation: Observation, contract: Contract, quality: int | None) -> dict[str, Any]:
-    """What a policy of `contract` needs of an observation, pictures as JPEG where the camera sent them so.
-
-    Args:
-        quality: of the JPEGs made of other pictures, 1 to 100; None sends them as they are.
-
-    Raises:
-        RemoteError: a camera that the policy needs is missing.
-    """
-    plain: dict[str, Any] = {key: value for key, value in observation.items() if isinstance(value, np.ndarray)}
-    sent = observation.get("images_jpeg", {})
-    pictures: dict[str, Any] = {}
-    for name in contract.cameras:
-        if name in sent:
-            pictures[name] = Jpeg(sent[name])
-        elif name in observation.get("images", {}):
-            image = observation["images"][name]
-            pictures[name] = image if quality is None else _compressed(image, quality)
-        else:
-            there = ", ".join(observation.get("images", {})) or "(none)"
-            raise RemoteError(f"camera '{name}' is missing; there are: {there}")
-    return {**plain, "images": pictures}
-
-
-def incoming(values: Any) -> Observation:
-    """The observation in a message, pictures decoded.
-
-    Raises:
-        RemoteError: not an observation, or a damaged picture.
-    """
-    if not isinstance(values, dict) or not isinstance(values.get("images"), dict):
-        raise RemoteError("an observation must be a map with images")
-    images = {name: _picture(name, image) for name, image in values["images"].items()}
-    vectors = {key: value for key, value in values.items() if isinstance(value, np.ndarray)}
-    return Observation(**{**vectors, "images": images, "stamps": {}})  # type: ignore[typeddict-item]
+def quoted(words: object, limit: int = 100) -> str:
+    """At most `limit` characters of what the other side wrote, without characters that control a terminal or a log."""
+    text = str(words)
+    safe = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:limit])
+    return safe if len(safe) <= limit and len(text) <= limit else f"{safe[: limit - 1]}…"
 
 
 def _plain(value: Any) -> Any:
@@ -126,13 +115,13 @@ def _extension(code: int, data: bytes) -> Any:
     if code != _ARRAY:
         raise RemoteError(f"a value of unknown type {code}")
     try:
-        dtype, shape, content = msgpack.unpackb(data)
-    except (ValueError, TypeError) as error:
-        raise RemoteError(f"an array is dtype, shape and bytes: {error}") from error
+        dtype, shape, content = msgpack.unpackb(data, **_MAX_ARRAY_LENGTHS)
+    except Exception as error:  # as above
+        raise RemoteError(f"an array is dtype, shape and bytes: {quoted(error)}") from error
     if dtype not in _DTYPES:
-        raise RemoteError(f"an array of dtype {dtype!r}; known: {', '.join(_DTYPES)}")
+        raise RemoteError(f"an array of dtype {quoted(repr(dtype))}; known: {', '.join(_DTYPES)}")
     if not isinstance(shape, list) or len(shape) > _MAX_DIMENSIONS or not all(type(n) is int and n >= 0 for n in shape):
-        raise RemoteError(f"an array of shape {shape!r}; expected up to {_MAX_DIMENSIONS} whole numbers")
+        raise RemoteError(f"an array of shape {quoted(repr(shape))}; expected up to {_MAX_DIMENSIONS} whole numbers")
     expected = math.prod(shape) * np.dtype(dtype).itemsize
     if not isinstance(content, bytes) or len(content) != expected:
         given = f"{len(content)} bytes" if isinstance(content, bytes) else type(content).__name__
@@ -140,19 +129,11 @@ def _extension(code: int, data: bytes) -> Any:
     return np.frombuffer(content, dtype).reshape(shape).copy()  # the bytes themselves cannot be written to
 
 
-def _compressed(image: npt.NDArray[np.uint8], quality: int) -> Jpeg:
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise RemoteError(f"a picture of {image.shape} {image.dtype} cannot become a JPEG")
-    return Jpeg(data.tobytes())
-
-
-def _picture(name: str, image: Any) -> npt.NDArray[np.uint8]:
-    if isinstance(image, Jpeg):
-        decoded = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
-        if decoded is None:
-            raise RemoteError(f"camera '{name}': {len(image)} bytes that are no JPEG")
-        return np.asarray(decoded[..., ::-1], np.uint8)
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-        raise RemoteError(f"camera '{name}': a picture is a JPEG or (H, W, 3) uint8")
-    return image
+def _require_plain(value: Any, depth: int) -> None:
+    if isinstance(value, dict | list):
+        if not depth:
+            raise RemoteError(f"a message nested more than {_MAX_DEPTH} deep")
+        for item in value.values() if isinstance(value, dict) else value:
+            _require_plain(item, depth - 1)
+    elif not isinstance(value, np.ndarray | bytes | str | int | float | None):
+        raise RemoteError(f"a value of type {type(value).__name__}")

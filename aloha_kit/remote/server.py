@@ -1,9 +1,17 @@
-"""The side with the network: answers observations with chunks."""
+"""The side with the network: answers observations with chunks.
+
+Whoever connects is a stranger until it has shown the token: little of it is read, for a short time, and of its words
+little is repeated. See `connections` for how many there may be.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import hmac
+import http
+import logging
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +21,17 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Request, Response
 from websockets.sync.server import serve, Server, ServerConnection
 
 from aloha_kit.core import AlohaKitError, Contract, Observation
-from aloha_kit.remote.messages import incoming, MAX_BYTES, pack, PROTOCOL, RemoteError, unpack
+from aloha_kit.remote.connections import ConnectionLimits, Connections, MeteredSocket, STRANGER_BYTES, STRANGER_S
+from aloha_kit.remote.messages import MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
+from aloha_kit.remote.observations import incoming, largest_observation
+
+# The websocket library's own log repeats what strangers send.
+_NO_LOG = logging.Logger("aloha_kit.remote", logging.CRITICAL + 1)
+_PLAIN = "This is a policy server of aloha_kit; it is spoken to by websocket.\n"
 
 
 class Source(Protocol):
@@ -45,25 +60,41 @@ class PolicyServer:
     Args:
         port: 0 takes a free one; see `port`.
         say: told who comes and goes.
+        limits: of the number of connections.
+        ping_s: how often clients are pinged; one that has not answered for twice as long is dropped.
 
     Raises:
-        RemoteError: an empty token, or an address that cannot be served on.
+        RemoteError: an empty token or an overlong one, or an address that cannot be served on.
     """
 
     def __init__(
-        self, served: Served, host: str, port: int, token: str, *, say: Callable[[str], None] = lambda words: None
+        self,
+        served: Served,
+        host: str,
+        port: int,
+        token: str,
+        *,
+        say: Callable[[str], None] = lambda words: None,
+        limits: ConnectionLimits | None = None,
+        ping_s: float = 5.0,
     ) -> None:
         if not token:
             raise RemoteError("a server needs a token, or anybody in the network could see the cameras' pictures")
-        self._served, self._token, self._say = served, token, say
+        if len(token.encode()) > MAX_TOKEN:
+            raise RemoteError(f"a token has at most {MAX_TOKEN} bytes, given {len(token.encode())}")
+        self._served, self._token, self._say = served, _digest(token), say
         self._one_at_a_time = threading.Lock()
+        self._connections = Connections(limits or ConnectionLimits())
         try:
             # not compressed: JPEG does not shrink, and raw pictures would cost more time than they save
             self._server: Server = serve(
-                self._talk, host, port, max_size=MAX_BYTES, compression=None, ping_interval=None
-            )
+                self._talk, host, port, max_size=STRANGER_BYTES, max_queue=2, compression=None, logger=_NO_LOG,
+                open_timeout=STRANGER_S, close_timeout=1.0, ping_interval=ping_s, ping_timeout=2 * ping_s,
+                process_response=_without_echo,
+            )  # fmt: skip
         except OSError as error:
             raise RemoteError(f"cannot serve on {host}:{port}: {error.strerror or error}") from error
+        self._speak_websocket, self._server.handler = self._server.handler, self._admit
         self.host, self.port = host, int(self._server.socket.getsockname()[1])
 
     def serve_forever(self) -> None:
@@ -72,6 +103,7 @@ class PolicyServer:
 
     def close(self) -> None:
         """Stop listening; clients see their connection end."""
+        self._connections.end_strangers()
         self._server.shutdown()
 
     @contextlib.contextmanager
@@ -85,53 +117,101 @@ class PolicyServer:
             self.close()
             thread.join()
 
+    def _admit(self, connected: socket.socket, address: Any) -> None:
+        """In the connection's own thread, from its first byte to its last."""
+        connection = MeteredSocket(connected, address)
+        self._connections.add(connection)
+        try:
+            self._speak_websocket(connection, address)
+        finally:
+            self._connections.remove(connection)
+
     def _talk(self, connection: ServerConnection) -> None:
-        who = "{}:{}".format(*connection.remote_address[:2])
+        metered = connection.socket
+        assert isinstance(metered, MeteredSocket)
         with contextlib.suppress(ConnectionClosed):
             try:
-                self._greet(connection)
-                self._say(f"{who} connected")
+                self._greet(connection, metered)
+                self._say(f"{metered.address} connected")
+                session = _Session()
                 while True:
-                    answer = self._answer(unpack(connection.recv()))
+                    answer = self._answer(unpack(connection.recv()), session)
                     if answer is not None:
                         connection.send(pack(answer))
             except RemoteError as error:
-                self._say(f"{who} refused: {error}")
+                self._say(f"{metered.address} refused: {error}")
                 connection.send(pack({"kind": "refused", "why": str(error)}))
                 return
-        self._say(f"{who} left")
+            except ConnectionClosed:
+                raise
+            except Exception as error:  # ours; it ends this connection and no other
+                self._say(f"{metered.address}: {type(error).__name__}: {quoted(error)}")
+                return
+        if metered.client:
+            self._say(f"{metered.address} left")
 
-    def _greet(self, connection: ServerConnection) -> None:
+    def _greet(self, connection: ServerConnection, metered: MeteredSocket) -> None:
         try:
-            hello = unpack(connection.recv(timeout=10.0))
+            hello = unpack(connection.recv(timeout=STRANGER_S))
         except TimeoutError as error:
-            raise RemoteError("no hello within 10 s") from error
-        if hello["kind"] != "hello" or hello.get("protocol") != PROTOCOL:
-            raise RemoteError(f"expected a hello of protocol {PROTOCOL}, given {hello.get('protocol')!r}")
-        # as bytes, because compare_digest takes no other text than ASCII
-        if not hmac.compare_digest(str(hello.get("token")).encode(), self._token.encode()):
+            raise RemoteError(f"no hello within {STRANGER_S:g} s") from error
+        protocol, token = hello.get("protocol"), hello.get("token")
+        if hello["kind"] != "hello" or type(protocol) is not int or protocol != PROTOCOL:
+            raise RemoteError(f"expected a hello of protocol {PROTOCOL}, given {_whole(protocol)}")
+        # as digests, whose comparison takes as long whatever the token and its length
+        if not (isinstance(token, str) and hmac.compare_digest(_digest(token), self._token)):
             raise RemoteError("the token is not the server's")
+        if not self._connections.promote(metered):
+            raise RemoteError("too many clients are connected")
         served = self._served
+        connection.protocol.max_message_size = largest_observation(served.contract)
         connection.send(
             pack({"kind": "welcome", "contract": served.contract.to_json(), "chunk_size": served.chunk_size,
                   "about": served.about})
         )  # fmt: skip
 
-    def _answer(self, message: dict[str, Any]) -> dict[str, Any] | None:
+    def _answer(self, message: dict[str, Any], session: _Session) -> dict[str, Any] | None:
         if message["kind"] == "reset":
-            with self._one_at_a_time:
-                self._served.source.reset()
+            session.fresh = True
             return None
         if message["kind"] != "predict":
-            raise RemoteError(f"a message of kind '{message['kind']}'; known: reset, predict")
-        observation = incoming(message.get("observation"))
+            raise RemoteError(f"a message of kind '{quoted(message['kind'])}'; known: reset, predict")
+        number = message.get("id")
+        if type(number) is not int:
+            raise RemoteError(f"the id of an observation is a whole number, given {_whole(number)}")
         try:
+            observation = incoming(message.get("observation"), self._served.contract)
             with self._one_at_a_time:
+                if session.fresh:
+                    self._served.source.reset()
+                    session.fresh = False
                 began = time.perf_counter()
                 chunk = np.asarray(self._served.source.predict_chunk(observation), np.float32)
                 took = time.perf_counter() - began
         except Exception as error:  # the policy's own failure: its client hears it, others are served on
             name = "" if isinstance(error, AlohaKitError) else f"{type(error).__name__}: "
             self._say(f"the policy failed: {name}{error}")
-            return {"kind": "failed", "id": message.get("id"), "why": f"{name}{error}"}
-        return {"kind": "chunk", "id": message.get("id"), "actions": chunk, "took_ms": 1000 * took}
+            return {"kind": "failed", "id": number, "why": f"{name}{error}"}
+        return {"kind": "chunk", "id": number, "actions": chunk, "took_ms": 1000 * took}
+
+
+@dataclass
+class _Session:
+    """What one client's answers depend on besides its observations."""
+
+    fresh: bool = False  # an episode begins with its next observation
+
+
+def _whole(number: Any) -> str:
+    return str(number) if isinstance(number, int | None) else type(number).__name__
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _without_echo(connection: ServerConnection, request: Request, response: Response) -> Response | None:
+    """Whoever is no websocket client is told so in words of ours."""
+    if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
+        return None
+    return connection.respond(response.status_code, _PLAIN)

@@ -1,0 +1,108 @@
+"""Connections of a server: how many there are, and how much is read of one that has not shown the token.
+
+A connection is a stranger's until its token was found right, then a client's. Strangers beyond the limit end the one
+that has waited longest, so that connections which only wait keep nobody out; clients beyond it are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+STRANGER_BYTES = 4096  # the HTTP request and the first message together
+STRANGER_S = 5.0  # for each of the two
+_SEND_S = 10.0  # a client that does not read what it asked for is dropped
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """How many connections a server has at a time, in all and of one address."""
+
+    strangers: int = 64
+    strangers_per_address: int = 16
+    clients: int = 32
+    clients_per_address: int = 16
+
+
+class MeteredSocket(socket.socket):
+    """A connected socket that reads as ended after `STRANGER_BYTES`, until it is a client's.
+
+    Attributes:
+        address: of the other side.
+        client: the token was right.
+    """
+
+    def __init__(self, connected: socket.socket, address: Any) -> None:
+        super().__init__(fileno=connected.detach())
+        self.host, self.port = str(address[0]), int(address[1])
+        self.client = False
+        self._left = STRANGER_BYTES
+        # seconds and microseconds; a blocked send ends with an error
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SEND_S), 0))
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        """As a socket's; empty once a stranger has sent what it may."""
+        if self.client:
+            return super().recv(size, flags)
+        data = super().recv(min(size, self._left), flags)
+        self._left -= len(data)
+        return data
+
+    def end(self) -> None:
+        """Wake whoever reads or writes it with the end of the connection."""
+        with contextlib.suppress(OSError):
+            self.shutdown(socket.SHUT_RDWR)
+
+
+class Connections:
+    """The connections that there are, oldest first. Safe to use from many threads."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._there: dict[MeteredSocket, None] = {}  # in order of arrival
+        self._lock = threading.Lock()
+
+    def add(self, connection: MeteredSocket) -> None:
+        """Admit a stranger; where there are too many, the one that has waited longest is ended."""
+        limits = self._limits
+        with self._lock:
+            strangers = [each for each in self._there if not each.client]
+            neighbours = [each for each in strangers if each.host == connection.host]
+            if len(neighbours) >= limits.strangers_per_address:
+                strangers = neighbours
+            elif len(strangers) < limits.strangers:
+                strangers = []
+            for oldest in strangers[:1]:
+                del self._there[oldest]
+                oldest.end()
+            self._there[connection] = None
+
+    def promote(self, connection: MeteredSocket) -> bool:
+        """Make a stranger a client; False where there are too many clients."""
+        limits = self._limits
+        with self._lock:
+            clients = [each for each in self._there if each.client]
+            neighbours = sum(each.host == connection.host for each in clients)
+            if len(clients) >= limits.clients or neighbours >= limits.clients_per_address:
+                return False
+            connection.client = True
+            return True
+
+    def remove(self, connection: MeteredSocket) -> None:
+        """Forget one that has ended."""
+        with self._lock:
+            self._there.pop(connection, None)
+
+    def end_strangers(self) -> None:
+        """End every connection that has not shown the token."""
+        with self._lock:
+            for connection in [each for each in self._there if not each.client]:
+                connection.end()

@@ -1,0 +1,142 @@
+"""Observations on their way to a policy: what of them travels, and what the other side accepts.
+
+Both sides compare with the policy's contract, before anything is decoded or allocated.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, Observation
+from aloha_kit.core.jpeg import jpeg_size
+from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
+
+_VECTORS = (np.dtype(np.float32), np.dtype(np.float64))
+_OVERHEAD = 16384  # bytes of keys and headers; a JPEG of few pixels is mostly header
+
+
+def largest_observation(contract: Contract) -> int:
+    """Bytes that a message with an observation of `contract` has at most."""
+    pictures = sum(3 * height * width + _OVERHEAD for height, width in contract.cameras.values())
+    return pictures + 8 * (len(contract.state_names) + len(contract.environment_state_names)) + _OVERHEAD
+
+
+def outgoing(observation: Observation, contract: Contract, quality: int | None) -> dict[str, Any]:
+    """What a policy of `contract` reads of an observation, images as JPEG where the camera sent them so.
+
+    Args:
+        quality: of the JPEGs made of other images, 1 to 100; None sends them as they are.
+
+    Raises:
+        RemoteError: a vector or a camera that the policy needs is missing, or not of its size.
+    """
+    sent: dict[str, Any] = {}
+    for key, names in _vectors(contract).items():
+        if key not in observation:
+            raise RemoteError(f"the observation has no '{key}'; it has: {', '.join(observation)}")
+        values = np.asarray(observation[key], np.float32)  # type: ignore[literal-required]
+        if values.shape != (len(names),):
+            raise RemoteError(f"{key} must have {len(names)} entries, given shape {values.shape}")
+        sent[key] = values
+    jpegs, images = observation.get("images_jpeg", {}), observation.get("images", {})
+    pictures: dict[str, Any] = {}
+    for name, size in contract.cameras.items():
+        if name in jpegs:
+            pictures[name] = _of_size(name, Jpeg(jpegs[name]), size)
+        elif name in images:
+            image = _of_size(name, images[name], size)
+            pictures[name] = image if quality is None else _compressed(image, quality)
+        else:
+            raise RemoteError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
+    return {**sent, "images": pictures}
+
+
+def incoming(values: Any, contract: Contract) -> Observation:
+    """The observation in a message, images decoded; what the policy does not read is dropped unread.
+
+    Raises:
+        RemoteError: not an observation of `contract`: something is missing, of another type or size, damaged, or not
+            finite; names it.
+    """
+    if not isinstance(values, dict) or not isinstance(values.get("images"), dict):
+        raise RemoteError("an observation must be a map with images")
+    observation = Observation(images={}, stamps={})
+    for key, names in _vectors(contract).items():
+        observation[key] = _vector(key, values.get(key), names)  # type: ignore[literal-required]
+    images = values["images"]
+    if missing := [name for name in contract.cameras if name not in images]:
+        there = quoted(", ".join(map(str, images))) or "(none)"
+        raise RemoteError(f"camera '{missing[0]}' is missing; there are: {there}")
+    observation["images"] = {name: _decoded(name, images[name], size) for name, size in contract.cameras.items()}
+    return observation
+
+
+def require_finite(key: str, values: npt.NDArray[Any], names: tuple[str, ...]) -> None:
+    """Refuse values that are no numbers.
+
+    Args:
+        values: (…, N), for N `names`.
+
+    Raises:
+        RemoteError: names the first one that is NaN or infinite.
+    """
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        raise RemoteError(f"{key}[{', '.join(map(str, place))}] ({names[place[-1]]}) is {values[place]}")
+
+
+def _vectors(contract: Contract) -> dict[str, tuple[str, ...]]:
+    named = {"qpos": contract.state_names, "environment_state": contract.environment_state_names}
+    return {key: names for key, names in named.items() if names}
+
+
+def _vector(key: str, values: Any, names: tuple[str, ...]) -> npt.NDArray[Any]:
+    if values is None:
+        raise RemoteError(f"the observation has no '{key}'")
+    if not isinstance(values, np.ndarray) or values.dtype not in _VECTORS or values.shape != (len(names),):
+        raise RemoteError(f"{key} must be {len(names)} numbers of float32 or float64, given {_described(values)}")
+    require_finite(key, values, names)
+    return values
+
+
+def _of_size(name: str, image: Any, size: tuple[int, int]) -> Any:
+    """`image`, a `Jpeg` or an array; what a JPEG says of itself is read before it is decoded."""
+    if isinstance(image, Jpeg):
+        try:
+            given = jpeg_size(image)
+        except ValueError as error:
+            raise RemoteError(f"camera '{name}': {error}") from error
+        if given != size:
+            raise RemoteError(f"camera '{name}' must be {size} (height, width), given a JPEG of {given}")
+    elif not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != (*size, 3):
+        raise RemoteError(f"camera '{name}' must be a JPEG or {(*size, 3)} uint8, given {_described(image)}")
+    return image
+
+
+def _decoded(name: str, image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    checked = _of_size(name, image, size)
+    if not isinstance(checked, Jpeg):
+        return np.asarray(checked, np.uint8)
+    try:
+        picture = cv2.imdecode(np.frombuffer(checked, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:
+        picture = None
+    if picture is None or picture.shape != (*size, 3):
+        raise RemoteError(f"camera '{name}': {len(checked)} bytes that are no whole JPEG of {size}")
+    return np.asarray(picture[..., ::-1], np.uint8)
+
+
+def _compressed(image: npt.NDArray[np.uint8], quality: int) -> Jpeg:
+    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise RemoteError(f"a picture of {image.shape} {image.dtype} cannot become a JPEG")
+    return Jpeg(data.tobytes())
+
+
+def _described(value: Any) -> str:
+    return f"{value.shape} {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -1,0 +1,85 @@
+"""What a policy server says of its policy, checked by the robot before it believes it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from aloha_kit.core import Contract, ContractError
+from aloha_kit.remote.messages import quoted, RemoteError
+
+WELCOME_BYTES = 1 << 20
+_MOST_ACTIONS = 10_000  # of a chunk: minutes
+_MOST_NAMES, _MOST_PIXELS, _MOST_HZ = 1024, 16384, 10_000.0
+_OVERHEAD = 16384  # bytes of a message's keys, and of a failure's reason
+
+
+@dataclass(frozen=True)
+class Welcome:
+    """A served policy: its contract, the rows of a chunk, and plain values for reports."""
+
+    contract: Contract
+    chunk_size: int
+    about: dict[str, Any]
+
+    @classmethod
+    def read(cls, message: dict[str, Any], where: str) -> Welcome:
+        """The welcome in a message.
+
+        Raises:
+            RemoteError: something is missing, or not of its type or of a size that a policy can have; names it.
+        """
+        contract, chunk_size, about = (message.get(key) for key in ("contract", "chunk_size", "about"))
+        if type(chunk_size) is not int or not 1 <= chunk_size <= _MOST_ACTIONS:
+            raise RemoteError(f"{where} says that a chunk has {quoted(repr(chunk_size))} actions")
+        if not isinstance(about, dict):
+            raise RemoteError(f"{where} says of its policy a {type(about).__name__}, not a map")
+        if not _is_plain(about):
+            raise RemoteError(f"{where} says of its policy more than plain values")
+        if wrong := [key for key in ("checkpoint", "trained_on") if not isinstance(about.get(key, ""), str | None)]:
+            raise RemoteError(f"{where} says of its {wrong[0]} a {type(about[wrong[0]]).__name__}, not a text")
+        if not isinstance(contract, str):
+            raise RemoteError(f"{where} says its contract as a {type(contract).__name__}, not a text")
+        try:
+            told = Contract.from_json(contract)
+        except (ContractError, OverflowError, RecursionError) as error:
+            raise RemoteError(f"{where}: {quoted(error, 400)}") from error
+        if why := _impossible(told):
+            raise RemoteError(f"{where} has a contract that no policy can have: {quoted(why, 400)}")
+        return cls(told, chunk_size, about)
+
+
+def largest_answer(told: Welcome) -> int:
+    """Bytes that a chunk's message, or a failure's, has at most."""
+    return 4 * told.chunk_size * len(told.contract.action_names) + _OVERHEAD
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold it; messages are not nested deep."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return isinstance(value, str | int | float | None)
+
+
+def _impossible(contract: Contract) -> str:
+    """Why it cannot be; empty if it can."""
+    for label, names in (
+        ("state_names", contract.state_names),
+        ("action_names", contract.action_names),
+        ("cameras", tuple(contract.cameras)),
+        ("environment_state_names", contract.environment_state_names),
+    ):
+        if len(names) > _MOST_NAMES or not all(isinstance(name, str) for name in names):
+            return f"{label} are at most {_MOST_NAMES} texts, given {names!r}"
+    if not (contract.state_names and contract.action_names):
+        return "it has no state or no action"
+    for name, size in contract.cameras.items():
+        if not all(1 <= n <= _MOST_PIXELS for n in size):
+            return f"camera {name!r} has {size} pixels"
+    if not 0 < contract.rate_hz <= _MOST_HZ:
+        return f"a rate of {contract.rate_hz} Hz"
+    if not all(isinstance(unit, str) for unit in contract.units.values()):
+        return f"units {contract.units!r}"
+    return ""

@@ -1,0 +1,117 @@
+"""What a robot believes of a server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from websockets.sync.server import serve
+
+from aloha_kit.core import Contract, ContractError
+from aloha_kit.remote import ConnectionLostError, RemoteError, RemotePolicy
+from aloha_kit.remote.messages import pack, unpack
+
+CONTRACT = Contract(("left_waist",), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
+WELCOME = {"kind": "welcome", "contract": CONTRACT.to_json(), "chunk_size": 2, "about": {"kind": "x"}}
+GOOD: Any = {"qpos": np.float32([0.5]), "images": {"top": np.zeros((4, 6, 3), np.uint8)}, "stamps": {}}
+
+
+@contextlib.contextmanager
+def saying(welcome: bytes, **answer: Any) -> Iterator[str]:
+    """The address of a server that greets and answers so, whatever it is asked."""
+
+    def talk(connection: Any) -> None:
+        connection.recv()
+        connection.send(welcome)
+        for question in connection:
+            connection.send(pack({"kind": "chunk", "id": unpack(question)["id"], **answer}))
+
+    with serve(talk, "127.0.0.1", 0, max_size=None, compression=None) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.socket.getsockname()[1]}"
+    thread.join()
+
+
+def contract(**changes: Any) -> str:
+    return json.dumps({**json.loads(CONTRACT.to_json()), **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"chunk_size": None}, "says that a chunk has None actions"),
+        ({"chunk_size": "9"}, "says that a chunk has '9' actions"),
+        ({"chunk_size": True}, "says that a chunk has True actions"),
+        ({"chunk_size": 0}, "says that a chunk has 0 actions"),
+        ({"chunk_size": 2**62}, "says that a chunk has 4611686018427387904 actions"),
+        ({"about": None}, "says of its policy a NoneType, not a map"),
+        ({"about": [1]}, "says of its policy a list, not a map"),
+        ({"about": {"x": np.zeros(2)}}, "says of its policy more than plain values"),
+        ({"about": {"checkpoint": 3}}, "says of its checkpoint a int, not a text"),
+        ({"contract": None}, "says its contract as a NoneType, not a text"),
+        ({"contract": "{}"}, "not an embodiment contract, it lacks 'state_names'"),
+        ({"contract": "[" * 60_000}, "127.0.0.1"),
+        ({"contract": contract(rate_hz=float("nan"))}, "a contract that no policy can have: a rate of nan Hz"),
+        ({"contract": contract(rate_hz=0)}, "a rate of 0.0 Hz"),
+        ({"contract": contract(cameras={"top": [1e400, 2]})}, "infinity"),
+        ({"contract": contract(cameras={"top": [-4, 6]})}, r"camera 'top' has \(-4, 6\) pixels"),
+        ({"contract": contract(cameras={"top": [1 << 40, 6]})}, "pixels"),
+        ({"contract": contract(state_names=[1])}, "state_names are at most 1024 texts"),
+        ({"contract": contract(action_names=[])}, "no state or no action"),
+        ({"contract": contract(action_names=["x"] * 2000)}, "action_names are at most 1024 texts"),
+        ({"contract": contract(units={"joints": 3})}, "units"),
+        ({"kind": "\x1b[2J" + "x" * 1000}, r"greeted with '\\x1b\[2Jx+…'"),
+    ],
+)
+def test_a_welcome_that_is_none_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
+    with saying(pack({**WELCOME, **changes})) as where, pytest.raises(RemoteError, match=words) as caught:
+        RemotePolicy(where, "x")
+    assert len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("welcome", [b"", b"\xc1", bytes(2_000_000), pack({"kind": "refused", "why": "x" * 60_000})])
+def test_whoever_is_no_policy_server_is_found_out(welcome: bytes) -> None:
+    with saying(welcome) as where, pytest.raises(RemoteError) as caught:
+        RemotePolicy(where, "x", patience_s=0.3)
+    assert len(str(caught.value)) < 1200
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (
+            {"actions": np.float32([[0, 1], [2, np.nan]])},
+            RemoteError,
+            r"finite: action\[1, 1\] \(left_gripper\) is nan",
+        ),
+        ({"actions": np.float32([[np.inf, 1], [2, 3]])}, RemoteError, r"action\[0, 0\] \(left_waist\) is inf"),
+        ({"actions": np.zeros((3, 2), np.float32)}, ContractError, r"a chunk of \(3, 2\) float32, .* \(2, 2\) float32"),
+        ({"actions": np.zeros((2, 2), np.int64)}, ContractError, r"a chunk of \(2, 2\) int64"),
+        ({"actions": [[0, 1], [2, 3]]}, RemoteError, "answered observation 0 with 'chunk'"),
+        ({"actions": np.zeros((2, 2), np.float32), "id": np.zeros(2)}, RemoteError, "answered observation 0"),
+        ({"kind": "failed", "why": {"x": "\n" * 5000}}, RemoteError, "failed: "),
+        ({"actions": bytes(60_000)}, ConnectionLostError, "no answer from|no policy server answers"),
+    ],
+)
+def test_an_answer_that_is_none_is_refused_by_name(answer: dict[str, Any], error: type[Exception], words: str) -> None:
+    with saying(pack(WELCOME), **answer) as where:
+        policy = RemotePolicy(where, "x", timeout_s=1.0)
+        with pytest.raises(error, match=words) as caught:
+            policy.predict_chunk(GOOD)
+        assert len(str(caught.value)) < 1200
+        policy.close()
+
+
+@pytest.mark.parametrize("took", [None, "x", np.zeros(2), float("nan")])
+def test_a_stopwatch_that_says_nonsense_is_not_believed(took: Any) -> None:
+    with saying(pack(WELCOME), actions=np.zeros((2, 2), np.float32), took_ms=took) as where:
+        policy = RemotePolicy(where, "x", timeout_s=60.0)
+        policy.predict_chunk(GOOD)
+        assert policy.took_ms == 0
+        policy.close()
