@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 import rospy
 from geometry_msgs.msg import Twist
+from std_msgs.msg import Bool
 
 from aloha_kit.config.rig import BaseConfig
+from aloha_kit.core import SafetyError
 from aloha_kit.ros.arms import finite, Vector
 
 ACTION_NAMES = ("base_linear", "base_angular")
@@ -19,13 +21,24 @@ DEAD_MAN_S = 0.25
 """A velocity holds no longer than this: when an episode ends between two commands, the base must not go on."""
 
 
+HEARTBEAT_TOPIC = "/aloha_kit/base/heartbeat"
+"""std_msgs/Bool for the watchdog (`ros.base_watchdog`): true while we drive, repeated; false when we have stopped."""
+SILENCE_S = 0.25
+"""A driving program without a heartbeat for so long is stopped or dead."""
+_BEAT_S = 0.05
+
+
 class Base:
     """nav_msgs/Odometry in, geometry_msgs/Twist out; linear x in m/s, angular z in rad/s."""
 
     def __init__(self, config: BaseConfig) -> None:
         self._commands = rospy.Publisher(config.command_topic, Twist, queue_size=1)
+        self._heartbeats = rospy.Publisher(HEARTBEAT_TOPIC, Bool, queue_size=1)
         self._lock = threading.Lock()
         self._driven_until: float | None = None  # on the monotonic clock; None while it stands still
+        self._beaten = 0.0  # when the newest heartbeat was sent
+        self._gap = 0.0  # s without a heartbeat while driving, long enough for the watchdog to have stopped the base
+        self._used = self._warned = False
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="base dead man", daemon=True).start()
 
@@ -37,34 +50,74 @@ class Base:
         return values.astype(np.float32)
 
     def drive(self, velocity: npt.ArrayLike) -> None:
-        """Command (2,) a velocity, for `DEAD_MAN_S` at most."""
+        """Command (2,) a velocity, for `DEAD_MAN_S` at most.
+
+        Raises:
+            SafetyError: this process stood still while it drove, so the base was stopped; `stop` begins anew.
+        """
+        moving = bool(np.any(np.asarray(velocity, float)))
         with self._lock:
+            self._look_back()
+            if self._gap:
+                raise SafetyError(
+                    f"this process stood still for {self._gap:.2f} s while it drove the base (stopped, or the machine "
+                    "was overloaded); the base was stopped"
+                )
             self._publish(*np.asarray(velocity, float))
-            self._driven_until = time.monotonic() + DEAD_MAN_S
+            self._used = True
+            if moving != (self._driven_until is not None):
+                self._beat(moving)
+            self._driven_until = time.monotonic() + DEAD_MAN_S if moving else None
+        if moving and not self._warned and self._heartbeats.get_num_connections() == 0:
+            self._warned = True
+            rospy.logwarn(
+                "no base watchdog runs: if this process is killed the base keeps its last command, unless its driver "
+                "stops by itself. Start one: roslaunch aloha_kit base_watchdog.launch"
+            )
 
     def stop(self) -> None:
-        """Stand still; says nothing if we never drove, since a person may be pushing."""
+        """Stand still; sends nothing if we never drove, since a person may be pushing."""
         with self._lock:
-            if self._driven_until is not None:
-                self._publish(0.0, 0.0)
-                self._driven_until = None
+            self._halt()
+            self._gap = 0.0
 
     def close(self) -> None:
         """Stop and leave ROS."""
-        driven = self._driven_until is not None
         self._closed.set()
         self.stop()
-        if driven:
+        if self._used:
             time.sleep(0.05)  # rospy sends in the background, and drops what is left when a publisher goes
         self._commands.unregister()
+        self._heartbeats.unregister()
 
     def _publish(self, linear: float, angular: float) -> None:
         message = Twist()
         message.linear.x, message.angular.z = linear, angular
         self._commands.publish(message)
 
+    def _beat(self, driving: bool) -> None:
+        self._heartbeats.publish(Bool(data=driving))
+        self._beaten = time.monotonic()
+
+    def _halt(self) -> None:
+        if self._driven_until is not None:
+            self._publish(0.0, 0.0)
+            self._beat(False)
+            self._driven_until = None
+
+    def _look_back(self) -> None:
+        """Keep the gap where the heartbeat stopped while driving, whichever thread wakes first."""
+        gap = time.monotonic() - self._beaten
+        if self._driven_until is not None and gap > SILENCE_S:
+            self._gap = gap
+            self._halt()
+
     def _watch(self) -> None:
-        while not self._closed.wait(DEAD_MAN_S / 5):
-            until = self._driven_until
-            if until is not None and time.monotonic() > until:
-                self.stop()
+        while not self._closed.wait(_BEAT_S):
+            with self._lock:
+                self._look_back()
+                if self._driven_until is not None:
+                    if time.monotonic() > self._driven_until:
+                        self._halt()
+                    else:
+                        self._beat(True)

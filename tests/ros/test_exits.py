@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rospy
+from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
 from std_msgs.msg import Bool
 
@@ -150,3 +151,98 @@ def test_a_driver_that_dies_ends_the_program_and_nothing_is_dropped(scene: Scene
     scene.stands()
     assert scene.at(RAISED, 0.15)
     assert scene.under_torque()
+
+
+WATCHDOG = "/base_watchdog"
+
+
+@pytest.fixture(scope="module")
+def watchdog(scene: Scene) -> Iterator[Process]:
+    process = scene.ros.start("python", "deploy/base_watchdog_node", "--task", str(scene.task))
+    process.wait_for("watching who drives the base on /cmd_vel")
+    yield process
+    process.stop()
+    assert "Traceback" not in process.text()
+
+
+@pytest.fixture
+def commands() -> Iterator[Ear]:
+    """What an independent subscriber hears of the base's commands."""
+    ear = Ear("/cmd_vel", Twist)
+    yield ear
+    ear.subscriber.unregister()
+
+
+def speed(message: Twist) -> tuple[float, float]:
+    return message.linear.x, message.angular.z
+
+
+def sender(message: Twist) -> str:
+    return str(message._connection_header["callerid"])
+
+
+def quiet(commands: Ear) -> bool:
+    """Whether half a second passes without a message."""
+    commands.messages.clear()
+    time.sleep(0.5)
+    return not commands.messages
+
+
+def zeros_from_the_watchdog(commands: Ear) -> list[Twist]:
+    return [m for m in commands.messages if sender(m) == WATCHDOG and speed(m) == (0.0, 0.0)]
+
+
+def test_a_killed_program_leaves_a_base_that_the_watchdog_stops(
+    scene: Scene, watchdog: Process, commands: Ear
+) -> None:
+    program = scene.drive()
+    until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
+    program.kill()
+    until(lambda: len(zeros_from_the_watchdog(commands)) > 3, "several zeros")
+    assert speed(commands.newest) == (0.0, 0.0)
+    watchdog.wait_for("drove the base and is silent for 0.25 s: zero velocity on /cmd_vel")
+    until(lambda: quiet(commands), "the watchdog is silent again")
+    scene.stands()
+    assert scene.under_torque()
+
+
+def test_a_stopped_program_does_not_go_on_driving_when_it_continues(
+    scene: Scene, watchdog: Process, commands: Ear
+) -> None:
+    program = scene.drive()
+    until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
+    program.signal(signal.SIGSTOP)
+    try:
+        until(lambda: zeros_from_the_watchdog(commands), "the watchdog's zero")
+        until(lambda: scene.base_speed() == 0.0, "the base stands")
+    finally:
+        commands.messages.clear()
+        program.signal(signal.SIGCONT)
+    assert program.wait() == 1
+    late = [speed(message) for message in commands.messages if speed(message) != (0.0, 0.0)]
+    assert len(late) <= 1, "at most the command that was on its way"
+    assert "the base was stopped" in program.text() or "StreamError" in program.text()
+    assert speed(commands.newest) == (0.0, 0.0)
+    scene.stands()
+
+
+def test_the_watchdog_disturbs_nobody_else(scene: Scene, watchdog: Process, commands: Ear) -> None:
+    """Neither a program that ends in order, nor another driver of the base that sends once and is silent."""
+    program = scene.drive("60")
+    assert program.wait() == 1
+    other = rospy.Publisher("/cmd_vel", Twist, queue_size=1)
+    until(lambda: other.get_num_connections() > 1, "base and subscriber listen")
+    joystick = Twist()
+    joystick.linear.x = 0.1
+    other.publish(joystick)
+    until(lambda: speed(commands.newest) == (0.1, 0.0), "it is heard")
+    time.sleep(1.0)
+    assert WATCHDOG not in {sender(message) for message in commands.messages}
+    assert speed(commands.newest) == (0.1, 0.0)
+    other.unregister()
+
+
+def test_a_rig_without_a_base_needs_no_watchdog(scene: Scene) -> None:
+    node = scene.ros.start("python", "deploy/base_watchdog_node", "--task", "aloha_transfer_cube")
+    assert node.wait() == 0
+    assert "rig 'aloha' has no mobile base to watch" in node.text()

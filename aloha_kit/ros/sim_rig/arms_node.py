@@ -24,6 +24,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, ConfigError, Rate, WallClock
 from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import node
+from aloha_kit.ros.outlive import interrupted_after
 from aloha_kit.ros.sim_rig import faults
 from aloha_kit.ros.sim_rig.arms import Follower, Leader
 from aloha_kit.ros.sim_rig.drivers import BaseDriver, InterbotixDriver, JointStateDriver, stamp, Switches
@@ -53,6 +54,8 @@ class Args:
     """Of the objects' places at the first reset; later ones count up."""
     speed: float = 1.0
     """Seconds of the rig's time in one of the wall's; other than 1, the rig's time is told on /clock."""
+    outlive: str = ""
+    """Name of a ROS node: the first SIGINT takes effect only when that node has ended, so that it can park the arms."""
 
     def __post_init__(self) -> None:
         if not (self.speed > 0 and math.isfinite(self.speed)):
@@ -217,7 +220,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         rospy.set_param("/use_sim_time", args.speed != 1.0)
         # this node is where time comes from, so it waits for none
         rospy.init_node("sim_arms", disable_signals=True, disable_rostime=True)
-        with sigterm_interrupts():
+        with sigterm_interrupts(), interrupted_after(args.outlive, rospy.loginfo):
             served = ArmsNode(task, config, args)
             try:
                 rospy.loginfo(f"simulated rig '{config.name}' in scene '{task.scene}' is up")

@@ -24,6 +24,7 @@ from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, ConfigError, counted, nearest, WallClock
 from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import images, node
+from aloha_kit.ros.outlive import interrupted_after
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
 from aloha_kit.ros.sim_rig.pace import Pace, Shutter
 from aloha_kit.sim import SimEnv
@@ -203,6 +204,8 @@ class Args:
     """Height and width of the pictures, in place of the task's or the rig's."""
     camera_hz: float | None = None
     """Rate of every camera, in place of the rig's."""
+    outlive: str = ""
+    """Name of a ROS node: the first SIGINT takes effect only when that node has ended."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -219,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # stamps come with the states, so this node waits for no /clock
         rospy.init_node("sim_cameras", disable_signals=True, disable_rostime=True)
         cameras = SimCameras(task, rig, quality=args.quality, jpeg_quality=args.jpeg_quality)
-        with sigterm_interrupts(), contextlib.closing(cameras):
+        with sigterm_interrupts(), interrupted_after(args.outlive, rospy.loginfo), contextlib.closing(cameras):
             rospy.loginfo(f"cameras of '{rig.name}' in scene '{task.scene}': {', '.join(rig.cameras)}")
             cameras.run()
     except (AlohaKitError, ValueError) as error:

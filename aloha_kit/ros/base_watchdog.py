@@ -1,0 +1,111 @@
+"""A node beside the program that drives a mobile base: it sends zero velocity when that program falls silent.
+
+A base's driver may keep its last command for ever. `Base` stops what it drives by itself, but not when its process
+is killed or stopped (SIGKILL, SIGSTOP, Ctrl-Z), hangs, or can no longer be reached over the network.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import rospy
+import tyro
+from geometry_msgs.msg import Twist
+from std_msgs.msg import Bool
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import AlohaKitError
+from aloha_kit.loop.interrupt import sigterm_interrupts
+from aloha_kit.ros import node
+from aloha_kit.ros.base import HEARTBEAT_TOPIC, SILENCE_S
+from aloha_kit.ros.outlive import interrupted_after
+
+STOP_S = 1.0
+"""How long zero velocity is repeated: a single message may be lost, or followed by one that was on its way."""
+PERIOD_S = 0.05
+
+
+class BaseWatchdog:
+    """Zero velocity on `command_topic` once a program that said it drives is silent for `SILENCE_S`; else nothing.
+
+    A person who pushes the base and other drivers of it are not disturbed: only a program whose newest heartbeat
+    said that it drives is watched.
+
+    Args:
+        say: told who fell silent.
+    """
+
+    def __init__(self, command_topic: str, say: Callable[[str], None]) -> None:
+        self._say, self._topic = say, command_topic
+        self._lock = threading.Lock()
+        self._driving: dict[str, float] = {}  # {node: when its newest heartbeat came}, on the monotonic clock
+        self._stop_until = 0.0
+        self._commands = rospy.Publisher(command_topic, Twist, queue_size=1)
+        self._heartbeats = rospy.Subscriber(HEARTBEAT_TOPIC, Bool, self._beat, queue_size=10, tcp_nodelay=True)
+
+    def check(self) -> None:
+        """Look at the heartbeats, send zero where it is time to; to be called every `PERIOD_S`."""
+        now = time.monotonic()
+        with self._lock:
+            silent = [name for name, beat in self._driving.items() if now - beat > SILENCE_S]
+            for name in silent:
+                del self._driving[name]
+        for name in silent:
+            self._stop_until = now + STOP_S
+            self._say(f"{name} drove the base and is silent for {SILENCE_S:g} s: zero velocity on {self._topic}")
+        with self._lock:
+            if now < self._stop_until and not self._driving:
+                self._commands.publish(Twist())
+
+    def close(self) -> None:
+        """Leave ROS."""
+        self._heartbeats.unregister()
+        self._commands.unregister()
+
+    def _beat(self, message: Any) -> None:
+        name = message._connection_header.get("callerid", "?")
+        with self._lock:
+            if message.data:
+                self._driving[name] = time.monotonic()
+            else:
+                self._driving.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Args:
+    """Stop a mobile base when the program that drives it falls silent."""
+
+    task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "mobile_aloha_transfer_cube"
+    """Task name (configs/tasks) or YAML path, for its rig."""
+    rig: str | None = None
+    """Rig name (configs/rigs) or YAML path; the task's when not given."""
+    outlive: str = ""
+    """Name of a ROS node: the first SIGINT takes effect only when that node has ended."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Be the node `base_watchdog` until somebody ends it; on a rig without a base there is nothing to do."""
+    arguments = rospy.myargv()[1:] if argv is None else list(argv)
+    args = tyro.cli(Args, prog="base_watchdog_node", args=arguments, use_underscores=True)
+    try:
+        rig = load(RigConfig, "rigs", args.rig or load(TaskConfig, "tasks", args.task).rig)
+        if rig.base is None:
+            print(f"rig '{rig.name}' has no mobile base to watch")
+            return
+        node.require_master()
+        rospy.init_node("base_watchdog", disable_signals=True, disable_rostime=True)
+        with sigterm_interrupts(), interrupted_after(args.outlive, rospy.loginfo):
+            watchdog = BaseWatchdog(rig.base.command_topic, rospy.logerr)
+            rospy.loginfo(f"watching who drives the base on {rig.base.command_topic}")
+            while not rospy.is_shutdown():
+                watchdog.check()
+                time.sleep(PERIOD_S)
+    except AlohaKitError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
