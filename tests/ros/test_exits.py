@@ -192,9 +192,7 @@ def zeros_from_the_watchdog(commands: Ear) -> list[Twist]:
     return [m for m in commands.messages if sender(m) == WATCHDOG and speed(m) == (0.0, 0.0)]
 
 
-def test_a_killed_program_leaves_a_base_that_the_watchdog_stops(
-    scene: Scene, watchdog: Process, commands: Ear
-) -> None:
+def test_a_killed_program_leaves_a_base_that_the_watchdog_stops(scene: Scene, watchdog: Process, commands: Ear) -> None:
     program = scene.drive()
     until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
     program.kill()
