@@ -6,7 +6,6 @@ is killed or stopped (SIGKILL, SIGSTOP, Ctrl-Z), hangs, or can no longer be reac
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -19,8 +18,7 @@ from geometry_msgs.msg import Twist
 from std_msgs.msg import Bool
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError
-from aloha_kit.loop.interrupt import sigterm_interrupts
+from aloha_kit.core.cli import command_line
 from aloha_kit.ros import node
 from aloha_kit.ros.base import HEARTBEAT_TOPIC, SILENCE_S
 from aloha_kit.ros.outlive import interrupted_after
@@ -91,21 +89,17 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Be the node `base_watchdog` until somebody ends it; on a rig without a base there is nothing to do."""
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
-    args = tyro.cli(Args, prog="base_watchdog_node", args=arguments, use_underscores=True)
-    try:
+    with command_line():
+        args = tyro.cli(Args, prog="base_watchdog_node", args=arguments, use_underscores=True)
         rig = load(RigConfig, "rigs", args.rig or load(TaskConfig, "tasks", args.task).rig)
         if rig.base is None:
             print(f"rig '{rig.name}' has no mobile base to watch")
             return
         node.require_master()
         rospy.init_node("base_watchdog", disable_signals=True, disable_rostime=True)
-        with sigterm_interrupts(), interrupted_after(args.outlive, rospy.loginfo):
+        with interrupted_after(args.outlive, rospy.loginfo):
             watchdog = BaseWatchdog(rig.base.command_topic, rospy.logerr)
             rospy.loginfo(f"watching who drives the base on {rig.base.command_topic}")
             while not rospy.is_shutdown():
                 watchdog.check()
                 time.sleep(PERIOD_S)
-    except AlohaKitError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
