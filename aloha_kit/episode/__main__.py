@@ -39,10 +39,13 @@ class Validate:
     """Print JSON for programs."""
     strict: bool = False
     """Count warnings as errors."""
+    deep: bool = False
+    """Read every byte and compare it with the checksums of the file."""
     bounds: Bounds = field(default_factory=Bounds)
 
     def run(self) -> int:
-        verdicts = [validate(path, self.bounds) for path in _progress(_episodes(self.source, journals=True))]
+        paths = _progress(_episodes(self.source, journals=True))
+        verdicts = [validate(path, self.bounds, deep=self.deep) for path in paths]
         if self.json:
             _print_json([verdict.to_mapping() for verdict in verdicts])
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,21 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.episode import files
+from aloha_kit.episode import checksums, files, hdf5
 from aloha_kit.episode.codec import DEPTH_LEVEL
 from aloha_kit.episode.journal import Contents, read_row
-from aloha_kit.episode.schema import partial_path, SCHEMA
+from aloha_kit.episode.schema import SCHEMA
 
-_BLOCK_BYTES = 8 << 20  # rows are copied in blocks of about this size: memory stays bounded
+_BLOCK_BYTES = 4 << 20  # rows are copied in blocks of about this size: memory stays bounded
 
 
-def finish(fd: int, contents: Contents, path: Path) -> None:
-    """Build the HDF5 file of a journal, commit it as `path` and remove the journal.
+def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
+    """Build the HDF5 file of a journal and commit it as `path`, after every row was read back and compared.
 
-    At every instant either the journal or the committed file is whole on the disk.
+    The journal stays: whoever calls removes it. At every instant either it or the committed file is whole on the disk.
 
     Raises:
-        EpisodeError: the disk is full or fails, or `path` exists; the journal is kept.
+        EpisodeError: the disk is full or fails, or `path` exists.
     """
     temporary = files.temporary_path(path)
     try:
@@ -34,98 +35,128 @@ def finish(fd: int, contents: Contents, path: Path) -> None:
         temporary.unlink(missing_ok=True)
         _require_room(contents, path.parent)
         write_hdf5(fd, contents, temporary)
-        _check(temporary, contents)
+        _require_same(fd, contents, temporary)
         files.commit(temporary, path)
-    except (OSError, RuntimeError) as error:  # h5py reports a failed flush as either
+    except (OSError, RuntimeError) as error:
         raise EpisodeError(
-            f"{path.name} could not be finished ({error}). {len(contents.rows) - 1} steps are safe in "
-            f"{partial_path(path)}; make room, then run: python -m aloha_kit.episode recover {path.parent}"
+            f"{path.name} could not be finished: {error}. {where_safe(fd, len(contents.rows) - 1, journal)}; "
+            f"make room, then run: python -m aloha_kit.episode recover {journal.parent}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-    partial_path(path).unlink()
-    files.sync_folder(path.parent)
+
+
+def where_safe(fd: int, steps: int, journal: Path) -> str:
+    """How many steps of an open journal are on the disk, in words; asks the disk."""
+    try:
+        os.fdatasync(fd)
+    except OSError as error:
+        return f"{steps} steps are written to {journal}, but the disk does not confirm them ({error})"
+    return f"{steps} steps are safe in {journal}"
 
 
 def write_hdf5(fd: int, contents: Contents, target: Path) -> None:
-    """The rows of a journal as one HDF5 file in schema `aloha_kit/1`; the caller commits it.
+    """The rows of a journal as one HDF5 file in schema `aloha_kit/1`, with checksums; the caller commits it.
 
     Picture data lie contiguously (depth: one compressed chunk a frame), so a training process reads
     one frame with one seek.
     """
-    rows, layout, header = len(contents.rows), contents.layout, contents.header
-    raw = header["images"] == "raw"
-    with h5py.File(target, "w") as file:
+    with hdf5.writing(target) as file:
         _write_attributes(file, contents)
-        observations = file.create_group("observations")
-        vectors = {
-            name: (file if name in _AT_ROOT else observations).create_dataset(
-                name, (rows - 1 if name in _AT_ROOT else rows, *shape), "<f4"
-            )
-            for name, shape in layout.fields
-        }
-        stamps = {
-            name: file.create_dataset(f"stamps/{name}", (rows - 1 if name == "command" else rows,), "<i8")
-            for name in layout.streams
-        }
-        images = [
-            observations.create_dataset(f"images/{name}", (rows, height, width, 3) if raw else (rows, longest), "u1")
-            for (name, height, width), longest in zip(layout.cameras, contents.longest, strict=False)
-        ]
-        depth = [
-            observations.create_dataset(
-                f"images_depth/{name}",
-                (rows, height, width),
-                "<u2",
-                chunks=(1, height, width),
-                shuffle=True,
-                compression="gzip",
-                compression_opts=DEPTH_LEVEL,
-            )
-            for name, height, width in layout.depth
-        ]
-        lengths = None if raw else file.create_dataset("compress_len", (len(images), rows), "<f4")
-        block = max(1, min(256, _BLOCK_BYTES // max(1, sum(contents.longest))))
-        for begin in range(0, rows, block):
-            end = min(rows, begin + block)
-            records, sizes = _copy_pictures(fd, contents, begin, end, images, depth)
-            if lengths is not None:
-                lengths[:, begin:end] = sizes
-            for name, data in vectors.items():
-                _put(data, records[name], begin, name in _AT_ROOT)
-            for column, (name, data) in enumerate(stamps.items()):
-                _put(data, records["stamps"][:, column], begin, name == "command")
+        _create(file, contents)
+        for name, where, values in _pieces(fd, contents):
+            if isinstance(values, bytes):
+                file[name].id.write_direct_chunk(where, values)
+            else:
+                file[name][where] = values
+        checksums.reserve(file)
+    checksums.seal(target)
+
+
+def _create(file: Any, contents: Contents) -> None:
+    """Every data set, empty."""
+    rows, layout = len(contents.rows), contents.layout
+    for name, shape in layout.fields:
+        file.create_dataset(_place(name), (rows - 1 if name in _AT_ROOT else rows, *shape), "<f4")
+    for name in layout.streams:
+        file.create_dataset(f"stamps/{name}", (rows - 1 if name == "command" else rows,), "<i8")
+    raw = contents.header["images"] == "raw"
+    for (name, height, width), longest in zip(layout.cameras, contents.longest, strict=False):
+        file.create_dataset(f"observations/images/{name}", (rows, height, width, 3) if raw else (rows, longest), "u1")
+    for name, height, width in layout.depth:
+        file.create_dataset(
+            f"observations/images_depth/{name}",
+            (rows, height, width),
+            "<u2",
+            chunks=(1, height, width),
+            shuffle=True,
+            compression="gzip",
+            compression_opts=DEPTH_LEVEL,
+        )
+    if not raw:
+        file.create_dataset("compress_len", (len(layout.cameras), rows), "<f4")
 
 
 _AT_ROOT = ("action", "base_action", "reward")  # one a step: the row of the reset has none
 
 
-def _put(data: Any, values: npt.NDArray[Any], begin: int, per_step: bool) -> None:
-    """Write a block of rows; values that belong to steps sit one row later in the journal."""
+def _place(field: str) -> str:
+    return field if field in _AT_ROOT else f"observations/{field}"
+
+
+def _pieces(fd: int, contents: Contents) -> Iterator[tuple[str, Any, npt.NDArray[Any] | bytes]]:
+    """All that a finished file holds, some rows at a time: data set, where in it, values; bytes are a whole chunk."""
+    rows, layout = len(contents.rows), contents.layout
+    count = len(layout.cameras)
+    raw = contents.header["images"] == "raw"
+    block = max(1, min(256, _BLOCK_BYTES // max(1, sum(contents.longest))))
+    for begin in range(0, rows, block):
+        end = min(rows, begin + block)
+        records = np.zeros(end - begin, layout.dtype)
+        sizes = np.zeros((count, end - begin), np.float32)
+        blocks = [
+            np.zeros((end - begin, height, width, 3) if raw else (end - begin, longest), np.uint8)
+            for (_, height, width), longest in zip(layout.cameras, contents.longest, strict=False)
+        ]
+        for row in range(begin, end):
+            records[row - begin], pictures = read_row(fd, contents, row)
+            for camera, (target, picture) in enumerate(zip(blocks, pictures, strict=False)):
+                target[row - begin].reshape(-1)[: len(picture)] = picture
+                sizes[camera, row - begin] = len(picture)
+            for (name, _, _), picture in zip(layout.depth, pictures[count:], strict=True):
+                yield f"observations/images_depth/{name}", (row, 0, 0), bytes(picture)
+        for (name, _, _), values in zip(layout.cameras, blocks, strict=True):
+            yield f"observations/images/{name}", slice(begin, end), values
+        if not raw:
+            yield "compress_len", np.s_[:, begin:end], sizes
+        for name, _ in layout.fields:
+            yield _place(name), *_steps(records[name], begin, name in _AT_ROOT)
+        for column, name in enumerate(layout.streams):
+            yield f"stamps/{name}", *_steps(records["stamps"][:, column], begin, name == "command")
+
+
+def _steps(values: npt.NDArray[Any], begin: int, per_step: bool) -> tuple[slice, npt.NDArray[Any]]:
+    """Where a block of rows goes; values that belong to steps sit one row later in the journal."""
     if per_step:
         values, begin = (values[1:], 0) if begin == 0 else (values, begin - 1)
-    if len(values):
-        data[begin : begin + len(values)] = values
+    return slice(begin, begin + len(values)), values
 
 
-def _copy_pictures(
-    fd: int, contents: Contents, begin: int, end: int, images: list[Any], depth: list[Any]
-) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float32]]:
-    """Copy the pictures of rows [begin, end); return those rows' records and the colour pictures' lengths."""
-    records = np.zeros(end - begin, contents.layout.dtype)
-    sizes = np.zeros((len(images), end - begin), np.float32)
-    blocks = [np.zeros((end - begin, *data.shape[1:]), np.uint8) for data in images]
-    for row in range(begin, end):
-        record, pictures = read_row(fd, contents, row)
-        records[row - begin] = record
-        for camera, (target, picture) in enumerate(zip(blocks, pictures, strict=False)):
-            target[row - begin].reshape(-1)[: len(picture)] = picture
-            sizes[camera, row - begin] = len(picture)
-        for data, picture in zip(depth, pictures[len(images) :], strict=True):
-            data.id.write_direct_chunk((row, 0, 0), bytes(picture))
-    for data, values in zip(images, blocks, strict=True):
-        data[begin:end] = values
-    return records, sizes
+def _require_same(fd: int, contents: Contents, path: Path) -> None:
+    """Read everything back and compare it with the journal, before anything relies on the file."""
+    with hdf5.reading(path) as file:
+        for name, where, values in _pieces(fd, contents):
+            if isinstance(values, bytes):
+                same = file[name].id.read_direct_chunk(where)[1] == values
+            else:
+                same = np.array_equal(_bytes(file[name][where]), _bytes(values))
+            if not same:
+                raise OSError(f"/{name} does not read back as it was written, in {path}")
+
+
+def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bytes of an array: NaN equals itself there."""
+    return np.frombuffer(np.ascontiguousarray(values), np.uint8)
 
 
 def _write_attributes(file: Any, contents: Contents) -> None:
@@ -187,10 +218,3 @@ def _require_room(contents: Contents, folder: Path) -> None:
     free = space.f_bavail * space.f_frsize
     if free < needed:
         raise OSError(f"{needed / 1e6:.1f} MB needed in {folder}, {free / 1e6:.1f} MB free")
-
-
-def _check(path: Path, contents: Contents) -> None:
-    """Open what was written once more before anything relies on it."""
-    with h5py.File(path, "r") as file:
-        if file["action"].shape[0] != len(contents.rows) - 1:
-            raise OSError(f"{path} does not read back")

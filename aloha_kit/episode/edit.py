@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.episode import files
+from aloha_kit.episode import checksums, files, hdf5
 from aloha_kit.episode.codec import encode_jpeg
 from aloha_kit.episode.convert import set_attribute
 from aloha_kit.episode.reader import Episode
@@ -56,12 +56,14 @@ def export(
         temporary = files.temporary_path(path)
         try:
             temporary.unlink(missing_ok=True)
-            with h5py.File(temporary, "w") as target, h5py.File(source, "r") as old:
+            with hdf5.writing(temporary) as target, hdf5.reading(source) as old:
                 _copy(old, target, episode, (start, stop), (start, stop + extra), raw, mobile_aloha)
                 if episode.attrs.get("schema") == SCHEMA and not extra:
                     set_attribute(target, "schema", CLASSIC)
                 edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
                 set_attribute(target, "edited", json.dumps(edited))
+                checksums.reserve(target)
+            checksums.seal(temporary)
             files.commit(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -78,12 +80,15 @@ def label(path: Path, *, success: bool) -> None:
     """
     with Episode.open(path):
         pass
+    checksums.require_sound(path)  # or the new ones would vouch for the damage
     temporary = files.temporary_path(path)
     try:
         temporary.unlink(missing_ok=True)  # one left by a kill may be a second name of the episode itself
         shutil.copyfile(path, temporary)
-        with h5py.File(temporary, "r+") as file:
+        with hdf5.writing(temporary, "r+") as file:
             file.attrs["success"] = success
+            checksums.reserve(file)
+        checksums.seal(temporary)
         files.replace(temporary, path)
     except OSError as error:
         raise EpisodeError(f"{path} could not be labelled, it is as it was: {error}") from error
@@ -103,7 +108,7 @@ def _copy(
     decode = raw and episode.compressed
     swap = mobile_aloha and not raw and episode.jpeg_order == "standard"
     for key, value in old.attrs.items():
-        if not ((decode or swap) and key in ("jpeg_quality", "jpeg_order")):
+        if key != checksums.NAME and not ((decode or swap) and key in ("jpeg_quality", "jpeg_order")):
             set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
     if decode:
         target.attrs["compress"] = False
@@ -111,7 +116,7 @@ def _copy(
         _swap(target, episode, frames)
 
     def visit(name: str, data: Any) -> None:
-        if not isinstance(data, h5py.Dataset):
+        if not isinstance(data, h5py.Dataset) or name == checksums.NAME:
             return
         if swap and (name == "compress_len" or name.startswith("observations/images/")):
             return

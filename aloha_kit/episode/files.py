@@ -90,6 +90,12 @@ def replace(temporary: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
+def remove(path: Path) -> None:
+    """Take away a file that is needed no longer, durably."""
+    path.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make names created in or removed from `folder` survive a power cut, where the file system can."""
     fd = os.open(folder, os.O_RDONLY)

@@ -12,9 +12,9 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with an episode."""
+    """One thing that is wrong with an episode, or (level "ok") that was asked for and found right."""
 
-    level: Literal["warning", "error"]
+    level: Level
     check: str
     message: str
 
@@ -44,7 +44,7 @@ class Verdict:
     def level(self) -> Level:
         """The worst of the findings."""
         levels = {finding.level for finding in self.findings}
-        return "error" if "error" in levels else "warning" if levels else "ok"
+        return "error" if "error" in levels else "warning" if "warning" in levels else "ok"
 
     def to_mapping(self) -> dict[str, Any]:
         """For JSON."""

@@ -5,13 +5,15 @@
 
 The CRC covers the other header fields and the payload. Kinds: `AKRh` header (JSON, first), `AKRs` one row
 (the fixed record, a u32 length for each picture, the pictures), `AKRe` how the episode ended (JSON).
-A reader takes the longest prefix of good records; a torn or damaged one ends it. An HDF5 file
+A reader takes the longest prefix of good records; a torn or damaged one ends it, and so does an end record that
+contradicts the rows before it. An HDF5 file
 cannot give this: killed between flushes it is unreadable, and padded JPEG needs lengths known only at the end.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import os
 import struct
 import zlib
@@ -19,6 +21,7 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -29,8 +32,14 @@ from aloha_kit.episode.schema import RowLayout
 
 PREAMBLE = b"aloha_kit jrnl1\n"
 HEADER, STEP, END = b"AKRh", b"AKRs", b"AKRe"
+_KINDS = (HEADER, STEP, END)
 _HEAD = struct.Struct("<4sIII")
 _MAX_RECORD = 1 << 30  # a length beyond this is damage, not a row
+
+_END_KINDS: dict[str, Any] = {
+    "success": (bool, NoneType), "reason": str, "error": bool, "final_reward": (int, float), "max_reward": (int, float),
+    "stalls": int, "describe": dict,
+}  # fmt: skip
 
 Bytes = bytes | memoryview | npt.NDArray[Any]
 
@@ -93,9 +102,11 @@ class Contents:
     rows: array[int] = field(default_factory=lambda: array("Q"))  # offset of each row's record
     longest: list[int] = field(default_factory=list)  # bytes of the longest picture a camera, depth after colour
     end: dict[str, Any] | None = None
+    cut: int = 0  # rows that its end left out
     good_bytes: int = 0
     total_bytes: int = 0
     problem: str = ""  # why reading stopped before the end of the file
+    torn: bool = True  # what follows the good bytes is at most one record that was never finished
 
     def __post_init__(self) -> None:
         self.longest = self.longest or [0] * (len(self.layout.cameras) + len(self.layout.depth))
@@ -106,9 +117,21 @@ class Contents:
         self.longest = [max(a, b) for a, b in zip(self.longest, lengths, strict=True)]
 
     def close(self, end: dict[str, Any]) -> None:
-        """Note how the episode ended; its last `end["cut"]` rows are no part of it."""
-        self.end = end
-        del self.rows[len(self.rows) - int(end.get("cut", 0)) :]
+        """Note how the episode ended; its last `end["cut"]` rows are no part of it.
+
+        Raises:
+            ValueError: it says what no episode of these rows can have; nothing is changed then.
+        """
+        cut = end.get("cut", 0)
+        if type(cut) is not int or not 0 <= cut <= max(0, len(self.rows) - 2):
+            raise ValueError(f"cuts {cut!r} of {len(self.rows)} rows")
+        for key, kinds in _END_KINDS.items():
+            if key in end and not isinstance(end[key], kinds):
+                raise ValueError(f"has {key} {end[key]!r}")
+        if unknown := sorted(end.keys() - _END_KINDS.keys() - {"cut"}):
+            raise ValueError(f"has unknown entries: {', '.join(unknown)}")
+        self.end, self.cut = end, cut
+        del self.rows[len(self.rows) - cut :]
 
 
 def scan(fd: int, path: Path) -> Contents | None:
@@ -122,22 +145,26 @@ def scan(fd: int, path: Path) -> Contents | None:
     if start != PREAMBLE[: len(start)]:
         raise EpisodeError(f"{path} is not an episode journal: it begins {start!r}")
     offset, sequence, contents, problem = len(PREAMBLE), 0, None, ""
-    while offset < total:
+    while offset < total and not problem:
         kind, payload, problem = _read(fd, offset, total, sequence)
         if problem:
             break
         if contents is None:
             contents = _begin(kind, payload, path)
+        elif contents.end is not None:
+            problem = f"damaged at byte {offset}: a record after the end"
         elif kind == STEP:
             contents.add_row(offset, _lengths(contents.layout, payload))
         elif kind == END:
-            contents.close(json.loads(payload))
-        offset, sequence = offset + _HEAD.size + len(payload), sequence + 1
+            problem = _end(contents, payload, offset)
+        if not problem:
+            offset, sequence = offset + _HEAD.size + len(payload), sequence + 1
+    torn = _torn(fd, offset, total, sequence)
     if contents is None:
-        if problem.startswith("damaged"):
+        if problem.startswith("damaged") or not torn:
             raise EpisodeError(f"the header of {path} is {problem}; its rows cannot be read without it")
         return None
-    contents.good_bytes, contents.total_bytes, contents.problem = offset, total, problem
+    contents.good_bytes, contents.total_bytes, contents.problem, contents.torn = offset, total, problem, torn
     return contents
 
 
@@ -176,7 +203,7 @@ def _read(fd: int, offset: int, total: int, sequence: int) -> tuple[bytes, bytes
     if len(head) < _HEAD.size:
         return b"", b"", f"cut off at byte {total}"
     kind, number, length, crc = _HEAD.unpack(head)
-    if kind not in (HEADER, STEP, END) or number != sequence or length > _MAX_RECORD:
+    if kind not in _KINDS or number != sequence or length > _MAX_RECORD:
         return b"", b"", f"damaged at byte {offset}"
     payload = os.pread(fd, length, offset + _HEAD.size)
     if len(payload) < length:
@@ -191,3 +218,41 @@ def _begin(kind: bytes, payload: bytes, path: Path) -> Contents:
         raise EpisodeError(f"{path} does not begin with a header")
     header = json.loads(payload)
     return Contents(header, RowLayout.from_mapping(header["layout"]))
+
+
+def _end(contents: Contents, payload: bytes, offset: int) -> str:
+    try:
+        end = json.loads(payload)
+        if not isinstance(end, dict):
+            raise ValueError(f"is a {type(end).__name__}")
+        contents.close(end)
+    except ValueError as error:
+        return f"damaged at byte {offset}: the end record {error}"
+    return ""
+
+
+def _torn(fd: int, offset: int, total: int, sequence: int) -> bool:
+    """Whether the bytes from `offset` on are nothing, or what a write that was cut short leaves: no whole record."""
+    if offset >= total:
+        return True
+    with mmap.mmap(fd, total, access=mmap.ACCESS_READ) as data:
+        at = data.find(b"AKR", offset + 1)
+        while at >= 0:
+            if _whole(data, at, total):
+                return False
+            at = data.find(b"AKR", at + 1)
+        head = data[offset : offset + _HEAD.size]
+        if len(head) < _HEAD.size or not any(data[offset:]):
+            return True
+    kind, number, length, _ = _HEAD.unpack(head)
+    return kind in _KINDS and number == sequence and length <= _MAX_RECORD and offset + _HEAD.size + length > total
+
+
+def _whole(data: mmap.mmap, at: int, total: int) -> bool:
+    if at + _HEAD.size > total:
+        return False
+    kind, number, length, crc = _HEAD.unpack(data[at : at + _HEAD.size])
+    begin = at + _HEAD.size
+    if kind not in _KINDS or begin + length > total:
+        return False
+    return zlib.crc32(data[begin : begin + length], zlib.crc32(_HEAD.pack(kind, number, length, 0))) == crc

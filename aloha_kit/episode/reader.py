@@ -9,11 +9,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
+from aloha_kit.episode import hdf5
 from aloha_kit.episode.codec import decode_jpeg, Depth, Image, JpegOrder
 from aloha_kit.episode.layouts import contents, derive_contract, detect, Layout, OURS
 from aloha_kit.episode.schema import missing, partial_path
@@ -319,12 +319,7 @@ def _open_file(path: Path) -> Any:
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
         raise EpisodeError(f"no episode '{path}'; the folder has: {shown or '(no episodes)'}")
     try:
-        try:
-            return h5py.File(path, "r")
-        except OSError as error:
-            if "lock" not in str(error):
-                raise
-            return h5py.File(path, "r", locking=False)  # NFS often cannot lock, and committed files never change
+        return hdf5.reading(path)
     except OSError as error:
         hint = ""
         if partial_path(path).exists():

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Literal
 
 from aloha_kit.core import counted, EpisodeError
-from aloha_kit.episode import files
+from aloha_kit.core.files import free_path
+from aloha_kit.episode import checksums, files
 from aloha_kit.episode.convert import finish
 from aloha_kit.episode.findings import without_path
 from aloha_kit.episode.journal import Contents, scan
 from aloha_kit.episode.reader import Episode
-from aloha_kit.episode.schema import list_partials, PARTIAL
+from aloha_kit.episode.schema import KEPT, list_partials, PARTIAL, partial_path
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ def hint(folder: Path) -> str:
 
 
 def recover(journal: Path) -> Recovery:
-    """Turn one journal into an episode and remove it.
+    """Turn one journal into an episode and remove it; one that holds more than could be used is kept as `….kept`.
 
     - "recovered": committed, under its own index unless another episode has taken that meanwhile.
     - "finished": the episode had been committed already; only the journal was left over.
     - "empty": not one step was recorded; the journal is removed.
     - "busy": a live process is writing it; nothing is touched.
-    - "failed": not readable, or the disk refuses; the journal is kept.
+    - "failed": not readable, or the disk refuses; the journal is left as it is.
     """
     try:
         fd = os.open(journal, os.O_RDWR)
@@ -100,28 +101,55 @@ def _busy(journal: Path) -> bool:
 
 def _recover(journal: Path, fd: int) -> Recovery:
     contents = scan(fd, journal)
-    if contents is None or len(contents.rows) < 2:
-        journal.unlink()
+    if contents is None or (len(contents.rows) < 2 and contents.torn):
+        files.remove(journal)
         return Recovery(journal, "empty", "no step was recorded; journal removed")
-    steps, lost = len(contents.rows) - 1, contents.total_bytes - contents.good_bytes
+    steps, lost = max(0, len(contents.rows) - 1), contents.total_bytes - contents.good_bytes
+    if not steps:
+        return Recovery(journal, "failed", f"{contents.problem}, before its first step; left as it is", 0, lost)
     path = journal.with_name(journal.name.removesuffix(PARTIAL))
+    reserved = None
     if path.exists():
         files.temporary_path(path).unlink(missing_ok=True)
         if _same_episode(path, contents):
-            journal.unlink()
-            return Recovery(journal, "finished", "was committed already; journal removed", steps, 0, path)
+            place = _put_away(journal, contents)
+            return Recovery(journal, "finished", f"was committed already; journal {place}", steps, lost, path)
         path, reservation = files.reserve(journal.parent, None)
         os.close(reservation)
-    finish(fd, contents, path)
-    journal.unlink(missing_ok=True)
+        reserved = partial_path(path)
+    try:
+        finish(fd, contents, path, journal)
+    finally:
+        if reserved is not None:
+            files.remove(reserved)
+    place = _put_away(journal, contents)
     verdict = "whole" if contents.end else "interrupted"
-    tail = f"; {lost} bytes of an unfinished step dropped ({contents.problem})" if lost else ""
+    tail = ""
+    if lost and contents.torn:
+        tail = f"; {lost} bytes of an unfinished step dropped ({contents.problem})"
+    elif lost:
+        tail = f"; {lost} bytes behind them cannot be used ({contents.problem}): journal {place}"
+    elif contents.cut:
+        tail = f"; the last {counted(contents.cut, 'step')} left out, as its end says: journal {place}"
     return Recovery(journal, "recovered", f"{verdict}, {counted(steps, 'step')}{tail}", steps, lost, path)
 
 
+def _put_away(journal: Path, contents: Contents) -> str:
+    """Remove a journal all of whose rows are in an episode now; one that holds more gets another name. In words."""
+    if contents.torn and not contents.cut:
+        files.remove(journal)
+        return "removed"
+    place = free_path(journal.with_name(journal.name.removesuffix(PARTIAL) + KEPT))
+    os.rename(journal, place)
+    files.sync_folder(journal.parent)
+    return f"kept as {place.name}"
+
+
 def _same_episode(path: Path, contents: Contents) -> bool:
+    """Whether a committed file is this journal's, and as it was written."""
     try:
         with Episode.open(path) as episode:
-            return bool(episode.attrs.get("id") == contents.header["id"] and episode.length == len(contents.rows) - 1)
+            same = episode.attrs.get("id") == contents.header["id"] and episode.length == len(contents.rows) - 1
+        return bool(same and checksums.damage(path) == [])
     except EpisodeError:
         return False

@@ -16,6 +16,7 @@ from aloha_kit.core import Contract, EpisodeError, Observation
 SCHEMA = "aloha_kit/1"
 CLASSIC = "aloha_kit/1-classic"  # an export with as many observations as actions, the last one dropped
 PARTIAL = ".partial"  # the journal of an episode that is not committed yet
+KEPT = ".kept"  # a journal that holds more than the episode that was recovered from it
 TEMPORARY = ".tmp"  # an HDF5 file being built; never a record of anything
 NO_STAMP = -(2**63)  # in a stamp's place: this stream was not stamped here (a virtual clock may well be negative)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, EpisodeError
-from aloha_kit.episode import checks
+from aloha_kit.episode import checks, checksums
 from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
 from aloha_kit.episode.pictures import check_images
 from aloha_kit.episode.reader import DAMAGE, Episode
@@ -27,13 +27,14 @@ _REST = (
 )
 
 
-def validate(path: Path, bounds: Bounds = Bounds()) -> Verdict:  # noqa: B008 - frozen
-    """Check one file; whatever is wrong becomes a finding, never an exception."""
+def validate(path: Path, bounds: Bounds = Bounds(), *, deep: bool = False) -> Verdict:  # noqa: B008 - frozen
+    """Check one file, with `deep` every byte of it; whatever is wrong becomes a finding, never an exception."""
     if path.name.endswith(PARTIAL):
         return _journal(path)
     try:
         with Episode.open(path) as episode:
-            return Verdict(path, episode.length, tuple(_findings(episode, bounds)))
+            sums = _checksums(path) if deep else ()
+            return Verdict(path, episode.length, (*sums, *_findings(episode, bounds)))
     except AlohaKitError as error:
         return Verdict(path, 0, (Finding("error", "file", without_path(error, path)),))
     except DAMAGE as error:
@@ -50,6 +51,16 @@ def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
         return  # the other checks would only repeat it in odder words
     for check in _REST:
         yield from check(episode, bounds)
+
+
+def _checksums(path: Path) -> tuple[Finding]:
+    found = checksums.damage(path)
+    if found is None:
+        return (Finding("ok", "checksums", "no checksums: recorded by another program, or before they were kept"),)
+    if found:
+        message = f"{'; '.join(found)}: damaged, or changed by another program, since it was written"
+        return (Finding("error", "checksums", message),)
+    return (Finding("ok", "checksums", "every byte is as it was written"),)
 
 
 def _journal(path: Path) -> Verdict:

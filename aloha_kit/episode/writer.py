@@ -121,13 +121,17 @@ class EpisodeWriter:
         self._fd = -1
         self._state: Literal["new", "recording", "committed", "kept", "empty", "discarded"] = "new"
         self._rows = 0
+        self._synced = 0  # of them, how many the disk has confirmed
         self._failure: Exception | None = None
 
     @property
     def path(self) -> Path:
         """`folder/episode_<i>.hdf5`, where the episode will be; asking reserves the index."""
         if self._path is None:
-            self._path, self._fd = files.reserve(self._folder, self._index)
+            try:
+                self._path, self._fd = files.reserve(self._folder, self._index)
+            except OSError as error:
+                raise EpisodeError(f"no episode can be begun in '{self._folder}': {error}") from error
         return self._path
 
     @property
@@ -234,7 +238,8 @@ class EpisodeWriter:
             self._contents.close(end)
             with contextlib.suppress(OSError):  # no room for the verdict: recovery will do without
                 self._journal.append_json(END, end)
-            finish(self._fd, self._contents, self.path)
+            finish(self._fd, self._contents, self.path, partial_path(self.path))
+            files.remove(partial_path(self.path))
         except BaseException:
             self._close("kept")
             raise
@@ -273,6 +278,9 @@ class EpisodeWriter:
                 self._contents.add_row(self._journal.append(STEP, parts), lengths)
                 self._rows += 1
             except Exception as failure:
+                with contextlib.suppress(OSError):
+                    self._journal.sync()
+                    self._synced = self._rows
                 self._failure = failure
 
     def _encode(self, colour: list[_Picture], depth: list[npt.NDArray[np.uint16]]) -> list[Bytes]:
@@ -288,13 +296,13 @@ class EpisodeWriter:
         return encode_jpeg(picture, self._header["quality"], self._header["jpeg_order"])
 
     def _sync(self) -> None:
-        synced = 0
         while not self._over.wait(self._flush_s):
-            if self._failure is None and self._rows > synced:
-                synced = self._rows
+            rows = self._rows
+            if self._failure is None and rows > self._synced:
                 try:
                     self._journal.sync()
-                except OSError as failure:
+                    self._synced = max(self._synced, rows)
+                except OSError as failure:  # not to be tried again: a second call may say yes to what was lost
                     self._failure = failure
 
     def _stop(self) -> None:
@@ -307,9 +315,13 @@ class EpisodeWriter:
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
+            safe = max(0, self._synced - 1)
+            unsure = f" ({self.written - safe} more were written, which the disk does not confirm)"
+            room = "make room, then run" if isinstance(self._failure, OSError) else "run"
             raise EpisodeError(
-                f"recording {self.path.name} failed: {self._failure}. {self.written} steps are safe in "
-                f"{partial_path(self.path)}; make room, then run: python -m aloha_kit.episode recover {self._folder}"
+                f"recording {self.path.name} failed: {self._failure}. {safe} steps are safe in "
+                f"{partial_path(self.path)}{unsure if safe < self.written else ''}; "
+                f"{room}: python -m aloha_kit.episode recover {self._folder}"
             ) from self._failure
 
     def _remove(self) -> None:

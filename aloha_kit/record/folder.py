@@ -49,11 +49,18 @@ def survey(folder: Path, task: str, contract: Contract) -> tuple[int, set[int]]:
 
 
 def put_aside(file: Path, folder: Path) -> Path:
-    """Move a committed episode into a folder, under the lowest index that is free there."""
-    folder.mkdir(exist_ok=True)
-    for index in itertools.count():
-        place = folder / f"episode_{index}.hdf5"
-        with contextlib.suppress(EpisodeError):  # that name is taken
-            files.commit(file, place)
-            return place
+    """Move a committed episode into a folder, under the lowest index that is free there.
+
+    Raises:
+        EpisodeError: the disk refuses; the episode stays where it is.
+    """
+    try:
+        folder.mkdir(exist_ok=True)
+        for index in itertools.count():
+            place = folder / f"episode_{index}.hdf5"
+            with contextlib.suppress(EpisodeError):  # that name is taken
+                files.commit(file, place)
+                return place
+    except OSError as error:
+        raise EpisodeError(f"{file} could not be moved to {folder} and stays: {error}") from error
     raise AssertionError("counting never ends")

@@ -62,6 +62,7 @@ class Keeper:
 
     def __init__(self, env: Environment, plan: Plan, seed: int) -> None:
         self._env, self._plan, self._seed = env, plan, seed
+        self._writer: EpisodeWriter | None = None
         self.success = False
         self.file: Path | None = None
 
@@ -82,19 +83,21 @@ class Keeper:
         self._writer.on_reset(timestep)
 
     def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        assert self._writer is not None
         self._writer.on_step(action, timestep)
 
     def on_end(self, outcome: Outcome) -> None:
+        if self._writer is None:
+            return
         complete = not outcome.error and outcome.reason == "complete"
         self.success = complete and outcome.final_reward >= self._env.max_reward
-        if self.success:
-            self._writer.on_end(outcome)
-            self.file = self._writer.path
-        elif complete and self._plan.keep_failures:
-            self._writer.on_end(outcome)
-            self.file = put_aside(self._writer.path, self._plan.folder / FAILED)
-        else:
-            self._writer.discard()
+        if not (self.success or outcome.error or (complete and self._plan.keep_failures)):
+            self._writer.discard()  # the seed gives the same motion again, whenever somebody wants it
+            return
+        self._writer.on_end(outcome)  # after an error too: a full disk is told from here, and what was written stays
+        if self._writer.committed:
+            path = self._writer.path
+            self.file = path if self.success else put_aside(path, self._plan.folder / FAILED)
 
 
 def work(plan: Plan, pipe: Connection, stop: Event) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.reader import describe_of
+from aloha_kit.episode.recover import recover_all
 from aloha_kit.record import worker
 from aloha_kit.record.__main__ import main
 from aloha_kit.record.cli import parse, RecordArgs, task_of
@@ -332,3 +335,41 @@ def test_recording_needs_neither_torch_nor_ros() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_full_disk_costs_no_step(tmp_path: Path) -> None:
+    """A script that meets a file-size limit: the error names the journal and its steps, and they are all there."""
+    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--dataset_dir", str(tmp_path)]
+    command += [
+        "--num_episodes",
+        "1",
+        "--workers",
+        "1",
+        "--images",
+        "raw",
+        "--image_size",
+        "24",
+        "32",
+        "--cameras",
+        "top",
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=100,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, 250_000)),
+    )  # fmt: skip
+    assert done.returncode == 1
+    journal = tmp_path / "episode_0.hdf5.partial"
+    assert [path.name for path in tmp_path.iterdir() if path.is_file() and path.name[0] != "."] == [journal.name]
+    said = re.search(rf"File too large. (\d+) steps are safe in {re.escape(str(journal))};", done.stderr)
+    assert said, done.stderr
+    assert "Traceback" not in done.stderr
+    steps = int(said[1])
+    assert steps > 10
+    (found,) = recover_all(tmp_path)
+    assert (found.outcome, found.steps) == ("recovered", steps)
+    with Episode.open(tmp_path / "episode_0.hdf5") as episode:
+        assert (episode.length, episode.success) == (steps, False)
+        assert np.ptp(episode.qpos, axis=0).max() > 0
+        contract = episode.contract
+    assert contract is not None
+    assert survey(tmp_path, "sim_transfer_cube", contract)[0] == 0  # counts as no demonstration

@@ -1,0 +1,101 @@
+"""HDF5 files, opened to be read or written.
+
+Written, an error of the disk is raised once and never reaches the HDF5 library: a library that meets a full disk while
+it closes a file keeps the file half open, and the process dies of a segmentation fault when it ends. So it writes
+through a Python object that remembers the first error and takes everything after it as written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+
+
+def reading(path: Path) -> Any:
+    """An `h5py.File` to read; the caller closes it.
+
+    Raises:
+        OSError: there is no such file, or HDF5 does not know it.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        if "lock" not in str(error):
+            raise
+        return h5py.File(path, "r", locking=False)  # NFS often cannot lock, and committed files never change
+
+
+@contextlib.contextmanager
+def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[Any]:
+    """An `h5py.File` for writing: "w" makes or empties the file, "r+" changes it.
+
+    Raises:
+        OSError: the disk refused something; what is in the file then is worth nothing.
+    """
+    flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if mode == "w" else 0)
+    sink = _Sink(os.open(path, flags, 0o644))
+    try:
+        with h5py.File(sink, mode) as file:
+            yield file
+    except (OSError, RuntimeError):
+        if sink.error is None:
+            raise
+    finally:
+        os.close(sink.fd)
+    if sink.error is not None:
+        raise sink.error
+
+
+class _Sink:
+    """A file object as h5py's `fileobj` driver wants it."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.error: OSError | None = None
+        self._at, self._size = 0, os.fstat(fd).st_size  # the size that the library believes in
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        view[:] = self.read(len(view))
+        return len(view)
+
+    def read(self, size: int) -> bytes:
+        data = os.pread(self.fd, size, self._at)  # short where something was not written: zeros, as HDF5 takes it
+        self._at += size
+        return data.ljust(size, b"\0")
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        while done < len(view) and self.error is None:
+            try:
+                done += os.pwrite(self.fd, view[done:], self._at + done)
+            except OSError as error:
+                self.error = error
+        self._at += len(view)
+        self._size = max(self._size, self._at)
+        return len(view)
+
+    def truncate(self, size: int) -> int:
+        self._size = size
+        if self.error is None:
+            try:
+                os.ftruncate(self.fd, size)
+            except OSError as error:
+                self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing is buffered here."""
