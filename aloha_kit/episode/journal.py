@@ -245,7 +245,8 @@ def _torn(fd: int, offset: int, total: int, sequence: int) -> bool:
         if len(head) < _HEAD.size or not any(data[offset:]):
             return True
     kind, number, length, _ = _HEAD.unpack(head)
-    return kind in _KINDS and number == sequence and length <= _MAX_RECORD and offset + _HEAD.size + length > total
+    unfinished = offset + _HEAD.size + length > total
+    return bool(kind in _KINDS and number == sequence and length <= _MAX_RECORD and unfinished)
 
 
 def _whole(data: mmap.mmap, at: int, total: int) -> bool:
@@ -255,4 +256,4 @@ def _whole(data: mmap.mmap, at: int, total: int) -> bool:
     begin = at + _HEAD.size
     if kind not in _KINDS or begin + length > total:
         return False
-    return zlib.crc32(data[begin : begin + length], zlib.crc32(_HEAD.pack(kind, number, length, 0))) == crc
+    return bool(zlib.crc32(data[begin : begin + length], zlib.crc32(_HEAD.pack(kind, number, length, 0))) == crc)
