@@ -6,7 +6,16 @@ from dataclasses import replace
 
 from aloha_kit.config.rig import CameraConfig, RigConfig
 from aloha_kit.config.task import TaskConfig
-from aloha_kit.core import Contract
+from aloha_kit.core import Contract, joint_names
+
+BASE_NAMES = ("base_linear", "base_angular")
+"""A mobile base's entries at the end of the action: m/s and rad/s."""
+
+
+def rig_joints(rig: RigConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of a rig's state and of its actions, in the order of the vectors."""
+    joints = joint_names(tuple(rig.followers) or ("left", "right"))  # a simulated rig lists no arms: it has two
+    return joints, (*joints, *(BASE_NAMES if rig.base else ()))
 
 
 def camera_sizes(task: TaskConfig, rig: RigConfig, size: tuple[int, int] | None = None) -> dict[str, tuple[int, int]]:

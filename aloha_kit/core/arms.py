@@ -7,6 +7,7 @@ as there.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,3 +127,19 @@ ARM_MODELS = {model.name: model for model in (VX300S, WX250S, PIPER)}
 def joint_names(arms: tuple[str, ...] = ("left", "right")) -> tuple[str, ...]:
     """Names in vector order: `left_waist … left_gripper, right_waist … right_gripper` (14 for two arms)."""
     return tuple(f"{arm}_{joint}" for arm in arms for joint in (*ARM_JOINTS, "gripper"))
+
+
+BASE = "base"
+
+
+def by_arm(names: Sequence[str]) -> dict[str, list[int]]:
+    """{arm: places in a vector} by what its entries' names begin with, up to the first underscore.
+
+    Arms in the order of the vector, and last a base (`base_linear`); names without an underscore are one arm, "".
+    """
+    found: dict[str, list[int]] = {}
+    for i, name in enumerate(names):
+        arm = BASE if name.startswith(BASE) else name.partition("_")[0] if "_" in name else ""
+        found.setdefault(arm, []).append(i)
+    base = found.pop(BASE, None)
+    return found if base is None else {**found, BASE: base}

@@ -10,14 +10,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, EpisodeError, nearest
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.episode import Episode, list_episodes
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
-
-BASE_NAMES = ("base_linear", "base_angular")
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,7 @@ class EpisodeTable:
     identities: tuple[str, ...]  # (E,) what tells an episode from any other: the id it was recorded under, or its size
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
     failed: int = 0  # episodes left out because they are marked as failures
+    assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `Episode.assumption`
 
     def __len__(self) -> int:
         return len(self.action)
@@ -77,6 +77,7 @@ def read_table(
     cameras: Sequence[str] | None = None,
     action_offset: int | None = None,
     include_failed: bool = False,
+    contract: Contract | None = None,
 ) -> EpisodeTable:
     """Index a folder of episodes, or the given files.
 
@@ -85,6 +86,7 @@ def read_table(
         action_offset: see `EpisodeTable.offsets`; None decides file by file: 1 for files of the real ALOHA, whose
             observation is taken before the action it is stored with, 0 for simulation and for our own files.
         include_failed: take episodes that are marked as failures too.
+        contract: what the vectors of files that do not say it mean, see `Episode.open`.
 
     Raises:
         EpisodeError: no episode, or a file that is damaged, whose streams are shorter than its actions, or that holds
@@ -97,7 +99,7 @@ def read_table(
     failed = 0
     for file in files:
         try:
-            with Episode.open(file) as episode:
+            with Episode.open(file, contract) as episode:
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue
@@ -113,7 +115,7 @@ def read_table(
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)
     with_state = all(p.environment_state is not None for p in parts)
-    contract = parts[0].contract
+    embodiment = parts[0].contract
     return EpisodeTable(
         files=tuple(p.file for p in parts),
         starts=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64),
@@ -124,10 +126,11 @@ def read_table(
         environment_state=np.concatenate([p.environment_state for p in parts if p.environment_state is not None])
         if with_state
         else None,
-        contract=contract if with_state else dataclasses.replace(contract, environment_state_names=()),
+        contract=embodiment if with_state else dataclasses.replace(embodiment, environment_state_names=()),
         identities=tuple(p.identity for p in parts),
         tasks=tuple(sorted({p.task for p in parts if p.task})),
         failed=failed,
+        assumptions=tuple(dict.fromkeys(p.assumption for p in parts if p.assumption)),
     )
 
 
@@ -153,6 +156,7 @@ class _Part:
     contract: Contract
     identity: str
     task: str
+    assumption: str
 
 
 def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_offset: int | None) -> _Part:
@@ -177,8 +181,6 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
     if "base_action" in vectors:
         action = np.concatenate([action, vectors["base_action"]], axis=1)
     contract = episode.contract
-    if contract is None:
-        raise EpisodeError(f"{file} does not tell its joints, cameras and rate")
     names = contract.action_names
     if len(names) + len(BASE_NAMES) == action.shape[1]:
         names = (*names, *BASE_NAMES)
@@ -197,6 +199,7 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
         contract=contract,
         identity=str(episode.attrs.get("id") or file.stat().st_size),
         task=str(episode.attrs.get("task") or ""),
+        assumption=episode.assumption,
     )
 
 

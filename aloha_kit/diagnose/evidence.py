@@ -109,8 +109,8 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
     """
     with Episode.open(path) as episode:
         steps, contract = episode.length, episode.contract
-        if not steps or contract is None:
-            raise EpisodeError(f"{path} {'has no step' if contract else 'does not tell its joints, cameras and rate'}")
+        if not steps:
+            raise EpisodeError(f"{path} has no step")
         base = episode.base_action
         action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
         unknown: list[str] = []

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -18,6 +19,7 @@ from aloha_kit.core.cli import exit_status
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
+from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.findings import Bounds
 from aloha_kit.episode.reader import DAMAGE
 from aloha_kit.episode.selection import select
@@ -41,11 +43,13 @@ class Validate:
     """Count warnings as errors."""
     deep: bool = False
     """Read every byte and compare it with the checksums of the file."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     bounds: Bounds = field(default_factory=Bounds)
 
     def run(self) -> int:
+        contract = self.embodiment.load()
         paths = _progress(_episodes(self.source, journals=True))
-        verdicts = [validate(path, self.bounds, deep=self.deep) for path in paths]
+        verdicts = [validate(path, self.bounds, contract, deep=self.deep) for path in paths]
         if self.json:
             _print_json([verdict.to_mapping() for verdict in verdicts])
         else:
@@ -94,9 +98,10 @@ class Info:
     """A folder of episodes, or one file."""
     json: bool = False
     """Print JSON for programs."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
 
     def run(self) -> int:
-        found, failed = _each(_episodes(self.source), summary.info)
+        found, failed = _each(_episodes(self.source), partial(summary.info, contract=self.embodiment.load()))
         if self.json:
             _print_json(found)
         elif found:
@@ -109,6 +114,8 @@ class Info:
             print(
                 f"{counted(len(found), 'episode')}, {counted(steps, 'step')}, {size / 1e6:.1f} MB, {_successes(found)}"
             )
+            for assumed in dict.fromkeys(i["assumed"] for i in found if i["assumed"]):
+                print(f"note: {assumed}")
         return failed
 
 
@@ -120,9 +127,10 @@ class Stats:
     """A folder of episodes, or one file."""
     json: bool = False
     """Print JSON for programs."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
 
     def run(self) -> int:
-        sound, failed = _each(_episodes(self.source), summary.moments)
+        sound, failed = _each(_episodes(self.source), partial(summary.moments, contract=self.embodiment.load()))
         found = summary.stats(sound)
         if self.json:
             _print_json({stream: s.to_mapping() for stream, s in found.items()})
@@ -157,9 +165,10 @@ class Export:
     """The first action to keep."""
     stop: int | None = None
     """The first action to drop again; all are kept by default."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
 
     def run(self) -> int:
-        paths = _episodes(self.source)
+        paths, contract = _episodes(self.source), self.embodiment.load()
         make_folder(self.target)
 
         def copy(path: Path) -> None:
@@ -171,6 +180,7 @@ class Export:
                 classic=self.classic,
                 raw=self.raw,
                 mobile_aloha=self.mobile_aloha,
+                contract=contract,
             )
             print(written)
 
@@ -234,12 +244,11 @@ def _print_json(value: Any) -> None:
 def _info_row(info: dict[str, Any]) -> list[str]:
     cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in info["cameras"].items()) or "none"
     success = {None: "?", True: "yes", False: "no"}[info["success"]]
-    seconds = "?" if info["seconds"] is None else f"{info['seconds']:.1f}"
     reason = str(info["reason"] or "")
     return [
         Path(info["path"]).name,
         str(info["steps"]),
-        seconds,
+        f"{info['seconds']:.1f}",
         f"{info['images']}: {cameras}",
         f"{info['bytes'] / 1e6:.1f}",
         success,

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core.arms import BASE, by_arm
+from aloha_kit.episode.embodiment import UNKNOWN
 from aloha_kit.episode.findings import Bounds, Finding, graded
 from aloha_kit.episode.layouts import COBOT_MAGIC, OURS
 from aloha_kit.episode.reader import Episode
@@ -30,18 +32,11 @@ def tables(episode: Episode) -> dict[str, Table]:
     return {name: table for name, table in found.items() if table is not None}
 
 
-def rate_of(episode: Episode) -> float:
-    """The nominal rate in Hz; 50 where nothing says it."""
-    return episode.rate_hz or 50.0
-
-
 def names_of(episode: Episode, stream: str) -> list[str]:
     """Names of a stream's columns, numbers where the file does not say them."""
     contract = episode.contract
     width = tables(episode)[stream].shape[1]
-    known: tuple[str, ...] = ()
-    if contract is not None:
-        known = contract.action_names if stream == "action" else contract.state_names
+    known = contract.action_names if stream == "action" else contract.state_names
     if stream in ("action", "qpos", "qvel", "effort") and len(known) >= width:
         return list(known[:width])
     return [f"{stream}[{i}]" for i in range(width)]
@@ -83,9 +78,9 @@ def check_shapes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     for message in wrong_rows(episode):
         yield Finding("error", "shapes", message)
     contract = episode.contract
-    if contract is None:
-        yield Finding("warning", "contract", "does not say its joints, and they are not ALOHA's 14")
-    elif episode.qpos.shape[1] != len(contract.state_names):
+    if contract.units.get("joints") == UNKNOWN and episode.assumption:
+        yield Finding("warning", "contract", episode.assumption)
+    if episode.qpos.shape[1] != len(contract.state_names):
         yield Finding(
             "error", "shapes", f"qpos has {episode.qpos.shape[1]} entries, the contract {len(contract.state_names)}"
         )
@@ -118,9 +113,8 @@ def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             continue
         if name in ("action", "qpos"):
             names = names_of(episode, name)
-            for arm in sorted({n.split("_")[0] for n in names if "_" in n and not n.startswith("base")}):
-                columns = [i for i, n in enumerate(names) if n.startswith(f"{arm}_")]
-                if not moving[columns].any():
+            for arm, columns in by_arm(names).items():
+                if arm != BASE and not moving[columns].any():
                     yield Finding("warning", "constant", f"{name} of arm '{arm}' never changes")
 
 
@@ -144,7 +138,7 @@ def check_action(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 def check_gripper(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """Normalised grippers stay near [0, 1]."""
     contract = episode.contract
-    if episode.layout == COBOT_MAGIC or contract is None or not contract.units.get("gripper", "").startswith("0"):
+    if episode.layout == COBOT_MAGIC or not contract.units.get("gripper", "").startswith("0"):
         return
     for name in ("qpos", "action"):
         for column, joint in enumerate(names_of(episode, name)):
@@ -156,7 +150,9 @@ def check_gripper(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_jumps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Joints that move further in one row than an arm can."""
+    """Joints that move further in one row than an arm can, where their unit is known to be radians."""
+    if episode.contract.units.get("joints") != "rad":
+        return
     for name, limits in (("qpos", bounds.state_jump), ("action", (bounds.action_jump, np.inf))):
         table, names = tables(episode)[name], names_of(episode, name)
         joints = [i for i, joint in enumerate(names) if not joint.endswith("gripper") and not joint.startswith("base")]
@@ -190,7 +186,7 @@ def check_stamps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             yield Finding("error", "stamps", f"{name} repeats at row {int(np.argmax(steps == 0)) + 1}")
         elif name not in ("deadline", "command"):
             longest, row = longest_run(steps == 0)
-            seconds = longest / rate_of(episode)
+            seconds = longest / episode.rate_hz
             message = f"stream {name} stood still for {seconds:.2f} s from row {row}"
             yield from graded(seconds, bounds.frozen_s, "stamps", message)
 
@@ -212,7 +208,7 @@ def check_skew(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     offset -= np.median(offset, axis=0)
     for name, values in zip(streams, offset, strict=True):
         skew = float(np.percentile(np.abs(values), 99)) / 1e6
-        period = 1e3 / rate_of(episode)
+        period = 1e3 / episode.rate_hz
         message = f"stream {name} is {skew:.1f} ms from the others (99th percentile; a period is {period:.1f} ms)"
         yield from graded(skew / period, bounds.skew_periods, "skew", message)
 
@@ -223,7 +219,7 @@ def check_rate(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     # When joints were measured tells the rhythm better than deadlines, which are what was meant.
     whole = (stamps[n] for n in ("qpos", "deadline", *stamps) if n in stamps and (stamps[n] != NO_STAMP).all())
     times = next(whole, None)
-    nominal = rate_of(episode)
+    nominal = episode.rate_hz
     if times is None or len(times) < 3 or times[-1] <= times[0]:
         return
     steps = np.diff(times) / 1e9

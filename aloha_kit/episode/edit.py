@@ -11,7 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.episode import checksums, files, hdf5
 from aloha_kit.episode.codec import encode_jpeg
 from aloha_kit.episode.convert import set_attribute
@@ -32,6 +32,7 @@ def export(
     classic: bool = False,
     raw: bool = False,
     mobile_aloha: bool = False,
+    contract: Contract | None = None,
 ) -> Path:
     """Copy an episode into `folder` under the same index (or the lowest free one where the name has none).
 
@@ -40,11 +41,12 @@ def export(
         classic: drop the last observation, so that all data sets have T rows, for readers that need that.
         raw: decode JPEG, for readers that know raw pixels only (ACT's).
         mobile_aloha: encode JPEG that cameras sent anew in Mobile ALOHA's channel order, for its readers.
+        contract: as in `Episode.open`; what describes a file that does not say it is written into its copy.
 
     Raises:
         EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
     """
-    with Episode.open(source) as episode:
+    with Episode.open(source, contract) as episode:
         stop = episode.length if stop is None else stop
         if not 0 <= start < stop <= episode.length:
             raise EpisodeError(
@@ -60,6 +62,8 @@ def export(
                 _copy(old, target, episode, (start, stop), (start, stop + extra), raw, mobile_aloha)
                 if episode.attrs.get("schema") == SCHEMA and not extra:
                     set_attribute(target, "schema", CLASSIC)
+                if "contract" not in old.attrs and not episode.assumption:
+                    set_attribute(target, "contract", episode.contract.to_json())
                 edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
                 set_attribute(target, "edited", json.dumps(edited))
                 checksums.reserve(target)

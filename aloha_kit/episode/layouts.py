@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aloha_kit.core import Contract, EpisodeError, joint_names
+from aloha_kit.episode.embodiment import neutral_contract
 from aloha_kit.episode.schema import CLASSIC, SCHEMA
 
 OURS, ALOHA, ACT_SIM = "aloha_kit", "aloha", "act_sim"
@@ -68,12 +69,12 @@ def detect(file: Any, path: object) -> Layout:
     return Layout(_name(file, schema, depth), compressed, cameras, depth, schema == SCHEMA)
 
 
-def derive_contract(
-    layout: Layout, state: int, action: int, base: int, sizes: dict[str, tuple[int, int]]
-) -> Contract | None:
-    """The contract that a foreign file's recorder used by default; None where the arms are not ALOHA's."""
+def derive_contract(layout: Layout, state: int, action: int, base: int, sizes: dict[str, tuple[int, int]]) -> Contract:
+    """The contract that a foreign file's recorder used by default; neutral names where the arms are not ALOHA's."""
+    if (state, action, base) == (14, 16, 0):  # ACT++ may keep the base's two in the same data set
+        action, base = 14, 2
     if (state, action) != (14, 14) or base not in (0, 2):
-        return None
+        return neutral_contract(state, action, base, sizes, 50.0)
     cobot = layout.name == COBOT_MAGIC
     names = _COBOT_JOINTS if cobot else joint_names()
     contract = Contract(names, (*names, *_BASE[:base]), sizes, rate_hz=30.0 if cobot else 50.0)

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.episode.checks import names_of, rate_of, runs
+from aloha_kit.episode.checks import names_of, runs
 from aloha_kit.episode.findings import Bounds, Finding, graded, without_path
 from aloha_kit.episode.reader import Episode
 
@@ -32,8 +32,7 @@ def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:
     """Decode some frames."""
-    contract = episode.contract
-    expected = contract.cameras.get(camera) if contract else None
+    expected = episode.contract.cameras.get(camera)
     chosen = np.unique(np.linspace(0, frames - 1, _SAMPLES).round().astype(int))
     black, flat = [], []
     for i in chosen.tolist():
@@ -69,12 +68,12 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
     frozen = [
         (end - begin, begin)
         for begin, end in runs(same)
-        if (end - begin) / rate_of(episode) >= bounds.frozen_s[0]
+        if (end - begin) / episode.rate_hz >= bounds.frozen_s[0]
         and np.ptp(joints[begin : end + 1], axis=0).max(initial=0) > bounds.frozen_motion
     ]
     if frozen:
         length, begin = max(frozen)
-        seconds = length / rate_of(episode)
+        seconds = length / episode.rate_hz
         message = f"camera '{camera}' shows the same picture for {seconds:.2f} s from row {begin} while joints move"
         yield from graded(seconds, bounds.frozen_s, "frozen", message)
         return

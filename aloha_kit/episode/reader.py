@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
 from aloha_kit.episode import hdf5
 from aloha_kit.episode.codec import decode_jpeg, Depth, Image, JpegOrder
+from aloha_kit.episode.embodiment import settle
 from aloha_kit.episode.layouts import contents, derive_contract, detect, Layout, OURS
 from aloha_kit.episode.schema import missing, partial_path
 
@@ -40,18 +41,21 @@ class Episode:
         depth_cameras: names of cameras with depth.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, contract: Contract | None = None) -> None:
+        self.path, self._given = Path(path), contract
         self._open()
 
     @classmethod
-    def open(cls, path: str | Path) -> Episode:
+    def open(cls, path: str | Path, contract: Contract | None = None) -> Episode:
         """Open a file; use it as a context manager or call `close`.
+
+        Args:
+            contract: what the vectors of a file mean that does not say it, see `embodiment.given_contract`.
 
         Raises:
             EpisodeError: missing, damaged, or in no known layout; says what is there.
         """
-        return cls(path)
+        return cls(path, contract)
 
     def _open(self) -> None:
         self._file = _open_file(self.path)
@@ -85,8 +89,8 @@ class Episode:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Episode], tuple[Path]]:
-        return Episode, (self.path,)
+    def __reduce__(self) -> tuple[type[Episode], tuple[Path, Contract | None]]:
+        return Episode, (self.path, self._given)
 
     def __repr__(self) -> str:
         return f"Episode({str(self.path)!r}, {self.layout}, {self.length} steps, cameras {', '.join(self.cameras)})"
@@ -163,31 +167,37 @@ class Episode:
         return None if value is None else bool(value)
 
     @property
-    def rate_hz(self) -> float | None:
-        """The control rate, or None where neither file nor layout says it."""
+    def rate_hz(self) -> float:
+        """The control rate; the contract's where the file does not say it."""
         value = self.attrs.get("rate_hz")
         if value is not None:
             return float(value)
-        contract = self.contract
-        return contract.rate_hz if contract else None
+        return self.contract.rate_hz
 
     @property
-    def contract(self) -> Contract | None:
-        """The embodiment: as recorded, or for a foreign file what its recorder used by default (a guess)."""
+    def contract(self) -> Contract:
+        """The embodiment: as recorded, as described (`contract.yaml`, or given), or what `assumption` tells.
+
+        Raises:
+            ContractError: a contract that does not fit the file.
+        """
+        return self._settled()[0]
+
+    @property
+    def assumption(self) -> str:
+        """What of the contract is assumed, in words; empty where the file, or somebody, says it."""
+        return self._settled()[1]
+
+    def _settled(self) -> tuple[Contract, str]:
         if "contract" not in self._arrays:
-            text = self.attrs.get("contract")
-            self._arrays["contract"] = (
-                _contract(text, self.path)
-                if text is not None
-                else derive_contract(
-                    self._layout,
-                    self.qpos.shape[1],
-                    self.action.shape[1],
-                    0 if self.base_action is None else self.base_action.shape[1],
-                    {name: self.image_size(name) for name in self.cameras},
-                )
-            )
-        found: Contract | None = self._arrays["contract"]
+            text, base = self.attrs.get("contract"), self.base_action
+            state, action, wheels = self.qpos.shape[1], self.action.shape[1], 0 if base is None else base.shape[1]
+            recorded = None if text is None else _contract(text, self.path)
+            sizes = {name: self.image_size(name) for name in self.cameras} if recorded is None else {}
+            assumed = derive_contract(self._layout, state, action, wheels, sizes)
+            widths = (state, action + wheels)
+            self._arrays["contract"] = settle(self.path, recorded, self._given, assumed, widths)
+        found: tuple[Contract, str] = self._arrays["contract"]
         return found
 
     @property

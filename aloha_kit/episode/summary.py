@@ -10,27 +10,31 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.episode.checks import names_of, tables, wrong_rows
 from aloha_kit.episode.reader import Episode
 
 Vector = npt.NDArray[np.float64]
 
 
-def info(path: Path) -> dict[str, Any]:
-    """One episode in plain values, ready for JSON.
+def info(path: Path, contract: Contract | None = None) -> dict[str, Any]:
+    """One episode in plain values, ready for JSON; `contract` as in `Episode.open`.
 
     Raises:
         EpisodeError: missing or damaged.
     """
-    with Episode.open(path) as episode:
+    with Episode.open(path, contract) as episode:
         attrs, rate = episode.attrs, episode.rate_hz
         return {
             "path": str(path),
             "layout": attrs.get("schema", episode.layout),
             "steps": episode.length,
-            "seconds": None if rate is None else episode.length / rate,
+            "seconds": episode.length / rate,
             "rate_hz": rate,
+            "state_names": list(episode.contract.state_names),
+            "action_names": list(episode.contract.action_names),
+            "units": episode.contract.units,
+            "assumed": episode.assumption,
             "images": "jpeg" if episode.compressed else "raw",
             "cameras": {name: list(episode.image_size(name)) for name in episode.cameras},
             "depth_cameras": list(episode.depth_cameras),
@@ -61,13 +65,13 @@ Moments: TypeAlias = tuple[list[str], int, Vector, Vector, Vector, Vector]
 """Names, rows, mean, sum of squared deviations, minimum and maximum of one stream."""
 
 
-def moments(path: Path) -> dict[str, Moments]:
-    """What one episode adds to the statistics, by stream.
+def moments(path: Path, contract: Contract | None = None) -> dict[str, Moments]:
+    """What one episode adds to the statistics, by stream; `contract` as in `Episode.open`.
 
     Raises:
         EpisodeError: missing or damaged, or its streams disagree about the number of steps.
     """
-    with Episode.open(path) as episode:
+    with Episode.open(path, contract) as episode:
         if wrong := wrong_rows(episode):
             raise EpisodeError(f"{path} is inconsistent: {'; '.join(wrong)}")
         found = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from aloha_kit.core import AlohaKitError, EpisodeError
+from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.episode import checks, checksums
 from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
 from aloha_kit.episode.pictures import check_images
@@ -27,12 +27,21 @@ _REST = (
 )
 
 
-def validate(path: Path, bounds: Bounds = Bounds(), *, deep: bool = False) -> Verdict:  # noqa: B008 - frozen
-    """Check one file, with `deep` every byte of it; whatever is wrong becomes a finding, never an exception."""
+def validate(
+    path: Path,
+    bounds: Bounds = Bounds(),  # noqa: B008 - frozen
+    contract: Contract | None = None,
+    *,
+    deep: bool = False,
+) -> Verdict:
+    """Check one file, with `deep` every byte of it; whatever is wrong becomes a finding, never an exception.
+
+    `contract` as in `Episode.open`.
+    """
     if path.name.endswith(PARTIAL):
         return _journal(path)
     try:
-        with Episode.open(path) as episode:
+        with Episode.open(path, contract) as episode:
             sums = _checksums(path) if deep else ()
             return Verdict(path, episode.length, (*sums, *_findings(episode, bounds)))
     except AlohaKitError as error:

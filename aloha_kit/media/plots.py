@@ -10,6 +10,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aloha_kit.core.arms import BASE, by_arm
 from aloha_kit.media.frames import BACKGROUND, FAINT, INK
 
 Image = npt.NDArray[np.uint8]
@@ -28,16 +29,17 @@ def joint_traces(
     title: str = "",
     labels: tuple[str, str],
     dashed: bool = False,
+    units: Mapping[str, str] | None = None,
 ) -> Figure:
     """One subplot an entry: action (T, A) against qpos (T or T + 1, S) over time in seconds.
 
-    Entries are laid out by arm, left in the left column. Entries of the action beyond the state
+    Entries are laid out by arm, one a column. Entries of the action beyond the state
     (a base's velocities) are drawn alone. `labels` names the two lines; with `dashed` the second one
-    lets the first show through where both are the same.
+    lets the first show through where both are the same. `units` are the contract's.
     """
-    halves = [[i for i, n in enumerate(names) if n.startswith(arm)] for arm in ("left", "right")]
-    rest = [i for i in range(len(names)) if not any(i in half for half in halves)]
-    columns = [half for half in halves if half] + ([rest] if rest else [])
+    columns = list(by_arm(names).values())
+    joint, gripper = ((units or {}).get(key, unit) for key, unit in (("joints", "rad"), ("gripper", "opening")))
+    gripper = "opening" if gripper.startswith("0 closed") else gripper
     rows = max(len(column) for column in columns)
     figure = Figure(figsize=(5.5 * len(columns) + 0.5, 1.45 * rows + 0.9), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
@@ -54,7 +56,8 @@ def joint_traces(
                 style = (0, (3, 5)) if dashed else "-"
                 axis.plot(np.arange(len(qpos)) / rate_hz, qpos[:, i], color=STATE, lw=1.3, ls=style, label=labels[1])
             axis.set_title(names[i].replace("_", " "), fontsize=9, loc="left", pad=2)
-            axis.set_ylabel("opening" if "gripper" in names[i] else "m/s, rad/s" if i in rest else "rad", fontsize=8)
+            base = names[i].startswith(BASE)
+            axis.set_ylabel("m/s, rad/s" if base else gripper if "gripper" in names[i] else joint, fontsize=8)
             # A joint that stays put is drawn flat, not as magnified noise.
             low, high = axis.get_ylim()
             if high - low < 0.1:
@@ -134,9 +137,7 @@ class Strip:
         self, action: Floats, qpos: Floats, names: Sequence[str], rate_hz: float, size: tuple[int, int]
     ) -> None:
         height, width = size
-        groups = {arm: [i for i, n in enumerate(names) if n.startswith(f"{arm}_")] for arm in ("left", "right")}
-        rest = [i for i in range(len(names)) if not any(i in members for members in groups.values())]
-        groups = {name: members for name, members in {**groups, "base": rest}.items() if members}
+        groups = by_arm(names)
         stacked = height > 0.6 * width
         figure = Figure(figsize=(width / 100, height / 100), dpi=100, layout="constrained")
         figure.set_facecolor(_hex(BACKGROUND))
@@ -156,7 +157,9 @@ class Strip:
                     ls=(0, (1, 1.5)) if i < qpos.shape[1] else "-",
                     label=None if i < qpos.shape[1] else what,
                 )
-            axis.set_title(f"{name}: state solid, action dotted", fontsize=8, loc="left", pad=3, color=_hex(INK))
+            axis.set_title(
+                f"{name or 'joints'}: state solid, action dotted", fontsize=8, loc="left", pad=3, color=_hex(INK)
+            )
             axis.set_facecolor(_hex((32, 35, 42)))
             axis.set_xlim(0, max(len(qpos) - 1, 1) / rate_hz)
             axis.tick_params(colors=_hex(FAINT), labelsize=7)
@@ -164,7 +167,7 @@ class Strip:
             for spine in axis.spines.values():
                 spine.set_color("#3a3f4a")
         # One legend for all: the arms have the same joints in the same colours.
-        lines, words = axes[0].get_legend_handles_labels()
+        lines, words = max((axis.get_legend_handles_labels() for axis in axes), key=lambda found: len(found[1]))
         figure.legend(
             lines,
             words,

@@ -37,7 +37,7 @@ def survey(folder: Path, task: str, contract: Contract) -> tuple[int, set[int]]:
             raise EpisodeError(
                 f"{file} is of task '{recorded}', not '{task}'; record into another folder with --dataset_dir"
             )
-        if theirs and (found := theirs.differences(contract) or contract.differences(theirs)):
+        if found := theirs.differences(contract) or contract.differences(theirs):
             lines = "\n  ".join(found)
             raise EpisodeError(
                 f"{file} was recorded otherwise:\n  {lines}\nRecord alike, or into another folder with --dataset_dir"

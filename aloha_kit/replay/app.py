@@ -6,16 +6,17 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tqdm import tqdm
-from tyro.conf import arg, Positional
+from tyro.conf import arg, OmitArgPrefixes, Positional
 
 from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, nearest
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.selection import select
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
@@ -44,7 +45,8 @@ class ReplayArgs:
     cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Cameras to show; all by default."""
     rate_hz: float | None = None
-    """Control rate, for files of other tools that do not say it and where 50 Hz is wrong."""
+    """Control rate, for files of other tools that do not say it, where the assumed one is wrong."""
+    embodiment: OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     height: int = 480
     """Height of the pictures in the video, in pixels; at least 240, so that the plots can be read."""
     video: bool = True
@@ -73,13 +75,13 @@ def run(args: ReplayArgs) -> list[Path]:
     Raises:
         AlohaKitError: no episodes, an unknown camera or a damaged file (after all others are done).
     """
-    episodes = find_episodes(args.path)
+    episodes, contract = find_episodes(args.path), args.embodiment.load()
     output = make_folder(args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay")
     written: list[Path] = []
     failures: list[AlohaKitError] = []
     for path in episodes:
         try:
-            with Episode.open(path) as episode:
+            with Episode.open(path, contract) as episode:
                 written += _replay(Recording.of(episode, args.cameras, args.rate_hz), args, output)
         except AlohaKitError as failure:
             failures.append(failure)

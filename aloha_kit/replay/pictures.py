@@ -64,6 +64,7 @@ def draw_plots(recording: Recording, stem: Path) -> list[Path]:
         recording.rate_hz,
         title=title,
         labels=("action", "qpos"),
+        units=recording.contract.units,
     )
     figure.savefig(joints)
     written = [joints]

@@ -59,12 +59,7 @@ class Recording:
             wrong.append(f"reward has {len(episode.reward)} rows, expected {len(action)}")
         if wrong:
             raise EpisodeError(f"{episode.path} does not fit together: {'; '.join(wrong)}")
-        contract = episode.contract or Contract(
-            tuple(f"qpos[{i}]" for i in range(qpos.shape[1])),
-            tuple(f"action[{i}]" for i in range(action.shape[1])),
-            {name: episode.image_size(name) for name in episode.cameras},
-            rate_hz=episode.rate_hz or 50.0,
-        )
+        contract = episode.contract
         if rate_hz is not None:
             contract = replace(contract, rate_hz=rate_hz)
         return cls(

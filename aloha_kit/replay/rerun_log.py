@@ -15,6 +15,7 @@ import rerun as rr
 import rerun.blueprint as rrb
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.arms import BASE, by_arm
 from aloha_kit.replay.recording import Recording
 
 JPEG_QUALITY = 85
@@ -110,18 +111,16 @@ def _picture(recording: Recording, camera: str, i: int) -> Any:
 
 def _panel(name: str) -> str:
     """`left_waist` to `arms/left/waist`, so that the viewer groups an arm's joints."""
-    arm, _, joint = name.partition("_")
-    return f"arms/{arm}/{joint}" if arm in {"left", "right"} and joint else f"other/{name}"
+    ((arm, _),) = by_arm((name,)).items()
+    return f"other/{name}" if arm in ("", BASE) else f"arms/{arm}/{name.partition('_')[2]}"
 
 
 def _blueprint(recording: Recording) -> Any:
     cameras = rrb.Grid(*[rrb.Spatial2DView(origin=f"cameras/{c}", name=c) for c in recording.cameras], name="cameras")
+    panels = dict.fromkeys(_panel(name).rpartition("/")[0] for name in recording.contract.action_names)
+    arms = [rrb.TimeSeriesView(origin=p, name=f"{p.removeprefix('arms/')} arm" if p != "other" else p) for p in panels]
     plots = rrb.Tabs(
-        rrb.Vertical(
-            rrb.TimeSeriesView(origin="arms/left", name="left arm"),
-            rrb.TimeSeriesView(origin="arms/right", name="right arm"),
-            name="joints",
-        ),
+        rrb.Vertical(*arms, name="joints"),
         rrb.Vertical(
             rrb.TimeSeriesView(origin="timing/skew_ms", name="skew to the deadline (ms)"),
             rrb.TimeSeriesView(

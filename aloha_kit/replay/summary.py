@@ -24,6 +24,8 @@ def summary(recording: Recording) -> str:
         f" {episode.length / recording.rate_hz:.2f} s",
         f"  cameras: {cameras or '(none)'}",
     ]
+    if episode.assumption:
+        lines.append(f"  note: {episode.assumption}")
     if attrs.get("task"):
         lines.append(f"  task: {attrs['task']}   {attrs.get('instruction', '')}".rstrip())
     if recording.verdict or attrs.get("reason"):

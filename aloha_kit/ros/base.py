@@ -12,11 +12,11 @@ import rospy
 from geometry_msgs.msg import Twist
 from std_msgs.msg import Bool
 
+from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import SafetyError
 from aloha_kit.ros.arms import finite, Vector
 
-ACTION_NAMES = ("base_linear", "base_angular")
 DEAD_MAN_S = 0.25
 """A velocity holds no longer than this: when an episode ends between two commands, the base must not go on."""
 
@@ -46,7 +46,7 @@ class Base:
         """(2,) velocity in a nav_msgs/Odometry. Raises ReadingError where it is not finite."""
         twist = message.twist.twist
         values = np.array([twist.linear.x, twist.angular.z], np.float64)
-        finite("base", "velocity", ACTION_NAMES, values)
+        finite("base", "velocity", BASE_NAMES, values)
         return values.astype(np.float32)
 
     def drive(self, velocity: npt.ArrayLike) -> None:

@@ -10,10 +10,11 @@ import numpy as np
 from dm_env import specs
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import Contract, ContractError, joint_names, Observation, ReadingError
+from aloha_kit.config.fit import rig_joints
+from aloha_kit.core import Contract, ContractError, Observation, ReadingError
 from aloha_kit.ros import images
 from aloha_kit.ros.arms import Arm
-from aloha_kit.ros.base import ACTION_NAMES, Base
+from aloha_kit.ros.base import Base
 from aloha_kit.ros.soft_sync import Matched
 from aloha_kit.ros.streams import Streams
 
@@ -23,9 +24,8 @@ _DEPTH = "images_depth/"
 def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
     """What `task` gives and takes on `rig`; where it is simulated, the task may set the size of pictures."""
     small = task.image_size if simulated else None
-    joints = joint_names(tuple(rig.followers))
     cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
-    return Contract(joints, (*joints, *(ACTION_NAMES if rig.base else ())), cameras, float(task.rate_hz))
+    return Contract(*rig_joints(rig), cameras, float(task.rate_hz))
 
 
 def describe_streams(streams: Streams) -> dict[str, Any]:

@@ -204,7 +204,10 @@ def _table(plan: Plan) -> EpisodeTable:
         cameras=cameras if args.network.use_images else (),
         action_offset=args.training.action_offset,
         include_failed=args.training.include_failed,
+        contract=plan.contract,
     )
+    for assumption in table.assumptions:
+        print(f"note: {assumption}")
     if task is not None and any(name != task.name for name in table.tasks):
         print(f"note: the episodes were recorded for {', '.join(table.tasks)}, not for --task {task.name}")
     if not args.network.use_environment_state:

@@ -57,6 +57,11 @@ class TrainArgs(Generic[NetworkT]):
     """Training values: a name in configs/training or a YAML path; the policy's name when there is such a file."""
     dataset_dir: Annotated[tuple[str, ...] | None, arg(metavar="DIR [DIR ...]")] = None
     """Folders of episodes (or files), in place of the task's."""
+    contract: str | None = None
+    """What the vectors of files that do not say it mean (names, units, rate): a YAML file, as `aloha_kit.episode adopt`
+    writes it; by default contract.yaml beside them."""
+    rig: str | None = None
+    """The rig (name or YAML) that such files are of, in place of --contract."""
     ckpt_dir: str | None = None
     """Folder of this run; runs/TASK/POLICY when not given."""
     resume: str | None = None

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from aloha_kit.config import TaskConfig
 from aloha_kit.config.policies import PolicyConfig
-from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.core import ConfigError, Contract, EpisodeError
 from aloha_kit.core.files import make_folder
+from aloha_kit.episode.embodiment import given_contract
 from aloha_kit.episode.selection import select, Selection
 from aloha_kit.train.cli import run_folder, SNAPSHOT, task_of, TrainArgs
 from aloha_kit.train.launch import ALONE, Launch
@@ -24,6 +25,7 @@ class Plan:
     task: TaskConfig | None
     episodes: Selection  # at least one
     folder: Path  # of the run
+    contract: Contract | None = None  # what old episodes' vectors mean, where --contract or --rig says it
     launch: Launch = ALONE
 
 
@@ -44,7 +46,7 @@ def make_plan(args: TrainArgs[PolicyConfig], launch: Launch = ALONE) -> Plan:
         folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{Path(args.policy).stem}")
         if launch.first and not args.preflight_only:
             require_unused(folder)
-    return Plan(args, task, _episodes(args, task), folder, launch)
+    return Plan(args, task, _episodes(args, task), folder, given_contract(args.contract, args.rig), launch)
 
 
 @contextmanager

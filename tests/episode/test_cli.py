@@ -144,7 +144,7 @@ def test_stats_keep_other_widths_apart(folder: Path) -> None:
     found = stats(map(moments, list_episodes(folder)))
     assert found["action"].rows == 70
     assert found["action (width 7)"].rows == 4
-    assert found["action (width 7)"].names[0] == "action[0]"
+    assert found["action (width 7)"].names[0] == "joint_0"
 
 
 @pytest.mark.parametrize("command", ["validate", "recover", "info", "stats"])

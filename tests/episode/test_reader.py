@@ -70,13 +70,15 @@ def test_older_cobot_files_keep_depth_elsewhere(tmp_path: Path) -> None:
         assert episode.depth("cam_high", 1).dtype == np.uint16
 
 
-def test_other_arms_have_no_guessed_contract(tmp_path: Path) -> None:
+def test_other_arms_have_names_without_a_meaning(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
         file["action"] = np.zeros((5, 7))
         file["observations/qpos"] = np.ones((5, 7))
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
-        assert episode.contract is None
-        assert episode.rate_hz is None
+        assert episode.contract.state_names == tuple(f"joint_{i}" for i in range(7))
+        assert episode.contract.units["joints"] == "unknown"
+        assert episode.rate_hz == 50.0
+        assert "joint_0 … joint_6, unknown units and 50 Hz are assumed" in episode.assumption
         assert episode.action.dtype == np.float32
         assert episode.cameras == ()
 
