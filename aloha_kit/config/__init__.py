@@ -1,13 +1,14 @@
 """YAML in, frozen dataclasses out; a wrong key is answered with the nearest right one."""
 
 from aloha_kit.config.load import find, from_mapping, load, names, to_mapping
-from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, RigConfig, SyncConfig
+from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, EStopConfig, RigConfig, SyncConfig
 from aloha_kit.config.task import TaskConfig
 
 __all__ = [
     "ArmConfig",
     "BaseConfig",
     "CameraConfig",
+    "EStopConfig",
     "RigConfig",
     "SyncConfig",
     "TaskConfig",

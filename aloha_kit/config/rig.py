@@ -57,6 +57,20 @@ class BaseConfig:
 
 
 @dataclass(frozen=True)
+class EStopConfig:
+    """An emergency stop that has to be there: std_msgs/Bool, true while it is pressed, repeated by its source."""
+
+    topic: str = "/aloha_kit/estop"
+    timeout_s: float = 0.5  # silence of a source that counts as pressed; it sends several times as often
+
+    def __post_init__(self) -> None:
+        if not self.topic.startswith("/"):
+            raise ValueError(f"an emergency stop's topic begins with '/', given '{self.topic}'")
+        if not 0.05 <= self.timeout_s <= 10:
+            raise ValueError(f"an emergency stop's timeout_s lies between 0.05 and 10 s, given {self.timeout_s}")
+
+
+@dataclass(frozen=True)
 class SyncConfig:
     """How far apart the streams of one observation may be.
 
@@ -86,6 +100,7 @@ class RigConfig:
     followers: dict[str, ArmConfig] = field(default_factory=dict)
     leaders: dict[str, ArmConfig] = field(default_factory=dict)
     base: BaseConfig | None = None
+    estop: EStopConfig | None = None  # none: /aloha_kit/estop is listened to, nobody has to publish on it
     teleop: Literal["software", "hardware"] = "software"
     sync: SyncConfig = field(default_factory=SyncConfig)
     gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode

@@ -8,7 +8,7 @@ from pathlib import Path
 import dm_env
 
 from aloha_kit.config import TaskConfig
-from aloha_kit.core import Action, Contract, Environment, Policy, SafetyError, Subset
+from aloha_kit.core import Action, Contract, Environment, Policy, Subset
 from aloha_kit.deploy.film import Film
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, UntilTold
@@ -48,11 +48,10 @@ class Runner:
         """One episode, kept in `output`, filmed beside it if asked for.
 
         Raises:
-            SafetyError: the emergency stop is pressed.
+            SafetyError: the emergency stop was pressed.
             Exception: whatever ended it, after the episode was kept and simulated arms were parked.
         """
-        if self.guard.stopped:
-            raise SafetyError("the emergency stop is pressed: release it first, because a rollout begins with a move")
+        self.guard.require_released()  # a rollout begins with a move
         env.seed(seed)
         judged = env.max_reward > 0
         writer = EpisodeWriter(

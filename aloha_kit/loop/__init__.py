@@ -4,6 +4,7 @@ from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.loop.children import interrupts_put_off
 from aloha_kit.loop.episode_loop import Observer, Outcome, run_episode
 from aloha_kit.loop.guard import SafetyGuard, SafetyLimits
+from aloha_kit.loop.latch import Latch
 from aloha_kit.loop.latency import LatencyReport
 from aloha_kit.loop.park import GoTo, park, start_pose
 from aloha_kit.loop.replay import Replay
@@ -11,6 +12,7 @@ from aloha_kit.loop.statistics import wilson_interval
 
 __all__ = [
     "GoTo",
+    "Latch",
     "LatencyReport",
     "Observer",
     "Outcome",

@@ -117,7 +117,8 @@ class SafetyGuard:
         frozen: steps in a row that a stream's stamp may stay the same (a 30 Hz camera on a 50 Hz
             rig repeats one frame, a dead one all of them).
         stale_s: how much older than the newest stamp a stream may be, in seconds.
-        estop: pressed when it returns true; `threading.Event().is_set` or a driver's own function.
+        estop: pressed when it returns true, or a text that says why; `threading.Event().is_set` or a driver's own
+            function. That it was pressed is kept: this guard lets nothing through any more.
 
     Attributes:
         command: (A,) the last command given out in this episode, None before the first.
@@ -133,14 +134,14 @@ class SafetyGuard:
         hold: int = 5,
         frozen: int = 5,
         stale_s: float = 0.25,
-        estop: Callable[[], bool] | None = None,
+        estop: Callable[[], bool | str] | None = None,
     ) -> None:
         self.command: Action | None = None
         self.held = ""
         self.limited: tuple[tuple[str, str], ...] = ()
         self.limits = limits
         self._policy, self._hold_steps, self._frozen, self._stale_s = policy, hold, frozen, stale_s
-        self._estop = estop or (lambda: False)
+        self._estop, self._stop = estop or (lambda: False), ""
         self._limited: dict[str, Counter[str]] = {rule: Counter() for rule in ("range", "speed", "ramp")}
         self._totals: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
@@ -160,19 +161,25 @@ class SafetyGuard:
 
     @property
     def stopped(self) -> bool:
-        """Whether the emergency stop is pressed: nothing may be sent, not even on the way to park."""
-        return self._estop()
+        """Whether the emergency stop was pressed: nothing may be sent, not even on the way to park."""
+        if not self._stop and (pressed := self._estop()):
+            self._stop = pressed if isinstance(pressed, str) else "the emergency stop was pressed"
+        return bool(self._stop)
+
+    def require_released(self) -> None:
+        """Raise SafetyError, saying why, where the emergency stop was pressed; for whoever moves without `act`."""
+        if self.stopped:
+            raise SafetyError(f"{self._stop}: no further motion was commanded")
 
     def act(self, observation: Observation) -> Action:
         """A command within the limits.
 
         Raises:
-            SafetyError: the emergency stop is pressed, or a fault lasted longer than `hold` steps
+            SafetyError: the emergency stop was pressed, or a fault lasted longer than `hold` steps
                 (or came before the first command, when there is nothing to hold).
             StopEpisode: from the policy. Its `HoldStill` is granted, however often it asks.
         """
-        if self.stopped:
-            raise SafetyError("the emergency stop is pressed: no further command was sent")
+        self.require_released()
         self._step += 1
         self.held = ""
         fault = self._observation_fault(observation)

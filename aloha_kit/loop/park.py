@@ -61,7 +61,7 @@ def park(env: dm_env.Environment, guard: SafetyGuard, pose: npt.ArrayLike) -> in
     """Move to `pose` from the guard's last command, without a reset; returns the steps taken.
 
     For exit paths in the middle of an episode (an error, Ctrl-C, SIGTERM), before torque is let go.
-    Nothing moves if no command was ever sent, or if the emergency stop is pressed. An environment
+    Nothing moves if no command was ever sent, or if the emergency stop was pressed. An environment
     that has ended its episode would start a new one: a step type FIRST ends the parking.
     """
     if guard.command is None or guard.stopped:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +43,6 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
     cues = Cues(args.session.cues)  # what cannot be is told before a node starts
     from aloha_kit.ros import node
     from aloha_kit.ros.environment import RosEnv
-    from aloha_kit.ros.estop import EStop
     from aloha_kit.ros.operator import RosOperator
 
     screen = Screen(plain=args.session.plain)
@@ -53,23 +50,23 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
         node.start("aloha_record", anonymous=True)
         squeezes = Squeezes(joint_names(tuple(rig.followers)), task.rate_hz) if args.session.gestures else None
         keys = keyboard() if args.session.keyboard else None
-        channels: list[Channel] = [stack.enter_context(contextlib.closing(RosOperator(COMMANDS)))]
+        by_topic = stack.enter_context(contextlib.closing(RosOperator(COMMANDS)))
+        channels: list[Channel] = [by_topic]
         channels += [stack.enter_context(contextlib.closing(keys))] if keys else []
         talk = Conversation([*channels, *([squeezes] if squeezes else [])], screen, cues)
         _old_journals(folder, args.recover, talk)
-        estop = stack.enter_context(contextlib.closing(EStop()))
         session = Session(
             Plan(task, rig, folder, args.num_episodes, args.seed, args.images, args.quality, args.session.auto),
             talk,
-            guard=functools.partial(_guard, estop=estop),
+            guard=_guard,
             squeezes=squeezes,
-            estop=estop,
             require_rig=node.require_master,
             patience_s=args.session.patience or None,
         )
         ceremony = Ceremony(session, countdown_s=args.session.countdown)
         env = stack.enter_context(contextlib.closing(connect(task, rig, leaders=True, opening=ceremony)))
         assert isinstance(env, RosEnv)
+        by_topic.refuse("reset", env.estop.refusal)
         talk.say(f"{KEY_HELP if keys else 'commands: rostopic pub or rosservice call, /aloha_kit/record/…'}")
         if squeezes and not env.listens_only:
             talk.say(GESTURE_HELP)
@@ -84,7 +81,7 @@ def _old_journals(folder: Path, recover: bool, talk: Conversation) -> None:
         talk.say(f"{hint}, or start with --recover")
 
 
-def _guard(env: RosEnv, leaders: Policy, *, estop: Callable[[], bool]) -> SafetyGuard:
+def _guard(env: RosEnv, leaders: Policy) -> SafetyGuard:
     """Limits are the followers' own. What this process does not send it does not limit either: a base is pushed
     by the person, and some leaders drive their followers themselves; then what is recorded is what they say."""
     from aloha_kit.ros.safety import make_guard
@@ -98,4 +95,4 @@ def _guard(env: RosEnv, leaders: Policy, *, estop: Callable[[], bool]) -> Safety
         step=np.where(free, _UNBOUNDED, limits.step),
         ramp=np.where(free, _UNBOUNDED, limits.ramp),
     )
-    return make_guard(env, leaders, estop=estop, limits=limits)
+    return make_guard(env, leaders, limits=limits)

@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
-Command: TypeAlias = Literal["keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure"]
+Command: TypeAlias = Literal[
+    "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure", "reset"
+]
 State: TypeAlias = Literal["starting", "waiting", "countdown", "recording", "saving", "paused", "ended"]
 
 COMMANDS: tuple[Command, ...] = (
-    "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure",
+    "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure", "reset",
 )  # fmt: skip
 
 
@@ -44,8 +46,9 @@ KEYS: dict[str, tuple[Command, Command]] = {  # what a key means: between episod
     "r": ("redo", "redo"),
     "p": ("pause", "pause"),
     "q": ("quit", "quit"),
+    "e": ("reset", "reset"),
 }
-KEY_HELP = "space start / end and keep   d discard   r redo   f failure   p pause   q quit"
+KEY_HELP = "space start / end and keep   d discard   r redo   f failure   p pause   e reset e-stop   q quit"
 
 _BOUNCE_S = 0.5  # a key held down repeats: "start" must not become "keep"
 

@@ -8,13 +8,12 @@ that died, the emergency stop, a full disk) ends the episode and pauses: what wa
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, TYPE_CHECKING
 
-from aloha_kit.core import Action, AlohaKitError, EpisodeError, Observation, Policy, SafetyError, StopEpisode
+from aloha_kit.core import Action, AlohaKitError, EpisodeError, Observation, Policy, StopEpisode
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import run_episode, SafetyGuard
@@ -51,7 +50,6 @@ class Session:
         talk: with the operator.
         guard: what stands between a policy and this rig's arms; one is made an episode.
         squeezes: the gestures among the operator's channels: they have to see the leaders' actions.
-        estop: whether the emergency stop is pressed.
         require_rig: raises AlohaKitError when there is no point in waiting for the rig (ROS itself is gone).
         patience_s: how long a fault may last before the session gives up; None waits for the operator.
     """
@@ -63,13 +61,12 @@ class Session:
         *,
         guard: Callable[[RosEnv, Policy], SafetyGuard],
         squeezes: Squeezes | None = None,
-        estop: Callable[[], bool] = lambda: False,
         require_rig: Callable[[], None] = lambda: None,
         patience_s: float | None = None,
     ) -> None:
         self.plan, self.talk = plan, talk
         self.takes: list[Take] = []
-        self._make_guard, self._squeezes, self._estop = guard, squeezes, estop
+        self._make_guard, self._squeezes = guard, squeezes
         self._require_rig, self._patience_s = require_rig, patience_s
         self._present = 0  # when the session began
         self._new_seeds: Iterator[int] = itertools.count(plan.seed)
@@ -116,18 +113,16 @@ class Session:
     def _leave(self, env: RosEnv) -> str:
         """However the session ended, the arms come to rest; says how they were left. Ctrl-C stops them on the way."""
         if env.listens_only or not self._moved:
-            return "the arms are where they were left"
-        stay = "the arms stay where they are, under torque"
-        if self._estop():
-            return f"{stay}: the emergency stop is pressed"
-        self.talk.tell("saving", "the arms come to rest")
+            return "nothing was sent to the arms"
+        if not env.estop():
+            self.talk.tell("saving", "the arms come to rest")
         try:
             env.park()
         except KeyboardInterrupt:
-            return stay
+            return f"interrupted on the way to rest, nothing more was sent to the arms; {env.torque()}"
         except AlohaKitError as error:
-            return f"{stay}, they could not be parked: {error}"
-        return "the arms are at rest, under torque"
+            return f"the arms were not parked: {error}; {env.torque()}"
+        return f"the arms are at rest; {env.torque()}"
 
     def ready(self, env: RosEnv) -> None:
         """For the beginning of the opening: the last episode is on the disk, and the next one has room.
@@ -185,6 +180,8 @@ class Session:
             if command in ("pause", "resume"):
                 self._pausing = command == "pause"
                 self.talk.say("pause: after this episode" if self._pausing else "no pause after this episode")
+            if command == "reset":
+                self.talk.say("reset: not while an episode runs")
 
     def collect(self) -> None:
         """Until every take is saved.
@@ -209,8 +206,7 @@ class Session:
         board = Dashboard(self.talk, take, meter, guard, self._room, self.plan.task)
         fault: AlohaKitError | None = None
         try:
-            if self._estop():
-                raise SafetyError("the emergency stop is pressed: release it")
+            env.estop.require_released()
             env.seed(seed)
             self._moved = True
             run_episode(env, _Attended(guard, self), [take, meter, board])
@@ -219,7 +215,7 @@ class Session:
         except AlohaKitError as error:
             fault = error
         finally:
-            lock_leaders(env)
+            env.lock_leaders()  # the episode is over: the person feels it, and nothing falls
             self._settle(env, take, board, seed)
         try:
             if fault is not None:
@@ -264,6 +260,8 @@ class Session:
         last = self.takes[-1] if self.takes else None
         if command == "quit":
             self._quit = True
+        elif command == "reset":
+            self.talk.say(_reset(env))
         elif command in ("discard", "redo"):
             if last is None or last.verdict == "thrown away":
                 self.talk.say(f"{command}: there is nothing to throw away")
@@ -290,7 +288,8 @@ class Session:
     def _mend(self, env: RosEnv, error: AlohaKitError) -> None:
         """Wait until the operator has mended what is wrong; raises the error again if they do not."""
         self._require_rig()
-        self.talk.tell("paused", f"{error}\nThe arms hold still. Resume when this is mended, or quit")
+        remedy = "Release the emergency stop, say reset, then resume" if env.estop() else "Resume when this is mended"
+        self.talk.tell("paused", f"{error}\nNothing is sent to the arms. {remedy}, or quit")
         answer = self.talk.wait_for(
             _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), patience_s=self._patience_s
         )
@@ -298,12 +297,15 @@ class Session:
             raise error
 
 
-def lock_leaders(env: RosEnv) -> None:
-    """The episode is over: the leaders stay where they are, so the person feels it and nothing falls."""
-    if not env.listens_only:
-        for arm in env.leader_arms.values():
-            with contextlib.suppress(AlohaKitError):  # a dead driver holds its arm or not, whatever is asked
-                arm.torque(True)
+def _reset(env: RosEnv) -> str:
+    """Reset the emergency stop where it may be; said by somebody while nothing moves."""
+    if not env.estop():
+        return "reset: the emergency stop is not pressed"
+    try:
+        env.estop.reset()
+    except AlohaKitError as error:
+        return str(error)
+    return "the emergency stop is reset; nothing moves before resume"
 
 
 class _Attended:

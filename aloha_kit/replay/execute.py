@@ -135,7 +135,7 @@ def execute(
     Raises:
         ConfigError: no task is known, or the recording is of another scene than the task's.
         ContractError: the rig's joints, order, units or rate are not the recording's.
-        SafetyError: the guard stopped it, or the emergency stop is pressed.
+        SafetyError: the guard stopped it, or the emergency stop was pressed.
         RosError, StreamError: the rig is not there, or not all of it.
     """
     config = _task(recording, task)
@@ -151,10 +151,9 @@ def execute(
 def _guarded(env: Any, policy: Replay, rig: RigConfig, release: bool) -> Iterator[SafetyGuard]:
     """The guard between the recording and the arms; whatever ends the body in disorder, the arms are parked."""
     if rig.kind == "ros":
-        from aloha_kit.ros.safety import guarded, require_released
+        from aloha_kit.ros.safety import guarded
 
         with guarded(env, policy, release=release) as guard:
-            require_released(guard)
             yield guard
         return
     guard = SafetyGuard(policy, SafetyLimits.for_contract(env.contract))

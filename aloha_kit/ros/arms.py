@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
@@ -13,6 +15,7 @@ import rospy
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ARM_MODELS, ArmModel, Clock, nearest, ReadingError, SafetyError, StreamError
 from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.loop import Latch
 from aloha_kit.ros.node import RosError
 
 Vector = npt.NDArray[np.float32]
@@ -23,6 +26,9 @@ T = TypeVar("T")
 JOINTS = (*ARM_JOINTS, "gripper")
 PATIENCE_S = 5.0
 """How long a driver may take to appear, to answer, and to publish a reading that is one."""
+
+ANSWER_S = 2.0
+"""How long a driver is waited for that is only asked how its motors are."""
 
 ARRIVED, ARRIVAL_S = 0.2, 3.0
 """rad and s: an arm that lies on itself is near its target; a falling or blocked one is not."""
@@ -45,6 +51,8 @@ class Arm(Protocol):
 
     `qpos` and targets have different gripper scales, the finger's travel and the motor's angle, because
     ALOHA's data sets do; they disagree by up to 0.09.
+
+    While the emergency stop is pressed, what moves the arm or takes its torque away raises SafetyError.
     """
 
     name: str
@@ -92,6 +100,14 @@ class Arm(Protocol):
     def torque(self, on: bool, part: Part = "all") -> None:
         """Switch the motors; an arm that stands in the air falls when they go off."""
 
+    def torque_state(self) -> dict[str, bool] | None:
+        """{joint: whether its motor answers that it has torque}; None where the driver cannot be asked.
+
+        Raises:
+            RosError: no answer within `ANSWER_S`, or not of every motor.
+        """
+        ...
+
     def reboot_gripper(self) -> None:
         """Clear the gripper's overload error."""
 
@@ -102,11 +118,14 @@ class Arm(Protocol):
         """Leave ROS; torque and the last command stay as they are."""
 
 
-def connect_arm(config: ArmConfig, role: Role, *, clock: Clock, model: ArmModel | None = None) -> Arm:
+def connect_arm(
+    config: ArmConfig, role: Role, *, clock: Clock, model: ArmModel | None = None, estop: Latch | None = None
+) -> Arm:
     """The arm that `config` describes.
 
     Args:
         model: in place of the configured one; a simulated rig's arms are what its scene has.
+        estop: while it is pressed, what would move the arm or let it go raises SafetyError.
 
     Raises:
         RosError: its driver is not there.
@@ -115,25 +134,20 @@ def connect_arm(config: ArmConfig, role: Role, *, clock: Clock, model: ArmModel 
     if config.driver == "joint_state":
         from aloha_kit.ros.joint_state_arm import JointStateArm
 
-        return JointStateArm(config, known, role, clock)
+        return JointStateArm(config, known, role, clock, estop)
     # loads the manufacturer's package where there is one
     from aloha_kit.ros.interbotix import InterbotixArm
 
-    return InterbotixArm(config.name, known, clock)
+    return InterbotixArm(config.name, known, clock, estop=estop)
 
 
-def move_together(
-    targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: Clock, *, stopped: Callable[[], bool] = lambda: False
-) -> None:
+def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: Clock) -> None:
     """Move arms to their targets at the same time, half a cosine in time, so speed starts and ends at zero.
 
     A way that would need more than a third of a joint's speed takes longer than `seconds`.
 
-    Args:
-        stopped: asked before each command; true ends the move where it is.
-
     Raises:
-        SafetyError: a target is out of an arm's reach, and nothing moved; or `stopped`.
+        SafetyError: a target is out of an arm's reach, and nothing moved; or the emergency stop, which ends it at once.
     """
     ways: dict[Arm, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
     for arm, target in targets.items():
@@ -145,8 +159,6 @@ def move_together(
     steps = max(1, round(seconds * _MOVE_HZ))
     began = clock.now_ns()
     for step in range(1, steps + 1):
-        if stopped():
-            raise SafetyError("the emergency stop is pressed: the arms hold where they are")
         share = (1 - np.cos(np.pi * step / steps)) / 2
         for arm, (here, end) in ways.items():
             arm.command(here + share * (end - here))
@@ -181,6 +193,30 @@ def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
             if clock.now_ns() > end:
                 raise ReadingError(f"{error} (for {patience_s:g} s)") from error
         clock.sleep_until(clock.now_ns() + 5_000_000)
+
+
+def answered(call: Callable[[], T], who: str) -> T:
+    """`call()`, for a service of a driver that may hang.
+
+    Raises:
+        RosError: it takes longer than `ANSWER_S`.
+    """
+    results: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            results.put(call())
+        except Exception as error:
+            results.put(error)
+
+    threading.Thread(target=run, name=f"question to {who}", daemon=True).start()
+    try:
+        result = results.get(timeout=ANSWER_S)
+    except queue.Empty:
+        raise RosError(f"{who}: its driver does not answer within {ANSWER_S:g} s") from None
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def next_reading(topic: str, who: str) -> Any:

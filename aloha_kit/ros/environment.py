@@ -16,6 +16,7 @@ from dm_env import specs
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import (
     Action,
+    AlohaKitError,
     ArmModel,
     Clock,
     ConfigError,
@@ -52,8 +53,9 @@ class RosEnv(Environment):
     sends, waits for the deadline and matches one sample of each stream. Stamps: "qpos_left", …,
     "images/<camera>", "base_vel", "leader_left", … (what the action came from), "deadline", "command".
 
-    When anything fails the followers stay at their last command under torque; nothing here lets torque go
-    except `release`. While the emergency stop is pressed no arm is moved, be it by a step or by a reset.
+    When anything fails nothing more is sent, so the followers stay at their last command; nothing here lets torque go
+    except `release`. Once the emergency stop was pressed nothing moves on any path until `estop.reset()`: a base is
+    sent zero velocity, arms and leaders nothing.
     Where the rig's leaders drive its followers (`teleop: hardware`) and a person records, nothing is sent at all.
 
     Args:
@@ -62,12 +64,13 @@ class RosEnv(Environment):
         clock: of stamps; this process has to be a node then. By default it becomes one.
 
     Attributes:
-        rig, task, clock; followers, leader_arms: {name: Arm}; leaders: LeaderArms or None; streams: Streams.
+        rig, task, clock; estop: EStop; streams: Streams.
+        followers, leader_arms: {name: Arm}; leaders: LeaderArms or None.
         late_ns: how late the last deadline was met.
 
     Raises:
         ConfigError: the rig has no leaders, but they are asked for; another rig is simulated here.
-        RosError: no master, or a driver that is not there.
+        RosError: no master, or a driver or the rig's `estop` that is not there.
     """
 
     def __init__(
@@ -94,11 +97,12 @@ class RosEnv(Environment):
             if about and about.get("rig", rig.name) != rig.name:
                 raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
             self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
+            self.estop = opened.enter_context(contextlib.closing(EStop(rig.estop)))
             followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
-            estop = opened.enter_context(contextlib.closing(EStop()))
-            self._arms = Followers(followers, rig, self.clock, stopped=estop)
+            self._arms = Followers(followers, rig, self.clock, estop=self.estop)
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
             self.base = opened.enter_context(contextlib.closing(Base(rig.base))) if rig.base else None
+            self.estop.when_pressed(self.hold)
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)
             self._opened = opened.pop_all()
@@ -114,7 +118,8 @@ class RosEnv(Environment):
         config = (self.rig.followers if role == "follower" else self.rig.leaders)[name]
         # Interbotix arms are simulated as what they are; a JointState topic only says which joints it has
         scene = self._simulation.arm_model if self._simulation and config.driver == "joint_state" else None
-        return opened.enter_context(contextlib.closing(connect_arm(config, role, clock=self.clock, model=scene)))
+        arm = connect_arm(config, role, clock=self.clock, model=scene, estop=self.estop)
+        return opened.enter_context(contextlib.closing(arm))
 
     @property
     def followers(self) -> dict[str, Arm]:
@@ -170,11 +175,13 @@ class RosEnv(Environment):
 
     def reset(self) -> dm_env.TimeStep:
         self._steps = None
+        self.estop.require_released()
         self.streams.sync.wait(WARM_UP_S)  # a rig that cannot see does not move
         self.hold()
         if not self.listens_only:
             self._require_alone()
             self._arms.to_start()
+        self.estop.require_released()
         if self._simulation:
             self._simulation.reset(self._next_seed)
             self._next_seed = None
@@ -186,6 +193,7 @@ class RosEnv(Environment):
             self.clock.sleep_until(self.clock.now_ns() + 2_000_000)
         for name in self.leader_arms:
             self.leader_action(name)
+        self.estop.require_released()
         self._steps = 0
         self._rate.reset()
         return dm_env.restart(self._observe(command_ns=None))
@@ -228,10 +236,26 @@ class RosEnv(Environment):
             raise ConfigError("this rig was connected without its leaders")
         return self.leaders.reading(name)
 
+    def prepare(self) -> None:
+        """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `Followers.prepare`."""
+        self._require_alone()
+        self._arms.prepare()
+
     def hold(self) -> None:
         """Stay: a base stops; arms under torque stay at their last command by themselves."""
         if self.base is not None:
             self.base.stop()
+
+    def lock_leaders(self) -> None:
+        """Leaders stay where they are, so that a person may let go of them; one whose driver is gone is left alone."""
+        if not self.listens_only:
+            for arm in self.leader_arms.values():
+                with contextlib.suppress(AlohaKitError):
+                    arm.torque(True)
+
+    def torque(self) -> str:
+        """What the followers' motors answer about their torque: "their torque is on" where all of them have it."""
+        return self._arms.torque()
 
     def park(self, seconds: float | None = None) -> None:
         """Followers to rest on themselves, whatever streams do. Raises as `Followers.park`."""
@@ -255,7 +279,7 @@ class RosEnv(Environment):
         return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
 
     def close(self) -> None:
-        """Stop a base and leave ROS; the arms stay at their last command, under torque."""
+        """Stop a base and leave ROS; nothing is sent to the arms."""
         self._opened.close()
 
     def _require_alone(self) -> None:
@@ -277,9 +301,10 @@ class RosEnv(Environment):
     def _send(self, command: npt.NDArray[np.float64]) -> None:
         if self.listens_only:
             return
-        self._arms.send(command)
-        if self.base is not None and not self._by_person:
-            self.base.drive(command[-2:])
+        with self.estop.sending():
+            self._arms.send(command)
+            if self.base is not None and not self._by_person:
+                self.base.drive(command[-2:])
 
     def _observe(self, command_ns: int | None) -> Observation:
         observation = until_read(lambda: self._senses.observation(self.streams.sync.match(GAP_S)), self.clock, GAP_S)

@@ -1,38 +1,135 @@
-"""The emergency stop as a topic: a button, a foot switch or `rostopic pub` says true, everything here stops sending."""
+"""The emergency stop: any `true` on its topic latches, and every command is checked against it."""
 
 from __future__ import annotations
 
-import contextlib
+import socket
+import threading
+import time
+import urllib.parse
 from typing import Any
 
+import rosgraph
 import rospy
 from std_msgs.msg import Bool
 
-TOPIC = "/aloha_kit/estop"
-_FIRST_S = 1.0
-"""How long a publisher that is there may take to say what it latched."""
+from aloha_kit.config.rig import EStopConfig
+from aloha_kit.loop import Latch
+from aloha_kit.ros import node
+from aloha_kit.ros.node import RosError
+
+FIRST_S = 1.0
+"""How long publishers that are there may take to send what they latched."""
+
+SOURCE_S = 5.0
+"""How long a configured source may take to appear."""
+
+_TICKS = 5  # a heartbeat's timeout is counted in so many parts
 
 
-class EStop:
-    """Pressed while the newest message on the topic is true; a `SafetyGuard`'s `estop`.
+class EStop(Latch):
+    """The `Latch` of a std_msgs/Bool topic, of all its publishers; a `SafetyGuard`'s `estop`.
 
-    Publishers latch: that it was pressed before is known when this is made. It stops commands, not
-    motors, so it is no substitute for the switch that takes the power away.
+    A `true` of any publisher latches, however short it is, and a `false` of another one does not release it.
+    A configured source whose heartbeat stops latches too. It stops commands, not motors, so it is no substitute for
+    the switch that takes the power away.
+
+    Args:
+        config: the source that has to be there; without one the default topic, and nobody has to publish.
+
+    Raises:
+        RosError: the configured source does not appear within `SOURCE_S`.
     """
 
-    def __init__(self, topic: str = TOPIC) -> None:
-        self._pressed = False
-        if topic in dict(rospy.get_published_topics()):
-            with contextlib.suppress(rospy.ROSException):  # it does not latch, or is long gone
-                self._heard(rospy.wait_for_message(topic, Bool, timeout=_FIRST_S))
-        self._subscriber = rospy.Subscriber(topic, Bool, self._heard, queue_size=1)
+    def __init__(self, config: EStopConfig | None = None) -> None:
+        super().__init__()
+        self._config, self._topic = config, config.topic if config else EStopConfig.topic
+        self._said: dict[str, bool] = {}  # by publisher: its last value
+        self._ticks: dict[str, int] = {}  # by publisher: parts of the timeout since it was heard
+        self._closed = threading.Event()
+        # No message is dropped: a press of a millisecond arrives together with its release.
+        self._subscriber = rospy.Subscriber(self._topic, Bool, self._heard, queue_size=None, tcp_nodelay=True)
+        try:
+            self._await_publishers()
+        except BaseException:
+            self.close()
+            raise
+        if config:
+            watch = threading.Thread(target=self._watch, args=(config.timeout_s,), name="e-stop heartbeat", daemon=True)
+            watch.start()
 
-    def __call__(self) -> bool:
-        return self._pressed
+    def refusal(self) -> str:
+        there = _publishers(self._topic)
+        with self._state:
+            pressing = sorted(who for who, pressed in self._said.items() if pressed and who in there)
+            silent = sorted(who for who, ticks in self._ticks.items() if ticks > _TICKS and who in there)
+        if pressing:
+            return f"no reset: the emergency stop is still pressed by {', '.join(pressing)}; release it first"
+        if silent:
+            return f"no reset: the emergency stop's source {', '.join(silent)} is silent"
+        if self._config and not there:
+            return f"no reset: the emergency stop has no source, nothing publishes on {self._topic}"
+        return ""
+
+    def reset(self) -> None:
+        there = _publishers(self._topic)
+        with self._state:
+            for who in self._said.keys() - there:  # a node that has ended no longer presses
+                del self._said[who]
+                del self._ticks[who]
+        super().reset()
 
     def close(self) -> None:
         """Stop listening."""
+        self._closed.set()
         self._subscriber.unregister()
 
     def _heard(self, message: Any) -> None:
-        self._pressed = bool(message.data)
+        who = message._connection_header.get("callerid", "a node without a name")
+        with self._state:
+            self._said[who], self._ticks[who] = bool(message.data), 0
+        if message.data:
+            self.press(f"the emergency stop was pressed (by {who})")
+
+    def _await_publishers(self) -> None:
+        """Until every publisher was heard, or had the time that it needs to send what it latched."""
+        began = time.monotonic()
+        while not self._said if self._config else not _registered(self._topic) <= self._said.keys():
+            if time.monotonic() - began > (SOURCE_S if self._config else FIRST_S):
+                if self._config:
+                    raise RosError(
+                        f"the emergency stop's source is silent: nothing on {self._topic} for {SOURCE_S:g} s"
+                    )
+                return
+            time.sleep(0.01)
+
+    def _watch(self, timeout_s: float) -> None:
+        # Counted, not timed: while this whole process stood still its sources had no chance to be heard.
+        while not self._closed.wait(timeout_s / _TICKS):
+            with self._state:
+                for who in self._ticks:
+                    self._ticks[who] += 1
+                silent = [who for who, ticks in self._ticks.items() if ticks > _TICKS]
+            for who in silent:
+                self.press(f"the emergency stop's source {who} is silent for {timeout_s:g} s, which counts as pressed")
+
+
+def _registered(topic: str) -> set[str]:
+    """Nodes that the master knows as publishers of `topic`. Raises RosError where no master answers."""
+    node.require_master()
+    return set(dict(rosgraph.Master(rospy.get_name()).getSystemState()[0]).get(topic, ()))
+
+
+def _publishers(topic: str) -> set[str]:
+    """Those of them that are there: a killed node stays registered, but its port refuses."""
+    return {who for who in _registered(topic) if _is_there(who)}
+
+
+def _is_there(who: str) -> bool:
+    try:
+        address = urllib.parse.urlparse(rosgraph.Master(rospy.get_name()).lookupNode(who))
+        socket.create_connection((address.hostname or "", address.port or 0), timeout=FIRST_S).close()
+    except (rosgraph.MasterError, ConnectionRefusedError):
+        return False
+    except OSError:
+        return True  # unreachable is not released
+    return True

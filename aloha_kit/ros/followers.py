@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config import RigConfig
-from aloha_kit.core import Clock, Observation, SafetyError
+from aloha_kit.core import AlohaKitError, Clock, Observation, SafetyError
+from aloha_kit.loop import Latch
 from aloha_kit.ros.arms import Arm, move_together, require_arrival
 from aloha_kit.ros.following import Following
 
@@ -19,12 +20,13 @@ START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
 class Followers:
     """`arms` by name, in the order of the vectors; under torque they hold their last command by themselves.
 
-    While `stopped` (the emergency stop) nothing is sent, whoever asks.
+    Nothing is sent, whoever asks, while the emergency stop is pressed, nor before `prepare` has succeeded.
     """
 
-    def __init__(self, arms: Mapping[str, Arm], rig: RigConfig, clock: Clock, *, stopped: Callable[[], bool]) -> None:
+    def __init__(self, arms: Mapping[str, Arm], rig: RigConfig, clock: Clock, *, estop: Latch) -> None:
         self.arms = dict(arms)
-        self._rig, self._clock, self._stopped = rig, clock, stopped
+        self._rig, self._clock, self._estop = rig, clock, estop
+        self._unready = "they were not prepared"  # why nothing is sent to them; empty once they are
         self._parked = False
         self._following = {
             arm: Following(arm.name, milliamperes=rig.followers[name].driver == "interbotix")
@@ -33,13 +35,13 @@ class Followers:
 
     def send(self, command: npt.NDArray[np.float64]) -> None:
         """All arms or none: each is asked before the first is sent anything. Raises as `Arm.command`."""
-        if self._stopped():
-            raise SafetyError("the emergency stop is pressed: no further command was sent")
+        self._require_ready()
         for arm, seven in self._sevens():
             arm.check(command[seven])
-        self._parked = False
-        for arm, seven in self._sevens():
-            arm.command(command[seven])
+        with self._estop.sending():
+            self._parked = False
+            for arm, seven in self._sevens():
+                arm.command(command[seven])
 
     def watch(self, command: npt.NDArray[np.float64], observation: Observation) -> None:
         """Raise SafetyError where an arm no longer follows."""
@@ -49,14 +51,31 @@ class Followers:
 
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
         """Move arms (leaders too) to (7,) targets, together and smoothly. Raises as `Arm.command`."""
-        self._parked = False
-        move_together(targets, seconds, self._clock, stopped=self._stopped)
+        if not targets.keys().isdisjoint(self.arms.values()):
+            self._require_ready()
+            self._parked = False
+        move_together(targets, seconds, self._clock)
+
+    def prepare(self) -> None:
+        """Modes, limits and torque. Where a driver refuses nothing is sent to any of them until it was done again.
+
+        Raises:
+            SafetyError: the emergency stop is pressed.
+            RosError: a driver refuses; says why.
+        """
+        self._unready = "they were not prepared"
+        for arm in self.arms.values():
+            try:
+                arm.prepare_follower(self._rig.gripper_current_limit)
+            except AlohaKitError as error:
+                self._unready = f"they could not be prepared ({error})"
+                raise
+            self._following[arm].reset()
+        self._unready = ""
 
     def to_start(self) -> None:
         """Under torque, to the start pose; grippers open, so that they let go what they held, and close."""
-        for arm in self.arms.values():
-            arm.prepare_follower(self._rig.gripper_current_limit)
-            self._following[arm].reset()
+        self.prepare()
         self.move({arm: np.append(arm.model.start, arm.present()[6]) for arm in self.arms.values()}, START_S)
         for opening in (1.0, 0.0):
             self.move({arm: np.append(arm.model.start, opening) for arm in self.arms.values()}, GRIPPER_S)
@@ -68,8 +87,10 @@ class Followers:
             seconds: that each of the two moves takes at least, `PARK_S` by default.
 
         Raises:
-            SafetyError: an arm does not get there.
+            SafetyError: an arm does not get there; or nothing may be sent, and nothing was.
         """
+        self._estop.require_released()
+        self._require_ready()
         for pose in ("start", "rest"):
             targets = {arm: np.append(getattr(arm.model, pose), 1.0) for arm in self.arms.values()}
             self.move(targets, seconds or PARK_S)
@@ -87,6 +108,28 @@ class Followers:
         for arm in self.arms.values():
             arm.torque(False)
 
+    def torque(self) -> str:
+        """What the motors themselves answer about their torque, in words."""
+        states = {arm.name: _torque(arm) for arm in self.arms.values()}
+        if len(set(states.values())) == 1:
+            return f"their torque is {next(iter(states.values()))}"
+        return "torque: " + ", ".join(f"{name} {state}" for name, state in states.items())
+
+    def _require_ready(self) -> None:
+        if self._unready:
+            raise SafetyError(f"nothing is sent to the followers: {self._unready}")
+
     def _sevens(self) -> Iterator[tuple[Arm, slice]]:
         """Each arm and its place in the vectors."""
         return ((arm, slice(7 * i, 7 * i + 7)) for i, arm in enumerate(self.arms.values()))
+
+
+def _torque(arm: Arm) -> str:
+    try:
+        answers = arm.torque_state()
+    except AlohaKitError:
+        return "not known, the driver does not answer"
+    if answers is None:
+        return "not known, the driver does not tell it"
+    off = [joint for joint, on in answers.items() if not on]
+    return "on" if not off else "off" if len(off) == len(answers) else f"off at {', '.join(off)}"

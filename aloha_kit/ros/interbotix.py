@@ -10,8 +10,10 @@ import numpy.typing as npt
 import rospy
 
 from aloha_kit.core import ArmModel, Clock, StreamError
+from aloha_kit.loop import Latch
 from aloha_kit.ros import messages
 from aloha_kit.ros.arms import (
+    answered,
     Arm,
     ArmState,
     by_name,
@@ -119,6 +121,7 @@ class InterbotixArm:
     Args:
         name: namespace of the driver ("puppet_left").
         driver: the way there; by default the manufacturer's package where it is installed.
+        estop: while it is pressed, what would move the arm or let it go raises SafetyError.
         moving_time: seconds that a command is supposed to take by the driver's rule of speed.
 
     Raises:
@@ -132,9 +135,11 @@ class InterbotixArm:
         clock: Clock,
         driver: Driver | None = None,
         *,
+        estop: Latch | None = None,
         moving_time: float = MOVING_TIME_S,
     ) -> None:
         self.name, self.model, self._moving_time = name, model, moving_time
+        self._estop = estop or Latch()
         self._clock, self._topic = clock, f"/{name}/joint_states"
         self._last: npt.NDArray[np.float64] | None = None
         _wait_for_services(name)
@@ -173,10 +178,11 @@ class InterbotixArm:
         for publisher in (self._driver.group, self._driver.single):
             if publisher.get_num_connections() == 0:
                 raise StreamError(f"{self.name}: its driver no longer listens to {publisher.resolved_name}")
-        self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:6].tolist()))
         motor = float(self.model.gripper.unnormalise(goal[6]))
-        self._driver.single.publish(messages.JointSingleCommand(name="gripper", cmd=motor))
-        self._last = goal
+        with self._estop.sending():
+            self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:6].tolist()))
+            self._driver.single.publish(messages.JointSingleCommand(name="gripper", cmd=motor))
+            self._last = goal
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
         """As `Arm.prepare_follower`; clears an overloaded gripper.
@@ -197,7 +203,10 @@ class InterbotixArm:
         self._mode("arm", "position")
         if gripper_current_limit and self._register("gripper", "Current_Limit") != [gripper_current_limit]:
             self.torque(False, "gripper")  # the motor's memory takes no value under torque
-            self.set_register("gripper", "Current_Limit", gripper_current_limit)
+            try:
+                self.set_register("gripper", "Current_Limit", gripper_current_limit)
+            finally:
+                self.torque(True, "gripper")
         self._mode("gripper", "current_based_position")
         self._prompt()
 
@@ -211,6 +220,15 @@ class InterbotixArm:
             self._call("torque_enable", *_PARTS[each], on)
         if not on:
             self._last = None  # it will be somewhere else
+
+    def torque_state(self) -> dict[str, bool]:
+        def ask() -> list[int]:
+            return [*self._register("arm", "Torque_Enable"), *self._register("gripper", "Torque_Enable")]
+
+        values = answered(ask, self.name)
+        if len(values) != len(JOINTS):
+            raise RosError(f"{self.name}: {len(values)} of {len(JOINTS)} motors told whether they have torque")
+        return {joint: bool(value) for joint, value in zip(JOINTS, values, strict=True)}
 
     def reboot_gripper(self) -> None:
         self._call("reboot_motors", *_PARTS["gripper"], True, False)
@@ -262,6 +280,10 @@ class InterbotixArm:
         return list(self._call("get_motor_registers", *_PARTS[part], register, 0).values)
 
     def _call(self, service: str, *values: Any) -> Any:
+        reads = service in ("get_motor_registers", "get_robot_info")
+        holds = service == "torque_enable" and values[-1]
+        if not (reads or holds):  # modes and reboots take the torque away as well, for a moment
+            self._estop.require_released()
         try:
             return self._driver.call(service, *values)
         except (rospy.ServiceException, rospy.ROSException) as error:

@@ -13,6 +13,7 @@ from std_msgs.msg import Bool
 
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ArmModel, Clock, SafetyError, StreamError
+from aloha_kit.loop import Latch
 from aloha_kit.ros.arms import (
     Arm,
     ArmState,
@@ -42,10 +43,12 @@ class JointStateArm:
     Nothing is sent before the first command, since another sender (a leader) may be driving the arm.
     """
 
-    def __init__(self, config: ArmConfig, model: ArmModel, role: Role, clock: Clock) -> None:
+    def __init__(
+        self, config: ArmConfig, model: ArmModel, role: Role, clock: Clock, estop: Latch | None = None
+    ) -> None:
         self.name, self.model = config.name or config.state_topic, model
         self._clock, self._state_topic, self._command_topic = clock, config.state_topic, config.command_topic
-        self._switched = role == "follower"
+        self._switched, self._estop = role == "follower", estop or Latch()
         self._commands: rospy.Publisher | None = None
         next_reading(self._state_topic, self.name)
 
@@ -84,11 +87,13 @@ class JointStateArm:
             raise StreamError(f"{self.name}: its driver no longer listens to {self._command_topic}")
         goal[6] = self.model.finger.unnormalise(goal[6])
         message = JointState(name=list(NAMES), position=goal.tolist())
-        message.header.stamp = rospy.Time.now()
-        publisher.publish(message)
+        with self._estop.sending():
+            message.header.stamp = rospy.Time.now()
+            publisher.publish(message)
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
         """Torque on; the driver keeps modes and the gripper's force to itself."""
+        self._estop.require_released()
         self.torque(True)
         self._publisher()
 
@@ -97,11 +102,16 @@ class JointStateArm:
 
     def torque(self, on: bool, part: Part = "all") -> None:
         """Switch the motors of every follower on the driver's topic; a part of one has no switch."""
+        if not on:
+            self._estop.require_released()
         if not self._switched or part != "all" or not _listened_to(ENABLE_TOPIC):
             return
         switch = rospy.Publisher(ENABLE_TOPIC, Bool, queue_size=1)
         wait_for_listeners([switch], self.name, self._clock)
         switch.publish(Bool(data=on))
+
+    def torque_state(self) -> None:
+        """None: the driver does not say whether its motors have torque."""
 
     def reboot_gripper(self) -> None:
         """Nothing: the driver clears its gripper's errors itself."""

@@ -67,6 +67,7 @@ class Opening:
         """Run the opening; on return the leaders are the operator's.
 
         Raises:
+            SafetyError: the emergency stop is pressed; the leaders are not let go.
             StreamError: a leader's joint states have gone quiet.
             RosError: nobody closed the grippers within `patience_s`.
         """
@@ -90,11 +91,15 @@ class Opening:
 
     def _wait(self, env: RosEnv) -> None:
         began = env.clock.now_ns()
-        while self._poll() != "start" and not all(self._closed(env, name) for name in env.leader_arms):
+        while self._polled(env) != "start" and not all(self._closed(env, name) for name in env.leader_arms):
             waited = (env.clock.now_ns() - began) / 1e9
             if self._patience_s is not None and waited > self._patience_s:
                 raise RosError(f"the leader grippers were not both closed within {self._patience_s:g} s")
             env.clock.sleep_until(env.clock.now_ns() + int(POLL_S * 1e9))
+
+    def _polled(self, env: RosEnv) -> str | None:
+        env.estop.require_released()
+        return self._poll()
 
     def _closed(self, env: RosEnv, name: str) -> bool:
         opening = env.leader_action(name)[6]
@@ -106,5 +111,5 @@ class Opening:
         while (left := end - env.clock.now_ns()) > 0:
             if (seconds := math.ceil(left / 1e9)) != said:
                 self._tell("countdown", str(said := seconds))
-            self._poll()
+            self._polled(env)
             env.clock.sleep_until(min(end, env.clock.now_ns() + int(POLL_S * 1e9)))

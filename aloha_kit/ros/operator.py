@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import rospy
@@ -30,6 +30,7 @@ class RosOperator:
 
     def __init__(self, commands: Sequence[str], namespace: str = "/aloha_kit/record") -> None:
         self._state = ""
+        self._refusals: dict[str, Callable[[], str]] = {}
         self._heard: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._require_alone(f"{namespace}/{commands[0]}", namespace)
         self._publisher = rospy.Publisher(f"{namespace}/state", String, queue_size=10, latch=True)
@@ -48,6 +49,10 @@ class RosOperator:
             words.append(self._heard.get())
         return words
 
+    def refuse(self, command: str, why: Callable[[], str]) -> None:
+        """Let the service of `command` fail with what `why` returns, unless that is empty."""
+        self._refusals[command] = why
+
     def tell(self, state: str, words: str) -> None:
         """Publish the state; the words are for people."""
         self._state = state
@@ -61,6 +66,8 @@ class RosOperator:
         self._publisher.unregister()
 
     def _called(self, command: str) -> Any:
+        if why := self._refusals.get(command, str)():
+            return TriggerResponse(False, why)
         self._heard.put(command)
         return TriggerResponse(True, f"{command}, said while {self._state}")
 

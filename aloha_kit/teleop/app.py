@@ -16,7 +16,7 @@ from tyro.conf import arg
 
 from aloha_kit import rigs
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import Action, AlohaKitError, ConfigError
+from aloha_kit.core import Action, ConfigError
 from aloha_kit.loop import Outcome, run_episode, sigterm_interrupts
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ REPORT_S = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class TeleopArgs:
-    """Let the leaders move the followers, without recording; Ctrl-C ends it and everything holds still.
+    """Let the leaders move the followers, without recording; Ctrl-C ends it: the followers stay and the leaders lock.
 
     With --park the followers go to their sleep pose instead.
     """
@@ -82,28 +82,27 @@ def run(args: TeleopArgs) -> None:
 def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
     if rig.teleop == "hardware":
         raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
-    from aloha_kit.ros.estop import EStop
     from aloha_kit.ros.opening import Opening
     from aloha_kit.ros.safety import make_guard
 
     opening = Opening(tell=_tell, poll=_entered, countdown_s=args.countdown_s)
-    with _connected(task, rig, leaders=True, opening=opening) as env, contextlib.closing(EStop()) as estop:
+    with _connected(task, rig, leaders=True, opening=opening) as env:
         assert env.leaders is not None
         try:
-            run_episode(env, make_guard(env, env.leaders, estop=estop), [_Status(env)])
+            run_episode(env, make_guard(env, env.leaders), [_Status(env)])
         finally:
-            _lock_leaders(env)
+            env.lock_leaders()  # the operator may let go of them
+            print(f"nothing is sent to the followers any more; {env.torque()}", flush=True)
 
 
 def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
     with _connected(task, rig) as env:
-        for follower in env.followers.values():
-            follower.prepare_follower(rig.gripper_current_limit)
+        env.prepare()
         print(f"parking {', '.join(arm.name for arm in env.followers.values())}", flush=True)
         env.park(args.park_s)
         if args.release:
             env.release()
-        print(f"parked, torque {'off' if args.release else 'on'}", flush=True)
+        print(f"parked; {env.torque()}", flush=True)
 
 
 @contextlib.contextmanager
@@ -120,13 +119,6 @@ def _connected(
         except KeyboardInterrupt:
             env.hold()
             raise
-
-
-def _lock_leaders(env: RosEnv) -> None:
-    """The operator may let go of the leaders; whatever ended the session is not hidden by a driver that is gone."""
-    for leader in env.leader_arms.values():
-        with contextlib.suppress(AlohaKitError):
-            leader.prepare_leader()
 
 
 def _tell(state: str, words: str) -> None:
@@ -148,7 +140,7 @@ class _Status:
         self._env = env
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
-        print("teleoperating; Ctrl-C ends it, everything holds still then", flush=True)
+        print("teleoperating; Ctrl-C ends it, nothing is sent any more then", flush=True)
         self._start()
 
     def _start(self) -> None:
@@ -167,4 +159,4 @@ class _Status:
             self._start()
 
     def on_end(self, outcome: Outcome) -> None:
-        print(f"ended ({outcome.reason}): the followers hold under torque", flush=True)
+        print(f"ended ({outcome.reason})", flush=True)

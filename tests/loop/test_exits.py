@@ -98,12 +98,16 @@ def test_parking_moves_nothing_that_never_moved() -> None:
     assert rig.sent == []
 
 
-def test_parking_moves_nothing_while_the_emergency_stop_is_pressed() -> None:
+@pytest.mark.parametrize("let_go", [False, True])
+def test_parking_moves_nothing_after_the_emergency_stop_was_pressed(let_go: bool) -> None:
     rig, pressed = FakeRig(100), threading.Event()
     guard = SafetyGuard(Constant(np.array([1.0, 0.5])), LIMITS, estop=pressed.is_set)
     guard.reset()
     rig.step(guard.act(rig.reset().observation))
     pressed.set()
+    assert guard.stopped
+    if let_go:
+        pressed.clear()
     assert park(rig, guard, [0.0, 0.0]) == 0
     assert len(rig.sent) == 1
 

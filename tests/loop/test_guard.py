@@ -273,9 +273,22 @@ def test_the_emergency_stop_ends_at_once_without_asking_the_policy(kind: str) ->
     guard = guarded(policy, estop=button)
     guard.act(observe(0))
     event.set()
-    with pytest.raises(SafetyError, match="emergency stop is pressed"):
+    with pytest.raises(SafetyError, match="the emergency stop was pressed: no further motion was commanded"):
         guard.act(observe(1))
+    event.clear()  # letting go is no order to go on
+    assert guard.stopped
+    with pytest.raises(SafetyError, match="emergency stop was pressed"):
+        guard.act(observe(2))
     assert policy.calls == 1
+    guard.reset()
+    with pytest.raises(SafetyError, match="emergency stop was pressed"):
+        guard.act(observe(0))
+
+
+def test_the_guard_repeats_why_the_emergency_stop_was_pressed() -> None:
+    guard = guarded(Says(START), estop=lambda: "the emergency stop was pressed (by /button)")
+    with pytest.raises(SafetyError, match=r"^the emergency stop was pressed \(by /button\): no further motion"):
+        guard.require_released()
 
 
 def test_a_base_starts_at_rest_accelerates_gently_and_stops_on_a_fault() -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import Contract, Environment, VirtualClock, VX300S
-from aloha_kit.loop import SafetyGuard, SafetyLimits
+from aloha_kit.loop import Latch, SafetyGuard, SafetyLimits
 from aloha_kit.record.conversation import Conversation
 from aloha_kit.record.gesture import Squeezes
 from aloha_kit.record.plan import Plan
@@ -64,6 +64,7 @@ class Desk(Environment):
         self.rewards: list[float] = []  # of the last step of each episode
         self.seeds: list[int] = []
         self.faults: dict[int, BaseException] = {}
+        self.estop = Latch()
         self.steps = self.parked = self.resets = 0
         self._step = 0
 
@@ -111,7 +112,15 @@ class Desk(Environment):
         }
 
     def park(self) -> None:
+        self.estop.require_released()
         self.parked += 1
+
+    def lock_leaders(self) -> None:
+        for arm in self.leader_arms.values():
+            arm.torque(True)
+
+    def torque(self) -> str:
+        return "their torque is on"
 
     def observation_spec(self) -> Any: ...
 
@@ -154,8 +163,8 @@ class Script:
         self.closed = True
 
 
-def guard(env: Any, policy: Any, estop: Callable[[], bool] = lambda: False) -> SafetyGuard:
-    return SafetyGuard(policy, SafetyLimits.for_contract(env.contract), frozen=50, stale_s=1.0, estop=estop)
+def guard(env: Any, policy: Any) -> SafetyGuard:
+    return SafetyGuard(policy, SafetyLimits.for_contract(env.contract), frozen=50, stale_s=1.0, estop=env.estop)
 
 
 def session(
@@ -165,7 +174,6 @@ def session(
     wanted: int = 1,
     auto: bool = True,
     squeezes: Squeezes | None = None,
-    estop: Callable[[], bool] = lambda: False,
     patience_s: float | None = None,
     **plan: Any,
 ) -> tuple[Session, Script, io.StringIO]:
@@ -174,7 +182,7 @@ def session(
     talk = Conversation([script, *([squeezes] if squeezes else [])], Screen(output), Cues())
     made = Session(
         Plan(TASK, RIG, folder, wanted, auto=auto, **plan), talk,
-        guard=lambda env, policy: guard(env, policy, estop), squeezes=squeezes, estop=estop, patience_s=patience_s,
+        guard=guard, squeezes=squeezes, patience_s=patience_s,
     )  # fmt: skip
 
     def opening(env: Desk) -> None:

@@ -38,7 +38,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     assert (result.present, result.verdicts, result.fault, result.interrupted) == (2, ("kept", "kept"), "", "")
     assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis time: 2 kept"
     assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving", "ended"]
-    assert operator.told[-1] == ("ended", "the arms are at rest, under torque")
+    assert operator.told[-1] == ("ended", "the arms are at rest; their torque is on")
     assert ("waiting", "close both leader grippers to begin (episode 2 of 2)") in operator.told
     assert env.parked == 1
     for file in list_episodes(tmp_path):
@@ -55,7 +55,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     rested = Desk()
     again, operator, _ = session(tmp_path, rested, wanted=2)
     assert again.run(rested).present == 2
-    assert operator.told == [("ended", "the arms are where they were left")]
+    assert operator.told == [("ended", "nothing was sent to the arms")]
     assert rested.parked == rested.resets == 0
     assert "saving: episode_1 kept: complete; 10 steps at 50.0 fps, worst skew 2 ms" in output.getvalue()
 
@@ -176,7 +176,7 @@ def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_
         "saving",
         "ended",
     ]
-    assert "paused: cam_high is silent: 0.31 s old, bound 0.25 s\nThe arms hold still." in output.getvalue()
+    assert "paused: cam_high is silent: 0.31 s old, bound 0.25 s\nNothing is sent to the arms." in output.getvalue()
     assert env.resets == 2
 
 
@@ -207,19 +207,48 @@ def test_ros_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     assert lengths(tmp_path / FAILED) == [2]
 
 
-def test_nothing_moves_while_the_emergency_stop_is_pressed(tmp_path: Path) -> None:
+def pressing(env: Desk, step: int) -> None:
+    """The emergency stop is pressed, and let go at once, while the environment takes a step."""
+    take = env.step
+
+    def pressed(action: Any) -> Any:
+        if env.steps == step:
+            env.estop.press("the emergency stop was pressed (by /button)")
+        return take(action)
+
+    env.step = pressed  # type: ignore[method-assign]
+
+
+def test_after_the_emergency_stop_nothing_moves_before_a_reset(tmp_path: Path) -> None:
     env = Desk()
-
-    def pressed() -> bool:
-        """From the second step until the session pauses for the second time."""
-        return env.steps >= 2 and operator.states.count("paused") < 2
-
-    made, operator, output = session(tmp_path, env, ("paused", 3, "resume"), ("paused", 3, "resume"), estop=pressed)
+    pressing(env, 2)
+    made, operator, output = session(
+        tmp_path, env, ("paused", 3, "resume"), ("paused", 2, "reset"), ("paused", 3, "resume")
+    )
     result = made.run(env)
     assert result.verdicts == ("failed", "kept")
+    assert operator.states.count("paused") == 2
     assert env.resets == 2  # not between the two pauses
-    assert "SafetyError: the emergency stop is pressed" in attributes(tmp_path / FAILED / "episode_0.hdf5")[2]
-    assert "paused: the emergency stop is pressed: release it" in output.getvalue()
+    reason = attributes(tmp_path / FAILED / "episode_0.hdf5")[2]
+    assert "SafetyError: the emergency stop was pressed (by /button): no further motion was commanded" in reason
+    assert "Release the emergency stop, say reset, then resume, or quit" in output.getvalue()
+    assert "the emergency stop is reset; nothing moves before resume" in output.getvalue()
+
+
+def test_a_reset_is_refused_while_it_is_pressed_and_means_nothing_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    env = Desk()
+    pressing(env, 2)
+    monkeypatch.setattr(env.estop, "refusal", lambda: "no reset: still pressed by /button")
+    made, _, output = session(
+        tmp_path, env, ("waiting", 1, "reset"), ("waiting", 1, "start"), ("paused", 2, "reset"), ("paused", 2, "quit"),
+        auto=False,
+    )  # fmt: skip
+    assert "the emergency stop was pressed" in made.run(env).fault
+    assert "reset: the emergency stop is not pressed" in output.getvalue()
+    assert "no reset: still pressed by /button" in output.getvalue()
+    assert env.estop()
 
 
 def test_an_episode_that_could_not_be_saved_pauses_and_is_not_counted(
@@ -274,8 +303,11 @@ def test_ctrl_c_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("failure", "words"),
     [
-        (KeyboardInterrupt(), "the arms stay where they are, under torque"),
-        (StreamError("silent"), "the arms stay where they are, under torque, they could not be parked: silent"),
+        (
+            KeyboardInterrupt(),
+            "interrupted on the way to rest, nothing more was sent to the arms; their torque is on",
+        ),
+        (StreamError("silent"), "the arms were not parked: silent; their torque is on"),
     ],
 )
 def test_arms_that_do_not_come_to_rest_stay_and_it_is_said(
@@ -288,12 +320,16 @@ def test_arms_that_do_not_come_to_rest_stay_and_it_is_said(
     assert operator.told[-1] == ("ended", words)
 
 
-def test_nothing_is_parked_while_the_emergency_stop_is_pressed(tmp_path: Path) -> None:
+def test_nothing_is_parked_after_the_emergency_stop(tmp_path: Path) -> None:
     env = Desk()
-    made, operator, _ = session(tmp_path, env, ("paused", 2, "quit"), estop=lambda: env.steps >= 3)
-    assert "the emergency stop is pressed" in made.run(env).fault
+    pressing(env, 3)
+    made, operator, _ = session(tmp_path, env, ("paused", 2, "quit"))
+    assert "the emergency stop was pressed (by /button)" in made.run(env).fault
     assert env.parked == 0
-    assert operator.told[-1][1] == "the arms stay where they are, under torque: the emergency stop is pressed"
+    assert operator.told[-1][1] == (
+        "the arms were not parked: the emergency stop was pressed (by /button): no further motion was commanded; "
+        "their torque is on"
+    )
 
 
 def test_a_leader_beyond_the_followers_range_is_recorded_as_it_was_done_and_counted(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ class FakeInterbotix(Driver):
         return messages.RegisterValues._response_class()
 
     def _get_register(self, request: Any) -> Any:
-        values = [self.registers[m][request.reg] for m in self._named(request) if request.reg in self.registers[m]]
+        known = {motor: {**self.registers[motor], "Torque_Enable": int(self.torque[motor])} for motor in MOTORS}
+        values = [known[m][request.reg] for m in self._named(request) if request.reg in known[m]]
         return messages.RegisterValues._response_class(values=values)
 
     def _info(self, request: Any) -> Any:

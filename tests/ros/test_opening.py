@@ -11,6 +11,7 @@ import pytest
 
 from aloha_kit.config import load, RigConfig
 from aloha_kit.core import START_ARM_POSE, StopEpisode, StreamError, VirtualClock, WX250S
+from aloha_kit.loop import Latch
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.opening import Opening
 
@@ -37,7 +38,7 @@ class FakeEnv:
         self.clock, self.log = VirtualClock(), []
         self.rig = dataclasses.replace(load(RigConfig, "rigs", "aloha"), teleop=teleop)
         self.leader_arms = {side: FakeLeader(side, self.log, self.clock) for side in ("left", "right")}
-        self.leaders = object()
+        self.leaders, self.estop = object(), Latch()
         self.log: list[Any]
         self._opening = opening
 
