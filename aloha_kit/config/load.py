@@ -19,6 +19,7 @@ import dacite
 import yaml
 
 from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core.files import special_file
 
 T = TypeVar("T")
 
@@ -73,6 +74,8 @@ def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
     Raises:
         ConfigError: not YAML, or something else than keys and values.
     """
+    if special := special_file(path):
+        raise ConfigError(f"{path} is {special}")
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:

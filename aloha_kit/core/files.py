@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,24 @@ def make_folder(path: Path) -> Path:
     if not os.access(path, os.W_OK | os.X_OK):
         raise ConfigError(f"cannot write to the folder '{path}': permission denied")
     return path
+
+
+def special_file(path: Path) -> str | None:
+    """What `path` is, in words, where it is neither a file nor a folder: to read it could take for ever.
+
+    None for a file (or a link to one), a folder, and where nothing is.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return None
+    kinds = (
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a disk"),
+    )
+    return next((f"{word}, not a file" for check, word in kinds if check(mode)), None)
 
 
 def free_path(path: Path) -> Path:

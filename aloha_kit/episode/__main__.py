@@ -20,6 +20,7 @@ from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
 from aloha_kit.episode.embodiment import ContractFlags
+from aloha_kit.episode.external import allow_external
 from aloha_kit.episode.findings import Bounds
 from aloha_kit.episode.reader import DAMAGE
 from aloha_kit.episode.selection import select
@@ -28,6 +29,7 @@ from aloha_kit.episode.validate import validate
 T = TypeVar("T")
 
 Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
+AllowExternal = Annotated[bool, tyro.conf.arg(help="Also read files whose data lie outside of them.")]
 Target = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TARGET")]]
 
 
@@ -45,6 +47,7 @@ class Validate:
     """Read every byte and compare it with the checksums of the file."""
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     bounds: Bounds = field(default_factory=Bounds)
+    allow_external: AllowExternal = False
 
     def run(self) -> int:
         contract = self.embodiment.load()
@@ -99,6 +102,7 @@ class Info:
     json: bool = False
     """Print JSON for programs."""
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    allow_external: AllowExternal = False
 
     def run(self) -> int:
         found, failed = _each(_episodes(self.source), partial(summary.info, contract=self.embodiment.load()))
@@ -128,6 +132,7 @@ class Stats:
     json: bool = False
     """Print JSON for programs."""
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    allow_external: AllowExternal = False
 
     def run(self) -> int:
         sound, failed = _each(_episodes(self.source), partial(summary.moments, contract=self.embodiment.load()))
@@ -166,6 +171,7 @@ class Export:
     stop: int | None = None
     """The first action to drop again; all are kept by default."""
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    allow_external: AllowExternal = False
 
     def run(self) -> int:
         paths, contract = _episodes(self.source), self.embodiment.load()
@@ -202,6 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             use_underscores=True,
             config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
         )
+        allow_external(getattr(command, "allow_external", False))
         return command.run()
 
     return exit_status(run)

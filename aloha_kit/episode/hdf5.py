@@ -15,19 +15,32 @@ from typing import Any, Literal
 
 import h5py
 
+from aloha_kit.core import EpisodeError
+from aloha_kit.core.files import special_file
+from aloha_kit.episode.external import require_own_data
+
 
 def reading(path: Path) -> Any:
     """An `h5py.File` to read; the caller closes it.
 
     Raises:
         OSError: there is no such file, or HDF5 does not know it.
+        EpisodeError: no file but a FIFO or device, or data of it lie outside of it (see `external`).
     """
+    if special := special_file(path):
+        raise EpisodeError(f"'{path}' is {special}; expected an episode")
     try:
-        return h5py.File(path, "r")
+        file = h5py.File(path, "r")
     except OSError as error:
         if "lock" not in str(error):
             raise
-        return h5py.File(path, "r", locking=False)  # NFS often cannot lock, and committed files never change
+        file = h5py.File(path, "r", locking=False)  # NFS often cannot lock, and committed files never change
+    try:
+        require_own_data(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 @contextlib.contextmanager

@@ -323,7 +323,7 @@ class Episode:
 
 def _open_file(path: Path) -> Any:
     if not path.is_file():
-        if path.is_dir() or path.is_symlink():
+        if path.exists() or path.is_symlink():
             raise EpisodeError(f"{missing(path)}; expected an episode")
         beside = sorted(p.name for p in path.parent.glob("*.hdf5*")) if path.parent.is_dir() else []
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")

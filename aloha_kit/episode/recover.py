@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from aloha_kit.core import counted, EpisodeError
-from aloha_kit.core.files import free_path
+from aloha_kit.core.files import free_path, special_file
 from aloha_kit.episode import checksums, files
 from aloha_kit.episode.convert import finish
 from aloha_kit.episode.findings import without_path
@@ -59,9 +59,9 @@ def recover(journal: Path) -> Recovery:
     - "failed": not readable, or the disk refuses; the journal is left as it is.
     """
     try:
-        fd = os.open(journal, os.O_RDWR)
-    except OSError as error:
-        return Recovery(journal, "failed", str(error))
+        fd = _open(journal, os.O_RDWR)
+    except (EpisodeError, OSError) as error:
+        return Recovery(journal, "failed", without_path(error, journal))
     try:
         if not files.lock(fd) or not files.is_at(fd, journal):
             return Recovery(journal, "busy", "being written by a live process; left alone")
@@ -78,7 +78,7 @@ def inspect(journal: Path) -> tuple[Contents | None, bool]:
     Raises:
         EpisodeError: not a journal, or its header is damaged.
     """
-    fd = os.open(journal, os.O_RDONLY)
+    fd = _open(journal, os.O_RDONLY)
     try:
         busy = not files.lock(fd)
         return scan(fd, journal), busy
@@ -86,10 +86,16 @@ def inspect(journal: Path) -> tuple[Contents | None, bool]:
         os.close(fd)
 
 
+def _open(journal: Path, flags: int) -> int:
+    if special := special_file(journal):
+        raise EpisodeError(f"{journal}: is {special}")
+    return os.open(journal, flags | os.O_CLOEXEC)
+
+
 def _busy(journal: Path) -> bool:
     try:
-        fd = os.open(journal, os.O_RDONLY)
-    except OSError:
+        fd = _open(journal, os.O_RDONLY)
+    except (EpisodeError, OSError):
         return False
     try:
         return not files.lock(fd)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError, Observation
+from aloha_kit.core.files import special_file
 
 SCHEMA = "aloha_kit/1"
 CLASSIC = "aloha_kit/1-classic"  # an export with as many observations as actions, the last one dropped
@@ -84,6 +85,8 @@ def _folders(folder: Path) -> list[tuple[int, Path]]:
 
 def missing(path: Path) -> str:
     """Why there is nothing to read at `path`, in words."""
+    if special := special_file(path):
+        return f"'{path}' is {special}"
     if path.is_dir():
         return f"'{path}' is a folder"
     if path.is_symlink():

@@ -27,6 +27,7 @@ from torch import Tensor
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
 from aloha_kit.core import AlohaKitError, ConfigError, Contract, nearest
+from aloha_kit.core.files import special_file
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.network import ChunkNetwork, narrow
@@ -166,6 +167,8 @@ def _write_json(file: Path, content: Mapping[str, Any]) -> None:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    if special := special_file(file):
+        raise CheckpointError(f"{file} is {special}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

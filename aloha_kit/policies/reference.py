@@ -18,6 +18,7 @@ from torch import Tensor
 
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
 from aloha_kit.core import Contract, ContractError, joint_names
+from aloha_kit.core.files import special_file
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.policies.act import ActNetwork
 from aloha_kit.policies.build import build
@@ -172,6 +173,8 @@ def read_stats(file: str | Path) -> Statistics:
     Raises:
         CheckpointError: missing, damaged, lacking an entry, or holding more than numpy arrays.
     """
+    if special := special_file(Path(file)):
+        raise CheckpointError(f"{file} is {special}")
     try:
         raw = _ArraysOnly(io.BytesIO(Path(file).read_bytes())).load()
         unknown = np.full_like(raw["qpos_mean"], np.nan), np.full_like(raw["action_mean"], np.nan)

@@ -17,6 +17,7 @@ from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, nearest
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.embodiment import ContractFlags
+from aloha_kit.episode.external import allow_external
 from aloha_kit.episode.selection import select
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
@@ -59,6 +60,8 @@ class ReplayArgs:
     """Execute a simulated rig at the recorded rate instead of as fast as it computes."""
     release: bool = False
     """Let the torque of a rig's arms go after executing, once they are parked."""
+    allow_external: bool = False
+    """Also read files whose data lie outside of them (external links and storage, virtual data sets)."""
 
     def __post_init__(self) -> None:
         if self.height < 240:
@@ -75,6 +78,7 @@ def run(args: ReplayArgs) -> list[Path]:
     Raises:
         AlohaKitError: no episodes, an unknown camera or a damaged file (after all others are done).
     """
+    allow_external(args.allow_external)
     episodes, contract = find_episodes(args.path), args.embodiment.load()
     output = make_folder(args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay")
     written: list[Path] = []

@@ -26,6 +26,7 @@ from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.episode.external import allow_external
 from aloha_kit.policies.build import build
 from aloha_kit.train.allocation import keep_freed_memory
 from aloha_kit.train.cli import to_snapshot
@@ -198,6 +199,7 @@ def _require_more(reached: int, num_steps: int, flag: str) -> None:
 
 def _table(plan: Plan) -> EpisodeTable:
     args, task = plan.args, plan.task
+    allow_external(args.allow_external)
     cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
     table = read_table(
         plan.episodes.files,

@@ -74,6 +74,8 @@ class TrainArgs(Generic[NetworkT]):
     """Look for silent mistakes in the data before training; --no_preflight goes without."""
     preflight_only: bool = False
     """Look, and stop there."""
+    allow_external: bool = False
+    """Also read episodes whose data lie outside of their files (external links and storage, virtual data sets)."""
     training: OmitArgPrefixes[TrainConfig]
     network: OmitArgPrefixes[NetworkT]
 

@@ -1,0 +1,82 @@
+"""HDF5 files that reach outside themselves, refused before anything of them is read.
+
+A file may name other files that hold its data (external storage), its objects (external links) or parts of them
+(virtual data sets). A data set from elsewhere could so read any file of this machine into a video or a checkpoint, or
+wait for ever at a FIFO.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from aloha_kit.core import EpisodeError
+
+ALLOW = "ALOHA_KIT_ALLOW_EXTERNAL"
+"""Environment variable that allows such files where it is 1; processes that are started later see it too."""
+
+
+def allow_external(allowed: bool = True) -> None:
+    """Read such files from now on, here and in processes that are started; for the flag `--allow_external`."""
+    if allowed:
+        os.environ[ALLOW] = "1"
+
+
+def require_own_data(file: Any, path: Path) -> None:
+    """Look through all groups of an open file, opening data sets without reading them.
+
+    Raises:
+        EpisodeError: something lies outside the file; names it and where it lies.
+    """
+    if os.environ.get(ALLOW) == "1":
+        return
+    for name, place in _outside(file.id):
+        raise EpisodeError(
+            f"{path} reaches outside itself: /{name} {place}, which was not read; "
+            f"if you trust the file: --allow_external, or {ALLOW}=1 for commands without the flag"
+        )
+
+
+def _outside(root: Any) -> Any:
+    """(name, where it lies) of everything outside."""
+    seen, groups = {h5py.h5o.get_info(root).addr}, [("", root)]
+    while groups:
+        prefix, group = groups.pop()
+        for key in group:
+            name = f"{prefix}{key.decode(errors='replace')}"
+            try:
+                kind = group.links.get_info(key).type
+                if kind == h5py.h5l.TYPE_SOFT:
+                    continue  # to a place in this file
+                if kind != h5py.h5l.TYPE_HARD:
+                    yield name, f"is a link to {_text(group.links.get_val(key)[0])}"
+                    continue
+                thing = h5py.h5o.open(group, key)
+                address = h5py.h5o.get_info(thing).addr
+                outside = _storage(thing) if isinstance(thing, h5py.h5d.DatasetID) else ""
+            except (OSError, RuntimeError, KeyError, ValueError):
+                continue  # damaged: nobody can read it either
+            if outside:
+                yield name, outside
+            if isinstance(thing, h5py.h5g.GroupID) and address not in seen:
+                seen.add(address)
+                groups.append((f"{name}/", thing))
+
+
+def _storage(data: Any) -> str:
+    plan = data.get_create_plist()
+    if plan.get_external_count():
+        return f"lies in {_text(plan.get_external(0)[0])}"
+    if plan.get_layout() == h5py.h5d.VIRTUAL:
+        for i in range(plan.get_virtual_count()):
+            if (source := plan.get_virtual_filename(i)) != ".":
+                return f"is put together from {_text(source)}"
+    return ""
+
+
+def _text(name: bytes | str) -> str:
+    text = name.decode(errors="replace") if isinstance(name, bytes) else name
+    return f"'{text[:200]}'"
