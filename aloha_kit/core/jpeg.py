@@ -2,14 +2,55 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size; the three are tables
+_COMMENT = 0xFE
 _SCAN = 0xDA  # from here on it is picture data
+
+
+@dataclass(frozen=True)
+class JpegHeader:
+    """Size in pixels, number of channels, bits a channel, and the comments that stand before the image data."""
+
+    height: int
+    width: int
+    channels: int
+    bits: int
+    comments: tuple[bytes, ...]
 
 
 def is_jpeg(data: bytes) -> bool:
     """Whether `data` begins as a JPEG does."""
     return data[:3] == _START
+
+
+def jpeg_header(data: bytes) -> JpegHeader:
+    """The header of a JPEG; what follows it may be cut off.
+
+    Raises:
+        ValueError: not a JPEG, or one without a header.
+    """
+    if not is_jpeg(data):
+        raise ValueError(f"no JPEG: {len(data)} bytes beginning {data[:8].hex(' ')}")
+    comments: list[bytes] = []
+    size: tuple[int, int, int, int] | None = None
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
+        marker = data[at + 1]
+        if marker == 0xFF:  # one FF more than needed may stand before a marker
+            at += 1
+            continue
+        body = data[at + 4 : at + 2 + int.from_bytes(data[at + 2 : at + 4], "big")]
+        if marker == _COMMENT:
+            comments.append(body)
+        elif marker in _FRAMES and len(body) >= 6 and size is None:
+            size = (int.from_bytes(body[1:3], "big"), int.from_bytes(body[3:5], "big"), body[5], body[0])
+        at += 4 + len(body)
+    if size is None:
+        raise ValueError(f"a JPEG without a frame header: {len(data)} bytes")
+    return JpegHeader(*size, tuple(comments))
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -18,15 +59,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     Raises:
         ValueError: not a JPEG, or one that was cut off.
     """
-    if not is_jpeg(data):
-        raise ValueError(f"no JPEG: {len(data)} bytes beginning {data[:8].hex(' ')}")
-    if not data.rstrip(b"\0").endswith(_END):  # some cameras fill their buffer up with zeros
+    if is_jpeg(data) and not data.rstrip(b"\0").endswith(_END):  # some cameras fill their buffer up with zeros
         raise ValueError(f"a JPEG that was cut off: {len(data)} bytes ending {data[-4:].hex(' ')}, expected ff d9")
-    at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF and data[at + 1] != _SCAN:
-        marker = data[at + 1]
-        if marker in _FRAMES:
-            return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
-        # one FF more than needed may stand before a marker
-        at += 1 if marker == 0xFF else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ValueError(f"a JPEG without a frame header: {len(data)} bytes")
+    header = jpeg_header(data)
+    return header.height, header.width

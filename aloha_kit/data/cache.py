@@ -26,7 +26,7 @@ from tqdm import tqdm
 from aloha_kit.core import ConfigError
 from aloha_kit.data.frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
-from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode import list_episodes
 
 Ints = npt.NDArray[np.int64]
 
@@ -34,10 +34,10 @@ _VERSION = 1
 _BLOCK = 64  # frames decoded between writes
 
 
-def key_of(file: Path) -> str:
-    """What an episode file is known by; changes whenever its content does."""
+def key_of(file: Path, reading: str = "") -> str:
+    """What an episode file is known by; changes whenever its content does, or how its images are read."""
     status = file.stat()
-    return f"{file.name}:{status.st_size}:{status.st_mtime_ns}"
+    return f"{file.name}:{status.st_size}:{status.st_mtime_ns}{reading and f':{reading}'}"
 
 
 def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
@@ -106,7 +106,7 @@ class _Part:
             self._start_over()  # a damaged index is worth nothing, its frames can be decoded again
         # of the whole folder: this run may use only some of its episodes
         folders = {file.parent for file in table.files}
-        live = {key_of(file) for place in folders for file in {*list_episodes(place), *table.files}}
+        live = {key_of(file) for place in folders for file in list_episodes(place)} | set(self._keys(table))
         used = sum(count for key, (_, count) in self._where.items() if key in live)
         stale = sum(count for key, (_, count) in self._where.items() if key not in live)
         if stale > max(used, len(table)):
@@ -121,9 +121,7 @@ class _Part:
     def missing(self, table: EpisodeTable) -> list[int]:
         """Episodes that are not in the file yet."""
         return [
-            e
-            for e, file in enumerate(table.files)
-            if self._where.get(key_of(file), (0, -1))[1] != int(table.lengths[e])
+            e for e, key in enumerate(self._keys(table)) if self._where.get(key, (0, -1))[1] != int(table.lengths[e])
         ]
 
     def missing_bytes(self, table: EpisodeTable) -> int:
@@ -133,23 +131,26 @@ class _Part:
         """First row behind all that counts; what an interrupted build left there is written over."""
         return max((first + count for first, count in self._where.values()), default=0)
 
-    def decode(self, file: Path, steps: int, first: int) -> None:
+    def decode(self, table: EpisodeTable, number: int, first: int) -> None:
         """Write the frames of one episode from row `first` on, and make them count."""
+        steps = int(table.lengths[number])
         handle = os.open(self.data, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            with Episode.open(file) as episode:
+            with table.open(number) as episode:
                 for start in range(0, steps, _BLOCK):
                     stop = min(start + _BLOCK, steps)
                     block = np.empty((stop - start, 3, *self.size), np.uint8)
                     for i in range(start, stop):
-                        block[i - start] = frame(episode, self.camera, i, self.size).numpy()
+                        block[i - start] = frame(
+                            episode, self.camera, i, self.size
+                        ).numpy()  # (3, H, W), as resized() sees to
                     # plain writes: a full disk is an error here, and would be a SIGBUS through a mapping
                     _write_at(handle, memoryview(block.tobytes()), (first + start) * self.frame_bytes)
             os.fsync(handle)
         finally:
             os.close(handle)
         with self._lock:
-            self._where[key_of(file)] = (first, steps)
+            self._where[key_of(table.files[number], table.readings[number])] = (first, steps)
             temporary = self._index.with_suffix(".json.tmp")
             content = {"version": _VERSION, "generation": self._generation, "episodes": self._where}
             temporary.write_text(json.dumps(content), encoding="utf-8")
@@ -157,8 +158,12 @@ class _Part:
 
     def rows(self, table: EpisodeTable) -> Ints:
         """(N,) where each row of the table lies."""
-        firsts = np.array([self._where[key_of(file)][0] for file in table.files], np.int64)
+        firsts = np.array([self._where[key][0] for key in self._keys(table)], np.int64)
         return np.repeat(firsts - table.starts, table.lengths) + np.arange(len(table))
+
+    @staticmethod
+    def _keys(table: EpisodeTable) -> list[str]:
+        return [key_of(file, reading) for file, reading in zip(table.files, table.readings, strict=True)]
 
 
 def _fill(table: EpisodeTable, parts: list[_Part], workers: int, progress: bool) -> None:
@@ -179,10 +184,7 @@ def _fill(table: EpisodeTable, parts: list[_Part], workers: int, progress: bool)
         with tqdm(total=frames, desc="Decoding frames", unit="frame", disable=None if progress else True) as bar:
             if progress and bar.disable:
                 print(f"Decoding {frames} frames", file=sys.stderr, flush=True)
-            running = {
-                pool.submit(part.decode, table.files[e], int(table.lengths[e]), row): int(table.lengths[e])
-                for part, e, row in jobs
-            }
+            running = {pool.submit(part.decode, table, e, row): int(table.lengths[e]) for part, e, row in jobs}
             for done in as_completed(running):
                 done.result()
                 bar.update(running[done])

@@ -40,7 +40,13 @@ class Frames(Protocol):
 
 def resized(picture: Picture, size: tuple[int, int]) -> Tensor:
     """(H, W, 3) uint8 to (3, height, width): the network's own filter (bilinear, antialiased), so that training on the
-    cache and deploying on whole pictures see the same but for rounding."""
+    cache and deploying on whole pictures see the same but for rounding.
+
+    Raises:
+        ValueError: another shape or type; OpenCV would leave planes unwritten, and torch would repeat one.
+    """
+    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
+        raise ValueError(f"an image must be (height, width, 3) uint8, given {picture.shape} {picture.dtype}")
     if picture.shape[:2] == tuple(size):
         planes = np.empty((3, *size), np.uint8)
         cv2.split(picture, list(planes))  # ten times as fast as copying the transposed view
@@ -136,7 +142,7 @@ class DirectFrames:
                 if len(self._open) >= self.OPEN_FILES:
                     # dropped, not closed: another thread may be reading it; the last reference closes it
                     self._open.popitem(last=False)
-                self._open[number] = Episode.open(self._table.files[number])
+                self._open[number] = self._table.open(number)
             self._open.move_to_end(number)
             return self._open[number]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config.fit import BASE_NAMES
-from aloha_kit.core import ConfigError, Contract, ContractError, EpisodeError, nearest
+from aloha_kit.core import ConfigError, Contract, ContractError, counted, EpisodeError, nearest
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
-from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode import Episode, JpegOrder, list_episodes
+from aloha_kit.episode.layouts import FAMILY
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -36,6 +38,9 @@ class EpisodeTable:
     contract: Contract  # cameras: the ones asked for, at their recorded sizes
     identities: tuple[str, ...]  # (E,) what tells an episode from any other: the id it was recorded under, or its size
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
+    readings: tuple[str, ...]  # (E,) how images are read where not simply as the file says, by which caches tell them
+    jpeg_order: JpegOrder | None = None  # what was given for files that do not say theirs
+    notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the files, and in how many
     failed: int = 0  # episodes left out because they are marked as failures
     assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `Episode.assumption`
 
@@ -46,6 +51,14 @@ class EpisodeTable:
     def cameras(self) -> tuple[str, ...]:
         """Cameras in the order they were asked for."""
         return tuple(self.contract.cameras)
+
+    def open(self, episode: int) -> Episode:
+        """One of the episodes, read as the table was.
+
+        Raises:
+            EpisodeError: it is gone, or damaged by now.
+        """
+        return Episode.open(self.files[episode], jpeg_order=self.jpeg_order)
 
     def episode_of(self, rows: Ints) -> Ints:
         """Which episode each row belongs to."""
@@ -78,6 +91,7 @@ def read_table(
     action_offset: int | None = None,
     include_failed: bool = False,
     contract: Contract | None = None,
+    jpeg_order: JpegOrder | None = None,
 ) -> EpisodeTable:
     """Index a folder of episodes, or the given files.
 
@@ -87,6 +101,7 @@ def read_table(
             observation is taken before the action it is stored with, 0 for simulation and for our own files.
         include_failed: take episodes that are marked as failures too.
         contract: what the vectors of files that do not say it mean, see `Episode.open`.
+        jpeg_order: the order of red and blue in encoded images, for files that do not say it.
 
     Raises:
         EpisodeError: no episode, or a file that is damaged, whose streams are shorter than its actions, or that holds
@@ -99,7 +114,7 @@ def read_table(
     failed = 0
     for file in files:
         try:
-            with Episode.open(file, contract) as episode:
+            with Episode.open(file, contract, jpeg_order=jpeg_order) as episode:
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue
@@ -129,6 +144,9 @@ def read_table(
         contract=embodiment if with_state else dataclasses.replace(embodiment, environment_state_names=()),
         identities=tuple(p.identity for p in parts),
         tasks=tuple(sorted({p.task for p in parts if p.task})),
+        readings=tuple(p.reading for p in parts),
+        jpeg_order=jpeg_order,
+        notes=_counted_notes(parts),
         failed=failed,
         assumptions=tuple(dict.fromkeys(p.assumption for p in parts if p.assumption)),
     )
@@ -157,6 +175,8 @@ class _Part:
     identity: str
     task: str
     assumption: str
+    reading: str
+    notes: tuple[str, ...]
 
 
 def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_offset: int | None) -> _Part:
@@ -181,6 +201,10 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
     if "base_action" in vectors:
         action = np.concatenate([action, vectors["base_action"]], axis=1)
     contract = episode.contract
+    for camera in chosen:
+        if camera not in contract.cameras:
+            episode.image_size(camera)  # raises why a contract that was derived lacks it
+            raise ConfigError(f"{file}: its contract lacks camera '{camera}'. {nearest(camera, contract.cameras)}")
     names = contract.action_names
     if len(names) + len(BASE_NAMES) == action.shape[1]:
         names = (*names, *BASE_NAMES)
@@ -188,8 +212,7 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
         contract, action_names=names, cameras={camera: contract.cameras[camera] for camera in chosen}
     )
     if action_offset is None:
-        ours = "schema" in episode.attrs
-        action_offset = int(not ours and not bool(episode.attrs.get("sim", False)))
+        action_offset = int(episode.layout in FAMILY and not episode.attrs.get("sim", False))
     return _Part(
         file=file,
         offset=action_offset,
@@ -200,7 +223,22 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
         identity=str(episode.attrs.get("id") or file.stat().st_size),
         task=str(episode.attrs.get("task") or ""),
         assumption=episode.assumption,
+        reading=_reading(episode, chosen),
+        notes=episode.notes if chosen else (),
     )
+
+
+def _reading(episode: Episode, cameras: Sequence[str]) -> str:
+    conversions = {conversion for camera in cameras if (conversion := episode.image_format(camera).conversion)}
+    given = (
+        {f"jpeg_order {episode.jpeg_order}"} if episode.compressed and episode.jpeg_order_source == "given" else set()
+    )
+    return "; ".join(sorted(conversions | given))
+
+
+def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:
+    counts = Counter(note for part in parts for note in part.notes)
+    return tuple(f"{note} (in {count} of {counted(len(parts), 'episode')})" for note, count in counts.items())
 
 
 def _steps_of(file: Path, name: str, rows: Floats, steps: int) -> Floats:

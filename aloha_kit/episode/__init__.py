@@ -1,7 +1,8 @@
 """The episode on disk: written as it happens, whole at every instant, read without conversion."""
 
+from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import list_episodes, list_partials, SCHEMA
 from aloha_kit.episode.writer import EpisodeWriter
 
-__all__ = ["SCHEMA", "Episode", "EpisodeWriter", "list_episodes", "list_partials"]
+__all__ = ["SCHEMA", "Episode", "EpisodeWriter", "JpegOrder", "list_episodes", "list_partials"]

@@ -21,7 +21,7 @@ from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
 from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.external import allow_external
-from aloha_kit.episode.findings import Bounds
+from aloha_kit.episode.findings import Bounds, Verdict
 from aloha_kit.episode.reader import DAMAGE
 from aloha_kit.episode.selection import select
 from aloha_kit.episode.validate import validate
@@ -59,7 +59,7 @@ class Validate:
             rows = [
                 [v.path.name if i == 0 else "", str(v.steps) if i == 0 else "", *line]
                 for v in verdicts
-                for i, line in enumerate([[f.level, f.check, f.message] for f in v.findings] or [["ok", "", ""]])
+                for i, line in enumerate(_lines(v))
             ]
             print(_table(["episode", "steps", "verdict", "check", "what"], rows))
             levels = [v.level for v in verdicts]
@@ -246,6 +246,12 @@ def _progress(paths: list[Path]) -> Any:
 
 def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
+
+
+def _lines(verdict: Verdict) -> list[list[str]]:
+    """Level, check and message of each finding; `ok` first where there is nothing but information."""
+    ok = [["ok", "", ""]] if verdict.level == "ok" else []
+    return ok + [[f.level, f.check, f.message] for f in verdict.findings]
 
 
 def _info_row(info: dict[str, Any]) -> list[str]:

@@ -88,6 +88,12 @@ def check_shapes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
         yield Finding("warning", "images", "no cameras")
 
 
+def check_notes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """What is converted or assumed, and attributes that contradict the data: information, since the data decide."""
+    for note in episode.notes:
+        yield Finding("info", "format", note)
+
+
 def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """No NaN and no infinity."""
     for name, table in tables(episode).items():

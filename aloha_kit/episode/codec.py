@@ -1,4 +1,4 @@
-"""Pictures to bytes and back: JPEG for colour, a lossless form for depth."""
+"""Images to bytes and back: JPEG (read also PNG and WebP) for colour, a lossless form for depth."""
 
 from __future__ import annotations
 
@@ -10,17 +10,21 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.core.jpeg import jpeg_size
+from aloha_kit.core.jpeg import is_jpeg, jpeg_header, JpegHeader
 
 Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.uint16]
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
+_PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # its first bytes, and where it tells its bits a channel
+_ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
+_RGB_COMMENT = b"XPL-RGB1"  # XPolicyLab's mark of an ordinary JPEG; without it, its files have Mobile ALOHA's order
 DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a few per cent
 
+ImageKind = Literal["jpeg", "png", "webp"]
 
 JpegOrder = Literal["mobile_aloha", "standard"]
-"""Which channels a file's JPEGs hold where an encoder expects blue, green, red.
+"""Which channels a file's encoded images hold where an encoder expects blue, green, red.
 
 "mobile_aloha": red, green, blue. Its recorder gives the encoder RGB, so `cv2.imdecode` gives RGB back,
 which all readers of its files rely on; an ordinary viewer shows them with red and blue swapped.
@@ -37,32 +41,91 @@ def encode_jpeg(image: Image, quality: int, order: JpegOrder = "mobile_aloha") -
     return np.asarray(data, np.uint8).reshape(-1)
 
 
-def decode_jpeg(
+def image_kind(data: bytes) -> ImageKind | None:
+    """Which encoded image the bytes begin as; None for anything else."""
+    if is_jpeg(data):
+        return "jpeg"
+    if data[:8] == _PNG:
+        return "png"
+    return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def unpadded(data: bytes) -> bytes:
+    """An encoded image without the zeros behind it. A WebP may itself end in one, and tells its length."""
+    if image_kind(data) == "webp":
+        length = 8 + int.from_bytes(data[4:8], "little")
+        return data[:length].ljust(length, b"\0") if length <= len(data) + 8 else data
+    return data.rstrip(b"\0")
+
+
+def whole(data: bytes) -> bool:
+    """Whether an encoded image without padding has its end."""
+    kind = image_kind(data)
+    return kind == "webp" or (kind is not None and data.endswith(_ENDS[kind]))
+
+
+def order_told(data: bytes) -> JpegOrder | None:
+    """The channel order that an encoded image tells itself, by XPolicyLab's comment; None where it tells none."""
+    header = _jpeg_header(data)
+    return "standard" if header is not None and _RGB_COMMENT in header.comments else None
+
+
+def decode_image(
     data: Image | bytes, order: JpegOrder = "mobile_aloha", at_least: tuple[int, int] | None = None
 ) -> Image:
-    """The (H, W, 3) RGB picture of a JPEG; zero padding is ignored.
+    """The (H, W, 3) RGB image of a JPEG, PNG or WebP of 8 bits a channel; padding is ignored.
 
-    Given a size `at_least` (height, width), the decoder may halve the picture up to three times, as long as it stays
-    that big and both sides divide evenly: it then transforms less and makes fewer pixels.
+    Grey is repeated in three channels, transparency is dropped. Given a size `at_least` (height, width), a JPEG may be
+    halved up to three times, as long as it stays that big and both sides divide evenly: the decoder then transforms
+    less and makes fewer pixels.
 
     Raises:
-        EpisodeError: not a JPEG.
+        EpisodeError: none of these, damaged, of more than 8 bits, or CMYK.
     """
-    buffer = np.frombuffer(data, np.uint8) if isinstance(data, bytes) else data
-    flag = cv2.IMREAD_COLOR if at_least is None else _reduction(buffer, at_least)
-    image = cv2.imdecode(buffer, flag) if buffer.size else None
+    held = unpadded(data if isinstance(data, bytes) else data.tobytes())
+    kind = image_kind(held)
+    if kind is None:
+        raise EpisodeError(f"not a JPEG, PNG or WebP: {len(held)} bytes beginning {held[:8].hex(' ')}")
+    header, flag = _jpeg_header(held), cv2.IMREAD_COLOR
+    if header is not None:  # a damaged one has none; the decoder refuses it below
+        if header.bits != 8 or header.channels not in (1, 3):
+            raise EpisodeError(f"a JPEG of {header.channels} channels of {header.bits} bits, expected 1 or 3 of 8")
+        flag = _reduction((header.height, header.width), at_least)
+        order = "standard" if _RGB_COMMENT in header.comments else order
+    elif kind == "png" and len(held) > _PNG_DEPTH and held[_PNG_DEPTH] > 8:
+        raise EpisodeError(f"a PNG of {held[_PNG_DEPTH]} bits a channel, expected 8")
+    image = cv2.imdecode(np.frombuffer(held, np.uint8), flag)
     if image is None:
-        raise EpisodeError(f"not a JPEG: {buffer.size} bytes beginning {bytes(buffer[:8]).hex(' ')}")
+        raise EpisodeError(f"not a whole {kind.upper()}: {len(held)} bytes beginning {held[:8].hex(' ')}")
     return np.asarray(image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _reduction(buffer: Image, at_least: tuple[int, int]) -> int:
+def decode_depth(data: bytes) -> Depth:
+    """The (H, W) uint16 of a depth image encoded as 16-bit PNG.
+
+    Raises:
+        EpisodeError: not a 16-bit PNG of one channel, or damaged.
+    """
+    held = unpadded(data)
+    image = cv2.imdecode(np.frombuffer(held, np.uint8), cv2.IMREAD_UNCHANGED) if image_kind(held) == "png" else None
+    if image is None:
+        raise EpisodeError(f"depth is no whole PNG: {len(held)} bytes beginning {held[:8].hex(' ')}")
+    if image.dtype != np.uint16 or image.ndim != 2:
+        raise EpisodeError(f"depth is a PNG of {image.dtype} {image.shape}, expected 16 bits and one channel")
+    return np.asarray(image, np.uint16)
+
+
+def _jpeg_header(data: bytes) -> JpegHeader | None:
     try:
-        size = jpeg_size(buffer.tobytes())
+        return jpeg_header(data)
     except ValueError:
-        return cv2.IMREAD_COLOR  # damaged: the decoder will say so
-    for factor, flag in _REDUCED.items():
-        if all(have % factor == 0 and have // factor >= want for have, want in zip(size, at_least, strict=True)):
+        return None
+
+
+def _reduction(size: tuple[int, int], at_least: tuple[int, int] | None) -> int:
+    """OpenCV's flag for the smallest decoding of (height, width) that is `at_least` so big."""
+    for factor, flag in _REDUCED.items() if at_least is not None else ():
+        if all(have % factor == 0 and have // factor >= want for have, want in zip(size, at_least or (), strict=True)):
             return flag
     return cv2.IMREAD_COLOR
 

@@ -12,9 +12,10 @@ Level = Literal["ok", "warning", "error"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong with an episode, or (level "ok") that was asked for and found right."""
+    """One thing that is wrong with an episode, that was asked for and is right ("ok"), or that is read otherwise than
+    it is stored ("info")."""
 
-    level: Level
+    level: Literal["ok", "info", "warning", "error"]
     check: str
     message: str
 
@@ -42,7 +43,7 @@ class Verdict:
 
     @property
     def level(self) -> Level:
-        """The worst of the findings."""
+        """The worst of the findings; information is no fault."""
         levels = {finding.level for finding in self.findings}
         return "error" if "error" in levels else "warning" if "warning" in levels else "ok"
 

@@ -1,34 +1,67 @@
-"""Telling the ALOHA family's files apart: ours, ALOHA, ACT's simulation, Mobile ALOHA, Cobot Magic.
+"""Telling others' files apart, by what is in them: ours, the ALOHA family's, RoboTwin's, XPolicyLab's.
 
-All keep `/action` and `/observations/qpos`; they differ in what lies beside. Old files do not say
-their rate, joint names or units, so a contract for them is what their recorders used by default.
+The ALOHA family keeps `/action` and `/observations/qpos`; its members differ in what lies beside. Old files do not
+say their rate, joint names or units, so a contract for them is what their recorders used by default.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from aloha_kit.core import Contract, EpisodeError, joint_names
 from aloha_kit.episode.embodiment import neutral_contract
+from aloha_kit.episode.pixels import is_encoded
 from aloha_kit.episode.schema import CLASSIC, SCHEMA
 
 OURS, ALOHA, ACT_SIM = "aloha_kit", "aloha", "act_sim"
 MOBILE_ALOHA, COBOT_MAGIC = "mobile_aloha", "cobot_magic"
+ROBOTWIN, XPOLICYLAB = "robotwin", "xpolicylab"
+FAMILY = (ALOHA, ACT_SIM, MOBILE_ALOHA, COBOT_MAGIC)
 
 _COBOT_JOINTS = tuple(f"{arm}_joint{i}" for arm in ("left", "right") for i in range(7))
+_COBOT_CAMERAS = {"cam_high", "cam_left_wrist", "cam_right_wrist"}
+_WORDS = {**dict.fromkeys(("true", "1", "yes"), True), **dict.fromkeys(("false", "0", "no", "none", ""), False)}
 _BASE = ("base_linear", "base_angular")
 
 
 @dataclass(frozen=True)
+class Table:
+    """A vector stream: the columns of several data sets side by side, rows from `first` on."""
+
+    parts: tuple[str, ...]
+    first: int = 0
+
+
+@dataclass(frozen=True)
 class Layout:
-    """Where a file keeps things."""
+    """Where a file keeps things.
+
+    Attributes:
+        cameras, depth: {camera: path of its data set}.
+        encoded: cameras whose rows are encoded images.
+        tables: vectors that lie elsewhere than in the ALOHA family, by the family's paths.
+        names: of the state's columns where the layout tells them, else empty.
+        rate_hz: the control rate that the file or its recorder's default says.
+        instruction: the task in words, where the file keeps it as a data set.
+        notes: what was assumed, and where attributes contradict the data; a line each.
+    """
 
     name: str
-    compressed: bool  # images are padded JPEG
-    cameras: tuple[str, ...]
-    depth: dict[str, str]  # {camera: path of its data set}
-    extra_row: bool  # one observation more than actions
+    cameras: dict[str, str]
+    depth: dict[str, str]
+    encoded: tuple[str, ...] = ()
+    tables: dict[str, Table] = dataclasses.field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    rate_hz: float = 50.0
+    instruction: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def detect(file: Any, path: object) -> Layout:
@@ -37,21 +70,22 @@ def detect(file: Any, path: object) -> Layout:
     Raises:
         EpisodeError: none that is known; lists what the file has.
     """
-    schema = file.attrs.get("schema")
-    schema = schema.decode(errors="replace") if isinstance(schema, bytes) else schema
+    schema = text_of(file.attrs.get("schema"))
     if schema not in (None, SCHEMA, CLASSIC):
         raise EpisodeError(f"{path} has schema '{schema}', this version reads '{SCHEMA}' and the ALOHA family's files")
     for key in ("action", "observations/qpos"):
         if key not in file:
             raise EpisodeError(
                 f"{path} is in no known layout: it lacks /{key}. It has: {contents(file)}. Known: "
-                f"{', '.join((SCHEMA, ALOHA, ACT_SIM, MOBILE_ALOHA, COBOT_MAGIC))}"
+                f"{', '.join((SCHEMA, *FAMILY))}"
             )
     images = file.get("observations/images", {})
-    wanted = {"action": (2,), "observations/qpos": (2,), **{f"observations/images/{name}": (2, 4) for name in images}}
-    for key, dimensions in wanted.items():
-        if getattr(file[key], "ndim", None) not in dimensions:
+    for key in ("action", "observations/qpos"):
+        if len(getattr(file[key], "shape", None) or ()) != 2:
             raise EpisodeError(f"{path}: /{key} is no table of rows. It has: {contents(file)}")
+    for name in images:
+        if not getattr(images[name], "shape", ()):
+            raise EpisodeError(f"{path}: /observations/images/{name} is no table of rows. It has: {contents(file)}")
     cameras = tuple(images)
     if schema is not None and "camera_names" in file.attrs:
         cameras = tuple(name.decode() for name in file.attrs["camera_names"])
@@ -60,27 +94,75 @@ def detect(file: Any, path: object) -> Layout:
                 raise EpisodeError(
                     f"{path}: camera_names says '{name}', the file has no such pictures. It has: {contents(file)}"
                 )
-    compressed = bool(file.attrs.get("compress", False)) or any(image.ndim == 2 for image in images.values())
+    encoded = tuple(name for name in cameras if is_encoded(images[name]))
     depth = {
         name: f"observations/{group}/{name}"
         for group in ("images_depth", "depths")  # the second: an older Cobot Magic recorder
         for name in file.get(f"observations/{group}", {})
     }
-    return Layout(_name(file, schema, depth), compressed, cameras, depth, schema == SCHEMA)
+    name = OURS if schema is not None else _name(file, cameras, encoded, depth)
+    return Layout(
+        name,
+        {camera: f"observations/images/{camera}" for camera in cameras},
+        depth,
+        encoded,
+        rate_hz=30.0 if name == COBOT_MAGIC else 50.0,
+        instruction=instruction_of(file),
+        notes=tuple(_contradictions(file, cameras, encoded)),
+    )
 
 
 def derive_contract(layout: Layout, state: int, action: int, base: int, sizes: dict[str, tuple[int, int]]) -> Contract:
     """The contract that a foreign file's recorder used by default; neutral names where the arms are not ALOHA's."""
+    if layout.names:
+        return Contract(layout.names, layout.names, sizes, rate_hz=layout.rate_hz)
     if (state, action, base) == (14, 16, 0):  # ACT++ may keep the base's two in the same data set
         action, base = 14, 2
     if (state, action) != (14, 14) or base not in (0, 2):
         return neutral_contract(state, action, base, sizes, 50.0)
     cobot = layout.name == COBOT_MAGIC
     names = _COBOT_JOINTS if cobot else joint_names()
-    contract = Contract(names, (*names, *_BASE[:base]), sizes, rate_hz=30.0 if cobot else 50.0)
+    contract = Contract(names, (*names, *_BASE[:base]), sizes, rate_hz=layout.rate_hz)
     if cobot:  # its grippers are recorded as the driver reports them
         contract.units["gripper"] = "raw"
     return contract
+
+
+def instruction_of(file: Any) -> str | None:
+    """The task in words from `/instruction` (text, bytes or uint8), or the first of `/instructions`."""
+    for key in ("instruction", "instructions"):
+        data = file.get(key)
+        if not hasattr(data, "shape") or data.size == 0:
+            continue
+        value = data[()]
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+            value = value.tobytes().rstrip(b"\0")
+        found = text_of(value)
+        if found is None:
+            continue
+        with contextlib.suppress(ValueError):  # RoboTwin keeps a list in JSON
+            listed = json.loads(found)
+            found = str(listed[0]) if isinstance(listed, list) and listed else found
+        return found
+    return None
+
+
+def truth_of(value: Any) -> bool | None:
+    """What an attribute says that should be a boolean: also a number, an array of one, or text; None if nothing."""
+    if isinstance(value, np.ndarray):
+        return truth_of(value.reshape(-1)[0]) if value.size == 1 else None
+    if isinstance(value, (str, bytes)):
+        return _WORDS.get(str(text_of(value)).strip().lower())
+    return bool(value) if isinstance(value, (bool, int, float, np.generic)) else None
+
+
+def text_of(value: Any) -> str | None:
+    """Text from an attribute or a data set: a string, bytes, or the first of an array of them; None for other types."""
+    if isinstance(value, np.ndarray):
+        return text_of(value.reshape(-1)[0]) if value.size else None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value) if isinstance(value, str) else None
 
 
 def contents(file: Any) -> str:
@@ -96,15 +178,38 @@ def contents(file: Any) -> str:
     return shown if len(found) <= 40 else f"{shown} and {len(found) - 40} more"
 
 
-def _name(file: Any, schema: Any, depth: dict[str, str]) -> str:
-    if schema is not None:
-        return OURS
-    if "compress_len" in file:
-        return MOBILE_ALOHA
-    if depth or ("base_action" in file and "compress" in file.attrs and not file.attrs["compress"]):
+def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: dict[str, str]) -> str:
+    """Which member of the ALOHA family wrote a file.
+
+    Depth is kept by Cobot Magic only. Without it, Cobot Magic is told by everything that its recorder always writes:
+    raw images of its three cameras, `base_action`, and `compress` False. One of these alone does not tell it: files of
+    ALOHA and Mobile ALOHA that were decompressed have `compress` False too.
+    """
+    kept = text_of(file.attrs.get("layout"))  # an export of ours says where it came from
+    if kept in FAMILY:
+        return str(kept)
+    base = "base_action" in file
+    told = "compress" in file.attrs and truth_of(file.attrs["compress"]) is False and "compress_len" not in file
+    if depth or (base and told and not encoded and set(cameras) <= _COBOT_CAMERAS):
         return COBOT_MAGIC
-    if file.attrs.get("compress", False) or "base_action" in file:
+    if base or encoded:
         return MOBILE_ALOHA
+    return ACT_SIM if truth_of(file.attrs.get("sim", False)) else ALOHA
+
+
+def _contradictions(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...]) -> Iterator[str]:
+    """Where what stands beside the images says something else than the images."""
+    if not cameras:
+        return
+    raw = [name for name in cameras if name not in encoded]
     if "compress" in file.attrs:
-        return COBOT_MAGIC
-    return ACT_SIM if bool(file.attrs.get("sim", False)) else ALOHA
+        value = file.attrs["compress"]
+        says, given = truth_of(value), text_of(value) or str(value)
+        wrong = raw if says else encoded if says is False else ()
+        if says is None:
+            yield f"attribute compress is '{given}', neither true nor false; the images decide"
+        elif wrong:
+            kind = "raw pixels" if says else "encoded"
+            yield f"attribute compress is '{given}', the images of {', '.join(wrong)} are {kind}; the images decide"
+    if "compress_len" in file and not encoded:
+        yield "compress_len is not used: the images are raw pixels"

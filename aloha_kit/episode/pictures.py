@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode.checks import names_of, runs
+from aloha_kit.episode.codec import whole
 from aloha_kit.episode.findings import Bounds, Finding, graded, without_path
 from aloha_kit.episode.reader import Episode
 
@@ -53,11 +54,11 @@ def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterato
 
 def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:
     """Compare each frame with the one before: equal pictures are equal bytes, in JPEG too."""
-    sums = np.zeros(frames, np.int64)
+    sums, stored = np.zeros(frames, np.int64), episode.image_format(camera)
     for i in range(frames):
         data = episode.encoded(camera, i)
-        if episode.compressed and not (data[:2] == b"\xff\xd8" and data[-2:] == b"\xff\xd9"):
-            yield Finding("error", "images", f"frame {i} of camera '{camera}' is not a whole JPEG")
+        if stored.encoded and not whole(data):
+            yield Finding("error", "images", f"frame {i} of camera '{camera}' is not a whole JPEG, PNG or WebP")
             return
         sums[i] = zlib.crc32(data)
     rows = min(frames, episode.frames)

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
 from aloha_kit.episode import hdf5
-from aloha_kit.episode.codec import decode_jpeg, Depth, Image, JpegOrder
+from aloha_kit.episode.codec import decode_depth, decode_image, Depth, Image, JpegOrder, order_told, unpadded
 from aloha_kit.episode.embodiment import settle
-from aloha_kit.episode.layouts import contents, derive_contract, detect, Layout, OURS
+from aloha_kit.episode.layouts import (
+    contents,
+    derive_contract,
+    detect,
+    Layout,
+    OURS,
+    ROBOTWIN,
+    Table,
+    text_of,
+    truth_of,
+)
+from aloha_kit.episode.pixels import as_depth, depth_format, encoded_row, image_format, ImageFormat, is_encoded
 from aloha_kit.episode.schema import missing, partial_path
 
 Array = npt.NDArray[np.float32]
+
+_BOOLEANS = ("sim", "compress", "success", "error")
 
 DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py says when a file's insides are broken
 
@@ -34,28 +48,31 @@ class Episode:
 
     Attributes:
         path: the file.
-        layout: "aloha_kit", "aloha", "act_sim", "mobile_aloha" or "cobot_magic".
+        layout: "aloha_kit", or what other tool wrote the file, see `docs/data_format.md`.
         length: T.
         frames: rows of the observations.
         cameras: names, in the recorder's order where the file says it, else alphabetically.
         depth_cameras: names of cameras with depth.
     """
 
-    def __init__(self, path: str | Path, contract: Contract | None = None) -> None:
-        self.path, self._given = Path(path), contract
+    def __init__(self, path: str | Path, contract: Contract | None = None, jpeg_order: JpegOrder | None = None) -> None:
+        self.path, self._given, self._given_order = Path(path), contract, jpeg_order
         self._open()
 
     @classmethod
-    def open(cls, path: str | Path, contract: Contract | None = None) -> Episode:
+    def open(
+        cls, path: str | Path, contract: Contract | None = None, *, jpeg_order: JpegOrder | None = None
+    ) -> Episode:
         """Open a file; use it as a context manager or call `close`.
 
         Args:
             contract: what the vectors of a file mean that does not say it, see `embodiment.given_contract`.
+            jpeg_order: the order of red and blue in encoded images, for a file that does not say it.
 
         Raises:
             EpisodeError: missing, damaged, or in no known layout; says what is there.
         """
-        return cls(path, contract)
+        return cls(path, contract, jpeg_order)
 
     def _open(self) -> None:
         self._file = _open_file(self.path)
@@ -63,9 +80,9 @@ class Episode:
         self._arrays: dict[str, Any] = {}
         try:
             self._layout: Layout = detect(self._file, self.path)
-            self.length = int(self._file["action"].shape[0])
-            self.frames = int(self._file["observations/qpos"].shape[0])
-            self._images = {name: self._file[f"observations/images/{name}"] for name in self._layout.cameras}
+            self.length, self.frames = self._rows_of("action"), self._rows_of("observations/qpos")
+            self._images = {name: self._file[place] for name, place in self._layout.cameras.items()}
+            self._formats: dict[str, ImageFormat] = {}
             self._depth = {name: self._file[place] for name, place in self._layout.depth.items()}
         except BaseException as error:
             self._file.close()
@@ -73,7 +90,7 @@ class Episode:
                 raise EpisodeError(f"{self.path} is damaged: {error}") from error
             raise
         self.layout = self._layout.name
-        self.cameras = self._layout.cameras
+        self.cameras = tuple(self._layout.cameras)
         self.depth_cameras = tuple(self._depth)
 
     def close(self) -> None:
@@ -89,8 +106,8 @@ class Episode:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Episode], tuple[Path, Contract | None]]:
-        return Episode, (self.path, self._given)
+    def __reduce__(self) -> tuple[type[Episode], tuple[Path, Contract | None, JpegOrder | None]]:
+        return Episode, (self.path, self._given, self._given_order)
 
     def __repr__(self) -> str:
         return f"Episode({str(self.path)!r}, {self.layout}, {self.length} steps, cameras {', '.join(self.cameras)})"
@@ -150,12 +167,20 @@ class Episode:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """The file's attributes as plain Python values."""
+        """The file's attributes as plain Python values, and `instruction` where the file keeps it as a data set.
+
+        `sim`, `compress`, `success` and `error` are booleans however they were written, and absent if they are none.
+        """
         with self._guard():
             file = self._handle()
             if "attrs" not in self._arrays:
                 try:
-                    self._arrays["attrs"] = {key: _plain(value) for key, value in file.attrs.items()}
+                    attrs = {key: _plain(value) for key, value in file.attrs.items() if key not in _BOOLEANS}
+                    told = {key: truth_of(file.attrs[key]) for key in _BOOLEANS if key in file.attrs}
+                    attrs |= {key: value for key, value in told.items() if value is not None}
+                    if self._layout.instruction is not None:
+                        attrs.setdefault("instruction", self._layout.instruction)
+                    self._arrays["attrs"] = attrs
                 except DAMAGE as error:
                     raise EpisodeError(f"{self.path}: its attributes cannot be read: {error}") from error
             return dict(self._arrays["attrs"])
@@ -163,8 +188,8 @@ class Episode:
     @property
     def success(self) -> bool | None:
         """Whether the episode was judged a success; None if nobody judged it."""
-        value = self.attrs.get("success")
-        return None if value is None else bool(value)
+        value: bool | None = self.attrs.get("success")
+        return value
 
     @property
     def rate_hz(self) -> float:
@@ -193,7 +218,7 @@ class Episode:
             text, base = self.attrs.get("contract"), self.base_action
             state, action, wheels = self.qpos.shape[1], self.action.shape[1], 0 if base is None else base.shape[1]
             recorded = None if text is None else _contract(text, self.path)
-            sizes = {name: self.image_size(name) for name in self.cameras} if recorded is None else {}
+            sizes = self._sizes() if recorded is None else {}
             assumed = derive_contract(self._layout, state, action, wheels, sizes)
             widths = (state, action + wheels)
             self._arrays["contract"] = settle(self.path, recorded, self._given, assumed, widths)
@@ -202,50 +227,97 @@ class Episode:
 
     @property
     def compressed(self) -> bool:
-        """Whether colour pictures are kept as JPEG."""
-        return self._layout.compressed
+        """Whether images are kept encoded, as JPEG, PNG or WebP."""
+        return bool(self._layout.encoded)
 
     @property
     def jpeg_order(self) -> JpegOrder:
-        """The channels of the file's JPEGs, see `docs/data_format.md`."""
-        return "standard" if self.attrs.get("jpeg_order") == "standard" else "mobile_aloha"
+        """The channels of the file's encoded images, see `docs/data_format.md`."""
+        return self._jpeg_order()[0]
+
+    @property
+    def jpeg_order_source(self) -> Literal["file", "given", "guessed"]:
+        """Who says so: the file, whoever opened it, or nobody (then it is what all recorders of such files write)."""
+        return self._jpeg_order()[1]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is read otherwise than it is stored, what was assumed, and what contradicts the data; a line each."""
+        lines: dict[str, list[str]] = {}
+        for camera in self.cameras:
+            with contextlib.suppress(EpisodeError):  # raised again by whoever reads this camera
+                lines.setdefault(self.image_format(camera).conversion, []).append(camera)
+        for camera, data in self._depth.items():
+            with contextlib.suppress(EpisodeError):
+                lines.setdefault(depth_format(data), []).append(f"depth of {camera}")
+        lines.pop("", None)
+        order, source = self._jpeg_order()
+        ignored = self._given_order not in (None, order) and source == "file"
+        return (
+            *(f"{', '.join(names)}: {line}" for line, names in lines.items()),
+            *self._layout.notes,
+            *([f"jpeg_order {self._given_order} is not used: the file says {order}"] if ignored else []),
+        )
+
+    def image_format(self, camera: str) -> ImageFormat:
+        """How a camera's images are stored.
+
+        Raises:
+            EpisodeError: no such camera, or one whose images cannot be read without a guess; says what they are.
+        """
+        with self._guard():
+            self._handle()
+            data = self._camera(camera)
+            if camera not in self._formats:
+                try:
+                    self._formats[camera] = image_format(data)
+                except EpisodeError as error:
+                    raise EpisodeError(f"{self.path}: camera '{camera}': {error}") from None
+                except DAMAGE as error:
+                    raise EpisodeError(f"{self.path}: camera '{camera}' cannot be read: {error}") from error
+            return self._formats[camera]
 
     def image_size(self, camera: str) -> tuple[int, int]:
         """(height, width) in pixels."""
-        data = self._camera(camera)
-        if not self._layout.compressed:
-            return int(data.shape[1]), int(data.shape[2])
+        size = self.image_format(camera).size
+        if size is not None:
+            return size
         height, width = self.image(camera, 0).shape[:2]
         return height, width
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """Sizes of the cameras whose images can be read."""
+        sizes = {}
+        for camera in self.cameras:
+            with contextlib.suppress(EpisodeError):
+                sizes[camera] = self.image_size(camera)
+        return sizes
 
     def image(self, camera: str, i: int, at_least: tuple[int, int] | None = None) -> Image:
         """Frame i as (H, W, 3) uint8 RGB; a JPEG perhaps halved up to three times, but `at_least` (height, width).
 
         Raises:
-            EpisodeError: no such camera or frame (says which exist), or a damaged frame.
+            EpisodeError: no such camera or frame (says which exist), a damaged frame, or one that cannot be converted.
         """
-        row = self._frame(camera, i)
-        if not self._layout.compressed:
-            return row
+        stored = self.image_format(camera)
+        row = self._row(camera, i)
         try:
-            return decode_jpeg(row, self.jpeg_order, at_least)
+            return decode_image(row, self.jpeg_order, at_least) if stored.encoded else stored.to_rgb(row)
         except EpisodeError as error:
-            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' is damaged: {error}") from None
+            why = "is damaged" if stored.encoded else "cannot be used"
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' {why}: {error}") from None
 
     def jpeg(self, camera: str, i: int) -> bytes | None:
-        """Frame i as the JPEG that the file holds, without its padding; None in a raw file.
+        """Frame i as the encoded image that the file holds, without its padding; None where it holds raw pixels.
 
         Its channels are in `jpeg_order`: `cv2.imdecode` gives RGB in Mobile ALOHA's, BGR in the standard one.
         """
-        if not self._layout.compressed:
-            self._camera(camera)
-            return None
-        return self.encoded(camera, i)
+        return self.encoded(camera, i) if self.image_format(camera).encoded else None
 
     def encoded(self, camera: str, i: int) -> bytes:
-        """Frame i as it lies in the file: JPEG without its padding, or raw pixels."""
-        data = self._frame(camera, i).tobytes()
-        return data.rstrip(b"\0") if self._layout.compressed else data  # a JPEG ends FF D9, padding is zeros
+        """Frame i as it lies in the file: an encoded image without its padding, or raw pixels."""
+        row = self._row(camera, i)
+        return unpadded(row) if isinstance(row, bytes) else row.tobytes()
 
     def rows(self, camera: str) -> int:
         """How many frames a camera has; `frames` in a sound file."""
@@ -257,18 +329,44 @@ class Episode:
         """Frame i of a depth camera as (H, W) uint16 mm.
 
         Raises:
-            EpisodeError: no such depth camera or frame.
+            EpisodeError: no such depth camera or frame, or values that are no whole mm.
         """
         with self._guard():
             self._handle()
             if camera not in self._depth:
                 raise EpisodeError(f"{self.path} has no depth of '{camera}'. {nearest(camera, self._depth)}")
-            return np.asarray(self._read(self._depth[camera], i, camera), np.uint16)
+            data = self._depth[camera]
+            row = self._read(data, i, camera)
+        try:
+            depth_format(data)
+            return decode_depth(row) if isinstance(row, bytes) else as_depth(row, rounded=self.layout == ROBOTWIN)
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}': {error}") from None
 
-    def _frame(self, camera: str, i: int) -> Image:
+    def _row(self, camera: str, i: int) -> Any:
+        """Frame i as it is stored: bytes of an encoded image, or an array."""
         with self._guard():
             self._handle()
-            return np.asarray(self._read(self._camera(camera), i, camera), np.uint8)
+            return self._read(self._camera(camera), i, camera)
+
+    def _jpeg_order(self) -> tuple[JpegOrder, Literal["file", "given", "guessed"]]:
+        with self._guard():
+            self._handle()
+            if "jpeg_order" not in self._arrays:
+                self._arrays["jpeg_order"] = self._find_jpeg_order()
+            found: tuple[JpegOrder, Literal["file", "given", "guessed"]] = self._arrays["jpeg_order"]
+            return found
+
+    def _find_jpeg_order(self) -> tuple[JpegOrder, Literal["file", "given", "guessed"]]:
+        told = text_of(self._file.attrs.get("jpeg_order"))
+        if told == "standard":
+            return "standard", "file"
+        if told == "mobile_aloha" or self.layout == OURS:
+            return "mobile_aloha", "file"
+        for camera in self._layout.encoded:
+            if self.rows(camera) and order_told(self.encoded(camera, 0)) == "standard":
+                return "standard", "file"
+        return (self._given_order, "given") if self._given_order else ("mobile_aloha", "guessed")
 
     def _camera(self, camera: str) -> Any:
         if camera not in self._images:
@@ -281,16 +379,20 @@ class Episode:
                 f"{self.path} has frames 0 to {data.shape[0] - 1} of camera '{camera}', asked for frame {i}"
             )
         try:
-            return data[i]
+            return encoded_row(data, i) if is_encoded(data) else np.asarray(data[i])
         except DAMAGE as error:
             raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be read: {error}") from error
+
+    def _rows_of(self, name: str) -> int:
+        table = self._layout.tables.get(name, Table((name,)))
+        return max(0, int(self._file[table.parts[0]].shape[0]) - table.first)
 
     def _vector(self, name: str) -> Array:
         return np.asarray(self._array(name), np.float32)
 
     def _optional(self, name: str) -> Array | None:
         with self._guard():
-            present = name in self._handle()
+            present = name in self._layout.tables or name in self._handle()
         return self._vector(name) if present else None
 
     def _array(self, name: str) -> Any:
@@ -298,7 +400,7 @@ class Episode:
             file = self._handle()
             if name not in self._arrays:
                 try:
-                    array = file[name][()]
+                    array = self._joined(file, name)
                 except DAMAGE as error:
                     raise EpisodeError(
                         f"{self.path}: /{name} cannot be read: {error}. It has: {contents(file)}"
@@ -308,6 +410,14 @@ class Episode:
                 array.flags.writeable = False
                 self._arrays[name] = array
             return self._arrays[name]
+
+    def _joined(self, file: Any, name: str) -> Any:
+        """A data set whole; in some layouts several side by side, (rows,) counting as (rows, 1)."""
+        table = self._layout.tables.get(name)
+        if table is None:
+            return file[name][()]
+        parts = [file[part][table.first :] for part in table.parts]
+        return np.concatenate([part[:, None] if part.ndim == 1 else part for part in parts], axis=1)
 
     def _guard(self) -> threading.RLock:
         """The lock of this process; in a forked one a new lock and a file opened anew."""

@@ -13,7 +13,7 @@ from aloha_kit.episode.reader import DAMAGE, Episode
 from aloha_kit.episode.recover import inspect
 from aloha_kit.episode.schema import PARTIAL
 
-_FIRST = (checks.check_shapes, checks.check_finite)  # what the others rely on
+_FIRST = (checks.check_notes, checks.check_shapes, checks.check_finite)  # what the others rely on
 _REST = (
     checks.check_ending,
     checks.check_constant,

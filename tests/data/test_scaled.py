@@ -12,7 +12,7 @@ import pytest
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.frames import frame, resized
 from aloha_kit.episode import Episode
-from aloha_kit.episode.codec import decode_jpeg, encode_jpeg
+from aloha_kit.episode.codec import decode_image, encode_jpeg
 from tests.synthetic import make, write
 
 Picture = npt.NDArray[np.uint8]
@@ -56,26 +56,26 @@ def drawn(height: int = 480, width: int = 640) -> Picture:
 def test_the_decoder_halves_as_long_as_enough_is_left(at_least: tuple[int, int], expected: tuple[int, int]) -> None:
     jpeg = encode_jpeg(drawn(), 95)
     padded = np.concatenate([jpeg, np.zeros(100, np.uint8)])  # as episodes keep them
-    assert decode_jpeg(padded, at_least=at_least).shape == (*expected, 3)
+    assert decode_image(padded, at_least=at_least).shape == (*expected, 3)
 
 
 def test_sides_that_do_not_divide_are_decoded_whole() -> None:
     """A part of a pixel would shift the picture."""
-    assert decode_jpeg(encode_jpeg(drawn(242, 324), 95), at_least=(30, 40)).shape == (121, 162, 3)
-    assert decode_jpeg(encode_jpeg(drawn(241, 320), 95), at_least=(30, 40)).shape == (241, 320, 3)
+    assert decode_image(encode_jpeg(drawn(242, 324), 95), at_least=(30, 40)).shape == (121, 162, 3)
+    assert decode_image(encode_jpeg(drawn(241, 320), 95), at_least=(30, 40)).shape == (241, 320, 3)
 
 
 @pytest.mark.parametrize("order", ["mobile_aloha", "standard"])
 def test_colours_keep_their_order(order: str) -> None:
     red = np.zeros((64, 64, 3), np.uint8)
     red[..., 0] = 200
-    small = decode_jpeg(encode_jpeg(red, 95, order), order, (8, 8))  # type: ignore[arg-type]
+    small = decode_image(encode_jpeg(red, 95, order), order, (8, 8))  # type: ignore[arg-type]
     assert np.abs(small.astype(int) - [200, 0, 0]).max() <= 3
 
 
 def test_a_damaged_jpeg_is_named_whatever_the_size() -> None:
-    with pytest.raises(EpisodeError, match="not a JPEG: 100 bytes beginning 00 00 00 00 00 00 00 00"):
-        decode_jpeg(np.zeros(100, np.uint8), at_least=(8, 8))
+    with pytest.raises(EpisodeError, match="not a JPEG, PNG or WebP: 0 bytes"):
+        decode_image(np.zeros(100, np.uint8), at_least=(8, 8))
 
 
 @pytest.mark.parametrize(
