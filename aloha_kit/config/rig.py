@@ -14,11 +14,14 @@ class CameraConfig:
     width: int = 640
     topic: str = ""  # sensor_msgs/CompressedImage where it ends in "/compressed", else sensor_msgs/Image
     depth_topic: str = ""  # sensor_msgs/Image of 16UC1 (mm); none by default
+    depth_size: tuple[int, int] | None = None  # height and width of its depth; the picture's when not given
     rate_hz: float = 30.0  # what the driver is set to
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"a picture needs pixels, given height {self.height}, width {self.width}")
+        if self.depth_size is not None and min(self.depth_size) < 1:
+            raise ValueError(f"a camera's depth_size needs pixels, given {self.depth_size}")
         if not self.rate_hz > 0:
             raise ValueError(f"a camera's rate_hz must be positive, given {self.rate_hz}")
 

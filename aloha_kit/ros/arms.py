@@ -195,11 +195,11 @@ def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
         clock.sleep_until(clock.now_ns() + 5_000_000)
 
 
-def answered(call: Callable[[], T], who: str) -> T:
+def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
     """`call()`, for a service of a driver that may hang.
 
     Raises:
-        RosError: it takes longer than `ANSWER_S`.
+        RosError: it takes longer than `timeout_s`.
     """
     results: queue.SimpleQueue[T | Exception] = queue.SimpleQueue()
 
@@ -211,9 +211,9 @@ def answered(call: Callable[[], T], who: str) -> T:
 
     threading.Thread(target=run, name=f"question to {who}", daemon=True).start()
     try:
-        result = results.get(timeout=ANSWER_S)
+        result = results.get(timeout=timeout_s)
     except queue.Empty:
-        raise RosError(f"{who}: its driver does not answer within {ANSWER_S:g} s") from None
+        raise RosError(f"{who}: its driver does not answer within {timeout_s:g} s") from None
     if isinstance(result, Exception):
         raise result
     return result

@@ -34,7 +34,8 @@ MOVING_TIME_S = 2.0
 """What the manufacturer's package supposes a command to take, and ALOHA leaves as it is. Its rule of speed then
 refuses nothing within the joints' range: how fast a policy may move is `loop.SafetyGuard`'s to say."""
 
-_REBOOT_S = 0.6
+_REBOOT_ALL_S = 15.0
+"""How long a service may take: a driver answers nothing while motors reboot, 9 s for all of an arm."""
 _FINGER = "left_finger"
 _PARTS: dict[str, tuple[str, str]] = {"arm": ("group", "arm"), "gripper": ("single", "gripper")}
 _SERVICES = {
@@ -231,9 +232,8 @@ class InterbotixArm:
         return {joint: bool(value) for joint, value in zip(JOINTS, values, strict=True)}
 
     def reboot_gripper(self) -> None:
-        self._call("reboot_motors", *_PARTS["gripper"], True, False)
-        self._clock.sleep_until(self._clock.now_ns() + int(_REBOOT_S * 1e9))
-        self.present()  # while it starts, the bus gives no readings
+        self._call("reboot_motors", *_PARTS["gripper"], True, False)  # a second: the driver waits for the motor
+        self.present()
 
     def set_pid_gains(self, p: int = 800, i: int = 0, d: int = 0, part: Literal["arm", "gripper"] = "arm") -> None:
         """Position gains of the motors' own controllers; lost when a motor reboots."""
@@ -285,7 +285,7 @@ class InterbotixArm:
         if not (reads or holds):  # modes and reboots take the torque away as well, for a moment
             self._estop.require_released()
         try:
-            return self._driver.call(service, *values)
+            return answered(lambda: self._driver.call(service, *values), self.name, _REBOOT_ALL_S)
         except (rospy.ServiceException, rospy.ROSException) as error:
             raise RosError(f"{self.name}: the service /{self.name}/{service} failed: {error}") from error
 

@@ -24,12 +24,14 @@ from tests.ros.rig_client import ARMS, Client, Ear, until
 LENGTHS = {"puppet": (0.022, 0.036), "master": (0.014, 0.024)}  # m: horn and arm of the gripper's crank
 SLEEP = (0, -1.85, 1.55, 0, 0.8, 0)
 NODE = ("python", "record/sim_arms_node")
+REBOOT_S = 0.25  # in place of a second for each motor
 
 
 @pytest.fixture(scope="module")
 def node(session_ros: Ros) -> Iterator[Process]:
     """Mobile ALOHA: four Interbotix arms and a base, a person at the leaders."""
-    process = session_ros.start(*NODE, "--task", "mobile_aloha_transfer_cube", "--seed", "7", log="sim_arms")
+    words = ("--task", "mobile_aloha_transfer_cube", "--seed", "7", "--reboot_s", str(REBOOT_S))
+    process = session_ros.start(*NODE, *words, log="sim_arms")
     process.wait_for("is up")
     yield process
     process.stop()
@@ -55,7 +57,6 @@ def ready(rig: Client, arm: str) -> None:
     rig.call(arm, "reboot_motors", "group", "all", True, True)
     rig.mode(arm)
     rig.torque(arm, True)
-    until(lambda: not np.allclose(rig.position(arm)[:7], -np.pi), f"{arm} is read again")
     rig.move(arm, START_ARM_POSE, 0.5, 0.5)
 
 
@@ -279,16 +280,72 @@ def test_services_refuse_what_is_not_there(rig: Client, service: str, request_: 
     assert words in str(error.value)
 
 
-def test_a_reboot_silences_the_bus_and_forgets(rig: Client) -> None:
+def test_a_reboot_forgets_what_motors_do_not_keep_and_what_the_driver_says_is_true(rig: Client) -> None:
     arm = "puppet_right"
     ready(rig, arm)
     rig.call(arm, "set_motor_registers", "group", "arm", "Profile_Velocity", 50)
     rig.states[arm].messages.clear()
     rig.call(arm, "reboot_motors", "single", "wrist_rotate", True, False)
-    until(lambda: any(np.allclose(s.position[:7], -np.pi) for s in rig.states[arm].messages), "nothing can be read")
-    until(lambda: not np.allclose(rig.position(arm)[:7], -np.pi), "it can again")
+    rig.arrives(arm, START_ARM_POSE)
     profile = rig.call(arm, "get_motor_registers", "group", "arm", "Profile_Velocity", 0).values
     assert list(profile) == [50, 50, 50, 50, 50, 0]
+    assert min(np.min(state.position) for state in rig.states[arm].messages) > -3.0, "no reading is made up"
+
+
+def test_nothing_is_published_executed_or_answered_during_a_reboot(rig: Client) -> None:
+    arm, other = "puppet_right", "puppet_left"
+    ready(rig, arm)
+    rig.states[arm].messages.clear()
+    rebooting = threading.Thread(target=rig.call, args=(arm, "reboot_motors", "group", "arm", True, False))
+    begun = time.monotonic()
+    rebooting.start()
+    until(lambda: quiet_for(rig, arm, 0.3), "the driver is silent")
+    rig.send(arm, [0.2, *START_ARM_POSE[1:]])
+    assert list(rig.call(arm, "get_motor_registers", "group", "arm", "Torque_Enable", 0).values) == [1] * 6
+    assert time.monotonic() - begun > 8 * REBOOT_S - 0.1, "this call, too, was answered only afterwards"
+    assert rig.states[other].next(3), "the other arms have drivers of their own"
+    rebooting.join()
+    stamps = [state.header.stamp.to_sec() for state in rig.states[arm].next(5)]
+    assert stamps == sorted(stamps)
+    rig.arrives(arm, [0.2])  # the command that waited
+
+
+def quiet_for(rig: Client, arm: str, seconds: float) -> bool:
+    rig.states[arm].messages.clear()
+    time.sleep(seconds)
+    return not rig.states[arm].messages
+
+
+def test_registers_are_those_of_the_simulated_motors(rig: Client) -> None:
+    arm = "puppet_left"
+    ready(rig, arm)
+
+    def read(register: str, joint: str = "elbow") -> int:
+        (value,) = rig.call(arm, "get_motor_registers", "single", joint, register, 0).values
+        return int(value)
+
+    assert read("Present_Position") == pytest.approx(2048 + rig.position(arm)[2] * 2048 / np.pi, abs=3)
+    assert read("Present_Current") * 2.69 == pytest.approx(rig.states[arm].newest.effort[2], abs=60)
+    assert abs(read("Present_Current")) > 20, "it carries the forearm"
+    assert (read("Present_Velocity"), read("Moving")) == (0, 0)
+    rig.call(arm, "set_motor_registers", "group", "arm", "Profile_Velocity", 20)
+    rig.send(arm, [1.0, *START_ARM_POSE[1:]])
+    until(lambda: read("Moving", "waist"), "the waist moves")
+    until(lambda: abs(read("Present_Velocity", "waist") - 20) <= 3, "its speed in units of 0.229 turns a minute")
+    rig.arrives(arm, [1.0])
+
+
+def test_a_gripper_closes_by_current_until_it_is_stopped(rig: Client) -> None:
+    arm = "puppet_left"
+    ready(rig, arm)
+    rig.mode(arm, gripper="current")
+    rig.single[arm].publish(messages.JointSingleCommand("gripper", 200.0))
+    until(lambda: rig.position(arm)[7] > 0.055, "open")
+    rig.single[arm].publish(messages.JointSingleCommand("gripper", -200.0))
+    until(lambda: rig.position(arm)[7] < 0.0225, "closed")
+    rig.states[arm].next(30)
+    assert rig.states[arm].newest.velocity[6] == pytest.approx(0, abs=0.05)
+    rig.mode(arm)
 
 
 # --- faults ---

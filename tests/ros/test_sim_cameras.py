@@ -119,10 +119,13 @@ def test_depth_is_the_distance_to_the_table(session_ros: Ros, scene: SimEnv) -> 
     assert message.encoding == "16UC1"
     assert message.header.stamp == colour.header.stamp
     depth = images.decode_depth(message)
-    assert depth.shape == SIZE
+    assert depth.shape == (SIZE[0] * 400 // 480, SIZE[1]), "40 rows of 480 less above and below"
     # The camera looks down from 1.15 m above the table's top; it was moved by up to 2 cm and 0.08 rad.
     assert 1080 < np.median(depth) < 1220
     assert depth[depth > 0].min() < 950, "arms stand out"
+    rows = (SIZE[0] - depth.shape[0]) // 2
+    whole = scene.show(scene.physics.data.qpos, 3).draw_depth("top", SIZE)
+    np.testing.assert_array_equal(depth, whole[rows : rows + depth.shape[0]], "padded, it lies on the colour")
 
 
 def test_nobody_listens_nothing_is_drawn(session_ros: Ros, scene: SimEnv, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,7 +93,17 @@ def test_a_blocked_gripper_shuts_off_in_position_mode_only(mode: str, off: bool)
     bus.enable("single", "gripper", True)
     assert bus.torque[6] != off
     bus.reboot("single", "gripper", True, False)
+    rebooted(bus)
     assert bus.torque[6]
+
+
+def rebooted(bus: Motors) -> float:
+    """Seconds until a reboot is through."""
+    seconds = 0.0
+    while bus.rebooting:
+        bus.advance(DT, AT)
+        seconds += DT
+    return seconds
 
 
 def test_only_failed_motors_reboot_when_asked_so() -> None:
@@ -101,11 +111,108 @@ def test_only_failed_motors_reboot_when_asked_so() -> None:
     bus.fail(["elbow"])
     bus.set_register("group", "all", "Profile_Velocity", 7)
     bus.reboot("group", "all", False, True)
+    assert rebooted(bus) == pytest.approx(2.0), "the elbow has two motors"
     assert bus.get_register("group", "all", "Profile_Velocity") == [7, 7, 0, 7, 7, 7, 7]
     assert bus.torque.tolist() == [True, True, False, True, True, True, True]
-    assert bus.silent
-    bus.advance(0.6, AT)
-    assert not bus.silent
+
+
+@pytest.mark.parametrize(
+    ("what", "seconds"), [(("single", "gripper"), 1), (("group", "arm"), 8), (("group", "all"), 9)]
+)
+def test_a_reboot_takes_a_second_for_each_motor(what: tuple[str, str], seconds: float) -> None:
+    bus = motors()
+    bus.reboot(*what, True, False)
+    assert rebooted(bus) == pytest.approx(seconds)
+    assert bus.torque.all()
+
+
+def test_motors_go_off_one_after_the_other_and_come_back_together() -> None:
+    bus = motors()
+    bus.reboot("group", "arm", True, False)
+    bus.advance(2.5, AT)
+    assert bus.torque.tolist() == [False, False, True, True, True, True, True]
+    bus.advance(5.4, AT + 0.1)
+    assert bus.torque.tolist() == [False] * 6 + [True]
+    bus.advance(0.2, AT + 0.1)
+    assert bus.torque.all()
+    np.testing.assert_array_equal(bus.setpoint[:6], AT[:6] + 0.1)
+
+
+def read(bus: Motors, register: str, joint: str = "gripper") -> int:
+    (value,) = bus.get_register("single", joint, register)
+    return value
+
+
+def test_registers_have_the_motors_units() -> None:
+    """Values as the e-manual of the XM430 and XM540 has them, each computed here anew."""
+    bus = motors()
+    velocity, effort = np.array([1.0, 0, 0, 0, 0, 0, -0.1]), np.array([0.0, 0, 0, 0, 0, 0, -538.0])
+    bus.advance(DT, AT, velocity, effort)
+    assert read(bus, "Present_Velocity", "waist") == round(1.0 * 60 / (2 * np.pi) / 0.229)
+    assert read(bus, "Present_Current") == -200
+    assert (read(bus, "Moving", "waist"), read(bus, "Moving")) == (1, 0)
+    assert read(bus, "Present_Position", "shoulder") == round(2048 - 0.96 * 4096 / (2 * np.pi))
+    assert (read(bus, "Min_Position_Limit", "shoulder"), read(bus, "Max_Position_Limit", "shoulder")) == (842, 2867)
+    assert (read(bus, "Min_Position_Limit", "waist"), read(bus, "Max_Position_Limit", "waist")) == (0, 4095)
+    assert (read(bus, "Current_Limit", "waist"), read(bus, "Current_Limit")) == (2047, 1193)
+    assert 20 < read(bus, "Present_Temperature") < read(bus, "Temperature_Limit") == 80
+    assert read(bus, "Min_Voltage_Limit") < read(bus, "Present_Input_Voltage") < read(bus, "Max_Voltage_Limit")
+    assert (read(bus, "Model_Number", "waist"), read(bus, "Model_Number"), read(bus, "ID")) == (1120, 1020, 9)
+    assert read(bus, "Realtime_Tick") == 10
+
+
+def test_goals_can_be_written_as_registers_within_the_limits() -> None:
+    bus = motors()
+    bus.set_register("single", "waist", "Goal_Position", 2048 + 512)
+    assert followed(bus, 0.05)[-1] == pytest.approx(np.pi / 4)
+    assert read(bus, "Goal_Position", "waist") == 2560
+    bus.set_register("single", "gripper", "Goal_Current", 200)
+    bus.set_register("single", "gripper", "Goal_Current", 5000)
+    assert read(bus, "Goal_Current") == 200
+    bus.enable("single", "gripper", False)
+    bus.set_register("single", "gripper", "Current_Limit", 150)
+    assert (read(bus, "Current_Limit"), read(bus, "Goal_Current")) == (150, 150)
+    bus.enable("single", "waist", False)
+    bus.set_register("single", "waist", "Max_Position_Limit", 2100)
+    bus.enable("single", "waist", True)
+    bus.command_single("waist", 0.5)
+    assert bus.goal[0] != 0.5
+
+
+@pytest.mark.parametrize(("mode", "command"), [("current", -200.0), ("pwm", -250.0)])
+def test_a_gripper_without_a_goal_position_turns_until_something_stops_it(mode: str, command: float) -> None:
+    bus = motors()
+    bus.set_mode("single", "gripper", mode, "velocity", 0, 0)
+    assert np.ptp(followed(bus, 0.2, 6)) == 0, "it stands until it is told"
+    bus.command_single("gripper", command)
+    assert followed(bus, 0.5, 6)[-1] < 0.5 - 0.5, "a rad or more each second"
+    bus.settle(AT)
+    bus.command_single("gripper", command)
+    for _ in range(300):
+        bus.advance(DT, AT)  # something holds its fingers where they are
+    expected = command if mode == "current" else -2300 * 250 / 885
+    assert bus.push[6] == pytest.approx(expected, rel=0.02), "it pushes with the current asked for"
+    bus.command_single("gripper", 0.0)
+    bus.advance(DT, AT)
+    assert bus.push[6] == 0
+
+
+def test_velocity_mode_turns_at_the_speed_asked_for() -> None:
+    bus = motors()
+    bus.set_mode("group", "arm", "velocity", "velocity", 0, 0)
+    bus.command_group("arm", [0.5, 0, 0, 0, 0, 0])
+    assert followed(bus, 1.0)[-1] == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_leader_closes_its_gripper_by_current_up_to_its_stop() -> None:
+    leader = Leader(Motors(WX250S, folded(WX250S), torque=False, complain=print))
+    leader.motors.set_mode("single", "gripper", "current", "velocity", 0, 0)
+    leader.motors.command_single("gripper", -150.0)
+    for _ in range(300):
+        leader.advance(DT, None)
+    assert leader.position[6] == pytest.approx(-0.6842, abs=0.05)
+    assert leader.velocity[6] == 0
+    assert leader.motors.get_register("single", "gripper", "Present_Current") == [round(-150 / 2.69)]
 
 
 @pytest.mark.parametrize("opening", [0.0, 0.1, 0.55, 0.95])

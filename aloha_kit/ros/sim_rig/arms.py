@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ArmModel, START_ARM_POSE, VX300S
-from aloha_kit.ros.sim_rig.motors import JOINTS, Motors
+from aloha_kit.ros.sim_rig.control_table import JOINTS
+from aloha_kit.ros.sim_rig.motors import MILLIAMPERE_PER_NEWTON_METRE, Motors
 from aloha_kit.sim.live import LiveScene
 from aloha_kit.sim.workcell import FINGER_METRES_PER_RADIAN
 
@@ -23,8 +24,6 @@ DRIVER_SLEEP = {"vx300s": (0.0, -1.85, 1.55, 0.0, 0.8, 0.0), "wx250s": (0.0, -1.
 """{model: (6,) rad}: what its driver calls the sleep position."""
 
 HAND_SPEED = 6.0  # rad/s: nobody moves a leader faster
-MILLIAMPERE_PER_NEWTON_METRE = np.array([415.0, 208.0, 208.0, 415.0, 415.0, 561.0, 561.0])
-"""Of each joint's motor: XM540 at 2.41 N m/A, two of them for shoulder and elbow, XM430 at 1.78 N m/A."""
 
 
 def folded(model: ArmModel) -> Vector:
@@ -79,7 +78,7 @@ class Follower:
 
     def advance(self, seconds: float) -> None:
         """Move the motors' setpoints."""
-        self.motors.advance(seconds, self.position)
+        self.motors.advance(seconds, self.position, self.velocity, self.effort)
 
 
 class Leader:
@@ -90,6 +89,10 @@ class Leader:
         self.motors, self._crank, self._gripper = motors, motors.model.crank, motors.model.gripper
         self.position, self.velocity = motors.setpoint.copy(), np.zeros(7)  # rad, rad/s
         self.effort = np.zeros(7)  # mA
+        fingers = [motors.model.crank.angle(travel) for travel in motors.model.finger_limits]
+        stops = sorted([*fingers, self._gripper.closed, self._gripper.open])
+        self._lower = np.array([*motors.model.lower, stops[0]])
+        self._upper = np.array([*motors.model.upper, stops[-1]])
 
     @property
     def hand(self) -> Vector:
@@ -103,13 +106,13 @@ class Leader:
 
     def advance(self, seconds: float, hand: Vector | None) -> None:
         """Joints under torque follow their motors, the others the person's hand, or stay."""
-        self.motors.advance(seconds, self.position)
+        self.motors.advance(seconds, self.position, self.velocity, self.effort)
         held = self.position if hand is None else np.append(hand[:6], self._angle(hand[6]))
         goal = np.where(self.motors.torque, self.motors.setpoint, held)
         fastest = np.where(self.motors.torque, self.motors.model.velocity, HAND_SPEED) * seconds
         before = self.position
-        self.position = before + np.clip(goal - before, -fastest, fastest)
-        self.velocity = (self.position - before) / seconds
+        self.position = np.clip(before + np.clip(goal - before, -fastest, fastest), self._lower, self._upper)
+        self.velocity, self.effort = (self.position - before) / seconds, self.motors.push
 
     def _angle(self, opening: float) -> float:
         """rad of this gripper that, through teleoperation, opens the follower's fingers so far."""

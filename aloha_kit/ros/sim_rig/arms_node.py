@@ -54,6 +54,8 @@ class Args:
     """Of the objects' places at the first reset; later ones count up."""
     speed: float = 1.0
     """Seconds of the rig's time in one of the wall's; other than 1, the rig's time is told on /clock."""
+    reboot_s: float = 1.0
+    """How long an Interbotix driver is blocked by each motor that reboots, as the real one is."""
     outlive: str = ""
     """Name of a ROS node: the first SIGINT takes effect only when that node has ended, so that it can park the arms."""
 
@@ -62,6 +64,8 @@ class Args:
             raise ValueError(f"speed must be positive, given {self.speed}")
         if not (self.noise >= 0 and math.isfinite(self.noise)):
             raise ValueError(f"noise must be at least 0, given {self.noise}")
+        if not (self.reboot_s >= 0 and math.isfinite(self.reboot_s)):
+            raise ValueError(f"reboot_s must be at least 0, given {self.reboot_s}")
         if self.seed < 0:
             raise ValueError(f"seed cannot be negative, given {self.seed}")
 
@@ -74,7 +78,7 @@ class ArmsNode:
         self._lock = threading.RLock()
         self._faults = faults.Faults(config, rospy.logerr)
         person = Person(task.scene, noise=args.noise, seed=args.seed, complain=_warn) if args.person else None
-        self._rig = SimRig(config, task.scene, person=person, seed=args.seed, complain=_warn)
+        self._rig = SimRig(config, task.scene, person=person, seed=args.seed, complain=_warn, reboot_s=args.reboot_s)
         self._resume()
         rng = np.random.default_rng(args.seed)
         self._clock = rospy.Publisher("/clock", ClockMessage, queue_size=10) if args.speed != 1.0 else None

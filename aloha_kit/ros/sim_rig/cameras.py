@@ -53,6 +53,8 @@ class Camera:
 
     def __init__(self, name: str, config: CameraConfig, size: tuple[int, int], jpeg_quality: int) -> None:
         self.name, self.size, self.rate_hz = name, size, config.rate_hz
+        height, width = config.depth_size or (config.height, config.width)
+        self.depth_size = (round(size[0] * height / config.height), round(size[1] * width / config.width))
         self.shutter = Shutter()
         self.last = Frame()
         self._quality = jpeg_quality
@@ -83,8 +85,15 @@ class Camera:
         self.last = Frame(
             stamp_ns,
             pictures.draw(view, self.size) if self.wants_colour else None,
-            pictures.draw_depth(view, self.size) if self.wants_depth else None,
+            self._draw_depth(pictures, view) if self.wants_depth else None,
         )
+
+    def _draw_depth(self, pictures: Pictures, view: str) -> npt.NDArray[np.uint16]:
+        """Of `depth_size`, pixel upon pixel with the middle of the colour: sensors of less height see less."""
+        rows, columns = self.depth_size
+        depth = pictures.draw_depth(view, (max(rows, self.size[0]), max(columns, self.size[1])))
+        top, left = (depth.shape[0] - rows) // 2, (depth.shape[1] - columns) // 2
+        return np.ascontiguousarray(depth[top : top + rows, left : left + columns])
 
     def publish(self, stamp_ns: int) -> None:
         """Send the last frame, each form only where somebody listens."""

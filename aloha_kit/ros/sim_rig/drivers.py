@@ -20,15 +20,15 @@ from std_msgs.msg import Bool, String
 
 from aloha_kit.ros import messages
 from aloha_kit.ros.sim_rig.arms import DRIVER_SLEEP, Follower, JointFollower, JointLeader, Leader
+from aloha_kit.ros.sim_rig.control_table import IDS, JOINTS
 from aloha_kit.ros.sim_rig.faults import ArmFault, Faults, StreamFault
-from aloha_kit.ros.sim_rig.motors import GROUPS, JOINTS, RefusedError
+from aloha_kit.ros.sim_rig.motors import GROUPS, RefusedError
 from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.urdf import description
 
 Vector = npt.NDArray[np.float64]
 
 FINGERS = ("left_finger", "right_finger")
-MOTOR_IDS = (1, 2, 4, 6, 7, 8, 9)  # 3 and 5 turn with shoulder and elbow
 RECORD_STATE = "/aloha_kit/record/state"
 _QUEUE = 10  # messages a slow listener may be behind
 
@@ -39,13 +39,17 @@ def stamp(ns: int) -> rospy.Time:
 
 
 class InterbotixDriver:
-    """What `xs_sdk` serves in the namespace of one arm."""
+    """What `xs_sdk` serves in the namespace of one arm.
+
+    It has one thread for everything: while motors reboot it publishes nothing, executes nothing and answers nobody.
+    """
 
     def __init__(
         self, name: str, arm: Follower | Leader, faults: Faults, lock: threading.RLock, rng: np.random.Generator
     ) -> None:
         self.name, self._arm, self._faults, self._lock, self._rng = name, arm, faults, lock, rng
         self._motors, self._model = arm.motors, arm.motors.model
+        self._turn = threading.Condition(lock)  # to be served
         self._path: Any = None  # the trajectory that is being executed
         self._begun, self._next = 0.0, 0
         rospy.set_param(f"/{name}/robot_description", description(name, self._model))
@@ -72,6 +76,9 @@ class InterbotixDriver:
         lost = self._faults.of(self.name, ArmFault).torque_loss
         if lost:
             self._arm.fail(JOINTS if lost is True else (lost,))
+        if self._motors.rebooting:
+            return
+        self._turn.notify_all()
         if self._path is None:
             return
         points = self._path.traj.points
@@ -87,10 +94,10 @@ class InterbotixDriver:
     def publish(self, now_ns: int) -> None:
         """The joint states of now."""
         fault = self._faults.of(self.name, ArmFault)
-        if not fault.passes(self._rng):
+        if self._motors.rebooting or not fault.passes(self._rng):
             return
         position, velocity, effort = self._arm.position, self._arm.velocity, self._arm.effort
-        if fault.read_failure or self._motors.silent:  # a driver that reads nothing takes its zeros for values
+        if fault.read_failure:  # a driver that reads nothing takes its zeros for values
             position, velocity, effort = np.full(7, -np.pi), np.zeros(7), np.zeros(7)
         assert self._model.crank is not None
         finger = self._model.crank.travel(position[6])
@@ -105,6 +112,7 @@ class InterbotixDriver:
     def _locked(self, callback: Callable[[Any], None]) -> Callable[[Any], None]:
         def under_lock(message: Any) -> None:
             with self._lock:
+                self._wait()
                 callback(message)
 
         return under_lock
@@ -112,12 +120,18 @@ class InterbotixDriver:
     def _served(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
         def serve(request: Any) -> Any:
             with self._lock:
+                self._wait()
                 try:
                     return handler(request)
                 except RefusedError as error:
                     raise rospy.ServiceException(f"{self.name}: {error}") from error
 
         return serve
+
+    def _wait(self) -> None:
+        """Until the driver's thread is free; with the lock."""
+        while self._motors.rebooting and not rospy.is_shutdown():
+            self._turn.wait(0.5)
 
     def _trajectory(self, message: Any) -> None:
         if self._path is not None:
@@ -147,6 +161,7 @@ class InterbotixDriver:
 
     def _reboot(self, r: Any) -> Any:
         self._motors.reboot(r.cmd_type, r.name, r.enable, r.smart_reboot)
+        self._wait()
         return messages.Reboot._response_class()
 
     def _set_gains(self, r: Any) -> Any:
@@ -178,7 +193,7 @@ class InterbotixDriver:
             mode=modes[r.name],
             profile_type=self._motors.profile[r.name],
             joint_names=[names[i] for i in indices],
-            joint_ids=[MOTOR_IDS[i] for i in indices],
+            joint_ids=[IDS[i] for i in indices],
             joint_lower_limits=[lower[i] for i in indices],
             joint_upper_limits=[upper[i] for i in indices],
             joint_velocity_limits=[velocity[i] for i in indices],

@@ -13,38 +13,28 @@ import numpy.typing as npt
 
 from aloha_kit.core import AlohaKitError, nearest
 from aloha_kit.core.arms import ARM_JOINTS, ArmModel
+from aloha_kit.ros.sim_rig import control_table as table
+from aloha_kit.ros.sim_rig.control_table import ACCELERATION_UNIT, ANGLE_UNIT, CURRENT_UNIT, JOINTS, SPEED_UNIT
+from aloha_kit.sim.workcell import FINGER_METRES_PER_RADIAN, SERVOS
 
 Vector = npt.NDArray[np.float64]
 
-JOINTS = (*ARM_JOINTS, "gripper")
 GROUPS: dict[str, tuple[str, ...]] = {"arm": ARM_JOINTS, "all": JOINTS}
 MODES = {"current": 0, "velocity": 1, "position": 3, "linear_position": 3, "ext_position": 4,
          "current_based_position": 5, "pwm": 16}  # fmt: skip
 GRIPPER = 6
 
-SPEED_UNIT = 0.229 * 2 * np.pi / 60  # rad/s for 1 of Profile_Velocity and Velocity_Limit
-ACCELERATION_UNIT = 214.577 * 2 * np.pi / 3600  # rad/s² for 1 of Profile_Acceleration
-FREE_SPEED = 4.8  # rad/s: a gripper's motor at full voltage and without a load
-FULL_PWM, STALL_MA = 885.0, 2300.0
-REBOOT_S = 0.5  # how long a motor that starts is silent, and with it the whole bus
+FREE_SPEED = 4.8  # rad/s: a motor at full voltage and without a load
+STALL_MA = 2300.0  # of a blocked motor at full PWM
+FRICTION_MA = 20.0  # a motor that pushes less does not turn
+MILLIAMPERE_PER_NEWTON_METRE = np.array([415.0, 208.0, 208.0, 415.0, 415.0, 561.0, 561.0])
+"""Of each joint's motor: XM540 at 2.41 N m/A, two of them for shoulder and elbow, XM430 at 1.78 N m/A."""
+STIFFNESS = np.array([SERVOS[joint].stiffness for joint in JOINTS])  # N m/rad
+STIFFNESS[GRIPPER] *= FINGER_METRES_PER_RADIAN**2  # a finger's is in N/m
+REBOOT_S = 1.0  # how long the driver sleeps for each motor that reboots
 OVERLOAD = 0x20  # in Hardware_Error_Status
-WARM = 35  # degrees Celsius, whatever happens
 STRAIN, STRAIN_S = 0.3, 4.0  # a gripper's motor held off its goal by so much (rad), so long (s), shuts off
-
-KEPT = {"Current_Limit": 1193, "Velocity_Limit": 131, "PWM_Limit": 885, "Homing_Offset": 0, "Shutdown": 52}
-"""Registers in a motor's permanent memory: it takes no value under torque, and a reboot leaves it."""
-
-LOST = {
-    "Profile_Velocity": 0, "Profile_Acceleration": 0, "Position_P_Gain": 800, "Position_I_Gain": 0,
-    "Position_D_Gain": 0, "Feedforward_1st_Gain": 0, "Feedforward_2nd_Gain": 0, "Velocity_P_Gain": 100,
-    "Velocity_I_Gain": 1920, "Goal_Current": 1193, "LED": 0,
-}  # fmt: skip
-"""Registers that a reboot sets back to this."""
-
-READ = (
-    "Torque_Enable", "Hardware_Error_Status", "Operating_Mode", "Drive_Mode", "Present_Position", "Goal_Position",
-    "Present_Temperature",
-)  # fmt: skip
+_STEADY = 0.15 * STIFFNESS * MILLIAMPERE_PER_NEWTON_METRE  # mA that a motor at a set speed pushes with at most
 
 
 class RefusedError(AlohaKitError):
@@ -62,34 +52,49 @@ class Motors:
         position: (7,) rad: where the arm is.
         torque: whether its motors begin under torque, as a follower's do.
         complain: told what the driver would log.
+        reboot_s: how long the driver is blocked by each motor that reboots.
     """
 
-    def __init__(self, model: ArmModel, position: Vector, *, torque: bool, complain: Callable[[str], None]) -> None:
-        self.model, self._complain = model, complain
+    def __init__(
+        self,
+        model: ArmModel,
+        position: Vector,
+        *,
+        torque: bool,
+        complain: Callable[[str], None],
+        reboot_s: float = REBOOT_S,
+    ) -> None:
+        self.model, self._complain, self._reboot_s = model, complain, reboot_s
         self.torque = np.full(7, torque)
         self.setpoint, self.goal = position.copy(), position.copy()
         self.mode = dict.fromkeys(JOINTS, "position")
         self.group_mode = {"arm": "position", "all": "position"}
         self.profile = dict.fromkeys((*JOINTS, *GROUPS), "velocity")
-        self._registers = {name: np.full(7, value) for name, value in {**KEPT, **LOST}.items()}
+        self._registers = table.Registers(model)
         self._errors = np.zeros(7, int)
-        self._drive = np.zeros(7)  # rad/s that a velocity, PWM or current command turns at
-        self._position = position.copy()
+        self._position, self._velocity, self._effort = position.copy(), np.zeros(7), np.zeros(7)
         self._from, self._since, self._speed = position.copy(), np.zeros(7), np.zeros(7)
-        self._strained, self._silent = 0.0, 0.0
-        self._lower = np.array([*model.lower, -np.pi]) - 2e-3  # motors count in steps of 1.5 mrad
-        self._upper = np.array([*model.upper, np.pi]) + 2e-3
+        self._strained, self._time = 0.0, 0.0
+        self._rebooting: list[int] = []  # joints whose motors still have to; the first is at it
+        self._rebooted: list[int] = []  # those that get torque when all are done
+        self._reboot_left = 0.0  # s until the first one is through
 
     @property
     def stiffness(self) -> Vector:
         """(7,) share of the usual stiffness that the motors pull with: none without torque."""
-        gain: Vector = self.torque * self._registers["Position_P_Gain"] / LOST["Position_P_Gain"]
+        gain: Vector = self.torque * self._registers["Position_P_Gain"] / table.LOST["Position_P_Gain"]
         return gain
 
     @property
-    def silent(self) -> bool:
-        """Whether a motor is starting, so that the driver cannot read any."""
-        return self._silent > 0
+    def push(self) -> Vector:
+        """(7,) mA that motors under torque pull with from where the arm is to their setpoints."""
+        pull = (self.setpoint - self._position) * STIFFNESS * MILLIAMPERE_PER_NEWTON_METRE
+        return np.where(self.torque, np.clip(pull, -STALL_MA, STALL_MA), 0.0)
+
+    @property
+    def rebooting(self) -> bool:
+        """Whether the driver waits for motors to start: it reads, publishes and answers nothing meanwhile."""
+        return bool(self._rebooting)
 
     # what the driver's services and topics do
 
@@ -119,6 +124,8 @@ class Motors:
                 self._registers["Profile_Velocity"][indices] = velocity
             if mode not in {"pwm", "current", "current_based_position"}:
                 self._registers["Profile_Acceleration"][indices] = acceleration
+            for i in indices:
+                self._registers.begin(i, self.mode[JOINTS[i]])
             if cmd_type == "group":
                 self.group_mode[name], self.profile[name] = mode, profile
         self.enable(cmd_type, name, True)
@@ -133,30 +140,30 @@ class Motors:
                 self.torque[i] = False
 
     def reboot(self, cmd_type: str, name: str, on: bool, only_failed: bool) -> None:
-        """Clear errors and what a motor does not keep; then torque, if asked for."""
-        indices = self.joints(cmd_type, name)
-        for i in indices:
-            if only_failed and not self._errors[i]:
-                continue
-            self._silent, self._errors[i], self.torque[i] = REBOOT_S, 0, False
-            for register, value in LOST.items():
-                self._registers[register][i] = value
-            if on:
-                self.enable("single", JOINTS[i], True)
+        """Begin to clear errors and what a motor does not keep, one motor after the other; then torque, if asked for.
+
+        It takes time (`advance`), a second for each motor: 9 s for all of an arm.
+        """
+        self._rebooting = [i for i in self.joints(cmd_type, name) if self._errors[i] or not only_failed]
+        self._rebooted = list(self._rebooting) if on else []
+        self._reboot_left = 0.0
+        self._begin_reboot()
 
     def set_register(self, cmd_type: str, name: str, register: str, value: int) -> None:
         """Write; where the motor does not take it, the driver says nothing."""
         for i in self.joints(cmd_type, name):
             if register == "Torque_Enable":
                 self.enable("single", JOINTS[i], bool(value))
-            elif register in LOST or (register in KEPT and not self.torque[i]):
-                self._registers[register][i] = value
+            elif register == "Goal_Position":
+                self._go(i, (value - table.MIDDLE) * ANGLE_UNIT)
+            else:
+                self._registers.write(register, i, value, torque=bool(self.torque[i]))
 
     def get_register(self, cmd_type: str, name: str, register: str) -> list[int]:
         """Values of the joints; none where there is no such register (names are case-sensitive)."""
         indices = self.joints(cmd_type, name)
-        if register not in {*KEPT, *LOST, *READ}:
-            self._complain(f"no register '{register}'. {nearest(register, {*KEPT, *LOST, *READ})}")
+        if register not in self._registers.names:
+            self._complain(f"no register '{register}'. {nearest(register, self._registers.names)}")
             return []
         return [self._read(register, i) for i in indices]
 
@@ -196,17 +203,69 @@ class Motors:
 
     # what time does
 
-    def advance(self, seconds: float, position: Vector) -> None:
-        """Move the setpoints as the motors' profiles do; the arm is at `position` (7,) rad now."""
+    def advance(
+        self, seconds: float, position: Vector, velocity: Vector | None = None, effort: Vector | None = None
+    ) -> None:
+        """Move the setpoints as the motors' profiles do; the arm is at `position` (7,) rad now.
+
+        Args:
+            velocity, effort: (7,) rad/s and mA that the motors measure; at rest by default.
+        """
         self._position = position.copy()
-        self._silent = max(0.0, self._silent - seconds)
+        self._velocity = np.zeros(7) if velocity is None else velocity.copy()
+        self._effort = np.zeros(7) if effort is None else effort.copy()
+        self._time += seconds
+        self._reboot(seconds)
         self._since += seconds
         timed = np.array([self.profile[joint] == "time" for joint in JOINTS])
         turning = np.array(["position" not in self.mode[joint] for joint in JOINTS])
         goal = np.where(timed, self._by_time(), self._by_speed(seconds))
-        reach = np.clip(self.setpoint + self._drive * seconds, position - 0.15, position + 0.15)
-        self.setpoint = np.where(self.torque, np.where(turning, reach, goal), position)
+        rate, strength = self._turn()
+        # a motor that is held back pulls no harder than its current: its setpoint waits so far ahead of it
+        ahead = strength / (STIFFNESS * MILLIAMPERE_PER_NEWTON_METRE)
+        one_way = np.array([self.mode[joint] in {"pwm", "current"} for joint in JOINTS])
+        low = position - np.where(one_way & (rate >= 0), 0.0, ahead)
+        high = position + np.where(one_way & (rate <= 0), 0.0, ahead)
+        wanted = np.clip(np.where(turning, self.setpoint + rate * seconds, goal), low, high)
+        self.setpoint = np.where(self.torque, wanted, position)
         self._overload(seconds)
+
+    def _turn(self) -> tuple[Vector, Vector]:
+        """(7,) rad/s that motors turn at where nothing holds them, and (7,) mA that they push with at most."""
+        rate, strength = np.zeros(7), np.full(7, np.inf)
+        for i, joint in enumerate(JOINTS):
+            mode = self.mode[joint]
+            if mode == "velocity":
+                rate[i], strength[i] = self._registers["Goal_Velocity"][i] * SPEED_UNIT, _STEADY[i]
+            elif mode == "pwm":
+                duty = self._registers["Goal_PWM"][i] / table.FULL_PWM
+                rate[i], strength[i] = FREE_SPEED * duty, STALL_MA * abs(duty)
+            elif mode == "current":
+                current = self._registers["Goal_Current"][i] * CURRENT_UNIT
+                strength[i] = abs(current)
+                if strength[i] > FRICTION_MA:
+                    rate[i] = np.sign(current) * FREE_SPEED * max(0.1, 1 - strength[i] / STALL_MA)
+            elif mode == "current_based_position":
+                strength[i] = abs(self._registers["Goal_Current"][i]) * CURRENT_UNIT
+        return rate, strength
+
+    def _reboot(self, seconds: float) -> None:
+        self._reboot_left -= seconds
+        while self._rebooting and self._reboot_left <= 0:
+            self._rebooting.pop(0)
+            self._begin_reboot()
+            if not self._rebooting:
+                for i in self._rebooted:
+                    self.enable("single", JOINTS[i], True)
+
+    def _begin_reboot(self) -> None:
+        """The first joint of those that reboot: its motors are off from now on."""
+        if not self._rebooting:
+            return
+        i = self._rebooting[0]
+        self._reboot_left += self._reboot_s * table.COUNT.get(JOINTS[i], 1)
+        self._errors[i], self.torque[i] = 0, False
+        self._registers.reboot(i, self.mode[JOINTS[i]])
 
     def _by_time(self) -> Vector:
         """Where a motion that has a time to arrive in (ms) is: ramps of constant acceleration at both ends."""
@@ -239,18 +298,23 @@ class Motors:
         turning = "position" not in mode
         if not self.torque[i] or not np.isfinite(value) or turning != ("position" not in self.mode[JOINTS[i]]):
             return  # a motor that turns has no use for a goal position, nor one with a goal for a speed
-        if mode == "linear_position":
-            value = self._motor_angle(value)
         if turning:
-            unit = {"velocity": 1.0, "pwm": FREE_SPEED / FULL_PWM, "current": FREE_SPEED / STALL_MA}[mode]
-            self._drive[i] = value * unit
-            return
-        if mode != "ext_position" and not self._lower[i] <= value <= self._upper[i]:
-            self._complain(f"{JOINTS[i]} does not go to {value:.3f} rad, its limits are "
-                           f"{self._lower[i]:.3f} and {self._upper[i]:.3f}: ignored")  # fmt: skip
-            return
-        if value != self.goal[i]:
-            self._from[i], self._since[i], self.goal[i] = self.setpoint[i], 0.0, value
+            unit = {"velocity": SPEED_UNIT, "pwm": 1.0, "current": CURRENT_UNIT}[mode]
+            self.set_register("single", JOINTS[i], table.DRIVEN[mode], round(value / unit))
+        else:
+            self._go(i, self._motor_angle(value) if mode == "linear_position" else value)
+
+    def _go(self, i: int, angle: float) -> None:
+        """A goal position in rad, within the limits."""
+        low, high = self._registers["Min_Position_Limit"][i], self._registers["Max_Position_Limit"][i]
+        value = round(table.MIDDLE + angle / ANGLE_UNIT)
+        if self.mode[JOINTS[i]] != "ext_position" and not low - 1 <= value <= high + 1:
+            lower, upper = ((limit - table.MIDDLE) * ANGLE_UNIT for limit in (low, high))
+            self._complain(
+                f"{JOINTS[i]} does not go to {angle:.3f} rad, its limits are {lower:.3f} and {upper:.3f}: ignored"
+            )
+        elif angle != self.goal[i]:
+            self._from[i], self._since[i], self.goal[i] = self.setpoint[i], 0.0, angle
 
     def _motor_angle(self, opening: float) -> float:
         """rad for a distance (m) between the two fingers."""
@@ -258,19 +322,34 @@ class Motors:
 
     def _hold(self, i: int) -> None:
         self.setpoint[i] = self.goal[i] = self._from[i] = self._position[i]
-        self._drive[i] = self._speed[i] = 0.0
+        self._speed[i] = 0.0
+        self._registers.rest(i, self.mode[JOINTS[i]])
 
     def _read(self, register: str, i: int) -> int:
         if register in self._registers:
             return int(self._registers[register][i])
         joint = JOINTS[i]
+        moving = abs(self._velocity[i]) > self._registers["Moving_Threshold"][i] * SPEED_UNIT
         values = {
-            "Present_Position": 2048 + self._position[i] * 2048 / np.pi,
-            "Goal_Position": 2048 + self.goal[i] * 2048 / np.pi,
+            "Present_Position": table.MIDDLE + self._position[i] / ANGLE_UNIT,
+            "Position_Trajectory": table.MIDDLE + self.setpoint[i] / ANGLE_UNIT,
+            "Goal_Position": table.MIDDLE + self.goal[i] / ANGLE_UNIT,
+            "Present_Velocity": self._velocity[i] / SPEED_UNIT,
+            "Velocity_Trajectory": self._velocity[i] / SPEED_UNIT,
+            "Present_Current": self._effort[i] / CURRENT_UNIT,
+            "Present_PWM": np.clip(self._effort[i] / STALL_MA, -1, 1) * table.FULL_PWM,
+            "Moving": moving,
+            "Moving_Status": int(moving) << 1 | (abs(self.goal[i] - self._position[i]) < 0.02),
             "Torque_Enable": self.torque[i],
             "Hardware_Error_Status": self._errors[i],
             "Operating_Mode": MODES[self.mode[joint]],
             "Drive_Mode": 4 * (self.profile[joint] == "time"),
-            "Present_Temperature": WARM,
+            "Present_Temperature": table.WARM,
+            "Present_Input_Voltage": table.VOLTAGE,
+            "Realtime_Tick": self._time * 1e3 % 32768,
+            "Registered_Instruction": 0,
+            "Model_Number": table.MOTORS[self.model.name][i][0],
+            "Firmware_Version": table.FIRMWARE,
+            "ID": table.IDS[i],
         }
         return round(float(values[register]))

@@ -13,7 +13,7 @@ from aloha_kit.config import RigConfig
 from aloha_kit.core import ARM_MODELS, ConfigError, START_ARM_POSE
 from aloha_kit.ros.sim_rig.arms import folded, Follower, JointFollower, JointLeader, Leader
 from aloha_kit.ros.sim_rig.base import Base
-from aloha_kit.ros.sim_rig.motors import GRIPPER, Motors
+from aloha_kit.ros.sim_rig.motors import GRIPPER, Motors, REBOOT_S
 from aloha_kit.ros.sim_rig.person import Gesture, HOME, Person
 from aloha_kit.sim.environment import START_GRIPPER
 from aloha_kit.sim.live import LiveScene
@@ -40,13 +40,21 @@ class SimRig:
         person: who holds the leaders, or None.
         seed: of the first objects, and again of the first reset.
         complain: told, with the arm's name, what a driver would log.
+        reboot_s: how long an Interbotix driver is blocked by each motor that reboots.
 
     Raises:
         ConfigError: a rig that no scene has, or an unknown scene.
     """
 
     def __init__(
-        self, config: RigConfig, scene: str, *, person: Person | None, seed: int, complain: Callable[[str], None]
+        self,
+        config: RigConfig,
+        scene: str,
+        *,
+        person: Person | None,
+        seed: int,
+        complain: Callable[[str], None],
+        reboot_s: float = REBOOT_S,
     ) -> None:
         if tuple(config.followers) != ARMS:
             raise ConfigError(
@@ -56,7 +64,7 @@ class SimRig:
         self.scene = LiveScene(scene, seed=seed)
         self.followers: dict[str, Follower | JointFollower] = {}
         self.leaders: dict[str, Leader | JointLeader] = {}
-        self._complain = complain
+        self._complain, self._reboot_s = complain, reboot_s
         self._hardware = config.teleop == "hardware"
         self._wake(config)
         self.person, self.base = person, Base() if config.base else None
@@ -171,7 +179,13 @@ class SimRig:
 
     def _motors(self, name: str, model: str, *, torque: bool) -> Motors:
         known = ARM_MODELS[model]
-        return Motors(known, folded(known), torque=torque, complain=lambda words: self._complain(f"{name}: {words}"))
+        return Motors(
+            known,
+            folded(known),
+            torque=torque,
+            complain=lambda words: self._complain(f"{name}: {words}"),
+            reboot_s=self._reboot_s,
+        )
 
     @staticmethod
     def _settle(arm: Follower | JointFollower) -> None:
