@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dacite
-import yaml
 
+from aloha_kit.config.yaml_file import parse
 from aloha_kit.core import ConfigError, nearest
-from aloha_kit.core.files import special_file
+from aloha_kit.core.errors import shown
 
 T = TypeVar("T")
 
@@ -74,12 +74,7 @@ def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
     Raises:
         ConfigError: not YAML, or something else than keys and values.
     """
-    if special := special_file(path):
-        raise ConfigError(f"{path} is {special}")
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    raw = parse(path)
     if raw is None:
         raw = empty
     if not isinstance(raw, dict):
@@ -101,7 +96,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
     except dacite.WrongTypeError as error:
         choices = typing.get_args(error.field_type) if typing.get_origin(error.field_type) is typing.Literal else ()
         hint = nearest(str(error.value), map(str, choices)) if choices else f"({error})"
-        raise ConfigError(f"{where}: {error.field_path} cannot be {error.value!r}. {hint}") from error
+        raise ConfigError(f"{where}: {error.field_path} cannot be {shown(error.value)}. {hint}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"{where}: {error}") from error
     except (TypeError, ValueError) as error:
@@ -139,7 +134,7 @@ def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
     known = {f.name for f in dataclasses.fields(cls)}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key '{key}'. {nearest(str(key), known)}")
+            raise ConfigError(f"{where}: unknown key {shown(key)}. {nearest(str(key), known)}")
         _check_list(hints[key], value, f"{where}: {key}")
         inner = _dataclass_in(hints[key])
         if inner is None or not isinstance(value, Mapping):
@@ -160,8 +155,10 @@ def _check_list(hint: Any, value: Any, where: str) -> None:
         return
     count = None if Ellipsis in items else len(items)
     if not isinstance(value, (list, tuple)) or count not in {None, len(value)}:
-        example = f" of {count} values" if count else f", e.g. [{value}]" if isinstance(value, (str, int)) else ""
-        raise ConfigError(f"{where} must be a list{example}; given {value!r}")
+        example = (
+            f" of {count} values" if count else f", e.g. [{str(value)[:80]}]" if isinstance(value, (str, int)) else ""
+        )
+        raise ConfigError(f"{where} must be a list{example}; given {shown(value)}")
 
 
 def _dataclass_in(hint: Any) -> Any:

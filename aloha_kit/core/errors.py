@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 16
 
 
 class AlohaKitError(Exception):
@@ -45,6 +50,11 @@ class HoldStill(Exception):  # noqa: N818 - a request, not a failure
     """
 
 
+def shown(value: object) -> str:
+    """A value for a message, cut where it is long."""
+    return _SHORT.repr(value)
+
+
 def counted(number: int, thing: str) -> str:
     """`1 episode`, `2 episodes`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
@@ -56,7 +66,7 @@ def nearest(given: str, known: Iterable[str]) -> str:
     >>> nearest("chunk_sise", ["chunk_size", "lr"])
     "Did you mean 'chunk_size'? Known: chunk_size, lr."
     """
-    names = sorted(known)
+    names, given = sorted(known), given[:100]
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Known: {', '.join(names) or '(none)'}."

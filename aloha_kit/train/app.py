@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 # Before anything makes a GL context: software EGL and torch's compiler stack otherwise crash one another (two LLVMs).
 import torch
@@ -58,10 +60,13 @@ def run(plan: Plan) -> None:
     if device == "cpu":
         keep_freed_memory()
     with processes(plan.launch, torch.device(device)) as world:
-        _train(plan, device, world)
+        stopped = _train(plan, device, world)
+    if stopped:
+        raise KeyboardInterrupt(stopped)
 
 
-def _train(plan: Plan, device: str, world: World) -> None:
+def _train(plan: Plan, device: str, world: World) -> str:
+    """Returns the signal that stopped the training early, in every process; empty where it came to its end."""
     args, task, folder = plan.args, plan.task, plan.folder
     config = args.training
     torch.manual_seed(config.seed)
@@ -72,22 +77,24 @@ def _train(plan: Plan, device: str, world: World) -> None:
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
     num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
     run_, resumed, first = Run(folder), None, 0
-    if args.resume is not None:
+    if args.resume is not None and not run_.empty:
         network, resumed = run_.resumable(Path(args.resume), args.network, table)
         first = resumed["position"]["step"]
-        _require_more(first, num_steps, "num_epochs" if config.num_epochs else "num_steps")
+        _require_more(resumed["position"], num_steps, config)
     else:
+        if args.resume is not None:
+            print(f"'{folder}' was stopped before its first checkpoint: training starts from the beginning")
         network = build(args.network, table.contract, table.statistics())
     frames = open_frames(table, args.network, config, device)
     loader = Loader(table, frames, args.network.chunk_size, pin=device.startswith("cuda"))
     network.to(device)
     place = device if world.size == 1 else f"{world.size} x {torch.device(device).type}"
     _describe(table, training, validation, network, num_steps, sampler, place)
-    if args.preflight_only or (args.preflight and args.resume is None):
+    if args.preflight_only or (args.preflight and resumed is None):
         report = world.from_first(lambda: inspect(table, loader, network, seed=config.seed))
         print(report.text())
         if args.preflight_only:
-            return
+            return ""
         report.require()
     if world.first and args.resume is not None:
         run_.note(to_snapshot(args))
@@ -113,17 +120,21 @@ def _train(plan: Plan, device: str, world: World) -> None:
             from aloha_kit.train.evaluation import SimEvaluator
 
             job.evaluate = SimEvaluator(task, config, folder / "rollouts", progress, stop)
-        end = Trainer(job, progress, resumed).fit()
+        trainer = Trainer(job, progress, resumed)
+        end = trainer.fit()
+        # where another process was told to stop, the first one may not have been
+        stopped = world.from_first(lambda: stop() or signal.SIGTERM.name) if trainer.stopped else ""
     if not world.first:
-        return
+        return stopped
     try:
         plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png")
     except ImportError as error:  # a picture is not worth a failed run
         print(f"no loss.png: {error}; the numbers are in {folder / 'metrics.csv'}")
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
     print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
-    if end.step < num_steps and stop():
-        print(f"stopped on request; go on with: python -m aloha_kit.train --resume {folder}")
+    if stopped:
+        print(f"stopped on request; go on with: python -m aloha_kit.train --resume {shlex.quote(str(folder))}")
+    return stopped
 
 
 def choose_device(name: str, launch: Launch = ALONE) -> str:
@@ -157,25 +168,36 @@ def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig,
 
 
 @contextmanager
-def stop_requests(*, insistent: bool = True) -> Iterator[Callable[[], bool]]:
-    """Inside, the first SIGINT or SIGTERM only asks to stop after the present step; a second one interrupts, if
-    `insistent`: a launcher passes on what its processes have got already, and ends those that do not come."""
-    asked = threading.Event()
+def stop_requests(*, insistent: bool = True) -> Iterator[Callable[[], str]]:
+    """Inside, the first SIGINT, SIGTERM or SIGHUP (a closed ssh connection) only asks to stop after the present step;
+    a second one interrupts, if `insistent`: a launcher passes on what its processes have got already, and ends those
+    that do not come. Yields a function that gives the signal's name, empty before one came. SIGHUP under nohup stays
+    ignored."""
+    asked: list[str] = []
 
     def ask(signum: int, frame: FrameType | None) -> None:
-        if asked.is_set():
-            if insistent:
-                raise KeyboardInterrupt(signal.Signals(signum).name)
+        name = signal.Signals(signum).name
+        if asked:
+            # the shell of a closed terminal passes the terminal's own SIGHUP on
+            if insistent and signum != signal.SIGHUP:
+                raise KeyboardInterrupt(name)
             return
-        asked.set()
-        print(f"\n{signal.Signals(signum).name}: saving after this step", flush=True)
+        asked.append(name)
+        with suppress(RuntimeError):  # the signal came in the middle of another line
+            print(f"\n{name}: saving after this step", flush=True)
+
+    def stop() -> str:
+        return asked[0] if asked else ""
 
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield stop
         return
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
     try:
-        yield asked.is_set
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -190,11 +212,16 @@ def _require_rollouts() -> None:
         raise ConfigError(f"rollouts need the extras sim and view ({error}); or train with --eval_every 0") from error
 
 
-def _require_more(reached: int, num_steps: int, flag: str) -> None:
+def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConfig) -> None:
     """Raise `ConfigError` if a run has come as far as it is asked to go."""
+    reached, flag = position["step"], "num_epochs" if config.num_epochs else "num_steps"
     if num_steps <= reached:
         left = "nothing left to do" if num_steps == reached else f"{num_steps} steps lie behind it"
         raise ConfigError(f"already at step {reached}: {left}; give a larger --{flag}")
+    if config.time_limit_s is not None and position["seconds"] >= config.time_limit_s:
+        raise ConfigError(
+            f"already trained for {position['seconds']:.0f} s of {config.time_limit_s:g}; give a larger --time_limit_s"
+        )
 
 
 def _table(plan: Plan) -> EpisodeTable:

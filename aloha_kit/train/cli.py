@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
-import yaml
 from tyro.conf import arg, OmitArgPrefixes
 
 from aloha_kit.config import find, from_mapping, load, names, TaskConfig, to_mapping
+from aloha_kit.config.load import read
 from aloha_kit.config.policies import load_policy, policy_from_mapping, PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
@@ -94,7 +94,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
     pairs = pairwise([*words, "--"])  # a flag without a value is followed by the next flag, or by the end
     given = ["--amp=bf16" if word == "--amp" and after.startswith("--") else word for word, after in pairs]
     resumed = _value(given, "--resume")
-    default = _snapshot(run_folder(Path(resumed))) if resumed is not None else _fresh(given)
+    default = read_snapshot(run_folder(Path(resumed))) if resumed is not None else _fresh(given)
     # the class is only known once the policy's file was read
     generic: Any = TrainArgs
     cls = generic[type(default.network)]
@@ -118,7 +118,10 @@ def run_folder(path: Path) -> Path:
     for candidate in (path, path.parent.parent):
         if (candidate / SNAPSHOT).is_file():
             return candidate
-    raise ConfigError(f"'{path}' is not a training run: it should hold {SNAPSHOT} and a folder checkpoints")
+    raise ConfigError(
+        f"'{path}' is not a training run: it should hold {SNAPSHOT} and a folder checkpoints. "
+        f"Leave --resume out to start a new one"
+    )
 
 
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
@@ -137,10 +140,15 @@ def _fresh(given: Sequence[str]) -> TrainArgs[PolicyConfig]:
     return TrainArgs(policy=policy, recipe=recipe, training=training, network=load_policy(policy))
 
 
-def _snapshot(run: Path) -> TrainArgs[PolicyConfig]:
+def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
+    """The values that a run was started with.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
     file = run / SNAPSHOT
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = read(file)
         if values["training"].get("amp") is True:  # before there was fp16
             values["training"]["amp"] = "bf16"
         training = from_mapping(TrainConfig, values.pop("training"), where=f"{file}: training")
@@ -149,8 +157,11 @@ def _snapshot(run: Path) -> TrainArgs[PolicyConfig]:
             value = values.pop(key)  # dataset_dir was one folder once
             values[key] = None if value is None else (value,) if isinstance(value, str) else tuple(value)
         return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
-    except (yaml.YAMLError, OSError, AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{file} is damaged, so its run cannot be resumed: {error}") from error
+    except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{file} is damaged, so its run cannot be resumed: {error}. Start a new run with another --ckpt_dir; "
+            f"policies in {run / 'checkpoints'} can still be deployed"
+        ) from error
 
 
 def _require_same(run: TrainArgs[PolicyConfig], given: TrainArgs[PolicyConfig]) -> None:

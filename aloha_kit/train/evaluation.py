@@ -32,7 +32,7 @@ class SimEvaluator:
         config: TrainConfig,
         folder: Path,
         progress: Progress,
-        stop: Callable[[], bool] = lambda: False,
+        stop: Callable[[], object] = lambda: False,
     ) -> None:
         self._task, self._config, self._folder, self._progress, self._stop = task, config, folder, progress, stop
         self._env: Environment | None = None

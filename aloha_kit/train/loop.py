@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from aloha_kit.config.training import TrainConfig
+from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch, to_device
 from aloha_kit.data.loader import Loader, prefetch
 from aloha_kit.data.sampler import Sampler
@@ -20,7 +21,7 @@ from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.distributed import World
 from aloha_kit.train.optim import lr_factor
 from aloha_kit.train.progress import Progress
-from aloha_kit.train.runs import Run
+from aloha_kit.train.runs import Position, Run
 from aloha_kit.train.step import seed_of, Step
 
 SAVE_SECONDS = 300.0  # `last` is never older than this, however rare validations are
@@ -43,18 +44,8 @@ class Job:
     data: Mapping[str, int | str] = field(default_factory=dict)  # what to know the episodes by when resuming
     task: str = ""  # what the episodes were recorded for; noted in every checkpoint
     evaluate: Evaluator | None = None
-    stop: Callable[[], bool] = lambda: False  # asked after every step: save and leave
+    stop: Callable[[], object] = lambda: False  # asked after every step: save and leave where it is true
     world: World = field(default_factory=World)
-
-
-@dataclass
-class Position:
-    """How far a run has come."""
-
-    step: int = 0  # optimiser steps done
-    seconds: float = 0.0  # spent training, all sessions together
-    best: float | None = None  # what `best` was chosen by, lower is better
-    best_step: int = 0
 
 
 class Trainer:
@@ -69,9 +60,16 @@ class Trainer:
         self.job, self.config, self.network, self.progress = job, job.config, job.network, progress
         self.step = Step(job.network, job.config, job.world)
         self.position = Position()
+        self.stopped = False  # on request, before its end
         if resumed is not None:
             self.position = Position(**resumed["position"])
-            self.step.restore(resumed)
+            try:
+                self.step.restore(resumed)
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise ConfigError(
+                    f"the training state of {job.run.folder} does not fit its network and optimiser: {error}. "
+                    "Go on from another checkpoint, or start a new run with another --ckpt_dir"
+                ) from error
 
     @property
     def deployed(self) -> ChunkNetwork:
@@ -106,6 +104,7 @@ class Trainer:
                 if config.save_every and position.step % config.save_every == 0:
                     self._save(f"step_{position.step}")
                 if stopped or last:
+                    self.stopped = stopped and not last
                     break
         return position
 
@@ -127,7 +126,7 @@ class Trainer:
     def _agree(self, seconds: float) -> bool:
         """Whether anybody was asked to stop; the first process says how late it is."""
         world = self.job.world
-        asked, self.position.seconds = world.total(float(self.job.stop()), seconds if world.first else 0.0)
+        asked, self.position.seconds = world.total(float(bool(self.job.stop())), seconds if world.first else 0.0)
         return asked > 0
 
     def _progress(self) -> float:

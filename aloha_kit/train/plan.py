@@ -13,7 +13,7 @@ from aloha_kit.core import ConfigError, Contract, EpisodeError
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode.embodiment import given_contract
 from aloha_kit.episode.selection import select, Selection
-from aloha_kit.train.cli import run_folder, SNAPSHOT, task_of, TrainArgs
+from aloha_kit.train.cli import read_snapshot, run_folder, SNAPSHOT, task_of, TrainArgs
 from aloha_kit.train.launch import ALONE, Launch
 
 
@@ -37,6 +37,7 @@ def make_plan(args: TrainArgs[PolicyConfig], launch: Launch = ALONE) -> Plan:
         EpisodeError: there are no episodes.
     """
     _require_pieces(args, launch.size)
+    _require_statistics(args)
     task = task_of(args)
     if args.training.eval_every and task is None:
         raise ConfigError("rollouts need a task: give --task, or --eval_every 0")
@@ -70,9 +71,14 @@ def reserved(plan: Plan) -> Iterator[None]:
 
 def require_unused(folder: Path) -> None:
     """Raise `ConfigError` if a run's folder holds something already: it is never written over."""
-    if folder.is_dir() and any(folder.iterdir()):
-        how = f"go on with it by --resume {folder}, or " if (folder / SNAPSHOT).is_file() else ""
-        raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    how = ""
+    if (folder / SNAPSHOT).is_file():
+        with suppress(ConfigError):  # damaged, and so not to be resumed
+            read_snapshot(folder)
+            how = f"go on with it by --resume {folder}, or "
+    raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
 
 
 def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
@@ -90,6 +96,16 @@ def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
         raise ConfigError(
             f"backbone_norm batch takes its statistics from a batch at once, and {processes} processes with "
             f"--accumulate {config.accumulate} see it in {pieces} pieces; use --backbone_norm frozen or group"
+        )
+
+
+def _require_statistics(args: TrainArgs[PolicyConfig]) -> None:
+    """Raise `ConfigError` where weights would be averaged beside statistics that are not."""
+    if args.training.ema and args.network.use_images and args.network.backbone_norm == "batch":
+        raise ConfigError(
+            f"--ema {args.training.ema:g} averages weights, and backbone_norm batch keeps running statistics that "
+            "belong to the weights of one step: the averaged network would be validated and saved with another's. "
+            "Use --ema 0, or --backbone_norm frozen or group"
         )
 
 

@@ -15,6 +15,8 @@ import hashlib
 import os
 import pickle
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,17 @@ from aloha_kit.train.cli import SNAPSHOT
 from aloha_kit.train.plan import require_unused
 
 STATE = "training_state.pt"
+_DAMAGE = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError)
+
+
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int = 0  # optimiser steps done
+    seconds: float = 0.0  # spent training, all sessions together
+    best: float | None = None  # what `best` was chosen by, lower is better
+    best_step: int = 0
 
 
 class Run:
@@ -40,6 +53,12 @@ class Run:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.checkpoints = folder / "checkpoints"
+
+    @property
+    def empty(self) -> bool:
+        """Whether the run was stopped before its first checkpoint, so that it can only begin again."""
+        found = self.checkpoints.glob(f"*/{checkpoint.WEIGHTS}")
+        return all(".new." in file.parent.name for file in found)  # of a save that was killed
 
     @classmethod
     def create(cls, folder: Path, values: Mapping[str, Any]) -> Run:
@@ -57,7 +76,10 @@ class Run:
         """Keep the values that the run is done with."""
         text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
         temporary = self.folder / f".{SNAPSHOT}.tmp"
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut may leave an empty file under the final name
         os.replace(temporary, self.folder / SNAPSHOT)
 
     def save(self, name: str, network: ChunkNetwork, state: Mapping[str, Any] | None, about: dict[str, Any]) -> Path:
@@ -77,19 +99,25 @@ class Run:
         """The training state that a path names: a run (its `last`), or one of its checkpoints.
 
         Raises:
-            ConfigError: there is none, or it is damaged; says which checkpoints have one.
+            ConfigError: there is none, or it is damaged; says what to resume from instead.
         """
-        folder = self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path
+        folder = self._checkpoint(path)
         spare = folder.with_name(f".{folder.name}.old")  # the machine stopped between the two renames of saving
         for file in (folder / STATE, spare / STATE):
             if file.is_file():
                 try:
                     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-                except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-                    others = self._resumable(apart_from=folder)
-                    raise ConfigError(f"{file} is damaged; other checkpoints to resume from: {others}") from error
+                    Position(**state["position"])
+                    dict(state["data"])
+                    if not (isinstance(state["network"], dict) and isinstance(state["optimiser"], dict)):
+                        raise ValueError("network and optimiser are no mappings")
+                except _DAMAGE as error:
+                    raise ConfigError(f"{file} is damaged; {self._instead(folder)}") from error
                 return state
-        raise ConfigError(f"'{folder}' has no training state to resume from; there are: {self._resumable()}")
+        raise ConfigError(f"'{folder}' has no training state to resume from; {self._instead(folder)}")
+
+    def _checkpoint(self, path: Path) -> Path:
+        return self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path
 
     def resumable(self, path: Path, config: PolicyConfig, table: EpisodeTable) -> tuple[ChunkNetwork, dict[str, Any]]:
         """Network and training state to go on with from `path`. Normalisation stays that of the checkpoint, since the
@@ -100,7 +128,11 @@ class Run:
             ContractError: the episodes are of another embodiment than the checkpoint.
         """
         state = self.state(path)
-        network = checkpoint.load(self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path)
+        folder = self._checkpoint(path)
+        try:
+            network = checkpoint.load(folder)
+        except checkpoint.CheckpointError as error:
+            raise ConfigError(f"{error}; {self._instead(folder)}") from error
         was, wanted = to_mapping(network.config), to_mapping(config)
         differing = [f"{key} {was.get(key)} (now {value})" for key, value in wanted.items() if was.get(key) != value]
         if network.config.kind != config.kind or differing:
@@ -112,9 +144,13 @@ class Run:
             print(f"the episodes have changed ({then} then; {now} now): order and split are new")
         return network, state
 
-    def _resumable(self, apart_from: Path | None = None) -> str:
-        folders = {file.parent for file in self.checkpoints.glob(f"*/{STATE}")} - {apart_from}
-        return ", ".join(sorted(folder.name for folder in folders if folder)) or "(none)"
+    def _instead(self, folder: Path) -> str:
+        """What to do where `folder` cannot be resumed from: the newest other checkpoint, or a new run."""
+        states = sorted(self.checkpoints.glob(f"[!.]*/{STATE}"), key=lambda file: file.stat().st_mtime, reverse=True)
+        others = [file.parent for file in states if file.parent.resolve() != folder.resolve()]
+        if others:
+            return f"go on from an older checkpoint with --resume {others[0]}"
+        return "no other checkpoint can be resumed from; start a new run with another --ckpt_dir"
 
 
 def describe_data(table: EpisodeTable) -> dict[str, int | str]:
@@ -150,6 +186,10 @@ class MetricsFile:
 
 
 def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, values only where there are some."""
-    with file.open(newline="", encoding="utf-8") as handle:
-        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(handle)]
+    """The rows of a metrics.csv, values only where there are some; rows that a crash damaged are left out."""
+    rows = []
+    with file.open(newline="", encoding="utf-8", errors="replace") as handle:
+        for row in csv.DictReader(line.replace("\0", "") for line in handle):
+            with suppress(TypeError, ValueError):
+                rows.append({key: float(value) for key, value in row.items() if value})
+    return [row for row in rows if "step" in row]

@@ -140,7 +140,7 @@ def test_serving_says_where_and_at_the_end_how_fast(
 
     monkeypatch.setattr(PolicyServer, "serve_forever", asked_and_interrupted)
     given = ["--token", token] if token else []
-    assert fail("serve", "--ckpt", trained, "--port", "0", *given) == "130"
+    assert fail("serve", "--ckpt", trained, "--port", "0", *given) == "143"
     assert "network: 1 times, p50 " in capsys.readouterr().out
 
 

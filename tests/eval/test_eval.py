@@ -127,7 +127,7 @@ def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monk
 
     monkeypatch.setattr(BatchedNetwork, "__call__", interrupted)
     argv = ("--ckpt", trained, *TASK, "--num_rollouts", 9, "--batch", 2, "--workers", 1, "--output", tmp_path / "out")
-    assert fail(*argv) == "130"
+    assert fail(*argv) == "143"
     (found,) = report(tmp_path / "out")["checkpoints"]
     assert [r["seed"] for r in found["rollouts"]] == [100_000, 100_001]
     assert found["success"]["trials"] == 2

@@ -209,7 +209,7 @@ def test_sigterm_keeps_the_episode_and_parks(
         return still(4)
 
     Scripted(monkeypatch, says)
-    assert fail(rig, checkpoint, tmp_path) == "130"
+    assert fail(rig, checkpoint, tmp_path) == "143"
     assert_parked(capfd.readouterr().out)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.attrs["reason"] == "KeyboardInterrupt: SIGTERM"

@@ -210,7 +210,7 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     bench.wait_for("recording", process, 3)
     bench.wait_for_steps()
     process.signal(signal.SIGTERM)
-    assert process.wait() == 130
+    assert process.wait() == 143
     assert all(leader.torque["waist"] for leader in bench.leaders)
     assert all(follower.torque["waist"] for follower in bench.followers)
     assert list_episodes(bench.data) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,7 +102,9 @@ def test_a_damaged_state_names_the_other_checkpoints(tmp_path: Path, flags: list
     main([*flags, "--no_preflight", "--num_steps", "4", "--save_every", "2"])
     state = tmp_path / "run" / "checkpoints" / "last" / "training_state.pt"
     state.write_bytes(state.read_bytes()[:2000])
-    expected = r"last/training_state.pt is damaged; other checkpoints to resume from: step_2, step_4$"
+    expected = (
+        rf"last/training_state.pt is damaged; go on from an older checkpoint with --resume {tmp_path}/run/\S+/step_4$"
+    )
     with pytest.raises(SystemExit, match=expected):
         main(["--resume", str(tmp_path / "run"), "--num_steps", "6"])
 
@@ -220,7 +223,7 @@ def test_device_is_checked() -> None:
         choose_device("gpu")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_and_stops(tmp_path: Path, flags: list[str], number: signal.Signals) -> None:
     command = [sys.executable, "-m", "aloha_kit.train", *flags, "--no_preflight", "--num_steps", "1000000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -234,11 +237,75 @@ def test_a_signal_saves_and_stops(tmp_path: Path, flags: list[str], number: sign
         out, error = process.communicate(timeout=240)
     finally:
         process.kill()
-    assert process.returncode == 0, error
+    assert process.returncode == 128 + number, error
+    assert "Traceback" not in error
     assert f"{number.name}: saving after this step" in out
     assert f"python -m aloha_kit.train --resume {tmp_path / 'run'}" in out
     saved = checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"]
     assert saved == read_metrics(metrics)[-1]["step"]
+
+
+def test_every_state_of_a_run_has_one_next_command(tmp_path: Path, flags: list[str]) -> None:
+    """What a fresh start names works, and never leads back to it."""
+    run, resume = tmp_path / "run", ["--resume", str(tmp_path / "run")]
+    last = run / "checkpoints" / "last"
+    elsewhere = "no other checkpoint can be resumed from; start a new run with another --ckpt_dir"
+
+    def refused(words: list[str]) -> str:
+        with pytest.raises(SystemExit) as end:
+            main(words)
+        return str(end.value.code)
+
+    assert refused(resume).endswith("Leave --resume out to start a new one")
+    main([*flags, "--no_preflight", "--num_steps", "2"])
+    # killed before its first checkpoint, and within it
+    shutil.rmtree(run / "checkpoints" / "best")
+    shutil.move(last, run / "checkpoints" / ".last.new.abc")
+    assert refused(flags).endswith(
+        f"is not empty; go on with it by --resume {run}, or choose another place with --ckpt_dir"
+    )
+    main([*resume, "--num_steps", "3"])
+    assert checkpoint.notes(last)["step"] == 3
+    # a state that cannot be read, and nothing else to go on from
+    whole = (last / "training_state.pt").read_bytes()
+    for damage in (b"", whole[:1000], b"\x80\x04]\x94."):
+        (last / "training_state.pt").write_bytes(damage)
+        assert refused(resume).endswith(f"is damaged; {elsewhere}")
+    for state in ([1], {"position": 3}, {"position": {"step": 1}, "data": {}}):
+        torch.save(state, last / "training_state.pt")
+        assert "is damaged; no other checkpoint" in refused(resume)
+    (last / "training_state.pt").unlink()
+    assert refused(resume).endswith(f"to resume from; {elsewhere}")
+    (run / "config.yaml").write_bytes(b"\0" * 300)  # after a power cut
+    assert refused(flags).endswith("run' is not empty; choose another place with --ckpt_dir")
+    assert "is damaged, so its run cannot be resumed" in refused(resume)
+    assert checkpoint.load(last).chunk_size > 0, "nothing was written over"
+
+
+def test_time_that_is_used_up_is_said(tmp_path: Path, flags: list[str]) -> None:
+    main([*flags, "--no_preflight", "--time_limit_s", "0.001"])
+    with pytest.raises(SystemExit, match=r"error: already trained for \d+ s of 0.001; give a larger --time_limit_s$"):
+        main(["--resume", str(tmp_path / "run")])
+
+
+def test_averaged_weights_beside_running_statistics_are_refused(tmp_path: Path, flags: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"error: --ema 0.9 averages weights, and backbone_norm batch keeps running"):
+        main([*flags, "--ema", "0.9", "--backbone_norm", "batch"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_closed_terminal_tells_twice_and_nohup_not_at_all() -> None:
+    with stop_requests() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert stop() == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop() == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_signal_interrupts() -> None:

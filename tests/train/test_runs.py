@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError
+from aloha_kit.train.cli import parse, to_snapshot
 from aloha_kit.train.progress import plot_losses
 from aloha_kit.train.runs import MetricsFile, read_metrics, Run
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
-    Run.create(tmp_path / "run", {"lr": 1})
+    Run.create(tmp_path / "run", to_snapshot(parse(["--dataset_dir", "data"])))
     with pytest.raises(ConfigError, match=r"run' is not empty; go on with it by --resume .*run, or .*--ckpt_dir"):
         Run.create(tmp_path / "run", {})
     (tmp_path / "papers").mkdir()
@@ -28,7 +29,7 @@ def test_nothing_to_resume_says_what_there_is(tmp_path: Path) -> None:
     (run.checkpoints / "best").mkdir(parents=True)
     (run.checkpoints / "step_10").mkdir()
     (run.checkpoints / "step_10" / "training_state.pt").touch()
-    with pytest.raises(ConfigError, match=r"last' has no training state to resume from; there are: step_10"):
+    with pytest.raises(ConfigError, match=r"last' has no training state .* go on from an older .*--resume .*/step_10$"):
         run.state(run.folder)
     with pytest.raises(ConfigError, match=r"best' has no training state"):
         run.state(run.checkpoints / "best")
@@ -47,6 +48,9 @@ def test_metrics_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
         {"step": 20, "loss": 0.05},
         {"step": 30, "loss": 9.0},
     ]
+    with file.open("ab") as handle:
+        handle.write(b"40,1.5,0.2\n50,1.\xff,\n\0\0\0\nwords,2\n6")
+    assert [row["step"] for row in read_metrics(file)] == [10, 20, 30, 40, 6]
     assert MetricsFile(file, after=0)
     assert read_metrics(file) == []
 

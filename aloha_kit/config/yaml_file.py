@@ -1,0 +1,150 @@
+"""YAML as people write it: what is wrong with a file is said by line, and nothing in it can cost memory or time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aloha_kit.core import ConfigError
+from aloha_kit.core.files import special_file
+
+_BYTES = 1 << 20
+_DEPTH = 32
+_VALUES = 100_000  # after aliases are expanded
+_BITS = 63  # of an integer
+_BYTE_ORDER_MARKS = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+
+
+def parse(path: Path) -> Any:
+    """The content of a YAML file as plain values; None where it is empty.
+
+    Raises:
+        ConfigError: it cannot be read, is not UTF-8 or not YAML, gives a key twice, or is too large or too deep.
+    """
+    text = _text(path)
+    try:
+        return _Loader(text).get_single_data()
+    except _Refused as error:
+        raise ConfigError(f"{path}, line {error.line}: {error.problem}") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line if mark else 0
+        begin = text.splitlines()[line] if mark and line < len(text.splitlines()) else ""
+        if "\t" in begin[: len(begin) - len(begin.lstrip())]:
+            raise ConfigError(f"{path}, line {line + 1}: indented with a tab, and YAML takes spaces only") from None
+        what = " ".join(str(part) for part in (error.context, error.problem) if part)
+        raise ConfigError(f"{path} is not YAML: line {line + 1}: {what}") from None
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _text(path: Path) -> str:
+    try:
+        if special := special_file(path):
+            raise ConfigError(f"{path} is {special}")
+        size = path.stat().st_size
+        if size > _BYTES:
+            raise ConfigError(f"{path} has {size / 1e6:.1f} MB, a configuration at most {_BYTES / 1e6:.0f} MB")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    for mark, name in _BYTE_ORDER_MARKS.items():
+        if data.startswith(mark):
+            raise ConfigError(f"{path} is {name}; save it as UTF-8")
+    if b"\0" in data[:200]:
+        raise ConfigError(f"{path} is UTF-16 or no text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        try:
+            data.decode("gbk")
+        except UnicodeDecodeError:
+            raise ConfigError(f"{path}, line {line}: not UTF-8; save the file as UTF-8") from None
+        raise ConfigError(f"{path}, line {line}: not UTF-8 but probably GBK; save the file as UTF-8") from None
+
+
+class _Refused(yaml.MarkedYAMLError):
+    """YAML that is in order, and still no configuration."""
+
+    def __init__(self, problem: str, mark: yaml.Mark) -> None:
+        super().__init__(problem=problem, problem_mark=mark)
+        self.line = mark.line + 1
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, with bounds, and keys once only."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > _DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _Refused(f"nested deeper than {_DEPTH} levels", mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None:
+            _require_bounded(node)
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                problem = f"the key '{key.value}' is given twice, first in line {lines[key.value]}"
+                raise _Refused(problem, key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return node
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value = super().construct_yaml_int(node) if len(node.value) <= 100 else 1 << _BITS
+        if abs(value) >= 1 << _BITS:
+            raise _Refused(f"an integer beyond {_BITS} bits: {node.value[:20]}…", node.start_mark)
+        return int(value)
+
+    def construct_yaml_float(self, node: Any) -> float:
+        value = float(super().construct_yaml_float(node))
+        if math.isnan(value):
+            raise _Refused(f"{node.value} is no number", node.start_mark)
+        return value
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", getattr(_Loader, f"construct_yaml_{_tag}"))
+
+
+def _require_bounded(root: Any) -> None:
+    """Raise `MarkedYAMLError` where aliases expand to too many values, or a value holds itself."""
+    counts: dict[int, int] = {}
+
+    def count(node: Any, above: tuple[int, ...]) -> int:
+        if id(node) in above:
+            raise _Refused("an alias of what it stands in", node.start_mark)
+        if id(node) not in counts:
+            items = node.value if isinstance(node, yaml.CollectionNode) else []
+            parts = [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
+            counts[id(node)] = 1 + sum(count(part, (*above, id(node))) for part in parts)
+        if counts[id(node)] > _VALUES:
+            problem = f"aliases that stand for more than {_VALUES} values"
+            raise _Refused(problem, node.start_mark)
+        return counts[id(node)]
+
+    count(root, ())
