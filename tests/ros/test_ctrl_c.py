@@ -63,7 +63,8 @@ def test_deployment_parks_the_arms_before_the_drivers_go(
     session_ros: Ros, task: Path, checkpoint: Path, states: dict[str, Ear], tmp_path: Path
 ) -> None:
     launched = session_ros.launch("deploy.launch", task=task, ckpt=checkpoint, sim="true", output=tmp_path)
-    until(lambda: list(tmp_path.glob("*.partial")), "the rollout runs", PATIENCE_S)
+    launched.wait_for("is up", PATIENCE_S)
+    until(lambda: moved(states["puppet_left"]), "the arms are on their way", PATIENCE_S)
     text = interrupt(launched)
     assert "the arms are parked; their torque is on" in text
     assert "this node ends when /aloha_deploy has ended" in text
@@ -94,7 +95,7 @@ def test_teleoperation_ends_before_the_drivers_go(session_ros: Ros, task: Path, 
     launched = session_ros.launch("teleop.launch", task=task, sim="true", countdown_s=0)
     launched.wait_for("teleoperating", PATIENCE_S)
     text = interrupt(launched)
-    assert "the followers hold" in text
+    assert "nothing is sent to the followers any more; their torque is on" in text
     assert "this node ends when /aloha_teleop has ended" in text
     for side in ("left", "right"):
         apart = np.subtract(states[f"master_{side}"].newest.position[:6], states[f"puppet_{side}"].newest.position[:6])

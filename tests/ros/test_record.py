@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import shlex
 import signal
 import sys
@@ -196,15 +197,19 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     bench.press(True)
     bench.wait_for("paused", process)
     sent = [len(follower.groups) for follower in bench.followers]
-    bench.say("resume")  # it is still pressed
+    assert bench.say("reset").startswith("no reset: the emergency stop is still pressed by /aloha_kit_tests")
+    bench.say("resume")
     bench.wait_for("paused", process, 2)
-    assert [len(follower.groups) for follower in bench.followers] == sent, "nothing moves while it is pressed"
     bench.press(False)
+    bench.say("resume")  # let go, but not reset
+    bench.wait_for("paused", process, 3)
+    assert [len(follower.groups) for follower in bench.followers] == sent, "nothing moves before a reset"
+    assert bench.say("reset") == "reset, said while paused"
     bench.say("resume")
     bench.wait_for("recording", process, 2)
     bench.wait_for_steps()
     bench.camera.running = False
-    bench.wait_for("paused", process, 3)
+    bench.wait_for("paused", process, 4)
     bench.camera.running = True
     bench.say("resume")
     bench.wait_for("recording", process, 3)
@@ -215,7 +220,10 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     assert all(follower.torque["waist"] for follower in bench.followers)
     assert list_episodes(bench.data) == []
     stopped, blind, ended = [ending(file) for file in list_episodes(bench.data / FAILED)]
-    assert stopped == (False, "SafetyError: the emergency stop is pressed: no further command was sent", True)
+    assert (stopped[0], stopped[2]) == (False, True)
+    assert re.fullmatch(
+        r"SafetyError: the emergency stop was pressed \(by /\S+\): no further motion was commanded", stopped[1]
+    )
     assert (blind[0], blind[2]) == (False, True)
     assert blind[1].startswith("StreamError: ")
     assert "images/cam_high" in blind[1]
@@ -243,7 +251,7 @@ def test_killed_is_told_and_recovered_at_the_next_start_and_a_full_disk_loses_no
     bench.say("success")
     bench.wait_for("waiting", process, 2)
     process.signal(signal.SIGINT)
-    assert process.wait() == 130
+    assert process.wait() == 143
     assert "episode_0.hdf5.partial: interrupted, " in process.text()
     killed, full, good = list_episodes(bench.data)
     for file in (killed, full):
