@@ -6,6 +6,7 @@ is killed or stopped (SIGKILL, SIGSTOP, Ctrl-Z), hangs, or can no longer be reac
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -61,7 +62,14 @@ class BaseWatchdog:
                 self._commands.publish(Twist())
 
     def close(self) -> None:
-        """Leave ROS."""
+        """Leave ROS, with zero velocity where a program still drives: nobody watches it any more.
+
+        roslaunch ends every node at once when a required one is killed, before that one has been silent long enough.
+        """
+        end = time.monotonic() + SILENCE_S
+        while (self._driving or end < self._stop_until) and time.monotonic() < end:
+            self._commands.publish(Twist())
+            time.sleep(PERIOD_S)
         self._heartbeats.unregister()
         self._commands.unregister()
 
@@ -97,8 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         node.require_master()
         rospy.init_node("base_watchdog", disable_signals=True, disable_rostime=True)
-        with interrupted_after(args.outlive, rospy.loginfo):
-            watchdog = BaseWatchdog(rig.base.command_topic, rospy.logerr)
+        watchdog = BaseWatchdog(rig.base.command_topic, rospy.logerr)
+        with contextlib.closing(watchdog), interrupted_after(args.outlive, rospy.loginfo):
             rospy.loginfo(f"watching who drives the base on {rig.base.command_topic}")
             while not rospy.is_shutdown():
                 watchdog.check()

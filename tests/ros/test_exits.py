@@ -243,6 +243,20 @@ def test_the_watchdog_disturbs_nobody_else(scene: Scene, watchdog: Process, comm
     other.unregister()
 
 
+def test_a_watchdog_that_is_ended_with_the_killed_program_stops_the_base_first(scene: Scene, commands: Ear) -> None:
+    """As roslaunch does when a required node is killed: all others are interrupted at once."""
+    node = scene.ros.start("python", "deploy/base_watchdog_node", "--task", str(scene.task))
+    node.wait_for("watching who drives the base on /cmd_vel")
+    program = scene.drive()
+    until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
+    program.kill()
+    node.signal(signal.SIGINT)
+    assert node.wait() == 130
+    assert zeros_from_the_watchdog(commands)
+    assert speed(commands.newest) == (0.0, 0.0)
+    scene.stands()
+
+
 def test_a_rig_without_a_base_needs_no_watchdog(scene: Scene) -> None:
     node = scene.ros.start("python", "deploy/base_watchdog_node", "--task", "aloha_transfer_cube")
     assert node.wait() == 0
