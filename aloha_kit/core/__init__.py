@@ -20,6 +20,7 @@ from aloha_kit.core.errors import (
     StopEpisode,
     StreamError,
 )
+from aloha_kit.core.motion import command_step, CommandLimiter
 from aloha_kit.core.policy import Action, Observation, Policy, Stamps, Subset
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "AlohaKitError",
     "ArmModel",
     "Clock",
+    "CommandLimiter",
     "ConfigError",
     "Contract",
     "ContractError",
@@ -50,6 +52,7 @@ __all__ = [
     "Subset",
     "VirtualClock",
     "WallClock",
+    "command_step",
     "counted",
     "joint_names",
     "nearest",

@@ -28,6 +28,7 @@ from aloha_kit.core import (
     VX300S,
 )
 from aloha_kit.core.arms import ARM_JOINTS, ArmModel
+from aloha_kit.core.motion import BASE_ACCELERATION, GRIPPER_SPEED
 
 Array = npt.NDArray[np.float64]
 
@@ -56,9 +57,9 @@ class SafetyLimits:
         margin: float = 0.02,
         speed: float = 1.0,
         gripper_slack: float = 0.1,
-        gripper_speed: float = 10.0,
+        gripper_speed: float = GRIPPER_SPEED,
         base_velocity: tuple[float, float] = (0.5, 1.0),
-        base_acceleration: tuple[float, float] = (1.0, 2.0),
+        base_acceleration: tuple[float, float] = BASE_ACCELERATION,
         ramp: float = 1 / 3,
     ) -> SafetyLimits:
         """Limits for a rig, its joints found by name (`left_waist`, …, `base_linear`, `base_angular`).
@@ -68,8 +69,7 @@ class SafetyLimits:
             speed: fraction of the URDF's joint speed (π rad/s) that a command may move at.
             gripper_slack: opening allowed beyond 0 and 1. People press a leader's gripper past its
                 stop to hold firmly, so demonstrations go there and policies learn it.
-            gripper_speed: openings per second; its force is limited by the motor's current, so this
-                only keeps a command from jumping through the whole range in one step.
+            gripper_speed: openings per second.
             base_velocity, base_acceleration: linear (m/s, m/s²) and angular (rad/s, rad/s²).
             ramp: fraction of a joint's speed that holds until the policy's command has been met once.
 
@@ -119,6 +119,9 @@ class SafetyGuard:
         stale_s: how much older than the newest stamp a stream may be, in seconds.
         estop: pressed when it returns true, or a text that says why; `threading.Event().is_set` or a driver's own
             function. That it was pressed is kept: this guard lets nothing through any more.
+        start: (A,) where the first command of an episode starts from: the last one that was sent. Without it, or
+            where it returns None, that is the first observed `qpos`, which whoever observes has to vouch for:
+            one reading alone cannot be checked.
 
     Attributes:
         command: (A,) the last command given out in this episode, None before the first.
@@ -135,13 +138,14 @@ class SafetyGuard:
         frozen: int = 5,
         stale_s: float = 0.25,
         estop: Callable[[], bool | str] | None = None,
+        start: Callable[[], npt.ArrayLike | None] = lambda: None,
     ) -> None:
         self.command: Action | None = None
         self.held = ""
         self.limited: tuple[tuple[str, str], ...] = ()
         self.limits = limits
         self._policy, self._hold_steps, self._frozen, self._stale_s = policy, hold, frozen, stale_s
-        self._estop, self._stop = estop or (lambda: False), ""
+        self._estop, self._stop, self._start = estop or (lambda: False), "", start
         self._limited: dict[str, Counter[str]] = {rule: Counter() for rule in ("range", "speed", "ramp")}
         self._totals: Counter[str] = Counter()
         self._faults: Counter[str] = Counter()
@@ -193,8 +197,7 @@ class SafetyGuard:
             wanted = self._hold(fault)
         else:
             self._held = 0
-        before = self.limits.present(observation["qpos"]) if self.command is None else self.command.astype(np.float64)
-        self.command = self._limit(wanted, before)
+        self.command = self._limit(wanted, self._before(observation))
         return self.command
 
     def report(self) -> dict[str, Any]:
@@ -207,6 +210,13 @@ class SafetyGuard:
             "limited_by": {rule: dict(names.most_common()) for rule, names in self._limited.items()},
             "faults": dict(self._faults),
         }
+
+    def _before(self, observation: Observation) -> Array:
+        """(A,) the command that the next one starts from."""
+        if self.command is not None:
+            return self.command.astype(np.float64)
+        sent = self._start()
+        return self.limits.present(observation["qpos"]) if sent is None else np.asarray(sent, np.float64)
 
     def _limit(self, wanted: Array, before: Array) -> Action:
         bounds = self.limits

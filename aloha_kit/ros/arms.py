@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ import rospy
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ARM_MODELS, ArmModel, Clock, nearest, ReadingError, SafetyError, StreamError
 from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.loop import Latch
 from aloha_kit.ros.node import RosError
 
@@ -33,7 +35,8 @@ ANSWER_S = 2.0
 ARRIVED, ARRIVAL_S = 0.2, 3.0
 """rad and s: an arm that lies on itself is near its target; a falling or blocked one is not."""
 
-_MOVE_HZ = 50.0
+MOVE_HZ = 50.0
+MOVE_SPEED = 1 / 3  # of a joint's speed
 _ROUNDING = 1e-4  # rad: limits and commands pass through 32-bit floats
 
 
@@ -58,6 +61,11 @@ class Arm(Protocol):
     name: str
     model: ArmModel
 
+    @property
+    def last(self) -> npt.NDArray[np.float64] | None:
+        """(7,) the last command; None where none was sent, or the arm may be somewhere else since."""
+        ...
+
     def read(self, message: Any) -> ArmState:
         """The state in a sensor_msgs/JointState.
 
@@ -71,8 +79,8 @@ class Arm(Protocol):
         """(7,) the target that a leader's reading asks for. Raises as `read` does."""
         ...
 
-    def present(self) -> Vector:
-        """(7,) the target that keeps the arm where it is, from its next reading.
+    def reading(self) -> Vector:
+        """(7,) the target that its next reading stands for.
 
         Raises:
             RosError: nothing is published.
@@ -80,16 +88,28 @@ class Arm(Protocol):
         """
         ...
 
+    def present(self) -> Vector:
+        """(7,) the target that keeps the arm where it is: its last command, or readings that agree.
+
+        Raises as `reading`.
+
+        No single reading is trusted, see `ros.readings`.
+        """
+        ...
+
     def check(self, target: npt.ArrayLike) -> None:
         """Raise SafetyError, naming joint, value and limit, where `command(target)` would."""
 
     def command(self, target: npt.ArrayLike) -> None:
-        """Send a target.
+        """Send a target, or as far towards it as a command may differ from the one before (`core.CommandLimiter`).
 
         Raises:
             SafetyError: the driver would refuse it; nothing was sent.
             StreamError: no driver listens any more.
         """
+
+    def forget(self) -> None:
+        """Start the next command from where the arm is, since another sender has moved it."""
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
         """Modes, limits and torque for following; moves nothing. A limit of 0 leaves the motor's own."""
@@ -119,11 +139,18 @@ class Arm(Protocol):
 
 
 def connect_arm(
-    config: ArmConfig, role: Role, *, clock: Clock, model: ArmModel | None = None, estop: Latch | None = None
+    config: ArmConfig,
+    role: Role,
+    *,
+    clock: Clock,
+    model: ArmModel | None = None,
+    estop: Latch | None = None,
+    rate_hz: float = MOVE_HZ,
 ) -> Arm:
     """The arm that `config` describes.
 
     Args:
+        rate_hz: of the commands; says how far one may be from the one before.
         model: in place of the configured one; a simulated rig's arms are what its scene has.
         estop: while it is pressed, what would move the arm or let it go raises SafetyError.
 
@@ -134,17 +161,18 @@ def connect_arm(
     if config.driver == "joint_state":
         from aloha_kit.ros.joint_state_arm import JointStateArm
 
-        return JointStateArm(config, known, role, clock, estop)
+        return JointStateArm(config, known, role, clock, estop, rate_hz=rate_hz)
     # loads the manufacturer's package where there is one
     from aloha_kit.ros.interbotix import InterbotixArm
 
-    return InterbotixArm(config.name, known, clock, estop=estop)
+    return InterbotixArm(config.name, known, clock, estop=estop, rate_hz=rate_hz)
 
 
 def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: Clock) -> None:
     """Move arms to their targets at the same time, half a cosine in time, so speed starts and ends at zero.
 
-    A way that would need more than a third of a joint's speed takes longer than `seconds`.
+    A way that would need more than a third of a joint's speed takes longer than `seconds`, and so does a stall: each
+    command goes one step further than the one before it, a whole period later, whatever the clock has done meanwhile.
 
     Raises:
         SafetyError: a target is out of an arm's reach, and nothing moved; or the emergency stop, which ends it at once.
@@ -155,14 +183,14 @@ def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: C
         here, end = arm.present().astype(np.float64), np.asarray(target, np.float64)
         here[:6] = np.clip(here[:6], arm.model.lower, arm.model.upper)  # a resting arm sags past its limits
         ways[arm] = (here, end)
-        seconds = max(seconds, np.pi / 2 * float(np.abs(end - here)[:6].max()) / (arm.model.velocity / 3))
-    steps = max(1, round(seconds * _MOVE_HZ))
-    began = clock.now_ns()
+        speed = np.append(np.full(6, MOVE_SPEED * arm.model.velocity), GRIPPER_SPEED)
+        seconds = max(seconds, np.pi / 2 * float((np.abs(end - here) / speed).max()))
+    steps = max(1, math.ceil(seconds * MOVE_HZ))
     for step in range(1, steps + 1):
         share = (1 - np.cos(np.pi * step / steps)) / 2
         for arm, (here, end) in ways.items():
             arm.command(here + share * (end - here))
-        clock.sleep_until(began + round(step * 1e9 / _MOVE_HZ))
+        clock.sleep_until(clock.now_ns() + round(1e9 / MOVE_HZ))
 
 
 def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
@@ -173,7 +201,7 @@ def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
     """
     end = clock.now_ns() + int(ARRIVAL_S * 1e9)
     for arm, target in targets.items():
-        while (far := float(np.abs(arm.present() - np.asarray(target, np.float64))[:6].max())) > ARRIVED:
+        while (far := float(np.abs(arm.reading() - np.asarray(target, np.float64))[:6].max())) > ARRIVED:
             if clock.now_ns() > end:
                 raise SafetyError(f"{arm.name} stopped {far:.2f} rad from its target. Is something in its way?")
             clock.sleep_until(clock.now_ns() + 20_000_000)
@@ -276,19 +304,13 @@ def by_name(who: str, names: tuple[str, ...], message: Any, quantity: str) -> np
     return values
 
 
-def check_target(
-    who: str, model: ArmModel, target: npt.ArrayLike, *, before: npt.ArrayLike | None = None, moving_time: float = 1.0
-) -> npt.NDArray[np.float64]:
+def check_target(who: str, model: ArmModel, target: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """(7,) `target`, if a driver would take it.
-
-    Args:
-        before: the last command; None where there was none, or where the driver does not compare.
-        moving_time: seconds that the driver supposes a command to take.
 
     Raises:
         SafetyError: names the joint, its value and its limit.
     """
-    goal = np.asarray(target, np.float64)
+    goal = np.array(target, np.float64)
     if goal.shape != (7,):
         raise SafetyError(f"{who}: a target is (7,): {', '.join(JOINTS)}; given shape {goal.shape}")
     values = [*goal[:6], float(model.gripper.unnormalise(goal[6]))]
@@ -296,13 +318,4 @@ def check_target(
     for joint, value, (low, high) in zip(JOINTS, values, limits, strict=True):
         if not low - _ROUNDING <= value <= high + _ROUNDING:  # nor is NaN
             raise SafetyError(f"{who} cannot go there: {joint} {value:.4f} is outside [{low:.4f}, {high:.4f}]")
-    if before is not None:
-        last = np.asarray(before, np.float64)
-        speeds = np.abs(goal - last)[:6] / moving_time
-        fastest = int(np.argmax(speeds))
-        if speeds[fastest] > model.velocity:
-            raise SafetyError(
-                f"{who} cannot go there: {JOINTS[fastest]} from {last[fastest]:.4f} to {goal[fastest]:.4f} rad "
-                f"in {moving_time:g} s is {speeds[fastest]:.2f} rad/s, above its {model.velocity:.2f}"
-            )
     return goal

@@ -118,7 +118,7 @@ class RosEnv(Environment):
         config = (self.rig.followers if role == "follower" else self.rig.leaders)[name]
         # Interbotix arms are simulated as what they are; a JointState topic only says which joints it has
         scene = self._simulation.arm_model if self._simulation and config.driver == "joint_state" else None
-        arm = connect_arm(config, role, clock=self.clock, model=scene, estop=self.estop)
+        arm = connect_arm(config, role, clock=self.clock, model=scene, estop=self.estop, rate_hz=self.task.rate_hz)
         return opened.enter_context(contextlib.closing(arm))
 
     @property
@@ -153,6 +153,12 @@ class RosEnv(Environment):
     def arm_model(self) -> ArmModel:
         """What the followers are, for safety limits."""
         return next(iter(self.followers.values())).model
+
+    @property
+    def last_command(self) -> npt.NDArray[np.float64] | None:
+        """(A,) what was last sent, a base at rest: where the next command starts from. None where nothing was sent."""
+        sent = self._arms.last
+        return None if sent is None else np.append(sent, np.zeros(len(self.contract.action_names) - len(sent)))
 
     def seed(self, seed: int) -> None:
         """A simulated rig's next reset uses exactly `seed`; a real one has no chance to decide."""
@@ -199,7 +205,8 @@ class RosEnv(Environment):
         return dm_env.restart(self._observe(command_ns=None))
 
     def step(self, action: Action) -> dm_env.TimeStep:
-        """Send, wait for the deadline, observe.
+        """Send, wait for the deadline, observe. An action further than one step of the guard's at full speed from the
+        command before it is sent as far as that step goes.
 
         Raises:
             ValueError: an action of another shape, or one that is not finite.
@@ -215,7 +222,7 @@ class RosEnv(Environment):
             self.late_ns = self._rate.sleep()
             observation = self._observe(command_ns)
             if not self.listens_only:
-                self._arms.watch(command, observation)
+                self._arms.watch(observation)
         except BaseException:
             self.hold()
             raise

@@ -33,6 +33,19 @@ class Followers:
             for name, arm in arms.items()
         }
 
+    @property
+    def last(self) -> npt.NDArray[np.float64] | None:
+        """What was last sent, in the order of the vectors; None where an arm's next command starts from its reading."""
+        sent = [arm.last for arm in self.arms.values()]
+        return (
+            None if any(each is None for each in sent) else np.concatenate([each for each in sent if each is not None])
+        )
+
+    def forget(self) -> None:
+        """Start from where the arms are, since another sender has moved them."""
+        for arm in self.arms.values():
+            arm.forget()
+
     def send(self, command: npt.NDArray[np.float64]) -> None:
         """All arms or none: each is asked before the first is sent anything. Raises as `Arm.command`."""
         self._require_ready()
@@ -43,11 +56,12 @@ class Followers:
             for arm, seven in self._sevens():
                 arm.command(command[seven])
 
-    def watch(self, command: npt.NDArray[np.float64], observation: Observation) -> None:
+    def watch(self, observation: Observation) -> None:
         """Raise SafetyError where an arm no longer follows."""
         now_ns = self._clock.now_ns()
         for arm, seven in self._sevens():
-            self._following[arm].check(command[seven], observation["qpos"][seven], observation["effort"][seven], now_ns)
+            if (sent := arm.last) is not None:
+                self._following[arm].check(sent, observation["qpos"][seven], observation["effort"][seven], now_ns)
 
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
         """Move arms (leaders too) to (7,) targets, together and smoothly. Raises as `Arm.command`."""

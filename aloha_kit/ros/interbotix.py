@@ -19,6 +19,7 @@ from aloha_kit.ros.arms import (
     by_name,
     check_target,
     JOINTS,
+    MOVE_HZ,
     move_together,
     next_reading,
     Part,
@@ -28,11 +29,8 @@ from aloha_kit.ros.arms import (
     Vector,
     wait_for_listeners,
 )
+from aloha_kit.ros.commands import ArmCommands
 from aloha_kit.ros.node import RosError
-
-MOVING_TIME_S = 2.0
-"""What the manufacturer's package supposes a command to take, and ALOHA leaves as it is. Its rule of speed then
-refuses nothing within the joints' range: how fast a policy may move is `loop.SafetyGuard`'s to say."""
 
 _REBOOT_ALL_S = 15.0
 """How long a service may take: a driver answers nothing while motors reboot, 9 s for all of an arm."""
@@ -123,7 +121,7 @@ class InterbotixArm:
         name: namespace of the driver ("puppet_left").
         driver: the way there; by default the manufacturer's package where it is installed.
         estop: while it is pressed, what would move the arm or let it go raises SafetyError.
-        moving_time: seconds that a command is supposed to take by the driver's rule of speed.
+        rate_hz: of the commands; says how far one may be from the one before.
 
     Raises:
         RosError: the driver is not there; says what is missing.
@@ -137,12 +135,13 @@ class InterbotixArm:
         driver: Driver | None = None,
         *,
         estop: Latch | None = None,
-        moving_time: float = MOVING_TIME_S,
+        rate_hz: float = MOVE_HZ,
     ) -> None:
-        self.name, self.model, self._moving_time = name, model, moving_time
-        self._estop = estop or Latch()
+        self.name, self.model, self._estop = name, model, estop or Latch()
         self._clock, self._topic = clock, f"/{name}/joint_states"
-        self._last: npt.NDArray[np.float64] | None = None
+        self._commands = ArmCommands(
+            name, model, self._topic, self.leader_action, self.reading, clock, rate_hz=rate_hz, patience_s=PATIENCE_S
+        )
         _wait_for_services(name)
         next_reading(self._topic, name)  # the package would wait for both without an end
         installed = importlib.util.find_spec("interbotix_xs_modules") is not None
@@ -168,22 +167,33 @@ class InterbotixArm:
         require_reading(self.name, position)
         return position
 
-    def present(self) -> Vector:
+    def reading(self) -> Vector:
         return until_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, PATIENCE_S)
 
+    def present(self) -> Vector:
+        return self._commands.start().astype(np.float32)
+
+    @property
+    def last(self) -> npt.NDArray[np.float64] | None:
+        return self._commands.last
+
+    def forget(self) -> None:
+        self._commands.forget()
+
     def check(self, target: npt.ArrayLike) -> None:
-        check_target(self.name, self.model, target, before=self._last, moving_time=self._moving_time)
+        check_target(self.name, self.model, target)
 
     def command(self, target: npt.ArrayLike) -> None:
-        goal = check_target(self.name, self.model, target, before=self._last, moving_time=self._moving_time)
+        goal = self._commands.limit(check_target(self.name, self.model, target))
         for publisher in (self._driver.group, self._driver.single):
             if publisher.get_num_connections() == 0:
+                self.forget()
                 raise StreamError(f"{self.name}: its driver no longer listens to {publisher.resolved_name}")
         motor = float(self.model.gripper.unnormalise(goal[6]))
         with self._estop.sending():
             self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:6].tolist()))
             self._driver.single.publish(messages.JointSingleCommand(name="gripper", cmd=motor))
-            self._last = goal
+            self._commands.sent(goal)
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
         """As `Arm.prepare_follower`; clears an overloaded gripper.
@@ -220,7 +230,7 @@ class InterbotixArm:
         for each in ("arm", "gripper") if part == "all" else (part,):
             self._call("torque_enable", *_PARTS[each], on)
         if not on:
-            self._last = None  # it will be somewhere else
+            self.forget()
 
     def torque_state(self) -> dict[str, bool]:
         def ask() -> list[int]:
@@ -232,8 +242,9 @@ class InterbotixArm:
         return {joint: bool(value) for joint, value in zip(JOINTS, values, strict=True)}
 
     def reboot_gripper(self) -> None:
+        self.forget()
         self._call("reboot_motors", *_PARTS["gripper"], True, False)  # a second: the driver waits for the motor
-        self.present()
+        self.reading()
 
     def set_pid_gains(self, p: int = 800, i: int = 0, d: int = 0, part: Literal["arm", "gripper"] = "arm") -> None:
         """Position gains of the motors' own controllers; lost when a motor reboots."""
@@ -268,6 +279,7 @@ class InterbotixArm:
     def _mode(self, part: Literal["arm", "gripper"], mode: str) -> None:
         """Into `mode` with torque on. Changing it lets the torque go for a moment, so only where it differs."""
         if self._call("get_robot_info", *_PARTS[part]).mode != mode:
+            self.forget()
             self._call("set_operating_modes", *_PARTS[part], mode, "velocity", 0, 0)
         self.torque(True, part)
 

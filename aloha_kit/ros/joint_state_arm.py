@@ -19,6 +19,7 @@ from aloha_kit.ros.arms import (
     ArmState,
     check_target,
     finite,
+    MOVE_HZ,
     move_together,
     next_reading,
     Part,
@@ -29,6 +30,7 @@ from aloha_kit.ros.arms import (
     Vector,
     wait_for_listeners,
 )
+from aloha_kit.ros.commands import ArmCommands
 
 NAMES = tuple(f"joint{i}" for i in range(7))
 ENABLE_TOPIC = "/enable_flag"
@@ -44,12 +46,23 @@ class JointStateArm:
     """
 
     def __init__(
-        self, config: ArmConfig, model: ArmModel, role: Role, clock: Clock, estop: Latch | None = None
+        self,
+        config: ArmConfig,
+        model: ArmModel,
+        role: Role,
+        clock: Clock,
+        estop: Latch | None = None,
+        *,
+        rate_hz: float = MOVE_HZ,
     ) -> None:
         self.name, self.model = config.name or config.state_topic, model
         self._clock, self._state_topic, self._command_topic = clock, config.state_topic, config.command_topic
         self._switched, self._estop = role == "follower", estop or Latch()
-        self._commands: rospy.Publisher | None = None
+        self._topic: rospy.Publisher | None = None
+        self._commands = ArmCommands(
+            self.name, model, config.state_topic, self.leader_action, self.reading, clock,
+            rate_hz=rate_hz, patience_s=PATIENCE_S,
+        )  # fmt: skip
         next_reading(self._state_topic, self.name)
 
     def read(self, message: Any) -> ArmState:
@@ -72,10 +85,20 @@ class JointStateArm:
             require_reading(self.name, values)
         return values
 
-    def present(self) -> Vector:
+    def reading(self) -> Vector:
         return until_read(
             lambda: self.leader_action(next_reading(self._state_topic, self.name)), self._clock, PATIENCE_S
         )  # fmt: skip
+
+    def present(self) -> Vector:
+        return self._commands.start().astype(np.float32)
+
+    @property
+    def last(self) -> npt.NDArray[np.float64] | None:
+        return self._commands.last
+
+    def forget(self) -> None:
+        self._commands.forget()
 
     def check(self, target: npt.ArrayLike) -> None:
         check_target(self.name, self.model, target)
@@ -83,13 +106,16 @@ class JointStateArm:
     def command(self, target: npt.ArrayLike) -> None:
         goal = check_target(self.name, self.model, target)
         publisher = self._publisher()
+        goal = self._commands.limit(goal)
         if publisher.get_num_connections() == 0:
+            self.forget()
             raise StreamError(f"{self.name}: its driver no longer listens to {self._command_topic}")
-        goal[6] = self.model.finger.unnormalise(goal[6])
-        message = JointState(name=list(NAMES), position=goal.tolist())
+        metres = float(self.model.finger.unnormalise(goal[6]))
+        message = JointState(name=list(NAMES), position=[*goal[:6].tolist(), metres])
         with self._estop.sending():
             message.header.stamp = rospy.Time.now()
             publisher.publish(message)
+            self._commands.sent(goal)
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
         """Torque on; the driver keeps modes and the gripper's force to itself."""
@@ -109,6 +135,8 @@ class JointStateArm:
         switch = rospy.Publisher(ENABLE_TOPIC, Bool, queue_size=1)
         wait_for_listeners([switch], self.name, self._clock)
         switch.publish(Bool(data=on))
+        if not on:
+            self.forget()
 
     def torque_state(self) -> None:
         """None: the driver does not say whether its motors have torque."""
@@ -121,16 +149,16 @@ class JointStateArm:
         move_together({me: target}, seconds, self._clock)
 
     def close(self) -> None:
-        if self._commands is not None:
-            self._commands.unregister()
+        if self._topic is not None:
+            self._topic.unregister()
 
     def _publisher(self) -> rospy.Publisher:
-        if self._commands is None:
+        if self._topic is None:
             if not self._command_topic:
                 raise SafetyError(f"{self.name} cannot be moved: its configuration has no command_topic")
-            self._commands = rospy.Publisher(self._command_topic, JointState, queue_size=5)
-            wait_for_listeners([self._commands], self.name, self._clock)
-        return self._commands
+            self._topic = rospy.Publisher(self._command_topic, JointState, queue_size=5)
+            wait_for_listeners([self._topic], self.name, self._clock)
+        return self._topic
 
 
 def _listened_to(topic: str) -> bool:

@@ -39,6 +39,7 @@ def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = Non
         frozen=max(5, math.ceil(patience_s * env.contract.rate_hz) + 1),
         stale_s=patience_s,
         estop=env.estop,
+        start=lambda: env.last_command,
     )
 
 

@@ -87,6 +87,7 @@ class FakeInterbotix(Driver):
         self.registers = {motor: dict(REGISTERS) for motor in MOTORS}
         self.calls: list[tuple[str, ...]] = []
         self.groups: list[np.ndarray[Any, Any]] = []  # rad, every command heard
+        self.grippers: list[float] = []
         super().__init__(f"/{name}/joint_states", hz)
         self._endpoints += [
             rospy.Subscriber(f"/{name}/commands/joint_group", messages.JointGroupCommand, self._group),
@@ -126,6 +127,7 @@ class FakeInterbotix(Driver):
 
     def _single(self, message: Any) -> None:
         with self.lock:
+            self.grippers.append(message.cmd)
             if self.torque[message.name]:
                 self.motors[MOTORS.index(message.name)] = message.cmd
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -100,7 +101,7 @@ class TestCommanding:
         self, arm: InterbotixArm, driver: FakeInterbotix
     ) -> None:
         arm.prepare_follower()
-        arm.command([0.1, -0.9, 1.1, 0.2, -0.3, 0.4, 0.25])
+        arm.move([0.1, -0.9, 1.1, 0.2, -0.3, 0.4, 0.25], 0.1)
         expected = [0.1, -0.9, 1.1, 0.2, -0.3, 0.4, -0.6213 + 0.25 * 2.1123]
         until(lambda: bool(np.allclose(driver.motors, expected, atol=1e-5)), "the arm is where it was sent")
 
@@ -118,6 +119,7 @@ class TestCommanding:
     ) -> None:
         target = START.copy()
         target[joint] = value
+        driver.motors[:] = [*START_ARM_POSE, VX300S.gripper.unnormalise(0.5)]
         with pytest.raises(SafetyError, match=words):
             arm.command(target)
         arm.command(START)
@@ -125,21 +127,46 @@ class TestCommanding:
         assert len(driver.groups) == 1
         np.testing.assert_allclose(driver.groups[0], START_ARM_POSE, atol=1e-6)
 
-    def test_the_drivers_own_rule_of_speed(self, driver: FakeInterbotix) -> None:
-        """Against the last command, not against where the arm is; the joint that would be fastest is named."""
-        arm = InterbotixArm("puppet_left", VX300S, CLOCK, moving_time=0.1)
-        arm.command([0, *START[1:]])
-        arm.command([0.31, *START[1:]])
-        with pytest.raises(
-            SafetyError, match=r"waist from 0\.3100 to 0\.6300 rad in 0\.1 s is 3\.20 rad/s, above its 3\.14"
-        ):
-            arm.command([0.63, START[1] + 0.1, *START[2:]])
-        arm.command([0.62, *START[1:]])
+    def test_a_command_goes_one_step_from_the_one_before_the_first_from_where_the_arm_is(
+        self, driver: FakeInterbotix
+    ) -> None:
+        driver.motors[:] = [0.3, *START_ARM_POSE[1:], VX300S.gripper.unnormalise(1.0)]
+        arm = InterbotixArm("puppet_left", VX300S, CLOCK, rate_hz=25.0)
+        arm.prepare_follower()
+        for _ in range(3):
+            arm.command([1.3, *START_ARM_POSE[1:], 0.0])
+            time.sleep(0.05)
+        until(lambda: len(driver.groups) == 3, "three commands")
+        step = np.pi / 25
+        np.testing.assert_allclose([g[0] for g in driver.groups], 0.3 + step * np.arange(1, 4), atol=1e-5)
+        motor = VX300S.gripper.unnormalise(1.0 - 3 * 10 / 25)
+        until(lambda: driver.motors[6] == pytest.approx(max(motor, VX300S.gripper.closed), abs=1e-5), "the gripper")
         arm.close()
 
-    def test_the_whole_range_is_within_that_rule_as_the_manufacturer_sets_it(self, arm: InterbotixArm) -> None:
-        arm.command([-3.1415, *START[1:]])
-        arm.command([3.1415, *START[1:]])
+    def test_commands_in_a_burst_move_two_steps_at_most(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+        driver.motors[:] = [*START_ARM_POSE, VX300S.gripper.unnormalise(0.5)]
+        began = time.monotonic()
+        for i in range(1, 41):
+            arm.command([0.02 * i, *START_ARM_POSE[1:], 0.5])
+        spent = time.monotonic() - began
+        assert arm.last is not None
+        assert 0 < arm.last[0] <= 2 * np.pi / 50 + np.pi * spent + 1e-6
+
+    def test_what_takes_the_torque_away_starts_anew_from_where_the_arm_is(
+        self, arm: InterbotixArm, driver: FakeInterbotix
+    ) -> None:
+        driver.motors[:6] = START_ARM_POSE
+        arm.prepare_follower()
+        arm.move(START, 0.1)
+        np.testing.assert_allclose(arm.last, START, atol=1e-6)
+        arm.torque(False)
+        assert arm.last is None
+        driver.motors[0] = 0.7  # it was moved by hand
+        arm.prepare_follower()
+        driver.groups.clear()
+        arm.move(START, 0.1)
+        until(lambda: len(driver.groups) > 10, "commands")
+        assert driver.groups[0][0] == pytest.approx(0.7, abs=np.pi / 50)
 
     def test_a_limit_itself_is_within(self, arm: InterbotixArm) -> None:
         """Limits reach us through 32-bit floats."""
@@ -259,7 +286,7 @@ class TestManufacturersPackage:
         assert built == [{"robot_model": "vx300s", "robot_name": "puppet_left", "init_node": False}]
         arm.prepare_follower(300)
         assert driver.registers["gripper"]["Current_Limit"] == 300
-        arm.command(START)
+        arm.move(START, 0.1)
         until(lambda: bool(np.allclose(driver.motors[:6], START_ARM_POSE, atol=1e-5)), "at the start pose")
         arm.close()
 
@@ -279,16 +306,16 @@ class TestPiper:
     def test_the_gripper_is_metres_both_ways(self, piper: tuple[JointStateArm, FakePiper]) -> None:
         arm, driver = piper
         arm.prepare_follower()
-        arm.command([0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.25])
+        arm.move([0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.25], 0.1)
         until(lambda: bool(np.allclose(driver.joints, [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.02])), "at its target")
-        np.testing.assert_allclose(arm.present(), [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.25], atol=1e-6)
+        np.testing.assert_allclose(arm.reading(), [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.25], atol=1e-6)
         state = arm.read(driver.state())
         np.testing.assert_allclose(state.qpos[6], 0.25, atol=1e-6)
         np.testing.assert_allclose(state.effort, [0, 0, 0, 0, 0, 0, 0.3], atol=1e-6)
 
     def test_pressing_past_the_stop_stays_at_it(self, piper: tuple[JointStateArm, FakePiper]) -> None:
         arm, driver = piper
-        arm.command([0, 0, 0, 0, 0, 0, 1.1])
+        arm.move([0, 0, 0, 0, 0, 0, 1.1], 0.1)
         until(lambda: driver.joints[6] == pytest.approx(0.08), "wide open")
 
     def test_its_own_limits_hold(self, piper: tuple[JointStateArm, FakePiper]) -> None:

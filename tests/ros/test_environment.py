@@ -103,7 +103,8 @@ def test_an_action_goes_to_both_arms(fakes: Fakes) -> None:
     env.reset()
     action = START.copy()
     action[[0, 6, 8, 13]] = [0.2, 0.5, -0.8, 1.0]
-    timestep = env.step(action)
+    for _ in range(3):  # one command moves 0.13 rad and 0.4 of an opening at most
+        timestep = env.step(action)
     until(lambda: bool(np.allclose(fakes.left.motors, [0.2, *START[1:6], -0.6213 + 2.1123 / 2], atol=1e-5)), "left")
     until(lambda: bool(np.allclose(fakes.right.motors, [0, -0.8, *START[2:6], 1.4910], atol=1e-5)), "right")
     assert (timestep.reward, env.max_reward, env.simulated) == (0.0, 0.0, False)
@@ -315,7 +316,8 @@ class TestPeople:
         action = env.leaders.act(timestep.observation)
         np.testing.assert_allclose(action[:7], [0.2, -0.9, 1.1, 0.0, -0.3, 0.1, 1.0], atol=1e-5)
         taken = dict(env.leaders.stamps)
-        stamps = env.step(action).observation["stamps"]
+        for _ in range(4):
+            stamps = env.step(action).observation["stamps"]
         assert {name: stamps[name] for name in taken} == taken
         assert stamps["leader_left"] <= stamps["command"]
         until(lambda: bool(np.allclose(fakes.left.motors[:6], action[:6], atol=1e-5)), "the follower follows")
@@ -501,7 +503,8 @@ class TestHardwareTeleop:
             ]
             env = fakes.env(rig=self.RIG)
             env.reset()
-            env.step(np.tile([0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 1.0], 2))
+            for _ in range(6):
+                env.step(np.tile([0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 1.0], 2))
             until(lambda: bool(np.allclose(puppets[1].joints, [0.1, 0.2, -0.3, 0.4, 0.5, 0.6, 0.08])), "there")
 
 

@@ -72,10 +72,10 @@ def test_both_ways_to_an_arm(configured: Any, way: str, monkeypatch: pytest.Monk
     assert arm.errors() == {}
     target = [0.2, *START_ARM_POSE[1:], 0.8]
     arm.move(target, 0.5)
-    until(lambda: bool(np.allclose(arm.present(), target, atol=0.05)), "there")
+    until(lambda: bool(np.allclose(arm.reading(), target, atol=0.05)), "there")
     arm.reboot_gripper()
     arm.move([*START_ARM_POSE, 0.0], 0.5)
-    until(lambda: bool(np.allclose(arm.present()[:6], START_ARM_POSE, atol=0.05)), "and back")
+    until(lambda: bool(np.allclose(arm.reading()[:6], START_ARM_POSE, atol=0.05)), "and back")
     arm.close()
 
 
@@ -178,5 +178,5 @@ def test_parked_arms_rest_without_torque(env: RosEnv) -> None:
     env.reset()
     env.park()
     env.release()
-    before = [arm.present() for arm in env.followers.values()]
+    before = [arm.reading() for arm in env.followers.values()]
     np.testing.assert_allclose(np.array(before)[:, :6], [VX300S.rest] * 2, atol=0.2)

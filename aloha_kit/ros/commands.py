@@ -1,0 +1,91 @@
+"""The commands to one arm as a sequence: each starts from the one before it, the first from where the arm is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import ArmModel, Clock, command_step, CommandLimiter
+from aloha_kit.ros.readings import agreed_reading, Vector
+
+Array = npt.NDArray[np.float64]
+
+FOLLOWED = 0.2  # rad: an arm further than this from its last command, for so long, does not follow it
+SETTLE_S = 1.0
+FASTEST_HZ = 100.0  # moves send at 50 Hz, so a task with a very short period must not make their steps too large
+
+
+class ArmCommands:
+    """What was last sent to one arm, and how far from it the next command may be.
+
+    Args:
+        topic: of its joint states; `parse` gives the (7,) target that a message stands for.
+        next_reading: waits for the next of them, and raises as `Arm.present`.
+        rate_hz: of the commands: one may differ from the one before by the speed of the joints over this rate.
+    """
+
+    def __init__(
+        self,
+        who: str,
+        model: ArmModel,
+        topic: str,
+        parse: Callable[[Any], Vector],
+        next_reading: Callable[[], Vector],
+        clock: Clock,
+        *,
+        rate_hz: float,
+        patience_s: float,
+    ) -> None:
+        self._who, self._model, self._topic, self._parse = who, model, topic, parse
+        self._next_reading, self._clock, self._patience_s = next_reading, clock, patience_s
+        rate_hz = min(rate_hz, FASTEST_HZ)
+        self._limiter = CommandLimiter(command_step(model, rate_hz), rate_hz)
+
+    @property
+    def last(self) -> Array | None:
+        """(7,) the last command; None before the first and after `forget`."""
+        return self._limiter.last
+
+    def start(self) -> Array:
+        """(7,) where the next command starts from: the last command while the arm follows it, else where the arm is.
+
+        Raises:
+            RosError: nothing is published.
+            ReadingError: no readings that can be believed.
+        """
+        if self.last is not None and not self._follows():
+            self.forget()
+        if self.last is None:
+            pose = agreed_reading(
+                self._topic, self._who, self._model, self._parse, self._clock, self._patience_s
+            ).astype(np.float64)
+            pose[:6] = np.clip(pose[:6], self._model.lower, self._model.upper)  # a resting arm sags past its limits
+            self._limiter.begin(pose)
+        assert self.last is not None
+        return self.last.copy()
+
+    def limit(self, goal: npt.ArrayLike) -> Array:
+        """(7,) as far towards `goal` as the next command may go. Raises as `start`, before the first command."""
+        if self.last is None:
+            self.start()
+        return self._limiter.limit(goal, self._clock.now_ns())
+
+    def sent(self, command: Array) -> None:
+        """(7,) `command` was sent."""
+        self._limiter.sent(command, self._clock.now_ns())
+
+    def forget(self) -> None:
+        """The arm may be somewhere else than the last command says: its torque went, or its driver."""
+        self._limiter.forget()
+
+    def _follows(self) -> bool:
+        """Whether the joints come near the last command; the gripper need not, it may hold an object."""
+        assert self.last is not None
+        end = self._clock.now_ns() + int(SETTLE_S * 1e9)
+        while np.abs(self._next_reading() - self.last)[:6].max() > FOLLOWED:
+            if self._clock.now_ns() > end:
+                return False
+        return True

@@ -1,0 +1,111 @@
+"""Whether a reading of an arm can be true: one wrong value among good ones must not become a command.
+
+Drivers publish single wrong values (a byte lost on the bus, a counter that overflows) that are finite and within the
+joint's range. A joint has a top speed, so a reading is believed when readings next to it agree with it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import rospy
+from sensor_msgs.msg import JointState
+
+from aloha_kit.core import ArmModel, Clock, ReadingError
+from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.core.motion import GRIPPER_SPEED
+from aloha_kit.ros.node import RosError
+
+Vector = npt.NDArray[np.float32]
+
+AGREEING = 4
+"""Readings in a row that have to agree before the first command starts from one."""
+
+HAND_SPEED = 10.0  # rad/s: an arm without torque goes as fast as a person moves it
+SLACK = np.append(np.full(6, 0.1), 0.3)  # rad and openings: noise, and messages that arrive together
+OUTSIDE = 0.2  # rad: a resting arm sags past its limits by less
+
+
+def disagreement(before: npt.ArrayLike, now: npt.ArrayLike, seconds: float) -> str:
+    """What of (7,) `now` no motion explains, `seconds` after (7,) `before`; empty where all of it can be."""
+    first, second = np.asarray(before, np.float64), np.asarray(now, np.float64)
+    reach = np.append(np.full(6, HAND_SPEED), 2 * GRIPPER_SPEED) * abs(seconds) + SLACK
+    beyond = np.abs(second - first) - reach
+    joint = int(np.argmax(beyond))
+    if beyond[joint] <= 0:
+        return ""
+    name, unit = (*ARM_JOINTS, "gripper")[joint], "rad" if joint < 6 else "openings"
+    return (
+        f"{name} is read at {second[joint]:.2f} {unit}, {abs(seconds) * 1e3:.0f} ms from a reading of "
+        f"{first[joint]:.2f}; no motion explains more than {reach[joint]:.2f} between them"
+    )
+
+
+def require_agreement(who: str, now: npt.ArrayLike, others: Iterable[tuple[float, npt.ArrayLike]]) -> None:
+    """Raise ReadingError unless (7,) `now` agrees with one of the readings next to it.
+
+    Args:
+        others: (seconds between, (7,) reading); where there is none, nothing can be said.
+    """
+    found = ""
+    for seconds, other in others:
+        found = disagreement(other, now, seconds)
+        if not found:
+            return
+    if found:
+        raise ReadingError(f"{who}: {found}")
+
+
+def agreed_reading(
+    topic: str, who: str, model: ArmModel, parse: Callable[[Any], Vector], clock: Clock, patience_s: float
+) -> Vector:
+    """(7,) the newest of `AGREEING` readings in a row that agree, each within the arm's joint limits.
+
+    Args:
+        parse: a message's (7,) reading; ReadingError where it is none.
+
+    Raises:
+        RosError: nothing is published within `patience_s`.
+        ReadingError: no such readings in that time; says which joint, what was read and what was expected.
+    """
+    arrived: deque[tuple[int, Any]] = deque(maxlen=1000)
+    end = clock.now_ns() + int(patience_s * 1e9)
+    agreeing: list[tuple[int, Vector]] = []
+    problem, heard = "", False
+    ear = rospy.Subscriber(topic, JointState, lambda message: arrived.append((clock.now_ns(), message)), queue_size=100)
+    try:
+        while clock.now_ns() <= end:
+            if not arrived:
+                clock.sleep_until(clock.now_ns() + 2_000_000)
+                continue
+            at_ns, message = arrived.popleft()
+            heard = True
+            try:
+                reading = parse(message)
+                _require_range(who, model, reading)
+                require_agreement(who, reading, [((at_ns - then) / 1e9, other) for then, other in agreeing[-1:]])
+            except ReadingError as error:
+                problem = str(error)
+                agreeing.clear()
+                continue
+            agreeing.append((at_ns, reading))
+            if len(agreeing) >= AGREEING:
+                return reading
+    finally:
+        ear.unregister()
+    if not heard:
+        raise RosError(f"{who}: nothing on {topic} for {patience_s:g} s; is its driver running?")
+    raise ReadingError(f"{problem or f'{who}: fewer than {AGREEING} readings'} (for {patience_s:g} s)")
+
+
+def _require_range(who: str, model: ArmModel, reading: Vector) -> None:
+    """Raise ReadingError where a joint is read further outside its limits than an arm can be."""
+    for joint, value, low, high in zip(ARM_JOINTS, reading[:6], model.lower, model.upper, strict=True):
+        if not low - OUTSIDE <= value <= high + OUTSIDE:
+            raise ReadingError(
+                f"{who}: {joint} is read at {value:.2f} rad, where it cannot be; expected [{low:.2f}, {high:.2f}]"
+            )
