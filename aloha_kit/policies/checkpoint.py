@@ -6,14 +6,19 @@ config.json         the family (`kind`) and its configuration
 statistics.json     of the training data, for normalisation
 contract.json       joints, cameras, sizes, rate, units
 extra.json          whatever the one who saved it wanted to note (task, step, scores)
+checksums.json      SHA-256 of every other file, compared at loading, and of these entries; older checkpoints have none
 ```
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,6 +39,10 @@ from aloha_kit.policies.network import ChunkNetwork, narrow
 
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "config.json", "statistics.json", "contract.json")
+CHECKSUMS = "checksums.json"
+
+
+_NEW = ".new."  # in the name of a folder that is being written
 
 
 class CheckpointError(ConfigError):
@@ -62,8 +71,12 @@ def save(
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.new.", dir=folder.parent))
+    sweep(folder.parent, folder.name)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}{_NEW}", dir=folder.parent))
+    held = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        with contextlib.suppress(OSError):  # no locks on this file system
+            fcntl.flock(held, fcntl.LOCK_EX)  # while it lasts, nobody sweeps this folder away
         fresh.chmod(0o755)  # mkdtemp's own is private, and others may deploy what one trains
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, fresh / WEIGHTS)
         arrays = {key: value.tolist() for key, value in stats.to_arrays().items()}
@@ -71,13 +84,52 @@ def save(
         _write_json(fresh / "statistics.json", arrays)
         (fresh / "contract.json").write_text(narrow(contract, config).to_json() + "\n", encoding="utf-8")
         _write_json(fresh / "extra.json", dict(extra or {}))
+        (fresh / WEIGHTS).chmod(stat.S_IMODE((fresh / "config.json").stat().st_mode))  # safetensors' own is private
         if write is not None:
             write(fresh)
-        for file in fresh.iterdir():
+        sums = {file.name: _digest(file) for file in sorted(fresh.iterdir())}
+        _write_json(fresh / CHECKSUMS, {**sums, CHECKSUMS: _digest_of(sums)})
+        for file in (*fresh.iterdir(), fresh):
             _sync(file)
         _swap(fresh, folder)
     finally:
+        os.close(held)
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def sweep(parent: Path, name: str | None = None) -> None:
+    """Remove what killed saves left in `parent` (of checkpoint `name`, or of any); what is being written stays."""
+    for leftover in parent.glob(f".*{_NEW}*"):
+        if leftover.is_dir() and (name is None or leftover.name.startswith(f".{name}{_NEW}")):
+            held = os.open(leftover, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(leftover, ignore_errors=True)
+            except OSError:  # of a live process, or there are no locks that would tell
+                pass
+            finally:
+                os.close(held)
+
+
+def require_intact(folder: Path, *names: str) -> None:
+    """Compare files of a checkpoint (all of them where none is named) with its checksums, where it has some.
+
+    Raises:
+        CheckpointError: a file is not as it was saved; names it.
+    """
+    if not (folder / CHECKSUMS).exists():
+        return
+    known = _read_json(folder / CHECKSUMS)
+    if known.pop(CHECKSUMS, None) != _digest_of(known):
+        raise CheckpointError(
+            f"{folder / CHECKSUMS} is damaged: its own checksum differs. Without it, nothing is compared"
+        )
+    for name in names or known:
+        if name in known and (folder / name).is_file() and _digest(folder / name) != known[name]:
+            raise CheckpointError(
+                f"{folder / name} is not as it was saved, its SHA-256 differs: damaged, or edited. "
+                f"To use it as it is, remove {CHECKSUMS} beside it"
+            )
 
 
 def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
@@ -88,6 +140,7 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
             are not those of its configuration; says which.
     """
     folder = _existing(Path(folder))
+    require_intact(folder)
     try:
         state = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -121,8 +174,14 @@ def load_weights(network: ChunkNetwork, state: Mapping[str, Tensor], *, where: s
 
 
 def notes(folder: str | Path) -> dict[str, Any]:
-    """What was passed to `save` as `extra`."""
-    return _read_json(_existing(Path(folder)) / "extra.json")
+    """What was passed to `save` as `extra`.
+
+    Raises:
+        CheckpointError: as `load`.
+    """
+    folder = _existing(Path(folder))
+    require_intact(folder, "extra.json")
+    return _read_json(folder / "extra.json")
 
 
 def _existing(folder: Path) -> Path:
@@ -152,6 +211,18 @@ def _swap(fresh: Path, folder: Path) -> None:
     os.rename(fresh, folder)
     _sync(folder.parent)
     shutil.rmtree(spare, ignore_errors=True)
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb", buffering=0) as handle:
+        while block := handle.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _digest_of(sums: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

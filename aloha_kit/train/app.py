@@ -29,6 +29,7 @@ from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, spread
 from aloha_kit.episode.external import allow_external
+from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.train.allocation import keep_freed_memory
 from aloha_kit.train.cli import to_snapshot
@@ -97,6 +98,7 @@ def _train(plan: Plan, device: str, world: World) -> str:
             return ""
         report.require()
     if world.first and args.resume is not None:
+        checkpoint.sweep(run_.checkpoints)
         run_.note(to_snapshot(args))
     elif world.first:
         Run.create(folder, to_snapshot(args))

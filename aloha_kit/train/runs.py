@@ -29,6 +29,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
+from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.cli import SNAPSHOT
 from aloha_kit.train.plan import require_unused
@@ -106,11 +107,14 @@ class Run:
         for file in (folder / STATE, spare / STATE):
             if file.is_file():
                 try:
+                    checkpoint.require_intact(file.parent, STATE)
                     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
                     Position(**state["position"])
                     dict(state["data"])
                     if not (isinstance(state["network"], dict) and isinstance(state["optimiser"], dict)):
                         raise ValueError("network and optimiser are no mappings")
+                except CheckpointError as error:
+                    raise ConfigError(f"{error}; {self._instead(folder)}") from error
                 except _DAMAGE as error:
                     raise ConfigError(f"{file} is damaged; {self._instead(folder)}") from error
                 return state

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import random
 import re
 import shutil
+import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -104,12 +110,15 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(CheckpointError) as raised:
         checkpoint.load(folder)
+    assert str(folder / name) in str(raised.value)
+    (folder / checkpoint.CHECKSUMS).unlink()  # an older checkpoint
+    with pytest.raises(CheckpointError) as raised:
+        checkpoint.load(folder)
     assert str(folder) in str(raised.value)
-    if name != "contract.json":
-        assert name in str(raised.value)
 
 
 def test_weights_of_another_network_are_told(folder: Path, tmp_path: Path, network: ChunkNetwork) -> None:
+    (folder / checkpoint.CHECKSUMS).unlink()
     other = network_of(act(hidden_dim=64), CONTRACT)
     checkpoint.save(tmp_path / "other", other, other.config, other.stats, CONTRACT)
     shutil.copy(tmp_path / "other" / checkpoint.WEIGHTS, folder)
@@ -118,6 +127,7 @@ def test_weights_of_another_network_are_told(folder: Path, tmp_path: Path, netwo
 
 
 def test_an_unknown_setting_is_told(folder: Path) -> None:
+    (folder / checkpoint.CHECKSUMS).unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "chunk_sise": 3}))
     with pytest.raises(CheckpointError, match=r"unknown key 'chunk_sise'\. Did you mean 'chunk_size'"):
@@ -125,6 +135,84 @@ def test_an_unknown_setting_is_told(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({**config, "kind": "acct"}))
     with pytest.raises(CheckpointError, match=r"unknown kind 'acct'\. Did you mean 'act'\? Known: act, cnnmlp"):
         checkpoint.load(folder)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_bit_in_any_file_is_found(folder: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    for file in sorted(folder.iterdir()):
+        whole = file.read_bytes()
+        for _ in range(17):
+            content, bit = bytearray(whole), draw.randrange(8 * len(whole))
+            content[bit // 8] ^= 1 << bit % 8
+            file.write_bytes(content)
+            with pytest.raises(CheckpointError) as raised:
+                checkpoint.load(folder)
+            assert file.name in str(raised.value), f"bit {bit} of {file.name}"
+        file.write_bytes(whole)
+    assert checkpoint.load(folder).chunk_size == 5
+
+
+def test_notes_are_compared_too(folder: Path) -> None:
+    (folder / "extra.json").write_text((folder / "extra.json").read_text().replace("cube", "cubf"))
+    message = "extra.json is not as it was saved, its SHA-256 differs: damaged, or edited. To use it as it is, remove"
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        checkpoint.notes(folder)
+    (folder / checkpoint.CHECKSUMS).unlink()
+    assert checkpoint.notes(folder)["task"] == "cubf"
+
+
+def test_the_checksums_are_sha256(folder: Path) -> None:
+    known = json.loads((folder / "checksums.json").read_text())
+    files = [file for file in folder.iterdir() if file.name != "checksums.json"]
+    own = json.dumps({key: value for key, value in known.items() if key != "checksums.json"}, sort_keys=True)
+    assert known.pop("checksums.json") == hashlib.sha256(own.encode()).hexdigest()
+    assert known == {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_an_older_checkpoint_and_foreign_files_beside_it_load(folder: Path) -> None:
+    (folder / "deploy.json").write_text("{}")
+    assert checkpoint.load(folder).chunk_size == 5
+    (folder / checkpoint.CHECKSUMS).unlink()
+    assert checkpoint.load(folder).chunk_size == 5
+
+
+def test_all_files_are_equally_readable(tmp_path: Path, network: ChunkNetwork) -> None:
+    for mask, mode in ((0o022, 0o644), (0o027, 0o640), (0o002, 0o664)):
+        before = os.umask(mask)
+        try:
+            checkpoint.save(tmp_path / str(mask), network, network.config, network.stats, CONTRACT)
+        finally:
+            os.umask(before)
+        assert {stat.S_IMODE(file.stat().st_mode) for file in (tmp_path / str(mask)).iterdir()} == {mode}
+
+
+def test_what_a_killed_save_left_is_swept_and_a_running_one_is_not(folder: Path, network: ChunkNetwork) -> None:
+    dead, other, live = (folder.with_name(name) for name in (".best.new.abc", ".last.new.def", ".best.new.ghi"))
+    for leftover in (dead, other, live):
+        leftover.mkdir()
+        (leftover / "model.safetensors").write_bytes(b"half")
+    script = "import fcntl, os, sys; fcntl.flock(os.open(sys.argv[1], 0), 2); print(1, flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", script, live], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as saving:
+        assert saving.stdout is not None
+        saving.stdout.readline()
+        checkpoint.save(folder, network, network.config, network.stats, CONTRACT)
+        assert sorted(p.name for p in folder.parent.iterdir()) == [".best.new.ghi", ".last.new.def", "best"]
+        checkpoint.sweep(folder.parent)
+        assert sorted(p.name for p in folder.parent.iterdir()) == [".best.new.ghi", "best"]
+        saving.communicate()
+    checkpoint.sweep(folder.parent)
+    assert [p.name for p in folder.parent.iterdir()] == ["best"]
+
+
+def test_a_fifo_among_its_files_is_named(folder: Path) -> None:
+    (folder / "extra.json").unlink()
+    os.mkfifo(folder / "extra.json")
+    with pytest.raises(CheckpointError, match=r"extra\.json is a FIFO"):
+        checkpoint.notes(folder)
+    assert checkpoint.load(folder).chunk_size == 5
 
 
 def _touch(file: Path) -> None:

@@ -74,7 +74,9 @@ def test_a_run_leaves_everything_it_promises(
 
 def test_resume_goes_on_and_takes_new_values(tmp_path: Path, flags: list[str]) -> None:
     main([*flags, "--no_preflight"])
+    (tmp_path / "run" / "checkpoints" / ".best.new.x").mkdir()  # of a save that was killed
     main(["--resume", str(tmp_path / "run"), "--num_steps", "30"])
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
     assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 30
     assert [r["step"] for r in read_metrics(tmp_path / "run" / "metrics.csv") if "loss" in r] == [10, 20, 30]
     main(["--resume", str(tmp_path / "run" / "checkpoints" / "last"), "--num_steps", "32"])
@@ -101,11 +103,15 @@ def test_resuming_on_as_many_other_episodes_is_noticed(
 def test_a_damaged_state_names_the_other_checkpoints(tmp_path: Path, flags: list[str]) -> None:
     main([*flags, "--no_preflight", "--num_steps", "4", "--save_every", "2"])
     state = tmp_path / "run" / "checkpoints" / "last" / "training_state.pt"
-    state.write_bytes(state.read_bytes()[:2000])
-    expected = (
-        rf"last/training_state.pt is damaged; go on from an older checkpoint with --resume {tmp_path}/run/\S+/step_4$"
-    )
-    with pytest.raises(SystemExit, match=expected):
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(content)
+    others = rf"; go on from an older checkpoint with --resume {tmp_path}/run/\S+/step_4$"
+    with pytest.raises(SystemExit, match=rf"last/training_state.pt is not as it was saved, .*{others}"):
+        main(["--resume", str(tmp_path / "run"), "--num_steps", "6"])
+    state.write_bytes(content[:2000])
+    (state.parent / checkpoint.CHECKSUMS).unlink()  # as in a checkpoint of an older version
+    with pytest.raises(SystemExit, match=rf"last/training_state.pt is damaged{others}"):
         main(["--resume", str(tmp_path / "run"), "--num_steps", "6"])
 
 
