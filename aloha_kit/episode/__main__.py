@@ -1,4 +1,4 @@
-"""`python -m aloha_kit.episode validate|recover|info|stats|export`: look after recorded episodes."""
+"""`python -m aloha_kit.episode validate|recover|info|stats|export|adopt`: look after recorded episodes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from aloha_kit.core.cli import exit_status
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
+from aloha_kit.episode.adopt import Adopt
 from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.external import allow_external
 from aloha_kit.episode.findings import Bounds, Verdict
@@ -193,7 +194,7 @@ class Export:
         return _each(paths, copy)[1]
 
 
-Command = Validate | Recover | Info | Stats | Export
+Command = Validate | Recover | Info | Stats | Export | Adopt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

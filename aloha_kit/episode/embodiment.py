@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -71,7 +72,11 @@ def read_contract(path: Path) -> Contract:
 
 
 def settle(
-    path: Path, recorded: Contract | None, given: Contract | None, assumed: Contract, widths: tuple[int, int]
+    path: Path,
+    recorded: Contract | None,
+    given: Contract | None,
+    suggested: Callable[[], Contract],
+    widths: tuple[int, int],
 ) -> tuple[Contract, str]:
     """The contract of a file, and in words what of it is assumed (empty where nothing is).
 
@@ -79,7 +84,7 @@ def settle(
 
     Args:
         recorded, given: the file's own contract and the user's, if any.
-        assumed: what the file's layout suggests, with the cameras as they are in the file.
+        suggested: gives what the file's layout suggests, with the cameras as they are in the file.
         widths: of the state and of the whole action, a base's included.
 
     Raises:
@@ -96,6 +101,7 @@ def settle(
         if (folder / CONTRACT).is_file():
             described, source = read_contract(folder / CONTRACT), str(folder / CONTRACT)
             break
+    assumed = suggested()
     if described is None:
         return assumed, _assumption(path, assumed)
     for key, names, width in zip(

@@ -213,17 +213,26 @@ class Episode:
         """What of the contract is assumed, in words; empty where the file, or somebody, says it."""
         return self._settled()[1]
 
+    @property
+    def assumed(self) -> Contract:
+        """The contract that the file's layout suggests, whatever the file or somebody says."""
+        return derive_contract(self._layout, *self._widths(), self._sizes())
+
     def _settled(self) -> tuple[Contract, str]:
         if "contract" not in self._arrays:
-            text, base = self.attrs.get("contract"), self.base_action
-            state, action, wheels = self.qpos.shape[1], self.action.shape[1], 0 if base is None else base.shape[1]
+            text = self.attrs.get("contract")
             recorded = None if text is None else _contract(text, self.path)
-            sizes = self._sizes() if recorded is None else {}
-            assumed = derive_contract(self._layout, state, action, wheels, sizes)
-            widths = (state, action + wheels)
-            self._arrays["contract"] = settle(self.path, recorded, self._given, assumed, widths)
+            state, action, base = self._widths()
+            self._arrays["contract"] = settle(
+                self.path, recorded, self._given, lambda: self.assumed, (state, action + base)
+            )
         found: tuple[Contract, str] = self._arrays["contract"]
         return found
+
+    def _widths(self) -> tuple[int, int, int]:
+        """Entries of the state, of the action, and of a base's action."""
+        base = self.base_action
+        return self.qpos.shape[1], self.action.shape[1], 0 if base is None else base.shape[1]
 
     @property
     def compressed(self) -> bool:

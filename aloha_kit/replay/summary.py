@@ -17,7 +17,7 @@ def summary(recording: Recording) -> str:
         for size in [recording.contract.cameras.get(name)]
         if size
     )
-    assumed = "" if "rate_hz" in attrs else " (assumed)"
+    assumed = " (assumed)" if episode.assumption else ""
     lines = [
         f"{episode.path}  [{episode.layout}]",
         f"  {episode.length} actions, {episode.frames} observations, {recording.rate_hz:g} Hz{assumed},"

@@ -1,0 +1,229 @@
+"""Describe old episodes: a contract and a task beside them, after a look at what they hold."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+import yaml
+
+from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.config.fit import rig_joints
+from aloha_kit.core import ConfigError, Contract, ContractError
+from aloha_kit.core.files import make_folder
+from aloha_kit.episode.embodiment import CONTRACT, UNKNOWN
+from aloha_kit.episode.measure import doubts, FULL_TURN, measure, Measured, METRES, OPENING
+
+TASK = "task.yaml"
+
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
+
+
+@dataclass(frozen=True)
+class Adopt:
+    """Describe episodes whose files do not say their joints: writes contract.yaml and task.yaml beside them.
+
+    Prints what was measured, asks on a terminal for what the flags leave open, and ends with the next commands.
+    """
+
+    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
+    """The folder of episodes."""
+    rig: str | None = None
+    """The rig they are of: a name in configs/rigs, or YAML. Gives the names, and the units unless they are given."""
+    names: Names = ()
+    """Names of the state's entries in order; or one an arm (left right), whose joints are then numbered and whose last
+    entry is its gripper."""
+    action_names: Names = ()
+    """Names of the action's entries, a base's included; by default the state's, and a base's velocities."""
+    joints_unit: str | None = None
+    """Unit of the joints: rad, deg, …"""
+    gripper_unit: str | None = None
+    """Unit of the grippers: "0 closed, 1 open", m, rad, …"""
+    rate_hz: float | None = None
+    """Control rate in Hz."""
+    task: str | None = None
+    """Name of the task."""
+    instruction: str | None = None
+    """The task in words."""
+    output: Path | None = None
+    """Where the two files go, if not beside the episodes."""
+    overwrite: bool = False
+    """Replace a contract.yaml and task.yaml that are there."""
+
+    def __post_init__(self) -> None:
+        if self.rate_hz is not None and not 0 < self.rate_hz < float("inf"):
+            raise ConfigError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
+
+    def run(self) -> int:
+        measured = measure(self.source)
+        print(measured.text())
+        folder = self.output or self.source
+        present = [str(folder / name) for name in (CONTRACT, TASK) if (folder / name).exists()]
+        if present and not self.overwrite:
+            raise ConfigError(f"{' and '.join(present)} exist already; --overwrite replaces them")
+        answers = _completed(self, measured)
+        contract = described(answers, measured)
+        for doubt in doubts(contract, measured).values():
+            print(f"note: {doubt}")
+        make_folder(folder)
+        _write(folder / CONTRACT, _ABOUT_CONTRACT, _contract_values(contract))
+        _write(folder / TASK, _ABOUT_TASK, _task_values(answers, contract, measured))
+        print(f"\nwrote {folder / CONTRACT} and {folder / TASK}; the episodes are as they were. Next:")
+        print("\n".join(_next(self.source, folder, measured)))
+        print("(on a GPU: --policy act)")
+        return 0
+
+
+def described(answers: Adopt, measured: Measured) -> Contract:
+    """The contract that the answers describe.
+
+    Raises:
+        ContractError: other numbers of names than the files have entries.
+        ConfigError: an unknown rig, or a name that stands twice.
+    """
+    state, whole = measured.state.shape[1], measured.action.shape[1]
+    base = tuple(measured.assumed.action_names[whole - measured.base :])
+    if answers.rig is not None:
+        names, actions = rig_joints(load(RigConfig, "rigs", answers.rig))
+    else:
+        names = answers.names
+        if len(names) < state and state % len(names) == 0:
+            joints = state // len(names)
+            names = tuple(
+                f"{arm}_{f'joint_{i}' if i < joints - 1 else 'gripper'}" for arm in names for i in range(joints)
+            )
+        if not answers.action_names and len(names) + len(base) != whole:
+            raise ContractError(
+                f"the files have {whole} entries of action and {state} of state: name the action's with --action_names"
+            )
+        actions = (*names, *base)
+    actions = answers.action_names or actions
+    for what, given, width in (("state", names, state), ("action", actions, whole)):
+        if len(given) != width:
+            source = f"rig '{answers.rig}' has" if answers.rig else "given are"
+            raise ContractError(f"{source} {len(given)} entries of {what}, the files have {width}")
+        if len(set(given)) < len(given):
+            raise ConfigError(f"a name stands twice for the {what}: {', '.join(given)}")
+    units = {"joints": answers.joints_unit or "rad", "gripper": answers.gripper_unit or OPENING}
+    contract = Contract(names, actions, measured.assumed.cameras, float(answers.rate_hz or 0), units)
+    explicit = {"joints": answers.joints_unit, "gripper": answers.gripper_unit}
+    for key, doubt in doubts(contract, measured).items():
+        if explicit[key] is None:  # a rig's unit that the files contradict
+            raise ContractError(f"{doubt}; say what they are with --{key}_unit")
+    return contract
+
+
+def _completed(given: Adopt, measured: Measured) -> Adopt:
+    """The flags, with what they leave open asked on a terminal.
+
+    Raises:
+        ConfigError: there is no terminal; shows a command that says everything.
+    """
+    suggested = _suggestions(given, measured)
+    open_ = [flag for flag in suggested if not getattr(given, flag)]
+    if given.rig is not None:  # says names and units
+        open_ = [flag for flag in open_ if flag in ("rate_hz", "task")]
+    if not open_:
+        return given
+    if sys.stdin is None or not sys.stdin.isatty():
+        words = ["python", "-m", "aloha_kit.episode", "adopt", str(given.source)]
+        for flag, value in suggested.items():
+            if given.rig is None or flag in ("rate_hz", "task"):
+                now = getattr(given, flag) or value
+                words += [f"--{flag}", *(now if isinstance(now, tuple) else (str(now),))]
+        words += ["--rig", given.rig] if given.rig else []
+        raise ConfigError(
+            f"the files do not say {', '.join(f'--{flag}' for flag in open_)}; give them (or --rig NAME), "
+            f"for example, if it is true: {shlex.join(words)}"
+        )
+    questions = {
+        "names": "names of the state's entries, or one an arm, with spaces between",
+        "joints_unit": "unit of the joints (rad, deg, …)",
+        "gripper_unit": f"unit of the grippers ({OPENING}; m; rad; …)",
+        "rate_hz": "control rate in Hz",
+        "task": "name of the task",
+    }
+    answers: dict[str, Any] = {}
+    for flag in open_:
+        value = suggested[flag]
+        shown = " ".join(value) if isinstance(value, tuple) else str(value)
+        try:
+            answer = input(f"{questions[flag]} [{shown}]: ").strip()
+        except EOFError:
+            raise ConfigError(f"no answer to: {questions[flag]}; nothing was written") from None
+        answers[flag] = value if not answer else tuple(answer.split()) if flag == "names" else answer
+    try:
+        answers["rate_hz"] = float(answers.get("rate_hz", given.rate_hz or 0))
+    except ValueError:
+        raise ConfigError(f"a control rate is a number of Hz, given '{answers['rate_hz']}'") from None
+    return replace(given, **answers)
+
+
+def _suggestions(given: Adopt, measured: Measured) -> dict[str, Any]:
+    """What could be meant, from the layout and the measured ranges; nobody is held to it."""
+    assumed, state = measured.assumed, measured.state.shape[1]
+    known = assumed.units["joints"] != UNKNOWN
+    widest = float(np.abs(measured.state).max())
+    arms = ("left", "right") if state % 2 == 0 and state >= 10 else ("arm",)
+    names = given.names or (assumed.state_names if known else arms)
+    last = state // (len(names) if len(names) < state else 1) - 1
+    high = float(max(measured.state[1, last], measured.action[1, min(last, measured.action.shape[1] - 1)]))
+    return {
+        "names": names,
+        "joints_unit": "deg" if widest > FULL_TURN else "rad",
+        "gripper_unit": "m" if high < METRES else OPENING,
+        "rate_hz": assumed.rate_hz,
+        "task": given.source.resolve().name or "task",
+    }
+
+
+_ABOUT_CONTRACT = "What the vectors of the episodes in this folder mean; see docs/data_format.md of aloha_kit."
+_ABOUT_TASK = "The task of these episodes, for --task."
+
+
+def _contract_values(contract: Contract) -> dict[str, Any]:
+    return {
+        "state_names": list(contract.state_names),
+        "action_names": list(contract.action_names),
+        "units": contract.units,
+        "rate_hz": contract.rate_hz,
+        "cameras": {name: list(size) for name, size in contract.cameras.items()},
+    }
+
+
+def _task_values(answers: Adopt, contract: Contract, measured: Measured) -> dict[str, Any]:
+    folder = str(answers.source.resolve()).replace("{", "{{").replace("}", "}}")  # the task's name would go in {task}
+    task = TaskConfig(
+        name=str(answers.task),
+        instruction=answers.instruction or measured.instruction,
+        rig=answers.rig or "none",
+        episode_len=measured.steps,
+        rate_hz=contract.rate_hz,
+        cameras=tuple(contract.cameras),
+        dataset_dir=folder,
+    )
+    return {key: value for key, value in to_mapping(task).items() if value not in (None, {}) and key != "scene"}
+
+
+def _write(path: Path, about: str, values: dict[str, Any]) -> None:
+    part = path.with_name(f".{path.name}.part")
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
+    part.write_text(f"# {about}\n{text}", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _next(source: Path, folder: Path, measured: Measured) -> list[str]:
+    """The commands that come next, as they can be typed."""
+    elsewhere = [] if folder.resolve() == source.resolve() else ["--contract", str(folder / CONTRACT)]
+    commands = (
+        ["aloha_kit.episode", "validate", str(source)],
+        ["aloha_kit.train", "--task", str(folder / TASK), "--policy", "act_cpu"],
+        ["aloha_kit.replay", str(measured.files[0])],
+    )
+    return [f"  python -m {shlex.join([*command, *elsewhere])}" for command in commands]
