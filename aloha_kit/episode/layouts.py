@@ -119,7 +119,7 @@ def derive_contract(layout: Layout, state: int, action: int, base: int, sizes: d
     if (state, action, base) == (14, 16, 0):  # ACT++ may keep the base's two in the same data set
         action, base = 14, 2
     if (state, action) != (14, 14) or base not in (0, 2):
-        return neutral_contract(state, action, base, sizes, 50.0)
+        return neutral_contract(state, action, base, sizes, layout.rate_hz)
     cobot = layout.name == COBOT_MAGIC
     names = _COBOT_JOINTS if cobot else joint_names()
     contract = Contract(names, (*names, *_BASE[:base]), sizes, rate_hz=layout.rate_hz)
