@@ -1,15 +1,19 @@
-"""The task and the rig as a policy needs them: its cameras, at its sizes."""
+"""The task and the rig as a policy needs them: its cameras, at its sizes, under the rig's names."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from aloha_kit.config.rig import CameraConfig, RigConfig
 from aloha_kit.config.task import TaskConfig
-from aloha_kit.core import Contract, joint_names
+from aloha_kit.core import ConfigError, Contract, joint_names
 
 BASE_NAMES = ("base_linear", "base_angular")
 """A mobile base's entries at the end of the action: m/s and rad/s."""
+
+_PUBLISHED_SIZE = (480, 640)  # of the images that the published repositories record
 
 
 def rig_joints(rig: RigConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -18,14 +22,94 @@ def rig_joints(rig: RigConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return joints, (*joints, *(BASE_NAMES if rig.base else ()))
 
 
-def camera_sizes(task: TaskConfig, rig: RigConfig, size: tuple[int, int] | None = None) -> dict[str, tuple[int, int]]:
-    """{camera: (height, width)} of what a task shows, for policies that do not say what they were shown.
+@dataclass(frozen=True)
+class TrainingSetup:
+    """What a published checkpoint, which does not tell it, is taken to have been trained on.
+
+    Attributes:
+        cameras: {name: (height, width)}, in the order of the training's `camera_names`.
+        rate_hz: steps a second.
+        cameras_from, sizes_from, rate_from: who said so.
+        named: the cameras were given by name, and not taken from a task.
+        cautious: where neither the weights nor a name tells the cameras, refuse instead of assuming the task's.
+    """
+
+    cameras: Mapping[str, tuple[int, int]]
+    rate_hz: float = 50.0
+    cameras_from: str = "--cameras"
+    sizes_from: str = "--image_size"
+    rate_from: str = "--rate_hz"
+    named: bool = True
+    cautious: bool = False
+
+    def size(self, camera: str) -> tuple[int, int]:
+        """(height, width) of a camera, one that is not among `cameras` too."""
+        return self.cameras.get(camera) or next(iter(self.cameras.values()), _PUBLISHED_SIZE)
+
+
+def training_setup(
+    task: TaskConfig,
+    rig: RigConfig,
+    cameras: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> TrainingSetup:
+    """What `task` on `rig` shows, for checkpoints that do not say what they were shown.
 
     Args:
+        cameras: the policy's names in the training's order, in place of the task's.
         size: in place of the task's and the rig's.
+        rename: {the policy's name of a camera: the rig's}.
+
+    Raises:
+        ConfigError: a camera is named twice.
     """
-    cameras = {name: rig.cameras[name] for name in task.cameras if name in rig.cameras}
-    return {name: size or task.image_size or (c.height, c.width) for name, c in cameras.items()}
+    if cameras is not None and (not cameras or len(set(cameras)) < len(cameras)):
+        raise ConfigError(f"--cameras names each camera once, given: {' '.join(cameras) or '(none)'}")
+    where, renamed = f"task '{task.name}'", rename or {}
+    back = {theirs: mine for mine, theirs in renamed.items()}
+    names = [back.get(name, name) for name in task.cameras if name in rig.cameras] if cameras is None else cameras
+    sizes = {}
+    for name in names:
+        camera = rig.cameras.get(renamed.get(name, name))
+        own = (camera.height, camera.width) if camera else _PUBLISHED_SIZE
+        sizes[name] = size or task.image_size or own
+    return TrainingSetup(
+        sizes,
+        task.rate_hz,
+        where if cameras is None else "--cameras",
+        where if size is None else "--image_size",
+        where,
+        named=cameras is not None,
+        cautious=rig.kind == "ros",
+    )
+
+
+def assumption(assumed: Mapping[str, Any]) -> str:
+    """One line for people of what `policies.find.load_network` noted in `ChunkNetwork.assumed`."""
+    cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed["cameras"].items())
+    return (
+        f"assumed, since a published checkpoint does not tell it: cameras {cameras} (names: {assumed['cameras_from']};"
+        f" number: {assumed['number_from']}; sizes: {assumed['sizes_from']}), {assumed['rate_hz']:g} Hz"
+        f" ({assumed['rate_from']})"
+    )
+
+
+def renames(words: Sequence[str]) -> dict[str, str]:
+    """{the policy's name of a camera: the rig's} of `policy=rig` words.
+
+    Raises:
+        ConfigError: a word is not of this form, or a camera is named twice.
+    """
+    found: dict[str, str] = {}
+    for word in words:
+        mine, equals, theirs = word.partition("=")
+        if not (mine and equals and theirs) or "=" in theirs:
+            raise ConfigError(f"--rename takes POLICY_CAMERA=RIG_CAMERA, such as top=cam_high; given '{word}'")
+        if mine in found or theirs in found.values():
+            raise ConfigError(f"--rename names a camera twice: {' '.join(words)}")
+        found[mine] = theirs
+    return found
 
 
 def as_trained(

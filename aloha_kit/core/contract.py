@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from aloha_kit.core.errors import ContractError
@@ -83,6 +84,22 @@ class Contract:
         if missing:
             found.append(f"environment state lacks: {', '.join(missing)}")
         return found
+
+    def renamed(self, names: Mapping[str, str]) -> Contract:
+        """The same with other names of cameras, {this contract's: the new one}; their order stays.
+
+        Raises:
+            ContractError: a name that is no camera here, or one for two cameras.
+        """
+        there = ", ".join(self.cameras) or "(none)"
+        for name, new in names.items():
+            if name not in self.cameras:
+                hint = f"; did you mean {new}={name}?" if new in self.cameras else ""
+                raise ContractError(f"cannot rename camera '{name}' to '{new}': there are: {there}{hint}")
+        cameras = {names.get(name, name): size for name, size in self.cameras.items()}
+        if len(cameras) != len(self.cameras):
+            raise ContractError(f"cannot rename {dict(names)}: two cameras of {there} would have one name")
+        return dataclasses.replace(self, cameras=cameras)
 
     def require(self, other: Contract, *, mine: str, theirs: str) -> None:
         """Raise `ContractError` that lists every difference, naming the two sides in words."""

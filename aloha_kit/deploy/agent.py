@@ -15,6 +15,7 @@ import torch
 import torch._dynamo
 
 from aloha_kit.config import to_mapping
+from aloha_kit.config.fit import assumption, TrainingSetup
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import Observation
 from aloha_kit.data.batch import Batch
@@ -43,10 +44,11 @@ class TimedAgent(ChunkPolicy):
 
 def local(
     path: Path,
-    cameras: Mapping[str, tuple[int, int]],
+    setup: TrainingSetup | None = None,
     device: str | None = None,
     engine: EngineKind = "eager",
     precision: Precision = "fp32",
+    rename: Mapping[str, str] | None = None,
 ) -> Source:
     """The policy of a checkpoint, on this machine, ready to be asked.
 
@@ -56,7 +58,7 @@ def local(
     Raises:
         ConfigError: damaged files, an unusable device, or an engine that is missing, cannot, or is wrong.
     """
-    network = load_network(path, cameras, device)
+    network = load_network(path, setup, device, rename)
     prepared = prepare(network, engine=engine, precision=precision, example=blank(network, 1), say=_say)
     used = str(next(network.parameters()).device)
     about = {
@@ -65,6 +67,9 @@ def local(
         "engine": prepared.about(),
         "torch": str(torch.__version__),
     }
+    if network.assumed is not None:
+        about["assumed"] = network.assumed
+        _say(f"{path}: {assumption(network.assumed)}")
     return Source(
         network.contract,
         network.chunk_size,

@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from aloha_kit import __version__, rigs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.fit import as_trained, camera_sizes
+from aloha_kit.config.fit import as_trained, renames, training_setup
+from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.core import ConfigError, Environment, Policy, WallClock
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy import source as sources
@@ -47,6 +48,10 @@ def run(args: DeployArgs) -> list[Rollout]:
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
     on_rig = rig.kind == "ros"
+    if args.eval_poses is not None and on_rig:
+        raise ConfigError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person puts in place")
+    starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
+    args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
     inference = _inference(args, on_rig)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
@@ -69,6 +74,8 @@ def run(args: DeployArgs) -> list[Rollout]:
         if films and seen_by_people not in task.cameras:
             filmed = rigs.connect(*with_view(task, rig, seen_by_people, args.video_size), realtime=args.realtime)
             stack.callback(filmed.close)
+        for simulation in (env, filmed) if starts else ():
+            simulation.starts = starts
         guard, operator = _on_rig(stack, env, policy, args.release) if on_rig else (_guard(env, policy), None)
         runner = Runner(
             task, env.contract, guard, policy, latency, output, env.simulated if on_rig else True, seen_by_people,
@@ -77,12 +84,12 @@ def run(args: DeployArgs) -> list[Rollout]:
         about = _about(args, source, task, env, inference)
         report = stack.enter_context(Report(output, about, guard, latency, policy))
         # disable=None: a bar only on a terminal; elsewhere a line each rollout.
-        bar = stack.enter_context(tqdm(range(args.num_rollouts), task.name, unit="rollout", disable=None))
+        bar = stack.enter_context(tqdm(range(args.rollouts), task.name, unit="rollout", disable=None))
         for i in bar:
             report.add(runner.run(filmed if i < films else env, args.seed + i, film=i < films))
             bar.set_postfix_str(report.successes)
             if bar.disable:
-                print(f"{task.name}: rollout {i + 1}/{args.num_rollouts}, {report.successes}", file=sys.stderr)
+                print(f"{task.name}: rollout {i + 1}/{args.rollouts}, {report.successes}", file=sys.stderr)
             if operator and operator.quitting:
                 break
     return report.rollouts
@@ -106,8 +113,9 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[Source,
 
     path = find_checkpoint(args.ckpt)
     output = make_folder(args.output or run_folder(path) / "deploy" / folder)
-    cameras = camera_sizes(task, rig, args.image_size)
-    return agent.local(path, cameras, args.device, args.engine, args.precision), output
+    rename = renames(args.rename)
+    setup = training_setup(task, rig, args.cameras, args.image_size, rename)
+    return agent.local(path, setup, args.device, args.engine, args.precision, rename), output
 
 
 def _guard(env: Environment, policy: Policy) -> SafetyGuard:
@@ -136,6 +144,8 @@ def _about(
         "checkpoint": source.name,
         "trained_on": source.trained_on,
         "policy": about.pop("policy", None),
+        "assumed": about.pop("assumed", None),
+        "rename": renames(args.rename),
         "task": to_mapping(task),
         "execution": {
             "temporal_agg": args.temporal_agg,
@@ -147,8 +157,9 @@ def _about(
             "realtime": args.realtime,
             **about,
         },
-        "seeds": [args.seed, args.seed + args.num_rollouts - 1],
-        "asked_rollouts": args.num_rollouts,
+        "seeds": [args.seed, args.seed + args.rollouts - 1],
+        "asked_rollouts": args.rollouts,
+        "eval_poses": str(args.eval_poses) if args.eval_poses else None,
         "rig": env.describe(),
         "versions": {**versions, "python": platform.python_version(), "platform": platform.platform()},
         "started": _now().isoformat(timespec="seconds"),

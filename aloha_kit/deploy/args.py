@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.policies.seam import chosen, Seam
@@ -43,8 +44,8 @@ class DeployArgs:
     """Task: a name in configs/tasks or a YAML path."""
     temporal_agg: bool = False
     """Ask at every step and average all predictions for the present one, older ones weighing more."""
-    num_rollouts: int = 50
-    """Episodes to run."""
+    num_rollouts: int | None = None
+    """Episodes to run; by default 50, or one a row of --eval_poses."""
     horizon: int | None = None
     """Steps from one query to the next; by default the whole chunk, less what async inference and --seam set aside,
     or 1 with --temporal_agg."""
@@ -75,6 +76,14 @@ class DeployArgs:
     """Height and width of that camera's picture."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
+    cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
+    """Cameras that the policy sees, in its training's order, where the checkpoint does not say it (published ACT); by
+    default the task's."""
+    rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
+    """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
+    eval_poses: Path | None = None
+    """Start poses of the objects in simulation, a row a rollout, in place of poses drawn by --seed: .npy, .json, .yaml
+    or .csv with x y z qw qx qy qz of the cube, or of peg and socket (the BOX_POSE of ACT's scripts)."""
     episode_len: int | None = None
     """Steps of a rollout, in place of the task's."""
     realtime: bool = False
@@ -99,6 +108,14 @@ class DeployArgs:
         chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise ConfigError(f"--jpeg must be 1 to 100, given {self.jpeg}")
+        if self.remote is not None and self.cameras is not None:
+            raise ConfigError("--cameras is for where the network runs: give it to the policy server")
+        renames(self.rename)
+
+    @property
+    def rollouts(self) -> int:
+        """How many episodes to run."""
+        return self.num_rollouts or 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,11 +142,18 @@ class ServeArgs:
     """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
-    cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ("top",)
-    """Cameras that the policy sees, where the checkpoint does not say it (published ACT)."""
+    cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
+    """Cameras that the policy sees, in its training's order, where the checkpoint does not say it (published ACT)."""
+    rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
+    """Cameras that the rigs name otherwise than the policy, such as top=cam_high."""
+    rate_hz: float = 50.0
+    """Steps a second, where the checkpoint does not say it (published ACT)."""
 
     def __post_init__(self) -> None:
         _check(self)
+        if not 0 < self.rate_hz <= 1000:
+            raise ConfigError(f"--rate_hz must be more than 0 and at most 1000, given {self.rate_hz}")
+        renames(self.rename)
 
 
 def _check(args: DeployArgs | ServeArgs) -> None:

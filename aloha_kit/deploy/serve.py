@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 
+from aloha_kit.config.fit import renames, TrainingSetup
 from aloha_kit.core import WallClock
 from aloha_kit.deploy.agent import local
 from aloha_kit.deploy.args import ServeArgs
@@ -21,8 +22,14 @@ def serve(args: ServeArgs) -> None:
         RemoteError: the address cannot be served on.
     """
     path = find_checkpoint(args.ckpt)
-    cameras = dict.fromkeys(args.cameras, args.image_size or (480, 640))
-    source = local(path, cameras, args.device, args.engine, args.precision)
+    setup = TrainingSetup(
+        dict.fromkeys(args.cameras or (), args.image_size or (480, 640)),
+        args.rate_hz,
+        sizes_from="--image_size" if args.image_size else "the default",
+        named=args.cameras is not None,
+        cautious=True,
+    )
+    source = local(path, setup, args.device, args.engine, args.precision, renames(args.rename))
     source.warm_up()
     token = args.token or secrets.token_urlsafe(16)
     latency = LatencyReport(source.contract.rate_hz, clock=WallClock())

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.config.fit import renames
 from aloha_kit.core import ConfigError, Contract, Observation
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.loop import LatencyReport
@@ -57,7 +58,9 @@ def remote(args: DeployArgs) -> Source:
     token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
     if not token:
         raise ConfigError("the policy server wants its token: give --token, or set ALOHA_KIT_TOKEN")
-    policy = RemotePolicy(str(args.remote), token, timeout_s=args.timeout_s, quality=args.jpeg)
+    policy = RemotePolicy(
+        str(args.remote), token, timeout_s=args.timeout_s, quality=args.jpeg, rename=renames(args.rename)
+    )
     about = dict(policy.about)
     name, trained_on = f"{about.pop('checkpoint', '?')} on {args.remote}", about.pop("trained_on", None)
     return Source(

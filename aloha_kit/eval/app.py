@@ -14,6 +14,7 @@ import torch
 
 from aloha_kit import __version__
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import free_path, make_folder, write_json
 from aloha_kit.eval.args import EvalArgs
@@ -39,6 +40,8 @@ def run(args: EvalArgs) -> list[Evaluated]:
         raise ConfigError(
             f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; count there with aloha_kit.deploy"
         )
+    starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
+    args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
     if args.threads:
         torch.set_num_threads(args.threads)
     sources = [find_checkpoint(path) for path in args.ckpt]
@@ -55,7 +58,7 @@ def run(args: EvalArgs) -> list[Evaluated]:
             written = time.monotonic()
 
     with sigterm_interrupts():
-        candidates = [Candidate(source, args, task, rig) for source in sources]
+        candidates = [Candidate(source, args, task, rig, starts) for source in sources]
         for candidate in candidates[1:]:
             candidate.check()  # now, and not after the first one's rollouts
         try:
@@ -74,8 +77,9 @@ def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:
     versions = {"aloha_kit": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
         "task": to_mapping(task),
-        "asked_rollouts": args.num_rollouts,
-        "seeds": [args.seed, args.seed + args.num_rollouts - 1],
+        "asked_rollouts": args.rollouts,
+        "seeds": [args.seed, args.seed + args.rollouts - 1],
+        "eval_poses": str(args.eval_poses) if args.eval_poses else None,
         "execution": {
             "temporal_agg": args.temporal_agg,
             "delay_steps": args.delay_steps,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 from tyro.conf import arg, UseAppendAction
 
+from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.policies.delayed import Execution
@@ -41,8 +42,8 @@ class EvalArgs:
     """Task: a name in configs/tasks or a YAML path."""
     temporal_agg: bool = False
     """Ask at every step and average all predictions for the present one, older ones weighing more."""
-    num_rollouts: int = 200
-    """Rollouts of each checkpoint."""
+    num_rollouts: int | None = None
+    """Rollouts of each checkpoint; by default 200, or one a row of --eval_poses."""
     horizon: int | None = None
     """Steps from one query to the next; by default the whole chunk, less what --delay_steps and --seam set aside, or
     1 with --temporal_agg."""
@@ -72,6 +73,14 @@ class EvalArgs:
     """Folder for eval.json; by default eval/TASK_TIME in the first run."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
+    cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
+    """Cameras that the policy sees, in its training's order, where the checkpoint does not say it (published ACT); by
+    default the task's."""
+    rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
+    """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
+    eval_poses: Path | None = None
+    """Start poses of the objects in simulation, a row a rollout, in place of poses drawn by --seed: .npy, .json, .yaml
+    or .csv with x y z qw qx qy qz of the cube, or of peg and socket (the BOX_POSE of ACT's scripts)."""
     episode_len: int | None = None
     """Steps of a rollout, in place of the task's."""
 
@@ -87,6 +96,12 @@ class EvalArgs:
                 raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
 
         chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
+        renames(self.rename)
+
+    @property
+    def rollouts(self) -> int:
+        """Rollouts of each checkpoint."""
+        return self.num_rollouts or 200
 
     @property
     def execution(self) -> Execution:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from aloha_kit.config import RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.fit import as_trained, camera_sizes
+from aloha_kit.config.fit import as_trained, assumption, renames, training_setup
 from aloha_kit.core import ConfigError
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.report import Evaluated
-from aloha_kit.eval.worker import Plan, Ready
+from aloha_kit.eval.worker import Plan, Pose, Ready
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
 
@@ -30,9 +30,15 @@ class Candidate:
         ConfigError: damaged files, an unusable device, a horizon beyond the chunk, an engine that is missing or wrong.
     """
 
-    def __init__(self, source: Path, args: EvalArgs, task: TaskConfig, rig: RigConfig) -> None:
-        self.source, self._args = source, args
-        self.network = load_network(source, camera_sizes(task, rig, args.image_size), args.device)
+    def __init__(
+        self, source: Path, args: EvalArgs, task: TaskConfig, rig: RigConfig, starts: Mapping[int, Pose] | None = None
+    ) -> None:
+        self.source, self._args, self._starts = source, args, starts or {}
+        rename = renames(args.rename)
+        setup = training_setup(task, rig, args.cameras, args.image_size, rename)
+        self.network = load_network(source, setup, args.device, rename)
+        if self.network.assumed is not None:
+            print(f"{source}: {assumption(self.network.assumed)}", file=sys.stderr)
         self._task, self._rig = as_trained(task, rig, self.network.contract, args.image_size)
         if args.horizon is not None and not 1 <= args.horizon <= self.network.chunk_size:
             raise ConfigError(
@@ -59,6 +65,8 @@ class Candidate:
             "checkpoint": str(self.source),
             "trained_on": trained_task(self.source),
             "policy": {"kind": self.network.config.kind, **to_mapping(self.network.config)},
+            "assumed": self.network.assumed,
+            "rename": renames(self._args.rename),
             "chunk_size": self.network.chunk_size,
             "horizon": self._args.execution.interval(self.network.chunk_size),
             "device": str(next(self.network.parameters()).device),
@@ -78,24 +86,24 @@ class Candidate:
             EvaluationError: a process died, or a rollout failed.
         """
         args = self._args
-        with self._pool(min(args.at_a_time, args.num_rollouts)) as pool:
+        with self._pool(min(args.at_a_time, args.rollouts)) as pool:
             network = BatchedNetwork(self.network, pool.mailbox, args.at_a_time, self._engine)
             network.warm_up()  # while the environments are being built
             result.about = {**result.about, "rig": dict(self._fitting(pool).describe)}
             # disable=None: a bar only on a terminal; elsewhere a line now and then
-            with tqdm(total=args.num_rollouts, desc=result.label, unit="rollout", disable=None) as bar:
+            with tqdm(total=args.rollouts, desc=result.label, unit="rollout", disable=None) as bar:
                 start = time.perf_counter()
-                for rollout in pool.run(range(args.seed, args.seed + args.num_rollouts), network):
+                for rollout in pool.run(range(args.seed, args.seed + args.rollouts), network):
                     result.add(rollout, time.perf_counter() - start, pool.network_s, pool.queries)
                     after_each()
                     bar.set_postfix_str(f"success {result.successes}/{len(result.rollouts)}", refresh=False)
                     bar.update()
-                    if bar.disable and _tenth(len(result.rollouts), args.num_rollouts):
-                        print(result.line(args.num_rollouts), file=sys.stderr)
+                    if bar.disable and _tenth(len(result.rollouts), args.rollouts):
+                        print(result.line(args.rollouts), file=sys.stderr)
 
     def _pool(self, environments: int) -> Pool:
         mailbox = Mailbox(environments, self.network.contract, self.network.chunk_size)
-        return Pool(Plan(self._task, self._rig, self._args.execution, mailbox), self._args.processes)
+        return Pool(Plan(self._task, self._rig, self._args.execution, mailbox, self._starts), self._args.processes)
 
     def _fitting(self, pool: Pool) -> Ready:
         ready = pool.ready()

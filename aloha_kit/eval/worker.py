@@ -13,7 +13,7 @@ import signal
 import threading
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -31,6 +31,8 @@ from aloha_kit.policies.execution import Executor
 from aloha_kit.rigs import connect
 
 ASKED, ANSWERED = "asked", "answered"
+Pose = npt.NDArray[np.float64]
+"""(7 · objects,) x y z (m) and quaternion w x y z of each object of a scene."""
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 """The parent has had enough, or is gone."""
 
@@ -43,6 +45,7 @@ class Plan:
     rig: RigConfig
     execution: Execution
     mailbox: Mailbox
+    starts: Mapping[int, Pose] = field(default_factory=dict)  # by seed, see `SimEnv.starts`
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ def simulation(plan: Plan) -> Environment:
     env = connect(plan.task, plan.rig)
     assert isinstance(env, SimEnv)
     env.lazy_images = True
+    env.starts = plan.starts
     return env
 
 

@@ -124,6 +124,12 @@ class Vision(nn.Module):
             return [self.backbones[0](image) for image in ready]
         return list(self.backbones[0](torch.cat(ready)).chunk(len(ready)))  # one pass keeps the device busy
 
+    def rename(self, names: Mapping[str, str]) -> None:
+        """Read cameras under other names, {old: new}; their order stays."""
+        self.cameras = tuple(names.get(name, name) for name in self.cameras)
+        self.recorded = {names.get(name, name): size for name, size in self.recorded.items()}
+        self.sizes = {names.get(name, name): size for name, size in self.sizes.items()}
+
     def _prepare(self, name: str, images: Mapping[str, Tensor]) -> Tensor:
         if name not in images:
             raise ContractError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")

@@ -7,13 +7,16 @@ from pathlib import Path
 
 import torch
 
-from aloha_kit.core import ConfigError
+from aloha_kit.config.fit import TrainingSetup
+from aloha_kit.core import ConfigError, ContractError, counted
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.policies.reference import load_reference
+from aloha_kit.policies.reference import load_reference, MODEL, read_camera_names, read_weights
+from aloha_kit.policies.reference_names import camera_count
 
-REFERENCE, REFERENCE_STATS = "policy_best.ckpt", "dataset_stats.pkl"
+REFERENCE, REFERENCE_LAST = "policy_best.ckpt", "policy_last.ckpt"
+REFERENCE_STATS, REFERENCE_CONFIG = "dataset_stats.pkl", "config.pkl"
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -32,8 +35,9 @@ def find_checkpoint(path: Path) -> Path:
             return candidate
     if path.is_file() and path.suffix == ".ckpt":
         return path
-    if (path / REFERENCE).is_file():
-        return path / REFERENCE
+    for name in (REFERENCE, REFERENCE_LAST):
+        if (path / name).is_file():
+            return path / name
     if path.is_dir():
         there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
     elif path.exists():
@@ -47,25 +51,76 @@ def find_checkpoint(path: Path) -> Path:
     )
 
 
-def load_network(source: Path, cameras: Mapping[str, tuple[int, int]], device: str | None = None) -> ChunkNetwork:
+def load_network(
+    source: Path,
+    setup: TrainingSetup | None = None,
+    device: str | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> ChunkNetwork:
     """The network of what `find_checkpoint` found.
 
     Args:
-        cameras: {name: (height, width)} for a file of the published ACT repository, which does not tell them.
+        setup: what a file of a published repository, which does not tell it, was trained on.
         device: by default cuda where there is one, else cpu.
+        rename: cameras, {the policy's name: the rig's}.
 
     Raises:
-        ConfigError: damaged files, or an unusable device.
+        ConfigError: damaged files, an unusable device, or cameras that have to be named.
+        ContractError: cameras that are not the checkpoint's.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if source.is_file():
-        network = load_reference(source, source.parent / REFERENCE_STATS, cameras)
-    else:
-        network = checkpoint.load(source)
+    network = _published(source, setup) if source.is_file() else _ours(source, setup)
+    if rename:
+        try:
+            network.rename_cameras(rename)
+        except ContractError as error:
+            raise ContractError(f"{source}: {error}") from error
     try:
         return network.to(device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
+
+
+def _ours(source: Path, setup: TrainingSetup | None) -> ChunkNetwork:
+    network = checkpoint.load(source)
+    own = network.contract.cameras
+    if setup and setup.named and set(setup.cameras) != set(own):
+        raise ContractError(
+            f"{source} says itself that its cameras are: {', '.join(own) or '(none)'}; given --cameras"
+            f" {' '.join(setup.cameras)}. Where the rig names them otherwise, give --rename POLICY_CAMERA=RIG_CAMERA"
+        )
+    return network
+
+
+def _published(source: Path, setup: TrainingSetup | None) -> ChunkNetwork:
+    """A file of a published repository, and what was assumed of it."""
+    if setup is None:
+        raise ConfigError(f"{source} does not tell its cameras: name them")
+    number = camera_count({key.removeprefix(MODEL): value for key, value in read_weights(source).items()})
+    names = read_camera_names(source.parent / REFERENCE_CONFIG)
+    cameras, origin = dict(setup.cameras), setup.cameras_from
+    if names and not setup.named:
+        cameras, origin = {name: setup.size(name) for name in names}, REFERENCE_CONFIG
+    elif setup.cautious and not setup.named and number is None:
+        raise ConfigError(
+            f"{source} does not tell how many cameras it was trained on, and an arm would move by the wrong ones: give"
+            f" --cameras NAME … in its training's order (the task has: {' '.join(cameras) or 'none'})"
+        )
+    if number is not None and number != len(cameras):
+        raise ContractError(
+            f"{source} was trained on {counted(number, 'camera')}, as its weights tell; {origin} gives"
+            f" {len(cameras)}: {' '.join(cameras) or '(none)'}. Give --cameras NAME … in its training's order"
+        )
+    network = load_reference(source, source.parent / REFERENCE_STATS, cameras, rate_hz=setup.rate_hz)
+    network.assumed = {
+        "cameras": {name: list(size) for name, size in cameras.items()},
+        "cameras_from": origin,
+        "number_from": origin if number is None else "the weights",
+        "sizes_from": setup.sizes_from,
+        "rate_hz": setup.rate_hz,
+        "rate_from": setup.rate_from,
+    }
+    return network
 
 
 def trained_task(source: Path) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn, Tensor
@@ -26,10 +27,12 @@ class ChunkNetwork(nn.Module, abc.ABC):
         config: the family's configuration.
         contract: names and sizes of what is read and predicted, without what the network does not look at.
         stats: the data's statistics.
+        assumed: what a published checkpoint does not tell and was taken from elsewhere; None where all is told.
     """
 
     config: PolicyConfig
     vision: Vision | None
+    assumed: Mapping[str, Any] | None = None
 
     def __init__(self, config: PolicyConfig, contract: Contract, stats: Statistics) -> None:
         super().__init__()
@@ -82,6 +85,16 @@ class ChunkNetwork(nn.Module, abc.ABC):
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the image backbones, which are often given a learning rate of their own."""
         return iter(()) if self.vision is None else self.vision.backbones.parameters()
+
+    def rename_cameras(self, names: Mapping[str, str]) -> None:
+        """Read cameras by a rig's names, {the policy's: the rig's}.
+
+        Raises:
+            ContractError: a name that is none of the policy's cameras, or one for two cameras.
+        """
+        self.contract = self.contract.renamed(names)
+        if self.vision is not None:
+            self.vision.rename(names)
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
         """Normalised qpos (B, S) and environment state (B, E) or None; sizes checked."""

@@ -1,14 +1,14 @@
-"""Checkpoints of the published ACT repository (tonyzhaozh/act), read and written.
+"""Checkpoints of published repositories, read: ACT (tonyzhaozh/act), ACT++ and Cobot Magic's.
 
 `policy_best.ckpt` is a torch state dict, `dataset_stats.pkl` a pickle of numpy arrays. What is
-theirs and what is ours is in `reference_names`.
+theirs and what is ours is in `reference_names`; `reference_export` writes them.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,16 +16,33 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
 from aloha_kit.core import Contract, ContractError, joint_names
 from aloha_kit.core.files import special_file
 from aloha_kit.data.stats import Moments, Statistics
-from aloha_kit.policies.act import ActNetwork
 from aloha_kit.policies.build import build
 from aloha_kit.policies.checkpoint import CheckpointError, load_weights
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.policies.positions import sequence_positions
-from aloha_kit.policies.reference_names import BODY, State, to_ours, to_theirs
+from aloha_kit.policies.reference_names import camera_count, State, to_ours
+
+MODEL = "model."
+"""What the policy classes' names have in front of the network's."""
+
+_READABLE = "aloha_kit reads ACT and CNNMLP of the published ACT, ACT++ and Cobot Magic repositories"
+_UNREADABLE = (
+    OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, AttributeError, LookupError, ImportError,
+    RecursionError, MemoryError, OverflowError,
+)  # fmt: skip
+"""What a damaged pickle can raise."""
+
+_OTHERS = {
+    "noise_pred_net": "a diffusion policy of ACT++ or Cobot Magic, whose U-Net predicts noise",
+    "input_proj_env_state": "an ACT without cameras, which reads object poses",
+    "depth_backbones": "a Cobot Magic policy that reads depth images",
+    "quantize": "a VQ model",
+}
+"""{part of a parameter's name: what has it}: what else these repositories save."""
 
 
 def load_reference(
@@ -36,6 +53,7 @@ def load_reference(
     nheads: int = 8,
     kl_weight: float = 10.0,
     contract: Contract | None = None,
+    rate_hz: float = 50.0,
 ) -> ChunkNetwork:
     """A network from the published repository's files, in evaluation mode on the CPU.
 
@@ -47,12 +65,34 @@ def load_reference(
         cameras: {name: (height, width)} in the order of its training's `camera_names`.
         nheads: of its attention; the scripts never change it from 8.
         kl_weight: for continued training.
-        contract: names of the vectors; None takes ALOHA's 14 where sizes are 14.
+        contract: names of the vectors; None takes ALOHA's 14 where sizes are 14, and a base's 2 after them where
+            they are 16.
+        rate_hz: of the contract, where none is given.
 
     Raises:
         CheckpointError: a file is missing, damaged, unsafe or not of this kind; says which and why.
         ContractError: cameras or contract do not fit the weights.
     """
+    state = read_weights(checkpoint)
+    try:
+        stats = read_stats(dataset_stats)
+        return from_state_dict(
+            state, stats, cameras, nheads=nheads, kl_weight=kl_weight, contract=contract, rate_hz=rate_hz
+        )
+    except (CheckpointError, ContractError) as error:
+        raise type(error)(f"{checkpoint}: {error}") from error
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:  # parameters of another rank or number
+        raise CheckpointError(f"{checkpoint}: weights of an odd shape ({type(error).__name__}: {error})") from error
+
+
+def read_weights(checkpoint: str | Path) -> State:
+    """The state dict in a `.ckpt`, as its policy class names it.
+
+    Raises:
+        CheckpointError: missing, damaged, more than weights, or what aloha_kit has no network for; says what it is.
+    """
+    if special := special_file(Path(checkpoint)):
+        raise CheckpointError(f"{checkpoint} is {special}")
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -62,13 +102,37 @@ def load_reference(
         raise CheckpointError(
             f"cannot read weights from {checkpoint}: it is damaged, cut short, or holds more than weights"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict):
         raise CheckpointError(f"{checkpoint} holds no state dict, but {type(state).__name__}")
+    for name, what in _OTHERS.items():
+        if any(name in key for key in _keys(state)):
+            raise CheckpointError(f"{checkpoint} is {what}: it has parameters '{name}'. {_READABLE}")
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
+        raise CheckpointError(f"{checkpoint} holds no state dict, but a dict of: {', '.join(map(str, state))[:200]}")
+    if odd := [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise CheckpointError(f"{checkpoint} has weights that are not finite: {', '.join(odd[:5])}")
+    return state
+
+
+def read_camera_names(config: str | Path) -> tuple[str, ...] | None:
+    """Cameras in the order of training, from the `config.pkl` that ACT++ saves beside its weights; None without one.
+
+    It is opened for plain containers and numpy arrays only, as the statistics are; one that holds more tells nothing.
+    """
+    if special_file(Path(config)):
+        return None
     try:
-        stats = read_stats(dataset_stats)
-        return from_state_dict(state, stats, cameras, nheads=nheads, kl_weight=kl_weight, contract=contract)
-    except (CheckpointError, ContractError) as error:
-        raise type(error)(f"{checkpoint}: {error}") from error
+        names = _ArraysOnly(io.BytesIO(Path(config).read_bytes())).load()["camera_names"]
+    except _UNREADABLE:
+        return None
+    told = isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
+    return tuple(names) if told else None
+
+
+def _keys(state: Mapping[Any, Any]) -> list[str]:
+    """Names of parameters; of those in the state dicts that `state` holds, too (`nets` and `ema` of ACT++)."""
+    inner = [f"{key}.{name}" for key, value in state.items() if isinstance(value, Mapping) for name in value]
+    return [*map(str, state), *inner]
 
 
 def from_state_dict(
@@ -79,92 +143,42 @@ def from_state_dict(
     nheads: int = 8,
     kl_weight: float = 10.0,
     contract: Contract | None = None,
+    rate_hz: float = 50.0,
 ) -> ChunkNetwork:
     """`load_reference` from what the files hold."""
-    theirs = {key.removeprefix("model."): value for key, value in state.items()}
+    theirs = {key.removeprefix(MODEL): value for key, value in state.items()}
+    config = policy_config(theirs, nheads, kl_weight)
+    if contract is None:
+        contract = Contract(_names("qpos", stats), _names("action", stats), dict(cameras), rate_hz)
+    if dict(cameras) != contract.cameras:
+        raise ContractError(f"cameras {dict(cameras)} are not the contract's {contract.cameras}")
+    told = camera_count(theirs)
+    if told is not None and told != len(cameras):
+        raise ContractError(f"the weights are of {told} cameras, given {len(cameras)}: {', '.join(cameras)}")
+    network = build(config, contract, stats, pretrained=False)
+    ours = to_ours(theirs, list(cameras))
+    if "encoder.layers.0.linear1.weight" not in theirs:  # trained without the VAE's encoder, which only training reads
+        ours = {key: value for key, value in network.state_dict().items() if key.startswith("posterior.")} | ours
+    load_weights(network, ours, where="the checkpoint")
+    return network.eval()
+
+
+def policy_config(theirs: Mapping[str, Tensor], nheads: int = 8, kl_weight: float = 10.0) -> PolicyConfig:
+    """The configuration of a network by its weights, names without `MODEL`.
+
+    Raises:
+        CheckpointError: neither an ACT nor a CNNMLP.
+    """
     if "query_embed.weight" in theirs:
-        config: PolicyConfig = _act_config(theirs, nheads, kl_weight)
-    elif "mlp.0.weight" in theirs:
-        config = CnnMlpConfig(
+        return _act_config(theirs, nheads, kl_weight)
+    if "mlp.0.weight" in theirs:
+        return CnnMlpConfig(
             features="convolutions",
             backbone=_backbone(theirs),
             hidden_dim=len(theirs["mlp.0.weight"]),
             hidden_layers=sum(key.startswith("mlp.") and key.endswith("weight") for key in theirs) - 1,
         )
-    else:
-        raise CheckpointError(f"neither an ACT nor a CNNMLP state dict; its keys begin {', '.join(list(theirs)[:5])}")
-    if contract is None:
-        contract = Contract(_names("qpos", stats), _names("action", stats), dict(cameras), 50.0)
-    if dict(cameras) != contract.cameras:
-        raise ContractError(f"cameras {dict(cameras)} are not the contract's {contract.cameras}")
-    bodies = len({match[1] for key in theirs if (match := BODY.match(key))})
-    if bodies != (1 if config.share_backbone else len(cameras)):
-        raise ContractError(f"the checkpoint has {bodies} backbones, given cameras: {', '.join(cameras)}")
-    network = build(config, contract, stats, pretrained=False)
-    load_weights(network, to_ours(theirs, list(cameras)), where="the checkpoint")
-    return network.eval()
-
-
-def save_reference(network: ChunkNetwork, folder: str | Path, cameras: Sequence[str] | None = None) -> None:
-    """Write `policy_best.ckpt` and `dataset_stats.pkl` for the published repository's scripts.
-
-    Raises:
-        ContractError: as `to_state_dict`.
-    """
-    state = to_state_dict(network, cameras)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(state, folder / "policy_best.ckpt")
-    floor = np.float32(network.config.std_floor)
-    stats = {
-        f"{key}_{name}": value
-        for key in ("action", "qpos")
-        for name, value in (
-            ("mean", network.stats[key].mean),
-            ("std", np.maximum(network.stats[key].std, floor)),
-        )
-    }
-    stats["example_qpos"] = network.stats["qpos"].mean[None]
-    (folder / "dataset_stats.pkl").write_bytes(pickle.dumps(stats))
-
-
-def to_state_dict(network: ChunkNetwork, cameras: Sequence[str] | None = None) -> State:
-    """The network's weights under the published names, computing the same actions there.
-
-    What the published classes have and this network has not is filled so that nothing changes: a
-    self-attention that adds zero, heads that are never read.
-
-    Args:
-        cameras: their order in the published scripts' `camera_names`; None keeps ours.
-
-    Raises:
-        ContractError: the network is none that the published classes can be; says why.
-    """
-    wrong = _beyond_reference(network)
-    if wrong:
-        raise ContractError(f"the published classes cannot hold this network: {'; '.join(wrong)}")
-    own = list(network.contract.cameras)
-    names = list(cameras or own)
-    if sorted(names) != own:
-        raise ContractError(f"cameras must be {', '.join(own)} in some order, given: {', '.join(names)}")
-    ours = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    theirs = to_theirs(ours, names)
-    if isinstance(network, ActNetwork):
-        dim = network.config.hidden_dim
-        theirs["pos_table"] = sequence_positions(2 + network.chunk_size, dim)[None]
-        theirs.setdefault("is_pad_head.weight", torch.zeros(1, dim))
-        theirs.setdefault("is_pad_head.bias", torch.zeros(1))
-        first = "transformer.decoder.layers.0."
-        for name, shape in (("in_proj_weight", (3 * dim, dim)), ("in_proj_bias", (3 * dim,))):
-            theirs.setdefault(f"{first}self_attn.{name}", torch.zeros(shape))
-        for name, shape in (("weight", (dim, dim)), ("bias", (dim,))):
-            theirs.setdefault(f"{first}self_attn.out_proj.{name}", torch.zeros(shape))
-        theirs.setdefault(f"{first}norm1.weight", torch.ones(dim))
-        theirs.setdefault(f"{first}norm1.bias", torch.zeros(dim))
-    else:
-        theirs["action_head.weight"] = torch.zeros(network.state_dim, 1000)
-        theirs["action_head.bias"] = torch.zeros(network.state_dim)
-    return {f"model.{key}": value for key, value in theirs.items()}
+    raise CheckpointError(f"neither an ACT nor a CNNMLP state dict; its keys begin {', '.join(list(theirs)[:5])[:200]}")
 
 
 def read_stats(file: str | Path) -> Statistics:
@@ -183,11 +197,15 @@ def read_stats(file: str | Path) -> Statistics:
             extremes = raw.get(f"{key}_min", nothing), raw.get(f"{key}_max", nothing)
             arrays = (raw[f"{key}_mean"], raw[f"{key}_std"], *extremes)
             mean, std, low, high = (np.asarray(array, np.float32) for array in arrays)
+            if mean.ndim != 1 or not mean.shape == std.shape == low.shape == high.shape:
+                raise ValueError(f"mean and std of {key} have shapes {mean.shape} and {std.shape}")
+            if not (np.isfinite(mean).all() and np.isfinite(std).all()):
+                raise ValueError(f"mean or std of {key} is not finite")
             moments[key] = Moments(mean, std, low, high, count=0)  # it does not say how many
         return Statistics(moments)
     except KeyError as error:
         raise CheckpointError(f"{file} lacks {error}; it has: {', '.join(map(str, raw))}") from error
-    except (OSError, EOFError, pickle.UnpicklingError, ValueError, TypeError, AttributeError, IndexError) as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"cannot read statistics from {file}: {error}") from error
 
 
@@ -209,9 +227,12 @@ class _ArraysOnly(pickle.Unpickler):
 def _act_config(theirs: Mapping[str, Tensor], nheads: int, kl_weight: float) -> ActConfig:
     try:
         chunk_size, hidden_dim = theirs["query_embed.weight"].shape
+        latent_dim = theirs["latent_out_proj.weight"].shape[1]
+        if "latent_proj.weight" in theirs and len(theirs["latent_proj.weight"]) != 2 * latent_dim:
+            raise CheckpointError(f"an ACT++ policy with a vector-quantised latent (--use_vq). {_READABLE}")
         return ActConfig(
             backbone=_backbone(theirs),
-            share_backbone=not any(key.startswith("backbones.1.") for key in theirs),
+            share_backbone=camera_count(theirs) is None,
             camera_embedding=False,
             chunk_size=chunk_size,
             hidden_dim=hidden_dim,
@@ -221,7 +242,7 @@ def _act_config(theirs: Mapping[str, Tensor], nheads: int, kl_weight: float) -> 
             dec_layers=_count(theirs, "transformer.decoder.layers."),
             decoder_output="first",
             first_self_attention=True,
-            latent_dim=theirs["latent_out_proj.weight"].shape[1],
+            latent_dim=latent_dim,
             kl_weight=kl_weight,
             loss_over="all",
             is_pad_head="is_pad_head.weight" in theirs,
@@ -242,33 +263,7 @@ def _count(theirs: Mapping[str, Tensor], prefix: str) -> int:
 
 
 def _names(key: str, stats: Statistics) -> tuple[str, ...]:
-    size = stats[key].size
-    return joint_names() if size == 14 else tuple(f"{key}_{i}" for i in range(size))
-
-
-def _beyond_reference(network: ChunkNetwork) -> list[str]:
-    config = network.config
-    wanted: dict[str, Any] = {
-        "normalisation": "mean_std",
-        "use_images": True,
-        "use_environment_state": False,
-        "image_size": None,
-        "backbone_layers": 4,
-        "backbone_width": 64,
-        "backbone_norm": "frozen",
-    }
-    if isinstance(config, ActConfig):
-        wanted |= {"use_vae": True, "decoder_input": "zeros", "pre_norm": False}
-        if len(network.contract.cameras) > 1:
-            wanted |= {"camera_embedding": False, "share_backbone": True}
-        if config.dec_layers > 1:
-            wanted["decoder_output"] = "first"
-    else:
-        wanted |= {"features": "convolutions", "chunk_size": 1, "hidden_layers": 2}
-        if len(network.contract.cameras) > 1:
-            wanted["share_backbone"] = False
-        if network.vision is not None and set(network.vision.map_sizes) != {(15, 20)}:
-            return [f"CNNMLP there reads 480x640 pictures only, here {dict(network.contract.cameras)}"]
-    return [
-        f"{name} is {given}, not {want}" for name, want in wanted.items() if (given := getattr(config, name)) != want
-    ]
+    size, joints = stats[key].size, joint_names()
+    if size in (len(joints), len(joints) + len(BASE_NAMES)):
+        return (*joints, *BASE_NAMES)[:size]
+    return tuple(f"{key}_{i}" for i in range(size))

@@ -18,6 +18,9 @@ The networks compute the same numbers; only names differ. ACT, after the prefix 
 | `action_head`, `is_pad_head` | the same |
 | `pos_table` | none: computed |
 
+Cobot Magic's ACT has `latent_pos.weight` and `robot_state_pos.weight` in place of `additional_pos_embed.weight`, one
+backbone a camera, and no `is_pad_head`.
+
 CNNMLP: `backbones.I.0.body` to `vision.backbones.J`, `backbone_down_projs.I` to `heads.J`, `mlp` the
 same with its inputs in our cameras' order, `action_head` (never used) to none. I counts cameras in
 their order, J in ours, which is by name.
@@ -57,20 +60,34 @@ _OUR_HEAD = re.compile(r"heads\.(\d+)\.(.*)")
 _FEATURES = 768  # of a camera, in CNNMLP's first matrix: 32 maps of 3x8
 
 
+def camera_count(theirs: Mapping[str, Tensor]) -> int | None:
+    """How many cameras a network was trained on; None where its weights do not tell.
+
+    CNNMLP and the later ACTs have a backbone for each. The first ACT has one for all, and computes the positions of
+    the image tokens, so that nothing in its weights has the size of their number.
+    """
+    bodies = len({match[1] for key in theirs if (match := BODY.match(key))})
+    shared = bodies == 1 and "mlp.0.weight" not in theirs and "latent_pos.weight" not in theirs
+    return None if shared else bodies
+
+
 def to_ours(theirs: Mapping[str, Tensor], cameras: list[str]) -> State:
     """Rename; `cameras` is their order."""
     place = {str(i): sorted(cameras).index(name) for i, name in enumerate(cameras)}
     if not any(key.startswith("backbones.1.") for key in theirs):
         place["0"] = 0  # one for all cameras
+    unused = {"robot_state_pos.weight", "pos_table"}
+    if "mlp.0.weight" in theirs:
+        unused |= {"action_head.weight", "action_head.bias"}
     ours: State = {}
     for key, value in theirs.items():
         if body := BODY.fullmatch(key):
             ours[f"vision.backbones.{place[body[1]]}.{body[2]}"] = value
         elif down := _DOWN.fullmatch(key):
             ours[f"heads.{place[down[1]]}.{down[2]}"] = value
-        elif key == "pos_table" or (key.startswith("action_head.") and "mlp.0.weight" in theirs):
-            continue
-        else:
+        elif key == "latent_pos.weight":
+            ours["vector_positions"] = torch.cat([value, theirs["robot_state_pos.weight"]])
+        elif key not in unused:
             ours[_renamed(key, _ACT)] = value
     if "mlp.0.weight" in ours:
         order = [cameras.index(name) for name in sorted(cameras)]

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class RemotePolicy:
         token: the server's.
         timeout_s: how long one question may take, connecting anew included.
         patience_s: how long the first connection may take: a server loads its network first.
+        rename: cameras, {the policy's name: the rig's}; `contract` has the rig's.
         quality: of JPEGs made of pictures that no camera sent as JPEG, 1 to 100; None sends them raw.
 
     Attributes:
@@ -60,7 +62,14 @@ class RemotePolicy:
     about: dict[str, Any]
 
     def __init__(
-        self, where: str, token: str, *, timeout_s: float = 1.0, patience_s: float = 10.0, quality: int | None = None
+        self,
+        where: str,
+        token: str,
+        *,
+        timeout_s: float = 1.0,
+        patience_s: float = 10.0,
+        quality: int | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> None:
         if quality is not None and not 1 <= quality <= 100:
             raise ConfigError(f"a JPEG's quality is 1 to 100, given {quality}")
@@ -76,10 +85,11 @@ class RemotePolicy:
         self._next_try = 0.0  # monotonic seconds
         self._why = ""  # the last try failed
         self._welcome: Welcome | None = None
+        self._names: dict[str, str] = dict(rename or {})
         self.took_ms = 0.0
         self._connected(time.monotonic() + patience_s)
         assert self._welcome is not None
-        self.contract, self.chunk_size = self._welcome.contract, self._welcome.chunk_size
+        self.contract, self.chunk_size = self._welcome.contract.renamed(self._names), self._welcome.chunk_size
         self.about = dict(self._welcome.about)
 
     def reset(self) -> None:
@@ -101,7 +111,7 @@ class RemotePolicy:
         """
         number = next(self._ids)
         question = {
-            "kind": "predict", "id": number, "observation": outgoing(observation, self.contract, self._quality)
+            "kind": "predict", "id": number, "observation": self._outgoing(observation)
         }  # fmt: skip
         answer = self._ask(question, answered=True)
         if answer["kind"] == "failed":
@@ -129,6 +139,12 @@ class RemotePolicy:
         self._connection = None
         with contextlib.suppress(WebSocketException, OSError):
             self._open.close()
+
+    def _outgoing(self, observation: Observation) -> dict[str, Any]:
+        """With the rig's names of cameras checked, and the policy's sent."""
+        sent = outgoing(observation, self.contract, self._quality)
+        policys = {rig: policy for policy, rig in self._names.items()}
+        return {**sent, "images": {policys.get(name, name): image for name, image in sent["images"].items()}}
 
     def _ask(self, question: dict[str, Any], *, answered: bool) -> dict[str, Any]:
         """Send, and receive if there is an answer, on a new connection where the old one turns out to be dead."""

@@ -78,6 +78,7 @@ class SimEnv(Environment):
     ) -> None:
         self.scene = scene
         self.lazy_images = lazy_images
+        self._starts: Mapping[int, npt.NDArray[np.float64]] = {}
         self._task = tasks.scene(scene)
         self._cameras = _checked_cameras(cameras)
         self._substeps = _substeps(rate_hz)
@@ -122,6 +123,26 @@ class SimEnv(Environment):
         """Actions in an episode."""
         return self._episode_len
 
+    @property
+    def starts(self) -> Mapping[int, npt.NDArray[np.float64]]:
+        """Poses (7 · objects,) of all objects at the start of an episode, by its seed; other seeds draw theirs.
+
+        Raises:
+            ConfigError: set to poses of another number of objects.
+        """
+        return self._starts
+
+    @starts.setter
+    def starts(self, starts: Mapping[int, npt.NDArray[np.float64]]) -> None:
+        width = 7 * len(self._task.objects)
+        for pose in starts.values():
+            if pose.shape != (width,):
+                raise ConfigError(
+                    f"scene '{self.scene}' starts with {width} numbers, 7 each of {', '.join(self._task.objects)};"
+                    f" given {pose.size}"
+                )
+        self._starts = starts
+
     def seed(self, seed: int) -> None:
         """The next reset uses exactly `seed`, those after it the numbers that follow."""
         self._next_seed = int(seed)
@@ -138,8 +159,10 @@ class SimEnv(Environment):
 
     def reset(self) -> dm_env.TimeStep:
         self._seed, self._next_seed = self._next_seed, self._next_seed + 1
-        poses = tasks.spawn(self._task, np.random.default_rng([self._seed, 0]))
-        return self.reset_to(poses)
+        start = self._starts.get(self._seed)
+        if start is None:
+            return self.reset_to(tasks.spawn(self._task, np.random.default_rng([self._seed, 0])))
+        return self.reset_to(dict(zip(self._task.objects, start.reshape(-1, 7), strict=True)))
 
     def reset_to(self, poses: Mapping[str, npt.ArrayLike]) -> dm_env.TimeStep:
         """Begin an episode with the objects at given poses (7,) (m, quaternion w x y z), e.g. to redo a recording.

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
+from aloha_kit.config.fit import TrainingSetup
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import local, TimedAgent
@@ -83,7 +84,7 @@ def test_the_episode_holds_what_a_chunk_executor_and_the_guard_make_of_the_netwo
     trained: Path, tmp_path: Path
 ) -> None:
     deploy("--ckpt", trained / "checkpoints" / "best", *TASK, "--num_rollouts", 1, "--video", 0, "--output", tmp_path)
-    network = load_network(find_checkpoint(trained), {})
+    network = load_network(find_checkpoint(trained))
     policy = ChunkExecutor(ChunkPolicy(network))
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
         seen = [{"qpos": episode.qpos[i], "images": {"top": episode.image("top", i)}} for i in range(12)]
@@ -222,7 +223,7 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
 
     from aloha_kit.config.policies import load_policy
     from aloha_kit.policies.build import build
-    from aloha_kit.policies.reference import save_reference
+    from aloha_kit.policies.reference_export import save_reference
     from tests.deploy.conftest import statistics
 
     torch.manual_seed(0)
@@ -231,7 +232,7 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
     save_reference(network, tmp_path)
     for given in (tmp_path, tmp_path / "policy_best.ckpt"):
         assert find_checkpoint(given) == tmp_path / "policy_best.ckpt"
-    loaded = load_network(tmp_path / "policy_best.ckpt", {"top": (48, 64)})
+    loaded = load_network(tmp_path / "policy_best.ckpt", TrainingSetup({"top": (48, 64)}))
     rng = np.random.default_rng(0)
     observation: Any = {
         "qpos": np.zeros(14, np.float32),
@@ -324,7 +325,7 @@ def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
 
 def test_an_executor_of_the_wrong_observation_says_what_is_missing(trained: Path) -> None:
     args = DeployArgs(ckpt=trained, task="sim_transfer_cube", temporal_agg=True)
-    policy = executor(local(find_checkpoint(trained), {}), args, LatencyReport(50.0), "sync", 50.0)
+    policy = executor(local(find_checkpoint(trained)), args, LatencyReport(50.0), "sync", 50.0)
     policy.reset()
     with pytest.raises(ContractError, match="camera 'top' is missing; there are: front"):
         policy.act({"qpos": np.zeros(14, np.float32), "images": {"front": np.zeros((4, 4, 3), np.uint8)}, "stamps": {}})

@@ -84,7 +84,7 @@ main(sys.argv[1:])
 @pytest.fixture
 def served(trained: Path) -> Iterator[str]:
     """The address of a server of the trained policy, whose token is "secret"."""
-    source = local(find_checkpoint(trained), {})
+    source = local(find_checkpoint(trained))
     about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
     chunks = source.timed(LatencyReport(50.0).beside)
     with PolicyServer(

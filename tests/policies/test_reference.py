@@ -23,7 +23,7 @@ import torch
 from aloha_kit.config.policies import load_policy
 from aloha_kit.core import ContractError
 from aloha_kit.data.batch import Batch
-from aloha_kit.policies import reference
+from aloha_kit.policies import reference, reference_export
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.build import build
 from aloha_kit.policies.checkpoint import CheckpointError
@@ -147,7 +147,7 @@ def test_export_gives_the_published_state_dict_back(
     kind: str, act: tuple[dict[str, Any], ChunkNetwork], cnnmlp: tuple[dict[str, Any], ChunkNetwork], tmp_path: Path
 ) -> None:
     content, network = act if kind == "act" else cnnmlp
-    reference.save_reference(network, tmp_path, list(content["cameras"]))
+    reference_export.save_reference(network, tmp_path, list(content["cameras"]))
     written = torch.load(tmp_path / "policy_best.ckpt", weights_only=True)
     original = published_state(content)
     assert written.keys() == original.keys()
@@ -169,7 +169,7 @@ def test_a_recommended_network_computes_the_same_in_published_form(tmp_path: Pat
         "act", chunk_size=6, hidden_dim=32, dim_feedforward=48, nheads=4, enc_layers=1, pretrained_backbone=True
     )
     network = build(config, contract_of(cameras), stats_of(14, 14), pretrained=False).eval()
-    reference.save_reference(network, tmp_path)
+    reference_export.save_reference(network, tmp_path)
     back = reference.load_reference(tmp_path / "policy_best.ckpt", tmp_path / "dataset_stats.pkl", cameras, nheads=4)
     batch = batch_of(contract_of(cameras), rows=6)
     assert back.config != network.config
@@ -182,7 +182,7 @@ def test_what_the_published_classes_cannot_hold_is_refused() -> None:
     network = build(config, contract_of({"top": (32, 32)}), stats_of(14, 14))
     expected = "backbone_layers is 3, not 4; backbone_width is 32, not 64; backbone_norm is group, not frozen"
     with pytest.raises(ContractError, match=expected):
-        reference.to_state_dict(network)
+        reference_export.to_state_dict(network)
 
 
 def test_sizes_and_settings_are_read_off_the_weights(act: tuple[dict[str, Any], ChunkNetwork]) -> None:
