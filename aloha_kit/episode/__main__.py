@@ -155,18 +155,24 @@ class Stats:
 
 @dataclass(frozen=True)
 class Export:
-    """Copy episodes: a part of them, with classic row counts, or with raw pixels. Sources are not touched."""
+    """Copy episodes: a part of them, or for the readers of other repositories. Sources are not touched.
+
+    ACT reads what `--classic --raw` writes, ACT++ and Mobile ALOHA `--classic --mobile_aloha`, Cobot Magic
+    `--classic --raw`.
+    """
 
     source: Source
     """A folder of episodes, or one file."""
     target: Target
     """The folder to copy into; created if missing, nothing in it is overwritten."""
     classic: bool = False
-    """As many observations as actions (the last one dropped), for readers that need equal lengths."""
+    """As many observations as actions (the last one dropped): for the data loader and the statistics of ACT, ACT++ and
+    Cobot Magic."""
     raw: bool = False
-    """Decode JPEG into raw pixels, for readers that know no JPEG."""
+    """Decode JPEG into raw pixels: for ACT's and Cobot Magic's readers, which know no JPEG."""
     mobile_aloha: bool = False
-    """Encode JPEG that cameras sent anew in Mobile ALOHA's channel order, for its readers."""
+    """Encode JPEG that cameras sent anew in Mobile ALOHA's channel order: for Mobile ALOHA's and ACT++'s readers, which
+    would swap red and blue."""
     start: int = 0
     """The first action to keep."""
     stop: int | None = None

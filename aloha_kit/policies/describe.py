@@ -7,6 +7,7 @@ from pathlib import Path
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import counted
 from aloha_kit.policies import checkpoint
+from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.find import REFERENCE_CONFIG, REFERENCE_STATS, trained_task
 from aloha_kit.policies.reference import MODEL, policy_config, read_camera_names, read_stats, read_weights
 from aloha_kit.policies.reference_names import camera_count
@@ -37,7 +38,10 @@ def _ours(source: Path) -> list[str]:
 
 def _published(source: Path) -> list[str]:
     theirs = {key.removeprefix(MODEL): value for key, value in read_weights(source).items()}
-    config = policy_config(theirs)
+    try:
+        config = policy_config(theirs)
+    except (CheckpointError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
     stats = read_stats(source.parent / REFERENCE_STATS)
     number, names = camera_count(theirs), read_camera_names(source.parent / REFERENCE_CONFIG)
     told = "the weights do not tell how many" if number is None else f"{number}, as the weights tell"

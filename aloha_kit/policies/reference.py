@@ -250,7 +250,7 @@ def _act_config(theirs: Mapping[str, Tensor], nheads: int, kl_weight: float) -> 
         )
     except KeyError as error:
         raise CheckpointError(f"an ACT state dict without {error}") from error
-    except ValueError as error:
+    except (IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"an ACT state dict of an odd shape: {error}") from error
 
 
