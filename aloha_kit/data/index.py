@@ -224,7 +224,7 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
         task=str(episode.attrs.get("task") or ""),
         assumption=episode.assumption,
         reading=_reading(episode, chosen),
-        notes=episode.notes if chosen else (),
+        notes=(*episode.notes, *filter(None, [episode.jpeg_order_note])) if chosen else (),
     )
 
 

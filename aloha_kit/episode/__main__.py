@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
 from aloha_kit.episode.adopt import Adopt
+from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.external import allow_external
 from aloha_kit.episode.findings import Bounds, Verdict
@@ -51,9 +53,9 @@ class Validate:
     allow_external: AllowExternal = False
 
     def run(self) -> int:
-        contract = self.embodiment.load()
+        contract, order = self.embodiment.load(), self.embodiment.jpeg_order
         paths = _progress(_episodes(self.source, journals=True))
-        verdicts = [validate(path, self.bounds, contract, deep=self.deep) for path in paths]
+        verdicts = [validate(path, self.bounds, contract, deep=self.deep, jpeg_order=order) for path in paths]
         if self.json:
             _print_json([verdict.to_mapping() for verdict in verdicts])
         else:
@@ -106,7 +108,8 @@ class Info:
     allow_external: AllowExternal = False
 
     def run(self) -> int:
-        found, failed = _each(_episodes(self.source), partial(summary.info, contract=self.embodiment.load()))
+        work = partial(summary.info, contract=self.embodiment.load(), jpeg_order=self.embodiment.jpeg_order)
+        found, failed = _each(_episodes(self.source), work)
         if self.json:
             _print_json(found)
         elif found:
@@ -121,6 +124,8 @@ class Info:
             )
             for assumed in dict.fromkeys(i["assumed"] for i in found if i["assumed"]):
                 print(f"note: {assumed}")
+            for note, count in Counter(note for i in found for note in i["notes"]).items():
+                print(f"note: {note} (in {count} of {counted(len(found), 'episode')})")
         return failed
 
 
@@ -169,10 +174,12 @@ class Export:
     """As many observations as actions (the last one dropped): for the data loader and the statistics of ACT, ACT++ and
     Cobot Magic."""
     raw: bool = False
-    """Decode JPEG into raw pixels: for ACT's and Cobot Magic's readers, which know no JPEG."""
+    """Decode images into raw pixels: for ACT's and Cobot Magic's readers, which know no JPEG."""
+    jpeg: JpegOrder | None = None
+    """Write all images as JPEG: standard, ordinary ones for any viewer, or mobile_aloha, red and blue exchanged, for
+    Mobile ALOHA's and ACT++'s readers. Images that are so already are kept byte for byte."""
     mobile_aloha: bool = False
-    """Encode JPEG that cameras sent anew in Mobile ALOHA's channel order: for Mobile ALOHA's and ACT++'s readers, which
-    would swap red and blue."""
+    """The same as --jpeg mobile_aloha, where the source has encoded images."""
     start: int = 0
     """The first action to keep."""
     stop: int | None = None
@@ -182,6 +189,8 @@ class Export:
 
     def run(self) -> int:
         paths, contract = _episodes(self.source), self.embodiment.load()
+        if self.raw and self.jpeg:
+            raise EpisodeError(f"--raw and --jpeg {self.jpeg} exclude each other; give one of them")
         make_folder(self.target)
 
         def copy(path: Path) -> None:
@@ -192,8 +201,10 @@ class Export:
                 stop=self.stop,
                 classic=self.classic,
                 raw=self.raw,
+                jpeg=self.jpeg,
                 mobile_aloha=self.mobile_aloha,
                 contract=contract,
+                jpeg_order=self.embodiment.jpeg_order,
             )
             print(written)
 
@@ -263,13 +274,15 @@ def _lines(verdict: Verdict) -> list[list[str]]:
 
 def _info_row(info: dict[str, Any]) -> list[str]:
     cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in info["cameras"].items()) or "none"
+    order = f" ({info['jpeg_order']}, {info['jpeg_order_source']})" if info["jpeg_order_source"] != "file" else ""
+    order = "" if info["jpeg_order"] is None else order
     success = {None: "?", True: "yes", False: "no"}[info["success"]]
     reason = str(info["reason"] or "")
     return [
         Path(info["path"]).name,
         str(info["steps"]),
         f"{info['seconds']:.1f}",
-        f"{info['images']}: {cameras}",
+        f"{info['images']}{order}: {cameras}",
         f"{info['bytes'] / 1e6:.1f}",
         success,
         str(info["task"] or info["layout"]),

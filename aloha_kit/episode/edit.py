@@ -12,15 +12,15 @@ import h5py
 import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError
-from aloha_kit.episode import checksums, files, hdf5
-from aloha_kit.episode.codec import encode_jpeg
+from aloha_kit.episode import checksums, files, hdf5, images
+from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.convert import set_attribute
+from aloha_kit.episode.layouts import OURS
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import CLASSIC, index_of, partial_path, SCHEMA
 
 _PER_STEP = {"action", "base_action", "reward", "stamps/command"}
 _ROWS = 32  # copied at a time
-_QUALITY = 95  # of JPEG that has to be encoded anew: beside the camera's own loss it adds little
 
 
 def export(
@@ -31,22 +31,29 @@ def export(
     stop: int | None = None,
     classic: bool = False,
     raw: bool = False,
+    jpeg: JpegOrder | None = None,
     mobile_aloha: bool = False,
     contract: Contract | None = None,
+    jpeg_order: JpegOrder | None = None,
 ) -> Path:
     """Copy an episode into `folder` under the same index (or the lowest free one where the name has none).
 
     Args:
         start, stop: keep the actions [start, stop) and the observations around them.
         classic: drop the last observation, so that all data sets have T rows, for readers that need that.
-        raw: decode JPEG, for readers that know raw pixels only (ACT's).
-        mobile_aloha: encode JPEG that cameras sent anew in Mobile ALOHA's channel order, for its readers.
-        contract: as in `Episode.open`; what describes a file that does not say it is written into its copy.
+        raw: decode images, for readers that know raw pixels only (ACT's).
+        jpeg: write all images as JPEG of this channel order; those that are so already are kept byte for byte.
+        mobile_aloha: the same in Mobile ALOHA's order, where the source has encoded images.
+        contract, jpeg_order: as in `Episode.open`; what describes a file that does not say it is written into its copy.
+
+    Images that are neither padded JPEG rows nor (H, W, 3) uint8 are converted to what loses nothing of them: JPEG rows
+    of another form to padded ones, everything else to raw pixels. Files of other layouts become files of the ALOHA
+    family's, with their contract and rate as attributes.
 
     Raises:
         EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
     """
-    with Episode.open(source, contract) as episode:
+    with Episode.open(source, contract, jpeg_order=jpeg_order) as episode:
         stop = episode.length if stop is None else stop
         if not 0 <= start < stop <= episode.length:
             raise EpisodeError(
@@ -59,7 +66,17 @@ def export(
         try:
             temporary.unlink(missing_ok=True)
             with hdf5.writing(temporary) as target, hdf5.reading(source) as old:
-                _copy(old, target, episode, (start, stop), (start, stop + extra), raw, mobile_aloha)
+                steps, frames = (start, stop), (start, stop + extra)
+                if mobile_aloha and episode.compressed and not raw:
+                    jpeg = jpeg or "mobile_aloha"
+                anew = images.are_written_anew(episode, raw=raw, jpeg=jpeg)
+                _attributes(old, target, episode, anew=anew)
+                if episode.moved:
+                    _vectors(target, episode, steps, frames)
+                else:
+                    _copy(old, target, episode, steps, frames, with_images=not anew)
+                if anew:
+                    images.write(target, episode, frames, raw=raw, jpeg=jpeg)
                 if episode.attrs.get("schema") == SCHEMA and not extra:
                     set_attribute(target, "schema", CLASSIC)
                 if "contract" not in old.attrs and not episode.assumption:
@@ -101,40 +118,47 @@ def label(path: Path, *, success: bool) -> None:
 
 
 def _copy(
-    old: Any,
-    target: Any,
-    episode: Episode,
-    steps: tuple[int, int],
-    frames: tuple[int, int],
-    raw: bool,
-    mobile_aloha: bool,
+    old: Any, target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int], *, with_images: bool
 ) -> None:
-    decode = raw and episode.compressed
-    swap = mobile_aloha and not raw and episode.jpeg_order == "standard"
-    for key, value in old.attrs.items():
-        if key != checksums.NAME and not ((decode or swap) and key in ("jpeg_quality", "jpeg_order")):
-            set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
-    if decode:
-        target.attrs["compress"] = False
-    if swap:
-        _swap(target, episode, frames)
+    """Everything as it is, rows outside of the span left out."""
 
     def visit(name: str, data: Any) -> None:
         if not isinstance(data, h5py.Dataset) or name == checksums.NAME:
             return
-        if swap and (name == "compress_len" or name.startswith("observations/images/")):
+        if not with_images and (name == "compress_len" or name.startswith("observations/images/")):
             return
         if name == "compress_len":
-            if not decode:
-                target[name] = data[:, slice(*frames)]
-        elif decode and name.startswith("observations/images/"):
-            _decode(target, name, episode, frames)
-        elif data.shape and data.shape[0] in (episode.length, episode.frames):
+            target[name] = data[:, slice(*frames)]
+        elif data.shape and data.shape[0] in (episode.length, episode.frames) and not name.startswith("instruction"):
             _rows(target, name, data, steps if name in _PER_STEP else frames)
         else:
             old.copy(data, target, name)
 
     old.visititems(visit)
+
+
+def _vectors(target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int]) -> None:
+    """What a file of another layout has, where the ALOHA family keeps it."""
+    target["action"] = episode.action[slice(*steps)]
+    target["observations/qpos"] = episode.qpos[slice(*frames)]
+    for camera in episode.depth_cameras:
+        rows = [episode.depth(camera, i) for i in range(*frames)]
+        target.create_dataset(f"observations/images_depth/{camera}", data=np.stack(rows), compression=1, shuffle=True)
+    target.attrs["rate_hz"] = episode.rate_hz
+    set_attribute(target, "contract", episode.contract.to_json())
+    if instruction := episode.attrs.get("instruction"):
+        set_attribute(target, "instruction", str(instruction))
+
+
+def _attributes(old: Any, target: Any, episode: Episode, *, anew: bool) -> None:
+    about_images = ("compress", "jpeg_order", "jpeg_quality") if anew else ()
+    for key, value in old.attrs.items():
+        if key != checksums.NAME and key not in about_images:
+            set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
+    if episode.layout != OURS:
+        set_attribute(target, "layout", episode.layout)  # what told it may not be in the copy
+    if not anew and episode.compressed and episode.jpeg_order_source == "given":
+        set_attribute(target, "jpeg_order", episode.jpeg_order)
 
 
 def _rows(target: Any, name: str, data: Any, span: tuple[int, int]) -> None:
@@ -151,25 +175,3 @@ def _rows(target: Any, name: str, data: Any, span: tuple[int, int]) -> None:
     )
     for at in range(begin, end, _ROWS):
         new[at - begin : min(at + _ROWS, end) - begin] = data[at : min(at + _ROWS, end)]
-
-
-def _decode(target: Any, name: str, episode: Episode, span: tuple[int, int]) -> None:
-    camera = name.rsplit("/", 1)[1]
-    begin, end = span
-    new = target.create_dataset(name, (end - begin, *episode.image_size(camera), 3), np.uint8)
-    for i in range(begin, end):
-        new[i - begin] = episode.image(camera, i)
-
-
-def _swap(target: Any, episode: Episode, span: tuple[int, int]) -> None:
-    """All pictures as JPEG in Mobile ALOHA's channel order: there is no way from the standard one but encoding."""
-    lengths = np.zeros((len(episode.cameras), span[1] - span[0]), np.float32)
-    for row, camera in zip(lengths, episode.cameras, strict=True):
-        pictures = [encode_jpeg(episode.image(camera, i), _QUALITY) for i in range(*span)]
-        row[:] = [len(picture) for picture in pictures]
-        new = target.create_dataset(f"observations/images/{camera}", (len(pictures), int(row.max())), np.uint8)
-        for i, picture in enumerate(pictures):
-            new[i, : len(picture)] = picture
-    target["compress_len"] = lengths
-    set_attribute(target, "jpeg_order", "mobile_aloha")
-    target.attrs["jpeg_quality"] = _QUALITY

@@ -12,6 +12,7 @@ from aloha_kit.config import from_mapping, load, RigConfig
 from aloha_kit.config.fit import rig_joints
 from aloha_kit.config.load import read
 from aloha_kit.core import ConfigError, Contract, ContractError
+from aloha_kit.episode.codec import JpegOrder
 
 CONTRACT = "contract.yaml"
 """The file beside old episodes that describes them; `episode adopt` writes it."""
@@ -22,13 +23,17 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class ContractFlags:
-    """How a command is told what old episodes' vectors mean."""
+    """How a command is told what old episodes' vectors and images mean."""
 
     contract: Path | None = None
     """What the vectors of files that do not say it mean (names, units, rate): a YAML file, as `adopt` writes it; by
     default contract.yaml beside them."""
     rig: str | None = None
     """The rig (name or YAML) that such files are of, in place of --contract."""
+
+    jpeg_order: JpegOrder | None = None
+    """The order of red and blue in JPEG, PNG and WebP images of files that do not say it: standard, as any viewer shows
+    them, or mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
 
     def load(self) -> Contract | None:
         """The contract that the flags give; None without flags. Errors as `given_contract`."""

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError, joint_names
+from aloha_kit.episode.elsewhere import place_of, ROBOTWIN, XPOLICYLAB
 from aloha_kit.episode.embodiment import neutral_contract
 from aloha_kit.episode.pixels import is_encoded
 from aloha_kit.episode.schema import CLASSIC, SCHEMA
 
 OURS, ALOHA, ACT_SIM = "aloha_kit", "aloha", "act_sim"
 MOBILE_ALOHA, COBOT_MAGIC = "mobile_aloha", "cobot_magic"
-ROBOTWIN, XPOLICYLAB = "robotwin", "xpolicylab"
 FAMILY = (ALOHA, ACT_SIM, MOBILE_ALOHA, COBOT_MAGIC)
 
 _COBOT_JOINTS = tuple(f"{arm}_joint{i}" for arm in ("left", "right") for i in range(7))
@@ -73,11 +73,24 @@ def detect(file: Any, path: object) -> Layout:
     schema = text_of(file.attrs.get("schema"))
     if schema not in (None, SCHEMA, CLASSIC):
         raise EpisodeError(f"{path} has schema '{schema}', this version reads '{SCHEMA}' and the ALOHA family's files")
+    place = None if schema else place_of(file)
+    if place is not None:
+        return Layout(
+            place.name,
+            place.cameras,
+            place.depth,
+            tuple(camera for camera, path in place.cameras.items() if is_encoded(file[path])),
+            {"action": Table(place.action, place.action_from), "observations/qpos": Table(place.state)},
+            place.names,
+            place.rate_hz,
+            instruction_of(file),
+            place.notes,
+        )
     for key in ("action", "observations/qpos"):
         if key not in file:
             raise EpisodeError(
                 f"{path} is in no known layout: it lacks /{key}. It has: {contents(file)}. Known: "
-                f"{', '.join((SCHEMA, *FAMILY))}"
+                f"{', '.join((SCHEMA, *FAMILY, ROBOTWIN, XPOLICYLAB))}"
             )
     images = file.get("observations/images", {})
     for key in ("action", "observations/qpos"):
@@ -186,7 +199,7 @@ def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: 
     ALOHA and Mobile ALOHA that were decompressed have `compress` False too.
     """
     kept = text_of(file.attrs.get("layout"))  # an export of ours says where it came from
-    if kept in FAMILY:
+    if kept in (*FAMILY, ROBOTWIN, XPOLICYLAB):
         return str(kept)
     base = "base_action" in file
     told = "compress" in file.attrs and truth_of(file.attrs["compress"]) is False and "compress_len" not in file

@@ -34,6 +34,7 @@ class ImageFormat:
         scale: what raw values are multiplied with: 255 for floats from 0 to 1.
         size: (height, width) of raw images; None for encoded ones, which tell it themselves.
         conversion: what is done to make raw images (H, W, 3) uint8, in words; empty where nothing is.
+        plain: as our own files and the ALOHA family's keep them: (H, W, 3) uint8, or padded JPEG rows.
     """
 
     encoded: bool
@@ -41,6 +42,7 @@ class ImageFormat:
     scale: Scale = 1
     size: tuple[int, int] | None = None
     conversion: str = ""
+    plain: bool = False
 
     def to_rgb(self, frame: npt.NDArray[Any]) -> Image:
         """A raw frame as (H, W, 3) uint8 RGB.
@@ -71,7 +73,8 @@ def image_format(data: Any) -> ImageFormat:
         EpisodeError: anything else; says type, shape and what was expected.
     """
     if is_encoded(data):
-        return ImageFormat(encoded=True)
+        padded = data.dtype == np.uint8 and len(data.shape) == 2 and len(data) > 0
+        return ImageFormat(encoded=True, plain=padded and image_kind(encoded_row(data, 0)) == "jpeg")
     shape = tuple(data.shape)
     what = described(data)
     if data.dtype.kind not in "uif":
@@ -92,7 +95,7 @@ def image_format(data: Any) -> ImageFormat:
     ]
     size = shape[2:4] if first else shape[1:3]
     conversion = f"{what} read as uint8 RGB: {', '.join(words)}" if words else ""
-    return ImageFormat(False, first, scale, (int(size[0]), int(size[1])), conversion)
+    return ImageFormat(False, first, scale, (int(size[0]), int(size[1])), conversion, plain=not words)
 
 
 def described(data: Any) -> str:

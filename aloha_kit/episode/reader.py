@@ -15,7 +15,18 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
 from aloha_kit.episode import hdf5
-from aloha_kit.episode.codec import decode_depth, decode_image, Depth, Image, JpegOrder, order_told, unpadded
+from aloha_kit.episode.codec import (
+    decode_depth,
+    decode_image,
+    Depth,
+    Image,
+    image_kind,
+    ImageKind,
+    JpegOrder,
+    order_told,
+    unpadded,
+)
+from aloha_kit.episode.elsewhere import ROBOTWIN
 from aloha_kit.episode.embodiment import settle
 from aloha_kit.episode.layouts import (
     contents,
@@ -23,7 +34,6 @@ from aloha_kit.episode.layouts import (
     detect,
     Layout,
     OURS,
-    ROBOTWIN,
     Table,
     text_of,
     truth_of,
@@ -240,6 +250,19 @@ class Episode:
         return bool(self._layout.encoded)
 
     @property
+    def moved(self) -> bool:
+        """Whether vectors and images lie elsewhere than in our files and the ALOHA family's."""
+        return bool(self._layout.tables)
+
+    @property
+    def image_kind(self) -> ImageKind | Literal["raw"]:
+        """How images are kept, by the first one that is encoded."""
+        for camera in self._layout.encoded:
+            if self.rows(camera):
+                return image_kind(self.encoded(camera, 0)) or "jpeg"  # a damaged one is what most are
+        return "raw"
+
+    @property
     def jpeg_order(self) -> JpegOrder:
         """The channels of the file's encoded images, see `docs/data_format.md`."""
         return self._jpeg_order()[0]
@@ -248,6 +271,16 @@ class Episode:
     def jpeg_order_source(self) -> Literal["file", "given", "guessed"]:
         """Who says so: the file, whoever opened it, or nobody (then it is what all recorders of such files write)."""
         return self._jpeg_order()[1]
+
+    @property
+    def jpeg_order_note(self) -> str:
+        """A line where the order is guessed, what to do about it included; else empty."""
+        if not self.compressed or self.jpeg_order_source != "guessed":
+            return ""
+        return (
+            f"the file does not say the order of red and blue in its images: {self.jpeg_order} is assumed, as "
+            f"{self.layout} recorders write it; if red and blue are exchanged, give --jpeg_order standard"
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

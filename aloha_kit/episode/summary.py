@@ -12,18 +12,19 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.episode.checks import names_of, tables, wrong_rows
+from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.reader import Episode
 
 Vector = npt.NDArray[np.float64]
 
 
-def info(path: Path, contract: Contract | None = None) -> dict[str, Any]:
-    """One episode in plain values, ready for JSON; `contract` as in `Episode.open`.
+def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | None = None) -> dict[str, Any]:
+    """One episode in plain values, ready for JSON; `contract` and `jpeg_order` as in `Episode.open`.
 
     Raises:
         EpisodeError: missing or damaged.
     """
-    with Episode.open(path, contract) as episode:
+    with Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
         attrs, rate = episode.attrs, episode.rate_hz
         return {
             "path": str(path),
@@ -35,10 +36,10 @@ def info(path: Path, contract: Contract | None = None) -> dict[str, Any]:
             "action_names": list(episode.contract.action_names),
             "units": episode.contract.units,
             "assumed": episode.assumption,
-            "images": "jpeg" if episode.compressed else "raw",
+            "images": episode.image_kind,
             "jpeg_order": episode.jpeg_order if episode.compressed else None,
             "jpeg_order_source": episode.jpeg_order_source if episode.compressed else None,
-            "notes": list(episode.notes),
+            "notes": [*episode.notes, *([episode.jpeg_order_note] if episode.jpeg_order_note else [])],
             "cameras": {name: list(episode.image_size(name)) for name in episode.cameras},
             "depth_cameras": list(episode.depth_cameras),
             "bytes": path.stat().st_size,

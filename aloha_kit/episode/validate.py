@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.episode import checks, checksums
+from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
 from aloha_kit.episode.pictures import check_images
 from aloha_kit.episode.reader import DAMAGE, Episode
@@ -33,15 +34,16 @@ def validate(
     contract: Contract | None = None,
     *,
     deep: bool = False,
+    jpeg_order: JpegOrder | None = None,
 ) -> Verdict:
     """Check one file, with `deep` every byte of it; whatever is wrong becomes a finding, never an exception.
 
-    `contract` as in `Episode.open`.
+    `contract` and `jpeg_order` as in `Episode.open`.
     """
     if path.name.endswith(PARTIAL):
         return _journal(path)
     try:
-        with Episode.open(path, contract) as episode:
+        with Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
             sums = _checksums(path) if deep else ()
             return Verdict(path, episode.length, (*sums, *_findings(episode, bounds)))
     except AlohaKitError as error:

@@ -85,7 +85,7 @@ def run(args: ReplayArgs) -> list[Path]:
     failures: list[AlohaKitError] = []
     for path in episodes:
         try:
-            with Episode.open(path, contract) as episode:
+            with Episode.open(path, contract, jpeg_order=args.embodiment.jpeg_order) as episode:
                 written += _replay(Recording.of(episode, args.cameras, args.rate_hz), args, output)
         except AlohaKitError as failure:
             failures.append(failure)

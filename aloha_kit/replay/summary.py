@@ -24,8 +24,7 @@ def summary(recording: Recording) -> str:
         f" {episode.length / recording.rate_hz:.2f} s",
         f"  cameras: {cameras or '(none)'}",
     ]
-    if episode.assumption:
-        lines.append(f"  note: {episode.assumption}")
+    lines += [f"  note: {note}" for note in (episode.assumption, *episode.notes, episode.jpeg_order_note) if note]
     if attrs.get("task"):
         lines.append(f"  task: {attrs['task']}   {attrs.get('instruction', '')}".rstrip())
     if recording.verdict or attrs.get("reason"):

@@ -236,9 +236,10 @@ def _table(plan: Plan) -> EpisodeTable:
         action_offset=args.training.action_offset,
         include_failed=args.training.include_failed,
         contract=plan.contract,
+        jpeg_order=args.jpeg_order,
     )
-    for assumption in table.assumptions:
-        print(f"note: {assumption}")
+    for note in (*table.assumptions, *table.notes):
+        print(f"note: {note}")
     if task is not None and any(name != task.name for name in table.tasks):
         print(f"note: the episodes were recorded for {', '.join(table.tasks)}, not for --task {task.name}")
     if not args.network.use_environment_state:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import tyro
 from tyro.conf import arg, OmitArgPrefixes
@@ -62,6 +62,9 @@ class TrainArgs(Generic[NetworkT]):
     writes it; by default contract.yaml beside them."""
     rig: str | None = None
     """The rig (name or YAML) that such files are of, in place of --contract."""
+    jpeg_order: Literal["mobile_aloha", "standard"] | None = None
+    """The order of red and blue in encoded images of files that do not say it: standard, as any viewer shows them, or
+    mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
     ckpt_dir: str | None = None
     """Folder of this run; runs/TASK/POLICY when not given."""
     resume: str | None = None

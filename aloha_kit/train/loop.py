@@ -184,6 +184,7 @@ class Trainer:
             return
         position = self.position
         about = {"task": self.job.task, "step": position.step, "best": position.best, "best_step": position.best_step}
+        about |= {"images": images} if (images := self.job.data.get("images")) else {}  # how they were read
         self.job.run.save(name, self.deployed, self.state() if resumable else None, about)
 
     def state(self) -> dict[str, Any]:

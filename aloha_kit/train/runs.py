@@ -143,7 +143,7 @@ class Run:
             raise ConfigError(f"a resumed network keeps its values; it was trained with {', '.join(differing)}")
         network.contract.require(table.contract, mine="the checkpoint", theirs="the episodes")
         recorded, present = state["data"], describe_data(table)
-        if any(present[key] != value for key, value in recorded.items()):
+        if any(present.get(key) != value for key, value in recorded.items()):
             then, now = (", ".join(f"{k} {v}" for k, v in data.items()) for data in (recorded, present))
             print(f"the episodes have changed ({then} then; {now} now): order and split are new")
         return network, state
@@ -161,7 +161,8 @@ def describe_data(table: EpisodeTable) -> dict[str, int | str]:
     """What to know a data set by: enough to notice that it has changed, also where its size has not."""
     named = "\n".join(f"{file.name} {what}" for file, what in zip(table.files, table.identities, strict=True))
     key = hashlib.sha256(named.encode()).hexdigest()[:12]
-    return {"episodes": len(table.files), "steps": len(table), "key": key}
+    images = "; ".join(sorted({reading for reading in table.readings if reading}))
+    return {"episodes": len(table.files), "steps": len(table), "key": key, **({"images": images} if images else {})}
 
 
 class MetricsFile:
