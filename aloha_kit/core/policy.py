@@ -28,7 +28,7 @@ class Observation(TypedDict, total=False):
     """
 
     qpos: npt.NDArray[np.float32]  # (14,) rad, gripper normalised
-    qvel: npt.NDArray[np.float32]  # (14,) rad/s, gripper normalised /s
+    qvel: npt.NDArray[np.float32]  # (14,) rad/s, gripper normalised /s; if all drivers give it, as the next
     effort: npt.NDArray[np.float32]  # (14,) as the driver reports it: mA on Dynamixel, N m in simulation
     images: Mapping[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
     images_jpeg: Mapping[str, bytes]  # {camera: an ordinary JPEG of the same picture}, of some cameras or none

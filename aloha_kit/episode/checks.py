@@ -18,6 +18,9 @@ from aloha_kit.episode.schema import CLASSIC, NO_STAMP, SCHEMA
 
 Table = npt.NDArray[Any]
 
+UNUSED = ("qvel", "effort", "base_vel")
+"""Streams that training does not read."""
+
 
 def tables(episode: Episode) -> dict[str, Table]:
     """Every vector stream the episode has, (rows, width)."""
@@ -96,23 +99,23 @@ def check_notes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """No NaN and no infinity."""
+    """No NaN and no infinity; only a warning where training does not look (a driver without velocity or effort)."""
     for name, table in tables(episode).items():
         bad = np.argwhere(~np.isfinite(table))
         if len(bad):
             row, column = bad[0]
-            yield Finding(
-                "error",
-                "finite",
-                f"{len(bad)} values of {name} are not finite, first: row {row}, {names_of(episode, name)[column]}",
-            )
+            found = f"{len(bad)} values of {name} are not finite, first: row {row}, {names_of(episode, name)[column]}"
+            if name in UNUSED:
+                yield Finding("warning", "finite", f"{found}; training does not use {name}")
+            else:
+                yield Finding("error", "finite", found)
 
 
 def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """Streams, and whole arms, that never change."""
     for name, table in tables(episode).items():
-        if len(table) < 2 or name in ("base_action", "base_vel"):  # a base may well stand still
-            continue
+        if len(table) < 2 or name in ("base_action", "base_vel") or not np.isfinite(table).all():
+            continue  # a base may well stand still
         moving = np.ptp(table, axis=0) > 0
         if not moving.any():
             vital = name in ("action", "qpos")

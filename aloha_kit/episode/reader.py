@@ -139,13 +139,13 @@ class Episode:
 
     @property
     def qvel(self) -> Array | None:
-        """(frames, S): rad/s, or None."""
-        return self._optional("observations/qvel")
+        """(frames, S): rad/s, or None, also where the file has an empty table in its place."""
+        return self._if_any("observations/qvel")
 
     @property
     def effort(self) -> Array | None:
-        """(frames, S): as the driver reports it, or None."""
-        return self._optional("observations/effort")
+        """(frames, S): as the driver reports it, or None, as with `qvel`."""
+        return self._if_any("observations/effort")
 
     @property
     def base_velocity(self) -> Array | None:
@@ -436,6 +436,10 @@ class Episode:
         with self._guard():
             present = name in self._layout.tables or name in self._handle()
         return self._vector(name) if present else None
+
+    def _if_any(self, name: str) -> Array | None:
+        table = self._optional(name)
+        return table if table is not None and table.size else None
 
     def _array(self, name: str) -> Any:
         with self._guard():

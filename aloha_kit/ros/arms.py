@@ -45,8 +45,8 @@ class ArmState:
     """What one reading says; 6 joints, then the gripper."""
 
     qpos: Vector  # (7,) rad, gripper normalised by its finger's travel
-    qvel: Vector  # (7,) rad/s, gripper normalised /s
-    effort: Vector  # (7,) as the driver reports it: mA on Dynamixel
+    qvel: Vector | None  # (7,) rad/s, gripper normalised /s; None where the driver does not give it for every joint
+    effort: Vector | None  # (7,) as the driver reports it: mA on Dynamixel; or None
 
 
 class Arm(Protocol):
@@ -71,7 +71,7 @@ class Arm(Protocol):
 
         Raises:
             ReadingError: a value is not finite, or the driver says it could not read its motors.
-            StreamError: the message lacks a joint or a quantity.
+            StreamError: the message lacks a joint or its position.
         """
         ...
 
@@ -302,6 +302,20 @@ def by_name(who: str, names: tuple[str, ...], message: Any, quantity: str) -> np
     values = np.array([numbers[given.index(name)] for name in names], np.float64)
     finite(who, quantity, names, values)
     return values
+
+
+def single(values: npt.NDArray[np.float64] | None) -> Vector | None:
+    """In single precision, as files keep it."""
+    return None if values is None else values.astype(np.float32)
+
+
+def if_given(names: tuple[str, ...], given: Sequence[str], numbers: Sequence[float]) -> npt.NDArray[np.float64] | None:
+    """(N,) the values of the joints `names`, if a driver gives them: it may leave velocity and effort out (an empty
+    list), give them for some joints only, or put NaN in their place. None then."""
+    if len(numbers) != len(given) or any(name not in given for name in names):
+        return None
+    values = np.array([numbers[given.index(name)] for name in names], np.float64)
+    return values if np.isfinite(values).all() else None
 
 
 def check_target(who: str, model: ArmModel, target: npt.ArrayLike) -> npt.NDArray[np.float64]:

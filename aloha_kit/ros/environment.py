@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import dm_env
@@ -24,6 +25,7 @@ from aloha_kit.core import (
     Environment,
     Observation,
     Rate,
+    ReadingError,
     SafetyError,
 )
 from aloha_kit.ros import node
@@ -32,7 +34,7 @@ from aloha_kit.ros.base import Base
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
-from aloha_kit.ros.observation import describe_streams, rig_contract, Senses
+from aloha_kit.ros.observation import describe_streams, QUANTITIES, rig_contract, Senses
 from aloha_kit.ros.rivals import rivals
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import command_topics, state_topic, Streams
@@ -202,7 +204,7 @@ class RosEnv(Environment):
         self.estop.require_released()
         self._steps = 0
         self._rate.reset()
-        return dm_env.restart(self._observe(command_ns=None))
+        return dm_env.restart(self._first_observation())
 
     def step(self, action: Action) -> dm_env.TimeStep:
         """Send, wait for the deadline, observe. An action further than one step of the guard's at full speed from the
@@ -312,6 +314,17 @@ class RosEnv(Environment):
             self._arms.send(command)
             if self.base is not None and not self._by_person:
                 self.base.drive(command[-2:])
+
+    def _first_observation(self) -> Observation:
+        """Decides for the episode whether it has velocities and efforts: one reading without is no driver without."""
+        self._senses = replace(self._senses, required=frozenset(QUANTITIES))
+        try:
+            return self._observe(command_ns=None)
+        except ReadingError:
+            self._senses = replace(self._senses, required=frozenset())
+            observation = self._observe(command_ns=None)
+            self._senses = replace(self._senses, required=frozenset(QUANTITIES) & observation.keys())
+            return observation
 
     def _observe(self, command_ns: int | None) -> Observation:
         observation = until_read(lambda: self._senses.observation(self.streams.sync.match(GAP_S)), self.clock, GAP_S)

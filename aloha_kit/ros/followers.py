@@ -58,10 +58,11 @@ class Followers:
 
     def watch(self, observation: Observation) -> None:
         """Raise SafetyError where an arm no longer follows."""
-        now_ns = self._clock.now_ns()
+        now_ns, efforts = self._clock.now_ns(), observation.get("effort")
         for arm, seven in self._sevens():
             if (sent := arm.last) is not None:
-                self._following[arm].check(sent, observation["qpos"][seven], observation["effort"][seven], now_ns)
+                effort = None if efforts is None else efforts[seven]
+                self._following[arm].check(sent, observation["qpos"][seven], effort, now_ns)
 
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
         """Move arms (leaders too) to (7,) targets, together and smoothly. Raises as `Arm.command`."""

@@ -31,14 +31,14 @@ class Following:
         """Forget what was: the arm was prepared anew."""
         self._since_ns: npt.NDArray[np.int64] = np.full(7, -1, np.int64)
 
-    def check(self, target: npt.ArrayLike, qpos: npt.ArrayLike, effort: npt.ArrayLike, now_ns: int) -> None:
-        """Compare what was commanded with what is observed, each (7,).
+    def check(self, target: npt.ArrayLike, qpos: npt.ArrayLike, effort: npt.ArrayLike | None, now_ns: int) -> None:
+        """Compare what was commanded with what is observed, each (7,); without efforts grippers are not watched.
 
         Raises:
             SafetyError: a joint has been off its command for `LASTING_S`; names it, and how far.
         """
         residual = np.abs(np.asarray(target, np.float64) - np.asarray(qpos, np.float64))
-        idle = self._milliamperes and abs(np.asarray(effort, np.float64)[6]) < IDLE_MA
+        idle = self._milliamperes and effort is not None and abs(np.asarray(effort, np.float64)[6]) < IDLE_MA
         off = np.append(residual[:6] > JOINT_FAR, idle and residual[6] > GRIPPER_FAR)
         self._since_ns = np.where(off, np.where(self._since_ns < 0, now_ns, self._since_ns), -1)
         lasting = off & (now_ns - self._since_ns >= LASTING_S * 1e9)

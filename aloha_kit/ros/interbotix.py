@@ -18,6 +18,7 @@ from aloha_kit.ros.arms import (
     ArmState,
     by_name,
     check_target,
+    if_given,
     JOINTS,
     MOVE_HZ,
     move_together,
@@ -25,6 +26,7 @@ from aloha_kit.ros.arms import (
     Part,
     PATIENCE_S,
     require_reading,
+    single,
     until_read,
     Vector,
     wait_for_listeners,
@@ -150,12 +152,13 @@ class InterbotixArm:
 
     def read(self, message: Any) -> ArmState:
         position = self._position(message, (*JOINTS, _FINGER))
-        velocity, effort = (by_name(self.name, JOINTS, message, what) for what in ("velocity", "effort"))
-        if self.model.crank is not None:  # the finger's own speed is published as 0
-            velocity[6] *= self.model.crank.travel_rate(position[6])
-        velocity[6] = self.model.finger.normalise_velocity(velocity[6])
+        velocity, effort = (if_given(JOINTS, message.name, each) for each in (message.velocity, message.effort))
+        if velocity is not None:
+            if self.model.crank is not None:  # the finger's own speed is published as 0
+                velocity[6] *= self.model.crank.travel_rate(position[6])
+            velocity[6] = self.model.finger.normalise_velocity(velocity[6])
         qpos = np.append(position[:6], self.model.finger.normalise(position[7]))
-        return ArmState(qpos.astype(np.float32), velocity.astype(np.float32), effort.astype(np.float32))
+        return ArmState(qpos.astype(np.float32), single(velocity), single(effort))
 
     def leader_action(self, message: Any) -> Vector:
         position = self._position(message, JOINTS)

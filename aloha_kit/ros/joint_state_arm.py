@@ -19,6 +19,7 @@ from aloha_kit.ros.arms import (
     ArmState,
     check_target,
     finite,
+    if_given,
     MOVE_HZ,
     move_together,
     next_reading,
@@ -26,6 +27,7 @@ from aloha_kit.ros.arms import (
     PATIENCE_S,
     require_reading,
     Role,
+    single,
     until_read,
     Vector,
     wait_for_listeners,
@@ -66,23 +68,24 @@ class JointStateArm:
         next_reading(self._state_topic, self.name)
 
     def read(self, message: Any) -> ArmState:
-        position, velocity, effort = (self._seven(message, what) for what in ("position", "velocity", "effort"))
+        position = self._position(message)
         position[6] = self.model.finger.normalise(position[6])
-        velocity[6] = self.model.finger.normalise_velocity(velocity[6])
-        return ArmState(position.astype(np.float32), velocity.astype(np.float32), effort.astype(np.float32))
+        velocity, effort = (if_given(NAMES, NAMES, each) for each in (message.velocity, message.effort))
+        if velocity is not None:
+            velocity[6] = self.model.finger.normalise_velocity(velocity[6])
+        return ArmState(position.astype(np.float32), single(velocity), single(effort))
 
     def leader_action(self, message: Any) -> Vector:
-        position = self._seven(message, "position")
+        position = self._position(message)
         position[6] = self.model.finger.normalise(position[6])
         return position.astype(np.float32)
 
-    def _seven(self, message: Any, quantity: str) -> npt.NDArray[np.float64]:
-        values = np.array(getattr(message, quantity), np.float64)
+    def _position(self, message: Any) -> npt.NDArray[np.float64]:
+        values = np.array(message.position, np.float64)
         if values.shape != (7,):
-            raise StreamError(f"{self.name}: its joint states need 7 values of {quantity}, they hold {len(values)}")
-        finite(self.name, quantity, NAMES, values)
-        if quantity == "position":
-            require_reading(self.name, values)
+            raise StreamError(f"{self.name}: its joint states need 7 values of position, they hold {len(values)}")
+        finite(self.name, "position", NAMES, values)
+        require_reading(self.name, values)
         return values
 
     def reading(self) -> Vector:

@@ -19,6 +19,8 @@ from aloha_kit.ros.soft_sync import Matched
 from aloha_kit.ros.streams import Streams
 
 _DEPTH = "images_depth/"
+QUANTITIES = {"qvel": "velocity", "effort": "effort"}
+"""What drivers may leave out, and how their messages call it."""
 
 
 def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
@@ -44,17 +46,25 @@ def describe_streams(streams: Streams) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Senses:
-    """What an observation is made of; `followers` in the order of the vectors."""
+    """What an observation is made of; `followers` in the order of the vectors.
+
+    Positions are all that drivers have to give. An episode has `qvel` or `effort` if every arm gives it when the
+    episode begins.
+
+    Attributes:
+        required: those of `QUANTITIES` that an observation has to have.
+    """
 
     contract: Contract
     followers: Mapping[str, Arm]
     base: Base | None
+    required: frozenset[str] = frozenset()
 
     def observation(self, matched: Matched) -> Observation:
         """One observation. Pictures are decoded when they are looked at; depth, which has no file form, now.
 
         Raises:
-            ReadingError: a driver lost this reading, or a picture is torn.
+            ReadingError: a driver lost this reading or a required quantity, or a picture is torn.
             StreamError: a message lacks what it should hold.
             ContractError: a camera sends pictures of another size than its configuration says.
         """
@@ -64,12 +74,17 @@ class Senses:
         self._check_sizes(pictures)
         observation = Observation(
             qpos=np.concatenate([state.qpos for state in states]),
-            qvel=np.concatenate([state.qvel for state in states]),
-            effort=np.concatenate([state.effort for state in states]),
             images=images.LazyImages(pictures),
             images_jpeg=images.jpegs(pictures),
             stamps={name: sample.stamp_ns for name, sample in matched.samples.items()},
         )
+        for quantity, word in QUANTITIES.items():
+            parts = [getattr(state, quantity) for state in states]
+            lacking = [arm.name for arm, part in zip(self.followers.values(), parts, strict=True) if part is None]
+            if not lacking:
+                observation[quantity] = np.concatenate(parts)  # type: ignore[literal-required]
+            elif quantity in self.required:
+                raise ReadingError(f"{', '.join(lacking)}: joint states without {word}, which were there before")
         if depth := {name[len(_DEPTH) :]: value for name, value in values.items() if name.startswith(_DEPTH)}:
             observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
         if self.base is not None:
@@ -79,7 +94,8 @@ class Senses:
     def spec(self, newest: Mapping[str, Any]) -> dict[str, Any]:
         """Specs nested like the observation; `newest` is a message of each stream, for the size of depth."""
         joints = len(self.contract.state_names)
-        spec: dict[str, Any] = {name: specs.Array((joints,), np.float32, name) for name in ("qpos", "qvel", "effort")}
+        given = [name for name in QUANTITIES if self._all_give(name, newest)]
+        spec: dict[str, Any] = {name: specs.Array((joints,), np.float32, name) for name in ("qpos", *given)}
         spec["images"] = {
             name: specs.BoundedArray((*size, 3), np.uint8, 0, 255, f"images/{name}")
             for name, size in self.contract.cameras.items()
@@ -100,6 +116,12 @@ class Senses:
         high = [v for arm in self.followers.values() for v in (*arm.model.upper, 1.0)] + free
         low_and_high = np.array([low, high], np.float32)
         return specs.BoundedArray(low_and_high[0].shape, np.float32, *low_and_high, "action")
+
+    def _all_give(self, quantity: str, newest: Mapping[str, Any]) -> bool:
+        if quantity in self.required:
+            return True
+        readings = (arm.read(newest[f"qpos_{name}"]) for name, arm in self.followers.items())
+        return all(getattr(state, quantity) is not None for state in readings)
 
     def _check_sizes(self, pictures: Mapping[str, Any]) -> None:
         for name, message in pictures.items():

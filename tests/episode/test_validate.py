@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.data.index import read_table
 from aloha_kit.episode.checks import longest_run, runs
 from aloha_kit.episode.findings import Bounds, graded
 from aloha_kit.episode.selection import select
@@ -408,3 +409,22 @@ def test_runs() -> None:
 def test_graded() -> None:
     levels = [[f.level for f in graded(value, (1.0, 2.0), "c", "m")] for value in (0.9, 1.0, 1.9, 2.0)]
     assert levels == [[], ["warning"], ["warning"], ["error"]]
+
+
+def test_velocity_and_effort_may_be_missing_empty_or_nan_as_in_training(tmp_path: Path) -> None:
+    """Validate has no error where training, which does not read them, has none."""
+    record(tmp_path, 30)
+    for i, change in enumerate(("missing", "empty", "nan"), start=1):
+        path = tmp_path / f"episode_{i}.hdf5"
+        shutil.copy(tmp_path / "episode_0.hdf5", path)
+        with h5py.File(path, "r+") as file:
+            for name in ("qvel", "effort"):
+                table = file[f"observations/{name}"][()]
+                del file[f"observations/{name}"]
+                if change != "missing":
+                    file[f"observations/{name}"] = table[:0] if change == "empty" else table * np.nan
+        found = validate(path)
+        assert [(f.level, f.check) for f in found.findings] == [("warning", "finite")] * 2 * (change == "nan")
+        assert all("training does not use" in f.message for f in found.findings)
+    table = read_table(tmp_path)
+    assert table.files == tuple(tmp_path / f"episode_{i}.hdf5" for i in range(4))

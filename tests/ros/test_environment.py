@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -16,6 +17,8 @@ from aloha_kit import rigs
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig
 from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_POSE, StreamError, VX300S, WX250S
+from aloha_kit.episode import Episode, EpisodeWriter
+from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.ros import arms, environment, followers, rivals
 from aloha_kit.ros.environment import RosEnv
@@ -36,6 +39,16 @@ RIG = RigConfig(
     cameras={"cam_high": CameraConfig(48, 64, topic="/usb_cam_high/image_raw/compressed")},
 )
 TASK = TaskConfig("reach", "Reach.", rig="fake", episode_len=8, rate_hz=25, cameras=("cam_high",))
+
+
+class Standing:
+    """A policy that stays at the start."""
+
+    def reset(self) -> None:
+        """Nothing to forget."""
+
+    def act(self, observation: Any) -> Any:
+        return START
 
 
 @dataclass
@@ -223,6 +236,44 @@ def test_one_lost_reading_is_bridged_by_the_next(fakes: Fakes) -> None:
         assert env.step(START).observation["qpos"][8] == pytest.approx(START[8], abs=1e-3)
 
 
+def without(quantity: str, every: int = 1) -> Callable[[Any], None]:
+    """Joint states without a quantity, every so many times."""
+    count = iter(range(10_000))
+
+    def change(message: Any) -> None:
+        if next(count) % every == 0:
+            setattr(message, quantity, [])
+
+    return change
+
+
+def test_a_driver_without_effort_gives_episodes_without(fakes: Fakes, tmp_path: Path) -> None:
+    fakes.right.broken = without("effort")
+    env = fakes.env()
+    writer = EpisodeWriter(tmp_path, contract=env.contract, task="reach", rig="fake", sim=False)
+    outcome = run_episode(env, SafetyGuard(Standing(), SafetyLimits.for_contract(env.contract)), [writer])
+    assert outcome.steps == 8
+    with Episode.open(writer.path) as episode:
+        assert episode.effort is None
+        assert episode.qvel is not None
+        assert episode.qvel.shape == episode.qpos.shape == (9, 14)
+    assert set(env.observation_spec()) == {"qpos", "qvel", "images", "stamps"}
+    assert not [f for f in validate(writer.path).findings if f.check in ("shapes", "finite")]
+    fakes.right.broken = lambda message: None  # decided anew for each episode
+    assert "effort" in env.reset().observation
+
+
+def test_a_reading_without_velocity_is_bridged_and_a_lasting_loss_named(fakes: Fakes) -> None:
+    fakes.left.broken = without("velocity", every=7)
+    env = fakes.env(replace(TASK, episode_len=200))
+    assert "qvel" in env.reset().observation
+    for _ in range(20):
+        assert env.step(START).observation["qvel"].shape == (14,)
+    fakes.left.broken = without("velocity")
+    with pytest.raises(StreamError, match="puppet_left: joint states without velocity, which were there before"):
+        _step_until_it_fails(env)
+
+
 def test_a_torn_picture_is_bridged_by_the_next(fakes: Fakes) -> None:
     env = fakes.env(replace(TASK, episode_len=30))
     env.reset()
@@ -296,6 +347,14 @@ class TestFollowing:
         watched.check(np.zeros(7), qpos, np.zeros(7), 10_900_000_000)
         with pytest.raises(SafetyError, match=r"its gripper is 0\.60 of its opening"):
             watched.check(np.zeros(7), qpos, np.zeros(7), 11_000_000_000)
+
+    def test_without_efforts_joints_are_watched_and_grippers_are_not(self) -> None:
+        watched = Following("puppet_left", milliamperes=True)
+        for second in range(5):
+            watched.check(np.zeros(7), [0, 0, 0, 0, 0, 0, 0.6], None, second * 1_000_000_000)
+        watched.check(np.zeros(7), [0.9, 0, 0, 0, 0, 0, 0], None, 5_000_000_000)
+        with pytest.raises(SafetyError, match=r"waist is 0\.90 rad from its command"):
+            watched.check(np.zeros(7), [0.9, 0, 0, 0, 0, 0, 0], None, 6_100_000_000)
 
     def test_a_lag_that_is_made_up_for_is_no_fault(self) -> None:
         watched = Following("puppet_left", milliamperes=True)
