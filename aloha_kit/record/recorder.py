@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -21,9 +20,11 @@ from aloha_kit.core.interrupt import signal_of
 from aloha_kit.episode import recover as recovery
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
 from aloha_kit.record.cli import RecordArgs, task_of
-from aloha_kit.record.folder import FAILED, survey
+from aloha_kit.record.folder import DataFolder, FAILED
 from aloha_kit.record.worker import Plan, Verdict, work
 from aloha_kit.rigs import connect
+
+_LOOK_S = 0.5  # between looks at what other recorders have made of the last episodes
 
 
 class RecordingError(AlohaKitError):
@@ -76,39 +77,42 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
     if args.recover:
         for found in recovery.recover_all(folder):
             print(f"{found.journal.name}: {found.message}")
-    present, used = survey(folder, task.name, contract)
-    seeds = (seed for seed in itertools.count(args.seed) if seed not in used)
+    shared = DataFolder(folder, task.name, contract)
     plan = Plan(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures)
-    missing = args.num_episodes - present
+    missing = args.num_episodes - len(shared.good)
     limit = args.max_attempts or max(3 * args.num_episodes, 10)
     verdicts: list[Verdict] = []
-    interrupted = ""
-    if missing > 0:
-        with tqdm(
-            total=args.num_episodes,
-            initial=present,
-            desc=f"Recording {task.name}",
-            unit="episode",
-            disable=None if show else True,  # None: only on a terminal
-        ) as bar:
-
-            def judged(verdict: Verdict) -> None:
-                verdicts.append(verdict)
-                good = sum(v.success for v in verdicts)
-                bar.set_postfix_str(f"{good}/{len(verdicts)} succeeded", refresh=False)
-                bar.n += int(verdict.success)
-                if show:
-                    bar.write(_line(verdict))  # which draws the bar again, once
-
-            workers = min(args.workers or os.cpu_count() or 1, missing)
-            interrupted = _run(plan, seeds, missing, limit, workers, judged)
+    with closing(shared.claims):
+        interrupted = _record(plan, shared, args, limit, verdicts, show) if missing > 0 else ""
     good = sum(v.success for v in verdicts)
-    if not interrupted and good < missing and len(verdicts) >= limit:
+    if not interrupted and len(shared.good) < args.num_episodes and len(verdicts) >= limit:
         raise RecordingError(
             f"only {good} of {len(verdicts)} demonstrations succeeded, {missing} were wanted; "
             f"what was recorded is in {folder}. {_advice(args, task)}"
         )
-    return Recorded(folder, present + good, tuple(verdicts), interrupted)
+    return Recorded(folder, len(shared.good), tuple(verdicts), interrupted)
+
+
+def _record(plan: Plan, shared: DataFolder, args: RecordArgs, limit: int, verdicts: list[Verdict], show: bool) -> str:
+    """Record what is missing, with a bar; adds to `verdicts` and gives the signal that ended it, if one did."""
+    with tqdm(
+        total=args.num_episodes,
+        initial=len(shared.good),
+        desc=f"Recording {plan.task.name}",
+        unit="episode",
+        disable=None if show else True,  # None: only on a terminal
+    ) as bar:
+
+        def judged(verdict: Verdict) -> None:
+            verdicts.append(verdict)
+            good = sum(v.success for v in verdicts)
+            bar.set_postfix_str(f"{good}/{len(verdicts)} succeeded", refresh=False)
+            bar.n = len(shared.good)
+            if show:
+                bar.write(_line(verdict))  # which draws the bar again, once
+
+        workers = min(args.workers or os.cpu_count() or 1, args.num_episodes - len(shared.good))
+        return _run(plan, shared, args, limit, workers, judged)
 
 
 def _advice(args: RecordArgs, task: TaskConfig) -> str:
@@ -127,16 +131,17 @@ class _Worker:
 
 
 def _run(
-    plan: Plan, seeds: Iterator[int], wanted: int, limit: int, count: int, judged: Callable[[Verdict], None]
+    plan: Plan, shared: DataFolder, args: RecordArgs, limit: int, count: int, judged: Callable[[Verdict], None]
 ) -> str:
-    """Keep `count` processes busy until `wanted` successes or `limit` attempts; gives the signal that ended it."""
+    """Keep `count` processes busy until the folder holds enough or `limit` attempts; gives the signal that ended it."""
     context = multiprocessing.get_context("spawn")  # a fork would share GL and HDF5 state
     stop = context.Event()
     workers: list[_Worker] = []
-    good = tried = 0
+    seeds = shared.seeds(args.seed)
+    tried = 0
 
     def settle(worker: _Worker) -> None:
-        nonlocal good, tried
+        nonlocal tried
         try:
             answer = worker.pipe.recv()
         except (EOFError, OSError):
@@ -148,8 +153,10 @@ def _run(
         if isinstance(answer, str):
             raise RecordingError(f"recording seed {worker.seed} failed: {answer}")
         worker.seed = None
+        shared.look()
+        shared.claims.end_attempt()
         if not answer.stopped:
-            good, tried = good + answer.success, tried + 1
+            tried += 1
             judged(answer)
 
     with ExitStack() as stack:
@@ -158,20 +165,24 @@ def _run(
         try:
             for _ in range(count):
                 ours, theirs = context.Pipe()
-                process = context.Process(target=work, args=(plan, theirs, stop), daemon=True)
+                process = context.Process(target=work, args=(plan, theirs, stop, shared.claims), daemon=True)
                 with interrupts_put_off():
                     process.start()
                     theirs.close()  # so that a dead process shows as the end of its pipe
                     workers.append(_Worker(process, ours))
-            while good < wanted and tried < limit:
+            while True:
                 busy = [worker for worker in workers if worker.seed is not None]
                 for worker in workers:
-                    if worker.seed is None and good + len(busy) < wanted and tried + len(busy) < limit:
+                    left = worker.seed is None and tried + len(busy) < limit
+                    if left and shared.begin_attempt(args.num_episodes):
                         worker.seed = next(seeds)
                         with suppress(OSError):  # it has died: `settle` finds out why
                             worker.pipe.send(worker.seed)
                         busy.append(worker)
-                ready = wait([worker.pipe for worker in busy])
+                if not busy and (tried >= limit or len(shared.good) >= args.num_episodes):
+                    break
+                # with fewer at work than could be, another recorder may be at the last ones: see how it goes
+                ready = wait([worker.pipe for worker in busy], None if len(busy) == len(workers) else _LOOK_S)
                 for worker in busy:
                     if worker.pipe in ready:
                         settle(worker)

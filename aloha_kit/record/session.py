@@ -8,6 +8,7 @@ that died, the emergency stop, a full disk) ends the episode and pauses: what wa
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.record.conversation import Conversation
 from aloha_kit.record.dashboard import Dashboard, show_streams
-from aloha_kit.record.folder import survey
+from aloha_kit.record.folder import DataFolder
 from aloha_kit.record.gesture import Squeezes
 from aloha_kit.record.operator import Command
 from aloha_kit.record.plan import Plan, SessionResult
@@ -68,7 +69,7 @@ class Session:
         self.takes: list[Take] = []
         self._make_guard, self._squeezes = guard, squeezes
         self._require_rig, self._patience_s = require_rig, patience_s
-        self._present = 0  # when the session began
+        self._elsewhere = 0  # good episodes in the folder that this session did not record
         self._new_seeds: Iterator[int] = itertools.count(plan.seed)
         self._again: deque[int] = deque()  # seeds that come before new ones
         self._ended_by: Command | None = None
@@ -82,7 +83,7 @@ class Session:
     @property
     def present(self) -> int:
         """Good episodes in the folder, the one that is being saved included."""
-        return self._present + sum(take.verdict == "kept" for take in self.takes)
+        return self._elsewhere + sum(take.verdict == "kept" for take in self.takes)
 
     def run(self, env: RosEnv) -> SessionResult:
         """Record until there are enough good episodes, the operator quits, or a fault outlasts the patience.
@@ -90,12 +91,18 @@ class Session:
         Raises:
             EpisodeError: what the folder holds does not go with this rig and task.
         """
-        self._present, used = survey(self.plan.folder, self.plan.task.name, env.contract)
-        self._new_seeds = (seed for seed in itertools.count(self.plan.seed) if seed not in used)
+        folder = DataFolder(self.plan.folder, self.plan.task.name, env.contract)
+        with contextlib.closing(folder.claims):
+            return self._run(env, folder)
+
+    def _run(self, env: RosEnv, folder: DataFolder) -> SessionResult:
+        self._new_seeds = folder.seeds(self.plan.seed)
+        self._look(folder)
         interrupted, fault = "", ""
         try:
             while not self._quit and self.present < self.plan.wanted:
                 self._attempt(env)
+                self._look(folder)
         except KeyboardInterrupt as interrupt:
             interrupted = signal_of(interrupt).name
         except AlohaKitError as error:
@@ -109,6 +116,12 @@ class Session:
         self.talk.tell("ended", left)
         verdicts = tuple(take.verdict for take in self.takes if take.verdict)
         return SessionResult(self.plan.folder, self.present, self.plan.wanted, verdicts, interrupted, fault)
+
+    def _look(self, folder: DataFolder) -> None:
+        """What others have recorded into the folder meanwhile counts too."""
+        folder.look()
+        ours = {take.writer.path for take in self.takes if take.writer is not None and take.verdict == "kept"}
+        self._elsewhere = len(folder.good - ours)
 
     def _leave(self, env: RosEnv) -> str:
         """However the session ended, the arms come to rest; says how they were left. Ctrl-C stops them on the way."""

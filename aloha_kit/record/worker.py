@@ -16,6 +16,7 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, AlohaKitError, Environment, Observation, Policy, StopEpisode
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome, run_episode
+from aloha_kit.record.claims import Claims
 from aloha_kit.record.folder import FAILED, put_aside
 from aloha_kit.rigs import connect
 
@@ -100,8 +101,11 @@ class Keeper:
             self.file = path if self.success else put_aside(path, self._plan.folder / FAILED)
 
 
-def work(plan: Plan, pipe: Connection, stop: Event) -> None:
-    """Body of a process: seeds come in by the pipe (None ends it), `Verdict`s or an error's text go back."""
+def work(plan: Plan, pipe: Connection, stop: Event, claims: Claims | None = None) -> None:
+    """Body of a process: seeds come in by the pipe (None ends it), `Verdict`s or an error's text go back.
+
+    It holds the recorder's claims too, which so last until its episode is over when the recorder is killed.
+    """
     # the terminal sends Ctrl-C to the whole group; the parent alone decides, by `stop`
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone

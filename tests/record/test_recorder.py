@@ -25,7 +25,8 @@ from aloha_kit.episode.recover import recover_all
 from aloha_kit.record import worker
 from aloha_kit.record.__main__ import main
 from aloha_kit.record.cli import parse, RecordArgs, task_of
-from aloha_kit.record.recorder import record, RecordingError, survey
+from aloha_kit.record.folder import DataFolder
+from aloha_kit.record.recorder import record, RecordingError
 from aloha_kit.record.worker import FAILED, Plan, record_one
 from aloha_kit.rigs import connect
 from tests.synthetic import make, write
@@ -100,7 +101,8 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
         aside = folder / FAILED
         if keep:
             assert seeds(aside) == [0, 1]
-            assert survey(folder, "sim_transfer_cube", env.contract) == (0, {0, 1})
+            held = DataFolder(folder, "sim_transfer_cube", env.contract)
+            assert (held.good, held.used) == (set(), {0, 1})
             with Episode.open(list_episodes(aside)[0]) as episode:
                 assert episode.success is False
         else:
@@ -279,10 +281,10 @@ def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     from aloha_kit.record import recorder
 
-    def kill_then_wait(pipes: list[object]) -> list[object]:
+    def kill_then_wait(pipes: list[object], timeout: float | None) -> list[object]:
         for child in workers_of():
             child.kill()
-        return multiprocessing.connection.wait(pipes)  # type: ignore[arg-type]
+        return multiprocessing.connection.wait(pipes, timeout)  # type: ignore[arg-type]
 
     monkeypatch.setattr(recorder, "wait", kill_then_wait)
     with pytest.raises(RecordingError, match=r"a recording process died \(exit code -9\) at seed 0"):
@@ -372,4 +374,50 @@ def test_a_full_disk_costs_no_step(tmp_path: Path) -> None:
         assert np.ptp(episode.qpos, axis=0).max() > 0
         contract = episode.contract
     assert contract is not None
-    assert survey(tmp_path, "sim_transfer_cube", contract)[0] == 0  # counts as no demonstration
+    assert not DataFolder(tmp_path, "sim_transfer_cube", contract).good  # counts as no demonstration
+
+
+def test_recorders_in_one_folder_share_its_seeds(tmp_path: Path) -> None:
+    """Six steps never succeed, so each of the two tries four seeds: eight different ones, the lowest."""
+    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--dataset_dir", str(tmp_path)]
+    command += ["--image_size", "24", "32", "--episode_len", "6", "--workers", "1", "--keep_failures"]
+    command += ["--num_episodes", "4", "--max_attempts", "4"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as other:
+        while not (tmp_path / ".claims").exists():
+            assert other.poll() is None
+            time.sleep(0.05)
+        with pytest.raises(RecordingError, match="only 0 of 4 demonstrations succeeded"):
+            record(short(tmp_path, num_episodes=4, workers=1, keep_failures=True, max_attempts=4), show=False)
+        _, errors = other.communicate(timeout=100)
+    assert "only 0 of 4 demonstrations succeeded" in errors
+    assert seeds(tmp_path / FAILED) == list(range(8))
+
+
+@pytest.mark.usefixtures("always_succeeds")
+def test_recorders_in_one_folder_stop_together(tmp_path: Path) -> None:
+    """The number asked for is reached by both together, to the episode, and nobody waits for a dead one."""
+    plan = plan_of(short(tmp_path))
+    with contextlib.closing(connect(plan.task, plan.rig)) as env:
+        mine, other = (DataFolder(tmp_path, "sim_transfer_cube", env.contract) for _ in range(2))
+        first, second = mine.seeds(0), other.seeds(0)
+        assert mine.begin_attempt(3)
+        assert other.begin_attempt(3)
+        assert mine.begin_attempt(3)
+        assert not mine.begin_attempt(3)  # three are under way
+        assert not other.begin_attempt(3)
+        assert (next(first), next(second), next(first)) == (0, 1, 2)
+        record_one(env, plan, 1)
+        other.claims.end_attempt()
+        assert not other.begin_attempt(3)  # one is there and two are under way
+        mine.claims.close()  # as when it is killed
+        assert other.begin_attempt(3)
+        assert (next(second), other.used) == (2, {1})
+        again = DataFolder(tmp_path, "sim_transfer_cube", env.contract)
+        # let go of, 0 is free again; 1 is recorded, 2 is the other's
+        assert (next(third := again.seeds(0)), next(third), next(third)) == (0, 3, 4)
+        record_one(env, plan, 5)
+        assert next(third) == 6  # recorded since the last look
+        other.claims.close()
+        assert (tmp_path / ".claims").exists()
+        again.claims.close()
+        assert not (tmp_path / ".claims").exists()
