@@ -42,7 +42,7 @@ def run(args: DeployArgs) -> list[Rollout]:
         StreamError, RosError: the rig is not there, or not all of it.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after everything done was kept and reported.
 
-    On a rig the arms are parked whichever it is.
+    On a rig the arms are parked whichever it is, but for the emergency stop (see `ros.safety.guarded`).
     """
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)

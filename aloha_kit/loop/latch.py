@@ -48,9 +48,13 @@ class Latch:
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
         """The body may send commands. Raises SafetyError instead while the stop is pressed."""
+        self._take_in()
         with self._sending:
             self.require_released()
             yield
+
+    def _take_in(self) -> None:
+        """Let a press that has reached this process, but not this object, be noticed first."""
 
     def refusal(self) -> str:
         """Why a reset would be refused; empty where it would not."""

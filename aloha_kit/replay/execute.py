@@ -127,7 +127,7 @@ def execute(
 ) -> Execution:
     """Play the recording on the rig of its task; a simulated one is set up from the recorded seed.
 
-    Arms behind ROS go to their start pose first, and are parked however it ends.
+    Arms behind ROS go to their start pose first, and are parked however it ends (but see `ros.safety.guarded`).
 
     Args:
         release: let such arms' torque go once they are parked.

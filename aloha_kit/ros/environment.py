@@ -152,6 +152,11 @@ class RosEnv(Environment):
         return self._by_person and self.rig.teleop == "hardware"
 
     @property
+    def untouched(self) -> bool:
+        """Whether nothing was asked of the followers yet, so that there is nothing to park."""
+        return self._arms.untouched
+
+    @property
     def arm_model(self) -> ArmModel:
         """What the followers are, for safety limits."""
         return next(iter(self.followers.values())).model

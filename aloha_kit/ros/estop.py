@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import threading
 import time
@@ -23,6 +24,7 @@ FIRST_S = 1.0
 SOURCE_S = 5.0
 """How long a configured source may take to appear."""
 
+_UNREAD_S = 0.01  # how long a thread may take to read what lies in its socket
 _TICKS = 5  # a heartbeat's timeout is counted in so many parts
 
 
@@ -45,6 +47,7 @@ class EStop(Latch):
         self._config, self._topic = config, config.topic if config else EStopConfig.topic
         self._said: dict[str, bool] = {}  # by publisher: its last value
         self._ticks: dict[str, int] = {}  # by publisher: parts of the timeout since it was heard
+        self._heard_count, self._deaf_until = 0, 0.0
         self._closed = threading.Event()
         # No message is dropped: a press of a millisecond arrives together with its release.
         self._subscriber = rospy.Subscriber(self._topic, Bool, self._heard, queue_size=None, tcp_nodelay=True)
@@ -89,6 +92,27 @@ class EStop(Latch):
             self._said[who], self._ticks[who] = bool(message.data), 0
         if message.data:
             self.press(f"the emergency stop was pressed (by {who})")
+        self._heard_count += 1
+
+    def _take_in(self) -> None:
+        # After a stall, or on a busy machine, the thread that moves the arms may wake before the one that listens.
+        count, now = self._heard_count, time.monotonic()
+        if now < self._deaf_until or not self._unread():
+            return
+        while self._heard_count == count and not self._reason:
+            if time.monotonic() > now + _UNREAD_S:
+                self._deaf_until = now + 1.0  # a connection that breaks is readable too, and must not slow every step
+                return
+            time.sleep(0.0002)
+
+    def _unread(self) -> bool:
+        """Whether a publisher's message has arrived that nobody has read yet."""
+        poll = select.poll()
+        for connection in list(getattr(self._subscriber.impl, "connections", None) or ()):
+            stream = connection.socket
+            if stream is not None and stream.fileno() >= 0:
+                poll.register(stream, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _await_publishers(self) -> None:
         """Until every publisher was heard, or had the time that it needs to send what it latched."""

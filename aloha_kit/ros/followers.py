@@ -26,6 +26,7 @@ class Followers:
     def __init__(self, arms: Mapping[str, Arm], rig: RigConfig, clock: Clock, *, estop: Latch) -> None:
         self.arms = dict(arms)
         self._rig, self._clock, self._estop = rig, clock, estop
+        self.untouched = True  # nobody asked anything of them yet
         self._unready = "they were not prepared"  # why nothing is sent to them; empty once they are
         self._parked = False
         self._following = {
@@ -78,7 +79,8 @@ class Followers:
             SafetyError: the emergency stop is pressed.
             RosError: a driver refuses; says why.
         """
-        self._unready = "they were not prepared"
+        self._estop.require_released()
+        self.untouched, self._unready = False, "they were not prepared"
         for arm in self.arms.values():
             try:
                 arm.prepare_follower(self._rig.gripper_current_limit)

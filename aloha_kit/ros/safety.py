@@ -6,7 +6,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 
-from aloha_kit.core import AlohaKitError, Policy
+from aloha_kit.core import AlohaKitError, Policy, SafetyError
 from aloha_kit.loop import SafetyGuard, SafetyLimits
 from aloha_kit.ros.environment import RosEnv
 
@@ -23,11 +23,17 @@ def guarded(
     Args:
         release: let the torque go once the arms are parked.
         say: told how the arms were left.
+
+    Raises:
+        SafetyError: nothing failed before, but the arms were not parked, or not let go.
     """
     try:
         yield make_guard(env, policy)
-    finally:
-        _leave(env, release, say)
+    except BaseException:
+        with contextlib.suppress(SafetyError):  # what ended it is what is raised
+            _leave(env, release, say)
+        raise
+    _leave(env, release, say)
 
 
 def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
@@ -52,11 +58,15 @@ def _patience_s(env: RosEnv) -> float:
 
 
 def _leave(env: RosEnv, release: bool, say: Callable[[str], None]) -> None:
+    """Park, and say what came of it. Raises SafetyError where the arms are not as they should be left."""
+    if env.untouched:
+        say("nothing was sent to the arms")
+        return
     try:
         env.park()
     except AlohaKitError as error:
         say(f"warning: the arms were not parked: {error}; {env.torque()}")
-        return
+        raise SafetyError(f"the arms were not parked: {error}") from error
     except KeyboardInterrupt:
         say(f"warning: interrupted on the way to park, nothing more was sent to the arms; {env.torque()}")
         raise
@@ -65,6 +75,6 @@ def _leave(env: RosEnv, release: bool, say: Callable[[str], None]) -> None:
             env.release()
         except AlohaKitError as error:
             say(f"warning: the arms are parked, but were not let go: {error}; {env.torque()}")
-            return
+            raise SafetyError(f"the arms were not let go: {error}") from error
     torque = env.torque()
     say(f"the arms are parked; {torque}" + ("" if release else " (--release lets it go)"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import PIPER, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
+from aloha_kit.loop import Latch
 from aloha_kit.ros import arms, interbotix
+from aloha_kit.ros.arms import JOINTS
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
 from aloha_kit.ros.node import RosError
@@ -217,6 +221,47 @@ class TestPreparing:
         ):
             arm.prepare_follower()
         assert driver.calls == []
+
+    def test_an_emergency_stop_while_preparing_leaves_no_motor_without_torque(
+        self, session_ros: Ros, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        estop = Latch()
+        arm = InterbotixArm("puppet_left", VX300S, CLOCK, estop=estop)
+        arm.torque(True)
+        write = arm.set_register
+
+        def pressed(*values: Any) -> None:
+            assert not driver.torque["gripper"], "the motor's memory takes no value under torque"
+            estop.press("the emergency stop was pressed")
+            write(*values)
+
+        monkeypatch.setattr(arm, "set_register", pressed)
+        with pytest.raises(SafetyError, match="the emergency stop was pressed: no further motion was commanded"):
+            arm.prepare_follower(300)
+        assert all(driver.torque.values())
+        driver.calls.clear()
+        for what in (arm.prepare_follower, arm.prepare_leader, arm.reboot_gripper, lambda: arm.torque(False)):
+            with pytest.raises(SafetyError, match="the emergency stop was pressed"):
+                what()
+        with pytest.raises(SafetyError, match="the emergency stop was pressed"):
+            arm.command(START)
+        assert [call for call in driver.calls if call[-1] != "on"] == []
+        assert driver.groups == []
+        arm.close()
+
+    def test_torque_is_what_the_motors_answer(
+        self, arm: InterbotixArm, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        arm.torque(True)
+        driver.torque["gripper"] = False
+        assert arm.torque_state() == {**dict.fromkeys(JOINTS[:6], True), "gripper": False}
+        monkeypatch.setattr(driver, "torque", None)  # the driver's handler dies: no answer
+        with pytest.raises(RosError, match="puppet_left: the service /puppet_left/get_motor_registers failed"):
+            arm.torque_state()
+        hung = threading.Event()
+        with pytest.raises(RosError, match=r"puppet_left: its driver does not answer within 0\.2 s"):
+            arms.answered(hung.wait, "puppet_left", 0.2)
+        hung.set()
 
     def test_a_register_that_does_not_take_its_value_is_said(self, arm: InterbotixArm) -> None:
         """Interbotix's own script writes `current_limit`, which is no register, and nobody tells it."""

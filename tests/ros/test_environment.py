@@ -23,7 +23,10 @@ from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.ros import arms, environment, followers, rivals
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.following import Following
+from aloha_kit.ros.node import RosError
+from aloha_kit.ros.safety import guarded
 from tests.contracts import check_environment
+from tests.loop.fake_rig import Constant
 from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation, until
 from tests.ros.master import ROOT, Ros
 
@@ -421,6 +424,64 @@ class TestPeople:
     def test_a_rig_without_leaders_says_so(self, fakes: Fakes) -> None:
         with pytest.raises(ConfigError, match="rig 'fake' has no leader arms"):
             rigs.connect(TASK, replace(RIG, leaders={}), leaders=True)
+
+
+class TestRefusedPreparation:
+    """Motors that have shut off end it by name; nothing moves then, and torque is reported as motors answer."""
+
+    REFUSED = r"puppet_right: motors have shut off \(elbow: overload\)"
+
+    def test_nothing_moves(self, fakes: Fakes) -> None:
+        fakes.right.registers["elbow"]["Hardware_Error_Status"] = 0b100000
+        env, said = fakes.env(), list[str]()
+        with pytest.raises(RosError, match=self.REFUSED), guarded(env, Constant(START), say=said.append) as guard:
+            run_episode(env, guard)
+        assert (fakes.left.groups, fakes.right.groups) == ([], [])
+        assert said[0].startswith(
+            "warning: the arms were not parked: nothing is sent to the followers: they could not be prepared (puppet_"
+        )
+        assert said[0].endswith("; torque: puppet_left on, puppet_right off")
+        for move in (env.park, lambda: env.move(dict.fromkeys(env.followers.values(), START[:7]), 0.1)):
+            with pytest.raises(SafetyError, match=self.REFUSED):
+                move()
+        assert (fakes.left.groups, fakes.right.groups) == ([], [])
+
+    def test_nor_do_arms_that_moved_before(self, fakes: Fakes) -> None:
+        env = fakes.env()
+        env.reset()
+        fakes.right.registers["elbow"]["Hardware_Error_Status"] = 0b100000
+        sent = len(fakes.left.groups)
+        with pytest.raises(RosError, match=self.REFUSED):
+            env.reset()
+        with pytest.raises(SafetyError, match=self.REFUSED):
+            env.park()
+        assert len(fakes.left.groups) == sent
+        fakes.right.registers["elbow"]["Hardware_Error_Status"] = 0
+        env.reset()
+        env.park()
+
+    def test_arms_that_are_not_parked_in_the_end_are_an_error(
+        self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(arms, "ARRIVAL_S", 0.1)
+        env, said = fakes.env(), list[str]()
+
+        def act() -> None:
+            with guarded(env, Constant(START), say=said.append) as guard:
+                run_episode(env, guard)
+                fakes.left.torque["waist"] = False  # the fake's whole arm stays
+
+        with pytest.raises(SafetyError, match="the arms were not parked: puppet_left stopped"):
+            act()
+        assert said[0].endswith("; torque: puppet_left off at waist, puppet_right on")
+
+    def test_nothing_is_parked_that_was_never_prepared(self, fakes: Fakes) -> None:
+        said: list[str] = []
+        env = fakes.env()
+        with pytest.raises(ZeroDivisionError), guarded(env, Constant(START), say=said.append):
+            raise ZeroDivisionError
+        assert fakes.left.groups == []
+        assert said == ["nothing was sent to the arms"]
 
 
 class TestLettingGo:

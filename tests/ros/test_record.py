@@ -251,7 +251,7 @@ def test_killed_is_told_and_recovered_at_the_next_start_and_a_full_disk_loses_no
     bench.say("success")
     bench.wait_for("waiting", process, 2)
     process.signal(signal.SIGINT)
-    assert process.wait() == 143
+    assert process.wait() == 130
     assert "episode_0.hdf5.partial: interrupted, " in process.text()
     killed, full, good = list_episodes(bench.data)
     for file in (killed, full):

@@ -1,0 +1,97 @@
+"""An independent node for tests of the emergency stop: it presses the button, and keeps when each command arrived.
+
+Lines on its input are orders, each answered by a line of JSON; times are CLOCK_MONOTONIC, which processes share.
+
+    press SECONDS_FROM_NOW SECONDS_HELD   -> {} at once
+    report                                -> {"pressed": when, "arrivals": [[when, topic, whether it is all zeros], …]}
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import rospy
+from geometry_msgs.msg import Twist
+from std_msgs.msg import Bool
+
+ARMS = ("puppet_left", "puppet_right", "master_left", "master_right")
+BASE = "/cmd_vel"
+
+
+def main() -> None:
+    rospy.init_node("witness", disable_signals=True)
+    arrivals: list[tuple[float, str, bool]] = []
+    pressed: list[float] = []
+
+    def heard(message: Any, topic: str) -> None:
+        now = time.monotonic()
+        zero = isinstance(message, Twist) and not (message.linear.x or message.angular.z)
+        arrivals.append((now, topic, zero))
+
+    button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10, tcp_nodelay=True)
+    topics = [f"/{arm}/commands/joint_{kind}" for arm in ARMS for kind in ("group", "single", "trajectory")]
+    for topic in topics:
+        rospy.Subscriber(topic, rospy.AnyMsg, heard, callback_args=topic, tcp_nodelay=True)
+    rospy.Subscriber(BASE, Twist, heard, callback_args=BASE, tcp_nodelay=True)
+
+    def press(delay_s: float, held_s: float) -> None:
+        time.sleep(delay_s)
+        pressed.append(time.monotonic())
+        button.publish(Bool(data=True))
+        time.sleep(held_s)
+        button.publish(Bool(data=False))
+
+    print("{}", flush=True)
+    for line in sys.stdin:
+        order, *words = line.split()
+        if order == "press":
+            pressed.clear()
+            arrivals.clear()
+            threading.Thread(target=press, args=[float(word) for word in words]).start()
+            print("{}", flush=True)
+        else:
+            print(json.dumps({"pressed": pressed[0] if pressed else None, "arrivals": list(arrivals)}), flush=True)
+
+
+class Witness:
+    """The node as a process of its own."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        command = [sys.executable, "-m", "tests.ros.witness"]
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment)
+        )
+        self._answer()
+
+    def press(self, delay_s: float, held_s: float) -> None:
+        """Press so long from now, and let go after `held_s`; returns at once."""
+        self._order(f"press {delay_s} {held_s}")
+
+    def report(self) -> dict[str, Any]:
+        """Since the last order to press."""
+        return self._order("report")
+
+    def close(self) -> None:
+        self._process.communicate(timeout=20)
+
+    def _order(self, line: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        assert line, f"the witness ended ({self._process.poll()})"
+        return dict(json.loads(line))
+
+
+if __name__ == "__main__":
+    main()
