@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import h5py
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from aloha_kit.replay.app import find_episodes
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.summary import summary
+from tests.episode.foreign import robotwin, xpolicylab
+from tests.episode.recording import Rig
 from tests.replay.conftest import STEPS
 
 
@@ -265,3 +268,41 @@ def test_skew_and_repeats_show_in_the_summary(recorded: Path, tmp_path: Path) ->
     with Episode.open(late) as episode:
         text = summary(Recording.of(episode))
     assert "images/top: skew to the deadline p50 -4.00 ms, worst -24.00 ms, 1 repeated" in text
+
+
+# ---- images of other tools
+
+
+@pytest.mark.parametrize("kind", ["grey", "floats, channels first", "png strings", "robotwin", "xpolicylab"])
+def test_images_of_other_forms_are_shown(tmp_path: Path, foreign: Path, capsys: Any, kind: str) -> None:
+    place = "observations/images/top"
+    if kind in ("robotwin", "xpolicylab"):
+        {"robotwin": robotwin, "xpolicylab": xpolicylab}[kind](foreign, Rig())
+    else:
+        with h5py.File(foreign, "r+") as file:
+            pixels = file[place][()]
+            codes = [cv2.imencode(".png", image)[1].tobytes() for image in pixels]
+            del file[place]
+            file[place] = {
+                "grey": pixels[..., 0],
+                "floats, channels first": (pixels / 255).transpose(0, 3, 1, 2),
+                "png strings": np.array(codes, f"S{max(map(len, codes))}"),
+            }[kind]
+    run(foreign, "--output", tmp_path / "out", "--no_plots", "--no_rrd")
+    assert (tmp_path / "out" / "episode_0.mp4").stat().st_size > 1000
+    told = {"grey": "grey repeated", "floats, channels first": "values times 255", "robotwin": "15 Hz is assumed"}
+    assert told.get(kind, "give --jpeg_order standard") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", ["standard", "mobile_aloha"])
+def test_red_stays_red(tmp_path: Path, foreign: Path, order: str) -> None:
+    red = np.zeros((48, 64, 3), np.uint8)
+    red[..., 0] = 220
+    code = cv2.imencode(".jpg", red[..., ::-1])[1].reshape(-1)  # ordinary
+    with h5py.File(foreign, "r+") as file:
+        del file["observations/images/top"]
+        file["observations/images/top"] = np.tile(code, (12, 1))
+    run(foreign, "--output", tmp_path / "out", "--no_plots", "--no_rrd", "--jpeg_order", order)
+    with av.open(str(tmp_path / "out" / "episode_0.mp4")) as container:
+        shown = next(container.decode(video=0)).to_ndarray(format="rgb24")[100:400, 50:500].mean((0, 1))
+    assert (shown[0] > 180 and shown[2] < 60) if order == "standard" else (shown[2] > 180 and shown[0] < 60)
