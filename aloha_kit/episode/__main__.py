@@ -27,7 +27,7 @@ from aloha_kit.episode.external import allow_external
 from aloha_kit.episode.findings import Bounds, Verdict
 from aloha_kit.episode.reader import DAMAGE
 from aloha_kit.episode.selection import select
-from aloha_kit.episode.validate import validate
+from aloha_kit.episode.validate import validate, with_duplicates
 
 T = TypeVar("T")
 
@@ -56,6 +56,7 @@ class Validate:
         contract, order = self.embodiment.load(), self.embodiment.jpeg_order
         paths = _progress(_episodes(self.source, journals=True))
         verdicts = [validate(path, self.bounds, contract, deep=self.deep, jpeg_order=order) for path in paths]
+        verdicts = with_duplicates(verdicts)
         if self.json:
             _print_json([verdict.to_mapping() for verdict in verdicts])
         else:

@@ -40,6 +40,7 @@ class Verdict:
     path: Path
     steps: int
     findings: tuple[Finding, ...]
+    motion: str = ""  # see `duplicates.motion_key`; empty where it could not be read
 
     @property
     def level(self) -> Level:

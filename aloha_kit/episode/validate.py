@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.episode import checks, checksums
 from aloha_kit.episode.codec import JpegOrder
+from aloha_kit.episode.duplicates import duplicates, motion_key
 from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
 from aloha_kit.episode.pictures import check_images
 from aloha_kit.episode.reader import DAMAGE, Episode
@@ -45,11 +47,21 @@ def validate(
     try:
         with Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
             sums = _checksums(path) if deep else ()
-            return Verdict(path, episode.length, (*sums, *_findings(episode, bounds)))
+            findings = (*sums, *_findings(episode, bounds))
+            return Verdict(path, episode.length, findings, motion_key(episode.action, episode.qpos))
     except AlohaKitError as error:
         return Verdict(path, 0, (Finding("error", "file", without_path(error, path)),))
     except DAMAGE as error:
         return Verdict(path, 0, (Finding("error", "file", f"is damaged: {error}"),))
+
+
+def with_duplicates(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts on the files of a data set, where a file that repeats the motion of one before is named."""
+    found = list(verdicts)
+    for i, first in duplicates([verdict.motion for verdict in verdicts]).items():
+        message = f"the same actions and joints as {verdicts[first].path.name}: one demonstration twice"
+        found[i] = replace(found[i], findings=(*found[i].findings, Finding("warning", "duplicate", message)))
+    return found
 
 
 def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.data.batch import to_device
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.loader import Loader
+from aloha_kit.episode.duplicates import duplicates, motion_key
 from aloha_kit.policies.network import ChunkNetwork
 
 Verdict = Literal["go", "look", "no-go"]
@@ -70,7 +71,7 @@ def inspect(
     table: EpisodeTable, loader: Loader, network: ChunkNetwork, *, seed: int = 0, budget_s: float = 6.0
 ) -> Report:
     """Every check; the network and all random generators are left as they were."""
-    findings = [*ranges(table), still_dimensions(table), action_and_state(table)]
+    findings = [*ranges(table), still_dimensions(table), action_and_state(table), repeated_episodes(table)]
     if table.cameras:
         thumbs = thumbnails(table, loader, seed=seed)
         findings += [*dark_cameras(table, thumbs), swapped_cameras(table, thumbs)]
@@ -169,6 +170,18 @@ def action_and_state(table: EpisodeTable) -> Finding:
     if lag == LAGS[-1]:
         return Finding(check, "look", f"no lag up to {lag} steps fits", "action and qpos do not belong together?")
     return Finding(check, "go", found)
+
+
+def repeated_episodes(table: EpisodeTable) -> Finding:
+    """Demonstrations that are there twice: they weigh double, and validation tests on what was trained on."""
+    check = "episodes differ"
+    spans = [slice(start, start + length) for start, length in zip(table.starts, table.lengths, strict=True)]
+    found = duplicates([motion_key(table.action[span], table.qpos[span]) for span in spans])
+    if found:
+        pairs = _listed([f"{table.files[i].name} is {table.files[first].name}" for i, first in found.items()])
+        advice = "drop one of each pair: it weighs double, and may be in training and validation"
+        return Finding(check, "look", f"the same motion twice: {pairs}", advice)
+    return Finding(check, "go", f"{len(spans)} different ones")
 
 
 def thumbnails(table: EpisodeTable, loader: Loader, *, seed: int, episodes: int = 24, frames: int = 4) -> Thumbnails:

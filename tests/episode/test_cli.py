@@ -212,6 +212,23 @@ def test_ctrl_c(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert capsys.readouterr().err == "interrupted\n"
 
 
+def test_validate_names_an_episode_that_is_there_twice(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same motion under another name, form and time; another motion of the same length is another episode."""
+    assert main(["validate", str(folder)]) == 0
+    assert "duplicate" not in capsys.readouterr().out
+    export(folder / "episode_1.hdf5", tmp_path / "classic", classic=True, raw=True)
+    os.rename(tmp_path / "classic" / "episode_1.hdf5", folder / "episode_12.hdf5")
+    assert main(["validate", str(folder), "--json"]) == 0
+    found = {Path(v["path"]).name: v["findings"] for v in json.loads(capsys.readouterr().out)}
+    assert [name for name, findings in found.items() if any(f["check"] == "duplicate" for f in findings)] == [
+        "episode_12.hdf5"
+    ]
+    message = "the same actions and joints as episode_1.hdf5: one demonstration twice"
+    assert found["episode_12.hdf5"][-1] == {"level": "warning", "check": "duplicate", "message": message}
+
+
 def test_export_classic(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target, rig = tmp_path / "classic", Rig()
     assert main(["export", str(folder), str(target), "--classic"]) == 0

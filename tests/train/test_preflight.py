@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -43,6 +45,7 @@ def test_sound_episodes_are_a_go(tmp_path: Path) -> None:
         "action range": "go",
         "dimensions that move": "go",
         "action against state": "go",
+        "episodes differ": "go",
         "camera top": "go",
         "camera wrist": "go",
         "cameras not exchanged": "go",
@@ -51,6 +54,18 @@ def test_sound_episodes_are_a_go(tmp_path: Path) -> None:
     assert f"by {LAG} steps (40 ms)" in of(found, "action against state").found
     assert found.text().startswith("Preflight: go\n")
     found.require()
+
+
+def test_an_episode_that_is_there_twice(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", lengths=(60, 50, 55), cameras=CAMERAS)
+    shutil.copy(tmp_path / "data" / "episode_1.hdf5", tmp_path / "data" / "episode_7.hdf5")
+    with h5py.File(tmp_path / "data" / "episode_7.hdf5", "r+") as file:  # another day, another camera
+        file.attrs["id"], file.attrs["created"] = "another", "today"
+        file["observations/images/top"][...] = 7
+    table = read_table(tmp_path / "data")
+    made = job(tmp_path / "run", table)
+    found = of(inspect(table, made.loader, made.network, budget_s=30.0), "episodes differ")
+    assert (found.verdict, found.found) == ("look", "the same motion twice: episode_7.hdf5 is episode_1.hdf5")
 
 
 def test_measured_joints_as_actions(tmp_path: Path) -> None:
