@@ -168,11 +168,20 @@ def connect_arm(
     return InterbotixArm(config.name, known, clock, estop=estop, rate_hz=rate_hz)
 
 
-def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: Clock) -> None:
+def move_together(
+    targets: Mapping[Arm, npt.ArrayLike],
+    seconds: float,
+    clock: Clock,
+    *,
+    before_each: Callable[[], None] = lambda: None,
+) -> None:
     """Move arms to their targets at the same time, half a cosine in time, so speed starts and ends at zero.
 
     A way that would need more than a third of a joint's speed takes longer than `seconds`, and so does a stall: each
     command goes one step further than the one before it, a whole period later, whatever the clock has done meanwhile.
+
+    Args:
+        before_each: called before each command; what it raises ends the move where it is.
 
     Raises:
         SafetyError: a target is out of an arm's reach, and nothing moved; or the emergency stop, which ends it at once.
@@ -187,6 +196,7 @@ def move_together(targets: Mapping[Arm, npt.ArrayLike], seconds: float, clock: C
         seconds = max(seconds, np.pi / 2 * float((np.abs(end - here) / speed).max()))
     steps = max(1, math.ceil(seconds * MOVE_HZ))
     for step in range(1, steps + 1):
+        before_each()
         share = (1 - np.cos(np.pi * step / steps)) / 2
         for arm, (here, end) in ways.items():
             arm.command(here + share * (end - here))

@@ -26,7 +26,6 @@ from aloha_kit.core import (
     Observation,
     Rate,
     ReadingError,
-    SafetyError,
 )
 from aloha_kit.ros import node
 from aloha_kit.ros.arms import Arm, connect_arm, next_reading, until_read, Vector
@@ -35,9 +34,10 @@ from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, QUANTITIES, rig_contract, Senses
-from aloha_kit.ros.rivals import rivals
+from aloha_kit.ros.readings import require_believable
+from aloha_kit.ros.rivals import SoleCommander
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
-from aloha_kit.ros.streams import command_topics, state_topic, Streams
+from aloha_kit.ros.streams import state_topic, Streams
 
 WARM_UP_S = 15.0
 """How long the streams may take to come alive."""
@@ -50,7 +50,7 @@ class RosEnv(Environment):
     """Followers, cameras and perhaps a base, in the observations and actions of `core`.
 
     `reset` brings the followers to their start pose (they take torque and the driver's modes on the way; it
-    raises SafetyError, and moves nothing, while another node commands them),
+    raises SafetyError, and moves nothing, while another node commands them, which ends a step too),
     puts a simulated rig's objects back, runs `opening`, and gives FIRST when every stream is alive. `step`
     sends, waits for the deadline and matches one sample of each stream. Stamps: "qpos_left", …,
     "images/<camera>", "base_vel", "leader_left", … (what the action came from), "deadline", "command".
@@ -101,12 +101,18 @@ class RosEnv(Environment):
             self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
             self.estop = opened.enter_context(contextlib.closing(EStop(rig.estop)))
             followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
-            self._arms = Followers(followers, rig, self.clock, estop=self.estop)
+            self._arms = Followers(
+                followers, rig, self.clock, estop=self.estop, before_each=lambda: self._sole.require()
+            )
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
             self.base = opened.enter_context(contextlib.closing(Base(rig.base))) if rig.base else None
             self.estop.when_pressed(self.hold)
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)
+            self._sole = SoleCommander(
+                rig, by_person=leaders, published_twice=self.streams.published_twice, disturbed=self._arms.forget
+            )
+            opened.callback(self._sole.close)
             self._opened = opened.pop_all()
         self.leaders = (
             LeaderArms(self.leader_arms, self.streams.sync, self.clock, base=self.base is not None, patience_s=GAP_S)
@@ -192,7 +198,7 @@ class RosEnv(Environment):
         self.streams.sync.wait(WARM_UP_S)  # a rig that cannot see does not move
         self.hold()
         if not self.listens_only:
-            self._require_alone()
+            self._sole.listen()
             self._arms.to_start()
         self.estop.require_released()
         if self._simulation:
@@ -224,6 +230,7 @@ class RosEnv(Environment):
             return self.reset()
         try:
             command = self._checked(action)
+            self._sole.require()
             command_ns = self.clock.now_ns()
             self._send(command)
             self.late_ns = self._rate.sleep()
@@ -252,7 +259,7 @@ class RosEnv(Environment):
 
     def prepare(self) -> None:
         """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `Followers.prepare`."""
-        self._require_alone()
+        self._sole.listen()
         self._arms.prepare()
 
     def hold(self) -> None:
@@ -296,13 +303,6 @@ class RosEnv(Environment):
         """Stop a base and leave ROS; nothing is sent to the arms."""
         self._opened.close()
 
-    def _require_alone(self) -> None:
-        """Raise SafetyError while another node sends commands to a follower."""
-        others = rivals(topic for arm in self.rig.followers.values() for topic in command_topics(arm))
-        if others:
-            listed = "; ".join(f"{nodes} on {topic}" for topic, nodes in others.items())
-            raise SafetyError(f"another node commands the followers: {listed}. Stop it first; no arm was moved")
-
     def _checked(self, action: Action) -> npt.NDArray[np.float64]:
         command, names = np.array(action, np.float64), self.contract.action_names
         if command.shape != (len(names),):
@@ -332,7 +332,7 @@ class RosEnv(Environment):
             return observation
 
     def _observe(self, command_ns: int | None) -> Observation:
-        observation = until_read(lambda: self._senses.observation(self.streams.sync.match(GAP_S)), self.clock, GAP_S)
+        observation = until_read(self._read, self.clock, GAP_S)
         stamps = observation["stamps"]
         if self.leaders is not None:
             stamps.update(self.leaders.stamps)
@@ -340,3 +340,10 @@ class RosEnv(Environment):
         if command_ns is not None:
             stamps["command"] = command_ns
         return observation
+
+    def _read(self) -> Observation:
+        matched = self.streams.sync.match(GAP_S)
+        for name, arm in self.followers.items():
+            stream = f"qpos_{name}"
+            require_believable(arm.name, arm.leader_action, matched.samples[stream], self.streams.sync, stream)
+        return self._senses.observation(matched)

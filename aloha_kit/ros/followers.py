@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,21 @@ class Followers:
     """`arms` by name, in the order of the vectors; under torque they hold their last command by themselves.
 
     Nothing is sent, whoever asks, while the emergency stop is pressed, nor before `prepare` has succeeded.
+
+    Args:
+        before_each: called before each command of a move; what it raises ends the move.
     """
 
-    def __init__(self, arms: Mapping[str, Arm], rig: RigConfig, clock: Clock, *, estop: Latch) -> None:
-        self.arms = dict(arms)
+    def __init__(
+        self,
+        arms: Mapping[str, Arm],
+        rig: RigConfig,
+        clock: Clock,
+        *,
+        estop: Latch,
+        before_each: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.arms, self._before_each = dict(arms), before_each
         self._rig, self._clock, self._estop = rig, clock, estop
         self.untouched = True  # nobody asked anything of them yet
         self._unready = "they were not prepared"  # why nothing is sent to them; empty once they are
@@ -37,10 +48,8 @@ class Followers:
     @property
     def last(self) -> npt.NDArray[np.float64] | None:
         """What was last sent, in the order of the vectors; None where an arm's next command starts from its reading."""
-        sent = [arm.last for arm in self.arms.values()]
-        return (
-            None if any(each is None for each in sent) else np.concatenate([each for each in sent if each is not None])
-        )
+        sent = [arm.last for arm in self.arms.values() if arm.last is not None]
+        return np.concatenate(sent) if len(sent) == len(self.arms) else None
 
     def forget(self) -> None:
         """Start from where the arms are, since another sender has moved them."""
@@ -70,7 +79,7 @@ class Followers:
         if not targets.keys().isdisjoint(self.arms.values()):
             self._require_ready()
             self._parked = False
-        move_together(targets, seconds, self._clock)
+        move_together(targets, seconds, self._clock, before_each=self._before_each)
 
     def prepare(self) -> None:
         """Modes, limits and torque. Where a driver refuses nothing is sent to any of them until it was done again.

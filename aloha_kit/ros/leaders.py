@@ -8,6 +8,7 @@ import numpy as np
 
 from aloha_kit.core import Action, Clock, Observation
 from aloha_kit.ros.arms import Arm, until_read, Vector
+from aloha_kit.ros.readings import require_believable
 from aloha_kit.ros.soft_sync import SoftSync
 
 
@@ -43,7 +44,9 @@ class LeaderArms:
 
         def read() -> Vector:
             sample = self._sync.newest(f"leader_{name}")
-            target = self.arms[name].leader_action(sample.value)
+            arm = self.arms[name]
+            require_believable(arm.name, arm.leader_action, sample, self._sync, f"leader_{name}")
+            target = arm.leader_action(sample.value)
             self.stamps[f"leader_{name}"] = sample.stamp_ns
             return target
 

@@ -6,8 +6,9 @@ joint's range. A joint has a top speed, so a reading is believed when readings n
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from aloha_kit.core import ArmModel, Clock, ReadingError
 from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.ros.node import RosError
+from aloha_kit.ros.soft_sync import Sample, SoftSync
 
 Vector = npt.NDArray[np.float32]
 
@@ -49,15 +51,25 @@ def require_agreement(who: str, now: npt.ArrayLike, others: Iterable[tuple[float
     """Raise ReadingError unless (7,) `now` agrees with one of the readings next to it.
 
     Args:
-        others: (seconds between, (7,) reading); where there is none, nothing can be said.
+        others: (seconds between, (7,) reading).
     """
-    found = ""
+    found = "one reading alone says nothing, there is none next to it"
     for seconds, other in others:
         found = disagreement(other, now, seconds)
         if not found:
             return
-    if found:
-        raise ReadingError(f"{who}: {found}")
+    raise ReadingError(f"{who}: {found}")
+
+
+def require_believable(who: str, parse: Callable[[Any], Vector], sample: Sample, sync: SoftSync, stream: str) -> None:
+    """Raise ReadingError where a stream's `sample` agrees with none of those next to it, or is none."""
+
+    def others() -> Iterator[tuple[float, Vector]]:
+        for other in sync.around(stream, sample.stamp_ns):
+            with contextlib.suppress(ReadingError):
+                yield (sample.stamp_ns - other.stamp_ns) / 1e9, parse(other.value)
+
+    require_agreement(who, parse(sample.value), others())
 
 
 def agreed_reading(
@@ -87,7 +99,9 @@ def agreed_reading(
             try:
                 reading = parse(message)
                 _require_range(who, model, reading)
-                require_agreement(who, reading, [((at_ns - then) / 1e9, other) for then, other in agreeing[-1:]])
+                if agreeing:
+                    then_ns, before = agreeing[-1]
+                    require_agreement(who, reading, [((at_ns - then_ns) / 1e9, before)])
             except ReadingError as error:
                 problem = str(error)
                 agreeing.clear()

@@ -175,6 +175,13 @@ class StreamRing:
             index -= 1
         return self.sample(index)
 
+    def around(self, stamp_ns: int, before: int) -> list[Sample]:
+        """The sample after `stamp_ns` and so many before it, the nearest first."""
+        index = bisect_left(self._stamps, stamp_ns - self._correction_ns)
+        after = bisect_right(self._stamps, stamp_ns - self._correction_ns)
+        found = [*range(index - 1, max(-1, index - 1 - before), -1), *range(after, min(after + 1, len(self._stamps)))]
+        return [self.sample(i) for i in found]
+
     def matched(self, skew_ns: int) -> None:
         self._skew_ns, self._worst_skew_ns = skew_ns, max(self._worst_skew_ns, abs(skew_ns))
 

@@ -97,6 +97,11 @@ class SoftSync:
                 raise StreamError(problem)
             return stream.sample(-1)
 
+    def around(self, name: str, stamp_ns: int, before: int = 2) -> list[Sample]:
+        """The samples of a stream next to `stamp_ns`: so many before it, the nearest first, and one after it."""
+        with self._lock:
+            return self._stream(name).around(stamp_ns, before)
+
     def health(self) -> dict[str, StreamHealth]:
         with self._lock:
             now = self._now()

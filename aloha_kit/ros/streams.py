@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config.rig import ArmConfig, RigConfig, SyncConfig
 from aloha_kit.core import Clock, ConfigError, nearest
+from aloha_kit.ros.publishers import Publishers, sender
 from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
 
 
@@ -48,7 +49,12 @@ class Streams:
         specs = [stream_spec(stream, topic, rig.sync) for stream, topic in topics.items()]
         self.topics = {stream: topic.name for stream, topic in topics.items()}
         self.sync = SoftSync(specs, clock, clock_offset_s=rig.sync.clock_offset_s)
+        self._publishers = {stream: Publishers() for stream in topics}
         self._subscribers = [self._subscribe(stream, topic) for stream, topic in topics.items()]
+
+    def published_twice(self) -> dict[str, str]:
+        """{topic: the two nodes that publish on it at once}, by name; empty as a rule."""
+        return {self.topics[stream]: both for stream, each in self._publishers.items() if (both := each.together())}
 
     def close(self) -> None:
         """Unsubscribe and free all messages."""
@@ -65,6 +71,7 @@ class Streams:
 
     def _store(self, message: Any, stream: str) -> None:
         header = message.header
+        self._publishers[stream].hear(sender(message))
         self.sync.add(stream, header.stamp.secs * 1_000_000_000 + header.stamp.nsecs, message, header.seq or None)
 
 

@@ -154,7 +154,8 @@ def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, sessio
         env.reset()  # it could, and does not
         fakes.left.motors[0] = 0.3
         print("send", file=rival.stdin, flush=True)
-        until(lambda: bool(rivals.rivals(["/puppet_right/commands/joint_group"])), "it sends")
+        with contextlib.closing(rivals.CommandWatch(["/puppet_right/commands/joint_group"])) as watch:
+            until(lambda: watch.rivals() == {"/puppet_right/commands/joint_group": "/old_teleop"}, "it sends")
         with pytest.raises(SafetyError, match=r"^another node commands the followers: /old_teleop on /puppet_right/co"):
             env.reset()
         assert fakes.left.motors[0] == pytest.approx(0.3)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from aloha_kit.ros.arms import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
 from tests.ros.fake_drivers import FakeInterbotix, MOTORS, until
 from tests.ros.master import ROOT, Ros
-from tests.ros.test_environment import Fakes, START, TASK
+from tests.ros.test_environment import _step_until_it_fails, Fakes, START, TASK
 
 CLOCK = WallClock()
 STEP = np.append(np.full(6, np.pi / 50), 10 / 50)  # a guard's, at 50 Hz
@@ -254,3 +255,49 @@ def test_a_process_that_is_stopped_in_a_move_goes_on_without_a_jump(driver: Fake
     assert np.diff(times).max() > 1.0, "it was stopped"
     assert np.abs(np.diff(path, axis=0)).max() <= np.pi / 3 / 50 + 1e-6
     np.testing.assert_allclose(path[-1], [1.0, *START_ARM_POSE[1:]], atol=1e-6)
+
+
+class TestWrongReadingsInAnEpisode:
+    def test_of_a_follower_none_is_observed(self, fakes: Fakes) -> None:
+        env = fakes.env(replace(TASK, episode_len=60))
+        env.reset()
+        count = iter(range(1_000_000))
+
+        def jump(message: JointState) -> None:
+            if next(count) % 7 == 0:
+                position = list(message.position)
+                position[1] += 1.5
+                message.position = position
+
+        fakes.right.broken = jump
+        for _ in range(40):
+            assert env.step(START).observation["qpos"][8] == pytest.approx(START[8], abs=1e-3)
+
+    def test_of_a_leader_none_becomes_a_command(self, fakes: Fakes) -> None:
+        env = fakes.env(replace(TASK, episode_len=60), leaders=True)
+        observation = env.reset().observation
+        assert env.leaders is not None
+        count = iter(range(1_000_000))
+
+        def jump(message: JointState) -> None:
+            if next(count) % 7 == 0:
+                position = list(message.position)
+                position[0] += 1.5
+                message.position = position
+
+        fakes.leaders["left"].broken = jump
+        for _ in range(40):
+            assert env.leaders.act(observation)[0] == pytest.approx(0.0, abs=1e-3)
+            observation = env.step(START).observation
+
+    def test_readings_that_all_disagree_end_the_step_by_name(self, fakes: Fakes) -> None:
+        env = fakes.env(replace(TASK, episode_len=200))
+        env.reset()
+        rng = np.random.default_rng(0)
+
+        def noise(message: JointState) -> None:
+            message.position = rng.uniform(-1.7, 1.2, 9).tolist()
+
+        fakes.left.broken = noise
+        with pytest.raises(ReadingError, match=r"puppet_left: \w+ is read at .* no motion explains more than"):
+            _step_until_it_fails(env)
