@@ -14,7 +14,8 @@ from std_msgs.msg import Bool
 
 from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.config.rig import BaseConfig
-from aloha_kit.core import SafetyError
+from aloha_kit.core import CommandLimiter, SafetyError
+from aloha_kit.core.motion import BASE_ACCELERATION
 from aloha_kit.ros.arms import finite, Vector
 
 DEAD_MAN_S = 0.25
@@ -29,9 +30,15 @@ _BEAT_S = 0.05
 
 
 class Base:
-    """nav_msgs/Odometry in, geometry_msgs/Twist out; linear x in m/s, angular z in rad/s."""
+    """nav_msgs/Odometry in, geometry_msgs/Twist out; linear x in m/s, angular z in rad/s.
 
-    def __init__(self, config: BaseConfig) -> None:
+    Args:
+        rate_hz: of the commands; says how far one may be from the one before. Standing still is always allowed.
+    """
+
+    def __init__(self, config: BaseConfig, *, rate_hz: float = 50.0) -> None:
+        self._limiter = CommandLimiter(np.array(BASE_ACCELERATION) / rate_hz, rate_hz)
+        self._limiter.begin(np.zeros(2))
         self._commands = rospy.Publisher(config.command_topic, Twist, queue_size=1)
         self._heartbeats = rospy.Publisher(HEARTBEAT_TOPIC, Bool, queue_size=1)
         self._lock = threading.Lock()
@@ -50,12 +57,11 @@ class Base:
         return values.astype(np.float32)
 
     def drive(self, velocity: npt.ArrayLike) -> None:
-        """Command (2,) a velocity, for `DEAD_MAN_S` at most.
+        """Command (2,) a velocity, for `DEAD_MAN_S` at most, or one as far towards it as the base may accelerate.
 
         Raises:
             SafetyError: this process stood still while it drove, so the base was stopped; `stop` begins anew.
         """
-        moving = bool(np.any(np.asarray(velocity, float)))
         with self._lock:
             self._look_back()
             if self._gap:
@@ -63,7 +69,11 @@ class Base:
                     f"this process stood still for {self._gap:.2f} s while it drove the base (stopped, or the machine "
                     "was overloaded); the base was stopped"
                 )
-            self._publish(*np.asarray(velocity, float))
+            now_ns = time.monotonic_ns()
+            command = self._limiter.limit(velocity, now_ns)
+            moving = bool(np.any(command))
+            self._publish(*command.tolist())
+            self._limiter.sent(command, now_ns)
             self._used = True
             if moving != (self._driven_until is not None):
                 self._beat(moving)
@@ -100,6 +110,7 @@ class Base:
         self._beaten = time.monotonic()
 
     def _halt(self) -> None:
+        self._limiter.begin(np.zeros(2))
         if self._driven_until is not None:
             self._publish(0.0, 0.0)
             self._beat(False)

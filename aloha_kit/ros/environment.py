@@ -105,7 +105,8 @@ class RosEnv(Environment):
                 followers, rig, self.clock, estop=self.estop, before_each=lambda: self._sole.require()
             )
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
-            self.base = opened.enter_context(contextlib.closing(Base(rig.base))) if rig.base else None
+            base = Base(rig.base, rate_hz=task.rate_hz) if rig.base else None
+            self.base = opened.enter_context(contextlib.closing(base)) if base else None
             self.estop.when_pressed(self.hold)
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)

@@ -552,8 +552,10 @@ class TestBase:
         env = fakes.env(self.TASK, self.RIG)
         env.reset()
         env.step(np.append(START, [0.2, 0.0]))
-        until(lambda: base.velocity == pytest.approx((0.2, 0.0)), "moving")
+        until(lambda: base.velocity == pytest.approx((1.0 / 25, 0.0)), "moving, as fast as it may accelerate")
         until(lambda: base.velocity == (0.0, 0.0), "stopped by itself")
+        env.step(np.append(START, [0.2, 0.0]))
+        until(lambda: base.velocity == pytest.approx((1.0 / 25, 0.0)), "from standing, not from what was before")
 
     @pytest.mark.parametrize("how", ["close", "hold", "error"])
     def test_every_way_out_stops_it(self, fakes: Fakes, base: FakeBase, how: str) -> None:

@@ -11,7 +11,10 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float32, String
 
+from aloha_kit.config import load, RigConfig
 from aloha_kit.core import START_ARM_POSE
+from aloha_kit.ros.sim_rig.person import Person
+from aloha_kit.ros.sim_rig.rig import SimRig
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Ear, until
 
@@ -111,3 +114,22 @@ def test_its_streams_break_by_their_names(ears: dict[str, Ear]) -> None:
     until(lambda: ears[TOPICS[3]].newest.header.stamp.to_nsec() == 0, "no stamps from the right leader")
     rospy.delete_param("/sim_rig_faults")
     until(lambda: np.isfinite(position(ears[TOPICS[0]])).all(), "it is well again")
+
+
+def test_after_a_stall_the_persons_hands_go_on_and_do_not_jump() -> None:
+    """Without ROS. What a hand does in one state is what the followers are commanded, so it is at most a step."""
+    config = load(RigConfig, "rigs", "cobot_magic")
+    person = Person("transfer_cube", noise=1.0, seed=0, complain=print)
+    rig = SimRig(config, "transfer_cube", person=person, seed=0, complain=print)
+    try:
+        rig.reset().result(60)  # type: ignore[union-attr] - there is a person
+        rng, rig.recording = np.random.default_rng(0), True
+        path = [np.concatenate([leader.position for leader in rig.leaders.values()])]
+        for _ in range(250):
+            rig.advance(0.1 if rng.random() < 0.1 else 0.01)
+            path.append(np.concatenate([leader.position for leader in rig.leaders.values()]))
+        ways = np.abs(np.diff(path, axis=0))
+        assert ways[:, [0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11, 12]].max() <= np.pi / 50
+        assert np.abs(path[-1] - path[0]).max() > 0.3, "they do the task"
+    finally:
+        rig.close()

@@ -23,7 +23,8 @@ Vector = npt.NDArray[np.float64]
 DRIVER_SLEEP = {"vx300s": (0.0, -1.85, 1.55, 0.0, 0.8, 0.0), "wx250s": (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)}
 """{model: (6,) rad}: what its driver calls the sleep position."""
 
-HAND_SPEED = 6.0  # rad/s: nobody moves a leader faster
+HAND_SPEED = np.append(np.full(6, VX300S.velocity), 6.0)
+"""(7,) rad/s: a person moves a leader's joints no faster than its follower can go."""
 
 
 def folded(model: ArmModel) -> Vector:

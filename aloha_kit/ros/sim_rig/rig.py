@@ -22,6 +22,7 @@ from aloha_kit.sim.workcell import ARMS
 Vector = npt.NDArray[np.float64]
 
 AT_START = 0.1  # rad: how near to the start pose a locked leader counts as being there
+HAND_TICK_S = 0.02  # the person's time between two states at most: after a stall a hand goes on, it does not jump
 ASIDE_S = 0.5  # the person leaves the leaders alone so long after somebody else moved the arms
 
 
@@ -70,7 +71,8 @@ class SimRig:
         self.person, self.base = person, Base() if config.base else None
         self.seed, self._next_seed = seed, seed
         self.recording, self.paused = False, False
-        self._now, self._locked, self._aside_until = 0.0, False, -np.inf
+        self._now, self._hand_now = 0.0, 0.0
+        self._locked, self._aside_until = False, -np.inf
         self.scene.place(seed)
         if person is not None:
             person.prepare(self.scene.object_poses(), seed)
@@ -80,12 +82,14 @@ class SimRig:
         if seconds <= 0:
             return
         self._now += seconds
+        hand_s = min(seconds, HAND_TICK_S)
+        self._hand_now += hand_s
         hands = None
         if self.person is not None:
             present = {side: leader.hand for side, leader in self.leaders.items()}
-            hands = self.person.advance(self._now, self._gesture(), present, self.scene.object_poses, self.seed)
+            hands = self.person.advance(self._hand_now, self._gesture(), present, self.scene.object_poses, self.seed)
         for side, leader in self.leaders.items():
-            leader.advance(seconds, hands[side] if hands else None)
+            leader.advance(hand_s, hands[side] if hands else None)
         for follower in self.followers.values():
             follower.advance(seconds)
         arms = self.followers.values()
@@ -94,7 +98,7 @@ class SimRig:
         )
         self.scene.advance(seconds)
         if self.base is not None:
-            self.base.advance(seconds, self._now, self.person.playing(self._now) if self.person else None)
+            self.base.advance(seconds, self._now, self.person.playing(self._hand_now) if self.person else None)
 
     @property
     def person_holds(self) -> bool:
