@@ -32,6 +32,7 @@ from aloha_kit.ros import followers, messages
 from aloha_kit.ros.simulated import SimulatedRig
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import ROOT, Ros
+from tests.ros.rival import Rival
 
 NAMES = joint_names()
 CONTRACT = Contract(NAMES, NAMES, {"cam_high": (48, 64)}, rate_hz=50.0)
@@ -236,6 +237,33 @@ def test_a_camera_that_stops_ends_the_rollout_by_name_and_the_arms_still_park(
     assert_parked(capfd.readouterr().out)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.attrs["reason"].startswith("StreamError: ")
+
+
+@pytest.mark.parametrize(
+    ("kind", "topic", "words"),
+    [
+        ("group", "/puppet_right/commands/joint_group", "another node commands the followers: /intruder on "),
+        ("states", "/puppet_left/joint_states", "two nodes publish /puppet_left/joint_states: /intruder and /sim_arms"),
+    ],
+)
+def test_a_second_publisher_ends_the_rollout_by_name_and_nothing_is_sent_any_more(
+    rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any, session_ros: Ros,
+    kind: str, topic: str, words: str,
+) -> None:  # fmt: skip
+    with Rival(session_ros, "intruder", kind, topic) as rival:
+
+        def says(script: Scripted) -> Any:
+            if script.asked == 2:
+                rival.send()
+            return still(4)
+
+        Scripted(monkeypatch, says)
+        text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
+    assert words in text
+    assert f"the arms were not parked: {words}" in capfd.readouterr().out
+    with Episode.open(list_episodes(tmp_path)[0]) as episode:
+        assert episode.length < 4 + 1.5 * 50
+        assert episode.attrs["reason"].startswith(f"SafetyError: {words}")
 
 
 def test_with_the_emergency_stop_pressed_nothing_is_sent_any_more_not_even_to_park(

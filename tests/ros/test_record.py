@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,10 @@ from aloha_kit.episode.reader import describe_of
 from aloha_kit.episode.validate import validate
 from aloha_kit.record.cli import parse, RecordArgs, SessionArgs
 from aloha_kit.record.folder import FAILED
+from aloha_kit.ros.publishers import TOGETHER_S
 from tests.ros.fake_drivers import FakeCamera, FakeInterbotix, until
 from tests.ros.master import Process, ROOT, Ros
+from tests.ros.rival import Rival
 from tests.ros.small_rig import write_task
 
 RIG = RigConfig(
@@ -229,6 +232,33 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     assert "images/cam_high" in blind[1]
     assert ended == (False, "KeyboardInterrupt: SIGTERM", True)
     assert "the same command goes on from here" in process.text()
+
+
+def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench: Bench) -> None:
+    process = bench.record("--episodes", "9", "--auto")
+    rivals = {"states": "/puppet_left/joint_states", "group": "/puppet_right/commands/joint_group"}
+    for number, (kind, topic) in enumerate(rivals.items(), start=1):
+        with Rival(bench.ros, "intruder", kind, topic) as rival:
+            bench.wait_for("recording", process, number)
+            bench.wait_for_steps()
+            rival.send()
+            bench.wait_for("paused", process, number)
+            sent = [len(follower.groups) for follower in bench.followers]
+            bench.say("resume")  # it still sends
+            bench.wait_for("paused", process, number + 1)
+            assert [len(follower.groups) for follower in bench.followers][:1] == sent[:1], "nothing moves meanwhile"
+            bench.states.remove("paused")
+        time.sleep(1.5 * TOGETHER_S)
+        bench.say("resume")
+    bench.wait_for("recording", process, 3)
+    bench.say("quit")
+    process.wait()
+    states, commands = [ending(file)[1] for file in list_episodes(bench.data / FAILED)][:2]
+    assert states.startswith("SafetyError: two nodes publish /puppet_left/joint_states: /aloha_kit_tests")
+    assert " and /intruder. Stop one of them" in states
+    topic = "/puppet_right/commands/joint_group"
+    assert commands.startswith(f"SafetyError: another node commands the followers: /intruder on {topic}. Stop")
+    assert "Traceback" not in process.text()
 
 
 def test_killed_is_told_and_recovered_at_the_next_start_and_a_full_disk_loses_nothing(bench: Bench) -> None:
