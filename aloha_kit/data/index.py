@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,7 @@ class EpisodeTable:
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
     readings: tuple[str, ...]  # (E,) how images are read where not simply as the file says, by which caches tell them
     jpeg_order: JpegOrder | None = None  # what was given for files that do not say theirs
+    rename: Mapping[str, str] | None = None  # cameras, {the name here: the files'}
     notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the files, and in how many
     failed: int = 0  # episodes left out because they are marked as failures
     assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `Episode.assumption`
@@ -58,7 +59,7 @@ class EpisodeTable:
         Raises:
             EpisodeError: it is gone, or damaged by now.
         """
-        return Episode.open(self.files[episode], jpeg_order=self.jpeg_order)
+        return Episode.open(self.files[episode], jpeg_order=self.jpeg_order, rename=self.rename)
 
     def episode_of(self, rows: Ints) -> Ints:
         """Which episode each row belongs to."""
@@ -92,6 +93,7 @@ def read_table(
     include_failed: bool = False,
     contract: Contract | None = None,
     jpeg_order: JpegOrder | None = None,
+    rename: Mapping[str, str] | None = None,
 ) -> EpisodeTable:
     """Index a folder of episodes, or the given files.
 
@@ -102,6 +104,7 @@ def read_table(
         include_failed: take episodes that are marked as failures too.
         contract: what the vectors of files that do not say it mean, see `Episode.open`.
         jpeg_order: the order of red and blue in encoded images, for files that do not say it.
+        rename: cameras, {the name here: the files'}, see `Episode.open`.
 
     Raises:
         EpisodeError: no episode, or a file that is damaged, whose streams are shorter than its actions, or that holds
@@ -114,11 +117,11 @@ def read_table(
     failed = 0
     for file in files:
         try:
-            with Episode.open(file, contract, jpeg_order=jpeg_order) as episode:
+            with Episode.open(file, contract, jpeg_order=jpeg_order, rename=rename) as episode:
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue
-                parts.append(_read(file, episode, cameras, action_offset))
+                parts.append(_read(file, episode, cameras, action_offset, rename or {}))
         except EpisodeError as error:
             raise EpisodeError(
                 f"{error}; move it away, or see `python -m aloha_kit.episode validate {file.parent}`"
@@ -146,6 +149,7 @@ def read_table(
         tasks=tuple(sorted({p.task for p in parts if p.task})),
         readings=tuple(p.reading for p in parts),
         jpeg_order=jpeg_order,
+        rename=rename,
         notes=_counted_notes(parts),
         failed=failed,
         assumptions=tuple(dict.fromkeys(p.assumption for p in parts if p.assumption)),
@@ -179,7 +183,13 @@ class _Part:
     notes: tuple[str, ...]
 
 
-def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_offset: int | None) -> _Part:
+def _read(
+    file: Path,
+    episode: Episode,
+    cameras: Sequence[str] | None,
+    action_offset: int | None,
+    rename: Mapping[str, str],
+) -> _Part:
     steps = episode.length
     if steps < 1:
         raise EpisodeError(f"{file} holds no action")
@@ -223,17 +233,18 @@ def _read(file: Path, episode: Episode, cameras: Sequence[str] | None, action_of
         identity=str(episode.attrs.get("id") or file.stat().st_size),
         task=str(episode.attrs.get("task") or ""),
         assumption=episode.assumption,
-        reading=_reading(episode, chosen),
+        reading=_reading(episode, chosen, rename),
         notes=(*episode.notes, *filter(None, [episode.jpeg_order_note])) if chosen else (),
     )
 
 
-def _reading(episode: Episode, cameras: Sequence[str]) -> str:
+def _reading(episode: Episode, cameras: Sequence[str], rename: Mapping[str, str]) -> str:
     conversions = {conversion for camera in cameras if (conversion := episode.image_format(camera).conversion)}
     given = (
         {f"jpeg_order {episode.jpeg_order}"} if episode.compressed and episode.jpeg_order_source == "given" else set()
     )
-    return "; ".join(sorted(conversions | given))
+    renamed = {f"{name} is {rename[name]}" for name in cameras if name in rename}
+    return "; ".join(sorted(conversions | given | renamed))
 
 
 def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:

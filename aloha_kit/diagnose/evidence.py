@@ -107,13 +107,14 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
         EpisodeError: the episode, or the log beside it, is missing or damaged, or has no step.
         ConfigError: there is no checkpoint at `ckpt`.
     """
-    with Episode.open(path) as episode:
+    unknown: list[str] = []
+    report = _report(path, unknown)
+    with Episode.open(path, rename=policy_names(report)) as episode:
         steps, contract = episode.length, episode.contract
         if not steps:
             raise EpisodeError(f"{path} has no step")
         base = episode.base_action
         action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
-        unknown: list[str] = []
         log = _log(path, steps, unknown)
         training = _training(episode, ckpt, unknown)
         state = episode.environment_state
@@ -130,7 +131,7 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
             begin=None if state is None else state[0],
             sights={camera: _sight(episode, camera) for camera in episode.cameras},
             log=log,
-            report=_report(path, unknown),
+            report=report,
             training=training,
             unknown=tuple(unknown),
         )
@@ -163,6 +164,11 @@ def _log(path: Path, steps: int, unknown: list[str]) -> tuple[Step, ...] | None:
     if len(lines) < steps:
         unknown.append(f"how steps went from {len(lines)} on: {file.name} ends there (a crash, or a full disk)")
     return tuple(lines)
+
+
+def policy_names(report: Mapping[str, Any]) -> dict[str, str]:
+    """{the policy's name of a camera: the episode's} of a deployment with `--rename`."""
+    return {str(name): str(rig) for name, rig in dict(report.get("rename") or {}).items()}
 
 
 def _report(path: Path, unknown: list[str]) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,22 @@ class Layout:
     rate_hz: float = 50.0
     instruction: str | None = None
     notes: tuple[str, ...] = ()
+
+    def renamed(self, names: Mapping[str, str], path: object) -> Layout:
+        """The same with other names of cameras, {the file's: the new one}; names that the file has not are ignored.
+
+        Raises:
+            EpisodeError: two cameras would have one name.
+        """
+        cameras = {names.get(name, name): place for name, place in self.cameras.items()}
+        if len(cameras) < len(self.cameras):
+            raise EpisodeError(f"{path}: cameras {', '.join(self.cameras)} cannot be renamed, since two would be alike")
+        return dataclasses.replace(
+            self,
+            cameras=cameras,
+            depth={names.get(name, name): place for name, place in self.depth.items()},
+            encoded=tuple(names.get(name, name) for name in self.encoded),
+        )
 
 
 def detect(file: Any, path: object) -> Layout:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -65,31 +66,44 @@ class Episode:
         depth_cameras: names of cameras with depth.
     """
 
-    def __init__(self, path: str | Path, contract: Contract | None = None, jpeg_order: JpegOrder | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        contract: Contract | None = None,
+        jpeg_order: JpegOrder | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> None:
         self.path, self._given, self._given_order = Path(path), contract, jpeg_order
+        self._names = {theirs: name for name, theirs in (rename or {}).items()}
         self._open()
 
     @classmethod
     def open(
-        cls, path: str | Path, contract: Contract | None = None, *, jpeg_order: JpegOrder | None = None
+        cls,
+        path: str | Path,
+        contract: Contract | None = None,
+        *,
+        jpeg_order: JpegOrder | None = None,
+        rename: Mapping[str, str] | None = None,
     ) -> Episode:
         """Open a file; use it as a context manager or call `close`.
 
         Args:
             contract: what the vectors of a file mean that does not say it, see `embodiment.given_contract`.
             jpeg_order: the order of red and blue in encoded images, for a file that does not say it.
+            rename: cameras, {the name to read them by: the file's}; a file without such a camera is read as it is.
 
         Raises:
             EpisodeError: missing, damaged, or in no known layout; says what is there.
         """
-        return cls(path, contract, jpeg_order)
+        return cls(path, contract, jpeg_order, rename)
 
     def _open(self) -> None:
         self._file = _open_file(self.path)
         self._process, self._lock = os.getpid(), threading.RLock()
         self._arrays: dict[str, Any] = {}
         try:
-            self._layout: Layout = detect(self._file, self.path)
+            self._layout: Layout = detect(self._file, self.path).renamed(self._names, self.path)
             self.length, self.frames = self._rows_of("action"), self._rows_of("observations/qpos")
             self._images = {name: self._file[place] for name, place in self._layout.cameras.items()}
             self._formats: dict[str, ImageFormat] = {}
@@ -116,8 +130,8 @@ class Episode:
     ) -> None:
         self.close()
 
-    def __reduce__(self) -> tuple[type[Episode], tuple[Path, Contract | None, JpegOrder | None]]:
-        return Episode, (self.path, self._given, self._given_order)
+    def __reduce__(self) -> tuple[type[Episode], tuple[Any, ...]]:
+        return Episode, (self.path, self._given, self._given_order, {name: old for old, name in self._names.items()})
 
     def __repr__(self) -> str:
         return f"Episode({str(self.path)!r}, {self.layout}, {self.length} steps, cameras {', '.join(self.cameras)})"
@@ -233,9 +247,9 @@ class Episode:
             text = self.attrs.get("contract")
             recorded = None if text is None else _contract(text, self.path)
             state, action, base = self._widths()
-            self._arrays["contract"] = settle(
-                self.path, recorded, self._given, lambda: self.assumed, (state, action + base)
-            )
+            contract, assumed = settle(self.path, recorded, self._given, lambda: self.assumed, (state, action + base))
+            here = {old: name for old, name in self._names.items() if old in contract.cameras}
+            self._arrays["contract"] = contract.renamed(here), assumed
         found: tuple[Contract, str] = self._arrays["contract"]
         return found
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch._dynamo
 
+from aloha_kit.config.fit import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
@@ -230,6 +231,10 @@ def _table(plan: Plan) -> EpisodeTable:
     args, task = plan.args, plan.task
     allow_external(args.allow_external)
     cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
+    rename = renames(args.rename)
+    if cameras is not None:  # under either name
+        back = {theirs: name for name, theirs in rename.items()}
+        cameras = tuple(back.get(name, name) for name in cameras)
     table = read_table(
         plan.episodes.files,
         cameras=cameras if args.network.use_images else (),
@@ -237,6 +242,7 @@ def _table(plan: Plan) -> EpisodeTable:
         include_failed=args.training.include_failed,
         contract=plan.contract,
         jpeg_order=args.jpeg_order,
+        rename=rename,
     )
     for note in (*table.assumptions, *table.notes):
         print(f"note: {note}")

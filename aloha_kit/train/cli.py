@@ -71,6 +71,8 @@ class TrainArgs(Generic[NetworkT]):
     """A run's folder, or one of its checkpoints, to go on with; its values are kept unless given anew."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
     """Cameras to use, in place of the task's."""
+    rename: Annotated[tuple[str, ...], arg(metavar="POLICY=EPISODES ...")] = ()
+    """Cameras that the policy is to name otherwise than the episodes, such as top=cam_high."""
     num_episodes: int | None = None
     """Use only so many episodes, the first ones."""
     preflight: bool = True
@@ -159,6 +161,7 @@ def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
         for key in ("cameras", "dataset_dir"):
             value = values.pop(key)  # dataset_dir was one folder once
             values[key] = None if value is None else (value,) if isinstance(value, str) else tuple(value)
+        values["rename"] = tuple(values.get("rename") or ())
         return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(

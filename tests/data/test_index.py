@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import h5py
@@ -10,7 +11,7 @@ import pytest
 
 from aloha_kit.core import ConfigError, ContractError, EpisodeError
 from aloha_kit.data.index import read_table, split
-from aloha_kit.episode import list_episodes
+from aloha_kit.episode import Episode, list_episodes
 from tests.synthetic import make, Synthetic, write, write_dataset
 
 
@@ -173,3 +174,28 @@ def test_split_is_disjoint_complete_and_seeded(episodes: int, fraction: float) -
 def test_split_keeps_all_for_training_where_there_is_nothing_to_spare() -> None:
     assert split(1, 0.5, seed=0) == ([0], [])
     assert split(5, 0.0, seed=0) == ([0, 1, 2, 3, 4], [])
+
+
+def test_cameras_of_another_name_are_read_by_the_policys(tmp_path: Path) -> None:
+    """`--rename top=cam_high`: files with either name become one table."""
+    old = write(tmp_path / "data", make(6, {"cam_high": (24, 32)}, seed=0))
+    write(tmp_path / "data", make(8, {"top": (24, 32)}, seed=1))
+    with pytest.raises(ContractError, match="camera 'cam_high' is missing; there are: top"):
+        read_table(tmp_path / "data")
+    table = read_table(tmp_path / "data", rename={"top": "cam_high"})
+    assert table.contract.cameras == {"top": (24, 32)}
+    assert table.readings == ("top is cam_high", "top is cam_high")  # caches tell them from files read as they are
+    with table.open(0) as renamed, Episode.open(old) as plain:
+        np.testing.assert_array_equal(renamed.image("top", 3), plain.image("cam_high", 3))
+        assert renamed.contract.cameras == {"top": (24, 32)}
+        assert plain.contract.cameras == {"cam_high": (24, 32)}
+        again = pickle.loads(pickle.dumps(renamed))
+        np.testing.assert_array_equal(again.image("top", 3), plain.image("cam_high", 3))
+        again.close()
+    both = write(tmp_path / "both", make(6, {"cam_high": (24, 32), "top": (24, 32)}, seed=2))
+    with pytest.raises(EpisodeError, match="cameras cam_high, top cannot be renamed, since two would be alike"):
+        read_table([both], rename={"top": "cam_high"})
+    swapped = read_table([both], rename={"top": "cam_high", "cam_high": "top"})
+    with swapped.open(0) as crossed, Episode.open(both) as plain:
+        np.testing.assert_array_equal(crossed.image("top", 1), plain.image("cam_high", 1))
+        np.testing.assert_array_equal(crossed.image("cam_high", 1), plain.image("top", 1))

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from aloha_kit.diagnose.__main__ import main
+from aloha_kit.diagnose.diagnosis import diagnose
+from aloha_kit.diagnose.evidence import gather
 from aloha_kit.diagnose.training import find_training
 from aloha_kit.episode.edit import label
 from tests.diagnose.conftest import motion
@@ -99,3 +101,18 @@ def test_statistics_are_found_by_name_by_place_and_as_published(run: Path, tmp_p
     published = find_training(str(tmp_path / "policy_best.ckpt"), Path("episode_0.hdf5"))
     np.testing.assert_allclose(published["qpos"].mean, rows.mean(0), atol=1e-6)
     assert np.isnan(published["qpos"].min).all()
+
+
+def test_a_renamed_camera_is_compared_with_the_policys(dark: Path, run: Path, tmp_path: Path) -> None:
+    """A rollout with `--rename cam_high=top`: its camera is top, the statistics' is cam_high."""
+    shutil.copytree(dark, tmp_path / "out")
+    report = json.loads((tmp_path / "out/deploy.json").read_text())
+    (tmp_path / "out/deploy.json").write_text(json.dumps({**report, "rename": {"cam_high": "top"}}))
+    (tmp_path / "best").mkdir()
+    statistics = (run / "checkpoints/best/statistics.json").read_text()
+    assert "/top" in statistics
+    (tmp_path / "best/statistics.json").write_text(statistics.replace("/top", "/cam_high"))
+    evidence = gather(tmp_path / "out/episode_0.hdf5", tmp_path / "best")
+    assert list(evidence.sights) == ["cam_high"]
+    checks = [cause.finding.subject for cause in diagnose(evidence).causes]
+    assert any("cam_high" in subject for subject in checks)

@@ -338,3 +338,14 @@ def test_training_imports_neither_ros_nor_simulator() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_cameras_are_renamed_for_the_policy_and_the_run_goes_on_so(tmp_path: Path, flags: list[str]) -> None:
+    shutil.rmtree(tmp_path / "data")
+    write_dataset(tmp_path / "data", lengths=(30, 41, 25), cameras={"cam_high": (24, 32)})
+    main([*flags, "--rename", "top=cam_high", "--cameras", "cam_high", "--no_preflight"])
+    assert checkpoint.load(tmp_path / "run/checkpoints/last").contract.cameras == {"top": (24, 32)}
+    main(["--resume", str(tmp_path / "run"), "--num_steps", "24"])
+    assert checkpoint.notes(tmp_path / "run/checkpoints/last")["step"] == 24
+    with pytest.raises(SystemExit, match="--rename takes POLICY_CAMERA=RIG_CAMERA"):
+        main([*flags[:-2], "--ckpt_dir", str(tmp_path / "other"), "--rename", "top"])
