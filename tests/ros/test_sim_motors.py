@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -235,6 +236,10 @@ def person(said: list[str] | None = None, noise: float = 0.0) -> Person:
     return Person("transfer_cube", noise=noise, seed=0, complain=(said if said is not None else []).append)
 
 
+def both(gesture: str) -> dict[str, str]:
+    return {"left": gesture, "right": gesture}
+
+
 def hands(pose: np.ndarray = HOME) -> dict[str, np.ndarray]:
     return {"left": pose.copy(), "right": pose.copy()}
 
@@ -243,7 +248,7 @@ def test_the_task_begins_where_the_hands_are_and_is_smooth() -> None:
     somebody = person()
     somebody.prepare(CUBE, 1).result()
     away = HOME + 0.1
-    line = [somebody.advance(k * DT, "play", hands(away), lambda: CUBE, 1)["right"] for k in range(800)]
+    line = [somebody.advance(k * DT, both("play"), hands(away), lambda: CUBE, 1)["right"] for k in range(800)]
     np.testing.assert_allclose(line[0], away, atol=1e-9)
     assert np.abs(np.diff(line, axis=0))[:, :6].max() / DT < np.pi, "no joint is faster than a follower's"
     assert somebody.playing(3.0) == pytest.approx(3.0)
@@ -265,10 +270,10 @@ def test_noise_is_the_seeds() -> None:
 
 def test_grippers_close_after_a_moment() -> None:
     somebody = person()
-    grips = [somebody.advance(k * DT, "close", hands(), lambda: CUBE, 1)["left"][6] for k in range(120)]
+    grips = [somebody.advance(k * DT, both("close"), hands(), lambda: CUBE, 1)["left"][6] for k in range(120)]
     assert grips[0] == grips[45] == HOME[6]
     assert grips[-1] == pytest.approx(0.0, abs=1e-9)
-    assert somebody.advance(2.0, "rest", hands(), lambda: CUBE, 1) is None
+    assert set(somebody.advance(2.0, both("rest"), hands(), lambda: CUBE, 1).values()) == {None}
     somebody.close()
 
 
@@ -276,12 +281,12 @@ def test_objects_that_moved_are_looked_at_again() -> None:
     somebody = person()
     somebody.prepare(CUBE, 1).result()
     moved = {"cube": CUBE["cube"] + [-0.08, 0, 0, 0, 0, 0, 0]}
-    held = somebody.advance(0.0, "play", hands(), lambda: moved, 1)
+    held = somebody.advance(0.0, both("play"), hands(), lambda: moved, 1)
     np.testing.assert_array_equal(held["left"], HOME)
     other = somebody.prepare(moved, 1).result()
-    somebody.advance(0.02, "play", hands(), lambda: moved, 1)
+    somebody.advance(0.02, both("play"), hands(), lambda: moved, 1)
     np.testing.assert_allclose(
-        somebody.advance(2.02, "play", hands(), lambda: moved, 1)["right"], other[100, 7:], atol=0.02
+        somebody.advance(2.02, both("play"), hands(), lambda: moved, 1)["right"], other[100, 7:], atol=0.02
     )
     somebody.close()
 
@@ -337,22 +342,143 @@ def test_faults_are_taken_one_by_one() -> None:
     assert faults.of("puppet_left", ArmFault) == ArmFault()
 
 
-def test_arms_that_were_never_locked_are_no_sign_to_begin() -> None:
-    rig = SimRig(load(RigConfig, "rigs", "aloha"), "transfer_cube", person=person(), seed=0, complain=print)
-    rig.reset().result()
-    for _ in range(30):
+def test_a_second_hand_joins_the_task_where_it_is() -> None:
+    somebody = person()
+    rows = somebody.prepare(CUBE, 1).result()
+    line = []
+    for k in range(400):
+        gestures = {"left": "play", "right": "rest" if k < 200 else "play"}
+        line.append(somebody.advance(k * DT, gestures, hands(), lambda: CUBE, 1)["right"])
+    assert line[199] is None
+    np.testing.assert_allclose(line[200], HOME, atol=1e-6)
+    np.testing.assert_allclose(line[399], rows[round(3.99 * 50), 7:], atol=0.02)
+    assert np.abs(np.diff(line[200:], axis=0)).max() / DT < np.pi, "smoothly"
+    somebody.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[SimRig]:
+    built = SimRig(load(RigConfig, "rigs", "aloha"), "transfer_cube", person=person(), seed=0, complain=print)
+    built.reset().result()
+    yield built
+    built.close()
+
+
+def lock(rig: SimRig, *sides: str, at: np.ndarray = HOME) -> None:
+    """Torque on and to a pose, as any script does with its leaders."""
+    for side in sides:
+        motors = rig.leaders[side].motors
+        motors.enable("group", "all", True)
+        motors.command_group("arm", at[:6])
+        motors.command_single("gripper", 0.0)
+    let(rig, 1.5)
+
+
+def release(rig: SimRig, *sides: str, what: str = "all") -> None:
+    for side in sides:
+        rig.leaders[side].motors.enable("single" if what == "gripper" else "group", what, False)
+
+
+def let(rig: SimRig, seconds: float) -> None:
+    for _ in range(round(seconds / DT)):
         rig.advance(DT)
+
+
+def far(rig: SimRig, side: str) -> float:
+    """rad that a leader is away from the start pose."""
+    return float(np.abs(rig.leaders[side].position[:6] - START_ARM_POSE).max())
+
+
+def test_arms_that_were_never_locked_at_the_start_are_no_sign_to_begin(rig: SimRig) -> None:
+    let(rig, 0.3)
     sleep = rig.leaders["left"].position.copy()
-    for leader in rig.leaders.values():
-        leader.motors.enable("group", "all", True)
-    rig.advance(DT)
-    for leader in rig.leaders.values():
-        leader.motors.enable("group", "all", False)
-    np.testing.assert_array_equal(rig.leaders["left"].position, sleep)
-    for _ in range(100):
-        rig.advance(DT)
-    assert np.abs(rig.leaders["right"].position - sleep).max() > 0.3, "now they are"
-    rig.close()
+    lock(rig, "left", "right", at=sleep)
+    release(rig, "left", "right")
+    let(rig, 0.5)
+    np.testing.assert_allclose(rig.leaders["left"].position[:6], sleep[:6], atol=1e-6)
+    lock(rig, "left", "right")
+    release(rig, "left", "right")
+    let(rig, 2.0)
+    assert far(rig, "right") > 0.2, "now they are"
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_one_leader_alone_is_served(rig: SimRig, side: str) -> None:
+    """As ALOHA's one_side_teleop.py asks for it: to the start pose, gripper free, closed, arm free."""
+    (other,) = {"left", "right"} - {side}
+    asleep = rig.leaders[other].position.copy()
+    lock(rig, side)
+    release(rig, side, what="gripper")
+    let(rig, 1.5)
+    assert rig.leaders[side].position[6] < -0.3, "the person closes the gripper"
+    assert far(rig, side) < 0.02
+    release(rig, side)
+    let(rig, 4.0)
+    assert far(rig, side) > 0.2, "and does the task"
+    np.testing.assert_array_equal(rig.leaders[other].position, asleep)
+    lock(rig, side)
+    let(rig, 1.0)
+    assert far(rig, side) < 0.02
+
+
+def test_two_leaders_that_are_let_go_one_after_the_other_begin_together(rig: SimRig) -> None:
+    lock(rig, "left", "right")
+    release(rig, "left", "right", what="gripper")
+    let(rig, 1.5)
+    release(rig, "right")
+    let(rig, 0.5)
+    assert far(rig, "right") < 0.02, "the left one is still locked"
+    release(rig, "left")
+    let(rig, 2.0)
+    assert far(rig, "right") > 0.2
+
+
+def drop(rig: SimRig) -> None:
+    """The cube off the table."""
+    state = rig.scene.qpos
+    state[16:19] = (0.0, 1.2, -0.4)
+    rig.scene.restore(state)
+
+
+def follow(rig: SimRig, pose: np.ndarray) -> None:
+    """Both followers to a pose, as any script commands them."""
+    for follower in rig.followers.values():
+        follower.motors.command_group("arm", pose[:6])
+    let(rig, 1.5)
+
+
+def test_what_fell_is_put_back_when_anybody_moves_the_arms_to_the_start(rig: SimRig) -> None:
+    follow(rig, HOME)
+    away = HOME + np.array([0, 0.5, -0.5, 0, 0, 0, 0])
+    follow(rig, away)
+    drop(rig)
+    let(rig, 0.5)
+    assert rig.scene.object_poses()["cube"][2] < -0.02, "not while the arms are away"
+    follow(rig, HOME)
+    assert rig.scene.object_poses()["cube"][2] == pytest.approx(0.02, abs=2e-3)
+    assert rig.seed == 1, "where the next seed has it"
+    rig.reset()
+    assert rig.seed == 1, "which stays the next one for whoever asks for a reset"
+    follow(rig, away)
+    before = rig.scene.object_poses()["cube"]
+    follow(rig, HOME)
+    np.testing.assert_allclose(rig.scene.object_poses()["cube"], before, atol=2e-3)
+
+
+def test_what_the_person_cannot_reach_is_put_back_before_the_next_start(rig: SimRig) -> None:
+    state = rig.scene.qpos
+    state[16:19] = (-0.3, 0.3, 0.02)  # on the table, but far from the right arm
+    rig.scene.restore(state)
+    lock(rig, "left", "right")
+    assert rig.scene.object_poses()["cube"][0] < -0.2
+    release(rig, "left", "right", what="gripper")
+    for _ in range(50):
+        let(rig, 0.1)
+        time.sleep(0.1)  # the person thinks in a thread of its own
+        if rig.scene.object_poses()["cube"][0] > -0.2:
+            break
+    assert 0.0 <= rig.scene.object_poses()["cube"][0] <= 0.2
+    assert rig.seed == 1
 
 
 def test_a_rig_that_no_scene_has_is_refused() -> None:

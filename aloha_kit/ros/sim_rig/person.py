@@ -26,11 +26,14 @@ REACTION_S = 0.5
 CLOSE_S = 0.4
 MOVED = 0.005  # m (or of a quaternion): objects that have moved so far need another plan
 
+SIDES = ("left", "right")  # in the order of the plan's columns
 HOME = np.append(START_ARM_POSE.astype(float), float(VX300S.finger.normalise(START_GRIPPER)))
 
 
 class Person:
-    """Two hands, told again and again what the moment asks for. A hand's (7,): see `sim_rig.arms`.
+    """A hand for each leader, told again and again what the moment asks for. A hand's (7,): see `sim_rig.arms`.
+
+    The task begins with the first hand that is let play; another one joins it where it is by then.
 
     Args:
         scene: whose script to do.
@@ -45,10 +48,11 @@ class Person:
         self._worker = ThreadPoolExecutor(1, "person")  # a plan takes longer than a tick of the drivers
         self._plan: Future[Vector | None] | None = None
         self._planned_for: dict[str, Vector] = {}
-        self._gesture: Gesture = "rest"
-        self._from: dict[str, Vector] = {}
-        self._began = 0.0
-        self._playing = False
+        self._gestures: dict[str, Gesture] = {}
+        self._from: dict[str, Vector] = {}  # where a hand was when its gesture began
+        self._began: dict[str, float] = {}
+        self._joined: dict[str, tuple[float, Vector]] = {}  # when a hand began to play, and where the task was
+        self._task_began: float | None = None
 
     def prepare(self, objects: Mapping[str, Vector], seed: int) -> Future[Vector | None]:
         """Think the task over for these object poses; the answer is what `advance` plays from then on."""
@@ -56,59 +60,82 @@ class Person:
         self._plan = self._worker.submit(self._think, self._planned_for, seed)
         return self._plan
 
+    def able(self, objects: Callable[[], Mapping[str, Vector]], seed: int) -> bool | None:
+        """Whether the task can be done with the objects where they are; None while that is being thought over."""
+        if self._plan is not None and not self._plan.done():
+            return None
+        if self._plan is None or self._stale(objects()):
+            self._plan = self.prepare(objects(), seed)
+            return None
+        return self._plan.result() is not None
+
     def playing(self, now: float) -> float | None:
         """Seconds into the task, None while it is not being done."""
-        return now - self._began if self._playing and now - self._began < PLAN_S else None
+        since = None if self._task_began is None else now - self._task_began
+        return since if since is not None and since < PLAN_S else None
 
     def advance(
         self,
         now: float,
-        gesture: Gesture,
+        gestures: Mapping[str, Gesture],
         hands: Mapping[str, Vector],
         objects: Callable[[], Mapping[str, Vector]],
         seed: int,
-    ) -> dict[str, Vector] | None:
+    ) -> dict[str, Vector | None]:
         """{side: (7,)} where the hands go, None where they let go.
 
         Args:
             now: s, on any clock.
+            gestures: what each hand is to do.
             hands: where they are.
             objects: poses, asked for when the task begins.
             seed: of the objects.
         """
-        if gesture != self._gesture:
-            self._gesture, self._began, self._playing = gesture, now, False
-            self._from = {side: hand.copy() for side, hand in hands.items()}
-            if gesture == "play" and self._stale(objects()):
-                self.prepare(objects(), seed)
-        since = now - self._began
-        if gesture == "rest":
-            return None
-        if gesture == "home":
-            return {side: hand + least_jerk(since / HOME_S) * (HOME - hand) for side, hand in self._from.items()}
-        if gesture == "close":
-            share = least_jerk((since - REACTION_S) / CLOSE_S)
-            return {side: np.append(hand[:6], (1 - share) * hand[6]) for side, hand in self._from.items()}
-        return self._play(now)
+        if "play" not in gestures.values():
+            self._task_began = None
+        elif "play" not in self._gestures.values() and self._stale(objects()):
+            self.prepare(objects(), seed)
+        for side, gesture in gestures.items():
+            if gesture != self._gestures.get(side, "rest"):
+                self._from[side], self._began[side] = hands[side].copy(), now
+                self._joined.pop(side, None)
+        self._gestures = dict(gestures)
+        target = self._target(now)
+        return {side: self._hand(side, now, target) for side in gestures}
 
     def close(self) -> None:
         """Stop thinking."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
-    def _play(self, now: float) -> dict[str, Vector]:
+    def _hand(self, side: str, now: float, target: Vector | None) -> Vector | None:
+        gesture = self._gestures[side]
+        if gesture == "rest":
+            return None
+        begun, since = self._from[side], now - self._began[side]
+        if gesture == "home":
+            return np.asarray(begun + least_jerk(since / HOME_S) * (HOME - begun))
+        if gesture == "close":
+            share = least_jerk((since - REACTION_S) / CLOSE_S)
+            return np.append(begun[:6], (1 - share) * begun[6])
+        if target is None:
+            return begun
+        own = target[7 * SIDES.index(side) :][:7]
+        joined, there = self._joined.setdefault(side, (now, own))
+        return np.asarray(own + (1.0 - least_jerk((now - joined) / BLEND_S)) * (begun - there))
+
+    def _target(self, now: float) -> Vector | None:
+        """(14,) where the task is, None while it is not being done or still thought over."""
+        if "play" not in self._gestures.values():
+            return None
         if self._plan is None or not self._plan.done() or (rows := self._plan.result()) is None:
-            self._began = now  # still thinking: it starts when the plan is there
-            return self._from
-        self._playing = True
-        since = now - self._began
-        place = min(since * PLAN_HZ, len(rows) - 1.0)
+            self._task_began = None  # it starts when the plan is there
+            self._joined.clear()
+            return None
+        if self._task_began is None:
+            self._task_began = now
+        place = min((now - self._task_began) * PLAN_HZ, len(rows) - 1.0)
         row = int(place)
-        target = rows[row] + (place - row) * (rows[min(row + 1, len(rows) - 1)] - rows[row])
-        away = 1.0 - least_jerk(since / BLEND_S)
-        return {
-            side: target[7 * i : 7 * i + 7] + away * (self._from[side] - rows[0, 7 * i : 7 * i + 7])
-            for i, side in enumerate(("left", "right"))
-        }
+        return np.asarray(rows[row] + (place - row) * (rows[min(row + 1, len(rows) - 1)] - rows[row]))
 
     def _stale(self, objects: Mapping[str, Vector]) -> bool:
         if self._plan is None:

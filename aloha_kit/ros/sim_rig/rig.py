@@ -21,7 +21,9 @@ from aloha_kit.sim.workcell import ARMS
 
 Vector = npt.NDArray[np.float64]
 
-AT_START = 0.1  # rad: how near to the start pose a locked leader counts as being there
+AT_START, AWAY = 0.2, 0.4  # rad: how near to the start pose an arm counts as being there, and as having left it
+ARRIVED_S = 0.3
+FALLEN = -0.02  # m: an object whose centre is so far below the table's top has fallen off
 HAND_TICK_S = 0.02  # the person's time between two states at most: after a stall a hand goes on, it does not jump
 ASIDE_S = 0.5  # the person leaves the leaders alone so long after somebody else moved the arms
 
@@ -71,8 +73,11 @@ class SimRig:
         self.person, self.base = person, Base() if config.base else None
         self.seed, self._next_seed = seed, seed
         self.recording, self.paused = False, False
-        self._now, self._hand_now = 0.0, 0.0
-        self._locked, self._aside_until = False, -np.inf
+        self._now, self._hand_now, self._aside_until = 0.0, 0.0, -np.inf
+        self._asked: set[str] = set()  # leaders that are locked at the start pose: who lets them go wants to be led
+        self._led: set[str] = set()  # leaders that were let go there, so that the person does the task with them
+        self._away: dict[str, float] = dict.fromkeys(self.followers, np.inf)  # when a follower came back to the start
+        self._begun = False  # whether the person has been asked to begin, and looked whether the task can be done
         self.scene.place(seed)
         if person is not None:
             person.prepare(self.scene.object_poses(), seed)
@@ -84,12 +89,14 @@ class SimRig:
         self._now += seconds
         hand_s = min(seconds, HAND_TICK_S)
         self._hand_now += hand_s
-        hands = None
+        hands: Mapping[str, Vector | None] = {}
         if self.person is not None:
+            gestures = self._gestures()
+            self._look(gestures)
             present = {side: leader.hand for side, leader in self.leaders.items()}
-            hands = self.person.advance(self._hand_now, self._gesture(), present, self.scene.object_poses, self.seed)
+            hands = self.person.advance(self._hand_now, gestures, present, self.scene.object_poses, self.seed)
         for side, leader in self.leaders.items():
-            leader.advance(hand_s, hands[side] if hands else None)
+            leader.advance(hand_s, hands.get(side))
         for follower in self.followers.values():
             follower.advance(seconds)
         arms = self.followers.values()
@@ -97,6 +104,7 @@ class SimRig:
             np.concatenate([arm.targets for arm in arms]), np.concatenate([arm.stiffness for arm in arms])
         )
         self.scene.advance(seconds)
+        self._tidy()
         if self.base is not None:
             self.base.advance(seconds, self._now, self.person.playing(self._hand_now) if self.person else None)
 
@@ -200,17 +208,61 @@ class SimRig:
             arm.command(arm.position)
             arm.targets = arm.position
 
-    def _gesture(self) -> Gesture:
+    def _gestures(self) -> dict[str, Gesture]:
+        """What each leader's hand is to do."""
         if self._hardware:
-            if not self.person_holds or self.paused:
+            idle = not self.person_holds or self.paused
+            gesture: Gesture = "rest" if idle else "play" if self.recording else "home"
+            return dict.fromkeys(self.leaders, gesture)
+        gestures = {side: self._of_leader(side, arm) for side, arm in self.leaders.items() if isinstance(arm, Leader)}
+        if "close" in gestures.values():  # one is still locked: the task begins when all that are asked for are free
+            return {side: "rest" if gesture == "play" else gesture for side, gesture in gestures.items()}
+        return gestures
+
+    def _of_leader(self, side: str, leader: Leader) -> Gesture:
+        """A leader is done the task with from when it is let go at the start pose, where it was locked; any script
+        of ALOHA's kind begins so, be it for one side or both. With the gripper alone free, it is to be closed."""
+        held = leader.motors.torque[:GRIPPER]
+        if held.all():
+            self._led.discard(side)
+            if np.abs(leader.hand[:6] - HOME[:6]).max() > AT_START:
+                self._asked.discard(side)
                 return "rest"
-            return "play" if self.recording else "home"
-        motors = [leader.motors for leader in self.leaders.values() if isinstance(leader, Leader)]
-        held = [each.torque[:GRIPPER] for each in motors]
-        if not motors or not np.any(held):
-            return "play" if self._locked else "rest"  # arms that were never locked are nobody's sign to begin
-        if not np.all(held):
-            return "rest"
-        self._locked = True
-        ready = all(np.abs(leader.hand[:6] - HOME[:6]).max() < AT_START for leader in self.leaders.values())
-        return "close" if ready and not any(each.torque[GRIPPER] for each in motors) else "rest"
+            self._asked.add(side)
+            return "rest" if leader.motors.torque[GRIPPER] else "close"
+        if not held.any() and side in self._asked:
+            self._asked.discard(side)
+            self._led.add(side)
+        return "play" if side in self._led and not held.any() else "rest"
+
+    def _look(self, gestures: Mapping[str, Gesture]) -> None:
+        """Where the person is asked to begin and cannot do the task from here, they put the objects back first."""
+        assert self.person is not None
+        if not {"close", "home"} & set(gestures.values()):
+            self._begun = False
+        elif not self._begun and (able := self.person.able(self.scene.object_poses, self.seed)) is not None:
+            self._begun = True
+            if not able:
+                self._put_back()
+
+    def _tidy(self) -> None:
+        """Objects that have fallen off the table are put back when a follower comes to the start pose, whoever moves
+        it: there an attempt begins, and programs that know nothing of the simulation do not ask for a reset."""
+        for side, follower in self.followers.items():
+            far = np.abs(follower.position[:6] - HOME[:6]).max()
+            if far > AWAY:
+                self._away[side] = np.inf
+            elif far < AT_START and self._away[side] == np.inf:
+                self._away[side] = self._now
+            elif 0 < self._away[side] <= self._now - ARRIVED_S:
+                self._away[side] = -np.inf
+                fallen = any(pose[2] < FALLEN for pose in self.scene.object_poses().values())
+                if fallen and not (self.person and self.person.playing(self._hand_now)):
+                    self._put_back()
+
+    def _put_back(self) -> None:
+        """Objects as the next seed has them; it stays the next one for `reset`."""
+        self.seed = self._next_seed = self._next_seed + (self.seed == self._next_seed)
+        self.scene.place(self.seed)
+        if self.person is not None:
+            self.person.prepare(self.scene.object_poses(), self.seed)
