@@ -67,3 +67,8 @@ def set_param(ros: Ros, name: str, value: object) -> None:
 def delete_param(ros: Ros, name: str) -> None:
     """Delete one, if it is there."""
     xmlrpc.client.ServerProxy(ros.environment["ROS_MASTER_URI"]).deleteParam("/tests", name)
+
+
+def recording(folder: Path, size: int = 20_000) -> bool:
+    """Whether an episode in `folder` is under way: steps are in its journal, not its header alone."""
+    return any(file.stat().st_size > size for file in folder.glob("*.partial"))

@@ -17,7 +17,7 @@ from aloha_kit.ros.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Ear, until
-from tests.ros.small_rig import write_task
+from tests.ros.small_rig import recording, write_task
 
 ARMS = ("puppet_left", "puppet_right", "master_left", "master_right")
 PATIENCE_S = 120.0
@@ -64,7 +64,7 @@ def test_deployment_parks_the_arms_before_the_drivers_go(
 ) -> None:
     launched = session_ros.launch("deploy.launch", task=task, ckpt=checkpoint, sim="true", output=tmp_path)
     launched.wait_for("is up", PATIENCE_S)
-    until(lambda: moved(states["puppet_left"]), "the arms are on their way", PATIENCE_S)
+    until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
     text = interrupt(launched)
     assert "the arms are parked; their torque is on" in text
     assert "this node ends when /aloha_deploy has ended" in text
