@@ -495,3 +495,20 @@ def test_a_person_opens_the_episode_and_does_the_task(rig: Client) -> None:
     rig.torque("master_right", True)
     states = rig.states["master_left"].next(40)[5:]
     np.testing.assert_allclose(states[-1].position, states[0].position, atol=1e-3)
+
+
+def test_one_side_alone_is_opened_as_published_scripts_do_it(rig: Client) -> None:
+    """ALOHA's one_side_teleop.py, step by step; nobody asks the simulation for a reset."""
+    leader, other = "master_right", "master_left"
+    rig.call("puppet_right", "reboot_motors", "single", "gripper", True, False)
+    rig.mode(leader, gripper="position")
+    rig.torque(leader, True)
+    rig.move(leader, START_ARM_POSE, -0.2)
+    still = rig.position(other)
+    rig.torque(leader, False, joints="gripper")
+    until(lambda: rig.position(leader)[6] < -0.3, "the person closes the gripper")
+    np.testing.assert_allclose(rig.position(leader)[:6], START_ARM_POSE, atol=0.03)
+    rig.torque(leader, False)
+    until(lambda: np.abs(rig.position(leader)[:6] - START_ARM_POSE).max() > 0.2, "and does the task with it")
+    np.testing.assert_allclose(rig.position(other), still, atol=1e-3)
+    rig.torque(leader, True)
