@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 ROBOTWIN, XPOLICYLAB = "robotwin", "xpolicylab"
 
 _ROBOTWIN_HZ = 15.0  # what its converter to XPolicyLab's files writes; its raw files say nothing
@@ -30,6 +32,7 @@ class Place:
     depth: dict[str, str]
     names: tuple[str, ...]
     rate_hz: float
+    told: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -49,14 +52,11 @@ def _robotwin(file: Any) -> Place | None:
         found = [("joint_action/vector", names)]
     if not found:
         return None
-    notes = (
-        "joint_action is read as the state of its row and as the action of the row before it, as RoboTwin's converters "
-        f"do; {_ROBOTWIN_HZ:g} Hz is assumed",
-    )
+    note = "joint_action is read as the state of its row and as the action of the row before it, as its converters do"
     parts = tuple(path for path, _ in found)
     cameras, depth = _images(file, "observation", "rgb", "depth")
     columns = tuple(name for _, names in found for name in names)
-    return Place(ROBOTWIN, parts, parts, 1, cameras, depth, columns, _ROBOTWIN_HZ, notes)
+    return Place(ROBOTWIN, parts, parts, 1, cameras, depth, columns, _ROBOTWIN_HZ, ("joints",), (note,))
 
 
 def _xpolicylab(file: Any) -> Place | None:
@@ -65,12 +65,11 @@ def _xpolicylab(file: Any) -> Place | None:
     if not state or [names for _, names in state] != [names for _, names in action]:
         return None
     cameras, depth = _images(file, "vision", "colors", "depths")
-    rate, notes = _XPOLICYLAB_HZ, [f"additional_info/frequency is missing: {_XPOLICYLAB_HZ:g} Hz is assumed"]
+    rate, told = _XPOLICYLAB_HZ, ["joints"]
     given = file.get("additional_info/frequency")
-    if getattr(given, "size", 0) == 1 and given.dtype.kind in "iuf" and given[()] > 0:
-        rate, notes = float(given[()].reshape(-1)[0] if given.shape else given[()]), []
-    if _has(file, "state/mobile"):
-        notes.append("state/mobile is not read")
+    if getattr(given, "size", 0) == 1 and given.dtype.kind in "iuf" and np.ravel(given[()])[0] > 0:
+        rate, told = float(np.ravel(given[()])[0]), [*told, "rate"]
+    notes = ["state/mobile is not read"] if _has(file, "state/mobile") else []
     return Place(
         XPOLICYLAB,
         tuple(path for path, _ in state),
@@ -80,6 +79,7 @@ def _xpolicylab(file: Any) -> Place | None:
         depth,
         tuple(name for _, some in state for name in some),
         rate,
+        tuple(told),
         tuple(notes),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -82,6 +82,7 @@ def settle(
     given: Contract | None,
     suggested: Callable[[], Contract],
     widths: tuple[int, int],
+    told: Collection[str] = (),
 ) -> tuple[Contract, str]:
     """The contract of a file, and in words what of it is assumed (empty where nothing is).
 
@@ -91,6 +92,7 @@ def settle(
         recorded, given: the file's own contract and the user's, if any.
         suggested: gives what the file's layout suggests, with the cameras as they are in the file.
         widths: of the state and of the whole action, a base's included.
+        told: what of the suggested contract the file itself says: "joints", "rate".
 
     Raises:
         ContractError: the contract does not fit the file; lists how.
@@ -108,7 +110,7 @@ def settle(
             break
     assumed = suggested()
     if described is None:
-        return assumed, _assumption(path, assumed)
+        return assumed, _assumption(path, assumed, told)
     for key, names, width in zip(
         ("qpos", "action"), (described.state_names, described.action_names), widths, strict=True
     ):
@@ -127,7 +129,7 @@ def settle(
         return replace(described, cameras=assumed.cameras), ""
     # a rig says what its joints are called; what its recorder's files hold, their layout knows better
     units = described.units if assumed.units["joints"] == UNKNOWN else assumed.units
-    rate = f"the file does not say its rate: {assumed.rate_hz:g} Hz is assumed"
+    rate = "" if "rate" in told else f"the file does not say its rate: {assumed.rate_hz:g} Hz is assumed"
     return replace(described, cameras=assumed.cameras, rate_hz=assumed.rate_hz, units=units), rate
 
 
@@ -152,11 +154,20 @@ def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[
     )
 
 
-def _assumption(path: Path, contract: Contract) -> str:
-    names = contract.state_names
-    unit = contract.units["joints"]
+def _assumption(path: Path, contract: Contract, told: Collection[str]) -> str:
+    names, unit = contract.state_names, contract.units["joints"]
+    guesses = {
+        "joints": f"{names[0]} … {names[-1]}",
+        "units": "unknown units" if unit == UNKNOWN else unit,
+        "rate": f"{contract.rate_hz:g} Hz",
+    }
+    missing = [key for key in guesses if key not in told]
     return (
-        f"the file does not say its joints, units and rate: {names[0]} … {names[-1]}, "
-        f"{'unknown units' if unit == UNKNOWN else unit} and {contract.rate_hz:g} Hz are assumed. Describe it with "
+        f"the file does not say its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
+        f"{'is' if len(missing) == 1 else 'are'} assumed. Describe it with "
         f"`python -m aloha_kit.episode adopt {path.parent}`, --contract FILE or --rig NAME"
     )
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -49,6 +49,7 @@ class Layout:
         tables: vectors that lie elsewhere than in the ALOHA family, by the family's paths.
         names: of the state's columns where the layout tells them, else empty.
         rate_hz: the control rate that the file or its recorder's default says.
+        told: what of "joints" and "rate" the file itself says.
         instruction: the task in words, where the file keeps it as a data set.
         notes: what was assumed, and where attributes contradict the data; a line each.
     """
@@ -60,6 +61,7 @@ class Layout:
     tables: dict[str, Table] = dataclasses.field(default_factory=dict)
     names: tuple[str, ...] = ()
     rate_hz: float = 50.0
+    told: tuple[str, ...] = ()
     instruction: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -99,6 +101,7 @@ def detect(file: Any, path: object) -> Layout:
             {"action": Table(place.action, place.action_from), "observations/qpos": Table(place.state)},
             place.names,
             place.rate_hz,
+            place.told,
             instruction_of(file),
             place.notes,
         )

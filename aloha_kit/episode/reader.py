@@ -247,7 +247,9 @@ class Episode:
             text = self.attrs.get("contract")
             recorded = None if text is None else _contract(text, self.path)
             state, action, base = self._widths()
-            contract, assumed = settle(self.path, recorded, self._given, lambda: self.assumed, (state, action + base))
+            contract, assumed = settle(
+                self.path, recorded, self._given, lambda: self.assumed, (state, action + base), self._layout.told
+            )
             here = {old: name for old, name in self._names.items() if old in contract.cameras}
             self._arrays["contract"] = contract.renamed(here), assumed
         found: tuple[Contract, str] = self._arrays["contract"]

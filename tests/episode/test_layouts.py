@@ -153,7 +153,8 @@ def test_robotwin(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.action, rows_of(rig.qpos, range(1, STEPS)))
         assert episode.contract.state_names == episode.contract.action_names == NAMES
         assert (episode.rate_hz, episode.cameras) == (15.0, tuple(sorted(ROBOTWIN_CAMERAS)))
-        assert "15 Hz is assumed" in episode.notes[-1]
+        assert "units and rate: rad and 15 Hz are assumed" in episode.assumption
+        assert "the action of the row before it" in episode.notes[-1]
         for camera, drawn in ROBOTWIN_CAMERAS.items():
             expected = plain(cv2.imencode(".jpg", rig.image(drawn, 7))[1].tobytes())
             np.testing.assert_array_equal(episode.image(camera, 7), expected)
@@ -184,6 +185,7 @@ def test_xpolicylab(tmp_path: Path, marked: bool) -> None:
         np.testing.assert_array_equal(episode.qpos, rows_of(rig.qpos, range(STEPS)))
         np.testing.assert_array_equal(episode.action, rows_of(rig.action, range(STEPS)))
         assert (episode.rate_hz, episode.contract.action_names) == (20.0, NAMES)
+        assert "does not say its units: rad is assumed" in episode.assumption
         assert episode.attrs["instruction"] == "put the cube into the bowl"
         assert (episode.jpeg_order, episode.jpeg_order_source) == (
             ("standard", "file") if marked else ("mobile_aloha", "guessed")
@@ -202,7 +204,7 @@ def test_xpolicylab_without_a_rate_and_with_poses_only(tmp_path: Path) -> None:
     xpolicylab(path, Rig(), frequency=False)
     with Episode.open(path) as episode:
         assert episode.rate_hz == 25
-        assert "frequency is missing: 25 Hz is assumed" in episode.notes[-1]
+        assert "units and rate: rad and 25 Hz are assumed" in episode.assumption
     changed(path, lambda file: [file.__delitem__(f"action/{side}_arm_joint_states") for side in ("left", "right")])
     with pytest.raises(EpisodeError, match=r"no known layout: .*state/left_arm_joint_states \(40, 6\)"):
         Episode.open(path)

@@ -290,7 +290,7 @@ def test_images_of_other_forms_are_shown(tmp_path: Path, foreign: Path, capsys: 
             }[kind]
     run(foreign, "--output", tmp_path / "out", "--no_plots", "--no_rrd")
     assert (tmp_path / "out" / "episode_0.mp4").stat().st_size > 1000
-    told = {"grey": "grey repeated", "floats, channels first": "values times 255", "robotwin": "15 Hz is assumed"}
+    told = {"grey": "grey repeated", "floats, channels first": "values times 255", "robotwin": "15 Hz are assumed"}
     assert told.get(kind, "give --jpeg_order standard") in capsys.readouterr().out
 
 

@@ -92,6 +92,6 @@ def test_other_layouts_train(
 ) -> None:
     write(tmp_path / "data", writer, None)
     assert np.isfinite(train(tmp_path, "data")).all()
-    assert ("15 Hz is assumed (in 2 of 2 episodes)" in capsys.readouterr().out) == (writer is robotwin)
+    assert ("rad and 15 Hz are assumed" in capsys.readouterr().out) == (writer is robotwin)
     network = checkpoint.load(tmp_path / "data_run" / "checkpoints" / "last")
     assert network.contract.rate_hz == {robotwin: 15, xpolicylab: 20, rdt: 30}[writer]
