@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from aloha_kit.core.errors import ContractError
+from aloha_kit.core.errors import ContractError, reason, shown
 
 
 @dataclass(frozen=True)
@@ -39,17 +41,17 @@ class Contract:
         try:
             raw = json.loads(text)
             return cls(
-                state_names=tuple(raw["state_names"]),
-                action_names=tuple(raw["action_names"]),
-                cameras={name: (int(h), int(w)) for name, (h, w) in raw["cameras"].items()},
-                rate_hz=float(raw["rate_hz"]),
-                units=dict(raw["units"]),
-                environment_state_names=tuple(raw.get("environment_state_names", ())),
+                state_names=_texts(raw["state_names"]),
+                action_names=_texts(raw["action_names"]),
+                cameras={name: (_pixels(h), _pixels(w)) for name, (h, w) in raw["cameras"].items()},
+                rate_hz=_rate(raw["rate_hz"]),
+                units=dict(zip(raw["units"], _texts(list(raw["units"].values())), strict=True)),
+                environment_state_names=_texts(raw.get("environment_state_names", ())),
             )
         except KeyError as error:
-            raise ContractError(f"not an embodiment contract, it lacks {error}: {text[:200]}") from error
-        except (AttributeError, TypeError, ValueError) as error:
-            raise ContractError(f"not an embodiment contract ({error}): {text[:200]}") from error
+            raise ContractError(f"not an embodiment contract, it lacks {error}: {shown(text)}") from error
+        except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+            raise ContractError(f"not an embodiment contract ({reason(error)}): {shown(text)}") from error
 
     def differences(self, other: Contract) -> list[str]:
         """How `other` (the rig) fails to give what this contract (the policy) needs; empty if it does.
@@ -107,3 +109,21 @@ class Contract:
         if found:
             lines = "\n  ".join(found)
             raise ContractError(f"{mine} does not fit {theirs}:\n  {lines}")
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{shown(values)} are no names")
+    return tuple(values)
+
+
+def _pixels(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 1 << 16:
+        raise ValueError(f"{shown(value)} is no number of pixels")
+    return value
+
+
+def _rate(value: Any) -> float:
+    if isinstance(value, (str, bool)) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{shown(value)} is no rate in Hz")
+    return float(value)

@@ -55,6 +55,12 @@ def shown(value: object) -> str:
     return _SHORT.repr(value)
 
 
+def reason(error: BaseException) -> str:
+    """What a library's exception says, in one line of at most 300 characters; its type where it says nothing."""
+    text = " ".join(str(error).split())
+    return text[:300] or type(error).__name__
+
+
 def counted(number: int, thing: str) -> str:
     """`1 episode`, `2 episodes`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"

@@ -15,6 +15,7 @@ from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, counted, EpisodeError, nearest
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.episode import Episode, JpegOrder, list_episodes
+from aloha_kit.episode.hdf5 import damage_told
 from aloha_kit.episode.layouts import FAMILY
 
 Floats = npt.NDArray[np.float32]
@@ -117,7 +118,10 @@ def read_table(
     failed = 0
     for file in files:
         try:
-            with Episode.open(file, contract, jpeg_order=jpeg_order, rename=rename) as episode:
+            with (
+                damage_told(file),
+                Episode.open(file, contract, jpeg_order=jpeg_order, rename=rename) as episode,
+            ):
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, counted, EpisodeError
 from aloha_kit.core.cli import exit_status
+from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
 from aloha_kit.episode import recover as recovery
@@ -25,7 +26,7 @@ from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.external import allow_external
 from aloha_kit.episode.findings import Bounds, Verdict
-from aloha_kit.episode.reader import DAMAGE
+from aloha_kit.episode.hdf5 import DAMAGE
 from aloha_kit.episode.selection import select
 from aloha_kit.episode.validate import validate, with_duplicates
 
@@ -252,8 +253,10 @@ def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
     for path in _progress(paths):
         try:
             results.append(work(path))
+        except edit.TargetError:  # the next one would meet the same
+            raise
         except (AlohaKitError, *DAMAGE) as error:
-            text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {error}"
+            text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {reason(error)}"
             print(f"error: {text}", file=sys.stderr)
             failed = 1
     return results, failed

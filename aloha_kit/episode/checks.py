@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core import EpisodeError
 from aloha_kit.core.arms import BASE, by_arm
 from aloha_kit.episode.elsewhere import ROBOTWIN
 from aloha_kit.episode.embodiment import UNKNOWN
@@ -67,6 +68,13 @@ def wrong_rows(episode: Episode) -> list[str]:
     return [
         f"{name} has {count} rows, expected {expected[name]}" for name, count in rows.items() if count != expected[name]
     ]
+
+
+def require_consistent(episode: Episode) -> None:
+    """Raise `EpisodeError` where streams disagree about the number of steps."""
+    if wrong := wrong_rows(episode):
+        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise EpisodeError(f"{episode.path} is inconsistent: {'; '.join(wrong[:5])}{more}")
 
 
 def check_ending(episode: Episode, bounds: Bounds) -> Iterator[Finding]:

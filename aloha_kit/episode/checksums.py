@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 
@@ -166,7 +165,7 @@ def _extents(file: Any) -> list[_Extent]:
     found: list[_Extent] = []
 
     def note(name: str, data: Any) -> None:
-        if not isinstance(data, h5py.Dataset) or not data.shape or not data.shape[0]:
+        if not data.shape or not data.shape[0]:
             return
         if data.chunks is None:
             begin, size = data.id.get_offset(), data.id.get_storage_size()
@@ -178,5 +177,6 @@ def _extents(file: Any) -> list[_Extent]:
             begin, rows = chunk.byte_offset, data.chunks[0]
             found.append(_Extent(name, begin, begin + chunk.size, chunk.chunk_offset[0], chunk.size / rows))
 
-    file.visititems(note)
+    for name, data in hdf5.datasets(file):
+        note(name, data)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -19,6 +19,7 @@ _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2
 _PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # its first bytes, and where it tells its bits a channel
 _ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 _RGB_COMMENT = b"XPL-RGB1"  # XPolicyLab's mark of an ordinary JPEG; without it, its files have Mobile ALOHA's order
+_PIXELS = 1 << 26  # of an image: 8192x8192
 DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a few per cent
 
 ImageKind = Literal["jpeg", "png", "webp"]
@@ -94,7 +95,7 @@ def decode_image(
         order = "standard" if _RGB_COMMENT in header.comments else order
     elif kind == "png" and len(held) > _PNG_DEPTH and held[_PNG_DEPTH] > 8:
         raise EpisodeError(f"a PNG of {held[_PNG_DEPTH]} bits a channel, expected 8")
-    image = cv2.imdecode(np.frombuffer(held, np.uint8), flag)
+    image = _decoded(held, flag)
     if image is None:
         raise EpisodeError(f"not a whole {kind.upper()}: {len(held)} bytes beginning {held[:8].hex(' ')}")
     return np.asarray(image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
@@ -107,12 +108,47 @@ def decode_depth(data: bytes) -> Depth:
         EpisodeError: not a 16-bit PNG of one channel, or damaged.
     """
     held = unpadded(data)
-    image = cv2.imdecode(np.frombuffer(held, np.uint8), cv2.IMREAD_UNCHANGED) if image_kind(held) == "png" else None
+    image = _decoded(held, cv2.IMREAD_UNCHANGED) if image_kind(held) == "png" else None
     if image is None:
         raise EpisodeError(f"depth is no whole PNG: {len(held)} bytes beginning {held[:8].hex(' ')}")
     if image.dtype != np.uint16 or image.ndim != 2:
         raise EpisodeError(f"depth is a PNG of {image.dtype} {image.shape}, expected 16 bits and one channel")
     return np.asarray(image, np.uint16)
+
+
+def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
+    """The pixels of an encoded image, None where the decoder refuses it.
+
+    Raises:
+        EpisodeError: it says that it is larger than any camera's; said before memory is taken.
+    """
+    size = encoded_size(data)
+    if size is not None and size[0] * size[1] > _PIXELS:
+        raise EpisodeError(f"its header says {size[0]}x{size[1]} pixels (height x width), expected at most {_PIXELS}")
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error:
+        return None
+
+
+def encoded_size(data: bytes) -> tuple[int, int] | None:
+    """(height, width) that the header of an encoded image says; None where it cannot be told."""
+    kind = image_kind(data)
+    if kind == "jpeg":
+        header = _jpeg_header(data)
+        return (header.height, header.width) if header else None
+    if kind == "png" and len(data) >= 24:
+        return int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big")
+    if kind == "webp" and len(data) >= 30:
+        form = data[12:16]
+        if form == b"VP8X":
+            return 1 + int.from_bytes(data[27:30], "little"), 1 + int.from_bytes(data[24:27], "little")
+        if form == b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return 1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF)
+        if form == b"VP8 ":
+            return int.from_bytes(data[28:30], "little") & 0x3FFF, int.from_bytes(data[26:28], "little") & 0x3FFF
+    return None
 
 
 def _jpeg_header(data: bytes) -> JpegHeader | None:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.episode import checksums, files, hdf5, images
+from aloha_kit.episode.checks import require_consistent
 from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.convert import set_attribute
+from aloha_kit.episode.hdf5 import damage_told, require_rows, require_table
 from aloha_kit.episode.layouts import OURS
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import CLASSIC, index_of, partial_path, SCHEMA
 
 _PER_STEP = {"action", "base_action", "reward", "stamps/command"}
-_ROWS = 32  # copied at a time
+_ROWS, _BYTES = 32, 1 << 26  # copied at a time
+
+
+class TargetError(EpisodeError):
+    """The folder that episodes are copied into refuses them: no room, read-only, a limit on the size of files."""
 
 
 def export(
@@ -52,20 +60,19 @@ def export(
 
     Raises:
         EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
+        TargetError: the disk of `folder` refuses.
     """
-    with Episode.open(source, contract, jpeg_order=jpeg_order) as episode:
+    with damage_told(source), Episode.open(source, contract, jpeg_order=jpeg_order) as episode:
         stop = episode.length if stop is None else stop
         if not 0 <= start < stop <= episode.length:
             raise EpisodeError(
                 f"{source} has steps 0 to {episode.length - 1}; cannot keep [{start}, {stop}): "
                 f"expected 0 <= start < stop <= {episode.length}"
             )
+        require_consistent(episode)
         extra = 0 if classic or episode.frames == episode.length else 1
-        path, reservation = files.reserve(folder, index_of(source))
-        temporary = files.temporary_path(path)
-        try:
-            temporary.unlink(missing_ok=True)
-            with hdf5.writing(temporary) as target, hdf5.reading(source) as old:
+        with _target(folder, index_of(source)) as (path, temporary):
+            with hdf5.writing(temporary) as target, damage_told(source), hdf5.reading(source) as old:
                 steps, frames = (start, stop), (start, stop + extra)
                 if mobile_aloha and episode.compressed and not raw:
                     jpeg = jpeg or "mobile_aloha"
@@ -86,11 +93,31 @@ def export(
                 checksums.reserve(target)
             checksums.seal(temporary)
             files.commit(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-            partial_path(path).unlink(missing_ok=True)
-            os.close(reservation)
     return path
+
+
+@contextlib.contextmanager
+def _target(folder: Path, index: int | None) -> Iterator[tuple[Path, Path]]:
+    """A reserved path in `folder` and where to build its file; neither the latter nor the reservation stays behind.
+
+    Raises:
+        TargetError: the disk of `folder` refuses something.
+    """
+    try:
+        files.sweep(folder)
+        path, reservation = files.reserve(folder, index)
+        temporary = files.temporary_path(path)
+        try:
+            temporary.unlink(missing_ok=True)
+            yield path, temporary
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                partial_path(path).unlink(missing_ok=True)
+            os.close(reservation)
+    except OSError as error:
+        why = error.strerror or error
+        raise TargetError(f"cannot write to '{folder}': {why}; nothing is left half done") from error
 
 
 def label(path: Path, *, success: bool) -> None:
@@ -123,18 +150,20 @@ def _copy(
     """Everything as it is, rows outside of the span left out."""
 
     def visit(name: str, data: Any) -> None:
-        if not isinstance(data, h5py.Dataset) or name == checksums.NAME:
+        if name == checksums.NAME:
             return
         if not with_images and (name == "compress_len" or name.startswith("observations/images/")):
             return
         if name == "compress_len":
+            require_table(data, name, (2,))
             target[name] = data[:, slice(*frames)]
         elif data.shape and data.shape[0] in (episode.length, episode.frames) and not name.startswith("instruction"):
             _rows(target, name, data, steps if name in _PER_STEP else frames)
         else:
             old.copy(data, target, name)
 
-    old.visititems(visit)
+    for name, data in hdf5.datasets(old):
+        visit(name, data)
 
 
 def _vectors(target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int]) -> None:
@@ -173,5 +202,7 @@ def _rows(target: Any, name: str, data: Any, span: tuple[int, int]) -> None:
         compression_opts=data.compression_opts,
         shuffle=data.shuffle,
     )
-    for at in range(begin, end, _ROWS):
-        new[at - begin : min(at + _ROWS, end) - begin] = data[at : min(at + _ROWS, end)]
+    require_rows(data, name)
+    rows = max(1, min(_ROWS, _BYTES // max(1, math.prod(data.shape[1:]) * data.dtype.itemsize)))
+    for at in range(begin, end, rows):
+        new[at - begin : min(at + rows, end) - begin] = data[at : min(at + rows, end)]

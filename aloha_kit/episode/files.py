@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.episode.schema import episode_path, index_of, partial_path, TEMPORARY
+from aloha_kit.episode.schema import episode_path, index_of, list_partials, PARTIAL, partial_path, TEMPORARY
 
 
 def reserve(folder: Path, index: int | None) -> tuple[Path, int]:
@@ -37,6 +37,21 @@ def reserve(folder: Path, index: int | None) -> tuple[Path, int]:
                 f"used there: {', '.join(map(str, sorted(i for i in used | {index} if i is not None)))}"
             )
         candidate += 1
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left that had reserved an index and written no row: an empty journal, a `.tmp`."""
+    for partial in list_partials(folder) if folder.is_dir() else []:
+        with contextlib.suppress(OSError):  # another process was faster, or there are no locks
+            if partial.stat().st_size:
+                continue
+            fd = os.open(partial, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                if lock(fd) and is_at(fd, partial) and not os.fstat(fd).st_size:
+                    temporary_path(partial.with_name(partial.name.removesuffix(PARTIAL))).unlink(missing_ok=True)
+                    partial.unlink()
+            finally:
+                os.close(fd)
 
 
 def lock(fd: int) -> bool:

@@ -8,6 +8,7 @@ through a Python object that remembers the first error and takes everything afte
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,18 @@ from typing import Any, Literal
 import h5py
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.errors import reason
 from aloha_kit.core.files import special_file
 from aloha_kit.episode.external import require_own_data
+
+DAMAGE = (
+    ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError
+)  # fmt: skip
+"""What h5py and numpy raise when a file's insides are broken."""
+
+_DEPTH = 8
+_ROW = 1 << 29  # bytes of a row or a chunk
+_FREE, _RATIO = 1 << 26, 1100  # bytes of a table: deflate makes at most 1032 of one
 
 
 def reading(path: Path) -> Any:
@@ -55,13 +66,80 @@ def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[Any]:
     try:
         with h5py.File(sink, mode) as file:
             yield file
-    except (OSError, RuntimeError):
-        if sink.error is None:
+    except Exception:
+        if sink.error is None:  # else what was not written could not be read back: an echo
             raise
     finally:
         os.close(sink.fd)
     if sink.error is not None:
         raise sink.error
+
+
+@contextlib.contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Inside, whatever reading a damaged file raises becomes an `EpisodeError` that names it."""
+    try:
+        yield
+    except DAMAGE as error:
+        raise EpisodeError(f"{path} is damaged: {reason(error)}") from error
+
+
+def datasets(group: Any) -> Iterator[tuple[str, Any]]:
+    """(name, data set) of everything in a group and the groups in it, each object once.
+
+    `visititems` of h5py takes seconds for a thousand nested groups, which no episode has.
+
+    Raises:
+        EpisodeError: groups nested deeper than any episode's.
+    """
+    seen, groups = set(), [("", group)]
+    while groups:
+        prefix, members = groups.pop(0)
+        for key in members:
+            name = f"{prefix}{key}"
+            if not isinstance(members.get(key, getlink=True), h5py.HardLink):
+                continue
+            item = members[key]
+            if isinstance(item, h5py.Dataset):
+                yield name, item
+            elif isinstance(item, h5py.Group) and (address := h5py.h5o.get_info(item.id).addr) not in seen:
+                if name.count("/") >= _DEPTH:
+                    raise EpisodeError(f"/{name} lies in more than {_DEPTH} groups")
+                seen.add(address)
+                groups.append((f"{name}/", item))
+
+
+def require_table(data: Any, name: str, dimensions: tuple[int, ...] = ()) -> None:
+    """Look at what a data set says of itself before memory is taken for it; `dimensions` are the numbers allowed.
+
+    Raises:
+        EpisodeError: not numbers, or more of them than its file can hold.
+    """
+    shape = getattr(data, "shape", None)
+    if shape is None:
+        raise EpisodeError(f"/{name} is {'a group' if isinstance(data, h5py.Group) else 'no data set with values'}")
+    if data.dtype.kind not in "biuf":
+        raise EpisodeError(f"/{name} holds {data.dtype}, expected numbers")
+    if dimensions and len(shape) not in dimensions:
+        raise EpisodeError(f"/{name} has shape {shape}, expected {' or '.join(map(str, dimensions))} dimensions")
+    size, limit = math.prod(shape) * data.dtype.itemsize, _FREE + _RATIO * data.file.id.get_filesize()
+    if size > limit:
+        raise EpisodeError(f"/{name} says it has shape {shape}, {size / 1e9:.1f} GB: more than its file can hold")
+
+
+def require_rows(data: Any, name: str) -> None:
+    """Look at what one row of a data set takes before it is read.
+
+    Raises:
+        EpisodeError: there are no rows, or one is larger than any image.
+    """
+    shape = getattr(data, "shape", None)
+    if not shape:
+        raise EpisodeError(f"/{name} is no table of rows")
+    for what, part in (("rows", shape[1:]), ("chunks", data.chunks or ())):
+        size = math.prod(part) * data.dtype.itemsize
+        if size > _ROW:
+            raise EpisodeError(f"/{name} has {what} of {size / 1e9:.1f} GB, shape {shape}: no image is that large")
 
 
 class _Sink:

@@ -13,6 +13,7 @@ cannot give this: killed between flushes it is unreadable, and padded JPEG needs
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import os
 import struct
@@ -27,13 +28,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core.errors import reason
 from aloha_kit.episode.schema import RowLayout
 
-PREAMBLE = b"aloha_kit jrnl1\n"
+_NAME = b"aloha_kit jrnl"
+PREAMBLE = _NAME + b"1\n"
 HEADER, STEP, END = b"AKRh", b"AKRs", b"AKRe"
 _KINDS = (HEADER, STEP, END)
 _HEAD = struct.Struct("<4sIII")
+_HEADER_KEYS = {"task", "rig", "sim", "instruction", "describe", "quality", "created", "software", "id"}
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of JSON
+_MAX_FIXED = 1 << 26  # bytes of a row without its images
 _MAX_RECORD = 1 << 30  # a length beyond this is damage, not a row
 
 _END_KINDS: dict[str, Any] = {
@@ -143,6 +149,9 @@ def scan(fd: int, path: Path) -> Contents | None:
     total = os.fstat(fd).st_size
     start = os.pread(fd, len(PREAMBLE), 0)
     if start != PREAMBLE[: len(start)]:
+        if start.startswith(_NAME):
+            version = start.removeprefix(_NAME).strip().decode(errors="replace")
+            raise EpisodeError(f"{path} is a journal of version '{version}', this version reads '1'; left as it is")
         raise EpisodeError(f"{path} is not an episode journal: it begins {start!r}")
     offset, sequence, contents, problem = len(PREAMBLE), 0, None, ""
     while offset < total and not problem:
@@ -154,7 +163,7 @@ def scan(fd: int, path: Path) -> Contents | None:
         elif contents.end is not None:
             problem = f"damaged at byte {offset}: a record after the end"
         elif kind == STEP:
-            contents.add_row(offset, _lengths(contents.layout, payload))
+            problem = _row(contents, payload, offset)
         elif kind == END:
             problem = _end(contents, payload, offset)
         if not problem:
@@ -216,8 +225,43 @@ def _read(fd: int, offset: int, total: int, sequence: int) -> tuple[bytes, bytes
 def _begin(kind: bytes, payload: bytes, path: Path) -> Contents:
     if kind != HEADER:
         raise EpisodeError(f"{path} does not begin with a header")
-    header = json.loads(payload)
-    return Contents(header, RowLayout.from_mapping(header["layout"]))
+    try:
+        header = json.loads(payload)
+        layout = RowLayout.from_mapping(header["layout"])
+        sides = [side for _, *size in (*layout.cameras, *layout.depth) for side in size]
+        if not 0 < layout.dtype.itemsize < _MAX_FIXED or not all(0 < side < 1 << 16 for side in sides):
+            raise ValueError("its rows are larger than any")
+        return Contents(header, layout)
+    except _DAMAGE as error:
+        raise EpisodeError(f"the header of {path} is damaged or of another version: {reason(error)}") from error
+
+
+def require_header(contents: Contents, path: Path) -> None:
+    """Raise `EpisodeError` where a header lacks what an episode is made with."""
+    header = contents.header
+    try:
+        if header["images"] not in ("raw", "jpeg") or not 0 < float(header["rate_hz"]) < math.inf:
+            raise ValueError(f"images are {header['images']!r} at {header['rate_hz']!r} Hz")
+        Contract.from_json(json.dumps(header["contract"]))
+        if lacking := sorted(_HEADER_KEYS - header.keys()):
+            raise ValueError(f"it lacks {', '.join(lacking)}")
+    except (ContractError, *_DAMAGE) as error:
+        raise EpisodeError(f"the header of {path} is damaged or of another version: {reason(error)}") from error
+
+
+def _row(contents: Contents, payload: bytes, offset: int) -> str:
+    """Add a row whose lengths fit its record; else say what is wrong."""
+    layout = contents.layout
+    fixed = layout.dtype.itemsize + 4 * (len(layout.cameras) + len(layout.depth))
+    lengths = _lengths(layout, payload) if len(payload) >= fixed else ()
+    if fixed + sum(lengths) != len(payload):
+        return f"damaged at byte {offset}: a row of {len(payload)} bytes whose parts have {fixed + sum(lengths)}"
+    if contents.header.get("images") == "raw":
+        sizes = [3 * height * width for _, height, width in layout.cameras]
+        if list(lengths[: len(sizes)]) != sizes:
+            return f"damaged at byte {offset}: raw images of {lengths[: len(sizes)]} bytes, expected {sizes}"
+    contents.add_row(offset, lengths)
+    return ""
 
 
 def _end(contents: Contents, payload: bytes, offset: int) -> str:
@@ -226,8 +270,8 @@ def _end(contents: Contents, payload: bytes, offset: int) -> str:
         if not isinstance(end, dict):
             raise ValueError(f"is a {type(end).__name__}")
         contents.close(end)
-    except ValueError as error:
-        return f"damaged at byte {offset}: the end record {error}"
+    except (RecursionError, ValueError) as error:
+        return f"damaged at byte {offset}: the end record {reason(error)}"
     return ""
 
 

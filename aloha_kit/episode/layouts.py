@@ -16,8 +16,11 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError, joint_names
+from aloha_kit.core.errors import shown
+from aloha_kit.episode import hdf5
 from aloha_kit.episode.elsewhere import place_of, ROBOTWIN, XPOLICYLAB
 from aloha_kit.episode.embodiment import neutral_contract
+from aloha_kit.episode.hdf5 import DAMAGE, require_rows
 from aloha_kit.episode.pixels import is_encoded
 from aloha_kit.episode.schema import CLASSIC, SCHEMA
 
@@ -29,6 +32,8 @@ _COBOT_JOINTS = tuple(f"{arm}_joint{i}" for arm in ("left", "right") for i in ra
 _COBOT_CAMERAS = {"cam_high", "cam_left_wrist", "cam_right_wrist"}
 _WORDS = {**dict.fromkeys(("true", "1", "yes"), True), **dict.fromkeys(("false", "0", "no", "none", ""), False)}
 _BASE = ("base_linear", "base_angular")
+_TEXT = 1 << 20  # bytes of an instruction
+_SHOWN = 20  # data sets, in messages
 
 
 @dataclass(frozen=True)
@@ -112,15 +117,22 @@ def detect(file: Any, path: object) -> Layout:
                 f"{', '.join((SCHEMA, *FAMILY, ROBOTWIN, XPOLICYLAB))}"
             )
     images = file.get("observations/images", {})
+    if not hasattr(images, "items"):
+        raise EpisodeError(f"{path}: /observations/images is no group of cameras. It has: {contents(file)}")
     for key in ("action", "observations/qpos"):
         if len(getattr(file[key], "shape", None) or ()) != 2:
             raise EpisodeError(f"{path}: /{key} is no table of rows. It has: {contents(file)}")
     for name in images:
-        if not getattr(images[name], "shape", ()):
-            raise EpisodeError(f"{path}: /observations/images/{name} is no table of rows. It has: {contents(file)}")
+        try:
+            require_rows(images[name], f"observations/images/{name}")
+        except EpisodeError as error:
+            raise EpisodeError(f"{path}: {error}. It has: {contents(file)}") from None
     cameras = tuple(images)
     if schema is not None and "camera_names" in file.attrs:
-        cameras = tuple(name.decode() for name in file.attrs["camera_names"])
+        named = np.asarray(file.attrs["camera_names"])
+        if named.ndim != 1 or named.dtype.kind not in "SUO":
+            raise EpisodeError(f"{path}: camera_names is {shown(file.attrs['camera_names'])}, expected names")
+        cameras = tuple(dict.fromkeys(str(text_of(name)) for name in named))
         for name in cameras:
             if name not in images:
                 raise EpisodeError(
@@ -130,7 +142,7 @@ def detect(file: Any, path: object) -> Layout:
     depth = {
         name: f"observations/{group}/{name}"
         for group in ("images_depth", "depths")  # the second: an older Cobot Magic recorder
-        for name in file.get(f"observations/{group}", {})
+        for name in _members(file, f"observations/{group}")
     }
     name = OURS if schema is not None else _name(file, cameras, encoded, depth)
     return Layout(
@@ -164,7 +176,7 @@ def instruction_of(file: Any) -> str | None:
     """The task in words from `/instruction` (text, bytes or uint8), or the first of `/instructions`."""
     for key in ("instruction", "instructions"):
         data = file.get(key)
-        if not hasattr(data, "shape") or data.size == 0:
+        if not getattr(data, "size", 0) or data.size * data.dtype.itemsize > _TEXT:
             continue
         value = data[()]
         if isinstance(value, np.ndarray) and value.dtype == np.uint8:
@@ -197,17 +209,20 @@ def text_of(value: Any) -> str | None:
     return str(value) if isinstance(value, str) else None
 
 
+def _members(file: Any, name: str) -> list[str]:
+    """Names in a group; none where there is no such group."""
+    group = file.get(name)
+    return [str(key) for key in group] if hasattr(group, "items") else []
+
+
 def contents(file: Any) -> str:
     """Every data set with its shape, for messages about what a file has."""
     found: list[str] = []
-
-    def note(name: str, item: Any) -> None:
-        if hasattr(item, "shape"):
-            found.append(f"/{name} {item.shape}")
-
-    file.visititems(note)
-    shown = ", ".join(found[:40]) or "(nothing)"
-    return shown if len(found) <= 40 else f"{shown} and {len(found) - 40} more"
+    with contextlib.suppress(EpisodeError, *DAMAGE):  # then it is what could be listed
+        for name, data in hdf5.datasets(file):
+            found.append(f"/{name} {data.shape}")
+    listed = ", ".join(found[:_SHOWN]) or "(nothing)"
+    return listed if len(found) <= _SHOWN else f"{listed} and {len(found) - _SHOWN} more"
 
 
 def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: dict[str, str]) -> str:

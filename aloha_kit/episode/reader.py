@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import threading
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
+from aloha_kit.core.errors import reason, shown
 from aloha_kit.episode import hdf5
 from aloha_kit.episode.codec import (
     decode_depth,
@@ -29,6 +31,7 @@ from aloha_kit.episode.codec import (
 )
 from aloha_kit.episode.elsewhere import ROBOTWIN
 from aloha_kit.episode.embodiment import settle
+from aloha_kit.episode.hdf5 import DAMAGE, damage_told, require_rows, require_table
 from aloha_kit.episode.layouts import (
     contents,
     derive_contract,
@@ -45,8 +48,6 @@ from aloha_kit.episode.schema import missing, partial_path
 Array = npt.NDArray[np.float32]
 
 _BOOLEANS = ("sim", "compress", "success", "error")
-
-DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py says when a file's insides are broken
 
 
 class Episode:
@@ -111,7 +112,7 @@ class Episode:
         except BaseException as error:
             self._file.close()
             if isinstance(error, DAMAGE):
-                raise EpisodeError(f"{self.path} is damaged: {error}") from error
+                raise EpisodeError(f"{self.path} is damaged: {reason(error)}") from error
             raise
         self.layout = self._layout.name
         self.cameras = tuple(self._layout.cameras)
@@ -182,11 +183,9 @@ class Episode:
 
         Empty in foreign files.
         """
-        with self._guard():
-            names: list[str] = []
+        with self._guard(), damage_told(self.path):
             group = self._handle().get("stamps")
-            if group is not None:
-                group.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+            names = [name for name, _ in hdf5.datasets(group)] if group is not None else []
         return {name: self._array(f"stamps/{name}") for name in names}
 
     @property
@@ -206,7 +205,7 @@ class Episode:
                         attrs.setdefault("instruction", self._layout.instruction)
                     self._arrays["attrs"] = attrs
                 except DAMAGE as error:
-                    raise EpisodeError(f"{self.path}: its attributes cannot be read: {error}") from error
+                    raise EpisodeError(f"{self.path}: its attributes cannot be read: {reason(error)}") from error
             return dict(self._arrays["attrs"])
 
     @property
@@ -219,9 +218,11 @@ class Episode:
     def rate_hz(self) -> float:
         """The control rate; the contract's where the file does not say it."""
         value = self.attrs.get("rate_hz")
-        if value is not None:
-            return float(value)
-        return self.contract.rate_hz
+        if value is None:
+            return self.contract.rate_hz
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise EpisodeError(f"{self.path}: rate_hz is {shown(value)}, expected a positive number")
+        return float(value)
 
     @property
     def contract(self) -> Contract:
@@ -328,11 +329,12 @@ class Episode:
             data = self._camera(camera)
             if camera not in self._formats:
                 try:
+                    require_rows(data, camera)
                     self._formats[camera] = image_format(data)
                 except EpisodeError as error:
                     raise EpisodeError(f"{self.path}: camera '{camera}': {error}") from None
                 except DAMAGE as error:
-                    raise EpisodeError(f"{self.path}: camera '{camera}' cannot be read: {error}") from error
+                    raise EpisodeError(f"{self.path}: camera '{camera}' cannot be read: {reason(error)}") from error
             return self._formats[camera]
 
     def image_size(self, camera: str) -> tuple[int, int]:
@@ -432,14 +434,22 @@ class Episode:
         return self._images[camera]
 
     def _read(self, data: Any, i: int, camera: str) -> Any:
+        try:
+            require_rows(data, camera)
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: {error}") from None
         if not 0 <= i < data.shape[0]:
             raise EpisodeError(
                 f"{self.path} has frames 0 to {data.shape[0] - 1} of camera '{camera}', asked for frame {i}"
             )
         try:
             return encoded_row(data, i) if is_encoded(data) else np.asarray(data[i])
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}': {error}") from None
         except DAMAGE as error:
-            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be read: {error}") from error
+            raise EpisodeError(
+                f"{self.path}: frame {i} of camera '{camera}' cannot be read: {reason(error)}"
+            ) from error
 
     def _rows_of(self, name: str) -> int:
         table = self._layout.tables.get(name, Table((name,)))
@@ -463,9 +473,11 @@ class Episode:
             if name not in self._arrays:
                 try:
                     array = self._joined(file, name)
+                except EpisodeError as error:
+                    raise EpisodeError(f"{self.path}: {error}") from None
                 except DAMAGE as error:
                     raise EpisodeError(
-                        f"{self.path}: /{name} cannot be read: {error}. It has: {contents(file)}"
+                        f"{self.path}: /{name} cannot be read: {reason(error)}. It has: {contents(file)}"
                     ) from error
                 if array.dtype == np.float64:
                     array = array.astype(np.float32)
@@ -476,6 +488,9 @@ class Episode:
     def _joined(self, file: Any, name: str) -> Any:
         """A data set whole; in some layouts several side by side, (rows,) counting as (rows, 1)."""
         table = self._layout.tables.get(name)
+        scalars = name == "reward" or name.startswith("stamps/")  # one number a row
+        for part in table.parts if table else (name,):
+            require_table(file[part], part, (1, 2) if table else (1,) if scalars else (2,))
         if table is None:
             return file[name][()]
         parts = [file[part][table.first :] for part in table.parts]
@@ -502,14 +517,14 @@ def _open_file(path: Path) -> Any:
         raise EpisodeError(f"no episode '{path}'; the folder has: {shown or '(no episodes)'}")
     try:
         return hdf5.reading(path)
-    except OSError as error:
+    except DAMAGE as error:
         hint = ""
         if partial_path(path).exists():
             hint = f"; its journal is still there, run: python -m aloha_kit.episode recover {path.parent}"
         elif path.name.endswith(".partial"):
             hint = f"; it is the journal of a recording, run: python -m aloha_kit.episode recover {path}"
         raise EpisodeError(
-            f"{path} is damaged or not an episode ({path.stat().st_size} bytes on disk): {error}{hint}"
+            f"{path} is damaged or not an episode ({path.stat().st_size} bytes on disk): {reason(error)}{hint}"
         ) from error
 
 
@@ -521,14 +536,24 @@ def _contract(text: str, path: Path) -> Contract:
 
 
 def _plain(value: Any) -> Any:
+    """An attribute as JSON could hold it; types that it has none for become text."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, np.ndarray):
         return [_plain(item) for item in value.tolist()]
-    return value.item() if isinstance(value, np.generic) else value
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, str):  # h5py keeps bytes that are not UTF-8 as half characters
+        return value.encode(errors="surrogateescape").decode(errors="replace")
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
 
 
 def describe_of(episode: Episode) -> dict[str, Any]:
     """What the environment said about itself when the episode was recorded; empty for foreign files."""
     text = episode.attrs.get("describe")
-    return dict(json.loads(text)) if text and episode.layout == OURS else {}
+    if not text or episode.layout != OURS:
+        return {}
+    with damage_told(episode.path):
+        return dict(json.loads(text))

@@ -12,7 +12,7 @@ from aloha_kit.core.files import free_path, special_file
 from aloha_kit.episode import checksums, files
 from aloha_kit.episode.convert import finish
 from aloha_kit.episode.findings import without_path
-from aloha_kit.episode.journal import Contents, scan
+from aloha_kit.episode.journal import Contents, require_header, scan
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import KEPT, list_partials, PARTIAL, partial_path
 
@@ -81,7 +81,10 @@ def inspect(journal: Path) -> tuple[Contents | None, bool]:
     fd = _open(journal, os.O_RDONLY)
     try:
         busy = not files.lock(fd)
-        return scan(fd, journal), busy
+        contents = scan(fd, journal)
+        if contents is not None:
+            require_header(contents, journal)
+        return contents, busy
     finally:
         os.close(fd)
 
@@ -110,6 +113,7 @@ def _recover(journal: Path, fd: int) -> Recovery:
     if contents is None or (len(contents.rows) < 2 and contents.torn):
         files.remove(journal)
         return Recovery(journal, "empty", "no step was recorded; journal removed")
+    require_header(contents, journal)
     steps, lost = max(0, len(contents.rows) - 1), contents.total_bytes - contents.good_bytes
     if not steps:
         return Recovery(journal, "failed", f"{contents.problem}, before its first step; left as it is", 0, lost)

@@ -10,9 +10,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, EpisodeError
-from aloha_kit.episode.checks import names_of, tables, wrong_rows
+from aloha_kit.core import Contract
+from aloha_kit.episode.checks import names_of, require_consistent, tables
 from aloha_kit.episode.codec import JpegOrder
+from aloha_kit.episode.hdf5 import damage_told
 from aloha_kit.episode.reader import Episode
 
 Vector = npt.NDArray[np.float64]
@@ -24,7 +25,7 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
     Raises:
         EpisodeError: missing or damaged.
     """
-    with Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
+    with damage_told(path), Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
         attrs, rate = episode.attrs, episode.rate_hz
         return {
             "path": str(path),
@@ -75,9 +76,8 @@ def moments(path: Path, contract: Contract | None = None) -> dict[str, Moments]:
     Raises:
         EpisodeError: missing or damaged, or its streams disagree about the number of steps.
     """
-    with Episode.open(path, contract) as episode:
-        if wrong := wrong_rows(episode):
-            raise EpisodeError(f"{path} is inconsistent: {'; '.join(wrong)}")
+    with damage_told(path), Episode.open(path, contract) as episode:
+        require_consistent(episode)
         found = {}
         for stream, table in tables(episode).items():
             if len(table):

@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
+from aloha_kit.core.errors import reason
 from aloha_kit.episode import checks, checksums
 from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.duplicates import duplicates, motion_key
 from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
+from aloha_kit.episode.hdf5 import DAMAGE
 from aloha_kit.episode.pictures import check_images
-from aloha_kit.episode.reader import DAMAGE, Episode
+from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.recover import inspect
 from aloha_kit.episode.schema import PARTIAL
 
@@ -52,7 +54,7 @@ def validate(
     except AlohaKitError as error:
         return Verdict(path, 0, (Finding("error", "file", without_path(error, path)),))
     except DAMAGE as error:
-        return Verdict(path, 0, (Finding("error", "file", f"is damaged: {error}"),))
+        return Verdict(path, 0, (Finding("error", "file", f"is damaged: {reason(error)}"),))
 
 
 def with_duplicates(verdicts: Sequence[Verdict]) -> list[Verdict]:

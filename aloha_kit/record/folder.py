@@ -9,7 +9,8 @@ from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.episode import Episode, files, list_episodes
-from aloha_kit.episode.reader import DAMAGE, describe_of
+from aloha_kit.episode.hdf5 import DAMAGE
+from aloha_kit.episode.reader import describe_of
 from aloha_kit.record.claims import Claims
 
 FAILED = "failed"

@@ -116,7 +116,7 @@ def test_a_flipped_bit_ends_the_prefix(data: st.DataObject) -> None:
         raw[position] ^= 1 << data.draw(st.integers(0, 7))
         path.write_bytes(raw)
         if position < 16:
-            with pytest.raises(EpisodeError, match="is not an episode journal"):
+            with pytest.raises(EpisodeError, match=r"is (not an episode|a) journal"):
                 read(path)
             return
         if position < sizes[0]:
