@@ -11,14 +11,14 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import rospy
 
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ARM_MODELS, ArmModel, Clock, nearest, ReadingError, SafetyError, StreamError
+from aloha_kit.core import ARM_MODELS, ArmModel, Clock, SafetyError
 from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.loop import Latch
 from aloha_kit.ros.node import RosError
+from aloha_kit.ros.readings import PATIENCE_S
 
 Vector = npt.NDArray[np.float32]
 Role = Literal["follower", "leader"]
@@ -26,9 +26,6 @@ Part = Literal["all", "arm", "gripper"]
 T = TypeVar("T")
 
 JOINTS = (*ARM_JOINTS, "gripper")
-PATIENCE_S = 5.0
-"""How long a driver may take to appear, to answer, and to publish a reading that is one."""
-
 ANSWER_S = 2.0
 """How long a driver is waited for that is only asked how its motors are."""
 
@@ -217,22 +214,6 @@ def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
             clock.sleep_until(clock.now_ns() + 20_000_000)
 
 
-def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
-    """`read()`, again and again while the bus loses its readings, at most for `patience_s`.
-
-    Raises:
-        ReadingError: the last one's.
-    """
-    end = clock.now_ns() + int(patience_s * 1e9)
-    while True:
-        try:
-            return read()
-        except ReadingError as error:
-            if clock.now_ns() > end:
-                raise ReadingError(f"{error} (for {patience_s:g} s)") from error
-        clock.sleep_until(clock.now_ns() + 5_000_000)
-
-
 def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
     """`call()`, for a service of a driver that may hang.
 
@@ -257,20 +238,6 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
     return result
 
 
-def next_reading(topic: str, who: str) -> Any:
-    """The next sensor_msgs/JointState on `topic`.
-
-    Raises:
-        RosError: none within `PATIENCE_S`.
-    """
-    from sensor_msgs.msg import JointState
-
-    try:
-        return rospy.wait_for_message(topic, JointState, timeout=PATIENCE_S)
-    except rospy.ROSException as error:
-        raise RosError(f"{who}: nothing on {topic} for {PATIENCE_S:g} s; is its driver running?") from error
-
-
 def wait_for_listeners(publishers: Sequence[Any], who: str, clock: Clock) -> None:
     """Until somebody listens to each rospy.Publisher: what is said before that is lost.
 
@@ -282,36 +249,6 @@ def wait_for_listeners(publishers: Sequence[Any], who: str, clock: Clock) -> Non
         if clock.now_ns() > end:
             raise RosError(f"{who}: nobody listens to {', '.join(deaf)}; is its driver running?")
         clock.sleep_until(clock.now_ns() + 10_000_000)
-
-
-def require_reading(who: str, position: npt.NDArray[np.float64]) -> None:
-    """Raise ReadingError where (7,) a position is what drivers report when they could not read the motors."""
-    if np.all(np.abs(position[:7] + np.pi) < 1e-3):
-        raise ReadingError(f"{who}: its driver could not read the motors (it reports -π for every joint)")
-
-
-def finite(who: str, quantity: str, names: tuple[str, ...], values: npt.NDArray[np.float64]) -> None:
-    """Raise ReadingError, naming the joints, unless `values` are finite."""
-    bad = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
-    if bad:
-        raise ReadingError(f"{who}: the {quantity} of {', '.join(bad)} is not a finite number")
-
-
-def by_name(who: str, names: tuple[str, ...], message: Any, quantity: str) -> npt.NDArray[np.float64]:
-    """(N,) a JointState's `quantity` of the joints `names`.
-
-    Raises:
-        StreamError: a joint or the quantity is missing.
-        ReadingError: a value is not finite.
-    """
-    given, numbers = list(message.name), getattr(message, quantity)
-    if missing := [name for name in names if name not in given]:
-        raise StreamError(f"{who}: no joint '{missing[0]}' in its joint states. {nearest(missing[0], given)}")
-    if len(numbers) != len(given):
-        raise StreamError(f"{who}: its joint states name {len(given)} joints, with {len(numbers)} values of {quantity}")
-    values = np.array([numbers[given.index(name)] for name in names], np.float64)
-    finite(who, quantity, names, values)
-    return values
 
 
 def single(values: npt.NDArray[np.float64] | None) -> Vector | None:

@@ -16,7 +16,8 @@ from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import CommandLimiter, SafetyError
 from aloha_kit.core.motion import BASE_ACCELERATION
-from aloha_kit.ros.arms import finite, Vector
+from aloha_kit.ros.arms import Vector
+from aloha_kit.ros.readings import finite
 
 DEAD_MAN_S = 0.25
 """A velocity holds no longer than this: when an episode ends between two commands, the base must not go on."""

@@ -28,13 +28,13 @@ from aloha_kit.core import (
     ReadingError,
 )
 from aloha_kit.ros import node
-from aloha_kit.ros.arms import Arm, connect_arm, next_reading, until_read, Vector
+from aloha_kit.ros.arms import Arm, connect_arm, Vector
 from aloha_kit.ros.base import Base
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, QUANTITIES, rig_contract, Senses
-from aloha_kit.ros.readings import require_believable
+from aloha_kit.ros.readings import next_reading, require_believable, until_read
 from aloha_kit.ros.rivals import SoleCommander
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import state_topic, Streams

@@ -16,23 +16,19 @@ from aloha_kit.ros.arms import (
     answered,
     Arm,
     ArmState,
-    by_name,
     check_target,
     if_given,
     JOINTS,
     MOVE_HZ,
     move_together,
-    next_reading,
     Part,
-    PATIENCE_S,
-    require_reading,
     single,
-    until_read,
     Vector,
     wait_for_listeners,
 )
 from aloha_kit.ros.commands import ArmCommands
 from aloha_kit.ros.node import RosError
+from aloha_kit.ros.readings import by_name, next_reading, PATIENCE_S, require_reading, until_read
 
 _REBOOT_ALL_S = 15.0
 """How long a service may take: a driver answers nothing while motors reboot, 9 s for all of an arm."""

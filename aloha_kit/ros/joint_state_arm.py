@@ -18,21 +18,17 @@ from aloha_kit.ros.arms import (
     Arm,
     ArmState,
     check_target,
-    finite,
     if_given,
     MOVE_HZ,
     move_together,
-    next_reading,
     Part,
-    PATIENCE_S,
-    require_reading,
     Role,
     single,
-    until_read,
     Vector,
     wait_for_listeners,
 )
 from aloha_kit.ros.commands import ArmCommands
+from aloha_kit.ros.readings import finite, next_reading, PATIENCE_S, require_reading, until_read
 
 NAMES = tuple(f"joint{i}" for i in range(7))
 ENABLE_TOPIC = "/enable_flag"

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from aloha_kit.core import Action, Clock, Observation
-from aloha_kit.ros.arms import Arm, until_read, Vector
-from aloha_kit.ros.readings import require_believable
+from aloha_kit.ros.arms import Arm, Vector
+from aloha_kit.ros.readings import require_believable, until_read
 from aloha_kit.ros.soft_sync import SoftSync
 
 

@@ -1,4 +1,6 @@
-"""Whether a reading of an arm can be true: one wrong value among good ones must not become a command.
+"""Readings of an arm: waited for, taken apart, and believed only where they can be true.
+
+One wrong value among good ones must not become a command.
 
 Drivers publish single wrong values (a byte lost on the bus, a counter that overflows) that are finite and within the
 joint's range. A joint has a top speed, so a reading is believed when readings next to it agree with it.
@@ -9,20 +11,24 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import rospy
 from sensor_msgs.msg import JointState
 
-from aloha_kit.core import ArmModel, Clock, ReadingError
+from aloha_kit.core import ArmModel, Clock, nearest, ReadingError, StreamError
 from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.soft_sync import Sample, SoftSync
 
 Vector = npt.NDArray[np.float32]
+T = TypeVar("T")
+
+PATIENCE_S = 5.0
+"""How long a driver may take to appear, to answer, and to publish a reading that is one."""
 
 AGREEING = 4
 """Readings in a row that have to agree before the first command starts from one."""
@@ -30,6 +36,64 @@ AGREEING = 4
 HAND_SPEED = 10.0  # rad/s: an arm without torque goes as fast as a person moves it
 SLACK = np.append(np.full(6, 0.1), 0.3)  # rad and openings: noise, and messages that arrive together
 OUTSIDE = 0.2  # rad: a resting arm sags past its limits by less
+
+
+def next_reading(topic: str, who: str) -> Any:
+    """The next sensor_msgs/JointState on `topic`.
+
+    Raises:
+        RosError: none within `PATIENCE_S`.
+    """
+    try:
+        return rospy.wait_for_message(topic, JointState, timeout=PATIENCE_S)
+    except rospy.ROSException as error:
+        raise RosError(f"{who}: nothing on {topic} for {PATIENCE_S:g} s; is its driver running?") from error
+
+
+def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
+    """`read()`, again and again while the bus loses its readings, at most for `patience_s`.
+
+    Raises:
+        ReadingError: the last one's.
+    """
+    end = clock.now_ns() + int(patience_s * 1e9)
+    while True:
+        try:
+            return read()
+        except ReadingError as error:
+            if clock.now_ns() > end:
+                raise ReadingError(f"{error} (for {patience_s:g} s)") from error
+        clock.sleep_until(clock.now_ns() + 5_000_000)
+
+
+def by_name(who: str, names: tuple[str, ...], message: Any, quantity: str) -> npt.NDArray[np.float64]:
+    """(N,) a JointState's `quantity` of the joints `names`.
+
+    Raises:
+        StreamError: a joint or the quantity is missing.
+        ReadingError: a value is not finite.
+    """
+    given, numbers = list(message.name), getattr(message, quantity)
+    if missing := [name for name in names if name not in given]:
+        raise StreamError(f"{who}: no joint '{missing[0]}' in its joint states. {nearest(missing[0], given)}")
+    if len(numbers) != len(given):
+        raise StreamError(f"{who}: its joint states name {len(given)} joints, with {len(numbers)} values of {quantity}")
+    values = np.array([numbers[given.index(name)] for name in names], np.float64)
+    finite(who, quantity, names, values)
+    return values
+
+
+def finite(who: str, quantity: str, names: tuple[str, ...], values: npt.NDArray[np.float64]) -> None:
+    """Raise ReadingError, naming the joints, unless `values` are finite."""
+    bad = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
+    if bad:
+        raise ReadingError(f"{who}: the {quantity} of {', '.join(bad)} is not a finite number")
+
+
+def require_reading(who: str, position: npt.NDArray[np.float64]) -> None:
+    """Raise ReadingError where (7,) a position is what drivers report when they could not read the motors."""
+    if np.all(np.abs(position[:7] + np.pi) < 1e-3):
+        raise ReadingError(f"{who}: its driver could not read the motors (it reports -π for every joint)")
 
 
 def disagreement(before: npt.ArrayLike, now: npt.ArrayLike, seconds: float) -> str:

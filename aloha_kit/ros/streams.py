@@ -104,7 +104,7 @@ def command_topics(arm: ArmConfig) -> tuple[str, ...]:
     """Where its commands are published, those for the six joints first; none where its driver takes none."""
     if arm.driver == "joint_state":
         return (arm.command_topic,) if arm.command_topic else ()
-    return (f"/{arm.name}/commands/joint_group", f"/{arm.name}/commands/joint_single")
+    return tuple(f"/{arm.name}/commands/{topic}" for topic in ("joint_group", "joint_single", "joint_trajectory"))
 
 
 def stream_spec(stream: str, topic: Topic, sync: SyncConfig) -> StreamSpec:

@@ -1,6 +1,6 @@
 """A second publisher for tests: a node that, told "send" on its input, publishes on a topic until told "stop".
 
-python -m tests.ros.rival NODE states|group|joints|base TOPIC
+python -m tests.ros.rival NODE states|group|path|joints|base|stop TOPIC
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def message(kind: str) -> Any:
     pose = START_ARM_POSE.tolist()
     if kind == "group":
         return messages.JointGroupCommand(name="arm", cmd=pose)
+    if kind == "path":
+        return messages.JointTrajectoryCommand(cmd_type="group", name="arm")
     if kind in ("base", "stop"):
         velocity = Twist()
         velocity.linear.x = 0.1 if kind == "base" else 0.0

@@ -12,7 +12,7 @@ import pytest
 from sensor_msgs.msg import JointState
 
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import PIPER, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
+from aloha_kit.core import PIPER, ReadingError, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
 from aloha_kit.loop import Latch
 from aloha_kit.ros import arms, interbotix
 from aloha_kit.ros.arms import JOINTS
@@ -77,12 +77,12 @@ class TestReading:
         np.testing.assert_allclose(arm.read(message).qpos[:6], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], atol=1e-6)
 
     def test_a_reading_that_failed_is_told_from_a_pose(self, arm: InterbotixArm) -> None:
-        with pytest.raises(arms.ReadingError, match="puppet_left: its driver could not read the motors"):
+        with pytest.raises(ReadingError, match="puppet_left: its driver could not read the motors"):
             arm.read(joint_states([-np.pi] * 7))
         assert arm.read(joint_states([-np.pi + 0.01, *[0.0] * 6])).qpos[0] == pytest.approx(-3.1316, abs=1e-4)
 
     def test_what_is_not_a_number_is_named(self, arm: InterbotixArm) -> None:
-        with pytest.raises(arms.ReadingError, match="puppet_left: the position of elbow is not a finite number"):
+        with pytest.raises(ReadingError, match="puppet_left: the position of elbow is not a finite number"):
             arm.read(joint_states([0, 0, np.nan, 0, 0, 0, 0]))
 
     @pytest.mark.parametrize("numbers", [[], [0.0] * 6, [np.nan, *[0.0] * 8], [0.0] * 6 + [np.inf, 0.0, 0.0]])

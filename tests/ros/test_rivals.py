@@ -89,9 +89,10 @@ def _refused(env: RosEnv) -> bool:
     return False
 
 
-def test_in_a_move_it_ends_the_move(fakes: Fakes, session_ros: Ros) -> None:
+@pytest.mark.parametrize(("kind", "topic"), [("group", GROUP), ("path", "/puppet_left/commands/joint_trajectory")])
+def test_in_a_move_it_ends_the_move(fakes: Fakes, session_ros: Ros, kind: str, topic: str) -> None:
     env = fakes.env()
-    with Rival(session_ros, "intruder", "group", GROUP) as rival:
+    with Rival(session_ros, "intruder", kind, topic) as rival:
         env.reset()
         rival.send()
         there = [np.array([*START[:6], opening]) for opening in (0.0, 1.0)]
@@ -100,7 +101,7 @@ def test_in_a_move_it_ends_the_move(fakes: Fakes, session_ros: Ros) -> None:
         def move() -> None:
             env.move(dict.fromkeys(env.followers.values(), there[next(ways) % 2]), 0.2)
 
-        until_refused(move, r"another node commands the followers: /intruder on")
+        until_refused(move, f"another node commands the followers: /intruder on {topic}")
 
 
 def test_after_another_sender_the_next_command_starts_from_where_the_arm_is(fakes: Fakes, session_ros: Ros) -> None:
