@@ -14,8 +14,9 @@ import torch
 
 from aloha_kit import __version__
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.config.fit import renames
 from aloha_kit.config.starts import starts_by_seed
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.core.files import free_path, make_folder, write_json
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.candidate import Candidate
@@ -59,6 +60,9 @@ def run(args: EvalArgs) -> list[Evaluated]:
 
     with sigterm_interrupts():
         candidates = [Candidate(source, args, task, rig, starts) for source in sources]
+        for name in renames(args.rename):
+            if not any(name in candidate.renamed for candidate in candidates):
+                raise ContractError(f"--rename {name}=…: neither checkpoint has a camera '{name}'")
         for candidate in candidates[1:]:
             candidate.check()  # now, and not after the first one's rollouts
         try:

@@ -36,7 +36,11 @@ class Candidate:
         self.source, self._args, self._starts = source, args, starts or {}
         rename = renames(args.rename)
         setup = training_setup(task, rig, args.cameras, args.image_size, rename)
-        self.network = load_network(source, setup, args.device, rename)
+        self.network = load_network(source, setup, args.device)
+        if len(args.ckpt) > 1:  # one of two may have the rig's names already
+            rename = {name: rig for name, rig in rename.items() if name in self.network.contract.cameras}
+        self.renamed = rename
+        self.network.rename_cameras(rename)
         if self.network.assumed is not None:
             print(f"{source}: {assumption(self.network.assumed)}", file=sys.stderr)
         self._task, self._rig = as_trained(task, rig, self.network.contract, args.image_size)
@@ -66,7 +70,7 @@ class Candidate:
             "trained_on": trained_task(self.source),
             "policy": {"kind": self.network.config.kind, **to_mapping(self.network.config)},
             "assumed": self.network.assumed,
-            "rename": renames(self._args.rename),
+            "rename": self.renamed,
             "chunk_size": self.network.chunk_size,
             "horizon": self._args.execution.interval(self.network.chunk_size),
             "device": str(next(self.network.parameters()).device),

@@ -41,8 +41,8 @@ class MeteredSocket(socket.socket):
         self.host, self.port = str(address[0]), int(address[1])
         self.client = False
         self._left = STRANGER_BYTES
-        # seconds and microseconds; a blocked send ends with an error
-        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(_SEND_S), 0))
+        seconds, rest = divmod(_SEND_S, 1)  # a send that blocks longer ends with an error
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(1e6 * rest)))
 
     @property
     def address(self) -> str:

@@ -100,6 +100,15 @@ def test_a_camera_of_another_name_is_renamed(run: Any, flags: Any, tmp_path: Pat
     assert (found["rename"], found["assumed"]) == ({"cam_high": "top"}, None)
 
 
+def test_one_of_two_compared_policies_is_renamed(tmp_path: Path) -> None:
+    high, top = save_checkpoint(tmp_path / "high", HIGH), save_checkpoint(tmp_path / "top")
+    given = ("--ckpt", high, "--ckpt", top, *EVAL, "--num_rollouts", 1, "--output", tmp_path / "out")
+    assert "neither checkpoint has a camera 'front'" in fail(evaluate, *given, "--rename", "front=top")
+    evaluate(*given, "--rename", "cam_high=top")
+    report = json.loads((tmp_path / "out/eval.json").read_text())
+    assert [checkpoint["rename"] for checkpoint in report["checkpoints"]] == [{"cam_high": "top"}, {}]
+
+
 def test_a_renamed_camera_acts_as_before_here_and_behind_a_server(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setenv("ALOHA_KIT_TOKEN", "secret")
     high = save_checkpoint(tmp_path / "high/checkpoints/best", HIGH)

@@ -80,6 +80,13 @@ def raw(server: PolicyServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=60)
 
 
+def masked(message: bytes) -> bytes:
+    """A client's frame, by a mask that changes nothing."""
+    short = len(message) < 126
+    size = bytes([0x80 | len(message)]) if short else b"\xfe" + len(message).to_bytes(2, "big")
+    return b"\x82" + size + bytes(4) + message
+
+
 def everything(connection: socket.socket) -> bytes:
     """What comes until the other side ends."""
     parts = []
@@ -219,12 +226,31 @@ def test_a_client_that_does_not_answer_pings_is_dropped() -> None:
     with serving(said, ping_s=0.1) as server, raw(server) as silent:
         policy = honest(server)
         silent.sendall(UPGRADE)
-        hello = pack(HELLO)
-        silent.sendall(bytes([0x82, 0x80 | len(hello)]) + bytes(4) + hello)
+        silent.sendall(masked(pack(HELLO)))
         assert b"welcome" in everything(silent)
         until(lambda: any("left" in words for words in said))
         assert answers(policy)  # pinged too, and there
         assert len(said) == 3
+
+
+def test_a_client_that_does_not_read_its_answers_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Long(Hold):
+        def predict_chunk(self, observation: Any) -> Any:
+            return np.tile(observation["qpos"], (10_000, 1))  # 80 kB, so that buffers are full soon
+
+    monkeypatch.setattr("aloha_kit.remote.connections._SEND_S", 0.3)
+    served = Served(Long(), CONTRACT, 10_000)
+    with PolicyServer(served, "127.0.0.1", 0, TOKEN).running() as server, raw(server) as deaf:
+        policy = honest(server)
+        deaf.sendall(UPGRADE)
+        until(lambda: b"\r\n\r\n" in deaf.recv(65536, socket.MSG_PEEK))
+        deaf.sendall(masked(pack(HELLO)))
+        question = masked(pack({"kind": "predict", "id": 1, "observation": {k: GOOD[k] for k in ("qpos", "images")}}))
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            for _ in range(100_000):
+                deaf.sendall(question)
+            pytest.fail("the connection goes on")
+        assert answers(policy)
 
 
 def test_after_the_token_a_message_is_as_large_as_an_observation_may_be() -> None:
