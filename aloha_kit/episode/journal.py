@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 import struct
 import zlib
@@ -36,6 +35,8 @@ _NAME = b"aloha_kit jrnl"
 PREAMBLE = _NAME + b"1\n"
 HEADER, STEP, END = b"AKRh", b"AKRs", b"AKRe"
 _KINDS = (HEADER, STEP, END)
+_MARK = b"AKR"  # with which all of them begin
+_SEARCHED = 1 << 20  # bytes looked through at a time
 _HEAD = struct.Struct("<4sIII")
 _HEADER_KEYS = {"task", "rig", "sim", "instruction", "describe", "quality", "created", "software", "id"}
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of JSON
@@ -279,25 +280,26 @@ def _torn(fd: int, offset: int, total: int, sequence: int) -> bool:
     """Whether the bytes from `offset` on are nothing, or what a write that was cut short leaves: no whole record."""
     if offset >= total:
         return True
-    with mmap.mmap(fd, total, access=mmap.ACCESS_READ) as data:
-        at = data.find(b"AKR", offset + 1)
+    empty = True
+    for begin in range(offset, total, _SEARCHED):
+        data = os.pread(fd, _SEARCHED + 3, begin)  # a mark may lie across two pieces
+        empty = empty and not any(data)
+        at = data.find(_MARK)
         while at >= 0:
-            if _whole(data, at, total):
+            if begin + at > offset and _whole(fd, begin + at, total):
                 return False
-            at = data.find(b"AKR", at + 1)
-        head = data[offset : offset + _HEAD.size]
-        if len(head) < _HEAD.size or not any(data[offset:]):
-            return True
+            at = data.find(_MARK, at + 1)
+    head = os.pread(fd, _HEAD.size, offset)
+    if len(head) < _HEAD.size or empty:
+        return True
     kind, number, length, _ = _HEAD.unpack(head)
     unfinished = offset + _HEAD.size + length > total
     return bool(kind in _KINDS and number == sequence and length <= _MAX_RECORD and unfinished)
 
 
-def _whole(data: mmap.mmap, at: int, total: int) -> bool:
-    if at + _HEAD.size > total:
+def _whole(fd: int, at: int, total: int) -> bool:
+    """Whether a record begins at byte `at`, whatever its number."""
+    head = os.pread(fd, _HEAD.size, at)
+    if len(head) < _HEAD.size or at + _HEAD.size + _HEAD.unpack(head)[2] > total:
         return False
-    kind, number, length, crc = _HEAD.unpack(data[at : at + _HEAD.size])
-    begin = at + _HEAD.size
-    if kind not in _KINDS or begin + length > total:
-        return False
-    return bool(zlib.crc32(data[begin : begin + length], zlib.crc32(_HEAD.pack(kind, number, length, 0))) == crc)
+    return not _read(fd, at, total, _HEAD.unpack(head)[1])[2]

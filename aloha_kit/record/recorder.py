@@ -83,7 +83,13 @@ def record(args: RecordArgs, *, show: bool = True) -> Recorded:
     limit = args.max_attempts or max(3 * args.num_episodes, 10)
     verdicts: list[Verdict] = []
     with closing(shared.claims):
-        interrupted = _record(plan, shared, args, limit, verdicts, show) if missing > 0 else ""
+        try:
+            interrupted = _record(plan, shared, args, limit, verdicts, show) if missing > 0 else ""
+        except RecordingError as error:
+            left = recovery.hint(folder)
+            if not left or (left.startswith("1 ") and "recover" in str(error)):  # the error tells of that one itself
+                raise
+            raise RecordingError(f"{error}. There are {left}") from error
     good = sum(v.success for v in verdicts)
     if not interrupted and len(shared.good) < args.num_episodes and len(verdicts) >= limit:
         raise RecordingError(

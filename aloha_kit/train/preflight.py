@@ -178,7 +178,9 @@ def repeated_episodes(table: EpisodeTable) -> Finding:
     spans = [slice(start, start + length) for start, length in zip(table.starts, table.lengths, strict=True)]
     found = duplicates([motion_key(table.action[span], table.qpos[span]) for span in spans])
     if found:
-        pairs = _listed([f"{table.files[i].name} is {table.files[first].name}" for i, first in found.items()])
+        one = len({file.parent for file in table.files}) == 1
+        names = [file.name if one else str(file) for file in table.files]
+        pairs = _listed([f"{names[i]} is {names[first]}" for i, first in found.items()])
         advice = "drop one of each pair: it weighs double, and may be in training and validation"
         return Finding(check, "look", f"the same motion twice: {pairs}", advice)
     return Finding(check, "go", f"{len(spans)} different ones")
