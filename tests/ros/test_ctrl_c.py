@@ -76,6 +76,7 @@ def test_recording_and_replay_park_the_arms_before_the_drivers_go(
 ) -> None:
     launched = session_ros.launch("record.launch", task=task, sim="true", countdown=0, keyboard="false")
     launched.wait_for("recording: ", PATIENCE_S)
+    until(lambda: recording(task.parent / "data"), "steps are recorded", PATIENCE_S)
     interrupt(launched)
     assert_at_rest(states)
     (episode,) = list_episodes(task.parent / "data" / "failed")
