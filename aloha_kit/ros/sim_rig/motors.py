@@ -14,7 +14,8 @@ import numpy.typing as npt
 from aloha_kit.core import AlohaKitError, nearest
 from aloha_kit.core.arms import ARM_JOINTS, ArmModel
 from aloha_kit.ros.sim_rig import control_table as table
-from aloha_kit.ros.sim_rig.control_table import ACCELERATION_UNIT, ANGLE_UNIT, CURRENT_UNIT, JOINTS, SPEED_UNIT
+from aloha_kit.ros.sim_rig import profiles
+from aloha_kit.ros.sim_rig.control_table import ANGLE_UNIT, CURRENT_UNIT, JOINTS, SPEED_UNIT
 from aloha_kit.sim.workcell import FINGER_METRES_PER_RADIAN, SERVOS
 
 Vector = npt.NDArray[np.float64]
@@ -219,7 +220,10 @@ class Motors:
         self._since += seconds
         timed = np.array([self.profile[joint] == "time" for joint in JOINTS])
         turning = np.array(["position" not in self.mode[joint] for joint in JOINTS])
-        goal = np.where(timed, self._by_time(), self._by_speed(seconds))
+        top, rise = self._registers["Profile_Velocity"], self._registers["Profile_Acceleration"]
+        arriving = profiles.by_time(self._from, self.goal, self._since, top, rise)
+        nearing, self._speed = profiles.by_speed(self.setpoint, self.goal, self._speed, top, rise, seconds)
+        goal = np.where(timed, arriving, nearing)
         rate, strength = self._turn()
         # a motor that is held back pulls no harder than its current: its setpoint waits so far ahead of it
         ahead = strength / (STIFFNESS * MILLIAMPERE_PER_NEWTON_METRE)
@@ -266,24 +270,6 @@ class Motors:
         self._reboot_left += self._reboot_s * table.COUNT.get(JOINTS[i], 1)
         self._errors[i], self.torque[i] = 0, False
         self._registers.reboot(i, self.mode[JOINTS[i]])
-
-    def _by_time(self) -> Vector:
-        """Where a motion that has a time to arrive in (ms) is: ramps of constant acceleration at both ends."""
-        whole = np.maximum(self._registers["Profile_Velocity"] / 1e3, 1e-9)
-        ramp = np.minimum(self._registers["Profile_Acceleration"] / 1e3, whole / 2)
-        t = np.clip(self._since, 0.0, whole)
-        top, soft = 1.0 / (whole - ramp), np.maximum(ramp, 1e-9)
-        begin, end = top * t**2 / (2 * soft), 1.0 - top * (whole - t) ** 2 / (2 * soft)
-        share = np.where(t < ramp, begin, np.where(t > whole - ramp, end, top * (t - ramp / 2)))
-        return np.asarray(self._from + share * (self.goal - self._from))
-
-    def _by_speed(self, seconds: float) -> Vector:
-        """Where a motion with a top speed and an acceleration is next; 0 stands for none."""
-        top, rise = self._registers["Profile_Velocity"] * SPEED_UNIT, self._registers["Profile_Acceleration"]
-        top, rise = np.where(top > 0, top, 1e6), np.where(rise > 0, rise * ACCELERATION_UNIT, 1e9)
-        left = self.goal - self.setpoint
-        self._speed = np.minimum(np.minimum(top, self._speed + rise * seconds), np.sqrt(2 * rise * np.abs(left)))
-        return np.asarray(self.setpoint + np.clip(left, -self._speed * seconds, self._speed * seconds))
 
     def _overload(self, seconds: float) -> None:
         """A gripper in position control pushes with all it has, and shuts off when that lasts."""
