@@ -140,6 +140,29 @@ def test_the_first_command_never_jumps_and_the_ramp_ends_when_the_policy_is_met(
     assert guard.report()["limited_by"]["ramp"] == {"left_waist": int(0.5 / ramp)}
 
 
+def test_the_first_command_starts_from_the_last_one_sent_whatever_the_first_reading_says() -> None:
+    wrong = START.copy()
+    wrong[[1, 8]] += 1.5
+    sent = np.append(START, [0.0, 0.0]).astype(np.float64)
+    sent[1] -= 0.1  # the arm sags: its reading is not its command
+    guard = guarded(Constant(np.append(START, [0.0, 0.0])), MOBILE, start=lambda: sent)
+    before = sent
+    for step in range(6):
+        command = guard.act(observe(step, wrong if step == 0 else START)).astype(np.float64)
+        assert np.all(np.abs(command - before) <= np.pi / 3 / 50 + 1e-6)
+        before = command
+    np.testing.assert_allclose(before[:14], START, atol=1e-6)
+    guard.reset()
+    assert guard.act(observe(0, wrong))[8] == START[8], "in the next episode too"
+
+
+def test_where_nothing_was_sent_it_is_the_first_reading() -> None:
+    guard = guarded(Constant(START), start=lambda: None)
+    away = START.copy()
+    away[0] = 0.5
+    assert guard.act(observe(0, away))[0] == pytest.approx(0.5 - np.pi / 3 / 50)
+
+
 def test_after_the_ramp_a_jump_is_limited_by_speed_and_counted_by_joint() -> None:
     jump = START.copy()
     jump[12] += 1.0

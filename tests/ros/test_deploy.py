@@ -417,7 +417,7 @@ def arguments(file: str, **given: str) -> list[str]:
     """The command line that a launch file gives its node."""
     words = [f"{name}:={value}" for name, value in given.items()]
     loaded = roslaunch.config.load_config_default([(str(ROOT / "launch" / file), words)], None)
-    (node,) = loaded.nodes
+    (node,) = [each for each in loaded.nodes if each.type != "base_watchdog_node"]
     assert (ROOT / "deploy" / node.type).stat().st_mode & 0o111
     return shlex.split(node.args)
 
