@@ -13,6 +13,7 @@ from aloha_kit.core.arms import BASE, by_arm
 from aloha_kit.episode.elsewhere import ROBOTWIN
 from aloha_kit.episode.embodiment import UNKNOWN
 from aloha_kit.episode.findings import Bounds, Finding, graded
+from aloha_kit.episode.grippers import check_grippers
 from aloha_kit.episode.layouts import COBOT_MAGIC, OURS
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.schema import CLASSIC, NO_STAMP, SCHEMA
@@ -167,6 +168,11 @@ def check_gripper(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             low, high = float(tables(episode)[name][:, column].min()), float(tables(episode)[name][:, column].max())
             message = f"{joint} of {name} spans {low:.2f} to {high:.2f}; normalised, 0 is closed and 1 is open"
             yield from graded(max(-low, high - 1), bounds.gripper, "gripper", message)
+
+
+def check_gripper_pairs(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Each gripper's state belongs to its command."""
+    yield from check_grippers([(episode.qpos, episode.action)], episode.contract)
 
 
 def check_jumps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:

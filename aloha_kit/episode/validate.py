@@ -24,6 +24,7 @@ _REST = (
     checks.check_constant,
     checks.check_action,
     checks.check_gripper,
+    checks.check_gripper_pairs,
     checks.check_jumps,
     checks.check_stamps,
     checks.check_skew,

@@ -18,6 +18,7 @@ from aloha_kit.data.batch import to_device
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.loader import Loader
 from aloha_kit.episode.duplicates import duplicates, motion_key
+from aloha_kit.episode.grippers import check_grippers, is_gripper
 from aloha_kit.policies.network import ChunkNetwork
 
 Verdict = Literal["go", "look", "no-go"]
@@ -71,7 +72,8 @@ def inspect(
     table: EpisodeTable, loader: Loader, network: ChunkNetwork, *, seed: int = 0, budget_s: float = 6.0
 ) -> Report:
     """Every check; the network and all random generators are left as they were."""
-    findings = [*ranges(table), still_dimensions(table), action_and_state(table), repeated_episodes(table)]
+    findings = [*ranges(table), still_dimensions(table), action_and_state(table)]
+    findings += [*grippers(table), repeated_episodes(table)]
     if table.cameras:
         thumbs = thumbnails(table, loader, seed=seed)
         findings += [*dark_cameras(table, thumbs), swapped_cameras(table, thumbs)]
@@ -184,6 +186,19 @@ def repeated_episodes(table: EpisodeTable) -> Finding:
         advice = "drop one of each pair: it weighs double, and may be in training and validation"
         return Finding(check, "look", f"the same motion twice: {pairs}", advice)
     return Finding(check, "go", f"{len(spans)} different ones")
+
+
+def grippers(table: EpisodeTable) -> list[Finding]:
+    """Whether each gripper's state belongs to its command: unit, direction, place in the vectors."""
+    check = "grippers"
+    pieces = [slice(start, start + length) for start, length in zip(table.starts, table.lengths, strict=True)]
+    found = list(check_grippers([(table.qpos[piece], table.action[piece]) for piece in pieces], table.contract))
+    advice = "fix the files, or describe them as they are with `python -m aloha_kit.episode adopt`"
+    if found:
+        return [Finding(check, "no-go" if f.level == "error" else "look", f.message, advice) for f in found]
+    names = table.contract.state_names
+    count = sum(is_gripper(name, names) for name in names)
+    return [Finding(check, "go", f"the states of {count} belong to their commands" if count else "none by name")]
 
 
 def thumbnails(table: EpisodeTable, loader: Loader, *, seed: int, episodes: int = 24, frames: int = 4) -> Thumbnails:

@@ -14,7 +14,7 @@ import torch
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.index import read_table
-from aloha_kit.train.preflight import Finding, inspect, Report
+from aloha_kit.train.preflight import Finding, grippers, inspect, Report
 from tests.synthetic import LAG, Synthetic, write_dataset
 from tests.train.tiny import ACT, job
 
@@ -46,6 +46,7 @@ def test_sound_episodes_are_a_go(tmp_path: Path) -> None:
         "dimensions that move": "go",
         "action against state": "go",
         "episodes differ": "go",
+        "grippers": "go",
         "camera top": "go",
         "camera wrist": "go",
         "cameras not exchanged": "go",
@@ -87,6 +88,29 @@ def test_measured_joints_one_step_later(tmp_path: Path) -> None:
     finding = of(report(tmp_path, change), "action against state")
     assert finding.verdict == "look"
     assert "measured one step later" in finding.found
+
+
+def test_a_gripper_that_runs_against_its_command(tmp_path: Path) -> None:
+    def change(index: int, episode: Synthetic) -> None:
+        episode.qpos[:, 6] = 1 - episode.qpos[:, 6]
+
+    finding = of(report(tmp_path, change), "grippers")
+    assert finding.verdict == "look"  # it opens and closes every 40 steps, so it could be 20 steps late
+    assert "left_gripper: the state runs against its command (state " in finding.found
+    assert "adopt" in finding.advice
+
+
+def test_grippers_of_another_unit_are_a_look_where_the_contract_says_so(tmp_path: Path) -> None:
+    def change(index: int, episode: Synthetic) -> None:
+        episode.qpos[:, [6, 13]] *= 0.08
+
+    write_dataset(tmp_path, lengths=(60, 50), cameras={}, change=change)
+    table = read_table(tmp_path)
+    assert {f.verdict for f in grippers(table)} == {"no-go"}
+    raw = dataclasses.replace(table.contract, units={"joints": "rad", "gripper": "raw"})
+    found = grippers(dataclasses.replace(table, contract=raw))
+    assert {f.verdict for f in found} == {"look"}
+    assert "metres against an opening from 0 to 1" in found[0].found
 
 
 def test_joints_that_lead_their_commands(tmp_path: Path) -> None:
