@@ -77,6 +77,8 @@ def image_format(data: Any) -> ImageFormat:
         return ImageFormat(encoded=True, plain=padded and image_kind(encoded_row(data, 0)) == "jpeg")
     shape = tuple(data.shape)
     what = described(data)
+    if 0 in shape[1:]:
+        raise EpisodeError(f"images are {what}, without a pixel")
     if data.dtype.kind not in "uif":
         raise EpisodeError(f"images are {what}, expected numbers from 0 to 255 or from 0 to 1, or encoded rows")
     if len(shape) not in (3, 4):
@@ -106,7 +108,7 @@ def described(data: Any) -> str:
 def is_encoded(data: Any) -> bool:
     """Whether the rows of a data set are encoded images rather than pixels."""
     if data.dtype.kind in "SO" or (data.dtype.kind == "V" and data.dtype.names is None):
-        return True
+        return all(size == 1 for size in data.shape[1:])
     if data.dtype.itemsize != 1 or data.dtype.kind not in "ui":
         return False
     if len(data.shape) == 3 and 1 in data.shape[1:]:  # rows as older OpenCV gives them: (bytes, 1)
@@ -131,7 +133,9 @@ def encoded_row(data: Any, i: int) -> bytes:
         item = item.reshape(-1)[0]
         item = np.frombuffer(item, np.uint8) if isinstance(item, bytes) else item
         if not isinstance(item, np.ndarray) or item.dtype.itemsize != 1:
-            raise EpisodeError(f"rows are {type(item).__name__}, expected the bytes of encoded images")
+            raise EpisodeError(
+                f"rows are {getattr(item, 'dtype', type(item).__name__)}, expected bytes of encoded images"
+            )
     return bytes(item.tobytes())
 
 

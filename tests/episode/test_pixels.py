@@ -109,6 +109,11 @@ REFUSED: dict[str, tuple[Callable[[Pixels], np.ndarray], str]] = {
     "five channels": (lambda p: p[..., [0, 1, 2, 0, 1]], "expected 1, 3 or 4 channels"),
     "either axis": (lambda p: p[:, :3], r"\(frames, 3, 32, 3\): either axis may be that of the channels"),
     "five axes": (lambda p: p[:, None], r"images are uint8 \(frames, 1, 24, 32, 3\), expected \(frames, height"),
+    "no pixels": (lambda p: p[:, :0], r"images are uint8 \(frames, 0, 32, 3\), without a pixel"),
+    "two strings a row": (
+        lambda p: np.full((STEPS, 2), b"\xff\xd8\xff"),
+        r"images are \|S3 \(frames, 2\), expected numbers",
+    ),
     "a table of floats": (lambda p: p.reshape(STEPS, -1) / 255, r"images are float64 \(frames, 2304\)"),
 }
 
@@ -287,3 +292,15 @@ def test_depth_of_other_types(tmp_path: Path, change: Callable[[np.ndarray], np.
             return
         with pytest.raises(EpisodeError, match=told):
             episode.depth(CAMERA, 5)
+
+
+def test_rows_of_numbers_of_any_length_are_no_images(tmp_path: Path) -> None:
+    data = np.empty(STEPS, object)
+    data[:] = [np.arange(5.0)] * STEPS
+    path = stored(tmp_path, data, h5py.vlen_dtype(np.float64))
+    with (
+        Episode.open(path) as episode,
+        pytest.raises(EpisodeError, match="frame 0 of camera 'cam_high': rows are float64"),
+    ):
+        episode.image(CAMERA, 0)
+    assert [f.level for f in validate(path).findings] == ["error"]
