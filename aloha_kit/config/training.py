@@ -57,7 +57,7 @@ class TrainConfig:
     cache: Literal["disk", "device", "none"] = "disk"
     """Frames decoded once into a memory-mapped file; that file whole in the device's memory; or decoded each time."""
     cache_dir: str | None = None
-    """Where the frame cache lies; a folder .cache beside the episodes when not given."""
+    """Where the frame cache lies; when not given .cache beside the episodes, or ~/.cache where those are read-only."""
     workers: int | None = None
     """Threads that decode frames; the cores of the machine when not given."""
 

@@ -41,11 +41,25 @@ def key_of(file: Path, reading: str = "") -> str:
 
 
 def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
-    """`.cache` beside the episodes, or in `cache_dir` a folder of this data set's own."""
+    """`.cache` beside the episodes, or in `cache_dir` a folder of this data set's own.
+
+    Where nothing can be written beside the episodes (a read-only share), the folder is one of the data set's own in the
+    user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`), and that is printed.
+    """
     data = table.files[0].parent.resolve()
-    if cache_dir is None:
-        return data / ".cache"
-    return Path(cache_dir) / f"{data.name}-{hashlib.sha256(str(data).encode()).hexdigest()[:12]}"
+    own = f"{data.name}-{hashlib.sha256(str(data).encode(errors='surrogateescape')).hexdigest()[:12]}"
+    if cache_dir is not None:
+        return Path(cache_dir) / own
+    beside = data / ".cache"
+    try:
+        beside.mkdir(exist_ok=True)
+        with (beside / "lock").open("a"):
+            return beside
+    except OSError as error:
+        root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        folder = (root if root.is_absolute() else Path("~/.cache").expanduser()) / "aloha_kit" / own
+        print(f"note: {data} cannot be written ({error.strerror}); the frame cache is in {folder}")
+        return folder
 
 
 def cached_frames(
@@ -65,9 +79,10 @@ def cached_frames(
                 part.load(table)
             _require_space(folder, sum(part.missing_bytes(table) for part in parts.values()))
             _fill(table, list(parts.values()), workers, progress)
-    except PermissionError as error:
+    except OSError as error:
         raise ConfigError(
-            f"the frame cache cannot be written: {error}. Give another place with --cache_dir, or use --cache none"
+            f"the frame cache in {folder} cannot be written: {error.strerror or error}. "
+            "Give another place with --cache_dir, or use --cache none"
         ) from error
     rows = {camera: part.rows(table) for camera, part in parts.items()}
     return MappedFrames({camera: part.data for camera, part in parts.items()}, sizes, rows)

@@ -45,7 +45,7 @@ def decode(message: Any) -> Image:
         pixels = _rows(message, size)
         return np.array(pixels) if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
     _require_whole(message.data)
-    picture = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+    picture = _decoded(message.data, cv2.IMREAD_COLOR)
     if picture is None:
         raise StreamError(_undecodable(message))
     return np.asarray(picture if _swapped(message) else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
@@ -58,8 +58,9 @@ def decode_depth(message: Any) -> Depth:
         StreamError: another encoding, or data that do not fit it.
     """
     if _compressed(message):
+        _require_whole(message.data)
         start = max(0, bytes(message.data[:64]).find(b"\x89PNG"))  # compressedDepth puts 12 bytes before it
-        picture = cv2.imdecode(np.frombuffer(message.data, np.uint8)[start:], cv2.IMREAD_UNCHANGED)
+        picture = _decoded(message.data[start:], cv2.IMREAD_UNCHANGED)
         if picture is None or picture.dtype != np.uint16 or picture.ndim != 2:
             raise StreamError(f"depth has to be a PNG of 16 bits in mm; {_undecodable(message)}")
         return np.asarray(picture, np.uint16)
@@ -184,13 +185,23 @@ def _rows(message: Any, size: int) -> Image:
 
 
 def _require_whole(data: bytes) -> tuple[int, int]:
-    """A decoder fills a torn JPEG up with grey, which would pass for a picture."""
+    """A decoder fills a torn JPEG up with grey, which would pass for a picture. (0, 0) for other images."""
+    if not data:
+        raise ReadingError("the camera sent an empty message")
     if not is_jpeg(data):
         return 0, 0
     try:
         return jpeg_size(data)
     except ValueError as error:
         raise ReadingError(f"the camera sent {error}") from None
+
+
+def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
+    """Pixels, None where the decoder refuses the data: also a size that no camera has."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+    except cv2.error:
+        return None
 
 
 def _undecodable(message: Any) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -225,3 +227,35 @@ def test_a_slow_disk_is_read_ahead_and_a_fast_one_left_alone(tmp_path: Path, mon
     for _ in range(3):
         frames.gather(rows)
     assert len(asked) == 2, "once more, since the gather before was slow"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount needs root")
+def test_read_only_episodes_get_a_cache_in_the_users_cache_directory(tmp_path: Path) -> None:
+    """Two data sets of one name, on a real read-only mount: each has a folder of its own, which is said."""
+    for name in ("a", "b"):
+        write_dataset(tmp_path / name / "data", lengths=(6,), cameras={"top": (24, 32)})
+    code = (
+        "import sys\nfrom aloha_kit.data.cache import cached_frames, folder_for\n"
+        "from aloha_kit.data.index import read_table\n"
+        "for folder in sys.argv[1:]:\n"
+        "    table = read_table(folder)\n"
+        "    cached_frames(table, {'top': (24, 32)}, folder_for(table, None), workers=1)\n"
+    )
+    places = [str(tmp_path / name / "data") for name in ("a", "b")]
+    mounts = "; ".join(f"mount --bind {p} {p}; mount -o remount,bind,ro {p}" for p in places)
+    for home in ({"XDG_CACHE_HOME": str(tmp_path / "xdg")}, {"XDG_CACHE_HOME": "", "HOME": str(tmp_path / "home")}):
+        done = subprocess.run(
+            ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; exec "$@"', "sh", sys.executable, "-c", code, *places],
+            env={**os.environ, **home}, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if "unshare" in done.stderr or "mount:" in done.stderr:
+            pytest.skip("this machine allows no mounts")
+        assert done.returncode == 0, done.stderr
+        root = tmp_path / ("xdg" if home["XDG_CACHE_HOME"] else "home/.cache") / "aloha_kit"
+        folders = sorted(root.iterdir())
+        assert len(folders) == 2
+        lines = done.stdout.splitlines()
+        assert [line.partition(" (")[0] for line in lines] == [f"note: {p} cannot be written" for p in places]
+        assert {line.rpartition(" in ")[2] for line in lines} == set(map(str, folders))
+        assert all("Read-only file system" in line for line in lines)
+        assert all(list(folder.glob("top_24x32.*.frames")) for folder in folders)

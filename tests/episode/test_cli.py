@@ -1,8 +1,10 @@
 """The command line: tables for people, JSON for programs, exit status for scripts."""
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -323,3 +325,68 @@ def test_as_a_program(folder: Path) -> None:
     )  # fmt: skip
     assert piped.stdout == "{\n"
     assert piped.stderr == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a mount needs root")
+@pytest.mark.parametrize("flags", [[], ["--raw"], ["--raw", "--classic"]])
+def test_export_to_a_full_disk_blames_that_disk_and_leaves_nothing(flags: list[str], tmp_path: Path) -> None:
+    record(tmp_path / "data", 40)
+    record(tmp_path / "data", 40)
+    (tmp_path / "disk").mkdir()
+    script = (
+        'mount -t tmpfs -o size=64k none "$1"; shift; status=0; "$@" || status=$?; echo left:; ls -A "$0"; exit $status'
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "aloha_kit.episode",
+        "export",
+        str(tmp_path / "data"),
+        str(tmp_path / "disk"),
+        *flags,
+    ]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, str(tmp_path / "disk"), *command],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("this machine allows no mounts")
+    message = f"error: cannot write to '{tmp_path / 'disk'}': No space left on device; nothing is left half done\n"
+    assert (done.returncode, done.stderr, done.stdout) == (1, message, "left:\n")
+
+
+def test_a_limit_on_the_size_of_files_is_the_targets_too(tmp_path: Path) -> None:
+    record(tmp_path / "data", 40)
+    command = [
+        sys.executable,
+        "-m",
+        "aloha_kit.episode",
+        "export",
+        str(tmp_path / "data"),
+        str(tmp_path / "out"),
+        "--raw",
+    ]
+    limited = ["sh", "-c", 'ulimit -f 64; exec "$@"', "sh", *command]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    message = f"error: cannot write to '{tmp_path / 'out'}': File too large; nothing is left half done\n"
+    assert (done.returncode, done.stderr) == (1, message)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_a_killed_export_left_is_cleaned_by_the_next(tmp_path: Path) -> None:
+    source = record(tmp_path / "data", 12)
+    target = tmp_path / "out"
+    target.mkdir()
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom aloha_kit.episode import checksums, edit\n"
+        "checksums.seal = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "edit.export(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(source), str(target)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(file.name for file in target.iterdir()) == ["episode_0.hdf5.partial", "episode_0.hdf5.tmp"]
+    busy = target / "episode_5.hdf5.partial"
+    with busy.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(["export", str(source), str(target)]) == 0
+    assert sorted(file.name for file in target.iterdir()) == ["episode_0.hdf5", busy.name], "a live one is left alone"

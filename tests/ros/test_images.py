@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
-from aloha_kit.core import StreamError
+from aloha_kit.core import ReadingError, StreamError
 from aloha_kit.ros import images
 
 STAMP = 1_700_000_000_123_456_789
@@ -215,3 +215,15 @@ def test_built_messages_survive_the_wire(big: bool) -> None:
     assert np.abs(np.asarray(PIL.Image.open(io.BytesIO(got.data))).astype(int) - picture).mean() < 3
     assert len(sent(images.to_compressed(picture, STAMP, quality=20)).data) < len(got.data)
     assert images.jpeg_bytes(sent(images.to_compressed(b"\xff\xd8\xff as it is", STAMP))) == b"\xff\xd8\xff as it is"
+
+
+def test_an_empty_message_and_a_giant_header_are_said_and_not_decoded() -> None:
+    for read in (images.decode, images.decode_depth, images.size):
+        with pytest.raises(ReadingError, match="^the camera sent an empty message$"):
+            read(compressed(b""))
+    giant = bytearray(pillow(scene()))
+    at = giant.index(b"\xff\xc0")
+    giant[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
+    assert images.size(compressed(bytes(giant))) == (65500, 65500)  # which the contract's size refuses
+    with pytest.raises(StreamError, match=r"bytes of '.*' beginning ff d8 ff e0 .* are none"):
+        images.decode(compressed(bytes(giant)))
