@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
     """
     temporary = files.temporary_path(path)
     try:
+        # Somebody may have removed the folder meanwhile; the open journal still has every row.
+        path.parent.mkdir(parents=True, exist_ok=True)
         # One left behind by a kill may be a second name of a committed file: never write into it.
         temporary.unlink(missing_ok=True)
         _require_room(contents, path.parent)
@@ -44,11 +47,14 @@ def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
             f"make room, then run: python -m aloha_kit.episode recover {journal.parent}"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it is in the message above
+            temporary.unlink(missing_ok=True)
 
 
 def where_safe(fd: int, steps: int, journal: Path) -> str:
     """How many steps of an open journal are on the disk, in words; asks the disk."""
+    if not os.fstat(fd).st_nlink:
+        return f"somebody removed {journal}, so its {steps} steps are lost when this process ends"
     try:
         os.fdatasync(fd)
     except OSError as error:

@@ -136,6 +136,9 @@ class DiskRoom:
         return self.seconds() / 60 if self.bytes_per_s else None
 
     def seconds(self) -> float:
+        """Of recording left; infinite before anything was recorded, 0 where the folder is gone."""
+        if not self._folder.is_dir():
+            return 0.0
         return shutil.disk_usage(self._folder).free / self.bytes_per_s if self.bytes_per_s else float("inf")
 
 

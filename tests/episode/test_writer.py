@@ -4,6 +4,7 @@ import gc
 import json
 import multiprocessing
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -482,3 +483,28 @@ def test_at_least_one_step_stays(tmp_path: Path) -> None:
     writer.on_end(outcome(3))
     with Episode.open(writer.path) as episode:
         assert episode.length == 1
+
+
+def test_a_folder_removed_while_recording_is_made_again(tmp_path: Path) -> None:
+    folder, rig = tmp_path / "data", Rig()
+    writer = writer_for(folder, rig)
+    feed(writer, rig, 20)
+    while writer.written < 20:
+        time.sleep(0.001)
+    shutil.rmtree(folder)
+    writer.on_end(outcome(20))
+    assert os.listdir(folder) == ["episode_0.hdf5"]
+    with Episode.open(writer.path) as episode:
+        np.testing.assert_array_equal(episode.qpos, np.stack([rig.qpos(row) for row in range(21)]))
+
+
+def test_a_folder_that_cannot_be_made_again_is_not_said_to_be_safe(tmp_path: Path) -> None:
+    folder, rig = tmp_path / "data", Rig()
+    writer = writer_for(folder, rig)
+    feed(writer, rig, 5)
+    while writer.written < 5:
+        time.sleep(0.001)
+    shutil.rmtree(folder)
+    folder.write_text("a file in the way")
+    with pytest.raises(EpisodeError, match=r"somebody removed .*, so its 5 steps are lost when this process ends"):
+        writer.on_end(outcome(5))

@@ -219,7 +219,7 @@ def test_built_messages_survive_the_wire(big: bool) -> None:
 
 def test_an_empty_message_and_a_giant_header_are_said_and_not_decoded() -> None:
     for read in (images.decode, images.decode_depth, images.size):
-        with pytest.raises(ReadingError, match="^the camera sent an empty message$"):
+        with pytest.raises(ReadingError, match=r"^the camera sent an empty message$"):
             read(compressed(b""))
     giant = bytearray(pillow(scene()))
     at = giant.index(b"\xff\xc0")
