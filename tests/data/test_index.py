@@ -12,6 +12,8 @@ import pytest
 from aloha_kit.core import ConfigError, ContractError, EpisodeError
 from aloha_kit.data.index import read_table, split
 from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.embodiment import given_contract
+from tests.episode.foreign import any_arms
 from tests.synthetic import make, Synthetic, write, write_dataset
 
 
@@ -199,3 +201,18 @@ def test_cameras_of_another_name_are_read_by_the_policys(tmp_path: Path) -> None
     with swapped.open(0) as crossed, Episode.open(both) as plain:
         np.testing.assert_array_equal(crossed.image("top", 1), plain.image("cam_high", 1))
         np.testing.assert_array_equal(crossed.image("cam_high", 1), plain.image("top", 1))
+
+
+def test_files_that_do_not_say_their_joints_are_read_under_neutral_names(tmp_path: Path) -> None:
+    for i in range(2):
+        any_arms(tmp_path / f"episode_{i}.hdf5", 16, 16, base=3, seed=i)
+    table = read_table(tmp_path)
+    assert (table.qpos.shape, table.action.shape) == ((80, 16), (80, 19))
+    assert table.contract.action_names[-4:] == ("joint_15", "base_vx", "base_vy", "base_wz")
+    (assumption,) = table.assumptions
+    assert f"adopt {tmp_path}`" in assumption
+    any_arms(tmp_path / "episode_2.hdf5", 14, 14)
+    with pytest.raises(ContractError, match=r"episode_2.hdf5: state: 16 entries against 14"):
+        read_table(tmp_path)
+    with pytest.raises(ContractError, match=r"the contract given names 14 entries of qpos, .* has 16"):
+        read_table(tmp_path, contract=given_contract(None, "aloha"))

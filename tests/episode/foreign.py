@@ -146,3 +146,19 @@ def rdt(path: Path, rig: Rig, instruction: object = "pour the water") -> None:
         depth = [cv2.imencode(".png", rig.depth_image(i))[1].tobytes() for i in range(STEPS)]
         file["observations/images_depth/cam_high"] = _strings(depth)
         file["instruction"] = instruction
+
+
+def any_arms(path: Path, state: int, action: int, base: int = 0, seed: int = 0) -> Path:
+    """An ALOHA-like file of any widths; the joints follow smooth commands two steps later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    wave = 0.4 * np.sin(np.arange(STEPS + 2)[:, None] / 9 + rng.uniform(0, 6, max(state, action)))
+    with h5py.File(path, "w") as file:
+        file.attrs["sim"] = False
+        file["action"] = wave[2:, :action].astype(np.float32)
+        file["observations/qpos"] = (wave[:-2, :state] + rng.normal(0, 1e-4, (STEPS, state))).astype(np.float32)
+        if base:
+            file["base_action"] = rng.normal(0, 0.1, (STEPS, base)).astype(np.float32)
+        images = rng.integers(0, 255, (STEPS, 12, 16, 3), np.uint8)
+        file["observations/images/cam"] = images
+    return path

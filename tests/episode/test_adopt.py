@@ -16,8 +16,8 @@ from aloha_kit.core import joint_names
 from aloha_kit.episode import Episode
 from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.measure import looks_like, measure
+from tests.episode.foreign import any_arms
 from tests.episode.recording import record
-from tests.episode.test_embodiment import foreign
 
 GIVEN = ["--joints_unit", "rad", "--gripper_unit", "0 closed, 1 open", "--rate_hz", "25", "--task", "stack"]
 
@@ -26,7 +26,7 @@ GIVEN = ["--joints_unit", "rad", "--gripper_unit", "0 closed, 1 open", "--rate_h
 def folder(tmp_path: Path) -> Path:
     """Three episodes of two arms of eight."""
     for i in range(3):
-        foreign(tmp_path / "old data" / f"episode_{i}.hdf5", 16, 16, seed=i)
+        any_arms(tmp_path / "old data" / f"episode_{i}.hdf5", 16, 16, seed=i)
     return tmp_path / "old data"
 
 
@@ -114,19 +114,19 @@ def test_files_elsewhere_are_named_in_the_commands(
 
 
 def test_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one = foreign(tmp_path / "one" / "episode_0.hdf5", 7, 7, base=3).parent
+    one = any_arms(tmp_path / "one" / "episode_0.hdf5", 7, 7, base=3).parent
     assert main(["adopt", str(one), "--names", "arm", *GIVEN]) == 0
     with Episode.open(one / "episode_0.hdf5") as episode:
         assert episode.contract.action_names[-4:] == ("arm_gripper", "base_vx", "base_vy", "base_wz")
     assert main(["adopt", str(one), "--names", "left", "right", *GIVEN, "--overwrite"]) == 1
     assert "the files have 10 entries of action and 7 of state" in capsys.readouterr().err
-    rig = foreign(tmp_path / "rig" / "episode_0.hdf5", 14, 14, base=2).parent
+    rig = any_arms(tmp_path / "rig" / "episode_0.hdf5", 14, 14, base=2).parent
     assert main(["adopt", str(rig), "--rig", "mobile_aloha", "--rate_hz", "50", "--task", "t"]) == 0
     with Episode.open(rig / "episode_0.hdf5") as episode:
         assert episode.contract.action_names == (*joint_names(), "base_linear", "base_angular")
     assert main(["adopt", str(one), "--rig", "aloha", *GIVEN, "--overwrite"]) == 1
     assert "rig 'aloha' has 14 entries of state, the files have 7" in capsys.readouterr().err
-    foreign(tmp_path / "rig" / "episode_1.hdf5", 7, 7)
+    any_arms(tmp_path / "rig" / "episode_1.hdf5", 7, 7)
     assert main(["adopt", str(rig), "--rig", "aloha", *GIVEN, "--overwrite"]) == 1
     assert "put them into folders of their own" in capsys.readouterr().err
     record(tmp_path / "ours", 5)
@@ -137,7 +137,7 @@ def test_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_unit_that_the_files_contradict_is_not_taken_from_a_rig(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = foreign(tmp_path / "a" / "episode_0.hdf5", 14, 14).parent
+    folder = any_arms(tmp_path / "a" / "episode_0.hdf5", 14, 14).parent
     with h5py.File(folder / "episode_0.hdf5", "r+") as file:
         for name in ("action", "observations/qpos"):
             table = file[name][()] * 100  # degrees

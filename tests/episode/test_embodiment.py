@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 import yaml
 
@@ -14,26 +13,8 @@ from aloha_kit.episode import Episode
 from aloha_kit.episode.edit import export
 from aloha_kit.episode.embodiment import given_contract, read_contract
 from aloha_kit.episode.validate import validate
-from tests.episode.foreign import cobot_magic
+from tests.episode.foreign import any_arms, cobot_magic
 from tests.episode.recording import record, Rig
-
-STEPS = 40
-
-
-def foreign(path: Path, state: int, action: int, base: int = 0, seed: int = 0) -> Path:
-    """An ALOHA-like file of any widths; the joints follow smooth commands two steps later."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    wave = 0.4 * np.sin(np.arange(STEPS + 2)[:, None] / 9 + rng.uniform(0, 6, max(state, action)))
-    with h5py.File(path, "w") as file:
-        file.attrs["sim"] = False
-        file["action"] = wave[2:, :action].astype(np.float32)
-        file["observations/qpos"] = (wave[:-2, :state] + rng.normal(0, 1e-4, (STEPS, state))).astype(np.float32)
-        if base:
-            file["base_action"] = rng.normal(0, 0.1, (STEPS, base)).astype(np.float32)
-        images = rng.integers(0, 255, (STEPS, 12, 16, 3), np.uint8)
-        file["observations/images/cam"] = images
-    return path
 
 
 def written(path: Path, contract: Contract, **changes: object) -> Path:
@@ -61,7 +42,7 @@ def written(path: Path, contract: Contract, **changes: object) -> Path:
     ],
 )
 def test_any_widths_have_names(tmp_path: Path, state: int, action: int, base: int, names: list[str]) -> None:
-    path = foreign(tmp_path / "episode_0.hdf5", state, action, base)
+    path = any_arms(tmp_path / "episode_0.hdf5", state, action, base)
     with Episode.open(path) as episode:
         found = episode.contract
         assert (len(found.state_names), len(found.action_names)) == (state, action + base)
@@ -73,7 +54,7 @@ def test_any_widths_have_names(tmp_path: Path, state: int, action: int, base: in
 
 
 def test_an_aloha_file_is_assumed_to_be_one(tmp_path: Path) -> None:
-    with Episode.open(foreign(tmp_path / "episode_0.hdf5", 14, 14)) as episode:
+    with Episode.open(any_arms(tmp_path / "episode_0.hdf5", 14, 14)) as episode:
         assert episode.contract.state_names == joint_names()
         assert "left_waist … right_gripper, rad and 50 Hz are assumed" in episode.assumption
     assert "contract" not in {f.check for f in validate(tmp_path / "episode_0.hdf5").findings}
@@ -89,7 +70,7 @@ ARM = Contract(
 
 
 def test_a_contract_beside_the_file_or_given(tmp_path: Path) -> None:
-    path = foreign(tmp_path / "data" / "episode_0.hdf5", 8, 8, 3)
+    path = any_arms(tmp_path / "data" / "episode_0.hdf5", 8, 8, 3)
     written(tmp_path / "data" / "contract.yaml", ARM)
     with Episode.open(path) as episode:
         assert episode.contract == replace(ARM, cameras={"cam": (12, 16)})
@@ -99,19 +80,19 @@ def test_a_contract_beside_the_file_or_given(tmp_path: Path) -> None:
     with Episode.open(path, other) as episode:
         assert episode.contract.rate_hz == 25.0
         assert pickle.loads(pickle.dumps(episode)).contract.rate_hz == 25.0
-    nested = foreign(tmp_path / "data" / "episode_1" / "episode_1.hdf5", 8, 8, 3)
+    nested = any_arms(tmp_path / "data" / "episode_1" / "episode_1.hdf5", 8, 8, 3)
     with Episode.open(nested) as episode:
         assert episode.contract.state_names == ARM.state_names
 
 
 def test_a_contract_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    path = foreign(tmp_path / "episode_0.hdf5", 7, 7)
+    path = any_arms(tmp_path / "episode_0.hdf5", 7, 7)
     with Episode.open(path, ARM) as episode, pytest.raises(ContractError) as error:
         _ = episode.contract
     assert str(error.value).startswith(f"the contract given names 8 entries of qpos, {path} has 7. Describe these")
     assert f"adopt {tmp_path}`, or give --contract FILE or --rig NAME" in str(error.value)
     assert validate(path, contract=ARM).level == "error"
-    eight = foreign(tmp_path / "episode_1.hdf5", 8, 8, 3)
+    eight = any_arms(tmp_path / "episode_1.hdf5", 8, 8, 3)
     camera = replace(ARM, cameras={"cam": (480, 640)})
     with Episode.open(eight, camera) as episode, pytest.raises(ContractError, match=r"480x640.*has: cam 12x16"):
         _ = episode.contract
@@ -129,7 +110,7 @@ def test_a_recorded_contract_counts_and_may_not_be_contradicted(tmp_path: Path) 
 
 
 def test_a_rig_names_the_joints(tmp_path: Path) -> None:
-    path = foreign(tmp_path / "episode_0.hdf5", 14, 14, 2)
+    path = any_arms(tmp_path / "episode_0.hdf5", 14, 14, 2)
     with Episode.open(path, given_contract(None, "mobile_aloha")) as episode:
         assert episode.contract.action_names == (*joint_names(), "base_linear", "base_angular")
         assert episode.assumption == "the file does not say its rate: 50 Hz is assumed"
@@ -161,7 +142,7 @@ def test_what_is_no_contract_is_refused(tmp_path: Path, changes: dict[str, objec
 
 
 def test_an_export_carries_what_describes_its_source(tmp_path: Path) -> None:
-    path = foreign(tmp_path / "old" / "episode_0.hdf5", 8, 8, 3)
+    path = any_arms(tmp_path / "old" / "episode_0.hdf5", 8, 8, 3)
     assert "contract" not in h5py.File(export(path, tmp_path / "plain"), "r").attrs
     written(tmp_path / "old" / "contract.yaml", ARM)
     with Episode.open(export(path, tmp_path / "new")) as episode:

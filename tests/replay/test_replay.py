@@ -23,7 +23,7 @@ from aloha_kit.replay.app import find_episodes
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.summary import summary
-from tests.episode.foreign import robotwin, xpolicylab
+from tests.episode.foreign import any_arms, robotwin, xpolicylab
 from tests.episode.recording import Rig
 from tests.replay.conftest import STEPS
 
@@ -306,3 +306,12 @@ def test_red_stays_red(tmp_path: Path, foreign: Path, order: str) -> None:
     with av.open(str(tmp_path / "out" / "episode_0.mp4")) as container:
         shown = next(container.decode(video=0)).to_ndarray(format="rgb24")[100:400, 50:500].mean((0, 1))
     assert (shown[0] > 180 and shown[2] < 60) if order == "standard" else (shown[2] > 180 and shown[0] < 60)
+
+
+def test_other_arms_are_drawn_under_neutral_names(tmp_path: Path) -> None:
+    path = any_arms(tmp_path / "episode_0.hdf5", 8, 8, base=3)
+    run(path)
+    assert {file.suffix for file in (tmp_path / "replay").iterdir()} == {".mp4", ".png", ".rrd"}
+    with Episode.open(path) as episode:
+        text = summary(Recording.of(episode))
+    assert "joint_0 … joint_7, unknown units and 50 Hz are assumed" in text
