@@ -466,7 +466,8 @@ def test_last_steps_can_be_cut_off_and_notes_join_the_description(
         assert (found.outcome, found.steps) == ("recovered", 14)
     else:
         writer.on_end(outcome(20))
-    assert os.listdir(tmp_path) == ["episode_0.hdf5"]
+    kept = ["episode_0.hdf5.kept"] if killed else []  # the journal, for the steps that were cut off
+    assert sorted(os.listdir(tmp_path)) == ["episode_0.hdf5", *kept]
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
         assert (episode.length, episode.frames) == (14, 15)
         np.testing.assert_array_equal(episode.action, [rig.action(row) for row in range(14)])

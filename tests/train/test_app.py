@@ -274,6 +274,10 @@ def test_every_state_of_a_run_has_one_next_command(tmp_path: Path, flags: list[s
     assert checkpoint.notes(last)["step"] == 3
     # a state that cannot be read, and nothing else to go on from
     whole = (last / "training_state.pt").read_bytes()
+    (last / "training_state.pt").write_bytes(whole[:-1])
+    assert "training_state.pt is not as it was saved" in (said := refused(resume))
+    assert said.endswith(elsewhere)
+    (last / checkpoint.CHECKSUMS).unlink()  # as in a checkpoint of an older version
     for damage in (b"", whole[:1000], b"\x80\x04]\x94."):
         (last / "training_state.pt").write_bytes(damage)
         assert refused(resume).endswith(f"is damaged; {elsewhere}")
