@@ -32,6 +32,7 @@ from torch import Tensor
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
 from aloha_kit.core import AlohaKitError, ConfigError, Contract, nearest
+from aloha_kit.core.errors import reason
 from aloha_kit.core.files import special_file
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
@@ -43,6 +44,10 @@ CHECKSUMS = "checksums.json"
 
 
 _NEW = ".new."  # in the name of a folder that is being written
+
+
+_SETTING = 10_000  # no setting of a small network is larger
+_DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
 
 class CheckpointError(ConfigError):
@@ -147,13 +152,42 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
     try:
         arrays = {key: np.asarray(value) for key, value in _read_json(folder / "statistics.json").items()}
-        config = policy_from_mapping(_read_json(folder / "config.json"), where=str(folder / "config.json"))
+        values = _read_json(folder / "config.json")
+        _require_possible(values, state)
+        config = policy_from_mapping(values, where=str(folder / "config.json"))
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
-        network = build(config, contract, Statistics.from_arrays(arrays), pretrained=False)
-    except (AlohaKitError, ValueError) as error:
+        network = build(config, contract, _sound(Statistics.from_arrays(arrays)), pretrained=False)
+    except AlohaKitError as error:
         raise CheckpointError(f"checkpoint {folder}: {error}") from error
+    except _DAMAGE as error:
+        raise CheckpointError(f"checkpoint {folder} is damaged: {reason(error)}") from error
     load_weights(network, state, where=str(folder / WEIGHTS))
     return network.to(device).eval()
+
+
+def _require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raise `CheckpointError` where a configuration asks for a network far larger than its weights: it would be built
+    before the two are compared."""
+    weights = sum(value.numel() for value in state.values())
+    for key, value in values.items():
+        layers = key.endswith("layers")
+        if type(value) is int and value > (len(state) if layers else max(weights, _SETTING)):
+            raise CheckpointError(f"config.json: {key} is {value}, too much for the weights beside it")
+    widths = [value for key, value in values.items() if key.endswith(("_dim", "_width", "_feedforward"))]
+    if any(type(width) is int and width > 0 and width * 8 > weights for width in widths):
+        raise CheckpointError(f"config.json asks for widths of {max(widths)}, the weights are {weights} values in all")
+
+
+def _sound(stats: Statistics) -> Statistics:
+    """Statistics whose numbers are finite and belong together; raises `CheckpointError` where they do not."""
+    for key, moments in stats.moments.items():
+        rows = [moments.mean, moments.std, moments.min, moments.max]
+        if (
+            any(row.shape != moments.mean.shape or not np.isfinite(row).all() for row in rows)
+            or (moments.std < 0).any()
+        ):
+            raise CheckpointError(f"statistics.json: those of {key} are not finite, or of different shapes")
+    return stats
 
 
 def load_weights(network: ChunkNetwork, state: Mapping[str, Tensor], *, where: str) -> None:
@@ -242,8 +276,8 @@ def _read_json(file: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is {special}")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} is missing or damaged: {error}") from error
+    except (OSError, RecursionError, ValueError) as error:
+        raise CheckpointError(f"{file} is missing or damaged: {reason(error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} must hold an object, given: {type(content).__name__}")
     return content

@@ -217,3 +217,33 @@ def test_a_fifo_among_its_files_is_named(folder: Path) -> None:
 
 def _touch(file: Path) -> None:
     file.write_text(file.name)
+
+
+@pytest.mark.parametrize("name", ["config.json", "statistics.json", "contract.json"])
+def test_mutated_json_is_refused_in_one_line_and_little_time(name: str, folder: Path) -> None:
+    """Without checksums, as a checkpoint of an older version or one that somebody edited."""
+    (folder / checkpoint.CHECKSUMS).unlink()
+    whole = json.loads((folder / name).read_text())
+    words = ["NaN", "Infinity", "1e999", "{}", "[]", "null", '"x"', "-1", "0", "[[1]]", str(10**12)]
+    words += ["9" * 5000, "[" * 30_000]
+    draw, refused = random.Random(3), 0
+    for number in range(100):
+        values = json.loads(json.dumps(whole))
+        inner = draw.choice(
+            [values, *(value for value in values.values() if isinstance(value, (dict, list)) and value)]
+        )
+        key = draw.choice(list(inner) if isinstance(inner, dict) else range(len(inner)))
+        inner[key] = "@"
+        text = json.dumps(values).replace('"@"', draw.choice(words))
+        if number < len(words):
+            text = words[number]
+        elif number % 10 == 0:
+            text = text[: draw.randrange(len(text))]
+        (folder / name).write_text(text)
+        try:
+            checkpoint.load(folder)
+        except CheckpointError as error:
+            refused += 1
+            assert "\n" not in str(error), text[:200]  # noqa: PT017 - some are still right
+            assert len(str(error)) < 1500, text[:200]  # noqa: PT017
+    assert refused > 60
