@@ -15,12 +15,12 @@ import pytest
 
 from aloha_kit import rigs
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig
+from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, EStopConfig
 from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_POSE, StreamError, VX300S, WX250S
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
-from aloha_kit.ros import arms, environment, followers, rivals
+from aloha_kit.ros import arms, environment, estop, followers, rivals
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.following import Following
 from aloha_kit.ros.node import RosError
@@ -425,6 +425,13 @@ class TestPeople:
     def test_a_rig_without_leaders_says_so(self, fakes: Fakes) -> None:
         with pytest.raises(ConfigError, match="rig 'fake' has no leader arms"):
             rigs.connect(TASK, replace(RIG, leaders={}), leaders=True)
+
+
+def test_a_rig_whose_emergency_stop_is_not_there_is_refused(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estop, "SOURCE_S", 0.3)
+    with pytest.raises(RosError, match=r"the emergency stop's source is silent: nothing on /cell/none for 0\.3 s"):
+        fakes.env(rig=replace(RIG, estop=EStopConfig("/cell/none")))
+    assert fakes.left.calls == []
 
 
 class TestRefusedPreparation:
