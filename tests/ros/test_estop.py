@@ -78,6 +78,7 @@ def test_no_command_leaves_once_the_press_has_returned() -> None:
         with contextlib.suppress(SafetyError):
             while True:
                 with latch.sending():
+                    time.sleep(0.005)  # checked, and not sent yet
                     sent[0] += 1
         refused.wait(10)
 

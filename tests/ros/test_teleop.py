@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from std_msgs.msg import Bool
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.teleop.__main__ import main
 from tests.ros.master import Ros
-from tests.ros.rig_client import Client, until
+from tests.ros.rig_client import Client, Ear, until
 from tests.ros.small_rig import simulated, write_task
 
 SIDES = ("left", "right")
@@ -83,6 +84,26 @@ def test_the_emergency_stop_ends_it_with_everything_held(session_ros: Ros, task:
         assert torque(rig, f"master_{side}") == {1}
     button.publish(Bool(data=False))
     button.unregister()
+
+
+def test_the_emergency_stop_ends_parking_where_the_arms_are(session_ros: Ros, task: Path, rig: Client) -> None:
+    button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10)
+    words = ["--task", str(task), "--park", "--park_s", "20", "--release"]
+    program = session_ros.start("python", "-m", "aloha_kit.teleop", *words)
+    sent = [Ear(f"/puppet_{side}/commands/joint_group", rospy.AnyMsg) for side in SIDES]
+    until(lambda: all(len(ear.messages) > 20 for ear in sent) and button.get_num_connections() > 0, "it is on its way")
+    button.publish(Bool(data=True))
+    time.sleep(0.04)
+    button.publish(Bool(data=False))
+    assert program.wait() == 1
+    assert "error: the emergency stop was pressed (by /aloha_kit_tests" in program.text()
+    assert "parked;" not in program.text()
+    assert all(len(ear.messages) < 20 * 50 for ear in sent)
+    for side in SIDES:
+        assert torque(rig, f"puppet_{side}") == {1}
+    button.unregister()
+    for ear in sent:
+        ear.subscriber.unregister()
 
 
 def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, task: Path, rig: Client) -> None:
