@@ -207,6 +207,7 @@ class RosEnv(Environment):
             self._next_seed = None
         if self._opening is not None:
             self._opening(self)
+        self._start_from_where_they_are()
         # The streams may still show what was before.
         ready_ns = self.clock.now_ns()
         while self.streams.sync.wait(WARM_UP_S).reference_ns < ready_ns:
@@ -262,6 +263,10 @@ class RosEnv(Environment):
         """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `Followers.prepare`."""
         self._sole.listen()
         self._arms.prepare()
+
+    def require_alone(self) -> None:
+        """Raise SafetyError, by name, where another node commands what this one does, or publishes a stream too."""
+        self._sole.require()
 
     def hold(self) -> None:
         """Stay: a base stops; arms under torque stay at their last command by themselves."""
@@ -320,6 +325,12 @@ class RosEnv(Environment):
             self._arms.send(command)
             if self.base is not None and not self._by_person:
                 self.base.drive(command[-2:])
+
+    def _start_from_where_they_are(self) -> None:
+        """An opening may wait for minutes, and somebody may have moved a follower meanwhile."""
+        if not self.listens_only:
+            for arm in self.followers.values():
+                arm.present()
 
     def _first_observation(self) -> Observation:
         """Decides for the episode whether it has velocities and efforts: one reading without is no driver without."""

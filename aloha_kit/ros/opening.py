@@ -67,7 +67,8 @@ class Opening:
         """Run the opening; on return the leaders are the operator's.
 
         Raises:
-            SafetyError: the emergency stop is pressed; the leaders are not let go.
+            SafetyError: the emergency stop is pressed, or another node commands the followers; the leaders are
+                not let go.
             StreamError: a leader's joint states have gone quiet.
             RosError: nobody closed the grippers within `patience_s`.
         """
@@ -99,6 +100,7 @@ class Opening:
 
     def _polled(self, env: RosEnv) -> str | None:
         env.estop.require_released()
+        env.require_alone()
         return self._poll()
 
     def _closed(self, env: RosEnv, name: str) -> bool:

@@ -82,6 +82,9 @@ class Desk(Environment):
     def describe(self) -> dict[str, Any]:
         return {"rig": "bench"}
 
+    def require_alone(self) -> None:
+        """Nobody else commands it."""
+
     def reset(self) -> dm_env.TimeStep:
         self.resets += 1
         self.opening(self)

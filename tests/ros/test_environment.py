@@ -422,6 +422,17 @@ class TestPeople:
         np.testing.assert_allclose(seen[0][:6], START_ARM_POSE, atol=1e-5)
         until(lambda: bool(np.allclose(fakes.leaders["left"].motors[:6], START_ARM_POSE, atol=1e-5)), "the leader")
 
+    def test_a_follower_that_was_moved_during_the_opening_starts_from_where_it_is(self, fakes: Fakes) -> None:
+        def opening(env: RosEnv) -> None:
+            fakes.right.motors[0] = 0.5  # by whom is not known: its torque was off for a moment, say
+
+        env = fakes.env(leaders=True, opening=opening)
+        env.reset()
+        fakes.right.groups.clear()
+        env.step(START)
+        until(lambda: bool(fakes.right.groups), "the first command")
+        assert fakes.right.groups[0][0] == pytest.approx(0.5 - VX300S.velocity / TASK.rate_hz, abs=1e-3)
+
     def test_a_rig_without_leaders_says_so(self, fakes: Fakes) -> None:
         with pytest.raises(ConfigError, match="rig 'fake' has no leader arms"):
             rigs.connect(TASK, replace(RIG, leaders={}), leaders=True)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.config import load, RigConfig
-from aloha_kit.core import START_ARM_POSE, StopEpisode, StreamError, VirtualClock, WX250S
+from aloha_kit.core import SafetyError, START_ARM_POSE, StopEpisode, StreamError, VirtualClock, WX250S
 from aloha_kit.loop import Latch
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.opening import Opening
@@ -41,6 +41,11 @@ class FakeEnv:
         self.leaders, self.estop = object(), Latch()
         self.log: list[Any]
         self._opening = opening
+        self.rival_from_s = np.inf
+
+    def require_alone(self) -> None:
+        if self.clock.now_ns() / 1e9 >= self.rival_from_s:
+            raise SafetyError("another node commands the followers: /intruder")
 
     def move(self, targets: dict[Any, Any], seconds: float) -> None:
         for arm, target in targets.items():
@@ -119,3 +124,13 @@ def test_leaders_that_drive_the_followers_themselves_are_left_alone() -> None:
 def test_times_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="need countdown_s ≥ 0 and move_s > 0, given"):
         Opening(**wrong)
+
+
+@pytest.mark.parametrize("second", [3.0, 5.5])
+def test_another_sender_ends_the_waiting_and_the_countdown_with_the_leaders_locked(second: float) -> None:
+    env = FakeEnv(lambda side, seconds: CLOSED if seconds >= 5.0 else OPEN)
+    env.rival_from_s = second
+    with pytest.raises(SafetyError, match="another node commands the followers: /intruder"):
+        run(Opening(countdown_s=2.0, move_s=1.5), env)
+    assert env.clock.now_ns() / 1e9 == pytest.approx(second, abs=0.02)
+    assert events(env)[-1][1] == "gripper off"
