@@ -74,7 +74,18 @@ def _storage(data: Any) -> str:
         for i in range(plan.get_virtual_count()):
             if (source := plan.get_virtual_filename(i)) != ".":
                 return f"is put together from {_text(source)}"
+            if not _holds_data(data, part := plan.get_virtual_dsetname(i)):
+                return f"is put together from {_text(part)}, which holds no data itself"
     return ""
+
+
+def _holds_data(data: Any, name: bytes | str) -> bool:
+    """Whether a part of a virtual data set is an ordinary one: HDF5 crashes where virtual ones form a circle."""
+    try:
+        part = h5py.h5d.open(h5py.h5i.get_file_id(data), name if isinstance(name, bytes) else name.encode())
+        return bool(part.get_create_plist().get_layout() != h5py.h5d.VIRTUAL)
+    except (OSError, RuntimeError, KeyError, ValueError):
+        return False
 
 
 def _text(name: bytes | str) -> str:

@@ -292,9 +292,12 @@ def _torn(fd: int, offset: int, total: int, sequence: int) -> bool:
     head = os.pread(fd, _HEAD.size, offset)
     if len(head) < _HEAD.size or empty:
         return True
-    kind, number, length, _ = _HEAD.unpack(head)
+    kind, number, length, crc = _HEAD.unpack(head)
     unfinished = offset + _HEAD.size + length > total
-    return bool(kind in _KINDS and number == sequence and length <= _MAX_RECORD and unfinished)
+    if not (kind in _KINDS and number == sequence and length <= _MAX_RECORD and unfinished):
+        return False
+    rest = os.pread(fd, _MAX_RECORD, offset + _HEAD.size)  # a whole record whose length was damaged is not torn
+    return bool(zlib.crc32(rest, zlib.crc32(_HEAD.pack(kind, number, len(rest), 0))) != crc)
 
 
 def _whole(fd: int, at: int, total: int) -> bool:

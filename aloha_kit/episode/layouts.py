@@ -120,7 +120,8 @@ def detect(file: Any, path: object) -> Layout:
     if not hasattr(images, "items"):
         raise EpisodeError(f"{path}: /observations/images is no group of cameras. It has: {contents(file)}")
     for key in ("action", "observations/qpos"):
-        if len(getattr(file[key], "shape", None) or ()) != 2:
+        shape = tuple(getattr(file[key], "shape", None) or ())
+        if len(shape) != 2 or shape[1] == 0:
             raise EpisodeError(f"{path}: /{key} is no table of rows. It has: {contents(file)}")
     for name in images:
         try:

@@ -50,6 +50,14 @@ def virtual(file: h5py.File, place: Path) -> None:
     file.create_virtual_dataset("action", layout)
 
 
+def circle(file: h5py.File, place: Path) -> None:
+    """Reading such a data set ends the process: HDF5 goes round until its stack is full."""
+    layout = h5py.VirtualLayout(file["action"].shape, "f4")
+    layout[:] = h5py.VirtualSource(".", "action", file["action"].shape)
+    del file["action"]
+    file.create_virtual_dataset("action", layout)
+
+
 def behind_a_soft_link(file: h5py.File, place: Path) -> None:
     file["hidden/way"] = h5py.ExternalLink(str(place), "/x")
     del file["observations/effort"]
@@ -61,6 +69,7 @@ NAMED = {
     link: "/observations/qvel is a link to '{}'",
     linked_group: "/a/b/d is a link to '{}'",
     virtual: "/action is put together from '{}'",
+    circle: "/action is put together from 'action', which holds no data itself",
     behind_a_soft_link: "/hidden/way is a link to '{}'",
 }
 

@@ -105,6 +105,20 @@ def test_cut_off_at_every_byte(tmp_path: Path) -> None:
         assert bool(contents.problem) == (contents.good_bytes != length)
 
 
+def test_a_damaged_length_of_the_last_row_is_no_torn_write(tmp_path: Path) -> None:
+    path = tmp_path / "episode_0.hdf5.partial"
+    begin = write(path, end=False)[-2]
+    data = path.read_bytes()
+    for bit in range(32):  # the length follows the kind and the number
+        flipped = bytearray(data)
+        flipped[begin + 8 + bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        contents = read(path)
+        assert contents is not None
+        assert len(contents.rows) == ROWS - 1
+        assert not contents.torn, f"bit {bit}: the row is there, so that the journal has to be kept"
+
+
 @settings(max_examples=300, deadline=None)
 @given(data=st.data())
 def test_a_flipped_bit_ends_the_prefix(data: st.DataObject) -> None:

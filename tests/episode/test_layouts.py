@@ -350,3 +350,11 @@ def test_raw_and_jpeg_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureF
     aloha(tmp_path / "episode_0.hdf5", Rig())
     assert main(["export", str(tmp_path), str(tmp_path / "out"), "--raw", "--jpeg", "standard"]) == 1
     assert "--raw and --jpeg standard exclude each other" in capsys.readouterr().err
+
+
+def test_vectors_without_an_entry_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "episode_0.hdf5"
+    with h5py.File(path, "w") as file:
+        file["action"] = file["observations/qpos"] = np.zeros((9, 0), np.float32)
+    with pytest.raises(EpisodeError, match="/action is no table of rows"):
+        Episode.open(path)
