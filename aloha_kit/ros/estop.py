@@ -39,7 +39,8 @@ class EStop(Latch):
         config: the source that has to be there; without one the default topic, and nobody has to publish.
 
     Raises:
-        RosError: the configured source does not appear within `SOURCE_S`.
+        RosError: the configured source does not appear within `SOURCE_S`; or a node publishes on the topic that
+            cannot be heard, so that its button would do nothing.
     """
 
     def __init__(self, config: EStopConfig | None = None) -> None:
@@ -53,6 +54,7 @@ class EStop(Latch):
         self._subscriber = rospy.Subscriber(self._topic, Bool, self._heard, queue_size=None, tcp_nodelay=True)
         try:
             self._await_publishers()
+            self._require_connected()
         except BaseException:
             self.close()
             raise
@@ -125,6 +127,27 @@ class EStop(Latch):
                     )
                 return
             time.sleep(0.01)
+
+    def _require_connected(self) -> None:
+        """Raise RosError where a node that is there cannot be heard: its button would do nothing."""
+        end = time.monotonic() + FIRST_S
+        while deaf := sorted(_registered(self._topic) - self._connected()):
+            deaf = [who for who in deaf if _is_there(who)]
+            if deaf and time.monotonic() > end:
+                kind = dict(rospy.get_published_topics()).get(self._topic, "unknown")
+                raise RosError(
+                    f"the emergency stop of {', '.join(deaf)} on {self._topic} cannot be heard: expected {Bool._type} "
+                    f"from a node that can be reached, found type {kind}. A node that is gone: rosnode cleanup"
+                )
+            if not deaf:
+                return
+            time.sleep(0.05)
+
+    def _connected(self) -> set[str]:
+        """Publishers whose messages reach this process."""
+        connections = list(getattr(self._subscriber.impl, "connections", None) or ())
+        others = {each.callerid_pub for each in connections if hasattr(each, "callerid_pub")}
+        return others | self._said.keys() | {rospy.get_name()}
 
     def _watch(self, timeout_s: float) -> None:
         # Counted, not timed: while this whole process stood still its sources had no chance to be heard.

@@ -42,8 +42,9 @@ def node(session_ros: Ros) -> Iterator[Callable[..., Process]]:
     """A publisher in a process of its own: name, value, rate (0: once, latched)."""
     started: list[Process] = []
 
-    def start(name: str, value: str, hz: float = 0.0, topic: str = TOPIC) -> Process:
-        started.append(session_ros.start("python", "-c", PUBLISHER, name, topic, value, str(hz)))
+    def start(name: str, value: str, hz: float = 0.0, topic: str = TOPIC, kind: str = "Bool") -> Process:
+        program = PUBLISHER.replace("Bool", kind)
+        started.append(session_ros.start("python", "-c", program, name, topic, value, str(hz)))
         return started[-1]
 
     yield start
@@ -190,3 +191,21 @@ def test_a_source_that_never_appears_is_refused_by_name(session_ros: Ros, monkey
     monkeypatch.setattr(estop_module, "SOURCE_S", 0.3)
     with pytest.raises(RosError, match=r"the emergency stop's source is silent: nothing on /cell/none for 0\.3 s"):
         EStop(EStopConfig("/cell/none"))
+
+
+@pytest.mark.parametrize("why", ["another type", "stopped"])
+def test_a_button_that_cannot_be_heard_is_refused_by_name(
+    session_ros: Ros, node: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(estop_module, "FIRST_S", 0.5)
+    name, kind = f"deaf_button_{why.split()[0]}", "Int8" if why == "another type" else "Bool"
+    process = node(name, "true", kind=kind)
+    until(lambda: f"/{name}" in estop_module._publishers(TOPIC), "the button is there")
+    if why == "stopped":
+        time.sleep(0.3)
+        process.signal(signal.SIGSTOP)
+    with pytest.raises(RosError, match=rf"emergency stop of /{name} on {TOPIC} cannot .* found type std_msgs/{kind}"):
+        EStop()
+    process.kill()
+    with contextlib.closing(EStop()) as estop:  # a registration that is left is no button
+        assert estop() == ""
