@@ -301,6 +301,11 @@ class Session:
     def _mend(self, env: RosEnv, error: AlohaKitError) -> None:
         """Wait until the operator has mended what is wrong; raises the error again if they do not."""
         self._require_rig()
+        for command in self.talk.heard():  # said before the fault was told: no leave to move again after it
+            if command not in ("resume", "start", "reset"):
+                self._between(command, env)
+        if self._quit:
+            raise error
         remedy = "Release the emergency stop, say reset, then resume" if env.estop() else "Resume when this is mended"
         self.talk.tell("paused", f"{error}\nNothing is sent to the arms. {remedy}, or quit")
         answer = self.talk.wait_for(
@@ -318,7 +323,7 @@ def _reset(env: RosEnv) -> str:
         env.estop.reset()
     except AlohaKitError as error:
         return str(error)
-    return "the emergency stop is reset; nothing moves before resume"
+    return "the emergency stop is reset; nothing moves before resume, or quit, which brings the arms to rest"
 
 
 class _Attended:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aloha_kit.core import EpisodeError, StreamError
+from aloha_kit.core import EpisodeError, SafetyError, StreamError
 from aloha_kit.episode import Episode, list_episodes, list_partials
 from aloha_kit.episode.reader import describe_of
 from aloha_kit.record.folder import FAILED
@@ -232,7 +232,28 @@ def test_after_the_emergency_stop_nothing_moves_before_a_reset(tmp_path: Path) -
     reason = attributes(tmp_path / FAILED / "episode_0.hdf5")[2]
     assert "SafetyError: the emergency stop was pressed (by /button): no further motion was commanded" in reason
     assert "Release the emergency stop, say reset, then resume, or quit" in output.getvalue()
-    assert "the emergency stop is reset; nothing moves before resume" in output.getvalue()
+    assert "the emergency stop is reset; nothing moves before resume, or quit, which" in output.getvalue()
+
+
+@pytest.mark.parametrize("early", [("start",), ("reset", "resume")])
+def test_what_was_said_before_a_fault_is_no_leave_to_move_after_it(tmp_path: Path, early: tuple[str, ...]) -> None:
+    env = Desk()
+    made, operator, _ = session(tmp_path, env, ("paused", 3, "quit"))
+    said: list[str] = []
+    poll = operator.poll
+    operator.poll = lambda: [said.pop(0) for _ in list(said)] or poll()  # type: ignore[method-assign]
+
+    def refused() -> Any:  # the moves to the start take seconds in which nobody listens
+        env.resets += 1
+        said.extend(early)
+        env.estop.press("the emergency stop was pressed (by /button)")
+        raise SafetyError(env.estop())
+
+    env.reset = refused  # type: ignore[method-assign]
+    result = made.run(env)
+    assert env.resets == 1
+    assert env.estop(), "nor was it reset"
+    assert "the emergency stop was pressed" in result.fault
 
 
 def test_a_reset_is_refused_while_it_is_pressed_and_means_nothing_otherwise(
