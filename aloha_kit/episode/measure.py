@@ -97,6 +97,13 @@ def measure(folder: Path) -> Measured:
             lengths.append(len(whole))
             files.append(path)
             about = about or (episode.layout, episode.assumed, str(episode.attrs.get("instruction") or ""))
+            ours, theirs = about[1].cameras, episode.assumed.cameras
+            if lacking := [name for name, size in ours.items() if theirs.get(name) != size]:
+                raise ContractError(
+                    f"{path} lacks camera {', '.join(lacking)} as {files[0].name} has it; it has: "
+                    f"{', '.join(f'{name} {size[0]}x{size[1]}' for name, size in theirs.items()) or '(none)'}: "
+                    "put them into folders of their own"
+                )
     if about is None:
         what = "say themselves what they hold" if selection.files else "are no episodes"
         raise EpisodeError(f"nothing to describe: the {counted(len(selection.files), 'file')} in '{folder}' {what}")

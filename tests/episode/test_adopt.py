@@ -129,6 +129,13 @@ def test_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     any_arms(tmp_path / "rig" / "episode_1.hdf5", 7, 7)
     assert main(["adopt", str(rig), "--rig", "aloha", *GIVEN, "--overwrite"]) == 1
     assert "put them into folders of their own" in capsys.readouterr().err
+    other = any_arms(one / "episode_1.hdf5", 7, 7, base=3)
+    with h5py.File(other, "r+") as file:
+        (camera,) = file["observations/images"]
+        file.move(f"observations/images/{camera}", "observations/images/another")
+    assert main(["adopt", str(one), "--names", "arm", *GIVEN, "--overwrite"]) == 1
+    assert f"{other} lacks camera {camera} as episode_0.hdf5 has it; it has: another" in capsys.readouterr().err
+    other.unlink()
     record(tmp_path / "ours", 5)
     assert main(["adopt", str(tmp_path / "ours"), "--rig", "aloha", *GIVEN]) == 1
     assert "say themselves what they hold" in capsys.readouterr().err
