@@ -44,6 +44,8 @@ def parse(path: Path) -> Any:
         raise ConfigError(f"{path} is not YAML: line {line + 1}: {what}") from None
     except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except (LookupError, AttributeError, TypeError):  # what yaml makes of `!!bool maybe`, `!!int ''`, `!!timestamp x`
+        raise ConfigError(f"{path} is not YAML: a value does not fit its tag (!!int, !!bool, …)") from None
 
 
 def _text(path: Path) -> str:
