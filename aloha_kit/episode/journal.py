@@ -296,8 +296,11 @@ def _torn(fd: int, offset: int, total: int, sequence: int) -> bool:
     unfinished = offset + _HEAD.size + length > total
     if not (kind in _KINDS and number == sequence and length <= _MAX_RECORD and unfinished):
         return False
-    rest = os.pread(fd, _MAX_RECORD, offset + _HEAD.size)  # a whole record whose length was damaged is not torn
-    return bool(zlib.crc32(rest, zlib.crc32(_HEAD.pack(kind, number, len(rest), 0))) != crc)
+    rest = total - offset - _HEAD.size  # a whole record whose length was damaged is not torn
+    found = zlib.crc32(_HEAD.pack(kind, number, min(rest, _MAX_RECORD), 0))
+    for begin in range(offset + _HEAD.size, total, _SEARCHED):
+        found = zlib.crc32(os.pread(fd, _SEARCHED, begin), found)
+    return rest > _MAX_RECORD or found != crc
 
 
 def _whole(fd: int, at: int, total: int) -> bool:
