@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -126,24 +127,28 @@ def test_the_emergency_stop_leaves_the_arms_where_they_are(scene: Scene) -> None
 def test_a_press_while_the_program_stood_still_is_noticed_before_its_next_command(scene: Scene) -> None:
     """Its threads wake in any order: the one that moves the arms must not send before the other has heard."""
     program = scene.drive()
-    button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10)
-    commands = [Ear(f"/{arm}/commands/joint_group", rospy.AnyMsg) for arm in FOLLOWERS]
-    until(lambda: button.get_num_connections() > 0 and all(ear.newest for ear in commands), "all are connected")
-    program.signal(signal.SIGSTOP)
-    time.sleep(0.05)  # what was on its way has arrived
-    for ear in commands:
-        ear.messages.clear()
-    button.publish(Bool(data=True))
-    button.publish(Bool(data=False))
-    time.sleep(0.05)
-    program.signal(signal.SIGCONT)
-    assert program.wait() == 1
-    assert "SafetyError: the emergency stop was pressed (by /aloha_kit_tests" in program.text()
-    assert "the arms were not parked: the emergency stop was pressed" in program.text()
-    assert [len(ear.messages) for ear in commands] == [0, 0]
-    button.unregister()
-    for ear in commands:
-        ear.subscriber.unregister()
+    with contextlib.ExitStack() as left:
+        button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10)
+        left.callback(button.unregister)
+        commands = [Ear(f"/{arm}/commands/joint_group", rospy.AnyMsg) for arm in FOLLOWERS]
+        for ear in commands:
+            left.callback(ear.subscriber.unregister)  # or later tests of this process would hear AnyMsg there
+        until(lambda: button.get_num_connections() > 0 and all(ear.newest for ear in commands), "all are connected")
+        program.signal(signal.SIGSTOP)
+        time.sleep(0.05)  # what was on its way has arrived
+        for ear in commands:
+            ear.messages.clear()
+        button.publish(Bool(data=True))
+        button.publish(Bool(data=False))
+        time.sleep(0.05)
+        program.signal(signal.SIGCONT)
+        assert program.wait() == 1
+        # on a busy machine the base may notice first that the program stood still
+        assert "SafetyError: the emergency stop was pressed (by /aloha_kit_tests" in program.text() or (
+            "this process stood still" in program.text()
+        )
+        assert "the arms were not parked: the emergency stop was pressed" in program.text()
+        assert [len(ear.messages) for ear in commands] == [0, 0]
 
 
 def test_a_network_that_is_lost_and_comes_back_finds_everything_held(scene: Scene) -> None:
