@@ -1,4 +1,4 @@
-"""Files of a released version, with the values that they are to give for ever: `python -m tests.released.make FOLDER`.
+"""Files of a version, with the values that they are to give for ever: `python -m tests.released.make FOLDER`.
 
 Run it with the code of the version whose files are wanted, never again afterwards.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import sys
 import time
 from pathlib import Path
@@ -16,8 +17,12 @@ import numpy as np
 import torch
 
 from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.core import Observation
 from aloha_kit.episode import Episode
 from aloha_kit.policies import checkpoint
+from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
+from aloha_kit.policies.network import ChunkNetwork
 from tests.episode.recording import feed, record, Rig, writer_for
 from tests.policies.contract import batch_of, contract_of
 from tests.policies.test_networks import act, cnnmlp, network_of
@@ -25,10 +30,18 @@ from tests.policies.test_networks import act, cnnmlp, network_of
 ROWS = 12
 FULL = Rig(depth=True, base=True)
 CAMERAS = {"top": (32, 48), "left_wrist": (40, 32)}
+SMALL: dict[str, Any] = {"backbone_layers": 1, "hidden_dim": 16}
+POLICIES: dict[str, PolicyConfig] = {
+    "act_poses": act(**SMALL, dim_feedforward=16, enc_layers=1, use_environment_state=True, image_size=(16, 16)),
+    "cnnmlp_chunks": cnnmlp(**SMALL, keypoints=2, chunk_size=4, use_environment_state=True),
+}
 
 
 def make(folder: Path) -> None:
-    """Two episodes (JPEG with depth and base, raw), a journal cut off by a kill, a checkpoint of each family."""
+    """Two episodes (JPEG with depth and base, raw), a journal cut off by a kill, checkpoints of each family.
+
+    Those in POLICIES fit the JPEG episode: their actions along its observations are kept.
+    """
     expected: dict[str, Any] = {}
     for name, settings in {"jpeg": {"rig": FULL}, "raw": {"rig": Rig(), "images": "raw"}}.items():
         path = record(folder / name, ROWS, **settings)  # type: ignore[arg-type]
@@ -49,15 +62,53 @@ def make(folder: Path) -> None:
         expected |= {f"{name}/images/{camera}": image.numpy() for camera, image in batch["images"].items()}
         with torch.inference_mode():
             expected[f"{name}/prediction"] = network.predict(batch).numpy()
+    for name, config in POLICIES.items():
+        torch.manual_seed(0)
+        network = network_of(config, FULL.contract).eval()
+        checkpoint.save(folder / name, network, network.config, network.stats, FULL.contract, {"step": 7})
+        expected |= {f"{name}/{key}": value for key, value in actions(network, folder / "jpeg").items()}
+    expected["processor"] = processor()
     np.savez_compressed(folder / "expected.npz", **expected)
+
+
+def actions(network: ChunkNetwork, folder: Path) -> dict[str, Any]:
+    """{executor: (T, A) actions along the observations of the folder's episode}."""
+    source = ChunkPolicy(network)
+    horizon = min(3, network.chunk_size)
+    executors = {"chunks": ChunkExecutor(source, horizon), "ensemble": TemporalEnsemble(source)}
+    with Episode.open(folder / "episode_0.hdf5") as episode:
+        states = episode.environment_state
+        assert states is not None
+        observations = [
+            Observation(
+                qpos=episode.qpos[row],
+                images={camera: episode.image(camera, row) for camera in episode.cameras},
+                environment_state=states[row],
+                stamps={},
+            )
+            for row in range(episode.length)
+        ]
+    found = {}
+    for name, executor in executors.items():
+        executor.reset()
+        found[name] = np.stack([executor.act(observation) for observation in observations])
+    return found
+
+
+def processor() -> str:
+    """What rounds in the same way: the processor, its vector instructions and torch's version."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    return f"{model}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
 
 
 def network_configurations() -> dict[str, PolicyConfig]:
     """Every family once, as small as it goes."""
-    small = {"backbone_layers": 1, "hidden_dim": 16}
     return {
-        "act": act(**small, dim_feedforward=16, enc_layers=1, share_backbone=False),
-        "cnnmlp": cnnmlp(**small, keypoints=2),
+        "act": act(**SMALL, dim_feedforward=16, enc_layers=1, share_backbone=False),
+        "cnnmlp": cnnmlp(**SMALL, keypoints=2),
     }
 
 

@@ -1,4 +1,4 @@
-"""Files that released versions wrote give the values that they gave then."""
+"""Files that earlier versions wrote give the values that they gave then."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 from aloha_kit.episode.recover import recover
 from aloha_kit.policies import checkpoint
-from tests.released.make import episode_values, ROWS
+from tests.released.make import actions, episode_values, POLICIES, processor, ROWS
 
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.npz"))
 
@@ -60,3 +60,22 @@ def test_a_checkpoint_predicts_the_same(version: Path, name: str) -> None:
     # another processor's kernels round differently
     np.testing.assert_allclose(found.numpy(), wanted["prediction"], rtol=0, atol=1e-5)
     assert checkpoint.notes(version / name) == {"step": 7}
+
+
+DEPLOYED = [
+    path.parent for path in sorted(Path(__file__).parent.glob("*/*/config.json")) if path.parent.name in POLICIES
+]
+
+
+@pytest.mark.parametrize("folder", DEPLOYED, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_a_checkpoint_gives_the_same_actions(folder: Path) -> None:
+    found = actions(checkpoint.load(folder), folder.parent / "jpeg")
+    with np.load(folder.parent / "expected.npz") as values:
+        same_kernels = str(values["processor"]) == processor()
+    for executor, wanted in expected(folder.parent, folder.name).items():
+        np.testing.assert_allclose(found[executor], wanted, rtol=0, atol=1e-5)
+        assert not same_kernels or np.array_equal(found[executor], wanted), executor
+
+
+def test_there_are_such_checkpoints() -> None:
+    assert {path.name for path in DEPLOYED} == set(POLICIES)
