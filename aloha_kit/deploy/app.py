@@ -18,6 +18,7 @@ from aloha_kit import __version__, rigs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.fit import as_trained, renames, training_setup
 from aloha_kit.config.starts import starts_by_seed
+from aloha_kit.control.asynchronous import AsyncChunks
 from aloha_kit.core import ConfigError, Environment, Policy, WallClock
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy import source as sources
@@ -28,7 +29,6 @@ from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.source import execution, executor, Source
 from aloha_kit.deploy.stage import view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, SafetyLimits, sigterm_interrupts
-from aloha_kit.policies.asynchronous import AsyncChunks
 
 
 def run(args: DeployArgs) -> list[Rollout]:

@@ -11,8 +11,8 @@ from tyro.conf import arg
 
 from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
+from aloha_kit.control.seam import chosen, Seam
 from aloha_kit.core import ConfigError
-from aloha_kit.policies.seam import chosen, Seam
 
 LOWEST = {
     "num_rollouts": 1,

@@ -10,11 +10,11 @@ from typing import Any, TextIO
 
 import dm_env
 
+from aloha_kit.control.execution import Playing
 from aloha_kit.core import Action, Policy, Stamps
 from aloha_kit.episode.steps import columns, Step
 from aloha_kit.loop import LatencyReport, Outcome, SafetyGuard
 from aloha_kit.loop.latency import STAGES
-from aloha_kit.policies.execution import Playing
 
 FLUSH_S = 0.4
 """A crash costs at most this much of the log. Lines are handed to the system, never forced onto the disk."""

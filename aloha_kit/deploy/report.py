@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from aloha_kit.control.asynchronous import AsyncChunks
 from aloha_kit.core import Policy
 from aloha_kit.core.files import free_path, write_json
 from aloha_kit.episode import list_episodes
 from aloha_kit.loop import LatencyReport, SafetyGuard, wilson_interval
-from aloha_kit.policies.asynchronous import AsyncChunks
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config.fit import renames
+from aloha_kit.control.asynchronous import AsyncChunks
+from aloha_kit.control.delayed import Execution
+from aloha_kit.control.execution import ChunkSource, ENSEMBLE, Executor
+from aloha_kit.control.seam import chosen, fade_of
 from aloha_kit.core import ConfigError, Contract, Observation
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.loop import LatencyReport
-from aloha_kit.policies.asynchronous import AsyncChunks
-from aloha_kit.policies.delayed import Execution
-from aloha_kit.policies.execution import ChunkSource, ENSEMBLE, Executor
-from aloha_kit.policies.seam import chosen, fade_of
 from aloha_kit.remote import RemotePolicy
 
 Measure = Callable[[str], AbstractContextManager[None]]

@@ -11,9 +11,9 @@ from tyro.conf import arg, UseAppendAction
 
 from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
+from aloha_kit.control.delayed import Execution
+from aloha_kit.control.seam import chosen, Seam
 from aloha_kit.core import ConfigError
-from aloha_kit.policies.delayed import Execution
-from aloha_kit.policies.seam import chosen, Seam
 
 LOWEST = {
     "num_rollouts": 1,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.control.execution import Executor
 from aloha_kit.core import Action, Observation
-from aloha_kit.policies.execution import Executor
 
 
 class SeamWatch:

@@ -22,12 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.control.delayed import Execution
+from aloha_kit.control.execution import Executor
 from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.seams import SeamWatch
 from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits
-from aloha_kit.policies.delayed import Execution
-from aloha_kit.policies.execution import Executor
 from aloha_kit.rigs import connect
 
 ASKED, ANSWERED = "asked", "answered"

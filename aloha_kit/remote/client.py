@@ -36,7 +36,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 class RemotePolicy:
-    """A source of chunks for `policies.execution` and `policies.asynchronous`, answered by a `PolicyServer`.
+    """A source of chunks for `control.execution` and `control.asynchronous`, answered by a `PolicyServer`.
 
     Connects at once, and again whenever the connection was lost, waiting longer after each failure.
 

@@ -35,7 +35,7 @@ _PLAIN = "This is a policy server of aloha_kit; it is spoken to by websocket.\n"
 
 
 class Source(Protocol):
-    """Predicts the next K actions, as `policies.execution.ChunkSource`."""
+    """Predicts the next K actions, as `control.execution.ChunkSource`."""
 
     def reset(self) -> None: ...
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]: ...

@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import binomtest
 
 from aloha_kit.config.fit import TrainingSetup
+from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import local, TimedAgent
@@ -26,7 +27,6 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
-from aloha_kit.policies.execution import ChunkExecutor
 from aloha_kit.policies.find import find_checkpoint, load_network, trained_task
 from tests.deploy.conftest import CHUNK, CONTRACT, save_checkpoint
 

@@ -10,12 +10,12 @@ import dm_env
 import numpy as np
 import pytest
 
+from aloha_kit.control.execution import Playing
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.episode.steps import read_steps
 from aloha_kit.loop import Outcome
-from aloha_kit.policies.execution import Playing
 from tests.deploy.conftest import CHUNK
 
 MS = 1_000_000

@@ -10,13 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aloha_kit.control.asynchronous import AsyncChunks
+from aloha_kit.control.delayed import DelayedChunks, Execution
+from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.source import execution, executor, Source
 from aloha_kit.loop import LatencyReport
-from aloha_kit.policies.asynchronous import AsyncChunks
-from aloha_kit.policies.delayed import DelayedChunks, Execution
-from aloha_kit.policies.execution import ChunkExecutor
 
 
 class Chunks:

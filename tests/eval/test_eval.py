@@ -16,6 +16,7 @@ import pytest
 from scipy.stats import binomtest
 
 from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.control.delayed import Execution
 from aloha_kit.core import Contract
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode, list_episodes
@@ -25,7 +26,6 @@ from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.worker import Plan
-from aloha_kit.policies.delayed import Execution
 from tests.eval.conftest import CONTRACT, save_checkpoint
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", "14")

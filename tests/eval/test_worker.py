@@ -7,10 +7,10 @@ import zlib
 import numpy as np
 import pytest
 
+from aloha_kit.control.delayed import DelayedChunks
+from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.core import StopEpisode
 from aloha_kit.eval.worker import roll_out
-from aloha_kit.policies.delayed import DelayedChunks
-from aloha_kit.policies.execution import ChunkExecutor
 from tests.loop.fake_rig import Constant, FakeRig
 
 STILL = np.zeros(2, np.float32)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from aloha_kit.control.execution import TemporalEnsemble
 from aloha_kit.core import ContractError, Observation
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.agent import ChunkPolicy
-from aloha_kit.policies.execution import TemporalEnsemble
 from tests.policies.contract import contract_of
 from tests.policies.test_networks import act, network_of, TWO
 

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.control.execution import ChunkExecutor, TemporalEnsemble
 from aloha_kit.core import Observation
 from aloha_kit.episode import Episode
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
-from aloha_kit.policies.execution import ChunkExecutor, TemporalEnsemble
 from aloha_kit.policies.network import ChunkNetwork
 from tests.episode.recording import feed, record, Rig, writer_for
 from tests.policies.contract import batch_of, contract_of

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, ConfigError, HoldStill, Observation
-from aloha_kit.policies.execution import (
+from aloha_kit.control.execution import (
     checked,
     ChunkExecutor,
     ChunkSource,
@@ -17,7 +16,8 @@ from aloha_kit.policies.execution import (
     Playing,
     TemporalEnsemble,
 )
-from aloha_kit.policies.seam import fade_of, IN_TIME, Seam, Timeline
+from aloha_kit.control.seam import fade_of, IN_TIME, Seam, Timeline
+from aloha_kit.core import Action, ConfigError, HoldStill, Observation
 
 
 class DelayedChunks:

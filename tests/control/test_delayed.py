@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aloha_kit.control.asynchronous import AsyncChunks
+from aloha_kit.control.delayed import DelayedChunks, Execution
+from aloha_kit.control.execution import ChunkExecutor, ChunkSource, Playing, TemporalEnsemble
 from aloha_kit.core import ConfigError, HoldStill, Observation
-from aloha_kit.policies.asynchronous import AsyncChunks
-from aloha_kit.policies.delayed import DelayedChunks, Execution
-from aloha_kit.policies.execution import ChunkExecutor, ChunkSource, Playing, TemporalEnsemble
 
 RATE = 50.0
 LENGTH = 12

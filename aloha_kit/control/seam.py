@@ -11,8 +11,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.control.execution import ensemble, Playing
 from aloha_kit.core import Action, ConfigError, ContractError
-from aloha_kit.policies.execution import ensemble, Playing
 
 Seam = Literal["none", "blend"]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.control.execution import checked, ChunkSource, Playing
+from aloha_kit.control.seam import IN_TIME, Timeline
 from aloha_kit.core import Action, ConfigError, ContractError, HoldStill, Observation, SafetyError, StopEpisode
-from aloha_kit.policies.execution import checked, ChunkSource, Playing
-from aloha_kit.policies.seam import IN_TIME, Timeline
 
 LOST = (ConnectionError, TimeoutError)
 
