@@ -43,11 +43,11 @@ class Trial:
 
 def trial(job: tuple[str, int, float]) -> Trial:
     """Run one seed in this process."""
-    from aloha_kit.sim import expert_for, SimEnv
+    from aloha_kit.sim import SimEnv
 
     scene, seed, noise = job
     env = SimEnv(scene, cameras={}, seed=seed)
-    expert = expert_for(env, noise=noise, seed=seed)
+    expert = env.expert(noise=noise, seed=seed)
     timestep = env.reset()
     begin = time.perf_counter()
     expert.reset()

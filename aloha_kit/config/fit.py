@@ -81,7 +81,7 @@ def training_setup(
         where if size is None else "--image_size",
         where,
         named=cameras is not None,
-        cautious=rig.kind == "ros",
+        cautious=rig.live,
     )
 
 
@@ -124,7 +124,7 @@ def as_trained(
         size: in place of the contract's.
     """
     names = tuple(name for name in contract.cameras if name in rig.cameras)
-    if rig.kind == "ros":
+    if rig.live:
         return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
     cameras = {name: CameraConfig(*(size or contract.cameras[name])) for name in names}
     return replace(task, cameras=names, image_size=None), replace(rig, cameras={**rig.cameras, **cameras})

@@ -109,6 +109,11 @@ class RigConfig:
     gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
 
+    @property
+    def live(self) -> bool:
+        """Whether drivers of its own arms run beside us, real or simulated, with a person who leads them."""
+        return bool(self.followers)
+
     def __post_init__(self) -> None:
         if self.kind == "sim":
             return

@@ -3,10 +3,11 @@
 Needs numpy and dm_env only, so it loads on a robot PC and on a training box alike.
 """
 
+from aloha_kit.core.aloha import aloha_limits, aloha_start
 from aloha_kit.core.arms import ARM_MODELS, ArmModel, GripperRange, joint_names, PIPER, START_ARM_POSE, VX300S, WX250S
 from aloha_kit.core.clock import Clock, Rate, VirtualClock, WallClock
 from aloha_kit.core.contract import Contract
-from aloha_kit.core.environment import Environment
+from aloha_kit.core.environment import Environment, Outcome
 from aloha_kit.core.errors import (
     AlohaKitError,
     ConfigError,
@@ -20,6 +21,7 @@ from aloha_kit.core.errors import (
     StopEpisode,
     StreamError,
 )
+from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.motion import command_step, CommandLimiter
 from aloha_kit.core.policy import Action, Observation, Policy, Stamps, Subset
 
@@ -42,9 +44,11 @@ __all__ = [
     "GripperRange",
     "HoldStill",
     "Observation",
+    "Outcome",
     "Policy",
     "Rate",
     "SafetyError",
+    "SafetyLimits",
     "Stamps",
     "StopEpisode",
     "ReadingError",
@@ -52,6 +56,8 @@ __all__ = [
     "Subset",
     "VirtualClock",
     "WallClock",
+    "aloha_limits",
+    "aloha_start",
     "command_step",
     "counted",
     "joint_names",

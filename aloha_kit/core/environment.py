@@ -1,21 +1,38 @@
-"""What every environment of the toolkit adds to dm_env's: a contract, a top reward, reproducible resets."""
+"""What every environment of the toolkit adds to dm_env: contract, limits, rest action, success, reproducible resets."""
 
 from __future__ import annotations
 
 import abc
+from dataclasses import dataclass
 from typing import Any
 
 import dm_env
+import numpy as np
+import numpy.typing as npt
+from dm_env import specs
 
 from aloha_kit.core.contract import Contract
+from aloha_kit.core.limits import SafetyLimits
+from aloha_kit.core.policy import Action
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an episode ended. `final_reward` is the reward of its last step, `max_reward` its highest."""
+
+    steps: int
+    final_reward: float
+    max_reward: float
+    reason: str  # "complete", what a policy said in StopEpisode, or the error that ended it
+    error: bool = False
 
 
 class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no types
-    """A rig, real or simulated, as one dm_env environment that owns time.
+    """A robot, real or simulated, as one dm_env environment that owns time.
 
     `step(action)` sends the command, waits for the absolute deadline and then observes, so an
     observation is fresh when the policy sees it. `reset` gives FIRST, `step` MID, and LAST on the
-    final step: T actions, T + 1 observations.
+    final step: T actions, T + 1 observations. What only some environments can do is in `loop.capabilities`.
     """
 
     @property
@@ -25,11 +42,62 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
 
     @property
     @abc.abstractmethod
+    def limits(self) -> SafetyLimits:
+        """Bounds of the commands, which the safety guard enforces."""
+
+    @property
+    @abc.abstractmethod
+    def rest_action(self) -> Action:
+        """(A,) the command that an episode which is broken off ends with; velocities are 0."""
+
+    @property
+    @abc.abstractmethod
     def max_reward(self) -> float:
-        """The reward that means success when the last step holds it; 0 where nothing measures it."""
+        """The highest reward there is; 0 where nothing measures success."""
+
+    @property
+    @abc.abstractmethod
+    def simulated(self) -> bool:
+        """Whether no real robot moves; episodes keep it."""
+
+    def succeeded(self, outcome: Outcome) -> bool | None:
+        """Whether an episode that ended so is a success; None where nothing measures it.
+
+        Here: its last step holds the highest reward, and no error ended it.
+        """
+        if self.max_reward <= 0:
+            return None
+        return not outcome.error and outcome.final_reward >= self.max_reward
+
+    def touched(self, outcome: Outcome) -> bool | None:
+        """Whether the highest reward was reached at any step, which is what the published ACT counts; None as above."""
+        return outcome.max_reward >= self.max_reward if self.max_reward > 0 else None
 
     def seed(self, seed: int) -> None:
         """Make the next reset reproducible, where chance is the environment's to decide."""
+
+    def checked(self, action: Action) -> npt.NDArray[np.float64]:
+        """(A,) a copy of an action that can be sent.
+
+        Raises:
+            ValueError: an action of another shape, or one that is not finite.
+        """
+        command, names = np.array(action, np.float64), self.contract.action_names
+        if command.shape != (len(names),):
+            raise ValueError(f"an action has shape ({len(names)},): {', '.join(names)}; given {command.shape}")
+        if not np.isfinite(command).all():
+            bad = [name for name, value in zip(names, command, strict=True) if not np.isfinite(value)]
+            raise ValueError(f"an action has to be finite; it is not at: {', '.join(bad)}")
+        return command
+
+    def action_spec(self) -> specs.BoundedArray:
+        """(A,) commands within the limits."""
+        low, high = (bound.astype(np.float32) for bound in (self.limits.lower, self.limits.upper))
+        return specs.BoundedArray(low.shape, np.float32, low, high, "action")
+
+    def reward_spec(self) -> specs.BoundedArray:
+        """From 0 to `max_reward`."""
+        return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
 
     def describe(self) -> dict[str, Any]:
         """What an episode should remember about this environment (task, seed, versions)."""

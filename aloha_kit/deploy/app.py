@@ -28,7 +28,8 @@ from aloha_kit.deploy.report import Report, Rollout
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.source import execution, executor, Source
 from aloha_kit.deploy.stage import view, with_view
-from aloha_kit.loop import LatencyReport, SafetyGuard, SafetyLimits, sigterm_interrupts
+from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
+from aloha_kit.loop.capabilities import LiveRobot, require, StartPoses
 
 
 def run(args: DeployArgs) -> list[Rollout]:
@@ -47,12 +48,10 @@ def run(args: DeployArgs) -> list[Rollout]:
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
-    on_rig = rig.kind == "ros"
-    if args.eval_poses is not None and on_rig:
+    if args.eval_poses is not None and rig.live:
         raise ConfigError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person puts in place")
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
-    inference = _inference(args, on_rig)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
         source, output = _source(args, task, rig)
@@ -65,7 +64,9 @@ def run(args: DeployArgs) -> list[Rollout]:
         stack.callback(env.close)
         fits = f"rig '{rig.name}' in task '{task.name}'"
         source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
-        latency = LatencyReport(task.rate_hz, clock=env.clock if on_rig else WallClock() if args.realtime else None)
+        live = isinstance(env, LiveRobot)
+        inference = _inference(args, live)
+        latency = LatencyReport(task.rate_hz, clock=env.clock if live else WallClock() if args.realtime else None)
         policy = executor(source, args, latency, inference, task.rate_hz)
         if isinstance(policy, AsyncChunks):
             stack.callback(policy.close)
@@ -75,12 +76,14 @@ def run(args: DeployArgs) -> list[Rollout]:
             filmed = rigs.connect(*with_view(task, rig, seen_by_people, args.video_size), realtime=args.realtime)
             stack.callback(filmed.close)
         for simulation in (env, filmed) if starts else ():
+            require(simulation, StartPoses, "--eval_poses")
             simulation.starts = starts
-        guard, operator = _on_rig(stack, env, policy, args.release) if on_rig else (_guard(env, policy), None)
+        guard, operator = (
+            _attended(stack, env, policy, args.release) if live else (SafetyGuard(policy, env.limits), None)
+        )
         runner = Runner(
-            task, env.contract, guard, policy, latency, output, env.simulated if on_rig else True, seen_by_people,
-            source.name, operator, args.judge_s,
-        )  # fmt: skip
+            task, env.contract, guard, policy, latency, output, seen_by_people, source.name, operator, args.judge_s
+        )
         about = _about(args, source, task, env, inference)
         report = stack.enter_context(Report(output, about, guard, latency, policy))
         # disable=None: a bar only on a terminal; elsewhere a line each rollout.
@@ -95,9 +98,9 @@ def run(args: DeployArgs) -> list[Rollout]:
     return report.rollouts
 
 
-def _inference(args: DeployArgs, on_rig: bool) -> Literal["sync", "async"]:
-    inference = args.inference or ("async" if on_rig else "sync")
-    if inference == "async" and not (on_rig or args.realtime):
+def _inference(args: DeployArgs, live: bool) -> Literal["sync", "async"]:
+    inference = args.inference or ("async" if live else "sync")
+    if inference == "async" and not (live or args.realtime):
         raise ConfigError("--inference async needs time that passes: add --realtime to a simulation in this process")
     return inference
 
@@ -118,19 +121,14 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[Source,
     return agent.local(path, setup, args.device, args.engine, args.precision, rename), output
 
 
-def _guard(env: Environment, policy: Policy) -> SafetyGuard:
-    return SafetyGuard(policy, SafetyLimits.for_contract(env.contract))
-
-
-def _on_rig(stack: contextlib.ExitStack, env: Any, policy: Policy, release: bool) -> tuple[SafetyGuard, Operator]:
-    """The guard with the rig's limits and emergency stop, under which the arms are parked on every way out."""
-    from aloha_kit.ros.operator import RosOperator
-    from aloha_kit.ros.safety import guarded
-
-    by_topic = stack.enter_context(contextlib.closing(RosOperator(COMMANDS, NAMESPACE)))
+def _attended(
+    stack: contextlib.ExitStack, env: LiveRobot, policy: Policy, release: bool
+) -> tuple[SafetyGuard, Operator]:
+    """The guard with the robot's limits and emergency stop, under which it is parked on every way out; its operator."""
+    channel = stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE)))
     print(HELP, file=sys.stderr)
-    operator = Operator([typed_lines(), by_topic.poll], tell=by_topic.tell)
-    return stack.enter_context(guarded(env, policy, release=release)), operator
+    operator = Operator([typed_lines(), channel.poll], tell=channel.tell)
+    return stack.enter_context(env.guarded(policy, release=release)), operator
 
 
 def _about(

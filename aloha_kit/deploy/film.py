@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import dm_env
@@ -26,17 +27,27 @@ class Film:
     Args:
         rate_hz: of the episode, and so of the video.
         steps: of the whole rollout, the width of the bar of rewards at the bottom.
-        max_reward: the reward that means success; 0 where nothing measures it.
+        max_reward: the highest reward; 0 where nothing measures success.
+        judge: whether an episode that ended so is a success; None where nothing measures it.
         view: camera shown large; the first one if the rig has none of this name.
         seen: cameras the policy sees, shown small.
     """
 
     def __init__(
-        self, path: Path, rate_hz: float, *, steps: int, title: str, max_reward: float, view: str, seen: tuple[str, ...]
+        self,
+        path: Path,
+        rate_hz: float,
+        *,
+        steps: int,
+        title: str,
+        max_reward: float,
+        judge: Callable[[Outcome], bool | None],
+        view: str,
+        seen: tuple[str, ...],
     ) -> None:
         self.path = path
         self._rate, self._steps, self._title, self._top = rate_hz, steps, title, max_reward
-        self._view, self._seen = view, seen
+        self._judge, self._view, self._seen = judge, view, seen
         self._close = contextlib.ExitStack()
         self._rewards: list[float] = []
         self._last: Observation | None = None
@@ -53,13 +64,13 @@ class Film:
         with self._close:
             if self._last is None:
                 return
+            success = self._judge(outcome)
             if outcome.error:
                 word, colour = outcome.reason, BAD
-            elif self._top > 0:
-                success = outcome.final_reward >= self._top
-                word, colour = ("success", GOOD) if success else ("failure", BAD)
-            else:
+            elif success is None:
                 word, colour = outcome.reason, FAINT
+            else:
+                word, colour = ("success", GOOD) if success else ("failure", BAD)
             frame = self._frame(self._last, word, colour)
             for _ in range(round(self._rate)):
                 self._video.add(frame)

@@ -16,7 +16,8 @@ from aloha_kit.deploy.report import Rollout
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.episode.edit import label
 from aloha_kit.episode.steps import steps_path
-from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard, start_pose
+from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard
+from aloha_kit.loop.capabilities import LiveRobot
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,6 @@ class Runner:
     executor: Policy
     latency: LatencyReport
     output: Path
-    sim: bool
     view: str
     policy: str
     operator: Operator | None = None
@@ -53,16 +53,15 @@ class Runner:
         """
         self.guard.require_released()  # a rollout begins with a move
         env.seed(seed)
-        judged = env.max_reward > 0
         writer = EpisodeWriter(
             self.output,
             contract=self.contract,
             task=self.task.name,
             rig=self.task.rig,
-            sim=self.sim,
+            sim=env.simulated,
             instruction=self.task.instruction,
             describe={**env.describe(), "seed": seed, "policy": self.policy},
-            success_reward=env.max_reward if judged else None,
+            judge=env.succeeded,
         )
         log = StepLog(steps_path(writer.path), self.latency, self.guard, self.executor)
         observers: list[Observer] = [self.latency, *(_Narrowed(each, self.contract) for each in (log, writer))]
@@ -75,6 +74,7 @@ class Runner:
                     steps=self.task.episode_len,
                     title=f"{writer.path.stem} · {self.task.name} · seed {seed}",
                     max_reward=env.max_reward,
+                    judge=env.succeeded,
                     view=self.view,
                     seen=tuple(self.contract.cameras),
                 )
@@ -85,10 +85,12 @@ class Runner:
         except BaseException:
             if not writer.written:
                 writer.discard()  # asking for its path has reserved an index
-            if self.operator is None:  # a rig's arms are parked where it was connected
-                park(env, self.guard, start_pose(self.contract))
+            if not isinstance(env, LiveRobot):  # which is parked by its own `guarded`
+                park(env, self.guard, env.rest_action)
             raise
-        success = outcome.final_reward >= env.max_reward if judged else self._verdict(acting, writer.path)
+        success = env.succeeded(outcome)
+        if success is None:
+            success = self._verdict(acting, writer.path)
         return Rollout(
             seed,
             writer.path.name,
@@ -97,7 +99,7 @@ class Runner:
             outcome.final_reward,
             outcome.max_reward,
             success,
-            outcome.max_reward >= env.max_reward if judged else None,
+            env.touched(outcome),
             outcome.reason,
         )
 

@@ -58,7 +58,7 @@ def examine(args: DoctorArgs) -> Report:
     """
     task = load(TaskConfig, "tasks", args.task)
     rig = load(RigConfig, "rigs", args.rig or task.rig)
-    if rig.kind != "ros":
+    if not rig.live:
         raise ConfigError(
             f"task '{task.name}' is of rig '{rig.name}', simulated in process: there is nothing to look at"
         )

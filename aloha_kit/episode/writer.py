@@ -10,16 +10,16 @@ import os
 import queue
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import dm_env
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, Contract, EpisodeError, Observation
+from aloha_kit.core import Action, Contract, EpisodeError, Observation, Outcome
 from aloha_kit.core.jpeg import jpeg_size
 from aloha_kit.episode import files
 from aloha_kit.episode.codec import encode_depth, encode_jpeg
@@ -32,19 +32,6 @@ _DESCRIBE_BYTES = 48_000  # an HDF5 attribute holds less than 64 kB
 
 _Picture = npt.NDArray[np.uint8] | bytes  # pixels to encode, or a JPEG to keep as it is
 _Row = tuple[npt.NDArray[np.void], list[_Picture], list[npt.NDArray[np.uint16]]]
-
-
-class Ending(Protocol):
-    """How an episode ended: the part of the loop's `Outcome` that is kept. (This room does not know the loop.)"""
-
-    @property
-    def final_reward(self) -> float: ...
-    @property
-    def max_reward(self) -> float: ...
-    @property
-    def reason(self) -> str: ...
-    @property
-    def error(self) -> bool: ...
 
 
 class EpisodeWriter:
@@ -68,8 +55,8 @@ class EpisodeWriter:
         images: "jpeg" (of `quality`, 1 to 100, where pixels have to be encoded) or "raw".
         flush_s: seconds between syncs to the disk, and at most this much recording waits in the queue.
         describe: what to remember about the environment, JSON-able, below 48 kB.
-        success_reward: the final reward that means success; None leaves `success` unjudged
-            unless somebody sets it before the end.
+        judge: whether an episode that ended so is a success, as `Environment.succeeded` says; None leaves
+            `success` unjudged unless somebody sets it before the end.
         encoders: threads that encode JPEG; by default one, or two where a step has over 600 000 pixels.
 
     Raises:
@@ -90,7 +77,7 @@ class EpisodeWriter:
         quality: int = 95,
         flush_s: float = 0.5,
         describe: Mapping[str, Any] | None = None,
-        success_reward: float | None = None,
+        judge: Callable[[Outcome], bool | None] | None = None,
         encoders: int | None = None,
     ) -> None:
         if images not in ("jpeg", "raw") or not 1 <= quality <= 100 or not flush_s > 0:
@@ -100,7 +87,7 @@ class EpisodeWriter:
             )
         if index is not None and episode_path(folder, index).exists():
             raise EpisodeError(f"{episode_path(folder, index)} exists and is never overwritten")
-        self.success: bool | None = None  # an operator's verdict; wins over `success_reward`
+        self.success: bool | None = None  # an operator's verdict; wins over `judge`
         self.stalls = 0  # steps that had to wait for room in the queue
         self.cut = 0  # last steps that are no part of the episode: the gesture that ended it
         self.notes: dict[str, Any] = {}  # what came to light on the way, JSON-able; joins `describe` at the end
@@ -116,7 +103,7 @@ class EpisodeWriter:
             "describe": _jsonable(describe or {}),
         }
         self._folder, self._index, self._contract = Path(folder), index, contract
-        self._flush_s, self._success_reward, self._encoders = flush_s, success_reward, encoders
+        self._flush_s, self._judge, self._encoders = flush_s, judge, encoders
         self._path: Path | None = None
         self._fd = -1
         self._state: Literal["new", "recording", "committed", "kept", "empty", "discarded"] = "new"
@@ -206,7 +193,7 @@ class EpisodeWriter:
             self.stalls += 1
             self._queue.put(row)
 
-    def on_end(self, outcome: Ending) -> None:
+    def on_end(self, outcome: Outcome) -> None:
         """Commit the episode, also one that an error ended: `reason` says how it went.
 
         Raises:
@@ -222,8 +209,8 @@ class EpisodeWriter:
             self._raise_failure()
             return
         success = self.success
-        if success is None and self._success_reward is not None:
-            success = bool(outcome.final_reward >= self._success_reward)
+        if success is None and self._judge is not None:
+            success = self._judge(outcome)
         try:
             end = {
                 "success": False if outcome.error else success,

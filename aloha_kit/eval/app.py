@@ -37,7 +37,7 @@ def run(args: EvalArgs) -> list[Evaluated]:
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
-    if rig.kind != "sim":
+    if rig.live:
         raise ConfigError(
             f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; count there with aloha_kit.deploy"
         )

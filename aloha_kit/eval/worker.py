@@ -27,7 +27,8 @@ from aloha_kit.control.execution import Executor
 from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.seams import SeamWatch
-from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop import Outcome, run_episode, SafetyGuard
+from aloha_kit.loop.capabilities import LazyImages, require, StartPoses
 from aloha_kit.rigs import connect
 
 ASKED, ANSWERED = "asked", "answered"
@@ -138,19 +139,19 @@ def _serve(plan: Plan, row: int, line: Line) -> None:
 
 def simulation(plan: Plan) -> Environment:
     """The task's environment, which draws only what a policy looks at: between two queries nobody does."""
-    from aloha_kit.sim import SimEnv  # MuJoCo loads only where something is simulated
-
-    env = connect(plan.task, plan.rig)
-    assert isinstance(env, SimEnv)
-    env.lazy_images = True
-    env.starts = plan.starts
-    return env
+    env: Any = connect(plan.task, plan.rig)
+    if isinstance(env, LazyImages):
+        env.lazy_images = True
+    if plan.starts:
+        require(env, StartPoses, "--eval_poses")
+        env.starts = plan.starts
+    return env  # type: ignore[no-any-return]
 
 
 def roll_out(env: Environment, policy: Executor, seed: int) -> Rollout:
     """One rollout behind a safety guard. One that the guard ends has failed; any other error is raised."""
     env.seed(seed)
-    limits = SafetyLimits.for_contract(env.contract)
+    limits = env.limits
     seams = SeamWatch(policy, limits.step)
     guard = SafetyGuard(seams, limits)
     witness = Witness()
@@ -162,8 +163,8 @@ def roll_out(env: Environment, policy: Executor, seed: int) -> Rollout:
         outcome.steps,
         outcome.final_reward,
         outcome.max_reward,
-        not outcome.error and outcome.final_reward >= env.max_reward,
-        outcome.max_reward >= env.max_reward,
+        bool(env.succeeded(outcome)),
+        bool(env.touched(outcome)),
         outcome.reason,
         f"{witness.checksum:08x}",
         guard.report(),

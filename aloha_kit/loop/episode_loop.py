@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import dm_env
 
-from aloha_kit.core import Action, Policy, StopEpisode
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How an episode ended. `final_reward` is the reward of its last step, `max_reward` its highest."""
-
-    steps: int
-    final_reward: float
-    max_reward: float
-    reason: str  # "complete", what a policy said in StopEpisode, or the error that ended it
-    error: bool = False
+from aloha_kit.core import Action, Outcome, Policy, StopEpisode
 
 
 class Observer(Protocol):

@@ -10,101 +10,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import (
-    Action,
-    ConfigError,
-    Contract,
-    HoldStill,
-    nearest,
-    Observation,
-    Policy,
-    SafetyError,
-    VX300S,
-)
-from aloha_kit.core.arms import ARM_JOINTS, ArmModel
-from aloha_kit.core.motion import BASE_ACCELERATION, GRIPPER_SPEED
+from aloha_kit.core import Action, HoldStill, Observation, Policy, SafetyError, SafetyLimits
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class SafetyLimits:
-    """Bounds of every entry of an action, in its own unit (rad, normalised opening, m/s, rad/s).
-
-    `state_index` tells which entry of `qpos` a command moves; None marks a velocity command (a
-    mobile base), which starts at 0 and is brought back to 0 when the guard holds.
-    """
-
-    names: tuple[str, ...]
-    lower: Array
-    upper: Array
-    step: Array  # the largest change of a command in one step
-    ramp: Array  # the same on the way from the first observed pose to the policy's command
-    state_index: tuple[int | None, ...]
-
-    @classmethod
-    def for_contract(
-        cls,
-        contract: Contract,
-        *,
-        arm: ArmModel = VX300S,
-        margin: float = 0.02,
-        speed: float = 1.0,
-        gripper_slack: float = 0.1,
-        gripper_speed: float = GRIPPER_SPEED,
-        base_velocity: tuple[float, float] = (0.5, 1.0),
-        base_acceleration: tuple[float, float] = BASE_ACCELERATION,
-        ramp: float = 1 / 3,
-    ) -> SafetyLimits:
-        """Limits for a rig, its joints found by name (`left_waist`, …, `base_linear`, `base_angular`).
-
-        Args:
-            margin: rad kept free inside the URDF's joint limits.
-            speed: fraction of the URDF's joint speed (π rad/s) that a command may move at.
-            gripper_slack: opening allowed beyond 0 and 1. People press a leader's gripper past its
-                stop to hold firmly, so demonstrations go there and policies learn it.
-            gripper_speed: openings per second.
-            base_velocity, base_acceleration: linear (m/s, m/s²) and angular (rad/s, rad/s²).
-            ramp: fraction of a joint's speed that holds until the policy's command has been met once.
-
-        Raises:
-            ConfigError: an action entry that is neither a joint, a gripper nor a base velocity, or
-                one whose present value is not in the state.
-        """
-        joints = {name: (arm.lower[i] + margin, arm.upper[i] - margin, speed * arm.velocity)
-                  for i, name in enumerate(ARM_JOINTS)}  # fmt: skip
-        joints["gripper"] = (-gripper_slack, 1 + gripper_slack, gripper_speed)
-        base = {
-            name: (-base_velocity[i], base_velocity[i], base_acceleration[i])
-            for i, name in enumerate(("linear", "angular"))
-        }
-        bounds: list[tuple[float, float, float]] = []
-        index: list[int | None] = []
-        for name in contract.action_names:
-            joint = next((j for j in joints if name == j or name.endswith(f"_{j}")), None)
-            moved = next((b for b in base if b in name), None)
-            if joint is None and moved is None:
-                raise ConfigError(f"no safety limits are known for action '{name}'. {nearest(name, {*joints, *base})}")
-            if joint is not None and name not in contract.state_names:
-                raise ConfigError(f"action '{name}' moves no entry of the state. {nearest(name, contract.state_names)}")
-            bounds.append(joints[joint] if joint is not None else base[str(moved)])
-            index.append(contract.state_names.index(name) if joint is not None else None)
-        # Bounds are rounded to what an action can hold, so that "at the limit" is exactly representable.
-        lower, upper, velocity = np.array(bounds, np.float32).astype(np.float64).reshape(-1, 3).T
-        step = velocity / contract.rate_hz
-        moves = np.array([i is not None for i in index])  # a base starts from rest: nothing to ramp to
-        return cls(contract.action_names, lower, upper, step, np.where(moves, ramp, 1.0) * step, tuple(index))
-
-    def present(self, qpos: npt.ArrayLike) -> Array:
-        """(A,) the command that would keep everything where `qpos` says it is."""
-        state = np.asarray(qpos, np.float64)
-        return np.array([0.0 if i is None else state[i] for i in self.state_index])
 
 
 class SafetyGuard:

@@ -10,8 +10,7 @@ from typing import Any
 import dm_env
 import numpy as np
 
-from aloha_kit.core import Action, Clock, Observation, Policy
-from aloha_kit.loop.episode_loop import Outcome
+from aloha_kit.core import Action, Clock, Observation, Outcome, Policy
 
 STAGES = ("observation", "preprocessing", "network", "command", "recording", "total")
 

@@ -8,9 +8,8 @@ import dm_env
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, Contract, Observation, START_ARM_POSE, StopEpisode
-from aloha_kit.core.arms import ARM_JOINTS
-from aloha_kit.loop.guard import SafetyGuard, SafetyLimits
+from aloha_kit.core import Action, Observation, SafetyLimits, StopEpisode
+from aloha_kit.loop.guard import SafetyGuard
 
 
 class GoTo:
@@ -46,15 +45,6 @@ class GoTo:
         self._step += 1
         share = (1 - np.cos(np.pi * min(self._step / max(self._steps, 1), 1.0))) / 2
         return np.asarray(self._start + share * (self._pose - self._start), np.float32)
-
-
-def start_pose(contract: Contract, *, gripper: float = 1.0) -> Action:
-    """(A,) ALOHA's start pose by joint name, grippers open, so that what they hold is let go on the table."""
-    values = {**dict(zip(ARM_JOINTS, START_ARM_POSE, strict=True)), "gripper": gripper}
-    return np.array(
-        [next((v for joint, v in values.items() if name.endswith(joint)), 0.0) for name in contract.action_names],
-        np.float32,
-    )
 
 
 def park(env: dm_env.Environment, guard: SafetyGuard, pose: npt.ArrayLike) -> int:

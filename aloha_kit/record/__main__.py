@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Record."""
     with command_line():
         args = parse(argv)
-        result = record_on_rig(args) if rig_of(args).kind == "ros" else record(args)
+        result = record_on_rig(args) if rig_of(args).live else record(args)
         print(result.text())
         if isinstance(result, SessionResult) and result.fault:
             sys.exit(f"error: {result.fault}")

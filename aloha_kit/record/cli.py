@@ -134,14 +134,13 @@ def rig_of(args: RecordArgs) -> RigConfig:
         ConfigError: an unknown task or rig, or such a flag.
     """
     rig = load(RigConfig, "rigs", task_of(args).rig)
-    behind_ros = rig.kind == "ros"
     usual = RecordArgs(task=args.task)
-    if behind_ros:
+    if rig.live:
         wrong = [name for name in _BATCH if getattr(args, name) != getattr(usual, name)]
     else:
         names = [field.name for field in dataclasses.fields(SessionArgs) if field.name != "rate_hz"]
         wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
     if wrong:
-        reason = "a person records there" if behind_ros else "a script records there"
+        reason = "a person records there" if rig.live else "a script records there"
         raise ConfigError(f"--{wrong[0]} means nothing on rig '{rig.name}': {reason}")
     return rig

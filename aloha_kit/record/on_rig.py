@@ -12,7 +12,7 @@ import numpy as np
 from aloha_kit.core import joint_names, Policy
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import recover as recovery
-from aloha_kit.loop import SafetyGuard, SafetyLimits, sigterm_interrupts
+from aloha_kit.loop import SafetyGuard, sigterm_interrupts
 from aloha_kit.record.ceremony import Ceremony
 from aloha_kit.record.cli import RecordArgs, rig_of, task_of
 from aloha_kit.record.conversation import Conversation
@@ -86,7 +86,7 @@ def _guard(env: RosEnv, leaders: Policy) -> SafetyGuard:
     by the person, and some leaders drive their followers themselves; then what is recorded is what they say."""
     from aloha_kit.ros.safety import make_guard
 
-    limits = SafetyLimits.for_contract(env.contract, arm=env.arm_model)
+    limits = env.limits
     free = np.array([index is None or env.listens_only for index in limits.state_index])
     limits = dataclasses.replace(
         limits,

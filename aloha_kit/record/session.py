@@ -244,7 +244,7 @@ class Session:
         return EpisodeWriter(
             plan.folder, contract=env.contract, task=plan.task.name, rig=plan.rig.name, sim=env.simulated,
             instruction=plan.task.instruction, images=plan.images, quality=plan.quality, describe=known,
-            success_reward=env.max_reward or None,
+            judge=env.succeeded,
         )  # fmt: skip
 
     def _settle(self, env: RosEnv, take: Take, board: Dashboard, seed: int) -> None:
@@ -254,7 +254,7 @@ class Session:
             self._again.append(seed)
             return
         verdict, success, _ = ENDINGS.get(self._ended_by, ("kept", None, ""))  # type: ignore[arg-type]
-        if outcome.error or (self._ended_by is None and outcome.final_reward < env.max_reward):
+        if outcome.error or (self._ended_by is None and env.succeeded(outcome) is False):
             verdict = "failed"
         elif outcome.steps == 0:
             verdict = "thrown away"

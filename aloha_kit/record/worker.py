@@ -16,6 +16,7 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, AlohaKitError, Environment, Observation, Policy, StopEpisode
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome, run_episode
+from aloha_kit.loop.capabilities import Demonstrator, require
 from aloha_kit.record.claims import Claims
 from aloha_kit.record.folder import FAILED, put_aside
 from aloha_kit.rigs import connect
@@ -48,11 +49,9 @@ class Verdict:
 
 def record_one(env: Environment, plan: Plan, seed: int, stop: Event | None = None) -> Verdict:
     """Record the demonstration of one seed; deterministic from the plan and the seed."""
-    from aloha_kit.sim import expert_for, SimEnv  # MuJoCo loads only where something is simulated
-
-    assert isinstance(env, SimEnv)
+    require(env, Demonstrator, f"task '{plan.task.name}' cannot be demonstrated by a script")
     env.seed(seed)
-    policy = _Stoppable(expert_for(env, noise=plan.noise, seed=seed), stop)
+    policy = _Stoppable(env.expert(noise=plan.noise, seed=seed), stop)
     keeper = Keeper(env, plan, seed)
     outcome = run_episode(env, policy, [keeper])
     return Verdict(seed, keeper.success, outcome.final_reward, outcome.max_reward, keeper.file, policy.stopped)
@@ -74,12 +73,12 @@ class Keeper:
             contract=self._env.contract,
             task=plan.task.name,
             rig=plan.rig.name,
-            sim=plan.rig.kind == "sim",
+            sim=self._env.simulated,
             instruction=plan.task.instruction,
             images=plan.images,
             quality=plan.quality,
             describe={**self._env.describe(), "seed": self._seed, "noise": plan.noise},
-            success_reward=self._env.max_reward,
+            judge=self._env.succeeded,
         )
         self._writer.on_reset(timestep)
 
@@ -91,7 +90,8 @@ class Keeper:
         if self._writer is None:
             return
         complete = not outcome.error and outcome.reason == "complete"
-        self.success = complete and outcome.final_reward >= self._env.max_reward
+        # where nothing measures success, a demonstration that ran to its end counts
+        self.success = complete and self._env.succeeded(outcome) is not False
         if not (self.success or outcome.error or (complete and self._plan.keep_failures)):
             self._writer.discard()  # the seed gives the same motion again, whenever somebody wants it
             return

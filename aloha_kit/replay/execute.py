@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy.typing as npt
 from aloha_kit import rigs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError, Environment
-from aloha_kit.loop import Outcome, park, Replay, run_episode, SafetyGuard, SafetyLimits, sigterm_interrupts, start_pose
+from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
 from aloha_kit.media import joint_traces
 from aloha_kit.replay.recording import Recording
 
@@ -29,6 +28,7 @@ class Execution:
 
     Attributes:
         qpos: (T' + 1, S) observed this time; error is its difference from the recorded rows.
+        success: whether the environment counts it as a success; None where nothing measures it.
         same_scene: whether the scene was set up as when it was recorded (it is simulated, and its seed is known).
     """
 
@@ -36,7 +36,7 @@ class Execution:
     recorded: Array
     qpos: Array
     outcome: Outcome
-    max_reward: float
+    success: bool | None
     recorded_success: bool | None
     recorded_reward: float | None
     same_scene: bool
@@ -59,11 +59,6 @@ class Execution:
         return np.asarray(np.max(np.abs(self.error), axis=0), np.float32)
 
     @property
-    def success(self) -> bool | None:
-        """Whether the end held the top reward; None where nothing measures it."""
-        return self.outcome.final_reward >= self.max_reward if self.max_reward > 0 else None
-
-    @property
     def agrees(self) -> bool | None:
         """Whether the result is the recorded one; None where one of them was not judged."""
         if self.success is None or self.recorded_success is None:
@@ -77,7 +72,7 @@ class Execution:
         for i, name in enumerate(self.names):
             unit = "opening" if name.endswith("gripper") else "rad"
             lines.append(f"    {name:<22}{self.rms[i]:>10.5f}{self.worst[i]:>10.5f}  {unit}")
-        if not self.same_scene and self.max_reward > 0:
+        if not self.same_scene and self.success is not None:
             lines.append("  the file does not tell the scene's seed: objects lay elsewhere, results cannot be compared")
         word = {None: "not judged", True: "success", False: "failure"}
         verdict = {None: "", True: " (agree)", False: " (DISAGREE)"}[self.agrees if self.same_scene else None]
@@ -143,25 +138,8 @@ def execute(
     with sigterm_interrupts(), contextlib.closing(rigs.connect(config, rig, realtime=realtime)) as env:
         joints = replace(recording.contract, cameras={}, environment_state_names=())
         joints.require(env.contract, mine=f"episode {recording.episode.path}", theirs=f"rig '{config.rig}'")
-        with _guarded(env, Replay(recording.action), rig, release) as guard:
+        with guarded(env, Replay(recording.action), release=release) as guard:
             return _run(env, recording, guard)
-
-
-@contextlib.contextmanager
-def _guarded(env: Any, policy: Replay, rig: RigConfig, release: bool) -> Iterator[SafetyGuard]:
-    """The guard between the recording and the arms; whatever ends the body in disorder, the arms are parked."""
-    if rig.kind == "ros":
-        from aloha_kit.ros.safety import guarded
-
-        with guarded(env, policy, release=release) as guard:
-            yield guard
-        return
-    guard = SafetyGuard(policy, SafetyLimits.for_contract(env.contract))
-    try:
-        yield guard
-    except BaseException:
-        park(env, guard, start_pose(env.contract))
-        raise
 
 
 def _task(recording: Recording, name: str | None) -> TaskConfig:
@@ -189,7 +167,7 @@ def _run(env: Environment, recording: Recording, guard: SafetyGuard) -> Executio
         recording.qpos,
         np.stack(seen.qpos),
         outcome,
-        env.max_reward,
+        env.succeeded(outcome),
         recording.episode.success,
         None if reward is None else float(reward[-1]),
         seed is not None and env.max_reward > 0,

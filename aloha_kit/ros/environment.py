@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,7 @@ from dm_env import specs
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import (
     Action,
+    aloha_limits,
     AlohaKitError,
     ArmModel,
     Clock,
@@ -24,9 +25,12 @@ from aloha_kit.core import (
     Contract,
     Environment,
     Observation,
+    Policy,
     Rate,
     ReadingError,
+    SafetyLimits,
 )
+from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import node
 from aloha_kit.ros.arms import Arm, connect_arm, Vector
 from aloha_kit.ros.base import Base
@@ -34,8 +38,10 @@ from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, QUANTITIES, rig_contract, Senses
+from aloha_kit.ros.operator import RosOperator
 from aloha_kit.ros.readings import next_reading, require_believable, until_read
 from aloha_kit.ros.rivals import SoleCommander
+from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import state_topic, Streams
 
@@ -140,6 +146,17 @@ class RosEnv(Environment):
         return self._senses.contract
 
     @property
+    def limits(self) -> SafetyLimits:
+        """The followers' own, and a base's."""
+        return aloha_limits(self.contract, arm=self.arm_model)
+
+    @property
+    def rest_action(self) -> Action:
+        """(A,) the followers resting on themselves, grippers open; `park` brings them there."""
+        arms = np.concatenate([[*arm.model.rest, 1.0] for arm in self.followers.values()])
+        return np.append(arms, np.zeros(len(self.contract.action_names) - len(arms))).astype(np.float32)
+
+    @property
     def simulated(self) -> bool:
         """Whether the rig behind the topics is a simulation."""
         return self._simulation is not None
@@ -231,7 +248,7 @@ class RosEnv(Environment):
         if self._steps is None or self._steps >= self.task.episode_len:
             return self.reset()
         try:
-            command = self._checked(action)
+            command = self.checked(action)
             self._sole.require()
             command_ns = self.clock.now_ns()
             self._send(command)
@@ -258,6 +275,14 @@ class RosEnv(Environment):
         if self.leaders is None:
             raise ConfigError("this rig was connected without its leaders")
         return self.leaders.reading(name)
+
+    def guarded(self, policy: Policy, *, release: bool = False) -> contextlib.AbstractContextManager[SafetyGuard]:
+        """The guard between `policy` and the arms, which are parked on every way out: see `ros.safety.guarded`."""
+        return guarded(self, policy, release=release)
+
+    def operator(self, commands: Sequence[str], namespace: str) -> RosOperator:
+        """Commands of an operator by topic and service under `namespace`."""
+        return RosOperator(commands, namespace)
 
     def prepare(self) -> None:
         """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `Followers.prepare`."""
@@ -302,21 +327,9 @@ class RosEnv(Environment):
         """(14,) or (16,): joint targets within the followers' limits, grippers in normalised opening, base velocity."""
         return self._senses.action_spec()
 
-    def reward_spec(self) -> specs.BoundedArray:
-        return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
-
     def close(self) -> None:
         """Stop a base and leave ROS; nothing is sent to the arms."""
         self._opened.close()
-
-    def _checked(self, action: Action) -> npt.NDArray[np.float64]:
-        command, names = np.array(action, np.float64), self.contract.action_names
-        if command.shape != (len(names),):
-            raise ValueError(f"an action has shape ({len(names)},): {', '.join(names)}; given {command.shape}")
-        if not np.isfinite(command).all():
-            bad = [name for name, value in zip(names, command, strict=True) if not np.isfinite(value)]
-            raise ValueError(f"an action has to be finite; it is not at: {', '.join(bad)}")
-        return command
 
     def _send(self, command: npt.NDArray[np.float64]) -> None:
         if self.listens_only:

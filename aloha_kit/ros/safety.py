@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from aloha_kit.core import AlohaKitError, Policy, SafetyError
-from aloha_kit.loop import SafetyGuard, SafetyLimits
-from aloha_kit.ros.environment import RosEnv
+from aloha_kit.core import AlohaKitError, Policy, SafetyError, SafetyLimits
+from aloha_kit.loop import SafetyGuard
+
+if TYPE_CHECKING:
+    from aloha_kit.ros.environment import RosEnv
 
 
 @contextlib.contextmanager
@@ -41,7 +44,7 @@ def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = Non
     patience_s = _patience_s(env)
     return SafetyGuard(
         policy,
-        limits or SafetyLimits.for_contract(env.contract, arm=env.arm_model),
+        limits or env.limits,
         frozen=max(5, math.ceil(patience_s * env.contract.rate_hz) + 1),
         stale_s=patience_s,
         estop=env.estop,

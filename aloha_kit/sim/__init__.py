@@ -17,6 +17,6 @@ if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
     importlib.import_module("triton")
 
 from aloha_kit.sim.environment import SimEnv
-from aloha_kit.sim.expert import expert_for, ScriptedExpert
+from aloha_kit.sim.expert import ScriptedExpert
 
-__all__ = ["ScriptedExpert", "SimEnv", "expert_for"]
+__all__ = ["ScriptedExpert", "SimEnv"]

@@ -15,6 +15,8 @@ from dm_env import specs
 
 from aloha_kit.core import (
     Action,
+    aloha_limits,
+    aloha_start,
     Clock,
     ConfigError,
     Contract,
@@ -22,16 +24,19 @@ from aloha_kit.core import (
     joint_names,
     nearest,
     Observation,
+    Policy,
     Rate,
+    SafetyLimits,
     START_ARM_POSE,
     VirtualClock,
     VX300S,
 )
 from aloha_kit.sim import tasks, workcell
+from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.randomise import Randomiser
 from aloha_kit.sim.rendering import Pictures
+from aloha_kit.sim.workcell import START_GRIPPER
 
-START_GRIPPER = 0.02239  # m of finger travel: all but closed, where ALOHA's episodes begin
 TOP_CAMERA: Mapping[str, tuple[int, int]] = {"top": (480, 640)}
 _GRIPPERS = [6, 13]
 
@@ -104,19 +109,37 @@ class SimEnv(Environment):
             rate_hz=float(rate_hz),
             environment_state_names=tasks.environment_state_names(self._task),
         )
+        self._limits = aloha_limits(self._contract)
 
     @property
     def contract(self) -> Contract:
         return self._contract
 
     @property
+    def limits(self) -> SafetyLimits:
+        return self._limits
+
+    @property
+    def rest_action(self) -> Action:
+        """(14,) the start pose, grippers open."""
+        return aloha_start(self._contract)
+
+    @property
     def max_reward(self) -> float:
-        return 4.0
+        return self._task.max_reward
+
+    @property
+    def simulated(self) -> bool:
+        return True
 
     @property
     def task(self) -> tasks.Scene:
         """What is on the table and what is rewarded."""
         return self._task
+
+    def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
+        """The scripted expert of the scene, see `sim.expert`."""
+        return ScriptedExpert(self, noise=noise, seed=seed)
 
     @property
     def episode_len(self) -> int:
@@ -198,7 +221,7 @@ class SimEnv(Environment):
         """
         if self._steps is None or self._steps >= self._episode_len:
             return self.reset()
-        command = self._checked(action)
+        command = self.checked(action)
         command_ns = self._clock.now_ns()
         command[_GRIPPERS] = VX300S.finger.unnormalise(command[_GRIPPERS])
         self.physics.data.ctrl[:] = np.clip(command, *self._index.ctrl_range)
@@ -265,22 +288,10 @@ class SimEnv(Environment):
         low[_GRIPPERS], high[_GRIPPERS] = 0.0, 1.0
         return specs.BoundedArray((14,), np.float32, low.astype(np.float32), high.astype(np.float32), "action")
 
-    def reward_spec(self) -> specs.BoundedArray:
-        return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
-
     def close(self) -> None:
         """Free GL contexts and the physics."""
         self._pictures.close()
         self.physics.free()
-
-    def _checked(self, action: Action) -> npt.NDArray[np.float64]:
-        command = np.array(action, np.float64)
-        if command.shape != (14,):
-            raise ValueError(f"an action has shape (14,): {', '.join(joint_names())}; given {command.shape}")
-        if not np.isfinite(command).all():
-            bad = [name for name, value in zip(joint_names(), command, strict=True) if not np.isfinite(value)]
-            raise ValueError(f"an action has to be finite; it is not at: {', '.join(bad)}")
-        return command
 
     def _observe(self, command_ns: int | None) -> Observation:
         data = self.physics.data

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from aloha_kit.core import Action, ConfigError, Observation, Policy
 from aloha_kit.sim import scripts
-from aloha_kit.sim.environment import SimEnv
 from aloha_kit.sim.planning import Planner
+
+if TYPE_CHECKING:
+    from aloha_kit.sim.environment import SimEnv
 
 
 class ScriptedExpert(Policy):
@@ -42,8 +46,3 @@ class ScriptedExpert(Policy):
         action: Action = self._actions[min(self._step, len(self._actions) - 1)].copy()
         self._step += 1
         return action
-
-
-def expert_for(env: SimEnv, *, noise: float = 0.0, seed: int = 0) -> ScriptedExpert:
-    """The expert of an environment's scene."""
-    return ScriptedExpert(env, noise=noise, seed=seed)

@@ -27,8 +27,6 @@ class LiveScene:
         ConfigError: an unknown scene; names the nearest.
     """
 
-    max_reward = 4.0
-
     def __init__(self, scene: str, *, seed: int = 0) -> None:
         self._env = SimEnv(scene, cameras={}, quality="draft", seed=seed)  # `reset` spawns, its clock stays unused
         self._env.reset()
@@ -62,8 +60,13 @@ class LiveScene:
         return np.array(self._data.actuator_force)
 
     @property
+    def max_reward(self) -> float:
+        """The highest reward of the scene."""
+        return self._env.max_reward
+
+    @property
     def reward(self) -> float:
-        """0 to 4, of this instant."""
+        """0 to `max_reward`, of this instant."""
         return float(self._task.reward(self._env.touching()))
 
     def object_poses(self) -> dict[str, Array]:

@@ -9,10 +9,9 @@ import numpy.typing as npt
 from pyquaternion import Quaternion
 
 from aloha_kit.core import START_ARM_POSE, VX300S
-from aloha_kit.sim.environment import START_GRIPPER
 from aloha_kit.sim.kinematics import Kinematics, Pose
 from aloha_kit.sim.scripts import Script, Waypoint
-from aloha_kit.sim.workcell import ARMS, BASE_X, BASE_Y
+from aloha_kit.sim.workcell import ARMS, BASE_X, BASE_Y, START_GRIPPER
 
 Array = npt.NDArray[np.float64]
 

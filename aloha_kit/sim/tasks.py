@@ -31,6 +31,7 @@ class Scene(Protocol):
 
     objects: ClassVar[dict[str, Spawn]]
     instruction: ClassVar[str]
+    max_reward: ClassVar[float]
 
     def build(self, spec: mujoco.MjSpec) -> None:
         """Add the objects' bodies, named as in `objects`."""
@@ -51,6 +52,7 @@ class TransferCube:
 
     objects: ClassVar[dict[str, Spawn]] = {"cube": Spawn((0.0, 0.2), (0.4, 0.6), 0.02)}
     instruction: ClassVar[str] = "Pick up the red cube with the right arm and hand it over to the left arm."
+    max_reward: ClassVar[float] = 4.0
 
     def build(self, spec: mujoco.MjSpec) -> None:
         spec.add_material(name="cube", rgba=(0.84, 0.13, 0.11, 1), specular=0.2, shininess=0.3)
@@ -80,6 +82,7 @@ class Insertion:
         "socket": Spawn((-0.2, -0.1), (0.4, 0.6), 0.022),
     }
     instruction: ClassVar[str] = "Pick up the peg and the socket and insert the peg into the socket in the air."
+    max_reward: ClassVar[float] = 4.0
 
     def build(self, spec: mujoco.MjSpec) -> None:
         spec.add_material(name="peg", rgba=(0.84, 0.13, 0.11, 1), specular=0.2, shininess=0.3)

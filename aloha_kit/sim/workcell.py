@@ -18,6 +18,7 @@ from aloha_kit.sim import assets
 
 ARMS = ("left", "right")
 TIMESTEP = 0.002  # s
+START_GRIPPER = 0.02239  # m of finger travel: all but closed, where ALOHA's episodes begin
 BASE_X, BASE_Y = 0.469, 0.5  # m: the right arm stands at (BASE_X, BASE_Y, 0), the left one at -BASE_X
 
 

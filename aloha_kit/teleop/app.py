@@ -69,7 +69,7 @@ def run(args: TeleopArgs) -> None:
     """
     task = load(TaskConfig, "tasks", args.task)
     rig = load(RigConfig, "rigs", args.rig or task.rig)
-    if rig.kind != "ros":
+    if not rig.live:
         raise ConfigError(f"task '{task.name}' is of rig '{rig.name}', simulated in process: it has no arms to move")
     task = replace(task, cameras=(), episode_len=FOR_EVER)  # nobody looks
     with sigterm_interrupts():

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.control.execution import ChunkExecutor, TemporalEnsemble
-from aloha_kit.core import Action, Contract, Environment
+from aloha_kit.core import Action, ConfigError, Contract, Environment
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
@@ -42,6 +42,7 @@ class SimEvaluator:
 
         Raises:
             ContractError: the simulation does not give what the policy was trained on.
+            ConfigError: it does not measure success.
         """
         env = self._connected(network.contract)
         source = ChunkPolicy(network, str(next(network.parameters()).device))
@@ -53,7 +54,7 @@ class SimEvaluator:
             env.seed(FIRST_SEED + i)
             film = _Film()
             outcome = run_episode(env, policy, [film] if i == 0 else [])
-            successes += outcome.final_reward >= env.max_reward
+            successes += bool(env.succeeded(outcome))
             if i == 0 and film.frames:
                 self._show(film.frames, step)
         return successes / self._config.eval_rollouts
@@ -68,6 +69,8 @@ class SimEvaluator:
                 image_size=sizes.pop() if len(sizes) == 1 else self._task.image_size,
             )
             env = connect(task, load(RigConfig, "rigs", task.rig))
+            if env.max_reward <= 0:
+                raise ConfigError(f"--eval_every counts successes; nothing measures them in task '{task.name}'")
             contract.require(env.contract, mine="the policy", theirs=f"the simulation of '{task.name}'")
             self._env = env
         return self._env

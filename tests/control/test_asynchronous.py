@@ -14,8 +14,8 @@ import pytest
 
 from aloha_kit.control.asynchronous import AsyncChunks
 from aloha_kit.control.execution import Playing
-from aloha_kit.core import ConfigError, Contract, HoldStill, Observation, SafetyError, StopEpisode
-from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.core import aloha_limits, ConfigError, Contract, HoldStill, Observation, SafetyError, StopEpisode
+from aloha_kit.loop import run_episode, SafetyGuard
 from tests.loop.fake_rig import CONTRACT, FakeRig
 
 RATE = 50.0
@@ -373,7 +373,7 @@ class Steps:
 
 
 def guarded(network: Network, **options: Any) -> SafetyGuard:
-    limits = SafetyLimits.for_contract(CONTRACT)
+    limits = aloha_limits(CONTRACT)
     return SafetyGuard(Steps(AsyncChunks(network, RATE, **options)), limits, hold=3)
 
 

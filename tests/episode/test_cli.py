@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 def folder(tmp_path: Path) -> Path:
     """Two good episodes, one failed."""
     data = tmp_path / "data"
-    record(data, 40, success_reward=4.0)
-    record(data, 30, success_reward=4.0, ending={"final_reward": 1.0}, images="raw")
+    record(data, 40, judge=lambda outcome: outcome.final_reward >= 4.0)
+    record(data, 30, judge=lambda outcome: outcome.final_reward >= 4.0, ending={"final_reward": 1.0}, images="raw")
     return data
 
 

@@ -29,7 +29,14 @@ def peak_error(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("images", ["raw", "jpeg"])
 def test_every_value_comes_back(tmp_path: Path, images: str) -> None:
     rig = Rig(depth=True, base=True)
-    path = record(tmp_path, 30, rig, images=images, success_reward=4.0, describe={"seed": 7, "version": "1.2"})
+    path = record(
+        tmp_path,
+        30,
+        rig,
+        images=images,
+        judge=lambda outcome: outcome.final_reward >= 4.0,
+        describe={"seed": 7, "version": "1.2"},
+    )
     assert path == tmp_path / "episode_0.hdf5"
     assert os.listdir(tmp_path) == ["episode_0.hdf5"]
     with Episode.open(path) as episode:
@@ -167,7 +174,7 @@ def test_as_an_observer_of_the_loop(
     tmp_path: Path, fail_at: int | None, stop_at: int | None, steps: int, success: bool, reason: str
 ) -> None:
     rig = Rig()
-    writer = writer_for(tmp_path, rig, success_reward=2.0)
+    writer = writer_for(tmp_path, rig, judge=lambda outcome: outcome.final_reward >= 2.0)
     try:
         run_episode(Env(rig, 10, fail_at), Script(rig, stop_at), [writer])
     except RuntimeError as error:
@@ -193,7 +200,7 @@ def test_success_is_unknown_until_somebody_judges(tmp_path: Path) -> None:
     with Episode.open(path) as episode:
         assert episode.success is None
         assert "success" not in episode.attrs
-    writer = writer_for(tmp_path, rig, success_reward=4.0)
+    writer = writer_for(tmp_path, rig, judge=lambda outcome: outcome.final_reward >= 4.0)
     feed(writer, rig, 3)
     writer.success = False  # the operator knows better than the reward
     writer.on_end(outcome(3))

@@ -8,7 +8,7 @@ import dm_env
 import numpy as np
 from dm_env import specs
 
-from aloha_kit.core import Contract, Environment
+from aloha_kit.core import aloha_limits, aloha_start, Contract, Environment, SafetyLimits
 
 NAMES = ("left_waist", "left_gripper")
 CONTRACT = Contract(NAMES, NAMES, {"top": (8, 10)}, rate_hz=50.0)
@@ -31,6 +31,18 @@ class FakeRig(Environment):
     @property
     def max_reward(self) -> float:
         return float(self.episode_len)
+
+    @property
+    def limits(self) -> SafetyLimits:
+        return aloha_limits(self.contract)
+
+    @property
+    def rest_action(self) -> Any:
+        return aloha_start(self.contract)
+
+    @property
+    def simulated(self) -> bool:
+        return True
 
     def observe(self) -> dict[str, Any]:
         stamp = 20_000_000 * (self._step + 1)

@@ -11,21 +11,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from aloha_kit.core import Contract, EpisodeError, joint_names, START_ARM_POSE, StopEpisode
+from aloha_kit.core import aloha_limits, aloha_start, Contract, EpisodeError, joint_names, START_ARM_POSE, StopEpisode
 from aloha_kit.loop import (
     GoTo,
     park,
     Replay,
     run_episode,
     SafetyGuard,
-    SafetyLimits,
     sigterm_interrupts,
-    start_pose,
     wilson_interval,
 )
 from tests.loop.fake_rig import Constant, CONTRACT, FakeRig
 
-LIMITS = SafetyLimits.for_contract(CONTRACT)
+LIMITS = aloha_limits(CONTRACT)
 
 
 def test_wilson_interval_is_scipys() -> None:
@@ -124,7 +122,7 @@ def test_parking_ends_with_the_environments_episode() -> None:
 def test_the_start_pose_is_matched_by_name() -> None:
     mobile = Contract(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, 50.0)
     expected = [*START_ARM_POSE, 1.0, *START_ARM_POSE, 1.0, 0.0, 0.0]
-    np.testing.assert_array_equal(start_pose(mobile), np.array(expected, np.float32))
+    np.testing.assert_array_equal(aloha_start(mobile), np.array(expected, np.float32))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from aloha_kit.core import (
+    aloha_limits,
     ConfigError,
     Contract,
     HoldStill,
@@ -23,7 +24,7 @@ from aloha_kit.core import (
     StopEpisode,
     VX300S,
 )
-from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop import run_episode, SafetyGuard
 from tests.loop.fake_rig import Constant, CONTRACT, FakeRig
 
 BIMANUAL = Contract(joint_names(), joint_names(), {"top": (480, 640)}, rate_hz=50.0)
@@ -51,7 +52,7 @@ def observe(step: int = 0, qpos: Any = START, **stamps: int) -> Any:
 
 
 def guarded(policy: Any, contract: Contract = BIMANUAL, **options: Any) -> SafetyGuard:
-    guard = SafetyGuard(policy, SafetyLimits.for_contract(contract), **options)
+    guard = SafetyGuard(policy, aloha_limits(contract), **options)
     guard.reset()
     return guard
 
@@ -73,7 +74,7 @@ def test_a_good_command_passes_bit_for_bit() -> None:
 
 
 def test_limits_follow_the_urdf_the_margin_and_the_rate() -> None:
-    limits = SafetyLimits.for_contract(BIMANUAL, margin=0.05, speed=0.5)
+    limits = aloha_limits(BIMANUAL, margin=0.05, speed=0.5)
     shoulder = limits.names.index("right_shoulder")
     assert limits.lower[shoulder] == pytest.approx(-1.85 + 0.05)
     assert limits.upper[shoulder] == pytest.approx(1.2566 - 0.05)
@@ -188,10 +189,10 @@ def test_each_episode_ramps_anew() -> None:
 def test_an_arm_has_its_own_ranges() -> None:
     """Piper's shoulder turns from 0 to 3.14 rad, ViperX's from -1.85 to 1.26."""
     contract = Contract(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, 50.0)
-    limits = SafetyLimits.for_contract(contract, arm=PIPER)
+    limits = aloha_limits(contract, arm=PIPER)
     np.testing.assert_allclose([limits.lower[1], limits.upper[1], limits.lower[9]], [0.02, 3.12, -2.947], atol=1e-6)
     assert limits.state_index[14:] == (None, None)
-    assert SafetyLimits.for_contract(contract).upper[1] == pytest.approx(1.2366)
+    assert aloha_limits(contract).upper[1] == pytest.approx(1.2366)
 
 
 def test_joint_and_gripper_range_are_clamped_and_named() -> None:
@@ -328,10 +329,10 @@ def test_a_base_starts_at_rest_accelerates_gently_and_stops_on_a_fault() -> None
 def test_unknown_entries_are_answered_with_the_known() -> None:
     odd = Contract(("tail",), ("tail",), {}, 50.0)
     with pytest.raises(ConfigError, match=r"no safety limits are known for action 'tail'\. .*Known: angular, elbow"):
-        SafetyLimits.for_contract(odd)
+        aloha_limits(odd)
     blind = Contract(("left_waist",), ("left_elbow",), {}, 50.0)
     with pytest.raises(ConfigError, match=r"'left_elbow' moves no entry of the state\. .*left_waist"):
-        SafetyLimits.for_contract(blind)
+        aloha_limits(blind)
 
 
 def test_entries_are_matched_by_name_not_by_place() -> None:
@@ -344,7 +345,7 @@ def test_entries_are_matched_by_name_not_by_place() -> None:
 
 def test_in_the_loop_the_recorded_action_is_the_limited_one_and_a_stop_passes_through() -> None:
     rig = FakeRig(20)
-    guard = SafetyGuard(Constant(np.array([1.0, 0.0])), SafetyLimits.for_contract(CONTRACT))
+    guard = SafetyGuard(Constant(np.array([1.0, 0.0])), aloha_limits(CONTRACT))
     outcome = run_episode(rig, guard)
     assert outcome.reason == "complete"
     waist = np.array(rig.sent)[:, 0]
@@ -354,7 +355,7 @@ def test_in_the_loop_the_recorded_action_is_the_limited_one_and_a_stop_passes_th
         def act(self, observation: Any) -> Any:
             raise StopEpisode("enough")
 
-    ended = run_episode(rig, SafetyGuard(Stops(0), SafetyLimits.for_contract(CONTRACT)))
+    ended = run_episode(rig, SafetyGuard(Stops(0), aloha_limits(CONTRACT)))
     assert (ended.steps, ended.reason, ended.error) == (0, "enough", False)
 
 

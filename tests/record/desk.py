@@ -12,8 +12,8 @@ import numpy as np
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import Contract, Environment, VirtualClock, VX300S
-from aloha_kit.loop import Latch, SafetyGuard, SafetyLimits
+from aloha_kit.core import aloha_limits, aloha_start, Contract, Environment, SafetyLimits, VirtualClock, VX300S
+from aloha_kit.loop import Latch, SafetyGuard
 from aloha_kit.record.conversation import Conversation
 from aloha_kit.record.gesture import Squeezes
 from aloha_kit.record.plan import Plan
@@ -57,7 +57,7 @@ class Desk(Environment):
         self.leaders = Leaders()
         self.leader_arms = {"left": Arm(), "right": Arm()}
         self.listens_only = False
-        self.simulated, self.arm_model = simulated, VX300S
+        self._simulated, self.arm_model = simulated, VX300S
         self.streams = SimpleNamespace(sync=SimpleNamespace(health=dict))
         self.opening: Callable[[Any], None] = lambda env: None
         self.episode_len, self._max_reward = episode_len, max_reward
@@ -75,6 +75,18 @@ class Desk(Environment):
     @property
     def max_reward(self) -> float:
         return self._max_reward
+
+    @property
+    def limits(self) -> SafetyLimits:
+        return aloha_limits(self.contract)
+
+    @property
+    def rest_action(self) -> Any:
+        return aloha_start(self.contract)
+
+    @property
+    def simulated(self) -> bool:
+        return self._simulated
 
     def seed(self, seed: int) -> None:
         self.seeds.append(seed)
@@ -167,7 +179,7 @@ class Script:
 
 
 def guard(env: Any, policy: Any) -> SafetyGuard:
-    return SafetyGuard(policy, SafetyLimits.for_contract(env.contract), frozen=50, stale_s=1.0, estop=env.estop)
+    return SafetyGuard(policy, env.limits, frozen=50, stale_s=1.0, estop=env.estop)
 
 
 def session(

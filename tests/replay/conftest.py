@@ -8,7 +8,7 @@ import pytest
 
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import run_episode
-from aloha_kit.sim import expert_for, SimEnv
+from aloha_kit.sim import SimEnv
 
 STEPS = 30
 SEED = 11
@@ -27,8 +27,8 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sim=True,
         instruction="hand it over",
         describe={**env.describe(), "seed": SEED},
-        success_reward=env.max_reward,
+        judge=env.succeeded,
     )
-    run_episode(env, expert_for(env), [writer])
+    run_episode(env, env.expert(), [writer])
     env.close()
     return writer.path

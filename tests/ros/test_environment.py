@@ -19,7 +19,7 @@ from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, EStopConfi
 from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_POSE, StreamError, VX300S, WX250S
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
-from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.ros import arms, environment, estop, followers, rivals
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.following import Following
@@ -255,7 +255,7 @@ def test_a_driver_without_effort_gives_episodes_without(fakes: Fakes, tmp_path: 
     fakes.right.broken = without("effort")
     env = fakes.env()
     writer = EpisodeWriter(tmp_path, contract=env.contract, task="reach", rig="fake", sim=False)
-    outcome = run_episode(env, SafetyGuard(Standing(), SafetyLimits.for_contract(env.contract)), [writer])
+    outcome = run_episode(env, SafetyGuard(Standing(), env.limits), [writer])
     assert outcome.steps == 8
     with Episode.open(writer.path) as episode:
         assert episode.effort is None
@@ -392,7 +392,7 @@ class TestPeople:
         assert env.leaders is not None
         fakes.leaders["left"].motors[0] = 0.1
         fakes.leaders["right"].motors[1] = 1.6  # its shoulder goes to 1.99, the follower's to 1.26
-        limits = SafetyLimits.for_contract(env.contract, arm=env.arm_model)
+        limits = env.limits
         done: list[np.ndarray[Any, Any]] = []
 
         class Keep:

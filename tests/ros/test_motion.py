@@ -18,7 +18,7 @@ import rospy
 from sensor_msgs.msg import JointState
 
 from aloha_kit.core import ArmModel, PIPER, ReadingError, START_ARM_POSE, VX300S, WallClock, WX250S
-from aloha_kit.loop import SafetyGuard, SafetyLimits
+from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import followers, interbotix, messages, readings
 from aloha_kit.ros.arms import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
@@ -209,7 +209,7 @@ def test_a_guard_begins_at_the_last_command_whatever_the_first_reading_says(fake
         def act(self, observation: Any) -> Any:
             return START
 
-    limits = SafetyLimits.for_contract(env.contract, arm=env.arm_model)
+    limits = env.limits
     guard = SafetyGuard(Stays(), limits, start=lambda: env.last_command)
     guard.reset()
     timestep.observation["qpos"][1] += 1.5

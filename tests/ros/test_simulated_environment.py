@@ -15,7 +15,7 @@ from std_srvs.srv import Trigger
 from aloha_kit import rigs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock
-from aloha_kit.loop import run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.ros import followers, messages
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.interbotix import InterbotixArm
@@ -108,9 +108,7 @@ def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, 
 
     env.seed(5)
     try:
-        guard = SafetyGuard(
-            env.leaders, SafetyLimits.for_contract(env.contract, arm=env.arm_model), frozen=50, stale_s=1
-        )
+        guard = SafetyGuard(env.leaders, env.limits, frozen=50, stale_s=1)
         outcome = run_episode(env, guard, [Keep()])
     finally:
         env.close()

@@ -7,13 +7,13 @@ import pytest
 
 from aloha_kit.core import ConfigError, VX300S
 from aloha_kit.loop import run_episode
-from aloha_kit.sim import expert_for, scripts, SimEnv
+from aloha_kit.sim import scripts, SimEnv
 
 
 def plan(scene: str, seed: int, noise: float, expert_seed: int = 0) -> np.ndarray:
     env = SimEnv(scene, cameras={}, seed=seed)
     observation = env.reset().observation
-    expert = expert_for(env, noise=noise, seed=expert_seed)
+    expert = env.expert(noise=noise, seed=expert_seed)
     expert.reset()
     return np.array([expert.act(observation) for _ in range(env.episode_len)])
 
@@ -22,7 +22,7 @@ def plan(scene: str, seed: int, noise: float, expert_seed: int = 0) -> np.ndarra
 @pytest.mark.parametrize(("noise", "seeds"), [(0.0, range(40, 43)), (1.0, range(50, 53))])
 def test_it_succeeds_and_holds(scene: str, noise: float, seeds: range) -> None:
     env = SimEnv(scene, cameras={}, seed=seeds[0])
-    expert = expert_for(env, noise=noise, seed=5)
+    expert = env.expert(noise=noise, seed=5)
 
     class Rewards:
         def on_reset(self, timestep) -> None:
@@ -43,7 +43,7 @@ def test_it_succeeds_and_holds(scene: str, noise: float, seeds: range) -> None:
 
 def test_corners_of_the_spawn_regions() -> None:
     env = SimEnv("transfer_cube", cameras={})
-    expert = expert_for(env)
+    expert = env.expert()
     for x in (0.0, 0.2):
         for y in (0.4, 0.6):
             step = env.reset_to({"cube": [x, y, 0.02, 1, 0, 0, 0]})
@@ -66,7 +66,7 @@ def test_noise_varies_the_motion_and_its_absence_does_not() -> None:
     assert np.abs(one - calm).max() > 0.05
     env = SimEnv("insertion", cameras={}, seed=3)
     observation = env.reset().observation
-    expert = expert_for(env, noise=1.0)
+    expert = env.expert(noise=1.0)
     takes = []
     for _ in range(2):
         expert.reset()
@@ -91,7 +91,7 @@ def test_commands_are_smooth_and_within_limits(scene: str) -> None:
 def test_after_the_plan_it_holds_still() -> None:
     env = SimEnv("transfer_cube", cameras={}, episode_len=400)
     observation = env.reset().observation
-    expert = expert_for(env)
+    expert = env.expert()
     expert.reset()
     actions = [expert.act(observation) for _ in range(420)]
     np.testing.assert_array_equal(actions[-1], actions[399])
@@ -100,14 +100,14 @@ def test_after_the_plan_it_holds_still() -> None:
 def test_mistakes_are_named() -> None:
     env = SimEnv("transfer_cube", cameras={})
     with pytest.raises(ConfigError, match="motion noise must be at least 0, given -1"):
-        expert_for(env, noise=-1)
+        env.expert(noise=-1)
     with pytest.raises(
         ConfigError, match=r"no scripted expert for scene 'transfer_cubes'. Did you mean 'transfer_cube'\?"
     ):
         scripts.script_of("transfer_cubes", {})
     env.reset_to({"cube": [0.1, 3.0, 0.02, 1, 0, 0, 0]})
     with pytest.raises(ValueError, match="the right gripper does not reach"):
-        expert_for(env).reset()
+        env.expert().reset()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_mistakes_are_named() -> None:
 def test_an_insertion_has_room_for_a_grasp_that_is_off(peg: float, socket: float) -> None:
     """Parts that lie elsewhere (m along x) than the plan believes are grasped off centre; it still succeeds."""
     env = SimEnv("insertion", cameras={}, seed=4)
-    expert = expert_for(env)
+    expert = env.expert()
     env.reset()
     expert.reset()
     poses = env.object_poses()

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from aloha_kit.sim import expert_for, SimEnv, workcell
+from aloha_kit.sim import SimEnv, workcell
 
 
 def red(image: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def test_the_cube_is_seen_where_a_pinhole_camera_has_it(camera: str) -> None:
 
 def test_the_wrist_sees_the_cube_that_the_gripper_holds() -> None:
     env = SimEnv("transfer_cube", cameras={"right_wrist": (60, 80)}, quality="draft", episode_len=150)
-    expert = expert_for(env)
+    expert = env.expert()
     step = env.reset()
     expert.reset()
     while not step.last():
@@ -74,7 +74,7 @@ def test_quality_changes_pictures_and_never_physics() -> None:
     states, shades = {}, {}
     for quality in workcell.QUALITIES:
         env = SimEnv("transfer_cube", cameras={"top": (60, 80)}, quality=quality, seed=3, episode_len=130)
-        expert = expert_for(env)
+        expert = env.expert()
         step = env.reset()
         expert.reset()
         env.step(expert.act(step.observation))

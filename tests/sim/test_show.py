@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.sim import expert_for, SimEnv, workcell
+from aloha_kit.sim import SimEnv, workcell
 
 SIZE = (60, 80)
 LOOKS = {"light": 0.4, "colour": 0.3, "camera_jitter": 0.02}
@@ -17,7 +17,7 @@ def test_another_instance_looks_the_same_at_any_moment_and_seed() -> None:
     watching = SimEnv("transfer_cube", cameras={}, randomise=LOOKS, seed=77)
     for seed in (3, 4):
         acting.seed(seed)
-        step, expert = acting.reset(), expert_for(acting)
+        step, expert = acting.reset(), acting.expert()
         expert.reset()
         for _ in range(60):
             step = acting.step(expert.act(step.observation))

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from aloha_kit.sim import expert_for, SimEnv, tasks
+from aloha_kit.sim import SimEnv, tasks
 
 CORNERS = np.array(list(itertools.product((-1, 1), repeat=3)), float)
 
@@ -73,7 +73,7 @@ def insertion(geometry: Geometry) -> tuple[list[float], int]:
 @pytest.mark.parametrize(("scene", "expected"), [("transfer_cube", transfer_cube), ("insertion", insertion)])
 def test_rewards_follow_the_geometry(scene: str, expected) -> None:
     env = SimEnv(scene, cameras={}, seed=1)
-    expert, geometry = expert_for(env), Geometry(env)
+    expert, geometry = env.expert(), Geometry(env)
     step = env.reset()
     expert.reset()
     seen, compared = set(), 0
@@ -112,7 +112,7 @@ def test_stages(scene: str, touching: list[tuple[str, str]], reward: int) -> Non
 def test_a_cube_dropped_at_the_end_is_no_success() -> None:
     """The highest reward is 4, yet the last step, with the cube back on the table, is what counts."""
     env = SimEnv("transfer_cube", cameras={}, seed=2, episode_len=400)
-    expert = expert_for(env)
+    expert = env.expert()
     step = env.reset()
     expert.reset()
     rewards = []

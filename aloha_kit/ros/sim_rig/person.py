@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.sim import scripts
-from aloha_kit.sim.environment import START_GRIPPER
 from aloha_kit.sim.planning import least_jerk, Planner
+from aloha_kit.sim.workcell import START_GRIPPER
 
 Vector = npt.NDArray[np.float64]
 Gesture = Literal["rest", "home", "close", "play"]

@@ -15,9 +15,8 @@ from aloha_kit.ros.sim_rig.arms import folded, Follower, JointFollower, JointLea
 from aloha_kit.ros.sim_rig.base import Base
 from aloha_kit.ros.sim_rig.motors import GRIPPER, Motors, REBOOT_S
 from aloha_kit.ros.sim_rig.person import Gesture, HOME, Person
-from aloha_kit.sim.environment import START_GRIPPER
 from aloha_kit.sim.live import LiveScene
-from aloha_kit.sim.workcell import ARMS
+from aloha_kit.sim.workcell import ARMS, START_GRIPPER
 
 Vector = npt.NDArray[np.float64]
 
