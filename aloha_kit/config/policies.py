@@ -1,27 +1,44 @@
-"""What a network looks like and how it learns: every choice by name, with its reason.
+"""Policy families and their configurations: every choice by name, with its reason.
 
-The defaults are what we recommend; `configs/policies/act_reference.yaml` and `cnnmlp_reference.yaml`
-are the published ACT repository's choices, number for number.
+A family is one line of `FAMILIES`, one configuration class, the network that the class names, and a YAML file. A family
+of the user's own needs no line: its YAML says `kind: my_package.module:MyConfig`.
+
+The defaults are what we recommend; `configs/policies/act_reference.yaml` and `cnnmlp_reference.yaml` are the published
+ACT repository's choices, number for number.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
 from aloha_kit.config.load import find, from_mapping, read
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError
+from aloha_kit.core.plugins import known, name_of, resolve
+
+FAMILIES = {
+    "act": "aloha_kit.config.policies:ActConfig",
+    "cnnmlp": "aloha_kit.config.policies:CnnMlpConfig",
+}
+"""Configuration class of each family, imported when its kind is used. Installed packages add families by entry points
+of the group `aloha_kit.policies`."""
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
-    """What every network that reads states and pictures has to be told."""
+class PolicyConfig:
+    """Base of every family's configuration: all that `policies.network.ChunkNetwork` reads.
 
-    kind: ClassVar[str]
+    Attributes:
+        network: the family's network, `module:Class`, imported when one is built.
+    """
 
+    network: ClassVar[str]
+
+    chunk_size: int = 100
+    """Actions predicted at once: 100 is two seconds at 50 Hz."""
     normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "mean_std"
     """States and actions as (x - mean) / std, or stretched to [0, 1] or [-1, 1] by their extremes."""
     std_floor: float = 1e-2
@@ -42,6 +59,13 @@ class NetworkConfig:
     """Normalisation in the ResNet: frozen batch statistics suit pretrained weights, group training from scratch."""
     pretrained_backbone: bool = True
     """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
+    share_backbone: bool = True
+    """One ResNet for all cameras instead of one for each."""
+
+    @property
+    def kind(self) -> str:
+        """Name of the family: its key in `FAMILIES`, its entry point, or `module:Class`."""
+        return name_of("policies", type(self), FAMILIES)
 
     @property
     def has_idle_parameters(self) -> bool:
@@ -49,13 +73,20 @@ class NetworkConfig:
         return False
 
     def __post_init__(self) -> None:
-        _at_least(1, backbone_layers=self.backbone_layers, backbone_width=self.backbone_width)
+        if not hasattr(type(self), "network"):
+            raise TypeError(f"{type(self).__name__} names no network: it needs network: ClassVar[str] = 'module:Class'")
+        at_least(
+            1,
+            chunk_size=self.chunk_size,
+            backbone_layers=self.backbone_layers,
+            backbone_width=self.backbone_width,
+        )
         if self.backbone_layers > 4:
             raise ValueError(f"backbone_layers: a ResNet has 4 stages, given {self.backbone_layers}")
         if not self.std_floor > 0:
             raise ValueError(f"std_floor must be positive, given {self.std_floor}")
         if self.image_size is not None:
-            _at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
+            at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
         if not self.use_images:
             return
         if self.pretrained_backbone and (self.backbone_width != 64 or self.backbone_norm == "group"):
@@ -73,13 +104,11 @@ class NetworkConfig:
 
 
 @dataclass(frozen=True)
-class ActConfig(NetworkConfig):
+class ActConfig(PolicyConfig):
     """Action Chunking with Transformers (Zhao et al., 2023): a conditional VAE over chunks of actions."""
 
-    kind: ClassVar[str] = "act"
+    network: ClassVar[str] = "aloha_kit.policies.act:ActNetwork"
 
-    chunk_size: int = 100
-    """Actions predicted at once: 100 is two seconds at 50 Hz."""
     hidden_dim: int = 512
     """Width of the transformers; a multiple of 4 and of nheads."""
     dim_feedforward: int = 3200
@@ -108,8 +137,6 @@ class ActConfig(NetworkConfig):
     """Weight of the latent's divergence from N(0, 1): higher means less can be known of the future from it."""
     loss_over: Literal["valid", "all"] = "valid"
     """Average the error over the rows that exist, or over all with the padded ones as zero error (reference)."""
-    share_backbone: bool = True
-    """One ResNet for all cameras instead of one for each."""
     camera_embedding: bool = True
     """Tell the transformer which camera a patch comes from; without it, two cameras' equal patches look the same."""
     is_pad_head: bool = False
@@ -123,9 +150,8 @@ class ActConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(
+        at_least(
             1,
-            chunk_size=self.chunk_size,
             dim_feedforward=self.dim_feedforward,
             nheads=self.nheads,
             enc_layers=self.enc_layers,
@@ -143,10 +169,10 @@ class ActConfig(NetworkConfig):
 
 
 @dataclass(frozen=True)
-class CnnMlpConfig(NetworkConfig):
+class CnnMlpConfig(PolicyConfig):
     """The plain baseline: pictures through a ResNet, features and state through a perceptron."""
 
-    kind: ClassVar[str] = "cnnmlp"
+    network: ClassVar[str] = "aloha_kit.policies.cnnmlp:CnnMlpNetwork"
 
     chunk_size: int = 1
     """Actions predicted at once; the reference predicts one and asks again at every step."""
@@ -165,18 +191,12 @@ class CnnMlpConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(
+        at_least(
             1,
-            chunk_size=self.chunk_size,
             keypoints=self.keypoints,
             hidden_dim=self.hidden_dim,
             hidden_layers=self.hidden_layers,
         )
-
-
-PolicyConfig: TypeAlias = ActConfig | CnnMlpConfig
-
-KINDS: dict[str, type[ActConfig] | type[CnnMlpConfig]] = {"act": ActConfig, "cnnmlp": CnnMlpConfig}
 
 
 def policy_from_mapping(values: dict[str, Any], *, where: str = "policy configuration") -> PolicyConfig:
@@ -186,10 +206,13 @@ def policy_from_mapping(values: dict[str, Any], *, where: str = "policy configur
         ConfigError: no or an unknown kind, an unknown key or a value of the wrong type.
     """
     rest = dict(values)
-    kind = str(rest.pop("kind", ""))
-    if kind not in KINDS:
-        raise ConfigError(f"{where}: unknown kind '{kind}'. {nearest(kind, KINDS)}")
-    return from_mapping(KINDS[kind], rest, where=where)
+    if "kind" not in rest:
+        raise ConfigError(f"{where} has no kind. Known: {', '.join(known('policies', FAMILIES))}")
+    try:
+        family: type[PolicyConfig] = resolve("policies", str(rest.pop("kind")), FAMILIES, base=PolicyConfig)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: kind: {error}") from error
+    return from_mapping(family, rest, where=where)
 
 
 def load_policy(name: str | Path, **overrides: Any) -> PolicyConfig:
@@ -202,7 +225,8 @@ def load_policy(name: str | Path, **overrides: Any) -> PolicyConfig:
     return policy_from_mapping({**read(path), **overrides}, where=str(path))
 
 
-def _at_least(lowest: int, **values: int) -> None:
+def at_least(lowest: int, **values: int) -> None:
+    """Raise `ValueError` for the first value below `lowest`, by its name."""
     for name, value in values.items():
         if value < lowest:
             raise ValueError(f"{name} must be at least {lowest}, given {value}")

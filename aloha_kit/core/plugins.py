@@ -50,6 +50,12 @@ def known(table: str, built_in: Mapping[str, str]) -> list[str]:
     return sorted({*built_in, *_installed(table)})
 
 
+def name_of(table: str, found: type, built_in: Mapping[str, str]) -> str:
+    """The name that `resolve` finds a class by: of the table, of an entry point, else `module:Name`."""
+    target = f"{found.__module__}:{found.__qualname__}"
+    return next((name for names in (built_in, _installed(table)) for name, at in names.items() if at == target), target)
+
+
 def _installed(table: str) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"aloha_kit.{table}")}
 

@@ -13,7 +13,7 @@ from torchvision.models import ResNet18_Weights, ResNet34_Weights
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops.misc import FrozenBatchNorm2d
 
-from aloha_kit.config.policies import NetworkConfig
+from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.policies.normalise import ImageNormaliser
 
@@ -53,7 +53,7 @@ class ResNetTrunk(nn.Module):
     stages would be made only to be thrown away.
     """
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
         norm, width = _NORMS[config.backbone_norm], config.backbone_width
         self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
@@ -101,13 +101,14 @@ class Vision(nn.Module):
         map_sizes: (height, width) of each camera's map, in the order of `cameras`.
     """
 
-    def __init__(self, config: NetworkConfig, cameras: Mapping[str, tuple[int, int]], *, shared: bool) -> None:
+    def __init__(self, config: PolicyConfig, cameras: Mapping[str, tuple[int, int]]) -> None:
         super().__init__()
         self.cameras = tuple(cameras)
         self.recorded = dict(cameras)
         self.sizes = {name: config.image_size or size for name, size in cameras.items()}
         self.normalise = ImageNormaliser()
-        self.backbones = nn.ModuleList(ResNetTrunk(config) for _ in (self.cameras[:1] if shared else self.cameras))
+        own = self.cameras[:1] if config.share_backbone else self.cameras
+        self.backbones = nn.ModuleList(ResNetTrunk(config) for _ in own)
         self.channels = self._trunk(0).channels
         self.map_sizes = [self._trunk(0).map_size(*self.sizes[name]) for name in self.cameras]
 

@@ -1,14 +1,13 @@
-"""From a configuration to a network: the one list of families."""
+"""From a configuration to a network."""
 
 from __future__ import annotations
 
 import torch
 
-from aloha_kit.config.policies import ActConfig, PolicyConfig
+from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import Contract
+from aloha_kit.core.plugins import resolve
 from aloha_kit.data.stats import Statistics
-from aloha_kit.policies.act import ActNetwork
-from aloha_kit.policies.cnnmlp import CnnMlpNetwork
 from aloha_kit.policies.network import ChunkNetwork
 
 
@@ -24,13 +23,10 @@ def build(config: PolicyConfig, contract: Contract, stats: Statistics, *, pretra
 
     Raises:
         ContractError: contract, statistics and configuration do not fit together.
-        ConfigError: pretrained weights are wanted and cannot be had.
+        ConfigError: the family's network is not there, or pretrained weights are wanted and cannot be had.
     """
-    network: ChunkNetwork
-    if isinstance(config, ActConfig):
-        network = ActNetwork(config, contract, stats)
-    else:
-        network = CnnMlpNetwork(config, contract, stats)
+    family: type[ChunkNetwork] = resolve("networks", config.network, {}, base=ChunkNetwork)
+    network = family(config, contract, stats)
     if network.vision is not None:
         if pretrained and config.pretrained_backbone:
             network.vision.load_pretrained(config.backbone)

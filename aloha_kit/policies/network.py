@@ -50,7 +50,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
         self.normaliser = Normaliser(config, stats, tuple(keys))
         self.vision = None
         if config.use_images:
-            self.vision = Vision(config, self.contract.cameras, shared=config.share_backbone)
+            self.vision = Vision(config, self.contract.cameras)
 
     @property
     def chunk_size(self) -> int:

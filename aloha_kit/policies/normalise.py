@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn, Tensor
 
-from aloha_kit.config.policies import NetworkConfig
+from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ContractError
 from aloha_kit.data.stats import Array, Moments, Statistics
 
@@ -30,7 +30,7 @@ class Normaliser(nn.Module):
         ContractError: statistics that the mode needs are missing or not finite.
     """
 
-    def __init__(self, config: NetworkConfig, stats: Statistics, keys: tuple[str, ...]) -> None:
+    def __init__(self, config: PolicyConfig, stats: Statistics, keys: tuple[str, ...]) -> None:
         super().__init__()
         for key in keys:
             offset, scale = _affine(config.normalisation, stats[key])

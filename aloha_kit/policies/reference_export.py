@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from aloha_kit.config.policies import ActConfig
+from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.core.files import make_folder
 from aloha_kit.policies.act import ActNetwork
@@ -137,6 +137,8 @@ def to_state_dict(network: ChunkNetwork, cameras: Sequence[str] | None = None) -
 
 def _beyond_reference(network: ChunkNetwork) -> list[str]:
     config = network.config
+    if not isinstance(config, ActConfig | CnnMlpConfig):
+        return [f"they are ACT and CNNMLP, and this one is {config.kind}"]
     wanted: dict[str, Any] = {
         "normalisation": "mean_std",
         "use_images": True,

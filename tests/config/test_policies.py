@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,17 @@ from aloha_kit.core import ConfigError
 def test_everything_that_ships_loads_as_its_kind() -> None:
     shipped = {name: load_policy(name) for name in names("policies")}
     kinds = {name: type(config) for name, config in shipped.items()}
-    assert kinds == {
-        "act": ActConfig,
-        "act_cpu": ActConfig,
-        "act_reference": ActConfig,
-        "cnnmlp": CnnMlpConfig,
-        "cnnmlp_reference": CnnMlpConfig,
-    }
+    assert all(type(config) is type(load_policy(config.kind)) for config in shipped.values())
+    assert (
+        kinds.items()
+        >= {
+            "act": ActConfig,
+            "act_cpu": ActConfig,
+            "act_reference": ActConfig,
+            "cnnmlp": CnnMlpConfig,
+            "cnnmlp_reference": CnnMlpConfig,
+        }.items()
+    )
     assert shipped["act"] == ActConfig()
     assert shipped["cnnmlp"] == CnnMlpConfig()
 
@@ -85,8 +91,14 @@ def test_unknown_things_are_answered_with_the_nearest(tmp_path: Path) -> None:
         load_policy("atc")
     file = tmp_path / "mine.yaml"
     for text, message in (
-        ("kind: cnnmpl", "unknown kind 'cnnmpl'. Did you mean 'cnnmlp'? Known: act, cnnmlp."),
-        ("chunk_size: 3", "unknown kind ''. Known: act, cnnmlp."),
+        ("kind: cnnmpl", "mine.yaml: kind: no 'cnnmpl' among the policies. Did you mean 'cnnmlp'? Known: act, cnnmlp"),
+        ("chunk_size: 3", "mine.yaml has no kind. Known: act, cnnmlp"),
+        (
+            "kind: nowhere.module:Config",
+            "kind: 'nowhere.module:Config' of the policies: Python finds no module 'nowhere'",
+        ),
+        ("kind: pathlib:Path", "kind: 'pathlib:Path' of the policies must be a class derived from PolicyConfig"),
+        ("kind: [act]", "kind: no '['act']' among the policies"),
         ("- a", "must hold keys and values, given: list"),
         ("{", "is not YAML"),
         ("kind: act\nbackbone: vgg", "backbone"),
@@ -94,3 +106,49 @@ def test_unknown_things_are_answered_with_the_nearest(tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ConfigError, match=re.escape(message)):
             load_policy(file)
+
+
+OWN = """
+from dataclasses import dataclass
+from aloha_kit.config.policies import PolicyConfig
+
+@dataclass(frozen=True)
+class Own(PolicyConfig):
+    network = "nowhere:Network"
+    gain: float = 2.0
+
+@dataclass(frozen=True)
+class NoNetwork(PolicyConfig):
+    gain: float = 2.0
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "own_family.py").write_text(OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    sys.modules.pop("own_family", None)
+
+
+def test_a_family_outside_the_checkout(own: Path) -> None:
+    (own / "mine.yaml").write_text("kind: own_family:Own\ngain: 3\nchunk_size: 7\nuse_images: false\n")
+    config = load_policy(own / "mine.yaml")
+    assert (config.kind, config.chunk_size, config.share_backbone) == ("own_family:Own", 7, True)
+    assert to_mapping(config)["gain"] == 3.0
+    assert policy_from_mapping({"kind": config.kind, **to_mapping(config)}) == config
+    with pytest.raises(ConfigError, match="chunk_size must be at least 1, given 0"):
+        load_policy(own / "mine.yaml", chunk_size=0)
+    with pytest.raises(ConfigError, match="NoNetwork names no network: it needs network"):
+        load_policy(own / "mine.yaml", kind="own_family:NoNetwork")
+
+
+def test_an_installed_family(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = own / "own_family-1.dist-info"
+    there.mkdir()
+    (there / "METADATA").write_text("Name: own_family\nVersion: 1\n")
+    (there / "entry_points.txt").write_text("[aloha_kit.policies]\nown = own_family:Own\n")
+    config = policy_from_mapping({"kind": "own", "use_images": False})
+    assert (type(config).__name__, config.kind) == ("Own", "own")
+    with pytest.raises(ConfigError, match="Known: act, cnnmlp, own"):
+        policy_from_mapping({"kind": "owm"})
