@@ -18,6 +18,17 @@ Depth = npt.NDArray[np.uint16]
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
 _PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # its first bytes, and where it tells its bits a channel
 _ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
+_OTHERS = {
+    b"BM": "a BMP",
+    b"II*\0": "a TIFF",
+    b"MM\0*": "a TIFF",
+    b"GIF8": "a GIF",
+    b"P5\n": "a PGM",
+    b"P6\n": "a PPM",
+    b"v/1\x01": "an OpenEXR",
+    b"\0\0\0\x0cjP": "a JPEG 2000",
+    b"\x93NUMPY": "a NumPy array",
+}  # by their first bytes: named, not read
 _RGB_COMMENT = b"XPL-RGB1"  # XPolicyLab's mark of an ordinary JPEG; without it, its files have Mobile ALOHA's order
 _PIXELS = 1 << 26  # of an image: 8192x8192
 DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a few per cent
@@ -49,6 +60,20 @@ def image_kind(data: bytes) -> ImageKind | None:
     if data[:8] == _PNG:
         return "png"
     return "webp" if data[:4] == b"RIFF" and data[8:12] == b"WEBP" else None
+
+
+def conversion_of(data: bytes) -> str:
+    """What is done to make an encoded image of other channels than three RGB, in words; empty where nothing is."""
+    kind, header = image_kind(data), _jpeg_header(data)
+    if header is not None and header.channels == 1:
+        return "JPEG of one channel read as RGB: grey repeated in three channels"
+    colour = data[_PNG_DEPTH + 1] if kind == "png" and len(data) > _PNG_DEPTH + 1 else 2
+    flags = {b"VP8X": (20, 0x10), b"VP8L": (24, 0x10)}  # of a WebP: where it tells transparency
+    at, bit = flags.get(data[12:16], (0, 0)) if kind == "webp" and len(data) >= 30 else (0, 0)
+    alpha = bool(bit and data[at] & bit)
+    words = ["grey repeated in three channels"] if colour in (0, 4) else ["palette looked up"] if colour == 3 else []
+    words += ["transparency dropped"] if colour in (4, 6) or alpha else []
+    return f"{'PNG' if kind == 'png' else 'WebP'} read as RGB: {', '.join(words)}" if words else ""
 
 
 def unpadded(data: bytes) -> bytes:
@@ -86,7 +111,8 @@ def decode_image(
     held = unpadded(data if isinstance(data, bytes) else data.tobytes())
     kind = image_kind(held)
     if kind is None:
-        raise EpisodeError(f"not a JPEG, PNG or WebP: {len(held)} bytes beginning {held[:8].hex(' ')}")
+        what = next((f" but {name}" for begin, name in _OTHERS.items() if held.startswith(begin)), "")
+        raise EpisodeError(f"not a JPEG, PNG or WebP{what}: {len(held)} bytes beginning {held[:8].hex(' ')}")
     header, flag = _jpeg_header(held), cv2.IMREAD_COLOR
     if header is not None:  # a damaged one has none; the decoder refuses it below
         if header.bits != 8 or header.channels not in (1, 3):

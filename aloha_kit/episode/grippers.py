@@ -25,6 +25,9 @@ ROWS = 20_000  # looked at, at most: whole episodes, evenly chosen
 FOLLOWS, APART = 0.8, 0.3  # correlations above which a state follows a command, and below which it does not
 NEAR = range(11)  # lags that tell whose command a state follows; more would fit any two slow motions
 MISPLACED = ((0.95, 0.7), (0.85, 0.6))  # of values, of motions: correlation with another's command, its own one's below
+EXCHANGED, UNEXPLAINED = 0.85, 0.05  # correlation with each other's command; variance that their own leave, together
+IN_TIME, SHIFTED = (-0.1, 0.4), (-0.2, 0.5)  # s of lag that a gripper has; before and after which it has none
+SHIFTS = (-1.0, 2.0)  # s of lag that are looked at
 STILL = 2e-3  # what spreads less has not moved
 METRES = (-0.02, 0.15)  # no gripper of these arms opens wider
 OPENING = (-0.6, 1.3)  # 0 to 1, and what squeezing and ALOHA's two scales add
@@ -53,8 +56,8 @@ def check_grippers(pairs: Iterable[tuple[Table, Table]], contract: Contract) -> 
     compared = [(s[:, columns], a[:, commands]) for s, a in chosen]
     moved = [(s[STRIDE:] - s[:-STRIDE], a[STRIDE:] - a[:-STRIDE]) for s, a in compared if len(s) > 2 * STRIDE]
     both = [each for each in (compared, moved) if each]
-    near = [_correlations(each, NEAR) for each in both]
-    misplaced = list(_misplaced(names, [best for best, _ in near]))
+    near, whole = ([_correlations(each, lags) for each in both] for lags in (NEAR, LAGS))
+    misplaced = list(_misplaced(names, [best for best, _ in near], [best for best, _ in whole]))
     yield from misplaced
     if misplaced:
         return  # what follows would compare entries that do not belong together
@@ -63,12 +66,13 @@ def check_grippers(pairs: Iterable[tuple[Table, Table]], contract: Contract) -> 
         [i for i, name in enumerate(names) if is_gripper(name, names)],
         state[:, columns],
         action[:, commands],
-        np.max([_correlations(each)[0] for each in both], axis=0),
+        np.max([best for best, _ in whole], axis=0),
         np.max([best for best, _ in near], axis=0),
         np.min([worst for _, worst in near], axis=0),
     )
     yield from _places(looked)
     yield from _pairs(looked, normalised=contract.units.get("gripper", "").startswith("0 closed"))
+    yield from _shifted(looked, both, contract.rate_hz)
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,9 +150,12 @@ def _units(measured: Table, command: Table, ratio: float) -> str:
     return "state and command differ in scale" if ratio < 0.05 or ratio > 20 else ""
 
 
-def _misplaced(names: Sequence[str], by: Sequence[Table]) -> Iterator[Finding]:
-    """Entries whose state follows another entry's command, and that one's state not its own: the order differs."""
-    found: dict[int, tuple[int, float, float]] = {}
+def _misplaced(names: Sequence[str], by: Sequence[Table], on_time: Sequence[Table]) -> Iterator[Finding]:
+    """Entries whose state follows another entry's command, and that one's state not its own: the order differs.
+
+    `by` are the correlations of values and of motions over near lags, `on_time` those over all lags.
+    """
+    found = _exchanged(by, on_time)
     for best, (high, low) in zip(by, MISPLACED, strict=False):
         own = np.diag(best)
         for i in np.flatnonzero(own < low).tolist():
@@ -165,6 +172,50 @@ def _misplaced(names: Sequence[str], by: Sequence[Table]) -> Iterator[Finding]:
     )
     more = f" and {len(order) - 4} more" if len(order) > 4 else ""
     yield Finding("error", "gripper", f"the order of state and action differs: {listed}{more}")
+
+
+def _exchanged(by: Sequence[Table], on_time: Sequence[Table]) -> dict[int, tuple[int, float, float]]:
+    """Entries of which two follow each other's command much better than their own, for all that these are alike.
+
+    By entry: the other one, and the correlations with its command and with the own one. Both are given the lag at
+    which they fit best, the own command any that a gripper may have.
+    """
+    pairs: list[dict[tuple[int, int], tuple[float, float]]] = []
+    for other, own in zip(by, on_time, strict=True):
+        left = 1 - np.maximum(np.diag(own), 0) ** 2
+        crossed = np.minimum(other, other.T) >= EXCHANGED
+        apart = (1 - other**2) + (1 - other.T**2) < 0.4 * np.add.outer(left, left)
+        found = np.argwhere(crossed & apart & (np.add.outer(left, left) > UNEXPLAINED))
+        pairs.append({(i, j): (float(other[i, j]), float(own[i, i])) for i, j in found.tolist() if i != j})
+    return {i: (j, *pairs[0][i, j]) for i, j in pairs[0] if all((i, j) in each for each in pairs)} if pairs else {}
+
+
+def _shifted(looked: _Looked, both: Sequence[Sequence[tuple[Table, Table]]], rate_hz: float) -> Iterator[Finding]:
+    """Grippers whose values and motions (`both`) fit their command's at a lag that no gripper has, and no other."""
+    longest = max(len(state) for state, _ in both[-1]) // 3
+    lags = np.array([lag for lag in range(*(round(s * rate_hz) for s in SHIFTS)) if abs(lag) <= longest])
+    in_time = (lags >= IN_TIME[0] * rate_hz) & (lags <= IN_TIME[1] * rate_hz)
+    for g in looked.grippers:
+        if np.ptp(looked.state[:, g]) < 0.01:
+            continue
+        curves = [np.array([_fit(pairs, g, lag) for lag in lags.tolist()]) for pairs in both]
+        seconds = np.array([lags[curve.argmax()] for curve in curves]) / rate_hz
+        if not (seconds > SHIFTED[1]).all() and not (seconds < SHIFTED[0]).all():
+            continue
+        motions = curves[-1]
+        best, near, lag = float(motions.max()), float(motions[in_time].max()), int(lags[motions.argmax()])
+        if best >= FOLLOWS and (best - near > 0.25 or 1 - best**2 < 0.3 * (1 - max(near, 0.0) ** 2)):
+            how = f"follows its command {lag} steps ({lag / rate_hz:.2f} s) late"
+            if lag < 0:
+                how = f"is {-lag} steps ({-lag / rate_hz:.2f} s) ahead of its command"
+            message = f"{looked.names[g]}: the state {how} (correlation {best:.2f}, in time at most {near:.2f})"
+            yield Finding("warning", "gripper", f"{message}: are state and action of different times?")
+
+
+def _fit(pairs: Sequence[tuple[Table, Table]], column: int, lag: int) -> float:
+    """Correlation of a state with its command that many steps before; after it where the lag is negative."""
+    one = [(state[:, [column]], action[:, [column]]) for state, action in pairs]
+    return float(_correlations([pair[::-1] for pair in one] if lag < 0 else one, [abs(lag)])[0].item())
 
 
 def _places(looked: _Looked) -> Iterator[Finding]:

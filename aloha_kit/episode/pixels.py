@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.episode.codec import Depth, Image, image_kind
+from aloha_kit.episode.codec import conversion_of, Depth, Image, image_kind
 
 _CHANNELS = (1, 3, 4)
 _SAMPLES = 8  # frames looked at to tell what the values of a data set mean
@@ -33,7 +33,8 @@ class ImageFormat:
         channels_first: raw images are (channels, H, W).
         scale: what raw values are multiplied with: 255 for floats from 0 to 1.
         size: (height, width) of raw images; None for encoded ones, which tell it themselves.
-        conversion: what is done to make raw images (H, W, 3) uint8, in words; empty where nothing is.
+        conversion: what is done to make the images (H, W, 3) uint8 RGB, in words; empty where nothing is. Of encoded
+            images the first one tells.
         plain: as our own files and the ALOHA family's keep them: (H, W, 3) uint8, or padded JPEG rows.
     """
 
@@ -73,8 +74,9 @@ def image_format(data: Any) -> ImageFormat:
         EpisodeError: anything else; says type, shape and what was expected.
     """
     if is_encoded(data):
-        padded = data.dtype == np.uint8 and len(data.shape) == 2 and len(data) > 0
-        return ImageFormat(encoded=True, plain=padded and image_kind(encoded_row(data, 0)) == "jpeg")
+        row = encoded_row(data, 0) if len(data) else b""
+        plain = data.dtype == np.uint8 and len(data.shape) == 2 and image_kind(row) == "jpeg"
+        return ImageFormat(encoded=True, conversion=conversion_of(row), plain=plain)
     shape = tuple(data.shape)
     what = described(data)
     if 0 in shape[1:]:

@@ -309,8 +309,7 @@ class Episode(EpisodeFile):
         try:
             return decode_image(row, self.jpeg_order, at_least) if stored.encoded else stored.to_rgb(row)
         except EpisodeError as error:
-            why = "is damaged" if stored.encoded else "cannot be used"
-            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' {why}: {error}") from None
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be used: {error}") from None
 
     def jpeg(self, camera: str, i: int) -> bytes | None:
         """Frame i as the encoded image that the file holds, without its padding; None where it holds raw pixels.

@@ -17,6 +17,7 @@ from aloha_kit.core import ARM_MODELS, ArmModel, Clock, SafetyError
 from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.loop import Latch
+from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.readings import PATIENCE_S
 
@@ -238,8 +239,8 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
     return result
 
 
-def wait_for_listeners(publishers: Sequence[Any], who: str, clock: Clock) -> None:
-    """Until somebody listens to each rospy.Publisher: what is said before that is lost.
+def wait_for_listeners(publishers: Sequence[CommandPublisher], who: str, clock: Clock) -> None:
+    """Until somebody listens to each of them: what is said before that is lost.
 
     Raises:
         RosError: nobody does within `PATIENCE_S`.

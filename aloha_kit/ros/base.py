@@ -17,6 +17,7 @@ from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import CommandLimiter, SafetyError
 from aloha_kit.core.motion import BASE_ACCELERATION
 from aloha_kit.ros.arms import Vector
+from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.readings import finite
 
 DEAD_MAN_S = 0.25
@@ -40,8 +41,8 @@ class Base:
     def __init__(self, config: BaseConfig, *, rate_hz: float = 50.0) -> None:
         self._limiter = CommandLimiter(np.array(BASE_ACCELERATION) / rate_hz, rate_hz)
         self._limiter.begin(np.zeros(2))
-        self._commands = rospy.Publisher(config.command_topic, Twist, queue_size=1)
-        self._heartbeats = rospy.Publisher(HEARTBEAT_TOPIC, Bool, queue_size=1)
+        self._commands = CommandPublisher(config.command_topic, Twist)
+        self._heartbeats = CommandPublisher(HEARTBEAT_TOPIC, Bool)
         self._lock = threading.Lock()
         self._driven_until: float | None = None  # on the monotonic clock; None while it stands still
         self._beaten = 0.0  # when the newest heartbeat was sent
@@ -97,7 +98,7 @@ class Base:
         self._closed.set()
         self.stop()
         if self._used:
-            time.sleep(0.05)  # rospy sends in the background, and drops what is left when a publisher goes
+            time.sleep(0.05)  # a subscriber that is told that we leave drops what it has not read
         self._commands.unregister()
         self._heartbeats.unregister()
 

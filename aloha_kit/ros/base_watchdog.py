@@ -22,6 +22,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core.cli import command_line
 from aloha_kit.ros import node
 from aloha_kit.ros.base import HEARTBEAT_TOPIC, SILENCE_S
+from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.outlive import interrupted_after
 
 STOP_S = 1.0
@@ -44,7 +45,7 @@ class BaseWatchdog:
         self._lock = threading.Lock()
         self._driving: dict[str, float] = {}  # {node: when its newest heartbeat came}, on the monotonic clock
         self._stop_until = 0.0
-        self._commands = rospy.Publisher(command_topic, Twist, queue_size=1)
+        self._commands = CommandPublisher(command_topic, Twist)
         self._heartbeats = rospy.Subscriber(HEARTBEAT_TOPIC, Bool, self._beat, queue_size=10, tcp_nodelay=True)
 
     def check(self) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import select
-import socket
 import threading
 import time
-import urllib.parse
 from typing import Any
 
 import rosgraph
@@ -25,6 +23,7 @@ SOURCE_S = 5.0
 """How long a configured source may take to appear."""
 
 _UNREAD_S = 0.01  # how long a thread may take to read what lies in its socket
+_STALL_S = 0.05  # commands are further apart than this after a pause, or where this process stood still
 _TICKS = 5  # a heartbeat's timeout is counted in so many parts
 
 
@@ -48,7 +47,7 @@ class EStop(Latch):
         self._config, self._topic = config, config.topic if config else EStopConfig.topic
         self._said: dict[str, bool] = {}  # by publisher: its last value
         self._ticks: dict[str, int] = {}  # by publisher: parts of the timeout since it was heard
-        self._heard_count, self._deaf_until = 0, 0.0
+        self._heard_count, self._deaf_until, self._looked = 0, 0.0, time.monotonic()
         self._closed = threading.Event()
         # No message is dropped: a press of a millisecond arrives together with its release.
         self._subscriber = rospy.Subscriber(self._topic, Bool, self._heard, queue_size=None, tcp_nodelay=True)
@@ -99,6 +98,9 @@ class EStop(Latch):
     def _take_in(self) -> None:
         # After a stall, or on a busy machine, the thread that moves the arms may wake before the one that listens.
         count, now = self._heard_count, time.monotonic()
+        stalled, self._looked = now - self._looked > _STALL_S, now
+        if stalled:
+            time.sleep(_UNREAD_S)  # that thread may have taken a press out of its socket and not come further
         if now < self._deaf_until or not self._unread():
             return
         while self._heard_count == count and not self._reason:
@@ -132,7 +134,7 @@ class EStop(Latch):
         """Raise RosError where a node that is there cannot be heard: its button would do nothing."""
         end = time.monotonic() + FIRST_S
         while deaf := sorted(_registered(self._topic) - self._connected()):
-            deaf = [who for who in deaf if _is_there(who)]
+            deaf = [who for who in deaf if node.is_there(who)]
             if deaf and time.monotonic() > end:
                 kind = dict(rospy.get_published_topics()).get(self._topic, "unknown")
                 raise RosError(
@@ -167,16 +169,5 @@ def _registered(topic: str) -> set[str]:
 
 
 def _publishers(topic: str) -> set[str]:
-    """Those of them that are there: a killed node stays registered, but its port refuses."""
-    return {who for who in _registered(topic) if _is_there(who)}
-
-
-def _is_there(who: str) -> bool:
-    try:
-        address = urllib.parse.urlparse(rosgraph.Master(rospy.get_name()).lookupNode(who))
-        socket.create_connection((address.hostname or "", address.port or 0), timeout=FIRST_S).close()
-    except (rosgraph.MasterError, ConnectionRefusedError):
-        return False
-    except OSError:
-        return True  # unreachable is not released
-    return True
+    """Those of them that are there: a killed node stays registered."""
+    return {who for who in _registered(topic) if node.is_there(who)}

@@ -26,6 +26,7 @@ from aloha_kit.ros.arms import (
     Vector,
     wait_for_listeners,
 )
+from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.commands import ArmCommands
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.readings import by_name, next_reading, PATIENCE_S, require_reading, until_read
@@ -50,8 +51,8 @@ _ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical sh
 class Driver(Protocol):
     """The way to one xs driver: two command topics and seven services."""
 
-    group: Any  # rospy.Publisher of JointGroupCommand
-    single: Any  # rospy.Publisher of JointSingleCommand
+    group: CommandPublisher  # of JointGroupCommand
+    single: CommandPublisher  # of JointSingleCommand
 
     def call(self, service: str, *values: Any) -> Any:
         """Call `/<name>/<service>` with its request's values in order; raises rospy.ServiceException."""
@@ -65,8 +66,7 @@ class TopicDriver:
     """Topics and services as the driver has them; needs nothing installed."""
 
     def __init__(self, name: str) -> None:
-        self.group = rospy.Publisher(f"/{name}/commands/joint_group", messages.JointGroupCommand, queue_size=5)
-        self.single = rospy.Publisher(f"/{name}/commands/joint_single", messages.JointSingleCommand, queue_size=5)
+        self.group, self.single = _command_publishers(name)
         self._services = {
             service: rospy.ServiceProxy(f"/{name}/{service}", getattr(messages, kind))
             for service, kind in _SERVICES.items()
@@ -93,7 +93,9 @@ class ModuleDriver:
         from interbotix_xs_modules.core import InterbotixRobotXSCore
 
         self._core = InterbotixRobotXSCore(robot_model=model, robot_name=name, init_node=False)
-        self.group, self.single = self._core.pub_group, self._core.pub_single
+        for queued in (self._core.pub_group, self._core.pub_single):  # they send in a thread of rospy
+            queued.unregister()
+        self.group, self.single = _command_publishers(name)
         self._services = {
             "set_operating_modes": self._core.srv_set_op_modes,
             "torque_enable": self._core.srv_torque,
@@ -110,6 +112,13 @@ class ModuleDriver:
     def close(self) -> None:
         for topic in (self.group, self.single, self._core.pub_traj, self._core.sub_joint_states):
             topic.unregister()
+
+
+def _command_publishers(name: str) -> tuple[CommandPublisher, CommandPublisher]:
+    return (
+        CommandPublisher(f"/{name}/commands/joint_group", messages.JointGroupCommand),
+        CommandPublisher(f"/{name}/commands/joint_single", messages.JointSingleCommand),
+    )
 
 
 class InterbotixArm:

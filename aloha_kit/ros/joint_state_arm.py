@@ -27,6 +27,7 @@ from aloha_kit.ros.arms import (
     Vector,
     wait_for_listeners,
 )
+from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.commands import ArmCommands
 from aloha_kit.ros.readings import finite, next_reading, PATIENCE_S, require_reading, until_read
 
@@ -56,7 +57,7 @@ class JointStateArm:
         self.name, self.model = config.name or config.state_topic, model
         self._clock, self._state_topic, self._command_topic = clock, config.state_topic, config.command_topic
         self._switched, self._estop = role == "follower", estop or Latch()
-        self._topic: rospy.Publisher | None = None
+        self._topic: CommandPublisher | None = None
         self._commands = ArmCommands(
             self.name, model, config.state_topic, self.leader_action, self.reading, clock,
             rate_hz=rate_hz, patience_s=PATIENCE_S,
@@ -131,7 +132,7 @@ class JointStateArm:
             self._estop.require_released()
         if not self._switched or part != "all" or not _listened_to(ENABLE_TOPIC):
             return
-        switch = rospy.Publisher(ENABLE_TOPIC, Bool, queue_size=1)
+        switch = CommandPublisher(ENABLE_TOPIC, Bool)
         wait_for_listeners([switch], self.name, self._clock)
         switch.publish(Bool(data=on))
         if not on:
@@ -151,11 +152,11 @@ class JointStateArm:
         if self._topic is not None:
             self._topic.unregister()
 
-    def _publisher(self) -> rospy.Publisher:
+    def _publisher(self) -> CommandPublisher:
         if self._topic is None:
             if not self._command_topic:
                 raise SafetyError(f"{self.name} cannot be moved: its configuration has no command_topic")
-            self._topic = rospy.Publisher(self._command_topic, JointState, queue_size=5)
+            self._topic = CommandPublisher(self._command_topic, JointState)
             wait_for_listeners([self._topic], self.name, self._clock)
         return self._topic
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import xmlrpc.client
+from typing import Any
+from xml.parsers import expat
 
 import rosgraph
 import rospy
 
 from aloha_kit.core import AlohaKitError, Clock, ConfigError, WallClock
+
+ANSWER_S = 0.5
 
 
 class RosError(AlohaKitError):
@@ -41,6 +46,36 @@ def require_master() -> None:
         raise RosError(
             f"no ROS master answers at {uri}{hint}: {error}. Start one with `roscore`, or launch this with roslaunch"
         ) from error
+
+
+def is_there(name: str) -> bool:
+    """Whether the process of the ROS node `name` runs: false for a node that was killed and is still registered.
+
+    Where the node was, another process may listen by now, so the process there has to publish what is registered for
+    `name`. A process that does not answer within `ANSWER_S` counts as there: it may be stopped, or its network slow.
+    """
+    master = rosgraph.Master(rospy.get_name())
+    try:
+        uri = master.lookupNode(name)
+        registered = {topic for topic, nodes in master.getSystemState()[0] if name in nodes}
+        proxy: Any = xmlrpc.client.ServerProxy(uri, transport=_Patient())
+        published = {topic for topic, _ in proxy.getPublications(rospy.get_name())[2]}
+    except (rosgraph.MasterException, ConnectionRefusedError):
+        return False
+    except (xmlrpc.client.ProtocolError, http.client.HTTPException, expat.ExpatError):
+        return False  # no ROS node
+    except (OSError, xmlrpc.client.Fault):
+        return True
+    return registered <= published
+
+
+class _Patient(xmlrpc.client.Transport):
+    """HTTP that waits `ANSWER_S`, and no longer, for an answer."""
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = super().make_connection(host)
+        connection.timeout = ANSWER_S
+        return connection
 
 
 class RosClock:

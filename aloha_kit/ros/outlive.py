@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from urllib.parse import urlsplit
 
-import rosgraph
 import rospy
+
+from aloha_kit.ros.node import is_there
 
 POLL_S = 0.1
 
@@ -38,9 +37,9 @@ def interrupted_after(node: str, say: Callable[[str], None]) -> Iterator[None]:
 
     def follow() -> None:
         waited_for.wait()
-        if runs(node):
+        if is_there(node):
             say(f"this node ends when {node} has ended")
-        while runs(node):
+        while is_there(node):
             time.sleep(POLL_S)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
@@ -50,13 +49,3 @@ def interrupted_after(node: str, say: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def runs(node: str) -> bool:
-    """Whether the master knows `node` and its process is there; one that was killed stays known."""
-    try:
-        address = urlsplit(rosgraph.Master(rospy.get_name()).lookupNode(node))
-        socket.create_connection((address.hostname, address.port), timeout=1.0).close()
-    except (OSError, rosgraph.MasterException):
-        return False
-    return True

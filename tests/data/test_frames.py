@@ -186,9 +186,9 @@ def test_a_damaged_frame_names_file_and_frame(tmp_path: Path) -> None:
     table = read_table(tmp_path)
     with h5py.File(table.files[0], "r+") as root:
         root["observations/images/top"][3] = 0
-    with pytest.raises(EpisodeError, match=r"episode_0.hdf5: frame 3 of camera 'top' is damaged"):
+    with pytest.raises(EpisodeError, match=r"episode_0.hdf5: frame 3 of camera 'top' cannot be used"):
         cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
-    with pytest.raises(EpisodeError, match=r"episode_0.hdf5: frame 3 of camera 'top' is damaged"):
+    with pytest.raises(EpisodeError, match=r"episode_0.hdf5: frame 3 of camera 'top' cannot be used"):
         DirectFrames(table, {"top": (24, 32)}, workers=2).gather(np.array([0, 3]))
 
 

@@ -1,5 +1,6 @@
 """Grippers whose state does not belong to their command are found; those that rest, hold or lag are not."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -98,6 +99,51 @@ def test_grippers_at_another_place_of_both_vectors() -> None:
     assert [f.level for f in findings] == ["warning"] * 2
     assert "left_waist 0." in findings[0].message
     assert "like a gripper: is the gripper at another place of the vector?" in findings[0].message
+
+
+def sines(period: float, phase: float, length: int = 400) -> Pair:
+    """Grippers that open and close slowly all the time, the right one `phase` rad after the left one."""
+    state, action = (np.repeat(table[-1:], length, axis=0) for table in EPISODES[0])
+    for gripper, shift in ((LEFT, 0.0), (RIGHT, phase)):
+        angle = np.arange(-4, length) / period + shift
+        action[:, gripper] = 0.5 + 0.45 * np.sin(angle[4:])
+        state[:, gripper] = 0.48 + 0.45 * np.sin(angle[:-4])
+    return state, action
+
+
+def shifted(steps: int, columns: Sequence[int] = tuple(GRIPPERS)) -> Callable[..., Pair]:
+    """Grippers' states that many steps later, or earlier; the ends repeated."""
+
+    def later(table: np.ndarray) -> np.ndarray:
+        rows = np.clip(np.arange(len(table)) - steps, 0, len(table) - 1)
+        return table[rows]
+
+    return on("s", columns, later)
+
+
+@pytest.mark.parametrize("period", [10.0, 25.0, 40.0, 60.0])
+@pytest.mark.parametrize("phase", [1.0, -1.0, 2.0])
+def test_exchanged_grippers_whose_motions_are_alike(period: float, phase: float) -> None:
+    pair = sines(period, phase)
+    assert found(lambda state, action: (state, action), [pair]) == []
+    (finding,) = found(on("s", GRIPPERS, lambda g: g[:, ::-1]), [pair])
+    assert (finding.level, finding.check) == ("error", "gripper")
+    for one, other in (("left", "right"), ("right", "left")):
+        assert f"state {one}_gripper follows command {other}_gripper (correlation 1.00, its own " in finding.message
+
+
+@pytest.mark.parametrize("pairs", [EPISODES, EPISODES[:1], [sines(30.0, 1.0)]])
+def test_grippers_of_another_time(pairs: list[Pair]) -> None:
+    late = found(shifted(30), pairs)
+    assert [f.level for f in late] == ["warning"] * 2
+    for finding, side in zip(late, ("left", "right"), strict=True):
+        words = rf"{side}_gripper: the state follows its command (\d+) steps \(0\.\d\d s\) late \(correlation "
+        matched = re.match(words, finding.message)
+        assert matched is not None, finding.message
+        assert abs(int(matched[1]) - 34) <= 2  # four steps are the arms' own
+    early = [f.message for f in found(shifted(-30, [LEFT]), pairs)]
+    assert any(re.match(r"left_gripper: the state is 2\d steps \(0.5\d s\) ahead of its command", m) for m in early)
+    assert not any(message.startswith("right") for message in early)
 
 
 def noisy(state: np.ndarray, action: np.ndarray) -> Pair:

@@ -225,13 +225,27 @@ def test_strings_that_end_at_a_zero_are_read_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.image(CAMERA, 9), drawn()[9])
 
 
-def test_encoded_grey_and_alpha_are_converted(tmp_path: Path) -> None:
+def test_encoded_grey_and_alpha_are_converted_and_told(tmp_path: Path) -> None:
     pixels = drawn()
-    for number, (images, expected) in enumerate(((pixels[..., 1], grey(pixels)), (alpha(pixels), pixels))):
+    for number, (kind, images, expected, told) in enumerate(
+        (
+            ("png", pixels[..., 1], grey(pixels), "PNG read as RGB: grey repeated in three channels"),
+            ("png", alpha(pixels), pixels, "PNG read as RGB: transparency dropped"),
+            ("webp", alpha(pixels), pixels, "WebP read as RGB: transparency dropped"),
+            ("jpg", np.full((STEPS, 24, 32), 90, np.uint8), None, "JPEG of one channel read as RGB: grey repeated"),
+            ("png", pixels, pixels, ""),
+            ("webp", pixels, pixels, ""),
+            ("jpg", pixels, None, ""),
+        )
+    ):
         folder = tmp_path / str(number)
         folder.mkdir()
-        with Episode.open(stored(folder, *rows(coded("png", images), "strings"))) as episode:
-            np.testing.assert_array_equal(episode.image(CAMERA, 2), expected[2])
+        with Episode.open(stored(folder, *rows(coded(kind, images), "strings"))) as episode:
+            if expected is not None and kind == "png":
+                np.testing.assert_array_equal(episode.image(CAMERA, 2), expected[2])
+            assert episode.image(CAMERA, 2).shape == (24, 32, 3)
+            notes = [note for note in episode.notes if "compress" not in note]
+            assert [f"{CAMERA}: {told}" in note for note in notes] == ([True] if told else [])
 
 
 def test_encoded_rows_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
@@ -240,7 +254,8 @@ def test_encoded_rows_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None
     for number, (codes, told) in enumerate(
         (
             (coded("png", pixels.astype(np.uint16) * 257), "a PNG of 16 bits a channel, expected 8"),
-            (coded("bmp", pixels), "not a JPEG, PNG or WebP: .* beginning 42 4d"),
+            (coded("bmp", pixels), "not a JPEG, PNG or WebP but a BMP: .* beginning 42 4d"),
+            (coded("tiff", pixels), "not a JPEG, PNG or WebP but a TIFF"),
             ([cmyk] * STEPS, "a JPEG of 4 channels of 8 bits, expected 1 or 3 of 8"),
             ([b"aGVsbG8="] * STEPS, "not a JPEG, PNG or WebP"),
         )
@@ -300,7 +315,7 @@ def test_rows_of_numbers_of_any_length_are_no_images(tmp_path: Path) -> None:
     path = stored(tmp_path, data, h5py.vlen_dtype(np.float64))
     with (
         Episode.open(path) as episode,
-        pytest.raises(EpisodeError, match="frame 0 of camera 'cam_high': rows are float64"),
+        pytest.raises(EpisodeError, match="camera 'cam_high': rows are float64"),
     ):
         episode.image(CAMERA, 0)
     assert [f.level for f in validate(path).findings] == ["error"]

@@ -267,7 +267,7 @@ def test_a_damaged_frame_is_named(tmp_path: Path) -> None:
     with Episode.open(path) as episode:
         assert episode.image("cam_high", 6).shape == (24, 32, 3)
         for row in (7, 8):
-            with pytest.raises(EpisodeError, match=f"frame {row} of camera 'cam_high' is damaged: not a JPEG"):
+            with pytest.raises(EpisodeError, match=f"frame {row} of camera 'cam_high' cannot be used: not a JPEG"):
                 episode.image("cam_high", row)
 
 

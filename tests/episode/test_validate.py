@@ -311,7 +311,7 @@ def test_damaged_jpeg(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
     assert [f[:2] for f in cut] == [("error", "images")]
     assert "frame 33 of camera 'cam_high' is not a whole JPEG" in cut[0][2]
     empty = spoil(lambda f: f[name].__setitem__(0, 0), "jpeg")
-    assert "frame 0 of camera 'cam_high' is damaged: not a JPEG" in empty[0][2]
+    assert "frame 0 of camera 'cam_high' cannot be used: not a JPEG" in empty[0][2]
 
 
 def test_frozen_jpeg(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
