@@ -1,4 +1,4 @@
-"""The embodiment contract: what a vector's entries and a picture's pixels mean.
+"""The embodiment contract: the features of an observation and of the action, by name, role, shape and unit.
 
 It travels in every episode and every checkpoint. Deployment compares it with the rig's and names
 each difference, because a policy that runs with swapped joints or cameras fails silently.
@@ -9,16 +9,70 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from aloha_kit.core.errors import ContractError, reason, shown
 
+STATE, ACTION, IMAGE, DEPTH, PRIVILEGED = "state", "action", "image", "depth", "privileged"
+"""Roles of features with a place of their own in a contract. Any other word is the role of a sensor."""
+
+IMAGES = "images/"  # before a camera's name
+_BASE_UNITS = {"base_linear": "m/s", "base_vx": "m/s", "base_vy": "m/s", "base_angular": "rad/s", "base_wz": "rad/s"}
+_DTYPES = ("float32", "uint8", "uint16")
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One stream of an observation, or the action.
+
+    Attributes:
+        name: where it is in an observation and in an episode: `qpos`, `images/top`, `effort`, `sensors/left_wrench`.
+        role: `STATE`, `ACTION`, `IMAGE`, `DEPTH`, `PRIVILEGED`, or any other word: a sensor's role.
+        shape: of one sample.
+        dtype: numpy's name of it.
+        entries: of a vector, their names in order.
+        units: of each entry; of an image or depth one for all pixels.
+        rate_hz: of its samples, where it is not the contract's.
+        optional: a device may leave it out, so that a contract with it fits one without it.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    entries: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    rate_hz: float | None = None
+    optional: bool = False
+
+    @classmethod
+    def vector(
+        cls, name: str, role: str, entries: Sequence[str], units: Sequence[str] | str, *, optional: bool = False
+    ) -> Feature:
+        """A float32 vector of named entries; `units` is one for all of them, or one each."""
+        each = (units,) * len(entries) if isinstance(units, str) else tuple(units)
+        return cls(name, role, (len(entries),), entries=tuple(entries), units=each, optional=optional)
+
+    def __post_init__(self) -> None:
+        if self.entries and self.shape != (len(self.entries),):
+            raise ContractError(f"'{self.name}' names {len(self.entries)} entries and has shape {self.shape}")
+        if self.entries and self.units and len(self.units) != len(self.entries):
+            raise ContractError(f"'{self.name}' has {len(self.entries)} entries and {len(self.units)} units")
+
 
 @dataclass(frozen=True)
 class Contract:
-    """Names, units, sizes and rate that data, checkpoint and rig have to share."""
+    """The features that data, checkpoint and rig have to share, and the control rate.
+
+    `features` lists all of them. Those that every rig has are given by their names and sizes; `sensors` are the
+    others (velocities, efforts, depth, force sensors), each described in full. Their names are `qvel`, `effort`,
+    `base_vel`, `images_depth/<camera>` or `sensors/<name>`.
+
+    Raises:
+        ContractError: two features of one name.
+    """
 
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
@@ -26,10 +80,41 @@ class Contract:
     rate_hz: float
     units: dict[str, str] = field(default_factory=lambda: {"joints": "rad", "gripper": "0 closed, 1 open"})
     environment_state_names: tuple[str, ...] = ()
+    sensors: tuple[Feature, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [feature.name for feature in self.features] if self.sensors else []
+        if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+            raise ContractError(f"a contract has two features of the name '{twice[0]}'")
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """Every feature: state, action, images, privileged state, sensors."""
+        found = [
+            Feature.vector("qpos", STATE, self.state_names, self._units_of(self.state_names)),
+            Feature.vector("action", ACTION, self.action_names, self._units_of(self.action_names)),
+            *(Feature(f"{IMAGES}{camera}", IMAGE, (*size, 3), "uint8") for camera, size in self.cameras.items()),
+        ]
+        if names := self.environment_state_names:
+            units = ["m" if name.endswith(("_x", "_y", "_z")) else "1" for name in names]
+            found.append(Feature.vector("environment_state", PRIVILEGED, names, units))
+        return (*found, *self.sensors)
+
+    @property
+    def inputs(self) -> tuple[Feature, ...]:
+        """What a network of this contract reads: every feature but the action."""
+        return tuple(feature for feature in self.features if feature.role != ACTION)
+
+    def _units_of(self, names: Sequence[str]) -> list[str]:
+        joint, gripper = (self.units.get(key, "") for key in ("joints", "gripper"))
+        return [_BASE_UNITS.get(name, gripper if name.endswith("gripper") else joint) for name in names]
 
     def to_json(self) -> str:
-        """One line of JSON, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        """One line of JSON, keys sorted. A contract without sensors reads as it did before there were any."""
+        values = dataclasses.asdict(self)
+        if not self.sensors:
+            del values["sensors"]
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Contract:
@@ -47,6 +132,7 @@ class Contract:
                 rate_hz=_rate(raw["rate_hz"]),
                 units=dict(zip(raw["units"], _texts(list(raw["units"].values())), strict=True)),
                 environment_state_names=_texts(raw.get("environment_state_names", ())),
+                sensors=tuple(_feature(item) for item in raw.get("sensors", ())),
             )
         except KeyError as error:
             raise ContractError(f"not an embodiment contract, it lacks {error}: {shown(text)}") from error
@@ -56,7 +142,8 @@ class Contract:
     def differences(self, other: Contract) -> list[str]:
         """How `other` (the rig) fails to give what this contract (the policy) needs; empty if it does.
 
-        Cameras and environment state that the rig has beyond the policy's needs are no difference.
+        What the rig has beyond the policy's needs, cameras for example, is no difference; nor is an optional feature
+        that it lacks.
         """
         found: list[str] = []
         for label, mine, theirs in (
@@ -85,6 +172,10 @@ class Contract:
         missing = [n for n in self.environment_state_names if n not in other.environment_state_names]
         if missing:
             found.append(f"environment state lacks: {', '.join(missing)}")
+        there = {feature.name: feature for feature in other.sensors}
+        for sensor in self.sensors:
+            if not sensor.optional:
+                found += _sensor_differences(sensor, there)
         return found
 
     def renamed(self, names: Mapping[str, str]) -> Contract:
@@ -101,7 +192,9 @@ class Contract:
         cameras = {names.get(name, name): size for name, size in self.cameras.items()}
         if len(cameras) != len(self.cameras):
             raise ContractError(f"cannot rename {dict(names)}: two cameras of {there} would have one name")
-        return dataclasses.replace(self, cameras=cameras)
+        depth = {f"images_depth/{name}": f"images_depth/{new}" for name, new in names.items()}
+        sensors = tuple(dataclasses.replace(s, name=depth.get(s.name, s.name)) for s in self.sensors)
+        return dataclasses.replace(self, cameras=cameras, sensors=sensors)
 
     def require(self, other: Contract, *, mine: str, theirs: str) -> None:
         """Raise `ContractError` that lists every difference, naming the two sides in words."""
@@ -109,6 +202,47 @@ class Contract:
         if found:
             lines = "\n  ".join(found)
             raise ContractError(f"{mine} does not fit {theirs}:\n  {lines}")
+
+
+def joint_sensors(names: Sequence[str], effort: Sequence[str] | str) -> tuple[Feature, ...]:
+    """`qvel` and `effort` of joints: optional, since a driver may leave them out; `effort` is its unit, or one each."""
+    speeds = ["1/s" if name.endswith("gripper") else "rad/s" for name in names]
+    return (
+        Feature.vector("qvel", "velocity", names, speeds, optional=True),
+        Feature.vector("effort", "effort", names, effort, optional=True),
+    )
+
+
+def _sensor_differences(wanted: Feature, there: Mapping[str, Feature]) -> list[str]:
+    found = there.get(wanted.name)
+    if found is None:
+        return [f"{wanted.role} '{wanted.name}' is missing; there are: {', '.join(there) or '(none)'}"]
+    return [
+        f"{what} of '{wanted.name}': {mine} against {theirs}"
+        for what, mine, theirs in (
+            ("shape", wanted.shape, found.shape),
+            ("entries", wanted.entries, found.entries),
+            ("units", wanted.units, found.units),
+        )
+        if mine != theirs
+    ]
+
+
+def _feature(raw: Any) -> Feature:
+    shape = tuple(_pixels(size) for size in raw["shape"])
+    if raw.get("dtype", "float32") not in _DTYPES:
+        raise ValueError(f"{shown(raw['dtype'])} is no type of a feature; there are: {', '.join(_DTYPES)}")
+    rate, (name, role) = raw.get("rate_hz"), _texts([raw["name"], raw["role"]])
+    return Feature(
+        name,
+        role,
+        shape,
+        raw.get("dtype", "float32"),
+        _texts(raw.get("entries", ())),
+        _texts(raw.get("units", ())),
+        None if rate is None else _rate(rate),
+        raw.get("optional") is True,
+    )
 
 
 def _texts(values: Any) -> tuple[str, ...]:

@@ -35,6 +35,7 @@ class Observation(TypedDict, total=False):
     images_depth: dict[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm
     base_vel: npt.NDArray[np.float32]  # (2,) m/s, rad/s
     environment_state: npt.NDArray[np.float32]  # (E,) true object poses, simulation only
+    sensors: Mapping[str, npt.NDArray[np.float32]]  # {sensor: (D,)} in the units that the contract says
     stamps: Stamps
 
 
@@ -72,6 +73,13 @@ class Subset(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._names)
+
+
+def value_of(observation: Mapping[str, Any], name: str) -> Any:
+    """What a feature's name stands for: `qpos`, or `images/top` of a mapping in it; None where it is not there."""
+    key, _, inner = name.partition("/")
+    value = observation.get(key)
+    return value if not inner or value is None else value.get(inner)
 
 
 def flatten(observation: Observation) -> dict[str, Any]:

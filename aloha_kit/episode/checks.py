@@ -16,7 +16,7 @@ from aloha_kit.episode.findings import Bounds, Finding, graded
 from aloha_kit.episode.grippers import check_grippers
 from aloha_kit.episode.layouts import COBOT_MAGIC, OURS
 from aloha_kit.episode.reader import Episode
-from aloha_kit.episode.schema import CLASSIC, NO_STAMP, SCHEMA
+from aloha_kit.episode.schema import CLASSIC, NO_STAMP, SCHEMA, SENSORS
 
 Table = npt.NDArray[Any]
 
@@ -34,6 +34,7 @@ def tables(episode: Episode) -> dict[str, Table]:
         "effort": episode.effort,
         "base_vel": episode.base_velocity,
         "environment_state": episode.environment_state,
+        **{f"{SENSORS}{name}": table for name, table in episode.sensors.items()},
     }
     return {name: table for name, table in found.items() if table is not None}
 
@@ -42,6 +43,9 @@ def names_of(episode: Episode, stream: str) -> list[str]:
     """Names of a stream's columns, numbers where the file does not say them."""
     contract = episode.contract
     width = tables(episode)[stream].shape[1]
+    for feature in contract.sensors:
+        if feature.name == stream and len(feature.entries) == width:
+            return list(feature.entries)
     known = contract.action_names if stream == "action" else contract.state_names
     if stream in ("action", "qpos", "qvel", "effort") and len(known) >= width:
         return list(known[:width])

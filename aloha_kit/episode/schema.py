@@ -26,6 +26,7 @@ _NAME = re.compile(r"(?:episode[_-]?)?(\d+)\.(?:hdf5|h5)", re.IGNORECASE)
 
 # Observation keys that are one vector a row, in the order in which they lie in a journal's row.
 VECTORS = ("qpos", "qvel", "effort", "base_vel", "environment_state")
+SENSORS = "sensors/"  # before a sensor's name; its vectors follow those
 
 
 def episode_path(folder: str | Path, index: int) -> Path:
@@ -121,6 +122,7 @@ class RowLayout:
         for key in VECTORS:
             if key in observation:
                 fields.append((key, np.shape(observation[key])))  # type: ignore[literal-required]
+        fields += [(f"{SENSORS}{name}", np.shape(value)) for name, value in observation.get("sensors", {}).items()]
         if fields[0][1] != (len(contract.state_names),):
             raise EpisodeError(f"qpos has shape {fields[0][1]}, the contract names {len(contract.state_names)} joints")
         seen, promised = list(observation["images"]), list(contract.cameras)
@@ -179,6 +181,7 @@ def fill_row(
     """
     row = np.zeros((), layout.dtype)
     values: dict[str, Any] = dict(observation)
+    values.update({f"{SENSORS}{name}": value for name, value in observation.get("sensors", {}).items()})
     if action is not None:
         action = np.asarray(action)
         joints = dict(layout.fields)["action"][0]
@@ -192,7 +195,7 @@ def fill_row(
             if value.shape != shape:
                 raise EpisodeError(f"'{name}' has shape {value.shape}, this episode began with {shape}")
             row[name] = value
-        elif name in VECTORS:
+        elif name in VECTORS or name.startswith(SENSORS):
             raise EpisodeError(f"the observation lacks '{name}', which this episode began with")
     stamps = observation["stamps"]
     unknown = set(stamps) - set(layout.streams)

@@ -10,8 +10,9 @@ import numpy as np
 from dm_env import specs
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.config.fit import rig_joints
-from aloha_kit.core import Contract, ContractError, Observation, ReadingError
+from aloha_kit.config.fit import BASE_NAMES, rig_joints
+from aloha_kit.core import Contract, ContractError, Feature, joint_names, Observation, ReadingError
+from aloha_kit.core.contract import DEPTH, joint_sensors
 from aloha_kit.ros import images
 from aloha_kit.ros.arms import Arm
 from aloha_kit.ros.base import Base
@@ -27,7 +28,22 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
     """What `task` gives and takes on `rig`; where it is simulated, the task may set the size of pictures."""
     small = task.image_size if simulated else None
     cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
-    return Contract(*rig_joints(rig), cameras, float(task.rate_hz))
+    states, actions = rig_joints(rig)
+    sensors = list(joint_sensors(states, _effort_units(rig)))
+    if rig.base:
+        sensors.append(Feature.vector("base_vel", "velocity", BASE_NAMES, ("m/s", "rad/s"), optional=True))
+    for name in task.cameras:
+        camera = rig.cameras[name]
+        if camera.depth_topic:
+            size = camera.depth_size or (camera.height, camera.width)
+            sensors.append(Feature(f"{_DEPTH}{name}", DEPTH, size, "uint16", units=("mm",), optional=True))
+    return Contract(states, actions, cameras, float(task.rate_hz), sensors=tuple(sensors))
+
+
+def _effort_units(rig: RigConfig) -> list[str]:
+    """Of each joint: mA of Dynamixel motors; other drivers do not say."""
+    units = {name: "mA" if arm.driver == "interbotix" else "unknown" for name, arm in rig.followers.items()}
+    return [unit for name, unit in units.items() for _ in joint_names((name,))]
 
 
 def describe_streams(streams: Streams) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """The embodiment contract survives JSON and names every difference."""
 
 import dataclasses
+import json
+from typing import Any
 
 import pytest
 
-from aloha_kit.core import Contract, ContractError, joint_names
+from aloha_kit.core import Contract, ContractError, Feature, joint_names
+from aloha_kit.core.contract import joint_sensors
 
 NAMES = joint_names()
 CONTRACT = Contract(NAMES, NAMES, {"top": (480, 640)}, 50.0)
@@ -48,3 +51,63 @@ def test_each_difference_is_named() -> None:
         "unit of gripper: '0 closed, 1 open' against '(none)'",
     ):
         assert expected in text
+
+
+WRENCH = Feature.vector("sensors/wrist", "wrench", ("force", "torque"), ("N", "N m"))
+RICH = dataclasses.replace(
+    CONTRACT,
+    action_names=(*NAMES, "base_linear", "base_angular"),
+    environment_state_names=("cube_x", "cube_qw"),
+    sensors=(*joint_sensors(NAMES, "mA"), dataclasses.replace(WRENCH, rate_hz=200.0)),
+)
+
+
+def test_features_are_listed_with_role_shape_and_units() -> None:
+    features = {feature.name: feature for feature in RICH.features}
+    assert list(features) == [
+        "qpos", "action", "images/top", "environment_state", "qvel", "effort", "sensors/wrist",
+    ]  # fmt: skip
+    assert features["qpos"].units[5:7] == ("rad", "0 closed, 1 open")
+    assert features["action"].units[-2:] == ("m/s", "rad/s")
+    assert (features["images/top"].shape, features["images/top"].dtype) == ((480, 640, 3), "uint8")
+    assert features["environment_state"].units == ("m", "1")
+    assert features["effort"].units == ("mA",) * 14
+    assert features["sensors/wrist"].rate_hz == 200.0
+    assert [feature.role for feature in RICH.inputs].count("action") == 0
+
+
+def test_sensors_survive_json() -> None:
+    assert Contract.from_json(RICH.to_json()) == RICH
+
+
+def test_a_contract_without_sensors_is_written_as_before() -> None:
+    assert sorted(json.loads(CONTRACT.to_json())) == [
+        "action_names", "cameras", "environment_state_names", "rate_hz", "state_names", "units",
+    ]  # fmt: skip
+
+
+def test_a_required_sensor_is_compared_and_an_optional_one_is_not() -> None:
+    reads = dataclasses.replace(CONTRACT, sensors=(WRENCH,))
+    assert RICH.differences(CONTRACT)[-1] == "wrench 'sensors/wrist' is missing; there are: (none)"
+    assert not any("effort" in difference for difference in RICH.differences(CONTRACT))
+    other = dataclasses.replace(WRENCH, units=("N", "mN m"))
+    assert reads.differences(dataclasses.replace(CONTRACT, sensors=(other,))) == [
+        "units of 'sensors/wrist': ('N', 'N m') against ('N', 'mN m')"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"shape": [3]}, "'sensors/wrist' names 2 entries and has shape (3,)"),
+        ({"units": ["N"]}, "2 entries and 1 units"),
+        ({"dtype": "object"}, "is no type of a feature"),
+        ({"name": "qpos"}, "two features of the name 'qpos'"),
+        ({"role": 3}, "are no names"),
+    ],
+)
+def test_a_feature_that_cannot_be_is_refused(change: dict[str, Any], text: str) -> None:
+    values = json.loads(dataclasses.replace(CONTRACT, sensors=(WRENCH,)).to_json())
+    values["sensors"][0].update(change)
+    with pytest.raises(ContractError, match=text.replace("(", r"\(").replace(")", r"\)")):
+        Contract.from_json(json.dumps(values))

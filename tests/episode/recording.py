@@ -10,11 +10,12 @@ from typing import Any
 import dm_env
 import numpy as np
 
-from aloha_kit.core import Contract, joint_names, Observation
+from aloha_kit.core import Contract, Feature, joint_names, Observation
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome
 
 SIZES = {"cam_high": (24, 32), "cam_left_wrist": (16, 16), "cam_right_wrist": (16, 16)}
+WRENCH = Feature.vector("sensors/wrench", "wrench", ("force", "torque"), ("N", "N m"))
 PERIOD = 20_000_000
 
 
@@ -26,6 +27,7 @@ class Rig:
     depth: bool = False
     base: bool = False
     environment_state: bool = True
+    wrench: bool = False
     rate_hz: float = 50.0
 
     @property
@@ -33,7 +35,10 @@ class Rig:
         names = joint_names()
         base = ("base_linear", "base_angular") if self.base else ()
         state = ("cube_x", "cube_y", "cube_z") if self.environment_state else ()
-        return Contract(names, (*names, *base), dict(self.sizes), self.rate_hz, environment_state_names=state)
+        sensors = (WRENCH,) if self.wrench else ()
+        return Contract(
+            names, (*names, *base), dict(self.sizes), self.rate_hz, environment_state_names=state, sensors=sensors
+        )
 
     def qpos(self, row: int) -> np.ndarray:
         phase = np.arange(14) * 0.4
@@ -55,6 +60,9 @@ class Rig:
         image[..., 1] = 60 + 50 * np.sin((np.arange(width)[None] + 2 * row) * 0.3)
         image[0, 0] = row % 200
         return image
+
+    def force(self, row: int) -> np.ndarray:
+        return np.array([np.sin(row), row * 0.5], np.float32)
 
     def depth_image(self, row: int) -> np.ndarray:
         height, width = self.sizes["cam_high"]
@@ -79,6 +87,8 @@ class Rig:
             observation["images_depth"] = {"cam_high": self.depth_image(row)}
         if self.environment_state:
             observation["environment_state"] = np.array([row * 0.001, 0.5, 0.02], np.float32)
+        if self.wrench:
+            observation["sensors"] = {"wrench": self.force(row)}
         return observation  # type: ignore[return-value]
 
 

@@ -17,9 +17,11 @@ import pytest
 
 from aloha_kit.core import EpisodeError, StopEpisode, VirtualClock
 from aloha_kit.episode import Episode, list_episodes, list_partials
+from aloha_kit.episode.checks import names_of
 from aloha_kit.episode.recover import recover_all
+from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode
-from tests.episode.recording import feed, outcome, PERIOD, record, Rig, writer_for
+from tests.episode.recording import feed, outcome, PERIOD, record, Rig, WRENCH, writer_for
 
 
 def peak_error(a: np.ndarray, b: np.ndarray) -> float:
@@ -516,3 +518,12 @@ def test_a_folder_that_cannot_be_made_again_is_not_said_to_be_safe(tmp_path: Pat
     folder.write_text("a file in the way")
     with pytest.raises(EpisodeError, match=r"somebody removed .*, so its 5 steps are lost when this process ends"):
         writer.on_end(outcome(5))
+
+
+def test_a_sensor_is_kept_with_what_it_is(tmp_path: Path) -> None:
+    rig = Rig(wrench=True)
+    with Episode.open(record(tmp_path, 10, rig)) as episode:
+        np.testing.assert_array_equal(episode.sensors["wrench"], [rig.force(row) for row in range(11)])
+        assert episode.contract.sensors == (WRENCH,)
+        assert names_of(episode, "sensors/wrench") == ["force", "torque"]
+    assert [f for f in validate(tmp_path / "episode_0.hdf5", deep=True).findings if f.level == "error"] == []
