@@ -9,6 +9,7 @@ from typing import Any
 from aloha_kit.config.rig import CameraConfig, RigConfig
 from aloha_kit.config.task import TaskConfig
 from aloha_kit.core import ConfigError, Contract, joint_names
+from aloha_kit.core.arms import arm_model, vector_names
 
 BASE_NAMES = ("base_linear", "base_angular")
 """A mobile base's entries at the end of the action: m/s and rad/s."""
@@ -18,7 +19,8 @@ _PUBLISHED_SIZE = (480, 640)  # of the images that the published repositories re
 
 def rig_joints(rig: RigConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names of a rig's state and of its actions, in the order of the vectors."""
-    joints = joint_names(tuple(rig.followers) or ("left", "right"))  # a simulated rig lists no arms: it has two
+    # a simulated rig lists no arms: it has two
+    joints = vector_names({name: arm_model(arm.model) for name, arm in rig.followers.items()}) or joint_names()
     return joints, (*joints, *(BASE_NAMES if rig.base else ()))
 
 

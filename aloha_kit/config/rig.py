@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from aloha_kit.core import ConfigError
+from aloha_kit.core.arms import arm_model
+
 
 @dataclass(frozen=True)
 class CameraConfig:
@@ -30,22 +33,23 @@ class CameraConfig:
 class ArmConfig:
     """One arm behind ROS.
 
+    `driver` is a name in `ros.drivers.DRIVERS`, or my_package.module:Name of an own driver.
     "interbotix": an xs driver under the namespace `name` (`/puppet_left/joint_states`, …).
     "joint_state": sensor_msgs/JointState on `state_topic`, moved by publishing one on `command_topic`.
     """
 
-    driver: Literal["interbotix", "joint_state"] = "interbotix"
+    driver: str = "interbotix"
     name: str = ""
-    model: Literal["vx300s", "wx250s", "piper"] = "vx300s"
+    model: str = "vx300s"  # a name in `core.ARM_MODELS`, or my_package.module:NAME of an own `ArmModel`
     state_topic: str = ""
     command_topic: str = ""
     rate_hz: float = 100.0  # of its joint states
 
     def __post_init__(self) -> None:
-        if self.driver == "interbotix" and not self.name:
-            raise ValueError("an interbotix arm needs a name, the namespace of its driver (puppet_left)")
-        if self.driver == "joint_state" and not self.state_topic:
-            raise ValueError("a joint_state arm needs a state_topic (/puppet/joint_left)")
+        try:
+            arm_model(self.model)
+        except ConfigError as error:
+            raise ValueError(f"an arm's model: {error}") from error
         if not self.rate_hz > 0:
             raise ValueError(f"an arm's rate_hz must be positive, given {self.rate_hz}")
 
@@ -123,5 +127,12 @@ class RigConfig:
             raise ValueError(
                 f"no follower for the leaders {', '.join(unknown)}; there are: {', '.join(self.followers)}"
             )
+        for name, arm in self.leaders.items():
+            mine, theirs = arm_model(arm.model).names, arm_model(self.followers[name].model).names
+            if mine != theirs:
+                raise ValueError(
+                    f"the leader {name} ({arm.model}) must have the joints of its follower: {', '.join(theirs)}; "
+                    f"it has: {', '.join(mine)}"
+                )
         if silent := [name for name, camera in self.cameras.items() if not camera.topic]:
             raise ValueError(f"cameras of a ros rig need a topic; without one: {', '.join(silent)}")

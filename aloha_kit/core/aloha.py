@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from aloha_kit.core.arms import ARM_JOINTS, ArmModel, START_ARM_POSE, VX300S
@@ -15,7 +17,7 @@ from aloha_kit.core.policy import Action
 def aloha_limits(
     contract: Contract,
     *,
-    arm: ArmModel = VX300S,
+    arm: ArmModel | Mapping[str, ArmModel] = VX300S,
     margin: float = 0.02,
     speed: float = 1.0,
     gripper_slack: float = 0.1,
@@ -27,6 +29,7 @@ def aloha_limits(
     """Limits of arms and a base, by the names of the actions (`left_waist`, …, `base_linear`, `base_angular`).
 
     Args:
+        arm: the model of all arms, or {what its names begin with: the model} of each.
         margin: rad kept free inside the URDF's joint limits.
         speed: fraction of the URDF's joint speed (π rad/s) that a command may move at.
         gripper_slack: opening allowed beyond 0 and 1. People press a leader's gripper past its
@@ -39,16 +42,20 @@ def aloha_limits(
         ConfigError: an action entry that is neither a joint, a gripper nor a base velocity, or
             one whose present value is not in the state.
     """
-    joints = {name: (arm.lower[i] + margin, arm.upper[i] - margin, speed * arm.velocity)
-              for i, name in enumerate(ARM_JOINTS)}  # fmt: skip
-    joints["gripper"] = (-gripper_slack, 1 + gripper_slack, gripper_speed)
+    joints: dict[str, tuple[float, float, float]] = {}
+    models = {f"{name}_": each for name, each in arm.items()} if isinstance(arm, Mapping) else {"": arm}
+    for prefix, model in models.items():
+        for name, lower, upper in zip(model.joints, model.lower, model.upper, strict=True):
+            joints[prefix + name] = (lower + margin, upper - margin, speed * model.velocity)
+        for name in model.grippers:
+            joints[prefix + name] = (-gripper_slack, 1 + gripper_slack, gripper_speed)
     base = {
         name: (-base_velocity[i], base_velocity[i], base_acceleration[i])
         for i, name in enumerate(("linear", "angular"))
     }
     bounds: list[tuple[float, float, float]] = []
     for name in contract.action_names:
-        joint = next((j for j in joints if name == j or name.endswith(f"_{j}")), None)
+        joint = name if name in joints else next((j for j in joints if name.endswith(f"_{j}")), None)
         moved = next((b for b in base if b in name), None)
         if joint is None and moved is None:
             raise ConfigError(f"no safety limits are known for action '{name}'. {nearest(name, {*joints, *base})}")

@@ -7,11 +7,13 @@ as there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+from aloha_kit.core.plugins import resolve
 
 Array = npt.NDArray[np.float32]
 
@@ -70,10 +72,16 @@ class Crank:
 
 @dataclass(frozen=True)
 class ArmModel:
-    """One arm's limits and poses.
+    """One arm's joints, grippers, limits and poses.
 
-    `finger` is metres of one finger; `gripper` is what its driver is told: the motor's angle in radians,
-    or metres where there is no crank. A command outside `gripper_limits` cannot be meant.
+    A vector of the arm holds its `joints` (rad), then its `grippers` (normalised opening): 6 and 1 on ALOHA.
+
+    `lower`, `upper`, `start` and `rest` have an entry for each joint. `finger` is metres of one finger; `gripper` is
+    what its driver is told: the motor's angle in radians, or metres where there is no crank. A command outside
+    `gripper_limits` cannot be meant. `velocity` is the speed limit of each joint in rad/s.
+
+    Raises:
+        ValueError: the number of limits or of a pose's entries is not that of the joints, or two names are equal.
     """
 
     name: str
@@ -87,6 +95,35 @@ class ArmModel:
     gripper_limits: tuple[float, float] = (-np.pi, np.pi)
     start: tuple[float, ...] = tuple(START_ARM_POSE.tolist())
     rest: tuple[float, ...] = tuple(SLEEP_ARM_POSE.tolist())
+    joints: tuple[str, ...] = ARM_JOINTS
+    grippers: tuple[str, ...] = ("gripper",)
+
+    def __post_init__(self) -> None:
+        for field in ("lower", "upper", "start", "rest"):
+            if (given := len(getattr(self, field))) != self.dof:
+                raise ValueError(f"arm model '{self.name}': {field} has {given} entries for {self.dof} joints")
+        if len(set(self.names)) < self.size:
+            raise ValueError(f"arm model '{self.name}': two joints or grippers have one name: {', '.join(self.names)}")
+
+    @property
+    def dof(self) -> int:
+        """The number of joints, without grippers."""
+        return len(self.joints)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The entries of a vector: joints, then grippers."""
+        return (*self.joints, *self.grippers)
+
+    @property
+    def size(self) -> int:
+        """The number of entries of a vector."""
+        return len(self.joints) + len(self.grippers)
+
+    def vector(self, joints: npt.ArrayLike, gripper: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """(size,) joints and grippers side by side; one value stands for all joints, or for all grippers."""
+        arm = np.broadcast_to(np.asarray(joints, np.float64), self.dof)
+        return np.concatenate([arm, np.broadcast_to(np.asarray(gripper, np.float64), len(self.grippers))])
 
 
 _TURN = np.pi - 1e-5
@@ -124,9 +161,27 @@ PIPER = ArmModel(  # joint ranges as in its SDK; the slowest joint turns at 180 
 ARM_MODELS = {model.name: model for model in (VX300S, WX250S, PIPER)}
 
 
+_TABLE = {model.name: f"aloha_kit.core.arms:{model.name.upper()}" for model in ARM_MODELS.values()}
+
+
+def arm_model(name: str) -> ArmModel:
+    """The model of a name in `ARM_MODELS`, or of `my_package.module:NAME`, an `ArmModel` of the user's own.
+
+    Raises:
+        ConfigError: there is none; lists those that exist.
+    """
+    found: ArmModel = resolve("arm_models", name, _TABLE, instance=ArmModel)
+    return found
+
+
 def joint_names(arms: tuple[str, ...] = ("left", "right")) -> tuple[str, ...]:
-    """Names in vector order: `left_waist … left_gripper, right_waist … right_gripper` (14 for two arms)."""
-    return tuple(f"{arm}_{joint}" for arm in arms for joint in (*ARM_JOINTS, "gripper"))
+    """ALOHA's names in vector order: `left_waist … left_gripper, right_waist … right_gripper` (14 for two arms)."""
+    return vector_names(dict.fromkeys(arms, VX300S))
+
+
+def vector_names(arms: Mapping[str, ArmModel]) -> tuple[str, ...]:
+    """Names in vector order of a rig's arms, {arm: its model}: `left_waist … left_gripper, right_waist …`."""
+    return tuple(f"{arm}_{name}" for arm, model in arms.items() for name in model.names)
 
 
 BASE = "base"

@@ -20,8 +20,8 @@ _ROUNDING = 1e-6  # commands pass through 32-bit floats
 
 
 def command_step(model: ArmModel, rate_hz: float) -> Array:
-    """(7,) the largest change of each joint (rad) and of the gripper (openings) from one command to the next."""
-    return np.append(np.full(6, model.velocity), GRIPPER_SPEED) / rate_hz
+    """(size,) the largest change of each joint (rad) and gripper (openings) from one command to the next."""
+    return model.vector(model.velocity, GRIPPER_SPEED) / rate_hz
 
 
 class CommandLimiter:

@@ -18,8 +18,10 @@ from typing import Any
 from aloha_kit.core.errors import ConfigError, nearest, reason, shown
 
 
-def resolve(table: str, name: str, built_in: Mapping[str, str], *, base: type | None = None) -> Any:
-    """The class or function that `name` stands for.
+def resolve(
+    table: str, name: str, built_in: Mapping[str, str], *, base: type | None = None, instance: type | None = None
+) -> Any:
+    """The class, function or object that `name` stands for.
 
     Args:
         table: what the table is called, in the plural: `families`, `environments`, `scenes`, `drivers`, …
@@ -27,9 +29,11 @@ def resolve(table: str, name: str, built_in: Mapping[str, str], *, base: type | 
             found where Python finds any, and in the current folder.
         built_in: {name: "module:Name"}; its names come before entry points of the same name.
         base: the class that the result has to derive from; any class or function where it is not given.
+        instance: the class that the result has to be an object of, in place of a class or function.
 
     Raises:
-        ConfigError: no such name, module or attribute, a module that fails to import, or something else than `base`.
+        ConfigError: no such name, module or attribute, a module that fails to import, or something else than `base` or
+            `instance`.
     """
     target = name if ":" in name else {**_installed(table), **built_in}.get(name)
     if target is None:
@@ -40,7 +44,9 @@ def resolve(table: str, name: str, built_in: Mapping[str, str], *, base: type | 
     found = _load(target, f"'{name}' of the {table}" if target == name else f"'{name}' of the {table} ({target})")
     if base is not None and not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"'{name}' of the {table} must be a class derived from {base.__name__}, found {shown(found)}")
-    if not callable(found):
+    if instance is not None and not isinstance(found, instance):
+        raise ConfigError(f"'{name}' of the {table} must be an object of {instance.__name__}, found {shown(found)}")
+    if instance is None and not callable(found):
         raise ConfigError(f"'{name}' of the {table} must be a class or a function, found {shown(found)}")
     return found
 

@@ -94,7 +94,7 @@ def _streams(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Findin
 def _cameras(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Finding]:
     small = task.image_size if seen.simulated else None
     heard = {topic.stream: topic for topic in seen.topics}
-    moved = any(bool(np.ptp(arm.raw[:, :6], axis=0).max() > MOVED) for arm in seen.arms if len(arm.raw))
+    moved = any(bool(np.ptp(arm.raw[:, : arm.model.dof], axis=0).max() > MOVED) for arm in seen.arms if len(arm.raw))
     findings = []
     for camera in seen.cameras:
         topic, config = heard[f"images/{camera.name}"], rig.cameras[camera.name]

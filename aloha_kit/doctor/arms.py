@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import counted, joint_names
+from aloha_kit.core import counted
 from aloha_kit.core.findings import About, Finding, troubles
 from aloha_kit.ros.evidence import ArmEvidence, MotorEvidence
 
@@ -23,8 +23,6 @@ ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical sho
 """Bits of a Dynamixel's Hardware_Error_Status."""
 REGISTERS = ("Hardware_Error_Status", "Torque_Enable", "Operating_Mode", "Present_Temperature")
 """What `judge_motors` reads."""
-
-JOINTS = tuple(name.removeprefix("_") for name in joint_names(("",)))
 
 
 def judge_joints(arm: ArmEvidence) -> list[Finding]:
@@ -54,18 +52,18 @@ def _finite(arm: ArmEvidence) -> Rows:
 
 
 def _unread(arm: ArmEvidence) -> Rows:
-    return np.asarray(np.all(np.abs(arm.raw[:, :6] + np.pi) < 1e-3, axis=1))
+    return np.asarray(np.all(np.abs(arm.raw[:, : arm.model.dof] + np.pi) < 1e-3, axis=1))
 
 
 def _limits(about: About, arm: ArmEvidence) -> list[Finding]:
-    good = arm.raw[_finite(arm) & ~_unread(arm), :6]
+    good = arm.raw[_finite(arm) & ~_unread(arm), : arm.model.dof]
     if not len(good):
         return []
-    beyond = np.maximum(np.asarray(arm.lower) - good, good - np.asarray(arm.upper)).max(axis=0)
+    beyond = np.maximum(np.asarray(arm.model.lower) - good, good - np.asarray(arm.model.upper)).max(axis=0)
     remedy = "move it back by hand; if it is not there, its homing offset is wrong"
     return [
         about.graded(float(far), OUTSIDE, f"{joint} is {far:.2f} rad beyond its limit", "within the limits", remedy)
-        for joint, far in zip(JOINTS, beyond, strict=False)
+        for joint, far in zip(arm.model.joints, beyond, strict=True)
     ]
 
 
@@ -143,13 +141,15 @@ def judge_following(side: str, follower: ArmEvidence, leader: ArmEvidence, *, ha
     if not len(follower.raw) or not len(leader.raw):
         return []
     nearest = np.clip(np.searchsorted(leader.stamps_ns, follower.stamps_ns), 0, len(leader.raw) - 1)
-    apart = np.abs(follower.raw - leader.raw[nearest])[:, :6]
+    if follower.model.names != leader.model.names:
+        return []  # a leader of another kind: what it tells its follower is not a joint's angle each
+    apart = np.abs(follower.raw - leader.raw[nearest])[:, : follower.model.dof]
     apart = apart[np.isfinite(apart).all(axis=1)]
     if not len(apart):
         return []
     about, typical = About("following", f"follower {side}"), np.median(apart, axis=0)
     worst = int(typical.argmax())
-    found = f"{JOINTS[worst]} is {typical[worst]:.2f} rad from the leader's"
+    found = f"{follower.model.joints[worst]} is {typical[worst]:.2f} rad from the leader's"
     if not (hardware or follower.commands):
         return [about.ok(f"not teleoperated now; {found}")]
     remedy = "check the follower's torque and errors, and that both arms are of the configured models"

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aloha_kit.core import joint_names, Policy
+from aloha_kit.config.fit import rig_joints
+from aloha_kit.core import Policy
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import recover as recovery
 from aloha_kit.loop import SafetyGuard, sigterm_interrupts
@@ -42,13 +43,15 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
     folder = make_folder(Path(task.dataset_dir.format(task=task.name)))
     cues = Cues(args.session.cues)  # what cannot be is told before a node starts
     from aloha_kit.ros import node
+    from aloha_kit.ros.drivers import rig_drivers
     from aloha_kit.ros.environment import RosEnv
     from aloha_kit.ros.operator import RosOperator
 
+    rig_drivers(rig)  # an unknown one is told before a node starts
     screen = Screen(plain=args.session.plain)
     with sigterm_interrupts(), contextlib.ExitStack() as stack:
         node.start("aloha_record", anonymous=True)
-        squeezes = Squeezes(joint_names(tuple(rig.followers)), task.rate_hz) if args.session.gestures else None
+        squeezes = Squeezes(rig_joints(rig)[0], task.rate_hz) if args.session.gestures else None
         keys = keyboard() if args.session.keyboard else None
         by_topic = stack.enter_context(contextlib.closing(RosOperator(COMMANDS)))
         channels: list[Channel] = [by_topic]

@@ -12,11 +12,8 @@ from typing import Any, Literal, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ARM_MODELS, ArmModel, Clock, SafetyError
-from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.core import ArmModel, Clock, SafetyError
 from aloha_kit.core.motion import GRIPPER_SPEED
-from aloha_kit.loop import Latch
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.readings import PATIENCE_S
@@ -26,7 +23,6 @@ Role = Literal["follower", "leader"]
 Part = Literal["all", "arm", "gripper"]
 T = TypeVar("T")
 
-JOINTS = (*ARM_JOINTS, "gripper")
 ANSWER_S = 2.0
 """How long a driver is waited for that is only asked how its motors are."""
 
@@ -40,15 +36,15 @@ _ROUNDING = 1e-4  # rad: limits and commands pass through 32-bit floats
 
 @dataclass(frozen=True)
 class ArmState:
-    """What one reading says; 6 joints, then the gripper."""
+    """One reading of an arm: the entries of its model, joints and then grippers."""
 
-    qpos: Vector  # (7,) rad, gripper normalised by its finger's travel
-    qvel: Vector | None  # (7,) rad/s, gripper normalised /s; None where the driver does not give it for every joint
-    effort: Vector | None  # (7,) as the driver reports it: mA on Dynamixel; or None
+    qpos: Vector  # (size,) rad, gripper normalised by its finger's travel
+    qvel: Vector | None  # (size,) rad/s, gripper normalised /s; None where the driver does not give it for every joint
+    effort: Vector | None  # (size,) as the driver reports it: mA on Dynamixel; or None
 
 
 class Arm(Protocol):
-    """One arm. A target is (7,): 6 joints in rad and the gripper, 0 closed to 1 open by its motor's range.
+    """One arm. A target is (size,): its model's joints in rad and grippers, 0 closed to 1 open by their motor's range.
 
     `qpos` and targets have different gripper scales, the finger's travel and the motor's angle, because
     ALOHA's data sets do; they disagree by up to 0.09.
@@ -61,7 +57,7 @@ class Arm(Protocol):
 
     @property
     def last(self) -> npt.NDArray[np.float64] | None:
-        """(7,) the last command; None where none was sent, or the arm may be somewhere else since."""
+        """(size,) the last command; None where none was sent, or the arm may be somewhere else since."""
         ...
 
     def read(self, message: Any) -> ArmState:
@@ -74,11 +70,11 @@ class Arm(Protocol):
         ...
 
     def leader_action(self, message: Any) -> Vector:
-        """(7,) the target that a leader's reading asks for. Raises as `read` does."""
+        """(size,) the target that a leader's reading asks for. Raises as `read` does."""
         ...
 
     def reading(self) -> Vector:
-        """(7,) the target that its next reading stands for.
+        """(size,) the target that its next reading stands for.
 
         Raises:
             RosError: nothing is published.
@@ -87,7 +83,7 @@ class Arm(Protocol):
         ...
 
     def present(self) -> Vector:
-        """(7,) the target that keeps the arm where it is: its last command, or readings that agree.
+        """(size,) the target that keeps the arm where it is: its last command, or readings that agree.
 
         Raises as `reading`.
 
@@ -136,36 +132,6 @@ class Arm(Protocol):
         """Leave ROS; torque and the last command stay as they are."""
 
 
-def connect_arm(
-    config: ArmConfig,
-    role: Role,
-    *,
-    clock: Clock,
-    model: ArmModel | None = None,
-    estop: Latch | None = None,
-    rate_hz: float = MOVE_HZ,
-) -> Arm:
-    """The arm that `config` describes.
-
-    Args:
-        rate_hz: of the commands; says how far one may be from the one before.
-        model: in place of the configured one; a simulated rig's arms are what its scene has.
-        estop: while it is pressed, what would move the arm or let it go raises SafetyError.
-
-    Raises:
-        RosError: its driver is not there.
-    """
-    known = model or ARM_MODELS[config.model]
-    if config.driver == "joint_state":
-        from aloha_kit.ros.joint_state_arm import JointStateArm
-
-        return JointStateArm(config, known, role, clock, estop, rate_hz=rate_hz)
-    # loads the manufacturer's package where there is one
-    from aloha_kit.ros.interbotix import InterbotixArm
-
-    return InterbotixArm(config.name, known, clock, estop=estop, rate_hz=rate_hz)
-
-
 def move_together(
     targets: Mapping[Arm, npt.ArrayLike],
     seconds: float,
@@ -188,9 +154,10 @@ def move_together(
     for arm, target in targets.items():
         arm.check(target)
         here, end = arm.present().astype(np.float64), np.asarray(target, np.float64)
-        here[:6] = np.clip(here[:6], arm.model.lower, arm.model.upper)  # a resting arm sags past its limits
+        joints = here[: arm.model.dof]  # a view
+        joints[:] = np.clip(joints, arm.model.lower, arm.model.upper)  # a resting arm sags past its limits
         ways[arm] = (here, end)
-        speed = np.append(np.full(6, MOVE_SPEED * arm.model.velocity), GRIPPER_SPEED)
+        speed = arm.model.vector(MOVE_SPEED * arm.model.velocity, GRIPPER_SPEED)
         seconds = max(seconds, np.pi / 2 * float((np.abs(end - here) / speed).max()))
     steps = max(1, math.ceil(seconds * MOVE_HZ))
     for step in range(1, steps + 1):
@@ -209,7 +176,8 @@ def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
     """
     end = clock.now_ns() + int(ARRIVAL_S * 1e9)
     for arm, target in targets.items():
-        while (far := float(np.abs(arm.reading() - np.asarray(target, np.float64))[:6].max())) > ARRIVED:
+        joints = slice(arm.model.dof)
+        while (far := float(np.abs(arm.reading() - np.asarray(target, np.float64))[joints].max())) > ARRIVED:
             if clock.now_ns() > end:
                 raise SafetyError(f"{arm.name} stopped {far:.2f} rad from its target. Is something in its way?")
             clock.sleep_until(clock.now_ns() + 20_000_000)
@@ -257,7 +225,7 @@ def single(values: npt.NDArray[np.float64] | None) -> Vector | None:
     return None if values is None else values.astype(np.float32)
 
 
-def if_given(names: tuple[str, ...], given: Sequence[str], numbers: Sequence[float]) -> npt.NDArray[np.float64] | None:
+def if_given(names: Sequence[str], given: Sequence[str], numbers: Sequence[float]) -> npt.NDArray[np.float64] | None:
     """(N,) the values of the joints `names`, if a driver gives them: it may leave velocity and effort out (an empty
     list), give them for some joints only, or put NaN in their place. None then."""
     if len(numbers) != len(given) or any(name not in given for name in names):
@@ -267,17 +235,18 @@ def if_given(names: tuple[str, ...], given: Sequence[str], numbers: Sequence[flo
 
 
 def check_target(who: str, model: ArmModel, target: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """(7,) `target`, if a driver would take it.
+    """(size,) `target`, if a driver would take it.
 
     Raises:
         SafetyError: names the joint, its value and its limit.
     """
     goal = np.array(target, np.float64)
-    if goal.shape != (7,):
-        raise SafetyError(f"{who}: a target is (7,): {', '.join(JOINTS)}; given shape {goal.shape}")
-    values = [*goal[:6], float(model.gripper.unnormalise(goal[6]))]
-    limits = [*zip(model.lower, model.upper, strict=True), model.gripper_limits]
-    for joint, value, (low, high) in zip(JOINTS, values, limits, strict=True):
+    if goal.shape != (model.size,):
+        raise SafetyError(f"{who}: a target is ({model.size},): {', '.join(model.names)}; given shape {goal.shape}")
+    values = model.vector(goal[: model.dof], model.gripper.unnormalise(goal[model.dof :]))
+    low_high = model.gripper_limits
+    lower, upper = model.vector(model.lower, low_high[0]), model.vector(model.upper, low_high[1])
+    for joint, value, low, high in zip(model.names, values, lower, upper, strict=True):
         if not low - _ROUNDING <= value <= high + _ROUNDING:  # nor is NaN
             raise SafetyError(f"{who} cannot go there: {joint} {value:.4f} is outside [{low:.4f}, {high:.4f}]")
     return goal

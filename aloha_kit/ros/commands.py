@@ -22,7 +22,7 @@ class ArmCommands:
     """What was last sent to one arm, and how far from it the next command may be.
 
     Args:
-        topic: of its joint states; `parse` gives the (7,) target that a message stands for.
+        topic: of its joint states; `parse` gives the (size,) target that a message stands for.
         next_reading: waits for the next of them, and raises as `Arm.present`.
         rate_hz: of the commands: one may differ from the one before by the speed of the joints over this rate.
     """
@@ -46,11 +46,11 @@ class ArmCommands:
 
     @property
     def last(self) -> Array | None:
-        """(7,) the last command; None before the first and after `forget`."""
+        """(size,) the last command; None before the first and after `forget`."""
         return self._limiter.last
 
     def start(self) -> Array:
-        """(7,) where the next command starts from: the last command while the arm follows it, else where the arm is.
+        """(size,) where the next command starts from: the last command while the arm follows it, else where the arm is.
 
         Raises:
             RosError: nothing is published.
@@ -62,19 +62,20 @@ class ArmCommands:
             pose = agreed_reading(
                 self._topic, self._who, self._model, self._parse, self._clock, self._patience_s
             ).astype(np.float64)
-            pose[:6] = np.clip(pose[:6], self._model.lower, self._model.upper)  # a resting arm sags past its limits
+            joints = pose[: self._model.dof]  # a view
+            joints[:] = np.clip(joints, self._model.lower, self._model.upper)  # a resting arm sags past its limits
             self._limiter.begin(pose)
         assert self.last is not None
         return self.last.copy()
 
     def limit(self, goal: npt.ArrayLike) -> Array:
-        """(7,) as far towards `goal` as the next command may go. Raises as `start`, before the first command."""
+        """(size,) as far towards `goal` as the next command may go. Raises as `start`, before the first command."""
         if self.last is None:
             self.start()
         return self._limiter.limit(goal, self._clock.now_ns())
 
     def sent(self, command: Array) -> None:
-        """(7,) `command` was sent."""
+        """(size,) `command` was sent."""
         self._limiter.sent(command, self._clock.now_ns())
 
     def forget(self) -> None:
@@ -85,7 +86,7 @@ class ArmCommands:
         """Whether the joints come near the last command; the gripper need not, it may hold an object."""
         assert self.last is not None
         end = self._clock.now_ns() + int(SETTLE_S * 1e9)
-        while np.abs(self._next_reading() - self.last)[:6].max() > FOLLOWED:
+        while np.abs(self._next_reading() - self.last)[: self._model.dof].max() > FOLLOWED:
             if self._clock.now_ns() > end:
                 return False
         return True

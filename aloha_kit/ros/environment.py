@@ -19,7 +19,6 @@ from aloha_kit.core import (
     Action,
     aloha_limits,
     AlohaKitError,
-    ArmModel,
     Clock,
     ConfigError,
     Contract,
@@ -32,8 +31,9 @@ from aloha_kit.core import (
 )
 from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import node
-from aloha_kit.ros.arms import Arm, connect_arm, Vector
+from aloha_kit.ros.arms import Arm, Role, Vector
 from aloha_kit.ros.base import Base
+from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import Followers
 from aloha_kit.ros.leaders import LeaderArms
@@ -43,7 +43,7 @@ from aloha_kit.ros.readings import next_reading, require_believable, until_read
 from aloha_kit.ros.rivals import SoleCommander
 from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
-from aloha_kit.ros.streams import state_topic, Streams
+from aloha_kit.ros.streams import Streams
 
 WARM_UP_S = 15.0
 """How long the streams may take to come alive."""
@@ -93,24 +93,32 @@ class RosEnv(Environment):
         if leaders and not rig.leaders:
             raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
         self.task, self.rig = task, rig
+        drivers = rig_drivers(rig)  # an unknown one is told before anything is contacted
         self.clock = clock or node.start("aloha_kit", anonymous=True)
         self.late_ns = 0
         self._opening, self._by_person = opening, leaders
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
-        first = next(iter(rig.followers.values()))
-        next_reading(state_topic(first), first.name or first.state_topic)  # whoever simulates says so before that
+        first = next(iter(drivers["follower"].values()))
+        next_reading(first.state_topic, first.name)  # whoever simulates says so before that
         with contextlib.ExitStack() as opened:
             about = simulated_rig()
             if about and about.get("rig", rig.name) != rig.name:
                 raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
             self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
             self.estop = opened.enter_context(contextlib.closing(EStop(rig.estop)))
-            followers = {name: self._connect(opened, name, "follower") for name in rig.followers}
+
+            def connect(driver: ArmDriver, role: Role) -> Arm:
+                model = driver.model(self._simulation.arm_model if self._simulation else None)
+                arm = driver.connect(role, clock=self.clock, model=model, estop=self.estop, rate_hz=task.rate_hz)
+                return opened.enter_context(contextlib.closing(arm))
+
+            followers = {name: connect(driver, "follower") for name, driver in drivers["follower"].items()}
             self._arms = Followers(
                 followers, rig, self.clock, estop=self.estop, before_each=lambda: self._sole.require()
             )
-            self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
+            held = drivers["leader"] if leaders else {}
+            self.leader_arms = {name: connect(driver, "leader") for name, driver in held.items()}
             base = Base(rig.base, rate_hz=task.rate_hz) if rig.base else None
             self.base = opened.enter_context(contextlib.closing(base)) if base else None
             self.estop.when_pressed(self.hold)
@@ -129,13 +137,6 @@ class RosEnv(Environment):
         self._rate = Rate(task.rate_hz, self.clock)
         self._senses = Senses(rig_contract(task, rig, self.simulated), self.followers, self.base)
 
-    def _connect(self, opened: contextlib.ExitStack, name: str, role: Any) -> Arm:
-        config = (self.rig.followers if role == "follower" else self.rig.leaders)[name]
-        # Interbotix arms are simulated as what they are; a JointState topic only says which joints it has
-        scene = self._simulation.arm_model if self._simulation and config.driver == "joint_state" else None
-        arm = connect_arm(config, role, clock=self.clock, model=scene, estop=self.estop, rate_hz=self.task.rate_hz)
-        return opened.enter_context(contextlib.closing(arm))
-
     @property
     def followers(self) -> dict[str, Arm]:
         """In the order of the vectors."""
@@ -147,13 +148,13 @@ class RosEnv(Environment):
 
     @property
     def limits(self) -> SafetyLimits:
-        """The followers' own, and a base's."""
-        return aloha_limits(self.contract, arm=self.arm_model)
+        """Each follower's own, and a base's."""
+        return aloha_limits(self.contract, arm={name: arm.model for name, arm in self.followers.items()})
 
     @property
     def rest_action(self) -> Action:
         """(A,) the followers resting on themselves, grippers open; `park` brings them there."""
-        arms = np.concatenate([[*arm.model.rest, 1.0] for arm in self.followers.values()])
+        arms = np.concatenate([arm.model.vector(arm.model.rest, 1.0) for arm in self.followers.values()])
         return np.append(arms, np.zeros(len(self.contract.action_names) - len(arms))).astype(np.float32)
 
     @property
@@ -179,11 +180,6 @@ class RosEnv(Environment):
     def untouched(self) -> bool:
         """Whether nothing was asked of the followers yet, so that there is nothing to park."""
         return self._arms.untouched
-
-    @property
-    def arm_model(self) -> ArmModel:
-        """What the followers are, for safety limits."""
-        return next(iter(self.followers.values())).model
 
     @property
     def last_command(self) -> npt.NDArray[np.float64] | None:
@@ -267,11 +263,11 @@ class RosEnv(Environment):
         return dm_env.transition(reward, observation)
 
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
-        """Move followers or leaders to (7,) targets, together and smoothly. Raises as `Arm.command`."""
+        """Move followers or leaders to targets, together and smoothly. Raises as `Arm.command`."""
         self._arms.move(targets, seconds)
 
     def leader_action(self, name: str) -> Vector:
-        """(7,) the target that a leader asks for now; raises StreamError where it says nothing."""
+        """The target that a leader asks for now; raises StreamError where it says nothing."""
         if self.leaders is None:
             raise ConfigError("this rig was connected without its leaders")
         return self.leaders.reading(name)
@@ -324,7 +320,7 @@ class RosEnv(Environment):
         return self._senses.spec({name: self.streams.sync.newest(name).value for name in self.streams.topics})
 
     def action_spec(self) -> specs.BoundedArray:
-        """(14,) or (16,): joint targets within the followers' limits, grippers in normalised opening, base velocity."""
+        """(A,) joint targets within the followers' limits, grippers in normalised opening, base velocity."""
         return self._senses.action_spec()
 
     def close(self) -> None:
@@ -370,5 +366,6 @@ class RosEnv(Environment):
         matched = self.streams.sync.match(GAP_S)
         for name, arm in self.followers.items():
             stream = f"qpos_{name}"
-            require_believable(arm.name, arm.leader_action, matched.samples[stream], self.streams.sync, stream)
+            sample = matched.samples[stream]
+            require_believable(arm.name, arm.model, arm.leader_action, sample, self.streams.sync, stream)
         return self._senses.observation(matched)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core import ArmModel
+
 Times = npt.NDArray[np.int64]
 Picture = npt.NDArray[np.uint8]
 
@@ -65,9 +67,8 @@ class ArmEvidence:
     """One arm's joint states during the check."""
 
     stream: str
-    lower: tuple[float, ...]  # (6,) rad
-    upper: tuple[float, ...]
-    raw: npt.NDArray[np.float64]  # (N, 7) joints in the order of the vectors: rad, then the gripper as it comes
+    model: ArmModel
+    raw: npt.NDArray[np.float64]  # (N, size) joints in the order of the vectors: rad, then the gripper as it comes
     stamps_ns: Times  # (N,), of arrival where the driver set none
     lengths: tuple[int, int, int] = (0, 0, 0)  # of position, velocity, effort in the newest message
     error: str = ""  # why it could not be used

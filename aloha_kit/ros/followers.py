@@ -11,6 +11,7 @@ from aloha_kit.config import RigConfig
 from aloha_kit.core import AlohaKitError, Clock, Observation, SafetyError
 from aloha_kit.loop import Latch
 from aloha_kit.ros.arms import Arm, move_together, require_arrival
+from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.following import Following
 
 START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
@@ -41,7 +42,7 @@ class Followers:
         self._unready = "they were not prepared"  # why nothing is sent to them; empty once they are
         self._parked = False
         self._following = {
-            arm: Following(arm.name, milliamperes=rig.followers[name].driver == "interbotix")
+            arm: Following(arm.name, arm.model, milliamperes=arm_driver(rig.followers[name]).effort_unit == "mA")
             for name, arm in arms.items()
         }
 
@@ -59,23 +60,23 @@ class Followers:
     def send(self, command: npt.NDArray[np.float64]) -> None:
         """All arms or none: each is asked before the first is sent anything. Raises as `Arm.command`."""
         self._require_ready()
-        for arm, seven in self._sevens():
-            arm.check(command[seven])
+        for arm, place in self._arm_slices():
+            arm.check(command[place])
         with self._estop.sending():
             self._parked = False
-            for arm, seven in self._sevens():
-                arm.command(command[seven])
+            for arm, place in self._arm_slices():
+                arm.command(command[place])
 
     def watch(self, observation: Observation) -> None:
         """Raise SafetyError where an arm no longer follows."""
         now_ns, efforts = self._clock.now_ns(), observation.get("effort")
-        for arm, seven in self._sevens():
+        for arm, place in self._arm_slices():
             if (sent := arm.last) is not None:
-                effort = None if efforts is None else efforts[seven]
-                self._following[arm].check(sent, observation["qpos"][seven], effort, now_ns)
+                effort = None if efforts is None else efforts[place]
+                self._following[arm].check(sent, observation["qpos"][place], effort, now_ns)
 
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
-        """Move arms (leaders too) to (7,) targets, together and smoothly. Raises as `Arm.command`."""
+        """Move arms (leaders too) to targets, together and smoothly. Raises as `Arm.command`."""
         if not targets.keys().isdisjoint(self.arms.values()):
             self._require_ready()
             self._parked = False
@@ -102,9 +103,12 @@ class Followers:
     def to_start(self) -> None:
         """Under torque, to the start pose; grippers open, so that they let go what they held, and close."""
         self.prepare()
-        self.move({arm: np.append(arm.model.start, arm.present()[6]) for arm in self.arms.values()}, START_S)
+        self.move(
+            {arm: arm.model.vector(arm.model.start, arm.present()[arm.model.dof :]) for arm in self.arms.values()},
+            START_S,
+        )
         for opening in (1.0, 0.0):
-            self.move({arm: np.append(arm.model.start, opening) for arm in self.arms.values()}, GRIPPER_S)
+            self.move({arm: arm.model.vector(arm.model.start, opening) for arm in self.arms.values()}, GRIPPER_S)
 
     def park(self, seconds: float | None = None) -> None:
         """To the start pose, grippers open, and from there to rest on themselves.
@@ -118,7 +122,7 @@ class Followers:
         self._estop.require_released()
         self._require_ready()
         for pose in ("start", "rest"):
-            targets = {arm: np.append(getattr(arm.model, pose), 1.0) for arm in self.arms.values()}
+            targets = {arm: arm.model.vector(getattr(arm.model, pose), 1.0) for arm in self.arms.values()}
             self.move(targets, seconds or PARK_S)
         require_arrival(targets, self._clock)
         self._parked = True
@@ -145,9 +149,11 @@ class Followers:
         if self._unready:
             raise SafetyError(f"nothing is sent to the followers: {self._unready}")
 
-    def _sevens(self) -> Iterator[tuple[Arm, slice]]:
+    def _arm_slices(self) -> Iterator[tuple[Arm, slice]]:
         """Each arm and its place in the vectors."""
-        return ((arm, slice(7 * i, 7 * i + 7)) for i, arm in enumerate(self.arms.values()))
+        first = 0
+        for arm in self.arms.values():
+            yield arm, slice(first, first := first + arm.model.size)
 
 
 def _torque(arm: Arm) -> str:

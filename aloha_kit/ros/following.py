@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import SafetyError
-from aloha_kit.ros.arms import JOINTS
+from aloha_kit.core import ArmModel, SafetyError
 
 JOINT_FAR = 0.5  # rad: further than a servo is pushed off its goal, or lags behind a fast command for long
 GRIPPER_FAR = 0.3  # opening: an object between the fingers holds them off as well, but then the motor pushes
@@ -19,37 +18,40 @@ class Following:
 
     Args:
         who: its name in errors.
+        model: what it is.
         milliamperes: whether efforts are currents of the motors. A gripper that is off its goal without a
             current has shut off, usually from overload; without that knowledge grippers are not watched.
     """
 
-    def __init__(self, who: str, *, milliamperes: bool) -> None:
-        self._who, self._milliamperes = who, milliamperes
+    def __init__(self, who: str, model: ArmModel, *, milliamperes: bool) -> None:
+        self._who, self._model, self._milliamperes = who, model, milliamperes
         self.reset()
 
     def reset(self) -> None:
         """Forget what was: the arm was prepared anew."""
-        self._since_ns: npt.NDArray[np.int64] = np.full(7, -1, np.int64)
+        self._since_ns: npt.NDArray[np.int64] = np.full(self._model.size, -1, np.int64)
 
     def check(self, target: npt.ArrayLike, qpos: npt.ArrayLike, effort: npt.ArrayLike | None, now_ns: int) -> None:
-        """Compare what was commanded with what is observed, each (7,); without efforts grippers are not watched.
+        """Compare what was commanded with what is observed, each (size,); without efforts grippers are not watched.
 
         Raises:
             SafetyError: a joint has been off its command for `LASTING_S`; names it, and how far.
         """
         residual = np.abs(np.asarray(target, np.float64) - np.asarray(qpos, np.float64))
-        idle = self._milliamperes and effort is not None and abs(np.asarray(effort, np.float64)[6]) < IDLE_MA
-        off = np.append(residual[:6] > JOINT_FAR, idle and residual[6] > GRIPPER_FAR)
+        off, dof = residual > self._model.vector(JOINT_FAR, GRIPPER_FAR), self._model.dof
+        idle = self._milliamperes and effort is not None and np.abs(np.asarray(effort, np.float64)[dof:]) < IDLE_MA
+        off[dof:] &= idle
         self._since_ns = np.where(off, np.where(self._since_ns < 0, now_ns, self._since_ns), -1)
         lasting = off & (now_ns - self._since_ns >= LASTING_S * 1e9)
         if not lasting.any():
             return
         joint = int(np.argmax(lasting))
+        name = self._model.names[joint]
         what = (
-            f"its gripper is {residual[6]:.2f} of its opening from its command and draws no current: the motor has "
+            f"its {name} is {residual[joint]:.2f} of its opening from its command and draws no current: the motor has "
             "shut off, usually from overload. The next reset reboots it"
-            if joint == 6
-            else f"{JOINTS[joint]} is {residual[joint]:.2f} rad from its command for {LASTING_S:g} s. "
+            if joint >= dof
+            else f"{name} is {residual[joint]:.2f} rad from its command for {LASTING_S:g} s. "
             "Has its torque gone, or is something in its way?"
         )
         raise SafetyError(f"{self._who} does not follow: {what}")

@@ -6,21 +6,21 @@ import dataclasses
 import os
 import socket
 import struct
-import threading
 import time
 import urllib.parse
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
 import rosgraph
 import rospy
 
-from aloha_kit.config import ArmConfig, RigConfig
+from aloha_kit.config import RigConfig
 from aloha_kit.core import ARM_MODELS, ArmModel, Clock, StreamError, WallClock
-from aloha_kit.ros import images, messages, node
-from aloha_kit.ros.arms import JOINTS
+from aloha_kit.ros import images, node
+from aloha_kit.ros.arms import answered
+from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.evidence import (
     ArmEvidence,
     CameraEvidence,
@@ -31,7 +31,7 @@ from aloha_kit.ros.evidence import (
     TopicEvidence,
 )
 from aloha_kit.ros.simulated import simulated_rig
-from aloha_kit.ros.streams import command_topics, rig_topics, state_topic
+from aloha_kit.ros.streams import rig_topics
 
 T = TypeVar("T")
 
@@ -48,8 +48,10 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
         registers: to read of every motor that can be asked (`Hardware_Error_Status`).
 
     Raises:
+        ConfigError: an unknown driver.
         RosError: no master answers.
     """
+    drivers = rig_drivers(rig)
     node.require_master()
     if not rospy.core.is_initialized():
         rospy.init_node("aloha_doctor", anonymous=True, disable_signals=True)
@@ -57,11 +59,12 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     # /use_sim_time without /clock is a finding, and must not be the end
     clock = node.clock() if graph.publishers("/clock") else WallClock()
     ears = [_Ear(topic, kind, clock) for topic, kind in _expected(rig, cameras)]
-    counters = {side: _Counter(command_topics(arm)[:1]) for side, arm in rig.followers.items()}
+    counters = {side: _Counter(driver.command_topics[:1]) for side, driver in drivers["follower"].items()}
     step = time.time() - time.monotonic()
     try:
         end = time.monotonic() + seconds
-        motors = [_motors(arm, registers, graph) for arm in _interbotix(rig, graph)]
+        there = [each for group in drivers.values() for each in group.values() if graph.publishers(each.state_topic)]
+        motors = [found for driver in there if (found := _motors(driver, registers))]
         time.sleep(max(0.0, end - time.monotonic()))
     finally:
         for ear in ears:
@@ -70,10 +73,11 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
             counter.close()
     step = time.time() - time.monotonic() - step
     heard = {ear.topic.stream: ear for ear in ears}
+    scene = ARM_MODELS.get(str(simulation.get("arm_model"))) if simulation else None
     arms = [
-        heard[f"{role}_{side}"].arm(_model(arm, simulation), counters[side].count if role == "qpos" else 0)
-        for role, group in (("qpos", rig.followers), ("leader", rig.leaders))
-        for side, arm in group.items()
+        heard[f"{stream}_{side}"].arm(driver.model(scene), counters[side].count if role == "follower" else 0)
+        for stream, (role, group) in zip(("qpos", "leader"), drivers.items(), strict=True)
+        for side, driver in group.items()
     ]
     return RigEvidence(
         topics=tuple(ear.evidence(graph) for ear in ears),
@@ -92,18 +96,6 @@ def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicEvidenc
         (TopicEvidence(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
         for stream, topic in rig_topics(rig, cameras, leaders=bool(rig.leaders))
     ]
-
-
-def _model(arm: ArmConfig, simulation: Mapping[str, Any] | None) -> ArmModel:
-    """Its limits. On a simulated rig, topics that do not say what arm they are of have the scene's."""
-    scene = simulation.get("arm_model") if simulation and arm.driver == "joint_state" else None
-    return ARM_MODELS.get(str(scene), ARM_MODELS[arm.model])
-
-
-def _interbotix(rig: RigConfig, graph: _Graph) -> list[ArmConfig]:
-    """Arms whose motors can be asked, if their driver is there at all."""
-    arms = [arm for group in (rig.followers, rig.leaders) for arm in group.values() if arm.driver == "interbotix"]
-    return [arm for arm in arms if graph.publishers(state_topic(arm))]
 
 
 class _Ear:
@@ -156,12 +148,11 @@ class _Ear:
         return CameraEvidence(name, pictures[-1] if pictures else None)
 
     def arm(self, model: ArmModel, commands: int) -> ArmEvidence:
-        evidence = ArmEvidence(
-            self.topic.stream, model.lower, model.upper, np.zeros((0, 7)), np.zeros(0, np.int64), commands=commands
-        )
+        nothing = np.zeros((0, model.size))
+        evidence = ArmEvidence(self.topic.stream, model, nothing, np.zeros(0, np.int64), commands=commands)
         try:
             heard = self.messages()
-            raw = np.array([_seven(message) for message in heard]).reshape(-1, 7)
+            raw = np.array([_in_order(message, model) for message in heard]).reshape(-1, model.size)
         except Exception as error:
             return dataclasses.replace(evidence, error=str(error))
         stamps = np.array([stamp or arrival for stamp, arrival, *_ in self._rows], np.int64)
@@ -170,14 +161,14 @@ class _Ear:
         return dataclasses.replace(evidence, raw=raw, stamps_ns=stamps, lengths=lengths)
 
 
-def _seven(message: Any) -> list[float]:
-    """6 joints and the gripper, by Interbotix's names where they are used, else by place."""
+def _in_order(message: Any, model: ArmModel) -> list[float]:
+    """(size,) joints and grippers, by the model's names where they are used, else by place."""
     names, position = list(message.name), list(message.position)
-    if set(JOINTS) <= set(names) and len(position) == len(names):
-        return [position[names.index(name)] for name in JOINTS]
-    if len(position) < 7:
-        raise StreamError(f"{len(position)} joints ({', '.join(names)}), expected 7")
-    return position[:7]
+    if set(model.names) <= set(names) and len(position) == len(names):
+        return [position[names.index(name)] for name in model.names]
+    if len(position) < model.size:
+        raise StreamError(f"{len(position)} joints ({', '.join(names)}), expected {model.size}")
+    return position[: model.size]
 
 
 class _Counter:
@@ -232,41 +223,15 @@ class _Graph:
         return self._nodes[name]
 
 
-def _motors(arm: ArmConfig, registers: Sequence[str], graph: _Graph) -> MotorEvidence:
-    service = f"/{arm.name}/get_motor_registers"
-    if service not in graph.services:
-        return MotorEvidence(arm.name, error=f"no service {service}")
-    ask = rospy.ServiceProxy(service, messages.RegisterValues)
-
-    def read(register: str) -> tuple[int, ...]:
-        return (*ask("group", "arm", register, 0).values, *ask("single", "gripper", register, 0).values)
-
+def _motors(driver: ArmDriver, registers: Sequence[str]) -> MotorEvidence | None:
+    """None where the driver has no registers."""
     try:
-        values = _within(PATIENCE_S, lambda: {register: read(register) for register in registers}, service)
-    except (node.RosError, rospy.ServiceException, rospy.ROSException) as error:
-        return MotorEvidence(arm.name, error=str(error))
-    return MotorEvidence(arm.name, JOINTS, {name: found for name, found in values.items() if found})
-
-
-def _within(seconds: float, call: Callable[[], T], what: str) -> T:
-    """`call`'s result; a driver that hangs must not hang the doctor."""
-    results: list[T] = []
-    errors: list[Exception] = []
-
-    def work() -> None:
-        try:
-            results.append(call())
-        except Exception as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if errors:
-        raise errors[0]
-    if not results:
-        raise node.RosError(f"{what} does not answer within {seconds:g} s")
-    return results[0]
+        values = answered(lambda: driver.motor_registers(registers), driver.name, PATIENCE_S)
+    except node.RosError as error:
+        return MotorEvidence(driver.name, error=str(error))
+    if values is None:
+        return None
+    return MotorEvidence(driver.name, driver.model().names, {name: found for name, found in values.items() if found})
 
 
 def _driver(ear: _Ear, graph: _Graph) -> dict[str, Any]:

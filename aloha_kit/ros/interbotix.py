@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import rosgraph
 import rospy
 
-from aloha_kit.core import ArmModel, Clock, StreamError
+from aloha_kit.config.rig import ArmConfig
+from aloha_kit.core import ArmModel, Clock, ConfigError, StreamError
+from aloha_kit.core.arms import arm_model
 from aloha_kit.loop import Latch
 from aloha_kit.ros import messages
 from aloha_kit.ros.arms import (
@@ -18,18 +22,18 @@ from aloha_kit.ros.arms import (
     ArmState,
     check_target,
     if_given,
-    JOINTS,
     MOVE_HZ,
-    move_together,
     Part,
+    Role,
     single,
     Vector,
     wait_for_listeners,
 )
 from aloha_kit.ros.command_publisher import CommandPublisher
-from aloha_kit.ros.commands import ArmCommands
+from aloha_kit.ros.drivers import ArmDriver
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.readings import by_name, next_reading, PATIENCE_S, require_reading, until_read
+from aloha_kit.ros.readings import by_name, next_reading, PATIENCE_S, require_reading
+from aloha_kit.ros.topic_arm import TopicArm
 
 _REBOOT_ALL_S = 15.0
 """How long a service may take: a driver answers nothing while motors reboot, 9 s for all of an arm."""
@@ -121,7 +125,56 @@ def _command_publishers(name: str) -> tuple[CommandPublisher, CommandPublisher]:
     )
 
 
-class InterbotixArm:
+class InterbotixDriver(ArmDriver):
+    """An xs driver under the namespace `name`; `Arm`s of any model with one gripper."""
+
+    effort_unit = "mA"
+
+    def __init__(self, config: ArmConfig) -> None:
+        if not config.name:
+            raise ConfigError("an interbotix arm needs a name, the namespace of its driver (puppet_left)")
+        if (grippers := arm_model(config.model).grippers) != ("gripper",):
+            raise ConfigError(f"an interbotix arm has one motor 'gripper', given: {', '.join(grippers) or '(none)'}")
+        super().__init__(config)
+
+    @property
+    def state_topic(self) -> str:
+        return self.config.state_topic or f"/{self.config.name.strip('/')}/joint_states"
+
+    @property
+    def command_topics(self) -> tuple[str, ...]:
+        topics = ("joint_group", "joint_single", "joint_trajectory")
+        return tuple(f"/{self.config.name}/commands/{topic}" for topic in topics)
+
+    def motor_registers(self, registers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        service = f"/{self.config.name}/get_motor_registers"
+        try:
+            rosgraph.Master(rospy.get_name()).lookupService(service)
+        except rosgraph.MasterError as error:
+            raise RosError(f"no service {service}") from error
+        ask = rospy.ServiceProxy(service, messages.RegisterValues)
+        try:
+            return {
+                register: tuple(value for part in _PARTS.values() for value in ask(*part, register, 0).values)
+                for register in registers
+            }
+        except (rospy.ServiceException, rospy.ROSException) as error:
+            raise RosError(str(error)) from error
+
+    def connect(
+        self,
+        role: Role,
+        *,
+        clock: Clock,
+        model: ArmModel | None = None,
+        estop: Latch | None = None,
+        rate_hz: float = MOVE_HZ,
+    ) -> Arm:
+        """Loads the manufacturer's package where there is one."""
+        return InterbotixArm(self.config.name, model or self.model(), clock, estop=estop, rate_hz=rate_hz)
+
+
+class InterbotixArm(TopicArm):
     """A ViperX or WidowX behind its xs driver; an `Arm`.
 
     Args:
@@ -144,11 +197,8 @@ class InterbotixArm:
         estop: Latch | None = None,
         rate_hz: float = MOVE_HZ,
     ) -> None:
-        self.name, self.model, self._estop = name, model, estop or Latch()
-        self._clock, self._topic = clock, f"/{name}/joint_states"
-        self._commands = ArmCommands(
-            name, model, self._topic, self.leader_action, self.reading, clock, rate_hz=rate_hz, patience_s=PATIENCE_S
-        )
+        super().__init__(name, model, f"/{name}/joint_states", clock, rate_hz=rate_hz)
+        self._estop = estop or Latch()
         _wait_for_services(name)
         next_reading(self._topic, name)  # the package would wait for both without an end
         installed = importlib.util.find_spec("interbotix_xs_modules") is not None
@@ -156,40 +206,27 @@ class InterbotixArm:
         wait_for_listeners([self._driver.group, self._driver.single], name, clock)
 
     def read(self, message: Any) -> ArmState:
-        position = self._position(message, (*JOINTS, _FINGER))
-        velocity, effort = (if_given(JOINTS, message.name, each) for each in (message.velocity, message.effort))
+        dof = self.model.dof
+        position = self._position(message, (*self.model.names, _FINGER))
+        velocity, effort = (
+            if_given(self.model.names, message.name, each) for each in (message.velocity, message.effort)
+        )
         if velocity is not None:
             if self.model.crank is not None:  # the finger's own speed is published as 0
-                velocity[6] *= self.model.crank.travel_rate(position[6])
-            velocity[6] = self.model.finger.normalise_velocity(velocity[6])
-        qpos = np.append(position[:6], self.model.finger.normalise(position[7]))
+                velocity[dof] *= self.model.crank.travel_rate(position[dof])
+            velocity[dof] = self.model.finger.normalise_velocity(velocity[dof])
+        qpos = self.model.vector(position[:dof], self.model.finger.normalise(position[-1]))
         return ArmState(qpos.astype(np.float32), single(velocity), single(effort))
 
     def leader_action(self, message: Any) -> Vector:
-        position = self._position(message, JOINTS)
-        position[6] = self.model.gripper.normalise(position[6])
+        position = self._position(message, self.model.names)
+        position[-1] = self.model.gripper.normalise(position[-1])
         return position.astype(np.float32)
 
     def _position(self, message: Any, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
         position = by_name(self.name, names, message, "position")
-        require_reading(self.name, position)
+        require_reading(self.name, position[: self.model.size])
         return position
-
-    def reading(self) -> Vector:
-        return until_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, PATIENCE_S)
-
-    def present(self) -> Vector:
-        return self._commands.start().astype(np.float32)
-
-    @property
-    def last(self) -> npt.NDArray[np.float64] | None:
-        return self._commands.last
-
-    def forget(self) -> None:
-        self._commands.forget()
-
-    def check(self, target: npt.ArrayLike) -> None:
-        check_target(self.name, self.model, target)
 
     def command(self, target: npt.ArrayLike) -> None:
         goal = self._commands.limit(check_target(self.name, self.model, target))
@@ -197,9 +234,9 @@ class InterbotixArm:
             if publisher.get_num_connections() == 0:
                 self.forget()
                 raise StreamError(f"{self.name}: its driver no longer listens to {publisher.resolved_name}")
-        motor = float(self.model.gripper.unnormalise(goal[6]))
+        motor = float(self.model.gripper.unnormalise(goal[-1]))
         with self._estop.sending():
-            self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:6].tolist()))
+            self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:-1].tolist()))
             self._driver.single.publish(messages.JointSingleCommand(name="gripper", cmd=motor))
             self._commands.sent(goal)
 
@@ -245,9 +282,10 @@ class InterbotixArm:
             return [*self._register("arm", "Torque_Enable"), *self._register("gripper", "Torque_Enable")]
 
         values = answered(ask, self.name)
-        if len(values) != len(JOINTS):
-            raise RosError(f"{self.name}: {len(values)} of {len(JOINTS)} motors told whether they have torque")
-        return {joint: bool(value) for joint, value in zip(JOINTS, values, strict=True)}
+        joints = self.model.names
+        if len(values) != len(joints):
+            raise RosError(f"{self.name}: {len(values)} of {len(joints)} motors told whether they have torque")
+        return {joint: bool(value) for joint, value in zip(joints, values, strict=True)}
 
     def reboot_gripper(self) -> None:
         self.forget()
@@ -272,14 +310,11 @@ class InterbotixArm:
     def errors(self) -> dict[str, str]:
         """{joint: errors in words} of motors that have shut themselves off."""
         status = [*self._register("arm", "Hardware_Error_Status"), *self._register("gripper", "Hardware_Error_Status")]
-        if len(status) != len(JOINTS):
-            raise RosError(f"{self.name}: {len(status)} of {len(JOINTS)} motors told their error status")
+        joints = self.model.names
+        if len(status) != len(joints):
+            raise RosError(f"{self.name}: {len(status)} of {len(joints)} motors told their error status")
         words = (" and ".join(what for bit, what in _ERRORS.items() if value >> bit & 1) for value in status)
-        return {joint: what for joint, what in zip(JOINTS, words, strict=True) if what}
-
-    def move(self, target: npt.ArrayLike, seconds: float) -> None:
-        me: Arm = self
-        move_together({me: target}, seconds, self._clock)
+        return {joint: what for joint, what in zip(joints, words, strict=True) if what}
 
     def close(self) -> None:
         self._driver.close()

@@ -12,7 +12,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ArmModel, Clock, SafetyError, StreamError
+from aloha_kit.core import ArmModel, Clock, ConfigError, SafetyError, StreamError
 from aloha_kit.loop import Latch
 from aloha_kit.ros.arms import (
     Arm,
@@ -20,7 +20,6 @@ from aloha_kit.ros.arms import (
     check_target,
     if_given,
     MOVE_HZ,
-    move_together,
     Part,
     Role,
     single,
@@ -28,19 +27,43 @@ from aloha_kit.ros.arms import (
     wait_for_listeners,
 )
 from aloha_kit.ros.command_publisher import CommandPublisher
-from aloha_kit.ros.commands import ArmCommands
-from aloha_kit.ros.readings import finite, next_reading, PATIENCE_S, require_reading, until_read
+from aloha_kit.ros.drivers import ArmDriver
+from aloha_kit.ros.readings import finite, next_reading, require_reading
+from aloha_kit.ros.topic_arm import TopicArm
 
-NAMES = tuple(f"joint{i}" for i in range(7))
 ENABLE_TOPIC = "/enable_flag"
 """std_msgs/Bool: Piper's drivers switch the motors of all followers on or off; leaders have no switch."""
 
 
-class JointStateArm:
+class JointStateDriver(ArmDriver):
+    """sensor_msgs/JointState on `state_topic`, and back on `command_topic`; arms of any model."""
+
+    def __init__(self, config: ArmConfig) -> None:
+        if not config.state_topic:
+            raise ConfigError("a joint_state arm needs a state_topic (/puppet/joint_left)")
+        super().__init__(config)
+
+    def model(self, scene: ArmModel | None = None) -> ArmModel:
+        """The scene's where the rig is simulated: the topics do not tell what arm they are of."""
+        return scene or super().model()
+
+    def connect(
+        self,
+        role: Role,
+        *,
+        clock: Clock,
+        model: ArmModel | None = None,
+        estop: Latch | None = None,
+        rate_hz: float = MOVE_HZ,
+    ) -> Arm:
+        return JointStateArm(self.config, model or self.model(), role, clock, estop, rate_hz=rate_hz)
+
+
+class JointStateArm(TopicArm):
     """An arm read from `state_topic` and moved by publishing on `command_topic`; an `Arm`.
 
-    Seven values in the order of the joints, whatever they are called; the gripper's is its travel in metres,
-    which the driver stops at the ends itself.
+    A value for each entry of the model, in its order, whatever they are called; a gripper's is its travel in metres,
+    which the driver stops at the ends itself. Commands name them joint0, joint1, ...
     Nothing is sent before the first command, since another sender (a leader) may be driving the arm.
     """
 
@@ -54,64 +77,43 @@ class JointStateArm:
         *,
         rate_hz: float = MOVE_HZ,
     ) -> None:
-        self.name, self.model = config.name or config.state_topic, model
-        self._clock, self._state_topic, self._command_topic = clock, config.state_topic, config.command_topic
+        super().__init__(config.name or config.state_topic, model, config.state_topic, clock, rate_hz=rate_hz)
+        self._names = [f"joint{i}" for i in range(model.size)]
+        self._command_topic = config.command_topic
+        self._publisher: CommandPublisher | None = None
         self._switched, self._estop = role == "follower", estop or Latch()
-        self._topic: CommandPublisher | None = None
-        self._commands = ArmCommands(
-            self.name, model, config.state_topic, self.leader_action, self.reading, clock,
-            rate_hz=rate_hz, patience_s=PATIENCE_S,
-        )  # fmt: skip
-        next_reading(self._state_topic, self.name)
+        next_reading(config.state_topic, self.name)
 
     def read(self, message: Any) -> ArmState:
-        position = self._position(message)
-        position[6] = self.model.finger.normalise(position[6])
-        velocity, effort = (if_given(NAMES, NAMES, each) for each in (message.velocity, message.effort))
+        dof, position = self.model.dof, self._position(message)
+        velocity, effort = (if_given(self._names, self._names, each) for each in (message.velocity, message.effort))
         if velocity is not None:
-            velocity[6] = self.model.finger.normalise_velocity(velocity[6])
+            velocity[dof:] = self.model.finger.normalise_velocity(velocity[dof:])
         return ArmState(position.astype(np.float32), single(velocity), single(effort))
 
     def leader_action(self, message: Any) -> Vector:
-        position = self._position(message)
-        position[6] = self.model.finger.normalise(position[6])
-        return position.astype(np.float32)
+        return self._position(message).astype(np.float32)
 
     def _position(self, message: Any) -> npt.NDArray[np.float64]:
-        values = np.array(message.position, np.float64)
-        if values.shape != (7,):
-            raise StreamError(f"{self.name}: its joint states need 7 values of position, they hold {len(values)}")
-        finite(self.name, "position", NAMES, values)
+        """(size,) rad, grippers normalised by their travel."""
+        size, dof, values = self.model.size, self.model.dof, np.array(message.position, np.float64)
+        if values.shape != (size,):
+            raise StreamError(f"{self.name}: its joint states need {size} values of position, they hold {len(values)}")
+        finite(self.name, "position", self._names, values)
         require_reading(self.name, values)
+        values[dof:] = self.model.finger.normalise(values[dof:])
         return values
-
-    def reading(self) -> Vector:
-        return until_read(
-            lambda: self.leader_action(next_reading(self._state_topic, self.name)), self._clock, PATIENCE_S
-        )  # fmt: skip
-
-    def present(self) -> Vector:
-        return self._commands.start().astype(np.float32)
-
-    @property
-    def last(self) -> npt.NDArray[np.float64] | None:
-        return self._commands.last
-
-    def forget(self) -> None:
-        self._commands.forget()
-
-    def check(self, target: npt.ArrayLike) -> None:
-        check_target(self.name, self.model, target)
 
     def command(self, target: npt.ArrayLike) -> None:
         goal = check_target(self.name, self.model, target)
-        publisher = self._publisher()
+        publisher = self._connected()
         goal = self._commands.limit(goal)
         if publisher.get_num_connections() == 0:
             self.forget()
             raise StreamError(f"{self.name}: its driver no longer listens to {self._command_topic}")
-        metres = float(self.model.finger.unnormalise(goal[6]))
-        message = JointState(name=list(NAMES), position=[*goal[:6].tolist(), metres])
+        dof = self.model.dof
+        position = self.model.vector(goal[:dof], self.model.finger.unnormalise(goal[dof:]))
+        message = JointState(name=self._names, position=position.tolist())
         with self._estop.sending():
             message.header.stamp = rospy.Time.now()
             publisher.publish(message)
@@ -121,7 +123,7 @@ class JointStateArm:
         """Torque on; the driver keeps modes and the gripper's force to itself."""
         self._estop.require_released()
         self.torque(True)
-        self._publisher()
+        self._connected()
 
     def prepare_leader(self) -> None:
         """Nothing: the leader is a person's at all times."""
@@ -144,21 +146,17 @@ class JointStateArm:
     def reboot_gripper(self) -> None:
         """Nothing: the driver clears its gripper's errors itself."""
 
-    def move(self, target: npt.ArrayLike, seconds: float) -> None:
-        me: Arm = self
-        move_together({me: target}, seconds, self._clock)
-
     def close(self) -> None:
-        if self._topic is not None:
-            self._topic.unregister()
+        if self._publisher is not None:
+            self._publisher.unregister()
 
-    def _publisher(self) -> CommandPublisher:
-        if self._topic is None:
+    def _connected(self) -> CommandPublisher:
+        if self._publisher is None:
             if not self._command_topic:
                 raise SafetyError(f"{self.name} cannot be moved: its configuration has no command_topic")
-            self._topic = CommandPublisher(self._command_topic, JointState)
-            wait_for_listeners([self._topic], self.name, self._clock)
-        return self._topic
+            self._publisher = CommandPublisher(self._command_topic, JointState)
+            wait_for_listeners([self._publisher], self.name, self._clock)
+        return self._publisher
 
 
 def _listened_to(topic: str) -> bool:

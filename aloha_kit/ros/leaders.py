@@ -13,7 +13,7 @@ from aloha_kit.ros.soft_sync import SoftSync
 
 
 class LeaderArms:
-    """A `Policy`: (14,) the leaders' newest joints; (16,) on a base, which the person pushes: its observed velocity.
+    """A `Policy`: the leaders' newest joints, with a base (2,) its observed velocity: a person pushes it.
 
     Attributes:
         arms: {name: leader} in the order of the action.
@@ -40,12 +40,12 @@ class LeaderArms:
         return np.concatenate(joints).astype(np.float32)
 
     def reading(self, name: str) -> Vector:
-        """(7,) the target that one leader asks for now; its stamp is kept. Raises as `act` does."""
+        """The target that one leader asks for now; its stamp is kept. Raises as `act` does."""
 
         def read() -> Vector:
             sample = self._sync.newest(f"leader_{name}")
             arm = self.arms[name]
-            require_believable(arm.name, arm.leader_action, sample, self._sync, f"leader_{name}")
+            require_believable(arm.name, arm.model, arm.leader_action, sample, self._sync, f"leader_{name}")
             target = arm.leader_action(sample.value)
             self.stamps[f"leader_{name}"] = sample.stamp_ns
             return target

@@ -86,7 +86,7 @@ class Opening:
     def _lock(self, env: RosEnv) -> None:
         for arm in env.leader_arms.values():
             arm.prepare_leader()
-        env.move({arm: np.append(arm.model.start, HALF_OPEN) for arm in env.leader_arms.values()}, self._move_s)
+        env.move({arm: arm.model.vector(arm.model.start, HALF_OPEN) for arm in env.leader_arms.values()}, self._move_s)
         for arm in env.leader_arms.values():
             arm.torque(False, "gripper")
 
@@ -104,8 +104,9 @@ class Opening:
         return self._poll()
 
     def _closed(self, env: RosEnv, name: str) -> bool:
-        opening = env.leader_action(name)[6]
-        return float(env.leader_arms[name].model.gripper.unnormalise(opening)) < env.rig.gripper_closed_to_start
+        model = env.leader_arms[name].model
+        angles = model.gripper.unnormalise(env.leader_action(name)[model.dof :]).astype(np.float64)
+        return bool(len(angles) and (angles < env.rig.gripper_closed_to_start).all())
 
     def _count_down(self, env: RosEnv) -> None:
         end = env.clock.now_ns() + int(self._countdown_s * 1e9)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -19,7 +19,6 @@ import rospy
 from sensor_msgs.msg import JointState
 
 from aloha_kit.core import ArmModel, Clock, nearest, ReadingError, StreamError
-from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.soft_sync import Sample, SoftSync
@@ -34,7 +33,7 @@ AGREEING = 4
 """Readings in a row that have to agree before the first command starts from one."""
 
 HAND_SPEED = 10.0  # rad/s: an arm without torque goes as fast as a person moves it
-SLACK = np.append(np.full(6, 0.1), 0.3)  # rad and openings: noise, and messages that arrive together
+SLACK = (0.1, 0.3)  # rad and openings: noise, and messages that arrive together
 OUTSIDE = 0.2  # rad: a resting arm sags past its limits by less
 
 
@@ -66,7 +65,7 @@ def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
         clock.sleep_until(clock.now_ns() + 5_000_000)
 
 
-def by_name(who: str, names: tuple[str, ...], message: Any, quantity: str) -> npt.NDArray[np.float64]:
+def by_name(who: str, names: Sequence[str], message: Any, quantity: str) -> npt.NDArray[np.float64]:
     """(N,) a JointState's `quantity` of the joints `names`.
 
     Raises:
@@ -83,7 +82,7 @@ def by_name(who: str, names: tuple[str, ...], message: Any, quantity: str) -> np
     return values
 
 
-def finite(who: str, quantity: str, names: tuple[str, ...], values: npt.NDArray[np.float64]) -> None:
+def finite(who: str, quantity: str, names: Sequence[str], values: npt.NDArray[np.float64]) -> None:
     """Raise ReadingError, naming the joints, unless `values` are finite."""
     bad = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
     if bad:
@@ -91,41 +90,45 @@ def finite(who: str, quantity: str, names: tuple[str, ...], values: npt.NDArray[
 
 
 def require_reading(who: str, position: npt.NDArray[np.float64]) -> None:
-    """Raise ReadingError where (7,) a position is what drivers report when they could not read the motors."""
-    if np.all(np.abs(position[:7] + np.pi) < 1e-3):
+    """Raise ReadingError where the motors' `position` is what drivers report when they could not read them."""
+    if np.all(np.abs(position + np.pi) < 1e-3):
         raise ReadingError(f"{who}: its driver could not read the motors (it reports -π for every joint)")
 
 
-def disagreement(before: npt.ArrayLike, now: npt.ArrayLike, seconds: float) -> str:
-    """What of (7,) `now` no motion explains, `seconds` after (7,) `before`; empty where all of it can be."""
+def disagreement(model: ArmModel, before: npt.ArrayLike, now: npt.ArrayLike, seconds: float) -> str:
+    """What of (size,) `now` no motion explains, `seconds` after (size,) `before`; empty where all of it can be."""
     first, second = np.asarray(before, np.float64), np.asarray(now, np.float64)
-    reach = np.append(np.full(6, HAND_SPEED), 2 * GRIPPER_SPEED) * abs(seconds) + SLACK
+    reach = model.vector(HAND_SPEED, 2 * GRIPPER_SPEED) * abs(seconds) + model.vector(*SLACK)
     beyond = np.abs(second - first) - reach
     joint = int(np.argmax(beyond))
     if beyond[joint] <= 0:
         return ""
-    name, unit = (*ARM_JOINTS, "gripper")[joint], "rad" if joint < 6 else "openings"
+    name, unit = model.names[joint], "rad" if joint < model.dof else "openings"
     return (
         f"{name} is read at {second[joint]:.2f} {unit}, {abs(seconds) * 1e3:.0f} ms from a reading of "
         f"{first[joint]:.2f}; no motion explains more than {reach[joint]:.2f} between them"
     )
 
 
-def require_agreement(who: str, now: npt.ArrayLike, others: Iterable[tuple[float, npt.ArrayLike]]) -> None:
-    """Raise ReadingError unless (7,) `now` agrees with one of the readings next to it.
+def require_agreement(
+    who: str, model: ArmModel, now: npt.ArrayLike, others: Iterable[tuple[float, npt.ArrayLike]]
+) -> None:
+    """Raise ReadingError unless (size,) `now` agrees with one of the readings next to it.
 
     Args:
-        others: (seconds between, (7,) reading).
+        others: (seconds between, (size,) reading).
     """
     found = "one reading alone says nothing, there is none next to it"
     for seconds, other in others:
-        found = disagreement(other, now, seconds)
+        found = disagreement(model, other, now, seconds)
         if not found:
             return
     raise ReadingError(f"{who}: {found}")
 
 
-def require_believable(who: str, parse: Callable[[Any], Vector], sample: Sample, sync: SoftSync, stream: str) -> None:
+def require_believable(
+    who: str, model: ArmModel, parse: Callable[[Any], Vector], sample: Sample, sync: SoftSync, stream: str
+) -> None:
     """Raise ReadingError where a stream's `sample` agrees with none of those next to it, or is none."""
 
     def others() -> Iterator[tuple[float, Vector]]:
@@ -133,16 +136,16 @@ def require_believable(who: str, parse: Callable[[Any], Vector], sample: Sample,
             with contextlib.suppress(ReadingError):
                 yield (sample.stamp_ns - other.stamp_ns) / 1e9, parse(other.value)
 
-    require_agreement(who, parse(sample.value), others())
+    require_agreement(who, model, parse(sample.value), others())
 
 
 def agreed_reading(
     topic: str, who: str, model: ArmModel, parse: Callable[[Any], Vector], clock: Clock, patience_s: float
 ) -> Vector:
-    """(7,) the newest of `AGREEING` readings in a row that agree, each within the arm's joint limits.
+    """(size,) the newest of `AGREEING` readings in a row that agree, each within the arm's joint limits.
 
     Args:
-        parse: a message's (7,) reading; ReadingError where it is none.
+        parse: a message's (size,) reading; ReadingError where it is none.
 
     Raises:
         RosError: nothing is published within `patience_s`.
@@ -165,7 +168,7 @@ def agreed_reading(
                 _require_range(who, model, reading)
                 if agreeing:
                     then_ns, before = agreeing[-1]
-                    require_agreement(who, reading, [((at_ns - then_ns) / 1e9, before)])
+                    require_agreement(who, model, reading, [((at_ns - then_ns) / 1e9, before)])
             except ReadingError as error:
                 problem = str(error)
                 agreeing.clear()
@@ -182,7 +185,7 @@ def agreed_reading(
 
 def _require_range(who: str, model: ArmModel, reading: Vector) -> None:
     """Raise ReadingError where a joint is read further outside its limits than an arm can be."""
-    for joint, value, low, high in zip(ARM_JOINTS, reading[:6], model.lower, model.upper, strict=True):
+    for joint, value, low, high in zip(model.joints, reading[: model.dof], model.lower, model.upper, strict=True):
         if not low - OUTSIDE <= value <= high + OUTSIDE:
             raise ReadingError(
                 f"{who}: {joint} is read at {value:.2f} rad, where it cannot be; expected [{low:.2f}, {high:.2f}]"

@@ -16,8 +16,8 @@ from geometry_msgs.msg import Twist
 from aloha_kit.config import RigConfig
 from aloha_kit.core import SafetyError
 from aloha_kit.ros import node
+from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.publishers import sender, TOGETHER_S
-from aloha_kit.ros.streams import command_topics
 
 LISTEN_S = 0.3
 """How long to listen: commands come at 25 Hz or more, and a subscriber needs a moment to be connected."""
@@ -120,7 +120,7 @@ class SoleCommander:
         published_twice: Callable[[], Mapping[str, str]],
         disturbed: Callable[[], None],
     ) -> None:
-        arms = [topic for arm in rig.followers.values() for topic in command_topics(arm)]
+        arms = [topic for arm in rig.followers.values() for topic in arm_driver(arm).command_topics]
         self._base = rig.base.command_topic if rig.base and not by_person else ""
         listens_only = by_person and rig.teleop == "hardware"
         self._watch = CommandWatch([] if listens_only else arms, stops=[self._base] if self._base else [])

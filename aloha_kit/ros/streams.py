@@ -11,8 +11,9 @@ import message_filters
 from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from aloha_kit.config.rig import ArmConfig, RigConfig, SyncConfig
+from aloha_kit.config.rig import RigConfig, SyncConfig
 from aloha_kit.core import Clock, ConfigError, nearest
+from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.publishers import Publishers, sender
 from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
 
@@ -78,11 +79,11 @@ class Streams:
 def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iterator[tuple[str, Topic]]:
     """(stream, topic) of followers, leaders, base and cameras, in this order; errors as `Streams`."""
     for name, arm in rig.followers.items():
-        yield f"qpos_{name}", Topic(state_topic(arm), JointState, arm.rate_hz)
+        yield f"qpos_{name}", Topic(arm_driver(arm).state_topic, JointState, arm.rate_hz)
     if leaders and not rig.leaders:
         raise ConfigError(f"rig '{rig.name}' has no leaders; leader arms are listed under `leaders` in its file")
     for name, arm in rig.leaders.items() if leaders else ():
-        yield f"leader_{name}", Topic(state_topic(arm), JointState, arm.rate_hz)
+        yield f"leader_{name}", Topic(arm_driver(arm).state_topic, JointState, arm.rate_hz)
     if rig.base is not None:
         yield "base_vel", Topic(rig.base.odom_topic, Odometry, rig.base.rate_hz)
     for name in cameras:
@@ -93,18 +94,6 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
         yield f"images/{name}", Topic(camera.topic, kind, camera.rate_hz)
         if camera.depth_topic:
             yield f"images_depth/{name}", Topic(camera.depth_topic, Image, camera.rate_hz)
-
-
-def state_topic(arm: ArmConfig) -> str:
-    """Where an arm's joint states are published."""
-    return arm.state_topic or f"/{arm.name.strip('/')}/joint_states"
-
-
-def command_topics(arm: ArmConfig) -> tuple[str, ...]:
-    """Where its commands are published, those for the six joints first; none where its driver takes none."""
-    if arm.driver == "joint_state":
-        return (arm.command_topic,) if arm.command_topic else ()
-    return tuple(f"/{arm.name}/commands/{topic}" for topic in ("joint_group", "joint_single", "joint_trajectory"))
 
 
 def stream_spec(stream: str, topic: Topic, sync: SyncConfig) -> StreamSpec:

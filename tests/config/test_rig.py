@@ -49,16 +49,19 @@ def broken(path: str, value: Any) -> dict[str, Any]:
     [
         ("followers", None, "a ros rig needs followers"),
         ("leaders", {"right": {"name": "master_right"}}, "no follower for the leaders right; there are: left"),
+        ("leaders.left.model", "tests.ros.arm_of_seven:ARM", "the leader left (tests.ros.arm_of_seven:ARM) must have"),
         ("cameras.cam_high", {}, "cameras of a ros rig need a topic; without one: cam_high"),
-        ("followers.left", {"model": "vx300s"}, "an interbotix arm needs a name"),
-        ("followers.left", {"driver": "joint_state"}, "a joint_state arm needs a state_topic"),
         ("followers.left.rate_hz", 0, "an arm's rate_hz must be positive, given 0"),
         ("cameras.cam_high.rate_hz", -30, "a camera's rate_hz must be positive, given -30"),
         ("estop", {"topic": "estop"}, "an emergency stop's topic begins with '/', given 'estop'"),
         ("estop", {"timeout_s": 0}, "an emergency stop's timeout_s lies between 0.05 and 10 s, given 0"),
         ("estop", {"timeout_s": float("nan")}, "an emergency stop's timeout_s lies between 0.05 and 10 s, given nan"),
         ("followers.left.modell", "vx300s", "unknown key 'modell'. Did you mean 'model'"),
-        ("followers.left.model", "vx300", "followers.model cannot be 'vx300'. Did you mean 'vx300s'? Known: piper"),
+        (
+            "followers.left.model",
+            "vx300",
+            "no 'vx300' among the arm_models. Did you mean 'vx300s'? Known: piper",
+        ),
         ("followers.left.rate_hz", "fast", "followers.rate_hz cannot be 'fast'. (wrong value type"),
     ],
 )

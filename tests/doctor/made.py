@@ -38,8 +38,7 @@ def arm(stream: str = "qpos_left", count: int = 100, **changes: Any) -> ArmEvide
     """An arm that stands at its start pose."""
     values: dict[str, Any] = {
         "stream": stream,
-        "lower": VX300S.lower,
-        "upper": VX300S.upper,
+        "model": VX300S,
         "raw": np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.5], (count, 1)),
         "stamps_ns": NOW + np.arange(count) * 10_000_000,
         "lengths": (9, 9, 9),

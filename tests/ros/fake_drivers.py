@@ -22,7 +22,7 @@ from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Float32
 from std_srvs.srv import Trigger, TriggerResponse
 
-from aloha_kit.core import ArmModel, VX300S
+from aloha_kit.core import ArmModel, PIPER, VX300S
 from aloha_kit.ros import images, messages
 
 MOTORS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
@@ -205,10 +205,10 @@ def install_fake_package(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]
 
 
 class FakePiper(Driver):
-    """A JointState arm: seven joints, the gripper in metres; stopped at its ends by the driver."""
+    """A JointState arm, Piper's six joints by default; its gripper in metres, stopped at its ends by the driver."""
 
-    def __init__(self, state_topic: str, command_topic: str = "", hz: float = 200.0) -> None:
-        self.joints = np.zeros(7)
+    def __init__(self, state_topic: str, command_topic: str = "", hz: float = 200.0, model: ArmModel = PIPER) -> None:
+        self.joints = np.zeros(model.size)
         super().__init__(state_topic, hz)
         if command_topic:
             self._endpoints.append(rospy.Subscriber(command_topic, JointState, self._command))
@@ -216,15 +216,15 @@ class FakePiper(Driver):
     def state(self) -> JointState:
         with self.lock:
             return JointState(
-                name=[f"joint{i}" for i in range(7)],
+                name=[f"joint{i}" for i in range(len(self.joints))],
                 position=self.joints.tolist(),
-                velocity=[0.0] * 7,
-                effort=[0.0] * 6 + [0.3],
+                velocity=[0.0] * len(self.joints),
+                effort=[0.0] * (len(self.joints) - 1) + [0.3],
             )
 
     def _command(self, message: JointState) -> None:
         with self.lock:
-            self.joints[:] = [*message.position[:6], min(max(message.position[6], 0.0), 0.08)]
+            self.joints[:] = [*message.position[:-1], min(max(message.position[-1], 0.0), 0.08)]
 
 
 class FakeCamera:

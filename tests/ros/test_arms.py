@@ -15,7 +15,7 @@ from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import PIPER, ReadingError, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
 from aloha_kit.loop import Latch
 from aloha_kit.ros import arms, interbotix
-from aloha_kit.ros.arms import JOINTS
+from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
 from aloha_kit.ros.node import RosError
@@ -254,7 +254,7 @@ class TestPreparing:
     ) -> None:
         arm.torque(True)
         driver.torque["gripper"] = False
-        assert arm.torque_state() == {**dict.fromkeys(JOINTS[:6], True), "gripper": False}
+        assert arm.torque_state() == {**dict.fromkeys(VX300S.joints, True), "gripper": False}
         monkeypatch.setattr(driver, "torque", None)  # the driver's handler dies: no answer
         with pytest.raises(RosError, match="puppet_left: the service /puppet_left/get_motor_registers failed"):
             arm.torque_state()
@@ -330,7 +330,7 @@ class TestManufacturersPackage:
         self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         built = install_fake_package(monkeypatch)
-        arm = arms.connect_arm(ArmConfig(name="puppet_left"), "follower", clock=CLOCK)
+        arm = arm_driver(ArmConfig(name="puppet_left")).connect("follower", clock=CLOCK)
         assert built == [{"robot_model": "vx300s", "robot_name": "puppet_left", "init_node": False}]
         arm.prepare_follower(300)
         assert driver.registers["gripper"]["Current_Limit"] == 300

@@ -343,7 +343,7 @@ class TestFollowing:
         until(lambda: fakes.left.motors[6] > 0, "the gripper opens")
 
     def test_an_object_between_the_fingers_is_no_fault(self) -> None:
-        watched = Following("puppet_left", milliamperes=True)
+        watched = Following("puppet_left", VX300S, milliamperes=True)
         qpos, grasping = [0, 0, 0, 0, 0, 0, 0.6], [0, 0, 0, 0, 0, 0, -290.0]
         for second in range(10):
             watched.check(np.zeros(7), qpos, grasping, second * 1_000_000_000)
@@ -353,7 +353,7 @@ class TestFollowing:
             watched.check(np.zeros(7), qpos, np.zeros(7), 11_000_000_000)
 
     def test_without_efforts_joints_are_watched_and_grippers_are_not(self) -> None:
-        watched = Following("puppet_left", milliamperes=True)
+        watched = Following("puppet_left", VX300S, milliamperes=True)
         for second in range(5):
             watched.check(np.zeros(7), [0, 0, 0, 0, 0, 0, 0.6], None, second * 1_000_000_000)
         watched.check(np.zeros(7), [0.9, 0, 0, 0, 0, 0, 0], None, 5_000_000_000)
@@ -361,7 +361,7 @@ class TestFollowing:
             watched.check(np.zeros(7), [0.9, 0, 0, 0, 0, 0, 0], None, 6_100_000_000)
 
     def test_a_lag_that_is_made_up_for_is_no_fault(self) -> None:
-        watched = Following("puppet_left", milliamperes=True)
+        watched = Following("puppet_left", VX300S, milliamperes=True)
         far = [0.9, 0, 0, 0, 0, 0, 0]
         for tenth in range(60):
             observed = far if tenth % 10 < 9 else np.zeros(7)

@@ -153,9 +153,9 @@ class TestWrongReadings:
 
     def test_a_hand_can_move_an_arm_as_fast_as_it_likes(self) -> None:
         at_100_hz = 8.0 / 100  # rad
-        assert readings.disagreement(np.zeros(7), np.full(7, at_100_hz), 0.01) == ""
+        assert readings.disagreement(VX300S, np.zeros(7), np.full(7, at_100_hz), 0.01) == ""
         assert "elbow is read at 0.60 rad, 10 ms from" in readings.disagreement(
-            np.zeros(7), [0, 0, 0.6, 0, 0, 0, 0], 0.01
+            VX300S, np.zeros(7), [0, 0, 0.6, 0, 0, 0, 0], 0.01
         )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config import RigConfig
-from aloha_kit.core import ARM_MODELS, ConfigError, START_ARM_POSE
+from aloha_kit.config.rig import ArmConfig
+from aloha_kit.core import ConfigError, nearest, START_ARM_POSE, VX300S
+from aloha_kit.core.arms import arm_model
 from aloha_kit.ros.sim_rig.arms import folded, Follower, JointFollower, JointLeader, Leader
 from aloha_kit.ros.sim_rig.base import Base
 from aloha_kit.ros.sim_rig.motors import GRIPPER, Motors, REBOOT_S
@@ -163,38 +166,30 @@ class SimRig:
 
     def _wake(self, config: RigConfig) -> None:
         """The arms as their drivers find them: Interbotix's asleep, Cobot Magic's at the start pose."""
-        poses = []
-        for side, arm in config.followers.items():
-            model = ARM_MODELS[arm.model]
-            if arm.driver == "interbotix":
-                if model.name != "vx300s":
-                    raise ConfigError(f"scenes have vx300s followers, the {side} one is a {model.name}")
-                pose = folded(model)
-                assert model.crank is not None
-                poses.append([*pose[:6], model.crank.travel(pose[6])])
-            else:
-                poses.append([*START_ARM_POSE, START_GRIPPER])
-        self.scene.pose(np.concatenate(poses))
+        for role, group in (("follower", config.followers), ("leader", config.leaders)):
+            for side, arm in group.items():
+                if arm.driver not in SIMULATED:
+                    raise ConfigError(
+                        f"the {role} {side} of rig '{config.name}' has driver '{arm.driver}', which cannot be "
+                        f"simulated. {nearest(arm.driver, SIMULATED)}"
+                    )
+        self.scene.pose(
+            np.concatenate([SIMULATED[arm.driver].pose(side, arm) for side, arm in config.followers.items()])
+        )
         for index, (side, arm) in enumerate(config.followers.items()):
-            if arm.driver == "interbotix":
-                motors = self._motors(arm.name, arm.model, torque=True)
-                self.followers[side] = Follower(self.scene, index, motors)
-            else:
-                self.followers[side] = JointFollower(self.scene, index)
+            self.followers[side] = SIMULATED[arm.driver].follower(self, index, arm)
             self._settle(self.followers[side])
         for side, arm in config.leaders.items():
-            interbotix = arm.driver == "interbotix"
-            self.leaders[side] = (
-                Leader(self._motors(arm.name, arm.model, torque=False)) if interbotix else JointLeader()
-            )
+            self.leaders[side] = SIMULATED[arm.driver].leader(self, arm)
 
-    def _motors(self, name: str, model: str, *, torque: bool) -> Motors:
-        known = ARM_MODELS[model]
+    def motors(self, arm: ArmConfig, *, torque: bool) -> Motors:
+        """An Interbotix arm's, folded; what its driver would log is told."""
+        model = arm_model(arm.model)
         return Motors(
-            known,
-            folded(known),
+            model,
+            folded(model),
             torque=torque,
-            complain=lambda words: self._complain(f"{name}: {words}"),
+            complain=lambda words: self._complain(f"{arm.name}: {words}"),
             reboot_s=self._reboot_s,
         )
 
@@ -265,3 +260,35 @@ class SimRig:
         self.scene.place(self.seed)
         if self.person is not None:
             self.person.prepare(self.scene.object_poses(), self.seed)
+
+
+@dataclass(frozen=True)
+class _Simulated:
+    """How the arms of one driver are simulated."""
+
+    pose: Callable[[str, ArmConfig], npt.ArrayLike]  # (7,) rad and metres: where the driver of a side finds a follower
+    follower: Callable[[SimRig, int, ArmConfig], Follower | JointFollower]  # the scene's arm of this number
+    leader: Callable[[SimRig, ArmConfig], Leader | JointLeader]
+
+
+def _asleep(side: str, arm: ArmConfig) -> npt.ArrayLike:
+    model = arm_model(arm.model)
+    if model.name != "vx300s" or model.crank is None:
+        raise ConfigError(f"scenes have vx300s followers, the {side} one is a {model.name}")
+    pose = folded(model)
+    return model.vector(pose[:-1], model.crank.travel(pose[-1]))
+
+
+SIMULATED = {
+    "interbotix": _Simulated(
+        pose=_asleep,
+        follower=lambda rig, index, arm: Follower(rig.scene, index, rig.motors(arm, torque=True)),
+        leader=lambda rig, arm: Leader(rig.motors(arm, torque=False)),
+    ),
+    "joint_state": _Simulated(
+        pose=lambda side, arm: VX300S.vector(START_ARM_POSE, START_GRIPPER),
+        follower=lambda rig, index, arm: JointFollower(rig.scene, index),
+        leader=lambda rig, arm: JointLeader(),
+    ),
+}
+"""{driver: how its arms are simulated}; other drivers have no simulation."""
