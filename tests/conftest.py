@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
+pytest.register_assert_rewrite("aloha_kit.testing")
+
 
 def pytest_configure() -> None:
     """A shell that runs us in the background, or nohup, has us and whatever we start ignore signals that tests send."""

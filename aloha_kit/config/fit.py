@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from aloha_kit.config.rig import CameraConfig, RigConfig
+from aloha_kit.config.rig import RigConfig
 from aloha_kit.config.task import TaskConfig
 from aloha_kit.core import ConfigError, Contract, joint_names
 from aloha_kit.core.arms import arm_model, vector_names
@@ -128,7 +128,8 @@ def as_trained(
     names = tuple(name for name in contract.cameras if name in rig.cameras)
     if rig.live:
         return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
-    cameras = {name: CameraConfig(*(size or contract.cameras[name])) for name in names}
+    sizes = {name: size or contract.cameras[name] for name in names}
+    cameras = {name: replace(rig.cameras[name], height=h, width=w) for name, (h, w) in sizes.items()}
     return replace(task, cameras=names, image_size=None), replace(rig, cameras={**rig.cameras, **cameras})
 
 

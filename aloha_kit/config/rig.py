@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.arms import arm_model
@@ -101,7 +101,7 @@ class RigConfig:
     """
 
     name: str
-    kind: Literal["sim", "ros"]
+    kind: str  # of environment: a name in `envs.ENVIRONMENTS`, or my_package.module:Name
     cameras: dict[str, CameraConfig]
     quality: Literal["draft", "fast", "fine"] = "fast"  # of simulated pictures: shadows and edges
     followers: dict[str, ArmConfig] = field(default_factory=dict)
@@ -111,6 +111,7 @@ class RigConfig:
     teleop: Literal["software", "hardware"] = "software"
     sync: SyncConfig = field(default_factory=SyncConfig)
     gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode
+    options: dict[str, Any] = field(default_factory=dict)  # whatever an environment of one's own wants to be told
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
 
     @property
@@ -119,7 +120,7 @@ class RigConfig:
         return bool(self.followers)
 
     def __post_init__(self) -> None:
-        if self.kind == "sim":
+        if self.kind != "ros":
             return
         if not self.followers:
             raise ValueError("a ros rig needs followers")

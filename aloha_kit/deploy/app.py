@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from tqdm import tqdm
 
-from aloha_kit import __version__, rigs
+from aloha_kit import __version__, envs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.fit import as_trained, renames, training_setup
 from aloha_kit.config.starts import starts_by_seed
@@ -60,7 +60,7 @@ def run(args: DeployArgs) -> list[Rollout]:
             print(f"warning: trained on {source.trained_on}, deployed on {task.name}", file=sys.stderr)
         task, rig = as_trained(task, rig, source.contract, args.image_size)
         seen_by_people, films = view(args, task, rig)
-        env: Any = rigs.connect(task, rig, realtime=args.realtime)
+        env: Any = envs.connect(task, rig, realtime=args.realtime)
         stack.callback(env.close)
         fits = f"rig '{rig.name}' in task '{task.name}'"
         source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
@@ -73,7 +73,7 @@ def run(args: DeployArgs) -> list[Rollout]:
         source.warm_up()
         filmed = env
         if films and seen_by_people not in task.cameras:
-            filmed = rigs.connect(*with_view(task, rig, seen_by_people, args.video_size), realtime=args.realtime)
+            filmed = envs.connect(*with_view(task, rig, seen_by_people, args.video_size), realtime=args.realtime)
             stack.callback(filmed.close)
         for simulation in (env, filmed) if starts else ():
             require(simulation, StartPoses, "--eval_poses")

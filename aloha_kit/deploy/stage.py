@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from aloha_kit.config import CameraConfig, RigConfig, TaskConfig
+from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, nearest
 from aloha_kit.deploy.args import DeployArgs
 
@@ -29,5 +29,8 @@ def view(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[str, int]:
 
 def with_view(task: TaskConfig, rig: RigConfig, view: str, size: tuple[int, int]) -> tuple[TaskConfig, RigConfig]:
     """Task and rig with the camera `view` too; one that the rig has not stays unknown, for connecting to refuse."""
-    cameras = {name: CameraConfig(*size) if name == view else camera for name, camera in rig.cameras.items()}
+    cameras = {
+        name: replace(camera, height=size[0], width=size[1]) if name == view else camera
+        for name, camera in rig.cameras.items()
+    }
     return replace(task, cameras=(*task.cameras, view)), replace(rig, cameras=cameras)

@@ -25,11 +25,11 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.control.delayed import Execution
 from aloha_kit.control.execution import Executor
 from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
+from aloha_kit.envs import connect
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.seams import SeamWatch
 from aloha_kit.loop import Outcome, run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import LazyImages, require, StartPoses
-from aloha_kit.rigs import connect
 
 ASKED, ANSWERED = "asked", "answered"
 Pose = npt.NDArray[np.float64]

@@ -17,12 +17,12 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, counted
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.interrupt import signal_of
+from aloha_kit.envs import connect
 from aloha_kit.episode import recover as recovery
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
 from aloha_kit.record.cli import RecordArgs, task_of
 from aloha_kit.record.folder import DataFolder, FAILED
 from aloha_kit.record.worker import Plan, Verdict, work
-from aloha_kit.rigs import connect
 
 _LOOK_S = 0.5  # between looks at what other recorders have made of the last episodes
 

@@ -12,7 +12,7 @@ import dm_env
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError, Environment
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
@@ -135,7 +135,7 @@ def execute(
     """
     config = _task(recording, task)
     rig = load(RigConfig, "rigs", config.rig)
-    with sigterm_interrupts(), contextlib.closing(rigs.connect(config, rig, realtime=realtime)) as env:
+    with sigterm_interrupts(), contextlib.closing(envs.connect(config, rig, realtime=realtime)) as env:
         joints = replace(recording.contract, cameras={}, environment_state_names=())
         joints.require(env.contract, mine=f"episode {recording.episode.path}", theirs=f"rig '{config.rig}'")
         with guarded(env, Replay(recording.action), release=release) as guard:

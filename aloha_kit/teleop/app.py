@@ -14,7 +14,7 @@ import dm_env
 import numpy as np
 from tyro.conf import arg
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError
 from aloha_kit.loop import Outcome, run_episode, sigterm_interrupts
@@ -111,7 +111,7 @@ def _connected(
 ) -> Iterator[RosEnv]:
     from aloha_kit.ros.environment import RosEnv
 
-    env = rigs.connect(task, rig, leaders=leaders, opening=opening)
+    env = envs.connect(task, rig, leaders=leaders, opening=opening)
     assert isinstance(env, RosEnv)
     with contextlib.closing(env):
         try:

@@ -14,10 +14,10 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.control.execution import ChunkExecutor, TemporalEnsemble
 from aloha_kit.core import Action, ConfigError, Contract, Environment
+from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.rigs import connect
 from aloha_kit.train.progress import Progress
 
 FIRST_SEED = 1_000_000  # far from the seeds that demonstrations are recorded with

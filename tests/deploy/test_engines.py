@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tyro
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config.inference import Precision
 from aloha_kit.deploy import serve as serving
 from aloha_kit.deploy.__main__ import main
@@ -51,7 +51,7 @@ def test_the_report_tells_the_engine_and_its_error(trained: Path, tmp_path: Path
 def test_a_wrong_engine_is_refused_before_there_is_a_rig(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     tight: dict[Precision, float] = {"fp32": 0, "bf16": 1e-6}
     monkeypatch.setattr(engine, "TOLERANCE", tight)
-    monkeypatch.setattr(rigs, "connect", lambda *args, **kwargs: pytest.fail("the rig was connected"))
+    monkeypatch.setattr(envs, "connect", lambda *args, **kwargs: pytest.fail("the rig was connected"))
     text = fail("--ckpt", trained, *TASK, "--precision", "bf16", "--output", tmp_path / "out")
     assert text.startswith("error: --engine eager --precision bf16 does not say what the network says: ")
     assert text.endswith("at most 1e-06 is let pass. Nothing has moved; use --precision fp32")

@@ -19,6 +19,7 @@ import pytest
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.envs import connect
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.reader import describe_of
 from aloha_kit.episode.recover import recover_all
@@ -28,7 +29,6 @@ from aloha_kit.record.cli import parse, RecordArgs, task_of
 from aloha_kit.record.folder import DataFolder
 from aloha_kit.record.recorder import record, RecordingError
 from aloha_kit.record.worker import FAILED, Plan, record_one
-from aloha_kit.rigs import connect
 from tests.synthetic import make, write
 
 SHORT = RecordArgs(task="sim_transfer_cube", image_size=(24, 32), episode_len=6)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.loop import run_episode, sigterm_interrupts
@@ -46,7 +46,7 @@ def main(task_file: str, fail_at: str = "0") -> None:
     followers.START_S = followers.GRIPPER_S = followers.PARK_S = 0.2
     task = load(TaskConfig, "tasks", task_file)
     with sigterm_interrupts():
-        env = rigs.connect(task, load(RigConfig, "rigs", task.rig))
+        env = envs.connect(task, load(RigConfig, "rigs", task.rig))
         with contextlib.closing(env), guarded(env, Restless(int(fail_at) or None), say=say) as guard:  # type: ignore[arg-type]
             run_episode(env, guard)
 

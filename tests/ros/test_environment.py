@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, EStopConfig
 from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_POSE, StreamError, VX300S, WX250S
@@ -25,7 +25,7 @@ from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.following import Following
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.safety import guarded
-from tests.contracts import check_environment
+from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
 from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation, until
 from tests.ros.master import ROOT, Ros
@@ -73,7 +73,7 @@ class Fakes:
             driver.motors[:6] = START_ARM_POSE
 
     def env(self, task: TaskConfig = TASK, rig: RigConfig = RIG, **options: Any) -> RosEnv:
-        env = rigs.connect(task, rig, **options)
+        env = envs.connect(task, rig, **options)
         assert isinstance(env, RosEnv)
         self.stack.callback(env.close)
         return env
@@ -435,7 +435,7 @@ class TestPeople:
 
     def test_a_rig_without_leaders_says_so(self, fakes: Fakes) -> None:
         with pytest.raises(ConfigError, match="rig 'fake' has no leader arms"):
-            rigs.connect(TASK, replace(RIG, leaders={}), leaders=True)
+            envs.connect(TASK, replace(RIG, leaders={}), leaders=True)
 
 
 def test_a_rig_whose_emergency_stop_is_not_there_is_refused(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE
 from aloha_kit.loop import Replay, run_episode
@@ -108,7 +108,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def connect(task: Path, **options: Any) -> RosEnv:
     config = load(TaskConfig, "tasks", str(task))
-    env = rigs.connect(config, load(RigConfig, "rigs", config.rig), **options)
+    env = envs.connect(config, load(RigConfig, "rigs", config.rig), **options)
     assert isinstance(env, RosEnv)
     return env
 

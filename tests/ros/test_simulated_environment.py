@@ -12,7 +12,7 @@ import pytest
 import rospy
 from std_srvs.srv import Trigger
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock
 from aloha_kit.loop import run_episode, SafetyGuard
@@ -21,7 +21,7 @@ from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.opening import Opening
-from tests.contracts import check_environment
+from aloha_kit.testing.environments import check_environment
 from tests.ros.fake_drivers import install_fake_package, until
 from tests.ros.master import Ros
 from tests.ros.small_rig import simulated, write_task
@@ -48,7 +48,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def env(configured: tuple[TaskConfig, RigConfig]) -> Iterator[RosEnv]:
     task, rig = configured
-    env = rigs.connect(replace(task, episode_len=10_000), rig)
+    env = envs.connect(replace(task, episode_len=10_000), rig)
     assert isinstance(env, RosEnv)
     yield env
     _faults({})
@@ -82,7 +82,7 @@ def test_both_ways_to_an_arm(configured: Any, way: str, monkeypatch: pytest.Monk
 def test_the_environment_contract(configured: tuple[TaskConfig, RigConfig]) -> None:
     task, rig = configured
     check_environment(
-        lambda: rigs.connect(replace(task, episode_len=25), rig), episode_len=25, reproducible=False, free_running=True
+        lambda: envs.connect(replace(task, episode_len=25), rig), episode_len=25, reproducible=False, free_running=True
     )
 
 
@@ -90,7 +90,7 @@ def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, 
     """Opening, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
     said: list[str] = []
     opening = Opening(tell=lambda state, words: said.append(state), countdown_s=1.0, patience_s=60.0)
-    env = rigs.connect(*configured, leaders=True, opening=opening)
+    env = envs.connect(*configured, leaders=True, opening=opening)
     assert isinstance(env, RosEnv)
     assert env.leaders is not None
     stamps: list[dict[str, int]] = []

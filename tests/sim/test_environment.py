@@ -9,7 +9,7 @@ import pytest
 
 from aloha_kit.core import ConfigError, VirtualClock, VX300S
 from aloha_kit.sim import SimEnv
-from tests.contracts import check_environment
+from aloha_kit.testing.environments import check_environment
 
 
 @pytest.mark.parametrize("scene", ["transfer_cube", "insertion"])

@@ -1,4 +1,7 @@
-"""What every environment of the toolkit has to keep, as one reusable check."""
+"""The contract of environments as one reusable check, for yours as for ours.
+
+In pytest, `pytest.register_assert_rewrite("aloha_kit.testing")` before the import shows the values of a failed assert.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,13 @@ from typing import Any
 
 import dm_env
 import numpy as np
-import pytest
+import numpy.typing as npt
 
-from aloha_kit.core import Environment
+from aloha_kit.core import Environment, Outcome
 from aloha_kit.core.policy import flatten
+from aloha_kit.loop.capabilities import Demonstrator, LazyImages
+
+Actions = list[npt.NDArray[np.float32]]
 
 
 def check_environment(
@@ -24,21 +30,27 @@ def check_environment(
         episode_len: actions until LAST.
         reproducible: a seed decides everything, bit for bit.
         free_running: streams tick on their own in real time, so one may be seen twice, and steps may be late.
+
+    Raises:
+        AssertionError: it is broken; where Python shows no values, the line that failed says which part.
     """
     env = make()
     try:
         first, actions = _one_episode(env, episode_len)
         _specs_hold(env, first)
         (_live_stamps_hold if free_running else _stamps_hold)(env, first)
+        _limits_hold(env)
+        _judges(env)
         _starts_over(env)
         _refuses(env)
     finally:
         env.close()
     if reproducible:
         _repeats(make, actions)
+        _capabilities_hold(make)
 
 
-def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeStep], list[np.ndarray]]:
+def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeStep], Actions]:
     """T actions, T + 1 observations; FIRST, then MID, then LAST at the end only."""
     rng = np.random.default_rng(0)
     env.seed(7)
@@ -57,7 +69,7 @@ def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeSt
     return steps, actions
 
 
-def _stay(env: Environment, step: dm_env.TimeStep) -> np.ndarray:
+def _stay(env: Environment, step: dm_env.TimeStep) -> npt.NDArray[np.float32]:
     """The action that changes nothing; a base stands still."""
     action = np.zeros(env.action_spec().shape, np.float32)
     action[: len(env.contract.state_names)] = step.observation["qpos"]
@@ -127,16 +139,72 @@ def _starts_over(env: Environment) -> None:
 def _refuses(env: Environment) -> None:
     """A command that means nothing is refused, and the episode goes on."""
     good = _stay(env, env.reset())
-    with pytest.raises(ValueError, match=rf"shape \({len(good)},\)"):
-        env.step(good[:-1])
+    assert f"shape ({len(good)},)" in _refusal(env, good[:-1])
     bad = good.copy()
-    bad[3] = np.nan
-    with pytest.raises(ValueError, match=f"not at: {env.contract.action_names[3]}$"):
-        env.step(bad)
+    bad[-1] = np.nan
+    assert _refusal(env, bad).endswith(f"not at: {env.contract.action_names[-1]}")
     assert env.step(good).mid()
 
 
-def _repeats(make: Callable[[], Environment], actions: list[np.ndarray]) -> None:
+def _refusal(env: Environment, action: npt.NDArray[np.float32]) -> str:
+    try:
+        env.step(action)
+    except ValueError as error:
+        return str(error)
+    raise AssertionError(f"a command that means nothing was accepted: {action.tolist()}")
+
+
+def _limits_hold(env: Environment) -> None:
+    """Limits and rest action have an entry for each action; what moves no entry of the state rests at 0."""
+    limits, names = env.limits, env.contract.action_names
+    assert limits.names == names
+    for values in (limits.lower, limits.upper, limits.step, limits.ramp, env.rest_action):
+        assert np.shape(values) == (len(names),)
+        assert np.isfinite(values).all()
+    assert (limits.lower < limits.upper).all()
+    assert (limits.ramp > 0).all()
+    assert (limits.ramp <= limits.step).all()
+    states = env.contract.state_names
+    assert limits.state_index == tuple(states.index(name) if name in states else None for name in names)
+    assert all(env.rest_action[i] == 0 for i, state in enumerate(limits.state_index) if state is None)
+
+
+def _judges(env: Environment) -> None:
+    """Success is True or False where there is a reward, None where there is none; an error is never a success."""
+    top = env.max_reward
+    ends = [Outcome(3, reward, top, "complete", error) for reward in (0.0, top) for error in (False, True)]
+    verdicts = [env.succeeded(outcome) for outcome in ends]
+    assert all((verdict is None) == (top <= 0) for verdict in verdicts)
+    assert not any(verdict for verdict, outcome in zip(verdicts, ends, strict=True) if outcome.error)
+    assert isinstance(env.simulated, bool)
+
+
+def _capabilities_hold(make: Callable[[], Environment]) -> None:
+    """What the environment offers beside: an expert that repeats itself, images rendered later that are the same."""
+    env = make()
+    try:
+        if isinstance(env, Demonstrator):
+            acted = []
+            for _ in range(2):
+                env.seed(5)
+                expert = env.expert(noise=0.5, seed=5)
+                observation = env.reset().observation
+                expert.reset()
+                acted.append(expert.act(observation))
+            assert np.shape(acted[0]) == (len(env.contract.action_names),)
+            np.testing.assert_array_equal(acted[0], acted[1])
+        if isinstance(env, LazyImages):
+            images = []
+            for env.lazy_images in (False, True):
+                env.seed(5)
+                images.append(dict(env.reset().observation["images"]))
+            for name, image in images[0].items():
+                np.testing.assert_array_equal(images[1][name], image, err_msg=name)
+    finally:
+        env.close()
+
+
+def _repeats(make: Callable[[], Environment], actions: Actions) -> None:
     """The same seed and actions give the same bits, in another instance and in the same one; others do not."""
 
     def episode(env: Environment, seed: int) -> list[dict[str, Any]]:

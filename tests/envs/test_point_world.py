@@ -1,0 +1,114 @@
+"""An environment of one's own, outside the package: through every command, with no other file touched."""
+
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import pytest
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import ConfigError
+from aloha_kit.envs import connect
+from aloha_kit.testing.environments import check_environment
+from tests.envs.point_world import PointEnv
+
+RIG = "name: point\nkind: point_world:PointEnv\ncameras:\n  top: {height: 24, width: 32}\n"
+TASK = (
+    "name: reach\ninstruction: Bring the white point to the red goal.\nrig: point.yaml\n"
+    "episode_len: 60\nrate_hz: 20\ncameras: [top]\ndataset_dir: data\n"
+)
+POLICY = (
+    "kind: act\nchunk_size: 5\nhidden_dim: 16\ndim_feedforward: 32\nnheads: 2\nenc_layers: 1\nlatent_dim: 4\n"
+    "backbone_layers: 1\nbackbone_width: 16\nbackbone_norm: group\npretrained_backbone: false\n"
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A user's folder: the environment, its rig, a task and a policy."""
+    folder = tmp_path_factory.mktemp("own")
+    shutil.copy(Path(__file__).with_name("point_world.py"), folder)
+    for name, text in (("point", RIG), ("reach", TASK), ("small", POLICY)):
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Run a command in that folder; its module is found there."""
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return lambda command, flags: importlib.import_module(f"aloha_kit.{command}.__main__").main(flags.split())
+
+
+def test_it_records_trains_evaluates_deploys_and_replays(
+    place: Path, here: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    here("record", "--task reach.yaml --num_episodes 4 --workers 1")
+    files = sorted((place / "data").glob("*.hdf5"))
+    assert len(files) == 4
+    with h5py.File(files[0]) as episode:
+        assert (bool(episode.attrs["success"]), bool(episode.attrs["sim"])) == (True, True)
+        assert episode["action"].shape == (60, 2)
+        assert episode["observations/qpos"].shape == (61, 2)
+    steps = "--num_steps 4 --batch_size 4 --val_every 2 --val_batches 1 --eval_every 4 --eval_rollouts 1"
+    here("train", f"--task reach.yaml --policy small.yaml --ckpt_dir run --device cpu {steps}")
+    here("eval", "--task reach.yaml --ckpt run --num_rollouts 2 --workers 1 --output eval --device cpu")
+    report = json.loads((place / "eval" / "eval.json").read_text())
+    assert '"seed": 100001' in json.dumps(report)
+    here("deploy", "--task reach.yaml --ckpt run --num_rollouts 1 --output deployed --device cpu")
+    assert (place / "deployed" / "episode_0.mp4").exists()
+    report = json.loads((place / "deployed" / "deploy.json").read_text())
+    assert report["rollouts"][0]["success"] in (True, False)
+    for file in (files[0], place / "deployed" / "episode_0.hdf5"):
+        capsys.readouterr()
+        here("replay", f"{file} --execute --task reach.yaml --output replayed")
+        text = capsys.readouterr().out
+        assert "DISAGREE" not in text
+        assert "(agree)" in text
+
+
+def test_it_keeps_the_contract_of_environments() -> None:
+    rig = RigConfig("point", "point_world:PointEnv", load(RigConfig, "rigs", "sim").cameras)
+    task = TaskConfig("reach", "", episode_len=6, rate_hz=20, image_size=(24, 32))
+    check_environment(lambda: PointEnv(task, rig), episode_len=6)
+
+
+def test_a_wrong_name_is_one_line_of_an_installed_command(place: Path) -> None:
+    """Without the current folder on Python's path, as installed commands run."""
+    (place / "wrong.yaml").write_text(RIG.replace("PointEnv", "PiontEnv"))
+    code = "import sys; sys.path.remove(''); from aloha_kit.record.__main__ import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *["--task", "reach.yaml", "--rig", "wrong.yaml"]],
+        cwd=place,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    words = "error: 'point_world:PiontEnv' of the environments: module point_world has no 'PiontEnv'. Did you mean"
+    assert done.stderr.startswith(words), done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def nothing(task: TaskConfig, rig: RigConfig, *, realtime: bool) -> None:
+    """What no environment comes of."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("simm", r"no 'simm' among the environments\. Did you mean 'sim'\? Known: ros, sim\."),
+        (f"{__name__}:nothing", r"of the environments must give an aloha_kit\.core\.Environment, gave None$"),
+    ],
+)
+def test_a_kind_that_gives_no_environment_is_refused(kind: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        connect(TaskConfig("reach", "", cameras=()), RigConfig("point", kind, {}))
