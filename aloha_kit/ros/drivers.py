@@ -28,8 +28,8 @@ class ArmDriver(abc.ABC):
         ConfigError: the configuration lacks what this driver needs.
     """
 
-    effort_unit: str = ""
-    """Of `ArmState.effort`: "mA", "N m"; empty where it is not known. Idle grippers are found by their mA."""
+    effort_unit: str = "unknown"
+    """Of `ArmState.effort`: "mA", "N m", … Idle grippers are found by their mA."""
 
     def __init__(self, config: ArmConfig) -> None:
         self.config = config

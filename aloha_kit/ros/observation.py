@@ -11,11 +11,12 @@ from dm_env import specs
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.fit import BASE_NAMES, rig_joints
-from aloha_kit.core import Contract, ContractError, Feature, joint_names, Observation, ReadingError
+from aloha_kit.core import Contract, ContractError, Feature, Observation, ReadingError
 from aloha_kit.core.contract import DEPTH, joint_sensors
 from aloha_kit.ros import images
 from aloha_kit.ros.arms import Arm
 from aloha_kit.ros.base import Base
+from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.soft_sync import Matched
 from aloha_kit.ros.streams import Streams
 
@@ -41,9 +42,9 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
 
 
 def _effort_units(rig: RigConfig) -> list[str]:
-    """Of each joint: mA of Dynamixel motors; other drivers do not say."""
-    units = {name: "mA" if arm.driver == "interbotix" else "unknown" for name, arm in rig.followers.items()}
-    return [unit for name, unit in units.items() for _ in joint_names((name,))]
+    """Of each joint, as its arm's driver tells it."""
+    drivers = [arm_driver(arm) for arm in rig.followers.values()]
+    return [driver.effort_unit for driver in drivers for _ in driver.model().names]
 
 
 def describe_streams(streams: Streams) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def test_each_driver_tells_its_topics_its_unit_and_its_model() -> None:
     assert (pipers.name, pipers.state_topic) == ("/puppet/joint_left", "/puppet/joint_left")
     assert pipers.command_topics == ("/master/joint",)
     assert arm_driver(replace(PIPERS, command_topic="")).command_topics == ()
-    assert (interbotix.effort_unit, pipers.effort_unit) == ("mA", "")
+    assert (interbotix.effort_unit, pipers.effort_unit) == ("mA", "unknown")
     assert pipers.motor_registers(["Torque_Enable"]) is None
     # a simulated rig's arms are its scene's, but for drivers whose topics tell the model
     assert (interbotix.model(PIPER), pipers.model(), pipers.model(VX300S)) == (VX300S, PIPER, VX300S)
