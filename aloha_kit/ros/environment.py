@@ -105,13 +105,14 @@ class RosEnv(Environment):
                 followers, rig, self.clock, estop=self.estop, before_each=lambda: self._sole.require()
             )
             self.leader_arms = {name: self._connect(opened, name, "leader") for name in rig.leaders if leaders}
-            base = Base(rig.base, rate_hz=task.rate_hz) if rig.base else None
+            base = Base(rig.base, rate_hz=task.rate_hz, clock=self.clock) if rig.base else None
             self.base = opened.enter_context(contextlib.closing(base)) if base else None
             self.estop.when_pressed(self.hold)
+            rospy.on_shutdown(self.hold)  # while topics are still open
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)
             self._sole = SoleCommander(
-                rig, by_person=leaders, published_twice=self.streams.published_twice, disturbed=self._arms.forget
+                rig, by_person=leaders, published_twice=self.streams.published_twice, disturbed=self._forget
             )
             opened.callback(self._sole.close)
             self._opened = opened.pop_all()
@@ -288,6 +289,8 @@ class RosEnv(Environment):
         """Followers to rest on themselves, whatever streams do. Raises as `Followers.park`."""
         self.hold()
         if not self.listens_only:
+            self.estop.require_released()
+            self._sole.wait()
             self._arms.park(seconds)
 
     def release(self, *, even_if_they_fall: bool = False) -> None:
@@ -325,6 +328,12 @@ class RosEnv(Environment):
             self._arms.send(command)
             if self.base is not None and not self._by_person:
                 self.base.drive(command[-2:])
+
+    def _forget(self) -> None:
+        """Another sender may have moved any arm."""
+        self._arms.forget()
+        for arm in self.leader_arms.values():
+            arm.forget()
 
     def _start_from_where_they_are(self) -> None:
         """An opening may wait for minutes, and somebody may have moved a follower meanwhile."""
