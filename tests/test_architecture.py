@@ -12,9 +12,10 @@ PACKAGE = Path(__file__).parents[1] / "aloha_kit"
 
 # What a room may import besides itself. Applications import rooms, never one another.
 LOWER = {
+    "startup": set(),
     "core": set(),
     "config": {"core"},
-    "episode": {"core", "config"},
+    "episode": {"startup", "core", "config"},
     "loop": {"core"},
     "media": {"core", "episode", "loop"},
     "sim": {"core", "config"},
@@ -24,7 +25,7 @@ LOWER = {
     "control": {"core"},
     "data": {"core", "config", "episode"},
     "remote": {"core"},
-    "policies": {"core", "config", "data"},
+    "policies": {"startup", "core", "config", "data"},
 }
 APPLICATIONS = {"record", "train", "deploy", "replay", "report", "teleop", "doctor", "eval", "reproduce", "diagnose"}
 LOWER |= {app: set(LOWER) for app in APPLICATIONS}

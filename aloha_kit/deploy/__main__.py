@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-import tyro
+from aloha_kit.startup import quick_interrupts
 
-from aloha_kit.core.cli import command_line
-from aloha_kit.deploy.args import DeployArgs, ServeArgs
+with quick_interrupts():
+    import tyro
+
+    from aloha_kit.core.cli import command_line
+    from aloha_kit.deploy.args import DeployArgs, ServeArgs
 
 PROGRAM = "python -m aloha_kit.deploy"
 

@@ -6,10 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 
-import tyro
+from aloha_kit.startup import quick_interrupts
 
-from aloha_kit.core.cli import command_line
-from aloha_kit.doctor.app import DoctorArgs, examine
+with quick_interrupts():
+    import tyro
+
+    from aloha_kit.core.cli import command_line
+    from aloha_kit.doctor.app import DoctorArgs, examine
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -12,23 +12,26 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import tyro
-from tqdm import tqdm
+from aloha_kit.startup import quick_interrupts
 
-from aloha_kit.core import AlohaKitError, counted, EpisodeError
-from aloha_kit.core.cli import exit_status
-from aloha_kit.core.errors import reason
-from aloha_kit.core.files import make_folder
-from aloha_kit.episode import edit, summary
-from aloha_kit.episode import recover as recovery
-from aloha_kit.episode.adopt import Adopt
-from aloha_kit.episode.codec import JpegOrder
-from aloha_kit.episode.embodiment import ContractFlags
-from aloha_kit.episode.external import allow_external
-from aloha_kit.episode.findings import Bounds, Verdict
-from aloha_kit.episode.hdf5 import DAMAGE
-from aloha_kit.episode.selection import select
-from aloha_kit.episode.validate import validate, with_duplicates
+with quick_interrupts():
+    import tyro
+    from tqdm import tqdm
+
+    from aloha_kit.core import AlohaKitError, counted, EpisodeError
+    from aloha_kit.core.cli import exit_status
+    from aloha_kit.core.errors import reason
+    from aloha_kit.core.files import make_folder
+    from aloha_kit.episode import edit, summary
+    from aloha_kit.episode import recover as recovery
+    from aloha_kit.episode.adopt import Adopt
+    from aloha_kit.episode.codec import JpegOrder
+    from aloha_kit.episode.embodiment import ContractFlags
+    from aloha_kit.episode.external import allow_external
+    from aloha_kit.episode.findings import Bounds, Verdict
+    from aloha_kit.episode.hdf5 import DAMAGE
+    from aloha_kit.episode.selection import select
+    from aloha_kit.episode.validate import validate, with_duplicates
 
 T = TypeVar("T")
 

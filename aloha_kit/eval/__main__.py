@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-import tyro
+from aloha_kit.startup import quick_interrupts
 
-from aloha_kit.core.cli import command_line
-from aloha_kit.eval.args import EvalArgs
+with quick_interrupts():
+    import tyro
+
+    from aloha_kit.core.cli import command_line
+    from aloha_kit.eval.args import EvalArgs
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -42,16 +42,20 @@ class Latch:
 
     def require_released(self) -> None:
         """Raise SafetyError, saying why it is pressed, while it is."""
-        if self._reason:
-            raise SafetyError(f"{self._reason}: no further motion was commanded")
+        self._take_in()
+        self._require()
 
     @contextlib.contextmanager
     def sending(self) -> Iterator[None]:
         """The body may send commands. Raises SafetyError instead while the stop is pressed."""
         self._take_in()
         with self._sending:
-            self.require_released()
+            self._require()
             yield
+
+    def _require(self) -> None:
+        if self._reason:
+            raise SafetyError(f"{self._reason}: no further motion was commanded")
 
     def _take_in(self) -> None:
         """Let a press that has reached this process, but not this object, be noticed first."""

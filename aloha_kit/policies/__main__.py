@@ -7,10 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-from tyro.conf import arg, Positional
+from aloha_kit.startup import quick_interrupts
 
-from aloha_kit.core.cli import command_line
+with quick_interrupts():
+    import tyro
+    from tyro.conf import arg, Positional
+
+    from aloha_kit.core.cli import command_line
 
 
 @dataclass(frozen=True)

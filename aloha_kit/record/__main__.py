@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from aloha_kit.core.cli import command_line
-from aloha_kit.record.cli import parse, rig_of
-from aloha_kit.record.on_rig import record_on_rig
-from aloha_kit.record.plan import SessionResult
-from aloha_kit.record.recorder import record
+from aloha_kit.startup import quick_interrupts
+
+with quick_interrupts():
+    from aloha_kit.core.cli import command_line
+    from aloha_kit.record.cli import parse, rig_of
+    from aloha_kit.record.on_rig import record_on_rig
+    from aloha_kit.record.plan import SessionResult
+    from aloha_kit.record.recorder import record
 
 
 def main(argv: Sequence[str] | None = None) -> None:

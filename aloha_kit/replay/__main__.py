@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import tyro
+from aloha_kit.startup import quick_interrupts
 
-from aloha_kit.core.cli import command_line
-from aloha_kit.replay.app import ReplayArgs, run
+with quick_interrupts():
+    import tyro
+
+    from aloha_kit.core.cli import command_line
+    from aloha_kit.replay.app import ReplayArgs, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

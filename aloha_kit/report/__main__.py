@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-from tyro.conf import Positional
+from aloha_kit.startup import quick_interrupts
 
-from aloha_kit.core import ConfigError
-from aloha_kit.core.cli import command_line
-from aloha_kit.core.files import make_folder
-from aloha_kit.report.page import build
+with quick_interrupts():
+    import tyro
+    from tyro.conf import Positional
+
+    from aloha_kit.core import ConfigError
+    from aloha_kit.core.cli import command_line
+    from aloha_kit.core.files import make_folder
+    from aloha_kit.report.page import build
 
 
 @dataclass(frozen=True)

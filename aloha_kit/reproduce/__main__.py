@@ -6,9 +6,12 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from aloha_kit.core.cli import command_line
-from aloha_kit.reproduce.app import run
-from aloha_kit.reproduce.args import parse
+from aloha_kit.startup import quick_interrupts
+
+with quick_interrupts():
+    from aloha_kit.core.cli import command_line
+    from aloha_kit.reproduce.app import run
+    from aloha_kit.reproduce.args import parse
 
 
 def main(argv: Sequence[str] | None = None) -> None:

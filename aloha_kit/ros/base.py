@@ -14,7 +14,7 @@ from std_msgs.msg import Bool
 
 from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.config.rig import BaseConfig
-from aloha_kit.core import CommandLimiter, SafetyError
+from aloha_kit.core import Clock, CommandLimiter, SafetyError, WallClock
 from aloha_kit.core.motion import BASE_ACCELERATION
 from aloha_kit.ros.arms import Vector
 from aloha_kit.ros.command_publisher import CommandPublisher
@@ -36,15 +36,18 @@ class Base:
 
     Args:
         rate_hz: of the commands; says how far one may be from the one before. Standing still is always allowed.
+        clock: that the commands are paced by; a simulated rig's may run slower or faster than the wall's, or jump.
     """
 
-    def __init__(self, config: BaseConfig, *, rate_hz: float = 50.0) -> None:
+    def __init__(self, config: BaseConfig, *, rate_hz: float = 50.0, clock: Clock | None = None) -> None:
+        self._clock = clock or WallClock()
         self._limiter = CommandLimiter(np.array(BASE_ACCELERATION) / rate_hz, rate_hz)
         self._limiter.begin(np.zeros(2))
         self._commands = CommandPublisher(config.command_topic, Twist)
         self._heartbeats = CommandPublisher(HEARTBEAT_TOPIC, Bool)
         self._lock = threading.Lock()
-        self._driven_until: float | None = None  # on the monotonic clock; None while it stands still
+        self._driven_ns: int | None = None  # when it was last commanded to move; None while it stands still
+        self._ticked = (0, 0.0)  # what the clock showed last, and since when, on the monotonic clock
         self._beaten = 0.0  # when the newest heartbeat was sent
         self._gap = 0.0  # s without a heartbeat while driving, long enough for the watchdog to have stopped the base
         self._used = self._warned = False
@@ -71,21 +74,23 @@ class Base:
                     f"this process stood still for {self._gap:.2f} s while it drove the base (stopped, or the machine "
                     "was overloaded); the base was stopped"
                 )
-            now_ns = time.monotonic_ns()
+            now_ns = self._clock.now_ns()
             command = self._limiter.limit(velocity, now_ns)
             moving = bool(np.any(command))
             self._publish(*command.tolist())
             self._limiter.sent(command, now_ns)
             self._used = True
-            if moving != (self._driven_until is not None):
+            if moving != (self._driven_ns is not None):
                 self._beat(moving)
-            self._driven_until = time.monotonic() + DEAD_MAN_S if moving else None
-        if moving and not self._warned and self._heartbeats.get_num_connections() == 0:
-            self._warned = True
+            self._driven_ns = now_ns if moving else None
+            self._ticked = (now_ns, time.monotonic())
+        unwatched = moving and self._heartbeats.get_num_connections() == 0
+        if unwatched and not self._warned:
             rospy.logwarn(
                 "no base watchdog runs: if this process is killed the base keeps its last command, unless its driver "
                 "stops by itself. Start one: roslaunch aloha_kit base_watchdog.launch"
             )
+        self._warned = unwatched if moving else self._warned  # one that ends later is told as well
 
     def stop(self) -> None:
         """Stand still; sends nothing if we never drove, since a person may be pushing."""
@@ -113,15 +118,15 @@ class Base:
 
     def _halt(self) -> None:
         self._limiter.begin(np.zeros(2))
-        if self._driven_until is not None:
+        if self._driven_ns is not None:
             self._publish(0.0, 0.0)
             self._beat(False)
-            self._driven_until = None
+            self._driven_ns = None
 
     def _look_back(self) -> None:
         """Keep the gap where the heartbeat stopped while driving, whichever thread wakes first."""
         gap = time.monotonic() - self._beaten
-        if self._driven_until is not None and gap > SILENCE_S:
+        if self._driven_ns is not None and gap > SILENCE_S:
             self._gap = gap
             self._halt()
 
@@ -129,8 +134,15 @@ class Base:
         while not self._closed.wait(_BEAT_S):
             with self._lock:
                 self._look_back()
-                if self._driven_until is not None:
-                    if time.monotonic() > self._driven_until:
+                if self._driven_ns is not None:
+                    if self._overdue(self._driven_ns):
                         self._halt()
                     else:
                         self._beat(True)
+
+    def _overdue(self, driven_ns: int) -> bool:
+        """Whether the next command should have come; a clock that went back, or stands still, tells nothing."""
+        now_ns, now = self._clock.now_ns(), time.monotonic()
+        if now_ns != self._ticked[0]:
+            self._ticked = (now_ns, now)
+        return not 0 <= now_ns - driven_ns <= DEAD_MAN_S * 1e9 or now - self._ticked[1] > DEAD_MAN_S

@@ -96,7 +96,11 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Be the node `base_watchdog` until somebody ends it; on a rig without a base there is nothing to do."""
+    """Be a node `base_watchdog_…` until somebody ends it; on a rig without a base there is nothing to do.
+
+    Each has a name of its own: of two nodes with one name ROS ends the first, and that would be the one that was to
+    outlast the launch of the second.
+    """
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
     with command_line():
         args = tyro.cli(Args, prog="base_watchdog_node", args=arguments, use_underscores=True)
@@ -105,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(f"rig '{rig.name}' has no mobile base to watch")
             return
         node.require_master()
-        rospy.init_node("base_watchdog", disable_signals=True, disable_rostime=True)
+        rospy.init_node("base_watchdog", anonymous=True, disable_signals=True, disable_rostime=True)
         watchdog = BaseWatchdog(rig.base.command_topic, rospy.logerr)
         with contextlib.closing(watchdog), interrupted_after(args.outlive, rospy.loginfo):
             rospy.loginfo(f"watching who drives the base on {rig.base.command_topic}")

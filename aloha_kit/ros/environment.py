@@ -119,13 +119,14 @@ class RosEnv(Environment):
             )
             held = drivers["leader"] if leaders else {}
             self.leader_arms = {name: connect(driver, "leader") for name, driver in held.items()}
-            base = Base(rig.base, rate_hz=task.rate_hz) if rig.base else None
+            base = Base(rig.base, rate_hz=task.rate_hz, clock=self.clock) if rig.base else None
             self.base = opened.enter_context(contextlib.closing(base)) if base else None
             self.estop.when_pressed(self.hold)
+            rospy.on_shutdown(self.hold)  # while topics are still open
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)
             self._sole = SoleCommander(
-                rig, by_person=leaders, published_twice=self.streams.published_twice, disturbed=self._arms.forget
+                rig, by_person=leaders, published_twice=self.streams.published_twice, disturbed=self._forget
             )
             opened.callback(self._sole.close)
             self._opened = opened.pop_all()
@@ -309,6 +310,8 @@ class RosEnv(Environment):
         """Followers to rest on themselves, whatever streams do. Raises as `Followers.park`."""
         self.hold()
         if not self.listens_only:
+            self.estop.require_released()
+            self._sole.wait()
             self._arms.park(seconds)
 
     def release(self, *, even_if_they_fall: bool = False) -> None:
@@ -334,6 +337,12 @@ class RosEnv(Environment):
             self._arms.send(command)
             if self.base is not None and not self._by_person:
                 self.base.drive(command[-2:])
+
+    def _forget(self) -> None:
+        """Another sender may have moved any arm."""
+        self._arms.forget()
+        for arm in self.leader_arms.values():
+            arm.forget()
 
     def _start_from_where_they_are(self) -> None:
         """An opening may wait for minutes, and somebody may have moved a follower meanwhile."""

@@ -7,7 +7,6 @@ import threading
 import time
 from typing import Any
 
-import rosgraph
 import rospy
 from std_msgs.msg import Bool
 
@@ -165,7 +164,7 @@ class EStop(Latch):
 def _registered(topic: str) -> set[str]:
     """Nodes that the master knows as publishers of `topic`. Raises RosError where no master answers."""
     node.require_master()
-    return set(dict(rosgraph.Master(rospy.get_name()).getSystemState()[0]).get(topic, ()))
+    return set(dict(node.master().getSystemState()[0]).get(topic, ()))
 
 
 def _publishers(topic: str) -> set[str]:

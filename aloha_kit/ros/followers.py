@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -13,9 +14,13 @@ from aloha_kit.loop import Latch
 from aloha_kit.ros.arms import Arm, move_together, require_arrival
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.following import Following
+from aloha_kit.ros.node import RosError
 
 START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
 """How long the moves to the start pose, of the grippers and to the rest pose take at least."""
+
+SILENT_S = 12.0
+"""A driver publishes nothing while its motors reboot, a second each; the arms are parked when it is back."""
 
 
 class Followers:
@@ -68,11 +73,13 @@ class Followers:
                 arm.command(command[place])
 
     def watch(self, observation: Observation) -> None:
-        """Raise SafetyError where an arm no longer follows."""
+        """Raise SafetyError where an arm no longer follows, or has no torque."""
         now_ns, efforts = self._clock.now_ns(), observation.get("effort")
         for arm, place in self._arm_slices():
             if (sent := arm.last) is not None:
                 effort = None if efforts is None else efforts[place]
+                if self._following[arm].slack(effort, now_ns):
+                    self._require_torque(arm)
                 self._following[arm].check(sent, observation["qpos"][place], effort, now_ns)
 
     def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
@@ -103,10 +110,9 @@ class Followers:
     def to_start(self) -> None:
         """Under torque, to the start pose; grippers open, so that they let go what they held, and close."""
         self.prepare()
-        self.move(
-            {arm: arm.model.vector(arm.model.start, arm.present()[arm.model.dof :]) for arm in self.arms.values()},
-            START_S,
-        )
+        targets = {arm: arm.model.vector(arm.model.start, arm.present()[arm.model.dof :]) for arm in self.arms.values()}
+        self.move(targets, START_S)
+        require_arrival(targets, self._clock)
         for opening in (1.0, 0.0):
             self.move({arm: arm.model.vector(arm.model.start, opening) for arm in self.arms.values()}, GRIPPER_S)
 
@@ -117,10 +123,14 @@ class Followers:
             seconds: that each of the two moves takes at least, `PARK_S` by default.
 
         Raises:
-            SafetyError: an arm does not get there; or nothing may be sent, and nothing was.
+            SafetyError: an arm does not get there; or nothing may be sent, or one has no torque, and nothing was.
+            RosError: a driver is silent for longer than the motors of a whole arm take to reboot.
         """
         self._estop.require_released()
         self._require_ready()
+        for arm in self.arms.values():
+            self._await_driver(arm)
+            self._require_torque(arm)
         for pose in ("start", "rest"):
             targets = {arm: arm.model.vector(getattr(arm.model, pose), 1.0) for arm in self.arms.values()}
             self.move(targets, seconds or PARK_S)
@@ -144,6 +154,29 @@ class Followers:
         if len(set(states.values())) == 1:
             return f"their torque is {next(iter(states.values()))}"
         return "torque: " + ", ".join(f"{name} {state}" for name, state in states.items())
+
+    def _await_driver(self, arm: Arm) -> None:
+        end = self._clock.now_ns() + int(SILENT_S * 1e9)
+        while True:
+            try:
+                arm.reading()
+                return
+            except RosError:
+                if self._clock.now_ns() > end:
+                    raise
+            self._estop.require_released()
+            self._clock.sleep_until(self._clock.now_ns() + 20_000_000)  # raises where simulated time stands still
+
+    def _require_torque(self, arm: Arm) -> None:
+        """Raise SafetyError where motors of its joints answer that they have none; a driver that cannot tell may be
+        right."""
+        with contextlib.suppress(RosError):
+            off = [joint for joint, on in (arm.torque_state() or {}).items() if not on and joint in arm.model.joints]
+            if off:
+                raise SafetyError(
+                    f"{arm.name} does not follow: no torque at {', '.join(off)}; another program has switched it off, "
+                    "or the motor has shut off"
+                )
 
     def _require_ready(self) -> None:
         if self._unready:

@@ -11,6 +11,8 @@ JOINT_FAR = 0.5  # rad: further than a servo is pushed off its goal, or lags beh
 GRIPPER_FAR = 0.3  # opening: an object between the fingers holds them off as well, but then the motor pushes
 IDLE_MA = 10.0
 LASTING_S = 1.0
+SLACK_S = 0.1
+"""An arm that falls for so long comes as far as a hand's breadth."""
 
 
 class Following:
@@ -30,6 +32,19 @@ class Following:
     def reset(self) -> None:
         """Forget what was: the arm was prepared anew."""
         self._since_ns: npt.NDArray[np.int64] = np.full(self._model.size, -1, np.int64)
+        self._slack_ns, self._told = -1, False
+
+    def slack(self, effort: npt.ArrayLike | None, now_ns: int) -> bool:
+        """Whether no joint has drawn a current for `SLACK_S`; said once, until one draws some again.
+
+        Its torque was switched off then, or it lies where nothing has to be held: the driver knows which.
+        """
+        if not self._milliamperes or effort is None or np.any(np.asarray(effort)[: self._model.dof]):
+            self._slack_ns, self._told = -1, False
+            return False
+        self._slack_ns = now_ns if self._slack_ns < 0 else self._slack_ns
+        told, self._told = self._told, now_ns - self._slack_ns >= SLACK_S * 1e9
+        return self._told and not told
 
     def check(self, target: npt.ArrayLike, qpos: npt.ArrayLike, effort: npt.ArrayLike | None, now_ns: int) -> None:
         """Compare what was commanded with what is observed, each (size,); without efforts grippers are not watched.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
@@ -337,10 +338,11 @@ class InterbotixArm(TopicArm):
     def _call(self, service: str, *values: Any) -> Any:
         reads = service in ("get_motor_registers", "get_robot_info")
         holds = service == "torque_enable" and values[-1]
-        if not (reads or holds):  # modes and reboots take the torque away as well, for a moment
-            self._estop.require_released()
+        # modes and reboots take the torque away as well, for a moment
+        allowed = contextlib.nullcontext() if reads or holds else self._estop.sending()
         try:
-            return answered(lambda: self._driver.call(service, *values), self.name, _REBOOT_ALL_S)
+            with allowed:
+                return answered(lambda: self._driver.call(service, *values), self.name, _REBOOT_ALL_S)
         except (rospy.ServiceException, rospy.ROSException) as error:
             raise RosError(f"{self.name}: the service /{self.name}/{service} failed: {error}") from error
 

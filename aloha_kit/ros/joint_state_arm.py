@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import rosgraph
 import rospy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -14,6 +14,7 @@ from std_msgs.msg import Bool
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ArmModel, Clock, ConfigError, SafetyError, StreamError
 from aloha_kit.loop import Latch
+from aloha_kit.ros import node
 from aloha_kit.ros.arms import (
     Arm,
     ArmState,
@@ -130,13 +131,12 @@ class JointStateArm(TopicArm):
 
     def torque(self, on: bool, part: Part = "all") -> None:
         """Switch the motors of every follower on the driver's topic; a part of one has no switch."""
-        if not on:
-            self._estop.require_released()
         if not self._switched or part != "all" or not _listened_to(ENABLE_TOPIC):
             return
         switch = CommandPublisher(ENABLE_TOPIC, Bool)
         wait_for_listeners([switch], self.name, self._clock)
-        switch.publish(Bool(data=on))
+        with contextlib.nullcontext() if on else self._estop.sending():  # pressed while we waited counts as well
+            switch.publish(Bool(data=on))
         if not on:
             self.forget()
 
@@ -160,5 +160,5 @@ class JointStateArm(TopicArm):
 
 
 def _listened_to(topic: str) -> bool:
-    subscribers = rosgraph.Master(rospy.get_name()).getSystemState()[1]
+    subscribers = node.master().getSystemState()[1]
     return any(name == topic for name, _ in subscribers)

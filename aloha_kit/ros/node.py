@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
+import time
 import xmlrpc.client
 from typing import Any
 from xml.parsers import expat
@@ -15,6 +15,11 @@ import rospy
 from aloha_kit.core import AlohaKitError, Clock, ConfigError, WallClock
 
 ANSWER_S = 0.5
+MASTER_S = 5.0
+"""How long the master may take to answer; one that hangs is asked again after `_AGAIN_S`."""
+_AGAIN_S = 10.0
+STILL_S = 5.0
+"""How long a simulated /clock may stand still while somebody waits for it."""
 
 
 class RosError(AlohaKitError):
@@ -32,20 +37,64 @@ def start(name: str, *, anonymous: bool = False) -> Clock:
     """
     require_master()
     if not rospy.core.is_initialized():
+        _limit_patience(rospy.core.xmlrpcapi(rosgraph.get_master_uri()))  # that rospy itself asks
         rospy.init_node(name, anonymous=anonymous, disable_signals=True, disable_rosout=False)
     return clock()
+
+
+def require_running() -> None:
+    """Raise RosError where ROS has shut this node down, so that nothing is sent or heard any more."""
+    if rospy.is_shutdown():
+        raise RosError(
+            f"the node {rospy.get_name()} was shut down: by rosnode kill, or by another node of the same name"
+        )
 
 
 def require_master() -> None:
     """Raise `RosError` unless a master answers."""
     uri = rosgraph.get_master_uri()
     try:
-        rosgraph.Master("/aloha_kit").getPid()
+        master().getPid()
+    except RosError:
+        raise
     except (OSError, xmlrpc.client.Error, rosgraph.MasterException) as error:
         hint = "" if "ROS_MASTER_URI" in os.environ else " (ROS_MASTER_URI is not set)"
         raise RosError(
             f"no ROS master answers at {uri}{hint}: {error}. Start one with `roscore`, or launch this with roslaunch"
         ) from error
+
+
+def master() -> Any:
+    """The master as rosgraph.Master; where it does not answer within `MASTER_S`, a call raises RosError."""
+    found = rosgraph.Master(rospy.get_name())
+    _limit_patience(found.handle)
+    return found
+
+
+_hangs_until = [0.0]  # on the monotonic clock: whoever asks before that need not wait again
+
+
+def _limit_patience(proxy: Any) -> None:
+    """Calls through an xmlrpc ServerProxy wait without end where a master hangs; and closing a topic is one."""
+    transport = proxy("transport")
+    connect, request = transport.make_connection, transport.request
+
+    def patient_connection(host: Any) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection = connect(host)
+        connection.timeout = MASTER_S
+        return connection
+
+    def patient_request(*words: Any, **named: Any) -> Any:
+        hangs = RosError(f"the ROS master at {rosgraph.get_master_uri()} does not answer within {MASTER_S:g} s")
+        if time.monotonic() < _hangs_until[0]:
+            raise hangs
+        try:
+            return request(*words, **named)
+        except TimeoutError:
+            _hangs_until[0] = time.monotonic() + _AGAIN_S
+            raise hangs from None
+
+    transport.make_connection, transport.request = patient_connection, patient_request
 
 
 def is_there(name: str) -> bool:
@@ -54,10 +103,10 @@ def is_there(name: str) -> bool:
     Where the node was, another process may listen by now, so the process there has to publish what is registered for
     `name`. A process that does not answer within `ANSWER_S` counts as there: it may be stopped, or its network slow.
     """
-    master = rosgraph.Master(rospy.get_name())
+    asked = master()
     try:
-        uri = master.lookupNode(name)
-        registered = {topic for topic, nodes in master.getSystemState()[0] if name in nodes}
+        uri = asked.lookupNode(name)
+        registered = {topic for topic, nodes in asked.getSystemState()[0] if name in nodes}
         proxy: Any = xmlrpc.client.ServerProxy(uri, transport=_Patient())
         published = {topic for topic, _ in proxy.getPublications(rospy.get_name())[2]}
     except (rosgraph.MasterException, ConnectionRefusedError):
@@ -79,17 +128,27 @@ class _Patient(xmlrpc.client.Transport):
 
 
 class RosClock:
-    """ROS time, for a simulated /clock; `sleep_until` wakes with the clock's ticks."""
+    """ROS time, for a simulated /clock; `sleep_until` wakes with the clock's ticks.
+
+    Raises:
+        RosError: from `sleep_until`, where no time passes for `STILL_S` of the wall's.
+    """
 
     def now_ns(self) -> int:
         return int(rospy.Time.now().to_nsec())
 
     def sleep_until(self, deadline_ns: int) -> None:
-        remaining = deadline_ns - self.now_ns()
-        if remaining > 0:
-            # Time that starts again has no such deadline any more.
-            with contextlib.suppress(rospy.exceptions.ROSTimeMovedBackwardsException):
-                rospy.sleep(rospy.Duration.from_sec(remaining / 1e9))
+        last_ns, moved = self.now_ns(), time.monotonic()
+        ticks = rospy.rostime.get_rostime_cond()
+        with ticks:
+            while (now_ns := self.now_ns()) < deadline_ns:
+                if now_ns < last_ns:  # time that starts again has no such deadline any more
+                    return
+                if now_ns != last_ns:
+                    last_ns, moved = now_ns, time.monotonic()
+                elif time.monotonic() - moved > STILL_S:
+                    raise RosError(f"/clock stands still for {STILL_S:g} s: does what publishes it run?")
+                ticks.wait(0.1)
 
 
 def clock() -> Clock:

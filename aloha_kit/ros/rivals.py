@@ -50,7 +50,7 @@ class CommandWatch:
 
     def look(self) -> bool:
         """Ask the master who could send, listen there; says whether anybody could. Raises what `rosgraph` does."""
-        published = dict(rosgraph.Master(self._me).getSystemState()[0])
+        published = dict(node.master().getSystemState()[0])
         others = {topic for topic in self._topics if set(published.get(topic, ())) - {self._me}}
         with self._lock:
             if self._closed.is_set():
@@ -94,7 +94,7 @@ class CommandWatch:
 
     def _watch(self) -> None:
         while not self._closed.wait(POLL_S):
-            with contextlib.suppress(OSError, xmlrpc.client.Error, rosgraph.MasterException):
+            with contextlib.suppress(node.RosError, OSError, xmlrpc.client.Error, rosgraph.MasterException):
                 self.look()  # without a master no other node appears either
 
 
@@ -106,8 +106,9 @@ class SoleCommander:
     """Whether this node is the only one that commands a rig, and each of its streams has one publisher.
 
     Args:
-        by_person: a person moves the leaders. They may push or drive a base themselves, and where the leaders drive
-            the followers themselves nothing is commanded from here.
+        by_person: a person moves the leaders, which this node brings to the start pose: they are watched too. The
+            person may push or drive a base themselves, and where the leaders drive the followers themselves nothing
+            is commanded from here.
         published_twice: {topic: nodes}, of the streams.
         disturbed: called where another node has commanded something: the arms may be elsewhere than they were sent.
     """
@@ -120,10 +121,16 @@ class SoleCommander:
         published_twice: Callable[[], Mapping[str, str]],
         disturbed: Callable[[], None],
     ) -> None:
-        arms = [topic for arm in rig.followers.values() for topic in arm_driver(arm).command_topics]
-        self._base = rig.base.command_topic if rig.base and not by_person else ""
         listens_only = by_person and rig.teleop == "hardware"
-        self._watch = CommandWatch([] if listens_only else arms, stops=[self._base] if self._base else [])
+        moved = {} if listens_only else {"followers": rig.followers, **({"leaders": rig.leaders} if by_person else {})}
+        self._whose = {
+            topic: who
+            for who, arms in moved.items()
+            for arm in arms.values()
+            for topic in arm_driver(arm).command_topics
+        }
+        stops = [rig.base.command_topic] if rig.base and not by_person else []
+        self._watch = CommandWatch(list(self._whose), stops=stops)
         self._published_twice, self._disturbed = published_twice, disturbed
 
     def listen(self) -> None:
@@ -140,15 +147,32 @@ class SoleCommander:
         self._watch.clear()
         if could:
             time.sleep(LISTEN_S)
-        self.require()
+        self.wait()
+
+    def wait(self) -> None:
+        """Give another node that has just ended the time in which it still counts; raises as `require` after that."""
+        end = time.monotonic() + TOGETHER_S
+        while True:
+            try:
+                self.require()
+                return
+            except SafetyError:
+                if time.monotonic() > end:
+                    raise
+            time.sleep(0.02)
 
     def require(self) -> None:
-        """Raise SafetyError, by name, where another node commands the arms or the base, or publishes a stream too."""
+        """Raise SafetyError, by name, where another node commands the arms or the base, or publishes a stream too.
+
+        Raises:
+            RosError: this node itself was shut down.
+        """
+        node.require_running()
         commanding = self._watch.rivals()
         if commanding:
             self._disturbed()
         found = [
-            f"another node commands the {'base' if topic == self._base else 'followers'}: {nodes} on {topic}"
+            f"another node commands the {self._whose.get(topic, 'base')}: {nodes} on {topic}"
             for topic, nodes in commanding.items()
         ]
         found += [f"two nodes publish {topic}: {nodes}" for topic, nodes in self._published_twice().items()]

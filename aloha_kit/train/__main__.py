@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aloha_kit.core.cli import command_line
+from aloha_kit.startup import quick_interrupts
+
+with quick_interrupts():
+    from aloha_kit.core.cli import command_line
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import signal
@@ -122,3 +123,30 @@ def test_help_into_a_closed_pipe(command: str) -> None:
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as pipe:
         pipe.stdout.close()
         assert (pipe.wait(), pipe.stderr.read()) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.fixture
+def slow_import(tmp_path: Path) -> Path:
+    """A folder before all others whose `dm_env`, which every command imports, says so and takes its time."""
+    (tmp_path / "dm_env").mkdir()
+    body = "import sys, time\nprint('importing', flush=True)\ntime.sleep(60)\n"
+    (tmp_path / "dm_env" / "__init__.py").write_text(body, encoding="utf-8")
+    return tmp_path
+
+
+NODES = sorted(str(file.relative_to(PACKAGE.parent)) for file in PACKAGE.parent.glob("*/*_node"))
+WITH_ROS = NODES if importlib.util.find_spec("rospy") else []
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *WITH_ROS])
+def test_ctrl_c_while_a_command_imports_ends_it_without_a_traceback(command: str, slow_import: Path) -> None:
+    words = [command] if "/" in command else ["-m", f"aloha_kit.{command}"]
+    process = subprocess.Popen(
+        [sys.executable, *words], cwd=PACKAGE.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": f"{slow_import}{os.pathsep}{PACKAGE.parent}"},
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "importing\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == -signal.SIGINT  # 130 in a shell

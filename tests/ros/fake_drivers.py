@@ -83,6 +83,7 @@ class FakeInterbotix(Driver):
         self.motors = np.zeros(7)  # rad
         self.velocity, self.effort = np.zeros(7), np.zeros(7)
         self.torque = dict.fromkeys(MOTORS, False)
+        self.blocked = False  # something is in its way
         self.modes = {"arm": "velocity", "gripper": "velocity"}
         self.registers = {motor: dict(REGISTERS) for motor in MOTORS}
         self.calls: list[tuple[str, ...]] = []
@@ -122,7 +123,7 @@ class FakeInterbotix(Driver):
     def _group(self, message: Any) -> None:
         with self.lock:
             self.groups.append(np.array(message.cmd))
-            if message.name == "arm" and self.torque["waist"]:
+            if message.name == "arm" and self.torque["waist"] and not self.blocked:
                 self.motors[:6] = message.cmd
 
     def _single(self, message: Any) -> None:

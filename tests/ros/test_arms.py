@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rospy
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
 
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import PIPER, ReadingError, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
 from aloha_kit.loop import Latch
-from aloha_kit.ros import arms, interbotix
+from aloha_kit.ros import arms, interbotix, joint_state_arm
+from aloha_kit.ros.arms import wait_for_listeners
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
@@ -360,6 +363,26 @@ class TestPiper:
         state = arm.read(driver.state())
         np.testing.assert_allclose(state.qpos[6], 0.25, atol=1e-6)
         np.testing.assert_allclose(state.effort, [0, 0, 0, 0, 0, 0, 0.3], atol=1e-6)
+
+    def test_an_emergency_stop_while_its_driver_is_waited_for_leaves_the_torque(
+        self, piper: tuple[JointStateArm, FakePiper], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        estop, heard = Latch(), list[bool]()
+        switch = rospy.Subscriber(joint_state_arm.ENABLE_TOPIC, Bool, lambda message: heard.append(message.data))
+        arm = JointStateArm(self.CONFIG, PIPER, "follower", CLOCK, estop)
+
+        def pressed(*waited: Any) -> None:
+            wait_for_listeners(*waited)
+            estop.press("the emergency stop was pressed")
+
+        monkeypatch.setattr(joint_state_arm, "wait_for_listeners", pressed)
+        until(lambda: joint_state_arm._listened_to(joint_state_arm.ENABLE_TOPIC), "a driver with a switch")
+        with pytest.raises(SafetyError, match="the emergency stop was pressed"):
+            arm.torque(False)
+        arm.torque(True)  # holds
+        until(lambda: heard, "it is heard")
+        switch.unregister()
+        assert heard == [True]
 
     def test_pressing_past_the_stop_stays_at_it(self, piper: tuple[JointStateArm, FakePiper]) -> None:
         arm, driver = piper

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.ros import arms, environment, estop, followers, rivals
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.following import Following
+from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.safety import guarded
 from aloha_kit.testing.environments import check_environment
@@ -322,9 +324,30 @@ class TestFollowing:
         action = START.copy()
         action[7] = 0.6
         with pytest.raises(
-            SafetyError, match=r"puppet_right does not follow: waist is 0\.60 rad from its command for 1 s"
+            SafetyError, match=r"puppet_right does not follow: no torque at waist, shoulder, .*; another program"
         ):
             _step_until_it_fails(env, action)
+
+    def test_torque_that_another_program_takes_for_a_moment_is_noticed(self, fakes: Fakes) -> None:
+        env = fakes.env(replace(TASK, episode_len=1000))
+        fakes.right.effort[:] = fakes.left.effort[:] = 100.0
+        env.reset()
+        for _ in range(10):
+            env.step(START)
+        held, on = fakes.right.torque, dict(fakes.right.torque)
+
+        def torque(values: dict[str, bool], milliamperes: float) -> None:
+            held.update(values)
+            fakes.right.effort[:] = milliamperes
+
+        torque(dict.fromkeys(on, False), 0.0)
+        again = threading.Timer(0.6, torque, (on, 100.0))
+        again.start()
+        with pytest.raises(SafetyError, match=r"puppet_right does not follow: no torque at waist, shoulder, elbow"):
+            _step_until_it_fails(env, START)
+        assert again.is_alive(), "noticed before it is back"
+        again.join()
+        env.park()
 
     def test_a_gripper_that_shut_off_is_noticed_and_rebooted_by_the_next_reset(self, fakes: Fakes) -> None:
         env = fakes.env(replace(TASK, episode_len=1000))
@@ -488,9 +511,11 @@ class TestRefusedPreparation:
         def act() -> None:
             with guarded(env, Constant(START), say=said.append) as guard:
                 run_episode(env, guard)
-                fakes.left.torque["waist"] = False  # the fake's whole arm stays
+                fakes.left.torque["waist"] = False
 
-        with pytest.raises(SafetyError, match="the arms were not parked: puppet_left stopped"):
+        with pytest.raises(
+            SafetyError, match="the arms were not parked: puppet_left does not follow: no torque at waist"
+        ):
             act()
         assert said[0].endswith("; torque: puppet_left off at waist, puppet_right on")
 
@@ -515,6 +540,25 @@ class TestLettingGo:
         assert not any(fakes.left.torque.values())
         assert not any(fakes.right.torque.values())
 
+    def test_an_emergency_stop_while_torque_goes_leaves_the_rest_of_it(
+        self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        env = fakes.env()
+        env.reset()
+        env.park()
+
+        def pressed(arm: Any, on: bool, part: str = "all") -> None:
+            torque(arm, on, part)
+            env.estop.press("the emergency stop was pressed")
+
+        torque = InterbotixArm.torque
+        monkeypatch.setattr(InterbotixArm, "torque", pressed)
+        with pytest.raises(SafetyError, match="the emergency stop was pressed"):
+            env.release()
+        assert not any(fakes.left.torque.values())
+        assert all(fakes.right.torque.values())
+        assert env.torque() == "torque: puppet_left off, puppet_right on"
+
     def test_parking_is_over_when_something_moves_again(self, fakes: Fakes) -> None:
         env = fakes.env()
         env.reset()
@@ -529,7 +573,7 @@ class TestLettingGo:
         monkeypatch.setattr(arms, "ARRIVAL_S", 0.1)
         env = fakes.env()
         env.reset()
-        fakes.left.torque["waist"] = False  # the fake's whole arm stays
+        fakes.left.blocked = True
         with pytest.raises(SafetyError, match=r"puppet_left stopped 0\.9\d rad from its target"):
             env.park()
         with pytest.raises(SafetyError, match="not parked"):

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
+import xmlrpc.client
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
+import rosgraph
 import rospy
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
@@ -183,7 +186,7 @@ def test_a_driver_that_dies_ends_the_program_and_nothing_is_dropped(scene: Scene
     assert scene.under_torque()
 
 
-WATCHDOG = "/base_watchdog"
+WATCHDOG = "/base_watchdog_"  # each has a name of its own
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +222,7 @@ def quiet(commands: Ear) -> bool:
 
 
 def zeros_from_the_watchdog(commands: Ear) -> list[Twist]:
-    return [m for m in commands.messages if sender(m) == WATCHDOG and speed(m) == (0.0, 0.0)]
+    return [m for m in commands.messages if sender(m).startswith(WATCHDOG) and speed(m) == (0.0, 0.0)]
 
 
 def test_a_killed_program_leaves_a_base_that_the_watchdog_stops(scene: Scene, watchdog: Process, commands: Ear) -> None:
@@ -265,7 +268,7 @@ def test_the_watchdog_disturbs_nobody_else(scene: Scene, watchdog: Process, comm
     other.publish(joystick)
     until(lambda: speed(commands.newest) == (0.1, 0.0), "it is heard")
     time.sleep(1.0)
-    assert WATCHDOG not in {sender(message) for message in commands.messages}
+    assert not any(sender(message).startswith(WATCHDOG) for message in commands.messages)
     assert speed(commands.newest) == (0.1, 0.0)
     other.unregister()
 
@@ -284,7 +287,56 @@ def test_a_watchdog_that_is_ended_with_the_killed_program_stops_the_base_first(s
     scene.stands()
 
 
+def test_a_watchdog_of_its_own_launch_outlasts_one_that_is_killed_with_the_program(scene: Scene, commands: Ear) -> None:
+    """kill -9 of all that deploy.launch started, its watchdog included."""
+    own = scene.ros.launch("base_watchdog.launch", task=scene.task)
+    own.wait_for("watching who drives the base on /cmd_vel")
+    killed = scene.ros.launch("base_watchdog.launch", task=scene.task)  # as deploy.launch includes it
+    killed.wait_for("watching who drives the base on /cmd_vel")
+    program = scene.drive()
+    until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
+    killed.kill()
+    program.kill()
+    until(lambda: len(zeros_from_the_watchdog(commands)) > 3, "several zeros")
+    own.wait_for("drove the base and is silent for 0.25 s: zero velocity on /cmd_vel")
+    scene.stands()
+    assert scene.under_torque()
+    own.stop()
+
+
 def test_a_rig_without_a_base_needs_no_watchdog(scene: Scene) -> None:
     node = scene.ros.start("python", "deploy/base_watchdog_node", "--task", "aloha_transfer_cube")
     assert node.wait() == 0
     assert "rig 'aloha' has no mobile base to watch" in node.text()
+
+
+def test_a_node_that_ros_shuts_down_stops_the_base_and_says_so(scene: Scene, commands: Ear) -> None:
+    """rosnode kill, or deploy.launch started twice."""
+    program = scene.drive()
+    until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
+    who = sender(commands.newest)
+    xmlrpc.client.ServerProxy(rosgraph.Master(rospy.get_name()).lookupNode(who)).shutdown("/rosnode", "user request")
+    assert program.wait() == 1
+    assert speed(commands.newest) == (0.0, 0.0)
+    assert f"RosError: the node {who} was shut down: by rosnode kill, or by another node" in program.text()
+    assert "warning: the arms were not parked: the node" in program.text()
+    scene.stands()
+    assert scene.under_torque()
+
+
+def test_a_roscore_that_hangs_keeps_no_program_from_parking_and_ending(own_ros: Ros, tmp_path: Path) -> None:
+    task = write_task(tmp_path, "mobile_aloha", cameras=(), episode_len=100_000)
+    with simulated(own_ros, task, cameras=False, person=False):
+        program = own_ros.start("python", "-m", "tests.ros.restless", str(task))
+        program.wait_for("driving")
+        (master,) = [
+            p for p in psutil.Process(own_ros.core.popen.pid).children() if "rosmaster" in " ".join(p.cmdline())
+        ]
+        master.suspend()
+        try:
+            program.signal(signal.SIGTERM)
+            assert program.wait(60) != 0
+        finally:
+            master.resume()
+    assert "the arms are parked; " in program.text()
+    assert "RosError" not in program.text()

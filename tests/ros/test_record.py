@@ -236,8 +236,13 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
 
 def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench: Bench) -> None:
     process = bench.record("--episodes", "9", "--auto")
-    rivals = {"states": "/puppet_left/joint_states", "group": "/puppet_right/commands/joint_group"}
-    for number, (kind, topic) in enumerate(rivals.items(), start=1):
+    rivals = [
+        ("states", "/puppet_left/joint_states"),
+        ("group", "/puppet_right/commands/joint_group"),
+        ("states", "/master_left/joint_states"),
+        ("group", "/master_right/commands/joint_group"),
+    ]
+    for number, (kind, topic) in enumerate(rivals, start=1):
         with Rival(bench.ros, "intruder", kind, topic) as rival:
             bench.wait_for("recording", process, number)
             bench.wait_for_steps()
@@ -250,14 +255,17 @@ def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench
             bench.states.remove("paused")
         time.sleep(1.5 * TOGETHER_S)
         bench.say("resume")
-    bench.wait_for("recording", process, 3)
+    bench.wait_for("recording", process, 1 + len(rivals))
     bench.say("quit")
     process.wait()
-    states, commands = [ending(file)[1] for file in list_episodes(bench.data / FAILED)][:2]
-    assert states.startswith("SafetyError: two nodes publish /puppet_left/joint_states: /aloha_kit_tests")
-    assert " and /intruder. Stop one of them" in states
-    topic = "/puppet_right/commands/joint_group"
-    assert commands.startswith(f"SafetyError: another node commands the followers: /intruder on {topic}. Stop")
+    reasons = [ending(file)[1] for file in list_episodes(bench.data / FAILED)][: len(rivals)]
+    for (kind, topic), reason in zip(rivals, reasons, strict=True):
+        if kind == "states":
+            assert reason.startswith(f"SafetyError: two nodes publish {topic}: /aloha_kit_tests")
+            assert " and /intruder. Stop one of them" in reason
+        else:
+            who = "followers" if "puppet" in topic else "leaders"
+            assert reason.startswith(f"SafetyError: another node commands the {who}: /intruder on {topic}. Stop")
     assert "Traceback" not in process.text()
 
 

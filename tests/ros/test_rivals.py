@@ -55,6 +55,11 @@ def _repeat(act: Callable[[], Any], seconds: float) -> None:
             GROUP,
             r"^another node commands the followers: /intruder on /puppet_right/commands/joint_group\. Stop",
         ),
+        (
+            "group",
+            "/master_left/commands/joint_group",
+            r"^another node commands the leaders: /intruder on /master_left/commands/joint_group\. Stop",
+        ),
         ("states", "/puppet_left/joint_states", r"two nodes publish /puppet_left/joint_states: /aloha.* and /intruder"),
         ("states", "/master_left/joint_states", r"two nodes publish /master_left/joint_states: /aloha.* and /intruder"),
     ],
@@ -118,6 +123,15 @@ def test_after_another_sender_the_next_command_starts_from_where_the_arm_is(fake
         fakes.right.groups.clear()
         env.reset()
         assert fakes.right.groups[0][0] == pytest.approx(0.0, abs=0.05), "not 0.15, where it was sent before"
+
+
+def test_once_another_sender_has_left_the_arms_can_be_parked_at_once(fakes: Fakes, session_ros: Ros) -> None:
+    env = fakes.env(LONG)
+    with Rival(session_ros, "intruder", "group", GROUP) as rival:
+        env.reset()
+        rival.send()
+        until_refused(lambda: env.step(START), "another node commands the followers: /intruder")
+    env.park()
 
 
 class TestBase:

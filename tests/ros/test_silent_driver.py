@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ from std_msgs.msg import String
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.ros import messages
 from aloha_kit.ros.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Client, until
+from tests.ros.rig_client import Client, Ear, until
 from tests.ros.small_rig import recording, simulated, write_task
 
 ARM = "puppet_left"
@@ -76,11 +78,25 @@ def test_a_deployment_ends_by_name_and_leaves_the_arms_under_torque(
         assert episode.length > 0
     assert list(tmp_path.glob("*.partial")) == []
     assert_under_torque(rig)
-    if what == ONE_MOTOR:
-        assert "the arms are parked; their torque is on" in program.text()
-        assert np.abs(rig.position(ARM)[:6] - VX300S.rest).max() < 0.15
-    else:  # silent for longer than parking waits for a reading
-        assert "the arms were not parked: puppet_left: " in program.text()
+    assert "the arms are parked; their torque is on" in program.text()  # when the driver is back
+    assert np.abs(rig.position(ARM)[:6] - VX300S.rest).max() < 0.15
+
+
+def test_motors_that_reboot_on_the_way_to_the_start_end_it_by_name_and_no_arm_is_flung(
+    session_ros: Ros, task: Path, rig: Client, checkpoint: Path, tmp_path: Path
+) -> None:
+    commands = Ear(f"/{ARM}/commands/joint_group", messages.JointGroupCommand)
+    words = ("--ckpt", str(checkpoint), "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
+    program = session_ros.start("python", "-m", "aloha_kit.deploy", *words, "--judge_s", "0")
+    until(lambda: len(commands.messages) > 10, "it is on its way to the start pose", PATIENCE_S)
+    reboot(rig, ALL_MOTORS).join()
+    assert program.wait(PATIENCE_S) == 1
+    assert re.search(r"error: puppet_left(: nothing on| stopped|: its driver)", program.text())
+    assert "the arms are parked; their torque is on" in program.text()
+    steps = np.diff([message.cmd for message in commands.messages], axis=0)
+    assert np.abs(steps).max() < 2 * VX300S.velocity / 25  # from where it lies it begins anew
+    assert_under_torque(rig)
+    commands.subscriber.unregister()
 
 
 @pytest.mark.parametrize("what", [ONE_MOTOR, ALL_MOTORS], ids=["1 s", "9 s"])

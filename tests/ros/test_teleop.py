@@ -13,9 +13,11 @@ import rospy
 from std_msgs.msg import Bool
 
 from aloha_kit.core import START_ARM_POSE, VX300S
+from aloha_kit.ros import messages
 from aloha_kit.teleop.__main__ import main
 from tests.ros.master import Ros
 from tests.ros.rig_client import Client, Ear, until
+from tests.ros.rival import Rival
 from tests.ros.small_rig import simulated, write_task
 
 SIDES = ("left", "right")
@@ -84,6 +86,34 @@ def test_the_emergency_stop_ends_it_with_everything_held(session_ros: Ros, task:
         assert torque(rig, f"master_{side}") == {1}
     button.publish(Bool(data=False))
     button.unregister()
+
+
+@pytest.mark.parametrize(
+    ("kind", "topic", "words"),
+    [
+        ("states", "/master_left/joint_states", "two nodes publish /master_left/joint_states: /intruder and /sim_arms"),
+        (
+            "group",
+            "/master_left/commands/joint_group",
+            "another node commands the leaders: /intruder on /master_left/commands/joint_group",
+        ),
+    ],
+)
+def test_a_second_publisher_for_the_leaders_ends_it_by_name_with_everything_held(
+    session_ros: Ros, task: Path, rig: Client, kind: str, topic: str, words: str
+) -> None:
+    sent = {side: Ear(f"/puppet_{side}/commands/joint_group", messages.JointGroupCommand) for side in SIDES}
+    program = session_ros.start("python", "-m", "aloha_kit.teleop", "--task", str(task), "--countdown_s", "0")
+    program.wait_for("teleoperating")
+    with Rival(session_ros, "intruder", kind, topic) as rival:
+        rival.send()
+        assert program.wait() == 1
+    assert f"error: {words}. Stop one of them; no further command was sent" in program.text()
+    for side, ear in sent.items():
+        commands = np.array([message.cmd for message in ear.messages])
+        assert np.abs(np.diff(commands, axis=0)).max() <= VX300S.velocity / 50 + 1e-5
+        assert torque(rig, f"puppet_{side}") == {1}
+        ear.subscriber.unregister()
 
 
 def test_the_emergency_stop_ends_parking_where_the_arms_are(session_ros: Ros, task: Path, rig: Client) -> None:

@@ -3,6 +3,7 @@
 Lines on its input are orders, each answered by a line of JSON; times are CLOCK_MONOTONIC, which processes share.
 
     press SECONDS_FROM_NOW SECONDS_HELD   -> {} at once
+    forget                                -> {}; what came before is no part of the next report
     report                                -> {"pressed": when, "arrivals": [[when, topic, whether it is all zeros], …]}
 """
 
@@ -50,9 +51,12 @@ def main() -> None:
     print("{}", flush=True)
     for line in sys.stdin:
         order, *words = line.split()
-        if order == "press":
+        if order in ("press", "forget"):
             pressed.clear()
             arrivals.clear()
+        if order == "forget":
+            print("{}", flush=True)
+        elif order == "press":
             threading.Thread(target=press, args=[float(word) for word in words]).start()
             print("{}", flush=True)
         else:
@@ -73,8 +77,12 @@ class Witness:
         """Press so long from now, and let go after `held_s`; returns at once."""
         self._order(f"press {delay_s} {held_s}")
 
+    def forget(self) -> None:
+        """Report only what comes from now on."""
+        self._order("forget")
+
     def report(self) -> dict[str, Any]:
-        """Since the last order to press."""
+        """Since the last order to press or forget."""
         return self._order("report")
 
     def close(self) -> None:

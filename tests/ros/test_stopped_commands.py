@@ -1,0 +1,184 @@
+"""Commands as an operator starts them: the emergency stop pressed, its source stalled, Ctrl-C twice."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import START_ARM_POSE
+from aloha_kit.episode import list_episodes
+from aloha_kit.remote import PolicyServer, Served
+from aloha_kit.ros.observation import rig_contract
+from tests.ros.master import Process, Ros
+from tests.ros.rig_client import Client, until
+from tests.ros.small_rig import recording, simulated, write_task
+from tests.ros.test_estop import PUBLISHER
+from tests.ros.witness import Witness
+
+PATIENCE_S = 90.0
+REACTION_S = 0.2
+"""From the button to the last command that was on its way, of processes on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def task(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    file = write_task(tmp_path_factory.mktemp("estop_commands"), "aloha", cameras=(), episode_len=5000)
+    with simulated(session_ros, file, cameras=False, person=False):
+        yield file
+
+
+@pytest.fixture(scope="module")
+def rig(task: Path) -> Iterator[Client]:
+    client = Client(("puppet_left", "puppet_right"))
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def witness(session_ros: Ros) -> Iterator[Witness]:
+    witness = Witness(session_ros.environment)
+    yield witness
+    witness.close()
+
+
+class Swinging:
+    """A network on another machine that moves both waists."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def reset(self) -> None: ...
+
+    def predict_chunk(self, observation: Any) -> Any:
+        chunk = np.tile([*START_ARM_POSE, 0.0], (100, 2)).astype(np.float32)
+        chunk[:, [0, 7]] = 0.3 * np.sin(np.arange(100) * 2 * np.pi / 100)[:, None]
+        return chunk
+
+
+def pressed_in(program: Process, witness: Witness, rig: Client) -> str:
+    """Press for 5 ms while `program` moves the arms; its output once it has ended as it should."""
+    witness.press(0.0, 0.005)
+    assert program.wait(PATIENCE_S) == 1
+    seen = witness.report()
+    late = [
+        (when - seen["pressed"], topic) for when, topic, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S
+    ]
+    assert late == []
+    assert "the emergency stop was pressed (by /witness)" in program.text()
+    assert "Traceback" not in program.text()
+    assert_under_torque(rig)
+    return program.text()
+
+
+def assert_under_torque(rig: Client) -> None:
+    for arm in ("puppet_left", "puppet_right"):
+        assert set(rig.call(arm, "get_motor_registers", "group", "all", "Torque_Enable", 0).values) == {1}
+
+
+def until_it_moves(witness: Witness) -> None:
+    """Until commands arrive."""
+    witness.forget()
+    until(lambda: len(witness.report()["arrivals"]) > 20, "commands arrive", PATIENCE_S)
+
+
+@pytest.fixture(scope="module")
+def server(task: Path) -> Iterator[str]:
+    config = load(TaskConfig, "tasks", str(task))
+    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True)
+    with PolicyServer(Served(Swinging(), contract, 100), "127.0.0.1", 0, "secret").running() as serving:
+        yield f"127.0.0.1:{serving.port}"
+
+
+def deploy(ros: Ros, task: Path, server: str, output: Path) -> Process:
+    words = ("--remote", server, "--token", "secret", "--task", str(task), "--output", str(output))
+    return ros.start("python", "-m", "aloha_kit.deploy", *words)
+
+
+def test_pressed_on_the_way_to_the_start_with_a_policy_on_another_machine(
+    session_ros: Ros, task: Path, rig: Client, witness: Witness, server: str, tmp_path: Path
+) -> None:
+    program = deploy(session_ros, task, server, tmp_path)
+    until_it_moves(witness)
+    text = pressed_in(program, witness, rig)
+    assert "the arms were not parked: the emergency stop was pressed" in text
+    assert list_episodes(tmp_path) == []
+
+
+def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is_replayed(
+    session_ros: Ros, task: Path, rig: Client, witness: Witness, server: str, tmp_path: Path
+) -> None:
+    program = deploy(session_ros, task, server, tmp_path)
+    until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
+    until_it_moves(witness)
+    text = pressed_in(program, witness, rig)
+    assert "the arms were not parked: the emergency stop was pressed" in text
+    (episode,) = list_episodes(tmp_path)
+    program = session_ros.launch("replay.launch", task=task, episode=episode)
+    until_it_moves(witness)
+    witness.press(0.0, 0.005)
+    program.wait(PATIENCE_S)  # roslaunch ends with its required node
+    seen = witness.report()
+    assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
+    assert "error: the emergency stop was pressed (by /witness)" in program.text()
+    assert_under_torque(rig)
+
+
+def test_pressed_while_park_launch_brings_them_to_rest(
+    session_ros: Ros, task: Path, rig: Client, witness: Witness
+) -> None:
+    program = session_ros.launch("park.launch", task=task, seconds=20, release="true")
+    until_it_moves(witness)
+    witness.press(0.0, 0.005)
+    program.wait(PATIENCE_S)
+    seen = witness.report()
+    assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
+    assert "error: the emergency stop was pressed (by /witness)" in program.text()
+    assert "parked;" not in program.text()
+    assert_under_torque(rig)
+
+
+def test_a_source_that_is_stopped_while_they_are_parked_ends_it_there(
+    session_ros: Ros, task: Path, rig: Client, witness: Witness
+) -> None:
+    config = yaml.safe_load(Path(load(TaskConfig, "tasks", str(task)).rig).read_text(encoding="utf-8"))
+    with_button = task.with_name("rig_with_button.yaml")
+    with_button.write_text(yaml.safe_dump({**config, "estop": {"topic": "/cell/estop", "timeout_s": 0.3}}), "utf-8")
+    source = session_ros.start("python", "-c", PUBLISHER, "cell_plc", "/cell/estop", "false", "30")
+    words = ("--task", str(task), "--rig", str(with_button), "--park", "--park_s", "20")
+    program = session_ros.start("python", "-m", "aloha_kit.teleop", *words)
+    until_it_moves(witness)
+    source.signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    assert program.wait(PATIENCE_S) == 1
+    source.kill()
+    assert "error: the emergency stop's source /cell_plc is silent for 0.3 s, which counts as pressed" in program.text()
+    assert [when for when, _, _ in witness.report()["arrivals"] if when > stopped + 0.3 + 2 * REACTION_S] == []
+    assert_under_torque(rig)
+
+
+@pytest.mark.parametrize("when", ["on the way to the start", "while it acts"])
+def test_a_second_ctrl_c_ends_parking_where_the_arms_are(
+    session_ros: Ros, task: Path, rig: Client, witness: Witness, server: str, tmp_path: Path, when: str
+) -> None:
+    program = deploy(session_ros, task, server, tmp_path)
+    if when == "while it acts":
+        until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
+    until_it_moves(witness)
+    program.signal(signal.SIGINT)
+    until_it_moves(witness)  # to rest
+    program.signal(signal.SIGINT)
+    assert program.wait(PATIENCE_S) == 130
+    assert "Traceback" not in program.text()
+    assert "interrupted on the way to park, nothing more was sent to the arms; their torque is on" in program.text()
+    assert "interrupted; what was done is kept" in program.text()
+    assert len(list_episodes(tmp_path)) == (when == "while it acts")
+    assert list(tmp_path.glob("*.partial")) == []
+    assert_under_torque(rig)
