@@ -21,6 +21,7 @@ from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.loader import Loader, prefetch
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.episode import Episode
+from aloha_kit.formats import open_source
 
 WORKERS = 2
 ROUNDS = 3
@@ -56,10 +57,11 @@ class PerSample(torch.utils.data.Dataset):
 
 def uncompressed(table: EpisodeTable) -> list[Path]:
     """The same episodes as the reference keeps them: raw pictures, one chunk each."""
-    folder = table.files[0].parent.with_name(table.files[0].parent.name.replace("ours", "raw"))
+    sources = [Path(where) for where in table.where]
+    folder = sources[0].parent.with_name(sources[0].parent.name.replace("ours", "raw"))
     folder.mkdir(exist_ok=True)
     files = []
-    for source in table.files:
+    for source in sources:
         target = folder / source.name
         files.append(target)
         if target.exists():
@@ -122,8 +124,8 @@ def main() -> None:
     parser.add_argument("batch", type=int)
     parser.add_argument("seconds", type=float)
     args = parser.parse_args()
-    table = read_table(args.folder)
-    sampler = Sampler(table, range(len(table.files)), args.batch)
+    table = read_table(open_source(args.folder))
+    sampler = Sampler(table, range(len(table.names)), args.batch)
     whole = dict(table.contract.cameras)
     small = dict.fromkeys(whole, (120, 160))
     mapped = cached_frames(table, whole, folder_for(table, None), workers=WORKERS)

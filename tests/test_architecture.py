@@ -23,7 +23,8 @@ LOWER = {
     "envs": {"core", "config"},
     "testing": {"core", "loop"},
     "control": {"core"},
-    "data": {"core", "config", "episode"},
+    "formats": {"core", "config", "episode"},
+    "data": {"core", "config", "episode", "formats"},
     "remote": {"core"},
     "policies": {"startup", "core", "config", "data"},
 }
@@ -70,7 +71,7 @@ STAGES = (
     ("aloha_kit.remote", {"torch", "rospy", "mujoco", "h5py"}),
     (
         "aloha_kit.data.index, aloha_kit.data.stats, aloha_kit.data.chunks, aloha_kit.data.sampler, "
-        "aloha_kit.data.descriptor",
+        "aloha_kit.data.descriptor, aloha_kit.formats.hdf5",
         {"torch", "rospy", "mujoco", "dm_control"},
     ),
     ("aloha_kit.diagnose.__main__, aloha_kit.diagnose.picture", {"torch", "rospy", "mujoco", "dm_control"}),

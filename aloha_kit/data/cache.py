@@ -1,8 +1,8 @@
 """The frame cache: every picture decoded and resized once, then mapped into memory for the rest of time.
 
-One file of bytes a camera and size, (rows, 3, H, W), beside an index that says which rows belong to which episode file
-(known by name, size and time of change). Episodes are only ever appended, and an episode counts from the moment its
-rows are on the disk and the index is renamed into place: a build that was interrupted goes on with the next episode.
+One file of bytes a camera and size, (rows, 3, H, W), beside an index that says which rows belong to which episode (by
+`EpisodeTable.cache_key`). Episodes are only ever appended, and an episode counts from the moment its rows are on the
+disk and the index is renamed into place: a build that was interrupted goes on with the next episode.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import as_completed, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,6 @@ from tqdm import tqdm
 from aloha_kit.core import ConfigError
 from aloha_kit.data.frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
-from aloha_kit.episode import list_episodes
 
 Ints = npt.NDArray[np.int64]
 
@@ -34,32 +33,32 @@ _VERSION = 1
 _BLOCK = 64  # frames decoded between writes
 
 
-def key_of(file: Path, reading: str = "") -> str:
-    """What an episode file is known by; changes whenever its content does, or how its images are read."""
-    status = file.stat()
-    return f"{file.name}:{status.st_size}:{status.st_mtime_ns}{reading and f':{reading}'}"
-
-
 def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
-    """`.cache` beside the episodes, or in `cache_dir` a folder of this data set's own.
+    """`.cache` in the folder of the episodes, or in `cache_dir` a folder of this data set's own.
 
     Where nothing can be written beside the episodes (a read-only share), the folder is one of the data set's own in the
-    user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`), and that is printed.
+    user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`), and that is printed. So it is where they lie in no folder.
     """
-    data = table.files[0].parent.resolve()
+    data = table.source.place.resolve()
     own = f"{data.name}-{hashlib.sha256(str(data).encode(errors='surrogateescape')).hexdigest()[:12]}"
     if cache_dir is not None:
         return Path(cache_dir) / own
     beside = data / ".cache"
+    if not data.is_dir():
+        return _users_cache() / own
     try:
         beside.mkdir(exist_ok=True)
         with (beside / "lock").open("a"):
             return beside
     except OSError as error:
-        root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        folder = (root if root.is_absolute() else Path("~/.cache").expanduser()) / "aloha_kit" / own
+        folder = _users_cache() / own
         print(f"note: {data} cannot be written ({error.strerror}); the frame cache is in {folder}")
         return folder
+
+
+def _users_cache() -> Path:
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (root if root.is_absolute() else Path("~/.cache").expanduser()) / "aloha_kit"
 
 
 def cached_frames(
@@ -119,9 +118,8 @@ class _Part:
             self._where = {}
         except (KeyError, TypeError, ValueError):
             self._start_over()  # a damaged index is worth nothing, its frames can be decoded again
-        # of the whole folder: this run may use only some of its episodes
-        folders = {file.parent for file in table.files}
-        live = {key_of(file) for place in folders for file in list_episodes(place)} | set(self._keys(table))
+        # of the whole data set: this run may use only some of its episodes
+        live = {*table.source.identities(), *self._keys(table)}
         used = sum(count for key, (_, count) in self._where.items() if key in live)
         stale = sum(count for key, (_, count) in self._where.items() if key not in live)
         if stale > max(used, len(table)):
@@ -151,7 +149,7 @@ class _Part:
         steps = int(table.lengths[number])
         handle = os.open(self.data, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
-            with table.open(number) as episode:
+            with closing(table.open(number)) as episode:
                 for start in range(0, steps, _BLOCK):
                     stop = min(start + _BLOCK, steps)
                     block = np.empty((stop - start, 3, *self.size), np.uint8)
@@ -165,7 +163,7 @@ class _Part:
         finally:
             os.close(handle)
         with self._lock:
-            self._where[key_of(table.files[number], table.readings[number])] = (first, steps)
+            self._where[table.cache_key(number)] = (first, steps)
             temporary = self._index.with_suffix(".json.tmp")
             content = {"version": _VERSION, "generation": self._generation, "episodes": self._where}
             temporary.write_text(json.dumps(content), encoding="utf-8")
@@ -178,7 +176,7 @@ class _Part:
 
     @staticmethod
     def _keys(table: EpisodeTable) -> list[str]:
-        return [key_of(file, reading) for file, reading in zip(table.files, table.readings, strict=True)]
+        return [table.cache_key(number) for number in range(len(table.names))]
 
 
 def _fill(table: EpisodeTable, parts: list[_Part], workers: int, progress: bool) -> None:

@@ -20,10 +20,10 @@ class Chunks:
     """
 
     def __init__(self, table: EpisodeTable, length: int) -> None:
-        episode = np.repeat(np.arange(len(table.files)), table.lengths)  # (N,)
+        episode = np.repeat(np.arange(len(table.names)), table.lengths)  # (N,)
         rows = np.arange(len(table))
         size = table.action.shape[1]
-        actions = np.zeros((len(table) + length * len(table.files), size), np.float32)
+        actions = np.zeros((len(table) + length * len(table.names), size), np.float32)
         is_pad = np.ones(len(actions), np.bool_)
         actions[rows + length * episode] = table.action
         is_pad[rows + length * episode] = False

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.index import EpisodeTable
-from aloha_kit.episode import Episode
 
 Ints = npt.NDArray[np.int64]
 Picture = npt.NDArray[np.uint8]
@@ -55,7 +55,7 @@ def resized(picture: Picture, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-def frame(episode: Episode, camera: str, i: int, size: tuple[int, int]) -> Tensor:
+def frame(episode: RecordedEpisode, camera: str, i: int, size: tuple[int, int]) -> Tensor:
     """Frame i of an episode as (3, height, width) uint8.
 
     A much larger JPEG is decoded at a fraction of its size, which takes about half the time, and the last factor of 2
@@ -119,7 +119,7 @@ class DirectFrames:
         self._table = table
         self._sizes = dict(sizes)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._open: OrderedDict[int, Episode] = OrderedDict()
+        self._open: OrderedDict[int, RecordedEpisode] = OrderedDict()
         self._lock = threading.Lock()
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
@@ -136,7 +136,7 @@ class DirectFrames:
             pass  # raises what a job raised
         return images
 
-    def _episode(self, number: int) -> Episode:
+    def _episode(self, number: int) -> RecordedEpisode:
         with self._lock:
             if number not in self._open:
                 if len(self._open) >= self.OPEN_FILES:

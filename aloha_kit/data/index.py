@@ -1,22 +1,21 @@
-"""Episodes as one long table of steps: which rows belong to which file, and every small array in memory."""
+"""Episodes as one long table of steps: which rows belong to which episode, and every small array in memory."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, counted, EpisodeError, nearest
+from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
-from aloha_kit.episode import Episode, JpegOrder, list_episodes
 from aloha_kit.episode.hdf5 import damage_told
-from aloha_kit.episode.layouts import FAMILY
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -24,12 +23,15 @@ Ints = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class EpisodeTable:
-    """N steps of E episodes, concatenated in file order. Row r is step `r - starts[e]` of episode e.
+    """N steps of E episodes, concatenated in the source's order. Row r is step `r - starts[e]` of episode e.
 
-    Images stay in the files (see `frames`); only vectors are kept here, some 200 bytes a step.
+    Images stay in the source (see `frames`); only vectors are kept here, some 200 bytes a step.
     """
 
-    files: tuple[Path, ...]
+    source: EpisodeSource
+    numbers: tuple[int, ...]  # (E,) of the episodes in the source
+    names: tuple[str, ...]  # (E,) of the episodes; what messages call them is in `where`
+    where: tuple[str, ...]
     starts: Ints  # (E,) first row of each episode
     lengths: Ints  # (E,) steps, i.e. actions, of each episode
     offsets: Ints  # (E,) the first target of step t is the action of step max(0, t - offset)
@@ -37,14 +39,12 @@ class EpisodeTable:
     action: Floats  # (N, A); with a mobile base the last two are m/s and rad/s
     environment_state: Floats | None  # (N, Z), where every episode has it
     contract: Contract  # cameras: the ones asked for, at their recorded sizes
-    identities: tuple[str, ...]  # (E,) what tells an episode from any other: the id it was recorded under, or its size
+    ids: tuple[str, ...]  # (E,) what tells an episode from any other, see `RecordedEpisode.id`
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
-    readings: tuple[str, ...]  # (E,) how images are read where not simply as the file says, by which caches tell them
-    jpeg_order: JpegOrder | None = None  # what was given for files that do not say theirs
-    rename: Mapping[str, str] | None = None  # cameras, {the name here: the files'}
-    notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the files, and in how many
+    readings: tuple[str, ...]  # (E,) how images are read where not simply as stored, by which caches tell them
+    notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the data, and in how many episodes
     failed: int = 0  # episodes left out because they are marked as failures
-    assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `Episode.assumption`
+    assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `RecordedEpisode.assumption`
 
     def __len__(self) -> int:
         return len(self.action)
@@ -54,13 +54,18 @@ class EpisodeTable:
         """Cameras in the order they were asked for."""
         return tuple(self.contract.cameras)
 
-    def open(self, episode: int) -> Episode:
-        """One of the episodes, read as the table was.
+    def open(self, episode: int) -> RecordedEpisode:
+        """One of the episodes, see `EpisodeSource.open`.
 
         Raises:
             EpisodeError: it is gone, or damaged by now.
         """
-        return Episode.open(self.files[episode], jpeg_order=self.jpeg_order, rename=self.rename)
+        return self.source.open(self.numbers[episode])
+
+    def cache_key(self, episode: int) -> str:
+        """What a cache of images knows an episode by: another one once its content changes, or how it is read."""
+        reading = self.readings[episode]
+        return self.source.identity(self.numbers[episode]) + (f":{reading}" if reading else "")
 
     def episode_of(self, rows: Ints) -> Ints:
         """Which episode each row belongs to."""
@@ -87,59 +92,48 @@ class EpisodeTable:
 
 
 def read_table(
-    source: str | Path | Sequence[Path],
+    source: EpisodeSource,
     *,
     cameras: Sequence[str] | None = None,
     action_offset: int | None = None,
     include_failed: bool = False,
-    contract: Contract | None = None,
-    jpeg_order: JpegOrder | None = None,
-    rename: Mapping[str, str] | None = None,
 ) -> EpisodeTable:
-    """Index a folder of episodes, or the given files.
+    """Index a source of episodes, see `formats.open_source`.
 
     Args:
         cameras: which to use, in this order; all of the first episode when None.
-        action_offset: see `EpisodeTable.offsets`; None decides file by file: 1 for files of the real ALOHA, whose
-            observation is taken before the action it is stored with, 0 for simulation and for our own files.
+        action_offset: see `EpisodeTable.offsets`; None takes each episode's own.
         include_failed: take episodes that are marked as failures too.
-        contract: what the vectors of files that do not say it mean, see `Episode.open`.
-        jpeg_order: the order of red and blue in encoded images, for files that do not say it.
-        rename: cameras, {the name here: the files'}, see `Episode.open`.
 
     Raises:
-        EpisodeError: no episode, or a file that is damaged, whose streams are shorter than its actions, or that holds
-            a value which is not finite; names file, stream and row.
-        ConfigError: a camera that a file has not; says which it has.
-        ContractError: episodes that describe different embodiments; lists the differences by file.
+        EpisodeError: no episode, or one that is damaged, whose streams are shorter than its actions, or that holds
+            a value which is not finite; names episode, stream and row.
+        ConfigError: a camera that an episode has not; says which it has.
+        ContractError: episodes that describe different embodiments; lists the differences by episode.
     """
-    files = list_episodes(Path(source)) if isinstance(source, (str, Path)) else list(source)
     parts: list[_Part] = []
     failed = 0
-    for file in files:
+    for number in range(len(source)):
         try:
-            with (
-                damage_told(file),
-                Episode.open(file, contract, jpeg_order=jpeg_order, rename=rename) as episode,
-            ):
+            with closing(source.open(number)) as episode, damage_told(episode.where):
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue
-                parts.append(_read(file, episode, cameras, action_offset, rename or {}))
+                parts.append(_read(number, episode, cameras, action_offset))
         except EpisodeError as error:
-            raise EpisodeError(
-                f"{error}; move it away, or see `python -m aloha_kit.episode validate {file.parent}`"
-            ) from error
+            raise EpisodeError(f"{error}; {source.advice}") from error
     if not parts:
-        where = source if isinstance(source, (str, Path)) else f"the {len(files)} files given"
         skipped = f"; {failed} are marked as failures (use include_failed)" if failed else ""
-        raise EpisodeError(f"no episode to train on in {where}{skipped}")
+        raise EpisodeError(f"no episode to train on in {source.place}{skipped}")
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)
     with_state = all(p.environment_state is not None for p in parts)
     embodiment = parts[0].contract
     return EpisodeTable(
-        files=tuple(p.file for p in parts),
+        source=source,
+        numbers=tuple(p.number for p in parts),
+        names=tuple(p.name for p in parts),
+        where=tuple(p.where for p in parts),
         starts=np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64),
         lengths=lengths,
         offsets=np.array([p.offset for p in parts], np.int64),
@@ -149,11 +143,9 @@ def read_table(
         if with_state
         else None,
         contract=embodiment if with_state else dataclasses.replace(embodiment, environment_state_names=()),
-        identities=tuple(p.identity for p in parts),
+        ids=tuple(p.id or source.identity(p.number) for p in parts),
         tasks=tuple(sorted({p.task for p in parts if p.task})),
         readings=tuple(p.reading for p in parts),
-        jpeg_order=jpeg_order,
-        rename=rename,
         notes=_counted_notes(parts),
         failed=failed,
         assumptions=tuple(dict.fromkeys(p.assumption for p in parts if p.assumption)),
@@ -174,33 +166,29 @@ def split(episodes: int, val_fraction: float, seed: int) -> tuple[list[int], lis
 
 @dataclass(frozen=True)
 class _Part:
-    file: Path
+    number: int
+    name: str
+    where: str
     offset: int
     qpos: Floats
     action: Floats
     environment_state: Floats | None
     contract: Contract
-    identity: str
+    id: str
     task: str
     assumption: str
     reading: str
     notes: tuple[str, ...]
 
 
-def _read(
-    file: Path,
-    episode: Episode,
-    cameras: Sequence[str] | None,
-    action_offset: int | None,
-    rename: Mapping[str, str],
-) -> _Part:
-    steps = episode.length
+def _read(number: int, episode: RecordedEpisode, cameras: Sequence[str] | None, action_offset: int | None) -> _Part:
+    steps, where = episode.length, episode.where
     if steps < 1:
-        raise EpisodeError(f"{file} holds no action")
+        raise EpisodeError(f"{where} holds no action")
     present = list(episode.cameras)
     for camera in cameras or ():
         if camera not in present:
-            raise ConfigError(f"{file} has no camera '{camera}'. {nearest(camera, present)}")
+            raise ConfigError(f"{where} has no camera '{camera}'. {nearest(camera, present)}")
     chosen = list(cameras) if cameras is not None else present
     streams = {
         "action": episode.action,
@@ -208,9 +196,9 @@ def _read(
         "base_action": episode.base_action,
         "environment_state": episode.environment_state,
     }
-    vectors = {name: _steps_of(file, name, rows, steps) for name, rows in streams.items() if rows is not None}
+    vectors = {name: _steps_of(where, name, rows, steps) for name, rows in streams.items() if rows is not None}
     for camera in chosen:
-        _require_rows(file, f"camera '{camera}'", episode.rows(camera), steps)
+        _require_rows(where, f"camera '{camera}'", episode.rows(camera), steps)
     action = vectors["action"]
     if "base_action" in vectors:
         action = np.concatenate([action, vectors["base_action"]], axis=1)
@@ -218,37 +206,28 @@ def _read(
     for camera in chosen:
         if camera not in contract.cameras:
             episode.image_size(camera)  # raises why a contract that was derived lacks it
-            raise ConfigError(f"{file}: its contract lacks camera '{camera}'. {nearest(camera, contract.cameras)}")
+            raise ConfigError(f"{where}: its contract lacks camera '{camera}'. {nearest(camera, contract.cameras)}")
     names = contract.action_names
     if len(names) + len(BASE_NAMES) == action.shape[1]:
         names = (*names, *BASE_NAMES)
     contract = dataclasses.replace(
         contract, action_names=names, cameras={camera: contract.cameras[camera] for camera in chosen}
     )
-    if action_offset is None:
-        action_offset = int(episode.layout in FAMILY and not episode.attrs.get("sim", False))
     return _Part(
-        file=file,
-        offset=action_offset,
+        number=number,
+        name=episode.name,
+        where=where,
+        offset=episode.action_offset if action_offset is None else action_offset,
         qpos=vectors["qpos"],
         action=action,
         environment_state=vectors.get("environment_state"),
         contract=contract,
-        identity=str(episode.attrs.get("id") or file.stat().st_size),
+        id=episode.id,
         task=str(episode.attrs.get("task") or ""),
         assumption=episode.assumption,
-        reading=_reading(episode, chosen, rename),
-        notes=(*episode.notes, *filter(None, [episode.jpeg_order_note])) if chosen else (),
+        reading=episode.reading(chosen),
+        notes=tuple(episode.notes) if chosen else (),
     )
-
-
-def _reading(episode: Episode, cameras: Sequence[str], rename: Mapping[str, str]) -> str:
-    conversions = {conversion for camera in cameras if (conversion := episode.image_format(camera).conversion)}
-    given = (
-        {f"jpeg_order {episode.jpeg_order}"} if episode.compressed and episode.jpeg_order_source == "given" else set()
-    )
-    renamed = {f"{name} is {rename[name]}" for name in cameras if name in rename}
-    return "; ".join(sorted(conversions | given | renamed))
 
 
 def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:
@@ -256,20 +235,20 @@ def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:
     return tuple(f"{note} (in {count} of {counted(len(parts), 'episode')})" for note, count in counts.items())
 
 
-def _steps_of(file: Path, name: str, rows: Floats, steps: int) -> Floats:
+def _steps_of(where: str, name: str, rows: Floats, steps: int) -> Floats:
     """The first `steps` rows of a stream: all there, since a table joins episodes end to end, and all finite."""
-    _require_rows(file, name, len(rows), steps)
+    _require_rows(where, name, len(rows), steps)
     values = np.asarray(rows[:steps], np.float32)
     broken = np.argwhere(~np.isfinite(values))
     if len(broken):
         row, column = broken[0]
-        raise EpisodeError(f"{file}: {name} is {values[row, column]} at row {row}, column {column}")
+        raise EpisodeError(f"{where}: {name} is {values[row, column]} at row {row}, column {column}")
     return values
 
 
-def _require_rows(file: Path, name: str, rows: int, steps: int) -> None:
+def _require_rows(where: str, name: str, rows: int, steps: int) -> None:
     if rows < steps:
-        raise EpisodeError(f"{file}: {rows} rows of {name} for {steps} actions")
+        raise EpisodeError(f"{where}: {rows} rows of {name} for {steps} actions")
 
 
 def _require_alike(parts: Sequence[_Part]) -> None:
@@ -280,8 +259,8 @@ def _require_alike(parts: Sequence[_Part]) -> None:
         for label, mine, theirs in (("qpos", first.qpos, part.qpos), ("action", first.action, part.action)):
             if mine.shape[1] != theirs.shape[1]:
                 found.append(f"{label}: {mine.shape[1]} dimensions against {theirs.shape[1]}")
-        lines += [f"{part.file.name}: {difference}" for difference in found]
+        lines += [f"{part.name}: {difference}" for difference in found]
     if lines:
         more = f"\n  … and {len(lines) - 20} more" if len(lines) > 20 else ""
         listed = "\n  ".join(lines[:20])
-        raise ContractError(f"episodes that differ from {first.file}:\n  {listed}{more}")
+        raise ContractError(f"episodes that differ from {first.where}:\n  {listed}{more}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.descriptor import describe
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training import find_training
-from aloha_kit.episode import Episode
-from aloha_kit.episode.reader import describe_of
 from aloha_kit.episode.schema import NO_STAMP
 from aloha_kit.episode.steps import read_steps, Step, steps_path
+from aloha_kit.formats import open_source, ReadOptions
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -109,14 +110,14 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
     """
     unknown: list[str] = []
     report = _report(path, unknown)
-    with Episode.open(path, rename=policy_names(report)) as episode:
+    with closing(open_rollout(path, report)) as episode:
         steps, contract = episode.length, episode.contract
         if not steps:
             raise EpisodeError(f"{path} has no step")
         base = episode.base_action
         action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
         log = _log(path, steps, unknown)
-        training = _training(episode, ckpt, unknown)
+        training = _training(episode, path, ckpt, unknown)
         state = episode.environment_state
         return Evidence(
             path=path,
@@ -137,7 +138,7 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
         )
 
 
-def _reward(episode: Episode) -> Floats | None:
+def _reward(episode: RecordedEpisode) -> Floats | None:
     """Where nothing measures a reward it is 0 throughout, and so is a rollout's that reached nothing: then somebody
     or something has judged, which only happens by the reward in a simulation."""
     reward = episode.reward
@@ -145,12 +146,12 @@ def _reward(episode: Episode) -> Floats | None:
     return reward if measured else None
 
 
-def _stamps(episode: Episode, steps: int) -> dict[str, Ints]:
+def _stamps(episode: RecordedEpisode, steps: int) -> dict[str, Ints]:
     rows = {name: stamps[:steps] for name, stamps in episode.stamps.items()}
     return {name: stamps for name, stamps in rows.items() if len(stamps) == steps and (stamps != NO_STAMP).all()}
 
 
-def _sight(episode: Episode, camera: str) -> Sight:
+def _sight(episode: RecordedEpisode, camera: str) -> Sight:
     chosen = np.unique(np.linspace(0, episode.length - 1, min(episode.length, PICTURES)).round().astype(np.int64))
     return Sight(chosen, np.stack([describe(episode.image(camera, int(i))) for i in chosen]))
 
@@ -166,7 +167,12 @@ def _log(path: Path, steps: int, unknown: list[str]) -> tuple[Step, ...] | None:
     return tuple(lines)
 
 
-def policy_names(report: Mapping[str, Any]) -> dict[str, str]:
+def open_rollout(path: Path, report: Mapping[str, Any]) -> RecordedEpisode:
+    """The episode at `path`, its cameras named as the policy of the deployment `report` names them."""
+    return open_source(path, options=ReadOptions(rename=_policy_names(report))).open(0)
+
+
+def _policy_names(report: Mapping[str, Any]) -> dict[str, str]:
     """{the policy's name of a camera: the episode's} of a deployment with `--rename`."""
     return {str(name): str(rig) for name, rig in dict(report.get("rename") or {}).items()}
 
@@ -183,10 +189,10 @@ def _report(path: Path, unknown: list[str]) -> Mapping[str, Any]:
     return {}
 
 
-def _training(episode: Episode, ckpt: Path | None, unknown: list[str]) -> Statistics | None:
-    named = str(describe_of(episode).get("policy") or "")
+def _training(episode: RecordedEpisode, path: Path, ckpt: Path | None, unknown: list[str]) -> Statistics | None:
+    named = str(episode.describe.get("policy") or "")
     try:
-        return find_training(named, episode.path, ckpt)
+        return find_training(named, path, ckpt)
     except ContractError as error:
         unknown.append(str(error))
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from aloha_kit.data.descriptor import GRID
 from aloha_kit.data.stats import PICTURES
 from aloha_kit.diagnose.chunks import seam_changes
 from aloha_kit.diagnose.diagnosis import Diagnosis
-from aloha_kit.diagnose.evidence import Evidence, policy_names
+from aloha_kit.diagnose.evidence import Evidence, open_rollout
 from aloha_kit.diagnose.findings import Limits
 from aloha_kit.diagnose.inputs import cells_beyond, joints_beyond
-from aloha_kit.episode import Episode
 from aloha_kit.media.plots import ACTION, PALETTE, STATE, tidy
 
 FAULT, WARNING = "#c53030", "#dd9b23"
@@ -182,7 +182,7 @@ def _camera(figure: Any, evidence: Evidence, cameras: list[str]) -> None:
 
 
 def _picture(axis: Any, evidence: Evidence, camera: str, step: int, title: str) -> tuple[int, int]:
-    with Episode.open(evidence.path, rename=policy_names(evidence.report)) as episode:
+    with closing(open_rollout(evidence.path, evidence.report)) as episode:
         picture = episode.image(camera, step)
     axis.imshow(picture)
     axis.set_title(title, fontsize=9, loc="left", pad=2)

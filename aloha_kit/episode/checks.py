@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.arms import BASE, by_arm
+from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.elsewhere import ROBOTWIN
 from aloha_kit.episode.embodiment import UNKNOWN
 from aloha_kit.episode.findings import Bounds, Finding, graded
@@ -24,7 +25,7 @@ UNUSED = ("qvel", "effort", "base_vel")
 """Streams that training does not read."""
 
 
-def tables(episode: Episode) -> dict[str, Table]:
+def tables(episode: RecordedEpisode) -> dict[str, Table]:
     """Every vector stream the episode has, (rows, width)."""
     found = {
         "action": episode.action,
@@ -52,7 +53,7 @@ def names_of(episode: Episode, stream: str) -> list[str]:
     return [f"{stream}[{i}]" for i in range(width)]
 
 
-def wrong_rows(episode: Episode) -> list[str]:
+def wrong_rows(episode: RecordedEpisode) -> list[str]:
     """Streams that have not as many rows as the actions ask for, in words."""
     steps, frames = episode.length, episode.frames
     schema = episode.attrs.get("schema")
@@ -88,7 +89,7 @@ def check_ending(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
         yield Finding("warning", "ending", f"ended early: {episode.attrs.get('reason') or 'an error'}")
 
 
-def check_shapes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+def check_shapes(episode: RecordedEpisode, bounds: Bounds) -> Iterator[Finding]:
     """Rows agree with each other and widths with the contract."""
     if episode.length == 0:
         yield Finding("error", "shapes", "no steps")
@@ -107,7 +108,7 @@ def check_shapes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 def check_notes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """What is converted or assumed, and attributes that contradict the data: information, since the data decide."""
-    for note in episode.notes:
+    for note in (note for note in episode.notes if note != episode.jpeg_order_note):
         yield Finding("info", "format", note)
 
 

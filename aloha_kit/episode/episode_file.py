@@ -35,7 +35,8 @@ class EpisodeFile:
 
     def __init__(self, path: str | Path, rename: Mapping[str, str] | None = None) -> None:
         self.path = Path(path)
-        self._names = {theirs: name for name, theirs in (rename or {}).items()}
+        self._renamed = dict(rename or {})
+        self._names = {theirs: name for name, theirs in self._renamed.items()}
         self._open()
 
     def _open(self) -> None:

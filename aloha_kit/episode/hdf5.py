@@ -76,7 +76,7 @@ def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def damage_told(path: Path) -> Iterator[None]:
+def damage_told(path: Path | str) -> Iterator[None]:
     """Inside, whatever reading a damaged file raises becomes an `EpisodeError` that names it."""
     try:
         yield

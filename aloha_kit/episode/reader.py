@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -33,6 +33,7 @@ from aloha_kit.episode.episode_file import Array, EpisodeFile
 from aloha_kit.episode.hdf5 import DAMAGE, damage_told, require_rows
 from aloha_kit.episode.layouts import (
     derive_contract,
+    FAMILY,
     OURS,
     text_of,
 )
@@ -97,10 +98,25 @@ class Episode(EpisodeFile):
         self.close()
 
     def __reduce__(self) -> tuple[type[Episode], tuple[Any, ...]]:
-        return Episode, (self.path, self._given, self._given_order, {name: old for old, name in self._names.items()})
+        return Episode, (self.path, self._given, self._given_order, self._renamed)
 
     def __repr__(self) -> str:
         return f"Episode({str(self.path)!r}, {self.layout}, {self.length} steps, cameras {', '.join(self.cameras)})"
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def where(self) -> str:
+        """What error messages call the episode: its path."""
+        return str(self.path)
+
+    @property
+    def id(self) -> str:
+        """What tells the recording from any other, also in a copy: the id it was recorded under, or its size."""
+        return str(self.attrs.get("id") or self.path.stat().st_size)
 
     @property
     def action(self) -> Array:
@@ -170,6 +186,21 @@ class Episode(EpisodeFile):
         """Whether the episode was judged a success; None if nobody judged it."""
         value: bool | None = self.attrs.get("success")
         return value
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """What the environment said about itself when the episode was recorded; empty for foreign files."""
+        text = self.attrs.get("describe")
+        if not text or self.layout != OURS:
+            return {}
+        with damage_told(self.path):
+            return dict(json.loads(text))
+
+    @property
+    def action_offset(self) -> int:
+        """1 where the observation was taken before the action that it is stored with, as the real ALOHA's recorder
+        does; 0 in simulation and in our own files."""
+        return int(self.layout in FAMILY and not self.attrs.get("sim", False))
 
     @property
     def rate_hz(self) -> float:
@@ -273,7 +304,16 @@ class Episode(EpisodeFile):
             *(f"{', '.join(names)}: {line}" for line, names in lines.items()),
             *self._layout.notes,
             *([f"jpeg_order {self._given_order} is not used: the file says {order}"] if ignored else []),
+            *([self.jpeg_order_note] if self.jpeg_order_note else []),
         )
+
+    def reading(self, cameras: Collection[str]) -> str:
+        """How some cameras' images are read where not simply as the file says; empty where they are."""
+        words = {conversion for camera in cameras if (conversion := self.image_format(camera).conversion)}
+        if self.compressed and self.jpeg_order_source == "given":
+            words.add(f"jpeg_order {self.jpeg_order}")
+        words |= {f"{name} is {self._renamed[name]}" for name in cameras if name in self._renamed}
+        return "; ".join(sorted(words))
 
     def image_format(self, camera: str) -> ImageFormat:
         """How a camera's images are stored.
@@ -413,12 +453,3 @@ def _contract(text: str, path: Path) -> Contract:
         return Contract.from_json(text)
     except ContractError as error:
         raise ContractError(f"{path}: {error}") from error
-
-
-def describe_of(episode: Episode) -> dict[str, Any]:
-    """What the environment said about itself when the episode was recorded; empty for foreign files."""
-    text = episode.attrs.get("describe")
-    if not text or episode.layout != OURS:
-        return {}
-    with damage_told(episode.path):
-        return dict(json.loads(text))

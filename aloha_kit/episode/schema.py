@@ -48,6 +48,12 @@ def index_of(path: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def identity_of(file: Path) -> str:
+    """What caches know an episode file by: name, size and time of change, one of which changes with its content."""
+    status = file.stat()
+    return f"{file.name}:{status.st_size}:{status.st_mtime_ns}"
+
+
 def list_episodes(folder: str | Path) -> list[Path]:
     """Committed episodes `episode_<i>.hdf5` of a folder, by index.
 

@@ -40,7 +40,7 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
             "images": episode.image_kind,
             "jpeg_order": episode.jpeg_order if episode.compressed else None,
             "jpeg_order_source": episode.jpeg_order_source if episode.compressed else None,
-            "notes": [*episode.notes, *([episode.jpeg_order_note] if episode.jpeg_order_note else [])],
+            "notes": [*episode.notes],
             "cameras": {name: list(episode.image_size(name)) for name in episode.cameras},
             "depth_cameras": list(episode.depth_cameras),
             "bytes": path.stat().st_size,

@@ -10,7 +10,6 @@ from pathlib import Path
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.episode import Episode, files, list_episodes
 from aloha_kit.episode.hdf5 import DAMAGE
-from aloha_kit.episode.reader import describe_of
 from aloha_kit.record.claims import Claims
 
 FAILED = "failed"
@@ -77,7 +76,7 @@ class DataFolder:
         try:
             with Episode.open(file) as episode:
                 recorded, theirs = episode.attrs.get("task", self._task), episode.contract
-                seed, success = describe_of(episode).get("seed"), episode.success
+                seed, success = episode.describe.get("seed"), episode.success
         except (AlohaKitError, *DAMAGE) as error:
             raise EpisodeError(
                 f"{error}\nMove {file} away, or see `python -m aloha_kit.episode validate {self._folder}`"

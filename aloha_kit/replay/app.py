@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,12 +14,11 @@ from typing import Annotated, Literal
 from tqdm import tqdm
 from tyro.conf import arg, OmitArgPrefixes, Positional
 
-from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, nearest
+from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.external import allow_external
-from aloha_kit.episode.selection import select
+from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
 from aloha_kit.replay.recording import Recording
@@ -35,6 +35,8 @@ class ReplayArgs:
 
     path: Positional[Path]
     """An episode file, or a folder of episodes."""
+    format: str = "hdf5"
+    """What the episodes are stored in: hdf5, or a class of your own as my_package.module:Name."""
     output: Path | None = None
     """Where the files go; by default a folder `replay` beside the episodes."""
     view: Literal["none", "rerun"] = "none"
@@ -79,13 +81,16 @@ def run(args: ReplayArgs) -> list[Path]:
         AlohaKitError: no episodes, an unknown camera or a damaged file (after all others are done).
     """
     allow_external(args.allow_external)
-    episodes, contract = find_episodes(args.path), args.embodiment.load()
+    options = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order)
+    source = open_source(args.path, kind=args.format, options=options)
+    if source.unused:
+        print(source.unused, file=sys.stderr)
     output = make_folder(args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay")
     written: list[Path] = []
     failures: list[AlohaKitError] = []
-    for path in episodes:
+    for number in range(len(source)):
         try:
-            with Episode.open(path, contract, jpeg_order=args.embodiment.jpeg_order) as episode:
+            with closing(source.open(number)) as episode:
                 written += _replay(Recording.of(episode, args.cameras, args.rate_hz), args, output)
         except AlohaKitError as failure:
             failures.append(failure)
@@ -94,32 +99,9 @@ def run(args: ReplayArgs) -> list[Path]:
     if args.view == "rerun" and (recordings := [f for f in written if f.suffix == ".rrd"]):
         _open_viewer(recordings)
     if failures:
-        done = f"\n({len(episodes) - len(failures)} of {len(episodes)} episodes were replayed)" if written else ""
+        done = f"\n({len(source) - len(failures)} of {len(source)} episodes were replayed)" if written else ""
         raise EpisodeError("\n".join(str(failure) for failure in failures) + done)
     return written
-
-
-def find_episodes(path: Path) -> list[Path]:
-    """The episode that `path` is, or those in the folder that it is.
-
-    Raises:
-        EpisodeError: neither; says what is there.
-    """
-    if path.is_dir():
-        found = select(path)
-        if not found.files:
-            there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
-            unused = f"; {found.text()}" if found.unused else ""
-            raise EpisodeError(f"no episodes (episode_<i>.hdf5) in {path}; it holds: {there}{unused}")
-        if text := found.text():
-            print(text, file=sys.stderr)
-        return list(found.files)
-    if not path.exists():
-        beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
-        folders = [p for p in beside if p.is_dir() and list_episodes(p)]
-        episodes = list_episodes(path.parent) if beside else []
-        raise EpisodeError(f"no episode {path}. {nearest(path.name, [p.name for p in episodes + folders])}")
-    return [path]
 
 
 def _replay(recording: Recording, args: ReplayArgs, output: Path) -> list[Path]:

@@ -90,7 +90,7 @@ class Execution:
         """`<stem>_execute.json` and `<stem>_execute.png`."""
         report, plot = (stem.with_name(f"{stem.name}_execute{suffix}") for suffix in (".json", ".png"))
         values = {
-            "episode": str(recording.episode.path),
+            "episode": recording.episode.where,
             "steps": self.outcome.steps,
             "reason": self.outcome.reason,
             "tracking": {
@@ -137,7 +137,7 @@ def execute(
     rig = load(RigConfig, "rigs", config.rig)
     with sigterm_interrupts(), contextlib.closing(envs.connect(config, rig, realtime=realtime)) as env:
         joints = replace(recording.contract, cameras={}, environment_state_names=())
-        joints.require(env.contract, mine=f"episode {recording.episode.path}", theirs=f"rig '{config.rig}'")
+        joints.require(env.contract, mine=f"episode {recording.episode.where}", theirs=f"rig '{config.rig}'")
         with guarded(env, Replay(recording.action), release=release) as guard:
             return _run(env, recording, guard)
 
@@ -145,11 +145,11 @@ def execute(
 def _task(recording: Recording, name: str | None) -> TaskConfig:
     name = name or recording.episode.attrs.get("task")
     if not name:
-        raise ConfigError(f"{recording.episode.path} does not say its task: give --task")
+        raise ConfigError(f"{recording.episode.where} does not say its task: give --task")
     config = load(TaskConfig, "tasks", name)
     scene = recording.describe.get("scene", config.scene)
     if scene != config.scene:
-        raise ConfigError(f"{recording.episode.path} is of scene '{scene}', task '{config.name}' is '{config.scene}'")
+        raise ConfigError(f"{recording.episode.where} is of scene '{scene}', task '{config.name}' is '{config.scene}'")
     # The same drawing of randomised things, and the end where the recording ended; no pictures are needed.
     drawn = {str(k): float(v) for k, v in dict(recording.describe.get("randomise", config.randomise)).items()}
     return replace(config, episode_len=len(recording.action), rate_hz=recording.rate_hz, cameras=(), randomise=drawn)

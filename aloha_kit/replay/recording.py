@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError, nearest
-from aloha_kit.episode import Episode
+from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.checks import check_shapes
 from aloha_kit.episode.findings import Bounds
-from aloha_kit.episode.reader import describe_of
 
 Array = npt.NDArray[np.float32]
 
@@ -29,7 +29,7 @@ class Recording:
         describe: what the environment said about itself (scene, seed), empty in files of other tools.
     """
 
-    episode: Episode
+    episode: RecordedEpisode
     name: str
     contract: Contract
     cameras: tuple[str, ...]
@@ -39,7 +39,7 @@ class Recording:
     describe: dict[str, Any]
 
     @classmethod
-    def of(cls, episode: Episode, cameras: Sequence[str] = (), rate_hz: float | None = None) -> Recording:
+    def of(cls, episode: RecordedEpisode, cameras: Sequence[str] = (), rate_hz: float | None = None) -> Recording:
         """Read everything but the pictures.
 
         Raises:
@@ -48,29 +48,29 @@ class Recording:
         """
         for camera in cameras:
             if camera not in episode.cameras:
-                raise EpisodeError(f"{episode.path} has no camera '{camera}'. {nearest(camera, episode.cameras)}")
+                raise EpisodeError(f"{episode.where} has no camera '{camera}'. {nearest(camera, episode.cameras)}")
         action, qpos = episode.action, episode.qpos
         if episode.base_action is not None:
             action = np.concatenate([action, episode.base_action], axis=1)
         if len(action) == 0 or len(qpos) == 0:
-            raise EpisodeError(f"{episode.path} holds no steps: {len(action)} actions, {len(qpos)} observations")
+            raise EpisodeError(f"{episode.where} holds no steps: {len(action)} actions, {len(qpos)} observations")
         wrong = [f.message for f in check_shapes(episode, Bounds()) if f.level == "error"]
         if episode.reward is not None and len(episode.reward) != len(action):
             wrong.append(f"reward has {len(episode.reward)} rows, expected {len(action)}")
         if wrong:
-            raise EpisodeError(f"{episode.path} does not fit together: {'; '.join(wrong)}")
+            raise EpisodeError(f"{episode.where} does not fit together: {'; '.join(wrong)}")
         contract = episode.contract
         if rate_hz is not None:
             contract = replace(contract, rate_hz=rate_hz)
         return cls(
             episode,
-            episode.path.stem,
+            Path(episode.name).stem,
             contract,
-            tuple(cameras) or episode.cameras,
+            tuple(cameras or episode.cameras),
             action,
             qpos,
             {name: stamps for name, stamps in episode.stamps.items() if np.any(stamps >= 0)},
-            describe_of(episode),
+            dict(episode.describe),
         )
 
     @property

@@ -105,7 +105,7 @@ def _picture(recording: Recording, camera: str, i: int) -> Any:
     image = recording.episode.image(camera, i)
     done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     if not done:
-        raise EpisodeError(f"{recording.episode.path}: frame {i} of camera '{camera}' cannot be encoded as JPEG")
+        raise EpisodeError(f"{recording.episode.where}: frame {i} of camera '{camera}' cannot be encoded as JPEG")
     return rr.EncodedImage(contents=data.tobytes(), media_type="image/jpeg")
 
 

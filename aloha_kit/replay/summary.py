@@ -19,12 +19,12 @@ def summary(recording: Recording) -> str:
     )
     assumed = " (assumed)" if episode.assumption else ""
     lines = [
-        f"{episode.path}  [{episode.layout}]",
+        f"{episode.where}  [{episode.layout}]",
         f"  {episode.length} actions, {episode.frames} observations, {recording.rate_hz:g} Hz{assumed},"
         f" {episode.length / recording.rate_hz:.2f} s",
         f"  cameras: {cameras or '(none)'}",
     ]
-    lines += [f"  note: {note}" for note in (episode.assumption, *episode.notes, episode.jpeg_order_note) if note]
+    lines += [f"  note: {note}" for note in (episode.assumption, *episode.notes) if note]
     if attrs.get("task"):
         lines.append(f"  task: {attrs['task']}   {attrs.get('instruction', '')}".rstrip())
     if recording.verdict or attrs.get("reason"):

@@ -17,7 +17,6 @@ from typing import Any
 
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.reader import describe_of
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
@@ -70,7 +69,7 @@ def _seeds(folder: Path) -> set[int] | None:
     try:
         for path in list_episodes(folder) if folder.is_dir() else []:
             with Episode.open(path) as episode:
-                seeds.add(int(describe_of(episode)["seed"]))
+                seeds.add(int(episode.describe["seed"]))
     except (EpisodeError, KeyError):
         return None
     return seeds or None

@@ -1,1 +1,1 @@
-"""Contracts as reusable checks: what third parties run on their own environments and policies."""
+"""Contracts as reusable checks: what third parties run on their own environments, policies and data sources."""

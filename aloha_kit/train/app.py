@@ -29,7 +29,6 @@ from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, spread
-from aloha_kit.episode.external import allow_external
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.train.allocation import keep_freed_memory
@@ -72,10 +71,10 @@ def _train(plan: Plan, device: str, world: World) -> str:
     args, task, folder = plan.args, plan.task, plan.folder
     config = args.training
     torch.manual_seed(config.seed)
-    if text := plan.episodes.text():
-        print(text)
+    if plan.source.unused:
+        print(plan.source.unused)
     table = _table(plan)
-    training, validation = split(len(table.files), config.val_fraction, config.seed)
+    training, validation = split(len(table.names), config.val_fraction, config.seed)
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
     num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
     run_, resumed, first = Run(folder), None, 0
@@ -229,20 +228,15 @@ def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConf
 
 def _table(plan: Plan) -> EpisodeTable:
     args, task = plan.args, plan.task
-    allow_external(args.allow_external)
     cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
-    rename = renames(args.rename)
     if cameras is not None:  # under either name
-        back = {theirs: name for name, theirs in rename.items()}
+        back = {theirs: name for name, theirs in renames(args.rename).items()}
         cameras = tuple(back.get(name, name) for name in cameras)
     table = read_table(
-        plan.episodes.files,
+        plan.source,
         cameras=cameras if args.network.use_images else (),
         action_offset=args.training.action_offset,
         include_failed=args.training.include_failed,
-        contract=plan.contract,
-        jpeg_order=args.jpeg_order,
-        rename=rename,
     )
     for note in (*table.assumptions, *table.notes):
         print(f"note: {note}")

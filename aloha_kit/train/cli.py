@@ -57,6 +57,8 @@ class TrainArgs(Generic[NetworkT]):
     """Training values: a name in configs/training or a YAML path; the policy's name when there is such a file."""
     dataset_dir: Annotated[tuple[str, ...] | None, arg(metavar="DIR [DIR ...]")] = None
     """Folders of episodes (or files), in place of the task's."""
+    format: str = "hdf5"
+    """What the episodes are stored in: hdf5, or a class of your own as my_package.module:Name."""
     contract: str | None = None
     """What the vectors of files that do not say it mean (names, units, rate): a YAML file, as `aloha_kit.episode adopt`
     writes it; by default contract.yaml beside them."""

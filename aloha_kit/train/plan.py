@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aloha_kit.config import TaskConfig
+from aloha_kit.config.fit import renames
 from aloha_kit.config.policies import PolicyConfig
-from aloha_kit.core import ConfigError, Contract, EpisodeError
+from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.source import EpisodeSource
 from aloha_kit.episode.embodiment import given_contract
-from aloha_kit.episode.selection import select, Selection
+from aloha_kit.episode.external import allow_external
+from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.train.cli import read_snapshot, run_folder, SNAPSHOT, task_of, TrainArgs
 from aloha_kit.train.launch import ALONE, Launch
 
@@ -23,9 +26,8 @@ class Plan:
 
     args: TrainArgs[PolicyConfig]
     task: TaskConfig | None
-    episodes: Selection  # at least one
+    source: EpisodeSource  # of the episodes
     folder: Path  # of the run
-    contract: Contract | None = None  # what old episodes' vectors mean, where --contract or --rig says it
     launch: Launch = ALONE
 
 
@@ -47,7 +49,7 @@ def make_plan(args: TrainArgs[PolicyConfig], launch: Launch = ALONE) -> Plan:
         folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{Path(args.policy).stem}")
         if launch.first and not args.preflight_only:
             require_unused(folder)
-    return Plan(args, task, _episodes(args, task), folder, given_contract(args.contract, args.rig), launch)
+    return Plan(args, task, _source(args, task), folder, launch)
 
 
 @contextmanager
@@ -109,15 +111,21 @@ def _require_statistics(args: TrainArgs[PolicyConfig]) -> None:
         )
 
 
-def _episodes(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> Selection:
+def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSource:
     places = args.dataset_dir or ((task.dataset_dir.format(task=task.name),) if task else ())
-    for place in places:
-        if not Path(place).exists():
-            raise EpisodeError(
-                f"no episodes at '{place}'. Record some with `python -m aloha_kit.record --task {args.task}`, "
-                "or say where they are with --dataset_dir"
-            )
-    found = select(*places).first(args.num_episodes)
-    if not found.files:
-        raise EpisodeError(f"no episode_<i>.hdf5 in '{', '.join(places)}'{'; ' * bool(found.unused)}{found.text()}")
-    return found
+    if not places:
+        raise EpisodeError("no episodes: give a task with --task, or say where they are with --dataset_dir")
+    allow_external(args.allow_external)
+    options = ReadOptions(
+        contract=given_contract(args.contract, args.rig),
+        jpeg_order=args.jpeg_order,
+        rename=renames(args.rename),
+        first=args.num_episodes,
+    )
+    try:
+        return open_source(*places, kind=args.format, options=options)
+    except EpisodeError as error:
+        raise EpisodeError(
+            f"{str(error).rstrip('.')}. Record some with `python -m aloha_kit.record --task {args.task}`, or say where "
+            "they are with --dataset_dir"
+        ) from error

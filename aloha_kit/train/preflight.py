@@ -104,7 +104,7 @@ def ranges(table: EpisodeTable) -> list[Finding]:
             episode = int(table.episode_of(np.array([row]))[0])
             found = (
                 f"{names[column]} = {values[row, column]:.4g} at step {row - table.starts[episode]} "
-                f"of {table.files[episode].name}; {int(beyond.any(axis=1).sum())} such steps"
+                f"of {table.names[episode]}; {int(beyond.any(axis=1).sum())} such steps"
             )
             advice = f"usual is {low[column]:.3g} to {high[column]:.3g}; a spike, or not in radians? Drop the episode"
             findings.append(Finding(f"{key} range", "look", found, advice))
@@ -180,8 +180,7 @@ def repeated_episodes(table: EpisodeTable) -> Finding:
     spans = [slice(start, start + length) for start, length in zip(table.starts, table.lengths, strict=True)]
     found = duplicates([motion_key(table.action[span], table.qpos[span]) for span in spans])
     if found:
-        one = len({file.parent for file in table.files}) == 1
-        names = [file.name if one else str(file) for file in table.files]
+        names = table.names if len(set(table.names)) == len(table.names) else table.where
         pairs = _listed([f"{names[i]} is {names[first]}" for i, first in found.items()])
         advice = "drop one of each pair: it weighs double, and may be in training and validation"
         return Finding(check, "look", f"the same motion twice: {pairs}", advice)
@@ -203,7 +202,7 @@ def grippers(table: EpisodeTable) -> list[Finding]:
 
 def thumbnails(table: EpisodeTable, loader: Loader, *, seed: int, episodes: int = 24, frames: int = 4) -> Thumbnails:
     """Small pictures of up to `episodes` episodes, `frames` each, spread over the episode."""
-    count = len(table.files)
+    count = len(table.names)
     chosen = np.sort(np.random.default_rng(seed).permutation(count)[:episodes])
     steps = [np.linspace(0, table.lengths[e] - 1, frames).round().astype(np.int64) for e in chosen]
     rows = np.concatenate([table.starts[e] + s for e, s in zip(chosen, steps, strict=True)])
@@ -256,7 +255,7 @@ def swapped_cameras(table: EpisodeTable, thumbs: Thumbnails) -> Finding:
             kept = _distance(means[a][i], usual[a]) + _distance(means[b][i], usual[b])
             exchanged = _distance(means[a][i], usual[b]) + _distance(means[b][i], usual[a])
             if exchanged < 0.5 * kept:
-                found.append(f"{table.files[episode].name} ({a} and {b})")
+                found.append(f"{table.names[episode]} ({a} and {b})")
     if found:
         return Finding(check, "no-go", f"look exchanged: {_listed(found)}", "fix or drop these episodes")
     return Finding(check, "go", f"{len(cameras)} cameras look alike in {len(thumbs.episodes)} episodes")
@@ -315,7 +314,7 @@ def _distance(a: npt.NDArray[np.float32], b: npt.NDArray[np.float32]) -> float:
 
 
 def _files(table: EpisodeTable, episodes: Iterable[int]) -> str:
-    return _listed([table.files[e].name for e in episodes])
+    return _listed([table.names[e] for e in episodes])
 
 
 def _listed(names: list[str], most: int = 6) -> str:

@@ -159,10 +159,10 @@ class Run:
 
 def describe_data(table: EpisodeTable) -> dict[str, int | str]:
     """What to know a data set by: enough to notice that it has changed, also where its size has not."""
-    named = "\n".join(f"{file.name} {what}" for file, what in zip(table.files, table.identities, strict=True))
+    named = "\n".join(f"{name} {what}" for name, what in zip(table.names, table.ids, strict=True))
     key = hashlib.sha256(named.encode()).hexdigest()[:12]
     images = "; ".join(sorted({reading for reading in table.readings if reading}))
-    return {"episodes": len(table.files), "steps": len(table), "key": key, **({"images": images} if images else {})}
+    return {"episodes": len(table.names), "steps": len(table), "key": key, **({"images": images} if images else {})}
 
 
 class MetricsFile:

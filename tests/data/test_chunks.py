@@ -9,6 +9,7 @@ import pytest
 
 from aloha_kit.data.chunks import Chunks
 from aloha_kit.data.index import read_table
+from aloha_kit.formats import open_source
 from tests.synthetic import write_dataset
 
 
@@ -16,7 +17,7 @@ from tests.synthetic import write_dataset
 @pytest.mark.parametrize("chunk", [1, 8, 50])
 def test_chunks_equal_a_slow_reading(tmp_path: Path, offset: int, chunk: int) -> None:
     written = write_dataset(tmp_path, lengths=(12, 5, 9))
-    table = read_table(tmp_path, action_offset=offset)
+    table = read_table(open_source(tmp_path), action_offset=offset)
     rows = np.random.default_rng(0).permutation(len(table))
     actions, is_pad = Chunks(table, chunk)(rows)
     where = [(e, t) for e, episode in enumerate(written) for t in range(len(episode.action))]

@@ -13,6 +13,7 @@ from aloha_kit.data.cache import cached_frames
 from aloha_kit.data.descriptor import describe, SIZE, with_sights
 from aloha_kit.data.index import read_table
 from aloha_kit.data.stats import Statistics
+from aloha_kit.formats import open_source
 from tests.synthetic import write_dataset
 
 
@@ -51,7 +52,7 @@ def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin_and_e
     monkeypatch.setattr(descriptor, "SAMPLES", 10)
     cameras = {"top": (24, 32), "cam.low": (16, 16)}
     episodes = write_dataset(tmp_path, cameras=cameras)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     frames = cached_frames(table, cameras, tmp_path / "cache", workers=1, progress=False)
     stats = with_sights(table.statistics(), table, frames, [0, 2])
     starts = np.stack([episodes[0].qpos[0], episodes[2].qpos[0]])
@@ -75,7 +76,7 @@ def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin_and_e
 
 def test_what_is_known_already_stays_and_blind_policies_see_nothing(tmp_path: Path) -> None:
     write_dataset(tmp_path)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     known = Statistics({**table.statistics().moments, **Statistics.of(start=np.zeros((1, 14))).moments})
     stats = with_sights(known, table, None, [1])
     assert stats["start"] is known["start"]

@@ -19,6 +19,7 @@ from aloha_kit.data import cache
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.frames import DirectFrames, frame, MappedFrames, resized
 from aloha_kit.data.index import read_table
+from aloha_kit.formats import open_source
 from tests.synthetic import make, write, write_dataset
 
 CAMERAS = {"top": (24, 32), "wrist": (24, 32)}
@@ -41,7 +42,7 @@ def test_resize_is_antialiased_bilinear() -> None:
 @pytest.mark.parametrize("images", ["raw", "jpeg"])
 def test_cache_and_direct_give_the_recorded_pictures(tmp_path: Path, images: str) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14), cameras=CAMERAS, images=images)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     sizes = {"top": (24, 32), "wrist": (12, 16)}
     rows = np.array([3, 22, 0, 8, 9, 9])
     cached = cached_frames(table, sizes, tmp_path / "c", workers=2, progress=False).gather(rows)
@@ -64,7 +65,7 @@ def test_cache_and_direct_give_the_recorded_pictures(tmp_path: Path, images: str
 
 def test_a_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, lengths=(9, 14))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     first = cached_frames(table, {"top": (12, 16)}, tmp_path / "c", workers=2, progress=False)
     monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded again"))
     second = cached_frames(table, {"top": (12, 16)}, tmp_path / "c", workers=2, progress=False)
@@ -75,21 +76,21 @@ def test_a_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_new_episodes_are_appended_and_changed_ones_decoded_again(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(9, 14))
     sizes, folder = {"top": (24, 32)}, tmp_path / "c"
-    cached_frames(read_table(tmp_path), sizes, folder, workers=2, progress=False)
+    cached_frames(read_table(open_source(tmp_path)), sizes, folder, workers=2, progress=False)
     before = next(folder.glob("*.frames")).stat().st_size
     extra = make(5, {"top": (24, 32)}, seed=9)
     write(tmp_path, extra)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     frames = cached_frames(table, sizes, folder, workers=2, progress=False)
     assert next(folder.glob("*.frames")).stat().st_size == before + 5 * 3 * 24 * 32
     expected = torch.from_numpy(extra.images["top"][:5].transpose(0, 3, 1, 2).copy())
     assert torch.equal(frames.gather(np.arange(23, 28))["top"], expected)
     # the same name with other contents
-    table.files[0].unlink()
+    (tmp_path / table.names[0]).unlink()
     changed = make(9, {"top": (24, 32)}, seed=77)
     write(tmp_path, changed)
-    table = read_table(tmp_path)
-    assert table.files[0].name == "episode_0.hdf5"
+    table = read_table(open_source(tmp_path))
+    assert table.names[0] == "episode_0.hdf5"
     frames = cached_frames(table, sizes, folder, workers=2, progress=False)
     expected = torch.from_numpy(changed.images["top"][:9].transpose(0, 3, 1, 2).copy())
     assert torch.equal(frames.gather(np.arange(9))["top"], expected)
@@ -97,7 +98,7 @@ def test_new_episodes_are_appended_and_changed_ones_decoded_again(tmp_path: Path
 
 def test_an_interrupted_build_goes_on_with_the_next_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14, 6))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     sizes, folder = {"top": (24, 32)}, tmp_path / "c"
     count = 0
 
@@ -124,7 +125,7 @@ def test_an_interrupted_build_goes_on_with_the_next_episode(tmp_path: Path, monk
 @pytest.mark.parametrize("damage", ["index", "frames"])
 def test_a_damaged_cache_is_built_again(tmp_path: Path, damage: str) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     folder = tmp_path / "c"
     cached_frames(table, {"top": (24, 32)}, folder, workers=2, progress=False)
     if damage == "index":
@@ -143,7 +144,7 @@ def test_stale_episodes_do_not_pile_up(tmp_path: Path) -> None:
         for file in tmp_path.glob("*.hdf5"):
             file.unlink()
         write(tmp_path, make(10, {"top": (24, 32)}, seed=seed))
-        table = read_table(tmp_path)
+        table = read_table(open_source(tmp_path))
         cached_frames(table, {"top": (24, 32)}, folder, workers=1, progress=False)
     frames = list(folder.glob("*.frames"))
     assert len(frames) == 1
@@ -152,7 +153,7 @@ def test_stale_episodes_do_not_pile_up(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_refused_beforehand_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, lengths=(9,))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     monkeypatch.setattr(cache.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10_000})())
     with pytest.raises(ConfigError, match=r"needs 0.0 GB more .*--image_size.*--cache_dir.*--cache none"):
         cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=1, progress=False)
@@ -167,13 +168,13 @@ def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(Path, "mkdir", refuse)
     with pytest.raises(ConfigError, match=r"cannot be written: Permission denied.*--cache_dir"):
-        cached_frames(read_table(tmp_path), {"top": (24, 32)}, tmp_path / "c", workers=1, progress=False)
+        cached_frames(read_table(open_source(tmp_path)), {"top": (24, 32)}, tmp_path / "c", workers=1, progress=False)
 
 
 def test_each_dataset_has_a_folder_of_its_own(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_dataset(tmp_path / name, lengths=(3,))
-    a, b = (read_table(tmp_path / name) for name in ("a", "b"))
+    a, b = (read_table(open_source(tmp_path / name)) for name in ("a", "b"))
     assert folder_for(a, None) == tmp_path / "a" / ".cache"
     assert folder_for(a, "/fast") != folder_for(b, "/fast")
     assert folder_for(a, "/fast").parent == Path("/fast")
@@ -183,8 +184,8 @@ def test_a_damaged_frame_names_file_and_frame(tmp_path: Path) -> None:
     import h5py
 
     write_dataset(tmp_path, lengths=(5,), images="jpeg")
-    table = read_table(tmp_path)
-    with h5py.File(table.files[0], "r+") as root:
+    table = read_table(open_source(tmp_path))
+    with h5py.File(tmp_path / table.names[0], "r+") as root:
         root["observations/images/top"][3] = 0
     with pytest.raises(EpisodeError, match=r"episode_0.hdf5: frame 3 of camera 'top' cannot be used"):
         cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
@@ -196,16 +197,16 @@ def test_more_episodes_than_files_that_may_be_open(tmp_path: Path, monkeypatch: 
     written = write_dataset(tmp_path, lengths=(3,) * 6)
     monkeypatch.setattr(DirectFrames, "OPEN_FILES", 2)
     rows = np.random.default_rng(0).permutation(18)
-    images = DirectFrames(read_table(tmp_path), {"top": (24, 32)}, workers=3).gather(rows)["top"]
+    images = DirectFrames(read_table(open_source(tmp_path)), {"top": (24, 32)}, workers=3).gather(rows)["top"]
     expected = np.concatenate([e.images["top"][:-1] for e in written]).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(images.numpy(), expected[rows])
 
 
 def test_a_run_on_some_episodes_leaves_the_others_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, lengths=(9, 9, 9, 9))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
-    few = read_table(list(table.files[:1]))
+    few = read_table(open_source(tmp_path / table.names[0]))
     cached_frames(few, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
     monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded again"))
     cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
@@ -214,7 +215,9 @@ def test_a_run_on_some_episodes_leaves_the_others_cached(tmp_path: Path, monkeyp
 def test_a_slow_disk_is_read_ahead_and_a_fast_one_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14))
     recorded = np.concatenate([e.images["top"][:-1] for e in written]).transpose(0, 3, 1, 2)
-    frames = cached_frames(read_table(tmp_path), {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
+    frames = cached_frames(
+        read_table(open_source(tmp_path)), {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False
+    )
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(MappedFrames, "RESIDENT", float("inf"))  # no memory is that fast: all gathers count as slow
     rows = np.array([22, 0, 7])  # the first and the last of the file, and one across a page's border
@@ -236,9 +239,9 @@ def test_read_only_episodes_get_a_cache_in_the_users_cache_directory(tmp_path: P
         write_dataset(tmp_path / name / "data", lengths=(6,), cameras={"top": (24, 32)})
     code = (
         "import sys\nfrom aloha_kit.data.cache import cached_frames, folder_for\n"
-        "from aloha_kit.data.index import read_table\n"
+        "from aloha_kit.data.index import read_table\nfrom aloha_kit.formats import open_source\n"
         "for folder in sys.argv[1:]:\n"
-        "    table = read_table(folder)\n"
+        "    table = read_table(open_source(folder))\n"
         "    cached_frames(table, {'top': (24, 32)}, folder_for(table, None), workers=1)\n"
     )
     places = [str(tmp_path / name / "data") for name in ("a", "b")]

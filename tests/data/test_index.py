@@ -13,13 +13,14 @@ from aloha_kit.core import ConfigError, ContractError, EpisodeError
 from aloha_kit.data.index import read_table, split
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.embodiment import given_contract
+from aloha_kit.formats import open_source, ReadOptions
 from tests.episode.foreign import any_arms
 from tests.synthetic import make, Synthetic, write, write_dataset
 
 
 def test_vectors_are_the_recorded_ones_in_order(tmp_path: Path) -> None:
     written = write_dataset(tmp_path)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     assert len(table) == 30 + 41 + 25
     assert table.lengths.tolist() == [30, 41, 25]
     assert table.starts.tolist() == [0, 30, 71]
@@ -35,7 +36,7 @@ def test_vectors_are_the_recorded_ones_in_order(tmp_path: Path) -> None:
 
 def test_statistics_equal_numpy_over_episodes_of_unequal_lengths(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, lengths=(7, 60, 23))
-    statistics = read_table(tmp_path).statistics()
+    statistics = read_table(open_source(tmp_path)).statistics()
     for key, rows in (
         ("action", [e.action for e in written]),
         ("qpos", [e.qpos[:-1] for e in written]),
@@ -52,7 +53,7 @@ def test_statistics_equal_numpy_over_episodes_of_unequal_lengths(tmp_path: Path)
 
 def test_base_velocities_follow_the_arms(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, lengths=(6, 8), base=True)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     assert table.action.shape == (14, 16)
     np.testing.assert_array_equal(table.action, np.concatenate([e.action for e in written]))
     assert table.contract.action_names[-2:] == ("base_linear", "base_angular")
@@ -61,7 +62,7 @@ def test_base_velocities_follow_the_arms(tmp_path: Path) -> None:
 def test_offset_is_decided_by_who_recorded(tmp_path: Path) -> None:
     """Real ALOHA's files pair each action with the observation before it; ours and simulated ones do not."""
     path = write(tmp_path / "ours", make(6, {"top": (24, 32)}, seed=0), sim=False)
-    assert read_table([path]).offsets.tolist() == [0]
+    assert read_table(open_source(path)).offsets.tolist() == [0]
     for sim, expected in ((True, 0), (False, 1)):
         file = tmp_path / f"aloha_{sim}" / "episode_0.hdf5"
         file.parent.mkdir()
@@ -72,24 +73,24 @@ def test_offset_is_decided_by_who_recorded(tmp_path: Path) -> None:
             root["observations/qvel"] = np.zeros((6, 14), np.float32)
             root["observations/effort"] = np.zeros((6, 14), np.float32)
             root["observations/images/cam_high"] = np.zeros((6, 48, 64, 3), np.uint8)
-        assert read_table([file]).offsets.tolist() == [expected]
+        assert read_table(open_source(file)).offsets.tolist() == [expected]
 
 
 def test_failures_are_left_out_unless_asked_for(tmp_path: Path) -> None:
     for seed, success in enumerate([True, False, True]):
         write(tmp_path, make(5, {"top": (24, 32)}, seed=seed), success=success)
-    assert read_table(tmp_path).lengths.tolist() == [5, 5]
-    assert read_table(tmp_path).failed == 1
-    assert len(read_table(tmp_path, include_failed=True).files) == 3
-    with pytest.raises(EpisodeError, match=r"no episode to train on in the 1 files given; 1 are marked as failures"):
-        read_table([list_episodes(tmp_path)[1]])
+    assert read_table(open_source(tmp_path)).lengths.tolist() == [5, 5]
+    assert read_table(open_source(tmp_path)).failed == 1
+    assert len(read_table(open_source(tmp_path), include_failed=True).names) == 3
+    with pytest.raises(EpisodeError, match=r"no episode to train on in .*; 1 are marked as failures"):
+        read_table(open_source(list_episodes(tmp_path)[1]))
 
 
 def test_missing_camera_names_file_and_what_exists(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(5,), cameras={"top": (24, 32), "left_wrist": (24, 32)})
     with pytest.raises(ConfigError, match=r"episode_0.hdf5 has no camera 'wrist_left'.*left_wrist, top"):
-        read_table(tmp_path, cameras=["top", "wrist_left"])
-    assert read_table(tmp_path, cameras=["left_wrist"]).cameras == ("left_wrist",)
+        read_table(open_source(tmp_path), cameras=["top", "wrist_left"])
+    assert read_table(open_source(tmp_path), cameras=["left_wrist"]).cameras == ("left_wrist",)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ def test_a_stream_shorter_than_its_actions_is_refused(tmp_path: Path, stream: st
         del root[stream]
         root[stream] = short
     with pytest.raises(EpisodeError) as error:
-        read_table(tmp_path)
+        read_table(open_source(tmp_path))
     assert str(error.value) == (
         f"{tmp_path / 'episode_1.hdf5'}: 5 rows of {named} for 9 actions; "
         f"move it away, or see `python -m aloha_kit.episode validate {tmp_path}`"
@@ -124,7 +125,7 @@ def test_a_value_that_is_no_number_is_named(tmp_path: Path, key: str) -> None:
 
     write_dataset(tmp_path, lengths=(6, 9, 7), change=spoil)
     with pytest.raises(EpisodeError, match=rf"episode_1.hdf5: {key} is nan at row 4, column 2; move it away"):
-        read_table(tmp_path)
+        read_table(open_source(tmp_path))
 
 
 def test_a_damaged_file_is_named_with_a_way_out(tmp_path: Path) -> None:
@@ -132,7 +133,7 @@ def test_a_damaged_file_is_named_with_a_way_out(tmp_path: Path) -> None:
     file = tmp_path / "episode_1.hdf5"
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(EpisodeError, match=r"episode_1.hdf5 is damaged .*; move it away, or see `python -m aloha_kit"):
-        read_table(tmp_path)
+        read_table(open_source(tmp_path))
 
 
 def test_differing_contracts_are_listed_by_file(tmp_path: Path) -> None:
@@ -140,7 +141,7 @@ def test_differing_contracts_are_listed_by_file(tmp_path: Path) -> None:
     write(tmp_path, make(5, {"top": (48, 64)}, seed=1))
     write(tmp_path, make(5, {"top": (24, 32)}, seed=2), rate_hz=30.0)
     with pytest.raises(ContractError) as error:
-        read_table(tmp_path)
+        read_table(open_source(tmp_path))
     assert "episode_1.hdf5: camera 'top': (24, 32) (height, width) against (48, 64)" in str(error.value)
     assert "episode_2.hdf5: rate: 50 Hz against 30 Hz" in str(error.value)
 
@@ -150,13 +151,13 @@ def test_episodes_with_other_joints_are_refused(tmp_path: Path) -> None:
     other: Synthetic = make(5, {}, seed=1, joints=7)
     write(tmp_path, other)
     with pytest.raises(ContractError, match=r"episode_1.hdf5: state: 14 entries against 7"):
-        read_table(tmp_path)
+        read_table(open_source(tmp_path))
 
 
 def test_environment_state_counts_only_where_all_have_it(tmp_path: Path) -> None:
     write(tmp_path, make(5, {}, seed=0), state=False)
     write(tmp_path, make(5, {}, seed=1), state=True)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     assert table.environment_state is None
     assert table.contract.environment_state_names == ()
 
@@ -183,8 +184,8 @@ def test_cameras_of_another_name_are_read_by_the_policys(tmp_path: Path) -> None
     old = write(tmp_path / "data", make(6, {"cam_high": (24, 32)}, seed=0))
     write(tmp_path / "data", make(8, {"top": (24, 32)}, seed=1))
     with pytest.raises(ContractError, match="camera 'cam_high' is missing; there are: top"):
-        read_table(tmp_path / "data")
-    table = read_table(tmp_path / "data", rename={"top": "cam_high"})
+        read_table(open_source(tmp_path / "data"))
+    table = read_table(open_source(tmp_path / "data", options=ReadOptions(rename={"top": "cam_high"})))
     assert table.contract.cameras == {"top": (24, 32)}
     assert table.readings == ("top is cam_high", "top is cam_high")  # caches tell them from files read as they are
     with table.open(0) as renamed, Episode.open(old) as plain:
@@ -196,8 +197,8 @@ def test_cameras_of_another_name_are_read_by_the_policys(tmp_path: Path) -> None
         again.close()
     both = write(tmp_path / "both", make(6, {"cam_high": (24, 32), "top": (24, 32)}, seed=2))
     with pytest.raises(EpisodeError, match="cameras cam_high, top cannot be renamed, since two would be alike"):
-        read_table([both], rename={"top": "cam_high"})
-    swapped = read_table([both], rename={"top": "cam_high", "cam_high": "top"})
+        read_table(open_source(both, options=ReadOptions(rename={"top": "cam_high"})))
+    swapped = read_table(open_source(both, options=ReadOptions(rename={"top": "cam_high", "cam_high": "top"})))
     with swapped.open(0) as crossed, Episode.open(both) as plain:
         np.testing.assert_array_equal(crossed.image("top", 1), plain.image("cam_high", 1))
         np.testing.assert_array_equal(crossed.image("cam_high", 1), plain.image("top", 1))
@@ -206,13 +207,13 @@ def test_cameras_of_another_name_are_read_by_the_policys(tmp_path: Path) -> None
 def test_files_that_do_not_say_their_joints_are_read_under_neutral_names(tmp_path: Path) -> None:
     for i in range(2):
         any_arms(tmp_path / f"episode_{i}.hdf5", 16, 16, base=3, seed=i)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     assert (table.qpos.shape, table.action.shape) == ((80, 16), (80, 19))
     assert table.contract.action_names[-4:] == ("joint_15", "base_vx", "base_vy", "base_wz")
     (assumption,) = table.assumptions
     assert f"adopt {tmp_path}`" in assumption
     any_arms(tmp_path / "episode_2.hdf5", 14, 14)
     with pytest.raises(ContractError, match=r"episode_2.hdf5: state: 16 entries against 14"):
-        read_table(tmp_path)
+        read_table(open_source(tmp_path))
     with pytest.raises(ContractError, match=r"the contract given names 14 entries of qpos, .* has 16"):
-        read_table(tmp_path, contract=given_contract(None, "aloha"))
+        read_table(open_source(tmp_path, options=ReadOptions(contract=given_contract(None, "aloha"))))

@@ -10,12 +10,13 @@ import torch
 from aloha_kit.data.cache import cached_frames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader, prefetch
+from aloha_kit.formats import open_source
 from tests.synthetic import write_dataset
 
 
 def test_a_batch_holds_what_was_recorded(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     frames = cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
     batch = Loader(table, frames, chunk_size=6).batch(np.array([20, 4]))
     second = written[1]  # row 20 is its step 11, of 14
@@ -39,14 +40,14 @@ def test_a_gpu_is_handed_page_locked_memory(tmp_path: Path, monkeypatch: pytest.
             assert pin
             return {"top": torch.zeros(len(rows), 3, 24, 32, dtype=torch.uint8)}
 
-    batch = Loader(read_table(tmp_path), Recorder(), chunk_size=2, pin=True).batch(np.array([0, 3]))
+    batch = Loader(read_table(open_source(tmp_path)), Recorder(), chunk_size=2, pin=True).batch(np.array([0, 3]))
     vectors = {batch[key].data_ptr() for key in ("qpos", "actions", "is_pad", "environment_state")}
     assert set(locked) == vectors
 
 
 def test_no_cameras_no_pictures(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(4,), cameras={})
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     assert Loader(table, None, chunk_size=2).batch(np.array([0]))["images"] == {}
 
 

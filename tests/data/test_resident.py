@@ -20,6 +20,7 @@ from aloha_kit.data.frames import DirectFrames, MappedFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import free_memory, resident_frames, ResidentFrames
+from aloha_kit.formats import open_source
 from aloha_kit.train.app import open_frames
 from tests.pretended_gpu import Crossings, GPU
 from tests.synthetic import write_dataset
@@ -31,8 +32,10 @@ def test_resident_frames_are_the_recorded_ones(tmp_path: Path, monkeypatch: pyte
     written = write_dataset(tmp_path, lengths=(9, 14, 6), cameras={"top": (24, 32), "wrist": (24, 32)})
     monkeypatch.setattr(resident, "_BLOCK", 8)  # several pieces, the last one not full
     # the files hold rows in another order: their third episode was cached first
-    cached_frames(read_table([sorted(tmp_path.glob("*.hdf5"))[2]]), SIZES, tmp_path / "c", workers=1, progress=False)
-    table = read_table(tmp_path)
+    cached_frames(
+        read_table(open_source(sorted(tmp_path.glob("*.hdf5"))[2])), SIZES, tmp_path / "c", workers=1, progress=False
+    )
+    table = read_table(open_source(tmp_path))
     frames = resident_frames(table, SIZES, tmp_path / "c", "cpu", workers=2, progress=False)
     for file in (tmp_path / "c").glob("*.frames"):
         file.unlink()  # it is needed no more
@@ -46,7 +49,7 @@ def test_resident_frames_are_the_recorded_ones(tmp_path: Path, monkeypatch: pyte
 
 def test_what_is_on_the_device_is_not_copied_again(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(5,))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     frames = resident_frames(table, {"top": (24, 32)}, tmp_path / "c", "cpu", workers=1, progress=False)
     batch = Loader(table, frames, chunk_size=3).batch(np.array([4, 1]))
     moved = to_device(batch, "cpu")
@@ -58,7 +61,7 @@ def test_frames_that_do_not_fit_are_refused_before_anything_is_decoded(
 ) -> None:
     write_dataset(tmp_path, lengths=(9, 14), cameras={"top": (24, 32), "wrist": (24, 32)})
     monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded"))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     sizes = {"top": (4000, 3000), "wrist": (2000, 3000)}  # 23 steps of 3 · 18e6 bytes
     monkeypatch.setattr(resident, "free_memory", lambda _: 1_600_000_000)
     with pytest.raises(ConfigError) as error:
@@ -84,7 +87,7 @@ def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) ->
 def test_training_takes_the_frames_it_is_told_to(tmp_path: Path, choice: Any, kind: type) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14))
     network = ActConfig(image_size=(24, 32))
-    frames = open_frames(read_table(tmp_path), network, TrainConfig(cache=choice, workers=1), "cpu")
+    frames = open_frames(read_table(open_source(tmp_path)), network, TrainConfig(cache=choice, workers=1), "cpu")
     assert type(frames) is kind
     expected = written[1].images["top"][3].transpose(2, 0, 1)
     np.testing.assert_array_equal(frames.gather(np.array([12]))["top"][0].numpy(), expected)

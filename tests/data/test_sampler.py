@@ -5,6 +5,7 @@ import pytest
 
 from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.formats import open_source
 from tests.synthetic import write_dataset
 
 
@@ -12,7 +13,7 @@ from tests.synthetic import write_dataset
 def table(tmp_path_factory: pytest.TempPathFactory) -> EpisodeTable:
     folder = tmp_path_factory.mktemp("episodes")
     write_dataset(folder, lengths=(11, 17, 5, 9), cameras={})
-    return read_table(folder)
+    return read_table(open_source(folder))
 
 
 def test_every_step_of_the_chosen_episodes_once_an_epoch(table: EpisodeTable) -> None:

@@ -20,6 +20,7 @@ from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import Evidence, gather
+from aloha_kit.formats import open_source
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.sim import SimEnv
@@ -87,7 +88,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     checkpoint.save(best, build(config, CONTRACT, statistics()), config, statistics(), CONTRACT, {"step": 0})
     with pytest.MonkeyPatch.context() as patch:
         play(patch)
-        table = read_table([rollout(folder, folder / "clean")], include_failed=True)
+        table = read_table(open_source(rollout(folder, folder / "clean")), include_failed=True)
     frames = DirectFrames(table, table.contract.cameras, workers=1)
     arrays = with_sights(table.statistics(), table, frames, [0]).to_arrays()
     (best / "statistics.json").write_text(json.dumps({key: value.tolist() for key, value in arrays.items()}))

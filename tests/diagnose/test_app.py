@@ -16,6 +16,7 @@ from aloha_kit.diagnose.__main__ import main
 from aloha_kit.diagnose.diagnosis import diagnose
 from aloha_kit.diagnose.evidence import gather
 from aloha_kit.diagnose.training import find_training
+from aloha_kit.episode import Episode
 from aloha_kit.episode.edit import label
 from tests.diagnose.conftest import motion
 
@@ -68,7 +69,7 @@ def test_a_rollout_on_its_own_says_what_is_not_known(dark: Path, tmp_path: Path,
     shutil.copy(dark / "episode_0.steps.csv", tmp_path / "episode_0.steps.csv")
     lines = (tmp_path / "episode_0.steps.csv").read_text().splitlines(keepends=True)
     (tmp_path / "episode_0.steps.csv").write_text("".join(lines[:31])[:-5])
-    monkeypatch.setattr("aloha_kit.diagnose.evidence.describe_of", lambda episode: {"policy": "x on gpu:8000"})
+    monkeypatch.setattr(Episode, "describe", {"policy": "x on gpu:8000"})
     say(tmp_path / "episode_0.hdf5")
     text = capsys.readouterr().out
     assert "nothing found" in text
@@ -81,7 +82,7 @@ def test_a_rollout_on_its_own_says_what_is_not_known(dark: Path, tmp_path: Path,
 
 def test_what_cannot_be_looked_at_is_answered(run: Path, tmp_path: Path) -> None:
     episode = run / "clean" / "episode_0.hdf5"
-    assert "no episode '" in fail(tmp_path / "episode_0.hdf5")
+    assert "no episodes at '" in fail(tmp_path / "episode_0.hdf5")
     assert fail(tmp_path) == f"error: no episode in {tmp_path}; expected a folder that a deployment wrote"
     text = fail(episode, "--ckpt", tmp_path, "--output", tmp_path)
     assert text == f"error: no statistics.json at {tmp_path}; expected a run or a checkpoint's folder"

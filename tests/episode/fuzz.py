@@ -31,6 +31,7 @@ from aloha_kit.episode.edit import export
 from aloha_kit.episode.recover import recover
 from aloha_kit.episode.summary import info, moments
 from aloha_kit.episode.validate import validate
+from aloha_kit.formats import open_source
 from tests.episode import foreign
 from tests.episode.recording import feed, record, Rig, writer_for
 
@@ -292,7 +293,7 @@ def _readers(path: Path, out: Path) -> dict[str, Callable[[], Any]]:
         "info": lambda: json.dumps(info(path)),
         "stats": lambda: moments(path),
         "read": everything,
-        "train": lambda: read_table([path]),
+        "train": lambda: read_table(open_source(path)),
         "export": lambda: export(path, out),
         "export raw": lambda: export(path, out, raw=True, classic=True, stop=3),
         "export mobile": lambda: export(path, out, mobile_aloha=True, start=1),

@@ -17,6 +17,7 @@ from aloha_kit.episode.checks import longest_run, runs
 from aloha_kit.episode.findings import Bounds, graded
 from aloha_kit.episode.selection import select
 from aloha_kit.episode.validate import validate
+from aloha_kit.formats import open_source
 from tests.episode.foreign import LAYOUTS
 from tests.episode.recording import feed, PERIOD, record, Rig, writer_for
 
@@ -426,5 +427,5 @@ def test_velocity_and_effort_may_be_missing_empty_or_nan_as_in_training(tmp_path
         found = validate(path)
         assert [(f.level, f.check) for f in found.findings] == [("warning", "finite")] * 2 * (change == "nan")
         assert all("training does not use" in f.message for f in found.findings)
-    table = read_table(tmp_path)
-    assert table.files == tuple(tmp_path / f"episode_{i}.hdf5" for i in range(4))
+    table = read_table(open_source(tmp_path))
+    assert table.where == tuple(str(tmp_path / f"episode_{i}.hdf5") for i in range(4))

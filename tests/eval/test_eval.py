@@ -20,7 +20,6 @@ from aloha_kit.control.delayed import Execution
 from aloha_kit.core import Contract
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.reader import describe_of
 from aloha_kit.eval.__main__ import main
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
@@ -67,7 +66,7 @@ def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_p
         with Episode.open(file) as episode:
             actions = np.asarray(episode.action, np.float32)
             assert actions.shape == (14, 14)
-            executed[describe_of(episode)["seed"]] = f"{zlib.crc32(actions.tobytes()):08x}"
+            executed[episode.describe["seed"]] = f"{zlib.crc32(actions.tobytes()):08x}"
     assert {r["seed"]: r["actions"] for r in ours["rollouts"]} == executed
     assert len(set(executed.values())) == 3
 

@@ -21,7 +21,6 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.envs import connect
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.reader import describe_of
 from aloha_kit.episode.recover import recover_all
 from aloha_kit.record import worker
 from aloha_kit.record.__main__ import main
@@ -42,7 +41,7 @@ def seeds(folder: Path) -> list[int]:
     found = []
     for file in list_episodes(folder):
         with Episode.open(file) as episode:
-            found.append(int(describe_of(episode)["seed"]))
+            found.append(int(episode.describe["seed"]))
     return sorted(found)
 
 
@@ -74,7 +73,7 @@ def test_one_demonstration_holds_what_the_expert_did(tmp_path: Path) -> None:
         assert first.attrs["task"] == "sim_transfer_cube"
         assert first.success is True
         assert first.image_size("top") == (24, 32)
-        assert describe_of(first)["noise"] == 0.5
+        assert first.describe["noise"] == 0.5
         # the same seed is the same demonstration whatever came before it, another seed another
         np.testing.assert_array_equal(first.action, again.action)
         np.testing.assert_array_equal(first.qpos, again.qpos)

@@ -10,7 +10,6 @@ import pytest
 
 from aloha_kit.core import EpisodeError, SafetyError, StreamError
 from aloha_kit.episode import Episode, list_episodes, list_partials
-from aloha_kit.episode.reader import describe_of
 from aloha_kit.record.folder import FAILED
 from aloha_kit.record.gesture import Squeezes
 from tests.record.desk import Desk, NAMES, session
@@ -45,7 +44,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
         assert attributes(file) == (10, None, "complete", False)  # nobody judged, and it counts
         with Episode.open(file) as episode:
             assert (episode.attrs["task"], episode.attrs["rig"], episode.attrs["sim"]) == ("stack", "bench", False)
-            about = describe_of(episode)
+            about = episode.describe
             assert about["rig"] == "bench"
             assert "seed" not in about  # a real rig has none
             assert about["guard"]["commands"] == 10
@@ -75,7 +74,7 @@ def test_discard_and_redo_leave_nothing_and_redo_begins_alike(tmp_path: Path) ->
     assert env.seeds == [40, 40, 41]
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["episode_0.hdf5"]
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
-        assert describe_of(episode)["seed"] == 41
+        assert episode.describe["seed"] == 41
         assert episode.attrs["sim"]
 
 
@@ -363,7 +362,7 @@ def test_a_leader_beyond_the_followers_range_is_recorded_as_it_was_done_and_coun
         np.testing.assert_allclose(episode.action[:6, 1], 0.5)
         assert 0.5 < episode.action[6, 1] <= 1.1
         assert episode.action[:, 1].max() <= np.float32(1.1)
-        about = describe_of(episode)["guard"]
+        about = episode.describe["guard"]
     assert about["limited"] == 4
     assert about["limited_by"]["range"] == {"left_gripper": 4}
     assert "limited 4" in output.getvalue()

@@ -18,8 +18,8 @@ import pytest
 
 from aloha_kit.core import ContractError, EpisodeError, joint_names
 from aloha_kit.episode import Episode
+from aloha_kit.formats import open_source
 from aloha_kit.replay.__main__ import main
-from aloha_kit.replay.app import find_episodes
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.summary import summary
@@ -248,12 +248,12 @@ def test_a_damaged_episode_is_named_and_the_others_are_replayed(recorded: Path, 
 
 def test_a_missing_path_says_what_is_there(recorded: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    assert f"no episodes (episode_<i>.hdf5) in {tmp_path}; it holds: notes.txt" in fail(tmp_path)
+    assert f"no episode_<i>.hdf5 in '{tmp_path}'; it holds: notes.txt" in fail(tmp_path)
     with pytest.raises(EpisodeError, match=r"Did you mean 'episode_0\.hdf5'\?"):
-        find_episodes(recorded.parent / "episode_O.hdf5")
+        open_source(recorded.parent / "episode_O.hdf5")
     (tmp_path / "empty").mkdir()
     shutil.copytree(recorded.parent, tmp_path / "data")
-    assert fail(tmp_path / "nope") == f"error: no episode {tmp_path / 'nope'}. Known: data."
+    assert fail(tmp_path / "nope") == f"error: no episodes at '{tmp_path / 'nope'}'. Known: data."
     assert fail(tmp_path / "nope" / "episode_0.hdf5").endswith("Known: (none).")
     assert not (tmp_path / "nope").exists()
 

@@ -25,7 +25,6 @@ from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.rig import ArmConfig, CameraConfig
 from aloha_kit.core import START_ARM_POSE, VX300S, WX250S
 from aloha_kit.episode import Episode, list_episodes, list_partials
-from aloha_kit.episode.reader import describe_of
 from aloha_kit.episode.validate import validate
 from aloha_kit.record.cli import parse, RecordArgs, SessionArgs
 from aloha_kit.record.folder import FAILED
@@ -178,7 +177,7 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
         limit = np.float32(VX300S.upper[1] - 0.02)
         assert episode.action[:, 1].max() == limit  # what was done, not what the leader asked for
         assert max(float(command[1]) for command in bench.followers[0].groups) == limit
-        about = describe_of(episode)
+        about = episode.describe
         assert about["guard"]["limited_by"]["range"].keys() == {"left_shoulder"}
         assert about["guard"]["limited"] >= about["guard"]["limited_by"]["range"]["left_shoulder"] > 0
         assert set(episode.stamps) >= {"qpos_left", "qpos_right", "leader_left", "images/cam_high", "deadline"}
@@ -324,10 +323,10 @@ def test_a_person_records_on_the_simulated_rig_and_nothing_is_lost_when_ros_or_t
     assert ending(good) == (True, "complete", False)
     assert sound(good) == []
     with Episode.open(good) as episode:
-        assert (episode.length, episode.attrs["sim"], describe_of(episode)["seed"]) == (200, True, 0)
+        assert (episode.length, episode.attrs["sim"], episode.describe["seed"]) == (200, True, 0)
         assert episode.reward is not None
         assert episode.reward[-1] == 4.0
-        assert describe_of(episode)["timing"]["fps"] == pytest.approx(25, rel=0.1)
+        assert episode.describe["timing"]["fps"] == pytest.approx(25, rel=0.1)
     until(lambda: recorder.text().count("recording: ") == 2, "the second episode", PATIENCE)
     until(lambda: bool(list_partials(tmp_path / "data")), "it is being written", PATIENCE)
     arms.kill()

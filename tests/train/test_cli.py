@@ -11,6 +11,7 @@ import yaml
 from aloha_kit.config import find
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError
+from aloha_kit.formats.hdf5 import Hdf5Source
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.cli import parse, run_folder, task_of, to_snapshot
 from aloha_kit.train.plan import make_plan
@@ -207,9 +208,10 @@ def test_several_folders_of_episodes(tmp_path: Path) -> None:
     for name in ("a", "b", "a/aside"):
         write_dataset(tmp_path / name, lengths=(5, 6))
     plan = make_plan(parse(["--dataset_dir", str(tmp_path / "a"), str(tmp_path / "b"), "--num_episodes", "3"]))
-    assert [file.relative_to(tmp_path).as_posix() for file in plan.episodes.files] == [
+    assert isinstance(plan.source, Hdf5Source)
+    assert [file.relative_to(tmp_path).as_posix() for file in plan.source.files] == [
         "a/episode_0.hdf5", "a/episode_1.hdf5", "b/episode_0.hdf5"]  # fmt: skip
-    text = plan.episodes.text()
+    text = plan.source.unused
     assert text.startswith("3 of 6 files are used; not used: ")
     assert "b/episode_1.hdf5 (beyond the first 3)" in text
     assert "a/aside/episode_0.hdf5" in text

@@ -14,6 +14,7 @@ import torch
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.index import read_table
+from aloha_kit.formats import open_source
 from aloha_kit.train.preflight import Finding, grippers, inspect, Report
 from tests.synthetic import LAG, Synthetic, write_dataset
 from tests.train.tiny import ACT, job
@@ -27,7 +28,7 @@ def report(
     spoil: Callable[[torch.nn.Module], None] | None = None,
 ) -> Report:
     write_dataset(folder / "data", lengths=(60, 50, 55, 45), cameras=CAMERAS, change=change)
-    table = read_table(folder / "data")
+    table = read_table(open_source(folder / "data"))
     made = job(folder / "run", table)
     if spoil is not None:
         spoil(made.network)
@@ -63,7 +64,7 @@ def test_an_episode_that_is_there_twice(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "data" / "episode_7.hdf5", "r+") as file:  # another day, another camera
         file.attrs["id"], file.attrs["created"] = "another", "today"
         file["observations/images/top"][...] = 7
-    table = read_table(tmp_path / "data")
+    table = read_table(open_source(tmp_path / "data"))
     made = job(tmp_path / "run", table)
     found = of(inspect(table, made.loader, made.network, budget_s=30.0), "episodes differ")
     assert (found.verdict, found.found) == ("look", "the same motion twice: episode_7.hdf5 is episode_1.hdf5")
@@ -105,7 +106,7 @@ def test_grippers_of_another_unit_are_a_look_where_the_contract_says_so(tmp_path
         episode.qpos[:, [6, 13]] *= 0.08
 
     write_dataset(tmp_path, lengths=(60, 50), cameras={}, change=change)
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     assert {f.verdict for f in grippers(table)} == {"no-go"}
     raw = dataclasses.replace(table.contract, units={"joints": "rad", "gripper": "raw"})
     found = grippers(dataclasses.replace(table, contract=raw))
@@ -208,7 +209,7 @@ def test_a_network_that_cannot_learn(tmp_path: Path) -> None:
 
 def test_looking_changes_neither_network_nor_chance(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", cameras=CAMERAS)
-    table = read_table(tmp_path / "data")
+    table = read_table(open_source(tmp_path / "data"))
     made = job(tmp_path / "run", table)
     before = {key: value.clone() for key, value in made.network.state_dict().items()}
     torch.manual_seed(5)
@@ -222,7 +223,7 @@ def test_looking_changes_neither_network_nor_chance(tmp_path: Path) -> None:
 
 def test_no_cameras_no_camera_checks(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", cameras={})
-    table = read_table(tmp_path / "data")
+    table = read_table(open_source(tmp_path / "data"))
     made = job(tmp_path / "run", table, policy=dataclasses.replace(ACT, use_images=False))
     checks = [f.check for f in inspect(table, made.loader, made.network).findings]
     assert not [check for check in checks if "camera" in check]

@@ -15,6 +15,7 @@ from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.formats import open_source
 from aloha_kit.policies.build import build
 from aloha_kit.train.loop import Job, Trainer
 from aloha_kit.train.progress import Progress
@@ -50,7 +51,7 @@ TRAINING = TrainConfig(
 def job(folder: Path, table: EpisodeTable, config: TrainConfig = TRAINING, **changes: Any) -> Job:
     """A fresh job on a table's episodes, seeded as the application does it."""
     torch.manual_seed(config.seed)
-    training, validation = split(len(table.files), config.val_fraction, config.seed)
+    training, validation = split(len(table.names), config.val_fraction, config.seed)
     network = build(changes.pop("policy", ACT), table.contract, table.statistics())
     run = Run(folder) if folder.exists() else Run.create(folder, {})
     frames = DirectFrames(table, table.contract.cameras, workers=1) if table.cameras else None
@@ -83,4 +84,4 @@ def dataset(folder: Path) -> EpisodeTable:
     from tests.synthetic import write_dataset
 
     write_dataset(folder, lengths=(30, 41, 25))
-    return read_table(folder)
+    return read_table(open_source(folder))

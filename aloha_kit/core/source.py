@@ -1,0 +1,277 @@
+"""Data sets of recorded episodes, whatever they are stored in: what training, replay and diagnosis read."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core.contract import Contract
+
+Array = npt.NDArray[np.float32]
+Image = npt.NDArray[np.uint8]
+ImageReader = Callable[[str, int, "tuple[int, int] | None"], Image]
+
+
+class RecordedEpisode(Protocol):
+    """One recorded episode of T actions, open for reading.
+
+    `episode.Episode` is one; `EpisodeData` is one that is easily made. Observations have T or T + 1 rows; row i is what
+    was observed when action i was chosen. Numbers are float32 in the contract's units. Threads may share an episode.
+    """
+
+    @property
+    def name(self) -> str:
+        """A file name, unique in its source also without its ending; what is made of the episode is called after it."""
+        ...
+
+    @property
+    def where(self) -> str:
+        """What error messages call it; a path where it has one."""
+        ...
+
+    @property
+    def id(self) -> str:
+        """What tells the recording from any other, and stays when it is copied; empty where nothing does."""
+        ...
+
+    @property
+    def layout(self) -> str:
+        """What wrote it; empty where that is not known."""
+        ...
+
+    @property
+    def contract(self) -> Contract:
+        """What the vectors mean, the cameras with their sizes, and the rate."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """T, the number of actions."""
+        ...
+
+    @property
+    def frames(self) -> int:
+        """Rows of the observations, T or T + 1."""
+        ...
+
+    @property
+    def cameras(self) -> Sequence[str]:
+        """Names of the cameras."""
+        ...
+
+    @property
+    def action(self) -> Array:
+        """(T, A); where there is a `base_action`, the arms' part."""
+        ...
+
+    @property
+    def base_action(self) -> Array | None:
+        """(T, 2) m/s and rad/s of a mobile base, where it is not part of `action`."""
+        ...
+
+    @property
+    def qpos(self) -> Array:
+        """(frames, S)."""
+        ...
+
+    @property
+    def qvel(self) -> Array | None:
+        """(frames, S), or None."""
+        ...
+
+    @property
+    def effort(self) -> Array | None:
+        """(frames, S), or None."""
+        ...
+
+    @property
+    def base_velocity(self) -> Array | None:
+        """(frames, 2), or None."""
+        ...
+
+    @property
+    def environment_state(self) -> Array | None:
+        """(frames, E) true object poses of a simulation, or None."""
+        ...
+
+    @property
+    def sensors(self) -> Mapping[str, Array]:
+        """{sensor: (frames, D)}; the contract's `sensors` say what their entries are."""
+        ...
+
+    @property
+    def reward(self) -> Array | None:
+        """(T,), or None."""
+        ...
+
+    @property
+    def stamps(self) -> Mapping[str, npt.NDArray[np.int64]]:
+        """Capture times in ns, {stream: (frames,)}, `command` (T,); empty where there are none."""
+        ...
+
+    @property
+    def attrs(self) -> Mapping[str, Any]:
+        """What else is known: `task`, `instruction`, `reason`, `sim`, `error`, …"""
+        ...
+
+    @property
+    def describe(self) -> Mapping[str, Any]:
+        """What the environment said about itself (scene, seed, policy); empty where nothing did."""
+        ...
+
+    @property
+    def success(self) -> bool | None:
+        """Whether the episode was judged a success; None if nobody judged it."""
+        ...
+
+    @property
+    def rate_hz(self) -> float:
+        """The control rate."""
+        ...
+
+    @property
+    def assumption(self) -> str:
+        """What of the contract is assumed, in words; empty where it is known."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What is converted, assumed or contradicted in the data; a line each."""
+        ...
+
+    @property
+    def action_offset(self) -> int:
+        """Steps by which an observation was taken before the action that it is stored with; 0 where they belong
+        together."""
+        ...
+
+    def image(self, camera: str, i: int, at_least: tuple[int, int] | None = None) -> Image:
+        """Row i of a camera as (H, W, 3) uint8 RGB; of a smaller size where `at_least` (height, width) allows it.
+
+        Raises:
+            EpisodeError: no such camera or row, or one that is damaged.
+        """
+        ...
+
+    def image_size(self, camera: str) -> tuple[int, int]:
+        """(height, width) of a camera's images."""
+        ...
+
+    def rows(self, camera: str) -> int:
+        """How many images a camera has; `frames` in a sound episode."""
+        ...
+
+    def reading(self, cameras: Collection[str]) -> str:
+        """How some cameras' images are read where not simply as stored: part of a cache's key; else empty."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files."""
+
+
+@dataclass(frozen=True, eq=False)
+class EpisodeData:
+    """A recorded episode whose vectors are in memory and whose images come from a function: see `RecordedEpisode`.
+
+    Attributes:
+        read_image: called with camera, row and the least size wanted (or None); gives (H, W, 3) uint8 RGB.
+    """
+
+    name: str
+    contract: Contract
+    action: Array
+    qpos: Array
+    read_image: ImageReader
+    id: str = ""
+    layout: str = ""
+    base_action: Array | None = None
+    qvel: Array | None = None
+    effort: Array | None = None
+    base_velocity: Array | None = None
+    environment_state: Array | None = None
+    sensors: Mapping[str, Array] = field(default_factory=dict)
+    reward: Array | None = None
+    stamps: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    describe: Mapping[str, Any] = field(default_factory=dict)
+    success: bool | None = None
+    assumption: str = ""
+    notes: tuple[str, ...] = ()
+    action_offset: int = 0
+
+    @property
+    def where(self) -> str:
+        return self.name
+
+    @property
+    def length(self) -> int:
+        return len(self.action)
+
+    @property
+    def frames(self) -> int:
+        return len(self.qpos)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return tuple(self.contract.cameras)
+
+    @property
+    def rate_hz(self) -> float:
+        return self.contract.rate_hz
+
+    def image(self, camera: str, i: int, at_least: tuple[int, int] | None = None) -> Image:
+        return self.read_image(camera, i, at_least)
+
+    def image_size(self, camera: str) -> tuple[int, int]:
+        return self.contract.cameras[camera]
+
+    def rows(self, camera: str) -> int:
+        return self.frames
+
+    def reading(self, cameras: Collection[str]) -> str:
+        return ""
+
+    def close(self) -> None:
+        """There are no files."""
+
+
+class EpisodeSource(abc.ABC):
+    """A data set: a list of episodes, opened one at a time. Number e is the same episode as long as the source lives.
+
+    The contract is `aloha_kit.testing.sources.check_source`.
+
+    Attributes:
+        place: the folder that the data set is, or a name for it: caches go beside it, or are called after it.
+        unused: what of the place is not used, and why, in words; empty where all is.
+        advice: what to do about an episode that cannot be used.
+    """
+
+    place: Path
+    unused: str = ""
+    advice: str = "leave it out"
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """How many episodes there are, at least one."""
+
+    @abc.abstractmethod
+    def open(self, number: int) -> RecordedEpisode:
+        """An episode; whoever opens it closes it (`contextlib.closing`).
+
+        Raises:
+            EpisodeError: it is gone, or damaged.
+        """
+
+    @abc.abstractmethod
+    def identity(self, number: int) -> str:
+        """What caches know the content of an episode by: unique, and another one once the content changes."""
+
+    def identities(self) -> Collection[str]:
+        """The identities of all episodes whose cached images are to be kept; it may be more than are in the source."""
+        return [self.identity(number) for number in range(len(self))]

@@ -1,0 +1,51 @@
+"""Formats of recorded episodes: a table from a format's name to the class that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from aloha_kit.core import ConfigError, Contract
+from aloha_kit.core.plugins import resolve
+from aloha_kit.core.source import EpisodeSource
+from aloha_kit.episode import JpegOrder
+
+FORMATS = {"hdf5": "aloha_kit.formats.hdf5:Hdf5Source"}
+"""{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How episodes are to be read. A format that cannot do something of it calls `refuse`.
+
+    Attributes:
+        contract: what the vectors mean of episodes that do not say it.
+        jpeg_order: the order of red and blue in encoded images of files that do not say it.
+        rename: cameras, {the name to read them by: the episodes'}.
+        first: use only so many episodes.
+    """
+
+    contract: Contract | None = None
+    jpeg_order: JpegOrder | None = None
+    rename: Mapping[str, str] = field(default_factory=dict)
+    first: int | None = None
+
+    def refuse(self, kind: str, *names: str) -> None:
+        """Raise `ConfigError` where something was given that episodes of a format cannot be read by."""
+        if given := [name for name in names if getattr(self, name)]:
+            raise ConfigError(f"episodes of format {kind} are read without --{', --'.join(given)}")
+
+
+def open_source(*places: str | Path, kind: str = "hdf5", options: ReadOptions | None = None) -> EpisodeSource:
+    """The episodes at some places: folders or files, or what else a format calls a place.
+
+    Args:
+        kind: a name in `FORMATS`, or `my_package.module:Name`.
+
+    Raises:
+        ConfigError: no such format, or one that cannot read as asked.
+        EpisodeError: there are no episodes.
+    """
+    source: EpisodeSource = resolve("formats", kind, FORMATS)(places, options or ReadOptions())
+    return source

@@ -1,0 +1,61 @@
+"""Folders of HDF5 episodes, ours and the ALOHA family's, as a source."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from aloha_kit.core import EpisodeError, nearest
+from aloha_kit.core.source import EpisodeSource, RecordedEpisode
+from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.episode.schema import identity_of
+from aloha_kit.episode.selection import select
+from aloha_kit.formats import ReadOptions
+
+
+class Hdf5Source(EpisodeSource):
+    """Episode files, and those of folders, in the order in which they are given and numbered.
+
+    Raises:
+        EpisodeError: a place is not there, or none of them holds an episode; says what is there.
+    """
+
+    def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
+        paths = [Path(place) for place in places]
+        for path in paths:
+            if not path.exists():
+                raise EpisodeError(f"no episodes at '{path}'. {_beside(path)}")
+        found = select(*paths).first(options.first)
+        self.unused = found.text()
+        if not found.files:
+            there = sorted(entry.name for path in paths for entry in path.iterdir())[:20]
+            raise EpisodeError(
+                f"no episode_<i>.hdf5 in '{', '.join(map(str, paths))}'; it holds: {', '.join(there) or '(nothing)'}"
+                f"{'; ' * bool(self.unused)}{self.unused}"
+            )
+        self.files, self._options = found.files, options
+        self.place = found.files[0].parent
+        self.advice = f"move it away, or see `python -m aloha_kit.episode validate {self.place}`"
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def open(self, number: int) -> RecordedEpisode:
+        how = self._options
+        return Episode.open(self.files[number], how.contract, jpeg_order=how.jpeg_order, rename=how.rename)
+
+    def identity(self, number: int) -> str:
+        return identity_of(self.files[number])
+
+    def identities(self) -> Collection[str]:
+        """Of all episodes in the folders: a run on some of them leaves the others cached."""
+        folders = {file.parent for file in self.files}
+        beside = [identity_of(file) for folder in folders for file in list_episodes(folder)]
+        return [*super().identities(), *beside]
+
+
+def _beside(path: Path) -> str:
+    if not path.parent.is_dir():
+        return nearest(path.name, ())
+    folders = [entry for entry in path.parent.iterdir() if entry.is_dir() and list_episodes(entry)]
+    return nearest(path.name, [entry.name for entry in (*list_episodes(path.parent), *folders)])
