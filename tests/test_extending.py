@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from aloha_kit.replay.__main__ import main as replay
-from tests.synthetic import make
+from tests.synthetic import make, write_dataset
 
 GUIDE = Path(__file__).parents[1] / "docs" / "extending.md"
 
@@ -40,3 +41,13 @@ def test_a_format_of_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         "take_0_joints.png",
         "take_1_joints.png",
     ]
+
+
+def test_your_own_training_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "data" / "my_task", lengths=(30, 41, 25))
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("Your own training loop")
+    torch.manual_seed(0)
+    shown: dict[str, Any] = {}
+    exec(code, shown)
+    assert np.mean(shown["losses"][-3:]) < 0.7 * np.mean(shown["losses"][:3])

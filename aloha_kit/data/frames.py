@@ -110,17 +110,41 @@ class MappedFrames:
                 self._maps[camera].madvise(mmap.MADV_WILLNEED, first, start + size - first)
 
 
+class OpenEpisodes:
+    """The episodes of a table by number, opened when they are wanted; the ones wanted last stay open.
+
+    Threads may share it. Another process opens its own.
+    """
+
+    LIMIT = 128  # more would run into the usual limit of 1024 descriptors on large data sets
+
+    def __init__(self, table: EpisodeTable) -> None:
+        self._table = table
+        self._open: OrderedDict[int, RecordedEpisode] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> RecordedEpisode:
+        with self._lock:
+            if number not in self._open:
+                if len(self._open) >= self.LIMIT:
+                    # dropped, not closed: another thread may be reading it; the last reference closes it
+                    self._open.popitem(last=False)
+                self._open[number] = self._table.open(number)
+            self._open.move_to_end(number)
+            return self._open[number]
+
+    def __reduce__(self) -> tuple[type[OpenEpisodes], tuple[EpisodeTable]]:
+        return OpenEpisodes, (self._table,)
+
+
 class DirectFrames:
     """Decodes each frame when it is asked for, several at a time: slower than the cache, but needs no disk."""
-
-    OPEN_FILES = 128  # more would run into the usual limit of 1024 descriptors on large data sets
 
     def __init__(self, table: EpisodeTable, sizes: Mapping[str, tuple[int, int]], workers: int) -> None:
         self._table = table
         self._sizes = dict(sizes)
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
-        self._open: OrderedDict[int, RecordedEpisode] = OrderedDict()
-        self._lock = threading.Lock()
+        self._open = OpenEpisodes(table)
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
         episodes = self._table.episode_of(rows)
@@ -130,21 +154,11 @@ class DirectFrames:
         def decode(job: tuple[str, int]) -> None:
             camera, i = job
             # an episode serialises its readers, not its decoding
-            images[camera][i] = frame(self._episode(int(episodes[i])), camera, int(steps[i]), self._sizes[camera])
+            images[camera][i] = frame(self._open[int(episodes[i])], camera, int(steps[i]), self._sizes[camera])
 
         for _ in self._pool.map(decode, itertools.product(self._sizes, range(len(rows)))):
             pass  # raises what a job raised
         return images
-
-    def _episode(self, number: int) -> RecordedEpisode:
-        with self._lock:
-            if number not in self._open:
-                if len(self._open) >= self.OPEN_FILES:
-                    # dropped, not closed: another thread may be reading it; the last reference closes it
-                    self._open.popitem(last=False)
-                self._open[number] = self._table.open(number)
-            self._open.move_to_end(number)
-            return self._open[number]
 
 
 def room(count: int, size: Sequence[int], pin: bool) -> Tensor:

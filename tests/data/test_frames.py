@@ -17,7 +17,7 @@ import torch
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.data import cache
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.frames import DirectFrames, frame, MappedFrames, resized
+from aloha_kit.data.frames import DirectFrames, frame, MappedFrames, OpenEpisodes, resized
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
 from tests.synthetic import make, write, write_dataset
@@ -195,7 +195,7 @@ def test_a_damaged_frame_names_file_and_frame(tmp_path: Path) -> None:
 
 def test_more_episodes_than_files_that_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = write_dataset(tmp_path, lengths=(3,) * 6)
-    monkeypatch.setattr(DirectFrames, "OPEN_FILES", 2)
+    monkeypatch.setattr(OpenEpisodes, "LIMIT", 2)
     rows = np.random.default_rng(0).permutation(18)
     images = DirectFrames(read_table(open_source(tmp_path)), {"top": (24, 32)}, workers=3).gather(rows)["top"]
     expected = np.concatenate([e.images["top"][:-1] for e in written]).transpose(0, 3, 1, 2)

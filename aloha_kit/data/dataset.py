@@ -1,0 +1,96 @@
+"""Steps of episodes as a plain `torch.utils.data.Dataset`, for a training loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from aloha_kit.data.chunks import Chunks
+from aloha_kit.data.frames import frame, OpenEpisodes
+from aloha_kit.data.index import EpisodeTable
+from aloha_kit.data.stats import Moments
+
+STD_FLOOR = 1e-2
+"""The least standard deviation to divide by, as the policies' `std_floor`."""
+
+
+class Sample(TypedDict):
+    """An observation and the K actions that follow it."""
+
+    image: dict[str, Tensor]  # {camera: (3, H, W)} uint8, or float in [0, 1] where normalised
+    state: Tensor  # (S,) float32
+    action: Tensor  # (K, A) float32
+    is_pad: Tensor  # (K,) bool, True on rows past the episode's end
+
+
+class ChunkDataset(Dataset[Sample]):
+    """The steps of a table's episodes. A `DataLoader` batches and shuffles them, in any number of processes.
+
+    Args:
+        table: see `index.read_table`.
+        chunk_size: K, the actions of a sample.
+        episodes: which of the table's, such as one side of `index.split`; all by default.
+        image_size: (height, width) of the images; each camera's own by default.
+        random_start: a sample is an episode, from a random step on that torch's generator draws; by default a sample is
+            a step, and every step is one.
+        normalise: give state and action as (value - mean) / std, std at least `STD_FLOOR`, and images as float from 0
+            to 1; by default everything is as recorded. Rows of zeros past the end are normalised too, and masked.
+    """
+
+    def __init__(
+        self,
+        table: EpisodeTable,
+        chunk_size: int,
+        *,
+        episodes: Iterable[int] | None = None,
+        image_size: tuple[int, int] | None = None,
+        random_start: bool = False,
+        normalise: bool = False,
+    ) -> None:
+        self.table = table
+        self.statistics = table.statistics()
+        self._episodes = list(range(len(table.names)) if episodes is None else episodes)
+        self._rows = table.rows_of(self._episodes)
+        self._chunks = Chunks(table, chunk_size)
+        self._sizes = {camera: image_size or size for camera, size in table.contract.cameras.items()}
+        self._open = OpenEpisodes(table)
+        self._random_start, self._normalise = random_start, normalise
+
+    def __len__(self) -> int:
+        return len(self._episodes if self._random_start else self._rows)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample `index`: a step, or with `random_start` an episode."""
+        table, row = self.table, self._row(index)
+        number = int(table.episode_of(np.array([row]))[0])
+        action, is_pad = (torch.from_numpy(values[0]) for values in self._chunks(np.array([row])))
+        episode, i = self._open[number], row - int(table.starts[number])
+        image = {camera: frame(episode, camera, i, size) for camera, size in self._sizes.items()}
+        sample = Sample(image=image, state=torch.from_numpy(table.qpos[row].copy()), action=action, is_pad=is_pad)
+        return self._normalised(sample) if self._normalise else sample
+
+    def _row(self, index: int) -> int:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        if not self._random_start:
+            return int(self._rows[index])
+        episode = self._episodes[index]
+        return int(self.table.starts[episode]) + int(torch.randint(int(self.table.lengths[episode]), ()))
+
+    def _normalised(self, sample: Sample) -> Sample:
+        return Sample(
+            image={camera: image / 255 for camera, image in sample["image"].items()},
+            state=_standard(sample["state"], self.statistics["qpos"]),
+            action=_standard(sample["action"], self.statistics["action"]),
+            is_pad=sample["is_pad"],
+        )
+
+
+def _standard(values: Tensor, moments: Moments) -> Tensor:
+    std = np.maximum(moments.std, np.float32(STD_FLOOR))
+    return (values - torch.from_numpy(moments.mean)) / torch.from_numpy(std)
