@@ -1,24 +1,73 @@
-"""What docs/extending.md shows, done as it says: outside of the repository, in a folder of one's own."""
+"""`docs/extending.md`, executed: its files are written into a folder of a user, its commands run there."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
 
+from aloha_kit.config import load, RigConfig
 from aloha_kit.replay.__main__ import main as replay
 from tests.synthetic import make, write_dataset
 
-GUIDE = Path(__file__).parents[1] / "docs" / "extending.md"
+ROOT = Path(__file__).parents[1]
+GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
+FILES = dict(re.findall(r"^`(\S+)`\n\n```\w+\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
+COMMANDS = [line for block in re.findall(r"^```bash\n(.*?)^```$", GUIDE, re.M | re.S) for line in block.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's folder after all commands of the guide, in its order."""
+    made = tmp_path_factory.mktemp("user")
+    for name, text in FILES.items():
+        (made / name).write_text(text, encoding="utf-8")
+    path = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"}
+    for command in COMMANDS:
+        arguments = [sys.executable if word == "python" else word for word in command.split()]
+        done = subprocess.run(arguments, cwd=made, env=path, capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+        (made / "output.txt").open("a").write(done.stdout)
+    return made
+
+
+def test_the_task_is_recorded_with_its_camera_and_replays_to_the_same_success(folder: Path) -> None:
+    for index in range(2):
+        with h5py.File(folder / "data" / "cube_on_plate" / f"episode_{index}.hdf5") as episode:
+            assert bool(episode.attrs["success"])
+            assert episode["reward"][-1] == 4.0
+            assert set(episode["observations/images"]) == {"top", "side"}
+            x, y, z = episode["observations/environment_state"][-1, :3]
+            assert np.hypot(x - 0.12, y - 0.62) < 0.07  # on the plate, whose top is at 1 cm, half a cube above it
+            assert z == pytest.approx(0.03, abs=0.005)
+    assert (folder / "output.txt").read_text().count("executed: success, final reward 4 (agree)") == 1
+
+
+def test_the_environment_is_recorded_and_replays_to_the_same_success(folder: Path) -> None:
+    assert len(list((folder / "data" / "reach").glob("*.hdf5"))) == 3
+    assert (folder / "output.txt").read_text().count("executed: success, final reward 1 (agree)") == 1
+
+
+def test_the_environment_shown_is_the_one_that_goes_through_every_command() -> None:
+    assert FILES["point_world.py"] == (ROOT / "tests" / "envs" / "point_world.py").read_text(encoding="utf-8")
+
+
+def test_the_rig_behind_ros_is_one(folder: Path) -> None:
+    rig = load(RigConfig, "rigs", folder / "bench.yaml")
+    assert (rig.live, list(rig.followers), rig.followers["right"].model) == (True, ["left", "right"], "piper")
 
 
 def blocks(heading: str) -> list[str]:
     """The Python code under a heading."""
-    section = re.split(r"^## ", GUIDE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    section = re.split(r"^## ", GUIDE, flags=re.MULTILINE)
     (text,) = [part for part in section if part.startswith(heading + "\n")]
     return re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 

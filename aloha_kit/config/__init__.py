@@ -1,7 +1,7 @@
 """YAML in, frozen dataclasses out; a wrong key is answered with the nearest right one."""
 
 from aloha_kit.config.load import find, from_mapping, load, names, to_mapping
-from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, EStopConfig, RigConfig, SyncConfig
+from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, EStopConfig, RigConfig, SyncConfig, ViewConfig
 from aloha_kit.config.task import TaskConfig
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "RigConfig",
     "SyncConfig",
     "TaskConfig",
+    "ViewConfig",
     "find",
     "from_mapping",
     "load",

@@ -10,8 +10,28 @@ from aloha_kit.core.arms import arm_model
 
 
 @dataclass(frozen=True)
+class ViewConfig:
+    """Pose and field of view of a simulated camera, in metres in the frame of what it is mounted on.
+
+    World: x from the left arm to the right one, y away from the viewer, z up from the table top. Gripper: x points
+    out of it, y is the direction in which its fingers close.
+    """
+
+    position: tuple[float, float, float]
+    target: tuple[float, float, float]  # what it looks at
+    fovy: float = 45.0  # vertical field of view in degrees
+    mount: Literal["world", "left_gripper", "right_gripper"] = "world"
+
+    def __post_init__(self) -> None:
+        if self.position == self.target:
+            raise ValueError(f"a camera cannot look at the place where it is, given {list(self.position)}")
+        if not 0 < self.fovy < 180:
+            raise ValueError(f"a camera's fovy lies between 0 and 180 degrees, given {self.fovy:g}")
+
+
+@dataclass(frozen=True)
 class CameraConfig:
-    """One camera: its picture size in pixels and, on a ROS rig, where its pictures come from."""
+    """One camera: its image size in pixels and where its images come from: a topic, or a view in simulation."""
 
     height: int = 480
     width: int = 640
@@ -19,6 +39,7 @@ class CameraConfig:
     depth_topic: str = ""  # sensor_msgs/Image of 16UC1 (mm); none by default
     depth_size: tuple[int, int] | None = None  # height and width of its depth; the picture's when not given
     rate_hz: float = 30.0  # what the driver is set to
+    view: ViewConfig | None = None  # simulated cameras: the workcell's own camera of this name when not given
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:

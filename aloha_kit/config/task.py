@@ -12,7 +12,8 @@ class TaskConfig:
     name: str
     instruction: str
     rig: str = "sim"
-    scene: str = ""  # the simulated scene; needed on a simulated rig
+    scene: str = ""  # the simulated scene, needed on a simulated rig: a name, or my_package.module:Name
+    script: str = ""  # how an expert does it in simulation, in place of the scene's own script: as `scene`
     episode_len: int = 500  # actions in an episode; observations are one more
     rate_hz: float = 50.0
     cameras: tuple[str, ...] = ("top",)

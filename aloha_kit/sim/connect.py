@@ -16,5 +16,7 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
         episode_len=task.episode_len,
         quality=rig.quality,
         randomise=task.randomise,
+        views={name: camera.view for name, camera in rig.cameras.items() if camera.view},
+        script=task.script,
         clock=WallClock() if realtime else VirtualClock(),
     )

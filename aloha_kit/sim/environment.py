@@ -13,6 +13,7 @@ from dm_control.mujoco import Physics
 from dm_control.mujoco.wrapper import MjModel
 from dm_env import specs
 
+from aloha_kit.config import ViewConfig
 from aloha_kit.core import (
     Action,
     aloha_limits,
@@ -36,6 +37,7 @@ from aloha_kit.sim import tasks, workcell
 from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.randomise import Randomiser
 from aloha_kit.sim.rendering import Pictures
+from aloha_kit.sim.scripts import Script
 from aloha_kit.sim.workcell import START_GRIPPER
 
 TOP_CAMERA: Mapping[str, tuple[int, int]] = {"top": (480, 640)}
@@ -54,14 +56,17 @@ class SimEnv(Environment):
     The reward is of the instant, 0 to 4; an episode counts as a success when its last step holds 4.
 
     Args:
-        scene: "transfer_cube" or "insertion".
-        cameras: {name: (height, width)}; any of `workcell.CAMERAS`, none for state alone.
+        scene: a name of `tasks.SCENES`, or `my_package.module:Name` of a `tasks.Scene`.
+        cameras: {name: (height, width)}; any of `workcell.CAMERAS` and of `views`, none for state alone.
         rate_hz: control rate; the period has to be a multiple of the 2 ms physics step.
         episode_len: actions until LAST.
         quality: "draft", "fast" or "fine" pictures; physics does not depend on it.
         randomise: {what: amount}, see `sim.randomise.OPTIONS`; drawn anew at each reset from its seed.
         clock: what `step` waits on: a `VirtualClock` runs as fast as it computes, a `WallClock` in real time.
         seed: of the first reset; each later reset uses the next number.
+        views: {name: where it is and what it looks at} of further cameras, or in place of the workcell's own.
+        script: how the expert does the task: a name of `scripts.SCRIPTS`, or `my_package.module:Name`; the scene's own
+            without it.
         lazy_images: draw a picture when it is first looked at, which has to be before the next step: for
             policies that look seldom. An attribute, too.
 
@@ -81,18 +86,21 @@ class SimEnv(Environment):
         clock: Clock | None = None,
         seed: int = 0,
         lazy_images: bool = False,
+        views: Mapping[str, ViewConfig] | None = None,
+        script: str = "",
     ) -> None:
         self.scene = scene
         self.lazy_images = lazy_images
         self._starts: Mapping[int, npt.NDArray[np.float64]] = {}
         self._task = tasks.scene(scene)
-        self._cameras = _checked_cameras(cameras)
+        self._script = tasks.script_of(self._task, script)
+        self._cameras = _checked_cameras(cameras, {**workcell.CAMERAS, **(views or {})})
         self._substeps = _substeps(rate_hz)
         if episode_len < 1:
             raise ConfigError(f"an episode needs at least 1 step, given episode_len {episode_len}")
         self._episode_len = episode_len
         self._quality = quality
-        spec = workcell.base(workcell.quality(quality))
+        spec = workcell.base(workcell.quality(quality), views or {})
         self._task.build(spec)
         self.physics = Physics.from_model(MjModel(spec.compile()))
         self._randomiser = Randomiser(self.physics.model.ptr, randomise or {})
@@ -231,7 +239,7 @@ class SimEnv(Environment):
         self._rate.sleep()
         self._steps += 1
         observation = self._observe(command_ns)
-        reward = float(self._task.reward(self.touching()))
+        reward = self.reward()
         if self._steps >= self._episode_len:
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
@@ -256,6 +264,14 @@ class SimEnv(Environment):
         self.physics.forward()
         self._steps = None
         return self._pictures
+
+    def script(self) -> Script:
+        """What each arm does from where the objects are now; raises ConfigError where the scene has no script."""
+        return self._script(self.object_poses())
+
+    def reward(self) -> float:
+        """Of this instant."""
+        return float(self._task.reward(self.touching(), self.object_poses()))
 
     def object_poses(self) -> dict[str, npt.NDArray[np.float64]]:
         """True pose (7,) of each object: position (m) and unit quaternion w x y z, world frame."""
@@ -342,10 +358,12 @@ class _Index:
         return task.part(geom)
 
 
-def _checked_cameras(cameras: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+def _checked_cameras(
+    cameras: Mapping[str, tuple[int, int]], known: Mapping[str, ViewConfig]
+) -> dict[str, tuple[int, int]]:
     for name, size in cameras.items():
-        if name not in workcell.CAMERAS:
-            raise ConfigError(f"no simulated camera '{name}'. {nearest(name, workcell.CAMERAS)}")
+        if name not in known:
+            raise ConfigError(f"no simulated camera '{name}'. {nearest(name, known)}")
         if len(size) != 2 or any(int(n) != n or not 1 <= n <= 4096 for n in size):
             raise ConfigError(f"camera '{name}' needs (height, width) from 1 to 4096 pixels, given {tuple(size)}")
     return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}

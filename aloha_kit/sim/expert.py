@@ -36,8 +36,7 @@ class ScriptedExpert(Policy):
     def reset(self) -> None:
         """Plan the whole episode from where the objects are now."""
         rng = np.random.default_rng([self._seed, self._resets])
-        script = scripts.script_of(self._env.scene, self._env.object_poses())
-        script = scripts.vary(script, self._noise, rng)
+        script = scripts.vary(self._env.script(), self._noise, rng)
         self._actions = self._planner.actions(script, self._env.episode_len)
         self._resets, self._step = self._resets + 1, 0
 

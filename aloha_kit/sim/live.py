@@ -20,7 +20,7 @@ class LiveScene:
     the grippers.
 
     Args:
-        scene: "transfer_cube" or "insertion".
+        scene: a name of `tasks.SCENES`, or `my_package.module:Name`.
         seed: of the objects' first poses.
 
     Raises:
@@ -67,7 +67,7 @@ class LiveScene:
     @property
     def reward(self) -> float:
         """0 to `max_reward`, of this instant."""
-        return float(self._task.reward(self._env.touching()))
+        return self._env.reward()
 
     def object_poses(self) -> dict[str, Array]:
         """True pose (7,) of each object: position (m) and unit quaternion w x y z, world frame."""

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from pyquaternion import Quaternion
 
-from aloha_kit.core import ConfigError, nearest
 from aloha_kit.sim.kinematics import Pose
 
 Array = npt.NDArray[np.float64]
@@ -51,17 +50,8 @@ class Script:
         return {"left": self.left, "right": self.right}
 
 
-def script_of(scene: str, objects: Mapping[str, Array]) -> Script:
-    """The script for a scene whose objects lie at these poses (7,).
-
-    Raises:
-        ConfigError: no script for this scene; names the nearest.
-    """
-    if scene == "transfer_cube":
-        return transfer_cube(objects["cube"][:3])
-    if scene == "insertion":
-        return insertion(objects["peg"][:3], objects["socket"][:3])
-    raise ConfigError(f"no scripted expert for scene '{scene}'. {nearest(scene, ('transfer_cube', 'insertion'))}")
+SCRIPTS = {"transfer_cube": "aloha_kit.sim.scripts:transfer_cube", "insertion": "aloha_kit.sim.scripts:insertion"}
+"""{name: a function of the objects' poses {object: (7,)} that gives a `Script`}."""
 
 
 def toward(arm: str, pitch: float, roll: float = 0.0) -> Quaternion:
@@ -74,8 +64,9 @@ def toward(arm: str, pitch: float, roll: float = 0.0) -> Quaternion:
     )
 
 
-def transfer_cube(cube: Array) -> Script:
+def transfer_cube(poses: Mapping[str, Array]) -> Script:
     """The right arm takes the cube by its near and far sides, the left arm then by its top and bottom."""
+    cube = poses["cube"][:3]
     down = toward("right", DOWN)
     level = toward("left", -0.2, np.pi / 2)
     back = down.rotate(np.array([-0.09, 0.0, 0.0]))
@@ -101,8 +92,9 @@ def transfer_cube(cube: Array) -> Script:
     )
 
 
-def insertion(peg: Array, socket: Array) -> Script:
+def insertion(poses: Mapping[str, Array]) -> Script:
     """Each arm takes its part from above, both meet in the air, the peg goes in until it meets the pin."""
+    peg, socket = poses["peg"][:3], poses["socket"][:3]
     peg_hand, socket_hand = toward("right", DOWN), toward("left", DOWN)
     mouth = np.array([-0.08, 0.5, 0.2])  # centre of the socket while the peg goes in
     seated = mouth + (0.10, 0.0, 0.0)  # centre of the peg: pin's half and peg's half

@@ -1,15 +1,19 @@
-"""What lies on the table and what is rewarded: the two tasks of ACT's simulation, in our own scenes."""
+"""What lies on the table, what is rewarded and how it is done: the two tasks of ACT's simulation, in our own scenes."""
 
 from __future__ import annotations
 
+import abc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError
+from aloha_kit.core.plugins import resolve
+from aloha_kit.sim import scripts
 from aloha_kit.sim.workcell import GRIP
 
 Array = npt.NDArray[np.float64]
@@ -26,24 +30,45 @@ class Spawn:
     z: float
 
 
-class Scene(Protocol):
-    """A task: objects with free joints, where they start, and how far an episode has come."""
+class Scene(abc.ABC):
+    """A task in the workcell: what is added to it, how far an episode has come, and how an expert does it.
+
+    Attributes:
+        objects: {name: where it starts}, each a body with a free joint of that name.
+        max_reward: the reward that means success when the last step holds it.
+    """
 
     objects: ClassVar[dict[str, Spawn]]
-    instruction: ClassVar[str]
-    max_reward: ClassVar[float]
+    max_reward: ClassVar[float] = 4.0
 
+    @abc.abstractmethod
     def build(self, spec: mujoco.MjSpec) -> None:
-        """Add the objects' bodies, named as in `objects`."""
+        """Add the objects' bodies, named as in `objects`, and whatever else there is."""
 
     def part(self, geom: str) -> str | None:
-        """What a geom counts as in `Touching`, or None where contacts do not matter."""
+        """What a geom counts as in `Touching`, or None where contacts do not matter; here: objects by their name."""
+        return geom if geom in self.objects else None
 
-    def reward(self, touching: Touching) -> int:
-        """0 to 4, of this instant alone."""
+    @abc.abstractmethod
+    def reward(self, touching: Touching, poses: Mapping[str, Array]) -> float:
+        """0 to `max_reward`, of this instant alone.
+
+        Args:
+            poses: {object: (7,) m, unit quaternion w x y z, world frame}.
+        """
+
+    def script(self, poses: Mapping[str, Array]) -> scripts.Script:
+        """What each arm does when the objects lie so.
+
+        Raises:
+            ConfigError: the scene has no expert.
+        """
+        raise ConfigError(
+            f"scene {type(self).__name__} has no script; give the task one: script: my_package.module:Name"
+        )
 
 
-class TransferCube:
+class TransferCube(Scene):
     """A red cube is picked up by the right arm and handed over to the left one, in the air.
 
     Reward: 1 the right fingers touch the cube, 2 and it is off the table, 3 the left fingers touch it,
@@ -51,17 +76,12 @@ class TransferCube:
     """
 
     objects: ClassVar[dict[str, Spawn]] = {"cube": Spawn((0.0, 0.2), (0.4, 0.6), 0.02)}
-    instruction: ClassVar[str] = "Pick up the red cube with the right arm and hand it over to the left arm."
-    max_reward: ClassVar[float] = 4.0
 
     def build(self, spec: mujoco.MjSpec) -> None:
         spec.add_material(name="cube", rgba=(0.84, 0.13, 0.11, 1), specular=0.2, shininess=0.3)
-        _box(_free_body(spec, "cube", self.objects["cube"]), "cube", (0.02, 0.02, 0.02), (0, 0, 0), "cube", 0.05)
+        box(free_body(spec, "cube", self.objects["cube"]), "cube", (0.02, 0.02, 0.02), (0, 0, 0), "cube", 0.05)
 
-    def part(self, geom: str) -> str | None:
-        return "cube" if geom == "cube" else None
-
-    def reward(self, touching: Touching) -> int:
+    def reward(self, touching: Touching, poses: Mapping[str, Array]) -> int:
         lifted = ("cube", "table") not in touching
         if ("cube", "left_fingers") in touching:
             return 4 if lifted else 3
@@ -69,8 +89,11 @@ class TransferCube:
             return 2 if lifted else 1
         return 0
 
+    def script(self, poses: Mapping[str, Array]) -> scripts.Script:
+        return scripts.transfer_cube(poses)
 
-class Insertion:
+
+class Insertion(Scene):
     """The right arm's peg is pushed into the left arm's socket, in the air, until it meets the pin inside.
 
     Reward: 1 each arm's fingers touch their part, 2 and both parts are off the table, 3 peg and socket
@@ -81,29 +104,27 @@ class Insertion:
         "peg": Spawn((0.1, 0.2), (0.4, 0.6), 0.01),
         "socket": Spawn((-0.2, -0.1), (0.4, 0.6), 0.022),
     }
-    instruction: ClassVar[str] = "Pick up the peg and the socket and insert the peg into the socket in the air."
-    max_reward: ClassVar[float] = 4.0
 
     def build(self, spec: mujoco.MjSpec) -> None:
         spec.add_material(name="peg", rgba=(0.84, 0.13, 0.11, 1), specular=0.2, shininess=0.3)
         spec.add_material(name="socket", rgba=(0.12, 0.30, 0.72, 1), specular=0.2, shininess=0.3)
-        _box(_free_body(spec, "peg", self.objects["peg"]), "peg", (0.06, 0.01, 0.01), (0, 0, 0), "peg", 0.05)
-        socket = _free_body(spec, "socket", self.objects["socket"])
+        box(free_body(spec, "peg", self.objects["peg"]), "peg", (0.06, 0.01, 0.01), (0, 0, 0), "peg", 0.05)
+        socket = free_body(spec, "socket", self.objects["socket"])
         for name, size, pos in (
             ("socket_floor", (0.06, 0.018, 0.002), (0, 0, -0.02)),
             ("socket_roof", (0.06, 0.018, 0.002), (0, 0, 0.02)),
             ("socket_far", (0.06, 0.002, 0.022), (0, 0.02, 0)),
             ("socket_near", (0.06, 0.002, 0.022), (0, -0.02, 0)),
         ):
-            _box(socket, name, size, pos, "socket", 0.01)
-        _box(socket, "pin", (0.04, 0.01, 0.01), (0, 0, 0), "peg", 0.01)
+            box(socket, name, size, pos, "socket", 0.01)
+        box(socket, "pin", (0.04, 0.01, 0.01), (0, 0, 0), "peg", 0.01)
 
     def part(self, geom: str) -> str | None:
         if geom.startswith("socket_"):
             return "socket"
         return geom if geom in {"peg", "pin"} else None
 
-    def reward(self, touching: Touching) -> int:
+    def reward(self, touching: Touching, poses: Mapping[str, Array]) -> int:
         lifted = ("peg", "table") not in touching and ("socket", "table") not in touching
         held = ("left_fingers", "socket") in touching and ("peg", "right_fingers") in touching
         if ("peg", "pin") in touching:
@@ -114,19 +135,33 @@ class Insertion:
             return 2 if lifted else 1
         return 0
 
+    def script(self, poses: Mapping[str, Array]) -> scripts.Script:
+        return scripts.insertion(poses)
 
-SCENES: dict[str, type[TransferCube] | type[Insertion]] = {"transfer_cube": TransferCube, "insertion": Insertion}
+
+SCENES = {"transfer_cube": "aloha_kit.sim.tasks:TransferCube", "insertion": "aloha_kit.sim.tasks:Insertion"}
 
 
 def scene(name: str) -> Scene:
-    """The task called `name`.
+    """The task called `name`: one of `SCENES`, or `my_package.module:Name`.
 
     Raises:
         ConfigError: no such scene; names the nearest.
     """
-    if name not in SCENES:
-        raise ConfigError(f"no simulated scene '{name}'. {nearest(name, SCENES)}")
-    return SCENES[name]()
+    made: Scene = resolve("scenes", name, SCENES, base=Scene)()
+    return made
+
+
+def script_of(task: Scene, name: str = "") -> Callable[[Mapping[str, Array]], scripts.Script]:
+    """The script called `name`, one of `scripts.SCRIPTS` or `my_package.module:Name`; the scene's own without a name.
+
+    Raises:
+        ConfigError: no such script; names the nearest.
+    """
+    found: Callable[[Mapping[str, Array]], scripts.Script] = (
+        resolve("scripts", name, scripts.SCRIPTS) if name else task.script
+    )
+    return found
 
 
 def environment_state_names(task: Scene) -> tuple[str, ...]:
@@ -142,13 +177,14 @@ def spawn(task: Scene, rng: np.random.Generator) -> dict[str, Array]:
     }
 
 
-def _free_body(spec: mujoco.MjSpec, name: str, region: Spawn) -> mujoco.MjsBody:
+def free_body(spec: mujoco.MjSpec, name: str, region: Spawn) -> mujoco.MjsBody:
+    """A body that moves freely, with a joint of its own name."""
     body = spec.worldbody.add_body(name=name, pos=(np.mean(region.x), np.mean(region.y), region.z))
     body.add_freejoint(name=name)
     return body
 
 
-def _box(
+def box(
     body: mujoco.MjsBody,
     name: str,
     size: tuple[float, float, float],
@@ -156,6 +192,7 @@ def _box(
     material: str,
     mass: float,
 ) -> None:
+    """A box that the grippers can hold: half sizes and place in its body (m), mass (kg)."""
     body.add_geom(
         name=name,
         type=mujoco.mjtGeom.mjGEOM_BOX,

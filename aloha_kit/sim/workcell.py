@@ -7,11 +7,14 @@ every picture quality; only what is drawn differs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import mujoco
 import numpy as np
 
+from aloha_kit.config import ViewConfig
 from aloha_kit.core import ConfigError, nearest, VX300S
 from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.sim import assets
@@ -68,22 +71,15 @@ QUALITIES = {
 }
 
 
-@dataclass(frozen=True)
-class FixedCamera:
-    """A camera on the room: position and what it looks at (m), vertical field of view (degrees)."""
-
-    position: tuple[float, float, float]
-    target: tuple[float, float, float]
-    fovy: float
-
-
-FIXED_CAMERAS = {
-    "top": FixedCamera((0.0, 0.46, 1.15), (0.0, 0.5, 0.0), 38.0),
-    "angle": FixedCamera((0.0, -0.30, 0.75), (0.0, 0.5, 0.12), 46.0),
-    "front_close": FixedCamera((0.0, -0.02, 0.42), (0.0, 0.5, 0.16), 55.0),
+CAMERAS = {
+    "top": ViewConfig((0.0, 0.46, 1.15), (0.0, 0.5, 0.0), 38.0),
+    "angle": ViewConfig((0.0, -0.30, 0.75), (0.0, 0.5, 0.12), 46.0),
+    "front_close": ViewConfig((0.0, -0.02, 0.42), (0.0, 0.5, 0.16), 55.0),
+    # behind and above the gripper, looking at the pads
+    "left_wrist": ViewConfig((-0.005, 0.0, 0.13), (PINCH, 0.0, 0.0), 62.0, mount="left_gripper"),
+    "right_wrist": ViewConfig((-0.005, 0.0, 0.13), (PINCH, 0.0, 0.0), 62.0, mount="right_gripper"),
 }
-WRIST_CAMERA = (-0.005, 0.0, 0.13)  # m in the gripper's frame: behind and above, looking at the pads
-CAMERAS = (*FIXED_CAMERAS, "left_wrist", "right_wrist")
+"""The cameras that every scene has; a rig's configuration may place them elsewhere and add others."""
 
 
 def quality(name: str) -> Quality:
@@ -97,8 +93,12 @@ def quality(name: str) -> Quality:
     return QUALITIES[name]
 
 
-def base(drawing: Quality) -> mujoco.MjSpec:
-    """Arms, table, lights and cameras, with 14 actuators in the order of an action; no objects yet."""
+def base(drawing: Quality, views: Mapping[str, ViewConfig] = MappingProxyType({})) -> mujoco.MjSpec:
+    """Arms, table, lights and cameras, with 14 actuators in the order of an action; no objects yet.
+
+    Args:
+        views: cameras beside the workcell's, or in their place.
+    """
     folder = assets.folder()
     spec = mujoco.MjSpec.from_string(
         f'<mujoco model="aloha"><compiler meshdir="{folder}" angle="radian"/>'
@@ -113,6 +113,8 @@ def base(drawing: Quality) -> mujoco.MjSpec:
     for arm in ARMS:
         _servos(spec, arm)
     _surroundings(spec)
+    for name, view in {**CAMERAS, **views}.items():
+        _add_camera(spec, name, view)
     return spec
 
 
@@ -219,12 +221,6 @@ def _gripper(spec: mujoco.MjSpec, arm: str) -> None:
     hand = spec.body(f"{prefix}/gripper_link")
     hand.add_site(name=f"{arm}_pinch", pos=(PINCH, 0, 0), group=4)
     spec.delete(next(c for c in spec.cameras if c.name == f"{arm}_wrist"))
-    hand.add_camera(
-        name=f"{arm}_wrist",
-        pos=WRIST_CAMERA,
-        xyaxes=look_at(WRIST_CAMERA, (PINCH, 0, 0.0), up=(0, 0, 1)),
-        fovy=62.0,
-    )
 
 
 def _servos(spec: mujoco.MjSpec, arm: str) -> None:
@@ -287,13 +283,13 @@ def _surroundings(spec: mujoco.MjSpec) -> None:
             specular=(0.3 * strength,) * 3,
             castshadow=shadow,
         )
-    for name, camera in FIXED_CAMERAS.items():
-        world.add_camera(
-            name=name,
-            pos=camera.position,
-            xyaxes=look_at(camera.position, camera.target, up=(0, 0, 1)),
-            fovy=camera.fovy,
-        )
+
+
+def _add_camera(spec: mujoco.MjSpec, name: str, view: ViewConfig) -> None:
+    arm = view.mount.removesuffix("_gripper")
+    body = spec.worldbody if view.mount == "world" else spec.body(f"vx300s_{arm}/gripper_link")
+    axes = look_at(view.position, view.target, up=(0, 0, 1))
+    body.add_camera(name=name, pos=view.position, xyaxes=axes, fovy=view.fovy)
 
 
 def look_at(
@@ -303,5 +299,7 @@ def look_at(
     forward = np.asarray(target, float) - position
     forward /= np.linalg.norm(forward)
     right = np.cross(forward, up)
+    if np.linalg.norm(right) < 1e-9:  # straight up or down: the image's upper edge is the far one
+        right = np.cross(forward, (0.0, 1.0, 0.0))
     right /= np.linalg.norm(right)
     return (*right.tolist(), *np.cross(right, forward).tolist())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
 
-from aloha_kit.config import from_mapping, load, names, RigConfig
+from aloha_kit.config import from_mapping, load, names, RigConfig, ViewConfig
 from aloha_kit.core import ConfigError
 
 WHOLE: dict[str, Any] = {
@@ -70,3 +71,26 @@ def test_what_is_missing_or_wrong_is_named(path: str, value: Any, message: str) 
     with pytest.raises(ConfigError) as caught:
         from_mapping(RigConfig, broken(path, value), where="mine.yaml")
     assert message in str(caught.value)
+
+
+def test_a_simulated_cameras_view_is_read_from_its_rig() -> None:
+    view = {"position": [0.9, 0, 0.5], "target": [0, 0.5, 0], "fovy": 40, "mount": "left_gripper"}
+    rig = from_mapping(RigConfig, {"name": "r", "kind": "sim", "cameras": {"side": {"height": 9, "view": view}}})
+    assert rig.cameras["side"].view == ViewConfig((0.9, 0.0, 0.5), (0.0, 0.5, 0.0), 40.0, "left_gripper")
+    assert (rig.live, rig.cameras["side"].height) == (False, 9)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fovy": 180}, "fovy lies between 0 and 180 degrees, given 180"),
+        ({"target": [0.9, 0, 0.5]}, "cannot look at the place where it is"),
+        ({"mount": "left_griper"}, "Did you mean 'left_gripper'"),
+        ({"target": [0, 0]}, "must be a list of 3 values"),
+        ({"fov": 3}, "unknown key 'fov'. Did you mean 'fovy'"),
+    ],
+)
+def test_a_view_that_cannot_be_is_refused(change: dict[str, Any], words: str) -> None:
+    view = {"position": [0.9, 0, 0.5], "target": [0, 0.5, 0], **change}
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        from_mapping(RigConfig, {"name": "r", "kind": "sim", "cameras": {"side": {"view": view}}})

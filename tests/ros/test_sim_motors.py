@@ -16,6 +16,7 @@ from aloha_kit.ros.sim_rig.faults import ArmFault, CameraFault, Faults
 from aloha_kit.ros.sim_rig.motors import Motors
 from aloha_kit.ros.sim_rig.person import HOME, Person
 from aloha_kit.ros.sim_rig.rig import SimRig
+from aloha_kit.sim import scripts
 
 AT = np.append(START_ARM_POSE.astype(float), 0.5)
 DT = 0.01
@@ -233,7 +234,7 @@ CUBE = {"cube": np.array([0.1, 0.5, 0.02, 1, 0, 0, 0])}
 
 
 def person(said: list[str] | None = None, noise: float = 0.0) -> Person:
-    return Person("transfer_cube", noise=noise, seed=0, complain=(said if said is not None else []).append)
+    return Person(scripts.transfer_cube, noise=noise, seed=0, complain=(said if said is not None else []).append)
 
 
 def both(gesture: str) -> dict[str, str]:

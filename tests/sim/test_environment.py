@@ -161,7 +161,7 @@ def test_it_describes_itself_for_the_episode() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scene": "transfer_cub"}, "no simulated scene 'transfer_cub'. Did you mean 'transfer_cube'?"),
+        ({"scene": "transfer_cub"}, "no 'transfer_cub' among the scenes. Did you mean 'transfer_cube'?"),
         ({"cameras": {"tpo": (8, 8)}}, "no simulated camera 'tpo'. Did you mean 'top'?"),
         ({"cameras": {"top": (0, 8)}}, "camera 'top' needs (height, width) from 1 to 4096 pixels, given (0, 8)"),
         ({"cameras": {"top": (8, 8, 3)}}, "camera 'top' needs (height, width)"),

@@ -7,7 +7,7 @@ import pytest
 
 from aloha_kit.core import ConfigError, VX300S
 from aloha_kit.loop import run_episode
-from aloha_kit.sim import scripts, SimEnv
+from aloha_kit.sim import SimEnv
 
 
 def plan(scene: str, seed: int, noise: float, expert_seed: int = 0) -> np.ndarray:
@@ -101,10 +101,8 @@ def test_mistakes_are_named() -> None:
     env = SimEnv("transfer_cube", cameras={})
     with pytest.raises(ConfigError, match="motion noise must be at least 0, given -1"):
         env.expert(noise=-1)
-    with pytest.raises(
-        ConfigError, match=r"no scripted expert for scene 'transfer_cubes'. Did you mean 'transfer_cube'\?"
-    ):
-        scripts.script_of("transfer_cubes", {})
+    with pytest.raises(ConfigError, match=r"no 'transfer_cubes' among the scripts\. Did you mean 'transfer_cube'\?"):
+        SimEnv("transfer_cube", cameras={}, script="transfer_cubes")
     env.reset_to({"cube": [0.1, 3.0, 0.02, 1, 0, 0, 0]})
     with pytest.raises(ValueError, match="the right gripper does not reach"):
         env.expert().reset()

@@ -41,7 +41,7 @@ def test_the_cube_is_seen_where_a_pinhole_camera_has_it(camera: str) -> None:
     env = SimEnv("transfer_cube", cameras={camera: (height, width)}, quality="draft", seed=4)
     observation = env.reset().observation
     cube = observation["environment_state"][:3].astype(float)
-    described = workcell.FIXED_CAMERAS[camera]
+    described = workcell.CAMERAS[camera]
     eye, target = np.array(described.position), np.array(described.target)
     forward = (target - eye) / np.linalg.norm(target - eye)
     right = np.cross(forward, [0, 0, 1])

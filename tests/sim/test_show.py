@@ -47,7 +47,7 @@ def test_depth_is_along_the_cameras_axis() -> None:
     pictures = env.show(env.physics.data.qpos, 0)
     depth = pictures.draw_depth("top", (height, width))
     assert depth.dtype == np.uint16
-    described = workcell.FIXED_CAMERAS["top"]
+    described = workcell.CAMERAS["top"]
     eye, target = np.array(described.position), np.array(described.target)
     assert abs(depth[60, 80] - 1000 * np.linalg.norm(target - eye)) < 3, "the axis meets the table at the target"
     forward = (target - eye) / np.linalg.norm(target - eye)

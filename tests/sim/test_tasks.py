@@ -106,7 +106,7 @@ def test_rewards_follow_the_geometry(scene: str, expected) -> None:
     ],
 )
 def test_stages(scene: str, touching: list[tuple[str, str]], reward: int) -> None:
-    assert tasks.scene(scene).reward(frozenset(touching)) == reward
+    assert tasks.scene(scene).reward(frozenset(touching), {}) == reward
 
 
 def test_a_cube_dropped_at_the_end_is_no_success() -> None:

@@ -30,6 +30,7 @@ from aloha_kit.ros.sim_rig.arms import Follower, Leader
 from aloha_kit.ros.sim_rig.drivers import BaseDriver, InterbotixDriver, JointStateDriver, stamp, Switches
 from aloha_kit.ros.sim_rig.person import Person
 from aloha_kit.ros.sim_rig.rig import SimRig
+from aloha_kit.sim import tasks
 
 PARAM, RESUME, SEED = "/sim_rig", "/sim_rig_resume", "/sim_rig_seed"
 STATE_HZ, REWARD_HZ = 100.0, 10.0
@@ -77,7 +78,8 @@ class ArmsNode:
         self._config, self._task, self._speed = config, task, args.speed
         self._lock = threading.RLock()
         self._faults = faults.Faults(config, rospy.logerr)
-        person = Person(task.scene, noise=args.noise, seed=args.seed, complain=_warn) if args.person else None
+        script = tasks.script_of(tasks.scene(task.scene), task.script)
+        person = Person(script, noise=args.noise, seed=args.seed, complain=_warn) if args.person else None
         self._rig = SimRig(config, task.scene, person=person, seed=args.seed, complain=_warn, reboot_s=args.reboot_s)
         self._resume()
         rng = np.random.default_rng(args.seed)

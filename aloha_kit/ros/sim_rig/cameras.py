@@ -126,14 +126,15 @@ class SimCameras:
     """
 
     def __init__(self, task: TaskConfig, rig: RigConfig, *, quality: str | None = None, jpeg_quality: int = 95) -> None:
-        views = {name: VIEWS.get(name, name) for name in rig.cameras}
+        own = {name: camera.view for name, camera in rig.cameras.items() if camera.view}
+        views = {name: name if name in own else VIEWS.get(name, name) for name in rig.cameras}
         for name, view in views.items():
-            if view not in CAMERAS:
+            if view not in {*CAMERAS, *own}:
                 raise ConfigError(
                     f"camera '{name}' of rig '{rig.name}' cannot be simulated. {nearest(name, {*VIEWS, *CAMERAS})}"
                 )
         self._views, self._wall = views, WallClock()
-        self._env = SimEnv(task.scene, cameras={}, quality=quality or rig.quality, randomise=task.randomise)
+        self._env = SimEnv(task.scene, cameras={}, quality=quality or rig.quality, randomise=task.randomise, views=own)
         self._faults = Faults(rig, rospy.logerr)
         self._rng = np.random.default_rng(0)
         self._pace = Pace(rospy.logwarn)

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import START_ARM_POSE, VX300S
+from aloha_kit.core import ConfigError, START_ARM_POSE, VX300S
 from aloha_kit.sim import scripts
 from aloha_kit.sim.planning import least_jerk, Planner
 from aloha_kit.sim.workcell import START_GRIPPER
@@ -36,14 +36,21 @@ class Person:
     The task begins with the first hand that is let play; another one joins it where it is by then.
 
     Args:
-        scene: whose script to do.
+        script: what to do for the objects' poses, see `sim.tasks.script_of`.
         noise: of the motions, see `scripts.vary`; 0 does the same thing for the same objects.
         seed: of the noise.
         complain: told why there is nothing to do (objects out of reach).
     """
 
-    def __init__(self, scene: str, *, noise: float, seed: int, complain: Callable[[str], None]) -> None:
-        self._scene, self._noise, self._seed, self._complain = scene, noise, seed, complain
+    def __init__(
+        self,
+        script: Callable[[Mapping[str, Vector]], scripts.Script],
+        *,
+        noise: float,
+        seed: int,
+        complain: Callable[[str], None],
+    ) -> None:
+        self._script, self._noise, self._seed, self._complain = script, noise, seed, complain
         self._planner = Planner(PLAN_HZ)
         self._worker = ThreadPoolExecutor(1, "person")  # a plan takes longer than a tick of the drivers
         self._plan: Future[Vector | None] | None = None
@@ -145,10 +152,9 @@ class Person:
     def _think(self, objects: Mapping[str, Vector], seed: int) -> Vector | None:
         """(N, 14) a row each 1 / PLAN_HZ s, the first is the start pose."""
         try:
-            script = scripts.script_of(self._scene, objects)
-            script = scripts.vary(script, self._noise, np.random.default_rng([self._seed, seed]))
+            script = scripts.vary(self._script(objects), self._noise, np.random.default_rng([self._seed, seed]))
             actions = self._planner.actions(script, round(PLAN_S * PLAN_HZ))
-        except ValueError as error:
+        except (ConfigError, ValueError) as error:
             self._complain(f"the person cannot do the task from here: {error}")
             return None
         return np.vstack([np.concatenate([HOME, HOME]), actions]).astype(float)

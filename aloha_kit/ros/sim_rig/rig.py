@@ -41,7 +41,7 @@ class SimRig:
 
     Args:
         config: which arms there are; their sides must be "left" and "right", as the scenes have them.
-        scene: "transfer_cube" or "insertion".
+        scene: a name of `sim.tasks.SCENES`, or `my_package.module:Name`.
         person: who holds the leaders, or None.
         seed: of the first objects, and again of the first reset.
         complain: told, with the arm's name, what a driver would log.
