@@ -11,6 +11,7 @@ from pathlib import Path
 
 import h5py
 import pytest
+import torch._dynamo  # noqa: F401 - before any OpenGL context: the commands run in this process
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
