@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.arms import arm_model
+from aloha_kit.core.contract import ROLES
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,32 @@ class BaseConfig:
 
 
 @dataclass(frozen=True)
+class SensorConfig:
+    """A further stream of numbers: entries of the ROS messages on a topic.
+
+    An entry is a path in the message: `wrench.force.x`, `data[24]` for an array of 24, `position.finger` for a joint
+    of a JointState by its name. Types that `ros.sensors.UNITS` lists have entries and units of their own.
+    """
+
+    topic: str
+    type: str  # of the messages: sensor_msgs/Imu, std_msgs/Float32MultiArray, or any other that is installed
+    entries: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()  # of the entries, one each or one for all
+    role: str = ""  # in the contract; by default what the type is called
+    rate_hz: float = 100.0  # an observation is as old as the slowest stream's newest sample
+
+    def __post_init__(self) -> None:
+        if not self.topic:
+            raise ValueError("a sensor needs a topic")
+        if not re.fullmatch(r"\w+/\w+", self.type):
+            raise ValueError(f"a sensor's type is a message type such as sensor_msgs/Imu, given '{self.type}'")
+        if self.role in ROLES:
+            raise ValueError(f"a sensor's role cannot be '{self.role}', which a contract has already")
+        if not self.rate_hz > 0:
+            raise ValueError(f"a sensor's rate_hz must be positive, given {self.rate_hz}")
+
+
+@dataclass(frozen=True)
 class EStopConfig:
     """An emergency stop that has to be there: std_msgs/Bool, true while it is pressed, repeated by its source."""
 
@@ -128,6 +156,7 @@ class RigConfig:
     followers: dict[str, ArmConfig] = field(default_factory=dict)
     leaders: dict[str, ArmConfig] = field(default_factory=dict)
     base: BaseConfig | None = None
+    sensors: dict[str, SensorConfig] = field(default_factory=dict)
     estop: EStopConfig | None = None  # none: /aloha_kit/estop is listened to, nobody has to publish on it
     teleop: Literal["software", "hardware"] = "software"
     sync: SyncConfig = field(default_factory=SyncConfig)
@@ -141,6 +170,8 @@ class RigConfig:
         return bool(self.followers)
 
     def __post_init__(self) -> None:
+        if wrong := [name for name in self.sensors if not re.fullmatch(r"\w+", name)]:
+            raise ValueError(f"a sensor's name is letters, digits and _, given '{wrong[0]}'")
         if self.kind != "ros":
             return
         if not self.followers:

@@ -16,6 +16,7 @@ from typing import Any
 from aloha_kit.core.errors import ContractError, reason, shown
 
 STATE, ACTION, IMAGE, DEPTH, PRIVILEGED = "state", "action", "image", "depth", "privileged"
+ROLES = (STATE, ACTION, IMAGE, DEPTH, PRIVILEGED)
 """Roles of features with a place of their own in a contract. Any other word is the role of a sensor."""
 
 IMAGES = "images/"  # before a camera's name

@@ -281,6 +281,7 @@ def _lines(verdict: Verdict) -> list[list[str]]:
 
 def _info_row(info: dict[str, Any]) -> list[str]:
     cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in info["cameras"].items()) or "none"
+    sensors = "".join(f", {name} ({len(entries)})" for name, entries in info["sensors"].items())
     order = f" ({info['jpeg_order']}, {info['jpeg_order_source']})" if info["jpeg_order_source"] != "file" else ""
     order = "" if info["jpeg_order"] is None else order
     success = {None: "?", True: "yes", False: "no"}[info["success"]]
@@ -289,7 +290,7 @@ def _info_row(info: dict[str, Any]) -> list[str]:
         Path(info["path"]).name,
         str(info["steps"]),
         f"{info['seconds']:.1f}",
-        f"{info['images']}{order}: {cameras}",
+        f"{info['images']}{order}: {cameras}{sensors}",
         f"{info['bytes'] / 1e6:.1f}",
         success,
         str(info["task"] or info["layout"]),

@@ -40,7 +40,7 @@ def tables(episode: RecordedEpisode) -> dict[str, Table]:
     return {name: table for name, table in found.items() if table is not None}
 
 
-def names_of(episode: Episode, stream: str) -> list[str]:
+def names_of(episode: RecordedEpisode, stream: str) -> list[str]:
     """Names of a stream's columns, numbers where the file does not say them."""
     contract = episode.contract
     width = tables(episode)[stream].shape[1]
@@ -102,6 +102,13 @@ def check_shapes(episode: RecordedEpisode, bounds: Bounds) -> Iterator[Finding]:
         yield Finding(
             "error", "shapes", f"qpos has {episode.qpos.shape[1]} entries, the contract {len(contract.state_names)}"
         )
+    present = tables(episode)
+    for feature in contract.sensors:
+        if feature.name in present and present[feature.name].shape[1:] != feature.shape:
+            found = f"{feature.name} has {present[feature.name].shape[1]} entries, the contract {feature.shape[0]}"
+            yield Finding("error", "shapes", found)
+        elif feature.name.startswith(SENSORS) and feature.name not in present:
+            yield Finding("error", "shapes", f"{feature.name} is missing, which the contract has")
     if not episode.cameras:
         yield Finding("warning", "images", "no cameras")
 

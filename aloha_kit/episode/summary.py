@@ -15,6 +15,7 @@ from aloha_kit.episode.checks import names_of, require_consistent, tables
 from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.hdf5 import damage_told
 from aloha_kit.episode.reader import Episode
+from aloha_kit.episode.schema import SENSORS
 
 Vector = npt.NDArray[np.float64]
 
@@ -42,6 +43,7 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
             "jpeg_order_source": episode.jpeg_order_source if episode.compressed else None,
             "notes": [*episode.notes],
             "cameras": {name: list(episode.image_size(name)) for name in episode.cameras},
+            "sensors": {name: names_of(episode, f"{SENSORS}{name}") for name in episode.sensors},
             "depth_cameras": list(episode.depth_cameras),
             "bytes": path.stat().st_size,
             "success": episode.success,

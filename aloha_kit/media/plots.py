@@ -17,6 +17,7 @@ Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 
 ACTION, STATE = "#d9622b", "#2b6cb0"
+MOST_LABELS = 8  # of the lines in one subplot of a sensor
 PALETTE = ("#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#b07aa1", "#edc948")
 
 
@@ -67,6 +68,38 @@ def joint_traces(
         axes[len(column) - 1][c].tick_params(labelbottom=True)
     lines, words = axes[0][0].get_legend_handles_labels()
     figure.legend(lines, words, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    return figure
+
+
+def sensor_traces(
+    sensors: Mapping[str, Floats],
+    entries: Mapping[str, Sequence[str]],
+    units: Mapping[str, Sequence[str]],
+    rate_hz: float,
+    *,
+    title: str = "",
+) -> Figure:
+    """One subplot a sensor and unit: {sensor: (rows, D)} over time in seconds, with the names and units of entries."""
+    panels = [
+        (name, unit, [i for i, each in enumerate(units[name]) if each == unit])
+        for name in sensors
+        for unit in dict.fromkeys(units[name])
+    ]
+    figure = Figure(figsize=(11, 1.8 * len(panels) + 0.9), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, (name, unit, columns) in zip(axes, panels, strict=True):
+        for k, i in enumerate(columns):
+            label = entries[name][i] if len(columns) <= MOST_LABELS else None
+            time_s = np.arange(len(sensors[name])) / rate_hz
+            axis.plot(time_s, sensors[name][:, i], lw=1, color=PALETTE[k % len(PALETTE)], label=label)
+        axis.set_title(name, fontsize=9, loc="left", pad=2)
+        axis.set_ylabel(unit, fontsize=8)
+        tidy(axis)
+        if len(columns) <= MOST_LABELS:
+            axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    axes[-1].set_xlabel("time (s)", fontsize=8)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 

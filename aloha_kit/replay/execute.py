@@ -136,7 +136,7 @@ def execute(
     config = _task(recording, task)
     rig = load(RigConfig, "rigs", config.rig)
     with sigterm_interrupts(), contextlib.closing(envs.connect(config, rig, realtime=realtime)) as env:
-        joints = replace(recording.contract, cameras={}, environment_state_names=())
+        joints = replace(recording.contract, cameras={}, environment_state_names=(), sensors=())
         joints.require(env.contract, mine=f"episode {recording.episode.where}", theirs=f"rig '{config.rig}'")
         with guarded(env, Replay(recording.action), release=release) as guard:
             return _run(env, recording, guard)

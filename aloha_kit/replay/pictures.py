@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.media import caption, joint_traces, Mp4Writer, row, Strip, timing
+from aloha_kit.media import caption, joint_traces, Mp4Writer, row, sensor_traces, Strip, timing
 from aloha_kit.media.frames import BAD, FAINT, GOOD
 from aloha_kit.replay.recording import Recording
 
@@ -54,7 +54,7 @@ def _compose(
 
 
 def draw_plots(recording: Recording, stem: Path) -> list[Path]:
-    """`<stem>_joints.png`, and `<stem>_timing.png` where the file has stamps."""
+    """`<stem>_joints.png`, `<stem>_sensors.png` where the file has sensors, `<stem>_timing.png` where it has stamps."""
     title = " · ".join(part for part in (recording.title, recording.verdict) if part)
     joints = stem.with_name(f"{stem.name}_joints.png")
     figure = joint_traces(
@@ -68,6 +68,12 @@ def draw_plots(recording: Recording, stem: Path) -> list[Path]:
     )
     figure.savefig(joints)
     written = [joints]
+    if recording.sensors:
+        sensors = stem.with_name(f"{stem.name}_sensors.png")
+        entries = {name: recording.entries(name) for name in recording.sensors}
+        units = {name: recording.units(name) for name in recording.sensors}
+        sensor_traces(recording.sensors, entries, units, recording.rate_hz, title=title).savefig(sensors)
+        written.append(sensors)
     if "deadline" in recording.stamps:
         clock = stem.with_name(f"{stem.name}_timing.png")
         timing(recording.stamps, recording.rate_hz, title=title).savefig(clock)

@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError, nearest
 from aloha_kit.core.source import RecordedEpisode
-from aloha_kit.episode.checks import check_shapes
+from aloha_kit.episode.checks import check_shapes, names_of
 from aloha_kit.episode.findings import Bounds
+from aloha_kit.episode.schema import SENSORS
 
 Array = npt.NDArray[np.float32]
 
@@ -37,6 +38,7 @@ class Recording:
     qpos: Array
     stamps: dict[str, npt.NDArray[np.int64]]
     describe: dict[str, Any]
+    sensors: dict[str, Array]  # {sensor: (frames, D)}; `entries` and `units` say what its columns are
 
     @classmethod
     def of(cls, episode: RecordedEpisode, cameras: Sequence[str] = (), rate_hz: float | None = None) -> Recording:
@@ -71,7 +73,18 @@ class Recording:
             qpos,
             {name: stamps for name, stamps in episode.stamps.items() if np.any(stamps >= 0)},
             dict(episode.describe),
+            dict(episode.sensors),
         )
+
+    def entries(self, sensor: str) -> list[str]:
+        """Names of a sensor's columns, numbers where the file does not say them."""
+        return names_of(self.episode, f"{SENSORS}{sensor}")
+
+    def units(self, sensor: str) -> Sequence[str]:
+        """Units of a sensor's columns."""
+        units = {feature.name: feature.units for feature in self.contract.sensors}.get(f"{SENSORS}{sensor}", ())
+        columns = self.entries(sensor)
+        return units if len(units) == len(columns) else ["unknown"] * len(columns)
 
     @property
     def frames(self) -> int:

@@ -53,6 +53,10 @@ def _log(stream: Any, recording: Recording, advance: Callable[[int], object]) ->
     command_times = _times(recording, "command", rows=len(recording.action))
     for i, name in enumerate(recording.contract.action_names):
         _curve(stream, f"{_panel(name)}/action", command_times, recording.action[:, i])
+    for sensor, values in recording.sensors.items():
+        times = _times(recording, f"sensors/{sensor}")
+        for i, name in enumerate(recording.entries(sensor)):
+            _curve(stream, f"sensors/{sensor}/{name}", times, values[:, i])
     if recording.episode.reward is not None:
         _curve(stream, "reward", state_times[1 : 1 + len(recording.action)], recording.episode.reward, first=1)
     _timing(stream, recording)
@@ -119,6 +123,7 @@ def _blueprint(recording: Recording) -> Any:
     cameras = rrb.Grid(*[rrb.Spatial2DView(origin=f"cameras/{c}", name=c) for c in recording.cameras], name="cameras")
     panels = dict.fromkeys(_panel(name).rpartition("/")[0] for name in recording.contract.action_names)
     arms = [rrb.TimeSeriesView(origin=p, name=f"{p.removeprefix('arms/')} arm" if p != "other" else p) for p in panels]
+    sensors = [rrb.TimeSeriesView(origin=f"sensors/{name}", name=name) for name in recording.sensors]
     plots = rrb.Tabs(
         rrb.Vertical(*arms, name="joints"),
         rrb.Vertical(
@@ -128,6 +133,7 @@ def _blueprint(recording: Recording) -> Any:
             ),
             name="timing",
         ),
+        *([rrb.Vertical(*sensors, name="sensors")] if sensors else []),
         rrb.TimeSeriesView(origin="reward", name="reward"),
         rrb.TextDocumentView(origin="about", name="about"),
     )

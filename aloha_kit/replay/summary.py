@@ -24,6 +24,9 @@ def summary(recording: Recording) -> str:
         f" {episode.length / recording.rate_hz:.2f} s",
         f"  cameras: {cameras or '(none)'}",
     ]
+    if recording.sensors:
+        sensors = ", ".join(f"{name} ({table.shape[1]})" for name, table in recording.sensors.items())
+        lines.append(f"  sensors: {sensors}")
     lines += [f"  note: {note}" for note in (episode.assumption, *episode.notes) if note]
     if attrs.get("task"):
         lines.append(f"  task: {attrs['task']}   {attrs.get('instruction', '')}".rstrip())

@@ -42,6 +42,7 @@ from aloha_kit.ros.operator import RosOperator
 from aloha_kit.ros.readings import next_reading, require_believable, until_read
 from aloha_kit.ros.rivals import SoleCommander
 from aloha_kit.ros.safety import guarded
+from aloha_kit.ros.sensors import rig_sensors
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import Streams
 
@@ -59,7 +60,8 @@ class RosEnv(Environment):
     raises SafetyError, and moves nothing, while another node commands them, which ends a step too),
     puts a simulated rig's objects back, runs `opening`, and gives FIRST when every stream is alive. `step`
     sends, waits for the deadline and matches one sample of each stream. Stamps: "qpos_left", …,
-    "images/<camera>", "base_vel", "leader_left", … (what the action came from), "deadline", "command".
+    "images/<camera>", "base_vel", "sensors/<sensor>", "leader_left", … (what the action came from), "deadline",
+    "command".
 
     When anything fails nothing more is sent, so the followers stay at their last command; nothing here lets torque go
     except `release`. Once the emergency stop was pressed nothing moves on any path until `estop.reset()`: a base is
@@ -93,7 +95,7 @@ class RosEnv(Environment):
         if leaders and not rig.leaders:
             raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
         self.task, self.rig = task, rig
-        drivers = rig_drivers(rig)  # an unknown one is told before anything is contacted
+        drivers, sensors = rig_drivers(rig), rig_sensors(rig)  # unknown ones are told before anything is contacted
         self.clock = clock or node.start("aloha_kit", anonymous=True)
         self.late_ns = 0
         self._opening, self._by_person = opening, leaders
@@ -136,7 +138,7 @@ class RosEnv(Environment):
             else None
         )
         self._rate = Rate(task.rate_hz, self.clock)
-        self._senses = Senses(rig_contract(task, rig, self.simulated), self.followers, self.base)
+        self._senses = Senses(rig_contract(task, rig, self.simulated), self.followers, self.base, sensors)
 
     @property
     def followers(self) -> dict[str, Arm]:

@@ -113,7 +113,7 @@ class _Ear:
 
     def _hear(self, message: rospy.AnyMsg) -> None:
         now, raw = self._clock.now_ns(), message._buff
-        _, seconds, nanoseconds = _HEADER.unpack_from(raw)
+        _, seconds, nanoseconds = _HEADER.unpack_from(raw) if self._kind._has_header else (0, *divmod(now, 10**9))
         if self._pictures:
             body = memoryview(raw)[16 + int.from_bytes(raw[12:16], "little") :]
             checksum = zlib.crc32(bytes(body[:: max(1, len(body) // _PRINTED)]))

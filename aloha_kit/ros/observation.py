@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from aloha_kit.ros import images
 from aloha_kit.ros.arms import Arm
 from aloha_kit.ros.base import Base
 from aloha_kit.ros.drivers import arm_driver
+from aloha_kit.ros.sensors import rig_sensors, Sensor
 from aloha_kit.ros.soft_sync import Matched
 from aloha_kit.ros.streams import Streams
 
@@ -33,6 +34,9 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
     sensors = list(joint_sensors(states, _effort_units(rig)))
     if rig.base:
         sensors.append(Feature.vector("base_vel", "velocity", BASE_NAMES, ("m/s", "rad/s"), optional=True))
+    for name, sensor in rig_sensors(rig).items():
+        rate_hz = rig.sensors[name].rate_hz
+        sensors.append(sensor.feature(rate_hz if rate_hz != task.rate_hz else None))
     for name in task.cameras:
         camera = rig.cameras[name]
         if camera.depth_topic:
@@ -75,6 +79,7 @@ class Senses:
     contract: Contract
     followers: Mapping[str, Arm]
     base: Base | None
+    sensors: Mapping[str, Sensor] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
 
     def observation(self, matched: Matched) -> Observation:
@@ -106,6 +111,9 @@ class Senses:
             observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
         if self.base is not None:
             observation["base_vel"] = self.base.read(values["base_vel"])
+        if self.sensors:
+            read = {name: sensor.read(values[f"sensors/{name}"]) for name, sensor in self.sensors.items()}
+            observation["sensors"] = read
         return observation
 
     def spec(self, newest: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,6 +127,11 @@ class Senses:
         }
         if self.base is not None:
             spec["base_vel"] = specs.Array((2,), np.float32, "base_vel")
+        if self.sensors:
+            spec["sensors"] = {
+                name: specs.Array((len(sensor.entries),), np.float32, f"sensors/{name}")
+                for name, sensor in self.sensors.items()
+            }
         if depth := [name for name in newest if name.startswith(_DEPTH)]:
             spec["images_depth"] = {
                 name[len(_DEPTH) :]: specs.Array(images.size(newest[name]), np.uint16, name) for name in depth

@@ -57,6 +57,7 @@ def _patience_s(env: RosEnv) -> float:
     rig = env.rig
     rates = [arm.rate_hz for arm in rig.followers.values()]
     rates += [rig.cameras[name].rate_hz for name in env.contract.cameras]
+    rates += [sensor.rate_hz for sensor in rig.sensors.values()]
     return 2 * max(rig.sync.max_age_s, rig.sync.max_age_periods / min(rates))
 
 

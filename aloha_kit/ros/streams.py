@@ -15,6 +15,7 @@ from aloha_kit.config.rig import RigConfig, SyncConfig
 from aloha_kit.core import Clock, ConfigError, nearest
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.publishers import Publishers, sender
+from aloha_kit.ros.sensors import rig_sensors
 from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
 
 
@@ -30,11 +31,12 @@ class Topic:
 class Streams:
     """Subscribed to what a rig publishes; samples hold the ROS messages as they came.
 
-    Streams: "qpos_<arm>" and "leader_<arm>" (joint states), "images/<camera>", "images_depth/<camera>", "base_vel".
+    Streams: "qpos_<arm>" and "leader_<arm>" (joint states), "images/<camera>", "images_depth/<camera>", "base_vel",
+    "sensors/<sensor>".
     The node must be started.
 
     Args:
-        rig: its followers, base and the named `cameras` (with depth where they have it).
+        rig: its followers, base, sensors and the named `cameras` (with depth where they have it).
         leaders: the leaders' joint states too.
         clock: the clock of stamps, `node.start`.
 
@@ -42,7 +44,7 @@ class Streams:
         sync: the soft sync that they are stored in; `topics`: {stream: topic}.
 
     Raises:
-        ConfigError: a camera that the rig has not, or leaders of a rig without any.
+        ConfigError: a camera that the rig has not, leaders of a rig without any, or a sensor that cannot be read.
     """
 
     def __init__(self, rig: RigConfig, cameras: Iterable[str], *, leaders: bool, clock: Clock) -> None:
@@ -71,13 +73,14 @@ class Streams:
         return subscriber
 
     def _store(self, message: Any, stream: str) -> None:
-        header = message.header
         self._publishers[stream].hear(sender(message))
-        self.sync.add(stream, header.stamp.secs * 1_000_000_000 + header.stamp.nsecs, message, header.seq or None)
+        header = getattr(message, "header", None)  # plain arrays have none: they count as captured when they arrive
+        stamp_ns = 0 if header is None else header.stamp.secs * 1_000_000_000 + header.stamp.nsecs
+        self.sync.add(stream, stamp_ns, message, (header.seq or None) if header else None)
 
 
 def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iterator[tuple[str, Topic]]:
-    """(stream, topic) of followers, leaders, base and cameras, in this order; errors as `Streams`."""
+    """(stream, topic) of followers, leaders, base, sensors and cameras, in this order; errors as `Streams`."""
     for name, arm in rig.followers.items():
         yield f"qpos_{name}", Topic(arm_driver(arm).state_topic, JointState, arm.rate_hz)
     if leaders and not rig.leaders:
@@ -86,6 +89,8 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
         yield f"leader_{name}", Topic(arm_driver(arm).state_topic, JointState, arm.rate_hz)
     if rig.base is not None:
         yield "base_vel", Topic(rig.base.odom_topic, Odometry, rig.base.rate_hz)
+    for name, sensor in rig_sensors(rig).items():
+        yield f"sensors/{name}", Topic(rig.sensors[name].topic, sensor.message, rig.sensors[name].rate_hz)
     for name in cameras:
         if name not in rig.cameras:
             raise ConfigError(f"rig '{rig.name}' has no camera '{name}'. {nearest(name, rig.cameras)}")

@@ -71,7 +71,8 @@ def run(args: TeleopArgs) -> None:
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not rig.live:
         raise ConfigError(f"task '{task.name}' is of rig '{rig.name}', simulated in process: it has no arms to move")
-    task = replace(task, cameras=(), episode_len=FOR_EVER)  # nobody looks
+    # nobody looks
+    task, rig = replace(task, cameras=(), episode_len=FOR_EVER), replace(rig, sensors={})
     with sigterm_interrupts():
         if args.park:
             _park(args, task, rig)

@@ -7,7 +7,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -390,3 +392,40 @@ def test_what_a_killed_export_left_is_cleaned_by_the_next(tmp_path: Path) -> Non
         fcntl.flock(held, fcntl.LOCK_EX)
         assert main(["export", str(source), str(target)]) == 0
     assert sorted(file.name for file in target.iterdir()) == ["episode_0.hdf5", busy.name], "a live one is left alone"
+
+
+def test_sensors_are_told_checked_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rig = Rig(wrench=True)
+    data, whole = tmp_path / "data", record(tmp_path / "data", 20, rig)
+    assert main(["info", str(data), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["sensors"] == {"wrench": ["force", "torque"]}
+    assert main(["info", str(data)]) == 0
+    assert "cam_right_wrist 16x16, wrench (2)" in capsys.readouterr().out
+    assert main(["export", str(data), str(tmp_path / "part"), "--start", "5", "--stop", "15"]) == 0
+    (part,) = list_episodes(tmp_path / "part")
+    assert validate(part, deep=True).level == "ok"
+    with Episode.open(part) as episode:
+        np.testing.assert_array_equal(episode.sensors["wrench"], np.stack([rig.force(i) for i in range(5, 16)]))
+    for name, change, message in (
+        ("lost", lambda file: file.__delitem__("observations/sensors/wrench"), "sensors/wrench is missing, which the"),
+        (
+            "narrow",
+            lambda file: _replace(file, lambda table: table[:, :1]),
+            "sensors/wrench has 1 entries, the contract",
+        ),
+        ("short", lambda file: _replace(file, lambda table: table[:9]), "sensors/wrench has 9 rows, expected 21"),
+        ("lost_value", lambda file: _replace(file, lambda table: table * np.nan), "of sensors/wrench are not finite"),
+    ):
+        path = tmp_path / f"{name}.hdf5"
+        shutil.copy(whole, path)
+        with h5py.File(path, "r+") as file:
+            change(file)
+        errors = [finding.message for finding in validate(path).findings if finding.level == "error"]
+        assert any(message in error for error in errors), (name, errors)
+
+
+def _replace(file: h5py.File, change: Callable[[Any], Any]) -> None:
+    name = "observations/sensors/wrench"
+    table = change(file[name][:])
+    del file[name]
+    file[name] = table

@@ -19,12 +19,13 @@ import pytest
 from aloha_kit.core import ContractError, EpisodeError, joint_names
 from aloha_kit.episode import Episode
 from aloha_kit.formats import open_source
+from aloha_kit.media import sensor_traces
 from aloha_kit.replay.__main__ import main
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.summary import summary
 from tests.episode.foreign import any_arms, robotwin, xpolicylab
-from tests.episode.recording import Rig
+from tests.episode.recording import record, Rig
 from tests.replay.conftest import STEPS
 
 
@@ -315,3 +316,26 @@ def test_other_arms_are_drawn_under_neutral_names(tmp_path: Path) -> None:
     with Episode.open(path) as episode:
         text = summary(Recording.of(episode))
     assert "joint_0 … joint_7, unknown units and 50 Hz are assumed" in text
+
+
+def test_sensors_are_told_plotted_and_logged(tmp_path: Path, capsys: Any) -> None:
+    rig = Rig(wrench=True)
+    record(tmp_path, 12, rig)
+    run(tmp_path / "episode_0.hdf5", "--output", tmp_path / "out", "--no_video")
+    assert "sensors: wrench (2)" in capsys.readouterr().out
+    assert cv2.imread(str(tmp_path / "out" / "episode_0_sensors.png")) is not None
+    command = [sys.executable, "-m", "rerun", "rrd", "print", "-vv", str(tmp_path / "out" / "episode_0.rrd")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "/sensors/wrench/force" in done.stdout
+    assert "/sensors/wrench/torque" in done.stdout
+
+
+def test_a_plot_of_sensors_has_a_panel_for_each_unit_and_the_recorded_values() -> None:
+    values = {"wrench": np.arange(12, dtype=np.float32).reshape(3, 4), "touch": np.ones((3, 24), np.float32)}
+    entries = {"wrench": ["fx", "fy", "tx", "ty"], "touch": [f"data.{i}" for i in range(24)]}
+    units = {"wrench": ["N", "N", "N m", "N m"], "touch": ["kPa"] * 24}
+    panels = sensor_traces(values, entries, units, 50.0).axes
+    assert [(axis.get_ylabel(), len(axis.lines)) for axis in panels] == [("N", 2), ("N m", 2), ("kPa", 24)]
+    np.testing.assert_array_equal(panels[1].lines[0].get_ydata(), [2, 6, 10])
+    np.testing.assert_allclose(panels[1].lines[0].get_xdata(), [0, 0.02, 0.04])
+    assert panels[1].lines[0].get_label() == "tx"
