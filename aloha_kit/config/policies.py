@@ -47,6 +47,10 @@ class PolicyConfig:
     """Read the cameras. Off, the policy sees joints alone (and object poses, if asked for)."""
     use_environment_state: bool = False
     """Read the true object poses as well; simulation only, for debugging and quick baselines."""
+    sensors: tuple[str, ...] = ()
+    """Further vectors to read, by their names in the contract: effort, sensors/left_wrench, …"""
+    n_obs_steps: int = 1
+    """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width that every picture is resized to inside the network; None: as recorded."""
     backbone: Literal["resnet18", "resnet34"] = "resnet18"
@@ -78,6 +82,7 @@ class PolicyConfig:
         at_least(
             1,
             chunk_size=self.chunk_size,
+            n_obs_steps=self.n_obs_steps,
             backbone_layers=self.backbone_layers,
             backbone_width=self.backbone_width,
         )

@@ -179,6 +179,19 @@ class Contract:
                 found += _sensor_differences(sensor, there)
         return found
 
+    def named_sensors(self, names: Sequence[str]) -> tuple[Feature, ...]:
+        """Those of the sensors that are read, in the order of `names`; none of them is optional any more.
+
+        Raises:
+            ContractError: there is no such vector; says which there are.
+        """
+        there = {sensor.name: sensor for sensor in self.sensors if len(sensor.shape) == 1}
+        if missing := [name for name in names if name not in there]:
+            raise ContractError(
+                f"the policy reads '{missing[0]}', which is not there; sensors: {', '.join(there) or '(none)'}"
+            )
+        return tuple(dataclasses.replace(there[name], optional=False) for name in names)
+
     def renamed(self, names: Mapping[str, str]) -> Contract:
         """The same with other names of cameras, {this contract's: the new one}; their order stays.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, TypedDict, TypeVar
 
 import numpy as np
@@ -37,6 +37,7 @@ class Observation(TypedDict, total=False):
     environment_state: npt.NDArray[np.float32]  # (E,) true object poses, simulation only
     sensors: Mapping[str, npt.NDArray[np.float32]]  # {sensor: (D,)} in the units that the contract says
     stamps: Stamps
+    history: Sequence[Observation]  # the steps before, oldest first, for a policy that reads several (`n_obs_steps`)
 
 
 class Policy(Protocol):

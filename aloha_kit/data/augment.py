@@ -41,13 +41,16 @@ class Augment:
         return changed
 
     def images(self, images: Tensor, generator: torch.Generator, part: int = 0, parts: int = 1) -> Tensor:
-        """(B, 3, H, W) uint8, or float in [0, 1], to float in [0, 1]."""
+        """(B, 3, H, W) uint8, or float in [0, 1], to float in [0, 1]; of (B, n_obs_steps, 3, H, W) a sample's steps
+        alike."""
         drawn = torch.rand(parts, len(images), 6, generator=generator)[part]
         # (B, 6) in [-1, 1]; like any copy here that waited, this would have the host wait for the GPU's step before
         draws = drawn.mul_(2).sub_(1).to(images.device, non_blocking=True)
         pictures = images.float() / 255 if images.dtype == torch.uint8 else images
-        pictures = self._move(pictures, draws[:, :3])
-        return self._recolour(pictures, draws[:, 3:])
+        if steps := images.shape[1:-3]:
+            draws, pictures = draws.repeat_interleave(steps[0], dim=0), pictures.flatten(0, 1)
+        pictures = self._recolour(self._move(pictures, draws[:, :3]), draws[:, 3:])
+        return pictures.reshape(images.shape) if steps else pictures
 
     def _move(self, images: Tensor, draws: Tensor) -> Tensor:
         if self.crop >= 1 and not self.rotate_deg:

@@ -13,14 +13,18 @@ from torch import Tensor
 
 class _Required(TypedDict):
     qpos: Tensor  # (B, S) float32, rad and gripper opening, ordered like the contract's state_names
-    images: dict[str, Tensor]  # {camera: (B, 3, H, W)} uint8 RGB; or float in [0, 1] once augmented
+    images: dict[
+        str, Tensor
+    ]  # {camera: (B, 3, H, W)}, or (B, n_obs_steps, 3, H, W); uint8 RGB; or float in [0, 1] once augmented
 
 
 class Batch(_Required, total=False):
     """B observations, and in training the K actions that follow each of them.
 
     Actions past an episode's end are zero and marked in `is_pad`. For prediction, `actions` and
-    `is_pad` are absent. Cameras may differ in size.
+    `is_pad` are absent. Cameras may differ in size. Sensors that are read are entries by their names, as
+    `environment_state` is. Where several steps are read, all of the observation has an axis of
+    `n_obs_steps` after B, oldest first.
     """
 
     environment_state: Tensor  # (B, E) float32, true object poses, simulation only

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, counted, EpisodeError, nearest
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
-from aloha_kit.data.stats import Accumulator, Moments, Statistics
+from aloha_kit.data.stats import Accumulator, Moments, SENSORS, Statistics
 from aloha_kit.episode.hdf5 import damage_told
 
 Floats = npt.NDArray[np.float32]
@@ -43,11 +43,22 @@ class EpisodeTable:
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
     readings: tuple[str, ...]  # (E,) how images are read where not simply as stored, by which caches tell them
     notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the data, and in how many episodes
+    sensors: Mapping[str, Floats] = field(default_factory=dict)  # {name: (N, D)}, those that were asked for
     failed: int = 0  # episodes left out because they are marked as failures
     assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `RecordedEpisode.assumption`
 
     def __len__(self) -> int:
         return len(self.action)
+
+    @property
+    def vectors(self) -> dict[str, Floats]:
+        """{name: (N, D)} of an observation's vectors."""
+        poses = {} if self.environment_state is None else {"environment_state": self.environment_state}
+        return {"qpos": self.qpos, **poses, **self.sensors}
+
+    def first_rows(self, rows: Ints) -> Ints:
+        """The first row of each row's episode."""
+        return self.starts[self.episode_of(rows)]
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -79,11 +90,8 @@ class EpisodeTable:
     def statistics(self) -> Statistics:
         """Moments of every vector over all episodes, validation included as in the reference: they describe the
         data set, and so do not change with the split. One pass in float64."""
-        keys = {"qpos": self.qpos, "action": self.action}
-        if self.environment_state is not None:
-            keys["environment_state"] = self.environment_state
         moments: dict[str, Moments] = {}
-        for key, values in keys.items():
+        for key, values in {"action": self.action, **self.vectors}.items():
             accumulator = Accumulator()
             for start, length in zip(self.starts, self.lengths, strict=True):
                 accumulator.add(values[start : start + length])
@@ -95,6 +103,7 @@ def read_table(
     source: EpisodeSource,
     *,
     cameras: Sequence[str] | None = None,
+    sensors: Sequence[str] = (),
     action_offset: int | None = None,
     include_failed: bool = False,
 ) -> EpisodeTable:
@@ -102,6 +111,7 @@ def read_table(
 
     Args:
         cameras: which to use, in this order; all of the first episode when None.
+        sensors: further vectors to read, by their names in the contract.
         action_offset: see `EpisodeTable.offsets`; None takes each episode's own.
         include_failed: take episodes that are marked as failures too.
 
@@ -119,7 +129,7 @@ def read_table(
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue
-                parts.append(_read(number, episode, cameras, action_offset))
+                parts.append(_read(number, episode, cameras, sensors, action_offset))
         except EpisodeError as error:
             raise EpisodeError(f"{error}; {source.advice}") from error
     if not parts:
@@ -143,6 +153,7 @@ def read_table(
         if with_state
         else None,
         contract=embodiment if with_state else dataclasses.replace(embodiment, environment_state_names=()),
+        sensors={name: np.concatenate([p.sensors[name] for p in parts]) for name in sensors},
         ids=tuple(p.id or source.identity(p.number) for p in parts),
         tasks=tuple(sorted({p.task for p in parts if p.task})),
         readings=tuple(p.reading for p in parts),
@@ -173,6 +184,7 @@ class _Part:
     qpos: Floats
     action: Floats
     environment_state: Floats | None
+    sensors: Mapping[str, Floats]
     contract: Contract
     id: str
     task: str
@@ -181,7 +193,13 @@ class _Part:
     notes: tuple[str, ...]
 
 
-def _read(number: int, episode: RecordedEpisode, cameras: Sequence[str] | None, action_offset: int | None) -> _Part:
+def _read(
+    number: int,
+    episode: RecordedEpisode,
+    cameras: Sequence[str] | None,
+    sensors: Sequence[str],
+    action_offset: int | None,
+) -> _Part:
     steps, where = episode.length, episode.where
     if steps < 1:
         raise EpisodeError(f"{where} holds no action")
@@ -196,6 +214,12 @@ def _read(number: int, episode: RecordedEpisode, cameras: Sequence[str] | None, 
         "base_action": episode.base_action,
         "environment_state": episode.environment_state,
     }
+    measured = {"qvel": episode.qvel, "effort": episode.effort, "base_vel": episode.base_velocity}
+    measured |= {f"{SENSORS}{name}": values for name, values in episode.sensors.items()} if sensors else {}
+    for name in sensors:
+        streams[name] = measured.get(name)
+        if streams[name] is None:
+            raise ConfigError(f"{where} has no '{name}'. {nearest(name, [s.name for s in episode.contract.sensors])}")
     vectors = {name: _steps_of(where, name, rows, steps) for name, rows in streams.items() if rows is not None}
     for camera in chosen:
         _require_rows(where, f"camera '{camera}'", episode.rows(camera), steps)
@@ -211,7 +235,10 @@ def _read(number: int, episode: RecordedEpisode, cameras: Sequence[str] | None, 
     if len(names) + len(BASE_NAMES) == action.shape[1]:
         names = (*names, *BASE_NAMES)
     contract = dataclasses.replace(
-        contract, action_names=names, cameras={camera: contract.cameras[camera] for camera in chosen}
+        contract,
+        action_names=names,
+        cameras={camera: contract.cameras[camera] for camera in chosen},
+        sensors=contract.named_sensors(sensors),
     )
     return _Part(
         number=number,
@@ -221,6 +248,7 @@ def _read(number: int, episode: RecordedEpisode, cameras: Sequence[str] | None, 
         qpos=vectors["qpos"],
         action=action,
         environment_state=vectors.get("environment_state"),
+        sensors={name: vectors[name] for name in sensors},
         contract=contract,
         id=episode.id,
         task=str(episode.attrs.get("task") or ""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable, Generator, Iterable
-from typing import Any, TypeVar
+from typing import Any, cast, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,29 +25,46 @@ U = TypeVar("U")
 class Loader:
     """Gathers batches by indexing whole arrays: no Python runs per sample."""
 
-    def __init__(self, table: EpisodeTable, frames: Frames | None, chunk_size: int, *, pin: bool = False) -> None:
-        """`frames` None for policies without cameras; `pin` gathers into page-locked memory, from which a GPU takes
-        batches while it computes. Frames that live on the GPU stay there."""
+    def __init__(
+        self,
+        table: EpisodeTable,
+        frames: Frames | None,
+        chunk_size: int,
+        *,
+        n_obs_steps: int = 1,
+        pin: bool = False,
+    ) -> None:
+        """`frames` None for policies without cameras; `n_obs_steps` observations end with each row; `pin` gathers into
+        page-locked memory, from which a GPU takes batches while it computes. Frames that live on the GPU stay there."""
         self._table = table
         self._frames = frames
         self._chunks = Chunks(table, chunk_size)
+        self._steps = n_obs_steps
         self._pin = pin
 
     def batch(self, rows: Ints, whole: Ints | None = None) -> Batch:
         """The observations at B rows and the `chunk_size` actions that follow each; `whole` are the rows of the batch
         that these are a piece of."""
         actions, is_pad = self._chunks(rows)
-        batch = Batch(
-            qpos=self._tensor(self._table.qpos[rows]),
-            images=self._frames.gather(rows, pin=self._pin) if self._frames is not None else {},
-            actions=self._tensor(actions),
-            is_pad=self._tensor(is_pad),
-        )
-        if self._table.environment_state is not None:
-            batch["environment_state"] = self._tensor(self._table.environment_state[rows])
+        seen = rows if self._steps == 1 else self._history(rows)
+        vectors = {name: self._tensor(values[seen]) for name, values in self._table.vectors.items()}
+        future = {"actions": self._tensor(actions), "is_pad": self._tensor(is_pad)}
+        batch = cast(Batch, {**vectors, "images": self._images(seen), **future})
         if whole is not None:
             batch["valid_rows"] = self._tensor(np.array(self._chunks.present(whole).mean(), np.float32))
         return batch
+
+    def _history(self, rows: Ints) -> Ints:
+        """(B, n_obs_steps) rows that end with `rows`, oldest first; an episode's first row stands for those before."""
+        back = np.arange(self._steps - 1, -1, -1)
+        history: Ints = np.maximum(rows[:, None] - back, self._table.first_rows(rows)[:, None])
+        return history
+
+    def _images(self, rows: Ints) -> dict[str, Tensor]:
+        if self._frames is None:
+            return {}
+        images = self._frames.gather(rows.reshape(-1), pin=self._pin)
+        return images if rows.ndim == 1 else {name: i.reshape(*rows.shape, *i.shape[1:]) for name, i in images.items()}
 
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
         tensor = torch.from_numpy(values)

@@ -12,9 +12,10 @@ from aloha_kit.core import ContractError, nearest
 
 Array = npt.NDArray[np.float32]
 
-KEYS = ("qpos", "action", "environment_state", "start", "end")
+KEYS = ("qpos", "action", "environment_state", "qvel", "effort", "base_vel", "start", "end")
 START, END = "start", "end"  # qpos where episodes begin and end
 PICTURES = "images/"  # before a camera's name: its pictures, as `descriptor.describe` sees them
+SENSORS = "sensors/"  # before a sensor's name
 _FIELDS = ("mean", "std", "min", "max")
 
 
@@ -99,7 +100,7 @@ class Accumulator:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments by key: `qpos` and `action` always, `environment_state` where there is one.
+    """Moments by key: `qpos` and `action` always, `environment_state` and sensors where they are read.
 
     What normalises nothing may be missing (in old checkpoints it is): `start` and `end`, the qpos that episodes begin
     and end with, and `images/<camera>`, the descriptors of a camera's pictures. They tell a rollout that is unlike
@@ -110,7 +111,7 @@ class Statistics:
 
     def __post_init__(self) -> None:
         for key in self.moments:
-            if key not in KEYS and not key.startswith(PICTURES):
+            if key not in KEYS and not key.startswith((PICTURES, SENSORS)):
                 raise ContractError(f"unknown statistics '{key}'. {nearest(key, KEYS)}")
 
     def __getitem__(self, key: str) -> Moments:

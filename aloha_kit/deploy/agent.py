@@ -17,7 +17,7 @@ import torch._dynamo
 from aloha_kit.config import to_mapping
 from aloha_kit.config.fit import assumption, TrainingSetup
 from aloha_kit.config.inference import EngineKind, Precision
-from aloha_kit.core import Observation
+from aloha_kit.core import inputs, Observation
 from aloha_kit.data.batch import Batch
 from aloha_kit.deploy.source import Measure, Source
 from aloha_kit.policies.agent import ChunkPolicy
@@ -78,18 +78,13 @@ def local(
         about,
         lambda measure: TimedAgent(network, measure, prepared),
         warm_up=lambda: warm_up(ChunkPolicy(network, used, prepared)),
+        n_obs_steps=network.config.n_obs_steps,
     )
 
 
 def warm_up(policy: ChunkPolicy) -> None:
     """Ask twice with an empty observation."""
-    contract = policy.contract
-    nothing = Observation(
-        qpos=np.zeros(len(contract.state_names), np.float32),
-        images={name: np.zeros((*size, 3), np.uint8) for name, size in contract.cameras.items()},
-        environment_state=np.zeros(len(contract.environment_state_names), np.float32),
-        stamps={},
-    )
+    nothing = inputs.blank(policy.contract, policy.network.config.n_obs_steps)
     for _ in range(2):
         policy.predict_chunk(nothing)
 

@@ -19,6 +19,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.fit import as_trained, renames, training_setup
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.control.asynchronous import AsyncChunks
+from aloha_kit.control.history import with_history
 from aloha_kit.core import ConfigError, Environment, Policy, WallClock
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy import source as sources
@@ -70,6 +71,7 @@ def run(args: DeployArgs) -> list[Rollout]:
         policy = executor(source, args, latency, inference, task.rate_hz)
         if isinstance(policy, AsyncChunks):
             stack.callback(policy.close)
+        acting = with_history(policy, source.n_obs_steps, source.contract.cameras)
         source.warm_up()
         filmed = env
         if films and seen_by_people not in task.cameras:
@@ -79,7 +81,7 @@ def run(args: DeployArgs) -> list[Rollout]:
             require(simulation, StartPoses, "--eval_poses")
             simulation.starts = starts
         guard, operator = (
-            _attended(stack, env, policy, args.release) if live else (SafetyGuard(policy, env.limits), None)
+            _attended(stack, env, acting, args.release) if live else (SafetyGuard(acting, env.limits), None)
         )
         runner = Runner(
             task, env.contract, guard, policy, latency, output, seen_by_people, source.name, operator, args.judge_s

@@ -36,6 +36,7 @@ class Source:
         timed: the source of chunks, with its stages timed.
         warm_up: first queries allocate, which would pass for latency.
         close: gives back what it holds.
+        n_obs_steps: steps of observation that it reads.
     """
 
     contract: Contract
@@ -46,6 +47,7 @@ class Source:
     timed: Callable[[Measure], ChunkSource]
     warm_up: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
+    n_obs_steps: int = 1
 
 
 def remote(args: DeployArgs) -> Source:
@@ -71,6 +73,7 @@ def remote(args: DeployArgs) -> Source:
         about,
         lambda measure: _TimedRemote(policy, measure),
         close=policy.close,  # the server has warmed up
+        n_obs_steps=policy.n_obs_steps,
     )
 
 

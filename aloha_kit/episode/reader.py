@@ -153,10 +153,6 @@ class Episode(EpisodeFile):
         """(frames, E): true object poses of a simulation, or None."""
         return self._optional("observations/environment_state")
 
-    def vector(self, name: str) -> Array | None:
-        """(frames, D) of a feature by its name in an observation (`qpos`, `effort`, `sensors/left_wrench`), or None."""
-        return self._if_any(f"observations/{name}")
-
     @property
     def sensors(self) -> dict[str, Array]:
         """{sensor: (frames, D)}; the contract's `sensors` say what their entries are."""

@@ -106,7 +106,8 @@ class Candidate:
                         print(result.line(args.rollouts), file=sys.stderr)
 
     def _pool(self, environments: int) -> Pool:
-        mailbox = Mailbox(environments, self.network.contract, self.network.chunk_size)
+        network = self.network
+        mailbox = Mailbox(environments, network.contract, network.chunk_size, network.config.n_obs_steps)
         return Pool(Plan(self._task, self._rig, self._args.execution, mailbox, self._starts), self._args.processes)
 
     def _fitting(self, pool: Pool) -> Ready:

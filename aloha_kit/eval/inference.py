@@ -12,6 +12,7 @@ from aloha_kit.core import counted
 from aloha_kit.data.batch import Batch
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import EvaluationError
+from aloha_kit.policies.inputs import Collator
 from aloha_kit.policies.network import ChunkNetwork
 
 
@@ -34,7 +35,7 @@ class BatchedNetwork:
     ) -> None:
         self._network, self._mailbox, self._size = network.eval(), mailbox, size
         self._ask = ask or network.predict
-        self._device = next(network.parameters()).device
+        self._collate = Collator(next(network.parameters()).device)
 
     def __call__(self, rows: Sequence[int]) -> None:
         """Read the observations of some rows, at most `size`, and answer them.
@@ -52,23 +53,10 @@ class BatchedNetwork:
     def _chunks(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
         try:
             with torch.inference_mode():
-                chunks = self._ask(self._batch(rows))
+                chunks = self._ask(self._collate(self._mailbox.read(rows)))
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(
                 f"the network failed on {counted(len(rows), 'observation')} at once: {str(error).splitlines()[0]}. "
                 "If memory is short, try a smaller --batch"
             ) from error
-
-    def _batch(self, rows: Sequence[int]) -> Batch:
-        contract = self._network.contract
-        batch = Batch(
-            qpos=self._tensor("qpos", rows),
-            images={name: self._tensor(f"images/{name}", rows).permute(0, 3, 1, 2) for name in contract.cameras},
-        )
-        if contract.environment_state_names:
-            batch["environment_state"] = self._tensor("environment_state", rows)
-        return batch
-
-    def _tensor(self, name: str, rows: Sequence[int]) -> torch.Tensor:
-        return torch.from_numpy(self._mailbox.read(name, rows)).to(self._device)

@@ -12,48 +12,44 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, Observation
+from aloha_kit.core.inputs import read, shape_of
 
 Chunk = npt.NDArray[np.float32]
 
 
 class Mailbox:
-    """One row an environment of what `contract` lets a policy see, and of chunks (K, A).
+    """One row an environment of what a policy of `contract` reads, `n_obs_steps` of them, and of chunks (K, A).
 
     A row belongs to its environment until that says "asked", then to the network until it says "answered"; nothing
     else guards it. The memory has no name, so none is left behind however the processes end. It can be handed to a
     process only when that is started.
     """
 
-    def __init__(self, rows: int, contract: Contract, chunk_size: int) -> None:
-        self.rows = rows
-        self.cameras = tuple(contract.cameras)
+    def __init__(self, rows: int, contract: Contract, chunk_size: int, n_obs_steps: int = 1) -> None:
+        self.rows, self.contract, self.n_obs_steps = rows, contract, n_obs_steps
         self._entries: dict[str, tuple[tuple[int, ...], str]] = {
-            "qpos": ((len(contract.state_names),), "float32"),
-            "chunk": ((chunk_size, len(contract.action_names)), "float32"),
-            **{f"images/{name}": ((*size, 3), "uint8") for name, size in contract.cameras.items()},
+            feature.name: (shape_of(feature, n_obs_steps), feature.dtype) for feature in contract.inputs
         }
-        if contract.environment_state_names:
-            self._entries["environment_state"] = ((len(contract.environment_state_names),), "float32")
+        self._inputs = tuple(self._entries)
+        self._entries["chunk"] = ((chunk_size, len(contract.action_names)), "float32")
         context = multiprocessing.get_context("spawn")
         self._memory = {
             name: context.RawArray(ctypes.c_uint8, rows * math.prod(shape) * np.dtype(kind).itemsize)
             for name, (shape, kind) in self._entries.items()
         }
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._entries
-
     def post(self, row: int, observation: Observation) -> None:
-        """Put down what the policy may see of an observation."""
-        self._table("qpos")[row] = observation["qpos"]
-        for name in self.cameras:
-            self._table(f"images/{name}")[row] = observation["images"][name]
-        if "environment_state" in self:
-            self._table("environment_state")[row] = observation["environment_state"]
+        """Put down what the policy may see of an observation.
 
-    def read(self, name: str, rows: Sequence[int]) -> npt.NDArray[Any]:
-        """(len(rows), …) a copy of one entry of some rows."""
-        return self._table(name)[list(rows)]
+        Raises:
+            ContractError: see `core.inputs.read`.
+        """
+        for name, values in read(observation, self.contract, self.n_obs_steps).items():
+            self._table(name)[row] = values
+
+    def read(self, rows: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
+        """{input: (len(rows), …)} a copy of some rows."""
+        return {name: self._table(name)[list(rows)] for name in self._inputs}
 
     def answer(self, row: int, chunk: Chunk) -> None:
         """Put down the chunk for a row's observation."""

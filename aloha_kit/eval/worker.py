@@ -24,6 +24,7 @@ import numpy.typing as npt
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.control.delayed import Execution
 from aloha_kit.control.execution import Executor
+from aloha_kit.control.history import with_history
 from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
 from aloha_kit.envs import connect
 from aloha_kit.eval.mailbox import Mailbox
@@ -126,7 +127,9 @@ def _serve(plan: Plan, row: int, line: Line) -> None:
         try:
             with contextlib.closing(simulation(plan)) as env:
                 line.tell(Ready(env.contract, env.max_reward, env.describe()))
-                policy = plan.execution.executor(Remote(plan.mailbox, row, line))
+                mailbox = plan.mailbox
+                executor = plan.execution.executor(Remote(mailbox, row, line))
+                policy = with_history(executor, mailbox.n_obs_steps, mailbox.contract.cameras)
                 while isinstance(seed := line.hear(), int):
                     line.tell(roll_out(env, policy, seed))
         except GONE:

@@ -8,8 +8,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aloha_kit.core import Contract, ContractError, Observation
+from aloha_kit.core import Contract, Observation
+from aloha_kit.core.inputs import read
 from aloha_kit.data.batch import Batch
+from aloha_kit.policies.inputs import Collator
 from aloha_kit.policies.network import ChunkNetwork
 
 
@@ -29,7 +31,7 @@ class ChunkPolicy:
         self.network = network.to(device).eval()
         self.device = device
         self._ask = ask or network.predict
-        self._pinned: dict[str, torch.Tensor] = {}
+        self._collate = Collator(device)
 
     @property
     def contract(self) -> Contract:
@@ -42,7 +44,7 @@ class ChunkPolicy:
         return self.network.chunk_size
 
     def reset(self) -> None:
-        """Nothing is remembered between observations."""
+        """Nothing is remembered between observations: a history comes with each."""
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
         """(K, A) actions from this observation on, in raw units.
@@ -55,47 +57,6 @@ class ChunkPolicy:
         return np.asarray(chunk.float().cpu().numpy(), np.float32)
 
     def batch(self, observation: Observation) -> Batch:
-        """One observation as a batch of one, on the network's device."""
-        contract = self.contract
-        qpos = self._vector(observation, "qpos", contract.state_names)
-        images = {name: self._picture(observation, name, size) for name, size in contract.cameras.items()}
-        batch = Batch(qpos=qpos, images=images)
-        if contract.environment_state_names:
-            batch["environment_state"] = self._vector(
-                observation, "environment_state", contract.environment_state_names
-            )
-        return batch
-
-    def _vector(self, observation: Observation, key: str, names: tuple[str, ...]) -> torch.Tensor:
-        values = observation.get(key)
-        if values is None:
-            raise ContractError(f"the observation has no '{key}'; it has: {', '.join(observation)}")
-        array = np.asarray(values, np.float32)
-        if array.shape != (len(names),):
-            raise ContractError(
-                f"{key} must have {len(names)} entries ({names[0]} … {names[-1]}), given shape {array.shape}"
-            )
-        return self._moved(key, torch.from_numpy(array.copy())[None])
-
-    def _picture(self, observation: Observation, name: str, size: tuple[int, int]) -> torch.Tensor:
-        images = observation.get("images", {})
-        if name not in images:
-            raise ContractError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
-        image = images[name]
-        if image.shape != (*size, 3) or image.dtype != np.uint8:
-            raise ContractError(
-                f"camera '{name}' must be {(*size, 3)} uint8 as in training, given {image.shape} {image.dtype}"
-            )
-        # to the device as bytes, a quarter of what floats would be
-        return self._moved(name, torch.from_numpy(np.ascontiguousarray(image))[None]).permute(0, 3, 1, 2)
-
-    def _moved(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """On the device; to a GPU by way of memory that it reads by itself, so that transfers overlap.
-
-        That memory may be filled anew once the chunk is here, since by then everything before it is done.
-        """
-        if not self.device.startswith("cuda"):
-            return tensor.to(self.device)
-        if name not in self._pinned:
-            self._pinned[name] = torch.empty_like(tensor, pin_memory=True)
-        return self._pinned[name].copy_(tensor).to(self.device, non_blocking=True)
+        """One observation, with its history where the network reads one, as a batch of one on the network's device."""
+        arrays = read(observation, self.contract, self.network.config.n_obs_steps)
+        return self._collate({name: array[None] for name, array in arrays.items()})

@@ -98,6 +98,7 @@ class Vision(nn.Module):
     """Every camera's picture to its feature map: resize, normalise, ResNet (one for all cameras or one each).
 
     Attributes:
+        channels: of a camera's map, those of all `n_obs_steps` side by side.
         map_sizes: (height, width) of each camera's map, in the order of `cameras`.
     """
 
@@ -109,7 +110,7 @@ class Vision(nn.Module):
         self.normalise = ImageNormaliser()
         own = self.cameras[:1] if config.share_backbone else self.cameras
         self.backbones = nn.ModuleList(ResNetTrunk(config) for _ in own)
-        self.channels = self._trunk(0).channels
+        self.channels = config.n_obs_steps * self._trunk(0).channels
         self.map_sizes = [self._trunk(0).map_size(*self.sizes[name]) for name in self.cameras]
 
     def forward(self, images: Mapping[str, Tensor]) -> list[Tensor]:

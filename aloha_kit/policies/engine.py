@@ -6,6 +6,7 @@ is compared with that before anything moves.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from torch import Tensor
 
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
+from aloha_kit.core.contract import IMAGE
 from aloha_kit.data.batch import Batch
+from aloha_kit.policies import inputs
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.engine_openvino import openvino
@@ -163,52 +166,28 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
 
 def blank(network: ChunkNetwork, rows: int) -> Batch:
     """A batch of `rows` black observations, all vectors zero, on the network's device, laid out as real ones are."""
-    vectors, pictures = _sizes(network)
-    return _batch(
-        network,
-        {name: np.zeros((rows, size), np.float32) for name, size in vectors.items()},
-        {name: torch.zeros((rows, 3, *size), dtype=torch.uint8) for name, size in pictures.items()},
-    )
+    return inputs.blank(network.contract, network.config.n_obs_steps, rows, next(network.parameters()).device)
 
 
 def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
     """Batches of the example's size, always the same: vectors like the training data's, pictures of soft patches."""
-    rng, rows = np.random.default_rng(0), len(example["qpos"])
-    vectors, pictures = _sizes(network)
+    rng = np.random.default_rng(0)
+    layout = {feature.name: feature for feature in network.contract.inputs}
+    shapes = {name: tuple(tensor.shape) for name, tensor in inputs.disassembled(example).items()}
     for _ in range(_PROBES):
-        images = {}
-        for name, size in pictures.items():
-            patches = torch.from_numpy(rng.integers(0, 256, (rows, 3, 8, 8)).astype(np.float32))
-            images[name] = F.interpolate(patches, size=list(size), mode="bilinear").to(torch.uint8)
-        yield _batch(network, {name: _like(network, name, rows, rng) for name in vectors}, images)
+        arrays = {}
+        for name in (name for name in layout if layout[name].role == IMAGE):
+            lead, size = shapes[name][:-3], shapes[name][-3:-1]
+            patches = torch.from_numpy(rng.integers(0, 256, (math.prod(lead), 3, 8, 8)).astype(np.float32))
+            image = F.interpolate(patches, size=list(size), mode="bilinear").to(torch.uint8)
+            arrays[name] = image.permute(0, 2, 3, 1).contiguous().numpy().reshape(shapes[name])
+        for name in (name for name in layout if layout[name].role != IMAGE):
+            arrays[name] = _like(network, name, shapes[name][:-1], rng)
+        yield inputs.on_device(arrays, next(network.parameters()).device)
 
 
-def _like(network: ChunkNetwork, key: str, rows: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """(rows, D) normal draws by a vector's statistics, kept within its extremes where they are known."""
+def _like(network: ChunkNetwork, key: str, lead: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """(*lead, D) normal draws by a vector's statistics, kept within its extremes where they are known."""
     moments = network.stats[key]
-    drawn = rng.normal(moments.mean, moments.std, (rows, moments.size))
+    drawn = rng.normal(moments.mean, moments.std, (*lead, moments.size))
     return np.asarray(np.fmax(np.fmin(drawn, moments.max), moments.min), np.float32)  # fmin and fmax pass NaN by
-
-
-def _sizes(network: ChunkNetwork) -> tuple[dict[str, int], dict[str, tuple[int, int]]]:
-    contract = network.contract
-    vectors = {"qpos": len(contract.state_names)}
-    if contract.environment_state_names:
-        vectors["environment_state"] = len(contract.environment_state_names)
-    return vectors, dict(contract.cameras)
-
-
-def _batch(network: ChunkNetwork, vectors: dict[str, npt.NDArray[np.float32]], images: dict[str, Tensor]) -> Batch:
-    """On the network's device. Inference tensors like those of a query: torch.compile tells them from others."""
-    device = next(network.parameters()).device
-    with torch.inference_mode():
-        batch = Batch(
-            qpos=torch.from_numpy(vectors["qpos"]).to(device),
-            images={
-                name: image.permute(0, 2, 3, 1).contiguous().to(device).permute(0, 3, 1, 2)
-                for name, image in images.items()
-            },
-        )
-        if "environment_state" in vectors:
-            batch["environment_state"] = torch.from_numpy(vectors["environment_state"]).to(device)
-    return batch

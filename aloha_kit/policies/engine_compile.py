@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from aloha_kit.core import ConfigError
-from aloha_kit.data.batch import Batch
+from aloha_kit.data.batch import Batch, mapped
+from aloha_kit.policies.inputs import disassembled
 
 Ask = Callable[[Batch], Tensor]
 
@@ -50,7 +51,7 @@ class Graphed:
     def __init__(self, ask: Ask, example: Batch, device: torch.device) -> None:
         self._device = device
         with torch.inference_mode(), torch.cuda.device(device):
-            self._inputs = _copy(example)
+            self._inputs = mapped(example, Tensor.clone)
             beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
@@ -63,20 +64,7 @@ class Graphed:
 
     def __call__(self, batch: Batch) -> Tensor:
         with torch.cuda.device(self._device):
-            for fixed, given in zip(_tensors(self._inputs), _tensors(batch), strict=True):
+            for fixed, given in zip(disassembled(self._inputs).values(), disassembled(batch).values(), strict=True):
                 fixed.copy_(given, non_blocking=True)
             self._graph.replay()
             return self._output.clone()
-
-
-def _copy(batch: Batch) -> Batch:
-    fixed = Batch(qpos=batch["qpos"].clone(), images={name: image.clone() for name, image in batch["images"].items()})
-    if "environment_state" in batch:
-        fixed["environment_state"] = batch["environment_state"].clone()
-    return fixed
-
-
-def _tensors(batch: Batch) -> list[Tensor]:
-    """What a network reads, always in the same order."""
-    vectors = [batch["qpos"], *([batch["environment_state"]] if "environment_state" in batch else [])]
-    return vectors + [batch["images"][name] for name in sorted(batch["images"])]

@@ -13,7 +13,9 @@ from torch import nn, Tensor
 
 from aloha_kit.config.inference import Precision
 from aloha_kit.core import ConfigError
+from aloha_kit.core.contract import IMAGES
 from aloha_kit.data.batch import Batch
+from aloha_kit.policies.inputs import assembled, disassembled
 from aloha_kit.policies.network import ChunkNetwork
 
 _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
@@ -55,34 +57,31 @@ def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Cal
 
 
 class _Flat(nn.Module):
-    """A network of tensors instead of a mapping; pictures (B, H, W, 3), as they lie in memory."""
+    """A network of tensors instead of a mapping; images (B, …, H, W, 3), as they lie in memory."""
 
     def __init__(self, network: ChunkNetwork, example: Batch) -> None:
         super().__init__()
         self.network = network
-        self.cameras = sorted(example["images"])
-        self.environment = "environment_state" in example
+        self.names = list(disassembled(example))
 
     def arguments(self, batch: Batch) -> tuple[Tensor, ...]:
-        vectors = (batch["qpos"], batch["environment_state"]) if self.environment else (batch["qpos"],)
-        return (*vectors, *(self._picture(name, batch["images"][name]) for name in self.cameras))
+        return tuple(self._sized(name, tensor) for name, tensor in disassembled(batch).items())
 
-    def forward(self, qpos: Tensor, *rest: Tensor) -> Tensor:
-        pictures = rest[1:] if self.environment else rest
-        batch = Batch(
-            qpos=qpos,
-            images={name: image.permute(0, 3, 1, 2) for name, image in zip(self.cameras, pictures, strict=True)},
-        )
-        if self.environment:
-            batch["environment_state"] = rest[0]
-        return self.network.predict(batch)
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.network.predict(assembled(dict(zip(self.names, tensors, strict=True))))
 
-    def _picture(self, name: str, image: Tensor) -> Tensor:
+    def _sized(self, name: str, tensor: Tensor) -> Tensor:
+        """Vectors as they are; OpenVINO has no antialiased resizing, so images are resized before it, which is the
+        same before or after normalising."""
+        if not name.startswith(IMAGES):
+            return tensor
         assert self.network.vision is not None
-        size = self.network.vision.sizes[name]
-        if image.shape[-2:] != size:  # OpenVINO has no antialiased resizing; before or after normalising is the same
-            image = F.interpolate(image / 255, size=list(size), mode="bilinear", antialias=True)
-        return image.permute(0, 2, 3, 1).contiguous()
+        size = self.network.vision.sizes[name.removeprefix(IMAGES)]
+        if tensor.shape[-3:-1] != size:
+            image = tensor.movedim(-1, -3).flatten(0, -4) / 255
+            image = F.interpolate(image, size=list(size), mode="bilinear", antialias=True)
+            tensor = image.reshape(*tensor.shape[:-3], *image.shape[1:]).movedim(-3, -1)
+        return tensor.contiguous()
 
 
 def _library() -> Any:

@@ -11,7 +11,8 @@ import torch
 from torch import nn, Tensor
 
 from aloha_kit.config.policies import PolicyConfig
-from aloha_kit.core import Contract, ContractError
+from aloha_kit.core import Contract, ContractError, Feature
+from aloha_kit.core.contract import IMAGE, PRIVILEGED
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.backbone import Vision
@@ -19,7 +20,7 @@ from aloha_kit.policies.normalise import Normaliser
 
 
 class ChunkNetwork(nn.Module, abc.ABC):
-    """Predicts a chunk of K actions from one observation.
+    """Predicts a chunk of K actions from the last `n_obs_steps` observations.
 
     It carries all that is needed to use it: configuration, contract and statistics.
 
@@ -39,11 +40,13 @@ class ChunkNetwork(nn.Module, abc.ABC):
         self.config = config
         self.contract = narrow(contract, config)
         self.stats = stats
-        self.state_dim, self.action_dim = len(contract.state_names), len(contract.action_names)
-        self.environment_dim = len(self.contract.environment_state_names)
-        keys = {"qpos": self.state_dim, "action": self.action_dim}
-        if self.environment_dim:
-            keys["environment_state"] = self.environment_dim
+        steps = config.n_obs_steps
+        self._vectors = [feature for feature in self.contract.inputs if feature.role != IMAGE]
+        sizes = {feature.name: feature.shape[0] for feature in self._vectors}
+        self.action_dim = len(contract.action_names)
+        self.state_dim = steps * sizes["qpos"]
+        self.environment_dim = steps * sum(size for name, size in sizes.items() if name != "qpos")
+        keys = {"qpos": sizes["qpos"], "action": self.action_dim, **sizes}
         for key, size in keys.items():
             if stats[key].size != size:
                 raise ContractError(f"statistics of '{key}' have {stats[key].size} entries, the contract has {size}")
@@ -97,14 +100,25 @@ class ChunkNetwork(nn.Module, abc.ABC):
             self.vision.rename(names)
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Normalised qpos (B, S) and environment state (B, E) or None; sizes checked."""
-        qpos = self.normaliser("qpos", _sized("qpos", batch["qpos"], self.state_dim))
-        if not self.environment_dim:
+        """Normalised qpos (B, S) and all other vectors (B, E), None where there are none; sizes checked.
+
+        Of `n_obs_steps` steps each vector's are side by side, oldest first.
+        """
+        qpos, *others = (self._vector(feature, batch) for feature in self._vectors)
+        if not others:
             return qpos, None
-        if "environment_state" not in batch:
-            raise ContractError("this policy reads environment_state, and the observation has none (simulation only)")
-        environment = _sized("environment_state", batch["environment_state"], self.environment_dim)
-        return qpos, self.normaliser("environment_state", environment)
+        return qpos, others[0] if len(others) == 1 else torch.cat(others, dim=-1)
+
+    def _vector(self, feature: Feature, batch: Batch) -> Tensor:
+        values: Mapping[str, Any] = batch
+        if feature.name not in values:
+            only = " (simulation only)" if feature.role == PRIVILEGED else ""
+            raise ContractError(f"this policy reads {feature.name}, and the observation has none{only}")
+        vector, steps = _sized(feature.name, values[feature.name], feature.shape[0]), self.config.n_obs_steps
+        if steps > 1 and (vector.ndim != 3 or vector.shape[1] != steps):
+            raise ContractError(f"{feature.name} must have {steps} steps, given shape {tuple(vector.shape)}")
+        normalised: Tensor = self.normaliser(feature.name, vector)
+        return normalised if steps == 1 else normalised.flatten(1)
 
     def targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Normalised actions (B, K, A) and `is_pad` (B, K), cut to the chunk; sizes checked."""
@@ -114,17 +128,23 @@ class ChunkNetwork(nn.Module, abc.ABC):
         return self.normaliser("action", actions[:, : self.chunk_size]), batch["is_pad"][:, : self.chunk_size]
 
     def feature_maps(self, batch: Batch) -> list[Tensor]:
-        """One (B, channels, h, w) a camera; none where the network has no eyes."""
-        return [] if self.vision is None else self.vision(batch["images"])
+        """One (B, channels, h, w) a camera, the channels of all `n_obs_steps` side by side; none without images."""
+        if self.vision is None:
+            return []
+        if self.config.n_obs_steps == 1:
+            alone: list[Tensor] = self.vision(batch["images"])
+            return alone
+        maps: list[Tensor] = self.vision({name: image.flatten(0, 1) for name, image in batch["images"].items()})
+        return [features.reshape(len(batch["qpos"]), -1, *features.shape[2:]) for features in maps]
 
 
 def narrow(contract: Contract, config: PolicyConfig) -> Contract:
-    """`contract` without the cameras or the environment state that the network will not look at.
+    """`contract` without the cameras, the environment state and the sensors that the network does not read.
 
     Cameras come sorted by name: networks number them, and a mapping's order does not survive every file.
 
     Raises:
-        ContractError: the network wants cameras or environment state, and there are none.
+        ContractError: the network reads cameras, environment state or a sensor that is not there.
     """
     if config.use_images and not contract.cameras:
         raise ContractError("the policy wants cameras and the data has none; set use_images to false")
@@ -134,6 +154,7 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
         contract,
         cameras=dict(sorted(contract.cameras.items())) if config.use_images else {},
         environment_state_names=contract.environment_state_names if config.use_environment_state else (),
+        sensors=contract.named_sensors(config.sensors),
     )
 
 

@@ -143,6 +143,8 @@ def _beyond_reference(network: ChunkNetwork) -> list[str]:
         "normalisation": "mean_std",
         "use_images": True,
         "use_environment_state": False,
+        "sensors": (),
+        "n_obs_steps": 1,
         "image_size": None,
         "backbone_layers": 4,
         "backbone_width": 64,

@@ -15,6 +15,7 @@ from websockets.exceptions import ConnectionClosed, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import ConfigError, Contract, ContractError, Observation
+from aloha_kit.core.inputs import window
 from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
 from aloha_kit.remote.observations import outgoing, require_finite
 from aloha_kit.remote.welcome import largest_answer, Welcome, WELCOME_BYTES
@@ -49,7 +50,7 @@ class RemotePolicy:
         quality: of JPEGs made of pictures that no camera sent as JPEG, 1 to 100; None sends them raw.
 
     Attributes:
-        contract, chunk_size, about: what the server says of its policy.
+        contract, chunk_size, n_obs_steps, about: what the server says of its policy.
         took_ms: what the network took for the last chunk, by the server's stopwatch.
 
     Raises:
@@ -59,6 +60,7 @@ class RemotePolicy:
 
     contract: Contract
     chunk_size: int
+    n_obs_steps: int
     about: dict[str, Any]
 
     def __init__(
@@ -90,6 +92,7 @@ class RemotePolicy:
         self._connected(time.monotonic() + patience_s)
         assert self._welcome is not None
         self.contract, self.chunk_size = self._welcome.contract.renamed(self._names), self._welcome.chunk_size
+        self.n_obs_steps = self._welcome.n_obs_steps
         self.about = dict(self._welcome.about)
 
     def reset(self) -> None:
@@ -110,9 +113,10 @@ class RemotePolicy:
                 server is another one than before.
         """
         number = next(self._ids)
-        question = {
-            "kind": "predict", "id": number, "observation": self._outgoing(observation)
-        }  # fmt: skip
+        *history, present = self._outgoing(observation)
+        question: dict[str, Any] = {"kind": "predict", "id": number, "observation": present}
+        if history:
+            question["history"] = history
         answer = self._ask(question, answered=True)
         if answer["kind"] == "failed":
             raise RemoteError(f"the policy on {self.where} failed: {quoted(answer.get('why'), _WORDS)}")
@@ -140,11 +144,11 @@ class RemotePolicy:
         with contextlib.suppress(WebSocketException, OSError):
             self._open.close()
 
-    def _outgoing(self, observation: Observation) -> dict[str, Any]:
-        """With the rig's names of cameras checked, and the policy's sent."""
-        sent = outgoing(observation, self.contract, self._quality)
+    def _outgoing(self, observation: Observation) -> list[dict[str, Any]]:
+        """With the rig's names of cameras checked, and the policy's sent; oldest first."""
         policys = {rig: policy for policy, rig in self._names.items()}
-        return {**sent, "images": {policys.get(name, name): image for name, image in sent["images"].items()}}
+        steps = [outgoing(step, self.contract, self._quality) for step in window(observation, self.n_obs_steps)]
+        return [{**s, "images": {policys.get(name, name): i for name, i in s["images"].items()}} for s in steps]
 
     def _ask(self, question: dict[str, Any], *, answered: bool) -> dict[str, Any]:
         """Send, and receive if there is an answer, on a new connection where the old one turns out to be dead."""

@@ -11,18 +11,21 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, Observation
+from aloha_kit.core import Contract, Feature, Observation
+from aloha_kit.core.contract import IMAGE
+from aloha_kit.core.inputs import assembled
 from aloha_kit.core.jpeg import jpeg_size
+from aloha_kit.core.policy import value_of
 from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
 
 _VECTORS = (np.dtype(np.float32), np.dtype(np.float64))
 _OVERHEAD = 16384  # bytes of keys and headers; a JPEG of few pixels is mostly header
 
 
-def largest_observation(contract: Contract) -> int:
-    """Bytes that a message with an observation of `contract` has at most."""
+def largest_observation(contract: Contract, n_obs_steps: int = 1) -> int:
+    """Bytes that a message with `n_obs_steps` observations of `contract` has at most."""
     pictures = sum(3 * height * width + _OVERHEAD for height, width in contract.cameras.values())
-    return pictures + 8 * (len(contract.state_names) + len(contract.environment_state_names)) + _OVERHEAD
+    return n_obs_steps * (pictures + 8 * sum(f.shape[0] for f in _vectors(contract)) + _OVERHEAD)
 
 
 def outgoing(observation: Observation, contract: Contract, quality: int | None) -> dict[str, Any]:
@@ -35,13 +38,14 @@ def outgoing(observation: Observation, contract: Contract, quality: int | None) 
         RemoteError: a vector or a camera that the policy needs is missing, or not of its size.
     """
     sent: dict[str, Any] = {}
-    for key, names in _vectors(contract).items():
-        if key not in observation:
-            raise RemoteError(f"the observation has no '{key}'; it has: {', '.join(observation)}")
-        values = np.asarray(observation[key], np.float32)  # type: ignore[literal-required]
-        if values.shape != (len(names),):
-            raise RemoteError(f"{key} must have {len(names)} entries, given shape {values.shape}")
-        sent[key] = values
+    for feature in _vectors(contract):
+        given = value_of(observation, feature.name)
+        if given is None:
+            raise RemoteError(f"the observation has no '{feature.name}'; it has: {', '.join(observation)}")
+        values = np.asarray(given, np.float32)
+        if values.shape != feature.shape:
+            raise RemoteError(f"{feature.name} must have {feature.shape[0]} entries, given shape {values.shape}")
+        sent[feature.name] = values
     jpegs, images = observation.get("images_jpeg", {}), observation.get("images", {})
     pictures: dict[str, Any] = {}
     for name, size in contract.cameras.items():
@@ -55,18 +59,26 @@ def outgoing(observation: Observation, contract: Contract, quality: int | None) 
     return {**sent, "images": pictures}
 
 
-def incoming(values: Any, contract: Contract) -> Observation:
-    """The observation in a message, images decoded; what the policy does not read is dropped unread.
+def incoming(values: Any, contract: Contract, n_obs_steps: int = 1, history: Any = ()) -> Observation:
+    """The observation in a message with its history, images decoded; what the policy does not read is dropped unread.
 
     Raises:
         RemoteError: not an observation of `contract`: something is missing, of another type or size, damaged, or not
             finite; names it.
     """
+    if not isinstance(history, list | tuple) or len(history) != n_obs_steps - 1:
+        given = len(history) if isinstance(history, list | tuple) else type(history).__name__
+        raise RemoteError(f"the policy reads {n_obs_steps - 1} observations before the present one, given {given}")
+    observation = _incoming(values, contract)
+    if history:
+        observation["history"] = [_incoming(step, contract) for step in history]
+    return observation
+
+
+def _incoming(values: Any, contract: Contract) -> Observation:
     if not isinstance(values, dict) or not isinstance(values.get("images"), dict):
         raise RemoteError("an observation must be a map with images")
-    observation = Observation(images={}, stamps={})
-    for key, names in _vectors(contract).items():
-        observation[key] = _vector(key, values.get(key), names)  # type: ignore[literal-required]
+    observation = assembled({f.name: _vector(f.name, values.get(f.name), f.entries) for f in _vectors(contract)})
     images = values["images"]
     if missing := [name for name in contract.cameras if name not in images]:
         there = quoted(", ".join(map(str, images))) or "(none)"
@@ -90,9 +102,8 @@ def require_finite(key: str, values: npt.NDArray[Any], names: tuple[str, ...]) -
         raise RemoteError(f"{key}[{', '.join(map(str, place))}] ({names[place[-1]]}) is {values[place]}")
 
 
-def _vectors(contract: Contract) -> dict[str, tuple[str, ...]]:
-    named = {"qpos": contract.state_names, "environment_state": contract.environment_state_names}
-    return {key: names for key, names in named.items() if names}
+def _vectors(contract: Contract) -> list[Feature]:
+    return [feature for feature in contract.inputs if feature.role != IMAGE and feature.entries]
 
 
 def _vector(key: str, values: Any, names: tuple[str, ...]) -> npt.NDArray[Any]:

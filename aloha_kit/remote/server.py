@@ -49,6 +49,7 @@ class Served:
     contract: Contract
     chunk_size: int
     about: dict[str, Any] = field(default_factory=dict)
+    n_obs_steps: int = 1
 
 
 class PolicyServer:
@@ -164,10 +165,10 @@ class PolicyServer:
         if not self._connections.promote(metered):
             raise RemoteError("too many clients are connected")
         served = self._served
-        connection.protocol.max_message_size = largest_observation(served.contract)
+        connection.protocol.max_message_size = largest_observation(served.contract, served.n_obs_steps)
         connection.send(
             pack({"kind": "welcome", "contract": served.contract.to_json(), "chunk_size": served.chunk_size,
-                  "about": served.about})
+                  "n_obs_steps": served.n_obs_steps, "about": served.about})
         )  # fmt: skip
 
     def _answer(self, message: dict[str, Any], session: _Session) -> dict[str, Any] | None:
@@ -180,7 +181,11 @@ class PolicyServer:
         if type(number) is not int:
             raise RemoteError(f"the id of an observation is a whole number, given {_whole(number)}")
         try:
-            observation = incoming(message.get("observation"), self._served.contract)
+            served = self._served
+            # every message brings its own history, so that no client's reset touches another's
+            observation = incoming(
+                message.get("observation"), served.contract, served.n_obs_steps, message.get("history", ())
+            )
             with self._one_at_a_time:
                 if session.fresh:
                     self._served.source.reset()

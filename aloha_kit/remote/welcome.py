@@ -10,17 +10,19 @@ from aloha_kit.remote.messages import quoted, RemoteError
 
 WELCOME_BYTES = 1 << 20
 _MOST_ACTIONS = 10_000  # of a chunk: minutes
+_MOST_STEPS = 100  # of observation
 _MOST_NAMES, _MOST_PIXELS, _MOST_HZ = 1024, 16384, 10_000.0
 _OVERHEAD = 16384  # bytes of a message's keys, and of a failure's reason
 
 
 @dataclass(frozen=True)
 class Welcome:
-    """A served policy: its contract, the rows of a chunk, and plain values for reports."""
+    """A served policy: its contract, the rows of a chunk, plain values for reports, and the steps that it reads."""
 
     contract: Contract
     chunk_size: int
     about: dict[str, Any]
+    n_obs_steps: int = 1
 
     @classmethod
     def read(cls, message: dict[str, Any], where: str) -> Welcome:
@@ -32,6 +34,9 @@ class Welcome:
         contract, chunk_size, about = (message.get(key) for key in ("contract", "chunk_size", "about"))
         if type(chunk_size) is not int or not 1 <= chunk_size <= _MOST_ACTIONS:
             raise RemoteError(f"{where} says that a chunk has {quoted(repr(chunk_size))} actions")
+        n_obs_steps = message.get("n_obs_steps", 1)
+        if type(n_obs_steps) is not int or not 1 <= n_obs_steps <= _MOST_STEPS:
+            raise RemoteError(f"{where} says that its policy reads {quoted(repr(n_obs_steps))} observations")
         if not isinstance(about, dict):
             raise RemoteError(f"{where} says of its policy a {type(about).__name__}, not a map")
         if not _is_plain(about):
@@ -46,7 +51,7 @@ class Welcome:
             raise RemoteError(f"{where}: {quoted(error, 400)}") from error
         if why := _impossible(told):
             raise RemoteError(f"{where} has a contract that no policy can have: {quoted(why, 400)}")
-        return cls(told, chunk_size, about)
+        return cls(told, chunk_size, about, n_obs_steps)
 
 
 def largest_answer(told: Welcome) -> int:
@@ -70,6 +75,7 @@ def _impossible(contract: Contract) -> str:
         ("action_names", contract.action_names),
         ("cameras", tuple(contract.cameras)),
         ("environment_state_names", contract.environment_state_names),
+        *((sensor.name, sensor.entries) for sensor in contract.sensors),
     ):
         if len(names) > _MOST_NAMES:
             return f"{len(names)} {label}; at most {_MOST_NAMES}"

@@ -87,7 +87,14 @@ def _train(plan: Plan, device: str, world: World) -> str:
             print(f"'{folder}' was stopped before its first checkpoint: training starts from the beginning")
         network = build(args.network, table.contract, table.statistics())
     frames = open_frames(table, args.network, config, device)
-    loader = Loader(table, frames, args.network.chunk_size, pin=device.startswith("cuda"))
+    network_config = args.network
+    loader = Loader(
+        table,
+        frames,
+        network_config.chunk_size,
+        n_obs_steps=network_config.n_obs_steps,
+        pin=device.startswith("cuda"),
+    )
     network.to(device)
     place = device if world.size == 1 else f"{world.size} x {torch.device(device).type}"
     _describe(table, training, validation, network, num_steps, sampler, place)
@@ -235,6 +242,7 @@ def _table(plan: Plan) -> EpisodeTable:
     table = read_table(
         plan.source,
         cameras=cameras if args.network.use_images else (),
+        sensors=args.network.sensors,
         action_offset=args.training.action_offset,
         include_failed=args.training.include_failed,
     )

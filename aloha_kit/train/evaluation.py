@@ -13,6 +13,7 @@ import numpy.typing as npt
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.control.execution import ChunkExecutor, TemporalEnsemble
+from aloha_kit.control.history import with_history
 from aloha_kit.core import Action, ConfigError, Contract, Environment
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
@@ -46,7 +47,8 @@ class SimEvaluator:
         """
         env = self._connected(network.contract)
         source = ChunkPolicy(network, str(next(network.parameters()).device))
-        policy = TemporalEnsemble(source) if self._config.temporal_agg else ChunkExecutor(source)
+        executor = TemporalEnsemble(source) if self._config.temporal_agg else ChunkExecutor(source)
+        policy = with_history(executor, network.config.n_obs_steps, network.contract.cameras)
         successes = 0
         for i in range(self._config.eval_rollouts):
             if self._stop():

@@ -141,7 +141,7 @@ class Progress:
     def pictures(self, batch: Batch) -> None:
         """Up to eight samples of each camera, as the network gets them."""
         for camera, images in batch["images"].items():
-            some = images[:8].cpu()
+            some = images[:8].flatten(0, -4).cpu()
             pictures = some.float() / 255 if some.dtype == torch.uint8 else some
             self._board.add_images(f"camera/{camera}", pictures, 0)
 

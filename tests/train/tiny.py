@@ -58,7 +58,7 @@ def job(folder: Path, table: EpisodeTable, config: TrainConfig = TRAINING, **cha
     made = Job(
         config=config,
         network=network,
-        loader=Loader(table, frames, network.chunk_size),
+        loader=Loader(table, frames, network.chunk_size, n_obs_steps=network.config.n_obs_steps),
         sampler=Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling),
         validation=spread(table, validation, config.batch_size, config.val_batches),
         run=run,

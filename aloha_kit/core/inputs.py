@@ -1,0 +1,93 @@
+"""What a policy reads of an observation: its contract's inputs, checked, over a window of observations. numpy only.
+
+This and `policies.inputs`, which makes a network's batch of it, are the only places that know how: executors, shared
+memory and remote policies hand over what they give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core.contract import Contract, Feature, IMAGE, IMAGES
+from aloha_kit.core.errors import ContractError
+from aloha_kit.core.policy import Observation, value_of
+
+
+def read(observation: Observation, contract: Contract, n_obs_steps: int = 1) -> dict[str, npt.NDArray[Any]]:
+    """{input: its values}: of the feature's shape, or (n_obs_steps, *shape) oldest first where several steps are read.
+
+    Raises:
+        ContractError: the observation lacks something, its size is not the contract's, or its history is not as long as
+            the policy reads; says what.
+    """
+    steps = window(observation, n_obs_steps)
+    return {
+        feature.name: values[0] if n_obs_steps == 1 else np.stack(values)
+        for feature in contract.inputs
+        for values in [[_checked(step, feature) for step in steps]]
+    }
+
+
+def window(observation: Observation, n_obs_steps: int) -> list[Observation]:
+    """The observations that a policy reads, oldest first.
+
+    Raises:
+        ContractError: the observation's history has another length.
+    """
+    history = list(observation.get("history", ()))
+    if len(history) != n_obs_steps - 1:
+        raise ContractError(
+            f"this policy reads {n_obs_steps} observations, given {len(history) + 1}: n_obs_steps is {n_obs_steps}"
+        )
+    return [*history, observation]
+
+
+def shape_of(feature: Feature, n_obs_steps: int) -> tuple[int, ...]:
+    """Of what `read` gives of a feature."""
+    return feature.shape if n_obs_steps == 1 else (n_obs_steps, *feature.shape)
+
+
+def blank(contract: Contract, n_obs_steps: int = 1) -> Observation:
+    """An observation that is zero in every input, with its history."""
+    nothing = assembled({feature.name: np.zeros(feature.shape, feature.dtype) for feature in contract.inputs})
+    if n_obs_steps > 1:
+        nothing["history"] = [nothing.copy()] * (n_obs_steps - 1)
+    return nothing
+
+
+def assembled(values: Mapping[str, Any]) -> Observation:
+    """The observation of {feature: its values}; without stamps."""
+    observation: dict[str, Any] = {"images": {}, "stamps": {}}
+    for name, value in values.items():
+        key, _, inner = name.partition("/")
+        if inner:
+            observation.setdefault(key, {})[inner] = value
+        else:
+            observation[key] = value
+    return observation  # type: ignore[return-value]
+
+
+def _checked(observation: Observation, feature: Feature) -> npt.NDArray[Any]:
+    value, name = value_of(observation, feature.name), feature.name
+    if feature.role == IMAGE:
+        camera = name.removeprefix(IMAGES)
+        if value is None:
+            raise ContractError(
+                f"camera '{camera}' is missing; there are: {', '.join(observation.get('images', {})) or '(none)'}"
+            )
+        if value.shape != feature.shape or value.dtype != np.uint8:
+            raise ContractError(
+                f"camera '{camera}' must be {feature.shape} uint8 as in training, given {value.shape} {value.dtype}"
+            )
+        return np.ascontiguousarray(value)
+    if value is None:
+        raise ContractError(f"the observation has no '{name}'; it has: {', '.join(observation)}")
+    array = np.array(value, np.float32)
+    if array.shape != feature.shape:
+        named = f" ({feature.entries[0]} … {feature.entries[-1]})" if feature.entries else ""
+        raise ContractError(f"{name} must have {feature.shape[0]} entries{named}, given shape {array.shape}")
+    return array
