@@ -38,7 +38,7 @@ class ObservationHistory:
     def act(self, observation: Observation) -> Action:
         images, jpegs = observation["images"], observation.get("images_jpeg", {})
         if any(name not in jpegs for name in self._cameras):
-            observation = {**observation, "images": {name: images[name] for name in self._cameras if name in images}}
+            observation = {**observation, "images": {name: images[name] for name in images if name in self._cameras}}
         while len(self._earlier) < (self._earlier.maxlen or 0):
             self._earlier.append(observation)
         history = list(self._earlier)

@@ -114,3 +114,12 @@ def test_crop_keeps_a_window_of_its_size_inside_the_picture() -> None:
         assert (middle - 0.5).abs().max() <= 0.05 + 1e-4
         assert (middle - 0.5).abs().max() > 0.03, "and it does move"
         assert math.isclose(float(middle.mean()), 0.5, abs_tol=0.02)
+
+
+def test_the_steps_of_a_history_are_changed_alike() -> None:
+    images = pictures()
+    alone = Augment(seed=1)(batch_of(images), 5)["images"]["top"]
+    history = Augment(seed=1)(batch_of(torch.stack([images, images], dim=1)), 5)["images"]["top"]
+    assert history.shape == (4, 2, 3, 24, 32)
+    torch.testing.assert_close(history[:, 0], alone)
+    torch.testing.assert_close(history[:, 1], alone)

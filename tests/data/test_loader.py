@@ -29,6 +29,20 @@ def test_a_batch_holds_what_was_recorded(tmp_path: Path) -> None:
     assert batch["actions"].dtype == batch["qpos"].dtype == torch.float32
 
 
+def test_a_history_ends_with_the_row_and_repeats_an_episodes_first(tmp_path: Path) -> None:
+    written = write_dataset(tmp_path, lengths=(9, 14))
+    table = read_table(tmp_path)
+    frames = cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
+    batch = Loader(table, frames, chunk_size=6, n_obs_steps=3).batch(np.array([10, 4, 9]))
+    wanted = [(1, [0, 0, 1]), (0, [2, 3, 4]), (1, [0, 0, 0])]  # row 9 begins the second episode
+    for i, (episode, steps) in enumerate(wanted):
+        np.testing.assert_array_equal(batch["qpos"][i].numpy(), written[episode].qpos[steps])
+        images = written[episode].images["top"][steps].transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(batch["images"]["top"][i].numpy(), images)
+    assert batch["environment_state"].shape == (3, 3, 3)
+    assert batch["actions"].shape == (3, 6, 14)
+
+
 def test_a_gpu_is_handed_page_locked_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Vectors are moved there, pictures gathered there: once copied, they are not copied again."""
     write_dataset(tmp_path, lengths=(9,))

@@ -44,7 +44,7 @@ def test_a_row_holds_what_the_policy_may_see_and_no_more() -> None:
     np.testing.assert_array_equal(given["images/top"][0], seen[2]["images"]["top"])
     np.testing.assert_array_equal(given["environment_state"][0], seen[2]["environment_state"])
     assert not mailbox.read([1])["images/top"].any()
-    assert "environment_state" not in Mailbox(1, CONTRACT, chunk_size=2)
+    assert "environment_state" not in Mailbox(1, CONTRACT, chunk_size=2).read([0])
     chunk = np.arange(28, dtype=np.float32).reshape(2, 14)
     mailbox.answer(1, chunk)
     taken = mailbox.chunk(1)
