@@ -59,4 +59,5 @@ class ChunkPolicy:
     def batch(self, observation: Observation) -> Batch:
         """One observation, with its history where the network reads one, as a batch of one on the network's device."""
         arrays = read(observation, self.contract, self.network.config.n_obs_steps)
-        return self._collate({name: array[None] for name, array in arrays.items()})
+        # reshaped, since array[None] has a stride of 0, for which a compiled network would be compiled again
+        return self._collate({name: array.reshape(1, *array.shape) for name, array in arrays.items()})
