@@ -31,7 +31,7 @@ def test_a_batch_holds_what_was_recorded(tmp_path: Path) -> None:
 
 def test_a_history_ends_with_the_row_and_repeats_an_episodes_first(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14))
-    table = read_table(tmp_path)
+    table = read_table(open_source(tmp_path))
     frames = cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
     batch = Loader(table, frames, chunk_size=6, n_obs_steps=3).batch(np.array([10, 4, 9]))
     wanted = [(1, [0, 0, 1]), (0, [2, 3, 4]), (1, [0, 0, 0])]  # row 9 begins the second episode

@@ -15,6 +15,7 @@ from aloha_kit.core.inputs import blank, read
 from aloha_kit.data.index import read_table
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.formats import open_source
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank as blank_batch
@@ -37,7 +38,7 @@ def network(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp(request.param)
     for _ in range(3):
         record(folder / "episodes", 20, RIG)
-    table = read_table(folder / "episodes", sensors=("sensors/wrench",))
+    table = read_table(open_source(folder / "episodes"), sensors=("sensors/wrench",))
     made = job(folder / "run", table, TRAINING.__class__(**{**vars(TRAINING), "num_steps": 3, "augment": True}),
                policy=POLICIES[request.param])  # fmt: skip
     trainer(made).fit()
