@@ -21,7 +21,7 @@ LOWER = {
     "sim": {"core", "config"},
     "ros": {"core", "config", "loop", "sim"},
     "envs": {"core", "config"},
-    "testing": {"core", "loop"},
+    "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
     "formats": {"core", "config", "episode"},
     "data": {"core", "config", "episode", "formats"},

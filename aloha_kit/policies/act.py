@@ -17,6 +17,8 @@ from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import Contract
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.metrics import Mean
 from aloha_kit.policies.network import ChunkNetwork, masked_mean
 from aloha_kit.policies.positions import picture_positions, sequence_positions
 from aloha_kit.policies.primitives import Linear, linear
@@ -66,6 +68,8 @@ class Posterior(nn.Module):
 class ActNetwork(ChunkNetwork):
     """See the module; every choice is in `ActConfig`."""
 
+    loss_columns = ("l1", "kl")
+    selects = "val_deployed"
     config: ActConfig
     picture_positions: Tensor
     camera_of: Tensor
@@ -117,25 +121,48 @@ class ActNetwork(ChunkNetwork):
     def head(self) -> nn.Module:
         return self.action_head
 
-    def losses(self, batch: Batch, sample_latent: bool = True) -> dict[str, Tensor]:
-        """`l1`, `kl` and `loss` = l1 + kl_weight · kl; with `sample_latent` false, `l1` and `loss` = l1 at z = 0."""
+    @property
+    def validation_columns(self) -> tuple[str, ...]:
+        loss, *errors = super().validation_columns
+        return loss, self.selects, *errors
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """`l1`, `kl` and `loss` = l1 + kl_weight · kl; without a VAE `l1` and `loss` = l1."""
         actions, is_pad = self.targets(batch)
         qpos, environment = self.states(batch)
         latent = kl = None
-        if self.config.use_vae and sample_latent:
+        if self.config.use_vae:
             mean, log_variance = self.posterior(qpos, actions, is_pad)
             latent = mean + (log_variance / 2).exp() * torch.randn_like(mean)
             kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1).mean()
-        predicted = self._decode(qpos, environment, self.feature_maps(batch), latent)
-        error, over = (predicted - actions).abs(), self.config.loss_over
-        l1 = masked_mean(error, is_pad, over=over, valid_rows=batch.get("valid_rows"))
+        l1 = self._l1(self._decode(qpos, environment, self.feature_maps(batch), latent), batch)
         if kl is None:
             return {"loss": l1, "l1": l1.detach()}
         return {"loss": l1 + self.config.kl_weight * kl, "l1": l1.detach(), "kl": kl.detach()}
 
-    def predict(self, batch: Batch) -> Tensor:
+    def validation(self, batch: Batch, generator: BatchGenerator | None = None) -> dict[str, Mean]:
+        """Adds `val_deployed`, the l1 at the zero latent of deployment; `val_loss` has the posterior's."""
+        count, loss = len(batch["qpos"]), self.losses(batch)["loss"]
+        predicted = self._deployed(batch)
+        return {
+            "val_loss": Mean(loss, count),
+            **self.errors(self.normaliser.undo("action", predicted), batch),
+            self.selects: Mean(self._l1(predicted, batch), count),
+        }
+
+    def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
+        return self.normaliser.undo("action", self._deployed(batch))
+
+    def _l1(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Mean absolute error of normalised (B, K, A)."""
+        actions, is_pad = self.targets(batch)
+        error = (predicted - actions).abs()
+        return masked_mean(error, is_pad, over=self.config.loss_over, valid_rows=batch.get("valid_rows"))
+
+    def _deployed(self, batch: Batch) -> Tensor:
+        """Normalised (B, K, A) at the zero latent."""
         qpos, environment = self.states(batch)
-        return self.normaliser.undo("action", self._decode(qpos, environment, self.feature_maps(batch), None))
+        return self._decode(qpos, environment, self.feature_maps(batch), None)
 
     def _decode(self, qpos: Tensor, environment: Tensor | None, maps: list[Tensor], latent: Tensor | None) -> Tensor:
         """p(actions | z, observation): normalised (B, K, A); a latent of None is the zero of deployment."""

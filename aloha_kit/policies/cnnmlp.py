@@ -12,6 +12,7 @@ from aloha_kit.config.policies import CnnMlpConfig
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.network import ChunkNetwork, masked_mean
 
 
@@ -51,6 +52,7 @@ class CnnMlpNetwork(ChunkNetwork):
 
     def __init__(self, config: CnnMlpConfig, contract: Contract, stats: Statistics) -> None:
         super().__init__(config, contract, stats)
+        self.loss_columns = (config.error,)
         width = self.state_dim + self.environment_dim
         self.heads = nn.ModuleList()
         if self.vision is not None:
@@ -74,15 +76,15 @@ class CnnMlpNetwork(ChunkNetwork):
     def head(self) -> nn.Module:
         return self.mlp[-1]
 
-    def losses(self, batch: Batch, sample_latent: bool = True) -> dict[str, Tensor]:
-        """`loss` = `mse` or `l1` over the rows that exist; there is no latent, so `sample_latent` changes nothing."""
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """`loss` = `mse` or `l1` over the rows that exist."""
         actions, is_pad = self.targets(batch)
         measure = F.mse_loss if self.config.error == "mse" else F.l1_loss
         error = measure(self._forward(batch), actions, reduction="none")
         loss = masked_mean(error, is_pad, over="valid", valid_rows=batch.get("valid_rows"))
         return {"loss": loss, self.config.error: loss.detach()}
 
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         return self.normaliser.undo("action", self._forward(batch))
 
     def _forward(self, batch: Batch) -> Tensor:

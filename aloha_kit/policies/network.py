@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn, Tensor
@@ -16,6 +16,8 @@ from aloha_kit.core.contract import IMAGE, PRIVILEGED
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.backbone import Vision
+from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.metrics import action_errors, error_columns, Mean
 from aloha_kit.policies.normalise import Normaliser
 
 
@@ -29,8 +31,14 @@ class ChunkNetwork(nn.Module, abc.ABC):
         contract: names and sizes of what is read and predicted, without what the network does not look at.
         stats: the data's statistics.
         assumed: what a published checkpoint does not tell and was taken from elsewhere; None where all is told.
+        samples: whether `predict` draws random numbers.
+        loss_columns: names of the parts that `losses` gives; the first is the error of the actions.
+        selects: which of `validation_columns` chooses the checkpoint `best`.
     """
 
+    samples: ClassVar[bool] = False
+    loss_columns: tuple[str, ...] = ()
+    selects: ClassVar[str] = "val_loss"
     config: PolicyConfig
     vision: Vision | None
     assumed: Mapping[str, Any] | None = None
@@ -65,25 +73,55 @@ class ChunkNetwork(nn.Module, abc.ABC):
     def head(self) -> nn.Module:
         """The layer that gives the normalised actions; it keeps fp32 where the rest of a query is narrower."""
 
+    @property
+    def validation_columns(self) -> tuple[str, ...]:
+        """Names of the metrics that `validation` gives."""
+        return "val_loss", *error_columns(self.contract.action_names, self.chunk_size)
+
     @abc.abstractmethod
-    def losses(self, batch: Batch, sample_latent: bool = True) -> dict[str, Tensor]:
-        """Scalars by name; `loss` is the one to minimise, the others are detached parts of it.
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalars by name: `loss` is the one to minimise, `loss_columns` are detached parts of it.
+
+        What is random in them is drawn from torch's global generator, which training seeds at each step.
 
         Args:
             batch: with `actions` (B, K', A) and `is_pad` (B, K'); K' >= K, later rows are ignored.
-            sample_latent: False evaluates the network as it is deployed: no look at the actions it predicts.
 
         Raises:
             ContractError: an entry is missing or its size is not the contract's.
         """
 
     @abc.abstractmethod
-    def predict(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         """(B, K, A) actions in raw units; `batch` needs no actions.
+
+        Args:
+            generator: what a sampling policy draws from, and it draws from nothing else; None is `default_generator`.
 
         Raises:
             ContractError: an entry is missing or its size is not the contract's.
         """
+
+    def validation(self, batch: Batch, generator: BatchGenerator | None = None) -> dict[str, Mean]:
+        """Metrics of a validation batch by name, all of `validation_columns`; lower is better.
+
+        `val_loss` is the training loss; `val_error_GROUP` is the mean absolute error of `predict` in raw units, by
+        group of joints, over the chunk and at its first and last action.
+        """
+        loss = self.losses(batch)["loss"]
+        return {
+            "val_loss": Mean(loss, len(batch["qpos"])),
+            **self.errors(self.predict(batch, generator), batch),
+        }
+
+    def errors(self, predicted: Tensor, batch: Batch) -> dict[str, Mean]:
+        """See `metrics.action_errors`; `predicted` are (B, K, A) in raw units."""
+        rows = slice(0, self.chunk_size)
+        return action_errors(predicted, batch["actions"][:, rows], batch["is_pad"][:, rows], self.contract.action_names)
+
+    def default_generator(self, batch: Batch) -> BatchGenerator:
+        """A generator that gives the same draws every time, different ones for each row."""
+        return BatchGenerator([(0, row) for row in range(len(batch["qpos"]))])
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the image backbones, which are often given a learning rate of their own."""

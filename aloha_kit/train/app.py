@@ -40,7 +40,7 @@ from aloha_kit.train.mute import Mute
 from aloha_kit.train.plan import Plan
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import plot_losses, Progress
-from aloha_kit.train.runs import describe_data, read_metrics, Run
+from aloha_kit.train.runs import Columns, describe_data, read_metrics, Run
 
 
 def run(plan: Plan) -> None:
@@ -124,7 +124,8 @@ def _train(plan: Plan, device: str, world: World) -> str:
             stop=stop,
             world=world,
         )
-        progress = Progress(run_, first_step=first, num_steps=num_steps) if world.first else Mute()
+        columns = Columns.of(network)
+        progress = Progress(run_, first_step=first, num_steps=num_steps, columns=columns) if world.first else Mute()
         if config.eval_every and task is not None:
             from aloha_kit.train.evaluation import SimEvaluator
 
@@ -136,7 +137,7 @@ def _train(plan: Plan, device: str, world: World) -> str:
     if not world.first:
         return stopped
     try:
-        plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png")
+        plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png", columns)
     except ImportError as error:  # a picture is not worth a failed run
         print(f"no loss.png: {error}; the numbers are in {folder / 'metrics.csv'}")
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")

@@ -17,6 +17,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch, to_device
 from aloha_kit.data.loader import Loader, prefetch
 from aloha_kit.data.sampler import Sampler
+from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.distributed import World
 from aloha_kit.train.optim import lr_factor
@@ -154,21 +155,27 @@ class Trainer:
         return True
 
     def _validate(self) -> float:
-        """Mean loss over the validation batches, which the processes share out: with the latent the posterior gives as
-        in training (`val_loss`), and with the zero latent of deployment (`val_deployed`, returned)."""
+        """The network's own metrics over the validation batches, which the processes share out; returns the one that
+        it is selected by."""
         network, world, batches = self.deployed, self.job.world, self.job.validation
-        sums = np.zeros(3)
+        columns = network.validation_columns
+        totals, weights = np.zeros(len(columns)), np.zeros(len(columns))
         network.eval()
         with torch.no_grad(), self.step.autocast():
             for number in range(world.rank, len(batches), world.size):
                 batch = to_device(self.job.loader.batch(batches[number]), str(self.step.device))
                 torch.manual_seed(seed_of(self.config.seed, number))  # at every validation the same
-                losses = [float(network.losses(batch, sample_latent=sample)["loss"]) for sample in (True, False)]
-                sums += len(batches[number]) * np.array([*losses, 1.0])
+                draws = [(self.config.seed, number, row) for row in range(len(batches[number]))]
+                metrics = network.validation(batch, BatchGenerator(draws) if network.samples else None)
+                count = np.array([metrics[name].weight for name in columns])
+                totals += count * np.array([float(metrics[name].value) for name in columns])
+                weights += count
         self.network.train()
-        sampled, deployed, count = world.total(*sums.tolist())
-        self.progress.report(self.position.step, {"val_loss": sampled / count, "val_deployed": deployed / count})
-        return deployed / count
+        sums = world.total(*totals.tolist(), *weights.tolist())
+        means = zip(columns, sums[: len(columns)], sums[len(columns) :], strict=True)
+        found = {name: total / weight for name, total, weight in means if weight}
+        self.progress.report(self.position.step, found)
+        return found[network.selects]
 
     def _roll_out(self, evaluate: Evaluator) -> float | None:
         self.deployed.eval()

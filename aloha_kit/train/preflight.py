@@ -277,7 +277,7 @@ def one_batch(
         began = time.monotonic()
         while len(losses) < steps and (len(losses) < 3 or time.monotonic() - began < budget_s):
             parts = pupil.losses(batch)
-            losses.append(float(parts.get("l1", parts["loss"]).detach()))
+            losses.append(float(parts[(*network.loss_columns, "loss")[0]].detach()))
             if not math.isfinite(losses[-1]):
                 return Finding(check, "no-go", f"loss {losses[-1]} at step {len(losses)}", "look for NaN in the data")
             optimiser.zero_grad()

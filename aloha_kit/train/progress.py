@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError
 from aloha_kit.data.batch import Batch
-from aloha_kit.train.runs import MetricsFile, Run
+from aloha_kit.train.runs import COLUMNS, Columns, MetricsFile, Run
 from aloha_kit.train.timing import Lap, memory_of, Timing
 
 LOG_EVERY = 10  # steps between rows of the log; in between, losses stay on the device and nothing waits for it
@@ -33,12 +33,14 @@ class TrainingError(AlohaKitError):
 class Progress:
     """Collects what the loop measures and shows it every few steps. A context manager around the loop."""
 
-    def __init__(self, run: Run, *, first_step: int, num_steps: int, show: bool = True) -> None:
+    def __init__(
+        self, run: Run, *, first_step: int, num_steps: int, columns: Columns = COLUMNS, show: bool = True
+    ) -> None:
         from torch.utils.tensorboard import SummaryWriter  # a second to import; --help should not pay it
 
-        self._run = run
+        self._run, self._selects = run, columns.selects
         self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step + 1)
-        self._metrics = MetricsFile(run.folder / "metrics.csv", after=first_step)
+        self._metrics = MetricsFile(run.folder / "metrics.csv", after=first_step, columns=columns)
         self._num_steps = num_steps
         self._bar = tqdm(
             total=num_steps,
@@ -133,9 +135,10 @@ class Progress:
         for key, value in values.items():
             self._board.add_scalar(f"judged/{key}", value, step)
         self._metrics.add({"step": step, **values})
-        if "val_deployed" in values:
-            self._shown = f" (val {values['val_deployed']:.4f})"
-        text = ", ".join(f"{key} {value:.4f}" for key, value in values.items())
+        if self._selects in values:
+            self._shown = f" (val {values[self._selects]:.4f})"
+        shown = {key: value for key, value in values.items() if not key.endswith(("_first", "_last"))}
+        text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
         self._bar.write(f"step {step}: {text}")
 
     def pictures(self, batch: Batch) -> None:
@@ -178,8 +181,14 @@ def _gif(frames: npt.NDArray[np.uint8], rate_hz: float) -> bytes:
     return buffer.getvalue()
 
 
-def plot_losses(rows: Iterable[Mapping[str, float]], file: Path) -> None:
-    """Training and validation loss, success, and learning rate over the steps, as a picture."""
+_LEGEND = {
+    "val_loss": "validation loss",
+    "val_deployed": "validation, as deployed (zero latent)",
+}
+
+
+def plot_losses(rows: Iterable[Mapping[str, float]], file: Path, columns: Columns = COLUMNS) -> None:
+    """Training loss with its parts, validation, success, and learning rate over the steps, as a picture."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -190,11 +199,13 @@ def plot_losses(rows: Iterable[Mapping[str, float]], file: Path) -> None:
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         rows = list(rows)
         success = above.twinx() if any("success_rate" in row for row in rows) else above
+        # of a validation these alone, since errors in raw units are of another scale
+        judged = [("val_loss", "o-"), *([(columns.selects, "o--")] if columns.selects != "val_loss" else [])]
         for axis, key, label, style in (
             (above, "loss", "training loss", "-"),
-            (above, "l1", "its L1 part", "--"),  # dashed: some networks have no other part, the curves are then one
-            (above, "val_loss", "validation, posterior latent", "o-"),
-            (above, "val_deployed", "validation, as deployed (zero latent)", "o--"),
+            # dashed: where a loss has one part, the curves are one
+            *((above, part, f"training {part}", "--") for part in columns.losses),
+            *((above, name, _LEGEND.get(name, name), style) for name, style in judged),
             (success, "success_rate", "success rate", "C4s--"),
             (below, "lr", "learning rate", "-"),
         ):

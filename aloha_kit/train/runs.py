@@ -14,7 +14,7 @@ import csv
 import hashlib
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,19 +165,37 @@ def describe_data(table: EpisodeTable) -> dict[str, int | str]:
     return {"episodes": len(table.names), "steps": len(table), "key": key, **({"images": images} if images else {})}
 
 
+@dataclass(frozen=True)
+class Columns:
+    """What a network calls its metrics: parts of the loss, results of a validation, and which of these selects."""
+
+    losses: tuple[str, ...]
+    validation: tuple[str, ...]
+    selects: str
+
+    @classmethod
+    def of(cls, network: ChunkNetwork) -> Columns:
+        """Those of a network."""
+        return cls(network.loss_columns, network.validation_columns, network.selects)
+
+
+COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
+"""Those of an ACT, without the errors by group of joints."""
+
+
 class MetricsFile:
     """metrics.csv: one row a logged step, empty where a value was not measured then."""
 
-    COLUMNS: Sequence[str] = (
-        "step", "seconds", "loss", "l1", "kl", "lr", "grad_norm", "data_ms", "step_ms",
-        "val_loss", "val_deployed", "success_rate",
-    )  # fmt: skip
-
-    def __init__(self, file: Path, *, after: int) -> None:
-        """Continue the file after step `after`: rows that an interrupted run wrote beyond its checkpoint go."""
+    def __init__(self, file: Path, *, after: int, columns: Columns = COLUMNS) -> None:
+        """Continue the file after step `after`: rows that an interrupted run wrote beyond its checkpoint go. Columns
+        that it has stay."""
         kept = [row for row in read_metrics(file) if row["step"] <= after] if file.exists() else []
+        self.names = dict.fromkeys(
+            ("step", "seconds", "loss", *columns.losses, "lr", "grad_norm", "data_ms", "step_ms", *columns.validation,
+             "success_rate", *(key for row in kept for key in row))
+        )  # fmt: skip
         with file.open("w", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self.COLUMNS).writeheader()
+            csv.DictWriter(handle, self.names).writeheader()
         self._file = file
         for row in kept:
             self.add(row)
@@ -185,7 +203,7 @@ class MetricsFile:
     def add(self, row: Mapping[str, float]) -> None:
         """Append a row; unknown columns are left to TensorBoard."""
         with self._file.open("a", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self.COLUMNS, extrasaction="ignore").writerow(
+            csv.DictWriter(handle, self.names, extrasaction="ignore").writerow(
                 {key: f"{value:.8g}" for key, value in row.items()}
             )
 

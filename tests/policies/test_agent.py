@@ -12,7 +12,7 @@ from aloha_kit.control.execution import TemporalEnsemble
 from aloha_kit.core import ContractError, Observation
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.agent import ChunkPolicy
-from tests.policies.contract import contract_of
+from aloha_kit.testing.policies import contract_of
 from tests.policies.test_networks import act, network_of, TWO
 
 CONTRACT = contract_of(TWO, base=True, environment=("cube_x", "cube_y"))

@@ -20,7 +20,7 @@ from aloha_kit.config.policies import ActConfig
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
-from tests.policies.contract import batch_of, contract_of
+from aloha_kit.testing.policies import batch_of, contract_of
 from tests.policies.test_networks import act, network_of, TWO
 
 CONTRACT = contract_of(TWO, environment=("cube_x",))

@@ -26,7 +26,7 @@ from aloha_kit.policies.engine import blank, check, Engine, prepare, probes
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.network import ChunkNetwork
-from tests.policies.contract import batch_of, contract_of, stats_of
+from aloha_kit.testing.policies import batch_of, contract_of, stats_of
 from tests.policies.test_networks import act, network_of, TWO
 from tests.policies.test_networks import CASES as NETWORKS
 

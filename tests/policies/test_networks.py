@@ -15,7 +15,7 @@ from aloha_kit.data.batch import Batch, to_device
 from aloha_kit.policies.build import build
 from aloha_kit.policies.cnnmlp import SpatialSoftmax
 from aloha_kit.policies.network import ChunkNetwork, masked_mean, narrow
-from tests.policies.contract import batch_of, check_network, contract_of, stats_of
+from aloha_kit.testing.policies import batch_of, check_network, contract_of, stats_of
 
 SMALL_VISION: dict[str, Any] = {
     "backbone_layers": 2,
@@ -169,11 +169,12 @@ def test_the_deployed_loss_is_the_error_of_what_is_predicted() -> None:
     contract = contract_of(ONE)
     torch.manual_seed(0)
     network, batch = network_of(act(), contract).eval(), batch_of(contract, rows=5, pad=2)
-    losses = network.losses(batch, sample_latent=False)
-    assert sorted(losses) == ["l1", "loss"]
+    with torch.no_grad():
+        deployed = network.validation(batch)["val_deployed"]
+    assert (network.selects, deployed.weight) == ("val_deployed", 3)
     scale = torch.from_numpy(network.stats["action"].std).clamp(min=1e-2)
     error = ((network.predict(batch) - batch["actions"]).abs() / scale)[~batch["is_pad"]].mean()
-    torch.testing.assert_close(losses["loss"], error)
+    torch.testing.assert_close(deployed.value, error)
 
 
 def test_the_latent_is_drawn_anew_each_time_and_follows_the_seed() -> None:

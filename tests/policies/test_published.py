@@ -23,7 +23,7 @@ from aloha_kit.policies.__main__ import main
 from aloha_kit.policies.build import build
 from aloha_kit.policies.find import find_checkpoint, load_network
 from aloha_kit.policies.reference import read_camera_names
-from tests.policies.contract import batch_of, contract_of, stats_of
+from aloha_kit.testing.policies import batch_of, contract_of, stats_of
 from tests.policies.formula import waves, weight
 from tests.policies.test_reference import formula_batch, golden, published_files, published_state
 

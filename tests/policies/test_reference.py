@@ -29,7 +29,7 @@ from aloha_kit.policies.build import build
 from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference_names import to_ours
-from tests.policies.contract import batch_of, contract_of, stats_of
+from aloha_kit.testing.policies import batch_of, contract_of, stats_of
 from tests.policies.formula import picture, waves, weight
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -20,7 +20,7 @@ from aloha_kit.policies import checkpoint
 from aloha_kit.policies.__main__ import main
 from aloha_kit.policies.build import build
 from aloha_kit.policies.find import load_network
-from tests.policies.contract import batch_of, contract_of, stats_of
+from aloha_kit.testing.policies import batch_of, contract_of, stats_of
 from tests.policies.test_reference import golden
 
 SMALL = {"chunk_size": 6, "hidden_dim": 32, "dim_feedforward": 48}

@@ -23,8 +23,8 @@ from aloha_kit.episode import Episode
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.testing.policies import batch_of, contract_of
 from tests.episode.recording import feed, record, Rig, writer_for
-from tests.policies.contract import batch_of, contract_of
 from tests.policies.test_networks import act, cnnmlp, network_of
 
 ROWS = 12

@@ -146,6 +146,11 @@ def test_cnnmlp_trains(tmp_path: Path, flags: list[str]) -> None:
     )
     main([*flags, "--policy", str(tmp_path / "plain.yaml"), "--num_steps", "4"])
     assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last").chunk_size == 1
+    rows = read_metrics(tmp_path / "run" / "metrics.csv")
+    assert rows[0]["mse"] == pytest.approx(rows[0]["loss"])
+    assert rows[-1]["val_loss"] > 0
+    groups = {"left", "left_gripper", "right", "right_gripper"}
+    assert rows[-1].keys() - {"step", "val_loss"} == {f"val_error_{group}" for group in groups}
 
 
 def test_preflight_only_trains_nothing(tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from aloha_kit.core import ConfigError
 from aloha_kit.train.cli import parse, to_snapshot
 from aloha_kit.train.progress import plot_losses
-from aloha_kit.train.runs import MetricsFile, read_metrics, Run
+from aloha_kit.train.runs import Columns, MetricsFile, read_metrics, Run
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -51,8 +51,22 @@ def test_metrics_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     with file.open("ab") as handle:
         handle.write(b"40,1.5,0.2\n50,1.\xff,\n\0\0\0\nwords,2\n6")
     assert [row["step"] for row in read_metrics(file)] == [10, 20, 30, 40, 6]
+    columns = Columns(("mse",), ("val_loss",), "val_loss")
+    MetricsFile(file, after=20, columns=columns).add({"step": 30, "mse": 4.0, "val_error_left": 5.0})
+    assert read_metrics(file)[-1] == {"step": 30, "mse": 4.0}
     assert MetricsFile(file, after=0)
     assert read_metrics(file) == []
+
+
+def test_columns_that_a_run_has_stay(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,loss,l1,val_deployed\n10,3.5,2.5,\n10,,,1.5\n")
+    MetricsFile(file, after=10, columns=Columns((), ("val_loss",), "val_loss")).add({"step": 20, "l1": 0.25})
+    assert read_metrics(file) == [
+        {"step": 10, "loss": 3.5, "l1": 2.5},
+        {"step": 10, "val_deployed": 1.5},
+        {"step": 20, "l1": 0.25},
+    ]
 
 
 def test_the_picture_of_the_losses(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every policy network must keep to. A test of a new family calls `check_network` with its builder."""
+"""What every policy network has to keep. The test of a family calls `check_network` with its builder."""
 
 from __future__ import annotations
 
@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from aloha_kit.core import Contract, joint_names
-from aloha_kit.data.batch import Batch
+from aloha_kit.data.batch import Batch, mapped
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies import checkpoint
+from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.metrics import joint_groups
 from aloha_kit.policies.network import ChunkNetwork
 
 
@@ -27,7 +31,7 @@ def stats_of(state: int, action: int, environment: int = 0) -> Statistics:
     """Statistics of random rows with distinct means and widths; fixed by its sizes."""
     rng = np.random.default_rng(7)
 
-    def rows(size: int) -> np.ndarray:  # type: ignore[type-arg]
+    def rows(size: int) -> npt.NDArray[np.float64]:
         return rng.normal(np.linspace(-1, 1, size), np.linspace(0.1, 2, size), (200, size))
 
     extra = {"environment_state": rows(environment)} if environment else {}
@@ -57,10 +61,11 @@ def batch_of(contract: Contract, *, rows: int, size: int = 3, pad: int = 0, seed
 
 
 def check_network(make: Callable[[], ChunkNetwork], full: Contract, folder: Path) -> None:
-    """Shapes, losses, padding, gradients, learning, determinism and the way to disk and back.
+    """Assert the contract of `policies.network.ChunkNetwork`: shapes, losses, padding, gradients, learning, sampling,
+    validation, and the way to disk and back.
 
     Args:
-        make: builds a fresh network; called under a fixed seed.
+        make: builds a fresh network; called under a fixed seed. All its parameters take part in the loss.
         full: the contract it was built with, before it dropped what it does not read.
     """
     torch.manual_seed(0)
@@ -70,17 +75,20 @@ def check_network(make: Callable[[], ChunkNetwork], full: Contract, folder: Path
     _check_padding(network, batch)
     _check_gradients(network, batch)
     _check_prediction(network, batch)
+    _check_sampling(network, batch)
+    _check_validation(network, batch)
     _check_learning(network, batch)
     _check_disk(network, batch, full, folder)
 
 
 def _check_losses(network: ChunkNetwork, batch: Batch) -> None:
-    for sample in (True, False):
-        losses = network.losses(batch, sample_latent=sample)
-        assert "loss" in losses
-        assert all(value.shape == () and bool(value.isfinite()) for value in losses.values()), losses
-        assert losses["loss"].requires_grad
-        assert not any(value.requires_grad for name, value in losses.items() if name != "loss")
+    losses = network.losses(batch)
+    assert "loss" in losses
+    unnamed = losses.keys() - {"loss", *network.loss_columns}
+    assert not unnamed, f"losses gives {', '.join(sorted(unnamed))}, which loss_columns does not name"
+    assert all(value.shape == () and bool(value.isfinite()) for value in losses.values()), losses
+    assert losses["loss"].requires_grad
+    assert not any(value.requires_grad for name, value in losses.items() if name != "loss")
 
 
 def _check_padding(network: ChunkNetwork, batch: Batch) -> None:
@@ -101,21 +109,20 @@ def _check_gradients(network: ChunkNetwork, batch: Batch) -> None:
     """No parameter is carried along for nothing."""
     network.train()
     network.zero_grad()
-    network.losses(batch)["loss"].backward()
+    network.losses(batch)["loss"].backward()  # type: ignore[no-untyped-call]
     idle = [name for name, p in network.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert idle == [], idle
 
 
 def _check_prediction(network: ChunkNetwork, batch: Batch) -> None:
     network.eval()
-    seen = Batch(qpos=batch["qpos"], images=batch["images"])
-    if "environment_state" in batch:
-        seen["environment_state"] = batch["environment_state"]
+    seen = _observed(batch)
     with torch.inference_mode():
         once, twice = network.predict(seen), network.predict(seen)
-        single = network.predict({key: _first(value) for key, value in seen.items()})  # type: ignore[arg-type]
+        single = network.predict(_first_row(seen))
     assert once.shape == (len(batch["qpos"]), network.chunk_size, network.action_dim)
-    assert torch.equal(once, twice)
+    assert bool(once.isfinite().all())
+    assert torch.equal(once, twice), "predict draws from something else than its generator"
     torch.testing.assert_close(once[:1], single, rtol=1e-4, atol=1e-4)  # samples do not see each other
     shifted = seen.copy()
     shifted["qpos"] = seen["qpos"] + 1
@@ -123,14 +130,53 @@ def _check_prediction(network: ChunkNetwork, batch: Batch) -> None:
         assert not torch.allclose(once, network.predict(shifted))
 
 
+def _check_sampling(network: ChunkNetwork, batch: Batch) -> None:
+    """The same generator gives the same bits, different ones finite actions in range; each row draws by its own."""
+    network.eval()
+    seen, rows = _observed(batch), range(len(batch["qpos"]))
+
+    def predict(given: Batch, *seeds: int) -> Tensor:
+        with torch.inference_mode():
+            return network.predict(given, BatchGenerator([(seed, 0) for seed in seeds]))
+
+    once = predict(seen, *rows)
+    torch.manual_seed(99)  # which is nothing to it
+    assert torch.equal(once, predict(seen, *rows)), "the same generator does not give the same bits"
+    other = predict(seen, *(row + 100 for row in rows))
+    assert torch.equal(once, other) != network.samples, f"samples is {network.samples}; other generators say otherwise"
+    moments = network.stats["action"]
+    reach = 10 * (moments.max - moments.min)  # of a network that has learned nothing yet
+    for chunk in (once, other):
+        assert bool(chunk.isfinite().all())
+        assert (chunk.numpy() > moments.min - reach).all(), "actions far below the data's"
+        assert (chunk.numpy() < moments.max + reach).all(), "actions far above the data's"
+    torch.testing.assert_close(once[:1], predict(_first_row(seen), 0), rtol=1e-4, atol=1e-4)
+
+
+def _check_validation(network: ChunkNetwork, batch: Batch) -> None:
+    """Metrics by their names, one of which selects; errors in raw units are those of `predict`."""
+    network.eval()
+    generator = BatchGenerator([(5, row) for row in range(len(batch["qpos"]))])
+    again = BatchGenerator([(5, row) for row in range(len(batch["qpos"]))])
+    with torch.inference_mode():
+        metrics, predicted = network.validation(batch, generator), network.predict(_observed(batch), again)
+    assert sorted(metrics) == sorted(network.validation_columns)
+    assert network.selects in metrics
+    assert all(bool(mean.value.isfinite()) and mean.weight > 0 for mean in metrics.values()), metrics
+    rows = slice(0, network.chunk_size)
+    error = (predicted - batch["actions"][:, rows]).abs()[~batch["is_pad"][:, rows]].mean(0)  # (A,)
+    for group, places in joint_groups(network.contract.action_names).items():
+        torch.testing.assert_close(metrics[f"val_error_{group}"].value, error[places].mean(), rtol=1e-4, atol=1e-5)
+
+
 def _check_learning(network: ChunkNetwork, batch: Batch) -> None:
-    """One batch can be learned by heart, as deployed: the error of `predict` in raw units falls."""
+    """One batch can be overfit, as deployed: the error of `predict` in raw units falls."""
     network.train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     before = _deployed_error(network, batch)
     for _ in range(40):
         optimiser.zero_grad()
-        network.losses(batch)["loss"].backward()
+        network.losses(batch)["loss"].backward()  # type: ignore[no-untyped-call]
         optimiser.step()
     after = _deployed_error(network, batch)
     assert after < 0.85 * before, (before, after)
@@ -154,7 +200,12 @@ def _check_disk(network: ChunkNetwork, batch: Batch, full: Contract, folder: Pat
         assert torch.equal(back.predict(batch), network.predict(batch))
 
 
-def _first(value: object) -> object:
-    if isinstance(value, dict):
-        return {name: image[:1] for name, image in value.items()}
-    return value[:1]  # type: ignore[index]
+def _observed(batch: Batch) -> Batch:
+    """What a policy gets: no actions."""
+    seen = batch.copy()
+    del seen["actions"], seen["is_pad"]
+    return seen
+
+
+def _first_row(batch: Batch) -> Batch:
+    return mapped(batch, lambda values: values[:1])
