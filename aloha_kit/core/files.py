@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,54 @@ def free_path(path: Path) -> Path:
     return candidate
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Inside, a path beside `path` to write to; at the end it takes the place of `path`, after an error it is gone."""
+    part = part_of(path)
+    try:
+        yield part
+        put(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def part_of(path: Path) -> Path:
+    """Where the next state of `path` is written: a hidden file beside it."""
+    return path.with_name(f".{path.name}.part")
+
+
+def put(part: Path, path: Path) -> None:
+    """Put a complete file in the place of `path`, durably: one of the two states is there at every instant.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    sync(part)  # or a power cut may leave an empty file under the final name
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has what was written to a file, or the names in a folder."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names created in or removed from `folder` survive a power cut, where the file system can."""
+    with suppress(OSError):
+        sync(folder)
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write `values`; an earlier state of the file is replaced in one step, so it is whole at every instant."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file; an earlier state of it is replaced in one step, so it is whole at every instant."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")

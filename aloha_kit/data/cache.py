@@ -24,12 +24,13 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.files import write_text
+from aloha_kit.core.versions import FRAME_CACHE
 from aloha_kit.data.frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
 
 Ints = npt.NDArray[np.int64]
 
-_VERSION = 1
 _BLOCK = 64  # frames decoded between writes
 
 
@@ -109,7 +110,7 @@ class _Part:
         """Read the index; entries whose bytes are not there do not count."""
         try:
             raw = json.loads(self._index.read_text(encoding="utf-8"))
-            if raw["version"] != _VERSION:
+            if raw["version"] != FRAME_CACHE:
                 raise ValueError(f"version {raw['version']}")
             self._generation = int(raw["generation"])
             rows = self.data.stat().st_size // self.frame_bytes
@@ -164,10 +165,8 @@ class _Part:
             os.close(handle)
         with self._lock:
             self._where[table.cache_key(number)] = (first, steps)
-            temporary = self._index.with_suffix(".json.tmp")
-            content = {"version": _VERSION, "generation": self._generation, "episodes": self._where}
-            temporary.write_text(json.dumps(content), encoding="utf-8")
-            os.replace(temporary, self._index)
+            content = {"version": FRAME_CACHE, "generation": self._generation, "episodes": self._where}
+            write_text(self._index, json.dumps(content))
 
     def rows(self, table: EpisodeTable) -> Ints:
         """(N,) where each row of the table lies."""

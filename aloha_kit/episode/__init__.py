@@ -5,7 +5,7 @@ from aloha_kit.startup import quick_interrupts
 with quick_interrupts():  # `python -m aloha_kit.episode` imports this before its own first line
     from aloha_kit.episode.codec import JpegOrder
     from aloha_kit.episode.reader import Episode
-    from aloha_kit.episode.schema import list_episodes, list_partials, SCHEMA
+    from aloha_kit.episode.schema import list_episodes, list_partials
     from aloha_kit.episode.writer import EpisodeWriter
 
-__all__ = ["SCHEMA", "Episode", "EpisodeWriter", "JpegOrder", "list_episodes", "list_partials"]
+__all__ = ["Episode", "EpisodeWriter", "JpegOrder", "list_episodes", "list_partials"]

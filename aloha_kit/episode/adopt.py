@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import yaml
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.fit import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError
-from aloha_kit.core.files import make_folder
+from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.episode.embodiment import CONTRACT, UNKNOWN
 from aloha_kit.episode.measure import doubts, FULL_TURN, measure, Measured, METRES, OPENING
 
@@ -212,10 +211,8 @@ def _task_values(answers: Adopt, contract: Contract, measured: Measured) -> dict
 
 
 def _write(path: Path, about: str, values: dict[str, Any]) -> None:
-    part = path.with_name(f".{path.name}.part")
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    part.write_text(f"# {about}\n{text}", encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, f"# {about}\n{text}")
 
 
 def _next(source: Path, folder: Path, measured: Measured) -> list[str]:

@@ -11,13 +11,14 @@ import numpy.typing as npt
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.arms import BASE, by_arm
 from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.episode.elsewhere import ROBOTWIN
 from aloha_kit.episode.embodiment import UNKNOWN
 from aloha_kit.episode.findings import Bounds, Finding, graded
 from aloha_kit.episode.grippers import check_grippers
 from aloha_kit.episode.layouts import COBOT_MAGIC, OURS
 from aloha_kit.episode.reader import Episode
-from aloha_kit.episode.schema import CLASSIC, NO_STAMP, SCHEMA, SENSORS
+from aloha_kit.episode.schema import NO_STAMP, SENSORS
 
 Table = npt.NDArray[Any]
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import EpisodeError, jpeg
 from aloha_kit.core.jpeg import is_jpeg, jpeg_header, JpegHeader
 
 Image = npt.NDArray[np.uint8]
@@ -45,12 +45,11 @@ which all readers of its files rely on; an ordinary viewer shows them with red a
 
 
 def encode_jpeg(image: Image, quality: int, order: JpegOrder = "mobile_aloha") -> Image:
-    """JPEG bytes (N,) of an (H, W, 3) RGB picture. OpenCV releases the GIL while it encodes."""
-    pixels = image if order == "mobile_aloha" else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    ok, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not ok:
-        raise EpisodeError(f"JPEG refused a picture of shape {image.shape}, {image.dtype}")
-    return np.asarray(data, np.uint8).reshape(-1)
+    """JPEG bytes (N,) of an (H, W, 3) RGB picture."""
+    try:
+        return jpeg.encode_jpeg(image, quality, exchanged=order == "mobile_aloha")
+    except ValueError as error:
+        raise EpisodeError(str(error)) from None
 
 
 def image_kind(data: bytes) -> ImageKind | None:
@@ -151,10 +150,7 @@ def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
     size = encoded_size(data)
     if size is not None and size[0] * size[1] > _PIXELS:
         raise EpisodeError(f"its header says {size[0]}x{size[1]} pixels (height x width), expected at most {_PIXELS}")
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error:
-        return None
+    return jpeg.decode(data, flag)
 
 
 def encoded_size(data: bytes) -> tuple[int, int] | None:

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.versions import SCHEMA
 from aloha_kit.episode import checksums, files, hdf5
 from aloha_kit.episode.codec import DEPTH_LEVEL
 from aloha_kit.episode.journal import Contents, read_row
-from aloha_kit.episode.schema import SCHEMA
 
 _BLOCK_BYTES = 4 << 20  # rows are copied in blocks of about this size: memory stays bounded
 

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError
+from aloha_kit.core.files import put
+from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.episode import checksums, files, hdf5, images
 from aloha_kit.episode.checks import require_consistent
 from aloha_kit.episode.codec import JpegOrder
@@ -21,7 +23,7 @@ from aloha_kit.episode.convert import set_attribute
 from aloha_kit.episode.hdf5 import damage_told, require_rows, require_table
 from aloha_kit.episode.layouts import OURS
 from aloha_kit.episode.reader import Episode
-from aloha_kit.episode.schema import CLASSIC, index_of, partial_path, SCHEMA
+from aloha_kit.episode.schema import index_of, partial_path
 
 _PER_STEP = {"action", "base_action", "reward", "stamps/command"}
 _ROWS, _BYTES = 32, 1 << 26  # copied at a time
@@ -137,7 +139,7 @@ def label(path: Path, *, success: bool) -> None:
             file.attrs["success"] = success
             checksums.reserve(file)
         checksums.seal(temporary)
-        files.replace(temporary, path)
+        put(temporary, path)
     except OSError as error:
         raise EpisodeError(f"{path} could not be labelled, it is as it was: {error}") from error
     finally:

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.files import sync, sync_folder
 from aloha_kit.episode.schema import episode_path, index_of, list_partials, PARTIAL, partial_path, TEMPORARY
 
 
@@ -83,7 +84,7 @@ def commit(temporary: Path, path: Path) -> None:
         EpisodeError: `path` exists.
         OSError: the disk refuses.
     """
-    _sync_file(temporary)
+    sync(temporary)
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -98,35 +99,10 @@ def commit(temporary: Path, path: Path) -> None:
     temporary.unlink(missing_ok=True)
 
 
-def replace(temporary: Path, path: Path) -> None:
-    """Put a complete file in the place of `path`, durably: one of the two is there at every instant."""
-    _sync_file(temporary)
-    os.replace(temporary, path)
-    sync_folder(path.parent)
-
-
 def remove(path: Path) -> None:
     """Take away a file that is needed no longer, durably."""
     path.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make names created in or removed from `folder` survive a power cut, where the file system can."""
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def temporary_path(path: Path) -> Path:

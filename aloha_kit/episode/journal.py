@@ -29,10 +29,11 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.versions import JOURNAL
 from aloha_kit.episode.schema import RowLayout
 
 _NAME = b"aloha_kit jrnl"
-PREAMBLE = _NAME + b"1\n"
+PREAMBLE = _NAME + JOURNAL + b"\n"
 HEADER, STEP, END = b"AKRh", b"AKRs", b"AKRe"
 _KINDS = (HEADER, STEP, END)
 _MARK = b"AKR"  # with which all of them begin
@@ -152,7 +153,9 @@ def scan(fd: int, path: Path) -> Contents | None:
     if start != PREAMBLE[: len(start)]:
         if start.startswith(_NAME):
             version = start.removeprefix(_NAME).strip().decode(errors="replace")
-            raise EpisodeError(f"{path} is a journal of version '{version}', this version reads '1'; left as it is")
+            raise EpisodeError(
+                f"{path} is a journal of version '{version}', this version reads '{JOURNAL.decode()}'; left as it is"
+            )
         raise EpisodeError(f"{path} is not an episode journal: it begins {start!r}")
     offset, sequence, contents, problem = len(PREAMBLE), 0, None, ""
     while offset < total and not problem:

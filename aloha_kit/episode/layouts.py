@@ -17,12 +17,12 @@ import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError, joint_names
 from aloha_kit.core.errors import shown
+from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.episode import hdf5
 from aloha_kit.episode.elsewhere import place_of, ROBOTWIN, XPOLICYLAB
 from aloha_kit.episode.embodiment import neutral_contract
 from aloha_kit.episode.hdf5 import DAMAGE, require_rows
 from aloha_kit.episode.pixels import is_encoded
-from aloha_kit.episode.schema import CLASSIC, SCHEMA
 
 OURS, ALOHA, ACT_SIM = "aloha_kit", "aloha", "act_sim"
 MOBILE_ALOHA, COBOT_MAGIC = "mobile_aloha", "cobot_magic"

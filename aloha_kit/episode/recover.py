@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from aloha_kit.core import counted, EpisodeError
-from aloha_kit.core.files import free_path, special_file
+from aloha_kit.core.files import free_path, special_file, sync_folder
 from aloha_kit.episode import checksums, files
 from aloha_kit.episode.convert import finish
 from aloha_kit.episode.findings import without_path
@@ -151,7 +151,7 @@ def _put_away(journal: Path, contents: Contents) -> str:
         return "removed"
     place = free_path(journal.with_name(journal.name.removesuffix(PARTIAL) + KEPT))
     os.rename(journal, place)
-    files.sync_folder(journal.parent)
+    sync_folder(journal.parent)
     return f"kept as {place.name}"
 
 

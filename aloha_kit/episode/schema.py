@@ -14,8 +14,6 @@ import numpy.typing as npt
 from aloha_kit.core import Contract, EpisodeError, Observation
 from aloha_kit.core.files import special_file
 
-SCHEMA = "aloha_kit/1"
-CLASSIC = "aloha_kit/1-classic"  # an export with as many observations as actions, the last one dropped
 PARTIAL = ".partial"  # the journal of an episode that is not committed yet
 KEPT = ".kept"  # a journal that holds more than the episode that was recovered from it
 TEMPORARY = ".tmp"  # an HDF5 file being built; never a record of anything

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,8 @@ from typing import Any
 import av
 import numpy as np
 import numpy.typing as npt
+
+from aloha_kit.core.files import part_of, put
 
 Image = npt.NDArray[np.uint8]
 
@@ -35,7 +36,7 @@ class Mp4Writer:
     ) -> None:
         self.path = Path(path)
         self.frames = 0
-        self._part = self.path.with_name(f".{self.path.name}.part")
+        self._part = part_of(self.path)
         self._rate = Fraction(rate_hz).limit_denominator(1000)
         self._options = {"crf": str(crf), "preset": preset, "threads": str(threads)}
         self._container: Any = None
@@ -79,6 +80,6 @@ class Mp4Writer:
             self._container.mux(self._stream.encode())
         self._container.close()
         if whole:
-            os.replace(self._part, self.path)
+            put(self._part, self.path)
         else:
             self._part.unlink(missing_ok=True)

@@ -33,7 +33,7 @@ from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
 from aloha_kit.core import AlohaKitError, ConfigError, Contract, nearest
 from aloha_kit.core.errors import reason
-from aloha_kit.core.files import special_file
+from aloha_kit.core.files import special_file, sync
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.network import ChunkNetwork, narrow
@@ -95,7 +95,7 @@ def save(
         sums = {file.name: _digest(file) for file in sorted(fresh.iterdir())}
         _write_json(fresh / CHECKSUMS, {**sums, CHECKSUMS: _digest_of(sums)})
         for file in (*fresh.iterdir(), fresh):
-            _sync(file)
+            sync(file)
         _swap(fresh, folder)
     finally:
         os.close(held)
@@ -247,7 +247,7 @@ def _swap(fresh: Path, folder: Path) -> None:
         shutil.rmtree(spare, ignore_errors=True)
         os.rename(folder, spare)
     os.rename(fresh, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     shutil.rmtree(spare, ignore_errors=True)
 
 
@@ -261,14 +261,6 @@ def _digest(file: Path) -> str:
 
 def _digest_of(sums: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:

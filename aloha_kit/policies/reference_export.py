@@ -5,7 +5,6 @@ Its scripts hold part of the configuration; `script_settings` tells what they ha
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError, ContractError
-from aloha_kit.core.files import make_folder
+from aloha_kit.core.files import make_folder, replacing
 from aloha_kit.policies.act import ActNetwork
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.positions import sequence_positions
@@ -52,16 +51,13 @@ def save_reference(network: ChunkNetwork, folder: str | Path, cameras: Sequence[
     weights, statistics = folder / "policy_best.ckpt", folder / "dataset_stats.pkl"
     if there := [file.name for file in (weights, statistics) if file.exists()]:
         raise ConfigError(f"{folder} has {' and '.join(there)} already, which are not replaced; give another folder")
-    part = folder / f".{weights.name}.part"
     try:
-        torch.save(state, part)
-        statistics.write_bytes(_for_old_numpy(stats))
-        os.replace(part, weights)
+        with replacing(weights) as part:
+            torch.save(state, part)
+            statistics.write_bytes(_for_old_numpy(stats))
     except (OSError, RuntimeError) as error:
         statistics.unlink(missing_ok=True)
         raise ConfigError(f"cannot write {weights}: {str(error).splitlines()[0]}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def script_settings(network: ChunkNetwork, cameras: Sequence[str] | None = None) -> list[str]:

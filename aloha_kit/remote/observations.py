@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, Feature, Observation
 from aloha_kit.core.contract import IMAGE
 from aloha_kit.core.inputs import assembled
-from aloha_kit.core.jpeg import jpeg_size
+from aloha_kit.core.jpeg import decode, encode_jpeg, jpeg_size
 from aloha_kit.core.policy import value_of
 from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
 
@@ -133,20 +132,17 @@ def _decoded(name: str, image: Any, size: tuple[int, int]) -> npt.NDArray[np.uin
     checked = _of_size(name, image, size)
     if not isinstance(checked, Jpeg):
         return np.asarray(checked, np.uint8)
-    try:
-        picture = cv2.imdecode(np.frombuffer(checked, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:
-        picture = None
+    picture = decode(checked)
     if picture is None or picture.shape != (*size, 3):
         raise RemoteError(f"camera '{name}': {len(checked)} bytes that are no whole JPEG of {size}")
     return np.asarray(picture[..., ::-1], np.uint8)
 
 
 def _compressed(image: npt.NDArray[np.uint8], quality: int) -> Jpeg:
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise RemoteError(f"a picture of {image.shape} {image.dtype} cannot become a JPEG")
-    return Jpeg(data.tobytes())
+    try:
+        return Jpeg(encode_jpeg(image, quality).tobytes())
+    except ValueError as error:
+        raise RemoteError(str(error)) from None
 
 
 def _described(value: Any) -> str:

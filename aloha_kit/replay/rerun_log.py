@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import rerun as rr
 import rerun.blueprint as rrb
 
-from aloha_kit.core import EpisodeError
 from aloha_kit.core.arms import BASE, by_arm
+from aloha_kit.core.files import replacing
+from aloha_kit.core.jpeg import encode_jpeg
 from aloha_kit.replay.recording import Recording
 
 JPEG_QUALITY = 85
@@ -25,16 +24,12 @@ def save_rrd(recording: Recording, path: Path, advance: Callable[[int], object])
     """Write `path`; every entry lies at its own capture time on the timeline `time` (seconds from the
     first observation) and at its row on `step`. Files without stamps are laid out at their rate.
     """
-    part = path.with_name(f".{path.name}.part")
     stream = rr.RecordingStream("aloha_kit", recording_id=uuid.uuid4())
-    try:
+    with replacing(path) as part:  # an interruption leaves nothing that looks like a recording
         stream.save(part, default_blueprint=_blueprint(recording))
         _log(stream, recording, advance)
         stream.flush()
         stream.disconnect()
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)  # an interruption leaves nothing that looks like a recording
     return path
 
 
@@ -107,9 +102,7 @@ def _times(recording: Recording, stream: str, rows: int | None = None) -> npt.ND
 def _picture(recording: Recording, camera: str, i: int) -> Any:
     # Encoded anew even where the file holds a JPEG: Mobile ALOHA's have red and blue exchanged.
     image = recording.episode.image(camera, i)
-    done, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    if not done:
-        raise EpisodeError(f"{recording.episode.where}: frame {i} of camera '{camera}' cannot be encoded as JPEG")
+    data = encode_jpeg(image, JPEG_QUALITY)
     return rr.EncodedImage(contents=data.tobytes(), media_type="image/jpeg")
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import nearest, ReadingError, StreamError
+from aloha_kit.core import jpeg, nearest, ReadingError, StreamError
 from aloha_kit.core.jpeg import is_jpeg, jpeg_size
 
 Image = npt.NDArray[np.uint8]
@@ -45,7 +45,7 @@ def decode(message: Any) -> Image:
         pixels = _rows(message, size)
         return np.array(pixels) if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
     _require_whole(message.data)
-    picture = _decoded(message.data, cv2.IMREAD_COLOR)
+    picture = jpeg.decode(message.data, cv2.IMREAD_COLOR)
     if picture is None:
         raise StreamError(_undecodable(message))
     return np.asarray(picture if _swapped(message) else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
@@ -60,7 +60,7 @@ def decode_depth(message: Any) -> Depth:
     if _compressed(message):
         _require_whole(message.data)
         start = max(0, bytes(message.data[:64]).find(b"\x89PNG"))  # compressedDepth puts 12 bytes before it
-        picture = _decoded(message.data[start:], cv2.IMREAD_UNCHANGED)
+        picture = jpeg.decode(message.data[start:], cv2.IMREAD_UNCHANGED)
         if picture is None or picture.dtype != np.uint16 or picture.ndim != 2:
             raise StreamError(f"depth has to be a PNG of 16 bits in mm; {_undecodable(message)}")
         return np.asarray(picture, np.uint16)
@@ -145,10 +145,7 @@ def to_compressed(picture: Image | bytes, stamp_ns: int, quality: int = 95, fram
 
 def encode(picture: Image, quality: int = 95) -> bytes:
     """An (H, W, 3) RGB picture as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise ValueError(f"JPEG refused a picture of shape {picture.shape}, {picture.dtype}")
-    return bytes(data.data)
+    return jpeg.encode_jpeg(picture, quality).tobytes()
 
 
 def _stamped(message: Any, stamp_ns: int, frame_id: str) -> Any:
@@ -194,14 +191,6 @@ def _require_whole(data: bytes) -> tuple[int, int]:
         return jpeg_size(data)
     except ValueError as error:
         raise ReadingError(f"the camera sent {error}") from None
-
-
-def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
-    """Pixels, None where the decoder refuses the data: also a size that no camera has."""
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flag)
-    except cv2.error:
-        return None
 
 
 def _undecodable(message: Any) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import os
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,7 +25,7 @@ import yaml
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import make_folder
+from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.checkpoint import CheckpointError
@@ -76,12 +75,7 @@ class Run:
     def note(self, values: Mapping[str, Any]) -> None:
         """Keep the values that the run is done with."""
         text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
-        temporary = self.folder / f".{SNAPSHOT}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut may leave an empty file under the final name
-        os.replace(temporary, self.folder / SNAPSHOT)
+        write_text(self.folder / SNAPSHOT, text)
 
     def save(self, name: str, network: ChunkNetwork, state: Mapping[str, Any] | None, about: dict[str, Any]) -> Path:
         """Write checkpoints/`name`, whole or not at all; `state` is what resuming needs."""

@@ -1,12 +1,13 @@
 """Folders are made or refused in words; reports are replaced whole, or not at all."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import free_path, make_folder, write_json
+from aloha_kit.core.files import free_path, make_folder, part_of, replacing, write_json, write_text
 
 
 def test_parents_are_made_and_an_existing_folder_is_fine(tmp_path: Path) -> None:
@@ -43,4 +44,34 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
     assert json.loads(file.read_text()) == {"done": 1}
     write_json(file, {"done": 2})
     assert json.loads(file.read_text()) == {"done": 2}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_was_written_reaches_the_disk_before_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, order = tmp_path / "a.yaml", []
+    fsync, rename = os.fsync, os.replace
+
+    def synced(handle: int) -> None:
+        order.append(os.readlink(f"/proc/self/fd/{handle}"))
+        fsync(handle)
+
+    monkeypatch.setattr("os.fsync", synced)
+    monkeypatch.setattr("os.replace", lambda part, path: (order.append("renamed"), rename(part, path)))
+    write_text(file, "x: 1\n")
+    assert order == [str(part_of(file)), "renamed", str(tmp_path)]
+    assert file.read_text() == "x: 1\n"
+
+
+def test_an_interruption_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    file.write_bytes(b"before")
+
+    def interrupted() -> None:
+        with replacing(file) as part:
+            part.write_bytes(b"aft")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert file.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [file]

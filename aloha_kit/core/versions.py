@@ -1,0 +1,17 @@
+"""Versions of everything that is written to disk and read back by a later version.
+
+A file of an unknown version is refused by name and left as it is. Checkpoints have no number: their files are read by
+name, and values that are added have defaults.
+"""
+
+SCHEMA = "aloha_kit/1"
+"""The attribute `schema` of an episode file."""
+
+CLASSIC = "aloha_kit/1-classic"
+"""The same of an export with as many observations as actions, the last one dropped."""
+
+JOURNAL = b"1"
+"""Behind the name in a journal's first line."""
+
+FRAME_CACHE = 1
+"""In the index of a frame cache; another one is built anew."""
