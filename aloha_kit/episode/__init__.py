@@ -1,4 +1,9 @@
-"""The episode on disk: written as it happens, whole at every instant, read without conversion."""
+"""The episode on disk: written as it happens, whole at every instant, read without conversion.
+
+In two layers. The file format: writer, journal and recovery, reader and the layouts that it knows. Above it what looks
+at episodes and changes them: checks and verdicts, copies and labels, descriptions of other tools' data, the command
+line. The format imports nothing of the upper layer (`tests/test_architecture.py`).
+"""
 
 from aloha_kit.startup import quick_interrupts
 

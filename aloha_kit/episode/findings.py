@@ -28,11 +28,6 @@ def graded(value: float, limits: tuple[float, float], check: str, message: str) 
         yield Finding("warning", check, message)
 
 
-def without_path(error: Exception, path: Path) -> str:
-    """An error's text for a place that names the file already."""
-    return str(error).removeprefix(str(path)).lstrip(": ")
-
-
 @dataclass(frozen=True)
 class Verdict:
     """What all checks together say about one file."""

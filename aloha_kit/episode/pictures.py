@@ -11,8 +11,9 @@ import numpy.typing as npt
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode.checks import names_of, runs
 from aloha_kit.episode.codec import whole
-from aloha_kit.episode.findings import Bounds, Finding, graded, without_path
+from aloha_kit.episode.findings import Bounds, Finding, graded
 from aloha_kit.episode.reader import Episode
+from aloha_kit.episode.schema import without_path
 
 _SAMPLES = 8  # frames a camera that are decoded and looked at
 

@@ -11,10 +11,9 @@ from aloha_kit.core import counted, EpisodeError
 from aloha_kit.core.files import free_path, special_file, sync_folder
 from aloha_kit.episode import checksums, files
 from aloha_kit.episode.convert import finish
-from aloha_kit.episode.findings import without_path
 from aloha_kit.episode.journal import Contents, require_header, scan
 from aloha_kit.episode.reader import Episode
-from aloha_kit.episode.schema import KEPT, list_partials, PARTIAL, partial_path
+from aloha_kit.episode.schema import KEPT, list_partials, PARTIAL, partial_path, without_path
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,11 @@ def missing(path: Path) -> str:
     return f"no {'file' if path.suffix in ('.hdf5', PARTIAL) else 'folder'} '{path}'"
 
 
+def without_path(error: Exception, path: Path) -> str:
+    """An error's text for a place that names the file already."""
+    return str(error).removeprefix(str(path)).lstrip(": ")
+
+
 @dataclass(frozen=True)
 class RowLayout:
     """What one row (an observation and the action that led to it) consists of.

@@ -11,12 +11,12 @@ from aloha_kit.core.errors import reason
 from aloha_kit.episode import checks, checksums
 from aloha_kit.episode.codec import JpegOrder
 from aloha_kit.episode.duplicates import duplicates, motion_key
-from aloha_kit.episode.findings import Bounds, Finding, Verdict, without_path
+from aloha_kit.episode.findings import Bounds, Finding, Verdict
 from aloha_kit.episode.hdf5 import DAMAGE
 from aloha_kit.episode.pictures import check_images
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.recover import inspect
-from aloha_kit.episode.schema import PARTIAL
+from aloha_kit.episode.schema import PARTIAL, without_path
 
 _FIRST = (checks.check_notes, checks.check_shapes, checks.check_finite)  # what the others rely on
 _REST = (
