@@ -20,17 +20,24 @@ from aloha_kit import envs
 from aloha_kit.config import from_mapping, RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, SensorConfig
 from aloha_kit.core import ConfigError, PIPER, ReadingError, StreamError
+from aloha_kit.data.index import read_table
 from aloha_kit.doctor.streams import judge_topic
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
+from aloha_kit.formats import open_source
 from aloha_kit.loop import run_episode
+from aloha_kit.policies import checkpoint
+from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.ros import followers, inspect
 from aloha_kit.ros.environment import RosEnv
+from aloha_kit.ros.observation import rig_contract
 from aloha_kit.ros.safety import make_guard
 from aloha_kit.ros.sensors import rig_sensors, UNITS
 from tests.loop.fake_rig import Constant
+from tests.policies.test_networks import cnnmlp
 from tests.ros.fake_drivers import FakePiper
 from tests.ros.master import ROOT, Ros
+from tests.train.tiny import job, trainer, TRAINING
 
 ARM = ArmConfig(driver="joint_state", model="piper", state_topic="/puppet/joint_left", command_topic="/master/joint")
 SENSORS = {
@@ -215,3 +222,29 @@ def test_entries_are_read_by_path_by_index_and_by_name() -> None:
     array = rig_sensors(with_sensor(type="std_msgs/Float32MultiArray", entries=("data.2",)))["one"]
     with pytest.raises(StreamError, match=r"its message has no 'data\.2'; it holds 2 values"):
         array.read(Float32MultiArray(data=[1.0, 2.0]))
+
+
+def test_a_policy_that_reads_a_sensor_is_trained_on_the_recording_and_acts_on_the_rig(
+    node: Node, tmp_path: Path
+) -> None:
+    settings = cnnmlp(sensors=("sensors/wrist", "sensors/touch"), use_images=False, chunk_size=5)
+    with contextlib.closing(connect()) as env:
+        for shoulder in (0.3, 0.4):
+            writer = EpisodeWriter(tmp_path / "data", contract=env.contract, task="feel", rig="felt", sim=False)
+            moving = Constant(np.array([0.2, shoulder, *PIPER.start[2:], 0.5], np.float32))
+            run_episode(env, make_guard(env, moving), [writer])
+        table = read_table(open_source(tmp_path / "data"), sensors=settings.sensors)
+        training = TRAINING.__class__(**{**vars(TRAINING), "num_steps": 2})
+        trainer(job(tmp_path / "run", table, training, policy=settings)).fit()
+        policy = ChunkPolicy(checkpoint.load(tmp_path / "run" / "checkpoints" / "last"))
+        assert [feature.name for feature in policy.contract.sensors] == ["sensors/wrist", "sensors/touch"]
+        assert policy.contract.differences(env.contract) == []
+        without = replace(RIG, sensors={"wrist": SENSORS["wrist"]})
+        assert "array 'sensors/touch' is missing" in " ".join(
+            policy.contract.differences(rig_contract(TASK, without, simulated=False))
+        )
+        observation = env.reset().observation
+        chunk = policy.predict_chunk(observation)
+        assert chunk.shape == (5, 7)
+        pressed = {**observation, "sensors": {**observation["sensors"], "wrist": np.full(6, 30, np.float32)}}
+        assert np.abs(policy.predict_chunk(pressed) - chunk).max() > 1e-4, "what the sensor says counts"
