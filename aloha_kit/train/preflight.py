@@ -208,7 +208,8 @@ def thumbnails(table: EpisodeTable, loader: Loader, *, seed: int, episodes: int 
     rows = np.concatenate([table.starts[e] + s for e, s in zip(chosen, steps, strict=True)])
     pictures = {}
     for camera, images in loader.batch(rows)["images"].items():
-        small = torch.nn.functional.adaptive_avg_pool2d(images.float(), (8, 8)).cpu().numpy()
+        newest = images.reshape(len(rows), -1, *images.shape[-3:])[:, -1]  # of the steps that are read
+        small = torch.nn.functional.adaptive_avg_pool2d(newest.float(), (8, 8)).cpu().numpy()
         pictures[camera] = small.reshape(len(chosen), frames, -1)
     return Thumbnails(chosen, pictures)
 

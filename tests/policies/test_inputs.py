@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.control.history import with_history
 from aloha_kit.core import ContractError, Observation
 from aloha_kit.core.inputs import blank, read
+from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import read_table
+from aloha_kit.data.loader import Loader
 from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.formats import open_source
@@ -22,6 +25,7 @@ from aloha_kit.policies.engine import blank as blank_batch
 from aloha_kit.policies.engine import check, Engine, probes
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.remote import PolicyServer, RemotePolicy, Served
+from aloha_kit.train.preflight import thumbnails
 from tests.episode.recording import record, Rig
 from tests.policies.test_networks import act, cnnmlp
 from tests.train.tiny import job, trainer, TRAINING
@@ -126,6 +130,17 @@ def test_probes_of_an_engine_have_every_input_at_every_step(network: ChunkNetwor
             name: value.shape for name, value in example.items() if name != "images"
         }
     assert check(Engine("openvino", "fp32", network.predict), network, example).of_std == 0
+
+
+def test_the_preflight_looks_at_the_newest_step(tmp_path: Path) -> None:
+    for _ in range(2):
+        record(tmp_path, 12, RIG)
+    table = read_table(open_source(tmp_path))
+    frames = DirectFrames(table, {"top": (24, 32)}, workers=1)
+    one, three = (
+        thumbnails(table, Loader(table, frames, 5, n_obs_steps=n), seed=0).pictures["top"] for n in (1, STEPS)
+    )
+    np.testing.assert_array_equal(one, three)
 
 
 def test_one_step_is_read_as_it_is() -> None:
