@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,14 @@ from aloha_kit.deploy.source import Measure, Source
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
-from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.network import Ask, ChunkNetwork
 
 
 class TimedAgent(ChunkPolicy):
     """A network behind an observation that tells a stopwatch where its time goes."""
 
-    def __init__(self, network: ChunkNetwork, measure: Measure, ask: Callable[[Batch], torch.Tensor] | None = None):
-        super().__init__(network, str(next(network.parameters()).device), ask)
+    def __init__(self, network: ChunkNetwork, measure: Measure, ask: Ask | None = None, seed: int = 0):
+        super().__init__(network, str(next(network.parameters()).device), ask, seed)
         self._measure = measure
 
     def batch(self, observation: Observation) -> Batch:
@@ -49,11 +49,13 @@ def local(
     engine: EngineKind = "eager",
     precision: Precision = "fp32",
     rename: Mapping[str, str] | None = None,
+    seed: int = 0,
 ) -> Source:
     """The policy of a checkpoint, on this machine, ready to be asked.
 
     Args:
         path: what `find_checkpoint` found; the others as for `load_network` and `prepare`.
+        seed: of the first rollout, for a policy that samples.
 
     Raises:
         ConfigError: damaged files, an unusable device, or an engine that is missing, cannot, or is wrong.
@@ -76,7 +78,7 @@ def local(
         str(path),
         trained_task(path),
         about,
-        lambda measure: TimedAgent(network, measure, prepared),
+        lambda measure: TimedAgent(network, measure, prepared, seed),
         warm_up=lambda: warm_up(ChunkPolicy(network, used, prepared)),
         n_obs_steps=network.config.n_obs_steps,
     )

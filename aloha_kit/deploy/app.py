@@ -120,7 +120,7 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[Source,
     output = make_folder(args.output or run_folder(path) / "deploy" / folder)
     rename = renames(args.rename)
     setup = training_setup(task, rig, args.cameras, args.image_size, rename)
-    return agent.local(path, setup, args.device, args.engine, args.precision, rename), output
+    return agent.local(path, setup, args.device, args.engine, args.precision, rename, args.seed), output
 
 
 def _attended(

@@ -61,7 +61,12 @@ def remote(args: DeployArgs) -> Source:
     if not token:
         raise ConfigError("the policy server wants its token: give --token, or set ALOHA_KIT_TOKEN")
     policy = RemotePolicy(
-        str(args.remote), token, timeout_s=args.timeout_s, quality=args.jpeg, rename=renames(args.rename)
+        str(args.remote),
+        token,
+        timeout_s=args.timeout_s,
+        quality=args.jpeg,
+        rename=renames(args.rename),
+        seed=args.seed,
     )
     about = dict(policy.about)
     name, trained_on = f"{about.pop('checkpoint', '?')} on {args.remote}", about.pop("trained_on", None)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from aloha_kit.core import counted
-from aloha_kit.data.batch import Batch
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.policies.inputs import Collator
-from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.network import Ask, ChunkNetwork
 
 
 class BatchedNetwork:
@@ -31,7 +30,7 @@ class BatchedNetwork:
         network: ChunkNetwork,
         mailbox: Mailbox,
         size: int,
-        ask: Callable[[Batch], torch.Tensor] | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self._network, self._mailbox, self._size = network.eval(), mailbox, size
         self._ask = ask or network.predict
@@ -53,7 +52,8 @@ class BatchedNetwork:
     def _chunks(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
         try:
             with torch.inference_mode():
-                chunks = self._ask(self._collate(self._mailbox.read(rows)))
+                generator = self._network.generator(self._mailbox.seeds(rows))
+                chunks = self._ask(self._collate(self._mailbox.read(rows)), generator)
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(

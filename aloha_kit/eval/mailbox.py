@@ -31,6 +31,7 @@ class Mailbox:
             feature.name: (shape_of(feature, n_obs_steps), feature.dtype) for feature in contract.inputs
         }
         self._inputs = tuple(self._entries)
+        self._entries["seed"] = ((2,), "int64")
         self._entries["chunk"] = ((chunk_size, len(contract.action_names)), "float32")
         context = multiprocessing.get_context("spawn")
         self._memory = {
@@ -38,14 +39,20 @@ class Mailbox:
             for name, (shape, kind) in self._entries.items()
         }
 
-    def post(self, row: int, observation: Observation) -> None:
-        """Put down what the policy may see of an observation.
+    def post(self, row: int, observation: Observation, seed: tuple[int, int] = (0, 0)) -> None:
+        """Put down what the policy may see of an observation, and the seed of its inference.
 
         Raises:
             ContractError: see `core.inputs.read`.
         """
         for name, values in read(observation, self.contract, self.n_obs_steps).items():
             self._table(name)[row] = values
+        self._table("seed")[row] = seed
+
+    def seeds(self, rows: Sequence[int]) -> list[list[int]]:
+        """Seeds of the inferences of some rows."""
+        found: list[list[int]] = self._table("seed")[list(rows)].tolist()
+        return found
 
     def read(self, rows: Sequence[int]) -> dict[str, npt.NDArray[Any]]:
         """{input: (len(rows), …)} a copy of some rows."""

@@ -26,6 +26,7 @@ from aloha_kit.control.delayed import Execution
 from aloha_kit.control.execution import Executor
 from aloha_kit.control.history import with_history
 from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
+from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.envs import connect
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.seams import SeamWatch
@@ -128,9 +129,10 @@ def _serve(plan: Plan, row: int, line: Line) -> None:
             with contextlib.closing(simulation(plan)) as env:
                 line.tell(Ready(env.contract, env.max_reward, env.describe()))
                 mailbox = plan.mailbox
-                executor = plan.execution.executor(Remote(mailbox, row, line))
-                policy = with_history(executor, mailbox.n_obs_steps, mailbox.contract.cameras)
+                source = Remote(mailbox, row, line)
+                policy = with_history(plan.execution.executor(source), mailbox.n_obs_steps, mailbox.contract.cameras)
                 while isinstance(seed := line.hear(), int):
+                    source.rollout = seed
                     line.tell(roll_out(env, policy, seed))
         except GONE:
             raise
@@ -176,16 +178,22 @@ def roll_out(env: Environment, policy: Executor, seed: int) -> Rollout:
 
 
 class Remote:
-    """A source of chunks: the network in the parent."""
+    """A source of chunks: the network in the parent.
+
+    Attributes:
+        rollout: seed of the next one, which a policy that samples draws by.
+    """
 
     def __init__(self, mailbox: Mailbox, row: int, line: Line) -> None:
         self._mailbox, self._row, self._line = mailbox, row, line
+        self._seeds, self.rollout = InferenceSeeds(), 0
 
     def reset(self) -> None:
-        """Nothing is remembered between observations."""
+        """Begin the rollout."""
+        self._seeds.start(self.rollout)
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
-        self._mailbox.post(self._row, observation)
+        self._mailbox.post(self._row, observation, self._seeds.take())
         self._line.tell(ASKED)
         self._line.hear()
         return self._mailbox.chunk(self._row)

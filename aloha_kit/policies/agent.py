@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from aloha_kit.core import Contract, Observation
 from aloha_kit.core.inputs import read
+from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.inputs import Collator
-from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.network import Ask, ChunkNetwork
 
 
 class ChunkPolicy:
@@ -23,15 +22,15 @@ class ChunkPolicy:
 
     Args:
         ask: the network made ready, see `engine.prepare`; by default the network as it is.
+        seed: of the first rollout, for a policy that samples; each reset begins the next one.
     """
 
-    def __init__(
-        self, network: ChunkNetwork, device: str = "cpu", ask: Callable[[Batch], torch.Tensor] | None = None
-    ) -> None:
+    def __init__(self, network: ChunkNetwork, device: str = "cpu", ask: Ask | None = None, seed: int = 0) -> None:
         self.network = network.to(device).eval()
         self.device = device
         self._ask = ask or network.predict
         self._collate = Collator(device)
+        self._seeds, self._given = InferenceSeeds(seed), None  # type: InferenceSeeds, tuple[int, int] | None
 
     @property
     def contract(self) -> Contract:
@@ -44,7 +43,12 @@ class ChunkPolicy:
         return self.network.chunk_size
 
     def reset(self) -> None:
-        """Nothing is remembered between observations: a history comes with each."""
+        """Begin the next rollout; a history comes with each observation."""
+        self._seeds.start()
+
+    def seed(self, rollout: int, inference: int) -> None:
+        """What the next inference draws from, where somebody else counts them."""
+        self._given = rollout, inference
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
         """(K, A) actions from this observation on, in raw units.
@@ -52,8 +56,9 @@ class ChunkPolicy:
         Raises:
             ContractError: the observation lacks something or its size is not the contract's; says what.
         """
+        seed, self._given = self._given or self._seeds.take(), None
         with torch.inference_mode():
-            chunk = self._ask(self.batch(observation))[0]
+            chunk = self._ask(self.batch(observation), self.network.generator([seed]))[0]
         return np.asarray(chunk.float().cpu().numpy(), np.float32)
 
     def batch(self, observation: Observation) -> Batch:

@@ -26,15 +26,14 @@ from aloha_kit.policies import inputs
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.engine_openvino import openvino
-from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.network import Ask, ChunkNetwork
 
 TOLERANCE: dict[Precision, float] = {"fp32": 0.01, "bf16": 0.1}
 """Largest difference from eager fp32 that is let pass, in standard deviations of each action: well above what rounding
 was measured to do (2e-6 in fp32, 0.02 in bf16), well below what an engine that is wrong does."""
 
 _PROBES = 3  # random batches; with one row each that is three observations
-
-Ask = Callable[[Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -69,10 +68,10 @@ class Engine:
     ask: Ask
     checked: Checked | None = None
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         """(B, K, A) actions in raw units; without gradients."""
         with torch.inference_mode():
-            return self.ask(batch)
+            return self.ask(batch, generator)
 
     def about(self) -> dict[str, Any]:
         """Plain values for a report, alike in every run: a robot asks whether a server is the one it knew."""
@@ -114,6 +113,11 @@ def prepare(
     device = example["qpos"].device
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp32")
+    if network.samples and engine != "eager":
+        raise ConfigError(
+            f"--engine {engine} would draw the same random numbers at every inference, and {network.config.kind} is a"
+            " policy that samples; use --engine eager"
+        )
     if engine == "openvino":
         ask = openvino(network, precision, example)
     else:
@@ -141,10 +145,10 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
     times: list[list[float]] = []
     for batch in (example, *probes(network, example)):
         start = time.perf_counter()
-        given = engine(batch).cpu()  # which waits for the device
+        given = engine(batch, _draws(network, batch)).cpu()  # which waits for the device
         asked = time.perf_counter()
         with torch.inference_mode():
-            wanted = network.predict(batch).cpu()
+            wanted = network.predict(batch, _draws(network, batch)).cpu()
         times.append([asked - start, time.perf_counter() - asked])
         errors = np.maximum(errors, (given - wanted).abs().amax(dim=(0, 1)).double().numpy())  # NaN stays NaN
     shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
@@ -162,6 +166,11 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
             f" {tolerance:g} is let pass. Nothing has moved; use {advice}"
         )
     return checked
+
+
+def _draws(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
+    """The same ones for both that are compared."""
+    return network.generator([(0, row) for row in range(len(batch["qpos"]))])
 
 
 def blank(network: ChunkNetwork, rows: int) -> Batch:

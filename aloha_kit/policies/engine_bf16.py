@@ -7,7 +7,6 @@ change become part of the convolution before them, and weights are kept narrow.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -18,11 +17,12 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.backbone import ResNetTrunk
-from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.network import Ask, ChunkNetwork
 from aloha_kit.policies.transformer import Attention
 
 
-def in_bf16(network: ChunkNetwork) -> Callable[[Batch], Tensor]:
+def in_bf16(network: ChunkNetwork) -> Ask:
     """`network.predict` in bf16, by a copy of the network; sums, normalisation and the last layer stay in fp32."""
     narrow = copy.deepcopy(network).eval()
     head = narrow.head
@@ -37,9 +37,9 @@ def in_bf16(network: ChunkNetwork) -> Callable[[Batch], Tensor]:
             module.to(torch.bfloat16)
     kind = next(network.parameters()).device.type
 
-    def ask(batch: Batch) -> Tensor:
+    def ask(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         with torch.autocast(kind, torch.bfloat16, cache_enabled=False):  # nothing is left to convert twice
-            return narrow.predict(batch)
+            return narrow.predict(batch, generator)
 
     return ask
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch, mapped
+from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.inputs import disassembled
-
-Ask = Callable[[Batch], Tensor]
+from aloha_kit.policies.network import Ask
 
 
 def compiled(ask: Ask, example: Batch, *, backend: str = "inductor") -> Ask:
@@ -31,7 +30,7 @@ def compiled(ask: Ask, example: Batch, *, backend: str = "inductor") -> Ask:
     made = torch.compile(ask, dynamic=False, backend=backend, options=options)
     try:
         with torch.inference_mode():
-            made(example)
+            made(example, None)
         return Graphed(made, example, device) if on_gpu else made
     except (RuntimeError, OSError, ImportError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -56,13 +55,13 @@ class Graphed:
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 for _ in range(3):  # allocates and chooses kernels, which a capture cannot
-                    ask(self._inputs)
+                    ask(self._inputs, None)
             torch.cuda.current_stream().wait_stream(beside)
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._output = ask(self._inputs)
+                self._output = ask(self._inputs, None)
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         with torch.cuda.device(self._device):
             for fixed, given in zip(disassembled(self._inputs).values(), disassembled(batch).values(), strict=True):
                 fixed.copy_(given, non_blocking=True)

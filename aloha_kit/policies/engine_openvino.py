@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,13 +14,14 @@ from aloha_kit.config.inference import Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.core.contract import IMAGES
 from aloha_kit.data.batch import Batch
+from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.inputs import assembled, disassembled
-from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.policies.network import Ask, ChunkNetwork
 
 _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
-def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Callable[[Batch], Tensor]:
+def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Ask:
     """`network.predict` by OpenVINO, for batches of the example's size, on as many threads as torch has.
 
     Raises:
@@ -49,7 +49,7 @@ def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Cal
             f"--engine openvino cannot do this network: {str(error).strip().splitlines()[-1]}. Use --engine eager"
         ) from error
 
-    def ask(batch: Batch) -> Tensor:
+    def ask(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         inputs = [tensor.numpy() for tensor in flat.arguments(batch)]
         return torch.from_numpy(request.infer(inputs, share_inputs=True)[0].copy())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +19,9 @@ from aloha_kit.policies.backbone import Vision
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.metrics import action_errors, error_columns, Mean
 from aloha_kit.policies.normalise import Normaliser
+
+Ask = Callable[[Batch, BatchGenerator | None], Tensor]
+"""`ChunkNetwork.predict`, or what does the same."""
 
 
 class ChunkNetwork(nn.Module, abc.ABC):
@@ -118,6 +121,10 @@ class ChunkNetwork(nn.Module, abc.ABC):
         """See `metrics.action_errors`; `predicted` are (B, K, A) in raw units."""
         rows = slice(0, self.chunk_size)
         return action_errors(predicted, batch["actions"][:, rows], batch["is_pad"][:, rows], self.contract.action_names)
+
+    def generator(self, seeds: Sequence[Sequence[int]]) -> BatchGenerator | None:
+        """What `predict` draws from for rows of these seeds; None where it draws nothing."""
+        return BatchGenerator(seeds) if self.samples else None
 
     def default_generator(self, batch: Batch) -> BatchGenerator:
         """A generator that gives the same draws every time, different ones for each row."""

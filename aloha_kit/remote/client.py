@@ -16,6 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import ConfigError, Contract, ContractError, Observation
 from aloha_kit.core.inputs import window
+from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
 from aloha_kit.remote.observations import outgoing, require_finite
 from aloha_kit.remote.welcome import largest_answer, Welcome, WELCOME_BYTES
@@ -47,6 +48,7 @@ class RemotePolicy:
         timeout_s: how long one question may take, connecting anew included.
         patience_s: how long the first connection may take: a server loads its network first.
         rename: cameras, {the policy's name: the rig's}; `contract` has the rig's.
+        seed: of the first rollout, for a policy that samples; each reset begins the next one.
         quality: of JPEGs made of pictures that no camera sent as JPEG, 1 to 100; None sends them raw.
 
     Attributes:
@@ -72,6 +74,7 @@ class RemotePolicy:
         patience_s: float = 10.0,
         quality: int | None = None,
         rename: Mapping[str, str] | None = None,
+        seed: int = 0,
     ) -> None:
         if quality is not None and not 1 <= quality <= 100:
             raise ConfigError(f"a JPEG's quality is 1 to 100, given {quality}")
@@ -87,6 +90,7 @@ class RemotePolicy:
         self._next_try = 0.0  # monotonic seconds
         self._why = ""  # the last try failed
         self._welcome: Welcome | None = None
+        self._seeds = InferenceSeeds(seed)
         self._names: dict[str, str] = dict(rename or {})
         self.took_ms = 0.0
         self._connected(time.monotonic() + patience_s)
@@ -101,6 +105,7 @@ class RemotePolicy:
         Raises:
             ConnectionLostError: it did not answer in time.
         """
+        self._seeds.start()
         self._ask({"kind": "reset"}, answered=False)
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
@@ -114,7 +119,8 @@ class RemotePolicy:
         """
         number = next(self._ids)
         *history, present = self._outgoing(observation)
-        question: dict[str, Any] = {"kind": "predict", "id": number, "observation": present}
+        seed = self._seeds.take()
+        question: dict[str, Any] = {"kind": "predict", "id": number, "observation": present, "seed": seed}
         if history:
             question["history"] = history
         answer = self._ask(question, answered=True)

@@ -5,7 +5,8 @@ client                                     server
 {kind: hello, protocol, token}        ->
                                       <-   {kind: welcome, contract, chunk_size, about}  or  {kind: refused, why}
 {kind: reset}                         ->
-{kind: predict, id, observation}      ->
+{kind: predict, id, observation,      ->
+ seed [rollout, inference]}
                                       <-   {kind: chunk, id, actions (K, A), took_ms}    or  {kind: failed, id, why}
 ```
 """

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,13 @@ class Source(Protocol):
 
     def reset(self) -> None: ...
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]: ...
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """A source whose random numbers its client decides."""
+
+    def seed(self, rollout: int, inference: int) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class PolicyServer:
         if type(number) is not int:
             raise RemoteError(f"the id of an observation is a whole number, given {_whole(number)}")
         try:
-            served = self._served
+            served, seed = self._served, _seed(message.get("seed"))
             # every message brings its own history, so that no client's reset touches another's
             observation = incoming(
                 message.get("observation"), served.contract, served.n_obs_steps, message.get("history", ())
@@ -190,6 +197,8 @@ class PolicyServer:
                 if session.fresh:
                     self._served.source.reset()
                     session.fresh = False
+                if seed is not None and isinstance(self._served.source, Sampling):
+                    self._served.source.seed(*seed)
                 began = time.perf_counter()
                 chunk = np.asarray(self._served.source.predict_chunk(observation), np.float32)
                 took = time.perf_counter() - began
@@ -209,6 +218,15 @@ class _Session:
 
 def _whole(number: Any) -> str:
     return str(number) if isinstance(number, int | None) else type(number).__name__
+
+
+def _seed(value: Any) -> tuple[int, int] | None:
+    """The seed in a message; None of an older client."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2 or not all(type(n) is int and 0 <= n < 1 << 63 for n in value):
+        raise RemoteError("the seed of an inference is two whole numbers from 0: rollout and inference")
+    return value[0], value[1]
 
 
 def _digest(token: str) -> bytes:

@@ -46,7 +46,7 @@ class SimEvaluator:
             ConfigError: it does not measure success.
         """
         env = self._connected(network.contract)
-        source = ChunkPolicy(network, str(next(network.parameters()).device))
+        source = ChunkPolicy(network, str(next(network.parameters()).device), seed=FIRST_SEED)
         executor = TemporalEnsemble(source) if self._config.temporal_agg else ChunkExecutor(source)
         policy = with_history(executor, network.config.n_obs_steps, network.contract.cameras)
         successes = 0

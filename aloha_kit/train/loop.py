@@ -17,7 +17,6 @@ from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch, to_device
 from aloha_kit.data.loader import Loader, prefetch
 from aloha_kit.data.sampler import Sampler
-from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.distributed import World
 from aloha_kit.train.optim import lr_factor
@@ -166,7 +165,7 @@ class Trainer:
                 batch = to_device(self.job.loader.batch(batches[number]), str(self.step.device))
                 torch.manual_seed(seed_of(self.config.seed, number))  # at every validation the same
                 draws = [(self.config.seed, number, row) for row in range(len(batches[number]))]
-                metrics = network.validation(batch, BatchGenerator(draws) if network.samples else None)
+                metrics = network.validation(batch, network.generator(draws))
                 count = np.array([metrics[name].weight for name in columns])
                 totals += count * np.array([float(metrics[name].value) for name in columns])
                 weights += count

@@ -75,7 +75,7 @@ def test_a_chunk_does_not_depend_on_who_else_asks() -> None:
 def test_a_device_that_cannot_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
 
-    def fail(batch: object) -> torch.Tensor:
+    def fail(batch: object, generator: object) -> torch.Tensor:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB\nand a long story")
 
     monkeypatch.setattr(net, "predict", fail)

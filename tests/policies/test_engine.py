@@ -178,7 +178,7 @@ def test_without_a_compiler_it_says_what_is_needed(monkeypatch: pytest.MonkeyPat
         ConfigError, match=r"--engine compile does not work here: .*compiler.* use --engine eager or"
     )
     with inductor.patch({"cpp.cxx": ("no-such-compiler",)}), refused:
-        compiled(lambda batch: batch["qpos"].sin() * 2, example)
+        compiled(lambda batch, generator: batch["qpos"].sin() * 2, example)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_an_engine_that_is_wrong_is_refused(kind: EngineKind, precision: Precisi
     network = made()
     error = torch.zeros(network.action_dim)
     error[-1] = wrong
-    engine = Engine(kind, precision, lambda batch: network.predict(batch) + error)
+    engine = Engine(kind, precision, lambda batch, generator: network.predict(batch) + error)
     says = (
         f"--engine {kind} --precision {precision} does not say what the network says: right_gripper is off by {wrong}, "
     )
@@ -219,14 +219,16 @@ def test_a_joint_that_never_moved_is_judged_by_the_floor() -> None:
     error[3] = 0.005  # half of the floor of 0.01
     with pytest.raises(ConfigError, match=r"left_forearm_roll is off by 0\.005, 0\.5 of its standard deviations"):
         check(
-            Engine("openvino", "bf16", lambda batch: network.predict(batch) + error), network.eval(), blank(network, 1)
+            Engine("openvino", "bf16", lambda batch, generator: network.predict(batch) + error),
+            network.eval(),
+            blank(network, 1),
         )
 
 
 def test_the_measured_error_is_told_in_each_actions_units() -> None:
     network = made()
     error = torch.linspace(0.0001, 0.0014, 14)
-    engine = Engine("openvino", "fp32", lambda batch: network.predict(batch) + error)
+    engine = Engine("openvino", "fp32", lambda batch, generator: network.predict(batch) + error)
     checked = check(engine, network, blank(network, 1))
     about = Engine("openvino", "fp32", engine.ask, checked).about()
     assert about == json.loads(json.dumps(about))
