@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aloha_kit.config.fit import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, counted, EpisodeError, nearest
+from aloha_kit.core.errors import command
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.episode import Episode, JpegOrder, list_episodes
 from aloha_kit.episode.hdf5 import damage_told
@@ -128,7 +129,7 @@ def read_table(
                 parts.append(_read(file, episode, cameras, action_offset, rename or {}))
         except EpisodeError as error:
             raise EpisodeError(
-                f"{error}; move it away, or see `python -m aloha_kit.episode validate {file.parent}`"
+                f"{error}; move it away, or see `{command('episode', 'validate', file.parent)}`"
             ) from error
     if not parts:
         where = source if isinstance(source, (str, Path)) else f"the {len(files)} files given"

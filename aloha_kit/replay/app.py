@@ -18,6 +18,7 @@ from aloha_kit.core.files import make_folder
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.external import allow_external
+from aloha_kit.episode.schema import missing
 from aloha_kit.episode.selection import select
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
@@ -118,6 +119,8 @@ def find_episodes(path: Path) -> list[Path]:
         beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
         folders = [p for p in beside if p.is_dir() and list_episodes(p)]
         episodes = list_episodes(path.parent) if beside else []
+        if path.is_symlink():
+            raise EpisodeError(f"{missing(path)}; expected an episode")
         raise EpisodeError(f"no episode {path}. {nearest(path.name, [p.name for p in episodes + folders])}")
     return [path]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from aloha_kit.config import TaskConfig
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, Contract, EpisodeError
+from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode.embodiment import given_contract
 from aloha_kit.episode.selection import select, Selection
@@ -114,7 +115,7 @@ def _episodes(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> Selecti
     for place in places:
         if not Path(place).exists():
             raise EpisodeError(
-                f"no episodes at '{place}'. Record some with `python -m aloha_kit.record --task {args.task}`, "
+                f"no episodes at '{place}'. Record some with `{command('record', '--task', args.task)}`, "
                 "or say where they are with --dataset_dir"
             )
     found = select(*places).first(args.num_episodes)
