@@ -22,7 +22,7 @@ from aloha_kit.core.interrupt import signal_of, sigterm_interrupts, status_of
 def command_line(kept: str = "") -> Iterator[None]:
     """Run a command inside; end the process with one message and the status that scripts expect.
 
-    - `AlohaKitError`: "error: …" on stderr, status 1.
+    - `AlohaKitError`, and a file that the system refuses (no permission, no room): "error: …" on stderr, status 1.
     - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `kept` says what became of the work.
     - Output that nobody reads any more (`| head`): silent, status 141, as of a command that SIGPIPE ended.
     - Output that cannot be written (a full disk): one line on stderr, status 1.
@@ -40,6 +40,10 @@ def command_line(kept: str = "") -> Iterator[None]:
                 raise
         except AlohaKitError as error:
             sys.exit(f"error: {error}")
+        except OSError as error:
+            if error.filename is None:
+                raise
+            sys.exit(f"error: '{os.fsdecode(error.filename)}': {error.strerror or error}")
         except KeyboardInterrupt as interrupt:
             by = signal_of(interrupt)
             said = "interrupted" + (f" ({by.name})" if by != signal.SIGINT else "") + (f"; {kept}" if kept else "")

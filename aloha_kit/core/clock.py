@@ -49,7 +49,7 @@ class Rate:
     """Deadlines at start + k · period, never "now + period": a late step does not delay the ones after it.
 
     A step later than a whole period re-bases the schedule, since a burst of catch-up commands
-    would reach the arms faster than they were meant.
+    would reach the arms faster than they were meant. So does simulated time that starts again.
     """
 
     def __init__(self, hz: float, clock: Clock) -> None:
@@ -72,6 +72,8 @@ class Rate:
         """Wait for the next deadline; return how late it was met, in ns (0 when it was met)."""
         self._deadline += self.period_ns
         late = self._clock.now_ns() - self._deadline
+        if late < -self.period_ns:  # the deadline was told by a time that is over
+            self._deadline, late = self._deadline + late + self.period_ns, -self.period_ns
         if late <= 0:
             self._clock.sleep_until(self._deadline)
             return 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
+import shlex
 from collections.abc import Iterable
 
 _SHORT = reprlib.Repr()
@@ -59,6 +60,15 @@ def reason(error: BaseException) -> str:
     """What a library's exception says, in one line of at most 300 characters; its type where it says nothing."""
     text = " ".join(str(error).split())
     return text[:300] or type(error).__name__
+
+
+def command(*words: object) -> str:
+    """A command of this package as it can be typed, its words quoted for a shell.
+
+    >>> command("episode", "recover", Path("my data"))
+    "python -m aloha_kit.episode recover 'my data'"
+    """
+    return f"python -m aloha_kit.{shlex.join(str(word) for word in words)}"
 
 
 def counted(number: int, thing: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from aloha_kit.control.asynchronous import AsyncChunks
 from aloha_kit.core import Policy
+from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, write_json
 from aloha_kit.episode import list_episodes
 from aloha_kit.loop import LatencyReport, SafetyGuard, wilson_interval
@@ -90,7 +91,7 @@ class Report:
         folder = self._path.parent
         ended = kind is not None and issubclass(kind, Exception)  # and not by somebody's wish
         if (ended and list_episodes(folder)) or any(rollout.success is False for rollout in self.rollouts):
-            print(f"why a rollout failed: python -m aloha_kit.diagnose {folder}")
+            print(f"why a rollout failed: {command('diagnose', folder)}")
 
     def _write(self, ended_by: str | None) -> None:
         """`ended_by`: the error in whose rollout it ended, which is kept as an episode and counted nowhere."""

@@ -10,6 +10,7 @@ from typing import Annotated
 from tyro.conf import arg, Positional
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_json
 from aloha_kit.diagnose.compare import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
@@ -59,7 +60,7 @@ def run(args: DiagnoseArgs) -> list[Diagnosis]:
         print(f"\n{comparison.text()}")
         for what, rollouts in _unknown(diagnoses).items():
             print(f"not known in {rollouts} of them: {what}")
-        print(f"\none of them in full: python -m aloha_kit.diagnose {episodes[0].parent}/EPISODE")
+        print(f"\none of them in full: {command('diagnose', episodes[0].parent / 'EPISODE')}")
     values = {"rollouts": [found.to_mapping() for found in diagnoses], "comparison": comparison.to_mapping()}
     write_json(output / "diagnose.json", values)
     print("", output / "diagnose.json", *pictures, sep="\n")

@@ -9,6 +9,7 @@ import numpy as np
 
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.intact import require_intact
 
 STATISTICS, REFERENCE = "statistics.json", "dataset_stats.pkl"
 _WITHIN = ("", "checkpoints/best", "checkpoints/last", "best", "last")
@@ -54,6 +55,7 @@ def _read(file: Path) -> Statistics:
         except ImportError as error:
             raise ConfigError(f"{file} is of the published ACT; reading it needs torch ({error})") from error
         return read_stats(file)
+    require_intact(file.parent, file.name)
     try:
         arrays = json.loads(file.read_text(encoding="utf-8"))
         return Statistics.from_arrays({key: np.asarray(value) for key, value in arrays.items()})

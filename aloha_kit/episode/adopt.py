@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.fit import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError
+from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.episode.embodiment import CONTRACT, UNKNOWN
 from aloha_kit.episode.measure import doubts, FULL_TURN, measure, Measured, METRES, OPENING
@@ -56,6 +56,8 @@ class Adopt:
     """Replace a contract.yaml and task.yaml that are there."""
 
     def __post_init__(self) -> None:
+        if self.rig and self.names:
+            raise ConfigError(f"--rig {self.rig} and --names both say what the joints are called; give one of them")
         if self.rate_hz is not None and not 0 < self.rate_hz < float("inf"):
             raise ConfigError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
 
@@ -131,7 +133,7 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
     if not open_:
         return given
     if sys.stdin is None or not sys.stdin.isatty():
-        words = ["python", "-m", "aloha_kit.episode", "adopt", str(given.source)]
+        words = ["episode", "adopt", str(given.source)]
         for flag, value in suggested.items():
             if given.rig is None or flag in ("rate_hz", "task"):
                 now = getattr(given, flag) or value
@@ -139,7 +141,7 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
         words += ["--rig", given.rig] if given.rig else []
         raise ConfigError(
             f"the files do not say {', '.join(f'--{flag}' for flag in open_)}; give them (or --rig NAME), "
-            f"for example, if it is true: {shlex.join(words)}"
+            f"for example, if it is true: {command(*words)}"
         )
     questions = {
         "names": "names of the state's entries, or one an arm, with spaces between",
@@ -219,8 +221,8 @@ def _next(source: Path, folder: Path, measured: Measured) -> list[str]:
     """The commands that come next, as they can be typed."""
     elsewhere = [] if folder.resolve() == source.resolve() else ["--contract", str(folder / CONTRACT)]
     commands = (
-        ["aloha_kit.episode", "validate", str(source)],
-        ["aloha_kit.train", "--task", str(folder / TASK), "--policy", "act_cpu"],
-        ["aloha_kit.replay", str(measured.files[0])],
+        ["episode", "validate", str(source)],
+        ["train", "--task", str(folder / TASK), "--policy", "act_cpu"],
+        ["replay", str(measured.files[0])],
     )
-    return [f"  python -m {shlex.join([*command, *elsewhere])}" for command in commands]
+    return [f"  {command(*words, *elsewhere)}" for words in commands]

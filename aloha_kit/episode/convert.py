@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.core.errors import reason
+from aloha_kit.core.errors import command, reason
 from aloha_kit.core.versions import SCHEMA
 from aloha_kit.episode import checksums, files, hdf5
 from aloha_kit.episode.codec import DEPTH_LEVEL
@@ -44,7 +44,7 @@ def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
     except hdf5.DAMAGE as error:
         raise EpisodeError(
             f"{path.name} could not be finished: {reason(error)}. {where_safe(fd, len(contents.rows) - 1, journal)}; "
-            f"make room, then run: python -m aloha_kit.episode recover {journal.parent}"
+            f"make room, then run: {command('episode', 'recover', journal.parent)}"
         ) from error
     finally:
         with contextlib.suppress(OSError):  # it is in the message above

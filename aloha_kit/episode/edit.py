@@ -72,6 +72,7 @@ def export(
                 f"expected 0 <= start < stop <= {episode.length}"
             )
         require_consistent(episode)
+        told = episode.contract, episode.rate_hz  # a copy of what cannot be read could not be read either
         extra = 0 if classic or episode.frames == episode.length else 1
         with _target(folder, index_of(source)) as (path, temporary):
             with hdf5.writing(temporary) as target, damage_told(source), hdf5.reading(source) as old:
@@ -89,7 +90,7 @@ def export(
                 if episode.attrs.get("schema") == SCHEMA and not extra:
                     set_attribute(target, "schema", CLASSIC)
                 if "contract" not in old.attrs and not episode.assumption:
-                    set_attribute(target, "contract", episode.contract.to_json())
+                    set_attribute(target, "contract", told[0].to_json())
                 edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
                 set_attribute(target, "edited", json.dumps(edited))
                 checksums.reserve(target)
@@ -165,7 +166,10 @@ def _copy(
             old.copy(data, target, name)
 
     for name, data in hdf5.datasets(old):
-        visit(name, data)
+        try:
+            visit(name, data)
+        except EpisodeError as error:
+            raise EpisodeError(f"{episode.path}: {error}") from None
 
 
 def _vectors(target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int]) -> None:

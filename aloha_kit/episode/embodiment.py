@@ -12,6 +12,7 @@ from aloha_kit.config import from_mapping, load, RigConfig
 from aloha_kit.config.fit import rig_joints
 from aloha_kit.config.load import read
 from aloha_kit.core import ConfigError, Contract, ContractError
+from aloha_kit.core.errors import command
 from aloha_kit.episode.codec import JpegOrder
 
 CONTRACT = "contract.yaml"
@@ -117,7 +118,7 @@ def settle(
         if len(names) != width:
             raise ContractError(
                 f"{source} names {len(names)} entries of {key}, {path} has {width}. Describe these files with "
-                f"`python -m aloha_kit.episode adopt {path.parent}`, or give --contract FILE or --rig NAME"
+                f"`{command('episode', 'adopt', path.parent)}`, or give --contract FILE or --rig NAME"
             )
     for camera, size in described.cameras.items():
         if assumed.cameras.get(camera) != size:
@@ -165,7 +166,7 @@ def _assumption(path: Path, contract: Contract, told: Collection[str]) -> str:
     return (
         f"the file does not say its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
         f"{'is' if len(missing) == 1 else 'are'} assumed. Describe it with "
-        f"`python -m aloha_kit.episode adopt {path.parent}`, --contract FILE or --rig NAME"
+        f"`{command('episode', 'adopt', path.parent)}`, --contract FILE or --rig NAME"
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.core.errors import reason
+from aloha_kit.core.errors import command, reason
 from aloha_kit.episode import hdf5
 from aloha_kit.episode.hdf5 import DAMAGE, require_table
 from aloha_kit.episode.layouts import contents, detect, Layout, Table, truth_of
@@ -146,14 +146,16 @@ def _open_file(path: Path) -> Any:
         beside = sorted(p.name for p in path.parent.glob("*.hdf5*")) if path.parent.is_dir() else []
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
         raise EpisodeError(f"no episode '{path}'; the folder has: {shown or '(no episodes)'}")
+    if not os.access(path, os.R_OK):
+        raise EpisodeError(f"cannot read {path}: permission denied")
     try:
         return hdf5.reading(path)
     except DAMAGE as error:
         hint = ""
         if partial_path(path).exists():
-            hint = f"; its journal is still there, run: python -m aloha_kit.episode recover {path.parent}"
+            hint = f"; its journal is still there, run: {command('episode', 'recover', path.parent)}"
         elif path.name.endswith(".partial"):
-            hint = f"; it is the journal of a recording, run: python -m aloha_kit.episode recover {path}"
+            hint = f"; it is the journal of a recording, run: {command('episode', 'recover', path)}"
         raise EpisodeError(
             f"{path} is damaged or not an episode ({path.stat().st_size} bytes on disk): {reason(error)}{hint}"
         ) from error

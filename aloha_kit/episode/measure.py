@@ -74,6 +74,8 @@ def measure(folder: Path) -> Measured:
     selection = select(folder)
     if text := selection.text():
         print(text)
+    if not selection.files:
+        raise EpisodeError(f"no episodes in '{folder}'; expected episode_<i>.hdf5 files")
     spans: list[tuple[Span, Span]] = []
     lengths: list[int] = []
     files: list[Path] = []
@@ -105,8 +107,8 @@ def measure(folder: Path) -> Measured:
                     "put them into folders of their own"
                 )
     if about is None:
-        what = "say themselves what they hold" if selection.files else "are no episodes"
-        raise EpisodeError(f"nothing to describe: the {counted(len(selection.files), 'file')} in '{folder}' {what}")
+        held = f"the {counted(len(selection.files), 'file')} in '{folder}' say themselves what they hold"
+        raise EpisodeError(f"nothing to describe: {held}")
     state, action = (_span(np.concatenate([pair[k] for pair in spans])) for k in (0, 1))
     layout, assumed, instruction = about
     return Measured(tuple(files), layout, assumed, state, action, max(lengths), sum(lengths), instruction)

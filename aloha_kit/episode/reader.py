@@ -173,8 +173,10 @@ class Episode(EpisodeFile):
         Empty in foreign files.
         """
         with self._guard(), damage_told(self.path):
-            group = self._handle().get("stamps")
-            names = [name for name, _ in hdf5.datasets(group)] if group is not None else []
+            group = self._handle().get("stamps", {})
+            if not hasattr(group, "items"):
+                raise EpisodeError(f"{self.path}: /stamps is a data set, expected a group with one for each stream")
+            names = [name for name, _ in hdf5.datasets(group)] if group else []
         return {name: self._array(f"stamps/{name}") for name in names}
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from aloha_kit.core import counted, EpisodeError
+from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, special_file, sync_folder
 from aloha_kit.episode import checksums, files
 from aloha_kit.episode.convert import finish
@@ -45,7 +46,7 @@ def recover_all(source: str | Path) -> list[Recovery]:
 def hint(folder: Path) -> str:
     """What to do about the journals of a folder that no live process writes; empty where there are none."""
     left = sum(not _busy(journal) for journal in list_partials(folder))
-    return f"{counted(left, 'interrupted recording')}: `python -m aloha_kit.episode recover {folder}`" if left else ""
+    return f"{counted(left, 'interrupted recording')}: `{command('episode', 'recover', folder)}`" if left else ""
 
 
 def recover(journal: Path) -> Recovery:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Action, Contract, EpisodeError, Observation, Outcome
+from aloha_kit.core.errors import command
 from aloha_kit.core.jpeg import jpeg_size
 from aloha_kit.episode import files
 from aloha_kit.episode.codec import encode_depth, encode_jpeg
@@ -308,7 +309,7 @@ class EpisodeWriter:
             raise EpisodeError(
                 f"recording {self.path.name} failed: {self._failure}. {safe} steps are safe in "
                 f"{partial_path(self.path)}{unsure if safe < self.written else ''}; "
-                f"{room}: python -m aloha_kit.episode recover {self._folder}"
+                f"{room}: {command('episode', 'recover', self._folder)}"
             ) from self._failure
 
     def _remove(self) -> None:

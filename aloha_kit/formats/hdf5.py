@@ -6,9 +6,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from aloha_kit.core import EpisodeError, nearest
+from aloha_kit.core.errors import command
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.schema import identity_of
+from aloha_kit.episode.schema import identity_of, missing
 from aloha_kit.episode.selection import select
 from aloha_kit.formats import ReadOptions
 
@@ -24,6 +25,8 @@ class Hdf5Source(EpisodeSource):
         paths = [Path(place) for place in places]
         for path in paths:
             if not path.exists():
+                if path.is_symlink():
+                    raise EpisodeError(f"{missing(path)}; expected episodes")
                 raise EpisodeError(f"no episodes at '{path}'. {_beside(path)}")
         found = select(*paths).first(options.first)
         self.unused = found.text()
@@ -35,7 +38,7 @@ class Hdf5Source(EpisodeSource):
             )
         self.files, self._options = found.files, options
         self.place = found.files[0].parent
-        self.advice = f"move it away, or see `python -m aloha_kit.episode validate {self.place}`"
+        self.advice = f"move it away, or see `{command('episode', 'validate', self.place)}`"
 
     def __len__(self) -> int:
         return len(self.files)

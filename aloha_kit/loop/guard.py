@@ -19,6 +19,8 @@ from aloha_kit.core import Action, HoldStill, Observation, Policy, SafetyError, 
 
 Array = npt.NDArray[np.float64]
 
+BEYOND = 0.5  # rad or openings outside of its limits at which no arm stands; a wrong zero or a firm grip stays below
+
 
 class SafetyGuard:
     """A policy whose commands are safe to send, whatever the policy inside it says.
@@ -33,8 +35,8 @@ class SafetyGuard:
         estop: pressed when it returns true, or a text that says why; `threading.Event().is_set` or a driver's own
             function. That it was pressed is kept: this guard lets nothing through any more.
         start: (A,) where the first command of an episode starts from: the last one that was sent. Without it, or
-            where it returns None, that is the first observed `qpos`, which whoever observes has to vouch for:
-            one reading alone cannot be checked.
+            where it returns None, that is the first observed `qpos`, which whoever observes has to vouch for: of
+            one reading alone no more can be checked than that an arm can stand there.
 
     Attributes:
         command: (A,) the last command given out in this episode, None before the first.
@@ -93,7 +95,8 @@ class SafetyGuard:
 
         Raises:
             SafetyError: the emergency stop was pressed, or a fault lasted longer than `hold` steps
-                (or came before the first command, when there is nothing to hold).
+                (or came before the first command, when there is nothing to hold), or the first reading is of a pose
+                that no arm can have.
             StopEpisode: from the policy. Its `HoldStill` is granted, however often it asks.
         """
         self.require_released()
@@ -129,7 +132,16 @@ class SafetyGuard:
         if self.command is not None:
             return self.command.astype(np.float64)
         sent = self._start()
-        return self.limits.present(observation["qpos"]) if sent is None else np.asarray(sent, np.float64)
+        if sent is not None:
+            return np.asarray(sent, np.float64)
+        present = self.limits.present(observation["qpos"])
+        beyond = (present < self.limits.lower - BEYOND) | (present > self.limits.upper + BEYOND)
+        if beyond.any():
+            raise SafetyError(
+                f"step {self._step}: an arm cannot stand where the first reading says: "
+                f"{_name(present, self.limits.names, beyond)}; expected a pose within its limits"
+            )
+        return present
 
     def _limit(self, wanted: Array, before: Array) -> Action:
         bounds = self.limits
@@ -201,4 +213,8 @@ class SafetyGuard:
 
 
 def _name_bad(values: npt.NDArray[Any], names: Iterable[str]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in zip(names, values, strict=True) if not np.isfinite(value))
+    return _name(values, names, ~np.isfinite(values))
+
+
+def _name(values: npt.NDArray[Any], names: Iterable[str], which: npt.NDArray[np.bool_]) -> str:
+    return ", ".join(f"{name} = {value:g}" for name, value, one in zip(names, values, which, strict=True) if one)

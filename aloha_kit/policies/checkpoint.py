@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
@@ -31,27 +30,22 @@ from torch import Tensor
 
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
-from aloha_kit.core import AlohaKitError, ConfigError, Contract, nearest
+from aloha_kit.core import AlohaKitError, Contract, nearest
 from aloha_kit.core.errors import reason
-from aloha_kit.core.files import special_file, sync
+from aloha_kit.core.files import sync
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
+from aloha_kit.policies.intact import CheckpointError, CHECKSUMS, digest, digest_of, read_json, require_intact
 from aloha_kit.policies.network import ChunkNetwork, narrow
 
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "config.json", "statistics.json", "contract.json")
-CHECKSUMS = "checksums.json"
-
 
 _NEW = ".new."  # in the name of a folder that is being written
 
 
 _SETTING = 10_000  # no setting of a small network is larger
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
-
-
-class CheckpointError(ConfigError):
-    """A checkpoint that is missing, incomplete or damaged."""
 
 
 def save(
@@ -92,8 +86,8 @@ def save(
         (fresh / WEIGHTS).chmod(stat.S_IMODE((fresh / "config.json").stat().st_mode))  # safetensors' own is private
         if write is not None:
             write(fresh)
-        sums = {file.name: _digest(file) for file in sorted(fresh.iterdir())}
-        _write_json(fresh / CHECKSUMS, {**sums, CHECKSUMS: _digest_of(sums)})
+        sums = {file.name: digest(file) for file in sorted(fresh.iterdir())}
+        _write_json(fresh / CHECKSUMS, {**sums, CHECKSUMS: digest_of(sums)})
         for file in (*fresh.iterdir(), fresh):
             sync(file)
         _swap(fresh, folder)
@@ -116,27 +110,6 @@ def sweep(parent: Path, name: str | None = None) -> None:
                 os.close(held)
 
 
-def require_intact(folder: Path, *names: str) -> None:
-    """Compare files of a checkpoint (all of them where none is named) with its checksums, where it has some.
-
-    Raises:
-        CheckpointError: a file is not as it was saved; names it.
-    """
-    if not (folder / CHECKSUMS).exists():
-        return
-    known = _read_json(folder / CHECKSUMS)
-    if known.pop(CHECKSUMS, None) != _digest_of(known):
-        raise CheckpointError(
-            f"{folder / CHECKSUMS} is damaged: its own checksum differs. Without it, nothing is compared"
-        )
-    for name in names or known:
-        if name in known and (folder / name).is_file() and _digest(folder / name) != known[name]:
-            raise CheckpointError(
-                f"{folder / name} is not as it was saved, its SHA-256 differs: damaged, or edited. "
-                f"To use it as it is, remove {CHECKSUMS} beside it"
-            )
-
-
 def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
     """The network of a checkpoint, in evaluation mode, on `device`; nothing is fetched from anywhere.
 
@@ -151,8 +124,8 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
     try:
-        arrays = {key: np.asarray(value) for key, value in _read_json(folder / "statistics.json").items()}
-        values = _read_json(folder / "config.json")
+        arrays = {key: np.asarray(value) for key, value in read_json(folder / "statistics.json").items()}
+        values = read_json(folder / "config.json")
         _require_possible(values, state)
         config = policy_from_mapping(values, where=str(folder / "config.json"))
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
@@ -219,7 +192,7 @@ def notes(folder: str | Path) -> dict[str, Any]:
     """
     folder = _existing(Path(folder))
     require_intact(folder, "extra.json")
-    return _read_json(folder / "extra.json")
+    return read_json(folder / "extra.json")
 
 
 def _existing(folder: Path) -> Path:
@@ -251,29 +224,5 @@ def _swap(fresh: Path, folder: Path) -> None:
     shutil.rmtree(spare, ignore_errors=True)
 
 
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb", buffering=0) as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _digest_of(sums: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-
-
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
     file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if special := special_file(file):
-        raise CheckpointError(f"{file} is {special}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{file} is missing or damaged: {reason(error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file} must hold an object, given: {type(content).__name__}")
-    return content

@@ -7,8 +7,8 @@ from pathlib import Path
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import counted
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.checkpoint import CheckpointError
 from aloha_kit.policies.find import REFERENCE_CONFIG, REFERENCE_STATS, trained_task
+from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.reference import MODEL, policy_config, read_camera_names, read_stats, read_weights
 from aloha_kit.policies.reference_names import camera_count
 

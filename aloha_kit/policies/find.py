@@ -10,7 +10,7 @@ import torch
 from aloha_kit.config.fit import TrainingSetup
 from aloha_kit.core import ConfigError, ContractError, counted
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.checkpoint import CheckpointError
+from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference import load_reference, MODEL, read_camera_names, read_weights
 from aloha_kit.policies.reference_names import camera_count

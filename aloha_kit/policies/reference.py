@@ -22,7 +22,8 @@ from aloha_kit.core import Contract, ContractError, joint_names
 from aloha_kit.core.files import special_file
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.policies.build import build
-from aloha_kit.policies.checkpoint import CheckpointError, load_weights
+from aloha_kit.policies.checkpoint import load_weights
+from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference_names import camera_count, State, to_ours
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
+from aloha_kit.core.errors import command
 from aloha_kit.episode import Episode, files, list_episodes
 from aloha_kit.episode.hdf5 import DAMAGE
 from aloha_kit.record.claims import Claims
@@ -79,7 +80,7 @@ class DataFolder:
                 seed, success = episode.describe.get("seed"), episode.success
         except (AlohaKitError, *DAMAGE) as error:
             raise EpisodeError(
-                f"{error}\nMove {file} away, or see `python -m aloha_kit.episode validate {self._folder}`"
+                f"{error}\nMove {file} away, or see `{command('episode', 'validate', self._folder)}`"
             ) from error
         if recorded != self._task:
             raise EpisodeError(

@@ -63,7 +63,7 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
             talk,
             guard=_guard,
             squeezes=squeezes,
-            require_rig=node.require_master,
+            require_rig=_require_ros,
             patience_s=args.session.patience or None,
         )
         ceremony = Ceremony(session, countdown_s=args.session.countdown)
@@ -74,6 +74,13 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
         if squeezes and not env.listens_only:
             talk.say(GESTURE_HELP)
         return session.run(env)
+
+
+def _require_ros() -> None:
+    from aloha_kit.ros import node
+
+    node.require_running()
+    node.require_master()
 
 
 def _old_journals(folder: Path, recover: bool, talk: Conversation) -> None:

@@ -10,6 +10,7 @@ from aloha_kit.core import ArmModel, SafetyError
 JOINT_FAR = 0.5  # rad: further than a servo is pushed off its goal, or lags behind a fast command for long
 GRIPPER_FAR = 0.3  # opening: an object between the fingers holds them off as well, but then the motor pushes
 IDLE_MA = 10.0
+NONE_MA = 3.0  # a motor without torque measures no current, or the smallest that it can
 LASTING_S = 1.0
 SLACK_S = 0.1
 """An arm that falls for so long comes as far as a hand's breadth."""
@@ -39,7 +40,7 @@ class Following:
 
         Its torque was switched off then, or it lies where nothing has to be held: the driver knows which.
         """
-        if not self._milliamperes or effort is None or np.any(np.asarray(effort)[: self._model.dof]):
+        if not self._milliamperes or effort is None or np.any(np.abs(np.asarray(effort)[: self._model.dof]) > NONE_MA):
             self._slack_ns, self._told = -1, False
             return False
         self._slack_ns = now_ns if self._slack_ns < 0 else self._slack_ns

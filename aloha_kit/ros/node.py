@@ -111,8 +111,8 @@ def is_there(name: str) -> bool:
         published = {topic for topic, _ in proxy.getPublications(rospy.get_name())[2]}
     except (rosgraph.MasterException, ConnectionRefusedError):
         return False
-    except (xmlrpc.client.ProtocolError, http.client.HTTPException, expat.ExpatError):
-        return False  # no ROS node
+    except (xmlrpc.client.ProtocolError, http.client.HTTPException, expat.ExpatError, ConnectionError):
+        return False  # no ROS node: it answers otherwise, or closes the connection
     except (OSError, xmlrpc.client.Fault):
         return True
     return registered <= published

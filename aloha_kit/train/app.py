@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
-import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +21,7 @@ from aloha_kit.config.fit import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
+from aloha_kit.core.errors import command
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.descriptor import with_sights
 from aloha_kit.data.frames import DirectFrames, Frames
@@ -143,7 +143,7 @@ def _train(plan: Plan, device: str, world: World) -> str:
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
     print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
     if stopped:
-        print(f"stopped on request; go on with: python -m aloha_kit.train --resume {shlex.quote(str(folder))}")
+        print(f"stopped on request; go on with: {command('train', '--resume', folder)}")
     return stopped
 
 

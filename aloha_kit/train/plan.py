@@ -11,6 +11,7 @@ from aloha_kit.config import TaskConfig
 from aloha_kit.config.fit import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.episode.embodiment import given_contract
@@ -126,6 +127,6 @@ def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSo
         return open_source(*places, kind=args.format, options=options)
     except EpisodeError as error:
         raise EpisodeError(
-            f"{str(error).rstrip('.')}. Record some with `python -m aloha_kit.record --task {args.task}`, or say where "
+            f"{str(error).rstrip('.')}. Record some with `{command('record', '--task', args.task)}`, or say where "
             "they are with --dataset_dir"
         ) from error

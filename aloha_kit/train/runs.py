@@ -28,7 +28,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.checkpoint import CheckpointError
+from aloha_kit.policies.intact import CheckpointError, require_intact
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.cli import SNAPSHOT
 from aloha_kit.train.plan import require_unused
@@ -101,7 +101,7 @@ class Run:
         for file in (folder / STATE, spare / STATE):
             if file.is_file():
                 try:
-                    checkpoint.require_intact(file.parent, STATE)
+                    require_intact(file.parent, STATE)
                     state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
                     Position(**state["position"])
                     dict(state["data"])
@@ -129,7 +129,7 @@ class Run:
         folder = self._checkpoint(path)
         try:
             network = checkpoint.load(folder)
-        except checkpoint.CheckpointError as error:
+        except CheckpointError as error:
             raise ConfigError(f"{error}; {self._instead(folder)}") from error
         was, wanted = to_mapping(network.config), to_mapping(config)
         differing = [f"{key} {was.get(key)} (now {value})" for key, value in wanted.items() if was.get(key) != value]

@@ -64,6 +64,8 @@ def test_all_commands_end_in_the_one_place() -> None:
         ("os.kill(os.getpid(), signal.SIGTERM)", (143, "interrupted (SIGTERM); 3 of 5 are kept\n")),
         ("os.kill(os.getpid(), signal.SIGHUP)", (129, "interrupted (SIGHUP); 3 of 5 are kept\n")),
         ("sys.exit(7)", (7, "")),
+        ("open('absent/file')", (1, "error: 'absent/file': No such file or directory\n")),
+        ("raise PermissionError(13, 'Permission denied', 'data')", (1, "error: 'data': Permission denied\n")),
     ],
 )
 def test_statuses(body: str, expected: tuple[int, str], tmp_path: Path) -> None:

@@ -34,6 +34,17 @@ def test_a_stall_longer_than_a_period_does_not_cause_a_burst() -> None:
     assert clock.now_ns() == 115 * MS, "the schedule starts anew after a stall"
 
 
+def test_time_that_starts_again_is_waited_for_one_period_at_most() -> None:
+    clock = VirtualClock(10**12)
+    rate = Rate(50, clock)
+    rate.sleep()
+    clock._now = 5
+    assert rate.sleep() == 0
+    assert clock.now_ns() == rate.deadline_ns == 5 + 20_000_000
+    rate.sleep()
+    assert clock.now_ns() == 5 + 40_000_000
+
+
 def test_wall_clock_waits_at_least_until_the_deadline() -> None:
     clock = WallClock()
     deadline = clock.now_ns() + 5 * MS

@@ -18,6 +18,7 @@ from aloha_kit.diagnose.evidence import gather
 from aloha_kit.diagnose.training import find_training
 from aloha_kit.episode import Episode
 from aloha_kit.episode.edit import label
+from aloha_kit.policies.intact import CHECKSUMS, digest, digest_of
 from tests.diagnose.conftest import motion
 
 
@@ -88,6 +89,11 @@ def test_what_cannot_be_looked_at_is_answered(run: Path, tmp_path: Path) -> None
     assert text == f"error: no statistics.json at {tmp_path}; expected a run or a checkpoint's folder"
     (tmp_path / "statistics.json").write_text("[]")
     assert "statistics.json is missing or damaged" in fail(episode, "--ckpt", tmp_path, "--output", tmp_path)
+    sums = {"statistics.json": digest(tmp_path / "statistics.json")}
+    (tmp_path / CHECKSUMS).write_text(json.dumps({**sums, CHECKSUMS: digest_of(sums)}))
+    (tmp_path / "statistics.json").write_text("{}")
+    text = fail(episode, "--ckpt", tmp_path, "--output", tmp_path)
+    assert f"{tmp_path / 'statistics.json'} is not as it was saved" in text
 
 
 def test_statistics_are_found_by_name_by_place_and_as_published(run: Path, tmp_path: Path) -> None:

@@ -90,6 +90,23 @@ def test_without_a_terminal_the_open_questions_are_named(folder: Path, capsys: p
     assert main(example) == 0  # the example is a command
 
 
+def test_a_rig_and_names_are_not_both_taken(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adopt", str(folder), "--rig", "aloha", "--names", "left", "right", "--task", "stack"]) == 1
+    assert "--rig aloha and --names both say what the joints are called; give one of them" in capsys.readouterr().err
+    assert not (folder / "task.yaml").exists()
+
+
+def test_the_command_that_is_named_can_be_typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(folder)]) == 0
+    said = capsys.readouterr()
+    assert f"`python -m aloha_kit.episode adopt '{folder}'`" in said.out + said.err
+
+
+def test_folders_without_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["adopt", str(tmp_path), *GIVEN]) == 1
+    assert f"no episodes in '{tmp_path}'; expected episode_<i>.hdf5 files" in capsys.readouterr().err
+
+
 def test_nothing_is_overwritten_untold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "task.yaml").write_text("mine")
     flags = ["adopt", str(folder), "--names", "left", "right", *GIVEN]

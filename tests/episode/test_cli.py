@@ -280,6 +280,27 @@ def test_export_a_part_with_raw_pixels(tmp_path: Path) -> None:
         np.testing.assert_array_equal(images[0], whole.image("cam_high", 13))
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [("contract", "{not json", "not an embodiment contract"), ("rate_hz", np.nan, "rate_hz is nan"), ("stamps", 5, "")],
+)
+def test_a_file_of_which_nobody_could_read_the_copy_is_not_copied(
+    name: str, value: object, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = record(tmp_path, 30, Rig())
+    with h5py.File(path, "r+") as file:
+        if name == "stamps":
+            del file[name]
+            file[name] = value
+        else:
+            file.attrs[name] = value
+    assert main(["export", str(path), str(tmp_path / "copy")]) == 1
+    wrong = told or "/stamps is a data set, expected a group with one for each stream"
+    assert f"error: {path}: {wrong}" in capsys.readouterr().err
+    assert list((tmp_path / "copy").iterdir()) == []
+    assert validate(path).level == "error"
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_export_of_foreign_files(tmp_path: Path, layout: str) -> None:
     source = tmp_path / "recording.hdf5"

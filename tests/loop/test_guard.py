@@ -113,7 +113,7 @@ def test_output_is_within_limits_and_bounded_in_step_whatever_the_policy_says(ac
     assert np.all(np.isfinite(actions[-1]))  # had the last word been a fault, holding would have ended
 
 
-@given(hnp.arrays(np.float64, 14, elements=st.floats(-4, 4)))
+@given(hnp.arrays(np.float64, 14, elements=st.floats(-0.7, 1.75)))
 @settings(max_examples=50, deadline=None)
 def test_from_a_pose_outside_the_range_it_only_ever_moves_inwards(qpos: Any) -> None:
     guard = guarded(Says(np.full(14, 5.0)))
@@ -123,6 +123,10 @@ def test_from_a_pose_outside_the_range_it_only_ever_moves_inwards(qpos: Any) -> 
         return np.maximum(0, np.maximum(lower - x, x - upper))
 
     before = outside(qpos)
+    if before.max() > 0.5:
+        with pytest.raises(SafetyError, match="step 0: an arm cannot stand where the first reading says: "):
+            guard.act(observe(0, qpos))
+        return
     for step in range(5):
         now = outside(guard.act(observe(step, qpos)).astype(np.float64))
         assert np.all(now <= before + 1e-6)
@@ -162,6 +166,18 @@ def test_where_nothing_was_sent_it_is_the_first_reading() -> None:
     away = START.copy()
     away[0] = 0.5
     assert guard.act(observe(0, away))[0] == pytest.approx(0.5 - np.pi / 3 / 50)
+
+
+def test_a_first_reading_that_no_arm_can_have_is_refused() -> None:
+    wrong = START.copy()
+    wrong[1] = 2.0  # left_shoulder turns to 1.26 at most
+    guard = guarded(Constant(START))
+    with pytest.raises(SafetyError, match="an arm cannot stand where the first reading says: left_shoulder = 2;"):
+        guard.act(observe(0, wrong))
+    assert guard.command is None
+    firm = START.copy()
+    firm[6], firm[1] = 1.4, -1.9  # a gripper of another calibration, an arm in its stop
+    assert guarded(Constant(START)).act(observe(0, firm))[1] == pytest.approx(-1.9 + np.pi / 3 / 50, abs=1e-6)
 
 
 def test_after_the_ramp_a_jump_is_limited_by_speed_and_counted_by_joint() -> None:

@@ -18,7 +18,7 @@ import torch
 
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.checkpoint import CheckpointError
+from aloha_kit.policies.intact import CheckpointError, CHECKSUMS
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.testing.policies import batch_of, contract_of
 from tests.policies.test_networks import act, network_of, TWO
@@ -111,14 +111,14 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     with pytest.raises(CheckpointError) as raised:
         checkpoint.load(folder)
     assert str(folder / name) in str(raised.value)
-    (folder / checkpoint.CHECKSUMS).unlink()  # an older checkpoint
+    (folder / CHECKSUMS).unlink()  # an older checkpoint
     with pytest.raises(CheckpointError) as raised:
         checkpoint.load(folder)
     assert str(folder) in str(raised.value)
 
 
 def test_weights_of_another_network_are_told(folder: Path, tmp_path: Path, network: ChunkNetwork) -> None:
-    (folder / checkpoint.CHECKSUMS).unlink()
+    (folder / CHECKSUMS).unlink()
     other = network_of(act(hidden_dim=64), CONTRACT)
     checkpoint.save(tmp_path / "other", other, other.config, other.stats, CONTRACT)
     shutil.copy(tmp_path / "other" / checkpoint.WEIGHTS, folder)
@@ -127,7 +127,7 @@ def test_weights_of_another_network_are_told(folder: Path, tmp_path: Path, netwo
 
 
 def test_an_unknown_setting_is_told(folder: Path) -> None:
-    (folder / checkpoint.CHECKSUMS).unlink()
+    (folder / CHECKSUMS).unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "chunk_sise": 3}))
     with pytest.raises(CheckpointError, match=r"unknown key 'chunk_sise'\. Did you mean 'chunk_size'"):
@@ -160,7 +160,7 @@ def test_notes_are_compared_too(folder: Path) -> None:
     message = "extra.json is not as it was saved, its SHA-256 differs: damaged, or edited. To use it as it is, remove"
     with pytest.raises(CheckpointError, match=re.escape(message)):
         checkpoint.notes(folder)
-    (folder / checkpoint.CHECKSUMS).unlink()
+    (folder / CHECKSUMS).unlink()
     assert checkpoint.notes(folder)["task"] == "cubf"
 
 
@@ -175,7 +175,7 @@ def test_the_checksums_are_sha256(folder: Path) -> None:
 def test_an_older_checkpoint_and_foreign_files_beside_it_load(folder: Path) -> None:
     (folder / "deploy.json").write_text("{}")
     assert checkpoint.load(folder).chunk_size == 5
-    (folder / checkpoint.CHECKSUMS).unlink()
+    (folder / CHECKSUMS).unlink()
     assert checkpoint.load(folder).chunk_size == 5
 
 
@@ -224,7 +224,7 @@ def _touch(file: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "statistics.json", "contract.json"])
 def test_mutated_json_is_refused_in_one_line_and_little_time(name: str, folder: Path) -> None:
     """Without checksums, as a checkpoint of an older version or one that somebody edited."""
-    (folder / checkpoint.CHECKSUMS).unlink()
+    (folder / CHECKSUMS).unlink()
     whole = json.loads((folder / name).read_text())
     words = ["NaN", "Infinity", "1e999", "{}", "[]", "null", '"x"', "-1", "0", "[[1]]", str(10**12)]
     words += ["9" * 5000, "[" * 30_000]

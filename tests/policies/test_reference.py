@@ -26,7 +26,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.policies import reference, reference_export
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.build import build
-from aloha_kit.policies.checkpoint import CheckpointError
+from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference_names import to_ours
 from aloha_kit.testing.policies import batch_of, contract_of, stats_of

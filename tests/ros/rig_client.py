@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
+import xmlrpc.client
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import rosgraph
 import rospy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
@@ -35,6 +38,14 @@ def until(true: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
         assert time.monotonic() < end, f"not within {timeout} s: {what}"
         time.sleep(0.01)
     return found
+
+
+def kill_node(name: str) -> None:
+    """`rosnode kill`, which does not mind a node that goes before it has answered."""
+    with contextlib.suppress(OSError):
+        xmlrpc.client.ServerProxy(rosgraph.Master(rospy.get_name()).lookupNode(name)).shutdown(
+            "/rosnode", "user request"
+        )
 
 
 class Ear:

@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-import xmlrpc.client
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-import rosgraph
 import rospy
 from geometry_msgs.msg import Twist
 from nav_msgs.msg import Odometry
@@ -21,7 +19,7 @@ from std_msgs.msg import Bool
 from aloha_kit.core import VX300S
 from tests.ros.master import Process, Ros
 from tests.ros.restless import RAISED
-from tests.ros.rig_client import Client, Ear, until
+from tests.ros.rig_client import Client, Ear, kill_node, until
 from tests.ros.small_rig import simulated, write_task
 
 FOLLOWERS = ("puppet_left", "puppet_right")
@@ -315,7 +313,7 @@ def test_a_node_that_ros_shuts_down_stops_the_base_and_says_so(scene: Scene, com
     program = scene.drive()
     until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
     who = sender(commands.newest)
-    xmlrpc.client.ServerProxy(rosgraph.Master(rospy.get_name()).lookupNode(who)).shutdown("/rosnode", "user request")
+    kill_node(who)
     assert program.wait() == 1
     assert speed(commands.newest) == (0.0, 0.0)
     assert f"RosError: the node {who} was shut down: by rosnode kill, or by another node" in program.text()

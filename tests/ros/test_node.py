@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import socket
+import socketserver
 import threading
 
 import pytest
@@ -57,16 +56,20 @@ def test_another_process_at_the_address_of_a_killed_node_is_not_that_node(sessio
         assert not node.is_there("/killed")
     finally:
         master.unregisterPublisher("/node_test/flag", rospy.get_node_uri())
-    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
-        answer = threading.Thread(target=lambda: server.accept()[0].sendall(b"SSH-2.0-OpenSSH_9.2\r\n"))
-        answer.start()
-        uri = f"http://127.0.0.1:{server.getsockname()[1]}/"
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), NoNode) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_address[1]}/"
         master.registerPublisher("/node_test/flag", "std_msgs/Bool", uri)
         try:
             assert not node.is_there("/killed")
         finally:
             master.unregisterPublisher("/node_test/flag", uri)
-            answer.join()
+            server.shutdown()
+
+
+class NoNode(socketserver.BaseRequestHandler):
+    def handle(self) -> None:
+        self.request.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
 
 
 def test_a_simulated_clock_that_stands_still_is_refused(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import roslaunch.config
+import rosnode
 import rospy
 import yaml
 from sensor_msgs.msg import JointState
@@ -31,6 +32,7 @@ from aloha_kit.record.folder import FAILED
 from aloha_kit.ros.publishers import TOGETHER_S
 from tests.ros.fake_drivers import FakeCamera, FakeInterbotix, until
 from tests.ros.master import Process, ROOT, Ros
+from tests.ros.rig_client import kill_node
 from tests.ros.rival import Rival
 from tests.ros.small_rig import write_task
 
@@ -231,6 +233,20 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     assert "images/cam_high" in blind[1]
     assert ended == (False, "KeyboardInterrupt: SIGTERM", True)
     assert "the same command goes on from here" in process.text()
+
+
+def test_a_node_that_ros_shuts_down_ends_by_name_with_its_rows(bench: Bench) -> None:
+    """rosnode kill, or record.launch started twice: nobody could say resume to it."""
+    process = bench.record("--auto")
+    bench.wait_for("recording", process)
+    bench.wait_for_steps()
+    (who,) = [name for name in rosnode.get_node_names() if name.startswith("/aloha_record")]
+    kill_node(who)
+    assert process.wait() == 1
+    assert f"error: the node {who} was shut down: by rosnode kill, or by another node" in process.text()
+    assert "Traceback" not in process.text()
+    assert list_partials(bench.data) == []
+    assert "was shut down" in ending(list_episodes(bench.data / FAILED)[0])[1]
 
 
 def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench: Bench) -> None:

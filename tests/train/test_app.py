@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from aloha_kit.config import to_mapping
 from aloha_kit.policies import checkpoint
+from aloha_kit.policies.intact import CHECKSUMS
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.app import choose_device, stop_requests
 from aloha_kit.train.runs import read_metrics
@@ -110,7 +111,7 @@ def test_a_damaged_state_names_the_other_checkpoints(tmp_path: Path, flags: list
     with pytest.raises(SystemExit, match=rf"last/training_state.pt is not as it was saved, .*{others}"):
         main(["--resume", str(tmp_path / "run"), "--num_steps", "6"])
     state.write_bytes(content[:2000])
-    (state.parent / checkpoint.CHECKSUMS).unlink()  # as in a checkpoint of an older version
+    (state.parent / CHECKSUMS).unlink()  # as in a checkpoint of an older version
     with pytest.raises(SystemExit, match=rf"last/training_state.pt is damaged{others}"):
         main(["--resume", str(tmp_path / "run"), "--num_steps", "6"])
 
@@ -282,7 +283,7 @@ def test_every_state_of_a_run_has_one_next_command(tmp_path: Path, flags: list[s
     (last / "training_state.pt").write_bytes(whole[:-1])
     assert "training_state.pt is not as it was saved" in (said := refused(resume))
     assert said.endswith(elsewhere)
-    (last / checkpoint.CHECKSUMS).unlink()  # as in a checkpoint of an older version
+    (last / CHECKSUMS).unlink()  # as in a checkpoint of an older version
     for damage in (b"", whole[:1000], b"\x80\x04]\x94."):
         (last / "training_state.pt").write_bytes(damage)
         assert refused(resume).endswith(f"is damaged; {elsewhere}")
