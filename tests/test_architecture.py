@@ -62,8 +62,8 @@ def test_imports_point_downwards(file: Path) -> None:
 
 # Of the package `episode`, what looks at episodes and changes them; everything else there is the file format.
 CHECKS_AND_EDITING = {
-    "__main__", "adopt", "checks", "duplicates", "edit", "findings", "grippers", "images", "measure", "pictures",
-    "summary", "validate",
+    "app", "args", "__main__", "adopt", "checks", "duplicates", "edit", "findings", "grippers", "images", "measure",
+    "pictures", "summary", "validate",
 }  # fmt: skip
 
 
