@@ -1,11 +1,12 @@
-"""Ctrl-C while a command still imports: nothing has begun, so it ends at once and without a traceback."""
+"""How a command starts: Ctrl-C while it still imports, when nothing has begun, ends it without a traceback."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 
 @contextlib.contextmanager
@@ -24,3 +25,15 @@ def quick_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def command(name: str) -> Callable[..., None]:
+    """Return the `main(argv)` of application `aloha_kit.NAME`."""
+
+    def main(argv: Sequence[str] | None = None) -> None:
+        """Run the command with `argv`, by default the process's own; end the process if its status is not 0."""
+        with quick_interrupts():
+            shell = importlib.import_module("aloha_kit.core.cli")  # by name: it stands above this module
+        shell.run_application(name, argv)
+
+    return main

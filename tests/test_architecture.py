@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "aloha_kit"
 # What a room may import besides itself. Applications import rooms, never one another.
 LOWER = {
     "startup": set(),
-    "core": set(),
+    "core": {"startup"},
     "config": {"core"},
     "episode": {"startup", "core", "config"},
     "loop": {"core"},
@@ -62,8 +62,8 @@ def test_imports_point_downwards(file: Path) -> None:
 
 # Of the package `episode`, what looks at episodes and changes them; everything else there is the file format.
 CHECKS_AND_EDITING = {
-    "__main__", "adopt", "checks", "duplicates", "edit", "findings", "grippers", "images", "measure", "pictures",
-    "summary", "validate",
+    "app", "args", "__main__", "adopt", "checks", "duplicates", "edit", "findings", "grippers", "images", "measure",
+    "pictures", "summary", "validate",
 }  # fmt: skip
 
 
@@ -84,10 +84,10 @@ def test_the_episode_format_imports_neither_checks_nor_editing() -> None:
 # What is imported, and what must not be needed for it. Everything that may be needed elsewhere is listed.
 STAGES = (
     ("aloha_kit.core, aloha_kit.config, aloha_kit.loop", {"torch", "rospy", "mujoco", "h5py", "cv2"}),
-    ("aloha_kit.episode.__main__", {"torch", "rospy", "mujoco", "dm_control"}),
-    ("aloha_kit.record.__main__, aloha_kit.record.worker", {"torch", "rospy"}),
-    ("aloha_kit.replay.__main__, aloha_kit.replay.app", {"torch", "rospy"}),
-    ("aloha_kit.deploy.__main__, aloha_kit.deploy.app", {"torch", "rospy"}),  # a remote policy's side
+    ("aloha_kit.episode.app", {"torch", "rospy", "mujoco", "dm_control"}),
+    ("aloha_kit.record.app, aloha_kit.record.worker", {"torch", "rospy"}),
+    ("aloha_kit.replay.args, aloha_kit.replay.app", {"torch", "rospy"}),
+    ("aloha_kit.deploy.args, aloha_kit.deploy.app", {"torch", "rospy"}),  # a remote policy's side
     ("aloha_kit.control.asynchronous, aloha_kit.control.delayed", {"torch", "rospy", "mujoco", "h5py", "cv2"}),
     ("aloha_kit.remote", {"torch", "rospy", "mujoco", "h5py"}),
     (
@@ -95,12 +95,12 @@ STAGES = (
         "aloha_kit.data.descriptor, aloha_kit.formats.hdf5",
         {"torch", "rospy", "mujoco", "dm_control"},
     ),
-    ("aloha_kit.diagnose.__main__, aloha_kit.diagnose.picture", {"torch", "rospy", "mujoco", "dm_control"}),
+    ("aloha_kit.diagnose.args, aloha_kit.diagnose.picture", {"torch", "rospy", "mujoco", "dm_control"}),
     ("aloha_kit.diagnose.app", {"torch", "rospy", "mujoco", "dm_control", "matplotlib", "av"}),
     ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
-    ("aloha_kit.eval.__main__, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),
-    ("aloha_kit.reproduce.__main__", {"torch", "rospy", "mujoco", "dm_control", "matplotlib"}),
-    ("aloha_kit.train.__main__, aloha_kit.train.app", {"rospy", "mujoco", "dm_control", "rerun"}),
+    ("aloha_kit.eval.args, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),
+    ("aloha_kit.reproduce.app", {"torch", "rospy", "mujoco", "dm_control", "matplotlib"}),
+    ("aloha_kit.train.args, aloha_kit.train.training", {"rospy", "mujoco", "dm_control", "rerun"}),
     (
         "aloha_kit.policies.build, aloha_kit.policies.reference, aloha_kit.data.cache",
         {"rospy", "mujoco", "dm_control", "rerun", "matplotlib"},

@@ -20,6 +20,7 @@ from aloha_kit.core.errors import (
     SafetyError,
     StopEpisode,
     StreamError,
+    UsageError,
 )
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.motion import command_step, CommandLimiter
@@ -55,6 +56,7 @@ __all__ = [
     "ReadingError",
     "StreamError",
     "Subset",
+    "UsageError",
     "VirtualClock",
     "WallClock",
     "aloha_limits",

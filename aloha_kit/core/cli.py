@@ -1,43 +1,130 @@
-"""How every command ends: a mistake in one line with status 1, an interruption with 130, 143 or 129, a pipe in silence.
+"""The shell of every command: flags, log, exit status.
 
-def main(argv: Sequence[str] | None = None) -> None:
-    with command_line():
-        run(tyro.cli(Args, args=argv))
+An application has `args.py` with `parse(argv)`, `app.py` with `run(args)`, and a `__main__.py` of three lines, whose
+`aloha_kit.startup.command` comes here.
+
+Results go to standard output. Everything else (progress, notes, warnings) is logged with `logging` and goes to standard
+error with the time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
+import io
+import logging
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from typing import Any, cast, TextIO
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast, Literal, TextIO
 
-from aloha_kit.core.errors import AlohaKitError
+from aloha_kit.core.errors import AlohaKitError, UsageError
 from aloha_kit.core.interrupt import signal_of, sigterm_interrupts, status_of
+from aloha_kit.startup import quick_interrupts
+
+LOG = logging.getLogger("aloha_kit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandArgs:
+    """Flags that every command has; the base of each application's arguments."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity of what is written to standard error."""
+
+    def kept(self) -> str:
+        """What becomes of the work when the command is interrupted, for the message; empty where there is none."""
+        return ""
+
+
+def run_application(name: str, argv: Sequence[str] | None) -> None:
+    """Run `aloha_kit.NAME`: parse, log, run; ends the process with the status that `app.run` returns (None is 0)."""
+    with command_line() as command:
+        with quick_interrupts():
+            import tyro  # noqa: F401 - a tenth of a second
+
+            parser = importlib.import_module(f"aloha_kit.{name}.args")
+        args: CommandArgs = parser.parse(argv)
+        LOG.setLevel(args.log_level.upper())
+        with quick_interrupts():  # what takes seconds to import loads after the flags are known to be right
+            application = importlib.import_module(f"aloha_kit.{name}.app")
+        command.kept = args.kept()
+        sys.exit(application.run(args))
+
+
+def parse(kind: Any, name: str, argv: Sequence[str] | None, **options: Any) -> Any:
+    """Turn the flags of `python -m aloha_kit.NAME` into a `kind` (a dataclass, or a union of them: subcommands).
+
+    `--help` prints and ends the process. `options` are passed on to `tyro.cli`.
+
+    Raises:
+        UsageError: a flag or a value that is none; one line, with the nearest flag where there is one.
+    """
+    import tyro
+
+    program, given = f"python -m aloha_kit.{name}", None if argv is None else list(argv)
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, prog=program, args=given, use_underscores=True, **options)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        problem = _one_line(complaint.getvalue())
+    except (AlohaKitError, ValueError) as error:  # a dataclass refused a value
+        problem = str(error)
+    raise UsageError(f"{problem.rstrip('.')}; see `{program} --help`")
+
+
+def _one_line(box: str) -> str:
+    """What tyro writes in a box or between rules, without its frame, title, and hints at the help."""
+    sections: list[list[str]] = [[]]
+    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).strip().splitlines()[1:]:
+        if re.search(r"[─-]{3} *[╯│]?$", line):  # a rule, or the end
+            sections.append([])
+        else:
+            sections[-1] += re.sub(r"^│|│$", "", line).split()
+    parts = [" ".join(section) for section in sections if section]
+    told = [part for part in parts if not part.startswith(("For full helptext", "Argument helptext"))]
+    return re.sub(r"^Error parsing \w+: ", "", "; ".join(told))
+
+
+class _Ending:
+    """What the message about an interruption says of the work."""
+
+    def __init__(self, kept: str) -> None:
+        self.kept = kept
 
 
 @contextlib.contextmanager
-def command_line(kept: str = "") -> Iterator[None]:
+def command_line(kept: str = "") -> Iterator[_Ending]:
     """Run a command inside; end the process with one message and the status that scripts expect.
 
-    - `AlohaKitError`, and a file that the system refuses (no permission, no room): "error: …" on stderr, status 1.
+    - `AlohaKitError`, and a file that the system refuses (no permission, no room): "error: …" on stderr, status 1;
+      `UsageError` (wrong flags): the same with status 2.
     - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `kept` says what became of the work.
     - Output that nobody reads any more (`| head`): silent, status 141, as of a command that SIGPIPE ended.
     - Output that cannot be written (a full disk): one line on stderr, status 1.
 
-    What a command prints is a report of its work, so output that fails never ends the work: it goes on, in silence.
-    Characters that the terminal's encoding lacks are written as `\\u4e00`.
+    Inside, what the package logs goes to stderr. What a command prints is a report of its work, so output that fails
+    never ends the work: it goes on, in silence. Characters that the terminal's encoding lacks are written as `\\u4e00`.
     """
+    ending = _Ending(kept)
     _open_standard_files()
-    with _lenient("stdout") as output, _lenient("stderr"):
+    with _lenient("stdout") as output, _lenient("stderr"), _logging():
         try:
             with sigterm_interrupts():
-                yield
+                yield ending
         except SystemExit as end:
             if end.code:
                 raise
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         except AlohaKitError as error:
             sys.exit(f"error: {error}")
         except OSError as error:
@@ -46,8 +133,8 @@ def command_line(kept: str = "") -> Iterator[None]:
             sys.exit(f"error: '{os.fsdecode(error.filename)}': {error.strerror or error}")
         except KeyboardInterrupt as interrupt:
             by = signal_of(interrupt)
-            said = "interrupted" + (f" ({by.name})" if by != signal.SIGINT else "") + (f"; {kept}" if kept else "")
-            print(said, file=sys.stderr)
+            ended = "interrupted" + (f" ({by.name})" if by != signal.SIGINT else "")
+            print(ended + (f"; {ending.kept}" if ending.kept else ""), file=sys.stderr)
             sys.exit(status_of(interrupt))
         output.flush()
         if isinstance(output.failure, BrokenPipeError):
@@ -56,16 +143,29 @@ def command_line(kept: str = "") -> Iterator[None]:
             sys.exit(f"error: standard output cannot be written: {output.failure.strerror or output.failure}")
 
 
-def exit_status(command: Callable[[], int]) -> int:
-    """Run `command` in a `command_line` and give its exit status, for callers that do not end with it."""
+class _Stderr(logging.Handler):
+    """Log lines such as `09:30:00 warning: …`, above the progress bar where one is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        tqdm.write(f"{stamp} {level}{record.getMessage()}", file=sys.stderr)
+        sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def _logging() -> Iterator[None]:
+    """Inside, what the package logs from `info` on goes to stderr."""
+    handler, level = _Stderr(), LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
     try:
-        with command_line():
-            return command()
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-            return 1
-        return int(end.code or 0)
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
 
 
 class _Output:

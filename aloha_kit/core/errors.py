@@ -20,6 +20,10 @@ class ConfigError(AlohaKitError):
     """A setting, a name or a path that cannot be used."""
 
 
+class UsageError(ConfigError):
+    """A flag that does not exist, or a value that it does not take; ends a command with status 2."""
+
+
 class ContractError(AlohaKitError):
     """Data, checkpoint and rig do not describe the same embodiment."""
 

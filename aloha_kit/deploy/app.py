@@ -23,7 +23,7 @@ from aloha_kit.control.history import with_history
 from aloha_kit.core import ConfigError, Environment, Policy, WallClock
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy import source as sources
-from aloha_kit.deploy.args import DeployArgs
+from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, typed_lines
 from aloha_kit.deploy.report import Report, Rollout
 from aloha_kit.deploy.rollout import Runner
@@ -33,7 +33,17 @@ from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
 from aloha_kit.loop.capabilities import LiveRobot, require, StartPoses
 
 
-def run(args: DeployArgs) -> list[Rollout]:
+def run(args: DeployArgs | ServeArgs) -> None:
+    """Deploy or serve."""
+    if isinstance(args, ServeArgs):
+        from aloha_kit.deploy.serve import serve  # torch, which the robot's side may not have
+
+        serve(args)
+    else:
+        deploy(args)
+
+
+def deploy(args: DeployArgs) -> list[Rollout]:
     """Run the rollouts; returns those that ended in good order. The report is written after each.
 
     Raises:

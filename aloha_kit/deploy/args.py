@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, cast, Literal
 
-from tyro.conf import arg
+from tyro.conf import arg, OmitSubcommandPrefixes, subcommand
 
 from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.control.seam import chosen, Seam
-from aloha_kit.core import ConfigError
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
 
 LOWEST = {
     "num_rollouts": 1,
@@ -29,7 +32,7 @@ LOWEST = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeployArgs:
+class DeployArgs(CommandArgs):
     """Let a trained policy act, keep what happens as episodes, and say how well it did.
 
     Stop with Ctrl-C at any time: the rollouts so far are kept and reported, arms on a rig are parked.
@@ -99,17 +102,20 @@ class DeployArgs:
     release: bool = False
     """Let the arms' torque go at the end, once they are parked."""
 
+    def kept(self) -> str:
+        return "what was done is kept"
+
     def __post_init__(self) -> None:
         _check(self)
         if (self.ckpt is None) == (self.remote is None):
-            raise ConfigError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
+            raise ValueError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
         if self.remote is not None and (self.engine, self.precision) != ("eager", "fp32"):
-            raise ConfigError("--engine and --precision are for where the network runs: give them to the policy server")
+            raise ValueError("--engine and --precision are for where the network runs: give them to the policy server")
         chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
-            raise ConfigError(f"--jpeg must be 1 to 100, given {self.jpeg}")
+            raise ValueError(f"--jpeg must be 1 to 100, given {self.jpeg}")
         if self.remote is not None and self.cameras is not None:
-            raise ConfigError("--cameras is for where the network runs: give it to the policy server")
+            raise ValueError("--cameras is for where the network runs: give it to the policy server")
         renames(self.rename)
 
     @property
@@ -119,7 +125,7 @@ class DeployArgs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeArgs:
+class ServeArgs(CommandArgs):
     """Answer the questions of a robot on another machine: `python -m aloha_kit.deploy --remote HOST:PORT …` there.
 
     What travels is not encrypted: between networks, use a tunnel (ssh -L 8000:localhost:8000).
@@ -149,10 +155,13 @@ class ServeArgs:
     rate_hz: float = 50.0
     """Steps a second, where the checkpoint does not say it (published ACT)."""
 
+    def kept(self) -> str:
+        return "what was done is kept"
+
     def __post_init__(self) -> None:
         _check(self)
         if not 0 < self.rate_hz <= 1000:
-            raise ConfigError(f"--rate_hz must be more than 0 and at most 1000, given {self.rate_hz}")
+            raise ValueError(f"--rate_hz must be more than 0 and at most 1000, given {self.rate_hz}")
         renames(self.rename)
 
 
@@ -161,4 +170,17 @@ def _check(args: DeployArgs | ServeArgs) -> None:
         given = getattr(args, name, None)
         values = given if isinstance(given, tuple) else (given,)
         if given is not None and min(values) < lowest:
-            raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
+            raise ValueError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
+
+
+Command = Annotated[DeployArgs, subcommand("run")] | Annotated[ServeArgs, subcommand("serve")]
+
+
+def parse(argv: Sequence[str] | None = None) -> DeployArgs | ServeArgs:
+    """Turn flags into values: those of `run`, where no subcommand is given, or of `serve`; raises `UsageError`."""
+    # read when torch loads: between its operations threads must sleep, for cameras and control loop need the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] not in (["run"], ["serve"]):
+        given = ["run", *given]
+    return cast(DeployArgs | ServeArgs, cli.parse(Command, "deploy", given, config=(OmitSubcommandPrefixes,)))

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-from tyro.conf import arg, Positional
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_json
+from aloha_kit.diagnose.args import DiagnoseArgs
 from aloha_kit.diagnose.compare import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import Evidence, gather
 from aloha_kit.episode import list_episodes
 
 
-@dataclass(frozen=True)
-class DiagnoseArgs:
-    """Why did it fail? Compares a rollout's log and episode with what its policy was trained on.
-
-    Looks at late steps, old observations, seams between chunks, joints and pictures unlike training, and what the
-    safety guard did. Writes diagnose.json, and a picture beside the episode of each rollout that did not succeed.
-    """
-
-    rollouts: Positional[Path]
-    """A rollout's episode, or a folder of them."""
-    ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
-    """The run or checkpoint whose policy acted, in place of the one that the rollout names."""
-    output: Path | None = None
-    """Folder for diagnose.json and the pictures; by default that of the rollouts."""
-
-
-def run(args: DiagnoseArgs) -> list[Diagnosis]:
+def run(args: DiagnoseArgs) -> None:
     """Diagnose, print and write.
 
     Raises:
@@ -64,7 +45,6 @@ def run(args: DiagnoseArgs) -> list[Diagnosis]:
     values = {"rollouts": [found.to_mapping() for found in diagnoses], "comparison": comparison.to_mapping()}
     write_json(output / "diagnose.json", values)
     print("", output / "diagnose.json", *pictures, sep="\n")
-    return diagnoses
 
 
 def _unknown(diagnoses: list[Diagnosis]) -> Counter[str]:

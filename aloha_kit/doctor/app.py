@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
-from tyro.conf import arg
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, nearest
 from aloha_kit.core.findings import About, Finding
 from aloha_kit.doctor import arms, cameras, identity, machine, streams
+from aloha_kit.doctor.args import DoctorArgs
 from aloha_kit.doctor.findings import Report
 from aloha_kit.doctor.probe import probe_disk, probe_usb
 from aloha_kit.ros.evidence import RigEvidence
@@ -23,31 +22,11 @@ MOVED = 0.15
 """rad that a joint turned during the check, from which a simulated picture should have changed too."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DoctorArgs:
-    """Is this rig fit to record and deploy a task? Looks at every stream, motor, bus and disk; moves nothing.
-
-    Exit status 0 means go, 1 no-go.
-    """
-
-    task: Annotated[str, arg(aliases=("--task_name",))] = "aloha_transfer_cube"
-    """Task: a name in configs/tasks or a YAML path."""
-    rig: str | None = None
-    """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
-    seconds: float = 5.0
-    """How long the streams are listened to."""
-    reference: Path | None = None
-    """Folder of reference pictures that the cameras are recognised by."""
-    save_reference: Path | None = None
-    """Folder to save the present pictures in as references."""
-    dataset_dir: Path | None = None
-    """Where episodes go, in place of the task's folder."""
-    json: bool = False
-    """Print JSON instead of a table."""
-
-    def __post_init__(self) -> None:
-        if not self.seconds >= 1:
-            raise ConfigError(f"--seconds must be at least 1, given {self.seconds:g}")
+def run(args: DoctorArgs) -> int:
+    """Examine and print; returns 0 for GO, 1 for NO-GO."""
+    report = examine(args)
+    print(json.dumps(report.to_mapping(), indent=2) if args.json else report.text())
+    return 0 if report.go else 1
 
 
 def examine(args: DoctorArgs) -> Report:

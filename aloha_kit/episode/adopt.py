@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-import tyro
 import yaml
 
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
@@ -16,69 +15,36 @@ from aloha_kit.config.fit import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_text
+from aloha_kit.episode.args import Adopt
 from aloha_kit.episode.embodiment import CONTRACT, UNKNOWN
 from aloha_kit.episode.measure import doubts, FULL_TURN, measure, Measured, METRES, OPENING
 
 TASK = "task.yaml"
 
-Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 
+def adopt(args: Adopt) -> None:
+    """Measure the episodes, ask on a terminal for what the flags leave open, and write both files.
 
-@dataclass(frozen=True)
-class Adopt:
-    """Describe episodes whose files do not say their joints: writes contract.yaml and task.yaml beside them.
-
-    Prints what was measured, asks on a terminal for what the flags leave open, and ends with the next commands.
+    Raises:
+        ConfigError: the files exist, or a flag is missing and nobody can be asked.
+        EpisodeError, ContractError: see `measure` and `described`.
     """
-
-    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
-    """The folder of episodes."""
-    rig: str | None = None
-    """The rig they are of: a name in configs/rigs, or YAML. Gives the names, and the units unless they are given."""
-    names: Names = ()
-    """Names of the state's entries in order; or one an arm (left right), whose joints are then numbered and whose last
-    entry is its gripper."""
-    action_names: Names = ()
-    """Names of the action's entries, a base's included; by default the state's, and a base's velocities."""
-    joints_unit: str | None = None
-    """Unit of the joints: rad, deg, …"""
-    gripper_unit: str | None = None
-    """Unit of the grippers: "0 closed, 1 open", m, rad, …"""
-    rate_hz: float | None = None
-    """Control rate in Hz."""
-    task: str | None = None
-    """Name of the task."""
-    instruction: str | None = None
-    """The task in words."""
-    output: Path | None = None
-    """Where the two files go, if not beside the episodes."""
-    overwrite: bool = False
-    """Replace a contract.yaml and task.yaml that are there."""
-
-    def __post_init__(self) -> None:
-        if self.rig and self.names:
-            raise ConfigError(f"--rig {self.rig} and --names both say what the joints are called; give one of them")
-        if self.rate_hz is not None and not 0 < self.rate_hz < float("inf"):
-            raise ConfigError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
-
-    def run(self) -> int:
-        measured = measure(self.source)
-        print(measured.text())
-        folder = self.output or self.source
-        present = [str(folder / name) for name in (CONTRACT, TASK) if (folder / name).exists()]
-        if present and not self.overwrite:
-            raise ConfigError(f"{' and '.join(present)} exist already; --overwrite replaces them")
-        answers = _completed(self, measured)
-        contract = described(answers, measured)
-        for doubt in doubts(contract, measured).values():
-            print(f"note: {doubt}")
-        make_folder(folder)
-        _write(folder / CONTRACT, _ABOUT_CONTRACT, _contract_values(contract))
-        _write(folder / TASK, _ABOUT_TASK, _task_values(answers, contract, measured))
-        print(f"\nwrote {folder / CONTRACT} and {folder / TASK}; the episodes are as they were. Next:")
-        print("\n".join(_next(self.source, folder, measured)))
-        print("(on a GPU: --policy act)")
-        return 0
+    measured = measure(args.source)
+    print(measured.text())
+    folder = args.output or args.source
+    present = [str(folder / name) for name in (CONTRACT, TASK) if (folder / name).exists()]
+    if present and not args.overwrite:
+        raise ConfigError(f"{' and '.join(present)} exist already; --overwrite replaces them")
+    answers = _completed(args, measured)
+    contract = described(answers, measured)
+    for doubt in doubts(contract, measured).values():
+        print(f"note: {doubt}")
+    make_folder(folder)
+    _write(folder / CONTRACT, _ABOUT_CONTRACT, _contract_values(contract))
+    _write(folder / TASK, _ABOUT_TASK, _task_values(answers, contract, measured))
+    print(f"\nwrote {folder / CONTRACT} and {folder / TASK}; the episodes are as they were. Next:")
+    print("\n".join(_next(args.source, folder, measured)))
+    print("(on a GPU: --policy act)")
 
 
 def described(answers: Adopt, measured: Measured) -> Contract:

@@ -25,7 +25,7 @@ from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.policies.find import find_checkpoint, run_folder
 
 
-def run(args: EvalArgs) -> list[Evaluated]:
+def run(args: EvalArgs) -> None:
     """Evaluate each checkpoint on the same seeds; the report is written every second and at the end, whatever ends it.
 
     Raises:
@@ -74,7 +74,6 @@ def run(args: EvalArgs) -> list[Evaluated]:
                 keep(now=True)
                 print(table(evaluated))
                 print(f"\n{file}")
-    return evaluated
 
 
 def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:

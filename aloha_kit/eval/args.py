@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 from tyro.conf import arg, UseAppendAction
 
@@ -13,7 +14,8 @@ from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.control.delayed import Execution
 from aloha_kit.control.seam import chosen, Seam
-from aloha_kit.core import ConfigError
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
 
 LOWEST = {
     "num_rollouts": 1,
@@ -28,7 +30,7 @@ LOWEST = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalArgs:
+class EvalArgs(CommandArgs):
     """Count how often a trained policy succeeds in simulation, many rollouts at a time.
 
     Two checkpoints are compared on the same starts. Nothing is kept of a rollout but how it went; to watch some,
@@ -84,16 +86,17 @@ class EvalArgs:
     episode_len: int | None = None
     """Steps of a rollout, in place of the task's."""
 
+    def kept(self) -> str:
+        return "what was done is kept"
+
     def __post_init__(self) -> None:
         if not 1 <= len(self.ckpt) <= 2:
-            raise ConfigError(
-                f"--ckpt is given once, or twice to compare two checkpoints; given {len(self.ckpt)} times"
-            )
+            raise ValueError(f"--ckpt is given once, or twice to compare two checkpoints; given {len(self.ckpt)} times")
         for name, lowest in LOWEST.items():
             given = getattr(self, name)
             values = given if isinstance(given, tuple) else (given,)
             if given is not None and min(values) < lowest:
-                raise ConfigError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
+                raise ValueError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
 
         chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
         renames(self.rename)
@@ -118,3 +121,10 @@ class EvalArgs:
     def at_a_time(self) -> int:
         """How many rollouts a query is for."""
         return self.batch or max(8, self.processes)
+
+
+def parse(argv: Sequence[str] | None = None) -> EvalArgs:
+    """Turn flags into values; raises `UsageError`."""
+    # read when torch loads: between queries its threads must sleep, for simulation needs the cores
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    return cast(EvalArgs, cli.parse(EvalArgs, "eval", argv))

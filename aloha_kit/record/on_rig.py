@@ -15,8 +15,8 @@ from aloha_kit.core.files import make_folder
 from aloha_kit.envs import connect
 from aloha_kit.episode import recover as recovery
 from aloha_kit.loop import SafetyGuard, sigterm_interrupts
+from aloha_kit.record.args import RecordArgs, rig_of, task_of
 from aloha_kit.record.ceremony import Ceremony
-from aloha_kit.record.cli import RecordArgs, rig_of, task_of
 from aloha_kit.record.conversation import Conversation
 from aloha_kit.record.gesture import HELP as GESTURE_HELP
 from aloha_kit.record.gesture import Squeezes

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
 
 from tqdm import tqdm
-from tyro.conf import arg, OmitArgPrefixes, Positional
 
-from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError
+from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode.embodiment import ContractFlags
 from aloha_kit.episode.external import allow_external
 from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.pictures import draw_plots, draw_video
 from aloha_kit.replay.recording import Recording
@@ -26,54 +22,8 @@ from aloha_kit.replay.rerun_log import save_rrd
 from aloha_kit.replay.summary import summary
 
 
-@dataclass(frozen=True)
-class ReplayArgs:
-    """Turn recorded episodes into videos, plots and a Rerun recording, or play them back on the rig.
-
-    Reads our own episodes and those of ALOHA, ACT, Mobile ALOHA and Cobot Magic.
-    """
-
-    path: Positional[Path]
-    """An episode file, or a folder of episodes."""
-    format: str = "hdf5"
-    """What the episodes are stored in: hdf5, or a class of your own as my_package.module:Name."""
-    output: Path | None = None
-    """Where the files go; by default a folder `replay` beside the episodes."""
-    view: Literal["none", "rerun"] = "none"
-    """Open the Rerun viewer on the recordings afterwards."""
-    execute: bool = False
-    """Send the recorded actions to the rig, in simulation from the recorded seed, and report the tracking error."""
-    task: str | None = None
-    """Task (name or YAML) to execute in; by default the one in the file."""
-    cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
-    """Cameras to show; all by default."""
-    rate_hz: float | None = None
-    """Control rate, for files of other tools that do not say it, where the assumed one is wrong."""
-    embodiment: OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
-    height: int = 480
-    """Height of the pictures in the video, in pixels; at least 240, so that the plots can be read."""
-    video: bool = True
-    """Write an MP4."""
-    plots: bool = True
-    """Write PNG plots of joints and timing."""
-    rrd: bool = True
-    """Write a Rerun recording (.rrd)."""
-    realtime: bool = False
-    """Execute a simulated rig at the recorded rate instead of as fast as it computes."""
-    release: bool = False
-    """Let the torque of a rig's arms go after executing, once they are parked."""
-    allow_external: bool = False
-    """Also read files whose data lie outside of them (external links and storage, virtual data sets)."""
-
-    def __post_init__(self) -> None:
-        if self.height < 240:
-            raise ConfigError(f"--height must be at least 240 pixels, given {self.height}")
-        if self.rate_hz is not None and not 0 < self.rate_hz < math.inf:
-            raise ConfigError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
-
-
-def run(args: ReplayArgs) -> list[Path]:
-    """Do all of it; returns the files written.
+def run(args: ReplayArgs) -> None:
+    """Do all of it; prints the files written.
 
     A damaged episode in a folder does not keep the others from being replayed.
 
@@ -101,7 +51,6 @@ def run(args: ReplayArgs) -> list[Path]:
     if failures:
         done = f"\n({len(source) - len(failures)} of {len(source)} episodes were replayed)" if written else ""
         raise EpisodeError("\n".join(str(failure) for failure in failures) + done)
-    return written
 
 
 def _replay(recording: Recording, args: ReplayArgs, output: Path) -> list[Path]:

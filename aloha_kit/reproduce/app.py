@@ -21,8 +21,8 @@ from aloha_kit.reproduce.table import details
 from aloha_kit.reproduce.work import ReproductionError, Workplace, workplace
 
 
-def run(args: ReproduceArgs) -> Result | None:
-    """Do what is not done yet; None after a dry run.
+def run(args: ReproduceArgs) -> None:
+    """Do what is not done yet and print the result; with --dry_run only say what that is.
 
     Raises:
         ConfigError: a wrong preset or device, or a folder that holds something else.
@@ -39,7 +39,7 @@ def run(args: ReproduceArgs) -> Result | None:
     job = Job(args.task, preset, folder, args.device or preset.device, args.num_rollouts)
     if args.dry_run:
         _show(stages_of(job, args.seeds), result)
-        return None
+        return
     device, gpu = choose_device(job.device, preset.device, name, force=args.force)
     job = replace(job, device=device)
     with workplace(folder) as place:
@@ -51,7 +51,6 @@ def run(args: ReproduceArgs) -> Result | None:
     print(f"\n{details(result)}\n\n{folder / RESULT}")
     if args.update_readme:
         print(publish(result))
-    return result
 
 
 class Reproduction:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import cast, Literal
 
-import tyro
-from tyro.conf import Positional
+from tyro.conf import Positional, Suppress
 
-from aloha_kit.core import ConfigError
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
 from aloha_kit.reproduce.stages import SEEDS_APART
 
 
 @dataclass(frozen=True)
-class ReproduceArgs:
+class ReproduceArgs(CommandArgs):
     """Make a published result of ACT again: record demonstrations, train, evaluate, write a table.
 
     Every stage is a command that works by itself, and is printed. Interrupted or run again, it goes on where it
@@ -41,6 +43,13 @@ class ReproduceArgs:
     update_readme: bool = False
     """When all is done, keep the result in train/results and renew the table of train/README.md (in a checkout)."""
 
+    words: Suppress[tuple[str, ...]] = ()
+    """The flags as they were given, to repeat them in a message."""
+
+    def kept(self) -> str:
+        again = shlex.join(["python", "-m", "aloha_kit.reproduce", *self.words])
+        return f"what is done is kept. Go on with:\n{again}"
+
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
             raise ValueError(f"--seeds must be distinct numbers from 0 on, given {' '.join(map(str, self.seeds))}")
@@ -49,12 +58,6 @@ class ReproduceArgs:
 
 
 def parse(argv: Sequence[str] | None = None) -> ReproduceArgs:
-    """Flags to values; `--help` and mistakes end the process as usual, naming the nearest flag.
-
-    Raises:
-        ConfigError: a value that cannot be.
-    """
-    try:
-        return tyro.cli(ReproduceArgs, prog="python -m aloha_kit.reproduce", args=argv, use_underscores=True)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    """Turn flags into values; raises `UsageError`."""
+    given = sys.argv[1:] if argv is None else argv
+    return replace(cast(ReproduceArgs, cli.parse(ReproduceArgs, "reproduce", given)), words=tuple(given))

@@ -7,17 +7,17 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Annotated, Any, TYPE_CHECKING
+from dataclasses import replace
+from typing import Any, TYPE_CHECKING
 
 import dm_env
 import numpy as np
-from tyro.conf import arg
 
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError
 from aloha_kit.loop import Outcome, run_episode, sigterm_interrupts
+from aloha_kit.teleop.args import TeleopArgs
 
 if TYPE_CHECKING:
     from aloha_kit.ros.environment import RosEnv
@@ -26,35 +26,6 @@ FOR_EVER = sys.maxsize
 """Steps of an episode that only the operator ends."""
 REPORT_S = 10.0
 """How often a line says how it goes."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TeleopArgs:
-    """Let the leaders move the followers, without recording; Ctrl-C ends it: the followers stay and the leaders lock.
-
-    With --park the followers go to their sleep pose instead.
-    """
-
-    task: Annotated[str, arg(aliases=("--task_name",))]
-    """Task, for its rig and control rate: a name in configs/tasks or a YAML path."""
-    rig: str | None = None
-    """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
-    countdown_s: float = 2.0
-    """Seconds between closing the leaders' grippers and the leaders' release."""
-    park: bool = False
-    """Move the followers slowly to their sleep pose."""
-    park_s: float = 4.0
-    """Seconds of each of the two moves there."""
-    release: bool = False
-    """With --park: let the torque go once they have arrived."""
-
-    def __post_init__(self) -> None:
-        if self.release and not self.park:
-            raise ConfigError("--release goes with --park: arms that are not parked would fall")
-        if self.countdown_s < 0 or not self.park_s > 0:
-            raise ConfigError(
-                f"need --countdown_s ≥ 0 and --park_s > 0, given {self.countdown_s:g} and {self.park_s:g}"
-            )
 
 
 def run(args: TeleopArgs) -> None:

@@ -17,7 +17,7 @@ from aloha_kit.core.source import EpisodeSource
 from aloha_kit.episode.embodiment import given_contract
 from aloha_kit.episode.external import allow_external
 from aloha_kit.formats import open_source, ReadOptions
-from aloha_kit.train.cli import read_snapshot, run_folder, SNAPSHOT, task_of, TrainArgs
+from aloha_kit.train.args import read_snapshot, run_folder, SNAPSHOT, task_of, TrainArgs
 from aloha_kit.train.launch import ALONE, Launch
 
 

@@ -30,7 +30,7 @@ from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError, require_intact
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.cli import SNAPSHOT
+from aloha_kit.train.args import SNAPSHOT
 from aloha_kit.train.plan import require_unused
 
 STATE = "training_state.pt"

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from aloha_kit.startup import command
+
 PACKAGE = Path(__file__).parents[2] / "aloha_kit"
 COMMANDS = sorted(file.parent.name for file in PACKAGE.glob("*/__main__.py"))
 
 LONG = """
 import os, signal, sys
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.cli import command_line
 with command_line(kept="3 of 5 are kept"):
     {body}
@@ -46,12 +48,53 @@ def ended(done: subprocess.CompletedProcess[str]) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-def test_all_commands_end_in_the_one_place() -> None:
-    assert len(COMMANDS) >= 11
+def test_every_main_is_the_same_three_lines() -> None:
+    assert len(COMMANDS) >= 12
     for name in COMMANDS:
         text = (PACKAGE / name / "__main__.py").read_text(encoding="utf-8")
-        assert re.search(r"command_line\(|exit_status\(", text), name
-        assert "except KeyboardInterrupt" not in text, name
+        code = text.split('"""\n', 1)[1]
+        assert code == (
+            "\nfrom aloha_kit.startup import command\n\n"
+            f'main = command("{name}")\n\nif __name__ == "__main__":\n    main()\n'
+        )
+        assert (PACKAGE / name / "args.py").is_file()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_wrong_flags_are_one_line_and_status_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    given = {"episode": ["info", "x"], "policies": ["info", "x"], "reproduce": ["insertion"]}.get(name, [])
+    with pytest.raises(SystemExit) as end:
+        command(name)([*given, "--log_levle", "debug"])
+    out, err = capsys.readouterr()
+    assert (end.value.code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ")
+    assert err.endswith(f"; see `python -m aloha_kit.{name} --help`\n")
+
+
+def test_a_wrong_flag_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("train")(["--task", "sim_transfer_cube", "--chunk_sise", "5"])
+    error = capsys.readouterr().err
+    assert "Unrecognized options: --chunk_sise, 5; Perhaps you meant: --chunk_size INT" in error
+    with pytest.raises(SystemExit):
+        command("train")(["--task", "sim_transfer_cube", "--lr", "-5"])
+    assert capsys.readouterr().err.startswith("error: learning rates must be positive, given lr -5.0, ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_log_level(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in {"episode": [["adopt"]], "policies": [["info"]], "deploy": [[], ["serve"]]}.get(name, [[]]):
+        command(name)([*words, "--help"])
+        assert "--log_level {debug,info,warning,error}" in capsys.readouterr().out
+
+
+def test_log_lines_have_the_time_and_go_to_standard_error(tmp_path: Path) -> None:
+    logged = "import logging; log = logging.getLogger('aloha_kit.record'); log.{level}('3 of 5')"
+    done = run(logged.format(level="info"), tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert re.fullmatch(r"\d\d:\d\d:\d\d 3 of 5\n", done.stderr)
+    assert re.fullmatch(r"\d\d:\d\d:\d\d warning: 3 of 5\n", run(logged.format(level="warning"), tmp_path).stderr)
+    assert run(logged.format(level="debug"), tmp_path).stderr == ""
 
 
 @pytest.mark.parametrize(
@@ -59,6 +102,7 @@ def test_all_commands_end_in_the_one_place() -> None:
     [
         ("pass", (0, "")),
         ("raise ConfigError('no task')", (1, "error: no task\n")),
+        ("raise UsageError('no flag')", (2, "error: no flag\n")),
         ("raise KeyboardInterrupt", (130, "interrupted; 3 of 5 are kept\n")),
         ("os.kill(os.getpid(), signal.SIGINT)", (130, "interrupted; 3 of 5 are kept\n")),
         ("os.kill(os.getpid(), signal.SIGTERM)", (143, "interrupted (SIGTERM); 3 of 5 are kept\n")),

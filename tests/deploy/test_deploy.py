@@ -19,7 +19,7 @@ from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import local, TimedAgent
-from aloha_kit.deploy.app import run
+from aloha_kit.deploy.app import deploy as run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.report import rate, Rollout, summarise, table
 from aloha_kit.deploy.source import executor
@@ -28,6 +28,7 @@ from aloha_kit.loop import LatencyReport
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.find import find_checkpoint, load_network, trained_task
+from tests.commands import failure
 from tests.deploy.conftest import CHUNK, CONTRACT, save_checkpoint
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", "12")
@@ -38,9 +39,7 @@ def deploy(*argv: Any) -> None:
 
 
 def fail(*argv: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        deploy(*argv)
-    return str(caught.value.code)
+    return failure(deploy, *argv)
 
 
 def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: Path, capsys: Any) -> None:

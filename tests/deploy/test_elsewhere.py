@@ -22,6 +22,7 @@ from aloha_kit.episode import Episode
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.remote import PolicyServer, RemotePolicy, Served
+from tests.commands import failure
 from tests.deploy.conftest import CHUNK
 
 EMPTY: Any = {"qpos": np.zeros(14, np.float32), "images": {"top": np.zeros((48, 64, 3), np.uint8)}, "stamps": {}}
@@ -33,9 +34,7 @@ def deploy(*argv: Any) -> None:
 
 
 def fail(*argv: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        deploy(*argv)
-    return str(caught.value.code)
+    return failure(deploy, *argv)
 
 
 def test_beside_the_loop_the_network_has_rows_of_its_own(trained: Path, tmp_path: Path, capsys: Any) -> None:

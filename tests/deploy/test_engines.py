@@ -16,6 +16,7 @@ from aloha_kit.deploy import serve as serving
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.args import ServeArgs
 from aloha_kit.policies import engine
+from tests.commands import failure
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", "6", "--num_rollouts", "1", "--video", "0")
 
@@ -25,9 +26,7 @@ def deploy(*argv: Any) -> None:
 
 
 def fail(*argv: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        deploy(*argv)
-    return str(caught.value.code)
+    return failure(deploy, *argv)
 
 
 def execution(folder: Path) -> dict[str, Any]:

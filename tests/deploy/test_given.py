@@ -22,6 +22,7 @@ from aloha_kit.policies.build import build
 from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.policies.reference_export import save_reference
 from aloha_kit.remote import PolicyServer, Served
+from tests.commands import failure
 from tests.deploy.conftest import CONTRACT, save_checkpoint, statistics
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", 6)
@@ -39,9 +40,7 @@ def evaluate(*argv: Any) -> None:
 
 
 def fail(run: Any, *argv: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        run(*argv)
-    return str(caught.value.code)
+    return failure(run, *argv)
 
 
 @pytest.fixture(scope="module")

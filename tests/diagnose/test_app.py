@@ -10,7 +10,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 
 from aloha_kit.diagnose.__main__ import main
 from aloha_kit.diagnose.diagnosis import diagnose
@@ -19,6 +18,7 @@ from aloha_kit.diagnose.training import find_training
 from aloha_kit.episode import Episode
 from aloha_kit.episode.edit import label
 from aloha_kit.policies.intact import CHECKSUMS, digest, digest_of
+from tests.commands import failure
 from tests.diagnose.conftest import motion
 
 
@@ -27,9 +27,7 @@ def say(*argv: Any) -> None:
 
 
 def fail(*argv: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        say(*argv)
-    return str(caught.value.code)
+    return failure(say, *argv)
 
 
 def test_an_episode_in_words_json_and_a_picture(dark: Path, tmp_path: Path, capsys: Any) -> None:

@@ -14,8 +14,8 @@ import yaml
 
 from aloha_kit.core import joint_names
 from aloha_kit.episode import Episode
-from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.measure import looks_like, measure
+from tests.episode.command import main
 from tests.episode.foreign import any_arms
 from tests.episode.recording import record
 

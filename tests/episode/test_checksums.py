@@ -17,9 +17,9 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import checksums, Episode
-from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.edit import export, label
 from aloha_kit.episode.validate import validate
+from tests.episode.command import main
 from tests.episode.recording import record, Rig
 
 FLIPS = """

@@ -17,10 +17,10 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.edit import export
 from aloha_kit.episode.summary import moments, stats
 from aloha_kit.episode.validate import validate
+from tests.episode.command import main
 from tests.episode.foreign import LAYOUTS, STEPS
 from tests.episode.recording import feed, record, Rig, writer_for
 from tests.episode.test_reader import act_loader
@@ -211,7 +211,7 @@ def test_ctrl_c(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     def interrupt(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aloha_kit.episode.__main__.validate", interrupt)
+    monkeypatch.setattr("aloha_kit.episode.app.validate", interrupt)
     assert main(["validate", str(folder)]) == 130
     assert capsys.readouterr().err == "interrupted\n"
 

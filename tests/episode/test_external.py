@@ -16,8 +16,8 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode
-from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.external import ALLOW
+from tests.episode.command import main
 from tests.episode.recording import record, Rig
 
 STEPS = 30
@@ -158,7 +158,7 @@ def test_what_is_no_file_is_named_and_never_waited_for(
     monkeypatch.chdir(tmp_path)
     folders = special_files(tmp_path, name)
     commands = ["validate", "info" if name.endswith(".hdf5") else "recover"]
-    script = "import sys; from aloha_kit.episode.__main__ import main\nfor c in sys.argv[1:]: print(main(c.split(' ')))"
+    script = "import sys; from tests.episode.command import main\nfor c in sys.argv[1:]: print(main(c.split(' ')))"
     words = [f"{command} {folder}" for folder in folders.values() for command in commands]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run(

@@ -13,11 +13,11 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode
-from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.codec import decode_depth, decode_image, encoded_size
 from aloha_kit.episode.recover import recover
 from aloha_kit.episode.validate import validate
 from tests.episode import foreign, fuzz
+from tests.episode.command import main
 from tests.episode.recording import record, Rig
 
 ROOT = Path(__file__).parents[2]

@@ -12,10 +12,10 @@ import pytest
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.index import read_table
 from aloha_kit.episode import Episode
-from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.edit import export
 from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source, ReadOptions
+from tests.episode.command import main
 from tests.episode.foreign import (
     aloha,
     cobot_magic,

@@ -18,10 +18,10 @@ import pytest
 
 from aloha_kit.core import EpisodeError, Subset
 from aloha_kit.episode import Episode
-from aloha_kit.episode.__main__ import main
 from aloha_kit.episode.edit import export
 from aloha_kit.episode.recover import recover
 from aloha_kit.episode.validate import validate
+from tests.episode.command import main
 from tests.episode.recording import feed, outcome, Rig, writer_for
 
 NAMES = ("cam_high", "cam_left_wrist", "cam_right_wrist")

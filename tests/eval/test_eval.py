@@ -25,6 +25,7 @@ from aloha_kit.eval.inference import BatchedNetwork
 from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.worker import Plan
+from tests.commands import failure
 from tests.eval.conftest import CONTRACT, save_checkpoint
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", "14")
@@ -35,9 +36,7 @@ def evaluate(*argv: Any) -> None:
 
 
 def fail(*argv: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        evaluate(*argv)
-    return str(caught.value.code)
+    return failure(evaluate, *argv)
 
 
 def report(folder: Path) -> dict[str, Any]:

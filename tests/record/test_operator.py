@@ -20,7 +20,7 @@ import pytest
 
 from aloha_kit.core import ConfigError, joint_names, VirtualClock
 from aloha_kit.record import operator
-from aloha_kit.record.cli import parse, RecordArgs, rig_of, SessionArgs
+from aloha_kit.record.args import parse, RecordArgs, rig_of, SessionArgs
 from aloha_kit.record.gesture import Squeezes
 from aloha_kit.record.operator import Keyboard, keyboard
 from aloha_kit.record.screen import Cues, Screen

@@ -24,7 +24,7 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.recover import recover_all
 from aloha_kit.record import worker
 from aloha_kit.record.__main__ import main
-from aloha_kit.record.cli import parse, RecordArgs, task_of
+from aloha_kit.record.args import parse, RecordArgs, task_of
 from aloha_kit.record.folder import DataFolder
 from aloha_kit.record.recorder import record, RecordingError
 from aloha_kit.record.worker import FAILED, Plan, record_one
@@ -332,7 +332,7 @@ def test_numbers_that_cannot_be_are_refused() -> None:
 def test_recording_needs_neither_torch_nor_ros() -> None:
     code = (
         "import sys\nfor name in ('rospy', 'torch'):\n    sys.modules[name] = None\n"
-        "import aloha_kit.record.__main__, aloha_kit.record.worker\n"
+        "import aloha_kit.record.app, aloha_kit.record.worker\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -24,6 +24,7 @@ from aloha_kit.replay.__main__ import main
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.summary import summary
+from tests.commands import failure
 from tests.episode.foreign import any_arms, robotwin, xpolicylab
 from tests.episode.recording import record, Rig
 from tests.replay.conftest import STEPS
@@ -34,10 +35,7 @@ def run(*argv: Any) -> None:
 
 
 def fail(*argv: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        run(*argv)
-    assert str(caught.value.code).startswith("error: ")
-    return str(caught.value.code)
+    return failure(run, *argv)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import pytest
 from aloha_kit.core import ConfigError
 from aloha_kit.report.__main__ import main
 from aloha_kit.report.page import build
+from tests.commands import failure
 from tests.episode.recording import record
 
 DEPLOY = {
@@ -82,9 +83,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def fail(*argv: object) -> str:
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in argv])
-    return str(caught.value.code)
+    return failure(lambda *words: main([str(word) for word in words]), *argv)
 
 
 def test_an_interruption_is_said(
@@ -93,7 +92,7 @@ def test_an_interruption_is_said(
     def interrupted(folder: Path) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aloha_kit.report.__main__.build", interrupted)
+    monkeypatch.setattr("aloha_kit.report.app.build", interrupted)
     assert fail(tmp_path) == "130"
     assert capsys.readouterr().err == "interrupted\n"
 

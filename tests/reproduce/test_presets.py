@@ -11,11 +11,11 @@ import tyro
 
 from aloha_kit.core import ConfigError
 from aloha_kit.eval.args import EvalArgs
-from aloha_kit.record.cli import parse as parse_record
+from aloha_kit.record.args import parse as parse_record
 from aloha_kit.reproduce.args import parse
 from aloha_kit.reproduce.preset import load_preset, Preset
 from aloha_kit.reproduce.stages import Evaluate, Job, Record, Train
-from aloha_kit.train.cli import parse as parse_train
+from aloha_kit.train.args import parse as parse_train
 from tests.reproduce.pretend import preset_file
 
 

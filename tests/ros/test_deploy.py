@@ -27,9 +27,10 @@ from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.remote import PolicyServer, Served
 from aloha_kit.replay.__main__ import main as replay
-from aloha_kit.replay.app import ReplayArgs
+from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.ros import followers, messages
 from aloha_kit.ros.simulated import SimulatedRig
+from tests.commands import failure
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import ROOT, Ros
 from tests.ros.rival import Rival
@@ -80,9 +81,7 @@ def deploy(rig: Path, checkpoint: Path, out: Path, *flags: Any) -> None:
 
 
 def fail(*arguments: Any) -> str:
-    with pytest.raises(SystemExit) as caught:
-        deploy(*arguments)
-    return str(caught.value.code)
+    return failure(deploy, *arguments)
 
 
 def joints(arm: str) -> Any:

@@ -27,7 +27,7 @@ from aloha_kit.config.rig import ArmConfig, CameraConfig
 from aloha_kit.core import START_ARM_POSE, VX300S, WX250S
 from aloha_kit.episode import Episode, list_episodes, list_partials
 from aloha_kit.episode.validate import validate
-from aloha_kit.record.cli import parse, RecordArgs, SessionArgs
+from aloha_kit.record.args import parse, RecordArgs, SessionArgs
 from aloha_kit.record.folder import FAILED
 from aloha_kit.ros.publishers import TOGETHER_S
 from tests.ros.fake_drivers import FakeCamera, FakeInterbotix, until

@@ -15,6 +15,7 @@ from std_msgs.msg import Bool
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.ros import messages
 from aloha_kit.teleop.__main__ import main
+from tests.commands import failure
 from tests.ros.master import Ros
 from tests.ros.rig_client import Client, Ear, until
 from tests.ros.rival import Rival
@@ -164,6 +165,4 @@ def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, t
     ],
 )
 def test_mistakes_are_told_before_anything_is_connected(flags: list[str], words: str) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(flags)
-    assert str(ended.value).startswith(words)
+    assert failure(main, flags).startswith(words)

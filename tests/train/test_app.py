@@ -20,8 +20,8 @@ from aloha_kit.config import to_mapping
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CHECKSUMS
 from aloha_kit.train.__main__ import main
-from aloha_kit.train.app import choose_device, stop_requests
 from aloha_kit.train.runs import read_metrics
+from aloha_kit.train.training import choose_device, stop_requests
 from tests.synthetic import make, Synthetic, write, write_dataset
 from tests.train.tiny import ACT
 
@@ -344,7 +344,8 @@ def test_a_launchers_echo_of_a_signal_is_no_second_one() -> None:
 def test_training_imports_neither_ros_nor_simulator() -> None:
     code = (
         "import sys\nfor name in ('rospy', 'mujoco', 'dm_control'):\n    sys.modules[name] = None\n"
-        "import aloha_kit.train.app, aloha_kit.train.__main__, aloha_kit.data.cache, aloha_kit.policies.checkpoint\n"
+        "import aloha_kit.train.training, aloha_kit.train.__main__, aloha_kit.data.cache\n"
+        "import aloha_kit.policies.checkpoint\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -10,10 +10,10 @@ import yaml
 
 from aloha_kit.config import find
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.formats.hdf5 import Hdf5Source
 from aloha_kit.train.__main__ import main
-from aloha_kit.train.cli import parse, run_folder, task_of, to_snapshot
+from aloha_kit.train.args import parse, run_folder, task_of, to_snapshot
 from aloha_kit.train.plan import make_plan
 from tests.synthetic import write_dataset
 
@@ -86,11 +86,9 @@ def test_values_that_cannot_be_are_refused(flags: list[str], expected: str, caps
     assert expected in str(error.value) + capsys.readouterr().err
 
 
-def test_an_unknown_flag_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+def test_an_unknown_flag_is_answered_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="--kl_weight"):
         parse(["--kl_wieght", "3"])
-    said = capsys.readouterr()
-    assert "--kl_weight" in said.err + said.out
 
 
 def test_neither_task_nor_episodes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,7 +227,7 @@ def test_an_interruption_is_answered_in_a_word(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aloha_kit.train.plan.make_plan", interrupted)
+    monkeypatch.setattr("aloha_kit.train.app.make_plan", interrupted)
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 130

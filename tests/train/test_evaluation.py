@@ -16,10 +16,10 @@ from aloha_kit.core.contract import Contract
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.app import choose_device  # imports torch._dynamo before there is a GL context
 from aloha_kit.train.evaluation import SimEvaluator
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
+from aloha_kit.train.training import choose_device  # imports torch._dynamo before there is a GL context
 from tests.train.tiny import ACT, TRAINING
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.train.cli import parse, to_snapshot
+from aloha_kit.train.args import parse, to_snapshot
 from aloha_kit.train.progress import plot_losses
 from aloha_kit.train.runs import Columns, MetricsFile, read_metrics, Run
 

@@ -1,4 +1,4 @@
-"""The command line of recording."""
+"""Arguments of recording."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, cast, Literal
 
 import tyro
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import ConfigError
+from aloha_kit.core import cli, ConfigError, UsageError
+from aloha_kit.core.cli import CommandArgs
 
 _BATCH = ("noise", "workers", "keep_failures", "max_attempts")  # flags of the scripted expert's recording
 
@@ -47,7 +48,7 @@ class SessionArgs:
 
 
 @dataclass(frozen=True)
-class RecordArgs:
+class RecordArgs(CommandArgs):
     """Record demonstrations of a task until there are enough good ones.
 
     In simulation a scripted expert does the task, in several processes at a time. On a rig behind ROS a person does,
@@ -100,16 +101,8 @@ class RecordArgs:
 
 
 def parse(argv: Sequence[str] | None = None) -> RecordArgs:
-    """Flags to values; `--help` and mistakes end the process as usual, naming the nearest flag.
-
-    Raises:
-        ConfigError: a value that cannot be.
-    """
-    given = None if argv is None else list(argv)
-    try:
-        return tyro.cli(RecordArgs, prog="python -m aloha_kit.record", args=given, use_underscores=True)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    """Turn flags into values; raises `UsageError`."""
+    return cast(RecordArgs, cli.parse(RecordArgs, "record", argv))
 
 
 def task_of(args: RecordArgs) -> TaskConfig:
@@ -142,5 +135,5 @@ def rig_of(args: RecordArgs) -> RigConfig:
         wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
     if wrong:
         reason = "a person records there" if rig.live else "a script records there"
-        raise ConfigError(f"--{wrong[0]} means nothing on rig '{rig.name}': {reason}")
+        raise UsageError(f"--{wrong[0]} means nothing on rig '{rig.name}': {reason}")
     return rig

@@ -1,4 +1,4 @@
-"""The command line of training: one flat list of flags over a policy's and a training file's values.
+"""Arguments of training: one flat list of flags over a policy's and a training file's values.
 
 Light on purpose: neither torch nor the data is loaded before the flags are known to be right.
 """
@@ -11,16 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, cast, Generic, Literal, TypeVar
 
-import tyro
 from tyro.conf import arg, OmitArgPrefixes
 
 from aloha_kit.config import find, from_mapping, load, names, TaskConfig, to_mapping
 from aloha_kit.config.load import read
 from aloha_kit.config.policies import load_policy, policy_from_mapping, PolicyConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import ConfigError
+from aloha_kit.core import cli, ConfigError, UsageError
+from aloha_kit.core.cli import CommandArgs
+from aloha_kit.train.launch import launched
 
 SNAPSHOT = "config.yaml"
 """Name of the file in a run's folder that holds all values the run was started with."""
@@ -42,7 +43,7 @@ NetworkT = TypeVar("NetworkT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArgs(Generic[NetworkT]):
+class TrainArgs(CommandArgs, Generic[NetworkT]):
     """Train a policy on recorded episodes.
 
     A policy is a file of values, configs/policies/NAME.yaml; where configs/training/NAME.yaml exists it goes with it.
@@ -92,25 +93,25 @@ class TrainArgs(Generic[NetworkT]):
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
-    """Flags to values; `--help` and mistakes end the process as usual, naming the nearest flag.
+    """Turn flags into values.
 
     Raises:
+        UsageError: wrong flags.
         ConfigError: an unknown policy, task, file or run.
     """
-    words = [_rename(word) for word in (sys.argv[1:] if argv is None else argv)]
+    with launched().one_voice():
+        return _parse(sys.argv[1:] if argv is None else argv)
+
+
+def _parse(argv: Sequence[str]) -> TrainArgs[PolicyConfig]:
+    words = [_rename(word) for word in argv]
     pairs = pairwise([*words, "--"])  # a flag without a value is followed by the next flag, or by the end
     given = ["--amp=bf16" if word == "--amp" and after.startswith("--") else word for word, after in pairs]
     resumed = _value(given, "--resume")
     default = read_snapshot(run_folder(Path(resumed))) if resumed is not None else _fresh(given)
     # the class is only known once the policy's file was read
     generic: Any = TrainArgs
-    cls = generic[type(default.network)]
-    try:
-        parsed: TrainArgs[PolicyConfig] = tyro.cli(
-            cls, prog="python -m aloha_kit.train", default=default, args=given, use_underscores=True
-        )
-    except ValueError as error:  # a dataclass refused a value
-        raise ConfigError(str(error)) from error
+    parsed = cast(TrainArgs[PolicyConfig], cli.parse(generic[type(default.network)], "train", given, default=default))
     if resumed is not None:
         _require_same(default, parsed)
     return parsed
@@ -134,6 +135,7 @@ def run_folder(path: Path) -> Path:
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
     """All values as plain ones, for YAML; inverse of what `--resume` reads."""
     values = to_mapping(dataclasses.replace(args, resume=None))
+    del values["log_level"]
     values["network"] = {"kind": args.network.kind, **values["network"]}
     return values
 
@@ -204,7 +206,7 @@ def _rename(word: str) -> str:
         return word
     flag = flag.replace("-", "_").replace("__", "--", 1)
     if flag in _ELSEWHERE:
-        raise ConfigError(f"{flag} is no flag of training: {_ELSEWHERE[flag]}")
+        raise UsageError(f"{flag} is no flag of training: {_ELSEWHERE[flag]}")
     return _REFERENCE.get(flag, flag) + equals + value
 
 

@@ -1,0 +1,34 @@
+"""Arguments of diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+from tyro.conf import arg, Positional
+
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
+
+
+@dataclass(frozen=True)
+class DiagnoseArgs(CommandArgs):
+    """Why did it fail? Compares a rollout's log and episode with what its policy was trained on.
+
+    Looks at late steps, old observations, seams between chunks, joints and pictures unlike training, and what the
+    safety guard did. Writes diagnose.json, and a picture beside the episode of each rollout that did not succeed.
+    """
+
+    rollouts: Positional[Path]
+    """A rollout's episode, or a folder of them."""
+    ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
+    """The run or checkpoint whose policy acted, in place of the one that the rollout names."""
+    output: Path | None = None
+    """Folder for diagnose.json and the pictures; by default that of the rollouts."""
+
+
+def parse(argv: Sequence[str] | None = None) -> DiagnoseArgs:
+    """Turn flags into values; raises `UsageError`."""
+    return cast(DiagnoseArgs, cli.parse(DiagnoseArgs, "diagnose", argv))

@@ -1,0 +1,45 @@
+"""Arguments of the doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+from tyro.conf import arg
+
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorArgs(CommandArgs):
+    """Is this rig fit to record and deploy a task? Looks at every stream, motor, bus and disk; moves nothing.
+
+    Exit status 0 means go, 1 no-go.
+    """
+
+    task: Annotated[str, arg(aliases=("--task_name",))] = "aloha_transfer_cube"
+    """Task: a name in configs/tasks or a YAML path."""
+    rig: str | None = None
+    """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
+    seconds: float = 5.0
+    """How long the streams are listened to."""
+    reference: Path | None = None
+    """Folder of reference pictures that the cameras are recognised by."""
+    save_reference: Path | None = None
+    """Folder to save the present pictures in as references."""
+    dataset_dir: Path | None = None
+    """Where episodes go, in place of the task's folder."""
+    json: bool = False
+    """Print JSON instead of a table."""
+
+    def __post_init__(self) -> None:
+        if not self.seconds >= 1:
+            raise ValueError(f"--seconds must be at least 1, given {self.seconds:g}")
+
+
+def parse(argv: Sequence[str] | None = None) -> DoctorArgs:
+    """Turn flags into values; raises `UsageError`."""
+    return cast(DoctorArgs, cli.parse(DoctorArgs, "doctor", argv))

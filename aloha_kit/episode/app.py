@@ -1,0 +1,228 @@
+"""Look after recorded episodes: validate, recover, describe, export, adopt."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from aloha_kit.core import AlohaKitError, counted, EpisodeError
+from aloha_kit.core.errors import reason
+from aloha_kit.core.files import make_folder
+from aloha_kit.episode import edit, summary
+from aloha_kit.episode import recover as recovery
+from aloha_kit.episode.adopt import adopt
+from aloha_kit.episode.args import Command, Export, Info, Recover, Stats, Validate
+from aloha_kit.episode.external import allow_external
+from aloha_kit.episode.findings import Verdict
+from aloha_kit.episode.hdf5 import DAMAGE
+from aloha_kit.episode.selection import select
+from aloha_kit.episode.validate import validate, with_duplicates
+
+T = TypeVar("T")
+
+
+def run(args: Command) -> int:
+    """Run one subcommand; returns 0 where all is well, 1 where something is wrong with the episodes.
+
+    Raises:
+        AlohaKitError: nothing to look at, flags that do not go together, or a file that cannot be written.
+    """
+    allow_external(getattr(args, "allow_external", False))
+    if isinstance(args, Validate):
+        return _validate(args)
+    if isinstance(args, Recover):
+        return _recover(args)
+    if isinstance(args, Info):
+        return _info(args)
+    if isinstance(args, Stats):
+        return _stats(args)
+    if isinstance(args, Export):
+        return _export(args)
+    adopt(args)
+    return 0
+
+
+def _validate(args: Validate) -> int:
+    contract, order = args.embodiment.load(), args.embodiment.jpeg_order
+    paths = _progress(_episodes(args.source, journals=True))
+    verdicts = [validate(path, args.bounds, contract, deep=args.deep, jpeg_order=order) for path in paths]
+    verdicts = with_duplicates(verdicts)
+    if args.json:
+        _print_json([verdict.to_mapping() for verdict in verdicts])
+    else:
+        rows = [
+            [v.path.name if i == 0 else "", str(v.steps) if i == 0 else "", *line]
+            for v in verdicts
+            for i, line in enumerate(_lines(v))
+        ]
+        print(_table(["episode", "steps", "verdict", "check", "what"], rows))
+        levels = [v.level for v in verdicts]
+        print(", ".join(f"{levels.count(level)} {level}" for level in ("ok", "warning", "error")))
+    bad = {"error", "warning"} if args.strict else {"error"}
+    return int(any(v.level in bad for v in verdicts))
+
+
+def _recover(args: Recover) -> int:
+    found = recovery.recover_all(args.source)
+    if args.json:
+        _print_json([{**vars(r), "journal": str(r.journal), "episode": r.episode and str(r.episode)} for r in found])
+    elif not found:
+        print(f"nothing to recover in {args.source}")
+    else:
+        rows = [
+            [r.journal.name, r.outcome, str(r.steps), r.episode.name if r.episode else "", r.message] for r in found
+        ]
+        print(_table(["journal", "outcome", "steps", "episode", "what"], rows))
+    return int(any(r.outcome == "failed" for r in found))
+
+
+def _info(args: Info) -> int:
+    work = partial(summary.info, contract=args.embodiment.load(), jpeg_order=args.embodiment.jpeg_order)
+    found, failed = _each(_episodes(args.source), work)
+    if args.json:
+        _print_json(found)
+    elif found:
+        print(
+            _table(["episode", "steps", "s", "images", "MB", "success", "task", "how it ended"], map(_info_row, found))
+        )
+        steps, size = sum(i["steps"] for i in found), sum(i["bytes"] for i in found)
+        print(f"{counted(len(found), 'episode')}, {counted(steps, 'step')}, {size / 1e6:.1f} MB, {_successes(found)}")
+        for assumed in dict.fromkeys(i["assumed"] for i in found if i["assumed"]):
+            print(f"note: {assumed}")
+        for note, count in Counter(note for i in found for note in i["notes"]).items():
+            print(f"note: {note} (in {count} of {counted(len(found), 'episode')})")
+    return failed
+
+
+def _stats(args: Stats) -> int:
+    sound, failed = _each(_episodes(args.source), partial(summary.moments, contract=args.embodiment.load()))
+    found = summary.stats(sound)
+    if args.json:
+        _print_json({stream: s.to_mapping() for stream, s in found.items()})
+    if args.json or not found:
+        return failed
+    rows = [
+        [stream if i == 0 else "", name, *(f"{getattr(s, key)[i]:.4f}" for key in ("mean", "std", "min", "max"))]
+        for stream, s in found.items()
+        for i, name in enumerate(s.names)
+    ]
+    print(_table(["stream", "dimension", "mean", "std", "min", "max"], rows))
+    actions = next((s.rows for s in found.values()), 0)
+    print(f"{counted(len(sound), 'episode')}, {counted(actions, 'action')}")
+    return failed
+
+
+def _export(args: Export) -> int:
+    paths, contract = _episodes(args.source), args.embodiment.load()
+    if args.raw and args.jpeg:
+        raise EpisodeError(f"--raw and --jpeg {args.jpeg} exclude each other; give one of them")
+    make_folder(args.target)
+
+    def copy(path: Path) -> None:
+        written = edit.export(
+            path,
+            args.target,
+            start=args.start,
+            stop=args.stop,
+            classic=args.classic,
+            raw=args.raw,
+            jpeg=args.jpeg,
+            mobile_aloha=args.mobile_aloha,
+            contract=contract,
+            jpeg_order=args.embodiment.jpeg_order,
+        )
+        print(written)
+
+    return _each(paths, copy)[1]
+
+
+def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
+    """The files to look at; which of a folder's are left out is said on stderr."""
+    selection = select(source)
+    if journals:
+        selection = selection.with_journals()
+    if not selection.files:
+        there = recovery.hint(source) or selection.text() or "expected episode_<i>.hdf5 files"
+        raise EpisodeError(f"no episodes in '{source}'; {there}")
+    if text := selection.text():
+        print(text, file=sys.stderr)
+    return list(selection.files)
+
+
+def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
+    """What `work` makes of the sound files, and the exit status; the others are reported and skipped."""
+    results, failed = [], 0
+    for path in _progress(paths):
+        try:
+            results.append(work(path))
+        except edit.TargetError:  # the next one would meet the same
+            raise
+        except (AlohaKitError, *DAMAGE) as error:
+            text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {reason(error)}"
+            print(f"error: {text}", file=sys.stderr)
+            failed = 1
+    return results, failed
+
+
+def _progress(paths: list[Path]) -> Any:
+    return tqdm(paths, unit="episode", disable=None, leave=False)  # None: only on a terminal
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _lines(verdict: Verdict) -> list[list[str]]:
+    """Level, check and message of each finding; `ok` first where there is nothing but information."""
+    ok = [["ok", "", ""]] if verdict.level == "ok" else []
+    return ok + [[f.level, f.check, f.message] for f in verdict.findings]
+
+
+def _info_row(info: dict[str, Any]) -> list[str]:
+    cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in info["cameras"].items()) or "none"
+    sensors = "".join(f", {name} ({len(entries)})" for name, entries in info["sensors"].items())
+    order = f" ({info['jpeg_order']}, {info['jpeg_order_source']})" if info["jpeg_order_source"] != "file" else ""
+    order = "" if info["jpeg_order"] is None else order
+    success = {None: "?", True: "yes", False: "no"}[info["success"]]
+    reason = str(info["reason"] or "")
+    return [
+        Path(info["path"]).name,
+        str(info["steps"]),
+        f"{info['seconds']:.1f}",
+        f"{info['images']}{order}: {cameras}{sensors}",
+        f"{info['bytes'] / 1e6:.1f}",
+        success,
+        str(info["task"] or info["layout"]),
+        reason if len(reason) <= 60 else reason[:59] + "…",
+    ]
+
+
+def _successes(found: Sequence[dict[str, Any]]) -> str:
+    judged = [i["success"] for i in found if i["success"] is not None]
+    return f"{sum(judged)} of {len(judged)} judged ones successful" if judged else "none judged"
+
+
+def _table(heads: list[str], rows: Any) -> str:
+    """Aligned columns; numbers to the right. Long lines wrap, the dashes under the heads do not."""
+    lines = [heads, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    numeric = [all(_number(line[i]) for line in lines[1:]) for i in range(len(heads))]
+
+    def form(line: list[str]) -> str:
+        cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
+        return "  ".join(cells).rstrip()
+
+    dashes = "  ".join("-" * width for width in widths)[: shutil.get_terminal_size().columns]
+    return "\n".join([form(heads), dashes, *map(form, lines[1:])])
+
+
+def _number(text: str) -> bool:
+    return not text or text.replace(".", "", 1).lstrip("-").isdigit()

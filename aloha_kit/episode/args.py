@@ -1,0 +1,150 @@
+"""Arguments of the episode tools."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, cast
+
+import tyro
+
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
+from aloha_kit.episode.codec import JpegOrder
+from aloha_kit.episode.embodiment import ContractFlags
+from aloha_kit.episode.findings import Bounds
+
+Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
+AllowExternal = Annotated[bool, tyro.conf.arg(help="Also read files whose data lie outside of them.")]
+Target = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TARGET")]]
+Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
+
+
+@dataclass(frozen=True)
+class Validate(CommandArgs):
+    """Check episodes: shapes, finite values, time, cameras, actions. Exit status 1 if one has an error."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    json: bool = False
+    """Print JSON for programs."""
+    strict: bool = False
+    """Count warnings as errors."""
+    deep: bool = False
+    """Read every byte and compare it with the checksums of the file."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    bounds: Bounds = field(default_factory=Bounds)
+    allow_external: AllowExternal = False
+
+
+@dataclass(frozen=True)
+class Recover(CommandArgs):
+    """Turn the journals of interrupted recordings into episodes. Exit status 1 if one could not be."""
+
+    source: Source
+    """A folder, or one episode_<i>.hdf5.partial."""
+    json: bool = False
+    """Print JSON for programs."""
+
+
+@dataclass(frozen=True)
+class Info(CommandArgs):
+    """Say what each episode is: length, cameras, size, success, task."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    json: bool = False
+    """Print JSON for programs."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    allow_external: AllowExternal = False
+
+
+@dataclass(frozen=True)
+class Stats(CommandArgs):
+    """Mean, standard deviation and range of every dimension over all episodes."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    json: bool = False
+    """Print JSON for programs."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    allow_external: AllowExternal = False
+
+
+@dataclass(frozen=True)
+class Export(CommandArgs):
+    """Copy episodes: a part of them, or for the readers of other repositories. Sources are not touched.
+
+    ACT reads what `--classic --raw` writes, ACT++ and Mobile ALOHA `--classic --mobile_aloha`, Cobot Magic
+    `--classic --raw`.
+    """
+
+    source: Source
+    """A folder of episodes, or one file."""
+    target: Target
+    """The folder to copy into; created if missing, nothing in it is overwritten."""
+    classic: bool = False
+    """As many observations as actions (the last one dropped): for the data loader and the statistics of ACT, ACT++ and
+    Cobot Magic."""
+    raw: bool = False
+    """Decode images into raw pixels: for ACT's and Cobot Magic's readers, which know no JPEG."""
+    jpeg: JpegOrder | None = None
+    """Write all images as JPEG: standard, ordinary ones for any viewer, or mobile_aloha, red and blue exchanged, for
+    Mobile ALOHA's and ACT++'s readers. Images that are so already are kept byte for byte."""
+    mobile_aloha: bool = False
+    """The same as --jpeg mobile_aloha, where the source has encoded images."""
+    start: int = 0
+    """The first action to keep."""
+    stop: int | None = None
+    """The first action to drop again; all are kept by default."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    allow_external: AllowExternal = False
+
+
+@dataclass(frozen=True)
+class Adopt(CommandArgs):
+    """Describe episodes whose files do not say their joints: writes contract.yaml and task.yaml beside them.
+
+    Prints what was measured, asks on a terminal for what the flags leave open, and ends with the next commands.
+    """
+
+    source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
+    """The folder of episodes."""
+    rig: str | None = None
+    """The rig they are of: a name in configs/rigs, or YAML. Gives the names, and the units unless they are given."""
+    names: Names = ()
+    """Names of the state's entries in order; or one an arm (left right), whose joints are then numbered and whose last
+    entry is its gripper."""
+    action_names: Names = ()
+    """Names of the action's entries, a base's included; by default the state's, and a base's velocities."""
+    joints_unit: str | None = None
+    """Unit of the joints: rad, deg, …"""
+    gripper_unit: str | None = None
+    """Unit of the grippers: "0 closed, 1 open", m, rad, …"""
+    rate_hz: float | None = None
+    """Control rate in Hz."""
+    task: str | None = None
+    """Name of the task."""
+    instruction: str | None = None
+    """The task in words."""
+    output: Path | None = None
+    """Where the two files go, if not beside the episodes."""
+    overwrite: bool = False
+    """Replace a contract.yaml and task.yaml that are there."""
+
+    def __post_init__(self) -> None:
+        if self.rig and self.names:
+            raise ValueError(f"--rig {self.rig} and --names both say what the joints are called; give one of them")
+        if self.rate_hz is not None and not 0 < self.rate_hz < float("inf"):
+            raise ValueError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
+
+
+Command = Validate | Recover | Info | Stats | Export | Adopt
+
+
+def parse(argv: Sequence[str] | None = None) -> Command:
+    """Turn flags into values; raises `UsageError`."""
+    flags = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    command = cli.parse(Command, "episode", argv, description="Look after recorded episodes.", config=flags)
+    return cast(Command, command)

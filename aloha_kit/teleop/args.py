@@ -1,0 +1,47 @@
+"""Arguments of teleoperation and parking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, cast
+
+from tyro.conf import arg
+
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeleopArgs(CommandArgs):
+    """Let the leaders move the followers, without recording; Ctrl-C ends it: the followers stay and the leaders lock.
+
+    With --park the followers go to their sleep pose instead.
+    """
+
+    task: Annotated[str, arg(aliases=("--task_name",))]
+    """Task, for its rig and control rate: a name in configs/tasks or a YAML path."""
+    rig: str | None = None
+    """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
+    countdown_s: float = 2.0
+    """Seconds between closing the leaders' grippers and the leaders' release."""
+    park: bool = False
+    """Move the followers slowly to their sleep pose."""
+    park_s: float = 4.0
+    """Seconds of each of the two moves there."""
+    release: bool = False
+    """With --park: let the torque go once they have arrived."""
+
+    def kept(self) -> str:
+        return "the followers hold"
+
+    def __post_init__(self) -> None:
+        if self.release and not self.park:
+            raise ValueError("--release goes with --park: arms that are not parked would fall")
+        if self.countdown_s < 0 or not self.park_s > 0:
+            raise ValueError(f"need --countdown_s ≥ 0 and --park_s > 0, given {self.countdown_s:g} and {self.park_s:g}")
+
+
+def parse(argv: Sequence[str] | None = None) -> TeleopArgs:
+    """Turn flags into values; raises `UsageError`."""
+    return cast(TeleopArgs, cli.parse(TeleopArgs, "teleop", argv))

@@ -1,0 +1,279 @@
+"""A training, composed: data, network, preflight and loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+# Before anything makes a GL context: software EGL and torch's compiler stack otherwise crash one another (two LLVMs).
+import torch
+import torch._dynamo
+
+from aloha_kit.config.fit import renames
+from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.config.training import TrainConfig
+from aloha_kit.core import ConfigError
+from aloha_kit.core.errors import command
+from aloha_kit.data.cache import cached_frames, folder_for
+from aloha_kit.data.descriptor import with_sights
+from aloha_kit.data.frames import DirectFrames, Frames
+from aloha_kit.data.index import EpisodeTable, read_table, split
+from aloha_kit.data.loader import Loader
+from aloha_kit.data.resident import resident_frames
+from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.policies import checkpoint
+from aloha_kit.policies.build import build
+from aloha_kit.train.allocation import keep_freed_memory
+from aloha_kit.train.args import to_snapshot
+from aloha_kit.train.distributed import own_device, processes, World
+from aloha_kit.train.launch import ALONE, Launch
+from aloha_kit.train.loop import Job, Trainer
+from aloha_kit.train.mute import Mute
+from aloha_kit.train.plan import Plan
+from aloha_kit.train.preflight import inspect
+from aloha_kit.train.progress import plot_losses, Progress
+from aloha_kit.train.runs import Columns, describe_data, read_metrics, Run
+
+
+def train(plan: Plan) -> None:
+    """Train as planned.
+
+    Raises:
+        AlohaKitError: data, settings or folder cannot be used; the preflight found the data unfit; the loss diverged.
+    """
+    config = plan.args.training
+    device = choose_device(config.device, plan.launch)
+    with plan.launch.one_voice():
+        if config.eval_every:
+            _require_rollouts()
+        if config.amp == "fp16" and not device.startswith("cuda"):
+            raise ConfigError(f"--amp fp16 is for CUDA GPUs, and this run is on {device}; use --amp bf16, or --amp no")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if device == "cpu":
+        keep_freed_memory()
+    with processes(plan.launch, torch.device(device)) as world:
+        stopped = _train(plan, device, world)
+    if stopped:
+        raise KeyboardInterrupt(stopped)
+
+
+def _train(plan: Plan, device: str, world: World) -> str:
+    """Returns the signal that stopped the training early, in every process; empty where it came to its end."""
+    args, task, folder = plan.args, plan.task, plan.folder
+    config = args.training
+    torch.manual_seed(config.seed)
+    if plan.source.unused:
+        print(plan.source.unused)
+    table = _table(plan)
+    training, validation = split(len(table.names), config.val_fraction, config.seed)
+    sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
+    num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
+    run_, resumed, first = Run(folder), None, 0
+    if args.resume is not None and not run_.empty:
+        network, resumed = run_.resumable(Path(args.resume), args.network, table)
+        first = resumed["position"]["step"]
+        _require_more(resumed["position"], num_steps, config)
+    else:
+        if args.resume is not None:
+            print(f"'{folder}' was stopped before its first checkpoint: training starts from the beginning")
+        network = build(args.network, table.contract, table.statistics())
+    frames = open_frames(table, args.network, config, device)
+    network_config = args.network
+    loader = Loader(
+        table,
+        frames,
+        network_config.chunk_size,
+        n_obs_steps=network_config.n_obs_steps,
+        pin=device.startswith("cuda"),
+    )
+    network.to(device)
+    place = device if world.size == 1 else f"{world.size} x {torch.device(device).type}"
+    _describe(table, training, validation, network, num_steps, sampler, place)
+    if args.preflight_only or (args.preflight and resumed is None):
+        report = world.from_first(lambda: inspect(table, loader, network, seed=config.seed))
+        print(report.text())
+        if args.preflight_only:
+            return ""
+        report.require()
+    if world.first and args.resume is not None:
+        checkpoint.sweep(run_.checkpoints)
+        run_.note(to_snapshot(args))
+    elif world.first:
+        Run.create(folder, to_snapshot(args))
+    network.stats = with_sights(network.stats, table, frames, training)
+    with stop_requests(insistent=world.size == 1) as stop:
+        job = Job(
+            config=config,
+            network=network,
+            loader=loader,
+            sampler=sampler,
+            validation=spread(table, validation, config.batch_size, config.val_batches),
+            run=run_,
+            num_steps=num_steps,
+            data=describe_data(table),
+            task=", ".join(table.tasks),
+            stop=stop,
+            world=world,
+        )
+        columns = Columns.of(network)
+        progress = Progress(run_, first_step=first, num_steps=num_steps, columns=columns) if world.first else Mute()
+        if config.eval_every and task is not None:
+            from aloha_kit.train.evaluation import SimEvaluator
+
+            job.evaluate = SimEvaluator(task, config, folder / "rollouts", progress, stop)
+        trainer = Trainer(job, progress, resumed)
+        end = trainer.fit()
+        # where another process was told to stop, the first one may not have been
+        stopped = world.from_first(lambda: stop() or signal.SIGTERM.name) if trainer.stopped else ""
+    if not world.first:
+        return stopped
+    try:
+        plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png", columns)
+    except ImportError as error:  # a picture is not worth a failed run
+        print(f"no loss.png: {error}; the numbers are in {folder / 'metrics.csv'}")
+    where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
+    print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
+    if stopped:
+        print(f"stopped on request; go on with: {command('train', '--resume', folder)}")
+    return stopped
+
+
+def choose_device(name: str, launch: Launch = ALONE) -> str:
+    """`auto` to what there is, of several GPUs the process's own; anything else is checked.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = own_device(name, launch)
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{name}' cannot be used: {error}") from error
+    return name
+
+
+def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str) -> Frames | None:
+    """Pictures at the network's size, cached or decoded as needed; None for a network without eyes."""
+    if not network.use_images:
+        return None
+    sizes = {name: network.image_size or size for name, size in table.contract.cameras.items()}
+    workers = config.workers or os.cpu_count() or 1
+    if config.cache == "none":
+        return DirectFrames(table, sizes, workers)
+    folder = folder_for(table, config.cache_dir)
+    if config.cache == "device":
+        return resident_frames(table, sizes, folder, device, workers=workers)
+    return cached_frames(table, sizes, folder, workers=workers)
+
+
+@contextmanager
+def stop_requests(*, insistent: bool = True) -> Iterator[Callable[[], str]]:
+    """Inside, the first SIGINT, SIGTERM or SIGHUP (a closed ssh connection) only asks to stop after the present step;
+    a second one interrupts, if `insistent`: a launcher passes on what its processes have got already, and ends those
+    that do not come. Yields a function that gives the signal's name, empty before one came. SIGHUP under nohup stays
+    ignored."""
+    asked: list[str] = []
+
+    def ask(signum: int, frame: FrameType | None) -> None:
+        name = signal.Signals(signum).name
+        if asked:
+            # the shell of a closed terminal passes the terminal's own SIGHUP on
+            if insistent and signum != signal.SIGHUP:
+                raise KeyboardInterrupt(name)
+            return
+        asked.append(name)
+        with suppress(RuntimeError):  # the signal came in the middle of another line
+            print(f"\n{name}: saving after this step", flush=True)
+
+    def stop() -> str:
+        return asked[0] if asked else ""
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _require_rollouts() -> None:
+    """Raise `ConfigError` now if rollouts cannot be had, rather than after hours."""
+    try:
+        for room in ("aloha_kit.sim", "aloha_kit.media"):
+            importlib.import_module(room)
+    except ImportError as error:
+        raise ConfigError(f"rollouts need the extras sim and view ({error}); or train with --eval_every 0") from error
+
+
+def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConfig) -> None:
+    """Raise `ConfigError` if a run has come as far as it is asked to go."""
+    reached, flag = position["step"], "num_epochs" if config.num_epochs else "num_steps"
+    if num_steps <= reached:
+        left = "nothing left to do" if num_steps == reached else f"{num_steps} steps lie behind it"
+        raise ConfigError(f"already at step {reached}: {left}; give a larger --{flag}")
+    if config.time_limit_s is not None and position["seconds"] >= config.time_limit_s:
+        raise ConfigError(
+            f"already trained for {position['seconds']:.0f} s of {config.time_limit_s:g}; give a larger --time_limit_s"
+        )
+
+
+def _table(plan: Plan) -> EpisodeTable:
+    args, task = plan.args, plan.task
+    cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
+    if cameras is not None:  # under either name
+        back = {theirs: name for name, theirs in renames(args.rename).items()}
+        cameras = tuple(back.get(name, name) for name in cameras)
+    table = read_table(
+        plan.source,
+        cameras=cameras if args.network.use_images else (),
+        sensors=args.network.sensors,
+        action_offset=args.training.action_offset,
+        include_failed=args.training.include_failed,
+    )
+    for note in (*table.assumptions, *table.notes):
+        print(f"note: {note}")
+    if task is not None and any(name != task.name for name in table.tasks):
+        print(f"note: the episodes were recorded for {', '.join(table.tasks)}, not for --task {task.name}")
+    if not args.network.use_environment_state:
+        table = dataclasses.replace(
+            table,
+            environment_state=None,
+            contract=dataclasses.replace(table.contract, environment_state_names=()),
+        )
+    return table
+
+
+def _describe(
+    table: EpisodeTable,
+    training: list[int],
+    validation: list[int],
+    network: torch.nn.Module,
+    num_steps: int,
+    sampler: Sampler,
+    device: str,
+) -> None:
+    count = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    skipped = f", {table.failed} failures left out" if table.failed else ""
+    print(
+        f"{len(training)} episodes to train on, {len(validation)} to validate{skipped}; {len(table)} steps; "
+        f"cameras: {', '.join(table.cameras) or '(none)'}\n"
+        f"{count / 1e6:.2f} M parameters on {device}; {num_steps} steps of {sampler.batch_size}, "
+        f"{num_steps * sampler.batch_size / sampler.epoch_size:.1f} epochs of {sampler.epoch_size}"
+    )
