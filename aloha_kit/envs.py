@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, Environment, nearest
+from aloha_kit.core import ConfigError, did_you_mean, Environment
 from aloha_kit.core.errors import shown
 from aloha_kit.core.plugins import resolve
 
@@ -39,7 +39,7 @@ def connect(
     for name in task.cameras:
         if name not in rig.cameras:
             raise ConfigError(
-                f"task '{task.name}' wants camera '{name}' of rig '{rig.name}'. {nearest(name, rig.cameras)}"
+                f"task '{task.name}' wants camera '{name}' of rig '{rig.name}'. {did_you_mean(name, rig.cameras)}"
             )
     if leaders and not rig.leaders:
         raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")

@@ -25,7 +25,7 @@ def act(cameras: Sizes, policy: str = "act") -> ChunkNetwork:
 
 
 def batch_of(cameras: Sizes, size: int, device: str, chunk: int = 100) -> Batch:
-    """`size` samples, pictures uint8 as training gets them."""
+    """`size` samples, images uint8 as training gets them."""
     batch = Batch(
         qpos=torch.randn(size, 14),
         images={name: torch.randint(0, 256, (size, 3, *hw), dtype=torch.uint8) for name, hw in cameras.items()},

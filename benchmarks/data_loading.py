@@ -6,12 +6,12 @@ The same demonstrations everywhere, 480x640, in batches of 8 with chunks of 100 
 `lerobot_dataset.py` makes them, once. Everything that a side reads lies in the page cache before the clock runs.
 
 - cached: rows of our frame cache, gathered in the calling thread; "ahead" as training takes it, from a thread.
-- float: the same, also converted as the reference's loader delivers (pictures float in [0, 1], vectors normalised).
-  The other rows of ours, and LeRobot's, deliver uint8 pictures, which the training step converts on its device.
+- float: the same, also converted as the reference's loader delivers (images float in [0, 1], vectors normalised).
+  The other rows of ours, and LeRobot's, deliver uint8 images, which the training step converts on its device.
 - jpeg: no cache, decoded as needed by two threads.
-- LeRobot: its video data set, as its training sets the loader up (uint8 pictures, shuffled); torchcodec is the decoder
+- LeRobot: its video data set, as its training sets the loader up (uint8 images, shuffled); torchcodec is the decoder
   it prefers, PyAV the one it falls back to.
-- reference: one file opened and one raw picture a camera read for each sample by one worker, float pictures.
+- reference: one file opened and one raw image a camera read for each sample by one worker, float images.
 - copy: as many bytes copied from memory to memory by one thread, other ones every time.
 """
 

@@ -22,7 +22,7 @@ args = parser.parse_args()
 
 
 def batches(backend: str, workers: int) -> Iterator[object]:
-    """As its training script sets the loader up: shuffled, uint8 pictures, four batches ahead of each worker."""
+    """As its training script sets the loader up: shuffled, uint8 images, four batches ahead of each worker."""
     data = LeRobotDataset(
         f"local/{args.folder.name}",
         root=args.folder,

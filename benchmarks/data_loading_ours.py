@@ -29,7 +29,7 @@ ROUNDS = 3
 
 class PerSample(torch.utils.data.Dataset):
     """How ACT's reference loader goes about it: for each sample a file is opened, the actions of the whole episode are
-    read, then one state and one raw picture a camera; vectors are normalised and pictures made float in [0, 1]."""
+    read, then one state and one raw image a camera; vectors are normalised and images made float in [0, 1]."""
 
     def __init__(self, files: list[Path], cameras: tuple[str, ...], table: EpisodeTable) -> None:
         self._files, self._cameras = files, cameras
@@ -56,7 +56,7 @@ class PerSample(torch.utils.data.Dataset):
 
 
 def uncompressed(table: EpisodeTable) -> list[Path]:
-    """The same episodes as the reference keeps them: raw pictures, one chunk each."""
+    """The same episodes as the reference keeps them: raw images, one chunk each."""
     sources = [Path(where) for where in table.where]
     folder = sources[0].parent.with_name(sources[0].parent.name.replace("ours", "raw"))
     folder.mkdir(exist_ok=True)
@@ -100,7 +100,7 @@ def copies(like: Batch, count: int) -> Iterator[object]:
 
 
 class Converted:
-    """Batches as the reference's loader delivers them: pictures float in [0, 1], vectors normalised."""
+    """Batches as the reference's loader delivers them: images float in [0, 1], vectors normalised."""
 
     def __init__(self, loader: Loader, table: EpisodeTable) -> None:
         moments = table.statistics()

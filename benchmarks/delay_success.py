@@ -40,7 +40,7 @@ class Options:
     """Steps from an observation to its chunk; those of a chunk's length or more are left out."""
     seed: int = 100_000
     plot: Path | None = None
-    """Write a picture of the table."""
+    """Write an image of the table."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Cell:
     delay: int
     way: str
     verdicts: dict[int, bool]  # by seed
-    largest: list[float]  # the largest step at a seam, in what the guard lets pass
+    largest: list[float]  # the largest step at a chunk boundary, in what the guard lets pass
     usual: list[float]  # the median step
     slowed: float  # entries of commands that the guard slowed down, a rollout
     held: float  # steps held for want of a chunk, a rollout
@@ -65,7 +65,7 @@ def measure(options: Options) -> list[Cell]:
     from aloha_kit.config import load, RigConfig, TaskConfig
     from aloha_kit.core import ConfigError
     from aloha_kit.eval.args import EvalArgs
-    from aloha_kit.eval.candidate import Candidate
+    from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator
     from aloha_kit.eval.report import Evaluated
     from aloha_kit.policies.find import find_checkpoint
 
@@ -80,7 +80,7 @@ def measure(options: Options) -> list[Cell]:
                 delay_steps=delay, **flags,
             )  # fmt: skip
             try:
-                candidate = Candidate(source, args, task, rig)
+                candidate = CheckpointEvaluator(source, args, task, rig)
             except ConfigError as error:  # no chunk reaches that far
                 print(f"left out: {error}", file=sys.stderr)
                 continue
@@ -121,7 +121,7 @@ def table(cells: Sequence[Cell]) -> str:
     by = {(each.delay, each.way): each for each in cells}
     lines = [
         "| delay, steps | chunks are | success | 95 % | against switching, points | against no delay, points | "
-        "largest step at a seam | in usual steps | slowed by the guard | held |",
+        "largest step at a chunk boundary | in usual steps | slowed by the guard | held |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for each in cells:
@@ -157,7 +157,9 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
         left.errorbar(delays, rates, [below, above], marker="o", capsize=3, label=way)
         right.plot(delays, [statistics.median(each.largest) for each in mine], marker="o", label=way)
     left.set(xlabel="delay, steps", ylabel="success", ylim=(-0.02, 1.05))
-    right.set(xlabel="delay, steps", ylabel="largest step at a seam,\nin what the guard lets pass", ylim=(0, None))
+    right.set(
+        xlabel="delay, steps", ylabel="largest step at a chunk boundary,\nin what the guard lets pass", ylim=(0, None)
+    )
     right.axhline(1.0, color="grey", linewidth=0.8)
     left.legend()
     figure.savefig(path, dpi=120)

@@ -2,7 +2,7 @@
 
     python benchmarks/episode_write.py --seconds 8
 
-Both record the same pictures at the same pace; every picture is a fresh array, as a camera driver leaves
+Both record the same images at the same pace; every image is a fresh array, as a camera driver leaves
 it. "step" is how long the control loop is blocked by keeping one step, "end" how long the operator waits
 afterwards (ours until the file is synced to the disk, the reference until the last write call returns),
 "peak" the resident memory above the start. The reference way is written here from its description: nothing

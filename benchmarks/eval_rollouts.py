@@ -2,10 +2,10 @@
 
     python benchmarks/eval_rollouts.py
 
-The peer's way is one environment, step after step, each rendering three 480x640 pictures, and a query of the
+The peer's way is one environment, step after step, each rendering three 480x640 images, and a query of the
 network when a chunk is played out (or at every step, with temporal ensembling). Both sides run the same networks,
 untrained, in chunks as the presets have them, over 400 steps: `act` (but for its BatchNorm, which needs
-downloaded weights) fed the 480x640 picture, and `act_cpu` fed 96x128, to which the peer scales its picture.
+downloaded weights) fed the 480x640 image, and `act_cpu` fed 96x128, to which the peer scales its image.
 
 The peer's rollouts are extrapolated from a few dozen steps and a few queries (medians; half of them before ours ran
 and half after). Ours are whole rollouts of the command itself, start-up left out of the rate and in the CPU time;
@@ -204,7 +204,7 @@ def main() -> None:
         f"Rollouts of {EPISODE} steps, {platform.machine()} with {os.cpu_count()} cores, "
         f"load average {load:.1f} at the start (1 is the peer itself)\n"
     )
-    print("| network, picture, execution | gym-aloha, peer's way: an hour | aloha_kit.eval: an hour | times as many |"
+    print("| network, image, execution | gym-aloha, peer's way: an hour | aloha_kit.eval: an hour | times as many |"
           " CPU s a rollout |")  # fmt: skip
     print("|---|---|---|---|---|")
     for case, ((wall, cpu), values) in zip(CASES, ours, strict=True):

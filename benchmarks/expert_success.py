@@ -3,7 +3,7 @@
     python benchmarks/expert_success.py --num_seeds 200
     python benchmarks/expert_success.py --num_seeds 200 --noise 1.0
 
-Also prints the time to plan an episode and to step the physics, without pictures.
+Also prints the time to plan an episode and to step the physics, without images.
 """
 
 from __future__ import annotations

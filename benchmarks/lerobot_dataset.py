@@ -4,7 +4,7 @@
     python benchmarks/lerobot_dataset.py --episodes 2 --cameras top angle left_wrist right_wrist
 
 Episodes are recorded by `aloha_kit.record` in simulation (JPEG, quality 95). The data set is written by LeRobot in its
-own environment from the decoded pictures, with its default encoder (AV1, crf 30, every second picture a key frame), the
+own environment from the decoded images, with its default encoder (AV1, crf 30, every second image a key frame), the
 same joints and the same actions. Prints both folders. A folder that is there is used as it is; delete it to begin anew.
 """
 
@@ -39,7 +39,7 @@ def recorded(cameras: Sequence[str], episodes: int, size: tuple[int, int] = (480
 
 
 def converted(episodes: Path) -> Path:
-    """The folder of LeRobot's data set with the pictures, joints and actions of a folder of episodes."""
+    """The folder of LeRobot's data set with the images, joints and actions of a folder of episodes."""
     folder = episodes.with_name(episodes.name.replace("ours", "lerobot"))
     if not (folder / "complete").is_file():
         with tempfile.TemporaryDirectory() as exchange:

@@ -36,9 +36,9 @@ data = LeRobotDataset.create(
         },
     },
     root=args.folder,
-    # the same encoder and settings as the default way, without a PNG for every picture
+    # the same encoder and settings as the default way, without a PNG for every image
     streaming_encoding=True,
-    encoder_queue_maxsize=0,  # unbounded: a full queue drops pictures, and ours come as fast as they decode
+    encoder_queue_maxsize=0,  # unbounded: a full queue drops images, and ours come as fast as they decode
 )
 began = time.monotonic()
 for episode in episodes:

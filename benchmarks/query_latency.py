@@ -4,7 +4,7 @@
     python benchmarks/query_latency.py --cameras 4
     python benchmarks/query_latency.py --cameras 4 --device cuda
 
-Both sides: ResNet-18 on 480x640 pictures, 512 wide, 3200 feed-forward, 4 encoder layers, 1 decoder layer that is used,
+Both sides: ResNet-18 on 480x640 images, 512 wide, 3200 feed-forward, 4 encoder layers, 1 decoder layer that is used,
 a chunk of 100, random weights, one observation. Ours goes from an observation in numpy to a chunk in numpy, as
 deployment asks, with each engine and precision that deployment and evaluation take. LeRobot is shown twice: its network
 alone on tensors that lie ready, which the ratios are of, and from the same observation through its own preparation,

@@ -2,15 +2,15 @@
 
     . ./setup.sh; python benchmarks/ros_transport.py --seconds 20
 
-Processes as on a rig: a roscore, one node a camera (50 Hz, free running, pictures made beforehand), one for the
+Processes as on a rig: a roscore, one node a camera (50 Hz, free running, images made beforehand), one for the
 arms' joint states (four at 100 Hz), and the recorder: `RosEnv`, a leader-arms policy and `EpisodeWriter` in the real
-loop at 50 Hz, writing to disk. Nothing is sent to the arms (`teleop: hardware`). Three ways for a picture to travel:
+loop at 50 Hz, writing to disk. Nothing is sent to the arms (`teleop: hardware`). Three ways for an image to travel:
 
     raw          sensor_msgs/Image; the recorder encodes JPEG
     compressed   JPEG as a camera's own encoder gives it; the recorder keeps the bytes
     encoded      compressed, by the camera's node from pixels: a camera without an encoder of its own
 
-"late" is how long after its deadline an observation was there, including the wake-up; "skew" how far a picture's
+"late" is how long after its deadline an observation was there, including the wake-up; "skew" how far an image's
 stamp is from the observation's reference time. Two free-running 50 Hz clocks repeat or skip a frame now and then.
 """
 
@@ -98,17 +98,17 @@ class Probe:
         self.taken_ns: dict[str, list[int]] = {f"images/{name}": [] for name in NAMES}
         match, add = env.streams.sync.match, env.streams.sync.add
 
-        def counted(name: str, stamp_ns: int, value: Any, seq: int | None = None) -> None:
+        def plural(name: str, stamp_ns: int, value: Any, seq: int | None = None) -> None:
             if name in self.taken_ns:
                 self.taken_ns[name].append(stamp_ns)
             add(name, stamp_ns, value, seq)
 
-        def noted(patience_s: float = 0.0) -> Any:
-            matched = match(patience_s)
+        def noted(timeout_s: float = 0.0) -> Any:
+            matched = match(timeout_s)
             self.skew_ms.append(max(abs(matched.skew_ns(s)) for s in matched.samples if s.startswith("images/")) / 1e6)
             return matched
 
-        env.streams.sync.match, env.streams.sync.add = noted, counted  # type: ignore[method-assign]
+        env.streams.sync.match, env.streams.sync.add = noted, plural  # type: ignore[method-assign]
 
     def on_reset(self, timestep: Any) -> None:
         self._before = self._process.memory_info().rss
@@ -174,7 +174,7 @@ def recorder(way: str, options: argparse.Namespace, folder: str, news: Any) -> N
                     *np.percentile(probe.skew_ms, (50, 99, 100))
                 ),
                 "longest gap between a camera's stamps, ms": f"{max(gap.max() for gap in gaps):.1f}",
-                "pictures lost on the way": f"{probe.lost}",
+                "images lost on the way": f"{probe.lost}",
                 "frames repeated": f"{repeated:.1%}",
                 "steps that waited for the writer": f"{writer.stalls}",
                 "recorder's memory, peak over start, MB": f"{probe.megabytes:.0f}",

@@ -4,7 +4,7 @@
 
 gym-aloha 0.1.3 steps its transfer-cube environment (`obs_type="pixels_agent_pos"`) in a process of its
 own. It renders three 480x640 cameras a step and returns one, so two ratios are given: for the one
-returned picture (our one camera against its step) and camera for camera (our three against its step).
+returned image (our one camera against its step) and camera for camera (our three against its step).
 Both take turns in short blocks, so other work on the machine weighs on both; medians are shown, wall
 clock and CPU time of all threads.
 
@@ -161,7 +161,7 @@ def table(cost: dict[str, Sample], describe: dict[str, object], peer_mujoco: str
             ratio = f"{wall / own_wall:.1f} times as much ({cpu / own_cpu:.1f} in CPU time)"
             lines.append(f"| {name} | {own_wall:.2f} | {own_cpu:.2f} | {ratio if 'x' in name else '–'} |")
     for words, name in (
-        ("the one returned picture", "480x640 top, fast"),
+        ("the one returned image", "480x640 top, fast"),
         ("camera for camera", "three 480x640, fast"),
     ):
         lines.append(f"\nFor {words}: {wall / cost[name][0]:.1f} times faster ({cpu / cost[name][1]:.1f} in CPU time).")

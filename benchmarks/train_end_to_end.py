@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     args = parser.parse_args()
     warm_up, steps = STEPS[args.device]
-    print("| picture | side | steps a second | samples a second | times LeRobot's |")
+    print("| image | side | steps a second | samples a second | times LeRobot's |")
     print("|---|---|---|---|---|")
     for size in args.sizes:
         height, width = map(int, size.split("x"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from stopwatch import Laps
 
-from aloha_kit.policies.backbone import Vision
+from aloha_kit.policies.backbone import ImageEncoder
 from aloha_kit.train import __main__ as train
 from aloha_kit.train.step import Step
 
@@ -26,7 +26,7 @@ args = parser.parse_args()
 
 laps = Laps(args.device, args.warm_up, args.steps)
 Step.__call__ = laps.after(Step.__call__)  # type: ignore[method-assign]
-Vision.load_pretrained = lambda *_: None  # type: ignore[method-assign]  # nothing to download; the arithmetic is the same
+ImageEncoder.load_pretrained = lambda *_: None  # type: ignore[method-assign]  # nothing to download; the arithmetic is the same
 with tempfile.TemporaryDirectory() as folder:
     values: dict[str, object] = {
         "policy": "act",

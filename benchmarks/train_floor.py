@@ -35,7 +35,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.primitives import linear
 from aloha_kit.train.allocation import keep_freed_memory
-from aloha_kit.train.distributed import World
+from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.step import Step
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -100,7 +100,7 @@ def _best(work: Callable[[], object], device: str, repeats: int = 8) -> float:
     return min(seconds)
 
 
-def counted(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> Needs:
+def plural(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> Needs:
     """Run a forward and a backward pass, and count."""
     own = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no place is given out twice
@@ -128,7 +128,7 @@ def counted(network: ChunkNetwork, batch: Batch, device: str, precision: str) ->
 
 def stepping(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> float:
     """Seconds of a training step."""
-    once = Step(network, TrainConfig(augment=False, amp="bf16" if precision == "bf16" else "no"), World())
+    once = Step(network, TrainConfig(augment=False, amp="bf16" if precision == "bf16" else "no"), Distributed())
     steps = 20 if device == "cuda" else 3
     return median(timed(lambda: once(batch, 0, 1.0), steps, device, warm_up=2)["seconds"])
 
@@ -155,7 +155,7 @@ def main() -> None:
     for name, rate in rates.items():
         arithmetic = " | ".join(f"{n / 1e9:,.0f} GFLOP/s" for n in (rate.products, rate.stock, rate.convolutions))
         print(f"| {name} | {arithmetic} | {rate.bandwidth / 1e9:.1f} GB/s |")
-    print("\n| picture | precision | convolutions, GFLOP | products, GFLOP | kept, MB | floor, ms | step, ms | of it |")
+    print("\n| image | precision | convolutions, GFLOP | products, GFLOP | kept, MB | floor, ms | step, ms | of it |")
     print("|---|---|---|---|---|---|---|---|")
     for size in args.sizes:
         height, width = map(int, size.split("x"))
@@ -163,7 +163,7 @@ def main() -> None:
         network = act(cameras).to(args.device).train()
         batch = batch_of(cameras, args.batch, args.device)
         for name, rate in rates.items():
-            needs = counted(network, batch, args.device, name)
+            needs = plural(network, batch, args.device, name)
             took = stepping(network, batch, args.device, name)
             floor = needs.floor(rate)
             counts = f"{needs.convolutions / 1e9:,.0f} | {needs.products / 1e9:,.0f} | {needs.kept / 1e6:,.0f}"

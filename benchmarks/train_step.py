@@ -5,7 +5,7 @@
 
 Both sides: ResNet-18, 512 wide, 3200 feed-forward, 4 encoder layers, 1 decoder layer that is used, chunks of 100;
 forward, backward, clipping, AdamW. Data are random and ready in the device's memory, so only the step counts; ours
-takes uint8 pictures and normalises them, LeRobot's are floats that its pipeline has normalised. Sides take turns, each
+takes uint8 images and normalises them, LeRobot's are floats that its pipeline has normalised. Sides take turns, each
 in a process of its own, and the median step of all turns is shown: in time, and in CPU time, which other work on the
 machine disturbs less (with --threads 1: threads that wait for each other spin). LeRobot runs as its training script
 does, in fp32 and on a GPU also with its own AMP; the published ACT is rebuilt (`train_step_reference.py`), with seven
@@ -26,7 +26,7 @@ import peers
 from peers import Side
 
 HERE = Path(__file__).parent
-STEPS = {"120x160": 6, "240x320": 4}  # a turn; of larger pictures fewer
+STEPS = {"120x160": 6, "240x320": 4}  # a turn; of larger images fewer
 FEWEST = 2
 
 
@@ -59,7 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     listed = sides(args.device == "cuda", args.compile)
     about: dict[str, dict[str, Any]] = {}
-    print("| picture | side | ms a step | CPU ms | times LeRobot's steps | times the published ACT's | MB at most |")
+    print("| image | side | ms a step | CPU ms | times LeRobot's steps | times the published ACT's | MB at most |")
     print("|---|---|---|---|---|---|---|")
     for size in args.sizes:
         steps = 30 if args.device == "cuda" else STEPS.get(size, FEWEST)

@@ -11,7 +11,7 @@ from stopwatch import timed
 
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.train.allocation import keep_freed_memory
-from aloha_kit.train.distributed import World
+from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.step import Step
 
 parser = argparse.ArgumentParser()
@@ -33,7 +33,7 @@ cameras = {f"cam_{i}": (args.height, args.width) for i in range(args.cameras)}
 network = act(cameras, args.policy).to(args.device).train()
 batch = batch_of(cameras, args.batch, args.device)
 config = TrainConfig(lr=1e-5, batch_size=args.batch, augment=False, amp=args.amp, compile=args.compile)
-once = Step(network, config, World())
+once = Step(network, config, Distributed())
 number = iter(range(10**9))
 
 result = timed(

@@ -3,7 +3,7 @@
     python benchmarks/tuning.py --output tuning            # records, trains and evaluates; hours on two cores
     python benchmarks/tuning.py --output tuning --plot     # the table, and the curves as train/tuning.svg
 
-The base is `act_cpu` on pictures of 72x96, 50 scripted demonstrations of handing over the cube, 1500 steps of 16
+The base is `act_cpu` on images of 72x96, 50 scripted demonstrations of handing over the cube, 1500 steps of 16
 in bf16. Each other row differs from it in one value. A row is trained once (the base three times, to show what a seed
 alone does) and judged by 200 rollouts of the same starts, in whole chunks. The table is written row by row, and rows
 that are there are not done again, so it can be stopped and started at will.
@@ -217,7 +217,7 @@ def plot(table: Sequence[dict[str, str]], file: Path) -> None:
 
 
 def _order(value: str) -> tuple[float, str]:
-    """Numbers by size, pictures by height, words by the alphabet."""
+    """Numbers by size, images by height, words by the alphabet."""
     first = value.split(" ")[0]
     try:
         return float(first), value

@@ -1,4 +1,4 @@
-"""Small episodes with known contents, written by the real writer: joints on sine waves, pictures that show them."""
+"""Small episodes with known contents, written by the real writer: joints on sine waves, images that show them."""
 
 from __future__ import annotations
 

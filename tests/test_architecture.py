@@ -88,14 +88,17 @@ STAGES = (
     ("aloha_kit.record.app, aloha_kit.record.worker", {"torch", "rospy"}),
     ("aloha_kit.replay.args, aloha_kit.replay.app", {"torch", "rospy"}),
     ("aloha_kit.deploy.args, aloha_kit.deploy.app", {"torch", "rospy"}),  # a remote policy's side
-    ("aloha_kit.control.asynchronous, aloha_kit.control.delayed", {"torch", "rospy", "mujoco", "h5py", "cv2"}),
+    (
+        "aloha_kit.control.async_inference, aloha_kit.control.simulated_latency",
+        {"torch", "rospy", "mujoco", "h5py", "cv2"},
+    ),
     ("aloha_kit.remote", {"torch", "rospy", "mujoco", "h5py"}),
     (
         "aloha_kit.data.index, aloha_kit.data.stats, aloha_kit.data.chunks, aloha_kit.data.sampler, "
-        "aloha_kit.data.descriptor, aloha_kit.formats.hdf5",
+        "aloha_kit.data.camera_statistics, aloha_kit.formats.hdf5",
         {"torch", "rospy", "mujoco", "dm_control"},
     ),
-    ("aloha_kit.diagnose.args, aloha_kit.diagnose.picture", {"torch", "rospy", "mujoco", "dm_control"}),
+    ("aloha_kit.diagnose.args, aloha_kit.diagnose.image", {"torch", "rospy", "mujoco", "dm_control"}),
     ("aloha_kit.diagnose.app", {"torch", "rospy", "mujoco", "dm_control", "matplotlib", "av"}),
     ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
     ("aloha_kit.eval.args, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),

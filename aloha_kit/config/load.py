@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import dacite
 
 from aloha_kit.config.yaml_file import parse
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.errors import shown
 
 T = TypeVar("T")
@@ -54,8 +54,8 @@ def find(kind: str, name: str | Path) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        raise ConfigError(f"no file '{name}'. {nearest(path.stem, names(kind))}")
-    raise ConfigError(f"no configuration '{name}' in {kind}. {nearest(str(name), names(kind))}")
+        raise ConfigError(f"no file '{name}'. {did_you_mean(path.stem, names(kind))}")
+    raise ConfigError(f"no configuration '{name}' in {kind}. {did_you_mean(str(name), names(kind))}")
 
 
 def load(cls: type[T], kind: str, name: str | Path, **overrides: Any) -> T:
@@ -95,7 +95,7 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
         return dacite.from_dict(cls, values, dacite.Config(cast=[tuple], type_hooks={float: _number}, check_types=True))
     except dacite.WrongTypeError as error:
         choices = typing.get_args(error.field_type) if typing.get_origin(error.field_type) is typing.Literal else ()
-        hint = nearest(str(error.value), map(str, choices)) if choices else f"({error})"
+        hint = did_you_mean(str(error.value), map(str, choices)) if choices else f"({error})"
         raise ConfigError(f"{where}: {error.field_path} cannot be {shown(error.value)}. {hint}") from error
     except dacite.DaciteError as error:
         raise ConfigError(f"{where}: {error}") from error
@@ -134,7 +134,7 @@ def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
     known = {f.name for f in dataclasses.fields(cls)}
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {shown(key)}. {nearest(str(key), known)}")
+            raise ConfigError(f"{where}: unknown key {shown(key)}. {did_you_mean(str(key), known)}")
         _check_list(hints[key], value, f"{where}: {key}")
         inner = _dataclass_in(hints[key])
         if inner is None or not isinstance(value, Mapping):

@@ -52,11 +52,11 @@ class PolicyConfig:
     n_obs_steps: int = 1
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width that every picture is resized to inside the network; None: as recorded."""
+    """Height and width that every image is resized to inside the network; None: as recorded."""
     backbone: Literal["resnet18", "resnet34"] = "resnet18"
-    """Which ResNet reads the pictures."""
+    """Which ResNet reads the images."""
     backbone_layers: int = 4
-    """Stages of the ResNet that are kept, 1 to 4. Fewer keep finer maps of small pictures, and cost less."""
+    """Stages of the ResNet that are kept, 1 to 4. Fewer keep finer maps of small images, and cost less."""
     backbone_width: int = 64
     """Channels of the first stage; the standard 64 is needed for pretrained weights."""
     backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
@@ -72,7 +72,7 @@ class PolicyConfig:
         return name_of("policies", type(self), FAMILIES)
 
     @property
-    def has_idle_parameters(self) -> bool:
+    def find_unused_parameters(self) -> bool:
         """Whether the network carries parameters that are in no loss."""
         return False
 
@@ -150,7 +150,7 @@ class ActConfig(PolicyConfig):
     """Start the VAE encoder's layers with weights of their own; the reference's are copies of one another."""
 
     @property
-    def has_idle_parameters(self) -> bool:
+    def find_unused_parameters(self) -> bool:
         return self.is_pad_head or (self.decoder_output == "first" and self.dec_layers > 1)
 
     def __post_init__(self) -> None:
@@ -175,7 +175,7 @@ class ActConfig(PolicyConfig):
 
 @dataclass(frozen=True)
 class CnnMlpConfig(PolicyConfig):
-    """The plain baseline: pictures through a ResNet, features and state through a perceptron."""
+    """The plain baseline: images through a ResNet, features and state through a perceptron."""
 
     network: ClassVar[str] = "aloha_kit.policies.cnnmlp:CnnMlpNetwork"
 

@@ -39,13 +39,13 @@ class CameraConfig:
     width: int = 640
     topic: str = ""  # sensor_msgs/CompressedImage where it ends in "/compressed", else sensor_msgs/Image
     depth_topic: str = ""  # sensor_msgs/Image of 16UC1 (mm); none by default
-    depth_size: tuple[int, int] | None = None  # height and width of its depth; the picture's when not given
+    depth_size: tuple[int, int] | None = None  # height and width of its depth; the image's when not given
     rate_hz: float = 30.0  # what the driver is set to
     view: ViewConfig | None = None  # simulated cameras: the workcell's own camera of this name when not given
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
-            raise ValueError(f"a picture needs pixels, given height {self.height}, width {self.width}")
+            raise ValueError(f"an image needs pixels, given height {self.height}, width {self.width}")
         if self.depth_size is not None and min(self.depth_size) < 1:
             raise ValueError(f"a camera's depth_size needs pixels, given {self.depth_size}")
         if not self.rate_hz > 0:

@@ -29,7 +29,7 @@ class ChunkSource(Protocol):
 
 
 @dataclass(frozen=True)
-class Playing:
+class ChunkProvenance:
     """Which chunks the action of a step came from. Steps count from the episode's first, 0.
 
     Attributes:
@@ -52,7 +52,7 @@ class Executor(Policy, Protocol):
     """A policy that plays chunks."""
 
     @property
-    def playing(self) -> Playing | None:
+    def playing(self) -> ChunkProvenance | None:
         """Where the last action came from; None before the first, and while holding still."""
         ...
 
@@ -78,7 +78,7 @@ class ChunkExecutor:
         self._start_episode()
 
     def _start_episode(self) -> None:
-        self.playing: Playing | None = None
+        self.playing: ChunkProvenance | None = None
         self._chunk, self._next, self._step = np.zeros((0, 0), np.float32), 0, 0
 
     def reset(self) -> None:
@@ -93,7 +93,7 @@ class ChunkExecutor:
             self._chunk, self._next = chunk[: self._horizon], 0
         action: Action = self._chunk[self._next].copy()
         begun = self._step - self._next
-        self.playing = Playing(self._step, begun, begun, 1, self._next, self._next == 0)
+        self.playing = ChunkProvenance(self._step, begun, begun, 1, self._next, self._next == 0)
         self._next, self._step = self._next + 1, self._step + 1
         return action
 
@@ -123,7 +123,7 @@ class TemporalEnsemble:
         self._start_episode()
 
     def _start_episode(self) -> None:
-        self.playing: Playing | None = None
+        self.playing: ChunkProvenance | None = None
         self._ring: npt.NDArray[np.float32] | None = None  # (chunks that can overlap, K, A)
         self._step = 0
 
@@ -142,7 +142,7 @@ class TemporalEnsemble:
         queries = np.arange(oldest, query + 1)
         predictions = self._ring[queries % slots, self._step - queries * self._every]
         begun, row = query * self._every, self._step % self._every
-        self.playing = Playing(self._step, begun, oldest * self._every, len(queries), row, row == 0)
+        self.playing = ChunkProvenance(self._step, begun, oldest * self._every, len(queries), row, row == 0)
         self._step += 1
         return ensemble(predictions, self._coefficient)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from aloha_kit.control.execution import Executor, Playing
+from aloha_kit.control.execution import ChunkProvenance, Executor
 from aloha_kit.core import Action, Observation
 
 
@@ -27,7 +27,7 @@ class ObservationHistory:
         self._earlier: deque[Observation] = deque(maxlen=n_obs_steps - 1)
 
     @property
-    def playing(self) -> Playing | None:
+    def playing(self) -> ChunkProvenance | None:
         """As of the policy inside."""
         return self._policy.playing
 

@@ -37,7 +37,7 @@ class StreamError(AlohaKitError):
 
 
 class ReadingError(StreamError):
-    """One sample is none: the bus lost a reading, a picture arrived torn. The next one may be good again."""
+    """One sample is none: the bus lost a reading, an image arrived torn. The next one may be good again."""
 
 
 class SafetyError(AlohaKitError):
@@ -75,15 +75,15 @@ def command(*words: object) -> str:
     return f"python -m aloha_kit.{shlex.join(str(word) for word in words)}"
 
 
-def counted(number: int, thing: str) -> str:
+def plural(number: int, thing: str) -> str:
     """`1 episode`, `2 episodes`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def nearest(given: str, known: Iterable[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str]) -> str:
     """A sentence that names the closest known word and lists the rest.
 
-    >>> nearest("chunk_sise", ["chunk_size", "lr"])
+    >>> did_you_mean("chunk_sise", ["chunk_size", "lr"])
     "Did you mean 'chunk_size'? Known: chunk_size, lr."
     """
     names, given = sorted(known), given[:100]

@@ -14,7 +14,7 @@ class Finding:
     """One thing looked at: how it is, how it should be, and what to do where the two differ."""
 
     level: Level
-    check: str  # "rate", "stamps", "picture", …
+    check: str  # "rate", "stamps", "image", …
     subject: str  # the stream, joint, arm, bus or folder
     found: str
     expected: str = ""

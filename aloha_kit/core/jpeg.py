@@ -12,7 +12,7 @@ import numpy.typing as npt
 _START, _END = b"\xff\xd8\xff", b"\xff\xd9"
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # markers that carry the size; the three are tables
 _COMMENT = 0xFE
-_SCAN = 0xDA  # from here on it is picture data
+_SCAN = 0xDA  # from here on it is image data
 
 
 @dataclass(frozen=True)

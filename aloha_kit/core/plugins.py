@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from aloha_kit.core.errors import ConfigError, nearest, reason, shown
+from aloha_kit.core.errors import ConfigError, did_you_mean, reason, shown
 
 
 def resolve(
@@ -38,7 +38,7 @@ def resolve(
     target = name if ":" in name else {**_installed(table), **built_in}.get(name)
     if target is None:
         raise ConfigError(
-            f"no '{name[:100]}' among the {table}. {nearest(name, known(table, built_in))} "
+            f"no '{name[:100]}' among the {table}. {did_you_mean(name, known(table, built_in))} "
             "One of your own is given as my_package.module:Name"
         )
     found = _load(target, f"'{name}' of the {table}" if target == name else f"'{name}' of the {table} ({target})")
@@ -92,5 +92,5 @@ def _load(target: str, where: str) -> Any:
     except AttributeError as error:
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise ConfigError(
-            f"{where}: module {module_name} has no '{attribute}'. {nearest(attribute, public)}"
+            f"{where}: module {module_name} has no '{attribute}'. {did_you_mean(attribute, public)}"
         ) from error

@@ -23,15 +23,15 @@ class Observation(TypedDict, total=False):
     """One synchronised view of the rig. Vectors are ordered like `Action`; images are RGB.
 
     An environment gives every key its rig has; `qpos`, `images` and `stamps` are always there.
-    `images` may decode a picture when it is asked for, so take only those you need. Cameras that sent
-    a JPEG have it in `images_jpeg` too: who stores pictures takes it from there, unchanged.
+    `images` may decode an image when it is asked for, so take only those you need. Cameras that sent
+    a JPEG have it in `images_jpeg` too: who stores images takes it from there, unchanged.
     """
 
     qpos: npt.NDArray[np.float32]  # (14,) rad, gripper normalised
     qvel: npt.NDArray[np.float32]  # (14,) rad/s, gripper normalised /s; if all drivers give it, as the next
     effort: npt.NDArray[np.float32]  # (14,) as the driver reports it: mA on Dynamixel, N m in simulation
     images: Mapping[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
-    images_jpeg: Mapping[str, bytes]  # {camera: an ordinary JPEG of the same picture}, of some cameras or none
+    images_jpeg: Mapping[str, bytes]  # {camera: an ordinary JPEG of the same image}, of some cameras or none
     images_depth: dict[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm
     base_vel: npt.NDArray[np.float32]  # (2,) m/s, rad/s
     environment_state: npt.NDArray[np.float32]  # (E,) true object poses, simulation only

@@ -1,4 +1,4 @@
 """Episodes to training batches: index, statistics, order, frames and augmentation.
 
-Pictures and batches need torch; `index`, `stats`, `chunks`, `sampler` and `descriptor` do not.
+Images and batches need torch; `index`, `stats`, `chunks`, `sampler` and `descriptor` do not.
 """

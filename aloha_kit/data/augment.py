@@ -1,4 +1,4 @@
-"""Image augmentation of a whole batch on its device, with a draw of its own for every picture.
+"""Image augmentation of a whole batch on its device, with a draw of its own for every image.
 
 What the field does (ACT++): a random crop of 95 % resized back, rotation by up to 5°, brightness 0.3, contrast 0.4,
 saturation 0.5. torchvision's v2 transforms draw once a call, hence once a batch, and looping them over the samples
@@ -23,7 +23,7 @@ from aloha_kit.data.batch import Batch
 class Augment:
     """Amounts; 0 (for `crop`: 1) leaves that aspect alone."""
 
-    crop: float = 0.95  # side of the crop relative to the picture
+    crop: float = 0.95  # side of the crop relative to the image
     rotate_deg: float = 5.0
     brightness: float = 0.3
     contrast: float = 0.4

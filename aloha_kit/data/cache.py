@@ -1,4 +1,4 @@
-"""The frame cache: every picture decoded and resized once, then mapped into memory for the rest of time.
+"""The frame cache: every image decoded and resized once, then mapped into memory for the rest of time.
 
 One file of bytes a camera and size, (rows, 3, H, W), beside an index that says which rows belong to which episode (by
 `EpisodeTable.cache_key`). Episodes are only ever appended, and an episode counts from the moment its rows are on the

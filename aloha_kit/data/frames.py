@@ -30,7 +30,7 @@ OVERSAMPLING = 2  # a JPEG is decoded at least so many times as high and wide as
 
 
 class Frames(Protocol):
-    """Where pictures come from."""
+    """Where images come from."""
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
         """{camera: (B, 3, H, W) uint8} of B rows of the table; what comes from the host's memory is page-locked there
@@ -40,7 +40,7 @@ class Frames(Protocol):
 
 def resized(picture: Picture, size: tuple[int, int]) -> Tensor:
     """(H, W, 3) uint8 to (3, height, width): the network's own filter (bilinear, antialiased), so that training on the
-    cache and deploying on whole pictures see the same but for rounding.
+    cache and deploying on whole images see the same but for rounding.
 
     Raises:
         ValueError: another shape or type; OpenCV would leave planes unwritten, and torch would repeat one.
@@ -60,7 +60,7 @@ def frame(episode: RecordedEpisode, camera: str, i: int, size: tuple[int, int]) 
 
     A much larger JPEG is decoded at a fraction of its size, which takes about half the time, and the last factor of 2
     or more is left to the network's own filter. Against whole decoding that is 0.3 grey levels off in simulated
-    pictures, 1.2 in ones full of fine detail (means); decoding straight to the wanted size would be 0.6 and 8 off.
+    images, 1.2 in ones full of fine detail (means); decoding straight to the wanted size would be 0.6 and 8 off.
     """
     height, width = size
     return resized(episode.image(camera, i, at_least=(OVERSAMPLING * height, OVERSAMPLING * width)), size)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.config.fit import BASE_NAMES
-from aloha_kit.core import ConfigError, Contract, ContractError, counted, EpisodeError, nearest
+from aloha_kit.config.match_checkpoint import BASE_NAMES
+from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, SENSORS, Statistics
 from aloha_kit.episode.hdf5 import damage_told
@@ -206,7 +206,7 @@ def _read(
     present = list(episode.cameras)
     for camera in cameras or ():
         if camera not in present:
-            raise ConfigError(f"{where} has no camera '{camera}'. {nearest(camera, present)}")
+            raise ConfigError(f"{where} has no camera '{camera}'. {did_you_mean(camera, present)}")
     chosen = list(cameras) if cameras is not None else present
     streams = {
         "action": episode.action,
@@ -219,7 +219,9 @@ def _read(
     for name in sensors:
         streams[name] = measured.get(name)
         if streams[name] is None:
-            raise ConfigError(f"{where} has no '{name}'. {nearest(name, [s.name for s in episode.contract.sensors])}")
+            raise ConfigError(
+                f"{where} has no '{name}'. {did_you_mean(name, [s.name for s in episode.contract.sensors])}"
+            )
     vectors = {name: _steps_of(where, name, rows, steps) for name, rows in streams.items() if rows is not None}
     for camera in chosen:
         _require_rows(where, f"camera '{camera}'", episode.rows(camera), steps)
@@ -230,7 +232,9 @@ def _read(
     for camera in chosen:
         if camera not in contract.cameras:
             episode.image_size(camera)  # raises why a contract that was derived lacks it
-            raise ConfigError(f"{where}: its contract lacks camera '{camera}'. {nearest(camera, contract.cameras)}")
+            raise ConfigError(
+                f"{where}: its contract lacks camera '{camera}'. {did_you_mean(camera, contract.cameras)}"
+            )
     names = contract.action_names
     if len(names) + len(BASE_NAMES) == action.shape[1]:
         names = (*names, *BASE_NAMES)
@@ -260,7 +264,7 @@ def _read(
 
 def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:
     counts = Counter(note for part in parts for note in part.notes)
-    return tuple(f"{note} (in {count} of {counted(len(parts), 'episode')})" for note, count in counts.items())
+    return tuple(f"{note} (in {count} of {plural(len(parts), 'episode')})" for note, count in counts.items())
 
 
 def _steps_of(where: str, name: str, rows: Floats, steps: int) -> Floats:

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ContractError, nearest
+from aloha_kit.core import ContractError, did_you_mean
 
 Array = npt.NDArray[np.float32]
 
 KEYS = ("qpos", "action", "environment_state", "qvel", "effort", "base_vel", "start", "end")
 START, END = "start", "end"  # qpos where episodes begin and end
-PICTURES = "images/"  # before a camera's name: its pictures, as `descriptor.describe` sees them
+PICTURES = "images/"  # before a camera's name: its images, as `descriptor.describe` sees them
 SENSORS = "sensors/"  # before a sensor's name
 _FIELDS = ("mean", "std", "min", "max")
 
@@ -103,7 +103,7 @@ class Statistics:
     """Moments by key: `qpos` and `action` always, `environment_state` and sensors where they are read.
 
     What normalises nothing may be missing (in old checkpoints it is): `start` and `end`, the qpos that episodes begin
-    and end with, and `images/<camera>`, the descriptors of a camera's pictures. They tell a rollout that is unlike
+    and end with, and `images/<camera>`, the descriptors of a camera's images. They tell a rollout that is unlike
     training.
     """
 
@@ -112,11 +112,11 @@ class Statistics:
     def __post_init__(self) -> None:
         for key in self.moments:
             if key not in KEYS and not key.startswith((PICTURES, SENSORS)):
-                raise ContractError(f"unknown statistics '{key}'. {nearest(key, KEYS)}")
+                raise ContractError(f"unknown statistics '{key}'. {did_you_mean(key, KEYS)}")
 
     def __getitem__(self, key: str) -> Moments:
         if key not in self.moments:
-            raise ContractError(f"no statistics of '{key}'. {nearest(key, self.moments)}")
+            raise ContractError(f"no statistics of '{key}'. {did_you_mean(key, self.moments)}")
         return self.moments[key]
 
     def __contains__(self, key: object) -> bool:

@@ -15,8 +15,8 @@ import torch
 import torch._dynamo
 
 from aloha_kit.config import to_mapping
-from aloha_kit.config.fit import assumption, TrainingSetup
 from aloha_kit.config.inference import EngineKind, Precision
+from aloha_kit.config.match_checkpoint import assumption, TrainingSetup
 from aloha_kit.core import inputs, Observation
 from aloha_kit.data.batch import Batch
 from aloha_kit.deploy.source import Measure, Source

@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from aloha_kit import __version__, envs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.fit import as_trained, renames, training_setup
+from aloha_kit.config.match_checkpoint import match_checkpoint, renames, training_setup
 from aloha_kit.config.starts import starts_by_seed
-from aloha_kit.control.asynchronous import AsyncChunks
+from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.history import with_history
 from aloha_kit.core import ConfigError, Environment, Policy, WallClock
 from aloha_kit.core.files import make_folder
@@ -28,7 +28,7 @@ from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, typed
 from aloha_kit.deploy.report import Report, Rollout
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.source import execution, executor, Source
-from aloha_kit.deploy.stage import view, with_view
+from aloha_kit.deploy.video_camera import view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
 from aloha_kit.loop.capabilities import LiveRobot, require, StartPoses
 
@@ -69,7 +69,7 @@ def deploy(args: DeployArgs) -> list[Rollout]:
         stack.callback(source.close)
         if source.trained_on not in (None, task.name):
             print(f"warning: trained on {source.trained_on}, deployed on {task.name}", file=sys.stderr)
-        task, rig = as_trained(task, rig, source.contract, args.image_size)
+        task, rig = match_checkpoint(task, rig, source.contract, args.image_size)
         seen_by_people, films = view(args, task, rig)
         env: Any = envs.connect(task, rig, realtime=args.realtime)
         stack.callback(env.close)
@@ -79,7 +79,7 @@ def deploy(args: DeployArgs) -> list[Rollout]:
         inference = _inference(args, live)
         latency = LatencyReport(task.rate_hz, clock=env.clock if live else WallClock() if args.realtime else None)
         policy = executor(source, args, latency, inference, task.rate_hz)
-        if isinstance(policy, AsyncChunks):
+        if isinstance(policy, AsyncInferencePolicy):
             stack.callback(policy.close)
         acting = with_history(policy, source.n_obs_steps, source.contract.cameras)
         source.warm_up()

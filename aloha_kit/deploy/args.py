@@ -11,9 +11,9 @@ from typing import Annotated, cast, Literal
 
 from tyro.conf import arg, OmitSubcommandPrefixes, subcommand
 
-from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
-from aloha_kit.control.seam import chosen, Seam
+from aloha_kit.config.match_checkpoint import renames
+from aloha_kit.control.chunk_boundary import chosen, Seam
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 
@@ -76,7 +76,7 @@ class DeployArgs(CommandArgs):
     video_camera: str | None = None
     """Camera for the video; in simulation by default one that the policy does not see (angle, where there is one)."""
     video_size: Annotated[tuple[int, int], arg(metavar="H W")] = (480, 640)
-    """Height and width of that camera's picture."""
+    """Height and width of that camera's image."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
@@ -96,7 +96,7 @@ class DeployArgs(CommandArgs):
     timeout_s: float = 1.0
     """How long one answer of the policy server may take before it is asked anew."""
     jpeg: int | None = None
-    """Quality of JPEGs for the policy server, made of pictures that came raw; by default they travel raw."""
+    """Quality of JPEGs for the policy server, made of images that came raw; by default they travel raw."""
     judge_s: float = 60.0
     """How long to wait for the operator's verdict on a rollout where nothing measures success; 0 does not ask."""
     release: bool = False

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 import dm_env
 
-from aloha_kit.control.execution import Playing
+from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.core import Action, Policy, Stamps
 from aloha_kit.episode.steps import columns, Step
 from aloha_kit.loop import LatencyReport, Outcome, SafetyGuard
@@ -71,7 +71,7 @@ class StepLog:
 
     def _step(self) -> Step:
         ms, held = self._latency.last, self._guard.held
-        playing: Playing | None = None if held else getattr(self._executor, "playing", None)
+        playing: ChunkProvenance | None = None if held else getattr(self._executor, "playing", None)
         chunk = {} if playing is None else {name: getattr(playing, name) for name in _CHUNK}
         age_ms, stalest = _stalest(self._seen)
         missed = ms["total"] > self._latency.period_ms

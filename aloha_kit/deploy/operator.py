@@ -7,7 +7,7 @@ import select
 import time
 from collections.abc import Callable, Sequence
 
-from aloha_kit.core import Action, nearest, Observation, Policy, StopEpisode
+from aloha_kit.core import Action, did_you_mean, Observation, Policy, StopEpisode
 
 NAMESPACE = "/aloha_kit/deploy"
 KEYS = {"y": "success", "n": "failure", "": "unjudged", "s": "stop", "q": "quit"}
@@ -50,7 +50,7 @@ class Operator:
             for word in channel():
                 command = KEYS.get(word.lower(), word.lower())
                 if command not in COMMANDS:
-                    self._say(f"'{word}' is no command. {nearest(word, COMMANDS)}")
+                    self._say(f"'{word}' is no command. {did_you_mean(word, COMMANDS)}")
                     continue
                 newest = command
                 self.quitting |= command == "quit"
@@ -61,7 +61,7 @@ class Operator:
         self.poll()
         self._tell("acting", "the policy acts")
 
-    def ask(self, question: str, patience_s: float) -> bool | None:
+    def ask(self, question: str, timeout_s: float) -> bool | None:
         """Whether the rollout succeeded; None where the operator does not want to say, or says nothing in time."""
         self.poll()
         if self.quitting:
@@ -69,12 +69,12 @@ class Operator:
         self._say(f"{question} y / n / Enter for neither, or success, failure, unjudged by {NAMESPACE}/command")
         self._tell("judging", question)
         try:
-            return self._answer(patience_s)
+            return self._answer(timeout_s)
         finally:
             self._tell("waiting", "")
 
-    def _answer(self, patience_s: float) -> bool | None:
-        end = time.monotonic() + patience_s
+    def _answer(self, timeout_s: float) -> bool | None:
+        end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             command = self.poll()
             if command in {"success", "failure"}:
@@ -82,7 +82,7 @@ class Operator:
             if command in {"unjudged", "quit"}:
                 return None
             time.sleep(0.02)
-        self._say(f"nobody said anything for {patience_s:g} s: not judged")
+        self._say(f"nobody said anything for {timeout_s:g} s: not judged")
         return None
 
 

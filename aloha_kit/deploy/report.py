@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aloha_kit.control.asynchronous import AsyncChunks
+from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import Policy
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, write_json
@@ -99,7 +99,7 @@ class Report:
         write_json(self._path, {**values, "ended_by": ended_by, "rollouts": [asdict(r) for r in self.rollouts]})
 
     def _details(self) -> dict[str, Any]:
-        inference = {"inference": self._policy.report()} if isinstance(self._policy, AsyncChunks) else {}
+        inference = {"inference": self._policy.report()} if isinstance(self._policy, AsyncInferencePolicy) else {}
         return {"guard": self._guard.report(), **inference}
 
 

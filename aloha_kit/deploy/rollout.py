@@ -9,10 +9,10 @@ import dm_env
 
 from aloha_kit.config import TaskConfig
 from aloha_kit.core import Action, Contract, Environment, Policy, Subset
-from aloha_kit.deploy.film import Film
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, UntilTold
 from aloha_kit.deploy.report import Rollout
+from aloha_kit.deploy.video import Film
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.episode.edit import label
 from aloha_kit.episode.steps import steps_path

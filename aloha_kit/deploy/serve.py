@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import sys
 
-from aloha_kit.config.fit import renames, TrainingSetup
+from aloha_kit.config.match_checkpoint import renames, TrainingSetup
 from aloha_kit.core import WallClock
 from aloha_kit.deploy.agent import local
 from aloha_kit.deploy.args import ServeArgs

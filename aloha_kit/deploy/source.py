@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.config.fit import renames
-from aloha_kit.control.asynchronous import AsyncChunks
-from aloha_kit.control.delayed import Execution
+from aloha_kit.config.match_checkpoint import renames
+from aloha_kit.control.async_inference import AsyncInferencePolicy
+from aloha_kit.control.chunk_boundary import chosen, fade_of
 from aloha_kit.control.execution import ChunkSource, ENSEMBLE, Executor
-from aloha_kit.control.seam import chosen, fade_of
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import ConfigError, Contract, Observation
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.loop import LatencyReport
@@ -114,7 +114,7 @@ def executor(
         raise ConfigError(f"--horizon must be 1 to the chunk size {source.chunk_size}, given {args.horizon}")
     how = execution(args, inference)
     if inference == "async":
-        return AsyncChunks(
+        return AsyncInferencePolicy(
             source.timed(latency.beside),
             rate_hz,
             coefficient=ENSEMBLE if args.temporal_agg else None,

@@ -21,7 +21,7 @@ def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         return
     for rule, remedy in (
         ("range", "the policy asks for what the arm cannot do: joint order, units and gripper scale as in training?"),
-        ("speed", "the policy jumps: see chunk seams and pictures; demonstrations were not as fast"),
+        ("speed", "the policy jumps: see chunk boundaries and images; demonstrations were not as fast"),
     ):
         counts = Counter(entry for step in log for entry, why in step.limited if why == rule and matters(entry, why))
         if not counts:
@@ -61,9 +61,7 @@ def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     if (grade := level(-moved, (-limits.motion[0], -limits.motion[1]))) == "ok" or evidence.steps < evidence.rate_hz:
         return
     found = f"the action hardly changes: at most {moved:.1%} of what it moves through in training"
-    remedy = (
-        "a policy that was trained too little, or that sees nothing it knows: look at its loss, then at the pictures"
-    )
+    remedy = "a policy that was trained too little, or that sees nothing it knows: look at its loss, then at the images"
     yield Cause(
         Finding(grade, "motion", "action", found, f"at least {limits.motion[0]:.0%}", remedy), ((0, evidence.steps),)
     )
@@ -136,7 +134,7 @@ def check_grippers(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         else:
             found = f"never opens: {opening.max():.2f} at most"
         expected = f"closed and open; in training its command covers {low:.2f} to {high:.2f}"
-        remedy = "the policy never came to the grasp: look at pictures and joints before it, and train longer"
+        remedy = "the policy never came to the grasp: look at images and joints before it, and train longer"
         yield Cause(Finding("warning", "gripper", name, found, expected, remedy), ((begin, evidence.steps),))
 
 

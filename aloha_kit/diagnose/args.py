@@ -17,8 +17,8 @@ from aloha_kit.core.cli import CommandArgs
 class DiagnoseArgs(CommandArgs):
     """Why did it fail? Compares a rollout's log and episode with what its policy was trained on.
 
-    Looks at late steps, old observations, seams between chunks, joints and pictures unlike training, and what the
-    safety guard did. Writes diagnose.json, and a picture beside the episode of each rollout that did not succeed.
+    Looks at late steps, old observations, chunk boundaries, joints and images unlike training, and what the
+    safety guard did. Writes diagnose.json, and an image beside the episode of each rollout that did not succeed.
     """
 
     rollouts: Positional[Path]
@@ -26,7 +26,7 @@ class DiagnoseArgs(CommandArgs):
     ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
     """The run or checkpoint whose policy acted, in place of the one that the rollout names."""
     output: Path | None = None
-    """Folder for diagnose.json and the pictures; by default that of the rollouts."""
+    """Folder for diagnose.json and the images; by default that of the rollouts."""
 
 
 def parse(argv: Sequence[str] | None = None) -> DiagnoseArgs:

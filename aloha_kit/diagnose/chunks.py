@@ -1,4 +1,4 @@
-"""How chunks became actions: seams, delays, and steps that no chunk was there for."""
+"""How chunks became actions: chunk boundaries, delays, and steps that no chunk was there for."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def check_seams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 def seam_changes(evidence: Evidence) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Steps at which a new chunk took over, and (T, A) by how much each step's movement differs from the one before.
 
-    The second difference: a seam in the middle of a fast movement is none if the movement goes on.
+    The second difference: a chunk boundary in the middle of a fast movement is none if the movement goes on.
     """
     change = np.zeros(evidence.action.shape)
     change[2:] = np.abs(np.diff(evidence.action.astype(np.float64), 2, axis=0))

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.diagnose.diagnosis import Diagnosis
 
 SURE = 2.8
@@ -52,7 +52,7 @@ class Comparison:
 
     def text(self) -> str:
         """For people."""
-        lines = [f"{counted(self.failed, 'failed rollout')}, {self.succeeded} successful, {self.unjudged} not judged"]
+        lines = [f"{plural(self.failed, 'failed rollout')}, {self.succeeded} successful, {self.unjudged} not judged"]
         if self.shared:
             lines += ["", "What the failed ones have in common"]
             for each in self.shared:

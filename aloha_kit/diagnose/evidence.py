@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
 from aloha_kit.core.source import RecordedEpisode
-from aloha_kit.data.descriptor import describe
+from aloha_kit.data.camera_statistics import describe
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training import find_training
 from aloha_kit.episode.schema import NO_STAMP
@@ -25,11 +25,11 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 PICTURES = 100
-"""Pictures a camera that are looked at, spread evenly over the rollout."""
+"""Images a camera that are looked at, spread evenly over the rollout."""
 
 
 @dataclass(frozen=True)
-class Sight:
+class CameraStatistics:
     """What one camera showed: `described` (N, 192), see `data.descriptor.describe`, at N of the steps."""
 
     steps: Ints
@@ -63,7 +63,7 @@ class Evidence:
     error: bool
     stamps: Mapping[str, Ints]
     begin: Floats | None
-    sights: Mapping[str, Sight]
+    sights: Mapping[str, CameraStatistics]
     log: tuple[Step, ...] | None
     report: Mapping[str, Any]
     training: Statistics | None
@@ -151,9 +151,9 @@ def _stamps(episode: RecordedEpisode, steps: int) -> dict[str, Ints]:
     return {name: stamps for name, stamps in rows.items() if len(stamps) == steps and (stamps != NO_STAMP).all()}
 
 
-def _sight(episode: RecordedEpisode, camera: str) -> Sight:
+def _sight(episode: RecordedEpisode, camera: str) -> CameraStatistics:
     chosen = np.unique(np.linspace(0, episode.length - 1, min(episode.length, PICTURES)).round().astype(np.int64))
-    return Sight(chosen, np.stack([describe(episode.image(camera, int(i))) for i in chosen]))
+    return CameraStatistics(chosen, np.stack([describe(episode.image(camera, int(i))) for i in chosen]))
 
 
 def _log(path: Path, steps: int, unknown: list[str]) -> tuple[Step, ...] | None:

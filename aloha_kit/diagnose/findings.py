@@ -40,7 +40,7 @@ class Limits:
     seam_ratio: float = 3.0
     """A jump where chunks meet counts from so many times an ordinary step's change (its 90th percentile)."""
     seam_jump: tuple[float, float] = (0.03, 0.1)
-    """That jump, median over the seams (rad, or share of a gripper's opening)."""
+    """That jump, median over the chunk boundaries (rad, or share of a gripper's opening)."""
     beyond: tuple[float, float] = (0.1, 0.3)
     """A joint beyond the range of training, in shares of that range (which counts as 0.5 rad at least)."""
     start: tuple[float, float] = (0.05, 0.15)

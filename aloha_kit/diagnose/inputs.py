@@ -1,4 +1,4 @@
-"""Whether the policy saw what it was trained on: joints, the start pose, pictures."""
+"""Whether the policy saw what it was trained on: joints, the start pose, images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.findings import Finding
-from aloha_kit.data.descriptor import GRID
+from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.data.stats import Moments, PICTURES, START, Statistics
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.findings import Cause, level, Limits, Runs, words
@@ -78,7 +78,7 @@ def joints_beyond(qpos: npt.NDArray[np.float32], seen: Moments) -> Table:
 
 
 def check_pictures(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """Pictures with colours in places where training never saw them."""
+    """Images with colours in places where training never saw them."""
     training = evidence.training
     if training is None:
         return
@@ -94,7 +94,7 @@ def check_pictures(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         worst = int(share.argmax())
         where = _stretch(sight.steps, share >= limits.cells[0], evidence.steps)
         found = (
-            f"{share.mean():.0%} of the picture is unlike anything seen in training ({share.mean() * cells:.0f} of "
+            f"{share.mean():.0%} of the image is unlike anything seen in training ({share.mean() * cells:.0f} of "
             f"{cells} cells, {share[worst] * cells:.0f} at step {sight.steps[worst]}); {words(where)}; {what}"
         )
         yield Cause(Finding(grade, "picture", f"{PICTURES}{camera}", found, "colours as in training", remedy), where)
@@ -107,7 +107,7 @@ def cells_beyond(described: npt.NDArray[np.float32], seen: Moments, margin: floa
 
 
 def _explain(described: npt.NDArray[np.float32], camera: str, training: Statistics, limits: Limits) -> tuple[str, str]:
-    """What kind of difference it is, and what to do: the simplest change that makes the pictures fit again."""
+    """What kind of difference it is, and what to do: the simplest change that makes the images fit again."""
     seen = training[f"{PICTURES}{camera}"]
 
     def share(pictures: npt.NDArray[np.float32], other: Moments = seen) -> float:

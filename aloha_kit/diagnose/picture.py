@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aloha_kit.data.descriptor import GRID
+from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.data.stats import PICTURES
 from aloha_kit.diagnose.chunks import seam_changes
 from aloha_kit.diagnose.diagnosis import Diagnosis
@@ -25,7 +25,7 @@ _SHOWN = 10  # causes drawn
 
 
 def draw(evidence: Evidence, found: Diagnosis, file: Path) -> None:
-    """Write a PNG: causes over time, reward, step times, chunks, joints and pictures against training."""
+    """Write a PNG: causes over time, reward, step times, chunks, joints and images against training."""
     panels: list[tuple[Any, float]] = [(_causes, 0.4 + 0.22 * min(len(found.causes), _SHOWN))] if found.causes else []
     panels += [(_reward, 1.0)] if evidence.reward is not None else []
     panels += [(_times, 1.3), (_chunks, 1.1)] if evidence.log else []
@@ -147,11 +147,11 @@ def _cells(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
     axis.axhline(100 * Limits().cells[0], color="0.2", lw=1, ls="--")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=7, loc="upper right", frameon=False)
-    _title(axis, "share of the picture that is unlike anything in training", "%")
+    _title(axis, "share of the image that is unlike anything in training", "%")
 
 
 def _camera(figure: Any, evidence: Evidence, cameras: list[str]) -> None:
-    """The worst camera's worst picture with its odd cells framed, it and training's mean in small."""
+    """The worst camera's worst image with its odd cells framed, it and training's mean in small."""
     if not cameras or evidence.training is None:
         camera = next(iter(evidence.sights))
         _picture(figure.subplots(3, 1)[0], evidence, camera, 0, f"{camera} at step 0")

@@ -15,10 +15,10 @@ from aloha_kit.episode.steps import Step
 REMEDIES = {
     "network": "ask the network beside the loop (--inference async), or make it faster: another --engine, a GPU, a "
     "smaller network, fewer queries (--horizon)",
-    "preprocessing": "smaller pictures, or cameras that send the size that the network wants",
+    "preprocessing": "smaller images, or cameras that send the size that the network wants",
     "observation": "run python -m aloha_kit.doctor: cameras or drivers that are late; a simulation draws too slowly",
     "command": "where chunks are waited for, make the network faster; end other programs that use the processor",
-    "recording": "another disk, fewer or smaller pictures, end other programs that use the processor",
+    "recording": "another disk, fewer or smaller images, end other programs that use the processor",
     "": "deploy again with this version, whose log tells the stage",
 }
 

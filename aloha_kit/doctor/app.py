@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.findings import About, Finding
 from aloha_kit.doctor import arms, cameras, identity, machine, streams
 from aloha_kit.doctor.args import DoctorArgs
@@ -19,7 +19,7 @@ from aloha_kit.ros.evidence import RigEvidence
 _UNRECOGNISED = About("identity", "cameras").ok("not recognised: give --reference, made once with --save_reference")
 
 MOVED = 0.15
-"""rad that a joint turned during the check, from which a simulated picture should have changed too."""
+"""rad that a joint turned during the check, from which a simulated image should have changed too."""
 
 
 def run(args: DoctorArgs) -> int:
@@ -43,7 +43,7 @@ def examine(args: DoctorArgs) -> Report:
         )
     for name in task.cameras:
         if name not in rig.cameras:
-            raise ConfigError(f"task '{task.name}' wants camera '{name}'. {nearest(name, rig.cameras)}")
+            raise ConfigError(f"task '{task.name}' wants camera '{name}'. {did_you_mean(name, rig.cameras)}")
     references = {} if args.reference is None else identity.load_references(args.reference, task.cameras)
     from aloha_kit.ros.inspect import inspect  # rospy loads only after the flags are known to be right
     from aloha_kit.ros.node import RosError

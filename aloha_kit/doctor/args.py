@@ -27,9 +27,9 @@ class DoctorArgs(CommandArgs):
     seconds: float = 5.0
     """How long the streams are listened to."""
     reference: Path | None = None
-    """Folder of reference pictures that the cameras are recognised by."""
+    """Folder of reference images that the cameras are recognised by."""
     save_reference: Path | None = None
-    """Folder to save the present pictures in as references."""
+    """Folder to save the present images in as references."""
     dataset_dir: Path | None = None
     """Where episodes go, in place of the task's folder."""
     json: bool = False

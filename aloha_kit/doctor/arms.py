@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding, troubles
 from aloha_kit.ros.evidence import ArmEvidence, MotorEvidence
 
@@ -34,7 +34,7 @@ def judge_joints(arm: ArmEvidence) -> list[Finding]:
     if not len(arm.raw):
         return []
     bad = troubles(*_failed_reads(about, arm), *_limits(about, arm), *_lengths(about, arm))
-    return bad or [about.ok(f"{counted(len(arm.raw), 'reading')} within the limits")]
+    return bad or [about.ok(f"{plural(len(arm.raw), 'reading')} within the limits")]
 
 
 def _failed_reads(about: About, arm: ArmEvidence) -> list[Finding]:
@@ -87,7 +87,7 @@ def judge_motors(motors: MotorEvidence, *, follower: bool) -> list[Finding]:
     bad = [*_errors(about, motors), *_heat(about, motors)]
     if follower:
         bad += [*_torque(about, motors), *_modes(about, motors)]
-    return bad or [about.ok(f"{counted(len(motors.motors), 'motor')} without errors")]
+    return bad or [about.ok(f"{plural(len(motors.motors), 'motor')} without errors")]
 
 
 def _errors(about: About, motors: MotorEvidence) -> list[Finding]:
@@ -140,10 +140,10 @@ def judge_following(side: str, follower: ArmEvidence, leader: ArmEvidence, *, ha
     """
     if not len(follower.raw) or not len(leader.raw):
         return []
-    nearest = np.clip(np.searchsorted(leader.stamps_ns, follower.stamps_ns), 0, len(leader.raw) - 1)
+    did_you_mean = np.clip(np.searchsorted(leader.stamps_ns, follower.stamps_ns), 0, len(leader.raw) - 1)
     if follower.model.names != leader.model.names:
         return []  # a leader of another kind: what it tells its follower is not a joint's angle each
-    apart = np.abs(follower.raw - leader.raw[nearest])[:, : follower.model.dof]
+    apart = np.abs(follower.raw - leader.raw[did_you_mean])[:, : follower.model.dof]
     apart = apart[np.isfinite(apart).all(axis=1)]
     if not len(apart):
         return []

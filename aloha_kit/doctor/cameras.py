@@ -5,23 +5,23 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding
 from aloha_kit.ros.evidence import CameraEvidence, Picture, TopicEvidence
 
 BLACK = 12.0
-"""99th percentile of the grey values below which a picture shows nothing."""
+"""99th percentile of the grey values below which an image shows nothing."""
 FLAT = 3.0
-"""Standard deviation below which a picture has no content (a cap on the lens, one colour)."""
+"""Standard deviation below which an image has no content (a cap on the lens, one colour)."""
 BURNT = (0.15, 0.5)
 """Share of pixels at full white: warning, fault."""
 
 
 def judge_picture(camera: CameraEvidence, size: tuple[int, int]) -> list[Finding]:
-    """Size (height, width) and light of the newest picture."""
+    """Size (height, width) and light of the newest image."""
     about = About("picture", camera.name)
     if camera.picture is None:
-        return [about.fault(camera.error or "no picture came", "a picture", "see this camera's topic")]
+        return [about.fault(camera.error or "no image came", "an image", "see this camera's topic")]
     height, width = camera.picture.shape[:2]
     findings = _light(about, camera.picture)
     if (height, width) != size:
@@ -44,12 +44,12 @@ def _light(about: About, picture: Picture) -> list[Finding]:
 
 
 def judge_life(topic: TopicEvidence, *, moved: bool, simulated: bool) -> list[Finding]:
-    """Whether pictures change. A real sensor's noise never repeats; a simulated one shows motion only."""
+    """Whether images change. A real sensor's noise never repeats; a simulated one shows motion only."""
     about = About("life", topic.stream.removeprefix("images/"))
     count = len(topic.prints)
     if count < 3 or len(np.unique(topic.prints)) > 1:
         return []
     if simulated and not moved:
         return [about.ok("still, as nothing moved")]
-    found = f"frozen: {counted(count, 'picture')} with the same pixels"
-    return [about.fault(found, "pictures that change", "restart the camera's driver; it repeats its last picture")]
+    found = f"frozen: {plural(count, 'picture')} with the same pixels"
+    return [about.fault(found, "images that change", "restart the camera's driver; it repeats its last image")]

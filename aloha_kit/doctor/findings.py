@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.core.findings import Finding, Level, MARKS
 
 
@@ -48,7 +48,7 @@ class Report:
         for level in ("warning", "fault"):
             for finding in self.findings:
                 lines += finding.lines(width) if finding.level == level else []
-        faults, warnings = counted(self.count("fault"), "fault"), counted(self.count("warning"), "warning")
+        faults, warnings = plural(self.count("fault"), "fault"), plural(self.count("warning"), "warning")
         kind = " (simulated)" if self.simulated else ""
         verdict = f"{'GO' if self.go else 'NO-GO'}: rig '{self.rig}'{kind} for task '{self.task}': {faults}, {warnings}"
         return "\n".join([*lines, "", verdict])

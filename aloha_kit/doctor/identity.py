@@ -1,4 +1,4 @@
-"""Whether each camera is the one it says it is: its picture against everybody's saved reference."""
+"""Whether each camera is the one it says it is: its image against everybody's saved reference."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from aloha_kit.core.findings import About, Finding
 from aloha_kit.ros.evidence import Picture
 
 ALIKE = 0.5
-"""Likeness from which a picture is taken for the reference's scene."""
+"""Likeness from which an image is taken for the reference's scene."""
 CLEARLY = 0.1
 """How much likelier another camera's reference has to be before a camera is called the other one."""
 TWINS = 0.9
 """Likeness of two references that can hardly be told apart: two wrists that see little but their grippers."""
 THUMB = (24, 32)
-"""(height, width) that pictures are compared at: arms and objects move, the room and the table stay."""
+"""(height, width) that images are compared at: arms and objects move, the room and the table stay."""
 SHIFT = 2
 """Pixels of the thumbnail that a camera may have been nudged by."""
 
 
 def judge_identity(pictures: Mapping[str, Picture], references: Mapping[str, Picture]) -> list[Finding]:
-    """Each camera against its saved picture, and against the others': who looks like whom?"""
+    """Each camera against its saved image, and against the others': who looks like whom?"""
     names = [name for name in pictures if name in references]
     new = [About("identity", name) for name in pictures if name not in references]
-    findings = [about.warning("there is no reference picture", "one", "save it with --save_reference") for about in new]
+    findings = [about.warning("there is no reference image", "one", "save it with --save_reference") for about in new]
     table = np.array([[likeness(pictures[a], references[b]) for b in names] for a in names])
     best = _assignment(table)
     for i, name in enumerate(names):
@@ -62,7 +62,7 @@ def _rather(other: float, own: float) -> bool:
 
 
 def likeness(one: Picture, other: Picture) -> float:
-    """How alike two pictures are, -1 to 1: the best correlation of their thumbnails over small shifts.
+    """How alike two images are, -1 to 1: the best correlation of their thumbnails over small shifts.
 
     Broad differences of light are taken out first, so that a cloud or a lamp does not make two rooms of one.
     """
@@ -94,7 +94,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, Picture]:
         ConfigError: no folder, or not one reference in it; says what lies there.
     """
     if not folder.is_dir():
-        raise ConfigError(f"no folder '{folder}' with reference pictures; make one with --save_reference {folder}")
+        raise ConfigError(f"no folder '{folder}' with reference images; make one with --save_reference {folder}")
     pictures: dict[str, Picture] = {}
     for name in names:
         picture = cv2.imread(str(folder / f"{name}.png"))
@@ -102,7 +102,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, Picture]:
             pictures[name] = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
     if not pictures:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        raise ConfigError(f"no picture of {', '.join(names)} in '{folder}'; there is: {there}")
+        raise ConfigError(f"no image of {', '.join(names)} in '{folder}'; there is: {there}")
     return pictures
 
 

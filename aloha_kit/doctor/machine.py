@@ -18,7 +18,7 @@ GIGABIT = 110e6
 NETWORK_LOAD = (0.5, 0.9)
 """Share of it: warning, fault."""
 JPEG_SHARE = 0.13
-"""Size of a JPEG of quality 95 against the raw picture (0.12 of 0.92 MB measured on a busy scene)."""
+"""Size of a JPEG of quality 95 against the raw image (0.12 of 0.92 MB measured on a busy scene)."""
 DISK_LOAD = (0.5, 1.0)
 """Share of the disk's speed that the streams may take: warning, fault."""
 SPACE_MINUTES = (60.0, 10.0)

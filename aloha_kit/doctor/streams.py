@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from aloha_kit.config import SyncConfig
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding, troubles
 from aloha_kit.ros.evidence import TopicEvidence
 
@@ -97,7 +97,7 @@ def _order(about: About, seen: TopicEvidence) -> list[Finding]:
         findings.append(about.warning(found, expected, "lower the driver's rate to the device's"))
     if backwards:
         remedy = "two sources on one topic, or a clock that was set: keep its machine's clock from jumping"
-        findings.append(about.fault(f"{counted(backwards, 'stamp')} earlier than the one before", "order", remedy))
+        findings.append(about.fault(f"{plural(backwards, 'stamp')} earlier than the one before", "order", remedy))
     return findings
 
 

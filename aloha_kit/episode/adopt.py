@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.fit import rig_joints
+from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_text

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from aloha_kit.core import AlohaKitError, counted, EpisodeError
+from aloha_kit.core import AlohaKitError, EpisodeError, plural
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import edit, summary
@@ -94,11 +94,11 @@ def _info(args: Info) -> int:
             _table(["episode", "steps", "s", "images", "MB", "success", "task", "how it ended"], map(_info_row, found))
         )
         steps, size = sum(i["steps"] for i in found), sum(i["bytes"] for i in found)
-        print(f"{counted(len(found), 'episode')}, {counted(steps, 'step')}, {size / 1e6:.1f} MB, {_successes(found)}")
+        print(f"{plural(len(found), 'episode')}, {plural(steps, 'step')}, {size / 1e6:.1f} MB, {_successes(found)}")
         for assumed in dict.fromkeys(i["assumed"] for i in found if i["assumed"]):
             print(f"note: {assumed}")
         for note, count in Counter(note for i in found for note in i["notes"]).items():
-            print(f"note: {note} (in {count} of {counted(len(found), 'episode')})")
+            print(f"note: {note} (in {count} of {plural(len(found), 'episode')})")
     return failed
 
 
@@ -116,7 +116,7 @@ def _stats(args: Stats) -> int:
     ]
     print(_table(["stream", "dimension", "mean", "std", "min", "max"], rows))
     actions = next((s.rows for s in found.values()), 0)
-    print(f"{counted(len(sound), 'episode')}, {counted(actions, 'action')}")
+    print(f"{plural(len(sound), 'episode')}, {plural(actions, 'action')}")
     return failed
 
 

@@ -40,12 +40,12 @@ JpegOrder = Literal["mobile_aloha", "standard"]
 
 "mobile_aloha": red, green, blue. Its recorder gives the encoder RGB, so `cv2.imdecode` gives RGB back,
 which all readers of its files rely on; an ordinary viewer shows them with red and blue swapped.
-"standard": JPEG as cameras and viewers know it, for pictures that are kept as the camera sent them.
+"standard": JPEG as cameras and viewers know it, for images that are kept as the camera sent them.
 """
 
 
 def encode_jpeg(image: Image, quality: int, order: JpegOrder = "mobile_aloha") -> Image:
-    """JPEG bytes (N,) of an (H, W, 3) RGB picture."""
+    """JPEG bytes (N,) of an (H, W, 3) RGB image."""
     try:
         return jpeg.encode_jpeg(image, quality, exchanged=order == "mobile_aloha")
     except ValueError as error:

@@ -65,7 +65,7 @@ def where_safe(fd: int, steps: int, journal: Path) -> str:
 def write_hdf5(fd: int, contents: Contents, target: Path) -> None:
     """The rows of a journal as one HDF5 file in schema `aloha_kit/1`, with checksums; the caller commits it.
 
-    Picture data lie contiguously (depth: one compressed chunk a frame), so a training process reads
+    Image data lie contiguously (depth: one compressed chunk a frame), so a training process reads
     one frame with one seek.
     """
     with hdf5.writing(target) as file:
@@ -196,7 +196,7 @@ def _write_attributes(file: Any, contents: Contents) -> None:
 
 
 def _passed_on(header: dict[str, Any]) -> bool:
-    """Whether pictures are kept as cameras sent them, in whatever quality those chose."""
+    """Whether images are kept as cameras sent them, in whatever quality those chose."""
     return header.get("jpeg_order") == "standard"
 
 

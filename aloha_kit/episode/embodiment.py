@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from aloha_kit.config import from_mapping, load, RigConfig
-from aloha_kit.config.fit import rig_joints
 from aloha_kit.config.load import read
+from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError
 from aloha_kit.core.errors import command
 from aloha_kit.episode.codec import JpegOrder

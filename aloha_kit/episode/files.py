@@ -16,7 +16,7 @@ from aloha_kit.episode.schema import episode_path, index_of, list_partials, PART
 def reserve(folder: Path, index: int | None) -> tuple[Path, int]:
     """Claim an index by creating its journal exclusively; return the episode's path and the locked, open journal.
 
-    Without `index` the lowest free one is taken, so a take that was thrown away leaves no hole. An
+    Without `index` the lowest free one is taken, so a take that was discarded leaves no hole. An
     index is used if its episode or its journal exists. The creation is atomic between processes, and
     a committed episode is linked before its journal goes, so looking again after it settles every race.
 

@@ -64,13 +64,13 @@ class Bounds:
     skew_periods: tuple[float, float] = (1.5, 5.0)
     """99th percentile of a stream's distance from the middle of the streams of its row, in control periods."""
     frozen_s: tuple[float, float] = (0.3, 1.0)
-    """A camera's picture, or a stream's stamp, standing still for this many seconds."""
+    """A camera's image, or a stream's stamp, standing still for this many seconds."""
     frozen_motion: float = 0.15
-    """A still picture counts only if a joint that the camera should see moved this far meanwhile (rad)."""
+    """A still image counts only if a joint that the camera should see moved this far meanwhile (rad)."""
     repeats: float = 0.2
     """Fraction of a camera's frames that repeat the one before while joints move."""
     black: float = 8.0
-    """Brightest pixel of a picture that counts as black (0 to 255)."""
+    """Brightest pixel of an image that counts as black (0 to 255)."""
     gripper: tuple[float, float] = (0.25, 1.0)
     """Normalised gripper beyond [0, 1] by this much."""
     state_jump: tuple[float, float] = (0.15, 0.5)

@@ -26,7 +26,7 @@ FOLLOWS, APART = 0.8, 0.3  # correlations above which a state follows a command,
 NEAR = range(11)  # lags that tell whose command a state follows; more would fit any two slow motions
 MISPLACED = ((0.95, 0.7), (0.85, 0.6))  # of values, of motions: correlation with another's command, its own one's below
 EXCHANGED, UNEXPLAINED = 0.85, 0.05  # correlation with each other's command; variance that their own leave, together
-IN_TIME, SHIFTED = (-0.1, 0.4), (-0.2, 0.5)  # s of lag that a gripper has; before and after which it has none
+ON_TIME, SHIFTED = (-0.1, 0.4), (-0.2, 0.5)  # s of lag that a gripper has; before and after which it has none
 SHIFTS = (-1.0, 2.0)  # s of lag that are looked at
 STILL = 2e-3  # what spreads less has not moved
 METRES = (-0.02, 0.15)  # no gripper of these arms opens wider
@@ -194,7 +194,7 @@ def _shifted(looked: _Looked, both: Sequence[Sequence[tuple[Table, Table]]], rat
     """Grippers whose values and motions (`both`) fit their command's at a lag that no gripper has, and no other."""
     longest = max(len(state) for state, _ in both[-1]) // 3
     lags = np.array([lag for lag in range(*(round(s * rate_hz) for s in SHIFTS)) if abs(lag) <= longest])
-    in_time = (lags >= IN_TIME[0] * rate_hz) & (lags <= IN_TIME[1] * rate_hz)
+    in_time = (lags >= ON_TIME[0] * rate_hz) & (lags <= ON_TIME[1] * rate_hz)
     for g in looked.grippers:
         if np.ptp(looked.state[:, g]) < 0.01:
             continue

@@ -4,7 +4,7 @@
     record: kind (4 bytes) · sequence number u32 · payload length u32 · CRC-32 u32 · payload
 
 The CRC covers the other header fields and the payload. Kinds: `AKRh` header (JSON, first), `AKRs` one row
-(the fixed record, a u32 length for each picture, the pictures), `AKRe` how the episode ended (JSON).
+(the fixed record, a u32 length for each image, the images), `AKRe` how the episode ended (JSON).
 A reader takes the longest prefix of good records; a torn or damaged one ends it, and so does an end record that
 contradicts the rows before it. An HDF5 file
 cannot give this: killed between flushes it is unreadable, and padded JPEG needs lengths known only at the end.
@@ -103,12 +103,12 @@ class Journal:
 
 @dataclass
 class Contents:
-    """What a journal holds: where its rows are and how long their pictures get."""
+    """What a journal holds: where its rows are and how long their images get."""
 
     header: dict[str, Any]
     layout: RowLayout
     rows: array[int] = field(default_factory=lambda: array("Q"))  # offset of each row's record
-    longest: list[int] = field(default_factory=list)  # bytes of the longest picture a camera, depth after colour
+    longest: list[int] = field(default_factory=list)  # bytes of the longest image a camera, depth after colour
     end: dict[str, Any] | None = None
     cut: int = 0  # rows that its end left out
     good_bytes: int = 0
@@ -120,7 +120,7 @@ class Contents:
         self.longest = self.longest or [0] * (len(self.layout.cameras) + len(self.layout.depth))
 
     def add_row(self, offset: int, lengths: Sequence[int]) -> None:
-        """Note a row that begins at `offset` with pictures of these lengths in bytes."""
+        """Note a row that begins at `offset` with images of these lengths in bytes."""
         self.rows.append(offset)
         self.longest = [max(a, b) for a, b in zip(self.longest, lengths, strict=True)]
 
@@ -182,7 +182,7 @@ def scan(fd: int, path: Path) -> Contents | None:
 
 
 def read_row(fd: int, contents: Contents, row: int) -> tuple[npt.NDArray[np.void], list[memoryview]]:
-    """Row `row`: its fixed record, then its pictures' bytes (cameras, then depth), as views."""
+    """Row `row`: its fixed record, then its images' bytes (cameras, then depth), as views."""
     layout = contents.layout
     offset = contents.rows[row]
     _, _, length, _ = _HEAD.unpack(os.pread(fd, _HEAD.size, offset))
@@ -197,7 +197,7 @@ def read_row(fd: int, contents: Contents, row: int) -> tuple[npt.NDArray[np.void
 
 
 def row_parts(record: npt.NDArray[np.void], pictures: Sequence[Bytes]) -> tuple[list[Bytes], list[int]]:
-    """The payload of a row's record and its pictures' lengths."""
+    """The payload of a row's record and its images' lengths."""
     lengths = [len(_view(picture)) for picture in pictures]
     return [record.tobytes(), struct.pack(f"<{len(lengths)}I", *lengths), *pictures], lengths
 

@@ -137,7 +137,7 @@ def detect(file: Any, path: object) -> Layout:
         for name in cameras:
             if name not in images:
                 raise EpisodeError(
-                    f"{path}: camera_names says '{name}', the file has no such pictures. It has: {contents(file)}"
+                    f"{path}: camera_names says '{name}', the file has no such images. It has: {contents(file)}"
                 )
     encoded = tuple(name for name in cameras if is_encoded(images[name]))
     depth = {

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, ContractError, counted, EpisodeError
+from aloha_kit.core import Contract, ContractError, EpisodeError, plural
 from aloha_kit.core.arms import BASE
 from aloha_kit.episode.reader import Episode
 from aloha_kit.episode.selection import select
@@ -48,7 +48,7 @@ class Measured:
         """What was measured, for people: a line an entry."""
         cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in self.assumed.cameras.items())
         lines = [
-            f"{counted(len(self.files), 'episode')}, {counted(self.total, 'step')}, layout {self.layout}; "
+            f"{plural(len(self.files), 'episode')}, {plural(self.total, 'step')}, layout {self.layout}; "
             f"cameras: {cameras or '(none)'}",
             f"{'entry':<7}{'state':<22}{'action':<22}looks like",
         ]
@@ -107,7 +107,7 @@ def measure(folder: Path) -> Measured:
                     "put them into folders of their own"
                 )
     if about is None:
-        held = f"the {counted(len(selection.files), 'file')} in '{folder}' say themselves what they hold"
+        held = f"the {plural(len(selection.files), 'file')} in '{folder}' say themselves what they hold"
         raise EpisodeError(f"nothing to describe: {held}")
     state, action = (_span(np.concatenate([pair[k] for pair in spans])) for k in (0, 1))
     layout, assumed, instruction = about

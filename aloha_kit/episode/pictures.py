@@ -19,7 +19,7 @@ _SAMPLES = 8  # frames a camera that are decoded and looked at
 
 
 def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Pictures can be decoded, have the contract's size, are not black, and change while joints move."""
+    """Images can be decoded, have the contract's size, are not black, and change while joints move."""
     for camera in episode.cameras:
         frames = episode.rows(camera)
         if not frames:
@@ -54,7 +54,7 @@ def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterato
 
 
 def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:
-    """Compare each frame with the one before: equal pictures are equal bytes, in JPEG too."""
+    """Compare each frame with the one before: equal images are equal bytes, in JPEG too."""
     sums, stored = np.zeros(frames, np.int64), episode.image_format(camera)
     for i in range(frames):
         data = episode.encoded(camera, i)
@@ -76,7 +76,7 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
     if frozen:
         length, begin = max(frozen)
         seconds = length / episode.rate_hz
-        message = f"camera '{camera}' shows the same picture for {seconds:.2f} s from row {begin} while joints move"
+        message = f"camera '{camera}' shows the same image for {seconds:.2f} s from row {begin} while joints move"
         yield from graded(seconds, bounds.frozen_s, "frozen", message)
         return
     moving = np.abs(np.diff(joints, axis=0)).max(axis=1, initial=0) > bounds.frozen_motion / 10

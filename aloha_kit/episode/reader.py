@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, ContractError, EpisodeError, nearest
+from aloha_kit.core import Contract, ContractError, did_you_mean, EpisodeError
 from aloha_kit.core.errors import reason, shown
 from aloha_kit.episode import hdf5
 from aloha_kit.episode.codec import (
@@ -45,7 +45,7 @@ class Episode(EpisodeFile):
 
     `length` is T, the number of actions. Observations have `frames` rows: T + 1 in our own files, T in
     the others'. Row i of the observations is what was seen when action i was chosen. Small arrays are
-    kept once read; pictures never are. Threads may share an episode; it pickles as its path, and a
+    kept once read; images never are. Threads may share an episode; it pickles as its path, and a
     forked or spawned process opens the file anew.
 
     Attributes:
@@ -388,7 +388,7 @@ class Episode(EpisodeFile):
         with self._guard():
             self._handle()
             if camera not in self._depth:
-                raise EpisodeError(f"{self.path} has no depth of '{camera}'. {nearest(camera, self._depth)}")
+                raise EpisodeError(f"{self.path} has no depth of '{camera}'. {did_you_mean(camera, self._depth)}")
             data = self._depth[camera]
             row = self._read(data, i, camera)
         try:
@@ -424,7 +424,7 @@ class Episode(EpisodeFile):
 
     def _camera(self, camera: str) -> Any:
         if camera not in self._images:
-            raise EpisodeError(f"{self.path} has no camera '{camera}'. {nearest(camera, self._images)}")
+            raise EpisodeError(f"{self.path} has no camera '{camera}'. {did_you_mean(camera, self._images)}")
         return self._images[camera]
 
     def _read(self, data: Any, i: int, camera: str) -> Any:

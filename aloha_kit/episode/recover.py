@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from aloha_kit.core import counted, EpisodeError
+from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, special_file, sync_folder
 from aloha_kit.episode import checksums, files
@@ -46,7 +46,7 @@ def recover_all(source: str | Path) -> list[Recovery]:
 def hint(folder: Path) -> str:
     """What to do about the journals of a folder that no live process writes; empty where there are none."""
     left = sum(not _busy(journal) for journal in list_partials(folder))
-    return f"{counted(left, 'interrupted recording')}: `{command('episode', 'recover', folder)}`" if left else ""
+    return f"{plural(left, 'interrupted recording')}: `{command('episode', 'recover', folder)}`" if left else ""
 
 
 def recover(journal: Path) -> Recovery:
@@ -140,8 +140,8 @@ def _recover(journal: Path, fd: int) -> Recovery:
     elif lost:
         tail = f"; {lost} bytes behind them cannot be used ({contents.problem}): journal {place}"
     elif contents.cut:
-        tail = f"; the last {counted(contents.cut, 'step')} left out, as its end says: journal {place}"
-    return Recovery(journal, "recovered", f"{verdict}, {counted(steps, 'step')}{tail}", steps, lost, path)
+        tail = f"; the last {plural(contents.cut, 'step')} left out, as its end says: journal {place}"
+    return Recovery(journal, "recovered", f"{verdict}, {plural(steps, 'step')}{tail}", steps, lost, path)
 
 
 def _put_away(journal: Path, contents: Contents) -> str:

@@ -109,7 +109,7 @@ class RowLayout:
     """What one row (an observation and the action that led to it) consists of.
 
     Fixed when an episode begins, from the contract and the first observation, and kept in the
-    journal's header, so every row has the same size apart from its pictures.
+    journal's header, so every row has the same size apart from its images.
     """
 
     fields: tuple[tuple[str, tuple[int, ...]], ...]  # float32: vectors, then action, base_action, reward
@@ -156,7 +156,7 @@ class RowLayout:
 
     @property
     def dtype(self) -> np.dtype[np.void]:
-        """A row without its pictures as one numpy record."""
+        """A row without its images as one numpy record."""
         stamps = ("stamps", "<i8", (len(self.streams),))
         return np.dtype([*((name, "<f4", shape) for name, shape in self.fields), stamps])
 

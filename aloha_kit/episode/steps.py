@@ -22,7 +22,7 @@ class Step:
 
     Attributes:
         ms: {stage: milliseconds}, `total` among them; stages that the step did not run are missing.
-        newest, oldest, chunks, row, seam: as `control.execution.Playing`; None (and no seam) while holding still.
+        newest, oldest, chunks, row, seam: as `control.execution.ChunkProvenance`; None (no `seam`) while holding still.
         held: why the command before was repeated; empty where it was not.
         limited: (entry, rule) of what the guard limited.
         age_ms, stalest: the oldest sample of the observation against its newest stamp, and its stream.

@@ -28,7 +28,7 @@ from aloha_kit.episode.convert import finish
 from aloha_kit.episode.journal import Bytes, Contents, END, HEADER, Journal, row_parts, STEP
 from aloha_kit.episode.schema import episode_path, fill_row, partial_path, RowLayout
 
-_QUEUE_BYTES = 64 << 20  # uncompressed pictures waiting for the encoder
+_QUEUE_BYTES = 64 << 20  # uncompressed images waiting for the encoder
 _DESCRIBE_BYTES = 48_000  # an HDF5 attribute holds less than 64 kB
 
 _Picture = npt.NDArray[np.uint8] | bytes  # pixels to encode, or a JPEG to keep as it is
@@ -45,7 +45,7 @@ class EpisodeWriter:
     journal into `episode_<i>.hdf5`; an episode without steps leaves nothing.
 
     A JPEG that a camera sent (`images_jpeg`) is kept byte for byte, its pixels never decoded; if the first
-    observation has one, all pictures of the file are in the standard channel order (see `codec.JpegOrder`).
+    observation has one, all images of the file are in the standard channel order (see `codec.JpegOrder`).
 
     Args:
         folder: where the episode goes; created if missing.

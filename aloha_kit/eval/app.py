@@ -14,12 +14,12 @@ import torch
 
 from aloha_kit import __version__
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.fit import renames
+from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.core.files import free_path, make_folder, write_json
 from aloha_kit.eval.args import EvalArgs
-from aloha_kit.eval.candidate import Candidate
+from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator
 from aloha_kit.eval.report import Evaluated, table, to_json
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.policies.find import find_checkpoint, run_folder
@@ -59,7 +59,7 @@ def run(args: EvalArgs) -> None:
             written = time.monotonic()
 
     with sigterm_interrupts():
-        candidates = [Candidate(source, args, task, rig, starts) for source in sources]
+        candidates = [CheckpointEvaluator(source, args, task, rig, starts) for source in sources]
         for name in renames(args.rename):
             if not any(name in candidate.renamed for candidate in candidates):
                 raise ContractError(f"--rename {name}=…: neither checkpoint has a camera '{name}'")

@@ -10,10 +10,10 @@ from typing import Annotated, cast
 
 from tyro.conf import arg, UseAppendAction
 
-from aloha_kit.config.fit import renames
 from aloha_kit.config.inference import EngineKind, Precision
-from aloha_kit.control.delayed import Execution
-from aloha_kit.control.seam import chosen, Seam
+from aloha_kit.config.match_checkpoint import renames
+from aloha_kit.control.chunk_boundary import chosen, Seam
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.loop import wilson_interval
 
 SURE = 0.05
@@ -83,7 +83,7 @@ class Comparison:
             )
         if odd < 6:
             return (
-                f"no difference shown: only {odd} of {counted(self.starts, 'start')} told them apart, "
+                f"no difference shown: only {odd} of {plural(self.starts, 'start')} told them apart, "
                 f"and fewer than 6 never decide (p = {p:.2g})"
             )
         low, high = self.interval()
@@ -98,7 +98,7 @@ class Comparison:
         points = f"{100 * self.difference:+.1f} points"
         return "\n".join(
             [
-                f"B against A on the same {counted(self.starts, 'start')}",
+                f"B against A on the same {plural(self.starts, 'start')}",
                 f"  {'':<26} {'B succeeds':>12}{'B fails':>12}",
                 f"  {'A succeeds':<26} {self.both:>12}{self.only_a:>12}",
                 f"  {'A fails':<26} {self.only_b:>12}{self.neither:>12}",

@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aloha_kit.core import counted
-from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.core import plural
 from aloha_kit.eval.pool import EvaluationError
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.inputs import Collator
 from aloha_kit.policies.network import Ask, ChunkNetwork
 
 
 class BatchedNetwork:
-    """Answers the rows of a mailbox, together, without gradients and in evaluation mode.
+    """Answers the rows of a shared buffer, together, without gradients and in evaluation mode.
 
     Every query has `size` rows, filled up with copies where fewer ask. Matrix products round differently at
     different sizes: with one size, a rollout is the same bits whoever else asked at the same time.
@@ -28,7 +28,7 @@ class BatchedNetwork:
     def __init__(
         self,
         network: ChunkNetwork,
-        mailbox: Mailbox,
+        mailbox: SharedBuffer,
         size: int,
         ask: Ask | None = None,
     ) -> None:
@@ -57,6 +57,6 @@ class BatchedNetwork:
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(
-                f"the network failed on {counted(len(rows), 'observation')} at once: {str(error).splitlines()[0]}. "
+                f"the network failed on {plural(len(rows), 'observation')} at once: {str(error).splitlines()[0]}. "
                 "If memory is short, try a smaller --batch"
             ) from error

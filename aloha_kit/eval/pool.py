@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
-from aloha_kit.core import AlohaKitError, counted
+from aloha_kit.core import AlohaKitError, plural
 from aloha_kit.eval.worker import ANSWERED, ASKED, Failure, Plan, Ready, Rollout, work
 from aloha_kit.loop import interrupts_put_off
 
@@ -24,7 +24,7 @@ class EvaluationError(AlohaKitError):
 class _Environment:
     """One environment, as the parent sees it."""
 
-    row: int  # of the mailbox
+    row: int  # of the shared buffer
     pipe: Connection
     process: SpawnProcess
     seed: int | None = None  # being rolled out
@@ -32,13 +32,13 @@ class _Environment:
 
 
 class Pool:
-    """As many environments as the mailbox has rows, spread over processes. A context manager: leaving ends them.
+    """As many environments as the shared buffer has rows, spread over processes. A context manager: leaving ends them.
 
     Args:
         workers: processes.
 
     Attributes:
-        mailbox: where observations and chunks lie.
+        shared buffer: where observations and chunks lie.
         queries: how often the network was asked.
         network_s: how long that took.
     """
@@ -80,7 +80,7 @@ class Pool:
         simulation and network do not fight over the cores.
 
         Args:
-            network: reads the observations of some rows of the mailbox and answers them there.
+            network: reads the observations of some rows of the shared buffer and answers them there.
 
         Raises:
             EvaluationError: a process died, or a rollout failed; names the seed.
@@ -142,8 +142,8 @@ class Pool:
             env.process.join(timeout=10)
             raise EvaluationError(
                 f"a simulation process died (exit code {env.process.exitcode}) {where}. Out of memory? "
-                f"Under way: {counted(len(self._processes), 'worker')} with "
-                f"{counted(len(self._environments), 'environment')}: try a smaller --batch"
+                f"Under way: {plural(len(self._processes), 'worker')} with "
+                f"{plural(len(self._environments), 'environment')}: try a smaller --batch"
             ) from None
         if isinstance(message, Failure):
             raise EvaluationError(message.text if env.seed is None else f"the rollout {where} failed: {message.text}")

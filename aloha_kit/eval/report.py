@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.eval.compare import Comparison
 from aloha_kit.eval.worker import Rollout
 from aloha_kit.loop import wilson_interval
@@ -93,7 +93,7 @@ class Evaluated:
         return {**totals, "limited_by": limited_by, "faults": dict(faults)}
 
     def seams(self) -> dict[str, Any] | None:
-        """The rollouts' jumps from chunk to chunk, see `SeamWatch.report`: medians over rollouts, and the worst."""
+        """Jumps at chunk boundaries, see `BoundaryMonitor.report`: medians over rollouts, and the worst."""
         if not self.rollouts:
             return None
         count, largest, usual = (
@@ -132,7 +132,7 @@ class Evaluated:
             )
         share_of_network = self.network_s / self.seconds if self.seconds else 0.0
         lines.append(
-            f"  {'speed':<26} {counted(len(self.rollouts), 'rollout')} in {self.seconds:.1f} s "
+            f"  {'speed':<26} {plural(len(self.rollouts), 'rollout')} in {self.seconds:.1f} s "
             f"({self.rollouts_per_hour():,.0f} an hour); the network took {share_of_network:.0%} of it"
         )
         return "\n".join(lines)

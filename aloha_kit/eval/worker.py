@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.control.delayed import Execution
 from aloha_kit.control.execution import Executor
 from aloha_kit.control.history import with_history
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.envs import connect
-from aloha_kit.eval.mailbox import Mailbox
-from aloha_kit.eval.seams import SeamWatch
+from aloha_kit.eval.chunk_boundaries import BoundaryMonitor
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.loop import Outcome, run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import LazyImages, require, StartPoses
 
@@ -47,7 +47,7 @@ class Plan:
     task: TaskConfig
     rig: RigConfig
     execution: Execution
-    mailbox: Mailbox
+    mailbox: SharedBuffer
     starts: Mapping[int, Pose] = field(default_factory=dict)  # by seed, see `SimEnv.starts`
 
 
@@ -80,27 +80,28 @@ class Rollout:
     reason: str
     actions: str
     guard: Mapping[str, Any]  # what the safety guard did, see `SafetyGuard.report`
-    seams: Mapping[str, Any]  # how hard it jumped from chunk to chunk, see `SeamWatch.report`
+    seams: Mapping[str, Any]  # how hard it jumped from chunk to chunk, see `BoundaryMonitor.report`
 
 
 def work(plan: Plan, pipes: Sequence[tuple[int, Connection]]) -> None:
     """Body of a process.
 
     Args:
-        pipes: (row of the mailbox, pipe) of each environment. In come seeds, and `ANSWERED` after each `ASKED`, until
-            the pipe ends; out go `Ready`, then an `ASKED` for each query and a `Rollout` for each seed, or a `Failure`.
+        pipes: (row of the shared buffer, pipe) of each environment. In come seeds, and `ANSWERED` after each `ASKED`,
+            until the pipe ends; out go `Ready`, then an `ASKED` for each query and a `Rollout` for each seed, or a
+            `Failure`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the whole group; the parent decides
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa would draw with a thread a core in each of the processes
     turn = threading.Lock()
-    threads = [threading.Thread(target=_serve, args=(plan, row, Line(pipe, turn))) for row, pipe in pipes]
+    threads = [threading.Thread(target=_serve, args=(plan, row, WorkerPipe(pipe, turn))) for row, pipe in pipes]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
 
 
-class Line:
+class WorkerPipe:
     """A thread's pipe to the parent. While it waits for an answer, it is another thread's turn."""
 
     def __init__(self, pipe: Connection, turn: threading.Lock) -> None:
@@ -123,7 +124,7 @@ class Line:
         self._pipe.close()
 
 
-def _serve(plan: Plan, row: int, line: Line) -> None:
+def _serve(plan: Plan, row: int, line: WorkerPipe) -> None:
     with contextlib.closing(line), line.turn, contextlib.suppress(*GONE):
         try:
             with contextlib.closing(simulation(plan)) as env:
@@ -157,9 +158,9 @@ def roll_out(env: Environment, policy: Executor, seed: int) -> Rollout:
     """One rollout behind a safety guard. One that the guard ends has failed; any other error is raised."""
     env.seed(seed)
     limits = env.limits
-    seams = SeamWatch(policy, limits.step)
+    seams = BoundaryMonitor(policy, limits.step)
     guard = SafetyGuard(seams, limits)
-    witness = Witness()
+    witness = RolloutRecorder()
     with contextlib.suppress(SafetyError):
         run_episode(env, guard, [witness])
     outcome = witness.outcome
@@ -184,7 +185,7 @@ class Remote:
         rollout: seed of the next one, which a policy that samples draws by.
     """
 
-    def __init__(self, mailbox: Mailbox, row: int, line: Line) -> None:
+    def __init__(self, mailbox: SharedBuffer, row: int, line: WorkerPipe) -> None:
         self._mailbox, self._row, self._line = mailbox, row, line
         self._seeds, self.rollout = InferenceSeeds(), 0
 
@@ -199,7 +200,7 @@ class Remote:
         return self._mailbox.chunk(self._row)
 
 
-class Witness:
+class RolloutRecorder:
     """An observer that remembers how an episode ended and what was commanded."""
 
     outcome: Outcome

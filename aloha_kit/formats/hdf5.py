@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from aloha_kit.core import EpisodeError, nearest
+from aloha_kit.core import did_you_mean, EpisodeError
 from aloha_kit.core.errors import command
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import Episode, list_episodes
@@ -59,6 +59,6 @@ class Hdf5Source(EpisodeSource):
 
 def _beside(path: Path) -> str:
     if not path.parent.is_dir():
-        return nearest(path.name, ())
+        return did_you_mean(path.name, ())
     folders = [entry for entry in path.parent.iterdir() if entry.is_dir() and list_episodes(entry)]
-    return nearest(path.name, [entry.name for entry in (*list_episodes(path.parent), *folders)])
+    return did_you_mean(path.name, [entry.name for entry in (*list_episodes(path.parent), *folders)])

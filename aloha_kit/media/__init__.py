@@ -1,4 +1,4 @@
-"""Pictures for people: videos, tiles, captions and plots. Needs the `view` extra (PyAV, matplotlib)."""
+"""Images for people: videos, tiles, captions and plots. Needs the `view` extra (PyAV, matplotlib)."""
 
 from aloha_kit.media.frames import caption, fit, row
 from aloha_kit.media.plots import joint_traces, sensor_traces, Strip, timing

@@ -1,4 +1,4 @@
-"""Putting pictures and words together into one frame."""
+"""Putting images and words together into one frame."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def fit(image: Image, height: int, width: int | None = None) -> Image:
 
 
 def row(images: Sequence[Image], height: int, *, labels: Sequence[str] = (), gap: int = 4) -> Image:
-    """Pictures side by side at equal height, each with its name in the corner."""
+    """Images side by side at equal height, each with its name in the corner."""
     cells: list[Image] = []
     for index, image in enumerate(images):
         if index:

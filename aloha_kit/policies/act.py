@@ -1,6 +1,6 @@
 """ACT: Action Chunking with Transformers (Zhao et al., RSS 2023), a conditional VAE over chunks of actions.
 
-Pictures become tokens of a transformer encoder beside the state and a latent; a decoder with one
+Images become tokens of a transformer encoder beside the state and a latent; a decoder with one
 learned query an action reads K actions from them in parallel. In training the latent encodes the
 demonstrated chunk, deployed it is zero.
 """
@@ -32,7 +32,7 @@ def _encoder_layers(config: ActConfig) -> nn.ModuleList:
     )
 
 
-class Posterior(nn.Module):
+class VAEEncoder(nn.Module):
     """q(z | state, actions): what was particular about this demonstration, known in training only."""
 
     positions: Tensor
@@ -97,7 +97,7 @@ class ActNetwork(ChunkNetwork):
         self.state = Linear(self.state_dim, dim)
         vectors = 1
         if config.use_vae:
-            self.posterior = Posterior(config, self.state_dim, self.action_dim)
+            self.posterior = VAEEncoder(config, self.state_dim, self.action_dim)
             self.latent = Linear(config.latent_dim, dim)
             vectors += 1
         if self.environment_dim:

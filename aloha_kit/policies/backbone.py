@@ -1,4 +1,4 @@
-"""Pictures to feature maps: torchvision's ResNet blocks, cut to the depth and width that is wanted."""
+"""Images to feature maps: torchvision's ResNet blocks, cut to the depth and width that is wanted."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class ResNetTrunk(nn.Module):
     """(N, 3, H, W) to (N, channels, H / stride, W / stride), sizes rounded up. Names are torchvision's.
 
     Built from torchvision's blocks rather than its `ResNet`, whose width is fixed and whose later
-    stages would be made only to be thrown away.
+    stages would be made only to be discarded.
     """
 
     def __init__(self, config: PolicyConfig) -> None:
@@ -88,14 +88,14 @@ class ResNetTrunk(nn.Module):
         return x
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
-        """Size of the map of a picture: every step of stride 2 halves and rounds up."""
+        """Size of the map of an image: every step of stride 2 halves and rounds up."""
         for _ in range(self.stages + 1):
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
 
 
-class Vision(nn.Module):
-    """Every camera's picture to its feature map: resize, normalise, ResNet (one for all cameras or one each).
+class ImageEncoder(nn.Module):
+    """Every camera's image to its feature map: resize, normalise, ResNet (one for all cameras or one each).
 
     Attributes:
         channels: of a camera's map, those of all `n_obs_steps` side by side.
@@ -117,7 +117,7 @@ class Vision(nn.Module):
         """{camera: (B, 3, H, W) uint8 or float in [0, 1]} to one (B, channels, h, w) a camera.
 
         Raises:
-            ContractError: a camera is missing or its picture is neither of the recorded size nor `image_size`.
+            ContractError: a camera is missing or its image is neither of the recorded size nor `image_size`.
         """
         ready = [self._prepare(name, images) for name in self.cameras]
         if len(self.backbones) > 1:

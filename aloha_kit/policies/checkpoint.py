@@ -30,7 +30,7 @@ from torch import Tensor
 
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
-from aloha_kit.core import AlohaKitError, Contract, nearest
+from aloha_kit.core import AlohaKitError, Contract, did_you_mean
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import sync
 from aloha_kit.data.stats import Statistics
@@ -201,7 +201,7 @@ def _existing(folder: Path) -> Path:
         folder = spare  # the machine stopped between the two renames of `save`
     if not folder.is_dir():
         beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{WEIGHTS}") if not p.parent.name.startswith("."))
-        raise CheckpointError(f"no checkpoint folder {folder}. {nearest(folder.name, beside)}")
+        raise CheckpointError(f"no checkpoint folder {folder}. {did_you_mean(folder.name, beside)}")
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         present = ", ".join(sorted(p.name for p in folder.iterdir())) or "(nothing)"

@@ -1,4 +1,4 @@
-"""CNNMLP: pictures through a ResNet, features and state through a perceptron. The baseline of the ACT paper."""
+"""CNNMLP: images through a ResNet, features and state through a perceptron. The baseline of the ACT paper."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class SpatialSoftmax(nn.Module):
         self.project = nn.Conv2d(channels, points, kernel_size=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        # fp32 under autocast too, and no matrix product, which it would narrow: bf16 knows 256 places in a picture
+        # fp32 under autocast too, and no matrix product, which it would narrow: bf16 knows 256 places in an image
         weights = self.project(features).flatten(2).softmax(-1, torch.float32).unflatten(-1, features.shape[-2:])
         rows, columns = (torch.linspace(-1, 1, n, device=features.device) for n in features.shape[-2:])
         return torch.stack([(weights.sum(3) * rows).sum(-1), (weights.sum(2) * columns).sum(-1)], dim=-1).flatten(1)
@@ -64,7 +64,7 @@ class CnnMlpNetwork(ChunkNetwork):
                 if min(height, columns) < 13:
                     raise ContractError(
                         f"camera '{name}' gives a {height}x{columns} feature map, and the three 5x5 convolutions need"
-                        " 13x13 or more (480x640 pictures give 15x20); use features spatial_softmax"
+                        " 13x13 or more (480x640 images give 15x20); use features spatial_softmax"
                     )
                 self.heads.append(Convolutions(self.vision.channels))
                 width += 32 * (height - 12) * (columns - 12)

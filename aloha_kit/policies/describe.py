@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aloha_kit.config.policies import ActConfig
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.find import REFERENCE_CONFIG, REFERENCE_STATS, trained_task
 from aloha_kit.policies.intact import CheckpointError
@@ -27,7 +27,7 @@ def _ours(source: Path) -> list[str]:
     contract = network.contract
     cameras = [f"{name} {height}x{width}" for name, (height, width) in contract.cameras.items()]
     return [
-        f"{source}: {network.config.kind}, a chunk of {counted(network.chunk_size, 'action')}",
+        f"{source}: {network.config.kind}, a chunk of {plural(network.chunk_size, 'action')}",
         f"state: {', '.join(contract.state_names)}",
         f"action: {', '.join(contract.action_names)}",
         f"cameras: {', '.join(cameras) or '(none)'}",
@@ -47,7 +47,7 @@ def _published(source: Path) -> list[str]:
     told = "the weights do not tell how many" if number is None else f"{number}, as the weights tell"
     layers = f", {config.dec_layers} decoder layers" if isinstance(config, ActConfig) else ""
     return [
-        f"{source}: a published {config.kind}, a chunk of {counted(config.chunk_size, 'action')}{layers}",
+        f"{source}: a published {config.kind}, a chunk of {plural(config.chunk_size, 'action')}{layers}",
         f"state: {stats['qpos'].size} values; action: {stats['action'].size} values",
         f"cameras: {told}" + (f"; {REFERENCE_CONFIG} names {' '.join(names)}" if names else "; give --cameras"),
         "sizes and rate: it does not tell them; give --image_size, and a task of its rate",

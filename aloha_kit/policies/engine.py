@@ -179,7 +179,7 @@ def blank(network: ChunkNetwork, rows: int) -> Batch:
 
 
 def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
-    """Batches of the example's size, always the same: vectors like the training data's, pictures of soft patches."""
+    """Batches of the example's size, always the same: vectors like the training data's, images of soft patches."""
     rng = np.random.default_rng(0)
     layout = {feature.name: feature for feature in network.contract.inputs}
     shapes = {name: tuple(tensor.shape) for name, tensor in inputs.disassembled(example).items()}

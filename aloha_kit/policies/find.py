@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from aloha_kit.config.fit import TrainingSetup
-from aloha_kit.core import ConfigError, ContractError, counted
+from aloha_kit.config.match_checkpoint import TrainingSetup
+from aloha_kit.core import ConfigError, ContractError, plural
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
@@ -108,7 +108,7 @@ def _published(source: Path, setup: TrainingSetup | None) -> ChunkNetwork:
         )
     if number is not None and number != len(cameras):
         raise ContractError(
-            f"{source} was trained on {counted(number, 'camera')}, as its weights tell; {origin} gives"
+            f"{source} was trained on {plural(number, 'camera')}, as its weights tell; {origin} gives"
             f" {len(cameras)}: {' '.join(cameras) or '(none)'}. Give --cameras NAME … in its training's order"
         )
     network = load_reference(source, source.parent / REFERENCE_STATS, cameras, rate_hz=setup.rate_hz)

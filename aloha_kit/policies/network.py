@@ -15,7 +15,7 @@ from aloha_kit.core import Contract, ContractError, Feature
 from aloha_kit.core.contract import IMAGE, PRIVILEGED
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
-from aloha_kit.policies.backbone import Vision
+from aloha_kit.policies.backbone import ImageEncoder
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.metrics import action_errors, error_columns, Mean
 from aloha_kit.policies.normalise import Normaliser
@@ -43,7 +43,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
     loss_columns: tuple[str, ...] = ()
     selects: ClassVar[str] = "val_loss"
     config: PolicyConfig
-    vision: Vision | None
+    vision: ImageEncoder | None
     assumed: Mapping[str, Any] | None = None
 
     def __init__(self, config: PolicyConfig, contract: Contract, stats: Statistics) -> None:
@@ -64,7 +64,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
         self.normaliser = Normaliser(config, stats, tuple(keys))
         self.vision = None
         if config.use_images:
-            self.vision = Vision(config, self.contract.cameras)
+            self.vision = ImageEncoder(config, self.contract.cameras)
 
     @property
     def chunk_size(self) -> int:

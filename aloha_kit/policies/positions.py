@@ -1,4 +1,4 @@
-"""Where a token is: fixed sine tables for sequences and for pictures."""
+"""Where a token is: fixed sine tables for sequences and for images."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aloha_kit.config.fit import BASE_NAMES
+from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
 from aloha_kit.core import Contract, ContractError, joint_names
 from aloha_kit.core.files import special_file

@@ -157,7 +157,7 @@ def _beyond_reference(network: ChunkNetwork) -> list[str]:
         if len(network.contract.cameras) > 1:
             wanted["share_backbone"] = False
         if network.vision is not None and set(network.vision.map_sizes) != {(15, 20)}:
-            return [f"CNNMLP there reads 480x640 pictures only, here {dict(network.contract.cameras)}"]
+            return [f"CNNMLP there reads 480x640 images only, here {dict(network.contract.cameras)}"]
     if (network.state_dim, network.action_dim) != (_JOINTS, _JOINTS):
         return [f"it has {_JOINTS} states and {_JOINTS} actions, not {network.state_dim} and {network.action_dim}"]
     return [

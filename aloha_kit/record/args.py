@@ -34,7 +34,7 @@ class SessionArgs:
     cues: Literal["off", "bell", "speech"] = "off"
     """Sounds: the terminal's bell, or speech through spd-say or espeak-ng."""
     patience: float = 0.0
-    """Seconds after which a fault that nobody mends ends the session; 0 waits for the operator."""
+    """Seconds after which a fault that nobody fixes ends the session; 0 waits for the operator."""
     plain: bool = False
     """Plain lines also on a terminal."""
 
@@ -70,11 +70,11 @@ class RecordArgs(CommandArgs):
     workers: int | None = None
     """Processes that record at the same time; the cores of the machine when not given."""
     image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
-    """Height and width of the pictures, in place of the rig's."""
+    """Height and width of the images, in place of the rig's."""
     cameras: tuple[str, ...] | None = None
     """Cameras to record, in place of the task's."""
     images: Literal["jpeg", "raw"] = "jpeg"
-    """How pictures are kept."""
+    """How images are kept."""
     quality: int = 95
     """JPEG quality, 1 to 100."""
     episode_len: int | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from aloha_kit.core import Clock, nearest
+from aloha_kit.core import Clock, did_you_mean
 from aloha_kit.record.operator import Channel, Command, COMMANDS, State
 from aloha_kit.record.screen import Cues, Screen
 
@@ -58,7 +58,7 @@ class Conversation:
                 if word in COMMANDS:
                     commands.append(word)
                 else:
-                    self.say(f"'{word}' is no command. {nearest(word, COMMANDS)}")
+                    self.say(f"'{word}' is no command. {did_you_mean(word, COMMANDS)}")
         return commands
 
     def wait_for(
@@ -66,11 +66,11 @@ class Conversation:
         answers: Sequence[Command],
         clock: Clock,
         *,
-        patience_s: float | None = None,
+        timeout_s: float | None = None,
         meanwhile: Callable[[Command], None],
     ) -> Command | None:
-        """The first of `answers` that is said; other commands go to `meanwhile`. None after `patience_s`."""
-        end = None if patience_s is None else clock.now_ns() + int(patience_s * 1e9)
+        """The first of `answers` that is said; other commands go to `meanwhile`. None after `timeout_s`."""
+        end = None if timeout_s is None else clock.now_ns() + int(timeout_s * 1e9)
         while end is None or clock.now_ns() < end:
             for command in self.heard():
                 if command in answers:

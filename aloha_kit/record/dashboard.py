@@ -8,7 +8,7 @@ from typing import Any, TYPE_CHECKING
 import dm_env
 
 from aloha_kit.config import TaskConfig
-from aloha_kit.core import Action, counted
+from aloha_kit.core import Action, plural
 from aloha_kit.loop import Outcome, SafetyGuard
 from aloha_kit.record.conversation import Conversation
 from aloha_kit.record.screen import Screen
@@ -77,7 +77,7 @@ def show_streams(screen: Screen, health: Mapping[str, StreamHealth]) -> None:
         oldest = max(health, key=lambda name: health[name].age_s)
         screen.status(
             " | ".join(f"{_short(name)} {s.rate_hz:.0f} Hz {1e3 * s.age_s:.0f} ms" for name, s in health.items()),
-            f"{counted(len(health), 'stream')} alive, slowest {_short(slowest)} {health[slowest].rate_hz:.0f} Hz, "
+            f"{plural(len(health), 'stream')} alive, slowest {_short(slowest)} {health[slowest].rate_hz:.0f} Hz, "
             f"oldest {_short(oldest)} {1e3 * health[oldest].age_s:.0f} ms",
         )
 

@@ -24,7 +24,7 @@ class DataFolder:
         folder, task, contract: of the recording; the folder is there.
 
     Raises:
-        EpisodeError: a damaged file, or episodes of another task or with other joints, cameras, picture sizes
+        EpisodeError: a damaged file, or episodes of another task or with other joints, cameras, image sizes
             or rate: one data set is learnt from as a whole. Every method may find that.
     """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aloha_kit.config.fit import rig_joints
+from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core import Policy
 from aloha_kit.core.files import make_folder
 from aloha_kit.envs import connect
@@ -64,7 +64,7 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
             guard=_guard,
             squeezes=squeezes,
             require_rig=_require_ros,
-            patience_s=args.session.patience or None,
+            timeout_s=args.session.patience or None,
         )
         ceremony = Ceremony(session, countdown_s=args.session.countdown)
         env = stack.enter_context(contextlib.closing(connect(task, rig, leaders=True, opening=ceremony)))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import counted
+from aloha_kit.core import plural
 from aloha_kit.episode import recover as recovery
 from aloha_kit.record.take import Verdict
 
@@ -39,7 +39,7 @@ class SessionResult:
 
     def text(self) -> str:
         """A few lines for people."""
-        lines = [f"{self.present} of {counted(self.wanted, 'episode')} in {self.folder}"]
+        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
         counts = {verdict: self.verdicts.count(verdict) for verdict in dict.fromkeys(self.verdicts)}
         if counts:
             lines.append("this time: " + ", ".join(f"{number} {verdict}" for verdict, number in counts.items()))

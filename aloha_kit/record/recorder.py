@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError, counted
+from aloha_kit.core import AlohaKitError, plural
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.envs import connect
@@ -42,7 +42,7 @@ class Recorded:
 
     def text(self) -> str:
         """A line or two for people."""
-        lines = [f"{counted(self.present, 'episode')} in {self.folder}"]
+        lines = [f"{plural(self.present, 'episode')} in {self.folder}"]
         if self.verdicts:
             good, tried = sum(v.success for v in self.verdicts), len(self.verdicts)
             low, high = wilson_interval(good, tried)

@@ -37,8 +37,8 @@ ENDINGS: dict[Command, tuple[Verdict, bool | None, str]] = {  # what ends an epi
     "keep": ("kept", True, "ended by the operator: keep"),
     "success": ("kept", True, "ended by the operator: success"),
     "failure": ("failed", False, "ended by the operator: failure"),
-    "discard": ("thrown away", None, "thrown away by the operator"),
-    "redo": ("thrown away", None, "thrown away by the operator, to be done again"),
+    "discard": ("discarded", None, "discarded by the operator"),
+    "redo": ("discarded", None, "discarded by the operator, to be done again"),
     "quit": ("failed", False, "the operator quit"),
 }
 
@@ -52,7 +52,7 @@ class Session:
         guard: what stands between a policy and this rig's arms; one is made an episode.
         squeezes: the gestures among the operator's channels: they have to see the leaders' actions.
         require_rig: raises AlohaKitError when there is no point in waiting for the rig (ROS itself is gone).
-        patience_s: how long a fault may last before the session gives up; None waits for the operator.
+        timeout_s: how long a fault may last before the session gives up; None waits for the operator.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class Session:
         guard: Callable[[RosEnv, Policy], SafetyGuard],
         squeezes: Squeezes | None = None,
         require_rig: Callable[[], None] = lambda: None,
-        patience_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         self.plan, self.talk = plan, talk
         self.takes: list[Take] = []
         self._make_guard, self._squeezes = guard, squeezes
-        self._require_rig, self._patience_s = require_rig, patience_s
+        self._require_rig, self._patience_s = require_rig, timeout_s
         self._elsewhere = 0  # good episodes in the folder that this session did not record
         self._new_seeds: Iterator[int] = itertools.count(plan.seed)
         self._again: deque[int] = deque()  # seeds that come before new ones
@@ -257,14 +257,14 @@ class Session:
         if outcome.error or (self._ended_by is None and env.succeeded(outcome) is False):
             verdict = "failed"
         elif outcome.steps == 0:
-            verdict = "thrown away"
+            verdict = "discarded"
         if self._ended_by == "redo":
             self._again.appendleft(seed)
         cut = self._squeezes.steps if self._squeezes else 0
         self._room.learn(take.size(), outcome.steps / env.contract.rate_hz)
         self.takes.append(take)
         take.seed = seed
-        judged = "" if verdict == "thrown away" else f" {verdict}"
+        judged = "" if verdict == "discarded" else f" {verdict}"
         self.talk.tell("saving", f"{take.name}{judged}: {outcome.reason}; {board.summary()}")
         take.settle(verdict, success=success, cut=cut, notes=board.notes())
 
@@ -276,11 +276,11 @@ class Session:
         elif command == "reset":
             self.talk.say(_reset(env))
         elif command in ("discard", "redo"):
-            if last is None or last.verdict == "thrown away":
-                self.talk.say(f"{command}: there is nothing to throw away")
+            if last is None or last.verdict == "discarded":
+                self.talk.say(f"{command}: there is nothing to discard")
                 return
             last.throw_away()
-            self.talk.say(f"{last.name} thrown away")
+            self.talk.say(f"{last.name} discarded")
             if command == "redo":
                 self._again.appendleft(last.seed)
                 self._restart = env.simulated  # whose objects have to go back to where they were
@@ -299,17 +299,17 @@ class Session:
         return answer
 
     def _mend(self, env: RosEnv, error: AlohaKitError) -> None:
-        """Wait until the operator has mended what is wrong; raises the error again if they do not."""
+        """Wait until the operator has fixed what is wrong; raises the error again if they do not."""
         self._require_rig()
         for command in self.talk.heard():  # said before the fault was told: no leave to move again after it
             if command not in ("resume", "start", "reset"):
                 self._between(command, env)
         if self._quit:
             raise error
-        remedy = "Release the emergency stop, say reset, then resume" if env.estop() else "Resume when this is mended"
+        remedy = "Release the emergency stop, say reset, then resume" if env.estop() else "Resume when this is fixed"
         self.talk.tell("paused", f"{error}\nNothing is sent to the arms. {remedy}, or quit")
         answer = self.talk.wait_for(
-            _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), patience_s=self._patience_s
+            _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), timeout_s=self._patience_s
         )
         if answer not in ("resume", "start"):
             raise error

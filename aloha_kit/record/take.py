@@ -16,7 +16,7 @@ from aloha_kit.episode.schema import partial_path
 from aloha_kit.loop import Outcome
 from aloha_kit.record.folder import FAILED, put_aside
 
-Verdict: TypeAlias = Literal["kept", "failed", "thrown away"]
+Verdict: TypeAlias = Literal["kept", "failed", "discarded"]
 
 
 class Take:
@@ -83,7 +83,7 @@ class Take:
     def settle(
         self, verdict: Verdict, *, success: bool | None = None, cut: int = 0, notes: dict[str, Any] | None = None
     ) -> None:
-        """Begin to save, put aside (`failed/`) or throw away what was recorded; returns at once.
+        """Begin to save, put aside (`failed/`) or discard what was recorded; returns at once.
 
         Args:
             success: a person's verdict; None leaves it to the reward, where there is one.
@@ -94,7 +94,7 @@ class Take:
         writer, outcome = self.writer, self.outcome
         if writer is None or outcome is None:
             return
-        if verdict == "thrown away":
+        if verdict == "discarded":
             writer.discard()
             return
         writer.success = False if verdict == "failed" else success
@@ -131,7 +131,7 @@ class Take:
         self.wait()
         if self.file is not None:
             self.file.unlink(missing_ok=True)
-            self.file, self.verdict = None, "thrown away"
+            self.file, self.verdict = None, "discarded"
 
     def relabel(self, *, success: bool) -> bool:
         """On second thoughts: a kept episode shows a success, or a failure and is put aside; False if there is none."""

@@ -46,10 +46,10 @@ class RemotePolicy:
         where: `host:port`.
         token: the server's.
         timeout_s: how long one question may take, connecting anew included.
-        patience_s: how long the first connection may take: a server loads its network first.
+        connect_timeout_s: how long the first connection may take: a server loads its network first.
         rename: cameras, {the policy's name: the rig's}; `contract` has the rig's.
         seed: of the first rollout, for a policy that samples; each reset begins the next one.
-        quality: of JPEGs made of pictures that no camera sent as JPEG, 1 to 100; None sends them raw.
+        quality: of JPEGs made of images that no camera sent as JPEG, 1 to 100; None sends them raw.
 
     Attributes:
         contract, chunk_size, n_obs_steps, about: what the server says of its policy.
@@ -71,7 +71,7 @@ class RemotePolicy:
         token: str,
         *,
         timeout_s: float = 1.0,
-        patience_s: float = 10.0,
+        connect_timeout_s: float = 10.0,
         quality: int | None = None,
         rename: Mapping[str, str] | None = None,
         seed: int = 0,
@@ -93,7 +93,7 @@ class RemotePolicy:
         self._seeds = InferenceSeeds(seed)
         self._names: dict[str, str] = dict(rename or {})
         self.took_ms = 0.0
-        self._connected(time.monotonic() + patience_s)
+        self._connected(time.monotonic() + connect_timeout_s)
         assert self._welcome is not None
         self.contract, self.chunk_size = self._welcome.contract.renamed(self._names), self._welcome.chunk_size
         self.n_obs_steps = self._welcome.n_obs_steps

@@ -43,7 +43,7 @@ class ConnectionLostError(RemoteError, ConnectionError):
 
 
 class Jpeg(bytes):
-    """A picture that travels compressed."""
+    """An image that travels compressed."""
 
 
 def pack(message: dict[str, Any]) -> bytes:
@@ -62,7 +62,7 @@ def unpack(data: Any) -> dict[str, Any]:
         raise RemoteError("a message must be binary, given text")
     count = 0
 
-    def counted(value: Any) -> Any:
+    def plural(value: Any) -> Any:
         nonlocal count
         count += 1
         if count > _MAX_OBJECTS:
@@ -71,8 +71,8 @@ def unpack(data: Any) -> dict[str, Any]:
 
     try:
         message = msgpack.unpackb(
-            data, ext_hook=lambda code, content: counted(_extension(code, content)), object_hook=counted,
-            list_hook=counted, strict_map_key=True, **_MAX_LENGTHS,
+            data, ext_hook=lambda code, content: plural(_extension(code, content)), object_hook=plural,
+            list_hook=plural, strict_map_key=True, **_MAX_LENGTHS,
         )  # fmt: skip
     except RemoteError:
         raise

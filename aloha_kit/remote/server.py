@@ -87,14 +87,14 @@ class PolicyServer:
         ping_s: float = 5.0,
     ) -> None:
         if not token:
-            raise RemoteError("a server needs a token, or anybody in the network could see the cameras' pictures")
+            raise RemoteError("a server needs a token, or anybody in the network could see the cameras' images")
         if len(token.encode()) > MAX_TOKEN:
             raise RemoteError(f"a token has at most {MAX_TOKEN} bytes, given {len(token.encode())}")
         self._served, self._token, self._say = served, _digest(token), say
         self._one_at_a_time = threading.Lock()
         self._connections = Connections(limits or ConnectionLimits())
         try:
-            # not compressed: JPEG does not shrink, and raw pictures would cost more time than they save
+            # not compressed: JPEG does not shrink, and raw images would cost more time than they save
             self._server: Server = serve(
                 self._talk, host, port, max_size=STRANGER_BYTES, max_queue=2, compression=None, logger=_NO_LOG,
                 open_timeout=STRANGER_S, close_timeout=1.0, ping_interval=ping_s, ping_timeout=2 * ping_s,

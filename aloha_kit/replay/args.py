@@ -40,7 +40,7 @@ class ReplayArgs(CommandArgs):
     """Control rate, for files of other tools that do not say it, where the assumed one is wrong."""
     embodiment: OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     height: int = 480
-    """Height of the pictures in the video, in pixels; at least 240, so that the plots can be read."""
+    """Height of the images in the video, in pixels; at least 240, so that the plots can be read."""
     video: bool = True
     """Write an MP4."""
     plots: bool = True

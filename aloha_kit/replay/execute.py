@@ -150,7 +150,7 @@ def _task(recording: Recording, name: str | None) -> TaskConfig:
     scene = recording.describe.get("scene", config.scene)
     if scene != config.scene:
         raise ConfigError(f"{recording.episode.where} is of scene '{scene}', task '{config.name}' is '{config.scene}'")
-    # The same drawing of randomised things, and the end where the recording ended; no pictures are needed.
+    # The same drawing of randomised things, and the end where the recording ended; no images are needed.
     drawn = {str(k): float(v) for k, v in dict(recording.describe.get("randomise", config.randomise)).items()}
     return replace(config, episode_len=len(recording.action), rate_hz=recording.rate_hz, cameras=(), randomise=drawn)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, EpisodeError, nearest
+from aloha_kit.core import Contract, did_you_mean, EpisodeError
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.checks import check_shapes, names_of
 from aloha_kit.episode.findings import Bounds
@@ -42,7 +42,7 @@ class Recording:
 
     @classmethod
     def of(cls, episode: RecordedEpisode, cameras: Sequence[str] = (), rate_hz: float | None = None) -> Recording:
-        """Read everything but the pictures.
+        """Read everything but the images.
 
         Raises:
             EpisodeError: a camera that the episode has not (says which it has), no actions, streams whose
@@ -50,7 +50,7 @@ class Recording:
         """
         for camera in cameras:
             if camera not in episode.cameras:
-                raise EpisodeError(f"{episode.where} has no camera '{camera}'. {nearest(camera, episode.cameras)}")
+                raise EpisodeError(f"{episode.where} has no camera '{camera}'. {did_you_mean(camera, episode.cameras)}")
         action, qpos = episode.action, episode.qpos
         if episode.base_action is not None:
             action = np.concatenate([action, episode.base_action], axis=1)

@@ -15,7 +15,7 @@ from aloha_kit.config import find, from_mapping, load, names
 from aloha_kit.config.load import read
 from aloha_kit.config.policies import load_policy
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError, did_you_mean
 
 _OURS = {
     "seed": "--seeds says it",
@@ -122,7 +122,7 @@ def _check_training(preset: Preset, where: str) -> None:
         if key in _OURS:
             raise ConfigError(f"{where}: {key} cannot be set here, {_OURS[key]}")
         if key not in known:
-            raise ConfigError(f"{where}: unknown flag '{key}'. {nearest(key, known - _OURS.keys())}")
+            raise ConfigError(f"{where}: unknown flag '{key}'. {did_you_mean(key, known - _OURS.keys())}")
     load_policy(preset.policy, **{key: v for key, v in preset.train.items() if key in _fields(type(network))})
     if preset.training.num_epochs is not None:
         raise ConfigError(f"{where}: the recipe of '{preset.policy}' counts in epochs; give a recipe with num_steps")

@@ -12,7 +12,7 @@ import rospy
 from geometry_msgs.msg import Twist
 from std_msgs.msg import Bool
 
-from aloha_kit.config.fit import BASE_NAMES
+from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import Clock, CommandLimiter, SafetyError, WallClock
 from aloha_kit.core.motion import BASE_ACCELERATION

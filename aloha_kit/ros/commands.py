@@ -37,10 +37,10 @@ class ArmCommands:
         clock: Clock,
         *,
         rate_hz: float,
-        patience_s: float,
+        timeout_s: float,
     ) -> None:
         self._who, self._model, self._topic, self._parse = who, model, topic, parse
-        self._next_reading, self._clock, self._patience_s = next_reading, clock, patience_s
+        self._next_reading, self._clock, self._patience_s = next_reading, clock, timeout_s
         rate_hz = min(rate_hz, FASTEST_HZ)
         self._limiter = CommandLimiter(command_step(model, rate_hz), rate_hz)
 

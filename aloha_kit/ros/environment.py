@@ -33,14 +33,14 @@ from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import node
 from aloha_kit.ros.arms import Arm, Role, Vector
 from aloha_kit.ros.base import Base
+from aloha_kit.ros.competing_publishers import SoleCommander
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.estop import EStop
-from aloha_kit.ros.followers import Followers
+from aloha_kit.ros.followers import FollowerArms
 from aloha_kit.ros.leaders import LeaderArms
-from aloha_kit.ros.observation import describe_streams, QUANTITIES, rig_contract, Senses
+from aloha_kit.ros.observation import describe_streams, ObservationBuilder, QUANTITIES, rig_contract
 from aloha_kit.ros.operator import RosOperator
-from aloha_kit.ros.readings import next_reading, require_believable, until_read
-from aloha_kit.ros.rivals import SoleCommander
+from aloha_kit.ros.readings import next_reading, require_believable, retry_read
 from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.sensors import rig_sensors
 from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
@@ -50,7 +50,7 @@ WARM_UP_S = 15.0
 """How long the streams may take to come alive."""
 
 GAP_S = 0.1
-"""How long a step waits for what follows a lost message or a failed reading: a bit more than two pictures at 30 Hz."""
+"""How long a step waits for what follows a lost message or a failed reading: a bit more than two images at 30 Hz."""
 
 
 class RosEnv(Environment):
@@ -116,7 +116,7 @@ class RosEnv(Environment):
                 return opened.enter_context(contextlib.closing(arm))
 
             followers = {name: connect(driver, "follower") for name, driver in drivers["follower"].items()}
-            self._arms = Followers(
+            self._arms = FollowerArms(
                 followers, rig, self.clock, estop=self.estop, before_each=lambda: self._sole.require()
             )
             held = drivers["leader"] if leaders else {}
@@ -133,12 +133,12 @@ class RosEnv(Environment):
             opened.callback(self._sole.close)
             self._opened = opened.pop_all()
         self.leaders = (
-            LeaderArms(self.leader_arms, self.streams.sync, self.clock, base=self.base is not None, patience_s=GAP_S)
+            LeaderArms(self.leader_arms, self.streams.sync, self.clock, base=self.base is not None, timeout_s=GAP_S)
             if leaders
             else None
         )
         self._rate = Rate(task.rate_hz, self.clock)
-        self._senses = Senses(rig_contract(task, rig, self.simulated), self.followers, self.base, sensors)
+        self._senses = ObservationBuilder(rig_contract(task, rig, self.simulated), self.followers, self.base, sensors)
 
     @property
     def followers(self) -> dict[str, Arm]:
@@ -284,7 +284,7 @@ class RosEnv(Environment):
         return RosOperator(commands, namespace)
 
     def prepare(self) -> None:
-        """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `Followers.prepare`."""
+        """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `FollowerArms.prepare`."""
         self._sole.listen()
         self._arms.prepare()
 
@@ -309,7 +309,7 @@ class RosEnv(Environment):
         return self._arms.torque()
 
     def park(self, seconds: float | None = None) -> None:
-        """Followers to rest on themselves, whatever streams do. Raises as `Followers.park`."""
+        """Followers to rest on themselves, whatever streams do. Raises as `FollowerArms.park`."""
         self.hold()
         if not self.listens_only:
             self.estop.require_released()
@@ -364,7 +364,7 @@ class RosEnv(Environment):
             return observation
 
     def _observe(self, command_ns: int | None) -> Observation:
-        observation = until_read(self._read, self.clock, GAP_S)
+        observation = retry_read(self._read, self.clock, GAP_S)
         stamps = observation["stamps"]
         if self.leaders is not None:
             stamps.update(self.leaders.stamps)

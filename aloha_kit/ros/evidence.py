@@ -42,7 +42,7 @@ class TopicEvidence:
     stamps_ns: Times = field(default_factory=no_times)  # (N,) of the headers; 0 where the driver set none
     arrivals_ns: Times = field(default_factory=no_times)  # (N,) on this machine's clock
     sizes: Times = field(default_factory=no_times)  # (N,) bytes
-    prints: Times = field(default_factory=no_times)  # (N,) checksum of each picture's bytes; empty for other streams
+    prints: Times = field(default_factory=no_times)  # (N,) checksum of each image's bytes; empty for other streams
     instead: tuple[str, ...] = ()  # topics of the same source that are published, "name (type)"
 
     @property
@@ -55,7 +55,7 @@ class TopicEvidence:
 
 @dataclass(frozen=True, eq=False)
 class CameraEvidence:
-    """One camera's newest picture, or why there is none."""
+    """One camera's newest image, or why there is none."""
 
     name: str
     picture: Picture | None  # (H, W, 3) RGB

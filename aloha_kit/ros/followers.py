@@ -13,8 +13,8 @@ from aloha_kit.core import AlohaKitError, Clock, Observation, SafetyError
 from aloha_kit.loop import Latch
 from aloha_kit.ros.arms import Arm, move_together, require_arrival
 from aloha_kit.ros.drivers import arm_driver
-from aloha_kit.ros.following import Following
 from aloha_kit.ros.node import RosError
+from aloha_kit.ros.tracking_monitor import TrackingMonitor
 
 START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
 """How long the moves to the start pose, of the grippers and to the rest pose take at least."""
@@ -23,7 +23,7 @@ SILENT_S = 12.0
 """A driver publishes nothing while its motors reboot, a second each; the arms are parked when it is back."""
 
 
-class Followers:
+class FollowerArms:
     """`arms` by name, in the order of the vectors; under torque they hold their last command by themselves.
 
     Nothing is sent, whoever asks, while the emergency stop is pressed, nor before `prepare` has succeeded.
@@ -47,7 +47,7 @@ class Followers:
         self._unready = "they were not prepared"  # why nothing is sent to them; empty once they are
         self._parked = False
         self._following = {
-            arm: Following(arm.name, arm.model, milliamperes=arm_driver(rig.followers[name]).effort_unit == "mA")
+            arm: TrackingMonitor(arm.name, arm.model, milliamperes=arm_driver(rig.followers[name]).effort_unit == "mA")
             for name, arm in arms.items()
         }
 

@@ -1,4 +1,4 @@
-"""Pictures in ROS messages to arrays and back. Not cv_bridge: Debian's breaks on a newer numpy than it was built for.
+"""Images in ROS messages to arrays and back. Not cv_bridge: Debian's breaks on a newer numpy than it was built for.
 
 Messages are taken by their fields, so reading them needs no ROS.
 """
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import jpeg, nearest, ReadingError, StreamError
+from aloha_kit.core import did_you_mean, jpeg, ReadingError, StreamError
 from aloha_kit.core.jpeg import is_jpeg, jpeg_size
 
 Image = npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}  # mm, mm, m
 
 
 def decode(message: Any) -> Image:
-    """The (H, W, 3) uint8 RGB picture of a sensor_msgs Image or CompressedImage, an array of its own.
+    """The (H, W, 3) uint8 RGB image of a sensor_msgs Image or CompressedImage, an array of its own.
 
     Raises:
         ReadingError: a JPEG that was cut off; the next one may be whole.
@@ -73,7 +73,7 @@ def decode_depth(message: Any) -> Depth:
 
 
 def size(message: Any) -> tuple[int, int]:
-    """(height, width) of a picture without decoding its pixels, where it is an Image or a JPEG."""
+    """(height, width) of an image without decoding its pixels, where it is an Image or a JPEG."""
     if not _compressed(message):
         return int(message.height), int(message.width)
     if is_jpeg(message.data):
@@ -98,7 +98,7 @@ def jpegs(messages: Mapping[str, Any]) -> dict[str, bytes]:
 class LazyImages(Mapping[str, Image]):
     """`images` of an observation: {camera: message} as {camera: (H, W, 3) uint8 RGB}.
 
-    A picture is decoded when it is first asked for, and kept.
+    An image is decoded when it is first asked for, and kept.
     """
 
     def __init__(self, messages: Mapping[str, Any]) -> None:
@@ -125,7 +125,7 @@ class LazyImages(Mapping[str, Image]):
 
 def to_image(array: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str = "") -> Any:
     """A sensor_msgs/Image of an array laid out as `encoding` says: (H, W, C) uint8, (H, W) where it has one channel."""
-    from sensor_msgs.msg import Image as Message  # only who sends pictures needs ROS
+    from sensor_msgs.msg import Image as Message  # only who sends images needs ROS
 
     order = "<" if array.dtype.byteorder in "=|" else array.dtype.byteorder
     data = np.ascontiguousarray(array, array.dtype.newbyteorder(order))
@@ -136,7 +136,7 @@ def to_image(array: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: st
 
 
 def to_compressed(picture: Image | bytes, stamp_ns: int, quality: int = 95, frame_id: str = "") -> Any:
-    """A sensor_msgs/CompressedImage of an RGB picture, or of a JPEG that somebody encoded already."""
+    """A sensor_msgs/CompressedImage of an RGB image, or of a JPEG that somebody encoded already."""
     from sensor_msgs.msg import CompressedImage
 
     data = picture if isinstance(picture, bytes) else encode(picture, quality)
@@ -144,7 +144,7 @@ def to_compressed(picture: Image | bytes, stamp_ns: int, quality: int = 95, fram
 
 
 def encode(picture: Image, quality: int = 95) -> bytes:
-    """An (H, W, 3) RGB picture as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
+    """An (H, W, 3) RGB image as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
     return jpeg.encode_jpeg(picture, quality).tobytes()
 
 
@@ -159,13 +159,13 @@ def _compressed(message: Any) -> bool:
 
 
 def _swapped(message: Any) -> bool:
-    """Whether red and blue were swapped before compression; ordinary pictures say "bgr8" there, or nothing."""
+    """Whether red and blue were swapped before compression; ordinary images say "bgr8" there, or nothing."""
     return "compressed rgb" in message.format
 
 
 def _known(encoding: str, known: Mapping[str, Any]) -> Any:
     if encoding not in known:
-        raise StreamError(f"pictures of encoding '{encoding}' cannot be read. {nearest(encoding, known)}")
+        raise StreamError(f"images of encoding '{encoding}' cannot be read. {did_you_mean(encoding, known)}")
     return known[encoding]
 
 
@@ -175,14 +175,14 @@ def _rows(message: Any, size: int) -> Image:
     data = np.frombuffer(message.data, np.uint8)
     if step < width * size or len(data) < step * height or not height or not width:
         raise StreamError(
-            f"a picture of {height} rows, {width} columns, {message.encoding} and {step} bytes a row "
+            f"an image of {height} rows, {width} columns, {message.encoding} and {step} bytes a row "
             f"cannot have {len(data)} bytes; expected {height * width * size} and any padding"
         )
     return data[: step * height].reshape(height, step)[:, : width * size].reshape(height, width, size)
 
 
 def _require_whole(data: bytes) -> tuple[int, int]:
-    """A decoder fills a torn JPEG up with grey, which would pass for a picture. (0, 0) for other images."""
+    """A decoder fills a torn JPEG up with grey, which would pass for an image. (0, 0) for other images."""
     if not data:
         raise ReadingError("the camera sent an empty message")
     if not is_jpeg(data):

@@ -38,7 +38,7 @@ T = TypeVar("T")
 PATIENCE_S = 3.0
 """How long a node or a service may take to answer."""
 _HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: what every stamped message begins with
-_PRINTED = 16384  # bytes of a picture that its checksum looks at, spread over it
+_PRINTED = 16384  # bytes of an image that its checksum looks at, spread over it
 
 
 def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str]) -> RigEvidence:
@@ -99,7 +99,7 @@ def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicEvidenc
 
 
 class _Ear:
-    """Keeps when each message of a topic came, its stamp and its size; of pictures a checksum and the newest."""
+    """Keeps when each message of a topic came, its stamp and its size; of images a checksum and the newest."""
 
     def __init__(self, topic: TopicEvidence, kind: Any, clock: Clock) -> None:
         self.topic, self._kind, self._clock = topic, kind, clock

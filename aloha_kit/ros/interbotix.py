@@ -33,7 +33,7 @@ from aloha_kit.ros.arms import (
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import ArmDriver
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.readings import by_name, next_reading, PATIENCE_S, require_reading
+from aloha_kit.ros.readings import joint_values, next_reading, PATIENCE_S, require_reading
 from aloha_kit.ros.topic_arm import TopicArm
 
 _REBOOT_ALL_S = 15.0
@@ -225,7 +225,7 @@ class InterbotixArm(TopicArm):
         return position.astype(np.float32)
 
     def _position(self, message: Any, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
-        position = by_name(self.name, names, message, "position")
+        position = joint_values(self.name, names, message, "position")
         require_reading(self.name, position[: self.model.size])
         return position
 

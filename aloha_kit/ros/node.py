@@ -166,9 +166,9 @@ def clock() -> Clock:
     return RosClock()
 
 
-def _time_flows(patience_s: float) -> bool:
+def _time_flows(timeout_s: float) -> bool:
     wall = WallClock()
-    end = wall.now_ns() + int(patience_s * 1e9)
+    end = wall.now_ns() + int(timeout_s * 1e9)
     while wall.now_ns() < end:
         if rospy.get_time() > 0:
             return True

@@ -10,7 +10,7 @@ import numpy as np
 from dm_env import specs
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.config.fit import BASE_NAMES, rig_joints
+from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
 from aloha_kit.core import Contract, ContractError, Feature, Observation, ReadingError
 from aloha_kit.core.contract import DEPTH, joint_sensors
 from aloha_kit.ros import images
@@ -27,7 +27,7 @@ QUANTITIES = {"qvel": "velocity", "effort": "effort"}
 
 
 def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
-    """What `task` gives and takes on `rig`; where it is simulated, the task may set the size of pictures."""
+    """What `task` gives and takes on `rig`; where it is simulated, the task may set the size of images."""
     small = task.image_size if simulated else None
     cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
     states, actions = rig_joints(rig)
@@ -66,7 +66,7 @@ def describe_streams(streams: Streams) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Senses:
+class ObservationBuilder:
     """What an observation is made of; `followers` in the order of the vectors.
 
     Positions are all that drivers have to give. An episode has `qvel` or `effort` if every arm gives it when the
@@ -83,12 +83,12 @@ class Senses:
     required: frozenset[str] = frozenset()
 
     def observation(self, matched: Matched) -> Observation:
-        """One observation. Pictures are decoded when they are looked at; depth, which has no file form, now.
+        """One observation. Images are decoded when they are looked at; depth, which has no file form, now.
 
         Raises:
-            ReadingError: a driver lost this reading or a required quantity, or a picture is torn.
+            ReadingError: a driver lost this reading or a required quantity, or an image is torn.
             StreamError: a message lacks what it should hold.
-            ContractError: a camera sends pictures of another size than its configuration says.
+            ContractError: a camera sends images of another size than its configuration says.
         """
         values = {name: sample.value for name, sample in matched.samples.items()}
         states = [arm.read(values[f"qpos_{name}"]) for name, arm in self.followers.items()]
@@ -161,6 +161,6 @@ class Senses:
                 raise ReadingError(f"camera '{name}': {error}") from error
             if size != self.contract.cameras[name]:
                 raise ContractError(
-                    f"camera '{name}' sends pictures of {size[0]} x {size[1]} (height x width) pixels, "
+                    f"camera '{name}' sends images of {size[0]} x {size[1]} (height x width) pixels, "
                     f"configured are {self.contract.cameras[name][0]} x {self.contract.cameras[name][1]}"
                 )

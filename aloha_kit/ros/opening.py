@@ -46,7 +46,7 @@ class Opening:
             say) ends the opening with the leaders locked.
         countdown_s: whole seconds between gesture and go.
         move_s: how long the leaders take to the start pose.
-        patience_s: wait no longer than this for the gesture; None waits for ever.
+        timeout_s: wait no longer than this for the gesture; None waits for ever.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Opening:
         poll: Callable[[], str | None] = _nothing,
         countdown_s: float = 2.0,
         move_s: float = 1.5,
-        patience_s: float | None = None,
+        timeout_s: float | None = None,
     ) -> None:
         if countdown_s < 0 or not move_s > 0:
             raise ValueError(f"need countdown_s ≥ 0 and move_s > 0, given {countdown_s} and {move_s}")
         self._tell, self._poll = tell, poll
-        self._countdown_s, self._move_s, self._patience_s = countdown_s, move_s, patience_s
+        self._countdown_s, self._move_s, self._patience_s = countdown_s, move_s, timeout_s
 
     def __call__(self, env: RosEnv) -> None:
         """Run the opening; on return the leaders are the operator's.
@@ -70,7 +70,7 @@ class Opening:
             SafetyError: the emergency stop is pressed, or another node commands the followers; the leaders are
                 not let go.
             StreamError: a leader's joint states have gone quiet.
-            RosError: nobody closed the grippers within `patience_s`.
+            RosError: nobody closed the grippers within `timeout_s`.
         """
         by_hand = env.leaders is not None and env.rig.teleop == "software"
         if by_hand:

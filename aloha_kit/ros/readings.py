@@ -18,7 +18,7 @@ import numpy.typing as npt
 import rospy
 from sensor_msgs.msg import JointState
 
-from aloha_kit.core import ArmModel, Clock, nearest, ReadingError, StreamError
+from aloha_kit.core import ArmModel, Clock, did_you_mean, ReadingError, StreamError
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.soft_sync import Sample, SoftSync
@@ -49,23 +49,23 @@ def next_reading(topic: str, who: str) -> Any:
         raise RosError(f"{who}: nothing on {topic} for {PATIENCE_S:g} s; is its driver running?") from error
 
 
-def until_read(read: Callable[[], T], clock: Clock, patience_s: float) -> T:
-    """`read()`, again and again while the bus loses its readings, at most for `patience_s`.
+def retry_read(read: Callable[[], T], clock: Clock, timeout_s: float) -> T:
+    """`read()`, again and again while the bus loses its readings, at most for `timeout_s`.
 
     Raises:
         ReadingError: the last one's.
     """
-    end = clock.now_ns() + int(patience_s * 1e9)
+    end = clock.now_ns() + int(timeout_s * 1e9)
     while True:
         try:
             return read()
         except ReadingError as error:
             if clock.now_ns() > end:
-                raise ReadingError(f"{error} (for {patience_s:g} s)") from error
+                raise ReadingError(f"{error} (for {timeout_s:g} s)") from error
         clock.sleep_until(clock.now_ns() + 5_000_000)
 
 
-def by_name(who: str, names: Sequence[str], message: Any, quantity: str) -> npt.NDArray[np.float64]:
+def joint_values(who: str, names: Sequence[str], message: Any, quantity: str) -> npt.NDArray[np.float64]:
     """(N,) a JointState's `quantity` of the joints `names`.
 
     Raises:
@@ -74,7 +74,7 @@ def by_name(who: str, names: Sequence[str], message: Any, quantity: str) -> npt.
     """
     given, numbers = list(message.name), getattr(message, quantity)
     if missing := [name for name in names if name not in given]:
-        raise StreamError(f"{who}: no joint '{missing[0]}' in its joint states. {nearest(missing[0], given)}")
+        raise StreamError(f"{who}: no joint '{missing[0]}' in its joint states. {did_you_mean(missing[0], given)}")
     if len(numbers) != len(given):
         raise StreamError(f"{who}: its joint states name {len(given)} joints, with {len(numbers)} values of {quantity}")
     values = np.array([numbers[given.index(name)] for name in names], np.float64)
@@ -140,7 +140,7 @@ def require_believable(
 
 
 def agreed_reading(
-    topic: str, who: str, model: ArmModel, parse: Callable[[Any], Vector], clock: Clock, patience_s: float
+    topic: str, who: str, model: ArmModel, parse: Callable[[Any], Vector], clock: Clock, timeout_s: float
 ) -> Vector:
     """(size,) the newest of `AGREEING` readings in a row that agree, each within the arm's joint limits.
 
@@ -148,11 +148,11 @@ def agreed_reading(
         parse: a message's (size,) reading; ReadingError where it is none.
 
     Raises:
-        RosError: nothing is published within `patience_s`.
+        RosError: nothing is published within `timeout_s`.
         ReadingError: no such readings in that time; says which joint, what was read and what was expected.
     """
     arrived: deque[tuple[int, Any]] = deque(maxlen=1000)
-    end = clock.now_ns() + int(patience_s * 1e9)
+    end = clock.now_ns() + int(timeout_s * 1e9)
     agreeing: list[tuple[int, Vector]] = []
     problem, heard = "", False
     ear = rospy.Subscriber(topic, JointState, lambda message: arrived.append((clock.now_ns(), message)), queue_size=100)
@@ -179,8 +179,8 @@ def agreed_reading(
     finally:
         ear.unregister()
     if not heard:
-        raise RosError(f"{who}: nothing on {topic} for {patience_s:g} s; is its driver running?")
-    raise ReadingError(f"{problem or f'{who}: fewer than {AGREEING} readings'} (for {patience_s:g} s)")
+        raise RosError(f"{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?")
+    raise ReadingError(f"{problem or f'{who}: fewer than {AGREEING} readings'} (for {timeout_s:g} s)")
 
 
 def _require_range(who: str, model: ArmModel, reading: Vector) -> None:

@@ -41,12 +41,12 @@ def guarded(
 
 def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
     """The guard of `policy` on this rig, with the followers' own limits unless others are given."""
-    patience_s = _patience_s(env)
+    timeout_s = _patience_s(env)
     return SafetyGuard(
         policy,
         limits or env.limits,
-        frozen=max(5, math.ceil(patience_s * env.contract.rate_hz) + 1),
-        stale_s=patience_s,
+        frozen=max(5, math.ceil(timeout_s * env.contract.rate_hz) + 1),
+        stale_s=timeout_s,
         estop=env.estop,
         start=lambda: env.last_command,
     )

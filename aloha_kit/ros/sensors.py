@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config.rig import RigConfig, SensorConfig
-from aloha_kit.core import ConfigError, Feature, nearest, StreamError
+from aloha_kit.core import ConfigError, did_you_mean, Feature, StreamError
 from aloha_kit.ros.readings import finite
 
 Vector = npt.NDArray[np.float32]
@@ -87,7 +87,7 @@ def _sensor(name: str, config: SensorConfig) -> Sensor:
     if message is None:
         raise ConfigError(
             f"sensor '{name}': the message type '{config.type}' is not installed here. "
-            f"Source the workspace that has it. {nearest(config.type, UNITS)}"
+            f"Source the workspace that has it. {did_you_mean(config.type, UNITS)}"
         )
     units = [(entry, unit) for field, unit in UNITS.get(config.type, {}).items() for entry in _inside(message(), field)]
     known = dict(units)
@@ -128,7 +128,7 @@ def _require_field(name: str, kind: str, value: Any, path: str) -> None:
             return
         if part not in getattr(value, "__slots__", ()):
             known = getattr(value, "__slots__", ())
-            raise ConfigError(f"sensor '{name}': a {kind} has no '{path}'. {nearest(part, known)}")
+            raise ConfigError(f"sensor '{name}': a {kind} has no '{path}'. {did_you_mean(part, known)}")
         value = getattr(value, part)
 
 

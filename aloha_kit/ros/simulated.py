@@ -10,7 +10,7 @@ import rospy
 from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 
-from aloha_kit.core import ARM_MODELS, ArmModel, nearest
+from aloha_kit.core import ARM_MODELS, ArmModel, did_you_mean
 from aloha_kit.ros.node import RosError
 
 PARAM = "/sim_rig"
@@ -47,7 +47,7 @@ class SimulatedRig:
         """
         name = self.about.get("arm_model")
         if name is not None and name not in ARM_MODELS:
-            raise RosError(f"the simulated rig has arms '{name}'. {nearest(str(name), ARM_MODELS)}")
+            raise RosError(f"the simulated rig has arms '{name}'. {did_you_mean(str(name), ARM_MODELS)}")
         return ARM_MODELS[name] if name else None
 
     def reset(self, seed: int | None) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from aloha_kit.core import Clock, nearest, StreamError
+from aloha_kit.core import Clock, did_you_mean, StreamError
 from aloha_kit.ros.ring import Sample, SETTLED, StreamHealth, StreamRing, StreamSpec
 
 __all__ = ["Matched", "Sample", "SoftSync", "StreamHealth", "StreamSpec"]
@@ -66,16 +66,16 @@ class SoftSync:
             if not self._closed:
                 self._stream(name).add(stamp_ns, self._now(), value, seq)
 
-    def match(self, patience_s: float = 0.0) -> Matched:
+    def match(self, timeout_s: float = 0.0) -> Matched:
         """The newest observation that all required streams can give together.
 
         Args:
-            patience_s: how long to try again, since the gap of one lost message closes with the next.
+            timeout_s: how long to try again, since the gap of one lost message closes with the next.
 
         Raises:
             StreamError: streams that are silent, frozen, late or out of their skew bound, each with age and bound.
         """
-        return self._until(patience_s, settled=0, prefix="")
+        return self._until(timeout_s, settled=0, prefix="")
 
     def wait(self, timeout_s: float) -> Matched:
         """Until every required stream is alive, its clock is known and they match.
@@ -118,8 +118,8 @@ class SoftSync:
         self._closed = True
         self.clear()
 
-    def _until(self, patience_s: float, *, settled: int, prefix: str) -> Matched:
-        patience_ns, start = round(patience_s * 1e9), self._clock.now_ns()
+    def _until(self, timeout_s: float, *, settled: int, prefix: str) -> Matched:
+        patience_ns, start = round(timeout_s * 1e9), self._clock.now_ns()
         while True:
             with self._lock:
                 result = self._match(settled)
@@ -140,7 +140,7 @@ class SoftSync:
         for name, stream in self._streams.items():
             if not stream.spec.required and stream.problem(now):
                 continue
-            sample = stream.nearest(reference)
+            sample = stream.did_you_mean(reference)
             if abs(sample.stamp_ns - reference) <= stream.spec.max_skew_ns:
                 samples[name] = sample
             elif stream.spec.required:
@@ -153,7 +153,7 @@ class SoftSync:
 
     def _stream(self, name: str) -> StreamRing:
         if name not in self._streams:
-            raise StreamError(f"no stream '{name}'. {nearest(name, self._streams)}")
+            raise StreamError(f"no stream '{name}'. {did_you_mean(name, self._streams)}")
         return self._streams[name]
 
     def _now(self) -> int:

@@ -12,7 +12,7 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config.rig import RigConfig, SyncConfig
-from aloha_kit.core import Clock, ConfigError, nearest
+from aloha_kit.core import Clock, ConfigError, did_you_mean
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.publishers import Publishers, sender
 from aloha_kit.ros.sensors import rig_sensors
@@ -93,7 +93,7 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
         yield f"sensors/{name}", Topic(rig.sensors[name].topic, sensor.message, rig.sensors[name].rate_hz)
     for name in cameras:
         if name not in rig.cameras:
-            raise ConfigError(f"rig '{rig.name}' has no camera '{name}'. {nearest(name, rig.cameras)}")
+            raise ConfigError(f"rig '{rig.name}' has no camera '{name}'. {did_you_mean(name, rig.cameras)}")
         camera = rig.cameras[name]
         kind = CompressedImage if camera.topic.endswith("/compressed") else Image
         yield f"images/{name}", Topic(camera.topic, kind, camera.rate_hz)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from aloha_kit.core import ArmModel, Clock
 from aloha_kit.ros.arms import Arm, check_target, move_together, Vector
 from aloha_kit.ros.commands import ArmCommands
-from aloha_kit.ros.readings import next_reading, PATIENCE_S, until_read
+from aloha_kit.ros.readings import next_reading, PATIENCE_S, retry_read
 
 
 class TopicArm(Arm):
@@ -24,11 +24,11 @@ class TopicArm(Arm):
         self.name, self.model = name, model
         self._topic, self._clock = topic, clock
         self._commands = ArmCommands(
-            name, model, topic, self.leader_action, self.reading, clock, rate_hz=rate_hz, patience_s=PATIENCE_S
+            name, model, topic, self.leader_action, self.reading, clock, rate_hz=rate_hz, timeout_s=PATIENCE_S
         )
 
     def reading(self) -> Vector:
-        return until_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, PATIENCE_S)
+        return retry_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, PATIENCE_S)
 
     def present(self) -> Vector:
         return self._commands.start().astype(np.float32)

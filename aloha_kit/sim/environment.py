@@ -21,9 +21,9 @@ from aloha_kit.core import (
     Clock,
     ConfigError,
     Contract,
+    did_you_mean,
     Environment,
     joint_names,
-    nearest,
     Observation,
     Policy,
     Rate,
@@ -60,14 +60,14 @@ class SimEnv(Environment):
         cameras: {name: (height, width)}; any of `workcell.CAMERAS` and of `views`, none for state alone.
         rate_hz: control rate; the period has to be a multiple of the 2 ms physics step.
         episode_len: actions until LAST.
-        quality: "draft", "fast" or "fine" pictures; physics does not depend on it.
+        quality: "draft", "fast" or "fine" images; physics does not depend on it.
         randomise: {what: amount}, see `sim.randomise.OPTIONS`; drawn anew at each reset from its seed.
         clock: what `step` waits on: a `VirtualClock` runs as fast as it computes, a `WallClock` in real time.
         seed: of the first reset; each later reset uses the next number.
         views: {name: where it is and what it looks at} of further cameras, or in place of the workcell's own.
         script: how the expert does the task: a name of `scripts.SCRIPTS`, or `my_package.module:Name`; the scene's own
             without it.
-        lazy_images: draw a picture when it is first looked at, which has to be before the next step: for
+        lazy_images: draw an image when it is first looked at, which has to be before the next step: for
             policies that look seldom. An attribute, too.
 
     Raises:
@@ -205,7 +205,9 @@ class SimEnv(Environment):
         """
         for name in poses:
             if name not in self._task.objects:
-                raise ConfigError(f"no object '{name}' in scene '{self.scene}'. {nearest(name, self._task.objects)}")
+                raise ConfigError(
+                    f"no object '{name}' in scene '{self.scene}'. {did_you_mean(name, self._task.objects)}"
+                )
         if missing := [name for name in self._task.objects if name not in poses]:
             raise ConfigError(f"scene '{self.scene}' needs a pose of: {', '.join(missing)}")
         self._randomiser.apply(np.random.default_rng([self._seed, 1]))
@@ -363,7 +365,7 @@ def _checked_cameras(
 ) -> dict[str, tuple[int, int]]:
     for name, size in cameras.items():
         if name not in known:
-            raise ConfigError(f"no simulated camera '{name}'. {nearest(name, known)}")
+            raise ConfigError(f"no simulated camera '{name}'. {did_you_mean(name, known)}")
         if len(size) != 2 or any(int(n) != n or not 1 <= n <= 4096 for n in size):
             raise ConfigError(f"camera '{name}' needs (height, width) from 1 to 4096 pixels, given {tuple(size)}")
     return {name: (int(size[0]), int(size[1])) for name, size in cameras.items()}

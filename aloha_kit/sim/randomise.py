@@ -8,7 +8,7 @@ import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError, did_you_mean
 
 OPTIONS = {
     "light": "strength (by up to this share) and direction of the lights",
@@ -29,7 +29,7 @@ class Randomiser:
     def __init__(self, model: mujoco.MjModel, amounts: Mapping[str, float]) -> None:
         for name, amount in amounts.items():
             if name not in OPTIONS:
-                raise ConfigError(f"no randomisation '{name}'. {nearest(name, OPTIONS)}")
+                raise ConfigError(f"no randomisation '{name}'. {did_you_mean(name, OPTIONS)}")
             if not (np.isfinite(amount) and amount >= 0):
                 raise ConfigError(f"randomisation '{name}' needs an amount of at least 0, given {amount}")
         self.amounts = {name: float(amount) for name, amount in amounts.items()}

@@ -1,4 +1,4 @@
-"""Pictures from software or hardware OpenGL: one renderer a size, kept for the environment's life."""
+"""Images from software or hardware OpenGL: one renderer a size, kept for the environment's life."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dm_control.mujoco import Physics
 
 from aloha_kit.core import ConfigError
 
-SHADOWS_AT = 480  # picture rows that a quality's shadow map is meant for
+SHADOWS_AT = 480  # image rows that a quality's shadow map is meant for
 DRAWN_GROUPS = (0, 1, 2)  # group 3 holds collision shapes, 4 helper sites
 
 
@@ -28,7 +28,7 @@ class Pictures:
         self._physics = physics
         self._cameras = dict(cameras)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
-        self._round = 0  # of pictures that are drawn when asked for
+        self._round = 0  # of images that are drawn when asked for
         self._shadow_map: int = physics.model.vis.quality.shadowsize
         self._option = mujoco.MjvOption()
         for group in range(len(self._option.geomgroup)):
@@ -40,7 +40,7 @@ class Pictures:
         return {name: self.draw(name, size) for name, size in self._cameras.items()}
 
     def later(self) -> Mapping[str, npt.NDArray[np.uint8]]:
-        """As `render`, but each picture is drawn when first looked at, which has to be before the next `later`."""
+        """As `render`, but each image is drawn when first looked at, which has to be before the next `later`."""
         self._round += 1
         return _Later(self, self._round)
 
@@ -58,7 +58,7 @@ class Pictures:
         finally:
             renderer.disable_depth_rendering()
         model = self._physics.model
-        nothing = 0.99 * model.vis.map.zfar * model.stat.extent  # m: there the room's picture begins
+        nothing = 0.99 * model.vis.map.zfar * model.stat.extent  # m: there the room's image begins
         return np.where(metres < nothing, np.rint(1000.0 * metres), 0.0).astype(np.uint16)
 
     def _aimed(self, camera: str, size: tuple[int, int]) -> mujoco.Renderer:
@@ -71,14 +71,14 @@ class Pictures:
     def _make(self, height: int, width: int) -> mujoco.Renderer:
         model = self._physics.model.ptr
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
-        # a small picture cannot show what a large shadow map knows, and the map would be most of its cost
+        # a small image cannot show what a large shadow map knows, and the map would be most of its cost
         rows = max(1, self._shadow_map * height // SHADOWS_AT)
         model.vis.quality.shadowsize = min(self._shadow_map, 1 << (rows - 1).bit_length())
         try:
             renderer = mujoco.Renderer(model, height, width)
         except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
             raise ConfigError(
-                f"no OpenGL context for pictures ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; "
+                f"no OpenGL context for images ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; "
                 "without a display it has to be 'egl' before MuJoCo is first imported, and the system needs "
                 "an EGL library (Debian: apt install libegl1)"
             ) from error
@@ -95,7 +95,7 @@ class Pictures:
 
 
 class _Later(Mapping[str, npt.NDArray[np.uint8]]):
-    """Pictures of one instant, which can be drawn for as long as it lasts."""
+    """Images of one instant, which can be drawn for as long as it lasts."""
 
     def __init__(self, pictures: Pictures, round_: int) -> None:
         self._pictures, self._round = pictures, round_
@@ -106,7 +106,7 @@ class _Later(Mapping[str, npt.NDArray[np.uint8]]):
             size = self._pictures._cameras[camera]
             if self._round != self._pictures._round:
                 raise RuntimeError(
-                    f"the picture of camera '{camera}' was not looked at before the environment moved on; "
+                    f"the image of camera '{camera}' was not looked at before the environment moved on; "
                     "look at once, or leave lazy_images off"
                 )
             self._drawn[camera] = self._pictures.draw(camera, size)

@@ -2,7 +2,7 @@
 
 World frame: x from the left arm to the right one, y away from the viewer, z up from the table top,
 metres. The arms' bases stand at x = ±0.469, y = 0.5. Collision shapes and physics are the same at
-every picture quality; only what is drawn differs.
+every image quality; only what is drawn differs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import mujoco
 import numpy as np
 
 from aloha_kit.config import ViewConfig
-from aloha_kit.core import ConfigError, nearest, VX300S
+from aloha_kit.core import ConfigError, did_you_mean, VX300S
 from aloha_kit.core.arms import ARM_JOINTS
 from aloha_kit.sim import assets
 
@@ -57,7 +57,7 @@ GRIP = {"condim": 4, "friction": (1.0, 0.02, 0.0001), "solref": (0.004, 1.0), "s
 
 @dataclass(frozen=True)
 class Quality:
-    """How pictures are drawn; `cell` (m) is the detail of the arms' meshes below which they are simplified."""
+    """How images are drawn; `cell` (m) is the detail of the arms' meshes below which they are simplified."""
 
     shadow_map: int  # texels a side, 0 for no shadows
     samples: int  # of multisampling, 0 for none
@@ -89,7 +89,7 @@ def quality(name: str) -> Quality:
         ConfigError: no such quality; names the nearest.
     """
     if name not in QUALITIES:
-        raise ConfigError(f"no picture quality '{name}'. {nearest(name, QUALITIES)}")
+        raise ConfigError(f"no image quality '{name}'. {did_you_mean(name, QUALITIES)}")
     return QUALITIES[name]
 
 

@@ -16,7 +16,7 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
         KeyboardInterrupt: the signal that ended the training early, after everything was saved.
     """
     launch = launched()
-    with launch.one_voice():
+    with launch.rank0_only():
         plan = make_plan(args, launch)
     with reserved(plan):
         from aloha_kit.train.training import train

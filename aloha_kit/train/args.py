@@ -99,7 +99,7 @@ def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
         UsageError: wrong flags.
         ConfigError: an unknown policy, task, file or run.
     """
-    with launched().one_voice():
+    with launched().rank0_only():
         return _parse(sys.argv[1:] if argv is None else argv)
 
 

@@ -26,17 +26,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aloha_kit.core import AlohaKitError, ConfigError
 from aloha_kit.core.interrupt import status_of
-from aloha_kit.train.launch import ALONE, Launch
+from aloha_kit.train.launch import ALONE, Rank
 
 PATIENCE = timedelta(days=1)  # others decode or roll out meanwhile; that a process has died is noticed at once
 
 T = TypeVar("T")
 
 
-class World:
+class Distributed:
     """The processes of a training, as one of them sees it. Alone, it asks nobody."""
 
-    def __init__(self, launch: Launch = ALONE, patient: dist.ProcessGroup | None = None) -> None:
+    def __init__(self, launch: Rank = ALONE, patient: dist.ProcessGroup | None = None) -> None:
         """`patient` is the group on the host; the default group is the gradients'."""
         self.rank, self.size, self.first = launch.rank, launch.size, launch.first
         self.patient = patient
@@ -70,7 +70,7 @@ class World:
         dist.all_reduce(means)
         return dict(zip(values, means / self.size, strict=True))
 
-    def joined(self, module: nn.Module, device: torch.device, *, idle_parameters: bool) -> nn.Module:
+    def wrap_ddp(self, module: nn.Module, device: torch.device, *, idle_parameters: bool) -> nn.Module:
         """The module with its gradients averaged over all processes; they start from the first one's weights.
 
         `idle_parameters` says that some are in no loss, which costs a look for them at every step.
@@ -90,7 +90,7 @@ class World:
         )
 
 
-def own_device(device: str, launch: Launch) -> str:
+def own_device(device: str, launch: Rank) -> str:
     """Where one process of a launch works: on the CPU, or on the GPU of its number on the machine.
 
     Raises:
@@ -109,14 +109,14 @@ def own_device(device: str, launch: Launch) -> str:
 
 
 @contextmanager
-def processes(launch: Launch, device: torch.device) -> Iterator[World]:
+def processes(launch: Rank, device: torch.device) -> Iterator[Distributed]:
     """Inside, the processes of a launch are joined; only the first one prints. Alone, nothing happens.
 
     The first error anywhere is said once, and ends all of them with status 1: each waits for the others so often that
     none goes on by itself. An interruption ends them with its status.
     """
     if launch.size == 1:
-        yield World()
+        yield Distributed()
         return
     store, _, _ = next(rendezvous("env://"))
     if device.type == "cuda":
@@ -126,7 +126,7 @@ def processes(launch: Launch, device: torch.device) -> Iterator[World]:
     try:
         patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
         with nullcontext() if launch.first else _silence():
-            yield World(launch, patient)
+            yield Distributed(launch, patient)
         dist.barrier(patient)  # none leaves while the first one may still fail at its last file
     except BaseException as error:
         sys.exit(_said(error, launch, store))
@@ -139,7 +139,7 @@ def _silence() -> Iterator[None]:
         yield
 
 
-def _said(error: BaseException, launch: Launch, board: Any) -> int:
+def _said(error: BaseException, launch: Rank, board: Any) -> int:
     """Say an error if it is the first one anywhere, since the others are its echoes; gives the exit status. `board` is
     the store (keys and values) that all processes met at."""
     with suppress(RuntimeError):  # who keeps the board is gone, and has spoken

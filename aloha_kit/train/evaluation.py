@@ -88,7 +88,7 @@ class SimEvaluator:
 
 
 class _Film:
-    """Keeps the first camera's pictures of an episode."""
+    """Keeps the first camera's images of an episode."""
 
     def __init__(self) -> None:
         self.frames: list[npt.NDArray[np.uint8]] = []

@@ -15,7 +15,7 @@ SPEAK_FIRST_S = 5.0  # a launcher ends all processes when one fails: the one wit
 
 
 @dataclass(frozen=True)
-class Launch:
+class Rank:
     """One process of a launch; as it is, the only one."""
 
     rank: int = 0  # 0 writes, prints and rolls out
@@ -28,7 +28,7 @@ class Launch:
         return self.rank == 0
 
     @contextmanager
-    def one_voice(self) -> Iterator[None]:
+    def rank0_only(self) -> Iterator[None]:
         """Inside, what every process of a machine finds out by itself is said by its first one alone."""
         if self.local_rank == 0:
             yield
@@ -41,10 +41,10 @@ class Launch:
                 sys.exit(1)
 
 
-ALONE = Launch()
+ALONE = Rank()
 
 
-def launched() -> Launch:
+def launched() -> Rank:
     """This process's place, read from WORLD_SIZE, RANK and LOCAL_RANK; `ALONE` where there is no other.
 
     Raises:
@@ -53,7 +53,7 @@ def launched() -> Launch:
     try:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return ALONE
-        return Launch(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
+        return Rank(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     except (KeyError, ValueError) as error:
         raise ConfigError(
             "WORLD_SIZE tells of several processes, but RANK and LOCAL_RANK do not say which this one is "

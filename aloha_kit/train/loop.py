@@ -18,7 +18,7 @@ from aloha_kit.data.batch import Batch, to_device
 from aloha_kit.data.loader import Loader, prefetch
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.distributed import World
+from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.optim import lr_factor
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Position, Run
@@ -45,7 +45,7 @@ class Job:
     task: str = ""  # what the episodes were recorded for; noted in every checkpoint
     evaluate: Evaluator | None = None
     stop: Callable[[], object] = lambda: False  # asked after every step: save and leave where it is true
-    world: World = field(default_factory=World)
+    world: Distributed = field(default_factory=Distributed)
 
 
 class Trainer:

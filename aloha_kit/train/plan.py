@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aloha_kit.config import TaskConfig
-from aloha_kit.config.fit import renames
+from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.errors import command
@@ -18,7 +18,7 @@ from aloha_kit.episode.embodiment import given_contract
 from aloha_kit.episode.external import allow_external
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.train.args import read_snapshot, run_folder, SNAPSHOT, task_of, TrainArgs
-from aloha_kit.train.launch import ALONE, Launch
+from aloha_kit.train.launch import ALONE, Rank
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Plan:
     task: TaskConfig | None
     source: EpisodeSource  # of the episodes
     folder: Path  # of the run
-    launch: Launch = ALONE
+    launch: Rank = ALONE
 
 
-def make_plan(args: TrainArgs[PolicyConfig], launch: Launch = ALONE) -> Plan:
+def make_plan(args: TrainArgs[PolicyConfig], launch: Rank = ALONE) -> Plan:
     """Look at the flags.
 
     Raises:

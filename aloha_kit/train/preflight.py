@@ -201,7 +201,7 @@ def grippers(table: EpisodeTable) -> list[Finding]:
 
 
 def thumbnails(table: EpisodeTable, loader: Loader, *, seed: int, episodes: int = 24, frames: int = 4) -> Thumbnails:
-    """Small pictures of up to `episodes` episodes, `frames` each, spread over the episode."""
+    """Small images of up to `episodes` episodes, `frames` each, spread over the episode."""
     count = len(table.names)
     chosen = np.sort(np.random.default_rng(seed).permutation(count)[:episodes])
     steps = [np.linspace(0, table.lengths[e] - 1, frames).round().astype(np.int64) for e in chosen]
@@ -223,7 +223,7 @@ class Thumbnails:
 
 
 def dark_cameras(table: EpisodeTable, thumbs: Thumbnails) -> list[Finding]:
-    """Cameras that show nothing, or the same picture from beginning to end."""
+    """Cameras that show nothing, or the same image from beginning to end."""
     findings = []
     for camera, pictures in thumbs.pictures.items():
         check = f"camera {camera}"
@@ -265,7 +265,7 @@ def swapped_cameras(table: EpisodeTable, thumbs: Thumbnails) -> Finding:
 def one_batch(
     table: EpisodeTable, loader: Loader, network: ChunkNetwork, *, seed: int, budget_s: float, steps: int = 60
 ) -> Finding:
-    """Whether a copy of the network can learn four samples by heart: if not, nothing else will work either."""
+    """Whether a copy of the network can learn four samples overfitted: if not, nothing else will work either."""
     check = "one batch can be learned"
     device = next(network.parameters()).device
     rows = np.sort(np.random.default_rng(seed).permutation(len(table))[:4])

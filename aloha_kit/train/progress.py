@@ -27,7 +27,7 @@ PLAIN_SECONDS = 60.0  # between lines where there is no terminal to draw a bar o
 
 
 class TrainingError(AlohaKitError):
-    """Training went wrong in a way that more steps would not mend."""
+    """Training went wrong in a way that more steps would not fix."""
 
 
 class Progress:
@@ -149,7 +149,7 @@ class Progress:
             self._board.add_images(f"camera/{camera}", pictures, 0)
 
     def video(self, step: int, frames: npt.NDArray[np.uint8], rate_hz: float) -> None:
-        """(T, H, W, 3) frames as an animated picture; TensorBoard's own video needs moviepy."""
+        """(T, H, W, 3) frames as an animated image; TensorBoard's own video needs moviepy."""
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         data = _gif(frames, rate_hz)
@@ -172,7 +172,7 @@ class Progress:
 def _gif(frames: npt.NDArray[np.uint8], rate_hz: float) -> bytes:
     from PIL import Image
 
-    every = max(round(rate_hz / 10), 1)  # ten pictures a second are enough to judge a rollout by
+    every = max(round(rate_hz / 10), 1)  # ten images a second are enough to judge a rollout by
     pictures = [Image.fromarray(frame) for frame in frames[::every]]
     buffer = io.BytesIO()
     pictures[0].save(
@@ -188,7 +188,7 @@ _LEGEND = {
 
 
 def plot_losses(rows: Iterable[Mapping[str, float]], file: Path, columns: Columns = COLUMNS) -> None:
-    """Training loss with its parts, validation, success, and learning rate over the steps, as a picture."""
+    """Training loss with its parts, validation, success, and learning rate over the steps, as an image."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -15,7 +15,7 @@ from aloha_kit.data.augment import Augment
 from aloha_kit.data.batch import Batch, split, to_device
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.compiling import compiled
-from aloha_kit.train.distributed import World
+from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.optim import AveragedWeights, build_optimiser
 
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,7 +41,7 @@ class Step:
     to be kept. Augmentation is drawn for the whole batch, so it does not depend on pieces and processes either.
     """
 
-    def __init__(self, network: ChunkNetwork, config: TrainConfig, world: World) -> None:
+    def __init__(self, network: ChunkNetwork, config: TrainConfig, world: Distributed) -> None:
         self.network, self.config, self.world = network, config, world
         self.device = next(network.parameters()).device
         self.optimiser = build_optimiser(network, config)
@@ -49,7 +49,7 @@ class Step:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self._augment = Augment(seed=config.seed) if config.augment else None
         self._losses = Losses(network)
-        self._joined = world.joined(self._losses, self.device, idle_parameters=network.config.has_idle_parameters)
+        self._joined = world.wrap_ddp(self._losses, self.device, idle_parameters=network.config.find_unused_parameters)
         self._untried = config.compile
 
     def __call__(self, batch: Batch, number: int, factor: float) -> tuple[dict[str, Tensor], Tensor]:

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 import torch._dynamo
 
-from aloha_kit.config.fit import renames
+from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import command
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.descriptor import with_sights
+from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.frames import DirectFrames, Frames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
@@ -33,10 +33,10 @@ from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.train.allocation import keep_freed_memory
 from aloha_kit.train.args import to_snapshot
-from aloha_kit.train.distributed import own_device, processes, World
-from aloha_kit.train.launch import ALONE, Launch
+from aloha_kit.train.distributed import Distributed, own_device, processes
+from aloha_kit.train.launch import ALONE, Rank
 from aloha_kit.train.loop import Job, Trainer
-from aloha_kit.train.mute import Mute
+from aloha_kit.train.null_progress import NullProgress
 from aloha_kit.train.plan import Plan
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import plot_losses, Progress
@@ -51,7 +51,7 @@ def train(plan: Plan) -> None:
     """
     config = plan.args.training
     device = choose_device(config.device, plan.launch)
-    with plan.launch.one_voice():
+    with plan.launch.rank0_only():
         if config.eval_every:
             _require_rollouts()
         if config.amp == "fp16" and not device.startswith("cuda"):
@@ -66,7 +66,7 @@ def train(plan: Plan) -> None:
         raise KeyboardInterrupt(stopped)
 
 
-def _train(plan: Plan, device: str, world: World) -> str:
+def _train(plan: Plan, device: str, world: Distributed) -> str:
     """Returns the signal that stopped the training early, in every process; empty where it came to its end."""
     args, task, folder = plan.args, plan.task, plan.folder
     config = args.training
@@ -109,7 +109,7 @@ def _train(plan: Plan, device: str, world: World) -> str:
         run_.note(to_snapshot(args))
     elif world.first:
         Run.create(folder, to_snapshot(args))
-    network.stats = with_sights(network.stats, table, frames, training)
+    network.stats = add_camera_statistics(network.stats, table, frames, training)
     with stop_requests(insistent=world.size == 1) as stop:
         job = Job(
             config=config,
@@ -125,7 +125,9 @@ def _train(plan: Plan, device: str, world: World) -> str:
             world=world,
         )
         columns = Columns.of(network)
-        progress = Progress(run_, first_step=first, num_steps=num_steps, columns=columns) if world.first else Mute()
+        progress = (
+            Progress(run_, first_step=first, num_steps=num_steps, columns=columns) if world.first else NullProgress()
+        )
         if config.eval_every and task is not None:
             from aloha_kit.train.evaluation import SimEvaluator
 
@@ -138,7 +140,7 @@ def _train(plan: Plan, device: str, world: World) -> str:
         return stopped
     try:
         plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png", columns)
-    except ImportError as error:  # a picture is not worth a failed run
+    except ImportError as error:  # an image is not worth a failed run
         print(f"no loss.png: {error}; the numbers are in {folder / 'metrics.csv'}")
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
     print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
@@ -147,7 +149,7 @@ def _train(plan: Plan, device: str, world: World) -> str:
     return stopped
 
 
-def choose_device(name: str, launch: Launch = ALONE) -> str:
+def choose_device(name: str, launch: Rank = ALONE) -> str:
     """`auto` to what there is, of several GPUs the process's own; anything else is checked.
 
     Raises:
@@ -164,7 +166,7 @@ def choose_device(name: str, launch: Launch = ALONE) -> str:
 
 
 def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str) -> Frames | None:
-    """Pictures at the network's size, cached or decoded as needed; None for a network without eyes."""
+    """Images at the network's size, cached or decoded as needed; None for a network without eyes."""
     if not network.use_images:
         return None
     sizes = {name: network.image_size or size for name, size in table.contract.cameras.items()}

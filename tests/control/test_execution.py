@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aloha_kit.control.execution import ChunkExecutor, Playing, TemporalEnsemble
+from aloha_kit.control.execution import ChunkExecutor, ChunkProvenance, TemporalEnsemble
 from aloha_kit.core import ConfigError, ContractError, Observation, StopEpisode
 
 
@@ -124,11 +124,11 @@ def test_an_action_says_which_chunks_it_came_from() -> None:
     assert policy.playing is None
     for _ in range(5):
         policy.act(NOTHING)
-    assert policy.playing == Playing(step=4, newest=4, oldest=4, chunks=1, row=0, seam=True)
+    assert policy.playing == ChunkProvenance(step=4, newest=4, oldest=4, chunks=1, row=0, seam=True)
     policy.reset()
     assert policy.playing is None
     policy.act(NOTHING), policy.act(NOTHING)
-    assert policy.playing == Playing(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
+    assert policy.playing == ChunkProvenance(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
 
 
 def test_an_averaged_action_says_which_chunks_it_came_from() -> None:
@@ -137,10 +137,10 @@ def test_an_averaged_action_says_which_chunks_it_came_from() -> None:
     for _ in range(9):
         policy.act(NOTHING)
         said.append(policy.playing)
-    assert said[0] == Playing(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
-    assert said[4] == Playing(step=4, newest=4, oldest=0, chunks=3, row=0, seam=True)
-    assert said[7] == Playing(step=7, newest=6, oldest=4, chunks=2, row=1, seam=False)
-    assert said[8] == Playing(step=8, newest=8, oldest=4, chunks=3, row=0, seam=True)
+    assert said[0] == ChunkProvenance(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
+    assert said[4] == ChunkProvenance(step=4, newest=4, oldest=0, chunks=3, row=0, seam=True)
+    assert said[7] == ChunkProvenance(step=7, newest=6, oldest=4, chunks=2, row=1, seam=False)
+    assert said[8] == ChunkProvenance(step=8, newest=8, oldest=4, chunks=3, row=0, seam=True)
     policy.reset()
     assert policy.playing is None
 

@@ -1,16 +1,16 @@
 """Errors that help: the nearest known word and the list of what exists."""
 
-from aloha_kit.core import nearest
+from aloha_kit.core import did_you_mean
 from aloha_kit.core.policy import flatten
 
 
 def test_nearest_names_the_close_word_and_all_others() -> None:
-    assert nearest("chunk_sise", ["lr", "chunk_size"]) == "Did you mean 'chunk_size'? Known: chunk_size, lr."
+    assert did_you_mean("chunk_sise", ["lr", "chunk_size"]) == "Did you mean 'chunk_size'? Known: chunk_size, lr."
 
 
 def test_nearest_does_not_guess_wildly() -> None:
-    assert nearest("zzz", ["lr"]) == "Known: lr."
-    assert nearest("zzz", []) == "Known: (none)."
+    assert did_you_mean("zzz", ["lr"]) == "Known: lr."
+    assert did_you_mean("zzz", []) == "Known: (none)."
 
 
 def test_flatten_uses_episode_paths() -> None:

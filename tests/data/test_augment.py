@@ -99,7 +99,7 @@ def test_rotation_is_torchvisions_about_the_centre() -> None:
 
 
 def test_crop_keeps_a_window_of_its_size_inside_the_picture() -> None:
-    """On a picture whose values are coordinates, the output says where each pixel came from."""
+    """On an image whose values are coordinates, the output says where each pixel came from."""
     height, width = 40, 60
     ys = (torch.arange(height) + 0.5) / height
     xs = (torch.arange(width) + 0.5) / width

@@ -1,4 +1,4 @@
-"""Cached and direct frames against an independent resize of the recorded pictures."""
+"""Cached and direct frames against an independent resize of the recorded images."""
 
 from __future__ import annotations
 

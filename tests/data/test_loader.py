@@ -44,7 +44,7 @@ def test_a_history_ends_with_the_row_and_repeats_an_episodes_first(tmp_path: Pat
 
 
 def test_a_gpu_is_handed_page_locked_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vectors are moved there, pictures gathered there: once copied, they are not copied again."""
+    """Vectors are moved there, images gathered there: once copied, they are not copied again."""
     write_dataset(tmp_path, lengths=(9,))
     locked: list[int] = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda self: locked.append(self.data_ptr()) or self)

@@ -60,7 +60,7 @@ def test_the_decoder_halves_as_long_as_enough_is_left(at_least: tuple[int, int],
 
 
 def test_sides_that_do_not_divide_are_decoded_whole() -> None:
-    """A part of a pixel would shift the picture."""
+    """A part of a pixel would shift the image."""
     assert decode_image(encode_jpeg(drawn(242, 324), 95), at_least=(30, 40)).shape == (121, 162, 3)
     assert decode_image(encode_jpeg(drawn(241, 320), 95), at_least=(30, 40)).shape == (241, 320, 3)
 
@@ -92,7 +92,7 @@ def test_a_damaged_jpeg_is_named_whatever_the_size() -> None:
 def test_training_sees_what_deployment_sees(
     tmp_path: Path, kind: str, size: tuple[int, int], mean: float, naive: float
 ) -> None:
-    """Mean absolute difference in grey levels (of 255) to the whole picture resized as the network does it; and how far
+    """Mean absolute difference in grey levels (of 255) to the whole image resized as the network does it; and how far
     off decoding would be that only asks for the wanted size."""
     episode = make(1, {"top": (480, 640)}, seed=0)
     episode.images["top"][0] = detailed() if kind == "detailed" else drawn()

@@ -1,4 +1,4 @@
-"""The command from flags to files, in real MuJoCo with small pictures."""
+"""The command from flags to files, in real MuJoCo with small images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from aloha_kit.config.fit import TrainingSetup
+from aloha_kit.config.match_checkpoint import TrainingSetup
 from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
@@ -94,7 +94,7 @@ def test_the_episode_holds_what_a_chunk_executor_and_the_guard_make_of_the_netwo
     for i, observation in enumerate(seen):
         wanted = policy.act(observation)
         short = np.abs(wanted - before) > np.where(reached, step, step / 3)
-        # JPEG changes the pictures a little, and so what the network says
+        # JPEG changes the images a little, and so what the network says
         np.testing.assert_allclose(done[i][~short], wanted[~short], atol=0.03)
         assert np.all(np.abs(done[i] - before) <= np.where(reached, step, step / 3) + 1e-6)
         reached |= ~short

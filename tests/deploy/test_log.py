@@ -10,7 +10,7 @@ import dm_env
 import numpy as np
 import pytest
 
-from aloha_kit.control.execution import Playing
+from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.deploy.log import StepLog
@@ -28,7 +28,7 @@ def observed(**stamps: int) -> dm_env.TimeStep:
 def test_a_line_is_about_the_observation_that_its_action_was_chosen_by(tmp_path: Path) -> None:
     latency: Any = SimpleNamespace(period_ms=20.0, last={"total": 25.0, "network": 24.0, "blending": 0.5})
     guard: Any = SimpleNamespace(held="", limited=(("left_waist", "speed"),))
-    executor: Any = SimpleNamespace(playing=Playing(0, 0, 0, 1, 0, True))
+    executor: Any = SimpleNamespace(playing=ChunkProvenance(0, 0, 0, 1, 0, True))
     now = 0.0
     log = StepLog(tmp_path / "log.csv", latency, guard, executor, now_s=lambda: now)
     action = np.zeros(14, np.float32)

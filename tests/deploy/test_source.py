@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aloha_kit.control.asynchronous import AsyncChunks
-from aloha_kit.control.delayed import DelayedChunks, Execution
+from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.execution import ChunkExecutor
+from aloha_kit.control.simulated_latency import Execution, SimulatedLatencyPolicy
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.source import execution, executor, Source
@@ -45,13 +45,13 @@ def test_late_chunks_are_faded_in_by_default() -> None:
 @pytest.mark.parametrize(("seam", "asked"), [("blend", 40), ("none", 50), (None, 40)])
 def test_the_thread_keeps_steps_for_the_fade(seam: Any, asked: int) -> None:
     policy = executor(SOURCE, args(seam=seam), LatencyReport(50.0), "async", 50.0)
-    assert isinstance(policy, AsyncChunks)
+    assert isinstance(policy, AsyncInferencePolicy)
     with contextlib.closing(policy):
         assert policy._timeline.interval(50, 0) == asked
 
 
 def test_in_the_loop_a_fade_is_asked_for() -> None:
-    for flags, kind in (({}, ChunkExecutor), ({"seam": "blend"}, DelayedChunks)):
+    for flags, kind in (({}, ChunkExecutor), ({"seam": "blend"}, SimulatedLatencyPolicy)):
         assert type(executor(SOURCE, args(**flags), LatencyReport(50.0), "sync", 50.0)) is kind
 
 

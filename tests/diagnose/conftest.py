@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import joint_names, Observation, START_ARM_POSE
-from aloha_kit.data.descriptor import with_sights
+from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.deploy.__main__ import main
@@ -61,7 +61,7 @@ def play(monkeypatch: pytest.MonkeyPatch, motion: Motion = motion, seconds: floa
 
 
 def show(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Every simulated camera now shows `change` of its picture."""
+    """Every simulated camera now shows `change` of its image."""
     observe = SimEnv._observe
 
     def changed(self: SimEnv, command_ns: int | None) -> Observation:
@@ -90,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         play(patch)
         table = read_table(open_source(rollout(folder, folder / "clean")), include_failed=True)
     frames = DirectFrames(table, table.contract.cameras, workers=1)
-    arrays = with_sights(table.statistics(), table, frames, [0]).to_arrays()
+    arrays = add_camera_statistics(table.statistics(), table, frames, [0]).to_arrays()
     (best / "statistics.json").write_text(json.dumps({key: value.tolist() for key, value in arrays.items()}))
     (best / "checksums.json").unlink(missing_ok=True)  # the statistics are not those that were saved
     return folder

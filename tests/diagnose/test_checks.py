@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from aloha_kit.core.findings import Finding
-from aloha_kit.data.descriptor import SIZE
+from aloha_kit.data.camera_statistics import SIZE
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.diagnose.compare import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
-from aloha_kit.diagnose.evidence import Sight
+from aloha_kit.diagnose.evidence import CameraStatistics
 from aloha_kit.diagnose.findings import Cause, words
 from aloha_kit.episode.steps import Step
 from tests.diagnose.conftest import evidence, keys, motion, NAMES, PERIOD_NS
@@ -204,8 +204,8 @@ def test_of_the_published_act_only_mean_and_deviation_are_known() -> None:
     )
 
 
-def sight(value: np.ndarray) -> Sight:
-    return Sight(np.arange(0, STEPS, 10), np.tile(value.astype(np.float32), (10, 1)))
+def sight(value: np.ndarray) -> CameraStatistics:
+    return CameraStatistics(np.arange(0, STEPS, 10), np.tile(value.astype(np.float32), (10, 1)))
 
 
 def seen(value: np.ndarray) -> Moments:
@@ -232,9 +232,9 @@ def test_something_new_in_one_corner_for_a_while() -> None:
     described = np.tile(usual, (10, 1)).astype(np.float32)
     described[5:8] = odd.reshape(-1)
     training = trained(**{"images/top": seen(usual)})
-    cause = only(sights={"top": Sight(np.arange(0, STEPS, 10), described)}, training=training)
+    cause = only(sights={"top": CameraStatistics(np.arange(0, STEPS, 10), described)}, training=training)
     assert cause.steps == ((50, 80),)
-    assert "8% of the picture is unlike anything seen in training (5 of 64 cells, 16 at step 50); steps 50 to 79" in (
+    assert "8% of the image is unlike anything seen in training (5 of 64 cells, 16 at step 50); steps 50 to 79" in (
         cause.finding.found
     )
     assert "content: it is 1.00 times as bright" in cause.finding.found
@@ -244,7 +244,7 @@ def test_what_statistics_do_not_tell_is_said() -> None:
     diagnosis = diagnose(evidence(sights={"top": sight(np.full(SIZE, 0.5))}, training=trained(), unknown=("no log",)))
     assert diagnosis.unknown == (
         "no log",
-        "whether pictures are as in training: its statistics say nothing of top (an older checkpoint)",
+        "whether images are as in training: its statistics say nothing of top (an older checkpoint)",
     )
     assert diagnosis.text().endswith("nothing of top (an older checkpoint)")
 
@@ -288,6 +288,6 @@ def test_what_failed_rollouts_share_and_where_they_differ() -> None:
     assert (difference.failed, difference.succeeded) == (pytest.approx(0.125), pytest.approx(0.035))
     text = comparison.text()
     assert text.startswith("6 failed rollouts, 8 successful, 1 not judged\n")
-    assert "  x: picture      5 of 6 failed, 0 of 8 successful" in text
+    assert "  x: image      5 of 6 failed, 0 of 8 successful" in text
     assert "  cube_x: 0.125 against 0.035" in text
     assert compare(failed[:2] + fine).differences == ()  # two prove nothing

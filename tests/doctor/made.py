@@ -58,7 +58,7 @@ def network(**changes: Any) -> NetworkEvidence:
 
 
 def view(seed: int, *, height: int = 480, width: int = 640) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """A picture of a made-up room: large shapes in colours of their own, with a sensor's noise."""
+    """An image of a made-up room: large shapes in colours of their own, with a sensor's noise."""
     rng = np.random.default_rng(seed)
     picture = np.full((480, 640, 3), rng.integers(60, 160, 3), np.uint8)
     for _ in range(12):

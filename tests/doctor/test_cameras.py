@@ -1,4 +1,4 @@
-"""Pictures that show nothing, stand still, or are another camera's."""
+"""Images that show nothing, stand still, or are another camera's."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_black_white_and_grey_pictures_are_told_apart() -> None:
 def test_the_same_pixels_again_and_again_are_a_frozen_camera() -> None:
     still = topic(prints=np.full(150, 7))
     [finding] = judge_life(still, moved=False, simulated=False)
-    assert (finding.level, finding.found) == ("fault", "frozen: 150 pictures with the same pixels")
+    assert (finding.level, finding.found) == ("fault", "frozen: 150 images with the same pixels")
     assert [f.level for f in judge_life(still, moved=False, simulated=True)] == ["ok"]
     assert [f.level for f in judge_life(still, moved=True, simulated=True)] == ["fault"]
     assert judge_life(topic(), moved=True, simulated=False) == []
@@ -122,7 +122,7 @@ def test_a_changed_view_that_is_nobodys_is_a_warning() -> None:
 
 def test_a_camera_without_a_reference_is_said() -> None:
     [finding] = judge_identity({"cam_low": VIEWS["cam_low"]}, {"cam_high": VIEWS["cam_high"]})
-    assert (finding.level, finding.found) == ("warning", "there is no reference picture")
+    assert (finding.level, finding.found) == ("warning", "there is no reference image")
 
 
 def test_references_are_kept_bit_for_bit(tmp_path: Path) -> None:
@@ -135,8 +135,8 @@ def test_references_are_kept_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_missing_references_are_said_with_what_there_is(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no folder '.*nowhere' with reference pictures; make one with --save_ref"):
+    with pytest.raises(ConfigError, match=r"no folder '.*nowhere' with reference images; make one with --save_ref"):
         load_references(tmp_path / "nowhere", NAMES)
     (tmp_path / "top.png").touch()
-    with pytest.raises(ConfigError, match=r"no picture of cam_high in '.*'; there is: top.png"):
+    with pytest.raises(ConfigError, match=r"no image of cam_high in '.*'; there is: top.png"):
         load_references(tmp_path, ["cam_high"])

@@ -35,7 +35,7 @@ def jpeg(picture: np.ndarray, **options: Any) -> bytes:
 
 
 class Untouched(Mapping[str, Any]):
-    """Pictures that must not be asked for."""
+    """Images that must not be asked for."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names

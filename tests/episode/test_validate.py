@@ -203,13 +203,13 @@ FAULTS = {
         freeze("cam_high", 20, 100),
         "error",
         "frozen",
-        "camera 'cam_high' shows the same picture for 1.60 s from row 19 while joints move",
+        "camera 'cam_high' shows the same image for 1.60 s from row 19 while joints move",
     ),
     "frozen for a while": (
         freeze("cam_left_wrist", 20, 50),
         "warning",
         "frozen",
-        "'cam_left_wrist' shows the same picture for 0.60 s",
+        "'cam_left_wrist' shows the same image for 0.60 s",
     ),
     "black": (
         set_to("observations/images/cam_right_wrist", ..., 3),
@@ -274,7 +274,7 @@ def test_a_camera_of_half_the_rate(spoil: Callable[..., list[tuple[str, str, str
 
 
 def test_a_still_scene_is_no_frozen_camera(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
-    """Nothing moves for a second at the start: equal pictures are right."""
+    """Nothing moves for a second at the start: equal images are right."""
 
     def change(file: h5py.File) -> None:
         for name in ("observations/qpos", "observations/qvel", "observations/effort"):

@@ -1,4 +1,4 @@
-"""The command from flags to the report: real processes, real MuJoCo, small pictures, a few steps."""
+"""The command from flags to the report: real processes, real MuJoCo, small images, a few steps."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 from scipy.stats import binomtest
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.control.delayed import Execution
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Contract
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.eval.__main__ import main
 from aloha_kit.eval.inference import BatchedNetwork
-from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import EvaluationError, Pool
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.eval.worker import Plan
 from tests.commands import failure
 from tests.eval.conftest import CONTRACT, save_checkpoint
@@ -158,7 +158,7 @@ def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
 
 def test_what_a_process_cannot_do_is_told_in_its_words() -> None:
     task = replace(load(TaskConfig, "tasks", "sim_transfer_cube"), scene="transfer_cub", cameras=())
-    plan = Plan(task, load(RigConfig, "rigs", "sim"), Execution(), Mailbox(1, CONTRACT, 6))
+    plan = Plan(task, load(RigConfig, "rigs", "sim"), Execution(), SharedBuffer(1, CONTRACT, 6))
     with Pool(plan, workers=3) as pool, pytest.raises(EvaluationError, match="Did you mean 'transfer_cube'"):
         pool.ready()
     assert multiprocessing.active_children() == []

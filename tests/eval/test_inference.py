@@ -1,4 +1,4 @@
-"""The parent's side: what lies in the mailbox, and the network that answers it."""
+"""The parent's side: what lies in the shared buffer, and the network that answers it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from aloha_kit.eval.inference import BatchedNetwork
-from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import EvaluationError
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from tests.eval.conftest import CONTRACT, network
 
@@ -27,8 +27,8 @@ def observations(count: int) -> list[dict]:
     ]
 
 
-def filled(count: int) -> Mailbox:
-    mailbox = Mailbox(count, CONTRACT, chunk_size=6)
+def filled(count: int) -> SharedBuffer:
+    mailbox = SharedBuffer(count, CONTRACT, chunk_size=6)
     for row, observation in enumerate(observations(count)):
         mailbox.post(row, observation)
     return mailbox
@@ -36,7 +36,7 @@ def filled(count: int) -> Mailbox:
 
 def test_a_row_holds_what_the_policy_may_see_and_no_more() -> None:
     contract = dataclasses.replace(CONTRACT, environment_state_names=("x", "y", "z"))
-    mailbox, seen = Mailbox(3, contract, chunk_size=2), observations(3)
+    mailbox, seen = SharedBuffer(3, contract, chunk_size=2), observations(3)
     for row in (0, 2):
         mailbox.post(row, seen[row])
     given = mailbox.read([2, 0])
@@ -44,7 +44,7 @@ def test_a_row_holds_what_the_policy_may_see_and_no_more() -> None:
     np.testing.assert_array_equal(given["images/top"][0], seen[2]["images"]["top"])
     np.testing.assert_array_equal(given["environment_state"][0], seen[2]["environment_state"])
     assert not mailbox.read([1])["images/top"].any()
-    assert "environment_state" not in Mailbox(1, CONTRACT, chunk_size=2).read([0])
+    assert "environment_state" not in SharedBuffer(1, CONTRACT, chunk_size=2).read([0])
     chunk = np.arange(28, dtype=np.float32).reshape(2, 14)
     mailbox.answer(1, chunk)
     taken = mailbox.chunk(1)

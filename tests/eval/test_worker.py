@@ -7,8 +7,8 @@ import zlib
 import numpy as np
 import pytest
 
-from aloha_kit.control.delayed import DelayedChunks
 from aloha_kit.control.execution import ChunkExecutor
+from aloha_kit.control.simulated_latency import SimulatedLatencyPolicy
 from aloha_kit.core import StopEpisode
 from aloha_kit.eval.worker import roll_out
 from tests.loop.fake_rig import Constant, FakeRig
@@ -100,7 +100,7 @@ def test_all_of_a_fade_is_at_the_seam() -> None:
             self.asked += 1
             return np.tile(np.float32([(self.asked - 1) * np.pi / 50, 0.1]), (8, 1))
 
-    policy = DelayedChunks(Chunks(), 0, fade=2)  # queries at 0, 6, …; steps 6 and 7 belong to both
+    policy = SimulatedLatencyPolicy(Chunks(), 0, fade=2)  # queries at 0, 6, …; steps 6 and 7 belong to both
     rollout = roll_out(FakeRig(episode_len=9), policy, seed=0)
     assert rollout.seams["count"] == 1
     assert rollout.seams["largest"] == pytest.approx(0.5, abs=1e-3)  # 0, ½, 1 of a step as far as the guard allows

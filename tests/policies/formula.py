@@ -1,4 +1,4 @@
-"""Weights, pictures and vectors from a formula of their name, so that golden values need no stored weights."""
+"""Weights, images and vectors from a formula of their name, so that golden values need no stored weights."""
 
 from __future__ import annotations
 

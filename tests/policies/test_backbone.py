@@ -13,7 +13,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.policies.backbone import ResNetTrunk, Vision
+from aloha_kit.policies.backbone import ImageEncoder, ResNetTrunk
 
 
 def config(**changes: Any) -> ActConfig:
@@ -60,7 +60,7 @@ def test_map_sizes_are_those_of_the_maps(size: tuple[int, int]) -> None:
 def test_equal_pictures_in_one_pass_give_what_each_gives_alone() -> None:
     torch.manual_seed(0)
     cameras = {"a": (32, 40), "b": (32, 40)}
-    vision = Vision(config(backbone_layers=2), cameras)
+    vision = ImageEncoder(config(backbone_layers=2), cameras)
     images = {name: torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8) for name, size in cameras.items()}
     with torch.inference_mode():
         together = vision(images)
@@ -70,7 +70,7 @@ def test_equal_pictures_in_one_pass_give_what_each_gives_alone() -> None:
 
 
 def test_pictures_are_resized_inside_and_taken_as_they_are_when_it_is_done_already() -> None:
-    vision = Vision(config(backbone_layers=1, image_size=(16, 20)), {"a": (32, 40)})
+    vision = ImageEncoder(config(backbone_layers=1, image_size=(16, 20)), {"a": (32, 40)})
     flat = torch.full((1, 3, 32, 40), 77, dtype=torch.uint8)
     with torch.inference_mode():
         large, small = vision({"a": flat})[0], vision({"a": flat[..., :16, :20]})[0]
@@ -83,7 +83,7 @@ def test_pretrained_weights_fill_every_backbone(tmp_path: Path, monkeypatch: pyt
     published = resnet18().state_dict()
     monkeypatch.setattr("torchvision.models.WeightsEnum.get_state_dict", lambda *_, **__: published)
     for norm in ("frozen", "batch"):
-        vision = Vision(config(backbone_norm=norm, share_backbone=False), {"a": (32, 32), "b": (32, 32)})
+        vision = ImageEncoder(config(backbone_norm=norm, share_backbone=False), {"a": (32, 32), "b": (32, 32)})
         vision.load_pretrained("resnet18")
         for backbone in vision.backbones:
             for key, value in backbone.state_dict().items():
@@ -96,7 +96,7 @@ def test_without_a_network_the_way_out_is_told(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    vision = Vision(config(), {"a": (32, 32)})
+    vision = ImageEncoder(config(), {"a": (32, 32)})
     expected = (
         r"cannot fetch the pretrained weights of resnet18 \(Name or service not known\)\. Put https://\S+resnet18\S+pth"
         rf" at {re.escape(str(tmp_path))}/hub/checkpoints/resnet18-\w+\.pth, or train from scratch:"

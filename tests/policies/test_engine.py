@@ -20,7 +20,7 @@ from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch
 from aloha_kit.eval.inference import BatchedNetwork
-from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank, check, Engine, prepare, probes
 from aloha_kit.policies.engine_bf16 import in_bf16
@@ -160,7 +160,7 @@ def test_what_was_compiled_is_what_is_asked_in_any_thread() -> None:
     beside = threading.Thread(target=lambda: chunks.append(policy.predict_chunk(look)))
     beside.start()
     beside.join()
-    mailbox = Mailbox(1, network.contract, network.chunk_size)
+    mailbox = SharedBuffer(1, network.contract, network.chunk_size)
     mailbox.post(0, look)
     BatchedNetwork(network, mailbox, 1, engine)([0])
     assert traced == graphs >= 1
@@ -242,7 +242,7 @@ def test_the_measured_error_is_told_in_each_actions_units() -> None:
 
 
 def test_what_engines_are_compared_on_looks_like_the_data() -> None:
-    network = made("act, object poses beside pictures")
+    network = made("act, object poses beside images")
     example = blank(network, 4)
     assert not example["qpos"].any()
     assert not example["images"]["top"].any()
@@ -259,5 +259,5 @@ def test_what_engines_are_compared_on_looks_like_the_data() -> None:
         assert torch.equal(image, same["images"]["top"])
         assert (image.shape, image.dtype) == ((4, 3, 32, 48), torch.uint8)
         assert image.float().std() > 20
-        # as a query's: bytes of an (H, W, 3) picture
+        # as a query's: bytes of an (H, W, 3) image
         assert image.permute(0, 2, 3, 1).is_contiguous()

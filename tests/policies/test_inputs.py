@@ -17,7 +17,7 @@ from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.eval.inference import BatchedNetwork
-from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.formats import open_source
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
@@ -91,7 +91,7 @@ def test_a_wrong_or_missing_sensor_is_named(network: ChunkNetwork) -> None:
 def test_batched_evaluation_and_a_server_give_what_deployment_gives(network: ChunkNetwork) -> None:
     policy, seen = ChunkPolicy(network), windows()
     wanted = [policy.predict_chunk(observation) for observation in seen]
-    mailbox = Mailbox(len(seen), network.contract, network.chunk_size, STEPS)
+    mailbox = SharedBuffer(len(seen), network.contract, network.chunk_size, STEPS)
     ask = BatchedNetwork(network, mailbox, size=1)
     served = Served(policy, network.contract, network.chunk_size, {}, STEPS)
     with PolicyServer(served, "127.0.0.1", 0, "token").running() as server:

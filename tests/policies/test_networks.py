@@ -58,7 +58,7 @@ CASES: dict[str, tuple[PolicyConfig, Contract]] = {
     "act, equal cameras in one pass": (act(), contract_of({"b": (32, 32), "a": (32, 32)})),
     "act, mobile base": (act(), contract_of(ONE, base=True)),
     "act, without VAE": (act(use_vae=False), contract_of(ONE)),
-    "act, object poses beside pictures": (
+    "act, object poses beside images": (
         act(use_environment_state=True),
         contract_of(ONE, environment=CUBE),
     ),
@@ -208,7 +208,7 @@ def test_first_decoder_layer_alone_is_what_the_reference_reads() -> None:
 
 
 def test_self_attention_among_zero_targets_says_the_same_to_every_query() -> None:
-    """Why `first_self_attention` is off: what it adds does not depend on picture, state or place in the chunk."""
+    """Why `first_self_attention` is off: what it adds does not depend on image, state or place in the chunk."""
     contract = contract_of(ONE)
     torch.manual_seed(0)
     network = network_of(act(first_self_attention=True), contract)

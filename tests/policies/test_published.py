@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.config.fit import assumption, TrainingSetup
+from aloha_kit.config.match_checkpoint import assumption, TrainingSetup
 from aloha_kit.core import ConfigError, ContractError, joint_names
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import checkpoint

@@ -2,7 +2,7 @@
 
 `golden/act.json` and `golden/cnnmlp.json` were made by running a reconstruction of tonyzhaozh/act@742c753
 (`DETRVAE` and `CNNMLP` behind `ACTPolicy` and `CNNMLPPolicy`, dropout off; its files were taken from later
-commits and forks, and set back to what that commit computes) on the weights, pictures and vectors of
+commits and forks, and set back to what that commit computes) on the weights, images and vectors of
 `formula.py`, with the latent's noise fixed, at hidden 32, feed-forward 64, 8 heads, 2 encoder and 3 decoder
 layers, chunk 8 and two cameras. They hold its parameter shapes and results.
 """

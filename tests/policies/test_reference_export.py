@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.config.fit import TrainingSetup
+from aloha_kit.config.match_checkpoint import TrainingSetup
 from aloha_kit.config.policies import load_policy
 from aloha_kit.core import Contract
 from aloha_kit.policies import checkpoint

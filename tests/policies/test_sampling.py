@@ -15,7 +15,7 @@ from aloha_kit.config.policies import CnnMlpConfig
 from aloha_kit.core import ConfigError, Observation
 from aloha_kit.data.batch import Batch
 from aloha_kit.eval.inference import BatchedNetwork
-from aloha_kit.eval.mailbox import Mailbox
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.cnnmlp import CnnMlpNetwork
 from aloha_kit.policies.engine import blank, prepare
@@ -95,7 +95,7 @@ def test_rollouts_and_inferences_count_up(network: Noisy) -> None:
 
 
 def test_a_batch_changes_no_bit(network: Noisy) -> None:
-    mailbox, seeds = Mailbox(4, CONTRACT, network.chunk_size), [(5, 0), (9, 3), (5, 1), (6, 0)]
+    mailbox, seeds = SharedBuffer(4, CONTRACT, network.chunk_size), [(5, 0), (9, 3), (5, 1), (6, 0)]
     for row, seed in enumerate(seeds):
         mailbox.post(row, observation(row), seed)
     ask = BatchedNetwork(network, mailbox, 4)

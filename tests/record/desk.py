@@ -189,7 +189,7 @@ def session(
     wanted: int = 1,
     auto: bool = True,
     squeezes: Squeezes | None = None,
-    patience_s: float | None = None,
+    timeout_s: float | None = None,
     **plan: Any,
 ) -> tuple[Session, Script, io.StringIO]:
     """A session on `env`, its operator, and what is written for them."""
@@ -197,7 +197,7 @@ def session(
     talk = Conversation([script, *([squeezes] if squeezes else [])], Screen(output), Cues())
     made = Session(
         Plan(TASK, RIG, folder, wanted, auto=auto, **plan), talk,
-        guard=guard, squeezes=squeezes, patience_s=patience_s,
+        guard=guard, squeezes=squeezes, timeout_s=timeout_s,
     )  # fmt: skip
 
     def opening(env: Desk) -> None:

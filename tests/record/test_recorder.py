@@ -110,7 +110,7 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
 
 
 def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path) -> None:
-    """A whole transfer takes the expert about 400 steps; small pictures keep it to seconds."""
+    """A whole transfer takes the expert about 400 steps; small images keep it to seconds."""
     args = short(tmp_path, episode_len=400, num_episodes=2, workers=2, cameras=("angle",))
     first = record(args, show=False)
     assert first.present == 2

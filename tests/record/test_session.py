@@ -70,7 +70,7 @@ def test_keep_ends_now_and_counts(tmp_path: Path, word: str) -> None:
 def test_discard_and_redo_leave_nothing_and_redo_begins_alike(tmp_path: Path) -> None:
     env = Desk(simulated=True)
     made, _, _ = session(tmp_path, env, ("recording", 3, "redo"), ("recording", 6, "discard"), wanted=1, seed=40)
-    assert made.run(env).verdicts == ("thrown away", "thrown away", "kept")
+    assert made.run(env).verdicts == ("discarded", "discarded", "kept")
     assert env.seeds == [40, 40, 41]
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["episode_0.hdf5"]
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
@@ -112,15 +112,15 @@ def test_second_thoughts_between_episodes(tmp_path: Path) -> None:
         wanted=2, auto=False,
     )  # fmt: skip
     result = made.run(env)
-    assert result.verdicts == ("failed", "thrown away", "thrown away", "kept", "kept")
+    assert result.verdicts == ("failed", "discarded", "discarded", "kept", "kept")
     # the attempt at seed 2 was prepared when "redo" sent it back behind seed 1
     assert env.seeds == [0, 1, 2, 1, 2, 3]
     assert lengths(tmp_path) == [10, 10]
     assert [attributes(file)[:2] for file in list_episodes(tmp_path / FAILED)] == [(10, False)]
     text = output.getvalue()
-    assert "discard: there is nothing to throw away" in text
+    assert "discard: there is nothing to discard" in text
     assert "failure: there is nothing to judge" in text
-    assert text.count(" thrown away\n") == 2
+    assert text.count(" discarded\n") == 2
     assert [file.name for file in list_episodes(tmp_path)] == ["episode_0.hdf5", "episode_1.hdf5"]
 
 
@@ -130,7 +130,7 @@ def test_a_pause_waits_for_the_end_of_an_episode_and_for_the_operator(tmp_path: 
         tmp_path, env, ("recording", 2, "pause"), ("paused", 7, "discard"), ("paused", 3, "resume"),
         ("waiting", 1, "pause"), ("paused", 2, "start"), wanted=2, auto=True,
     )  # fmt: skip
-    assert made.run(env).verdicts == ("thrown away", "kept", "kept")
+    assert made.run(env).verdicts == ("discarded", "kept", "kept")
     assert operator.states[:6] == ["waiting", "recording", "saving", "waiting", "paused", "waiting"]
     assert lengths(tmp_path) == [10, 10]
 
@@ -184,7 +184,7 @@ def test_a_fault_that_nobody_mends_ends_the_session(tmp_path: Path, answer: str 
     env = Desk()
     env.faults[5] = StreamError("cam_high is silent")
     lines = [("paused", 10, answer)] if answer else []
-    made, _, _ = session(tmp_path, env, *lines, patience_s=2.0)
+    made, _, _ = session(tmp_path, env, *lines, timeout_s=2.0)
     result = made.run(env)
     assert (result.fault, result.verdicts, env.parked) == ("cam_high is silent", ("failed",), 1)
     assert all(arm.locked for arm in env.leader_arms.values())
@@ -368,7 +368,7 @@ def test_a_leader_beyond_the_followers_range_is_recorded_as_it_was_done_and_coun
     assert "limited 4" in output.getvalue()
 
 
-@pytest.mark.parametrize(("squeezes", "verdicts"), [(2, ("kept",)), (3, ("thrown away", "kept"))])
+@pytest.mark.parametrize(("squeezes", "verdicts"), [(2, ("kept",)), (3, ("discarded", "kept"))])
 def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
     tmp_path: Path, squeezes: int, verdicts: tuple[str, ...]
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from websockets.sync.client import connect
 
-from aloha_kit.control.asynchronous import AsyncChunks
+from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import ConfigError, Contract, ContractError, HoldStill
 from aloha_kit.remote import ConnectionLostError, PolicyServer, RemoteError, RemotePolicy, Served
 from aloha_kit.remote.client import address
@@ -143,7 +143,7 @@ def test_no_answer_in_time_is_a_lost_connection_and_the_late_one_is_not_mistaken
 
 def test_nobody_there_is_told_with_the_address() -> None:
     with pytest.raises(ConnectionLostError, match=r"no policy server answers at 127.0.0.1:1: .*refused"):
-        RemotePolicy("127.0.0.1:1", TOKEN, patience_s=0.05)
+        RemotePolicy("127.0.0.1:1", TOKEN, connect_timeout_s=0.05)
 
 
 def test_a_server_that_comes_back_is_found_again(echo: Echo) -> None:
@@ -162,7 +162,7 @@ def test_a_server_that_comes_back_is_found_again(echo: Echo) -> None:
 
 def test_with_the_server_gone_the_arms_hold_and_go_on_when_it_is_back(echo: Echo) -> None:
     with server(echo).running() as running:
-        policy = AsyncChunks(client(running, timeout_s=0.2), 50.0, every=1, hold_s=1e9, budget_s=0.02)
+        policy = AsyncInferencePolicy(client(running, timeout_s=0.2), 50.0, every=1, hold_s=1e9, budget_s=0.02)
         policy.reset()
         np.testing.assert_array_equal(policy.act(observation()), [0, 1])
     held = 0

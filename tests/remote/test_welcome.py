@@ -78,7 +78,7 @@ def test_a_welcome_that_is_none_is_refused_by_name(changes: dict[str, Any], word
 @pytest.mark.parametrize("welcome", [b"", b"\xc1", bytes(2_000_000), pack({"kind": "refused", "why": "x" * 60_000})])
 def test_whoever_is_no_policy_server_is_found_out(welcome: bytes) -> None:
     with saying(welcome) as where, pytest.raises(RemoteError) as caught:
-        RemotePolicy(where, "x", patience_s=0.3)
+        RemotePolicy(where, "x", connect_timeout_s=0.3)
     assert len(str(caught.value)) < 1200
 
 

@@ -1,4 +1,4 @@
-"""A recorded episode becomes pictures, plots and motion again; what cannot is explained."""
+"""A recorded episode becomes images, plots and motion again; what cannot is explained."""
 
 from __future__ import annotations
 

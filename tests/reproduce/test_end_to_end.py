@@ -1,4 +1,4 @@
-"""The real commands: a handful of small pictures, a training that is interrupted, a policy that cannot do much yet."""
+"""The real commands: a handful of small images, a training that is interrupted, a policy that cannot do much yet."""
 
 from __future__ import annotations
 

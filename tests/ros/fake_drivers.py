@@ -229,11 +229,11 @@ class FakePiper(Driver):
 
 
 class FakeCamera:
-    """JPEG pictures on a topic; each is one shade of red, which counts up."""
+    """JPEG images on a topic; each is one shade of red, which counts up."""
 
     def __init__(self, topic: str, size: tuple[int, int] = (48, 64), hz: float = 30.0) -> None:
         self.size, self.running, self.sent = size, True, 0
-        self.tears = lambda picture: False  # whether the picture of this number arrives cut off
+        self.tears = lambda picture: False  # whether the image of this number arrives cut off
         self._publisher = rospy.Publisher(topic, CompressedImage, queue_size=5)
         self._ticking = Ticking(hz, self._tick)
 

@@ -1,6 +1,6 @@
 """A second publisher for tests: a node that, told "send" on its input, publishes on a topic until told "stop".
 
-python -m tests.ros.rival NODE states|group|path|joints|base|stop TOPIC
+python -m tests.ros.competing publisher NODE states|group|path|joints|base|stop TOPIC
 """
 
 from __future__ import annotations

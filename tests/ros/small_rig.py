@@ -1,4 +1,4 @@
-"""A simulated rig that a loaded machine can serve: small pictures at a low rate, in files that a command line takes."""
+"""A simulated rig that a loaded machine can serve: small images at a low rate, in files that a command line takes."""
 
 from __future__ import annotations
 

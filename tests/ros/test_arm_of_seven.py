@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.rig import ArmConfig, CameraConfig
 from aloha_kit.core import SafetyError
@@ -65,7 +65,7 @@ def test_a_policy_moves_it_within_its_own_limits_and_leaves_it_parked(
 ) -> None:
     for name in ("START_S", "GRIPPER_S", "PARK_S"):
         monkeypatch.setattr(followers, name, 0.1)
-    env = rigs.connect(task(tmp_path), RIG)
+    env = envs.connect(task(tmp_path), RIG)
     assert isinstance(env, RosEnv)
     with contextlib.closing(env):
         assert env.contract.state_names == env.contract.action_names == NAMES

@@ -91,7 +91,7 @@ def test_wrong_topics_and_time_that_stands_still(running: Ros, folder: Path) -> 
     file = wrong / "rig_aloha.yaml"
     rig = yaml.safe_load(file.read_text())
     rig["cameras"]["cam_high"]["topic"] = "/usb_cam_high/color/image_raw"  # not there
-    rig["cameras"]["cam_low"]["topic"] = "/puppet_left/joint_states"  # joints, not pictures
+    rig["cameras"]["cam_low"]["topic"] = "/puppet_left/joint_states"  # joints, not images
     file.write_text(yaml.safe_dump(rig))
     set_param(running, "/use_sim_time", True)
     try:
@@ -127,7 +127,7 @@ def test_no_master_and_no_rig_are_told_for_people(own_ros: Ros, folder: Path) ->
         (["--task", "sim_transfer_cube"], "error: task 'sim_transfer_cube' is of rig 'sim', simulated in process"),
         (["--task", "aloha_transfer_cub"], "Did you mean 'aloha_transfer_cube'?"),
         (["--task", "aloha_transfer_cube", "--seconds", "0"], "error: --seconds must be at least 1, given 0"),
-        (["--task", "aloha_transfer_cube", "--reference", "nowhere"], "no folder 'nowhere' with reference pictures"),
+        (["--task", "aloha_transfer_cube", "--reference", "nowhere"], "no folder 'nowhere' with reference images"),
     ],
 )
 def test_mistakes_are_told_before_ros_is_asked(

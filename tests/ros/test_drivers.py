@@ -14,7 +14,7 @@ import pytest
 import yaml
 from sensor_msgs.msg import JointState
 
-from aloha_kit import rigs
+from aloha_kit import envs
 from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ConfigError, PIPER, VX300S
@@ -96,7 +96,7 @@ def test_every_user_of_a_rig_refuses_an_unknown_driver_before_it_contacts_anythi
     """None takes it for another one. There is no master: what is contacted first would fail otherwise."""
     unknown = rig(driver="dynamixel_x")
     with pytest.raises(ConfigError, match=UNKNOWN):
-        rigs.connect(TASK, unknown)
+        envs.connect(TASK, unknown)
     with pytest.raises(ConfigError, match=UNKNOWN):
         inspect.inspect(unknown, [], seconds=0.1, registers=[])
     arms = {side: replace(PIPERS, driver="dynamixel_x") for side in ("left", "right")}
@@ -130,7 +130,7 @@ def test_an_own_driver_reads_and_moves_its_arm(session_ros: Ros, monkeypatch: py
     assert arm_driver(own.followers["arm"]).effort_unit == "N m"
     with FakePiper("/puppet/joint_left", "/master/joint") as driver:
         driver.broken = lambda message: setattr(message, "position", [value / 2 for value in message.position])
-        with contextlib.closing(rigs.connect(TASK, own)) as env:
+        with contextlib.closing(envs.connect(TASK, own)) as env:
             env.reset()
             target = [0.05, 0.02, -0.03, 0, 0, 0, 0.5]
             for _ in range(2):

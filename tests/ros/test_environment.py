@@ -21,12 +21,12 @@ from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_PO
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode, SafetyGuard
-from aloha_kit.ros import arms, environment, estop, followers, rivals
+from aloha_kit.ros import arms, competing_publishers, environment, estop, followers
 from aloha_kit.ros.environment import RosEnv
-from aloha_kit.ros.following import Following
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.safety import guarded
+from aloha_kit.ros.tracking_monitor import TrackingMonitor
 from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
 from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation, until
@@ -113,7 +113,7 @@ def test_pictures_are_decoded_when_looked_at_and_kept_as_they_came(fakes: Fakes)
     picture = observation["images"]["cam_high"]
     assert picture.shape == (48, 64, 3)
     assert 30 < picture[..., 0].mean() <= 250
-    assert picture[..., 1].max() < 12, "red pictures are red"
+    assert picture[..., 1].max() < 12, "red images are red"
 
 
 def test_an_action_goes_to_both_arms(fakes: Fakes) -> None:
@@ -156,8 +156,11 @@ def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, sessio
         env.reset()  # it could, and does not
         fakes.left.motors[0] = 0.3
         print("send", file=rival.stdin, flush=True)
-        with contextlib.closing(rivals.CommandWatch(["/puppet_right/commands/joint_group"])) as watch:
-            until(lambda: watch.rivals() == {"/puppet_right/commands/joint_group": "/old_teleop"}, "it sends")
+        with contextlib.closing(competing_publishers.CommandWatch(["/puppet_right/commands/joint_group"])) as watch:
+            until(
+                lambda: watch.competing_publishers() == {"/puppet_right/commands/joint_group": "/old_teleop"},
+                "it sends",
+            )
         with pytest.raises(SafetyError, match=r"^another node commands the followers: /old_teleop on /puppet_right/co"):
             env.reset()
         assert fakes.left.motors[0] == pytest.approx(0.3)
@@ -193,7 +196,7 @@ def test_a_camera_that_dies_ends_the_step_by_name_and_the_arms_hold(fakes: Fakes
         _step_until_it_fails(env)
     assert all(fakes.left.torque.values())
     fakes.camera.running = True
-    until(lambda: _reads(env), "pictures again")
+    until(lambda: _reads(env), "images again")
     assert env.step(START).mid(), "and the episode can go on"
 
 
@@ -301,7 +304,7 @@ def test_pictures_that_stay_torn_end_the_step(fakes: Fakes) -> None:
 def test_a_camera_of_another_size_is_named_with_both(fakes: Fakes) -> None:
     cameras = {"cam_high": CameraConfig(480, 640, topic="/usb_cam_high/image_raw/compressed")}
     env = fakes.env(rig=replace(RIG, cameras=cameras))
-    with pytest.raises(ContractError, match=r"'cam_high' sends pictures of 48 x 64 .* configured are 480 x 640"):
+    with pytest.raises(ContractError, match=r"'cam_high' sends images of 48 x 64 .* configured are 480 x 640"):
         env.reset()
 
 
@@ -366,7 +369,7 @@ class TestFollowing:
         until(lambda: fakes.left.motors[6] > 0, "the gripper opens")
 
     def test_an_object_between_the_fingers_is_no_fault(self) -> None:
-        watched = Following("puppet_left", VX300S, milliamperes=True)
+        watched = TrackingMonitor("puppet_left", VX300S, milliamperes=True)
         qpos, grasping = [0, 0, 0, 0, 0, 0, 0.6], [0, 0, 0, 0, 0, 0, -290.0]
         for second in range(10):
             watched.check(np.zeros(7), qpos, grasping, second * 1_000_000_000)
@@ -376,7 +379,7 @@ class TestFollowing:
             watched.check(np.zeros(7), qpos, np.zeros(7), 11_000_000_000)
 
     def test_without_efforts_joints_are_watched_and_grippers_are_not(self) -> None:
-        watched = Following("puppet_left", VX300S, milliamperes=True)
+        watched = TrackingMonitor("puppet_left", VX300S, milliamperes=True)
         for second in range(5):
             watched.check(np.zeros(7), [0, 0, 0, 0, 0, 0, 0.6], None, second * 1_000_000_000)
         watched.check(np.zeros(7), [0.9, 0, 0, 0, 0, 0, 0], None, 5_000_000_000)
@@ -384,7 +387,7 @@ class TestFollowing:
             watched.check(np.zeros(7), [0.9, 0, 0, 0, 0, 0, 0], None, 6_100_000_000)
 
     def test_a_lag_that_is_made_up_for_is_no_fault(self) -> None:
-        watched = Following("puppet_left", VX300S, milliamperes=True)
+        watched = TrackingMonitor("puppet_left", VX300S, milliamperes=True)
         far = [0.9, 0, 0, 0, 0, 0, 0]
         for tenth in range(60):
             observed = far if tenth % 10 < 9 else np.zeros(7)

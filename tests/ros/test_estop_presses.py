@@ -34,7 +34,7 @@ from aloha_kit.ros.safety import guarded, make_guard
 from tests.ros.master import Ros
 from tests.ros.rig_client import until
 from tests.ros.small_rig import simulated, write_task
-from tests.ros.witness import BASE, Witness
+from tests.ros.witness import BASE, RolloutRecorder
 
 PRESSES = int(os.environ.get("ALOHA_KIT_ESTOP_PRESSES", "24"))
 HELD_S = (0.001, 0.005, 0.04, 0.15)
@@ -51,7 +51,7 @@ PATHS = ("start", "episode", "park", "replay", "teleop", "record")
 class Stage:
     """A rig, its witness, and the presses that were made."""
 
-    def __init__(self, env: RosEnv, witness: Witness) -> None:
+    def __init__(self, env: RosEnv, witness: RolloutRecorder) -> None:
         self.env, self.witness = env, witness
         self.latched = 0.0
         self.reactions: list[float] = []  # s from the button to the latch
@@ -94,8 +94,8 @@ def task(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def witness(session_ros: Ros) -> Iterator[Witness]:
-    witness = Witness(session_ros.environment)
+def witness(session_ros: Ros) -> Iterator[RolloutRecorder]:
+    witness = RolloutRecorder(session_ros.environment)
     yield witness
     witness.close()
 
@@ -191,7 +191,7 @@ def conclude(path: str, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("path", RUN)
-def test_nothing_is_sent_after_a_press(task: Path, witness: Witness, path: str) -> None:
+def test_nothing_is_sent_after_a_press(task: Path, witness: RolloutRecorder, path: str) -> None:
     run, first, last = RUN[path]
     leaders: dict[str, Any] = {"leaders": True, "opening": Opening(poll=lambda: "start", countdown_s=0, move_s=0.2)}
     with contextlib.closing(connect(task, **(leaders if path == "teleop" else {}))) as env:
@@ -235,7 +235,9 @@ class Presser:
     def close(self) -> None: ...
 
 
-def test_nothing_is_sent_after_a_press_while_a_person_records(task: Path, witness: Witness, tmp_path: Path) -> None:
+def test_nothing_is_sent_after_a_press_while_a_person_records(
+    task: Path, witness: RolloutRecorder, tmp_path: Path
+) -> None:
     config = load(TaskConfig, "tasks", str(task))
     presser, output = Presser(drawn("record")), io.StringIO()
     plan = Plan(config, load(RigConfig, "rigs", config.rig), tmp_path, 1000, 0, "jpeg", 90, True)

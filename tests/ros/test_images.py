@@ -1,4 +1,4 @@
-"""Pictures in messages: every encoding against colours worked out by hand or by Pillow; bad ones in clear words."""
+"""Images in messages: every encoding against colours worked out by hand or by Pillow; bad ones in clear words."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class NoNode(socketserver.BaseRequestHandler):
 
 def test_a_simulated_clock_that_stands_still_is_refused(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> None:
     rospy.set_param("/use_sim_time", True)
-    monkeypatch.setattr(node, "_time_flows", lambda patience_s: False)
+    monkeypatch.setattr(node, "_time_flows", lambda timeout_s: False)
     try:
         with pytest.raises(ConfigError, match="nothing is published on /clock"):
             node.clock()

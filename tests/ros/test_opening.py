@@ -81,10 +81,10 @@ def test_the_threshold_is_the_rigs_in_radians() -> None:
     for opening, starts in ((0.38, True), (0.40, False)):
         env = FakeEnv(lambda side, seconds, opening=opening: opening)  # type: ignore[misc]
         if starts:
-            run(Opening(countdown_s=0, patience_s=1.0), env)
+            run(Opening(countdown_s=0, timeout_s=1.0), env)
         else:
             with pytest.raises(RosError, match=r"the leader grippers were not both closed within 1 s"):
-                run(Opening(countdown_s=0, patience_s=1.0), env)
+                run(Opening(countdown_s=0, timeout_s=1.0), env)
 
 
 def test_an_operator_can_start_without_the_gesture_or_call_it_off() -> None:

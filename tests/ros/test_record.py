@@ -105,7 +105,7 @@ class Bench:
                 leader.motors[6] = WX250S.gripper.closed
 
     def steps(self) -> int:
-        """Pictures of the episode that is being recorded, to be sure that there are some."""
+        """Images of the episode that is being recorded, to be sure that there are some."""
         return sum(path.stat().st_size for path in self.data.glob("*.partial"))
 
     def wait_for_steps(self) -> None:

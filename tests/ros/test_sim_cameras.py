@@ -20,7 +20,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.ros import images
 from aloha_kit.ros.sim_rig.cameras import SimCameras
 from aloha_kit.ros.sim_rig.faults import PARAM
-from aloha_kit.ros.sim_rig.pace import Pace, Shutter
+from aloha_kit.ros.sim_rig.pace import CameraTimer, Pace
 from aloha_kit.sim import SimEnv
 from tests.ros.master import Ros
 
@@ -86,7 +86,7 @@ def no_faults(session_ros: Ros) -> Iterator[None]:
 
 
 def test_pictures_are_those_of_the_state(session_ros: Ros, scene: SimEnv) -> None:
-    """Raw to the last bit; JPEG of the same picture; the seed's looks; the state's stamp."""
+    """Raw to the last bit; JPEG of the same image; the seed's looks; the state's stamp."""
     with serving("aloha") as cameras:
         topics = {f"/usb_{name}/image_raw": Image for name in VIEWS}
         topics["/usb_cam_high/image_raw/compressed"] = CompressedImage
@@ -231,7 +231,7 @@ def test_a_state_of_another_scene_and_a_camera_without_a_view(session_ros: Ros) 
     ],
 )
 def test_a_shutter_keeps_to_its_grid(rate_hz: float, states: list[int], wanted: list[int]) -> None:
-    shutter = Shutter()
+    shutter = CameraTimer()
     assert [state for state in states if shutter.opens(state * 1_000_000, rate_hz)] == wanted
     assert shutter.taken == len(wanted)
     assert shutter.missed == (1 if states[1] == 50 else 0)
@@ -239,7 +239,7 @@ def test_a_shutter_keeps_to_its_grid(rate_hz: float, states: list[int], wanted: 
 
 def pace(busy_s: float, missed: int, rounds: int = 400) -> list[str]:
     said: list[str] = []
-    watch, shutter = Pace(said.append), Shutter()
+    watch, shutter = Pace(said.append), CameraTimer()
     for number in range(rounds):
         shutter.taken += 1
         shutter.missed += missed
@@ -249,8 +249,8 @@ def pace(busy_s: float, missed: int, rounds: int = 400) -> list[str]:
 
 def test_a_slow_machine_says_so_once_with_numbers() -> None:
     assert pace(busy_s=0.056, missed=2) == [
-        "this machine draws 33% of the pictures asked for (2 cameras, 480x640 at 50 Hz): a round of them takes 56 ms. "
-        "Smaller pictures (image_size of the task), fewer cameras or --quality draft cost less"
+        "this machine draws 33% of the images asked for (2 cameras, 480x640 at 50 Hz): a round of them takes 56 ms. "
+        "Smaller images (image_size of the task), fewer cameras or --quality draft cost less"
     ]
     assert pace(busy_s=0.056, missed=0) == []
     assert pace(busy_s=0.010, missed=2) == [], "states that come late are not the machine's drawing"

@@ -13,8 +13,8 @@ from std_msgs.msg import Bool, Float32, String
 
 from aloha_kit.config import load, RigConfig
 from aloha_kit.core import START_ARM_POSE
-from aloha_kit.ros.sim_rig.person import Person
 from aloha_kit.ros.sim_rig.rig import SimRig
+from aloha_kit.ros.sim_rig.scripted_operator import ScriptedOperator
 from aloha_kit.sim import scripts
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Ear, until
@@ -120,7 +120,7 @@ def test_its_streams_break_by_their_names(ears: dict[str, Ear]) -> None:
 def test_after_a_stall_the_persons_hands_go_on_and_do_not_jump() -> None:
     """Without ROS. What a hand does in one state is what the followers are commanded, so it is at most a step."""
     config = load(RigConfig, "rigs", "cobot_magic")
-    person = Person(scripts.transfer_cube, noise=1.0, seed=0, complain=print)
+    person = ScriptedOperator(scripts.transfer_cube, noise=1.0, seed=0, complain=print)
     rig = SimRig(config, "transfer_cube", person=person, seed=0, complain=print)
     try:
         rig.reset().result(60)  # type: ignore[union-attr] - there is a person

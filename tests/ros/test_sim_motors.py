@@ -14,8 +14,8 @@ from aloha_kit.ros.sim_rig.arms import folded, Leader
 from aloha_kit.ros.sim_rig.base import Base
 from aloha_kit.ros.sim_rig.faults import ArmFault, CameraFault, Faults
 from aloha_kit.ros.sim_rig.motors import Motors
-from aloha_kit.ros.sim_rig.person import HOME, Person
 from aloha_kit.ros.sim_rig.rig import SimRig
+from aloha_kit.ros.sim_rig.scripted_operator import HOME, ScriptedOperator
 from aloha_kit.sim import scripts
 
 AT = np.append(START_ARM_POSE.astype(float), 0.5)
@@ -233,8 +233,10 @@ def test_the_persons_hand_opens_the_follower_as_the_plan_wants(opening: float) -
 CUBE = {"cube": np.array([0.1, 0.5, 0.02, 1, 0, 0, 0])}
 
 
-def person(said: list[str] | None = None, noise: float = 0.0) -> Person:
-    return Person(scripts.transfer_cube, noise=noise, seed=0, complain=(said if said is not None else []).append)
+def person(said: list[str] | None = None, noise: float = 0.0) -> ScriptedOperator:
+    return ScriptedOperator(
+        scripts.transfer_cube, noise=noise, seed=0, complain=(said if said is not None else []).append
+    )
 
 
 def both(gesture: str) -> dict[str, str]:

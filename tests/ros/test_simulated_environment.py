@@ -89,7 +89,7 @@ def test_the_environment_contract(configured: tuple[TaskConfig, RigConfig]) -> N
 def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, RigConfig]) -> None:
     """Opening, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
     said: list[str] = []
-    opening = Opening(tell=lambda state, words: said.append(state), countdown_s=1.0, patience_s=60.0)
+    opening = Opening(tell=lambda state, words: said.append(state), countdown_s=1.0, timeout_s=60.0)
     env = envs.connect(*configured, leaders=True, opening=opening)
     assert isinstance(env, RosEnv)
     assert env.leaders is not None

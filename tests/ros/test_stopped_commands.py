@@ -21,7 +21,7 @@ from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Client, until
 from tests.ros.small_rig import recording, simulated, write_task
 from tests.ros.test_estop import PUBLISHER
-from tests.ros.witness import Witness
+from tests.ros.witness import RolloutRecorder
 
 PATIENCE_S = 90.0
 REACTION_S = 0.2
@@ -43,8 +43,8 @@ def rig(task: Path) -> Iterator[Client]:
 
 
 @pytest.fixture
-def witness(session_ros: Ros) -> Iterator[Witness]:
-    witness = Witness(session_ros.environment)
+def witness(session_ros: Ros) -> Iterator[RolloutRecorder]:
+    witness = RolloutRecorder(session_ros.environment)
     yield witness
     witness.close()
 
@@ -63,7 +63,7 @@ class Swinging:
         return chunk
 
 
-def pressed_in(program: Process, witness: Witness, rig: Client) -> str:
+def pressed_in(program: Process, witness: RolloutRecorder, rig: Client) -> str:
     """Press for 5 ms while `program` moves the arms; its output once it has ended as it should."""
     witness.press(0.0, 0.005)
     assert program.wait(PATIENCE_S) == 1
@@ -83,7 +83,7 @@ def assert_under_torque(rig: Client) -> None:
         assert set(rig.call(arm, "get_motor_registers", "group", "all", "Torque_Enable", 0).values) == {1}
 
 
-def until_it_moves(witness: Witness) -> None:
+def until_it_moves(witness: RolloutRecorder) -> None:
     """Until commands arrive."""
     witness.forget()
     until(lambda: len(witness.report()["arrivals"]) > 20, "commands arrive", PATIENCE_S)
@@ -103,7 +103,7 @@ def deploy(ros: Ros, task: Path, server: str, output: Path) -> Process:
 
 
 def test_pressed_on_the_way_to_the_start_with_a_policy_on_another_machine(
-    session_ros: Ros, task: Path, rig: Client, witness: Witness, server: str, tmp_path: Path
+    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder, server: str, tmp_path: Path
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
     until_it_moves(witness)
@@ -113,7 +113,7 @@ def test_pressed_on_the_way_to_the_start_with_a_policy_on_another_machine(
 
 
 def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is_replayed(
-    session_ros: Ros, task: Path, rig: Client, witness: Witness, server: str, tmp_path: Path
+    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder, server: str, tmp_path: Path
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
     until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
@@ -132,7 +132,7 @@ def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is
 
 
 def test_pressed_while_park_launch_brings_them_to_rest(
-    session_ros: Ros, task: Path, rig: Client, witness: Witness
+    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder
 ) -> None:
     program = session_ros.launch("park.launch", task=task, seconds=20, release="true")
     until_it_moves(witness)
@@ -146,7 +146,7 @@ def test_pressed_while_park_launch_brings_them_to_rest(
 
 
 def test_a_source_that_is_stopped_while_they_are_parked_ends_it_there(
-    session_ros: Ros, task: Path, rig: Client, witness: Witness
+    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder
 ) -> None:
     config = yaml.safe_load(Path(load(TaskConfig, "tasks", str(task)).rig).read_text(encoding="utf-8"))
     with_button = task.with_name("rig_with_button.yaml")
@@ -166,7 +166,7 @@ def test_a_source_that_is_stopped_while_they_are_parked_ends_it_there(
 
 @pytest.mark.parametrize("when", ["on the way to the start", "while it acts"])
 def test_a_second_ctrl_c_ends_parking_where_the_arms_are(
-    session_ros: Ros, task: Path, rig: Client, witness: Witness, server: str, tmp_path: Path, when: str
+    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder, server: str, tmp_path: Path, when: str
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
     if when == "while it acts":

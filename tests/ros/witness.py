@@ -63,7 +63,7 @@ def main() -> None:
             print(json.dumps({"pressed": pressed[0] if pressed else None, "arrivals": list(arrivals)}), flush=True)
 
 
-class Witness:
+class RolloutRecorder:
     """The node as a process of its own."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:

@@ -165,7 +165,7 @@ def test_it_describes_itself_for_the_episode() -> None:
         ({"cameras": {"tpo": (8, 8)}}, "no simulated camera 'tpo'. Did you mean 'top'?"),
         ({"cameras": {"top": (0, 8)}}, "camera 'top' needs (height, width) from 1 to 4096 pixels, given (0, 8)"),
         ({"cameras": {"top": (8, 8, 3)}}, "camera 'top' needs (height, width)"),
-        ({"quality": "fst"}, "no picture quality 'fst'. Did you mean 'fast'?"),
+        ({"quality": "fst"}, "no image quality 'fst'. Did you mean 'fast'?"),
         ({"randomise": {"lihgt": 1.0}}, "no randomisation 'lihgt'. Did you mean 'light'?"),
         ({"randomise": {"light": -1.0}}, "randomisation 'light' needs an amount of at least 0, given -1.0"),
         ({"rate_hz": 60.0}, "60 Hz is no whole number of 2 ms physics steps"),

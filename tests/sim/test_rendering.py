@@ -1,4 +1,4 @@
-"""Pictures: sizes, what they show, and what they must not change."""
+"""Images: sizes, what they show, and what they must not change."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.parametrize("order", ["torch first", "pictures first"])
+@pytest.mark.parametrize("order", ["torch first", "images first"])
 def test_pictures_and_training_live_in_one_process_and_end_quietly(order: str) -> None:
     """Software OpenGL and torch bring one compiler each; in the wrong order the first optimiser crashes."""
     torch = "import torch\n"
@@ -164,5 +164,5 @@ def test_no_opengl_is_explained() -> None:
         "try:\n    env.reset()\nexcept Exception as error:\n    print(type(error).__name__, error)\n",
         MUJOCO_GL="off",
     )
-    assert "ConfigError no OpenGL context for pictures" in done.stdout, done.stderr
+    assert "ConfigError no OpenGL context for images" in done.stdout, done.stderr
     assert "MUJOCO_GL is 'off'" in done.stdout

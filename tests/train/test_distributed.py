@@ -17,7 +17,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.distributed import own_device
-from aloha_kit.train.launch import ALONE, Launch, launched
+from aloha_kit.train.launch import ALONE, launched, Rank
 from aloha_kit.train.runs import read_metrics
 from tests.synthetic import write_dataset
 from tests.train.test_step import QUIET
@@ -154,7 +154,7 @@ def third_of_three(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("third_of_three")
 def test_a_batch_that_cannot_be_shared_is_refused(flags: list[str]) -> None:
-    assert launched() == Launch(rank=2, size=3, local_rank=0)
+    assert launched() == Rank(rank=2, size=3, local_rank=0)
     with pytest.raises(SystemExit) as error:
         main(flags)
     refused = (
@@ -192,11 +192,11 @@ def test_what_all_find_out_is_said_by_the_first_of_a_machine(
         print("heard")
         raise ConfigError("wrong")
 
-    with pytest.raises(SystemExit) as end, Launch(5, 8, 1).one_voice():
+    with pytest.raises(SystemExit) as end, Rank(5, 8, 1).rank0_only():
         find_out()
     assert (end.value.code, capsys.readouterr().out) == (1, "")
     assert slept == [5.0], "the one that speaks ends first"
-    with pytest.raises(ConfigError, match="wrong"), Launch(4, 8, 0).one_voice():
+    with pytest.raises(ConfigError, match="wrong"), Rank(4, 8, 0).rank0_only():
         find_out()
     assert capsys.readouterr().out == "heard\n"
 
@@ -204,9 +204,9 @@ def test_what_all_find_out_is_said_by_the_first_of_a_machine(
 def test_each_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert own_device("cuda:1", ALONE) == "cuda:1"
-    assert own_device("cpu", Launch(1, 2, 1)) == "cpu"
-    assert own_device("cuda", Launch(3, 4, 1)) == "cuda:1"
+    assert own_device("cpu", Rank(1, 2, 1)) == "cpu"
+    assert own_device("cuda", Rank(3, 4, 1)) == "cuda:1"
     with pytest.raises(ConfigError, match=r"would be the one for cuda:2, and there are 2 GPUs; start at most one"):
-        own_device("cuda", Launch(2, 4, 2))
+        own_device("cuda", Rank(2, 4, 2))
     with pytest.raises(ConfigError, match=r"--device cuda:0 cannot be shared by 2 processes; give cuda, cpu or auto"):
-        own_device("cuda:0", Launch(0, 2, 0))
+        own_device("cuda:0", Rank(0, 2, 0))

@@ -82,7 +82,7 @@ def test_a_configuration_knows_of_its_idle_parameters(
     used, _ = gradients(of)
     without = {name for name, _ in of.network.named_parameters()} - set(used)
     assert {".".join(name.split(".")[:2]) for name in without} == idle
-    assert policy.has_idle_parameters == bool(idle)
+    assert policy.find_unused_parameters == bool(idle)
 
 
 def test_noise_is_that_of_the_step_whatever_was_drawn_before(tmp_path: Path, table: EpisodeTable) -> None:

@@ -28,8 +28,8 @@ from aloha_kit.ros.outlive import interrupted_after
 from aloha_kit.ros.sim_rig import faults
 from aloha_kit.ros.sim_rig.arms import Follower, Leader
 from aloha_kit.ros.sim_rig.drivers import BaseDriver, InterbotixDriver, JointStateDriver, stamp, Switches
-from aloha_kit.ros.sim_rig.person import Person
 from aloha_kit.ros.sim_rig.rig import SimRig
+from aloha_kit.ros.sim_rig.scripted_operator import ScriptedOperator
 from aloha_kit.sim import tasks
 
 PARAM, RESUME, SEED = "/sim_rig", "/sim_rig_resume", "/sim_rig_seed"
@@ -79,7 +79,7 @@ class ArmsNode:
         self._lock = threading.RLock()
         self._faults = faults.Faults(config, rospy.logerr)
         script = tasks.script_of(tasks.scene(task.scene), task.script)
-        person = Person(script, noise=args.noise, seed=args.seed, complain=_warn) if args.person else None
+        person = ScriptedOperator(script, noise=args.noise, seed=args.seed, complain=_warn) if args.person else None
         self._rig = SimRig(config, task.scene, person=person, seed=args.seed, complain=_warn, reboot_s=args.reboot_s)
         self._resume()
         rng = np.random.default_rng(args.seed)

@@ -1,7 +1,7 @@
 """The simulated rig's cameras: a node that draws what the arms' node says of itself, as a camera driver publishes it.
 
 It has its own copy of the scene and takes joints and objects from /sim_rig/state, so that drawing never delays
-the physics. A picture carries the stamp of the state it shows. Only what somebody listens to is drawn or encoded.
+the physics. An image carries the stamp of the state it shows. Only what somebody listens to is drawn or encoded.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import tyro
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError, ConfigError, counted, nearest, WallClock
+from aloha_kit.core import AlohaKitError, ConfigError, did_you_mean, plural, WallClock
 from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import images, node
 from aloha_kit.ros.outlive import interrupted_after
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
-from aloha_kit.ros.sim_rig.pace import Pace, Shutter
+from aloha_kit.ros.sim_rig.pace import CameraTimer, Pace
 from aloha_kit.sim import SimEnv
 from aloha_kit.sim.rendering import Pictures
 from aloha_kit.sim.workcell import CAMERAS
@@ -55,7 +55,7 @@ class Camera:
         self.name, self.size, self.rate_hz = name, size, config.rate_hz
         height, width = config.depth_size or (config.height, config.width)
         self.depth_size = (round(size[0] * height / config.height), round(size[1] * width / config.width))
-        self.shutter = Shutter()
+        self.shutter = CameraTimer()
         self.last = Frame()
         self._quality = jpeg_quality
         topic = config.topic.removesuffix(_COMPRESSED)
@@ -65,7 +65,7 @@ class Camera:
 
     @property
     def wants_colour(self) -> bool:
-        """Whether somebody listens to its pictures."""
+        """Whether somebody listens to its images."""
         return bool(self._raw.get_num_connections() or self._jpeg.get_num_connections())
 
     @property
@@ -116,7 +116,7 @@ class SimCameras:
     """All cameras of a rig, drawn in the thread that calls `run` (an OpenGL context belongs to one thread).
 
     Args:
-        task: names the scene, its randomisation and, in place of the rig's, the size of the pictures.
+        task: names the scene, its randomisation and, in place of the rig's, the size of the images.
         rig: its cameras' names, topics, rates and sizes.
         quality: of the drawing, see `SimEnv`; the rig's by default.
         jpeg_quality: 1 to 100.
@@ -131,7 +131,7 @@ class SimCameras:
         for name, view in views.items():
             if view not in {*CAMERAS, *own}:
                 raise ConfigError(
-                    f"camera '{name}' of rig '{rig.name}' cannot be simulated. {nearest(name, {*VIEWS, *CAMERAS})}"
+                    f"camera '{name}' of rig '{rig.name}' cannot be simulated. {did_you_mean(name, {*VIEWS, *CAMERAS})}"
                 )
         self._views, self._wall = views, WallClock()
         self._env = SimEnv(task.scene, cameras={}, quality=quality or rig.quality, randomise=task.randomise, views=own)
@@ -153,7 +153,7 @@ class SimCameras:
         Raises:
             ConfigError: the state is another scene's.
         """
-        # OpenGL takes half a second to start, better now than between a listener's first two pictures
+        # OpenGL takes half a second to start, better now than between a listener's first two images
         pictures = self._env.show(self._env.physics.data.qpos, 0)
         for camera in self.cameras:
             pictures.draw(self._views[camera.name], camera.size)
@@ -165,7 +165,7 @@ class SimCameras:
                 self.draw(state.header.stamp.to_nsec(), np.array(state.position), int(state.header.frame_id or 0))
 
     def draw(self, stamp_ns: int, qpos: npt.NDArray[np.float64], seed: int) -> None:
-        """Take and publish the pictures that are due at `stamp_ns` and that somebody listens to."""
+        """Take and publish the images that are due at `stamp_ns` and that somebody listens to."""
         wanted = [camera for camera in self.cameras if camera.wants_colour or camera.wants_depth]
         faults = {camera: self._faults.of(camera.name, CameraFault) for camera in wanted}
         due = [c for c in wanted if c.shutter.opens(stamp_ns, min(faults[c].slow or c.rate_hz, c.rate_hz))]
@@ -182,7 +182,7 @@ class SimCameras:
         now = self._wall.now_ns()
         asked = ", ".join(sorted({f"{c.size[0]}x{c.size[1]} at {c.rate_hz:g} Hz" for c in wanted}))
         self._pace.round(
-            now / 1e9, (now - begun) / 1e9, [c.shutter for c in wanted], f"{counted(len(wanted), 'camera')}, {asked}"
+            now / 1e9, (now - begun) / 1e9, [c.shutter for c in wanted], f"{plural(len(wanted), 'camera')}, {asked}"
         )
 
     def close(self) -> None:
@@ -211,7 +211,7 @@ class Args:
     jpeg_quality: int = 95
     """1 to 100."""
     image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
-    """Height and width of the pictures, in place of the task's or the rig's."""
+    """Height and width of the images, in place of the task's or the rig's."""
     camera_hz: float | None = None
     """Rate of every camera, in place of the rig's."""
     outlive: str = ""

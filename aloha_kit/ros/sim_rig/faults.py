@@ -17,7 +17,7 @@ import numpy as np
 import rospy
 
 from aloha_kit.config import from_mapping, RigConfig
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.arms import ARM_JOINTS
 
 PARAM = "/sim_rig_faults"
@@ -53,9 +53,9 @@ class StreamFault:
 class CameraFault(StreamFault):
     """What a camera can suffer."""
 
-    freeze: bool = False  # the same picture with the same stamp, again and again
+    freeze: bool = False  # the same image with the same stamp, again and again
     slow: float = 0.0  # Hz in place of its own rate; 0 is off
-    swap: str = ""  # the camera whose pictures this one shows
+    swap: str = ""  # the camera whose images this one shows
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -76,7 +76,7 @@ class ArmFault(StreamFault):
         super().__post_init__()
         joints = (*ARM_JOINTS, "gripper")
         if isinstance(self.torque_loss, str) and self.torque_loss not in joints:
-            raise ValueError(f"torque_loss: no joint '{self.torque_loss}'. {nearest(self.torque_loss, joints)}")
+            raise ValueError(f"torque_loss: no joint '{self.torque_loss}'. {did_you_mean(self.torque_loss, joints)}")
 
     def stamp_ns(self, stamp_ns: int, rng: np.random.Generator) -> int:
         return 0 if self.zero_stamp else super().stamp_ns(stamp_ns, rng)
@@ -134,13 +134,13 @@ class Faults:
 
     def _fault(self, stream: str, values: object) -> StreamFault:
         if stream not in self._kinds:
-            raise ConfigError(f"{PARAM}: no stream '{stream}'. {nearest(stream, self._kinds)}")
+            raise ConfigError(f"{PARAM}: no stream '{stream}'. {did_you_mean(stream, self._kinds)}")
         if not isinstance(values, Mapping):
             raise ConfigError(f"{PARAM}: {stream} needs {{fault: value}}, it is {values!r}")
         fault = from_mapping(self._kinds[stream], values, where=f"{PARAM}: {stream}")
         if isinstance(fault, CameraFault) and fault.swap and fault.swap not in self._cameras:
             raise ConfigError(
-                f"{PARAM}: {stream}: swap: no camera '{fault.swap}'. {nearest(fault.swap, self._cameras)}"
+                f"{PARAM}: {stream}: swap: no camera '{fault.swap}'. {did_you_mean(fault.swap, self._cameras)}"
             )
         return fault
 

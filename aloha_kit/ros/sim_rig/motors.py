@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import AlohaKitError, nearest
+from aloha_kit.core import AlohaKitError, did_you_mean
 from aloha_kit.core.arms import ARM_JOINTS, ArmModel
 from aloha_kit.ros.sim_rig import control_table as table
 from aloha_kit.ros.sim_rig import profiles
@@ -109,7 +109,7 @@ class Motors:
             raise RefusedError(f"cmd_type must be 'group' or 'single', given '{cmd_type}'")
         known = GROUPS if cmd_type == "group" else {joint: (joint,) for joint in JOINTS}
         if name not in known:
-            raise RefusedError(f"no {cmd_type} '{name}'. {nearest(name, known)}")
+            raise RefusedError(f"no {cmd_type} '{name}'. {did_you_mean(name, known)}")
         return [JOINTS.index(joint) for joint in known[name]]
 
     def set_mode(self, cmd_type: str, name: str, mode: str, profile: str, velocity: int, acceleration: int) -> None:
@@ -117,7 +117,7 @@ class Motors:
         indices = self.joints(cmd_type, name)
         self.enable(cmd_type, name, False)
         if mode not in MODES:
-            self._complain(f"no operating mode '{mode}'. {nearest(mode, MODES)}")
+            self._complain(f"no operating mode '{mode}'. {did_you_mean(mode, MODES)}")
         else:
             for joint in (JOINTS[i] for i in indices):
                 self.mode[joint], self.profile[joint] = mode, profile
@@ -164,7 +164,7 @@ class Motors:
         """Values of the joints; none where there is no such register (names are case-sensitive)."""
         indices = self.joints(cmd_type, name)
         if register not in self._registers.names:
-            self._complain(f"no register '{register}'. {nearest(register, self._registers.names)}")
+            self._complain(f"no register '{register}'. {did_you_mean(register, self._registers.names)}")
             return []
         return [self._read(register, i) for i in indices]
 
@@ -177,7 +177,7 @@ class Motors:
     def command_group(self, name: str, values: Sequence[float]) -> None:
         """What `commands/joint_group` does: all joints of a group in the group's mode, or nothing."""
         if name not in GROUPS:
-            self._complain(f"no group '{name}'. {nearest(name, GROUPS)}")
+            self._complain(f"no group '{name}'. {did_you_mean(name, GROUPS)}")
         elif len(values) != len(GROUPS[name]):
             self._complain(f"group '{name}' has {len(GROUPS[name])} joints, {len(values)} commands are not executed")
         else:
@@ -187,7 +187,7 @@ class Motors:
     def command_single(self, name: str, value: float) -> None:
         """What `commands/joint_single` does."""
         if name not in JOINTS:
-            self._complain(f"no joint '{name}'. {nearest(name, JOINTS)}")
+            self._complain(f"no joint '{name}'. {did_you_mean(name, JOINTS)}")
         else:
             self._command(JOINTS.index(name), self.mode[name], value)
 

@@ -1,17 +1,17 @@
-"""When simulated cameras take their pictures, and what to say when the machine cannot keep up."""
+"""When simulated cameras take their images, and what to say when the machine cannot keep up."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-_EARLY_NS = 5_000_000  # half a period of the states: a picture may come this much before it is due
+_EARLY_NS = 5_000_000  # half a period of the states: an image may come this much before it is due
 
 
-class Shutter:
+class CameraTimer:
     """Opens on a grid of a camera's period, told by the stamps of the states.
 
     Attributes:
-        taken: pictures taken.
+        taken: images taken.
         missed: points of the grid that passed without one.
     """
 
@@ -34,7 +34,7 @@ class Shutter:
 
 
 class Pace:
-    """Says, once, that the machine is too slow for the pictures asked for: by what numbers, and what to do.
+    """Says, once, that the machine is too slow for the images asked for: by what numbers, and what to do.
 
     Args:
         complain: told the words.
@@ -47,20 +47,20 @@ class Pace:
         self._busy_s, self._rounds = 0.0, 0
         self._settled = self._said = False
 
-    def round(self, now_s: float, busy_s: float, shutters: Sequence[Shutter], asked: str) -> None:
-        """Account for one round of pictures that took `busy_s`; `asked` says in words what they should be."""
+    def round(self, now_s: float, busy_s: float, shutters: Sequence[CameraTimer], asked: str) -> None:
+        """Account for one round of images that took `busy_s`; `asked` says in words what they should be."""
         self._busy_s += busy_s
         self._rounds += 1
         if self._begun_s is not None and now_s - self._begun_s < self._window_s:
             return
         taken, missed = sum(s.taken for s in shutters), sum(s.missed for s in shutters)
-        # Pictures are also missed when states come late; only a busy node is to blame itself.
+        # Images are also missed when states come late; only a busy node is to blame itself.
         slow = missed > 0.1 * (taken + missed) and self._busy_s > 0.7 * (now_s - (self._begun_s or 0.0))
         if self._settled and slow and not self._said:
             self._said = True
             self._complain(
-                f"this machine draws {taken / (taken + missed):.0%} of the pictures asked for ({asked}): a round of "
-                f"them takes {1e3 * self._busy_s / self._rounds:.0f} ms. Smaller pictures (image_size of the task), "
+                f"this machine draws {taken / (taken + missed):.0%} of the images asked for ({asked}): a round of "
+                f"them takes {1e3 * self._busy_s / self._rounds:.0f} ms. Smaller images (image_size of the task), "
                 "fewer cameras or --quality draft cost less"
             )
         self._settled = self._begun_s is not None

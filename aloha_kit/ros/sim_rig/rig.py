@@ -12,12 +12,12 @@ import numpy.typing as npt
 
 from aloha_kit.config import RigConfig
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ConfigError, nearest, START_ARM_POSE, VX300S
+from aloha_kit.core import ConfigError, did_you_mean, START_ARM_POSE, VX300S
 from aloha_kit.core.arms import arm_model
 from aloha_kit.ros.sim_rig.arms import folded, Follower, JointFollower, JointLeader, Leader
 from aloha_kit.ros.sim_rig.base import Base
 from aloha_kit.ros.sim_rig.motors import GRIPPER, Motors, REBOOT_S
-from aloha_kit.ros.sim_rig.person import Gesture, HOME, Person
+from aloha_kit.ros.sim_rig.scripted_operator import Gesture, HOME, ScriptedOperator
 from aloha_kit.sim.live import LiveScene
 from aloha_kit.sim.workcell import ARMS, START_GRIPPER
 
@@ -56,7 +56,7 @@ class SimRig:
         config: RigConfig,
         scene: str,
         *,
-        person: Person | None,
+        person: ScriptedOperator | None,
         seed: int,
         complain: Callable[[str], None],
         reboot_s: float = REBOOT_S,
@@ -171,7 +171,7 @@ class SimRig:
                 if arm.driver not in SIMULATED:
                     raise ConfigError(
                         f"the {role} {side} of rig '{config.name}' has driver '{arm.driver}', which cannot be "
-                        f"simulated. {nearest(arm.driver, SIMULATED)}"
+                        f"simulated. {did_you_mean(arm.driver, SIMULATED)}"
                     )
         self.scene.pose(
             np.concatenate([SIMULATED[arm.driver].pose(side, arm) for side, arm in config.followers.items()])

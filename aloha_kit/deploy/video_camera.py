@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, nearest
+from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.deploy.args import DeployArgs
 
 
@@ -20,7 +20,7 @@ def view(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[str, int]:
         if args.video_camera and args.video_camera not in task.cameras:
             raise ConfigError(
                 f"on a rig a video shows what the policy sees, not '{args.video_camera}'."
-                f" {nearest(args.video_camera, task.cameras)}"
+                f" {did_you_mean(args.video_camera, task.cameras)}"
             )
         return args.video_camera or next(iter(task.cameras), ""), args.video or 0
     view = args.video_camera or ("angle" if "angle" in others else [*others, *task.cameras][0])

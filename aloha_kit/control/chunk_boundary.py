@@ -1,6 +1,7 @@
 """Chunks along the steps that they are for: when the next one is due, and what they say of a step together.
 
-There is neither a thread nor a clock in here: `AsyncChunks` runs it in real time, `DelayedChunks` in virtual time.
+There is neither a thread nor a clock in here: `AsyncInferencePolicy` runs it in real time, `SimulatedLatencyPolicy` in
+virtual time.
 """
 
 from __future__ import annotations
@@ -11,16 +12,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.control.execution import ensemble, Playing
+from aloha_kit.control.execution import ChunkProvenance, ensemble
 from aloha_kit.core import Action, ConfigError, ContractError
 
 Seam = Literal["none", "blend"]
 
-IN_TIME = "no chunk in time"
+ON_TIME = "no chunk in time"
 """Why a step is held that no chunk covers."""
 
 FADE = 10
-"""Steps that a blended seam takes: 0.2 s at 50 Hz (`benchmarks/delay_success.py`)."""
+"""Steps that a blended chunk boundary takes: 0.2 s at 50 Hz (`benchmarks/delay_success.py`)."""
 
 
 def chosen(seam: Seam | None, *, temporal_agg: bool, late: bool) -> Seam:
@@ -38,7 +39,7 @@ def chosen(seam: Seam | None, *, temporal_agg: bool, late: bool) -> Seam:
 
 
 def fade_of(seam: Seam) -> int:
-    """Steps to fade over, 0 for a seam that is left as it is."""
+    """Steps to fade over, 0 for a chunk boundary that is left as it is."""
     return FADE if seam == "blend" else 0
 
 
@@ -73,7 +74,7 @@ class Chunk:
         return 1.0 if step >= self.since + self.fade else (step - self.since) / self.fade
 
 
-class Timeline:
+class ChunkSchedule:
     """The chunks of one episode; steps count from 0.
 
     Row i of a chunk is for i steps after its observation, so rows whose time has passed when it comes are skipped.
@@ -96,7 +97,7 @@ class Timeline:
     """
 
     def __init__(self, *, coefficient: float | None = None, every: int | None = None, fade: int = 0) -> None:
-        self.playing: Playing | None = None
+        self.playing: ChunkProvenance | None = None
         self.asked: int | None = None
         self._coefficient, self._every, self._fade = coefficient, every, fade
         self._chunks: list[Chunk] = []
@@ -142,7 +143,7 @@ class Timeline:
             self.playing = None
             return None
         newest = self._chunks[-1].begun
-        self.playing = Playing(
+        self.playing = ChunkProvenance(
             step, newest, self._chunks[0].begun, len(self._chunks), step - newest, newest != self._newest
         )
         self._newest = newest

@@ -11,13 +11,13 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.train.progress import Progress
 
 
-class Mute(Progress):
+class NullProgress(Progress):
     """Writes no file and draws no bar."""
 
     def __init__(self) -> None:
         """Nothing is opened."""
 
-    def __enter__(self) -> Mute:
+    def __enter__(self) -> NullProgress:
         return self
 
     def __exit__(

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aloha_kit.control.asynchronous import AsyncChunks
-from aloha_kit.control.execution import Playing
+from aloha_kit.control.async_inference import AsyncInferencePolicy
+from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.core import aloha_limits, ConfigError, Contract, HoldStill, Observation, SafetyError, StopEpisode
 from aloha_kit.loop import run_episode, SafetyGuard
 from tests.loop.fake_rig import CONTRACT, FakeRig
@@ -65,7 +65,7 @@ class Played:
 
     def __init__(self, network: Network, **options: Any) -> None:
         self.network, self.step = network, 0
-        self.policy = AsyncChunks(network, RATE, **options)
+        self.policy = AsyncInferencePolicy(network, RATE, **options)
         self.policy.reset()
 
     def act(self) -> Any:
@@ -130,15 +130,15 @@ def test_an_action_says_which_chunks_it_came_from_and_a_held_step_says_none(netw
     played = Played(network, coefficient=0.01, every=1)
     assert played.policy.playing is None
     played.act()
-    assert played.policy.playing == Playing(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
+    assert played.policy.playing == ChunkProvenance(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
     played.act()
-    assert played.policy.playing == Playing(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
+    assert played.policy.playing == ChunkProvenance(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
     played.arrive(chunk(10, 3))  # of step 1
     played.act()
-    assert played.policy.playing == Playing(step=2, newest=1, oldest=0, chunks=2, row=1, seam=True)
+    assert played.policy.playing == ChunkProvenance(step=2, newest=1, oldest=0, chunks=2, row=1, seam=True)
     assert played.asked() == 2
     played.act()
-    assert played.policy.playing == Playing(step=3, newest=1, oldest=1, chunks=1, row=2, seam=False)
+    assert played.policy.playing == ChunkProvenance(step=3, newest=1, oldest=1, chunks=1, row=2, seam=False)
     assert played.act() is None
     assert played.policy.playing is None
     played.arrive(chunk(20, 5)[:3])
@@ -239,8 +239,8 @@ def test_a_fade_asks_earlier_and_leads_from_one_chunk_to_the_next(network: Netwo
     assert seen[:10] == list(range(10))
     assert seen[10:14] == [10 + 92 * 1 / 4, 11 + 92 * 2 / 4, 12 + 92 * 3 / 4, 105]
     assert [playing.seam for playing in said] == [True] + [False] * 8 + [True] + [False] * 6
-    assert said[12] == Playing(step=12, newest=8, oldest=0, chunks=2, row=4, seam=False)
-    assert said[13] == Playing(step=13, newest=8, oldest=8, chunks=1, row=5, seam=False)
+    assert said[12] == ChunkProvenance(step=12, newest=8, oldest=0, chunks=2, row=4, seam=False)
+    assert said[13] == ChunkProvenance(step=13, newest=8, oldest=8, chunks=1, row=5, seam=False)
 
 
 def test_a_horizon_asks_more_often(network: Network) -> None:
@@ -330,7 +330,7 @@ def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -
         def predict_chunk(self, observation: Observation) -> Any:
             return shared
 
-    policy = AsyncChunks(Same(), RATE, first_s=60)
+    policy = AsyncInferencePolicy(Same(), RATE, first_s=60)
     policy.act({})[:] = 99.0
     shared[:] = 50.0
     assert policy.act({}).tolist() == [1.0, 1.0]
@@ -353,9 +353,9 @@ def test_chunks_of_an_odd_shape_are_answered(network: Network) -> None:
 
 def test_settings_that_make_no_sense_are_answered(network: Network) -> None:
     with pytest.raises(ConfigError, match="every must be at least 1 step, given 0"):
-        AsyncChunks(network, RATE, every=0)
+        AsyncInferencePolicy(network, RATE, every=0)
     with pytest.raises(ConfigError, match=r"times must not be negative, given budget -1.0, first 30.0, hold 2.0 s"):
-        AsyncChunks(network, RATE, budget_s=-1.0)
+        AsyncInferencePolicy(network, RATE, budget_s=-1.0)
 
 
 class Steps:
@@ -374,7 +374,7 @@ class Steps:
 
 def guarded(network: Network, **options: Any) -> SafetyGuard:
     limits = aloha_limits(CONTRACT)
-    return SafetyGuard(Steps(AsyncChunks(network, RATE, **options)), limits, hold=3)
+    return SafetyGuard(Steps(AsyncInferencePolicy(network, RATE, **options)), limits, hold=3)
 
 
 def test_behind_the_guard_a_hung_network_means_the_same_command_until_the_end(network: Network) -> None:

@@ -11,19 +11,19 @@ from typing import Any
 from tqdm import tqdm
 
 from aloha_kit.config import RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.fit import as_trained, assumption, renames, training_setup
+from aloha_kit.config.match_checkpoint import assumption, match_checkpoint, renames, training_setup
 from aloha_kit.core import ConfigError
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.inference import BatchedNetwork
-from aloha_kit.eval.mailbox import Mailbox
 from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.report import Evaluated
+from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.eval.worker import Plan, Pose, Ready
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
 
 
-class Candidate:
+class CheckpointEvaluator:
     """Ready to be rolled out.
 
     Raises:
@@ -43,7 +43,7 @@ class Candidate:
         self.network.rename_cameras(rename)
         if self.network.assumed is not None:
             print(f"{source}: {assumption(self.network.assumed)}", file=sys.stderr)
-        self._task, self._rig = as_trained(task, rig, self.network.contract, args.image_size)
+        self._task, self._rig = match_checkpoint(task, rig, self.network.contract, args.image_size)
         if args.horizon is not None and not 1 <= args.horizon <= self.network.chunk_size:
             raise ConfigError(
                 f"--horizon must be 1 to the chunk size {self.network.chunk_size} of {source}, given {args.horizon}"
@@ -107,7 +107,7 @@ class Candidate:
 
     def _pool(self, environments: int) -> Pool:
         network = self.network
-        mailbox = Mailbox(environments, network.contract, network.chunk_size, network.config.n_obs_steps)
+        mailbox = SharedBuffer(environments, network.contract, network.chunk_size, network.config.n_obs_steps)
         return Pool(Plan(self._task, self._rig, self._args.execution, mailbox, self._starts), self._args.processes)
 
     def _fitting(self, pool: Pool) -> Ready:

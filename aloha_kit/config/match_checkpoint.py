@@ -114,7 +114,7 @@ def renames(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def as_trained(
+def match_checkpoint(
     task: TaskConfig, rig: RigConfig, contract: Contract, size: tuple[int, int] | None = None
 ) -> tuple[TaskConfig, RigConfig]:
     """The task and the rig with the cameras of a policy's contract.

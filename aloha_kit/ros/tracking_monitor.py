@@ -16,7 +16,7 @@ SLACK_S = 0.1
 """An arm that falls for so long comes as far as a hand's breadth."""
 
 
-class Following:
+class TrackingMonitor:
     """Watches one follower.
 
     Args:

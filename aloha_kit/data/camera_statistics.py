@@ -1,4 +1,4 @@
-"""What a picture looks like in 192 numbers, the mean colours of an 8x8 grid, and what of it training saw.
+"""What an image looks like in 192 numbers, the mean colours of an 8x8 grid, and what of it training saw.
 
 Small enough to keep beside the weights, and enough to tell later that a light, a camera or a table has changed.
 numpy alone, so that a robot PC can compare what it sees with what a checkpoint says.
@@ -28,9 +28,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def describe(pictures: npt.NDArray[np.uint8]) -> Floats:
-    """Mean colour of every cell: (192,) of an RGB picture (H, W, 3), (B, 192) of a batch (B, 3, H, W); in [0, 1].
+    """Mean colour of every cell: (192,) of an RGB image (H, W, 3), (B, 192) of a batch (B, 3, H, W); in [0, 1].
 
-    `.reshape(8, 8, 3)` is the picture in small. Cells are areas, so that a picture and its reduced copy say the same,
+    `.reshape(8, 8, 3)` is the image in small. Cells are areas, so that an image and its reduced copy say the same,
     whatever their sizes.
 
     Raises:
@@ -40,7 +40,7 @@ def describe(pictures: npt.NDArray[np.uint8]) -> Floats:
     batch = picture.transpose(2, 0, 1)[None] if picture.ndim == 3 else picture
     if picture.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
         raise ContractError(
-            f"a picture must be (H, W, 3) or (B, 3, H, W) uint8, given {picture.shape} {picture.dtype.name}"
+            f"an image must be (H, W, 3) or (B, 3, H, W) uint8, given {picture.shape} {picture.dtype.name}"
         )
     rows, columns = _shares(batch.shape[2]), _shares(batch.shape[3])
     cells = rows @ (batch.astype(np.float32) @ columns.T)  # (B, 3, 8, 8)
@@ -57,8 +57,10 @@ def _shares(pixels: int) -> Floats:
     return np.asarray(overlap * GRID / pixels, np.float32)
 
 
-def with_sights(stats: Statistics, table: EpisodeTable, frames: Frames | None, episodes: Sequence[int]) -> Statistics:
-    """`stats` with what a rollout is later compared with: the first and last pose of some episodes, their pictures.
+def add_camera_statistics(
+    stats: Statistics, table: EpisodeTable, frames: Frames | None, episodes: Sequence[int]
+) -> Statistics:
+    """`stats` with what a rollout is later compared with: the first and last pose of some episodes, their images.
 
     Each camera is described by at most 2000 frames, spread evenly. What `stats` has already stays.
     """

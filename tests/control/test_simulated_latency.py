@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from aloha_kit.control.asynchronous import AsyncChunks
-from aloha_kit.control.delayed import DelayedChunks, Execution
-from aloha_kit.control.execution import ChunkExecutor, ChunkSource, Playing, TemporalEnsemble
+from aloha_kit.control.async_inference import AsyncInferencePolicy
+from aloha_kit.control.execution import ChunkExecutor, ChunkProvenance, ChunkSource, TemporalEnsemble
+from aloha_kit.control.simulated_latency import Execution, SimulatedLatencyPolicy
 from aloha_kit.core import ConfigError, HoldStill, Observation
 
 RATE = 50.0
@@ -54,7 +54,7 @@ def play(policy: Any, steps: int = 60) -> list[Any]:
 @pytest.mark.parametrize("delay", [1, 3, 5])
 def test_a_chunk_is_played_from_its_delay_on(delay: int) -> None:
     source = Source()
-    played = play(DelayedChunks(source, delay), 40)
+    played = play(SimulatedLatencyPolicy(source, delay), 40)
     assert source.asked == list(range(0, 40, LENGTH - delay))
     for step, action in enumerate(played):
         # the newest chunk that is there: the first at once, the others `delay` steps after they were asked for
@@ -64,7 +64,7 @@ def test_a_chunk_is_played_from_its_delay_on(delay: int) -> None:
 
 def test_a_chunk_that_takes_longer_than_half_of_one_leaves_steps_to_hold() -> None:
     source = Source()
-    policy = DelayedChunks(source, 8)
+    policy = SimulatedLatencyPolicy(source, 8)
     play(policy, 17)
     with pytest.raises(HoldStill, match="no chunk in time"):
         policy.act({"step": 17})
@@ -73,23 +73,23 @@ def test_a_chunk_that_takes_longer_than_half_of_one_leaves_steps_to_hold() -> No
     assert source.asked[3:] == [0, 4, 12, 20, 28]
     assert [step for step, action in enumerate(played) if action is None] == [16, 17, 18, 19, 24, 25, 26, 27]
     assert played[20] == rows(12)[8].tolist()
-    assert policy.playing == Playing(step=29, newest=20, oldest=20, chunks=1, row=9, seam=False)
+    assert policy.playing == ChunkProvenance(step=29, newest=20, oldest=20, chunks=1, row=9, seam=False)
 
 
 @pytest.mark.parametrize("horizon", [None, 1, 5])
 def test_without_delay_it_is_the_executor_without_one(horizon: int | None) -> None:
     mine, plain = Source(), Source()
-    assert play(DelayedChunks(mine, 0, every=horizon)) == play(ChunkExecutor(plain, horizon))
+    assert play(SimulatedLatencyPolicy(mine, 0, every=horizon)) == play(ChunkExecutor(plain, horizon))
     assert mine.asked == plain.asked
     mine, plain = Source(), Source()
-    ours = play(DelayedChunks(mine, 0, coefficient=0.1, every=horizon))
+    ours = play(SimulatedLatencyPolicy(mine, 0, coefficient=0.1, every=horizon))
     assert ours == play(TemporalEnsemble(plain, 0.1, query_every=horizon or 1))
     assert mine.asked == plain.asked
 
 
 def test_averaging_takes_late_chunks_as_they_come_one_query_at_a_time() -> None:
     source = Source()
-    policy = DelayedChunks(source, 3, coefficient=0.5)
+    policy = SimulatedLatencyPolicy(source, 3, coefficient=0.5)
     played = play(policy, 30)
     assert source.asked == [0, *range(1, 30, 3)]  # the first one is there at once
     weights = np.exp([0, -0.5, -1.0])
@@ -98,7 +98,7 @@ def test_averaging_takes_late_chunks_as_they_come_one_query_at_a_time() -> None:
 
 
 def test_a_horizon_leaves_rows_to_fade_over() -> None:
-    played = play(DelayedChunks(Source(), 0, every=6, fade=10), 12)  # a quarter of 12 is 3
+    played = play(SimulatedLatencyPolicy(Source(), 0, every=6, fade=10), 12)  # a quarter of 12 is 3
     old, new = rows(0).astype(float), rows(6).astype(float)
     expected = [old[6], (2 * old[7] + new[1]) / 3, (old[8] + 2 * new[2]) / 3, new[3]]
     np.testing.assert_allclose(played[6:10], expected, atol=1e-6)
@@ -119,7 +119,7 @@ def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str
 
     periods = itertools.cycle([0, (delay - 1) * 20_000_000])
     theirs = Slow()
-    policy = AsyncChunks(theirs, RATE, now_ns=lambda: next(periods), **settings)
+    policy = AsyncInferencePolicy(theirs, RATE, now_ns=lambda: next(periods), **settings)
     policy.reset()
     played, known, due = [], 1, None
     for step in range(60):
@@ -133,14 +133,14 @@ def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str
             played.append(None)
         if due is None and policy.report()["queries"] > known:
             due = step + delay
-    assert played == play(DelayedChunks(mine, delay, **settings))
+    assert played == play(SimulatedLatencyPolicy(mine, delay, **settings))
     assert len(theirs.asked) >= len(mine.asked) - 1  # the last one may still be waiting
     assert theirs.asked == mine.asked[: len(theirs.asked)]
     asked.release()
     policy.close()
 
 
-def until(policy: AsyncChunks, chunks: int) -> None:
+def until(policy: AsyncInferencePolicy, chunks: int) -> None:
     end = time.monotonic() + 60
     while policy.report()["chunks"] < chunks:
         assert time.monotonic() < end, "the background thread did not get there"
@@ -149,7 +149,7 @@ def until(policy: AsyncChunks, chunks: int) -> None:
 
 def test_an_episode_begins_anew() -> None:
     source = Source()
-    policy = DelayedChunks(source, 3, fade=2)
+    policy = SimulatedLatencyPolicy(source, 3, fade=2)
     first = play(policy, 17)
     assert policy.playing is not None
     policy.reset()
@@ -165,7 +165,7 @@ def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -
         def predict_chunk(self, observation: Observation) -> Any:
             return shared
 
-    policy = DelayedChunks(Same(), 2)
+    policy = SimulatedLatencyPolicy(Same(), 2)
     policy.act({})[:] = 99.0
     shared[:] = 50.0
     assert policy.act({}).tolist() == [1.0, 1.0]
@@ -173,9 +173,9 @@ def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -
 
 def test_settings_that_make_no_sense_are_answered() -> None:
     with pytest.raises(ConfigError, match="delay must be at least 0 steps, given -1"):
-        DelayedChunks(Source(), -1)
+        SimulatedLatencyPolicy(Source(), -1)
     with pytest.raises(ConfigError, match="a delay of 12 steps leaves nothing of a chunk of 12 actions"):
-        DelayedChunks(Source(), 12).act({"step": 0})
+        SimulatedLatencyPolicy(Source(), 12).act({"step": 0})
 
 
 @pytest.mark.parametrize(
@@ -185,12 +185,12 @@ def test_settings_that_make_no_sense_are_answered() -> None:
         (Execution(horizon=7), ChunkExecutor, 7),
         (Execution(temporal_agg=True), TemporalEnsemble, 1),
         (Execution(temporal_agg=True, horizon=3), TemporalEnsemble, 3),
-        (Execution(seam="blend"), DelayedChunks, 30),
-        (Execution(delay=5), DelayedChunks, 35),
-        (Execution(delay=5, seam="blend"), DelayedChunks, 25),
-        (Execution(delay=5, seam="blend", horizon=20), DelayedChunks, 20),
-        (Execution(delay=30), DelayedChunks, 30),
-        (Execution(delay=5, temporal_agg=True), DelayedChunks, 5),
+        (Execution(seam="blend"), SimulatedLatencyPolicy, 30),
+        (Execution(delay=5), SimulatedLatencyPolicy, 35),
+        (Execution(delay=5, seam="blend"), SimulatedLatencyPolicy, 25),
+        (Execution(delay=5, seam="blend", horizon=20), SimulatedLatencyPolicy, 20),
+        (Execution(delay=30), SimulatedLatencyPolicy, 30),
+        (Execution(delay=5, temporal_agg=True), SimulatedLatencyPolicy, 5),
     ],
     ids=str,
 )

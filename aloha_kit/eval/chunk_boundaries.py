@@ -11,12 +11,12 @@ from aloha_kit.control.execution import Executor
 from aloha_kit.core import Action, Observation
 
 
-class SeamWatch:
+class BoundaryMonitor:
     """A policy, watched between its executor and the safety guard, which would cut the jumps.
 
     A step is measured in what the guard lets each entry move in a period, the largest counts: at more than 1 a command
-    is limited. At a seam are the first step of a newer chunk and those on which more than one is played, with the one
-    after, since a fade may end in a jump as well; an episode's first chunk joins on to nothing.
+    is limited. At a chunk boundary are the first step of a newer chunk and those on which more than one is played, with
+    the one after, since a fade may end in a jump as well; an episode's first chunk joins on to nothing.
 
     Args:
         reach: (A,) the largest change of each entry in one step.
@@ -50,7 +50,7 @@ class SeamWatch:
         return action
 
     def report(self) -> dict[str, Any]:
-        """Of the episode: how many seams, the largest step at one, and the median and the largest of all steps."""
+        """Of the episode: the number of chunk boundaries, the largest step at one, the median and the largest step."""
         steps, at_seam = np.array(self._steps or [0.0]), np.array(self._at_seam or [False])
         return {
             "count": self._seams,

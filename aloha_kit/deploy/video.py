@@ -22,7 +22,7 @@ STAGES = ((58, 62, 72), (74, 92, 128), (78, 128, 168), (92, 172, 160), GOOD)
 
 
 class Film:
-    """An observer that writes `path`, and holds the last picture for a second with the result.
+    """An observer that writes `path`, and holds the last image for a second with the result.
 
     Args:
         rate_hz: of the episode, and so of the video.

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ContractError
-from aloha_kit.data import descriptor
+from aloha_kit.data import camera_statistics
 from aloha_kit.data.cache import cached_frames
-from aloha_kit.data.descriptor import describe, SIZE, with_sights
+from aloha_kit.data.camera_statistics import add_camera_statistics, describe, SIZE
 from aloha_kit.data.index import read_table
 from aloha_kit.data.stats import Statistics
 from aloha_kit.formats import open_source
@@ -49,12 +49,12 @@ def test_what_is_no_picture_is_refused() -> None:
 def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin_and_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(descriptor, "SAMPLES", 10)
+    monkeypatch.setattr(camera_statistics, "SAMPLES", 10)
     cameras = {"top": (24, 32), "cam.low": (16, 16)}
     episodes = write_dataset(tmp_path, cameras=cameras)
     table = read_table(open_source(tmp_path))
     frames = cached_frames(table, cameras, tmp_path / "cache", workers=1, progress=False)
-    stats = with_sights(table.statistics(), table, frames, [0, 2])
+    stats = add_camera_statistics(table.statistics(), table, frames, [0, 2])
     starts = np.stack([episodes[0].qpos[0], episodes[2].qpos[0]])
     np.testing.assert_array_equal(stats["start"].min, starts.min(axis=0))
     np.testing.assert_allclose(stats["start"].mean, starts.mean(axis=0), atol=1e-6)
@@ -78,6 +78,6 @@ def test_what_is_known_already_stays_and_blind_policies_see_nothing(tmp_path: Pa
     write_dataset(tmp_path)
     table = read_table(open_source(tmp_path))
     known = Statistics({**table.statistics().moments, **Statistics.of(start=np.zeros((1, 14))).moments})
-    stats = with_sights(known, table, None, [1])
+    stats = add_camera_statistics(known, table, None, [1])
     assert stats["start"] is known["start"]
     assert "images/top" not in stats

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aloha_kit.control.execution import Playing
-from aloha_kit.control.seam import chosen, fade_of, Timeline
+from aloha_kit.control.chunk_boundary import chosen, ChunkSchedule, fade_of
+from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.core import ConfigError, ContractError
 
 Rows = npt.NDArray[np.float32]
@@ -22,14 +22,14 @@ def level(value: float, length: int) -> Rows:
     return np.full((length, 1), value, np.float32)
 
 
-def play(timeline: Timeline, first: int, last: int) -> list[Any]:
+def play(timeline: ChunkSchedule, first: int, last: int) -> list[Any]:
     actions = [timeline.action(step) for step in range(first, last)]
     return [None if action is None else action.tolist() for action in actions]
 
 
-def laid(old: Rows, new: Rows, begun: int, there: int, fade: int) -> tuple[Timeline, Rows]:
+def laid(old: Rows, new: Rows, begun: int, there: int, fade: int) -> tuple[ChunkSchedule, Rows]:
     """An old chunk from step 0 and a new one, played to its end."""
-    timeline = Timeline(fade=fade)
+    timeline = ChunkSchedule(fade=fade)
     assert timeline.add(0, old, 0)
     before = [timeline.action(step) for step in range(there)]
     assert timeline.add(begun, new, there)
@@ -92,7 +92,7 @@ def test_without_a_fade_the_newest_counts_at_once() -> None:
 
 
 def test_a_fade_is_a_straight_line_and_says_who_takes_part() -> None:
-    timeline = Timeline(fade=4)
+    timeline = ChunkSchedule(fade=4)
     timeline.add(0, level(0, 20), 0)
     play(timeline, 0, 10)
     timeline.add(8, level(1, 20), 10)
@@ -100,13 +100,13 @@ def test_a_fade_is_a_straight_line_and_says_who_takes_part() -> None:
     for step, expected in enumerate([0, 0.25, 0.5, 0.75, 1, 1], start=10):
         assert timeline.action(step) == pytest.approx(expected, abs=1e-6)
         said.append(timeline.playing)
-    assert said[0] == Playing(step=10, newest=8, oldest=0, chunks=2, row=2, seam=True)
-    assert said[3] == Playing(step=13, newest=8, oldest=0, chunks=2, row=5, seam=False)
-    assert said[4] == Playing(step=14, newest=8, oldest=8, chunks=1, row=6, seam=False)
+    assert said[0] == ChunkProvenance(step=10, newest=8, oldest=0, chunks=2, row=2, seam=True)
+    assert said[3] == ChunkProvenance(step=13, newest=8, oldest=0, chunks=2, row=5, seam=False)
+    assert said[4] == ChunkProvenance(step=14, newest=8, oldest=8, chunks=1, row=6, seam=False)
 
 
 def test_a_third_chunk_fades_from_what_the_first_two_would_have_come_to() -> None:
-    timeline = Timeline(fade=4)
+    timeline = ChunkSchedule(fade=4)
     timeline.add(0, level(0, 16), 0)
     play(timeline, 0, 4)
     timeline.add(4, level(8, 16), 4)
@@ -114,7 +114,7 @@ def test_a_third_chunk_fades_from_what_the_first_two_would_have_come_to() -> Non
     timeline.add(5, level(-8, 16), 6)
     # without it: 4, 6, 8, 8; its own part 0, ¼, ½, ¾, 1
     assert play(timeline, 6, 11) == [[4], [0.75 * 6 - 2], [0.5 * 8 - 4], [0.25 * 8 - 6], [-8]]
-    assert timeline.playing == Playing(step=10, newest=5, oldest=5, chunks=1, row=5, seam=False)
+    assert timeline.playing == ChunkProvenance(step=10, newest=5, oldest=5, chunks=1, row=5, seam=False)
 
 
 def test_a_fade_is_as_long_as_both_cover_and_at_most_a_quarter_of_a_chunk() -> None:
@@ -127,17 +127,17 @@ def test_a_fade_is_as_long_as_both_cover_and_at_most_a_quarter_of_a_chunk() -> N
 
 
 def test_after_steps_that_nothing_covered_there_is_nothing_to_fade_from() -> None:
-    timeline = Timeline(fade=4)
+    timeline = ChunkSchedule(fade=4)
     timeline.add(0, level(0, 16), 0)
     assert play(timeline, 15, 18) == [[0], None, None]
     assert timeline.playing is None
     timeline.add(10, level(1, 16), 18)
     assert play(timeline, 18, 19) == [[1]]
-    assert timeline.playing == Playing(step=18, newest=10, oldest=10, chunks=1, row=8, seam=True)
+    assert timeline.playing == ChunkProvenance(step=18, newest=10, oldest=10, chunks=1, row=8, seam=True)
 
 
 def test_a_chunk_that_comes_after_its_last_step_is_left_out() -> None:
-    timeline = Timeline()
+    timeline = ChunkSchedule()
     timeline.add(0, level(0, 4), 0)
     assert not timeline.add(1, level(1, 4), 5)
     assert timeline.add(2, level(2, 4), 5)
@@ -158,7 +158,7 @@ def test_a_chunk_that_comes_after_its_last_step_is_left_out() -> None:
     ],
 )
 def test_when_the_next_chunk_is_due(every: int | None, fade: int, lead: int, interval: int) -> None:
-    timeline = Timeline(every=every, fade=fade)
+    timeline = ChunkSchedule(every=every, fade=fade)
     assert timeline.interval(50, lead) == interval
     assert timeline.due(0, lead)
     timeline.asked = 0
@@ -171,7 +171,7 @@ def test_when_the_next_chunk_is_due(every: int | None, fade: int, lead: int, int
 
 def test_averaging_asks_at_every_step_or_as_told() -> None:
     for every, interval in ((None, 1), (7, 7)):
-        assert Timeline(coefficient=0.01, every=every).interval(50, 10) == interval
+        assert ChunkSchedule(coefficient=0.01, every=every).interval(50, 10) == interval
 
 
 def test_nan_of_a_chunk_that_counts_no_more_is_not_heard() -> None:
@@ -182,7 +182,7 @@ def test_nan_of_a_chunk_that_counts_no_more_is_not_heard() -> None:
 
 
 def test_a_chunk_of_another_shape_is_answered() -> None:
-    timeline = Timeline()
+    timeline = ChunkSchedule()
     timeline.add(0, level(0, 4), 0)
     with pytest.raises(ContractError, match=r"a chunk of shape \(5, 1\) after chunks of \(4, 1\)"):
         timeline.add(1, level(0, 5), 1)

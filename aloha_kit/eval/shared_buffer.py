@@ -17,7 +17,7 @@ from aloha_kit.core.inputs import read, shape_of
 Chunk = npt.NDArray[np.float32]
 
 
-class Mailbox:
+class SharedBuffer:
     """One row an environment of what a policy of `contract` reads, `n_obs_steps` of them, and of chunks (K, A).
 
     A row belongs to its environment until that says "asked", then to the network until it says "answered"; nothing

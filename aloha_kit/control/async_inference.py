@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.control.execution import checked, ChunkSource, Playing
-from aloha_kit.control.seam import IN_TIME, Timeline
+from aloha_kit.control.chunk_boundary import ChunkSchedule, ON_TIME
+from aloha_kit.control.execution import checked, ChunkProvenance, ChunkSource
 from aloha_kit.core import Action, ConfigError, ContractError, HoldStill, Observation, SafetyError, StopEpisode
 
 LOST = (ConnectionError, TimeoutError)
@@ -32,17 +32,17 @@ class _Query:
     asked_ns: int
 
 
-class AsyncChunks:
+class AsyncInferencePolicy:
     """A policy that plays chunks which one background thread asks for.
 
-    What chunks come to is `seam.Timeline`'s. Where no chunk covers the present step, the policy asks to hold still
+    What chunks come to is `ChunkSchedule`'s. Where no chunk covers the present step, the policy asks to hold still
     (`HoldStill`) and counts it. After a lost connection or a time-out (`ConnectionError`, `TimeoutError`)
     it asks again with the newest observation; any other error of the source ends the episode.
 
     Args:
         source: asked, and reset, in the background thread only.
         rate_hz: the control rate.
-        coefficient, every, fade: see `seam.Timeline`; an answer is taken to need as long as the slowest of the last.
+        coefficient, every, fade: see `ChunkSchedule`; an answer is taken to need as long as the slowest of the last.
         budget_s: the longest that a step waits for a chunk, where none covers it.
         first_s: the longest that the first step of an episode waits.
         hold_s: the longest to hold still in a row before the episode is ended.
@@ -87,15 +87,15 @@ class AsyncChunks:
 
     def _start_episode(self) -> None:
         self._episode += 1
-        self._timeline = Timeline(coefficient=self._coefficient, every=self._every, fade=self._fade)
+        self._timeline = ChunkSchedule(coefficient=self._coefficient, every=self._every, fade=self._fade)
         self._step = 0  # the one that is waited for, or the next one
         self._fresh = True
         self._holding = 0
         self._failure: tuple[_Query, BaseException] | None = None
-        self._why = IN_TIME
+        self._why = ON_TIME
 
     @property
-    def playing(self) -> Playing | None:
+    def playing(self) -> ChunkProvenance | None:
         """Where the last action came from; None before the first, and while it holds."""
         return self._timeline.playing
 
@@ -180,7 +180,7 @@ class AsyncChunks:
         if self._asked is None:
             return self._why
         running = (self._now() - self._asked.asked_ns) / 1e9
-        why = "" if self._why == IN_TIME else f" (before: {self._why})"
+        why = "" if self._why == ON_TIME else f" (before: {self._why})"
         return f"the policy has not answered the observation of step {self._asked.step} for {running:.1f} s{why}"
 
     def _raise_failure(self, step: int) -> None:
@@ -229,7 +229,7 @@ class AsyncChunks:
         except ContractError as odd:
             self._failure = query, odd
             return
-        self._fresh, self._why = False, IN_TIME
+        self._fresh, self._why = False, ON_TIME
         self._took.append(self._now() - query.asked_ns)
         self._counts["chunks"] += 1
         self._delays.append(self._step - query.step)

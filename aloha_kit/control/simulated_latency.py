@@ -1,4 +1,4 @@
-"""A slow network in virtual time: what `AsyncChunks` does where time passes, step for step and without chance."""
+"""A slow network in virtual time: the steps of `AsyncInferencePolicy`, reproducible."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.control.chunk_boundary import ChunkSchedule, fade_of, ON_TIME, Seam
 from aloha_kit.control.execution import (
     checked,
     ChunkExecutor,
+    ChunkProvenance,
     ChunkSource,
     ENSEMBLE,
     Executor,
-    Playing,
     TemporalEnsemble,
 )
-from aloha_kit.control.seam import fade_of, IN_TIME, Seam, Timeline
 from aloha_kit.core import Action, ConfigError, HoldStill, Observation
 
 
-class DelayedChunks:
+class SimulatedLatencyPolicy:
     """A policy whose chunk for the observation of step s can be played from step s + `delay` on.
 
-    Queries follow the schedule of `AsyncChunks`: one at a time, and early enough that the next chunk is there when
+    Inferences follow the schedule of `AsyncInferencePolicy`: one at a time, so early that the next chunk is there when
     this one ends. The arms wait for the first chunk of an episode, which counts no steps, so it is not delayed. Where
     no chunk covers a step, because an answer takes more than half a chunk, the policy asks to hold still.
 
     Args:
         source: where chunks come from; asked at once, its answer kept back.
         delay: steps, 0 to K - 1.
-        coefficient, every, fade: see `Timeline`.
+        coefficient, every, fade: see `ChunkSchedule`.
 
     Raises:
         ConfigError: a delay below 0; `act` raises it for one that leaves nothing of a chunk.
@@ -52,12 +52,12 @@ class DelayedChunks:
         self._start_episode()
 
     def _start_episode(self) -> None:
-        self._timeline = Timeline(coefficient=self._coefficient, every=self._every, fade=self._fade)
+        self._timeline = ChunkSchedule(coefficient=self._coefficient, every=self._every, fade=self._fade)
         self._coming: tuple[int, int, npt.NDArray[np.float32]] | None = None  # begun, there, rows
         self._step = 0
 
     @property
-    def playing(self) -> Playing | None:
+    def playing(self) -> ChunkProvenance | None:
         """Where the last action came from; None before the first, and while it holds."""
         return self._timeline.playing
 
@@ -79,7 +79,7 @@ class DelayedChunks:
             self._take(step)
         action = self._timeline.action(step)
         if action is None:
-            raise HoldStill(IN_TIME)
+            raise HoldStill(ON_TIME)
         return action
 
     def _ask(self, observation: Observation) -> npt.NDArray[np.float32]:
@@ -115,7 +115,7 @@ class Execution:
         """The policy that does it."""
         if self.delay or self.seam == "blend":
             coefficient = ENSEMBLE if self.temporal_agg else None
-            return DelayedChunks(
+            return SimulatedLatencyPolicy(
                 source, self.delay, coefficient=coefficient, every=self.horizon, fade=fade_of(self.seam)
             )
         if self.temporal_agg:
@@ -125,5 +125,5 @@ class Execution:
     def interval(self, chunk_size: int) -> int:
         """Steps from one query to the next."""
         coefficient = ENSEMBLE if self.temporal_agg else None
-        timeline = Timeline(coefficient=coefficient, every=self.horizon, fade=fade_of(self.seam))
+        timeline = ChunkSchedule(coefficient=coefficient, every=self.horizon, fade=fade_of(self.seam))
         return max(self.delay, timeline.interval(chunk_size, self.delay))  # one query at a time
