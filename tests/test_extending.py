@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import re
 import subprocess
@@ -15,7 +17,11 @@ import pytest
 import torch
 
 from aloha_kit.config import load, RigConfig
+from aloha_kit.deploy.__main__ import main as deploy
+from aloha_kit.episode import Episode
+from aloha_kit.eval.__main__ import main as evaluate
 from aloha_kit.replay.__main__ import main as replay
+from tests.deploy.serving import served
 from tests.synthetic import make, write_dataset
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +55,40 @@ def test_the_task_is_recorded_with_its_camera_and_replays_to_the_same_success(fo
             assert np.hypot(x - 0.12, y - 0.62) < 0.07  # on the plate, whose top is at 1 cm, half a cube above it
             assert z == pytest.approx(0.03, abs=0.005)
     assert (folder / "output.txt").read_text().count("executed: success, final reward 4 (agree)") == 1
+
+
+def test_the_policy_trains_resumes_and_is_evaluated(folder: Path) -> None:
+    run = folder / "runs" / "cube_on_plate" / "denoising"
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [row["step"] for row in rows if row["val_error_left"]] == ["8", "12"]
+    assert all(float(row["mse"]) > 0 for row in rows if row["loss"])
+    (report,) = (run / "eval").glob("*/eval.json")
+    rollouts = json.loads(report.read_text())["checkpoints"][0]["rollouts"]
+    assert len({rollout["actions"] for rollout in rollouts}) == 2
+
+
+def test_the_policy_acts_alike_in_any_process_and_over_the_server(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    run, task = "runs/cube_on_plate/denoising", ["--task", "cube_on_plate.yaml", "--episode_len", "40"]
+    checksums = []
+    for workers in ("1", "2"):
+        evaluate(
+            ["--ckpt", run, *task, "--num_rollouts", "2", "--workers", workers, "--output", str(tmp_path / workers)]
+        )
+        report = json.loads((tmp_path / workers / "eval.json").read_text())
+        checksums.append([rollout["actions"] for rollout in report["checkpoints"][0]["rollouts"]])
+    assert checksums[0] == checksums[1]
+
+    one = [*task, "--num_rollouts", "1"]
+    deploy(["--ckpt", run, *one, "--output", str(tmp_path / "near")])
+    deploy(["--ckpt", run, *one, "--realtime", "--inference", "async", "--output", str(tmp_path / "beside")])
+    with served(Path(run)) as address:
+        deploy(["--remote", address, "--token", "secret", *one, "--timeout_s", "60", "--output", str(tmp_path / "far")])
+    near, beside, far = (Episode.open(tmp_path / name / "episode_0.hdf5") for name in ("near", "beside", "far"))
+    np.testing.assert_allclose(far.action, near.action, atol=1e-4)
+    assert beside.length == near.length == 40
 
 
 def test_the_environment_is_recorded_and_replays_to_the_same_success(folder: Path) -> None:

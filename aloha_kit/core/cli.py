@@ -89,8 +89,17 @@ def _one_line(box: str) -> str:
         else:
             sections[-1] += re.sub(r"^│|│$", "", line).split()
     parts = [" ".join(section) for section in sections if section]
-    told = [part for part in parts if not part.startswith(("For full helptext", "Argument helptext"))]
+    told = [
+        re.sub(r"^Perhaps you meant:.*", f"did you mean {_flags(part)}?", part)
+        for part in parts
+        if not part.startswith(("For full helptext", "Argument helptext"))
+    ]
     return re.sub(r"^Error parsing \w+: ", "", "; ".join(told))
+
+
+def _flags(part: str) -> str:
+    """The flags that tyro lists with their types, help texts and defaults."""
+    return " or ".join(dict.fromkeys(re.findall(r"(?<!\S)--\w+", part)))
 
 
 class _Ending:

@@ -91,7 +91,7 @@ class EpisodeTable:
         """Moments of every vector over all episodes, validation included as in the reference: they describe the
         data set, and so do not change with the split. One pass in float64."""
         moments: dict[str, Moments] = {}
-        for key, values in {"action": self.action, **self.vectors}.items():
+        for key, values in {"qpos": self.qpos, "action": self.action, **self.vectors}.items():
             accumulator = Accumulator()
             for start, length in zip(self.starts, self.lengths, strict=True):
                 accumulator.add(values[start : start + length])

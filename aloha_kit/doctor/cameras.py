@@ -51,5 +51,5 @@ def judge_life(topic: TopicEvidence, *, moved: bool, simulated: bool) -> list[Fi
         return []
     if simulated and not moved:
         return [about.ok("still, as nothing moved")]
-    found = f"frozen: {plural(count, 'picture')} with the same pixels"
+    found = f"frozen: {plural(count, 'image')} with the same pixels"
     return [about.fault(found, "images that change", "restart the camera's driver; it repeats its last image")]

@@ -67,7 +67,7 @@ class CommandWatch:
         """Whether another node commanded anything since the last `clear`."""
         return bool(self._heard)
 
-    def rivals(self) -> dict[str, str]:
+    def competing(self) -> dict[str, str]:
         """{topic: the other nodes that were heard on it in the last `TOGETHER_S`}, by name."""
         now, found = time.monotonic(), dict[str, list[str]]()
         for (topic, name), when in sorted(self._heard.copy().items()):
@@ -168,7 +168,7 @@ class SoleCommander:
             RosError: this node itself was shut down.
         """
         node.require_running()
-        commanding = self._watch.rivals()
+        commanding = self._watch.competing()
         if commanding:
             self._disturbed()
         found = [

@@ -75,7 +75,7 @@ def test_a_wrong_flag_is_answered_with_the_nearest(capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         command("train")(["--task", "sim_transfer_cube", "--chunk_sise", "5"])
     error = capsys.readouterr().err
-    assert "Unrecognized options: --chunk_sise, 5; Perhaps you meant: --chunk_size INT" in error
+    assert "Unrecognized options: --chunk_sise, 5; did you mean --chunk_size?" in error
     with pytest.raises(SystemExit):
         command("train")(["--task", "sim_transfer_cube", "--lr", "-5"])
     assert capsys.readouterr().err.startswith("error: learning rates must be positive, given lr -5.0, ")

@@ -16,13 +16,12 @@ import numpy as np
 import pytest
 
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import local, TimedAgent
+from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.deploy.report import table
 from aloha_kit.episode import Episode
-from aloha_kit.loop import LatencyReport
-from aloha_kit.policies.find import find_checkpoint
-from aloha_kit.remote import PolicyServer, RemotePolicy, Served
+from aloha_kit.remote import PolicyServer, RemotePolicy
 from tests.commands import failure
+from tests.deploy import serving
 from tests.deploy.conftest import CHUNK
 
 EMPTY: Any = {"qpos": np.zeros(14, np.float32), "images": {"top": np.zeros((48, 64, 3), np.uint8)}, "stamps": {}}
@@ -82,14 +81,8 @@ main(sys.argv[1:])
 
 @pytest.fixture
 def served(trained: Path) -> Iterator[str]:
-    """The address of a server of the trained policy, whose token is "secret"."""
-    source = local(find_checkpoint(trained))
-    about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
-    chunks = source.timed(LatencyReport(50.0).beside)
-    with PolicyServer(
-        Served(chunks, source.contract, source.chunk_size, about), "127.0.0.1", 0, "secret"
-    ).running() as server:
-        yield f"127.0.0.1:{server.port}"
+    with serving.served(trained) as address:
+        yield address
 
 
 def test_a_served_policy_acts_as_it_would_here_and_the_robot_needs_no_torch(

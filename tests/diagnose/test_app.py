@@ -54,9 +54,9 @@ def test_a_folder_is_compared_and_its_failures_drawn(dark: Path, run: Path, tmp_
     label(tmp_path / "episode_1.hdf5", success=True)
     say(tmp_path, "--ckpt", run)
     text = capsys.readouterr().out
-    assert "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n    images/top (image)\n" in text
+    assert "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n    images/top (picture)\n" in text
     assert "1 failed rollout, 1 successful, 0 not judged" in text
-    assert "images/top: image      1 of 1 failed, 0 of 1 successful" in text
+    assert "images/top: picture      1 of 1 failed, 0 of 1 successful" in text
     assert sorted(p.name for p in tmp_path.glob("*diagnose*")) == ["diagnose.json", "episode_0.diagnose.png"]
     rollouts = json.loads((tmp_path / "diagnose.json").read_text())["rollouts"]
     assert rollouts[1]["causes"] == []

@@ -158,7 +158,7 @@ def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, sessio
         print("send", file=rival.stdin, flush=True)
         with contextlib.closing(competing_publishers.CommandWatch(["/puppet_right/commands/joint_group"])) as watch:
             until(
-                lambda: watch.competing_publishers() == {"/puppet_right/commands/joint_group": "/old_teleop"},
+                lambda: watch.competing() == {"/puppet_right/commands/joint_group": "/old_teleop"},
                 "it sends",
             )
         with pytest.raises(SafetyError, match=r"^another node commands the followers: /old_teleop on /puppet_right/co"):
