@@ -127,8 +127,8 @@ class Evaluated:
         if (seams := self.seams()) is not None:
             largest, usual = seams["largest_step"]["p50"], seams["median_step"]
             lines.append(
-                f"  {'chunk boundaries':<26} {seams['count']:g} a rollout, largest step {largest:.2f} of what the guard "
-                f"lets pass (a usual one {usual:.2f})"
+                f"  {'chunk boundaries':<26} {seams['count']:g} a rollout, largest step {largest:.2f} of what the "
+                f"guard lets pass (a usual one {usual:.2f})"
             )
         share_of_network = self.network_s / self.seconds if self.seconds else 0.0
         lines.append(
