@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -179,7 +178,7 @@ def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: 
         if calls == 5:  # the third chunk of 5 begins step 10; the second rollout's second one step 5
             if how == "ctrl-c":
                 raise KeyboardInterrupt
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return asked(self, observation)
 
     monkeypatch.setattr(TimedAgent, "predict_chunk", interrupted)

@@ -120,7 +120,7 @@ def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monk
         nonlocal calls
         calls += 1
         if calls == 5:  # the second query of the second two
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         asked(self, rows)
 
     monkeypatch.setattr(BatchedNetwork, "__call__", interrupted)

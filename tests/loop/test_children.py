@@ -25,7 +25,7 @@ def put_off(send: Callable[[], None], reached: list[str]) -> None:
 def test_an_interrupt_waits_until_the_end() -> None:
     reached: list[str] = []
     with pytest.raises(KeyboardInterrupt):
-        put_off(lambda: os.kill(os.getpid(), signal.SIGINT), reached)
+        put_off(lambda: signal.raise_signal(signal.SIGINT), reached)
     assert reached == ["the end"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from typing import Any
@@ -138,7 +137,7 @@ def test_sigterm_ends_the_episode_like_ctrl_c_and_observers_hear_why(number: sig
         def act(self, observation: Any) -> Any:
             self.given += 1
             if self.given == 4:
-                os.kill(os.getpid(), number)
+                signal.raise_signal(number)
             return np.zeros(2, np.float32)
 
     class Ear:

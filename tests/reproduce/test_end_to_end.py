@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import threading
 from pathlib import Path
@@ -42,7 +41,7 @@ def test_interrupted_in_its_training_and_gone_on_with(
     def interrupt() -> None:
         while not over.wait(0.02):
             if last.exists():
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                 return
 
     other = threading.Thread(target=interrupt)

@@ -58,9 +58,9 @@ def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tm
 
     def interrupt() -> None:
         wait_for(said, "began")
-        os.kill(os.getpid(), number)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
         wait_for(said, "asked")
-        os.kill(os.getpid(), number)
+        signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     before = signal.getsignal(number)
     other = threading.Thread(target=interrupt)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import threading
@@ -205,7 +204,7 @@ def test_sigterm_keeps_the_episode_and_parks(
 ) -> None:
     def says(script: Scripted) -> Any:
         if script.asked == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return still(4)
 
     Scripted(monkeypatch, says)

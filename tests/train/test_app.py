@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import signal
@@ -313,12 +312,12 @@ def test_averaged_weights_beside_running_statistics_are_refused(tmp_path: Path, 
 def test_a_closed_terminal_tells_twice_and_nohup_not_at_all() -> None:
     with stop_requests() as stop:
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
         assert stop() == "SIGHUP"
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_requests() as stop:
-            os.kill(os.getpid(), signal.SIGHUP)
+            signal.raise_signal(signal.SIGHUP)
             assert stop() == ""
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -327,17 +326,17 @@ def test_a_closed_terminal_tells_twice_and_nohup_not_at_all() -> None:
 def test_a_second_signal_interrupts() -> None:
     with stop_requests() as stop:
         assert not stop()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert stop()
         with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 def test_a_launchers_echo_of_a_signal_is_no_second_one() -> None:
     with stop_requests(insistent=False) as stop:
         for _ in range(2):
-            os.kill(os.getpid(), signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         assert stop()
 
 
