@@ -13,7 +13,7 @@ from aloha_kit.core.plugins import resolve
 ENVIRONMENTS = {"sim": "aloha_kit.sim.connect:connect", "ros": "aloha_kit.ros.connect:connect"}
 """{kind of a rig: what is called with a task and a rig, and `realtime`, and gives an `Environment`}.
 
-For a person with leader arms it is called with `leaders=True` and `opening` too, see `connect`."""
+For a person with leader arms it is called with `leaders=True` and `start_sequence` too, see `connect`."""
 
 
 def connect(
@@ -22,14 +22,14 @@ def connect(
     *,
     realtime: bool = False,
     leaders: bool = False,
-    opening: Callable[[Any], None] | None = None,
+    start_sequence: Callable[[Any], None] | None = None,
 ) -> Environment:
     """The environment that `task` runs in on `rig`.
 
     Args:
         realtime: pace a simulation in this process at the task's rate instead of as fast as it computes.
         leaders: connect the rig's leaders too; a person who holds them is then `env.leaders`, a policy.
-        opening: what such a rig does in `reset` once its followers stand at the start, given the environment.
+        start_sequence: what such a rig does in `reset` once its followers stand at the start, given the environment.
 
     Raises:
         ConfigError: the task asks for a camera that the rig has not, for leaders where there are none, or for a kind
@@ -44,7 +44,7 @@ def connect(
     if leaders and not rig.leaders:
         raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
     make = resolve("environments", rig.kind, ENVIRONMENTS)
-    with_person = {"leaders": True, "opening": opening} if leaders else {}
+    with_person = {"leaders": True, "start_sequence": start_sequence} if leaders else {}
     env = make(task, rig, realtime=realtime, **with_person)
     if not isinstance(env, Environment):
         raise ConfigError(

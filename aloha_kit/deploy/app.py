@@ -139,7 +139,7 @@ def _attended(
     """The guard with the robot's limits and emergency stop, under which it is parked on every way out; its operator."""
     channel = stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE)))
     print(HELP, file=sys.stderr)
-    operator = Operator([typed_lines(), channel.poll], tell=channel.tell)
+    operator = Operator([typed_lines(), channel.poll], tell=channel.status)
     return stack.enter_context(env.guarded(policy, release=release)), operator
 
 

@@ -14,7 +14,7 @@ from aloha_kit.doctor import arms, cameras, identity, machine, streams
 from aloha_kit.doctor.args import DoctorArgs
 from aloha_kit.doctor.findings import Report
 from aloha_kit.doctor.probe import probe_disk, probe_usb
-from aloha_kit.ros.evidence import RigEvidence
+from aloha_kit.ros.rig_measurements import RigMeasurements
 
 _UNRECOGNISED = About("identity", "cameras").ok("not recognised: give --reference, made once with --save_reference")
 
@@ -66,11 +66,11 @@ def examine(args: DoctorArgs) -> Report:
     return Report(task.name, rig.name, seen.simulated, tuple(findings))
 
 
-def _streams(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Finding]:
+def _streams(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
     return [finding for topic in seen.topics for finding in streams.judge_topic(topic, rig.sync, task.rate_hz)]
 
 
-def _cameras(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Finding]:
+def _cameras(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
     small = task.image_size if seen.simulated else None
     heard = {topic.stream: topic for topic in seen.topics}
     moved = any(bool(np.ptp(arm.raw[:, : arm.model.dof], axis=0).max() > MOVED) for arm in seen.arms if len(arm.raw))
@@ -84,7 +84,7 @@ def _cameras(seen: RigEvidence, task: TaskConfig, rig: RigConfig) -> list[Findin
     return findings
 
 
-def _arms(seen: RigEvidence, rig: RigConfig) -> list[Finding]:
+def _arms(seen: RigMeasurements, rig: RigConfig) -> list[Finding]:
     found = {arm.stream: arm for arm in seen.arms}
     followers = {arm.name for arm in rig.followers.values()}
     return [
@@ -100,7 +100,7 @@ def _arms(seen: RigEvidence, rig: RigConfig) -> list[Finding]:
     ]
 
 
-def _machine(seen: RigEvidence, task: TaskConfig, rig: RigConfig, folder: Path | None) -> list[Finding]:
+def _machine(seen: RigMeasurements, task: TaskConfig, rig: RigConfig, folder: Path | None) -> list[Finding]:
     folder = folder or Path(task.dataset_dir.format(task=task.name))
     asked = {name: rig.cameras[name] for name in task.cameras}
     return [

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding, troubles
-from aloha_kit.ros.evidence import ArmEvidence, MotorEvidence
+from aloha_kit.ros.rig_measurements import ArmMeasurement, MotorMeasurement
 
 Rows = npt.NDArray[np.bool_]
 
@@ -25,7 +25,7 @@ REGISTERS = ("Hardware_Error_Status", "Torque_Enable", "Operating_Mode", "Presen
 """What `judge_motors` reads."""
 
 
-def judge_joints(arm: ArmEvidence) -> list[Finding]:
+def judge_joints(arm: ArmMeasurement) -> list[Finding]:
     """NaN, failed reads, values outside the limits, fields of the wrong length."""
     about = About("joints", arm.stream)
     if arm.error:
@@ -37,7 +37,7 @@ def judge_joints(arm: ArmEvidence) -> list[Finding]:
     return bad or [about.ok(f"{plural(len(arm.raw), 'reading')} within the limits")]
 
 
-def _failed_reads(about: About, arm: ArmEvidence) -> list[Finding]:
+def _failed_reads(about: About, arm: ArmMeasurement) -> list[Finding]:
     findings, total, remedy = [], len(arm.raw), "a motor is silent: check cables and supply, restart the driver"
     if count := int(np.count_nonzero(~_finite(arm))):
         findings.append(about.fault(f"{count} of {total} readings are not finite", "numbers", remedy))
@@ -47,15 +47,15 @@ def _failed_reads(about: About, arm: ArmEvidence) -> list[Finding]:
     return findings
 
 
-def _finite(arm: ArmEvidence) -> Rows:
+def _finite(arm: ArmMeasurement) -> Rows:
     return np.asarray(np.isfinite(arm.raw).all(axis=1))
 
 
-def _unread(arm: ArmEvidence) -> Rows:
+def _unread(arm: ArmMeasurement) -> Rows:
     return np.asarray(np.all(np.abs(arm.raw[:, : arm.model.dof] + np.pi) < 1e-3, axis=1))
 
 
-def _limits(about: About, arm: ArmEvidence) -> list[Finding]:
+def _limits(about: About, arm: ArmMeasurement) -> list[Finding]:
     good = arm.raw[_finite(arm) & ~_unread(arm), : arm.model.dof]
     if not len(good):
         return []
@@ -67,7 +67,7 @@ def _limits(about: About, arm: ArmEvidence) -> list[Finding]:
     ]
 
 
-def _lengths(about: About, arm: ArmEvidence) -> list[Finding]:
+def _lengths(about: About, arm: ArmMeasurement) -> list[Finding]:
     findings, (position, *others) = [], arm.lengths
     for name, length in zip(("velocity", "effort"), others, strict=True):
         if length != position:
@@ -77,7 +77,7 @@ def _lengths(about: About, arm: ArmEvidence) -> list[Finding]:
     return findings
 
 
-def judge_motors(motors: MotorEvidence, *, follower: bool) -> list[Finding]:
+def judge_motors(motors: MotorMeasurement, *, follower: bool) -> list[Finding]:
     """Error bits, torque, modes and temperature, by motor."""
     about = About("motors", motors.arm)
     if motors.error:
@@ -90,7 +90,7 @@ def judge_motors(motors: MotorEvidence, *, follower: bool) -> list[Finding]:
     return bad or [about.ok(f"{plural(len(motors.motors), 'motor')} without errors")]
 
 
-def _errors(about: About, motors: MotorEvidence) -> list[Finding]:
+def _errors(about: About, motors: MotorMeasurement) -> list[Finding]:
     findings = []
     for motor, value in _values(motors, "Hardware_Error_Status"):
         words = " and ".join(word for bit, word in ERRORS.items() if value >> bit & 1) or f"error {value}"
@@ -100,7 +100,7 @@ def _errors(about: About, motors: MotorEvidence) -> list[Finding]:
     return findings
 
 
-def _torque(about: About, motors: MotorEvidence) -> list[Finding]:
+def _torque(about: About, motors: MotorMeasurement) -> list[Finding]:
     states = _values(motors, "Torque_Enable")
     limp = [motor for motor, value in states if not value]
     if not limp:
@@ -112,14 +112,14 @@ def _torque(about: About, motors: MotorEvidence) -> list[Finding]:
     return [about.fault(f"no torque in {', '.join(limp)}", "torque in all motors", remedy)]
 
 
-def _modes(about: About, motors: MotorEvidence) -> list[Finding]:
+def _modes(about: About, motors: MotorMeasurement) -> list[Finding]:
     modes = _values(motors, "Operating_Mode")
     wrong = [f"{motor} ({MODES.get(value, value)})" for motor, value in modes if value not in POSITION_MODES]
     remedy = "recording and deployment set it when they start; check the driver's modes file"
     return [about.warning(f"other modes: {', '.join(wrong)}", "position modes", remedy)] if wrong else []
 
 
-def _heat(about: About, motors: MotorEvidence) -> list[Finding]:
+def _heat(about: About, motors: MotorMeasurement) -> list[Finding]:
     remedy = "let it cool; see that nothing pulls at the arm where it rests"
     return troubles(
         *(
@@ -129,11 +129,11 @@ def _heat(about: About, motors: MotorEvidence) -> list[Finding]:
     )
 
 
-def _values(motors: MotorEvidence, register: str) -> list[tuple[str, int]]:
+def _values(motors: MotorMeasurement, register: str) -> list[tuple[str, int]]:
     return list(zip(motors.motors, motors.registers.get(register, ()), strict=False))
 
 
-def judge_following(side: str, follower: ArmEvidence, leader: ArmEvidence, *, hardware: bool) -> list[Finding]:
+def judge_following(side: str, follower: ArmMeasurement, leader: ArmMeasurement, *, hardware: bool) -> list[Finding]:
     """How far a follower is from where its leader tells it to be, while something is telling it.
 
     Nobody teleoperating is no fault: then the distance is said, since it is the way to the first command.

@@ -7,7 +7,7 @@ import numpy as np
 
 from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.ros.evidence import CameraEvidence, Picture, TopicEvidence
+from aloha_kit.ros.rig_measurements import CameraMeasurement, RgbImage, TopicMeasurement
 
 BLACK = 12.0
 """99th percentile of the grey values below which an image shows nothing."""
@@ -17,7 +17,7 @@ BURNT = (0.15, 0.5)
 """Share of pixels at full white: warning, fault."""
 
 
-def judge_picture(camera: CameraEvidence, size: tuple[int, int]) -> list[Finding]:
+def judge_picture(camera: CameraMeasurement, size: tuple[int, int]) -> list[Finding]:
     """Size (height, width) and light of the newest image."""
     about = About("picture", camera.name)
     if camera.picture is None:
@@ -30,7 +30,7 @@ def judge_picture(camera: CameraEvidence, size: tuple[int, int]) -> list[Finding
     return findings or [about.ok(f"{width}x{height}, neither dark nor burnt")]
 
 
-def _light(about: About, picture: Picture) -> list[Finding]:
+def _light(about: About, picture: RgbImage) -> list[Finding]:
     grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
     white, expected = float(np.mean(grey >= 250)), "something to see"
     if np.percentile(grey, 99) < BLACK:
@@ -43,7 +43,7 @@ def _light(about: About, picture: Picture) -> list[Finding]:
     return []
 
 
-def judge_life(topic: TopicEvidence, *, moved: bool, simulated: bool) -> list[Finding]:
+def judge_life(topic: TopicMeasurement, *, moved: bool, simulated: bool) -> list[Finding]:
     """Whether images change. A real sensor's noise never repeats; a simulated one shows motion only."""
     about = About("life", topic.stream.removeprefix("images/"))
     count = len(topic.prints)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.ros.evidence import Picture
+from aloha_kit.ros.rig_measurements import RgbImage
 
 ALIKE = 0.5
 """Likeness from which an image is taken for the reference's scene."""
@@ -27,7 +27,7 @@ SHIFT = 2
 """Pixels of the thumbnail that a camera may have been nudged by."""
 
 
-def judge_identity(pictures: Mapping[str, Picture], references: Mapping[str, Picture]) -> list[Finding]:
+def judge_identity(pictures: Mapping[str, RgbImage], references: Mapping[str, RgbImage]) -> list[Finding]:
     """Each camera against its saved image, and against the others': who looks like whom?"""
     names = [name for name in pictures if name in references]
     new = [About("identity", name) for name in pictures if name not in references]
@@ -61,7 +61,7 @@ def _rather(other: float, own: float) -> bool:
     return other >= ALIKE and (other > own + CLEARLY or (other > own + 0.01 and 1 - other < (1 - own) / 2))
 
 
-def likeness(one: Picture, other: Picture) -> float:
+def likeness(one: RgbImage, other: RgbImage) -> float:
     """How alike two images are, -1 to 1: the best correlation of their thumbnails over small shifts.
 
     Broad differences of light are taken out first, so that a cloud or a lamp does not make two rooms of one.
@@ -73,7 +73,7 @@ def likeness(one: Picture, other: Picture) -> float:
     return max(_correlation(inner, b[dy : dy + height, dx : dx + width]) for dy, dx in shifts)
 
 
-def save_references(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]:
+def save_references(folder: Path, pictures: Mapping[str, RgbImage]) -> list[Path]:
     """`FOLDER/<camera>.png` each, in place of an earlier one.
 
     Raises:
@@ -87,7 +87,7 @@ def save_references(folder: Path, pictures: Mapping[str, Picture]) -> list[Path]
     return files
 
 
-def load_references(folder: Path, names: Sequence[str]) -> dict[str, Picture]:
+def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
     """The references that there are for these cameras.
 
     Raises:
@@ -95,7 +95,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, Picture]:
     """
     if not folder.is_dir():
         raise ConfigError(f"no folder '{folder}' with reference images; make one with --save_reference {folder}")
-    pictures: dict[str, Picture] = {}
+    pictures: dict[str, RgbImage] = {}
     for name in names:
         picture = cv2.imread(str(folder / f"{name}.png"))
         if picture is not None:
@@ -115,7 +115,7 @@ def _assignment(table: npt.NDArray[np.float64]) -> Sequence[int]:
     )
 
 
-def _features(picture: Picture) -> npt.NDArray[np.float32]:
+def _features(picture: RgbImage) -> npt.NDArray[np.float32]:
     """(24, 32, 3): what stands out from its surroundings."""
     small = cv2.resize(picture.astype(np.float32), THUMB[::-1], interpolation=cv2.INTER_AREA)
     flat = small - cv2.GaussianBlur(small, (0, 0), 5)

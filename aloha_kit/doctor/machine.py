@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from aloha_kit.core.findings import About, Finding, troubles
-from aloha_kit.ros.evidence import DiskEvidence, NetworkEvidence, TopicEvidence, UsbCamera
+from aloha_kit.ros.rig_measurements import DiskMeasurement, NetworkMeasurement, TopicMeasurement, UsbCamera
 
 USABLE = 0.8
 """Share of a USB bus that periodic transfers may take (USB 2.0 specification, 5.6.4: 80 % of a microframe)."""
@@ -46,7 +46,7 @@ def judge_usb(cameras: Sequence[UsbCamera]) -> list[Finding]:
     return findings
 
 
-def judge_bandwidth(topics: Sequence[TopicEvidence]) -> list[Finding]:
+def judge_bandwidth(topics: Sequence[TopicMeasurement]) -> list[Finding]:
     """What the topics carry; a limit only where a network lies between."""
     total = sum(topic.bytes_per_s for topic in topics)
     away = sum(topic.bytes_per_s for topic in topics if any(not p.same_machine for p in topic.publishers))
@@ -57,16 +57,16 @@ def judge_bandwidth(topics: Sequence[TopicEvidence]) -> list[Finding]:
     return [About("bandwidth", "network").graded(away / GIGABIT, NETWORK_LOAD, found, expected, remedy)]
 
 
-def recorded_bytes_s(topics: Sequence[TopicEvidence]) -> float:
+def recorded_bytes_s(topics: Sequence[TopicMeasurement]) -> float:
     """Bytes/s that recording these topics writes: JPEG as it comes, raw colour as the JPEG it becomes."""
     return sum(topic.bytes_per_s * (JPEG_SHARE if _becomes_jpeg(topic) else 1.0) for topic in topics)
 
 
-def _becomes_jpeg(topic: TopicEvidence) -> bool:
+def _becomes_jpeg(topic: TopicMeasurement) -> bool:
     return topic.stream.startswith("images/") and topic.expected_type == "sensor_msgs/Image"
 
 
-def judge_disk(disk: DiskEvidence, needed: float) -> list[Finding]:
+def judge_disk(disk: DiskMeasurement, needed: float) -> list[Finding]:
     """Speed of writes that reach the disk, and space in minutes, for `needed` bytes/s."""
     about = About("disk", disk.folder)
     if disk.error:
@@ -88,7 +88,7 @@ def judge_disk(disk: DiskEvidence, needed: float) -> list[Finding]:
     ]
 
 
-def judge_network(network: NetworkEvidence, topics: Sequence[TopicEvidence], *, simulated: bool) -> list[Finding]:
+def judge_network(network: NetworkMeasurement, topics: Sequence[TopicMeasurement], *, simulated: bool) -> list[Finding]:
     """Addresses by which others find this machine, and whose time is told."""
     away = not network.master_is_here or any(not p.same_machine for t in topics for p in t.publishers)
     step = About("clock", "this machine").graded(
@@ -102,7 +102,7 @@ def judge_network(network: NetworkEvidence, topics: Sequence[TopicEvidence], *, 
     return bad or [About("network", "ros").ok(f"master at {network.master_uri}")]
 
 
-def _addresses(network: NetworkEvidence, away: bool) -> list[Finding]:
+def _addresses(network: NetworkMeasurement, away: bool) -> list[Finding]:
     about, findings = About("network", "ros"), []
     name, address, own = network.ros_hostname, network.ros_ip, ", ".join(network.own_addresses)
     if name and address:
@@ -123,7 +123,7 @@ def _addresses(network: NetworkEvidence, away: bool) -> list[Finding]:
     return findings
 
 
-def _simulated_time(network: NetworkEvidence, simulated: bool) -> list[Finding]:
+def _simulated_time(network: NetworkMeasurement, simulated: bool) -> list[Finding]:
     about = About("clock", "/use_sim_time")
     if network.use_sim_time and not network.clock_published:
         remedy = "rosparam set /use_sim_time false, and restart the drivers"

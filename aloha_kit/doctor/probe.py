@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aloha_kit.config import CameraConfig
-from aloha_kit.ros.evidence import DiskEvidence, UsbCamera
+from aloha_kit.ros.rig_measurements import DiskMeasurement, UsbCamera
 
 BLOCK = 4 * 1024 * 1024
 BYTES_A_PIXEL = {"yuyv": 2.0, "uyvy": 2.0, "yuvmono10": 2.0, "rgb24": 3.0, "bgr24": 3.0, "grey": 1.0}
@@ -21,7 +21,7 @@ MJPEG = 0.4
 """Bytes a pixel of camera-made JPEG, generously: detailed scenes reach it."""
 
 
-def probe_disk(folder: Path, *, seconds: float = 1.0, most: int = 256 * 1024 * 1024) -> DiskEvidence:
+def probe_disk(folder: Path, *, seconds: float = 1.0, most: int = 256 * 1024 * 1024) -> DiskMeasurement:
     """Write blocks of 4 MB with an fsync each, for `seconds` or `most` bytes; nothing is left behind.
 
     Without fsync the page cache answers, and tells nothing about an hour of recording. A folder that is
@@ -38,9 +38,9 @@ def probe_disk(folder: Path, *, seconds: float = 1.0, most: int = 256 * 1024 * 1
                 os.fsync(file.fileno())
                 written += BLOCK
             speed = written / max(time.monotonic() - began, 1e-9)
-        return DiskEvidence(str(folder), speed, shutil.disk_usage(place).free)
+        return DiskMeasurement(str(folder), speed, shutil.disk_usage(place).free)
     except OSError as error:
-        return DiskEvidence(str(folder), 0.0, 0, f"cannot write there: {error.strerror or error}")
+        return DiskMeasurement(str(folder), 0.0, 0, f"cannot write there: {error.strerror or error}")
 
 
 def probe_usb(

@@ -7,7 +7,7 @@ import numpy as np
 from aloha_kit.config import SyncConfig
 from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding, troubles
-from aloha_kit.ros.evidence import TopicEvidence
+from aloha_kit.ros.rig_measurements import TopicMeasurement
 
 SLOW = (0.10, 0.30)
 """Fraction of the configured rate that is missing: warning, fault. A stream that is still faster than the
@@ -16,7 +16,7 @@ FAST = 1.25
 """Times the configured rate from which the configuration is probably wrong."""
 
 
-def judge_topic(seen: TopicEvidence, sync: SyncConfig, control_hz: float) -> list[Finding]:
+def judge_topic(seen: TopicMeasurement, sync: SyncConfig, control_hz: float) -> list[Finding]:
     """All findings about one topic; a missing or silent one ends the questions.
 
     Args:
@@ -27,7 +27,7 @@ def judge_topic(seen: TopicEvidence, sync: SyncConfig, control_hz: float) -> lis
     return [_publishers(seen), _rate(seen, control_hz), *_stamps(seen, sync)]
 
 
-def _missing(seen: TopicEvidence) -> list[Finding]:
+def _missing(seen: TopicMeasurement) -> list[Finding]:
     about = About("topic", seen.stream)
     names = ", ".join(publisher.node for publisher in seen.publishers)
     if not seen.publishers:
@@ -51,7 +51,7 @@ def _missing(seen: TopicEvidence) -> list[Finding]:
     return []
 
 
-def _publishers(seen: TopicEvidence) -> Finding:
+def _publishers(seen: TopicMeasurement) -> Finding:
     about, names = About("topic", seen.stream), ", ".join(publisher.node for publisher in seen.publishers)
     alive = sum(publisher.reachable for publisher in seen.publishers)
     if alive > 1:
@@ -60,7 +60,7 @@ def _publishers(seen: TopicEvidence) -> Finding:
     return about.ok(f"{seen.topic}, {seen.expected_type.split('/')[-1]} by {names}")
 
 
-def _rate(seen: TopicEvidence, control_hz: float) -> Finding:
+def _rate(seen: TopicMeasurement, control_hz: float) -> Finding:
     about, expected = About("rate", seen.stream), f"{seen.rate_hz:g} Hz"
     if len(seen.arrivals_ns) < 2:
         return about.fault("a single message came", expected, "look at the driver's log; a latched topic is no stream")
@@ -74,7 +74,7 @@ def _rate(seen: TopicEvidence, control_hz: float) -> Finding:
     return about.graded(1 - hz / seen.rate_hz, limits, f"{hz:.1f} Hz", expected, remedy)
 
 
-def _stamps(seen: TopicEvidence, sync: SyncConfig) -> list[Finding]:
+def _stamps(seen: TopicMeasurement, sync: SyncConfig) -> list[Finding]:
     about = About("stamps", seen.stream)
     if unset := int(np.count_nonzero(seen.stamps_ns == 0)):
         share = "every stamp is" if unset == len(seen.stamps_ns) else f"{unset} of {len(seen.stamps_ns)} stamps are"
@@ -85,7 +85,7 @@ def _stamps(seen: TopicEvidence, sync: SyncConfig) -> list[Finding]:
     return bad or [about.ok(f"in order and even, {lag * 1e3:.1f} ms before arrival")]
 
 
-def _order(about: About, seen: TopicEvidence) -> list[Finding]:
+def _order(about: About, seen: TopicMeasurement) -> list[Finding]:
     steps, findings = np.diff(seen.stamps_ns), []
     repeated, backwards = int(np.count_nonzero(steps == 0)), int(np.count_nonzero(steps < 0))
     expected = "a new stamp a message"
@@ -101,7 +101,7 @@ def _order(about: About, seen: TopicEvidence) -> list[Finding]:
     return findings
 
 
-def _offset(about: About, seen: TopicEvidence, lag: float, sync: SyncConfig) -> Finding:
+def _offset(about: About, seen: TopicMeasurement, lag: float, sync: SyncConfig) -> Finding:
     """No fault: the soft sync estimates the offset and takes it out, to a few milliseconds."""
     remedy = "the driver buffers, or stamps wrongly: shorter queues, stamps at capture"
     if hosts := sorted({publisher.host for publisher in seen.publishers if not publisher.same_machine}):
@@ -111,7 +111,7 @@ def _offset(about: About, seen: TopicEvidence, lag: float, sync: SyncConfig) -> 
     return about.graded(abs(lag), (sync.clock_offset_s, np.inf), found, expected, remedy)
 
 
-def _evenness(about: About, seen: TopicEvidence, sync: SyncConfig) -> Finding:
+def _evenness(about: About, seen: TopicMeasurement, sync: SyncConfig) -> Finding:
     """How far intervals are from the typical one, against the bounds of skew and of silence in the soft sync."""
     steps = np.diff(np.sort(seen.stamps_ns))
     steps = steps[steps > 0] / 1e9

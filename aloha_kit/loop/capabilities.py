@@ -38,14 +38,14 @@ class StartPoses(Protocol):
 
 
 class OperatorChannel(Protocol):
-    """How a person beside a robot gives commands, and is told the state."""
+    """Channel of a robot's operator: commands come in, the state goes out."""
 
     def poll(self) -> Sequence[str]:
         """Commands since the last call; returns at once."""
         ...
 
-    def tell(self, state: str, words: str) -> None:
-        """Say what happens now."""
+    def status(self, state: str, message: str) -> None:
+        """Show the operator what happens now."""
         ...
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ class Conversation:
         begun = state != self.state
         self.state, self.words = cast(State, state), words
         for channel in self._channels:
-            channel.tell(self.state, words)
+            channel.status(self.state, words)
         self.screen.say(f"{state}: {words}")
         if state == "countdown":
             self._cues.give(words)

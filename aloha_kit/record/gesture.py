@@ -82,7 +82,7 @@ class Squeezes:
         heard, self._heard = self._heard, []
         return heard
 
-    def tell(self, state: State, words: str) -> None:
+    def status(self, state: State, message: str) -> None:
         """Nothing to show it on."""
 
     def close(self) -> None:

@@ -45,7 +45,7 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
     from aloha_kit.ros import node
     from aloha_kit.ros.drivers import rig_drivers
     from aloha_kit.ros.environment import RosEnv
-    from aloha_kit.ros.operator import RosOperator
+    from aloha_kit.ros.operator_topics import OperatorTopics
 
     rig_drivers(rig)  # an unknown one is told before a node starts
     screen = Screen(plain=args.session.plain)
@@ -53,7 +53,7 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
         node.start("aloha_record", anonymous=True)
         squeezes = Squeezes(rig_joints(rig)[0], task.rate_hz) if args.session.gestures else None
         keys = keyboard() if args.session.keyboard else None
-        by_topic = stack.enter_context(contextlib.closing(RosOperator(COMMANDS)))
+        by_topic = stack.enter_context(contextlib.closing(OperatorTopics(COMMANDS)))
         channels: list[Channel] = [by_topic]
         channels += [stack.enter_context(contextlib.closing(keys))] if keys else []
         talk = Conversation([*channels, *([squeezes] if squeezes else [])], screen, cues)
@@ -67,7 +67,7 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
             timeout_s=args.session.patience or None,
         )
         ceremony = Ceremony(session, countdown_s=args.session.countdown)
-        env = stack.enter_context(contextlib.closing(connect(task, rig, leaders=True, opening=ceremony)))
+        env = stack.enter_context(contextlib.closing(connect(task, rig, leaders=True, start_sequence=ceremony)))
         assert isinstance(env, RosEnv)
         by_topic.refuse("reset", env.estop.refusal)
         talk.say(f"{KEY_HELP if keys else 'commands: rostopic pub or rosservice call, /aloha_kit/record/…'}")

@@ -29,7 +29,7 @@ class Channel(Protocol):
         """Commands since the last call, oldest first; returns at once."""
         ...
 
-    def tell(self, state: State, words: str) -> None:
+    def status(self, state: State, message: str) -> None:
         """The session is in this state now."""
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class Keyboard:
             return "resume"
         return during if self._state == "recording" else between
 
-    def tell(self, state: State, words: str) -> None:
+    def status(self, state: State, message: str) -> None:
         self._state = state
 
     def close(self) -> None:

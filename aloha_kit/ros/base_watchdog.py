@@ -23,7 +23,7 @@ from aloha_kit.core.cli import command_line
 from aloha_kit.ros import node
 from aloha_kit.ros.base import HEARTBEAT_TOPIC, SILENCE_S
 from aloha_kit.ros.command_publisher import CommandPublisher
-from aloha_kit.ros.outlive import interrupted_after
+from aloha_kit.ros.node import interrupted_after
 
 STOP_S = 1.0
 """How long zero velocity is repeated: a single message may be lost, or followed by one that was on its way."""

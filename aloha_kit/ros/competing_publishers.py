@@ -1,4 +1,8 @@
-"""Who else commands what this node moves. Two senders at once throw the arms to and fro between two poses."""
+"""Competing publishers: other nodes that command what this one commands, and streams that two nodes publish.
+
+Two nodes that command one arm move it to and fro between two poses; from two nodes that publish its joint states it
+appears to jump.
+"""
 
 from __future__ import annotations
 
@@ -17,20 +21,51 @@ from aloha_kit.config import RigConfig
 from aloha_kit.core import SafetyError
 from aloha_kit.ros import node
 from aloha_kit.ros.drivers import arm_driver
-from aloha_kit.ros.publishers import sender, TOGETHER_S
 
 LISTEN_S = 0.3
 """How long to listen: commands come at 25 Hz or more, and a subscriber needs a moment to be connected."""
 
 POLL_S = 0.3
-"""How often the master is asked for publishers: another node's commands are noticed within twice that."""
+"""How often the master is queried for publishers: another node's commands are noticed within twice that."""
+
+TOGETHER_S = 1.0
+"""Two nodes whose messages alternate within this both run; the messages of a driver that was restarted under another
+name follow those of the one before it, but never alternate with them."""
 
 
-class CommandWatch:
-    """Listens all the time for other nodes that send on topics which this one sends on.
+class PublisherMonitor:
+    """Publishers of one topic: told the sender of each message, it finds two that publish at the same time."""
 
-    The master is asked every `POLL_S` in a thread of its own, and a topic is listened to only while another node is
-    registered there: a subscriber at all times would make every command of ours come back to us.
+    def __init__(self) -> None:
+        self._received: dict[str, float] = {}
+        self._last = ""
+        self._found: tuple[float, str] = (-TOGETHER_S, "")
+
+    def note(self, name: str) -> None:
+        """A message came from the node `name`."""
+        now = time.monotonic()
+        if name != self._last:
+            if now - self._received.get(name, -TOGETHER_S) < TOGETHER_S:
+                self._found = now, " and ".join(sorted((name, self._last)))
+            self._last = name
+        self._received[name] = now
+
+    def competing(self) -> str:
+        """Two nodes that both published in the last `TOGETHER_S`; empty as a rule."""
+        when, names = self._found
+        return names if time.monotonic() - when < TOGETHER_S else ""
+
+
+def sender(message: Any) -> str:
+    """The node that a ROS message came from; empty for one that came from none."""
+    return str((getattr(message, "_connection_header", None) or {}).get("callerid", ""))
+
+
+class CommandMonitor:
+    """Subscriber to the commands of other nodes, on topics that this node publishes on.
+
+    The master is queried every `POLL_S` in a thread of its own, and a topic is subscribed to only while another node
+    is registered there: a permanent subscriber would receive every command of this node too.
 
     Args:
         topics: command topics.
@@ -42,55 +77,58 @@ class CommandWatch:
         self._topics = (*topics, *self._stops)
         self._me = rospy.get_name()
         self._lock = threading.Lock()
-        self._ears: dict[str, rospy.Subscriber] = {}
-        self._heard: dict[tuple[str, str], float] = {}  # (topic, node): when, on the monotonic clock
+        self._subscribers: dict[str, rospy.Subscriber] = {}
+        self._received: dict[tuple[str, str], float] = {}  # (topic, node): when, on the monotonic clock
         self._closed = threading.Event()
         if self._topics:
             threading.Thread(target=self._watch, name="other publishers of commands", daemon=True).start()
 
     def look(self) -> bool:
-        """Ask the master who could send, listen there; says whether anybody could. Raises what `rosgraph` does."""
+        """Query the master for other publishers and subscribe there; returns whether there are any.
+
+        Raises what `rosgraph` does.
+        """
         published = dict(node.master().getSystemState()[0])
         others = {topic for topic in self._topics if set(published.get(topic, ())) - {self._me}}
         with self._lock:
             if self._closed.is_set():
                 return False
-            for topic in others - self._ears.keys():
+            for topic in others - self._subscribers.keys():
                 kind = Twist if topic in self._stops else rospy.AnyMsg
-                self._ears[topic] = rospy.Subscriber(topic, kind, self._hear, callback_args=topic)
-            for topic in self._ears.keys() - others:
-                self._ears.pop(topic).unregister()
+                self._subscribers[topic] = rospy.Subscriber(topic, kind, self._note, callback_args=topic)
+            for topic in self._subscribers.keys() - others:
+                self._subscribers.pop(topic).unregister()
         return bool(others)
 
     @property
-    def heard(self) -> bool:
+    def received(self) -> bool:
         """Whether another node commanded anything since the last `clear`."""
-        return bool(self._heard)
+        return bool(self._received)
 
     def competing(self) -> dict[str, str]:
-        """{topic: the other nodes that were heard on it in the last `TOGETHER_S`}, by name."""
+        """{topic: names of the other nodes that sent on it in the last `TOGETHER_S`}."""
         now, found = time.monotonic(), dict[str, list[str]]()
-        for (topic, name), when in sorted(self._heard.copy().items()):
+        for (topic, name), when in sorted(self._received.copy().items()):
             if now - when < TOGETHER_S:
                 found.setdefault(topic, []).append(name)
         return {topic: ", ".join(names) for topic, names in found.items()}
 
     def clear(self) -> None:
-        """Forget what was heard."""
-        self._heard.clear()
+        """Forget what was received."""
+        self._received.clear()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe."""
         with self._lock:
             self._closed.set()
-            for ear in self._ears.values():
-                ear.unregister()
-            self._ears.clear()
+            for subscriber in self._subscribers.values():
+                subscriber.unregister()
+            self._subscribers.clear()
 
-    def _hear(self, message: Any, topic: str) -> None:
+    def _note(self, message: Any, topic: str) -> None:
         name = sender(message)
         if name != self._me and not (topic in self._stops and _stands(message)):
-            self._heard[topic, name] = time.monotonic()
+            self._received[topic, name] = time.monotonic()
 
     def _watch(self) -> None:
         while not self._closed.wait(POLL_S):
@@ -103,13 +141,13 @@ def _stands(velocity: Twist) -> bool:
 
 
 class SoleCommander:
-    """Whether this node is the only one that commands a rig, and each of its streams has one publisher.
+    """Check that this node alone commands a rig, and that each of its streams has one publisher.
 
     Args:
-        by_person: a person moves the leaders, which this node brings to the start pose: they are watched too. The
+        by_person: a person moves the leaders, which this node brings to the start pose: they are monitored too. The
             person may push or drive a base themselves, and where the leaders drive the followers themselves nothing
             is commanded from here.
-        published_twice: {topic: nodes}, of the streams.
+        published_twice: returns {topic: nodes} of the streams with two publishers.
         disturbed: called where another node has commanded something: the arms may be elsewhere than they were sent.
     """
 
@@ -130,7 +168,7 @@ class SoleCommander:
             for topic in arm_driver(arm).command_topics
         }
         stops = [rig.base.command_topic] if rig.base and not by_person else []
-        self._watch = CommandWatch(list(self._whose), stops=stops)
+        self._monitor = CommandMonitor(list(self._whose), stops=stops)
         self._published_twice, self._disturbed = published_twice, disturbed
 
     def listen(self) -> None:
@@ -141,10 +179,10 @@ class SoleCommander:
             RosError: no master answers.
         """
         node.require_master()
-        if self._watch.heard:
+        if self._monitor.received:
             self._disturbed()
-        could = self._watch.look()
-        self._watch.clear()
+        could = self._monitor.look()
+        self._monitor.clear()
         if could:
             time.sleep(LISTEN_S)
         self.wait()
@@ -168,7 +206,7 @@ class SoleCommander:
             RosError: this node itself was shut down.
         """
         node.require_running()
-        commanding = self._watch.competing()
+        commanding = self._monitor.competing()
         if commanding:
             self._disturbed()
         found = [
@@ -180,5 +218,5 @@ class SoleCommander:
             raise SafetyError(f"{'; '.join(found)}. Stop one of them; no further command was sent")
 
     def close(self) -> None:
-        """Stop listening."""
-        self._watch.close()
+        """Unsubscribe."""
+        self._monitor.close()

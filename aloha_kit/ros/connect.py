@@ -19,7 +19,7 @@ def connect(
     *,
     realtime: bool = False,
     leaders: bool = False,
-    opening: Callable[[Any], None] | None = None,
+    start_sequence: Callable[[Any], None] | None = None,
 ) -> RosEnv:
     """A `RosEnv`; raises as it does. Its time is always real.
 
@@ -32,4 +32,4 @@ def connect(
         )
     from aloha_kit.ros.environment import RosEnv
 
-    return RosEnv(task, rig, leaders=leaders, opening=opening)
+    return RosEnv(task, rig, leaders=leaders, start_sequence=start_sequence)

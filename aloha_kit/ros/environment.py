@@ -39,7 +39,7 @@ from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import FollowerArms
 from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, ObservationBuilder, QUANTITIES, rig_contract
-from aloha_kit.ros.operator import RosOperator
+from aloha_kit.ros.operator_topics import OperatorTopics
 from aloha_kit.ros.readings import next_reading, require_believable, retry_read
 from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.sensors import rig_sensors
@@ -58,7 +58,7 @@ class RosEnv(Environment):
 
     `reset` brings the followers to their start pose (they take torque and the driver's modes on the way; it
     raises SafetyError, and moves nothing, while another node commands them, which ends a step too),
-    puts a simulated rig's objects back, runs `opening`, and gives FIRST when every stream is alive. `step`
+    puts a simulated rig's objects back, runs `start_sequence`, and gives FIRST when every stream is alive. `step`
     sends, waits for the deadline and matches one sample of each stream. Stamps: "qpos_left", …,
     "images/<camera>", "base_vel", "sensors/<sensor>", "leader_left", … (what the action came from), "deadline",
     "command".
@@ -70,7 +70,7 @@ class RosEnv(Environment):
 
     Args:
         leaders: a person moves the leaders: `env.leaders` is the policy; a base is theirs to push.
-        opening: run in `reset` when the followers stand at the start (see `ros.opening`).
+        start_sequence: run in `reset` when the followers stand at the start (see `ros.start_sequence`).
         clock: of stamps; this process has to be a node then. By default it becomes one.
 
     Attributes:
@@ -89,7 +89,7 @@ class RosEnv(Environment):
         rig: RigConfig,
         *,
         leaders: bool = False,
-        opening: Callable[[RosEnv], None] | None = None,
+        start_sequence: Callable[[RosEnv], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
         if leaders and not rig.leaders:
@@ -98,7 +98,7 @@ class RosEnv(Environment):
         drivers, sensors = rig_drivers(rig), rig_sensors(rig)  # unknown ones are told before anything is contacted
         self.clock = clock or node.start("aloha_kit", anonymous=True)
         self.late_ns = 0
-        self._opening, self._by_person = opening, leaders
+        self._start_sequence, self._by_person = start_sequence, leaders
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
         first = next(iter(drivers["follower"].values()))
@@ -221,8 +221,8 @@ class RosEnv(Environment):
         if self._simulation:
             self._simulation.reset(self._next_seed)
             self._next_seed = None
-        if self._opening is not None:
-            self._opening(self)
+        if self._start_sequence is not None:
+            self._start_sequence(self)
         self._start_from_where_they_are()
         # The streams may still show what was before.
         ready_ns = self.clock.now_ns()
@@ -279,9 +279,9 @@ class RosEnv(Environment):
         """The guard between `policy` and the arms, which are parked on every way out: see `ros.safety.guarded`."""
         return guarded(self, policy, release=release)
 
-    def operator(self, commands: Sequence[str], namespace: str) -> RosOperator:
+    def operator(self, commands: Sequence[str], namespace: str) -> OperatorTopics:
         """Commands of an operator by topic and service under `namespace`."""
-        return RosOperator(commands, namespace)
+        return OperatorTopics(commands, namespace)
 
     def prepare(self) -> None:
         """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `FollowerArms.prepare`."""
@@ -347,7 +347,7 @@ class RosEnv(Environment):
             arm.forget()
 
     def _start_from_where_they_are(self) -> None:
-        """An opening may wait for minutes, and somebody may have moved a follower meanwhile."""
+        """A start sequence may wait for minutes, and somebody may have moved a follower meanwhile."""
         if not self.listens_only:
             for arm in self.followers.values():
                 arm.present()

@@ -21,14 +21,14 @@ from aloha_kit.core import ARM_MODELS, ArmModel, Clock, StreamError, WallClock
 from aloha_kit.ros import images, node
 from aloha_kit.ros.arms import answered
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
-from aloha_kit.ros.evidence import (
-    ArmEvidence,
-    CameraEvidence,
-    MotorEvidence,
-    NetworkEvidence,
+from aloha_kit.ros.rig_measurements import (
+    ArmMeasurement,
+    CameraMeasurement,
+    MotorMeasurement,
+    NetworkMeasurement,
     Publisher,
-    RigEvidence,
-    TopicEvidence,
+    RigMeasurements,
+    TopicMeasurement,
 )
 from aloha_kit.ros.simulated import simulated_rig
 from aloha_kit.ros.streams import rig_topics
@@ -41,7 +41,7 @@ _HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: what every stamped
 _PRINTED = 16384  # bytes of an image that its checksum looks at, spread over it
 
 
-def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str]) -> RigEvidence:
+def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str]) -> RigMeasurements:
     """Listen for `seconds` to the arms, the base and these cameras of `rig`.
 
     Args:
@@ -79,7 +79,7 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
         for stream, (role, group) in zip(("qpos", "leader"), drivers.items(), strict=True)
         for side, driver in group.items()
     ]
-    return RigEvidence(
+    return RigMeasurements(
         topics=tuple(ear.evidence(graph) for ear in ears),
         cameras=tuple(heard[f"images/{name}"].camera(name) for name in cameras),
         arms=tuple(arms),
@@ -90,10 +90,10 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     )
 
 
-def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicEvidence, Any]]:
+def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicMeasurement, Any]]:
     """What to listen to, and its message class."""
     return [
-        (TopicEvidence(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
+        (TopicMeasurement(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
         for stream, topic in rig_topics(rig, cameras, leaders=bool(rig.leaders))
     ]
 
@@ -101,7 +101,7 @@ def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicEvidenc
 class _Ear:
     """Keeps when each message of a topic came, its stamp and its size; of images a checksum and the newest."""
 
-    def __init__(self, topic: TopicEvidence, kind: Any, clock: Clock) -> None:
+    def __init__(self, topic: TopicMeasurement, kind: Any, clock: Clock) -> None:
         self.topic, self._kind, self._clock = topic, kind, clock
         self._rows: list[tuple[int, int, int, int]] = []
         self._kept: list[bytes] = []
@@ -123,7 +123,7 @@ class _Ear:
             self._kept.append(raw)
         self._rows.append((seconds * 10**9 + nanoseconds, now, len(raw), checksum))
 
-    def evidence(self, graph: _Graph) -> TopicEvidence:
+    def evidence(self, graph: _Graph) -> TopicMeasurement:
         rows = np.array(self._rows, np.int64).reshape(-1, 4).T
         return dataclasses.replace(
             self.topic,
@@ -140,16 +140,16 @@ class _Ear:
         """Those kept, decoded as what they should be."""
         return [self._kind().deserialize(raw) for raw in self._kept]
 
-    def camera(self, name: str) -> CameraEvidence:
+    def camera(self, name: str) -> CameraMeasurement:
         try:
             pictures = [images.decode(message) for message in self.messages()]
         except Exception as error:  # ours, or genpy's of bytes that are another message
-            return CameraEvidence(name, None, str(error))
-        return CameraEvidence(name, pictures[-1] if pictures else None)
+            return CameraMeasurement(name, None, str(error))
+        return CameraMeasurement(name, pictures[-1] if pictures else None)
 
-    def arm(self, model: ArmModel, commands: int) -> ArmEvidence:
+    def arm(self, model: ArmModel, commands: int) -> ArmMeasurement:
         nothing = np.zeros((0, model.size))
-        evidence = ArmEvidence(self.topic.stream, model, nothing, np.zeros(0, np.int64), commands=commands)
+        evidence = ArmMeasurement(self.topic.stream, model, nothing, np.zeros(0, np.int64), commands=commands)
         try:
             heard = self.messages()
             raw = np.array([_in_order(message, model) for message in heard]).reshape(-1, model.size)
@@ -223,15 +223,15 @@ class _Graph:
         return self._nodes[name]
 
 
-def _motors(driver: ArmDriver, registers: Sequence[str]) -> MotorEvidence | None:
+def _motors(driver: ArmDriver, registers: Sequence[str]) -> MotorMeasurement | None:
     """None where the driver has no registers."""
     try:
         values = answered(lambda: driver.motor_registers(registers), driver.name, PATIENCE_S)
     except node.RosError as error:
-        return MotorEvidence(driver.name, error=str(error))
+        return MotorMeasurement(driver.name, error=str(error))
     if values is None:
         return None
-    return MotorEvidence(driver.name, driver.model().names, {name: found for name, found in values.items() if found})
+    return MotorMeasurement(driver.name, driver.model().names, {name: found for name, found in values.items() if found})
 
 
 def _driver(ear: _Ear, graph: _Graph) -> dict[str, Any]:
@@ -243,13 +243,13 @@ def _driver(ear: _Ear, graph: _Graph) -> dict[str, Any]:
     return {}
 
 
-def _network(graph: _Graph, clock_step_s: float) -> NetworkEvidence:
+def _network(graph: _Graph, clock_step_s: float) -> NetworkMeasurement:
     uri = rosgraph.get_master_uri()
     try:
         address = socket.gethostbyname(socket.gethostname())
     except OSError:
         address = ""
-    return NetworkEvidence(
+    return NetworkMeasurement(
         master_uri=uri,
         master_is_here=bool(rosgraph.network.is_local_address(urllib.parse.urlparse(uri).hostname)),
         ros_ip=os.environ.get("ROS_IP", ""),

@@ -1,11 +1,16 @@
-"""This process as a ROS node: started once, its clock, and clear words when there is no master."""
+"""ROS node of this process: its start, its clock, its shutdown order, and errors when no master answers."""
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import signal
+import threading
 import time
 import xmlrpc.client
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 from xml.parsers import expat
 
@@ -20,6 +25,7 @@ MASTER_S = 5.0
 _AGAIN_S = 10.0
 STILL_S = 5.0
 """How long a simulated /clock may stand still while somebody waits for it."""
+_POLL_S = 0.1
 
 
 class RosError(AlohaKitError):
@@ -174,3 +180,40 @@ def _time_flows(timeout_s: float) -> bool:
             return True
         wall.sleep_until(wall.now_ns() + 20_000_000)
     return False
+
+
+@contextlib.contextmanager
+def interrupted_after(name: str, log: Callable[[str], None]) -> Iterator[None]:
+    """Delay the first SIGINT until the ROS node `name` has ended; a second one, or SIGTERM, takes effect at once.
+
+    roslaunch signals all nodes at once, but drivers must run until the program that uses them has parked the arms.
+
+    Args:
+        name: of the node ("aloha_deploy"), in this node's namespace; "", or one that does not run, delays nothing.
+        log: called with what is waited for.
+    """
+    if not name:
+        yield
+        return
+    name = rospy.resolve_name(name)
+    before = signal.getsignal(signal.SIGINT)
+    waited_for = threading.Event()
+
+    def delay(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        waited_for.set()
+
+    def follow() -> None:
+        waited_for.wait()
+        if is_there(name):
+            log(f"this node ends when {name} has ended")
+        while is_there(name):
+            time.sleep(_POLL_S)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    threading.Thread(target=follow, name="delayed SIGINT", daemon=True).start()
+    signal.signal(signal.SIGINT, delay)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -13,8 +13,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config.rig import RigConfig, SyncConfig
 from aloha_kit.core import Clock, ConfigError, did_you_mean
+from aloha_kit.ros.competing_publishers import PublisherMonitor, sender
 from aloha_kit.ros.drivers import arm_driver
-from aloha_kit.ros.publishers import Publishers, sender
 from aloha_kit.ros.sensors import rig_sensors
 from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
 
@@ -52,12 +52,12 @@ class Streams:
         specs = [stream_spec(stream, topic, rig.sync) for stream, topic in topics.items()]
         self.topics = {stream: topic.name for stream, topic in topics.items()}
         self.sync = SoftSync(specs, clock, clock_offset_s=rig.sync.clock_offset_s)
-        self._publishers = {stream: Publishers() for stream in topics}
+        self._publishers = {stream: PublisherMonitor() for stream in topics}
         self._subscribers = [self._subscribe(stream, topic) for stream, topic in topics.items()]
 
     def published_twice(self) -> dict[str, str]:
         """{topic: the two nodes that publish on it at once}, by name; empty as a rule."""
-        return {self.topics[stream]: both for stream, each in self._publishers.items() if (both := each.together())}
+        return {self.topics[stream]: both for stream, each in self._publishers.items() if (both := each.competing())}
 
     def close(self) -> None:
         """Unsubscribe and free all messages."""
@@ -73,7 +73,7 @@ class Streams:
         return subscriber
 
     def _store(self, message: Any, stream: str) -> None:
-        self._publishers[stream].hear(sender(message))
+        self._publishers[stream].note(sender(message))
         header = getattr(message, "header", None)  # plain arrays have none: they count as captured when they arrive
         stamp_ns = 0 if header is None else header.stamp.secs * 1_000_000_000 + header.stamp.nsecs
         self.sync.add(stream, stamp_ns, message, (header.seq or None) if header else None)

@@ -54,11 +54,11 @@ def run(args: TeleopArgs) -> None:
 def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
     if rig.teleop == "hardware":
         raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
-    from aloha_kit.ros.opening import Opening
     from aloha_kit.ros.safety import make_guard
+    from aloha_kit.ros.start_sequence import StartSequence
 
-    opening = Opening(tell=_tell, poll=_entered, countdown_s=args.countdown_s)
-    with _connected(task, rig, leaders=True, opening=opening) as env:
+    start_sequence = StartSequence(status=_tell, poll=_entered, countdown_s=args.countdown_s)
+    with _connected(task, rig, leaders=True, start_sequence=start_sequence) as env:
         assert env.leaders is not None
         try:
             run_episode(env, make_guard(env, env.leaders), [_Status(env)])
@@ -79,11 +79,11 @@ def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
 
 @contextlib.contextmanager
 def _connected(
-    task: TaskConfig, rig: RigConfig, *, leaders: bool = False, opening: Callable[[Any], None] | None = None
+    task: TaskConfig, rig: RigConfig, *, leaders: bool = False, start_sequence: Callable[[Any], None] | None = None
 ) -> Iterator[RosEnv]:
     from aloha_kit.ros.environment import RosEnv
 
-    env = envs.connect(task, rig, leaders=leaders, opening=opening)
+    env = envs.connect(task, rig, leaders=leaders, start_sequence=start_sequence)
     assert isinstance(env, RosEnv)
     with contextlib.closing(env):
         try:

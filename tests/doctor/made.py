@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 
 from aloha_kit.core import VX300S
-from aloha_kit.ros.evidence import ArmEvidence, NetworkEvidence, Publisher, TopicEvidence
+from aloha_kit.ros.rig_measurements import ArmMeasurement, NetworkMeasurement, Publisher, TopicMeasurement
 
 NOW = 1_700_000_000_000_000_000
 
 
 def topic(
     stream: str = "images/cam_high", rate_hz: float = 30.0, seconds: float = 5.0, **changes: Any
-) -> TopicEvidence:
+) -> TopicMeasurement:
     """A stream whose stamps are 10 ms older than their arrivals."""
     count = int(seconds * rate_hz)
     stamps = NOW + (np.arange(count) * 1e9 / rate_hz).astype(np.int64)
@@ -31,10 +31,10 @@ def topic(
         "sizes": np.full(count, 100_000),
         "prints": np.arange(count),
     }
-    return TopicEvidence(**{**values, **changes})
+    return TopicMeasurement(**{**values, **changes})
 
 
-def arm(stream: str = "qpos_left", count: int = 100, **changes: Any) -> ArmEvidence:
+def arm(stream: str = "qpos_left", count: int = 100, **changes: Any) -> ArmMeasurement:
     """An arm that stands at its start pose."""
     values: dict[str, Any] = {
         "stream": stream,
@@ -43,10 +43,10 @@ def arm(stream: str = "qpos_left", count: int = 100, **changes: Any) -> ArmEvide
         "stamps_ns": NOW + np.arange(count) * 10_000_000,
         "lengths": (9, 9, 9),
     }
-    return ArmEvidence(**{**values, **changes})
+    return ArmMeasurement(**{**values, **changes})
 
 
-def network(**changes: Any) -> NetworkEvidence:
+def network(**changes: Any) -> NetworkMeasurement:
     """One machine, addressed by its loopback, as most rigs without a network of their own."""
     values: dict[str, Any] = {
         "master_uri": "http://localhost:11311",
@@ -54,7 +54,7 @@ def network(**changes: Any) -> NetworkEvidence:
         "own_addresses": ("127.0.0.1", "10.0.0.5"),
         "hostname_address": "127.0.1.1",
     }
-    return NetworkEvidence(**{**values, **changes})
+    return NetworkMeasurement(**{**values, **changes})
 
 
 def view(seed: int, *, height: int = 480, width: int = 640) -> np.ndarray[Any, np.dtype[np.uint8]]:

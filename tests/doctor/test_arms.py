@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 
 from aloha_kit.doctor.arms import judge_following, judge_joints, judge_motors
-from aloha_kit.ros.evidence import ArmEvidence, MotorEvidence
+from aloha_kit.ros.rig_measurements import ArmMeasurement, MotorMeasurement
 from tests.doctor.made import arm
 
 MOTORS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 FINE = {"Hardware_Error_Status": (0,) * 7, "Torque_Enable": (1,) * 7, "Operating_Mode": (3,) * 6 + (5,)}
 
 
-def motors(**registers: tuple[int, ...]) -> MotorEvidence:
-    return MotorEvidence("puppet_left", MOTORS, {**FINE, **registers})
+def motors(**registers: tuple[int, ...]) -> MotorMeasurement:
+    return MotorMeasurement("puppet_left", MOTORS, {**FINE, **registers})
 
 
-def bad_joints(seen: ArmEvidence) -> list[tuple[str, str]]:
+def bad_joints(seen: ArmMeasurement) -> list[tuple[str, str]]:
     return [(f.level, f.found) for f in judge_joints(seen) if f.level != "ok"]
 
 
@@ -84,13 +84,13 @@ def test_other_modes_and_heat_are_said() -> None:
 
 def test_a_silent_service_is_a_fault_and_no_registers_are_none() -> None:
     [finding] = judge_motors(
-        MotorEvidence("puppet_left", error="no service /puppet_left/get_robot_info"), follower=True
+        MotorMeasurement("puppet_left", error="no service /puppet_left/get_robot_info"), follower=True
     )
     assert (finding.level, finding.found) == ("fault", "no service /puppet_left/get_robot_info")
-    assert judge_motors(MotorEvidence("puppet_left"), follower=True) == []
+    assert judge_motors(MotorMeasurement("puppet_left"), follower=True) == []
 
 
-def leader(offset: float) -> ArmEvidence:
+def leader(offset: float) -> ArmMeasurement:
     raw = arm().raw.copy()
     raw[:, 1] += offset
     return arm("leader_left", raw=raw)

@@ -11,15 +11,15 @@ import pytest
 from aloha_kit.core import ConfigError
 from aloha_kit.doctor.cameras import judge_life, judge_picture
 from aloha_kit.doctor.identity import judge_identity, likeness, load_references, save_references
-from aloha_kit.ros.evidence import CameraEvidence, Picture
+from aloha_kit.ros.rig_measurements import CameraMeasurement, RgbImage
 from tests.doctor.made import topic, view
 
 NAMES = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
 VIEWS = {name: view(seed) for seed, name in enumerate(NAMES)}
 
 
-def judged(picture: Picture | None, error: str = "") -> list[tuple[str, str]]:
-    return [(f.level, f.found) for f in judge_picture(CameraEvidence("cam_high", picture, error), (480, 640))]
+def judged(picture: RgbImage | None, error: str = "") -> list[tuple[str, str]]:
+    return [(f.level, f.found) for f in judge_picture(CameraMeasurement("cam_high", picture, error), (480, 640))]
 
 
 def test_a_picture_of_a_room_is_ok() -> None:
@@ -54,7 +54,7 @@ def test_the_same_pixels_again_and_again_are_a_frozen_camera() -> None:
     assert judge_life(topic(), moved=True, simulated=False) == []
 
 
-def disturbed(picture: Picture) -> Picture:
+def disturbed(picture: RgbImage) -> RgbImage:
     """The same view an hour later: nudged, darker on one side, noisier, with an arm in front."""
     moved = np.roll(picture, (9, -14), (0, 1)).astype(np.float64)
     moved *= np.linspace(0.6, 1.1, picture.shape[1])[None, :, None]
@@ -88,7 +88,7 @@ def test_three_cameras_in_a_circle_are_each_named() -> None:
     assert found[d].level == "ok"
 
 
-def wrist(seed: int) -> Picture:
+def wrist(seed: int) -> RgbImage:
     """A gripper, the same on both arms, in front of a little of the table."""
     picture = np.full((480, 640, 3), 190, np.uint8)
     cv2.rectangle(picture, (60, 300), (580, 480), (40, 40, 45), -1)

@@ -12,7 +12,7 @@ from aloha_kit.core.findings import About, Finding
 from aloha_kit.doctor import machine
 from aloha_kit.doctor.findings import Report
 from aloha_kit.doctor.probe import probe_disk, probe_usb
-from aloha_kit.ros.evidence import DiskEvidence, Publisher, UsbCamera
+from aloha_kit.ros.rig_measurements import DiskMeasurement, Publisher, UsbCamera
 from tests.doctor.made import network, topic
 
 
@@ -83,20 +83,20 @@ def test_raw_pictures_count_as_the_jpeg_they_become() -> None:
 
 @pytest.mark.parametrize(("mb_s", "level"), [(100, []), (30, ["warning"]), (20, ["fault"])])
 def test_the_disk_is_judged_against_the_streams(mb_s: float, level: list[str]) -> None:
-    found = bad(machine.judge_disk(DiskEvidence("data", mb_s * 1e6, int(1e12)), 23e6))
+    found = bad(machine.judge_disk(DiskMeasurement("data", mb_s * 1e6, int(1e12)), 23e6))
     assert [grade for grade, _ in found] == level
     assert all(words == f"{mb_s} MB/s reach the disk, the streams are 23.0 MB/s" for _, words in found)
 
 
 @pytest.mark.parametrize(("minutes", "level"), [(90, []), (59, ["warning"]), (9, ["fault"])])
 def test_space_is_told_in_minutes_of_recording(minutes: int, level: list[str]) -> None:
-    found = bad(machine.judge_disk(DiskEvidence("data", 1e9, int(minutes * 60 * 23e6)), 23e6))
+    found = bad(machine.judge_disk(DiskMeasurement("data", 1e9, int(minutes * 60 * 23e6)), 23e6))
     assert [grade for grade, _ in found] == level
     assert all(words.endswith(f"free: {minutes} minutes of recording") for _, words in found)
 
 
 def test_without_streams_the_disk_is_only_described() -> None:
-    [finding] = machine.judge_disk(DiskEvidence("data", 100e6, int(5e9)), 0.0)
+    [finding] = machine.judge_disk(DiskMeasurement("data", 100e6, int(5e9)), 0.0)
     assert (finding.level, finding.found) == ("ok", "100 MB/s reach the disk, 5.0 GB free")
 
 

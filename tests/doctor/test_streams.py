@@ -10,18 +10,18 @@ import pytest
 from aloha_kit.config import SyncConfig
 from aloha_kit.core.findings import Finding
 from aloha_kit.doctor.streams import judge_topic
-from aloha_kit.ros.evidence import Publisher, TopicEvidence
+from aloha_kit.ros.rig_measurements import Publisher, TopicMeasurement
 from tests.doctor.made import topic
 
 NONE = np.zeros(0, np.int64)
 SILENT = {"stamps_ns": NONE, "arrivals_ns": NONE, "sizes": NONE, "prints": NONE}
 
 
-def judge(seen: TopicEvidence) -> list[Finding]:
+def judge(seen: TopicMeasurement) -> list[Finding]:
     return judge_topic(seen, SyncConfig(), control_hz=50.0)
 
 
-def bad(seen: TopicEvidence) -> list[tuple[str, str, str]]:
+def bad(seen: TopicMeasurement) -> list[tuple[str, str, str]]:
     return [(f.level, f.check, f.found) for f in judge(seen) if f.level != "ok"]
 
 

@@ -170,9 +170,9 @@ class Script:
         self.looks = self.idle = 0
         return [self.lines.pop(0)[2]]
 
-    def tell(self, state: str, words: str) -> None:
+    def status(self, state: str, message: str) -> None:
         self.idle = self.looks = 0
-        self.told.append((state, words))
+        self.told.append((state, message))
 
     def close(self) -> None:
         self.closed = True

@@ -53,10 +53,10 @@ def test_keys_mean_what_the_moment_makes_of_them(terminal: tuple[int, int]) -> N
     try:
         assert heard(keys, ours, "kdrsfq") == ["keep", "discard", "redo", "success", "failure", "quit"]
         assert heard(keys, ours, "x p") == ["start", "pause"]  # no such key as x
-        keys.tell("paused", "")
+        keys.status("paused", "")
         time.sleep(0.6)  # or it would be taken for a key that is held down
         assert heard(keys, ours, "p") == ["resume"]
-        keys.tell("recording", "")
+        keys.status("recording", "")
         assert heard(keys, ours, " ") == ["keep"]
         assert heard(keys, ours, " \nK") == ["keep", "keep"]  # the space is held down; Enter and K are other keys
     finally:

@@ -14,13 +14,13 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import SafetyError
-from aloha_kit.ros import followers, publishers
+from aloha_kit.ros import competing_publishers, followers
+from aloha_kit.ros.competing_publishers import PublisherMonitor
 from aloha_kit.ros.environment import RosEnv
-from aloha_kit.ros.publishers import Publishers
 from tests.ros import test_environment
+from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.fake_drivers import FakeBase, FakePiper, until
 from tests.ros.master import Ros
-from tests.ros.rival import Rival
 from tests.ros.test_environment import Fakes, RIG, START, TASK
 
 LONG = replace(TASK, episode_len=100_000)
@@ -68,11 +68,11 @@ def test_in_an_episode_it_ends_the_step_and_nothing_moves_until_it_stops(
     fakes: Fakes, session_ros: Ros, kind: str, topic: str, words: str
 ) -> None:
     env = fakes.env(LONG, leaders=True)
-    with Rival(session_ros, "intruder", kind, topic) as rival:
+    with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
         env.reset()
         for _ in range(15):
             env.step(START)  # it could send, and does not
-        rival.send()
+        other.send()
         until_refused(lambda: env.step(START), words)
         sent = len(fakes.left.groups)
         with pytest.raises(SafetyError, match=words):
@@ -80,7 +80,7 @@ def test_in_an_episode_it_ends_the_step_and_nothing_moves_until_it_stops(
         with pytest.raises(SafetyError, match=words):
             env.reset()
         assert len(fakes.left.groups) == sent
-        rival.stop()
+        other.stop()
         until(lambda: not _refused(env), "alone again")
         env.reset()
         env.step(START)
@@ -97,9 +97,9 @@ def _refused(env: RosEnv) -> bool:
 @pytest.mark.parametrize(("kind", "topic"), [("group", GROUP), ("path", "/puppet_left/commands/joint_trajectory")])
 def test_in_a_move_it_ends_the_move(fakes: Fakes, session_ros: Ros, kind: str, topic: str) -> None:
     env = fakes.env()
-    with Rival(session_ros, "intruder", kind, topic) as rival:
+    with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
         env.reset()
-        rival.send()
+        other.send()
         there = [np.array([*START[:6], opening]) for opening in (0.0, 1.0)]
         ways = iter(range(1000))
 
@@ -111,15 +111,15 @@ def test_in_a_move_it_ends_the_move(fakes: Fakes, session_ros: Ros, kind: str, t
 
 def test_after_another_sender_the_next_command_starts_from_where_the_arm_is(fakes: Fakes, session_ros: Ros) -> None:
     env = fakes.env()
-    with Rival(session_ros, "intruder", "group", GROUP) as rival:
+    with CompetingPublisher(session_ros, "intruder", "group", GROUP) as other:
         env.reset()
         env.move({env.followers["right"]: np.array([0.15, *START[1:7]])}, 0.1)
-        rival.send()
+        other.send()
         until(lambda: bool(np.allclose(fakes.right.motors[:6], START[:6], atol=1e-5)), "it moved the arm")
         with pytest.raises(SafetyError, match="another node commands"):
             env.reset()
-        rival.stop()
-        time.sleep(publishers.TOGETHER_S)
+        other.stop()
+        time.sleep(competing_publishers.TOGETHER_S)
         fakes.right.groups.clear()
         env.reset()
         assert fakes.right.groups[0][0] == pytest.approx(0.0, abs=0.05), "not 0.15, where it was sent before"
@@ -127,9 +127,9 @@ def test_after_another_sender_the_next_command_starts_from_where_the_arm_is(fake
 
 def test_once_another_sender_has_left_the_arms_can_be_parked_at_once(fakes: Fakes, session_ros: Ros) -> None:
     env = fakes.env(LONG)
-    with Rival(session_ros, "intruder", "group", GROUP) as rival:
+    with CompetingPublisher(session_ros, "intruder", "group", GROUP) as other:
         env.reset()
-        rival.send()
+        other.send()
         until_refused(lambda: env.step(START), "another node commands the followers: /intruder")
     env.park()
 
@@ -144,9 +144,9 @@ class TestBase:
     ) -> None:
         fakes.stack.enter_context(FakeBase())
         env = fakes.env(LONG, self.RIG)
-        with Rival(session_ros, "joystick", kind, "/cmd_vel") as rival:
+        with CompetingPublisher(session_ros, "joystick", kind, "/cmd_vel") as other:
             env.reset()
-            rival.send()
+            other.send()
             if kind == "base":
                 until_refused(lambda: env.step(self.ACTION), r"another node commands the base: /joystick on /cmd_vel")
             else:
@@ -156,14 +156,16 @@ class TestBase:
     def test_while_a_person_records_the_base_is_theirs(self, fakes: Fakes, session_ros: Ros) -> None:
         fakes.stack.enter_context(FakeBase())
         env = fakes.env(LONG, self.RIG, leaders=True)
-        with Rival(session_ros, "joystick", "base", "/cmd_vel") as rival:
-            rival.send()
+        with CompetingPublisher(session_ros, "joystick", "base", "/cmd_vel") as other:
+            other.send()
             env.reset()
             for _ in range(30):
                 env.step(self.ACTION)
 
 
-def test_leaders_that_drive_the_followers_are_no_rivals_a_second_sender_is(fakes: Fakes, session_ros: Ros) -> None:
+def test_leaders_that_drive_the_followers_do_not_compete_but_a_second_sender_does(
+    fakes: Fakes, session_ros: Ros
+) -> None:
     with contextlib.ExitStack() as stack:
         for side in ("left", "right"):
             stack.enter_context(FakePiper(f"/puppet/joint_{side}", f"/master/joint_{side}"))
@@ -172,40 +174,40 @@ def test_leaders_that_drive_the_followers_are_no_rivals_a_second_sender_is(fakes
         env.reset()
         for _ in range(30):
             env.step(START)
-        rival = stack.enter_context(Rival(session_ros, "old_policy", "joints", "/master/joint_left"))
-        rival.send()
+        other = stack.enter_context(CompetingPublisher(session_ros, "old_policy", "joints", "/master/joint_left"))
+        other.send()
         until_refused(lambda: env.step(START), r"two nodes publish /master/joint_left: /aloha.* and /old_policy")
 
 
-class TestPublishers:
+class TestPublisherMonitor:
     """Without ROS; time is the machine's."""
 
     def test_two_in_turn_are_found_and_forgotten_when_one_is_gone(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 0.0
-        monkeypatch.setattr(publishers.time, "monotonic", lambda: now)
-        heard = Publishers()
+        monkeypatch.setattr(competing_publishers.time, "monotonic", lambda: now)
+        monitor = PublisherMonitor()
         for _ in range(3):
-            heard.hear("/a")
+            monitor.note("/a")
             now += 0.01
-        assert heard.together() == ""
+        assert monitor.competing() == ""
         for name in ("/b", "/a"):
-            heard.hear(name)
+            monitor.note(name)
             now += 0.01
-        assert heard.together() == "/a and /b"
+        assert monitor.competing() == "/a and /b"
         for _ in range(150):
-            heard.hear("/a")
+            monitor.note("/a")
             now += 0.01
-        assert heard.together() == ""
+        assert monitor.competing() == ""
 
     def test_a_driver_that_is_restarted_under_another_name_is_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         now = 0.0
-        monkeypatch.setattr(publishers.time, "monotonic", lambda: now)
-        heard = Publishers()
+        monkeypatch.setattr(competing_publishers.time, "monotonic", lambda: now)
+        monitor = PublisherMonitor()
         for name in ("/driver_1", "/driver_2", "/driver_3", "/driver_1"):
             for _ in range(100):
-                heard.hear(name)
+                monitor.note(name)
                 now += 0.01
-                assert heard.together() == ""
+                assert monitor.competing() == ""
 
     def test_a_message_without_a_connection_is_nobodys(self, fakes: Fakes) -> None:
         env = fakes.env()

@@ -31,8 +31,8 @@ from aloha_kit.ros import followers, messages
 from aloha_kit.ros.simulated import SimulatedRig
 from tests.commands import failure
 from tests.deploy.conftest import save_checkpoint
+from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.master import ROOT, Ros
-from tests.ros.rival import Rival
 
 NAMES = joint_names()
 CONTRACT = Contract(NAMES, NAMES, {"cam_high": (48, 64)}, rate_hz=50.0)
@@ -248,11 +248,11 @@ def test_a_second_publisher_ends_the_rollout_by_name_and_nothing_is_sent_any_mor
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any, session_ros: Ros,
     kind: str, topic: str, words: str,
 ) -> None:  # fmt: skip
-    with Rival(session_ros, "intruder", kind, topic) as rival:
+    with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
 
         def says(script: Scripted) -> Any:
             if script.asked == 2:
-                rival.send()
+                other.send()
             return still(4)
 
         Scripted(monkeypatch, says)

@@ -145,17 +145,17 @@ while True:
 
 def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, session_ros: Ros) -> None:
     env = fakes.env()
-    rival = subprocess.Popen(
+    other = subprocess.Popen(
         [sys.executable, "-c", RIVAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=session_ros.environment, cwd=ROOT,
     )  # fmt: skip
-    assert rival.stdin
-    assert rival.stdout
+    assert other.stdin
+    assert other.stdout
     try:
-        assert rival.stdout.readline() == "there\n"
+        assert other.stdout.readline() == "there\n"
         env.reset()  # it could, and does not
         fakes.left.motors[0] = 0.3
-        print("send", file=rival.stdin, flush=True)
+        print("send", file=other.stdin, flush=True)
         with contextlib.closing(competing_publishers.CommandWatch(["/puppet_right/commands/joint_group"])) as watch:
             until(
                 lambda: watch.competing() == {"/puppet_right/commands/joint_group": "/old_teleop"},
@@ -164,12 +164,12 @@ def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, sessio
         with pytest.raises(SafetyError, match=r"^another node commands the followers: /old_teleop on /puppet_right/co"):
             env.reset()
         assert fakes.left.motors[0] == pytest.approx(0.3)
-        assert rival.stdout.readline() == "sent\n"
+        assert other.stdout.readline() == "sent\n"
         env.reset()
         assert fakes.left.motors[0] == pytest.approx(0.0, abs=1e-5)
     finally:
-        rival.kill()
-        rival.wait()
+        other.kill()
+        other.wait()
 
 
 def test_an_action_that_one_driver_would_refuse_moves_neither(fakes: Fakes) -> None:
@@ -434,25 +434,25 @@ class TestPeople:
         assert done[-1][8] <= VX300S.upper[1]
         until(lambda: bool(np.allclose(fakes.right.motors[:6], done[-1][7:13], atol=1e-5)), "the last action")
 
-    def test_the_opening_runs_when_the_followers_stand_at_the_start(self, fakes: Fakes) -> None:
+    def test_the_start_sequence_runs_when_the_followers_stand_at_the_start(self, fakes: Fakes) -> None:
         seen: list[np.ndarray[Any, Any]] = []
 
-        def opening(env: RosEnv) -> None:
+        def start_sequence(env: RosEnv) -> None:
             seen.append(fakes.left.motors.copy())
             env.move({arm: np.append(START_ARM_POSE, 0.5) for arm in env.leader_arms.values()}, 0.1)
 
         fakes.leaders["left"].torque = dict.fromkeys(fakes.leaders["left"].torque, True)
         fakes.leaders["left"].motors[0] = 0.2
-        env = fakes.env(leaders=True, opening=opening)
+        env = fakes.env(leaders=True, start_sequence=start_sequence)
         env.reset()
         np.testing.assert_allclose(seen[0][:6], START_ARM_POSE, atol=1e-5)
         until(lambda: bool(np.allclose(fakes.leaders["left"].motors[:6], START_ARM_POSE, atol=1e-5)), "the leader")
 
-    def test_a_follower_that_was_moved_during_the_opening_starts_from_where_it_is(self, fakes: Fakes) -> None:
-        def opening(env: RosEnv) -> None:
+    def test_a_follower_that_was_moved_during_the_start_sequence_starts_from_where_it_is(self, fakes: Fakes) -> None:
+        def start_sequence(env: RosEnv) -> None:
             fakes.right.motors[0] = 0.5  # by whom is not known: its torque was off for a moment, say
 
-        env = fakes.env(leaders=True, opening=opening)
+        env = fakes.env(leaders=True, start_sequence=start_sequence)
         env.reset()
         fakes.right.groups.clear()
         env.step(START)

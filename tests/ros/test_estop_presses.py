@@ -29,12 +29,12 @@ from aloha_kit.record.screen import Cues, Screen
 from aloha_kit.record.session import Session
 from aloha_kit.ros import followers
 from aloha_kit.ros.environment import RosEnv
-from aloha_kit.ros.opening import Opening
 from aloha_kit.ros.safety import guarded, make_guard
+from aloha_kit.ros.start_sequence import StartSequence
+from tests.ros.command_recorder import BASE, CommandRecorder
 from tests.ros.master import Ros
 from tests.ros.rig_client import until
 from tests.ros.small_rig import simulated, write_task
-from tests.ros.witness import BASE, RolloutRecorder
 
 PRESSES = int(os.environ.get("ALOHA_KIT_ESTOP_PRESSES", "24"))
 HELD_S = (0.001, 0.005, 0.04, 0.15)
@@ -49,10 +49,10 @@ PATHS = ("start", "episode", "park", "replay", "teleop", "record")
 
 
 class Stage:
-    """A rig, its witness, and the presses that were made."""
+    """A rig, its recorder, and the presses that were made."""
 
-    def __init__(self, env: RosEnv, witness: RolloutRecorder) -> None:
-        self.env, self.witness = env, witness
+    def __init__(self, env: RosEnv, recorder: CommandRecorder) -> None:
+        self.env, self.recorder = env, recorder
         self.latched = 0.0
         self.reactions: list[float] = []  # s from the button to the latch
         self.before = 0  # commands that arrived before a press
@@ -63,13 +63,13 @@ class Stage:
 
     def press(self, delay_s: float, held_s: float) -> None:
         self.latched = 0.0
-        self.witness.press(delay_s, held_s)
+        self.recorder.press(delay_s, held_s)
 
     def check(self, path: str, held_s: float) -> None:
         """Nothing came after the press."""
         until(lambda: self.latched, f"{path}: the press of {1000 * held_s:g} ms is noticed")
         time.sleep(QUIET_S)
-        seen = self.witness.report()
+        seen = self.recorder.report()
         end = min(self.latched + TRANSPORT_S, seen["pressed"] + LOADED_S)
         late = [(when - seen["pressed"], topic, zero) for when, topic, zero in seen["arrivals"] if when > end]
         assert late == [], f"{path}, held for {1000 * held_s:g} ms: commands after the press"
@@ -94,10 +94,10 @@ def task(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def witness(session_ros: Ros) -> Iterator[RolloutRecorder]:
-    witness = RolloutRecorder(session_ros.environment)
-    yield witness
-    witness.close()
+def recorder(session_ros: Ros) -> Iterator[CommandRecorder]:
+    recorder = CommandRecorder(session_ros.environment)
+    yield recorder
+    recorder.close()
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def by_policy(env: RosEnv, policy: Any) -> None:
     said: list[str] = []
     with pytest.raises(SafetyError, match="the emergency stop was pressed"), guarded(env, policy, say=said.append) as g:
         run_episode(env, g)
-    assert "the arms were not parked: the emergency stop was pressed (by /witness)" in said[0]
+    assert "the arms were not parked: the emergency stop was pressed (by /command_recorder)" in said[0]
     assert said[0].endswith("their torque is on")
 
 
@@ -191,11 +191,14 @@ def conclude(path: str, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("path", RUN)
-def test_nothing_is_sent_after_a_press(task: Path, witness: RolloutRecorder, path: str) -> None:
+def test_nothing_is_sent_after_a_press(task: Path, recorder: CommandRecorder, path: str) -> None:
     run, first, last = RUN[path]
-    leaders: dict[str, Any] = {"leaders": True, "opening": Opening(poll=lambda: "start", countdown_s=0, move_s=0.2)}
+    leaders: dict[str, Any] = {
+        "leaders": True,
+        "start_sequence": StartSequence(poll=lambda: "start", countdown_s=0, move_s=0.2),
+    }
     with contextlib.closing(connect(task, **(leaders if path == "teleop" else {}))) as env:
-        stage = Stage(env, witness)
+        stage = Stage(env, recorder)
         for share, held in drawn(path):
             stage.press(first + share * (last - first), held)
             run(env)
@@ -212,7 +215,7 @@ class Presser:
         self._presses, self._words = list(presses), list[str]()
         self._held: float | None = None
 
-    def tell(self, state: str, words: str) -> None:
+    def status(self, state: str, message: str) -> None:
         if state == "starting" and self._held is None and self._presses:
             share, self._held = self._presses.pop(0)
             assert self.stage is not None
@@ -236,15 +239,15 @@ class Presser:
 
 
 def test_nothing_is_sent_after_a_press_while_a_person_records(
-    task: Path, witness: RolloutRecorder, tmp_path: Path
+    task: Path, recorder: CommandRecorder, tmp_path: Path
 ) -> None:
     config = load(TaskConfig, "tasks", str(task))
     presser, output = Presser(drawn("record")), io.StringIO()
     plan = Plan(config, load(RigConfig, "rigs", config.rig), tmp_path, 1000, 0, "jpeg", 90, True)
     session = Session(plan, Conversation([presser], Screen(output), Cues()), guard=_guard)
-    with contextlib.closing(connect(task, leaders=True, opening=Ceremony(session, countdown_s=0.0))) as env:
-        presser.stage = Stage(env, witness)
+    with contextlib.closing(connect(task, leaders=True, start_sequence=Ceremony(session, countdown_s=0.0))) as env:
+        presser.stage = Stage(env, recorder)
         result = session.run(env)
-    assert "the emergency stop was pressed (by /witness)" in result.fault
-    assert "ended: the arms were not parked: the emergency stop was pressed (by /witness)" in output.getvalue()
+    assert "the emergency stop was pressed (by /command_recorder)" in result.fault
+    assert "ended: the arms were not parked: the emergency stop was pressed (by /command_recorder)" in output.getvalue()
     conclude("record", presser.stage)

@@ -29,11 +29,11 @@ from aloha_kit.episode import Episode, list_episodes, list_partials
 from aloha_kit.episode.validate import validate
 from aloha_kit.record.args import parse, RecordArgs, SessionArgs
 from aloha_kit.record.folder import FAILED
-from aloha_kit.ros.publishers import TOGETHER_S
+from aloha_kit.ros.competing_publishers import TOGETHER_S
+from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.fake_drivers import FakeCamera, FakeInterbotix, until
 from tests.ros.master import Process, ROOT, Ros
 from tests.ros.rig_client import kill_node
-from tests.ros.rival import Rival
 from tests.ros.small_rig import write_task
 
 RIG = RigConfig(
@@ -145,7 +145,7 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
     with left.lock:
         left.motors[1] = 1.9  # the follower's shoulder ends at 1.2566
     until(lambda: bool(abs(bench.followers[0].motors[1] - 1.2366) < 1e-4), "the follower is at its limit", PATIENCE)
-    assert bench.say("keep") == "keep, said while recording"
+    assert bench.say("keep") == "keep, received while recording"
     bench.wait_for("waiting", process, 2)
     assert all(leader.torque["waist"] for leader in bench.leaders), "locked between episodes"
     bench.publish("start")
@@ -208,7 +208,7 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     bench.say("resume")  # let go, but not reset
     bench.wait_for("paused", process, 3)
     assert [len(follower.groups) for follower in bench.followers] == sent, "nothing moves before a reset"
-    assert bench.say("reset") == "reset, said while paused"
+    assert bench.say("reset") == "reset, received while paused"
     bench.say("resume")
     bench.wait_for("recording", process, 2)
     bench.wait_for_steps()
@@ -251,17 +251,17 @@ def test_a_node_that_ros_shuts_down_ends_by_name_with_its_rows(bench: Bench) -> 
 
 def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench: Bench) -> None:
     process = bench.record("--episodes", "9", "--auto")
-    rivals = [
+    others = [
         ("states", "/puppet_left/joint_states"),
         ("group", "/puppet_right/commands/joint_group"),
         ("states", "/master_left/joint_states"),
         ("group", "/master_right/commands/joint_group"),
     ]
-    for number, (kind, topic) in enumerate(rivals, start=1):
-        with Rival(bench.ros, "intruder", kind, topic) as rival:
+    for number, (kind, topic) in enumerate(others, start=1):
+        with CompetingPublisher(bench.ros, "intruder", kind, topic) as other:
             bench.wait_for("recording", process, number)
             bench.wait_for_steps()
-            rival.send()
+            other.send()
             bench.wait_for("paused", process, number)
             sent = [len(follower.groups) for follower in bench.followers]
             bench.say("resume")  # it still sends
@@ -270,11 +270,11 @@ def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench
             bench.states.remove("paused")
         time.sleep(1.5 * TOGETHER_S)
         bench.say("resume")
-    bench.wait_for("recording", process, 1 + len(rivals))
+    bench.wait_for("recording", process, 1 + len(others))
     bench.say("quit")
     process.wait()
-    reasons = [ending(file)[1] for file in list_episodes(bench.data / FAILED)][: len(rivals)]
-    for (kind, topic), reason in zip(rivals, reasons, strict=True):
+    reasons = [ending(file)[1] for file in list_episodes(bench.data / FAILED)][: len(others)]
+    for (kind, topic), reason in zip(others, reasons, strict=True):
         if kind == "states":
             assert reason.startswith(f"SafetyError: two nodes publish {topic}: /aloha_kit_tests")
             assert " and /intruder. Stop one of them" in reason

@@ -20,7 +20,7 @@ from aloha_kit.ros import followers, messages
 from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.opening import Opening
+from aloha_kit.ros.start_sequence import StartSequence
 from aloha_kit.testing.environments import check_environment
 from tests.ros.fake_drivers import install_fake_package, until
 from tests.ros.master import Ros
@@ -87,10 +87,10 @@ def test_the_environment_contract(configured: tuple[TaskConfig, RigConfig]) -> N
 
 
 def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, RigConfig]) -> None:
-    """Opening, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
+    """StartSequence, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
     said: list[str] = []
-    opening = Opening(tell=lambda state, words: said.append(state), countdown_s=1.0, timeout_s=60.0)
-    env = envs.connect(*configured, leaders=True, opening=opening)
+    start_sequence = StartSequence(status=lambda state, message: said.append(state), countdown_s=1.0, timeout_s=60.0)
+    env = envs.connect(*configured, leaders=True, start_sequence=start_sequence)
     assert isinstance(env, RosEnv)
     assert env.leaders is not None
     stamps: list[dict[str, int]] = []

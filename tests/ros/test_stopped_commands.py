@@ -17,11 +17,11 @@ from aloha_kit.core import START_ARM_POSE
 from aloha_kit.episode import list_episodes
 from aloha_kit.remote import PolicyServer, Served
 from aloha_kit.ros.observation import rig_contract
+from tests.ros.command_recorder import CommandRecorder
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Client, until
 from tests.ros.small_rig import recording, simulated, write_task
 from tests.ros.test_estop import PUBLISHER
-from tests.ros.witness import RolloutRecorder
 
 PATIENCE_S = 90.0
 REACTION_S = 0.2
@@ -43,10 +43,10 @@ def rig(task: Path) -> Iterator[Client]:
 
 
 @pytest.fixture
-def witness(session_ros: Ros) -> Iterator[RolloutRecorder]:
-    witness = RolloutRecorder(session_ros.environment)
-    yield witness
-    witness.close()
+def recorder(session_ros: Ros) -> Iterator[CommandRecorder]:
+    recorder = CommandRecorder(session_ros.environment)
+    yield recorder
+    recorder.close()
 
 
 class Swinging:
@@ -63,16 +63,16 @@ class Swinging:
         return chunk
 
 
-def pressed_in(program: Process, witness: RolloutRecorder, rig: Client) -> str:
+def pressed_in(program: Process, recorder: CommandRecorder, rig: Client) -> str:
     """Press for 5 ms while `program` moves the arms; its output once it has ended as it should."""
-    witness.press(0.0, 0.005)
+    recorder.press(0.0, 0.005)
     assert program.wait(PATIENCE_S) == 1
-    seen = witness.report()
+    seen = recorder.report()
     late = [
         (when - seen["pressed"], topic) for when, topic, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S
     ]
     assert late == []
-    assert "the emergency stop was pressed (by /witness)" in program.text()
+    assert "the emergency stop was pressed (by /command_recorder)" in program.text()
     assert "Traceback" not in program.text()
     assert_under_torque(rig)
     return program.text()
@@ -83,10 +83,10 @@ def assert_under_torque(rig: Client) -> None:
         assert set(rig.call(arm, "get_motor_registers", "group", "all", "Torque_Enable", 0).values) == {1}
 
 
-def until_it_moves(witness: RolloutRecorder) -> None:
+def until_it_moves(recorder: CommandRecorder) -> None:
     """Until commands arrive."""
-    witness.forget()
-    until(lambda: len(witness.report()["arrivals"]) > 20, "commands arrive", PATIENCE_S)
+    recorder.forget()
+    until(lambda: len(recorder.report()["arrivals"]) > 20, "commands arrive", PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -103,50 +103,50 @@ def deploy(ros: Ros, task: Path, server: str, output: Path) -> Process:
 
 
 def test_pressed_on_the_way_to_the_start_with_a_policy_on_another_machine(
-    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder, server: str, tmp_path: Path
+    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, server: str, tmp_path: Path
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
-    until_it_moves(witness)
-    text = pressed_in(program, witness, rig)
+    until_it_moves(recorder)
+    text = pressed_in(program, recorder, rig)
     assert "the arms were not parked: the emergency stop was pressed" in text
     assert list_episodes(tmp_path) == []
 
 
 def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is_replayed(
-    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder, server: str, tmp_path: Path
+    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, server: str, tmp_path: Path
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
     until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
-    until_it_moves(witness)
-    text = pressed_in(program, witness, rig)
+    until_it_moves(recorder)
+    text = pressed_in(program, recorder, rig)
     assert "the arms were not parked: the emergency stop was pressed" in text
     (episode,) = list_episodes(tmp_path)
     program = session_ros.launch("replay.launch", task=task, episode=episode)
-    until_it_moves(witness)
-    witness.press(0.0, 0.005)
+    until_it_moves(recorder)
+    recorder.press(0.0, 0.005)
     program.wait(PATIENCE_S)  # roslaunch ends with its required node
-    seen = witness.report()
+    seen = recorder.report()
     assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
-    assert "error: the emergency stop was pressed (by /witness)" in program.text()
+    assert "error: the emergency stop was pressed (by /command_recorder)" in program.text()
     assert_under_torque(rig)
 
 
 def test_pressed_while_park_launch_brings_them_to_rest(
-    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder
+    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder
 ) -> None:
     program = session_ros.launch("park.launch", task=task, seconds=20, release="true")
-    until_it_moves(witness)
-    witness.press(0.0, 0.005)
+    until_it_moves(recorder)
+    recorder.press(0.0, 0.005)
     program.wait(PATIENCE_S)
-    seen = witness.report()
+    seen = recorder.report()
     assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
-    assert "error: the emergency stop was pressed (by /witness)" in program.text()
+    assert "error: the emergency stop was pressed (by /command_recorder)" in program.text()
     assert "parked;" not in program.text()
     assert_under_torque(rig)
 
 
 def test_a_source_that_is_stopped_while_they_are_parked_ends_it_there(
-    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder
+    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder
 ) -> None:
     config = yaml.safe_load(Path(load(TaskConfig, "tasks", str(task)).rig).read_text(encoding="utf-8"))
     with_button = task.with_name("rig_with_button.yaml")
@@ -154,26 +154,26 @@ def test_a_source_that_is_stopped_while_they_are_parked_ends_it_there(
     source = session_ros.start("python", "-c", PUBLISHER, "cell_plc", "/cell/estop", "false", "30")
     words = ("--task", str(task), "--rig", str(with_button), "--park", "--park_s", "20")
     program = session_ros.start("python", "-m", "aloha_kit.teleop", *words)
-    until_it_moves(witness)
+    until_it_moves(recorder)
     source.signal(signal.SIGSTOP)
     stopped = time.monotonic()
     assert program.wait(PATIENCE_S) == 1
     source.kill()
     assert "error: the emergency stop's source /cell_plc is silent for 0.3 s, which counts as pressed" in program.text()
-    assert [when for when, _, _ in witness.report()["arrivals"] if when > stopped + 0.3 + 2 * REACTION_S] == []
+    assert [when for when, _, _ in recorder.report()["arrivals"] if when > stopped + 0.3 + 2 * REACTION_S] == []
     assert_under_torque(rig)
 
 
 @pytest.mark.parametrize("when", ["on the way to the start", "while it acts"])
 def test_a_second_ctrl_c_ends_parking_where_the_arms_are(
-    session_ros: Ros, task: Path, rig: Client, witness: RolloutRecorder, server: str, tmp_path: Path, when: str
+    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, server: str, tmp_path: Path, when: str
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
     if when == "while it acts":
         until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
-    until_it_moves(witness)
+    until_it_moves(recorder)
     program.signal(signal.SIGINT)
-    until_it_moves(witness)  # to rest
+    until_it_moves(recorder)  # to rest
     program.signal(signal.SIGINT)
     assert program.wait(PATIENCE_S) == 130
     assert "Traceback" not in program.text()

@@ -16,9 +16,9 @@ from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.ros import messages
 from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
+from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.master import Ros
 from tests.ros.rig_client import Client, Ear, until
-from tests.ros.rival import Rival
 from tests.ros.small_rig import simulated, write_task
 
 SIDES = ("left", "right")
@@ -106,8 +106,8 @@ def test_a_second_publisher_for_the_leaders_ends_it_by_name_with_everything_held
     sent = {side: Ear(f"/puppet_{side}/commands/joint_group", messages.JointGroupCommand) for side in SIDES}
     program = session_ros.start("python", "-m", "aloha_kit.teleop", "--task", str(task), "--countdown_s", "0")
     program.wait_for("teleoperating")
-    with Rival(session_ros, "intruder", kind, topic) as rival:
-        rival.send()
+    with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
+        other.send()
         assert program.wait() == 1
     assert f"error: {words}. Stop one of them; no further command was sent" in program.text()
     for side, ear in sent.items():

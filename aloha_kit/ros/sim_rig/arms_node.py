@@ -24,7 +24,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, ConfigError, Rate, WallClock
 from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import node
-from aloha_kit.ros.outlive import interrupted_after
+from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig import faults
 from aloha_kit.ros.sim_rig.arms import Follower, Leader
 from aloha_kit.ros.sim_rig.drivers import BaseDriver, InterbotixDriver, JointStateDriver, stamp, Switches

@@ -24,7 +24,7 @@ from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, ConfigError, did_you_mean, plural, WallClock
 from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import images, node
-from aloha_kit.ros.outlive import interrupted_after
+from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
 from aloha_kit.ros.sim_rig.pace import CameraTimer, Pace
 from aloha_kit.sim import SimEnv

@@ -26,7 +26,7 @@ BASE = "/cmd_vel"
 
 
 def main() -> None:
-    rospy.init_node("witness", disable_signals=True)
+    rospy.init_node("command_recorder", disable_signals=True)
     arrivals: list[tuple[float, str, bool]] = []
     pressed: list[float] = []
 
@@ -63,11 +63,11 @@ def main() -> None:
             print(json.dumps({"pressed": pressed[0] if pressed else None, "arrivals": list(arrivals)}), flush=True)
 
 
-class RolloutRecorder:
+class CommandRecorder:
     """The node as a process of its own."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        command = [sys.executable, "-m", "tests.ros.witness"]
+        command = [sys.executable, "-m", "tests.ros.command_recorder"]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(environment)
         )
@@ -97,7 +97,7 @@ class RolloutRecorder:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
-        assert line, f"the witness ended ({self._process.poll()})"
+        assert line, f"the recorder ended ({self._process.poll()})"
         return dict(json.loads(line))
 
 

@@ -1,4 +1,4 @@
-"""The opening without a rig: what the arms are told, when, and what ends it early."""
+"""The start sequence without a rig: what the arms are commanded, when, and what ends it early."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aloha_kit.config import load, RigConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE, StopEpisode, StreamError, VirtualClock, WX250S
 from aloha_kit.loop import Latch
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.opening import Opening
+from aloha_kit.ros.start_sequence import StartSequence
 
 OPEN, CLOSED = 1.0, 0.0
 
@@ -41,10 +41,10 @@ class FakeEnv:
         self.leaders, self.estop = object(), Latch()
         self.log: list[Any]
         self._opening = opening
-        self.rival_from_s = np.inf
+        self.competing_from_s = np.inf
 
     def require_alone(self) -> None:
-        if self.clock.now_ns() / 1e9 >= self.rival_from_s:
+        if self.clock.now_ns() / 1e9 >= self.competing_from_s:
             raise SafetyError("another node commands the followers: /intruder")
 
     def move(self, targets: dict[Any, Any], seconds: float) -> None:
@@ -61,15 +61,15 @@ def events(env: FakeEnv, side: str = "left") -> list[tuple[float, str]]:
     return [(round(seconds, 2), what) for seconds, name, what in env.log if name == side]
 
 
-def run(opening: Opening, env: FakeEnv) -> None:
-    opening(env)  # type: ignore[arg-type]
+def run(start_sequence: StartSequence, env: FakeEnv) -> None:
+    start_sequence(env)  # type: ignore[arg-type]
 
 
 def test_the_leaders_stay_locked_until_both_grippers_were_closed_and_the_countdown_is_over() -> None:
     closes = {"left": 3.0, "right": 5.0}
     env = FakeEnv(lambda side, seconds: CLOSED if seconds >= closes[side] else OPEN)
     told: list[tuple[str, str]] = []
-    run(Opening(tell=lambda *words: told.append(words), countdown_s=2.0, move_s=1.5), env)
+    run(StartSequence(status=lambda *words: told.append(words), countdown_s=2.0, move_s=1.5), env)
     for side in ("left", "right"):
         assert events(env, side) == [(0.0, "locked"), (0.0, "moved"), (1.5, "gripper off"), (7.0, "all off")]
     assert [state for state, _ in told] == ["starting", "waiting", "countdown", "countdown"]
@@ -81,15 +81,15 @@ def test_the_threshold_is_the_rigs_in_radians() -> None:
     for opening, starts in ((0.38, True), (0.40, False)):
         env = FakeEnv(lambda side, seconds, opening=opening: opening)  # type: ignore[misc]
         if starts:
-            run(Opening(countdown_s=0, timeout_s=1.0), env)
+            run(StartSequence(countdown_s=0, timeout_s=1.0), env)
         else:
             with pytest.raises(RosError, match=r"the leader grippers were not both closed within 1 s"):
-                run(Opening(countdown_s=0, timeout_s=1.0), env)
+                run(StartSequence(countdown_s=0, timeout_s=1.0), env)
 
 
 def test_an_operator_can_start_without_the_gesture_or_call_it_off() -> None:
     env = FakeEnv(lambda side, seconds: OPEN)
-    run(Opening(poll=lambda: "start" if env.clock.now_ns() > 4e9 else None, countdown_s=1.0, move_s=1.5), env)
+    run(StartSequence(poll=lambda: "start" if env.clock.now_ns() > 4e9 else None, countdown_s=1.0, move_s=1.5), env)
     assert events(env)[-1] == (pytest.approx(5.0, abs=0.02), "all off")
 
     def quit_at_once() -> str | None:
@@ -97,7 +97,7 @@ def test_an_operator_can_start_without_the_gesture_or_call_it_off() -> None:
 
     called_off = FakeEnv(lambda side, seconds: CLOSED)
     with pytest.raises(StopEpisode, match="quit"):
-        run(Opening(poll=quit_at_once), called_off)
+        run(StartSequence(poll=quit_at_once), called_off)
     assert "all off" not in [what for _, what in events(called_off)]  # the leaders stay locked
 
 
@@ -107,30 +107,34 @@ def test_a_silent_leader_is_no_gesture() -> None:
 
     env = FakeEnv(silent)
     with pytest.raises(StreamError, match="leader_left is silent"):
-        run(Opening(), env)
+        run(StartSequence(), env)
     assert "all off" not in [what for _, what in events(env)]
 
 
 def test_leaders_that_drive_the_followers_themselves_are_left_alone() -> None:
     env = FakeEnv(lambda side, seconds: OPEN, teleop="hardware")
-    told: list[str] = []
-    run(Opening(tell=lambda state, words: told.append(f"{state} {words}"), countdown_s=3.0), env)
+    shown: list[str] = []
+
+    def status(state: str, message: str) -> None:
+        shown.append(f"{state} {message}" if state == "countdown" else state)
+
+    run(StartSequence(status=status, poll=lambda: "start" if env.clock.now_ns() >= 2e9 else None, countdown_s=3.0), env)
     assert env.log == []
-    assert told == ["countdown 3", "countdown 2", "countdown 1"]
-    assert env.clock.now_ns() == 3e9
+    assert shown == ["waiting", "countdown 3", "countdown 2", "countdown 1"]
+    assert env.clock.now_ns() == pytest.approx(5e9)
 
 
 @pytest.mark.parametrize("wrong", [{"countdown_s": -1.0}, {"move_s": 0.0}])
 def test_times_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="need countdown_s ≥ 0 and move_s > 0, given"):
-        Opening(**wrong)
+        StartSequence(**wrong)
 
 
 @pytest.mark.parametrize("second", [3.0, 5.5])
 def test_another_sender_ends_the_waiting_and_the_countdown_with_the_leaders_locked(second: float) -> None:
     env = FakeEnv(lambda side, seconds: CLOSED if seconds >= 5.0 else OPEN)
-    env.rival_from_s = second
+    env.competing_from_s = second
     with pytest.raises(SafetyError, match="another node commands the followers: /intruder"):
-        run(Opening(countdown_s=2.0, move_s=1.5), env)
+        run(StartSequence(countdown_s=2.0, move_s=1.5), env)
     assert env.clock.now_ns() / 1e9 == pytest.approx(second, abs=0.02)
     assert events(env)[-1][1] == "gripper off"

@@ -57,13 +57,13 @@ def main(node: str, kind: str, topic: str) -> None:
         (sending.set if line.strip() == "send" else sending.clear)()
 
 
-class Rival:
+class CompetingPublisher:
     """The node as a process, silent until `send`."""
 
     def __init__(self, ros: Ros, node: str, kind: str, topic: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ros.rival", node, kind, topic], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, env=ros.environment, cwd=ROOT,
+            [sys.executable, "-m", "tests.ros.competing_publisher", node, kind, topic],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=ros.environment, cwd=ROOT,
         )  # fmt: skip
         assert self._process.stdout
         assert self._process.stdout.readline() == "there\n"
@@ -78,7 +78,7 @@ class Rival:
         assert self._process.stdin
         print(word, file=self._process.stdin, flush=True)
 
-    def __enter__(self) -> Rival:
+    def __enter__(self) -> CompetingPublisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:

@@ -11,10 +11,10 @@ import numpy.typing as npt
 from aloha_kit.core import ArmModel
 
 Times = npt.NDArray[np.int64]
-Picture = npt.NDArray[np.uint8]
+RgbImage = npt.NDArray[np.uint8]
 
 
-def no_times() -> Times:
+def empty_times() -> Times:
     """(0,): nothing came."""
     return np.zeros(0, np.int64)
 
@@ -30,7 +30,7 @@ class Publisher:
 
 
 @dataclass(frozen=True, eq=False)
-class TopicEvidence:
+class TopicMeasurement:
     """A topic that the rig should have, and the messages of it that came in during the check."""
 
     stream: str  # as `Streams` names it: "images/cam_high", "qpos_left", "leader_left", "base_vel"
@@ -39,10 +39,10 @@ class TopicEvidence:
     rate_hz: float  # the configured one
     found_type: str = ""  # what the master knows it as; "" if nobody ever published it
     publishers: tuple[Publisher, ...] = ()
-    stamps_ns: Times = field(default_factory=no_times)  # (N,) of the headers; 0 where the driver set none
-    arrivals_ns: Times = field(default_factory=no_times)  # (N,) on this machine's clock
-    sizes: Times = field(default_factory=no_times)  # (N,) bytes
-    prints: Times = field(default_factory=no_times)  # (N,) checksum of each image's bytes; empty for other streams
+    stamps_ns: Times = field(default_factory=empty_times)  # (N,) of the headers; 0 where the driver set none
+    arrivals_ns: Times = field(default_factory=empty_times)  # (N,) on this machine's clock
+    sizes: Times = field(default_factory=empty_times)  # (N,) bytes
+    prints: Times = field(default_factory=empty_times)  # (N,) checksum of each image's bytes; empty for other streams
     instead: tuple[str, ...] = ()  # topics of the same source that are published, "name (type)"
 
     @property
@@ -54,16 +54,16 @@ class TopicEvidence:
 
 
 @dataclass(frozen=True, eq=False)
-class CameraEvidence:
+class CameraMeasurement:
     """One camera's newest image, or why there is none."""
 
     name: str
-    picture: Picture | None  # (H, W, 3) RGB
+    picture: RgbImage | None  # (H, W, 3) RGB
     error: str = ""
 
 
 @dataclass(frozen=True, eq=False)
-class ArmEvidence:
+class ArmMeasurement:
     """One arm's joint states during the check."""
 
     stream: str
@@ -76,7 +76,7 @@ class ArmEvidence:
 
 
 @dataclass(frozen=True)
-class MotorEvidence:
+class MotorMeasurement:
     """Registers of one arm's motors by name, one value a motor; empty where the driver does not tell."""
 
     arm: str
@@ -86,7 +86,7 @@ class MotorEvidence:
 
 
 @dataclass(frozen=True)
-class NetworkEvidence:
+class NetworkMeasurement:
     """The ROS graph's addresses and clock, as this process sees them."""
 
     master_uri: str
@@ -113,7 +113,7 @@ class UsbCamera:
 
 
 @dataclass(frozen=True)
-class DiskEvidence:
+class DiskMeasurement:
     """What the data set's folder can take."""
 
     folder: str
@@ -123,13 +123,13 @@ class DiskEvidence:
 
 
 @dataclass(frozen=True, eq=False)
-class RigEvidence:
+class RigMeasurements:
     """Everything that was seen. `motors` has no entry for arms whose driver has no registers."""
 
-    topics: tuple[TopicEvidence, ...]
-    cameras: tuple[CameraEvidence, ...]
-    arms: tuple[ArmEvidence, ...]
-    motors: tuple[MotorEvidence, ...]
-    network: NetworkEvidence
+    topics: tuple[TopicMeasurement, ...]
+    cameras: tuple[CameraMeasurement, ...]
+    arms: tuple[ArmMeasurement, ...]
+    motors: tuple[MotorMeasurement, ...]
+    network: NetworkMeasurement
     simulated: bool
     drivers: dict[str, dict[str, Any]] = field(default_factory=dict)  # {camera: parameters of its driver's node}

@@ -1,0 +1,121 @@
+"""Start sequence of an episode with leader arms: start pose, closed grippers, a countdown, torque off.
+
+Recording and teleoperation pass it to `RosEnv`, which runs it in `reset` once the followers stand at their start pose.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from aloha_kit.ros.node import RosError
+
+if TYPE_CHECKING:
+    from aloha_kit.ros.environment import RosEnv
+
+POLL_S = 0.01
+"""Period at which grippers and operator are polled while waiting."""
+
+HALF_OPEN = 0.5
+"""Opening of the leaders' grippers at the start pose: closing them starts the episode."""
+
+
+def _no_display(state: str, message: str) -> None:
+    """No operator to inform."""
+
+
+def _no_command() -> str | None:
+    """No operator to give one."""
+    return None
+
+
+class StartSequence:
+    """Start sequence: leaders to the start pose, wait until both grippers are closed, count down, release the leaders.
+
+    The leaders stay locked until the last moment, so the first action is the pose that the followers are
+    in. Where the leaders drive the followers themselves (`teleop: hardware`) nothing is moved, and the command
+    "start" begins the countdown.
+
+    Args:
+        status: called with a state ("starting", "waiting", "countdown") and a message for the operator.
+        poll: called every `POLL_S`; "start" replaces closing the grippers. What it raises (`StopEpisode`, for
+            example) ends the sequence with the leaders locked.
+        countdown_s: whole seconds between closing the grippers and the first step.
+        move_s: how long the leaders take to the start pose.
+        timeout_s: wait no longer than this for the grippers to close; None waits without limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        status: Callable[[str, str], None] = _no_display,
+        poll: Callable[[], str | None] = _no_command,
+        countdown_s: float = 2.0,
+        move_s: float = 1.5,
+        timeout_s: float | None = None,
+    ) -> None:
+        if countdown_s < 0 or not move_s > 0:
+            raise ValueError(f"need countdown_s ≥ 0 and move_s > 0, given {countdown_s} and {move_s}")
+        self._status, self._poll = status, poll
+        self._countdown_s, self._move_s, self._timeout_s = countdown_s, move_s, timeout_s
+
+    def __call__(self, env: RosEnv) -> None:
+        """Run the sequence; on return the leaders are free to move.
+
+        Raises:
+            SafetyError: the emergency stop is pressed, or another node commands the followers; the leaders stay
+                locked.
+            StreamError: a leader's joint states are silent.
+            RosError: the grippers were not closed within `timeout_s`.
+        """
+        by_hand = env.leaders is not None and env.rig.teleop == "software"
+        if by_hand:
+            self._status("starting", "the leaders move to the start pose")
+            self._lock(env)
+            self._status("waiting", "close both leader grippers to begin")
+        else:
+            self._status("waiting", "enter start when the leaders are where the episode begins")
+        self._wait(env, gesture=by_hand)
+        self._count_down(env)
+        if by_hand:
+            for arm in env.leader_arms.values():
+                arm.torque(False)
+
+    def _lock(self, env: RosEnv) -> None:
+        for arm in env.leader_arms.values():
+            arm.prepare_leader()
+        env.move({arm: arm.model.vector(arm.model.start, HALF_OPEN) for arm in env.leader_arms.values()}, self._move_s)
+        for arm in env.leader_arms.values():
+            arm.torque(False, "gripper")
+
+    def _wait(self, env: RosEnv, *, gesture: bool) -> None:
+        began = env.clock.now_ns()
+        while self._polled(env) != "start" and not (
+            gesture and all(self._closed(env, name) for name in env.leader_arms)
+        ):
+            waited = (env.clock.now_ns() - began) / 1e9
+            if self._timeout_s is not None and waited > self._timeout_s:
+                raise RosError(f"the leader grippers were not both closed within {self._timeout_s:g} s")
+            env.clock.sleep_until(env.clock.now_ns() + int(POLL_S * 1e9))
+
+    def _polled(self, env: RosEnv) -> str | None:
+        env.estop.require_released()
+        env.require_alone()
+        return self._poll()
+
+    def _closed(self, env: RosEnv, name: str) -> bool:
+        model = env.leader_arms[name].model
+        angles = model.gripper.unnormalise(env.leader_action(name)[model.dof :]).astype(np.float64)
+        return bool(len(angles) and (angles < env.rig.gripper_closed_to_start).all())
+
+    def _count_down(self, env: RosEnv) -> None:
+        end = env.clock.now_ns() + int(self._countdown_s * 1e9)
+        shown = -1
+        while (left := end - env.clock.now_ns()) > 0:
+            if (seconds := math.ceil(left / 1e9)) != shown:
+                self._status("countdown", str(shown := seconds))
+            self._polled(env)
+            env.clock.sleep_until(min(end, env.clock.now_ns() + int(POLL_S * 1e9)))
