@@ -21,7 +21,7 @@ ImageReader = Callable[[str, int, "tuple[int, int] | None"], Image]
 class RecordedEpisode(Protocol):
     """One recorded episode of T actions, open for reading.
 
-    `episode.Episode` is one; `EpisodeData` is one that is easily made. Observations have T or T + 1 rows; row i is what
+    `storage.Episode` is one; `EpisodeData` is one that is easily made. Observations have T or T + 1 rows; row i is what
     was observed when action i was chosen. Numbers are float32 in the contract's units. Threads may share an episode.
     """
 

@@ -15,7 +15,7 @@ from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, SENSORS, Statistics
-from aloha_kit.episode.hdf5 import damage_told
+from aloha_kit.storage.hdf5 import damage_told
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -12,9 +12,9 @@ import dm_env
 
 from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.core import Action, Policy, Stamps
-from aloha_kit.episode.steps import columns, Step
 from aloha_kit.loop import LatencyReport, Outcome, SafetyGuard
 from aloha_kit.loop.latency import STAGES
+from aloha_kit.storage.step_log import columns, Step
 
 FLUSH_S = 0.4
 """A crash costs at most this much of the log. Lines are handed to the system, never forced onto the disk."""
@@ -24,7 +24,7 @@ _STAGES = ("total", *(stage for stage in STAGES if stage != "total"))
 
 
 class StepLog:
-    """An observer that writes `episode_N.steps.csv` (see `episode.steps`); the file begins with the first step.
+    """An observer that writes `episode_N.steps.csv` (see `storage.step_log`); the file begins with the first step.
 
     Put it behind `latency` among the observers: it reads what that has just measured.
 

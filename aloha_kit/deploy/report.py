@@ -12,8 +12,8 @@ from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import Policy
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, write_json
-from aloha_kit.episode import list_episodes
 from aloha_kit.loop import LatencyReport, SafetyGuard, wilson_interval
+from aloha_kit.storage import list_episodes
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,11 @@ from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, UntilTold
 from aloha_kit.deploy.report import Rollout
 from aloha_kit.deploy.video import Film
-from aloha_kit.episode import EpisodeWriter
-from aloha_kit.episode.edit import label
-from aloha_kit.episode.steps import steps_path
+from aloha_kit.episode.label import label
 from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import LiveRobot
+from aloha_kit.storage import EpisodeWriter
+from aloha_kit.storage.step_log import steps_path
 
 
 @dataclass(frozen=True)

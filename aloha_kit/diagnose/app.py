@@ -12,7 +12,7 @@ from aloha_kit.diagnose.args import DiagnoseArgs
 from aloha_kit.diagnose.compare import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import Evidence, gather
-from aloha_kit.episode import list_episodes
+from aloha_kit.storage import list_episodes
 
 
 def run(args: DiagnoseArgs) -> None:

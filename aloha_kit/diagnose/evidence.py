@@ -17,9 +17,9 @@ from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.camera_statistics import describe
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training import find_training
-from aloha_kit.episode.schema import NO_STAMP
-from aloha_kit.episode.steps import read_steps, Step, steps_path
 from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.storage.rows import NO_STAMP
+from aloha_kit.storage.step_log import read_steps, Step, steps_path
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -9,8 +9,8 @@ import numpy as np
 from aloha_kit.core.findings import Finding
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.findings import Cause, Flags, level, Limits, words, worst
-from aloha_kit.episode.checks import longest_run, runs
-from aloha_kit.episode.steps import Step
+from aloha_kit.episode.vectors import longest_run, runs
+from aloha_kit.storage.step_log import Step
 
 REMEDIES = {
     "network": "ask the network beside the loop (--inference async), or make it faster: another --engine, a GPU, a "

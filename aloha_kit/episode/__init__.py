@@ -1,16 +1,11 @@
-"""The episode on disk: written as it happens, whole at every instant, read without conversion.
+"""Checks and editing of recorded episodes: validation, statistics, copies, labels, descriptions of old data.
 
-In two layers. The file format: writer, journal and recovery, reader and the layouts that it knows. Above it what looks
-at episodes and changes them: checks and verdicts, copies and labels, descriptions of other tools' data, the command
-line. The format imports nothing of the upper layer (`tests/test_architecture.py`).
+What reads and writes the files is in `aloha_kit.storage`; its public names can be imported from here too.
 """
 
 from aloha_kit.startup import quick_interrupts
 
 with quick_interrupts():  # `python -m aloha_kit.episode` imports this before its own first line
-    from aloha_kit.episode.codec import JpegOrder
-    from aloha_kit.episode.reader import Episode
-    from aloha_kit.episode.schema import list_episodes, list_partials
-    from aloha_kit.episode.writer import EpisodeWriter
+    from aloha_kit.storage import Episode, EpisodeWriter, JpegOrder, list_episodes, list_partials
 
 __all__ = ["Episode", "EpisodeWriter", "JpegOrder", "list_episodes", "list_partials"]

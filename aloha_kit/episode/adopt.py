@@ -16,8 +16,8 @@ from aloha_kit.core import ConfigError, Contract, ContractError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.episode.args import Adopt
-from aloha_kit.episode.embodiment import CONTRACT, UNKNOWN
-from aloha_kit.episode.measure import doubts, FULL_TURN, measure, Measured, METRES, OPENING
+from aloha_kit.episode.ranges import doubts, FULL_TURN, measure, Measured, METRES, OPENING
+from aloha_kit.storage.contract_file import CONTRACT, UNKNOWN
 
 TASK = "task.yaml"
 

@@ -16,15 +16,14 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError, EpisodeError, plural
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode import edit, summary
-from aloha_kit.episode import recover as recovery
+from aloha_kit.episode import export, summary
 from aloha_kit.episode.adopt import adopt
 from aloha_kit.episode.args import Command, Export, Info, Recover, Stats, Validate
-from aloha_kit.episode.external import allow_external
-from aloha_kit.episode.findings import Verdict
-from aloha_kit.episode.hdf5 import DAMAGE
-from aloha_kit.episode.selection import select
-from aloha_kit.episode.validate import validate, with_duplicates
+from aloha_kit.episode.validate import validate, ValidationResult, with_duplicates
+from aloha_kit.storage import recovery
+from aloha_kit.storage.external_data import allow_external
+from aloha_kit.storage.hdf5 import DAMAGE
+from aloha_kit.storage.selection import select
 
 T = TypeVar("T")
 
@@ -127,7 +126,7 @@ def _export(args: Export) -> int:
     make_folder(args.target)
 
     def copy(path: Path) -> None:
-        written = edit.export(
+        written = export.export(
             path,
             args.target,
             start=args.start,
@@ -163,7 +162,7 @@ def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
     for path in _progress(paths):
         try:
             results.append(work(path))
-        except edit.TargetError:  # the next one would meet the same
+        except export.TargetError:  # the next one would meet the same
             raise
         except (AlohaKitError, *DAMAGE) as error:
             text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {reason(error)}"
@@ -180,7 +179,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=2))
 
 
-def _lines(verdict: Verdict) -> list[list[str]]:
+def _lines(verdict: ValidationResult) -> list[list[str]]:
     """Level, check and message of each finding; `ok` first where there is nothing but information."""
     ok = [["ok", "", ""]] if verdict.level == "ok" else []
     return ok + [[f.level, f.check, f.message] for f in verdict.findings]

@@ -11,9 +11,9 @@ import tyro
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.episode.codec import JpegOrder
-from aloha_kit.episode.embodiment import ContractFlags
-from aloha_kit.episode.findings import Bounds
+from aloha_kit.episode.bounds import Bounds
+from aloha_kit.storage.codec import JpegOrder
+from aloha_kit.storage.contract_file import ContractFlags
 
 Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
 AllowExternal = Annotated[bool, tyro.conf.arg(help="Also read files whose data lie outside of them.")]

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract
-from aloha_kit.episode.checks import names_of, require_consistent, tables
-from aloha_kit.episode.codec import JpegOrder
-from aloha_kit.episode.hdf5 import damage_told
-from aloha_kit.episode.reader import Episode
-from aloha_kit.episode.schema import SENSORS
+from aloha_kit.episode.vectors import names_of, require_consistent, tables
+from aloha_kit.storage.codec import JpegOrder
+from aloha_kit.storage.hdf5 import damage_told
+from aloha_kit.storage.reader import Episode
+from aloha_kit.storage.rows import SENSORS
 
 Vector = npt.NDArray[np.float64]
 

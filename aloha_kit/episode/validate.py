@@ -1,22 +1,27 @@
-"""A verdict on every file of a folder: fit to train on, doubtful, or not usable."""
+"""Validation of episode files: fit to train on, doubtful, or not usable."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.core.errors import reason
-from aloha_kit.episode import checks, checksums
-from aloha_kit.episode.codec import JpegOrder
-from aloha_kit.episode.duplicates import duplicates, motion_key
-from aloha_kit.episode.findings import Bounds, Finding, Verdict
-from aloha_kit.episode.hdf5 import DAMAGE
-from aloha_kit.episode.pictures import check_images
-from aloha_kit.episode.reader import Episode
-from aloha_kit.episode.recover import inspect
-from aloha_kit.episode.schema import PARTIAL, without_path
+from aloha_kit.episode import checks
+from aloha_kit.episode.bounds import Bounds, Finding
+from aloha_kit.episode.image_checks import check_images
+from aloha_kit.storage import checksums
+from aloha_kit.storage.codec import JpegOrder
+from aloha_kit.storage.hdf5 import DAMAGE
+from aloha_kit.storage.paths import PARTIAL, without_path
+from aloha_kit.storage.reader import Episode
+from aloha_kit.storage.recovery import inspect
 
 _FIRST = (checks.check_notes, checks.check_shapes, checks.check_finite)  # what the others rely on
 _REST = (
@@ -33,6 +38,34 @@ _REST = (
 )
 
 
+Level = Literal["ok", "warning", "error"]
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """What all checks together say about one file."""
+
+    path: Path
+    steps: int
+    findings: tuple[Finding, ...]
+    motion: str = ""  # see `motion_key`; empty where it could not be read
+
+    @property
+    def level(self) -> Level:
+        """The worst of the findings; information is no fault."""
+        levels = {finding.level for finding in self.findings}
+        return "error" if "error" in levels else "warning" if "warning" in levels else "ok"
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "path": str(self.path),
+            "steps": self.steps,
+            "verdict": self.level,
+            "findings": [vars(finding) for finding in self.findings],
+        }
+
+
 def validate(
     path: Path,
     bounds: Bounds = Bounds(),  # noqa: B008 - frozen
@@ -40,7 +73,7 @@ def validate(
     *,
     deep: bool = False,
     jpeg_order: JpegOrder | None = None,
-) -> Verdict:
+) -> ValidationResult:
     """Check one file, with `deep` every byte of it; whatever is wrong becomes a finding, never an exception.
 
     `contract` and `jpeg_order` as in `Episode.open`.
@@ -51,20 +84,41 @@ def validate(
         with Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
             sums = _checksums(path) if deep else ()
             findings = (*sums, *_findings(episode, bounds))
-            return Verdict(path, episode.length, findings, motion_key(episode.action, episode.qpos))
+            return ValidationResult(path, episode.length, findings, motion_key(episode.action, episode.qpos))
     except AlohaKitError as error:
-        return Verdict(path, 0, (Finding("error", "file", without_path(error, path)),))
+        return ValidationResult(path, 0, (Finding("error", "file", without_path(error, path)),))
     except DAMAGE as error:
-        return Verdict(path, 0, (Finding("error", "file", f"is damaged: {reason(error)}"),))
+        return ValidationResult(path, 0, (Finding("error", "file", f"is damaged: {reason(error)}"),))
 
 
-def with_duplicates(verdicts: Sequence[Verdict]) -> list[Verdict]:
+def with_duplicates(verdicts: Sequence[ValidationResult]) -> list[ValidationResult]:
     """The verdicts on the files of a data set, where a file that repeats the motion of one before is named."""
     found = list(verdicts)
     for i, first in duplicates([verdict.motion for verdict in verdicts]).items():
         message = f"the same actions and joints as {verdicts[first].path.name}: one demonstration twice"
         found[i] = replace(found[i], findings=(*found[i].findings, Finding("warning", "duplicate", message)))
     return found
+
+
+def motion_key(action: npt.NDArray[np.float32], qpos: npt.NDArray[np.float32]) -> str:
+    """What two episodes share that hold the same motion: a digest of the actions and of the joints before each.
+
+    Images, stamps and attributes do not count, nor does the observation after the last action, which exports drop.
+
+    Args:
+        action: (T, A).
+        qpos: (T or T + 1, S).
+    """
+    digest = hashlib.blake2b(f"{action.shape}".encode(), digest_size=16)
+    for table in (action, qpos[: len(action)]):
+        digest.update(np.ascontiguousarray(table, "<f4").tobytes())
+    return digest.hexdigest()
+
+
+def duplicates(keys: Sequence[str]) -> dict[int, int]:
+    """{place of a key that was there before: place of the first one}; empty keys are no episodes."""
+    first: dict[str, int] = {}
+    return {i: first[key] for i, key in enumerate(keys) if key and first.setdefault(key, i) != i}
 
 
 def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
@@ -89,13 +143,13 @@ def _checksums(path: Path) -> tuple[Finding]:
     return (Finding("ok", "checksums", "every byte is as it was written"),)
 
 
-def _journal(path: Path) -> Verdict:
+def _journal(path: Path) -> ValidationResult:
     try:
         contents, busy = inspect(path)
     except (EpisodeError, OSError) as error:
-        return Verdict(path, 0, (Finding("error", "journal", without_path(error, path)),))
+        return ValidationResult(path, 0, (Finding("error", "journal", without_path(error, path)),))
     steps = max(0, len(contents.rows) - 1) if contents else 0
     if busy:
-        return Verdict(path, steps, (Finding("warning", "journal", f"being recorded; {steps} steps so far"),))
+        return ValidationResult(path, steps, (Finding("warning", "journal", f"being recorded; {steps} steps so far"),))
     message = f"recording was interrupted; {steps} steps can be recovered (subcommand recover)"
-    return Verdict(path, steps, (Finding("error", "journal", message),))
+    return ValidationResult(path, steps, (Finding("error", "journal", message),))

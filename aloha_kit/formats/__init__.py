@@ -9,7 +9,7 @@ from pathlib import Path
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.core.plugins import resolve
 from aloha_kit.core.source import EpisodeSource
-from aloha_kit.episode import JpegOrder
+from aloha_kit.storage import JpegOrder
 
 FORMATS = {"hdf5": "aloha_kit.formats.hdf5:Hdf5Source"}
 """{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""

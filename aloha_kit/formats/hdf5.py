@@ -8,10 +8,10 @@ from pathlib import Path
 from aloha_kit.core import did_you_mean, EpisodeError
 from aloha_kit.core.errors import command
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
-from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.schema import identity_of, missing
-from aloha_kit.episode.selection import select
 from aloha_kit.formats import ReadOptions
+from aloha_kit.storage import Episode, list_episodes
+from aloha_kit.storage.paths import identity_of, missing
+from aloha_kit.storage.selection import select
 
 
 class Hdf5Source(EpisodeSource):

@@ -17,7 +17,7 @@ from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
-from aloha_kit.episode import files
+from aloha_kit.storage import transaction
 
 _NAME = ".claims"
 _SEEDS = 1 << 61  # bytes for seeds; what lies behind is for the rest
@@ -44,7 +44,7 @@ class Claims:
             while self._fd < 0:
                 self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
                 self._lock(_PRESENT, fcntl.F_RDLCK, _WAIT)
-                if not files.is_at(self._fd, self._path):  # taken away meanwhile
+                if not transaction.is_at(self._fd, self._path):  # taken away meanwhile
                     os.close(self._fd)
                     self._fd = -1
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.core.errors import command
-from aloha_kit.episode import Episode, files, list_episodes
-from aloha_kit.episode.hdf5 import DAMAGE
 from aloha_kit.record.claims import Claims
+from aloha_kit.storage import Episode, list_episodes, transaction
+from aloha_kit.storage.hdf5 import DAMAGE
 
 FAILED = "failed"
 """Folder, inside the data set's, of failed demonstrations that are kept."""
@@ -105,7 +105,7 @@ def put_aside(file: Path, folder: Path) -> Path:
         for index in itertools.count():
             place = folder / f"episode_{index}.hdf5"
             with contextlib.suppress(EpisodeError):  # that name is taken
-                files.commit(file, place)
+                transaction.commit(file, place)
                 return place
     except OSError as error:
         raise EpisodeError(f"{file} could not be moved to {folder} and stays: {error}") from error

@@ -13,7 +13,6 @@ from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core import Policy
 from aloha_kit.core.files import make_folder
 from aloha_kit.envs import connect
-from aloha_kit.episode import recover as recovery
 from aloha_kit.loop import SafetyGuard, sigterm_interrupts
 from aloha_kit.record.args import RecordArgs, rig_of, task_of
 from aloha_kit.record.ceremony import Ceremony
@@ -24,6 +23,7 @@ from aloha_kit.record.operator import Channel, COMMANDS, KEY_HELP, keyboard
 from aloha_kit.record.plan import Plan, SessionResult
 from aloha_kit.record.screen import Cues, Screen
 from aloha_kit.record.session import Session
+from aloha_kit.storage import recovery
 
 if TYPE_CHECKING:
     from aloha_kit.ros.environment import RosEnv

@@ -8,8 +8,8 @@ from typing import Literal
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import plural
-from aloha_kit.episode import recover as recovery
 from aloha_kit.record.take import Verdict
+from aloha_kit.storage import recovery
 
 
 @dataclass(frozen=True)

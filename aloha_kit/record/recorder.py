@@ -18,11 +18,11 @@ from aloha_kit.core import AlohaKitError, plural
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.envs import connect
-from aloha_kit.episode import recover as recovery
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
 from aloha_kit.record.args import RecordArgs, task_of
 from aloha_kit.record.folder import DataFolder, FAILED
 from aloha_kit.record.worker import Plan, Verdict, work
+from aloha_kit.storage import recovery
 
 _LOOK_S = 0.5  # between looks at what other recorders have made of the last episodes
 

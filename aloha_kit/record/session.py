@@ -16,7 +16,6 @@ from typing import Any, TYPE_CHECKING
 
 from aloha_kit.core import Action, AlohaKitError, EpisodeError, Observation, Policy, StopEpisode
 from aloha_kit.core.interrupt import signal_of
-from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.record.conversation import Conversation
 from aloha_kit.record.dashboard import Dashboard, show_streams
@@ -26,6 +25,7 @@ from aloha_kit.record.operator import Command
 from aloha_kit.record.plan import Plan, SessionResult
 from aloha_kit.record.status import DiskRoom, Meter
 from aloha_kit.record.take import Take, Verdict
+from aloha_kit.storage import EpisodeWriter
 
 if TYPE_CHECKING:
     from aloha_kit.ros.environment import RosEnv

@@ -10,11 +10,11 @@ from typing import Any, Literal, TypeAlias
 import dm_env
 
 from aloha_kit.core import Action
-from aloha_kit.episode import EpisodeWriter
-from aloha_kit.episode.edit import label
-from aloha_kit.episode.schema import partial_path
+from aloha_kit.episode.label import label
 from aloha_kit.loop import Outcome
 from aloha_kit.record.folder import FAILED, put_aside
+from aloha_kit.storage import EpisodeWriter
+from aloha_kit.storage.paths import partial_path
 
 Verdict: TypeAlias = Literal["kept", "failed", "discarded"]
 

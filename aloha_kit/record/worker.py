@@ -15,11 +15,11 @@ import dm_env
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, AlohaKitError, Environment, Observation, Policy, StopEpisode
 from aloha_kit.envs import connect
-from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.loop.capabilities import Demonstrator, require
 from aloha_kit.record.claims import Claims
 from aloha_kit.record.folder import FAILED, put_aside
+from aloha_kit.storage import EpisodeWriter
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode.external import allow_external
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.replay.execute import execute
@@ -20,6 +19,7 @@ from aloha_kit.replay.pictures import draw_plots, draw_video
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.rerun_log import save_rrd
 from aloha_kit.replay.summary import summary
+from aloha_kit.storage.external_data import allow_external
 
 
 def run(args: ReplayArgs) -> None:

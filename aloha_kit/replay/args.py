@@ -12,7 +12,7 @@ from tyro.conf import arg, OmitArgPrefixes, Positional
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.episode.embodiment import ContractFlags
+from aloha_kit.storage.contract_file import ContractFlags
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
 from aloha_kit.core.source import RecordedEpisode
-from aloha_kit.episode.checks import check_shapes, names_of
-from aloha_kit.episode.findings import Bounds
-from aloha_kit.episode.schema import SENSORS
+from aloha_kit.episode.bounds import Bounds
+from aloha_kit.episode.checks import check_shapes
+from aloha_kit.episode.vectors import names_of
+from aloha_kit.storage.rows import SENSORS
 
 Array = npt.NDArray[np.float32]
 

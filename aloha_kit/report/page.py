@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from aloha_kit.core import ConfigError, EpisodeError
-from aloha_kit.episode import Episode, list_episodes
+from aloha_kit.storage import Episode, list_episodes
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}

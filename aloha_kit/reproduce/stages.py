@@ -11,9 +11,9 @@ from typing import Any, Protocol, TypeAlias
 from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError
 from aloha_kit.core.files import free_path
-from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.reproduce.preset import Preset
 from aloha_kit.reproduce.result import Attempt
+from aloha_kit.storage import Episode, list_episodes
 
 FIRST_START, SEEDS_APART = 100_000, 10_000
 """Seeds of the rollouts' starts: the first one of training seed 0, and from one training seed's to the next's."""

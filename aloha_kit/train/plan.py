@@ -14,9 +14,9 @@ from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.source import EpisodeSource
-from aloha_kit.episode.embodiment import given_contract
-from aloha_kit.episode.external import allow_external
 from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.storage.contract_file import given_contract
+from aloha_kit.storage.external_data import allow_external
 from aloha_kit.train.args import read_snapshot, run_folder, SNAPSHOT, task_of, TrainArgs
 from aloha_kit.train.launch import ALONE, Rank
 

@@ -17,8 +17,8 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.data.batch import to_device
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.loader import Loader
-from aloha_kit.episode.duplicates import duplicates, motion_key
-from aloha_kit.episode.grippers import check_grippers, is_gripper
+from aloha_kit.episode.gripper_checks import check_grippers, is_gripper
+from aloha_kit.episode.validate import duplicates, motion_key
 from aloha_kit.policies.network import ChunkNetwork
 
 Verdict = Literal["go", "look", "no-go"]

@@ -12,9 +12,9 @@ import pytest
 from aloha_kit.core import ConfigError, ContractError, EpisodeError
 from aloha_kit.data.index import read_table, split
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.embodiment import given_contract
 from aloha_kit.formats import open_source, ReadOptions
-from tests.episode.foreign import any_arms
+from aloha_kit.storage.contract_file import given_contract
+from tests.storage.foreign import any_arms
 from tests.synthetic import make, Synthetic, write, write_dataset
 
 

@@ -12,7 +12,7 @@ import pytest
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.frames import frame, resized
 from aloha_kit.episode import Episode
-from aloha_kit.episode.codec import decode_image, encode_jpeg
+from aloha_kit.storage.codec import decode_image, encode_jpeg
 from tests.synthetic import make, write
 
 Picture = npt.NDArray[np.uint8]

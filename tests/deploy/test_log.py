@@ -14,8 +14,8 @@ from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.deploy.log import StepLog
-from aloha_kit.episode.steps import read_steps
 from aloha_kit.loop import Outcome
+from aloha_kit.storage.step_log import read_steps
 from tests.deploy.conftest import CHUNK
 
 MS = 1_000_000

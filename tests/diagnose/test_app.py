@@ -16,7 +16,7 @@ from aloha_kit.diagnose.diagnosis import diagnose
 from aloha_kit.diagnose.evidence import gather
 from aloha_kit.diagnose.training import find_training
 from aloha_kit.episode import Episode
-from aloha_kit.episode.edit import label
+from aloha_kit.episode.label import label
 from aloha_kit.policies.intact import CHECKSUMS, digest, digest_of
 from tests.commands import failure
 from tests.diagnose.conftest import motion

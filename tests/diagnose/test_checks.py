@@ -15,7 +15,7 @@ from aloha_kit.diagnose.compare import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import CameraStatistics
 from aloha_kit.diagnose.findings import Cause, words
-from aloha_kit.episode.steps import Step
+from aloha_kit.storage.step_log import Step
 from tests.diagnose.conftest import evidence, keys, motion, NAMES, PERIOD_NS
 
 MS = 1_000_000

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aloha_kit.episode.steps import read_steps, steps_path
+from aloha_kit.storage.step_log import read_steps, steps_path
 from tests.diagnose.conftest import CHUNK, found, GRIPPERS, keys, motion, NAMES, play, rollout, show, STEPS
 
 

@@ -14,10 +14,10 @@ import yaml
 
 from aloha_kit.core import joint_names
 from aloha_kit.episode import Episode
-from aloha_kit.episode.measure import looks_like, measure
+from aloha_kit.episode.ranges import looks_like, measure
 from tests.episode.command import main
-from tests.episode.foreign import any_arms
-from tests.episode.recording import record
+from tests.storage.foreign import any_arms
+from tests.storage.recording import record
 
 GIVEN = ["--joints_unit", "rad", "--gripper_unit", "0 closed, 1 open", "--rate_hz", "25", "--task", "stack"]
 

@@ -17,13 +17,13 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.edit import export
+from aloha_kit.episode.export import export
 from aloha_kit.episode.summary import moments, stats
 from aloha_kit.episode.validate import validate
 from tests.episode.command import main
-from tests.episode.foreign import LAYOUTS, STEPS
-from tests.episode.recording import feed, record, Rig, writer_for
-from tests.episode.test_reader import act_loader
+from tests.storage.foreign import LAYOUTS, STEPS
+from tests.storage.recording import feed, record, Rig, writer_for
+from tests.storage.test_reader import act_loader
 
 ROOT = Path(__file__).parents[2]
 
@@ -401,9 +401,10 @@ def test_what_a_killed_export_left_is_cleaned_by_the_next(tmp_path: Path) -> Non
     target = tmp_path / "out"
     target.mkdir()
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom aloha_kit.episode import checksums, edit\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom aloha_kit.episode import export\n"
+        "from aloha_kit.storage import checksums\n"
         "checksums.seal = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "edit.export(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "export.export(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(source), str(target)], check=False)
     assert killed.returncode == -signal.SIGKILL

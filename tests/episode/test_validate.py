@@ -13,13 +13,13 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.index import read_table
-from aloha_kit.episode.checks import longest_run, runs
-from aloha_kit.episode.findings import Bounds, graded
-from aloha_kit.episode.selection import select
+from aloha_kit.episode.bounds import Bounds, graded
 from aloha_kit.episode.validate import validate
+from aloha_kit.episode.vectors import longest_run, runs
 from aloha_kit.formats import open_source
-from tests.episode.foreign import LAYOUTS
-from tests.episode.recording import feed, PERIOD, record, Rig, writer_for
+from aloha_kit.storage.selection import select
+from tests.storage.foreign import LAYOUTS
+from tests.storage.recording import feed, PERIOD, record, Rig, writer_for
 
 STEPS = 120
 

@@ -26,8 +26,8 @@ from aloha_kit.policies.engine import check, Engine, probes
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.remote import PolicyServer, RemotePolicy, Served
 from aloha_kit.train.preflight import thumbnails
-from tests.episode.recording import record, Rig
 from tests.policies.test_networks import act, cnnmlp
+from tests.storage.recording import record, Rig
 from tests.train.tiny import job, trainer, TRAINING
 
 STEPS = 3

@@ -21,13 +21,13 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.envs import connect
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.recover import recover_all
 from aloha_kit.record import worker
 from aloha_kit.record.__main__ import main
 from aloha_kit.record.args import parse, RecordArgs, task_of
 from aloha_kit.record.folder import DataFolder
 from aloha_kit.record.recorder import record, RecordingError
 from aloha_kit.record.worker import FAILED, Plan, record_one
+from aloha_kit.storage.recovery import recover_all
 from tests.synthetic import make, write
 
 SHORT = RecordArgs(task="sim_transfer_cube", image_size=(24, 32), episode_len=6)

@@ -275,7 +275,7 @@ def test_a_reset_is_refused_while_it_is_pressed_and_means_nothing_otherwise(
 def test_an_episode_that_could_not_be_saved_pauses_and_is_not_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from aloha_kit.episode import writer
+    from aloha_kit.storage import writer
 
     finish, failures = writer.finish, [EpisodeError("the disk is full; 10 steps are safe in episode_0.hdf5.partial")]
 

@@ -24,8 +24,8 @@ from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.testing.policies import batch_of, contract_of
-from tests.episode.recording import feed, record, Rig, writer_for
 from tests.policies.test_networks import act, cnnmlp, network_of
+from tests.storage.recording import feed, record, Rig, writer_for
 
 ROWS = 12
 FULL = Rig(depth=True, base=True)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.episode.recover import recover
 from aloha_kit.policies import checkpoint
+from aloha_kit.storage.recovery import recover
 from tests.released.make import actions, episode_values, POLICIES, processor, ROWS
 
 VERSIONS = sorted(path.parent for path in Path(__file__).parent.glob("*/expected.npz"))

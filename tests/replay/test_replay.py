@@ -25,9 +25,9 @@ from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.summary import summary
 from tests.commands import failure
-from tests.episode.foreign import any_arms, robotwin, xpolicylab
-from tests.episode.recording import record, Rig
 from tests.replay.conftest import STEPS
+from tests.storage.foreign import any_arms, robotwin, xpolicylab
+from tests.storage.recording import record, Rig
 
 
 def run(*argv: Any) -> None:

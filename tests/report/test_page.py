@@ -9,7 +9,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.report.__main__ import main
 from aloha_kit.report.page import build
 from tests.commands import failure
-from tests.episode.recording import record
+from tests.storage.recording import record
 
 DEPLOY = {
     "task": {"instruction": "Hand <it> over.", "episode_len": 400, "rate_hz": 50.0},

@@ -13,8 +13,8 @@ from aloha_kit.config import to_mapping
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.runs import read_metrics
-from tests.episode.foreign import aloha, mobile_aloha, rdt, robotwin, xpolicylab
-from tests.episode.recording import Rig
+from tests.storage.foreign import aloha, mobile_aloha, rdt, robotwin, xpolicylab
+from tests.storage.recording import Rig
 from tests.train.tiny import ACT
 
 

@@ -1,0 +1,51 @@
+"""What a check reports and how far things may stray before it does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with an episode, that was asked for and is right ("ok"), or that is read otherwise than
+    it is stored ("info")."""
+
+    level: Literal["ok", "info", "warning", "error"]
+    check: str
+    message: str
+
+
+def graded(value: float, limits: tuple[float, float], check: str, message: str) -> Iterator[Finding]:
+    """A warning at the first limit, an error at the second, nothing below."""
+    if value >= limits[1]:
+        yield Finding("error", check, message)
+    elif value >= limits[0]:
+        yield Finding("warning", check, message)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far an episode may stray; pairs are (warning, error) limits."""
+
+    rate: tuple[float, float] = (0.05, 0.2)
+    """Mean control rate off the nominal one, as a fraction."""
+    gap_periods: tuple[float, float] = (2.5, 10.0)
+    """Longest time between two steps, in control periods."""
+    skew_periods: tuple[float, float] = (1.5, 5.0)
+    """99th percentile of a stream's distance from the middle of the streams of its row, in control periods."""
+    frozen_s: tuple[float, float] = (0.3, 1.0)
+    """A camera's image, or a stream's stamp, standing still for this many seconds."""
+    frozen_motion: float = 0.15
+    """A still image counts only if a joint that the camera should see moved this far meanwhile (rad)."""
+    repeats: float = 0.2
+    """Fraction of a camera's frames that repeat the one before while joints move."""
+    black: float = 8.0
+    """Brightest pixel of an image that counts as black (0 to 255)."""
+    gripper: tuple[float, float] = (0.25, 1.0)
+    """Normalised gripper beyond [0, 1] by this much."""
+    state_jump: tuple[float, float] = (0.15, 0.5)
+    """Measured joint change between two rows (rad); π rad/s is 0.063 a row at 50 Hz."""
+    action_jump: float = 0.5
+    """Commanded joint change between two steps (rad)."""

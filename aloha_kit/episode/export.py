@@ -1,0 +1,188 @@
+"""Copies of episodes for other needs: part of one, the classic row count, raw pixels. Sources stay as they are."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aloha_kit.core import Contract, EpisodeError
+from aloha_kit.core.versions import CLASSIC, SCHEMA
+from aloha_kit.episode import exported_images
+from aloha_kit.episode.vectors import require_consistent
+from aloha_kit.storage import checksums, hdf5, transaction
+from aloha_kit.storage.codec import JpegOrder
+from aloha_kit.storage.hdf5 import damage_told, require_rows, require_table, set_attribute
+from aloha_kit.storage.layouts import OURS
+from aloha_kit.storage.paths import index_of, partial_path
+from aloha_kit.storage.reader import Episode
+
+_PER_STEP = {"action", "base_action", "reward", "stamps/command"}
+_ROWS, _BYTES = 32, 1 << 26  # copied at a time
+
+
+class TargetError(EpisodeError):
+    """The folder that episodes are copied into refuses them: no room, read-only, a limit on the size of files."""
+
+
+def export(
+    source: Path,
+    folder: Path,
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    classic: bool = False,
+    raw: bool = False,
+    jpeg: JpegOrder | None = None,
+    mobile_aloha: bool = False,
+    contract: Contract | None = None,
+    jpeg_order: JpegOrder | None = None,
+) -> Path:
+    """Copy an episode into `folder` under the same index (or the lowest free one where the name has none).
+
+    Args:
+        start, stop: keep the actions [start, stop) and the observations around them.
+        classic: drop the last observation, so that all data sets have T rows, for readers that need that.
+        raw: decode images, for readers that know raw pixels only (ACT's).
+        jpeg: write all images as JPEG of this channel order; those that are so already are kept byte for byte.
+        mobile_aloha: the same in Mobile ALOHA's order, where the source has encoded images.
+        contract, jpeg_order: as in `Episode.open`; what describes a file that does not say it is written into its copy.
+
+    Images that are neither padded JPEG rows nor (H, W, 3) uint8 are converted to what loses nothing of them: JPEG rows
+    of another form to padded ones, everything else to raw pixels. Files of other layouts become files of the ALOHA
+    family's, with their contract and rate as attributes.
+
+    Raises:
+        EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
+        TargetError: the disk of `folder` refuses.
+    """
+    with damage_told(source), Episode.open(source, contract, jpeg_order=jpeg_order) as episode:
+        stop = episode.length if stop is None else stop
+        if not 0 <= start < stop <= episode.length:
+            raise EpisodeError(
+                f"{source} has steps 0 to {episode.length - 1}; cannot keep [{start}, {stop}): "
+                f"expected 0 <= start < stop <= {episode.length}"
+            )
+        require_consistent(episode)
+        told = episode.contract, episode.rate_hz  # a copy of what cannot be read could not be read either
+        extra = 0 if classic or episode.frames == episode.length else 1
+        with _target(folder, index_of(source)) as (path, temporary):
+            with hdf5.writing(temporary) as target, damage_told(source), hdf5.reading(source) as old:
+                steps, frames = (start, stop), (start, stop + extra)
+                if mobile_aloha and episode.compressed and not raw:
+                    jpeg = jpeg or "mobile_aloha"
+                anew = exported_images.are_written_anew(episode, raw=raw, jpeg=jpeg)
+                _attributes(old, target, episode, anew=anew)
+                if episode.moved:
+                    _vectors(target, episode, steps, frames)
+                else:
+                    _copy(old, target, episode, steps, frames, with_images=not anew)
+                if anew:
+                    exported_images.write(target, episode, frames, raw=raw, jpeg=jpeg)
+                if episode.attrs.get("schema") == SCHEMA and not extra:
+                    set_attribute(target, "schema", CLASSIC)
+                if "contract" not in old.attrs and not episode.assumption:
+                    set_attribute(target, "contract", told[0].to_json())
+                edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
+                set_attribute(target, "edited", json.dumps(edited))
+                checksums.reserve(target)
+            checksums.seal(temporary)
+            transaction.commit(temporary, path)
+    return path
+
+
+@contextlib.contextmanager
+def _target(folder: Path, index: int | None) -> Iterator[tuple[Path, Path]]:
+    """A reserved path in `folder` and where to build its file; neither the latter nor the reservation stays behind.
+
+    Raises:
+        TargetError: the disk of `folder` refuses something.
+    """
+    try:
+        transaction.sweep(folder)
+        path, reservation = transaction.reserve(folder, index)
+        temporary = transaction.temporary_path(path)
+        try:
+            temporary.unlink(missing_ok=True)
+            yield path, temporary
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+                partial_path(path).unlink(missing_ok=True)
+            os.close(reservation)
+    except OSError as error:
+        why = error.strerror or error
+        raise TargetError(f"cannot write to '{folder}': {why}; nothing is left half done") from error
+
+
+def _copy(
+    old: Any, target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int], *, with_images: bool
+) -> None:
+    """Everything as it is, rows outside of the span left out."""
+
+    def visit(name: str, data: Any) -> None:
+        if name == checksums.NAME:
+            return
+        if not with_images and (name == "compress_len" or name.startswith("observations/images/")):
+            return
+        if name == "compress_len":
+            require_table(data, name, (2,))
+            target[name] = data[:, slice(*frames)]
+        elif data.shape and data.shape[0] in (episode.length, episode.frames) and not name.startswith("instruction"):
+            _rows(target, name, data, steps if name in _PER_STEP else frames)
+        else:
+            old.copy(data, target, name)
+
+    for name, data in hdf5.datasets(old):
+        try:
+            visit(name, data)
+        except EpisodeError as error:
+            raise EpisodeError(f"{episode.path}: {error}") from None
+
+
+def _vectors(target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int]) -> None:
+    """What a file of another layout has, where the ALOHA family keeps it."""
+    target["action"] = episode.action[slice(*steps)]
+    target["observations/qpos"] = episode.qpos[slice(*frames)]
+    for camera in episode.depth_cameras:
+        rows = [episode.depth(camera, i) for i in range(*frames)]
+        target.create_dataset(f"observations/images_depth/{camera}", data=np.stack(rows), compression=1, shuffle=True)
+    target.attrs["rate_hz"] = episode.rate_hz
+    set_attribute(target, "contract", episode.contract.to_json())
+    if instruction := episode.attrs.get("instruction"):
+        set_attribute(target, "instruction", str(instruction))
+
+
+def _attributes(old: Any, target: Any, episode: Episode, *, anew: bool) -> None:
+    about_images = ("compress", "jpeg_order", "jpeg_quality") if anew else ()
+    for key, value in old.attrs.items():
+        if key != checksums.NAME and key not in about_images:
+            set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
+    if episode.layout != OURS:
+        set_attribute(target, "layout", episode.layout)  # what told it may not be in the copy
+    if not anew and episode.compressed and episode.jpeg_order_source == "given":
+        set_attribute(target, "jpeg_order", episode.jpeg_order)
+
+
+def _rows(target: Any, name: str, data: Any, span: tuple[int, int]) -> None:
+    begin, end = span
+    new = target.create_dataset(
+        name,
+        (end - begin, *data.shape[1:]),
+        data.dtype,
+        chunks=data.chunks
+        and tuple(min(a, b) for a, b in zip(data.chunks, (end - begin, *data.shape[1:]), strict=True)),
+        compression=data.compression,
+        compression_opts=data.compression_opts,
+        shuffle=data.shuffle,
+    )
+    require_rows(data, name)
+    rows = max(1, min(_ROWS, _BYTES // max(1, math.prod(data.shape[1:]) * data.dtype.itemsize)))
+    for at in range(begin, end, rows):
+        new[at - begin : min(at + rows, end) - begin] = data[at : min(at + rows, end)]

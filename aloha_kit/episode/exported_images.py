@@ -1,0 +1,68 @@
+"""The images of an exported copy, in another form than the source has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from aloha_kit.storage.codec import encode_jpeg, image_kind, JpegOrder, order_told
+from aloha_kit.storage.hdf5 import set_attribute
+from aloha_kit.storage.reader import Episode
+
+_QUALITY = 95  # of JPEG that has to be encoded anew: beside the camera's own loss it adds little
+
+
+def are_written_anew(episode: Episode, *, raw: bool, jpeg: JpegOrder | None) -> bool:
+    """Whether the copy needs other image data sets than the source has."""
+    plain = all(episode.image_format(camera).plain for camera in episode.cameras)
+    if episode.moved or not plain or (raw and episode.compressed):
+        return True
+    mixed = any(not episode.image_format(camera).encoded for camera in episode.cameras)
+    return jpeg is not None and (mixed or episode.jpeg_order != jpeg or episode.image_kind != "jpeg")
+
+
+def write(target: Any, episode: Episode, frames: tuple[int, int], *, raw: bool, jpeg: JpegOrder | None) -> None:
+    """Write frames [begin, end) of every camera, and the attributes and lengths that go with them.
+
+    With `raw` as (H, W, 3) uint8; with `jpeg` as padded JPEG rows of that order; with neither, JPEG stays JPEG and
+    everything else becomes raw pixels, so that nothing is lost.
+    """
+    order, lengths, encoded_anew = jpeg or episode.jpeg_order, [], False
+    for camera in episode.cameras:
+        place = f"observations/images/{camera}"
+        kept = _kind(episode, camera) == "jpeg"
+        if raw or not (kept or jpeg):
+            data = target.create_dataset(place, (frames[1] - frames[0], *episode.image_size(camera), 3), np.uint8)
+            for row, i in enumerate(range(*frames)):
+                data[row] = episode.image(camera, i)
+            continue
+        rows = [_jpeg(episode, camera, i, order) for i in range(*frames)]
+        encoded_anew |= not kept or any(anew for _, anew in rows)
+        lengths.append([len(code) for code, _ in rows])
+        padded = np.zeros((len(rows), max(lengths[-1])), np.uint8)
+        for into, (code, _) in zip(padded, rows, strict=True):
+            into[: len(code)] = np.frombuffer(code, np.uint8)
+        target.create_dataset(place, data=padded, chunks=(1, padded.shape[1]))
+    target.attrs["compress"] = bool(lengths)
+    if lengths:
+        target["compress_len"] = np.array(lengths, np.float32)
+        if jpeg is not None or episode.jpeg_order_source != "guessed":
+            set_attribute(target, "jpeg_order", order)
+    if encoded_anew:
+        target.attrs["jpeg_quality"] = _QUALITY
+    if "camera_names" not in target.attrs and episode.cameras:
+        set_attribute(target, "camera_names", list(episode.cameras))
+
+
+def _kind(episode: Episode, camera: str) -> str | None:
+    encoded = episode.image_format(camera).encoded and episode.rows(camera) > 0
+    return image_kind(episode.encoded(camera, 0)) if encoded else None
+
+
+def _jpeg(episode: Episode, camera: str, i: int, order: JpegOrder) -> tuple[bytes, bool]:
+    """Frame i as JPEG of an order, and whether it had to be encoded."""
+    code = episode.encoded(camera, i) if episode.image_format(camera).encoded else b""
+    if image_kind(code) == "jpeg" and (order_told(code) or episode.jpeg_order) == order:
+        return code, False
+    return encode_jpeg(episode.image(camera, i), _QUALITY, order).tobytes(), True

@@ -1,0 +1,97 @@
+"""The checks of `validate` that look at pictures: damaged, black, frozen, slow cameras."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.episode.bounds import Bounds, Finding, graded
+from aloha_kit.episode.vectors import names_of, runs
+from aloha_kit.storage.codec import whole
+from aloha_kit.storage.paths import without_path
+from aloha_kit.storage.reader import Episode
+
+_SAMPLES = 8  # frames a camera that are decoded and looked at
+
+
+def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
+    """Images can be decoded, have the contract's size, are not black, and change while joints move."""
+    for camera in episode.cameras:
+        frames = episode.rows(camera)
+        if not frames:
+            yield Finding("error", "images", f"camera '{camera}' has no frames")
+            continue
+        try:
+            yield from _look(episode, camera, frames, bounds)
+            yield from _compare(episode, camera, frames, bounds)
+        except EpisodeError as error:
+            yield Finding("error", "images", without_path(error, episode.path))
+
+
+def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:
+    """Decode some frames."""
+    expected = episode.contract.cameras.get(camera)
+    chosen = np.unique(np.linspace(0, frames - 1, _SAMPLES).round().astype(int))
+    black, flat = [], []
+    for i in chosen.tolist():
+        image = episode.image(camera, i)
+        if expected is not None and image.shape[:2] != expected:
+            yield Finding(
+                "error", "images", f"frame {i} of camera '{camera}' is {image.shape[:2]}, the contract says {expected}"
+            )
+            return
+        if image.max() <= bounds.black:
+            black.append(i)
+        elif np.ptp(image) <= bounds.black:
+            flat.append(i)
+    for count, check, word in ((len(black), "black", "black"), (len(flat), "flat", "of one colour")):
+        message = f"camera '{camera}' is {word} in {count} of {len(chosen)} frames looked at"
+        yield from graded(count / len(chosen), (1e-9, 1), check, message)
+
+
+def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:
+    """Compare each frame with the one before: equal images are equal bytes, in JPEG too."""
+    sums, stored = np.zeros(frames, np.int64), episode.image_format(camera)
+    for i in range(frames):
+        data = episode.encoded(camera, i)
+        if stored.encoded and not whole(data):
+            yield Finding("error", "images", f"frame {i} of camera '{camera}' is not a whole JPEG, PNG or WebP")
+            return
+        sums[i] = zlib.crc32(data)
+    rows = min(frames, episode.frames)
+    same = sums[1:rows] == sums[: rows - 1]
+    joints = episode.qpos[:rows][:, _seen_joints(episode, camera)]
+    if not same.any() or not np.isfinite(joints).all():
+        return
+    frozen = [
+        (end - begin, begin)
+        for begin, end in runs(same)
+        if (end - begin) / episode.rate_hz >= bounds.frozen_s[0]
+        and np.ptp(joints[begin : end + 1], axis=0).max(initial=0) > bounds.frozen_motion
+    ]
+    if frozen:
+        length, begin = max(frozen)
+        seconds = length / episode.rate_hz
+        message = f"camera '{camera}' shows the same image for {seconds:.2f} s from row {begin} while joints move"
+        yield from graded(seconds, bounds.frozen_s, "frozen", message)
+        return
+    moving = np.abs(np.diff(joints, axis=0)).max(axis=1, initial=0) > bounds.frozen_motion / 10
+    if moving.sum() >= 10 and same[moving].mean() > bounds.repeats:
+        yield Finding(
+            "warning",
+            "repeats",
+            f"camera '{camera}' repeats {same[moving].mean():.0%} of its frames while joints move: "
+            f"slower than the control rate?",
+        )
+
+
+def _seen_joints(episode: Episode, camera: str) -> npt.NDArray[np.int64]:
+    """Columns of qpos whose motion a camera must see: a wrist camera's own arm, everything for the others."""
+    names = names_of(episode, "qpos")
+    side = next((side for side in ("left", "right") if side in camera and "wrist" in camera), None)
+    wanted = [i for i, n in enumerate(names) if "gripper" not in n and (side is None or n.startswith(side))]
+    return np.array(wanted or range(len(names)), np.int64)

@@ -1,0 +1,155 @@
+"""What the vectors of a folder of episodes measure: ranges, what they look like, where they contradict a unit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, ContractError, EpisodeError, plural
+from aloha_kit.core.arms import BASE
+from aloha_kit.storage.reader import Episode
+from aloha_kit.storage.selection import select
+
+OPENING = "0 closed, 1 open"
+FULL_TURN = 7.0  # rad: beyond what a joint of these arms turns
+METRES = 0.15  # the widest gripper's stroke is less
+Span: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a folder of episodes holds.
+
+    Attributes:
+        assumed: the contract that the files' layout suggests.
+        state, action: (2, D) smallest and largest value of each entry; the action's with a base's at the end.
+        steps: actions of the longest episode.
+    """
+
+    files: tuple[Path, ...]
+    layout: str
+    assumed: Contract
+    state: Span
+    action: Span
+    steps: int
+    total: int
+    instruction: str
+
+    @property
+    def base(self) -> int:
+        """How many of the action's entries are a base's."""
+        return sum(name.startswith(BASE) for name in self.assumed.action_names)
+
+    def text(self) -> str:
+        """What was measured, for people: a line an entry."""
+        cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in self.assumed.cameras.items())
+        lines = [
+            f"{plural(len(self.files), 'episode')}, {plural(self.total, 'step')}, layout {self.layout}; "
+            f"cameras: {cameras or '(none)'}",
+            f"{'entry':<7}{'state':<22}{'action':<22}looks like",
+        ]
+        for i in range(max(self.state.shape[1], self.action.shape[1])):
+            columns = [table[:, i] for table in (self.state, self.action) if i < table.shape[1]]
+            spans = [
+                f"{table[0, i]:.3g} to {table[1, i]:.3g}" if i < table.shape[1] else "-"
+                for table in (self.state, self.action)
+            ]
+            base = i >= self.action.shape[1] - self.base
+            guess = "a base's velocity" if base else looks_like(float(np.min(columns)), float(np.max(columns)))
+            lines.append(f"{i:<7}{spans[0]:<22}{spans[1]:<22}{guess}".rstrip())
+        return "\n".join(lines)
+
+
+def measure(folder: Path) -> Measured:
+    """Look at every episode of a folder.
+
+    Raises:
+        EpisodeError: no episodes, a damaged one, or all say themselves what they hold.
+        ContractError: they differ in the number of entries.
+    """
+    selection = select(folder)
+    if text := selection.text():
+        print(text)
+    if not selection.files:
+        raise EpisodeError(f"no episodes in '{folder}'; expected episode_<i>.hdf5 files")
+    spans: list[tuple[Span, Span]] = []
+    lengths: list[int] = []
+    files: list[Path] = []
+    about: tuple[str, Contract, str] | None = None
+    for path in selection.files:
+        with Episode.open(path) as episode:
+            if "contract" in episode.attrs:
+                continue
+            action, base = episode.action, episode.base_action
+            whole = action if base is None else np.concatenate([action, base], axis=1)
+            if not len(whole) or not len(episode.qpos):
+                raise EpisodeError(f"{path} holds no steps; move it away")
+            span = _span(episode.qpos), _span(whole)
+            widths = [[each.shape[1] for each in pair] for pair in (span, *spans[:1])]
+            if widths[0] != widths[-1]:
+                raise ContractError(
+                    f"{path} has {widths[0][0]} entries of state and {widths[0][1]} of action, {files[0].name} has "
+                    f"{widths[-1][0]} and {widths[-1][1]}: put them into folders of their own"
+                )
+            spans.append(span)
+            lengths.append(len(whole))
+            files.append(path)
+            about = about or (episode.layout, episode.assumed, str(episode.attrs.get("instruction") or ""))
+            ours, theirs = about[1].cameras, episode.assumed.cameras
+            if lacking := [name for name, size in ours.items() if theirs.get(name) != size]:
+                raise ContractError(
+                    f"{path} lacks camera {', '.join(lacking)} as {files[0].name} has it; it has: "
+                    f"{', '.join(f'{name} {size[0]}x{size[1]}' for name, size in theirs.items()) or '(none)'}: "
+                    "put them into folders of their own"
+                )
+    if about is None:
+        held = f"the {plural(len(selection.files), 'file')} in '{folder}' say themselves what they hold"
+        raise EpisodeError(f"nothing to describe: {held}")
+    state, action = (_span(np.concatenate([pair[k] for pair in spans])) for k in (0, 1))
+    layout, assumed, instruction = about
+    return Measured(tuple(files), layout, assumed, state, action, max(lengths), sum(lengths), instruction)
+
+
+def _span(table: Span) -> Span:
+    """(2, D): the smallest and the largest value of each entry, without NaN."""
+    return np.stack([np.nanmin(table, axis=0), np.nanmax(table, axis=0)])
+
+
+def looks_like(low: float, high: float) -> str:
+    """What a range suggests, as a question; empty where it suggests nothing."""
+    if max(-low, high) > FULL_TURN:
+        return "degrees?"
+    if high - low < 1e-4:
+        return "never moves"
+    if low >= -0.02 and high < METRES:
+        return "a gripper in metres?"
+    return "an opening (0 to 1), or radians?" if low >= -0.1 and high <= 1.1 else "radians?"
+
+
+def doubts(contract: Contract, measured: Measured) -> dict[str, str]:
+    """{"joints" or "gripper": how the measured ranges contradict its unit}."""
+    found = {}
+    grippers: list[tuple[str, float, float]] = []
+    joints: list[tuple[str, float, float]] = []
+    for names, table in ((contract.state_names, measured.state), (contract.action_names, measured.action)):
+        for i, name in enumerate(names):
+            if not name.startswith(BASE):
+                (grippers if "gripper" in name else joints).append((name, float(table[0, i]), float(table[1, i])))
+    if grippers:
+        name, low, high = max(grippers, key=lambda g: max(-g[1], g[2] - 1))
+        widest = max(high - low for _, low, high in grippers)
+        if contract.units["gripper"] == OPENING and (low < -0.5 or high > 1.5 or 1e-3 < widest < METRES):
+            found["gripper"] = f"{name} spans {low:.3g} to {high:.3g}, its unit is to be '{OPENING}'"
+        if contract.units["gripper"] == "m" and max(-low, high) > 2 * METRES:
+            found["gripper"] = f"{name} spans {low:.3g} to {high:.3g}, its unit is to be metres"
+    if joints:
+        name, low, high = max(joints, key=lambda j: max(-j[1], j[2]))
+        if contract.units["joints"] == "rad" and max(-low, high) > FULL_TURN:
+            found["joints"] = f"{name} spans {low:.3g} to {high:.3g}, its unit is to be radians"
+        if contract.units["joints"] == "deg" and max(-low, high) < np.pi:
+            found["joints"] = f"{name} spans {low:.3g} to {high:.3g}, the widest of all: its unit is to be degrees"
+    return found

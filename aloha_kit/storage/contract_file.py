@@ -1,0 +1,174 @@
+"""What the vectors of a file mean that does not say it: described beside the file or by a flag, or assumed by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from aloha_kit.config import from_mapping, load, RigConfig
+from aloha_kit.config.load import read
+from aloha_kit.config.match_checkpoint import rig_joints
+from aloha_kit.core import ConfigError, Contract, ContractError
+from aloha_kit.core.errors import command
+from aloha_kit.storage.codec import JpegOrder
+
+CONTRACT = "contract.yaml"
+"""The file beside old episodes that describes them; `episode adopt` writes it."""
+
+UNKNOWN = "unknown"
+"""The unit of what nobody described."""
+
+
+@dataclass(frozen=True)
+class ContractFlags:
+    """How a command is told what old episodes' vectors and images mean."""
+
+    contract: Path | None = None
+    """What the vectors of files that do not say it mean (names, units, rate): a YAML file, as `adopt` writes it; by
+    default contract.yaml beside them."""
+    rig: str | None = None
+    """The rig (name or YAML) that such files are of, in place of --contract."""
+
+    jpeg_order: JpegOrder | None = None
+    """The order of red and blue in JPEG, PNG and WebP images of files that do not say it: standard, as any viewer shows
+    them, or mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
+
+    def load(self) -> Contract | None:
+        """The contract that the flags give; None without flags. Errors as `given_contract`."""
+        return given_contract(self.contract, self.rig)
+
+
+def given_contract(contract: str | Path | None, rig: str | None) -> Contract | None:
+    """The contract in a YAML file, or a rig's; a rig says no rate, so its is 0 and the file's own counts.
+
+    Raises:
+        ConfigError: both are given, or there is no such file or rig, or it is not a contract.
+    """
+    if contract and rig:
+        raise ConfigError(f"--contract {contract} and --rig {rig} both say what the joints are; give one of them")
+    if rig:
+        return Contract(*rig_joints(load(RigConfig, "rigs", rig)), {}, rate_hz=0.0)
+    return read_contract(Path(contract)) if contract else None
+
+
+def read_contract(path: Path) -> Contract:
+    """The contract in a YAML file; its cameras may be left out.
+
+    Raises:
+        ConfigError: no such file, or it is not a contract; names the key.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"no contract '{path}'; `python -m aloha_kit.episode adopt DIR` writes one beside the episodes"
+        )
+    values = {"cameras": {}, **read(path)}
+    if not isinstance(values["cameras"], dict) or any(len(np.shape(size)) != 1 for size in values["cameras"].values()):
+        raise ConfigError(f"{path}: cameras must be like {{cam_high: [480, 640]}}, given {values['cameras']}")
+    contract = from_mapping(Contract, values, where=str(path))
+    for key in ("state_names", "action_names"):
+        names = getattr(contract, key)
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"{path}: {key} must name every entry once, given: {', '.join(names) or '(none)'}")
+    if not 0 < contract.rate_hz < float("inf"):
+        raise ConfigError(f"{path}: rate_hz must be above 0, given {contract.rate_hz:g}")
+    return contract
+
+
+def settle(
+    path: Path,
+    recorded: Contract | None,
+    given: Contract | None,
+    suggested: Callable[[], Contract],
+    widths: tuple[int, int],
+    told: Collection[str] = (),
+) -> tuple[Contract, str]:
+    """The contract of a file, and in words what of it is assumed (empty where nothing is).
+
+    Its own counts first, then the one given, then `contract.yaml` in its folder or the folder above.
+
+    Args:
+        recorded, given: the file's own contract and the user's, if any.
+        suggested: gives what the file's layout suggests, with the cameras as they are in the file.
+        widths: of the state and of the whole action, a base's included.
+        told: what of the suggested contract the file itself says: "joints", "rate".
+
+    Raises:
+        ContractError: the contract does not fit the file; lists how.
+        ConfigError: `contract.yaml` is not a contract.
+    """
+    if recorded is not None:
+        if given is not None:
+            asked = replace(given, rate_hz=given.rate_hz or recorded.rate_hz, environment_state_names=())
+            asked.require(recorded, mine="the contract given", theirs=f"the one in {path}")
+        return recorded, ""
+    described, source = given, "the contract given"
+    for folder in (path.parent, path.parent.parent) if given is None else ():
+        if (folder / CONTRACT).is_file():
+            described, source = read_contract(folder / CONTRACT), str(folder / CONTRACT)
+            break
+    assumed = suggested()
+    if described is None:
+        return assumed, _assumption(path, assumed, told)
+    for key, names, width in zip(
+        ("qpos", "action"), (described.state_names, described.action_names), widths, strict=True
+    ):
+        if len(names) != width:
+            raise ContractError(
+                f"{source} names {len(names)} entries of {key}, {path} has {width}. Describe these files with "
+                f"`{command('episode', 'adopt', path.parent)}`, or give --contract FILE or --rig NAME"
+            )
+    for camera, size in described.cameras.items():
+        if assumed.cameras.get(camera) != size:
+            there = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed.cameras.items())
+            raise ContractError(
+                f"{source} has camera '{camera}' of {size[0]}x{size[1]}, {path} has: {there or '(no cameras)'}"
+            )
+    if described.rate_hz:
+        return replace(described, cameras=assumed.cameras), ""
+    # a rig says what its joints are called; what its recorder's files hold, their layout knows better
+    units = described.units if assumed.units["joints"] == UNKNOWN else assumed.units
+    rate = "" if "rate" in told else f"the file does not say its rate: {assumed.rate_hz:g} Hz is assumed"
+    return replace(described, cameras=assumed.cameras, rate_hz=assumed.rate_hz, units=units), rate
+
+
+def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[int, int]], rate_hz: float) -> Contract:
+    """Names without a meaning for vectors of any width, their units unknown.
+
+    Entries of state and action share their names (`joint_0`, …) where there are as many of both. A base's two
+    entries are its linear and angular velocity, three are vx, vy and wz.
+    """
+    alike = state == action
+    states, actions = ("joint", "joint") if alike else ("state", "action")
+    velocities = {2: ("base_linear", "base_angular"), 3: ("base_vx", "base_vy", "base_wz")}
+    return Contract(
+        tuple(f"{states}_{i}" for i in range(state)),
+        (
+            *(f"{actions}_{i}" for i in range(action)),
+            *velocities.get(base, tuple(f"base_{i}" for i in range(base))),
+        ),
+        sizes,
+        rate_hz,
+        units={"joints": UNKNOWN, "gripper": UNKNOWN},
+    )
+
+
+def _assumption(path: Path, contract: Contract, told: Collection[str]) -> str:
+    names, unit = contract.state_names, contract.units["joints"]
+    guesses = {
+        "joints": f"{names[0]} … {names[-1]}",
+        "units": "unknown units" if unit == UNKNOWN else unit,
+        "rate": f"{contract.rate_hz:g} Hz",
+    }
+    missing = [key for key in guesses if key not in told]
+    return (
+        f"the file does not say its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
+        f"{'is' if len(missing) == 1 else 'are'} assumed. Describe it with "
+        f"`{command('episode', 'adopt', path.parent)}`, --contract FILE or --rig NAME"
+    )
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

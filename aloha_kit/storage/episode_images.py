@@ -1,0 +1,238 @@
+"""Images of an open episode file: their formats, the order of their channels, frames and depth as arrays."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from aloha_kit.core import did_you_mean, EpisodeError
+from aloha_kit.core.errors import reason
+from aloha_kit.storage.codec import (
+    decode_depth,
+    decode_image,
+    Depth,
+    Image,
+    image_kind,
+    ImageKind,
+    JpegOrder,
+    order_told,
+    unpadded,
+)
+from aloha_kit.storage.episode_file import EpisodeFile
+from aloha_kit.storage.hdf5 import DAMAGE, require_rows
+from aloha_kit.storage.image_format import as_depth, depth_format, encoded_row, image_format, ImageFormat, is_encoded
+from aloha_kit.storage.layouts import OURS, text_of
+from aloha_kit.storage.robotwin import ROBOTWIN
+
+
+class EpisodeImages(EpisodeFile):
+    """The cameras of an episode file; images are read one at a time and not kept.
+
+    Args:
+        jpeg_order: the order of red and blue in encoded images, for a file that does not say it.
+        rename: cameras, {the name to read them by: the file's}.
+    """
+
+    def __init__(
+        self, path: str | Path, jpeg_order: JpegOrder | None = None, rename: Mapping[str, str] | None = None
+    ) -> None:
+        self._given_order = jpeg_order
+        self._formats: dict[str, ImageFormat] = {}
+        super().__init__(path, rename)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether images are kept encoded, as JPEG, PNG or WebP."""
+        return bool(self._layout.encoded)
+
+    @property
+    def image_kind(self) -> ImageKind | Literal["raw"]:
+        """How images are kept, by the first one that is encoded."""
+        for camera in self._layout.encoded:
+            if self.rows(camera):
+                return image_kind(self.encoded(camera, 0)) or "jpeg"  # a damaged one is what most are
+        return "raw"
+
+    @property
+    def jpeg_order(self) -> JpegOrder:
+        """The channels of the file's encoded images, see `docs/data_format.md`."""
+        return self._jpeg_order()[0]
+
+    @property
+    def jpeg_order_source(self) -> Literal["file", "given", "guessed"]:
+        """Who says so: the file, whoever opened it, or nobody (then it is what all recorders of such files write)."""
+        return self._jpeg_order()[1]
+
+    @property
+    def jpeg_order_note(self) -> str:
+        """A line where the order is guessed, what to do about it included; else empty."""
+        if not self.compressed or self.jpeg_order_source != "guessed":
+            return ""
+        return (
+            f"the file does not say the order of red and blue in its images: {self.jpeg_order} is assumed, as "
+            f"{self.layout} recorders write it; if red and blue are exchanged, give --jpeg_order standard"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is read otherwise than it is stored, what was assumed, and what contradicts the data; a line each."""
+        lines: dict[str, list[str]] = {}
+        for camera in self.cameras:
+            with contextlib.suppress(EpisodeError):  # raised again by whoever reads this camera
+                lines.setdefault(self.image_format(camera).conversion, []).append(camera)
+        for camera, data in self._depth.items():
+            with contextlib.suppress(EpisodeError):
+                lines.setdefault(depth_format(data), []).append(f"depth of {camera}")
+        lines.pop("", None)
+        order, source = self._jpeg_order()
+        ignored = self._given_order not in (None, order) and source == "file"
+        return (
+            *(f"{', '.join(names)}: {line}" for line, names in lines.items()),
+            *self._layout.notes,
+            *([f"jpeg_order {self._given_order} is not used: the file says {order}"] if ignored else []),
+            *([self.jpeg_order_note] if self.jpeg_order_note else []),
+        )
+
+    def reading(self, cameras: Collection[str]) -> str:
+        """How some cameras' images are read where not simply as the file says; empty where they are."""
+        words = {conversion for camera in cameras if (conversion := self.image_format(camera).conversion)}
+        if self.compressed and self.jpeg_order_source == "given":
+            words.add(f"jpeg_order {self.jpeg_order}")
+        words |= {f"{name} is {self._renamed[name]}" for name in cameras if name in self._renamed}
+        return "; ".join(sorted(words))
+
+    def image_format(self, camera: str) -> ImageFormat:
+        """How a camera's images are stored.
+
+        Raises:
+            EpisodeError: no such camera, or one whose images cannot be read without a guess; says what they are.
+        """
+        with self._guard():
+            self._handle()
+            data = self._camera(camera)
+            if camera not in self._formats:
+                try:
+                    require_rows(data, camera)
+                    self._formats[camera] = image_format(data)
+                except EpisodeError as error:
+                    raise EpisodeError(f"{self.path}: camera '{camera}': {error}") from None
+                except DAMAGE as error:
+                    raise EpisodeError(f"{self.path}: camera '{camera}' cannot be read: {reason(error)}") from error
+            return self._formats[camera]
+
+    def image_size(self, camera: str) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        size = self.image_format(camera).size
+        if size is not None:
+            return size
+        height, width = self.image(camera, 0).shape[:2]
+        return height, width
+
+    def _sizes(self) -> dict[str, tuple[int, int]]:
+        """Sizes of the cameras whose images can be read."""
+        sizes = {}
+        for camera in self.cameras:
+            with contextlib.suppress(EpisodeError):
+                sizes[camera] = self.image_size(camera)
+        return sizes
+
+    def image(self, camera: str, i: int, at_least: tuple[int, int] | None = None) -> Image:
+        """Frame i as (H, W, 3) uint8 RGB; a JPEG perhaps halved up to three times, but `at_least` (height, width).
+
+        Raises:
+            EpisodeError: no such camera or frame (says which exist), a damaged frame, or one that cannot be converted.
+        """
+        stored = self.image_format(camera)
+        row = self._row(camera, i)
+        try:
+            return decode_image(row, self.jpeg_order, at_least) if stored.encoded else stored.to_rgb(row)
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be used: {error}") from None
+
+    def jpeg(self, camera: str, i: int) -> bytes | None:
+        """Frame i as the encoded image that the file holds, without its padding; None where it holds raw pixels.
+
+        Its channels are in `jpeg_order`: `cv2.imdecode` gives RGB in Mobile ALOHA's, BGR in the standard one.
+        """
+        return self.encoded(camera, i) if self.image_format(camera).encoded else None
+
+    def encoded(self, camera: str, i: int) -> bytes:
+        """Frame i as it lies in the file: an encoded image without its padding, or raw pixels."""
+        row = self._row(camera, i)
+        return unpadded(row) if isinstance(row, bytes) else row.tobytes()
+
+    def rows(self, camera: str) -> int:
+        """How many frames a camera has; `frames` in a sound file."""
+        with self._guard():
+            self._handle()
+            return int(self._camera(camera).shape[0])
+
+    def depth(self, camera: str, i: int) -> Depth:
+        """Frame i of a depth camera as (H, W) uint16 mm.
+
+        Raises:
+            EpisodeError: no such depth camera or frame, or values that are no whole mm.
+        """
+        with self._guard():
+            self._handle()
+            if camera not in self._depth:
+                raise EpisodeError(f"{self.path} has no depth of '{camera}'. {did_you_mean(camera, self._depth)}")
+            data = self._depth[camera]
+            row = self._read(data, i, camera)
+        try:
+            depth_format(data)
+            return decode_depth(row) if isinstance(row, bytes) else as_depth(row, rounded=self.layout == ROBOTWIN)
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}': {error}") from None
+
+    def _row(self, camera: str, i: int) -> Any:
+        """Frame i as it is stored: bytes of an encoded image, or an array."""
+        with self._guard():
+            self._handle()
+            return self._read(self._camera(camera), i, camera)
+
+    def _jpeg_order(self) -> tuple[JpegOrder, Literal["file", "given", "guessed"]]:
+        with self._guard():
+            self._handle()
+            if "jpeg_order" not in self._arrays:
+                self._arrays["jpeg_order"] = self._find_jpeg_order()
+            found: tuple[JpegOrder, Literal["file", "given", "guessed"]] = self._arrays["jpeg_order"]
+            return found
+
+    def _find_jpeg_order(self) -> tuple[JpegOrder, Literal["file", "given", "guessed"]]:
+        told = text_of(self._file.attrs.get("jpeg_order"))
+        if told == "standard":
+            return "standard", "file"
+        if told == "mobile_aloha" or self.layout == OURS:
+            return "mobile_aloha", "file"
+        for camera in self._layout.encoded:
+            if self.rows(camera) and order_told(self.encoded(camera, 0)) == "standard":
+                return "standard", "file"
+        return (self._given_order, "given") if self._given_order else ("mobile_aloha", "guessed")
+
+    def _camera(self, camera: str) -> Any:
+        if camera not in self._images:
+            raise EpisodeError(f"{self.path} has no camera '{camera}'. {did_you_mean(camera, self._images)}")
+        return self._images[camera]
+
+    def _read(self, data: Any, i: int, camera: str) -> Any:
+        try:
+            require_rows(data, camera)
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: {error}") from None
+        if not 0 <= i < data.shape[0]:
+            raise EpisodeError(
+                f"{self.path} has frames 0 to {data.shape[0] - 1} of camera '{camera}', asked for frame {i}"
+            )
+        try:
+            return encoded_row(data, i) if is_encoded(data) else np.asarray(data[i])
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}': {error}") from None
+        except DAMAGE as error:
+            raise EpisodeError(
+                f"{self.path}: frame {i} of camera '{camera}' cannot be read: {reason(error)}"
+            ) from error

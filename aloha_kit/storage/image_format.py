@@ -1,0 +1,215 @@
+"""How a file stores its images, and how each becomes (H, W, 3) uint8 RGB: the one place that knows.
+
+The data decide (type, shape, values, the first bytes of a row), not the attributes beside them. What can be
+converted without a guess is converted and told in `ImageFormat.conversion`; everything else is refused by what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.storage.codec import conversion_of, Depth, Image, image_kind
+
+_CHANNELS = (1, 3, 4)
+_SAMPLES = 8  # frames looked at to tell what the values of a data set mean
+_ROUNDING = 1e-6  # how far a float may lie outside its range
+
+Scale = Literal[1, 255]
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """How one camera's images are stored.
+
+    Attributes:
+        encoded: every row is an encoded image (JPEG, PNG, WebP).
+        channels_first: raw images are (channels, H, W).
+        scale: what raw values are multiplied with: 255 for floats from 0 to 1.
+        size: (height, width) of raw images; None for encoded ones, which tell it themselves.
+        conversion: what is done to make the images (H, W, 3) uint8 RGB, in words; empty where nothing is. Of encoded
+            images the first one tells.
+        plain: as our own files and the ALOHA family's keep them: (H, W, 3) uint8, or padded JPEG rows.
+    """
+
+    encoded: bool
+    channels_first: bool = False
+    scale: Scale = 1
+    size: tuple[int, int] | None = None
+    conversion: str = ""
+    plain: bool = False
+
+    def to_rgb(self, frame: npt.NDArray[Any]) -> Image:
+        """A raw frame as (H, W, 3) uint8 RGB.
+
+        Raises:
+            EpisodeError: values that cannot be converted without a loss; says which.
+        """
+        if not self.conversion:
+            return np.asarray(frame, np.uint8)
+        if frame.ndim == 2:
+            frame = frame[..., None]
+        elif self.channels_first:
+            frame = np.moveaxis(frame, 0, -1)
+        frame = as_bytes(frame, self.scale)
+        return np.ascontiguousarray(np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame[..., :3])
+
+
+def image_format(data: Any) -> ImageFormat:
+    """How the rows of an HDF5 data set hold images.
+
+    Rules, in this order: byte strings, opaque rows, rows of variable length and rows of rank 1 are encoded images.
+    Raw images are (H, W), or have 1, 3 or 4 channels on the first or the last axis, whichever of the two it is.
+    Integers are values from 0 to 255. Floats are from 0 to 1 and are multiplied by 255 and rounded (exact for k/255),
+    or whole numbers from 0 to 255. Which of the two is told by frames spread over the file; every frame is checked
+    again when it is read. One channel is repeated three times, a fourth one (alpha) is dropped.
+
+    Raises:
+        EpisodeError: anything else; says type, shape and what was expected.
+    """
+    if is_encoded(data):
+        row = encoded_row(data, 0) if len(data) else b""
+        plain = data.dtype == np.uint8 and len(data.shape) == 2 and image_kind(row) == "jpeg"
+        return ImageFormat(encoded=True, conversion=conversion_of(row), plain=plain)
+    shape = tuple(data.shape)
+    what = described(data)
+    if 0 in shape[1:]:
+        raise EpisodeError(f"images are {what}, without a pixel")
+    if data.dtype.kind not in "uif":
+        raise EpisodeError(f"images are {what}, expected numbers from 0 to 255 or from 0 to 1, or encoded rows")
+    if len(shape) not in (3, 4):
+        raise EpisodeError(f"images are {what}, expected (frames, height, width, 3) or encoded rows")
+    first, last = (len(shape) == 4 and axis in _CHANNELS for axis in (shape[1], shape[-1]))
+    if first and last:
+        raise EpisodeError(f"images are {what}: either axis may be that of the channels, expected 1, 3 or 4 on one")
+    if len(shape) == 4 and not (first or last):
+        raise EpisodeError(f"images are {what}, expected 1, 3 or 4 channels on the first or the last axis")
+    channels = 1 if len(shape) == 3 else shape[1] if first else shape[-1]
+    scale, value_words = _values(data)
+    words = [
+        *(["channel axis moved to the end"] if first else []),
+        *value_words,
+        *({1: ["grey repeated in three channels"], 4: ["fourth channel dropped"]}.get(channels, [])),
+    ]
+    size = shape[2:4] if first else shape[1:3]
+    conversion = f"{what} read as uint8 RGB: {', '.join(words)}" if words else ""
+    return ImageFormat(False, first, scale, (int(size[0]), int(size[1])), conversion, plain=not words)
+
+
+def described(data: Any) -> str:
+    """Type and shape of a data set of frames, the number of frames left out."""
+    return f"{data.dtype} (frames{''.join(f', {size}' for size in data.shape[1:])})"
+
+
+def is_encoded(data: Any) -> bool:
+    """Whether the rows of a data set are encoded images rather than pixels."""
+    if data.dtype.kind in "SO" or (data.dtype.kind == "V" and data.dtype.names is None):
+        return all(size == 1 for size in data.shape[1:])
+    if data.dtype.itemsize != 1 or data.dtype.kind not in "ui":
+        return False
+    if len(data.shape) == 3 and 1 in data.shape[1:]:  # rows as older OpenCV gives them: (bytes, 1)
+        return len(data) > 0 and image_kind(np.asarray(data[0]).tobytes()) is not None
+    return len(data.shape) == 2
+
+
+def encoded_row(data: Any, i: int) -> bytes:
+    """Row i of a data set of encoded images, with the padding that it has there.
+
+    Raises:
+        EpisodeError: the row is text or numbers of more than a byte.
+    """
+    if data.dtype.kind == "S":  # read without conversion: HDF5 ends a C string at the first zero byte
+        row = np.zeros(1, f"V{data.dtype.itemsize}")
+        space = data.id.get_space()
+        space.select_hyperslab((i, *(0,) * (len(data.shape) - 1)), (1,) * len(data.shape))
+        data.id.read(h5py.h5s.create_simple((1,)), space, row, mtype=data.id.get_type())
+        return row.tobytes()
+    item = data[i : i + 1]
+    if data.dtype.kind == "O":
+        item = item.reshape(-1)[0]
+        item = np.frombuffer(item, np.uint8) if isinstance(item, bytes) else item
+        if not isinstance(item, np.ndarray) or item.dtype.itemsize != 1:
+            raise EpisodeError(
+                f"rows are {getattr(item, 'dtype', type(item).__name__)}, expected bytes of encoded images"
+            )
+    return bytes(item.tobytes())
+
+
+def as_bytes(values: npt.NDArray[Any], scale: Scale) -> Image:
+    """Numbers as uint8: times `scale`, which must give whole numbers from 0 to 255 (floats from 0 to 1 are rounded).
+
+    Raises:
+        EpisodeError: values outside the range, or not whole, or not finite.
+    """
+    if values.dtype == np.uint8:
+        return np.asarray(values, np.uint8)
+    low, high = values.min(initial=0), values.max(initial=0)
+    limit = 255 // scale
+    if not (low >= -_ROUNDING and high <= limit + _ROUNDING):  # a NaN is not
+        colour = ": 16-bit colour" if values.dtype == np.uint16 else ""
+        raise EpisodeError(f"{values.dtype} values from {low:g} to {high:g}{colour}, expected 0 to {limit}")
+    whole = np.rint(values.astype(np.float32) * scale) if values.dtype.kind == "f" else values
+    if scale == 1 and values.dtype.kind == "f" and not np.allclose(whole, values, rtol=0, atol=1e-3):
+        raise EpisodeError(f"{values.dtype} values up to {high:g} that are not whole, expected 0 to 1, or whole ones")
+    return np.clip(whole, 0, 255).astype(np.uint8)
+
+
+def depth_format(data: Any) -> str:
+    """What is done to make a data set's depth uint16 mm, in words; empty where nothing is.
+
+    Raises:
+        EpisodeError: neither numbers (H, W) or (H, W, 1), nor encoded rows.
+    """
+    if is_encoded(data):
+        return f"{described(data)} read as 16-bit PNG of depth in mm"
+    if data.dtype.kind not in "uif" or not (len(data.shape) == 3 or (len(data.shape) == 4 and data.shape[3] == 1)):
+        raise EpisodeError(f"depth is {described(data)}, expected uint16 (frames, height, width) in mm")
+    return "" if data.dtype == np.uint16 else f"{described(data)} read as uint16 mm"
+
+
+def as_depth(values: npt.NDArray[Any], *, rounded: bool) -> Depth:
+    """Numbers as (H, W) uint16 mm; floats have to be whole, unless the layout says that they may be `rounded`.
+
+    Raises:
+        EpisodeError: values that uint16 mm cannot hold.
+    """
+    values = values.reshape(values.shape[:2])
+    if values.dtype == np.uint16:
+        return np.asarray(values, np.uint16)
+    low, high = values.min(initial=0), values.max(initial=0)
+    if not (low >= 0 and high <= 65535):
+        raise EpisodeError(f"depth has {values.dtype} values from {low:g} to {high:g}, expected 0 to 65535 mm")
+    whole = np.rint(values)
+    if not rounded and not (whole == values).all():
+        raise EpisodeError(f"depth has {values.dtype} values that are not whole, up to {high:g}: expected mm, not m")
+    return np.asarray(whole, np.uint16)
+
+
+def _values(data: Any) -> tuple[Scale, list[str]]:
+    """The scale of a raw data set's values, and what is done to them in words."""
+    if data.dtype == np.uint8:
+        return 1, []
+    if data.dtype.kind != "f":
+        for frame in _samples(data):
+            as_bytes(frame, 1)
+        return 1, ["values from 0 to 255 kept"]
+    scale: Scale = 1 if any(frame.max(initial=0) > 1 + _ROUNDING for frame in _samples(data)) else 255
+    exact = True
+    for frame in _samples(data):
+        levels = as_bytes(frame, scale)
+        exact &= bool(np.allclose(levels / scale, frame, rtol=0, atol=1e-3))
+    if scale == 1:
+        return 1, ["values from 0 to 255 kept"]
+    return 255, [f"values times 255{'' if exact else ', rounded'}"]
+
+
+def _samples(data: Any) -> Iterator[npt.NDArray[Any]]:
+    rows = len(data)
+    for i in np.unique(np.linspace(0, max(rows - 1, 0), min(_SAMPLES, rows)).round().astype(int)).tolist():
+        yield np.asarray(data[i])

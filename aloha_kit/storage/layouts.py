@@ -1,0 +1,263 @@
+"""Telling others' files apart, by what is in them: ours, the ALOHA family's, RoboTwin's, XPolicyLab's.
+
+The ALOHA family keeps `/action` and `/observations/qpos`; its members differ in what lies beside. Old files do not
+say their rate, joint names or units, so a contract for them is what their recorders used by default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from aloha_kit.core import Contract, EpisodeError, joint_names
+from aloha_kit.core.errors import shown
+from aloha_kit.core.versions import CLASSIC, SCHEMA
+from aloha_kit.storage import hdf5
+from aloha_kit.storage.contract_file import neutral_contract
+from aloha_kit.storage.hdf5 import DAMAGE, require_rows
+from aloha_kit.storage.image_format import is_encoded
+from aloha_kit.storage.robotwin import place_of, ROBOTWIN, XPOLICYLAB
+
+OURS, ALOHA, ACT_SIM = "aloha_kit", "aloha", "act_sim"
+MOBILE_ALOHA, COBOT_MAGIC = "mobile_aloha", "cobot_magic"
+FAMILY = (ALOHA, ACT_SIM, MOBILE_ALOHA, COBOT_MAGIC)
+
+_COBOT_JOINTS = tuple(f"{arm}_joint{i}" for arm in ("left", "right") for i in range(7))
+_COBOT_CAMERAS = {"cam_high", "cam_left_wrist", "cam_right_wrist"}
+_WORDS = {**dict.fromkeys(("true", "1", "yes"), True), **dict.fromkeys(("false", "0", "no", "none", ""), False)}
+_BASE = ("base_linear", "base_angular")
+_TEXT = 1 << 20  # bytes of an instruction
+_SHOWN = 20  # data sets, in messages
+
+
+@dataclass(frozen=True)
+class Table:
+    """A vector stream: the columns of several data sets side by side, rows from `first` on."""
+
+    parts: tuple[str, ...]
+    first: int = 0
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a file keeps things.
+
+    Attributes:
+        cameras, depth: {camera: path of its data set}.
+        encoded: cameras whose rows are encoded images.
+        tables: vectors that lie elsewhere than in the ALOHA family, by the family's paths.
+        names: of the state's columns where the layout tells them, else empty.
+        rate_hz: the control rate that the file or its recorder's default says.
+        told: what of "joints" and "rate" the file itself says.
+        instruction: the task in words, where the file keeps it as a data set.
+        notes: what was assumed, and where attributes contradict the data; a line each.
+    """
+
+    name: str
+    cameras: dict[str, str]
+    depth: dict[str, str]
+    encoded: tuple[str, ...] = ()
+    tables: dict[str, Table] = dataclasses.field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    rate_hz: float = 50.0
+    told: tuple[str, ...] = ()
+    instruction: str | None = None
+    notes: tuple[str, ...] = ()
+
+    def renamed(self, names: Mapping[str, str], path: object) -> Layout:
+        """The same with other names of cameras, {the file's: the new one}; names that the file has not are ignored.
+
+        Raises:
+            EpisodeError: two cameras would have one name.
+        """
+        cameras = {names.get(name, name): place for name, place in self.cameras.items()}
+        if len(cameras) < len(self.cameras):
+            raise EpisodeError(f"{path}: cameras {', '.join(self.cameras)} cannot be renamed, since two would be alike")
+        return dataclasses.replace(
+            self,
+            cameras=cameras,
+            depth={names.get(name, name): place for name, place in self.depth.items()},
+            encoded=tuple(names.get(name, name) for name in self.encoded),
+        )
+
+
+def detect(file: Any, path: object) -> Layout:
+    """The layout of an open HDF5 file.
+
+    Raises:
+        EpisodeError: none that is known; lists what the file has.
+    """
+    schema = text_of(file.attrs.get("schema"))
+    if schema not in (None, SCHEMA, CLASSIC):
+        raise EpisodeError(f"{path} has schema '{schema}', this version reads '{SCHEMA}' and the ALOHA family's files")
+    place = None if schema else place_of(file)
+    if place is not None:
+        return Layout(
+            place.name,
+            place.cameras,
+            place.depth,
+            tuple(camera for camera, path in place.cameras.items() if is_encoded(file[path])),
+            {"action": Table(place.action, place.action_from), "observations/qpos": Table(place.state)},
+            place.names,
+            place.rate_hz,
+            place.told,
+            instruction_of(file),
+            place.notes,
+        )
+    for key in ("action", "observations/qpos"):
+        if key not in file:
+            raise EpisodeError(
+                f"{path} is in no known layout: it lacks /{key}. It has: {contents(file)}. Known: "
+                f"{', '.join((SCHEMA, *FAMILY, ROBOTWIN, XPOLICYLAB))}"
+            )
+    images = file.get("observations/images", {})
+    if not hasattr(images, "items"):
+        raise EpisodeError(f"{path}: /observations/images is no group of cameras. It has: {contents(file)}")
+    for key in ("action", "observations/qpos"):
+        shape = tuple(getattr(file[key], "shape", None) or ())
+        if len(shape) != 2 or shape[1] == 0:
+            raise EpisodeError(f"{path}: /{key} is no table of rows. It has: {contents(file)}")
+    for name in images:
+        try:
+            require_rows(images[name], f"observations/images/{name}")
+        except EpisodeError as error:
+            raise EpisodeError(f"{path}: {error}. It has: {contents(file)}") from None
+    cameras = tuple(images)
+    if schema is not None and "camera_names" in file.attrs:
+        named = np.asarray(file.attrs["camera_names"])
+        if named.ndim != 1 or named.dtype.kind not in "SUO":
+            raise EpisodeError(f"{path}: camera_names is {shown(file.attrs['camera_names'])}, expected names")
+        cameras = tuple(dict.fromkeys(str(text_of(name)) for name in named))
+        for name in cameras:
+            if name not in images:
+                raise EpisodeError(
+                    f"{path}: camera_names says '{name}', the file has no such images. It has: {contents(file)}"
+                )
+    encoded = tuple(name for name in cameras if is_encoded(images[name]))
+    depth = {
+        name: f"observations/{group}/{name}"
+        for group in ("images_depth", "depths")  # the second: an older Cobot Magic recorder
+        for name in _members(file, f"observations/{group}")
+    }
+    name = OURS if schema is not None else _name(file, cameras, encoded, depth)
+    return Layout(
+        name,
+        {camera: f"observations/images/{camera}" for camera in cameras},
+        depth,
+        encoded,
+        rate_hz=30.0 if name == COBOT_MAGIC else 50.0,
+        instruction=instruction_of(file),
+        notes=tuple(_contradictions(file, cameras, encoded)),
+    )
+
+
+def derive_contract(layout: Layout, state: int, action: int, base: int, sizes: dict[str, tuple[int, int]]) -> Contract:
+    """The contract that a foreign file's recorder used by default; neutral names where the arms are not ALOHA's."""
+    if layout.names:
+        return Contract(layout.names, layout.names, sizes, rate_hz=layout.rate_hz)
+    if (state, action, base) == (14, 16, 0):  # ACT++ may keep the base's two in the same data set
+        action, base = 14, 2
+    if (state, action) != (14, 14) or base not in (0, 2):
+        return neutral_contract(state, action, base, sizes, layout.rate_hz)
+    cobot = layout.name == COBOT_MAGIC
+    names = _COBOT_JOINTS if cobot else joint_names()
+    contract = Contract(names, (*names, *_BASE[:base]), sizes, rate_hz=layout.rate_hz)
+    if cobot:  # its grippers are recorded as the driver reports them
+        contract.units["gripper"] = "raw"
+    return contract
+
+
+def instruction_of(file: Any) -> str | None:
+    """The task in words from `/instruction` (text, bytes or uint8), or the first of `/instructions`."""
+    for key in ("instruction", "instructions"):
+        data = file.get(key)
+        if not getattr(data, "size", 0) or data.size * data.dtype.itemsize > _TEXT:
+            continue
+        value = data[()]
+        if isinstance(value, np.ndarray) and value.dtype == np.uint8:
+            value = value.tobytes().rstrip(b"\0")
+        found = text_of(value)
+        if found is None:
+            continue
+        with contextlib.suppress(ValueError):  # RoboTwin keeps a list in JSON
+            listed = json.loads(found)
+            found = str(listed[0]) if isinstance(listed, list) and listed else found
+        return found
+    return None
+
+
+def truth_of(value: Any) -> bool | None:
+    """What an attribute says that should be a boolean: also a number, an array of one, or text; None if nothing."""
+    if isinstance(value, np.ndarray):
+        return truth_of(value.reshape(-1)[0]) if value.size == 1 else None
+    if isinstance(value, (str, bytes)):
+        return _WORDS.get(str(text_of(value)).strip().lower())
+    return bool(value) if isinstance(value, (bool, int, float, np.generic)) else None
+
+
+def text_of(value: Any) -> str | None:
+    """Text from an attribute or a data set: a string, bytes, or the first of an array of them; None for other types."""
+    if isinstance(value, np.ndarray):
+        return text_of(value.reshape(-1)[0]) if value.size else None
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return str(value) if isinstance(value, str) else None
+
+
+def _members(file: Any, name: str) -> list[str]:
+    """Names in a group; none where there is no such group."""
+    group = file.get(name)
+    return [str(key) for key in group] if hasattr(group, "items") else []
+
+
+def contents(file: Any) -> str:
+    """Every data set with its shape, for messages about what a file has."""
+    found: list[str] = []
+    with contextlib.suppress(EpisodeError, *DAMAGE):  # then it is what could be listed
+        for name, data in hdf5.datasets(file):
+            found.append(f"/{name} {data.shape}")
+    listed = ", ".join(found[:_SHOWN]) or "(nothing)"
+    return listed if len(found) <= _SHOWN else f"{listed} and {len(found) - _SHOWN} more"
+
+
+def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: dict[str, str]) -> str:
+    """Which member of the ALOHA family wrote a file.
+
+    Depth is kept by Cobot Magic only. Without it, Cobot Magic is told by everything that its recorder always writes:
+    raw images of its three cameras, `base_action`, and `compress` False. One of these alone does not tell it: files of
+    ALOHA and Mobile ALOHA that were decompressed have `compress` False too.
+    """
+    kept = text_of(file.attrs.get("layout"))  # an export of ours says where it came from
+    if kept in (*FAMILY, ROBOTWIN, XPOLICYLAB):
+        return str(kept)
+    base = "base_action" in file
+    told = "compress" in file.attrs and truth_of(file.attrs["compress"]) is False and "compress_len" not in file
+    if depth or (base and told and not encoded and set(cameras) <= _COBOT_CAMERAS):
+        return COBOT_MAGIC
+    if base or encoded:
+        return MOBILE_ALOHA
+    return ACT_SIM if truth_of(file.attrs.get("sim", False)) else ALOHA
+
+
+def _contradictions(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...]) -> Iterator[str]:
+    """Where what stands beside the images says something else than the images."""
+    if not cameras:
+        return
+    raw = [name for name in cameras if name not in encoded]
+    if "compress" in file.attrs:
+        value = file.attrs["compress"]
+        says, given = truth_of(value), text_of(value) or str(value)
+        wrong = raw if says else encoded if says is False else ()
+        if says is None:
+            yield f"attribute compress is '{given}', neither true nor false; the images decide"
+        elif wrong:
+            kind = "raw pixels" if says else "encoded"
+            yield f"attribute compress is '{given}', the images of {', '.join(wrong)} are {kind}; the images decide"
+    if "compress_len" in file and not encoded:
+        yield "compress_len is not used: the images are raw pixels"

@@ -1,0 +1,244 @@
+"""Reads an episode, ours or any of the ALOHA family's, without converting it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core.errors import shown
+from aloha_kit.storage import hdf5
+from aloha_kit.storage.codec import (
+    JpegOrder,
+)
+from aloha_kit.storage.contract_file import settle
+from aloha_kit.storage.episode_file import Array
+from aloha_kit.storage.episode_images import EpisodeImages
+from aloha_kit.storage.hdf5 import damage_told
+from aloha_kit.storage.layouts import derive_contract, FAMILY, OURS
+
+
+class Episode(EpisodeImages):
+    """One episode file, read as it is asked for.
+
+    `length` is T, the number of actions. Observations have `frames` rows: T + 1 in our own files, T in
+    the others'. Row i of the observations is what was seen when action i was chosen. Small arrays are
+    kept once read; images never are. Threads may share an episode; it pickles as its path, and a
+    forked or spawned process opens the file anew.
+
+    Attributes:
+        path: the file.
+        layout: "aloha_kit", or what other tool wrote the file, see `docs/data_format.md`.
+        length: T.
+        frames: rows of the observations.
+        cameras: names, in the recorder's order where the file says it, else alphabetically.
+        depth_cameras: names of cameras with depth.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        contract: Contract | None = None,
+        jpeg_order: JpegOrder | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> None:
+        self._given = contract
+        super().__init__(path, jpeg_order, rename)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | Path,
+        contract: Contract | None = None,
+        *,
+        jpeg_order: JpegOrder | None = None,
+        rename: Mapping[str, str] | None = None,
+    ) -> Episode:
+        """Open a file; use it as a context manager or call `close`.
+
+        Args:
+            contract: what the vectors of a file mean that does not say it, see `contract_file.given_contract`.
+            jpeg_order: the order of red and blue in encoded images, for a file that does not say it.
+            rename: cameras, {the name to read them by: the file's}; a file without such a camera is read as it is.
+
+        Raises:
+            EpisodeError: missing, damaged, or in no known layout; says what is there.
+        """
+        return cls(path, contract, jpeg_order, rename)
+
+    def __enter__(self) -> Episode:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Episode], tuple[Any, ...]]:
+        return Episode, (self.path, self._given, self._given_order, self._renamed)
+
+    def __repr__(self) -> str:
+        return f"Episode({str(self.path)!r}, {self.layout}, {self.length} steps, cameras {', '.join(self.cameras)})"
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def where(self) -> str:
+        """What error messages call the episode: its path."""
+        return str(self.path)
+
+    @property
+    def id(self) -> str:
+        """What tells the recording from any other, also in a copy: the id it was recorded under, or its size."""
+        return str(self.attrs.get("id") or self.path.stat().st_size)
+
+    @property
+    def action(self) -> Array:
+        """(T, A): the arms' commands; a base's are in `base_action`."""
+        return self._vector("action")
+
+    @property
+    def base_action(self) -> Array | None:
+        """(T, 2) m/s and rad/s, or None."""
+        return self._optional("base_action")
+
+    @property
+    def qpos(self) -> Array:
+        """(frames, S): rad, grippers normalised."""
+        return self._vector("observations/qpos")
+
+    @property
+    def qvel(self) -> Array | None:
+        """(frames, S): rad/s, or None, also where the file has an empty table in its place."""
+        return self._if_any("observations/qvel")
+
+    @property
+    def effort(self) -> Array | None:
+        """(frames, S): as the driver reports it, or None, as with `qvel`."""
+        return self._if_any("observations/effort")
+
+    @property
+    def base_velocity(self) -> Array | None:
+        """(frames, 2): m/s and rad/s, or None."""
+        return self._optional("observations/base_vel")
+
+    @property
+    def environment_state(self) -> Array | None:
+        """(frames, E): true object poses of a simulation, or None."""
+        return self._optional("observations/environment_state")
+
+    @property
+    def sensors(self) -> dict[str, Array]:
+        """{sensor: (frames, D)}; the contract's `sensors` say what their entries are."""
+        with self._guard(), damage_told(self.path):
+            group = self._handle().get("observations/sensors")
+            names = [name for name, _ in hdf5.datasets(group)] if group is not None else []
+        return {name: self._array(f"observations/sensors/{name}") for name in names}
+
+    @property
+    def reward(self) -> Array | None:
+        """(T,), or None."""
+        return self._optional("reward")
+
+    @property
+    def stamps(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Capture times in ns, {stream: (frames,)}, `command` (T,); `NO_STAMP` where there was none.
+
+        Empty in foreign files.
+        """
+        with self._guard(), damage_told(self.path):
+            group = self._handle().get("stamps", {})
+            if not hasattr(group, "items"):
+                raise EpisodeError(f"{self.path}: /stamps is a data set, expected a group with one for each stream")
+            names = [name for name, _ in hdf5.datasets(group)] if group else []
+        return {name: self._array(f"stamps/{name}") for name in names}
+
+    @property
+    def success(self) -> bool | None:
+        """Whether the episode was judged a success; None if nobody judged it."""
+        value: bool | None = self.attrs.get("success")
+        return value
+
+    @property
+    def describe(self) -> dict[str, Any]:
+        """What the environment said about itself when the episode was recorded; empty for foreign files."""
+        text = self.attrs.get("describe")
+        if not text or self.layout != OURS:
+            return {}
+        with damage_told(self.path):
+            return dict(json.loads(text))
+
+    @property
+    def action_offset(self) -> int:
+        """1 where the observation was taken before the action that it is stored with, as the real ALOHA's recorder
+        does; 0 in simulation and in our own files."""
+        return int(self.layout in FAMILY and not self.attrs.get("sim", False))
+
+    @property
+    def rate_hz(self) -> float:
+        """The control rate; the contract's where the file does not say it."""
+        value = self.attrs.get("rate_hz")
+        if value is None:
+            return self.contract.rate_hz
+        if type(value) not in (int, float) or not 0 < value < math.inf:
+            raise EpisodeError(f"{self.path}: rate_hz is {shown(value)}, expected a positive number")
+        return float(value)
+
+    @property
+    def contract(self) -> Contract:
+        """The embodiment: as recorded, as described (`contract.yaml`, or given), or what `assumption` tells.
+
+        Raises:
+            ContractError: a contract that does not fit the file.
+        """
+        return self._settled()[0]
+
+    @property
+    def assumption(self) -> str:
+        """What of the contract is assumed, in words; empty where the file, or somebody, says it."""
+        return self._settled()[1]
+
+    @property
+    def assumed(self) -> Contract:
+        """The contract that the file's layout suggests, whatever the file or somebody says."""
+        return derive_contract(self._layout, *self._widths(), self._sizes())
+
+    def _settled(self) -> tuple[Contract, str]:
+        if "contract" not in self._arrays:
+            text = self.attrs.get("contract")
+            recorded = None if text is None else _contract(text, self.path)
+            state, action, base = self._widths()
+            contract, assumed = settle(
+                self.path, recorded, self._given, lambda: self.assumed, (state, action + base), self._layout.told
+            )
+            here = {old: name for old, name in self._names.items() if old in contract.cameras}
+            self._arrays["contract"] = contract.renamed(here), assumed
+        found: tuple[Contract, str] = self._arrays["contract"]
+        return found
+
+    def _widths(self) -> tuple[int, int, int]:
+        """Entries of the state, of the action, and of a base's action."""
+        base = self.base_action
+        return self.qpos.shape[1], self.action.shape[1], 0 if base is None else base.shape[1]
+
+    @property
+    def moved(self) -> bool:
+        """Whether vectors and images lie elsewhere than in our files and the ALOHA family's."""
+        return bool(self._layout.tables)
+
+
+def _contract(text: str, path: Path) -> Contract:
+    try:
+        return Contract.from_json(text)
+    except ContractError as error:
+        raise ContractError(f"{path}: {error}") from error
