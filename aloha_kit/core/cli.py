@@ -10,8 +10,10 @@ error with the time.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import io
+import itertools
 import logging
 import os
 import re
@@ -20,18 +22,27 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, Literal, TextIO
+from typing import Any, cast, ClassVar, Literal, TextIO
 
-from aloha_kit.core.errors import AlohaKitError, UsageError
+from aloha_kit.core import flags
+from aloha_kit.core.errors import AlohaKitError, did_you_mean, UsageError
+from aloha_kit.core.flags import Flag
 from aloha_kit.core.interrupt import signal_of, sigterm_interrupts, status_of
 from aloha_kit.startup import quick_interrupts
 
 LOG = logging.getLogger("aloha_kit")
 
+_HELP = {"-h", "--help", "--help-all", "--help_all"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CommandArgs:
     """Flags that every command has; the base of each application's arguments."""
+
+    EXAMPLE: ClassVar[str]
+    """Flags and values that can be tried, for `--help`."""
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ()
+    """The about ten flags that `--help` lists, without their `--`; `--help-all` lists all."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is written to standard error."""
@@ -56,50 +67,108 @@ def run_application(name: str, argv: Sequence[str] | None) -> None:
         sys.exit(application.run(args))
 
 
-def parse(kind: Any, name: str, argv: Sequence[str] | None, **options: Any) -> Any:
+def parse(
+    kind: Any,
+    name: str,
+    argv: Sequence[str] | None,
+    *,
+    default: Any = None,
+    description: str = "",
+    usual: str = "",
+    config: Sequence[Any] = (),
+) -> Any:
     """Turn the flags of `python -m aloha_kit.NAME` into a `kind` (a dataclass, or a union of them: subcommands).
 
-    `--help` prints and ends the process. `options` are passed on to `tyro.cli`.
+    `--help` and `--help-all` print and end the process.
+
+    Args:
+        default: an instance of the dataclass whose values count where a flag is not given.
+        description: what a command with subcommands is for.
+        usual: the subcommand that is meant where none is given.
+        config: markers for `tyro.cli`.
 
     Raises:
         UsageError: a flag or a value that is none; one line, with the nearest flag where there is one.
     """
+    program, given = f"python -m aloha_kit.{name}", list(sys.argv[1:] if argv is None else argv)
+    kinds = flags.commands(kind)
+    chosen, footer = kind, ""
+    if usual and given[:1] not in [[command] for command in kinds]:
+        others = {command: of for command, of in kinds.items() if command != usual}
+        chosen, footer = kinds[usual], "\n".join(["", *flags.commands_list(others)])
+        given = [usual, *given]
+    elif given and given[0] in kinds:
+        chosen, program = kinds[given[0]], f"{program} {given[0]}"
+    elif kinds and not _HELP & set(given):
+        problem = f"no command '{given[0]}'. {did_you_mean(given[0], kinds)}" if given else "which command?"
+        known = "" if given else f" Known: {', '.join(kinds)}"
+        raise UsageError(f"{(problem + known).rstrip('.')}; see `{program} --help`")
+    if wanted := _HELP & set(given):
+        whole = not wanted & {"-h", "--help"}
+        grouped = chosen in kinds.values() or not kinds
+        text = flags.help_text(chosen, program, whole=whole, default=default, footer=footer) if grouped else ""
+        print(text or flags.commands_text(kinds, program, description))
+        sys.exit()
+    known_flags = flags.flags(chosen, default)
+    try:
+        _require_known(given, known_flags)
+        return _parsed(kind, given, known_flags, {} if default is None else {"default": default}, config)
+    except (AlohaKitError, ValueError) as error:  # ValueError: a dataclass refused a value
+        raise UsageError(f"{str(error).rstrip('.')}; see `{program} --help`") from None
+
+
+def _require_known(given: Sequence[str], known: Sequence[Flag]) -> None:
+    """Raise `UsageError` for the first word that looks like a flag and is none."""
+    accepted = {name: flag.name for flag in known for name in flag.accepted}
+    for word in given:
+        name = _underscored(word)
+        if len(word) > 2 and word.startswith("--") and name not in accepted and not name.startswith("--tyro_"):
+            close = difflib.get_close_matches(name, accepted, n=1, cutoff=0.6)
+            raise UsageError(
+                f"no flag {word.partition('=')[0]}" + (f"; did you mean {accepted[close[0]]}?" if close else "")
+            )
+
+
+def _underscored(word: str) -> str:
+    """A flag as it is declared: without its value, and with `_` where `-` was typed."""
+    return "--" + word.partition("=")[0].removeprefix("--").replace("-", "_") if word.startswith("--") else word
+
+
+def _parsed(
+    kind: Any, given: Sequence[str], known: Sequence[Flag], default: dict[str, Any], config: Sequence[Any]
+) -> Any:
+    """What `tyro.cli` makes of the words; raises `UsageError` with its complaint in one line."""
     import tyro
 
-    program, given = f"python -m aloha_kit.{name}", None if argv is None else list(argv)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(kind, prog=program, args=given, use_underscores=True, **options)
+            return tyro.cli(kind, args=given, use_underscores=True, config=tuple(config), **default)
     except SystemExit as end:
         if not end.code:
             raise
-        problem = _one_line(complaint.getvalue())
-    except (AlohaKitError, ValueError) as error:  # a dataclass refused a value
-        problem = str(error)
-    raise UsageError(f"{problem.rstrip('.')}; see `{program} --help`")
+    problem = " ".join(re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯]|-{3,}", " ", complaint.getvalue()).split())
+    absent = [flag for flag in known if flag.required and " ".join(flag.text.split())[:40] in problem]
+    if "Missing from" in problem and absent:
+        raise UsageError("; ".join(f"{flag.form} is missing: {' '.join(flag.text.split())}" for flag in absent))
+    if named := re.search(r"(?:Error parsing|for argument) '?(--)?([\w./-]+)", problem):
+        names = set(named[2].replace("--", "").split("/"))
+        for flag in known:
+            if names & {name.removeprefix("--").lower() for name in (flag.name, *flag.accepted)}:
+                raise UsageError(f"{flag.name} takes {flag.metavar or 'no value'}, given {_values(given, flag)}")
+    if words := re.search(r"Unrecognized options: (.*?)(?:$| Perhaps| Available| For full| Argument)", problem):
+        raise UsageError(f"unexpected: {words[1]}")
+    raise UsageError(re.sub(r"^.*?Error parsing \w+: ", "", problem).partition(" For full helptext")[0])
 
 
-def _one_line(box: str) -> str:
-    """What tyro writes in a box or between rules, without its frame, title, and hints at the help."""
-    sections: list[list[str]] = [[]]
-    for line in re.sub(r"\x1b\[[0-9;]*m", "", box).strip().splitlines()[1:]:
-        if re.search(r"[─-]{3} *[╯│]?$", line):  # a rule, or the end
-            sections.append([])
-        else:
-            sections[-1] += re.sub(r"^│|│$", "", line).split()
-    parts = [" ".join(section) for section in sections if section]
-    told = [
-        re.sub(r"^Perhaps you meant:.*", f"did you mean {_flags(part)}?", part)
-        for part in parts
-        if not part.startswith(("For full helptext", "Argument helptext"))
-    ]
-    return re.sub(r"^Error parsing \w+: ", "", "; ".join(told))
-
-
-def _flags(part: str) -> str:
-    """The flags that tyro lists with their types, help texts and defaults."""
-    return " or ".join(dict.fromkeys(re.findall(r"(?<!\S)--\w+", part)))
+def _values(given: Sequence[str], flag: Flag) -> str:
+    """The words that were given to a flag, for a message."""
+    values: list[str] = []
+    starts = [0] if flag.positional else [i + 1 for i, word in enumerate(given) if _underscored(word) in flag.accepted]
+    for start in starts:
+        _, equals, value = given[start - 1].partition("=") if start else ("", "", "")
+        values = [value] if equals else list(itertools.takewhile(lambda word: not word.startswith("--"), given[start:]))
+    return " ".join(values) or "nothing"
 
 
 class _Ending:

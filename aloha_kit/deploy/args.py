@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast, Literal
+from typing import Annotated, cast, ClassVar, Literal
 
 from tyro.conf import arg, OmitSubcommandPrefixes, subcommand
 
@@ -36,8 +35,22 @@ class DeployArgs(CommandArgs):
     """Let a trained policy act, keep what happens as episodes, and say how well it did.
 
     Stop with Ctrl-C at any time: the rollouts so far are kept and reported, arms on a rig are parked.
-    `python -m aloha_kit.deploy serve --help` tells how to run the network on another machine.
     """
+
+    EXAMPLE: ClassVar[str] = "--ckpt runs/sim_transfer_cube/act --task sim_transfer_cube --num_rollouts 10"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
+        "ckpt",
+        "remote",
+        "task",
+        "num_rollouts",
+        "temporal_agg",
+        "horizon",
+        "inference",
+        "engine",
+        "output",
+        "video",
+        "device",
+    )
 
     ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
     """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt."""
@@ -131,6 +144,8 @@ class ServeArgs(CommandArgs):
     What travels is not encrypted: between networks, use a tunnel (ssh -L 8000:localhost:8000).
     """
 
+    EXAMPLE: ClassVar[str] = "--ckpt runs/aloha_transfer_cube/act --host 0.0.0.0"
+
     ckpt: Annotated[Path, arg(aliases=("--ckpt_dir",))]
     """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt."""
     host: str = "127.0.0.1"
@@ -180,7 +195,5 @@ def parse(argv: Sequence[str] | None = None) -> DeployArgs | ServeArgs:
     """Turn flags into values: those of `run`, where no subcommand is given, or of `serve`; raises `UsageError`."""
     # read when torch loads: between its operations threads must sleep, for cameras and control loop need the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    given = list(sys.argv[1:] if argv is None else argv)
-    if given[:1] not in (["run"], ["serve"]):
-        given = ["run", *given]
-    return cast(DeployArgs | ServeArgs, cli.parse(Command, "deploy", given, config=(OmitSubcommandPrefixes,)))
+    command = cli.parse(Command, "deploy", argv, usual="run", config=(OmitSubcommandPrefixes,))
+    return cast(DeployArgs | ServeArgs, command)

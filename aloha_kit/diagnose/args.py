@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg, Positional
 
@@ -20,6 +20,8 @@ class DiagnoseArgs(CommandArgs):
     Looks at late steps, old observations, chunk boundaries, joints and images unlike training, and what the
     safety guard did. Writes diagnose.json, and an image beside the episode of each rollout that did not succeed.
     """
+
+    EXAMPLE: ClassVar[str] = "runs/sim_transfer_cube/act/deploy"
 
     rollouts: Positional[Path]
     """A rollout's episode, or a folder of them."""

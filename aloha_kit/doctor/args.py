@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg
 
@@ -19,6 +19,8 @@ class DoctorArgs(CommandArgs):
 
     Exit status 0 means go, 1 no-go.
     """
+
+    EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube"
 
     task: Annotated[str, arg(aliases=("--task_name",))] = "aloha_transfer_cube"
     """Task: a name in configs/tasks or a YAML path."""

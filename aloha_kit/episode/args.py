@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, ClassVar
 
 import tyro
 
@@ -25,6 +25,17 @@ Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 class Validate(CommandArgs):
     """Check episodes: shapes, finite values, time, cameras, actions. Exit status 1 if one has an error."""
 
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
+        "json",
+        "strict",
+        "deep",
+        "contract",
+        "rig",
+        "jpeg_order",
+        "allow_external",
+    )
+
     source: Source
     """A folder of episodes, or one file."""
     json: bool = False
@@ -42,6 +53,8 @@ class Validate(CommandArgs):
 class Recover(CommandArgs):
     """Turn the journals of interrupted recordings into episodes. Exit status 1 if one could not be."""
 
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
+
     source: Source
     """A folder, or one episode_<i>.hdf5.partial."""
     json: bool = False
@@ -51,6 +64,8 @@ class Recover(CommandArgs):
 @dataclass(frozen=True)
 class Info(CommandArgs):
     """Say what each episode is: length, cameras, size, success, task."""
+
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
 
     source: Source
     """A folder of episodes, or one file."""
@@ -63,6 +78,8 @@ class Info(CommandArgs):
 @dataclass(frozen=True)
 class Stats(CommandArgs):
     """Mean, standard deviation and range of every dimension over all episodes."""
+
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
 
     source: Source
     """A folder of episodes, or one file."""
@@ -79,6 +96,8 @@ class Export(CommandArgs):
     ACT reads what `--classic --raw` writes, ACT++ and Mobile ALOHA `--classic --mobile_aloha`, Cobot Magic
     `--classic --raw`.
     """
+
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube for_act --classic --raw"
 
     source: Source
     """A folder of episodes, or one file."""
@@ -108,6 +127,8 @@ class Adopt(CommandArgs):
 
     Prints what was measured, asks on a terminal for what the flags leave open, and ends with the next commands.
     """
+
+    EXAMPLE: ClassVar[str] = "data/old --rig aloha --rate_hz 50"
 
     source: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="DIR")]]
     """The folder of episodes."""
@@ -145,6 +166,6 @@ Command = Validate | Recover | Info | Stats | Export | Adopt
 
 def parse(argv: Sequence[str] | None = None) -> Command:
     """Turn flags into values; raises `UsageError`."""
-    flags = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-    command = cli.parse(Command, "episode", argv, description="Look after recorded episodes.", config=flags)
+    markers = (tyro.conf.OmitSubcommandPrefixes,)
+    command = cli.parse(Command, "episode", argv, description="Look after recorded episodes.", config=markers)
     return cast(Command, command)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg, UseAppendAction
 
@@ -36,6 +36,21 @@ class EvalArgs(CommandArgs):
     Two checkpoints are compared on the same starts. Nothing is kept of a rollout but how it went; to watch some,
     deploy. Stop with Ctrl-C at any time: what was done is reported.
     """
+
+    EXAMPLE: ClassVar[str] = "--ckpt runs/sim_transfer_cube/act --task sim_transfer_cube"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
+        "ckpt",
+        "task",
+        "num_rollouts",
+        "temporal_agg",
+        "horizon",
+        "delay_steps",
+        "seed",
+        "workers",
+        "batch",
+        "device",
+        "output",
+    )
 
     ckpt: Annotated[UseAppendAction[tuple[Path, ...]], arg(aliases=("--ckpt_dir",))]
     """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt; twice to

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg, OmitSubcommandPrefixes, Positional
 
@@ -17,6 +17,8 @@ from aloha_kit.core.cli import CommandArgs
 class Info(CommandArgs):
     """Say what a checkpoint is: its family, sizes, cameras and rate, as far as it tells them."""
 
+    EXAMPLE: ClassVar[str] = "runs/sim_transfer_cube/act"
+
     ckpt: Positional[Path]
     """A run (its best checkpoint is taken), a checkpoint folder, or a published policy_best.ckpt."""
 
@@ -27,6 +29,8 @@ class Export(CommandArgs):
 
     Only what its classes can express; anything else is refused, naming what differs.
     """
+
+    EXAMPLE: ClassVar[str] = "runs/sim_transfer_cube/act published"
 
     ckpt: Positional[Path]
     """A run (its best checkpoint is taken) or a checkpoint folder."""

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast, Literal
+from typing import Annotated, cast, ClassVar, Literal
 
 import tyro
 
@@ -54,6 +54,22 @@ class RecordArgs(CommandArgs):
     In simulation a scripted expert does the task, in several processes at a time. On a rig behind ROS a person does,
     with the leader arms. Interrupted or run again, it goes on where it stopped: episodes that are there count.
     """
+
+    EXAMPLE: ClassVar[str] = "--task sim_transfer_cube --num_episodes 50"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
+        "task",
+        "num_episodes",
+        "rig",
+        "dataset_dir",
+        "image_size",
+        "cameras",
+        "seed",
+        "noise",
+        "workers",
+        "keep_failures",
+        "recover",
+        "countdown",
+    )
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])]
     """Task name (configs/tasks) or YAML path."""

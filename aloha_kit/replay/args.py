@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast, Literal
+from typing import Annotated, cast, ClassVar, Literal
 
 from tyro.conf import arg, OmitArgPrefixes, Positional
 
@@ -21,6 +21,21 @@ class ReplayArgs(CommandArgs):
 
     Reads our own episodes and those of ALOHA, ACT, Mobile ALOHA and Cobot Magic.
     """
+
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube --view rerun"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
+        "output",
+        "view",
+        "execute",
+        "task",
+        "cameras",
+        "rate_hz",
+        "video",
+        "plots",
+        "rrd",
+        "realtime",
+        "release",
+    )
 
     path: Positional[Path]
     """An episode file, or a folder of episodes."""

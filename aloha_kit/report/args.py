@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import cast, ClassVar
 
 from tyro.conf import Positional
 
@@ -16,6 +16,8 @@ from aloha_kit.core.cli import CommandArgs
 @dataclass(frozen=True)
 class ReportArgs(CommandArgs):
     """Gather what a loop left in a folder (episodes, policy, rollouts, replay) into one self-contained HTML page."""
+
+    EXAMPLE: ClassVar[str] = "demo"
 
     folder: Positional[Path]
     """Folder of the results."""

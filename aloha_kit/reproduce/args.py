@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast, Literal
+from typing import cast, ClassVar, Literal
 
 from tyro.conf import Positional, Suppress
 
@@ -23,6 +23,8 @@ class ReproduceArgs(CommandArgs):
     Every stage is a command that works by itself, and is printed. Interrupted or run again, it goes on where it
     stopped: what is done is not done again, and further seeds can be added.
     """
+
+    EXAMPLE: ClassVar[str] = "transfer_cube --preset cpu --num_rollouts 50"
 
     task: Positional[Literal["transfer_cube", "insertion"]]
     """Hand a cube from one arm to the other, or put a peg into a socket in the air."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg
 
@@ -18,6 +18,8 @@ class TeleopArgs(CommandArgs):
 
     With --park the followers go to their sleep pose instead.
     """
+
+    EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube"
 
     task: Annotated[str, arg(aliases=("--task_name",))]
     """Task, for its rig and control rate: a name in configs/tasks or a YAML path."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, cast, Generic, Literal, TypeVar
+from typing import Annotated, Any, cast, ClassVar, Generic, Literal, TypeVar
 
 from tyro.conf import arg, OmitArgPrefixes
 
@@ -49,6 +49,23 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     A policy is a file of values, configs/policies/NAME.yaml; where configs/training/NAME.yaml exists it goes with it.
     Every value below is a flag. ACT's own flags work too (--task_name, --policy_class ACT, --num_epochs, ...).
     """
+
+    EXAMPLE: ClassVar[str] = "--task sim_transfer_cube --policy act_cpu"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
+        "task",
+        "policy",
+        "dataset_dir",
+        "ckpt_dir",
+        "resume",
+        "cameras",
+        "num_steps",
+        "batch_size",
+        "lr",
+        "chunk_size",
+        "eval_every",
+        "seed",
+        "device",
+    )
 
     task: str = ""
     """Task name or YAML path: tells where the episodes are, which cameras count, and what to roll out."""

@@ -338,7 +338,7 @@ def test_as_a_program(folder: Path) -> None:
     for word in ("validate", "recover", "info", "stats", "export", "python -m aloha_kit.episode"):
         assert word in shown.stdout
     assert "SOURCE TARGET" in run("export", "--help").stdout
-    assert "--bounds.frozen_motion" in run("validate", "--help").stdout
+    assert "--bounds.frozen_motion" in run("validate", "--help-all").stdout
     wrong = run("valdate", str(folder))
     assert wrong.returncode == 2
     assert "validate" in wrong.stdout + wrong.stderr
