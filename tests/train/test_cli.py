@@ -237,7 +237,7 @@ def test_an_interruption_is_answered_in_a_word(
 def test_help_reads_without_loading_torch() -> None:
     code = (
         "import sys\nfrom aloha_kit.train.__main__ import main\n"
-        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
+        "try:\n    main(['--help-all'])\nexcept SystemExit:\n    pass\nassert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
