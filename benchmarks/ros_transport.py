@@ -41,8 +41,8 @@ from aloha_kit.config import ArmConfig, CameraConfig, RigConfig, TaskConfig
 from aloha_kit.core import StreamError
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.loop import run_episode
-from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.images import encode, to_compressed, to_image
+from aloha_kit.ros.ros_env import RosEnv
 
 RATE, ARM_RATE = 50.0, 100.0
 PERIOD_MS = 1e3 / RATE

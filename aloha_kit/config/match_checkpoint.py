@@ -9,7 +9,7 @@ from typing import Any
 from aloha_kit.config.rig import RigConfig
 from aloha_kit.config.task import TaskConfig
 from aloha_kit.core import ConfigError, Contract, joint_names
-from aloha_kit.core.arms import arm_model, vector_names
+from aloha_kit.core.arm_models import arm_model, vector_names
 
 BASE_NAMES = ("base_linear", "base_angular")
 """A mobile base's entries at the end of the action: m/s and rad/s."""

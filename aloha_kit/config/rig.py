@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.arms import arm_model
+from aloha_kit.core.arm_models import arm_model
 from aloha_kit.core.contract import ROLES
 
 

@@ -4,7 +4,16 @@ Needs numpy and dm_env only, so it loads on a robot PC and on a training box ali
 """
 
 from aloha_kit.core.aloha import aloha_limits, aloha_start
-from aloha_kit.core.arms import ARM_MODELS, ArmModel, GripperRange, joint_names, PIPER, START_ARM_POSE, VX300S, WX250S
+from aloha_kit.core.arm_models import (
+    ARM_MODELS,
+    ArmModel,
+    GripperRange,
+    joint_names,
+    PIPER,
+    START_ARM_POSE,
+    VX300S,
+    WX250S,
+)
 from aloha_kit.core.clock import Clock, Rate, VirtualClock, WallClock
 from aloha_kit.core.contract import Contract, Feature
 from aloha_kit.core.environment import Environment, Outcome

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from aloha_kit.core.arms import ARM_JOINTS, ArmModel, START_ARM_POSE, VX300S
+from aloha_kit.core.arm_models import ARM_JOINTS, ArmModel, START_ARM_POSE, VX300S
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, did_you_mean
 from aloha_kit.core.limits import SafetyLimits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core.arms import ArmModel
+from aloha_kit.core.arm_models import ArmModel
 
 Array = npt.NDArray[np.float64]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core.arms import BASE, by_arm
+from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds, Finding, graded
 from aloha_kit.episode.gripper_checks import check_grippers

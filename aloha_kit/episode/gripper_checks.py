@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract
-from aloha_kit.core.arms import BASE, by_arm
+from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.episode.bounds import Finding
 
 Table = npt.NDArray[Any]

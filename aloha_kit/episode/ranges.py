@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, plural
-from aloha_kit.core.arms import BASE
+from aloha_kit.core.arm_models import BASE
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.selection import select
 

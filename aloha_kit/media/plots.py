@@ -10,7 +10,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aloha_kit.core.arms import BASE, by_arm
+from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.media.frames import BACKGROUND, FAINT, INK
 
 Image = npt.NDArray[np.uint8]

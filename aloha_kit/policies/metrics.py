@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from aloha_kit.core.arms import by_arm
+from aloha_kit.core.arm_models import by_arm
 
 
 class Mean(NamedTuple):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aloha_kit.record.session import Session
 
 if TYPE_CHECKING:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
 
 class Ceremony:

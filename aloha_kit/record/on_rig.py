@@ -26,7 +26,7 @@ from aloha_kit.record.session import Session
 from aloha_kit.storage import recovery
 
 if TYPE_CHECKING:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
 _UNBOUNDED = 1e9
 
@@ -44,8 +44,8 @@ def record_on_rig(args: RecordArgs) -> SessionResult:
     cues = Cues(args.session.cues)  # what cannot be is told before a node starts
     from aloha_kit.ros import node
     from aloha_kit.ros.drivers import rig_drivers
-    from aloha_kit.ros.environment import RosEnv
     from aloha_kit.ros.operator_topics import OperatorTopics
+    from aloha_kit.ros.ros_env import RosEnv
 
     rig_drivers(rig)  # an unknown one is told before a node starts
     screen = Screen(plain=args.session.plain)

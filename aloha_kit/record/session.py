@@ -28,7 +28,7 @@ from aloha_kit.record.take import Take, Verdict
 from aloha_kit.storage import EpisodeWriter
 
 if TYPE_CHECKING:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
 _ANSWERS: tuple[Command, ...] = ("resume", "start", "quit")  # to a pause
 _ROOM = 1.5  # episodes that have to fit on the disk before one is begun
@@ -68,7 +68,7 @@ class Session:
         self.plan, self.talk = plan, talk
         self.takes: list[Take] = []
         self._make_guard, self._squeezes = guard, squeezes
-        self._require_rig, self._patience_s = require_rig, timeout_s
+        self._require_rig, self._timeout_s = require_rig, timeout_s
         self._elsewhere = 0  # good episodes in the folder that this session did not record
         self._new_seeds: Iterator[int] = itertools.count(plan.seed)
         self._again: deque[int] = deque()  # seeds that come before new ones
@@ -132,10 +132,10 @@ class Session:
         try:
             env.park()
         except KeyboardInterrupt:
-            return f"interrupted on the way to rest, nothing more was sent to the arms; {env.torque()}"
+            return f"interrupted on the way to rest, nothing more was sent to the arms; {env.torque_report()}"
         except AlohaKitError as error:
-            return f"the arms were not parked: {error}; {env.torque()}"
-        return f"the arms are at rest; {env.torque()}"
+            return f"the arms were not parked: {error}; {env.torque_report()}"
+        return f"the arms are at rest; {env.torque_report()}"
 
     def ready(self, env: RosEnv) -> None:
         """For the beginning of the opening: the last episode is on the disk, and the next one has room.
@@ -309,7 +309,7 @@ class Session:
         remedy = "Release the emergency stop, say reset, then resume" if env.estop() else "Resume when this is fixed"
         self.talk.tell("paused", f"{error}\nNothing is sent to the arms. {remedy}, or quit")
         answer = self.talk.wait_for(
-            _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), timeout_s=self._patience_s
+            _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), timeout_s=self._timeout_s
         )
         if answer not in ("resume", "start"):
             raise error

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import rerun as rr
 import rerun.blueprint as rrb
 
-from aloha_kit.core.arms import BASE, by_arm
+from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.files import replacing
 from aloha_kit.core.jpeg import encode_jpeg
 from aloha_kit.replay.recording import Recording

@@ -1,7 +1,7 @@
 """A node beside the program that drives a mobile base: it sends zero velocity when that program falls silent.
 
-A base's driver may keep its last command for ever. `Base` stops what it drives by itself, but not when its process
-is killed or stopped (SIGKILL, SIGSTOP, Ctrl-Z), hangs, or can no longer be reached over the network.
+A base's driver may keep its last command for ever. `MobileBase` stops what it drives by itself, but not when its
+process is killed or stopped (SIGKILL, SIGSTOP, Ctrl-Z), hangs, or can no longer be reached over the network.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from std_msgs.msg import Bool
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core.cli import command_line
 from aloha_kit.ros import node
-from aloha_kit.ros.base import HEARTBEAT_TOPIC, SILENCE_S
 from aloha_kit.ros.command_publisher import CommandPublisher
+from aloha_kit.ros.mobile_base import HEARTBEAT_TOPIC, SILENCE_S
 from aloha_kit.ros.node import interrupted_after
 
 STOP_S = 1.0

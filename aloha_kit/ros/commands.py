@@ -40,7 +40,7 @@ class ArmCommands:
         timeout_s: float,
     ) -> None:
         self._who, self._model, self._topic, self._parse = who, model, topic, parse
-        self._next_reading, self._clock, self._patience_s = next_reading, clock, timeout_s
+        self._next_reading, self._clock, self._timeout_s = next_reading, clock, timeout_s
         rate_hz = min(rate_hz, FASTEST_HZ)
         self._limiter = CommandLimiter(command_step(model, rate_hz), rate_hz)
 
@@ -60,7 +60,7 @@ class ArmCommands:
             self.forget()
         if self.last is None:
             pose = agreed_reading(
-                self._topic, self._who, self._model, self._parse, self._clock, self._patience_s
+                self._topic, self._who, self._model, self._parse, self._clock, self._timeout_s
             ).astype(np.float64)
             joints = pose[: self._model.dof]  # a view
             joints[:] = np.clip(joints, self._model.lower, self._model.upper)  # a resting arm sags past its limits

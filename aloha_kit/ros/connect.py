@@ -10,7 +10,7 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
 
 if TYPE_CHECKING:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
 
 def connect(
@@ -30,6 +30,6 @@ def connect(
         raise ConfigError(
             f"rig '{rig.name}' is behind ROS 1, but Python has no rospy here. `make install` puts it there"
         )
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
     return RosEnv(task, rig, leaders=leaders, start_sequence=start_sequence)

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from aloha_kit.config.rig import ArmConfig, RigConfig
 from aloha_kit.core import ArmModel, Clock
-from aloha_kit.core.arms import arm_model
+from aloha_kit.core.arm_models import arm_model
 from aloha_kit.core.plugins import resolve
 from aloha_kit.loop import Latch
-from aloha_kit.ros.arms import Arm, MOVE_HZ, Role
+from aloha_kit.ros.arm import Arm, MOVE_HZ, Role
 
 DRIVERS = {
     "interbotix": "aloha_kit.ros.interbotix:InterbotixDriver",

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from aloha_kit.config import RigConfig
 from aloha_kit.core import AlohaKitError, Clock, Observation, SafetyError
 from aloha_kit.loop import Latch
-from aloha_kit.ros.arms import Arm, move_together, require_arrival
+from aloha_kit.ros.arm import Arm, move_together, require_arrival
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.tracking_monitor import TrackingMonitor
@@ -110,7 +110,8 @@ class FollowerArms:
     def to_start(self) -> None:
         """Under torque, to the start pose; grippers open, so that they let go what they held, and close."""
         self.prepare()
-        targets = {arm: arm.model.vector(arm.model.start, arm.present()[arm.model.dof :]) for arm in self.arms.values()}
+        grippers = {arm: arm.hold_target()[arm.model.dof :] for arm in self.arms.values()}
+        targets = {arm: arm.model.vector(arm.model.start, opening) for arm, opening in grippers.items()}
         self.move(targets, START_S)
         require_arrival(targets, self._clock)
         for opening in (1.0, 0.0):
@@ -146,9 +147,9 @@ class FollowerArms:
         if not (self._parked or even_if_they_fall):
             raise SafetyError("the followers are not parked: without torque they would fall. Park them first")
         for arm in self.arms.values():
-            arm.torque(False)
+            arm.set_torque(False)
 
-    def torque(self) -> str:
+    def torque_report(self) -> str:
         """What the motors themselves answer about their torque, in words."""
         states = {arm.name: _torque(arm) for arm in self.arms.values()}
         if len(set(states.values())) == 1:

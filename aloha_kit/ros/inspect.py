@@ -19,7 +19,7 @@ import rospy
 from aloha_kit.config import RigConfig
 from aloha_kit.core import ARM_MODELS, ArmModel, Clock, StreamError, WallClock
 from aloha_kit.ros import images, node
-from aloha_kit.ros.arms import answered
+from aloha_kit.ros.arm import answered
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.rig_measurements import (
     ArmMeasurement,
@@ -30,12 +30,12 @@ from aloha_kit.ros.rig_measurements import (
     RigMeasurements,
     TopicMeasurement,
 )
-from aloha_kit.ros.simulated import simulated_rig
+from aloha_kit.ros.simulated_rig import simulated_rig
 from aloha_kit.ros.streams import rig_topics
 
 T = TypeVar("T")
 
-PATIENCE_S = 3.0
+TIMEOUT_S = 3.0
 """How long a node or a service may take to answer."""
 _HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: what every stamped message begins with
 _PRINTED = 16384  # bytes of an image that its checksum looks at, spread over it
@@ -215,7 +215,7 @@ class _Graph:
             host = address.hostname or "?"
             reachable = True
             try:
-                socket.create_connection((host, address.port or 0), timeout=PATIENCE_S).close()
+                socket.create_connection((host, address.port or 0), timeout=TIMEOUT_S).close()
             except OSError:
                 reachable = False
             here = reachable and bool(rosgraph.network.is_local_address(host))
@@ -226,7 +226,7 @@ class _Graph:
 def _motors(driver: ArmDriver, registers: Sequence[str]) -> MotorMeasurement | None:
     """None where the driver has no registers."""
     try:
-        values = answered(lambda: driver.motor_registers(registers), driver.name, PATIENCE_S)
+        values = answered(lambda: driver.motor_registers(registers), driver.name, TIMEOUT_S)
     except node.RosError as error:
         return MotorMeasurement(driver.name, error=str(error))
     if values is None:

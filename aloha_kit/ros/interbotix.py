@@ -14,10 +14,10 @@ import rospy
 
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ArmModel, Clock, ConfigError, StreamError
-from aloha_kit.core.arms import arm_model
+from aloha_kit.core.arm_models import arm_model
 from aloha_kit.loop import Latch
 from aloha_kit.ros import messages
-from aloha_kit.ros.arms import (
+from aloha_kit.ros.arm import (
     answered,
     Arm,
     ArmState,
@@ -33,7 +33,7 @@ from aloha_kit.ros.arms import (
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import ArmDriver
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.readings import joint_values, next_reading, PATIENCE_S, require_reading
+from aloha_kit.ros.readings import joint_values, next_reading, require_reading, TIMEOUT_S
 from aloha_kit.ros.topic_arm import TopicArm
 
 _REBOOT_ALL_S = 15.0
@@ -259,11 +259,11 @@ class InterbotixArm(TopicArm):
             )
         self._mode("arm", "position")
         if gripper_current_limit and self._register("gripper", "Current_Limit") != [gripper_current_limit]:
-            self.torque(False, "gripper")  # the motor's memory takes no value under torque
+            self.set_torque(False, "gripper")  # the motor's memory takes no value under torque
             try:
                 self.set_register("gripper", "Current_Limit", gripper_current_limit)
             finally:
-                self.torque(True, "gripper")
+                self.set_torque(True, "gripper")
         self._mode("gripper", "current_based_position")
         self._prompt()
 
@@ -272,7 +272,7 @@ class InterbotixArm(TopicArm):
         self._mode("gripper", "position")
         self._prompt()
 
-    def torque(self, on: bool, part: Part = "all") -> None:
+    def set_torque(self, on: bool, part: Part = "all") -> None:
         for each in ("arm", "gripper") if part == "all" else (part,):
             self._call("torque_enable", *_PARTS[each], on)
         if not on:
@@ -325,7 +325,7 @@ class InterbotixArm(TopicArm):
         if self._call("get_robot_info", *_PARTS[part]).mode != mode:
             self.forget()
             self._call("set_operating_modes", *_PARTS[part], mode, "velocity", 0, 0)
-        self.torque(True, part)
+        self.set_torque(True, part)
 
     def _prompt(self) -> None:
         """Follow commands at once: whoever used the arm before may have left motion profiles in its motors."""
@@ -350,9 +350,9 @@ class InterbotixArm(TopicArm):
 def _wait_for_services(name: str) -> None:
     for service in _SERVICES:
         try:
-            rospy.wait_for_service(f"/{name}/{service}", timeout=PATIENCE_S)
+            rospy.wait_for_service(f"/{name}/{service}", timeout=TIMEOUT_S)
         except rospy.ROSException as error:
             raise RosError(
-                f"{name}: no service /{name}/{service} after {PATIENCE_S:g} s. Start the arm's driver, "
+                f"{name}: no service /{name}/{service} after {TIMEOUT_S:g} s. Start the arm's driver, "
                 "or the simulated rig: roslaunch aloha_kit sim_rig.launch"
             ) from error

@@ -15,7 +15,7 @@ from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ArmModel, Clock, ConfigError, SafetyError, StreamError
 from aloha_kit.loop import Latch
 from aloha_kit.ros import node
-from aloha_kit.ros.arms import (
+from aloha_kit.ros.arm import (
     Arm,
     ArmState,
     check_target,
@@ -29,7 +29,7 @@ from aloha_kit.ros.arms import (
 )
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import ArmDriver
-from aloha_kit.ros.readings import finite, next_reading, require_reading
+from aloha_kit.ros.readings import next_reading, require_finite, require_reading
 from aloha_kit.ros.topic_arm import TopicArm
 
 ENABLE_TOPIC = "/enable_flag"
@@ -100,7 +100,7 @@ class JointStateArm(TopicArm):
         size, dof, values = self.model.size, self.model.dof, np.array(message.position, np.float64)
         if values.shape != (size,):
             raise StreamError(f"{self.name}: its joint states need {size} values of position, they hold {len(values)}")
-        finite(self.name, "position", self._names, values)
+        require_finite(self.name, "position", self._names, values)
         require_reading(self.name, values)
         values[dof:] = self.model.finger.normalise(values[dof:])
         return values
@@ -123,13 +123,13 @@ class JointStateArm(TopicArm):
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
         """Torque on; the driver keeps modes and the gripper's force to itself."""
         self._estop.require_released()
-        self.torque(True)
+        self.set_torque(True)
         self._connected()
 
     def prepare_leader(self) -> None:
         """Nothing: the leader is a person's at all times."""
 
-    def torque(self, on: bool, part: Part = "all") -> None:
+    def set_torque(self, on: bool, part: Part = "all") -> None:
         """Switch the motors of every follower on the driver's topic; a part of one has no switch."""
         if not self._switched or part != "all" or not _listened_to(ENABLE_TOPIC):
             return

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from aloha_kit.core import Action, Clock, Observation
-from aloha_kit.ros.arms import Arm, Vector
+from aloha_kit.ros.arm import Arm, Vector
 from aloha_kit.ros.readings import require_believable, retry_read
 from aloha_kit.ros.soft_sync import SoftSync
 
@@ -23,7 +23,7 @@ class LeaderArms:
     def __init__(self, arms: Mapping[str, Arm], sync: SoftSync, clock: Clock, *, base: bool, timeout_s: float) -> None:
         self.arms = dict(arms)
         self.stamps: dict[str, int] = {}
-        self._sync, self._clock, self._base, self._patience_s = sync, clock, base, timeout_s
+        self._sync, self._clock, self._base, self._timeout_s = sync, clock, base, timeout_s
 
     def reset(self) -> None:
         """Nothing to forget: a person is where they are."""
@@ -50,4 +50,4 @@ class LeaderArms:
             self.stamps[f"leader_{name}"] = sample.stamp_ns
             return target
 
-        return retry_read(read, self._clock, self._patience_s)
+        return retry_read(read, self._clock, self._timeout_s)

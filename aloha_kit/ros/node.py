@@ -43,7 +43,7 @@ def start(name: str, *, anonymous: bool = False) -> Clock:
     """
     require_master()
     if not rospy.core.is_initialized():
-        _limit_patience(rospy.core.xmlrpcapi(rosgraph.get_master_uri()))  # that rospy itself asks
+        _set_timeout(rospy.core.xmlrpcapi(rosgraph.get_master_uri()))  # that rospy itself asks
         rospy.init_node(name, anonymous=anonymous, disable_signals=True, disable_rosout=False)
     return clock()
 
@@ -73,14 +73,14 @@ def require_master() -> None:
 def master() -> Any:
     """The master as rosgraph.Master; where it does not answer within `MASTER_S`, a call raises RosError."""
     found = rosgraph.Master(rospy.get_name())
-    _limit_patience(found.handle)
+    _set_timeout(found.handle)
     return found
 
 
 _hangs_until = [0.0]  # on the monotonic clock: whoever asks before that need not wait again
 
 
-def _limit_patience(proxy: Any) -> None:
+def _set_timeout(proxy: Any) -> None:
     """Calls through an xmlrpc ServerProxy wait without end where a master hangs; and closing a topic is one."""
     transport = proxy("transport")
     connect, request = transport.make_connection, transport.request

@@ -14,9 +14,9 @@ from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
 from aloha_kit.core import Contract, ContractError, Feature, Observation, ReadingError
 from aloha_kit.core.contract import DEPTH, joint_sensors
 from aloha_kit.ros import images
-from aloha_kit.ros.arms import Arm
-from aloha_kit.ros.base import Base
+from aloha_kit.ros.arm import Arm
 from aloha_kit.ros.drivers import arm_driver
+from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.sensors import rig_sensors, Sensor
 from aloha_kit.ros.soft_sync import Matched
 from aloha_kit.ros.streams import Streams
@@ -78,7 +78,7 @@ class ObservationBuilder:
 
     contract: Contract
     followers: Mapping[str, Arm]
-    base: Base | None
+    base: MobileBase | None
     sensors: Mapping[str, Sensor] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
 

@@ -26,7 +26,7 @@ from aloha_kit.ros.soft_sync import Sample, SoftSync
 Vector = npt.NDArray[np.float32]
 T = TypeVar("T")
 
-PATIENCE_S = 5.0
+TIMEOUT_S = 5.0
 """How long a driver may take to appear, to answer, and to publish a reading that is one."""
 
 AGREEING = 4
@@ -41,12 +41,12 @@ def next_reading(topic: str, who: str) -> Any:
     """The next sensor_msgs/JointState on `topic`.
 
     Raises:
-        RosError: none within `PATIENCE_S`.
+        RosError: none within `TIMEOUT_S`.
     """
     try:
-        return rospy.wait_for_message(topic, JointState, timeout=PATIENCE_S)
+        return rospy.wait_for_message(topic, JointState, timeout=TIMEOUT_S)
     except rospy.ROSException as error:
-        raise RosError(f"{who}: nothing on {topic} for {PATIENCE_S:g} s; is its driver running?") from error
+        raise RosError(f"{who}: nothing on {topic} for {TIMEOUT_S:g} s; is its driver running?") from error
 
 
 def retry_read(read: Callable[[], T], clock: Clock, timeout_s: float) -> T:
@@ -78,11 +78,11 @@ def joint_values(who: str, names: Sequence[str], message: Any, quantity: str) ->
     if len(numbers) != len(given):
         raise StreamError(f"{who}: its joint states name {len(given)} joints, with {len(numbers)} values of {quantity}")
     values = np.array([numbers[given.index(name)] for name in names], np.float64)
-    finite(who, quantity, names, values)
+    require_finite(who, quantity, names, values)
     return values
 
 
-def finite(who: str, quantity: str, names: Sequence[str], values: npt.NDArray[np.float64]) -> None:
+def require_finite(who: str, quantity: str, names: Sequence[str], values: npt.NDArray[np.float64]) -> None:
     """Raise ReadingError, naming the joints, unless `values` are finite."""
     bad = [name for name, value in zip(names, values, strict=True) if not np.isfinite(value)]
     if bad:

@@ -167,7 +167,7 @@ class StreamRing:
             return sample
         return replace(sample, stamp_ns=sample.stamp_ns + self._correction_ns, corrected=True)
 
-    def did_you_mean(self, reference_ns: int) -> Sample:
+    def closest(self, reference_ns: int) -> Sample:
         """The newer one of two that are equally near."""
         target = reference_ns - self._correction_ns
         index = bisect_left(self._stamps, target)

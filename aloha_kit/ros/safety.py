@@ -11,7 +11,7 @@ from aloha_kit.core import AlohaKitError, Policy, SafetyError, SafetyLimits
 from aloha_kit.loop import SafetyGuard
 
 if TYPE_CHECKING:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
 
 @contextlib.contextmanager
@@ -20,7 +20,7 @@ def guarded(
 ) -> Iterator[SafetyGuard]:
     """Inside, the guard between `policy` and the arms of `env`; on every way out the arms are parked.
 
-    Its limits are the arms' own, its patience with streams is the rig's, its emergency stop is the environment's.
+    Its limits are the arms' own, its bound on the age of streams is the rig's, its emergency stop is the environment's.
     Once that was pressed, or where the arms could not be prepared, nothing moves and they are not parked.
 
     Args:
@@ -41,7 +41,7 @@ def guarded(
 
 def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
     """The guard of `policy` on this rig, with the followers' own limits unless others are given."""
-    timeout_s = _patience_s(env)
+    timeout_s = _stale_s(env)
     return SafetyGuard(
         policy,
         limits or env.limits,
@@ -52,7 +52,7 @@ def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = Non
     )
 
 
-def _patience_s(env: RosEnv) -> float:
+def _stale_s(env: RosEnv) -> float:
     """Twice the age at which `RosEnv` gives its slowest stream up: a second opinion, not a stricter one."""
     rig = env.rig
     rates = [arm.rate_hz for arm in rig.followers.values()]
@@ -69,16 +69,16 @@ def _leave(env: RosEnv, release: bool, say: Callable[[str], None]) -> None:
     try:
         env.park()
     except AlohaKitError as error:
-        say(f"warning: the arms were not parked: {error}; {env.torque()}")
+        say(f"warning: the arms were not parked: {error}; {env.torque_report()}")
         raise SafetyError(f"the arms were not parked: {error}") from error
     except KeyboardInterrupt:
-        say(f"warning: interrupted on the way to park, nothing more was sent to the arms; {env.torque()}")
+        say(f"warning: interrupted on the way to park, nothing more was sent to the arms; {env.torque_report()}")
         raise
     if release:
         try:
             env.release()
         except AlohaKitError as error:
-            say(f"warning: the arms are parked, but were not let go: {error}; {env.torque()}")
+            say(f"warning: the arms are parked, but were not let go: {error}; {env.torque_report()}")
             raise SafetyError(f"the arms were not let go: {error}") from error
-    torque = env.torque()
+    torque = env.torque_report()
     say(f"the arms are parked; {torque}" + ("" if release else " (--release lets it go)"))

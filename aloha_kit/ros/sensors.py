@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from aloha_kit.config.rig import RigConfig, SensorConfig
 from aloha_kit.core import ConfigError, did_you_mean, Feature, StreamError
-from aloha_kit.ros.readings import finite
+from aloha_kit.ros.readings import require_finite
 
 Vector = npt.NDArray[np.float32]
 
@@ -69,7 +69,7 @@ class Sensor:
             values = np.array([float(_find(who, message, entry)) for entry in self.entries], np.float64)
         except (TypeError, ValueError) as error:
             raise StreamError(f"{who}: an entry of its messages is no number ({error})") from error
-        finite(who, "value", self.entries, values)
+        require_finite(who, "value", self.entries, values)
         return values.astype(np.float32)
 
 

@@ -119,7 +119,7 @@ class SoftSync:
         self.clear()
 
     def _until(self, timeout_s: float, *, settled: int, prefix: str) -> Matched:
-        patience_ns, start = round(timeout_s * 1e9), self._clock.now_ns()
+        timeout_ns, start = round(timeout_s * 1e9), self._clock.now_ns()
         while True:
             with self._lock:
                 result = self._match(settled)
@@ -127,9 +127,9 @@ class SoftSync:
                 return result
             now = self._clock.now_ns()
             start = min(start, now)  # simulated time may start again
-            if now >= start + patience_ns:
+            if now >= start + timeout_ns:
                 raise StreamError(prefix + "; ".join(result))
-            self._clock.sleep_until(min(start + patience_ns, now + POLL_NS))
+            self._clock.sleep_until(min(start + timeout_ns, now + POLL_NS))
 
     def _match(self, settled: int) -> Matched | list[str]:
         now = self._now()
@@ -140,7 +140,7 @@ class SoftSync:
         for name, stream in self._streams.items():
             if not stream.spec.required and stream.problem(now):
                 continue
-            sample = stream.did_you_mean(reference)
+            sample = stream.closest(reference)
             if abs(sample.stamp_ns - reference) <= stream.spec.max_skew_ns:
                 samples[name] = sample
             elif stream.spec.required:

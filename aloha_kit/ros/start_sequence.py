@@ -14,7 +14,7 @@ import numpy as np
 from aloha_kit.ros.node import RosError
 
 if TYPE_CHECKING:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
 POLL_S = 0.01
 """Period at which grippers and operator are polled while waiting."""
@@ -82,14 +82,14 @@ class StartSequence:
         self._count_down(env)
         if by_hand:
             for arm in env.leader_arms.values():
-                arm.torque(False)
+                arm.set_torque(False)
 
     def _lock(self, env: RosEnv) -> None:
         for arm in env.leader_arms.values():
             arm.prepare_leader()
         env.move({arm: arm.model.vector(arm.model.start, HALF_OPEN) for arm in env.leader_arms.values()}, self._move_s)
         for arm in env.leader_arms.values():
-            arm.torque(False, "gripper")
+            arm.set_torque(False, "gripper")
 
     def _wait(self, env: RosEnv, *, gesture: bool) -> None:
         began = env.clock.now_ns()

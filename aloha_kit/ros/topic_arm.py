@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ArmModel, Clock
-from aloha_kit.ros.arms import Arm, check_target, move_together, Vector
+from aloha_kit.ros.arm import Arm, check_target, move_together, Vector
 from aloha_kit.ros.commands import ArmCommands
-from aloha_kit.ros.readings import next_reading, PATIENCE_S, retry_read
+from aloha_kit.ros.readings import next_reading, retry_read, TIMEOUT_S
 
 
 class TopicArm(Arm):
@@ -24,13 +24,13 @@ class TopicArm(Arm):
         self.name, self.model = name, model
         self._topic, self._clock = topic, clock
         self._commands = ArmCommands(
-            name, model, topic, self.leader_action, self.reading, clock, rate_hz=rate_hz, timeout_s=PATIENCE_S
+            name, model, topic, self.leader_action, self.reading, clock, rate_hz=rate_hz, timeout_s=TIMEOUT_S
         )
 
     def reading(self) -> Vector:
-        return retry_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, PATIENCE_S)
+        return retry_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, TIMEOUT_S)
 
-    def present(self) -> Vector:
+    def hold_target(self) -> Vector:
         return self._commands.start().astype(np.float32)
 
     @property

@@ -16,7 +16,7 @@ if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
     # first: torch would load its own at the first optimiser. Triton alone loads without torch.
     importlib.import_module("triton")
 
-from aloha_kit.sim.environment import SimEnv
 from aloha_kit.sim.expert import ScriptedExpert
+from aloha_kit.sim.sim_env import SimEnv
 
 __all__ = ["ScriptedExpert", "SimEnv"]

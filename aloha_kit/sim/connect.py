@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import VirtualClock, WallClock
-from aloha_kit.sim.environment import SimEnv
+from aloha_kit.sim.sim_env import SimEnv
 
 
 def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimEnv:

@@ -11,7 +11,7 @@ from aloha_kit.sim import scripts
 from aloha_kit.sim.planning import Planner
 
 if TYPE_CHECKING:
-    from aloha_kit.sim.environment import SimEnv
+    from aloha_kit.sim.sim_env import SimEnv
 
 
 class ScriptedExpert(Policy):

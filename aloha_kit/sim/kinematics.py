@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from pyquaternion import Quaternion
 
-from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.core.arm_models import ARM_JOINTS
 from aloha_kit.sim import workcell
 
 Array = npt.NDArray[np.float64]

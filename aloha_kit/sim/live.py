@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
 from aloha_kit.sim import tasks
-from aloha_kit.sim.environment import SimEnv
+from aloha_kit.sim.sim_env import SimEnv
 from aloha_kit.sim.workcell import ARMS, TIMESTEP
 
 Array = npt.NDArray[np.float64]

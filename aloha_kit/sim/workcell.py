@@ -16,7 +16,7 @@ import numpy as np
 
 from aloha_kit.config import ViewConfig
 from aloha_kit.core import ConfigError, did_you_mean, VX300S
-from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.core.arm_models import ARM_JOINTS
 from aloha_kit.sim import assets
 
 ARMS = ("left", "right")

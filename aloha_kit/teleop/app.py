@@ -20,7 +20,7 @@ from aloha_kit.loop import Outcome, run_episode, sigterm_interrupts
 from aloha_kit.teleop.args import TeleopArgs
 
 if TYPE_CHECKING:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
 FOR_EVER = sys.maxsize
 """Steps of an episode that only the operator ends."""
@@ -64,7 +64,7 @@ def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
             run_episode(env, make_guard(env, env.leaders), [_Status(env)])
         finally:
             env.lock_leaders()  # the operator may let go of them
-            print(f"nothing is sent to the followers any more; {env.torque()}", flush=True)
+            print(f"nothing is sent to the followers any more; {env.torque_report()}", flush=True)
 
 
 def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
@@ -74,14 +74,14 @@ def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
         env.park(args.park_s)
         if args.release:
             env.release()
-        print(f"parked; {env.torque()}", flush=True)
+        print(f"parked; {env.torque_report()}", flush=True)
 
 
 @contextlib.contextmanager
 def _connected(
     task: TaskConfig, rig: RigConfig, *, leaders: bool = False, start_sequence: Callable[[Any], None] | None = None
 ) -> Iterator[RosEnv]:
-    from aloha_kit.ros.environment import RosEnv
+    from aloha_kit.ros.ros_env import RosEnv
 
     env = envs.connect(task, rig, leaders=leaders, start_sequence=start_sequence)
     assert isinstance(env, RosEnv)

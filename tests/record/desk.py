@@ -45,7 +45,7 @@ class Arm:
     def __init__(self) -> None:
         self.locked = True
 
-    def torque(self, on: bool, part: str = "all") -> None:
+    def set_torque(self, on: bool, part: str = "all") -> None:
         self.locked = on
 
 
@@ -101,7 +101,7 @@ class Desk(Environment):
         self.resets += 1
         self.opening(self)
         for arm in self.leader_arms.values():
-            arm.torque(False)
+            arm.set_torque(False)
         self._step = 0
         return dm_env.restart(self.observe(None))
 
@@ -132,9 +132,9 @@ class Desk(Environment):
 
     def lock_leaders(self) -> None:
         for arm in self.leader_arms.values():
-            arm.torque(True)
+            arm.set_torque(True)
 
-    def torque(self) -> str:
+    def torque_report(self) -> str:
         return "their torque is on"
 
     def observation_spec(self) -> Any: ...

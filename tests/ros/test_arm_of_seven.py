@@ -20,7 +20,7 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode
 from aloha_kit.ros import followers
-from aloha_kit.ros.environment import RosEnv
+from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded
 from tests.loop.fake_rig import Constant
 from tests.ros.arm_of_seven import ARM

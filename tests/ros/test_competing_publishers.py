@@ -16,12 +16,12 @@ from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import SafetyError
 from aloha_kit.ros import competing_publishers, followers
 from aloha_kit.ros.competing_publishers import PublisherMonitor
-from aloha_kit.ros.environment import RosEnv
-from tests.ros import test_environment
+from aloha_kit.ros.ros_env import RosEnv
+from tests.ros import test_ros_env
 from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.fake_drivers import FakeBase, FakePiper, until
 from tests.ros.master import Ros
-from tests.ros.test_environment import Fakes, RIG, START, TASK
+from tests.ros.test_ros_env import Fakes, RIG, START, TASK
 
 LONG = replace(TASK, episode_len=100_000)
 GROUP = "/puppet_right/commands/joint_group"
@@ -170,7 +170,7 @@ def test_leaders_that_drive_the_followers_do_not_compete_but_a_second_sender_doe
         for side in ("left", "right"):
             stack.enter_context(FakePiper(f"/puppet/joint_{side}", f"/master/joint_{side}"))
             stack.enter_context(FakePiper(f"/master/joint_{side}"))
-        env = fakes.env(LONG, test_environment.TestHardwareTeleop.RIG, leaders=True)
+        env = fakes.env(LONG, test_ros_env.TestHardwareTeleop.RIG, leaders=True)
         env.reset()
         for _ in range(30):
             env.step(START)

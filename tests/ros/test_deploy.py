@@ -28,7 +28,7 @@ from aloha_kit.remote import PolicyServer, Served
 from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.ros import followers, messages
-from aloha_kit.ros.simulated import SimulatedRig
+from aloha_kit.ros.simulated_rig import SimulatedRig
 from tests.commands import failure
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.competing_publisher import CompetingPublisher

@@ -114,7 +114,7 @@ def test_every_user_of_a_rig_refuses_an_unknown_driver_before_it_contacts_anythi
 
 def test_only_the_driver_that_is_used_is_imported() -> None:
     code = (
-        "import sys\nfrom aloha_kit.config.rig import ArmConfig\nfrom aloha_kit.ros import environment, inspect\n"
+        "import sys\nfrom aloha_kit.config.rig import ArmConfig\nfrom aloha_kit.ros import inspect, ros_env\n"
         "from aloha_kit.ros.drivers import arm_driver\narm_driver(ArmConfig(driver='joint_state', state_topic='/a'))\n"
         "print([name for name in ('interbotix', 'joint_state_arm') if f'aloha_kit.ros.{name}' in sys.modules])"
     )

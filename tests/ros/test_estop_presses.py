@@ -28,7 +28,7 @@ from aloha_kit.record.plan import Plan
 from aloha_kit.record.screen import Cues, Screen
 from aloha_kit.record.session import Session
 from aloha_kit.ros import followers
-from aloha_kit.ros.environment import RosEnv
+from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded, make_guard
 from aloha_kit.ros.start_sequence import StartSequence
 from tests.ros.command_recorder import BASE, CommandRecorder
@@ -165,7 +165,7 @@ def teleop(env: RosEnv) -> None:
     with pytest.raises(SafetyError, match="the emergency stop was pressed"):
         run_episode(env, make_guard(env, env.leaders))
     env.lock_leaders()
-    assert env.torque() == "their torque is on"
+    assert env.torque_report() == "their torque is on"
 
 
 RUN: dict[str, tuple[Callable[[RosEnv], None], float, float]] = {  # a path, and when it is pressed, from and to (s)

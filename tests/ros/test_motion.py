@@ -20,11 +20,11 @@ from sensor_msgs.msg import JointState
 from aloha_kit.core import ArmModel, PIPER, ReadingError, START_ARM_POSE, VX300S, WallClock, WX250S
 from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import followers, interbotix, messages, readings
-from aloha_kit.ros.arms import move_together
+from aloha_kit.ros.arm import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
 from tests.ros.fake_drivers import FakeInterbotix, MOTORS, until
 from tests.ros.master import ROOT, Ros
-from tests.ros.test_environment import _step_until_it_fails, Fakes, START, TASK
+from tests.ros.test_ros_env import _step_until_it_fails, Fakes, START, TASK
 
 CLOCK = WallClock()
 STEP = np.append(np.full(6, np.pi / 50), 10 / 50)  # a guard's, at 50 Hz
@@ -59,7 +59,7 @@ class Recorded:
         self.sent: list[Any] = []
         self.times: list[int] = []
 
-    def present(self) -> Any:
+    def hold_target(self) -> Any:
         return self._here
 
     def check(self, target: Any) -> None: ...
@@ -122,7 +122,7 @@ class TestWrongReadings:
     def test_readings_that_no_motion_explains_are_refused_by_name(
         self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch, joint: int
     ) -> None:
-        monkeypatch.setattr(interbotix, "PATIENCE_S", 0.5)
+        monkeypatch.setattr(interbotix, "TIMEOUT_S", 0.5)
         arm = InterbotixArm("puppet_left", VX300S, CLOCK)
         arm.prepare_follower()
         flip = iter(range(1_000_000))
@@ -142,13 +142,13 @@ class TestWrongReadings:
     def test_a_joint_far_outside_its_range_is_refused_with_what_is_expected(
         self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(interbotix, "PATIENCE_S", 0.3)
+        monkeypatch.setattr(interbotix, "TIMEOUT_S", 0.3)
         arm = InterbotixArm("puppet_left", VX300S, CLOCK)
         driver.motors[2] = 2.5
         with pytest.raises(
             ReadingError, match=r"elbow is read at 2\.50 rad, where it cannot be; expected \[-1\.76, 1\.61"
         ):
-            arm.present()
+            arm.hold_target()
         arm.close()
 
     def test_a_hand_can_move_an_arm_as_fast_as_it_likes(self) -> None:

@@ -17,7 +17,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError
 from aloha_kit.loop import run_episode
 from aloha_kit.ros import followers
-from aloha_kit.ros.environment import RosEnv
+from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded
 from tests.loop.fake_rig import Constant
 from tests.ros.fake_drivers import Ticking, until
@@ -75,4 +75,4 @@ def test_the_driver_of_the_guide_moves_its_arm_and_parks_it(
         np.testing.assert_allclose(node.values, [*REST, 80.0], atol=1e-3)
         env.estop.press("a test pressed it")
         with pytest.raises(SafetyError, match="a test pressed it"):
-            env.followers["arm"].command(env.followers["arm"].present())
+            env.followers["arm"].command(env.followers["arm"].hold_target())

@@ -29,8 +29,8 @@ from aloha_kit.loop import run_episode
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.ros import followers, inspect
-from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.observation import rig_contract
+from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import make_guard
 from aloha_kit.ros.sensors import rig_sensors, UNITS
 from tests.loop.fake_rig import Constant

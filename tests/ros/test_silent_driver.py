@@ -23,7 +23,7 @@ from tests.ros.rig_client import Client, Ear, until
 from tests.ros.small_rig import recording, simulated, write_task
 
 ARM = "puppet_left"
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 ONE_MOTOR, ALL_MOTORS = ("single", "gripper"), ("group", "all")
 
 
@@ -67,9 +67,9 @@ def test_a_deployment_ends_by_name_and_leaves_the_arms_under_torque(
 ) -> None:
     words = ("--ckpt", str(checkpoint), "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
     program = session_ros.start("python", "-m", "aloha_kit.deploy", *words, "--judge_s", "0")
-    until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
+    until(lambda: recording(tmp_path), "the rollout runs", TIMEOUT_S)
     rebooting = reboot(rig, what)
-    assert program.wait(PATIENCE_S) == 1
+    assert program.wait(TIMEOUT_S) == 1
     rebooting.join()
     assert "stream 'qpos_left'" in program.text()
     assert "Traceback" not in program.text()
@@ -88,9 +88,9 @@ def test_motors_that_reboot_on_the_way_to_the_start_end_it_by_name_and_no_arm_is
     commands = Ear(f"/{ARM}/commands/joint_group", messages.JointGroupCommand)
     words = ("--ckpt", str(checkpoint), "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
     program = session_ros.start("python", "-m", "aloha_kit.deploy", *words, "--judge_s", "0")
-    until(lambda: len(commands.messages) > 10, "it is on its way to the start pose", PATIENCE_S)
+    until(lambda: len(commands.messages) > 10, "it is on its way to the start pose", TIMEOUT_S)
     reboot(rig, ALL_MOTORS).join()
-    assert program.wait(PATIENCE_S) == 1
+    assert program.wait(TIMEOUT_S) == 1
     assert re.search(r"error: puppet_left(: nothing on| stopped|: its driver)", program.text())
     assert "the arms are parked; their torque is on" in program.text()
     steps = np.diff([message.cmd for message in commands.messages], axis=0)
@@ -107,10 +107,10 @@ def test_a_recorder_pauses_by_name_keeps_the_rows_and_goes_on(
         "python", "-m", "aloha_kit.record", "--task", str(task), "--dataset_dir", str(tmp_path), "--countdown", "0",
         "--no_keyboard",
     )  # fmt: skip
-    recorder.wait_for("recording: ", PATIENCE_S)
-    until(lambda: recording(tmp_path), "it is being written", PATIENCE_S)
+    recorder.wait_for("recording: ", TIMEOUT_S)
+    until(lambda: recording(tmp_path), "it is being written", TIMEOUT_S)
     rebooting = reboot(rig, what)
-    recorder.wait_for("paused: ", PATIENCE_S)
+    recorder.wait_for("paused: ", TIMEOUT_S)
     assert "stream 'qpos_left'" in recorder.text()
     assert_under_torque(rig)  # answered when the driver is back
     rebooting.join()
@@ -120,10 +120,10 @@ def test_a_recorder_pauses_by_name_keeps_the_rows_and_goes_on(
     command = rospy.Publisher("/aloha_kit/record/command", String, queue_size=1)
     until(command.get_num_connections, "the recorder listens")
     command.publish("resume")
-    until(lambda: said(recorder, "recording: ") == 2, "the next episode", PATIENCE_S)
+    until(lambda: said(recorder, "recording: ") == 2, "the next episode", TIMEOUT_S)
     assert np.abs(rig.position(ARM)[:6] - START_ARM_POSE).max() < 2.0
     command.publish("quit")
-    recorder.wait(PATIENCE_S)
+    recorder.wait(TIMEOUT_S)
     assert "Traceback" not in recorder.text()
     assert list(tmp_path.glob("*.partial")) == []
     command.unregister()

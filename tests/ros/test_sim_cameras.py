@@ -18,9 +18,9 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.ros import images
-from aloha_kit.ros.sim_rig.cameras import SimCameras
+from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
+from aloha_kit.ros.sim_rig.cameras_node import SimCameras
 from aloha_kit.ros.sim_rig.faults import PARAM
-from aloha_kit.ros.sim_rig.pace import CameraTimer, Pace
 from aloha_kit.sim import SimEnv
 from tests.ros.master import Ros
 

@@ -10,12 +10,12 @@ import pytest
 
 from aloha_kit.config import from_mapping, load, RigConfig
 from aloha_kit.core import ConfigError, START_ARM_POSE, VX300S, WX250S
-from aloha_kit.ros.sim_rig.arms import folded, Leader
-from aloha_kit.ros.sim_rig.base import Base
 from aloha_kit.ros.sim_rig.faults import ArmFault, CameraFault, Faults
 from aloha_kit.ros.sim_rig.motors import Motors
 from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.scripted_operator import HOME, ScriptedOperator
+from aloha_kit.ros.sim_rig.simulated_arms import folded, Leader
+from aloha_kit.ros.sim_rig.simulated_base import SimulatedBase
 from aloha_kit.sim import scripts
 
 AT = np.append(START_ARM_POSE.astype(float), 0.5)
@@ -303,7 +303,7 @@ def test_what_is_out_of_reach_is_said() -> None:
 
 
 def test_a_base_drives_on_its_heading_and_stops_by_itself() -> None:
-    base, now = Base(), 0.0
+    base, now = SimulatedBase(), 0.0
 
     def drive(seconds: float, command: Callable[[], None]) -> None:
         nonlocal now

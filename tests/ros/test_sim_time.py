@@ -16,7 +16,7 @@ from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import VirtualClock, VX300S
 from aloha_kit.core.motion import BASE_ACCELERATION
 from aloha_kit.ros import messages, node
-from aloha_kit.ros.base import Base, DEAD_MAN_S
+from aloha_kit.ros.mobile_base import DEAD_MAN_S, MobileBase
 from aloha_kit.ros.node import RosClock, RosError
 from tests.ros.master import Ros
 from tests.ros.rig_client import Ear, until
@@ -55,9 +55,9 @@ def commands(session_ros: Ros) -> Iterator[Ear]:
 
 
 @pytest.fixture
-def driven(commands: Ear) -> Iterator[tuple[VirtualClock, Base]]:
+def driven(commands: Ear) -> Iterator[tuple[VirtualClock, MobileBase]]:
     clock = VirtualClock(10**18)
-    base = Base(BaseConfig(), rate_hz=RATE_HZ, clock=clock)
+    base = MobileBase(BaseConfig(), rate_hz=RATE_HZ, clock=clock)
     until(base._commands.get_num_connections, "somebody listens")
     yield clock, base
     base.close()
@@ -72,7 +72,7 @@ class TestBase:
 
     @pytest.mark.parametrize("slowness", [0.0, 3.0], ids=["faster", "slower"])
     def test_its_acceleration_is_in_the_clocks_time(
-        self, driven: tuple[VirtualClock, Base], commands: Ear, slowness: float
+        self, driven: tuple[VirtualClock, MobileBase], commands: Ear, slowness: float
     ) -> None:
         clock, base = driven
         asked = [self.STEP * min(k, 8) for k in range(1, 11)]
@@ -85,7 +85,7 @@ class TestBase:
 
     @pytest.mark.parametrize("jump_s", [0.0, -100.0, 2 * DEAD_MAN_S], ids=["stands still", "back", "on"])
     def test_it_stops_where_time_no_longer_says_that_it_is_driven(
-        self, driven: tuple[VirtualClock, Base], commands: Ear, jump_s: float
+        self, driven: tuple[VirtualClock, MobileBase], commands: Ear, jump_s: float
     ) -> None:
         clock, base = driven
         base.drive((self.STEP, 0.0))

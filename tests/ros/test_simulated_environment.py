@@ -17,9 +17,9 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock
 from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.ros import followers, messages
-from aloha_kit.ros.environment import RosEnv
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
+from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.start_sequence import StartSequence
 from aloha_kit.testing.environments import check_environment
 from tests.ros.fake_drivers import install_fake_package, until

@@ -27,7 +27,7 @@ class FakeLeader:
     def prepare_leader(self) -> None:
         self._log.append((self._clock.now_ns() / 1e9, self.name, "locked"))
 
-    def torque(self, on: bool, part: str = "all") -> None:
+    def set_torque(self, on: bool, part: str = "all") -> None:
         self._log.append((self._clock.now_ns() / 1e9, self.name, f"{part} {'on' if on else 'off'}"))
 
 

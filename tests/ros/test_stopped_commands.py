@@ -23,7 +23,7 @@ from tests.ros.rig_client import Client, until
 from tests.ros.small_rig import recording, simulated, write_task
 from tests.ros.test_estop import PUBLISHER
 
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 REACTION_S = 0.2
 """From the button to the last command that was on its way, of processes on a busy machine."""
 
@@ -66,7 +66,7 @@ class Swinging:
 def pressed_in(program: Process, recorder: CommandRecorder, rig: Client) -> str:
     """Press for 5 ms while `program` moves the arms; its output once it has ended as it should."""
     recorder.press(0.0, 0.005)
-    assert program.wait(PATIENCE_S) == 1
+    assert program.wait(TIMEOUT_S) == 1
     seen = recorder.report()
     late = [
         (when - seen["pressed"], topic) for when, topic, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S
@@ -86,7 +86,7 @@ def assert_under_torque(rig: Client) -> None:
 def until_it_moves(recorder: CommandRecorder) -> None:
     """Until commands arrive."""
     recorder.forget()
-    until(lambda: len(recorder.report()["arrivals"]) > 20, "commands arrive", PATIENCE_S)
+    until(lambda: len(recorder.report()["arrivals"]) > 20, "commands arrive", TIMEOUT_S)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is
     session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, server: str, tmp_path: Path
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
-    until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
+    until(lambda: recording(tmp_path), "the rollout runs", TIMEOUT_S)
     until_it_moves(recorder)
     text = pressed_in(program, recorder, rig)
     assert "the arms were not parked: the emergency stop was pressed" in text
@@ -124,7 +124,7 @@ def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is
     program = session_ros.launch("replay.launch", task=task, episode=episode)
     until_it_moves(recorder)
     recorder.press(0.0, 0.005)
-    program.wait(PATIENCE_S)  # roslaunch ends with its required node
+    program.wait(TIMEOUT_S)  # roslaunch ends with its required node
     seen = recorder.report()
     assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
     assert "error: the emergency stop was pressed (by /command_recorder)" in program.text()
@@ -137,7 +137,7 @@ def test_pressed_while_park_launch_brings_them_to_rest(
     program = session_ros.launch("park.launch", task=task, seconds=20, release="true")
     until_it_moves(recorder)
     recorder.press(0.0, 0.005)
-    program.wait(PATIENCE_S)
+    program.wait(TIMEOUT_S)
     seen = recorder.report()
     assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
     assert "error: the emergency stop was pressed (by /command_recorder)" in program.text()
@@ -157,7 +157,7 @@ def test_a_source_that_is_stopped_while_they_are_parked_ends_it_there(
     until_it_moves(recorder)
     source.signal(signal.SIGSTOP)
     stopped = time.monotonic()
-    assert program.wait(PATIENCE_S) == 1
+    assert program.wait(TIMEOUT_S) == 1
     source.kill()
     assert "error: the emergency stop's source /cell_plc is silent for 0.3 s, which counts as pressed" in program.text()
     assert [when for when, _, _ in recorder.report()["arrivals"] if when > stopped + 0.3 + 2 * REACTION_S] == []
@@ -170,12 +170,12 @@ def test_a_second_ctrl_c_ends_parking_where_the_arms_are(
 ) -> None:
     program = deploy(session_ros, task, server, tmp_path)
     if when == "while it acts":
-        until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
+        until(lambda: recording(tmp_path), "the rollout runs", TIMEOUT_S)
     until_it_moves(recorder)
     program.signal(signal.SIGINT)
     until_it_moves(recorder)  # to rest
     program.signal(signal.SIGINT)
-    assert program.wait(PATIENCE_S) == 130
+    assert program.wait(TIMEOUT_S) == 130
     assert "Traceback" not in program.text()
     assert "interrupted on the way to park, nothing more was sent to the arms; their torque is on" in program.text()
     assert "interrupted; what was done is kept" in program.text()

@@ -26,10 +26,16 @@ from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import node
 from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig import faults
-from aloha_kit.ros.sim_rig.arms import Follower, Leader
-from aloha_kit.ros.sim_rig.drivers import BaseDriver, InterbotixDriver, JointStateDriver, stamp, Switches
 from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.scripted_operator import ScriptedOperator
+from aloha_kit.ros.sim_rig.simulated_arms import Follower, Leader
+from aloha_kit.ros.sim_rig.simulated_drivers import (
+    SimulatedBaseDriver,
+    SimulatedInterbotixDriver,
+    SimulatedJointStateDriver,
+    SimulatedSwitches,
+    stamp,
+)
 from aloha_kit.sim import tasks
 
 PARAM, RESUME, SEED = "/sim_rig", "/sim_rig_resume", "/sim_rig_seed"
@@ -91,7 +97,7 @@ class ArmsNode:
         self._base = None
         if config.base is not None:
             topics = (config.base.odom_topic, config.base.command_topic)
-            self._base = BaseDriver(self._rig, topics, self._faults, self._lock, rng)
+            self._base = SimulatedBaseDriver(self._rig, topics, self._faults, self._lock, rng)
         self._hz = max([STATE_HZ, *(arm.rate_hz for arm in config.followers.values())])
         rospy.set_param(PARAM, {
             "rig": config.name, "task": task.name, "scene": task.scene, "arm_model": "vx300s",
@@ -151,22 +157,23 @@ class ArmsNode:
             self._rewarded = (reward, now)
             self._reward.publish(Float32(data=reward))
 
-    def _drivers(self, rng: np.random.Generator) -> list[InterbotixDriver | JointStateDriver]:
+    def _drivers(self, rng: np.random.Generator) -> list[SimulatedInterbotixDriver | SimulatedJointStateDriver]:
         config, rig = self._config, self._rig
-        drivers: list[InterbotixDriver | JointStateDriver] = []
+        drivers: list[SimulatedInterbotixDriver | SimulatedJointStateDriver] = []
         for side, follower in rig.followers.items():
             arm, leader = config.followers[side], config.leaders.get(side)
             if isinstance(follower, Follower):
-                drivers.append(InterbotixDriver(arm.name, follower, self._faults, self._lock, rng))
+                drivers.append(SimulatedInterbotixDriver(arm.name, follower, self._faults, self._lock, rng))
             else:
                 names = (arm.name or f"puppet_{side}", leader.name if leader and leader.name else f"master_{side}")
                 topics = (arm.state_topic, arm.command_topic)
-                drivers.append(JointStateDriver(rig, side, names, topics, self._faults, self._lock, rng))
+                drivers.append(SimulatedJointStateDriver(rig, side, names, topics, self._faults, self._lock, rng))
         for side, held in rig.leaders.items():
             if isinstance(held, Leader):
-                drivers.append(InterbotixDriver(config.leaders[side].name, held, self._faults, self._lock, rng))
+                name = config.leaders[side].name
+                drivers.append(SimulatedInterbotixDriver(name, held, self._faults, self._lock, rng))
         if config.teleop == "hardware":
-            Switches(rig, self._lock)
+            SimulatedSwitches(rig, self._lock)
         return drivers
 
     def _reset(self, request: Any) -> Any:

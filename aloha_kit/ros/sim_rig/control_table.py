@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core.arms import ARM_JOINTS, ArmModel
+from aloha_kit.core.arm_models import ARM_JOINTS, ArmModel
 
 JOINTS = (*ARM_JOINTS, "gripper")
 

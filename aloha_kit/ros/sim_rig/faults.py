@@ -18,7 +18,7 @@ import rospy
 
 from aloha_kit.config import from_mapping, RigConfig
 from aloha_kit.core import ConfigError, did_you_mean
-from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.core.arm_models import ARM_JOINTS
 
 PARAM = "/sim_rig_faults"
 POLL_S = 0.2

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import AlohaKitError, did_you_mean
-from aloha_kit.core.arms import ARM_JOINTS, ArmModel
+from aloha_kit.core.arm_models import ARM_JOINTS, ArmModel
 from aloha_kit.ros.sim_rig import control_table as table
 from aloha_kit.ros.sim_rig import profiles
 from aloha_kit.ros.sim_rig.control_table import ANGLE_UNIT, CURRENT_UNIT, JOINTS, SPEED_UNIT

@@ -13,11 +13,11 @@ import numpy.typing as npt
 from aloha_kit.config import RigConfig
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ConfigError, did_you_mean, START_ARM_POSE, VX300S
-from aloha_kit.core.arms import arm_model
-from aloha_kit.ros.sim_rig.arms import folded, Follower, JointFollower, JointLeader, Leader
-from aloha_kit.ros.sim_rig.base import Base
+from aloha_kit.core.arm_models import arm_model
 from aloha_kit.ros.sim_rig.motors import GRIPPER, Motors, REBOOT_S
 from aloha_kit.ros.sim_rig.scripted_operator import Gesture, HOME, ScriptedOperator
+from aloha_kit.ros.sim_rig.simulated_arms import folded, Follower, JointFollower, JointLeader, Leader
+from aloha_kit.ros.sim_rig.simulated_base import SimulatedBase
 from aloha_kit.sim.live import LiveScene
 from aloha_kit.sim.workcell import ARMS, START_GRIPPER
 
@@ -72,7 +72,7 @@ class SimRig:
         self._complain, self._reboot_s = complain, reboot_s
         self._hardware = config.teleop == "hardware"
         self._wake(config)
-        self.person, self.base = person, Base() if config.base else None
+        self.person, self.base = person, SimulatedBase() if config.base else None
         self.seed, self._next_seed = seed, seed
         self.recording, self.paused = False, False
         self._now, self._hand_now, self._aside_until = 0.0, 0.0, -np.inf

@@ -31,7 +31,7 @@ HOME = np.append(START_ARM_POSE.astype(float), float(VX300S.finger.normalise(STA
 
 
 class ScriptedOperator:
-    """A hand for each leader, told again and again what the moment asks for. A hand's (7,): see `sim_rig.arms`.
+    """A hand for each leader, called every tick with what to do now. A hand's (7,): see `simulated_arms`.
 
     The task begins with the first hand that is let play; another one joins it where it is by then.
 
@@ -127,8 +127,8 @@ class ScriptedOperator:
         if target is None:
             return begun
         own = target[7 * SIDES.index(side) :][:7]
-        wrap_ddp, there = self._joined.setdefault(side, (now, own))
-        return np.asarray(own + (1.0 - least_jerk((now - wrap_ddp) / BLEND_S)) * (begun - there))
+        joined, there = self._joined.setdefault(side, (now, own))
+        return np.asarray(own + (1.0 - least_jerk((now - joined) / BLEND_S)) * (begun - there))
 
     def _target(self, now: float) -> Vector | None:
         """(14,) where the task is, None while it is not being done or still thought over."""

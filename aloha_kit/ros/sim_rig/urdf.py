@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aloha_kit.core import ArmModel
-from aloha_kit.core.arms import ARM_JOINTS
+from aloha_kit.core.arm_models import ARM_JOINTS
 
 # mm forwards and upwards from each joint to the next: waist first, gripper last
 OFFSETS = {

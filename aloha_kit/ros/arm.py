@@ -16,7 +16,7 @@ from aloha_kit.core import ArmModel, Clock, SafetyError
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.readings import PATIENCE_S
+from aloha_kit.ros.readings import TIMEOUT_S
 
 Vector = npt.NDArray[np.float32]
 Role = Literal["follower", "leader"]
@@ -78,11 +78,11 @@ class Arm(Protocol):
 
         Raises:
             RosError: nothing is published.
-            StreamError: what is published is no reading, for `PATIENCE_S`.
+            StreamError: what is published is no reading, for `TIMEOUT_S`.
         """
         ...
 
-    def present(self) -> Vector:
+    def hold_target(self) -> Vector:
         """(size,) the target that keeps the arm where it is: its last command, or readings that agree.
 
         Raises as `reading`.
@@ -111,7 +111,7 @@ class Arm(Protocol):
     def prepare_leader(self) -> None:
         """Position mode and torque: the arm holds still until its torque is taken away."""
 
-    def torque(self, on: bool, part: Part = "all") -> None:
+    def set_torque(self, on: bool, part: Part = "all") -> None:
         """Switch the motors; an arm that stands in the air falls when they go off."""
 
     def torque_state(self) -> dict[str, bool] | None:
@@ -153,7 +153,7 @@ def move_together(
     ways: dict[Arm, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
     for arm, target in targets.items():
         arm.check(target)
-        here, end = arm.present().astype(np.float64), np.asarray(target, np.float64)
+        here, end = arm.hold_target().astype(np.float64), np.asarray(target, np.float64)
         joints = here[: arm.model.dof]  # a view
         joints[:] = np.clip(joints, arm.model.lower, arm.model.upper)  # a resting arm sags past its limits
         ways[arm] = (here, end)
@@ -211,9 +211,9 @@ def wait_for_listeners(publishers: Sequence[CommandPublisher], who: str, clock: 
     """Until somebody listens to each of them: what is said before that is lost.
 
     Raises:
-        RosError: nobody does within `PATIENCE_S`.
+        RosError: nobody does within `TIMEOUT_S`.
     """
-    end = clock.now_ns() + int(PATIENCE_S * 1e9)
+    end = clock.now_ns() + int(TIMEOUT_S * 1e9)
     while deaf := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
         if clock.now_ns() > end:
             raise RosError(f"{who}: nobody listens to {', '.join(deaf)}; is its driver running?")

@@ -16,9 +16,9 @@ from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import Clock, CommandLimiter, SafetyError, WallClock
 from aloha_kit.core.motion import BASE_ACCELERATION
-from aloha_kit.ros.arms import Vector
+from aloha_kit.ros.arm import Vector
 from aloha_kit.ros.command_publisher import CommandPublisher
-from aloha_kit.ros.readings import finite
+from aloha_kit.ros.readings import require_finite
 
 DEAD_MAN_S = 0.25
 """A velocity holds no longer than this: when an episode ends between two commands, the base must not go on."""
@@ -31,7 +31,7 @@ SILENCE_S = 0.25
 _BEAT_S = 0.05
 
 
-class Base:
+class MobileBase:
     """nav_msgs/Odometry in, geometry_msgs/Twist out; linear x in m/s, angular z in rad/s.
 
     Args:
@@ -58,7 +58,7 @@ class Base:
         """(2,) velocity in a nav_msgs/Odometry. Raises ReadingError where it is not finite."""
         twist = message.twist.twist
         values = np.array([twist.linear.x, twist.angular.z], np.float64)
-        finite("base", "velocity", BASE_NAMES, values)
+        require_finite("base", "velocity", BASE_NAMES, values)
         return values.astype(np.float32)
 
     def drive(self, velocity: npt.ArrayLike) -> None:

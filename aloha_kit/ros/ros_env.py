@@ -31,19 +31,19 @@ from aloha_kit.core import (
 )
 from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import node
-from aloha_kit.ros.arms import Arm, Role, Vector
-from aloha_kit.ros.base import Base
+from aloha_kit.ros.arm import Arm, Role, Vector
 from aloha_kit.ros.competing_publishers import SoleCommander
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import FollowerArms
 from aloha_kit.ros.leaders import LeaderArms
+from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.observation import describe_streams, ObservationBuilder, QUANTITIES, rig_contract
 from aloha_kit.ros.operator_topics import OperatorTopics
 from aloha_kit.ros.readings import next_reading, require_believable, retry_read
 from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.sensors import rig_sensors
-from aloha_kit.ros.simulated import simulated_rig, SimulatedRig
+from aloha_kit.ros.simulated_rig import simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import Streams
 
 WARM_UP_S = 15.0
@@ -121,7 +121,7 @@ class RosEnv(Environment):
             )
             held = drivers["leader"] if leaders else {}
             self.leader_arms = {name: connect(driver, "leader") for name, driver in held.items()}
-            base = Base(rig.base, rate_hz=task.rate_hz, clock=self.clock) if rig.base else None
+            base = MobileBase(rig.base, rate_hz=task.rate_hz, clock=self.clock) if rig.base else None
             self.base = opened.enter_context(contextlib.closing(base)) if base else None
             self.estop.when_pressed(self.hold)
             rospy.on_shutdown(self.hold)  # while topics are still open
@@ -302,11 +302,11 @@ class RosEnv(Environment):
         if not self.listens_only:
             for arm in self.leader_arms.values():
                 with contextlib.suppress(AlohaKitError):
-                    arm.torque(True)
+                    arm.set_torque(True)
 
-    def torque(self) -> str:
+    def torque_report(self) -> str:
         """What the followers' motors answer about their torque: "their torque is on" where all of them have it."""
-        return self._arms.torque()
+        return self._arms.torque_report()
 
     def park(self, seconds: float | None = None) -> None:
         """Followers to rest on themselves, whatever streams do. Raises as `FollowerArms.park`."""
@@ -350,7 +350,7 @@ class RosEnv(Environment):
         """A start sequence may wait for minutes, and somebody may have moved a follower meanwhile."""
         if not self.listens_only:
             for arm in self.followers.values():
-                arm.present()
+                arm.hold_target()
 
     def _first_observation(self) -> Observation:
         """Decides for the episode whether it has velocities and efforts: one reading without is no driver without."""

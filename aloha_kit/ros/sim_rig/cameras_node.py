@@ -25,8 +25,8 @@ from aloha_kit.core import AlohaKitError, ConfigError, did_you_mean, plural, Wal
 from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import images, node
 from aloha_kit.ros.node import interrupted_after
+from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
-from aloha_kit.ros.sim_rig.pace import CameraTimer, Pace
 from aloha_kit.sim import SimEnv
 from aloha_kit.sim.rendering import Pictures
 from aloha_kit.sim.workcell import CAMERAS

@@ -161,7 +161,7 @@ PIPER = ArmModel(  # joint ranges as in its SDK; the slowest joint turns at 180 
 ARM_MODELS = {model.name: model for model in (VX300S, WX250S, PIPER)}
 
 
-_TABLE = {model.name: f"aloha_kit.core.arms:{model.name.upper()}" for model in ARM_MODELS.values()}
+_TABLE = {model.name: f"aloha_kit.core.arm_models:{model.name.upper()}" for model in ARM_MODELS.values()}
 
 
 def arm_model(name: str) -> ArmModel:

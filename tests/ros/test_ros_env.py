@@ -21,10 +21,11 @@ from aloha_kit.core import ConfigError, ContractError, SafetyError, START_ARM_PO
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode, SafetyGuard
-from aloha_kit.ros import arms, competing_publishers, environment, estop, followers
-from aloha_kit.ros.environment import RosEnv
+from aloha_kit.ros import arm as ros_arm
+from aloha_kit.ros import competing_publishers, estop, followers, ros_env
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
+from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.tracking_monitor import TrackingMonitor
 from aloha_kit.testing.environments import check_environment
@@ -156,7 +157,7 @@ def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, sessio
         env.reset()  # it could, and does not
         fakes.left.motors[0] = 0.3
         print("send", file=other.stdin, flush=True)
-        with contextlib.closing(competing_publishers.CommandWatch(["/puppet_right/commands/joint_group"])) as watch:
+        with contextlib.closing(competing_publishers.CommandMonitor(["/puppet_right/commands/joint_group"])) as watch:
             until(
                 lambda: watch.competing() == {"/puppet_right/commands/joint_group": "/old_teleop"},
                 "it sends",
@@ -309,7 +310,7 @@ def test_a_camera_of_another_size_is_named_with_both(fakes: Fakes) -> None:
 
 
 def test_a_silent_stream_is_named_before_anything_moves(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "WARM_UP_S", 0.5)
+    monkeypatch.setattr(ros_env, "WARM_UP_S", 0.5)
     fakes.camera.running = False
     env = fakes.env()
     with pytest.raises(
@@ -508,7 +509,7 @@ class TestRefusedPreparation:
     def test_arms_that_are_not_parked_in_the_end_are_an_error(
         self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(arms, "ARRIVAL_S", 0.1)
+        monkeypatch.setattr(ros_arm, "ARRIVAL_S", 0.1)
         env, said = fakes.env(), list[str]()
 
         def act() -> None:
@@ -554,13 +555,13 @@ class TestLettingGo:
             torque(arm, on, part)
             env.estop.press("the emergency stop was pressed")
 
-        torque = InterbotixArm.torque
-        monkeypatch.setattr(InterbotixArm, "torque", pressed)
+        torque = InterbotixArm.set_torque
+        monkeypatch.setattr(InterbotixArm, "set_torque", pressed)
         with pytest.raises(SafetyError, match="the emergency stop was pressed"):
             env.release()
         assert not any(fakes.left.torque.values())
         assert all(fakes.right.torque.values())
-        assert env.torque() == "torque: puppet_left off, puppet_right on"
+        assert env.torque_report() == "torque: puppet_left off, puppet_right on"
 
     def test_parking_is_over_when_something_moves_again(self, fakes: Fakes) -> None:
         env = fakes.env()
@@ -573,7 +574,7 @@ class TestLettingGo:
         assert not any(fakes.left.torque.values())
 
     def test_arms_that_do_not_arrive_are_not_let_go(self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(arms, "ARRIVAL_S", 0.1)
+        monkeypatch.setattr(ros_arm, "ARRIVAL_S", 0.1)
         env = fakes.env()
         env.reset()
         fakes.left.blocked = True

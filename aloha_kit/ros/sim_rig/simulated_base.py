@@ -17,7 +17,7 @@ def push(seconds: float) -> Vector:
     return np.array([0.04 * np.sin(0.8 * seconds), 0.06 * np.sin(1.3 * seconds)])
 
 
-class Base:
+class SimulatedBase:
     """Velocity (2,) in m/s forwards and rad/s to the left; pose (3,) x, y in m and heading in rad, from the start."""
 
     def __init__(self) -> None:

@@ -16,8 +16,9 @@ from std_msgs.msg import Bool
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import PIPER, ReadingError, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
 from aloha_kit.loop import Latch
-from aloha_kit.ros import arms, interbotix, joint_state_arm
-from aloha_kit.ros.arms import wait_for_listeners
+from aloha_kit.ros import arm as ros_arm
+from aloha_kit.ros import interbotix, joint_state_arm
+from aloha_kit.ros.arm import wait_for_listeners
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
@@ -169,7 +170,7 @@ class TestCommanding:
         arm.prepare_follower()
         arm.move(START, 0.1)
         np.testing.assert_allclose(arm.last, START, atol=1e-6)
-        arm.torque(False)
+        arm.set_torque(False)
         assert arm.last is None
         driver.motors[0] = 0.7  # it was moved by hand
         arm.prepare_follower()
@@ -230,7 +231,7 @@ class TestPreparing:
     ) -> None:
         estop = Latch()
         arm = InterbotixArm("puppet_left", VX300S, CLOCK, estop=estop)
-        arm.torque(True)
+        arm.set_torque(True)
         write = arm.set_register
 
         def pressed(*values: Any) -> None:
@@ -243,7 +244,7 @@ class TestPreparing:
             arm.prepare_follower(300)
         assert all(driver.torque.values())
         driver.calls.clear()
-        for what in (arm.prepare_follower, arm.prepare_leader, arm.reboot_gripper, lambda: arm.torque(False)):
+        for what in (arm.prepare_follower, arm.prepare_leader, arm.reboot_gripper, lambda: arm.set_torque(False)):
             with pytest.raises(SafetyError, match="the emergency stop was pressed"):
                 what()
         with pytest.raises(SafetyError, match="the emergency stop was pressed"):
@@ -255,7 +256,7 @@ class TestPreparing:
     def test_torque_is_what_the_motors_answer(
         self, arm: InterbotixArm, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        arm.torque(True)
+        arm.set_torque(True)
         driver.torque["gripper"] = False
         assert arm.torque_state() == {**dict.fromkeys(VX300S.joints, True), "gripper": False}
         monkeypatch.setattr(driver, "torque", None)  # the driver's handler dies: no answer
@@ -263,7 +264,7 @@ class TestPreparing:
             arm.torque_state()
         hung = threading.Event()
         with pytest.raises(RosError, match=r"puppet_left: its driver does not answer within 0\.2 s"):
-            arms.answered(hung.wait, "puppet_left", 0.2)
+            ros_arm.answered(hung.wait, "puppet_left", 0.2)
         hung.set()
 
     def test_a_register_that_does_not_take_its_value_is_said(self, arm: InterbotixArm) -> None:
@@ -276,9 +277,9 @@ class TestPreparing:
             arm = InterbotixArm("master_left", WX250S, CLOCK)
             arm.prepare_leader()
             assert driver.modes == {"arm": "position", "gripper": "position"}
-            arm.torque(False, "gripper")
+            arm.set_torque(False, "gripper")
             assert (driver.torque["gripper"], driver.torque["elbow"]) == (False, True)
-            arm.torque(False)
+            arm.set_torque(False)
             assert not any(driver.torque.values())
             arm.close()
 
@@ -287,7 +288,7 @@ class TestPreparing:
         assert driver.calls == [("gains", "arm", "100 1 2")]
 
     def test_no_driver_is_said_with_what_to_start(self, session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(interbotix, "PATIENCE_S", 0.2)
+        monkeypatch.setattr(interbotix, "TIMEOUT_S", 0.2)
         with pytest.raises(
             RosError, match=r"no service /nobody/set_operating_modes after .* s\. Start the arm's driver"
         ):
@@ -325,7 +326,7 @@ class TestMoving:
 
         driver.motors[0] = 0.25
         driver.broken = lose
-        assert arm.present()[0] == pytest.approx(0.25)
+        assert arm.hold_target()[0] == pytest.approx(0.25)
 
 
 class TestManufacturersPackage:
@@ -378,8 +379,8 @@ class TestPiper:
         monkeypatch.setattr(joint_state_arm, "wait_for_listeners", pressed)
         until(lambda: joint_state_arm._listened_to(joint_state_arm.ENABLE_TOPIC), "a driver with a switch")
         with pytest.raises(SafetyError, match="the emergency stop was pressed"):
-            arm.torque(False)
-        arm.torque(True)  # holds
+            arm.set_torque(False)
+        arm.set_torque(True)  # holds
         until(lambda: heard, "it is heard")
         switch.unregister()
         assert heard == [True]
@@ -409,6 +410,6 @@ class TestPiper:
         config = ArmConfig(driver="joint_state", model="piper", state_topic="/puppet/joint_left")
         leader = JointStateArm(config, PIPER, "leader", CLOCK)
         leader.prepare_leader()
-        leader.torque(False)
+        leader.set_torque(False)
         with pytest.raises(SafetyError, match="cannot be moved: its configuration has no command_topic"):
             leader.command(np.zeros(7))

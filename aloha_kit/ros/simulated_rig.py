@@ -14,7 +14,7 @@ from aloha_kit.core import ARM_MODELS, ArmModel, did_you_mean
 from aloha_kit.ros.node import RosError
 
 PARAM = "/sim_rig"
-_PATIENCE_S = 10.0
+_TIMEOUT_S = 10.0
 
 
 def simulated_rig() -> dict[str, Any] | None:
@@ -59,7 +59,7 @@ class SimulatedRig:
         if seed is not None:
             rospy.set_param("/sim_rig_seed", int(seed))
         try:
-            self._reset.wait_for_service(_PATIENCE_S)
+            self._reset.wait_for_service(_TIMEOUT_S)
             answer = self._reset()
         except (rospy.ServiceException, rospy.ROSException) as error:
             raise RosError(f"the simulated rig does not answer /sim_rig/reset: {error}") from error

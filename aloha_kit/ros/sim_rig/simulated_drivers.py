@@ -19,11 +19,11 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 
 from aloha_kit.ros import messages
-from aloha_kit.ros.sim_rig.arms import DRIVER_SLEEP, Follower, JointFollower, JointLeader, Leader
 from aloha_kit.ros.sim_rig.control_table import IDS, JOINTS
 from aloha_kit.ros.sim_rig.faults import ArmFault, Faults, StreamFault
 from aloha_kit.ros.sim_rig.motors import GROUPS, RefusedError
 from aloha_kit.ros.sim_rig.rig import SimRig
+from aloha_kit.ros.sim_rig.simulated_arms import DRIVER_SLEEP, Follower, JointFollower, JointLeader, Leader
 from aloha_kit.ros.sim_rig.urdf import description
 
 Vector = npt.NDArray[np.float64]
@@ -38,7 +38,7 @@ def stamp(ns: int) -> rospy.Time:
     return rospy.Time(*divmod(ns, 1_000_000_000))
 
 
-class InterbotixDriver:
+class SimulatedInterbotixDriver:
     """What `xs_sdk` serves in the namespace of one arm.
 
     It has one thread for everything: while motors reboot it publishes nothing, executes nothing and answers nobody.
@@ -204,7 +204,7 @@ class InterbotixDriver:
         )
 
 
-class JointStateDriver:
+class SimulatedJointStateDriver:
     """What Cobot Magic's drivers serve for one side: the follower's state, and the leader's, which moves it."""
 
     def __init__(
@@ -247,7 +247,7 @@ class JointStateDriver:
         self._publishers[which].publish(message)
 
 
-class Switches:
+class SimulatedSwitches:
     """What Cobot Magic's person and drivers are told: whether a recording runs, and whether motors are on."""
 
     def __init__(self, rig: SimRig, lock: threading.RLock) -> None:
@@ -265,7 +265,7 @@ class Switches:
         rospy.Subscriber("/enable_flag", Bool, enabled, queue_size=_QUEUE)
 
 
-class BaseDriver:
+class SimulatedBaseDriver:
     """Odometry out, velocities in."""
 
     def __init__(
