@@ -9,20 +9,24 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from aloha_kit.config import load, RigConfig
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode
 from aloha_kit.eval.__main__ import main as evaluate
+from aloha_kit.policies.checkpoint import load as load_checkpoint
 from aloha_kit.replay.__main__ import main as replay
 from tests.deploy.serving import served
 from tests.synthetic import make, write_dataset
+
+if TYPE_CHECKING:
+    from tests.ros.master import Process
 
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
@@ -36,13 +40,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("user")
     for name, text in FILES.items():
         (made / name).write_text(text, encoding="utf-8")
-    path = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"}
     for command in COMMANDS:
         arguments = [sys.executable if word == "python" else word for word in command.split()]
-        done = subprocess.run(arguments, cwd=made, env=path, capture_output=True, text=True, timeout=500, check=False)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-        (made / "output.txt").open("a").write(done.stdout)
+        (made / "output.txt").open("a").write(run(made, *arguments))
     return made
+
+
+def run(folder: Path, *command: str) -> str:
+    """Run a program in a user's folder; its output."""
+    path = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"}
+    done = subprocess.run(command, cwd=folder, env=path, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout
 
 
 def test_the_task_is_recorded_with_its_camera_and_replays_to_the_same_success(folder: Path) -> None:
@@ -100,9 +109,38 @@ def test_the_environment_shown_is_the_one_that_goes_through_every_command() -> N
     assert FILES["point_world.py"] == (ROOT / "tests" / "envs" / "point_world.py").read_text(encoding="utf-8")
 
 
-def test_the_rig_behind_ros_is_one(folder: Path) -> None:
-    rig = load(RigConfig, "rigs", folder / "bench.yaml")
-    assert (rig.live, list(rig.followers), rig.followers["right"].model) == (True, ["left", "right"], "piper")
+def test_the_task_trains(folder: Path) -> None:
+    (command,) = re.findall(r"`python -m (aloha_kit\.train [^`]*)`", GUIDE)
+    short = ["--num_steps", "2", "--batch_size", "2", "--warmup_steps", "0"]
+    run(folder, sys.executable, "-m", *command.split(), *short)
+    config = yaml.safe_load((folder / "runs" / "cube_on_plate" / "act_cpu" / "config.yaml").read_text())
+    assert (config["task"], config["policy"], config["training"]["num_steps"]) == ("cube_on_plate.yaml", "act_cpu", 2)
+    network = load_checkpoint(folder / "runs" / "cube_on_plate" / "act_cpu" / "checkpoints" / "last")
+    assert set(network.contract.cameras) == {"top", "side"}
+
+
+def test_the_rig_behind_ros_passes_the_doctor(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rospy")
+    from tests.ros.master import ros
+
+    (command,) = re.findall(r"`python -m (aloha_kit\.doctor [^`]*)`", GUIDE)
+    (button,) = re.findall(r"`(rostopic pub [^`]*)`", GUIDE)
+    task = ["--task", "bench_cube.yaml"]
+    with ros(tmp_path) as core:
+
+        def start(*words: str) -> Process:
+            return core.start("env", "-C", str(folder), *words)
+
+        start(sys.executable, str(ROOT / "record" / "sim_arms_node"), *task, "--person", "False").wait_for("is up")
+        start(sys.executable, str(ROOT / "record" / "sim_cameras_node"), *task).wait_for("cameras of")
+        start(*button.split())
+        doctor = start(sys.executable, "-m", *command.split())
+        status, report = doctor.wait(), doctor.text()
+    assert report.count("7 motors without errors") == 2, report
+    assert "/puppet/joint_right, JointState by /sim_arms" in report
+    assert "640x480, neither dark nor burnt" in report
+    verdict = "GO: rig 'bench' (simulated) for task 'bench_cube': 0 " if status == 0 else "NO-GO: rig 'bench'"
+    assert verdict in report  # a busy machine may spoil the rates
 
 
 def blocks(heading: str) -> list[str]:
