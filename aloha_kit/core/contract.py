@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,10 @@ STATE, ACTION, IMAGE, DEPTH, PRIVILEGED = "state", "action", "image", "depth", "
 ROLES = (STATE, ACTION, IMAGE, DEPTH, PRIVILEGED)
 """Roles of features with a place of their own in a contract. Any other word is the role of a sensor."""
 
-IMAGES = "images/"  # before a camera's name
+IMAGES, SENSORS = "images/", "sensors/"  # before a camera's name, before a sensor's
+VECTORS = ("qpos", "qvel", "effort", "base_vel", "environment_state")
+"""Names of an observation's vectors that are no sensors of a rig's own, in the order of files and messages."""
+
 _BASE_UNITS = {"base_linear": "m/s", "base_vx": "m/s", "base_vy": "m/s", "base_angular": "rad/s", "base_wz": "rad/s"}
 _DTYPES = ("float32", "uint8", "uint16")
 
@@ -105,6 +108,22 @@ class Contract:
     def inputs(self) -> tuple[Feature, ...]:
         """What a network of this contract reads: every feature but the action."""
         return tuple(feature for feature in self.features if feature.role != ACTION)
+
+    def only(self, *roles: str) -> Contract:
+        """The same without the features of other roles; state and action always stay."""
+        return self._having(lambda role: role in roles)
+
+    def without(self, *roles: str) -> Contract:
+        """The same without the features of some roles; state and action always stay."""
+        return self._having(lambda role: role not in roles)
+
+    def _having(self, wanted: Callable[[str], bool]) -> Contract:
+        return dataclasses.replace(
+            self,
+            cameras=self.cameras if wanted(IMAGE) else {},
+            environment_state_names=self.environment_state_names if wanted(PRIVILEGED) else (),
+            sensors=tuple(sensor for sensor in self.sensors if wanted(sensor.role)),
+        )
 
     def _units_of(self, names: Sequence[str]) -> list[str]:
         joint, gripper = (self.units.get(key, "") for key in ("joints", "gripper"))

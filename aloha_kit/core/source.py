@@ -81,28 +81,11 @@ class RecordedEpisode(Protocol):
         ...
 
     @property
-    def qvel(self) -> Array | None:
-        """(frames, S), or None."""
-        ...
+    def vectors(self) -> Mapping[str, Array]:
+        """{feature: (frames, D)} of every vector of the observations: `qpos`, `effort`, `sensors/left_wrench`, …
 
-    @property
-    def effort(self) -> Array | None:
-        """(frames, S), or None."""
-        ...
-
-    @property
-    def base_velocity(self) -> Array | None:
-        """(frames, 2), or None."""
-        ...
-
-    @property
-    def environment_state(self) -> Array | None:
-        """(frames, E) true object poses of a simulation, or None."""
-        ...
-
-    @property
-    def sensors(self) -> Mapping[str, Array]:
-        """{sensor: (frames, D)}; the contract's `sensors` say what their entries are."""
+        The contract's features say what their entries are. A vector may be read only when it is taken.
+        """
         ...
 
     @property
@@ -181,6 +164,7 @@ class EpisodeData:
 
     Attributes:
         read_image: called with camera, row and the least size wanted (or None); gives (H, W, 3) uint8 RGB.
+        further_vectors: {feature: (T or T + 1, D)} of what is measured beside `qpos`.
     """
 
     name: str
@@ -191,11 +175,7 @@ class EpisodeData:
     id: str = ""
     layout: str = ""
     base_action: Array | None = None
-    qvel: Array | None = None
-    effort: Array | None = None
-    base_velocity: Array | None = None
-    environment_state: Array | None = None
-    sensors: Mapping[str, Array] = field(default_factory=dict)
+    further_vectors: Mapping[str, Array] = field(default_factory=dict)
     reward: Array | None = None
     stamps: Mapping[str, npt.NDArray[np.int64]] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
@@ -208,6 +188,10 @@ class EpisodeData:
     @property
     def where(self) -> str:
         return self.name
+
+    @property
+    def vectors(self) -> dict[str, Array]:
+        return {"qpos": self.qpos, **self.further_vectors}
 
     @property
     def length(self) -> int:

@@ -22,12 +22,11 @@ class Batch(_Required, total=False):
     """B observations, and in training the K actions that follow each of them.
 
     Actions past an episode's end are zero and marked in `is_pad`. For prediction, `actions` and
-    `is_pad` are absent. Cameras may differ in size. Sensors that are read are entries by their names, as
-    `environment_state` is. Where several steps are read, all of the observation has an axis of
-    `n_obs_steps` after B, oldest first.
+    `is_pad` are absent. Cameras may differ in size. Every other vector that is read, privileged state and sensors, is
+    an entry by its feature's name. Where several steps are read, all of the observation has an axis of `n_obs_steps`
+    after B, oldest first.
     """
 
-    environment_state: Tensor  # (B, E) float32, true object poses, simulation only
     actions: Tensor  # (B, K, A) float32, ordered like the contract's action_names
     is_pad: Tensor  # (B, K) bool, True on the rows that are not there
     valid_rows: Tensor  # () float32, in a piece of a batch: rows of actions that are there, a sample of the whole batch

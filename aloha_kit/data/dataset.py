@@ -20,10 +20,14 @@ STD_FLOOR = 1e-2
 
 
 class Sample(TypedDict):
-    """An observation and the K actions that follow it."""
+    """An observation and the K actions that follow it.
+
+    Where several steps are read, all of the observation has an axis of `n_obs_steps` in front, oldest first.
+    """
 
     image: dict[str, Tensor]  # {camera: (3, H, W)} uint8, or float in [0, 1] where normalised
     state: Tensor  # (S,) float32
+    vectors: dict[str, Tensor]  # {feature: (D,)} float32: privileged state and sensors, by their names in the contract
     action: Tensor  # (K, A) float32
     is_pad: Tensor  # (K,) bool, True on rows past the episode's end
 
@@ -35,11 +39,15 @@ class ChunkDataset(Dataset[Sample]):
         table: see `index.read_table`.
         chunk_size: K, the actions of a sample.
         episodes: which of the table's, such as one side of `index.split`; all by default.
+        n_obs_steps: how many observations end with a sample's step; the first of an episode stands for those before it.
         image_size: (height, width) of the images; each camera's own by default.
         random_start: a sample is an episode, from a random step on that torch's generator draws; by default a sample is
             a step, and every step is one.
-        normalise: give state and action as (value - mean) / std, std at least `STD_FLOOR`, and images as float from 0
+        normalise: give vectors and action as (value - mean) / std, std at least `STD_FLOOR`, and images as float from 0
             to 1; by default everything is as recorded. Rows of zeros past the end are normalised too, and masked.
+
+    What is in a sample is what the table's contract has: privileged state where every episode has it, and the sensors
+    that `read_table` was given.
     """
 
     def __init__(
@@ -48,6 +56,7 @@ class ChunkDataset(Dataset[Sample]):
         chunk_size: int,
         *,
         episodes: Iterable[int] | None = None,
+        n_obs_steps: int = 1,
         image_size: tuple[int, int] | None = None,
         random_start: bool = False,
         normalise: bool = False,
@@ -59,20 +68,31 @@ class ChunkDataset(Dataset[Sample]):
         self._chunks = Chunks(table, chunk_size)
         self._sizes = {camera: image_size or size for camera, size in table.contract.cameras.items()}
         self._open = OpenEpisodes(table)
-        self._random_start, self._normalise = random_start, normalise
+        self._n_obs_steps, self._random_start, self._normalise = n_obs_steps, random_start, normalise
 
     def __len__(self) -> int:
         return len(self._episodes if self._random_start else self._rows)
 
     def __getitem__(self, index: int) -> Sample:
         """Sample `index`: a step, or with `random_start` an episode."""
-        table, row = self.table, self._row(index)
-        number = int(table.episode_of(np.array([row]))[0])
-        action, is_pad = (torch.from_numpy(values[0]) for values in self._chunks(np.array([row])))
-        episode, i = self._open[number], row - int(table.starts[number])
-        image = {camera: frame(episode, camera, i, size) for camera, size in self._sizes.items()}
-        sample = Sample(image=image, state=torch.from_numpy(table.qpos[row].copy()), action=action, is_pad=is_pad)
+        table, last = self.table, np.array([self._row(index)])
+        number = int(table.episode_of(last)[0])
+        action, is_pad = (torch.from_numpy(values[0]) for values in self._chunks(last))
+        rows = table.history(last, self._n_obs_steps)[0]
+        vectors = {
+            name: self._observed([torch.from_numpy(values[row].copy()) for row in rows])
+            for name, values in table.vectors.items()
+        }
+        episode, steps = self._open[number], (rows - table.starts[number]).tolist()
+        image = {
+            camera: self._observed([frame(episode, camera, i, size) for i in steps])
+            for camera, size in self._sizes.items()
+        }
+        sample = Sample(image=image, state=vectors.pop("qpos"), vectors=vectors, action=action, is_pad=is_pad)
         return self._normalised(sample) if self._normalise else sample
+
+    def _observed(self, steps: list[Tensor]) -> Tensor:
+        return steps[0] if self._n_obs_steps == 1 else torch.stack(steps)
 
     def _row(self, index: int) -> int:
         if not -len(self) <= index < len(self):
@@ -86,6 +106,7 @@ class ChunkDataset(Dataset[Sample]):
         return Sample(
             image={camera: image / 255 for camera, image in sample["image"].items()},
             state=_standard(sample["state"], self.statistics["qpos"]),
+            vectors={name: _standard(values, self.statistics[name]) for name, values in sample["vectors"].items()},
             action=_standard(sample["action"], self.statistics["action"]),
             is_pad=sample["is_pad"],
         )

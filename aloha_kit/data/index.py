@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
+from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
-from aloha_kit.data.stats import Accumulator, Moments, SENSORS, Statistics
+from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.storage.hdf5 import damage_told
 
 Floats = npt.NDArray[np.float32]
@@ -37,13 +38,12 @@ class EpisodeTable:
     offsets: Ints  # (E,) the first target of step t is the action of step max(0, t - offset)
     qpos: Floats  # (N, S) rad, gripper normalised
     action: Floats  # (N, A); with a mobile base the last two are m/s and rad/s
-    environment_state: Floats | None  # (N, Z), where every episode has it
-    contract: Contract  # cameras: the ones asked for, at their recorded sizes
+    contract: Contract  # cameras: the chosen ones, at their recorded sizes; privileged state where every episode has it
     ids: tuple[str, ...]  # (E,) what tells an episode from any other, see `RecordedEpisode.id`
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
     readings: tuple[str, ...]  # (E,) how images are read where not simply as stored, by which caches tell them
     notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the data, and in how many episodes
-    sensors: Mapping[str, Floats] = field(default_factory=dict)  # {name: (N, D)}, those that were asked for
+    further_vectors: Mapping[str, Floats] = field(default_factory=dict)  # {feature: (N, D)} of what is read beside qpos
     failed: int = 0  # episodes left out because they are marked as failures
     assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `RecordedEpisode.assumption`
 
@@ -52,9 +52,20 @@ class EpisodeTable:
 
     @property
     def vectors(self) -> dict[str, Floats]:
-        """{name: (N, D)} of an observation's vectors."""
-        poses = {} if self.environment_state is None else {"environment_state": self.environment_state}
-        return {"qpos": self.qpos, **poses, **self.sensors}
+        """{feature: (N, D)} of an observation's vectors."""
+        return {"qpos": self.qpos, **self.further_vectors}
+
+    def without(self, *roles: str) -> EpisodeTable:
+        """The same without the features of some roles."""
+        dropped = {feature.name for feature in self.contract.features if feature.role in roles}
+        further = {name: rows for name, rows in self.further_vectors.items() if name not in dropped}
+        return dataclasses.replace(self, further_vectors=further, contract=self.contract.without(*roles))
+
+    def history(self, rows: Ints, n_obs_steps: int) -> Ints:
+        """(B, n_obs_steps) rows that end with `rows`, oldest first; an episode's first row stands for those before."""
+        back = np.arange(n_obs_steps - 1, -1, -1)
+        history: Ints = np.maximum(rows[:, None] - back, self.first_rows(rows)[:, None])
+        return history
 
     def first_rows(self, rows: Ints) -> Ints:
         """The first row of each row's episode."""
@@ -111,7 +122,7 @@ def read_table(
 
     Args:
         cameras: which to use, in this order; all of the first episode when None.
-        sensors: further vectors to read, by their names in the contract.
+        sensors: vectors to read beside state, action and privileged state, by their names in the contract.
         action_offset: see `EpisodeTable.offsets`; None takes each episode's own.
         include_failed: take episodes that are marked as failures too.
 
@@ -137,8 +148,10 @@ def read_table(
         raise EpisodeError(f"no episode to train on in {source.place}{skipped}")
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)
-    with_state = all(p.environment_state is not None for p in parts)
-    embodiment = parts[0].contract
+    contract = parts[0].contract
+    if any(name not in part.further_vectors for part in parts for name in _privileged(contract)):
+        contract = contract.without(PRIVILEGED)
+    read = [*_privileged(contract), *sensors]
     return EpisodeTable(
         source=source,
         numbers=tuple(p.number for p in parts),
@@ -149,11 +162,8 @@ def read_table(
         offsets=np.array([p.offset for p in parts], np.int64),
         qpos=np.concatenate([p.qpos for p in parts]),
         action=np.concatenate([p.action for p in parts]),
-        environment_state=np.concatenate([p.environment_state for p in parts if p.environment_state is not None])
-        if with_state
-        else None,
-        contract=embodiment if with_state else dataclasses.replace(embodiment, environment_state_names=()),
-        sensors={name: np.concatenate([p.sensors[name] for p in parts]) for name in sensors},
+        contract=contract,
+        further_vectors={name: np.concatenate([p.further_vectors[name] for p in parts]) for name in read},
         ids=tuple(p.id or source.identity(p.number) for p in parts),
         tasks=tuple(sorted({p.task for p in parts if p.task})),
         readings=tuple(p.reading for p in parts),
@@ -183,8 +193,7 @@ class _Part:
     offset: int
     qpos: Floats
     action: Floats
-    environment_state: Floats | None
-    sensors: Mapping[str, Floats]
+    further_vectors: Mapping[str, Floats]
     contract: Contract
     id: str
     task: str
@@ -208,20 +217,15 @@ def _read(
         if camera not in present:
             raise ConfigError(f"{where} has no camera '{camera}'. {did_you_mean(camera, present)}")
     chosen = list(cameras) if cameras is not None else present
-    streams = {
-        "action": episode.action,
-        "qpos": episode.qpos,
-        "base_action": episode.base_action,
-        "environment_state": episode.environment_state,
-    }
-    measured = {"qvel": episode.qvel, "effort": episode.effort, "base_vel": episode.base_velocity}
-    measured |= {f"{SENSORS}{name}": values for name, values in episode.sensors.items()} if sensors else {}
+    streams = {"action": episode.action, "qpos": episode.qpos, "base_action": episode.base_action}
+    measured = episode.vectors
     for name in sensors:
-        streams[name] = measured.get(name)
-        if streams[name] is None:
+        if name not in measured:
             raise ConfigError(
                 f"{where} has no '{name}'. {did_you_mean(name, [s.name for s in episode.contract.sensors])}"
             )
+    further = [name for name in (*_privileged(episode.contract), *sensors) if name in measured]
+    streams |= {name: measured[name] for name in further}
     vectors = {name: _steps_of(where, name, rows, steps) for name, rows in streams.items() if rows is not None}
     for camera in chosen:
         _require_rows(where, f"camera '{camera}'", episode.rows(camera), steps)
@@ -251,8 +255,7 @@ def _read(
         offset=episode.action_offset if action_offset is None else action_offset,
         qpos=vectors["qpos"],
         action=action,
-        environment_state=vectors.get("environment_state"),
-        sensors={name: vectors[name] for name in sensors},
+        further_vectors={name: vectors[name] for name in further},
         contract=contract,
         id=episode.id,
         task=str(episode.attrs.get("task") or ""),
@@ -260,6 +263,11 @@ def _read(
         reading=episode.reading(chosen),
         notes=tuple(episode.notes) if chosen else (),
     )
+
+
+def _privileged(contract: Contract) -> list[str]:
+    """Names of the privileged features."""
+    return [feature.name for feature in contract.features if feature.role == PRIVILEGED]
 
 
 def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:

@@ -46,19 +46,13 @@ class Loader:
         """The observations at B rows and the `chunk_size` actions that follow each; `whole` are the rows of the batch
         that these are a piece of."""
         actions, is_pad = self._chunks(rows)
-        seen = rows if self._steps == 1 else self._history(rows)
+        seen = rows if self._steps == 1 else self._table.history(rows, self._steps)
         vectors = {name: self._tensor(values[seen]) for name, values in self._table.vectors.items()}
         future = {"actions": self._tensor(actions), "is_pad": self._tensor(is_pad)}
         batch = cast(Batch, {**vectors, "images": self._images(seen), **future})
         if whole is not None:
             batch["valid_rows"] = self._tensor(np.array(self._chunks.present(whole).mean(), np.float32))
         return batch
-
-    def _history(self, rows: Ints) -> Ints:
-        """(B, n_obs_steps) rows that end with `rows`, oldest first; an episode's first row stands for those before."""
-        back = np.arange(self._steps - 1, -1, -1)
-        history: Ints = np.maximum(rows[:, None] - back, self._table.first_rows(rows)[:, None])
-        return history
 
     def _images(self, rows: Ints) -> dict[str, Tensor]:
         if self._frames is None:

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError, did_you_mean
+from aloha_kit.core.contract import SENSORS, VECTORS
 
 Array = npt.NDArray[np.float32]
 
-KEYS = ("qpos", "action", "environment_state", "qvel", "effort", "base_vel", "start", "end")
 START, END = "start", "end"  # qpos where episodes begin and end
+KEYS = (*VECTORS, "action", START, END)
 PICTURES = "images/"  # before a camera's name: its images, as `descriptor.describe` sees them
-SENSORS = "sensors/"  # before a sensor's name
 _FIELDS = ("mean", "std", "min", "max")
 
 
@@ -100,7 +100,7 @@ class Accumulator:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Moments by key: `qpos` and `action` always, `environment_state` and sensors where they are read.
+    """Moments by key: `qpos` and `action` always, other features where they are read.
 
     What normalises nothing may be missing (in old checkpoints it is): `start` and `end`, the qpos that episodes begin
     and end with, and `images/<camera>`, the descriptors of a camera's images. They tell a rollout that is unlike

@@ -132,10 +132,7 @@ def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
         if training is not None and f"{PICTURES}{camera}" in training:
             outside = cells_beyond(sight.described, training[f"{PICTURES}{camera}"], limits.cell)
             found[f"share of {camera} unlike training"] = float(outside.mean())
-    if evidence.begin is not None:
-        for name, value in zip(evidence.contract.environment_state_names, evidence.begin, strict=False):
-            found[f"{name} at the start"] = float(value)
-    return found
+    return found | {f"{entry} at the start": value for entry, value in evidence.begin.items()}
 
 
 def _blind(evidence: Evidence) -> list[str]:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.camera_statistics import describe
 from aloha_kit.data.stats import Statistics
@@ -46,7 +47,7 @@ class Evidence:
         success: as the episode says; None where nobody judged.
         reason: how it ended; `error`: whether by an error.
         stamps: {stream: (T,) ns}, `deadline` among them; a stream that was not stamped somewhere is left out.
-        begin: what an environment that knows it said of its objects at the first step.
+        begin: {entry: value} of the privileged state at the first step; empty where nothing gives one.
         log: a line a step; None where there is none.
         report: the deployment that it is of; empty where there is none.
         training: what its policy was trained on; None where that is not known.
@@ -62,7 +63,7 @@ class Evidence:
     reason: str
     error: bool
     stamps: Mapping[str, Ints]
-    begin: Floats | None
+    begin: Mapping[str, float]
     sights: Mapping[str, CameraStatistics]
     log: tuple[Step, ...] | None
     report: Mapping[str, Any]
@@ -118,7 +119,6 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
         action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
         log = _log(path, steps, unknown)
         training = _training(episode, path, ckpt, unknown)
-        state = episode.environment_state
         return Evidence(
             path=path,
             contract=contract,
@@ -129,13 +129,19 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
             reason=str(episode.attrs.get("reason") or ""),
             error=bool(episode.attrs.get("error", False)),
             stamps=_stamps(episode, steps),
-            begin=None if state is None else state[0],
+            begin=_begin(episode),
             sights={camera: _sight(episode, camera) for camera in episode.cameras},
             log=log,
             report=report,
             training=training,
             unknown=tuple(unknown),
         )
+
+
+def _begin(episode: RecordedEpisode) -> dict[str, float]:
+    vectors = episode.vectors
+    named = [f for f in episode.contract.features if f.role == PRIVILEGED and f.name in vectors]
+    return {entry: float(v) for f in named for entry, v in zip(f.entries, vectors[f.name][0], strict=False)}
 
 
 def _reward(episode: RecordedEpisode) -> Floats | None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.arm_models import BASE, by_arm
+from aloha_kit.core.contract import SENSORS
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds, Finding, graded
 from aloha_kit.episode.gripper_checks import check_grippers
@@ -17,7 +18,7 @@ from aloha_kit.storage.contract_file import UNKNOWN
 from aloha_kit.storage.layouts import COBOT_MAGIC, OURS
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.robotwin import ROBOTWIN
-from aloha_kit.storage.rows import NO_STAMP, SENSORS
+from aloha_kit.storage.rows import NO_STAMP
 
 Table = npt.NDArray[Any]
 

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract
+from aloha_kit.core.contract import SENSORS
 from aloha_kit.episode.vectors import names_of, require_consistent, tables
 from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.hdf5 import damage_told
 from aloha_kit.storage.reader import Episode
-from aloha_kit.storage.rows import SENSORS
 
 Vector = npt.NDArray[np.float64]
 
@@ -43,7 +43,11 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
             "jpeg_order_source": episode.jpeg_order_source if episode.compressed else None,
             "notes": [*episode.notes],
             "cameras": {name: list(episode.image_size(name)) for name in episode.cameras},
-            "sensors": {name: names_of(episode, f"{SENSORS}{name}") for name in episode.sensors},
+            "sensors": {
+                name.removeprefix(SENSORS): names_of(episode, name)
+                for name in episode.vectors
+                if name.startswith(SENSORS)
+            },
             "depth_cameras": list(episode.depth_cameras),
             "bytes": path.stat().st_size,
             "success": episode.success,

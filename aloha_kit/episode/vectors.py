@@ -11,31 +11,21 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.storage.reader import Episode
-from aloha_kit.storage.rows import SENSORS
 
 Table = npt.NDArray[Any]
 
 
 def tables(episode: RecordedEpisode) -> dict[str, Table]:
     """Every vector stream the episode has, (rows, width)."""
-    found = {
-        "action": episode.action,
-        "base_action": episode.base_action,
-        "qpos": episode.qpos,
-        "qvel": episode.qvel,
-        "effort": episode.effort,
-        "base_vel": episode.base_velocity,
-        "environment_state": episode.environment_state,
-        **{f"{SENSORS}{name}": table for name, table in episode.sensors.items()},
-    }
-    return {name: table for name, table in found.items() if table is not None}
+    base = {} if episode.base_action is None else {"base_action": episode.base_action}
+    return {"action": episode.action, **base, **episode.vectors}
 
 
 def names_of(episode: RecordedEpisode, stream: str) -> list[str]:
     """Names of a stream's columns, numbers where the file does not say them."""
     contract = episode.contract
     width = tables(episode)[stream].shape[1]
-    for feature in contract.sensors:
+    for feature in contract.features:
         if feature.name == stream and len(feature.entries) == width:
             return list(feature.entries)
     known = contract.action_names if stream == "action" else contract.state_names

@@ -193,12 +193,12 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
     """
     if config.use_images and not contract.cameras:
         raise ContractError("the policy wants cameras and the data has none; set use_images to false")
-    if config.use_environment_state and not contract.environment_state_names:
+    privileged = [feature for feature in contract.features if feature.role == PRIVILEGED]
+    if config.use_environment_state and not privileged:
         raise ContractError("the policy wants environment_state and the data has none (simulation records it)")
     return dataclasses.replace(
-        contract,
+        contract if config.use_environment_state else contract.without(PRIVILEGED),
         cameras=dict(sorted(contract.cameras.items())) if config.use_images else {},
-        environment_state_names=contract.environment_state_names if config.use_environment_state else (),
         sensors=contract.named_sensors(config.sensors),
     )
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError, Environment
+from aloha_kit.core.contract import ACTION, STATE
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
 from aloha_kit.media import joint_traces
 from aloha_kit.replay.recording import Recording
@@ -136,7 +137,7 @@ def execute(
     config = _task(recording, task)
     rig = load(RigConfig, "rigs", config.rig)
     with sigterm_interrupts(), contextlib.closing(envs.connect(config, rig, realtime=realtime)) as env:
-        joints = replace(recording.contract, cameras={}, environment_state_names=(), sensors=())
+        joints = recording.contract.only(STATE, ACTION)
         joints.require(env.contract, mine=f"episode {recording.episode.where}", theirs=f"rig '{config.rig}'")
         with guarded(env, Replay(recording.action), release=release) as guard:
             return _run(env, recording, guard)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
+from aloha_kit.core.contract import SENSORS
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.checks import check_shapes
 from aloha_kit.episode.vectors import names_of
-from aloha_kit.storage.rows import SENSORS
 
 Array = npt.NDArray[np.float32]
 
@@ -74,7 +74,7 @@ class Recording:
             qpos,
             {name: stamps for name, stamps in episode.stamps.items() if np.any(stamps >= 0)},
             dict(episode.describe),
-            dict(episode.sensors),
+            {n.removeprefix(SENSORS): table for n, table in episode.vectors.items() if n.startswith(SENSORS)},
         )
 
     def entries(self, sensor: str) -> list[str]:

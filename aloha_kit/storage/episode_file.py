@@ -20,6 +20,7 @@ from aloha_kit.storage.paths import missing, partial_path
 
 Array = npt.NDArray[np.float32]
 
+_MAY_BE_EMPTY = ("observations/qvel", "observations/effort")  # some recorders write the table and nothing into it
 _BOOLEANS = ("sim", "compress", "success", "error")
 
 
@@ -90,13 +91,16 @@ class EpisodeFile:
         return np.asarray(self._array(name), np.float32)
 
     def _optional(self, name: str) -> Array | None:
-        with self._guard():
-            present = name in self._layout.tables or name in self._handle()
-        return self._vector(name) if present else None
+        return self._vector(name) if self._has(name) else None
 
-    def _if_any(self, name: str) -> Array | None:
-        table = self._optional(name)
-        return table if table is not None and table.size else None
+    def _has(self, name: str) -> bool:
+        """Whether there is such a table; an empty one of velocities or efforts counts as none."""
+        with self._guard():
+            if name in self._layout.tables:
+                return True
+            data = self._handle().get(name)
+            empty = name in _MAY_BE_EMPTY and getattr(data, "size", 1) == 0
+            return data is not None and not empty
 
     def _array(self, name: str) -> Any:
         with self._guard():

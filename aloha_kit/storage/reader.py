@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core.contract import SENSORS, VECTORS
 from aloha_kit.core.errors import shown
 from aloha_kit.storage import hdf5
 from aloha_kit.storage.codec import (
@@ -120,12 +121,12 @@ class Episode(EpisodeImages):
     @property
     def qvel(self) -> Array | None:
         """(frames, S): rad/s, or None, also where the file has an empty table in its place."""
-        return self._if_any("observations/qvel")
+        return self._optional("observations/qvel")
 
     @property
     def effort(self) -> Array | None:
         """(frames, S): as the driver reports it, or None, as with `qvel`."""
-        return self._if_any("observations/effort")
+        return self._optional("observations/effort")
 
     @property
     def base_velocity(self) -> Array | None:
@@ -140,10 +141,19 @@ class Episode(EpisodeImages):
     @property
     def sensors(self) -> dict[str, Array]:
         """{sensor: (frames, D)}; the contract's `sensors` say what their entries are."""
+        return {name: self._array(f"observations/sensors/{name}") for name in self._sensor_names()}
+
+    def _sensor_names(self) -> list[str]:
         with self._guard(), damage_told(self.path):
             group = self._handle().get("observations/sensors")
-            names = [name for name, _ in hdf5.datasets(group)] if group is not None else []
-        return {name: self._array(f"observations/sensors/{name}") for name in names}
+            return [name for name, _ in hdf5.datasets(group)] if group is not None else []
+
+    @property
+    def vectors(self) -> Mapping[str, Array]:
+        """{feature: (frames, D)} of every vector of the observations, read when it is taken."""
+        given = {name: f"observations/{name}" for name in VECTORS if self._has(f"observations/{name}")}
+        sensors = {f"{SENSORS}{name}": f"observations/{SENSORS}{name}" for name in self._sensor_names()}
+        return _Vectors(self._vector, given | sensors)
 
     @property
     def reward(self) -> Array | None:
@@ -235,6 +245,25 @@ class Episode(EpisodeImages):
     def moved(self) -> bool:
         """Whether vectors and images lie elsewhere than in our files and the ALOHA family's."""
         return bool(self._layout.tables)
+
+
+class _Vectors(Mapping[str, Array]):
+    """Data sets of a file by other names; each is read when it is taken."""
+
+    def __init__(self, read: Callable[[str], Array], places: Mapping[str, str]) -> None:
+        self._read, self._places = read, places
+
+    def __getitem__(self, name: str) -> Array:
+        return self._read(self._places[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 def _contract(text: str, path: Path) -> Contract:

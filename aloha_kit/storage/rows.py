@@ -10,13 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError, Observation
+from aloha_kit.core.contract import SENSORS, VECTORS
 
 NO_STAMP = -(2**63)  # in a stamp's place: this stream was not stamped here (a virtual clock may well be negative)
-
-
-# Observation keys that are one vector a row, in the order in which they lie in a journal's row.
-VECTORS = ("qpos", "qvel", "effort", "base_vel", "environment_state")
-SENSORS = "sensors/"  # before a sensor's name; its vectors follow those
 
 
 @dataclass(frozen=True)

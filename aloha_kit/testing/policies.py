@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aloha_kit.core import Contract, joint_names
+from aloha_kit.core.contract import IMAGE, STATE
 from aloha_kit.data.batch import Batch, mapped
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies import checkpoint
@@ -54,10 +56,12 @@ def batch_of(contract: Contract, *, rows: int, size: int = 3, pad: int = 0, seed
         actions=torch.from_numpy(actions),
         is_pad=torch.from_numpy(is_pad),
     )
-    if contract.environment_state_names:
-        environment = rng.normal(size=(size, len(contract.environment_state_names)))
-        batch["environment_state"] = torch.from_numpy(environment.astype(np.float32))
-    return batch
+    further = {
+        feature.name: torch.from_numpy(rng.normal(size=(size, *feature.shape)).astype(np.float32))
+        for feature in contract.inputs
+        if feature.role not in (STATE, IMAGE)
+    }
+    return cast(Batch, {**batch, **further})
 
 
 def check_network(make: Callable[[], ChunkNetwork], full: Contract, folder: Path) -> None:

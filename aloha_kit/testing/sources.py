@@ -48,16 +48,17 @@ def _vectors_fit(episode: RecordedEpisode) -> None:
     expected = {
         "action": (episode.length, len(contract.action_names) - base),
         "base_action": (episode.length, base),
-        "qpos": (episode.frames, len(contract.state_names)),
-        "qvel": (episode.frames, len(contract.state_names)),
-        "effort": (episode.frames, len(contract.state_names)),
-        "environment_state": (episode.frames, len(contract.environment_state_names)),
         "reward": (episode.length,),
     }
-    for name, shape in expected.items():
-        value = getattr(episode, name)
-        if value is None and name not in ("action", "qpos"):
+    described = {feature.name: feature.shape for feature in contract.inputs}
+    vectors = episode.vectors
+    assert np.array_equal(vectors["qpos"], episode.qpos), f"{episode.where}: vectors['qpos'] is not qpos"
+    expected |= {name: (episode.frames, *described.get(name, vectors[name].shape[1:])) for name in vectors}
+    found = {"action": episode.action, "base_action": episode.base_action, "reward": episode.reward, **vectors}
+    for name, value in found.items():
+        if value is None:
             continue
+        shape = expected[name]
         assert value.shape == shape, f"{episode.where}: {name} has shape {value.shape}, expected {shape}"
         assert value.dtype == np.float32, f"{episode.where}: {name} is {value.dtype}, expected float32"
     for name, stamps in episode.stamps.items():

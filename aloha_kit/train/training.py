@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import os
 import signal
@@ -21,6 +20,7 @@ from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
+from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.errors import command
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_statistics import add_camera_statistics
@@ -254,11 +254,7 @@ def _table(plan: Plan) -> EpisodeTable:
     if task is not None and any(name != task.name for name in table.tasks):
         print(f"note: the episodes were recorded for {', '.join(table.tasks)}, not for --task {task.name}")
     if not args.network.use_environment_state:
-        table = dataclasses.replace(
-            table,
-            environment_state=None,
-            contract=dataclasses.replace(table.contract, environment_state_names=()),
-        )
+        table = table.without(PRIVILEGED)
     return table
 
 

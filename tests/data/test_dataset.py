@@ -17,6 +17,7 @@ from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.formats import open_source
 from aloha_kit.policies.normalise import Normaliser
+from tests.storage.recording import record, Rig
 from tests.synthetic import write_dataset
 
 SIZES = {"top": (12, 16), "left_wrist": (12, 16)}
@@ -50,6 +51,30 @@ def test_normalised_values_are_those_that_a_network_gets(table: EpisodeTable) ->
         assert torch.equal(after["action"], normaliser("action", before["action"]))
         assert torch.equal(after["image"]["top"], before["image"]["top"] / 255)
         assert before["image"]["top"].shape == (3, 24, 32)
+
+
+def test_history_privileged_state_and_sensors_are_what_the_loader_gives(tmp_path: Path) -> None:
+    for i, steps in enumerate((9, 6)):
+        record(tmp_path, steps, Rig(wrench=True), index=i)
+    table = read_table(open_source(tmp_path), cameras=("cam_high",), sensors=("sensors/wrench",))
+    data = ChunkDataset(table, 4, n_obs_steps=3)
+    loader = Loader(table, DirectFrames(table, {"cam_high": (24, 32)}, workers=1), 4, n_obs_steps=3)
+    expected, found = loader.batch(np.arange(15)), next(iter(DataLoader(data, batch_size=15)))
+    assert found["state"].shape == (15, 3, 14)
+    assert torch.equal(found["state"], expected["qpos"])
+    assert torch.equal(found["image"]["cam_high"], expected["images"]["cam_high"])
+    assert list(found["vectors"]) == ["environment_state", "sensors/wrench"]
+    for name, values in found["vectors"].items():
+        assert torch.equal(values, expected[name])  # type: ignore[literal-required]
+    first, second = data[9], data[10]["vectors"]["sensors/wrench"]
+    assert torch.equal(first["state"][0], first["state"][2]), "an episode's first observation is repeated before it"
+    assert torch.equal(second[1], first["vectors"]["sensors/wrench"][2])
+    assert not torch.equal(second[2], second[1])
+    normalised, moments = ChunkDataset(table, 4, normalise=True)[3]["vectors"]["sensors/wrench"], table.statistics()
+    wrench = moments["sensors/wrench"]
+    by_hand = (table.vectors["sensors/wrench"][3] - wrench.mean) / np.maximum(wrench.std, 0.01)
+    np.testing.assert_array_equal(normalised.numpy(), by_hand)
+    assert list(ChunkDataset(table.without("privileged"), 4)[0]["vectors"]) == ["sensors/wrench"]
 
 
 def test_some_episodes_from_random_steps_on(table: EpisodeTable) -> None:

@@ -28,8 +28,9 @@ def test_vectors_are_the_recorded_ones_in_order(tmp_path: Path) -> None:
         steps = len(episode.action)
         np.testing.assert_array_equal(table.action[start : start + steps], episode.action)
         np.testing.assert_array_equal(table.qpos[start : start + steps], episode.qpos[:steps])
-        assert table.environment_state is not None
-        np.testing.assert_array_equal(table.environment_state[start : start + steps], episode.environment_state[:steps])
+        np.testing.assert_array_equal(
+            table.vectors["environment_state"][start : start + steps], episode.environment_state[:steps]
+        )
     assert table.contract.cameras == {"top": (24, 32)}
     assert table.episode_of(np.array([0, 29, 30, 70, 71, 95])).tolist() == [0, 0, 1, 1, 2, 2]
 
@@ -158,7 +159,7 @@ def test_environment_state_counts_only_where_all_have_it(tmp_path: Path) -> None
     write(tmp_path, make(5, {}, seed=0), state=False)
     write(tmp_path, make(5, {}, seed=1), state=True)
     table = read_table(open_source(tmp_path))
-    assert table.environment_state is None
+    assert list(table.vectors) == ["qpos"]
     assert table.contract.environment_state_names == ()
 
 

@@ -130,7 +130,7 @@ def evidence(**changes: Any) -> Evidence:
         reason="complete",
         error=False,
         stamps={"deadline": deadline, "qpos": deadline - 1_000_000, "images/top": deadline - 20_000_000},
-        begin=None,
+        begin={},
         sights={},
         log=None,
         report={},
