@@ -201,7 +201,7 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
             if end.code:
                 raise
         except UsageError as error:
-            print(f"error: {error}", file=sys.stderr)
+            sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
         except AlohaKitError as error:
             sys.exit(f"error: {error}")
@@ -212,7 +212,7 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
         except KeyboardInterrupt as interrupt:
             by = signal_of(interrupt)
             ended = "interrupted" + (f" ({by.name})" if by != signal.SIGINT else "")
-            print(ended + (f"; {ending.kept}" if ending.kept else ""), file=sys.stderr)
+            sys.stderr.write(ended + (f"; {ending.kept}" if ending.kept else "") + "\n")
             sys.exit(status_of(interrupt))
         output.flush()
         if isinstance(output.failure, BrokenPipeError):

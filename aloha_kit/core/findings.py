@@ -1,12 +1,12 @@
-"""What an examination says: one thing looked at, how it is, how it should be, and what to do about it."""
+"""Finding: one thing that was checked, how it is, how it should be, and what to do where the two differ."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["ok", "warning", "fault"]
-MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "WARNING", "fault": "FAULT  "}
+Level = Literal["ok", "warning", "error"]
+MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class About:
     def warning(self, found: str, expected: str, remedy: str) -> Finding:
         return Finding("warning", self.check, self.subject, found, expected, remedy)
 
-    def fault(self, found: str, expected: str, remedy: str) -> Finding:
-        return Finding("fault", self.check, self.subject, found, expected, remedy)
+    def error(self, found: str, expected: str, remedy: str) -> Finding:
+        return Finding("error", self.check, self.subject, found, expected, remedy)
 
     def graded(self, value: float, limits: tuple[float, float], found: str, expected: str, remedy: str) -> Finding:
-        """A warning from the first limit on, a fault from the second, ok below."""
+        """A warning from the first limit on, an error from the second, ok below."""
         if value < limits[0]:
             return self.ok(found)
-        return (self.fault if value >= limits[1] else self.warning)(found, expected, remedy)
+        return (self.error if value >= limits[1] else self.warning)(found, expected, remedy)
 
 
-def troubles(*findings: Finding) -> list[Finding]:
+def problems(*findings: Finding) -> list[Finding]:
     """Those that are not ok."""
     return [finding for finding in findings if finding.level != "ok"]

@@ -144,6 +144,6 @@ def check_ending(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         remedy = "see 'When something is wrong' in deploy/README.md"
         found = f"ended after step {evidence.steps - 1}: {evidence.reason}"
         yield Cause(
-            Finding("fault", "ending", "rollout", found, "the whole task", remedy),
+            Finding("error", "ending", "rollout", found, "the whole task", remedy),
             ((evidence.steps - 1, evidence.steps),),
         )

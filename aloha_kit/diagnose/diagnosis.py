@@ -44,7 +44,7 @@ class Diagnosis:
     """What is said of one rollout.
 
     Attributes:
-        causes: faults first, then by when they began.
+        causes: errors first, then by when they began.
         measures: numbers that rollouts can be compared by.
         unknown: what could not be looked into, and why.
     """
@@ -74,7 +74,7 @@ class Diagnosis:
         for cause in self.causes:
             lines += cause.finding.lines(width)
         if len(self.causes) > 1:
-            lines += ["", "Faults come first, and what began earlier: what began later may have come of it."]
+            lines += ["", "Errors come first, and what began earlier: what began later may have come of it."]
         if not self.causes:
             lines.append("nothing found: loop, chunks, inputs and actions were as they should be")
             if self.success is False:

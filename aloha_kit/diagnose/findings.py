@@ -19,7 +19,7 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a rollout may stray; pairs are (warning, fault) limits."""
+    """How far a rollout may stray; pairs are (warning, error) limits."""
 
     late: tuple[float, float] = (0.01, 0.1)
     """Share of the steps that took longer than the period."""
@@ -80,11 +80,11 @@ class Cause:
         return {**dataclasses.asdict(self.finding), "steps": [[begin, end - 1] for begin, end in self.steps]}
 
 
-_LEVELS: tuple[Level, ...] = ("ok", "warning", "fault")
+_LEVELS: tuple[Level, ...] = ("ok", "warning", "error")
 
 
 def level(value: float, limits: tuple[float, float]) -> Level:
-    """A warning from the first limit on, a fault from the second."""
+    """A warning from the first limit on, an error from the second."""
     return _LEVELS[int(value >= limits[0]) + int(value >= limits[1])]
 
 
@@ -94,8 +94,8 @@ def worst(*levels: Level) -> Level:
 
 
 def ranked(causes: Sequence[Cause]) -> tuple[Cause, ...]:
-    """Faults before warnings, and what began earlier before what may have come of it."""
-    return tuple(sorted(causes, key=lambda cause: (cause.finding.level != "fault", cause.begins)))
+    """Errors before warnings, and what began earlier before what may have come of it."""
+    return tuple(sorted(causes, key=lambda cause: (cause.finding.level != "error", cause.begins)))
 
 
 def words(steps: Runs, shown: int = 3) -> str:

@@ -19,7 +19,7 @@ from aloha_kit.diagnose.findings import Limits
 from aloha_kit.diagnose.inputs import cells_beyond, joints_beyond
 from aloha_kit.media.plots import ACTION, PALETTE, STATE, tidy
 
-FAULT, WARNING = "#c53030", "#dd9b23"
+ERROR, WARNING = "#c53030", "#dd9b23"
 _STAGES = ("observation", "preprocessing", "network", "command", "recording")
 _SHOWN = 10  # causes drawn
 
@@ -53,13 +53,13 @@ def draw(evidence: Evidence, found: Diagnosis, file: Path) -> None:
 def _causes(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
     shown = found.causes[:_SHOWN]
     for row, cause in enumerate(shown):
-        colour = FAULT if cause.finding.level == "fault" else WARNING
+        colour = ERROR if cause.finding.level == "error" else WARNING
         least = evidence.steps / 200  # a single step still shows
         axis.broken_barh([(a, max(b - a, least)) for a, b in cause.steps], (row - 0.35, 0.7), color=colour, lw=0)
     axis.set_yticks(range(len(shown)), [f"{c.finding.subject} ({c.finding.check})" for c in shown])
     axis.set_ylim(len(shown) - 0.5, -0.5)
     more = f", {len(found.causes) - _SHOWN} more not shown" if len(found.causes) > _SHOWN else ""
-    _title(axis, f"what was found: faults red, warnings yellow{more}", "")
+    _title(axis, f"what was found: errors red, warnings yellow{more}", "")
 
 
 def _reward(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
@@ -87,7 +87,7 @@ def _chunks(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
     axis.step(np.arange(len(log)), age, where="post", color=STATE, lw=1.2)
     axis.set_ylim(0, max(1.0, 1.05 * float(np.nanmax([*age, 0]))))
     held = [step.step for step in log if step.held]
-    axis.bar(held, axis.get_ylim()[1], width=1, align="edge", color=FAULT, alpha=0.3, lw=0)
+    axis.bar(held, axis.get_ylim()[1], width=1, align="edge", color=ERROR, alpha=0.3, lw=0)
     seams, change = seam_changes(evidence)
     title = "age of the newest chunk played" + (", red where held still" if held else "")
     if 0 < len(seams) <= len(log) / 4:
@@ -170,7 +170,7 @@ def _camera(figure: Any, evidence: Evidence, cameras: list[str]) -> None:
     for cell in np.flatnonzero(odd[worst]):
         row, column = divmod(int(cell), GRID)
         x, y = np.array([0, 1, 1, 0, 0]) * width / GRID, np.array([0, 0, 1, 1, 0]) * height / GRID
-        top.plot(x + column * width / GRID - 0.5, y + row * height / GRID - 0.5, color=FAULT, lw=1)
+        top.plot(x + column * width / GRID - 0.5, y + row * height / GRID - 0.5, color=ERROR, lw=1)
     small = {
         middle: (sight.described[worst], "the same in small: mean colours of 8x8 cells"),
         bottom: (evidence.training[f"{PICTURES}{camera}"].mean, "training on average"),

@@ -1,1 +1,1 @@
-"""The rig doctor: is this rig fit to record and deploy on, and if not, what has to be done?"""
+"""Checks of a rig before recording or deployment, with what to do about each problem."""

@@ -1,4 +1,4 @@
-"""The examination on one screen: look at the rig and at this machine, judge both, say what to do."""
+"""Examination of a rig and of this machine: measure both, check what was measured, report what to do."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.findings import About, Finding
 from aloha_kit.doctor import arms, cameras, identity, machine, streams
 from aloha_kit.doctor.args import DoctorArgs
-from aloha_kit.doctor.findings import Report
 from aloha_kit.doctor.probe import probe_disk, probe_usb
+from aloha_kit.doctor.report import DoctorReport
 from aloha_kit.ros.rig_measurements import RigMeasurements
 
 _UNRECOGNISED = About("identity", "cameras").ok("not recognised: give --reference, made once with --save_reference")
@@ -29,13 +29,13 @@ def run(args: DoctorArgs) -> int:
     return 0 if report.go else 1
 
 
-def examine(args: DoctorArgs) -> Report:
-    """Look and judge.
+def examine(args: DoctorArgs) -> DoctorReport:
+    """Measure the rig and check what was measured.
 
     Raises:
         ConfigError: a wrong task, a rig that is not behind ROS, a folder without references.
     """
-    task = load(TaskConfig, "tasks", args.task)
+    task = load(TaskConfig, "tasks", args.task or _simulated_task() or "aloha_transfer_cube")
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not rig.live:
         raise ConfigError(
@@ -52,22 +52,36 @@ def examine(args: DoctorArgs) -> Report:
         seen = inspect(rig, task.cameras, seconds=args.seconds, registers=arms.REGISTERS)
     except RosError as error:
         remedy = "start the rig's drivers with roslaunch, and set ROS_MASTER_URI to the machine that runs the master"
-        return Report(task.name, rig.name, False, (About("network", "ros").fault(str(error), "a master", remedy),))
-    pictures = {camera.name: camera.picture for camera in seen.cameras if camera.picture is not None}
+        return DoctorReport(
+            task.name, rig.name, False, (About("network", "ros").error(str(error), "a master", remedy),)
+        )
+    images = {camera.name: camera.picture for camera in seen.cameras if camera.picture is not None}
     if args.save_reference is not None:
-        identity.save_references(args.save_reference, pictures)
+        identity.save_references(args.save_reference, images)
     findings = [
         *_streams(seen, task, rig),
         *_cameras(seen, task, rig),
-        *(identity.judge_identity(pictures, references) if references else [_UNRECOGNISED]),
+        *(identity.check_identity(images, references) if references else [_UNRECOGNISED]),
         *_arms(seen, rig),
         *_machine(seen, task, rig, args.dataset_dir),
     ]
-    return Report(task.name, rig.name, seen.simulated, tuple(findings))
+    return DoctorReport(task.name, rig.name, seen.simulated, tuple(findings))
+
+
+def _simulated_task() -> str | None:
+    """Configuration file of the task of the simulated rig that runs; None without one."""
+    from aloha_kit.ros.node import require_master, RosError
+    from aloha_kit.ros.simulated_rig import simulated_rig
+
+    try:
+        require_master()
+        return str((simulated_rig() or {})["task_config"])
+    except (RosError, KeyError):
+        return None
 
 
 def _streams(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
-    return [finding for topic in seen.topics for finding in streams.judge_topic(topic, rig.sync, task.rate_hz)]
+    return [finding for topic in seen.topics for finding in streams.check_topic(topic, rig.sync, task.rate_hz)]
 
 
 def _cameras(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
@@ -79,8 +93,8 @@ def _cameras(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Fi
         topic, config = heard[f"images/{camera.name}"], rig.cameras[camera.name]
         if not len(topic.arrivals_ns) and not camera.error:
             continue  # a silent topic has been said
-        findings += cameras.judge_picture(camera, small or (config.height, config.width))
-        findings += cameras.judge_life(topic, moved=moved, simulated=seen.simulated)
+        findings += cameras.check_image(camera, small or (config.height, config.width))
+        findings += cameras.check_life(topic, moved=moved, simulated=seen.simulated)
     return findings
 
 
@@ -88,12 +102,12 @@ def _arms(seen: RigMeasurements, rig: RigConfig) -> list[Finding]:
     found = {arm.stream: arm for arm in seen.arms}
     followers = {arm.name for arm in rig.followers.values()}
     return [
-        *(finding for arm in seen.arms for finding in arms.judge_joints(arm)),
-        *(finding for motors in seen.motors for finding in arms.judge_motors(motors, follower=motors.arm in followers)),
+        *(finding for arm in seen.arms for finding in arms.check_joints(arm)),
+        *(finding for motors in seen.motors for finding in arms.check_motors(motors, follower=motors.arm in followers)),
         *(
             finding
             for side in rig.leaders
-            for finding in arms.judge_following(
+            for finding in arms.check_following(
                 side, found[f"qpos_{side}"], found[f"leader_{side}"], hardware=rig.teleop == "hardware"
             )
         ),
@@ -104,8 +118,8 @@ def _machine(seen: RigMeasurements, task: TaskConfig, rig: RigConfig, folder: Pa
     folder = folder or Path(task.dataset_dir.format(task=task.name))
     asked = {name: rig.cameras[name] for name in task.cameras}
     return [
-        *machine.judge_network(seen.network, seen.topics, simulated=seen.simulated),
-        *machine.judge_usb(probe_usb(asked, seen.drivers)),
-        *machine.judge_bandwidth(seen.topics),
-        *machine.judge_disk(probe_disk(folder), machine.recorded_bytes_s(seen.topics)),
+        *machine.check_network(seen.network, seen.topics, simulated=seen.simulated),
+        *machine.check_usb(probe_usb(asked, seen.drivers)),
+        *machine.check_bandwidth(seen.topics),
+        *machine.check_disk(probe_disk(folder), machine.recorded_bytes_s(seen.topics)),
     ]

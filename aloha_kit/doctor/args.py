@@ -1,4 +1,4 @@
-"""Arguments of the doctor."""
+"""Arguments of the examination of a rig."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from aloha_kit.core.cli import CommandArgs
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorArgs(CommandArgs):
-    """Is this rig fit to record and deploy a task? Looks at every stream, motor, bus and disk; moves nothing.
+    """Check that a rig is fit to record and deploy a task: every stream, motor, bus and disk; nothing moves.
 
-    Exit status 0 means go, 1 no-go.
+    Exit status 0 is GO, 1 is NO-GO.
     """
 
     EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube"
 
-    task: Annotated[str, arg(aliases=("--task_name",))] = "aloha_transfer_cube"
-    """Task: a name in configs/tasks or a YAML path."""
+    task: Annotated[str | None, arg(aliases=("--task_name",))] = None
+    """Task: a name in configs/tasks or a YAML path; by default that of the simulated rig that runs, else
+    aloha_transfer_cube."""
     rig: str | None = None
     """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
     seconds: float = 5.0
-    """How long the streams are listened to."""
+    """Seconds of every stream that are measured."""
     reference: Path | None = None
     """Folder of reference images that the cameras are recognised by."""
     save_reference: Path | None = None

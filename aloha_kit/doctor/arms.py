@@ -1,4 +1,4 @@
-"""Judging arms: joint readings, motors, and how well the followers follow."""
+"""Checks of arms: joint readings, motors, and the followers' tracking."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import plural
-from aloha_kit.core.findings import About, Finding, troubles
+from aloha_kit.core.findings import About, Finding, problems
 from aloha_kit.ros.rig_measurements import ArmMeasurement, MotorMeasurement
 
 Rows = npt.NDArray[np.bool_]
@@ -14,7 +14,7 @@ Rows = npt.NDArray[np.bool_]
 OUTSIDE = (0.01, 0.2)
 """rad beyond a joint's limit: encoders and sagging arms stand a little outside, a wrong homing offset far."""
 RESIDUAL = (0.15, 0.5)
-"""rad between leader and follower while commands flow: warning, fault."""
+"""rad between leader and follower while commands flow: warning, error."""
 HOT = (60.0, 70.0)
 """Degrees Celsius; Dynamixel motors shut down at 72 to 80."""
 POSITION_MODES = {3: "position", 4: "extended position", 5: "current-based position"}
@@ -22,28 +22,28 @@ MODES = {0: "current", 1: "velocity", 16: "PWM", **POSITION_MODES}
 ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
 """Bits of a Dynamixel's Hardware_Error_Status."""
 REGISTERS = ("Hardware_Error_Status", "Torque_Enable", "Operating_Mode", "Present_Temperature")
-"""What `judge_motors` reads."""
+"""What `check_motors` reads."""
 
 
-def judge_joints(arm: ArmMeasurement) -> list[Finding]:
+def check_joints(arm: ArmMeasurement) -> list[Finding]:
     """NaN, failed reads, values outside the limits, fields of the wrong length."""
     about = About("joints", arm.stream)
     if arm.error:
         remedy = "check the arm's driver, its motors' configuration and the rig's"
-        return [about.fault(arm.error, "readings that can be used", remedy)]
+        return [about.error(arm.error, "readings that can be used", remedy)]
     if not len(arm.raw):
         return []
-    bad = troubles(*_failed_reads(about, arm), *_limits(about, arm), *_lengths(about, arm))
+    bad = problems(*_failed_reads(about, arm), *_limits(about, arm), *_lengths(about, arm))
     return bad or [about.ok(f"{plural(len(arm.raw), 'reading')} within the limits")]
 
 
 def _failed_reads(about: About, arm: ArmMeasurement) -> list[Finding]:
     findings, total, remedy = [], len(arm.raw), "a motor is silent: check cables and supply, restart the driver"
     if count := int(np.count_nonzero(~_finite(arm))):
-        findings.append(about.fault(f"{count} of {total} readings are not finite", "numbers", remedy))
+        findings.append(about.error(f"{count} of {total} readings are not finite", "numbers", remedy))
     if count := int(np.count_nonzero(_unread(arm))):
         found = f"{count} of {total} readings are -π in every joint: the driver could not read its motors"
-        findings.append(about.fault(found, "angles", remedy))
+        findings.append(about.error(found, "angles", remedy))
     return findings
 
 
@@ -77,11 +77,11 @@ def _lengths(about: About, arm: ArmMeasurement) -> list[Finding]:
     return findings
 
 
-def judge_motors(motors: MotorMeasurement, *, follower: bool) -> list[Finding]:
+def check_motors(motors: MotorMeasurement, *, follower: bool) -> list[Finding]:
     """Error bits, torque, modes and temperature, by motor."""
     about = About("motors", motors.arm)
     if motors.error:
-        return [about.fault(motors.error, "registers that can be read", "check that the driver runs and answers")]
+        return [about.error(motors.error, "registers that can be read", "check that the driver runs and answers")]
     if not motors.registers:
         return []
     bad = [*_errors(about, motors), *_heat(about, motors)]
@@ -96,7 +96,7 @@ def _errors(about: About, motors: MotorMeasurement) -> list[Finding]:
         words = " and ".join(word for bit, word in ERRORS.items() if value >> bit & 1) or f"error {value}"
         remedy = f"take the load off, then: rosservice call /{motors.arm}/reboot_motors single {motor} true false"
         if value:
-            findings.append(about.fault(f"{motor}: {words}", "no error", remedy))
+            findings.append(about.error(f"{motor}: {words}", "no error", remedy))
     return findings
 
 
@@ -109,7 +109,7 @@ def _torque(about: About, motors: MotorMeasurement) -> list[Finding]:
         remedy = "support the arm; recording and deployment switch it on when they start"
         return [about.warning("no motor has torque", "torque", remedy)]
     remedy = f"support the arm, then: rosservice call /{motors.arm}/reboot_motors group all true true"
-    return [about.fault(f"no torque in {', '.join(limp)}", "torque in all motors", remedy)]
+    return [about.error(f"no torque in {', '.join(limp)}", "torque in all motors", remedy)]
 
 
 def _modes(about: About, motors: MotorMeasurement) -> list[Finding]:
@@ -121,7 +121,7 @@ def _modes(about: About, motors: MotorMeasurement) -> list[Finding]:
 
 def _heat(about: About, motors: MotorMeasurement) -> list[Finding]:
     remedy = "let it cool; see that nothing pulls at the arm where it rests"
-    return troubles(
+    return problems(
         *(
             about.graded(value, HOT, f"{motor} has {value} °C", f"under {HOT[0]:g} °C", remedy)
             for motor, value in _values(motors, "Present_Temperature")
@@ -133,10 +133,10 @@ def _values(motors: MotorMeasurement, register: str) -> list[tuple[str, int]]:
     return list(zip(motors.motors, motors.registers.get(register, ()), strict=False))
 
 
-def judge_following(side: str, follower: ArmMeasurement, leader: ArmMeasurement, *, hardware: bool) -> list[Finding]:
+def check_following(side: str, follower: ArmMeasurement, leader: ArmMeasurement, *, hardware: bool) -> list[Finding]:
     """How far a follower is from where its leader tells it to be, while something is telling it.
 
-    Nobody teleoperating is no fault: then the distance is said, since it is the way to the first command.
+    Nobody teleoperating is no error: then the distance is said, since it is the way to the first command.
     """
     if not len(follower.raw) or not len(leader.raw):
         return []

@@ -1,4 +1,4 @@
-"""Whether each camera is the one it says it is: its image against everybody's saved reference."""
+"""Identity of cameras: each image against all saved reference images."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SHIFT = 2
 """Pixels of the thumbnail that a camera may have been nudged by."""
 
 
-def judge_identity(pictures: Mapping[str, RgbImage], references: Mapping[str, RgbImage]) -> list[Finding]:
+def check_identity(images: Mapping[str, RgbImage], references: Mapping[str, RgbImage]) -> list[Finding]:
     """Each camera against its saved image, and against the others': who looks like whom?"""
-    names = [name for name in pictures if name in references]
-    new = [About("identity", name) for name in pictures if name not in references]
+    names = [name for name in images if name in references]
+    new = [About("identity", name) for name in images if name not in references]
     findings = [about.warning("there is no reference image", "one", "save it with --save_reference") for about in new]
-    table = np.array([[likeness(pictures[a], references[b]) for b in names] for a in names])
+    table = np.array([[likeness(images[a], references[b]) for b in names] for a in names])
     best = _assignment(table)
     for i, name in enumerate(names):
         about, j = About("identity", name), best[i]
@@ -42,7 +42,7 @@ def judge_identity(pictures: Mapping[str, RgbImage], references: Mapping[str, Rg
             swapped = ", and the other way round: they are swapped" if best[j] == i else ""
             found = f"shows the view of '{names[j]}'{swapped} (likeness {other:.2f}, with its own {own:.2f})"
             remedy = "exchange the cables, or the serial numbers in the udev rules, of these cameras"
-            findings.append(about.fault(found, f"the view of '{name}'", remedy))
+            findings.append(about.error(found, f"the view of '{name}'", remedy))
         elif own < ALIKE:
             remedy = "moved, covered or lit otherwise? If it is meant so, save it anew with --save_reference"
             found = f"likeness {own:.2f} with its reference"
@@ -73,16 +73,16 @@ def likeness(one: RgbImage, other: RgbImage) -> float:
     return max(_correlation(inner, b[dy : dy + height, dx : dx + width]) for dy, dx in shifts)
 
 
-def save_references(folder: Path, pictures: Mapping[str, RgbImage]) -> list[Path]:
+def save_references(folder: Path, images: Mapping[str, RgbImage]) -> list[Path]:
     """`FOLDER/<camera>.png` each, in place of an earlier one.
 
     Raises:
         ConfigError: the folder cannot be made or written to.
     """
     make_folder(folder)
-    files = [folder / f"{name}.png" for name in pictures]
-    for file, picture in zip(files, pictures.values(), strict=True):
-        if not cv2.imwrite(str(file), cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)):
+    files = [folder / f"{name}.png" for name in images]
+    for file, image in zip(files, images.values(), strict=True):
+        if not cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
             raise ConfigError(f"cannot write '{file}'")
     return files
 
@@ -95,15 +95,15 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
     """
     if not folder.is_dir():
         raise ConfigError(f"no folder '{folder}' with reference images; make one with --save_reference {folder}")
-    pictures: dict[str, RgbImage] = {}
+    images: dict[str, RgbImage] = {}
     for name in names:
-        picture = cv2.imread(str(folder / f"{name}.png"))
-        if picture is not None:
-            pictures[name] = np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
-    if not pictures:
+        image = cv2.imread(str(folder / f"{name}.png"))
+        if image is not None:
+            images[name] = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+    if not images:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
         raise ConfigError(f"no image of {', '.join(names)} in '{folder}'; there is: {there}")
-    return pictures
+    return images
 
 
 def _assignment(table: npt.NDArray[np.float64]) -> Sequence[int]:
@@ -115,9 +115,9 @@ def _assignment(table: npt.NDArray[np.float64]) -> Sequence[int]:
     )
 
 
-def _features(picture: RgbImage) -> npt.NDArray[np.float32]:
+def _features(image: RgbImage) -> npt.NDArray[np.float32]:
     """(24, 32, 3): what stands out from its surroundings."""
-    small = cv2.resize(picture.astype(np.float32), THUMB[::-1], interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image.astype(np.float32), THUMB[::-1], interpolation=cv2.INTER_AREA)
     flat = small - cv2.GaussianBlur(small, (0, 0), 5)
     # A lamp or its reflection must not decide alone: far values count less.
     return np.asarray(np.tanh(flat / (2 * flat.std() + 1e-6)), np.float32)

@@ -1,10 +1,10 @@
-"""Judging what carries the data: USB buses, the network between machines, clocks, the disk."""
+"""Checks of what carries the data: USB buses, the network between machines, clocks, the disk."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aloha_kit.core.findings import About, Finding, troubles
+from aloha_kit.core.findings import About, Finding, problems
 from aloha_kit.ros.rig_measurements import DiskMeasurement, NetworkMeasurement, TopicMeasurement, UsbCamera
 
 USABLE = 0.8
@@ -12,22 +12,22 @@ USABLE = 0.8
 USB2_STREAM = 24.576e6
 """Bytes/s that one USB 2 camera can ask for at most: three packets of 1024 bytes a microframe."""
 USB_LOAD = (0.85, 1.0)
-"""Share of what is usable: warning, fault."""
+"""Share of what is usable: warning, error."""
 GIGABIT = 110e6
 """Bytes/s that a gigabit network carries in practice."""
 NETWORK_LOAD = (0.5, 0.9)
-"""Share of it: warning, fault."""
+"""Share of it: warning, error."""
 JPEG_SHARE = 0.13
 """Size of a JPEG of quality 95 against the raw image (0.12 of 0.92 MB measured on a busy scene)."""
 DISK_LOAD = (0.5, 1.0)
-"""Share of the disk's speed that the streams may take: warning, fault."""
+"""Share of the disk's speed that the streams may take: warning, error."""
 SPACE_MINUTES = (60.0, 10.0)
-"""Minutes of recording that the disk should hold: below the first a warning, below the second a fault."""
+"""Minutes of recording that the disk should hold: below the first a warning, below the second an error."""
 CLOCK_STEP_S = 0.01
 """How far the wall clock may move against the monotonic one during the check."""
 
 
-def judge_usb(cameras: Sequence[UsbCamera]) -> list[Finding]:
+def check_usb(cameras: Sequence[UsbCamera]) -> list[Finding]:
     """What the cameras of each bus ask for together against what the bus can carry."""
     findings = []
     for bus in sorted({camera.bus for camera in cameras}):
@@ -42,11 +42,11 @@ def judge_usb(cameras: Sequence[UsbCamera]) -> list[Finding]:
         if camera.bus_mbit_s <= 480 and camera.bytes_per_s > USB2_STREAM:
             found = f"{camera.bytes_per_s / 1e6:.1f} MB/s of {camera.format} from one USB 2 camera"
             expected = f"at most {USB2_STREAM / 1e6:.1f} MB/s"
-            findings.append(About("usb", camera.camera).fault(found, expected, "a lower rate or size, or MJPEG"))
+            findings.append(About("usb", camera.camera).error(found, expected, "a lower rate or size, or MJPEG"))
     return findings
 
 
-def judge_bandwidth(topics: Sequence[TopicMeasurement]) -> list[Finding]:
+def check_bandwidth(topics: Sequence[TopicMeasurement]) -> list[Finding]:
     """What the topics carry; a limit only where a network lies between."""
     total = sum(topic.bytes_per_s for topic in topics)
     away = sum(topic.bytes_per_s for topic in topics if any(not p.same_machine for p in topic.publishers))
@@ -66,11 +66,11 @@ def _becomes_jpeg(topic: TopicMeasurement) -> bool:
     return topic.stream.startswith("images/") and topic.expected_type == "sensor_msgs/Image"
 
 
-def judge_disk(disk: DiskMeasurement, needed: float) -> list[Finding]:
+def check_disk(disk: DiskMeasurement, needed: float) -> list[Finding]:
     """Speed of writes that reach the disk, and space in minutes, for `needed` bytes/s."""
     about = About("disk", disk.folder)
     if disk.error:
-        return [about.fault(disk.error, "a folder that can be written to", "mount the disk, or give --dataset_dir")]
+        return [about.error(disk.error, "a folder that can be written to", "mount the disk, or give --dataset_dir")]
     speed, free = f"{disk.write_bytes_s / 1e6:.0f} MB/s reach the disk", f"{disk.free_bytes / 1e9:.1f} GB free"
     if needed <= 0:  # no stream came, which is said elsewhere
         return [about.ok(f"{speed}, {free}")]
@@ -88,7 +88,7 @@ def judge_disk(disk: DiskMeasurement, needed: float) -> list[Finding]:
     ]
 
 
-def judge_network(network: NetworkMeasurement, topics: Sequence[TopicMeasurement], *, simulated: bool) -> list[Finding]:
+def check_network(network: NetworkMeasurement, topics: Sequence[TopicMeasurement], *, simulated: bool) -> list[Finding]:
     """Addresses by which others find this machine, and whose time is told."""
     away = not network.master_is_here or any(not p.same_machine for t in topics for p in t.publishers)
     step = About("clock", "this machine").graded(
@@ -98,7 +98,7 @@ def judge_network(network: NetworkMeasurement, topics: Sequence[TopicMeasurement
         "a steady clock",
         "let it settle before recording (chrony slews, ntpdate steps)",
     )
-    bad = troubles(*_addresses(network, away), *_simulated_time(network, simulated), step)
+    bad = problems(*_addresses(network, away), *_simulated_time(network, simulated), step)
     return bad or [About("network", "ros").ok(f"master at {network.master_uri}")]
 
 
@@ -110,16 +110,16 @@ def _addresses(network: NetworkMeasurement, away: bool) -> list[Finding]:
         findings.append(about.warning(found, "one of them", "unset ROS_IP: ROS_HOSTNAME wins"))
     if address and address not in network.own_addresses:
         found = f"ROS_IP={address} is no address of this machine"
-        findings.append(about.fault(found, f"one of {own}", "correct ROS_IP: no node can reach this one"))
+        findings.append(about.error(found, f"one of {own}", "correct ROS_IP: no node can reach this one"))
     reached_by = name or address or network.hostname_address
     if not reached_by:
         remedy = "set ROS_IP, or enter the name in /etc/hosts"
         found = "this machine's name does not resolve"
-        findings.append((about.fault if away else about.warning)(found, "an address", remedy))
+        findings.append((about.error if away else about.warning)(found, "an address", remedy))
     elif away and (reached_by.startswith("127.") or reached_by == "localhost"):
         found = f"other machines take part, but this one calls itself {reached_by}"
         remedy = f"set ROS_IP to this machine's address on the rig's network ({own})"
-        findings.append(about.fault(found, "an address that they reach", remedy))
+        findings.append(about.error(found, "an address that they reach", remedy))
     return findings
 
 
@@ -127,7 +127,7 @@ def _simulated_time(network: NetworkMeasurement, simulated: bool) -> list[Findin
     about = About("clock", "/use_sim_time")
     if network.use_sim_time and not network.clock_published:
         remedy = "rosparam set /use_sim_time false, and restart the drivers"
-        return [about.fault("true, but nobody publishes /clock: time stands still", "false", remedy)]
+        return [about.error("true, but nobody publishes /clock: time stands still", "false", remedy)]
     if network.use_sim_time and not simulated:
         remedy = "rosparam set /use_sim_time false, unless a bag is being played"
         return [about.warning("true on a real rig", "false", remedy)]

@@ -1,4 +1,4 @@
-"""Looking at this machine: how fast the disk takes data, and which USB bus carries which camera."""
+"""Measurements of this machine: write speed of the disk, and the USB bus of each camera."""
 
 from __future__ import annotations
 

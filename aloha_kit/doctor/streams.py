@@ -1,4 +1,4 @@
-"""Judging topics: are they there, of the right type, by one living node, on time, with sane stamps?"""
+"""Checks of topics: present, of the right type, published by one running node, on time, with sound stamps."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import numpy as np
 
 from aloha_kit.config import SyncConfig
 from aloha_kit.core import plural
-from aloha_kit.core.findings import About, Finding, troubles
+from aloha_kit.core.findings import About, Finding, problems
 from aloha_kit.ros.rig_measurements import TopicMeasurement
 
 SLOW = (0.10, 0.30)
-"""Fraction of the configured rate that is missing: warning, fault. A stream that is still faster than the
+"""Fraction of the configured rate that is missing: warning, error. A stream that is still faster than the
 task's control rate loses nothing that would be recorded, so it is only worth a warning."""
 FAST = 1.25
 """Times the configured rate from which the configuration is probably wrong."""
 
 
-def judge_topic(seen: TopicMeasurement, sync: SyncConfig, control_hz: float) -> list[Finding]:
+def check_topic(seen: TopicMeasurement, sync: SyncConfig, control_hz: float) -> list[Finding]:
     """All findings about one topic; a missing or silent one ends the questions.
 
     Args:
@@ -34,7 +34,7 @@ def _missing(seen: TopicMeasurement) -> list[Finding]:
         others = f". Published instead: {', '.join(seen.instead)}" if seen.instead else ""
         expected = f"{seen.expected_type} at {seen.rate_hz:g} Hz"
         return [
-            about.fault(
+            about.error(
                 f"nobody publishes {seen.topic}{others}", expected, "start its driver, or correct the rig's topic"
             )
         ]
@@ -42,12 +42,12 @@ def _missing(seen: TopicMeasurement) -> list[Finding]:
         remedy = "correct the rig's topic: a driver of another kind has this name"
         if "Image" in seen.expected_type:
             remedy = "correct the rig's topic: one that ends in /compressed is a CompressedImage, any other an Image"
-        return [about.fault(f"{seen.topic} is a {seen.found_type} (by {names})", seen.expected_type, remedy)]
+        return [about.error(f"{seen.topic} is a {seen.found_type} (by {names})", seen.expected_type, remedy)]
     if not len(seen.arrivals_ns):
         remedy = "look at its log and its cable, then start it again"
         if dead := next((publisher for publisher in seen.publishers if not publisher.reachable), None):
             remedy = f"{dead.node} does not answer at {dead.host}: it died (`rosnode cleanup`), or has a wrong ROS_IP"
-        return [about.fault(f"{seen.topic} is silent (announced by {names})", f"{seen.rate_hz:g} Hz", remedy)]
+        return [about.error(f"{seen.topic} is silent (announced by {names})", f"{seen.rate_hz:g} Hz", remedy)]
     return []
 
 
@@ -56,14 +56,14 @@ def _publishers(seen: TopicMeasurement) -> Finding:
     alive = sum(publisher.reachable for publisher in seen.publishers)
     if alive > 1:
         remedy = "end all but one: their messages would be mixed in the data"
-        return about.fault(f"{alive} nodes publish {seen.topic}: {names}", "one", remedy)
+        return about.error(f"{alive} nodes publish {seen.topic}: {names}", "one", remedy)
     return about.ok(f"{seen.topic}, {seen.expected_type.split('/')[-1]} by {names}")
 
 
 def _rate(seen: TopicMeasurement, control_hz: float) -> Finding:
     about, expected = About("rate", seen.stream), f"{seen.rate_hz:g} Hz"
     if len(seen.arrivals_ns) < 2:
-        return about.fault("a single message came", expected, "look at the driver's log; a latched topic is no stream")
+        return about.error("a single message came", expected, "look at the driver's log; a latched topic is no stream")
     hz = (len(seen.arrivals_ns) - 1) / max((seen.arrivals_ns[-1] - seen.arrivals_ns[0]) / 1e9, 1e-9)
     if hz > FAST * seen.rate_hz:
         return about.warning(f"{hz:.1f} Hz", expected, "set rate_hz of the rig to what the driver gives")
@@ -81,7 +81,7 @@ def _stamps(seen: TopicMeasurement, sync: SyncConfig) -> list[Finding]:
         remedy = "configure the driver to stamp; until then the time of arrival is used, and said in the data"
         return [about.warning(f"{share} zero", "the capture time", remedy)]
     lag = float(np.median(seen.arrivals_ns - seen.stamps_ns)) / 1e9
-    bad = troubles(*_order(about, seen), _offset(about, seen, lag, sync), _evenness(about, seen, sync))
+    bad = problems(*_order(about, seen), _offset(about, seen, lag, sync), _evenness(about, seen, sync))
     return bad or [about.ok(f"in order and even, {lag * 1e3:.1f} ms before arrival")]
 
 
@@ -91,18 +91,18 @@ def _order(about: About, seen: TopicMeasurement) -> list[Finding]:
     expected = "a new stamp a message"
     if len(steps) and repeated == len(steps):
         found = f"frozen: {len(steps) + 1} messages with one stamp"
-        findings.append(about.fault(found, expected, "restart the driver; it repeats its last message"))
+        findings.append(about.error(found, expected, "restart the driver; it repeats its last message"))
     elif repeated:
         found = f"{repeated} of {len(steps) + 1} messages repeat a stamp"
         findings.append(about.warning(found, expected, "lower the driver's rate to the device's"))
     if backwards:
         remedy = "two sources on one topic, or a clock that was set: keep its machine's clock from jumping"
-        findings.append(about.fault(f"{plural(backwards, 'stamp')} earlier than the one before", "order", remedy))
+        findings.append(about.error(f"{plural(backwards, 'stamp')} earlier than the one before", "order", remedy))
     return findings
 
 
 def _offset(about: About, seen: TopicMeasurement, lag: float, sync: SyncConfig) -> Finding:
-    """No fault: the soft sync estimates the offset and takes it out, to a few milliseconds."""
+    """No error: the soft sync estimates the offset and takes it out, to a few milliseconds."""
     remedy = "the driver buffers, or stamps wrongly: shorter queues, stamps at capture"
     if hosts := sorted({publisher.host for publisher in seen.publishers if not publisher.same_machine}):
         remedy = f"set the clock of {', '.join(hosts)} by this machine's (chrony); until then the offset is estimated"

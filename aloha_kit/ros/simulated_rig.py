@@ -18,7 +18,8 @@ _TIMEOUT_S = 10.0
 
 
 def simulated_rig() -> dict[str, Any] | None:
-    """What the simulated rig on this master says of itself (rig, task, scene, arm_model, max_reward, person);
+    """What the simulated rig on this master says of itself (rig, task, task_config, scene, arm_model, max_reward,
+    person);
     None where the rig is real."""
     found = rospy.get_param(PARAM, None)
     return dict(found) if isinstance(found, Mapping) else None

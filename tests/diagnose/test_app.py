@@ -34,12 +34,12 @@ def test_an_episode_in_words_json_and_a_picture(dark: Path, tmp_path: Path, caps
     say(dark / "episode_0.hdf5", "--output", tmp_path)
     text = capsys.readouterr().out
     assert text.startswith(
-        "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n\nFAULT    images/top  picture: "
+        "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n\nERROR    images/top  picture: "
     )
     assert text.endswith(f"{tmp_path / 'diagnose.json'}\n{tmp_path / 'episode_0.diagnose.png'}\n")
     (found,) = json.loads((tmp_path / "diagnose.json").read_text())["rollouts"]
     assert found["success"] is False
-    assert [(c["level"], c["check"], c["subject"]) for c in found["causes"]] == [("fault", "picture", "images/top")]
+    assert [(c["level"], c["check"], c["subject"]) for c in found["causes"]] == [("error", "picture", "images/top")]
     assert found["causes"][0]["steps"] == [[0, 59]]
     assert found["measures"]["share of top unlike training"] > 0.5
     drawn = cv2.imread(str(tmp_path / "episode_0.diagnose.png"))

@@ -130,7 +130,7 @@ def ending(at: int) -> Statistics:
 
 def test_arms_that_stop_and_do_not_go_on_have_stalled() -> None:
     cause = only(**stopping(at=80), training=ending(at=95))
-    assert (cause.finding.check, cause.finding.level) == ("stalled", "fault")
+    assert (cause.finding.check, cause.finding.level) == ("stalled", "error")
     ((begin, end),) = cause.steps
     assert 70 <= begin <= 80  # the last steps before it are slow, too
     assert end == 300
@@ -184,7 +184,7 @@ def test_a_start_pose_unlike_trainings_is_named() -> None:
     qpos[:3, NAMES.index("left_waist")] -= 0.2
     causes = diagnose(evidence(qpos=qpos, training=trained())).causes
     start = next(cause for cause in causes if cause.finding.check == "start")
-    assert (start.finding.level, start.finding.subject) == ("fault", "left_waist")
+    assert (start.finding.level, start.finding.subject) == ("error", "left_waist")
     assert start.finding.found == "begins where no demonstration began: left_waist -0.20 (training 0.00 to 0.00)"
 
 
@@ -273,7 +273,7 @@ def test_steps_in_words(runs: Any, expected: str) -> None:
 
 
 def diagnosis(success: bool | None, check: str = "", **measures: float) -> Diagnosis:
-    causes = (Cause(Finding("fault", check, "x", "…"), ((0, 1),)),) if check else ()
+    causes = (Cause(Finding("error", check, "x", "…"), ((0, 1),)),) if check else ()
     return Diagnosis("episode_0.hdf5", success, "", causes, measures, ())
 
 

@@ -24,7 +24,7 @@ def test_a_slow_network_in_the_loop_makes_steps_late(run: Path, tmp_path: Path, 
     play(monkeypatch, seconds=0.15)
     diagnosis = found(rollout(run, tmp_path, "--realtime", "--horizon", "4"))
     cause = next(cause for cause in diagnosis.causes if cause.finding.check == "late")
-    assert (cause.finding.subject, cause.finding.level) == ("network", "fault")
+    assert (cause.finding.subject, cause.finding.level) == ("network", "error")
     assert "of which network took" in cause.finding.found
     assert "--inference async" in cause.finding.remedy
     asked = set(range(4, STEPS, 4))  # the first step is nobody's fault
@@ -37,7 +37,7 @@ def test_late_chunks_leave_steps_without_a_command(run: Path, tmp_path: Path, mo
     play(monkeypatch, seconds=1.0)  # a chunk lasts 0.4 s
     episode = rollout(run, tmp_path, "--realtime", "--inference", "async")
     held = next(cause for cause in found(episode).causes if cause.finding.check == "held")
-    assert (held.finding.subject, held.finding.level) == ("chunks", "fault")
+    assert (held.finding.subject, held.finding.level) == ("chunks", "error")
     steps = read_steps(steps_path(episode))
     assert {step.step for step in steps if step.held} == {i for a, b in held.steps for i in range(a, b)}
     count = sum(bool(step.held) for step in steps)
@@ -51,7 +51,7 @@ def test_a_darker_picture_is_brightness(dark: Path) -> None:
     diagnosis = found(dark / "episode_0.hdf5")
     assert keys(diagnosis) == [("picture", "images/top")]
     (cause,) = diagnosis.causes
-    assert cause.finding.level == "fault"
+    assert cause.finding.level == "error"
     assert "brightness or colour: 0.60 times as bright as in training" in cause.finding.found
     assert cause.steps == ((0, STEPS),)
 
@@ -85,7 +85,7 @@ def test_a_joint_where_training_never_was_is_named(run: Path, tmp_path: Path, mo
     play(monkeypatch, astray)
     diagnosis = found(rollout(run, tmp_path))
     (joint,) = [cause for cause in diagnosis.causes if cause.finding.check == "joint"]
-    assert (joint.finding.subject, joint.finding.level) == ("right_forearm_roll", "fault")
+    assert (joint.finding.subject, joint.finding.level) == ("right_forearm_roll", "error")
     assert 20 < joint.begins < 50
     assert joint.steps[-1][1] == STEPS
     assert {check for check, _ in keys(diagnosis)} <= {"joint", "picture"}  # an arm elsewhere is seen elsewhere
@@ -146,6 +146,6 @@ def test_an_error_that_ended_the_rollout_is_said(run: Path, tmp_path: Path, monk
     assert "why a rollout failed" in capsys.readouterr().out
     diagnosis = found(tmp_path / "episode_0.hdf5")
     ending = next(cause for cause in diagnosis.causes if cause.finding.check == "ending")
-    assert ending.finding.level == "fault"
+    assert ending.finding.level == "error"
     assert "SafetyError: step 25: the action is not finite" in ending.finding.found
     assert ("held", "chunks") in keys(diagnosis)  # five steps were bridged before

@@ -60,9 +60,9 @@ def network(**changes: Any) -> NetworkMeasurement:
 def view(seed: int, *, height: int = 480, width: int = 640) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """An image of a made-up room: large shapes in colours of their own, with a sensor's noise."""
     rng = np.random.default_rng(seed)
-    picture = np.full((480, 640, 3), rng.integers(60, 160, 3), np.uint8)
+    image = np.full((480, 640, 3), rng.integers(60, 160, 3), np.uint8)
     for _ in range(12):
         corner, size = rng.integers(0, (640, 480)), rng.integers(40, 260, 2)
-        cv2.rectangle(picture, corner.tolist(), (corner + size).tolist(), rng.integers(20, 230, 3).tolist(), -1)
-    noisy = picture + rng.normal(0, 4, picture.shape)
+        cv2.rectangle(image, corner.tolist(), (corner + size).tolist(), rng.integers(20, 230, 3).tolist(), -1)
+    noisy = image + rng.normal(0, 4, image.shape)
     return cv2.resize(np.clip(noisy, 0, 255).astype(np.uint8), (width, height), interpolation=cv2.INTER_AREA)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aloha_kit.doctor.arms import judge_following, judge_joints, judge_motors
+from aloha_kit.doctor.arms import check_following, check_joints, check_motors
 from aloha_kit.ros.rig_measurements import ArmMeasurement, MotorMeasurement
 from tests.doctor.made import arm
 
@@ -18,15 +18,15 @@ def motors(**registers: tuple[int, ...]) -> MotorMeasurement:
 
 
 def bad_joints(seen: ArmMeasurement) -> list[tuple[str, str]]:
-    return [(f.level, f.found) for f in judge_joints(seen) if f.level != "ok"]
+    return [(f.level, f.found) for f in check_joints(seen) if f.level != "ok"]
 
 
 def test_an_arm_at_its_start_pose_is_ok() -> None:
-    assert [(f.level, f.found) for f in judge_joints(arm())] == [("ok", "100 readings within the limits")]
+    assert [(f.level, f.found) for f in check_joints(arm())] == [("ok", "100 readings within the limits")]
 
 
 def test_an_arm_that_was_never_heard_is_left_to_its_topic() -> None:
-    assert judge_joints(arm(count=0)) == []
+    assert check_joints(arm(count=0)) == []
 
 
 def test_nan_and_failed_reads_are_counted_apart_and_are_not_out_of_limits() -> None:
@@ -34,12 +34,12 @@ def test_nan_and_failed_reads_are_counted_apart_and_are_not_out_of_limits() -> N
     raw[3, 2] = np.nan
     raw[10:15] = -np.pi
     assert bad_joints(arm(raw=raw)) == [
-        ("fault", "1 of 100 readings are not finite"),
-        ("fault", "5 of 100 readings are -π in every joint: the driver could not read its motors"),
+        ("error", "1 of 100 readings are not finite"),
+        ("error", "5 of 100 readings are -π in every joint: the driver could not read its motors"),
     ]
 
 
-@pytest.mark.parametrize(("elbow", "level"), [(1.6057, []), (1.65, ["warning"]), (2.2, ["fault"])])
+@pytest.mark.parametrize(("elbow", "level"), [(1.6057, []), (1.65, ["warning"]), (2.2, ["error"])])
 def test_joints_beyond_their_limits_are_named(elbow: float, level: list[str]) -> None:
     raw = arm().raw.copy()
     raw[50, 2] = elbow
@@ -48,46 +48,46 @@ def test_joints_beyond_their_limits_are_named(elbow: float, level: list[str]) ->
     assert all(words == f"elbow is {elbow - 1.6057:.2f} rad beyond its limit" for _, words in found)
 
 
-def test_a_driver_without_velocities_is_said_but_no_fault() -> None:
+def test_a_driver_without_velocities_is_said_but_no_error() -> None:
     assert bad_joints(arm(lengths=(9, 0, 9))) == [("warning", "0 values of velocity for 9 of position")]
 
 
 def test_readings_that_could_not_be_decoded_say_why() -> None:
-    assert bad_joints(arm(error="3 joints (a, b, c), expected 7")) == [("fault", "3 joints (a, b, c), expected 7")]
+    assert bad_joints(arm(error="3 joints (a, b, c), expected 7")) == [("error", "3 joints (a, b, c), expected 7")]
 
 
 def test_motors_in_order_are_ok() -> None:
-    assert [(f.level, f.found) for f in judge_motors(motors(), follower=True)] == [("ok", "7 motors without errors")]
+    assert [(f.level, f.found) for f in check_motors(motors(), follower=True)] == [("ok", "7 motors without errors")]
 
 
 def test_error_bits_are_told_in_words_with_the_way_to_reboot() -> None:
-    [finding] = judge_motors(motors(Hardware_Error_Status=(0, 0, 0, 0, 0, 0, 0b100100)), follower=False)
-    assert (finding.level, finding.found) == ("fault", "gripper: overheating and overload")
+    [finding] = check_motors(motors(Hardware_Error_Status=(0, 0, 0, 0, 0, 0, 0b100100)), follower=False)
+    assert (finding.level, finding.found) == ("error", "gripper: overheating and overload")
     assert "rosservice call /puppet_left/reboot_motors single gripper true false" in finding.remedy
 
 
-def test_lost_torque_is_a_fault_in_some_motors_and_a_warning_in_all() -> None:
-    [some] = judge_motors(motors(Torque_Enable=(1, 0, 1, 1, 1, 0, 1)), follower=True)
-    [none] = judge_motors(motors(Torque_Enable=(0,) * 7), follower=True)
-    assert (some.level, some.found) == ("fault", "no torque in shoulder, wrist_rotate")
+def test_lost_torque_is_an_error_in_some_motors_and_a_warning_in_all() -> None:
+    [some] = check_motors(motors(Torque_Enable=(1, 0, 1, 1, 1, 0, 1)), follower=True)
+    [none] = check_motors(motors(Torque_Enable=(0,) * 7), follower=True)
+    assert (some.level, some.found) == ("error", "no torque in shoulder, wrist_rotate")
     assert (none.level, none.found) == ("warning", "no motor has torque")
-    assert [f.level for f in judge_motors(motors(Torque_Enable=(0,) * 7), follower=False)] == ["ok"]
+    assert [f.level for f in check_motors(motors(Torque_Enable=(0,) * 7), follower=False)] == ["ok"]
 
 
 def test_other_modes_and_heat_are_said() -> None:
-    [mode] = judge_motors(motors(Operating_Mode=(3, 3, 3, 3, 3, 3, 16)), follower=True)
+    [mode] = check_motors(motors(Operating_Mode=(3, 3, 3, 3, 3, 3, 16)), follower=True)
     assert (mode.level, mode.found) == ("warning", "other modes: gripper (PWM)")
-    warm, hot = judge_motors(motors(Present_Temperature=(30, 62, 75, 30, 30, 30, 30)), follower=True)
+    warm, hot = check_motors(motors(Present_Temperature=(30, 62, 75, 30, 30, 30, 30)), follower=True)
     assert (warm.level, warm.found) == ("warning", "shoulder has 62 °C")
-    assert (hot.level, hot.found) == ("fault", "elbow has 75 °C")
+    assert (hot.level, hot.found) == ("error", "elbow has 75 °C")
 
 
-def test_a_silent_service_is_a_fault_and_no_registers_are_none() -> None:
-    [finding] = judge_motors(
+def test_a_silent_service_is_an_error_and_no_registers_are_none() -> None:
+    [finding] = check_motors(
         MotorMeasurement("puppet_left", error="no service /puppet_left/get_robot_info"), follower=True
     )
-    assert (finding.level, finding.found) == ("fault", "no service /puppet_left/get_robot_info")
-    assert judge_motors(MotorMeasurement("puppet_left"), follower=True) == []
+    assert (finding.level, finding.found) == ("error", "no service /puppet_left/get_robot_info")
+    assert check_motors(MotorMeasurement("puppet_left"), follower=True) == []
 
 
 def leader(offset: float) -> ArmMeasurement:
@@ -96,17 +96,17 @@ def leader(offset: float) -> ArmMeasurement:
     return arm("leader_left", raw=raw)
 
 
-@pytest.mark.parametrize(("offset", "level"), [(0.05, "ok"), (0.2, "warning"), (0.8, "fault")])
+@pytest.mark.parametrize(("offset", "level"), [(0.05, "ok"), (0.2, "warning"), (0.8, "error")])
 def test_the_residual_is_judged_while_commands_flow(offset: float, level: str) -> None:
-    [finding] = judge_following("left", arm(commands=100), leader(offset), hardware=False)
+    [finding] = check_following("left", arm(commands=100), leader(offset), hardware=False)
     assert finding.level == level
     assert finding.found == f"shoulder is {offset:.2f} rad from the leader's"
 
 
 def test_the_residual_is_only_said_where_nobody_teleoperates() -> None:
-    [finding] = judge_following("left", arm(), leader(0.8), hardware=False)
+    [finding] = check_following("left", arm(), leader(0.8), hardware=False)
     assert (finding.level, finding.found) == ("ok", "not teleoperated now; shoulder is 0.80 rad from the leader's")
-    assert [f.level for f in judge_following("left", arm(), leader(0.8), hardware=True)] == ["fault"]
+    assert [f.level for f in check_following("left", arm(), leader(0.8), hardware=True)] == ["error"]
 
 
 def test_readings_are_compared_at_the_same_time() -> None:
@@ -117,5 +117,5 @@ def test_readings_are_compared_at_the_same_time() -> None:
     late[:50, 0] = turn[50:]
     late[50:, 0] = turn[-1]
     follower = arm(raw=late, stamps_ns=arm().stamps_ns + 500_000_000, commands=1)
-    [finding] = judge_following("left", follower, arm("leader_left", raw=moving), hardware=False)
+    [finding] = check_following("left", follower, arm("leader_left", raw=moving), hardware=False)
     assert finding.level == "ok"

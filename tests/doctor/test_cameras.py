@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.doctor.cameras import judge_life, judge_picture
-from aloha_kit.doctor.identity import judge_identity, likeness, load_references, save_references
+from aloha_kit.doctor.cameras import check_image, check_life
+from aloha_kit.doctor.identity import check_identity, likeness, load_references, save_references
 from aloha_kit.ros.rig_measurements import CameraMeasurement, RgbImage
 from tests.doctor.made import topic, view
 
@@ -18,8 +18,8 @@ NAMES = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
 VIEWS = {name: view(seed) for seed, name in enumerate(NAMES)}
 
 
-def judged(picture: RgbImage | None, error: str = "") -> list[tuple[str, str]]:
-    return [(f.level, f.found) for f in judge_picture(CameraMeasurement("cam_high", picture, error), (480, 640))]
+def judged(image: RgbImage | None, error: str = "") -> list[tuple[str, str]]:
+    return [(f.level, f.found) for f in check_image(CameraMeasurement("cam_high", image, error), (480, 640))]
 
 
 def test_a_picture_of_a_room_is_ok() -> None:
@@ -27,38 +27,38 @@ def test_a_picture_of_a_room_is_ok() -> None:
 
 
 def test_a_picture_that_cannot_be_read_says_why() -> None:
-    assert judged(None, "unknown encoding 'bayer'") == [("fault", "unknown encoding 'bayer'")]
+    assert judged(None, "unknown encoding 'bayer'") == [("error", "unknown encoding 'bayer'")]
 
 
-def test_another_size_is_a_fault() -> None:
-    assert ("fault", "320x240 pixels") in judged(view(0, height=240, width=320))
+def test_another_size_is_an_error() -> None:
+    assert ("error", "320x240 pixels") in judged(view(0, height=240, width=320))
 
 
 def test_black_white_and_grey_pictures_are_told_apart() -> None:
     noise = np.random.default_rng(0).integers(0, 6, (480, 640, 3), np.uint8)
-    assert judged(noise) == [("fault", "black")]
-    assert judged(np.full((480, 640, 3), 128, np.uint8)) == [("fault", "one even colour")]
+    assert judged(noise) == [("error", "black")]
+    assert judged(np.full((480, 640, 3), 128, np.uint8)) == [("error", "one even colour")]
     burnt = VIEWS["cam_high"].copy()
     burnt[:120] = 255
     assert judged(burnt) == [("warning", f"over-exposed: {0.25:.0%} white")]
     burnt[:360] = 255
-    assert judged(burnt)[0][0] == "fault"
+    assert judged(burnt)[0][0] == "error"
 
 
 def test_the_same_pixels_again_and_again_are_a_frozen_camera() -> None:
     still = topic(prints=np.full(150, 7))
-    [finding] = judge_life(still, moved=False, simulated=False)
-    assert (finding.level, finding.found) == ("fault", "frozen: 150 images with the same pixels")
-    assert [f.level for f in judge_life(still, moved=False, simulated=True)] == ["ok"]
-    assert [f.level for f in judge_life(still, moved=True, simulated=True)] == ["fault"]
-    assert judge_life(topic(), moved=True, simulated=False) == []
+    [finding] = check_life(still, moved=False, simulated=False)
+    assert (finding.level, finding.found) == ("error", "frozen: 150 images with the same pixels")
+    assert [f.level for f in check_life(still, moved=False, simulated=True)] == ["ok"]
+    assert [f.level for f in check_life(still, moved=True, simulated=True)] == ["error"]
+    assert check_life(topic(), moved=True, simulated=False) == []
 
 
-def disturbed(picture: RgbImage) -> RgbImage:
+def disturbed(image: RgbImage) -> RgbImage:
     """The same view an hour later: nudged, darker on one side, noisier, with an arm in front."""
-    moved = np.roll(picture, (9, -14), (0, 1)).astype(np.float64)
-    moved *= np.linspace(0.6, 1.1, picture.shape[1])[None, :, None]
-    moved += np.random.default_rng(9).normal(0, 8, picture.shape)
+    moved = np.roll(image, (9, -14), (0, 1)).astype(np.float64)
+    moved *= np.linspace(0.6, 1.1, image.shape[1])[None, :, None]
+    moved += np.random.default_rng(9).normal(0, 8, image.shape)
     changed = np.clip(moved, 0, 255).astype(np.uint8)
     cv2.line(changed, (320, 480), (380, 200), (30, 30, 30), 60)
     return changed
@@ -74,15 +74,15 @@ def test_a_disturbed_view_is_still_likest_to_itself(name: str) -> None:
 
 def test_swapped_cameras_are_named_with_whom() -> None:
     swapped = {**VIEWS, "cam_left_wrist": VIEWS["cam_right_wrist"], "cam_right_wrist": VIEWS["cam_left_wrist"]}
-    found = {f.subject: f for f in judge_identity({n: disturbed(p) for n, p in swapped.items()}, VIEWS)}
-    assert [found[name].level for name in NAMES] == ["ok", "ok", "fault", "fault"]
+    found = {f.subject: f for f in check_identity({n: disturbed(p) for n, p in swapped.items()}, VIEWS)}
+    assert [found[name].level for name in NAMES] == ["ok", "ok", "error", "error"]
     assert "shows the view of 'cam_right_wrist', and the other way round" in found["cam_left_wrist"].found
     assert found["cam_left_wrist"].expected == "the view of 'cam_left_wrist'"
 
 
 def test_three_cameras_in_a_circle_are_each_named() -> None:
     a, b, c, d = NAMES
-    found = {f.subject: f for f in judge_identity({a: VIEWS[b], b: VIEWS[c], c: VIEWS[a], d: VIEWS[d]}, VIEWS)}
+    found = {f.subject: f for f in check_identity({a: VIEWS[b], b: VIEWS[c], c: VIEWS[a], d: VIEWS[d]}, VIEWS)}
     assert [f"'{n}'" in found[m].found for m, n in ((a, b), (b, c), (c, a))] == [True, True, True]
     assert "other way round" not in found[a].found
     assert found[d].level == "ok"
@@ -90,38 +90,38 @@ def test_three_cameras_in_a_circle_are_each_named() -> None:
 
 def wrist(seed: int) -> RgbImage:
     """A gripper, the same on both arms, in front of a little of the table."""
-    picture = np.full((480, 640, 3), 190, np.uint8)
-    cv2.rectangle(picture, (60, 300), (580, 480), (40, 40, 45), -1)
-    cv2.rectangle(picture, (200, 200), (280, 300), (70, 70, 75), -1)
-    cv2.rectangle(picture, (360, 200), (440, 300), (70, 70, 75), -1)
+    image = np.full((480, 640, 3), 190, np.uint8)
+    cv2.rectangle(image, (60, 300), (580, 480), (40, 40, 45), -1)
+    cv2.rectangle(image, (200, 200), (280, 300), (70, 70, 75), -1)
+    cv2.rectangle(image, (360, 200), (440, 300), (70, 70, 75), -1)
     x, y = np.random.default_rng(seed).integers((40, 30), (560, 120))
-    cv2.rectangle(picture, (int(x), int(y)), (int(x) + 40, int(y) + 40), (200, 30, 30), -1)
-    return picture
+    cv2.rectangle(image, (int(x), int(y)), (int(x) + 40, int(y) + 40), (200, 30, 30), -1)
+    return image
 
 
 def test_wrists_that_see_their_grippers_are_told_apart_by_the_little_that_differs() -> None:
     references = {"cam_left_wrist": wrist(1), "cam_right_wrist": wrist(2)}
     assert likeness(wrist(1), wrist(2)) > 0.7
-    assert "fault" not in [f.level for f in judge_identity(references, references)]
+    assert "error" not in [f.level for f in check_identity(references, references)]
     swapped = {"cam_left_wrist": wrist(2), "cam_right_wrist": wrist(1)}
-    assert [f.level for f in judge_identity(swapped, references)] == ["fault", "fault"]
+    assert [f.level for f in check_identity(swapped, references)] == ["error", "error"]
 
 
 def test_references_that_cannot_be_told_apart_are_a_warning() -> None:
     references = {"cam_left_wrist": wrist(1), "cam_right_wrist": wrist(1)}
-    found = judge_identity(references, references)
+    found = check_identity(references, references)
     assert [f.level for f in found] == ["warning", "warning"]
     assert found[0].found == "can hardly be told from 'cam_right_wrist' (likeness 1.00 of their references)"
 
 
 def test_a_changed_view_that_is_nobodys_is_a_warning() -> None:
-    found = {f.subject: f for f in judge_identity({**VIEWS, "cam_low": view(77)}, VIEWS)}
+    found = {f.subject: f for f in check_identity({**VIEWS, "cam_low": view(77)}, VIEWS)}
     assert found["cam_low"].level == "warning"
     assert "save it anew" in found["cam_low"].remedy
 
 
 def test_a_camera_without_a_reference_is_said() -> None:
-    [finding] = judge_identity({"cam_low": VIEWS["cam_low"]}, {"cam_high": VIEWS["cam_high"]})
+    [finding] = check_identity({"cam_low": VIEWS["cam_low"]}, {"cam_high": VIEWS["cam_high"]})
     assert (finding.level, finding.found) == ("warning", "there is no reference image")
 
 

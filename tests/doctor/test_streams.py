@@ -9,7 +9,7 @@ import pytest
 
 from aloha_kit.config import SyncConfig
 from aloha_kit.core.findings import Finding
-from aloha_kit.doctor.streams import judge_topic
+from aloha_kit.doctor.streams import check_topic
 from aloha_kit.ros.rig_measurements import Publisher, TopicMeasurement
 from tests.doctor.made import topic
 
@@ -18,7 +18,7 @@ SILENT = {"stamps_ns": NONE, "arrivals_ns": NONE, "sizes": NONE, "prints": NONE}
 
 
 def judge(seen: TopicMeasurement) -> list[Finding]:
-    return judge_topic(seen, SyncConfig(), control_hz=50.0)
+    return check_topic(seen, SyncConfig(), control_hz=50.0)
 
 
 def bad(seen: TopicMeasurement) -> list[tuple[str, str, str]]:
@@ -33,14 +33,14 @@ def test_a_healthy_stream_is_three_times_ok() -> None:
 def test_nobody_publishes_and_what_there_is_instead_is_named() -> None:
     seen = topic(publishers=(), instead=("/usb/image_raw (sensor_msgs/Image)",), **SILENT)
     [finding] = judge(seen)
-    assert finding.level == "fault"
+    assert finding.level == "error"
     assert finding.found == (
         "nobody publishes /usb/images/cam_high. Published instead: /usb/image_raw (sensor_msgs/Image)"
     )
     assert finding.expected == "sensor_msgs/CompressedImage at 30 Hz"
 
 
-def test_another_type_is_a_fault_with_both_named() -> None:
+def test_another_type_is_an_error_with_both_named() -> None:
     [finding] = judge(topic(found_type="sensor_msgs/Image"))
     assert finding.found == "/usb/images/cam_high is a sensor_msgs/Image (by /driver)"
     assert finding.expected == "sensor_msgs/CompressedImage"
@@ -55,20 +55,20 @@ def test_silence_of_a_dead_node_is_told_from_silence_of_a_living_one() -> None:
     assert "/driver does not answer at robot-pc" in dead.remedy
 
 
-def test_two_living_publishers_are_a_fault_a_dead_second_is_not() -> None:
+def test_two_living_publishers_are_an_error_a_dead_second_is_not() -> None:
     two = (Publisher("/a"), Publisher("/b"))
-    assert bad(topic(publishers=two)) == [("fault", "topic", "2 nodes publish /usb/images/cam_high: /a, /b")]
+    assert bad(topic(publishers=two)) == [("error", "topic", "2 nodes publish /usb/images/cam_high: /a, /b")]
     assert bad(topic(publishers=(two[0], Publisher("/b", reachable=False)))) == []
 
 
-@pytest.mark.parametrize(("hz", "level"), [(30.0, []), (28.0, []), (24.0, ["warning"]), (15.0, ["fault"])])
+@pytest.mark.parametrize(("hz", "level"), [(30.0, []), (28.0, []), (24.0, ["warning"]), (15.0, ["error"])])
 def test_the_rate_is_graded_against_the_configured_one(hz: float, level: list[str]) -> None:
     seen = dataclasses.replace(topic(rate_hz=hz), rate_hz=30.0)
     assert [f.level for f in judge(seen) if f.check == "rate" and f.level != "ok"] == level
     assert [f.found for f in judge(seen) if f.check == "rate"] == [f"{hz:.1f} Hz"]
 
 
-def test_a_slow_stream_that_is_faster_than_the_control_rate_is_no_fault() -> None:
+def test_a_slow_stream_that_is_faster_than_the_control_rate_is_no_error() -> None:
     seen = dataclasses.replace(topic("qpos_left", rate_hz=100.0), rate_hz=200.0)
     assert [f.level for f in judge(seen) if f.check == "rate"] == ["warning"]
 
@@ -80,7 +80,7 @@ def test_a_rate_above_the_configured_one_is_a_warning_about_the_configuration() 
 
 def test_a_single_latched_message_is_no_stream() -> None:
     seen = topic(seconds=1 / 30)
-    assert ("fault", "rate", "a single message came") in bad(seen)
+    assert ("error", "rate", "a single message came") in bad(seen)
 
 
 def test_zero_stamps_are_a_warning_and_end_the_questions_about_stamps() -> None:
@@ -111,16 +111,16 @@ def test_another_machines_clock_shows_as_an_offset(offset_s: float, expected: li
 def test_one_stamp_for_ever_is_frozen_some_repeats_are_a_warning() -> None:
     stamps = topic().stamps_ns
     frozen = topic(stamps_ns=np.full_like(stamps, stamps[-1]))
-    assert ("fault", "stamps", "frozen: 150 messages with one stamp") in bad(frozen)
+    assert ("error", "stamps", "frozen: 150 messages with one stamp") in bad(frozen)
     twice = stamps.copy()
     twice[1::10] = twice[0::10]
     assert ("warning", "stamps", "15 of 150 messages repeat a stamp") in bad(topic(stamps_ns=twice))
 
 
-def test_stamps_that_go_back_are_a_fault() -> None:
+def test_stamps_that_go_back_are_an_error() -> None:
     stamps = topic().stamps_ns.copy()
     stamps[70:] -= 200_000_000
-    assert ("fault", "stamps", "1 stamp earlier than the one before") in bad(topic(stamps_ns=stamps))
+    assert ("error", "stamps", "1 stamp earlier than the one before") in bad(topic(stamps_ns=stamps))
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_stamps_that_go_back_are_a_fault() -> None:
     [
         (30.0, 20.0, []),
         (30.0, 50.0, ["warning"]),
-        (30.0, 400.0, ["fault"]),
+        (30.0, 400.0, ["error"]),
         (200.0, 10.0, []),
         (200.0, 30.0, ["warning"]),
     ],

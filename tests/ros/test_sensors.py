@@ -21,7 +21,7 @@ from aloha_kit.config import from_mapping, RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, SensorConfig
 from aloha_kit.core import ConfigError, PIPER, ReadingError, StreamError
 from aloha_kit.data.index import read_table
-from aloha_kit.doctor.streams import judge_topic
+from aloha_kit.doctor.streams import check_topic
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source
@@ -160,9 +160,9 @@ def test_the_doctor_looks_at_sensors_too(node: Node) -> None:
     assert (np.diff(seen["sensors/wrist"].stamps_ns) > 0).all()
     touch = seen["sensors/touch"]  # plain arrays have no stamps: they count as captured when they arrive
     np.testing.assert_array_equal(touch.stamps_ns, touch.arrivals_ns)
-    (missing,) = judge_topic(seen["sensors/imu"], wrong.sync, 25)
-    assert (missing.level, missing.found) == ("fault", "nobody publishes /nowhere")
-    assert all("zero" not in finding.found for finding in judge_topic(seen["sensors/touch"], wrong.sync, 25))
+    (missing,) = check_topic(seen["sensors/imu"], wrong.sync, 25)
+    assert (missing.level, missing.found) == ("error", "nobody publishes /nowhere")
+    assert all("zero" not in finding.found for finding in check_topic(seen["sensors/touch"], wrong.sync, 25))
 
 
 def _until_it_fails(env: RosEnv, action: Any) -> None:

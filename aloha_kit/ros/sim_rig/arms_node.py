@@ -20,7 +20,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 from std_srvs.srv import Trigger, TriggerResponse
 
-from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.config import find, load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, ConfigError, Rate, WallClock
 from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import node
@@ -100,7 +100,8 @@ class ArmsNode:
             self._base = SimulatedBaseDriver(self._rig, topics, self._faults, self._lock, rng)
         self._hz = max([STATE_HZ, *(arm.rate_hz for arm in config.followers.values())])
         rospy.set_param(PARAM, {
-            "rig": config.name, "task": task.name, "scene": task.scene, "arm_model": "vx300s",
+            "rig": config.name, "task": task.name, "task_config": str(find("tasks", args.task).resolve()),
+            "scene": task.scene, "arm_model": "vx300s",
             "max_reward": self._rig.scene.max_reward, "person": args.person,
         })  # fmt: skip
         rospy.Service("/sim_rig/reset", Trigger, self._reset)

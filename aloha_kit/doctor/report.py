@@ -1,4 +1,4 @@
-"""What the doctor says: findings, a verdict, a table for people and JSON for programs."""
+"""Report of an examination: findings, GO or NO-GO, a table for people and JSON for programs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from aloha_kit.core.findings import Finding, Level, MARKS
 
 
 @dataclass(frozen=True)
-class Report:
+class DoctorReport:
     """All findings about one rig."""
 
     task: str
@@ -22,7 +22,7 @@ class Report:
     @property
     def go(self) -> bool:
         """Whether nothing forbids recording: warnings do not."""
-        return not any(finding.level == "fault" for finding in self.findings)
+        return not any(finding.level == "error" for finding in self.findings)
 
     def count(self, level: Level) -> int:
         return sum(finding.level == level for finding in self.findings)
@@ -30,7 +30,7 @@ class Report:
     def to_mapping(self) -> dict[str, Any]:
         """For JSON."""
         return {
-            "verdict": "go" if self.go else "no-go",
+            "verdict": "GO" if self.go else "NO-GO",
             "task": self.task,
             "rig": self.rig,
             "simulated": self.simulated,
@@ -38,17 +38,17 @@ class Report:
         }
 
     def text(self) -> str:
-        """What is well, a line a subject; then warnings; then faults, nearest to the prompt; then the verdict."""
+        """Lines for people: what is ok, by subject; warnings; errors, nearest to the prompt; GO or NO-GO."""
         width = max((len(finding.subject) for finding in self.findings), default=0)
         fine: dict[str, list[str]] = {}
         for finding in self.findings:
             if finding.level == "ok":
                 fine.setdefault(finding.subject, []).append(finding.found)
         lines = [f"{MARKS['ok']}  {subject:<{width}}  {'; '.join(found)}" for subject, found in fine.items()]
-        for level in ("warning", "fault"):
+        for level in ("warning", "error"):
             for finding in self.findings:
                 lines += finding.lines(width) if finding.level == level else []
-        faults, warnings = plural(self.count("fault"), "fault"), plural(self.count("warning"), "warning")
+        errors, warnings = plural(self.count("error"), "error"), plural(self.count("warning"), "warning")
         kind = " (simulated)" if self.simulated else ""
-        verdict = f"{'GO' if self.go else 'NO-GO'}: rig '{self.rig}'{kind} for task '{self.task}': {faults}, {warnings}"
+        verdict = f"{'GO' if self.go else 'NO-GO'}: rig '{self.rig}'{kind} for task '{self.task}': {errors}, {warnings}"
         return "\n".join([*lines, "", verdict])
