@@ -23,7 +23,7 @@ FRAME_MS, LAST_MS = 120, 2000  # 1.7 times as fast as the arms moved
 def main() -> None:
     """Write the animation."""
     if len(sys.argv) > 1:
-        write(Path(sys.argv[1]))
+        write(Path(sys.argv[1]), OUTPUT)
         return
     with tempfile.TemporaryDirectory() as folder:
         episodes, size = f"{folder}/episodes", ["--image_size", "240", "320"]
@@ -31,7 +31,7 @@ def main() -> None:
         task = ["--task", "sim_transfer_cube", "--num_episodes", "1", "--dataset_dir", episodes]
         run("record", *task, *cameras, *size)
         run("replay", f"{episodes}/episode_0.hdf5", "--output", folder, "--no_rrd", "--no_plots")
-        write(Path(folder) / "episode_0.mp4")
+        write(Path(folder) / "episode_0.mp4", OUTPUT)
 
 
 def run(command: str, *flags: str) -> None:
@@ -39,15 +39,15 @@ def run(command: str, *flags: str) -> None:
     subprocess.run([sys.executable, "-m", f"aloha_kit.{command}", *flags], check=True)
 
 
-def write(video: Path) -> None:
+def write(video: Path, output: Path) -> None:
     """Every tenth frame of a video as an animated GIF of one common palette."""
     with av.open(str(video)) as container:
         frames = [frame.to_image() for i, frame in enumerate(container.decode(video=0)) if i % EVERY == 0]
     small = [frame.resize((WIDTH, WIDTH * frame.height // frame.width), Image.Resampling.LANCZOS) for frame in frames]
     first, *rest = quantised(small)
     durations = [FRAME_MS] * len(rest) + [LAST_MS]
-    first.save(OUTPUT, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
-    print(f"{OUTPUT}: {len(small)} frames, {OUTPUT.stat().st_size / 1e3:.0f} kB")
+    first.save(output, save_all=True, append_images=rest, duration=durations, loop=0, optimize=True)
+    print(f"{output}: {len(small)} frames, {output.stat().st_size / 1e3:.0f} kB")
 
 
 def quantised(frames: list[Image.Image]) -> list[Image.Image]:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import re
 import runpy
 import shlex
-import subprocess
 import xml.etree.ElementTree
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import setuptools
+from PIL import Image
 
 from aloha_kit.core import AlohaKitError
+from aloha_kit.media import Mp4Writer
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted(
-    ROOT / line
-    for line in subprocess.check_output(["git", "ls-files", "*.md"], cwd=ROOT, text=True).splitlines()
-    if Path(line).name != "CHANGELOG.md" and (ROOT / line).exists()
-)
+DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")] if path.name != "CHANGELOG.md")
 OURS = [path for path in DOCUMENTS if path.parent in (ROOT, ROOT / "docs") and path.name != "data_format.md"]
 PAIRS = [path for path in OURS if path.with_suffix(".zh-CN.md").exists()]
 WIDEST, LONGEST_CELL = 140, 60  # characters, words
@@ -193,3 +192,46 @@ def extras() -> set[str]:
         patch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
         runpy.run_path(str(ROOT / "setup.py"))
     return set(given["extras_require"])
+
+
+def test_messages_are_those_of_the_code() -> None:
+    rows = re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "when_it_fails.md").read_text(encoding="utf-8"), re.M)
+    texts = [text for file in (ROOT / "aloha_kit").rglob("*.py") for text in literals(file)]
+    wrong = []
+    for row in rows:
+        parts = [re.escape(part.strip()) for part in row.split("…") if part.strip(" :;,'")]
+        if not any(re.search(".*?".join(parts), text, re.DOTALL) for text in texts):
+            wrong.append(row)
+    assert len(rows) > 40
+    assert wrong == []
+
+
+def test_the_configuration_page_is_current() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "configuration.py"))
+    assert made["PAGE"].read_text(encoding="utf-8") == made["page"](), "python docs/configuration.py writes it"
+    for text in ("`episode_len` (`500`): actions in an", "`teleop` (`software`; one of `software`, `hardware`): who"):
+        assert text in made["page"]()
+
+
+def test_the_animation_is_every_tenth_frame_of_a_video(tmp_path: Path) -> None:
+    with Mp4Writer(tmp_path / "video.mp4", 50.0) as video:
+        for step in range(21):
+            frame = np.repeat(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], 90, axis=0).repeat(3, axis=2)
+            frame[: 4 * step] = 255  # a bar that grows by 4 of 90 rows a frame
+            video.add(frame)
+    runpy.run_path(str(ROOT / "docs" / "picture.py"))["write"](tmp_path / "video.mp4", tmp_path / "made.gif")
+    with Image.open(tmp_path / "made.gif") as made:
+        assert (made.n_frames, made.size) == (3, (800, 360))
+        made.seek(1)
+        white = (np.asarray(made.convert("L"))[:, 100] > 200).mean()
+        assert white == pytest.approx(40 / 90, abs=0.02)
+    assert (ROOT / "docs" / "episode.gif").stat().st_size < 1e6
+
+
+def literals(file: Path) -> Iterator[str]:
+    """The texts in a module, with … for what is filled in."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "…" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value

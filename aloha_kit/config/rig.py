@@ -19,10 +19,10 @@ class ViewConfig:
     out of it, y is the direction in which its fingers close.
     """
 
-    position: tuple[float, float, float]
+    position: tuple[float, float, float]  # where it is
     target: tuple[float, float, float]  # what it looks at
     fovy: float = 45.0  # vertical field of view in degrees
-    mount: Literal["world", "left_gripper", "right_gripper"] = "world"
+    mount: Literal["world", "left_gripper", "right_gripper"] = "world"  # what it moves with
 
     def __post_init__(self) -> None:
         if self.position == self.target:
@@ -35,8 +35,8 @@ class ViewConfig:
 class CameraConfig:
     """One camera: its image size in pixels and where its images come from: a topic, or a view in simulation."""
 
-    height: int = 480
-    width: int = 640
+    height: int = 480  # of the image, in pixels
+    width: int = 640  # likewise
     topic: str = ""  # sensor_msgs/CompressedImage where it ends in "/compressed", else sensor_msgs/Image
     depth_topic: str = ""  # sensor_msgs/Image of 16UC1 (mm); none by default
     depth_size: tuple[int, int] | None = None  # height and width of its depth; the image's when not given
@@ -61,11 +61,11 @@ class ArmConfig:
     "joint_state": sensor_msgs/JointState on `state_topic`, moved by publishing one on `command_topic`.
     """
 
-    driver: str = "interbotix"
-    name: str = ""
+    driver: str = "interbotix"  # a name in `ros.drivers.DRIVERS`, or my_package.module:Name of an own driver
+    name: str = ""  # namespace of an interbotix driver, such as puppet_left
     model: str = "vx300s"  # a name in `core.ARM_MODELS`, or my_package.module:NAME of an own `ArmModel`
-    state_topic: str = ""
-    command_topic: str = ""
+    state_topic: str = ""  # sensor_msgs/JointState of a joint_state driver
+    command_topic: str = ""  # where a joint_state driver takes its targets
     rate_hz: float = 100.0  # of its joint states
 
     def __post_init__(self) -> None:
@@ -81,9 +81,9 @@ class ArmConfig:
 class BaseConfig:
     """A mobile base: nav_msgs/Odometry in, geometry_msgs/Twist out; linear x in m/s, angular z in rad/s."""
 
-    odom_topic: str = "/odom"
-    command_topic: str = "/cmd_vel"
-    rate_hz: float = 50.0
+    odom_topic: str = "/odom"  # nav_msgs/Odometry
+    command_topic: str = "/cmd_vel"  # geometry_msgs/Twist
+    rate_hz: float = 50.0  # of its odometry
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class SensorConfig:
     of a JointState by its name. Types that `ros.sensors.UNITS` lists have entries and units of their own.
     """
 
-    topic: str
+    topic: str  # where its messages are published
     type: str  # of the messages: sensor_msgs/Imu, std_msgs/Float32MultiArray, or any other that is installed
-    entries: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()  # paths in the message; needed unless `ros.sensors.UNITS` lists the type
     units: tuple[str, ...] = ()  # of the entries, one each or one for all
     role: str = ""  # in the contract; by default what the type is called
     rate_hz: float = 100.0  # an observation is as old as the slowest stream's newest sample
@@ -116,7 +116,7 @@ class SensorConfig:
 class EStopConfig:
     """An emergency stop that has to be there: std_msgs/Bool, true while it is pressed, repeated by its source."""
 
-    topic: str = "/aloha_kit/estop"
+    topic: str = "/aloha_kit/estop"  # std_msgs/Bool
     timeout_s: float = 0.5  # silence of a source that counts as pressed; it sends several times as often
 
     def __post_init__(self) -> None:
@@ -134,10 +134,10 @@ class SyncConfig:
     bound `max_age_periods` of them, and at least `max_age_s`.
     """
 
-    max_skew_periods: float = 1.0
+    max_skew_periods: float = 1.0  # largest distance from the reference time, in periods of the stream
     max_skew_s: float = 0.02  # fast streams: a lost message or a late thread is no reason to stop
-    max_age_periods: float = 5.0
-    max_age_s: float = 0.25
+    max_age_periods: float = 5.0  # longest silence, in periods of the stream
+    max_age_s: float = 0.25  # longest silence at least
     clock_offset_s: float = 0.1  # stamps further than this from their arrivals are another clock's: corrected, reported
 
 
@@ -149,17 +149,17 @@ class RigConfig:
     leaders say), or "hardware" (the leaders drive them, as on Cobot Magic; recording only listens).
     """
 
-    name: str
-    kind: str  # of environment: a name in `envs.ENVIRONMENTS`, or my_package.module:Name
-    cameras: dict[str, CameraConfig]
+    name: str  # in messages and in episodes
+    kind: str  # environment: a name in `envs.ENVIRONMENTS`, or my_package.module:Name
+    cameras: dict[str, CameraConfig]  # by name
     quality: Literal["draft", "fast", "fine"] = "fast"  # of simulated pictures: shadows and edges
-    followers: dict[str, ArmConfig] = field(default_factory=dict)
-    leaders: dict[str, ArmConfig] = field(default_factory=dict)
-    base: BaseConfig | None = None
-    sensors: dict[str, SensorConfig] = field(default_factory=dict)
+    followers: dict[str, ArmConfig] = field(default_factory=dict)  # arms that do the task
+    leaders: dict[str, ArmConfig] = field(default_factory=dict)  # arms that the operator holds, as their followers
+    base: BaseConfig | None = None  # a mobile base
+    sensors: dict[str, SensorConfig] = field(default_factory=dict)  # further streams, by name
     estop: EStopConfig | None = None  # none: /aloha_kit/estop is listened to, nobody has to publish on it
-    teleop: Literal["software", "hardware"] = "software"
-    sync: SyncConfig = field(default_factory=SyncConfig)
+    teleop: Literal["software", "hardware"] = "software"  # who moves the followers while a person holds the leaders
+    sync: SyncConfig = field(default_factory=SyncConfig)  # bounds of the streams of one observation
     gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode
     options: dict[str, Any] = field(default_factory=dict)  # whatever an environment of one's own wants to be told
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 class TaskConfig:
     """One thing to teach: what to call it, how long it takes, what has to be seen."""
 
-    name: str
-    instruction: str
-    rig: str = "sim"
+    name: str  # in messages and in the names of folders
+    instruction: str  # what to do, in words; recorded in every episode
+    rig: str = "sim"  # a name in configs/rigs, or a path
     scene: str = ""  # the simulated scene, needed on a simulated rig: a name, or my_package.module:Name
     script: str = ""  # how an expert does it in simulation, in place of the scene's own script: as `scene`
     episode_len: int = 500  # actions in an episode; observations are one more
-    rate_hz: float = 50.0
-    cameras: tuple[str, ...] = ("top",)
+    rate_hz: float = 50.0  # control rate; on a robot that of its cameras, or images repeat
+    cameras: tuple[str, ...] = ("top",)  # of the rig, in the order in which a policy reads them
     image_size: tuple[int, int] | None = None  # (height, width) in place of the rig's, simulation only
-    dataset_dir: str = "data/{task}"
+    dataset_dir: str = "data/{task}"  # where episodes are recorded to and read from; {task} is the name
     randomise: dict[str, float] = field(default_factory=dict)  # amounts by name, see aloha_kit.sim
 
     def __post_init__(self) -> None:
