@@ -8,11 +8,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).parent
 ROOT = Path(os.environ.get("ALOHA_KIT_PEERS", Path.home() / ".cache" / "aloha_kit" / "peers"))
 PEERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot[training]==0.6.1", "3.12")}  # name: what to install, Python
 
@@ -25,6 +26,15 @@ class Side:
     python: str
     script: str
     flags: tuple[str, ...] = ()
+
+
+class SideError(SystemExit):
+    """A side's script failed; uncaught, it ends the comparison with its message."""
+
+
+def installed(peer: str) -> bool:
+    """Whether a peer's environment is here."""
+    return (ROOT / peer / "installed").is_file()
 
 
 def python_of(peer: str) -> Path:
@@ -67,7 +77,11 @@ def ffmpeg_of(python: Path) -> list[str]:
 
 
 def ask(python: str | Path, script: str, arguments: Sequence[object], threads: int, *, gpu: bool = False) -> Any:
-    """Run `script ARGUMENTS…` under an interpreter; it prints progress to stderr and one line of JSON last."""
+    """Run `script ARGUMENTS…` under an interpreter; it prints progress to stderr and one line of JSON last.
+
+    Raises:
+        SideError: it failed.
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
     if not gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -78,5 +92,40 @@ def ask(python: str | Path, script: str, arguments: Sequence[object], threads: i
         [str(python), script, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment, check=False
     )
     if done.returncode:
-        sys.exit(f"{script} failed under {python}")
+        raise SideError(f"{script} failed under {python}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+@dataclass
+class Measured:
+    """What a side's script measured in all its turns: see `stopwatch.timed`."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_seconds: list[float] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)  # the last turn's values
+    error: str = ""  # why there is nothing
+
+
+def in_turns(
+    sides: Sequence[Side], turns: int, arguments: Callable[[Side], Sequence[object]], threads: int, *, gpu: bool
+) -> Iterator[tuple[Side, Measured]]:
+    """Run the sides one after the other, so many times; each is given as soon as it has had its last turn.
+
+    Raises:
+        SideError: the first one failed, which the others are compared with. Another that fails is given with its error.
+    """
+    measured = [Measured() for _ in sides]
+    for turn in range(turns):
+        for side, mine in zip(sides, measured, strict=True):
+            if mine.error:
+                continue
+            try:
+                mine.about = ask(side.python, str(HERE / side.script), arguments(side), threads, gpu=gpu)
+                mine.seconds += mine.about["seconds"]
+                mine.cpu_seconds += mine.about["cpu_seconds"]
+            except SideError as error:
+                if side is sides[0]:
+                    raise
+                mine.error = str(error)
+            if mine.error or turn == turns - 1:
+                yield side, mine

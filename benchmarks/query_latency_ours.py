@@ -25,11 +25,13 @@ parser.add_argument("queries", type=int)
 parser.add_argument("device")
 parser.add_argument("--engine", choices=("eager", "compile", "openvino"), default="eager")
 parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
+parser.add_argument("--size", nargs=2, type=int, default=(480, 640))
+parser.add_argument("--policy", default="act")
 args = parser.parse_args()
 
 torch.manual_seed(0)
-cameras = {f"cam_{i}": (480, 640) for i in range(args.cameras)}
-network = act(cameras).to(args.device)
+cameras = {f"cam_{i}": tuple(args.size) for i in range(args.cameras)}
+network = act(cameras, args.policy).to(args.device)
 began = time.perf_counter()
 engine = prepare(
     network,

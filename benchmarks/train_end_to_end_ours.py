@@ -22,6 +22,8 @@ parser.add_argument("device")
 parser.add_argument("workers", type=int)
 parser.add_argument("--amp", default="no")
 parser.add_argument("--cache", default="disk")
+parser.add_argument("--policy", default="act")
+parser.add_argument("--compile", action="store_true")
 args = parser.parse_args()
 
 laps = Laps(args.device, args.warm_up, args.steps)
@@ -29,7 +31,7 @@ Step.__call__ = laps.after(Step.__call__)  # type: ignore[method-assign]
 ImageEncoder.load_pretrained = lambda *_: None  # type: ignore[method-assign]  # nothing to download; the arithmetic is the same
 with tempfile.TemporaryDirectory() as folder:
     values: dict[str, object] = {
-        "policy": "act",
+        "policy": args.policy,
         "dataset_dir": args.folder,
         "ckpt_dir": Path(folder) / "run",
         "batch_size": args.batch,
@@ -41,5 +43,5 @@ with tempfile.TemporaryDirectory() as folder:
         "cache": args.cache,
     }
     flags = [text for name, value in values.items() for text in (f"--{name}", str(value))]
-    train.main([*flags, "--no_augment", "--no_preflight"])
+    train.main([*flags, "--no_augment", "--no_preflight", *(["--compile"] if args.compile else [])])
 print(json.dumps({"seconds": laps.seconds}))

@@ -8,9 +8,9 @@ forward, backward, clipping, AdamW. Data are random and ready in the device's me
 takes uint8 images and normalises them, LeRobot's are floats that its pipeline has normalised. Sides take turns, each
 in a process of its own, and the median step of all turns is shown: in time, and in CPU time, which other work on the
 machine disturbs less (with --threads 1: threads that wait for each other spin). LeRobot runs as its training script
-does, in fp32 and on a GPU also with its own AMP; the published ACT is rebuilt (`train_step_reference.py`), with seven
+does, in fp32 and on a GPU also with its own AMP; the published ACT is rebuilt (`train_step_rebuilt.py`), with seven
 decoder layers of which one is read; ours in fp32 and with `--amp`, with `--compile` where asked for, and with the
-reference's layers.
+reference's layers. `--rebuilt` takes LeRobot's ACT rebuilt in plain PyTorch where LeRobot cannot be installed.
 """
 
 from __future__ import annotations
@@ -19,29 +19,33 @@ import argparse
 import os
 import statistics
 import sys
-from pathlib import Path
-from typing import Any
 
 import peers
-from peers import Side
+from peers import Measured, Side
 
-HERE = Path(__file__).parent
+OURS, REBUILT, PUBLISHED = "train_step_ours.py", "train_step_rebuilt.py", "the published ACT"
 STEPS = {"120x160": 6, "240x320": 4}  # a turn; of larger images fewer
 FEWEST = 2
 
 
-def sides(cuda: bool, compile: bool) -> list[Side]:
-    """LeRobot and the reference in fp32 first: the others are compared with them."""
-    lerobot, here = str(peers.python_of("lerobot")), sys.executable
-    ours, theirs = "train_step_ours.py", "train_step_lerobot.py"
-    listed = [Side("LeRobot 0.6.1", lerobot, theirs), Side("the published ACT", here, "train_step_reference.py")]
+def sides(cuda: bool, compile: bool, rebuilt: bool, fewer: bool) -> list[Side]:
+    """LeRobot in fp32 and the published ACT first: the others are compared with them."""
+    here = sys.executable
+    if rebuilt:
+        name, python, script, flags = "LeRobot's ACT rebuilt", here, REBUILT, ("--like", "lerobot")
+    else:
+        name, python, script, flags = "LeRobot 0.6.1", str(peers.python_of("lerobot")), "train_step_lerobot.py", ()
+    listed = [Side(name, python, script, flags)]
+    if not fewer:
+        listed.append(Side(PUBLISHED, here, REBUILT))
     if cuda:
-        listed.append(Side("LeRobot 0.6.1, its AMP", lerobot, theirs, ("--amp",)))
-    listed += [Side("aloha_kit", here, ours), Side("aloha_kit, bf16", here, ours, ("--amp", "bf16"))]
+        listed.append(Side(f"{name}, its AMP", python, script, (*flags, "--amp")))
+    listed += [Side("aloha_kit", here, OURS), Side("aloha_kit, bf16", here, OURS, ("--amp", "bf16"))]
     if compile:
-        listed.append(Side("aloha_kit, compiled", here, ours, ("--compile",)))
-        listed.append(Side("aloha_kit, bf16, compiled", here, ours, ("--compile", "--amp", "bf16")))
-    listed.append(Side("aloha_kit, the reference's layers", here, ours, ("--policy", "act_reference")))
+        listed.append(Side("aloha_kit, bf16, compiled", here, OURS, ("--compile", "--amp", "bf16")))
+        listed.append(Side("aloha_kit, compiled", here, OURS, ("--compile",)))
+    if not fewer:
+        listed.append(Side("aloha_kit, the reference's layers", here, OURS, ("--policy", "act_reference")))
     return listed
 
 
@@ -54,36 +58,44 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="also compiled; that takes minutes before the first step"
     )
+    parser.add_argument("--rebuilt", action="store_true", help="LeRobot's ACT rebuilt in plain PyTorch, for LeRobot")
+    parser.add_argument("--policy", default="act", help="ours, a name in configs/policies")
+    parser.add_argument("--fewer", action="store_true", help="without the published ACT and the reference's layers")
+    parser.add_argument("--steps", type=int, help="a turn; by default 2 to 6 on a CPU, 30 on a GPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--turns", type=int, default=2)
     args = parser.parse_args()
-    listed = sides(args.device == "cuda", args.compile)
-    about: dict[str, dict[str, Any]] = {}
+    cuda = args.device == "cuda"
+    listed = sides(cuda, args.compile, args.rebuilt, args.fewer)
+    about: dict[str, Measured] = {}
     print("| image | side | ms a step | CPU ms | times LeRobot's steps | times the published ACT's | MB at most |")
-    print("|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for size in args.sizes:
-        steps = 30 if args.device == "cuda" else STEPS.get(size, FEWEST)
-        wall: dict[str, list[float]] = {side.name: [] for side in listed}
-        cpu: dict[str, list[float]] = {side.name: [] for side in listed}
-        for _ in range(args.turns):
-            for side in listed:
-                given = [*size.split("x"), args.cameras, args.batch, steps, args.device, *side.flags]
-                script = str(HERE / side.script)
-                told = peers.ask(side.python, script, given, args.threads, gpu=args.device == "cuda")
-                about[side.name] = told
-                wall[side.name] += told["seconds"]
-                cpu[side.name] += told["cpu_seconds"]
-        lerobot, published = (statistics.median(wall[side.name]) for side in listed[:2])
-        for side in listed:
-            ms, cpu_ms = 1e3 * statistics.median(wall[side.name]), 1e3 * statistics.median(cpu[side.name])
-            ratios = f"{1e3 * lerobot / ms:.2f} | {1e3 * published / ms:.2f}"
-            megabytes = about[side.name]["peak_bytes"] / 1e6
-            print(f"| {size} | {side.name} | {ms:.0f} | {cpu_ms:.0f} | {ratios} | {megabytes:.0f} |", flush=True)
-    print(
-        f"\nBatch {args.batch}, {args.cameras} camera(s), {about[listed[0].name]['machine']}, {args.threads} threads."
+        steps = args.steps or (30 if cuda else STEPS.get(size, FEWEST))
+
+        def arguments(side: Side, size: str = size, steps: int = steps) -> list[object]:
+            given: list[object] = [*size.split("x"), args.cameras, args.batch, steps, args.device]
+            return given + (["--policy", args.policy] if side.script == OURS else []) + list(side.flags)
+
+        medians: dict[str, float] = {}
+        for side, measured in peers.in_turns(listed, args.turns, arguments, args.threads, gpu=cuda):
+            if measured.error:
+                print(f"| {size} | {side.name} | {measured.error} |" + " – |" * 4, flush=True)
+                continue
+            about[side.name] = measured
+            medians[side.name] = mine = statistics.median(measured.seconds)
+            bases = (medians.get(name) for name in (listed[0].name, PUBLISHED))
+            ratios = " | ".join("–" if base is None else f"{base / mine:.2f}" for base in bases)
+            cpu_ms, megabytes = 1e3 * statistics.median(measured.cpu_seconds), measured.about["peak_bytes"] / 1e6
+            print(
+                f"| {size} | {side.name} | {1e3 * mine:.0f} | {cpu_ms:.0f} | {ratios} | {megabytes:.0f} |", flush=True
+            )
+    print(f"\nBatch {args.batch}, {args.cameras} camera(s), {about[listed[0].name].about['machine']}, "
+          f"{args.threads} threads, load average {os.getloadavg()[0]:.1f} at the end.")  # fmt: skip
+    sizes = (
+        f"{name}: {each.about['parameters'] / 1e6:.1f} M, torch {each.about['torch']}" for name, each in about.items()
     )
-    print("; ".join(f"{name}: {told['parameters'] / 1e6:.1f} M, torch {told['torch']}" for name, told in about.items()))
-    print(f"Load average {os.getloadavg()[0]:.1f} at the end.")
+    print("; ".join(sizes))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,30 @@
+"""The side of LeRobot's ACT in `query_latency.py`, rebuilt where LeRobot is not installed: tensors in, tensors out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import torch
+from act_rebuilt import as_lerobot_sets, DECODERS, LATENT, RebuiltAct, samples
+from stopwatch import timed
+
+parser = argparse.ArgumentParser()
+parser.add_argument("cameras", type=int)
+parser.add_argument("queries", type=int)
+parser.add_argument("device")
+parser.add_argument("--size", nargs=2, type=int, default=(480, 640))
+args = parser.parse_args()
+
+torch.manual_seed(0)
+as_lerobot_sets(args.device)
+network = RebuiltAct(DECODERS["lerobot"]).to(args.device).eval()
+qpos, images, _, _ = samples(1, args.cameras, *args.size, args.device)
+
+
+@torch.inference_mode()
+def query() -> object:
+    return network.predict(qpos, images, torch.zeros(1, LATENT).to(args.device))
+
+
+print(json.dumps(timed(query, args.queries, args.device, warm_up=20 if args.device == "cuda" else 3)))
