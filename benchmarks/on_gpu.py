@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -85,6 +85,8 @@ def main() -> None:
         title = heading(args.device)
         deadline = time.monotonic() + 60 * args.minutes
         results: list[Result] = []
+        if args.tiny:  # a trial, on a machine that may be busy
+            steps = [replace(step, limit_s=4 * step.limit_s) for step in steps]
         for step in steps:
             print(f"\n== {step.name}\n$ {shown(step)}", flush=True)
             results.append(run(step, min(step.limit_s, deadline - time.monotonic())))
@@ -106,8 +108,8 @@ def plan(device: str, scratch: Path, *, tiny: bool, reproduce_folder: Path | Non
 
     def training(name: str, *flags: str) -> Step:
         run = str(scratch / name.split(": ")[1].replace(" ", "_"))
-        values = ["--dataset_dir", str(episodes), "--ckpt_dir", run, "--num_steps", "20", "--batch_size", "2"]
-        values += ["--no_augment", "--no_preflight", "--val_every", "10", "--val_batches", "1"]
+        values = ["--dataset_dir", str(episodes), "--ckpt_dir", run, "--num_steps", "4" if tiny else "20"]
+        values += ["--batch_size", "2", "--no_augment", "--no_preflight", "--val_every", "4", "--val_batches", "1"]
         return Step(name, (python, "-m", "aloha_kit.train", *small, *values, *on, *flags), 45)
 
     sizes = script("gpu_episodes.py", str(episodes), "--size", "48", "64", "--episodes", "2", "--steps", "60")
