@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from aloha_kit.data.dataset import ChunkDataset, Sample
 from aloha_kit.data.index import read_table
+from aloha_kit.formats import open_source
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--amp", action="store_true")
     args = parser.parse_args()
     step = LerobotStep(args.device, args.amp)
-    dataset = ChunkDataset(read_table([args.folder]), CHUNK, normalise=True)
+    dataset = ChunkDataset(read_table(open_source(args.folder)), CHUNK, normalise=True)
     loader = DataLoader(
         dataset,
         args.batch,

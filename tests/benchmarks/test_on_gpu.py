@@ -61,8 +61,11 @@ def test_figures_of_a_cpu_never_stand_in_the_file_of_a_gpu() -> None:
 
 def test_a_step_that_fails_and_one_that_hangs_are_written_down_with_what_they_printed(tmp_path: Path) -> None:
     marks = tmp_path / "child"
-    hang = f"import subprocess, sys, time; print('| first row |', flush=True); \
-subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(3); open({str(marks)!r}, \"w\")']); time.sleep(60)"
+    child = f"import time; time.sleep(3); open({str(marks)!r}, 'w')"
+    hang = (
+        "import subprocess, sys, time; print('| first row |', flush=True)\n"
+        f"subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    )
     steps = [
         Step("fails", (sys.executable, "-c", "import sys; sys.exit('no | such card')"), 60.0),
         Step("hangs", (sys.executable, "-c", hang), 2.0, table=True),
