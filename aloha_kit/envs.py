@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,10 @@ from aloha_kit.core import ConfigError, did_you_mean, Environment
 from aloha_kit.core.errors import shown
 from aloha_kit.core.plugins import resolve
 
-ENVIRONMENTS = {"sim": "aloha_kit.sim.connect:connect", "ros": "aloha_kit.ros.connect:connect"}
-"""{kind of a rig: what is called with a task and a rig, and `realtime`, and gives an `Environment`}.
+ENVIRONMENTS = {"sim": "aloha_kit.sim:connect", "ros": "aloha_kit.ros:connect"}
+"""{kind of a rig: a callable (task, rig, *, realtime) that gives an `Environment`}.
 
-For a person with leader arms it is called with `leaders=True` and `start_sequence` too, see `connect`."""
+For a person with leader arms it is also called with `leaders=True` and `start_sequence`, see `connect`."""
 
 
 def connect(
@@ -32,8 +33,8 @@ def connect(
         start_sequence: what such a rig does in `reset` once its followers stand at the start, given the environment.
 
     Raises:
-        ConfigError: the task asks for a camera that the rig has not, for leaders where there are none, or for a kind
-            of environment that does not exist or is not installed.
+        ConfigError: a camera that the rig does not have, leaders where there are none, or a kind that does not exist,
+            is not installed, takes other arguments or gives no environment.
         RosError: no master, or a driver that is not there.
     """
     for name in task.cameras:
@@ -44,10 +45,28 @@ def connect(
     if leaders and not rig.leaders:
         raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
     make = resolve("environments", rig.kind, ENVIRONMENTS)
-    with_person = {"leaders": True, "start_sequence": start_sequence} if leaders else {}
-    env = make(task, rig, realtime=realtime, **with_person)
+    named: dict[str, Any] = {"realtime": realtime}
+    if leaders:
+        named |= {"leaders": True, "start_sequence": start_sequence}
+    _require_signature(rig.kind, make, named)
+    env = make(task, rig, **named)
     if not isinstance(env, Environment):
         raise ConfigError(
             f"'{rig.kind}' of the environments must give an aloha_kit.core.Environment, gave {shown(env)}"
         )
     return env
+
+
+def _require_signature(kind: str, make: Callable[..., Any], named: dict[str, Any]) -> None:
+    """Raise ConfigError where `make` cannot be called with a task, a rig and the arguments `named`."""
+    try:
+        signature = inspect.signature(make)
+    except (TypeError, ValueError):  # a callable of an extension module may have none
+        return
+    try:
+        signature.bind(None, None, **named)
+    except TypeError as error:
+        expected = ", ".join(["task", "rig", *(f"{name}=…" for name in named)])
+        raise ConfigError(
+            f"'{kind}' of the environments is called with ({expected}), but takes {signature}: {error}"
+        ) from error

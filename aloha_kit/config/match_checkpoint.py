@@ -83,7 +83,7 @@ def training_setup(
         where if size is None else "--image_size",
         where,
         named=cameras is not None,
-        cautious=rig.live,
+        cautious=rig.has_drivers,
     )
 
 
@@ -126,7 +126,7 @@ def match_checkpoint(
         size: in place of the contract's.
     """
     names = tuple(name for name in contract.cameras if name in rig.cameras)
-    if rig.live:
+    if rig.has_drivers:
         return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
     sizes = {name: size or contract.cameras[name] for name in names}
     cameras = {name: replace(rig.cameras[name], height=h, width=w) for name, (h, w) in sizes.items()}

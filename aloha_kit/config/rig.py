@@ -165,20 +165,19 @@ class RigConfig:
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
 
     @property
-    def live(self) -> bool:
-        """Whether drivers of its own arms run beside us, real or simulated, with a person who leads them."""
+    def has_drivers(self) -> bool:
+        """Whether drivers of its arms run beside this process, of a real robot or a simulated one.
+
+        Then time is real, cameras have the size that their drivers give, and objects are placed by the operator.
+        """
         return bool(self.followers)
 
     def __post_init__(self) -> None:
         if wrong := [name for name in self.sensors if not re.fullmatch(r"\w+", name)]:
             raise ValueError(f"a sensor's name is letters, digits and _, given '{wrong[0]}'")
-        if self.kind != "ros":
-            return
-        if not self.followers:
-            raise ValueError("a ros rig needs followers")
         if unknown := [arm for arm in self.leaders if arm not in self.followers]:
             raise ValueError(
-                f"no follower for the leaders {', '.join(unknown)}; there are: {', '.join(self.followers)}"
+                f"no follower for the leaders {', '.join(unknown)}; there are: {', '.join(self.followers) or '(none)'}"
             )
         for name, arm in self.leaders.items():
             mine, theirs = arm_model(arm.model).names, arm_model(self.followers[name].model).names
@@ -187,5 +186,3 @@ class RigConfig:
                     f"the leader {name} ({arm.model}) must have the joints of its follower: {', '.join(theirs)}; "
                     f"it has: {', '.join(mine)}"
                 )
-        if silent := [name for name, camera in self.cameras.items() if not camera.topic]:
-            raise ValueError(f"cameras of a ros rig need a topic; without one: {', '.join(silent)}")

@@ -59,7 +59,7 @@ def deploy(args: DeployArgs) -> list[Rollout]:
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
-    if args.eval_poses is not None and rig.live:
+    if args.eval_poses is not None and rig.has_drivers:
         raise ConfigError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person puts in place")
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)

@@ -16,7 +16,7 @@ def view(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[str, int]:
     or it is not, and drawing costs time that a control loop has not: there only what the policy sees, on request.
     """
     others = [name for name in rig.cameras if name not in task.cameras]
-    if rig.live:
+    if rig.has_drivers:
         if args.video_camera and args.video_camera not in task.cameras:
             raise ConfigError(
                 f"on a rig a video shows what the policy sees, not '{args.video_camera}'."

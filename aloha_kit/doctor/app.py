@@ -37,10 +37,8 @@ def examine(args: DoctorArgs) -> DoctorReport:
     """
     task = load(TaskConfig, "tasks", args.task or _simulated_task() or "aloha_transfer_cube")
     rig = load(RigConfig, "rigs", args.rig or task.rig)
-    if not rig.live:
-        raise ConfigError(
-            f"task '{task.name}' is of rig '{rig.name}', simulated in process: there is nothing to look at"
-        )
+    if not rig.has_drivers:
+        raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: there is nothing to check")
     for name in task.cameras:
         if name not in rig.cameras:
             raise ConfigError(f"task '{task.name}' wants camera '{name}'. {did_you_mean(name, rig.cameras)}")

@@ -37,7 +37,7 @@ def run(args: EvalArgs) -> None:
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
-    if rig.live:
+    if rig.has_drivers:
         raise ConfigError(
             f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; count there with aloha_kit.deploy"
         )

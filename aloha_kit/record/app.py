@@ -17,7 +17,7 @@ def run(args: RecordArgs) -> None:
         AlohaKitError: see `record_on_rig` and `record`.
         KeyboardInterrupt: an interruption, after everything was kept.
     """
-    result = record_on_rig(args) if rig_of(args).live else record(args)
+    result = record_on_rig(args) if rig_of(args).has_drivers else record(args)
     print(result.text())
     if isinstance(result, SessionResult) and result.fault:
         sys.exit(f"error: {result.fault}")

@@ -144,12 +144,12 @@ def rig_of(args: RecordArgs) -> RigConfig:
     """
     rig = load(RigConfig, "rigs", task_of(args).rig)
     usual = RecordArgs(task=args.task)
-    if rig.live:
+    if rig.has_drivers:
         wrong = [name for name in _BATCH if getattr(args, name) != getattr(usual, name)]
     else:
         names = [field.name for field in dataclasses.fields(SessionArgs) if field.name != "rate_hz"]
         wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
     if wrong:
-        reason = "a person records there" if rig.live else "a script records there"
+        reason = "a person records there" if rig.has_drivers else "a script records there"
         raise UsageError(f"--{wrong[0]} means nothing on rig '{rig.name}': {reason}")
     return rig

@@ -6,7 +6,7 @@ import abc
 from collections.abc import Mapping, Sequence
 
 from aloha_kit.config.rig import ArmConfig, RigConfig
-from aloha_kit.core import ArmModel, Clock
+from aloha_kit.core import ArmModel, Clock, ConfigError
 from aloha_kit.core.arm_models import arm_model
 from aloha_kit.core.plugins import resolve
 from aloha_kit.loop import Latch
@@ -98,6 +98,14 @@ def arm_driver(config: ArmConfig) -> ArmDriver:
 
 
 def rig_drivers(rig: RigConfig) -> dict[Role, dict[str, ArmDriver]]:
-    """The drivers of a rig's followers and leaders, by the arms' names. Raises as `arm_driver`."""
+    """The drivers of a rig's followers and leaders, by the arms' names.
+
+    Raises:
+        ConfigError: as `arm_driver`, a rig without followers, or a camera without a topic.
+    """
+    if not rig.followers:
+        raise ConfigError(f"rig '{rig.name}' lists no followers; a rig behind ROS needs at least one")
+    if silent := [name for name, camera in rig.cameras.items() if not camera.topic]:
+        raise ConfigError(f"cameras of rig '{rig.name}' behind ROS need a topic; without one: {', '.join(silent)}")
     groups: dict[Role, Mapping[str, ArmConfig]] = {"follower": rig.followers, "leader": rig.leaders}
     return {role: {name: arm_driver(arm) for name, arm in group.items()} for role, group in groups.items()}

@@ -17,6 +17,6 @@ if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
     importlib.import_module("triton")
 
 from aloha_kit.sim.expert import ScriptedExpert
-from aloha_kit.sim.sim_env import SimEnv
+from aloha_kit.sim.sim_env import connect, SimEnv
 
-__all__ = ["ScriptedExpert", "SimEnv"]
+__all__ = ["ScriptedExpert", "SimEnv", "connect"]

@@ -31,7 +31,7 @@ class ScriptedExpert(Policy):
         self._env, self._noise, self._seed = env, noise, seed
         self._planner = Planner(env.contract.rate_hz)
         self._resets, self._step = 0, 0
-        self._actions = np.zeros((1, 14), np.float32)
+        self._actions = np.zeros((1, len(env.contract.action_names)), np.float32)
 
     def reset(self) -> None:
         """Plan the whole episode from where the objects are now."""
@@ -41,7 +41,7 @@ class ScriptedExpert(Policy):
         self._resets, self._step = self._resets + 1, 0
 
     def act(self, observation: Observation) -> Action:
-        """(14,) the plan's joint targets of this step; its last ones once it is over."""
+        """(A,) the plan's joint targets of this step; its last ones once it is over."""
         action: Action = self._actions[min(self._step, len(self._actions) - 1)].copy()
         self._step += 1
         return action

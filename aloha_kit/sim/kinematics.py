@@ -43,7 +43,7 @@ class Kinematics:
     """The two arms alone, without objects: forward and inverse kinematics and the load of gravity.
 
     Inverse kinematics is mink's quadratic program over joint velocities within the joint limits
-    (solved by daqp), iterated to convergence. Joint vectors are (6,) rad, in the order of `ARM_JOINTS`.
+    (solved by daqp), iterated to convergence. Joint vectors are (dof,) rad, in the order of `ARM_JOINTS`.
     """
 
     def __init__(self) -> None:
@@ -60,12 +60,12 @@ class Kinematics:
         self._limits = [mink.ConfigurationLimit(self.model)]
 
     def forward(self, arm: str, joints: Array) -> Pose:
-        """Pose of a gripper's pinch point at its arm's (6,) joint angles."""
+        """Pose of a gripper's pinch point at its arm's (dof,) joint angles."""
         self._set({arm: joints})
         return Pose.of(self._configuration.get_transform_frame_to_world(f"{arm}_pinch", "site").as_matrix())
 
     def inverse(self, arm: str, pose: Pose, start: Array, *, tolerance: float = 1e-4, iterations: int = 60) -> Array:
-        """(6,) joint angles that bring a gripper's pinch point to `pose`, the solution that `start` leads to.
+        """(dof,) joint angles that bring a gripper's pinch point to `pose`, the solution that `start` leads to.
 
         Raises:
             ValueError: a pose out of reach, off by more than `tolerance` (m, rad) after all iterations.
@@ -86,7 +86,7 @@ class Kinematics:
         )
 
     def sag(self, joints: dict[str, Array]) -> dict[str, Array]:
-        """(6,) rad an arm by which gravity pulls the servos off their targets at rest."""
+        """(dof,) rad an arm by which gravity pulls the servos off their targets at rest."""
         self._set(joints)
         data = self._configuration.data
         data.qvel[:] = 0

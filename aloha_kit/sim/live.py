@@ -8,7 +8,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError
 from aloha_kit.sim import tasks
 from aloha_kit.sim.sim_env import SimEnv
-from aloha_kit.sim.workcell import ARMS, TIMESTEP
+from aloha_kit.sim.workcell import ARMS, GRIPPERS, TIMESTEP
 
 Array = npt.NDArray[np.float64]
 
@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 class LiveScene:
     """What a rig behind real drivers needs of a simulation.
 
-    Vectors are (14,), ordered like an action, in the servos' own units: rad, and metres of one finger for
+    Vectors are (A,), ordered like an action, in the servos' own units: rad, and metres of one finger for
     the grippers.
 
     Args:
@@ -46,17 +46,17 @@ class LiveScene:
 
     @property
     def joints(self) -> Array:
-        """(14,) where the arms are."""
+        """(A,) where the arms are."""
         return np.array(self._data.qpos[self._qpos])
 
     @property
     def velocities(self) -> Array:
-        """(14,) rad/s, m/s."""
+        """(A,) rad/s, m/s."""
         return np.array(self._data.qvel[self._qvel])
 
     @property
     def forces(self) -> Array:
-        """(14,) what the servos push: N m, and N for the grippers."""
+        """(A,) what the servos push: N m, and N for the grippers."""
         return np.array(self._data.actuator_force)
 
     @property
@@ -91,7 +91,7 @@ class LiveScene:
         self._put(tasks.spawn(self._task, np.random.default_rng([seed, 0])), self.joints)
 
     def pose(self, joints: Array) -> None:
-        """Put the arms (14,) somewhere, at rest: before the first reading, never under way."""
+        """Put the arms (A,) somewhere, at rest: before the first reading, never under way."""
         self._put(self.object_poses(), joints)
         self._data.ctrl[:] = np.clip(joints, *self._range)
 
@@ -116,7 +116,7 @@ class LiveScene:
         moving, targets, time = self._data.qvel.copy(), self._data.ctrl.copy(), self._data.time
         with self._physics.reset_context():
             self._data.qpos[self._qpos] = joints
-            self._data.qpos[self._mirrors] = -joints[[6, 13]]
+            self._data.qpos[self._mirrors] = -joints[GRIPPERS]
             for name, pose in objects.items():
                 self._data.joint(name).qpos[:] = pose
             self._data.qvel[:] = moving

@@ -11,7 +11,7 @@ from pyquaternion import Quaternion
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.sim.kinematics import Kinematics, Pose
 from aloha_kit.sim.scripts import Script, Waypoint
-from aloha_kit.sim.workcell import ARMS, BASE_X, BASE_Y, START_GRIPPER
+from aloha_kit.sim.workcell import arm_rows, ARMS, BASE_X, BASE_Y, START_GRIPPER
 
 Array = npt.NDArray[np.float64]
 
@@ -21,7 +21,7 @@ class _Stop:
     """A waypoint with the joint angles that reach it."""
 
     waypoint: Waypoint
-    joints: Array  # (6,) rad
+    joints: Array  # (dof,) rad
 
 
 class Planner:
@@ -40,19 +40,19 @@ class Planner:
         self._kinematics = Kinematics()
 
     def actions(self, script: Script, steps: int) -> npt.NDArray[np.float32]:
-        """(steps, 14) normalised joint targets, gravity made up for.
+        """(steps, A) normalised joint targets, gravity made up for.
 
         Raises:
             ValueError: a waypoint that the arms cannot reach.
         """
         lines = {arm: self._joints(arm, self._stops(arm, waypoints), steps) for arm, waypoints in script.arms.items()}
-        actions = np.zeros((steps, 14), np.float32)
+        actions = np.zeros((steps, len(ARMS) * VX300S.size), np.float32)
         for step in range(steps):
-            joints = {arm: line[step, :6] for arm, line in lines.items()}
+            joints = {arm: line[step, :-1] for arm, line in lines.items()}
             sag = self._kinematics.sag(joints)
             for i, arm in enumerate(ARMS):
                 target = np.clip(joints[arm] + sag[arm], VX300S.lower, VX300S.upper)
-                actions[step, 7 * i : 7 * i + 7] = [*target, lines[arm][step, 6]]
+                actions[step, arm_rows(i)] = [*target, lines[arm][step, -1]]
         return actions
 
     def _stops(self, arm: str, waypoints: tuple[Waypoint, ...]) -> list[_Stop]:
@@ -65,8 +65,8 @@ class Planner:
         return stops
 
     def _joints(self, arm: str, stops: list[_Stop], steps: int) -> Array:
-        """(steps, 7) joint angles and gripper opening; row k is where the arm should be one period after step k."""
-        line, joints = np.zeros((steps, 7)), stops[0].joints
+        """(steps, size) joint angles and gripper opening; row k is where the arm should be one period after step k."""
+        line, joints = np.zeros((steps, VX300S.size)), stops[0].joints
         for step in range(steps):
             time = (step + 1) / self._rate
             index = next((i for i, stop in enumerate(stops) if time < stop.waypoint.time), len(stops))

@@ -13,7 +13,7 @@ from dm_control.mujoco import Physics
 from dm_control.mujoco.wrapper import MjModel
 from dm_env import specs
 
-from aloha_kit.config import ViewConfig
+from aloha_kit.config import RigConfig, TaskConfig, ViewConfig
 from aloha_kit.core import (
     Action,
     aloha_limits,
@@ -31,6 +31,7 @@ from aloha_kit.core import (
     START_ARM_POSE,
     VirtualClock,
     VX300S,
+    WallClock,
 )
 from aloha_kit.core.contract import joint_sensors
 from aloha_kit.sim import tasks, workcell
@@ -38,19 +39,18 @@ from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.randomise import Randomiser
 from aloha_kit.sim.rendering import Pictures
 from aloha_kit.sim.scripts import Script
-from aloha_kit.sim.workcell import START_GRIPPER
+from aloha_kit.sim.workcell import GRIPPERS, START_GRIPPER
 
 TOP_CAMERA: Mapping[str, tuple[int, int]] = {"top": (480, 640)}
-_GRIPPERS = [6, 13]
 
 
 class SimEnv(Environment):
     """Two simulated ViperX 300s and a task, one dm_env environment.
 
-    Observation (see `core.Observation`): `qpos` (14,) rad with grippers 0 closed to 1 open, `qvel` (14,)
-    in the same units a second, `effort` (14,) N m, `images` {camera: (H, W, 3) uint8 RGB},
+    Observation (see `core.Observation`): `qpos` (J,) rad with grippers 0 closed to 1 open, `qvel` (J,)
+    in the same units a second, `effort` (J,) N m, `images` {camera: (H, W, 3) uint8 RGB},
     `environment_state` object poses (7 numbers an object: m, unit quaternion w x y z, world frame) and
-    `stamps` (ns). Action (14,): joint targets, the same order and units; a gripper beyond [0, 1] closes
+    `stamps` (ns). Action (A,): joint targets, the same order and units; a gripper beyond [0, 1] closes
     or opens as far as its servo goes. The action holds for one period, physics runs at 2 ms.
 
     The reward is of the instant, 0 to 4; an episode counts as a success when its last step holds 4.
@@ -131,7 +131,7 @@ class SimEnv(Environment):
 
     @property
     def rest_action(self) -> Action:
-        """(14,) the start pose, grippers open."""
+        """(A,) the start pose, grippers open."""
         return aloha_start(self._contract)
 
     @property
@@ -235,7 +235,7 @@ class SimEnv(Environment):
             return self.reset()
         command = self.checked(action)
         command_ns = self._clock.now_ns()
-        command[_GRIPPERS] = VX300S.finger.unnormalise(command[_GRIPPERS])
+        command[GRIPPERS] = VX300S.finger.unnormalise(command[GRIPPERS])
         self.physics.data.ctrl[:] = np.clip(command, *self._index.ctrl_range)
         self.physics.step(self._substeps)
         self._rate.sleep()
@@ -291,9 +291,9 @@ class SimEnv(Environment):
         """Specs nested like the observation; `stamps` of a reset lacks `command`."""
         stamps = ["qpos", "deadline", *(f"images/{name}" for name in self._cameras)]
         return {
-            "qpos": _vector(14, "qpos"),
-            "qvel": _vector(14, "qvel"),
-            "effort": _vector(14, "effort"),
+            "qpos": _vector(len(self._contract.state_names), "qpos"),
+            "qvel": _vector(len(self._contract.state_names), "qvel"),
+            "effort": _vector(len(self._contract.state_names), "effort"),
             "images": {
                 name: specs.BoundedArray((h, w, 3), np.uint8, 0, 255, f"images/{name}")
                 for name, (h, w) in self._cameras.items()
@@ -303,10 +303,10 @@ class SimEnv(Environment):
         }
 
     def action_spec(self) -> specs.BoundedArray:
-        """(14,) joint targets within the servos' ranges; grippers in normalised opening."""
+        """(A,) joint targets within the servos' ranges; grippers in normalised opening."""
         low, high = (limit.copy() for limit in self._index.ctrl_range)
-        low[_GRIPPERS], high[_GRIPPERS] = 0.0, 1.0
-        return specs.BoundedArray((14,), np.float32, low.astype(np.float32), high.astype(np.float32), "action")
+        low[GRIPPERS], high[GRIPPERS] = 0.0, 1.0
+        return specs.BoundedArray(low.shape, np.float32, low.astype(np.float32), high.astype(np.float32), "action")
 
     def close(self) -> None:
         """Free GL contexts and the physics."""
@@ -316,9 +316,9 @@ class SimEnv(Environment):
     def _observe(self, command_ns: int | None) -> Observation:
         data = self.physics.data
         qpos, qvel, effort = data.qpos[self._index.qpos], data.qvel[self._index.qvel], data.actuator_force.copy()
-        qpos[_GRIPPERS] = VX300S.finger.normalise(qpos[_GRIPPERS])
-        qvel[_GRIPPERS] = VX300S.finger.normalise_velocity(qvel[_GRIPPERS])
-        effort[_GRIPPERS] *= workcell.FINGER_METRES_PER_RADIAN
+        qpos[GRIPPERS] = VX300S.finger.normalise(qpos[GRIPPERS])
+        qvel[GRIPPERS] = VX300S.finger.normalise_velocity(qvel[GRIPPERS])
+        effort[GRIPPERS] *= workcell.FINGER_METRES_PER_RADIAN
         now = self._clock.now_ns()
         stamps = {"qpos": now, "deadline": self._rate.deadline_ns, **{f"images/{name}": now for name in self._cameras}}
         if command_ns is not None:
@@ -331,6 +331,31 @@ class SimEnv(Environment):
             environment_state=data.qpos[self._index.object_qpos].astype(np.float32),
             stamps=stamps,
         )
+
+
+def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimEnv:
+    """A `SimEnv` of the task's scene with the rig's cameras; raises as it does.
+
+    Raises:
+        ConfigError: the rig has what this simulation does not have: sensors, a base, arms with drivers of their own.
+    """
+    given = {"sensors": rig.sensors, "base": rig.base, "followers": rig.followers, "leaders": rig.leaders}
+    if unused := [name for name, value in given.items() if value]:
+        raise ConfigError(
+            f"rig '{rig.name}' has kind '{rig.kind}', a simulation in this process, which has no {', '.join(unused)}. "
+            "Remove them from its file; a rig with drivers of its own has kind 'ros' (simulated: sim_rig.launch)"
+        )
+    return SimEnv(
+        task.scene,
+        cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},
+        rate_hz=task.rate_hz,
+        episode_len=task.episode_len,
+        quality=rig.quality,
+        randomise=task.randomise,
+        views={name: camera.view for name, camera in rig.cameras.items() if camera.view},
+        script=task.script,
+        clock=WallClock() if realtime else VirtualClock(),
+    )
 
 
 def _vector(size: int, name: str) -> specs.Array:

@@ -15,11 +15,14 @@ import mujoco
 import numpy as np
 
 from aloha_kit.config import ViewConfig
-from aloha_kit.core import ConfigError, did_you_mean, VX300S
+from aloha_kit.core import ConfigError, did_you_mean, joint_names, VX300S
 from aloha_kit.core.arm_models import ARM_JOINTS
 from aloha_kit.sim import assets
 
 ARMS = ("left", "right")
+"""In the order of the vectors; both are a `VX300S`."""
+GRIPPERS = [i for i, name in enumerate(joint_names(ARMS)) if name.endswith("gripper")]
+"""Where the grippers' openings stand in a vector of both arms."""
 TIMESTEP = 0.002  # s
 START_GRIPPER = 0.02239  # m of finger travel: all but closed, where ALOHA's episodes begin
 BASE_X, BASE_Y = 0.469, 0.5  # m: the right arm stands at (BASE_X, BASE_Y, 0), the left one at -BASE_X
@@ -82,6 +85,11 @@ CAMERAS = {
 """The cameras that every scene has; a rig's configuration may place them elsewhere and add others."""
 
 
+def arm_rows(index: int) -> slice:
+    """The entries of arm number `index` of `ARMS` in a vector of both arms."""
+    return slice(VX300S.size * index, VX300S.size * (index + 1))
+
+
 def quality(name: str) -> Quality:
     """The drawing settings called `name`.
 
@@ -94,7 +102,7 @@ def quality(name: str) -> Quality:
 
 
 def base(drawing: Quality, views: Mapping[str, ViewConfig] = MappingProxyType({})) -> mujoco.MjSpec:
-    """Arms, table, lights and cameras, with 14 actuators in the order of an action; no objects yet.
+    """Arms, table, lights and cameras, with an actuator for each entry of an action, in its order; no objects yet.
 
     Args:
         views: cameras beside the workcell's, or in their place.

@@ -40,8 +40,8 @@ def run(args: TeleopArgs) -> None:
     """
     task = load(TaskConfig, "tasks", args.task)
     rig = load(RigConfig, "rigs", args.rig or task.rig)
-    if not rig.live:
-        raise ConfigError(f"task '{task.name}' is of rig '{rig.name}', simulated in process: it has no arms to move")
+    if not rig.has_drivers:
+        raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: it has no arms to move")
     # nobody looks
     task, rig = replace(task, cameras=(), episode_len=FOR_EVER), replace(rig, sensors={})
     with sigterm_interrupts():

@@ -48,10 +48,9 @@ def broken(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("followers", None, "a ros rig needs followers"),
+        ("followers", None, "no follower for the leaders left; there are: (none)"),
         ("leaders", {"right": {"name": "master_right"}}, "no follower for the leaders right; there are: left"),
         ("leaders.left.model", "tests.ros.arm_of_seven:ARM", "the leader left (tests.ros.arm_of_seven:ARM) must have"),
-        ("cameras.cam_high", {}, "cameras of a ros rig need a topic; without one: cam_high"),
         ("followers.left.rate_hz", 0, "an arm's rate_hz must be positive, given 0"),
         ("cameras.cam_high.rate_hz", -30, "a camera's rate_hz must be positive, given -30"),
         ("estop", {"topic": "estop"}, "an emergency stop's topic begins with '/', given 'estop'"),
@@ -77,7 +76,7 @@ def test_a_simulated_cameras_view_is_read_from_its_rig() -> None:
     view = {"position": [0.9, 0, 0.5], "target": [0, 0.5, 0], "fovy": 40, "mount": "left_gripper"}
     rig = from_mapping(RigConfig, {"name": "r", "kind": "sim", "cameras": {"side": {"height": 9, "view": view}}})
     assert rig.cameras["side"].view == ViewConfig((0.9, 0.0, 0.5), (0.0, 0.5, 0.0), 40.0, "left_gripper")
-    assert (rig.live, rig.cameras["side"].height) == (False, 9)
+    assert (rig.has_drivers, rig.cameras["side"].height) == (False, 9)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
 import torch._dynamo  # noqa: F401 - before any OpenGL context: the commands run in this process
 
-from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
+from aloha_kit.config.rig import ArmConfig, BaseConfig, SensorConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.envs import connect
 from aloha_kit.testing.environments import check_environment
@@ -100,7 +103,15 @@ def test_a_wrong_name_is_one_line_of_an_installed_command(place: Path) -> None:
 
 
 def nothing(task: TaskConfig, rig: RigConfig, *, realtime: bool) -> None:
-    """What no environment comes of."""
+    """A callable that gives no environment."""
+
+
+def without_realtime(task: TaskConfig, rig: RigConfig) -> None:
+    """A callable with other arguments than the table's."""
+
+
+def with_robot(robot: str, *, realtime: bool) -> None:
+    """Another one."""
 
 
 @pytest.mark.parametrize(
@@ -108,8 +119,33 @@ def nothing(task: TaskConfig, rig: RigConfig, *, realtime: bool) -> None:
     [
         ("simm", r"no 'simm' among the environments\. Did you mean 'sim'\? Known: ros, sim\."),
         (f"{__name__}:nothing", r"of the environments must give an aloha_kit\.core\.Environment, gave None$"),
+        (f"{__name__}:without_realtime", r"called with \(task, rig, realtime=…\), but takes \(task.*'realtime'$"),
+        (
+            f"{__name__}:with_robot",
+            r"called with \(task, rig, realtime=…\), but takes \(robot.*too many posi",
+        ),
+        ("ros", "rig 'point' lists no followers; a rig behind ROS needs at least one"),
     ],
 )
 def test_a_kind_that_gives_no_environment_is_refused(kind: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         connect(TaskConfig("reach", "", cameras=()), RigConfig("point", kind, {}))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"sensors": {"wrist": SensorConfig("/wrist", "geometry_msgs/WrenchStamped")}}, "no sensors"),
+        ({"base": BaseConfig(), "followers": {"left": ArmConfig(name="puppet_left")}}, "no base, followers"),
+    ],
+)
+def test_a_simulation_in_this_process_refuses_what_it_would_ignore(given: dict[str, Any], words: str) -> None:
+    rig = replace(load(RigConfig, "rigs", "sim"), **given)
+    with pytest.raises(ConfigError, match=f"rig 'sim' has kind 'sim', a simulation in this process, which has {words}"):
+        connect(load(TaskConfig, "tasks", "sim_transfer_cube"), rig)
+
+
+def test_cameras_behind_ros_need_a_topic() -> None:
+    rig = RigConfig("mine", "ros", {"cam_high": CameraConfig()}, followers={"left": ArmConfig(name="puppet_left")})
+    with pytest.raises(ConfigError, match="cameras of rig 'mine' behind ROS need a topic; without one: cam_high"):
+        connect(TaskConfig("reach", ""), replace(rig, cameras={**rig.cameras, "top": CameraConfig(topic="/top")}))

@@ -156,7 +156,7 @@ def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, t
     ("flags", "words"),
     [
         (["--task", "cobot_magic_transfer_cube"], "error: the leaders of rig 'cobot_magic' drive its followers"),
-        (["--task", "sim_transfer_cube"], "error: task 'sim_transfer_cube' is of rig 'sim', simulated in process"),
+        (["--task", "sim_transfer_cube"], "error: rig 'sim' of task 'sim_transfer_cube' lists no followers"),
         (["--task", "aloha_transfer_cube", "--release"], "error: --release goes with --park"),
         (
             ["--task", "aloha_transfer_cube", "--park", "--park_s", "0"],

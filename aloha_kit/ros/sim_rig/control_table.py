@@ -11,6 +11,7 @@ import numpy.typing as npt
 from aloha_kit.core.arm_models import ARM_JOINTS, ArmModel
 
 JOINTS = (*ARM_JOINTS, "gripper")
+GRIPPER = JOINTS.index("gripper")
 
 SPEED_UNIT = 0.229 * 2 * np.pi / 60  # rad/s for 1 of Present_Velocity, Profile_Velocity and Velocity_Limit
 ACCELERATION_UNIT = 214.577 * 2 * np.pi / 3600  # rad/s² for 1 of Profile_Acceleration
@@ -19,7 +20,7 @@ ANGLE_UNIT, MIDDLE = np.pi / 2048, 2048  # rad for 1 of Present_Position, which 
 FULL_PWM = 885
 XM430, XM540 = (1020, 1193), (1120, 2047)
 """(Model_Number, the Current_Limit that it comes with)."""
-MOTORS = {"vx300s": (XM540,) * 5 + (XM430,) * 2, "wx250s": (XM430,) * 7}
+MOTORS = {"vx300s": (XM540,) * 5 + (XM430,) * 2, "wx250s": (XM430,) * len(JOINTS)}
 """{model: of each joint's motor}."""
 IDS = (1, 2, 4, 6, 7, 8, 9)  # 3 and 5 turn with shoulder and elbow
 COUNT = {"shoulder": 2, "elbow": 2}
@@ -51,11 +52,11 @@ DRIVEN = {"velocity": "Goal_Velocity", "pwm": "Goal_PWM", "current": "Goal_Curre
 
 
 class Registers:
-    """Registers of an arm's seven joints that hold what was written: {name: (7,)}; others follow from the motion."""
+    """Registers of an arm's joints that hold what was written: {name: (size,)}; others follow from the motion."""
 
     def __init__(self, model: ArmModel) -> None:
         self._kept = _kept(model)
-        self._values = {**self._kept, **{name: np.full(7, value) for name, value in LOST.items()}}
+        self._values = {**self._kept, **{name: np.full(model.size, value) for name, value in LOST.items()}}
         self._values |= {goal: self._kept[limit].copy() for goal, limit in GOALS.items()}
 
     def __getitem__(self, name: str) -> npt.NDArray[np.int64]:
@@ -105,7 +106,7 @@ def position_value(angle: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 
 
 def _kept(model: ArmModel) -> dict[str, npt.NDArray[np.int64]]:
-    """{register in permanent memory: (7,)}: it takes no value under torque, and a reboot leaves it."""
+    """{register in permanent memory: (size,)}: it takes no value under torque, and a reboot leaves it."""
     lower, upper = position_value(np.array([*model.lower, -np.pi])), position_value(np.array([*model.upper, np.pi]))
     values = {
         "Min_Position_Limit": np.maximum(lower, 0), "Max_Position_Limit": np.minimum(upper, 4095),
@@ -113,4 +114,4 @@ def _kept(model: ArmModel) -> dict[str, npt.NDArray[np.int64]]:
         "PWM_Limit": FULL_PWM, "Homing_Offset": 0, "Shutdown": 52, "Moving_Threshold": 10, "Temperature_Limit": 80,
         "Max_Voltage_Limit": 160, "Min_Voltage_Limit": 95, "Return_Delay_Time": 0, "Baud_Rate": 3, "Secondary_ID": 255,
     }  # fmt: skip
-    return {name: np.full(7, value) for name, value in values.items()}
+    return {name: np.full(model.size, value) for name, value in values.items()}

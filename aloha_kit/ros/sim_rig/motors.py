@@ -1,4 +1,4 @@
-"""The seven motors of one Interbotix arm as their driver leaves them: modes, torque, registers, profiles, errors.
+"""The motors of one Interbotix arm as their driver leaves them: modes, torque, registers, profiles, errors.
 
 No ROS and no physics: commands come in, setpoints go out, and whoever holds the arm says where it is.
 Positions are in rad, time in seconds. Register names and units are the Dynamixel X series'.
@@ -15,7 +15,7 @@ from aloha_kit.core import AlohaKitError, did_you_mean
 from aloha_kit.core.arm_models import ARM_JOINTS, ArmModel
 from aloha_kit.ros.sim_rig import control_table as table
 from aloha_kit.ros.sim_rig import profiles
-from aloha_kit.ros.sim_rig.control_table import ANGLE_UNIT, CURRENT_UNIT, JOINTS, SPEED_UNIT
+from aloha_kit.ros.sim_rig.control_table import ANGLE_UNIT, CURRENT_UNIT, GRIPPER, JOINTS, SPEED_UNIT
 from aloha_kit.sim.workcell import FINGER_METRES_PER_RADIAN, SERVOS
 
 Vector = npt.NDArray[np.float64]
@@ -23,7 +23,6 @@ Vector = npt.NDArray[np.float64]
 GROUPS: dict[str, tuple[str, ...]] = {"arm": ARM_JOINTS, "all": JOINTS}
 MODES = {"current": 0, "velocity": 1, "position": 3, "linear_position": 3, "ext_position": 4,
          "current_based_position": 5, "pwm": 16}  # fmt: skip
-GRIPPER = 6
 
 FREE_SPEED = 4.8  # rad/s: a motor at full voltage and without a load
 STALL_MA = 2300.0  # of a blocked motor at full PWM
@@ -46,11 +45,11 @@ class Motors:
     """One bus.
 
     Attributes:
-        setpoint: (7,) rad: where the motors' own controllers pull to, on the way to the goals.
-        torque: (7,) bool.
+        setpoint: (size,) rad: where the motors' own controllers pull to, on the way to the goals.
+        torque: (size,) bool.
 
     Args:
-        position: (7,) rad: where the arm is.
+        position: (size,) rad: where the arm is.
         torque: whether its motors begin under torque, as a follower's do.
         complain: told what the driver would log.
         reboot_s: how long the driver is blocked by each motor that reboots.
@@ -66,15 +65,15 @@ class Motors:
         reboot_s: float = REBOOT_S,
     ) -> None:
         self.model, self._complain, self._reboot_s = model, complain, reboot_s
-        self.torque = np.full(7, torque)
+        self.torque = np.full(model.size, torque)
         self.setpoint, self.goal = position.copy(), position.copy()
         self.mode = dict.fromkeys(JOINTS, "position")
         self.group_mode = {"arm": "position", "all": "position"}
         self.profile = dict.fromkeys((*JOINTS, *GROUPS), "velocity")
         self._registers = table.Registers(model)
-        self._errors = np.zeros(7, int)
-        self._position, self._velocity, self._effort = position.copy(), np.zeros(7), np.zeros(7)
-        self._from, self._since, self._speed = position.copy(), np.zeros(7), np.zeros(7)
+        self._errors = np.zeros(model.size, int)
+        self._position, self._velocity, self._effort = position.copy(), np.zeros(model.size), np.zeros(model.size)
+        self._from, self._since, self._speed = position.copy(), np.zeros(model.size), np.zeros(model.size)
         self._strained, self._time = 0.0, 0.0
         self._rebooting: list[int] = []  # joints whose motors still have to; the first is at it
         self._rebooted: list[int] = []  # those that get torque when all are done
@@ -82,13 +81,13 @@ class Motors:
 
     @property
     def stiffness(self) -> Vector:
-        """(7,) share of the usual stiffness that the motors pull with: none without torque."""
+        """(size,) share of the usual stiffness that the motors pull with: none without torque."""
         gain: Vector = self.torque * self._registers["Position_P_Gain"] / table.LOST["Position_P_Gain"]
         return gain
 
     @property
     def push(self) -> Vector:
-        """(7,) mA that motors under torque pull with from where the arm is to their setpoints."""
+        """(size,) mA that motors under torque pull with from where the arm is to their setpoints."""
         pull = (self.setpoint - self._position) * STIFFNESS * MILLIAMPERE_PER_NEWTON_METRE
         return np.where(self.torque, np.clip(pull, -STALL_MA, STALL_MA), 0.0)
 
@@ -197,7 +196,7 @@ class Motors:
             self._errors[i], self.torque[i] = OVERLOAD, False
 
     def settle(self, position: Vector) -> None:
-        """The arm was put to `position` (7,) rad: hold it there."""
+        """The arm was put to `position` (size,) rad: hold it there."""
         self._position = position.copy()
         for i in range(len(JOINTS)):
             self._hold(i)
@@ -207,14 +206,14 @@ class Motors:
     def advance(
         self, seconds: float, position: Vector, velocity: Vector | None = None, effort: Vector | None = None
     ) -> None:
-        """Move the setpoints as the motors' profiles do; the arm is at `position` (7,) rad now.
+        """Move the setpoints as the motors' profiles do; the arm is at `position` (size,) rad now.
 
         Args:
-            velocity, effort: (7,) rad/s and mA that the motors measure; at rest by default.
+            velocity, effort: (size,) rad/s and mA that the motors measure; at rest by default.
         """
         self._position = position.copy()
-        self._velocity = np.zeros(7) if velocity is None else velocity.copy()
-        self._effort = np.zeros(7) if effort is None else effort.copy()
+        self._velocity = np.zeros(self.model.size) if velocity is None else velocity.copy()
+        self._effort = np.zeros(self.model.size) if effort is None else effort.copy()
         self._time += seconds
         self._reboot(seconds)
         self._since += seconds
@@ -235,8 +234,8 @@ class Motors:
         self._overload(seconds)
 
     def _turn(self) -> tuple[Vector, Vector]:
-        """(7,) rad/s that motors turn at where nothing holds them, and (7,) mA that they push with at most."""
-        rate, strength = np.zeros(7), np.full(7, np.inf)
+        """(size,) rad/s that motors turn at where nothing holds them, and (size,) mA that they push with at most."""
+        rate, strength = np.zeros(self.model.size), np.full(self.model.size, np.inf)
         for i, joint in enumerate(JOINTS):
             mode = self.mode[joint]
             if mode == "velocity":

@@ -1,6 +1,6 @@
 """Motion profiles of Dynamixel motors: where a joint's own controller pulls to next, on the way to its goal.
 
-Vectors are (7,), one entry a joint; `velocity` and `acceleration` are the registers Profile_Velocity and
+Vectors are (size,), one entry a joint; `velocity` and `acceleration` are the registers Profile_Velocity and
 Profile_Acceleration, whose units depend on the kind of profile.
 """
 

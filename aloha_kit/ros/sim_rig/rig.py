@@ -14,7 +14,8 @@ from aloha_kit.config import RigConfig
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ConfigError, did_you_mean, START_ARM_POSE, VX300S
 from aloha_kit.core.arm_models import arm_model
-from aloha_kit.ros.sim_rig.motors import GRIPPER, Motors, REBOOT_S
+from aloha_kit.ros.sim_rig.control_table import GRIPPER
+from aloha_kit.ros.sim_rig.motors import Motors, REBOOT_S
 from aloha_kit.ros.sim_rig.scripted_operator import Gesture, HOME, ScriptedOperator
 from aloha_kit.ros.sim_rig.simulated_arms import folded, Follower, JointFollower, JointLeader, Leader
 from aloha_kit.ros.sim_rig.simulated_base import SimulatedBase
@@ -134,8 +135,8 @@ class SimRig:
             follower.command(position)
         if stranger:
             self._aside_until = self._now + ASIDE_S
-            if isinstance(leader, JointLeader) and position.shape == (7,) and np.all(np.isfinite(position)):
-                leader.position = position.copy()
+            if isinstance(leader, JointLeader):
+                leader.hold_at(position)
 
     def snapshot(self) -> dict[str, Any]:
         """What `restore` needs to go on from here in another process, in plain values."""
@@ -219,7 +220,7 @@ class SimRig:
         held = leader.motors.torque[:GRIPPER]
         if held.all():
             self._led.discard(side)
-            if np.abs(leader.hand[:6] - HOME[:6]).max() > AT_START:
+            if np.abs(leader.hand[:GRIPPER] - HOME[:GRIPPER]).max() > AT_START:
                 self._asked.discard(side)
                 return "rest"
             self._asked.add(side)
@@ -243,7 +244,7 @@ class SimRig:
         """Objects that have fallen off the table are put back when a follower comes to the start pose, whoever moves
         it: there an attempt begins, and programs that know nothing of the simulation do not ask for a reset."""
         for side, follower in self.followers.items():
-            far = np.abs(follower.position[:6] - HOME[:6]).max()
+            far = np.abs(follower.position[:GRIPPER] - HOME[:GRIPPER]).max()
             if far > AWAY:
                 self._away[side] = np.inf
             elif far < AT_START and self._away[side] == np.inf:
@@ -266,7 +267,7 @@ class SimRig:
 class _Simulated:
     """How the arms of one driver are simulated."""
 
-    pose: Callable[[str, ArmConfig], npt.ArrayLike]  # (7,) rad and metres: where the driver of a side finds a follower
+    pose: Callable[[str, ArmConfig], npt.ArrayLike]  # (size,) rad and m: where a side's driver finds its arm
     follower: Callable[[SimRig, int, ArmConfig], Follower | JointFollower]  # the scene's arm of this number
     leader: Callable[[SimRig, ArmConfig], Leader | JointLeader]
 

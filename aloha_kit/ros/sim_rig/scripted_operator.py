@@ -12,7 +12,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError, START_ARM_POSE, VX300S
 from aloha_kit.sim import scripts
 from aloha_kit.sim.planning import least_jerk, Planner
-from aloha_kit.sim.workcell import START_GRIPPER
+from aloha_kit.sim.workcell import arm_rows, ARMS, START_GRIPPER
 
 Vector = npt.NDArray[np.float64]
 Gesture = Literal["rest", "home", "close", "play"]
@@ -26,12 +26,11 @@ REACTION_S = 0.5
 CLOSE_S = 0.4
 MOVED = 0.005  # m (or of a quaternion): objects that have moved so far need another plan
 
-SIDES = ("left", "right")  # in the order of the plan's columns
 HOME = np.append(START_ARM_POSE.astype(float), float(VX300S.finger.normalise(START_GRIPPER)))
 
 
 class ScriptedOperator:
-    """A hand for each leader, called every tick with what to do now. A hand's (7,): see `simulated_arms`.
+    """A hand for each leader, called every tick with what to do now. A hand's (size,): see `simulated_arms`.
 
     The task begins with the first hand that is let play; another one joins it where it is by then.
 
@@ -89,7 +88,7 @@ class ScriptedOperator:
         objects: Callable[[], Mapping[str, Vector]],
         seed: int,
     ) -> dict[str, Vector | None]:
-        """{side: (7,)} where the hands go, None where they let go.
+        """{side: (size,)} where the hands go, None where they let go.
 
         Args:
             now: s, on any clock.
@@ -123,15 +122,15 @@ class ScriptedOperator:
             return np.asarray(begun + least_jerk(since / HOME_S) * (HOME - begun))
         if gesture == "close":
             share = least_jerk((since - REACTION_S) / CLOSE_S)
-            return np.append(begun[:6], (1 - share) * begun[6])
+            return np.append(begun[:-1], (1 - share) * begun[-1])
         if target is None:
             return begun
-        own = target[7 * SIDES.index(side) :][:7]
+        own = target[arm_rows(ARMS.index(side))]
         joined, there = self._joined.setdefault(side, (now, own))
         return np.asarray(own + (1.0 - least_jerk((now - joined) / BLEND_S)) * (begun - there))
 
     def _target(self, now: float) -> Vector | None:
-        """(14,) where the task is, None while it is not being done or still thought over."""
+        """(A,) where the task is, None while it is not being done or still thought over."""
         if "play" not in self._gestures.values():
             return None
         if self._plan is None or not self._plan.done() or (rows := self._plan.result()) is None:
@@ -150,7 +149,7 @@ class ScriptedOperator:
         return any(np.abs(pose - self._planned_for[name]).max() > MOVED for name, pose in objects.items())
 
     def _think(self, objects: Mapping[str, Vector], seed: int) -> Vector | None:
-        """(N, 14) a row each 1 / PLAN_HZ s, the first is the start pose."""
+        """(N, A) a row each 1 / PLAN_HZ s, the first is the start pose."""
         try:
             script = scripts.vary(self._script(objects), self._noise, np.random.default_rng([self._seed, seed]))
             actions = self._planner.actions(script, round(PLAN_S * PLAN_HZ))

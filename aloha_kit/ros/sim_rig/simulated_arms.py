@@ -1,8 +1,8 @@
 """The arms themselves: followers in the simulated scene, leaders in a person's hands.
 
-`Follower` and `Leader` are Interbotix arms behind their motors, (7,) in rad. `JointFollower` and
-`JointLeader` are Cobot Magic's, (7,) with the gripper as metres of one finger. A hand's (7,) is what the
-person wants of the follower: 6 joints in rad, and its gripper's opening, 0 closed to 1 open.
+`Follower` and `Leader` are Interbotix arms behind their motors, (size,) in rad. `JointFollower` and
+`JointLeader` are Cobot Magic's, (size,) with the gripper as metres of one finger. A hand's (size,) is what the
+person wants of the follower: joints in rad, and its gripper's opening, 0 closed to 1 open.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ArmModel, START_ARM_POSE, VX300S
-from aloha_kit.ros.sim_rig.control_table import JOINTS
+from aloha_kit.ros.sim_rig.control_table import GRIPPER, JOINTS
 from aloha_kit.ros.sim_rig.motors import MILLIAMPERE_PER_NEWTON_METRE, Motors
 from aloha_kit.sim.live import LiveScene
-from aloha_kit.sim.workcell import FINGER_METRES_PER_RADIAN
+from aloha_kit.sim.workcell import arm_rows, FINGER_METRES_PER_RADIAN
 
 Vector = npt.NDArray[np.float64]
 
 DRIVER_SLEEP = {"vx300s": (0.0, -1.85, 1.55, 0.0, 0.8, 0.0), "wx250s": (0.0, -1.80, 1.55, 0.0, 0.8, 0.0)}
-"""{model: (6,) rad}: what its driver calls the sleep position."""
+"""{model: (dof,) rad}: what its driver calls the sleep position."""
 
-HAND_SPEED = np.append(np.full(6, VX300S.velocity), 6.0)
-"""(7,) rad/s: a person moves a leader's joints no faster than its follower can go."""
+HAND_SPEED = VX300S.vector(VX300S.velocity, 6.0)
+"""(size,) rad/s: a person moves a leader's joints no faster than its follower can go."""
 
 
 def folded(model: ArmModel) -> Vector:
-    """(7,) rad: an Interbotix arm asleep, its gripper half open."""
+    """(size,) rad: an Interbotix arm asleep, its gripper half open."""
     return np.array([*DRIVER_SLEEP[model.name], np.mean([model.gripper.closed, model.gripper.open])])
 
 
@@ -38,39 +38,40 @@ class Follower:
     def __init__(self, scene: LiveScene, index: int, motors: Motors) -> None:
         assert motors.model.crank is not None
         self.motors, self._crank = motors, motors.model.crank
-        self._scene, self._rows = scene, slice(7 * index, 7 * index + 7)
+        self._scene, self._rows = scene, arm_rows(index)
 
     @property
     def position(self) -> Vector:
-        """(7,) rad."""
+        """(size,) rad."""
         position = self._scene.joints[self._rows]
-        position[6] = self._crank.angle(position[6])
+        position[GRIPPER] = self._crank.angle(position[GRIPPER])
         return position
 
     @property
     def velocity(self) -> Vector:
-        """(7,) rad/s."""
+        """(size,) rad/s."""
         velocity = self._scene.velocities[self._rows]
-        velocity[6] /= max(self._crank.travel_rate(self.position[6]), 1e-3)  # a stretched crank hardly moves its finger
+        # a stretched crank hardly moves its finger
+        velocity[GRIPPER] /= max(self._crank.travel_rate(self.position[GRIPPER]), 1e-3)
         return velocity
 
     @property
     def effort(self) -> Vector:
-        """(7,) mA."""
+        """(size,) mA."""
         torque = self._scene.forces[self._rows]
-        torque[6] *= FINGER_METRES_PER_RADIAN
+        torque[GRIPPER] *= FINGER_METRES_PER_RADIAN
         return np.asarray(torque * MILLIAMPERE_PER_NEWTON_METRE)
 
     @property
     def targets(self) -> Vector:
-        """(7,) rad and metres: where the servos of the scene pull to."""
+        """(size,) rad and metres: where the servos of the scene pull to."""
         targets = self.motors.setpoint.copy()
-        targets[6] = self._crank.travel(np.clip(targets[6], -np.pi / 2, np.pi / 2))
+        targets[GRIPPER] = self._crank.travel(np.clip(targets[GRIPPER], -np.pi / 2, np.pi / 2))
         return targets
 
     @property
     def stiffness(self) -> Vector:
-        """(7,) share of the servos' stiffness."""
+        """(size,) share of the servos' stiffness."""
         return self.motors.stiffness
 
     def fail(self, joints: Sequence[str]) -> None:
@@ -88,8 +89,8 @@ class Leader:
     def __init__(self, motors: Motors) -> None:
         assert motors.model.crank is not None
         self.motors, self._crank, self._gripper = motors, motors.model.crank, motors.model.gripper
-        self.position, self.velocity = motors.setpoint.copy(), np.zeros(7)  # rad, rad/s
-        self.effort = np.zeros(7)  # mA
+        self.position, self.velocity = motors.setpoint.copy(), np.zeros(VX300S.size)  # rad, rad/s
+        self.effort = np.zeros(VX300S.size)  # mA
         fingers = [motors.model.crank.angle(travel) for travel in motors.model.finger_limits]
         stops = sorted([*fingers, self._gripper.closed, self._gripper.open])
         self._lower = np.array([*motors.model.lower, stops[0]])
@@ -97,9 +98,9 @@ class Leader:
 
     @property
     def hand(self) -> Vector:
-        """(7,) what the follower would be told now."""
-        angle = VX300S.gripper.unnormalise(self._gripper.normalise(self.position[6]))
-        return np.append(self.position[:6], _opening(float(angle)))
+        """(size,) what the follower would be told now."""
+        angle = VX300S.gripper.unnormalise(self._gripper.normalise(self.position[GRIPPER]))
+        return np.append(self.position[:GRIPPER], _opening(float(angle)))
 
     def fail(self, joints: Sequence[str]) -> None:
         """These motors shut off, until they are rebooted."""
@@ -108,7 +109,7 @@ class Leader:
     def advance(self, seconds: float, hand: Vector | None) -> None:
         """Joints under torque follow their motors, the others the person's hand, or stay."""
         self.motors.advance(seconds, self.position, self.velocity, self.effort)
-        held = self.position if hand is None else np.append(hand[:6], self._angle(hand[6]))
+        held = self.position if hand is None else np.append(hand[:GRIPPER], self._angle(hand[GRIPPER]))
         goal = np.where(self.motors.torque, self.motors.setpoint, held)
         fastest = np.where(self.motors.torque, self.motors.model.velocity, HAND_SPEED) * seconds
         before = self.position
@@ -126,34 +127,34 @@ class JointFollower:
     """Cobot Magic's follower: it goes where the leader's topic says, as fast as its motors turn."""
 
     def __init__(self, scene: LiveScene, index: int) -> None:
-        self._scene, self._rows = scene, slice(7 * index, 7 * index + 7)
-        self.targets, self._on, self._lost = self.position, True, np.zeros(7, bool)
+        self._scene, self._rows = scene, arm_rows(index)
+        self.targets, self._on, self._lost = self.position, True, np.zeros(VX300S.size, bool)
         self._goal = self.targets.copy()
 
     @property
     def position(self) -> Vector:
-        """(7,) rad and m."""
+        """(size,) rad and m."""
         return self._scene.joints[self._rows]
 
     @property
     def stiffness(self) -> Vector:
-        """(7,) share of the servos' stiffness."""
+        """(size,) share of the servos' stiffness."""
         return np.where(self._lost, 0.0, float(self._on))
 
     @property
     def velocity(self) -> Vector:
-        """(7,) rad/s; the gripper's is not measured."""
-        return np.append(self._scene.velocities[self._rows][:6], 0.0)
+        """(size,) rad/s; the gripper's is not measured."""
+        return np.append(self._scene.velocities[self._rows][:GRIPPER], 0.0)
 
     @property
     def effort(self) -> Vector:
-        """(7,) N m of the gripper's motor; the arm's are not measured."""
-        return np.append(np.zeros(6), self._scene.forces[self._rows][6] * FINGER_METRES_PER_RADIAN)
+        """(size,) N m of the gripper's motor; the arm's are not measured."""
+        return np.append(np.zeros(VX300S.dof), self._scene.forces[self._rows][GRIPPER] * FINGER_METRES_PER_RADIAN)
 
     def command(self, position: Vector) -> None:
-        """Follow (7,) rad and m; the gripper's is limited to 0 to 0.08."""
-        if position.shape == (7,) and np.all(np.isfinite(position)):
-            self._goal = np.append(np.clip(position[:6], VX300S.lower, VX300S.upper), np.clip(position[6], 0.0, 0.08))
+        """Follow (size,) rad and m; the gripper's is limited to 0 to 0.08."""
+        if position.shape == (VX300S.size,) and np.all(np.isfinite(position)):
+            self._goal = np.clip(position, [*VX300S.lower, 0.0], [*VX300S.upper, 0.08])
 
     def enable(self, on: bool) -> None:
         """Torque of every motor; where it comes on, the arm holds where it is."""
@@ -167,7 +168,7 @@ class JointFollower:
 
     def advance(self, seconds: float) -> None:
         """Move the servos' targets."""
-        reach = np.append(np.full(6, VX300S.velocity), 0.2) * seconds
+        reach = VX300S.vector(VX300S.velocity, 0.2) * seconds
         self.targets = self.targets + np.clip(self._goal - self.targets, -reach, reach)
 
 
@@ -176,12 +177,17 @@ class JointLeader:
 
     def __init__(self) -> None:
         self.position = np.append(START_ARM_POSE.astype(float), VX300S.finger.unnormalise(0.1))
-        self.velocity, self.effort = np.zeros(7), np.zeros(7)
+        self.velocity, self.effort = np.zeros(VX300S.size), np.zeros(VX300S.size)
 
     @property
     def hand(self) -> Vector:
-        """(7,) what the follower is told now."""
-        return np.append(self.position[:6], VX300S.finger.normalise(self.position[6]))
+        """(size,) the follower's command now."""
+        return np.append(self.position[:GRIPPER], VX300S.finger.normalise(self.position[GRIPPER]))
+
+    def hold_at(self, position: Vector) -> None:
+        """Be at (size,) rad and m, where another publisher on its topic says that it is; else stay."""
+        if position.shape == self.position.shape and np.all(np.isfinite(position)):
+            self.position = position.copy()
 
     def fail(self, joints: Sequence[str]) -> None:
         """It has no motors that could."""
@@ -189,12 +195,12 @@ class JointLeader:
     def advance(self, seconds: float, hand: Vector | None) -> None:
         """Go with the person's hand, or stay."""
         if hand is None:
-            self.velocity = np.zeros(7)
+            self.velocity = np.zeros(VX300S.size)
             return
-        goal = np.append(hand[:6], VX300S.finger.unnormalise(hand[6]))
+        goal = np.append(hand[:GRIPPER], VX300S.finger.unnormalise(hand[GRIPPER]))
         before = self.position
         self.position = before + np.clip(goal - before, -HAND_SPEED * seconds, HAND_SPEED * seconds)
-        self.velocity = np.append((self.position - before)[:6] / seconds, 0.0)
+        self.velocity = np.append((self.position - before)[:GRIPPER] / seconds, 0.0)
 
 
 def _opening(angle: float) -> float:

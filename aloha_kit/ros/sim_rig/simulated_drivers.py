@@ -19,7 +19,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 
 from aloha_kit.ros import messages
-from aloha_kit.ros.sim_rig.control_table import IDS, JOINTS
+from aloha_kit.ros.sim_rig.control_table import GRIPPER, IDS, JOINTS
 from aloha_kit.ros.sim_rig.faults import ArmFault, Faults, StreamFault
 from aloha_kit.ros.sim_rig.motors import GROUPS, RefusedError
 from aloha_kit.ros.sim_rig.rig import SimRig
@@ -98,13 +98,13 @@ class SimulatedInterbotixDriver:
             return
         position, velocity, effort = self._arm.position, self._arm.velocity, self._arm.effort
         if fault.read_failure:  # a driver that reads nothing takes its zeros for values
-            position, velocity, effort = np.full(7, -np.pi), np.zeros(7), np.zeros(7)
+            position, velocity, effort = np.full_like(position, -np.pi), np.zeros_like(velocity), np.zeros_like(effort)
         assert self._model.crank is not None
-        finger = self._model.crank.travel(position[6])
-        nine = np.array([*position, finger, -finger])
+        finger = self._model.crank.travel(position[GRIPPER])
+        values = np.array([*position, finger, -finger])
         if fault.nan:
-            nine[:] = np.nan
-        message = JointState(name=[*JOINTS, *FINGERS], position=nine.tolist())
+            values[:] = np.nan
+        message = JointState(name=[*JOINTS, *FINGERS], position=values.tolist())
         message.velocity, message.effort = [*velocity.tolist(), 0.0, 0.0], [*effort.tolist(), 0.0, 0.0]
         message.header.stamp = stamp(fault.stamp_ns(now_ns, self._rng))
         self._states.publish(message)
@@ -186,8 +186,8 @@ class SimulatedInterbotixDriver:
         model, sleep = self._model, DRIVER_SLEEP[self._model.name]
         assert model.crank is not None
         lower, upper = (*model.lower, model.finger_limits[0]), (*model.upper, model.finger_limits[1])
-        velocity, rest = (*[model.velocity] * 6, 1.0), (*sleep, model.crank.travel(0.0))
-        names, places = (*JOINTS[:6], FINGERS[0]), (0, 1, 2, 3, 4, 5, 7)
+        velocity, rest = (*[model.velocity] * model.dof, 1.0), (*sleep, model.crank.travel(0.0))
+        names, places = (*model.joints, FINGERS[0]), (*range(model.dof), model.dof + 1)
         modes = self._motors.group_mode if r.cmd_type == "group" else self._motors.mode
         return messages.RobotInfo._response_class(
             mode=modes[r.name],
@@ -239,9 +239,9 @@ class SimulatedJointStateDriver:
         if not fault.passes(self._rng):
             return
         assert isinstance(arm, (JointFollower, JointLeader))
-        position = np.full(7, -np.pi) if fault.read_failure else arm.position
-        position = np.full(7, np.nan) if fault.nan else position
-        message = JointState(name=[f"joint{i}" for i in range(7)], position=position.tolist())
+        position = np.full_like(arm.position, -np.pi) if fault.read_failure else arm.position
+        position = np.full_like(arm.position, np.nan) if fault.nan else position
+        message = JointState(name=[f"joint{i}" for i in range(len(position))], position=position.tolist())
         message.velocity, message.effort = arm.velocity.tolist(), arm.effort.tolist()
         message.header.stamp = stamp(fault.stamp_ns(now_ns, self._rng))
         self._publishers[which].publish(message)
