@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP end a command as Ctrl-C does: told to every observer, nothing lost, with a status of their own."""
+"""Interrupts: SIGTERM and SIGHUP end a command as Ctrl-C does; Ctrl-C waits while a process is started."""
 
 from __future__ import annotations
 
@@ -34,6 +34,27 @@ def sigterm_interrupts() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def interrupts_put_off() -> Iterator[None]:
+    """Inside, Ctrl-C waits. A process started inside never gets it, not even while it imports: the parent decides.
+
+    The process inherits the mask; the handler is for a signal that another thread of this process takes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    late: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda signum, frame: late.append(signum))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if late:
+        raise KeyboardInterrupt
 
 
 def signal_of(interrupt: KeyboardInterrupt) -> signal.Signals:

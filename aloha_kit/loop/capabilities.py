@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Clock, ConfigError, Environment, Policy
 from aloha_kit.loop.guard import SafetyGuard
-from aloha_kit.loop.park import park
+from aloha_kit.loop.motions import park
 
 
 @runtime_checkable

@@ -1,7 +1,8 @@
-"""Environment, policy, observers: the straight line between them."""
+"""The control loop of one episode, its observers, and the confidence interval of a success rate over episodes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -11,7 +12,7 @@ from aloha_kit.core import Action, Outcome, Policy, StopEpisode
 
 
 class Observer(Protocol):
-    """Sees an episode pass by: writers, displays, latency counters. It must not delay the loop."""
+    """What is called at each step of an episode: a writer, a display, a latency counter. It must not delay the loop."""
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
         """The first observation."""
@@ -24,20 +25,20 @@ class Observer(Protocol):
 
 
 def run_episode(env: dm_env.Environment, policy: Policy, observers: Sequence[Observer] = ()) -> Outcome:
-    """Run one episode until the environment says LAST or the policy raises `StopEpisode`.
+    """Run one episode until the environment gives LAST or the policy raises `StopEpisode`.
 
     T actions give T + 1 observations. The environment owns time: `step` sends, waits for its
     deadline and observes, so the loop itself never sleeps. An error from the environment, the
-    policy or an observer is told to every observer (what was recorded stays recorded) and raised.
+    policy or an observer is passed to every observer's `on_end` (what was recorded stays recorded) and raised.
     """
     timestep = env.reset()
     policy.reset()
     steps, best, final = 0, 0.0, 0.0
-    told: list[Observer] = []
+    started: list[Observer] = []
     reason, error = "complete", True
     try:
         for observer in observers:
-            told.append(observer)
+            started.append(observer)
             observer.on_reset(timestep)
         while not timestep.last():
             action = policy.act(timestep.observation)
@@ -54,12 +55,12 @@ def run_episode(env: dm_env.Environment, policy: Policy, observers: Sequence[Obs
         raise
     finally:
         outcome = Outcome(steps, final, best, reason, error)
-        _tell(told, outcome)
+        _end(started, outcome)
     return outcome
 
 
-def _tell(observers: Sequence[Observer], outcome: Outcome) -> None:
-    """Every observer hears the end even if one before it fails; the first failure is raised last."""
+def _end(observers: Sequence[Observer], outcome: Outcome) -> None:
+    """Call `on_end` of every observer, even if one before it fails; the first failure is raised last."""
     failures: list[Exception] = []
     for observer in observers:
         try:
@@ -68,3 +69,20 @@ def _tell(observers: Sequence[Observer], outcome: Outcome) -> None:
             failures.append(failure)
     if failures:
         raise failures[0]
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson score interval of a success rate; `z` is the normal quantile, by default for 95 %.
+
+    Unlike the textbook p ± z·sqrt(p(1-p)/n) it stays inside [0, 1] and has a width at 0 of n and n of n.
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+    Raises:
+        ValueError: no trials, or successes outside 0 … trials.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"need 0 ≤ successes ≤ trials and a trial, given {successes} of {trials}")
+    share, z2 = successes / trials, z * z / trials
+    centre = (share + z2 / 2) / (1 + z2)
+    half = z / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aloha_kit.loop import interrupts_put_off
+from aloha_kit.core.interrupt import interrupts_put_off
 
 BLOCKED = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 
