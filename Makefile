@@ -27,6 +27,8 @@ $(VENV)/installed: setup.py pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q uv
 	$(BIN)/uv pip install -q -p $(BIN)/python -r requirements.lock -e '.[all,test]'
+	@# on Python 3.13 setup.py leaves these two out, see there
+	$(BIN)/uv pip install -q -p $(BIN)/python --no-deps $$(grep -oE '^(dm-control|gym-aloha)==[^ ]*' requirements.lock)
 	@# rospy is Debian's. Last on the path (a .pth file, not PYTHONPATH), or Debian's numpy would hide the environment's.
 	@test ! -d $(DEBIAN_PYTHON) || \
 	  echo $(DEBIAN_PYTHON) > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/debian_ros.pth"

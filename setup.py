@@ -4,7 +4,18 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-SIM = ["dm_control>=1.0.50", "mujoco>=3.17,<4", "mink>=1.3", "daqp>=0.11", "gym-aloha==0.1.3", "pyquaternion>=0.9.9"]
+# dm_control (which gym-aloha asks for too) asks for labmaze, which has no build for Python 3.13 and which nothing here
+# uses. There, all that dm_control needs itself is listed, and the two packages are installed with --no-deps.
+WITH_LABMAZE = ["dm_control>=1.0.50", "gym-aloha==0.1.3"]
+OF_DM_CONTROL = ["absl-py", "dm-tree", "glfw", "lxml", "protobuf", "pyopengl", "pyparsing", "requests", "scipy"]
+SIM = [
+    "mujoco>=3.17,<4",
+    "mink>=1.3",
+    "daqp>=0.11",
+    "pyquaternion>=0.9.9",
+    *(f"{name}; python_version < '3.13'" for name in WITH_LABMAZE),
+    *(f"{name}; python_version >= '3.13'" for name in OF_DM_CONTROL),
+]
 TRAIN = [
     "torch>=2.4",
     "torchvision>=0.19",
@@ -19,8 +30,10 @@ TEST = ["pytest>=8", "scipy>=1.11", "psutil>=5.9", "hypothesis>=6", "ruff>=0.6",
 
 
 def data_files() -> list[tuple[str, list[str]]]:
-    """Configurations and launch files travel with the package, so that names work from anywhere."""
-    files = sorted(Path("configs").rglob("*.yaml")) + sorted(Path("launch").glob("*.launch"))
+    """What roslaunch and names of configurations need, below PREFIX/share/aloha_kit, which is a ROS package there."""
+    files = [Path("package.xml"), Path("record/99-aloha.rules")]
+    for pattern in ("configs/**/*.yaml", "launch/*.launch", "record/*_node", "deploy/*_node"):
+        files += sorted(Path().glob(pattern))
     return [(f"share/aloha_kit/{file.parent}", [str(file)]) for file in files]
 
 

@@ -17,6 +17,11 @@ from typing import Any
 
 from aloha_kit.core.errors import ConfigError, did_you_mean, reason, shown
 
+_EXTRAS = (
+    ". Install it with: pip install 'aloha_kit[all]' "
+    "(on Python 3.13 then also: pip install --no-deps dm_control gym-aloha==0.1.3)"
+)
+
 
 def resolve(
     table: str, name: str, built_in: Mapping[str, str], *, base: type | None = None, instance: type | None = None
@@ -82,7 +87,8 @@ def _load(target: str, where: str) -> Any:
                 f"{where}: Python finds no module '{error.name}', neither in {os.getcwd()} nor on PYTHONPATH "
                 "nor installed"
             ) from error
-        raise ConfigError(f"{where}: importing {module_name} failed: {reason(error)}") from error
+        hint = _EXTRAS if top == "aloha_kit" else ""
+        raise ConfigError(f"{where}: importing {module_name} failed: {reason(error)}{hint}") from error
     except Exception as error:  # the user's own code: whatever it raises is about that file
         raise ConfigError(
             f"{where}: importing {module_name} failed: {type(error).__name__}: {reason(error)}"

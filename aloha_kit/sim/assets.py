@@ -33,7 +33,7 @@ def folder() -> Path:
     found = f"found {places[0]} without assets/{{{', '.join(_NEEDED)}}}" if places else "it is not installed"
     raise ConfigError(
         "the simulated arms take their meshes from the package gym-aloha 0.1.3, but "
-        f"{found}. Install it with: pip install 'gym-aloha==0.1.3' (or pip install 'aloha_kit[sim]')"
+        f"{found}. Install it with: pip install --no-deps 'gym-aloha==0.1.3' (or pip install 'aloha_kit[sim]')"
     )
 
 
