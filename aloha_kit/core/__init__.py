@@ -1,4 +1,4 @@
-"""The vocabulary every other room shares: policies, observations, contracts, time and errors.
+"""Definitions that every other package shares: policies, observations, contracts, time and errors.
 
 Needs numpy and dm_env only, so it loads on a robot PC and on a training box alike.
 """
