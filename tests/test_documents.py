@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import importlib.util
+import json
 import re
 import runpy
 import shlex
@@ -192,6 +193,31 @@ def extras() -> set[str]:
         patch.setattr(setuptools, "setup", lambda **arguments: given.update(arguments))
         runpy.run_path(str(ROOT / "setup.py"))
     return set(given["extras_require"])
+
+
+SMALLER = {
+    "record": "--num_episodes 2",
+    "train": "--num_steps 4 --batch_size 4 --val_batches 1",
+    "eval": "--num_rollouts 2 --episode_len 30",
+    "deploy": "--num_rollouts 1 --episode_len 30",
+    "replay": "--no_video --no_rrd",
+}
+
+
+def test_the_cpu_path_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (section,) = [part for part in README.split("\n## ") if part.startswith("Step by step on a CPU")]
+    _, *lines = [plain(line) for line in blocks(section)[0].splitlines()]
+    for line in lines:
+        _, _, name, *flags = line.split()
+        command = name.removeprefix("aloha_kit.")
+        run = importlib.import_module(f"{name}.__main__").main
+        run([*flags, *SMALLER.get(command, "").split()])
+    assert len(list((tmp_path / "data" / "sim_transfer_cube").glob("episode_*.hdf5"))) == 2
+    (report,) = (tmp_path / "runs" / "sim_transfer_cube" / "act_cpu" / "eval").glob("*/eval.json")
+    assert len(json.loads(report.read_text())["checkpoints"][0]["rollouts"]) == 2
+    assert (tmp_path / "first" / "diagnose.json").exists()
+    assert (tmp_path / "data" / "sim_transfer_cube" / "replay" / "episode_0_joints.png").exists()
 
 
 def test_messages_are_those_of_the_code() -> None:
