@@ -11,7 +11,7 @@ from stopwatch import Laps
 
 from aloha_kit.policies.backbone import ImageEncoder
 from aloha_kit.train import __main__ as train
-from aloha_kit.train.step import Step
+from aloha_kit.train.step import TrainingStep
 
 parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
@@ -27,7 +27,7 @@ parser.add_argument("--compile", action="store_true")
 args = parser.parse_args()
 
 laps = Laps(args.device, args.warm_up, args.steps)
-Step.__call__ = laps.after(Step.__call__)  # type: ignore[method-assign]
+TrainingStep.__call__ = laps.after(TrainingStep.__call__)  # type: ignore[method-assign]
 ImageEncoder.load_pretrained = lambda *_: None  # type: ignore[method-assign]  # nothing to download; the arithmetic is the same
 with tempfile.TemporaryDirectory() as folder:
     values: dict[str, object] = {

@@ -34,9 +34,9 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.primitives import linear
-from aloha_kit.train.allocation import keep_freed_memory
+from aloha_kit.train.device import keep_freed_memory
 from aloha_kit.train.distributed import Distributed
-from aloha_kit.train.step import Step
+from aloha_kit.train.step import TrainingStep
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OPTIMISER_PASSES = 8  # reads of gradient (twice), weight, two moments; writes of weight, two moments
@@ -128,7 +128,7 @@ def plural(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> 
 
 def stepping(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> float:
     """Seconds of a training step."""
-    once = Step(network, TrainConfig(augment=False, amp="bf16" if precision == "bf16" else "no"), Distributed())
+    once = TrainingStep(network, TrainConfig(augment=False, amp="bf16" if precision == "bf16" else "no"), Distributed())
     steps = 20 if device == "cuda" else 3
     return median(timed(lambda: once(batch, 0, 1.0), steps, device, warm_up=2)["seconds"])
 

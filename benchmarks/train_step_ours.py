@@ -10,9 +10,9 @@ from act_of import act, batch_of
 from stopwatch import timed
 
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.train.allocation import keep_freed_memory
+from aloha_kit.train.device import keep_freed_memory
 from aloha_kit.train.distributed import Distributed
-from aloha_kit.train.step import Step
+from aloha_kit.train.step import TrainingStep
 
 parser = argparse.ArgumentParser()
 parser.add_argument("height", type=int)
@@ -33,7 +33,7 @@ cameras = {f"cam_{i}": (args.height, args.width) for i in range(args.cameras)}
 network = act(cameras, args.policy).to(args.device).train()
 batch = batch_of(cameras, args.batch, args.device)
 config = TrainConfig(lr=1e-5, batch_size=args.batch, augment=False, amp=args.amp, compile=args.compile)
-once = Step(network, config, Distributed())
+once = TrainingStep(network, config, Distributed())
 number = iter(range(10**9))
 
 result = timed(

@@ -73,7 +73,7 @@ class TrainConfig:
     eval_rollouts: int = 10
     """Rollouts of such an evaluation."""
     temporal_agg: bool = False
-    """Those rollouts ask the policy every step and average its overlapping chunks."""
+    """Run inference at every step of those rollouts and average the overlapping chunks."""
 
     # machine
     seed: int = 0

@@ -76,9 +76,12 @@ class Sampler:
         return (self.batch(step) for step in range(first, last))
 
 
-def spread(table: EpisodeTable, episodes: Iterable[int], batch_size: int, batches: int) -> list[Ints]:
-    """At most `batches` batches of rows spread evenly over some episodes: the same ones at every validation, so that
-    two validations differ by the weights alone (the reference validates on ten random steps)."""
+def validation_rows(table: EpisodeTable, episodes: Iterable[int], batch_size: int, batches: int) -> list[Ints]:
+    """Rows of at most `batches` validation batches, evenly distributed over some episodes.
+
+    They are the same at every validation, so that two validations differ by the weights alone (the reference validates
+    on ten random steps).
+    """
     rows = table.rows_of(episodes)
     count = min(len(rows), batch_size * batches)
     if not count:

@@ -1,24 +1,135 @@
-"""Training, from flags on: what can be checked without torch is checked before torch is loaded."""
+"""A training from its flags on. Everything that can be checked without torch is checked before torch is loaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from aloha_kit.config import TaskConfig
+from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
-from aloha_kit.train.args import TrainArgs
-from aloha_kit.train.launch import launched
-from aloha_kit.train.plan import make_plan, reserved
+from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.core.errors import command
+from aloha_kit.core.files import make_folder
+from aloha_kit.core.source import EpisodeSource
+from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.storage.contract_file import given_contract
+from aloha_kit.storage.external_data import allow_external
+from aloha_kit.train.args import require_unused, run_folder, task_of, TrainArgs
+from aloha_kit.train.launch import ALONE, launched, Rank
 
 
 def run(args: TrainArgs[PolicyConfig]) -> None:
     """Train, as one of the processes of a launch or as the only one.
 
     Raises:
-        AlohaKitError: see `make_plan` and `train`.
+        AlohaKitError: see `make_setup` and `train`.
         KeyboardInterrupt: the signal that ended the training early, after everything was saved.
     """
-    launch = launched()
-    with launch.rank0_only():
-        plan = make_plan(args, launch)
-    with reserved(plan):
+    rank = launched()
+    with rank.rank0_only():
+        setup = make_setup(args, rank)
+    with reserved(setup):
         from aloha_kit.train.training import train
 
-        train(plan)
+        train(setup)
+
+
+@dataclass(frozen=True)
+class TrainingSetup:
+    """Checked flags of a training, with its task, episodes and folder."""
+
+    args: TrainArgs[PolicyConfig]
+    task: TaskConfig | None
+    source: EpisodeSource
+    folder: Path  # of the run
+    rank: Rank = ALONE
+
+
+def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSetup:
+    """Check the flags, and find the episodes and the run's folder.
+
+    Raises:
+        ConfigError: an unknown task, a batch that cannot be divided, or the run's folder is in use.
+        EpisodeError: there are no episodes.
+    """
+    _require_pieces(args, rank.size)
+    _require_statistics(args)
+    task = task_of(args)
+    if args.training.eval_every and task is None:
+        raise ConfigError("rollouts need a task: give --task, or --eval_every 0")
+    if args.resume is not None:
+        folder = run_folder(Path(args.resume))
+    else:
+        folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{Path(args.policy).stem}")
+        if rank.first and not args.preflight_only:
+            require_unused(folder)
+    return TrainingSetup(args, task, _source(args, task), folder, rank)
+
+
+@contextmanager
+def reserved(setup: TrainingSetup) -> Iterator[None]:
+    """Make the run's folder, so that an obstacle is reported before minutes of decoding; remove it if it stays empty.
+
+    Raises:
+        ConfigError: it cannot be made or written to.
+    """
+    if setup.args.preflight_only or not setup.rank.first:
+        yield
+        return
+    make_folder(setup.folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # not empty
+            setup.folder.rmdir()
+
+
+def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
+    """Raise `ConfigError` where a batch in pieces would not give the gradients of the whole batch."""
+    config, network = args.training, args.network
+    pieces = processes * config.accumulate
+    if config.batch_size % pieces:
+        near = config.batch_size // pieces * pieces
+        fitting = f"{near} or {near + pieces}" if near else str(pieces)
+        raise ConfigError(
+            f"--batch_size {config.batch_size} is the batch of all processes together, and {processes} with "
+            f"--accumulate {config.accumulate} cannot divide it evenly; take {fitting}"
+        )
+    if pieces > 1 and network.use_images and network.backbone_norm == "batch":
+        raise ConfigError(
+            f"backbone_norm batch takes its statistics from a whole batch, and {processes} processes with "
+            f"--accumulate {config.accumulate} divide it into {pieces} pieces; use --backbone_norm frozen or group"
+        )
+
+
+def _require_statistics(args: TrainArgs[PolicyConfig]) -> None:
+    """Raise `ConfigError` where averaged weights would be combined with running statistics that are not averaged."""
+    if args.training.ema and args.network.use_images and args.network.backbone_norm == "batch":
+        raise ConfigError(
+            f"--ema {args.training.ema:g} averages weights, and backbone_norm batch keeps running statistics that "
+            "belong to the weights of one step: the averaged network would be validated and saved with another's. "
+            "Use --ema 0, or --backbone_norm frozen or group"
+        )
+
+
+def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSource:
+    places = args.dataset_dir or ((task.dataset_dir.format(task=task.name),) if task else ())
+    if not places:
+        raise EpisodeError("no episodes: give a task with --task, or their folder with --dataset_dir")
+    allow_external(args.allow_external)
+    options = ReadOptions(
+        contract=given_contract(args.contract, args.rig),
+        jpeg_order=args.jpeg_order,
+        rename=renames(args.rename),
+        first=args.num_episodes,
+    )
+    try:
+        return open_source(*places, kind=args.format, options=options)
+    except EpisodeError as error:
+        raise EpisodeError(
+            f"{str(error).rstrip('.')}. Record some with `{command('record', '--task', args.task)}`, or give "
+            "their folder with --dataset_dir"
+        ) from error

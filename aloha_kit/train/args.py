@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -26,7 +27,7 @@ from aloha_kit.train.launch import launched
 SNAPSHOT = "config.yaml"
 """Name of the file in a run's folder that holds all values the run was started with."""
 
-# Names that ACT and ACT++ gave the same things.
+# ACT's and ACT++'s names of the same flags.
 _REFERENCE = {
     "--task_name": "--task",
     "--policy_class": "--policy",
@@ -68,7 +69,7 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     )
 
     task: str = ""
-    """Task name or YAML path: tells where the episodes are, which cameras count, and what to roll out."""
+    """Task name or YAML path: where the episodes are, which cameras are read, and what rollouts run."""
     policy: str = "act"
     """Policy: a name in configs/policies (act, act_cpu, act_reference, cnnmlp, ...) or a YAML path."""
     recipe: str | None = None
@@ -76,31 +77,31 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     dataset_dir: Annotated[tuple[str, ...] | None, arg(metavar="DIR [DIR ...]")] = None
     """Folders of episodes (or files), in place of the task's."""
     format: str = "hdf5"
-    """What the episodes are stored in: hdf5, or a class of your own as my_package.module:Name."""
+    """Format of the episodes: hdf5, or a class of your own as my_package.module:Name."""
     contract: str | None = None
-    """What the vectors of files that do not say it mean (names, units, rate): a YAML file, as `aloha_kit.episode adopt`
+    """Names, units and rate of the vectors, for files that do not hold them: a YAML file, as `aloha_kit.episode adopt`
     writes it; by default contract.yaml beside them."""
     rig: str | None = None
-    """The rig (name or YAML) that such files are of, in place of --contract."""
+    """The rig (name or YAML) that such files were recorded on, in place of --contract."""
     jpeg_order: Literal["mobile_aloha", "standard"] | None = None
-    """The order of red and blue in encoded images of files that do not say it: standard, as any viewer shows them, or
+    """The order of red and blue in encoded images of files that do not hold it: standard, as viewers read them, or
     mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
     ckpt_dir: str | None = None
     """Folder of this run; runs/TASK/POLICY when not given."""
     resume: str | None = None
-    """A run's folder, or one of its checkpoints, to go on with; its values are kept unless given anew."""
+    """A run's folder, or one of its checkpoints, to resume; its values are kept unless given anew."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
     """Cameras to use, in place of the task's."""
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=EPISODES ...")] = ()
-    """Cameras that the policy is to name otherwise than the episodes, such as top=cam_high."""
+    """Cameras that have another name in the policy than in the episodes, such as top=cam_high."""
     num_episodes: int | None = None
     """Use only so many episodes, the first ones."""
     preflight: bool = True
-    """Look for silent mistakes in the data before training; --no_preflight goes without."""
+    """Check the data for mistakes that give no error before training; --no_preflight skips it."""
     preflight_only: bool = False
-    """Look, and stop there."""
+    """Check the data and do not train."""
     allow_external: bool = False
-    """Also read episodes whose data lie outside of their files (external links and storage, virtual data sets)."""
+    """Also read episodes whose data lie outside their files (external links and storage, virtual data sets)."""
     training: OmitArgPrefixes[TrainConfig]
     network: OmitArgPrefixes[NetworkT]
 
@@ -110,7 +111,7 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
-    """Turn flags into values.
+    """Parse the flags of training.
 
     Raises:
         UsageError: wrong flags.
@@ -149,8 +150,20 @@ def run_folder(path: Path) -> Path:
     )
 
 
+def require_unused(folder: Path) -> None:
+    """Raise `ConfigError` if a run's folder is not empty: a run is never overwritten."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    how = ""
+    if (folder / SNAPSHOT).is_file():
+        with suppress(ConfigError):  # damaged, and so not to be resumed
+            read_snapshot(folder)
+            how = f"go on with it by --resume {folder}, or "
+    raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
+
+
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
-    """All values as plain ones, for YAML; inverse of what `--resume` reads."""
+    """All values as a mapping for YAML; the inverse of `read_snapshot`."""
     values = to_mapping(dataclasses.replace(args, resume=None))
     del values["log_level"]
     values["network"] = {"kind": args.network.kind, **values["network"]}
@@ -167,7 +180,7 @@ def _fresh(given: Sequence[str]) -> TrainArgs[PolicyConfig]:
 
 
 def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
-    """The values that a run was started with.
+    """Read the values that a run was started with.
 
     Raises:
         ConfigError: the file is damaged.
@@ -192,7 +205,7 @@ def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
 
 
 def _require_same(run: TrainArgs[PolicyConfig], given: TrainArgs[PolicyConfig]) -> None:
-    """Raise `ConfigError` if what makes a run that run was given another value."""
+    """Raise `ConfigError` if a flag that identifies a run was given another value."""
     for flag in ("task", "policy", "recipe", "ckpt_dir"):
         was, now = (str(getattr(args, flag) or "") for args in (run, given))
         alike = Path(was).resolve() == Path(now).resolve() or (flag == "policy" and was.lower() == now.lower())
@@ -211,7 +224,7 @@ def task_of(args: TrainArgs[PolicyConfig]) -> TaskConfig | None:
     """
     if not args.task:
         if args.dataset_dir is None:
-            raise ConfigError(f"what to learn from? Give --task (known: {', '.join(names('tasks'))}) or --dataset_dir")
+            raise ConfigError(f"no training data: give --task (known: {', '.join(names('tasks'))}) or --dataset_dir")
         return None
     find("tasks", args.task)
     return load(TaskConfig, "tasks", args.task)

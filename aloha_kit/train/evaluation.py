@@ -1,4 +1,4 @@
-"""Rollouts in simulation while training: the only part of training that knows a simulator."""
+"""Rollouts in simulation during training: the only part of training that needs a simulator."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIRST_SEED = 1_000_000  # far from the seeds that demonstrations are recorded wi
 
 
 class SimEvaluator:
-    """Success rate over the same few start states each time; keeps a video of the first one."""
+    """Success rate over the same few start states each time, with a video of the first one."""
 
     def __init__(
         self,
@@ -39,11 +39,11 @@ class SimEvaluator:
         self._env: Environment | None = None
 
     def __call__(self, network: ChunkNetwork, step: int) -> float | None:
-        """Share of the rollouts whose last step holds the top reward; None when asked to stop between two of them.
+        """Share of the rollouts whose last step has the highest reward; None if training was stopped between two.
 
         Raises:
-            ContractError: the simulation does not give what the policy was trained on.
-            ConfigError: it does not measure success.
+            ContractError: the simulation does not provide what the policy was trained on.
+            ConfigError: the task has no reward.
         """
         env = self._connected(network.contract)
         source = ChunkPolicy(network, str(next(network.parameters()).device), seed=FIRST_SEED)
@@ -54,15 +54,15 @@ class SimEvaluator:
             if self._stop():
                 return None
             env.seed(FIRST_SEED + i)
-            film = _Film()
-            outcome = run_episode(env, policy, [film] if i == 0 else [])
+            video = _FirstCamera()
+            outcome = run_episode(env, policy, [video] if i == 0 else [])
             successes += bool(env.succeeded(outcome))
-            if i == 0 and film.frames:
-                self._show(film.frames, step)
+            if i == 0 and video.frames:
+                self._write_video(video.frames, step)
         return successes / self._config.eval_rollouts
 
     def _connected(self, contract: Contract) -> Environment:
-        """The task's environment with the cameras the policy looks through, at the sizes it learned from."""
+        """The task's environment with the policy's cameras, at the sizes it was trained on."""
         if self._env is None:
             sizes = set(contract.cameras.values())
             task = dataclasses.replace(
@@ -72,12 +72,12 @@ class SimEvaluator:
             )
             env = connect(task, load(RigConfig, "rigs", task.rig))
             if env.max_reward <= 0:
-                raise ConfigError(f"--eval_every counts successes; nothing measures them in task '{task.name}'")
+                raise ConfigError(f"--eval_every counts successes; there is no reward in task '{task.name}'")
             contract.require(env.contract, mine="the policy", theirs=f"the simulation of '{task.name}'")
             self._env = env
         return self._env
 
-    def _show(self, frames: list[npt.NDArray[np.uint8]], step: int) -> None:
+    def _write_video(self, frames: list[npt.NDArray[np.uint8]], step: int) -> None:
         from aloha_kit.media import Mp4Writer
 
         with Mp4Writer(self._folder / f"step_{step}.mp4", self._task.rate_hz) as video:
@@ -87,8 +87,8 @@ class SimEvaluator:
         self._progress.video(step, np.stack(frames)[:, ::smaller, ::smaller], self._task.rate_hz)
 
 
-class _Film:
-    """Keeps the first camera's images of an episode."""
+class _FirstCamera:
+    """Observer that keeps the first camera's images of an episode."""
 
     def __init__(self) -> None:
         self.frames: list[npt.NDArray[np.uint8]] = []

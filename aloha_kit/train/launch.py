@@ -1,4 +1,4 @@
-"""Which of how many processes this one is: torchrun, `accelerate launch` and their like say so in the environment."""
+"""Rank of this process, from the environment that torchrun, `accelerate launch` and other launchers set."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from aloha_kit.core import AlohaKitError, ConfigError
 
-SPEAK_FIRST_S = 5.0  # a launcher ends all processes when one fails: the one with the message must fail first
+MESSAGE_FIRST_S = 5.0  # a launcher ends all processes when one fails: the one with the message must fail first
 
 
 @dataclass(frozen=True)
 class Rank:
-    """One process of a launch; as it is, the only one."""
+    """One process of a launch; by default the only one."""
 
-    rank: int = 0  # 0 writes, prints and rolls out
+    rank: int = 0  # 0 writes files, reports and runs rollouts
     size: int = 1
     local_rank: int = 0  # on its machine
 
@@ -29,7 +29,7 @@ class Rank:
 
     @contextmanager
     def rank0_only(self) -> Iterator[None]:
-        """Inside, what every process of a machine finds out by itself is said by its first one alone."""
+        """Silence all processes of a machine but its first one, where each would report the same."""
         if self.local_rank == 0:
             yield
             return
@@ -37,7 +37,7 @@ class Rank:
             try:
                 yield
             except (AlohaKitError, SystemExit):
-                time.sleep(SPEAK_FIRST_S)
+                time.sleep(MESSAGE_FIRST_S)
                 sys.exit(1)
 
 
@@ -45,10 +45,10 @@ ALONE = Rank()
 
 
 def launched() -> Rank:
-    """This process's place, read from WORLD_SIZE, RANK and LOCAL_RANK; `ALONE` where there is no other.
+    """The rank of this process, from WORLD_SIZE, RANK and LOCAL_RANK; `ALONE` where there is no other process.
 
     Raises:
-        ConfigError: there are others, and one of these is missing or no number.
+        ConfigError: there are others, and one of these variables is missing or no number.
     """
     try:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -56,6 +56,6 @@ def launched() -> Rank:
         return Rank(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")))
     except (KeyError, ValueError) as error:
         raise ConfigError(
-            "WORLD_SIZE tells of several processes, but RANK and LOCAL_RANK do not say which this one is "
+            "WORLD_SIZE is more than 1, but RANK and LOCAL_RANK do not give the rank of this process "
             f"({error}); start them with torchrun, or unset WORLD_SIZE"
         ) from error

@@ -1,4 +1,4 @@
-"""The training loop: a straight line from a batch to a step, with validation and checkpoints on the way."""
+"""The training loop: batch, step, validation, rollouts, checkpoints."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.optim import lr_factor
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Position, Run
-from aloha_kit.train.step import seed_of, Step
+from aloha_kit.train.step import seed_of, TrainingStep
 
 SAVE_SECONDS = 300.0  # `last` is never older than this, however rare validations are
 
 Evaluator = Callable[[ChunkNetwork, int], float | None]
-"""Success rate in [0, 1] of a network at a step; None if it was told to stop before it knew."""
+"""Success rate in [0, 1] of a network at a step; None if training was stopped before the last rollout."""
 
 
 @dataclass
-class Job:
+class TrainingJob:
     """Everything that a `Trainer` works on."""
 
     config: TrainConfig
@@ -41,26 +41,26 @@ class Job:
     validation: Sequence[npt.NDArray[np.int64]]  # rows of each validation batch; may be empty
     run: Run
     num_steps: int
-    data: Mapping[str, int | str] = field(default_factory=dict)  # what to know the episodes by when resuming
-    task: str = ""  # what the episodes were recorded for; noted in every checkpoint
+    data: Mapping[str, int | str] = field(default_factory=dict)  # the data set's fingerprint, see `describe_data`
+    task: str = ""  # of the episodes; written to every checkpoint
     evaluate: Evaluator | None = None
-    stop: Callable[[], object] = lambda: False  # asked after every step: save and leave where it is true
+    stop: Callable[[], object] = lambda: False  # checked after every step: true saves and ends
     world: Distributed = field(default_factory=Distributed)
 
 
 class Trainer:
-    """Trains until the steps, the time or somebody's patience are over.
+    """Trains until the steps or the time are over, or until it is stopped.
 
     All its state is in `state()`: with order, augmentation and noise functions of the step, a run that was stopped and
     resumed on a CPU ends with the same bits as one that was not. Each of several processes runs the same loop; the
-    first one's clock counts, and it alone writes and rolls out.
+    first one's clock counts, and it alone writes files and runs rollouts.
     """
 
-    def __init__(self, job: Job, progress: Progress, resumed: dict[str, Any] | None = None) -> None:
+    def __init__(self, job: TrainingJob, progress: Progress, resumed: dict[str, Any] | None = None) -> None:
         self.job, self.config, self.network, self.progress = job, job.config, job.network, progress
-        self.step = Step(job.network, job.config, job.world)
+        self.step = TrainingStep(job.network, job.config, job.world)
         self.position = Position()
-        self.stopped = False  # on request, before its end
+        self.stopped = False  # by a request, before its end
         if resumed is not None:
             self.position = Position(**resumed["position"])
             try:
@@ -68,7 +68,7 @@ class Trainer:
             except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
                 raise ConfigError(
                     f"the training state of {job.run.folder} does not fit its network and optimiser: {error}. "
-                    "Go on from another checkpoint, or start a new run with another --ckpt_dir"
+                    "Resume another checkpoint, or start a new run with another --ckpt_dir"
                 ) from error
 
     @property
@@ -77,10 +77,10 @@ class Trainer:
         return self.step.averaged.network if self.step.averaged else self.network
 
     def fit(self) -> Position:
-        """Run the loop; returns where it ended.
+        """Run the loop; returns the position at its end.
 
         Raises:
-            AlohaKitError: the loss is not finite; the checkpoints are from before.
+            AlohaKitError: the loss is not finite; the checkpoints are from before that.
         """
         job, config, position = self.job, self.config, self.position
         began, before = time.monotonic(), position.seconds
@@ -90,12 +90,12 @@ class Trainer:
         with closing(prefetch(self._load, rows)) as batches, self.progress:
             for batch in self.progress.timed(batches):
                 self._step(batch)
-                stopped = self._agree(before + time.monotonic() - began)
+                stopped = self._stop_requested(before + time.monotonic() - began)
                 last = position.step >= job.num_steps or self._progress() >= 1
                 milestone = position.step % config.val_every == 0 or last
                 if stopped or milestone or self.progress.due(position.step):
                     self.progress.flush(position.step, position.seconds, config.time_limit_s)
-                if not stopped and self._judge(milestone, last):
+                if not stopped and self._evaluate(milestone, last):
                     self._save("best", resumable=False)
                 if stopped or milestone or time.monotonic() - saved > SAVE_SECONDS:
                     self.progress.flush(position.step, position.seconds, config.time_limit_s)
@@ -117,45 +117,47 @@ class Trainer:
     def _step(self, batch: Batch) -> None:
         config, position = self.config, self.position
         if position.step == 0:
-            self.progress.pictures(next(self.step.pieces(batch, 0)))
+            self.progress.images(next(self.step.pieces(batch, 0)))
         factor = lr_factor(config, position.step, self._progress())
         losses, norm = self.step(batch, position.step, factor)
         position.step += 1
         self.progress.add(position.step, config.batch_size, losses, norm, config.lr * factor)
 
-    def _agree(self, seconds: float) -> bool:
-        """Whether anybody was asked to stop; the first process says how late it is."""
+    def _stop_requested(self, seconds: float) -> bool:
+        """Whether any process was requested to stop; the first one's clock is taken over."""
         world = self.job.world
-        asked, self.position.seconds = world.total(float(bool(self.job.stop())), seconds if world.first else 0.0)
-        return asked > 0
+        requests, self.position.seconds = world.total(float(bool(self.job.stop())), seconds if world.first else 0.0)
+        return requests > 0
 
     def _progress(self) -> float:
-        """How much of the run is over, in [0, 1]: by steps, or by the clock where that is ahead."""
+        """Share of the run that is done, in [0, 1]: by steps, or by the time limit where that is ahead."""
         limit = self.config.time_limit_s
         clock = self.position.seconds / limit if limit else 0.0
         return min(max(self.position.step / self.job.num_steps, clock), 1.0)
 
-    def _judge(self, milestone: bool, last: bool) -> bool:
-        """Validate and roll out where it is time to; says whether this is the best so far."""
+    def _evaluate(self, milestone: bool, last: bool) -> bool:
+        """Validate and run rollouts where they are due; returns whether this is the best checkpoint so far."""
         job, position = self.job, self.position
         score: float | None = None
         if milestone and job.validation:
             score = self._validate()
         if job.evaluate is not None:
-            # success is what counts; the loss is known to fall on while success stays or sinks
+            # the loss is known to fall on while success stays or falls
             due = position.step % self.config.eval_every == 0 or last
             rate = self._roll_out(job.evaluate) if due else None
             score = None if rate is None else -rate
         if score is None:
-            return last and position.best is None  # nothing to choose by: the end is as good as any
+            return last and position.best is None  # there is no score: the end is as good as any
         if position.best is not None and score >= position.best:
             return False
         position.best, position.best_step = score, position.step
         return True
 
     def _validate(self) -> float:
-        """The network's own metrics over the validation batches, which the processes share out; returns the one that
-        it is selected by."""
+        """Report the network's metrics over the validation batches, divided among the processes.
+
+        Returns the one that `best` is selected by.
+        """
         network, world, batches = self.deployed, self.job.world, self.job.validation
         columns = network.validation_columns
         totals, weights = np.zeros(len(columns)), np.zeros(len(columns))
@@ -190,7 +192,7 @@ class Trainer:
             return
         position = self.position
         about = {"task": self.job.task, "step": position.step, "best": position.best, "best_step": position.best_step}
-        about |= {"images": images} if (images := self.job.data.get("images")) else {}  # how they were read
+        about |= {"images": images} if (images := self.job.data.get("images")) else {}  # how images were read
         self.job.run.save(name, self.deployed, self.state() if resumable else None, about)
 
     def state(self) -> dict[str, Any]:

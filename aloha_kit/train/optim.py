@@ -1,4 +1,4 @@
-"""What moves the weights: AdamW in two groups, a schedule without state, averaged weights."""
+"""Optimiser (AdamW in two groups), learning rate schedule without state, averaged weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aloha_kit.policies.network import ChunkNetwork
 
 
 def build_optimiser(network: ChunkNetwork, config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with the image backbones in a group of their own. Each group remembers its full rate as `base_lr`."""
+    """AdamW with the image backbones in a group of their own. Each group holds its full rate as `base_lr`."""
     backbone = list(network.backbone_parameters())
     known = {id(p) for p in backbone}
     rest = [p for p in network.parameters() if id(p) not in known]
@@ -42,8 +42,11 @@ def lr_factor(config: TrainConfig, step: int, progress: float) -> float:
 
 
 class AveragedWeights:
-    """Exponential moving average of a network's weights; the average young runs take is shorter, min(d, (1+n)/(10+n)),
-    or the random initial weights would stay in it for a long time."""
+    """Exponential moving average of a network's weights.
+
+    The decay of the n-th update is min(decay, (1 + n) / (10 + n)), or the random initial weights would stay in the
+    average for a long time.
+    """
 
     def __init__(self, network: ChunkNetwork, decay: float) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)

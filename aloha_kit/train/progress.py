@@ -1,13 +1,13 @@
-"""What a run tells while it trains: one line, TensorBoard, metrics.csv; and the check that its loss is a number."""
+"""Progress of a training: a line with the time left, TensorBoard, metrics.csv; check that the loss is finite."""
 
 from __future__ import annotations
 
 import io
+import logging
 import math
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,19 +19,22 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError
 from aloha_kit.data.batch import Batch
-from aloha_kit.train.runs import COLUMNS, Columns, MetricsFile, Run
-from aloha_kit.train.timing import Lap, memory_of, Timing
+from aloha_kit.train.device import memory_of
+from aloha_kit.train.metrics import COLUMNS, Columns, MetricsFile
+from aloha_kit.train.runs import Run
+from aloha_kit.train.timing import Lap, Timing
 
+LOG = logging.getLogger(__name__)
 LOG_EVERY = 10  # steps between rows of the log; in between, losses stay on the device and nothing waits for it
 PLAIN_SECONDS = 60.0  # between lines where there is no terminal to draw a bar on
 
 
 class TrainingError(AlohaKitError):
-    """Training went wrong in a way that more steps would not fix."""
+    """Training failed in a way that more steps would not fix."""
 
 
 class Progress:
-    """Collects what the loop measures and shows it every few steps. A context manager around the loop."""
+    """Collects the loop's measurements and shows them every few steps. A context manager around the loop."""
 
     def __init__(
         self, run: Run, *, first_step: int, num_steps: int, columns: Columns = COLUMNS, show: bool = True
@@ -48,15 +51,15 @@ class Progress:
             desc="Training",
             disable=not (show and sys.stderr.isatty()),
             dynamic_ncols=True,
-            # without tqdm's own guess of the time left, which knows of no time limit
+            # without tqdm's own estimate of the time left, which does not include the time limit
             bar_format="{desc} {percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
         self._plain = show and not sys.stderr.isatty()  # a bar in a file is one endless line
-        self._told = -math.inf
+        self._logged_at = -math.inf
         self._pending: list[tuple[int, dict[str, Tensor]]] = []
-        self._lr, self._samples, self._row = 0.0, 0, {}  # type: tuple[float, int, dict[str, float]]
+        self._lr, self._samples = 0.0, 0
         self._timing, self._laps = Timing(), Lap(0, 0.0, 0.0, 0.0)
-        self._shown = ""
+        self._validation = ""  # of the newest validation, for the line
 
     def __enter__(self) -> Progress:
         return self
@@ -69,16 +72,16 @@ class Progress:
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; measures how long the loop waits for each."""
-        self._timing.ask()
+        self._timing.batch_requested()
         for batch in batches:
-            self._timing.come()
+            self._timing.batch_ready()
             yield batch
-            self._timing.ask()
+            self._timing.batch_requested()
 
     def add(self, step: int, samples: int, losses: Mapping[str, Tensor], norm: Tensor, lr: float) -> None:
-        """Take note of a step, without waiting for the device."""
+        """Take a step's losses, without waiting for the device."""
         self._pending.append((step, {**{k: v.detach() for k, v in losses.items()}, "grad_norm": norm.detach()}))
-        self._timing.done(norm.device)
+        self._timing.step_done(norm.device)
         self._samples += samples
         self._lr = lr
         self._bar.update()
@@ -88,7 +91,7 @@ class Progress:
         return step % LOG_EVERY == 0
 
     def flush(self, step: int, seconds: float, limit_s: float | None = None) -> None:
-        """Log the mean of the steps since the last time; `limit_s` is when the clock will end the run.
+        """Log the mean of the steps since the last time; `limit_s` is the time limit of the run.
 
         Raises:
             TrainingError: a loss or a gradient was not finite; names the step and what to look at.
@@ -97,7 +100,7 @@ class Progress:
             return
         device, keys = self._pending[-1][1]["loss"].device, list(self._pending[-1][1])
         values = torch.stack([torch.stack([row[k].float() for k in keys]) for _, row in self._pending]).tolist()
-        lap = self._timing.lap()  # the device is through with these steps, or there would be no values
+        lap = self._timing.lap()  # the device has finished these steps, or there would be no values
         self._laps += lap
         for (at, _), row in zip(self._pending, values, strict=True):
             self._require_finite(at, dict(zip(keys, row, strict=True)))
@@ -111,114 +114,99 @@ class Progress:
             self._board.add_scalar(f"time/{key}", value, step)
         self._metrics.add({"step": step, "seconds": seconds, **means, "lr": self._lr, **times})
         working = lap.data + lap.step
-        # what lies between steps comes every few hundred of them: a share of the whole session
+        # validations and checkpoints come every few hundred steps: their share of the whole session
         left = (self._num_steps - step) * (working / steps + self._laps.other / self._laps.steps)
         if limit_s is not None:
             left = min(left, max(limit_s - seconds, 0.0))
-        self._tell(
+        self._show(
             step,
-            f"loss {means['loss']:.4f}{self._shown}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
+            f"loss {means['loss']:.4f}{self._validation}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
             f"step {times['step_ms']:.0f} ms, {self._samples / max(working, 1e-9):.0f} samples/s, {memory:.1f} GB, "
             f"{tqdm.format_interval(left)} left, bottleneck: {lap.bottleneck(self._laps)}",
         )
         self._pending.clear()
         self._samples = 0
 
-    def _tell(self, step: int, text: str) -> None:
+    def _show(self, step: int, text: str) -> None:
         self._bar.set_postfix_str(text)
-        if self._plain and time.monotonic() - self._told >= PLAIN_SECONDS:
-            self._told = time.monotonic()
-            print(f"Training {step}/{self._num_steps}: {text}", file=sys.stderr, flush=True)
+        if self._plain and time.monotonic() - self._logged_at >= PLAIN_SECONDS:
+            self._logged_at = time.monotonic()
+            LOG.info("Training %d/%d: %s", step, self._num_steps, text)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Results of a validation or an evaluation."""
+        """Log the results of a validation or an evaluation."""
         for key, value in values.items():
-            self._board.add_scalar(f"judged/{key}", value, step)
+            self._board.add_scalar(f"eval/{key}", value, step)
         self._metrics.add({"step": step, **values})
         if self._selects in values:
-            self._shown = f" (val {values[self._selects]:.4f})"
+            self._validation = f" (val {values[self._selects]:.4f})"
         shown = {key: value for key, value in values.items() if not key.endswith(("_first", "_last"))}
-        text = ", ".join(f"{key} {value:.4f}" for key, value in shown.items())
-        self._bar.write(f"step {step}: {text}")
+        LOG.info("step %d: %s", step, ", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
 
-    def pictures(self, batch: Batch) -> None:
-        """Up to eight samples of each camera, as the network gets them."""
+    def images(self, batch: Batch) -> None:
+        """Write up to eight images of each camera to TensorBoard, as the network gets them."""
         for camera, images in batch["images"].items():
             some = images[:8].flatten(0, -4).cpu()
-            pictures = some.float() / 255 if some.dtype == torch.uint8 else some
-            self._board.add_images(f"camera/{camera}", pictures, 0)
+            self._board.add_images(f"camera/{camera}", some.float() / 255 if some.dtype == torch.uint8 else some, 0)
 
     def video(self, step: int, frames: npt.NDArray[np.uint8], rate_hz: float) -> None:
-        """(T, H, W, 3) frames as an animated image; TensorBoard's own video needs moviepy."""
+        """Write (T, H, W, 3) frames to TensorBoard as an animated image; its own video needs moviepy."""
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         data = _gif(frames, rate_hz)
-        picture = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=data)
+        image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=data)
         board: Any = self._board
-        board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag="rollout", image=picture)]), step)
+        board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag="rollout", image=image)]), step)
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         broken = [f"{key} {value}" for key, value in values.items() if not math.isfinite(value)]
         if not broken:
             return
         last = self._run.checkpoints / "last"
-        kept = f"the checkpoint before it is {last}" if last.exists() else "no checkpoint was written before it"
+        saved = f"the checkpoint before it is {last}" if last.exists() else "no checkpoint was written before it"
         raise TrainingError(
-            f"step {step}: {', '.join(broken)}; {kept}. Look at the data first (--preflight_only), "
+            f"step {step}: {', '.join(broken)}; {saved}. Look at the data first (--preflight_only), "
             "then try a smaller --lr, a smaller --grad_clip, or --no_amp"
         )
+
+
+class NullProgress(Progress):
+    """The progress of all processes but the first one: it writes no file and draws no bar."""
+
+    def __init__(self) -> None:
+        """Open nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close nothing."""
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        return iter(batches)
+
+    def add(self, step: int, samples: int, losses: Mapping[str, Tensor], norm: Tensor, lr: float) -> None:
+        """Keep nothing."""
+
+    def due(self, step: int) -> bool:
+        return False
+
+    def flush(self, step: int, seconds: float, limit_s: float | None = None) -> None:
+        """Log nothing."""
+
+    def report(self, step: int, values: Mapping[str, float]) -> None:
+        """Log nothing; the first process has the same values."""
+
+    def images(self, batch: Batch) -> None:
+        """Write nothing."""
 
 
 def _gif(frames: npt.NDArray[np.uint8], rate_hz: float) -> bytes:
     from PIL import Image
 
-    every = max(round(rate_hz / 10), 1)  # ten images a second are enough to judge a rollout by
-    pictures = [Image.fromarray(frame) for frame in frames[::every]]
+    stride = max(round(rate_hz / 10), 1)  # ten images a second show a rollout well enough
+    images = [Image.fromarray(frame) for frame in frames[::stride]]
     buffer = io.BytesIO()
-    pictures[0].save(
-        buffer, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 * every / rate_hz), loop=0
+    images[0].save(
+        buffer, "GIF", save_all=True, append_images=images[1:], duration=round(1000 * stride / rate_hz), loop=0
     )
     return buffer.getvalue()
-
-
-_LEGEND = {
-    "val_loss": "validation loss",
-    "val_deployed": "validation, as deployed (zero latent)",
-}
-
-
-def plot_losses(rows: Iterable[Mapping[str, float]], file: Path, columns: Columns = COLUMNS) -> None:
-    """Training loss with its parts, validation, success, and learning rate over the steps, as an image."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
-        figure = Figure(figsize=(8, 5), layout="constrained")
-        FigureCanvasAgg(figure)
-        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        rows = list(rows)
-        success = above.twinx() if any("success_rate" in row for row in rows) else above
-        # of a validation these alone, since errors in raw units are of another scale
-        judged = [("val_loss", "o-"), *([(columns.selects, "o--")] if columns.selects != "val_loss" else [])]
-        for axis, key, label, style in (
-            (above, "loss", "training loss", "-"),
-            # dashed: where a loss has one part, the curves are one
-            *((above, part, f"training {part}", "--") for part in columns.losses),
-            *((above, name, _LEGEND.get(name, name), style) for name, style in judged),
-            (success, "success_rate", "success rate", "C4s--"),
-            (below, "lr", "learning rate", "-"),
-        ):
-            points = [(row["step"], row[key]) for row in rows if key in row]
-            if points:
-                axis.plot(*zip(*points, strict=True), style, label=label, lw=1, ms=3)
-        if success is not above:
-            success.set(ylim=(-0.02, 1.02), ylabel="success rate")
-            success.spines["right"].set_visible(True)
-        if lines := [*above.lines, *(success.lines if success is not above else [])]:
-            above.legend(lines, [line.get_label() for line in lines], frameon=False)
-        above.set_yscale("log")
-        above.set_ylabel("loss (normalised units)")
-        below.set_ylabel("learning rate")
-        below.set_xlabel("step")
-        figure.savefig(file, dpi=120)

@@ -1,6 +1,6 @@
-"""A run's folder: its values, its checkpoints, its metrics.
+"""A run's folder: configuration, checkpoints, metrics.
 
-config.yaml            every value it was started with
+config.yaml            all values of the run
 checkpoints/last       newest state; resuming continues from here
 checkpoints/best       lowest validation loss, or most successes; a policy only, nothing to resume
 checkpoints/step_N     kept for good
@@ -10,11 +10,10 @@ tensorboard/           the same and more            rollouts/     videos of eval
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import logging
 import pickle
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,16 +29,16 @@ from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError, require_intact
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.args import SNAPSHOT
-from aloha_kit.train.plan import require_unused
+from aloha_kit.train.args import require_unused, SNAPSHOT
 
+LOG = logging.getLogger(__name__)
 STATE = "training_state.pt"
 _DAMAGE = (AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, pickle.UnpicklingError)
 
 
 @dataclass
 class Position:
-    """How far a run has come."""
+    """Steps, time and best score of a run."""
 
     step: int = 0  # optimiser steps done
     seconds: float = 0.0  # spent training, all sessions together
@@ -56,7 +55,7 @@ class Run:
 
     @property
     def empty(self) -> bool:
-        """Whether the run was stopped before its first checkpoint, so that it can only begin again."""
+        """Whether the run was stopped before its first checkpoint, so that it can only start from the beginning."""
         found = self.checkpoints.glob(f"*/{checkpoint.WEIGHTS}")
         return all(".new." in file.parent.name for file in found)  # of a save that was killed
 
@@ -65,20 +64,20 @@ class Run:
         """A new run.
 
         Raises:
-            ConfigError: the folder holds something already.
+            ConfigError: the folder is not empty.
         """
         require_unused(folder)
         run = cls(make_folder(folder))
-        run.note(values)
+        run.write_config(values)
         return run
 
-    def note(self, values: Mapping[str, Any]) -> None:
-        """Keep the values that the run is done with."""
+    def write_config(self, values: Mapping[str, Any]) -> None:
+        """Write the values of the run to config.yaml."""
         text = yaml.safe_dump(dict(values), sort_keys=False, allow_unicode=True)
         write_text(self.folder / SNAPSHOT, text)
 
     def save(self, name: str, network: ChunkNetwork, state: Mapping[str, Any] | None, about: dict[str, Any]) -> Path:
-        """Write checkpoints/`name`, whole or not at all; `state` is what resuming needs."""
+        """Write checkpoints/`name`, whole or not at all; `state` is needed to resume from it."""
 
         def write_state(folder: Path) -> None:
             if state is not None:
@@ -94,7 +93,7 @@ class Run:
         """The training state that a path names: a run (its `last`), or one of its checkpoints.
 
         Raises:
-            ConfigError: there is none, or it is damaged; says what to resume from instead.
+            ConfigError: there is none, or it is damaged; names what to resume from instead.
         """
         folder = self._checkpoint(path)
         spare = folder.with_name(f".{folder.name}.old")  # the machine stopped between the two renames of saving
@@ -118,8 +117,9 @@ class Run:
         return self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path
 
     def resumable(self, path: Path, config: PolicyConfig, table: EpisodeTable) -> tuple[ChunkNetwork, dict[str, Any]]:
-        """Network and training state to go on with from `path`. Normalisation stays that of the checkpoint, since the
-        weights belong to it, also when episodes were added.
+        """Network and training state to resume from `path`.
+
+        Normalisation stays that of the checkpoint, since the weights belong to it, also when episodes were added.
 
         Raises:
             ConfigError: nothing to resume, or another network was asked for; names what differs.
@@ -139,74 +139,21 @@ class Run:
         recorded, present = state["data"], describe_data(table)
         if any(present.get(key) != value for key, value in recorded.items()):
             then, now = (", ".join(f"{k} {v}" for k, v in data.items()) for data in (recorded, present))
-            print(f"the episodes have changed ({then} then; {now} now): order and split are new")
+            LOG.warning("the episodes have changed (%s then; %s now): order and split are new", then, now)
         return network, state
 
     def _instead(self, folder: Path) -> str:
-        """What to do where `folder` cannot be resumed from: the newest other checkpoint, or a new run."""
+        """Advice where `folder` cannot be resumed: the newest other checkpoint, or a new run."""
         states = sorted(self.checkpoints.glob(f"[!.]*/{STATE}"), key=lambda file: file.stat().st_mtime, reverse=True)
         others = [file.parent for file in states if file.parent.resolve() != folder.resolve()]
         if others:
-            return f"go on from an older checkpoint with --resume {others[0]}"
-        return "no other checkpoint can be resumed from; start a new run with another --ckpt_dir"
+            return f"resume an older checkpoint with --resume {others[0]}"
+        return "no other checkpoint can be resumed; start a new run with another --ckpt_dir"
 
 
 def describe_data(table: EpisodeTable) -> dict[str, int | str]:
-    """What to know a data set by: enough to notice that it has changed, also where its size has not."""
+    """Size and fingerprint of a data set, to detect that it has changed, also where its size has not."""
     named = "\n".join(f"{name} {what}" for name, what in zip(table.names, table.ids, strict=True))
     key = hashlib.sha256(named.encode()).hexdigest()[:12]
     images = "; ".join(sorted({reading for reading in table.readings if reading}))
     return {"episodes": len(table.names), "steps": len(table), "key": key, **({"images": images} if images else {})}
-
-
-@dataclass(frozen=True)
-class Columns:
-    """What a network calls its metrics: parts of the loss, results of a validation, and which of these selects."""
-
-    losses: tuple[str, ...]
-    validation: tuple[str, ...]
-    selects: str
-
-    @classmethod
-    def of(cls, network: ChunkNetwork) -> Columns:
-        """Those of a network."""
-        return cls(network.loss_columns, network.validation_columns, network.selects)
-
-
-COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
-"""Those of an ACT, without the errors by group of joints."""
-
-
-class MetricsFile:
-    """metrics.csv: one row a logged step, empty where a value was not measured then."""
-
-    def __init__(self, file: Path, *, after: int, columns: Columns = COLUMNS) -> None:
-        """Continue the file after step `after`: rows that an interrupted run wrote beyond its checkpoint go. Columns
-        that it has stay."""
-        kept = [row for row in read_metrics(file) if row["step"] <= after] if file.exists() else []
-        self.names = dict.fromkeys(
-            ("step", "seconds", "loss", *columns.losses, "lr", "grad_norm", "data_ms", "step_ms", *columns.validation,
-             "success_rate", *(key for row in kept for key in row))
-        )  # fmt: skip
-        with file.open("w", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self.names).writeheader()
-        self._file = file
-        for row in kept:
-            self.add(row)
-
-    def add(self, row: Mapping[str, float]) -> None:
-        """Append a row; unknown columns are left to TensorBoard."""
-        with self._file.open("a", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self.names, extrasaction="ignore").writerow(
-                {key: f"{value:.8g}" for key, value in row.items()}
-            )
-
-
-def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, values only where there are some; rows that a crash damaged are left out."""
-    rows = []
-    with file.open(newline="", encoding="utf-8", errors="replace") as handle:
-        for row in csv.DictReader(line.replace("\0", "") for line in handle):
-            with suppress(TypeError, ValueError):
-                rows.append({key: float(value) for key, value in row.items() if value})
-    return [row for row in rows if "step" in row]

@@ -1,7 +1,8 @@
-"""One optimiser step: a batch in pieces to gradients, gradients to weights, weights to their average."""
+"""One optimiser step: gradients of a batch in pieces, update of the weights, update of their average."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -14,15 +15,16 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.data.augment import Augment
 from aloha_kit.data.batch import Batch, split, to_device
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.compiling import compiled
 from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.optim import AveragedWeights, build_optimiser
 
+LOG = logging.getLogger(__name__)
+BACKEND = "inductor"  # of torch.compile
 DTYPES = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Losses(nn.Module):
-    """A network's losses as a module's forward, which is what can be spread over processes."""
+    """A network's losses as a module's forward, as DistributedDataParallel needs it."""
 
     def __init__(self, network: ChunkNetwork) -> None:
         super().__init__()
@@ -34,11 +36,11 @@ class Losses(nn.Module):
         return self.compute(batch)
 
 
-class Step:
-    """Holds all that changes from step to step; `state` gives it.
+class TrainingStep:
+    """Network, optimiser and averaged weights, and the step that updates them; `state` gives all of it.
 
-    What a step draws (augmentation, dropout, latents) is a function of the seed and its number, so nothing of it has
-    to be kept. Augmentation is drawn for the whole batch, so it does not depend on pieces and processes either.
+    What a step draws (augmentation, dropout, latents) is a function of the seed and its number, so no generator's
+    state is saved. Augmentation is drawn for the whole batch, so it does not depend on pieces and processes either.
     """
 
     def __init__(self, network: ChunkNetwork, config: TrainConfig, world: Distributed) -> None:
@@ -49,13 +51,17 @@ class Step:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self._augment = Augment(seed=config.seed) if config.augment else None
         self._losses = Losses(network)
-        self._joined = world.wrap_ddp(self._losses, self.device, idle_parameters=network.config.find_unused_parameters)
-        self._untried = config.compile
+        self._wrapped = world.wrap_ddp(
+            self._losses, self.device, find_unused_parameters=network.config.find_unused_parameters
+        )
+        self._to_compile = config.compile
 
     def __call__(self, batch: Batch, number: int, factor: float) -> tuple[dict[str, Tensor], Tensor]:
-        """Step `number` with this share of the full learning rate: losses of the whole batch and the gradient's norm,
-        on their device."""
-        if self._untried:
+        """Do step `number` with `factor` times the full learning rate.
+
+        Returns the losses of the whole batch and the gradient's norm, on their device.
+        """
+        if self._to_compile:
             self._compile(next(self.pieces(batch, number)))
         torch.manual_seed(seed_of(self.config.seed, number, self.world.rank))
         for group in self.optimiser.param_groups:
@@ -78,14 +84,16 @@ class Step:
             yield self._augment(moved, number, part=part, parts=world.size * count) if self._augment else moved
 
     def gradients(self, batch: Batch, number: int) -> dict[str, Tensor]:
-        """Add the gradients of the whole batch to the parameters; its losses. Pieces are equal in size and know how
-        many rows the whole batch has, so that the mean over them is exact."""
+        """Add the gradients of the whole batch to the parameters; returns its losses.
+
+        Pieces are equal in size and hold the number of rows of the whole batch, so that the mean over them is exact.
+        """
         count = self.config.accumulate
         parts: list[dict[str, Tensor]] = []
         for piece in self.pieces(batch, number):
             with self._exchange(len(parts) == count - 1):
                 with self.autocast():
-                    losses = self._joined(piece)
+                    losses = self._wrapped(piece)
                 self.scaler.scale(losses["loss"] / count).backward()
             parts.append({key: value.detach() for key, value in losses.items()})
         return self.world.mean({key: torch.stack([part[key] for part in parts]).mean() for key in parts[0]})
@@ -120,27 +128,51 @@ class Step:
             self.scaler.load_state_dict(state["scaler"])
 
     def _exchange(self, wanted: bool) -> AbstractContextManager[None]:
-        """Inside, gradients are averaged over the processes, or only added up here."""
-        if wanted or not isinstance(self._joined, DistributedDataParallel):
+        """Average gradients over the processes inside, or only add them up in this one."""
+        if wanted or not isinstance(self._wrapped, DistributedDataParallel):
             return nullcontext()
-        return self._joined.no_sync()
+        return self._wrapped.no_sync()
 
     def _reported(self, norm: Tensor) -> Tensor:
-        """fp16 leaves out steps whose gradients overflow, 0 in the log, and scales less; only where less than nothing
-        would be needed is the gradient itself at fault."""
+        """The gradient's norm for the log: 0 where fp16 skipped a step whose scaled gradients overflow.
+
+        Only where a scale below 1 would be needed is the gradient itself not finite.
+        """
         if not self.scaler.is_enabled():
             return norm
         scale = self.scaler.scale(torch.ones_like(norm))
         return torch.where(norm.isfinite() | (scale < 1), norm, 0.0)
 
     def _compile(self, piece: Batch) -> None:
-        """Have the losses compiled; where that fails in any process, all go on without."""
-        self._untried = False
+        """Compile the losses; where that fails in any process, all go on without."""
+        self._to_compile = False
         fast, why = compiled(self.network, piece, self.autocast())
         if self.world.total(float(why != ""))[0]:
-            print(f"--compile: training goes on uncompiled, since {why or 'it failed in another process'}")
+            LOG.warning("--compile: training goes on uncompiled, since %s", why or "it failed in another process")
         else:
             self._losses.compute = fast
+
+
+def compiled(
+    network: ChunkNetwork, example: Batch, autocast: torch.autocast
+) -> tuple[Callable[[Batch], dict[str, Tensor]], str]:
+    """The losses compiled by torch.compile and an empty text; or as they are, and why they cannot be compiled.
+
+    Reasons are a missing C++ compiler or Triton, and operations that the compiler lacks. It is tried forward and
+    backward on a batch, since either may fail; weights, gradients and statistics are restored.
+    """
+    fast = torch.compile(network.losses, backend=BACKEND, dynamic=False)
+    saved = [buffer.clone() for buffer in network.buffers()]
+    try:
+        with autocast:
+            loss = fast(example)["loss"]
+        torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad], allow_unused=True)
+    except Exception as error:  # whatever a compiler may raise
+        return network.losses, " ".join(str(error).partition("\n\n")[0].split())
+    finally:
+        for buffer, before in zip(network.buffers(), saved, strict=True):
+            buffer.copy_(before)
+    return fast, ""
 
 
 def seed_of(*numbers: int) -> int:

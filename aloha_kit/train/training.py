@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import signal
 import threading
@@ -28,30 +29,31 @@ from aloha_kit.data.frames import DirectFrames, Frames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import resident_frames
-from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
-from aloha_kit.train.allocation import keep_freed_memory
+from aloha_kit.train.app import TrainingSetup
 from aloha_kit.train.args import to_snapshot
-from aloha_kit.train.distributed import Distributed, own_device, processes
-from aloha_kit.train.launch import ALONE, Rank
-from aloha_kit.train.loop import Job, Trainer
-from aloha_kit.train.null_progress import NullProgress
-from aloha_kit.train.plan import Plan
+from aloha_kit.train.device import choose_device, keep_freed_memory
+from aloha_kit.train.distributed import Distributed, processes
+from aloha_kit.train.loop import Trainer, TrainingJob
+from aloha_kit.train.metrics import Columns, plot_losses, read_metrics
 from aloha_kit.train.preflight import inspect
-from aloha_kit.train.progress import plot_losses, Progress
-from aloha_kit.train.runs import Columns, describe_data, read_metrics, Run
+from aloha_kit.train.progress import NullProgress, Progress
+from aloha_kit.train.runs import describe_data, Run
+
+LOG = logging.getLogger(__name__)
 
 
-def train(plan: Plan) -> None:
-    """Train as planned.
+def train(setup: TrainingSetup) -> None:
+    """Train a policy.
 
     Raises:
-        AlohaKitError: data, settings or folder cannot be used; the preflight found the data unfit; the loss diverged.
+        AlohaKitError: data, settings or folder cannot be used; the preflight found an error; the loss diverged.
     """
-    config = plan.args.training
-    device = choose_device(config.device, plan.launch)
-    with plan.launch.rank0_only():
+    config = setup.args.training
+    device = choose_device(config.device, setup.rank)
+    with setup.rank.rank0_only():
         if config.eval_every:
             _require_rollouts()
         if config.amp == "fp16" and not device.startswith("cuda"):
@@ -60,20 +62,20 @@ def train(plan: Plan) -> None:
         torch.set_num_threads(config.threads)
     if device == "cpu":
         keep_freed_memory()
-    with processes(plan.launch, torch.device(device)) as world:
-        stopped = _train(plan, device, world)
+    with processes(setup.rank, torch.device(device)) as world:
+        stopped = _train(setup, device, world)
     if stopped:
         raise KeyboardInterrupt(stopped)
 
 
-def _train(plan: Plan, device: str, world: Distributed) -> str:
+def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     """Returns the signal that stopped the training early, in every process; empty where it came to its end."""
-    args, task, folder = plan.args, plan.task, plan.folder
+    args, task, folder = setup.args, setup.task, setup.folder
     config = args.training
     torch.manual_seed(config.seed)
-    if plan.source.unused:
-        print(plan.source.unused)
-    table = _table(plan)
+    if setup.source.unused:
+        LOG.info("%s", setup.source.unused)
+    table = _table(setup)
     training, validation = split(len(table.names), config.val_fraction, config.seed)
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
     num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
@@ -84,7 +86,7 @@ def _train(plan: Plan, device: str, world: Distributed) -> str:
         _require_more(resumed["position"], num_steps, config)
     else:
         if args.resume is not None:
-            print(f"'{folder}' was stopped before its first checkpoint: training starts from the beginning")
+            LOG.info("'%s' was stopped before its first checkpoint: training starts from the beginning", folder)
         network = build(args.network, table.contract, table.statistics())
     frames = open_frames(table, args.network, config, device)
     network_config = args.network
@@ -106,17 +108,17 @@ def _train(plan: Plan, device: str, world: Distributed) -> str:
         report.require()
     if world.first and args.resume is not None:
         checkpoint.sweep(run_.checkpoints)
-        run_.note(to_snapshot(args))
+        run_.write_config(to_snapshot(args))
     elif world.first:
         Run.create(folder, to_snapshot(args))
     network.stats = add_camera_statistics(network.stats, table, frames, training)
-    with stop_requests(insistent=world.size == 1) as stop:
-        job = Job(
+    with stop_requests(second_interrupts=world.size == 1) as stop:
+        job = TrainingJob(
             config=config,
             network=network,
             loader=loader,
             sampler=sampler,
-            validation=spread(table, validation, config.batch_size, config.val_batches),
+            validation=validation_rows(table, validation, config.batch_size, config.val_batches),
             run=run_,
             num_steps=num_steps,
             data=describe_data(table),
@@ -134,39 +136,25 @@ def _train(plan: Plan, device: str, world: Distributed) -> str:
             job.evaluate = SimEvaluator(task, config, folder / "rollouts", progress, stop)
         trainer = Trainer(job, progress, resumed)
         end = trainer.fit()
-        # where another process was told to stop, the first one may not have been
+        # the request may have reached another process than the first one
         stopped = world.from_first(lambda: stop() or signal.SIGTERM.name) if trainer.stopped else ""
     if not world.first:
         return stopped
     try:
         plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png", columns)
-    except ImportError as error:  # an image is not worth a failed run
-        print(f"no loss.png: {error}; the numbers are in {folder / 'metrics.csv'}")
+    except ImportError as error:  # the run has not failed
+        LOG.warning("no loss.png: %s; the numbers are in %s", error, folder / "metrics.csv")
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
     print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
     if stopped:
-        print(f"stopped on request; go on with: {command('train', '--resume', folder)}")
+        done, last = f"{end.step} of {num_steps} steps ({end.step / num_steps:.0%})", run_.checkpoints / "last"
+        resume = command("train", "--resume", folder)
+        LOG.info("stopped by %s: %s are done and saved in %s; go on with: %s", stopped, done, last, resume)
     return stopped
 
 
-def choose_device(name: str, launch: Rank = ALONE) -> str:
-    """`auto` to what there is, of several GPUs the process's own; anything else is checked.
-
-    Raises:
-        ConfigError: the device is not there.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    name = own_device(name, launch)
-    try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{name}' cannot be used: {error}") from error
-    return name
-
-
 def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str) -> Frames | None:
-    """Images at the network's size, cached or decoded as needed; None for a network without eyes."""
+    """Images at the network's size, cached or decoded as needed; None for a network without image inputs."""
     if not network.use_images:
         return None
     sizes = {name: network.image_size or size for name, size in table.contract.cameras.items()}
@@ -180,26 +168,28 @@ def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig,
 
 
 @contextmanager
-def stop_requests(*, insistent: bool = True) -> Iterator[Callable[[], str]]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP (a closed ssh connection) only asks to stop after the present step;
-    a second one interrupts, if `insistent`: a launcher passes on what its processes have got already, and ends those
-    that do not come. Yields a function that gives the signal's name, empty before one came. SIGHUP under nohup stays
-    ignored."""
-    asked: list[str] = []
+def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], str]]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP (a closed ssh connection) into a request to stop after this step.
 
-    def ask(signum: int, frame: FrameType | None) -> None:
+    Yields a function that returns the signal's name, empty before one came. A second signal raises `KeyboardInterrupt`
+    if `second_interrupts`; not under a launcher, which passes on signals that its processes have received already and
+    ends those that do not stop. An ignored SIGHUP (nohup) stays ignored.
+    """
+    received: list[str] = []
+
+    def request(signum: int, frame: FrameType | None) -> None:
         name = signal.Signals(signum).name
-        if asked:
-            # the shell of a closed terminal passes the terminal's own SIGHUP on
-            if insistent and signum != signal.SIGHUP:
+        if received:
+            # the shell of a closed terminal passes on the terminal's SIGHUP
+            if second_interrupts and signum != signal.SIGHUP:
                 raise KeyboardInterrupt(name)
             return
-        asked.append(name)
+        received.append(name)
         with suppress(RuntimeError):  # the signal came in the middle of another line
-            print(f"\n{name}: saving after this step", flush=True)
+            LOG.info("%s: saving after this step", name)
 
     def stop() -> str:
-        return asked[0] if asked else ""
+        return received[0] if received else ""
 
     if threading.current_thread() is not threading.main_thread():
         yield stop
@@ -207,7 +197,7 @@ def stop_requests(*, insistent: bool = True) -> Iterator[Callable[[], str]]:
     numbers = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in numbers}
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
         yield stop
     finally:
@@ -216,19 +206,19 @@ def stop_requests(*, insistent: bool = True) -> Iterator[Callable[[], str]]:
 
 
 def _require_rollouts() -> None:
-    """Raise `ConfigError` now if rollouts cannot be had, rather than after hours."""
+    """Raise `ConfigError` now if rollouts cannot run, rather than after hours."""
     try:
-        for room in ("aloha_kit.sim", "aloha_kit.media"):
-            importlib.import_module(room)
+        for package in ("aloha_kit.sim", "aloha_kit.media"):
+            importlib.import_module(package)
     except ImportError as error:
         raise ConfigError(f"rollouts need the extras sim and view ({error}); or train with --eval_every 0") from error
 
 
 def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConfig) -> None:
-    """Raise `ConfigError` if a run has come as far as it is asked to go."""
+    """Raise `ConfigError` if a run has reached its number of steps or its time limit."""
     reached, flag = position["step"], "num_epochs" if config.num_epochs else "num_steps"
     if num_steps <= reached:
-        left = "nothing left to do" if num_steps == reached else f"{num_steps} steps lie behind it"
+        left = "nothing left to do" if num_steps == reached else f"{num_steps} steps are done"
         raise ConfigError(f"already at step {reached}: {left}; give a larger --{flag}")
     if config.time_limit_s is not None and position["seconds"] >= config.time_limit_s:
         raise ConfigError(
@@ -236,26 +226,25 @@ def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConf
         )
 
 
-def _table(plan: Plan) -> EpisodeTable:
-    args, task = plan.args, plan.task
+def _table(setup: TrainingSetup) -> EpisodeTable:
+    """The episodes, with those of their features that the policy reads."""
+    args, task = setup.args, setup.task
     cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
     if cameras is not None:  # under either name
         back = {theirs: name for name, theirs in renames(args.rename).items()}
         cameras = tuple(back.get(name, name) for name in cameras)
     table = read_table(
-        plan.source,
+        setup.source,
         cameras=cameras if args.network.use_images else (),
         sensors=args.network.sensors,
         action_offset=args.training.action_offset,
         include_failed=args.training.include_failed,
     )
     for note in (*table.assumptions, *table.notes):
-        print(f"note: {note}")
+        LOG.info("note: %s", note)
     if task is not None and any(name != task.name for name in table.tasks):
-        print(f"note: the episodes were recorded for {', '.join(table.tasks)}, not for --task {task.name}")
-    if not args.network.use_environment_state:
-        table = table.without(PRIVILEGED)
-    return table
+        LOG.warning("the episodes were recorded for %s, not for --task %s", ", ".join(table.tasks), task.name)
+    return table if args.network.use_environment_state else table.without(PRIVILEGED)
 
 
 def _describe(
@@ -269,9 +258,11 @@ def _describe(
 ) -> None:
     count = sum(p.numel() for p in network.parameters() if p.requires_grad)
     skipped = f", {table.failed} failures left out" if table.failed else ""
-    print(
+    LOG.info(
         f"{len(training)} episodes to train on, {len(validation)} to validate{skipped}; {len(table)} steps; "
-        f"cameras: {', '.join(table.cameras) or '(none)'}\n"
+        f"cameras: {', '.join(table.cameras) or '(none)'}"
+    )
+    LOG.info(
         f"{count / 1e6:.2f} M parameters on {device}; {num_steps} steps of {sampler.batch_size}, "
         f"{num_steps * sampler.batch_size / sampler.epoch_size:.1f} epochs of {sampler.epoch_size}"
     )

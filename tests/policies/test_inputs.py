@@ -137,9 +137,7 @@ def test_the_preflight_looks_at_the_newest_step(tmp_path: Path) -> None:
         record(tmp_path, 12, RIG)
     table = read_table(open_source(tmp_path))
     frames = DirectFrames(table, {"top": (24, 32)}, workers=1)
-    one, three = (
-        thumbnails(table, Loader(table, frames, 5, n_obs_steps=n), seed=0).pictures["top"] for n in (1, STEPS)
-    )
+    one, three = (thumbnails(table, Loader(table, frames, 5, n_obs_steps=n), seed=0).images["top"] for n in (1, STEPS))
     np.testing.assert_array_equal(one, three)
 
 

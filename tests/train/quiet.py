@@ -28,7 +28,7 @@ def run() -> None:
 def _spoil(what: str, step: int) -> None:
     from aloha_kit.train.loop import Trainer
 
-    usual = Trainer._agree
+    usual = Trainer._stop_requested
 
     def agree(trainer: Trainer, *args: Any) -> bool:
         if trainer.position.step == step:
@@ -39,7 +39,7 @@ def _spoil(what: str, step: int) -> None:
                 time.sleep(0.01)
         return usual(trainer, *args)
 
-    Trainer._agree = agree  # type: ignore[method-assign]
+    Trainer._stop_requested = agree  # type: ignore[method-assign]
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.formats.hdf5 import Hdf5Source
 from aloha_kit.train.__main__ import main
+from aloha_kit.train.app import make_setup
 from aloha_kit.train.args import parse, run_folder, task_of, to_snapshot
-from aloha_kit.train.plan import make_plan
 from tests.synthetic import write_dataset
 
 
@@ -92,7 +92,7 @@ def test_an_unknown_flag_is_answered_with_the_nearest() -> None:
 
 
 def test_neither_task_nor_episodes(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match=r"error: what to learn from\? Give --task \(known: .*sim_transfer_cube"):
+    with pytest.raises(SystemExit, match=r"error: no training data: give --task \(known: .*sim_transfer_cube"):
         main([])
     assert task_of(parse(["--dataset_dir", "x"])) is None
 
@@ -198,18 +198,18 @@ def test_the_default_folder_is_named_after_the_task_not_its_file(tmp_path: Path)
     task = yaml.safe_load(find("tasks", "sim_insertion").read_text())
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**task, "name": "pegs"}))
     write_dataset(tmp_path / "data", lengths=(5,))
-    plan = make_plan(parse(["--task", str(tmp_path / "mine.yaml"), "--dataset_dir", str(tmp_path / "data")]))
-    assert plan.folder == Path("runs/pegs/act")
+    setup = make_setup(parse(["--task", str(tmp_path / "mine.yaml"), "--dataset_dir", str(tmp_path / "data")]))
+    assert setup.folder == Path("runs/pegs/act")
 
 
 def test_several_folders_of_episodes(tmp_path: Path) -> None:
     for name in ("a", "b", "a/aside"):
         write_dataset(tmp_path / name, lengths=(5, 6))
-    plan = make_plan(parse(["--dataset_dir", str(tmp_path / "a"), str(tmp_path / "b"), "--num_episodes", "3"]))
-    assert isinstance(plan.source, Hdf5Source)
-    assert [file.relative_to(tmp_path).as_posix() for file in plan.source.files] == [
+    setup = make_setup(parse(["--dataset_dir", str(tmp_path / "a"), str(tmp_path / "b"), "--num_episodes", "3"]))
+    assert isinstance(setup.source, Hdf5Source)
+    assert [file.relative_to(tmp_path).as_posix() for file in setup.source.files] == [
         "a/episode_0.hdf5", "a/episode_1.hdf5", "b/episode_0.hdf5"]  # fmt: skip
-    text = plan.source.unused
+    text = setup.source.unused
     assert text.startswith("3 of 6 files are used; not used: ")
     assert "b/episode_1.hdf5 (beyond the first 3)" in text
     assert "a/aside/episode_0.hdf5" in text
@@ -227,7 +227,7 @@ def test_an_interruption_is_answered_in_a_word(
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aloha_kit.train.app.make_plan", interrupted)
+    monkeypatch.setattr("aloha_kit.train.app.make_setup", interrupted)
     with pytest.raises(SystemExit) as end:
         main([])
     assert end.value.code == 130

@@ -16,9 +16,9 @@ from aloha_kit.config import to_mapping
 from aloha_kit.core import ConfigError
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
-from aloha_kit.train.distributed import own_device
+from aloha_kit.train.device import own_device
 from aloha_kit.train.launch import ALONE, launched, Rank
-from aloha_kit.train.runs import read_metrics
+from aloha_kit.train.metrics import read_metrics
 from tests.synthetic import write_dataset
 from tests.train.test_step import QUIET
 
@@ -158,17 +158,18 @@ def test_a_batch_that_cannot_be_shared_is_refused(flags: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(flags)
     refused = (
-        "--batch_size 8 is what all processes share, and 3 with --accumulate 1 cannot share it evenly; take 6 or 9"
+        "--batch_size 8 is the batch of all processes together, and 3 with --accumulate 1 cannot divide it evenly; "
+        "take 6 or 9"
     )
     assert str(error.value) == f"error: {refused}"
-    with pytest.raises(SystemExit, match=r"and 3 with --accumulate 4 cannot share it evenly; take 12$"):
+    with pytest.raises(SystemExit, match=r"and 3 with --accumulate 4 cannot divide it evenly; take 12$"):
         main([*flags, "--accumulate", "4"])
 
 
 @pytest.mark.usefixtures("third_of_three")
 def test_statistics_of_a_whole_batch_cannot_be_had_from_its_parts(flags: list[str]) -> None:
     with pytest.raises(
-        SystemExit, match=r"backbone_norm batch .* 3 processes .* in 6 pieces; use --backbone_norm frozen"
+        SystemExit, match=r"backbone_norm batch .* 3 processes .* into 6 pieces; use --backbone_norm frozen"
     ):
         main([*flags, "--batch_size", "12", "--accumulate", "2", "--backbone_norm", "batch"])
 
@@ -178,7 +179,7 @@ def test_a_half_told_launch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert launched() is ALONE
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv("RANK", raising=False)
-    with pytest.raises(ConfigError, match=r"do not say which this one is \('RANK'\); start them with torchrun"):
+    with pytest.raises(ConfigError, match=r"do not give the rank of this process \('RANK'\); start them with torchrun"):
         launched()
 
 

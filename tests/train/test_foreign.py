@@ -12,7 +12,7 @@ import yaml
 from aloha_kit.config import to_mapping
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
-from aloha_kit.train.runs import read_metrics
+from aloha_kit.train.metrics import read_metrics
 from tests.storage.foreign import aloha, mobile_aloha, rdt, robotwin, xpolicylab
 from tests.storage.recording import Rig
 from tests.train.tiny import ACT
@@ -50,7 +50,7 @@ def test_the_same_pixels_give_the_same_losses(tmp_path: Path, capsys: pytest.Cap
     write(tmp_path / "plain", aloha, None)
     expected = train(tmp_path, "plain", "--cache", cache)
     assert len(expected) >= 2
-    assert "note: cam_high" not in capsys.readouterr().out
+    assert "note: cam_high" not in capsys.readouterr().err
     kinds: dict[str, Callable[[np.ndarray], np.ndarray]] = {
         "floats": lambda p: (p / 255).astype(np.float32).transpose(0, 3, 1, 2),
         "rgba": lambda p: np.concatenate([p, p[..., :1]], axis=-1),
@@ -60,7 +60,7 @@ def test_the_same_pixels_give_the_same_losses(tmp_path: Path, capsys: pytest.Cap
         write(tmp_path / name, aloha, change)
         # a file with encoded images counts as Mobile ALOHA's, which pairs observation and action the same way
         assert train(tmp_path, name, "--cache", cache) == expected, name
-        said = capsys.readouterr().out
+        said = capsys.readouterr().err
         assert ("read as uint8 RGB" in said) == (name != "png")
         assert ("--jpeg_order standard (in 2 of 2 episodes)" in said) == (name == "png")
 
@@ -92,6 +92,6 @@ def test_other_layouts_train(
 ) -> None:
     write(tmp_path / "data", writer, None)
     assert np.isfinite(train(tmp_path, "data")).all()
-    assert ("rad and 15 Hz are assumed" in capsys.readouterr().out) == (writer is robotwin)
+    assert ("rad and 15 Hz are assumed" in capsys.readouterr().err) == (writer is robotwin)
     network = checkpoint.load(tmp_path / "data_run" / "checkpoints" / "last")
     assert network.contract.rate_hz == {robotwin: 15, xpolicylab: 20, rdt: 30}[writer]

@@ -14,8 +14,8 @@ from aloha_kit.data.loader import Loader
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.loop import Trainer
+from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
-from aloha_kit.train.runs import read_metrics
 from tests.train.tiny import ACT, dataset, job, stop_at, trainer, TRAINING
 
 

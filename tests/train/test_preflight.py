@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.findings import Finding
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
-from aloha_kit.train.preflight import Finding, grippers, inspect, Report
+from aloha_kit.train.preflight import grippers, inspect, PreflightReport
 from tests.synthetic import LAG, Synthetic, write_dataset
 from tests.train.tiny import ACT, job
 
@@ -26,7 +27,7 @@ def report(
     folder: Path,
     change: Callable[[int, Synthetic], None] | None = None,
     spoil: Callable[[torch.nn.Module], None] | None = None,
-) -> Report:
+) -> PreflightReport:
     write_dataset(folder / "data", lengths=(60, 50, 55, 45), cameras=CAMERAS, change=change)
     table = read_table(open_source(folder / "data"))
     made = job(folder / "run", table)
@@ -35,26 +36,26 @@ def report(
     return inspect(table, made.loader, made.network, budget_s=30.0)
 
 
-def of(found: Report, check: str) -> Finding:
-    return next(f for f in found.findings if f.check == check)
+def of(found: PreflightReport, subject: str) -> Finding:
+    return next(f for f in found.findings if f.subject == subject)
 
 
 def test_sound_episodes_are_a_go(tmp_path: Path) -> None:
     found = report(tmp_path)
-    assert {f.check: f.verdict for f in found.findings} == {
-        "qpos range": "go",
-        "action range": "go",
-        "dimensions that move": "go",
-        "action against state": "go",
-        "episodes differ": "go",
-        "grippers": "go",
-        "camera top": "go",
-        "camera wrist": "go",
-        "cameras not exchanged": "go",
-        "one batch can be learned": "go",
+    assert {f.subject: f.level for f in found.findings} == {
+        "qpos": "ok",
+        "action": "ok",
+        "dimensions": "ok",
+        "action and state": "ok",
+        "episodes": "ok",
+        "grippers": "ok",
+        "camera top": "ok",
+        "camera wrist": "ok",
+        "cameras": "ok",
+        "one batch": "ok",
     }
-    assert f"by {LAG} steps (40 ms)" in of(found, "action against state").found
-    assert found.text().startswith("Preflight: go\n")
+    assert f"by {LAG} steps (40 ms)" in of(found, "action and state").found
+    assert found.text().startswith("Preflight: GO\n")
     found.require()
 
 
@@ -66,8 +67,8 @@ def test_an_episode_that_is_there_twice(tmp_path: Path) -> None:
         file["observations/images/top"][...] = 7
     table = read_table(open_source(tmp_path / "data"))
     made = job(tmp_path / "run", table)
-    found = of(inspect(table, made.loader, made.network, budget_s=30.0), "episodes differ")
-    assert (found.verdict, found.found) == ("look", "the same motion twice: episode_7.hdf5 is episode_1.hdf5")
+    found = of(inspect(table, made.loader, made.network, budget_s=30.0), "episodes")
+    assert (found.level, found.found) == ("warning", "the same motion twice: episode_7.hdf5 is episode_1.hdf5")
 
 
 def test_measured_joints_as_actions(tmp_path: Path) -> None:
@@ -75,19 +76,19 @@ def test_measured_joints_as_actions(tmp_path: Path) -> None:
         episode.action[:] = episode.qpos[:-1]
 
     found = report(tmp_path, change)
-    assert of(found, "action against state").verdict == "no-go"
+    assert of(found, "action and state").level == "fault"
     assert not found.go
-    with pytest.raises(EpisodeError, match=r"says no .*\n  action against state: the actions equal the measured joint"):
+    with pytest.raises(EpisodeError, match=r"found 1 error .*\n  action and state: the actions equal"):
         found.require()
-    assert "Preflight: no go" in found.text()
+    assert "Preflight: NO-GO" in found.text()
 
 
 def test_measured_joints_one_step_later(tmp_path: Path) -> None:
     def change(index: int, episode: Synthetic) -> None:
         episode.action[:] = episode.qpos[1:]
 
-    finding = of(report(tmp_path, change), "action against state")
-    assert finding.verdict == "look"
+    finding = of(report(tmp_path, change), "action and state")
+    assert finding.level == "warning"
     assert "measured one step later" in finding.found
 
 
@@ -96,9 +97,9 @@ def test_a_gripper_that_runs_against_its_command(tmp_path: Path) -> None:
         episode.qpos[:, 6] = 1 - episode.qpos[:, 6]
 
     finding = of(report(tmp_path, change), "grippers")
-    assert finding.verdict == "look"  # it opens and closes every 40 steps, so it could be 20 steps late
+    assert finding.level == "warning"  # it opens and closes every 40 steps, so it could be 20 steps late
     assert "left_gripper: the state runs against its command (state " in finding.found
-    assert "adopt" in finding.advice
+    assert "adopt" in finding.remedy
 
 
 def test_grippers_of_another_unit_are_a_look_where_the_contract_says_so(tmp_path: Path) -> None:
@@ -107,10 +108,10 @@ def test_grippers_of_another_unit_are_a_look_where_the_contract_says_so(tmp_path
 
     write_dataset(tmp_path, lengths=(60, 50), cameras={}, change=change)
     table = read_table(open_source(tmp_path))
-    assert {f.verdict for f in grippers(table)} == {"no-go"}
+    assert {f.level for f in grippers(table)} == {"fault"}
     raw = dataclasses.replace(table.contract, units={"joints": "rad", "gripper": "raw"})
     found = grippers(dataclasses.replace(table, contract=raw))
-    assert {f.verdict for f in found} == {"look"}
+    assert {f.level for f in found} == {"warning"}
     assert "metres against an opening from 0 to 1" in found[0].found
 
 
@@ -118,8 +119,8 @@ def test_joints_that_lead_their_commands(tmp_path: Path) -> None:
     def change(index: int, episode: Synthetic) -> None:
         episode.action[3:] = episode.qpos[: len(episode.action) - 3]
 
-    finding = of(report(tmp_path, change), "action against state")
-    assert finding.verdict == "no-go"
+    finding = of(report(tmp_path, change), "action and state")
+    assert finding.level == "fault"
     assert "lead their commands by 3 steps" in finding.found
 
 
@@ -131,10 +132,10 @@ def test_a_camera_that_shows_nothing(tmp_path: Path, how: str) -> None:
 
     found = report(tmp_path, change)
     finding = of(found, "camera wrist")
-    assert finding.verdict == "no-go"
+    assert finding.level == "fault"
     assert "episode_2.hdf5" in finding.found
     assert "episode_1.hdf5" not in finding.found
-    assert of(found, "camera top").verdict == "go"
+    assert of(found, "camera top").level == "ok"
 
 
 def test_a_frozen_camera(tmp_path: Path) -> None:
@@ -143,7 +144,7 @@ def test_a_frozen_camera(tmp_path: Path) -> None:
             episode.images["top"][:] = episode.images["top"][0]
 
     finding = of(report(tmp_path, change), "camera top")
-    assert finding.verdict == "look"
+    assert finding.level == "warning"
     assert "never changes in episode_1.hdf5" in finding.found
 
 
@@ -153,9 +154,9 @@ def test_exchanged_cameras(tmp_path: Path) -> None:
             images = episode.images
             images["top"], images["wrist"] = images["wrist"], images["top"]
 
-    finding = of(report(tmp_path, change), "cameras not exchanged")
-    assert finding.verdict == "no-go"
-    assert finding.found == "look exchanged: episode_3.hdf5 (top and wrist)"
+    finding = of(report(tmp_path, change), "cameras")
+    assert finding.level == "fault"
+    assert finding.found == "exchanged: episode_3.hdf5 (top and wrist)"
 
 
 def test_dimensions_that_never_move(tmp_path: Path) -> None:
@@ -163,8 +164,8 @@ def test_dimensions_that_never_move(tmp_path: Path) -> None:
         episode.qpos[:, 6] = 0.5
         episode.action[:, 13] = 1.0
 
-    finding = of(report(tmp_path, change), "dimensions that move")
-    assert finding.verdict == "look"
+    finding = of(report(tmp_path, change), "dimensions")
+    assert finding.level == "warning"
     assert finding.found == "constant: qpos left_gripper, action right_gripper"
 
 
@@ -172,8 +173,8 @@ def test_no_action_at_all(tmp_path: Path) -> None:
     def change(index: int, episode: Synthetic) -> None:
         episode.action[:] = 0.25
 
-    finding = of(report(tmp_path, change), "dimensions that move")
-    assert (finding.verdict, finding.found) == ("no-go", "no action ever changes")
+    finding = of(report(tmp_path, change), "dimensions")
+    assert (finding.level, finding.found) == ("fault", "no action ever changes")
 
 
 def test_a_spike_is_found_where_it_is(tmp_path: Path) -> None:
@@ -181,8 +182,8 @@ def test_a_spike_is_found_where_it_is(tmp_path: Path) -> None:
         if index == 1:
             episode.qpos[17, 4] = 400.0
 
-    finding = of(report(tmp_path, change), "qpos range")
-    assert finding.verdict == "look"
+    finding = of(report(tmp_path, change), "qpos")
+    assert finding.level == "warning"
     assert "left_wrist_angle = 400 at step 17 of episode_1.hdf5" in finding.found
 
 
@@ -190,9 +191,9 @@ def test_degrees_are_noticed(tmp_path: Path) -> None:
     def change(index: int, episode: Synthetic) -> None:
         episode.action[:] = np.rad2deg(episode.action)
 
-    finding = of(report(tmp_path, change), "action range")
-    assert finding.verdict == "look"
-    assert "not in radians?" in finding.advice
+    finding = of(report(tmp_path, change), "action")
+    assert finding.level == "warning"
+    assert "in place of radians" in finding.remedy
 
 
 def test_a_network_that_cannot_learn(tmp_path: Path) -> None:
@@ -202,9 +203,30 @@ def test_a_network_that_cannot_learn(tmp_path: Path) -> None:
         assert isinstance(network.action_head, torch.nn.Linear)
         network.action_head.bias.requires_grad_(False)
 
-    finding = of(report(tmp_path, spoil=spoil), "one batch can be learned")
-    assert finding.verdict == "no-go"
-    assert "is the network frozen" in finding.advice
+    finding = of(report(tmp_path, spoil=spoil), "one batch")
+    assert finding.level == "fault"
+    assert "parameters are trainable" in finding.remedy
+
+
+def test_the_noise_of_a_sampling_loss_is_the_same_at_every_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[torch.Tensor] = []
+    usual = torch.randn_like
+
+    def recorded(like: torch.Tensor) -> torch.Tensor:
+        drawn.append(usual(like))
+        return drawn[-1]
+
+    monkeypatch.setattr(torch, "randn_like", recorded)
+    first = of(report(tmp_path / "a"), "one batch")
+    count = len(drawn)
+    assert count == 60
+    assert drawn[0].std() > 0
+    assert all(torch.equal(noise, drawn[0]) for noise in drawn)
+    torch.rand(7)
+    assert of(report(tmp_path / "b"), "one batch") == first
+    assert len(drawn) == 2 * count
 
 
 def test_looking_changes_neither_network_nor_chance(tmp_path: Path) -> None:
@@ -225,5 +247,5 @@ def test_no_cameras_no_camera_checks(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", cameras={})
     table = read_table(open_source(tmp_path / "data"))
     made = job(tmp_path / "run", table, policy=dataclasses.replace(ACT, use_images=False))
-    checks = [f.check for f in inspect(table, made.loader, made.network).findings]
-    assert not [check for check in checks if "camera" in check]
+    subjects = [f.subject for f in inspect(table, made.loader, made.network).findings]
+    assert not [subject for subject in subjects if "camera" in subject]

@@ -12,7 +12,7 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.build import build
 from aloha_kit.train.distributed import Distributed
-from aloha_kit.train.step import Step
+from aloha_kit.train.step import TrainingStep
 from tests.deploy.conftest import CONTRACT, statistics
 from tests.pretended_gpu import Crossings, moved
 
@@ -32,7 +32,7 @@ def test_a_step_waits_for_nothing(policy: str, augment: bool, monkeypatch: pytes
 
     monkeypatch.setattr(Tensor, "backward", backward)
     with mode:
-        step = Step(network, TrainConfig(batch_size=8, accumulate=2, augment=augment), Distributed())
+        step = TrainingStep(network, TrainConfig(batch_size=8, accumulate=2, augment=augment), Distributed())
         batch = Batch(
             qpos=torch.zeros(8, 14),
             images={"top": torch.zeros(8, 3, 48, 64, dtype=torch.uint8)},

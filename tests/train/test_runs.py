@@ -7,8 +7,8 @@ import pytest
 
 from aloha_kit.core import ConfigError
 from aloha_kit.train.args import parse, to_snapshot
-from aloha_kit.train.progress import plot_losses
-from aloha_kit.train.runs import Columns, MetricsFile, read_metrics, Run
+from aloha_kit.train.metrics import Columns, MetricsFile, plot_losses, read_metrics
+from aloha_kit.train.runs import Run
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_nothing_to_resume_says_what_there_is(tmp_path: Path) -> None:
     (run.checkpoints / "best").mkdir(parents=True)
     (run.checkpoints / "step_10").mkdir()
     (run.checkpoints / "step_10" / "training_state.pt").touch()
-    with pytest.raises(ConfigError, match=r"last' has no training state .* go on from an older .*--resume .*/step_10$"):
+    with pytest.raises(ConfigError, match=r"last' has no training state .* resume an older .*--resume .*/step_10$"):
         run.state(run.folder)
     with pytest.raises(ConfigError, match=r"best' has no training state"):
         run.state(run.checkpoints / "best")

@@ -12,10 +12,10 @@ import torch
 
 from aloha_kit.config.policies import CnnMlpConfig, PolicyConfig
 from aloha_kit.data.index import EpisodeTable
-from aloha_kit.train import compiling
+from aloha_kit.train import step
 from aloha_kit.train.loop import Trainer
+from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
-from aloha_kit.train.runs import read_metrics
 from tests.train.tiny import ACT, dataset, job, stop_at, trainer, TRAINING
 
 QUIET = dataclasses.replace(ACT, dropout=0.0)
@@ -130,9 +130,9 @@ def test_fp16_does_not_hide_a_gradient_that_is_no_number(tmp_path: Path, table: 
 
 
 def test_compiled_losses_are_the_same_and_leave_no_name(
-    tmp_path: Path, table: EpisodeTable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, table: EpisodeTable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(compiling, "BACKEND", "aot_eager")  # all of torch.compile but the code it would write
+    monkeypatch.setattr(step, "BACKEND", "aot_eager")  # all of torch.compile but the code it would write
     policy = dataclasses.replace(CNNMLP, use_images=False)  # less to compile
     rows = []
     for name, compile_ in (("eager", False), ("compiled", True)):
@@ -142,7 +142,7 @@ def test_compiled_losses_are_the_same_and_leave_no_name(
         rows.append(
             [(row["step"], row["loss"]) for row in read_metrics(tmp_path / name / "metrics.csv") if "loss" in row]
         )
-    assert "--compile" not in capsys.readouterr().out
+    assert "--compile" not in caplog.text
     assert [step for step, _ in rows[0]] == [2, 4]
     assert rows[1] == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in rows[0]]
     state = torch.load(tmp_path / "compiled" / "checkpoints" / "last" / "training_state.pt", weights_only=True)
@@ -151,7 +151,7 @@ def test_compiled_losses_are_the_same_and_leave_no_name(
 
 
 def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
-    tmp_path: Path, table: EpisodeTable, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, table: EpisodeTable, caplog: pytest.LogCaptureFixture
 ) -> None:
     import torch._inductor.config as inductor
 
@@ -159,10 +159,10 @@ def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
     plain = made(tmp_path / "plain", table, policy, num_steps=3)
     tried = made(tmp_path / "tried", table, policy, num_steps=3, compile=True)
     plain.fit()
-    capsys.readouterr()
+    caplog.clear()
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}):
         tried.fit()
-    line, *others = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("step ")]
+    line, *others = [r.message for r in caplog.records if r.levelname == "WARNING" and r.name.startswith("aloha_kit")]
     assert line.startswith("--compile: training goes on uncompiled, since ")
     assert "no-such-compiler" in line
     assert not others
@@ -171,7 +171,7 @@ def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
 
 
 def test_a_backend_that_fails_behind_the_forward_pass_is_noticed_too(
-    tmp_path: Path, table: EpisodeTable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, table: EpisodeTable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken(torch.autograd.Function):
         @staticmethod
@@ -188,4 +188,4 @@ def test_a_backend_that_fails_behind_the_forward_pass_is_noticed_too(
     monkeypatch.setattr(torch, "compile", backend)
     of = made(tmp_path / "run", table, num_steps=1, compile=True)
     of.fit()
-    assert "--compile: training goes on uncompiled, since no kernel\n" in capsys.readouterr().out
+    assert "--compile: training goes on uncompiled, since no kernel" in caplog.messages

@@ -14,10 +14,10 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
-from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.formats import open_source
 from aloha_kit.policies.build import build
-from aloha_kit.train.loop import Job, Trainer
+from aloha_kit.train.loop import Trainer, TrainingJob
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
 
@@ -48,26 +48,26 @@ TRAINING = TrainConfig(
 )
 
 
-def job(folder: Path, table: EpisodeTable, config: TrainConfig = TRAINING, **changes: Any) -> Job:
+def job(folder: Path, table: EpisodeTable, config: TrainConfig = TRAINING, **changes: Any) -> TrainingJob:
     """A fresh job on a table's episodes, seeded as the application does it."""
     torch.manual_seed(config.seed)
     training, validation = split(len(table.names), config.val_fraction, config.seed)
     network = build(changes.pop("policy", ACT), table.contract, table.statistics())
     run = Run(folder) if folder.exists() else Run.create(folder, {})
     frames = DirectFrames(table, table.contract.cameras, workers=1) if table.cameras else None
-    made = Job(
+    made = TrainingJob(
         config=config,
         network=network,
         loader=Loader(table, frames, network.chunk_size, n_obs_steps=network.config.n_obs_steps),
         sampler=Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling),
-        validation=spread(table, validation, config.batch_size, config.val_batches),
+        validation=validation_rows(table, validation, config.batch_size, config.val_batches),
         run=run,
         num_steps=config.num_steps,
     )
     return dataclasses.replace(made, **changes)
 
 
-def trainer(made: Job, *, resume: bool = False) -> Trainer:
+def trainer(made: TrainingJob, *, resume: bool = False) -> Trainer:
     """A trainer of a job, from the start or from the run's last checkpoint."""
     resumed = made.run.state(made.run.folder) if resume else None
     first = resumed["position"]["step"] if resumed else 0

@@ -1,0 +1,77 @@
+"""The device of a training, and what its process asks of memory there."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+from aloha_kit.core import ConfigError
+from aloha_kit.train.launch import ALONE, Rank
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def choose_device(name: str, rank: Rank = ALONE) -> str:
+    """The device that this process trains on: `auto` is a GPU where there is one, else the CPU.
+
+    Of several processes on a machine with GPUs, each takes the GPU of its number.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    name = own_device(name, rank)
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{name}' cannot be used: {error}") from error
+    return name
+
+
+def own_device(device: str, rank: Rank) -> str:
+    """The device of one process of a launch: the CPU, or the GPU of its number on the machine.
+
+    Raises:
+        ConfigError: another device was given, or there is no GPU of that number.
+    """
+    if rank.size == 1 or device == "cpu":
+        return device
+    if device != "cuda":
+        raise ConfigError(f"--device {device} cannot be shared by {rank.size} processes; give cuda, cpu or auto")
+    if rank.local_rank >= torch.cuda.device_count():
+        raise ConfigError(
+            f"process {rank.local_rank} of this machine would take cuda:{rank.local_rank}, and there are "
+            f"{torch.cuda.device_count()} GPUs; start at most one process a GPU (--nproc_per_node gpu), or --device cpu"
+        )
+    return f"cuda:{rank.local_rank}"
+
+
+def keep_freed_memory() -> bool:
+    """Keep freed memory for the next request instead of returning it to the system; returns whether that is possible.
+
+    A training step on a CPU requests the same gigabytes each time, and glibc returns them in between: mapping them
+    anew was a twelfth of the step. The process then stays as large as it ever was. Only glibc has the setting.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, TypeError, AttributeError):
+        return False
+    return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, -1))
+
+
+def memory_of(device: torch.device) -> float:
+    """Memory in bytes: of a GPU the most that tensors have taken; elsewhere what this process holds now, without the
+    mapped frame cache, which the system can take back."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    try:
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines())
+        return 1024.0 * sum(int(status[name].split()[0]) for name in ("RssAnon", "RssShmem"))
+    except (OSError, KeyError):  # not Linux: the most it ever held
+        unit = 1 if sys.platform == "darwin" else 1024
+        return float(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)

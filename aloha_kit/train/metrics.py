@@ -1,0 +1,107 @@
+"""Metrics of a run: their columns, the file metrics.csv, and its curves in loss.png."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from aloha_kit.policies.network import ChunkNetwork
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of a network's metrics: parts of the loss, results of a validation, and which of these selects `best`."""
+
+    losses: tuple[str, ...]
+    validation: tuple[str, ...]
+    selects: str
+
+    @classmethod
+    def of(cls, network: ChunkNetwork) -> Columns:
+        """The columns of a network."""
+        return cls(network.loss_columns, network.validation_columns, network.selects)
+
+
+COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
+"""Columns of an ACT, without the errors by group of joints."""
+
+
+class MetricsFile:
+    """The file metrics.csv: one row a logged step, empty where a value was not measured then."""
+
+    def __init__(self, file: Path, *, after: int, columns: Columns = COLUMNS) -> None:
+        """Continue the file after step `after`: rows that an interrupted run wrote beyond its checkpoint are removed.
+        Existing columns stay."""
+        rows = [row for row in read_metrics(file) if row["step"] <= after] if file.exists() else []
+        self.names = dict.fromkeys(
+            ("step", "seconds", "loss", *columns.losses, "lr", "grad_norm", "data_ms", "step_ms", *columns.validation,
+             "success_rate", *(key for row in rows for key in row))
+        )  # fmt: skip
+        with file.open("w", newline="", encoding="utf-8") as handle:
+            csv.DictWriter(handle, self.names).writeheader()
+        self._file = file
+        for row in rows:
+            self.add(row)
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Append a row; unknown columns are in TensorBoard only."""
+        with self._file.open("a", newline="", encoding="utf-8") as handle:
+            csv.DictWriter(handle, self.names, extrasaction="ignore").writerow(
+                {key: f"{value:.8g}" for key, value in row.items()}
+            )
+
+
+def read_metrics(file: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.csv, values only where there are some; rows that a crash damaged are left out."""
+    rows = []
+    with file.open(newline="", encoding="utf-8", errors="replace") as handle:
+        for row in csv.DictReader(line.replace("\0", "") for line in handle):
+            with suppress(TypeError, ValueError):
+                rows.append({key: float(value) for key, value in row.items() if value})
+    return [row for row in rows if "step" in row]
+
+
+_LEGEND = {
+    "val_loss": "validation loss",
+    "val_deployed": "validation, as deployed (zero latent)",
+}
+
+
+def plot_losses(rows: Iterable[Mapping[str, float]], file: Path, columns: Columns = COLUMNS) -> None:
+    """Training loss with its parts, validation, success, and learning rate over the steps, as an image."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 9}):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        FigureCanvasAgg(figure)
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        rows = list(rows)
+        success = above.twinx() if any("success_rate" in row for row in rows) else above
+        # of a validation these alone, since errors in raw units are of another scale
+        validated = [("val_loss", "o-"), *([(columns.selects, "o--")] if columns.selects != "val_loss" else [])]
+        for axis, key, label, style in (
+            (above, "loss", "training loss", "-"),
+            # dashed: where a loss has one part, the curves are one
+            *((above, part, f"training {part}", "--") for part in columns.losses),
+            *((above, name, _LEGEND.get(name, name), style) for name, style in validated),
+            (success, "success_rate", "success rate", "C4s--"),
+            (below, "lr", "learning rate", "-"),
+        ):
+            points = [(row["step"], row[key]) for row in rows if key in row]
+            if points:
+                axis.plot(*zip(*points, strict=True), style, label=label, lw=1, ms=3)
+        if success is not above:
+            success.set(ylim=(-0.02, 1.02), ylabel="success rate")
+            success.spines["right"].set_visible(True)
+        if lines := [*above.lines, *(success.lines if success is not above else [])]:
+            above.legend(lines, [line.get_label() for line in lines], frameon=False)
+        above.set_yscale("log")
+        above.set_ylabel("loss (normalised units)")
+        below.set_ylabel("learning rate")
+        below.set_xlabel("step")
+        figure.savefig(file, dpi=120)
