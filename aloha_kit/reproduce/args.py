@@ -18,10 +18,10 @@ from aloha_kit.reproduce.stages import SEEDS_APART
 
 @dataclass(frozen=True)
 class ReproduceArgs(CommandArgs):
-    """Make a published result of ACT again: record demonstrations, train, evaluate, write a table.
+    """Reproduce a published result of ACT: record demonstrations, train, evaluate, write a table.
 
     Every stage is a command that works by itself, and is printed. Interrupted or run again, it goes on where it
-    stopped: what is done is not done again, and further seeds can be added.
+    stopped: finished stages are not repeated, and further seeds can be added.
     """
 
     EXAMPLE: ClassVar[str] = "transfer_cube --preset cpu --num_rollouts 50"
@@ -31,19 +31,19 @@ class ReproduceArgs(CommandArgs):
     preset: str = "cpu"
     """A name in configs/reproduce, or a YAML path: paper (as published, on a GPU), fast (one GPU, minutes), cpu."""
     seeds: tuple[int, ...] = (0,)
-    """Training seeds. All learn from the same demonstrations; each is evaluated on starts of its own."""
+    """Training seeds. All train on the same demonstrations; each is evaluated on its own start states."""
     num_rollouts: int = 200
     """Rollouts of each seed's policy."""
     output: Path | None = None
-    """Folder of everything that is made; runs/reproduce/TASK_PRESET when not given."""
+    """Folder of all files; runs/reproduce/TASK_PRESET when not given."""
     device: str | None = None
-    """Where networks run, in place of the preset's: cpu, cuda, cuda:1."""
+    """Device of the networks, in place of the preset's: cpu, cuda, cuda:1."""
     force: bool = False
-    """Run a preset that is meant for a GPU also without one, however long that takes."""
+    """Run a preset for a GPU also without one, however long that takes."""
     dry_run: bool = False
     """Only print the commands, and which of them are done."""
     update_readme: bool = False
-    """When all is done, keep the result in train/results and renew the table of train/README.md (in a checkout)."""
+    """At the end, save the result in train/results and renew the table of train/README.md (in a checkout)."""
 
     words: Suppress[tuple[str, ...]] = ()
     """The flags as they were given, to repeat them in a message."""
@@ -60,6 +60,6 @@ class ReproduceArgs(CommandArgs):
 
 
 def parse(argv: Sequence[str] | None = None) -> ReproduceArgs:
-    """Turn flags into values; raises `UsageError`."""
+    """Parse the flags; raises `UsageError`."""
     given = sys.argv[1:] if argv is None else argv
     return replace(cast(ReproduceArgs, cli.parse(ReproduceArgs, "reproduce", given)), words=tuple(given))

@@ -1,6 +1,6 @@
-"""What a reproduction is made with, as data: configs/reproduce/NAME.yaml.
+"""Presets of a reproduction: configs/reproduce/NAME.yaml.
 
-A preset holds values for all tasks, and under `tasks` what is different for one of them.
+A preset holds values for all tasks, and under `tasks` the values that differ for one of them.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from aloha_kit.config.policies import load_policy
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, did_you_mean
 
-_OURS = {
-    "seed": "--seeds says it",
-    "device": "it stands beside `train`, for evaluation counts on it too",
+_FIXED = {
+    "seed": "it is given by --seeds",
+    "device": "it stands beside `train`, since evaluation uses it too",
     "num_epochs": "a reproduction is counted in steps: give num_steps",
     "time_limit_s": "it would make a result depend on the machine: give num_steps",
 }
@@ -28,12 +28,12 @@ _OURS = {
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be reached."""
+    """Success rate and wall time to reach."""
 
     success: float
-    """Share of the rollouts, all seeds together, that hold the top reward to the end."""
+    """Share of the rollouts, all seeds together, that have the highest reward at the last step."""
     minutes: float | None = None
-    """Wall time of all stages, with one training seed; None where time is no matter."""
+    """Wall time of all stages, with one training seed; None where there is no limit."""
 
     def __post_init__(self) -> None:
         if not 0 < self.success <= 1:
@@ -42,7 +42,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Recording:
-    """Flags of `aloha_kit.record`; None leaves one to the command."""
+    """Flags of `aloha_kit.record`; None is the command's default."""
 
     num_episodes: int
     image_size: tuple[int, int] | None = None  # (height, width)
@@ -52,7 +52,7 @@ class Recording:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Flags of `aloha_kit.eval`, None leaves one to the command; and which checkpoint of a training it takes."""
+    """Flags of `aloha_kit.eval` (None is the command's default), and the checkpoint that is evaluated."""
 
     checkpoint: Literal["best", "last"] = "best"
     temporal_agg: bool | None = None
@@ -71,10 +71,10 @@ class Preset:
 
     @property
     def training(self) -> TrainConfig:
-        """How it is trained, as `aloha_kit.train` will understand the flags.
+        """The training configuration that `aloha_kit.train` reads from the flags.
 
         Raises:
-            ConfigError: an unknown policy or recipe, or a value that cannot be.
+            ConfigError: an unknown policy or recipe, or a wrong value.
         """
         given = {key: value for key, value in self.train.items() if key in _fields(TrainConfig)}
         policy = Path(self.policy).stem
@@ -93,7 +93,7 @@ def load_preset(name: str, task: str) -> Preset:
     """A preset by name or path, with the values of `task`.
 
     Raises:
-        ConfigError: not found, not YAML, an unknown key or flag, or a value that cannot be; says what there is.
+        ConfigError: not found, not YAML, an unknown key or flag, or a wrong value; names what exists.
     """
     path = find("reproduce", name)
     raw = read(path)
@@ -115,14 +115,14 @@ def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
 
 
 def _check_training(preset: Preset, where: str) -> None:
-    """Find a wrong flag now, and not after the recording."""
+    """Raise `ConfigError` for a wrong flag now, and not after the recording."""
     network = load_policy(preset.policy)
     known = {"policy", "recipe"} | _fields(TrainConfig) | _fields(type(network))
     for key in preset.train:
-        if key in _OURS:
-            raise ConfigError(f"{where}: {key} cannot be set here, {_OURS[key]}")
+        if key in _FIXED:
+            raise ConfigError(f"{where}: {key} cannot be set here, {_FIXED[key]}")
         if key not in known:
-            raise ConfigError(f"{where}: unknown flag '{key}'. {did_you_mean(key, known - _OURS.keys())}")
+            raise ConfigError(f"{where}: unknown flag '{key}'. {did_you_mean(key, known - _FIXED.keys())}")
     load_policy(preset.policy, **{key: v for key, v in preset.train.items() if key in _fields(type(network))})
     if preset.training.num_epochs is not None:
         raise ConfigError(f"{where}: the recipe of '{preset.policy}' counts in epochs; give a recipe with num_steps")

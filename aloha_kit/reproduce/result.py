@@ -1,23 +1,30 @@
-"""What a reproduction comes to: reproduce.json, which is also the memory of one that was interrupted."""
+"""Result of a reproduction: success rates with intervals, wall times, and the file reproduce.json that holds them.
+
+The file also holds all that an interrupted reproduction needs to go on.
+"""
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from aloha_kit.config import to_mapping
+from aloha_kit.config import from_mapping, to_mapping
+from aloha_kit.core import ConfigError
 from aloha_kit.loop import wilson_interval
 from aloha_kit.reproduce.preset import Preset
 
+RESULT, TABLE = "reproduce.json", "reproduce.md"  # in the folder of a reproduction
 PUBLISHED = {"transfer_cube": 0.9, "insertion": 0.5}
-"""ACT's success on scripted demonstrations, about, by the README of tonyzhaozh/act: 50 rollouts, at any time."""
+"""ACT's approximate success rate on scripted demonstrations (README of tonyzhaozh/act): 50 rollouts, at any time."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of a stage's command. Without `seconds` it was killed, or is under way."""
+    """One run of a stage's command. Without `seconds` it was killed, or is running."""
 
     stage: str
     command: str
@@ -30,7 +37,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where commands ran."""
+    """Machine and software that commands ran on."""
 
     versions: dict[str, str]
     cpu: str
@@ -54,25 +61,25 @@ class Rate:
         return cls(successes, trials, successes / trials, wilson_interval(successes, trials))
 
     @classmethod
-    def together(cls, rates: Sequence[Rate]) -> Rate:
-        """All trials counted as one: right for starts that differ, blind to what the trainings have in common."""
+    def pooled(cls, rates: Sequence[Rate]) -> Rate:
+        """The rate of all trials together. Its interval covers the start states, not the training seeds."""
         return cls.of(sum(rate.successes for rate in rates), sum(rate.trials for rate in rates))
 
 
 @dataclass(frozen=True)
-class Wall:
-    """Wall time of a stage, all attempts together; not `complete` where one was killed, which then counts for 0."""
+class WallTime:
+    """WallTime time of a stage, all attempts together; not `complete` where one was killed, which then counts for 0."""
 
     seconds: float
     complete: bool = True
 
     @classmethod
-    def of(cls, attempts: Sequence[Attempt]) -> Wall:
+    def of(cls, attempts: Sequence[Attempt]) -> WallTime:
         known = [attempt.seconds for attempt in attempts if attempt.seconds is not None]
         return cls(round(sum(known), 1), len(known) == len(attempts))
 
-    def __add__(self, other: Wall) -> Wall:
-        return Wall(round(self.seconds + other.seconds, 1), self.complete and other.complete)
+    def __add__(self, other: WallTime) -> WallTime:
+        return WallTime(round(self.seconds + other.seconds, 1), self.complete and other.complete)
 
 
 @dataclass(frozen=True)
@@ -80,10 +87,10 @@ class SeedResult:
     """One training and its evaluation."""
 
     seed: int
-    held: Rate  # top reward at the last step
-    any_time: Rate  # top reward at some step, what the reference counts
-    train: Wall
-    eval: Wall
+    held: Rate  # highest reward at the last step
+    any_time: Rate  # highest reward at some step, as the reference counts
+    train: WallTime
+    eval: WallTime
 
 
 @dataclass(frozen=True)
@@ -95,10 +102,10 @@ class Summary:
     lowest: float  # rate of the worst seed
     highest: float
     deviation: float | None  # sample standard deviation of the seeds' rates; None for one seed
-    record: Wall  # validation included
-    one_seed: Wall  # from nothing to the result of the slowest seed
+    record: WallTime  # validation included
+    one_seed: WallTime  # all stages with the slowest seed
     success_reached: bool
-    time_kept: bool | None  # None where time is no matter
+    time_kept: bool | None  # None where there is no limit
 
 
 @dataclass(frozen=True)
@@ -120,8 +127,8 @@ class Result:
         return [attempt for attempt in self.attempts if (attempt.stage, attempt.seed) == (stage, seed)]
 
 
-def fresh(task: str, name: str, preset: Preset) -> Result:
-    """One of which nothing has been done yet.
+def new_result(task: str, name: str, preset: Preset) -> Result:
+    """A result of which no stage has run.
 
     Raises:
         ConfigError: the preset names an unknown policy or recipe.
@@ -131,27 +138,70 @@ def fresh(task: str, name: str, preset: Preset) -> Result:
     return Result(task, name, training.num_steps, training.batch_size, PUBLISHED[task], values)
 
 
+def read(file: Path) -> Result:
+    """Read a result from its file.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"'{file}' is missing or damaged: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"'{file}' must hold an object, given: {type(values).__name__}")
+    return from_mapping(Result, values, where=str(file))
+
+
+def read_or_new(folder: Path, new: Result) -> Result:
+    """The result in a folder, of the same reproduction as `new`; `new` where the folder is empty.
+
+    Raises:
+        ConfigError: the folder holds something else, or a reproduction with other values; names them.
+    """
+    if not (folder / RESULT).is_file():
+        there = sorted(path.name for path in folder.glob("[!.]*"))  # hidden: the lock, an unfinished file
+        if there:
+            raise ConfigError(
+                f"'{folder}' is not a reproduction: it lacks {RESULT} and holds {', '.join(there[:5])}; "
+                "choose another place with --output"
+            )
+        return new
+    then = read(folder / RESULT)
+    was, now = ({**_flat(r.values), "task": r.task, "num_steps": r.num_steps} for r in (then, new))
+    differing = [
+        f"{key} {was.get(key)} (now {now.get(key)})"
+        for key in sorted(was.keys() | now.keys())
+        if was.get(key) != now.get(key) and not key.startswith("target.")
+    ]
+    if differing:
+        raise ConfigError(
+            f"'{folder}' was started with {', '.join(differing)}; choose another place with --output to start anew"
+        )
+    return replace(then, preset=new.preset, values=new.values)
+
+
 def seed_result(result: Result, seed: int, report: dict[str, Any]) -> SeedResult:
-    """One seed's part, from what `aloha_kit.eval` wrote."""
+    """The result of one seed, from the report of `aloha_kit.eval`."""
     (checkpoint,) = report["checkpoints"]
     held, any_time = (
         Rate.of(checkpoint[key]["successes"], checkpoint[key]["trials"]) for key in ("success", "success_any_time")
     )
-    train, evaluation = (Wall.of(result.of_stage(stage, seed)) for stage in ("train", "eval"))
+    train, evaluation = (WallTime.of(result.of_stage(stage, seed)) for stage in ("train", "eval"))
     return SeedResult(seed, held, any_time, train, evaluation)
 
 
 def summarise(result: Result, success: float, minutes: float | None) -> Summary | None:
-    """The seeds together, beside what was to be reached; None before the first of them is evaluated."""
+    """All seeds together, compared with the target; None before the first of them is evaluated."""
     if not result.seeds:
         return None
     rates = [seed.held.rate for seed in result.seeds]
-    held = Rate.together([seed.held for seed in result.seeds])
-    record = Wall.of(result.of_stage("record")) + Wall.of(result.of_stage("validate"))
+    held = Rate.pooled([seed.held for seed in result.seeds])
+    record = WallTime.of(result.of_stage("record")) + WallTime.of(result.of_stage("validate"))
     one_seed = record + max((seed.train + seed.eval for seed in result.seeds), key=lambda wall: wall.seconds)
     return Summary(
         held=held,
-        any_time=Rate.together([seed.any_time for seed in result.seeds]),
+        any_time=Rate.pooled([seed.any_time for seed in result.seeds]),
         lowest=min(rates),
         highest=max(rates),
         deviation=statistics.stdev(rates) if len(rates) > 1 else None,
@@ -160,3 +210,11 @@ def summarise(result: Result, success: float, minutes: float | None) -> Summary 
         success_reached=held.rate >= success,
         time_kept=None if minutes is None else one_seed.complete and one_seed.seconds <= 60 * minutes,
     )
+
+
+def _flat(values: object, at: str = "") -> dict[str, object]:
+    """{"train.lr": 1e-4, …}"""
+    if not isinstance(values, dict):
+        return {at: values}
+    inner = (_flat(value, f"{at}.{key}" if at else str(key)) for key, value in values.items())
+    return {key: value for flat in inner for key, value in flat.items()}

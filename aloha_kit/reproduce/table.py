@@ -1,18 +1,40 @@
-"""A result for people: one in full, or several as rows of one table. Markdown."""
+"""Tables of results in Markdown: one result in full, or several as rows of train/README.md.
+
+python -m aloha_kit.reproduce.table     # renew the table of train/README.md from train/results
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from aloha_kit.reproduce.result import Rate, Result, SeedResult, Summary, Surroundings, Wall
+from aloha_kit.config import to_mapping
+from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core.files import make_folder, write_json
+from aloha_kit.reproduce.machine import CHECKOUT
+from aloha_kit.reproduce.preset import load_preset
+from aloha_kit.reproduce.result import (
+    new_result,
+    PUBLISHED,
+    Rate,
+    read,
+    Result,
+    SeedResult,
+    Summary,
+    Surroundings,
+    WallTime,
+)
 
 UNKNOWN = "–"
+PRESETS = ("paper", "fast", "cpu")
+BEGIN, END = "<!-- reproduction: written by aloha_kit.reproduce -->", "<!-- reproduction: end -->"
 
 
 def details(result: Result) -> str:
-    """Everything that is known of one reproduction."""
-    lines = [f"### {_spoken(result.task)}, preset `{result.preset}`"]
+    """One reproduction in full."""
+    lines = [f"### {_words(result.task)}, preset `{result.preset}`"]
     if result.summary is None:
         lines.append("\nNo policy has been evaluated yet.")
     else:
@@ -22,19 +44,81 @@ def details(result: Result) -> str:
 
 
 def overview(results: Sequence[Result]) -> str:
-    """A row a result; one without a summary is marked as not run."""
+    """A table with a row for each result; one without a summary is marked as not run."""
     head = (
         "task", "preset", "demonstrations", "training", "success, held to the end", "by seed", "at any time",
         "published", "one seed, from nothing", "target", "met",
     )  # fmt: skip
     rows = [_row(result) for result in results]
     notes = [
-        f"- {_spoken(result.task)}, `{result.preset}`: {_machine(each)}."
+        f"- {_words(result.task)}, `{result.preset}`: {_machine(each)}."
         for result in results
         if result.summary is not None
         for each in result.surroundings
     ]
     return "\n".join([*_table([head, *rows]), *(["", *notes] if notes else [])])
+
+
+def require_published(preset: str, train: Path = CHECKOUT / "train") -> None:
+    """Check before hours of work that `publish` will be possible after them.
+
+    Raises:
+        ConfigError: the table has no rows of this preset, or there is no README with such a table.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"the README's table is of the presets {', '.join(PRESETS)}; leave --update_readme out")
+    _parts(train / "README.md")
+
+
+def publish(result: Result, train: Path = CHECKOUT / "train") -> str:
+    """Save a result in `train`/results and renew the table of its README; returns a message.
+
+    Raises:
+        ConfigError: there is no README with such a table (the package does not run from a checkout).
+    """
+    _parts(train / "README.md")
+    file = make_folder(train / "results") / f"{result.task}_{result.preset}.json"
+    write_json(file, to_mapping(result))
+    renew(train)
+    return f"saved as {file}, and {train / 'README.md'} renewed"
+
+
+def renew(train: Path = CHECKOUT / "train") -> None:
+    """Write the table of README.md from the results.
+
+    Raises:
+        ConfigError: no README with such a table, or a damaged result.
+    """
+    before, after = _parts(train / "README.md")
+    text = f"{before}{BEGIN}\n{table(train / 'results')}\n{END}{after}"
+    (train / "README.md").write_text(text, encoding="utf-8")
+
+
+def table(results: Path) -> str:
+    """The table of all tasks and presets; those without a file in `results` are marked as not run.
+
+    Raises:
+        ConfigError: a damaged result.
+    """
+    rows = []
+    for task in PUBLISHED:
+        for preset in PRESETS:
+            file = results / f"{task}_{preset}.json"
+            rows.append(read(file) if file.exists() else new_result(task, preset, load_preset(preset, task)))
+    return overview(rows)
+
+
+def _parts(readme: Path) -> tuple[str, str]:
+    """The text before and after the table."""
+    try:
+        text = readme.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"no table to renew outside a checkout: '{readme}': {error.strerror}") from error
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ConfigError(f"no table to renew: '{readme}' lacks the lines {BEGIN} and {END}")
+    return before, after
 
 
 def _by_seed(seeds: Sequence[SeedResult], summary: Summary) -> list[str]:
@@ -58,13 +142,14 @@ def _remarks(result: Result, summary: Summary) -> list[str]:
     if summary.deviation is not None:
         spread = f"{summary.lowest:.1%} to {summary.highest:.1%}, standard deviation {100 * summary.deviation:.1f}"
         lines.insert(
-            1, f"- Between seeds: {spread} points. The interval of all together knows the starts' luck, not the seeds'."
+            1,
+            f"- Between seeds: {spread} points. Their common interval covers the start states, not the seeds.",
         )
     return lines
 
 
 def _row(result: Result) -> tuple[str, ...]:
-    what = (_spoken(result.task), f"`{result.preset}`", _demonstrations(result), _training(result))
+    what = (_words(result.task), f"`{result.preset}`", _demonstrations(result), _training(result))
     published = f"about {result.published:.0%}"
     summary = result.summary
     if summary is None:
@@ -119,17 +204,29 @@ def _interval(rate: Rate) -> str:
     return f"{100 * low:.1f} to {high:.1%}"
 
 
-def _time(wall: Wall) -> str:
+def _time(wall: WallTime) -> str:
     hours, rest = divmod(round(wall.seconds), 3600)
     minutes, seconds = divmod(rest, 60)
     text = f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
     return text if wall.complete else f"over {text}"
 
 
-def _spoken(task: str) -> str:
+def _words(task: str) -> str:
     return task.replace("_", " ")
 
 
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return [lines[0], "|" + "---|" * len(rows[0]), *lines[1:]]
+
+
+def main() -> None:
+    """Renew the table of this checkout."""
+    try:
+        renew()
+    except AlohaKitError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from aloha_kit.reproduce.work import Ended, Workplace
+from aloha_kit.reproduce.machine import CommandResult, LockedFolder
 from tests.synthetic import make, write
 
 STEPS = 40
@@ -34,7 +34,7 @@ def argument(words: Sequence[str], flag: str) -> str:
 
 
 class Commands:
-    """Stands in for `Workplace.run`.
+    """Stands in for `LockedFolder.run`.
 
     Attributes:
         words: of every command that was run.
@@ -48,16 +48,16 @@ class Commands:
         self.stop: dict[str, str] = {}
         self._evaluations = 0
 
-    def __call__(self, place: Workplace, words: Sequence[str]) -> Ended:
+    def __call__(self, place: LockedFolder, words: Sequence[str]) -> CommandResult:
         self.words.append(list(words))
         application = words[0].removeprefix("aloha_kit.")
         how = self.stop.pop(application, "")
         if how == "killed":
             raise SystemExit("SIGKILL")  # we die with it: nothing after it is done
         if how == "failed":
-            return Ended(1, self.seconds, interrupted="")
+            return CommandResult(1, self.seconds, interrupted="")
         getattr(self, f"_{application}")(words, half=how == "interrupted")
-        return Ended(130 if how else 0, self.seconds, interrupted="SIGTERM" if how else "")
+        return CommandResult(130 if how else 0, self.seconds, interrupted="SIGTERM" if how else "")
 
     def _record(self, words: Sequence[str], half: bool) -> None:
         folder = Path(argument(words, "--dataset_dir"))

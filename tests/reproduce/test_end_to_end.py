@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from aloha_kit.reproduce.__main__ import main
-from aloha_kit.reproduce.keep import read
+from aloha_kit.reproduce.result import read
 
 TINY = {
     "device": "cpu",
@@ -60,9 +61,9 @@ def test_interrupted_in_its_training_and_gone_on_with(
     assert len(episodes) == 2
 
     main(command)
-    said = capfd.readouterr().out
-    assert "== 1/4 record: done\n== 2/4 validate: done\n" in said
-    assert f"$ python -m aloha_kit.train --resume {out}/seed_0/policy\n" in said
+    said, log = capfd.readouterr()
+    assert re.search(r" == 1/4 record: done\n\S+ == 2/4 validate: done\n", log)
+    assert f"$ python -m aloha_kit.train --resume {out}/seed_0/policy\n" in log
     assert json.loads(last.read_text())["step"] == 400
     assert {file: file.stat().st_mtime_ns for file in episodes} == episodes
     with (last.parents[2] / "metrics.csv").open() as file:
@@ -79,4 +80,4 @@ def test_interrupted_in_its_training_and_gone_on_with(
     assert "| together |" in said
 
     main(command)
-    assert "== 4/4 eval, seed 0: done\n" in capfd.readouterr().out
+    assert "== 4/4 eval, seed 0: done\n" in capfd.readouterr().err

@@ -14,13 +14,13 @@ from aloha_kit.eval.args import EvalArgs
 from aloha_kit.record.args import parse as parse_record
 from aloha_kit.reproduce.args import parse
 from aloha_kit.reproduce.preset import load_preset, Preset
-from aloha_kit.reproduce.stages import Evaluate, Job, Record, Train
+from aloha_kit.reproduce.stages import Evaluate, Record, ReproductionSetup, Train
 from aloha_kit.train.args import parse as parse_train
 from tests.reproduce.pretend import preset_file
 
 
-def job(preset: Preset, task: str) -> Job:
-    return Job(task, preset, Path("out"), preset.device, 200)
+def job(preset: Preset, task: str) -> ReproductionSetup:
+    return ReproductionSetup(task, preset, Path("out"), preset.device, 200)
 
 
 @pytest.mark.parametrize("task", ["transfer_cube", "insertion"])
@@ -83,7 +83,7 @@ def test_a_task_has_values_of_its_own(tmp_path: Path) -> None:
     ("changes", "expected"),
     [
         ({"train": {"num_stpes": 5}}, r"tiny.yaml: train: unknown flag 'num_stpes'. Did you mean 'num_steps'\? "),
-        ({"train": {"seed": 5}}, "train: seed cannot be set here, --seeds says it"),
+        ({"train": {"seed": 5}}, "train: seed cannot be set here, it is given by --seeds"),
         ({"train": {"num_epochs": 5}}, "train: num_epochs cannot be set here, a reproduction is counted in steps"),
         (
             {"train": {"policy": "act_reference"}},

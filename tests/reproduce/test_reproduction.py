@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,10 @@ from typing import Any
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.reproduce import surroundings
+from aloha_kit.reproduce import machine
 from aloha_kit.reproduce.__main__ import main
-from aloha_kit.reproduce.keep import read
-from aloha_kit.reproduce.result import Result
-from aloha_kit.reproduce.work import Workplace, workplace
+from aloha_kit.reproduce.machine import locked, LockedFolder
+from aloha_kit.reproduce.result import read, Result
 from tests.reproduce.pretend import checkpoint, Commands, preset_file
 
 Reproduce = Callable[..., str]
@@ -24,13 +24,13 @@ Reproduce = Callable[..., str]
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> Commands:
     pretended = Commands(successes={0: 9, 1: 8, 2: 4})
-    monkeypatch.setattr(Workplace, "run", lambda place, words: pretended(place, words))
+    monkeypatch.setattr(LockedFolder, "run", lambda place, words: pretended(place, words))
     return pretended
 
 
 @pytest.fixture
 def reproduce(tmp_path: Path, commands: Commands, capsys: pytest.CaptureFixture[str]) -> Reproduce:
-    """The command line; returns what it printed, or why it ended."""
+    """The command line; returns what it logged (without the time) and printed, or why it ended."""
     preset = preset_file(tmp_path)
 
     def call(*flags: object) -> str:
@@ -39,8 +39,10 @@ def reproduce(tmp_path: Path, commands: Commands, capsys: pytest.CaptureFixture[
         try:
             main([str(word) for word in words])
         except SystemExit as end:
-            return f"{end.code} {capsys.readouterr().err}"
-        return capsys.readouterr().out
+            logged = r"(?m)^\d\d:\d\d:\d\d .*\n(\$ .*\n)?"
+            return f"{end.code} {re.sub(logged, '', capsys.readouterr().err)}"
+        out, log = capsys.readouterr()
+        return re.sub(r"(?m)^\d\d:\d\d:\d\d ", "", log) + out
 
     return call
 
@@ -204,7 +206,7 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, reproduce: R
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").touch()
     assert reproduce() == (
-        f"error: '{tmp_path}/out' is no reproduction: it lacks reproduce.json and holds thesis.tex; "
+        f"error: '{tmp_path}/out' is not a reproduction: it lacks reproduce.json and holds thesis.tex; "
         "choose another place with --output "
     )
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["thesis.tex"]
@@ -216,8 +218,8 @@ def test_a_reproduction_keeps_its_values_but_not_its_target(tmp_path: Path, repr
     assert "Target: 95%. Met: no (success)." in reproduce()
     preset_file(tmp_path, train={"policy": "act_cpu", "num_steps": 50, "batch_size": 4, "lr": 1e-3})
     assert reproduce() == (
-        f"error: '{tmp_path}/out' was begun with num_steps 40 (now 50), train.lr None (now 0.001), "
-        "train.num_steps 40 (now 50); choose another place with --output to begin anew "
+        f"error: '{tmp_path}/out' was started with num_steps 40 (now 50), train.lr None (now 0.001), "
+        "train.num_steps 40 (now 50); choose another place with --output to start anew "
     )
 
 
@@ -237,9 +239,9 @@ def test_only_the_readmes_presets_get_into_it(tmp_path: Path, commands: Commands
 
 
 def test_two_at_a_time_in_one_folder_are_refused(tmp_path: Path, commands: Commands, reproduce: Reproduce) -> None:
-    with workplace(tmp_path / "out"):
+    with locked(tmp_path / "out"):
         assert reproduce() == (
-            f"error: another reproduction is at work in '{tmp_path}/out' (process {os.getpid()}); "
+            f"error: another reproduction uses '{tmp_path}/out' (process {os.getpid()}); "
             "wait for it or end it, or choose another place with --output "
         )
     assert applications(commands) == []
@@ -251,9 +253,9 @@ NO_GPU = "device 'cuda' cannot be used: there is none"
 @pytest.mark.parametrize(
     ("meant", "flags", "expected"),
     [
-        ("cuda", [], f"preset 'tiny' is meant for a GPU, and {NO_GPU}; take --preset cpu, or add --force"),
-        ("cuda", ["--device", "cpu"], "preset 'tiny' is meant for a GPU, and --device cpu was given; take --preset"),
-        ("cpu", ["--device", "cuda"], f"preset 'tiny' does without a GPU, and {NO_GPU}; leave --device out, or"),
+        ("cuda", [], f"preset 'tiny' is for a GPU, and {NO_GPU}; take --preset cpu, or add --force"),
+        ("cuda", ["--device", "cpu"], "preset 'tiny' is for a GPU, and --device cpu was given; take --preset"),
+        ("cpu", ["--device", "cuda"], f"preset 'tiny' is for the CPU, and {NO_GPU}; leave --device out, or"),
         ("cuda", ["--force"], "--device cpu"),
         ("cuda", ["--force", "--device", "cpu"], "--device cpu"),
         ("cpu", [], "--device cpu"),
@@ -266,7 +268,7 @@ def test_a_gpu_that_is_not_there(
         if device != "cpu":
             raise ConfigError(f"device '{device}' cannot be used: there is none")
 
-    monkeypatch.setattr(surroundings, "gpu_of", gpu_of)
+    monkeypatch.setattr(machine, "gpu_of", gpu_of)
     preset_file(tmp_path, device=meant)
     said = reproduce(*flags)
     assert expected in said
@@ -278,7 +280,7 @@ def test_a_gpu_that_is_not_there(
 def test_a_gpu_that_is_there_is_noted(
     tmp_path: Path, commands: Commands, reproduce: Reproduce, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(surroundings, "gpu_of", lambda device: "Some GPU" if device == "cuda:1" else None)
+    monkeypatch.setattr(machine, "gpu_of", lambda device: "Some GPU" if device == "cuda:1" else None)
     preset_file(tmp_path, device="cuda")
     out = reproduce("--device", "cuda:1")
     assert all("--device cuda:1" in " ".join(words) for words in commands.words[2:])

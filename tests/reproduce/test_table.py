@@ -13,12 +13,10 @@ from scipy.stats import binomtest
 from aloha_kit.config import to_mapping
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import write_json
-from aloha_kit.reproduce.keep import read
+from aloha_kit.reproduce.machine import CHECKOUT, describe_machine, gpu_of
 from aloha_kit.reproduce.preset import Preset, Recording, Target
-from aloha_kit.reproduce.readme import BEGIN, END, publish, table
-from aloha_kit.reproduce.result import Attempt, fresh, Rate, Result, seed_result, summarise, Surroundings
-from aloha_kit.reproduce.surroundings import CHECKOUT, gpu_of, look
-from aloha_kit.reproduce.table import details, overview
+from aloha_kit.reproduce.result import Attempt, new_result, Rate, read, Result, seed_result, summarise, Surroundings
+from aloha_kit.reproduce.table import BEGIN, details, END, overview, publish, table
 
 HERE = Surroundings({"aloha_kit": "9.9", "torch": "2.0"}, "Some CPU", 2, "cpu", None, "abc123")
 PRESET = Preset("cpu", Target(0.9, 12), Recording(80, (96, 128)), {"policy": "act_cpu", "num_steps": 1234})
@@ -34,7 +32,7 @@ def result(minutes: float | None = 12) -> Result:
     """196 and 172 of 200 in two seeds; the second's evaluation was interrupted once."""
     times = [*SECONDS.items(), (("eval", 4), 10), (("eval", 4), 20)]
     attempts = tuple(Attempt(stage, f"do {stage} {seed}", "now", 0, seed, s, 0) for (stage, seed), s in times)
-    made = replace(fresh("transfer_cube", "cpu", PRESET), surroundings=(HERE,), attempts=attempts)
+    made = replace(new_result("transfer_cube", "cpu", PRESET), surroundings=(HERE,), attempts=attempts)
     seeds = seed_result(made, 0, report(196, 198, 200)), seed_result(made, 4, report(172, 180, 200))
     made = replace(made, seeds=seeds)
     return replace(made, summary=summarise(made, 0.9, minutes))
@@ -95,8 +93,8 @@ def test_the_table_of_one_result() -> None:
         "| together | 368/400 = 92.0% | 88.9 to 94.3% | 378/400 = 94.5% |  |  |",
         "",
         "- Target: 90% in 12 min. Met: yes.",
-        "- Between seeds: 86.0% to 98.0%, standard deviation 8.5 points. The interval of all together knows the "
-        "starts' luck, not the seeds'.",
+        "- Between seeds: 86.0% to 98.0%, standard deviation 8.5 points. Their common interval covers the "
+        "start states, not the seeds.",
         "- Published by ACT's authors: about 90%, a touch at any time counted.",
         "- From 80 at 96x128; `act_cpu`, 1,234 steps of 32.",
         "- Recorded and validated in 1 min 12 s; with one seed, all stages took 11 min 52 s.",
@@ -109,11 +107,11 @@ def test_the_table_of_one_result() -> None:
 
 
 def test_a_result_before_its_first_evaluation() -> None:
-    assert "No policy has been evaluated yet." in details(fresh("insertion", "cpu", PRESET))
+    assert "No policy has been evaluated yet." in details(new_result("insertion", "cpu", PRESET))
 
 
 def test_the_table_of_several_marks_what_was_not_run() -> None:
-    rows = overview([result(), fresh("insertion", "fast", replace(PRESET, target=Target(0.5)))]).splitlines()
+    rows = overview([result(), new_result("insertion", "fast", replace(PRESET, target=Target(0.5)))]).splitlines()
     assert rows[2] == (
         "| transfer cube | `cpu` | 80 at 96x128 | `act_cpu`, 1,234 steps of 32 | 368/400 = 92.0% (88.9 to 94.3%) "
         "| 98.0%, 86.0% | 378/400 = 94.5% | about 90% | 11 min 52 s | 90% in 12 min | yes |"
@@ -162,12 +160,12 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
 
 
 def test_the_readme_of_this_checkout_is_up_to_date() -> None:
-    """After a change of presets or results: python -m aloha_kit.reproduce.readme"""
+    """After a change of presets or results: python -m aloha_kit.reproduce.table"""
     assert f"{BEGIN}\n{table(CHECKOUT / 'train' / 'results')}\n{END}" in (CHECKOUT / "train/README.md").read_text()
 
 
 def test_where_it_runs() -> None:
-    here = look("cpu", None)
+    here = describe_machine("cpu", None)
     assert (here.device, here.gpu) == ("cpu", None)
     assert here.versions["numpy"] == np.__version__
     assert gpu_of("cpu") is None

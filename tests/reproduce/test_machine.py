@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aloha_kit.reproduce.work import ReproductionError, workplace
+from aloha_kit.reproduce.machine import locked, ReproductionError
 
 STAGE = """
 import signal, sys, time
@@ -46,7 +46,7 @@ def wait_for(file: Path, text: str) -> None:
 
 
 def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
-    with workplace(tmp_path / "out") as place:
+    with locked(tmp_path / "out") as place:
         ended = place.run([stage, str(tmp_path / "said"), "began "])
     assert (ended.status, ended.interrupted) == (3, "")
     assert ended.seconds > 0
@@ -65,7 +65,7 @@ def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tm
     before = signal.getsignal(number)
     other = threading.Thread(target=interrupt)
     other.start()
-    with workplace(tmp_path / "out") as place:
+    with locked(tmp_path / "out") as place:
         ended = place.run([stage, str(said), "asked asked "])
     other.join()
     assert (ended.status, ended.interrupted) == (3, signal.Signals(number).name)
@@ -75,16 +75,16 @@ def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tm
 
 def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: str, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom aloha_kit.reproduce.work import workplace\n"
-        "with workplace(Path(sys.argv[1])) as place:\n    place.run(sys.argv[2:])"
+        "import sys\nfrom pathlib import Path\nfrom aloha_kit.reproduce.machine import locked\n"
+        "with locked(Path(sys.argv[1])) as place:\n    place.run(sys.argv[2:])"
     )
     said = tmp_path / "said"
     words = [sys.executable, "-c", code, str(tmp_path / "out"), stage, str(said), "asked "]
     with subprocess.Popen(words) as reproduction:
         wait_for(said, "began")
         reproduction.kill()
-    busy = r"another reproduction is at work in '.*out' \(process \d+\)"
-    with pytest.raises(ReproductionError, match=busy) as error, workplace(tmp_path / "out"):
+    busy = r"another reproduction uses '.*out' \(process \d+\)"
+    with pytest.raises(ReproductionError, match=busy) as error, locked(tmp_path / "out"):
         pass
     left = int(str(error.value).partition("(process ")[2].partition(")")[0])
     assert left != reproduction.pid
@@ -92,7 +92,7 @@ def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: 
     end = time.monotonic() + 30
     while True:
         try:
-            with workplace(tmp_path / "out"):
+            with locked(tmp_path / "out"):
                 return
         except ReproductionError:
             assert time.monotonic() < end
