@@ -6,6 +6,7 @@ import io
 import logging
 import math
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
@@ -22,11 +23,13 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.train.device import memory_of
 from aloha_kit.train.metrics import COLUMNS, Columns, MetricsFile
 from aloha_kit.train.runs import Run
-from aloha_kit.train.timing import Lap, Timing
+from aloha_kit.train.timing import Lap, OtherProcesses, Timing
 
 LOG = logging.getLogger(__name__)
 LOG_EVERY = 10  # steps between rows of the log; in between, losses stay on the device and nothing waits for it
 PLAIN_SECONDS = 60.0  # between lines where there is no terminal to draw a bar on
+ESTIMATE_SECONDS = 15.0  # from the first batch to the estimate of the whole duration
+LONG_SECONDS = 86_400.0  # an estimate from which on there is a warning
 
 
 class TrainingError(AlohaKitError):
@@ -34,17 +37,33 @@ class TrainingError(AlohaKitError):
 
 
 class Progress:
-    """Collects the loop's measurements and shows them every few steps. A context manager around the loop."""
+    """Collects the loop's measurements and shows them every few steps. A context manager around the loop.
+
+    A training that would take days is reported in its first seconds.
+    """
 
     def __init__(
-        self, run: Run, *, first_step: int, num_steps: int, columns: Columns = COLUMNS, show: bool = True
+        self,
+        run: Run,
+        *,
+        first_step: int,
+        num_steps: int,
+        columns: Columns = COLUMNS,
+        show: bool = True,
+        limit_s: float | None = None,
+        advice: str = "",
     ) -> None:
+        """`limit_s` is the time that is left to the run; `advice` is for a training on a CPU that would take days."""
         from torch.utils.tensorboard import SummaryWriter  # a second to import; --help should not pay it
 
         self._run, self._selects = run, columns.selects
         self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step + 1)
         self._metrics = MetricsFile(run.folder / "metrics.csv", after=first_step, columns=columns)
-        self._num_steps = num_steps
+        self._first_step, self._num_steps = first_step, num_steps
+        self._limit_s, self._advice = limit_s, advice
+        self._steps, self._began = 0, 0.0
+        self._estimate_timer: threading.Timer | None = None
+        self._others = OtherProcesses()
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
@@ -67,6 +86,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._estimate_timer is not None:
+            self._estimate_timer.cancel()
         self._bar.close()
         self._board.close()
 
@@ -75,6 +96,9 @@ class Progress:
         self._timing.batch_requested()
         for batch in batches:
             self._timing.batch_ready()
+            if self._estimate_timer is None:
+                self._began = time.monotonic()
+                self._start_estimate(ESTIMATE_SECONDS)
             yield batch
             self._timing.batch_requested()
 
@@ -82,6 +106,7 @@ class Progress:
         """Take a step's losses, without waiting for the device."""
         self._pending.append((step, {**{k: v.detach() for k, v in losses.items()}, "grad_norm": norm.detach()}))
         self._timing.step_done(norm.device)
+        self._steps += 1
         self._samples += samples
         self._lr = lr
         self._bar.update()
@@ -122,7 +147,8 @@ class Progress:
             step,
             f"loss {means['loss']:.4f}{self._validation}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
             f"step {times['step_ms']:.0f} ms, {self._samples / max(working, 1e-9):.0f} samples/s, {memory:.1f} GB, "
-            f"{tqdm.format_interval(left)} left, bottleneck: {lap.bottleneck(self._laps)}",
+            f"{tqdm.format_interval(left)} left, bottleneck: {lap.bottleneck(self._laps)}"
+            f"{self._others.text(torch.get_num_threads())}",
         )
         self._pending.clear()
         self._samples = 0
@@ -132,6 +158,22 @@ class Progress:
         if self._plain and time.monotonic() - self._logged_at >= PLAIN_SECONDS:
             self._logged_at = time.monotonic()
             LOG.info("Training %d/%d: %s", step, self._num_steps, text)
+
+    def _start_estimate(self, seconds: float) -> None:
+        self._estimate_timer = threading.Timer(seconds, self._estimate)
+        self._estimate_timer.daemon = True
+        self._estimate_timer.start()
+
+    def _estimate(self) -> None:
+        """Warn of a training that would take days; a first step that is not done yet counts where there is advice."""
+        if not self._steps and not self._advice:  # the first step on a GPU, or of a compiled network, is no measure
+            self._start_estimate(1.0)
+            return
+        step_s, count = (time.monotonic() - self._began) / max(self._steps, 1), self._num_steps - self._first_step
+        left = min(step_s * count, math.inf if self._limit_s is None else self._limit_s)
+        if left >= LONG_SECONDS:
+            days = f"{'' if self._steps else 'at least '}{left / 86_400:.1f} days"
+            LOG.warning("at %.1f s a step, %d steps will take %s%s", step_s, count, days, self._advice)
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Log the results of a validation or an evaluation."""

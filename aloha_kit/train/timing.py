@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 MATTERS = 0.2  # share of the time from which on something other than the step is reported as the bottleneck
+BUSY = 0.75  # share of the wanted cores that must be free
 
 
 @dataclass(frozen=True)
@@ -89,3 +92,31 @@ class Timing:
         event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         return event
+
+
+class OtherProcesses:
+    """CPU time that other processes take, from Linux's /proc/stat; nothing elsewhere."""
+
+    def __init__(self, stat: Path = Path("/proc/stat")) -> None:
+        self._stat = stat
+        self._last = self._read()
+
+    def text(self, threads: int) -> str:
+        """A remark for the progress line where the others since the last call leave less than `threads` cores."""
+        before, self._last = self._last, self._read()
+        if before is None or self._last is None or self._last[0] <= before[0]:
+            return ""
+        seconds, busy, own = (new - old for new, old in zip(self._last, before, strict=True))
+        others, cores = max(busy - own, 0.0) / seconds, os.cpu_count() or 1
+        if cores - others > BUSY * min(threads, cores):
+            return ""
+        return f"; the machine is busy, other processes use {others:.1f} of {cores} cores"
+
+    def _read(self) -> tuple[float, float, float] | None:
+        """Seconds: of the clock, that all cores were busy, and that this process took of them."""
+        try:
+            fields = [int(word) for word in self._stat.read_text(encoding="ascii").split("\n", 1)[0].split()[1:9]]
+            busy = sum(fields) - fields[3] - fields[4]  # all but idle and waiting for a disk
+            return time.monotonic(), busy / os.sysconf("SC_CLK_TCK"), time.process_time()
+        except (OSError, ValueError, IndexError):
+            return None

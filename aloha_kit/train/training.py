@@ -33,7 +33,7 @@ from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.train.app import TrainingSetup
-from aloha_kit.train.args import to_snapshot
+from aloha_kit.train.args import to_snapshot, TrainArgs
 from aloha_kit.train.device import choose_device, keep_freed_memory
 from aloha_kit.train.distributed import Distributed, processes
 from aloha_kit.train.loop import Trainer, TrainingJob
@@ -128,7 +128,16 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
         )
         columns = Columns.of(network)
         progress = (
-            Progress(run_, first_step=first, num_steps=num_steps, columns=columns) if world.first else NullProgress()
+            Progress(
+                run_,
+                first_step=first,
+                num_steps=num_steps,
+                columns=columns,
+                limit_s=config.time_limit_s,
+                advice=_faster(args, device),
+            )
+            if world.first
+            else NullProgress()
         )
         if config.eval_every and task is not None:
             from aloha_kit.train.evaluation import SimEvaluator
@@ -203,6 +212,15 @@ def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], st
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _faster(args: TrainArgs[PolicyConfig], device: str) -> str:
+    """Advice for a training on a CPU that would take days; empty where the first step says nothing of the others."""
+    if device != "cpu" or args.training.compile:
+        return ""
+    if Path(args.policy).stem == "act_cpu":
+        return "; give fewer --num_steps or a smaller --batch_size"
+    return "; without a GPU take --policy act_cpu, a small ACT that trains in minutes on two cores"
 
 
 def _require_rollouts() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
-from aloha_kit.train.timing import Lap, Timing
+from aloha_kit.train.timing import Lap, OtherProcesses, Timing
 
 CPU = torch.device("cpu")
 
@@ -97,6 +99,7 @@ def test_the_line_says_time_memory_and_bottleneck(
     monkeypatch.setattr("aloha_kit.train.progress.Timing", lambda: Timing(clock))
     monkeypatch.setattr("aloha_kit.train.progress.memory_of", lambda device: 1.54e9)
     monkeypatch.setattr("aloha_kit.train.progress.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("aloha_kit.train.progress.OtherProcesses.text", lambda others, threads: "")
     caplog.set_level("INFO", "aloha_kit")
     progress = Progress(Run(tmp_path), first_step=0, num_steps=101)
 
@@ -131,3 +134,75 @@ def test_the_line_says_time_memory_and_bottleneck(
     rows = [row for row in read_metrics(tmp_path / "metrics.csv") if "loss" in row]
     assert [row["data_ms"] for row in rows] == pytest.approx([100, 0, 0])
     assert [row["step_ms"] for row in rows] == pytest.approx([300, 300, 300])
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "limit_s", "done", "expected"),
+    [
+        (10**9, None, 3, r"at \d\.\d s a step, 1000000000 steps will take \d+\.\d days; take act_cpu$"),
+        (10**9, None, 0, r"will take at least \d+\.\d days; take act_cpu$"),
+        (10**9, 3600.0, 3, None),
+        (200, None, 3, None),
+    ],
+)
+def test_a_training_that_would_take_days_is_reported_at_its_beginning(
+    num_steps: int,
+    limit_s: float | None,
+    done: int,
+    expected: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr("aloha_kit.train.progress.ESTIMATE_SECONDS", 0.3)
+    progress = Progress(
+        Run(tmp_path), first_step=0, num_steps=num_steps, show=False, limit_s=limit_s, advice="; take act_cpu"
+    )
+    with progress:
+        for step, _ in enumerate(progress.timed(iter([{}] * (done + 1)))):  # type: ignore[list-item]
+            if step == done:
+                timer = progress._estimate_timer
+                assert timer is not None
+                timer.join(60)
+            else:
+                progress.add(step + 1, 8, {"loss": torch.tensor(0.5)}, torch.tensor(1.0), 1e-4)
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warnings) == (expected is not None)
+    assert expected is None or re.search(expected, warnings[0])
+
+
+def test_the_estimate_waits_for_the_first_step_of_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("aloha_kit.train.progress.ESTIMATE_SECONDS", 0.01)
+    with Progress(Run(tmp_path), first_step=0, num_steps=10**9, show=False) as progress:
+        next(iter(progress.timed(iter([{}]))))  # type: ignore[list-item]
+        first = progress._estimate_timer
+        assert first is not None
+        first.join(60)
+        assert progress._estimate_timer is not first
+        assert not caplog.records
+
+
+def test_a_busy_machine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, own = [100.0], [5.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("time.process_time", lambda: own[0])
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    stat, ticks = tmp_path / "stat", os.sysconf("SC_CLK_TCK")
+
+    def after(seconds: float, others: float) -> str:
+        """Ten more seconds, of which this process takes `seconds` and the others take `others` on all cores."""
+        now[0], own[0] = now[0] + 10, own[0] + seconds
+        counts[0] += round((seconds + others) * ticks)
+        stat.write_text(f"cpu  {counts[0]} 10 20 999999 777 1 2 3 0 0\ncpu0 1 2 3\n")
+        return load.text(threads=2)
+
+    counts = [1000]
+    stat.write_text(f"cpu  {counts[0]} 10 20 999 777 1 2 3 0 0\n")
+    load = OtherProcesses(stat)
+    assert after(20, others=1) == ""
+    assert after(20, others=20) == "", "two of four cores are left to two threads"
+    assert after(12, others=27) == "; the machine is busy, other processes use 2.7 of 4 cores"
+    stat.unlink()
+    assert load.text(threads=2) == "", "no Linux"
