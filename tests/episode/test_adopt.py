@@ -78,7 +78,7 @@ def test_flags_describe_and_the_printed_commands_work(folder: Path, capsys: pyte
             [sys.executable, *command, *extra.get(command[1], [])], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        assert "assumed" not in done.stdout
+        assert "assumed" not in done.stdout + done.stderr
 
 
 def test_without_a_terminal_the_open_questions_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

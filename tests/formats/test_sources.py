@@ -120,7 +120,7 @@ def test_own_episodes_train_and_their_images_are_cached(
     flags = ["--policy", "tiny.yaml", "--format", OWN, "--dataset_dir", "parts", "--batch_size", "8"]
     flags += ["--num_steps", "6", "--val_every", "3", "--threads", "1", "--device", "cpu"]
     train([*flags, "--ckpt_dir", "run"])
-    assert "2 episodes to train on, 1 to validate; 96 steps; cameras: top" in capsys.readouterr().out
+    assert "2 episodes to train on, 1 to validate; 96 steps; cameras: top" in capsys.readouterr().err
     network = checkpoint.load(tmp_path / "run" / "checkpoints" / "last")
     made = MemorySource(["x"], ReadOptions()).made
     expected = np.concatenate([episode.action for episode in made]).mean(axis=0)
