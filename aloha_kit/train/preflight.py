@@ -40,7 +40,7 @@ class PreflightReport:
 
     @property
     def _errors(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.level == "fault"]
+        return [finding for finding in self.findings if finding.level == "error"]
 
     def text(self) -> str:
         """A table for people: a line each where all is well, with what was expected and what to do elsewhere."""
@@ -119,7 +119,7 @@ def still_dimensions(table: EpisodeTable) -> Finding:
         still += [f"{label} {name}" for name, extent in zip(names, extents, strict=True) if extent < STILL]
     actions = sum(name.startswith("action ") for name in still)
     if actions == table.action.shape[1]:
-        return about.fault("no action ever changes", "commands that move", "record again: there is nothing to learn")
+        return about.error("no action ever changes", "commands that move", "record again: there is nothing to learn")
     if still:
         remedy = "none if this is meant (an arm at rest); else a joint or gripper was not recorded"
         return about.warning(f"constant: {_listed(still)}", "every dimension moves in some episode", remedy)
@@ -147,7 +147,7 @@ def action_and_state(table: EpisodeTable) -> Finding:
     errors = {lag: _following_error(table, of_state, of_action, lag) for lag in LAGS}
     if errors[0] < 1e-12:
         remedy = "record the commands (the leader's joints) as actions"
-        return about.fault("the actions equal the measured joints", expected, remedy)
+        return about.error("the actions equal the measured joints", expected, remedy)
     if errors[1] < 1e-12:
         found = "each action equals the joints measured one step later"
         remedy = "measured joints were recorded as actions; commands carry the force that grasping needs"
@@ -155,7 +155,7 @@ def action_and_state(table: EpisodeTable) -> Finding:
     lag = min(errors, key=lambda k: errors[k])
     if lag < 0:
         found = f"the joints lead their commands by {-lag} steps"
-        return about.fault(found, expected, "action and qpos are shifted or swapped in the files")
+        return about.error(found, expected, "action and qpos are shifted or swapped in the files")
     if lag == LAGS[-1]:
         found = f"no lag up to {lag} steps fits"
         return about.warning(found, expected, "check that action and qpos are of the same arms and times")
@@ -183,7 +183,7 @@ def grippers(table: EpisodeTable) -> list[Finding]:
     expected = "a state that follows its command, in the contract's unit"
     remedy = "fix the files, or describe them as they are with `python -m aloha_kit.episode adopt`"
     if found:
-        levels = [about.fault if f.level == "error" else about.warning for f in found]
+        levels = [about.error if f.level == "error" else about.warning for f in found]
         return [level(f.message, expected, remedy) for level, f in zip(levels, found, strict=True)]
     names = table.contract.state_names
     count = sum(is_gripper(name, names) for name in names)
@@ -223,10 +223,10 @@ def dark_cameras(table: EpisodeTable, thumbs: Thumbnails) -> list[Finding]:
         remedy = "check lens cap, cable and driver; drop these episodes, or the camera with --cameras"
         if black.any():
             found = f"black or of one colour in {_files(table, thumbs.episodes[black])}"
-            findings.append(about.fault(found, expected, remedy))
+            findings.append(about.error(found, expected, remedy))
         elif frozen.any():
             found = f"never changes in {_files(table, thumbs.episodes[frozen])}"
-            findings.append((about.fault if frozen.all() else about.warning)(found, expected, remedy))
+            findings.append((about.error if frozen.all() else about.warning)(found, expected, remedy))
         else:
             found = f"mean brightness {images.mean():.0f} of 255 in {plural(len(images), 'episode')} that were read"
             findings.append(about.ok(found))
@@ -250,7 +250,7 @@ def swapped_cameras(table: EpisodeTable, thumbs: Thumbnails) -> Finding:
                 exchanged.append(f"{table.names[episode]} ({a} and {b})")
     if exchanged:
         expected = "images like those of the same camera in other episodes"
-        return about.fault(f"exchanged: {_listed(exchanged)}", expected, "fix or drop these episodes")
+        return about.error(f"exchanged: {_listed(exchanged)}", expected, "fix or drop these episodes")
     return about.ok(f"{len(cameras)} cameras are alike in {len(thumbs.episodes)} episodes")
 
 
@@ -278,7 +278,7 @@ def one_batch(
             losses.append(float(parts[(*network.loss_columns, "loss")[0]].detach()))
             if not math.isfinite(losses[-1]):
                 found = f"loss {losses[-1]} at step {len(losses)}"
-                return about.fault(found, "finite numbers", "look for NaN in the data")
+                return about.error(found, "finite numbers", "look for NaN in the data")
             optimiser.zero_grad()
             parts["loss"].backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained.parameters(), 10.0)
@@ -292,7 +292,7 @@ def one_batch(
     if end < 0.98 * first:
         return about.warning(found, expected, "it learns, but slowly; watch the first hundred steps")
     remedy = "check that the network's parameters are trainable and the actions belong to the observations"
-    return about.fault(found, expected, remedy)
+    return about.error(found, expected, remedy)
 
 
 def _following_error(table: EpisodeTable, of_state: list[int], of_action: list[int], lag: int) -> float:

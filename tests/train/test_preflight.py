@@ -76,7 +76,7 @@ def test_measured_joints_as_actions(tmp_path: Path) -> None:
         episode.action[:] = episode.qpos[:-1]
 
     found = report(tmp_path, change)
-    assert of(found, "action and state").level == "fault"
+    assert of(found, "action and state").level == "error"
     assert not found.go
     with pytest.raises(EpisodeError, match=r"found 1 error .*\n  action and state: the actions equal"):
         found.require()
@@ -108,7 +108,7 @@ def test_grippers_of_another_unit_are_a_look_where_the_contract_says_so(tmp_path
 
     write_dataset(tmp_path, lengths=(60, 50), cameras={}, change=change)
     table = read_table(open_source(tmp_path))
-    assert {f.level for f in grippers(table)} == {"fault"}
+    assert {f.level for f in grippers(table)} == {"error"}
     raw = dataclasses.replace(table.contract, units={"joints": "rad", "gripper": "raw"})
     found = grippers(dataclasses.replace(table, contract=raw))
     assert {f.level for f in found} == {"warning"}
@@ -120,7 +120,7 @@ def test_joints_that_lead_their_commands(tmp_path: Path) -> None:
         episode.action[3:] = episode.qpos[: len(episode.action) - 3]
 
     finding = of(report(tmp_path, change), "action and state")
-    assert finding.level == "fault"
+    assert finding.level == "error"
     assert "lead their commands by 3 steps" in finding.found
 
 
@@ -132,7 +132,7 @@ def test_a_camera_that_shows_nothing(tmp_path: Path, how: str) -> None:
 
     found = report(tmp_path, change)
     finding = of(found, "camera wrist")
-    assert finding.level == "fault"
+    assert finding.level == "error"
     assert "episode_2.hdf5" in finding.found
     assert "episode_1.hdf5" not in finding.found
     assert of(found, "camera top").level == "ok"
@@ -155,7 +155,7 @@ def test_exchanged_cameras(tmp_path: Path) -> None:
             images["top"], images["wrist"] = images["wrist"], images["top"]
 
     finding = of(report(tmp_path, change), "cameras")
-    assert finding.level == "fault"
+    assert finding.level == "error"
     assert finding.found == "exchanged: episode_3.hdf5 (top and wrist)"
 
 
@@ -174,7 +174,7 @@ def test_no_action_at_all(tmp_path: Path) -> None:
         episode.action[:] = 0.25
 
     finding = of(report(tmp_path, change), "dimensions")
-    assert (finding.level, finding.found) == ("fault", "no action ever changes")
+    assert (finding.level, finding.found) == ("error", "no action ever changes")
 
 
 def test_a_spike_is_found_where_it_is(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_network_that_cannot_learn(tmp_path: Path) -> None:
         network.action_head.bias.requires_grad_(False)
 
     finding = of(report(tmp_path, spoil=spoil), "one batch")
-    assert finding.level == "fault"
+    assert finding.level == "error"
     assert "parameters are trainable" in finding.remedy
 
 
