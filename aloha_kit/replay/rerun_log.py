@@ -12,12 +12,10 @@ import numpy.typing as npt
 import rerun as rr
 import rerun.blueprint as rrb
 
-from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.files import replacing
 from aloha_kit.core.jpeg import encode_jpeg
+from aloha_kit.media.rerun_layout import arm_views, camera_grid, entity_of, JPEG_QUALITY
 from aloha_kit.replay.recording import Recording
-
-JPEG_QUALITY = 85
 
 
 def save_rrd(recording: Recording, path: Path, advance: Callable[[int], object]) -> Path:
@@ -44,10 +42,10 @@ def _log(stream: Any, recording: Recording, advance: Callable[[int], object]) ->
                 advance(1)
     state_times = _times(recording, "qpos")
     for i, name in enumerate(recording.contract.state_names):
-        _curve(stream, f"{_panel(name)}/qpos", state_times, recording.qpos[:, i])
+        _curve(stream, f"{entity_of(name)}/qpos", state_times, recording.qpos[:, i])
     command_times = _times(recording, "command", rows=len(recording.action))
     for i, name in enumerate(recording.contract.action_names):
-        _curve(stream, f"{_panel(name)}/action", command_times, recording.action[:, i])
+        _curve(stream, f"{entity_of(name)}/action", command_times, recording.action[:, i])
     for sensor, values in recording.sensors.items():
         times = _times(recording, f"sensors/{sensor}")
         for i, name in enumerate(recording.entries(sensor)):
@@ -106,16 +104,8 @@ def _picture(recording: Recording, camera: str, i: int) -> Any:
     return rr.EncodedImage(contents=data.tobytes(), media_type="image/jpeg")
 
 
-def _panel(name: str) -> str:
-    """`left_waist` to `arms/left/waist`, so that the viewer groups an arm's joints."""
-    ((arm, _),) = by_arm((name,)).items()
-    return f"other/{name}" if arm in ("", BASE) else f"arms/{arm}/{name.partition('_')[2]}"
-
-
 def _blueprint(recording: Recording) -> Any:
-    cameras = rrb.Grid(*[rrb.Spatial2DView(origin=f"cameras/{c}", name=c) for c in recording.cameras], name="cameras")
-    panels = dict.fromkeys(_panel(name).rpartition("/")[0] for name in recording.contract.action_names)
-    arms = [rrb.TimeSeriesView(origin=p, name=f"{p.removeprefix('arms/')} arm" if p != "other" else p) for p in panels]
+    cameras, arms = camera_grid(recording.cameras), arm_views(recording.contract.action_names)
     sensors = [rrb.TimeSeriesView(origin=f"sensors/{name}", name=name) for name in recording.sensors]
     plots = rrb.Tabs(
         rrb.Vertical(*arms, name="joints"),
