@@ -232,6 +232,27 @@ def test_messages_are_those_of_the_code() -> None:
     assert wrong == []
 
 
+def test_the_architecture_names_what_there_is() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    (packages,) = re.findall(r"^## Packages.*?(?=^## )", text, re.MULTILINE | re.DOTALL)
+    rows, (applications,) = (
+        re.findall(r"^\| `(\w+)` \|", packages, re.M),
+        re.findall(r"applications are (.*?)\.", packages),
+    )
+    here = {
+        path.stem
+        for path in (ROOT / "aloha_kit").iterdir()
+        if not path.name.startswith("_") and path.name != "py.typed"
+    }
+    assert sorted([*rows, *re.findall(r"`(\w+)`", applications)]) == sorted(here)
+    source = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "aloha_kit").rglob("*.py"))
+    for span in spans(text):
+        if re.fullmatch(r"[\w/.]+\.py", span):
+            assert any((ROOT / "aloha_kit").rglob(span)) or (ROOT / span).exists(), span
+        elif re.fullmatch(r"[A-Z]\w+|[a-z]+_[a-z_]+", span):
+            assert re.search(rf"\b{span}\b", source), span
+
+
 def test_the_configuration_page_is_current() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "configuration.py"))
     assert made["PAGE"].read_text(encoding="utf-8") == made["page"](), "python docs/configuration.py writes it"
