@@ -77,7 +77,7 @@ def test_imports_point_downwards(file: Path) -> None:
 STAGES = (
     ("aloha_kit.core, aloha_kit.config, aloha_kit.loop", {"torch", "rospy", "mujoco", "h5py", "cv2"}),
     ("aloha_kit.storage, aloha_kit.episode.app", {"torch", "rospy", "mujoco", "dm_control"}),
-    ("aloha_kit.record.app, aloha_kit.record.worker", {"torch", "rospy"}),
+    ("aloha_kit.record.app, aloha_kit.record.recording_worker", {"torch", "rospy"}),
     ("aloha_kit.replay.args, aloha_kit.replay.app", {"torch", "rospy"}),
     ("aloha_kit.deploy.args, aloha_kit.deploy.app", {"torch", "rospy"}),  # a remote policy's side
     (

@@ -1,16 +1,17 @@
-"""What only some environments can do: small protocols, which an environment has by having their methods."""
+"""Optional capabilities of environments: small protocols, which an environment has by having their methods."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Clock, ConfigError, Environment, Policy
+from aloha_kit.core import Clock, ConfigError, Environment, Policy, SafetyLimits
 from aloha_kit.loop.guard import SafetyGuard
+from aloha_kit.loop.latch import Latch
 from aloha_kit.loop.motions import park
 
 
@@ -77,6 +78,95 @@ class LiveRobot(Protocol):
         ...
 
 
+@runtime_checkable
+class ParkableRobot(Protocol):
+    """An environment whose arms can be parked and released."""
+
+    def prepare(self) -> None:
+        """Operating modes, limits and torque of the arms, for `park` without a `reset`."""
+        ...
+
+    def hold(self) -> None:
+        """Stay: a base stops, arms hold their last command."""
+        ...
+
+    def park(self, seconds: float | None = None) -> None:
+        """Move the arms to rest on themselves, in two moves of `seconds`."""
+        ...
+
+    def release(self) -> None:
+        """Switch the torque off; raises SafetyError unless the arms are parked."""
+        ...
+
+    def torque_report(self) -> str:
+        """State of the motors' torque, as a message."""
+        ...
+
+
+class StreamStatus(Protocol):
+    """Rate (Hz) and age (s) of a stream, and its problem; empty where there is none."""
+
+    @property
+    def problem(self) -> str: ...
+
+    @property
+    def rate_hz(self) -> float: ...
+
+    @property
+    def age_s(self) -> float: ...
+
+
+@runtime_checkable
+class TeleoperatedRobot(LiveRobot, ParkableRobot, Protocol):
+    """A robot with leader arms, which an operator moves.
+
+    Attributes:
+        leaders: policy of the leader arms.
+        estop: the emergency stop.
+        listens_only: the leaders drive the followers themselves, so that nothing is sent.
+        late_ns: how late the last deadline was met.
+    """
+
+    late_ns: int
+
+    @property
+    def leaders(self) -> Policy | None: ...
+
+    @property
+    def estop(self) -> Latch: ...
+
+    @property
+    def listens_only(self) -> bool: ...
+
+    def guard(self, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
+        """The guard between `policy` and the robot, with its limits unless others are given."""
+        ...
+
+    def run_start_sequence(
+        self, *, status: Callable[[str, str], None], poll: Callable[[], str | None], countdown_s: float
+    ) -> None:
+        """Start sequence of an episode, called in `reset` by what `connect` was given as `start_sequence`.
+
+        Args:
+            status: called with a state (starting, waiting, countdown) and a message for the operator.
+            poll: returns "start" when the operator starts the episode; what it raises ends the sequence.
+            countdown_s: seconds before the leaders are released.
+        """
+        ...
+
+    def lock_leaders(self) -> None:
+        """Hold the leaders where they are."""
+        ...
+
+    def stream_health(self) -> Mapping[str, StreamStatus]:
+        """State of every stream."""
+        ...
+
+    def require_connection(self) -> None:
+        """Raise AlohaKitError where waiting for the robot is pointless."""
+        ...
+
+
 @contextlib.contextmanager
 def guarded(env: Environment, policy: Policy, *, release: bool = False) -> Iterator[SafetyGuard]:
     """The guard between `policy` and `env`, with its limits; it is left at rest if an error ends the body.
@@ -106,5 +196,6 @@ def require(env: Any, protocol: type, what: str) -> None:
 
 
 def _lacking(env: Any, protocol: type) -> str:
-    names = sorted(name for name in {*vars(protocol), *getattr(protocol, "__annotations__", {})} if name[0] != "_")
+    declared = [kind for kind in protocol.__mro__ if getattr(kind, "_is_protocol", False) and kind is not Protocol]
+    names = sorted({name for kind in declared for name in (*vars(kind), *kind.__annotations__) if name[0] != "_"})
     return ", ".join(f"'{name}'" for name in names if not hasattr(env, name))

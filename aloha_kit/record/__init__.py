@@ -1,1 +1,1 @@
-"""Demonstrations to episodes: a policy, an environment, and the episode writer watching."""
+"""Recording of demonstrations: the scripted recorder (simulation) and the human recorder (a rig and its operator)."""

@@ -14,45 +14,45 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
 
-_BATCH = ("noise", "workers", "keep_failures", "max_attempts")  # flags of the scripted expert's recording
+_SCRIPTED = ("noise", "workers", "keep_failures", "max_attempts")  # flags of the scripted expert's recording
 
 
 @dataclass(frozen=True)
 class SessionArgs:
-    """For a person who records on a rig behind ROS, real or simulated."""
+    """Flags of the human recorder, for an operator on a rig, real or simulated."""
 
     rate_hz: float | None = None
     """Control rate, in place of the task's."""
     countdown: int = 3
-    """Seconds between the opening gesture and go."""
+    """Seconds between closing the leader grippers and the first step."""
     auto: bool = False
-    """Begin episodes after the countdown, without gesture or command."""
+    """Begin episodes after the countdown, without closed grippers or a command."""
     keyboard: bool = True
     """Single keys on a terminal are commands."""
     gestures: bool = True
-    """Squeezing both leader grippers together ends an episode: twice keeps it, three times throws it away."""
+    """Closing both leader grippers together ends an episode: twice keeps it, three times discards it."""
     cues: Literal["off", "bell", "speech"] = "off"
     """Sounds: the terminal's bell, or speech through spd-say or espeak-ng."""
-    patience: float = 0.0
-    """Seconds after which a fault that nobody fixes ends the session; 0 waits for the operator."""
+    timeout_s: Annotated[float, tyro.conf.arg(aliases=["--patience"])] = 0.0
+    """Seconds after which a fault that is not fixed ends the session; 0 waits for the operator."""
     plain: bool = False
-    """Plain lines also on a terminal."""
+    """Plain lines instead of a status line, also on a terminal."""
 
     def __post_init__(self) -> None:
         if self.rate_hz is not None and not 0 < self.rate_hz <= 1000:
             raise ValueError(f"rate_hz must lie above 0 and up to 1000, given {self.rate_hz:g}")
         if self.countdown < 0:
             raise ValueError(f"countdown cannot be negative, given {self.countdown}")
-        if not self.patience >= 0:
-            raise ValueError(f"patience cannot be negative, given {self.patience:g}")
+        if not self.timeout_s >= 0:
+            raise ValueError(f"timeout_s cannot be negative, given {self.timeout_s:g}")
 
 
 @dataclass(frozen=True)
 class RecordArgs(CommandArgs):
     """Record demonstrations of a task until there are enough good ones.
 
-    In simulation a scripted expert does the task, in several processes at a time. On a rig behind ROS a person does,
-    with the leader arms. Interrupted or run again, it goes on where it stopped: episodes that are there count.
+    In simulation a scripted expert does the task, in several processes at a time. On a rig an operator does it, with
+    the leader arms. Interrupted or run again, it continues where it stopped: episodes that are there count.
     """
 
     EXAMPLE: ClassVar[str] = "--task sim_transfer_cube --num_episodes 50"
@@ -82,7 +82,7 @@ class RecordArgs(CommandArgs):
     seed: int = 0
     """Seed of the first episode; later ones count up from it."""
     noise: float = 0.0
-    """Motion noise of the scripted expert: 0 is the same motion for the same start, about 1 is lively."""
+    """Motion noise of the scripted expert: 0 is the same motion for the same start, 1 varies it strongly."""
     workers: int | None = None
     """Processes that record at the same time; the cores of the machine when not given."""
     image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
@@ -90,17 +90,17 @@ class RecordArgs(CommandArgs):
     cameras: tuple[str, ...] | None = None
     """Cameras to record, in place of the task's."""
     images: Literal["jpeg", "raw"] = "jpeg"
-    """How images are kept."""
+    """Format of the images in the episode."""
     quality: int = 95
     """JPEG quality, 1 to 100."""
     episode_len: int | None = None
     """Steps an episode, in place of the task's."""
     keep_failures: bool = False
-    """Keep failed demonstrations in a folder failed/ beside the others instead of dropping them."""
+    """Keep failed demonstrations in a folder failed/ beside the others instead of discarding them."""
     max_attempts: int | None = None
-    """Give up after so many episodes; three times --num_episodes, and at least 10, when not given."""
+    """End after so many attempts; three times --num_episodes, and at least 10, when not given."""
     recover: bool = False
-    """First make episodes of what an interrupted recording left in the folder."""
+    """First recover the journals that an interrupted recording left in the folder."""
     session: Annotated[SessionArgs, tyro.conf.arg(name="")] = SessionArgs()
 
     def __post_init__(self) -> None:
@@ -122,7 +122,7 @@ def parse(argv: Sequence[str] | None = None) -> RecordArgs:
 
 
 def task_of(args: RecordArgs) -> TaskConfig:
-    """The task with what the flags say in place of its own.
+    """Task with the values of the flags in place of its own.
 
     Raises:
         ConfigError: an unknown task, or values that it refuses.
@@ -137,7 +137,7 @@ def task_of(args: RecordArgs) -> TaskConfig:
 
 
 def rig_of(args: RecordArgs) -> RigConfig:
-    """The rig that the flags or the task name; refuses flags that mean nothing on it.
+    """Rig named by the flags or the task; refuses flags that do not apply to it.
 
     Raises:
         ConfigError: an unknown task or rig, or such a flag.
@@ -145,11 +145,11 @@ def rig_of(args: RecordArgs) -> RigConfig:
     rig = load(RigConfig, "rigs", task_of(args).rig)
     usual = RecordArgs(task=args.task)
     if rig.has_drivers:
-        wrong = [name for name in _BATCH if getattr(args, name) != getattr(usual, name)]
+        wrong = [name for name in _SCRIPTED if getattr(args, name) != getattr(usual, name)]
     else:
         names = [field.name for field in dataclasses.fields(SessionArgs) if field.name != "rate_hz"]
         wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
     if wrong:
-        reason = "a person records there" if rig.has_drivers else "a script records there"
-        raise UsageError(f"--{wrong[0]} means nothing on rig '{rig.name}': {reason}")
+        reason = "an operator records there" if rig.has_drivers else "a scripted expert records there"
+        raise UsageError(f"--{wrong[0]} does not apply to rig '{rig.name}': {reason}")
     return rig

@@ -41,9 +41,11 @@ from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.observation import describe_streams, ObservationBuilder, QUANTITIES, rig_contract
 from aloha_kit.ros.operator_topics import OperatorTopics
 from aloha_kit.ros.readings import next_reading, require_believable, retry_read
-from aloha_kit.ros.safety import guarded
+from aloha_kit.ros.ring import StreamHealth
+from aloha_kit.ros.safety import guarded, make_guard
 from aloha_kit.ros.sensors import rig_sensors
 from aloha_kit.ros.simulated_rig import simulated_rig, SimulatedRig
+from aloha_kit.ros.start_sequence import StartSequence
 from aloha_kit.ros.streams import Streams
 
 WARM_UP_S = 15.0
@@ -96,7 +98,7 @@ class RosEnv(Environment):
             raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
         self.task, self.rig = task, rig
         drivers, sensors = rig_drivers(rig), rig_sensors(rig)  # unknown ones are told before anything is contacted
-        self.clock = clock or node.start("aloha_kit", anonymous=True)
+        self.clock = clock or node.start("aloha_teleop" if leaders else "aloha_kit", anonymous=True)
         self.late_ns = 0
         self._start_sequence, self._by_person = start_sequence, leaders
         self._steps: int | None = None  # None: the next step begins an episode
@@ -279,9 +281,34 @@ class RosEnv(Environment):
         """The guard between `policy` and the arms, which are parked on every way out: see `ros.safety.guarded`."""
         return guarded(self, policy, release=release)
 
+    def guard(self, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
+        """The guard between `policy` and the arms, without parking; see `ros.safety.make_guard`."""
+        return make_guard(self, policy, limits=limits)
+
     def operator(self, commands: Sequence[str], namespace: str) -> OperatorTopics:
-        """Commands of an operator by topic and service under `namespace`."""
-        return OperatorTopics(commands, namespace)
+        """Commands of an operator by topic and service under `namespace`; `reset` is refused where it may not be.
+
+        Raises:
+            RosError: a running program uses this namespace already.
+        """
+        channel = OperatorTopics(commands, namespace)
+        channel.refuse("reset", self.estop.refusal)
+        return channel
+
+    def run_start_sequence(
+        self, *, status: Callable[[str, str], None], poll: Callable[[], str | None], countdown_s: float
+    ) -> None:
+        """Start sequence of an episode with leader arms. Arguments and errors as of `ros.start_sequence`."""
+        StartSequence(status=status, poll=poll, countdown_s=countdown_s)(self)
+
+    def stream_health(self) -> dict[str, StreamHealth]:
+        """{stream: its rate, its age and what is wrong with it}."""
+        return self.streams.sync.health()
+
+    def require_connection(self) -> None:
+        """Raise RosError where ROS has shut this node down or no master answers, so that waiting is pointless."""
+        node.require_running()
+        node.require_master()
 
     def prepare(self) -> None:
         """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `FollowerArms.prepare`."""

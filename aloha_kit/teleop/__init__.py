@@ -1,1 +1,1 @@
-"""Leader to follower without recording, and the way to sleep."""
+"""Teleoperation without recording, and parking."""

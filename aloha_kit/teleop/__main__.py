@@ -1,4 +1,4 @@
-"""`python -m aloha_kit.teleop --task aloha_transfer_cube`, and `--park` to go to sleep."""
+"""`python -m aloha_kit.teleop --task aloha_transfer_cube`, and `--park` to park the followers."""
 
 from aloha_kit.startup import command
 

@@ -16,7 +16,7 @@ from aloha_kit.core.cli import CommandArgs
 class TeleopArgs(CommandArgs):
     """Let the leaders move the followers, without recording; Ctrl-C ends it: the followers stay and the leaders lock.
 
-    With --park the followers go to their sleep pose instead.
+    With --park the followers move to their rest pose instead.
     """
 
     EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube"
@@ -26,13 +26,13 @@ class TeleopArgs(CommandArgs):
     rig: str | None = None
     """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
     countdown_s: float = 2.0
-    """Seconds between closing the leaders' grippers and the leaders' release."""
+    """Seconds between closing the leader grippers and the release of the leaders."""
     park: bool = False
-    """Move the followers slowly to their sleep pose."""
+    """Move the followers slowly to their rest pose."""
     park_s: float = 4.0
-    """Seconds of each of the two moves there."""
+    """Seconds of each of the two moves to it."""
     release: bool = False
-    """With --park: let the torque go once they have arrived."""
+    """With --park: switch the torque off once they have arrived."""
 
     def kept(self) -> str:
         return "the followers hold"

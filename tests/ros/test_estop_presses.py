@@ -21,12 +21,9 @@ from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE
 from aloha_kit.loop import Replay, run_episode
-from aloha_kit.record.ceremony import Ceremony
-from aloha_kit.record.conversation import Conversation
-from aloha_kit.record.on_rig import _guard
-from aloha_kit.record.plan import Plan
-from aloha_kit.record.screen import Cues, Screen
-from aloha_kit.record.session import Session
+from aloha_kit.record.episode_attempt import RecordingPlan
+from aloha_kit.record.operator_interface import Cues, Display, OperatorInterface
+from aloha_kit.record.recording_session import RecordingSession
 from aloha_kit.ros import followers
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded, make_guard
@@ -243,9 +240,9 @@ def test_nothing_is_sent_after_a_press_while_a_person_records(
 ) -> None:
     config = load(TaskConfig, "tasks", str(task))
     presser, output = Presser(drawn("record")), io.StringIO()
-    plan = Plan(config, load(RigConfig, "rigs", config.rig), tmp_path, 1000, 0, "jpeg", 90, True)
-    session = Session(plan, Conversation([presser], Screen(output), Cues()), guard=_guard)
-    with contextlib.closing(connect(task, leaders=True, start_sequence=Ceremony(session, countdown_s=0.0))) as env:
+    plan = RecordingPlan(config, load(RigConfig, "rigs", config.rig), tmp_path, 1000, 0, "jpeg", 90, True, 0.0)
+    session = RecordingSession(plan, OperatorInterface([presser], Display(output), Cues()))
+    with contextlib.closing(connect(task, leaders=True, start_sequence=session.start)) as env:
         presser.stage = Stage(env, recorder)
         result = session.run(env)
     assert "the emergency stop was pressed (by /command_recorder)" in result.fault

@@ -28,7 +28,7 @@ from aloha_kit.core import START_ARM_POSE, VX300S, WX250S
 from aloha_kit.episode import Episode, list_episodes, list_partials
 from aloha_kit.episode.validate import validate
 from aloha_kit.record.args import parse, RecordArgs, SessionArgs
-from aloha_kit.record.folder import FAILED
+from aloha_kit.record.dataset_folder import FAILED
 from aloha_kit.ros.competing_publishers import TOGETHER_S
 from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.fake_drivers import FakeCamera, FakeInterbotix, until
@@ -189,7 +189,7 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
         opened = WX250S.gripper.normalise(WX250S.gripper.open)
         assert episode.action[-1, [6, 13]].min() > float(opened) - 0.2  # not a row of the squeezing is left
     shown = process.text()
-    assert "this time: 2 kept" in shown
+    assert "this session: 2 kept" in shown
     assert "waiting: close both leader grippers to begin (episode 2 of 2)" in shown
     assert "Traceback" not in shown
 
@@ -232,7 +232,7 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     assert blind[1].startswith("StreamError: ")
     assert "images/cam_high" in blind[1]
     assert ended == (False, "KeyboardInterrupt: SIGTERM", True)
-    assert "the same command goes on from here" in process.text()
+    assert "the same command continues from here" in process.text()
 
 
 def test_a_node_that_ros_shuts_down_ends_by_name_with_its_rows(bench: Bench) -> None:
@@ -240,7 +240,7 @@ def test_a_node_that_ros_shuts_down_ends_by_name_with_its_rows(bench: Bench) -> 
     process = bench.record("--auto")
     bench.wait_for("recording", process)
     bench.wait_for_steps()
-    (who,) = [name for name in rosnode.get_node_names() if name.startswith("/aloha_record")]
+    (who,) = [name for name in rosnode.get_node_names() if name.startswith("/aloha_teleop")]
     kill_node(who)
     assert process.wait() == 1
     assert f"error: the node {who} was shut down: by rosnode kill, or by another node" in process.text()

@@ -1,4 +1,4 @@
-"""One recording process: an environment, and episode after episode into a folder."""
+"""Recording process of the scripted recorder: an environment with an expert, and one episode a seed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,13 @@ from aloha_kit.core import Action, AlohaKitError, Environment, Observation, Poli
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.loop.capabilities import Demonstrator, require
-from aloha_kit.record.claims import Claims
-from aloha_kit.record.folder import FAILED, put_aside
+from aloha_kit.record.dataset_folder import move_to_failed, SeedClaims
 from aloha_kit.storage import EpisodeWriter
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What every process has to know; small and picklable."""
+class RecordingJob:
+    """Task, rig, folder and format of what every process records; small and picklable."""
 
     task: TaskConfig
     rig: RigConfig
@@ -36,48 +35,48 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """How one demonstration went."""
+class EpisodeOutcome:
+    """Result of one demonstration."""
 
     seed: int
     success: bool
     final_reward: float
     max_reward: float
-    file: Path | None  # where it is kept; None if it was dropped
-    stopped: bool = False  # given up on request, so it says nothing about the expert
+    file: Path | None  # where it is kept; None if it was discarded
+    stopped: bool = False  # stopped on request, so it is no evidence about the expert
 
 
-def record_one(env: Environment, plan: Plan, seed: int, stop: Event | None = None) -> Verdict:
-    """Record the demonstration of one seed; deterministic from the plan and the seed."""
-    require(env, Demonstrator, f"task '{plan.task.name}' cannot be demonstrated by a script")
+def record_one(env: Environment, job: RecordingJob, seed: int, stop: Event | None = None) -> EpisodeOutcome:
+    """Record the demonstration of one seed; deterministic from the job and the seed."""
+    require(env, Demonstrator, f"task '{job.task.name}' cannot be demonstrated by a script")
     env.seed(seed)
-    policy = _Stoppable(env.expert(noise=plan.noise, seed=seed), stop)
-    keeper = Keeper(env, plan, seed)
-    outcome = run_episode(env, policy, [keeper])
-    return Verdict(seed, keeper.success, outcome.final_reward, outcome.max_reward, keeper.file, policy.stopped)
+    policy = _Stoppable(env.expert(noise=job.noise, seed=seed), stop)
+    writer = ConditionalWriter(env, job, seed)
+    outcome = run_episode(env, policy, [writer])
+    return EpisodeOutcome(seed, writer.success, outcome.final_reward, outcome.max_reward, writer.file, policy.stopped)
 
 
-class Keeper:
-    """An observer that decides after the last step whether an episode is kept."""
+class ConditionalWriter:
+    """Observer that writes an episode and keeps it if it succeeded, or failures are kept."""
 
-    def __init__(self, env: Environment, plan: Plan, seed: int) -> None:
-        self._env, self._plan, self._seed = env, plan, seed
+    def __init__(self, env: Environment, job: RecordingJob, seed: int) -> None:
+        self._env, self._job, self._seed = env, job, seed
         self._writer: EpisodeWriter | None = None
         self.success = False
         self.file: Path | None = None
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
-        plan = self._plan
+        job = self._job
         self._writer = EpisodeWriter(
-            plan.folder,
+            job.folder,
             contract=self._env.contract,
-            task=plan.task.name,
-            rig=plan.rig.name,
+            task=job.task.name,
+            rig=job.rig.name,
             sim=self._env.simulated,
-            instruction=plan.task.instruction,
-            images=plan.images,
-            quality=plan.quality,
-            describe={**self._env.describe(), "seed": self._seed, "noise": plan.noise},
+            instruction=job.task.instruction,
+            images=job.images,
+            quality=job.quality,
+            describe={**self._env.describe(), "seed": self._seed, "noise": job.noise},
             judge=self._env.succeeded,
         )
         self._writer.on_reset(timestep)
@@ -92,28 +91,28 @@ class Keeper:
         complete = not outcome.error and outcome.reason == "complete"
         # where nothing measures success, a demonstration that ran to its end counts
         self.success = complete and self._env.succeeded(outcome) is not False
-        if not (self.success or outcome.error or (complete and self._plan.keep_failures)):
-            self._writer.discard()  # the seed gives the same motion again, whenever somebody wants it
+        if not (self.success or outcome.error or (complete and self._job.keep_failures)):
+            self._writer.discard()  # the seed gives the same motion again when it is needed
             return
-        self._writer.on_end(outcome)  # after an error too: a full disk is told from here, and what was written stays
+        self._writer.on_end(outcome)  # after an error too: it reports a full disk, and what was written stays
         if self._writer.committed:
             path = self._writer.path
-            self.file = path if self.success else put_aside(path, self._plan.folder / FAILED)
+            self.file = path if self.success else move_to_failed(path)
 
 
-def work(plan: Plan, pipe: Connection, stop: Event, claims: Claims | None = None) -> None:
-    """Body of a process: seeds come in by the pipe (None ends it), `Verdict`s or an error's text go back.
+def work(job: RecordingJob, pipe: Connection, stop: Event, claims: SeedClaims | None = None) -> None:
+    """Main function of a process: seeds arrive by the pipe (None ends it), outcomes or an error's text go back.
 
-    It holds the recorder's claims too, which so last until its episode is over when the recorder is killed.
+    It holds the recorder's claims too, so that they last until its episode is over when the recorder is killed.
     """
     # the terminal sends Ctrl-C to the whole group; the parent alone decides, by `stop`
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
         try:
-            env = connect(plan.task, plan.rig)
+            env = connect(job.task, job.rig)
             with contextlib.closing(env):
                 while (seed := pipe.recv()) is not None:
-                    pipe.send(record_one(env, plan, seed, stop))
+                    pipe.send(record_one(env, job, seed, stop))
         except AlohaKitError as error:
             pipe.send(str(error))
         except Exception as error:
@@ -121,7 +120,7 @@ def work(plan: Plan, pipe: Connection, stop: Event, claims: Claims | None = None
 
 
 class _Stoppable:
-    """A policy that gives up as soon as somebody asks for it."""
+    """Policy that ends the episode once the event `stop` is set."""
 
     def __init__(self, policy: Policy, stop: Event | None) -> None:
         self._policy, self._stop = policy, stop

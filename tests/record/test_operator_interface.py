@@ -19,12 +19,12 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError, joint_names, VirtualClock
-from aloha_kit.record import operator
+from aloha_kit.record import keyboard as keyboard_module
 from aloha_kit.record.args import parse, RecordArgs, rig_of, SessionArgs
-from aloha_kit.record.gesture import Squeezes
-from aloha_kit.record.operator import Keyboard, keyboard
-from aloha_kit.record.screen import Cues, Screen
-from aloha_kit.record.status import DiskRoom, Figures, lines, Meter
+from aloha_kit.record.gripper_gesture import GripperGesture
+from aloha_kit.record.keyboard import Keyboard, keyboard
+from aloha_kit.record.operator_interface import Cues, Display
+from aloha_kit.record.status_line import DiskSpace, EpisodeTiming, status_texts, TimingMonitor
 
 NAMES = joint_names()
 
@@ -32,7 +32,7 @@ NAMES = joint_names()
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
     """Both ends of a pseudo-terminal, ours and the program's; time stands still between keys."""
-    monkeypatch.setattr(operator, "in_foreground", lambda: True)
+    monkeypatch.setattr(keyboard_module, "in_foreground", lambda: True)
     ours, theirs = pty.openpty()
     yield ours, theirs
     os.close(ours)
@@ -86,7 +86,7 @@ def test_without_a_terminal_there_is_no_keyboard() -> None:
 
 FOREGROUND = """
 import os, sys, time
-from aloha_kit.record.operator import in_foreground
+from aloha_kit.record.keyboard import in_foreground
 if sys.argv[1:] == ["session"]:  # as roslaunch starts its nodes
     child = os.fork()
     if child == 0:
@@ -121,15 +121,15 @@ def test_only_the_foreground_reads_keys() -> None:
 
 def play(motion: Callable[[float], tuple[float, float, float]], seconds: float = 6.0) -> tuple[list[str], int]:
     """Commands and the gesture's steps when both grippers and a joint follow `motion(t) -> left, right, waist`."""
-    squeezes = Squeezes(NAMES, 50.0)
+    gesture = GripperGesture(NAMES, 50.0)
     found = list[str]()
     for step in range(round(seconds * 50)):
         left, right, waist = motion(step / 50)
         action = np.zeros(14, np.float32)
         action[[6, 13, 0]] = left, right, waist
-        squeezes.see(action)
-        found += squeezes.poll()
-    return found, squeezes.steps
+        gesture.update(action)
+        found += gesture.poll()
+    return found, gesture.steps
 
 
 def squeeze(t: float, *times: float, length: float = 0.2) -> float:
@@ -168,26 +168,28 @@ class Terminal(io.StringIO):
 
 
 def test_the_status_line_stays_in_its_place_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aloha_kit.record.screen.shutil.get_terminal_size", lambda: os.terminal_size((21, 24)))
+    monkeypatch.setattr(
+        "aloha_kit.record.operator_interface.shutil.get_terminal_size", lambda: os.terminal_size((21, 24))
+    )
     stream = Terminal()
-    screen = Screen(stream)
-    screen.status("twenty characters fit, no more")
-    screen.status("a longer one for wide terminals", "shorter", now=True)
-    screen.status("too early to show")
-    screen.say("done")
+    display = Display(stream)
+    display.status("twenty characters fit, no more")
+    display.status("a longer one for wide terminals", "shorter", now=True)
+    display.status("too early to show")
+    display.message("done")
     assert stream.getvalue() == "\r\x1b[2Ktwenty characters fi\r\x1b[2Kshorter\r\x1b[2Kdone\n"
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
     stream = io.StringIO()
-    screen = Screen(stream, plain_s=3600)
-    screen.say("recording")
-    screen.status("first")
-    screen.status("within the hour")
-    screen.status("now", now=True)
-    assert not screen.due()
+    display = Display(stream, plain_s=3600)
+    display.message("recording")
+    display.status("first")
+    display.status("within the hour")
+    display.status("now", now=True)
+    assert not display.due()
     assert stream.getvalue() == "recording\nfirst\nnow\n"
-    assert not Screen(Terminal(), plain=True).live
+    assert not Display(Terminal(), plain=True).live
 
 
 def test_a_terminal_that_is_gone_is_no_reason_to_stop() -> None:
@@ -195,7 +197,7 @@ def test_a_terminal_that_is_gone_is_no_reason_to_stop() -> None:
         def write(self, text: str) -> int:
             raise OSError(5, "Input/output error")
 
-    Screen(Gone()).say("still recording")
+    Display(Gone()).message("still recording")
     closed = io.StringIO()
     closed.close()
     Cues("bell", stream=closed).give("go")
@@ -223,37 +225,41 @@ def test_cues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert said.read_text() == "go\nstop\n"
 
 
-def step_at(meter: Meter, clock: VirtualClock, ms: float, stamps: dict[str, float], action: bool = True) -> None:
+def step_at(
+    monitor: TimingMonitor, clock: VirtualClock, ms: float, stamps: dict[str, float], action: bool = True
+) -> None:
     """A row at `ms`, its stamps in ms as well."""
     clock.sleep_until(round(ms * 1e6))
     observation = {"stamps": {name: round(value * 1e6) for name, value in stamps.items()}}
     if action:
-        meter.on_step(np.zeros(2), dm_env.transition(0.0, observation))
+        monitor.on_step(np.zeros(2), dm_env.transition(0.0, observation))
     else:
-        meter.on_reset(dm_env.restart(observation))
+        monitor.on_reset(dm_env.restart(observation))
 
 
 def test_figures_from_stamps() -> None:
     clock = VirtualClock()
-    meter = Meter(50.0, clock)
-    assert meter.figures() == Figures()
-    step_at(meter, clock, 101, {"a": 95, "b": 96, "c": 96, "deadline": 100}, action=False)
-    step_at(meter, clock, 121, {"a": 115, "b": 116, "c": 116, "leader_left": 90, "deadline": 120, "command": 101}, True)
+    monitor = TimingMonitor(50.0, clock)
+    assert monitor.timing() == EpisodeTiming()
+    step_at(monitor, clock, 101, {"a": 95, "b": 96, "c": 96, "deadline": 100}, action=False)
+    step_at(
+        monitor, clock, 121, {"a": 115, "b": 116, "c": 116, "leader_left": 90, "deadline": 120, "command": 101}, True
+    )
     # sent 3 ms after its deadline, but within the period: late, nothing dropped; b is 13 ms from the median
     step_at(
-        meter, clock, 147, {"a": 135, "b": 149, "c": 136, "leader_left": 130, "deadline": 140, "command": 143}, True
+        monitor, clock, 147, {"a": 135, "b": 149, "c": 136, "leader_left": 130, "deadline": 140, "command": 143}, True
     )
     # two periods late: the schedule was put off
     step_at(
-        meter, clock, 202, {"a": 199, "b": 200, "c": 200, "leader_left": 196, "deadline": 200, "command": 181}, True
+        monitor, clock, 202, {"a": 199, "b": 200, "c": 200, "leader_left": 196, "deadline": 200, "command": 181}, True
     )
-    figures = meter.figures()
-    assert (figures.steps, figures.late, figures.dropped) == (3, 2, 2)
-    assert figures.fps == pytest.approx(1000 * 3 / 101)
-    assert figures.mean_fps == figures.fps
-    assert (figures.skew, figures.skewed, figures.worst_gap) == (13.0, "b", 55.0)
-    assert figures.ages == {"a": 3.0, "b": 2.0, "c": 2.0, "leader_left": 6.0}
-    wide, narrow = lines(figures, steps=400, rate_hz=50, stalls=0, limited=7, minutes=12.4)
+    timing = monitor.timing()
+    assert (timing.steps, timing.late, timing.dropped) == (3, 2, 2)
+    assert timing.fps == pytest.approx(1000 * 3 / 101)
+    assert timing.mean_fps == timing.fps
+    assert (timing.skew, timing.skewed, timing.worst_gap) == (13.0, "b", 55.0)
+    assert timing.ages == {"a": 3.0, "b": 2.0, "c": 2.0, "leader_left": 6.0}
+    wide, narrow = status_texts(timing, steps=400, rate_hz=50, stalls=0, limited=7, minutes=12.4)
     assert wide == (
         "0.1 of 8.0 s | 29.7 fps | skew 13 ms | age leader_left 6, a 3, c 2, b 2 ms | disk 12 min | "
         "late 2 | dropped 2 | stalls 0 | limited 7"
@@ -261,19 +267,19 @@ def test_figures_from_stamps() -> None:
     assert narrow == (
         "0.1 of 8.0 s | 29.7 fps | skew 13 ms | leader_left 6 ms old | disk 12 min | late 2 | dropped 2 | limited 7"
     )
-    assert "disk" not in lines(figures, steps=400, rate_hz=50, stalls=0, limited=0, minutes=None)[0]
-    meter.on_reset(dm_env.restart({"stamps": {"a": 0, "deadline": 0}}))
-    assert meter.figures() == Figures()
+    assert "disk" not in status_texts(timing, steps=400, rate_hz=50, stalls=0, limited=0, minutes=None)[0]
+    monitor.on_reset(dm_env.restart({"stamps": {"a": 0, "deadline": 0}}))
+    assert monitor.timing() == EpisodeTiming()
 
 
 def test_room_on_the_disk_is_told_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aloha_kit.record.status.shutil.disk_usage", lambda _: SimpleNamespace(free=6_000_000_000))
-    room = DiskRoom(tmp_path)
-    assert room.minutes() is None
-    room.learn(0, 5.0)  # nothing recorded says nothing
-    assert room.minutes() is None
-    room.learn(50_000_000, 10.0)
-    assert room.minutes() == 20.0
+    monkeypatch.setattr("aloha_kit.record.status_line.shutil.disk_usage", lambda _: SimpleNamespace(free=6_000_000_000))
+    disk = DiskSpace(tmp_path)
+    assert disk.minutes() is None
+    disk.update(0, 5.0)  # nothing recorded says nothing
+    assert disk.minutes() is None
+    disk.update(50_000_000, 10.0)
+    assert disk.minutes() == 20.0
 
 
 def test_flags_that_mean_nothing_on_a_rig_are_refused() -> None:
@@ -283,9 +289,9 @@ def test_flags_that_mean_nothing_on_a_rig_are_refused() -> None:
     args = parse(flags.split())
     assert args.session == SessionArgs(countdown=1, auto=True, keyboard=False, cues="bell")
     assert rig_of(args).name == "mobile_aloha"
-    with pytest.raises(ConfigError, match="--workers means nothing on rig 'aloha': a person records there"):
+    with pytest.raises(ConfigError, match="--workers does not apply to rig 'aloha': an operator records there"):
         rig_of(RecordArgs(task="aloha_transfer_cube", workers=2))
-    with pytest.raises(ConfigError, match="--countdown means nothing on rig 'sim': a script records there"):
+    with pytest.raises(ConfigError, match="--countdown does not apply to rig 'sim': a scripted expert records there"):
         rig_of(RecordArgs(task="sim_transfer_cube", session=SessionArgs(countdown=5)))
 
 
@@ -294,7 +300,7 @@ def test_flags_that_mean_nothing_on_a_rig_are_refused() -> None:
     [
         ("--countdown -1", "countdown cannot be negative, given -1"),
         ("--rate_hz 0", "rate_hz must lie above 0 and up to 1000, given 0"),
-        ("--patience -2", "patience cannot be negative, given -2"),
+        ("--patience -2", "timeout_s cannot be negative, given -2"),
     ],
 )
 def test_values_that_cannot_be_are_refused(flags: str, words: str) -> None:

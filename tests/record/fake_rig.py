@@ -1,10 +1,9 @@
-"""A rig on the desk: no ROS, time that passes only when somebody waits, an operator with a script."""
+"""Fake rig of a recording session: no ROS, virtual time, an operator with a script."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import dm_env
@@ -14,11 +13,11 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import aloha_limits, aloha_start, Contract, Environment, SafetyLimits, VirtualClock, VX300S
 from aloha_kit.loop import Latch, SafetyGuard
-from aloha_kit.record.conversation import Conversation
-from aloha_kit.record.gesture import Squeezes
-from aloha_kit.record.plan import Plan
-from aloha_kit.record.screen import Cues, Screen
-from aloha_kit.record.session import Session
+from aloha_kit.loop.capabilities import TeleoperatedRobot
+from aloha_kit.record.episode_attempt import RecordingPlan
+from aloha_kit.record.gripper_gesture import GripperGesture
+from aloha_kit.record.operator_interface import Cues, Display, OperatorInterface
+from aloha_kit.record.recording_session import RecordingSession
 
 NAMES = ("left_waist", "left_gripper", "right_waist", "right_gripper")
 CONTRACT = Contract(NAMES, NAMES, {"cam_high": (8, 10)}, rate_hz=50.0)
@@ -27,7 +26,7 @@ RIG = RigConfig("bench", "ros", {}, followers={"left": ArmConfig(name="a"), "rig
 
 
 class Leaders:
-    """Says what a function of the step says; half open, at rest by default."""
+    """Follow a function of the step; half open, at rest by default."""
 
     def __init__(self) -> None:
         self.step = 0
@@ -49,8 +48,8 @@ class Arm:
         self.locked = on
 
 
-class Desk(Environment):
-    """What a session needs of a `RosEnv`. `faults[k]` is raised by step k of the rig's life, once."""
+class FakeTeleoperatedRig(Environment):
+    """What a session needs of a `TeleoperatedRobot`. `faults[k]` is raised by step k of the rig's life, once."""
 
     def __init__(self, *, episode_len: int = 10, max_reward: float = 0.0, simulated: bool = False) -> None:
         self.clock = VirtualClock(1_000_000_000)
@@ -58,8 +57,9 @@ class Desk(Environment):
         self.leader_arms = {"left": Arm(), "right": Arm()}
         self.listens_only = False
         self._simulated, self.arm_model = simulated, VX300S
-        self.streams = SimpleNamespace(sync=SimpleNamespace(health=dict))
-        self.opening: Callable[[Any], None] = lambda env: None
+        self.start_sequence: Callable[[Any], None] = lambda env: None
+        self.connection_error: BaseException | None = None
+        self.late_ns = 0
         self.episode_len, self._max_reward = episode_len, max_reward
         self.rewards: list[float] = []  # of the last step of each episode
         self.seeds: list[int] = []
@@ -94,12 +94,34 @@ class Desk(Environment):
     def describe(self) -> dict[str, Any]:
         return {"rig": "bench"}
 
-    def require_alone(self) -> None:
-        """Nobody else commands it."""
+    def guard(self, policy: Any, *, limits: SafetyLimits | None = None) -> SafetyGuard:
+        return SafetyGuard(policy, limits or self.limits, frozen=50, stale_s=1.0, estop=self.estop)
+
+    def run_start_sequence(self, *, status: Any, poll: Any, countdown_s: float) -> None:
+        status("waiting", "close both leader grippers to begin")
+        while poll() != "start":
+            self.clock.sleep_until(self.clock.now_ns() + 10_000_000)
+
+    def stream_health(self) -> dict[str, Any]:
+        return {}
+
+    def require_connection(self) -> None:
+        if self.connection_error:
+            raise self.connection_error
+
+    def prepare(self) -> None: ...
+
+    def hold(self) -> None: ...
+
+    def release(self) -> None: ...
+
+    def operator(self, commands: Any, namespace: str) -> Any: ...
+
+    def guarded(self, policy: Any, *, release: bool = False) -> Any: ...
 
     def reset(self) -> dm_env.TimeStep:
         self.resets += 1
-        self.opening(self)
+        self.start_sequence(self)
         for arm in self.leader_arms.values():
             arm.set_torque(False)
         self._step = 0
@@ -126,7 +148,7 @@ class Desk(Environment):
             "stamps": {**stamps, "deadline": now, **({} if command is None else {"command": command})},
         }
 
-    def park(self) -> None:
+    def park(self, seconds: float | None = None) -> None:
         self.estop.require_released()
         self.parked += 1
 
@@ -143,7 +165,7 @@ class Desk(Environment):
 
 
 class Script:
-    """An operator: in turn, after `polls` looks while the session is in `state`, says `word`."""
+    """Operator: in turn, after so many polls while the session is in a state, gives a command."""
 
     def __init__(self, *lines: tuple[str, int, str]) -> None:
         self.lines, self.looks = list(lines), 0
@@ -161,7 +183,7 @@ class Script:
 
     def poll(self) -> list[str]:
         self.idle += 1
-        assert self.idle < 5000, f"nothing happens any more while {self.told[-1]}, left to say: {self.lines}"
+        assert self.idle < 5000, f"no progress in {self.told[-1]}, commands left: {self.lines}"
         if not self.lines or self.lines[0][0] != self.state:
             return []
         self.looks += 1
@@ -178,33 +200,22 @@ class Script:
         self.closed = True
 
 
-def guard(env: Any, policy: Any) -> SafetyGuard:
-    return SafetyGuard(policy, env.limits, frozen=50, stale_s=1.0, estop=env.estop)
-
-
 def session(
     folder: Any,
-    env: Desk,
+    env: FakeTeleoperatedRig,
     *lines: tuple[str, int, str],
     wanted: int = 1,
     auto: bool = True,
-    squeezes: Squeezes | None = None,
+    gesture: GripperGesture | None = None,
     timeout_s: float | None = None,
     **plan: Any,
-) -> tuple[Session, Script, io.StringIO]:
-    """A session on `env`, its operator, and what is written for them."""
+) -> tuple[RecordingSession, Script, io.StringIO]:
+    """A session on `env`, its operator, and what is displayed."""
     script, output = Script(*lines), io.StringIO()
-    talk = Conversation([script, *([squeezes] if squeezes else [])], Screen(output), Cues())
-    made = Session(
-        Plan(TASK, RIG, folder, wanted, auto=auto, **plan), talk,
-        guard=guard, squeezes=squeezes, timeout_s=timeout_s,
-    )  # fmt: skip
-
-    def opening(env: Desk) -> None:
-        made.ready(env)  # type: ignore[arg-type]
-        made.tell("waiting", "close both leader grippers to begin")
-        while made.poll(env) != "start":  # type: ignore[arg-type]
-            env.clock.sleep_until(env.clock.now_ns() + 10_000_000)
-
-    env.opening = opening
+    operator = OperatorInterface([script, *([gesture] if gesture else [])], Display(output), Cues())
+    made = RecordingSession(
+        RecordingPlan(TASK, RIG, folder, wanted, auto=auto, **plan), operator, gesture=gesture, timeout_s=timeout_s
+    )
+    assert isinstance(env, TeleoperatedRobot)
+    env.start_sequence = made.start
     return made, script, output

@@ -1,4 +1,4 @@
-"""What a person says while recording: one stream of commands, whatever it comes by."""
+"""Operator's keyboard: single keys of a terminal as commands."""
 
 from __future__ import annotations
 
@@ -10,33 +10,10 @@ import time
 import tty
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias
 
-Command: TypeAlias = Literal[
-    "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure", "reset"
-]
-State: TypeAlias = Literal["starting", "waiting", "countdown", "recording", "saving", "paused", "ended"]
+from aloha_kit.record.operator_interface import Command, State
 
-COMMANDS: tuple[Command, ...] = (
-    "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure", "reset",
-)  # fmt: skip
-
-
-class Channel(Protocol):
-    """A way for a person to speak to the session: keys, a topic, a gesture."""
-
-    def poll(self) -> Sequence[str]:
-        """Commands since the last call, oldest first; returns at once."""
-        ...
-
-    def status(self, state: State, message: str) -> None:
-        """The session is in this state now."""
-
-    def close(self) -> None:
-        """No further use."""
-
-
-KEYS: dict[str, tuple[Command, Command]] = {  # what a key means: between episodes, and while one is recorded
+KEYS: dict[str, tuple[Command, Command]] = {  # a key's command between episodes, and while one is recorded
     " ": ("start", "keep"),  # one pedal starts and ends
     "\n": ("start", "keep"),
     "k": ("keep", "keep"),
@@ -54,10 +31,10 @@ _BOUNCE_S = 0.5  # a key held down repeats: "start" must not become "keep"
 
 
 class Keyboard:
-    """Single keys from a terminal, without Enter and without echo; foot pedals are keyboards too.
+    """Single keys of a terminal, without Enter and without echo; a foot pedal is a keyboard too.
 
-    The terminal is put back by `close`. Ctrl-C stays an interrupt; Ctrl-Z does nothing, since a stopped
-    process would leave torqued arms without anybody in charge.
+    `close` restores the terminal. Ctrl-C stays an interrupt; Ctrl-Z does nothing, since a stopped process would leave
+    arms under torque without control.
 
     Args:
         fd: the terminal's file descriptor.
@@ -101,16 +78,15 @@ class Keyboard:
 
 
 def keyboard(fd: int = 0) -> Keyboard | None:
-    """The keyboard of the terminal at `fd`; None where there is no terminal, or somebody else is typing in it."""
+    """Keyboard of the terminal at `fd`; None where there is no terminal, or another program is in its foreground."""
     return Keyboard(fd) if os.isatty(fd) and in_foreground() else None
 
 
 def in_foreground() -> bool:
-    """Whether what is typed is meant for this process.
+    """Whether this process is in the foreground of its terminal.
 
-    A process in the background that reads its terminal is stopped, and one that changes its settings
-    spoils the shell's. roslaunch gives each node a session of its own, without a terminal: then whoever
-    started it counts.
+    A process in the background that reads its terminal is stopped, and one that changes its settings changes the
+    shell's. roslaunch gives each node a session of its own, without a terminal: then its parent counts.
     """
     pid = os.getpid()
     while pid > 1:

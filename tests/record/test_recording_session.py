@@ -10,9 +10,9 @@ import pytest
 
 from aloha_kit.core import EpisodeError, SafetyError, StreamError
 from aloha_kit.episode import Episode, list_episodes, list_partials
-from aloha_kit.record.folder import FAILED
-from aloha_kit.record.gesture import Squeezes
-from tests.record.desk import Desk, NAMES, session
+from aloha_kit.record.dataset_folder import FAILED
+from aloha_kit.record.gripper_gesture import GripperGesture
+from tests.record.fake_rig import FakeTeleoperatedRig, NAMES, session
 
 
 def lengths(folder: Path) -> list[int]:
@@ -31,11 +31,11 @@ def attributes(file: Path) -> tuple[Any, ...]:
 
 
 def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     made, operator, output = session(tmp_path, env, wanted=2)
     result = made.run(env)
-    assert (result.present, result.verdicts, result.fault, result.interrupted) == (2, ("kept", "kept"), "", "")
-    assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis time: 2 kept"
+    assert (result.present, result.results, result.fault, result.interrupted) == (2, ("kept", "kept"), "", "")
+    assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis session: 2 kept"
     assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving", "ended"]
     assert operator.told[-1] == ("ended", "the arms are at rest; their torque is on")
     assert ("waiting", "close both leader grippers to begin (episode 2 of 2)") in operator.told
@@ -51,26 +51,26 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
             assert about["timing"] == {
                 "fps": 50.0, "worst_skew_ms": 2.0, "most_skewed": "qpos", "late": 0, "dropped": 0, "worst_gap_ms": 20.0
             }  # fmt: skip
-    rested = Desk()
+    rested = FakeTeleoperatedRig()
     again, operator, _ = session(tmp_path, rested, wanted=2)
     assert again.run(rested).present == 2
     assert operator.told == [("ended", "nothing was sent to the arms")]
     assert rested.parked == rested.resets == 0
-    assert "saving: episode_1 kept: complete; 10 steps at 50.0 fps, worst skew 2 ms" in output.getvalue()
+    assert "saving: episode_1 kept: full length; 10 steps at 50.0 fps, worst skew 2 ms" in output.getvalue()
 
 
 @pytest.mark.parametrize("word", ["keep", "success"])
 def test_keep_ends_now_and_counts(tmp_path: Path, word: str) -> None:
-    env = Desk(max_reward=4.0)  # a reward would judge it a failure: the operator knows better
+    env = FakeTeleoperatedRig(max_reward=4.0)  # a reward would judge it a failure: the operator knows better
     made, _, _ = session(tmp_path, env, ("recording", 4, word))
-    assert made.run(env).verdicts == ("kept",)
+    assert made.run(env).results == ("kept",)
     assert attributes(tmp_path / "episode_0.hdf5") == (4, True, f"ended by the operator: {word}", False)
 
 
 def test_discard_and_redo_leave_nothing_and_redo_begins_alike(tmp_path: Path) -> None:
-    env = Desk(simulated=True)
+    env = FakeTeleoperatedRig(simulated=True)
     made, _, _ = session(tmp_path, env, ("recording", 3, "redo"), ("recording", 6, "discard"), wanted=1, seed=40)
-    assert made.run(env).verdicts == ("discarded", "discarded", "kept")
+    assert made.run(env).results == ("discarded", "discarded", "kept")
     assert env.seeds == [40, 40, 41]
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["episode_0.hdf5"]
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
@@ -80,18 +80,18 @@ def test_discard_and_redo_leave_nothing_and_redo_begins_alike(tmp_path: Path) ->
 
 def test_seeds_that_are_in_the_folder_are_not_used_again(tmp_path: Path) -> None:
     for wanted in (1, 3):
-        env = Desk(simulated=True)
+        env = FakeTeleoperatedRig(simulated=True)
         session(tmp_path, env, wanted=wanted)[0].run(env)
     assert env.seeds == [1, 2]
 
 
 def test_failures_are_put_aside_by_reward_or_word(tmp_path: Path) -> None:
-    env = Desk(max_reward=4.0)
+    env = FakeTeleoperatedRig(max_reward=4.0)
     env.rewards = [3.0, 4.0]
     made, _, _ = session(tmp_path, env, ("recording", 5, "failure"), wanted=1)
     result = made.run(env)
-    assert result.verdicts == ("failed", "failed", "kept")
-    assert "this time: 2 failed, 1 kept" in result.text()
+    assert result.results == ("failed", "failed", "kept")
+    assert "this session: 2 failed, 1 kept" in result.text()
     aside = list_episodes(tmp_path / FAILED)
     assert [attributes(file) for file in aside] == [
         (5, False, "ended by the operator: failure", False),
@@ -101,7 +101,7 @@ def test_failures_are_put_aside_by_reward_or_word(tmp_path: Path) -> None:
 
 
 def test_second_thoughts_between_episodes(tmp_path: Path) -> None:
-    env = Desk(simulated=True, max_reward=4.0)
+    env = FakeTeleoperatedRig(simulated=True, max_reward=4.0)
     made, _operator, output = session(
         tmp_path, env,
         ("waiting", 0, "discard"), ("waiting", 1, "start"),  # nothing is there yet
@@ -112,35 +112,37 @@ def test_second_thoughts_between_episodes(tmp_path: Path) -> None:
         wanted=2, auto=False,
     )  # fmt: skip
     result = made.run(env)
-    assert result.verdicts == ("failed", "discarded", "discarded", "kept", "kept")
+    assert result.results == ("failed", "discarded", "discarded", "kept", "kept")
     # the attempt at seed 2 was prepared when "redo" sent it back behind seed 1
     assert env.seeds == [0, 1, 2, 1, 2, 3]
     assert lengths(tmp_path) == [10, 10]
     assert [attributes(file)[:2] for file in list_episodes(tmp_path / FAILED)] == [(10, False)]
     text = output.getvalue()
     assert "discard: there is nothing to discard" in text
-    assert "failure: there is nothing to judge" in text
+    assert f"failure: episode_0 failed already, it is {tmp_path / FAILED}/episode_0.hdf5" in text
     assert text.count(" discarded\n") == 2
     assert [file.name for file in list_episodes(tmp_path)] == ["episode_0.hdf5", "episode_1.hdf5"]
 
 
 def test_a_pause_waits_for_the_end_of_an_episode_and_for_the_operator(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     made, operator, _ = session(
         tmp_path, env, ("recording", 2, "pause"), ("paused", 7, "discard"), ("paused", 3, "resume"),
         ("waiting", 1, "pause"), ("paused", 2, "start"), wanted=2, auto=True,
     )  # fmt: skip
-    assert made.run(env).verdicts == ("discarded", "kept", "kept")
+    assert made.run(env).results == ("discarded", "kept", "kept")
     assert operator.states[:6] == ["waiting", "recording", "saving", "waiting", "paused", "waiting"]
     assert lengths(tmp_path) == [10, 10]
 
 
 def test_quit_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     made, _operator, _ = session(tmp_path, env, ("recording", 6, "quit"), wanted=3)
     result = made.run(env)
-    assert (result.present, result.verdicts, result.fault) == (0, ("failed",), "")
-    assert result.text() == f"0 of 3 episodes in {tmp_path}\nthis time: 1 failed\nthe same command goes on from here"
+    assert (result.present, result.results, result.fault) == (0, ("failed",), "")
+    assert result.text() == f"0 of 3 episodes in {tmp_path}\n" + (
+        "this session: 1 failed\nthe same command continues from here"
+    )
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (6, False, "the operator quit", False)
     assert env.parked == 1
     assert all(arm.locked for arm in env.leader_arms.values())
@@ -148,20 +150,20 @@ def test_quit_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["waiting", "paused"])
 def test_quit_between_episodes(tmp_path: Path, state: str) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     lines = [("waiting", 2, "pause"), ("paused", 2, "quit")] if state == "paused" else [("waiting", 2, "quit")]
     made, _, _ = session(tmp_path, env, *lines, auto=False)
     result = made.run(env)
-    assert (result.verdicts, result.fault, env.parked, env.steps) == ((), "", 1, 0)
+    assert (result.results, result.fault, env.parked, env.steps) == ((), "", 1, 0)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     env.faults[5] = StreamError("cam_high is silent: 0.31 s old, bound 0.25 s")
     made, operator, output = session(tmp_path, env, ("paused", 30, "resume"))
     result = made.run(env)
-    assert (result.verdicts, result.fault) == (("failed", "kept"), "")
+    assert (result.results, result.fault) == (("failed", "kept"), "")
     reason = "StreamError: cam_high is silent: 0.31 s old, bound 0.25 s"
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (4, False, reason, True)
     assert operator.states == [
@@ -181,12 +183,12 @@ def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_
 
 @pytest.mark.parametrize("answer", ["quit", None])
 def test_a_fault_that_nobody_mends_ends_the_session(tmp_path: Path, answer: str | None) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     env.faults[5] = StreamError("cam_high is silent")
     lines = [("paused", 10, answer)] if answer else []
     made, _, _ = session(tmp_path, env, *lines, timeout_s=2.0)
     result = made.run(env)
-    assert (result.fault, result.verdicts, env.parked) == ("cam_high is silent", ("failed",), 1)
+    assert (result.fault, result.results, env.parked) == ("cam_high is silent", ("failed",), 1)
     assert all(arm.locked for arm in env.leader_arms.values())
 
 
@@ -194,19 +196,16 @@ def test_ros_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     class GoneError(StreamError):
         pass
 
-    def require() -> None:
-        raise GoneError("no master")
-
-    env = Desk()
+    env = FakeTeleoperatedRig()
     env.faults[3] = StreamError("everything is silent")
     made, operator, _ = session(tmp_path, env)
-    made._require_rig = require
+    env.connection_error = GoneError("no master")
     assert made.run(env).fault == "no master"
     assert "paused" not in operator.states
     assert lengths(tmp_path / FAILED) == [2]
 
 
-def pressing(env: Desk, step: int) -> None:
+def pressing(env: FakeTeleoperatedRig, step: int) -> None:
     """The emergency stop is pressed, and let go at once, while the environment takes a step."""
     take = env.step
 
@@ -219,24 +218,24 @@ def pressing(env: Desk, step: int) -> None:
 
 
 def test_after_the_emergency_stop_nothing_moves_before_a_reset(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     pressing(env, 2)
     made, operator, output = session(
         tmp_path, env, ("paused", 3, "resume"), ("paused", 2, "reset"), ("paused", 3, "resume")
     )
     result = made.run(env)
-    assert result.verdicts == ("failed", "kept")
+    assert result.results == ("failed", "kept")
     assert operator.states.count("paused") == 2
     assert env.resets == 2  # not between the two pauses
     reason = attributes(tmp_path / FAILED / "episode_0.hdf5")[2]
     assert "SafetyError: the emergency stop was pressed (by /button): no further motion was commanded" in reason
-    assert "Release the emergency stop, say reset, then resume, or quit" in output.getvalue()
-    assert "the emergency stop is reset; nothing moves before resume, or quit, which" in output.getvalue()
+    assert "Release the emergency stop, then reset and resume, or quit" in output.getvalue()
+    assert "the emergency stop is reset; nothing moves before resume, or quit, which parks" in output.getvalue()
 
 
 @pytest.mark.parametrize("early", [("start",), ("reset", "resume")])
 def test_what_was_said_before_a_fault_is_no_leave_to_move_after_it(tmp_path: Path, early: tuple[str, ...]) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     made, operator, _ = session(tmp_path, env, ("paused", 3, "quit"))
     said: list[str] = []
     poll = operator.poll
@@ -259,7 +258,7 @@ def test_what_was_said_before_a_fault_is_no_leave_to_move_after_it(tmp_path: Pat
 def test_a_reset_is_refused_while_it_is_pressed_and_means_nothing_otherwise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     pressing(env, 2)
     monkeypatch.setattr(env.estop, "refusal", lambda: "no reset: still pressed by /button")
     made, _, output = session(
@@ -285,10 +284,10 @@ def test_an_episode_that_could_not_be_saved_pauses_and_is_not_counted(
         finish(*given)
 
     monkeypatch.setattr(writer, "finish", full)
-    env = Desk()
+    env = FakeTeleoperatedRig()
     made, _operator, output = session(tmp_path, env, ("paused", 3, "resume"))
     result = made.run(env)
-    assert result.verdicts == ("failed", "kept")
+    assert result.results == ("failed", "kept")
     assert result.present == 1
     assert "paused: the disk is full; 10 steps are safe in episode_0.hdf5.partial" in output.getvalue()
     assert [file.name for file in list_partials(tmp_path)] == ["episode_0.hdf5.partial"]
@@ -300,11 +299,11 @@ def test_an_episode_is_not_begun_where_it_would_not_fit(tmp_path: Path, monkeypa
     from types import SimpleNamespace
 
     free = [1]
-    monkeypatch.setattr("aloha_kit.record.status.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
-    env = Desk()
+    monkeypatch.setattr("aloha_kit.record.status_line.shutil.disk_usage", lambda _: SimpleNamespace(free=free[0]))
+    env = FakeTeleoperatedRig()
     made, operator, _output = session(tmp_path, env, ("paused", 3, "quit"), wanted=2)
     result = made.run(env)
-    assert result.verdicts == ("kept",)
+    assert result.results == ("kept",)
     assert result.fault == (
         f"the disk of {tmp_path} has room for 0 s of recording, an episode takes up to 0 s: make room"
     )
@@ -312,11 +311,11 @@ def test_an_episode_is_not_begun_where_it_would_not_fit(tmp_path: Path, monkeypa
 
 
 def test_ctrl_c_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     env.faults[8] = KeyboardInterrupt("SIGTERM")
     made, _, _ = session(tmp_path, env, wanted=2)
     result = made.run(env)
-    assert (result.interrupted, result.verdicts, env.parked) == ("SIGTERM", ("failed",), 1)
+    assert (result.interrupted, result.results, env.parked) == ("SIGTERM", ("failed",), 1)
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (7, False, "KeyboardInterrupt: SIGTERM", True)
     assert all(arm.locked for arm in env.leader_arms.values())
 
@@ -334,7 +333,7 @@ def test_ctrl_c_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
 def test_arms_that_do_not_come_to_rest_stay_and_it_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, words: str
 ) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     monkeypatch.setattr(env, "park", lambda: (_ for _ in ()).throw(failure))
     made, operator, _ = session(tmp_path, env)
     assert made.run(env).present == 1
@@ -342,7 +341,7 @@ def test_arms_that_do_not_come_to_rest_stay_and_it_is_said(
 
 
 def test_nothing_is_parked_after_the_emergency_stop(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     pressing(env, 3)
     made, operator, _ = session(tmp_path, env, ("paused", 2, "quit"))
     assert "the emergency stop was pressed (by /button)" in made.run(env).fault
@@ -354,7 +353,7 @@ def test_nothing_is_parked_after_the_emergency_stop(tmp_path: Path) -> None:
 
 
 def test_a_leader_beyond_the_followers_range_is_recorded_as_it_was_done_and_counted(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     env.leaders.path = lambda step: (0.0, 1.5 if step > 6 else 0.5, 0.0, 0.5)
     made, _, output = session(tmp_path, env)
     made.run(env)
@@ -373,7 +372,7 @@ def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
     tmp_path: Path, squeezes: int, verdicts: tuple[str, ...]
 ) -> None:
     """Open until step 50; then each squeeze closes for 8 steps and opens for 8."""
-    env = Desk(episode_len=200)
+    env = FakeTeleoperatedRig(episode_len=200)
     lives = [True]
 
     def path(step: int) -> tuple[float, ...]:
@@ -384,7 +383,7 @@ def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
         return (0.1, 0.1 if closed else 0.9, -0.1, 0.1 if closed else 0.9)
 
     env.leaders.path = path
-    gestures = Squeezes(NAMES, 50.0)
+    gestures = GripperGesture(NAMES, 50.0)
     resets = env.leaders.reset
 
     def reset() -> None:
@@ -393,8 +392,8 @@ def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
             lives.clear()
 
     env.leaders.reset = reset  # type: ignore[method-assign]
-    made, _, _ = session(tmp_path, env, squeezes=gestures)
-    assert made.run(env).verdicts == verdicts
+    made, _, _ = session(tmp_path, env, gesture=gestures)
+    assert made.run(env).results == verdicts
     length, success, reason, _ = attributes(tmp_path / "episode_0.hdf5")
     if squeezes == 2:
         assert (length, success, reason) == (49, True, "ended by the operator: keep")
@@ -403,28 +402,28 @@ def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
 
 
 def test_a_word_that_is_no_command_is_answered(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     made, _, output = session(tmp_path, env, ("recording", 2, "kepp"))
-    assert made.run(env).verdicts == ("kept",)
+    assert made.run(env).results == ("kept",)
     assert "'kepp' is no command. Did you mean 'keep'?" in output.getvalue()
 
 
 def test_an_error_of_ours_is_not_swallowed(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     env.faults[4] = ZeroDivisionError("ours")
     made, _, _ = session(tmp_path, env)
     with pytest.raises(ZeroDivisionError, match="ours"):
         made.run(env)
     assert all(arm.locked for arm in env.leader_arms.values())
-    for take in made.takes:
-        take.wait()
+    for attempt in made.attempts:
+        attempt.wait()
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (3, False, "ZeroDivisionError: ours", True)
 
 
 def test_a_safety_fault_before_the_first_command_records_nothing(tmp_path: Path) -> None:
-    env = Desk()
+    env = FakeTeleoperatedRig()
     env.leaders.path = lambda step: (np.nan if env.resets == 1 else 0.0, 0.5, 0.0, 0.5)
     made, _, output = session(tmp_path, env, ("paused", 2, "resume"))
-    assert made.run(env).verdicts[-1] == "kept"
+    assert made.run(env).results[-1] == "kept"
     assert lengths(tmp_path / FAILED) == []
     assert "the action is not finite: left_waist = nan" in output.getvalue()

@@ -1,8 +1,8 @@
-"""Commands by the leader grippers, for an operator whose hands are on them.
+"""Gripper gesture: commands by the leader grippers, for an operator whose hands are on them.
 
-Both grippers squeezed together twice end the episode and keep it; three times throw it away and begin
-again. It cannot happen by accident while a task is done: both hands have to close from open within
-0.4 s of each other, again within 0.8 s, and the arms have to stand still meanwhile.
+Both grippers closed together twice end the episode and keep it; three times discard it and begin again. The gesture
+does not occur by accident during a task: both hands have to close from open within 0.4 s of each other, again within
+0.8 s, and the arms have to stand still meanwhile.
 """
 
 from __future__ import annotations
@@ -13,49 +13,49 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Action, Observation, Policy
-from aloha_kit.record.operator import Command, State
+from aloha_kit.record.operator_interface import Command, State
 
 MEANING: dict[int, Command] = {2: "keep", 3: "redo"}
-HELP = "squeeze both leader grippers together, arms still: twice keep, three times redo"
+GESTURE_HELP = "close both leader grippers together, arms still: twice keep, three times redo"
 
 _CLOSED, _OPEN = 0.35, 0.55  # opening; between the two a gripper stays what it was
 _TOGETHER_S = 0.4  # from both open to both closed
-_NEXT_S = 0.8  # from one squeeze to the next
-_STILL = 0.25  # rad that a joint may drift meanwhile: hands are not vices
+_NEXT_S = 0.8  # from one closing to the next
+_STILL = 0.25  # rad that a joint may drift meanwhile: hands do not hold perfectly still
 
 
-class Squeezes:
-    """A channel that is shown every action of the leaders (`watch`) and finds the gesture in them.
+class GripperGesture:
+    """Operator channel that finds the gesture in the leaders' actions, which it gets through `watch`.
 
     Args:
-        names: of the action's entries, left out at its end what is neither joint nor gripper.
+        names: of the action's entries; those at its end that are neither joint nor gripper are left out.
         rate_hz: of the actions.
 
     Attributes:
-        steps: how many of the last steps the gesture took, 0 where there was none: they show no task.
+        steps: number of last steps that the gesture took, 0 where there was none; they are no part of the task.
     """
 
     def __init__(self, names: Sequence[str], rate_hz: float) -> None:
         self._grippers = [i for i, name in enumerate(names) if name.endswith("gripper")]
         self._joints = [i for i in range(len(names)) if i not in self._grippers]
         self._together, self._next = (round(s * rate_hz) for s in (_TOGETHER_S, _NEXT_S))
-        self._heard: list[Command] = []
+        self._commands: list[Command] = []
         self.reset()
 
     def reset(self) -> None:
-        """A new episode begins."""
-        self._heard.clear()
+        """Begin a new episode."""
+        self._commands.clear()
         self.steps = self._step = self._count = self._last = self._began = self._opened = 0
-        self._closed = np.ones(len(self._grippers), bool)  # a squeeze begins with open grippers
+        self._closed = np.ones(len(self._grippers), bool)  # the gesture begins with open grippers
         self._armed = False
         self._pose: npt.NDArray[np.float32] = np.zeros(len(self._joints), np.float32)
 
     def watch(self, leaders: Policy) -> Policy:
-        """`leaders`, seen by this channel."""
+        """Return `leaders` as a policy whose actions this channel gets."""
         return _Watched(leaders, self)
 
-    def see(self, action: Action) -> None:
-        """Look at the next action."""
+    def update(self, action: Action) -> None:
+        """Take the next action into account."""
         self._step += 1
         opening = action[self._grippers]
         self._closed = np.where(self._closed, opening < _OPEN, opening < _CLOSED)
@@ -66,38 +66,38 @@ class Squeezes:
         elif self._closed.all() and self._armed:
             self._armed = False
             if self._step - self._opened <= self._together:
-                self._squeezed(action)
+                self._closing(action)
         if self._count and self._step - self._last > self._next:
             if self._count in MEANING:
-                self._heard.append(MEANING[self._count])
+                self._commands.append(MEANING[self._count])
                 self.steps = self._step - self._began
             self._count = 0
 
-    def _squeezed(self, action: Action) -> None:
+    def _closing(self, action: Action) -> None:
         if self._count == 0:
             self._began, self._pose = self._opened, action[self._joints].copy()
         self._count, self._last = self._count + 1, self._step
 
     def poll(self) -> Sequence[str]:
-        heard, self._heard = self._heard, []
-        return heard
+        commands, self._commands = self._commands, []
+        return commands
 
     def status(self, state: State, message: str) -> None:
-        """Nothing to show it on."""
+        """No display."""
 
     def close(self) -> None:
-        """Nothing to put back."""
+        """Nothing to restore."""
 
 
 class _Watched:
-    def __init__(self, leaders: Policy, squeezes: Squeezes) -> None:
-        self._leaders, self._squeezes = leaders, squeezes
+    def __init__(self, leaders: Policy, gesture: GripperGesture) -> None:
+        self._leaders, self._gesture = leaders, gesture
 
     def reset(self) -> None:
         self._leaders.reset()
-        self._squeezes.reset()
+        self._gesture.reset()
 
     def act(self, observation: Observation) -> Action:
         action = self._leaders.act(observation)
-        self._squeezes.see(action)
+        self._gesture.update(action)
         return action

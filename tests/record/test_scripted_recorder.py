@@ -21,12 +21,12 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.envs import connect
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.record import worker
+from aloha_kit.record import recording_worker as worker
 from aloha_kit.record.__main__ import main
 from aloha_kit.record.args import parse, RecordArgs, task_of
-from aloha_kit.record.folder import DataFolder
-from aloha_kit.record.recorder import record, RecordingError
-from aloha_kit.record.worker import FAILED, Plan, record_one
+from aloha_kit.record.dataset_folder import DatasetFolder, FAILED
+from aloha_kit.record.recording_worker import record_one, RecordingJob
+from aloha_kit.record.scripted_recorder import record_scripted, RecordingError
 from aloha_kit.storage.recovery import recover_all
 from tests.synthetic import make, write
 
@@ -53,17 +53,17 @@ def always_succeeds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SimEnv, "succeeded", lambda env, outcome: True)
 
 
-def plan_of(args: RecordArgs) -> Plan:
+def job_of(args: RecordArgs) -> RecordingJob:
     task = task_of(args)
     rig = load(RigConfig, "rigs", task.rig)
-    return Plan(task, rig, Path(task.dataset_dir), args.noise, args.images, args.quality, args.keep_failures)
+    return RecordingJob(task, rig, Path(task.dataset_dir), args.noise, args.images, args.quality, args.keep_failures)
 
 
 @pytest.mark.usefixtures("always_succeeds")
 def test_one_demonstration_holds_what_the_expert_did(tmp_path: Path) -> None:
-    plan = plan_of(short(tmp_path, noise=0.5))
-    env = connect(plan.task, plan.rig)
-    verdicts = [record_one(env, plan, seed) for seed in (3, 4, 3)]
+    job = job_of(short(tmp_path, noise=0.5))
+    env = connect(job.task, job.rig)
+    verdicts = [record_one(env, job, seed) for seed in (3, 4, 3)]
     env.close()
     assert [v.success for v in verdicts] == [True] * 3
     episodes = [Episode.open(v.file) for v in verdicts if v.file]
@@ -90,9 +90,9 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
     """Six steps of the expert cannot succeed."""
     for keep in (False, True):
         folder = tmp_path / str(keep)
-        plan = plan_of(short(folder, keep_failures=keep))
-        env = connect(plan.task, plan.rig)
-        verdicts = [record_one(env, plan, seed) for seed in (0, 1)]
+        job = job_of(short(folder, keep_failures=keep))
+        env = connect(job.task, job.rig)
+        verdicts = [record_one(env, job, seed) for seed in (0, 1)]
         env.close()
         assert [v.success for v in verdicts] == [False, False]
         assert list_episodes(folder) == []
@@ -100,7 +100,7 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
         aside = folder / FAILED
         if keep:
             assert seeds(aside) == [0, 1]
-            held = DataFolder(folder, "sim_transfer_cube", env.contract)
+            held = DatasetFolder(folder, "sim_transfer_cube", env.contract)
             assert (held.good, held.used) == (set(), {0, 1})
             with Episode.open(list_episodes(aside)[0]) as episode:
                 assert episode.success is False
@@ -112,11 +112,11 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
 def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path) -> None:
     """A whole transfer takes the expert about 400 steps; small images keep it to seconds."""
     args = short(tmp_path, episode_len=400, num_episodes=2, workers=2, cameras=("angle",))
-    first = record(args, show=False)
+    first = record_scripted(args, show=False)
     assert first.present == 2
     assert not first.interrupted
-    assert {v.seed for v in first.verdicts} >= set(seeds(tmp_path))
-    assert all(v.success == (v.final_reward == 4.0) for v in first.verdicts)
+    assert {v.seed for v in first.outcomes} >= set(seeds(tmp_path))
+    assert all(v.success == (v.final_reward == 4.0) for v in first.outcomes)
     assert "2 of 2 succeeded, 100.0% (95 % Wilson interval 34.2% to 100.0%)" in first.text()
     for file in list_episodes(tmp_path):
         with Episode.open(file) as episode:
@@ -124,10 +124,10 @@ def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path
             assert episode.reward is not None
             assert episode.reward[-1] == 4.0
     before = {file: file.read_bytes() for file in list_episodes(tmp_path)}
-    nothing = record(args, show=False)
-    assert (nothing.present, nothing.verdicts) == (2, ())
-    more = record(dataclasses.replace(args, num_episodes=3), show=False)
-    assert [v.seed for v in more.verdicts] == [2]
+    nothing = record_scripted(args, show=False)
+    assert (nothing.present, nothing.outcomes) == (2, ())
+    more = record_scripted(dataclasses.replace(args, num_episodes=3), show=False)
+    assert [v.seed for v in more.outcomes] == [2]
     assert seeds(tmp_path) == [0, 1, 2]
     assert all(file.read_bytes() == content for file, content in before.items())
 
@@ -136,7 +136,7 @@ def test_an_expert_that_never_succeeds_ends_with_an_error(tmp_path: Path) -> Non
     args = short(tmp_path, num_episodes=2, workers=1, max_attempts=3, keep_failures=True)
     expected = r"(?s)only 0 of 3 demonstrations succeeded, 2 were wanted.*--episode_len 6 is below the task's 400"
     with pytest.raises(RecordingError, match=expected):
-        record(args, show=False)
+        record_scripted(args, show=False)
     assert seeds(tmp_path / FAILED) == [0, 1, 2]
 
 
@@ -145,10 +145,10 @@ def test_what_cannot_be_recorded_is_told_before_a_process_starts(tmp_path: Path)
     task.write_text("name: odd\ninstruction: x\nscene: transfer_cub\n")
     data = tmp_path / "data"
     with pytest.raises(ConfigError, match=r"^no 'transfer_cub' among the scenes. Did you mean 'transfer_cube'"):
-        record(dataclasses.replace(short(data), task=str(task)), show=False)
+        record_scripted(dataclasses.replace(short(data), task=str(task)), show=False)
     assert not data.exists()
     with pytest.raises(ConfigError, match=r"odd.yaml' cannot be a folder: a file of that name is in the way"):
-        record(short(task), show=False)
+        record_scripted(short(task), show=False)
 
 
 class Pipe:
@@ -177,7 +177,7 @@ def test_what_goes_wrong_in_a_process_is_told(
     monkeypatch.setattr(worker, "record_one", fail)
     pipe, before = Pipe(), signal.getsignal(signal.SIGINT)
     try:
-        worker.work(plan_of(short(tmp_path)), pipe, None)  # type: ignore[arg-type]
+        worker.work(job_of(short(tmp_path)), pipe, None)  # type: ignore[arg-type]
     finally:
         signal.signal(signal.SIGINT, before)
     assert pipe.got == [text]
@@ -185,9 +185,9 @@ def test_what_goes_wrong_in_a_process_is_told(
 
 @pytest.mark.usefixtures("always_succeeds")
 def test_a_folder_holds_one_kind_of_episode(tmp_path: Path) -> None:
-    plan = plan_of(short(tmp_path))
-    with contextlib.closing(connect(plan.task, plan.rig)) as env:
-        record_one(env, plan, 0)
+    job = job_of(short(tmp_path))
+    with contextlib.closing(connect(job.task, job.rig)) as env:
+        record_one(env, job, 0)
     for changes, difference in (
         ({"image_size": (48, 64)}, r"camera 'top': \(24, 32\) \(height, width\) against \(48, 64\)"),
         ({"cameras": ("top", "angle")}, "camera 'angle' is missing; there are: top"),
@@ -195,9 +195,9 @@ def test_a_folder_holds_one_kind_of_episode(tmp_path: Path) -> None:
         with pytest.raises(
             EpisodeError, match=rf"episode_0.hdf5 was recorded otherwise:\n  {difference}\n.*dataset_dir"
         ):
-            record(short(tmp_path, **changes), show=False)
-    done = record(short(tmp_path, num_episodes=1), show=False)
-    assert done.text() == f"1 episode in {tmp_path}"
+            record_scripted(short(tmp_path, **changes), show=False)
+    done = record_scripted(short(tmp_path, num_episodes=1), show=False)
+    assert done.text() == f"1 of 1 episode in {tmp_path}"
     (tmp_path / "episode_4.hdf5.partial").write_bytes(b"")
     hint = f"1 interrupted recording: `python -m aloha_kit.episode recover {tmp_path}`"
     assert done.text().splitlines()[1] == hint
@@ -205,13 +205,13 @@ def test_a_folder_holds_one_kind_of_episode(tmp_path: Path) -> None:
     with pytest.raises(
         EpisodeError, match=r"(?s)episode_7.hdf5 is damaged.*Move .*episode_7.hdf5 away, or see `python"
     ):
-        record(short(tmp_path), show=False)
+        record_scripted(short(tmp_path), show=False)
 
 
 def test_a_folder_of_another_task_is_refused(tmp_path: Path) -> None:
     write(tmp_path, make(4, {}, seed=0))
     with pytest.raises(EpisodeError, match=r"is of task 'synthetic', not 'sim_transfer_cube'.*--dataset_dir"):
-        record(short(tmp_path), show=False)
+        record_scripted(short(tmp_path), show=False)
 
 
 def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Pat
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, error
-    assert "interrupted; the same command goes on from here" in out
+    assert "interrupted; the same command continues from here" in out
     assert "Traceback" not in error
     files = list_episodes(tmp_path)
     assert files
@@ -269,7 +269,7 @@ def test_ctrl_c_while_the_processes_import_is_quiet(tmp_path: Path) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, error
-    assert "0 episodes in" in out
+    assert "0 of 9 episodes in" in out
     assert "Traceback" not in error
     assert "died" not in error
 
@@ -278,16 +278,16 @@ def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """Out of memory looks like this from outside."""
     import multiprocessing.connection
 
-    from aloha_kit.record import recorder
+    from aloha_kit.record import scripted_recorder
 
     def kill_then_wait(pipes: list[object], timeout: float | None) -> list[object]:
         for child in workers_of():
             child.kill()
         return multiprocessing.connection.wait(pipes, timeout)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(recorder, "wait", kill_then_wait)
+    monkeypatch.setattr(scripted_recorder, "wait", kill_then_wait)
     with pytest.raises(RecordingError, match=r"a recording process died \(exit code -9\) at seed 0"):
-        record(short(tmp_path, workers=1, num_episodes=1), show=False)
+        record_scripted(short(tmp_path, workers=1, num_episodes=1), show=False)
 
 
 def test_flags() -> None:
@@ -332,7 +332,7 @@ def test_numbers_that_cannot_be_are_refused() -> None:
 def test_recording_needs_neither_torch_nor_ros() -> None:
     code = (
         "import sys\nfor name in ('rospy', 'torch'):\n    sys.modules[name] = None\n"
-        "import aloha_kit.record.app, aloha_kit.record.worker\n"
+        "import aloha_kit.record.app, aloha_kit.record.recording_worker\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -373,7 +373,7 @@ def test_a_full_disk_costs_no_step(tmp_path: Path) -> None:
         assert np.ptp(episode.qpos, axis=0).max() > 0
         contract = episode.contract
     assert contract is not None
-    assert not DataFolder(tmp_path, "sim_transfer_cube", contract).good  # counts as no demonstration
+    assert not DatasetFolder(tmp_path, "sim_transfer_cube", contract).good  # counts as no demonstration
 
 
 def test_recorders_in_one_folder_share_its_seeds(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_recorders_in_one_folder_share_its_seeds(tmp_path: Path) -> None:
             assert other.poll() is None
             time.sleep(0.05)
         with pytest.raises(RecordingError, match="only 0 of 4 demonstrations succeeded"):
-            record(short(tmp_path, num_episodes=4, workers=1, keep_failures=True, max_attempts=4), show=False)
+            record_scripted(short(tmp_path, num_episodes=4, workers=1, keep_failures=True, max_attempts=4), show=False)
         _, errors = other.communicate(timeout=100)
     assert "only 0 of 4 demonstrations succeeded" in errors
     assert seeds(tmp_path / FAILED) == list(range(8))
@@ -395,9 +395,9 @@ def test_recorders_in_one_folder_share_its_seeds(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("always_succeeds")
 def test_recorders_in_one_folder_stop_together(tmp_path: Path) -> None:
     """The number asked for is reached by both together, to the episode, and nobody waits for a dead one."""
-    plan = plan_of(short(tmp_path))
-    with contextlib.closing(connect(plan.task, plan.rig)) as env:
-        mine, other = (DataFolder(tmp_path, "sim_transfer_cube", env.contract) for _ in range(2))
+    job = job_of(short(tmp_path))
+    with contextlib.closing(connect(job.task, job.rig)) as env:
+        mine, other = (DatasetFolder(tmp_path, "sim_transfer_cube", env.contract) for _ in range(2))
         first, second = mine.seeds(0), other.seeds(0)
         assert mine.begin_attempt(3)
         assert other.begin_attempt(3)
@@ -405,16 +405,16 @@ def test_recorders_in_one_folder_stop_together(tmp_path: Path) -> None:
         assert not mine.begin_attempt(3)  # three are under way
         assert not other.begin_attempt(3)
         assert (next(first), next(second), next(first)) == (0, 1, 2)
-        record_one(env, plan, 1)
+        record_one(env, job, 1)
         other.claims.end_attempt()
         assert not other.begin_attempt(3)  # one is there and two are under way
         mine.claims.close()  # as when it is killed
         assert other.begin_attempt(3)
         assert (next(second), other.used) == (2, {1})
-        again = DataFolder(tmp_path, "sim_transfer_cube", env.contract)
+        again = DatasetFolder(tmp_path, "sim_transfer_cube", env.contract)
         # let go of, 0 is free again; 1 is recorded, 2 is the other's
         assert (next(third := again.seeds(0)), next(third), next(third)) == (0, 3, 4)
-        record_one(env, plan, 5)
+        record_one(env, job, 5)
         assert next(third) == 6  # recorded since the last look
         other.claims.close()
         assert (tmp_path / ".claims").exists()

@@ -1,0 +1,179 @@
+"""One attempt at an episode: written as it happens, kept, moved to failed/ or discarded at its end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import dm_env
+
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.core import Action, Environment
+from aloha_kit.episode.label import label
+from aloha_kit.loop import Outcome
+from aloha_kit.record.dataset_folder import move_to_failed
+from aloha_kit.storage import EpisodeWriter
+from aloha_kit.storage.paths import partial_path
+
+AttemptResult: TypeAlias = Literal["kept", "failed", "discarded"]
+"""`failed`: moved to failed/."""
+
+
+@dataclass(frozen=True)
+class RecordingPlan:
+    """Task, rig, folder and format of a session."""
+
+    task: TaskConfig
+    rig: RigConfig
+    folder: Path
+    wanted: int  # good episodes in the folder
+    seed: int = 0  # of the first episode on a simulated rig; later ones count up and leave out what is there
+    images: Literal["jpeg", "raw"] = "jpeg"
+    quality: int = 95
+    auto: bool = False  # begin episodes without a command
+    countdown_s: float = 3.0  # between closing the grippers and the first step
+
+    def writer(self, env: Environment, metadata: Mapping[str, Any], seed: int) -> EpisodeWriter:
+        """Writer of one episode; `metadata` of the environment is stored in it, and the seed of a simulated rig."""
+        return EpisodeWriter(
+            self.folder,
+            contract=env.contract,
+            task=self.task.name,
+            rig=self.rig.name,
+            sim=env.simulated,
+            instruction=self.task.instruction,
+            images=self.images,
+            quality=self.quality,
+            describe={**metadata, **({"seed": seed} if env.simulated else {})},
+            judge=env.succeeded,
+        )
+
+
+class EpisodeAttempt:
+    """Observer that writes an episode; `settle` decides what becomes of it, and a thread saves it.
+
+    Args:
+        make: returns the writer.
+
+    Attributes:
+        outcome: of the episode loop; None before its end, and when it never began.
+        result: given to `settle`.
+        file: where the episode is, once saved; None when there is none.
+        seed: of a simulated rig's objects, to record the same start again.
+    """
+
+    def __init__(self, make: Callable[[], EpisodeWriter]) -> None:
+        self.outcome: Outcome | None = None
+        self.result: AttemptResult | None = None
+        self.file: Path | None = None
+        self.writer: EpisodeWriter | None = None
+        self.seed = 0
+        self._make = make
+        self._saving: threading.Thread | None = None
+        self._failure: BaseException | None = None
+
+    def begin(self) -> EpisodeWriter:
+        """Create the journal, before the first observation: a busy disk may take longer for it than a step."""
+        self.writer = self._make()
+        _ = self.writer.path
+        return self.writer
+
+    def cancel(self) -> None:
+        """Remove the journal of an attempt that never began."""
+        if self.writer is not None:
+            self.writer.discard()
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        (self.writer or self.begin()).on_reset(timestep)
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        assert self.writer is not None
+        self.writer.on_step(action, timestep)
+
+    def on_end(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+    @property
+    def name(self) -> str:
+        """`episode_3`."""
+        return self.writer.path.stem if self.writer else "episode"
+
+    @property
+    def stalls(self) -> int:
+        """Steps that had to wait for the disk or the encoder."""
+        return self.writer.stalls if self.writer else 0
+
+    def size(self) -> int:
+        """Bytes in the journal so far; 0 where there is none."""
+        try:
+            return partial_path(self.writer.path).stat().st_size if self.writer else 0
+        except OSError:
+            return 0
+
+    def settle(
+        self, result: AttemptResult, *, success: bool | None = None, cut: int = 0, notes: dict[str, Any] | None = None
+    ) -> None:
+        """Begin to save, move to failed/ or discard what was recorded; returns at once.
+
+        Args:
+            success: as the operator labelled it; None leaves it to the reward, where there is one.
+            cut: last steps that are no part of the episode.
+            notes: metadata to store in it.
+        """
+        self.result = result
+        writer, outcome = self.writer, self.outcome
+        if writer is None or outcome is None:
+            return
+        if result == "discarded":
+            writer.discard()
+            return
+        writer.success = False if result == "failed" else success
+        writer.cut, writer.notes = cut, notes or {}
+        # a daemon: a second Ctrl-C does not wait, and what is not committed by then stays in its journal
+        self._saving = threading.Thread(target=self._save, args=(writer, outcome), name="save", daemon=True)
+        self._saving.start()
+
+    def _save(self, writer: EpisodeWriter, outcome: Outcome) -> None:
+        try:
+            writer.on_end(outcome)
+            if writer.committed:
+                self.file = writer.path
+                if self.result == "failed":
+                    self.file = move_to_failed(writer.path)
+        except BaseException as failure:  # raised by `wait`, in the main thread
+            self._failure = failure
+
+    def wait(self) -> None:
+        """Wait until it is saved.
+
+        Raises:
+            EpisodeError: it could not be saved; names the file that holds its steps. Raised once.
+        """
+        if self._saving is not None:
+            self._saving.join()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            self.result = "failed"
+            raise failure
+
+    def discard(self) -> None:
+        """Remove an episode that was saved."""
+        self.wait()
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+            self.file, self.result = None, "discarded"
+
+    def relabel(self, *, success: bool) -> str:
+        """Label a kept episode a success, or a failure and move it to failed/; returns a message for the operator."""
+        self.wait()
+        if self.result == "discarded":
+            return f"{self.name} was discarded, there is no episode to label"
+        if self.file is None or self.result != "kept":
+            return f"{self.name} failed already, it is {self.file or 'in its journal'}"
+        label(self.file, success=success)
+        if not success:
+            self.file, self.result = move_to_failed(self.file), "failed"
+        return f"{self.name} is labelled a {'success' if success else 'failure'}: {self.file}"

@@ -1,0 +1,67 @@
+"""Human recorder: an operator demonstrates with the leader arms of a rig. The composition of its parts."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from aloha_kit.config.match_checkpoint import rig_joints
+from aloha_kit.core.files import make_folder
+from aloha_kit.envs import connect
+from aloha_kit.loop import sigterm_interrupts
+from aloha_kit.loop.capabilities import require, TeleoperatedRobot
+from aloha_kit.record.args import RecordArgs, rig_of, task_of
+from aloha_kit.record.episode_attempt import RecordingPlan
+from aloha_kit.record.gripper_gesture import GESTURE_HELP, GripperGesture
+from aloha_kit.record.keyboard import KEY_HELP, keyboard
+from aloha_kit.record.operator_interface import Channel, COMMANDS, Cues, Display, OperatorInterface
+from aloha_kit.record.recording_session import RecordingSession, SessionResult
+from aloha_kit.storage import recovery
+
+NAMESPACE = "/aloha_kit/record"
+"""Of the operator's commands by topic and service."""
+
+
+def record_human(args: RecordArgs) -> SessionResult:
+    """Record an operator's demonstrations until the folder holds `num_episodes` good episodes.
+
+    Raises:
+        ConfigError: an unknown task, rig or camera, an environment without leader arms, a folder that cannot be
+            written to, no program for spoken cues.
+        RosError: no master, a driver that is not there, or another session that records.
+        EpisodeError: the folder holds episodes of another task, or of other cameras, sizes or rate.
+    """
+    task, rig = task_of(args), rig_of(args)
+    folder = make_folder(Path(task.dataset_dir.format(task=task.name)))
+    plan = RecordingPlan(
+        task, rig, folder, args.num_episodes, args.seed, args.images, args.quality, args.session.auto,
+        args.session.countdown,
+    )  # fmt: skip
+    display, cues = Display(plain=args.session.plain), Cues(args.session.cues)
+    gesture = GripperGesture(rig_joints(rig)[0], task.rate_hz) if args.session.gestures else None
+    channels: list[Channel] = [gesture] if gesture else []
+    operator = OperatorInterface(channels, display, cues)
+    session = RecordingSession(plan, operator, gesture=gesture, timeout_s=args.session.timeout_s or None)
+    with sigterm_interrupts(), contextlib.ExitStack() as stack:
+        env: Any = connect(task, rig, leaders=True, start_sequence=session.start)
+        stack.callback(env.close)
+        require(env, TeleoperatedRobot, f"recording a person on rig '{rig.name}'")
+        operator.add(stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE))))
+        keys = keyboard() if args.session.keyboard else None
+        if keys:
+            operator.add(stack.enter_context(contextlib.closing(keys)))
+        _journals(folder, args.recover, operator)
+        operator.message(KEY_HELP if keys else f"commands: rostopic pub or rosservice call, {NAMESPACE}/…")
+        if gesture and not env.listens_only:
+            operator.message(GESTURE_HELP)
+        return session.run(env)
+
+
+def _journals(folder: Path, recover: bool, operator: OperatorInterface) -> None:
+    """Recover what interrupted recordings left, or show how to."""
+    if recover:
+        for found in recovery.recover_all(folder):
+            operator.message(f"{found.journal.name}: {found.message}")
+    if hint := recovery.hint(folder):
+        operator.message(f"{hint}, or start with --recover")

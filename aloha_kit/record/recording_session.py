@@ -1,0 +1,386 @@
+"""Recording session on a rig: an operator moves the leader arms and gives commands."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+import numpy as np
+
+from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, plural, StopEpisode
+from aloha_kit.core.interrupt import signal_of
+from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop.capabilities import TeleoperatedRobot
+from aloha_kit.record.dataset_folder import DatasetFolder
+from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan
+from aloha_kit.record.gripper_gesture import GripperGesture
+from aloha_kit.record.operator_interface import Command, OperatorInterface
+from aloha_kit.record.status_line import DiskSpace, show_streams, StatusLine, TimingMonitor
+from aloha_kit.storage import recovery
+
+if TYPE_CHECKING:
+
+    class RecordingRig(Environment, TeleoperatedRobot):
+        """Environment with leader arms."""
+
+
+_ANSWERS: tuple[Command, ...] = ("resume", "start", "quit")  # to a pause
+_UNBOUNDED = 1e9
+_LEAST_EPISODES = 1.5  # that have to fit on the disk before one is begun
+
+ENDINGS: dict[Command, tuple[AttemptResult, bool | None, str]] = {  # commands that end one: result, success, reason
+    "keep": ("kept", True, "ended by the operator: keep"),
+    "success": ("kept", True, "ended by the operator: success"),
+    "failure": ("failed", False, "ended by the operator: failure"),
+    "discard": ("discarded", None, "discarded by the operator"),
+    "redo": ("discarded", None, "discarded by the operator, to be recorded again"),
+    "quit": ("failed", False, "the operator quit"),
+}
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    """Result of a session."""
+
+    folder: Path
+    present: int  # good episodes in the folder now
+    wanted: int
+    results: tuple[AttemptResult, ...]  # of this session's attempts, in their order
+    interrupted: str = ""  # name of the signal; empty if it was not
+    fault: str = ""  # why it had to end; empty if it did not
+
+    def text(self) -> str:
+        """Result in a few lines."""
+        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
+        counts = {result: self.results.count(result) for result in dict.fromkeys(self.results)}
+        if counts:
+            lines.append("this session: " + ", ".join(f"{number} {result}" for result, number in counts.items()))
+        if self.present < self.wanted:
+            lines.append("the same command continues from here")
+        if hint := recovery.hint(self.folder):
+            lines.append(hint)
+        return "\n".join(lines)
+
+
+class RecordingSession:
+    """Recording session of an operator: episode after episode until the folder holds enough good ones.
+
+    Between episodes it runs in the environment's reset, whose start sequence calls `poll` for the operator's commands
+    and `status` with its progress; during an episode it is a policy around the guard. A fault (a silent camera, the
+    emergency stop, a full disk) ends the episode and pauses: what was recorded is kept in `failed/` with the reason,
+    and the arms move again only when the operator resumes.
+
+    Args:
+        plan: what is recorded, and where.
+        operator: commands in, status out.
+        gesture: the gripper gesture among the operator's channels, which needs the leaders' actions.
+        timeout_s: how long a fault may last before the session ends; None waits for the operator.
+    """
+
+    def __init__(
+        self,
+        plan: RecordingPlan,
+        operator: OperatorInterface,
+        *,
+        gesture: GripperGesture | None = None,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.plan, self.operator = plan, operator
+        self.attempts: list[EpisodeAttempt] = []
+        self._gesture, self._timeout_s = gesture, timeout_s
+        self._elsewhere = 0  # good episodes in the folder that this session did not record
+        self._new_seeds: Iterator[int] = itertools.count(plan.seed)
+        self._again: deque[int] = deque()  # seeds that come before new ones
+        self._ended_by: Command | None = None
+        self._pausing = self._quit = self._restart = False
+        self._moved = False
+        self._disk = DiskSpace(plan.folder)
+        self._attempt: EpisodeAttempt | None = None  # the present one
+        self._metadata: dict[str, Any] = {}  # of the environment
+        self._saved = 0  # attempts whose saving was waited for
+
+    @property
+    def present(self) -> int:
+        """Good episodes in the folder, the one that is being saved included."""
+        return self._elsewhere + sum(attempt.result == "kept" for attempt in self.attempts)
+
+    def run(self, env: RecordingRig) -> SessionResult:
+        """Record until there are enough good episodes, the operator quits, or a fault lasts too long.
+
+        Raises:
+            EpisodeError: what the folder holds does not go with this rig and task.
+        """
+        folder = DatasetFolder(self.plan.folder, self.plan.task.name, env.contract)
+        with contextlib.closing(folder.claims):
+            return self._run(env, folder)
+
+    def _run(self, env: RecordingRig, folder: DatasetFolder) -> SessionResult:
+        self._new_seeds = folder.seeds(self.plan.seed)
+        self._refresh(folder)
+        interrupted, fault = "", ""
+        try:
+            while not self._quit and self.present < self.plan.wanted:
+                self._record_one(env)
+                self._refresh(folder)
+        except KeyboardInterrupt as interrupt:
+            interrupted = signal_of(interrupt).name
+        except AlohaKitError as error:
+            fault = str(error)
+        finally:
+            left = self._leave(env)
+        try:
+            self.collect()
+        except AlohaKitError as error:
+            fault = fault or str(error)
+        self.operator.status("ended", left)
+        results = tuple(attempt.result for attempt in self.attempts if attempt.result)
+        return SessionResult(self.plan.folder, self.present, self.plan.wanted, results, interrupted, fault)
+
+    def _refresh(self, folder: DatasetFolder) -> None:
+        """Count what other recorders have added to the folder meanwhile."""
+        folder.refresh()
+        ours = {attempt.writer.path for attempt in self.attempts if attempt.writer and attempt.result == "kept"}
+        self._elsewhere = len(folder.good - ours)
+
+    def _leave(self, env: RecordingRig) -> str:
+        """Park the arms however the session ended; returns how they were left. Ctrl-C stops them on the way."""
+        if env.listens_only or not self._moved:
+            return "nothing was sent to the arms"
+        if not env.estop():
+            self.operator.status("saving", "the arms move to rest")
+        try:
+            env.park()
+        except KeyboardInterrupt:
+            return f"interrupted on the way to rest, nothing more was sent to the arms; {env.torque_report()}"
+        except AlohaKitError as error:
+            return f"the arms were not parked: {error}; {env.torque_report()}"
+        return f"the arms are at rest; {env.torque_report()}"
+
+    def start(self, env: RecordingRig) -> None:
+        """Start sequence of the next episode, run in the environment's reset. Raises as it and `poll` do.
+
+        Raises:
+            EpisodeError: the last episode could not be saved, or the next one does not fit on the disk.
+        """
+        self.collect()
+        seconds, episode_s = self._disk.seconds(), self.plan.task.episode_len / self.plan.task.rate_hz
+        if seconds < _LEAST_EPISODES * episode_s:
+            raise EpisodeError(
+                f"the disk of {self.plan.folder} has room for {seconds:.0f} s of recording, "
+                f"an episode takes up to {episode_s:.0f} s: make room"
+            )
+        # now: once the clock runs, a look at the parameter server or a new file on a busy disk costs steps
+        self._metadata = env.describe()
+        if self._attempt is not None:
+            self._attempt.begin()
+        env.run_start_sequence(
+            status=self.status, poll=functools.partial(self.poll, env), countdown_s=self.plan.countdown_s
+        )
+
+    def status(self, state: str, message: str) -> None:
+        """Show the progress of the start sequence."""
+        number = f" (episode {self.present + 1} of {self.plan.wanted})" if state == "waiting" else ""
+        self.operator.status(state, message + number)
+
+    def poll(self, env: RecordingRig) -> str | None:
+        """Obey the operator's commands during the start sequence; returns "start" when the episode may begin.
+
+        Raises:
+            StopEpisode: a command ended this attempt before it began.
+        """
+        # the scripted operator of a simulated rig whose leaders drive the followers gives no command: begin without
+        started = self.plan.auto or (env.listens_only and env.simulated)
+        commands = ["pause", *self.operator.commands()] if self._pausing else self.operator.commands()
+        for command in commands:
+            started = started or command == "start"
+            if command == "pause":
+                started = self._pause(env) == "start"
+            else:
+                self._between(command, env)
+        if self._quit or self._restart:
+            raise StopEpisode("ended before it began")
+        show_streams(self.operator.display, env.stream_health())
+        return "start" if started else None
+
+    def obey(self) -> None:
+        """Obey the operator's commands during an episode.
+
+        Raises:
+            StopEpisode: a command ended it.
+        """
+        for command in self.operator.commands():
+            if command in ENDINGS:
+                self._ended_by, self._quit = command, command == "quit"
+                raise StopEpisode(ENDINGS[command][2])
+            if command in ("pause", "resume"):
+                self._pausing = command == "pause"
+                self.operator.message("pause: after this episode" if self._pausing else "no pause after this episode")
+            if command == "reset":
+                self.operator.message("reset: not while an episode runs")
+
+    def collect(self) -> None:
+        """Wait until every attempt is saved.
+
+        Raises:
+            EpisodeError: one could not be saved; names the file that holds its steps.
+        """
+        while self._saved < len(self.attempts):
+            attempt = self.attempts[self._saved]
+            self._saved += 1
+            attempt.wait()
+            if attempt.file is not None:
+                self.operator.message(f"saved {attempt.file}")
+
+    def _record_one(self, env: RecordingRig) -> None:
+        seed = self._again.popleft() if self._again else next(self._new_seeds)
+        self._ended_by, self._restart = None, False
+        assert env.leaders is not None
+        leaders = env.leaders if self._gesture is None else self._gesture.watch(env.leaders)
+        guard = env.guard(leaders, limits=_recording_limits(env))
+        monitor = TimingMonitor(env.contract.rate_hz, env.clock)
+        attempt = self._attempt = EpisodeAttempt(lambda: self.plan.writer(env, self._metadata, seed))
+        line = StatusLine(self.operator, attempt, monitor, guard, self._disk, self.plan.task)
+        fault: AlohaKitError | None = None
+        try:
+            env.estop.require_released()
+            env.seed(seed)
+            self._moved = True
+            run_episode(env, _Attended(guard, self), [attempt, monitor, line])
+        except StopEpisode:  # in the start sequence, so nothing was recorded
+            pass
+        except AlohaKitError as error:
+            fault = error
+        finally:
+            env.lock_leaders()  # the operator feels the end, and no leader falls
+            self._settle(env, attempt, line, seed)
+        try:
+            if fault is not None:
+                raise fault
+            if self.present >= self.plan.wanted:
+                self.collect()
+        except AlohaKitError as error:
+            self._wait_for_fix(env, error)
+
+    def _settle(self, env: RecordingRig, attempt: EpisodeAttempt, line: StatusLine, seed: int) -> None:
+        outcome = attempt.outcome
+        if outcome is None:
+            attempt.cancel()
+            self._again.append(seed)
+            return
+        result, success, _ = ENDINGS.get(self._ended_by, ("kept", None, ""))  # type: ignore[arg-type]
+        if outcome.error or (self._ended_by is None and env.succeeded(outcome) is False):
+            result = "failed"
+        elif outcome.steps == 0:
+            result = "discarded"
+        if self._ended_by == "redo":
+            self._again.appendleft(seed)
+        cut = self._gesture.steps if self._gesture else 0
+        self._disk.update(attempt.size(), outcome.steps / env.contract.rate_hz)
+        self.attempts.append(attempt)
+        attempt.seed = seed
+        shown = "" if result == "discarded" else f" {result}"
+        self.operator.status("saving", f"{attempt.name}{shown}: {_reason(outcome, env, result)}; {line.summary()}")
+        attempt.settle(result, success=success, cut=cut, notes=line.notes())
+
+    def _between(self, command: Command, env: RecordingRig) -> None:
+        """Obey a command between episodes; discard, redo, success and failure apply to the last one."""
+        last = self.attempts[-1] if self.attempts else None
+        if command == "quit":
+            self._quit = True
+        elif command == "reset":
+            self.operator.message(_reset(env))
+        elif command in ("discard", "redo"):
+            if last is None or last.result == "discarded":
+                self.operator.message(f"{command}: there is nothing to discard")
+                return
+            last.discard()
+            self.operator.message(f"{last.name} discarded")
+            if command == "redo":
+                self._again.appendleft(last.seed)
+                self._restart = env.simulated  # whose objects have to go back to where they were
+        elif command in ("success", "failure"):
+            relabelled = last.relabel(success=command == "success") if last else "there is no episode to label"
+            self.operator.message(f"{command}: {relabelled}")
+
+    def _pause(self, env: RecordingRig) -> Command | None:
+        state, message = self.operator.state, self.operator.state_message
+        self._pausing = False
+        self.operator.status("paused", "resume continues, quit ends")
+        answer = self.operator.wait_for(_ANSWERS, env.clock, meanwhile=lambda command: self._between(command, env))
+        self._quit = answer == "quit"
+        if not self._quit:
+            self.operator.status(state, message)
+        return answer
+
+    def _wait_for_fix(self, env: RecordingRig, error: AlohaKitError) -> None:
+        """Wait until the operator has fixed what is wrong; raises the error again if they do not."""
+        env.require_connection()
+        for command in self.operator.commands():  # given before the fault was shown: no permission to move after it
+            if command not in ("resume", "start", "reset"):
+                self._between(command, env)
+        if self._quit:
+            raise error
+        remedy = "Release the emergency stop, then reset and resume" if env.estop() else "Resume when this is fixed"
+        self.operator.status("paused", f"{error}\nNothing is sent to the arms. {remedy}, or quit")
+        answer = self.operator.wait_for(
+            _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), timeout_s=self._timeout_s
+        )
+        if answer not in ("resume", "start"):
+            raise error
+
+
+def _reason(outcome: Outcome, env: RecordingRig, result: AttemptResult) -> str:
+    """Why an episode ended, for the operator."""
+    if outcome.reason != "complete":
+        return outcome.reason
+    reward = f", reward {outcome.final_reward:g} of {env.max_reward:g}" if env.max_reward else ""
+    return f"full length{' without success' if result == 'failed' else ''}{reward}"
+
+
+def _recording_limits(env: RecordingRig) -> SafetyLimits:
+    """Limits of the followers; unbounded for what this program does not send.
+
+    An operator pushes a base by hand, and some leaders drive their followers themselves: their values are recorded as
+    they are.
+    """
+    limits = env.limits
+    free = np.array([index is None or env.listens_only for index in limits.state_index])
+    return dataclasses.replace(
+        limits,
+        lower=np.where(free, -_UNBOUNDED, limits.lower),
+        upper=np.where(free, _UNBOUNDED, limits.upper),
+        step=np.where(free, _UNBOUNDED, limits.step),
+        ramp=np.where(free, _UNBOUNDED, limits.ramp),
+    )
+
+
+def _reset(env: RecordingRig) -> str:
+    """Reset the emergency stop if it may be reset; returns the message for the operator. Nothing moves meanwhile."""
+    if not env.estop():
+        return "reset: the emergency stop is not pressed"
+    try:
+        env.estop.reset()
+    except AlohaKitError as error:
+        return str(error)
+    return "the emergency stop is reset; nothing moves before resume, or quit, which parks the arms"
+
+
+class _Attended:
+    """Policy of the guarded leaders that obeys the operator's commands at every step."""
+
+    def __init__(self, guard: SafetyGuard, session: RecordingSession) -> None:
+        self._guard, self._session = guard, session
+
+    def reset(self) -> None:
+        self._guard.reset()
+
+    def act(self, observation: Observation) -> Action:
+        self._session.obey()
+        return self._guard.act(observation)

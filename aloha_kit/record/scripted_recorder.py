@@ -1,0 +1,276 @@
+"""Scripted recorder: processes in which a simulation's expert demonstrates one seed after another into one folder."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import time
+from contextlib import closing, ExitStack, suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import AlohaKitError, plural
+from aloha_kit.core.files import make_folder
+from aloha_kit.core.interrupt import signal_of
+from aloha_kit.envs import connect
+from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
+from aloha_kit.record.args import RecordArgs, task_of
+from aloha_kit.record.dataset_folder import DatasetFolder, FAILED
+from aloha_kit.record.recording_worker import EpisodeOutcome, RecordingJob, work
+from aloha_kit.storage import recovery
+
+LOG = logging.getLogger(__name__)
+
+POLL_S = 0.5
+"""Period at which the progress is drawn, and other recorders' episodes are looked for."""
+REPORT_S = 10.0
+"""Longest time without a progress message where there is no terminal."""
+
+
+class RecordingError(AlohaKitError):
+    """Recording cannot continue; what is recorded stays."""
+
+
+@dataclass(frozen=True)
+class RecordingResult:
+    """Result of a scripted recording."""
+
+    folder: Path
+    present: int  # successful episodes in the folder now
+    wanted: int
+    outcomes: tuple[EpisodeOutcome, ...]  # of this recording, in the order in which they ended
+    interrupted: str  # name of the signal; empty if it was not
+
+    def text(self) -> str:
+        """Result in a few lines."""
+        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
+        if self.outcomes:
+            good, tried = sum(outcome.success for outcome in self.outcomes), len(self.outcomes)
+            low, high = wilson_interval(good, tried)
+            lines.append(
+                f"this recording: {good} of {tried} succeeded, {good / tried:.1%} "
+                f"(95 % Wilson interval {low:.1%} to {high:.1%})"
+            )
+        if self.interrupted:
+            lines.append("interrupted; the same command continues from here")
+        if hint := recovery.hint(self.folder):
+            lines.append(hint)
+        return "\n".join(lines)
+
+
+def record_scripted(args: RecordArgs, *, show: bool = True) -> RecordingResult:
+    """Record until the folder holds `num_episodes` successful demonstrations.
+
+    The seeds are the lowest ones from `args.seed` on that were not recorded yet, so an interrupted recording ends with
+    the same episodes as one that ran through.
+
+    Raises:
+        ConfigError: an unknown task, rig, camera or scene, or a folder that cannot be written to.
+        EpisodeError: the folder holds episodes of another task, or of other cameras, sizes or rate.
+        RecordingError: a process failed, or too many demonstrations did.
+    """
+    task = task_of(args)
+    rig = load(RigConfig, "rigs", task.rig)
+    path = Path(task.dataset_dir.format(task=task.name))
+    with closing(connect(task, rig)) as env:  # errors of the configuration are raised here once, not by every process
+        contract = env.contract
+    make_folder(path)
+    if args.recover:
+        for found in recovery.recover_all(path):
+            LOG.info("%s: %s", found.journal.name, found.message)
+    folder = DatasetFolder(path, task.name, contract)
+    missing = args.num_episodes - len(folder.good)
+    limit = args.max_attempts or max(3 * args.num_episodes, 10)
+    job = RecordingJob(task, rig, path, args.noise, args.images, args.quality, args.keep_failures)
+    interrupted = ""
+    with closing(folder.claims), _Progress(job, folder, args.num_episodes, show=show) as progress:
+        if missing > 0:
+            pool = _Pool(job, folder, progress, min(args.workers or os.cpu_count() or 1, missing))
+            try:
+                interrupted = pool.run(args.num_episodes, args.seed, limit)
+            except RecordingError as error:
+                left = recovery.hint(path)
+                if not left or (left.startswith("1 ") and "recover" in str(error)):  # the error names that one itself
+                    raise
+                raise RecordingError(f"{error}. There are {left}") from error
+    outcomes = tuple(progress.outcomes)
+    if not interrupted and len(folder.good) < args.num_episodes and len(outcomes) >= limit:
+        raise RecordingError(
+            f"only {sum(outcome.success for outcome in outcomes)} of {len(outcomes)} demonstrations succeeded, "
+            f"{missing} were wanted; what was recorded is in {path}. {_advice(args, task)}"
+        )
+    return RecordingResult(path, len(folder.good), args.num_episodes, outcomes, interrupted)
+
+
+def _advice(args: RecordArgs, task: TaskConfig) -> str:
+    usual = load(TaskConfig, "tasks", args.task).episode_len
+    if task.episode_len < usual:
+        return f"--episode_len {task.episode_len} is below the task's {usual}: too short for the whole motion?"
+    smaller = "A smaller --noise, or more" if args.noise else "More"
+    return f"{smaller} --max_attempts may help"
+
+
+class _Progress:
+    """Progress of a recording: a bar on a terminal, log lines elsewhere.
+
+    Attributes:
+        outcomes: of the demonstrations that ended.
+    """
+
+    def __init__(self, job: RecordingJob, folder: DatasetFolder, wanted: int, *, show: bool) -> None:
+        self.outcomes: list[EpisodeOutcome] = []
+        self._folder, self._wanted = folder, wanted
+        self._began = self._reported = time.monotonic()
+        self._before = len(folder.good)
+        # disable=None: only on a terminal
+        self._bar = tqdm(
+            total=wanted, initial=self._before, desc=f"Recording {job.task.name}", unit="episode",
+            disable=None if show else True,
+        )  # fmt: skip
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def begin(self, processes: int) -> None:
+        """Report the start."""
+        there = f", {self._before} are there" if self._before else ""
+        LOG.info("recording %s%s, with %s", plural(self._wanted, "episode"), there, plural(processes, "worker"))
+
+    def add(self, outcome: EpisodeOutcome) -> None:
+        """Report one demonstration."""
+        self.outcomes.append(outcome)
+        good = sum(each.success for each in self.outcomes)
+        self._bar.n = len(self._folder.good)
+        self._bar.set_postfix_str(f"{good}/{len(self.outcomes)} succeeded", refresh=False)
+        self._reported = time.monotonic()
+        LOG.info("%s (%s)", _line(outcome), self._state())
+
+    def update(self, under_way: int) -> None:
+        """Redraw the bar; where there is none, report at least every `REPORT_S`."""
+        if not self._bar.disable:
+            self._bar.refresh()
+        elif time.monotonic() - self._reported >= REPORT_S:
+            self._reported = time.monotonic()
+            LOG.info("%s under way (%s)", plural(under_way, "episode"), self._state())
+
+    def _state(self) -> str:
+        good = len(self._folder.good)
+        if good == self._before or good >= self._wanted:
+            return f"{good} of {self._wanted}"
+        left_s = (time.monotonic() - self._began) / (good - self._before) * (self._wanted - good)
+        return f"{good} of {self._wanted}, about {_duration(left_s)} left"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    seed: int | None = None  # being recorded now
+
+
+class _Pool:
+    """Recording processes of one recorder."""
+
+    def __init__(self, job: RecordingJob, folder: DatasetFolder, progress: _Progress, count: int) -> None:
+        self._folder, self._progress, self._count, self._job = folder, progress, count, job
+        self._workers: list[_Worker] = []
+
+    def run(self, wanted: int, first_seed: int, limit: int) -> str:
+        """Keep the processes busy until the folder holds `wanted` episodes or `limit` attempts were made.
+
+        Returns the name of the signal that interrupted it; empty if none did.
+
+        Raises:
+            RecordingError: a process failed.
+        """
+        context = multiprocessing.get_context("spawn")  # a fork would share GL and HDF5 state
+        stop = context.Event()
+        seeds, folder, outcomes = self._folder.seeds(first_seed), self._folder, self._progress.outcomes
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            stack.enter_context(sigterm_interrupts())
+            try:
+                self._progress.begin(self._count)
+                for _ in range(self._count):
+                    ours, theirs = context.Pipe()
+                    process = context.Process(target=work, args=(self._job, theirs, stop, folder.claims), daemon=True)
+                    with interrupts_put_off():
+                        process.start()
+                        theirs.close()  # so that a dead process shows as the end of its pipe
+                        self._workers.append(_Worker(process, ours))
+                while True:
+                    busy = [worker for worker in self._workers if worker.seed is not None]
+                    for worker in self._workers:
+                        free = worker.seed is None and len(outcomes) + len(busy) < limit
+                        if free and folder.begin_attempt(wanted):
+                            worker.seed = next(seeds)
+                            with suppress(OSError):  # it has died: `_settle` finds out why
+                                worker.pipe.send(worker.seed)
+                            busy.append(worker)
+                    if not busy and (len(outcomes) >= limit or len(folder.good) >= wanted):
+                        return ""
+                    # with fewer at work than could be, another recorder may be at the last ones
+                    ready = wait([worker.pipe for worker in busy], POLL_S)
+                    for worker in busy:
+                        if worker.pipe in ready:
+                            self._settle(worker)
+                    self._progress.update(len(busy))
+            except KeyboardInterrupt as interrupt:
+                # the episodes under way are stopped; those that ended in the same moment still count
+                stop.set()
+                for worker in self._workers:
+                    if worker.seed is not None:
+                        self._settle(worker)
+                return signal_of(interrupt).name
+
+    def _settle(self, worker: _Worker) -> None:
+        """Take the outcome of a process's episode."""
+        try:
+            answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            raise RecordingError(
+                f"a recording process died (exit code {worker.process.exitcode}) at seed {worker.seed}; "
+                "what was recorded stays. Out of memory? Try fewer --workers"
+            ) from None
+        if isinstance(answer, str):
+            raise RecordingError(f"recording seed {worker.seed} failed: {answer}")
+        worker.seed = None
+        self._folder.refresh()
+        self._folder.claims.end_attempt()
+        if not answer.stopped:
+            self._progress.add(answer)
+
+    def _end(self) -> None:
+        for worker in self._workers:
+            with suppress(OSError):
+                worker.pipe.send(None)
+        for worker in self._workers:
+            worker.process.join(timeout=10)
+            if worker.process.is_alive():
+                worker.process.terminate()
+                worker.process.join()
+            worker.pipe.close()
+
+
+def _line(outcome: EpisodeOutcome) -> str:
+    kept = outcome.file.name if outcome.file else "discarded"
+    if outcome.file and outcome.file.parent.name == FAILED:
+        kept = f"{FAILED}/{kept}"
+    return (
+        f"seed {outcome.seed}: {'success' if outcome.success else 'failure'}, final reward {outcome.final_reward:g}, "
+        f"highest {outcome.max_reward:g}; {kept}"
+    )
