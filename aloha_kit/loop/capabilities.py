@@ -158,6 +158,10 @@ class TeleoperatedRobot(LiveRobot, ParkableRobot, Protocol):
         """Hold the leaders where they are."""
         ...
 
+    def camera_images(self) -> Mapping[str, npt.NDArray[np.uint8]]:
+        """{camera: (H, W, 3) RGB} newest images, outside of an episode."""
+        ...
+
     def stream_health(self) -> Mapping[str, StreamStatus]:
         """State of every stream."""
         ...

@@ -8,15 +8,23 @@ import fcntl
 import itertools
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing import reduction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.core.errors import command
+from aloha_kit.core.files import replacing
+from aloha_kit.core.jpeg import encode_jpeg
 from aloha_kit.storage import Episode, list_episodes, transaction
 from aloha_kit.storage.hdf5 import DAMAGE
+
+CONTACT_SHEET = "cameras.jpg"
+"""File in the data set's folder: an image of every camera, from before the first episode of the last recording."""
 
 FAILED = "failed"
 """Folder, inside the data set's, of failed episodes that are kept."""
@@ -108,6 +116,24 @@ class DatasetFolder:
                 f"{file} was recorded otherwise:\n  {lines}\nRecord alike, or into another folder with --dataset_dir"
             )
         return None if seed is None else int(seed), success is not False
+
+
+def write_contact_sheet(folder: Path, images: Mapping[str, npt.NDArray[np.uint8]]) -> str:
+    """Write one image that shows every camera with its name; returns a message that names the file.
+
+    Args:
+        images: {camera: (H, W, 3) RGB}, at least one.
+    """
+    from aloha_kit.media.frames import row  # matplotlib's fonts: half a second
+
+    sheet = row(list(images.values()), 240, labels=list(images))
+    path = folder / CONTACT_SHEET
+    try:
+        with replacing(path) as part:
+            part.write_bytes(encode_jpeg(sheet, 90).tobytes())
+    except OSError as error:  # no reason not to record
+        return f"no contact sheet of the cameras: {path}: {error.strerror}"
+    return f"contact sheet of the cameras: {path}"
 
 
 def move_to_failed(file: Path) -> Path:

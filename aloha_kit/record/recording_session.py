@@ -18,7 +18,7 @@ from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Obs
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.loop.capabilities import TeleoperatedRobot
-from aloha_kit.record.dataset_folder import DatasetFolder
+from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
 from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.operator_interface import Command, OperatorInterface
@@ -105,6 +105,7 @@ class RecordingSession:
         self._attempt: EpisodeAttempt | None = None  # the present one
         self._metadata: dict[str, Any] = {}  # of the environment
         self._saved = 0  # attempts whose saving was waited for
+        self._sheet = ""  # message about the contact sheet, once it was written
 
     @property
     def present(self) -> int:
@@ -176,6 +177,9 @@ class RecordingSession:
                 f"the disk of {self.plan.folder} has room for {seconds:.0f} s of recording, "
                 f"an episode takes up to {episode_s:.0f} s: make room"
             )
+        if self.plan.task.cameras and not self._sheet:
+            self._sheet = write_contact_sheet(self.plan.folder, env.camera_images())
+            self.operator.message(self._sheet)
         # now: once the clock runs, a look at the parameter server or a new file on a busy disk costs steps
         self._metadata = env.describe()
         if self._attempt is not None:

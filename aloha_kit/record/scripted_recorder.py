@@ -21,7 +21,7 @@ from aloha_kit.core.interrupt import signal_of
 from aloha_kit.envs import connect
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
 from aloha_kit.record.args import RecordArgs, task_of
-from aloha_kit.record.dataset_folder import DatasetFolder, FAILED
+from aloha_kit.record.dataset_folder import DatasetFolder, FAILED, write_contact_sheet
 from aloha_kit.record.recording_worker import EpisodeOutcome, RecordingJob, work
 from aloha_kit.storage import recovery
 
@@ -79,13 +79,15 @@ def record_scripted(args: RecordArgs, *, show: bool = True) -> RecordingResult:
     rig = load(RigConfig, "rigs", task.rig)
     path = Path(task.dataset_dir.format(task=task.name))
     with closing(connect(task, rig)) as env:  # errors of the configuration are raised here once, not by every process
-        contract = env.contract
-    make_folder(path)
-    if args.recover:
-        for found in recovery.recover_all(path):
-            LOG.info("%s: %s", found.journal.name, found.message)
-    folder = DatasetFolder(path, task.name, contract)
-    missing = args.num_episodes - len(folder.good)
+        make_folder(path)
+        if args.recover:
+            for found in recovery.recover_all(path):
+                LOG.info("%s: %s", found.journal.name, found.message)
+        folder = DatasetFolder(path, task.name, env.contract)
+        missing = args.num_episodes - len(folder.good)
+        if missing > 0 and task.cameras:
+            env.seed(args.seed)
+            LOG.info(write_contact_sheet(path, env.reset().observation["images"]))
     limit = args.max_attempts or max(3 * args.num_episodes, 10)
     job = RecordingJob(task, rig, path, args.noise, args.images, args.quality, args.keep_failures)
     interrupted = ""

@@ -30,7 +30,7 @@ from aloha_kit.core import (
     SafetyLimits,
 )
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.ros import node
+from aloha_kit.ros import images, node
 from aloha_kit.ros.arm import Arm, Role, Vector
 from aloha_kit.ros.competing_publishers import SoleCommander
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
@@ -300,6 +300,11 @@ class RosEnv(Environment):
     ) -> None:
         """Start sequence of an episode with leader arms. Arguments and errors as of `ros.start_sequence`."""
         StartSequence(status=status, poll=poll, countdown_s=countdown_s)(self)
+
+    def camera_images(self) -> Mapping[str, npt.NDArray[np.uint8]]:
+        """{camera: (H, W, 3) RGB} newest images; raises StreamError where a camera is silent or its image is torn."""
+        cameras = self.contract.cameras
+        return images.LazyImages({name: self.streams.sync.newest(f"images/{name}").value for name in cameras})
 
     def stream_health(self) -> dict[str, StreamHealth]:
         """{stream: its rate, its age and what is wrong with it}."""

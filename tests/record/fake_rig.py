@@ -102,6 +102,9 @@ class FakeTeleoperatedRig(Environment):
         while poll() != "start":
             self.clock.sleep_until(self.clock.now_ns() + 10_000_000)
 
+    def camera_images(self) -> dict[str, Any]:
+        return {"cam_high": np.full((8, 10, 3), 200, np.uint8)}
+
     def stream_health(self) -> dict[str, Any]:
         return {}
 

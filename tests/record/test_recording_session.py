@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from aloha_kit.core import EpisodeError, SafetyError, StreamError
 from aloha_kit.episode import Episode, list_episodes, list_partials
-from aloha_kit.record.dataset_folder import FAILED
+from aloha_kit.record.dataset_folder import CONTACT_SHEET, FAILED
 from aloha_kit.record.gripper_gesture import GripperGesture
 from tests.record.fake_rig import FakeTeleoperatedRig, NAMES, session
 
@@ -51,6 +52,11 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
             assert about["timing"] == {
                 "fps": 50.0, "worst_skew_ms": 2.0, "most_skewed": "qpos", "late": 0, "dropped": 0, "worst_gap_ms": 20.0
             }  # fmt: skip
+    assert f"contact sheet of the cameras: {tmp_path}/cameras.jpg" in output.getvalue()
+    sheet = cv2.imread(str(tmp_path / "cameras.jpg"))
+    assert sheet is not None
+    assert sheet.shape == (240, 300, 3)  # 8 by 10 pixels, enlarged
+    assert abs(int(np.median(sheet)) - 200) <= 2
     rested = FakeTeleoperatedRig()
     again, operator, _ = session(tmp_path, rested, wanted=2)
     assert again.run(rested).present == 2
@@ -72,7 +78,7 @@ def test_discard_and_redo_leave_nothing_and_redo_begins_alike(tmp_path: Path) ->
     made, _, _ = session(tmp_path, env, ("recording", 3, "redo"), ("recording", 6, "discard"), wanted=1, seed=40)
     assert made.run(env).results == ("discarded", "discarded", "kept")
     assert env.seeds == [40, 40, 41]
-    assert [file.name for file in sorted(tmp_path.iterdir())] == ["episode_0.hdf5"]
+    assert [file.name for file in sorted(tmp_path.iterdir())] == [CONTACT_SHEET, "episode_0.hdf5"]
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
         assert episode.describe["seed"] == 41
         assert episode.attrs["sim"]
@@ -88,10 +94,11 @@ def test_seeds_that_are_in_the_folder_are_not_used_again(tmp_path: Path) -> None
 def test_failures_are_put_aside_by_reward_or_word(tmp_path: Path) -> None:
     env = FakeTeleoperatedRig(max_reward=4.0)
     env.rewards = [3.0, 4.0]
-    made, _, _ = session(tmp_path, env, ("recording", 5, "failure"), wanted=1)
+    made, _, output = session(tmp_path, env, ("recording", 5, "failure"), wanted=1)
     result = made.run(env)
     assert result.results == ("failed", "failed", "kept")
     assert "this session: 2 failed, 1 kept" in result.text()
+    assert "episode_0 failed: full length without success, reward 3 of 4; 10 steps" in output.getvalue()
     aside = list_episodes(tmp_path / FAILED)
     assert [attributes(file) for file in aside] == [
         (5, False, "ended by the operator: failure", False),
@@ -155,7 +162,7 @@ def test_quit_between_episodes(tmp_path: Path, state: str) -> None:
     made, _, _ = session(tmp_path, env, *lines, auto=False)
     result = made.run(env)
     assert (result.results, result.fault, env.parked, env.steps) == ((), "", 1, 0)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.name for file in tmp_path.iterdir()] == [CONTACT_SHEET]
 
 
 def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import psutil
 import pytest
@@ -24,7 +25,7 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.record import recording_worker as worker
 from aloha_kit.record.__main__ import main
 from aloha_kit.record.args import parse, RecordArgs, task_of
-from aloha_kit.record.dataset_folder import DatasetFolder, FAILED
+from aloha_kit.record.dataset_folder import CONTACT_SHEET, DatasetFolder, FAILED
 from aloha_kit.record.recording_worker import record_one, RecordingJob
 from aloha_kit.record.scripted_recorder import record_scripted, RecordingError
 from aloha_kit.storage.recovery import recover_all
@@ -123,6 +124,9 @@ def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path
             assert (episode.cameras, episode.length, episode.frames) == (("angle",), 400, 401)
             assert episode.reward is not None
             assert episode.reward[-1] == 4.0
+    sheet = cv2.imread(str(tmp_path / "cameras.jpg"))
+    assert sheet is not None
+    assert sheet.shape == (240, 320, 3)  # one camera of 24 by 32 pixels, enlarged
     before = {file: file.read_bytes() for file in list_episodes(tmp_path)}
     nothing = record_scripted(args, show=False)
     assert (nothing.present, nothing.outcomes) == (2, ())
@@ -360,7 +364,8 @@ def test_a_full_disk_costs_no_step(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     journal = tmp_path / "episode_0.hdf5.partial"
-    assert [path.name for path in tmp_path.iterdir() if path.is_file() and path.name[0] != "."] == [journal.name]
+    files = {path.name for path in tmp_path.iterdir() if path.is_file() and path.name[0] != "."}
+    assert files == {CONTACT_SHEET, journal.name}
     said = re.search(rf"File too large. (\d+) steps are safe in {re.escape(str(journal))};", done.stderr)
     assert said, done.stderr
     assert "Traceback" not in done.stderr
