@@ -18,6 +18,7 @@ from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.operator_interface import Cues, Display, OperatorInterface
 from aloha_kit.record.recording_session import RecordingSession
+from tests.loop.fake_rig import FakeRig
 
 NAMES = ("left_waist", "left_gripper", "right_waist", "right_gripper")
 CONTRACT = Contract(NAMES, NAMES, {"cam_high": (8, 10)}, rate_hz=50.0)
@@ -118,7 +119,8 @@ class FakeTeleoperatedRig(Environment):
 
     def release(self) -> None: ...
 
-    def operator(self, commands: Any, namespace: str) -> Any: ...
+    def operator(self, commands: Any, namespace: str) -> Any:
+        return Script()
 
     def guarded(self, policy: Any, *, release: bool = False) -> Any: ...
 
@@ -222,3 +224,15 @@ def session(
     assert isinstance(env, TeleoperatedRobot)
     env.start_sequence = made.start
     return made, script, output
+
+
+def connect(task: TaskConfig, rig: RigConfig, *, start_sequence: Callable[[Any], None], **_: Any) -> Environment:
+    """The fake rig, where a rig's `kind` names this function."""
+    env = FakeTeleoperatedRig()
+    env.start_sequence = start_sequence
+    return env
+
+
+def connect_without_leaders(task: TaskConfig, rig: RigConfig, **_: Any) -> Environment:
+    """An environment that has none of a teleoperated robot's capabilities but a clock."""
+    return FakeRig()

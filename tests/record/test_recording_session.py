@@ -1,19 +1,24 @@
-"""A person's session without ROS: what each command does to the episode, the folder and the arms."""
+"""An operator's session without ROS: what each command does to the episode, the folder and the arms."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
+from aloha_kit.config import to_mapping
+from aloha_kit.config.rig import ArmConfig, CameraConfig
 from aloha_kit.core import EpisodeError, SafetyError, StreamError
 from aloha_kit.episode import Episode, list_episodes, list_partials
+from aloha_kit.record.__main__ import main
 from aloha_kit.record.dataset_folder import CONTACT_SHEET, FAILED
 from aloha_kit.record.gripper_gesture import GripperGesture
-from tests.record.fake_rig import FakeTeleoperatedRig, NAMES, session
+from tests.record.fake_rig import FakeTeleoperatedRig, NAMES, RIG, session, TASK
 
 
 def lengths(folder: Path) -> list[int]:
@@ -434,3 +439,29 @@ def test_a_safety_fault_before_the_first_command_records_nothing(tmp_path: Path)
     assert made.run(env).results[-1] == "kept"
     assert lengths(tmp_path / FAILED) == []
     assert "the action is not finite: left_waist = nan" in output.getvalue()
+
+
+def own_rig(folder: Path, connect: str) -> list[str]:
+    """Flags for a rig whose kind is a function of tests.record.fake_rig."""
+    rig = dataclasses.replace(
+        RIG, kind=f"tests.record.fake_rig:{connect}", cameras={"cam_high": CameraConfig(8, 10)},
+        leaders={"left": ArmConfig(name="c"), "right": ArmConfig(name="d")},
+    )  # fmt: skip
+    (folder / "rig.yaml").write_text(yaml.safe_dump(to_mapping(rig)))
+    task = dataclasses.replace(TASK, rig=str(folder / "rig.yaml"), dataset_dir=str(folder / "data"))
+    (folder / "task.yaml").write_text(yaml.safe_dump(to_mapping(task)))
+    return f"--task {folder}/task.yaml --num_episodes 2 --auto --no_keyboard --no_gestures --countdown 0".split()
+
+
+def test_a_rig_of_ones_own_is_recorded_without_ros(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(own_rig(tmp_path, "connect"))
+    assert lengths(tmp_path / "data") == [10, 10]
+    shown = capsys.readouterr()
+    assert shown.out == f"2 of 2 episodes in {tmp_path}/data\nthis session: 2 kept\n"
+    assert "waiting: close both leader grippers to begin (episode 2 of 2)" in shown.err
+
+
+def test_a_rig_without_the_capabilities_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
+    expected = r"error: recording a person on rig 'bench': environment FakeRig lacks 'camera_images', .*'leaders', .*"
+    with pytest.raises(SystemExit, match=expected):
+        main(own_rig(tmp_path, "connect_without_leaders"))
