@@ -6,6 +6,7 @@ Import it before MuJoCo or dm_control: how they draw is settled when they load.
 
 import importlib
 import importlib.util
+import logging
 import os
 import sys
 
@@ -15,6 +16,11 @@ if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
     # torch's compiler and software OpenGL bring one LLVM each, and the process ends if OpenGL's comes
     # first: torch would load its own at the first optimiser. Triton alone loads without torch.
     importlib.import_module("triton")
+
+if not logging.getLogger().handlers:
+    # dm_control logs as it loads, through absl, which gives the root logger a handler where it has none: every line
+    # that the package logs would appear twice
+    logging.getLogger().addHandler(logging.NullHandler())
 
 from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.sim_env import connect, SimEnv

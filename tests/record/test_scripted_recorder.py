@@ -241,6 +241,7 @@ def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Pat
     assert files
     assert not list(tmp_path.glob("*.partial"))
     assert "\r" not in error  # no bar where there is no terminal
+    assert error.count("seed 0: success") == 1
     for file in files:
         with Episode.open(file) as episode:
             assert episode.length == 400
