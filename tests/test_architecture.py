@@ -31,14 +31,14 @@ LOWER = {
 }
 # Every application also has `startup`, `core` and `config`.
 APPLICATIONS = {
-    "record": {"storage", "episode", "loop", "ros", "envs"},
+    "record": {"storage", "episode", "loop", "media", "envs"},
     "train": {"storage", "episode", "loop", "media", "envs", "control", "formats", "data", "policies"},
     "deploy": {"storage", "episode", "loop", "media", "envs", "control", "data", "policies", "remote"},
     "eval": {"loop", "envs", "control", "policies"},
     "replay": {"storage", "episode", "loop", "media", "envs", "formats"},
     "diagnose": {"storage", "episode", "media", "formats", "data", "policies"},
     "doctor": {"ros"},
-    "teleop": {"loop", "ros", "envs"},
+    "teleop": {"loop", "envs"},
     "reproduce": {"storage", "loop"},
     "report": {"storage"},
 }
