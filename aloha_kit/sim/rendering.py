@@ -5,7 +5,9 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -16,6 +18,40 @@ from aloha_kit.core import ConfigError
 
 SHADOWS_AT = 480  # image rows that a quality's shadow map is meant for
 DRAWN_GROUPS = (0, 1, 2)  # group 3 holds collision shapes, 4 helper sites
+
+
+_collected: deque[tuple[mujoco.MjrContext, Any]] = deque()
+"""(MuJoCo's, OpenGL's) contexts of renderers that were garbage-collected, to be freed when nothing is being drawn."""
+
+
+class _Renderer(mujoco.Renderer):  # type: ignore[misc]  # MuJoCo ships no types
+    """A renderer that frees its OpenGL objects in its own context.
+
+    MuJoCo frees them in the context that is current, which may be another environment's: that one's shadows and
+    textures have the same numbers and would be deleted. The garbage collector may run in the middle of a drawing.
+    """
+
+    def close(self) -> None:
+        if self._gl_context:
+            self._gl_context.make_current()
+        super().close()
+
+    def __del__(self) -> None:
+        if (drawing := getattr(self, "_mjr_context", None)) and (context := getattr(self, "_gl_context", None)):
+            _collected.append((drawing, context))
+
+
+def _free_collected() -> None:
+    """Free the contexts of collected renderers, but for those that belong to another thread."""
+    for _ in range(len(_collected)):
+        drawing, context = _collected.popleft()
+        try:
+            context.make_current()
+        except RuntimeError:
+            _collected.append((drawing, context))
+            continue
+        drawing.free()
+        context.free()
 
 
 class Pictures:
@@ -62,6 +98,7 @@ class Pictures:
         return np.where(metres < nothing, np.rint(1000.0 * metres), 0.0).astype(np.uint16)
 
     def _aimed(self, camera: str, size: tuple[int, int]) -> mujoco.Renderer:
+        _free_collected()
         renderer = self._renderers.get(size)
         if renderer is None:
             renderer = self._renderers[size] = self._make(*size)
@@ -75,7 +112,7 @@ class Pictures:
         rows = max(1, self._shadow_map * height // SHADOWS_AT)
         model.vis.quality.shadowsize = min(self._shadow_map, 1 << (rows - 1).bit_length())
         try:
-            renderer = mujoco.Renderer(model, height, width)
+            renderer = _Renderer(model, height, width)
         except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
             raise ConfigError(
                 f"no OpenGL context for images ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; "
@@ -126,3 +163,4 @@ def _close_if_alive(pictures: weakref.ref[Pictures]) -> None:
     alive = pictures()
     if alive is not None:
         alive.close()
+    _free_collected()

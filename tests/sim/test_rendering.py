@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -166,3 +167,19 @@ def test_no_opengl_is_explained() -> None:
     )
     assert "ConfigError no OpenGL context for images" in done.stdout, done.stderr
     assert "MUJOCO_GL is 'off'" in done.stdout
+
+
+@pytest.mark.parametrize("ends", ["closed", "collected"])
+def test_images_stay_the_same_when_another_environment_ends(ends: str) -> None:
+    """MuJoCo frees OpenGL objects in the current context, which is the other environment's: its shadows went."""
+    first, second = (SimEnv("transfer_cube", cameras={"top": (48, 64)}, seed=3) for _ in range(2))
+    images = [env.reset().observation["images"]["top"] for env in (first, second)]
+    if ends == "closed":
+        first.close()
+    del first
+    gc.collect()
+    for _ in range(2):
+        second.seed(3)
+        np.testing.assert_array_equal(second.reset().observation["images"]["top"], images[0])
+    np.testing.assert_array_equal(images[1], images[0])
+    second.close()
