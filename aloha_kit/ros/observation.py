@@ -141,11 +141,11 @@ class ObservationBuilder:
 
     def action_spec(self) -> specs.BoundedArray:
         """(A,) joint targets within the followers' limits, grippers in normalised opening, base velocity."""
-        free = [np.inf] * (len(self.contract.action_names) - len(self.contract.state_names))
-        low = [v for arm in self.followers.values() for v in (*arm.model.lower, 0.0)] + [-v for v in free]
-        high = [v for arm in self.followers.values() for v in (*arm.model.upper, 1.0)] + free
-        low_and_high = np.array([low, high], np.float32)
-        return specs.BoundedArray(low_and_high[0].shape, np.float32, *low_and_high, "action")
+        models = [arm.model for arm in self.followers.values()]
+        free = np.full(len(self.contract.action_names) - len(self.contract.state_names), np.inf)
+        low = np.concatenate([*(model.vector(model.lower, 0.0) for model in models), -free])
+        high = np.concatenate([*(model.vector(model.upper, 1.0) for model in models), free])
+        return specs.BoundedArray(low.shape, np.float32, low.astype(np.float32), high.astype(np.float32), "action")
 
     def _all_give(self, quantity: str, newest: Mapping[str, Any]) -> bool:
         if quantity in self.required:

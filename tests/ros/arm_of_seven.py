@@ -1,5 +1,7 @@
 """An arm of seven joints and a gripper, and one without a gripper, as a user's own module gives them."""
 
+from dataclasses import replace
+
 from aloha_kit.core import ArmModel, GripperRange
 
 _STROKE = GripperRange(0.0, 0.08)
@@ -17,3 +19,4 @@ ARM = ArmModel(
     rest=(0.0, -1.6, 0.0, -2.9, 0.0, 1.2, 0.0),
     joints=tuple(f"joint{i}" for i in range(1, 8)),
 )
+BARE = replace(ARM, name="seven_bare", grippers=())

@@ -209,7 +209,7 @@ class FakePiper(Driver):
     """A JointState arm, Piper's six joints by default; its gripper in metres, stopped at its ends by the driver."""
 
     def __init__(self, state_topic: str, command_topic: str = "", hz: float = 200.0, model: ArmModel = PIPER) -> None:
-        self.joints = np.zeros(model.size)
+        self.joints, self._dof = np.zeros(model.size), model.dof
         super().__init__(state_topic, hz)
         if command_topic:
             self._endpoints.append(rospy.Subscriber(command_topic, JointState, self._command))
@@ -225,7 +225,8 @@ class FakePiper(Driver):
 
     def _command(self, message: JointState) -> None:
         with self.lock:
-            self.joints[:] = [*message.position[:-1], min(max(message.position[-1], 0.0), 0.08)]
+            self.joints[:] = message.position
+            self.joints[self._dof :] = np.clip(self.joints[self._dof :], 0.0, 0.08)
 
 
 class FakeCamera:

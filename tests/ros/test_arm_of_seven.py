@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from aloha_kit.loop import run_episode
 from aloha_kit.ros import followers
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded
+from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
-from tests.ros.arm_of_seven import ARM
+from tests.ros.arm_of_seven import ARM, BARE
 from tests.ros.fake_drivers import FakeCamera, FakePiper, until
 from tests.ros.master import Ros
 
@@ -89,6 +91,29 @@ def test_a_policy_moves_it_within_its_own_limits_and_leaves_it_parked(
             env.followers["arm"].command(np.zeros(7))
         with pytest.raises(SafetyError, match=r"joint6 -0\.5000 is outside \[0\.0000, 3\.7000\]"):
             env.followers["arm"].command([*ARM.start[:5], -0.5, 0.0, 0.0])
+
+
+def test_an_arm_without_a_gripper_keeps_the_contract_and_parks(
+    session_ros: Ros, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing measures success on it either: its environment gives None, and rewards of 0."""
+    for name in ("START_S", "GRIPPER_S", "PARK_S"):
+        monkeypatch.setattr(followers, name, 0.1)
+    bare = replace(RIG.followers["arm"], model="tests.ros.arm_of_seven:BARE")
+    rig = replace(RIG, followers={"arm": bare}, leaders={})
+    config = task(tmp_path, episode_len=8)
+    with FakePiper("/puppet/joint", "/master/joint", model=BARE) as arm, FakeCamera(RIG.cameras["cam_high"].topic):
+        arm.joints[:] = BARE.rest
+        check_environment(lambda: envs.connect(config, rig), episode_len=8, reproducible=False, free_running=True)
+        env = envs.connect(config, rig)
+        assert isinstance(env, RosEnv)
+        with contextlib.closing(env):
+            assert env.contract.state_names == env.contract.action_names == NAMES[:-1]
+            wanted = np.array(BARE.start, np.float32) + 0.05
+            with guarded(env, Constant(wanted), say=lambda words: None) as guard:
+                outcome = run_episode(env, guard)
+            assert (outcome.steps, outcome.max_reward, env.succeeded(outcome)) == (8, 0.0, None)
+            np.testing.assert_allclose(arm.joints, BARE.rest, atol=1e-6)
 
 
 def test_a_recording_of_it_is_sound_and_replays(follower: FakePiper, session_ros: Ros, tmp_path: Path) -> None:
