@@ -25,7 +25,7 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.control.execution import Executor
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import Action, AlohaKitError, Contract, Environment, Observation, SafetyError
+from aloha_kit.core import Action, AlohaKitError, ConfigError, Contract, Environment, Observation, SafetyError
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.envs import connect
 from aloha_kit.eval.chunk_boundaries import BoundaryMonitor
@@ -146,6 +146,12 @@ def _serve(plan: Plan, row: int, line: WorkerPipe) -> None:
 def simulation(plan: Plan) -> Environment:
     """The task's environment, which draws only what a policy looks at: between two queries nobody does."""
     env: Any = connect(plan.task, plan.rig)
+    if env.max_reward <= 0:
+        env.close()
+        raise ConfigError(
+            f"nothing measures success in task '{plan.task.name}' on rig '{plan.rig.name}', so no success rate can be "
+            "evaluated; roll the policy out with aloha_kit.deploy"
+        )
     if isinstance(env, LazyImages):
         env.lazy_images = True
     if plan.starts:

@@ -78,6 +78,26 @@ def test_it_records_trains_evaluates_deploys_and_replays(
         assert "(agree)" in text
 
 
+def test_where_nothing_measures_success_no_rate_is_reported(
+    place: Path, here: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "unjudged.py").write_text(
+        "import point_world\n\n\nclass Unjudged(point_world.PointEnv):\n    max_reward = 0.0\n\n"
+        "    def step(self, action):\n        step = super().step(action)\n"
+        "        return step if step.first() else step._replace(reward=0.0)\n"
+    )
+    (place / "unjudged.yaml").write_text(RIG.replace("point_world:PointEnv", "unjudged:Unjudged"))
+    (place / "watch.yaml").write_text(TASK.replace("point.yaml", "unjudged.yaml").replace("name: reach", "name: watch"))
+    rig, task = load(RigConfig, "rigs", place / "unjudged.yaml"), load(TaskConfig, "tasks", place / "watch.yaml")
+    check_environment(lambda: connect(replace(task, episode_len=6), rig), episode_len=6)
+    with pytest.raises(SystemExit) as ended:
+        here("eval", "--task watch.yaml --ckpt run --num_rollouts 2 --workers 1 --output watched --device cpu")
+    assert "nothing measures success in task 'watch' on rig 'point'" in f"{ended.value}{capsys.readouterr().err}"
+    here("deploy", "--task watch.yaml --ckpt run --num_rollouts 1 --output seen --device cpu --video 0")
+    report = json.loads((place / "seen" / "deploy.json").read_text())
+    assert report["rollouts"][0]["success"] is None
+
+
 def test_it_keeps_the_contract_of_environments() -> None:
     rig = RigConfig("point", "point_world:PointEnv", load(RigConfig, "rigs", "sim").cameras)
     task = TaskConfig("reach", "", episode_len=6, rate_hz=20, image_size=(24, 32))
