@@ -90,7 +90,7 @@ STAGES = (
         "aloha_kit.data.camera_statistics, aloha_kit.formats.hdf5",
         {"torch", "rospy", "mujoco", "dm_control"},
     ),
-    ("aloha_kit.diagnose.args, aloha_kit.diagnose.picture", {"torch", "rospy", "mujoco", "dm_control"}),
+    ("aloha_kit.diagnose.args, aloha_kit.diagnose.figure", {"torch", "rospy", "mujoco", "dm_control"}),
     ("aloha_kit.diagnose.app", {"torch", "rospy", "mujoco", "dm_control", "matplotlib", "av"}),
     ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
     ("aloha_kit.eval.args, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),

@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["ok", "warning", "error"]
-MARKS: dict[Level, str] = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+Level = Literal["ok", "info", "warning", "error"]
+MARKS: dict[Level, str] = {"ok": "ok     ", "info": "info   ", "warning": "WARNING", "error": "ERROR  "}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at: how it is, how it should be, and what to do where the two differ."""
+    """One result of a check: how it is, how it should be, and what to do where the two differ.
+
+    Of validated files `found` is the whole message: `subject`, `expected` and `remedy` are empty.
+    """
 
     level: Level
     check: str  # "rate", "stamps", "image", …
@@ -21,7 +24,7 @@ class Finding:
     remedy: str = ""
 
     def lines(self, width: int) -> list[str]:
-        """For people, subjects filled up to `width`."""
+        """Text of three lines, the subject padded to `width`."""
         indent = " " * (len(MARKS["ok"]) + width + 4)
         return [
             f"{MARKS[self.level]}  {self.subject:<{width}}  {self.check}: {self.found}",
@@ -32,7 +35,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class About:
-    """What is being looked at; its methods say what was found there."""
+    """Maker of findings about one subject."""
 
     check: str
     subject: str
@@ -54,5 +57,5 @@ class About:
 
 
 def problems(*findings: Finding) -> list[Finding]:
-    """Those that are not ok."""
+    """The findings that are not ok."""
     return [finding for finding in findings if finding.level != "ok"]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import as_completed, ThreadPoolExecutor
@@ -29,6 +29,8 @@ from aloha_kit.core.versions import FRAME_CACHE
 from aloha_kit.data.frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
 
+_LOG = logging.getLogger(__name__)
+
 Ints = npt.NDArray[np.int64]
 
 _BLOCK = 64  # frames decoded between writes
@@ -38,7 +40,7 @@ def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
     """`.cache` in the folder of the episodes, or in `cache_dir` a folder of this data set's own.
 
     Where nothing can be written beside the episodes (a read-only share), the folder is one of the data set's own in the
-    user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`), and that is printed. So it is where they lie in no folder.
+    user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`), and that is logged. So it is where they lie in no folder.
     """
     data = table.source.place.resolve()
     own = f"{data.name}-{hashlib.sha256(str(data).encode(errors='surrogateescape')).hexdigest()[:12]}"
@@ -53,7 +55,7 @@ def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
             return beside
     except OSError as error:
         folder = _users_cache() / own
-        print(f"note: {data} cannot be written ({error.strerror}); the frame cache is in {folder}")
+        _LOG.warning("%s cannot be written (%s); the frame cache is in %s", data, error.strerror, folder)
         return folder
 
 
@@ -195,7 +197,7 @@ def _fill(table: EpisodeTable, parts: list[_Part], workers: int, progress: bool)
         # a bar needs a terminal (None: tqdm looks for itself)
         with tqdm(total=frames, desc="Decoding frames", unit="frame", disable=None if progress else True) as bar:
             if progress and bar.disable:
-                print(f"Decoding {frames} frames", file=sys.stderr, flush=True)
+                _LOG.info("Decoding %d frames", frames)
             running = {pool.submit(part.decode, table, e, row): int(table.lengths[e]) for part, e, row in jobs}
             for done in as_completed(running):
                 done.result()

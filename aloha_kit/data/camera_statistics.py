@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError
-from aloha_kit.data.stats import Accumulator, END, Moments, PICTURES, START, Statistics
+from aloha_kit.core.contract import IMAGES
+from aloha_kit.data.stats import Accumulator, END, Moments, START, Statistics
 
 if TYPE_CHECKING:
     from aloha_kit.data.frames import Frames
@@ -27,7 +28,7 @@ _BLOCK = 20  # frames held in memory at a time
 Floats = npt.NDArray[np.float32]
 
 
-def describe(pictures: npt.NDArray[np.uint8]) -> Floats:
+def describe(images: npt.NDArray[np.uint8]) -> Floats:
     """Mean colour of every cell: (192,) of an RGB image (H, W, 3), (B, 192) of a batch (B, 3, H, W); in [0, 1].
 
     `.reshape(8, 8, 3)` is the image in small. Cells are areas, so that an image and its reduced copy say the same,
@@ -36,16 +37,14 @@ def describe(pictures: npt.NDArray[np.uint8]) -> Floats:
     Raises:
         ContractError: neither of the two shapes, or no uint8.
     """
-    picture = np.asarray(pictures)
-    batch = picture.transpose(2, 0, 1)[None] if picture.ndim == 3 else picture
-    if picture.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
-        raise ContractError(
-            f"an image must be (H, W, 3) or (B, 3, H, W) uint8, given {picture.shape} {picture.dtype.name}"
-        )
+    image = np.asarray(images)
+    batch = image.transpose(2, 0, 1)[None] if image.ndim == 3 else image
+    if image.dtype != np.uint8 or batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
+        raise ContractError(f"an image must be (H, W, 3) or (B, 3, H, W) uint8, given {image.shape} {image.dtype.name}")
     rows, columns = _shares(batch.shape[2]), _shares(batch.shape[3])
     cells = rows @ (batch.astype(np.float32) @ columns.T)  # (B, 3, 8, 8)
     described: Floats = np.clip(cells.transpose(0, 2, 3, 1).reshape(len(batch), SIZE) / np.float32(255), 0, 1)
-    return described[0] if picture.ndim == 3 else described
+    return described[0] if image.ndim == 3 else described
 
 
 def _shares(pixels: int) -> Floats:
@@ -69,14 +68,14 @@ def add_camera_statistics(
     for key, rows in ((START, starts), (END, starts + lengths - 1)):
         if key not in stats:
             found |= Statistics.of(**{key: table.qpos[rows]}).moments
-    missing = [camera for camera in table.cameras if f"{PICTURES}{camera}" not in stats]
+    missing = [camera for camera in table.cameras if f"{IMAGES}{camera}" not in stats]
     if frames is not None and missing:
         rows = table.rows_of(episodes)
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLES)).round().astype(np.int64))]
         sums = {camera: Accumulator() for camera in missing}
         for start in range(0, len(rows), _BLOCK):
-            pictures = frames.gather(rows[start : start + _BLOCK])
+            images = frames.gather(rows[start : start + _BLOCK])
             for camera, accumulator in sums.items():
-                accumulator.add(describe(pictures[camera].cpu().numpy()))
-        found |= {f"{PICTURES}{camera}": accumulator.moments() for camera, accumulator in sums.items()}
+                accumulator.add(describe(images[camera].cpu().numpy()))
+        found |= {f"{IMAGES}{camera}": accumulator.moments() for camera, accumulator in sums.items()}
     return Statistics({**stats.moments, **found})

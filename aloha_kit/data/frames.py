@@ -24,7 +24,7 @@ from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.index import EpisodeTable
 
 Ints = npt.NDArray[np.int64]
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 OVERSAMPLING = 2  # a JPEG is decoded at least so many times as high and wide as it is wanted
 
@@ -38,21 +38,21 @@ class Frames(Protocol):
         ...
 
 
-def resized(picture: Picture, size: tuple[int, int]) -> Tensor:
+def resized(image: Image, size: tuple[int, int]) -> Tensor:
     """(H, W, 3) uint8 to (3, height, width): the network's own filter (bilinear, antialiased), so that training on the
     cache and deploying on whole images see the same but for rounding.
 
     Raises:
         ValueError: another shape or type; OpenCV would leave planes unwritten, and torch would repeat one.
     """
-    if picture.ndim != 3 or picture.shape[2] != 3 or picture.dtype != np.uint8:
-        raise ValueError(f"an image must be (height, width, 3) uint8, given {picture.shape} {picture.dtype}")
-    if picture.shape[:2] == tuple(size):
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image must be (height, width, 3) uint8, given {image.shape} {image.dtype}")
+    if image.shape[:2] == tuple(size):
         planes = np.empty((3, *size), np.uint8)
-        cv2.split(picture, list(planes))  # ten times as fast as copying the transposed view
+        cv2.split(image, list(planes))  # ten times as fast as copying the transposed view
         return torch.from_numpy(planes)
-    image = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-    return F.interpolate(image[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
+    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    return F.interpolate(tensor[None], size=list(size), mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def frame(episode: RecordedEpisode, camera: str, i: int, size: tuple[int, int]) -> Tensor:
@@ -77,7 +77,7 @@ class MappedFrames:
         """`rows[camera]` (N,) says where each row of the table lies in the camera's file."""
         self._rows = dict(rows)
         self._maps: dict[str, mmap.mmap] = {}
-        self._frames: dict[str, Picture] = {}
+        self._frames: dict[str, Image] = {}
         self._cold = True
         for camera, file in files.items():
             shape = (3, *sizes[camera])
@@ -89,7 +89,7 @@ class MappedFrames:
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
         places = {camera: where[rows] for camera, where in self._rows.items()}
-        images = {camera: room(len(rows), frames.shape[2:], pin) for camera, frames in self._frames.items()}
+        images = {camera: empty_frames(len(rows), frames.shape[2:], pin) for camera, frames in self._frames.items()}
         if self._cold:
             self._read_ahead(places)
         began = time.perf_counter()
@@ -149,7 +149,7 @@ class DirectFrames:
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
         episodes = self._table.episode_of(rows)
         steps = rows - self._table.starts[episodes]
-        images = {camera: room(len(rows), size, pin) for camera, size in self._sizes.items()}
+        images = {camera: empty_frames(len(rows), size, pin) for camera, size in self._sizes.items()}
 
         def decode(job: tuple[str, int]) -> None:
             camera, i = job
@@ -161,6 +161,6 @@ class DirectFrames:
         return images
 
 
-def room(count: int, size: Sequence[int], pin: bool) -> Tensor:
+def empty_frames(count: int, size: Sequence[int], pin: bool) -> Tensor:
     """(count, 3, height, width) uint8 of any content in the host's memory."""
     return torch.empty((count, 3, *size), dtype=torch.uint8, pin_memory=pin)

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError, did_you_mean
-from aloha_kit.core.contract import SENSORS, VECTORS
+from aloha_kit.core.contract import IMAGES, SENSORS, VECTORS
 
 Array = npt.NDArray[np.float32]
 
 START, END = "start", "end"  # qpos where episodes begin and end
 KEYS = (*VECTORS, "action", START, END)
-PICTURES = "images/"  # before a camera's name: its images, as `descriptor.describe` sees them
 _FIELDS = ("mean", "std", "min", "max")
 
 
@@ -111,7 +110,7 @@ class Statistics:
 
     def __post_init__(self) -> None:
         for key in self.moments:
-            if key not in KEYS and not key.startswith((PICTURES, SENSORS)):
+            if key not in KEYS and not key.startswith((IMAGES, SENSORS)):
                 raise ContractError(f"unknown statistics '{key}'. {did_you_mean(key, KEYS)}")
 
     def __getitem__(self, key: str) -> Moments:

@@ -9,8 +9,8 @@ import numpy as np
 
 from aloha_kit.core.findings import Finding
 from aloha_kit.data.stats import END
+from aloha_kit.diagnose.causes import Cause, Flags, level, Limits
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.diagnose.findings import Cause, Flags, level, Limits
 from aloha_kit.episode.vectors import longest_run, runs
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from pathlib import Path
 
-from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_json
 from aloha_kit.diagnose.args import DiagnoseArgs
-from aloha_kit.diagnose.compare import compare
+from aloha_kit.diagnose.comparison import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import Evidence, gather
-from aloha_kit.storage import list_episodes
+from aloha_kit.formats import open_source
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(args: DiagnoseArgs) -> None:
@@ -23,17 +25,17 @@ def run(args: DiagnoseArgs) -> None:
         ConfigError: no checkpoint at `ckpt`, or a folder that cannot be written to.
     """
     one = not args.rollouts.is_dir()
-    episodes = [args.rollouts] if one else list_episodes(args.rollouts)
-    if not episodes:
-        raise ConfigError(f"no episode in {args.rollouts}; expected a folder that a deployment wrote")
-    output = make_folder(args.output or episodes[0].parent)
-    diagnoses, pictures = [], []
-    for path in episodes:
-        evidence = gather(path, args.ckpt)
+    source = open_source(args.rollouts, kind=args.format)
+    if source.unused:
+        _LOG.info("%s", source.unused)
+    output = make_folder(args.output or source.place)
+    diagnoses, images = [], []
+    for number in range(len(source)):
+        evidence = gather(args.rollouts, args.ckpt, kind=args.format, number=number)
         found = diagnose(evidence)
         diagnoses.append(found)
         if one or found.success is False:
-            pictures += _draw(evidence, found, output / f"{path.stem}.diagnose.png")
+            images += _draw(evidence, found, output / f"{evidence.path.stem}.diagnose.png")
         if one or not found.success:
             print(found.text() if one else _line(found))
     comparison = compare(diagnoses)
@@ -41,10 +43,10 @@ def run(args: DiagnoseArgs) -> None:
         print(f"\n{comparison.text()}")
         for what, rollouts in _unknown(diagnoses).items():
             print(f"not known in {rollouts} of them: {what}")
-        print(f"\none of them in full: {command('diagnose', episodes[0].parent / 'EPISODE')}")
+        print(f"\none of them in full: {command('diagnose', source.place / 'EPISODE')}")
     values = {"rollouts": [found.to_mapping() for found in diagnoses], "comparison": comparison.to_mapping()}
     write_json(output / "diagnose.json", values)
-    print("", output / "diagnose.json", *pictures, sep="\n")
+    print("", output / "diagnose.json", *images, sep="\n")
 
 
 def _unknown(diagnoses: list[Diagnosis]) -> Counter[str]:
@@ -61,9 +63,9 @@ def _line(found: Diagnosis) -> str:
 
 def _draw(evidence: Evidence, found: Diagnosis, file: Path) -> list[Path]:
     try:
-        from aloha_kit.diagnose.picture import draw  # matplotlib
+        from aloha_kit.diagnose.figure import draw  # matplotlib
     except ImportError as error:
-        print(f"no {file.name}: {error}; pip install aloha_kit[view]")
+        _LOG.warning("no %s: %s; pip install aloha_kit[view]", file.name, error)
         return []
     draw(evidence, found, file)
     return [file]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aloha_kit.data.stats import PICTURES
+from aloha_kit.core.contract import IMAGES
 from aloha_kit.diagnose.actions import (
     check_ending,
     check_grippers,
@@ -16,10 +16,10 @@ from aloha_kit.diagnose.actions import (
     check_stalled,
     matters,
 )
+from aloha_kit.diagnose.causes import Cause, Limits, ranked
 from aloha_kit.diagnose.chunks import check_delay, check_holds, check_seams, seam_changes
+from aloha_kit.diagnose.distribution_shift import cells_beyond, check_images, check_joints, check_start, joints_beyond
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.diagnose.findings import Cause, Limits, ranked
-from aloha_kit.diagnose.inputs import cells_beyond, check_joints, check_pictures, check_start, joints_beyond
 from aloha_kit.diagnose.timing import check_overruns, check_streams
 
 CHECKS = (
@@ -30,7 +30,7 @@ CHECKS = (
     check_seams,
     check_start,
     check_joints,
-    check_pictures,
+    check_images,
     check_limited,
     check_motion,
     check_stalled,
@@ -127,10 +127,10 @@ def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
         found["largest jump at a seam"] = float(change[seams].max())
     if training is not None and training["qpos"].size == evidence.qpos.shape[1]:
         found["furthest joint beyond training"] = float(joints_beyond(evidence.qpos, training["qpos"]).max())
-    for camera, sight in evidence.sights.items():
-        found[f"brightness of {camera} at the start"] = float(sight.described[0].mean())
-        if training is not None and f"{PICTURES}{camera}" in training:
-            outside = cells_beyond(sight.described, training[f"{PICTURES}{camera}"], limits.cell)
+    for camera, statistics in evidence.camera_statistics.items():
+        found[f"brightness of {camera} at the start"] = float(statistics.described[0].mean())
+        if training is not None and f"{IMAGES}{camera}" in training:
+            outside = cells_beyond(statistics.described, training[f"{IMAGES}{camera}"], limits.cell)
             found[f"share of {camera} unlike training"] = float(outside.mean())
     return found | {f"{entry} at the start": value for entry, value in evidence.begin.items()}
 
@@ -140,7 +140,7 @@ def _blind(evidence: Evidence) -> list[str]:
     training = evidence.training
     if training is None:
         return []
-    cameras = [camera for camera in evidence.sights if f"{PICTURES}{camera}" not in training]
+    cameras = [camera for camera in evidence.camera_statistics if f"{IMAGES}{camera}" not in training]
     blind = []
     if cameras:
         named = ", ".join(cameras)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.camera_statistics import describe
 from aloha_kit.data.stats import Statistics
-from aloha_kit.diagnose.training import find_training
+from aloha_kit.diagnose.training_statistics import find_training
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.storage.rows import NO_STAMP
 from aloha_kit.storage.step_log import read_steps, Step, steps_path
@@ -25,7 +25,7 @@ from aloha_kit.storage.step_log import read_steps, Step, steps_path
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-PICTURES = 100
+IMAGES_CHECKED = 100
 """Images a camera that are looked at, spread evenly over the rollout."""
 
 
@@ -42,7 +42,8 @@ class Evidence:
     """One rollout of T steps; row i of everything is what step i's action was chosen by, or that action.
 
     Attributes:
-        path: of its episode.
+        path: of its episode, or where it would be in a folder.
+        open: opens the episode, its cameras named as the policy names them.
         reward: (T,) after each step; None where nothing measures it.
         success: as the episode says; None where nobody judged.
         reason: how it ended; `error`: whether by an error.
@@ -55,6 +56,7 @@ class Evidence:
     """
 
     path: Path
+    open: Callable[[], RecordedEpisode]
     contract: Contract
     action: Floats  # (T, A)
     qpos: Floats  # (T, S)
@@ -64,7 +66,7 @@ class Evidence:
     error: bool
     stamps: Mapping[str, Ints]
     begin: Mapping[str, float]
-    sights: Mapping[str, CameraStatistics]
+    camera_statistics: Mapping[str, CameraStatistics]
     log: tuple[Step, ...] | None
     report: Mapping[str, Any]
     training: Statistics | None
@@ -99,19 +101,30 @@ class Evidence:
         }
 
 
-def gather(path: Path, ckpt: Path | None = None) -> Evidence:
-    """Read what there is of the rollout whose episode is `path`.
+def gather(place: Path, ckpt: Path | None = None, *, kind: str = "hdf5", number: int = 0) -> Evidence:
+    """Read what there is of a rollout.
 
     Args:
+        place: its episode, or a place that has several.
         ckpt: a run or checkpoint, in place of the one that the episode names.
+        kind: the format of the episodes, see `formats.FORMATS`.
+        number: of the episode in the source at `place`.
 
     Raises:
         EpisodeError: the episode, or the log beside it, is missing or damaged, or has no step.
-        ConfigError: there is no checkpoint at `ckpt`.
+        ConfigError: there is no checkpoint at `ckpt`, or no such format.
     """
     unknown: list[str] = []
+    source = open_source(place, kind=kind)
+    with closing(source.open(number)) as episode:
+        path = source.place / episode.name
     report = _report(path, unknown)
-    with closing(open_rollout(path, report)) as episode:
+    options = ReadOptions(rename=_policy_names(report))
+
+    def open_rollout() -> RecordedEpisode:
+        return open_source(place, kind=kind, options=options).open(number)
+
+    with closing(open_rollout()) as episode:
         steps, contract = episode.length, episode.contract
         if not steps:
             raise EpisodeError(f"{path} has no step")
@@ -121,6 +134,7 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
         training = _training(episode, path, ckpt, unknown)
         return Evidence(
             path=path,
+            open=open_rollout,
             contract=contract,
             action=action,
             qpos=episode.qpos[:steps],
@@ -130,7 +144,7 @@ def gather(path: Path, ckpt: Path | None = None) -> Evidence:
             error=bool(episode.attrs.get("error", False)),
             stamps=_stamps(episode, steps),
             begin=_begin(episode),
-            sights={camera: _sight(episode, camera) for camera in episode.cameras},
+            camera_statistics={camera: _camera_statistics(episode, camera) for camera in episode.cameras},
             log=log,
             report=report,
             training=training,
@@ -157,8 +171,8 @@ def _stamps(episode: RecordedEpisode, steps: int) -> dict[str, Ints]:
     return {name: stamps for name, stamps in rows.items() if len(stamps) == steps and (stamps != NO_STAMP).all()}
 
 
-def _sight(episode: RecordedEpisode, camera: str) -> CameraStatistics:
-    chosen = np.unique(np.linspace(0, episode.length - 1, min(episode.length, PICTURES)).round().astype(np.int64))
+def _camera_statistics(episode: RecordedEpisode, camera: str) -> CameraStatistics:
+    chosen = np.unique(np.linspace(0, episode.length - 1, min(episode.length, IMAGES_CHECKED)).round().astype(np.int64))
     return CameraStatistics(chosen, np.stack([describe(episode.image(camera, int(i))) for i in chosen]))
 
 
@@ -171,11 +185,6 @@ def _log(path: Path, steps: int, unknown: list[str]) -> tuple[Step, ...] | None:
     if len(lines) < steps:
         unknown.append(f"how steps went from {len(lines)} on: {file.name} ends there (a crash, or a full disk)")
     return tuple(lines)
-
-
-def open_rollout(path: Path, report: Mapping[str, Any]) -> RecordedEpisode:
-    """The episode at `path`, its cameras named as the policy of the deployment `report` names them."""
-    return open_source(path, options=ReadOptions(rename=_policy_names(report))).open(0)
 
 
 def _policy_names(report: Mapping[str, Any]) -> dict[str, str]:

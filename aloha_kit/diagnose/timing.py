@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from aloha_kit.core.findings import Finding
+from aloha_kit.diagnose.causes import Cause, Flags, level, Limits, words, worst
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.diagnose.findings import Cause, Flags, level, Limits, words, worst
 from aloha_kit.episode.vectors import longest_run, runs
 from aloha_kit.storage.step_log import Step
 

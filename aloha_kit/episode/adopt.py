@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.episode.args import Adopt
 from aloha_kit.episode.ranges import doubts, FULL_TURN, measure, Measured, METRES, OPENING
 from aloha_kit.storage.contract_file import CONTRACT, UNKNOWN
+
+_LOG = logging.getLogger(__name__)
 
 TASK = "task.yaml"
 
@@ -38,7 +41,7 @@ def adopt(args: Adopt) -> None:
     answers = _completed(args, measured)
     contract = described(answers, measured)
     for doubt in doubts(contract, measured).values():
-        print(f"note: {doubt}")
+        _LOG.warning("%s", doubt)
     make_folder(folder)
     _write(folder / CONTRACT, _ABOUT_CONTRACT, _contract_values(contract))
     _write(folder / TASK, _ABOUT_TASK, _task_values(answers, contract, measured))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,12 +18,15 @@ from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder
 from aloha_kit.episode import export, summary
 from aloha_kit.episode.adopt import adopt
-from aloha_kit.episode.args import Command, Export, Info, Recover, Stats, Validate
+from aloha_kit.episode.args import Command, Export, Info, Label, Recover, Stats, Validate
+from aloha_kit.episode.label import label
 from aloha_kit.episode.validate import validate, ValidationResult, with_duplicates
 from aloha_kit.storage import recovery
 from aloha_kit.storage.external_data import allow_external
 from aloha_kit.storage.hdf5 import DAMAGE
 from aloha_kit.storage.selection import select
+
+_LOG = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -45,6 +48,8 @@ def run(args: Command) -> int:
         return _stats(args)
     if isinstance(args, Export):
         return _export(args)
+    if isinstance(args, Label):
+        return _label(args)
     adopt(args)
     return 0
 
@@ -143,8 +148,16 @@ def _export(args: Export) -> int:
     return _each(paths, copy)[1]
 
 
+def _label(args: Label) -> int:
+    def write(path: Path) -> None:
+        label(path, **args.labels)
+        print(path)
+
+    return _each(_episodes(args.source), write)[1]
+
+
 def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
-    """The files to look at; which of a folder's are left out is said on stderr."""
+    """The files to look at; which of a folder's are left out is logged."""
     selection = select(source)
     if journals:
         selection = selection.with_journals()
@@ -152,7 +165,7 @@ def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
         there = recovery.hint(source) or selection.text() or "expected episode_<i>.hdf5 files"
         raise EpisodeError(f"no episodes in '{source}'; {there}")
     if text := selection.text():
-        print(text, file=sys.stderr)
+        _LOG.info("%s", text)
     return list(selection.files)
 
 
@@ -166,7 +179,7 @@ def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
             raise
         except (AlohaKitError, *DAMAGE) as error:
             text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {reason(error)}"
-            print(f"error: {text}", file=sys.stderr)
+            _LOG.error("%s", text)
             failed = 1
     return results, failed
 
@@ -182,7 +195,7 @@ def _print_json(value: Any) -> None:
 def _lines(verdict: ValidationResult) -> list[list[str]]:
     """Level, check and message of each finding; `ok` first where there is nothing but information."""
     ok = [["ok", "", ""]] if verdict.level == "ok" else []
-    return ok + [[f.level, f.check, f.message] for f in verdict.findings]
+    return ok + [[f.level, f.check, f.found] for f in verdict.findings]
 
 
 def _info_row(info: dict[str, Any]) -> list[str]:

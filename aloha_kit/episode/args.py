@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast, ClassVar
+from typing import Annotated, cast, ClassVar, Literal
 
 import tyro
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.episode.bounds import Bounds
+from aloha_kit.episode.label import GRADES
 from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.contract_file import ContractFlags
 
@@ -161,7 +162,46 @@ class Adopt(CommandArgs):
             raise ValueError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
 
 
-Command = Validate | Recover | Info | Stats | Export | Adopt
+@dataclass(frozen=True)
+class Label(CommandArgs):
+    """Set success, note, grade or instruction of recorded episodes. What is not given stays as it is.
+
+    Each file is replaced by a labelled copy once that is whole; a damaged one is refused.
+    """
+
+    source: Source
+    """A folder of episodes, or one file."""
+    success: Literal["yes", "no", "unknown"] | None = None
+    """Whether the episode is a success; unknown removes the label."""
+    note: str | None = None
+    """Free text; an empty one removes the note."""
+    grade: int | None = None
+    """From 1, the worst, to 5, the best; 0 removes it."""
+    instruction: str | None = None
+    """The task in words."""
+    allow_external: AllowExternal = False
+
+    def __post_init__(self) -> None:
+        if (self.success, self.note, self.grade, self.instruction) == (None,) * 4:
+            raise ValueError("nothing to set; give --success, --note, --grade or --instruction")
+        if self.grade is not None and self.grade != 0 and self.grade not in GRADES:
+            raise ValueError(f"--grade must be {GRADES[0]} to {GRADES[-1]}, or 0 for none, given {self.grade}")
+
+    @property
+    def labels(self) -> dict[str, bool | int | str | None]:
+        """The labels to write, as `label.label` takes them."""
+        given: dict[str, bool | int | str | None] = {}
+        if self.success is not None:
+            given["success"] = {"yes": True, "no": False, "unknown": None}[self.success]
+        given |= {
+            name: value or None
+            for name in ("note", "grade", "instruction")
+            if (value := getattr(self, name)) is not None
+        }
+        return given
+
+
+Command = Validate | Recover | Info | Stats | Export | Adopt | Label
 
 
 def parse(argv: Sequence[str] | None = None) -> Command:

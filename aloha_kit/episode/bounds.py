@@ -1,33 +1,29 @@
-"""What a check reports and how far things may stray before it does."""
+"""Bounds of the checks of recorded episodes, and findings graded by them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+
+from aloha_kit.core.findings import Finding, Level
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One thing that is wrong with an episode, that was asked for and is right ("ok"), or that is read otherwise than
-    it is stored ("info")."""
-
-    level: Literal["ok", "info", "warning", "error"]
-    check: str
-    message: str
+def finding(level: Level, check: str, found: str) -> Finding:
+    """A finding about a file."""
+    return Finding(level, check, "", found)
 
 
 def graded(value: float, limits: tuple[float, float], check: str, message: str) -> Iterator[Finding]:
     """A warning at the first limit, an error at the second, nothing below."""
     if value >= limits[1]:
-        yield Finding("error", check, message)
+        yield finding("error", check, message)
     elif value >= limits[0]:
-        yield Finding("warning", check, message)
+        yield finding("warning", check, message)
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far an episode may stray; pairs are (warning, error) limits."""
+    """Bounds of a sound episode; pairs are (warning, error) limits."""
 
     rate: tuple[float, float] = (0.05, 0.2)
     """Mean control rate off the nominal one, as a fraction."""
@@ -38,7 +34,7 @@ class Bounds:
     frozen_s: tuple[float, float] = (0.3, 1.0)
     """A camera's image, or a stream's stamp, standing still for this many seconds."""
     frozen_motion: float = 0.15
-    """A still image counts only if a joint that the camera should see moved this far meanwhile (rad)."""
+    """A still image counts only if a joint that is in the camera's image moved this far meanwhile (rad)."""
     repeats: float = 0.2
     """Fraction of a camera's frames that repeat the one before while joints move."""
     black: float = 8.0

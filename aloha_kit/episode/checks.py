@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.contract import SENSORS
+from aloha_kit.core.findings import Finding
 from aloha_kit.core.source import RecordedEpisode
-from aloha_kit.episode.bounds import Bounds, Finding, graded
+from aloha_kit.episode.bounds import Bounds, finding, graded
 from aloha_kit.episode.gripper_checks import check_grippers
 from aloha_kit.episode.vectors import longest_run, names_of, tables, wrong_rows
 from aloha_kit.storage.contract_file import UNKNOWN
@@ -29,37 +30,37 @@ UNUSED = ("qvel", "effort", "base_vel")
 def check_ending(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """An episode that an error cut short does not show the whole task."""
     if episode.attrs.get("error"):
-        yield Finding("warning", "ending", f"ended early: {episode.attrs.get('reason') or 'an error'}")
+        yield finding("warning", "ending", f"ended early: {episode.attrs.get('reason') or 'an error'}")
 
 
 def check_shapes(episode: RecordedEpisode, bounds: Bounds) -> Iterator[Finding]:
     """Rows agree with each other and widths with the contract."""
     if episode.length == 0:
-        yield Finding("error", "shapes", "no steps")
+        yield finding("error", "shapes", "no steps")
     for message in wrong_rows(episode):
-        yield Finding("error", "shapes", message)
+        yield finding("error", "shapes", message)
     contract = episode.contract
     if contract.units.get("joints") == UNKNOWN and episode.assumption:
-        yield Finding("warning", "contract", episode.assumption)
+        yield finding("warning", "contract", episode.assumption)
     if episode.qpos.shape[1] != len(contract.state_names):
-        yield Finding(
+        yield finding(
             "error", "shapes", f"qpos has {episode.qpos.shape[1]} entries, the contract {len(contract.state_names)}"
         )
     present = tables(episode)
     for feature in contract.sensors:
         if feature.name in present and present[feature.name].shape[1:] != feature.shape:
             found = f"{feature.name} has {present[feature.name].shape[1]} entries, the contract {feature.shape[0]}"
-            yield Finding("error", "shapes", found)
+            yield finding("error", "shapes", found)
         elif feature.name.startswith(SENSORS) and feature.name not in present:
-            yield Finding("error", "shapes", f"{feature.name} is missing, which the contract has")
+            yield finding("error", "shapes", f"{feature.name} is missing, which the contract has")
     if not episode.cameras:
-        yield Finding("warning", "images", "no cameras")
+        yield finding("warning", "images", "no cameras")
 
 
 def check_notes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """What is converted or assumed, and attributes that contradict the data: information, since the data decide."""
     for note in (note for note in episode.notes if note != episode.jpeg_order_note):
-        yield Finding("info", "format", note)
+        yield finding("info", "format", note)
 
 
 def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
@@ -70,9 +71,9 @@ def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             row, column = bad[0]
             found = f"{len(bad)} values of {name} are not finite, first: row {row}, {names_of(episode, name)[column]}"
             if name in UNUSED:
-                yield Finding("warning", "finite", f"{found}; training does not use {name}")
+                yield finding("warning", "finite", f"{found}; training does not use {name}")
             else:
-                yield Finding("error", "finite", found)
+                yield finding("error", "finite", found)
 
 
 def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
@@ -89,7 +90,7 @@ def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             names = names_of(episode, name)
             for arm, columns in by_arm(names).items():
                 if arm != BASE and not moving[columns].any():
-                    yield Finding("warning", "constant", f"{name} of arm '{arm}' never changes")
+                    yield finding("warning", "constant", f"{name} of arm '{arm}' never changes")
 
 
 def check_action(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
@@ -153,18 +154,18 @@ def check_stamps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     stamps = episode.stamps
     if not stamps:
         if episode.layout == OURS:
-            yield Finding("error", "stamps", "no stamps")
+            yield finding("error", "stamps", "no stamps")
         return
     for name, values in stamps.items():
         known = values[values != NO_STAMP]
         if len(known) < len(values) - (name == "deadline"):
-            yield Finding("warning", "stamps", f"{name} has no stamp in {len(values) - len(known)} rows")
+            yield finding("warning", "stamps", f"{name} has no stamp in {len(values) - len(known)} rows")
         steps = np.diff(known)
         if (steps < 0).any():
             row = int(np.argmax(steps < 0))
-            yield Finding("error", "stamps", f"{name} runs backwards by {-steps[row] / 1e6:.1f} ms at row {row + 1}")
+            yield finding("error", "stamps", f"{name} runs backwards by {-steps[row] / 1e6:.1f} ms at row {row + 1}")
         elif name in ("deadline", "command") and (steps == 0).any():
-            yield Finding("error", "stamps", f"{name} repeats at row {int(np.argmax(steps == 0)) + 1}")
+            yield finding("error", "stamps", f"{name} repeats at row {int(np.argmax(steps == 0)) + 1}")
         elif name not in ("deadline", "command"):
             longest, row = longest_run(steps == 0)
             seconds = longest / episode.rate_hz

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract
 from aloha_kit.core.arm_models import BASE, by_arm
-from aloha_kit.episode.bounds import Finding
+from aloha_kit.core.findings import Finding
+from aloha_kit.episode.bounds import finding
 
 Table = npt.NDArray[Any]
 
@@ -105,19 +106,19 @@ def _pairs(looked: _Looked, *, normalised: bool) -> Iterator[Finding]:
             continue  # a gripper that is not used
         who, spans = looked.names[g], f"state {_span(measured)}, command {_span(command)}"
         if np.ptp(measured) < 1e-4:
-            yield Finding("warning", "gripper", f"{who}: the command moves, the state never does ({spans})")
+            yield finding("warning", "gripper", f"{who}: the command moves, the state never does ({spans})")
             continue
         if (turned := _turned(looked, g)) is not None:
             yield turned
             continue
         ratio, spans = float(np.ptp(measured) / np.ptp(command)), f"{spans}, correlation {best:.2f}"
         if best >= FOLLOWS and (units := _units(measured, command, ratio)):
-            yield Finding("error" if normalised else "warning", "gripper", f"{who}: {units} ({spans})")
+            yield finding("error" if normalised else "warning", "gripper", f"{who}: {units} ({spans})")
         elif best < APART and min(1.0, ratio) * np.ptp(command) > (0.01 if small else 0.3):
-            yield Finding("warning", "gripper", f"{who}: the state does not follow its command ({spans})")
+            yield finding("warning", "gripper", f"{who}: the state does not follow its command ({spans})")
         elif small and normalised and best >= FOLLOWS and np.ptp(command) > 0.02:
             message = f"{who}: normalised is 0 closed to 1 open, these look like metres ({spans})"
-            yield Finding("warning", "gripper", message)
+            yield finding("warning", "gripper", message)
 
 
 def _turned(looked: _Looked, g: int) -> Finding | None:
@@ -126,7 +127,7 @@ def _turned(looked: _Looked, g: int) -> Finding | None:
     for other in looked.grippers:
         if best[g, other] >= FOLLOWS and max(own, best[other, other]) < APART:
             found = f"correlation {best[g, other]:.2f}, with its own {own:.2f}"
-            return Finding(
+            return finding(
                 "error", "gripper", f"{who}: the state follows the command of {looked.names[other]} ({found})"
             )
     worst = float(looked.near_worst[g, g])
@@ -135,7 +136,7 @@ def _turned(looked: _Looked, g: int) -> Finding | None:
     spans = f"state {_span(looked.state[:, g])}, command {_span(looked.action[:, g])}, correlation {worst:.2f}"
     # a gripper that opens and closes all the time may also lag by half a turn
     level: Literal["warning", "error"] = "error" if own < APART else "warning"
-    return Finding(level, "gripper", f"{who}: the state runs against its command ({spans}): inverted?")
+    return finding(level, "gripper", f"{who}: the state runs against its command ({spans}): inverted?")
 
 
 def _units(measured: Table, command: Table, ratio: float) -> str:
@@ -171,7 +172,7 @@ def _misplaced(names: Sequence[str], by: Sequence[Table], on_time: Sequence[Tabl
         for i, (j, other, own) in ((i, found[i]) for i in order[:4])
     )
     more = f" and {len(order) - 4} more" if len(order) > 4 else ""
-    yield Finding("error", "gripper", f"the order of state and action differs: {listed}{more}")
+    yield finding("error", "gripper", f"the order of state and action differs: {listed}{more}")
 
 
 def _exchanged(by: Sequence[Table], on_time: Sequence[Table]) -> dict[int, tuple[int, float, float]]:
@@ -209,7 +210,7 @@ def _shifted(looked: _Looked, both: Sequence[Sequence[tuple[Table, Table]]], rat
             if lag < 0:
                 how = f"is {-lag} steps ({-lag / rate_hz:.2f} s) ahead of its command"
             message = f"{looked.names[g]}: the state {how} (correlation {best:.2f}, in time at most {near:.2f})"
-            yield Finding("warning", "gripper", f"{message}: are state and action of different times?")
+            yield finding("warning", "gripper", f"{message}: are state and action of different times?")
 
 
 def _fit(pairs: Sequence[tuple[Table, Table]], column: int, lag: int) -> float:
@@ -232,7 +233,7 @@ def _places(looked: _Looked) -> Iterator[Finding]:
                     f"{names[g]} spans {_span(state[:, g])}, like a joint, and {names[alike[0]]} "
                     f"{_span(state[:, alike[0]])}, like a gripper: is the gripper at another place of the vector?"
                 )
-                yield Finding("warning", "gripper", message)
+                yield finding("warning", "gripper", message)
 
 
 def _opens(values: Table) -> bool:

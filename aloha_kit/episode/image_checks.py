@@ -1,4 +1,4 @@
-"""The checks of `validate` that look at pictures: damaged, black, frozen, slow cameras."""
+"""Checks of recorded images: damaged, black, frozen, slow cameras."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.episode.bounds import Bounds, Finding, graded
+from aloha_kit.core.findings import Finding
+from aloha_kit.episode.bounds import Bounds, finding, graded
 from aloha_kit.episode.vectors import names_of, runs
 from aloha_kit.storage.codec import whole
 from aloha_kit.storage.paths import without_path
@@ -23,13 +24,13 @@ def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     for camera in episode.cameras:
         frames = episode.rows(camera)
         if not frames:
-            yield Finding("error", "images", f"camera '{camera}' has no frames")
+            yield finding("error", "images", f"camera '{camera}' has no frames")
             continue
         try:
             yield from _look(episode, camera, frames, bounds)
             yield from _compare(episode, camera, frames, bounds)
         except EpisodeError as error:
-            yield Finding("error", "images", without_path(error, episode.path))
+            yield finding("error", "images", without_path(error, episode.path))
 
 
 def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:
@@ -40,7 +41,7 @@ def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterato
     for i in chosen.tolist():
         image = episode.image(camera, i)
         if expected is not None and image.shape[:2] != expected:
-            yield Finding(
+            yield finding(
                 "error", "images", f"frame {i} of camera '{camera}' is {image.shape[:2]}, the contract says {expected}"
             )
             return
@@ -59,7 +60,7 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
     for i in range(frames):
         data = episode.encoded(camera, i)
         if stored.encoded and not whole(data):
-            yield Finding("error", "images", f"frame {i} of camera '{camera}' is not a whole JPEG, PNG or WebP")
+            yield finding("error", "images", f"frame {i} of camera '{camera}' is not a whole JPEG, PNG or WebP")
             return
         sums[i] = zlib.crc32(data)
     rows = min(frames, episode.frames)
@@ -81,7 +82,7 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
         return
     moving = np.abs(np.diff(joints, axis=0)).max(axis=1, initial=0) > bounds.frozen_motion / 10
     if moving.sum() >= 10 and same[moving].mean() > bounds.repeats:
-        yield Finding(
+        yield finding(
             "warning",
             "repeats",
             f"camera '{camera}' repeats {same[moving].mean():.0%} of its frames while joints move: "

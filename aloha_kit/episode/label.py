@@ -1,22 +1,36 @@
-"""Labels of committed episodes, written afterwards by people or programs."""
+"""Labels of committed episodes: success, note, grade and instruction, written afterwards."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import TypeAlias
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.files import put
 from aloha_kit.storage import checksums, hdf5, transaction
 from aloha_kit.storage.reader import Episode
 
+LABELS = ("success", "note", "grade", "instruction")
+GRADES = range(1, 6)
+"""From 1, the worst, to 5, the best."""
+_LONGEST = 4000  # characters of a note or an instruction: an HDF5 attribute holds less than 64 kB
 
-def label(path: Path, *, success: bool) -> None:
-    """Write a person's verdict into a committed episode, which is whole at every instant: a copy takes its place.
+Value: TypeAlias = bool | int | str | None
+
+
+def label(path: Path, **labels: Value) -> None:
+    """Write labels into a committed episode, which is whole at every instant: a labelled copy takes its place.
+
+    Args:
+        labels: `success` (bool), `note` (str), `grade` (in `GRADES`) or `instruction` (str); None removes one, and
+            those that are not given stay.
 
     Raises:
-        EpisodeError: no such episode, damaged, or no room for the copy.
+        EpisodeError: an unknown label or value; no such episode, damaged, or no room for the copy.
     """
+    for name, value in labels.items():
+        _require_valid(name, value)
     with Episode.open(path):
         pass
     checksums.require_sound(path)  # or the new ones would vouch for the damage
@@ -25,7 +39,11 @@ def label(path: Path, *, success: bool) -> None:
         temporary.unlink(missing_ok=True)  # one left by a kill may be a second name of the episode itself
         shutil.copyfile(path, temporary)
         with hdf5.writing(temporary, "r+") as file:
-            file.attrs["success"] = success
+            for name, value in labels.items():
+                if value is not None:
+                    hdf5.set_attribute(file, name, value)
+                elif name in file.attrs:
+                    del file.attrs[name]
             checksums.reserve(file)
         checksums.seal(temporary)
         put(temporary, path)
@@ -33,3 +51,14 @@ def label(path: Path, *, success: bool) -> None:
         raise EpisodeError(f"{path} could not be labelled, it is as it was: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _require_valid(name: str, value: Value) -> None:
+    if name not in LABELS:
+        raise EpisodeError(f"an episode has no label '{name}'; there are: {', '.join(LABELS)}")
+    if name == "grade" and value is not None and (isinstance(value, bool) or value not in GRADES):
+        raise EpisodeError(f"grade must be {GRADES[0]} to {GRADES[-1]}, given {value}")
+    if name == "success" and value not in (True, False, None):
+        raise EpisodeError(f"success must be true or false, given {value!r}")
+    if name in ("note", "instruction") and value is not None and len(str(value)) > _LONGEST:
+        raise EpisodeError(f"{name} has {len(str(value))} characters, at most {_LONGEST} fit")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -13,6 +14,8 @@ from aloha_kit.core import Contract, ContractError, EpisodeError, plural
 from aloha_kit.core.arm_models import BASE
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.selection import select
+
+_LOG = logging.getLogger(__name__)
 
 OPENING = "0 closed, 1 open"
 FULL_TURN = 7.0  # rad: beyond what a joint of these arms turns
@@ -73,7 +76,7 @@ def measure(folder: Path) -> Measured:
     """
     selection = select(folder)
     if text := selection.text():
-        print(text)
+        _LOG.info("%s", text)
     if not selection.files:
         raise EpisodeError(f"no episodes in '{folder}'; expected episode_<i>.hdf5 files")
     spans: list[tuple[Span, Span]] = []

@@ -51,7 +51,10 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
             "depth_cameras": list(episode.depth_cameras),
             "bytes": path.stat().st_size,
             "success": episode.success,
-            **{key: attrs.get(key) for key in ("reason", "task", "rig", "sim", "instruction", "created", "software")},
+            **{
+                key: attrs.get(key)
+                for key in ("reason", "task", "rig", "sim", "instruction", "created", "software", "note", "grade")
+            },
         }
 
 

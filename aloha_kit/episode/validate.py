@@ -13,8 +13,9 @@ import numpy.typing as npt
 
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.findings import Finding
 from aloha_kit.episode import checks
-from aloha_kit.episode.bounds import Bounds, Finding
+from aloha_kit.episode.bounds import Bounds, finding
 from aloha_kit.episode.image_checks import check_images
 from aloha_kit.storage import checksums
 from aloha_kit.storage.codec import JpegOrder
@@ -38,12 +39,9 @@ _REST = (
 )
 
 
-Level = Literal["ok", "warning", "error"]
-
-
 @dataclass(frozen=True)
 class ValidationResult:
-    """What all checks together say about one file."""
+    """Findings of all checks on one file."""
 
     path: Path
     steps: int
@@ -51,9 +49,9 @@ class ValidationResult:
     motion: str = ""  # see `motion_key`; empty where it could not be read
 
     @property
-    def level(self) -> Level:
-        """The worst of the findings; information is no fault."""
-        levels = {finding.level for finding in self.findings}
+    def level(self) -> Literal["ok", "warning", "error"]:
+        """The worst level of the findings; information counts as ok."""
+        levels = {found.level for found in self.findings}
         return "error" if "error" in levels else "warning" if "warning" in levels else "ok"
 
     def to_mapping(self) -> dict[str, Any]:
@@ -62,7 +60,7 @@ class ValidationResult:
             "path": str(self.path),
             "steps": self.steps,
             "verdict": self.level,
-            "findings": [vars(finding) for finding in self.findings],
+            "findings": [{"level": f.level, "check": f.check, "message": f.found} for f in self.findings],
         }
 
 
@@ -86,9 +84,9 @@ def validate(
             findings = (*sums, *_findings(episode, bounds))
             return ValidationResult(path, episode.length, findings, motion_key(episode.action, episode.qpos))
     except AlohaKitError as error:
-        return ValidationResult(path, 0, (Finding("error", "file", without_path(error, path)),))
+        return ValidationResult(path, 0, (finding("error", "file", without_path(error, path)),))
     except DAMAGE as error:
-        return ValidationResult(path, 0, (Finding("error", "file", f"is damaged: {reason(error)}"),))
+        return ValidationResult(path, 0, (finding("error", "file", f"is damaged: {reason(error)}"),))
 
 
 def with_duplicates(verdicts: Sequence[ValidationResult]) -> list[ValidationResult]:
@@ -96,7 +94,7 @@ def with_duplicates(verdicts: Sequence[ValidationResult]) -> list[ValidationResu
     found = list(verdicts)
     for i, first in duplicates([verdict.motion for verdict in verdicts]).items():
         message = f"the same actions and joints as {verdicts[first].path.name}: one demonstration twice"
-        found[i] = replace(found[i], findings=(*found[i].findings, Finding("warning", "duplicate", message)))
+        found[i] = replace(found[i], findings=(*found[i].findings, finding("warning", "duplicate", message)))
     return found
 
 
@@ -124,9 +122,9 @@ def duplicates(keys: Sequence[str]) -> dict[int, int]:
 def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     serious = False
     for check in _FIRST:
-        for finding in check(episode, bounds):
-            serious |= finding.level == "error"
-            yield finding
+        for found in check(episode, bounds):
+            serious |= found.level == "error"
+            yield found
     if serious:
         return  # the other checks would only repeat it in odder words
     for check in _REST:
@@ -136,20 +134,20 @@ def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 def _checksums(path: Path) -> tuple[Finding]:
     found = checksums.damage(path)
     if found is None:
-        return (Finding("ok", "checksums", "no checksums: recorded by another program, or before they were kept"),)
+        return (finding("ok", "checksums", "no checksums: recorded by another program, or before they were kept"),)
     if found:
         message = f"{'; '.join(found)}: damaged, or changed by another program, since it was written"
-        return (Finding("error", "checksums", message),)
-    return (Finding("ok", "checksums", "every byte is as it was written"),)
+        return (finding("error", "checksums", message),)
+    return (finding("ok", "checksums", "every byte is as it was written"),)
 
 
 def _journal(path: Path) -> ValidationResult:
     try:
         contents, busy = inspect(path)
     except (EpisodeError, OSError) as error:
-        return ValidationResult(path, 0, (Finding("error", "journal", without_path(error, path)),))
+        return ValidationResult(path, 0, (finding("error", "journal", without_path(error, path)),))
     steps = max(0, len(contents.rows) - 1) if contents else 0
     if busy:
-        return ValidationResult(path, steps, (Finding("warning", "journal", f"being recorded; {steps} steps so far"),))
+        return ValidationResult(path, steps, (finding("warning", "journal", f"being recorded; {steps} steps so far"),))
     message = f"recording was interrupted; {steps} steps can be recovered (subcommand recover)"
-    return ValidationResult(path, steps, (Finding("error", "journal", message),))
+    return ValidationResult(path, steps, (finding("error", "journal", message),))

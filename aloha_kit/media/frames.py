@@ -77,9 +77,9 @@ def caption(width: int, left: str, right: str = "", *, height: int = 36, colour:
     pad = height // 3
     strip = Pil.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(strip)
-    room = width - 2 * pad - (font.getlength(right) + pad if right else 0)
-    if font.getlength(left) > room:
-        while left and font.getlength(left + "…") > room:
+    width_left = width - 2 * pad - (font.getlength(right) + pad if right else 0)
+    if font.getlength(left) > width_left:
+        while left and font.getlength(left + "…") > width_left:
             left = left[:-1]
         left += "…"
     draw.text((pad, height // 2), left, INK, font, anchor="lm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,11 +16,13 @@ from aloha_kit.core.files import make_folder
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.replay.execute import execute
-from aloha_kit.replay.pictures import draw_plots, draw_video
 from aloha_kit.replay.recording import Recording
+from aloha_kit.replay.rendering import draw_plots, draw_video
 from aloha_kit.replay.rerun_log import save_rrd
 from aloha_kit.replay.summary import summary
 from aloha_kit.storage.external_data import allow_external
+
+_LOG = logging.getLogger(__name__)
 
 
 def run(args: ReplayArgs) -> None:
@@ -34,7 +37,7 @@ def run(args: ReplayArgs) -> None:
     options = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order)
     source = open_source(args.path, kind=args.format, options=options)
     if source.unused:
-        print(source.unused, file=sys.stderr)
+        _LOG.info("%s", source.unused)
     output = make_folder(args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay")
     written: list[Path] = []
     failures: list[AlohaKitError] = []

@@ -57,7 +57,7 @@ class Recording:
             action = np.concatenate([action, episode.base_action], axis=1)
         if len(action) == 0 or len(qpos) == 0:
             raise EpisodeError(f"{episode.where} holds no steps: {len(action)} actions, {len(qpos)} observations")
-        wrong = [f.message for f in check_shapes(episode, Bounds()) if f.level == "error"]
+        wrong = [f.found for f in check_shapes(episode, Bounds()) if f.level == "error"]
         if episode.reward is not None and len(episode.reward) != len(action):
             wrong.append(f"reward has {len(episode.reward)} rows, expected {len(action)}")
         if wrong:

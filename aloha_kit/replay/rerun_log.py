@@ -37,7 +37,7 @@ def _log(stream: Any, recording: Recording, advance: Callable[[int], object]) ->
         times = _times(recording, f"images/{camera}")
         for i in range(recording.frames):
             _at(stream, i, times[i])
-            stream.log(f"cameras/{camera}", _picture(recording, camera, i))
+            stream.log(f"cameras/{camera}", _encoded_image(recording, camera, i))
             if camera == recording.cameras[0]:
                 advance(1)
     state_times = _times(recording, "qpos")
@@ -97,7 +97,7 @@ def _times(recording: Recording, stream: str, rows: int | None = None) -> npt.ND
     return np.asarray((stamps - recording.stamps["deadline"][0]) / 1e9, np.float64)[:rows]
 
 
-def _picture(recording: Recording, camera: str, i: int) -> Any:
+def _encoded_image(recording: Recording, camera: str, i: int) -> Any:
     # Encoded anew even where the file holds a JPEG: Mobile ALOHA's have red and blue exchanged.
     image = recording.episode.image(camera, i)
     data = encode_jpeg(image, JPEG_QUALITY)

@@ -102,8 +102,8 @@ def settle(
     """
     if recorded is not None:
         if given is not None:
-            asked = replace(given, rate_hz=given.rate_hz or recorded.rate_hz).without(PRIVILEGED)
-            asked.require(recorded, mine="the contract given", theirs=f"the one in {path}")
+            expected = replace(given, rate_hz=given.rate_hz or recorded.rate_hz).without(PRIVILEGED)
+            expected.require(recorded, mine="the contract given", theirs=f"the one in {path}")
         return recorded, ""
     described, source = given, "the contract given"
     for folder in (path.parent, path.parent.parent) if given is None else ():

@@ -189,17 +189,17 @@ def read_row(fd: int, contents: Contents, row: int) -> tuple[npt.NDArray[np.void
     payload = memoryview(os.pread(fd, length, offset + _HEAD.size))
     fixed, lengths = layout.dtype.itemsize, _lengths(layout, payload)
     record = np.frombuffer(payload[:fixed], layout.dtype)[0]
-    pictures, at = [], fixed + 4 * len(lengths)
+    images, at = [], fixed + 4 * len(lengths)
     for size in lengths:
-        pictures.append(payload[at : at + size])
+        images.append(payload[at : at + size])
         at += size
-    return record, pictures
+    return record, images
 
 
-def row_parts(record: npt.NDArray[np.void], pictures: Sequence[Bytes]) -> tuple[list[Bytes], list[int]]:
+def row_parts(record: npt.NDArray[np.void], images: Sequence[Bytes]) -> tuple[list[Bytes], list[int]]:
     """The payload of a row's record and its images' lengths."""
-    lengths = [len(_view(picture)) for picture in pictures]
-    return [record.tobytes(), struct.pack(f"<{len(lengths)}I", *lengths), *pictures], lengths
+    lengths = [len(_view(image)) for image in images]
+    return [record.tobytes(), struct.pack(f"<{len(lengths)}I", *lengths), *images], lengths
 
 
 def _view(part: Bytes) -> memoryview:

@@ -126,12 +126,12 @@ def _pieces(fd: int, contents: Contents) -> Iterator[tuple[str, Any, npt.NDArray
             for (_, height, width), longest in zip(layout.cameras, contents.longest, strict=False)
         ]
         for row in range(begin, end):
-            records[row - begin], pictures = read_row(fd, contents, row)
-            for camera, (target, picture) in enumerate(zip(blocks, pictures, strict=False)):
-                target[row - begin].reshape(-1)[: len(picture)] = picture
-                sizes[camera, row - begin] = len(picture)
-            for (name, _, _), picture in zip(layout.depth, pictures[count:], strict=True):
-                yield f"observations/images_depth/{name}", (row, 0, 0), bytes(picture)
+            records[row - begin], images = read_row(fd, contents, row)
+            for camera, (target, image) in enumerate(zip(blocks, images, strict=False)):
+                target[row - begin].reshape(-1)[: len(image)] = image
+                sizes[camera, row - begin] = len(image)
+            for (name, _, _), image in zip(layout.depth, images[count:], strict=True):
+                yield f"observations/images_depth/{name}", (row, 0, 0), bytes(image)
         for (name, _, _), values in zip(layout.cameras, blocks, strict=True):
             yield f"observations/images/{name}", slice(begin, end), values
         if not raw:

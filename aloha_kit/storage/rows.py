@@ -62,7 +62,7 @@ class RowLayout:
             tuple(fields),
             tuple(streams),
             tuple((name, *contract.cameras[name]) for name in promised),
-            tuple((name, picture.shape[0], picture.shape[1]) for name, picture in depth.items()),
+            tuple((name, image.shape[0], image.shape[1]) for name, image in depth.items()),
         )
 
     @property

@@ -32,8 +32,8 @@ from aloha_kit.storage.rows import fill_row, RowLayout
 _QUEUE_BYTES = 64 << 20  # uncompressed images waiting for the encoder
 _DESCRIBE_BYTES = 48_000  # an HDF5 attribute holds less than 64 kB
 
-_Picture = npt.NDArray[np.uint8] | bytes  # pixels to encode, or a JPEG to keep as it is
-_Row = tuple[npt.NDArray[np.void], list[_Picture], list[npt.NDArray[np.uint16]]]
+_CameraImage = npt.NDArray[np.uint8] | bytes  # pixels to encode, or a JPEG to keep as it is
+_Row = tuple[npt.NDArray[np.void], list[_CameraImage], list[npt.NDArray[np.uint16]]]
 
 
 class EpisodeWriter:
@@ -272,17 +272,17 @@ class EpisodeWriter:
                     self._synced = self._rows
                 self._failure = failure
 
-    def _encode(self, colour: list[_Picture], depth: list[npt.NDArray[np.uint16]]) -> list[Bytes]:
+    def _encode(self, colour: list[_CameraImage], depth: list[npt.NDArray[np.uint16]]) -> list[Bytes]:
         mapping: Any = self._pool.map if self._pool else map
-        pictures: list[Bytes] = list(colour)
+        images: list[Bytes] = list(colour)
         if self._header["images"] == "jpeg":
-            pictures = list(mapping(self._jpeg, colour))
-        return [*pictures, *mapping(encode_depth, depth)]
+            images = list(mapping(self._jpeg, colour))
+        return [*images, *mapping(encode_depth, depth)]
 
-    def _jpeg(self, picture: _Picture) -> Bytes:
-        if isinstance(picture, bytes):
-            return picture
-        return encode_jpeg(picture, self._header["quality"], self._header["jpeg_order"])
+    def _jpeg(self, image: _CameraImage) -> Bytes:
+        if isinstance(image, bytes):
+            return image
+        return encode_jpeg(image, self._header["quality"], self._header["jpeg_order"])
 
     def _sync(self) -> None:
         while not self._over.wait(self._flush_s):

@@ -184,7 +184,7 @@ def grippers(table: EpisodeTable) -> list[Finding]:
     remedy = "fix the files, or describe them as they are with `python -m aloha_kit.episode adopt`"
     if found:
         levels = [about.error if f.level == "error" else about.warning for f in found]
-        return [level(f.message, expected, remedy) for level, f in zip(levels, found, strict=True)]
+        return [level(f.found, expected, remedy) for level, f in zip(levels, found, strict=True)]
     names = table.contract.state_names
     count = sum(is_gripper(name, names) for name in names)
     return [about.ok(f"the states of {count} follow their commands" if count else "none by name")]

@@ -66,7 +66,7 @@ def show(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndar
 
     def changed(self: SimEnv, command_ns: int | None) -> Observation:
         observation = observe(self, command_ns)
-        observation["images"] = {name: change(picture) for name, picture in observation["images"].items()}
+        observation["images"] = {name: change(image) for name, image in observation["images"].items()}
         return observation
 
     monkeypatch.setattr(SimEnv, "_observe", changed)
@@ -102,7 +102,7 @@ def dark(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dark")
     with pytest.MonkeyPatch.context() as patch:
         play(patch)
-        show(patch, lambda picture: (picture * 0.6).astype(np.uint8))
+        show(patch, lambda image: (image * 0.6).astype(np.uint8))
         rollout(run, folder)
     return folder
 
@@ -122,6 +122,7 @@ def evidence(**changes: Any) -> Evidence:
     moving = motion(np.arange(steps)).astype(np.float32)
     fixed = Evidence(
         path=Path("episode_0.hdf5"),
+        open=lambda: pytest.fail("nothing reads the episode again"),
         contract=CONTRACT,
         action=moving,
         qpos=moving,
@@ -131,7 +132,7 @@ def evidence(**changes: Any) -> Evidence:
         error=False,
         stamps={"deadline": deadline, "qpos": deadline - 1_000_000, "images/top": deadline - 20_000_000},
         begin={},
-        sights={},
+        camera_statistics={},
         log=None,
         report={},
         training=None,

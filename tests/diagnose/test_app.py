@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from aloha_kit.core import Contract
+from aloha_kit.core.source import EpisodeData, EpisodeSource, RecordedEpisode
 from aloha_kit.diagnose.__main__ import main
 from aloha_kit.diagnose.diagnosis import diagnose
 from aloha_kit.diagnose.evidence import gather
-from aloha_kit.diagnose.training import find_training
+from aloha_kit.diagnose.training_statistics import find_training
 from aloha_kit.episode import Episode
 from aloha_kit.episode.label import label
+from aloha_kit.formats import ReadOptions
 from aloha_kit.policies.intact import CHECKSUMS, digest, digest_of
 from tests.commands import failure
-from tests.diagnose.conftest import motion
+from tests.diagnose.conftest import motion, NAMES
 
 
 def say(*argv: Any) -> None:
@@ -33,13 +37,11 @@ def fail(*argv: Any) -> str:
 def test_an_episode_in_words_json_and_a_picture(dark: Path, tmp_path: Path, capsys: Any) -> None:
     say(dark / "episode_0.hdf5", "--output", tmp_path)
     text = capsys.readouterr().out
-    assert text.startswith(
-        "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n\nERROR    images/top  picture: "
-    )
+    assert text.startswith("episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n\nERROR    images/top  image: ")
     assert text.endswith(f"{tmp_path / 'diagnose.json'}\n{tmp_path / 'episode_0.diagnose.png'}\n")
     (found,) = json.loads((tmp_path / "diagnose.json").read_text())["rollouts"]
     assert found["success"] is False
-    assert [(c["level"], c["check"], c["subject"]) for c in found["causes"]] == [("error", "picture", "images/top")]
+    assert [(c["level"], c["check"], c["subject"]) for c in found["causes"]] == [("error", "image", "images/top")]
     assert found["causes"][0]["steps"] == [[0, 59]]
     assert found["measures"]["share of top unlike training"] > 0.5
     drawn = cv2.imread(str(tmp_path / "episode_0.diagnose.png"))
@@ -54,9 +56,9 @@ def test_a_folder_is_compared_and_its_failures_drawn(dark: Path, run: Path, tmp_
     label(tmp_path / "episode_1.hdf5", success=True)
     say(tmp_path, "--ckpt", run)
     text = capsys.readouterr().out
-    assert "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n    images/top (picture)\n" in text
+    assert "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n    images/top (image)\n" in text
     assert "1 failed rollout, 1 successful, 0 not judged" in text
-    assert "images/top: picture      1 of 1 failed, 0 of 1 successful" in text
+    assert "images/top: image        1 of 1 failed, 0 of 1 successful" in text
     assert sorted(p.name for p in tmp_path.glob("*diagnose*")) == ["diagnose.json", "episode_0.diagnose.png"]
     rollouts = json.loads((tmp_path / "diagnose.json").read_text())["rollouts"]
     assert rollouts[1]["causes"] == []
@@ -82,7 +84,7 @@ def test_a_rollout_on_its_own_says_what_is_not_known(dark: Path, tmp_path: Path,
 def test_what_cannot_be_looked_at_is_answered(run: Path, tmp_path: Path) -> None:
     episode = run / "clean" / "episode_0.hdf5"
     assert "no episodes at '" in fail(tmp_path / "episode_0.hdf5")
-    assert fail(tmp_path) == f"error: no episode in {tmp_path}; expected a folder that a deployment wrote"
+    assert fail(tmp_path) == f"error: no episode_<i>.hdf5 in '{tmp_path}'; it holds: (nothing)"
     text = fail(episode, "--ckpt", tmp_path, "--output", tmp_path)
     assert text == f"error: no statistics.json at {tmp_path}; expected a run or a checkpoint's folder"
     (tmp_path / "statistics.json").write_text("[]")
@@ -92,6 +94,32 @@ def test_what_cannot_be_looked_at_is_answered(run: Path, tmp_path: Path) -> None
     (tmp_path / "statistics.json").write_text("{}")
     text = fail(episode, "--ckpt", tmp_path, "--output", tmp_path)
     assert f"{tmp_path / 'statistics.json'} is not as it was saved" in text
+
+
+class InMemory(EpisodeSource):
+    """A failed rollout of an own format."""
+
+    def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
+        self.place = Path(places[0])
+
+    def __len__(self) -> int:
+        return 1
+
+    def identity(self, number: int) -> str:
+        return "the rollout"
+
+    def open(self, number: int) -> RecordedEpisode:
+        rows = motion(np.arange(41)).astype(np.float32)
+        contract = Contract(NAMES, NAMES, {}, rate_hz=50.0)
+        return EpisodeData("rollout_0.mem", contract, rows[:40], rows, lambda *_: np.zeros(()), success=False)
+
+
+def test_rollouts_of_an_own_format_are_read_through_their_source(run: Path, tmp_path: Path, capsys: Any) -> None:
+    say(tmp_path, "--format", f"{__name__}:InMemory", "--ckpt", run)
+    text = capsys.readouterr().out
+    assert text.startswith("rollout_0.mem: failed; 40 steps (0.8 s)\n    nothing found\n")
+    assert "not known in 1 of them: which stage was late, chunks, holds" in text
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["diagnose.json", "rollout_0.diagnose.png"]
 
 
 def test_statistics_are_found_by_name_by_place_and_as_published(run: Path, tmp_path: Path) -> None:
@@ -118,6 +146,6 @@ def test_a_renamed_camera_is_compared_with_the_policys(dark: Path, run: Path, tm
     assert "/top" in statistics
     (tmp_path / "best/statistics.json").write_text(statistics.replace("/top", "/cam_high"))
     evidence = gather(tmp_path / "out/episode_0.hdf5", tmp_path / "best")
-    assert list(evidence.sights) == ["cam_high"]
+    assert list(evidence.camera_statistics) == ["cam_high"]
     checks = [cause.finding.subject for cause in diagnose(evidence).causes]
     assert any("cam_high" in subject for subject in checks)

@@ -11,10 +11,10 @@ import pytest
 from aloha_kit.core.findings import Finding
 from aloha_kit.data.camera_statistics import SIZE
 from aloha_kit.data.stats import Moments, Statistics
-from aloha_kit.diagnose.compare import compare
+from aloha_kit.diagnose.causes import Cause, words
+from aloha_kit.diagnose.comparison import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import CameraStatistics
-from aloha_kit.diagnose.findings import Cause, words
 from aloha_kit.storage.step_log import Step
 from tests.diagnose.conftest import evidence, keys, motion, NAMES, PERIOD_NS
 
@@ -204,7 +204,7 @@ def test_of_the_published_act_only_mean_and_deviation_are_known() -> None:
     )
 
 
-def sight(value: np.ndarray) -> CameraStatistics:
+def statistics(value: np.ndarray) -> CameraStatistics:
     return CameraStatistics(np.arange(0, STEPS, 10), np.tile(value.astype(np.float32), (10, 1)))
 
 
@@ -216,10 +216,10 @@ def test_cameras_that_were_changed_over_are_told() -> None:
     rng = np.random.default_rng(0)
     left, right = rng.uniform(0.1, 0.9, (2, SIZE))
     training = trained(**{"images/cam_left_wrist": seen(left), "images/cam_right_wrist": seen(right)})
-    fine = {"cam_left_wrist": sight(left), "cam_right_wrist": sight(right)}
-    assert diagnose(evidence(sights=fine, training=training)).causes == ()
-    swapped = {"cam_left_wrist": sight(right), "cam_right_wrist": sight(left)}
-    causes = diagnose(evidence(sights=swapped, training=training)).causes
+    fine = {"cam_left_wrist": statistics(left), "cam_right_wrist": statistics(right)}
+    assert diagnose(evidence(camera_statistics=fine, training=training)).causes == ()
+    swapped = {"cam_left_wrist": statistics(right), "cam_right_wrist": statistics(left)}
+    causes = diagnose(evidence(camera_statistics=swapped, training=training)).causes
     assert [cause.finding.subject for cause in causes] == ["images/cam_left_wrist", "images/cam_right_wrist"]
     assert "it fits what training saw as 'cam_right_wrist'" in causes[0].finding.found
     assert "swapped" in causes[0].finding.remedy
@@ -232,7 +232,7 @@ def test_something_new_in_one_corner_for_a_while() -> None:
     described = np.tile(usual, (10, 1)).astype(np.float32)
     described[5:8] = odd.reshape(-1)
     training = trained(**{"images/top": seen(usual)})
-    cause = only(sights={"top": CameraStatistics(np.arange(0, STEPS, 10), described)}, training=training)
+    cause = only(camera_statistics={"top": CameraStatistics(np.arange(0, STEPS, 10), described)}, training=training)
     assert cause.steps == ((50, 80),)
     assert "8% of the image is unlike anything seen in training (5 of 64 cells, 16 at step 50); steps 50 to 79" in (
         cause.finding.found
@@ -241,7 +241,9 @@ def test_something_new_in_one_corner_for_a_while() -> None:
 
 
 def test_what_statistics_do_not_tell_is_said() -> None:
-    diagnosis = diagnose(evidence(sights={"top": sight(np.full(SIZE, 0.5))}, training=trained(), unknown=("no log",)))
+    diagnosis = diagnose(
+        evidence(camera_statistics={"top": statistics(np.full(SIZE, 0.5))}, training=trained(), unknown=("no log",))
+    )
     assert diagnosis.unknown == (
         "no log",
         "whether images are as in training: its statistics say nothing of top (an older checkpoint)",
@@ -278,11 +280,11 @@ def diagnosis(success: bool | None, check: str = "", **measures: float) -> Diagn
 
 
 def test_what_failed_rollouts_share_and_where_they_differ() -> None:
-    failed = [diagnosis(False, "picture" if i < 5 else "seams", cube_x=0.1 + 0.01 * i, noise=i % 2) for i in range(6)]
+    failed = [diagnosis(False, "image" if i < 5 else "seams", cube_x=0.1 + 0.01 * i, noise=i % 2) for i in range(6)]
     fine = [diagnosis(True, "seams" if i < 2 else "", cube_x=0.01 * i, noise=i % 2) for i in range(8)]
     comparison = compare([*failed, *fine, diagnosis(None)])
     assert (comparison.failed, comparison.succeeded, comparison.unjudged) == (6, 8, 1)
-    assert [(s.check, s.failed, s.succeeded) for s in comparison.shared] == [("picture", 5, 0)]  # one is not shared
+    assert [(s.check, s.failed, s.succeeded) for s in comparison.shared] == [("image", 5, 0)]  # one is not shared
     (difference,) = comparison.differences
     assert (difference.measure, difference.more) == ("cube_x", 1.0)
     assert (difference.failed, difference.succeeded) == (pytest.approx(0.125), pytest.approx(0.035))

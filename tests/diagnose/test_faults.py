@@ -49,7 +49,7 @@ def test_late_chunks_leave_steps_without_a_command(run: Path, tmp_path: Path, mo
 
 def test_a_darker_picture_is_brightness(dark: Path) -> None:
     diagnosis = found(dark / "episode_0.hdf5")
-    assert keys(diagnosis) == [("picture", "images/top")]
+    assert keys(diagnosis) == [("image", "images/top")]
     (cause,) = diagnosis.causes
     assert cause.finding.level == "error"
     assert "brightness or colour: 0.60 times as bright as in training" in cause.finding.found
@@ -58,19 +58,19 @@ def test_a_darker_picture_is_brightness(dark: Path) -> None:
 
 def test_a_camera_that_has_moved_is_content(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     play(monkeypatch)
-    show(monkeypatch, lambda picture: np.roll(picture, 9, axis=1))
+    show(monkeypatch, lambda image: np.roll(image, 9, axis=1))
     diagnosis = found(rollout(run, tmp_path))
     assert capsys.readouterr().out.endswith(f"why a rollout failed: python -m aloha_kit.diagnose {tmp_path}\n")
-    assert keys(diagnosis) == [("picture", "images/top")]
+    assert keys(diagnosis) == [("image", "images/top")]
     assert "; content: it is 1.0" in diagnosis.causes[0].finding.found
     assert diagnosis.causes[0].finding.remedy.startswith("the camera has moved, shadows fall")
 
 
 def test_red_and_blue_that_are_swapped_are_told(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
     play(monkeypatch)
-    show(monkeypatch, lambda picture: np.ascontiguousarray(picture[:, :, ::-1]))
+    show(monkeypatch, lambda image: np.ascontiguousarray(image[:, :, ::-1]))
     diagnosis = found(rollout(run, tmp_path))
-    assert keys(diagnosis) == [("picture", "images/top")]
+    assert keys(diagnosis) == [("image", "images/top")]
     assert diagnosis.causes[0].finding.found.endswith("it fits with red and blue swapped")
 
 
@@ -88,7 +88,7 @@ def test_a_joint_where_training_never_was_is_named(run: Path, tmp_path: Path, mo
     assert (joint.finding.subject, joint.finding.level) == ("right_forearm_roll", "error")
     assert 20 < joint.begins < 50
     assert joint.steps[-1][1] == STEPS
-    assert {check for check, _ in keys(diagnosis)} <= {"joint", "picture"}  # an arm elsewhere is seen elsewhere
+    assert {check for check, _ in keys(diagnosis)} <= {"joint", "image"}  # an arm elsewhere is seen elsewhere
 
 
 def test_chunks_that_do_not_fit_together_are_seams(run: Path, tmp_path: Path, monkeypatch: Any) -> None:

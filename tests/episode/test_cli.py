@@ -200,7 +200,7 @@ def test_only_journals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == f"error: no episodes in '{tmp_path}'; {hint}\n"
     assert main(["recover", str(tmp_path)]) == 0
     (file,) = list_episodes(tmp_path)
-    messages = [f.message for f in validate(file).findings]
+    messages = [f.found for f in validate(file).findings]
     assert messages == ["ended early: interrupted: recovered 12 steps"]
     capsys.readouterr()
     assert main(["stats", str(tmp_path)]) == 0
@@ -442,7 +442,7 @@ def test_sensors_are_told_checked_and_exported(tmp_path: Path, capsys: pytest.Ca
         shutil.copy(whole, path)
         with h5py.File(path, "r+") as file:
             change(file)
-        errors = [finding.message for finding in validate(path).findings if finding.level == "error"]
+        errors = [finding.found for finding in validate(path).findings if finding.level == "error"]
         assert any(message in error for error in errors), (name, errors)
 
 

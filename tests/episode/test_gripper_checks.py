@@ -73,10 +73,10 @@ def on(which: str, columns: Sequence[int], change: Callable[[np.ndarray], np.nda
 def test_a_state_that_does_not_belong_to_its_command(change: Callable[..., Pair], level: str, words: str) -> None:
     findings = found(change)
     assert (findings[0].level, findings[0].check) == (level, "gripper")
-    assert any(words in finding.message for finding in findings)
-    assert all(" to " in finding.message or "correlation" in finding.message for finding in findings)  # the figures
+    assert any(words in finding.found for finding in findings)
+    assert all(" to " in finding.found or "correlation" in finding.found for finding in findings)  # the figures
     for pair in EPISODES:  # one episode is enough
-        assert any(words in finding.message for finding in found(change, [pair]))
+        assert any(words in finding.found for finding in found(change, [pair]))
 
 
 @pytest.mark.parametrize("which", ["state", "action"])
@@ -86,19 +86,19 @@ def test_another_order_of_state_and_action(which: str) -> None:
 
     (finding,) = found(change)
     assert finding.level == "error"
-    assert "the order of state and action differs: state " in finding.message
-    assert ("follows command left_gripper" if which == "state" else "state left_gripper follows") in finding.message
+    assert "the order of state and action differs: state " in finding.found
+    assert ("follows command left_gripper" if which == "state" else "state left_gripper follows") in finding.found
     neutral = tuple(f"joint_{i}" for i in range(14))
     pairs = [change(*pair) for pair in EPISODES]
     (finding,) = check_grippers(pairs, replace(CONTRACT, state_names=neutral, action_names=neutral))
-    assert "follows command joint_" in finding.message
+    assert "follows command joint_" in finding.found
 
 
 def test_grippers_at_another_place_of_both_vectors() -> None:
     findings = found(lambda state, action: (state[:, FIRST], action[:, FIRST]))
     assert [f.level for f in findings] == ["warning"] * 2
-    assert "left_waist 0." in findings[0].message
-    assert "like a gripper: is the gripper at another place of the vector?" in findings[0].message
+    assert "left_waist 0." in findings[0].found
+    assert "like a gripper: is the gripper at another place of the vector?" in findings[0].found
 
 
 def sines(period: float, phase: float, length: int = 400) -> Pair:
@@ -129,7 +129,7 @@ def test_exchanged_grippers_whose_motions_are_alike(period: float, phase: float)
     (finding,) = found(on("s", GRIPPERS, lambda g: g[:, ::-1]), [pair])
     assert (finding.level, finding.check) == ("error", "gripper")
     for one, other in (("left", "right"), ("right", "left")):
-        assert f"state {one}_gripper follows command {other}_gripper (correlation 1.00, its own " in finding.message
+        assert f"state {one}_gripper follows command {other}_gripper (correlation 1.00, its own " in finding.found
 
 
 @pytest.mark.parametrize("pairs", [EPISODES, EPISODES[:1], [sines(30.0, 1.0)]])
@@ -138,10 +138,10 @@ def test_grippers_of_another_time(pairs: list[Pair]) -> None:
     assert [f.level for f in late] == ["warning"] * 2
     for finding, side in zip(late, ("left", "right"), strict=True):
         words = rf"{side}_gripper: the state follows its command (\d+) steps \(0\.\d\d s\) late \(correlation "
-        matched = re.match(words, finding.message)
-        assert matched is not None, finding.message
+        matched = re.match(words, finding.found)
+        assert matched is not None, finding.found
         assert abs(int(matched[1]) - 34) <= 2  # four steps are the arms' own
-    early = [f.message for f in found(shifted(-30, [LEFT]), pairs)]
+    early = [f.found for f in found(shifted(-30, [LEFT]), pairs)]
     assert any(re.match(r"left_gripper: the state is 2\d steps \(0.5\d s\) ahead of its command", m) for m in early)
     assert not any(message.startswith("right") for message in early)
 
@@ -189,7 +189,7 @@ def test_a_gripper_that_never_rests_may_be_inverted_or_late() -> None:
     state[:, LEFT] = 0.5 - 0.5 * np.sin((t - 3) / 6.4)
     (finding,) = check_grippers([(state, action)], CONTRACT)
     assert finding.level == "warning"
-    assert "left_gripper: the state runs against its command" in finding.message
+    assert "left_gripper: the state runs against its command" in finding.found
 
 
 def test_units_that_are_not_said_to_be_normalised_are_a_warning() -> None:
@@ -215,5 +215,5 @@ def test_validate_finds_it_in_a_file(tmp_path: Path) -> None:
     assert validate(path).findings == ()
     with h5py.File(path, "r+") as file:
         file["observations/qpos"][:, LEFT] = 1 - file["observations/qpos"][:, LEFT]
-    messages = [f.message for f in validate(path).findings if f.level == "error"]
+    messages = [f.found for f in validate(path).findings if f.level == "error"]
     assert any("left_gripper: the state runs against its command" in message for message in messages)

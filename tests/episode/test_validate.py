@@ -40,7 +40,7 @@ def spoil(good: dict[str, Path], tmp_path: Path) -> Callable[..., list[tuple[str
         shutil.copy(good[kind], path)
         with h5py.File(path, "r+") as file:
             change(file)
-        return [(f.level, f.check, f.message) for f in validate(path).findings]
+        return [(f.level, f.check, f.found) for f in validate(path).findings]
 
     return run
 
@@ -346,18 +346,18 @@ def test_journals_and_broken_files(tmp_path: Path) -> None:
     (journal,) = select(tmp_path).with_journals().files
     running = validate(journal)
     assert (running.level, running.steps) == ("warning", 9)
-    assert running.findings[0].message == "being recorded; 9 steps so far"
+    assert running.findings[0].found == "being recorded; 9 steps so far"
     copy = tmp_path / "episode_5.hdf5.partial"
     shutil.copy(journal, copy)  # nobody holds this one
     stopped = validate(copy)
     assert (stopped.level, stopped.steps) == ("error", 9)
-    assert "interrupted; 9 steps can be recovered" in stopped.findings[0].message
+    assert "interrupted; 9 steps can be recovered" in stopped.findings[0].found
     writer.discard()
     (tmp_path / "episode_1.hdf5").write_bytes(b"not HDF5")
     broken = validate(tmp_path / "episode_1.hdf5")
     assert (broken.level, broken.findings[0].check) == ("error", "file")
     (tmp_path / "episode_6.hdf5.partial").write_bytes(b"not a journal")
-    assert "is not an episode journal" in validate(tmp_path / "episode_6.hdf5.partial").findings[0].message
+    assert "is not an episode journal" in validate(tmp_path / "episode_6.hdf5.partial").findings[0].found
     assert [p.name for p in select(tmp_path).with_journals().files] == [
         "episode_1.hdf5", "episode_5.hdf5.partial", "episode_6.hdf5.partial"]  # fmt: skip
     with pytest.raises(EpisodeError, match="no folder"):
@@ -397,7 +397,7 @@ def test_an_empty_action_is_an_error(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
         file["action"] = np.zeros((0, 14), np.float32)
         file["observations/qpos"] = np.zeros((0, 14), np.float32)
-    assert validate(tmp_path / "episode_0.hdf5").findings[0].message == "no steps"
+    assert validate(tmp_path / "episode_0.hdf5").findings[0].found == "no steps"
 
 
 def test_runs() -> None:
@@ -426,6 +426,6 @@ def test_velocity_and_effort_may_be_missing_empty_or_nan_as_in_training(tmp_path
                     file[f"observations/{name}"] = table[:0] if change == "empty" else table * np.nan
         found = validate(path)
         assert [(f.level, f.check) for f in found.findings] == [("warning", "finite")] * 2 * (change == "nan")
-        assert all("training does not use" in f.message for f in found.findings)
+        assert all("training does not use" in f.found for f in found.findings)
     table = read_table(open_source(tmp_path))
     assert table.where == tuple(str(tmp_path / f"episode_{i}.hdf5") for i in range(4))

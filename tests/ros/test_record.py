@@ -121,7 +121,7 @@ def bench(session_ros: Ros, tmp_path: Path) -> Iterator[Bench]:
 
 def sound(file: Path) -> list[str]:
     """What is wrong with an episode; the fakes hold their arms still, which is not."""
-    return [f"{f.check}: {f.message}" for f in validate(file).findings if f.level == "error" and f.check != "constant"]
+    return [f"{f.check}: {f.found}" for f in validate(file).findings if f.level == "error" and f.check != "constant"]
 
 
 def ending(file: Path) -> tuple[bool | None, str, bool]:

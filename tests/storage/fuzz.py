@@ -308,7 +308,7 @@ def attempt(path: Path, out: Path) -> list[str]:
         said: list[str] = []
         try:
             found = read()
-            said = [getattr(found, "message", ""), *(finding.message for finding in getattr(found, "findings", ()))]
+            said = [getattr(found, "message", ""), *(finding.found for finding in getattr(found, "findings", ()))]
         except AlohaKitError as error:
             said = [str(error)]
         except BaseException as error:

@@ -112,8 +112,8 @@ def test_attributes_of_an_odd_type_are_named(key: str, value: object, tmp_path: 
         file.attrs[key] = value
     (finding,) = validate(path).findings
     assert finding.level == "error"
-    assert key.replace("contract", "not an embodiment contract") in finding.message
-    assert len(finding.message) < 500
+    assert key.replace("contract", "not an embodiment contract") in finding.found
+    assert len(finding.found) < 500
 
 
 def test_odd_attributes_that_nothing_depends_on_are_shown_as_text(tmp_path: Path) -> None:

@@ -82,9 +82,9 @@ def test_converted_exactly_and_told(tmp_path: Path, kind: str) -> None:
     verdict = validate(path)
     assert verdict.level == "ok", verdict.findings
     assert [f.level for f in verdict.findings] == ["info"]
-    assert re.search(told, verdict.findings[0].message), verdict.findings[0].message
+    assert re.search(told, verdict.findings[0].found), verdict.findings[0].found
     table = read_table(open_source(path))
-    assert verdict.findings[0].message in table.notes[0]
+    assert verdict.findings[0].found in table.notes[0]
     batch = DirectFrames(table, {CAMERA: (24, 32)}, 1).gather(np.array([3, 20]))[CAMERA].numpy()
     np.testing.assert_array_equal(batch, expected[[3, 20]].transpose(0, 3, 1, 2))
 
@@ -125,7 +125,7 @@ def test_refused_by_what_it_is(tmp_path: Path, kind: str) -> None:
     path = stored(tmp_path, make(drawn()))
     with Episode.open(path) as episode, pytest.raises(EpisodeError, match=f"camera '{CAMERA}': .*{told}"):
         episode.image(CAMERA, 0)
-    errors = [f.message for f in validate(path).findings if f.level == "error"]
+    errors = [f.found for f in validate(path).findings if f.level == "error"]
     assert len(errors) == 1
     with pytest.raises(EpisodeError, match=told):
         read_table(open_source(path))

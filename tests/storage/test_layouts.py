@@ -119,7 +119,7 @@ def test_compress_may_be_anything_the_images_decide(
         assert np.abs(image - rig.image("cam_high", 3)).mean() < (12 if encoded else 1e-9)
         told = [note for note in episode.notes if "attribute compress is" in note]
         assert len(told) == (says is not encoded)
-    found = [(f.level, f.message) for f in validate(path).findings]
+    found = [(f.level, f.found) for f in validate(path).findings]
     assert found == [("info", note) for note in told]
 
 

@@ -26,23 +26,23 @@ def draw_video(recording: Recording, path: Path, height: int, advance: Callable[
     sizes = [recording.contract.cameras.get(c) or episode.image_size(c) for c in recording.cameras]
     aspect = sum(w / h for h, w in sizes)
     beside = aspect < 2
-    room = WIDEST * 0.5 if beside else WIDEST - 4 * (len(sizes) - 1)
-    height = min(height, int(room / aspect)) // 2 * 2
+    width_left = WIDEST * 0.5 if beside else WIDEST - 4 * (len(sizes) - 1)
+    height = min(height, int(width_left / aspect)) // 2 * 2
     first = row([np.zeros((h, w, 3), np.uint8) for h, w in sizes], height)
     box = (height, int(height * 4 / 3)) if beside else (max(200, int(first.shape[1] * 0.22)), first.shape[1])
     strip = Strip(recording.action, recording.qpos, recording.contract.action_names, recording.rate_hz, box)
     with Mp4Writer(path, recording.rate_hz) as video:
         for i in range(recording.frames):
-            pictures = row([episode.image(c, i) for c in recording.cameras], height, labels=recording.cameras)
-            video.add(_compose(recording, i, pictures, strip.at(i), beside))
+            images = row([episode.image(c, i) for c in recording.cameras], height, labels=recording.cameras)
+            video.add(_compose(recording, i, images, strip.at(i), beside))
             advance(1)
     return path
 
 
 def _compose(
-    recording: Recording, i: int, pictures: npt.NDArray[np.uint8], plot: npt.NDArray[np.uint8], beside: bool
+    recording: Recording, i: int, images: npt.NDArray[np.uint8], plot: npt.NDArray[np.uint8], beside: bool
 ) -> npt.NDArray[np.uint8]:
-    body = np.concatenate([pictures, plot], axis=1 if beside else 0)
+    body = np.concatenate([images, plot], axis=1 if beside else 0)
     clock = f"{i / recording.rate_hz:6.2f} s   {i:>4} / {recording.frames - 1}"
     width = body.shape[1]
     verdict = recording.verdict

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aloha_kit.core.contract import IMAGES
 from aloha_kit.data.camera_statistics import GRID
-from aloha_kit.data.stats import PICTURES
+from aloha_kit.diagnose.causes import Limits
 from aloha_kit.diagnose.chunks import seam_changes
 from aloha_kit.diagnose.diagnosis import Diagnosis
-from aloha_kit.diagnose.evidence import Evidence, open_rollout
-from aloha_kit.diagnose.findings import Limits
-from aloha_kit.diagnose.inputs import cells_beyond, joints_beyond
+from aloha_kit.diagnose.distribution_shift import cells_beyond, joints_beyond
+from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.media.plots import ACTION, PALETTE, STATE, tidy
 
 ERROR, WARNING = "#c53030", "#dd9b23"
@@ -33,12 +33,12 @@ def draw(evidence: Evidence, found: Diagnosis, file: Path) -> None:
     if seen is not None and seen["qpos"].size == evidence.qpos.shape[1]:
         panels.append((_joints, 2.2))
     panels.append((_movement, 1.0))
-    cameras = [c for c in evidence.sights if seen is not None and f"{PICTURES}{c}" in seen]
+    cameras = [c for c in evidence.camera_statistics if seen is not None and f"{IMAGES}{c}" in seen]
     panels += [(_cells, 1.0)] if cameras else []
     figure = Figure(figsize=(14, 1.0 + 1.45 * sum(height for _, height in panels)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
     left: Any = figure
-    if evidence.sights:
+    if evidence.camera_statistics:
         left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(2.6, 1), squeeze=False))
         _camera(right, evidence, cameras)
     axes = left.subplots(len(panels), 1, sharex=True, squeeze=False, height_ratios=[height for _, height in panels])
@@ -140,10 +140,12 @@ def _movement(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
 
 def _cells(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
     assert evidence.training is not None
-    for k, (camera, sight) in enumerate(evidence.sights.items()):
-        if f"{PICTURES}{camera}" in evidence.training:
-            outside = cells_beyond(sight.described, evidence.training[f"{PICTURES}{camera}"], Limits().cell)
-            axis.plot(sight.steps, 100 * outside.mean(axis=1), lw=1.4, color=PALETTE[k % len(PALETTE)], label=camera)
+    for k, (camera, statistics) in enumerate(evidence.camera_statistics.items()):
+        if f"{IMAGES}{camera}" in evidence.training:
+            outside = cells_beyond(statistics.described, evidence.training[f"{IMAGES}{camera}"], Limits().cell)
+            axis.plot(
+                statistics.steps, 100 * outside.mean(axis=1), lw=1.4, color=PALETTE[k % len(PALETTE)], label=camera
+            )
     axis.axhline(100 * Limits().cells[0], color="0.2", lw=1, ls="--")
     axis.set_ylim(bottom=0)
     axis.legend(fontsize=7, loc="upper right", frameon=False)
@@ -153,27 +155,31 @@ def _cells(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
 def _camera(figure: Any, evidence: Evidence, cameras: list[str]) -> None:
     """The worst camera's worst image with its odd cells framed, it and training's mean in small."""
     if not cameras or evidence.training is None:
-        camera = next(iter(evidence.sights))
-        _picture(figure.subplots(3, 1)[0], evidence, camera, 0, f"{camera} at step 0")
+        camera = next(iter(evidence.camera_statistics))
+        _image(figure.subplots(3, 1)[0], evidence, camera, 0, f"{camera} at step 0")
         for axis in figure.axes[1:]:
             axis.set_visible(False)
         return
     outside = {
-        camera: cells_beyond(evidence.sights[camera].described, evidence.training[f"{PICTURES}{camera}"], Limits().cell)
+        camera: cells_beyond(
+            evidence.camera_statistics[camera].described, evidence.training[f"{IMAGES}{camera}"], Limits().cell
+        )
         for camera in cameras
     }
     camera = max(cameras, key=lambda name: float(outside[name].mean()))
-    sight, odd = evidence.sights[camera], outside[camera]
+    statistics, odd = evidence.camera_statistics[camera], outside[camera]
     worst = int(odd.mean(axis=1).argmax())
     top, middle, bottom = figure.subplots(3, 1)
-    height, width = _picture(top, evidence, camera, int(sight.steps[worst]), f"{camera} at step {sight.steps[worst]}")
+    height, width = _image(
+        top, evidence, camera, int(statistics.steps[worst]), f"{camera} at step {statistics.steps[worst]}"
+    )
     for cell in np.flatnonzero(odd[worst]):
         row, column = divmod(int(cell), GRID)
         x, y = np.array([0, 1, 1, 0, 0]) * width / GRID, np.array([0, 0, 1, 1, 0]) * height / GRID
         top.plot(x + column * width / GRID - 0.5, y + row * height / GRID - 0.5, color=ERROR, lw=1)
     small = {
-        middle: (sight.described[worst], "the same in small: mean colours of 8x8 cells"),
-        bottom: (evidence.training[f"{PICTURES}{camera}"].mean, "training on average"),
+        middle: (statistics.described[worst], "the same in small: mean colours of 8x8 cells"),
+        bottom: (evidence.training[f"{IMAGES}{camera}"].mean, "training on average"),
     }
     for axis, (cells, title) in small.items():
         axis.imshow(np.clip(cells.reshape(GRID, GRID, 3), 0, 1), aspect=height / width)
@@ -181,13 +187,13 @@ def _camera(figure: Any, evidence: Evidence, cameras: list[str]) -> None:
         axis.axis("off")
 
 
-def _picture(axis: Any, evidence: Evidence, camera: str, step: int, title: str) -> tuple[int, int]:
-    with closing(open_rollout(evidence.path, evidence.report)) as episode:
-        picture = episode.image(camera, step)
-    axis.imshow(picture)
+def _image(axis: Any, evidence: Evidence, camera: str, step: int, title: str) -> tuple[int, int]:
+    with closing(evidence.open()) as episode:
+        image = episode.image(camera, step)
+    axis.imshow(image)
     axis.set_title(title, fontsize=9, loc="left", pad=2)
     axis.axis("off")
-    return picture.shape[0], picture.shape[1]
+    return image.shape[0], image.shape[1]
 
 
 def _title(axis: Any, title: str, unit: str) -> None:

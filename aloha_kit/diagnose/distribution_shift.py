@@ -7,11 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core.contract import IMAGES
 from aloha_kit.core.findings import Finding
 from aloha_kit.data.camera_statistics import GRID
-from aloha_kit.data.stats import Moments, PICTURES, START, Statistics
+from aloha_kit.data.stats import Moments, START, Statistics
+from aloha_kit.diagnose.causes import Cause, level, Limits, Runs, words
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.diagnose.findings import Cause, level, Limits, Runs, words
 from aloha_kit.episode.vectors import runs
 
 Table = npt.NDArray[np.float64]
@@ -77,27 +78,27 @@ def joints_beyond(qpos: npt.NDArray[np.float32], seen: Moments) -> Table:
     return np.asarray(np.where(off < _LEAST, 0.0, off / np.maximum(seen.max - seen.min, _NARROWEST)), np.float64)
 
 
-def check_pictures(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+def check_images(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     """Images with colours in places where training never saw them."""
     training = evidence.training
     if training is None:
         return
-    for camera, sight in evidence.sights.items():
-        if f"{PICTURES}{camera}" not in training:
+    for camera, statistics in evidence.camera_statistics.items():
+        if f"{IMAGES}{camera}" not in training:
             continue
-        outside = cells_beyond(sight.described, training[f"{PICTURES}{camera}"], limits.cell)
+        outside = cells_beyond(statistics.described, training[f"{IMAGES}{camera}"], limits.cell)
         share = outside.mean(axis=1)
         if (grade := level(float(share.mean()), limits.cells)) == "ok":
             continue
-        what, remedy = _explain(sight.described, camera, training, limits)
+        what, remedy = _explain(statistics.described, camera, training, limits)
         cells = GRID * GRID
         worst = int(share.argmax())
-        where = _stretch(sight.steps, share >= limits.cells[0], evidence.steps)
+        where = _stretch(statistics.steps, share >= limits.cells[0], evidence.steps)
         found = (
             f"{share.mean():.0%} of the image is unlike anything seen in training ({share.mean() * cells:.0f} of "
-            f"{cells} cells, {share[worst] * cells:.0f} at step {sight.steps[worst]}); {words(where)}; {what}"
+            f"{cells} cells, {share[worst] * cells:.0f} at step {statistics.steps[worst]}); {words(where)}; {what}"
         )
-        yield Cause(Finding(grade, "picture", f"{PICTURES}{camera}", found, "colours as in training", remedy), where)
+        yield Cause(Finding(grade, "image", f"{IMAGES}{camera}", found, "colours as in training", remedy), where)
 
 
 def cells_beyond(described: npt.NDArray[np.float32], seen: Moments, margin: float) -> npt.NDArray[np.bool_]:
@@ -108,19 +109,15 @@ def cells_beyond(described: npt.NDArray[np.float32], seen: Moments, margin: floa
 
 def _explain(described: npt.NDArray[np.float32], camera: str, training: Statistics, limits: Limits) -> tuple[str, str]:
     """What kind of difference it is, and what to do: the simplest change that makes the images fit again."""
-    seen = training[f"{PICTURES}{camera}"]
+    seen = training[f"{IMAGES}{camera}"]
 
-    def share(pictures: npt.NDArray[np.float32], other: Moments = seen) -> float:
-        return float(cells_beyond(pictures, other, limits.cell).mean())
+    def share(images: npt.NDArray[np.float32], other: Moments = seen) -> float:
+        return float(cells_beyond(images, other, limits.cell).mean())
 
     before = share(described)
     for other in training.moments:
-        if (
-            other.startswith(PICTURES)
-            and other != f"{PICTURES}{camera}"
-            and share(described, training[other]) < before / 3
-        ):
-            name = other.removeprefix(PICTURES)
+        if other.startswith(IMAGES) and other != f"{IMAGES}{camera}" and share(described, training[other]) < before / 3:
+            name = other.removeprefix(IMAGES)
             return f"it fits what training saw as '{name}'", f"'{camera}' and '{name}' are swapped: change them over"
     colours = described.reshape(len(described), -1, 3)
     if share(colours[:, :, ::-1].reshape(described.shape)) < before / 3:
