@@ -1,7 +1,7 @@
-"""What a policy reads of an observation: its contract's inputs, checked, over a window of observations. numpy only.
+"""Policy inputs: the contract's features of an observation, checked, over a window of observations. numpy only.
 
-This and `policies.inputs`, which makes a network's batch of it, are the only places that know how: executors, shared
-memory and remote policies hand over what they give.
+This and `policies.inputs`, which makes a network's batch of it, are the only places that do this: executors, shared
+memory and remote policies pass on their results.
 """
 
 from __future__ import annotations

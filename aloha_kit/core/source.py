@@ -21,8 +21,8 @@ ImageReader = Callable[[str, int, "tuple[int, int] | None"], Image]
 class RecordedEpisode(Protocol):
     """One recorded episode of T actions, open for reading.
 
-    `storage.Episode` is one; `EpisodeData` is one that is easily made. Observations have T or T + 1 rows; row i is what
-    was observed when action i was chosen. Numbers are float32 in the contract's units. Threads may share an episode.
+    `storage.Episode` is one; `EpisodeData` is one that is easily made. Observations have T or T + 1 rows; row i is the
+    one that action i was chosen by. Numbers are float32 in the contract's units. Threads may share an episode.
     """
 
     @property
@@ -32,12 +32,12 @@ class RecordedEpisode(Protocol):
 
     @property
     def where(self) -> str:
-        """What error messages call it; a path where it has one."""
+        """Name of the episode in error messages; a path where it has one."""
         ...
 
     @property
     def id(self) -> str:
-        """What tells the recording from any other, and stays when it is copied; empty where nothing does."""
+        """Identity of the recording, the same in a copy; empty where it has none."""
         ...
 
     @property
@@ -105,7 +105,7 @@ class RecordedEpisode(Protocol):
 
     @property
     def describe(self) -> Mapping[str, Any]:
-        """What the environment said about itself (scene, seed, policy); empty where nothing did."""
+        """The environment's description of itself (scene, seed, policy); empty without one."""
         ...
 
     @property
@@ -155,7 +155,7 @@ class RecordedEpisode(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of files."""
+        """Close the files."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,7 +254,7 @@ class EpisodeSource(abc.ABC):
 
     @abc.abstractmethod
     def identity(self, number: int) -> str:
-        """What caches know the content of an episode by: unique, and another one once the content changes."""
+        """Identity of an episode's content for caches: unique, and another one once the content changes."""
 
     def identities(self) -> Collection[str]:
         """The identities of all episodes whose cached images are to be kept; it may be more than are in the source."""

@@ -31,7 +31,7 @@ class Augment:
     seed: int = 0
 
     def __call__(self, batch: Batch, step: int, *, part: int = 0, parts: int = 1) -> Batch:
-        """The batch with other pictures: (B, 3, H, W) float in [0, 1]. The draws depend on seed and step alone, so a
+        """The batch with augmented images: (B, 3, H, W) float in [0, 1]. The draws depend on seed and step alone, so a
         resumed run draws what the uninterrupted one would have. Where this is only one of the equal `parts` of a batch,
         it gets the draws that are its own in the whole."""
         generator = torch.Generator().manual_seed(hash((self.seed, step)) & 0x7FFF_FFFF_FFFF_FFFF)
@@ -46,11 +46,11 @@ class Augment:
         drawn = torch.rand(parts, len(images), 6, generator=generator)[part]
         # (B, 6) in [-1, 1]; like any copy here that waited, this would have the host wait for the GPU's step before
         draws = drawn.mul_(2).sub_(1).to(images.device, non_blocking=True)
-        pictures = images.float() / 255 if images.dtype == torch.uint8 else images
+        moved = images.float() / 255 if images.dtype == torch.uint8 else images
         if steps := images.shape[1:-3]:
-            draws, pictures = draws.repeat_interleave(steps[0], dim=0), pictures.flatten(0, 1)
-        pictures = self._recolour(self._move(pictures, draws[:, :3]), draws[:, 3:])
-        return pictures.reshape(images.shape) if steps else pictures
+            draws, moved = draws.repeat_interleave(steps[0], dim=0), moved.flatten(0, 1)
+        moved = self._recolour(self._move(moved, draws[:, :3]), draws[:, 3:])
+        return moved.reshape(images.shape) if steps else moved
 
     def _move(self, images: Tensor, draws: Tensor) -> Tensor:
         if self.crop >= 1 and not self.rotate_deg:

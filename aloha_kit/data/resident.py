@@ -1,4 +1,4 @@
-"""The whole frame cache in the memory of the device that trains: a batch then never crosses the bus."""
+"""Frame cache in the memory of the training device."""
 
 from __future__ import annotations
 

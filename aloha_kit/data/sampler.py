@@ -1,4 +1,4 @@
-"""Which steps make up which batch: a pure function of seed and step, so resuming needs nothing but a step number."""
+"""Sampling of batches as a pure function of seed and step: resuming needs only the step number."""
 
 from __future__ import annotations
 

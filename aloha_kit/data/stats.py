@@ -1,4 +1,4 @@
-"""Normalisation statistics: what a dataset's vectors look like, one dimension at a time. numpy only."""
+"""Normalisation statistics of a data set's vectors, one dimension at a time. numpy only."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Why a rollout may have failed: its log, its episode and what training saw, read together."""
+"""Diagnosis of failed rollouts from their log, their episode and the statistics of training."""

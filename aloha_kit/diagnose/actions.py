@@ -1,4 +1,4 @@
-"""What the policy said: cut down by the guard, standing still, a gripper that never closes; and how it ended."""
+"""Checks of the actions: limited by the guard, constant, stalled, a gripper that never closes; and of the ending."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aloha_kit.episode.vectors import longest_run, runs
 
 
 def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """Commands that the guard did not let through as they were."""
+    """Commands that the guard limited."""
     log = evidence.log or ()
     if not log:
         return
@@ -52,7 +52,7 @@ def matters(entry: str, rule: str) -> bool:
 
 
 def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """A policy that says the same thing all the time."""
+    """A policy whose actions hardly change."""
     if evidence.training is None or evidence.training["action"].size != evidence.action.shape[1]:
         return
     seen = evidence.training["action"]
@@ -106,7 +106,7 @@ def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def _ends_as_training(evidence: Evidence, tolerance: float) -> bool:
-    """Whether the arms rest where demonstrations end: then the policy is through with what it has learned."""
+    """Whether the arms rest where demonstrations end: then the policy has finished the task as it was trained."""
     assert evidence.training is not None
     seen, last = evidence.training[END], evidence.qpos[-1]
     return seen.size == len(last) and bool(((seen.min - tolerance <= last) & (last <= seen.max + tolerance)).all())

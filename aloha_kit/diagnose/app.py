@@ -1,4 +1,4 @@
-"""Diagnosis on one screen: gather, examine, draw, compare, write."""
+"""Diagnosis of rollouts: gather, check, draw, compare, write."""
 
 from __future__ import annotations
 

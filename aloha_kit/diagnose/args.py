@@ -15,7 +15,7 @@ from aloha_kit.core.cli import CommandArgs
 
 @dataclass(frozen=True)
 class DiagnoseArgs(CommandArgs):
-    """Why did it fail? Compares a rollout's log and episode with what its policy was trained on.
+    """Find why rollouts failed: compare their log and episode with what their policy was trained on.
 
     Looks at late steps, old observations, chunk boundaries, joints and images unlike training, and what the
     safety guard did. Writes diagnose.json, and an image beside the episode of each rollout that did not succeed.

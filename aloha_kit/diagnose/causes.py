@@ -1,4 +1,4 @@
-"""What a diagnosis says: causes in an order, each a finding with the steps that show it."""
+"""Causes of failed rollouts, each a finding with the steps that show it, and the limits of the checks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Runs = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Limits:
-    """How far a rollout may stray; pairs are (warning, error) limits."""
+    """Limits of the checks of rollouts; pairs are (warning, error)."""
 
     late: tuple[float, float] = (0.01, 0.1)
     """Share of the steps that took longer than the period."""

@@ -1,4 +1,4 @@
-"""How chunks became actions: chunk boundaries, delays, and steps that no chunk was there for."""
+"""Checks of chunk execution: chunk boundaries, delays, and steps without a chunk."""
 
 from __future__ import annotations
 

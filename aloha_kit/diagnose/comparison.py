@@ -1,4 +1,4 @@
-"""What failed rollouts have in common, and how they differ from those that succeeded."""
+"""Comparison of failed rollouts with successful ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One rollout examined: how it went, why it may have failed, what could not be looked into."""
+"""Diagnosis of one rollout: outcome, causes, and what could not be checked."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ CHECKS = (
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is said of one rollout.
+    """Result of the checks of one rollout.
 
     Attributes:
         causes: errors first, then by when they began.
         measures: numbers that rollouts can be compared by.
-        unknown: what could not be looked into, and why.
+        unknown: what could not be checked, and why.
     """
 
     episode: str
@@ -83,7 +83,7 @@ class Diagnosis:
 
 
 def diagnose(evidence: Evidence, limits: Limits = Limits()) -> Diagnosis:  # noqa: B008 - frozen
-    """Examine one rollout."""
+    """Run all checks on one rollout."""
     causes = ranked([cause for check in CHECKS for cause in check(evidence, limits)])
     return Diagnosis(
         evidence.path.name,
@@ -96,7 +96,7 @@ def diagnose(evidence: Evidence, limits: Limits = Limits()) -> Diagnosis:  # noq
 
 
 def outcome(evidence: Evidence) -> str:
-    """Verdict, length, how far it got and when that was lost again."""
+    """Outcome in words: success, length, highest reward, and when that was lost again."""
     verdict = {True: "success", False: "failed", None: "not judged"}[evidence.success]
     words = [verdict, f"{evidence.steps} steps ({evidence.steps / evidence.rate_hz:.1f} s)"]
     reward = evidence.reward
@@ -112,7 +112,7 @@ def outcome(evidence: Evidence) -> str:
 
 
 def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
-    """Numbers by which one rollout can be told from another, whether or not they are beyond a limit."""
+    """Measures by which rollouts are compared, whether or not they are beyond a limit."""
     found: dict[str, float] = {}
     log, training = evidence.log, evidence.training
     if log:
@@ -136,7 +136,7 @@ def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
 
 
 def _blind(evidence: Evidence) -> list[str]:
-    """Inputs that training's statistics say nothing about."""
+    """Inputs that training's statistics do not cover."""
     training = evidence.training
     if training is None:
         return []

@@ -1,4 +1,4 @@
-"""Whether the policy saw what it was trained on: joints, the start pose, images."""
+"""Distribution shift between a rollout and the training data: joints, start pose, images."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_start(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def check_joints(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """Joints where training never was."""
+    """Joints beyond the range of training."""
     if evidence.training is None or evidence.training["qpos"].size != evidence.qpos.shape[1]:
         return
     seen = evidence.training["qpos"]
@@ -79,7 +79,7 @@ def joints_beyond(qpos: npt.NDArray[np.float32], seen: Moments) -> Table:
 
 
 def check_images(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """Images with colours in places where training never saw them."""
+    """Images with colours that training did not have at that place."""
     training = evidence.training
     if training is None:
         return
@@ -102,7 +102,7 @@ def check_images(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def cells_beyond(described: npt.NDArray[np.float32], seen: Moments, margin: float) -> npt.NDArray[np.bool_]:
-    """(N, 64): cells with a colour that training never saw there."""
+    """(N, 64): cells with a colour beyond training's range there."""
     off = np.maximum(seen.min - described, described - seen.max) > margin
     return np.asarray(off.reshape(len(described), -1, 3).any(axis=2))
 
@@ -142,7 +142,7 @@ def _explain(described: npt.NDArray[np.float32], camera: str, training: Statisti
 
 
 def _gain(colours: npt.NDArray[np.float32], seen: Moments) -> npt.NDArray[np.float32]:
-    """(3,) by what each colour is brighter than in training: the median over cells, deaf to what lies in a few."""
+    """(3,) by what each colour is brighter than in training: the median over cells."""
     usual = np.asarray(seen.mean).reshape(-1, 3)
     ratio = colours.mean(axis=0) / np.maximum(usual, 1 / 255)
     lit = usual.min(axis=1) > 0.03

@@ -1,4 +1,4 @@
-"""All that is known of one rollout, gathered from the files beside it and from its policy's checkpoint."""
+"""Inputs of a diagnosis: a rollout's episode, the files beside it, and its policy's statistics of training."""
 
 from __future__ import annotations
 
@@ -26,12 +26,16 @@ Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
 IMAGES_CHECKED = 100
-"""Images a camera that are looked at, spread evenly over the rollout."""
+"""Images of each camera that are described, spread evenly over the rollout."""
 
 
 @dataclass(frozen=True)
 class CameraStatistics:
-    """What one camera showed: `described` (N, 192), see `data.descriptor.describe`, at N of the steps."""
+    """Statistics of one camera's images at N of the steps.
+
+    Attributes:
+        described: (N, 192), see `data.camera_statistics.describe`.
+    """
 
     steps: Ints
     described: Floats
@@ -52,7 +56,7 @@ class Evidence:
         log: a line a step; None where there is none.
         report: the deployment that it is of; empty where there is none.
         training: what its policy was trained on; None where that is not known.
-        unknown: what could not be looked into, and why, in words.
+        unknown: what could not be checked, and why, in words.
     """
 
     path: Path
@@ -193,7 +197,7 @@ def _policy_names(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _report(path: Path, unknown: list[str]) -> Mapping[str, Any]:
-    """The newest deploy.json that tells of this rollout."""
+    """The newest deploy.json that lists this rollout."""
     for file in sorted(path.parent.glob("deploy*.json"), key=lambda file: file.stat().st_mtime, reverse=True):
         try:
             report = json.loads(file.read_text(encoding="utf-8"))

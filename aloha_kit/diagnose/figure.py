@@ -1,4 +1,4 @@
-"""A rollout on one page: when it went wrong, beside what its camera saw then and what training saw."""
+"""Figure of a rollout: causes over time, and its images beside those of training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the loop kept time: late steps, old observations."""
+"""Checks of the control loop's timing: late steps, old observations."""
 
 from __future__ import annotations
 

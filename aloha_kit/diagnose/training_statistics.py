@@ -1,4 +1,4 @@
-"""What a rollout's policy was trained on: the statistics in its checkpoint. Needs no torch, as a rule."""
+"""Statistics of the data that a rollout's policy was trained on, from its checkpoint. Needs no torch, as a rule."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Describe old episodes: a contract and a task beside them, after a look at what they hold."""
+"""Description of old episodes: writes a contract and a task beside them, from measured ranges, flags and prompts."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ TASK = "task.yaml"
 
 
 def adopt(args: Adopt) -> None:
-    """Measure the episodes, ask on a terminal for what the flags leave open, and write both files.
+    """Measure the episodes, prompt on a terminal for what the flags leave open, and write both files.
 
     Raises:
-        ConfigError: the files exist, or a flag is missing and nobody can be asked.
+        ConfigError: the files exist, or a flag is missing and there is no terminal to prompt on.
         EpisodeError, ContractError: see `measure` and `described`.
     """
     measured = measure(args.source)
@@ -90,7 +90,7 @@ def described(answers: Adopt, measured: Measured) -> Contract:
 
 
 def _completed(given: Adopt, measured: Measured) -> Adopt:
-    """The flags, with what they leave open asked on a terminal.
+    """The flags, completed by prompts on a terminal.
 
     Raises:
         ConfigError: there is no terminal; shows a command that says everything.

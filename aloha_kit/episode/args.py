@@ -64,7 +64,7 @@ class Recover(CommandArgs):
 
 @dataclass(frozen=True)
 class Info(CommandArgs):
-    """Say what each episode is: length, cameras, size, success, task."""
+    """Show length, cameras, size, success and task of each episode."""
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
 

@@ -1,4 +1,4 @@
-"""The checks of `validate`, each a generator of findings about an open episode's vectors and stamps."""
+"""Checks of an episode's vectors and stamps, each a generator of findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Copies of episodes for other needs: part of one, the classic row count, raw pixels. Sources stay as they are."""
+"""Export of episodes: a part of one, the classic row count, raw pixels. Sources stay as they are."""
 
 from __future__ import annotations
 

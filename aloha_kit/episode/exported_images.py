@@ -1,4 +1,4 @@
-"""The images of an exported copy, in another form than the source has them."""
+"""Images of an exported copy, in another form than the source has them."""
 
 from __future__ import annotations
 

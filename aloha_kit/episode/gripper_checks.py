@@ -1,4 +1,4 @@
-"""Whether each gripper's measured state belongs to its command: unit, direction, and place in the vectors.
+"""Checks that each gripper's measured state belongs to its command: unit, direction, and place in the vectors.
 
 State and command of a gripper are not equal: ALOHA normalises them on scales that differ by up to 0.09, and a gripper
 stops at what it holds. What is compared is therefore the correlation over time and the order of magnitude.

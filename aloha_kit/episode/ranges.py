@@ -1,4 +1,4 @@
-"""What the vectors of a folder of episodes measure: ranges, what they look like, where they contradict a unit."""
+"""Measured ranges of a folder's vectors, the units that they suggest, and where they contradict a unit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Span: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What a folder of episodes holds.
+    """Measured ranges of a folder of episodes.
 
     Attributes:
         assumed: the contract that the files' layout suggests.
@@ -68,7 +68,7 @@ class Measured:
 
 
 def measure(folder: Path) -> Measured:
-    """Look at every episode of a folder.
+    """Measure every episode of a folder.
 
     Raises:
         EpisodeError: no episodes, a damaged one, or all say themselves what they hold.
@@ -123,7 +123,7 @@ def _span(table: Span) -> Span:
 
 
 def looks_like(low: float, high: float) -> str:
-    """What a range suggests, as a question; empty where it suggests nothing."""
+    """Unit that a range suggests, as a question; empty where it suggests none."""
     if max(-low, high) > FULL_TURN:
         return "degrees?"
     if high - low < 1e-4:

@@ -1,4 +1,4 @@
-"""Putting images and words together into one frame."""
+"""Composition of images and text into one frame."""
 
 from __future__ import annotations
 

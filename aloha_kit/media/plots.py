@@ -1,4 +1,4 @@
-"""Plots of what arms were told, what they did and when; drawn off screen, without pyplot's global state."""
+"""Plots of actions, observations and timing; drawn off screen, without pyplot's global state."""
 
 from __future__ import annotations
 
@@ -211,13 +211,13 @@ class Strip:
             labelcolor=_hex(INK),
         )
         canvas.draw()  # type: ignore[no-untyped-call]
-        self._picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+        self._panel = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
         self._rate = rate_hz
         self._axes = [_extent(axis, height, rate_hz) for axis in axes]
 
     def at(self, step: int) -> Image:
         """The panel with the cursor at observation `step`."""
-        out = self._picture.copy()
+        out = self._panel.copy()
         for top, bottom, zero, per_step in self._axes:
             x = min(max(round(zero + per_step * step), 0), out.shape[1] - 2)
             out[top:bottom, x : x + 2] = INK

@@ -17,7 +17,7 @@ Image = npt.NDArray[np.uint8]
 
 
 class Mp4Writer:
-    """Frames in, a file out; a context manager.
+    """Writer of one MP4 file; a context manager.
 
     The file appears under its name only when it is whole: an error inside leaves nothing that looks
     like a video and isn't. Frames must share one size; odd sizes are padded by a pixel, because

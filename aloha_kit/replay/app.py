@@ -1,4 +1,4 @@
-"""Look at what was recorded, or do it again."""
+"""Replay of recorded episodes: videos, plots, Rerun recordings, execution on a rig."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Send a recording's actions to a rig again and compare what came of it."""
+"""Execution of a recording's actions on a rig, and comparison of the results."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Execution:
-    """What a second run of the same actions did.
+    """Result of a second run of the same actions.
 
     Attributes:
         qpos: (T' + 1, S) observed this time; error is its difference from the recorded rows.
@@ -177,7 +177,7 @@ def _run(env: Environment, recording: Recording, guard: SafetyGuard) -> Executio
 
 
 class _Seen:
-    """Keeps the observed joints."""
+    """Observer that stores the observed joints."""
 
     def __init__(self) -> None:
         self.qpos: list[Array] = []

@@ -1,4 +1,4 @@
-"""An episode as replay needs it: whole action vectors, names, a rate, the cameras asked for."""
+"""Recording for replay: whole action vectors, names, a rate, the chosen cameras of an episode."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Recording:
-    """What is shown and executed of one open episode.
+    """Data of one open episode that are shown and executed.
 
     Attributes:
         action: (T, A) with a base's velocities behind the arms' commands.

@@ -1,4 +1,4 @@
-"""Images to bytes and back: JPEG (read also PNG and WebP) for colour, a lossless form for depth."""
+"""Image codecs: JPEG for colour (PNG and WebP are read too), a lossless form for depth."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def image_kind(data: bytes) -> ImageKind | None:
 
 
 def conversion_of(data: bytes) -> str:
-    """What is done to make an encoded image of other channels than three RGB, in words; empty where nothing is."""
+    """Conversion of an encoded image to three RGB channels, in words; empty where none is needed."""
     kind, header = image_kind(data), _jpeg_header(data)
     if header is not None and header.channels == 1:
         return "JPEG of one channel read as RGB: grey repeated in three channels"
@@ -76,7 +76,7 @@ def conversion_of(data: bytes) -> str:
 
 
 def unpadded(data: bytes) -> bytes:
-    """An encoded image without the zeros behind it. A WebP may itself end in one, and tells its length."""
+    """An encoded image without the zeros behind it. A WebP may itself end in one, and contains its length."""
     if image_kind(data) == "webp":
         length = 8 + int.from_bytes(data[4:8], "little")
         return data[:length].ljust(length, b"\0") if length <= len(data) + 8 else data
@@ -90,7 +90,7 @@ def whole(data: bytes) -> bool:
 
 
 def order_told(data: bytes) -> JpegOrder | None:
-    """The channel order that an encoded image tells itself, by XPolicyLab's comment; None where it tells none."""
+    """Channel order marked in an encoded image by XPolicyLab's comment; None without one."""
     header = _jpeg_header(data)
     return "standard" if header is not None and _RGB_COMMENT in header.comments else None
 
@@ -154,7 +154,7 @@ def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
 
 
 def encoded_size(data: bytes) -> tuple[int, int] | None:
-    """(height, width) that the header of an encoded image says; None where it cannot be told."""
+    """(height, width) in the header of an encoded image; None where it has none."""
     kind = image_kind(data)
     if kind == "jpeg":
         header = _jpeg_header(data)

@@ -1,4 +1,4 @@
-"""What the vectors of a file mean that does not say it: described beside the file or by a flag, or assumed by name."""
+"""Contracts of files that do not state their own: from contract.yaml, from a flag, or assumed from the layout."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ UNKNOWN = "unknown"
 
 @dataclass(frozen=True)
 class ContractFlags:
-    """How a command is told what old episodes' vectors and images mean."""
+    """Flags that describe the vectors and images of old episodes."""
 
     contract: Path | None = None
     """What the vectors of files that do not say it mean (names, units, rate): a YAML file, as `adopt` writes it; by
@@ -43,7 +43,7 @@ class ContractFlags:
 
 
 def given_contract(contract: str | Path | None, rig: str | None) -> Contract | None:
-    """The contract in a YAML file, or a rig's; a rig says no rate, so its is 0 and the file's own counts.
+    """The contract in a YAML file, or a rig's with a rate of 0, which stands for the episode's own.
 
     Raises:
         ConfigError: both are given, or there is no such file or rig, or it is not a contract.

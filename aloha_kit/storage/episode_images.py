@@ -51,7 +51,7 @@ class EpisodeImages(EpisodeFile):
 
     @property
     def image_kind(self) -> ImageKind | Literal["raw"]:
-        """How images are kept, by the first one that is encoded."""
+        """Kind of the stored images, by the first one that is encoded."""
         for camera in self._layout.encoded:
             if self.rows(camera):
                 return image_kind(self.encoded(camera, 0)) or "jpeg"  # a damaged one is what most are
@@ -64,7 +64,7 @@ class EpisodeImages(EpisodeFile):
 
     @property
     def jpeg_order_source(self) -> Literal["file", "given", "guessed"]:
-        """Who says so: the file, whoever opened it, or nobody (then it is what all recorders of such files write)."""
+        """Source of `jpeg_order`: the file, the caller, or a guess: what all such recorders write."""
         return self._jpeg_order()[1]
 
     @property
@@ -98,7 +98,7 @@ class EpisodeImages(EpisodeFile):
         )
 
     def reading(self, cameras: Collection[str]) -> str:
-        """How some cameras' images are read where not simply as the file says; empty where they are."""
+        """How some cameras' images are converted or renamed when read, in words; empty where they are not."""
         words = {conversion for camera in cameras if (conversion := self.image_format(camera).conversion)}
         if self.compressed and self.jpeg_order_source == "given":
             words.add(f"jpeg_order {self.jpeg_order}")
@@ -106,7 +106,7 @@ class EpisodeImages(EpisodeFile):
         return "; ".join(sorted(words))
 
     def image_format(self, camera: str) -> ImageFormat:
-        """How a camera's images are stored.
+        """Format of a camera's stored images.
 
         Raises:
             EpisodeError: no such camera, or one whose images cannot be read without a guess; says what they are.
@@ -225,9 +225,7 @@ class EpisodeImages(EpisodeFile):
         except EpisodeError as error:
             raise EpisodeError(f"{self.path}: {error}") from None
         if not 0 <= i < data.shape[0]:
-            raise EpisodeError(
-                f"{self.path} has frames 0 to {data.shape[0] - 1} of camera '{camera}', asked for frame {i}"
-            )
+            raise EpisodeError(f"{self.path} has frames 0 to {data.shape[0] - 1} of camera '{camera}', given frame {i}")
         try:
             return encoded_row(data, i) if is_encoded(data) else np.asarray(data[i])
         except EpisodeError as error:

@@ -1,4 +1,4 @@
-"""HDF5 files that reach outside themselves, refused before anything of them is read.
+"""Refusal of HDF5 files that refer to data outside themselves, before any of it is read.
 
 A file may name other files that hold its data (external storage), its objects (external links) or parts of them
 (virtual data sets). A data set from elsewhere could so read any file of this machine into a video or a checkpoint, or

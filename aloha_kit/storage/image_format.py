@@ -1,4 +1,4 @@
-"""How a file stores its images, and how each becomes (H, W, 3) uint8 RGB: the one place that knows.
+"""Formats of stored images, and their conversion to (H, W, 3) uint8 RGB.
 
 The data decide (type, shape, values, the first bytes of a row), not the attributes beside them. What can be
 converted without a guess is converted and told in `ImageFormat.conversion`; everything else is refused by what it is.
@@ -26,7 +26,7 @@ Scale = Literal[1, 255]
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """How one camera's images are stored.
+    """Format of one camera's stored images.
 
     Attributes:
         encoded: every row is an encoded image (JPEG, PNG, WebP).
@@ -62,7 +62,7 @@ class ImageFormat:
 
 
 def image_format(data: Any) -> ImageFormat:
-    """How the rows of an HDF5 data set hold images.
+    """Format of the images in the rows of an HDF5 data set.
 
     Rules, in this order: byte strings, opaque rows, rows of variable length and rows of rank 1 are encoded images.
     Raw images are (H, W), or have 1, 3 or 4 channels on the first or the last axis, whichever of the two it is.
@@ -161,7 +161,7 @@ def as_bytes(values: npt.NDArray[Any], scale: Scale) -> Image:
 
 
 def depth_format(data: Any) -> str:
-    """What is done to make a data set's depth uint16 mm, in words; empty where nothing is.
+    """Conversion of a data set's depth to uint16 mm, in words; empty where none is needed.
 
     Raises:
         EpisodeError: neither numbers (H, W) or (H, W, 1), nor encoded rows.

@@ -1,4 +1,4 @@
-"""The append-only file behind a recording: whole after every write, whatever happens next.
+"""Append-only journal of a recording, valid after every write.
 
     preamble (16 bytes)   record   record   record …
     record: kind (4 bytes) · sequence number u32 · payload length u32 · CRC-32 u32 · payload
@@ -103,7 +103,7 @@ class Journal:
 
 @dataclass
 class Contents:
-    """What a journal holds: where its rows are and how long their images get."""
+    """Contents of a journal: offsets of its rows and the longest image of each camera."""
 
     header: dict[str, Any]
     layout: RowLayout

@@ -1,4 +1,4 @@
-"""Telling others' files apart, by what is in them: ours, the ALOHA family's, RoboTwin's, XPolicyLab's.
+"""Layouts of episode files, recognised by their contents: ours, the ALOHA family's, RoboTwin's, XPolicyLab's.
 
 The ALOHA family keeps `/action` and `/observations/qpos`; its members differ in what lies beside. Old files do not
 say their rate, joint names or units, so a contract for them is what their recorders used by default.
@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a file keeps things.
+    """Places of the data in a file.
 
     Attributes:
         cameras, depth: {camera: path of its data set}.
@@ -193,7 +193,7 @@ def instruction_of(file: Any) -> str | None:
 
 
 def truth_of(value: Any) -> bool | None:
-    """What an attribute says that should be a boolean: also a number, an array of one, or text; None if nothing."""
+    """Boolean value of an attribute: also from a number, an array of one, or text; None for anything else."""
     if isinstance(value, np.ndarray):
         return truth_of(value.reshape(-1)[0]) if value.size == 1 else None
     if isinstance(value, (str, bytes)):
@@ -246,7 +246,7 @@ def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: 
 
 
 def _contradictions(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...]) -> Iterator[str]:
-    """Where what stands beside the images says something else than the images."""
+    """Attributes and data sets that contradict the images, a line each."""
     if not cameras:
         return
     raw = [name for name in cameras if name not in encoded]

@@ -35,7 +35,7 @@ def index_of(path: Path) -> int | None:
 
 
 def identity_of(file: Path) -> str:
-    """What caches know an episode file by: name, size and time of change, one of which changes with its content."""
+    """Identity of an episode file for caches: name, size and time of change, one of which changes with its content."""
     status = file.stat()
     return f"{file.name}:{status.st_size}:{status.st_mtime_ns}"
 
@@ -77,7 +77,7 @@ def _folders(folder: Path) -> list[tuple[int, Path]]:
 
 
 def missing(path: Path) -> str:
-    """Why there is nothing to read at `path`, in words."""
+    """Reason why nothing can be read at `path`."""
     if special := special_file(path):
         return f"'{path}' is {special}"
     if path.is_dir():

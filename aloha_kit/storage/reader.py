@@ -1,4 +1,4 @@
-"""Reads an episode, ours or any of the ALOHA family's, without converting it."""
+"""Reader of episodes, ours and other tools', without conversion."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from aloha_kit.storage.layouts import derive_contract, FAMILY, OURS
 
 
 class Episode(EpisodeImages):
-    """One episode file, read as it is asked for.
+    """One episode file; data are read on access.
 
     `length` is T, the number of actions. Observations have `frames` rows: T + 1 in our own files, T in
-    the others'. Row i of the observations is what was seen when action i was chosen. Small arrays are
+    the others'. Row i of the observations is the one that action i was chosen by. Small arrays are
     kept once read; images never are. Threads may share an episode; it pickles as its path, and a
     forked or spawned process opens the file anew.
 
@@ -95,12 +95,12 @@ class Episode(EpisodeImages):
 
     @property
     def where(self) -> str:
-        """What error messages call the episode: its path."""
+        """Name of the episode in error messages: its path."""
         return str(self.path)
 
     @property
     def id(self) -> str:
-        """What tells the recording from any other, also in a copy: the id it was recorded under, or its size."""
+        """Identity of the recording, the same in a copy: the id it was recorded under, or its size."""
         return str(self.attrs.get("id") or self.path.stat().st_size)
 
     @property

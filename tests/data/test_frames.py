@@ -234,7 +234,7 @@ def test_a_slow_disk_is_read_ahead_and_a_fast_one_left_alone(tmp_path: Path, mon
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount needs root")
 def test_read_only_episodes_get_a_cache_in_the_users_cache_directory(tmp_path: Path) -> None:
-    """Two data sets of one name, on a real read-only mount: each has a folder of its own, which is said."""
+    """Two data sets of one name, on a real read-only mount: each has a folder of its own, which is logged."""
     for name in ("a", "b"):
         write_dataset(tmp_path / name / "data", lengths=(6,), cameras={"top": (24, 32)})
     code = (
@@ -257,8 +257,8 @@ def test_read_only_episodes_get_a_cache_in_the_users_cache_directory(tmp_path: P
         root = tmp_path / ("xdg" if home["XDG_CACHE_HOME"] else "home/.cache") / "aloha_kit"
         folders = sorted(root.iterdir())
         assert len(folders) == 2
-        lines = done.stdout.splitlines()
-        assert [line.partition(" (")[0] for line in lines] == [f"note: {p} cannot be written" for p in places]
+        lines = done.stderr.splitlines()
+        assert [line.partition(" (")[0] for line in lines] == [f"{p} cannot be written" for p in places]
         assert {line.rpartition(" in ")[2] for line in lines} == set(map(str, folders))
         assert all("Read-only file system" in line for line in lines)
         assert all(list(folder.glob("top_24x32.*.frames")) for folder in folders)

@@ -117,7 +117,7 @@ class InMemory(EpisodeSource):
 def test_rollouts_of_an_own_format_are_read_through_their_source(run: Path, tmp_path: Path, capsys: Any) -> None:
     say(tmp_path, "--format", f"{__name__}:InMemory", "--ckpt", run)
     text = capsys.readouterr().out
-    assert text.startswith("rollout_0.mem: failed; 40 steps (0.8 s)\n    nothing found\n")
+    assert text.startswith("rollout_0.mem: failed; 40 steps (0.8 s)\n    left_gripper (gripper)")
     assert "not known in 1 of them: which stage was late, chunks, holds" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["diagnose.json", "rollout_0.diagnose.png"]
 

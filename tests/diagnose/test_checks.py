@@ -290,6 +290,6 @@ def test_what_failed_rollouts_share_and_where_they_differ() -> None:
     assert (difference.failed, difference.succeeded) == (pytest.approx(0.125), pytest.approx(0.035))
     text = comparison.text()
     assert text.startswith("6 failed rollouts, 8 successful, 1 not judged\n")
-    assert "  x: picture      5 of 6 failed, 0 of 8 successful" in text
+    assert "  x: image        5 of 6 failed, 0 of 8 successful" in text
     assert "  cube_x: 0.125 against 0.035" in text
     assert compare(failed[:2] + fine).differences == ()  # two prove nothing

@@ -173,7 +173,7 @@ def test_a_unit_that_the_files_contradict_is_not_taken_from_a_rig(
     assert main([*flags, "--gripper_unit", "m"]) == 1
     assert "its unit is to be radians; say what they are with --joints_unit" in capsys.readouterr().err
     assert main([*flags, "--gripper_unit", "m", "--joints_unit", "deg"]) == 0
-    assert "note:" not in capsys.readouterr().out
+    assert "warning:" not in capsys.readouterr().err
 
 
 def test_a_terminal_is_asked(folder: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_terminal_is_asked(folder: Path) -> None:
     os.close(ours)
     assert done.returncode == 0, said
     assert "control rate in Hz [50.0]" in said
-    assert "note: " in said  # the joints are far too small for degrees
+    assert " warning: " in said  # the joints are far too small for degrees
     contract = yaml.safe_load((folder / "contract.yaml").read_text())
     assert (contract["units"]["joints"], contract["rate_hz"], contract["state_names"][7]) == (
         "deg",
