@@ -1,1 +1,1 @@
-"""One page about a whole loop: what was recorded, learned and achieved."""
+"""Report: one HTML page about episodes, training and rollouts of a folder."""

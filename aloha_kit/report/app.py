@@ -1,4 +1,4 @@
-"""Write the page."""
+"""Writing of the report page."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from aloha_kit.core.cli import CommandArgs
 
 @dataclass(frozen=True)
 class ReportArgs(CommandArgs):
-    """Gather what a loop left in a folder (episodes, policy, rollouts, replay) into one self-contained HTML page."""
+    """Write one self-contained HTML page about the episodes, policy, rollouts and replay of a folder."""
 
     EXAMPLE: ClassVar[str] = "demo"
 

@@ -1,7 +1,7 @@
-"""The page itself: a folder's results in, one self-contained HTML text out.
+"""The report page: one self-contained HTML text from a folder's results.
 
-It shows what the other applications left in the folder and computes nothing anew, so a number here is the
-number they wrote. A stage that has not run is said to be missing.
+It shows what the other applications wrote and computes nothing anew, so a number here is the number that they wrote.
+A stage that has not run is left out.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def build(folder: Path) -> str:
 
 @contextlib.contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """Inside, whatever a damaged file leads to becomes a `ConfigError` that names it."""
+    """Turn the errors of a damaged file into a `ConfigError` that names it."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
@@ -64,7 +64,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _seeds(folder: Path) -> set[int] | None:
-    """The seeds that demonstrations were recorded with; None where one of them does not tell."""
+    """The seeds that demonstrations were recorded with; None where one of them has none."""
     seeds = set()
     try:
         for path in list_episodes(folder) if folder.is_dir() else []:
@@ -84,7 +84,7 @@ def _result(folder: Path, used: set[int] | None) -> str:
         return _rollouts(report, used, sorted(folder.rglob("*.mp4")))
 
 
-def _rollouts(report: dict[str, Any], used: set[int] | None, films: Sequence[Path]) -> str:
+def _rollouts(report: dict[str, Any], used: set[int] | None, videos: Sequence[Path]) -> str:
     held, touched = report["success"], report["success_any_time"]
     task, execution = report["task"], report["execution"]
     how = "temporal ensembling" if execution["temporal_agg"] else f"chunks of {execution['horizon']}"
@@ -103,10 +103,10 @@ def _rollouts(report: dict[str, Any], used: set[int] | None, films: Sequence[Pat
         f"<p class=note>{report['policy']['kind'].upper()} with {how}, {task['episode_len']} steps at "
         f"{task['rate_hz']:g} Hz, seeds {first} to {last}{seen}.</p>"
     )
-    lines.append(_videos(films))
+    lines.append(_videos(videos))
     reached = report["max_reward_histogram"]
     lines.append(_table(["highest reward reached", *reached], [["rollouts", *reached.values()]]))
-    return "<h2>The policy at work</h2>" + "".join(lines) + _latency(report.get("latency", {}))
+    return "<h2>The policy's rollouts</h2>" + "".join(lines) + _latency(report.get("latency", {}))
 
 
 def _latency(report: dict[str, Any]) -> str:

@@ -60,7 +60,7 @@ def test_stages_that_did_not_run_are_left_out(tmp_path: Path) -> None:
     (tmp_path / "stages.csv").write_text("stage,seconds\nrecord,60\n")
     page = build(tmp_path)
     assert "Where the time went" in page
-    assert "The policy at work" not in page
+    assert "The policy's rollouts" not in page
     assert "Training" not in page
 
 
