@@ -342,6 +342,8 @@ class RecordingSession:
 
 def _reason(outcome: Outcome, env: RecordingRig, result: AttemptResult) -> str:
     """Why an episode ended, for the operator."""
+    if outcome.reason.startswith("KeyboardInterrupt"):
+        return outcome.reason.replace("KeyboardInterrupt", "interrupted")
     if outcome.reason != "complete":
         return outcome.reason
     reward = f", reward {outcome.final_reward:g} of {env.max_reward:g}" if env.max_reward else ""

@@ -325,11 +325,12 @@ def test_an_episode_is_not_begun_where_it_would_not_fit(tmp_path: Path, monkeypa
 def test_ctrl_c_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
     env = FakeTeleoperatedRig()
     env.faults[8] = KeyboardInterrupt("SIGTERM")
-    made, _, _ = session(tmp_path, env, wanted=2)
+    made, _, output = session(tmp_path, env, wanted=2)
     result = made.run(env)
     assert (result.interrupted, result.results, env.parked) == ("SIGTERM", ("failed",), 1)
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (7, False, "KeyboardInterrupt: SIGTERM", True)
     assert all(arm.locked for arm in env.leader_arms.values())
+    assert "saving: episode_0 failed: interrupted: SIGTERM; 7 steps" in output.getvalue()
 
 
 @pytest.mark.parametrize(
