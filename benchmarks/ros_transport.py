@@ -1,6 +1,7 @@
 """Four cameras and four arms over ROS 1 into the recorder, all on this machine: raw topics against compressed ones.
 
     . ./setup.sh; python benchmarks/ros_transport.py --seconds 20
+    . ./setup.sh; python benchmarks/ros_transport.py --seconds 20 --view /tmp/live.rrd      # the same, shown meanwhile
 
 Processes as on a rig: a roscore, one node a camera (50 Hz, free running, images made beforehand), one for the
 arms' joint states (four at 100 Hz), and the recorder: `RosEnv`, a leader-arms policy and `EpisodeWriter` in the real
@@ -41,6 +42,7 @@ from aloha_kit.config import ArmConfig, CameraConfig, RigConfig, TaskConfig
 from aloha_kit.core import StreamError
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.loop import run_episode
+from aloha_kit.media.live_view import live_view, ViewAddress
 from aloha_kit.ros.images import encode, to_compressed, to_image
 from aloha_kit.ros.ros_env import RosEnv
 
@@ -150,10 +152,12 @@ def recorder(way: str, options: argparse.Namespace, folder: str, news: Any) -> N
     env = RosEnv(TaskConfig("bench", "", rig="bench", episode_len=steps, cameras=NAMES), rig, leaders=True)
     writer = EpisodeWriter(Path(folder), contract=env.contract, task="bench", rig="bench", sim=False)
     probe = Probe(env, news)
+    viewed = ViewAddress.parse(options.view)
     assert env.leaders is not None
     ended = ""
     try:
-        run_episode(env, env.leaders, [probe, writer])
+        with live_view(viewed, env, "bench") as views:
+            run_episode(env, env.leaders, [probe, writer, *views])
     except StreamError as error:  # a machine too busy to run the cameras: what was recorded is kept
         ended = ", then a StreamError"
         print(f"{way}: {error}")
@@ -178,6 +182,7 @@ def recorder(way: str, options: argparse.Namespace, folder: str, news: Any) -> N
                 "frames repeated": f"{repeated:.1%}",
                 "steps that waited for the writer": f"{writer.stalls}",
                 "recorder's memory, peak over start, MB": f"{probe.megabytes:.0f}",
+                "live view: steps shown, dropped": ", ".join(f"{v.shown}, {v.dropped}" for v in views) or "–",
                 "file MB": f"{writer.path.stat().st_size / 1e6:.0f}",
             },
         )
@@ -265,6 +270,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
     parser.add_argument("--folder", default=None, help="where to write (the temporary folder by default)")
+    parser.add_argument("--view", help="live images too: HOST:PORT where `rerun` runs, or NAME.rrd")
     parser.add_argument("--nice", type=int, default=0, help="below 0: go before other work on the machine (as root)")
     options = parser.parse_args()
     os.nice(options.nice)  # the processes started from here inherit it

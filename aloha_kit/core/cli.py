@@ -117,6 +117,14 @@ def parse(
         raise UsageError(f"{str(error).rstrip('.')}; see `{program} --help`") from None
 
 
+def with_value(argv: Sequence[str] | None, flag: str, value: str) -> list[str]:
+    """The words of a command line, with `value` after a `flag` that was given without one."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    pairs = itertools.zip_longest(words, words[1:], fillvalue="--")
+    bare = {flag: (flag, value)}
+    return [each for word, after in pairs for each in (bare.get(word, (word,)) if after[:2] == "--" else (word,))]
+
+
 def _require_known(given: Sequence[str], known: Sequence[Flag]) -> None:
     """Raise `UsageError` for the first word that looks like a flag and is none."""
     accepted = {name: flag.name for flag in known for name in flag.accepted}

@@ -31,6 +31,7 @@ from aloha_kit.deploy.source import execution, executor, Source
 from aloha_kit.deploy.video_camera import view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
 from aloha_kit.loop.capabilities import LiveRobot, require, StartPoses
+from aloha_kit.media.live_view import live_view, ViewAddress
 
 
 def run(args: DeployArgs | ServeArgs) -> None:
@@ -63,6 +64,7 @@ def deploy(args: DeployArgs) -> list[Rollout]:
         raise ConfigError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person puts in place")
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
+    address = ViewAddress.parse(args.view)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
         source, output = _source(args, task, rig)
@@ -93,8 +95,19 @@ def deploy(args: DeployArgs) -> list[Rollout]:
         guard, operator = (
             _attended(stack, env, acting, args.release) if live else (SafetyGuard(acting, env.limits), None)
         )
+        views = stack.enter_context(live_view(address, env, task.name))
         runner = Runner(
-            task, env.contract, guard, policy, latency, output, seen_by_people, source.name, operator, args.judge_s
+            task,
+            env.contract,
+            guard,
+            policy,
+            latency,
+            output,
+            seen_by_people,
+            source.name,
+            operator,
+            args.judge_s,
+            views,
         )
         about = _about(args, source, task, env, inference)
         report = stack.enter_context(Report(output, about, guard, latency, policy))

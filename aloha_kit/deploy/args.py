@@ -112,6 +112,9 @@ class DeployArgs(CommandArgs):
     """Quality of JPEGs for the policy server, made of images that came raw; by default they travel raw."""
     judge_s: float = 60.0
     """How long to wait for the operator's verdict on a rollout where nothing measures success; 0 does not ask."""
+    view: Annotated[str | None, arg(metavar="[HOST:PORT]")] = None
+    """Show cameras, joints, limits and skew while it runs: on this screen, or at HOST:PORT where `rerun` runs; NAME.rrd
+    writes them into files."""
     release: bool = False
     """Let the arms' torque go at the end, once they are parked."""
 
@@ -195,5 +198,6 @@ def parse(argv: Sequence[str] | None = None) -> DeployArgs | ServeArgs:
     """Turn flags into values: those of `run`, where no subcommand is given, or of `serve`; raises `UsageError`."""
     # read when torch loads: between its operations threads must sleep, for cameras and control loop need the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    command = cli.parse(Command, "deploy", argv, usual="run", config=(OmitSubcommandPrefixes,))
+    words = cli.with_value(argv, "--view", "screen")
+    command = cli.parse(Command, "deploy", words, usual="run", config=(OmitSubcommandPrefixes,))
     return cast(DeployArgs | ServeArgs, command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class Runner:
     policy: str
     operator: Operator | None = None
     judge_s: float = 60.0
+    watching: Sequence[Observer] = ()  # of every rollout, besides its own
 
     def run(self, env: Environment, seed: int, *, film: bool) -> Rollout:
         """One episode, kept in `output`, filmed beside it if asked for.
@@ -64,7 +66,8 @@ class Runner:
             judge=env.succeeded,
         )
         log = StepLog(steps_path(writer.path), self.latency, self.guard, self.executor)
-        observers: list[Observer] = [self.latency, *(_Narrowed(each, self.contract) for each in (log, writer))]
+        narrowed = (_Narrowed(each, self.contract) for each in (log, writer))
+        observers: list[Observer] = [*self.watching, self.latency, *narrowed]
         video = writer.path.with_suffix(".mp4") if film else None
         if video is not None:
             observers.append(

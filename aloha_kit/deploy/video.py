@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from aloha_kit.core import Action, Observation
 from aloha_kit.loop import Outcome
-from aloha_kit.media import caption, fit, Mp4Writer
-from aloha_kit.media.frames import BACKGROUND, BAD, FAINT, GOOD, tag
+from aloha_kit.media.frames import BACKGROUND, BAD, caption, FAINT, fit, GOOD, tag
+from aloha_kit.media.video import Mp4Writer
 
 Image = npt.NDArray[np.uint8]
 

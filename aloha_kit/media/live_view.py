@@ -16,6 +16,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 import dm_env
 import numpy as np
 
-from aloha_kit.core import Action, ConfigError, Contract, Observation, Outcome
+from aloha_kit.core import Action, ConfigError, Contract, Environment, Observation, Outcome
 from aloha_kit.core.limits import SafetyLimits
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +34,9 @@ SLOTS = 2
 RATE_HZ = 15.0
 """Steps a second that are shown at most."""
 MESSAGE_BYTES = 1 << 16
-CLOSE_S = 3.0
+READY_S = 20.0
+"""How long a view waits for its process, before the first episode."""
+CLOSE_S = 10.0
 """How long closing waits for what is under way to the viewer."""
 
 
@@ -46,13 +49,15 @@ class ViewAddress:
     file: Path | None = None
 
     @classmethod
-    def parse(cls, text: str) -> ViewAddress:
+    def parse(cls, text: str | None) -> ViewAddress | None:
         """The value of `--view`: screen, HOST:PORT, or a file whose name ends in .rrd, to which the episode's number is
-        added.
+        added; None where there is none.
 
         Raises:
             ConfigError: it is something else, or there is no screen for a viewer.
         """
+        if text is None:
+            return None
         if text.endswith(".rrd"):
             return cls(file=Path(text))
         if text != SCREEN:
@@ -65,6 +70,18 @@ class ViewAddress:
                 "--view has no screen here (DISPLAY is not set): give HOST:PORT of a machine where `rerun` runs"
             )
         return cls()
+
+
+@contextlib.contextmanager
+def live_view(address: ViewAddress | None, env: Environment, title: str) -> Iterator[list[LiveView]]:
+    """Observers that show an environment's episodes: one, or none without an address."""
+    if address is None:
+        yield []
+        return
+    with contextlib.closing(LiveView(env.contract, address, limits=env.limits, title=title)) as view:
+        yield [view]
+        if view.dropped:
+            LOG.info("live view: %d steps shown, %d dropped", view.shown, view.dropped)
 
 
 class LiveView:
@@ -121,7 +138,6 @@ class LiveView:
                 start_new_session=True,  # Ctrl-C is the loop's
             )
         os.close(memory)
-        self._socket.setblocking(False)
         about = {
             "host": address.host,
             "port": address.port,
@@ -132,7 +148,11 @@ class LiveView:
             "actions": contract.action_names,
             "limits": None if limits is None else (limits.lower, limits.upper),
         }
-        self._send(about)
+        self._socket.send(pickle.dumps(about))
+        self._socket.settimeout(READY_S)
+        with contextlib.suppress(OSError):  # one that is late shows later steps, one that failed is reported then
+            self._socket.recv(MESSAGE_BYTES)
+        self._socket.setblocking(False)
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
         """The first observation of the next episode."""
@@ -150,7 +170,7 @@ class LiveView:
         self._send({"episode": self._episode, "end": outcome.reason})
 
     def close(self) -> None:
-        """End the process; what is under way to the viewer has 3 s."""
+        """End the process; what is under way to the viewer has 10 s."""
         self._socket.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(CLOSE_S)

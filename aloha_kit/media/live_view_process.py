@@ -173,6 +173,7 @@ def main() -> None:
             message = pickle.loads(data)
             if feed is None:
                 feed = Feed(message, link)
+                link.send(b"ready")
                 continue
             try:
                 feed.show(message, memory)

@@ -35,6 +35,9 @@ class SessionArgs:
     """Sounds: the terminal's bell, or speech through spd-say or espeak-ng."""
     timeout_s: Annotated[float, tyro.conf.arg(aliases=["--patience"])] = 0.0
     """Seconds after which a fault that is not fixed ends the session; 0 waits for the operator."""
+    view: Annotated[str | None, tyro.conf.arg(metavar="[HOST:PORT]")] = None
+    """Show cameras, joints, limits and skew while it runs: on this screen, or at HOST:PORT where `rerun` runs; NAME.rrd
+    writes them into files."""
     plain: bool = False
     """Plain lines instead of a status line, also on a terminal."""
 
@@ -118,7 +121,7 @@ class RecordArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> RecordArgs:
     """Turn flags into values; raises `UsageError`."""
-    return cast(RecordArgs, cli.parse(RecordArgs, "record", argv))
+    return cast(RecordArgs, cli.parse(RecordArgs, "record", cli.with_value(argv, "--view", "screen")))
 
 
 def task_of(args: RecordArgs) -> TaskConfig:

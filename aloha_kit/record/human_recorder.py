@@ -11,6 +11,7 @@ from aloha_kit.core.files import make_folder
 from aloha_kit.envs import connect
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.loop.capabilities import require, TeleoperatedRobot
+from aloha_kit.media.live_view import live_view, ViewAddress
 from aloha_kit.record.args import RecordArgs, rig_of, task_of
 from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.gripper_gesture import GESTURE_HELP, GripperGesture
@@ -38,6 +39,7 @@ def record_human(args: RecordArgs) -> SessionResult:
         task, rig, folder, args.num_episodes, args.seed, args.images, args.quality, args.session.auto,
         args.session.countdown,
     )  # fmt: skip
+    view = ViewAddress.parse(args.session.view)
     display, cues = Display(plain=args.session.plain), Cues(args.session.cues)
     gesture = GripperGesture(rig_joints(rig)[0], task.rate_hz) if args.session.gestures else None
     channels: list[Channel] = [gesture] if gesture else []
@@ -48,6 +50,7 @@ def record_human(args: RecordArgs) -> SessionResult:
         stack.callback(env.close)
         require(env, TeleoperatedRobot, f"recording a person on rig '{rig.name}'")
         operator.add(stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE))))
+        session.observers += stack.enter_context(live_view(view, env, task.name))
         keys = keyboard() if args.session.keyboard else None
         if keys:
             operator.add(stack.enter_context(contextlib.closing(keys)))

@@ -16,7 +16,7 @@ import numpy as np
 
 from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, plural, StopEpisode
 from aloha_kit.core.interrupt import signal_of
-from aloha_kit.loop import Outcome, run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop import Observer, Outcome, run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.loop.capabilities import TeleoperatedRobot
 from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
 from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan
@@ -94,6 +94,7 @@ class RecordingSession:
     ) -> None:
         self.plan, self.operator = plan, operator
         self.attempts: list[EpisodeAttempt] = []
+        self.observers: list[Observer] = []  # of every episode, besides the session's own
         self._gesture, self._timeout_s = gesture, timeout_s
         self._elsewhere = 0  # good episodes in the folder that this session did not record
         self._new_seeds: Iterator[int] = itertools.count(plan.seed)
@@ -256,7 +257,7 @@ class RecordingSession:
             env.estop.require_released()
             env.seed(seed)
             self._moved = True
-            run_episode(env, _Attended(guard, self), [attempt, monitor, line])
+            run_episode(env, _Attended(guard, self), [attempt, monitor, line, *self.observers])
         except StopEpisode:  # in the start sequence, so nothing was recorded
             pass
         except AlohaKitError as error:

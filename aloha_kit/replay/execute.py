@@ -17,7 +17,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError, Environment
 from aloha_kit.core.contract import ACTION, STATE
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
-from aloha_kit.media import joint_traces
+from aloha_kit.media.plots import joint_traces
 from aloha_kit.replay.recording import Recording
 
 Array = npt.NDArray[np.float32]

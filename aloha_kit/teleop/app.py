@@ -19,6 +19,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError
 from aloha_kit.loop import Outcome, run_episode, sigterm_interrupts
 from aloha_kit.loop.capabilities import ParkableRobot, require, TeleoperatedRobot
+from aloha_kit.media.live_view import live_view, ViewAddress
 from aloha_kit.teleop.args import TeleopArgs
 
 LOG = logging.getLogger(__name__)
@@ -44,8 +45,9 @@ def run(args: TeleopArgs) -> None:
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not rig.has_drivers:
         raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: it has no arms to move")
-    # no images and sensors are needed
-    task, rig = replace(task, cameras=(), episode_len=UNLIMITED), replace(rig, sensors={})
+    # images are needed for a view only, sensors are not
+    cameras = () if args.view is None or args.park else task.cameras
+    task, rig = replace(task, cameras=cameras, episode_len=UNLIMITED), replace(rig, sensors={})
     with sigterm_interrupts():
         if args.park:
             _park(args, task, rig)
@@ -57,12 +59,15 @@ def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
     if rig.teleop == "hardware":
         raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
 
+    view = ViewAddress.parse(args.view)  # what cannot be is told before a node starts
+
     def start_sequence(env: TeleoperatedRobot) -> None:
         env.run_start_sequence(status=_log_status, poll=_enter_pressed, countdown_s=args.countdown_s)
 
     with _connected(task, rig, TeleoperatedRobot, leaders=True, start_sequence=start_sequence) as env:
         try:
-            run_episode(env, env.guard(env.leaders), [_Progress(env)])
+            with live_view(view, env, task.name) as views:
+                run_episode(env, env.guard(env.leaders), [_Progress(env), *views])
         finally:
             env.lock_leaders()  # the operator may let go of them
             print(f"nothing is sent to the followers any more; {env.torque_report()}", flush=True)

@@ -31,6 +31,9 @@ class TeleopArgs(CommandArgs):
     """Move the followers slowly to their rest pose."""
     park_s: float = 4.0
     """Seconds of each of the two moves to it."""
+    view: Annotated[str | None, arg(metavar="[HOST:PORT]")] = None
+    """Show cameras, joints, limits and skew while it runs: on this screen, or at HOST:PORT where `rerun` runs; NAME.rrd
+    writes them into files."""
     release: bool = False
     """With --park: switch the torque off once they have arrived."""
 
@@ -46,4 +49,4 @@ class TeleopArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> TeleopArgs:
     """Turn flags into values; raises `UsageError`."""
-    return cast(TeleopArgs, cli.parse(TeleopArgs, "teleop", argv))
+    return cast(TeleopArgs, cli.parse(TeleopArgs, "teleop", cli.with_value(argv, "--view", "screen")))

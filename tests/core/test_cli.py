@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from aloha_kit.core.cli import with_value
 from aloha_kit.startup import command
 
 PACKAGE = Path(__file__).parents[2] / "aloha_kit"
@@ -232,3 +233,17 @@ def test_ctrl_c_while_a_command_imports_ends_it_without_a_traceback(command: str
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=20)[1] == ""
     assert process.returncode == -signal.SIGINT  # 130 in a shell
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--view"], ["--view", "screen"]),
+        (["--view", "--seed", "1"], ["--view", "screen", "--seed", "1"]),
+        (["--view", "robot:9876", "--seed", "1"], ["--view", "robot:9876", "--seed", "1"]),
+        (["--seed", "1"], ["--seed", "1"]),
+        ([], []),
+    ],
+)
+def test_a_flag_whose_value_may_be_left_out(given: list[str], meant: list[str]) -> None:
+    assert with_value(given, "--view", "screen") == meant

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,26 @@ def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: P
     assert "success, held to the end   0/2 = 0.0%   95 % interval 0.0% to 65.8%" in text
     assert "preprocessing" in text
     assert "Safety guard: " in text
+
+
+def test_a_live_view_gets_the_rollout(trained: Path, tmp_path: Path) -> None:
+    deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", 0, "--output", tmp_path / "out",
+           "--view", tmp_path / "live.rrd")  # fmt: skip
+    assert len(list_episodes(tmp_path / "out")) == 1
+    command = [sys.executable, "-m", "rerun", "rrd", "print", "-vv", str(tmp_path / "live_1.rrd")]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    for entity in ("/cameras/top", "/arms/left/waist/qpos", "/arms/left/waist/upper_limit", "/episode"):
+        assert entity in text, entity
+
+
+def test_a_view_without_a_screen_is_refused_before_anything_runs(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    text = fail("--ckpt", trained, *TASK, "--output", tmp_path / "out", "--view")
+    assert text.startswith("error: --view has no screen here")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_episode_holds_what_a_chunk_executor_and_the_guard_make_of_the_network(

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import joint_names
-from aloha_kit.media import caption, fit, joint_traces, Mp4Writer, row, Strip, timing
-from aloha_kit.media.frames import INK, tag
+from aloha_kit.media.frames import caption, fit, INK, row, tag
+from aloha_kit.media.plots import joint_traces, Strip, timing
+from aloha_kit.media.video import Mp4Writer
 
 
 def decode(path: Path) -> Any:

@@ -19,7 +19,7 @@ import pytest
 from aloha_kit.core import ContractError, EpisodeError, joint_names
 from aloha_kit.episode import Episode
 from aloha_kit.formats import open_source
-from aloha_kit.media import sensor_traces
+from aloha_kit.media.plots import sensor_traces
 from aloha_kit.replay.__main__ import main
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
