@@ -38,7 +38,7 @@ APPLICATIONS = {
     "replay": {"storage", "episode", "loop", "media", "envs", "formats"},
     "diagnose": {"storage", "episode", "media", "formats", "data", "policies"},
     "doctor": {"ros"},
-    "teleop": {"loop", "envs"},
+    "teleop": {"loop", "media", "envs"},
     "reproduce": {"storage", "loop"},
     "report": {"storage"},
 }
