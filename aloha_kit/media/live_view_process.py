@@ -168,6 +168,7 @@ def main() -> None:
     os.nice(10)  # the loop comes first
     number, memory_file, size = map(int, sys.argv[1:])
     with socket.socket(fileno=number) as link, mmap.mmap(memory_file, size) as memory:
+        link.setblocking(True)  # rospy's default timeout makes every new socket non-blocking
         feed: Feed | None = None
         while data := link.recv(1 << 16):
             message = pickle.loads(data)

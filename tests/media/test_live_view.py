@@ -105,6 +105,15 @@ def test_a_viewer_elsewhere_gets_cameras_joints_limits_and_skew(tmp_path: Path) 
     assert len(recordings) == 2, "one recording an episode"
 
 
+@pytest.fixture
+def rospy_timeout() -> Iterator[None]:
+    """rospy sets a timeout for every socket of its process."""
+    socket.setdefaulttimeout(60)
+    yield
+    socket.setdefaulttimeout(None)
+
+
+@pytest.mark.usefixtures("rospy_timeout")
 def test_a_recorded_view_holds_the_values_of_the_steps_shown(tmp_path: Path) -> None:
     view = LiveView(CONTRACT, ViewAddress.parse(str(tmp_path / "live.rrd")), limits=LIMITS, rate_hz=1000)
     view.on_reset(timestep(0))
