@@ -290,15 +290,13 @@ class SimEnv(Environment):
     def observation_spec(self) -> dict[str, Any]:
         """Specs nested like the observation; `stamps` of a reset lacks `command`."""
         stamps = ["qpos", "deadline", *(f"images/{name}" for name in self._cameras)]
+        vectors = [feature for feature in self._contract.inputs if len(feature.shape) == 1]
         return {
-            "qpos": _vector(len(self._contract.state_names), "qpos"),
-            "qvel": _vector(len(self._contract.state_names), "qvel"),
-            "effort": _vector(len(self._contract.state_names), "effort"),
+            **{feature.name: specs.Array(feature.shape, np.float32, feature.name) for feature in vectors},
             "images": {
                 name: specs.BoundedArray((h, w, 3), np.uint8, 0, 255, f"images/{name}")
                 for name, (h, w) in self._cameras.items()
             },
-            "environment_state": _vector(len(self._contract.environment_state_names), "environment_state"),
             "stamps": {name: specs.Array((), np.int64, f"stamps/{name}") for name in stamps},
         }
 
@@ -356,10 +354,6 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
         script=task.script,
         clock=WallClock() if realtime else VirtualClock(),
     )
-
-
-def _vector(size: int, name: str) -> specs.Array:
-    return specs.Array((size,), np.float32, name)
 
 
 class _Index:
