@@ -7,6 +7,7 @@ process is killed or stopped (SIGKILL, SIGSTOP, Ctrl-Z), hangs, or can no longer
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -106,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = tyro.cli(Args, prog="base_watchdog_node", args=arguments, use_underscores=True)
         rig = load(RigConfig, "rigs", args.rig or load(TaskConfig, "tasks", args.task).rig)
         if rig.base is None:
-            print(f"rig '{rig.name}' has no mobile base to watch")
+            logging.getLogger(__name__).info("rig '%s' has no mobile base to watch", rig.name)
             return
         node.require_master()
         rospy.init_node("base_watchdog", anonymous=True, disable_signals=True, disable_rostime=True)

@@ -244,7 +244,7 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
     from aloha_kit.config.policies import load_policy
     from aloha_kit.policies.build import build
     from aloha_kit.policies.reference_export import save_reference
-    from tests.deploy.conftest import statistics
+    from tests.tiny import statistics
 
     torch.manual_seed(0)
     config = load_policy("act_reference", chunk_size=4, hidden_dim=32, dim_feedforward=32, enc_layers=1)

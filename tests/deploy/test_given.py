@@ -23,7 +23,8 @@ from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.policies.reference_export import save_reference
 from aloha_kit.remote import PolicyServer, Served
 from tests.commands import failure
-from tests.deploy.conftest import CONTRACT, save_checkpoint, statistics
+from tests.deploy.conftest import CONTRACT, save_checkpoint
+from tests.tiny import statistics
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", 6)
 DEPLOY = (*TASK, "--video", 0)

@@ -24,7 +24,8 @@ from aloha_kit.formats import open_source
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.sim import SimEnv
-from tests.deploy.conftest import CONFIG, CONTRACT, statistics
+from tests.deploy.conftest import CONFIG, CONTRACT
+from tests.tiny import statistics
 
 STEPS = 60
 CHUNK = 20

@@ -21,15 +21,12 @@ from aloha_kit.core import ConfigError
 from aloha_kit.envs import connect
 from aloha_kit.testing.environments import check_environment
 from tests.envs.point_world import PointEnv
+from tests.tiny import write_policy
 
 RIG = "name: point\nkind: point_world:PointEnv\ncameras:\n  top: {height: 24, width: 32}\n"
 TASK = (
     "name: reach\ninstruction: Bring the white point to the red goal.\nrig: point.yaml\n"
     "episode_len: 60\nrate_hz: 20\ncameras: [top]\ndataset_dir: data\n"
-)
-POLICY = (
-    "kind: act\nchunk_size: 5\nhidden_dim: 16\ndim_feedforward: 32\nnheads: 2\nenc_layers: 1\nlatent_dim: 4\n"
-    "backbone_layers: 1\nbackbone_width: 16\nbackbone_norm: group\npretrained_backbone: false\n"
 )
 
 
@@ -38,8 +35,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: the environment, its rig, a task and a policy."""
     folder = tmp_path_factory.mktemp("own")
     shutil.copy(Path(__file__).with_name("point_world.py"), folder)
-    for name, text in (("point", RIG), ("reach", TASK), ("small", POLICY)):
+    for name, text in (("point", RIG), ("reach", TASK)):
         (folder / f"{name}.yaml").write_text(text)
+    write_policy(folder / "small.yaml", chunk_size=5)
     return folder
 
 

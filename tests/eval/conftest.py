@@ -1,38 +1,25 @@
-"""A network too small to be any good, with the statistics of arms that hover at the start pose."""
+"""A run whose policy is a tiny network."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-import torch._dynamo  # before any OpenGL context: the tests deploy in this process
+import torch._dynamo  # noqa: F401 - before any OpenGL context: the tests deploy in this process
 
-from aloha_kit.core import Contract, joint_names, START_ARM_POSE
-from aloha_kit.data.stats import Statistics
-from aloha_kit.policies import checkpoint
-from aloha_kit.policies.build import build
+from aloha_kit.core import Contract
 from aloha_kit.policies.network import ChunkNetwork
-from tests.train.tiny import ACT
+from tests import tiny
 
-CONTRACT = Contract(joint_names(), joint_names(), {"top": (32, 48)}, rate_hz=50.0)
-
-
-def statistics() -> Statistics:
-    start = np.tile([*START_ARM_POSE, 0.5], 2)
-    rows = start + np.random.default_rng(0).normal(0, 0.05, (200, 14))
-    return Statistics.of(qpos=rows, action=rows)
+CONTRACT = tiny.contract()
 
 
 def network(contract: Contract = CONTRACT) -> ChunkNetwork:
-    torch.manual_seed(0)
-    return build(ACT, contract, statistics()).eval()
+    return tiny.network(contract).eval()
 
 
 def save_checkpoint(folder: Path, contract: Contract = CONTRACT, task: str = "sim_transfer_cube") -> Path:
-    checkpoint.save(folder, network(contract), ACT, statistics(), contract, {"task": task})
-    return folder
+    return tiny.save_checkpoint(folder, contract, task=task)
 
 
 @pytest.fixture

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 
-from aloha_kit.config import to_mapping
 from aloha_kit.core import ConfigError, Contract, EpisodeError, joint_names
 from aloha_kit.core.source import EpisodeData, EpisodeSource, Image, RecordedEpisode
 from aloha_kit.data.frames import DirectFrames
@@ -26,7 +24,7 @@ from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.testing.sources import check_source
 from aloha_kit.train.__main__ import main as train
 from tests.synthetic import make, Synthetic, write, write_dataset
-from tests.train.tiny import ACT
+from tests.tiny import write_policy
 
 SIZE = (24, 32)
 OWN = f"{__name__}:MemorySource"
@@ -116,7 +114,7 @@ def test_own_episodes_train_and_their_images_are_cached(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"kind": "act", **to_mapping(ACT)}))
+    write_policy(tmp_path / "tiny.yaml")
     flags = ["--policy", "tiny.yaml", "--format", OWN, "--dataset_dir", "parts", "--batch_size", "8"]
     flags += ["--num_steps", "6", "--val_every", "3", "--threads", "1", "--device", "cpu"]
     train([*flags, "--ckpt_dir", "run"])

@@ -28,7 +28,7 @@ from aloha_kit.remote import PolicyServer, RemotePolicy, Served
 from aloha_kit.train.preflight import thumbnails
 from tests.policies.test_networks import act, cnnmlp
 from tests.storage.recording import record, Rig
-from tests.train.tiny import job, trainer, TRAINING
+from tests.train.job import job, trainer, TRAINING
 
 STEPS = 3
 RIG = Rig(sizes={"top": (24, 32)}, wrench=True)

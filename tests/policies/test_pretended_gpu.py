@@ -13,8 +13,9 @@ from aloha_kit.config.policies import load_policy
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.build import build
 from aloha_kit.policies.network import ChunkNetwork
-from tests.deploy.conftest import CONTRACT, statistics
+from tests.deploy.conftest import CONTRACT
 from tests.pretended_gpu import Crossings, GPU, moved
+from tests.tiny import statistics
 
 SIZE = (480, 640)
 

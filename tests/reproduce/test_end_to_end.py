@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aloha_kit.config.policies import ActConfig
 from aloha_kit.reproduce.__main__ import main
 from aloha_kit.reproduce.result import read
+from tests.tiny import ACT
 
 TINY = {
     "device": "cpu",
@@ -20,9 +23,8 @@ TINY = {
     "record": {"num_episodes": 2, "image_size": [16, 24]},
     "train": {
         "policy": "act", "num_steps": 400, "batch_size": 2, "val_every": 20, "val_batches": 1, "val_fraction": 0.5,
-        "chunk_size": 100, "hidden_dim": 16, "dim_feedforward": 32, "nheads": 2, "enc_layers": 1, "latent_dim": 4,
-        "backbone_layers": 1, "backbone_width": 16, "backbone_norm": "group", "pretrained_backbone": False,
-        "augment": False, "threads": 1,
+        **{name: value for name, value in dataclasses.asdict(ACT).items() if value != getattr(ActConfig(), name)},
+        "chunk_size": 100, "augment": False, "threads": 1,
     },
     "tasks": {"transfer_cube": {"train": {"lr": 1.0e-3}}},
 }  # fmt: skip

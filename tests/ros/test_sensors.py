@@ -37,7 +37,7 @@ from tests.loop.fake_rig import Constant
 from tests.policies.test_networks import cnnmlp
 from tests.ros.fake_drivers import FakePiper
 from tests.ros.master import ROOT, Ros
-from tests.train.tiny import job, trainer, TRAINING
+from tests.train.job import job, trainer, TRAINING
 
 ARM = ArmConfig(driver="joint_state", model="piper", state_topic="/puppet/joint_left", command_topic="/master/joint")
 SENSORS = {

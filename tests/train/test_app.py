@@ -12,24 +12,22 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from aloha_kit.config import to_mapping
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CHECKSUMS
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.training import stop_requests
 from tests.synthetic import make, Synthetic, write, write_dataset
-from tests.train.tiny import ACT
+from tests.tiny import CNNMLP, write_policy
 
 
 @pytest.fixture
 def flags(tmp_path: Path) -> list[str]:
     """Flags of a run of a few steps; the data is in tmp_path/data, the run in tmp_path/run."""
     write_dataset(tmp_path / "data", lengths=(30, 41, 25), cameras={"top": (24, 32)})
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump({"kind": "act", **to_mapping(ACT)}))
+    write_policy(tmp_path / "tiny.yaml")
     given = {
         "policy": tmp_path / "tiny.yaml",
         "dataset_dir": tmp_path / "data",
@@ -139,10 +137,7 @@ def test_cache_or_none_trains_the_same(tmp_path: Path, flags: list[str]) -> None
 
 
 def test_cnnmlp_trains(tmp_path: Path, flags: list[str]) -> None:
-    (tmp_path / "plain.yaml").write_text(
-        "kind: cnnmlp\nhidden_dim: 16\nkeypoints: 4\nbackbone_layers: 1\nbackbone_width: 16\n"
-        "backbone_norm: group\npretrained_backbone: false\n"
-    )
+    write_policy(tmp_path / "plain.yaml", CNNMLP, chunk_size=1)
     main([*flags, "--policy", str(tmp_path / "plain.yaml"), "--num_steps", "4"])
     assert checkpoint.load(tmp_path / "run" / "checkpoints" / "last").chunk_size == 1
     rows = read_metrics(tmp_path / "run" / "metrics.csv")

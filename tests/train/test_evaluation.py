@@ -20,7 +20,8 @@ from aloha_kit.train.evaluation import SimEvaluator
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
 from aloha_kit.train.training import choose_device  # imports torch._dynamo before there is a GL context
-from tests.train.tiny import ACT, TRAINING
+from tests.tiny import ACT
+from tests.train.job import TRAINING
 
 
 def policy(rate_hz: float = 50.0) -> ChunkNetwork:

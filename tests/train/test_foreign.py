@@ -15,7 +15,7 @@ from aloha_kit.train.__main__ import main
 from aloha_kit.train.metrics import read_metrics
 from tests.storage.foreign import aloha, mobile_aloha, rdt, robotwin, xpolicylab
 from tests.storage.recording import Rig
-from tests.train.tiny import ACT
+from tests.tiny import ACT
 
 
 def train(folder: Path, name: str, *flags: str) -> list[float]:

@@ -16,7 +16,8 @@ from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.loop import Trainer
 from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
-from tests.train.tiny import ACT, dataset, job, stop_at, trainer, TRAINING
+from tests.tiny import ACT
+from tests.train.job import dataset, job, stop_at, trainer, TRAINING
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import torch
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.policies.build import build
 from aloha_kit.train.optim import AveragedWeights, build_optimiser, lr_factor
-from tests.train.tiny import ACT, dataset
+from tests.tiny import ACT
+from tests.train.job import dataset
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,8 @@ from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
 from aloha_kit.train.preflight import grippers, inspect, PreflightReport
 from tests.synthetic import LAG, Synthetic, write_dataset
-from tests.train.tiny import ACT, job
+from tests.tiny import ACT
+from tests.train.job import job
 
 CAMERAS = {"top": (24, 32), "wrist": (24, 32)}
 

@@ -13,8 +13,9 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.policies.build import build
 from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.step import TrainingStep
-from tests.deploy.conftest import CONTRACT, statistics
+from tests.deploy.conftest import CONTRACT
 from tests.pretended_gpu import Crossings, moved
+from tests.tiny import statistics
 
 
 @pytest.mark.parametrize("augment", [False, True])

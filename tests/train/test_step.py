@@ -10,24 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.config.policies import CnnMlpConfig, PolicyConfig
+from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.train import step
 from aloha_kit.train.loop import Trainer
 from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
-from tests.train.tiny import ACT, dataset, job, stop_at, trainer, TRAINING
+from tests.tiny import ACT, CNNMLP
+from tests.train.job import dataset, job, stop_at, trainer, TRAINING
 
 QUIET = dataclasses.replace(ACT, dropout=0.0)
-CNNMLP = CnnMlpConfig(
-    chunk_size=4,
-    hidden_dim=16,
-    keypoints=4,
-    backbone_layers=1,
-    backbone_width=16,
-    backbone_norm="group",
-    pretrained_backbone=False,
-)
 # the last rows of two episodes (30 and 41 steps) among others: chunks are padded, each by another length
 ROWS = np.array([29, 28, 27, 10, 70, 69, 68, 40])
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from aloha_kit.config.policies import ActConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import EpisodeTable, read_table, split
@@ -20,20 +19,8 @@ from aloha_kit.policies.build import build
 from aloha_kit.train.loop import Trainer, TrainingJob
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
+from tests.tiny import ACT
 
-ACT = ActConfig(
-    chunk_size=6,
-    hidden_dim=16,
-    dim_feedforward=32,
-    nheads=2,
-    enc_layers=1,
-    latent_dim=4,
-    kl_weight=0.1,
-    backbone_layers=1,
-    backbone_width=16,
-    backbone_norm="group",
-    pretrained_backbone=False,
-)
 TRAINING = TrainConfig(
     num_steps=24,
     batch_size=8,
