@@ -22,7 +22,34 @@ if not logging.getLogger().handlers:
     # that the package logs would appear twice
     logging.getLogger().addHandler(logging.NullHandler())
 
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.core import ConfigError, VirtualClock, WallClock
 from aloha_kit.sim.expert import ScriptedExpert
-from aloha_kit.sim.sim_env import connect, SimEnv
+from aloha_kit.sim.sim_env import SimEnv
 
 __all__ = ["ScriptedExpert", "SimEnv", "connect"]
+
+
+def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimEnv:
+    """A `SimEnv` of the task's scene with the rig's cameras; raises as it does.
+
+    Raises:
+        ConfigError: the rig has what this simulation does not have: sensors, a base, arms with drivers of their own.
+    """
+    given = {"sensors": rig.sensors, "base": rig.base, "followers": rig.followers, "leaders": rig.leaders}
+    if unused := [name for name, value in given.items() if value]:
+        raise ConfigError(
+            f"rig '{rig.name}' has kind '{rig.kind}', a simulation in this process, which has no {', '.join(unused)}. "
+            "Remove them from its file; a rig with drivers of its own has kind 'ros' (simulated: sim_rig.launch)"
+        )
+    return SimEnv(
+        task.scene,
+        cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},
+        rate_hz=task.rate_hz,
+        episode_len=task.episode_len,
+        quality=rig.quality,
+        randomise=task.randomise,
+        views={name: camera.view for name, camera in rig.cameras.items() if camera.view},
+        script=task.script,
+        clock=WallClock() if realtime else VirtualClock(),
+    )

@@ -13,7 +13,7 @@ from dm_control.mujoco import Physics
 from dm_control.mujoco.wrapper import MjModel
 from dm_env import specs
 
-from aloha_kit.config import RigConfig, TaskConfig, ViewConfig
+from aloha_kit.config import ViewConfig
 from aloha_kit.core import (
     Action,
     aloha_limits,
@@ -31,7 +31,6 @@ from aloha_kit.core import (
     START_ARM_POSE,
     VirtualClock,
     VX300S,
-    WallClock,
 )
 from aloha_kit.core.contract import joint_sensors
 from aloha_kit.sim import tasks, workcell
@@ -329,31 +328,6 @@ class SimEnv(Environment):
             environment_state=data.qpos[self._index.object_qpos].astype(np.float32),
             stamps=stamps,
         )
-
-
-def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimEnv:
-    """A `SimEnv` of the task's scene with the rig's cameras; raises as it does.
-
-    Raises:
-        ConfigError: the rig has what this simulation does not have: sensors, a base, arms with drivers of their own.
-    """
-    given = {"sensors": rig.sensors, "base": rig.base, "followers": rig.followers, "leaders": rig.leaders}
-    if unused := [name for name, value in given.items() if value]:
-        raise ConfigError(
-            f"rig '{rig.name}' has kind '{rig.kind}', a simulation in this process, which has no {', '.join(unused)}. "
-            "Remove them from its file; a rig with drivers of its own has kind 'ros' (simulated: sim_rig.launch)"
-        )
-    return SimEnv(
-        task.scene,
-        cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},
-        rate_hz=task.rate_hz,
-        episode_len=task.episode_len,
-        quality=rig.quality,
-        randomise=task.randomise,
-        views={name: camera.view for name, camera in rig.cameras.items() if camera.view},
-        script=task.script,
-        clock=WallClock() if realtime else VirtualClock(),
-    )
 
 
 class _Index:
