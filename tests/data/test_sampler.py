@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.data.index import EpisodeTable, read_table
-from aloha_kit.data.sampler import Sampler, spread
+from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.formats import open_source
 from tests.synthetic import write_dataset
 
@@ -63,13 +63,13 @@ def test_nothing_to_sample_is_an_error(table: EpisodeTable) -> None:
 
 
 def test_validation_rows_are_spread_and_always_the_same(table: EpisodeTable) -> None:
-    batches = spread(table, [1, 3], batch_size=4, batches=2)
+    batches = validation_rows(table, [1, 3], batch_size=4, batches=2)
     assert [len(rows) for rows in batches] == [4, 4]
     rows = np.concatenate(batches)
     assert rows[0] == 11
     assert rows[-1] == 41
     assert (np.diff(rows) > 0).all()
     assert set(table.episode_of(rows)) == {1, 3}
-    everything = spread(table, [1, 3], batch_size=4, batches=100)
+    everything = validation_rows(table, [1, 3], batch_size=4, batches=100)
     np.testing.assert_array_equal(np.concatenate(everything), [*range(11, 28), *range(33, 42)])
-    assert spread(table, [], batch_size=4, batches=2) == []
+    assert validation_rows(table, [], batch_size=4, batches=2) == []
