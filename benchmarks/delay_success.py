@@ -2,10 +2,10 @@
 
     python benchmarks/delay_success.py --ckpt RUN [--plot delay.png]
 
-Every cell is `aloha_kit.eval --delay_steps N` from the same starts: chunks switched (`--seam none`), faded (`--seam
-blend`), or averaged (`--temporal_agg`, asked as often as answers come; every 5 steps where they take less, since asking
-at every step costs five times as much here and is no plan for a network that is slow). The schedule is that of
-deployment's asynchronous inference, in virtual time, so that nothing depends on the machine's speed.
+Every cell is `aloha_kit.eval --delay_steps N` from the same starts: chunks switched (`--chunk_boundary none`), faded
+(`--chunk_boundary blend`), or averaged (`--temporal_agg`, inference as often as chunks come; every 5 steps where they
+take less, since inference at every step costs five times as much here and does not suit a network that is slow). The
+schedule is deployment's asynchronous inference in virtual time, so that nothing depends on the machine's speed.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Annotated, Any
 from tyro.conf import arg
 
 WAYS: dict[str, dict[str, Any]] = {
-    "switch": {"seam": "none"},
-    "fade": {"seam": "blend"},
-    "average": {"temporal_agg": True, "horizon": 5},
+    "switch": {"chunk_boundary": "none"},
+    "fade": {"chunk_boundary": "blend"},
+    "average": {"temporal_agg": True, "n_action_steps": 5},
 }
 
 
@@ -66,7 +66,7 @@ def measure(options: Options) -> list[Cell]:
     from aloha_kit.core import ConfigError
     from aloha_kit.eval.args import EvalArgs
     from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator
-    from aloha_kit.eval.report import Evaluated
+    from aloha_kit.eval.report import CheckpointResult
     from aloha_kit.policies.find import find_checkpoint
 
     source = find_checkpoint(options.ckpt)
@@ -84,7 +84,7 @@ def measure(options: Options) -> list[Cell]:
             except ConfigError as error:  # no chunk reaches that far
                 print(f"left out: {error}", file=sys.stderr)
                 continue
-            result = Evaluated(f"{way} at {delay}", candidate.about())
+            result = CheckpointResult(f"{way} at {delay}", candidate.about())
             candidate.evaluate(result, lambda: None)
             cells.append(cell(delay, way, result))
     return cells
@@ -97,8 +97,8 @@ def cell(delay: int, way: str, result: Any) -> Cell:
         delay,
         way,
         result.verdicts(),
-        [rollout.seams["largest"] for rollout in rollouts],
-        [rollout.seams["median_step"] for rollout in rollouts],
+        [rollout.chunk_boundaries["largest"] for rollout in rollouts],
+        [rollout.chunk_boundaries["median_step"] for rollout in rollouts],
         sum(sum(rollout.guard["limited_by"]["speed"].values()) for rollout in rollouts) / len(rollouts),
         sum(rollout.guard["held"] for rollout in rollouts) / len(rollouts),
     )

@@ -56,10 +56,10 @@ def rows() -> list[Row]:
         "normalisation": ("normalisation", ("min_max_11", "min_max_01")),
     }
     executions = {
-        "every 5": ("--horizon", "5"),
-        "every 10": ("--horizon", "10"),
-        "every 25": ("--horizon", "25"),
-        "ensembled, every 5": ("--temporal_agg", "--horizon", "5"),
+        "every 5": ("--n_action_steps", "5"),
+        "every 10": ("--n_action_steps", "10"),
+        "every 25": ("--n_action_steps", "25"),
+        "ensembled, every 5": ("--temporal_agg", "--n_action_steps", "5"),
         "ensembled, every step": ("--temporal_agg",),
     }
     switched = {

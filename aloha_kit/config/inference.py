@@ -1,7 +1,8 @@
-"""How a trained network is asked. Needs no torch: command lines on any machine show it."""
+"""How inference runs: device, engine, precision. Needs no torch: command lines on any machine show it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 EngineKind = Literal["eager", "compile", "openvino"]
@@ -10,3 +11,16 @@ runtime for any CPU."""
 
 Precision = Literal["fp32", "bf16"]
 """What the network multiplies in. Normalisation and its last layer keep fp32."""
+
+
+@dataclass(frozen=True)
+class InferenceSettings:
+    """Where and by what a trained network runs.
+
+    Attributes:
+        device: None is cuda where there is one, else cpu.
+    """
+
+    device: str | None = None
+    engine: EngineKind = "eager"
+    precision: Precision = "fp32"

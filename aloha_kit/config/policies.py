@@ -44,7 +44,7 @@ class PolicyConfig:
     std_floor: float = 1e-2
     """No dimension is divided by less than this, so noise on a joint that never moves stays noise."""
     use_images: bool = True
-    """Read the cameras. Off, the policy sees joints alone (and object poses, if asked for)."""
+    """Read the cameras. Off, the policy reads joints alone (and object poses, on request)."""
     use_environment_state: bool = False
     """Read the true object poses as well; simulation only, for debugging and quick baselines."""
     sensors: tuple[str, ...] = ()
@@ -180,7 +180,7 @@ class CnnMlpConfig(PolicyConfig):
     network: ClassVar[str] = "aloha_kit.policies.cnnmlp:CnnMlpNetwork"
 
     chunk_size: int = 1
-    """Actions predicted at once; the reference predicts one and asks again at every step."""
+    """Actions predicted at once; the reference predicts one, with an inference at every step."""
     features: Literal["spatial_softmax", "convolutions"] = "spatial_softmax"
     """Expected place of each feature (Levine et al., 2016), or the reference's convolutions (map of 13x13 or more)."""
     keypoints: int = 32

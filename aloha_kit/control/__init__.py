@@ -1,5 +1,5 @@
 """From chunks of actions to single actions, in the control loop or beside it. Needs numpy alone.
 
-Import what you need from its module: `execution` plays chunks or averages them, `seam` decides when the next one is due
-and how it takes over, `asynchronous` runs that in real time in a thread, `delayed` in virtual time.
+Import from the modules: `execution` executes chunks or averages them, `chunk_boundary` decides when the next one is due
+and how it takes over, `async_inference` runs that in real time in a thread, `simulated_latency` in virtual time.
 """

@@ -1,4 +1,4 @@
-"""Chunks asked for beside the control loop, so that a slow network never stalls the arms.
+"""Asynchronous inference: chunks are predicted beside the control loop, so that a slow network never stalls the arms.
 
 numpy alone, like `execution`: the network may be in this process or on another machine.
 """
@@ -24,29 +24,30 @@ LOST = (ConnectionError, TimeoutError)
 
 
 @dataclass(frozen=True)
-class _Query:
+class _Inference:
     episode: int
     step: int  # the one that the observation is of
     observation: Observation
-    fresh: bool  # nothing has been answered in this episode, so the source forgets the one before
-    asked_ns: int
+    fresh: bool  # no chunk has come in this episode, so the source is reset first
+    started_ns: int
 
 
 class AsyncInferencePolicy:
-    """A policy that plays chunks which one background thread asks for.
+    """A policy that executes chunks which one background thread predicts.
 
-    What chunks come to is `ChunkSchedule`'s. Where no chunk covers the present step, the policy asks to hold still
-    (`HoldStill`) and counts it. After a lost connection or a time-out (`ConnectionError`, `TimeoutError`)
-    it asks again with the newest observation; any other error of the source ends the episode.
+    `ChunkSchedule` makes actions of the chunks. Where no chunk covers the present step, the arms hold still
+    (`HoldStill`), and it is counted. After a lost connection or a time-out (`ConnectionError`, `TimeoutError`)
+    inference starts again with the newest observation; any other error of the source ends the episode.
 
     Args:
-        source: asked, and reset, in the background thread only.
+        source: called, and reset, in the background thread only.
         rate_hz: the control rate.
-        coefficient, every, fade: see `ChunkSchedule`; an answer is taken to need as long as the slowest of the last.
+        ensemble_weight, inference_interval, fade: see `ChunkSchedule`; an inference is expected to take as long as the
+            slowest of the last ten.
         budget_s: the longest that a step waits for a chunk, where none covers it.
         first_s: the longest that the first step of an episode waits.
         hold_s: the longest to hold still in a row before the episode is ended.
-        now_ns: the stopwatch that queries are timed with.
+        now_ns: the clock that inferences are timed with.
 
     Raises:
         ConfigError: a setting that makes no sense.
@@ -57,24 +58,24 @@ class AsyncInferencePolicy:
         source: ChunkSource,
         rate_hz: float,
         *,
-        coefficient: float | None = None,
-        every: int | None = None,
+        ensemble_weight: float | None = None,
+        inference_interval: int | None = None,
         fade: int = 0,
         budget_s: float = 0.0,
         first_s: float = 30.0,
         hold_s: float = 2.0,
         now_ns: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
-        if every is not None and every < 1:
-            raise ConfigError(f"every must be at least 1 step, given {every}")
+        if inference_interval is not None and inference_interval < 1:
+            raise ConfigError(f"inference_interval must be at least 1 step, given {inference_interval}")
         if min(budget_s, first_s, hold_s) < 0:
             raise ConfigError(f"times must not be negative, given budget {budget_s}, first {first_s}, hold {hold_s} s")
         self._source, self._rate = source, rate_hz
-        self._coefficient, self._every, self._fade = coefficient, every, fade
+        self._ensemble_weight, self._interval, self._fade = ensemble_weight, inference_interval, fade
         self._budget_s, self._first_s, self._now = budget_s, first_s, now_ns
         self._hold_s, self._hold_steps = hold_s, math.ceil(hold_s * rate_hz)
         self._turn = threading.Condition()  # guards everything below
-        self._asked: _Query | None = None
+        self._running: _Inference | None = None
         self._took: deque[int] = deque(maxlen=10)  # ns
         self._counts: Counter[str] = Counter()
         self._held: Counter[str] = Counter()
@@ -87,20 +88,22 @@ class AsyncInferencePolicy:
 
     def _start_episode(self) -> None:
         self._episode += 1
-        self._timeline = ChunkSchedule(coefficient=self._coefficient, every=self._every, fade=self._fade)
+        self._schedule = ChunkSchedule(
+            ensemble_weight=self._ensemble_weight, inference_interval=self._interval, fade=self._fade
+        )
         self._step = 0  # the one that is waited for, or the next one
         self._fresh = True
         self._holding = 0
-        self._failure: tuple[_Query, BaseException] | None = None
+        self._failure: tuple[_Inference, BaseException] | None = None
         self._why = ON_TIME
 
     @property
-    def playing(self) -> ChunkProvenance | None:
+    def provenance(self) -> ChunkProvenance | None:
         """Where the last action came from; None before the first, and while it holds."""
-        return self._timeline.playing
+        return self._schedule.provenance
 
     def reset(self) -> None:
-        """Forget the episode; an answer that is still under way is dropped when it comes."""
+        """Forget the episode; an inference that is still under way is dropped when it ends."""
         with self._turn:
             self._start_episode()
 
@@ -126,12 +129,12 @@ class AsyncInferencePolicy:
                 self._step += 1
 
     def report(self) -> dict[str, Any]:
-        """Since construction, ready for JSON: queries, chunks that came, those that came after their last
+        """Since construction, ready for JSON: inferences, chunks that came, those that came after their last
         step, steps held by reason, and the delay from an observation to its chunk in steps."""
         with self._turn:
             delays = np.array(self._delays or [0])
             return {
-                "queries": self._counts["queries"],
+                "inferences": self._counts["inferences"],
                 "chunks": self._counts["chunks"],
                 "late": self._counts["late"],
                 "held": dict(self._held.most_common()),
@@ -141,28 +144,28 @@ class AsyncInferencePolicy:
     def _play(self, observation: Observation) -> Action:
         step = self._step
         end = time.monotonic() + (self._budget_s if step else self._first_s)
-        self._ask(step, observation)
-        while (action := self._timeline.action(step)) is None and self._failure is None:
+        self._infer(step, observation)
+        while (action := self._schedule.action(step)) is None and self._failure is None:
             if (left := end - time.monotonic()) <= 0:
                 break
             self._turn.wait(left)
-            self._ask(step, observation)
+            self._infer(step, observation)
         self._raise_failure(step)
         if action is None:
             raise self._missing(step)
         self._holding = 0
         return action
 
-    def _ask(self, step: int, observation: Observation) -> None:
-        if self._asked is not None or not self._timeline.due(step, self._lead()):
+    def _infer(self, step: int, observation: Observation) -> None:
+        if self._running is not None or not self._schedule.due(step, self._lead()):
             return
-        self._asked = _Query(self._episode, step, observation, self._fresh, self._now())
-        self._timeline.asked = step
-        self._counts["queries"] += 1
+        self._running = _Inference(self._episode, step, observation, self._fresh, self._now())
+        self._schedule.last_inference = step
+        self._counts["inferences"] += 1
         self._turn.notify_all()
 
     def _lead(self) -> int:
-        """Steps that an answer takes, with one to spare."""
+        """Steps that an inference takes, with one to spare."""
         return math.ceil(max(self._took, default=0) * self._rate / 1e9) + 1
 
     def _missing(self, step: int) -> Exception:
@@ -177,60 +180,61 @@ class AsyncInferencePolicy:
         return HoldStill(self._why)
 
     def _explain(self) -> str:
-        if self._asked is None:
+        if self._running is None:
             return self._why
-        running = (self._now() - self._asked.asked_ns) / 1e9
+        running = (self._now() - self._running.started_ns) / 1e9
         why = "" if self._why == ON_TIME else f" (before: {self._why})"
-        return f"the policy has not answered the observation of step {self._asked.step} for {running:.1f} s{why}"
+        return f"the policy has no chunk yet for the observation of step {self._running.step} for {running:.1f} s{why}"
 
     def _raise_failure(self, step: int) -> None:
         if self._failure is None:
             return
-        query, error = self._failure
+        inference, error = self._failure
         if isinstance(error, StopEpisode):
             raise error
         raise SafetyError(
-            f"step {step}: the policy failed on the observation of step {query.step}: {type(error).__name__}: {error}"
+            f"step {step}: the policy failed on the observation of step {inference.step}:"
+            f" {type(error).__name__}: {error}"
         ) from error
 
     def _work(self) -> None:
         while True:
             with self._turn:
-                self._turn.wait_for(lambda: self._asked is not None or self._closed)
+                self._turn.wait_for(lambda: self._running is not None or self._closed)
                 if self._closed:
                     return
-                query = self._asked
-            assert query is not None
+                inference = self._running
+            assert inference is not None
             rows, error = None, None
             try:
-                if query.fresh:
+                if inference.fresh:
                     self._source.reset()
                 # copied, since a source may fill the same array again
-                rows = np.array(checked(self._source.predict_chunk(query.observation)))
+                rows = np.array(checked(self._source.predict_chunk(inference.observation)))
             except BaseException as failure:
                 error = failure
             if isinstance(error, LOST):
-                time.sleep(1 / self._rate)  # or a refused connection would be asked for in a tight loop
+                time.sleep(1 / self._rate)  # or a refused connection would be tried again in a tight loop
             with self._turn:
-                self._asked = None
-                if query.episode == self._episode:
-                    self._take(query, rows, error)
+                self._running = None
+                if inference.episode == self._episode:
+                    self._take(inference, rows, error)
                 self._turn.notify_all()
 
-    def _take(self, query: _Query, rows: npt.NDArray[np.float32] | None, error: BaseException | None) -> None:
+    def _take(self, inference: _Inference, rows: npt.NDArray[np.float32] | None, error: BaseException | None) -> None:
         if isinstance(error, LOST):
-            self._why, self._timeline.asked = str(error) or type(error).__name__, None
+            self._why, self._schedule.last_inference = str(error) or type(error).__name__, None
             return
         if rows is None:
-            self._failure = query, error or SafetyError("no chunk")
+            self._failure = inference, error or SafetyError("no chunk")
             return
         try:
-            in_time = self._timeline.add(query.step, rows, self._step)
+            on_time = self._schedule.add(inference.step, rows, self._step)
         except ContractError as odd:
-            self._failure = query, odd
+            self._failure = inference, odd
             return
         self._fresh, self._why = False, ON_TIME
-        self._took.append(self._now() - query.asked_ns)
+        self._took.append(self._now() - inference.started_ns)
         self._counts["chunks"] += 1
-        self._delays.append(self._step - query.step)
-        self._counts["late"] += not in_time
+        self._delays.append(self._step - inference.step)
+        self._counts["late"] += not on_time

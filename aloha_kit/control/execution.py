@@ -1,4 +1,4 @@
-"""From chunks to single actions: play a chunk out, or average all that was ever predicted for now.
+"""Chunk execution: action by action, or the average of all predictions for the present step.
 
 numpy alone, so that a robot PC can run them on chunks that come from elsewhere.
 """
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aloha_kit.core import Action, ConfigError, ContractError, Observation, Policy
 
 ENSEMBLE = 0.01
-"""Temporal ensembling's coefficient (Zhao et al., 2023)."""
+"""Weight of temporal ensembling: prediction i, oldest first, weighs exp(-weight · i) (Zhao et al., 2023)."""
 
 
 class ChunkSource(Protocol):
@@ -37,7 +37,7 @@ class ChunkProvenance:
         newest, oldest: the steps whose observations gave the newest and the oldest chunk in it.
         chunks: how many chunks take part.
         row: the row of the newest one.
-        seam: whether the newest one takes part for the first time (so does an episode's first chunk).
+        boundary: whether the newest one takes part for the first time (so does an episode's first chunk).
     """
 
     step: int
@@ -45,40 +45,40 @@ class ChunkProvenance:
     oldest: int
     chunks: int
     row: int
-    seam: bool
+    boundary: bool
 
 
 class Executor(Policy, Protocol):
-    """A policy that plays chunks."""
+    """A policy that executes chunks."""
 
     @property
-    def playing(self) -> ChunkProvenance | None:
+    def provenance(self) -> ChunkProvenance | None:
         """Where the last action came from; None before the first, and while holding still."""
         ...
 
 
 class ChunkExecutor:
-    """Plays the first `horizon` actions of a chunk, then asks for the next one.
+    """Executes the first `n_action_steps` actions of a chunk, then runs the next inference.
 
     Args:
         source: where chunks come from.
-        horizon: actions played of each chunk; None plays all.
+        n_action_steps: actions executed of each chunk; None executes all.
 
     Attributes:
-        playing: where the last action came from; None before the first.
+        provenance: where the last action came from; None before the first.
 
     Raises:
-        ConfigError: a horizon below 1; `act` raises it for one beyond the chunk.
+        ConfigError: `n_action_steps` below 1; `act` raises it for more than the chunk has.
     """
 
-    def __init__(self, source: ChunkSource, horizon: int | None = None) -> None:
-        if horizon is not None and horizon < 1:
-            raise ConfigError(f"horizon must be at least 1 action, given {horizon}")
-        self._source, self._horizon = source, horizon
+    def __init__(self, source: ChunkSource, n_action_steps: int | None = None) -> None:
+        if n_action_steps is not None and n_action_steps < 1:
+            raise ConfigError(f"n_action_steps must be at least 1, given {n_action_steps}")
+        self._source, self._n_action_steps = source, n_action_steps
         self._start_episode()
 
     def _start_episode(self) -> None:
-        self.playing: ChunkProvenance | None = None
+        self.provenance: ChunkProvenance | None = None
         self._chunk, self._next, self._step = np.zeros((0, 0), np.float32), 0, 0
 
     def reset(self) -> None:
@@ -88,12 +88,12 @@ class ChunkExecutor:
     def act(self, observation: Observation) -> Action:
         if self._next >= len(self._chunk):
             chunk = checked(self._source.predict_chunk(observation))
-            if self._horizon is not None and self._horizon > len(chunk):
-                raise ConfigError(f"horizon {self._horizon} is beyond the chunk of {len(chunk)} actions")
-            self._chunk, self._next = chunk[: self._horizon], 0
+            if self._n_action_steps is not None and self._n_action_steps > len(chunk):
+                raise ConfigError(f"n_action_steps is {self._n_action_steps}, and a chunk has {len(chunk)} actions")
+            self._chunk, self._next = chunk[: self._n_action_steps], 0
         action: Action = self._chunk[self._next].copy()
         begun = self._step - self._next
-        self.playing = ChunkProvenance(self._step, begun, begun, 1, self._next, self._next == 0)
+        self.provenance = ChunkProvenance(self._step, begun, begun, 1, self._next, self._next == 0)
         self._next, self._step = self._next + 1, self._step + 1
         return action
 
@@ -101,29 +101,29 @@ class ChunkExecutor:
 class TemporalEnsemble:
     """Averages every prediction that was made for the present step (Zhao et al., 2023, section IV-A).
 
-    The i-th of them, oldest first, weighs exp(-coefficient · i), normalised: older ones weigh more,
-    which smooths, and a new observation enters gradually. Memory is the last K / query_every chunks.
+    The i-th of them, oldest first, weighs exp(-ensemble_weight · i), normalised: older ones weigh more,
+    which smooths, and a new observation enters gradually. Memory is the last K / inference_interval chunks.
 
     Args:
         source: where chunks come from.
-        coefficient: 0 is the plain mean; negative trusts the newest most.
-        query_every: steps from one prediction to the next, 1 to K.
+        ensemble_weight: 0 is the plain mean; negative trusts the newest most.
+        inference_interval: steps from one prediction to the next, 1 to K.
 
     Attributes:
-        playing: where the last action came from; None before the first.
+        provenance: where the last action came from; None before the first.
 
     Raises:
-        ConfigError: `query_every` below 1; `act` raises it for one beyond the chunk.
+        ConfigError: `inference_interval` below 1; `act` raises it for one beyond the chunk.
     """
 
-    def __init__(self, source: ChunkSource, coefficient: float = ENSEMBLE, query_every: int = 1) -> None:
-        if query_every < 1:
-            raise ConfigError(f"query_every must be at least 1 step, given {query_every}")
-        self._source, self._coefficient, self._every = source, coefficient, query_every
+    def __init__(self, source: ChunkSource, ensemble_weight: float = ENSEMBLE, inference_interval: int = 1) -> None:
+        if inference_interval < 1:
+            raise ConfigError(f"inference_interval must be at least 1 step, given {inference_interval}")
+        self._source, self._ensemble_weight, self._interval = source, ensemble_weight, inference_interval
         self._start_episode()
 
     def _start_episode(self) -> None:
-        self.playing: ChunkProvenance | None = None
+        self.provenance: ChunkProvenance | None = None
         self._ring: npt.NDArray[np.float32] | None = None  # (chunks that can overlap, K, A)
         self._step = 0
 
@@ -132,33 +132,35 @@ class TemporalEnsemble:
         self._start_episode()
 
     def act(self, observation: Observation) -> Action:
-        query = self._step // self._every
-        if self._step % self._every == 0:
-            self._remember(query, checked(self._source.predict_chunk(observation)))
+        inference = self._step // self._interval
+        if self._step % self._interval == 0:
+            self._remember(inference, checked(self._source.predict_chunk(observation)))
         assert self._ring is not None
         slots, length = self._ring.shape[:2]
-        # queries still valid are those begun at most length - 1 steps ago
-        oldest = max(0, -((length - 1 - self._step) // self._every))
-        queries = np.arange(oldest, query + 1)
-        predictions = self._ring[queries % slots, self._step - queries * self._every]
-        begun, row = query * self._every, self._step % self._every
-        self.playing = ChunkProvenance(self._step, begun, oldest * self._every, len(queries), row, row == 0)
+        # inferences still valid are those begun at most length - 1 steps ago
+        oldest = max(0, -((length - 1 - self._step) // self._interval))
+        inferences = np.arange(oldest, inference + 1)
+        predictions = self._ring[inferences % slots, self._step - inferences * self._interval]
+        begun, row = inference * self._interval, self._step % self._interval
+        self.provenance = ChunkProvenance(self._step, begun, oldest * self._interval, len(inferences), row, row == 0)
         self._step += 1
-        return ensemble(predictions, self._coefficient)
+        return ensemble(predictions, self._ensemble_weight)
 
-    def _remember(self, query: int, chunk: npt.NDArray[np.float32]) -> None:
+    def _remember(self, inference: int, chunk: npt.NDArray[np.float32]) -> None:
         if self._ring is None:
-            if self._every > len(chunk):
-                raise ConfigError(f"query_every {self._every} leaves steps without a prediction: {len(chunk)} a chunk")
-            self._ring = np.zeros((-(-len(chunk) // self._every), *chunk.shape), np.float32)
+            if self._interval > len(chunk):
+                raise ConfigError(
+                    f"inference_interval {self._interval} leaves steps without a prediction: {len(chunk)} a chunk"
+                )
+            self._ring = np.zeros((-(-len(chunk) // self._interval), *chunk.shape), np.float32)
         if chunk.shape != self._ring.shape[1:]:
             raise ContractError(f"a chunk of shape {chunk.shape} after chunks of {self._ring.shape[1:]}")
-        self._ring[query % len(self._ring)] = chunk
+        self._ring[inference % len(self._ring)] = chunk
 
 
-def ensemble(predictions: npt.NDArray[np.float32], coefficient: float) -> Action:
-    """(A,) mean of (N, A) predictions for one step, oldest first; the i-th weighs exp(-coefficient · i)."""
-    weights = np.exp(-coefficient * np.arange(len(predictions)))
+def ensemble(predictions: npt.NDArray[np.float32], ensemble_weight: float) -> Action:
+    """(A,) mean of (N, A) predictions for one step, oldest first; the i-th weighs exp(-ensemble_weight · i)."""
+    weights = np.exp(-ensemble_weight * np.arange(len(predictions)))
     return np.asarray(weights / weights.sum() @ predictions, np.float32)
 
 

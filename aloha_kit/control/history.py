@@ -27,9 +27,9 @@ class ObservationHistory:
         self._earlier: deque[Observation] = deque(maxlen=n_obs_steps - 1)
 
     @property
-    def playing(self) -> ChunkProvenance | None:
+    def provenance(self) -> ChunkProvenance | None:
         """As of the policy inside."""
-        return self._policy.playing
+        return self._policy.provenance
 
     def reset(self) -> None:
         self._earlier.clear()

@@ -1,4 +1,4 @@
-"""A slow network in virtual time: the steps of `AsyncInferencePolicy`, reproducible."""
+"""Simulated inference latency: the steps of `AsyncInferencePolicy` in virtual time, reproducible."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.control.chunk_boundary import ChunkSchedule, fade_of, ON_TIME, Seam
+from aloha_kit.control.chunk_boundary import ChunkBoundary, ChunkSchedule, fade_steps, ON_TIME
 from aloha_kit.control.execution import (
     checked,
     ChunkExecutor,
@@ -21,16 +21,16 @@ from aloha_kit.core import Action, ConfigError, HoldStill, Observation
 
 
 class SimulatedLatencyPolicy:
-    """A policy whose chunk for the observation of step s can be played from step s + `delay` on.
+    """A policy whose chunk for the observation of step s can be executed from step s + `delay` on.
 
     Inferences follow the schedule of `AsyncInferencePolicy`: one at a time, so early that the next chunk is there when
     this one ends. The arms wait for the first chunk of an episode, which counts no steps, so it is not delayed. Where
-    no chunk covers a step, because an answer takes more than half a chunk, the policy asks to hold still.
+    no chunk covers a step, because an inference takes more than half a chunk, the arms hold still (`HoldStill`).
 
     Args:
-        source: where chunks come from; asked at once, its answer kept back.
+        source: where chunks come from; inference runs at once, its chunk is kept back.
         delay: steps, 0 to K - 1.
-        coefficient, every, fade: see `ChunkSchedule`.
+        ensemble_weight, inference_interval, fade: see `ChunkSchedule`.
 
     Raises:
         ConfigError: a delay below 0; `act` raises it for one that leaves nothing of a chunk.
@@ -41,25 +41,27 @@ class SimulatedLatencyPolicy:
         source: ChunkSource,
         delay: int,
         *,
-        coefficient: float | None = None,
-        every: int | None = None,
+        ensemble_weight: float | None = None,
+        inference_interval: int | None = None,
         fade: int = 0,
     ) -> None:
         if delay < 0:
             raise ConfigError(f"delay must be at least 0 steps, given {delay}")
         self._source, self._delay = source, delay
-        self._coefficient, self._every, self._fade = coefficient, every, fade
+        self._ensemble_weight, self._interval, self._fade = ensemble_weight, inference_interval, fade
         self._start_episode()
 
     def _start_episode(self) -> None:
-        self._timeline = ChunkSchedule(coefficient=self._coefficient, every=self._every, fade=self._fade)
+        self._schedule = ChunkSchedule(
+            ensemble_weight=self._ensemble_weight, inference_interval=self._interval, fade=self._fade
+        )
         self._coming: tuple[int, int, npt.NDArray[np.float32]] | None = None  # begun, there, rows
         self._step = 0
 
     @property
-    def playing(self) -> ChunkProvenance | None:
+    def provenance(self) -> ChunkProvenance | None:
         """Where the last action came from; None before the first, and while it holds."""
-        return self._timeline.playing
+        return self._schedule.provenance
 
     def reset(self) -> None:
         self._source.reset()
@@ -73,16 +75,16 @@ class SimulatedLatencyPolicy:
         """
         step, self._step = self._step, self._step + 1
         self._take(step)
-        if self._coming is None and self._timeline.due(step, self._delay):
-            self._coming = step, step + self._delay * (step > 0), self._ask(observation)
-            self._timeline.asked = step
+        if self._coming is None and self._schedule.due(step, self._delay):
+            self._coming = step, step + self._delay * (step > 0), self._infer(observation)
+            self._schedule.last_inference = step
             self._take(step)
-        action = self._timeline.action(step)
+        action = self._schedule.action(step)
         if action is None:
             raise HoldStill(ON_TIME)
         return action
 
-    def _ask(self, observation: Observation) -> npt.NDArray[np.float32]:
+    def _infer(self, observation: Observation) -> npt.NDArray[np.float32]:
         rows = np.array(checked(self._source.predict_chunk(observation)))  # copied: a source may fill it again
         if self._delay >= len(rows):
             raise ConfigError(f"a delay of {self._delay} steps leaves nothing of a chunk of {len(rows)} actions")
@@ -91,39 +93,47 @@ class SimulatedLatencyPolicy:
     def _take(self, step: int) -> None:
         if self._coming is not None and step >= self._coming[1]:
             begun, _, rows = self._coming
-            self._timeline.add(begun, rows, step)
+            self._schedule.add(begun, rows, step)
             self._coming = None
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How chunks become actions where the network is asked in the control loop.
+    """Chunk execution settings where inference runs in the control loop.
 
     Attributes:
-        temporal_agg: average what all chunks say of a step.
-        horizon: steps from one query to the next; None is as many as a chunk has to spare, or 1 when averaging.
-        seam: how a chunk takes over from the one before.
-        delay: steps that an answer takes.
+        temporal_agg: average all predictions for a step.
+        n_action_steps: steps executed between inferences; None is as many as a chunk has to spare, or 1 when averaging.
+        chunk_boundary: how a chunk takes over from the one before.
+        delay: steps that an inference takes.
     """
 
     temporal_agg: bool = False
-    horizon: int | None = None
-    seam: Seam = "none"
+    n_action_steps: int | None = None
+    chunk_boundary: ChunkBoundary = "none"
     delay: int = 0
 
     def executor(self, source: ChunkSource) -> Executor:
-        """The policy that does it."""
-        if self.delay or self.seam == "blend":
-            coefficient = ENSEMBLE if self.temporal_agg else None
+        """The policy that executes the chunks of `source`."""
+        if self.delay or self.chunk_boundary == "blend":
+            weight = ENSEMBLE if self.temporal_agg else None
             return SimulatedLatencyPolicy(
-                source, self.delay, coefficient=coefficient, every=self.horizon, fade=fade_of(self.seam)
+                source,
+                self.delay,
+                ensemble_weight=weight,
+                inference_interval=self.n_action_steps,
+                fade=fade_steps(self.chunk_boundary),
             )
         if self.temporal_agg:
-            return TemporalEnsemble(source, ENSEMBLE, query_every=self.horizon or 1)
-        return ChunkExecutor(source, self.horizon)
+            return TemporalEnsemble(source, ENSEMBLE, inference_interval=self.n_action_steps or 1)
+        return ChunkExecutor(source, self.n_action_steps)
 
     def interval(self, chunk_size: int) -> int:
-        """Steps from one query to the next."""
-        coefficient = ENSEMBLE if self.temporal_agg else None
-        timeline = ChunkSchedule(coefficient=coefficient, every=self.horizon, fade=fade_of(self.seam))
-        return max(self.delay, timeline.interval(chunk_size, self.delay))  # one query at a time
+        """Steps from one inference to the next."""
+        weight = ENSEMBLE if self.temporal_agg else None
+        schedule = ChunkSchedule(
+            ensemble_weight=weight,
+            inference_interval=self.n_action_steps,
+            fade=fade_steps(self.chunk_boundary),
+        )
+        return max(self.delay, schedule.interval(chunk_size, self.delay))  # one inference at a time

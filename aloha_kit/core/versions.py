@@ -1,7 +1,6 @@
 """Versions of everything that is written to disk and read back by a later version.
 
-A file of an unknown version is refused by name and left as it is. Checkpoints have no number: their files are read by
-name, and values that are added have defaults.
+A file of an unknown version is refused by name and left as it is.
 """
 
 SCHEMA = "aloha_kit/1"
@@ -15,3 +14,6 @@ JOURNAL = b"1"
 
 FRAME_CACHE = 1
 """In the index of a frame cache; another one is built anew."""
+
+CHECKPOINT = 1
+"""`format` in a checkpoint's `config.json`. Older checkpoints have none and load as well; a newer one is refused."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import os
 import platform
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,18 +20,20 @@ from aloha_kit.config.match_checkpoint import match_checkpoint, renames, trainin
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.history import with_history
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import ConfigError, Environment, Policy, WallClock
+from aloha_kit.core.cli import LOG
 from aloha_kit.core.files import make_folder
-from aloha_kit.deploy import source as sources
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, typed_lines
-from aloha_kit.deploy.report import Report, Rollout
+from aloha_kit.deploy.report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.rollout import Runner
-from aloha_kit.deploy.source import execution, executor, Source
-from aloha_kit.deploy.video_camera import view, with_view
+from aloha_kit.deploy.source import executor, PolicySource, served
+from aloha_kit.deploy.video_camera import choose_view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
 from aloha_kit.loop.capabilities import LiveRobot, require, StartPoses
 from aloha_kit.media.live_view import live_view, ViewAddress
+from aloha_kit.remote import RemotePolicy
 
 
 def run(args: DeployArgs | ServeArgs) -> None:
@@ -44,24 +46,24 @@ def run(args: DeployArgs | ServeArgs) -> None:
         deploy(args)
 
 
-def deploy(args: DeployArgs) -> list[Rollout]:
-    """Run the rollouts; returns those that ended in good order. The report is written after each.
+def deploy(args: DeployArgs) -> list[DeployedRollout]:
+    """Run the rollouts; returns those that ended without an error. The report is written after each.
 
     Raises:
         ConfigError: a wrong name, path or value.
         ContractError: policy and rig do not fit together; lists every difference.
         SafetyError: the guard ended a rollout, or the network failed or hung.
-        RemoteError: the policy server refuses, or is not there.
-        StreamError, RosError: the rig is not there, or not all of it.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after everything done was kept and reported.
+        RemoteError: the policy server refuses, or does not answer.
+        StreamError, RosError: the rig, or a part of it, does not answer.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the rollouts so far were saved and reported.
 
-    On a rig the arms are parked whichever it is, but for the emergency stop (see `ros.safety.guarded`).
+    On a rig the arms are parked whatever ends it, except after an emergency stop (see `ros.safety.guarded`).
     """
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
     if args.eval_poses is not None and rig.has_drivers:
-        raise ConfigError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person puts in place")
+        raise ConfigError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person places")
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
     address = ViewAddress.parse(args.view)
@@ -70,26 +72,27 @@ def deploy(args: DeployArgs) -> list[Rollout]:
         source, output = _source(args, task, rig)
         stack.callback(source.close)
         if source.trained_on not in (None, task.name):
-            print(f"warning: trained on {source.trained_on}, deployed on {task.name}", file=sys.stderr)
+            LOG.warning("trained on %s, deployed on %s", source.trained_on, task.name)
         task, rig = match_checkpoint(task, rig, source.contract, args.image_size)
-        seen_by_people, films = view(args, task, rig)
+        view, videos = choose_view(task, rig, args.video_camera, args.video)
         env: Any = envs.connect(task, rig, realtime=args.realtime)
         stack.callback(env.close)
         fits = f"rig '{rig.name}' in task '{task.name}'"
         source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
         live = isinstance(env, LiveRobot)
         inference = _inference(args, live)
+        execution = args.execution(inference)
         latency = LatencyReport(task.rate_hz, clock=env.clock if live else WallClock() if args.realtime else None)
-        policy = executor(source, args, latency, inference, task.rate_hz)
+        policy = executor(source, execution, latency, inference, task.rate_hz, args.hold_s)
         if isinstance(policy, AsyncInferencePolicy):
             stack.callback(policy.close)
         acting = with_history(policy, source.n_obs_steps, source.contract.cameras)
         source.warm_up()
-        filmed = env
-        if films and seen_by_people not in task.cameras:
-            filmed = envs.connect(*with_view(task, rig, seen_by_people, args.video_size), realtime=args.realtime)
-            stack.callback(filmed.close)
-        for simulation in (env, filmed) if starts else ():
+        with_camera = env
+        if videos and view not in task.cameras:
+            with_camera = envs.connect(*with_view(task, rig, view, args.video_size), realtime=args.realtime)
+            stack.callback(with_camera.close)
+        for simulation in (env, with_camera) if starts else ():
             require(simulation, StartPoses, "--eval_poses")
             simulation.starts = starts
         guard, operator = (
@@ -97,27 +100,17 @@ def deploy(args: DeployArgs) -> list[Rollout]:
         )
         views = stack.enter_context(live_view(address, env, task.name))
         runner = Runner(
-            task,
-            env.contract,
-            guard,
-            policy,
-            latency,
-            output,
-            seen_by_people,
-            source.name,
-            operator,
-            args.judge_s,
-            views,
+            task, env.contract, guard, policy, latency, output, view, source.name, operator, args.judge_s, views
         )
-        about = _about(args, source, task, env, inference)
-        report = stack.enter_context(Report(output, about, guard, latency, policy))
+        about = _about(args, source, task, env, execution, inference)
+        report = stack.enter_context(DeploymentReport(output, about, guard, latency, policy))
         # disable=None: a bar only on a terminal; elsewhere a line each rollout.
         bar = stack.enter_context(tqdm(range(args.rollouts), task.name, unit="rollout", disable=None))
         for i in bar:
-            report.add(runner.run(filmed if i < films else env, args.seed + i, film=i < films))
+            report.add(runner.run(with_camera if i < videos else env, args.seed + i, video=i < videos))
             bar.set_postfix_str(report.successes)
             if bar.disable:
-                print(f"{task.name}: rollout {i + 1}/{args.rollouts}, {report.successes}", file=sys.stderr)
+                LOG.info("%s: rollout %d/%d, %s", task.name, i + 1, args.rollouts, report.successes)
             if operator and operator.quitting:
                 break
     return report.rollouts
@@ -130,12 +123,12 @@ def _inference(args: DeployArgs, live: bool) -> Literal["sync", "async"]:
     return inference
 
 
-def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[Source, Path]:
-    """The policy, and the folder for what comes of it, which is made before anything long."""
+def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[PolicySource, Path]:
+    """The policy, and the output folder, which is made before anything that takes long."""
     folder = f"{task.name}_{_now():%Y%m%d-%H%M%S}"
     if args.ckpt is None:
         output = make_folder(args.output or Path("rollouts") / folder)
-        return sources.remote(args), output
+        return served(_connect(args)), output
     from aloha_kit.deploy import agent  # torch
     from aloha_kit.policies.find import find_checkpoint, run_folder
 
@@ -143,7 +136,21 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[Source,
     output = make_folder(args.output or run_folder(path) / "deploy" / folder)
     rename = renames(args.rename)
     setup = training_setup(task, rig, args.cameras, args.image_size, rename)
-    return agent.local(path, setup, args.device, args.engine, args.precision, rename, args.seed), output
+    return agent.local(path, setup, args.inference_settings, rename, args.seed), output
+
+
+def _connect(args: DeployArgs) -> RemotePolicy:
+    token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
+    if not token:
+        raise ConfigError("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN")
+    return RemotePolicy(
+        str(args.remote),
+        token,
+        timeout_s=args.timeout_s,
+        quality=args.jpeg,
+        rename=renames(args.rename),
+        seed=args.seed,
+    )
 
 
 def _attended(
@@ -151,18 +158,22 @@ def _attended(
 ) -> tuple[SafetyGuard, Operator]:
     """The guard with the robot's limits and emergency stop, under which it is parked on every way out; its operator."""
     channel = stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE)))
-    print(HELP, file=sys.stderr)
-    operator = Operator([typed_lines(), channel.poll], tell=channel.status)
+    LOG.info(HELP)
+    operator = Operator([typed_lines(), channel.poll], status=channel.status)
     return stack.enter_context(env.guarded(policy, release=release)), operator
 
 
 def _about(
-    args: DeployArgs, source: Source, task: TaskConfig, env: Environment, inference: Literal["sync", "async"]
+    args: DeployArgs,
+    source: PolicySource,
+    task: TaskConfig,
+    env: Environment,
+    execution: Execution,
+    inference: Literal["sync", "async"],
 ) -> Mapping[str, Any]:
     about = dict(source.about)
     versions = {"aloha_kit": __version__, "numpy": np.__version__, "torch": about.pop("torch", None)}
-    how = execution(args, inference)
-    as_delay_allows = inference == "async" and not (args.horizon or args.temporal_agg)
+    as_delay_allows = inference == "async" and not (execution.n_action_steps or execution.temporal_agg)
     return {
         "checkpoint": source.name,
         "trained_on": source.trained_on,
@@ -171,9 +182,9 @@ def _about(
         "rename": renames(args.rename),
         "task": to_mapping(task),
         "execution": {
-            "temporal_agg": args.temporal_agg,
-            "horizon": None if as_delay_allows else how.interval(source.chunk_size),
-            "seam": how.seam,
+            "temporal_agg": execution.temporal_agg,
+            "n_action_steps": None if as_delay_allows else execution.interval(source.chunk_size),
+            "chunk_boundary": execution.chunk_boundary,
             "chunk_size": source.chunk_size,
             "inference": inference,
             "remote": args.remote,

@@ -1,4 +1,4 @@
-"""The command lines of deployment and of serving a policy."""
+"""Command lines of deployment and of the policy server."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from typing import Annotated, cast, ClassVar, Literal
 
 from tyro.conf import arg, OmitSubcommandPrefixes, subcommand
 
-from aloha_kit.config.inference import EngineKind, Precision
+from aloha_kit.config.inference import EngineKind, InferenceSettings, Precision
 from aloha_kit.config.match_checkpoint import renames
-from aloha_kit.control.chunk_boundary import chosen, Seam
+from aloha_kit.control.chunk_boundary import ChunkBoundary, resolve_boundary
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 
@@ -32,7 +33,7 @@ LOWEST = {
 
 @dataclass(frozen=True, kw_only=True)
 class DeployArgs(CommandArgs):
-    """Let a trained policy act, keep what happens as episodes, and say how well it did.
+    """Run a trained policy, save its rollouts as episodes and report their success.
 
     Stop with Ctrl-C at any time: the rollouts so far are kept and reported, arms on a rig are parked.
     """
@@ -44,7 +45,7 @@ class DeployArgs(CommandArgs):
         "task",
         "num_rollouts",
         "temporal_agg",
-        "horizon",
+        "n_action_steps",
         "inference",
         "engine",
         "output",
@@ -59,20 +60,20 @@ class DeployArgs(CommandArgs):
     task: Annotated[str, arg(aliases=("--task_name",))]
     """Task: a name in configs/tasks or a YAML path."""
     temporal_agg: bool = False
-    """Ask at every step and average all predictions for the present one, older ones weighing more."""
+    """Run inference at every step and average all predictions for the present one, older ones weighing more."""
     num_rollouts: int | None = None
     """Episodes to run; by default 50, or one a row of --eval_poses."""
-    horizon: int | None = None
-    """Steps from one query to the next; by default the whole chunk, less what async inference and --seam set aside,
-    or 1 with --temporal_agg."""
-    seam: Seam | None = None
+    n_action_steps: Annotated[int | None, arg(aliases=("--horizon",))] = None
+    """Steps executed between inferences; by default the whole chunk, less what async inference and --chunk_boundary set
+    aside, or 1 with --temporal_agg."""
+    chunk_boundary: Annotated[ChunkBoundary | None, arg(aliases=("--seam",))] = None
     """Where a chunk takes over from the one before: switch (none), or fade while both cover the steps (blend); by
     default blend with async inference, else none."""
     inference: Literal["sync", "async"] | None = None
-    """Ask the network in the control loop, or in a thread beside it, so that a slow answer makes the arms hold
-    still and not stall; by default sync in simulation, async on a rig."""
+    """Run inference in the control loop, or in a thread beside it, so that a slow network makes the arms hold still and
+    not stall; by default sync in simulation, async on a rig."""
     hold_s: float = 2.0
-    """Longest time to hold still for want of an answer (async) before the rollout is ended."""
+    """Longest time to hold still for want of a chunk (async) before the rollout is ended."""
     seed: int = 100_000
     """Seed of the first rollout, later ones count up; far from those that training data is recorded with."""
     output: Path | None = None
@@ -80,20 +81,20 @@ class DeployArgs(CommandArgs):
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
     engine: EngineKind = "eager"
-    """How the network is run: as it is, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best on a CPU).
-    Whatever is not eager fp32 is compared with that before anything moves."""
+    """How the network runs: operation by operation, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best
+    on a CPU). Anything but eager fp32 is compared with it before anything moves."""
     precision: Precision = "fp32"
-    """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""
+    """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it."""
     video: int | None = None
     """Write an MP4 of the first so many rollouts; by default 3 in simulation, none on a rig (replay draws them)."""
     video_camera: str | None = None
-    """Camera for the video; in simulation by default one that the policy does not see (angle, where there is one)."""
+    """Camera for the video; in simulation by default one that the policy does not read (angle, where there is one)."""
     video_size: Annotated[tuple[int, int], arg(metavar="H W")] = (480, 640)
     """Height and width of that camera's image."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
+    """Height and width of the policy's images, where the checkpoint lacks them (published ACT)."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
-    """Cameras that the policy sees, in its training's order, where the checkpoint does not say it (published ACT); by
+    """Cameras that the policy reads, in its training's order, where the checkpoint lacks them (published ACT); by
     default the task's."""
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
     """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
@@ -105,18 +106,18 @@ class DeployArgs(CommandArgs):
     realtime: bool = False
     """Pace a simulated rig at the task's rate instead of as fast as it computes."""
     token: str | None = None
-    """The policy server's; by default $ALOHA_KIT_TOKEN, which other users of this machine cannot see."""
+    """Token of the policy server; by default $ALOHA_KIT_TOKEN, which other users of this machine cannot read."""
     timeout_s: float = 1.0
-    """How long one answer of the policy server may take before it is asked anew."""
+    """How long one answer of the policy server may take before the request is repeated."""
     jpeg: int | None = None
     """Quality of JPEGs for the policy server, made of images that came raw; by default they travel raw."""
     judge_s: float = 60.0
-    """How long to wait for the operator's verdict on a rollout where nothing measures success; 0 does not ask."""
+    """How long to wait for the operator's judgement of a rollout where nothing measures success; 0 does not wait."""
     view: Annotated[str | None, arg(metavar="[HOST:PORT]")] = None
     """Show cameras, joints, limits and skew while it runs: on this screen, or at HOST:PORT where `rerun` runs; NAME.rrd
     writes them into files."""
     release: bool = False
-    """Let the arms' torque go at the end, once they are parked."""
+    """Switch off the arms' torque at the end, once they are parked."""
 
     def kept(self) -> str:
         return "what was done is kept"
@@ -127,7 +128,7 @@ class DeployArgs(CommandArgs):
             raise ValueError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
         if self.remote is not None and (self.engine, self.precision) != ("eager", "fp32"):
             raise ValueError("--engine and --precision are for where the network runs: give them to the policy server")
-        chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
+        resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=False)
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
             raise ValueError(f"--jpeg must be 1 to 100, given {self.jpeg}")
         if self.remote is not None and self.cameras is not None:
@@ -139,10 +140,21 @@ class DeployArgs(CommandArgs):
         """How many episodes to run."""
         return self.num_rollouts or 50
 
+    @property
+    def inference_settings(self) -> InferenceSettings:
+        """Where and by what the network runs on this machine."""
+        return InferenceSettings(self.device, self.engine, self.precision)
+
+    def execution(self, inference: Literal["sync", "async"]) -> Execution:
+        """How chunks become actions."""
+        late = inference == "async"
+        boundary = resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=late)
+        return Execution(self.temporal_agg, self.n_action_steps, boundary)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ServeArgs(CommandArgs):
-    """Answer the questions of a robot on another machine: `python -m aloha_kit.deploy --remote HOST:PORT …` there.
+    """Serve a policy to a robot on another machine, which runs `python -m aloha_kit.deploy --remote HOST:PORT …`.
 
     What travels is not encrypted: between networks, use a tunnel (ssh -L 8000:localhost:8000).
     """
@@ -156,22 +168,22 @@ class ServeArgs(CommandArgs):
     port: int = 8000
     """Port to listen on; 0 takes a free one."""
     token: str | None = field(default_factory=lambda: os.environ.get("ALOHA_KIT_TOKEN"))
-    """What robots must know; by default $ALOHA_KIT_TOKEN, else a new one that is printed."""
+    """Token that robots must send; by default $ALOHA_KIT_TOKEN, else a new one that is printed."""
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
     engine: EngineKind = "eager"
-    """How the network is run: as it is, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best on a CPU).
-    Whatever is not eager fp32 is compared with that before anything moves."""
+    """How the network runs: operation by operation, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best
+    on a CPU). Anything but eager fp32 is compared with it before anything moves."""
     precision: Precision = "fp32"
-    """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""
+    """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
+    """Height and width of the policy's images, where the checkpoint lacks them (published ACT)."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
-    """Cameras that the policy sees, in its training's order, where the checkpoint does not say it (published ACT)."""
+    """Cameras that the policy reads, in its training's order, where the checkpoint lacks them (published ACT)."""
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
     """Cameras that the rigs name otherwise than the policy, such as top=cam_high."""
     rate_hz: float = 50.0
-    """Steps a second, where the checkpoint does not say it (published ACT)."""
+    """Steps a second, where the checkpoint lacks it (published ACT)."""
 
     def kept(self) -> str:
         return "what was done is kept"
@@ -181,6 +193,11 @@ class ServeArgs(CommandArgs):
         if not 0 < self.rate_hz <= 1000:
             raise ValueError(f"--rate_hz must be more than 0 and at most 1000, given {self.rate_hz}")
         renames(self.rename)
+
+    @property
+    def inference_settings(self) -> InferenceSettings:
+        """Where and by what the network runs."""
+        return InferenceSettings(self.device, self.engine, self.precision)
 
 
 def _check(args: DeployArgs | ServeArgs) -> None:

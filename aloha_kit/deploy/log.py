@@ -19,7 +19,7 @@ from aloha_kit.storage.step_log import columns, Step
 FLUSH_S = 0.4
 """A crash costs at most this much of the log. Lines are handed to the system, never forced onto the disk."""
 
-_CHUNK = ("newest", "oldest", "chunks", "row", "seam")
+_CHUNK = ("newest", "oldest", "chunks", "row", "boundary")
 _STAGES = ("total", *(stage for stage in STAGES if stage != "total"))
 
 
@@ -29,7 +29,7 @@ class StepLog:
     Put it behind `latency` among the observers: it reads what that has just measured.
 
     Args:
-        executor: the policy inside the guard; its `playing` tells where an action came from.
+        executor: the policy inside the guard; its `provenance` tells where an action came from.
         now_s: the clock for flushing.
     """
 
@@ -55,7 +55,7 @@ class StepLog:
         if self._file is None:
             self._file = self._path.open("w", newline="", encoding="utf-8")
             self._write: Any = csv.writer(self._file, lineterminator="\n").writerow
-            # the first step asks the network, so it runs every stage that there is
+            # the first step runs an inference, and with it every stage that there is
             self._stages = tuple(dict.fromkeys((*_STAGES, *self._latency.last)))
             self._write(columns(self._stages))
             self._flushed = self._now()
@@ -71,8 +71,8 @@ class StepLog:
 
     def _step(self) -> Step:
         ms, held = self._latency.last, self._guard.held
-        playing: ChunkProvenance | None = None if held else getattr(self._executor, "playing", None)
-        chunk = {} if playing is None else {name: getattr(playing, name) for name in _CHUNK}
+        provenance: ChunkProvenance | None = None if held else getattr(self._executor, "provenance", None)
+        chunk = {} if provenance is None else {name: getattr(provenance, name) for name in _CHUNK}
         age_ms, stalest = _stalest(self._seen)
         missed = ms["total"] > self._latency.period_ms
         return Step(self._steps, ms, **chunk, held=held, limited=self._guard.limited, age_ms=age_ms, stalest=stalest,

@@ -1,4 +1,4 @@
-"""What the person beside the rig says of a rollout: by keyboard, by topic, or nothing."""
+"""Operator commands during a rollout and the judgement after it, by keyboard and by topic."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from aloha_kit.core import Action, did_you_mean, Observation, Policy, StopEpisode
+from aloha_kit.core.cli import LOG
 
 NAMESPACE = "/aloha_kit/deploy"
 KEYS = {"y": "success", "n": "failure", "": "unjudged", "s": "stop", "q": "quit"}
@@ -18,16 +19,16 @@ Channel = Callable[[], Sequence[str]]
 """Words or keys since the last call; returns at once."""
 
 
-def _silent(state: str, words: str) -> None:
-    """Nobody is told."""
+def _no_status(state: str, message: str) -> None:
+    """The status goes nowhere."""
 
 
 class Operator:
     """Commands from every channel as one stream.
 
     Args:
-        say: shows words to people.
-        tell: is told the state (acting, judging, waiting) too.
+        message: shows a line to the operator.
+        status: publishes the state (acting, judging, waiting) with a line.
 
     Attributes:
         quitting: whether no further rollout is wanted.
@@ -37,43 +38,43 @@ class Operator:
         self,
         channels: Sequence[Channel],
         *,
-        say: Callable[[str], None] = print,
-        tell: Callable[[str, str], None] = _silent,
+        message: Callable[[str], None] = LOG.info,
+        status: Callable[[str, str], None] = _no_status,
     ) -> None:
         self.quitting = False
-        self._channels, self._say, self._tell = channels, say, tell
+        self._channels, self._message, self._status = channels, message, status
 
     def poll(self) -> str | None:
-        """The newest command: success, failure, unjudged, stop, quit; an unknown word is answered."""
+        """The newest command: success, failure, unjudged, stop, quit; an unknown word gets a message."""
         newest: str | None = None
         for channel in self._channels:
             for word in channel():
                 command = KEYS.get(word.lower(), word.lower())
                 if command not in COMMANDS:
-                    self._say(f"'{word}' is no command. {did_you_mean(word, COMMANDS)}")
+                    self._message(f"'{word}' is no command. {did_you_mean(word, COMMANDS)}")
                     continue
                 newest = command
                 self.quitting |= command == "quit"
         return newest
 
     def acting(self) -> None:
-        """A rollout begins; what was said before belongs to what was before."""
+        """A rollout begins; commands given before it are dropped."""
         self.poll()
-        self._tell("acting", "the policy acts")
+        self._status("acting", "the policy acts")
 
-    def ask(self, question: str, timeout_s: float) -> bool | None:
-        """Whether the rollout succeeded; None where the operator does not want to say, or says nothing in time."""
+    def judge(self, question: str, timeout_s: float) -> bool | None:
+        """Whether the rollout succeeded; None where the operator leaves it open, or gives no command in time."""
         self.poll()
         if self.quitting:
             return None
-        self._say(f"{question} y / n / Enter for neither, or success, failure, unjudged by {NAMESPACE}/command")
-        self._tell("judging", question)
+        self._message(f"{question} y / n / Enter for neither, or success, failure, unjudged by {NAMESPACE}/command")
+        self._status("judging", question)
         try:
-            return self._answer(timeout_s)
+            return self._judgement(timeout_s)
         finally:
-            self._tell("waiting", "")
+            self._status("waiting", "")
 
-    def _answer(self, timeout_s: float) -> bool | None:
+    def _judgement(self, timeout_s: float) -> bool | None:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             command = self.poll()
@@ -82,15 +83,15 @@ class Operator:
             if command in {"unjudged", "quit"}:
                 return None
             time.sleep(0.02)
-        self._say(f"nobody said anything for {timeout_s:g} s: not judged")
+        self._message(f"no command within {timeout_s:g} s: not judged")
         return None
 
 
-class UntilTold:
-    """A policy that acts until the operator ends the rollout; a verdict ends it too.
+class StopOnCommand:
+    """A policy that acts until the operator ends the rollout; a judgement ends it too.
 
     Attributes:
-        verdict: success or failure as the operator said it while the rollout ran, else None.
+        verdict: success or failure, where the operator commanded it while the rollout ran, else None.
     """
 
     def __init__(self, policy: Policy, operator: Operator) -> None:
@@ -107,7 +108,7 @@ class UntilTold:
         if command in {"success", "failure"}:
             self.verdict = command == "success"
         if self._operator.quitting or command not in {None, "unjudged"}:
-            raise StopEpisode(f"the operator said {command or 'quit'}")
+            raise StopEpisode(f"the operator's command was {command or 'quit'}")
         return self._policy.act(observation)
 
 

@@ -1,8 +1,7 @@
-"""What a deployment comes to: deploy.json for programs, a table for people."""
+"""Deployment report: deploy.json for programs, a table for people."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,46 +11,21 @@ from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import Policy
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, write_json
-from aloha_kit.loop import LatencyReport, SafetyGuard, wilson_interval
+from aloha_kit.loop import LatencyReport, SafetyGuard
+from aloha_kit.loop.rollouts import RolloutResult, summarise
 from aloha_kit.storage import list_episodes
 
 
-@dataclass(frozen=True)
-class Rollout:
-    """One finished episode. `success` is None where nothing measures it and nobody judged."""
+@dataclass(frozen=True, kw_only=True)
+class DeployedRollout(RolloutResult):
+    """One finished rollout and the names of its files; `video` is None where none was written."""
 
-    seed: int
     episode: str
     video: str | None
-    steps: int
-    final_reward: float
-    max_reward: float
-    success: bool | None  # the top reward held at the end, or the operator's verdict
-    touched: bool | None  # the top reward at any step, which is what the published ACT counts
-    reason: str
 
 
-def rate(verdicts: Sequence[bool | None]) -> dict[str, Any] | None:
-    """Successes, trials, their ratio and its 95 % Wilson interval; None where nothing was judged."""
-    judged = [verdict for verdict in verdicts if verdict is not None]
-    if not judged:
-        return None
-    low, high = wilson_interval(sum(judged), len(judged))
-    return {"successes": sum(judged), "trials": len(judged), "rate": sum(judged) / len(judged), "wilson95": [low, high]}
-
-
-def summarise(rollouts: Sequence[Rollout]) -> dict[str, Any]:
-    """Success held to the end, success at any time, and how far each rollout got."""
-    stages = Counter(f"{rollout.max_reward:g}" for rollout in rollouts)
-    return {
-        "success": rate([rollout.success for rollout in rollouts]),
-        "success_any_time": rate([rollout.touched for rollout in rollouts]),
-        "max_reward_histogram": dict(sorted(stages.items(), key=lambda item: float(item[0]))),
-    }
-
-
-class Report:
-    """`deploy.json`, whole after every rollout, and the table at the end, however that comes.
+class DeploymentReport:
+    """`deploy.json`, complete after every rollout, and the table at the end, whatever ends the deployment.
 
     Args:
         folder: of deploy.json; of deploy_1.json, … where there is one, since a report is not replaced.
@@ -62,11 +36,11 @@ class Report:
     def __init__(
         self, folder: Path, about: Mapping[str, Any], guard: SafetyGuard, latency: LatencyReport, policy: Policy
     ) -> None:
-        self.rollouts: list[Rollout] = []
+        self.rollouts: list[DeployedRollout] = []
         self._path = free_path(folder / "deploy.json")
         self._about, self._guard, self._latency, self._policy = about, guard, latency, policy
 
-    def add(self, rollout: Rollout) -> None:
+    def add(self, rollout: DeployedRollout) -> None:
         """One more rollout; one without a step, which an operator ended before it began, is none."""
         if not rollout.steps:
             return
@@ -80,7 +54,7 @@ class Report:
         unjudged = len(self.rollouts) - len(judged)
         return f"success {sum(judged)}/{len(judged)}" + (f", {unjudged} not judged" if unjudged else "")
 
-    def __enter__(self) -> Report:
+    def __enter__(self) -> DeploymentReport:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -103,8 +77,8 @@ class Report:
         return {"guard": self._guard.report(), **inference}
 
 
-def table(rollouts: Sequence[Rollout], latency: str, details: Mapping[str, Any]) -> str:
-    """The result in words and columns.
+def table(rollouts: Sequence[RolloutResult], latency: str, details: Mapping[str, Any]) -> str:
+    """The result as text.
 
     Args:
         details: the reports of `guard` and, where it is asynchronous, of `inference`.
@@ -135,7 +109,7 @@ def table(rollouts: Sequence[Rollout], latency: str, details: Mapping[str, Any])
 def _inference(report: Mapping[str, Any]) -> str:
     held, delay = sum(report["held"].values()), report["delay_steps"]
     line = (
-        f"Asynchronous inference: {report['queries']} queries, from observation to chunk {delay['p50']:g} steps"
+        f"Asynchronous inference: {report['inferences']} inferences, from observation to chunk {delay['p50']:g} steps"
         f" (p50), {delay['max']} at most; {report['late']} chunks too late, {held} steps held still for want of one"
     )
     return line + "".join(f"\n  held: {why} ({count}x)" for why, count in report["held"].items())

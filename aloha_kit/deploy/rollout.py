@@ -1,4 +1,4 @@
-"""One rollout: the loop with its observers, and what came of it."""
+"""One rollout of a deployment: the loop, its observers and the result."""
 
 from __future__ import annotations
 
@@ -11,26 +11,27 @@ import dm_env
 from aloha_kit.config import TaskConfig
 from aloha_kit.core import Action, Contract, Environment, Policy, Subset
 from aloha_kit.deploy.log import StepLog
-from aloha_kit.deploy.operator import Operator, UntilTold
-from aloha_kit.deploy.report import Rollout
-from aloha_kit.deploy.video import Film
+from aloha_kit.deploy.operator import Operator, StopOnCommand
+from aloha_kit.deploy.report import DeployedRollout
+from aloha_kit.deploy.video import VideoRecorder
 from aloha_kit.episode.label import label
 from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import LiveRobot
+from aloha_kit.loop.rollouts import RolloutRecorder
 from aloha_kit.storage import EpisodeWriter
 from aloha_kit.storage.step_log import steps_path
 
 
 @dataclass(frozen=True)
 class Runner:
-    """What all rollouts of a deployment share.
+    """Runs the rollouts of a deployment.
 
     Attributes:
-        contract: of the episodes: what the policy sees, without the camera for the video.
+        contract: of the episodes: what the policy reads, without the camera for the video.
         view: the camera for the video.
-        executor: the policy inside the guard, which makes actions of chunks.
-        policy: what to note in the episodes about who acted.
-        operator: who may end a rollout, and judges it where nothing measures success; nobody in simulation.
+        executor: the policy inside the guard.
+        policy: its name, written into the episodes.
+        operator: who may end a rollout, and judges it where nothing measures success; None in simulation.
         judge_s: how long to wait for that verdict.
     """
 
@@ -46,12 +47,12 @@ class Runner:
     judge_s: float = 60.0
     watching: Sequence[Observer] = ()  # of every rollout, besides its own
 
-    def run(self, env: Environment, seed: int, *, film: bool) -> Rollout:
-        """One episode, kept in `output`, filmed beside it if asked for.
+    def run(self, env: Environment, seed: int, *, video: bool) -> DeployedRollout:
+        """One episode in `output`, with a video beside it on request.
 
         Raises:
             SafetyError: the emergency stop was pressed.
-            Exception: whatever ended it, after the episode was kept and simulated arms were parked.
+            Exception: whatever ended it, after the episode was saved and simulated arms were parked.
         """
         self.guard.require_released()  # a rollout begins with a move
         env.seed(seed)
@@ -65,59 +66,61 @@ class Runner:
             describe={**env.describe(), "seed": seed, "policy": self.policy},
             judge=env.succeeded,
         )
+        recorder = RolloutRecorder()
         log = StepLog(steps_path(writer.path), self.latency, self.guard, self.executor)
         narrowed = (_Narrowed(each, self.contract) for each in (log, writer))
-        observers: list[Observer] = [*self.watching, self.latency, *narrowed]
-        video = writer.path.with_suffix(".mp4") if film else None
-        if video is not None:
+        observers: list[Observer] = [*self.watching, recorder, self.latency, *narrowed]
+        mp4 = writer.path.with_suffix(".mp4") if video else None
+        if mp4 is not None:
             observers.append(
-                Film(
-                    video,
+                VideoRecorder(
+                    mp4,
                     self.task.rate_hz,
                     steps=self.task.episode_len,
                     title=f"{writer.path.stem} · {self.task.name} · seed {seed}",
                     max_reward=env.max_reward,
                     judge=env.succeeded,
                     view=self.view,
-                    seen=tuple(self.contract.cameras),
+                    policy_cameras=tuple(self.contract.cameras),
                 )
             )
-        acting = UntilTold(self.guard, self.operator) if self.operator else self.guard
+        acting = StopOnCommand(self.guard, self.operator) if self.operator else self.guard
         try:
             outcome = run_episode(env, self.latency.watch(acting), observers)
         except BaseException:
             if not writer.written:
-                writer.discard()  # asking for its path has reserved an index
+                writer.discard()  # its path has reserved an index
             if not isinstance(env, LiveRobot):  # which is parked by its own `guarded`
                 park(env, self.guard, env.rest_action)
             raise
         success = env.succeeded(outcome)
         if success is None:
             success = self._verdict(acting, writer.path)
-        return Rollout(
-            seed,
-            writer.path.name,
-            video.name if video else None,
-            outcome.steps,
-            outcome.final_reward,
-            outcome.max_reward,
-            success,
-            env.touched(outcome),
-            outcome.reason,
+        return DeployedRollout(
+            seed=seed,
+            steps=outcome.steps,
+            final_reward=outcome.final_reward,
+            max_reward=outcome.max_reward,
+            success=success,
+            touched=env.touched(outcome),
+            reason=outcome.reason,
+            actions=recorder.actions,
+            episode=writer.path.name,
+            video=mp4.name if mp4 else None,
         )
 
     def _verdict(self, acting: Policy, episode: Path) -> bool | None:
-        """What the operator says, written into the episode, which is already safe on the disk."""
-        verdict = acting.verdict if isinstance(acting, UntilTold) else None
+        """The operator's judgement, written into the episode, which is already safe on the disk."""
+        verdict = acting.verdict if isinstance(acting, StopOnCommand) else None
         if verdict is None and self.operator is not None and self.judge_s > 0:
-            verdict = self.operator.ask(f"{episode.name}: success?", self.judge_s)
+            verdict = self.operator.judge(f"{episode.name}: success?", self.judge_s)
         if verdict is not None and episode.exists():
             label(episode, success=verdict)
         return verdict
 
 
 class _Narrowed:
-    """Shows an observer only the cameras of a contract: the view for the video is not the episode's."""
+    """An observer restricted to the cameras of a contract: the camera for the video is not the episode's."""
 
     def __init__(self, observer: Observer, contract: Contract) -> None:
         self._observer, self._cameras = observer, contract.cameras

@@ -1,21 +1,21 @@
-"""Serving a policy to robots on other machines."""
+"""Policy server: inference for robots on other machines."""
 
 from __future__ import annotations
 
 import secrets
-import sys
 
 from aloha_kit.config.match_checkpoint import renames, TrainingSetup
 from aloha_kit.core import WallClock
+from aloha_kit.core.cli import LOG
 from aloha_kit.deploy.agent import local
 from aloha_kit.deploy.args import ServeArgs
 from aloha_kit.loop import LatencyReport, sigterm_interrupts
 from aloha_kit.policies.find import find_checkpoint
-from aloha_kit.remote import PolicyServer, Served
+from aloha_kit.remote import PolicyServer, ServedPolicy
 
 
 def serve(args: ServeArgs) -> None:
-    """Load the network and answer until interrupted; then say what answering took.
+    """Load the network and serve it until interrupted; then print how long inference took.
 
     Raises:
         ConfigError: no checkpoint, a damaged one, an unusable device, or an engine that is missing or wrong.
@@ -29,13 +29,13 @@ def serve(args: ServeArgs) -> None:
         named=args.cameras is not None,
         cautious=True,
     )
-    source = local(path, setup, args.device, args.engine, args.precision, renames(args.rename))
+    source = local(path, setup, args.inference_settings, renames(args.rename))
     source.warm_up()
     token = args.token or secrets.token_urlsafe(16)
     latency = LatencyReport(source.contract.rate_hz, clock=WallClock())
     about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
-    served = Served(source.timed(latency.beside), source.contract, source.chunk_size, about, source.n_obs_steps)
-    server = PolicyServer(served, args.host, args.port, token, say=_say)
+    served = ServedPolicy(source.timed(latency.beside), source.contract, source.chunk_size, about, source.n_obs_steps)
+    server = PolicyServer(served, args.host, args.port, token, log=LOG.info)
     if not args.token:
         print(f"token: {token}")
     print(f"serving {source.name} on {server.host}:{server.port}", flush=True)
@@ -47,7 +47,3 @@ def serve(args: ServeArgs) -> None:
             for stage, row in latency.report()["stages"].items():
                 times = f"p50 {row['p50']:.1f} ms, p99 {row['p99']:.1f} ms"
                 print(f"{stage.removeprefix('async ')}: {row['count']} times, {times}")
-
-
-def _say(words: str) -> None:
-    print(words, file=sys.stderr, flush=True)

@@ -1,8 +1,7 @@
-"""Where chunks come from, here or on another machine, and how they become actions. Needs no torch."""
+"""Policy sources: where chunks come from, this machine or a server, and how they become actions. Needs no torch."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -11,13 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.control.async_inference import AsyncInferencePolicy
-from aloha_kit.control.chunk_boundary import chosen, fade_of
+from aloha_kit.control.chunk_boundary import fade_steps
 from aloha_kit.control.execution import ChunkSource, ENSEMBLE, Executor
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import ConfigError, Contract, Observation
-from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.loop import LatencyReport
 from aloha_kit.remote import RemotePolicy
 
@@ -26,15 +23,15 @@ Measure = Callable[[str], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
-    """A policy before it acts.
+class PolicySource:
+    """A policy before it is deployed.
 
     Attributes:
         name: what to call it in reports and episodes: a path, or an address.
-        trained_on: the task of its demonstrations, where it says it.
+        trained_on: the task of its demonstrations; None where it is not known.
         about: its kind, configuration and surroundings, plain values for JSON.
         timed: the source of chunks, with its stages timed.
-        warm_up: first queries allocate, which would pass for latency.
+        warm_up: first inferences allocate, which would count as latency.
         close: gives back what it holds.
         n_obs_steps: steps of observation that it reads.
     """
@@ -50,27 +47,11 @@ class Source:
     n_obs_steps: int = 1
 
 
-def remote(args: DeployArgs) -> Source:
-    """The policy that a server on another machine runs.
-
-    Raises:
-        ConfigError: no token.
-        RemoteError: nobody answers, or the server refuses.
-    """
-    token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
-    if not token:
-        raise ConfigError("the policy server wants its token: give --token, or set ALOHA_KIT_TOKEN")
-    policy = RemotePolicy(
-        str(args.remote),
-        token,
-        timeout_s=args.timeout_s,
-        quality=args.jpeg,
-        rename=renames(args.rename),
-        seed=args.seed,
-    )
+def served(policy: RemotePolicy) -> PolicySource:
+    """The policy that a server on another machine runs."""
     about = dict(policy.about)
-    name, trained_on = f"{about.pop('checkpoint', '?')} on {args.remote}", about.pop("trained_on", None)
-    return Source(
+    name, trained_on = f"{about.pop('checkpoint', '?')} on {policy.where}", about.pop("trained_on", None)
+    return PolicySource(
         policy.contract,
         policy.chunk_size,
         name,
@@ -83,7 +64,7 @@ def remote(args: DeployArgs) -> Source:
 
 
 class _TimedRemote:
-    """The round trip is what the loop sees of the network."""
+    """A remote policy whose round trip counts as the network's time."""
 
     def __init__(self, policy: RemotePolicy, measure: Measure) -> None:
         self._policy, self._measure = policy, measure
@@ -96,31 +77,34 @@ class _TimedRemote:
             return self._policy.predict_chunk(observation)
 
 
-def execution(args: DeployArgs, inference: Literal["sync", "async"]) -> Execution:
-    """What the flags come to."""
-    seam = chosen(args.seam, temporal_agg=args.temporal_agg, late=inference == "async")
-    return Execution(args.temporal_agg, args.horizon, seam)
-
-
 def executor(
-    source: Source, args: DeployArgs, latency: LatencyReport, inference: Literal["sync", "async"], rate_hz: float
+    source: PolicySource,
+    execution: Execution,
+    latency: LatencyReport,
+    inference: Literal["sync", "async"],
+    rate_hz: float,
+    hold_s: float = 2.0,
 ) -> Executor:
-    """How chunks become actions. A step waits for an asynchronous network for at most a quarter of a period.
+    """The policy that executes the chunks of a source. A step waits for asynchronous inference for at most a quarter of
+    a period.
+
+    Args:
+        hold_s: the longest to hold still for want of a chunk (async) before the rollout is ended.
 
     Raises:
-        ConfigError: a horizon outside 1 … chunk size.
+        ConfigError: `n_action_steps` outside 1 … chunk size.
     """
-    if args.horizon is not None and not 1 <= args.horizon <= source.chunk_size:
-        raise ConfigError(f"--horizon must be 1 to the chunk size {source.chunk_size}, given {args.horizon}")
-    how = execution(args, inference)
+    given = execution.n_action_steps
+    if given is not None and not 1 <= given <= source.chunk_size:
+        raise ConfigError(f"--n_action_steps must be 1 to the chunk size {source.chunk_size}, given {given}")
     if inference == "async":
         return AsyncInferencePolicy(
             source.timed(latency.beside),
             rate_hz,
-            coefficient=ENSEMBLE if args.temporal_agg else None,
-            every=args.horizon,
-            fade=fade_of(how.seam),
+            ensemble_weight=ENSEMBLE if execution.temporal_agg else None,
+            inference_interval=given,
+            fade=fade_steps(execution.chunk_boundary),
             budget_s=0.25 / rate_hz,
-            hold_s=args.hold_s,
+            hold_s=hold_s,
         )
-    return how.executor(source.timed(latency.measure))
+    return execution.executor(source.timed(latency.measure))

@@ -1,4 +1,4 @@
-"""A rollout as a video: a view for people, what the policy sees, and how far it got."""
+"""Video of a rollout: a view for people, the policy's images, and the reward over time."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ HEIGHT = 480  # pixels of the view
 STAGES = ((58, 62, 72), (74, 92, 128), (78, 128, 168), (92, 172, 160), GOOD)
 
 
-class Film:
-    """An observer that writes `path`, and holds the last image for a second with the result.
+class VideoRecorder:
+    """An observer that writes an MP4 to `path`; the last image stays for a second, with the result.
 
     Args:
         rate_hz: of the episode, and so of the video.
@@ -30,7 +30,7 @@ class Film:
         max_reward: the highest reward; 0 where nothing measures success.
         judge: whether an episode that ended so is a success; None where nothing measures it.
         view: camera shown large; the first one if the rig has none of this name.
-        seen: cameras the policy sees, shown small.
+        policy_cameras: cameras that the policy reads, shown small.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class Film:
         max_reward: float,
         judge: Callable[[Outcome], bool | None],
         view: str,
-        seen: tuple[str, ...],
+        policy_cameras: tuple[str, ...],
     ) -> None:
         self.path = path
         self._rate, self._steps, self._title, self._top = rate_hz, steps, title, max_reward
-        self._judge, self._view, self._seen = judge, view, seen
+        self._judge, self._view, self._policy_cameras = judge, view, policy_cameras
         self._close = contextlib.ExitStack()
         self._rewards: list[float] = []
         self._last: Observation | None = None
@@ -86,11 +86,11 @@ class Film:
         images = observation["images"]
         view = self._view if self._view in images else next(iter(images))
         body = fit(images[view], HEIGHT)
-        beside = [name for name in self._seen if name != view]
+        beside = [name for name in self._policy_cameras if name != view]
         if beside:
             # One camera as large as the view, several in a column as high as it.
             height = HEIGHT // len(beside)
-            cells = [tag(fit(images[name], height, height * 4 // 3), f"policy sees {name}") for name in beside]
+            cells = [tag(fit(images[name], height, height * 4 // 3), f"policy input {name}") for name in beside]
             column = np.full((HEIGHT, 4 + cells[0].shape[1], 3), BACKGROUND, np.uint8)
             column[: height * len(cells), 4:] = np.concatenate(cells)
             body = np.concatenate([body, column], axis=1)

@@ -1,4 +1,4 @@
-"""The view of a rollout for people."""
+"""Camera of a rollout's video."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ from dataclasses import replace
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean
-from aloha_kit.deploy.args import DeployArgs
 
 
-def view(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[str, int]:
-    """The camera for people, and how many rollouts are filmed.
+def choose_view(task: TaskConfig, rig: RigConfig, camera: str | None, count: int | None) -> tuple[str, int]:
+    """The camera for people, and how many rollouts get a video.
 
-    In simulation a camera that the policy does not see, else one that it does. A real camera is on the wires
-    or it is not, and drawing costs time that a control loop has not: there only what the policy sees, on request.
+    In simulation a camera that the policy does not read, else one that it does. On a rig only a camera of the policy,
+    on request: another one would have to be connected, and drawing costs time that a control loop has not.
+
+    Args:
+        camera, count: `--video_camera` and `--video`; None is the default.
+
+    Raises:
+        ConfigError: on a rig, a camera that the policy does not read.
     """
     others = [name for name in rig.cameras if name not in task.cameras]
     if rig.has_drivers:
-        if args.video_camera and args.video_camera not in task.cameras:
+        if camera and camera not in task.cameras:
             raise ConfigError(
-                f"on a rig a video shows what the policy sees, not '{args.video_camera}'."
-                f" {did_you_mean(args.video_camera, task.cameras)}"
+                f"on a rig a video shows a camera that the policy reads, not '{camera}'."
+                f" {did_you_mean(camera, task.cameras)}"
             )
-        return args.video_camera or next(iter(task.cameras), ""), args.video or 0
-    view = args.video_camera or ("angle" if "angle" in others else [*others, *task.cameras][0])
-    return view, 3 if args.video is None else args.video
+        return camera or next(iter(task.cameras), ""), count or 0
+    view = camera or ("angle" if "angle" in others else [*others, *task.cameras][0])
+    return view, 3 if count is None else count
 
 
 def with_view(task: TaskConfig, rig: RigConfig, view: str, size: tuple[int, int]) -> tuple[TaskConfig, RigConfig]:

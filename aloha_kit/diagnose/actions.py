@@ -95,13 +95,13 @@ def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         f"stands still for {length / evidence.rate_hz:.1f} s, from step {begin} to {until}: no joint moves by "
         f"{limits.stalled:g} (rad or opening) in {limits.stalled_s[0]:g} s"
     )
-    seams = np.array([step.step for step in evidence.log or () if step.seam])
-    if len(seams) > 1:
-        found += f"; asked every {np.median(np.diff(seams)):g} steps"
+    boundaries = np.array([step.step for step in evidence.log or () if step.boundary])
+    if len(boundaries) > 1:
+        found += f"; an inference every {np.median(np.diff(boundaries)):g} steps"
     if to_the_end and not known:
         grade = "warning"
         found += "; or it takes itself for done: training's statistics do not say where demonstrations end"
-    remedy = "play chunks out or average them (--temporal_agg) instead of a short --horizon; then train longer"
+    remedy = "play chunks out or average them (--temporal_agg) instead of a short --n_action_steps; then train longer"
     yield Cause(Finding(grade, "stalled", "arms", found, "goes on until it is done", remedy), tuple(runs(still)))
 
 

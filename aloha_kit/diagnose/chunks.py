@@ -48,7 +48,7 @@ def check_holds(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 def check_delay(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     """Chunks that were old when their first action was played."""
-    begun = [step for step in evidence.log or () if step.seam and step.step and step.row is not None]
+    begun = [step for step in evidence.log or () if step.boundary and step.step and step.row is not None]
     if not begun:
         return
     delays = np.array([step.row or 0 for step in begun])
@@ -66,39 +66,40 @@ def check_delay(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 def check_seams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     """Jumps of the action where one chunk ends and the next begins, against those of ordinary steps."""
-    seams, change = seam_changes(evidence)
+    boundaries, change = boundary_changes(evidence)
     # averaging begins a chunk at every step: then nothing is left to compare with
-    if len(seams) < 1 or len(change) < 4 * len(seams):
+    if len(boundaries) < 1 or len(change) < 4 * len(boundaries):
         return
     ordinary: Flags = np.ones(len(change), bool)
-    ordinary[[*seams, *(seams[seams + 1 < len(change)] + 1)]] = False
+    ordinary[[*boundaries, *(boundaries[boundaries + 1 < len(change)] + 1)]] = False
     typical = np.percentile(change[ordinary], 90, axis=0)
-    jump = np.median(change[seams], axis=0)
+    jump = np.median(change[boundaries], axis=0)
     counts = np.where(jump >= limits.seam_ratio * typical, jump, 0.0)
     if (grade := level(float(counts.max()), limits.seam_jump)) == "ok":
         return
     names = evidence.contract.action_names
     order = [int(i) for i in np.argsort(-counts) if counts[i] >= limits.seam_jump[0]]
     shown = [f"{names[i]} {jump[i]:.3f} against {typical[i]:.3f}" for i in order[:3]]
-    worst_seam = int(seams[change[seams][:, order[0]].argmax()])
+    worst_boundary = int(boundaries[change[boundaries][:, order[0]].argmax()])
     found = (
-        f"where a new chunk takes over ({len(seams)} times) the action jumps more than in ordinary steps: "
+        f"where a new chunk takes over ({len(boundaries)} times) the action jumps more than in ordinary steps: "
         f"{', '.join(shown)}{' and more' * (len(order) > 3)} (median, 90th percentile; rad or opening); "
-        f"worst at step {worst_seam}"
+        f"worst at step {worst_boundary}"
     )
-    remedy = "average the chunks (--temporal_agg), or fade one into the next (--seam blend)"
+    remedy = "average the chunks (--temporal_agg), or fade one into the next (--chunk_boundary blend)"
     expected = f"less than {limits.seam_ratio:g} times an ordinary step's change"
     yield Cause(
-        Finding(grade, "seams", names[order[0]], found, expected, remedy), tuple((int(s), int(s) + 1) for s in seams)
+        Finding(grade, "seams", names[order[0]], found, expected, remedy),
+        tuple((int(s), int(s) + 1) for s in boundaries),
     )
 
 
-def seam_changes(evidence: Evidence) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+def boundary_changes(evidence: Evidence) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Steps at which a new chunk took over, and (T, A) by how much each step's movement differs from the one before.
 
     The second difference: a chunk boundary in the middle of a fast movement is none if the movement goes on.
     """
     change = np.zeros(evidence.action.shape)
     change[2:] = np.abs(np.diff(evidence.action.astype(np.float64), 2, axis=0))
-    seams = [step.step for step in evidence.log or () if step.seam and 2 <= step.step < evidence.steps]
-    return np.array(seams, np.int64), change
+    boundaries = [step.step for step in evidence.log or () if step.boundary and 2 <= step.step < evidence.steps]
+    return np.array(boundaries, np.int64), change

@@ -17,7 +17,7 @@ from aloha_kit.diagnose.actions import (
     matters,
 )
 from aloha_kit.diagnose.causes import Cause, Limits, ranked
-from aloha_kit.diagnose.chunks import check_delay, check_holds, check_seams, seam_changes
+from aloha_kit.diagnose.chunks import boundary_changes, check_delay, check_holds, check_seams
 from aloha_kit.diagnose.distribution_shift import cells_beyond, check_images, check_joints, check_start, joints_beyond
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.timing import check_overruns, check_streams
@@ -122,9 +122,9 @@ def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
         found["share of steps held still"] = float(np.mean([bool(step.held) for step in log]))
         limited = [any(matters(entry, rule) for entry, rule in step.limited) for step in log]
         found["share of commands limited"] = float(np.mean(limited))
-    seams, change = seam_changes(evidence)
-    if len(seams):
-        found["largest jump at a seam"] = float(change[seams].max())
+    boundaries, change = boundary_changes(evidence)
+    if len(boundaries):
+        found["largest jump at a chunk boundary"] = float(change[boundaries].max())
     if training is not None and training["qpos"].size == evidence.qpos.shape[1]:
         found["furthest joint beyond training"] = float(joints_beyond(evidence.qpos, training["qpos"]).max())
     for camera, statistics in evidence.camera_statistics.items():

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from aloha_kit.core.contract import IMAGES
 from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.diagnose.causes import Limits
-from aloha_kit.diagnose.chunks import seam_changes
+from aloha_kit.diagnose.chunks import boundary_changes
 from aloha_kit.diagnose.diagnosis import Diagnosis
 from aloha_kit.diagnose.distribution_shift import cells_beyond, joints_beyond
 from aloha_kit.diagnose.evidence import Evidence
@@ -88,12 +88,12 @@ def _chunks(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
     axis.set_ylim(0, max(1.0, 1.05 * float(np.nanmax([*age, 0]))))
     held = [step.step for step in log if step.held]
     axis.bar(held, axis.get_ylim()[1], width=1, align="edge", color=ERROR, alpha=0.3, lw=0)
-    seams, change = seam_changes(evidence)
+    boundaries, change = boundary_changes(evidence)
     title = "age of the newest chunk played" + (", red where held still" if held else "")
-    if 0 < len(seams) <= len(log) / 4:
+    if 0 < len(boundaries) <= len(log) / 4:
         jump = axis.twinx()
-        jump.vlines(seams, 0, change[seams].max(axis=1), color=ACTION, lw=1.5)
-        jump.set_ylim(0, max(0.1, 1.1 * float(change[seams].max())))
+        jump.vlines(boundaries, 0, change[boundaries].max(axis=1), color=ACTION, lw=1.5)
+        jump.set_ylim(0, max(0.1, 1.1 * float(change[boundaries].max())))
         jump.tick_params(labelsize=8, colors=ACTION)
         jump.spines[["top"]].set_visible(False)
         title += "; orange: largest jump where a new one takes over (rad)"

@@ -14,7 +14,7 @@ from aloha_kit.storage.step_log import Step
 
 REMEDIES = {
     "network": "ask the network beside the loop (--inference async), or make it faster: another --engine, a GPU, a "
-    "smaller network, fewer queries (--horizon)",
+    "smaller network, fewer inferences (--n_action_steps)",
     "preprocessing": "smaller images, or cameras that send the size that the network wants",
     "observation": "run python -m aloha_kit.doctor: cameras or drivers that are late; a simulation draws too slowly",
     "command": "where chunks are waited for, make the network faster; end other programs that use the processor",

@@ -19,8 +19,8 @@ from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.core.files import free_path, make_folder, write_json
 from aloha_kit.eval.args import EvalArgs
-from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator
-from aloha_kit.eval.report import Evaluated, table, to_json
+from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
+from aloha_kit.eval.report import CheckpointResult, table, to_json
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.policies.find import find_checkpoint, run_folder
 
@@ -31,48 +31,61 @@ def run(args: EvalArgs) -> None:
     Raises:
         ConfigError: a wrong name, path or value.
         ContractError: a policy and the simulation do not fit together; lists every difference.
-        EvaluationError: a process died, or a rollout failed; what was done is kept and reported.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after everything done was kept and reported.
+        EvaluationError: a process ended, or a rollout failed; the rollouts so far are reported.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the rollouts so far were reported.
     """
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
     if rig.has_drivers:
         raise ConfigError(
-            f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; count there with aloha_kit.deploy"
+            f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; use aloha_kit.deploy there"
         )
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
+    settings = EvaluationSettings(
+        task,
+        rig,
+        range(args.seed, args.seed + args.rollouts),
+        args.execution,
+        args.inference_settings,
+        args.at_a_time,
+        args.processes,
+        args.cameras,
+        args.image_size,
+        renames(args.rename),
+        starts,
+    )
     if args.threads:
         torch.set_num_threads(args.threads)
     sources = [find_checkpoint(path) for path in args.ckpt]
     output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{task.name}_{_now():%Y%m%d-%H%M%S}")
     file = free_path(output / "eval.json")
-    evaluated: list[Evaluated] = []
+    results: list[CheckpointResult] = []
     about = _about(args, task)
     written = 0.0
 
     def keep(*, now: bool = False) -> None:
         nonlocal written
         if now or time.monotonic() - written > 1:
-            write_json(file, to_json(about, evaluated))
+            write_json(file, to_json(about, results))
             written = time.monotonic()
 
     with sigterm_interrupts():
-        candidates = [CheckpointEvaluator(source, args, task, rig, starts) for source in sources]
-        for name in renames(args.rename):
-            if not any(name in candidate.renamed for candidate in candidates):
-                raise ContractError(f"--rename {name}=…: neither checkpoint has a camera '{name}'")
-        for candidate in candidates[1:]:
-            candidate.check()  # now, and not after the first one's rollouts
+        evaluators = [CheckpointEvaluator(source, settings) for source in sources]
+        for name in settings.rename:
+            if not any(name in evaluator.renamed for evaluator in evaluators):
+                raise ContractError(f"--rename {name}=…: no checkpoint has a camera '{name}'")
+        for evaluator in evaluators[1:]:
+            evaluator.check()  # now, and not after the first one's rollouts
         try:
-            for label, candidate in zip("AB", candidates, strict=False):
-                evaluated.append(Evaluated(label, candidate.about()))
-                candidate.evaluate(evaluated[-1], keep)
+            for label, evaluator in zip("AB", evaluators, strict=False):
+                results.append(CheckpointResult(label, evaluator.about()))
+                evaluator.evaluate(results[-1], keep)
         finally:
-            if any(each.rollouts for each in evaluated):
+            if any(each.rollouts for each in results):
                 keep(now=True)
-                print(table(evaluated))
+                print(table(results))
                 print(f"\n{file}")
 
 
@@ -86,7 +99,7 @@ def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:
         "execution": {
             "temporal_agg": args.temporal_agg,
             "delay_steps": args.delay_steps,
-            "seam": args.execution.seam,
+            "chunk_boundary": args.execution.chunk_boundary,
             "batch": args.at_a_time,
             "workers": args.processes,
             "threads": torch.get_num_threads(),

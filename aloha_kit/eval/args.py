@@ -1,4 +1,4 @@
-"""The command line of evaluation."""
+"""Command line of evaluation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated, cast, ClassVar
 
 from tyro.conf import arg, UseAppendAction
 
-from aloha_kit.config.inference import EngineKind, Precision
+from aloha_kit.config.inference import EngineKind, InferenceSettings, Precision
 from aloha_kit.config.match_checkpoint import renames
-from aloha_kit.control.chunk_boundary import chosen, Seam
+from aloha_kit.control.chunk_boundary import ChunkBoundary, resolve_boundary
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
@@ -31,10 +31,10 @@ LOWEST = {
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArgs(CommandArgs):
-    """Count how often a trained policy succeeds in simulation, many rollouts at a time.
+    """Success rate of a trained policy in simulation, many rollouts at a time.
 
-    Two checkpoints are compared on the same starts. Nothing is kept of a rollout but how it went; to watch some,
-    deploy. Stop with Ctrl-C at any time: what was done is reported.
+    Two checkpoints are compared on the same starts. No episodes are saved; use deployment to watch rollouts. Stop with
+    Ctrl-C at any time: the rollouts so far are reported.
     """
 
     EXAMPLE: ClassVar[str] = "--ckpt runs/sim_transfer_cube/act --task sim_transfer_cube"
@@ -43,7 +43,7 @@ class EvalArgs(CommandArgs):
         "task",
         "num_rollouts",
         "temporal_agg",
-        "horizon",
+        "n_action_steps",
         "delay_steps",
         "seed",
         "workers",
@@ -58,16 +58,16 @@ class EvalArgs(CommandArgs):
     task: Annotated[str, arg(aliases=("--task_name",))]
     """Task: a name in configs/tasks or a YAML path."""
     temporal_agg: bool = False
-    """Ask at every step and average all predictions for the present one, older ones weighing more."""
+    """Run inference at every step and average all predictions for the present one, older ones weighing more."""
     num_rollouts: int | None = None
     """Rollouts of each checkpoint; by default 200, or one a row of --eval_poses."""
-    horizon: int | None = None
-    """Steps from one query to the next; by default the whole chunk, less what --delay_steps and --seam set aside, or
-    1 with --temporal_agg."""
+    n_action_steps: Annotated[int | None, arg(aliases=("--horizon",))] = None
+    """Steps executed between inferences; by default the whole chunk, less what --delay_steps and --chunk_boundary set
+    aside, or 1 with --temporal_agg."""
     delay_steps: int = 0
     """Steps from an observation to the first action of its chunk, as a slow network has them with deploy's async
     inference; the arms wait for an episode's first chunk."""
-    seam: Seam | None = None
+    chunk_boundary: Annotated[ChunkBoundary | None, arg(aliases=("--seam",))] = None
     """Where a chunk takes over from the one before: switch (none), or fade while both cover the steps (blend); by
     default blend with --delay_steps, else none."""
     seed: int = 100_000
@@ -75,23 +75,22 @@ class EvalArgs(CommandArgs):
     workers: int | None = None
     """Processes that simulate; the cores of the machine when not given."""
     batch: int | None = None
-    """Rollouts at a time, whose queries the network answers together; 8 when not given, or one a worker where there
-    are more. Rounding depends on it a little (1 is a query as in deploy), on --workers not at all."""
+    """Rollouts at a time, whose inferences run together; 8 when not given, or one a worker where there are more."""
     threads: int | None = None
     """Threads of the network on a CPU; the cores of the machine when not given."""
     device: str | None = None
     """Where the network runs; by default cuda where there is one, else cpu."""
     engine: EngineKind = "eager"
-    """How the network is run: as it is, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best on a CPU).
-    Whatever is not eager fp32 is compared with that before anything moves."""
+    """How the network runs: operation by operation, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best
+    on a CPU). Anything but eager fp32 is compared with it before anything moves."""
     precision: Precision = "fp32"
-    """What the network multiplies in: fp32 as trained, or bf16, quicker by far where the processor knows it."""
+    """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it."""
     output: Path | None = None
     """Folder for eval.json; by default eval/TASK_TIME in the first run."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width of what the policy sees, where the checkpoint does not say it (published ACT)."""
+    """Height and width of the policy's images, where the checkpoint lacks them (published ACT)."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
-    """Cameras that the policy sees, in its training's order, where the checkpoint does not say it (published ACT); by
+    """Cameras that the policy reads, in its training's order, where the checkpoint lacks them (published ACT); by
     default the task's."""
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
     """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
@@ -113,7 +112,7 @@ class EvalArgs(CommandArgs):
             if given is not None and min(values) < lowest:
                 raise ValueError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
 
-        chosen(self.seam, temporal_agg=self.temporal_agg, late=False)
+        resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=False)
         renames(self.rename)
 
     @property
@@ -124,8 +123,13 @@ class EvalArgs(CommandArgs):
     @property
     def execution(self) -> Execution:
         """How chunks become actions."""
-        seam = chosen(self.seam, temporal_agg=self.temporal_agg, late=self.delay_steps > 0)
-        return Execution(self.temporal_agg, self.horizon, seam, self.delay_steps)
+        boundary = resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=self.delay_steps > 0)
+        return Execution(self.temporal_agg, self.n_action_steps, boundary, self.delay_steps)
+
+    @property
+    def inference_settings(self) -> InferenceSettings:
+        """Where and by what the network runs."""
+        return InferenceSettings(self.device, self.engine, self.precision)
 
     @property
     def processes(self) -> int:
@@ -134,12 +138,12 @@ class EvalArgs(CommandArgs):
 
     @property
     def at_a_time(self) -> int:
-        """How many rollouts a query is for."""
+        """Rollouts at a time."""
         return self.batch or max(8, self.processes)
 
 
 def parse(argv: Sequence[str] | None = None) -> EvalArgs:
     """Turn flags into values; raises `UsageError`."""
-    # read when torch loads: between queries its threads must sleep, for simulation needs the cores
+    # read when torch loads: between inferences its threads must sleep, for simulation needs the cores
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return cast(EvalArgs, cli.parse(EvalArgs, "eval", argv))

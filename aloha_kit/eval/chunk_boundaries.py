@@ -1,4 +1,4 @@
-"""How hard a policy jumps where one chunk takes over from another."""
+"""Jumps of the action at chunk boundaries."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from aloha_kit.core import Action, Observation
 
 
 class BoundaryMonitor:
-    """A policy, watched between its executor and the safety guard, which would cut the jumps.
+    """A policy that measures jumps at chunk boundaries, between the executor and the safety guard, which limits them.
 
-    A step is measured in what the guard lets each entry move in a period, the largest counts: at more than 1 a command
-    is limited. At a chunk boundary are the first step of a newer chunk and those on which more than one is played, with
-    the one after, since a fade may end in a jump as well; an episode's first chunk joins on to nothing.
+    A change is measured in what the guard allows each entry in a period, and the largest entry counts: at more than 1
+    a command is limited. At a chunk boundary are the first step of a newer chunk and those on which more than one takes
+    part, with the one after, since a fade may end in a jump as well; an episode's first chunk follows none.
 
     Args:
         reach: (A,) the largest change of each entry in one step.
@@ -30,8 +30,8 @@ class BoundaryMonitor:
         self._before: Action | None = None
         self._joining = False
         self._steps: list[float] = []
-        self._at_seam: list[bool] = []
-        self._seams = 0
+        self._at_boundary: list[bool] = []
+        self._boundaries = 0
 
     def reset(self) -> None:
         self._start_episode()
@@ -39,22 +39,22 @@ class BoundaryMonitor:
 
     def act(self, observation: Observation) -> Action:
         action = self._policy.act(observation)
-        playing = self._policy.playing
-        joining = playing is not None and (playing.seam or playing.chunks > 1)
+        provenance = self._policy.provenance
+        joining = provenance is not None and (provenance.boundary or provenance.chunks > 1)
         if self._before is not None:
-            self._seams += playing is not None and playing.seam
+            self._boundaries += provenance is not None and provenance.boundary
             self._steps.append(float(np.max(np.abs(action - self._before) / self._reach)))
-            self._at_seam.append(joining or self._joining)
-            self._joining = joining and playing is not None and playing.chunks > 1
+            self._at_boundary.append(joining or self._joining)
+            self._joining = joining and provenance is not None and provenance.chunks > 1
         self._before = action
         return action
 
     def report(self) -> dict[str, Any]:
         """Of the episode: the number of chunk boundaries, the largest step at one, the median and the largest step."""
-        steps, at_seam = np.array(self._steps or [0.0]), np.array(self._at_seam or [False])
+        steps, at_boundary = np.array(self._steps or [0.0]), np.array(self._at_boundary or [False])
         return {
-            "count": self._seams,
-            "largest": float(steps[at_seam].max(initial=0.0)),
+            "count": self._boundaries,
+            "largest": float(steps[at_boundary].max(initial=0.0)),
             "median_step": float(np.median(steps)),
             "largest_step": float(steps.max()),
         }

@@ -1,4 +1,4 @@
-"""One network for many environments."""
+"""Inference for many environments at once."""
 
 from __future__ import annotations
 
@@ -12,51 +12,56 @@ from aloha_kit.core import plural
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.inputs import Collator
-from aloha_kit.policies.network import Ask, ChunkNetwork
+from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
-class BatchedNetwork:
-    """Answers the rows of a shared buffer, together, without gradients and in evaluation mode.
+class BatchedInference:
+    """Predicts the chunks of rows of a shared buffer, without gradients and in evaluation mode.
 
-    Every query has `size` rows, filled up with copies where fewer ask. Matrix products round differently at
-    different sizes: with one size, a rollout is the same bits whoever else asked at the same time.
+    Sums round differently at different batch sizes, so every batch has `size` rows, filled up with copies: a rollout is
+    then the same to the bit whatever else runs. With a size of 1 it is so at any number of rollouts at a time, and as
+    in deployment.
 
     Args:
-        ask: the network made ready for `size` rows, see `policies.engine`; by default the network as it is.
+        size: rows of a batch; see `batch_size`.
+        predict: the network made ready for `size` rows, see `policies.engine`; by default the network as it is.
     """
 
-    def __init__(
-        self,
-        network: ChunkNetwork,
-        mailbox: SharedBuffer,
-        size: int,
-        ask: Ask | None = None,
-    ) -> None:
-        self._network, self._mailbox, self._size = network.eval(), mailbox, size
-        self._ask = ask or network.predict
+    def __init__(self, network: ChunkNetwork, buffer: SharedBuffer, size: int, predict: Predict | None = None) -> None:
+        self._network, self._buffer, self._size = network.eval(), buffer, size
+        self._predict = predict or network.predict
         self._collate = Collator(next(network.parameters()).device)
 
     def __call__(self, rows: Sequence[int]) -> None:
-        """Read the observations of some rows, at most `size`, and answer them.
+        """Read the observations of some rows, and write their chunks.
 
         Raises:
             EvaluationError: the device cannot do it; most often its memory is too small.
         """
-        for row, chunk in zip(rows, self._chunks([*rows, *[rows[0]] * (self._size - len(rows))]), strict=False):
-            self._mailbox.answer(row, chunk)
+        for first in range(0, len(rows), self._size):
+            some = rows[first : first + self._size]
+            chunks = self._chunks([*some, *[some[0]] * (self._size - len(some))])
+            for row, chunk in zip(some, chunks, strict=False):
+                self._buffer.put_chunk(row, chunk)
 
     def warm_up(self) -> None:
-        """Ask once about what lies there: first queries allocate and choose their kernels."""
+        """Run one inference on whatever the buffer holds: first ones allocate and choose their kernels."""
         self._chunks([0] * self._size)
 
     def _chunks(self, rows: Sequence[int]) -> npt.NDArray[np.float32]:
         try:
             with torch.inference_mode():
-                generator = self._network.generator(self._mailbox.seeds(rows))
-                chunks = self._ask(self._collate(self._mailbox.read(rows)), generator)
+                generator = self._network.generator(self._buffer.seeds(rows))
+                chunks = self._predict(self._collate(self._buffer.read(rows)), generator)
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(
                 f"the network failed on {plural(len(rows), 'observation')} at once: {str(error).splitlines()[0]}. "
                 "If memory is short, try a smaller --batch"
             ) from error
+
+
+def batch_size(network: ChunkNetwork, at_a_time: int) -> int:
+    """Rows that the network computes at once for so many rollouts: one on a CPU, where a batch gains little and rounds
+    otherwise than deployment does; all on a GPU."""
+    return 1 if next(network.parameters()).device.type == "cpu" else at_a_time

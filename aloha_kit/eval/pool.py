@@ -1,4 +1,4 @@
-"""The processes that simulate, and the parent's side of them: seeds out, queries answered in batches, rollouts in."""
+"""Pool of worker processes: seeds out, batched inference for their requests, rollouts in."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from aloha_kit.core import AlohaKitError, plural
-from aloha_kit.eval.worker import ANSWERED, ASKED, Failure, Plan, Ready, Rollout, work
+from aloha_kit.eval.worker import EvaluatedRollout, EvaluationJob, Failure, Ready, REQUEST, RESPONSE, work
 from aloha_kit.loop import interrupts_put_off
 
 
@@ -22,13 +22,13 @@ class EvaluationError(AlohaKitError):
 
 @dataclass(eq=False)
 class _Environment:
-    """One environment, as the parent sees it."""
+    """The parent's side of one environment."""
 
     row: int  # of the shared buffer
     pipe: Connection
     process: SpawnProcess
     seed: int | None = None  # being rolled out
-    asked: bool = False
+    waiting: bool = False  # for a chunk
 
 
 class Pool:
@@ -38,17 +38,17 @@ class Pool:
         workers: processes.
 
     Attributes:
-        shared buffer: where observations and chunks lie.
-        queries: how often the network was asked.
+        buffer: observations and chunks.
+        inferences: how many batches the network computed.
         network_s: how long that took.
     """
 
-    def __init__(self, plan: Plan, workers: int) -> None:
-        self.mailbox = plan.mailbox
-        self._plan, self._workers = plan, min(workers, plan.mailbox.rows)
+    def __init__(self, job: EvaluationJob, workers: int) -> None:
+        self.buffer = job.buffer
+        self._job, self._workers = job, min(workers, job.buffer.rows)
         self._environments: list[_Environment] = []
         self._processes: list[SpawnProcess] = []
-        self.queries, self.network_s = 0, 0.0
+        self.inferences, self.network_s = 0, 0.0
 
     def __enter__(self) -> Pool:
         try:
@@ -64,23 +64,23 @@ class Pool:
         self._end()
 
     def ready(self) -> Ready:
-        """Wait until all environments stand; they are all alike.
+        """Wait until all environments are connected; they are all alike.
 
         Raises:
-            EvaluationError: one cannot be made; says why.
+            EvaluationError: one cannot be connected; says why.
         """
-        answers = [self._receive(env) for env in self._environments]
-        assert isinstance(answers[0], Ready)
-        return answers[0]
+        messages = [self._receive(env) for env in self._environments]
+        assert isinstance(messages[0], Ready)
+        return messages[0]
 
-    def run(self, seeds: Iterable[int], network: Callable[[Sequence[int]], None]) -> Iterator[Rollout]:
+    def run(self, seeds: Iterable[int], network: Callable[[Sequence[int]], None]) -> Iterator[EvaluatedRollout]:
         """Roll out every seed; gives each rollout as it ends.
 
-        All environments that are under way ask before any is answered, so that queries are as large as can be and
-        simulation and network do not fight over the cores.
+        The network runs when all environments under way wait for it, so that batches are as large as can be and
+        simulation and network do not compete for the cores.
 
         Args:
-            network: reads the observations of some rows of the shared buffer and answers them there.
+            network: predicts the chunks of some rows of the shared buffer.
 
         Raises:
             EvaluationError: a process died, or a rollout failed; names the seed.
@@ -94,33 +94,33 @@ class Pool:
             busy = [env for env in self._environments if env.seed is not None]
             if not busy:
                 return
-            thinking = [env for env in busy if not env.asked]
-            if not thinking:
+            simulating = [env for env in busy if not env.waiting]
+            if not simulating:
                 start = time.perf_counter()
                 network([env.row for env in busy])
                 self.network_s += time.perf_counter() - start
-                self.queries += 1
+                self.inferences += 1
                 for env in busy:
-                    env.asked = False
-                    self._send(env, ANSWERED)
+                    env.waiting = False
+                    self._send(env, RESPONSE)
                 continue
-            ready = wait([env.pipe for env in thinking])
-            for env in thinking:
+            ready = wait([env.pipe for env in simulating])
+            for env in simulating:
                 if env.pipe in ready:
                     message = self._receive(env)
-                    if message == ASKED:
-                        env.asked = True
+                    if message == REQUEST:
+                        env.waiting = True
                     else:
-                        assert isinstance(message, Rollout)
+                        assert isinstance(message, EvaluatedRollout)
                         env.seed = None
                         yield message
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and GL's state
         for first in range(self._workers):
-            pipes = [(row, *context.Pipe()) for row in range(first, self.mailbox.rows, self._workers)]
+            pipes = [(row, *context.Pipe()) for row in range(first, self.buffer.rows, self._workers)]
             process = context.Process(
-                target=work, args=(self._plan, [(row, theirs) for row, _, theirs in pipes]), daemon=True
+                target=work, args=(self._job, [(row, theirs) for row, _, theirs in pipes]), daemon=True
             )
             with interrupts_put_off():
                 process.start()
@@ -131,13 +131,13 @@ class Pool:
         self._environments.sort(key=lambda env: env.row)
 
     def _send(self, env: _Environment, message: int | str) -> None:
-        with contextlib.suppress(OSError):  # it has died: `_receive` finds out why
+        with contextlib.suppress(OSError):  # it has ended: `_receive` reports why
             env.pipe.send(message)
 
-    def _receive(self, env: _Environment) -> Ready | Rollout | str:
+    def _receive(self, env: _Environment) -> Ready | EvaluatedRollout | str:
         where = "while it started" if env.seed is None else f"at seed {env.seed}"
         try:
-            message: Ready | Rollout | Failure | str = env.pipe.recv()
+            message: Ready | EvaluatedRollout | Failure | str = env.pipe.recv()
         except (EOFError, OSError):
             env.process.join(timeout=10)
             raise EvaluationError(
@@ -151,7 +151,7 @@ class Pool:
 
     def _end(self) -> None:
         for env in self._environments:
-            env.pipe.close()  # the end of its pipe ends a thread at its next word, and all threads their process
+            env.pipe.close()  # the end of its pipe ends a thread at its next message, and all threads their process
         for process in self._processes:
             process.join(timeout=10)
             if process.is_alive():

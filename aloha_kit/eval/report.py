@@ -1,4 +1,4 @@
-"""What an evaluation comes to: eval.json for programs, a table for people."""
+"""Evaluation report: eval.json for programs, a table for people."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from typing import Any
 
 from aloha_kit.core import plural
 from aloha_kit.eval.compare import Comparison
-from aloha_kit.eval.worker import Rollout
+from aloha_kit.eval.worker import EvaluatedRollout
 from aloha_kit.loop import wilson_interval
+from aloha_kit.loop.rollouts import summarise
 
 
 @dataclass
-class Evaluated:
+class CheckpointResult:
     """One checkpoint and its rollouts so far, in the order in which they ended.
 
     Attributes:
@@ -27,23 +28,23 @@ class Evaluated:
 
     label: str
     about: Mapping[str, Any]
-    rollouts: list[Rollout] = field(default_factory=list)
+    rollouts: list[EvaluatedRollout] = field(default_factory=list)
     seconds: float = 0.0
     network_s: float = 0.0
-    queries: int = 0
+    inferences: int = 0
 
-    def add(self, rollout: Rollout, seconds: float, network_s: float, queries: int) -> None:
+    def add(self, rollout: EvaluatedRollout, seconds: float, network_s: float, inferences: int) -> None:
         """One more rollout, and the totals up to it."""
         self.rollouts.append(rollout)
-        self.seconds, self.network_s, self.queries = seconds, network_s, queries
+        self.seconds, self.network_s, self.inferences = seconds, network_s, inferences
 
     @property
     def successes(self) -> int:
-        return sum(rollout.success for rollout in self.rollouts)
+        return sum(bool(rollout.success) for rollout in self.rollouts)
 
     def verdicts(self) -> dict[int, bool]:
         """{seed: success}"""
-        return {rollout.seed: rollout.success for rollout in self.rollouts}
+        return {rollout.seed: bool(rollout.success) for rollout in self.rollouts}
 
     def rollouts_per_hour(self) -> float:
         return 3600 * len(self.rollouts) / self.seconds if self.seconds else 0.0
@@ -56,8 +57,7 @@ class Evaluated:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; rollouts by seed, so that two runs can be laid beside each other."""
-        stages = Counter(f"{rollout.max_reward:g}" for rollout in self.rollouts)
+        """Plain values; rollouts by seed, so that two runs can be compared line by line."""
         each = [asdict(rollout) for rollout in sorted(self.rollouts, key=lambda rollout: rollout.seed)]
         for row in each:
             guard = row.pop("guard")
@@ -65,16 +65,14 @@ class Evaluated:
         return {
             "label": self.label,
             **self.about,
-            "success": _rate([r.success for r in self.rollouts]),
-            "success_any_time": _rate([r.touched for r in self.rollouts]),
-            "max_reward_histogram": dict(sorted(stages.items(), key=lambda item: float(item[0]))),
+            **summarise(self.rollouts),
             "guard": self.guard(),
-            "seams": self.seams(),
+            "chunk_boundaries": self.chunk_boundaries(),
             "speed": {
                 "seconds": round(self.seconds, 3),
                 "rollouts_per_hour": round(self.rollouts_per_hour(), 1),
                 "network_seconds": round(self.network_s, 3),
-                "queries": self.queries,
+                "inferences": self.inferences,
             },
             "rollouts": each,
         }
@@ -92,12 +90,12 @@ class Evaluated:
         limited_by = {rule: dict(names.most_common()) for rule, names in rules.items()}
         return {**totals, "limited_by": limited_by, "faults": dict(faults)}
 
-    def seams(self) -> dict[str, Any] | None:
+    def chunk_boundaries(self) -> dict[str, Any] | None:
         """Jumps at chunk boundaries, see `BoundaryMonitor.report`: medians over rollouts, and the worst."""
         if not self.rollouts:
             return None
         count, largest, usual = (
-            [rollout.seams[key] for rollout in self.rollouts] for key in ("count", "largest", "median_step")
+            [rollout.chunk_boundaries[key] for rollout in self.rollouts] for key in ("count", "largest", "median_step")
         )
         return {
             "count": statistics.median(count),
@@ -106,17 +104,18 @@ class Evaluated:
         }
 
     def table(self) -> str:
-        """The result in words and columns."""
+        """The result as text."""
         lines = [f"{self.label}  {self.about['checkpoint']}"]
         for label, verdicts in (
             ("success, held to the end", [r.success for r in self.rollouts]),
             ("success at any time", [r.touched for r in self.rollouts]),
         ):
-            low, high = wilson_interval(sum(verdicts), len(verdicts))
-            share = f"{sum(verdicts)}/{len(verdicts)} = {sum(verdicts) / len(verdicts):.1%}"
+            successes = sum(map(bool, verdicts))
+            low, high = wilson_interval(successes, len(verdicts))
+            share = f"{successes}/{len(verdicts)} = {successes / len(verdicts):.1%}"
             lines.append(f"  {label:<26} {share:<18} 95 % Wilson interval {low:.1%} to {high:.1%}")
-        stages = Counter(f"{rollout.max_reward:g}" for rollout in self.rollouts)
-        reached = ", ".join(f"{stage}: {n}" for stage, n in sorted(stages.items(), key=lambda item: float(item[0])))
+        stages = summarise(self.rollouts)["max_reward_histogram"]
+        reached = ", ".join(f"{stage}: {n}" for stage, n in stages.items())
         lines.append(f"  {'highest reward':<26} {reached}")
         if early := Counter(r.reason for r in self.rollouts if r.reason != "complete"):
             lines += [f"  ended early: {reason} ({n}x)" for reason, n in early.most_common(5)]
@@ -124,11 +123,11 @@ class Evaluated:
         lines.append(
             f"  {'safety guard':<26} {guard['limited']} of {guard['commands']} commands limited, {guard['held']} held"
         )
-        if (seams := self.seams()) is not None:
-            largest, usual = seams["largest_step"]["p50"], seams["median_step"]
+        if (jumps := self.chunk_boundaries()) is not None:
+            largest, usual = jumps["largest_step"]["p50"], jumps["median_step"]
             lines.append(
-                f"  {'chunk boundaries':<26} {seams['count']:g} a rollout, largest step {largest:.2f} of what the "
-                f"guard lets pass (a usual one {usual:.2f})"
+                f"  {'chunk boundaries':<26} {jumps['count']:g} a rollout, largest step {largest:.2f} of what the "
+                f"guard allows (a usual one {usual:.2f})"
             )
         share_of_network = self.network_s / self.seconds if self.seconds else 0.0
         lines.append(
@@ -138,7 +137,7 @@ class Evaluated:
         return "\n".join(lines)
 
 
-def to_json(about: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[str, Any]:
+def to_json(about: Mapping[str, Any], evaluated: Sequence[CheckpointResult]) -> dict[str, Any]:
     """The whole report as plain values."""
     comparison = compared(evaluated)
     found = None
@@ -153,28 +152,16 @@ def to_json(about: Mapping[str, Any], evaluated: Sequence[Evaluated]) -> dict[st
     return {**about, "checkpoints": [each.to_json() for each in evaluated], "comparison": found}
 
 
-def table(evaluated: Sequence[Evaluated]) -> str:
+def table(evaluated: Sequence[CheckpointResult]) -> str:
     """The whole report for people."""
     parts = [each.table() for each in evaluated if each.rollouts]
     comparison = compared(evaluated)
     return "\n\n".join(["", *parts, *([comparison.table()] if comparison else [])])
 
 
-def compared(evaluated: Sequence[Evaluated]) -> Comparison | None:
+def compared(evaluated: Sequence[CheckpointResult]) -> Comparison | None:
     """Of two checkpoints, over the starts that both have been through; None where there is none."""
     if len(evaluated) != 2:
         return None
     comparison = Comparison.of(*(each.verdicts() for each in evaluated))
     return comparison if comparison.starts else None
-
-
-def _rate(verdicts: Sequence[bool]) -> dict[str, Any] | None:
-    if not verdicts:
-        return None
-    low, high = wilson_interval(sum(verdicts), len(verdicts))
-    return {
-        "successes": sum(verdicts),
-        "trials": len(verdicts),
-        "rate": sum(verdicts) / len(verdicts),
-        "wilson95": [low, high],
-    }

@@ -1,4 +1,4 @@
-"""Memory that the processes share: an environment's newest observation, and the chunk that answers it."""
+"""Shared memory of the processes: each environment's newest observation, and the chunk predicted from it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ Chunk = npt.NDArray[np.float32]
 class SharedBuffer:
     """One row an environment of what a policy of `contract` reads, `n_obs_steps` of them, and of chunks (K, A).
 
-    A row belongs to its environment until that says "asked", then to the network until it says "answered"; nothing
-    else guards it. The memory has no name, so none is left behind however the processes end. It can be handed to a
+    A row belongs to its environment until that sends a request, then to the network until it responds; nothing else
+    guards it. The memory has no name, so none is left behind however the processes end. It can be handed to a
     process only when that is started.
     """
 
@@ -39,8 +39,8 @@ class SharedBuffer:
             for name, (shape, kind) in self._entries.items()
         }
 
-    def post(self, row: int, observation: Observation, seed: tuple[int, int] = (0, 0)) -> None:
-        """Put down what the policy may see of an observation, and the seed of its inference.
+    def put_observation(self, row: int, observation: Observation, seed: tuple[int, int] = (0, 0)) -> None:
+        """Write what the policy reads of an observation, and the seed of its inference.
 
         Raises:
             ContractError: see `core.inputs.read`.
@@ -58,12 +58,12 @@ class SharedBuffer:
         """{input: (len(rows), …)} a copy of some rows."""
         return {name: self._table(name)[list(rows)] for name in self._inputs}
 
-    def answer(self, row: int, chunk: Chunk) -> None:
-        """Put down the chunk for a row's observation."""
+    def put_chunk(self, row: int, chunk: Chunk) -> None:
+        """Write the chunk for a row's observation."""
         self._table("chunk")[row] = chunk
 
     def chunk(self, row: int) -> Chunk:
-        """A copy of the chunk that was put down."""
+        """A copy of a row's chunk."""
         copy: Chunk = self._table("chunk")[row].copy()
         return copy
 

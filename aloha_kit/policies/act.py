@@ -59,7 +59,7 @@ class VAEEncoder(nn.Module):
         mask = torch.cat([is_pad.new_ones(batch, 2), ~is_pad], dim=1)
         for layer in self.layers[:-1]:
             x = layer(x, self.positions, mask)
-        x = self.layers[-1](x, self.positions, mask, rows=1)  # nobody asks what becomes of the others
+        x = self.layers[-1](x, self.positions, mask, rows=1)  # the others are never read
         # fp32 under autocast too: the divergence is a small difference of near equals, and bf16 makes it negative
         mean, log_variance = self.latent(self.norm(x.squeeze(1))).float().chunk(2, dim=-1)
         return mean, log_variance

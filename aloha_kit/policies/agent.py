@@ -1,4 +1,4 @@
-"""A network behind an observation: what deployment and evaluation call."""
+"""Chunk policy: a network applied to observations, as deployment and evaluation call it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from aloha_kit.core.inputs import read
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.inputs import Collator
-from aloha_kit.policies.network import Ask, ChunkNetwork
+from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
 class ChunkPolicy:
-    """Gives the chunk of actions that a network predicts from one observation.
+    """Predicts a chunk of actions from one observation.
 
     A source for `execution.ChunkExecutor` and `execution.TemporalEnsemble`, which turn it into a
     `Policy`. Runs without gradients, in evaluation mode.
 
     Args:
-        ask: the network made ready, see `engine.prepare`; by default the network as it is.
+        predict: the network made ready, see `engine.prepare`; by default the network as it is.
         seed: of the first rollout, for a policy that samples; each reset begins the next one.
     """
 
-    def __init__(self, network: ChunkNetwork, device: str = "cpu", ask: Ask | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, network: ChunkNetwork, device: str = "cpu", predict: Predict | None = None, seed: int = 0
+    ) -> None:
         self.network = network.to(device).eval()
         self.device = device
-        self._ask = ask or network.predict
+        self._predict = predict or network.predict
         self._collate = Collator(device)
         self._seeds, self._given = InferenceSeeds(seed), None  # type: InferenceSeeds, tuple[int, int] | None
 
@@ -47,7 +49,7 @@ class ChunkPolicy:
         self._seeds.start()
 
     def seed(self, rollout: int, inference: int) -> None:
-        """What the next inference draws from, where somebody else counts them."""
+        """Seed of the next inference, where a client counts them."""
         self._given = rollout, inference
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
@@ -58,7 +60,7 @@ class ChunkPolicy:
         """
         seed, self._given = self._given or self._seeds.take(), None
         with torch.inference_mode():
-            chunk = self._ask(self.batch(observation), self.network.generator([seed]))[0]
+            chunk = self._predict(self.batch(observation), self.network.generator([seed]))[0]
         return np.asarray(chunk.float().cpu().numpy(), np.float32)
 
     def batch(self, observation: Observation) -> Batch:

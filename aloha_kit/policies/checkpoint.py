@@ -2,10 +2,10 @@
 
 ```
 model.safetensors   weights and nothing but weights: opening it runs no code
-config.json         the family (`kind`) and its configuration
+config.json         the number of this format, the family (`kind`) and its configuration
 statistics.json     of the training data, for normalisation
 contract.json       joints, cameras, sizes, rate, units
-extra.json          whatever the one who saved it wanted to note (task, step, scores)
+extra.json          notes of the training (task, step, scores)
 checksums.json      SHA-256 of every other file, compared at loading, and of these entries; older checkpoints have none
 ```
 """
@@ -31,8 +31,10 @@ from torch import Tensor
 from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import policy_from_mapping, PolicyConfig
 from aloha_kit.core import AlohaKitError, Contract, did_you_mean
+from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import sync
+from aloha_kit.core.versions import CHECKPOINT
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.intact import CheckpointError, CHECKSUMS, digest, digest_of, read_json, require_intact
@@ -79,7 +81,7 @@ def save(
         fresh.chmod(0o755)  # mkdtemp's own is private, and others may deploy what one trains
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, fresh / WEIGHTS)
         arrays = {key: value.tolist() for key, value in stats.to_arrays().items()}
-        _write_json(fresh / "config.json", {"kind": config.kind, **to_mapping(config)})
+        _write_json(fresh / "config.json", {"format": CHECKPOINT, "kind": config.kind, **to_mapping(config)})
         _write_json(fresh / "statistics.json", arrays)
         (fresh / "contract.json").write_text(narrow(contract, config).to_json() + "\n", encoding="utf-8")
         _write_json(fresh / "extra.json", dict(extra or {}))
@@ -125,7 +127,7 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
         raise CheckpointError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
     try:
         arrays = {key: np.asarray(value) for key, value in read_json(folder / "statistics.json").items()}
-        values = read_json(folder / "config.json")
+        values = _known_format(folder, read_json(folder / "config.json"))
         _require_possible(values, state)
         config = policy_from_mapping(values, where=str(folder / "config.json"))
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
@@ -136,6 +138,24 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
         raise CheckpointError(f"checkpoint {folder} is damaged: {reason(error)}") from error
     load_weights(network, state, where=str(folder / WEIGHTS))
     return network.to(device).eval()
+
+
+def _known_format(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the number of its format.
+
+    Raises:
+        CheckpointError: a newer format than this version reads, or no number.
+    """
+    number = values.pop("format", None)
+    if number is None:
+        return values
+    if type(number) is not int or not 1 <= number <= CHECKPOINT:
+        raise CheckpointError(
+            f"config.json: the format is {number!r}, and this version of aloha_kit reads 1 to {CHECKPOINT}; update it"
+        )
+    if not (folder / CHECKSUMS).exists():
+        LOG.warning("%s has no %s: its files are loaded without comparing them", folder, CHECKSUMS)
+    return values
 
 
 def _require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
@@ -154,7 +174,7 @@ def _require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) ->
 def _sound(stats: Statistics) -> Statistics:
     """Statistics whose numbers are finite and belong together; raises `CheckpointError` where they do not.
 
-    A published checkpoint does not tell the range of its data, so that minimum and maximum may be unknown.
+    A published checkpoint lacks the range of its data, so that minimum and maximum may be unknown.
     """
     for key, moments in stats.moments.items():
         rows = [moments.mean, moments.std, moments.min, moments.max]

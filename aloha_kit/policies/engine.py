@@ -1,6 +1,6 @@
-"""A network made ready to be asked: by which engine, in which precision, and whether it still says the same.
+"""Inference engines: the network made ready in an engine and a precision, compared with eager fp32.
 
-`eager` in fp32 is the network as it was trained, to the bit. Everything else is quicker and rounds differently, so it
+`eager` in fp32 is the network as it was trained, to the bit. Everything else is faster and rounds differently, so it
 is compared with that before anything moves.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,17 +20,18 @@ from torch import Tensor
 
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
+from aloha_kit.core.cli import LOG
 from aloha_kit.core.contract import IMAGE
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import inputs
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.engine_openvino import openvino
-from aloha_kit.policies.generator import BatchGenerator
-from aloha_kit.policies.network import Ask, ChunkNetwork
+from aloha_kit.policies.generator import BatchGenerator, Draw, RecordingGenerator
+from aloha_kit.policies.network import ChunkNetwork, Predict
 
 TOLERANCE: dict[Precision, float] = {"fp32": 0.01, "bf16": 0.1}
-"""Largest difference from eager fp32 that is let pass, in standard deviations of each action: well above what rounding
+"""Largest difference from eager fp32 that is allowed, in standard deviations of each action: well above what rounding
 was measured to do (2e-6 in fp32, 0.02 in bf16), well below what an engine that is wrong does."""
 
 _PROBES = 3  # random batches; with one row each that is three observations
@@ -44,7 +45,7 @@ class Checked:
         errors: {action: largest absolute difference} in raw units.
         of_std: the largest of them as a share of that action's standard deviation, and `worst`, whose it is.
         tolerance: what `of_std` may be.
-        ms, eager_ms: what one query took, each in the best of those that were compared.
+        ms, eager_ms: what one inference took, each in the best of those that were compared.
     """
 
     errors: dict[str, float]
@@ -57,7 +58,7 @@ class Checked:
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """What `prepare` gives: ask it for a batch of as many observations as it was prepared for.
+    """What `prepare` gives, for batches of as many observations as it was prepared for.
 
     Attributes:
         checked: None for eager fp32, which everything else is compared with.
@@ -65,16 +66,16 @@ class Engine:
 
     kind: EngineKind
     precision: Precision
-    ask: Ask
+    predict: Predict
     checked: Checked | None = None
 
     def __call__(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         """(B, K, A) actions in raw units; without gradients."""
         with torch.inference_mode():
-            return self.ask(batch, generator)
+            return self.predict(batch, generator)
 
     def about(self) -> dict[str, Any]:
-        """Plain values for a report, alike in every run: a robot asks whether a server is the one it knew."""
+        """Plain values for a report, alike in every run: a robot compares them when it connects to a server again."""
         about: dict[str, Any] = {"kind": self.kind, "precision": self.precision}
         if self.checked is not None:
             about["max_error"] = {name: float(f"{error:.2g}") for name, error in self.checked.errors.items()}
@@ -89,53 +90,47 @@ def prepare(
     engine: EngineKind = "eager",
     precision: Precision = "fp32",
     example: Batch,
-    say: Callable[[str], None] = lambda words: None,
 ) -> Engine:
-    """Everything that a first query would otherwise wait for: conversion, compilation, comparison.
+    """Convert, compile and compare, which the first inference would otherwise wait for; compilation can take a minute.
 
     Compilers must not load once a software OpenGL context exists, so call this before any environment is built.
 
     Args:
         network: on the device that it is to run on; put into evaluation mode, otherwise left as it is.
-        example: a batch of the size that will be asked for, see `blank`.
-        say: told before and after; compilation can take a minute.
+        example: a batch of the size that inferences will have, see `blank`.
 
     Raises:
-        ConfigError: the engine is not installed, does not run on this device, cannot do this network, or answers
-            differently from eager fp32.
+        ConfigError: the engine is not installed, does not run on this device, cannot convert this network, or
+            differs from eager fp32.
     """
     network.eval()
     if (engine, precision) == ("eager", "fp32"):
         return Engine(engine, precision, network.predict)
     flags = f"--engine {engine} --precision {precision}"
-    say(f"preparing {flags}")
+    LOG.info("preparing %s", flags)
     start = time.perf_counter()
     device = example["qpos"].device
     if precision == "bf16" and device.type == "cuda" and not torch.cuda.is_bf16_supported():
         raise ConfigError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp32")
-    if network.samples and engine != "eager":
-        raise ConfigError(
-            f"--engine {engine} would draw the same random numbers at every inference, and {network.config.kind} is a"
-            " policy that samples; use --engine eager"
-        )
+    draws = draws_of(network, example)
     if engine == "openvino":
-        ask = openvino(network, precision, example)
+        predict = openvino(network, precision, example, draws)
     else:
-        ask = in_bf16(network) if precision == "bf16" else network.predict
+        predict = in_bf16(network) if precision == "bf16" else network.predict
         if engine == "compile":
-            ask = compiled(ask, example)
-    made = Engine(engine, precision, ask)
-    made(example)
+            predict = compiled(predict, example, draws)
+    made = Engine(engine, precision, predict)
+    made(example, _generator(network, example))
     checked = check(made, network, example)
-    say(
-        f"{flags} is ready after {time.perf_counter() - start:.1f} s; one query {checked.ms:.0f} ms, eager fp32"
+    LOG.info(
+        f"{flags} is ready after {time.perf_counter() - start:.1f} s; one inference {checked.ms:.0f} ms, eager fp32"
         f" {checked.eager_ms:.0f} ms; it differs by at most {checked.of_std:.2g} standard deviations ({checked.worst})"
     )
-    return Engine(engine, precision, ask, checked)
+    return Engine(engine, precision, predict, checked)
 
 
 def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
-    """Ask an engine and eager fp32 the same, and compare.
+    """Compare an engine with eager fp32 on the same inputs and random numbers.
 
     Raises:
         ConfigError: they differ by more than `TOLERANCE`; says where, how far, and what to do.
@@ -145,11 +140,11 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
     times: list[list[float]] = []
     for batch in (example, *probes(network, example)):
         start = time.perf_counter()
-        given = engine(batch, _draws(network, batch)).cpu()  # which waits for the device
-        asked = time.perf_counter()
+        given = engine(batch, _generator(network, batch)).cpu()  # which waits for the device
+        done = time.perf_counter()
         with torch.inference_mode():
-            wanted = network.predict(batch, _draws(network, batch)).cpu()
-        times.append([asked - start, time.perf_counter() - asked])
+            wanted = network.predict(batch, _generator(network, batch)).cpu()
+        times.append([done - start, time.perf_counter() - done])
         errors = np.maximum(errors, (given - wanted).abs().amax(dim=(0, 1)).double().numpy())  # NaN stays NaN
     shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
     worst = int(np.argmax(shares))  # the first NaN where there is one
@@ -161,15 +156,25 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
     if not checked.of_std <= tolerance:  # NaN is not
         advice = "--precision fp32" if engine.precision == "bf16" else "--engine eager"
         raise ConfigError(
-            f"--engine {engine.kind} --precision {engine.precision} does not say what the network says: {names[worst]}"
-            f" is off by {errors[worst]:.3g}, {checked.of_std:.3g} of its standard deviations, and at most"
-            f" {tolerance:g} is let pass. Nothing has moved; use {advice}"
+            f"--engine {engine.kind} --precision {engine.precision} differs from eager fp32: {names[worst]} is off by"
+            f" {errors[worst]:.3g}, {checked.of_std:.3g} of its standard deviations; allowed are {tolerance:g}. Nothing"
+            f" has moved; use {advice}"
         )
     return checked
 
 
-def _draws(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
-    """The same ones for both that are compared."""
+def draws_of(network: ChunkNetwork, example: Batch) -> list[Draw]:
+    """What `predict` draws, in its order; nothing of a policy that does not sample."""
+    if not network.samples:
+        return []
+    generator = RecordingGenerator([(0, row) for row in range(len(example["qpos"]))])
+    with torch.inference_mode():
+        network.predict(example, generator)
+    return generator.draws
+
+
+def _generator(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
+    """The same random numbers for both that are compared."""
     return network.generator([(0, row) for row in range(len(batch["qpos"]))])
 
 

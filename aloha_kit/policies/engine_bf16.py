@@ -1,6 +1,6 @@
-"""A network that multiplies in bf16: half the bytes, and twice the products where the processor knows them.
+"""bf16 inference: half the bytes, and twice the products where the processor has them.
 
-Autocast alone prepares and converts 50 M weights at every query. Here that is done once: normalisations that do not
+Autocast alone prepares and converts 50 M weights at every inference. Here that is done once: normalisations that do not
 change become part of the convolution before them, and weights are kept narrow.
 """
 
@@ -18,11 +18,11 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.backbone import ResNetTrunk
 from aloha_kit.policies.generator import BatchGenerator
-from aloha_kit.policies.network import Ask, ChunkNetwork
+from aloha_kit.policies.network import ChunkNetwork, Predict
 from aloha_kit.policies.transformer import Attention
 
 
-def in_bf16(network: ChunkNetwork) -> Ask:
+def in_bf16(network: ChunkNetwork) -> Predict:
     """`network.predict` in bf16, by a copy of the network; sums, normalisation and the last layer stay in fp32."""
     narrow = copy.deepcopy(network).eval()
     head = narrow.head
@@ -37,15 +37,15 @@ def in_bf16(network: ChunkNetwork) -> Ask:
             module.to(torch.bfloat16)
     kind = next(network.parameters()).device.type
 
-    def ask(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
+    def predict(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         with torch.autocast(kind, torch.bfloat16, cache_enabled=False):  # nothing is left to convert twice
             return narrow.predict(batch, generator)
 
-    return ask
+    return predict
 
 
 class _FullPrecision(nn.Module):
-    """A layer that autocast leaves alone. Of the last one, bf16 would make stairs: 8 bits are 1 % of a deviation."""
+    """A layer that autocast leaves in fp32: the last one in bf16 would quantise actions to 1 % of a deviation."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()

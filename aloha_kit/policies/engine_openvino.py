@@ -1,9 +1,10 @@
-"""OpenVINO: the quickest that was measured on a CPU, in either precision, Intel's or AMD's."""
+"""OpenVINO inference: the fastest that was measured on a CPU, in either precision, Intel's or AMD's."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,26 +15,29 @@ from aloha_kit.config.inference import Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.core.contract import IMAGES
 from aloha_kit.data.batch import Batch
-from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.generator import BatchGenerator, Draw, GivenDraws, sample_draws
 from aloha_kit.policies.inputs import assembled, disassembled
-from aloha_kit.policies.network import Ask, ChunkNetwork
+from aloha_kit.policies.network import ChunkNetwork, Predict
 
 _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
-def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Ask:
+def openvino(network: ChunkNetwork, precision: Precision, example: Batch, draws: Sequence[Draw] = ()) -> Predict:
     """`network.predict` by OpenVINO, for batches of the example's size, on as many threads as torch has.
 
+    Args:
+        draws: random numbers that `predict` draws; they become inputs, so that each inference has its own.
+
     Raises:
-        ConfigError: it is not installed, the network is not on a CPU, or OpenVINO cannot do it.
+        ConfigError: it is not installed, the network is not on a CPU, or OpenVINO cannot convert it.
     """
     if example["qpos"].device.type != "cpu":
         raise ConfigError(
             f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use --engine compile"
         )
     ov = _library()
-    flat = _Flat(network, example).eval()
-    given = flat.arguments(example)
+    flat = _Flat(network, example, draws).eval()
+    given = flat.arguments(example, None)
     try:
         with torch.no_grad():
             exported = torch.export.export(flat, given, strict=False)
@@ -44,31 +48,34 @@ def openvino(network: ChunkNetwork, precision: Precision, example: Batch) -> Ask
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
-    except Exception as error:  # each side has its own kinds
+    except Exception as error:  # torch and OpenVINO each have their own
         raise ConfigError(
-            f"--engine openvino cannot do this network: {str(error).strip().splitlines()[-1]}. Use --engine eager"
+            f"--engine openvino cannot convert this network: {str(error).strip().splitlines()[-1]}. Use --engine eager"
         ) from error
 
-    def ask(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
-        inputs = [tensor.numpy() for tensor in flat.arguments(batch)]
+    def predict(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
+        inputs = [tensor.numpy() for tensor in flat.arguments(batch, generator)]
         return torch.from_numpy(request.infer(inputs, share_inputs=True)[0].copy())
 
-    return ask
+    return predict
 
 
 class _Flat(nn.Module):
-    """A network of tensors instead of a mapping; images (B, …, H, W, 3), as they lie in memory."""
+    """A network of tensors instead of a mapping; images (B, …, H, W, 3), as they lie in memory, then random numbers."""
 
-    def __init__(self, network: ChunkNetwork, example: Batch) -> None:
+    def __init__(self, network: ChunkNetwork, example: Batch, draws: Sequence[Draw]) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.draws = network, draws
         self.names = list(disassembled(example))
 
-    def arguments(self, batch: Batch) -> tuple[Tensor, ...]:
-        return tuple(self._sized(name, tensor) for name, tensor in disassembled(batch).items())
+    def arguments(self, batch: Batch, generator: BatchGenerator | None) -> tuple[Tensor, ...]:
+        noise = sample_draws(generator or self.network.default_generator(batch), self.draws)
+        return *(self._sized(name, tensor) for name, tensor in disassembled(batch).items()), *noise
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.network.predict(assembled(dict(zip(self.names, tensors, strict=True))))
+        inputs, noise = tensors[: len(self.names)], tensors[len(self.names) :]
+        batch = assembled(dict(zip(self.names, inputs, strict=True)))
+        return self.network.predict(batch, GivenDraws(self.draws, noise) if self.draws else None)
 
     def _sized(self, name: str, tensor: Tensor) -> Tensor:
         """Vectors as they are; OpenVINO has no antialiased resizing, so images are resized before it, which is the
@@ -85,7 +92,7 @@ class _Flat(nn.Module):
 
 
 def _library() -> Any:
-    # It would report its use to its makers over the network when imported. A robot does not, unasked.
+    # when imported it would report its use to its makers over the network, without the user's consent
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return importlib.import_module("openvino")

@@ -1,4 +1,4 @@
-"""Whether the files of a checkpoint are as they were saved. Needs no torch."""
+"""Checksums of a checkpoint's files. Needs no torch."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import special_file
 
@@ -22,6 +23,8 @@ class CheckpointError(ConfigError):
 def require_intact(folder: Path, *names: str) -> None:
     """Compare files of a checkpoint (all of them where none is named) with its checksums, where it has some.
 
+    A file that was saved and is gone is a warning: what needs it names it.
+
     Raises:
         CheckpointError: a file is not as it was saved; names it.
     """
@@ -32,6 +35,8 @@ def require_intact(folder: Path, *names: str) -> None:
         raise CheckpointError(
             f"{folder / CHECKSUMS} is damaged: its own checksum differs. Without it, nothing is compared"
         )
+    if gone := [name for name in known if not names and not (folder / name).is_file()]:
+        LOG.warning("%s lacks %s, saved with the checkpoint", folder, ", ".join(gone))
     for name in names or known:
         if name in known and (folder / name).is_file() and digest(folder / name) != known[name]:
             raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What every policy network is: raw units in, raw units out, losses by name."""
+"""Base of every policy network: raw units in, raw units out, losses by name."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.metrics import action_errors, error_columns, Mean
 from aloha_kit.policies.normalise import Normaliser
 
-Ask = Callable[[Batch, BatchGenerator | None], Tensor]
-"""`ChunkNetwork.predict`, or what does the same."""
+Predict = Callable[[Batch, BatchGenerator | None], Tensor]
+"""`ChunkNetwork.predict`, or an engine's replacement for it."""
 
 
 class ChunkNetwork(nn.Module, abc.ABC):
@@ -31,9 +31,9 @@ class ChunkNetwork(nn.Module, abc.ABC):
 
     Attributes:
         config: the family's configuration.
-        contract: names and sizes of what is read and predicted, without what the network does not look at.
+        contract: names and sizes of what is read and predicted, without what the network does not read.
         stats: the data's statistics.
-        assumed: what a published checkpoint does not tell and was taken from elsewhere; None where all is told.
+        assumed: what a published checkpoint lacks and was taken from elsewhere; None where it lacks nothing.
         samples: whether `predict` draws random numbers.
         loss_columns: names of the parts that `losses` gives; the first is the error of the actions.
         selects: which of `validation_columns` chooses the checkpoint `best`.
@@ -74,7 +74,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
     @property
     @abc.abstractmethod
     def head(self) -> nn.Module:
-        """The layer that gives the normalised actions; it keeps fp32 where the rest of a query is narrower."""
+        """The layer that gives the normalised actions; it keeps fp32 where the rest of an inference is narrower."""
 
     @property
     def validation_columns(self) -> tuple[str, ...]:

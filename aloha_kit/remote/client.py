@@ -1,4 +1,4 @@
-"""The robot's side: a source of chunks that live on another machine."""
+"""Remote policy: the robot's side, a source of chunks that a server predicts."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def address(text: str) -> tuple[str, int]:
 
 
 class RemotePolicy:
-    """A source of chunks for `control.execution` and `control.asynchronous`, answered by a `PolicyServer`.
+    """A source of chunks for `control.execution` and `control.async_inference`, predicted by a `PolicyServer`.
 
     Connects at once, and again whenever the connection was lost, waiting longer after each failure.
 
     Args:
         where: `host:port`.
         token: the server's.
-        timeout_s: how long one question may take, connecting anew included.
+        timeout_s: how long one request may take, a new connection included.
         connect_timeout_s: how long the first connection may take: a server loads its network first.
         rename: cameras, {the policy's name: the rig's}; `contract` has the rig's.
         seed: of the first rollout, for a policy that samples; each reset begins the next one.
         quality: of JPEGs made of images that no camera sent as JPEG, 1 to 100; None sends them raw.
 
     Attributes:
-        contract, chunk_size, n_obs_steps, about: what the server says of its policy.
-        took_ms: what the network took for the last chunk, by the server's stopwatch.
+        contract, chunk_size, n_obs_steps, about: the server's policy.
+        took_ms: milliseconds that the network took for the last chunk, measured by the server.
 
     Raises:
-        ConfigError: an address or a quality that is none.
-        RemoteError: nobody answers, or the server refuses; says why.
+        ConfigError: not an address, or not a quality.
+        RemoteError: no answer, or the server refuses; says why.
     """
 
     contract: Contract
@@ -100,13 +100,13 @@ class RemotePolicy:
         self.about = dict(self._welcome.about)
 
     def reset(self) -> None:
-        """Tell the server that an episode begins.
+        """Begin an episode on the server.
 
         Raises:
             ConnectionLostError: it did not answer in time.
         """
         self._seeds.start()
-        self._ask({"kind": "reset"}, answered=False)
+        self._request({"kind": "reset"}, answered=False)
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
         """(K, A) from the server.
@@ -120,10 +120,10 @@ class RemotePolicy:
         number = next(self._ids)
         *history, present = self._outgoing(observation)
         seed = self._seeds.take()
-        question: dict[str, Any] = {"kind": "predict", "id": number, "observation": present, "seed": seed}
+        request: dict[str, Any] = {"kind": "predict", "id": number, "observation": present, "seed": seed}
         if history:
-            question["history"] = history
-        answer = self._ask(question, answered=True)
+            request["history"] = history
+        answer = self._request(request, answered=True)
         if answer["kind"] == "failed":
             raise RemoteError(f"the policy on {self.where} failed: {quoted(answer.get('why'), _WORDS)}")
         chunk = answer.get("actions")
@@ -133,7 +133,7 @@ class RemotePolicy:
         names = self.contract.action_names
         if chunk.shape != (self.chunk_size, len(names)) or chunk.dtype != np.float32:
             raise ContractError(
-                f"{self.where} sent a chunk of {chunk.shape} {chunk.dtype}, its contract says"
+                f"{self.where} sent a chunk of {chunk.shape} {chunk.dtype}, its contract has"
                 f" ({self.chunk_size}, {len(names)}) float32"
             )
         try:
@@ -145,7 +145,7 @@ class RemotePolicy:
         return chunk
 
     def close(self) -> None:
-        """End the connection; the next question opens one again."""
+        """End the connection; the next request opens one again."""
         self._connection = None
         with contextlib.suppress(WebSocketException, OSError):
             self._open.close()
@@ -156,17 +156,17 @@ class RemotePolicy:
         steps = [outgoing(step, self.contract, self._quality) for step in window(observation, self.n_obs_steps)]
         return [{**s, "images": {policys.get(name, name): i for name, i in s["images"].items()}} for s in steps]
 
-    def _ask(self, question: dict[str, Any], *, answered: bool) -> dict[str, Any]:
+    def _request(self, message: dict[str, Any], *, answered: bool) -> dict[str, Any]:
         """Send, and receive if there is an answer, on a new connection where the old one turns out to be dead."""
         end = time.monotonic() + self._timeout_s
-        data = pack(question)
+        data = pack(message)
         while True:
             connection = self._connected(end)
             try:
                 connection.send(data)
                 return self._receive(connection, end) if answered else {}
             except (ConnectionClosed, ConnectionLostError, OSError) as error:
-                self.close()  # a late answer must not be taken for the next question's
+                self.close()  # a late answer must not be taken for the next request's
                 if time.monotonic() >= end or isinstance(error, TimeoutError):
                     raise ConnectionLostError(f"no answer from {self.where} within {self._timeout_s:g} s") from error
 
@@ -196,11 +196,11 @@ class RemotePolicy:
         welcome = self._receive(connection, end)
         if welcome["kind"] != "welcome":
             raise RemoteError(f"{self.where} greeted with '{quoted(welcome['kind'])}': is it a policy server?")
-        told = Welcome.read(welcome, self.where)
-        if self._welcome is not None and told != self._welcome:
+        description = Welcome.read(welcome, self.where)
+        if self._welcome is not None and description != self._welcome:
             raise RemoteError(f"{self.where} serves another policy than before the connection was lost")
-        self._welcome = told
-        connection.protocol.max_message_size = largest_answer(told)
+        self._welcome = description
+        connection.protocol.max_message_size = largest_answer(description)
         return connection
 
     def _receive(self, connection: ClientConnection, end: float) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-"""Connections of a server: how many there are, and how much is read of one that has not shown the token.
+"""Connections of a server: how many there are, and how much is read of one without the token.
 
-A connection is a stranger's until its token was found right, then a client's. Strangers beyond the limit end the one
+A connection is a stranger's until its token was compared, then a client's. Strangers beyond the limit end the one
 that has waited longest, so that connections which only wait keep nobody out; clients beyond it are refused.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 STRANGER_BYTES = 4096  # the HTTP request and the first message together
 STRANGER_S = 5.0  # for each of the two
-_SEND_S = 10.0  # a client that does not read what it asked for is dropped
+_SEND_S = 10.0  # a client that does not read its answers is dropped
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Connections:
             self._there.pop(connection, None)
 
     def end_strangers(self) -> None:
-        """End every connection that has not shown the token."""
+        """End every connection that has not sent the token."""
         with self._lock:
             for connection in [each for each in self._there if not each.client]:
                 connection.end()

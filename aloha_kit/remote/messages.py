@@ -1,4 +1,4 @@
-"""What goes over the wire: msgpack maps in which an array is its dtype, its shape and its bytes, all checked.
+"""Messages between robot and policy server: msgpack maps; an array is its dtype, its shape and its bytes, all checked.
 
 ```
 client                                     server
@@ -35,7 +35,7 @@ _MAX_ARRAY_LENGTHS = {"max_array_len": _MAX_DIMENSIONS, "max_map_len": 0, "max_s
 
 
 class RemoteError(AlohaKitError):
-    """The other side refused, failed, or does not speak our language."""
+    """The other side refused, failed, or does not speak the protocol."""
 
 
 class ConnectionLostError(RemoteError, ConnectionError):
@@ -62,7 +62,7 @@ def unpack(data: Any) -> dict[str, Any]:
         raise RemoteError("a message must be binary, given text")
     count = 0
 
-    def plural(value: Any) -> Any:
+    def counted(value: Any) -> Any:
         nonlocal count
         count += 1
         if count > _MAX_OBJECTS:
@@ -71,8 +71,8 @@ def unpack(data: Any) -> dict[str, Any]:
 
     try:
         message = msgpack.unpackb(
-            data, ext_hook=lambda code, content: plural(_extension(code, content)), object_hook=plural,
-            list_hook=plural, strict_map_key=True, **_MAX_LENGTHS,
+            data, ext_hook=lambda code, content: counted(_extension(code, content)), object_hook=counted,
+            list_hook=counted, strict_map_key=True, **_MAX_LENGTHS,
         )  # fmt: skip
     except RemoteError:
         raise

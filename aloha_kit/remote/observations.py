@@ -1,4 +1,4 @@
-"""Observations on their way to a policy: what of them travels, and what the other side accepts.
+"""Observations in messages: what the robot sends, and what the server accepts.
 
 Both sides compare with the policy's contract, before anything is decoded or allocated.
 """
@@ -23,8 +23,8 @@ _OVERHEAD = 16384  # bytes of keys and headers; a JPEG of few pixels is mostly h
 
 def largest_observation(contract: Contract, n_obs_steps: int = 1) -> int:
     """Bytes that a message with `n_obs_steps` observations of `contract` has at most."""
-    pictures = sum(3 * height * width + _OVERHEAD for height, width in contract.cameras.values())
-    return n_obs_steps * (pictures + 8 * sum(f.shape[0] for f in _vectors(contract)) + _OVERHEAD)
+    images = sum(3 * height * width + _OVERHEAD for height, width in contract.cameras.values())
+    return n_obs_steps * (images + 8 * sum(f.shape[0] for f in _vectors(contract)) + _OVERHEAD)
 
 
 def outgoing(observation: Observation, contract: Contract, quality: int | None) -> dict[str, Any]:
@@ -46,16 +46,16 @@ def outgoing(observation: Observation, contract: Contract, quality: int | None) 
             raise RemoteError(f"{feature.name} must have {feature.shape[0]} entries, given shape {values.shape}")
         sent[feature.name] = values
     jpegs, images = observation.get("images_jpeg", {}), observation.get("images", {})
-    pictures: dict[str, Any] = {}
+    encoded: dict[str, Any] = {}
     for name, size in contract.cameras.items():
         if name in jpegs:
-            pictures[name] = _of_size(name, Jpeg(jpegs[name]), size)
+            encoded[name] = _of_size(name, Jpeg(jpegs[name]), size)
         elif name in images:
             image = _of_size(name, images[name], size)
-            pictures[name] = image if quality is None else _compressed(image, quality)
+            encoded[name] = image if quality is None else _compressed(image, quality)
         else:
             raise RemoteError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
-    return {**sent, "images": pictures}
+    return {**sent, "images": encoded}
 
 
 def incoming(values: Any, contract: Contract, n_obs_steps: int = 1, history: Any = ()) -> Observation:
@@ -115,7 +115,7 @@ def _vector(key: str, values: Any, names: tuple[str, ...]) -> npt.NDArray[Any]:
 
 
 def _of_size(name: str, image: Any, size: tuple[int, int]) -> Any:
-    """`image`, a `Jpeg` or an array; what a JPEG says of itself is read before it is decoded."""
+    """`image`, a `Jpeg` or an array; a JPEG's header is read before it is decoded."""
     if isinstance(image, Jpeg):
         try:
             given = jpeg_size(image)
@@ -132,10 +132,10 @@ def _decoded(name: str, image: Any, size: tuple[int, int]) -> npt.NDArray[np.uin
     checked = _of_size(name, image, size)
     if not isinstance(checked, Jpeg):
         return np.asarray(checked, np.uint8)
-    picture = decode(checked)
-    if picture is None or picture.shape != (*size, 3):
+    image = decode(checked)
+    if image is None or image.shape != (*size, 3):
         raise RemoteError(f"camera '{name}': {len(checked)} bytes that are no whole JPEG of {size}")
-    return np.asarray(picture[..., ::-1], np.uint8)
+    return np.asarray(image[..., ::-1], np.uint8)
 
 
 def _compressed(image: npt.NDArray[np.uint8], quality: int) -> Jpeg:

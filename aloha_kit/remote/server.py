@@ -1,7 +1,7 @@
-"""The side with the network: answers observations with chunks.
+"""Policy server: the side with the network, which answers observations with chunks.
 
-Whoever connects is a stranger until it has shown the token: little of it is read, for a short time, and of its words
-little is repeated. See `connections` for how many there may be.
+A client is a stranger until it has sent the token: little of it is read, for a short time, and little of what it sends
+is repeated. See `connections` for how many there may be.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NO_LOG = logging.Logger("aloha_kit.remote", logging.CRITICAL + 1)
 _PLAIN = "This is a policy server of aloha_kit; it is spoken to by websocket.\n"
 
 
-class Source(Protocol):
+class ChunkSource(Protocol):
     """Predicts the next K actions, as `control.execution.ChunkSource`."""
 
     def reset(self) -> None: ...
@@ -42,17 +42,17 @@ class Source(Protocol):
 
 
 @runtime_checkable
-class Sampling(Protocol):
-    """A source whose random numbers its client decides."""
+class SeededSource(Protocol):
+    """A source whose random numbers the client's seeds decide."""
 
     def seed(self, rollout: int, inference: int) -> None: ...
 
 
 @dataclass(frozen=True)
-class Served:
-    """A policy and what its clients are told of it; `about` holds plain values."""
+class ServedPolicy:
+    """A policy and its description for clients; `about` holds plain values."""
 
-    source: Source
+    source: ChunkSource
     contract: Contract
     chunk_size: int
     about: dict[str, Any] = field(default_factory=dict)
@@ -60,14 +60,14 @@ class Served:
 
 
 class PolicyServer:
-    """Serves one policy on `host:port` to whoever knows `token`.
+    """Serves one policy on `host:port` to clients that send `token`.
 
     Several clients may be connected; they are answered one after another. The connection is not
     encrypted: between networks, put it through a tunnel (ssh -L).
 
     Args:
         port: 0 takes a free one; see `port`.
-        say: told who comes and goes.
+        log: gets a line for each client that connects, leaves or is refused.
         limits: of the number of connections.
         ping_s: how often clients are pinged; one that has not answered for twice as long is dropped.
 
@@ -77,20 +77,20 @@ class PolicyServer:
 
     def __init__(
         self,
-        served: Served,
+        served: ServedPolicy,
         host: str,
         port: int,
         token: str,
         *,
-        say: Callable[[str], None] = lambda words: None,
+        log: Callable[[str], None] = lambda line: None,
         limits: ConnectionLimits | None = None,
         ping_s: float = 5.0,
     ) -> None:
         if not token:
-            raise RemoteError("a server needs a token, or anybody in the network could see the cameras' images")
+            raise RemoteError("a server needs a token, or anybody in the network could read the cameras' images")
         if len(token.encode()) > MAX_TOKEN:
             raise RemoteError(f"a token has at most {MAX_TOKEN} bytes, given {len(token.encode())}")
-        self._served, self._token, self._say = served, _digest(token), say
+        self._served, self._token, self._log = served, _digest(token), log
         self._one_at_a_time = threading.Lock()
         self._connections = Connections(limits or ConnectionLimits())
         try:
@@ -110,7 +110,7 @@ class PolicyServer:
         self._server.serve_forever()
 
     def close(self) -> None:
-        """Stop listening; clients see their connection end."""
+        """Stop listening; clients' connections end."""
         self._connections.end_strangers()
         self._server.shutdown()
 
@@ -140,23 +140,23 @@ class PolicyServer:
         with contextlib.suppress(ConnectionClosed):
             try:
                 self._greet(connection, metered)
-                self._say(f"{metered.address} connected")
+                self._log(f"{metered.address} connected")
                 session = _Session()
                 while True:
                     answer = self._answer(unpack(connection.recv()), session)
                     if answer is not None:
                         connection.send(pack(answer))
             except RemoteError as error:
-                self._say(f"{metered.address} refused: {error}")
+                self._log(f"{metered.address} refused: {error}")
                 connection.send(pack({"kind": "refused", "why": str(error)}))
                 return
             except ConnectionClosed:
                 raise
             except Exception as error:  # ours; it ends this connection and no other
-                self._say(f"{metered.address}: {type(error).__name__}: {quoted(error)}")
+                self._log(f"{metered.address}: {type(error).__name__}: {quoted(error)}")
                 return
         if metered.client:
-            self._say(f"{metered.address} left")
+            self._log(f"{metered.address} left")
 
     def _greet(self, connection: ServerConnection, metered: MeteredSocket) -> None:
         try:
@@ -197,14 +197,14 @@ class PolicyServer:
                 if session.fresh:
                     self._served.source.reset()
                     session.fresh = False
-                if seed is not None and isinstance(self._served.source, Sampling):
+                if seed is not None and isinstance(self._served.source, SeededSource):
                     self._served.source.seed(*seed)
                 began = time.perf_counter()
                 chunk = np.asarray(self._served.source.predict_chunk(observation), np.float32)
                 took = time.perf_counter() - began
-        except Exception as error:  # the policy's own failure: its client hears it, others are served on
+        except Exception as error:  # the policy's own failure: its client gets it, others are served on
             name = "" if isinstance(error, AlohaKitError) else f"{type(error).__name__}: "
-            self._say(f"the policy failed: {name}{error}")
+            self._log(f"the policy failed: {name}{error}")
             return {"kind": "failed", "id": number, "why": f"{name}{error}"}
         return {"kind": "chunk", "id": number, "actions": chunk, "took_ms": 1000 * took}
 
@@ -234,7 +234,7 @@ def _digest(token: str) -> bytes:
 
 
 def _without_echo(connection: ServerConnection, request: Request, response: Response) -> Response | None:
-    """Whoever is no websocket client is told so in words of ours."""
+    """A plain answer to what is no websocket client."""
     if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
         return None
     return connection.respond(response.status_code, _PLAIN)

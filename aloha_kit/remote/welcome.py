@@ -1,4 +1,4 @@
-"""What a policy server says of its policy, checked by the robot before it believes it."""
+"""Welcome message: a server's description of its policy, checked by the robot."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ class Welcome:
         """
         contract, chunk_size, about = (message.get(key) for key in ("contract", "chunk_size", "about"))
         if type(chunk_size) is not int or not 1 <= chunk_size <= _MOST_ACTIONS:
-            raise RemoteError(f"{where} says that a chunk has {quoted(repr(chunk_size))} actions")
+            raise RemoteError(f"{where} states chunks of {quoted(repr(chunk_size))} actions")
         n_obs_steps = message.get("n_obs_steps", 1)
         if type(n_obs_steps) is not int or not 1 <= n_obs_steps <= _MOST_STEPS:
-            raise RemoteError(f"{where} says that its policy reads {quoted(repr(n_obs_steps))} observations")
+            raise RemoteError(f"{where} states that its policy reads {quoted(repr(n_obs_steps))} observations")
         if not isinstance(about, dict):
-            raise RemoteError(f"{where} says of its policy a {type(about).__name__}, not a map")
+            raise RemoteError(f"{where} describes its policy by a {type(about).__name__}, not a map")
         if not _is_plain(about):
-            raise RemoteError(f"{where} says of its policy more than plain values")
+            raise RemoteError(f"{where} describes its policy by more than plain values")
         if wrong := [key for key in ("checkpoint", "trained_on") if not isinstance(about.get(key, ""), str | None)]:
-            raise RemoteError(f"{where} says of its {wrong[0]} a {type(about[wrong[0]]).__name__}, not a text")
+            raise RemoteError(f"{where} gives its {wrong[0]} as a {type(about[wrong[0]]).__name__}, not a text")
         if not isinstance(contract, str):
-            raise RemoteError(f"{where} says its contract as a {type(contract).__name__}, not a text")
+            raise RemoteError(f"{where} gives its contract as a {type(contract).__name__}, not a text")
         try:
-            told = Contract.from_json(contract)
+            read = Contract.from_json(contract)
         except ContractError as error:
             raise RemoteError(f"{where}: {quoted(error, 400)}") from error
-        if why := _impossible(told):
+        if why := _impossible(read):
             raise RemoteError(f"{where} has a contract that no policy can have: {quoted(why, 400)}")
-        return cls(told, chunk_size, about, n_obs_steps)
+        return cls(read, chunk_size, about, n_obs_steps)
 
 
-def largest_answer(told: Welcome) -> int:
+def largest_answer(welcome: Welcome) -> int:
     """Bytes that a chunk's message, or a failure's, has at most."""
-    return 4 * told.chunk_size * len(told.contract.action_names) + _OVERHEAD
+    return 4 * welcome.chunk_size * len(welcome.contract.action_names) + _OVERHEAD
 
 
 def _is_plain(value: Any) -> bool:
@@ -70,15 +70,11 @@ def _is_plain(value: Any) -> bool:
 
 def _impossible(contract: Contract) -> str:
     """Why it is too large; empty where it is not."""
-    for label, names in (
-        ("state_names", contract.state_names),
-        ("action_names", contract.action_names),
-        ("cameras", tuple(contract.cameras)),
-        ("environment_state_names", contract.environment_state_names),
-        *((sensor.name, sensor.entries) for sensor in contract.sensors),
-    ):
-        if len(names) > _MOST_NAMES:
-            return f"{len(names)} {label}; at most {_MOST_NAMES}"
+    for feature in contract.features:
+        if len(feature.entries) > _MOST_NAMES:
+            return f"{len(feature.entries)} entries of {feature.name}; at most {_MOST_NAMES}"
+    if len(contract.cameras) > _MOST_NAMES:
+        return f"{len(contract.cameras)} cameras; at most {_MOST_NAMES}"
     if not (contract.state_names and contract.action_names):
         return "no state or no action"
     for name, size in contract.cameras.items():

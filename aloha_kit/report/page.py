@@ -87,7 +87,8 @@ def _result(folder: Path, used: set[int] | None) -> str:
 def _rollouts(report: dict[str, Any], used: set[int] | None, videos: Sequence[Path]) -> str:
     held, touched = report["success"], report["success_any_time"]
     task, execution = report["task"], report["execution"]
-    how = "temporal ensembling" if execution["temporal_agg"] else f"chunks of {execution['horizon']}"
+    steps = execution.get("n_action_steps", execution.get("horizon"))  # its name in older reports
+    how = "temporal ensembling" if execution["temporal_agg"] else f"chunks of {steps}"
     lines = [f"<p class=note>{html.escape(task['instruction'])}</p>"]
     if held is not None:
         low, high = held["wilson95"]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from aloha_kit.core import EpisodeError
 
-_AFTER = ("newest", "oldest", "chunks", "row", "seam", "held", "limited", "age_ms", "stalest", "missed")
+_AFTER = ("newest", "oldest", "chunks", "row", "boundary", "held", "limited", "age_ms", "stalest", "missed")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Step:
 
     Attributes:
         ms: {stage: milliseconds}, `total` among them; stages that the step did not run are missing.
-        newest, oldest, chunks, row, seam: as `control.execution.ChunkProvenance`; None (no `seam`) while holding still.
+        newest, oldest, chunks, row, boundary: as `control.execution.ChunkProvenance`; None (False) while holding still.
         held: why the command before was repeated; empty where it was not.
         limited: (entry, rule) of what the guard limited.
         age_ms, stalest: the oldest sample of the observation against its newest stamp, and its stream.
@@ -35,7 +35,7 @@ class Step:
     oldest: int | None = None
     chunks: int | None = None
     row: int | None = None
-    seam: bool = False
+    boundary: bool = False
     held: str = ""
     limited: tuple[tuple[str, str], ...] = ()
     age_ms: float = 0.0
@@ -47,7 +47,7 @@ class Step:
         times = [f"{self.ms[stage]:.3f}" if stage in self.ms else "" for stage in stages]
         chunk = ["" if n is None else str(n) for n in (self.newest, self.oldest, self.chunks, self.row)]
         limited = " ".join(f"{entry}:{rule}" for entry, rule in self.limited)
-        rest = [str(int(self.seam)), self.held, limited, f"{self.age_ms:.3f}", self.stalest, str(int(self.missed))]
+        rest = [str(int(self.boundary)), self.held, limited, f"{self.age_ms:.3f}", self.stalest, str(int(self.missed))]
         return [str(self.step), *times, *chunk, *rest]
 
 
@@ -72,7 +72,7 @@ def read_steps(path: Path) -> list[Step]:
             lines = list(csv.reader(handle))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise EpisodeError(f"the log '{path}' cannot be read: {error}") from error
-    header = lines[0] if lines else []
+    header = ["boundary" if name == "seam" else name for name in lines[0]] if lines else []  # its name in older logs
     if header[:1] != ["step"] or header[-len(_AFTER) :] != list(_AFTER):
         raise EpisodeError(f"'{path}' is no log of steps; its columns: {', '.join(header) or '(none)'}")
     stages = [name.removesuffix("_ms") for name in header[1 : -len(_AFTER)]]
@@ -98,7 +98,7 @@ def _parse(line: Sequence[str], stages: Sequence[str]) -> Step:
         oldest=oldest,
         chunks=chunks,
         row=row,
-        seam=bool(int(values["seam"])),
+        boundary=bool(int(values["boundary"])),
         held=values["held"],
         limited=tuple((entry, rule) for entry, _, rule in (word.rpartition(":") for word in values["limited"].split())),
         age_ms=float(values["age_ms"]),

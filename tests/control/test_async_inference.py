@@ -84,7 +84,7 @@ class Played:
 
     def asked(self) -> int:
         """The step of the query under way, once the network has it."""
-        queries = self.policy.report()["queries"]
+        queries = self.policy.report()["inferences"]
         until(lambda: len(self.network.observed) == queries)
         return self.network.observed[-1]
 
@@ -96,7 +96,7 @@ def chunk(base: float, length: int = 4) -> npt.NDArray[np.float32]:
 
 def test_rows_belong_to_steps_after_the_observation_however_late_they_come(network: Network) -> None:
     network.answers.put(chunk(0, 6))
-    played = Played(network, every=1)
+    played = Played(network, inference_interval=1)
     assert played.act() == [0]  # waits for the first chunk
     assert played.act() == [1]  # step 1 asks
     assert played.asked() == 1
@@ -112,7 +112,7 @@ def test_rows_belong_to_steps_after_the_observation_however_late_they_come(netwo
 
 def test_a_step_without_a_chunk_is_held_counted_and_later_steps_go_on(network: Network) -> None:
     network.answers.put(chunk(0, 3))
-    played = Played(network, every=1)
+    played = Played(network, inference_interval=1)
     assert [played.act() for _ in range(5)] == [[0], [1], [2], None, None]
     assert played.asked() == 1
     played.arrive(chunk(10, 3))  # for steps 1 to 3, which are over
@@ -127,24 +127,24 @@ def test_a_step_without_a_chunk_is_held_counted_and_later_steps_go_on(network: N
 
 def test_an_action_says_which_chunks_it_came_from_and_a_held_step_says_none(network: Network) -> None:
     network.answers.put(chunk(0, 3))
-    played = Played(network, coefficient=0.01, every=1)
-    assert played.policy.playing is None
+    played = Played(network, ensemble_weight=0.01, inference_interval=1)
+    assert played.policy.provenance is None
     played.act()
-    assert played.policy.playing == ChunkProvenance(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
+    assert played.policy.provenance == ChunkProvenance(step=0, newest=0, oldest=0, chunks=1, row=0, boundary=True)
     played.act()
-    assert played.policy.playing == ChunkProvenance(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
+    assert played.policy.provenance == ChunkProvenance(step=1, newest=0, oldest=0, chunks=1, row=1, boundary=False)
     played.arrive(chunk(10, 3))  # of step 1
     played.act()
-    assert played.policy.playing == ChunkProvenance(step=2, newest=1, oldest=0, chunks=2, row=1, seam=True)
+    assert played.policy.provenance == ChunkProvenance(step=2, newest=1, oldest=0, chunks=2, row=1, boundary=True)
     assert played.asked() == 2
     played.act()
-    assert played.policy.playing == ChunkProvenance(step=3, newest=1, oldest=1, chunks=1, row=2, seam=False)
+    assert played.policy.provenance == ChunkProvenance(step=3, newest=1, oldest=1, chunks=1, row=2, boundary=False)
     assert played.act() is None
-    assert played.policy.playing is None
+    assert played.policy.provenance is None
     played.arrive(chunk(20, 5)[:3])
     assert played.act() is None  # for steps 2 to 4, which are over
     played.policy.reset()
-    assert played.policy.playing is None
+    assert played.policy.provenance is None
 
 
 def faded(schedule: list[tuple[int, int, Any]], step: int, fade: int) -> Any:
@@ -162,7 +162,7 @@ def faded(schedule: list[tuple[int, int, Any]], step: int, fade: int) -> Any:
     return share * rows[step - begun].astype(np.float64) + (1 - share) * faded(before, step, fade)
 
 
-def expected(schedule: list[tuple[int, int, Any]], step: int, coefficient: float | None) -> Any:
+def expected(schedule: list[tuple[int, int, Any]], step: int, ensemble_weight: float | None) -> Any:
     """What (observed at, arrived before, rows) say of a step, one by one; None to hold."""
     found = [
         rows[step - begun].astype(np.float64)
@@ -171,22 +171,22 @@ def expected(schedule: list[tuple[int, int, Any]], step: int, coefficient: float
     ]
     if not found:
         return None
-    if coefficient is None:
+    if ensemble_weight is None:
         return found[-1]
-    weights = [np.exp(-coefficient * i) for i in range(len(found))]
+    weights = [np.exp(-ensemble_weight * i) for i in range(len(found))]
     return sum(w * row for w, row in zip(weights, found, strict=True)) / sum(weights)
 
 
-@pytest.mark.parametrize(("coefficient", "fade"), [(None, 0), (0.01, 0), (0.3, 0), (None, 3), (None, 9)])
+@pytest.mark.parametrize(("ensemble_weight", "fade"), [(None, 0), (0.01, 0), (0.3, 0), (None, 3), (None, 9)])
 @pytest.mark.parametrize("seed", range(6))
 def test_whatever_the_delays_it_is_what_the_slow_reckoning_says(
-    coefficient: float | None, fade: int, seed: int, network: Network
+    ensemble_weight: float | None, fade: int, seed: int, network: Network
 ) -> None:
     rng = np.random.default_rng(seed)
     length = int(rng.integers(2, 9)) * (4 if fade else 1)
     network.answers.put(rng.normal(size=(length, 3)).astype(np.float32))
     first = network.answers.queue[0]
-    played = Played(network, coefficient=coefficient, every=1, fade=fade, hold_s=10.0)
+    played = Played(network, ensemble_weight=ensemble_weight, inference_interval=1, fade=fade, hold_s=10.0)
     schedule = [(0, 0, first)]
     under_way: int | None = None
     held = 0
@@ -197,7 +197,7 @@ def test_whatever_the_delays_it_is_what_the_slow_reckoning_says(
             schedule.append((under_way, step, rows))
             under_way = None
         got = played.act()
-        want = faded(schedule, step, fade) if fade else expected(schedule, step, coefficient)
+        want = faded(schedule, step, fade) if fade else expected(schedule, step, ensemble_weight)
         held += want is None
         if want is None or got is None:
             assert got is want
@@ -217,7 +217,7 @@ def test_the_next_chunk_is_asked_for_early_enough_to_be_there_when_this_one_ends
     seen = []
     for _ in range(14):
         seen.append(float(played.act()[0]))
-        until(lambda: played.policy.report()["chunks"] == played.policy.report()["queries"])
+        until(lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"])
     # 50 ms are 2.5 steps, rounded up and one more: 4 of 10 are set aside, so step 6 asks
     assert network.observed == [0, 6, 12]
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 6]
@@ -229,50 +229,50 @@ def test_a_fade_asks_earlier_and_leads_from_one_chunk_to_the_next(network: Netwo
     for base in (0, 100, 200):
         network.answers.put(chunk(base, 16))
     played = Played(network, fade=4, now_ns=lambda: next(times))
-    seen, said = [], []
+    seen, recorded = [], []
     for _ in range(16):
         seen.append(float(played.act()[0]))
-        said.append(played.policy.playing)
-        until(lambda: played.policy.report()["chunks"] == played.policy.report()["queries"])
+        recorded.append(played.policy.provenance)
+        until(lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"])
     # 4 of 16 steps are set aside for the query, 4 for the fade: step 8 asks, and the chunk is played from step 9 on
     assert network.observed == [0, 8]
     assert seen[:10] == list(range(10))
     assert seen[10:14] == [10 + 92 * 1 / 4, 11 + 92 * 2 / 4, 12 + 92 * 3 / 4, 105]
-    assert [playing.seam for playing in said] == [True] + [False] * 8 + [True] + [False] * 6
-    assert said[12] == ChunkProvenance(step=12, newest=8, oldest=0, chunks=2, row=4, seam=False)
-    assert said[13] == ChunkProvenance(step=13, newest=8, oldest=8, chunks=1, row=5, seam=False)
+    assert [each.boundary for each in recorded] == [True] + [False] * 8 + [True] + [False] * 6
+    assert recorded[12] == ChunkProvenance(step=12, newest=8, oldest=0, chunks=2, row=4, boundary=False)
+    assert recorded[13] == ChunkProvenance(step=13, newest=8, oldest=8, chunks=1, row=5, boundary=False)
 
 
 def test_a_horizon_asks_more_often(network: Network) -> None:
     times = iter(range(10**9))
     for base in range(6):
         network.answers.put(chunk(100 * base, 10))
-    played = Played(network, every=3, now_ns=lambda: next(times))
+    played = Played(network, inference_interval=3, now_ns=lambda: next(times))
     for _ in range(10):
         played.act()
-        until(lambda: played.policy.report()["chunks"] == played.policy.report()["queries"])
+        until(lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"])
     assert network.observed == [0, 3, 6, 9]
 
 
 def test_a_hung_network_holds_and_then_ends_the_episode_by_name(network: Network) -> None:
     network.answers.put(chunk(0, 2))
-    played = Played(network, every=1, hold_s=0.1)
+    played = Played(network, inference_interval=1, hold_s=0.1)
     assert [played.act() for _ in range(7)] == [[0], [1]] + [None] * 5
-    with pytest.raises(SafetyError, match=r"step 7: held still for 5 steps \(0.1 s\): the policy has not answered"
+    with pytest.raises(SafetyError, match=r"step 7: held still for 5 steps \(0.1 s\): the policy has no chunk yet"
                        r" the observation of step 1 for \d+\.\d s"):  # fmt: skip
         played.act()
 
 
 def test_no_first_chunk_is_told(network: Network) -> None:
     played = Played(network, first_s=0.01)
-    with pytest.raises(SafetyError, match=r"no first chunk within 0.01 s: the policy has not answered the observation"
-                       r" of step 0 for \d+\.\d s"):  # fmt: skip
+    with pytest.raises(SafetyError, match=r"no first chunk within 0.01 s: the policy has no chunk yet for the "
+                       r"observation of step 0 for \d+\.\d s"):  # fmt: skip
         played.act()
 
 
 def test_a_network_that_raises_ends_the_episode_with_its_words(network: Network) -> None:
     network.answers.put(chunk(0, 9))
-    played = Played(network, every=1)
+    played = Played(network, inference_interval=1)
     played.act(), played.act()
     network.answers.put(RuntimeError("CUDA is gone"))
     until(lambda: played.policy._failure is not None)
@@ -288,7 +288,7 @@ def test_the_networks_wish_to_stop_is_granted(network: Network) -> None:
 
 def test_a_lost_connection_is_held_and_asked_again_with_the_newest_observation(network: Network) -> None:
     network.answers.put(chunk(0, 2))
-    played = Played(network, every=1, hold_s=1.0)
+    played = Played(network, inference_interval=1, hold_s=1.0)
     assert [played.act(), played.act(), played.act()] == [[0], [1], None]
     network.answers.put(ConnectionError("the server is gone"))
     until(lambda: played.policy._why == "the server is gone")
@@ -310,7 +310,7 @@ def test_at_the_start_a_lost_connection_is_asked_again_with_what_there_is(networ
 
 def test_answers_of_the_episode_before_are_dropped(network: Network) -> None:
     network.answers.put(chunk(0, 9))
-    played = Played(network, every=1)
+    played = Played(network, inference_interval=1)
     played.act(), played.act()
     played.asked()  # of step 1, still open
     played.policy.reset()
@@ -343,7 +343,7 @@ def test_chunks_of_an_odd_shape_are_answered(network: Network) -> None:
     with pytest.raises(SafetyError, match=r"ContractError: a chunk must be \(K, A\) with K of at least 1"):
         Played(network).act()
     network.answers.put(chunk(0, 9))
-    played = Played(network, every=1)
+    played = Played(network, inference_interval=1)
     played.act(), played.act()
     network.answers.put(np.zeros((9, 2)))
     until(lambda: played.policy._failure is not None)
@@ -352,8 +352,8 @@ def test_chunks_of_an_odd_shape_are_answered(network: Network) -> None:
 
 
 def test_settings_that_make_no_sense_are_answered(network: Network) -> None:
-    with pytest.raises(ConfigError, match="every must be at least 1 step, given 0"):
-        AsyncInferencePolicy(network, RATE, every=0)
+    with pytest.raises(ConfigError, match="inference_interval must be at least 1 step, given 0"):
+        AsyncInferencePolicy(network, RATE, inference_interval=0)
     with pytest.raises(ConfigError, match=r"times must not be negative, given budget -1.0, first 30.0, hold 2.0 s"):
         AsyncInferencePolicy(network, RATE, budget_s=-1.0)
 
@@ -394,6 +394,6 @@ def test_behind_the_guard_a_network_that_says_nan_ends_the_episode_by_name(netwo
     network.answers.put(rows)
     rig = FakeRig(500, contract=Contract(CONTRACT.state_names, CONTRACT.action_names, CONTRACT.cameras, RATE))
     with pytest.raises(SafetyError, match=r"the action is not finite: left_gripper = nan \(held still for 3 steps"):
-        run_episode(rig, guarded(network, every=40))
+        run_episode(rig, guarded(network, inference_interval=40))
     assert len(rig.sent) == 5 + 3
     assert np.all(np.isfinite(rig.sent))

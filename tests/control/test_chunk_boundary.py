@@ -1,4 +1,4 @@
-"""Chunks on a timeline against rows reckoned one by one."""
+"""Chunks on a schedule against rows reckoned one by one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from aloha_kit.control.chunk_boundary import chosen, ChunkSchedule, fade_of
+from aloha_kit.control.chunk_boundary import ChunkSchedule, fade_steps, resolve_boundary
 from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.core import ConfigError, ContractError
 
@@ -22,19 +22,19 @@ def level(value: float, length: int) -> Rows:
     return np.full((length, 1), value, np.float32)
 
 
-def play(timeline: ChunkSchedule, first: int, last: int) -> list[Any]:
-    actions = [timeline.action(step) for step in range(first, last)]
+def play(schedule: ChunkSchedule, first: int, last: int) -> list[Any]:
+    actions = [schedule.action(step) for step in range(first, last)]
     return [None if action is None else action.tolist() for action in actions]
 
 
 def laid(old: Rows, new: Rows, begun: int, there: int, fade: int) -> tuple[ChunkSchedule, Rows]:
     """An old chunk from step 0 and a new one, played to its end."""
-    timeline = ChunkSchedule(fade=fade)
-    assert timeline.add(0, old, 0)
-    before = [timeline.action(step) for step in range(there)]
-    assert timeline.add(begun, new, there)
-    after = [timeline.action(step) for step in range(there, begun + len(new))]
-    return timeline, np.array(before + after)
+    schedule = ChunkSchedule(fade=fade)
+    assert schedule.add(0, old, 0)
+    before = [schedule.action(step) for step in range(there)]
+    assert schedule.add(begun, new, there)
+    after = [schedule.action(step) for step in range(there, begun + len(new))]
+    return schedule, np.array(before + after)
 
 
 @st.composite
@@ -86,35 +86,35 @@ def test_a_blended_step_is_no_larger_than_the_chunks_own_and_a_part_of_the_gap(
 
 
 def test_without_a_fade_the_newest_counts_at_once() -> None:
-    timeline, played = laid(level(1, 8), level(2, 8), 3, 5, 0)
+    schedule, played = laid(level(1, 8), level(2, 8), 3, 5, 0)
     assert played[:, 0].tolist() == [1] * 5 + [2] * 6
-    assert timeline.action(11) is None
+    assert schedule.action(11) is None
 
 
 def test_a_fade_is_a_straight_line_and_says_who_takes_part() -> None:
-    timeline = ChunkSchedule(fade=4)
-    timeline.add(0, level(0, 20), 0)
-    play(timeline, 0, 10)
-    timeline.add(8, level(1, 20), 10)
-    said = []
+    schedule = ChunkSchedule(fade=4)
+    schedule.add(0, level(0, 20), 0)
+    play(schedule, 0, 10)
+    schedule.add(8, level(1, 20), 10)
+    recorded = []
     for step, expected in enumerate([0, 0.25, 0.5, 0.75, 1, 1], start=10):
-        assert timeline.action(step) == pytest.approx(expected, abs=1e-6)
-        said.append(timeline.playing)
-    assert said[0] == ChunkProvenance(step=10, newest=8, oldest=0, chunks=2, row=2, seam=True)
-    assert said[3] == ChunkProvenance(step=13, newest=8, oldest=0, chunks=2, row=5, seam=False)
-    assert said[4] == ChunkProvenance(step=14, newest=8, oldest=8, chunks=1, row=6, seam=False)
+        assert schedule.action(step) == pytest.approx(expected, abs=1e-6)
+        recorded.append(schedule.provenance)
+    assert recorded[0] == ChunkProvenance(step=10, newest=8, oldest=0, chunks=2, row=2, boundary=True)
+    assert recorded[3] == ChunkProvenance(step=13, newest=8, oldest=0, chunks=2, row=5, boundary=False)
+    assert recorded[4] == ChunkProvenance(step=14, newest=8, oldest=8, chunks=1, row=6, boundary=False)
 
 
 def test_a_third_chunk_fades_from_what_the_first_two_would_have_come_to() -> None:
-    timeline = ChunkSchedule(fade=4)
-    timeline.add(0, level(0, 16), 0)
-    play(timeline, 0, 4)
-    timeline.add(4, level(8, 16), 4)
-    assert play(timeline, 4, 6) == [[0], [2]]
-    timeline.add(5, level(-8, 16), 6)
+    schedule = ChunkSchedule(fade=4)
+    schedule.add(0, level(0, 16), 0)
+    play(schedule, 0, 4)
+    schedule.add(4, level(8, 16), 4)
+    assert play(schedule, 4, 6) == [[0], [2]]
+    schedule.add(5, level(-8, 16), 6)
     # without it: 4, 6, 8, 8; its own part 0, ¼, ½, ¾, 1
-    assert play(timeline, 6, 11) == [[4], [0.75 * 6 - 2], [0.5 * 8 - 4], [0.25 * 8 - 6], [-8]]
-    assert timeline.playing == ChunkProvenance(step=10, newest=5, oldest=5, chunks=1, row=5, seam=False)
+    assert play(schedule, 6, 11) == [[4], [0.75 * 6 - 2], [0.5 * 8 - 4], [0.25 * 8 - 6], [-8]]
+    assert schedule.provenance == ChunkProvenance(step=10, newest=5, oldest=5, chunks=1, row=5, boundary=False)
 
 
 def test_a_fade_is_as_long_as_both_cover_and_at_most_a_quarter_of_a_chunk() -> None:
@@ -127,25 +127,25 @@ def test_a_fade_is_as_long_as_both_cover_and_at_most_a_quarter_of_a_chunk() -> N
 
 
 def test_after_steps_that_nothing_covered_there_is_nothing_to_fade_from() -> None:
-    timeline = ChunkSchedule(fade=4)
-    timeline.add(0, level(0, 16), 0)
-    assert play(timeline, 15, 18) == [[0], None, None]
-    assert timeline.playing is None
-    timeline.add(10, level(1, 16), 18)
-    assert play(timeline, 18, 19) == [[1]]
-    assert timeline.playing == ChunkProvenance(step=18, newest=10, oldest=10, chunks=1, row=8, seam=True)
+    schedule = ChunkSchedule(fade=4)
+    schedule.add(0, level(0, 16), 0)
+    assert play(schedule, 15, 18) == [[0], None, None]
+    assert schedule.provenance is None
+    schedule.add(10, level(1, 16), 18)
+    assert play(schedule, 18, 19) == [[1]]
+    assert schedule.provenance == ChunkProvenance(step=18, newest=10, oldest=10, chunks=1, row=8, boundary=True)
 
 
 def test_a_chunk_that_comes_after_its_last_step_is_left_out() -> None:
-    timeline = ChunkSchedule()
-    timeline.add(0, level(0, 4), 0)
-    assert not timeline.add(1, level(1, 4), 5)
-    assert timeline.add(2, level(2, 4), 5)
-    assert play(timeline, 5, 7) == [[2], None]
+    schedule = ChunkSchedule()
+    schedule.add(0, level(0, 4), 0)
+    assert not schedule.add(1, level(1, 4), 5)
+    assert schedule.add(2, level(2, 4), 5)
+    assert play(schedule, 5, 7) == [[2], None]
 
 
 @pytest.mark.parametrize(
-    ("every", "fade", "lead", "interval"),
+    ("inference_interval", "fade", "lead", "interval"),
     [
         (None, 0, 0, 50),  # all of a chunk
         (None, 0, 10, 40),  # the next one is there when it ends
@@ -157,21 +157,21 @@ def test_a_chunk_that_comes_after_its_last_step_is_left_out() -> None:
         (None, 10, 70, 1),
     ],
 )
-def test_when_the_next_chunk_is_due(every: int | None, fade: int, lead: int, interval: int) -> None:
-    timeline = ChunkSchedule(every=every, fade=fade)
-    assert timeline.interval(50, lead) == interval
-    assert timeline.due(0, lead)
-    timeline.asked = 0
-    timeline.add(0, level(0, 50), 0)
-    due = [step for step in range(1, 60) if timeline.due(step, lead)]
+def test_when_the_next_chunk_is_due(inference_interval: int | None, fade: int, lead: int, interval: int) -> None:
+    schedule = ChunkSchedule(inference_interval=inference_interval, fade=fade)
+    assert schedule.interval(50, lead) == interval
+    assert schedule.due(0, lead)
+    schedule.last_inference = 0
+    schedule.add(0, level(0, 50), 0)
+    due = [step for step in range(1, 60) if schedule.due(step, lead)]
     assert due == list(range(interval, 60))
-    timeline.asked = None  # lost
-    assert timeline.due(1, lead)
+    schedule.last_inference = None  # lost
+    assert schedule.due(1, lead)
 
 
 def test_averaging_asks_at_every_step_or_as_told() -> None:
     for every, interval in ((None, 1), (7, 7)):
-        assert ChunkSchedule(coefficient=0.01, every=every).interval(50, 10) == interval
+        assert ChunkSchedule(ensemble_weight=0.01, inference_interval=every).interval(50, 10) == interval
 
 
 def test_nan_of_a_chunk_that_counts_no_more_is_not_heard() -> None:
@@ -182,18 +182,18 @@ def test_nan_of_a_chunk_that_counts_no_more_is_not_heard() -> None:
 
 
 def test_a_chunk_of_another_shape_is_answered() -> None:
-    timeline = ChunkSchedule()
-    timeline.add(0, level(0, 4), 0)
+    schedule = ChunkSchedule()
+    schedule.add(0, level(0, 4), 0)
     with pytest.raises(ContractError, match=r"a chunk of shape \(5, 1\) after chunks of \(4, 1\)"):
-        timeline.add(1, level(0, 5), 1)
+        schedule.add(1, level(0, 5), 1)
 
 
 def test_the_flag_comes_to() -> None:
-    assert chosen(None, temporal_agg=False, late=True) == "blend"
-    assert chosen(None, temporal_agg=False, late=False) == "none"
-    assert chosen(None, temporal_agg=True, late=True) == "none"
-    assert chosen("none", temporal_agg=False, late=True) == "none"
-    assert chosen("blend", temporal_agg=False, late=False) == "blend"
-    with pytest.raises(ConfigError, match=r"--seam blend joins chunks .*; --temporal_agg averages them instead"):
-        chosen("blend", temporal_agg=True, late=True)
-    assert fade_of("none") == 0 < fade_of("blend")
+    assert resolve_boundary(None, temporal_agg=False, late=True) == "blend"
+    assert resolve_boundary(None, temporal_agg=False, late=False) == "none"
+    assert resolve_boundary(None, temporal_agg=True, late=True) == "none"
+    assert resolve_boundary("none", temporal_agg=False, late=True) == "none"
+    assert resolve_boundary("blend", temporal_agg=False, late=False) == "blend"
+    with pytest.raises(ConfigError, match=r"--chunk_boundary blend joins .*; --temporal_agg averages them instead"):
+        resolve_boundary("blend", temporal_agg=True, late=True)
+    assert fade_steps("none") == 0 < fade_steps("blend")

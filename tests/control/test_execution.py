@@ -33,29 +33,31 @@ def chunks(count: int, length: int, dim: int = 14, seed: int = 0) -> npt.NDArray
     return np.random.default_rng(seed).normal(size=(count, length, dim)).astype(np.float32)
 
 
-def slow_ensemble(made: npt.NDArray[Any], steps: int, coefficient: float, every: int) -> npt.NDArray[np.float64]:
+def slow_ensemble(
+    made: npt.NDArray[Any], steps: int, ensemble_weight: float, inference_interval: int
+) -> npt.NDArray[np.float64]:
     """Every prediction for every step in a list, averaged one by one."""
     actions = []
     for step in range(steps):
         found = []
-        for query, chunk in enumerate(made):
-            begun = query * every
+        for inference, chunk in enumerate(made):
+            begun = inference * inference_interval
             if begun <= step < begun + len(chunk):
                 found.append(chunk[step - begun].astype(np.float64))
-        weights = [np.exp(-coefficient * i) for i in range(len(found))]
+        weights = [np.exp(-ensemble_weight * i) for i in range(len(found))]
         actions.append(sum(w * a for w, a in zip(weights, found, strict=True)) / sum(weights))
     return np.array(actions)
 
 
-@pytest.mark.parametrize("coefficient", [0.01, 0.0, 0.5, -0.2])
-@pytest.mark.parametrize(("length", "every"), [(5, 1), (5, 2), (6, 3), (7, 5), (4, 4), (1, 1)])
-def test_ensemble_is_the_slow_one(coefficient: float, length: int, every: int) -> None:
+@pytest.mark.parametrize("ensemble_weight", [0.01, 0.0, 0.5, -0.2])
+@pytest.mark.parametrize(("length", "inference_interval"), [(5, 1), (5, 2), (6, 3), (7, 5), (4, 4), (1, 1)])
+def test_ensemble_is_the_slow_one(ensemble_weight: float, length: int, inference_interval: int) -> None:
     steps = 23
-    made = chunks(-(-steps // every), length)
-    policy = TemporalEnsemble(Script(made), coefficient, query_every=every)
+    made = chunks(-(-steps // inference_interval), length)
+    policy = TemporalEnsemble(Script(made), ensemble_weight, inference_interval=inference_interval)
     policy.reset()
     got = np.array([policy.act(NOTHING) for _ in range(steps)])
-    np.testing.assert_allclose(got, slow_ensemble(made, steps, coefficient, every), atol=1e-6)
+    np.testing.assert_allclose(got, slow_ensemble(made, steps, ensemble_weight, inference_interval), atol=1e-6)
     assert got.dtype == np.float32
 
 
@@ -104,14 +106,14 @@ def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -
         assert shared.max() == 1.0
 
 
-@pytest.mark.parametrize(("horizon", "asked"), [(None, 3), (5, 3), (2, 6), (1, 12)])
-def test_chunks_are_played_to_their_horizon(horizon: int | None, asked: int) -> None:
+@pytest.mark.parametrize(("n_action_steps", "asked"), [(None, 3), (5, 3), (2, 6), (1, 12)])
+def test_chunks_are_played_for_n_action_steps(n_action_steps: int | None, asked: int) -> None:
     made = chunks(12, 5)
     source = Script(made)
-    policy = ChunkExecutor(source, horizon)
+    policy = ChunkExecutor(source, n_action_steps)
     policy.reset()
     got = [policy.act(NOTHING) for _ in range(12)]
-    length = horizon or 5
+    length = n_action_steps or 5
     expected = [made[step // length, step % length] for step in range(12)]
     np.testing.assert_array_equal(got, expected)
     assert source.asked == asked
@@ -120,40 +122,40 @@ def test_chunks_are_played_to_their_horizon(horizon: int | None, asked: int) -> 
 
 
 def test_an_action_says_which_chunks_it_came_from() -> None:
-    policy = ChunkExecutor(Script(chunks(3, 5)), horizon=2)
-    assert policy.playing is None
+    policy = ChunkExecutor(Script(chunks(3, 5)), n_action_steps=2)
+    assert policy.provenance is None
     for _ in range(5):
         policy.act(NOTHING)
-    assert policy.playing == ChunkProvenance(step=4, newest=4, oldest=4, chunks=1, row=0, seam=True)
+    assert policy.provenance == ChunkProvenance(step=4, newest=4, oldest=4, chunks=1, row=0, boundary=True)
     policy.reset()
-    assert policy.playing is None
+    assert policy.provenance is None
     policy.act(NOTHING), policy.act(NOTHING)
-    assert policy.playing == ChunkProvenance(step=1, newest=0, oldest=0, chunks=1, row=1, seam=False)
+    assert policy.provenance == ChunkProvenance(step=1, newest=0, oldest=0, chunks=1, row=1, boundary=False)
 
 
 def test_an_averaged_action_says_which_chunks_it_came_from() -> None:
-    policy = TemporalEnsemble(Script(chunks(9, 5)), query_every=2)  # queries at 0, 2, 4, 6, 8; chunks of 5
-    said = []
+    policy = TemporalEnsemble(Script(chunks(9, 5)), inference_interval=2)  # inferences at 0, 2, 4, 6, 8; chunks of 5
+    recorded = []
     for _ in range(9):
         policy.act(NOTHING)
-        said.append(policy.playing)
-    assert said[0] == ChunkProvenance(step=0, newest=0, oldest=0, chunks=1, row=0, seam=True)
-    assert said[4] == ChunkProvenance(step=4, newest=4, oldest=0, chunks=3, row=0, seam=True)
-    assert said[7] == ChunkProvenance(step=7, newest=6, oldest=4, chunks=2, row=1, seam=False)
-    assert said[8] == ChunkProvenance(step=8, newest=8, oldest=4, chunks=3, row=0, seam=True)
+        recorded.append(policy.provenance)
+    assert recorded[0] == ChunkProvenance(step=0, newest=0, oldest=0, chunks=1, row=0, boundary=True)
+    assert recorded[4] == ChunkProvenance(step=4, newest=4, oldest=0, chunks=3, row=0, boundary=True)
+    assert recorded[7] == ChunkProvenance(step=7, newest=6, oldest=4, chunks=2, row=1, boundary=False)
+    assert recorded[8] == ChunkProvenance(step=8, newest=8, oldest=4, chunks=3, row=0, boundary=True)
     policy.reset()
-    assert policy.playing is None
+    assert policy.provenance is None
 
 
 def test_settings_that_make_no_sense_are_answered() -> None:
-    with pytest.raises(ConfigError, match="horizon must be at least 1 action, given 0"):
+    with pytest.raises(ConfigError, match="n_action_steps must be at least 1, given 0"):
         ChunkExecutor(Script(chunks(1, 5)), 0)
-    with pytest.raises(ConfigError, match="horizon 9 is beyond the chunk of 5 actions"):
+    with pytest.raises(ConfigError, match="n_action_steps is 9, and a chunk has 5 actions"):
         ChunkExecutor(Script(chunks(1, 5)), 9).act(NOTHING)
-    with pytest.raises(ConfigError, match="query_every must be at least 1 step, given 0"):
-        TemporalEnsemble(Script(chunks(1, 5)), query_every=0)
-    with pytest.raises(ConfigError, match="query_every 6 leaves steps without a prediction: 5 a chunk"):
-        TemporalEnsemble(Script(chunks(1, 5)), query_every=6).act(NOTHING)
+    with pytest.raises(ConfigError, match="inference_interval must be at least 1 step, given 0"):
+        TemporalEnsemble(Script(chunks(1, 5)), inference_interval=0)
+    with pytest.raises(ConfigError, match="inference_interval 6 leaves steps without a prediction: 5 a chunk"):
+        TemporalEnsemble(Script(chunks(1, 5)), inference_interval=6).act(NOTHING)
 
 
 def test_chunks_of_an_odd_shape_are_answered() -> None:

@@ -60,8 +60,8 @@ def test_every_step_is_remembered_and_the_first_is_repeated_before_it() -> None:
         for step in range(5):
             policy.act(observation(episode + step))
     assert reader.windows == [[0, 0, 0], [0, 1, 2], [2, 3, 4], [10, 10, 10], [10, 11, 12], [12, 13, 14]]
-    assert policy.playing is not None
-    assert policy.playing.step == 4
+    assert policy.provenance is not None
+    assert policy.provenance.step == 4
 
 
 def test_images_are_taken_while_they_can_be_drawn() -> None:

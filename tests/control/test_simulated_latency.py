@@ -73,23 +73,25 @@ def test_a_chunk_that_takes_longer_than_half_of_one_leaves_steps_to_hold() -> No
     assert source.asked[3:] == [0, 4, 12, 20, 28]
     assert [step for step, action in enumerate(played) if action is None] == [16, 17, 18, 19, 24, 25, 26, 27]
     assert played[20] == rows(12)[8].tolist()
-    assert policy.playing == ChunkProvenance(step=29, newest=20, oldest=20, chunks=1, row=9, seam=False)
+    assert policy.provenance == ChunkProvenance(step=29, newest=20, oldest=20, chunks=1, row=9, boundary=False)
 
 
-@pytest.mark.parametrize("horizon", [None, 1, 5])
-def test_without_delay_it_is_the_executor_without_one(horizon: int | None) -> None:
+@pytest.mark.parametrize("n_action_steps", [None, 1, 5])
+def test_without_delay_it_is_the_executor_without_one(n_action_steps: int | None) -> None:
     mine, plain = Source(), Source()
-    assert play(SimulatedLatencyPolicy(mine, 0, every=horizon)) == play(ChunkExecutor(plain, horizon))
+    assert play(SimulatedLatencyPolicy(mine, 0, inference_interval=n_action_steps)) == play(
+        ChunkExecutor(plain, n_action_steps)
+    )
     assert mine.asked == plain.asked
     mine, plain = Source(), Source()
-    ours = play(SimulatedLatencyPolicy(mine, 0, coefficient=0.1, every=horizon))
-    assert ours == play(TemporalEnsemble(plain, 0.1, query_every=horizon or 1))
+    ours = play(SimulatedLatencyPolicy(mine, 0, ensemble_weight=0.1, inference_interval=n_action_steps))
+    assert ours == play(TemporalEnsemble(plain, 0.1, inference_interval=n_action_steps or 1))
     assert mine.asked == plain.asked
 
 
 def test_averaging_takes_late_chunks_as_they_come_one_query_at_a_time() -> None:
     source = Source()
-    policy = SimulatedLatencyPolicy(source, 3, coefficient=0.5)
+    policy = SimulatedLatencyPolicy(source, 3, ensemble_weight=0.5)
     played = play(policy, 30)
     assert source.asked == [0, *range(1, 30, 3)]  # the first one is there at once
     weights = np.exp([0, -0.5, -1.0])
@@ -98,14 +100,17 @@ def test_averaging_takes_late_chunks_as_they_come_one_query_at_a_time() -> None:
 
 
 def test_a_horizon_leaves_rows_to_fade_over() -> None:
-    played = play(SimulatedLatencyPolicy(Source(), 0, every=6, fade=10), 12)  # a quarter of 12 is 3
+    played = play(SimulatedLatencyPolicy(Source(), 0, inference_interval=6, fade=10), 12)  # a quarter of 12 is 3
     old, new = rows(0).astype(float), rows(6).astype(float)
     expected = [old[6], (2 * old[7] + new[1]) / 3, (old[8] + 2 * new[2]) / 3, new[3]]
     np.testing.assert_allclose(played[6:10], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("settings", [{}, {"fade": 2}, {"coefficient": 0.1}, {"every": 4}, {"every": 4, "fade": 2}],
-                         ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"fade": 2}, {"ensemble_weight": 0.1}, {"inference_interval": 4}, {"inference_interval": 4, "fade": 2}],
+    ids=str,
+)
 @pytest.mark.parametrize("delay", [1, 3, 8])
 def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str, Any], delay: int) -> None:
     """The thread's source answers when the step has come; its stopwatch says one period less, which it sets aside."""
@@ -131,7 +136,7 @@ def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str
             played.append(policy.act({"step": step}).tolist())
         except HoldStill:
             played.append(None)
-        if due is None and policy.report()["queries"] > known:
+        if due is None and policy.report()["inferences"] > known:
             due = step + delay
     assert played == play(SimulatedLatencyPolicy(mine, delay, **settings))
     assert len(theirs.asked) >= len(mine.asked) - 1  # the last one may still be waiting
@@ -151,9 +156,9 @@ def test_an_episode_begins_anew() -> None:
     source = Source()
     policy = SimulatedLatencyPolicy(source, 3, fade=2)
     first = play(policy, 17)
-    assert policy.playing is not None
+    assert policy.provenance is not None
     policy.reset()
-    assert policy.playing is None
+    assert policy.provenance is None
     assert play(policy, 17) == first
     assert source.resets == 3
 
@@ -182,13 +187,13 @@ def test_settings_that_make_no_sense_are_answered() -> None:
     ("how", "kind", "interval"),
     [
         (Execution(), ChunkExecutor, 40),
-        (Execution(horizon=7), ChunkExecutor, 7),
+        (Execution(n_action_steps=7), ChunkExecutor, 7),
         (Execution(temporal_agg=True), TemporalEnsemble, 1),
-        (Execution(temporal_agg=True, horizon=3), TemporalEnsemble, 3),
-        (Execution(seam="blend"), SimulatedLatencyPolicy, 30),
+        (Execution(temporal_agg=True, n_action_steps=3), TemporalEnsemble, 3),
+        (Execution(chunk_boundary="blend"), SimulatedLatencyPolicy, 30),
         (Execution(delay=5), SimulatedLatencyPolicy, 35),
-        (Execution(delay=5, seam="blend"), SimulatedLatencyPolicy, 25),
-        (Execution(delay=5, seam="blend", horizon=20), SimulatedLatencyPolicy, 20),
+        (Execution(delay=5, chunk_boundary="blend"), SimulatedLatencyPolicy, 25),
+        (Execution(delay=5, chunk_boundary="blend", n_action_steps=20), SimulatedLatencyPolicy, 20),
         (Execution(delay=30), SimulatedLatencyPolicy, 30),
         (Execution(delay=5, temporal_agg=True), SimulatedLatencyPolicy, 5),
     ],

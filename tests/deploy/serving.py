@@ -9,7 +9,7 @@ from pathlib import Path
 from aloha_kit.deploy.agent import local
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies.find import find_checkpoint
-from aloha_kit.remote import PolicyServer, Served
+from aloha_kit.remote import PolicyServer, ServedPolicy
 
 
 @contextlib.contextmanager
@@ -18,6 +18,6 @@ def served(run: Path, token: str = "secret") -> Iterator[str]:
     source = local(find_checkpoint(run))
     about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
     chunks = source.timed(LatencyReport(50.0).beside)
-    answering = Served(chunks, source.contract, source.chunk_size, about, source.n_obs_steps)
+    answering = ServedPolicy(chunks, source.contract, source.chunk_size, about, source.n_obs_steps)
     with PolicyServer(answering, "127.0.0.1", 0, token).running() as server:
         yield f"127.0.0.1:{server.port}"

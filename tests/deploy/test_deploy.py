@@ -17,15 +17,17 @@ from scipy.stats import binomtest
 
 from aloha_kit.config.match_checkpoint import TrainingSetup
 from aloha_kit.control.execution import ChunkExecutor
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.app import deploy as run
 from aloha_kit.deploy.args import DeployArgs
-from aloha_kit.deploy.report import rate, Rollout, summarise, table
+from aloha_kit.deploy.report import DeployedRollout, table
 from aloha_kit.deploy.source import executor
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
+from aloha_kit.loop.rollouts import success_rate, summarise
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.find import find_checkpoint, load_network, trained_task
@@ -57,10 +59,10 @@ def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: P
     assert report["max_reward_histogram"] == {"0": 2}
     assert report["ended_by"] is None
     assert report["checkpoint"] == str(trained / "checkpoints" / "best")
-    assert report["execution"]["horizon"] == 3
+    assert report["execution"]["n_action_steps"] == 3
     assert report["guard"]["commands"] == report["latency"]["steps"] == 24
     counts = {stage: row["count"] for stage, row in report["latency"]["stages"].items()}
-    assert counts["network"] == counts["preprocessing"] == 2 * 4  # a query every 3 of 12 steps
+    assert counts["network"] == counts["preprocessing"] == 2 * 4  # an inference every 3 of 12 steps
     assert counts["observation"] == counts["command"] == counts["total"] == 24
     assert [r["seed"] for r in report["rollouts"]] == report["seeds"] == [100_000, 100_001]
     assert [r["video"] for r in report["rollouts"]] == ["episode_0.mp4", None]
@@ -115,7 +117,7 @@ def test_the_episode_holds_what_a_chunk_executor_and_the_guard_make_of_the_netwo
     for i, observation in enumerate(seen):
         wanted = policy.act(observation)
         short = np.abs(wanted - before) > np.where(reached, step, step / 3)
-        # JPEG changes the images a little, and so what the network says
+        # JPEG changes the images a little, and so the prediction
         np.testing.assert_allclose(done[i][~short], wanted[~short], atol=0.03)
         assert np.all(np.abs(done[i] - before) <= np.where(reached, step, step / 3) + 1e-6)
         reached |= ~short
@@ -136,7 +138,7 @@ def test_temporal_aggregation_asks_at_every_step(trained: Path, tmp_path: Path) 
     assert (rollout.steps, rollout.reason, rollout.success) == (6, "complete", False)
     report = json.loads((tmp_path / "deploy.json").read_text())
     assert report["latency"]["stages"]["network"]["count"] == 6
-    assert report["execution"]["horizon"] == 1
+    assert report["execution"]["n_action_steps"] == 1
 
 
 def test_in_real_time_deadlines_are_a_period_apart_and_waiting_is_not_counted(trained: Path, tmp_path: Path) -> None:
@@ -267,16 +269,18 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
 
 def test_another_task_than_trained_on_is_said(trained: Path, tmp_path: Path, capsys: Any) -> None:
     notes = trained / "checkpoints" / "best" / "extra.json"
-    (notes.parent / "checksums.json").unlink()  # older checkpoints have none
-    for said, warning in (
-        ("sim_insertion", "warning: trained on sim_insertion, deployed on sim_transfer_cube\n"),
-        ("sim_transfer_cube", ""),
+    (notes.parent / "checksums.json").unlink()  # or the edited notes are refused
+    for task, warning in (
+        ("sim_insertion", ["warning: trained on sim_insertion, deployed on sim_transfer_cube"]),
+        ("sim_transfer_cube", []),
     ):
-        notes.write_text(json.dumps({"task": said}))
-        deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", 0, "--output", tmp_path / said)
-        assert json.loads((tmp_path / said / "deploy.json").read_text())["trained_on"] == said
-        # no bar where nobody watches, but a line a rollout
-        assert capsys.readouterr().err == warning + "sim_transfer_cube: rollout 1/1, success 0/1\n"
+        notes.write_text(json.dumps({"task": task}))
+        deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", 0, "--output", tmp_path / task)
+        assert json.loads((tmp_path / task / "deploy.json").read_text())["trained_on"] == task
+        # no bar without a terminal, but a line a rollout; behind the time
+        lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]
+        uncompared = f"warning: {notes.parent} has no checksums.json: its files are loaded without comparing them"
+        assert lines == [uncompared, *warning, "sim_transfer_cube: rollout 1/1, success 0/1"]
     notes.unlink()
     assert trained_task(notes.parent) is None
 
@@ -304,7 +308,7 @@ def test_values_out_of_range(flag: str, values: list[str], lowest: int, tmp_path
 
 
 def test_flags_are_checked(trained: Path, capsys: Any) -> None:
-    assert "--horizon must be 1 to the chunk size 5, given 6" in fail("--ckpt", trained, *TASK, "--horizon", 6)
+    assert "--n_action_steps must be 1 to the chunk size 5, given 6" in fail("--ckpt", trained, *TASK, "--horizon", 6)
     assert "Did you mean 'sim_insertion'?" in fail("--ckpt", trained, "--task", "sim_insrtion")
     assert "device 'warp' cannot be used" in fail("--ckpt", trained, *TASK, "--device", "warp")
     assert "wants camera 'angel' of rig 'sim'. Did you mean 'angle'?" in fail(
@@ -315,8 +319,11 @@ def test_flags_are_checked(trained: Path, capsys: Any) -> None:
     assert "--task" in capsys.readouterr().err
 
 
-def rollout(**changes: Any) -> Rollout:
-    fixed = Rollout(1, "episode_0.hdf5", None, 10, 4.0, 4.0, True, True, "complete")
+def rollout(**changes: Any) -> DeployedRollout:
+    fixed = DeployedRollout(
+        seed=1, steps=10, final_reward=4.0, max_reward=4.0, success=True, touched=True, reason="complete",
+        actions="00000000", episode="episode_0.hdf5", video=None,
+    )  # fmt: skip
     return replace(fixed, **changes)
 
 
@@ -339,14 +346,14 @@ def test_success_is_counted_held_and_at_any_time() -> None:
 
 def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
     unknown = rollout(success=None, touched=None, final_reward=0.0, max_reward=0.0)
-    assert rate([None, None]) is None
+    assert success_rate([None, None]) is None
     guard = {"commands": 0, "limited": 0, "held": 0, "limited_by": {}, "faults": {}}
     assert "not measured" in table([unknown], "", {"guard": guard})
 
 
 def test_an_executor_of_the_wrong_observation_says_what_is_missing(trained: Path) -> None:
-    args = DeployArgs(ckpt=trained, task="sim_transfer_cube", temporal_agg=True)
-    policy = executor(local(find_checkpoint(trained)), args, LatencyReport(50.0), "sync", 50.0)
+    execution = Execution(temporal_agg=True)
+    policy = executor(local(find_checkpoint(trained)), execution, LatencyReport(50.0), "sync", 50.0)
     policy.reset()
     with pytest.raises(ContractError, match="camera 'top' is missing; there are: front"):
         policy.act({"qpos": np.zeros(14, np.float32), "images": {"front": np.zeros((4, 4, 3), np.uint8)}, "stamps": {}})

@@ -41,12 +41,12 @@ def test_beside_the_loop_the_network_has_rows_of_its_own(trained: Path, tmp_path
     report = json.loads((tmp_path / "deploy.json").read_text())
     assert report["execution"]["inference"] == "async"
     stages, inference = report["latency"]["stages"], report["inference"]
-    assert stages["async network"]["count"] == stages["async preprocessing"]["count"] == inference["queries"]
+    assert stages["async network"]["count"] == stages["async preprocessing"]["count"] == inference["inferences"]
     assert "network" not in stages
     assert sum(inference["held"].values()) == report["guard"]["held"]
     text = capsys.readouterr().out
     assert "async network" in text
-    assert f"Asynchronous inference: {inference['queries']} queries, from observation to chunk" in text
+    assert f"Asynchronous inference: {inference['inferences']} inferences, from observation to chunk" in text
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
         assert episode.length == 12
 
@@ -117,7 +117,7 @@ def test_serving_says_where_and_at_the_end_how_fast(
 ) -> None:
     monkeypatch.delenv("ALOHA_KIT_TOKEN", raising=False)
 
-    def asked_and_interrupted(server: PolicyServer) -> None:
+    def infer_and_interrupt(server: PolicyServer) -> None:
         said = capsys.readouterr().out
         address = re.search(r"^serving \S+best on (127.0.0.1:\d+)$", said, re.MULTILINE)
         shown = re.search(r"^token: (\S+)$", said, re.MULTILINE)
@@ -130,7 +130,7 @@ def test_serving_says_where_and_at_the_end_how_fast(
         policy.close()
         raise KeyboardInterrupt("SIGTERM")
 
-    monkeypatch.setattr(PolicyServer, "serve_forever", asked_and_interrupted)
+    monkeypatch.setattr(PolicyServer, "serve_forever", infer_and_interrupt)
     given = ["--token", token] if token else []
     assert fail("serve", "--ckpt", trained, "--port", "0", *given) == "143"
     assert "network: 1 times, p50 " in capsys.readouterr().out
@@ -141,7 +141,7 @@ def test_either_here_or_elsewhere(trained: Path, monkeypatch: pytest.MonkeyPatch
     assert fail("--task", "sim_insertion") == either
     assert fail("--task", "sim_insertion", "--ckpt", trained, "--remote", "gpu:8000") == either
     monkeypatch.delenv("ALOHA_KIT_TOKEN", raising=False)
-    assert "the policy server wants its token: give --token, or set ALOHA_KIT_TOKEN" in fail(
+    assert "the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN" in fail(
         "--task", "sim_insertion", "--remote", "gpu:8000", "--output", trained / "x"
     )
     assert fail("--task", "sim_insertion", "--remote", "gpu", "--token", "x", "--output", trained / "x") == (
@@ -154,13 +154,13 @@ def test_either_here_or_elsewhere(trained: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_table_tells_why_the_arms_held() -> None:
     details = {
-        "inference": {"queries": 9, "chunks": 8, "late": 2, "held": {"no answer from gpu:8000 within 1 s": 4},
+        "inference": {"inferences": 9, "chunks": 8, "late": 2, "held": {"no answer from gpu:8000 within 1 s": 4},
                       "delay_steps": {"p50": 3.0, "max": 12}},
         "guard": {"commands": 99, "limited": 0, "held": 4, "limited_by": {}, "faults": {}},
     }  # fmt: skip
     lines = table([], "", details).splitlines()
     assert (
-        "Asynchronous inference: 9 queries, from observation to chunk 3 steps (p50), 12 at most;"
+        "Asynchronous inference: 9 inferences, from observation to chunk 3 steps (p50), 12 at most;"
         " 2 chunks too late, 4 steps held still for want of one"
     ) in lines
     assert "  held: no answer from gpu:8000 within 1 s (4x)" in lines

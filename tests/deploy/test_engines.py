@@ -52,7 +52,7 @@ def test_a_wrong_engine_is_refused_before_there_is_a_rig(trained: Path, tmp_path
     monkeypatch.setattr(engine, "TOLERANCE", tight)
     monkeypatch.setattr(envs, "connect", lambda *args, **kwargs: pytest.fail("the rig was connected"))
     text = fail("--ckpt", trained, *TASK, "--precision", "bf16", "--output", tmp_path / "out")
-    assert text.startswith("error: --engine eager --precision bf16 does not say what the network says: ")
+    assert text.startswith("error: --engine eager --precision bf16 differs from eager fp32: ")
     assert text.endswith("at most 1e-06 is let pass. Nothing has moved; use --precision fp32")
     assert list((tmp_path / "out").iterdir()) == []
 

@@ -21,7 +21,7 @@ from aloha_kit.loop import LatencyReport
 from aloha_kit.policies.build import build
 from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.policies.reference_export import save_reference
-from aloha_kit.remote import PolicyServer, Served
+from aloha_kit.remote import PolicyServer, ServedPolicy
 from tests.commands import failure
 from tests.deploy.conftest import CONTRACT, save_checkpoint
 from tests.tiny import statistics
@@ -103,7 +103,7 @@ def test_a_camera_of_another_name_is_renamed(run: Any, flags: Any, tmp_path: Pat
 def test_one_of_two_compared_policies_is_renamed(tmp_path: Path) -> None:
     high, top = save_checkpoint(tmp_path / "high", HIGH), save_checkpoint(tmp_path / "top")
     given = ("--ckpt", high, "--ckpt", top, *EVAL, "--num_rollouts", 1, "--output", tmp_path / "out")
-    assert "neither checkpoint has a camera 'front'" in fail(evaluate, *given, "--rename", "front=top")
+    assert "no checkpoint has a camera 'front'" in fail(evaluate, *given, "--rename", "front=top")
     evaluate(*given, "--rename", "cam_high=top")
     report = json.loads((tmp_path / "out/eval.json").read_text())
     assert [checkpoint["rename"] for checkpoint in report["checkpoints"]] == [{"cam_high": "top"}, {}]
@@ -117,7 +117,9 @@ def test_a_renamed_camera_acts_as_before_here_and_behind_a_server(tmp_path: Path
     deploy("--ckpt", top, *more, tmp_path / "plain")
     deploy("--ckpt", high, "--rename", "cam_high=top", *more, tmp_path / "near")
     source = local(find_checkpoint(high))
-    served = Served(source.timed(LatencyReport(50.0).beside), source.contract, source.chunk_size, dict(source.about))
+    served = ServedPolicy(
+        source.timed(LatencyReport(50.0).beside), source.contract, source.chunk_size, dict(source.about)
+    )
     with PolicyServer(served, "127.0.0.1", 0, "secret").running() as server:
         where = ("--remote", f"127.0.0.1:{server.port}", "--timeout_s", 60)
         deploy(*where, "--rename", "cam_high=top", *more, tmp_path / "far")

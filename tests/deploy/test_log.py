@@ -28,7 +28,7 @@ def observed(**stamps: int) -> dm_env.TimeStep:
 def test_a_line_is_about_the_observation_that_its_action_was_chosen_by(tmp_path: Path) -> None:
     latency: Any = SimpleNamespace(period_ms=20.0, last={"total": 25.0, "network": 24.0, "blending": 0.5})
     guard: Any = SimpleNamespace(held="", limited=(("left_waist", "speed"),))
-    executor: Any = SimpleNamespace(playing=ChunkProvenance(0, 0, 0, 1, 0, True))
+    executor: Any = SimpleNamespace(provenance=ChunkProvenance(0, 0, 0, 1, 0, True))
     now = 0.0
     log = StepLog(tmp_path / "log.csv", latency, guard, executor, now_s=lambda: now)
     action = np.zeros(14, np.float32)
@@ -40,10 +40,10 @@ def test_a_line_is_about_the_observation_that_its_action_was_chosen_by(tmp_path:
     log.on_step(action, observed(qpos=1039, images__top=1033, deadline=1040, command=1021))
     first, second = read_steps(tmp_path / "log.csv")  # nobody closed it: this is what a crash leaves
     assert (first.age_ms, first.stalest, first.missed) == (33.0, "images/top", True)
-    assert (first.newest, first.row, first.seam, first.limited) == (0, 0, True, (("left_waist", "speed"),))
+    assert (first.newest, first.row, first.boundary, first.limited) == (0, 0, True, (("left_waist", "speed"),))
     assert first.ms == {"total": 25.0, "network": 24.0, "blending": 0.5}  # a stage that is not one of ours
     assert (second.age_ms, second.stalest, second.missed) == (20.0, "images/top", False)
-    assert (second.held, second.newest, second.seam, second.limited) == ("no chunk in time", None, False, ())
+    assert (second.held, second.newest, second.boundary, second.limited) == ("no chunk in time", None, False, ())
     now = 0.6
     log.on_step(action, observed(qpos=1059, deadline=1060))
     assert len(read_steps(tmp_path / "log.csv")) == 2  # not handed over yet: that would cost a call a step
@@ -59,7 +59,7 @@ def test_a_rollout_leaves_a_line_a_step(trained: Path, tmp_path: Path) -> None:
     assert [step.step for step in steps] == list(range(12))
     assert [step.newest for step in steps] == [CHUNK * (i // CHUNK) for i in range(12)]
     assert [step.row for step in steps] == [i % CHUNK for i in range(12)]
-    assert [step.seam for step in steps] == [i % CHUNK == 0 for i in range(12)]
+    assert [step.boundary for step in steps] == [i % CHUNK == 0 for i in range(12)]
     assert ["network" in step.ms for step in steps] == [i % CHUNK == 0 for i in range(12)]
     for step in steps:
         assert step.ms["total"] == pytest.approx(sum(step.ms.values()) - step.ms["total"], abs=0.01)

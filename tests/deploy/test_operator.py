@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import StopEpisode
-from aloha_kit.deploy.operator import Operator, typed_lines, UntilTold
+from aloha_kit.deploy.operator import Operator, StopOnCommand, typed_lines
 from tests.loop.fake_rig import Constant
 
 
@@ -26,41 +26,45 @@ class Person:
 
 
 def operator(*words: Sequence[str]) -> tuple[Operator, list[str], list[str]]:
-    said: list[str] = []
+    messages: list[str] = []
     states: list[str] = []
-    return Operator([Person(*words)], say=said.append, tell=lambda state, _: states.append(state)), said, states
+    return (
+        Operator([Person(*words)], message=messages.append, status=lambda state, _: states.append(state)),
+        messages,
+        states,
+    )
 
 
 @pytest.mark.parametrize(
     ("answer", "verdict"), [("y", True), ("SUCCESS", True), ("n", False), ("failure", False), ("", None)]
 )
 def test_a_question_is_answered_by_key_or_word(answer: str, verdict: bool | None) -> None:
-    asked, said, states = operator(["y"], [], [answer])  # the first "y" was said before the question
-    assert asked.ask("episode_3.hdf5: success?", 60) is verdict
-    assert said == [
+    tried, messages, states = operator(["y"], [], [answer])  # the first "y" was messages before the question
+    assert tried.judge("episode_3.hdf5: success?", 60) is verdict
+    assert messages == [
         "episode_3.hdf5: success? y / n / Enter for neither, or success, failure, unjudged by /aloha_kit/deploy/command"
     ]
     assert states == ["judging", "waiting"]
 
 
 def test_nobody_has_to_answer() -> None:
-    asked, said, _ = operator()
-    assert asked.ask("success?", 0.01) is None
-    assert said[-1] == "nobody said anything for 0.01 s: not judged"
+    tried, messages, _ = operator()
+    assert tried.judge("success?", 0.01) is None
+    assert messages[-1] == "no command within 0.01 s: not judged"
 
 
 def test_words_that_are_no_commands_are_answered() -> None:
-    asked, said, _ = operator(["sucess"])
-    assert asked.poll() is None
-    assert said == ["'sucess' is no command. Did you mean 'success'? Known: failure, quit, stop, success, unjudged."]
+    tried, lines, _ = operator(["sucess"])
+    assert tried.poll() is None
+    assert lines == ["'sucess' is no command. Did you mean 'success'? Known: failure, quit, stop, success, unjudged."]
 
 
 def test_who_wants_to_quit_is_not_asked_any_more() -> None:
-    asked, said, _ = operator(["q"])
-    assert asked.poll() == "quit"
-    assert asked.quitting
-    assert asked.ask("success?", 60) is None
-    assert said == []
+    tried, messages, _ = operator(["q"])
+    assert tried.poll() == "quit"
+    assert tried.quitting
+    assert tried.judge("success?", 60) is None
+    assert messages == []
 
 
 @pytest.mark.parametrize(
@@ -69,12 +73,12 @@ def test_who_wants_to_quit_is_not_asked_any_more() -> None:
 )
 def test_a_rollout_ends_when_the_operator_says_so(word: str, verdict: bool | None, reason: str) -> None:
     person, _, states = operator(["q"] if word == "q" else [], [], [""], [word])
-    policy = UntilTold(Constant(np.ones(2)), person)
+    policy = StopOnCommand(Constant(np.ones(2)), person)
     policy.reset()
     if word != "q":
         for _ in range(2):  # Enter alone means nothing while the policy acts
             assert policy.act({}).tolist() == [1, 1]
-    with pytest.raises(StopEpisode, match=f"the operator said {reason}"):
+    with pytest.raises(StopEpisode, match=f"the operator's command was {reason}"):
         policy.act({})
     assert policy.verdict is verdict
     policy.reset()
@@ -110,12 +114,12 @@ def test_without_a_terminal_nobody_types() -> None:
 
 
 def test_the_newest_word_counts() -> None:
-    asked, _, _ = operator(["y", "n"])
-    assert asked.poll() == "failure"
-    assert asked.poll() is None
+    tried, _, _ = operator(["y", "n"])
+    assert tried.poll() == "failure"
+    assert tried.poll() is None
 
 
 def test_any_channel_is_heard() -> None:
-    heard: Any = Operator([Person([], ["n"]), Person(["y"])], say=print)
+    heard: Any = Operator([Person([], ["n"]), Person(["y"])], message=print)
     assert heard.poll() == "success"
     assert heard.poll() == "failure"

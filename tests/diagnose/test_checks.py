@@ -105,7 +105,7 @@ def test_chunks_that_come_late_are_counted_in_steps() -> None:
 
 
 def test_a_hold_for_a_dead_camera_names_the_camera() -> None:
-    why = {"held": "stream 'images/top' is frozen: the same stamp 6 times in a row", "newest": None, "seam": False}
+    why = {"held": "stream 'images/top' is frozen: the same stamp 6 times in a row", "newest": None, "boundary": False}
     cause = only(log=log(**{f"step_{i}": why for i in range(60, 66)}))
     assert (cause.finding.check, cause.finding.subject) == ("held", "images/top")
     assert "6 of 100 steps (6.0%) repeated the command before, up to 6 in a row (0.12 s) from step 60" in (
@@ -257,8 +257,8 @@ def test_the_outcome_in_words() -> None:
     assert diagnose(evidence(reward=reward)).outcome == (
         "failed; 100 steps (2.0 s); highest reward 3, reached at step 50; lost for good at step 60, 1 at the end"
     )
-    assert diagnose(evidence(success=None, reason="the operator said stop")).outcome == (
-        "not judged; 100 steps (2.0 s); the operator said stop"
+    assert diagnose(evidence(success=None, reason="the operator's command was stop")).outcome == (
+        "not judged; 100 steps (2.0 s); the operator's command was stop"
     )
 
 

@@ -21,10 +21,10 @@ from aloha_kit.core import Contract
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.eval.__main__ import main
-from aloha_kit.eval.inference import BatchedNetwork
+from aloha_kit.eval.inference import BatchedInference
 from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.shared_buffer import SharedBuffer
-from aloha_kit.eval.worker import Plan
+from aloha_kit.eval.worker import EvaluationJob
 from tests.commands import failure
 from tests.eval.conftest import CONTRACT, save_checkpoint
 
@@ -44,22 +44,22 @@ def report(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "how", [[], ["--temporal_agg"], ["--seam", "blend", "--horizon", "4"], ["--precision", "bf16"]]
+    "how", [[], ["--temporal_agg"], ["--chunk_boundary", "blend", "--n_action_steps", "4"], ["--precision", "bf16"]]
 )
 def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_path: Path) -> None:
-    """One observation a query: every action is the same, to the bit; and so is what comes of them."""
+    """Every action is the same, to the bit, three rollouts at a time in two processes; and so are the results."""
     seeds = ("--ckpt", trained, *TASK, *how, "--num_rollouts", 3, "--seed", 40)
     deploy([str(word) for word in (*seeds, "--video", 0, "--output", tmp_path / "deploy")])
-    evaluate(*seeds, "--batch", 1, "--workers", 1, "--output", tmp_path / "eval")
+    evaluate(*seeds, "--batch", 3, "--workers", 2, "--output", tmp_path / "eval")
     theirs = json.loads((tmp_path / "deploy" / "deploy.json").read_text())
     (ours,) = report(tmp_path / "eval")["checkpoints"]
-    for key in ("seed", "steps", "final_reward", "max_reward", "success", "touched", "reason"):
+    for key in ("seed", "steps", "final_reward", "max_reward", "success", "touched", "reason", "actions"):
         assert [r[key] for r in ours["rollouts"]] == [r[key] for r in theirs["rollouts"]]
     assert ours["success"] == theirs["success"]
     assert ours["guard"] == theirs["guard"]
-    assert ours["horizon"] == theirs["execution"]["horizon"]
+    assert ours["n_action_steps"] == theirs["execution"]["n_action_steps"]
     assert ours["engine"] == theirs["execution"]["engine"]
-    assert theirs["execution"]["seam"] == ("blend" if "blend" in how else "none")
+    assert theirs["execution"]["chunk_boundary"] == ("blend" if "blend" in how else "none")
     executed = {}
     for file in list_episodes(tmp_path / "deploy"):
         with Episode.open(file) as episode:
@@ -89,8 +89,8 @@ def test_two_checkpoints_are_compared_and_nothing_depends_on_the_processes(
     assert two["comparison"]["p_value"] == 1.0
     wilson = binomtest(0, 5).proportion_ci(0.95, method="wilson")
     assert a["success"]["wilson95"] == pytest.approx([wilson.low, wilson.high])
-    # 14 steps in chunks of 6: three queries for the first four, three for the last
-    assert (a["speed"]["queries"], a["chunk_size"], a["horizon"]) == (6, 6, 6)
+    # 14 steps in chunks of 6: three inferences for the first four rollouts, three for the last
+    assert (a["speed"]["inferences"], a["chunk_size"], a["n_action_steps"]) == (6, 6, 6)
     assert a["guard"]["commands"] == 5 * 14
     assert two["execution"]["batch"] == 4
     assert "0/5 = 0.0%         95 % Wilson interval 0.0% to 43.4%" in text.out
@@ -102,28 +102,28 @@ def test_late_chunks_are_faded_in_and_the_report_says_so(trained: Path, tmp_path
     evaluate("--ckpt", trained, *TASK, "--num_rollouts", 1, "--batch", 1, "--workers", 1, "--delay_steps", 2,
              "--output", tmp_path)  # fmt: skip
     found = report(tmp_path)
-    assert (found["execution"]["delay_steps"], found["execution"]["seam"]) == (2, "blend")
+    assert (found["execution"]["delay_steps"], found["execution"]["chunk_boundary"]) == (2, "blend")
     (ours,) = found["checkpoints"]
     # of chunks of 6, two steps are set aside for the answer and one for the fade: asked at 0, 3, 6, 9 and 12, and
     # played from 5, 8 and 11 on
-    assert (ours["horizon"], ours["speed"]["queries"], ours["seams"]["count"]) == (3, 5, 3)
-    assert ours["rollouts"][0]["seams"]["largest"] == ours["seams"]["largest_step"]["max"] > 0
-    words = f"3 a rollout, largest step {ours['seams']['largest_step']['p50']:.2f} of what the guard lets pass"
+    assert (ours["n_action_steps"], ours["speed"]["inferences"], ours["chunk_boundaries"]["count"]) == (3, 5, 3)
+    assert ours["rollouts"][0]["chunk_boundaries"]["largest"] == ours["chunk_boundaries"]["largest_step"]["max"] > 0
+    words = f"3 a rollout, largest step {ours['chunk_boundaries']['largest_step']['p50']:.2f} of what the guard allows"
     assert words in capsys.readouterr().out
 
 
 def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    asked = BatchedNetwork.__call__
+    asked = BatchedInference.__call__
     calls = 0
 
-    def interrupted(self: BatchedNetwork, rows: Any) -> None:
+    def interrupted(self: BatchedInference, rows: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 5:  # the second query of the second two
             signal.raise_signal(signal.SIGTERM)
         asked(self, rows)
 
-    monkeypatch.setattr(BatchedNetwork, "__call__", interrupted)
+    monkeypatch.setattr(BatchedInference, "__call__", interrupted)
     argv = ("--ckpt", trained, *TASK, "--num_rollouts", 9, "--batch", 2, "--workers", 1, "--output", tmp_path / "out")
     assert fail(*argv) == "143"
     (found,) = report(tmp_path / "out")["checkpoints"]
@@ -136,10 +136,10 @@ def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monk
 def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
     trained: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    asked = BatchedNetwork.__call__
+    asked = BatchedInference.__call__
     calls = 0
 
-    def killing(self: BatchedNetwork, rows: Any) -> None:
+    def killing(self: BatchedInference, rows: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 4:
@@ -147,7 +147,7 @@ def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
             os.kill(worker.pid or 0, signal.SIGKILL)
         asked(self, rows)
 
-    monkeypatch.setattr(BatchedNetwork, "__call__", killing)
+    monkeypatch.setattr(BatchedInference, "__call__", killing)
     text = fail("--ckpt", trained, *TASK, "--batch", 2, "--workers", 1, "--output", tmp_path / "out")
     assert text.startswith("error: a simulation process died (exit code -9) at seed 10000")
     assert "Under way: 1 worker with 2 environments: try a smaller --batch" in text
@@ -158,8 +158,8 @@ def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
 
 def test_what_a_process_cannot_do_is_told_in_its_words() -> None:
     task = replace(load(TaskConfig, "tasks", "sim_transfer_cube"), scene="transfer_cub", cameras=())
-    plan = Plan(task, load(RigConfig, "rigs", "sim"), Execution(), SharedBuffer(1, CONTRACT, 6))
-    with Pool(plan, workers=3) as pool, pytest.raises(EvaluationError, match="Did you mean 'transfer_cube'"):
+    job = EvaluationJob(task, load(RigConfig, "rigs", "sim"), Execution(), SharedBuffer(1, CONTRACT, 6))
+    with Pool(job, workers=3) as pool, pytest.raises(EvaluationError, match="Did you mean 'transfer_cube'"):
         pool.ready()
     assert multiprocessing.active_children() == []
 
@@ -180,7 +180,7 @@ def test_the_second_checkpoint_is_looked_at_before_the_first_is_rolled_out(train
 def test_flags_are_checked_before_anything_starts(trained: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     monkeypatch.setattr(Pool, "__enter__", None)
     assert "neither model.safetensors" in fail("--ckpt", tmp_path, *TASK)
-    assert "--horizon must be 1 to the chunk size 6" in fail("--ckpt", trained, *TASK, "--horizon", 7)
+    assert "--n_action_steps must be 1 to the chunk size 6" in fail("--ckpt", trained, *TASK, "--horizon", 7)
     assert "--delay_steps must be 0 to 5, a chunk of" in fail("--ckpt", trained, *TASK, "--delay_steps", 6)
     assert "--delay_steps must be at least 0, given -1" in fail("--ckpt", trained, *TASK, "--delay_steps", -1)
     assert "--temporal_agg averages them instead" in fail("--ckpt", trained, *TASK, "--seam", "blend", "--temporal_agg")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.eval.inference import BatchedNetwork
+from aloha_kit.eval.inference import batch_size, BatchedInference
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
@@ -28,46 +28,55 @@ def observations(count: int) -> list[dict]:
 
 
 def filled(count: int) -> SharedBuffer:
-    mailbox = SharedBuffer(count, CONTRACT, chunk_size=6)
+    buffer = SharedBuffer(count, CONTRACT, chunk_size=6)
     for row, observation in enumerate(observations(count)):
-        mailbox.post(row, observation)
-    return mailbox
+        buffer.put_observation(row, observation)
+    return buffer
 
 
 def test_a_row_holds_what_the_policy_may_see_and_no_more() -> None:
     contract = dataclasses.replace(CONTRACT, environment_state_names=("x", "y", "z"))
-    mailbox, seen = SharedBuffer(3, contract, chunk_size=2), observations(3)
+    buffer, seen = SharedBuffer(3, contract, chunk_size=2), observations(3)
     for row in (0, 2):
-        mailbox.post(row, seen[row])
-    given = mailbox.read([2, 0])
+        buffer.put_observation(row, seen[row])
+    given = buffer.read([2, 0])
     np.testing.assert_array_equal(given["qpos"], [seen[2]["qpos"], seen[0]["qpos"]])
     np.testing.assert_array_equal(given["images/top"][0], seen[2]["images"]["top"])
     np.testing.assert_array_equal(given["environment_state"][0], seen[2]["environment_state"])
-    assert not mailbox.read([1])["images/top"].any()
+    assert not buffer.read([1])["images/top"].any()
     assert "environment_state" not in SharedBuffer(1, CONTRACT, chunk_size=2).read([0])
     chunk = np.arange(28, dtype=np.float32).reshape(2, 14)
-    mailbox.answer(1, chunk)
-    taken = mailbox.chunk(1)
-    mailbox.answer(1, chunk + 1)
+    buffer.put_chunk(1, chunk)
+    taken = buffer.chunk(1)
+    buffer.put_chunk(1, chunk + 1)
     np.testing.assert_array_equal(taken, chunk)
 
 
 def test_one_at_a_time_is_what_deployment_computes() -> None:
-    mailbox, net = filled(3), network()
-    BatchedNetwork(net, mailbox, size=1)([2])
-    np.testing.assert_array_equal(mailbox.chunk(2), ChunkPolicy(net).predict_chunk(observations(3)[2]))
-    assert not mailbox.chunk(0).any()
+    buffer, net = filled(3), network()
+    BatchedInference(net, buffer, size=1)([2])
+    np.testing.assert_array_equal(buffer.chunk(2), ChunkPolicy(net).predict_chunk(observations(3)[2]))
+    assert not buffer.chunk(0).any()
 
 
-def test_a_chunk_does_not_depend_on_who_else_asks() -> None:
-    mailbox, net = filled(8), network()
-    ask = BatchedNetwork(net, mailbox, size=8)
-    ask(range(8))
-    together = [mailbox.chunk(row) for row in range(8)]
+def test_on_a_cpu_any_number_at_a_time_is_what_deployment_computes() -> None:
+    buffer, net = filled(5), network()
+    assert batch_size(net, 5) == 1
+    BatchedInference(net, buffer, batch_size(net, 5))(range(5))
+    for row, observation in enumerate(observations(5)):
+        np.testing.assert_array_equal(buffer.chunk(row), ChunkPolicy(net).predict_chunk(observation))
+    assert batch_size(net.to("meta"), 5) == 5  # any device but a CPU
+
+
+def test_a_chunk_does_not_depend_on_the_other_rows() -> None:
+    buffer, net = filled(8), network()
+    infer = BatchedInference(net, buffer, size=8)
+    infer(range(8))
+    together = [buffer.chunk(row) for row in range(8)]
     for rows in ([5], [7, 5, 1], [0, 5, 2, 3, 6]):
-        ask(rows)
+        infer(rows)
         for row in rows:
-            np.testing.assert_array_equal(mailbox.chunk(row), together[row])
+            np.testing.assert_array_equal(buffer.chunk(row), together[row])
     for row, observation in enumerate(observations(8)):
         np.testing.assert_allclose(together[row], ChunkPolicy(net).predict_chunk(observation), atol=1e-5)
 
@@ -80,4 +89,4 @@ def test_a_device_that_cannot_is_said_in_words(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(net, "predict", fail)
     with pytest.raises(EvaluationError, match=r"on 4 observations at once: CUDA out of memory\. .*9 GiB\. If memory"):
-        BatchedNetwork(net, filled(2), size=4).warm_up()
+        BatchedInference(net, filled(2), size=4).warm_up()

@@ -19,7 +19,7 @@ STILL = np.zeros(2, np.float32)
 class Still(Constant):
     """No chunk is behind it."""
 
-    playing = None
+    provenance = None
 
 
 class Seeded(FakeRig):
@@ -70,45 +70,45 @@ def test_jumps_are_measured_before_the_guard_cuts_them() -> None:
     """The waist may move π/50 rad a step, the gripper 0.2: chunks of two steps that jump there and back."""
 
     class Chunks:
-        asked = 0
+        inferences = 0
 
         def reset(self) -> None:
-            self.asked = 0
+            self.inferences = 0
 
         def predict_chunk(self, observation: object) -> np.ndarray:
-            self.asked += 1
+            self.inferences += 1
             low = np.array([[0.0, 0.1], [np.pi / 500, 0.1]], np.float32)
-            return low + np.float32([[np.pi / 10, 0.0]]) * (self.asked % 2)
+            return low + np.float32([[np.pi / 10, 0.0]]) * (self.inferences % 2)
 
     rollout = roll_out(FakeRig(episode_len=6), ChunkExecutor(Chunks()), seed=0)
     assert rollout.guard["limited"] > 0
-    assert rollout.seams["count"] == 2
+    assert rollout.chunk_boundaries["count"] == 2
     # from the end of one chunk to the head of the next: down by π/10 + π/500, then up by π/10 - π/500
-    assert rollout.seams["largest"] == pytest.approx(5.1, abs=1e-3)
-    assert rollout.seams["largest_step"] == rollout.seams["largest"]
-    assert rollout.seams["median_step"] == pytest.approx(0.1, abs=1e-3)  # of 0.1, 5.1, 0.1, 4.9, 0.1
+    assert rollout.chunk_boundaries["largest"] == pytest.approx(5.1, abs=1e-3)
+    assert rollout.chunk_boundaries["largest_step"] == rollout.chunk_boundaries["largest"]
+    assert rollout.chunk_boundaries["median_step"] == pytest.approx(0.1, abs=1e-3)  # of 0.1, 5.1, 0.1, 4.9, 0.1
 
 
-def test_all_of_a_fade_is_at_the_seam() -> None:
+def test_all_of_a_fade_is_at_the_chunk_boundary() -> None:
     class Chunks:
-        asked = 0
+        inferences = 0
 
         def reset(self) -> None:
-            self.asked = 0
+            self.inferences = 0
 
         def predict_chunk(self, observation: object) -> np.ndarray:
-            self.asked += 1
-            return np.tile(np.float32([(self.asked - 1) * np.pi / 50, 0.1]), (8, 1))
+            self.inferences += 1
+            return np.tile(np.float32([(self.inferences - 1) * np.pi / 50, 0.1]), (8, 1))
 
-    policy = SimulatedLatencyPolicy(Chunks(), 0, fade=2)  # queries at 0, 6, …; steps 6 and 7 belong to both
+    policy = SimulatedLatencyPolicy(Chunks(), 0, fade=2)  # inferences at 0, 6, …; steps 6 and 7 belong to both
     rollout = roll_out(FakeRig(episode_len=9), policy, seed=0)
-    assert rollout.seams["count"] == 1
-    assert rollout.seams["largest"] == pytest.approx(0.5, abs=1e-3)  # 0, ½, 1 of a step as far as the guard allows
-    assert rollout.seams["median_step"] == 0.0
+    assert rollout.chunk_boundaries["count"] == 1
+    assert rollout.chunk_boundaries["largest"] == pytest.approx(0.5, abs=1e-3)  # 0, ½, 1 of an allowed step
+    assert rollout.chunk_boundaries["median_step"] == 0.0
 
 
-def test_a_rollout_without_a_seam_has_no_jump() -> None:
-    assert roll_out(FakeRig(episode_len=3), Still(STILL), seed=7).seams == {
+def test_a_rollout_without_a_chunk_boundary_has_no_jump() -> None:
+    assert roll_out(FakeRig(episode_len=3), Still(STILL), seed=7).chunk_boundaries == {
         "count": 0,
         "largest": 0.0,
         "median_step": 0.0,

@@ -179,6 +179,33 @@ def test_an_older_checkpoint_and_foreign_files_beside_it_load(folder: Path) -> N
     assert checkpoint.load(folder).chunk_size == 5
 
 
+def test_a_newer_format_is_refused_by_its_number(folder: Path) -> None:
+    (folder / CHECKSUMS).unlink()
+    config = json.loads((folder / "config.json").read_text())
+    assert config["format"] == 1
+    for number in (2, 0, "1", True):
+        (folder / "config.json").write_text(json.dumps({**config, "format": number}))
+        expected = f"the format is {number!r}, and this version of aloha_kit reads 1 to 1; update it"
+        with pytest.raises(CheckpointError, match=re.escape(expected)):
+            checkpoint.load(folder)
+
+
+def test_files_that_were_removed_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert checkpoint.load(folder).chunk_size == 5
+    assert caplog.messages == []
+    (folder / "extra.json").unlink()
+    assert checkpoint.load(folder).chunk_size == 5
+    assert caplog.messages == [f"{folder} lacks extra.json, saved with the checkpoint"]
+    (folder / CHECKSUMS).unlink()
+    assert checkpoint.load(folder).chunk_size == 5
+    assert caplog.messages[1:] == [f"{folder} has no {CHECKSUMS}: its files are loaded without comparing them"]
+    config = json.loads((folder / "config.json").read_text())
+    del config["format"]  # a checkpoint from before there was a number
+    (folder / "config.json").write_text(json.dumps(config))
+    assert checkpoint.load(folder).chunk_size == 5
+    assert len(caplog.messages) == 2
+
+
 def test_all_files_are_equally_readable(tmp_path: Path, network: ChunkNetwork) -> None:
     for mask, mode in ((0o022, 0o644), (0o027, 0o640), (0o002, 0o664)):
         before = os.umask(mask)

@@ -1,4 +1,4 @@
-"""Networks made ready: each engine says what eager fp32 says, or is refused before anything moves."""
+"""Inference engines: each predicts what eager fp32 predicts, or is refused before anything moves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch
-from aloha_kit.eval.inference import BatchedNetwork
+from aloha_kit.eval.inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank, check, Engine, prepare, probes
@@ -72,8 +72,8 @@ def observation(network: ChunkNetwork) -> dict[str, Any]:
 
 def test_the_default_is_the_network_itself() -> None:
     network = made()
-    engine = prepare(network, example=blank(network, 1), say=lambda words: pytest.fail(words))
-    assert engine.ask == network.predict
+    engine = prepare(network, example=blank(network, 1))
+    assert engine.predict == network.predict
     assert engine.about() == {"kind": "eager", "precision": "fp32"}
     batch = seen(network, 1)
     with torch.inference_mode():
@@ -112,16 +112,20 @@ def test_in_bf16_the_last_layer_makes_no_stairs() -> None:
         ("cnnmlp, chunks, l1, object poses", "bf16", 0.05),
     ],
 )
-def test_openvino_says_the_same(name: str, precision: Precision, most: float) -> None:
+def test_openvino_predicts_the_same(
+    name: str, precision: Precision, most: float, caplog: pytest.LogCaptureFixture
+) -> None:
     if importlib.util.find_spec("openvino") is None:  # not by importing it, see the last line
         pytest.skip("OpenVINO is not installed")
-    network, said = made(name), list[str]()
-    engine = prepare(network, engine="openvino", precision=precision, example=blank(network, 2), say=said.append)
+    network = made(name)
+    caplog.set_level("INFO", "aloha_kit")
+    engine = prepare(network, engine="openvino", precision=precision, example=blank(network, 2))
     assert off(network, engine, seen(network, 2)) < most
     assert torch.equal(engine(seen(network, 2)), engine(seen(network, 2)))
-    assert said[0] == f"preparing --engine openvino --precision {precision}"
+    assert caplog.messages[0] == f"preparing --engine openvino --precision {precision}"
     assert re.match(
-        rf"--engine openvino --precision {precision} is ready after [\d.]+ s; one query \d+ ms, eager", said[1]
+        rf"--engine openvino --precision {precision} is ready after [\d.]+ s; one inference \d+ ms, eager",
+        caplog.messages[1],
     )
     assert sys.modules["openvino_telemetry"] is None
 
@@ -155,16 +159,16 @@ def test_what_was_compiled_is_what_is_asked_in_any_thread() -> None:
     check(engine, network, blank(network, 1))
     graphs = traced
     look = observation(network)
-    policy = ChunkPolicy(network, ask=engine)
+    policy = ChunkPolicy(network, predict=engine)
     chunks = [policy.predict_chunk(look)]
     beside = threading.Thread(target=lambda: chunks.append(policy.predict_chunk(look)))
     beside.start()
     beside.join()
-    mailbox = SharedBuffer(1, network.contract, network.chunk_size)
-    mailbox.post(0, look)
-    BatchedNetwork(network, mailbox, 1, engine)([0])
+    buffer = SharedBuffer(1, network.contract, network.chunk_size)
+    buffer.put_observation(0, look)
+    BatchedInference(network, buffer, 1, engine)([0])
     assert traced == graphs >= 1
-    for chunk in (*chunks, mailbox.chunk(0)):
+    for chunk in (*chunks, buffer.chunk(0)):
         np.testing.assert_allclose(chunk, ChunkPolicy(network).predict_chunk(look), atol=1e-5)
 
 
@@ -188,15 +192,15 @@ def test_without_a_compiler_it_says_what_is_needed(monkeypatch: pytest.MonkeyPat
             "openvino",
             "fp32",
             0.5,
-            "standard deviations, and at most 0.01 is let pass. Nothing has moved; use --engine eager",
+            "standard deviations; allowed are 0.01. Nothing has moved; use --engine eager",
         ),
         (
             "eager",
             "bf16",
             0.5,
-            "standard deviations, and at most 0.1 is let pass. Nothing has moved; use --precision fp32",
+            "standard deviations; allowed are 0.1. Nothing has moved; use --precision fp32",
         ),
-        ("compile", "fp32", float("nan"), "standard deviations, and at most 0.01 is let pass. Nothing has moved"),
+        ("compile", "fp32", float("nan"), "standard deviations; allowed are 0.01. Nothing has moved"),
     ],
 )
 def test_an_engine_that_is_wrong_is_refused(kind: EngineKind, precision: Precision, wrong: float, text: str) -> None:
@@ -204,9 +208,7 @@ def test_an_engine_that_is_wrong_is_refused(kind: EngineKind, precision: Precisi
     error = torch.zeros(network.action_dim)
     error[-1] = wrong
     engine = Engine(kind, precision, lambda batch, generator: network.predict(batch) + error)
-    says = (
-        f"--engine {kind} --precision {precision} does not say what the network says: right_gripper is off by {wrong}, "
-    )
+    says = f"--engine {kind} --precision {precision} differs from eager fp32: right_gripper is off by {wrong}, "
     share = wrong / stats_of(14, 14)["action"].std[-1]
     with pytest.raises(ConfigError, match=re.escape(f"{says}{share:.3g} of") + ".*" + re.escape(text)):
         check(engine, network, blank(network, 1))
@@ -230,7 +232,7 @@ def test_the_measured_error_is_told_in_each_actions_units() -> None:
     error = torch.linspace(0.0001, 0.0014, 14)
     engine = Engine("openvino", "fp32", lambda batch, generator: network.predict(batch) + error)
     checked = check(engine, network, blank(network, 1))
-    about = Engine("openvino", "fp32", engine.ask, checked).about()
+    about = Engine("openvino", "fp32", engine.predict, checked).about()
     assert about == json.loads(json.dumps(about))
     assert list(about["max_error"]) == list(network.contract.action_names)
     np.testing.assert_allclose(list(about["max_error"].values()), error, rtol=0.05)
@@ -259,5 +261,5 @@ def test_what_engines_are_compared_on_looks_like_the_data() -> None:
         assert torch.equal(image, same["images"]["top"])
         assert (image.shape, image.dtype) == ((4, 3, 32, 48), torch.uint8)
         assert image.float().std() > 20
-        # as a query's: bytes of an (H, W, 3) image
+        # as an inference's: bytes of an (H, W, 3) image
         assert image.permute(0, 2, 3, 1).is_contiguous()

@@ -16,7 +16,7 @@ from aloha_kit.core.inputs import blank, read
 from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
-from aloha_kit.eval.inference import BatchedNetwork
+from aloha_kit.eval.inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.formats import open_source
 from aloha_kit.policies import checkpoint
@@ -24,7 +24,7 @@ from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank as blank_batch
 from aloha_kit.policies.engine import check, Engine, probes
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.remote import PolicyServer, RemotePolicy, Served
+from aloha_kit.remote import PolicyServer, RemotePolicy, ServedPolicy
 from aloha_kit.train.preflight import thumbnails
 from tests.policies.test_networks import act, cnnmlp
 from tests.storage.recording import record, Rig
@@ -91,16 +91,16 @@ def test_a_wrong_or_missing_sensor_is_named(network: ChunkNetwork) -> None:
 def test_batched_evaluation_and_a_server_give_what_deployment_gives(network: ChunkNetwork) -> None:
     policy, seen = ChunkPolicy(network), windows()
     wanted = [policy.predict_chunk(observation) for observation in seen]
-    mailbox = SharedBuffer(len(seen), network.contract, network.chunk_size, STEPS)
-    ask = BatchedNetwork(network, mailbox, size=1)
-    served = Served(policy, network.contract, network.chunk_size, {}, STEPS)
+    buffer = SharedBuffer(len(seen), network.contract, network.chunk_size, STEPS)
+    ask = BatchedInference(network, buffer, size=1)
+    served = ServedPolicy(policy, network.contract, network.chunk_size, {}, STEPS)
     with PolicyServer(served, "127.0.0.1", 0, "token").running() as server:
         one, two = (RemotePolicy(f"127.0.0.1:{server.port}", "token", timeout_s=60.0) for _ in range(2))
         assert one.n_obs_steps == STEPS
         for row, observation in enumerate(seen):
-            mailbox.post(row, observation)
+            buffer.put_observation(row, observation)
             ask([row])
-            np.testing.assert_array_equal(mailbox.chunk(row), wanted[row])
+            np.testing.assert_array_equal(buffer.chunk(row), wanted[row])
             np.testing.assert_array_equal(one.predict_chunk(observation), wanted[row])
             two.reset()  # touches no other client's history
             two.predict_chunk(blank(network.contract, STEPS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,15 +13,18 @@ import torch
 from torch import Tensor
 
 from aloha_kit.config.policies import CnnMlpConfig
-from aloha_kit.core import ConfigError, Observation
+from aloha_kit.core import Observation
+from aloha_kit.core.inputs import read
 from aloha_kit.data.batch import Batch
-from aloha_kit.eval.inference import BatchedNetwork
+from aloha_kit.eval.inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.cnnmlp import CnnMlpNetwork
-from aloha_kit.policies.engine import blank, prepare
-from aloha_kit.policies.generator import BatchGenerator
-from aloha_kit.remote import PolicyServer, RemotePolicy, Served
+from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare
+from aloha_kit.policies.engine_compile import compiled
+from aloha_kit.policies.generator import BatchGenerator, Draw
+from aloha_kit.policies.inputs import Collator
+from aloha_kit.remote import PolicyServer, RemotePolicy, ServedPolicy
 from aloha_kit.testing.policies import check_network, contract_of, stats_of
 
 CONTRACT = contract_of({"top": (12, 16)})
@@ -95,22 +99,22 @@ def test_rollouts_and_inferences_count_up(network: Noisy) -> None:
 
 
 def test_a_batch_changes_no_bit(network: Noisy) -> None:
-    mailbox, seeds = SharedBuffer(4, CONTRACT, network.chunk_size), [(5, 0), (9, 3), (5, 1), (6, 0)]
+    buffer, seeds = SharedBuffer(4, CONTRACT, network.chunk_size), [(5, 0), (9, 3), (5, 1), (6, 0)]
     for row, seed in enumerate(seeds):
-        mailbox.post(row, observation(row), seed)
-    ask = BatchedNetwork(network, mailbox, 4)
+        buffer.put_observation(row, observation(row), seed)
+    ask = BatchedInference(network, buffer, 4)
     ask([0, 1, 2, 3])
-    together = [mailbox.chunk(row) for row in range(4)]
+    together = [buffer.chunk(row) for row in range(4)]
     for row in (2, 0):
         ask([row])
-        np.testing.assert_array_equal(mailbox.chunk(row), together[row])
+        np.testing.assert_array_equal(buffer.chunk(row), together[row])
     policy = ChunkPolicy(network)
     policy.seed(9, 3)
     np.testing.assert_allclose(policy.predict_chunk(observation(1)), together[1], atol=1e-5)
 
 
 def test_a_client_decides_what_is_drawn(network: Noisy) -> None:
-    served = Served(ChunkPolicy(network, seed=100), CONTRACT, network.chunk_size, {})
+    served = ServedPolicy(ChunkPolicy(network, seed=100), CONTRACT, network.chunk_size, {})
     here, look = ChunkPolicy(network, seed=7), observation(0)
     with PolicyServer(served, "127.0.0.1", 0, "secret").running() as server:
         first, other = (RemotePolicy(f"127.0.0.1:{server.port}", "secret", timeout_s=60.0, seed=7) for _ in range(2))
@@ -128,5 +132,33 @@ def test_engines(network: Noisy) -> None:
     engine = prepare(network, precision="bf16", example=blank(network, 1))
     assert engine.checked is not None
     assert engine.checked.of_std < 0.05, "compared with other random numbers"
-    with pytest.raises(ConfigError, match=r"--engine compile would draw the same random numbers .* use --engine eager"):
-        prepare(network, engine="compile", example=blank(network, 1))
+
+
+def drawn(network: Noisy, engine: Engine, seed: int) -> tuple[Tensor, Tensor]:
+    """The chunk of an engine, and that of eager fp32, with the same seed."""
+    batch = Collator("cpu")({name: rows[None] for name, rows in read(observation(0), CONTRACT).items()})
+    with torch.inference_mode():
+        return engine(batch, BatchGenerator([(seed, 1)])), network.predict(batch, BatchGenerator([(seed, 1)]))
+
+
+def test_a_compiled_policy_draws_at_each_inference(network: Noisy) -> None:
+    example = blank(network, 1)
+    draws = draws_of(network, example)
+    assert draws == [Draw("normal", (network.chunk_size, network.action_dim))]
+    torch._dynamo.reset()
+    engine = Engine("compile", "fp32", compiled(network.predict, example, draws, backend="aot_eager"))
+    assert check(engine, network, example).of_std < 1e-4
+    for seed in (3, 4):
+        ours, theirs = drawn(network, engine, seed)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(drawn(network, engine, 3)[0], drawn(network, engine, 4)[0], atol=1e-3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
+def test_openvino_draws_at_each_inference(network: Noisy) -> None:
+    engine = prepare(network, engine="openvino", example=blank(network, 1))
+    for seed in (3, 4):
+        ours, theirs = drawn(network, engine, seed)
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    assert torch.equal(drawn(network, engine, 3)[0], drawn(network, engine, 3)[0])
+    assert not torch.allclose(drawn(network, engine, 3)[0], drawn(network, engine, 4)[0], atol=1e-3)

@@ -74,8 +74,8 @@ def make(folder: Path) -> None:
 def actions(network: ChunkNetwork, folder: Path) -> dict[str, Any]:
     """{executor: (T, A) actions along the observations of the folder's episode}."""
     source = ChunkPolicy(network)
-    horizon = min(3, network.chunk_size)
-    executors = {"chunks": ChunkExecutor(source, horizon), "ensemble": TemporalEnsemble(source)}
+    n_action_steps = min(3, network.chunk_size)
+    executors = {"chunks": ChunkExecutor(source, n_action_steps), "ensemble": TemporalEnsemble(source)}
     with Episode.open(folder / "episode_0.hdf5") as episode:
         states = episode.environment_state
         assert states is not None

@@ -21,7 +21,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import Contract
-from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, Served
+from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, ServedPolicy
 from aloha_kit.remote.messages import Jpeg, pack, PROTOCOL, unpack
 
 MOST_MB = 50
@@ -43,7 +43,7 @@ class Pose:
 
 def serve() -> None:
     """In a process of its own, whose memory is measured."""
-    server = PolicyServer(Served(Pose(), CONTRACT, 1), "127.0.0.1", 0, "secret")
+    server = PolicyServer(ServedPolicy(Pose(), CONTRACT, 1), "127.0.0.1", 0, "secret")
     print(server.port, flush=True)
     server.serve_forever()
 

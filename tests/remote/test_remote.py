@@ -13,7 +13,7 @@ from websockets.sync.client import connect
 
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import ConfigError, Contract, ContractError, HoldStill
-from aloha_kit.remote import ConnectionLostError, PolicyServer, RemoteError, RemotePolicy, Served
+from aloha_kit.remote import ConnectionLostError, PolicyServer, RemoteError, RemotePolicy, ServedPolicy
 from aloha_kit.remote.client import address
 from aloha_kit.remote.messages import pack, PROTOCOL, unpack
 
@@ -51,7 +51,7 @@ def echo() -> Iterator[Echo]:
 
 
 def server(source: Echo, port: int = 0, contract: Contract = CONTRACT) -> PolicyServer:
-    return PolicyServer(Served(source, contract, K, {"kind": "echo"}), "127.0.0.1", port, TOKEN)
+    return PolicyServer(ServedPolicy(source, contract, K, {"kind": "echo"}), "127.0.0.1", port, TOKEN)
 
 
 def client(running: PolicyServer, token: str = TOKEN, **options: Any) -> RemotePolicy:
@@ -79,7 +79,7 @@ def test_chunks_come_from_the_other_side(echo: Echo) -> None:
 
 def test_a_wrong_token_learns_nothing(echo: Echo) -> None:
     said: list[str] = []
-    made = PolicyServer(Served(echo, CONTRACT, K), "127.0.0.1", 0, TOKEN, say=said.append)
+    made = PolicyServer(ServedPolicy(echo, CONTRACT, K), "127.0.0.1", 0, TOKEN, log=said.append)
     with made.running() as running, pytest.raises(RemoteError, match="refused: the token is not the server's"):
         client(running, "sesame")
     assert len(said) == 1
@@ -162,7 +162,9 @@ def test_a_server_that_comes_back_is_found_again(echo: Echo) -> None:
 
 def test_with_the_server_gone_the_arms_hold_and_go_on_when_it_is_back(echo: Echo) -> None:
     with server(echo).running() as running:
-        policy = AsyncInferencePolicy(client(running, timeout_s=0.2), 50.0, every=1, hold_s=1e9, budget_s=0.02)
+        policy = AsyncInferencePolicy(
+            client(running, timeout_s=0.2), 50.0, inference_interval=1, hold_s=1e9, budget_s=0.02
+        )
         policy.reset()
         np.testing.assert_array_equal(policy.act(observation()), [0, 1])
     held = 0
@@ -193,7 +195,7 @@ def test_settings_that_make_no_sense_are_answered(echo: Echo) -> None:
     with pytest.raises(ConfigError, match="a JPEG's quality is 1 to 100, given 0"):
         RemotePolicy("gpu:8000", TOKEN, quality=0)
     with pytest.raises(RemoteError, match="a server needs a token"):
-        PolicyServer(Served(echo, CONTRACT, K), "127.0.0.1", 0, "")
+        PolicyServer(ServedPolicy(echo, CONTRACT, K), "127.0.0.1", 0, "")
     with (
         server(echo).running() as running,
         pytest.raises(RemoteError, match=r"cannot serve on 127.0.0.1:\d+: .*in use"),

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import Contract
-from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, Served
+from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, ServedPolicy
 from aloha_kit.remote.connections import ConnectionLimits
 from aloha_kit.remote.messages import pack, PROTOCOL, unpack
 from aloha_kit.remote.observations import largest_observation
@@ -50,9 +50,9 @@ class Hold:
 
 @contextlib.contextmanager
 def serving(said: list[str] | None = None, source: Any = None, **options: Any) -> Iterator[PolicyServer]:
-    say = (said if said is not None else []).append
+    log = (said if said is not None else []).append
     with PolicyServer(
-        Served(source or Hold(), CONTRACT, 1), "127.0.0.1", 0, TOKEN, say=say, **options
+        ServedPolicy(source or Hold(), CONTRACT, 1), "127.0.0.1", 0, TOKEN, log=log, **options
     ).running() as server:
         yield server
 
@@ -130,7 +130,7 @@ def test_a_hello_of_four_kilobytes_is_no_hello() -> None:
             with pytest.raises(ConnectionClosed):
                 stranger.recv(timeout=60)
         with pytest.raises(RemoteError, match="a token has at most 1024 bytes, given 1025"):
-            PolicyServer(Served(Hold(), CONTRACT, 1), "127.0.0.1", 0, "x" * 1025)
+            PolicyServer(ServedPolicy(Hold(), CONTRACT, 1), "127.0.0.1", 0, "x" * 1025)
         with pytest.raises(RemoteError, match="a token has at most 1024 bytes, given 1026"):
             RemotePolicy(f"127.0.0.1:{server.port}", "é" * 513)
 
@@ -240,7 +240,7 @@ def test_a_client_that_does_not_read_its_answers_is_dropped(monkeypatch: pytest.
             return np.tile(observation["qpos"], (10_000, 1))  # 80 kB, so that buffers are full soon
 
     monkeypatch.setattr("aloha_kit.remote.connections._SEND_S", 0.3)
-    served = Served(Long(), CONTRACT, 10_000)
+    served = ServedPolicy(Long(), CONTRACT, 10_000)
     with PolicyServer(served, "127.0.0.1", 0, TOKEN).running() as server, raw(server) as deaf:
         policy = honest(server)
         deaf.sendall(UPGRADE)

@@ -24,7 +24,7 @@ from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.remote import PolicyServer, Served
+from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.ros import followers, messages
@@ -142,8 +142,8 @@ def test_a_checkpoint_acts_and_its_rollouts_are_episodes(
     report = json.loads((tmp_path / "deploy.json").read_text())
     assert report["execution"]["inference"] == "async"
     assert report["success"]["trials"] == 2  # a simulated rig is judged by its reward
-    assert report["inference"]["queries"] >= 2
-    assert report["latency"]["stages"]["async network"]["count"] == report["inference"]["queries"]
+    assert report["inference"]["inferences"] >= 2
+    assert report["latency"]["stages"]["async network"]["count"] == report["inference"]["inferences"]
     assert report["latency"]["stages"]["total"]["count"] == 60
     for i, path in enumerate(list_episodes(tmp_path)):
         with Episode.open(path) as episode:
@@ -177,7 +177,7 @@ def test_a_network_that_hangs_holds_the_arms_and_ends_the_rollout_by_name(
 
     Scripted(monkeypatch, says)
     text = fail(rig, checkpoint, tmp_path, "--hold_s", 0.2)
-    assert "held still for 10 steps (0.2 s): the policy has not answered the observation of step" in text
+    assert "held still for 10 steps (0.2 s): the policy has no chunk yet for the observation of step" in text
     assert_parked(capfd.readouterr().out)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.length == 4 + 10
@@ -315,7 +315,7 @@ def test_on_a_real_rig_the_operator_says_what_was_a_success(
         voice.unregister()
     report = json.loads((tmp_path / "deploy.json").read_text())
     assert [r["success"] for r in report["rollouts"]] == [True, None]
-    assert report["rollouts"][1]["reason"] == "the operator said quit"
+    assert report["rollouts"][1]["reason"] == "the operator's command was quit"
     assert 1 <= report["rollouts"][1]["steps"] < 100
     assert report["success"]["trials"] == 1
     with Episode.open(tmp_path / "episode_0.hdf5") as first, Episode.open(tmp_path / "episode_1.hdf5") as second:
@@ -346,7 +346,7 @@ def test_when_a_remote_policy_is_lost_the_arms_hold_and_park(
 ) -> None:
     source = Still(release)
     source.hang_at = 5
-    with PolicyServer(Served(source, CONTRACT, 8), "127.0.0.1", 0, "secret").running() as server:
+    with PolicyServer(ServedPolicy(source, CONTRACT, 8), "127.0.0.1", 0, "secret").running() as server:
         where = f"127.0.0.1:{server.port}"
         with pytest.raises(
             SystemExit, match=rf"held still for 30 steps \(0.6 s\).*no answer from {where} within 0.2 s"
@@ -363,7 +363,7 @@ def test_when_a_remote_policy_is_lost_the_arms_hold_and_park(
 def test_ctrl_c_in_roslaunch_ends_the_node_with_the_arms_parked(
     rig: Path, tmp_path: Path, session_ros: Ros, release: threading.Event
 ) -> None:
-    with PolicyServer(Served(Still(release), CONTRACT, 8), "127.0.0.1", 0, "secret").running() as server:
+    with PolicyServer(ServedPolicy(Still(release), CONTRACT, 8), "127.0.0.1", 0, "secret").running() as server:
         given = {"task": rig, "remote": f"127.0.0.1:{server.port}", "output": tmp_path, "flags": "--episode_len 5000"}
         launched = session_ros.start(
             "roslaunch", "-p", str(session_ros.port), "aloha_kit", "deploy.launch",

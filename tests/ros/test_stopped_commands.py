@@ -15,7 +15,7 @@ import yaml
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.episode import list_episodes
-from aloha_kit.remote import PolicyServer, Served
+from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.ros.observation import rig_contract
 from tests.ros.command_recorder import CommandRecorder
 from tests.ros.master import Process, Ros
@@ -93,7 +93,7 @@ def until_it_moves(recorder: CommandRecorder) -> None:
 def server(task: Path) -> Iterator[str]:
     config = load(TaskConfig, "tasks", str(task))
     contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True)
-    with PolicyServer(Served(Swinging(), contract, 100), "127.0.0.1", 0, "secret").running() as serving:
+    with PolicyServer(ServedPolicy(Swinging(), contract, 100), "127.0.0.1", 0, "secret").running() as serving:
         yield f"127.0.0.1:{serving.port}"
 
 
