@@ -37,9 +37,9 @@ class Limits:
     """The longest hold."""
     delay_s: tuple[float, float] = (0.2, 0.5)
     """Median time from an observation to the first action of its chunk."""
-    seam_ratio: float = 3.0
+    boundary_ratio: float = 3.0
     """A jump where chunks meet counts from so many times an ordinary step's change (its 90th percentile)."""
-    seam_jump: tuple[float, float] = (0.03, 0.1)
+    boundary_jump: tuple[float, float] = (0.03, 0.1)
     """That jump, median over the chunk boundaries (rad, or share of a gripper's opening)."""
     beyond: tuple[float, float] = (0.1, 0.3)
     """A joint beyond the range of training, in shares of that range (which counts as 0.5 rad at least)."""

@@ -64,7 +64,7 @@ def check_delay(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     yield Cause(Finding(grade, "delay", "chunks", found, f"below {limits.delay_s[0]:g} s", remedy), steps)
 
 
-def check_seams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
+def check_boundaries(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     """Jumps of the action where one chunk ends and the next begins, against those of ordinary steps."""
     boundaries, change = boundary_changes(evidence)
     # averaging begins a chunk at every step: then nothing is left to compare with
@@ -74,11 +74,11 @@ def check_seams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     ordinary[[*boundaries, *(boundaries[boundaries + 1 < len(change)] + 1)]] = False
     typical = np.percentile(change[ordinary], 90, axis=0)
     jump = np.median(change[boundaries], axis=0)
-    counts = np.where(jump >= limits.seam_ratio * typical, jump, 0.0)
-    if (grade := level(float(counts.max()), limits.seam_jump)) == "ok":
+    counts = np.where(jump >= limits.boundary_ratio * typical, jump, 0.0)
+    if (grade := level(float(counts.max()), limits.boundary_jump)) == "ok":
         return
     names = evidence.contract.action_names
-    order = [int(i) for i in np.argsort(-counts) if counts[i] >= limits.seam_jump[0]]
+    order = [int(i) for i in np.argsort(-counts) if counts[i] >= limits.boundary_jump[0]]
     shown = [f"{names[i]} {jump[i]:.3f} against {typical[i]:.3f}" for i in order[:3]]
     worst_boundary = int(boundaries[change[boundaries][:, order[0]].argmax()])
     found = (
@@ -87,9 +87,9 @@ def check_seams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         f"worst at step {worst_boundary}"
     )
     remedy = "average the chunks (--temporal_agg), or fade one into the next (--chunk_boundary blend)"
-    expected = f"less than {limits.seam_ratio:g} times an ordinary step's change"
+    expected = f"less than {limits.boundary_ratio:g} times an ordinary step's change"
     yield Cause(
-        Finding(grade, "seams", names[order[0]], found, expected, remedy),
+        Finding(grade, "chunk boundaries", names[order[0]], found, expected, remedy),
         tuple((int(s), int(s) + 1) for s in boundaries),
     )
 

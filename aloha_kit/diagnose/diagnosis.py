@@ -17,7 +17,7 @@ from aloha_kit.diagnose.actions import (
     matters,
 )
 from aloha_kit.diagnose.causes import Cause, Limits, ranked
-from aloha_kit.diagnose.chunks import boundary_changes, check_delay, check_holds, check_seams
+from aloha_kit.diagnose.chunks import boundary_changes, check_boundaries, check_delay, check_holds
 from aloha_kit.diagnose.distribution_shift import cells_beyond, check_images, check_joints, check_start, joints_beyond
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.diagnose.timing import check_overruns, check_streams
@@ -27,7 +27,7 @@ CHECKS = (
     check_streams,
     check_holds,
     check_delay,
-    check_seams,
+    check_boundaries,
     check_start,
     check_joints,
     check_images,

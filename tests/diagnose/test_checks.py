@@ -135,7 +135,7 @@ def test_arms_that_stop_and_do_not_go_on_have_stalled() -> None:
     assert 70 <= begin <= 80  # the last steps before it are slow, too
     assert end == 300
     assert f"stands still for {(300 - begin) / 50:.1f} s, from step {begin} to the end" in cause.finding.found
-    assert cause.finding.found.endswith("; asked every 5 steps")
+    assert cause.finding.found.endswith("; an inference every 5 steps")
     assert "--temporal_agg" in cause.finding.remedy
 
 
@@ -168,7 +168,7 @@ def test_steps_held_for_want_of_a_chunk_are_no_stall() -> None:
     assert [cause.finding.check for cause in diagnose(evidence(**changes)).causes] == ["held"]
 
 
-def test_averaged_chunks_have_no_seams_to_look_at() -> None:
+def test_averaged_chunks_have_no_boundaries_to_check() -> None:
     rough = motion(np.arange(STEPS)) + np.random.default_rng(0).normal(0, 0.05, (STEPS, 14))
     steps = tuple(Step(i, {"total": 5.0}, i, max(0, i - 24), 25, 0, True) for i in range(STEPS))
     assert diagnose(evidence(action=rough.astype(np.float32), log=steps)).causes == ()
@@ -280,8 +280,10 @@ def diagnosis(success: bool | None, check: str = "", **measures: float) -> Diagn
 
 
 def test_what_failed_rollouts_share_and_where_they_differ() -> None:
-    failed = [diagnosis(False, "image" if i < 5 else "seams", cube_x=0.1 + 0.01 * i, noise=i % 2) for i in range(6)]
-    fine = [diagnosis(True, "seams" if i < 2 else "", cube_x=0.01 * i, noise=i % 2) for i in range(8)]
+    failed = [
+        diagnosis(False, "image" if i < 5 else "chunk boundaries", cube_x=0.1 + 0.01 * i, noise=i % 2) for i in range(6)
+    ]
+    fine = [diagnosis(True, "chunk boundaries" if i < 2 else "", cube_x=0.01 * i, noise=i % 2) for i in range(8)]
     comparison = compare([*failed, *fine, diagnosis(None)])
     assert (comparison.failed, comparison.succeeded, comparison.unjudged) == (6, 8, 1)
     assert [(s.check, s.failed, s.succeeded) for s in comparison.shared] == [("image", 5, 0)]  # one is not shared

@@ -91,7 +91,7 @@ def test_a_joint_where_training_never_was_is_named(run: Path, tmp_path: Path, mo
     assert {check for check, _ in keys(diagnosis)} <= {"joint", "image"}  # an arm elsewhere is seen elsewhere
 
 
-def test_chunks_that_do_not_fit_together_are_seams(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_chunks_that_do_not_fit_together_are_found(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
     wrist = NAMES.index("left_wrist_angle")
 
     def torn(steps: np.ndarray) -> np.ndarray:
@@ -101,11 +101,11 @@ def test_chunks_that_do_not_fit_together_are_seams(run: Path, tmp_path: Path, mo
 
     play(monkeypatch, torn)
     diagnosis = found(rollout(run, tmp_path, "--horizon", "10"))
-    assert keys(diagnosis)[0] == ("seams", "left_wrist_angle")
-    seams = next(cause for cause in diagnosis.causes if cause.finding.check == "seams")
-    assert [begin for begin, _ in seams.steps] == [10, 20, 30, 40, 50]
-    assert "left_wrist_angle 0.0" in seams.finding.found
-    assert "--temporal_agg" in seams.finding.remedy
+    assert keys(diagnosis)[0] == ("chunk boundaries", "left_wrist_angle")
+    boundaries = next(cause for cause in diagnosis.causes if cause.finding.check == "chunk boundaries")
+    assert [begin for begin, _ in boundaries.steps] == [10, 20, 30, 40, 50]
+    assert "left_wrist_angle 0.0" in boundaries.finding.found
+    assert "--temporal_agg" in boundaries.finding.remedy
 
 
 def test_a_gripper_that_never_closes_is_named(run: Path, tmp_path: Path, monkeypatch: Any) -> None:

@@ -47,3 +47,9 @@ def test_what_is_no_log_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("step,loss\n1,2\n")
     with pytest.raises(EpisodeError, match=r"is no log of steps; its columns: step, loss"):
         read_steps(tmp_path / "other.csv")
+
+
+def test_an_older_log_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.csv", STEPS)
+    path.write_text(path.read_text().replace(",boundary,", ",seam,", 1))
+    assert read_steps(path) == STEPS
