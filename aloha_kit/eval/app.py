@@ -51,6 +51,7 @@ def run(args: EvalArgs) -> None:
         args.inference_settings,
         args.at_a_time,
         args.processes,
+        args.inference_batch,
         args.cameras,
         args.image_size,
         renames(args.rename),

@@ -35,6 +35,7 @@ class EvaluationSettings:
         inference: where and by what the networks run.
         at_a_time: rollouts side by side.
         workers: processes that simulate.
+        inference_batch: observations that the network computes at once; None is the device's default.
         cameras, image_size: of policies whose checkpoint lacks them.
         rename: {a policy's camera: the rig's}.
         starts: {seed: start poses}, see `SimEnv.starts`.
@@ -47,6 +48,7 @@ class EvaluationSettings:
     inference: InferenceSettings
     at_a_time: int
     workers: int
+    inference_batch: int | None = None
     cameras: tuple[str, ...] | None = None
     image_size: tuple[int, int] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -82,7 +84,7 @@ class CheckpointEvaluator:
             )
         if (trained_on := trained_task(source)) not in (None, task.name):
             LOG.warning("%s was trained on %s, evaluated on %s", source, trained_on, task.name)
-        self._batch = batch_size(self.network, settings.at_a_time)
+        self._batch = settings.inference_batch or batch_size(self.network, settings.at_a_time)
         self._engine = prepare(
             self.network,
             engine=inference.engine,

@@ -62,6 +62,7 @@ class BatchedInference:
 
 
 def batch_size(network: ChunkNetwork, at_a_time: int) -> int:
-    """Rows that the network computes at once for so many rollouts: one on a CPU, where a batch gains little and rounds
-    otherwise than deployment does; all on a GPU."""
+    """Rows that the network computes at once by default for so many rollouts: one on a CPU, which gives deployment's
+    actions to the bit and costs a small network nothing (act_cpu: 0.95 times, act: 1.35 times a batch's time); all on a
+    GPU."""
     return 1 if next(network.parameters()).device.type == "cpu" else at_a_time

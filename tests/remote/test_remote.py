@@ -125,7 +125,7 @@ def test_a_chunk_of_another_width_than_the_contracts_is_refused(echo: Echo) -> N
     wide = Contract(CONTRACT.state_names, (*CONTRACT.action_names, "base_linear"), CONTRACT.cameras, 50.0)
     with (
         server(echo, contract=wide).running() as running,
-        pytest.raises(ContractError, match=r"sent a chunk of \(3, 2\) float32, its contract says \(3, 3\)"),
+        pytest.raises(ContractError, match=r"sent a chunk of \(3, 2\) float32, its contract has \(3, 3\)"),
     ):
         client(running).predict_chunk(observation())
 

@@ -64,7 +64,7 @@ def contract(**changes: Any) -> str:
         ({"contract": contract(cameras={"top": [1 << 40, 6]})}, "pixels"),
         ({"contract": contract(state_names=[1])}, "not an embodiment contract"),
         ({"contract": contract(action_names=[])}, "a contract that no policy can have: no state or no action"),
-        ({"contract": contract(action_names=["x"] * 2000)}, "2000 action_names; at most 1024"),
+        ({"contract": contract(action_names=["x"] * 2000)}, "2000 entries of action; at most 1024"),
         ({"contract": contract(units={"joints": 3})}, "not an embodiment contract"),
         ({"kind": "\x1b[2J" + "x" * 1000}, r"greeted with '\\x1b\[2Jx+…'"),
     ],
