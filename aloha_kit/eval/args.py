@@ -78,8 +78,8 @@ class EvalArgs(CommandArgs):
     batch: int | None = None
     """Rollouts at a time, whose inferences run together; 8 when not given, or one a worker where there are more."""
     inference_batch: int | None = None
-    """Observations that the network computes at once; by default 1 on a CPU, which gives deployment's actions to the bit,
-    and --batch on a GPU. More are faster for a large network, and round otherwise."""
+    """Observations that the network computes at once; by default 1 on a CPU, which gives deployment's actions to the
+    bit, and --batch on a GPU. More are faster for a large network, and round otherwise."""
     threads: int | None = None
     """Threads of the network on a CPU; the cores of the machine when not given."""
     device: str | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,6 @@ import numpy as np
 
 from aloha_kit.core import Action
 from aloha_kit.core.environment import Outcome
-from aloha_kit.loop.statistics import wilson_interval
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,3 +79,20 @@ def summarise(rollouts: Sequence[RolloutResult]) -> dict[str, Any]:
         "success_any_time": success_rate([rollout.touched for rollout in rollouts]),
         "max_reward_histogram": dict(sorted(stages.items(), key=lambda item: float(item[0]))),
     }
+
+
+def wilson_interval(successes: int, trials: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Wilson score interval of a success rate; `z` is the normal quantile, by default for 95 %.
+
+    Unlike the textbook p ± z·sqrt(p(1-p)/n) it stays inside [0, 1] and has a width at 0 of n and n of n.
+    E. B. Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+
+    Raises:
+        ValueError: no trials, or successes outside 0 … trials.
+    """
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"need 0 ≤ successes ≤ trials and a trial, given {successes} of {trials}")
+    share, z2 = successes / trials, z * z / trials
+    centre = (share + z2 / 2) / (1 + z2)
+    half = z / (1 + z2) * math.sqrt(share * (1 - share) / trials + z2 / (4 * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
