@@ -76,6 +76,8 @@ def run(args: EvalArgs) -> None:
         evaluators = [CheckpointEvaluator(source, settings) for source in sources]
         for name in settings.rename:
             if not any(name in evaluator.renamed for evaluator in evaluators):
+                if len(evaluators) == 1:
+                    evaluators[0].network.rename_cameras(settings.rename)  # raises, with the cameras that there are
                 raise ContractError(f"--rename {name}=…: no checkpoint has a camera '{name}'")
         for evaluator in evaluators[1:]:
             evaluator.check()  # now, and not after the first one's rollouts
