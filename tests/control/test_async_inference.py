@@ -259,7 +259,7 @@ def test_a_hung_network_holds_and_then_ends_the_episode_by_name(network: Network
     played = Played(network, inference_interval=1, hold_s=0.1)
     assert [played.act() for _ in range(7)] == [[0], [1]] + [None] * 5
     with pytest.raises(SafetyError, match=r"step 7: held still for 5 steps \(0.1 s\): the policy has no chunk yet"
-                       r" the observation of step 1 for \d+\.\d s"):  # fmt: skip
+                       r" for the observation of step 1 for \d+\.\d s"):  # fmt: skip
         played.act()
 
 
