@@ -25,7 +25,7 @@ from aloha_kit.core import ConfigError, Environment, Policy, WallClock
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
-from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, typed_lines
+from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, show, typed_lines
 from aloha_kit.deploy.report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.source import executor, PolicySource, served
@@ -158,7 +158,7 @@ def _attended(
 ) -> tuple[SafetyGuard, Operator]:
     """The guard with the robot's limits and emergency stop, under which it is parked on every way out; its operator."""
     channel = stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE)))
-    LOG.info(HELP)
+    show(HELP)
     operator = Operator([typed_lines(), channel.poll], status=channel.status)
     return stack.enter_context(env.guarded(policy, release=release)), operator
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import sys
 import time
 from collections.abc import Callable, Sequence
 
+from tqdm import tqdm
+
 from aloha_kit.core import Action, did_you_mean, Observation, Policy, StopEpisode
-from aloha_kit.core.cli import LOG
 
 NAMESPACE = "/aloha_kit/deploy"
 KEYS = {"y": "success", "n": "failure", "": "unjudged", "s": "stop", "q": "quit"}
@@ -17,6 +19,12 @@ HELP = f"type y (success), n (failure), s (stop) or q (quit) and Enter; or the w
 
 Channel = Callable[[], Sequence[str]]
 """Words or keys since the last call; returns at once."""
+
+
+def show(line: str) -> None:
+    """Write a line to the operator's terminal: above the progress bar, and whatever `--log_level` is."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
 
 
 def _no_status(state: str, message: str) -> None:
@@ -38,7 +46,7 @@ class Operator:
         self,
         channels: Sequence[Channel],
         *,
-        message: Callable[[str], None] = LOG.info,
+        message: Callable[[str], None] = show,
         status: Callable[[str, str], None] = _no_status,
     ) -> None:
         self.quitting = False

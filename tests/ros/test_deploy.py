@@ -309,7 +309,7 @@ def test_on_a_real_rig_the_operator_says_what_was_a_success(
     Scripted(monkeypatch, says)
     ear = rospy.Subscriber("/aloha_kit/deploy/state", String, state)
     try:
-        deploy(rig, checkpoint, tmp_path, "--num_rollouts", 9, "--episode_len", 100)
+        deploy(rig, checkpoint, tmp_path, "--num_rollouts", 9, "--episode_len", 100, "--log_level", "warning")
     finally:
         ear.unregister()
         voice.unregister()
@@ -320,9 +320,9 @@ def test_on_a_real_rig_the_operator_says_what_was_a_success(
     assert report["success"]["trials"] == 1
     with Episode.open(tmp_path / "episode_0.hdf5") as first, Episode.open(tmp_path / "episode_1.hdf5") as second:
         assert (first.success, second.success) == (True, None)
-    text = capfd.readouterr().out
-    assert "episode_0.hdf5: success? y / n / Enter for neither" in text
-    assert_parked(text)
+    shown = capfd.readouterr()
+    assert "episode_0.hdf5: success? y / n / Enter for neither" in shown.err
+    assert_parked(shown.out)
 
 
 class Still:
