@@ -8,7 +8,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `aloha_kit.deploy` doe
 
 import argparse
 import json
-import sys
 import time
 
 import numpy as np
@@ -38,7 +37,6 @@ engine = prepare(
     engine=args.engine,
     precision=args.precision,
     example=blank(network, 1),
-    say=lambda words: print(words, file=sys.stderr),
 )
 made = time.perf_counter() - began
 policy = ChunkPolicy(network, args.device, engine)

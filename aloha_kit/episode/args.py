@@ -169,6 +169,8 @@ class Label(CommandArgs):
     Each file is replaced by a labelled copy once that is whole; a damaged one is refused.
     """
 
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube/episode_0.hdf5 --success yes --grade 4"
+
     source: Source
     """A folder of episodes, or one file."""
     success: Literal["yes", "no", "unknown"] | None = None

@@ -19,7 +19,7 @@ from aloha_kit.startup import command
 PACKAGE = Path(__file__).parents[2] / "aloha_kit"
 COMMANDS = sorted(file.parent.name for file in PACKAGE.glob("*/__main__.py"))
 SUBCOMMANDS = {
-    "episode": [["validate"], ["recover"], ["info"], ["stats"], ["export"], ["adopt"]],
+    "episode": [["validate"], ["recover"], ["info"], ["stats"], ["export"], ["adopt"], ["label"]],
     "policies": [["info"], ["export"]],
     "deploy": [[], ["serve"]],
 }
