@@ -1,4 +1,4 @@
-"""Episodes to training batches: index, statistics, order, frames and augmentation.
+"""Training batches from episodes: index, statistics, sampling, frames and augmentation.
 
 Images and batches need torch; `index`, `stats`, `chunks`, `sampler` and `descriptor` do not.
 """

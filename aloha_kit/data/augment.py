@@ -1,4 +1,4 @@
-"""Image augmentation of a whole batch on its device, with a draw of its own for every image.
+"""Image augmentation of a whole batch on its device, drawn separately for every image.
 
 What the field does (ACT++): a random crop of 95 % resized back, rotation by up to 5°, brightness 0.3, contrast 0.4,
 saturation 0.5. torchvision's v2 transforms draw once a call, hence once a batch, and looping them over the samples

@@ -1,6 +1,6 @@
-"""What passes between the data and the policies: raw units in, raw units out.
+"""Batches of observations and actions in raw units, as the policies read them.
 
-A policy normalises by itself, so a batch means the same whichever network reads it.
+Each policy normalises its inputs itself, so a batch has the same meaning for every network.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The frame cache: every image decoded and resized once, then mapped into memory for the rest of time.
+"""Frame cache: images decoded and resized once, then memory-mapped.
 
-One file of bytes a camera and size, (rows, 3, H, W), beside an index that says which rows belong to which episode (by
+One file of bytes per camera and size, (rows, 3, H, W), beside an index of the rows of each episode (by
 `EpisodeTable.cache_key`). Episodes are only ever appended, and an episode counts from the moment its rows are on the
 disk and the index is renamed into place: a build that was interrupted goes on with the next episode.
 """
@@ -70,7 +70,7 @@ def cached_frames(
     """The frames of every row, from the cache in `folder`; what is missing is decoded first, `workers` at a time.
 
     Raises:
-        ConfigError: the disk is too small (says by how much, and what to do), or the folder cannot be written.
+        ConfigError: the disk is too small (reports the missing space and a remedy), or the folder cannot be written.
         EpisodeError: a frame cannot be decoded.
     """
     try:
@@ -120,7 +120,7 @@ class _Part:
         except FileNotFoundError:
             self._where = {}
         except (KeyError, TypeError, ValueError):
-            self._start_over()  # a damaged index is worth nothing, its frames can be decoded again
+            self._start_over()  # the frames of a damaged index are decoded again
         # of the whole data set: this run may use only some of its episodes
         live = {*table.source.identities(), *self._keys(table)}
         used = sum(count for key, (_, count) in self._where.items() if key in live)
@@ -159,7 +159,7 @@ class _Part:
                     for i in range(start, stop):
                         block[i - start] = frame(
                             episode, self.camera, i, self.size
-                        ).numpy()  # (3, H, W), as resized() sees to
+                        ).numpy()  # (3, H, W), checked by resized()
                     # plain writes: a full disk is an error here, and would be a SIGBUS through a mapping
                     _write_at(handle, memoryview(block.tobytes()), (first + start) * self.frame_bytes)
             os.fsync(handle)

@@ -1,7 +1,7 @@
-"""What an image looks like in 192 numbers, the mean colours of an 8x8 grid, and what of it training saw.
+"""Camera statistics: an image as 192 numbers, the mean colours of an 8x8 grid, and their moments in training.
 
-Small enough to keep beside the weights, and enough to tell later that a light, a camera or a table has changed.
-numpy alone, so that a robot PC can compare what it sees with what a checkpoint says.
+Small enough to save beside the weights, and sufficient to detect a changed light, camera or table later.
+Needs numpy alone, so that a robot PC can compare its images with a checkpoint's statistics.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 def describe(images: npt.NDArray[np.uint8]) -> Floats:
     """Mean colour of every cell: (192,) of an RGB image (H, W, 3), (B, 192) of a batch (B, 3, H, W); in [0, 1].
 
-    `.reshape(8, 8, 3)` is the image in small. Cells are areas, so that an image and its reduced copy say the same,
+    `.reshape(8, 8, 3)` is the image in small. Cells are areas, so that an image and its reduced copy give the same,
     whatever their sizes.
 
     Raises:
@@ -59,7 +59,7 @@ def _shares(pixels: int) -> Floats:
 def add_camera_statistics(
     stats: Statistics, table: EpisodeTable, frames: Frames | None, episodes: Sequence[int]
 ) -> Statistics:
-    """`stats` with what a rollout is later compared with: the first and last pose of some episodes, their images.
+    """Add the start poses, end poses and image statistics of some episodes to `stats`, for later comparison.
 
     Each camera is described by at most 2000 frames, spread evenly. What `stats` has already stays.
     """

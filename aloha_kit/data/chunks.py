@@ -1,4 +1,4 @@
-"""The actions that follow a step: what a policy learns to predict."""
+"""Action chunks: the actions that follow a step, which a policy is trained to predict."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ class Chunks:
         return self._actions[first].reshape(-1, *self._shape), self._is_pad[first]
 
     def present(self, rows: Ints) -> Ints:
-        """(B,) how many of the K actions are there."""
+        """(B,) number of the K actions before the episode's end."""
         counts: Ints = (~self._is_pad[self._first[rows]]).sum(axis=1)
         return counts

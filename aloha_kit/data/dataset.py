@@ -1,4 +1,4 @@
-"""Steps of episodes as a plain `torch.utils.data.Dataset`, for a training loop of one's own."""
+"""Steps of episodes as a plain `torch.utils.data.Dataset`, for custom training loops."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Frames by row: from a memory-mapped cache decoded once, or straight from the episodes."""
+"""Camera frames by table row: from a memory-mapped cache, or decoded from the episodes on access."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ OVERSAMPLING = 2  # a JPEG is decoded at least so many times as high and wide as
 
 
 class Frames(Protocol):
-    """Where images come from."""
+    """Source of camera frames."""
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
-        """{camera: (B, 3, H, W) uint8} of B rows of the table; what comes from the host's memory is page-locked there
-        if `pin` says so."""
+        """{camera: (B, 3, H, W) uint8} of B rows of the table; with `pin`, tensors in
+        the host's memory are page-locked."""
         ...
 
 
 def resized(image: Image, size: tuple[int, int]) -> Tensor:
     """(H, W, 3) uint8 to (3, height, width): the network's own filter (bilinear, antialiased), so that training on the
-    cache and deploying on whole images see the same but for rounding.
+    cache and deployment on whole images have the same inputs except for rounding.
 
     Raises:
         ValueError: another shape or type; OpenCV would leave planes unwritten, and torch would repeat one.
@@ -74,7 +74,7 @@ class MappedFrames:
     def __init__(
         self, files: Mapping[str, Path], sizes: Mapping[str, tuple[int, int]], rows: Mapping[str, Ints]
     ) -> None:
-        """`rows[camera]` (N,) says where each row of the table lies in the camera's file."""
+        """`rows[camera]` (N,) is the row in the camera's file of each row of the table."""
         self._rows = dict(rows)
         self._maps: dict[str, mmap.mmap] = {}
         self._frames: dict[str, Image] = {}
@@ -138,7 +138,7 @@ class OpenEpisodes:
 
 
 class DirectFrames:
-    """Decodes each frame when it is asked for, several at a time: slower than the cache, but needs no disk."""
+    """Decodes each frame on access, several in parallel: slower than the cache, but needs no disk."""
 
     def __init__(self, table: EpisodeTable, sizes: Mapping[str, tuple[int, int]], workers: int) -> None:
         self._table = table

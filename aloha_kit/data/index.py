@@ -1,4 +1,4 @@
-"""Episodes as one long table of steps: which rows belong to which episode, and every small array in memory."""
+"""Episode table: all steps of all episodes, the rows of each episode, and all small arrays in memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Ints = npt.NDArray[np.int64]
 class EpisodeTable:
     """N steps of E episodes, concatenated in the source's order. Row r is step `r - starts[e]` of episode e.
 
-    Images stay in the source (see `frames`); only vectors are kept here, some 200 bytes a step.
+    Images stay in the source (see `frames`); only vectors are stored here, some 200 bytes per step.
     """
 
     source: EpisodeSource
@@ -39,9 +39,9 @@ class EpisodeTable:
     qpos: Floats  # (N, S) rad, gripper normalised
     action: Floats  # (N, A); with a mobile base the last two are m/s and rad/s
     contract: Contract  # cameras: the chosen ones, at their recorded sizes; privileged state where every episode has it
-    ids: tuple[str, ...]  # (E,) what tells an episode from any other, see `RecordedEpisode.id`
+    ids: tuple[str, ...]  # (E,) identity of each episode, see `RecordedEpisode.id`
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
-    readings: tuple[str, ...]  # (E,) how images are read where not simply as stored, by which caches tell them
+    readings: tuple[str, ...]  # (E,) conversions of images when read, part of the cache key
     notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the data, and in how many episodes
     further_vectors: Mapping[str, Floats] = field(default_factory=dict)  # {feature: (N, D)} of what is read beside qpos
     failed: int = 0  # episodes left out because they are marked as failures
@@ -73,7 +73,7 @@ class EpisodeTable:
 
     @property
     def cameras(self) -> tuple[str, ...]:
-        """Cameras in the order they were asked for."""
+        """Cameras in the requested order."""
         return tuple(self.contract.cameras)
 
     def open(self, episode: int) -> RecordedEpisode:
@@ -85,7 +85,7 @@ class EpisodeTable:
         return self.source.open(self.numbers[episode])
 
     def cache_key(self, episode: int) -> str:
-        """What a cache of images knows an episode by: another one once its content changes, or how it is read."""
+        """Key of an episode in image caches; it changes with the episode's content and with how images are read."""
         reading = self.readings[episode]
         return self.source.identity(self.numbers[episode]) + (f":{reading}" if reading else "")
 
@@ -129,7 +129,7 @@ def read_table(
     Raises:
         EpisodeError: no episode, or one that is damaged, whose streams are shorter than its actions, or that holds
             a value which is not finite; names episode, stream and row.
-        ConfigError: a camera that an episode has not; says which it has.
+        ConfigError: a camera that an episode lacks; lists its cameras.
         ContractError: episodes that describe different embodiments; lists the differences by episode.
     """
     parts: list[_Part] = []

@@ -46,8 +46,8 @@ def resident_frames(
     """The frames of every row on `device`, from the cache in `folder`, which is built first where it has to be.
 
     Raises:
-        ConfigError: the device's memory is too small (says by how much, and what to do), as is known before anything is
-            decoded; or the cache cannot be built.
+        ConfigError: the device's memory is too small (reports the missing memory and a remedy, before anything is
+            decoded), or the cache cannot be built.
         EpisodeError: a frame cannot be decoded.
     """
     needed = len(table) * sum(3 * height * width for height, width in sizes.values())
@@ -80,7 +80,7 @@ def free_memory(device: str) -> int:
 
 
 def _free_ram() -> int:
-    """What Linux says programs may still take, file cache given up; elsewhere half of what is built in."""
+    """Bytes available to programs on Linux, reclaimable file cache included; elsewhere half of the installed RAM."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))

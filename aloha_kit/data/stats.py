@@ -102,8 +102,8 @@ class Statistics:
     """Moments by key: `qpos` and `action` always, other features where they are read.
 
     What normalises nothing may be missing (in old checkpoints it is): `start` and `end`, the qpos that episodes begin
-    and end with, and `images/<camera>`, the descriptors of a camera's images. They tell a rollout that is unlike
-    training.
+    and end with, and `images/<camera>`, the statistics of a camera's images. A rollout is compared with
+    them to detect a distribution shift.
     """
 
     moments: Mapping[str, Moments]
@@ -134,7 +134,7 @@ class Statistics:
         """Inverse of `to_arrays`.
 
         Raises:
-            ContractError: an array is missing; says which, and which are there.
+            ContractError: an array is missing; names it and lists the existing ones.
         """
         try:
             moments = {}

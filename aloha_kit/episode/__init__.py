@@ -1,6 +1,6 @@
 """Checks and editing of recorded episodes: validation, statistics, copies, labels, descriptions of old data.
 
-What reads and writes the files is in `aloha_kit.storage`; its public names can be imported from here too.
+Reading and writing of the files is in `aloha_kit.storage`; its public names can be imported from here too.
 """
 
 from aloha_kit.startup import quick_interrupts

@@ -1,4 +1,4 @@
-"""`python -m aloha_kit.episode validate|recover|info|stats|export|adopt|label`: look after recorded episodes."""
+"""`python -m aloha_kit.episode validate|recover|info|stats|export|adopt|label`: manage recorded episodes."""
 
 from aloha_kit.startup import command
 

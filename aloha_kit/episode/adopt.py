@@ -51,11 +51,11 @@ def adopt(args: Adopt) -> None:
 
 
 def described(answers: Adopt, measured: Measured) -> Contract:
-    """The contract that the answers describe.
+    """Contract described by the answers.
 
     Raises:
         ContractError: other numbers of names than the files have entries.
-        ConfigError: an unknown rig, or a name that stands twice.
+        ConfigError: an unknown rig, or a name that occurs twice.
     """
     state, whole = measured.state.shape[1], measured.action.shape[1]
     base = tuple(measured.assumed.action_names[whole - measured.base :])
@@ -93,11 +93,11 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
     """The flags, completed by prompts on a terminal.
 
     Raises:
-        ConfigError: there is no terminal; shows a command that says everything.
+        ConfigError: there is no terminal; shows a command with all flags.
     """
     suggested = _suggestions(given, measured)
     open_ = [flag for flag in suggested if not getattr(given, flag)]
-    if given.rig is not None:  # says names and units
+    if given.rig is not None:  # gives names and units
         open_ = [flag for flag in open_ if flag in ("rate_hz", "task")]
     if not open_:
         return given
@@ -136,7 +136,7 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
 
 
 def _suggestions(given: Adopt, measured: Measured) -> dict[str, Any]:
-    """What could be meant, from the layout and the measured ranges; nobody is held to it."""
+    """Suggested values of the flags, from the layout and the measured ranges."""
     assumed, state = measured.assumed, measured.state.shape[1]
     known = assumed.units["joints"] != UNKNOWN
     widest = float(np.abs(measured.state).max())
@@ -187,7 +187,7 @@ def _write(path: Path, about: str, values: dict[str, Any]) -> None:
 
 
 def _next(source: Path, folder: Path, measured: Measured) -> list[str]:
-    """The commands that come next, as they can be typed."""
+    """The next commands, ready to be typed."""
     elsewhere = [] if folder.resolve() == source.resolve() else ["--contract", str(folder / CONTRACT)]
     commands = (
         ["episode", "validate", str(source)],

@@ -1,4 +1,4 @@
-"""Look after recorded episodes: validate, recover, describe, export, adopt."""
+"""Manage recorded episodes: validate, recover, describe, export, adopt."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ T = TypeVar("T")
 
 
 def run(args: Command) -> int:
-    """Run one subcommand; returns 0 where all is well, 1 where something is wrong with the episodes.
+    """Run one subcommand; returns 0 on success, 1 where an episode has an error.
 
     Raises:
-        AlohaKitError: nothing to look at, flags that do not go together, or a file that cannot be written.
+        AlohaKitError: no episodes, flags that exclude each other, or a file that cannot be written.
     """
     allow_external(getattr(args, "allow_external", False))
     if isinstance(args, Validate):
@@ -157,7 +157,7 @@ def _label(args: Label) -> int:
 
 
 def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
-    """The files to look at; which of a folder's are left out is logged."""
+    """Files to process; those of a folder that are not used are logged."""
     selection = select(source)
     if journals:
         selection = selection.with_journals()
@@ -170,12 +170,12 @@ def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
 
 
 def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
-    """What `work` makes of the sound files, and the exit status; the others are reported and skipped."""
+    """Results of `work` for the readable files, and the exit status; the others are reported and skipped."""
     results, failed = [], 0
     for path in _progress(paths):
         try:
             results.append(work(path))
-        except export.TargetError:  # the next one would meet the same
+        except export.TargetError:  # the next episode would fail in the same way
             raise
         except (AlohaKitError, *DAMAGE) as error:
             text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {reason(error)}"
@@ -193,7 +193,7 @@ def _print_json(value: Any) -> None:
 
 
 def _lines(verdict: ValidationResult) -> list[list[str]]:
-    """Level, check and message of each finding; `ok` first where there is nothing but information."""
+    """Level, check and message of each finding; `ok` first where there is only information."""
     ok = [["ok", "", ""]] if verdict.level == "ok" else []
     return ok + [[f.level, f.check, f.found] for f in verdict.findings]
 

@@ -92,7 +92,7 @@ class Stats(CommandArgs):
 
 @dataclass(frozen=True)
 class Export(CommandArgs):
-    """Copy episodes: a part of them, or for the readers of other repositories. Sources are not touched.
+    """Copy episodes: a part of them, or for the readers of other repositories. Sources are not changed.
 
     ACT reads what `--classic --raw` writes, ACT++ and Mobile ALOHA `--classic --mobile_aloha`, Cobot Magic
     `--classic --raw`.
@@ -108,25 +108,25 @@ class Export(CommandArgs):
     """As many observations as actions (the last one dropped): for the data loader and the statistics of ACT, ACT++ and
     Cobot Magic."""
     raw: bool = False
-    """Decode images into raw pixels: for ACT's and Cobot Magic's readers, which know no JPEG."""
+    """Decode images into raw pixels: for ACT's and Cobot Magic's readers, which do not support JPEG."""
     jpeg: JpegOrder | None = None
     """Write all images as JPEG: standard, ordinary ones for any viewer, or mobile_aloha, red and blue exchanged, for
-    Mobile ALOHA's and ACT++'s readers. Images that are so already are kept byte for byte."""
+    Mobile ALOHA's and ACT++'s readers. Images that are so already are copied byte for byte."""
     mobile_aloha: bool = False
     """The same as --jpeg mobile_aloha, where the source has encoded images."""
     start: int = 0
     """The first action to keep."""
     stop: int | None = None
-    """The first action to drop again; all are kept by default."""
+    """The first action after the copied ones; by default all are copied to the end."""
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     allow_external: AllowExternal = False
 
 
 @dataclass(frozen=True)
 class Adopt(CommandArgs):
-    """Describe episodes whose files do not say their joints: writes contract.yaml and task.yaml beside them.
+    """Describe episodes whose files do not record their joints: writes contract.yaml and task.yaml beside them.
 
-    Prints what was measured, asks on a terminal for what the flags leave open, and ends with the next commands.
+    Prints the measured ranges, prompts on a terminal for what the flags leave open, and ends with the next commands.
     """
 
     EXAMPLE: ClassVar[str] = "data/old --rig aloha --rate_hz 50"
@@ -136,8 +136,8 @@ class Adopt(CommandArgs):
     rig: str | None = None
     """The rig they are of: a name in configs/rigs, or YAML. Gives the names, and the units unless they are given."""
     names: Names = ()
-    """Names of the state's entries in order; or one an arm (left right), whose joints are then numbered and whose last
-    entry is its gripper."""
+    """Names of the state's entries in order; or one name per arm (left right), whose joints are then numbered and whose
+    last entry is its gripper."""
     action_names: Names = ()
     """Names of the action's entries, a base's included; by default the state's, and a base's velocities."""
     joints_unit: str | None = None

@@ -1,4 +1,4 @@
-"""Bounds of the checks of recorded episodes, and findings graded by them."""
+"""Limits of the checks of recorded episodes, and findings graded by them."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def graded(value: float, limits: tuple[float, float], check: str, message: str) 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of a sound episode; pairs are (warning, error) limits."""
+    """Limits of a valid episode; pairs are (warning, error) limits."""
 
     rate: tuple[float, float] = (0.05, 0.2)
-    """Mean control rate off the nominal one, as a fraction."""
+    """Deviation of the mean control rate from the nominal one, as a fraction."""
     gap_periods: tuple[float, float] = (2.5, 10.0)
     """Longest time between two steps, in control periods."""
     skew_periods: tuple[float, float] = (1.5, 5.0)

@@ -28,13 +28,13 @@ UNUSED = ("qvel", "effort", "base_vel")
 
 
 def check_ending(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """An episode that an error cut short does not show the whole task."""
+    """Check that no error ended the episode: it would not show the whole task."""
     if episode.attrs.get("error"):
         yield finding("warning", "ending", f"ended early: {episode.attrs.get('reason') or 'an error'}")
 
 
 def check_shapes(episode: RecordedEpisode, bounds: Bounds) -> Iterator[Finding]:
-    """Rows agree with each other and widths with the contract."""
+    """Check that streams have equal numbers of rows and the contract's widths."""
     if episode.length == 0:
         yield finding("error", "shapes", "no steps")
     for message in wrong_rows(episode):
@@ -58,13 +58,13 @@ def check_shapes(episode: RecordedEpisode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_notes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """What is converted or assumed, and attributes that contradict the data: information, since the data decide."""
+    """Report conversions, assumptions, and attributes that contradict the data, as information: the data are used."""
     for note in (note for note in episode.notes if note != episode.jpeg_order_note):
         yield finding("info", "format", note)
 
 
 def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """No NaN and no infinity; only a warning where training does not look (a driver without velocity or effort)."""
+    """Check for NaN and infinity; only a warning in streams that training does not read (velocity, effort)."""
     for name, table in tables(episode).items():
         bad = np.argwhere(~np.isfinite(table))
         if len(bad):
@@ -77,10 +77,10 @@ def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Streams, and whole arms, that never change."""
+    """Check for streams, and whole arms, that never change."""
     for name, table in tables(episode).items():
         if len(table) < 2 or name in ("base_action", "base_vel") or not np.isfinite(table).all():
-            continue  # a base may well stand still
+            continue  # a base may stand still
         moving = np.ptp(table, axis=0) > 0
         if not moving.any():
             vital = name in ("action", "qpos")
@@ -94,9 +94,9 @@ def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_action(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Actions that are measured joints: a policy would learn to stand still, or to follow a lag-free robot."""
+    """Check for actions that are measured joints: a policy would be trained to stand still, or without control lag."""
     if episode.layout == ROBOTWIN:
-        return  # so by its layout, which a note says: the commanded joints are its state
+        return  # defined by the layout (and noted): the commanded joints are its state
     action, qpos = episode.action, episode.qpos
     if action.shape[1] != qpos.shape[1] or len(action) < 2 or len(qpos) < len(action):
         return
@@ -113,7 +113,7 @@ def check_action(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_gripper(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Normalised grippers stay near [0, 1]."""
+    """Check that normalised grippers stay near [0, 1]."""
     contract = episode.contract
     if episode.layout == COBOT_MAGIC or not contract.units.get("gripper", "").startswith("0"):
         return
@@ -127,12 +127,12 @@ def check_gripper(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_gripper_pairs(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Each gripper's state belongs to its command."""
+    """Check that each gripper's state belongs to its command."""
     yield from check_grippers([(episode.qpos, episode.action)], episode.contract)
 
 
 def check_jumps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Joints that move further in one row than an arm can, where their unit is known to be radians."""
+    """Check for joints that move further in one row than an arm can, where their unit is known to be radians."""
     if episode.contract.units.get("joints") != "rad":
         return
     for name, limits in (("qpos", bounds.state_jump), ("action", (bounds.action_jump, np.inf))):
@@ -150,7 +150,7 @@ def check_jumps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_stamps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Time runs forward and no stream stands still."""
+    """Check that stamps increase and no stream stands still."""
     stamps = episode.stamps
     if not stamps:
         if episode.layout == OURS:
@@ -174,7 +174,7 @@ def check_stamps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_skew(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Streams of one row were captured together. Not the leaders': a row's action was decided a step before it."""
+    """Check that streams of one row were captured together, except the leaders': their action is one step earlier."""
     streams = {
         name: stamps
         for name, stamps in episode.stamps.items()
@@ -196,9 +196,9 @@ def check_skew(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def check_rate(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Steps come at the nominal rate, without gaps."""
+    """Check that steps have the nominal rate, without gaps."""
     stamps = episode.stamps
-    # When joints were measured tells the rhythm better than deadlines, which are what was meant.
+    # Stamps of measured joints show the actual rate; deadlines are only the intended one.
     whole = (stamps[n] for n in ("qpos", "deadline", *stamps) if n in stamps and (stamps[n] != NO_STAMP).all())
     times = next(whole, None)
     nominal = episode.rate_hz

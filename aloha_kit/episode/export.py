@@ -1,4 +1,4 @@
-"""Export of episodes: a part of one, the classic row count, raw pixels. Sources stay as they are."""
+"""Export of episodes: a part of one, the classic row count, raw pixels. Sources are not changed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROWS, _BYTES = 32, 1 << 26  # copied at a time
 
 
 class TargetError(EpisodeError):
-    """The folder that episodes are copied into refuses them: no room, read-only, a limit on the size of files."""
+    """The target folder cannot be written: the disk is full, read-only, or limits the size of files."""
 
 
 def export(
@@ -47,20 +47,20 @@ def export(
     """Copy an episode into `folder` under the same index (or the lowest free one where the name has none).
 
     Args:
-        start, stop: keep the actions [start, stop) and the observations around them.
+        start, stop: copy the actions [start, stop) and the observations around them.
         classic: drop the last observation, so that all data sets have T rows, for readers that need that.
-        raw: decode images, for readers that know raw pixels only (ACT's).
-        jpeg: write all images as JPEG of this channel order; those that are so already are kept byte for byte.
+        raw: decode images, for readers that support raw pixels only (ACT's).
+        jpeg: write all images as JPEG of this channel order; those that are so already are copied byte for byte.
         mobile_aloha: the same in Mobile ALOHA's order, where the source has encoded images.
-        contract, jpeg_order: as in `Episode.open`; what describes a file that does not say it is written into its copy.
+        contract, jpeg_order: as in `Episode.open`; written into the copy where the file does not record its own.
 
-    Images that are neither padded JPEG rows nor (H, W, 3) uint8 are converted to what loses nothing of them: JPEG rows
-    of another form to padded ones, everything else to raw pixels. Files of other layouts become files of the ALOHA
-    family's, with their contract and rate as attributes.
+    Images that are neither padded JPEG rows nor (H, W, 3) uint8 are converted without a loss: JPEG rows of another
+    form to padded ones, everything else to raw pixels. Files of other layouts are written in the ALOHA family's
+    layout, with their contract and rate as attributes.
 
     Raises:
         EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
-        TargetError: the disk of `folder` refuses.
+        TargetError: `folder` cannot be written.
     """
     with damage_told(source), Episode.open(source, contract, jpeg_order=jpeg_order) as episode:
         stop = episode.length if stop is None else stop
@@ -70,7 +70,7 @@ def export(
                 f"expected 0 <= start < stop <= {episode.length}"
             )
         require_consistent(episode)
-        told = episode.contract, episode.rate_hz  # a copy of what cannot be read could not be read either
+        told = episode.contract, episode.rate_hz  # raises for a source that cannot be read
         extra = 0 if classic or episode.frames == episode.length else 1
         with _target(folder, index_of(source)) as (path, temporary):
             with hdf5.writing(temporary) as target, damage_told(source), hdf5.reading(source) as old:
@@ -99,10 +99,10 @@ def export(
 
 @contextlib.contextmanager
 def _target(folder: Path, index: int | None) -> Iterator[tuple[Path, Path]]:
-    """A reserved path in `folder` and where to build its file; neither the latter nor the reservation stays behind.
+    """A reserved path in `folder` and a temporary one to build its file; temporary file and reservation are removed.
 
     Raises:
-        TargetError: the disk of `folder` refuses something.
+        TargetError: `folder` cannot be written.
     """
     try:
         transaction.sweep(folder)
@@ -124,7 +124,7 @@ def _target(folder: Path, index: int | None) -> Iterator[tuple[Path, Path]]:
 def _copy(
     old: Any, target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int], *, with_images: bool
 ) -> None:
-    """Everything as it is, rows outside of the span left out."""
+    """Copy everything unchanged, without the rows outside of the span."""
 
     def visit(name: str, data: Any) -> None:
         if name == checksums.NAME:
@@ -147,7 +147,7 @@ def _copy(
 
 
 def _vectors(target: Any, episode: Episode, steps: tuple[int, int], frames: tuple[int, int]) -> None:
-    """What a file of another layout has, where the ALOHA family keeps it."""
+    """Write the vectors of a file of another layout under the ALOHA family's names."""
     target["action"] = episode.action[slice(*steps)]
     target["observations/qpos"] = episode.qpos[slice(*frames)]
     for camera in episode.depth_cameras:
@@ -165,7 +165,7 @@ def _attributes(old: Any, target: Any, episode: Episode, *, anew: bool) -> None:
         if key != checksums.NAME and key not in about_images:
             set_attribute(target, key, value.tolist() if isinstance(value, np.ndarray) else value)
     if episode.layout != OURS:
-        set_attribute(target, "layout", episode.layout)  # what told it may not be in the copy
+        set_attribute(target, "layout", episode.layout)  # the copy may lack what it was recognised by
     if not anew and episode.compressed and episode.jpeg_order_source == "given":
         set_attribute(target, "jpeg_order", episode.jpeg_order)
 

@@ -1,4 +1,4 @@
-"""Images of an exported copy, in another form than the source has them."""
+"""Conversion of the images of an exported copy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUALITY = 95  # of JPEG that has to be encoded anew: beside the camera's own lo
 
 
 def are_written_anew(episode: Episode, *, raw: bool, jpeg: JpegOrder | None) -> bool:
-    """Whether the copy needs other image data sets than the source has."""
+    """Whether the copy needs image data sets that differ from the source's."""
     plain = all(episode.image_format(camera).plain for camera in episode.cameras)
     if episode.moved or not plain or (raw and episode.compressed):
         return True

@@ -1,7 +1,7 @@
 """Checks that each gripper's measured state belongs to its command: unit, direction, and place in the vectors.
 
 State and command of a gripper are not equal: ALOHA normalises them on scales that differ by up to 0.09, and a gripper
-stops at what it holds. What is compared is therefore the correlation over time and the order of magnitude.
+stops at the object that it holds. The checks therefore compare the correlation over time and the order of magnitude.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Table = npt.NDArray[Any]
 
 LAGS = range(21)  # steps by which a state may follow its command
 STRIDE = 10  # steps over which motions are compared: at an object the state stops, but its motions still fit
-ROWS = 20_000  # looked at, at most: whole episodes, evenly chosen
+ROWS = 20_000  # at most, of whole episodes, evenly chosen
 FOLLOWS, APART = 0.8, 0.3  # correlations above which a state follows a command, and below which it does not
-NEAR = range(11)  # lags that tell whose command a state follows; more would fit any two slow motions
+NEAR = range(11)  # lags for matching states to commands; more would fit any two slow motions
 MISPLACED = ((0.95, 0.7), (0.85, 0.6))  # of values, of motions: correlation with another's command, its own one's below
 EXCHANGED, UNEXPLAINED = 0.85, 0.05  # correlation with each other's command; variance that their own leave, together
 ON_TIME, SHIFTED = (-0.1, 0.4), (-0.2, 0.5)  # s of lag that a gripper has; before and after which it has none
-SHIFTS = (-1.0, 2.0)  # s of lag that are looked at
-STILL = 2e-3  # what spreads less has not moved
+SHIFTS = (-1.0, 2.0)  # s of lag that are tried
+STILL = 2e-3  # a smaller spread counts as no motion
 METRES = (-0.02, 0.15)  # no gripper of these arms opens wider
 OPENING = (-0.6, 1.3)  # 0 to 1, and what squeezing and ALOHA's two scales add
 
@@ -61,7 +61,7 @@ def check_grippers(pairs: Iterable[tuple[Table, Table]], contract: Contract) -> 
     misplaced = list(_misplaced(names, [best for best, _ in near], [best for best, _ in whole]))
     yield from misplaced
     if misplaced:
-        return  # what follows would compare entries that do not belong together
+        return  # the checks below would compare entries that do not belong together
     looked = _Looked(
         names,
         [i for i, name in enumerate(names) if is_gripper(name, names)],
@@ -220,7 +220,7 @@ def _fit(pairs: Sequence[tuple[Table, Table]], column: int, lag: int) -> float:
 
 
 def _places(looked: _Looked) -> Iterator[Finding]:
-    """Arms whose gripper does not look like one, while another of their entries does."""
+    """Arms whose gripper entry does not look like an opening, while another of their entries does."""
     names, grippers, state, action = looked.names, looked.grippers, looked.state, looked.action
     for columns in by_arm(names).values():
         for g in (c for c in columns if c in grippers):
@@ -237,7 +237,7 @@ def _places(looked: _Looked) -> Iterator[Finding]:
 
 
 def _opens(values: Table) -> bool:
-    """Whether a column looks like an opening: from closed to open, never beyond."""
+    """Whether a column's values look like a gripper opening: from closed to open, never beyond."""
     return bool(values.min() >= -0.1 and values.max() <= 1.15 and np.ptp(values) >= 0.4)
 
 

@@ -16,11 +16,11 @@ from aloha_kit.storage.codec import whole
 from aloha_kit.storage.paths import without_path
 from aloha_kit.storage.reader import Episode
 
-_SAMPLES = 8  # frames a camera that are decoded and looked at
+_SAMPLES = 8  # decoded frames per camera
 
 
 def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
-    """Images can be decoded, have the contract's size, are not black, and change while joints move."""
+    """Check that images can be decoded, have the contract's size, are not black, and change while joints move."""
     for camera in episode.cameras:
         frames = episode.rows(camera)
         if not frames:
@@ -34,7 +34,7 @@ def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 
 def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:
-    """Decode some frames."""
+    """Decode some frames and check their size and brightness."""
     expected = episode.contract.cameras.get(camera)
     chosen = np.unique(np.linspace(0, frames - 1, _SAMPLES).round().astype(int))
     black, flat = [], []
@@ -91,7 +91,7 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
 
 
 def _seen_joints(episode: Episode, camera: str) -> npt.NDArray[np.int64]:
-    """Columns of qpos whose motion a camera must see: a wrist camera's own arm, everything for the others."""
+    """Columns of qpos whose motion must be visible in a camera: a wrist camera's own arm, all for the others."""
     names = names_of(episode, "qpos")
     side = next((side for side in ("left", "right") if side in camera and "wrist" in camera), None)
     wanted = [i for i, n in enumerate(names) if "gripper" not in n and (side is None or n.startswith(side))]

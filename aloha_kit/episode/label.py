@@ -20,20 +20,20 @@ Value: TypeAlias = bool | int | str | None
 
 
 def label(path: Path, **labels: Value) -> None:
-    """Write labels into a committed episode, which is whole at every instant: a labelled copy takes its place.
+    """Write labels into a committed episode by atomically replacing it with a labelled copy.
 
     Args:
         labels: `success` (bool), `note` (str), `grade` (in `GRADES`) or `instruction` (str); None removes one, and
             those that are not given stay.
 
     Raises:
-        EpisodeError: an unknown label or value; no such episode, damaged, or no room for the copy.
+        EpisodeError: an unknown label or value; no such episode, a damaged one, or no disk space for the copy.
     """
     for name, value in labels.items():
         _require_valid(name, value)
     with Episode.open(path):
         pass
-    checksums.require_sound(path)  # or the new ones would vouch for the damage
+    checksums.require_sound(path)  # else the new checksums would cover damaged data
     temporary = transaction.temporary_path(path)
     try:
         temporary.unlink(missing_ok=True)  # one left by a kill may be a second name of the episode itself

@@ -44,11 +44,11 @@ class Measured:
 
     @property
     def base(self) -> int:
-        """How many of the action's entries are a base's."""
+        """Number of the action's entries that are a base's."""
         return sum(name.startswith(BASE) for name in self.assumed.action_names)
 
     def text(self) -> str:
-        """What was measured, for people: a line an entry."""
+        """Measured ranges as text, one line per entry."""
         cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in self.assumed.cameras.items())
         lines = [
             f"{plural(len(self.files), 'episode')}, {plural(self.total, 'step')}, layout {self.layout}; "
@@ -71,7 +71,7 @@ def measure(folder: Path) -> Measured:
     """Measure every episode of a folder.
 
     Raises:
-        EpisodeError: no episodes, a damaged one, or all say themselves what they hold.
+        EpisodeError: no episodes, a damaged one, or all contain their own contract.
         ContractError: they differ in the number of entries.
     """
     selection = select(folder)
@@ -123,7 +123,7 @@ def _span(table: Span) -> Span:
 
 
 def looks_like(low: float, high: float) -> str:
-    """Unit that a range suggests, as a question; empty where it suggests none."""
+    """Unit that a range suggests, with a question mark; empty where it suggests none."""
     if max(-low, high) > FULL_TURN:
         return "degrees?"
     if high - low < 1e-4:
@@ -134,7 +134,7 @@ def looks_like(low: float, high: float) -> str:
 
 
 def doubts(contract: Contract, measured: Measured) -> dict[str, str]:
-    """{"joints" or "gripper": how the measured ranges contradict its unit}."""
+    """Contradictions of a contract's units with the measured ranges, {"joints" or "gripper": description}."""
     found = {}
     grippers: list[tuple[str, float, float]] = []
     joints: list[tuple[str, float, float]] = []

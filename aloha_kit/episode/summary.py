@@ -1,4 +1,4 @@
-"""What a folder of episodes holds: one line an episode, and statistics of every dimension across them."""
+"""Summary of a folder of episodes: one line per episode, and statistics of every dimension across them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Vector = npt.NDArray[np.float64]
 
 
 def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | None = None) -> dict[str, Any]:
-    """One episode in plain values, ready for JSON; `contract` and `jpeg_order` as in `Episode.open`.
+    """Summary of one episode as plain values for JSON; `contract` and `jpeg_order` as in `Episode.open`.
 
     Raises:
         EpisodeError: missing or damaged.
@@ -80,7 +80,7 @@ Moments: TypeAlias = tuple[list[str], int, Vector, Vector, Vector, Vector]
 
 
 def moments(path: Path, contract: Contract | None = None) -> dict[str, Moments]:
-    """What one episode adds to the statistics, by stream; `contract` as in `Episode.open`.
+    """Moments of one episode by stream, for `stats`; `contract` as in `Episode.open`.
 
     Raises:
         EpisodeError: missing or damaged, or its streams disagree about the number of steps.
@@ -101,7 +101,7 @@ def stats(episodes: Iterable[Mapping[str, Moments]]) -> dict[str, StreamStatisti
 
     Moments are merged as in Chan, Golub and LeVeque, "Updating formulae and a pairwise
     algorithm for computing sample variances" (1979), in double precision. A stream of another width
-    than the first episode's is counted apart, under a name that says the width.
+    than the first episode's is counted separately, under a name that contains the width.
     """
     merged: dict[str, Moments] = {}
     for episode in episodes:

@@ -1,4 +1,4 @@
-"""Validation of episode files: fit to train on, doubtful, or not usable."""
+"""Validation of episode files: usable for training, doubtful, or not usable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from aloha_kit.storage.paths import PARTIAL, without_path
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.recovery import inspect
 
-_FIRST = (checks.check_notes, checks.check_shapes, checks.check_finite)  # what the others rely on
+_FIRST = (checks.check_notes, checks.check_shapes, checks.check_finite)  # the other checks rely on them
 _REST = (
     checks.check_ending,
     checks.check_constant,
@@ -72,7 +72,7 @@ def validate(
     deep: bool = False,
     jpeg_order: JpegOrder | None = None,
 ) -> ValidationResult:
-    """Check one file, with `deep` every byte of it; whatever is wrong becomes a finding, never an exception.
+    """Check one file, with `deep` every byte of it; every problem becomes a finding, never an exception.
 
     `contract` and `jpeg_order` as in `Episode.open`.
     """
@@ -90,7 +90,7 @@ def validate(
 
 
 def with_duplicates(verdicts: Sequence[ValidationResult]) -> list[ValidationResult]:
-    """The verdicts on the files of a data set, where a file that repeats the motion of one before is named."""
+    """Results of the files of a data set, with a finding for each file that repeats an earlier file's motion."""
     found = list(verdicts)
     for i, first in duplicates([verdict.motion for verdict in verdicts]).items():
         message = f"the same actions and joints as {verdicts[first].path.name}: one demonstration twice"
@@ -99,7 +99,7 @@ def with_duplicates(verdicts: Sequence[ValidationResult]) -> list[ValidationResu
 
 
 def motion_key(action: npt.NDArray[np.float32], qpos: npt.NDArray[np.float32]) -> str:
-    """What two episodes share that hold the same motion: a digest of the actions and of the joints before each.
+    """Digest of an episode's motion (the actions and the joints before each), for finding duplicates.
 
     Images, stamps and attributes do not count, nor does the observation after the last action, which exports drop.
 
@@ -114,7 +114,7 @@ def motion_key(action: npt.NDArray[np.float32], qpos: npt.NDArray[np.float32]) -
 
 
 def duplicates(keys: Sequence[str]) -> dict[int, int]:
-    """{place of a key that was there before: place of the first one}; empty keys are no episodes."""
+    """{index of a repeated key: index of the first one}; empty keys are ignored."""
     first: dict[str, int] = {}
     return {i: first[key] for i, key in enumerate(keys) if key and first.setdefault(key, i) != i}
 
@@ -126,7 +126,7 @@ def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             serious |= found.level == "error"
             yield found
     if serious:
-        return  # the other checks would only repeat it in odder words
+        return  # the other checks would only repeat this finding
     for check in _REST:
         yield from check(episode, bounds)
 

@@ -22,7 +22,7 @@ def tables(episode: RecordedEpisode) -> dict[str, Table]:
 
 
 def names_of(episode: RecordedEpisode, stream: str) -> list[str]:
-    """Names of a stream's columns, numbers where the file does not say them."""
+    """Names of a stream's columns, numbers where the file does not record them."""
     contract = episode.contract
     width = tables(episode)[stream].shape[1]
     for feature in contract.features:
@@ -35,7 +35,7 @@ def names_of(episode: RecordedEpisode, stream: str) -> list[str]:
 
 
 def wrong_rows(episode: RecordedEpisode) -> list[str]:
-    """Streams that have not as many rows as the actions ask for, in words."""
+    """Descriptions of the streams whose number of rows does not match the actions."""
     steps, frames = episode.length, episode.frames
     schema = episode.attrs.get("schema")
     wanted = (steps + 1,) if schema == SCHEMA else (steps,) if schema == CLASSIC else (steps, steps + 1)

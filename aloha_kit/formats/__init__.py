@@ -17,11 +17,11 @@ FORMATS = {"hdf5": "aloha_kit.formats.hdf5:Hdf5Source"}
 
 @dataclass(frozen=True)
 class ReadOptions:
-    """How episodes are to be read. A format that cannot do something of it calls `refuse`.
+    """Options for reading episodes. A format that does not support one of them calls `refuse`.
 
     Attributes:
-        contract: what the vectors mean of episodes that do not say it.
-        jpeg_order: the order of red and blue in encoded images of files that do not say it.
+        contract: for episodes without one of their own.
+        jpeg_order: the order of red and blue in encoded images of files that do not record it.
         rename: cameras, {the name to read them by: the episodes'}.
         first: use only so many episodes.
     """
@@ -32,19 +32,19 @@ class ReadOptions:
     first: int | None = None
 
     def refuse(self, kind: str, *names: str) -> None:
-        """Raise `ConfigError` where something was given that episodes of a format cannot be read by."""
+        """Raise `ConfigError` where an option was given that a format does not support."""
         if given := [name for name in names if getattr(self, name)]:
             raise ConfigError(f"episodes of format {kind} are read without --{', --'.join(given)}")
 
 
 def open_source(*places: str | Path, kind: str = "hdf5", options: ReadOptions | None = None) -> EpisodeSource:
-    """The episodes at some places: folders or files, or what else a format calls a place.
+    """Open the episodes at some places: folders or files, or other places that a format defines.
 
     Args:
         kind: a name in `FORMATS`, or `my_package.module:Name`.
 
     Raises:
-        ConfigError: no such format, or one that cannot read as asked.
+        ConfigError: no such format, or one that does not support an option.
         EpisodeError: there are no episodes.
     """
     source: EpisodeSource = resolve("formats", kind, FORMATS)(places, options or ReadOptions())

@@ -18,7 +18,7 @@ class Hdf5Source(EpisodeSource):
     """Episode files, and those of folders, in the order in which they are given and numbered.
 
     Raises:
-        EpisodeError: a place is not there, or none of them holds an episode; says what is there.
+        EpisodeError: a place is not there, or none of them holds an episode; lists what exists.
     """
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:

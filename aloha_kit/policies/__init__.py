@@ -1,4 +1,4 @@
-"""Networks that act: one file a family, normalisation and checkpoints in one place.
+"""Policy networks, one file per family, with their normalisation, checkpoints and inference engines.
 
 Needs torch. Import what you need from its module.
 """

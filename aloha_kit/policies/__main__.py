@@ -1,4 +1,4 @@
-"""`python -m aloha_kit.policies info RUN`, `… export RUN FOLDER`: look at checkpoints, and write published ones."""
+"""`python -m aloha_kit.policies info RUN`, `… export RUN FOLDER`: describe and export checkpoints."""
 
 from aloha_kit.startup import command
 

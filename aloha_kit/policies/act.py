@@ -33,7 +33,7 @@ def _encoder_layers(config: ActConfig) -> nn.ModuleList:
 
 
 class VAEEncoder(nn.Module):
-    """q(z | state, actions): what was particular about this demonstration, known in training only."""
+    """VAE encoder q(z | state, actions): the latent of a demonstration, used in training only."""
 
     positions: Tensor
 
@@ -66,7 +66,7 @@ class VAEEncoder(nn.Module):
 
 
 class ActNetwork(ChunkNetwork):
-    """See the module; every choice is in `ActConfig`."""
+    """ACT network as described in the module; its settings are in `ActConfig`."""
 
     loss_columns = ("l1", "kl")
     selects = "val_deployed"

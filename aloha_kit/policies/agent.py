@@ -36,7 +36,7 @@ class ChunkPolicy:
 
     @property
     def contract(self) -> Contract:
-        """What the network was trained on; compare it with the rig's before the arms move."""
+        """Contract of the training data; compare it with the rig's before the arms move."""
         return self.network.contract
 
     @property
@@ -56,7 +56,7 @@ class ChunkPolicy:
         """(K, A) actions from this observation on, in raw units.
 
         Raises:
-            ContractError: the observation lacks something or its size is not the contract's; says what.
+            ContractError: the observation lacks something or its size is not the contract's; names the entry.
         """
         seed, self._given = self._given or self._seeds.take(), None
         with torch.inference_mode():

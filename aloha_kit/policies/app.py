@@ -1,4 +1,4 @@
-"""Look at checkpoints and export them."""
+"""Commands that describe and export checkpoints."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of looking at checkpoints and of exporting them."""
+"""Arguments of the checkpoint commands: info and export."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aloha_kit.core.cli import CommandArgs
 
 @dataclass(frozen=True)
 class Info(CommandArgs):
-    """Say what a checkpoint is: its family, sizes, cameras and rate, as far as it tells them."""
+    """Describe a checkpoint: its family, sizes, cameras and rate, as far as it records them."""
 
     EXAMPLE: ClassVar[str] = "runs/sim_transfer_cube/act"
 

@@ -1,4 +1,4 @@
-"""Images to feature maps: torchvision's ResNet blocks, cut to the depth and width that is wanted."""
+"""Image encoder: torchvision's ResNet blocks, cut to the depth and width that is wanted."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ class ImageEncoder(nn.Module):
         """Fill every backbone with torchvision's ImageNet weights; they are fetched once and kept.
 
         Raises:
-            ConfigError: they are neither on this machine nor to be had; says which file goes where.
+            ConfigError: they are neither on this machine nor downloadable; names the file and its folder.
         """
         weights = _WEIGHTS[name]
         file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rsplit("/", 1)[-1]

@@ -1,4 +1,4 @@
-"""From a configuration to a network."""
+"""Construction of a policy network from its configuration."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from aloha_kit.policies.network import ChunkNetwork
 
 
 def build(config: PolicyConfig, contract: Contract, stats: Statistics, *, pretrained: bool = True) -> ChunkNetwork:
-    """A new network, in training mode on the CPU.
+    """Build a new network, in training mode on the CPU.
 
     Args:
         config: which family and how large.
-        contract: sizes and cameras; what the network does not look at is dropped from its own copy.
+        contract: sizes and cameras; inputs that the network does not read are dropped from its own copy.
         stats: of the training data, with the contract's sizes.
-        pretrained: False leaves out the pretrained backbone weights that `config` asks for, where
+        pretrained: False leaves out the pretrained backbone weights set in `config`, where
             all weights are about to be loaded anyway.
 
     Raises:
         ContractError: contract, statistics and configuration do not fit together.
-        ConfigError: the family's network is not there, or pretrained weights are wanted and cannot be had.
+        ConfigError: the family's network does not exist, or pretrained weights are required and not available.
     """
     family: type[ChunkNetwork] = resolve("networks", config.network, {}, base=ChunkNetwork)
     network = family(config, contract, stats)

@@ -1,4 +1,4 @@
-"""A trained network as one folder that needs nothing else to run.
+"""Checkpoints: a trained network as one self-contained folder.
 
 ```
 model.safetensors   weights and nothing but weights: opening it runs no code
@@ -77,7 +77,7 @@ def save(
     held = os.open(fresh, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with contextlib.suppress(OSError):  # no locks on this file system
-            fcntl.flock(held, fcntl.LOCK_EX)  # while it lasts, nobody sweeps this folder away
+            fcntl.flock(held, fcntl.LOCK_EX)  # while it is held, no other process removes this folder
         fresh.chmod(0o755)  # mkdtemp's own is private, and others may deploy what one trains
         save_file({key: value.contiguous() for key, value in network.state_dict().items()}, fresh / WEIGHTS)
         arrays = {key: value.tolist() for key, value in stats.to_arrays().items()}
@@ -106,7 +106,7 @@ def sweep(parent: Path, name: str | None = None) -> None:
             try:
                 fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(leftover, ignore_errors=True)
-            except OSError:  # of a live process, or there are no locks that would tell
+            except OSError:  # locked by a live process, or no locks on this file system
                 pass
             finally:
                 os.close(held)
@@ -117,7 +117,7 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
 
     Raises:
         CheckpointError: there is no such folder, a file of it is missing or damaged, or the weights
-            are not those of its configuration; says which.
+            are not those of its configuration; names the file.
     """
     folder = _existing(Path(folder))
     require_intact(folder)
@@ -159,7 +159,7 @@ def _known_format(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
-    """Raise `CheckpointError` where a configuration asks for a network far larger than its weights: it would be built
+    """Raise `CheckpointError` where a configuration describes a network far larger than its weights: it would be built
     before the two are compared."""
     weights = sum(value.numel() for value in state.values())
     for key, value in values.items():
@@ -205,7 +205,7 @@ def load_weights(network: ChunkNetwork, state: Mapping[str, Tensor], *, where: s
 
 
 def notes(folder: str | Path) -> dict[str, Any]:
-    """What was passed to `save` as `extra`.
+    """Notes that were passed to `save` as `extra`.
 
     Raises:
         CheckpointError: as `load`.
@@ -234,7 +234,7 @@ def _spare(folder: Path) -> Path:
 
 
 def _swap(fresh: Path, folder: Path) -> None:
-    """Put `fresh` in the place of `folder`; a folder cannot be replaced in one call, so the old one steps aside."""
+    """Put `fresh` in the place of `folder`; replacing takes two calls, so the old one is renamed first."""
     spare = _spare(folder)
     if folder.exists():
         shutil.rmtree(spare, ignore_errors=True)

@@ -17,7 +17,7 @@ from aloha_kit.policies.network import ChunkNetwork, masked_mean
 
 
 class SpatialSoftmax(nn.Module):
-    """Where each of P learned features is in the picture: (B, C, h, w) to (B, 2 P) in [-1, 1].
+    """Expected image coordinates of each of P learned features: (B, C, h, w) to (B, 2 P) in [-1, 1].
 
     Levine et al., 2016: a softmax over the map weighs the coordinates.
     """
@@ -27,7 +27,7 @@ class SpatialSoftmax(nn.Module):
         self.project = nn.Conv2d(channels, points, kernel_size=1)
 
     def forward(self, features: Tensor) -> Tensor:
-        # fp32 under autocast too, and no matrix product, which it would narrow: bf16 knows 256 places in an image
+        # fp32 under autocast too, and no matrix product, which it would narrow: bf16 resolves 256 positions in an image
         weights = self.project(features).flatten(2).softmax(-1, torch.float32).unflatten(-1, features.shape[-2:])
         rows, columns = (torch.linspace(-1, 1, n, device=features.device) for n in features.shape[-2:])
         return torch.stack([(weights.sum(3) * rows).sum(-1), (weights.sum(2) * columns).sum(-1)], dim=-1).flatten(1)
@@ -46,7 +46,7 @@ class Convolutions(nn.Sequential):
 
 
 class CnnMlpNetwork(ChunkNetwork):
-    """See the module; every choice is in `CnnMlpConfig`."""
+    """CNNMLP network as described in the module; its settings are in `CnnMlpConfig`."""
 
     config: CnnMlpConfig
 

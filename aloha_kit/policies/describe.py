@@ -1,4 +1,4 @@
-"""What a checkpoint tells of itself, in lines for people."""
+"""Description of a checkpoint as lines of text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from aloha_kit.policies.reference_names import camera_count
 
 
 def describe(source: Path) -> list[str]:
-    """Lines about what `find_checkpoint` found.
+    """Describe a checkpoint found by `find_checkpoint`.
 
     Raises:
         ConfigError: damaged files, or a policy that aloha_kit has no network for.

@@ -58,7 +58,7 @@ class Checked:
 
 @dataclass(frozen=True, eq=False)
 class Engine:
-    """What `prepare` gives, for batches of as many observations as it was prepared for.
+    """A prepared network, for batches of as many observations as it was prepared for.
 
     Attributes:
         checked: None for eager fp32, which everything else is compared with.
@@ -133,7 +133,7 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
     """Compare an engine with eager fp32 on the same inputs and random numbers.
 
     Raises:
-        ConfigError: they differ by more than `TOLERANCE`; says where, how far, and what to do.
+        ConfigError: they differ by more than `TOLERANCE`; names the action, the difference and a remedy.
     """
     names = network.contract.action_names
     errors = np.zeros(len(names))
@@ -204,4 +204,4 @@ def _like(network: ChunkNetwork, key: str, lead: tuple[int, ...], rng: np.random
     """(*lead, D) normal draws by a vector's statistics, kept within its extremes where they are known."""
     moments = network.stats[key]
     drawn = rng.normal(moments.mean, moments.std, (*lead, moments.size))
-    return np.asarray(np.fmax(np.fmin(drawn, moments.max), moments.min), np.float32)  # fmin and fmax pass NaN by
+    return np.asarray(np.fmax(np.fmin(drawn, moments.max), moments.min), np.float32)  # fmin and fmax ignore NaN

@@ -1,4 +1,4 @@
-"""From a path to a network: which checkpoint is meant, whichever format it is in."""
+"""Search and loading of checkpoints by path, in every supported format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def find_checkpoint(path: Path) -> Path:
             (else the last) checkpoint is taken.
 
     Raises:
-        ConfigError: there is none; says what is there.
+        ConfigError: there is none; lists what exists.
     """
     candidates = [path, *(folder / name for folder in (path / "checkpoints", path) for name in ("best", "last"))]
     for candidate in candidates:
@@ -57,10 +57,10 @@ def load_network(
     device: str | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> ChunkNetwork:
-    """The network of what `find_checkpoint` found.
+    """Load the network of a checkpoint found by `find_checkpoint`.
 
     Args:
-        setup: what a file of a published repository, which does not tell it, was trained on.
+        setup: training setup of a file of a published repository, which does not record it.
         device: by default cuda where there is one, else cpu.
         rename: cameras, {the policy's name: the rig's}.
 
@@ -124,7 +124,7 @@ def _published(source: Path, setup: TrainingSetup | None) -> ChunkNetwork:
 
 
 def trained_task(source: Path) -> str | None:
-    """The task that a checkpoint's demonstrations were recorded in; None where it does not say."""
+    """The task that a checkpoint's demonstrations were recorded in; None where it is not recorded."""
     try:
         return checkpoint.notes(source).get("task")
     except CheckpointError:

@@ -66,6 +66,6 @@ def blank(contract: Contract, n_obs_steps: int, rows: int, device: str | torch.d
 
 
 def on_device(arrays: Mapping[str, npt.NDArray[Any]], device: str | torch.device) -> Batch:
-    """A batch of inference tensors, like those of an inference: torch.compile tells them from others."""
+    """A batch of inference tensors, like those of an inference: torch.compile distinguishes them from others."""
     with torch.inference_mode():
         return Collator(device)(arrays)

@@ -1,4 +1,4 @@
-"""How far predicted actions are from demonstrated ones, in the units of the actions."""
+"""Errors of predicted actions against demonstrated ones, in the units of the actions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Mean(NamedTuple):
 
 
 def joint_groups(names: Sequence[str]) -> dict[str, list[int]]:
-    """{group: places in a vector}: each arm's joints, each gripper, and a base; `all` where names tell no arm."""
+    """{group: places in a vector}: each arm's joints, each gripper, and a base; `all` where names contain no arm."""
     groups: dict[str, list[int]] = {}
     for arm, places in by_arm(names).items():
         for place in places:

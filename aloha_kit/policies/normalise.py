@@ -1,4 +1,4 @@
-"""Raw units to what a network likes, and back: the only place that does either."""
+"""Normalisation of vectors and images for the networks, and its inverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a token is: fixed sine tables for sequences and for images."""
+"""Positional encodings: fixed sine tables for sequences and for images."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def sequence_positions(length: int, dim: int) -> Tensor:
 
 
 def picture_positions(height: int, width: int, dim: int) -> Tensor:
-    """(height · width, dim), row by row: the first half of dim tells the row, the second the column.
+    """(height · width, dim), row by row: the first half of dim encodes the row, the second the column.
 
     As in DETR (Carion et al., 2020). Rows and columns count from 1 and are stretched so that the
     last one is at 2π, whatever the size.

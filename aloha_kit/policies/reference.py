@@ -1,4 +1,4 @@
-"""Checkpoints of published repositories, read: ACT (tonyzhaozh/act), ACT++ and Cobot Magic's.
+"""Reading of published repositories' checkpoints: ACT (tonyzhaozh/act), ACT++ and Cobot Magic's.
 
 `policy_best.ckpt` is a torch state dict, `dataset_stats.pkl` a pickle of numpy arrays. What is
 theirs and what is ours is in `reference_names`; `reference_export` writes them.
@@ -58,7 +58,7 @@ def load_reference(
 ) -> ChunkNetwork:
     """A network from the published repository's files, in evaluation mode on the CPU.
 
-    Sizes are read off the weights; what weights do not tell has to be given.
+    Sizes are read from the weights; everything else has to be given.
 
     Args:
         checkpoint: `policy_best.ckpt`; opened as weights only, so nothing in it is executed.
@@ -71,7 +71,7 @@ def load_reference(
         rate_hz: of the contract, where none is given.
 
     Raises:
-        CheckpointError: a file is missing, damaged, unsafe or not of this kind; says which and why.
+        CheckpointError: a file is missing, damaged, unsafe or not of this kind; names the file and the reason.
         ContractError: cameras or contract do not fit the weights.
     """
     state = read_weights(checkpoint)
@@ -90,7 +90,7 @@ def read_weights(checkpoint: str | Path) -> State:
     """The state dict in a `.ckpt`, as its policy class names it.
 
     Raises:
-        CheckpointError: missing, damaged, more than weights, or what aloha_kit has no network for; says what it is.
+        CheckpointError: missing, damaged, more than weights, or of an unsupported policy; names it.
     """
     if special := special_file(Path(checkpoint)):
         raise CheckpointError(f"{checkpoint} is {special}")
@@ -118,7 +118,7 @@ def read_weights(checkpoint: str | Path) -> State:
 def read_camera_names(config: str | Path) -> tuple[str, ...] | None:
     """Cameras in the order of training, from the `config.pkl` that ACT++ saves beside its weights; None without one.
 
-    It is opened for plain containers and numpy arrays only, as the statistics are; one that holds more tells nothing.
+    It is opened for plain containers and numpy arrays only, as the statistics are; one that holds more is ignored.
     """
     if special_file(Path(config)):
         return None
@@ -202,7 +202,7 @@ def read_stats(file: str | Path) -> Statistics:
                 raise ValueError(f"mean and std of {key} have shapes {mean.shape} and {std.shape}")
             if not (np.isfinite(mean).all() and np.isfinite(std).all()):
                 raise ValueError(f"mean or std of {key} is not finite")
-            moments[key] = Moments(mean, std, low, high, count=0)  # it does not say how many
+            moments[key] = Moments(mean, std, low, high, count=0)  # the number of rows is not recorded
         return Statistics(moments)
     except KeyError as error:
         raise CheckpointError(f"{file} lacks {error}; it has: {', '.join(map(str, raw))}") from error

@@ -1,6 +1,6 @@
-"""Checkpoints of the published ACT repository, written from ours.
+"""Export of checkpoints for the published ACT repository.
 
-Its scripts hold part of the configuration; `script_settings` tells what they have to say.
+Part of the configuration is in that repository's scripts; `script_settings` lists the required changes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def save_reference(network: ChunkNetwork, folder: str | Path, cameras: Sequence[
 
 
 def script_settings(network: ChunkNetwork, cameras: Sequence[str] | None = None) -> list[str]:
-    """What the published imitate_episodes.py has to be told to load an exported network, a line each."""
+    """Settings of the published imitate_episodes.py for loading an exported network, one line each."""
     config, names = network.config, list(cameras or network.contract.cameras)
     lines = [f"camera_names of its task: {names}"]
     if isinstance(config, ActConfig):
@@ -99,7 +99,7 @@ def to_state_dict(network: ChunkNetwork, cameras: Sequence[str] | None = None) -
         cameras: their order in the published scripts' `camera_names`; None keeps ours.
 
     Raises:
-        ContractError: the network is none that the published classes can be; says why.
+        ContractError: the published classes cannot express the network; names the difference.
     """
     wrong = _beyond_reference(network)
     if wrong:

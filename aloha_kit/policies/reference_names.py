@@ -1,4 +1,4 @@
-"""Parameter names of the published ACT repository, to ours and back.
+"""Conversion of parameter names between the published ACT repository and ours.
 
 The networks compute the same numbers; only names differ. ACT, after the prefix `model.`:
 
@@ -61,7 +61,7 @@ _FEATURES = 768  # of a camera, in CNNMLP's first matrix: 32 maps of 3x8
 
 
 def camera_count(theirs: Mapping[str, Tensor]) -> int | None:
-    """How many cameras a network was trained on; None where its weights do not tell.
+    """Number of cameras a network was trained on; None where its weights do not determine it.
 
     CNNMLP and the later ACTs have a backbone for each. The first ACT has one for all, and computes the positions of
     the image tokens, so that nothing in its weights has the size of their number.

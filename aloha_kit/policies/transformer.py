@@ -29,7 +29,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, Q, D), (B, N, D), (B, N, D) to (B, Q, D); `mask` (B, N) is True where there is something to see."""
+        """(B, Q, D), (B, N, D), (B, N, D) to (B, Q, D); `mask` (B, N) is True at the keys that are attended to."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             rearrange(linear(x, weight, bias), "b n (h d) -> b h n d", h=self.heads)
@@ -37,7 +37,7 @@ class Attention(nn.Module):
         )
         seen = None if mask is None else mask[:, None, None]
         p = self.dropout if self.training else 0.0
-        # the CPU's kernel knows no dropout
+        # the CPU's kernel does not support dropout
         attend = attention_with_dropout if p and q.device.type == "cpu" else F.scaled_dot_product_attention
         out = attend(q, k, v, seen, p)
         projected: Tensor = self.out_proj(rearrange(out, "b h n d -> b n (h d)"))
@@ -45,7 +45,7 @@ class Attention(nn.Module):
 
 
 def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, p: float) -> Tensor:
-    """`F.scaled_dot_product_attention` written out; every row of `mask` has something to see."""
+    """`F.scaled_dot_product_attention` written out; every row of `mask` has a True entry."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
@@ -63,7 +63,7 @@ class _Layer(nn.Module):
         self.pre_norm = pre_norm
 
     def residual(self, norm: nn.Module, x: Tensor, block: Callable[[Tensor], Tensor]) -> Tensor:
-        """(B, N, D) to as many leading rows as `block` answers for."""
+        """(B, N, D) to as many leading rows as `block` returns."""
         out = self.dropout(block(norm(x) if self.pre_norm else x))
         out = x[:, : out.shape[1]] + out
         return out if self.pre_norm else cast(Tensor, norm(out))
@@ -82,7 +82,7 @@ class EncoderLayer(_Layer):
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
 
     def forward(self, x: Tensor, position: Tensor, mask: Tensor | None = None, rows: int | None = None) -> Tensor:
-        """(B, N, D) with positions (N, D) to (B, N, D), or to the first `rows` of it, with all N looked at."""
+        """(B, N, D) with positions (N, D) to (B, N, D), or to the first `rows` of it, attending to all N."""
 
         def attend(y: Tensor) -> Tensor:
             key = y + position

@@ -1,6 +1,7 @@
-"""Episodes on disk: written as they happen, whole at every instant, read without conversion.
+"""Episode files: crash-safe recording through a journal, recovery, and reading without conversion.
 
-Writer, journal and recovery; reader and the layouts of other tools that it reads; names of files, and which are used.
+Contains the writer, the journal and its recovery, the reader and the layouts of other tools that it reads, and the
+selection of the files that are used.
 Checks and editing are in `aloha_kit.episode`, which this package does not import.
 """
 

@@ -1,8 +1,8 @@
-"""Checksums of an episode: the CRC-32 of every 64 KiB of its file, kept inside it as the data set `/checksums`.
+"""Checksums of an episode: the CRC-32 of every 64 KiB of its file, stored in the data set `/checksums`.
 
 They cover the file and not only its data sets: attributes, names, padding and the table itself. While a checksum is
 computed, the table's own bytes count as zeros; entries behind the last block are 0. The attribute `checksums` of the
-file says that there is a table, so that damage which hides the one is told by the other.
+file records that there is a table, so that a damaged table and a damaged attribute are both detected.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _DAMAGE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeErro
 
 
 def reserve(file: Any) -> None:
-    """Make room for the table in an open HDF5 file, after everything else was written; `seal` fills it."""
+    """Reserve space for the table in an open HDF5 file, after everything else was written; `seal` fills it."""
     if NAME in file:
         del file[NAME]
     file.flush()
@@ -57,7 +57,7 @@ def seal(path: Path) -> None:
 
 
 def damage(path: Path) -> list[str] | None:
-    """What in a file is not as it was written, in words; empty when all is, None when it has no checksums.
+    """Description of the damaged parts of a file; empty when there are none, None when it has no checksums.
 
     Raises:
         EpisodeError: not readable as HDF5 at all.
@@ -77,10 +77,10 @@ def damage(path: Path) -> list[str] | None:
 
 
 def require_sound(path: Path) -> None:
-    """Refuse a file that is not as it was written; one without checksums passes.
+    """Refuse a damaged file; one without checksums passes.
 
     Raises:
-        EpisodeError: says what differs.
+        EpisodeError: the file differs from its checksums; lists the damaged parts.
     """
     if found := damage(path):
         raise EpisodeError(f"{path} is not as it was written: {'; '.join(found)}")
@@ -96,7 +96,7 @@ def _table(file: Any) -> tuple[int, int]:
 
 
 def _sums(fd: int, begin: int, count: int) -> npt.NDArray[np.uint32]:
-    """The table that the file should have: one entry a block, then zeros."""
+    """The table that the file should have: one entry per block, then zeros."""
     size, end = os.fstat(fd).st_size, begin + 4 * count
     blocks = -(-size // BLOCK)
     if end > size or blocks > count:
@@ -126,7 +126,7 @@ def _wrong_blocks(path: Path, begin: int, count: int) -> list[int]:
 
 
 def _places(file: Any, wrong: list[int]) -> list[str]:
-    """Damaged blocks as data sets and rows, where the file still tells them."""
+    """Damaged blocks as data sets and rows, where the file is still readable."""
     if not wrong:
         return []
     try:
@@ -143,7 +143,7 @@ def _places(file: Any, wrong: list[int]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Extent:
-    """Bytes [begin, end) of the file, which hold rows of a data set from `first` on."""
+    """Byte range [begin, end) of the file that holds rows of a data set from `first` on."""
 
     name: str
     begin: int
@@ -155,7 +155,7 @@ class _Extent:
         return self.begin < high and low < self.end
 
     def rows(self, low: int, high: int) -> str:
-        """The rows of which bytes lie in [low, high), in words."""
+        """Description of the rows that have bytes in [low, high)."""
         one = self.first + int((max(low, self.begin) - self.begin) / self.row_bytes)
         other = self.first + int((min(high, self.end) - 1 - self.begin) / self.row_bytes)
         return f"/{self.name} rows {one} to {other}"

@@ -16,7 +16,7 @@ Image = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.uint16]
 
 _REDUCED = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2}
-_PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # its first bytes, and where it tells its bits a channel
+_PNG, _PNG_DEPTH = b"\x89PNG\r\n\x1a\n", 24  # its first bytes, and the offset of its bits per channel
 _ENDS = {"jpeg": b"\xff\xd9", "png": b"IEND\xaeB`\x82"}
 _OTHERS = {
     b"BM": "a BMP",
@@ -36,11 +36,11 @@ DEPTH_LEVEL = 1  # deflate level: higher ones cost several times the CPU for a f
 ImageKind = Literal["jpeg", "png", "webp"]
 
 JpegOrder = Literal["mobile_aloha", "standard"]
-"""Which channels a file's encoded images hold where an encoder expects blue, green, red.
+"""Channel order of a file's encoded images: what is stored where an encoder expects blue, green, red.
 
 "mobile_aloha": red, green, blue. Its recorder gives the encoder RGB, so `cv2.imdecode` gives RGB back,
 which all readers of its files rely on; an ordinary viewer shows them with red and blue swapped.
-"standard": JPEG as cameras and viewers know it, for images that are kept as the camera sent them.
+"standard": ordinary JPEG as cameras write and viewers read it, for images that are saved as the camera sent them.
 """
 
 
@@ -53,7 +53,7 @@ def encode_jpeg(image: Image, quality: int, order: JpegOrder = "mobile_aloha") -
 
 
 def image_kind(data: bytes) -> ImageKind | None:
-    """Which encoded image the bytes begin as; None for anything else."""
+    """Kind of encoded image by its first bytes; None for anything else."""
     if is_jpeg(data):
         return "jpeg"
     if data[:8] == _PNG:
@@ -62,12 +62,12 @@ def image_kind(data: bytes) -> ImageKind | None:
 
 
 def conversion_of(data: bytes) -> str:
-    """Conversion of an encoded image to three RGB channels, in words; empty where none is needed."""
+    """Description of an encoded image's conversion to three RGB channels; empty where none is needed."""
     kind, header = image_kind(data), _jpeg_header(data)
     if header is not None and header.channels == 1:
         return "JPEG of one channel read as RGB: grey repeated in three channels"
     colour = data[_PNG_DEPTH + 1] if kind == "png" and len(data) > _PNG_DEPTH + 1 else 2
-    flags = {b"VP8X": (20, 0x10), b"VP8L": (24, 0x10)}  # of a WebP: where it tells transparency
+    flags = {b"VP8X": (20, 0x10), b"VP8L": (24, 0x10)}  # of a WebP: offset and bit of its transparency flag
     at, bit = flags.get(data[12:16], (0, 0)) if kind == "webp" and len(data) >= 30 else (0, 0)
     alpha = bool(bit and data[at] & bit)
     words = ["grey repeated in three channels"] if colour in (0, 4) else ["palette looked up"] if colour == 3 else []
@@ -84,7 +84,7 @@ def unpadded(data: bytes) -> bytes:
 
 
 def whole(data: bytes) -> bool:
-    """Whether an encoded image without padding has its end."""
+    """Whether an encoded image without padding is complete."""
     kind = image_kind(data)
     return kind == "webp" or (kind is not None and data.endswith(_ENDS[kind]))
 
@@ -98,7 +98,7 @@ def order_told(data: bytes) -> JpegOrder | None:
 def decode_image(
     data: Image | bytes, order: JpegOrder = "mobile_aloha", at_least: tuple[int, int] | None = None
 ) -> Image:
-    """The (H, W, 3) RGB image of a JPEG, PNG or WebP of 8 bits a channel; padding is ignored.
+    """Decode a JPEG, PNG or WebP of 8 bits per channel to (H, W, 3) RGB; padding is ignored.
 
     Grey is repeated in three channels, transparency is dropped. Given a size `at_least` (height, width), a JPEG may be
     halved up to three times, as long as it stays that big and both sides divide evenly: the decoder then transforms
@@ -127,7 +127,7 @@ def decode_image(
 
 
 def decode_depth(data: bytes) -> Depth:
-    """The (H, W) uint16 of a depth image encoded as 16-bit PNG.
+    """Decode a depth image from 16-bit PNG to (H, W) uint16.
 
     Raises:
         EpisodeError: not a 16-bit PNG of one channel, or damaged.
@@ -142,10 +142,10 @@ def decode_depth(data: bytes) -> Depth:
 
 
 def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
-    """The pixels of an encoded image, None where the decoder refuses it.
+    """Pixels of an encoded image, None where the decoder refuses it.
 
     Raises:
-        EpisodeError: it says that it is larger than any camera's; said before memory is taken.
+        EpisodeError: its header declares a size larger than any camera's; raised before memory is allocated.
     """
     size = encoded_size(data)
     if size is not None and size[0] * size[1] > _PIXELS:
@@ -181,7 +181,7 @@ def _jpeg_header(data: bytes) -> JpegHeader | None:
 
 
 def _reduction(size: tuple[int, int], at_least: tuple[int, int] | None) -> int:
-    """OpenCV's flag for the smallest decoding of (height, width) that is `at_least` so big."""
+    """OpenCV's flag for the smallest decoding of (height, width) that is not smaller than `at_least`."""
     for factor, flag in _REDUCED.items() if at_least is not None else ():
         if all(have % factor == 0 and have // factor >= want for have, want in zip(size, at_least or (), strict=True)):
             return flag
@@ -189,7 +189,7 @@ def _reduction(size: tuple[int, int], at_least: tuple[int, int] | None) -> int:
 
 
 def encode_depth(depth: Depth) -> bytes:
-    """Byte-shuffled and deflated: exactly the chunk that HDF5's shuffle and gzip filters would make,
-    so the finished file takes it over without recompressing."""
+    """Compress a depth image by byte shuffle and deflate: exactly the chunk that HDF5's shuffle and gzip filters
+    would make, so the finished file takes it over without recompressing."""
     planes = np.ascontiguousarray(depth, "<u2").view(np.uint8).reshape(-1, 2).T
     return zlib.compress(planes.tobytes(), DEPTH_LEVEL)

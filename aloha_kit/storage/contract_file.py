@@ -1,4 +1,4 @@
-"""Contracts of files that do not state their own: from contract.yaml, from a flag, or assumed from the layout."""
+"""Contracts of files without one of their own: from contract.yaml, from a flag, or assumed from the layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTRACT = "contract.yaml"
 """The file beside old episodes that describes them; `episode adopt` writes it."""
 
 UNKNOWN = "unknown"
-"""The unit of what nobody described."""
+"""The unit of entries without a description."""
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,14 @@ class ContractFlags:
     """Flags that describe the vectors and images of old episodes."""
 
     contract: Path | None = None
-    """What the vectors of files that do not say it mean (names, units, rate): a YAML file, as `adopt` writes it; by
+    """Names, units and rate of the vectors of files that do not record them: a YAML file, as `adopt` writes it; by
     default contract.yaml beside them."""
     rig: str | None = None
     """The rig (name or YAML) that such files are of, in place of --contract."""
 
     jpeg_order: JpegOrder | None = None
-    """The order of red and blue in JPEG, PNG and WebP images of files that do not say it: standard, as any viewer shows
-    them, or mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
+    """The order of red and blue in JPEG, PNG and WebP images of files that do not record it: standard, as any viewer
+    shows them, or mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
 
     def load(self) -> Contract | None:
         """The contract that the flags give; None without flags. Errors as `given_contract`."""
@@ -86,15 +86,15 @@ def settle(
     widths: tuple[int, int],
     told: Collection[str] = (),
 ) -> tuple[Contract, str]:
-    """The contract of a file, and in words what of it is assumed (empty where nothing is).
+    """Contract of a file, and a description of its assumed parts (empty where nothing is assumed).
 
-    Its own counts first, then the one given, then `contract.yaml` in its folder or the folder above.
+    The file's own contract has priority, then the one given, then `contract.yaml` in its folder or the folder above.
 
     Args:
         recorded, given: the file's own contract and the user's, if any.
         suggested: gives what the file's layout suggests, with the cameras as they are in the file.
         widths: of the state and of the whole action, a base's included.
-        told: what of the suggested contract the file itself says: "joints", "rate".
+        told: the parts of the suggested contract that the file itself records: "joints", "rate".
 
     Raises:
         ContractError: the contract does not fit the file; lists how.
@@ -129,16 +129,16 @@ def settle(
             )
     if described.rate_hz:
         return replace(described, cameras=assumed.cameras), ""
-    # a rig says what its joints are called; what its recorder's files hold, their layout knows better
+    # joint names come from the rig; the contents of its recorder's files from their layout
     units = described.units if assumed.units["joints"] == UNKNOWN else assumed.units
     rate = "" if "rate" in told else f"the file does not say its rate: {assumed.rate_hz:g} Hz is assumed"
     return replace(described, cameras=assumed.cameras, rate_hz=assumed.rate_hz, units=units), rate
 
 
 def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[int, int]], rate_hz: float) -> Contract:
-    """Names without a meaning for vectors of any width, their units unknown.
+    """Contract with numbered names for vectors of any width, their units unknown.
 
-    Entries of state and action share their names (`joint_0`, …) where there are as many of both. A base's two
+    Entries of state and action share their names (`joint_0`, …) where both have equally many. A base's two
     entries are its linear and angular velocity, three are vx, vy and wz.
     """
     alike = state == action

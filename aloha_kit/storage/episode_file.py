@@ -1,4 +1,4 @@
-"""An open episode file of a known layout: attributes and tables. Threads share it, other processes open it anew."""
+"""Open episode file of a known layout: attributes and tables. Threads share it, other processes open it again."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _BOOLEANS = ("sim", "compress", "success", "error")
 
 
 class EpisodeFile:
-    """The file under an `Episode`: opened, closed, and read table by table; small tables are kept once read.
+    """HDF5 file under an `Episode`: opened, closed, and read table by table; small tables are cached once read.
 
     Args:
         rename: cameras, {the name to read them by: the file's}.
 
     Raises:
-        EpisodeError: missing, damaged, or in no known layout; says what is there.
+        EpisodeError: missing, damaged, or in no known layout; lists the contents.
     """
 
     def __init__(self, path: str | Path, rename: Mapping[str, str] | None = None) -> None:
@@ -65,7 +65,7 @@ class EpisodeFile:
 
     @property
     def attrs(self) -> dict[str, Any]:
-        """The file's attributes as plain Python values, and `instruction` where the file keeps it as a data set.
+        """The file's attributes as plain Python values, and `instruction` where the file stores it as a data set.
 
         `sim`, `compress`, `success` and `error` are booleans however they were written, and absent if they are none.
         """
@@ -166,7 +166,7 @@ def _open_file(path: Path) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """An attribute as JSON could hold it; types that it has none for become text."""
+    """An attribute as a JSON value; types that JSON lacks become text."""
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     if isinstance(value, np.ndarray):
@@ -175,6 +175,6 @@ def _plain(value: Any) -> Any:
         return _plain(value.item())
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
-    if isinstance(value, str):  # h5py keeps bytes that are not UTF-8 as half characters
+    if isinstance(value, str):  # h5py returns bytes that are not UTF-8 as lone surrogates
         return value.encode(errors="surrogateescape").decode(errors="replace")
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)

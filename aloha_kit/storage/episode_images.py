@@ -30,10 +30,10 @@ from aloha_kit.storage.robotwin import ROBOTWIN
 
 
 class EpisodeImages(EpisodeFile):
-    """The cameras of an episode file; images are read one at a time and not kept.
+    """Cameras of an episode file; images are read one at a time and not cached.
 
     Args:
-        jpeg_order: the order of red and blue in encoded images, for a file that does not say it.
+        jpeg_order: the order of red and blue in encoded images, for a file that does not record it.
         rename: cameras, {the name to read them by: the file's}.
     """
 
@@ -46,7 +46,7 @@ class EpisodeImages(EpisodeFile):
 
     @property
     def compressed(self) -> bool:
-        """Whether images are kept encoded, as JPEG, PNG or WebP."""
+        """Whether images are stored encoded, as JPEG, PNG or WebP."""
         return bool(self._layout.encoded)
 
     @property
@@ -54,22 +54,22 @@ class EpisodeImages(EpisodeFile):
         """Kind of the stored images, by the first one that is encoded."""
         for camera in self._layout.encoded:
             if self.rows(camera):
-                return image_kind(self.encoded(camera, 0)) or "jpeg"  # a damaged one is what most are
+                return image_kind(self.encoded(camera, 0)) or "jpeg"  # for a damaged image, the common kind
         return "raw"
 
     @property
     def jpeg_order(self) -> JpegOrder:
-        """The channels of the file's encoded images, see `docs/data_format.md`."""
+        """Channel order of the file's encoded images, see `docs/data_format.md`."""
         return self._jpeg_order()[0]
 
     @property
     def jpeg_order_source(self) -> Literal["file", "given", "guessed"]:
-        """Source of `jpeg_order`: the file, the caller, or a guess: what all such recorders write."""
+        """Source of `jpeg_order`: the file, the caller, or a guess (what all such recorders write)."""
         return self._jpeg_order()[1]
 
     @property
     def jpeg_order_note(self) -> str:
-        """A line where the order is guessed, what to do about it included; else empty."""
+        """One-line note with a remedy where the channel order is guessed; else empty."""
         if not self.compressed or self.jpeg_order_source != "guessed":
             return ""
         return (
@@ -79,10 +79,10 @@ class EpisodeImages(EpisodeFile):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is read otherwise than it is stored, what was assumed, and what contradicts the data; a line each."""
+        """Conversions, assumptions, and attributes that contradict the data; one line each."""
         lines: dict[str, list[str]] = {}
         for camera in self.cameras:
-            with contextlib.suppress(EpisodeError):  # raised again by whoever reads this camera
+            with contextlib.suppress(EpisodeError):  # raised again when this camera is read
                 lines.setdefault(self.image_format(camera).conversion, []).append(camera)
         for camera, data in self._depth.items():
             with contextlib.suppress(EpisodeError):
@@ -98,7 +98,7 @@ class EpisodeImages(EpisodeFile):
         )
 
     def reading(self, cameras: Collection[str]) -> str:
-        """How some cameras' images are converted or renamed when read, in words; empty where they are not."""
+        """Description of how some cameras' images are converted or renamed when read; empty where they are not."""
         words = {conversion for camera in cameras if (conversion := self.image_format(camera).conversion)}
         if self.compressed and self.jpeg_order_source == "given":
             words.add(f"jpeg_order {self.jpeg_order}")
@@ -109,7 +109,7 @@ class EpisodeImages(EpisodeFile):
         """Format of a camera's stored images.
 
         Raises:
-            EpisodeError: no such camera, or one whose images cannot be read without a guess; says what they are.
+            EpisodeError: no such camera, or one whose images cannot be read without a guess; names type and shape.
         """
         with self._guard():
             self._handle()
@@ -144,7 +144,7 @@ class EpisodeImages(EpisodeFile):
         """Frame i as (H, W, 3) uint8 RGB; a JPEG perhaps halved up to three times, but `at_least` (height, width).
 
         Raises:
-            EpisodeError: no such camera or frame (says which exist), a damaged frame, or one that cannot be converted.
+            EpisodeError: no such camera or frame (lists which exist), a damaged frame, or one that cannot be converted.
         """
         stored = self.image_format(camera)
         row = self._row(camera, i)
@@ -154,19 +154,19 @@ class EpisodeImages(EpisodeFile):
             raise EpisodeError(f"{self.path}: frame {i} of camera '{camera}' cannot be used: {error}") from None
 
     def jpeg(self, camera: str, i: int) -> bytes | None:
-        """Frame i as the encoded image that the file holds, without its padding; None where it holds raw pixels.
+        """Frame i as the stored encoded image, without its padding; None where the file holds raw pixels.
 
         Its channels are in `jpeg_order`: `cv2.imdecode` gives RGB in Mobile ALOHA's, BGR in the standard one.
         """
         return self.encoded(camera, i) if self.image_format(camera).encoded else None
 
     def encoded(self, camera: str, i: int) -> bytes:
-        """Frame i as it lies in the file: an encoded image without its padding, or raw pixels."""
+        """Frame i as it is stored in the file: an encoded image without its padding, or raw pixels."""
         row = self._row(camera, i)
         return unpadded(row) if isinstance(row, bytes) else row.tobytes()
 
     def rows(self, camera: str) -> int:
-        """How many frames a camera has; `frames` in a sound file."""
+        """Number of frames of a camera; `frames` in an undamaged file."""
         with self._guard():
             self._handle()
             return int(self._camera(camera).shape[0])
@@ -175,7 +175,7 @@ class EpisodeImages(EpisodeFile):
         """Frame i of a depth camera as (H, W) uint16 mm.
 
         Raises:
-            EpisodeError: no such depth camera or frame, or values that are no whole mm.
+            EpisodeError: no such depth camera or frame, or values that are not whole mm.
         """
         with self._guard():
             self._handle()

@@ -1,8 +1,8 @@
 """Refusal of HDF5 files that refer to data outside themselves, before any of it is read.
 
 A file may name other files that hold its data (external storage), its objects (external links) or parts of them
-(virtual data sets). A data set from elsewhere could so read any file of this machine into a video or a checkpoint, or
-wait for ever at a FIFO.
+(virtual data sets). A downloaded episode could thereby copy any file of this machine into a video or a checkpoint, or
+block forever on a FIFO.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import h5py
 from aloha_kit.core import EpisodeError
 
 ALLOW = "ALOHA_KIT_ALLOW_EXTERNAL"
-"""Environment variable that allows such files where it is 1; processes that are started later see it too."""
+"""Environment variable that allows such files where it is 1; processes that are started later inherit it."""
 
 
 def allow_external(allowed: bool = True) -> None:
-    """Read such files from now on, here and in processes that are started; for the flag `--allow_external`."""
+    """Allow files with external data, in this process and in those it starts; for the flag `--allow_external`."""
     if allowed:
         os.environ[ALLOW] = "1"
 
 
 def require_own_data(file: Any, path: Path) -> None:
-    """Look through all groups of an open file, opening data sets without reading them.
+    """Refuse an open file with external data: search all its groups, opening data sets without reading them.
 
     Raises:
-        EpisodeError: something lies outside the file; names it and where it lies.
+        EpisodeError: an object is stored outside the file; names the object and its location.
     """
     if os.environ.get(ALLOW) == "1":
         return
@@ -41,7 +41,7 @@ def require_own_data(file: Any, path: Path) -> None:
 
 
 def _outside(root: Any) -> Any:
-    """(name, where it lies) of everything outside."""
+    """(name, location) of every object stored outside the file."""
     seen, groups = {h5py.h5o.get_info(root).addr}, [("", root)]
     while groups:
         prefix, group = groups.pop()
@@ -58,7 +58,7 @@ def _outside(root: Any) -> Any:
                 address = h5py.h5o.get_info(thing).addr
                 outside = _storage(thing) if isinstance(thing, h5py.h5d.DatasetID) else ""
             except (OSError, RuntimeError, KeyError, ValueError):
-                continue  # damaged: nobody can read it either
+                continue  # damaged: not readable in any case
             if outside:
                 yield name, outside
             if isinstance(thing, h5py.h5g.GroupID) and address not in seen:
@@ -80,7 +80,7 @@ def _storage(data: Any) -> str:
 
 
 def _holds_data(data: Any, name: bytes | str) -> bool:
-    """Whether a part of a virtual data set is an ordinary one: HDF5 crashes where virtual ones form a circle."""
+    """Whether a part of a virtual data set is an ordinary data set: HDF5 crashes where virtual ones form a cycle."""
     try:
         part = h5py.h5d.open(h5py.h5i.get_file_id(data), name if isinstance(name, bytes) else name.encode())
         return bool(part.get_create_plist().get_layout() != h5py.h5d.VIRTUAL)

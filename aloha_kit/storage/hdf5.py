@@ -1,8 +1,8 @@
-"""HDF5 files, opened to be read or written.
+"""Opening of HDF5 files for reading and writing, and checks of data sets before they are read.
 
-Written, an error of the disk is raised once and never reaches the HDF5 library: a library that meets a full disk while
-it closes a file keeps the file half open, and the process dies of a segmentation fault when it ends. So it writes
-through a Python object that remembers the first error and takes everything after it as written.
+While writing, a disk error is raised once and never reaches the HDF5 library: when the disk is full while the library
+closes a file, the file stays half open and the process ends with a segmentation fault. The library therefore writes
+through a Python object that stores the first error and reports every later write as successful.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from aloha_kit.storage.external_data import require_own_data
 DAMAGE = (
     ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError
 )  # fmt: skip
-"""What h5py and numpy raise when a file's insides are broken."""
+"""Exceptions of h5py and numpy on damaged files."""
 
 _DEPTH = 8
 _ROW = 1 << 29  # bytes of a row or a chunk
@@ -33,11 +33,11 @@ _FREE, _RATIO = 1 << 26, 1100  # bytes of a table: deflate makes at most 1032 of
 
 
 def reading(path: Path) -> Any:
-    """An `h5py.File` to read; the caller closes it.
+    """Open an `h5py.File` for reading; the caller closes it.
 
     Raises:
-        OSError: there is no such file, or HDF5 does not know it.
-        EpisodeError: no file but a FIFO or device, or data of it lie outside of it (see `external_data`).
+        OSError: there is no such file, or it is not HDF5.
+        EpisodeError: a FIFO or device instead of a file, or data stored outside of it (see `external_data`).
     """
     if special := special_file(path):
         raise EpisodeError(f"'{path}' is {special}; expected an episode")
@@ -57,10 +57,10 @@ def reading(path: Path) -> Any:
 
 @contextlib.contextmanager
 def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[Any]:
-    """An `h5py.File` for writing: "w" makes or empties the file, "r+" changes it.
+    """Open an `h5py.File` for writing: "w" creates or empties the file, "r+" changes it.
 
     Raises:
-        OSError: the disk refused something; what is in the file then is worth nothing.
+        OSError: a write failed; the contents of the file are then invalid.
     """
     flags = os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT | os.O_TRUNC if mode == "w" else 0)
     sink = _Sink(os.open(path, flags, 0o644))
@@ -68,7 +68,7 @@ def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[Any]:
         with h5py.File(sink, mode) as file:
             yield file
     except Exception:
-        if sink.error is None:  # else what was not written could not be read back: an echo
+        if sink.error is None:  # else this only repeats it: what was not written cannot be read back
             raise
     finally:
         os.close(sink.fd)
@@ -78,7 +78,7 @@ def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[Any]:
 
 @contextlib.contextmanager
 def damage_told(path: Path | str) -> Iterator[None]:
-    """Inside, whatever reading a damaged file raises becomes an `EpisodeError` that names it."""
+    """Convert exceptions from reading a damaged file into an `EpisodeError` that names the file."""
     try:
         yield
     except DAMAGE as error:
@@ -86,7 +86,7 @@ def damage_told(path: Path | str) -> Iterator[None]:
 
 
 def datasets(group: Any) -> Iterator[tuple[str, Any]]:
-    """(name, data set) of everything in a group and the groups in it, each object once.
+    """(name, data set) of all data sets in a group and its sub-groups, each object once.
 
     `visititems` of h5py takes seconds for a thousand nested groups, which no episode has.
 
@@ -111,7 +111,7 @@ def datasets(group: Any) -> Iterator[tuple[str, Any]]:
 
 
 def require_table(data: Any, name: str, dimensions: tuple[int, ...] = ()) -> None:
-    """Look at what a data set says of itself before memory is taken for it; `dimensions` are the numbers allowed.
+    """Check type, rank and size of a data set before memory is allocated; `dimensions` are the ranks allowed.
 
     Raises:
         EpisodeError: not numbers, or more of them than its file can hold.
@@ -129,7 +129,7 @@ def require_table(data: Any, name: str, dimensions: tuple[int, ...] = ()) -> Non
 
 
 def require_rows(data: Any, name: str) -> None:
-    """Look at what one row of a data set takes before it is read.
+    """Check the size of one row of a data set before it is read.
 
     Raises:
         EpisodeError: there are no rows, or one is larger than any image.
@@ -157,17 +157,17 @@ def set_attribute(file: Any, key: str, value: Any) -> None:
 
 
 def _coded(text: str | bytes) -> bytes:
-    """UTF-8 without NUL and half characters, which HDF5 refuses."""
+    """UTF-8 without NUL and lone surrogates, which HDF5 refuses."""
     return text if isinstance(text, bytes) else text.replace("\0", " ").encode(errors="replace")
 
 
 class _Sink:
-    """A file object as h5py's `fileobj` driver wants it."""
+    """File object for h5py's `fileobj` driver."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.error: OSError | None = None
-        self._at, self._size = 0, os.fstat(fd).st_size  # the size that the library believes in
+        self._at, self._size = 0, os.fstat(fd).st_size  # the size that the library assumes
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
@@ -208,4 +208,4 @@ class _Sink:
         return size
 
     def flush(self) -> None:
-        """Nothing is buffered here."""
+        """Do nothing: nothing is buffered here."""

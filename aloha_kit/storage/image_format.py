@@ -1,7 +1,7 @@
 """Formats of stored images, and their conversion to (H, W, 3) uint8 RGB.
 
-The data decide (type, shape, values, the first bytes of a row), not the attributes beside them. What can be
-converted without a guess is converted and told in `ImageFormat.conversion`; everything else is refused by what it is.
+The format follows from the data (type, shape, values, the first bytes of a row), not from attributes. What can be
+converted without a guess is converted and described in `ImageFormat.conversion`; everything else is refused.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.storage.codec import conversion_of, Depth, Image, image_kind
 
 _CHANNELS = (1, 3, 4)
-_SAMPLES = 8  # frames looked at to tell what the values of a data set mean
-_ROUNDING = 1e-6  # how far a float may lie outside its range
+_SAMPLES = 8  # frames that are examined for the value range of a data set
+_ROUNDING = 1e-6  # how far a float may be outside its range
 
 Scale = Literal[1, 255]
 
@@ -31,11 +31,11 @@ class ImageFormat:
     Attributes:
         encoded: every row is an encoded image (JPEG, PNG, WebP).
         channels_first: raw images are (channels, H, W).
-        scale: what raw values are multiplied with: 255 for floats from 0 to 1.
-        size: (height, width) of raw images; None for encoded ones, which tell it themselves.
-        conversion: what is done to make the images (H, W, 3) uint8 RGB, in words; empty where nothing is. Of encoded
-            images the first one tells.
-        plain: as our own files and the ALOHA family's keep them: (H, W, 3) uint8, or padded JPEG rows.
+        scale: factor of raw values: 255 for floats from 0 to 1.
+        size: (height, width) of raw images; None for encoded ones, whose headers contain it.
+        conversion: description of the conversion to (H, W, 3) uint8 RGB; empty where none is needed. Of encoded
+            images it is taken from the first one.
+        plain: stored as in our own files and the ALOHA family's: (H, W, 3) uint8, or padded JPEG rows.
     """
 
     encoded: bool
@@ -49,7 +49,7 @@ class ImageFormat:
         """A raw frame as (H, W, 3) uint8 RGB.
 
         Raises:
-            EpisodeError: values that cannot be converted without a loss; says which.
+            EpisodeError: values that cannot be converted without a loss; names them.
         """
         if not self.conversion:
             return np.asarray(frame, np.uint8)
@@ -67,11 +67,11 @@ def image_format(data: Any) -> ImageFormat:
     Rules, in this order: byte strings, opaque rows, rows of variable length and rows of rank 1 are encoded images.
     Raw images are (H, W), or have 1, 3 or 4 channels on the first or the last axis, whichever of the two it is.
     Integers are values from 0 to 255. Floats are from 0 to 1 and are multiplied by 255 and rounded (exact for k/255),
-    or whole numbers from 0 to 255. Which of the two is told by frames spread over the file; every frame is checked
+    or whole numbers from 0 to 255. Which of the two is decided by frames spread over the file; every frame is checked
     again when it is read. One channel is repeated three times, a fourth one (alpha) is dropped.
 
     Raises:
-        EpisodeError: anything else; says type, shape and what was expected.
+        EpisodeError: anything else; names type, shape and what was expected.
     """
     if is_encoded(data):
         row = encoded_row(data, 0) if len(data) else b""
@@ -161,7 +161,7 @@ def as_bytes(values: npt.NDArray[Any], scale: Scale) -> Image:
 
 
 def depth_format(data: Any) -> str:
-    """Conversion of a data set's depth to uint16 mm, in words; empty where none is needed.
+    """Description of the conversion of a data set's depth to uint16 mm; empty where none is needed.
 
     Raises:
         EpisodeError: neither numbers (H, W) or (H, W, 1), nor encoded rows.
@@ -174,7 +174,7 @@ def depth_format(data: Any) -> str:
 
 
 def as_depth(values: npt.NDArray[Any], *, rounded: bool) -> Depth:
-    """Numbers as (H, W) uint16 mm; floats have to be whole, unless the layout says that they may be `rounded`.
+    """Numbers as (H, W) uint16 mm; floats have to be whole, unless they may be `rounded` in this layout.
 
     Raises:
         EpisodeError: values that uint16 mm cannot hold.
@@ -192,7 +192,7 @@ def as_depth(values: npt.NDArray[Any], *, rounded: bool) -> Depth:
 
 
 def _values(data: Any) -> tuple[Scale, list[str]]:
-    """The scale of a raw data set's values, and what is done to them in words."""
+    """The scale of a raw data set's values, and a description of their conversion."""
     if data.dtype == np.uint8:
         return 1, []
     if data.dtype.kind != "f":

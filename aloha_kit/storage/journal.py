@@ -5,9 +5,9 @@
 
 The CRC covers the other header fields and the payload. Kinds: `AKRh` header (JSON, first), `AKRs` one row
 (the fixed record, a u32 length for each image, the images), `AKRe` how the episode ended (JSON).
-A reader takes the longest prefix of good records; a torn or damaged one ends it, and so does an end record that
-contradicts the rows before it. An HDF5 file
-cannot give this: killed between flushes it is unreadable, and padded JPEG needs lengths known only at the end.
+A reader takes the longest prefix of intact records; an incomplete or damaged one ends it, and so does an end record
+that contradicts the rows before it. An HDF5 file does not offer this: after a kill between flushes it is unreadable,
+and padded JPEG needs lengths that are known only at the end.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Journal:
         return self.append(kind, [json.dumps(value).encode()])
 
     def sync(self) -> None:
-        """Everything appended so far survives a power cut once this returns."""
+        """Write everything appended so far to the disk, so that it survives a power cut."""
         os.fdatasync(self._fd)
 
     def _write(self, parts: Sequence[bytes | memoryview]) -> None:
@@ -114,21 +114,21 @@ class Contents:
     good_bytes: int = 0
     total_bytes: int = 0
     problem: str = ""  # why reading stopped before the end of the file
-    torn: bool = True  # what follows the good bytes is at most one record that was never finished
+    torn: bool = True  # after the intact bytes there is at most one record that was never finished
 
     def __post_init__(self) -> None:
         self.longest = self.longest or [0] * (len(self.layout.cameras) + len(self.layout.depth))
 
     def add_row(self, offset: int, lengths: Sequence[int]) -> None:
-        """Note a row that begins at `offset` with images of these lengths in bytes."""
+        """Add a row that begins at `offset` with images of these lengths in bytes."""
         self.rows.append(offset)
         self.longest = [max(a, b) for a, b in zip(self.longest, lengths, strict=True)]
 
     def close(self, end: dict[str, Any]) -> None:
-        """Note how the episode ended; its last `end["cut"]` rows are no part of it.
+        """Set how the episode ended; its last `end["cut"]` rows are not part of it.
 
         Raises:
-            ValueError: it says what no episode of these rows can have; nothing is changed then.
+            ValueError: `end` contradicts the rows; nothing is changed then.
         """
         cut = end.get("cut", 0)
         if type(cut) is not int or not 0 <= cut <= max(0, len(self.rows) - 2):
@@ -143,7 +143,7 @@ class Contents:
 
 
 def scan(fd: int, path: Path) -> Contents | None:
-    """Find every good row of a journal; None when it was cut off before its header was complete.
+    """Find every intact row of a journal; None when it was cut off before its header was complete.
 
     Raises:
         EpisodeError: not a journal, or its header is damaged.
@@ -241,7 +241,7 @@ def _begin(kind: bytes, payload: bytes, path: Path) -> Contents:
 
 
 def require_header(contents: Contents, path: Path) -> None:
-    """Raise `EpisodeError` where a header lacks what an episode is made with."""
+    """Raise `EpisodeError` where a header lacks an entry that an episode needs."""
     header = contents.header
     try:
         if header["images"] not in ("raw", "jpeg") or not 0 < float(header["rate_hz"]) < math.inf:
@@ -254,7 +254,7 @@ def require_header(contents: Contents, path: Path) -> None:
 
 
 def _row(contents: Contents, payload: bytes, offset: int) -> str:
-    """Add a row whose lengths fit its record; else say what is wrong."""
+    """Add a row whose lengths fit its record; else return the problem."""
     layout = contents.layout
     fixed = layout.dtype.itemsize + 4 * (len(layout.cameras) + len(layout.depth))
     lengths = _lengths(layout, payload) if len(payload) >= fixed else ()
@@ -280,7 +280,7 @@ def _end(contents: Contents, payload: bytes, offset: int) -> str:
 
 
 def _torn(fd: int, offset: int, total: int, sequence: int) -> bool:
-    """Whether the bytes from `offset` on are nothing, or what a write that was cut short leaves: no whole record."""
+    """Whether from `offset` on there is no complete record: nothing, or the rest of an interrupted write."""
     if offset >= total:
         return True
     empty = True
@@ -307,7 +307,7 @@ def _torn(fd: int, offset: int, total: int, sequence: int) -> bool:
 
 
 def _whole(fd: int, at: int, total: int) -> bool:
-    """Whether a record begins at byte `at`, whatever its number."""
+    """Whether a complete record begins at byte `at`, with any sequence number."""
     head = os.pread(fd, _HEAD.size, at)
     if len(head) < _HEAD.size or at + _HEAD.size + _HEAD.unpack(head)[2] > total:
         return False

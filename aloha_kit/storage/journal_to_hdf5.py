@@ -1,4 +1,4 @@
-"""Journal to HDF5: the last step of a recording and the whole of a recovery. Nothing is re-encoded."""
+"""Conversion of a journal to HDF5, at the end of a recording and in a recovery. Nothing is re-encoded."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ _BLOCK_BYTES = 4 << 20  # rows are copied in blocks of about this size: memory s
 def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
     """Build the HDF5 file of a journal and commit it as `path`, after every row was read back and compared.
 
-    The journal stays: whoever calls removes it. At every instant either it or the committed file is whole on the disk.
+    The journal stays; the caller removes it. At every instant either it or the committed file is complete on the disk.
 
     Raises:
         EpisodeError: the disk is full or fails, or `path` exists.
     """
     temporary = transaction.temporary_path(path)
     try:
-        # Somebody may have removed the folder meanwhile; the open journal still has every row.
+        # The folder may have been removed meanwhile; the open journal still has every row.
         path.parent.mkdir(parents=True, exist_ok=True)
-        # One left behind by a kill may be a second name of a committed file: never write into it.
+        # A file left behind by a kill may be a second name of a committed file: never write into it.
         temporary.unlink(missing_ok=True)
         _require_room(contents, path.parent)
         write_hdf5(fd, contents, temporary)
@@ -52,7 +52,7 @@ def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
 
 
 def where_safe(fd: int, steps: int, journal: Path) -> str:
-    """How many steps of an open journal are on the disk, in words; asks the disk."""
+    """Description of how many steps of an open journal are on the disk; syncs the journal."""
     if not os.fstat(fd).st_nlink:
         return f"somebody removed {journal}, so its {steps} steps are lost when this process ends"
     try:
@@ -63,7 +63,7 @@ def where_safe(fd: int, steps: int, journal: Path) -> str:
 
 
 def write_hdf5(fd: int, contents: Contents, target: Path) -> None:
-    """The rows of a journal as one HDF5 file in schema `aloha_kit/1`, with checksums; the caller commits it.
+    """Write the rows of a journal as one HDF5 file in schema `aloha_kit/1`, with checksums; the caller commits it.
 
     Image data lie contiguously (depth: one compressed chunk a frame), so a training process reads
     one frame with one seek.
@@ -112,7 +112,7 @@ def _place(field: str) -> str:
 
 
 def _pieces(fd: int, contents: Contents) -> Iterator[tuple[str, Any, npt.NDArray[Any] | bytes]]:
-    """All that a finished file holds, some rows at a time: data set, where in it, values; bytes are a whole chunk."""
+    """Contents of the finished file, some rows at a time: data set, index, values; bytes are a whole chunk."""
     rows, layout = len(contents.rows), contents.layout
     count = len(layout.cameras)
     raw = contents.header["images"] == "raw"
@@ -143,14 +143,14 @@ def _pieces(fd: int, contents: Contents) -> Iterator[tuple[str, Any, npt.NDArray
 
 
 def _steps(values: npt.NDArray[Any], begin: int, per_step: bool) -> tuple[slice, npt.NDArray[Any]]:
-    """Where a block of rows goes; values that belong to steps sit one row later in the journal."""
+    """Target rows and values of a block; values that belong to steps are one row later in the journal."""
     if per_step:
         values, begin = (values[1:], 0) if begin == 0 else (values, begin - 1)
     return slice(begin, begin + len(values)), values
 
 
 def _require_same(fd: int, contents: Contents, path: Path) -> None:
-    """Read everything back and compare it with the journal, before anything relies on the file."""
+    """Read everything back and compare it with the journal, before the file is used."""
     with hdf5.reading(path) as file:
         for name, where, values in _pieces(fd, contents):
             if isinstance(values, bytes):
@@ -162,7 +162,7 @@ def _require_same(fd: int, contents: Contents, path: Path) -> None:
 
 
 def _bytes(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """The bytes of an array: NaN equals itself there."""
+    """The bytes of an array, so that NaN equals NaN in a comparison."""
     return np.frombuffer(np.ascontiguousarray(values), np.uint8)
 
 
@@ -188,7 +188,7 @@ def _write_attributes(file: Any, contents: Contents) -> None:
         "jpeg_quality": int(header["quality"]) if header["images"] == "jpeg" and not _passed_on(header) else None,
         "jpeg_order": header.get("jpeg_order"),
         "camera_names": [name for name, _, _ in contents.layout.cameras] or None,
-        **end,  # success (None when nobody judged), reason, error, rewards, stalls
+        **end,  # success (None when not judged), reason, error, rewards, stalls
     }
     for key, value in values.items():
         if value is not None:
@@ -196,7 +196,7 @@ def _write_attributes(file: Any, contents: Contents) -> None:
 
 
 def _passed_on(header: dict[str, Any]) -> bool:
-    """Whether images are kept as cameras sent them, in whatever quality those chose."""
+    """Whether images are saved as the cameras sent them, in the cameras' own quality."""
     return header.get("jpeg_order") == "standard"
 
 

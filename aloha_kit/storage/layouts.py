@@ -1,7 +1,7 @@
 """Layouts of episode files, recognised by their contents: ours, the ALOHA family's, RoboTwin's, XPolicyLab's.
 
-The ALOHA family keeps `/action` and `/observations/qpos`; its members differ in what lies beside. Old files do not
-say their rate, joint names or units, so a contract for them is what their recorders used by default.
+The ALOHA family stores `/action` and `/observations/qpos`; its members differ in the other data sets. Old files do not
+record their rate, joint names or units, so their contract is what their recorders used by default.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Layout:
     Attributes:
         cameras, depth: {camera: path of its data set}.
         encoded: cameras whose rows are encoded images.
-        tables: vectors that lie elsewhere than in the ALOHA family, by the family's paths.
-        names: of the state's columns where the layout tells them, else empty.
-        rate_hz: the control rate that the file or its recorder's default says.
-        told: what of "joints" and "rate" the file itself says.
-        instruction: the task in words, where the file keeps it as a data set.
-        notes: what was assumed, and where attributes contradict the data; a line each.
+        tables: vectors stored elsewhere than in the ALOHA family, by the family's paths.
+        names: of the state's columns where the layout determines them, else empty.
+        rate_hz: the control rate, from the file or its recorder's default.
+        told: which of "joints" and "rate" the file itself records.
+        instruction: the task in words, where the file stores it as a data set.
+        notes: what was assumed, and where attributes contradict the data; one line each.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Layout:
     notes: tuple[str, ...] = ()
 
     def renamed(self, names: Mapping[str, str], path: object) -> Layout:
-        """The same with other names of cameras, {the file's: the new one}; names that the file has not are ignored.
+        """This layout with renamed cameras, {the file's name: the new one}; names that the file lacks are ignored.
 
         Raises:
             EpisodeError: two cameras would have one name.
@@ -88,10 +88,10 @@ class Layout:
 
 
 def detect(file: Any, path: object) -> Layout:
-    """The layout of an open HDF5 file.
+    """Detect the layout of an open HDF5 file.
 
     Raises:
-        EpisodeError: none that is known; lists what the file has.
+        EpisodeError: no known layout; lists what the file has.
     """
     schema = text_of(file.attrs.get("schema"))
     if schema not in (None, SCHEMA, CLASSIC):
@@ -158,10 +158,10 @@ def detect(file: Any, path: object) -> Layout:
 
 
 def derive_contract(layout: Layout, state: int, action: int, base: int, sizes: dict[str, tuple[int, int]]) -> Contract:
-    """The contract that a foreign file's recorder used by default; neutral names where the arms are not ALOHA's."""
+    """Default contract of a foreign file's recorder; neutral names where the arms are not ALOHA's."""
     if layout.names:
         return Contract(layout.names, layout.names, sizes, rate_hz=layout.rate_hz)
-    if (state, action, base) == (14, 16, 0):  # ACT++ may keep the base's two in the same data set
+    if (state, action, base) == (14, 16, 0):  # ACT++ may store the base's two in the same data set
         action, base = 14, 2
     if (state, action) != (14, 14) or base not in (0, 2):
         return neutral_contract(state, action, base, sizes, layout.rate_hz)
@@ -185,7 +185,7 @@ def instruction_of(file: Any) -> str | None:
         found = text_of(value)
         if found is None:
             continue
-        with contextlib.suppress(ValueError):  # RoboTwin keeps a list in JSON
+        with contextlib.suppress(ValueError):  # RoboTwin stores a list in JSON
             listed = json.loads(found)
             found = str(listed[0]) if isinstance(listed, list) and listed else found
         return found
@@ -202,7 +202,7 @@ def truth_of(value: Any) -> bool | None:
 
 
 def text_of(value: Any) -> str | None:
-    """Text from an attribute or a data set: a string, bytes, or the first of an array of them; None for other types."""
+    """Text of an attribute or a data set: a string, bytes, or the first of an array of them; None for other types."""
     if isinstance(value, np.ndarray):
         return text_of(value.reshape(-1)[0]) if value.size else None
     if isinstance(value, bytes):
@@ -219,7 +219,7 @@ def _members(file: Any, name: str) -> list[str]:
 def contents(file: Any) -> str:
     """Every data set with its shape, for messages about what a file has."""
     found: list[str] = []
-    with contextlib.suppress(EpisodeError, *DAMAGE):  # then it is what could be listed
+    with contextlib.suppress(EpisodeError, *DAMAGE):  # then only what could be listed until there
         for name, data in hdf5.datasets(file):
             found.append(f"/{name} {data.shape}")
     listed = ", ".join(found[:_SHOWN]) or "(nothing)"
@@ -227,13 +227,13 @@ def contents(file: Any) -> str:
 
 
 def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: dict[str, str]) -> str:
-    """Which member of the ALOHA family wrote a file.
+    """Name of the ALOHA family's recorder that wrote a file.
 
-    Depth is kept by Cobot Magic only. Without it, Cobot Magic is told by everything that its recorder always writes:
-    raw images of its three cameras, `base_action`, and `compress` False. One of these alone does not tell it: files of
-    ALOHA and Mobile ALOHA that were decompressed have `compress` False too.
+    Only Cobot Magic stores depth. Without depth, Cobot Magic is recognised by everything that its recorder always
+    writes: raw images of its three cameras, `base_action`, and `compress` False. One of these alone is not enough:
+    decompressed files of ALOHA and Mobile ALOHA have `compress` False too.
     """
-    kept = text_of(file.attrs.get("layout"))  # an export of ours says where it came from
+    kept = text_of(file.attrs.get("layout"))  # our exports record the layout of their source
     if kept in (*FAMILY, ROBOTWIN, XPOLICYLAB):
         return str(kept)
     base = "base_action" in file
@@ -246,7 +246,7 @@ def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: 
 
 
 def _contradictions(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...]) -> Iterator[str]:
-    """Attributes and data sets that contradict the images, a line each."""
+    """Attributes and data sets that contradict the images, one line each."""
     if not cameras:
         return
     raw = [name for name in cameras if name not in encoded]

@@ -1,4 +1,4 @@
-"""Names of episode files and journals in a folder, and what is there by those names."""
+"""Names of episode files and journals in a folder, and listing of the existing ones."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def episode_path(folder: str | Path, index: int) -> Path:
 
 
 def partial_path(path: Path) -> Path:
-    """The journal that stands in for `path` until it is committed."""
+    """Path of the journal that exists in place of `path` until the episode is committed."""
     return path.with_name(path.name + PARTIAL)
 
 
 def index_of(path: Path) -> int | None:
-    """The number in a name `episode_<i>.hdf5` or its journal's, None for any other name.
+    """Episode index in a name `episode_<i>.hdf5` or its journal's, None for any other name.
 
     Other recorders' `episode<i>.hdf5`, `<i>.hdf5` and `.h5`, in upper case too, are names of episodes as well.
     """
@@ -43,8 +43,8 @@ def identity_of(file: Path) -> str:
 def list_episodes(folder: str | Path) -> list[Path]:
     """Committed episodes `episode_<i>.hdf5` of a folder, by index.
 
-    A folder `episode_<i>` that holds one file of the same number counts as that file (RDT). Of two files with one
-    number the one that is called as we call it is taken: the other may be its copy.
+    A folder `episode_<i>` that holds one file of the same number counts as that file (RDT). Of two files with the same
+    number, the one named as in our own data sets is taken: the other may be its copy.
 
     Raises:
         EpisodeError: no such folder.
@@ -71,13 +71,13 @@ def _numbered(folder: Path, *, partial: bool) -> list[tuple[int, Path]]:
 
 
 def _folders(folder: Path) -> list[tuple[int, Path]]:
-    """Files that lie in a folder of their own name: `episode_3/episode_3.hdf5`."""
+    """Files in a folder of their own name: `episode_3/episode_3.hdf5`."""
     inside = (p / f"{p.name}{suffix}" for p in sorted(folder.glob("episode*")) if p.is_dir() for suffix in SUFFIXES)
     return [(index, path) for path in inside if (index := index_of(path)) is not None and path.is_file()]
 
 
 def missing(path: Path) -> str:
-    """Reason why nothing can be read at `path`."""
+    """Reason why `path` cannot be read."""
     if special := special_file(path):
         return f"'{path}' is {special}"
     if path.is_dir():
@@ -88,5 +88,5 @@ def missing(path: Path) -> str:
 
 
 def without_path(error: Exception, path: Path) -> str:
-    """An error's text for a place that names the file already."""
+    """An error's text without the path, for messages that name the file already."""
     return str(error).removeprefix(str(path)).lstrip(": ")

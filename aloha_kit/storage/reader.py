@@ -1,4 +1,4 @@
-"""Reader of episodes, ours and other tools', without conversion."""
+"""Reader of episode files, ours and other tools', without conversion."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class Episode(EpisodeImages):
     """One episode file; data are read on access.
 
     `length` is T, the number of actions. Observations have `frames` rows: T + 1 in our own files, T in
-    the others'. Row i of the observations is the one that action i was chosen by. Small arrays are
-    kept once read; images never are. Threads may share an episode; it pickles as its path, and a
-    forked or spawned process opens the file anew.
+    the others'. Action i was chosen from row i of the observations. Small arrays are
+    cached once read; images are not. Threads may share an episode; it pickles as its path, and a
+    forked or spawned process opens the file again.
 
     Attributes:
         path: the file.
-        layout: "aloha_kit", or what other tool wrote the file, see `docs/data_format.md`.
+        layout: "aloha_kit", or the other tool that wrote the file, see `docs/data_format.md`.
         length: T.
         frames: rows of the observations.
-        cameras: names, in the recorder's order where the file says it, else alphabetically.
+        cameras: names, in the recorder's order where the file records it, else alphabetically.
         depth_cameras: names of cameras with depth.
     """
 
@@ -62,15 +62,15 @@ class Episode(EpisodeImages):
         jpeg_order: JpegOrder | None = None,
         rename: Mapping[str, str] | None = None,
     ) -> Episode:
-        """Open a file; use it as a context manager or call `close`.
+        """Open an episode file; use it as a context manager or call `close`.
 
         Args:
-            contract: what the vectors of a file mean that does not say it, see `contract_file.given_contract`.
-            jpeg_order: the order of red and blue in encoded images, for a file that does not say it.
+            contract: for a file without one of its own, see `contract_file.given_contract`.
+            jpeg_order: the order of red and blue in encoded images, for a file that does not record it.
             rename: cameras, {the name to read them by: the file's}; a file without such a camera is read as it is.
 
         Raises:
-            EpisodeError: missing, damaged, or in no known layout; says what is there.
+            EpisodeError: missing, damaged, or in no known layout; lists the contents.
         """
         return cls(path, contract, jpeg_order, rename)
 
@@ -105,42 +105,42 @@ class Episode(EpisodeImages):
 
     @property
     def action(self) -> Array:
-        """(T, A): the arms' commands; a base's are in `base_action`."""
+        """Commands of the arms (T, A); a base's are in `base_action`."""
         return self._vector("action")
 
     @property
     def base_action(self) -> Array | None:
-        """(T, 2) m/s and rad/s, or None."""
+        """Velocity commands of the base (T, 2), m/s and rad/s, or None."""
         return self._optional("base_action")
 
     @property
     def qpos(self) -> Array:
-        """(frames, S): rad, grippers normalised."""
+        """Joint positions (frames, S), rad, grippers normalised."""
         return self._vector("observations/qpos")
 
     @property
     def qvel(self) -> Array | None:
-        """(frames, S): rad/s, or None, also where the file has an empty table in its place."""
+        """Joint velocities (frames, S), rad/s, or None, also where the file has an empty table in their place."""
         return self._optional("observations/qvel")
 
     @property
     def effort(self) -> Array | None:
-        """(frames, S): as the driver reports it, or None, as with `qvel`."""
+        """Joint efforts (frames, S) as the driver reports them, or None, as with `qvel`."""
         return self._optional("observations/effort")
 
     @property
     def base_velocity(self) -> Array | None:
-        """(frames, 2): m/s and rad/s, or None."""
+        """Measured velocity of the base (frames, 2), m/s and rad/s, or None."""
         return self._optional("observations/base_vel")
 
     @property
     def environment_state(self) -> Array | None:
-        """(frames, E): true object poses of a simulation, or None."""
+        """True object poses of a simulation (frames, E), or None."""
         return self._optional("observations/environment_state")
 
     @property
     def sensors(self) -> dict[str, Array]:
-        """{sensor: (frames, D)}; the contract's `sensors` say what their entries are."""
+        """Further sensors, {sensor: (frames, D)}; the contract's `sensors` describe their entries."""
         return {name: self._array(f"observations/sensors/{name}") for name in self._sensor_names()}
 
     def _sensor_names(self) -> list[str]:
@@ -150,14 +150,14 @@ class Episode(EpisodeImages):
 
     @property
     def vectors(self) -> Mapping[str, Array]:
-        """{feature: (frames, D)} of every vector of the observations, read when it is taken."""
+        """Vectors of the observations, {feature: (frames, D)}, each read on access."""
         given = {name: f"observations/{name}" for name in VECTORS if self._has(f"observations/{name}")}
         sensors = {f"{SENSORS}{name}": f"observations/{SENSORS}{name}" for name in self._sensor_names()}
         return _Vectors(self._vector, given | sensors)
 
     @property
     def reward(self) -> Array | None:
-        """(T,), or None."""
+        """Reward of each step (T,), or None."""
         return self._optional("reward")
 
     @property
@@ -175,13 +175,13 @@ class Episode(EpisodeImages):
 
     @property
     def success(self) -> bool | None:
-        """Whether the episode was judged a success; None if nobody judged it."""
+        """Success label of the episode; None if it was not judged."""
         value: bool | None = self.attrs.get("success")
         return value
 
     @property
     def describe(self) -> dict[str, Any]:
-        """What the environment said about itself when the episode was recorded; empty for foreign files."""
+        """The environment's description when the episode was recorded; empty for foreign files."""
         text = self.attrs.get("describe")
         if not text or self.layout != OURS:
             return {}
@@ -190,13 +190,13 @@ class Episode(EpisodeImages):
 
     @property
     def action_offset(self) -> int:
-        """1 where the observation was taken before the action that it is stored with, as the real ALOHA's recorder
-        does; 0 in simulation and in our own files."""
+        """Steps between an observation and its action: 1 where the observation was taken before the action that it is
+        stored with, as by the real ALOHA's recorder; 0 in simulation and in our own files."""
         return int(self.layout in FAMILY and not self.attrs.get("sim", False))
 
     @property
     def rate_hz(self) -> float:
-        """The control rate; the contract's where the file does not say it."""
+        """Control rate in Hz; the contract's where the file does not record it."""
         value = self.attrs.get("rate_hz")
         if value is None:
             return self.contract.rate_hz
@@ -206,7 +206,7 @@ class Episode(EpisodeImages):
 
     @property
     def contract(self) -> Contract:
-        """The embodiment: as recorded, as described (`contract.yaml`, or given), or what `assumption` tells.
+        """Contract of the episode: recorded, given (`contract.yaml` or a flag), or assumed (see `assumption`).
 
         Raises:
             ContractError: a contract that does not fit the file.
@@ -215,12 +215,12 @@ class Episode(EpisodeImages):
 
     @property
     def assumption(self) -> str:
-        """What of the contract is assumed, in words; empty where the file, or somebody, says it."""
+        """Description of the assumed parts of the contract; empty where it is recorded or given."""
         return self._settled()[1]
 
     @property
     def assumed(self) -> Contract:
-        """The contract that the file's layout suggests, whatever the file or somebody says."""
+        """Contract suggested by the file's layout, regardless of a recorded or given one."""
         return derive_contract(self._layout, *self._widths(), self._sizes())
 
     def _settled(self) -> tuple[Contract, str]:
@@ -243,12 +243,12 @@ class Episode(EpisodeImages):
 
     @property
     def moved(self) -> bool:
-        """Whether vectors and images lie elsewhere than in our files and the ALOHA family's."""
+        """Whether vectors and images have other paths than in our files and the ALOHA family's."""
         return bool(self._layout.tables)
 
 
 class _Vectors(Mapping[str, Array]):
-    """Data sets of a file by other names; each is read when it is taken."""
+    """Data sets of a file by other names, each read on access."""
 
     def __init__(self, read: Callable[[str], Array], places: Mapping[str, str]) -> None:
         self._read, self._places = read, places

@@ -1,4 +1,4 @@
-"""Interrupted recordings become episodes with every step that reached their journal."""
+"""Recovery of interrupted recordings: episodes with every step that reached the journal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aloha_kit.storage.reader import Episode
 
 @dataclass(frozen=True)
 class Recovery:
-    """What became of one journal."""
+    """Result of the recovery of one journal."""
 
     journal: Path
     outcome: Literal["recovered", "finished", "empty", "busy", "failed"]
@@ -44,19 +44,19 @@ def recover_all(source: str | Path) -> list[Recovery]:
 
 
 def hint(folder: Path) -> str:
-    """What to do about the journals of a folder that no live process writes; empty where there are none."""
+    """Advice about the journals of a folder that no live process writes; empty where there are none."""
     left = sum(not _busy(journal) for journal in list_partials(folder))
     return f"{plural(left, 'interrupted recording')}: `{command('episode', 'recover', folder)}`" if left else ""
 
 
 def recover(journal: Path) -> Recovery:
-    """Turn one journal into an episode and remove it; one that holds more than could be used is kept as `….kept`.
+    """Convert one journal to an episode and remove it; one with unusable data is renamed to `….kept`.
 
     - "recovered": committed, under its own index unless another episode has taken that meanwhile.
     - "finished": the episode had been committed already; only the journal was left over.
-    - "empty": not one step was recorded; the journal is removed.
-    - "busy": a live process is writing it; nothing is touched.
-    - "failed": not readable, or the disk refuses; the journal is left as it is.
+    - "empty": no step was recorded; the journal is removed.
+    - "busy": a live process is writing it; nothing is changed.
+    - "failed": not readable, or a write failed; the journal is left as it is.
     """
     try:
         fd = _open(journal, os.O_RDWR)
@@ -73,7 +73,7 @@ def recover(journal: Path) -> Recovery:
 
 
 def inspect(journal: Path) -> tuple[Contents | None, bool]:
-    """What a journal holds, and whether a live process is writing it; changes nothing.
+    """Contents of a journal, and whether a live process is writing it; changes nothing.
 
     Raises:
         EpisodeError: not a journal, or its header is damaged.
@@ -145,7 +145,7 @@ def _recover(journal: Path, fd: int) -> Recovery:
 
 
 def _put_away(journal: Path, contents: Contents) -> str:
-    """Remove a journal all of whose rows are in an episode now; one that holds more gets another name. In words."""
+    """Remove a journal whose rows are all in an episode now, or rename one that holds more; returns a description."""
     if contents.torn and not contents.cut:
         transaction.remove(journal)
         return "removed"
@@ -156,7 +156,7 @@ def _put_away(journal: Path, contents: Contents) -> str:
 
 
 def _same_episode(path: Path, contents: Contents) -> bool:
-    """Whether a committed file is this journal's, and as it was written."""
+    """Whether a committed file belongs to this journal and is undamaged."""
     try:
         with Episode.open(path) as episode:
             same = episode.attrs.get("id") == contents.header["id"] and episode.length == len(contents.rows) - 1

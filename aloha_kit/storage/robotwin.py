@@ -1,8 +1,8 @@
-"""RoboTwin's raw files and XPolicyLab's trajectory files: vectors and images lie elsewhere than in the ALOHA family.
+"""Layouts of RoboTwin's raw files and XPolicyLab's trajectory files, with other paths than the ALOHA family's.
 
-RoboTwin 2 keeps one series of joints, `joint_action`: what the arms were told in each row. Its own converters take a
-row as the state and the next row as its action, and so does this. XPolicyLab keeps `state` and `action` apart.
-Facts read from RoboTwin-Platform/RoboTwin (`envs/utils/pkl2hdf5.py`) and XPolicyLab/XPolicyLab (`README.md`).
+RoboTwin 2 stores one series of joints, `joint_action`: the arms' commands in each row. Its own converters take a
+row as the state and the next row as its action, and so does this module. XPolicyLab stores `state` and `action`.
+Sources: RoboTwin-Platform/RoboTwin (`envs/utils/pkl2hdf5.py`) and XPolicyLab/XPolicyLab (`README.md`).
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ import numpy as np
 
 ROBOTWIN, XPOLICYLAB = "robotwin", "xpolicylab"
 
-_ROBOTWIN_HZ = 15.0  # what its converter to XPolicyLab's files writes; its raw files say nothing
+_ROBOTWIN_HZ = 15.0  # as its converter to XPolicyLab's files writes; its raw files contain no rate
 _XPOLICYLAB_HZ = 25.0  # where `additional_info/frequency` is missing
 _SIDES = ("left_", "right_", "")  # the last: XPolicyLab's single arm
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where such a file keeps things; fields as in `Layout`."""
+    """Paths of the data in such a file; fields as in `Layout`."""
 
     name: str
     state: tuple[str, ...]
@@ -37,7 +37,7 @@ class Place:
 
 
 def place_of(file: Any) -> Place | None:
-    """Where a RoboTwin or XPolicyLab file keeps things; None for any other file."""
+    """Paths of the data in a RoboTwin or XPolicyLab file; None for any other file."""
     if _has(file, "joint_action") and _has(file, "observation"):
         return _robotwin(file)
     if _has(file, "state") and _has(file, "action") and _has(file, "vision"):

@@ -1,4 +1,4 @@
-"""Names and layout of an episode: what the files are called and what one row of them holds."""
+"""Layout of one row of an episode: the observation and the action that led to it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy.typing as npt
 from aloha_kit.core import Contract, EpisodeError, Observation
 from aloha_kit.core.contract import SENSORS, VECTORS
 
-NO_STAMP = -(2**63)  # in a stamp's place: this stream was not stamped here (a virtual clock may well be negative)
+NO_STAMP = -(2**63)  # in place of a stamp: this stream was not stamped here (a virtual clock may be negative)
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What one row (an observation and the action that led to it) consists of.
+    """Fields, streams and cameras of one row (an observation and the action that led to it).
 
-    Fixed when an episode begins, from the contract and the first observation, and kept in the
+    Fixed when an episode begins, from the contract and the first observation, and saved in the
     journal's header, so every row has the same size apart from its images.
     """
 
@@ -87,7 +87,7 @@ class RowLayout:
 
 
 def base_size(contract: Contract) -> int:
-    """How many entries at the action's end drive a mobile base: those named `base…`."""
+    """Number of entries at the action's end that drive a mobile base: those named `base…`."""
     return sum(name.startswith("base") for name in contract.action_names)
 
 

@@ -1,7 +1,7 @@
-"""Which files of a folder are used as episodes, and why the others are not.
+"""Selection of the files of a folder that are used as episodes, and reasons for the others.
 
-Used are numbered files directly in the folder. Sub-folders and mirrored copies are not: a sub-folder often holds failed
-attempts, another task or the same episodes converted, and nothing in the files tells that.
+Numbered files directly in the folder are used. Sub-folders and mirrored copies are not: a sub-folder often holds failed
+attempts, another task or the same episodes converted, and the files do not record that.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.storage.paths import index_of, list_episodes, missing, PARTIAL, SUFFIXES
 
 SUB_FOLDER = "in a sub-folder: give that folder, too, to use them"
-_FOLDERS = 1000  # looked into at most: a data set may lie beside anything
+_FOLDERS = 1000  # searched at most: a data set may be beside large unrelated folders
 _NAMES = 6  # shown of each reason
 
 

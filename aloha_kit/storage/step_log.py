@@ -1,7 +1,7 @@
-"""The log beside a rollout's episode, `episode_N.steps.csv`: how each step went, a line a step.
+"""Step log of a rollout, `episode_N.steps.csv` beside its episode: one line per step.
 
-A line is for one action: how long its step took, by stage; which chunks the action came from; what the guard did to
-it; and how old the observation was that it was chosen by.
+A line describes one action: the duration of its step by stage, the chunks that the action came from, the guard's
+interventions, and the age of the observation that it was chosen from.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Step:
     Attributes:
         ms: {stage: milliseconds}, `total` among them; stages that the step did not run are missing.
         newest, oldest, chunks, row, boundary: as `control.execution.ChunkProvenance`; None (False) while holding still.
-        held: why the command before was repeated; empty where it was not.
-        limited: (entry, rule) of what the guard limited.
-        age_ms, stalest: the oldest sample of the observation against its newest stamp, and its stream.
+        held: why the previous command was repeated; empty where it was not.
+        limited: (entry, rule) of each limit that the guard applied.
+        age_ms, stalest: age of the observation's oldest sample against its newest stamp, and its stream.
         missed: whether the step took longer than its period.
     """
 
@@ -52,20 +52,20 @@ class Step:
 
 
 def steps_path(episode: Path) -> Path:
-    """Where the log of an episode is."""
+    """Path of the step log of an episode."""
     return episode.with_suffix(".steps.csv")
 
 
 def columns(stages: Sequence[str]) -> list[str]:
-    """The first line: `step`, a column `<stage>_ms` a stage, the fields of `Step`."""
+    """Header of the log: `step`, a column `<stage>_ms` per stage, the fields of `Step`."""
     return ["step", *(f"{stage}_ms" for stage in stages), *_AFTER]
 
 
 def read_steps(path: Path) -> list[Step]:
-    """The lines of a log; a last one that a crash cut short is left out.
+    """Read the lines of a log; a last one that a crash cut short is left out.
 
     Raises:
-        EpisodeError: no such file, or it is no log; says which line is at fault.
+        EpisodeError: no such file, or it is not a step log; names the line.
     """
     try:
         with path.open(newline="", encoding="utf-8") as handle:

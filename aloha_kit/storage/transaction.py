@@ -1,4 +1,4 @@
-"""Indices and names on disk: reserved once, committed once, never overwritten."""
+"""Reservation of episode indices and atomic commit of episode files, which are never overwritten."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from aloha_kit.storage.paths import episode_path, index_of, list_partials, PARTI
 
 
 def reserve(folder: Path, index: int | None) -> tuple[Path, int]:
-    """Claim an index by creating its journal exclusively; return the episode's path and the locked, open journal.
+    """Reserve an index by creating its journal exclusively; return the episode's path and the locked, open journal.
 
-    Without `index` the lowest free one is taken, so a take that was discarded leaves no hole. An
+    Without `index` the lowest free one is taken, so a discarded episode leaves no gap. An
     index is used if its episode or its journal exists. The creation is atomic between processes, and
-    a committed episode is linked before its journal goes, so looking again after it settles every race.
+    a committed episode is linked before its journal is removed, so a second check after it resolves every race.
 
     Raises:
         EpisodeError: the wanted index is used.
@@ -41,7 +41,7 @@ def reserve(folder: Path, index: int | None) -> tuple[Path, int]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a killed process left that had reserved an index and written no row: an empty journal, a `.tmp`."""
+    """Remove empty journals and `.tmp` files of killed processes that had reserved an index and written no row."""
     for partial in list_partials(folder) if folder.is_dir() else []:
         with contextlib.suppress(OSError):  # another process was faster, or there are no locks
             if partial.stat().st_size:
@@ -56,7 +56,7 @@ def sweep(folder: Path) -> None:
 
 
 def lock(fd: int) -> bool:
-    """Try to hold an open journal; False when a live process holds it. The lock dies with its process.
+    """Try to lock an open journal; False when a live process holds the lock, which ends with that process.
 
     Raises:
         OSError: the file system has no locks.
@@ -78,11 +78,11 @@ def is_at(fd: int, path: Path) -> bool:
 
 
 def commit(temporary: Path, path: Path) -> None:
-    """Give a complete file its final name, durably, never over another.
+    """Give a complete file its final name, durably and without overwriting another file.
 
     Raises:
         EpisodeError: `path` exists.
-        OSError: the disk refuses.
+        OSError: a write failed.
     """
     sync(temporary)
     try:
@@ -100,13 +100,13 @@ def commit(temporary: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Take away a file that is needed no longer, durably."""
+    """Remove a file durably."""
     path.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
 def temporary_path(path: Path) -> Path:
-    """Where the HDF5 file of `path` is built; whoever holds the journal owns it."""
+    """Path where the HDF5 file of `path` is built, by the process that holds the journal's lock."""
     return path.with_name(path.name + TEMPORARY)
 
 
@@ -116,7 +116,7 @@ def _create(path: Path) -> int | None:
         fd = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except FileExistsError:
         return None
-    with contextlib.suppress(OSError):  # no locks on this file system: recovery will say so
+    with contextlib.suppress(OSError):  # no locks on this file system: recovery reports that
         fcntl.flock(fd, fcntl.LOCK_EX)
     if path.exists():
         partial.unlink()

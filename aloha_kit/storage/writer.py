@@ -1,4 +1,4 @@
-"""The observer that keeps an episode: streamed to a journal as it happens, one HDF5 file when it is over."""
+"""Recording of an episode as a loop observer: rows to a journal while it runs, one HDF5 file at its end."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from aloha_kit.storage.rows import fill_row, RowLayout
 _QUEUE_BYTES = 64 << 20  # uncompressed images waiting for the encoder
 _DESCRIBE_BYTES = 48_000  # an HDF5 attribute holds less than 64 kB
 
-_CameraImage = npt.NDArray[np.uint8] | bytes  # pixels to encode, or a JPEG to keep as it is
+_CameraImage = npt.NDArray[np.uint8] | bytes  # pixels to encode, or a JPEG to save as it is
 _Row = tuple[npt.NDArray[np.void], list[_CameraImage], list[npt.NDArray[np.uint16]]]
 
 
@@ -42,23 +42,23 @@ class EpisodeWriter:
     The control loop only copies the observation into a bounded queue. A thread behind it encodes and
     appends each row to `episode_<i>.hdf5.partial`, where it survives `kill -9` at once and a power cut
     after the next sync, at most `flush_s` later where the disk keeps up. When the queue is full
-    `on_step` waits and counts it in `stalls`: a late step is better than a lost one. `on_end` turns the
-    journal into `episode_<i>.hdf5`; an episode without steps leaves nothing.
+    `on_step` waits and counts it in `stalls`: a late step is better than a lost one. `on_end` converts the
+    journal to `episode_<i>.hdf5`; an episode without steps leaves no file.
 
-    A JPEG that a camera sent (`images_jpeg`) is kept byte for byte, its pixels never decoded; if the first
+    A JPEG that a camera sent (`images_jpeg`) is saved byte for byte without being decoded; if the first
     observation has one, all images of the file are in the standard channel order (see `codec.JpegOrder`).
 
     Args:
         folder: where the episode goes; created if missing.
         contract: joint names, cameras and rate; the observations must match it.
-        task, rig, instruction: what was done, with what, in words.
+        task, rig, instruction: names of the task and the rig, and the task in words.
         sim: whether the rig was simulated.
         index: the `<i>` to use; the lowest free one by default.
         images: "jpeg" (of `quality`, 1 to 100, where pixels have to be encoded) or "raw".
         flush_s: seconds between syncs to the disk, and at most this much recording waits in the queue.
-        describe: what to remember about the environment, JSON-able, below 48 kB.
-        judge: whether an episode that ended so is a success, as `Environment.succeeded` says; None leaves
-            `success` unjudged unless somebody sets it before the end.
+        describe: description of the environment, JSON-able, below 48 kB.
+        judge: success of an episode by its outcome, as `Environment.succeeded`; None leaves `success` unset
+            unless it is assigned before the end.
         encoders: threads that encode JPEG; by default one, or two where a step has over 600 000 pixels.
 
     Raises:
@@ -91,8 +91,8 @@ class EpisodeWriter:
             raise EpisodeError(f"{episode_path(folder, index)} exists and is never overwritten")
         self.success: bool | None = None  # an operator's verdict; wins over `judge`
         self.stalls = 0  # steps that had to wait for room in the queue
-        self.cut = 0  # last steps that are no part of the episode: the gesture that ended it
-        self.notes: dict[str, Any] = {}  # what came to light on the way, JSON-able; joins `describe` at the end
+        self.cut = 0  # last steps that are not part of the episode: the gripper gesture that ended it
+        self.notes: dict[str, Any] = {}  # notes collected during the episode, JSON-able; added to `describe` at the end
         self._header = {
             "task": task,
             "rig": rig,
@@ -115,7 +115,7 @@ class EpisodeWriter:
 
     @property
     def path(self) -> Path:
-        """`folder/episode_<i>.hdf5`, where the episode will be; asking reserves the index."""
+        """Path of the episode, `folder/episode_<i>.hdf5`; reading this property reserves the index."""
         if self._path is None:
             try:
                 self._path, self._fd = transaction.reserve(self._folder, self._index)
@@ -125,19 +125,19 @@ class EpisodeWriter:
 
     @property
     def written(self) -> int:
-        """Steps in the journal: what survives if this process dies now."""
+        """Number of steps in the journal, which survive if this process is killed now."""
         return max(0, self._rows - 1)
 
     @property
     def committed(self) -> bool:
-        """Whether the episode is whole under its final name."""
+        """Whether the episode is complete under its final name."""
         return self._state == "committed"
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
-        """Open the journal and keep the first observation.
+        """Open the journal and record the first observation.
 
         Raises:
-            EpisodeError: the observation does not fit the contract, the disk refuses, or this writer was used before.
+            EpisodeError: the observation does not fit the contract, a write failed, or this writer was used before.
         """
         if self._state != "new":
             raise EpisodeError(f"a writer keeps one episode; {self.path.name} is {self._state}")
@@ -179,10 +179,10 @@ class EpisodeWriter:
         self._queue.put(row)
 
     def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
-        """Queue an action and the observation that came of it.
+        """Queue an action and the observation that follows it.
 
         Raises:
-            EpisodeError: the disk is full or failed (says how many steps are safe and where), or the
+            EpisodeError: the disk is full or failed (reports how many steps are saved and where), or the
                 observation or action has changed its shape.
         """
         self._raise_failure()
@@ -196,7 +196,7 @@ class EpisodeWriter:
             self._queue.put(row)
 
     def on_end(self, outcome: Outcome) -> None:
-        """Commit the episode, also one that an error ended: `reason` says how it went.
+        """Commit the episode, also one that ended with an error; the outcome is stored in `reason`.
 
         Raises:
             EpisodeError: it could not be committed; the journal keeps every step written.
@@ -225,7 +225,7 @@ class EpisodeWriter:
                 "describe": _jsonable({**self._header["describe"], **self.notes}),
             }
             self._contents.close(end)
-            with contextlib.suppress(OSError):  # no room for the verdict: recovery will do without
+            with contextlib.suppress(OSError):  # the disk is full: recovery works without the end record
                 self._journal.append_json(END, end)
             finish(self._fd, self._contents, self.path, partial_path(self.path))
             transaction.remove(partial_path(self.path))
@@ -235,7 +235,7 @@ class EpisodeWriter:
         self._close("committed")
 
     def discard(self) -> None:
-        """Throw this episode away, running or committed: the operator's "that one was no good"."""
+        """Discard this episode, running or committed, at the operator's request."""
         if self._state == "recording":
             self._stop()
         if self._state in ("recording", "kept") or (self._state == "new" and self._path):
@@ -250,7 +250,7 @@ class EpisodeWriter:
             self._close("empty")
 
     def _row(self, layout: RowLayout, observation: Observation, action: Action | None, reward: float) -> _Row:
-        """A copy of everything that a row keeps: the environment may reuse its buffers."""
+        """A copy of everything that a row contains: the environment may reuse its buffers."""
         record = fill_row(layout, observation, action, reward)
         kept = observation.get("images_jpeg", {}) if self._header.get("jpeg_order") == "standard" else {}
         colour = [_sent(kept, *camera) or _copy(observation["images"], *camera, 3) for camera in layout.cameras]
@@ -260,7 +260,7 @@ class EpisodeWriter:
     def _write_rows(self) -> None:
         while (row := self._queue.get()) is not None:
             if self._failure is not None:
-                continue  # keep emptying the queue, so that nobody waits for it
+                continue  # keep emptying the queue, so that `on_step` does not block
             try:
                 record, colour, depth = row
                 parts, lengths = row_parts(record, self._encode(colour, depth))
@@ -291,7 +291,7 @@ class EpisodeWriter:
                 try:
                     self._journal.sync()
                     self._synced = max(self._synced, rows)
-                except OSError as failure:  # not to be tried again: a second call may say yes to what was lost
+                except OSError as failure:  # do not retry: a second sync may succeed although data were lost
                     self._failure = failure
 
     def _stop(self) -> None:
