@@ -173,7 +173,7 @@ def test_rollouts_choose_the_best_where_there_are_some(tmp_path: Path, table: Ep
 
 
 def test_a_time_limit_ends_the_run_with_the_schedule(tmp_path: Path, table: EpisodeTable) -> None:
-    config = dataclasses.replace(TRAINING, num_steps=100_000, time_limit_s=1.0, val_every=100_000)
+    config = dataclasses.replace(TRAINING, num_steps=100_000, time_limit_s=3.0, val_every=100_000)
     made = trainer(job(tmp_path / "run", table, config))
     end = made.fit()
     assert 1 <= end.step < 100_000
