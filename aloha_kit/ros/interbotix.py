@@ -13,7 +13,7 @@ import rosgraph
 import rospy
 
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ArmModel, Clock, ConfigError, StreamError
+from aloha_kit.core import ArmModel, Clock, ConfigError
 from aloha_kit.core.arm_models import arm_model
 from aloha_kit.loop import Latch
 from aloha_kit.ros import messages
@@ -234,7 +234,7 @@ class InterbotixArm(TopicArm):
         for publisher in (self._driver.group, self._driver.single):
             if publisher.get_num_connections() == 0:
                 self.forget()
-                raise StreamError(f"{self.name}: its driver no longer listens to {publisher.resolved_name}")
+                self._not_subscribed(publisher.resolved_name)
         motor = float(self.model.gripper.unnormalise(goal[-1]))
         with self._estop.sending():
             self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:-1].tolist()))

@@ -111,7 +111,7 @@ class JointStateArm(TopicArm):
         goal = self._commands.limit(goal)
         if publisher.get_num_connections() == 0:
             self.forget()
-            raise StreamError(f"{self.name}: its driver no longer listens to {self._command_topic}")
+            self._not_subscribed(self._command_topic)
         dof = self.model.dof
         position = self.model.vector(goal[:dof], self.model.finger.unnormalise(goal[dof:]))
         message = JointState(name=self._names, position=position.tolist())

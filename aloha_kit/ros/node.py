@@ -50,7 +50,8 @@ def start(name: str, *, anonymous: bool = False) -> Clock:
 
 def require_running() -> None:
     """Raise RosError where ROS has shut this node down, so that nothing is sent or heard any more."""
-    if rospy.is_shutdown():
+    # requested: before ROS says that it is down, it has left its topics, and others have dropped their connections
+    if rospy.core.is_shutdown_requested():
         raise RosError(
             f"the node {rospy.get_name()} was shut down: by rosnode kill, or by another node of the same name"
         )

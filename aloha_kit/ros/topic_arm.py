@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ArmModel, Clock
+from aloha_kit.core import ArmModel, Clock, StreamError
+from aloha_kit.ros import node
 from aloha_kit.ros.arm import Arm, check_target, move_together, Vector
 from aloha_kit.ros.commands import ArmCommands
 from aloha_kit.ros.readings import next_reading, retry_read, TIMEOUT_S
@@ -45,3 +48,8 @@ class TopicArm(Arm):
 
     def move(self, target: npt.ArrayLike, seconds: float) -> None:
         move_together({self: target}, seconds, self._clock)
+
+    def _not_subscribed(self, topic: str) -> NoReturn:
+        """Raise StreamError for a command topic that the driver has left, RosError where this node was shut down."""
+        node.require_running()
+        raise StreamError(f"{self.name}: its driver no longer listens to {topic}")
