@@ -22,6 +22,9 @@ from aloha_kit.core.plugins import known, name_of, resolve
 FAMILIES = {
     "act": "aloha_kit.config.policies:ActConfig",
     "cnnmlp": "aloha_kit.config.policies:CnnMlpConfig",
+    "diffusion": "aloha_kit.config.denoising:DiffusionConfig",
+    "flow": "aloha_kit.config.denoising:FlowConfig",
+    "mip": "aloha_kit.config.denoising:MipConfig",
 }
 """Configuration class of each family, imported when its kind is used. Installed packages add families by entry points
 of the group `aloha_kit.policies`."""

@@ -1,0 +1,113 @@
+"""Configurations of the families that denoise a chunk of actions: diffusion, flow matching, two-step regression."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from aloha_kit.config.policies import at_least, PolicyConfig
+
+
+@dataclass(frozen=True)
+class DenoisingConfig(PolicyConfig):
+    """A conditional 1-D U-Net over chunks of actions; the defaults are those of Diffusion Policy (Chi et al., 2023)."""
+
+    chunk_size: int = 16
+    """Actions predicted at once; a multiple of 2 for each downsampling of the U-Net (4 with three levels)."""
+    n_obs_steps: int = 2
+    """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
+    normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "min_max_11"
+    """States and actions stretched to [-1, 1] by their extremes, which is what sampling clips to."""
+    backbone_norm: Literal["frozen", "batch", "group"] = "group"
+    """Normalisation in the ResNet; group norm suits training from scratch and averaged weights."""
+    pretrained_backbone: bool = False
+    """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
+    keypoints: int = 32
+    """Keypoints of the spatial softmax, for each camera and step of observation."""
+    down_dims: tuple[int, ...] = (256, 512, 1024)
+    """Channels of the U-Net's levels; each a multiple of n_groups."""
+    kernel_size: int = 5
+    """Width of the convolutions over time; odd."""
+    n_groups: int = 8
+    """Groups of the group normalisation in the U-Net."""
+    time_embedding: int = 256
+    """Size of the embedding of the denoising time; even."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, keypoints=self.keypoints, n_groups=self.n_groups, kernel_size=self.kernel_size)
+        at_least(4, time_embedding=self.time_embedding)
+        if self.time_embedding % 2:
+            raise ValueError(f"time_embedding must be even, given {self.time_embedding}")
+        if not self.kernel_size % 2:
+            raise ValueError(f"kernel_size must be odd, given {self.kernel_size}")
+        if not self.down_dims or any(width < 1 or width % self.n_groups for width in self.down_dims):
+            raise ValueError(f"down_dims must be multiples of n_groups ({self.n_groups}), given {list(self.down_dims)}")
+        multiple = 2 ** (len(self.down_dims) - 1)
+        if self.chunk_size % multiple:
+            raise ValueError(
+                f"chunk_size must be a multiple of {multiple} with {len(self.down_dims)} levels of down_dims, "
+                f"given {self.chunk_size}"
+            )
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(DenoisingConfig):
+    """Diffusion Policy (Chi et al., 2023): a denoising diffusion model of action chunks."""
+
+    network: ClassVar[str] = "aloha_kit.policies.diffusion:DiffusionNetwork"
+
+    diffusion_steps: int = 100
+    """Noise levels of training."""
+    beta_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
+    """Noise schedule, by its name in diffusers."""
+    prediction_type: Literal["epsilon", "sample"] = "epsilon"
+    """What the U-Net predicts: the noise, or the clean chunk."""
+    clip_sample: bool = True
+    """Clip the predicted clean chunk to [-1, 1] at each step of sampling; needs normalisation min_max_11."""
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """DDIM takes inference_steps, DDPM all diffusion_steps."""
+    inference_steps: int = 10
+    """Steps of DDIM for one chunk, each a pass through the U-Net."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, inference_steps=self.inference_steps, diffusion_steps=self.diffusion_steps)
+        if self.inference_steps > self.diffusion_steps:
+            raise ValueError(
+                f"inference_steps must be at most diffusion_steps ({self.diffusion_steps}), "
+                f"given {self.inference_steps}"
+            )
+        if self.clip_sample and self.normalisation != "min_max_11":
+            raise ValueError(
+                f"clip_sample clips to [-1, 1] and needs normalisation min_max_11, given {self.normalisation}"
+            )
+
+
+@dataclass(frozen=True)
+class FlowConfig(DenoisingConfig):
+    """Flow matching (Lipman et al., 2023): a velocity field that carries noise to action chunks."""
+
+    network: ClassVar[str] = "aloha_kit.policies.flow:FlowNetwork"
+
+    inference_steps: int = 5
+    """Euler steps of the integration, each a pass through the U-Net."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(1, inference_steps=self.inference_steps)
+
+
+@dataclass(frozen=True)
+class MipConfig(DenoisingConfig):
+    """Minimal iterative policy (Pan et al., 2025): two regressions, the second from a noisy chunk. Draws no numbers."""
+
+    network: ClassVar[str] = "aloha_kit.policies.flow:MipNetwork"
+
+    second_time: float = 0.9
+    """Denoising time of the second pass, in (0, 1); its training input has noise of 1 - second_time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.second_time < 1:
+            raise ValueError(f"second_time must be in (0, 1), given {self.second_time}")

@@ -1,0 +1,215 @@
+"""Diffusion, flow matching and the two-step regression: the contract, the U-Net, and each sampler by hand."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from aloha_kit.config.denoising import DenoisingConfig, DiffusionConfig, FlowConfig, MipConfig
+from aloha_kit.config.policies import load_policy
+from aloha_kit.core import Contract
+from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.build import build
+from aloha_kit.policies.denoising import DenoisingNetwork
+from aloha_kit.policies.diffusion import DiffusionNetwork
+from aloha_kit.policies.flow import FlowNetwork, MipNetwork
+from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.unet1d import ConditionalUnet1d, SinusoidalEmbedding
+from aloha_kit.testing.policies import batch_of, check_network, contract_of, stats_of
+
+SMALL: dict[str, Any] = {
+    "chunk_size": 8,
+    "n_obs_steps": 1,
+    "backbone_layers": 1,
+    "backbone_width": 16,
+    "keypoints": 4,
+    "down_dims": (16, 32),
+    "kernel_size": 3,
+    "n_groups": 4,
+    "time_embedding": 16,
+}
+ONE = {"top": (24, 32)}
+BLIND = Contract(("x", "y"), ("x", "y"), {}, 10.0)
+
+
+def network_of(config: DenoisingConfig, contract: Contract, stats: Statistics | None = None) -> DenoisingNetwork:
+    torch.manual_seed(0)
+    sizes = len(contract.state_names), len(contract.action_names), len(contract.environment_state_names)
+    network = build(config, contract, stats or stats_of(*sizes), pretrained=False)
+    assert isinstance(network, DenoisingNetwork)
+    return network.eval()
+
+
+def blind(config_class: type[DenoisingConfig], **changes: Any) -> Any:
+    """A network of x and y alone, whose raw units are its normalised ones."""
+    unit = Statistics.of(qpos=np.array([[-1.0, -1], [1, 1]]), action=np.array([[-1.0, -1], [1, 1]]))
+    return network_of(config_class(**{**SMALL, "use_images": False, **changes}), BLIND, unit)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        DiffusionConfig(**SMALL, inference_steps=4),
+        DiffusionConfig(**SMALL, diffusion_steps=8, inference_steps=8, sampler="ddpm", prediction_type="sample"),
+        DiffusionConfig(**{**SMALL, "use_environment_state": True}, inference_steps=4),
+        FlowConfig(**SMALL),
+        FlowConfig(**{**SMALL, "down_dims": (16, 16, 32), "normalisation": "mean_std"}),
+        MipConfig(**SMALL),
+    ],
+    ids=["diffusion", "ddpm, clean chunk", "object poses", "flow", "flow, three levels", "mip"],
+)
+def test_contract(config: DenoisingConfig, tmp_path: Path) -> None:
+    contract = contract_of(ONE, environment=("cube_x", "cube_y") if config.use_environment_state else ())
+    check_network(lambda: network_of(config, contract), contract, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["diffusion", "flow", "mip"])
+def test_the_shipped_configuration_is_the_published_network(name: str) -> None:
+    config = load_policy(name)
+    assert isinstance(config, DenoisingConfig)
+    assert (config.kind, config.chunk_size, config.n_obs_steps) == (name, 16, 2)
+    assert (config.down_dims, config.kernel_size, config.n_groups) == ((256, 512, 1024), 5, 8)
+
+
+def test_the_unet_has_as_many_parameters_as_the_formula_gives() -> None:
+    """Counted layer by layer from the published description, with the widths of Push-T's state policy."""
+    dims, kernel, embedding, condition = (2, 256, 512, 1024), 5, 256, 40 + 256
+
+    def conv(a: int, b: int, k: int = kernel) -> int:
+        return k * a * b + b
+
+    def block(a: int, b: int) -> int:
+        norms, film, shortcut = 2 * 2 * b, condition * 2 * b + 2 * b, conv(a, b, 1) if a != b else 0
+        return conv(a, b) + conv(b, b) + norms + film + shortcut
+
+    expected = embedding * 4 * embedding + 4 * embedding + 4 * embedding * embedding + embedding
+    expected += sum(block(a, b) + block(b, b) for a, b in pairwise(dims))
+    expected += 2 * block(1024, 1024) + conv(256, 256, 3) + conv(512, 512, 3)
+    expected += block(2048, 512) + block(512, 512) + block(1024, 256) + block(256, 256)
+    expected += conv(512, 512, 4) + conv(256, 256, 4) + conv(256, 256) + 2 * 256 + conv(256, 2, 1)
+    unet = ConditionalUnet1d(2, 40, down_dims=dims[1:], time_embedding=embedding, kernel_size=kernel, n_groups=8)
+    assert sum(p.numel() for p in unet.parameters()) == expected
+
+
+def test_time_embedding_by_hand() -> None:
+    angles = 3.0 * 10000.0 ** (-np.arange(4) / 3)
+    expected = np.concatenate([np.sin(angles), np.cos(angles)])
+    np.testing.assert_allclose(SinusoidalEmbedding(8)(torch.tensor([3.0]))[0], expected, atol=1e-6)
+
+
+def test_rows_past_the_end_repeat_the_last_action() -> None:
+    network = blind(FlowConfig)
+    batch = batch_of(BLIND, rows=8, pad=3)
+    clean = network.clean_chunk(batch)
+    torch.testing.assert_close(clean[0, :5], batch["actions"][0, :5])
+    torch.testing.assert_close(clean[0, 5:], batch["actions"][0, 4].expand(3, 2))
+    torch.testing.assert_close(clean[1], batch["actions"][1])
+
+
+class Ideal(torch.nn.Module):
+    """In place of the U-Net: what a perfect one predicts for data that is one chunk and nothing else."""
+
+    def __init__(self, chunk: Tensor, predict: Any) -> None:
+        super().__init__()
+        self.chunk, self.predict = chunk, predict
+
+    def forward(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
+        out: Tensor = self.predict(noisy, time.view(-1, 1, 1), self.chunk)
+        return out
+
+
+def squared_cosine(level: Tensor, levels: int = 100) -> Tensor:
+    """Product of the alphas up to a level, of Nichol & Dhariwal's schedule with betas capped at 0.999."""
+    curve = np.cos((np.arange(levels + 1) / levels + 0.008) / 1.008 * np.pi / 2) ** 2
+    betas = np.minimum(1 - curve[1:] / curve[:-1], 0.999)
+    return torch.from_numpy(np.cumprod(1 - betas).astype(np.float32))[level.long()]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+def test_diffusion_with_a_perfect_network_gives_the_chunk(sampler: Any, kind: Any) -> None:
+    network: DiffusionNetwork = blind(DiffusionConfig, sampler=sampler, prediction_type=kind)
+    chunk = torch.linspace(-0.9, 0.9, 16).view(1, 8, 2)
+
+    def epsilon(noisy: Tensor, time: Tensor, clean: Tensor) -> Tensor:
+        alpha = squared_cosine(time)
+        return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+
+    network.unet = Ideal(chunk, epsilon if kind == "epsilon" else lambda noisy, time, clean: clean)  # type: ignore[assignment]
+    found = network.predict(batch_of(BLIND, rows=8, size=2), BatchGenerator([(1,), (2,)]))
+    torch.testing.assert_close(found, chunk.expand(2, -1, -1), atol=2e-3, rtol=0)
+
+
+def test_noise_of_training_is_the_schedules() -> None:
+    network: DiffusionNetwork = blind(DiffusionConfig)
+    noisy = []
+    network.unet = Ideal(torch.zeros(1), lambda x, time, _: noisy.append((x, time)) or torch.zeros_like(x))  # type: ignore[assignment]
+    batch = batch_of(BLIND, rows=8, size=4)
+    torch.manual_seed(5)
+    losses = network.losses(batch)
+    torch.manual_seed(5)
+    noise = torch.randn(4, 8, 2)
+    ((x, time),) = noisy
+    alpha = squared_cosine(time)
+    torch.testing.assert_close(x, alpha.sqrt() * batch["actions"] + (1 - alpha).sqrt() * noise, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(losses["loss"], noise.square().mean())
+
+
+def test_flow_with_a_perfect_velocity_gives_the_chunk() -> None:
+    network: FlowNetwork = blind(FlowConfig, inference_steps=3)
+    chunk = torch.linspace(-0.9, 0.9, 16).view(1, 8, 2)
+    network.unet = Ideal(chunk, lambda x, time, clean: (clean - x) / (1 - time / 100))  # type: ignore[assignment]
+    found = network.predict(batch_of(BLIND, rows=8, size=2), BatchGenerator([(1,), (2,)]))
+    torch.testing.assert_close(found, chunk.expand(2, -1, -1), atol=1e-5, rtol=0)
+
+
+def test_the_two_step_regression_by_hand() -> None:
+    network: MipNetwork = blind(MipConfig, second_time=0.75)
+    calls: list[tuple[Tensor, float]] = []
+
+    def predict(x: Tensor, time: Tensor, _: Tensor) -> Tensor:
+        calls.append((x, float(time[0])))
+        return x / 2 + 1
+
+    network.unet = Ideal(torch.zeros(1), predict)  # type: ignore[assignment]
+    batch = batch_of(BLIND, rows=8, size=2)
+    found = network.predict(batch)
+    assert [time for _, time in calls] == [0.0, 75.0]
+    torch.testing.assert_close(found, torch.full((2, 8, 2), 1.5))
+    clean = batch["actions"]
+    torch.manual_seed(3)
+    losses = network.losses(batch)
+    torch.manual_seed(3)
+    noisy = clean + 0.25 * torch.randn(2, 8, 2)
+    first, second = (1 - clean).square().mean(), (noisy / 2 + 1 - clean).square().mean()
+    torch.testing.assert_close(losses["mse"], first)
+    torch.testing.assert_close(losses["second_mse"], second)
+    torch.testing.assert_close(losses["loss"], first / 0.5625 + second / 0.0625)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "text"),
+    [
+        (FlowConfig, {"chunk_size": 10}, "chunk_size must be a multiple of 4 with 3 levels of down_dims, given 10"),
+        (FlowConfig, {"down_dims": (12, 16)}, "down_dims must be multiples of n_groups (8), given [12, 16]"),
+        (FlowConfig, {"kernel_size": 4}, "kernel_size must be odd, given 4"),
+        (FlowConfig, {"time_embedding": 7}, "time_embedding must be even, given 7"),
+        (DiffusionConfig, {"inference_steps": 101}, "inference_steps must be at most diffusion_steps (100), given 101"),
+        (
+            DiffusionConfig,
+            {"normalisation": "mean_std"},
+            "clip_sample clips to [-1, 1] and needs normalisation min_max_11, given mean_std",
+        ),
+        (MipConfig, {"second_time": 1.0}, "second_time must be in (0, 1), given 1.0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(family: type[DenoisingConfig], changes: dict[str, Any], text: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        family(**changes)
