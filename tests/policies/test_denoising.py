@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,10 @@ from aloha_kit.policies.diffusion import DiffusionNetwork
 from aloha_kit.policies.flow import FlowNetwork, MipNetwork
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.unet1d import ConditionalUnet1d, SinusoidalEmbedding
-from aloha_kit.testing.policies import batch_of, check_network, contract_of, stats_of
+from aloha_kit.testing.policies import batch_of, check_network, stats_of
 
 SMALL: dict[str, Any] = {
-    "chunk_size": 8,
+    "chunk_size": 4,
     "n_obs_steps": 1,
     "backbone_layers": 1,
     "backbone_width": 16,
@@ -35,7 +36,7 @@ SMALL: dict[str, Any] = {
     "n_groups": 4,
     "time_embedding": 16,
 }
-ONE = {"top": (24, 32)}
+PLANE = Contract(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
 BLIND = Contract(("x", "y"), ("x", "y"), {}, 10.0)
 
 
@@ -58,7 +59,7 @@ def blind(config_class: type[DenoisingConfig], **changes: Any) -> Any:
     [
         DiffusionConfig(**SMALL, inference_steps=4),
         DiffusionConfig(**SMALL, diffusion_steps=8, inference_steps=8, sampler="ddpm", prediction_type="sample"),
-        DiffusionConfig(**{**SMALL, "use_environment_state": True}, inference_steps=4),
+        DiffusionConfig(**SMALL, use_environment_state=True, inference_steps=4),
         FlowConfig(**SMALL),
         FlowConfig(**{**SMALL, "down_dims": (16, 16, 32), "normalisation": "mean_std"}),
         MipConfig(**SMALL),
@@ -66,7 +67,8 @@ def blind(config_class: type[DenoisingConfig], **changes: Any) -> Any:
     ids=["diffusion", "ddpm, clean chunk", "object poses", "flow", "flow, three levels", "mip"],
 )
 def test_contract(config: DenoisingConfig, tmp_path: Path) -> None:
-    contract = contract_of(ONE, environment=("cube_x", "cube_y") if config.use_environment_state else ())
+    poses = ("cube_x", "cube_y") if config.use_environment_state else ()
+    contract = replace(PLANE, environment_state_names=poses)
     check_network(lambda: network_of(config, contract), contract, tmp_path)
 
 
@@ -106,10 +108,10 @@ def test_time_embedding_by_hand() -> None:
 
 def test_rows_past_the_end_repeat_the_last_action() -> None:
     network = blind(FlowConfig)
-    batch = batch_of(BLIND, rows=8, pad=3)
+    batch = batch_of(BLIND, rows=4, pad=3)
     clean = network.clean_chunk(batch)
-    torch.testing.assert_close(clean[0, :5], batch["actions"][0, :5])
-    torch.testing.assert_close(clean[0, 5:], batch["actions"][0, 4].expand(3, 2))
+    torch.testing.assert_close(clean[0, :1], batch["actions"][0, :1])
+    torch.testing.assert_close(clean[0, 1:], batch["actions"][0, 0].expand(3, 2))
     torch.testing.assert_close(clean[1], batch["actions"][1])
 
 
@@ -136,14 +138,14 @@ def squared_cosine(level: Tensor, levels: int = 100) -> Tensor:
 @pytest.mark.parametrize("kind", ["epsilon", "sample"])
 def test_diffusion_with_a_perfect_network_gives_the_chunk(sampler: Any, kind: Any) -> None:
     network: DiffusionNetwork = blind(DiffusionConfig, sampler=sampler, prediction_type=kind)
-    chunk = torch.linspace(-0.9, 0.9, 16).view(1, 8, 2)
+    chunk = torch.linspace(-0.9, 0.9, 8).view(1, 4, 2)
 
     def epsilon(noisy: Tensor, time: Tensor, clean: Tensor) -> Tensor:
         alpha = squared_cosine(time)
         return (noisy - alpha.sqrt() * clean) / (1 - alpha).sqrt()
 
     network.unet = Ideal(chunk, epsilon if kind == "epsilon" else lambda noisy, time, clean: clean)  # type: ignore[assignment]
-    found = network.predict(batch_of(BLIND, rows=8, size=2), BatchGenerator([(1,), (2,)]))
+    found = network.predict(batch_of(BLIND, rows=4, size=2), BatchGenerator([(1,), (2,)]))
     torch.testing.assert_close(found, chunk.expand(2, -1, -1), atol=2e-3, rtol=0)
 
 
@@ -151,11 +153,11 @@ def test_noise_of_training_is_the_schedules() -> None:
     network: DiffusionNetwork = blind(DiffusionConfig)
     noisy = []
     network.unet = Ideal(torch.zeros(1), lambda x, time, _: noisy.append((x, time)) or torch.zeros_like(x))  # type: ignore[assignment]
-    batch = batch_of(BLIND, rows=8, size=4)
+    batch = batch_of(BLIND, rows=4, size=4)
     torch.manual_seed(5)
     losses = network.losses(batch)
     torch.manual_seed(5)
-    noise = torch.randn(4, 8, 2)
+    noise = torch.randn(4, 4, 2)
     ((x, time),) = noisy
     alpha = squared_cosine(time)
     torch.testing.assert_close(x, alpha.sqrt() * batch["actions"] + (1 - alpha).sqrt() * noise, atol=1e-5, rtol=1e-4)
@@ -164,9 +166,9 @@ def test_noise_of_training_is_the_schedules() -> None:
 
 def test_flow_with_a_perfect_velocity_gives_the_chunk() -> None:
     network: FlowNetwork = blind(FlowConfig, inference_steps=3)
-    chunk = torch.linspace(-0.9, 0.9, 16).view(1, 8, 2)
+    chunk = torch.linspace(-0.9, 0.9, 8).view(1, 4, 2)
     network.unet = Ideal(chunk, lambda x, time, clean: (clean - x) / (1 - time / 100))  # type: ignore[assignment]
-    found = network.predict(batch_of(BLIND, rows=8, size=2), BatchGenerator([(1,), (2,)]))
+    found = network.predict(batch_of(BLIND, rows=4, size=2), BatchGenerator([(1,), (2,)]))
     torch.testing.assert_close(found, chunk.expand(2, -1, -1), atol=1e-5, rtol=0)
 
 
@@ -179,15 +181,15 @@ def test_the_two_step_regression_by_hand() -> None:
         return x / 2 + 1
 
     network.unet = Ideal(torch.zeros(1), predict)  # type: ignore[assignment]
-    batch = batch_of(BLIND, rows=8, size=2)
+    batch = batch_of(BLIND, rows=4, size=2)
     found = network.predict(batch)
     assert [time for _, time in calls] == [0.0, 75.0]
-    torch.testing.assert_close(found, torch.full((2, 8, 2), 1.5))
+    torch.testing.assert_close(found, torch.full((2, 4, 2), 1.5))
     clean = batch["actions"]
     torch.manual_seed(3)
     losses = network.losses(batch)
     torch.manual_seed(3)
-    noisy = clean + 0.25 * torch.randn(2, 8, 2)
+    noisy = clean + 0.25 * torch.randn(2, 4, 2)
     first, second = (1 - clean).square().mean(), (noisy / 2 + 1 - clean).square().mean()
     torch.testing.assert_close(losses["mse"], first)
     torch.testing.assert_close(losses["second_mse"], second)
