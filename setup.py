@@ -21,6 +21,7 @@ TRAIN = [
     "torchvision>=0.19",
     "einops>=0.8",
     "safetensors>=0.5",
+    "diffusers>=0.35",
     "tensorboard>=2.17",
     "matplotlib>=3.8",
 ]
