@@ -1,6 +1,6 @@
 """ROS 1: soft sync of streams, arms, the rig as an environment, and a simulated rig with the real drivers' interfaces.
 
-The only package that imports rospy. `connect` is its line in the table of environments.
+The only package that imports rospy. `connect` is its entry in the table of environments.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False, **with_leaders: Any) -> RosEnv:
-    """A `RosEnv` of the rig, whose time is always real. Raises as `RosEnv` does.
+    """Connect to a rig: a `RosEnv`, always in real time. Raises as `RosEnv` does.
 
     Raises:
         ConfigError: Python has no rospy here.

@@ -1,4 +1,4 @@
-"""Arms behind ROS: one protocol for those that are read, moved and prepared, whatever their driver."""
+"""Arm protocol over ROS: read, command and prepare an arm, the same for every driver."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ Part = Literal["all", "arm", "gripper"]
 T = TypeVar("T")
 
 ANSWER_S = 2.0
-"""How long a driver is waited for that is only asked how its motors are."""
+"""Timeout of a driver's answer to a request for the state of its motors."""
 
 ARRIVED, ARRIVAL_S = 0.2, 3.0
-"""rad and s: an arm that lies on itself is near its target; a falling or blocked one is not."""
+"""rad and s: an arm at its rest pose is this close to its target after this time; a falling or blocked one is not."""
 
 MOVE_HZ = 50.0
-MOVE_SPEED = 1 / 3  # of a joint's speed
+MOVE_SPEED = 1 / 3  # of a joint's top speed
 _ROUNDING = 1e-4  # rad: limits and commands pass through 32-bit floats
 
 
 @dataclass(frozen=True)
 class ArmState:
-    """One reading of an arm: the entries of its model, joints and then grippers."""
+    """State of one arm from one message: the entries of its model, joints first, then grippers."""
 
     qpos: Vector  # (size,) rad, gripper normalised by its finger's travel
-    qvel: Vector | None  # (size,) rad/s, gripper normalised /s; None where the driver does not give it for every joint
+    qvel: Vector | None  # (size,) rad/s, gripper normalised /s; None where the driver omits it for any joint
     effort: Vector | None  # (size,) as the driver reports it: mA on Dynamixel; or None
 
 
 class Arm(Protocol):
-    """One arm. A target is (size,): its model's joints in rad and grippers, 0 closed to 1 open by their motor's range.
+    """One arm. A target is (size,): joints in rad, then grippers, 0 closed to 1 open over the motor's range.
 
-    `qpos` and targets have different gripper scales, the finger's travel and the motor's angle, because
-    ALOHA's data sets do; they disagree by up to 0.09.
+    Gripper scales differ, as in ALOHA's data sets: `qpos` by the finger's travel, targets by the motor's angle; the
+    difference is up to 0.09.
 
-    While the emergency stop is pressed, what moves the arm or takes its torque away raises SafetyError.
+    While the emergency stop is pressed, methods that move the arm or switch its torque off raise SafetyError.
     """
 
     name: str
@@ -57,37 +57,37 @@ class Arm(Protocol):
 
     @property
     def last(self) -> npt.NDArray[np.float64] | None:
-        """(size,) the last command; None where none was sent, or the arm may be somewhere else since."""
+        """(size,) the last command; None where none was sent, or the arm may have moved since."""
         ...
 
     def read(self, message: Any) -> ArmState:
-        """The state in a sensor_msgs/JointState.
+        """State of the arm from a sensor_msgs/JointState.
 
         Raises:
-            ReadingError: a value is not finite, or the driver says it could not read its motors.
+            ReadingError: a value is not finite, or the driver reports that it could not read its motors.
             StreamError: the message lacks a joint or its position.
         """
         ...
 
     def leader_action(self, message: Any) -> Vector:
-        """(size,) the target that a leader's reading asks for. Raises as `read` does."""
+        """(size,) follower target from a leader's joint state. Raises as `read` does."""
         ...
 
     def reading(self) -> Vector:
-        """(size,) the target that its next reading stands for.
+        """(size,) the target equivalent to the next joint state.
 
         Raises:
             RosError: nothing is published.
-            StreamError: what is published is no reading, for `TIMEOUT_S`.
+            StreamError: no valid reading is published within `TIMEOUT_S`.
         """
         ...
 
     def hold_target(self) -> Vector:
-        """(size,) the target that keeps the arm where it is: its last command, or readings that agree.
+        """(size,) the target that holds the arm in place: its last command, or consecutive readings that agree.
 
         Raises as `reading`.
 
-        No single reading is trusted, see `ros.readings`.
+        A single reading is never used, see `ros.readings`.
         """
         ...
 
@@ -95,27 +95,27 @@ class Arm(Protocol):
         """Raise SafetyError, naming joint, value and limit, where `command(target)` would."""
 
     def command(self, target: npt.ArrayLike) -> None:
-        """Send a target, or as far towards it as a command may differ from the one before (`core.CommandLimiter`).
+        """Send a target, limited to the largest step from the previous command (`core.CommandLimiter`).
 
         Raises:
             SafetyError: the driver would refuse it; nothing was sent.
-            StreamError: no driver listens any more.
+            StreamError: the driver no longer subscribes.
         """
 
     def forget(self) -> None:
-        """Start the next command from where the arm is, since another sender has moved it."""
+        """Discard the last command: the next one starts from the measured pose, since another sender moved the arm."""
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
-        """Modes, limits and torque for following; moves nothing. A limit of 0 leaves the motor's own."""
+        """Set a follower's modes, limits and torque without moving it. A limit of 0 leaves the motor's own."""
 
     def prepare_leader(self) -> None:
-        """Position mode and torque: the arm holds still until its torque is taken away."""
+        """Set position mode and torque on: the leader holds still until its torque is switched off."""
 
     def set_torque(self, on: bool, part: Part = "all") -> None:
-        """Switch the motors; an arm that stands in the air falls when they go off."""
+        """Switch the motors' torque on or off; a raised arm falls when it goes off."""
 
     def torque_state(self) -> dict[str, bool] | None:
-        """{joint: whether its motor answers that it has torque}; None where the driver cannot be asked.
+        """Torque state {joint: whether its motor reports torque on}; None where the driver does not report it.
 
         Raises:
             RosError: no answer within `ANSWER_S`, or not of every motor.
@@ -126,7 +126,7 @@ class Arm(Protocol):
         """Clear the gripper's overload error."""
 
     def move(self, target: npt.ArrayLike, seconds: float) -> None:
-        """Go to a target smoothly; returns when the last command of the way was sent."""
+        """Move smoothly to a target (size,) in at least `seconds`; returns once the last command is sent."""
 
     def close(self) -> None:
         """Leave ROS; torque and the last command stay as they are."""
@@ -139,16 +139,16 @@ def move_together(
     *,
     before_each: Callable[[], None] = lambda: None,
 ) -> None:
-    """Move arms to their targets at the same time, half a cosine in time, so speed starts and ends at zero.
+    """Move arms to their targets at the same time on a half-cosine profile: speed starts and ends at zero.
 
-    A way that would need more than a third of a joint's speed takes longer than `seconds`, and so does a stall: each
-    command goes one step further than the one before it, a whole period later, whatever the clock has done meanwhile.
+    A motion that would exceed a third of a joint's top speed takes longer than `seconds`, and so does a stall: each
+    command is one step beyond the previous one and sent a whole period later, however far the clock has advanced.
 
     Args:
         before_each: called before each command; what it raises ends the move where it is.
 
     Raises:
-        SafetyError: a target is out of an arm's reach, and nothing moved; or the emergency stop, which ends it at once.
+        SafetyError: a target is outside an arm's limits, and nothing moved; or the emergency stop, at once.
     """
     ways: dict[Arm, tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
     for arm, target in targets.items():
@@ -184,7 +184,7 @@ def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
 
 
 def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
-    """`call()`, for a service of a driver that may hang.
+    """Call a driver's service that may hang: the result of `call()`.
 
     Raises:
         RosError: it takes longer than `timeout_s`.
@@ -208,10 +208,10 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
 
 
 def wait_for_listeners(publishers: Sequence[CommandPublisher], who: str, clock: Clock) -> None:
-    """Until somebody listens to each of them: what is said before that is lost.
+    """Wait until every publisher has a subscriber; messages published before that are lost.
 
     Raises:
-        RosError: nobody does within `TIMEOUT_S`.
+        RosError: no subscriber within `TIMEOUT_S`.
     """
     end = clock.now_ns() + int(TIMEOUT_S * 1e9)
     while deaf := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
@@ -221,13 +221,13 @@ def wait_for_listeners(publishers: Sequence[CommandPublisher], who: str, clock: 
 
 
 def single(values: npt.NDArray[np.float64] | None) -> Vector | None:
-    """In single precision, as files keep it."""
+    """Convert to float32, the precision of episode files."""
     return None if values is None else values.astype(np.float32)
 
 
 def if_given(names: Sequence[str], given: Sequence[str], numbers: Sequence[float]) -> npt.NDArray[np.float64] | None:
-    """(N,) the values of the joints `names`, if a driver gives them: it may leave velocity and effort out (an empty
-    list), give them for some joints only, or put NaN in their place. None then."""
+    """Optional values (N,) of the joints `names`; None where the driver sends an empty list, only some joints,
+    or NaN, as drivers may for velocity and effort."""
     if len(numbers) != len(given) or any(name not in given for name in names):
         return None
     values = np.array([numbers[given.index(name)] for name in names], np.float64)
@@ -235,7 +235,7 @@ def if_given(names: Sequence[str], given: Sequence[str], numbers: Sequence[float
 
 
 def check_target(who: str, model: ArmModel, target: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """(size,) `target`, if a driver would take it.
+    """Validate a target: (size,) `target`, if a driver would accept it.
 
     Raises:
         SafetyError: names the joint, its value and its limit.

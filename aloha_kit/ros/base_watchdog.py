@@ -1,6 +1,6 @@
-"""A node beside the program that drives a mobile base: it sends zero velocity when that program falls silent.
+"""Watchdog node of a mobile base: sends zero velocity when the program that drives the base stops its heartbeat.
 
-A base's driver may keep its last command for ever. `MobileBase` stops what it drives by itself, but not when its
+A base's driver may hold its last command for ever. `MobileBase` stops the base by itself, but not when its
 process is killed or stopped (SIGKILL, SIGSTOP, Ctrl-Z), hangs, or can no longer be reached over the network.
 """
 
@@ -27,18 +27,18 @@ from aloha_kit.ros.mobile_base import HEARTBEAT_TOPIC, SILENCE_S
 from aloha_kit.ros.node import interrupted_after
 
 STOP_S = 1.0
-"""How long zero velocity is repeated: a single message may be lost, or followed by one that was on its way."""
+"""How long zero velocity is repeated: a single message may be lost, or followed by a command sent earlier."""
 PERIOD_S = 0.05
 
 
 class BaseWatchdog:
-    """Zero velocity on `command_topic` once a program that said it drives is silent for `SILENCE_S`; else nothing.
+    """Watchdog: publishes zero velocity on `command_topic` when a driving program sends no heartbeat for `SILENCE_S`.
 
-    A person who pushes the base and other drivers of it are not disturbed: only a program whose newest heartbeat
-    said that it drives is watched.
+    Only a program whose newest heartbeat is true (driving) is monitored, so an operator who pushes the base and other
+    nodes that drive it are not disturbed.
 
     Args:
-        say: told who fell silent.
+        say: called with the name of the node whose heartbeat stopped.
     """
 
     def __init__(self, command_topic: str, say: Callable[[str], None]) -> None:
@@ -50,7 +50,7 @@ class BaseWatchdog:
         self._heartbeats = rospy.Subscriber(HEARTBEAT_TOPIC, Bool, self._beat, queue_size=10, tcp_nodelay=True)
 
     def check(self) -> None:
-        """Look at the heartbeats, send zero where it is time to; to be called every `PERIOD_S`."""
+        """Check the heartbeats and send zero velocity where one is overdue; call every `PERIOD_S`."""
         now = time.monotonic()
         with self._lock:
             silent = [name for name, beat in self._driving.items() if now - beat > SILENCE_S]
@@ -64,7 +64,7 @@ class BaseWatchdog:
                 self._commands.publish(Twist())
 
     def close(self) -> None:
-        """Leave ROS, with zero velocity where a program still drives: nobody watches it any more.
+        """Leave ROS, with zero velocity where a program still drives, since monitoring ends here.
 
         roslaunch ends every node at once when a required one is killed, before that one has been silent long enough.
         """
@@ -97,10 +97,10 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Be a node `base_watchdog_…` until somebody ends it; on a rig without a base there is nothing to do.
+    """Run the node `base_watchdog_…` until it is shut down; on a rig without a base, return at once.
 
-    Each has a name of its own: of two nodes with one name ROS ends the first, and that would be the one that was to
-    outlast the launch of the second.
+    Each instance has a unique name: ROS shuts down the first of two nodes with one name, and the first must outlast
+    the launch of the second.
     """
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
     with command_line():

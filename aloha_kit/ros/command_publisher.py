@@ -1,4 +1,4 @@
-"""A publisher of commands that sends before it returns."""
+"""Command publisher that sends synchronously, before `publish` returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import rospy
 
 
 class CommandPublisher:
-    """A topic whose messages leave in the thread that publishes them, so inside the e-stop's `Latch.sending()`.
+    """Publisher that sends in the calling thread, so inside the e-stop's `Latch.sending()`.
 
     rospy's own queue hands a message to a thread that may send it after a press. Without a queue rospy blocks on a
     subscriber that does not read (a paused `rostopic echo`), so such a subscriber misses messages here instead.
@@ -23,11 +23,11 @@ class CommandPublisher:
         self.resolved_name: str = self._publisher.resolved_name
 
     def get_num_connections(self) -> int:
-        """How many nodes subscribe."""
+        """Number of subscribers."""
         return int(self._publisher.get_num_connections())
 
     def publish(self, message: Any) -> None:
-        """Send `message` to every subscriber that has room for it. Raises rospy.ROSException after `unregister`."""
+        """Send `message` to every subscriber whose socket accepts it. Raises rospy.ROSException after `unregister`."""
         implementation = self._publisher.impl
         if implementation is None:
             raise rospy.ROSException(f"publish() to {self.resolved_name}, which was unregistered")
@@ -37,7 +37,7 @@ class CommandPublisher:
                     implementation.publish(message, connection_override=connection)
 
     def unregister(self) -> None:
-        """Leave the topic."""
+        """Unregister from the topic."""
         self._publisher.unregister()
 
 

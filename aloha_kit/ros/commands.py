@@ -1,4 +1,4 @@
-"""The commands to one arm as a sequence: each starts from the one before it, the first from where the arm is."""
+"""Command sequence of one arm: each command starts from the previous one, the first from the measured pose."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FASTEST_HZ = 100.0  # moves send at 50 Hz, so a task with a very short period mu
 
 
 class ArmCommands:
-    """What was last sent to one arm, and how far from it the next command may be.
+    """Last command of one arm, and the limit on the step to the next one.
 
     Args:
-        topic: of its joint states; `parse` gives the (size,) target that a message stands for.
+        topic: of its joint states; `parse` gives the (size,) target equivalent to a message.
         next_reading: waits for the next of them, and raises as `Arm.present`.
-        rate_hz: of the commands: one may differ from the one before by the speed of the joints over this rate.
+        rate_hz: of the commands: the largest step is the joints' top speed divided by this rate.
     """
 
     def __init__(
@@ -50,11 +50,11 @@ class ArmCommands:
         return self._limiter.last
 
     def start(self) -> Array:
-        """(size,) where the next command starts from: the last command while the arm follows it, else where the arm is.
+        """(size,) start of the next command: the last command while the arm follows it, else the measured pose.
 
         Raises:
             RosError: nothing is published.
-            ReadingError: no readings that can be believed.
+            ReadingError: no plausible readings.
         """
         if self.last is not None and not self._follows():
             self.forget()
@@ -69,21 +69,21 @@ class ArmCommands:
         return self.last.copy()
 
     def limit(self, goal: npt.ArrayLike) -> Array:
-        """(size,) as far towards `goal` as the next command may go. Raises as `start`, before the first command."""
+        """(size,) `goal` limited to the largest step of a command. Raises as `start`, before the first command."""
         if self.last is None:
             self.start()
         return self._limiter.limit(goal, self._clock.now_ns())
 
     def sent(self, command: Array) -> None:
-        """(size,) `command` was sent."""
+        """Record (size,) `command` as sent."""
         self._limiter.sent(command, self._clock.now_ns())
 
     def forget(self) -> None:
-        """The arm may be somewhere else than the last command says: its torque went, or its driver."""
+        """Discard the last command: the arm may have left it, since its torque was off or its driver ended."""
         self._limiter.forget()
 
     def _follows(self) -> bool:
-        """Whether the joints come near the last command; the gripper need not, it may hold an object."""
+        """Whether the joints are near the last command; the gripper need not be, it may hold an object."""
         assert self.last is not None
         end = self._clock.now_ns() + int(SETTLE_S * 1e9)
         while np.abs(self._next_reading() - self.last)[: self._model.dof].max() > FOLLOWED:

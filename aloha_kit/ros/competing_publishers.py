@@ -1,4 +1,4 @@
-"""Competing publishers: other nodes that command what this one commands, and streams that two nodes publish.
+"""Competing publishers: other nodes that publish on this node's command topics, and streams with two publishers.
 
 Two nodes that command one arm move it to and fro between two poses; from two nodes that publish its joint states it
 appears to jump.
@@ -34,7 +34,7 @@ name follow those of the one before it, but never alternate with them."""
 
 
 class PublisherMonitor:
-    """Publishers of one topic: told the sender of each message, it finds two that publish at the same time."""
+    """Publisher monitor of one topic: finds two nodes that publish at the same time, from each message's sender."""
 
     def __init__(self) -> None:
         self._received: dict[str, float] = {}
@@ -42,7 +42,7 @@ class PublisherMonitor:
         self._found: tuple[float, str] = (-TOGETHER_S, "")
 
     def note(self, name: str) -> None:
-        """A message came from the node `name`."""
+        """Record a message from the node `name`."""
         now = time.monotonic()
         if name != self._last:
             if now - self._received.get(name, -TOGETHER_S) < TOGETHER_S:
@@ -51,13 +51,13 @@ class PublisherMonitor:
         self._received[name] = now
 
     def competing(self) -> str:
-        """Two nodes that both published in the last `TOGETHER_S`; empty as a rule."""
+        """Names of two nodes that both published in the last `TOGETHER_S`; empty where there is one publisher."""
         when, names = self._found
         return names if time.monotonic() - when < TOGETHER_S else ""
 
 
 def sender(message: Any) -> str:
-    """The node that a ROS message came from; empty for one that came from none."""
+    """Name of the node that sent a ROS message; empty for a message without a connection."""
     return str((getattr(message, "_connection_header", None) or {}).get("callerid", ""))
 
 
@@ -144,11 +144,11 @@ class SoleCommander:
     """Check that this node alone commands a rig, and that each of its streams has one publisher.
 
     Args:
-        by_person: a person moves the leaders, which this node brings to the start pose: they are monitored too. The
-            person may push or drive a base themselves, and where the leaders drive the followers themselves nothing
-            is commanded from here.
+        by_person: an operator moves the leaders, which this node brings to the start pose: they are monitored too. The
+            operator may push or drive a base, and where the leaders drive the followers directly (`teleop: hardware`)
+            this node commands nothing.
         published_twice: returns {topic: nodes} of the streams with two publishers.
-        disturbed: called where another node has commanded something: the arms may be elsewhere than they were sent.
+        disturbed: called where another node has sent a command: the arms may have left their last command.
     """
 
     def __init__(
@@ -172,7 +172,7 @@ class SoleCommander:
         self._published_twice, self._disturbed = published_twice, disturbed
 
     def listen(self) -> None:
-        """Listen anew, before a first command.
+        """Clear what was received and listen again, before a first command.
 
         Raises:
             SafetyError: as `require`.
@@ -188,7 +188,7 @@ class SoleCommander:
         self.wait()
 
     def wait(self) -> None:
-        """Give another node that has just ended the time in which it still counts; raises as `require` after that."""
+        """Wait until commands of a node that has just ended are older than `TOGETHER_S`; then raise as `require`."""
         end = time.monotonic() + TOGETHER_S
         while True:
             try:
@@ -200,7 +200,7 @@ class SoleCommander:
             time.sleep(0.02)
 
     def require(self) -> None:
-        """Raise SafetyError, by name, where another node commands the arms or the base, or publishes a stream too.
+        """Raise SafetyError, naming the node, where another node commands the arms or base or publishes a stream too.
 
         Raises:
             RosError: this node itself was shut down.

@@ -1,4 +1,4 @@
-"""Drivers of arms behind ROS: a table from the name in a rig's file to the class that connects the arm."""
+"""Arm drivers over ROS: a table from the name in a rig's file to the class that connects the arm."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DRIVERS = {
 
 
 class ArmDriver(abc.ABC):
-    """The driver of one arm: its topics, units and registers, and the way to connect it. Making one connects nothing.
+    """Driver of one arm: its topics, units and registers, and connecting to it. The constructor connects nothing.
 
     Its joint states are sensor_msgs/JointState on `state_topic`.
 
@@ -36,29 +36,29 @@ class ArmDriver(abc.ABC):
 
     @property
     def name(self) -> str:
-        """What the arm is called in messages."""
+        """Name of the arm in messages."""
         return self.config.name or self.state_topic
 
     @property
     def state_topic(self) -> str:
-        """Where its joint states are published."""
+        """Topic of its joint states."""
         return self.config.state_topic
 
     @property
     def command_topics(self) -> tuple[str, ...]:
-        """Where its commands are published, those for the joints first; none where it takes none from topics."""
+        """Command topics, those for the joints first; empty where it takes no commands by topic."""
         return (self.config.command_topic,) if self.config.command_topic else ()
 
     def model(self, scene: ArmModel | None = None) -> ArmModel:
-        """The arm's joints and limits.
+        """Arm model: joints and limits.
 
         Args:
-            scene: the followers of a simulated rig that runs here, for drivers whose topics do not tell the model.
+            scene: the followers of a simulated rig that runs here, for drivers whose topics do not identify the model.
         """
         return arm_model(self.config.model)
 
     def motor_registers(self, registers: Sequence[str]) -> Mapping[str, tuple[int, ...]] | None:
-        """{register: a value of each motor, in the order of the model}; None where the driver has no registers.
+        """Motor registers {register: a value of each motor, in the order of the model}; None where the driver has none.
 
         Raises:
             RosError: they cannot be read now.
@@ -75,20 +75,20 @@ class ArmDriver(abc.ABC):
         estop: Latch | None = None,
         rate_hz: float = MOVE_HZ,
     ) -> Arm:
-        """The connected arm.
+        """Connect to the arm.
 
         Args:
             model: in place of the configured one.
-            estop: while it is pressed, what would move the arm or let it go raises SafetyError.
-            rate_hz: of the commands; says how far one may be from the one before.
+            estop: while it is pressed, moving the arm or switching its torque off raises SafetyError.
+            rate_hz: of the commands; limits the step between two of them.
 
         Raises:
-            RosError: the driver's node is not there.
+            RosError: the driver's node does not run.
         """
 
 
 def arm_driver(config: ArmConfig) -> ArmDriver:
-    """The driver that `config` names: one of `DRIVERS`, of an installed package, or `my_package.module:Name`.
+    """Arm driver that `config` names: one of `DRIVERS`, of an installed package, or `my_package.module:Name`.
 
     Raises:
         ConfigError: no such driver, or the configuration lacks what it needs.
@@ -98,7 +98,7 @@ def arm_driver(config: ArmConfig) -> ArmDriver:
 
 
 def rig_drivers(rig: RigConfig) -> dict[Role, dict[str, ArmDriver]]:
-    """The drivers of a rig's followers and leaders, by the arms' names.
+    """Arm drivers of a rig: followers and leaders, by the arms' names.
 
     Raises:
         ConfigError: as `arm_driver`, a rig without followers, or a camera without a topic.

@@ -1,4 +1,4 @@
-"""The emergency stop: any `true` on its topic latches, and every command is checked against it."""
+"""Emergency stop topic: any `true` latches until reset, and every command is checked against the latch."""
 
 from __future__ import annotations
 
@@ -16,36 +16,36 @@ from aloha_kit.ros import node
 from aloha_kit.ros.node import RosError
 
 FIRST_S = 1.0
-"""How long publishers that are there may take to send what they latched."""
+"""How long running publishers may take to send their latched message."""
 
 SOURCE_S = 5.0
 """How long a configured source may take to appear."""
 
-_UNREAD_S = 0.01  # how long a thread may take to read what lies in its socket
-_STALL_S = 0.05  # commands are further apart than this after a pause, or where this process stood still
-_TICKS = 5  # a heartbeat's timeout is counted in so many parts
+_UNREAD_S = 0.01  # how long a thread may take to read the data in its socket
+_STALL_S = 0.05  # commands are further apart than this after a pause, or where this process was stopped
+_TICKS = 5  # a heartbeat's timeout is counted in this many parts
 
 
 class EStop(Latch):
-    """The `Latch` of a std_msgs/Bool topic, of all its publishers; a `SafetyGuard`'s `estop`.
+    """Emergency stop latch over all publishers of a std_msgs/Bool topic; a `SafetyGuard`'s `estop`.
 
     A `true` of any publisher latches, however short it is, and a `false` of another one does not release it.
-    A configured source whose heartbeat stops latches too. It stops commands, not motors, so it is no substitute for
-    the switch that takes the power away.
+    A configured source whose heartbeat stops latches too. It stops commands, not motors, so it does not replace
+    the switch that cuts the motors' power.
 
     Args:
-        config: the source that has to be there; without one the default topic, and nobody has to publish.
+        config: the required source; without one the default topic, which needs no publisher.
 
     Raises:
-        RosError: the configured source does not appear within `SOURCE_S`; or a node publishes on the topic that
-            cannot be heard, so that its button would do nothing.
+        RosError: the configured source does not appear within `SOURCE_S`; or a node publishes on the topic whose
+            messages do not arrive here, so that its button would do nothing.
     """
 
     def __init__(self, config: EStopConfig | None = None) -> None:
         super().__init__()
         self._config, self._topic = config, config.topic if config else EStopConfig.topic
         self._said: dict[str, bool] = {}  # by publisher: its last value
-        self._ticks: dict[str, int] = {}  # by publisher: parts of the timeout since it was heard
+        self._ticks: dict[str, int] = {}  # by publisher: parts of the timeout since its last message
         self._heard_count, self._deaf_until, self._looked = 0, 0.0, time.monotonic()
         self._closed = threading.Event()
         # No message is dropped: a press of a millisecond arrives together with its release.
@@ -76,13 +76,13 @@ class EStop(Latch):
     def reset(self) -> None:
         there = _publishers(self._topic)
         with self._state:
-            for who in self._said.keys() - there:  # a node that has ended no longer presses
+            for who in self._said.keys() - there:  # a node that has ended holds no button
                 del self._said[who]
                 del self._ticks[who]
         super().reset()
 
     def close(self) -> None:
-        """Stop listening."""
+        """Unsubscribe."""
         self._closed.set()
         self._subscriber.unregister()
 
@@ -95,11 +95,11 @@ class EStop(Latch):
         self._heard_count += 1
 
     def _take_in(self) -> None:
-        # After a stall, or on a busy machine, the thread that moves the arms may wake before the one that listens.
+        # After a stall, or on a busy machine, the thread that moves the arms may wake before the one that receives.
         count, now = self._heard_count, time.monotonic()
         stalled, self._looked = now - self._looked > _STALL_S, now
         if stalled:
-            time.sleep(_UNREAD_S)  # that thread may have taken a press out of its socket and not come further
+            time.sleep(_UNREAD_S)  # that thread may have read a press from its socket without handling it yet
         if now < self._deaf_until or not self._unread():
             return
         while self._heard_count == count and not self._reason:
@@ -109,7 +109,7 @@ class EStop(Latch):
             time.sleep(0.0002)
 
     def _unread(self) -> bool:
-        """Whether a publisher's message has arrived that nobody has read yet."""
+        """Whether a publisher's message has arrived that is not read yet."""
         poll = select.poll()
         for connection in list(getattr(self._subscriber.impl, "connections", None) or ()):
             stream = connection.socket
@@ -118,7 +118,7 @@ class EStop(Latch):
         return bool(poll.poll(0))
 
     def _await_publishers(self) -> None:
-        """Until every publisher was heard, or had the time that it needs to send what it latched."""
+        """Wait until every publisher has sent a message, or had `FIRST_S` to send its latched one."""
         began = time.monotonic()
         while not self._said if self._config else not _registered(self._topic) <= self._said.keys():
             if time.monotonic() - began > (SOURCE_S if self._config else FIRST_S):
@@ -130,7 +130,7 @@ class EStop(Latch):
             time.sleep(0.01)
 
     def _require_connected(self) -> None:
-        """Raise RosError where a node that is there cannot be heard: its button would do nothing."""
+        """Raise RosError where messages of a running publisher do not arrive: its button would do nothing."""
         end = time.monotonic() + FIRST_S
         while deaf := sorted(_registered(self._topic) - self._connected()):
             deaf = [who for who in deaf if node.is_there(who)]
@@ -151,7 +151,7 @@ class EStop(Latch):
         return others | self._said.keys() | {rospy.get_name()}
 
     def _watch(self, timeout_s: float) -> None:
-        # Counted, not timed: while this whole process stood still its sources had no chance to be heard.
+        # Counted, not timed: while this whole process was stopped it could receive nothing from its sources.
         while not self._closed.wait(timeout_s / _TICKS):
             with self._state:
                 for who in self._ticks:
@@ -162,11 +162,11 @@ class EStop(Latch):
 
 
 def _registered(topic: str) -> set[str]:
-    """Nodes that the master knows as publishers of `topic`. Raises RosError where no master answers."""
+    """Nodes registered at the master as publishers of `topic`. Raises RosError where no master answers."""
     node.require_master()
     return set(dict(node.master().getSystemState()[0]).get(topic, ()))
 
 
 def _publishers(topic: str) -> set[str]:
-    """Those of them that are there: a killed node stays registered."""
+    """Registered publishers whose process runs: a killed node stays registered."""
     return {who for who in _registered(topic) if node.is_there(who)}

@@ -1,4 +1,4 @@
-"""The followers of a rig as one: sent to, watched, brought to the start, parked, let go."""
+"""Follower arms of a rig: send commands, monitor tracking, move to the start pose, park, switch torque off."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from aloha_kit.ros.node import RosError
 from aloha_kit.ros.tracking_monitor import TrackingMonitor
 
 START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
-"""How long the moves to the start pose, of the grippers and to the rest pose take at least."""
+"""Minimum duration (s) of the moves to the start pose, of the grippers and to the rest pose."""
 
 SILENT_S = 12.0
-"""A driver publishes nothing while its motors reboot, a second each; the arms are parked when it is back."""
+"""How long parking waits for a silent driver: it publishes nothing while its motors reboot, a second each."""
 
 
 class FollowerArms:
-    """`arms` by name, in the order of the vectors; under torque they hold their last command by themselves.
+    """Follower arms by name, in the order of the vectors; under torque they hold their last command by themselves.
 
-    Nothing is sent, whoever asks, while the emergency stop is pressed, nor before `prepare` has succeeded.
+    Nothing is sent while the emergency stop is pressed, nor before `prepare` has succeeded.
 
     Args:
         before_each: called before each command of a move; what it raises ends the move.
@@ -43,7 +43,7 @@ class FollowerArms:
     ) -> None:
         self.arms, self._before_each = dict(arms), before_each
         self._rig, self._clock, self._estop = rig, clock, estop
-        self.untouched = True  # nobody asked anything of them yet
+        self.untouched = True  # no request was sent to them yet
         self._unready = "they were not prepared"  # why nothing is sent to them; empty once they are
         self._parked = False
         self._following = {
@@ -53,17 +53,17 @@ class FollowerArms:
 
     @property
     def last(self) -> npt.NDArray[np.float64] | None:
-        """What was last sent, in the order of the vectors; None where an arm's next command starts from its reading."""
+        """Last command, in the order of the vectors; None where an arm's next command starts from its reading."""
         sent = [arm.last for arm in self.arms.values() if arm.last is not None]
         return np.concatenate(sent) if len(sent) == len(self.arms) else None
 
     def forget(self) -> None:
-        """Start from where the arms are, since another sender has moved them."""
+        """Discard the last commands: the next start from the measured poses, since another sender moved the arms."""
         for arm in self.arms.values():
             arm.forget()
 
     def send(self, command: npt.NDArray[np.float64]) -> None:
-        """All arms or none: each is asked before the first is sent anything. Raises as `Arm.command`."""
+        """Send a command to all arms or none: all targets are checked first. Raises as `Arm.command`."""
         self._require_ready()
         for arm, place in self._arm_slices():
             arm.check(command[place])
@@ -90,11 +90,11 @@ class FollowerArms:
         move_together(targets, seconds, self._clock, before_each=self._before_each)
 
     def prepare(self) -> None:
-        """Modes, limits and torque. Where a driver refuses nothing is sent to any of them until it was done again.
+        """Set modes, limits and torque. Where a driver refuses, nothing is sent to any arm until `prepare` succeeds.
 
         Raises:
             SafetyError: the emergency stop is pressed.
-            RosError: a driver refuses; says why.
+            RosError: a driver refuses; gives the reason.
         """
         self._estop.require_released()
         self.untouched, self._unready = False, "they were not prepared"
@@ -108,7 +108,7 @@ class FollowerArms:
         self._unready = ""
 
     def to_start(self) -> None:
-        """Under torque, to the start pose; grippers open, so that they let go what they held, and close."""
+        """Move to the start pose under torque; grippers open, which releases held objects, and close."""
         self.prepare()
         grippers = {arm: arm.hold_target()[arm.model.dof :] for arm in self.arms.values()}
         targets = {arm: arm.model.vector(arm.model.start, opening) for arm, opening in grippers.items()}
@@ -118,10 +118,10 @@ class FollowerArms:
             self.move({arm: arm.model.vector(arm.model.start, opening) for arm in self.arms.values()}, GRIPPER_S)
 
     def park(self, seconds: float | None = None) -> None:
-        """To the start pose, grippers open, and from there to rest on themselves.
+        """Park: move to the start pose with grippers open, then to the rest pose.
 
         Args:
-            seconds: that each of the two moves takes at least, `PARK_S` by default.
+            seconds: minimum duration of each of the two moves, `PARK_S` by default.
 
         Raises:
             SafetyError: an arm does not get there; or nothing may be sent, or one has no torque, and nothing was.
@@ -139,7 +139,7 @@ class FollowerArms:
         self._parked = True
 
     def release(self, *, even_if_they_fall: bool = False) -> None:
-        """Torque off.
+        """Switch the torque off.
 
         Raises:
             SafetyError: they are not parked, so they would fall.
@@ -150,7 +150,7 @@ class FollowerArms:
             arm.set_torque(False)
 
     def torque_report(self) -> str:
-        """What the motors themselves answer about their torque, in words."""
+        """Torque state that the motors report, as text."""
         states = {arm.name: _torque(arm) for arm in self.arms.values()}
         if len(set(states.values())) == 1:
             return f"their torque is {next(iter(states.values()))}"
@@ -169,8 +169,7 @@ class FollowerArms:
             self._clock.sleep_until(self._clock.now_ns() + 20_000_000)  # raises where simulated time stands still
 
     def _require_torque(self, arm: Arm) -> None:
-        """Raise SafetyError where motors of its joints answer that they have none; a driver that cannot tell may be
-        right."""
+        """Raise SafetyError where motors of the arm's joints report torque off; a driver without that report passes."""
         with contextlib.suppress(RosError):
             off = [joint for joint, on in (arm.torque_state() or {}).items() if not on and joint in arm.model.joints]
             if off:
@@ -184,7 +183,7 @@ class FollowerArms:
             raise SafetyError(f"nothing is sent to the followers: {self._unready}")
 
     def _arm_slices(self) -> Iterator[tuple[Arm, slice]]:
-        """Each arm and its place in the vectors."""
+        """Each arm and its slice of the vectors."""
         first = 0
         for arm in self.arms.values():
             yield arm, slice(first, first := first + arm.model.size)

@@ -1,4 +1,4 @@
-"""Images in ROS messages to arrays and back. Not cv_bridge: Debian's breaks on a newer numpy than it was built for.
+"""Conversion of ROS image messages to arrays and back. Not cv_bridge: Debian's breaks on a newer numpy.
 
 Messages are taken by their fields, so reading them needs no ROS.
 """
@@ -34,11 +34,11 @@ DEPTHS = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}  # mm, mm, m
 
 
 def decode(message: Any) -> Image:
-    """The (H, W, 3) uint8 RGB image of a sensor_msgs Image or CompressedImage, an array of its own.
+    """Decode a sensor_msgs Image or CompressedImage to a new (H, W, 3) uint8 RGB array.
 
     Raises:
         ReadingError: a JPEG that was cut off; the next one may be whole.
-        StreamError: an encoding that is not known (says which are), or data that do not fit it.
+        StreamError: an unknown encoding (lists the known ones), or data that do not fit it.
     """
     if not _compressed(message):
         size, conversion = _known(message.encoding, COLOURS)
@@ -52,7 +52,7 @@ def decode(message: Any) -> Image:
 
 
 def decode_depth(message: Any) -> Depth:
-    """The (H, W) uint16 depth in mm of an Image of 16UC1 (mm) or 32FC1 (m), or of a 16-bit PNG; 0 is "not known".
+    """Decode depth to (H, W) uint16 mm from an Image of 16UC1 (mm) or 32FC1 (m), or a 16-bit PNG; 0 means unknown.
 
     Raises:
         StreamError: another encoding, or data that do not fit it.
@@ -83,7 +83,7 @@ def size(message: Any) -> tuple[int, int]:
 
 
 def jpeg_bytes(message: Any) -> bytes | None:
-    """The ordinary JPEG that a message carries, as it came; None where it carries anything else."""
+    """JPEG bytes of a message, unchanged; None where it holds no ordinary JPEG."""
     if not _compressed(message) or not is_jpeg(message.data) or _swapped(message):
         return None
     return bytes(message.data)
@@ -98,7 +98,7 @@ def jpegs(messages: Mapping[str, Any]) -> dict[str, bytes]:
 class LazyImages(Mapping[str, Image]):
     """`images` of an observation: {camera: message} as {camera: (H, W, 3) uint8 RGB}.
 
-    An image is decoded when it is first asked for, and kept.
+    An image is decoded at its first access and cached.
     """
 
     def __init__(self, messages: Mapping[str, Any]) -> None:
@@ -113,7 +113,7 @@ class LazyImages(Mapping[str, Image]):
                 raise StreamError(f"camera '{name}': {error}") from error
         return self._decoded[name]
 
-    def __contains__(self, name: object) -> bool:  # a Mapping's own way would decode to find out
+    def __contains__(self, name: object) -> bool:  # Mapping's default would decode the image
         return name in self._messages
 
     def __iter__(self) -> Iterator[str]:
@@ -124,8 +124,8 @@ class LazyImages(Mapping[str, Image]):
 
 
 def to_image(array: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str = "") -> Any:
-    """A sensor_msgs/Image of an array laid out as `encoding` says: (H, W, C) uint8, (H, W) where it has one channel."""
-    from sensor_msgs.msg import Image as Message  # only who sends images needs ROS
+    """Make a sensor_msgs/Image of an array in the layout of `encoding`: (H, W, C) uint8, or (H, W) with one channel."""
+    from sensor_msgs.msg import Image as Message  # ROS is needed only to send images
 
     order = "<" if array.dtype.byteorder in "=|" else array.dtype.byteorder
     data = np.ascontiguousarray(array, array.dtype.newbyteorder(order))
@@ -136,7 +136,7 @@ def to_image(array: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: st
 
 
 def to_compressed(picture: Image | bytes, stamp_ns: int, quality: int = 95, frame_id: str = "") -> Any:
-    """A sensor_msgs/CompressedImage of an RGB image, or of a JPEG that somebody encoded already."""
+    """Make a sensor_msgs/CompressedImage of an RGB image, or of bytes that are a JPEG already."""
     from sensor_msgs.msg import CompressedImage
 
     data = picture if isinstance(picture, bytes) else encode(picture, quality)
@@ -144,7 +144,7 @@ def to_compressed(picture: Image | bytes, stamp_ns: int, quality: int = 95, fram
 
 
 def encode(picture: Image, quality: int = 95) -> bytes:
-    """An (H, W, 3) RGB image as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
+    """Encode an (H, W, 3) RGB image as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
     return jpeg.encode_jpeg(picture, quality).tobytes()
 
 
@@ -159,7 +159,7 @@ def _compressed(message: Any) -> bool:
 
 
 def _swapped(message: Any) -> bool:
-    """Whether red and blue were swapped before compression; ordinary images say "bgr8" there, or nothing."""
+    """Whether red and blue were swapped before compression; ordinary images have "bgr8" there, or nothing."""
     return "compressed rgb" in message.format
 
 
@@ -182,7 +182,7 @@ def _rows(message: Any, size: int) -> Image:
 
 
 def _require_whole(data: bytes) -> tuple[int, int]:
-    """A decoder fills a torn JPEG up with grey, which would pass for an image. (0, 0) for other images."""
+    """Require a whole JPEG: (height, width), or (0, 0) for other formats. Decoders fill a truncated JPEG with grey."""
     if not data:
         raise ReadingError("the camera sent an empty message")
     if not is_jpeg(data):

@@ -1,4 +1,4 @@
-"""Looking at a rig from outside: listen to every stream for a while, ask motors and master; command nothing."""
+"""Read-only inspection of a rig: listen to every stream, query motors and master, command nothing."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from aloha_kit.ros.streams import rig_topics
 T = TypeVar("T")
 
 TIMEOUT_S = 3.0
-"""How long a node or a service may take to answer."""
-_HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: what every stamped message begins with
-_PRINTED = 16384  # bytes of an image that its checksum looks at, spread over it
+"""Timeout of a node's or a service's answer."""
+_HEADER = struct.Struct("<III")  # seq, seconds, nanoseconds: the start of every stamped message
+_PRINTED = 16384  # bytes of an image that its checksum covers, spread over it
 
 
 def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str]) -> RigMeasurements:
-    """Listen for `seconds` to the arms, the base and these cameras of `rig`.
+    """Measure a rig: listen for `seconds` to its arms, its base and these cameras.
 
     Args:
-        registers: to read of every motor that can be asked (`Hardware_Error_Status`).
+        registers: to read of every motor whose driver gives them (`Hardware_Error_Status`).
 
     Raises:
         ConfigError: an unknown driver.
@@ -56,7 +56,7 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     if not rospy.core.is_initialized():
         rospy.init_node("aloha_doctor", anonymous=True, disable_signals=True)
     graph, simulation = _Graph(), simulated_rig()
-    # /use_sim_time without /clock is a finding, and must not be the end
+    # /use_sim_time without /clock is a finding, so it must not raise
     clock = node.clock() if graph.publishers("/clock") else WallClock()
     ears = [_Ear(topic, kind, clock) for topic, kind in _expected(rig, cameras)]
     counters = {side: _Counter(driver.command_topics[:1]) for side, driver in drivers["follower"].items()}
@@ -91,7 +91,7 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
 
 
 def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicMeasurement, Any]]:
-    """What to listen to, and its message class."""
+    """Topics to listen to, each with its message class."""
     return [
         (TopicMeasurement(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
         for stream, topic in rig_topics(rig, cameras, leaders=bool(rig.leaders))
@@ -99,7 +99,7 @@ def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicMeasure
 
 
 class _Ear:
-    """Keeps when each message of a topic came, its stamp and its size; of images a checksum and the newest."""
+    """Subscriber that records arrival, stamp and size of each message; of images a checksum and the newest."""
 
     def __init__(self, topic: TopicMeasurement, kind: Any, clock: Clock) -> None:
         self.topic, self._kind, self._clock = topic, kind, clock
@@ -137,13 +137,13 @@ class _Ear:
         )
 
     def messages(self) -> list[Any]:
-        """Those kept, decoded as what they should be."""
+        """Stored messages, decoded as the expected class."""
         return [self._kind().deserialize(raw) for raw in self._kept]
 
     def camera(self, name: str) -> CameraMeasurement:
         try:
             pictures = [images.decode(message) for message in self.messages()]
-        except Exception as error:  # ours, or genpy's of bytes that are another message
+        except Exception as error:  # ours, or genpy's where the bytes are another message type
             return CameraMeasurement(name, None, str(error))
         return CameraMeasurement(name, pictures[-1] if pictures else None)
 
@@ -187,7 +187,7 @@ class _Counter:
 
 
 class _Graph:
-    """The master's view: who publishes what, which services there are, and whether the nodes are alive."""
+    """ROS graph from the master: publishers of each topic, services, and whether the nodes are alive."""
 
     def __init__(self) -> None:
         self._master = rosgraph.Master(rospy.get_name())
@@ -201,7 +201,7 @@ class _Graph:
         return tuple(self._node(name) for name in self._published.get(topic, ()))
 
     def beside(self, topic: str) -> tuple[str, ...]:
-        """Published topics under the same first name: /usb_cam_high/… for /usb_cam_high/image_raw."""
+        """Published topics with the same first name: /usb_cam_high/… for /usb_cam_high/image_raw."""
         source = "/".join(topic.split("/")[:2]) + "/"
         return tuple(
             f"{other} ({self.types.get(other, 'unknown')})"
@@ -224,7 +224,7 @@ class _Graph:
 
 
 def _motors(driver: ArmDriver, registers: Sequence[str]) -> MotorMeasurement | None:
-    """None where the driver has no registers."""
+    """Motor registers of one arm; None where the driver has none."""
     try:
         values = answered(lambda: driver.motor_registers(registers), driver.name, TIMEOUT_S)
     except node.RosError as error:

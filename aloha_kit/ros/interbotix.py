@@ -1,4 +1,4 @@
-"""Interbotix arms: their driver `xs_sdk` spoken to through the manufacturer's package, or directly."""
+"""Interbotix arms over their driver `xs_sdk`, through the manufacturer's package or by ROS topics and services."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from aloha_kit.ros.readings import joint_values, next_reading, require_reading, 
 from aloha_kit.ros.topic_arm import TopicArm
 
 _REBOOT_ALL_S = 15.0
-"""How long a service may take: a driver answers nothing while motors reboot, 9 s for all of an arm."""
+"""Timeout of a service: a driver answers nothing while motors reboot, 9 s for a whole arm."""
 _FINGER = "left_finger"
 _PARTS: dict[str, tuple[str, str]] = {"arm": ("group", "arm"), "gripper": ("single", "gripper")}
 _SERVICES = {
@@ -54,7 +54,7 @@ _ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical sh
 
 
 class Driver(Protocol):
-    """The way to one xs driver: two command topics and seven services."""
+    """Interface to one xs driver: two command topics and seven services."""
 
     group: CommandPublisher  # of JointGroupCommand
     single: CommandPublisher  # of JointSingleCommand
@@ -68,7 +68,7 @@ class Driver(Protocol):
 
 
 class TopicDriver:
-    """Topics and services as the driver has them; needs nothing installed."""
+    """Direct use of the driver's topics and services; needs nothing installed."""
 
     def __init__(self, name: str) -> None:
         self.group, self.single = _command_publishers(name)
@@ -88,9 +88,9 @@ class TopicDriver:
 
 
 class ModuleDriver:
-    """Through `interbotix_xs_modules`, where it is installed.
+    """Access through the installed package `interbotix_xs_modules`.
 
-    Of the package only the core is built: its arm interface computes forward kinematics after each command
+    Only the package's core is constructed: its arm interface computes forward kinematics after each command
     and writes slow motion profiles into the motors, its gripper interface starts a timer.
     """
 
@@ -171,7 +171,7 @@ class InterbotixDriver(ArmDriver):
         estop: Latch | None = None,
         rate_hz: float = MOVE_HZ,
     ) -> Arm:
-        """Loads the manufacturer's package where there is one."""
+        """Connect, through the manufacturer's package where it is installed."""
         return InterbotixArm(self.config.name, model or self.model(), clock, estop=estop, rate_hz=rate_hz)
 
 
@@ -180,12 +180,12 @@ class InterbotixArm(TopicArm):
 
     Args:
         name: namespace of the driver ("puppet_left").
-        driver: the way there; by default the manufacturer's package where it is installed.
-        estop: while it is pressed, what would move the arm or let it go raises SafetyError.
-        rate_hz: of the commands; says how far one may be from the one before.
+        driver: the interface to it; by default the manufacturer's package where it is installed.
+        estop: while it is pressed, moving the arm or switching its torque off raises SafetyError.
+        rate_hz: of the commands; limits the step between two of them.
 
     Raises:
-        RosError: the driver is not there; says what is missing.
+        RosError: the driver does not run; names what is missing.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class InterbotixArm(TopicArm):
         super().__init__(name, model, f"/{name}/joint_states", clock, rate_hz=rate_hz)
         self._estop = estop or Latch()
         _wait_for_services(name)
-        next_reading(self._topic, name)  # the package would wait for both without an end
+        next_reading(self._topic, name)  # the package would wait for both without a timeout
         installed = importlib.util.find_spec("interbotix_xs_modules") is not None
         self._driver = driver or (ModuleDriver(name, model.name) if installed else TopicDriver(name))
         wait_for_listeners([self._driver.group, self._driver.single], name, clock)
@@ -242,7 +242,7 @@ class InterbotixArm(TopicArm):
             self._commands.sent(goal)
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
-        """As `Arm.prepare_follower`; clears an overloaded gripper.
+        """Prepare a follower as `Arm.prepare_follower`; clears an overloaded gripper.
 
         Raises:
             RosError: the driver does not answer, a motor of the arm reports an error, or the gripper did not
@@ -294,7 +294,7 @@ class InterbotixArm(TopicArm):
         self.reading()
 
     def set_pid_gains(self, p: int = 800, i: int = 0, d: int = 0, part: Literal["arm", "gripper"] = "arm") -> None:
-        """Position gains of the motors' own controllers; lost when a motor reboots."""
+        """Set the position gains of the motors' own controllers; lost when a motor reboots."""
         self._call("set_motor_pid_gains", *_PARTS[part], p, i, d, 0, 0, 100, 1920)
 
     def set_register(self, part: Literal["arm", "gripper"], register: str, value: int) -> None:
@@ -309,7 +309,7 @@ class InterbotixArm(TopicArm):
             raise RosError(f"{self.name}: the {part}'s register {register} did not take {value}, it holds {found}")
 
     def errors(self) -> dict[str, str]:
-        """{joint: errors in words} of motors that have shut themselves off."""
+        """Hardware errors {joint: text} of motors that have shut off."""
         status = [*self._register("arm", "Hardware_Error_Status"), *self._register("gripper", "Hardware_Error_Status")]
         joints = self.model.names
         if len(status) != len(joints):
@@ -321,14 +321,14 @@ class InterbotixArm(TopicArm):
         self._driver.close()
 
     def _mode(self, part: Literal["arm", "gripper"], mode: str) -> None:
-        """Into `mode` with torque on. Changing it lets the torque go for a moment, so only where it differs."""
+        """Set the operating `mode` with torque on, only where it differs: a change switches the torque off briefly."""
         if self._call("get_robot_info", *_PARTS[part]).mode != mode:
             self.forget()
             self._call("set_operating_modes", *_PARTS[part], mode, "velocity", 0, 0)
         self.set_torque(True, part)
 
     def _prompt(self) -> None:
-        """Follow commands at once: whoever used the arm before may have left motion profiles in its motors."""
+        """Clear motion profiles, so that commands are followed at once: an earlier program may have left some."""
         for register in ("Profile_Velocity", "Profile_Acceleration"):
             self._call("set_motor_registers", *_PARTS["arm"], register, 0)
 
@@ -338,7 +338,7 @@ class InterbotixArm(TopicArm):
     def _call(self, service: str, *values: Any) -> Any:
         reads = service in ("get_motor_registers", "get_robot_info")
         holds = service == "torque_enable" and values[-1]
-        # modes and reboots take the torque away as well, for a moment
+        # changes of mode and reboots switch the torque off too, briefly
         allowed = contextlib.nullcontext() if reads or holds else self._estop.sending()
         try:
             with allowed:

@@ -1,4 +1,4 @@
-"""Arms that speak sensor_msgs/JointState both ways, as Cobot Magic's Piper do."""
+"""Arms with sensor_msgs/JointState for both states and commands, as Cobot Magic's Piper."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ ENABLE_TOPIC = "/enable_flag"
 
 
 class JointStateDriver(ArmDriver):
-    """sensor_msgs/JointState on `state_topic`, and back on `command_topic`; arms of any model."""
+    """Driver with sensor_msgs/JointState on `state_topic` and `command_topic`; arms of any model."""
 
     def __init__(self, config: ArmConfig) -> None:
         if not config.state_topic:
@@ -45,7 +45,7 @@ class JointStateDriver(ArmDriver):
         super().__init__(config)
 
     def model(self, scene: ArmModel | None = None) -> ArmModel:
-        """The scene's where the rig is simulated: the topics do not tell what arm they are of."""
+        """Arm model: the scene's where the rig is simulated, since the topics do not identify the arm."""
         return scene or super().model()
 
     def connect(
@@ -61,10 +61,10 @@ class JointStateDriver(ArmDriver):
 
 
 class JointStateArm(TopicArm):
-    """An arm read from `state_topic` and moved by publishing on `command_topic`; an `Arm`.
+    """Arm with joint states on `state_topic` and commands on `command_topic`; an `Arm`.
 
-    A value for each entry of the model, in its order, whatever they are called; a gripper's is its travel in metres,
-    which the driver stops at the ends itself. Commands name them joint0, joint1, ...
+    Messages hold a value for each entry of the model, in its order, under any names; a gripper's is its travel in
+    metres, which the driver limits. Commands name them joint0, joint1, ...
     Nothing is sent before the first command, since another sender (a leader) may be driving the arm.
     """
 
@@ -121,30 +121,30 @@ class JointStateArm(TopicArm):
             self._commands.sent(goal)
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
-        """Torque on; the driver keeps modes and the gripper's force to itself."""
+        """Switch the torque on; modes and the gripper's force are fixed in the driver."""
         self._estop.require_released()
         self.set_torque(True)
         self._connected()
 
     def prepare_leader(self) -> None:
-        """Nothing: the leader is a person's at all times."""
+        """Do nothing: the operator can move the leader at all times."""
 
     def set_torque(self, on: bool, part: Part = "all") -> None:
-        """Switch the motors of every follower on the driver's topic; a part of one has no switch."""
+        """Switch the torque of all followers on the driver's topic; parts of an arm have no switch."""
         if not self._switched or part != "all" or not _listened_to(ENABLE_TOPIC):
             return
         switch = CommandPublisher(ENABLE_TOPIC, Bool)
         wait_for_listeners([switch], self.name, self._clock)
-        with contextlib.nullcontext() if on else self._estop.sending():  # pressed while we waited counts as well
+        with contextlib.nullcontext() if on else self._estop.sending():  # a press during the wait counts as well
             switch.publish(Bool(data=on))
         if not on:
             self.forget()
 
     def torque_state(self) -> None:
-        """None: the driver does not say whether its motors have torque."""
+        """None: the driver does not report the torque of its motors."""
 
     def reboot_gripper(self) -> None:
-        """Nothing: the driver clears its gripper's errors itself."""
+        """Do nothing: the driver clears its gripper's errors itself."""
 
     def close(self) -> None:
         if self._publisher is not None:

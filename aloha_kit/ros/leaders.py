@@ -1,4 +1,4 @@
-"""The operator as a policy: where the leaders stand is what the followers are asked to do."""
+"""Leader arms as a policy: their joint positions are the followers' targets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aloha_kit.ros.soft_sync import SoftSync
 
 
 class LeaderArms:
-    """A `Policy`: the leaders' newest joints, with a base (2,) its observed velocity: a person pushes it.
+    """Teleoperation policy: the leaders' newest joints and, with a base, its observed velocity (2,).
 
     Attributes:
         arms: {name: leader} in the order of the action.
@@ -26,13 +26,13 @@ class LeaderArms:
         self._sync, self._clock, self._base, self._timeout_s = sync, clock, base, timeout_s
 
     def reset(self) -> None:
-        """Nothing to forget: a person is where they are."""
+        """Do nothing: the policy has no state."""
 
     def act(self, observation: Observation) -> Action:
-        """The next action.
+        """Action (A,) from the leaders' newest joint states.
 
         Raises:
-            StreamError: a leader is silent, or its readings are none.
+            StreamError: a leader is silent, or its readings are invalid.
         """
         joints = [self.reading(name) for name in self.arms]
         if self._base:
@@ -40,7 +40,7 @@ class LeaderArms:
         return np.concatenate(joints).astype(np.float32)
 
     def reading(self, name: str) -> Vector:
-        """The target that one leader asks for now; its stamp is kept. Raises as `act` does."""
+        """Follower target from one leader's newest reading; its stamp is stored. Raises as `act` does."""
 
         def read() -> Vector:
             sample = self._sync.newest(f"leader_{name}")

@@ -2,7 +2,7 @@
 
 The installed package `interbotix_xs_msgs` where there is one; else the same types built here, when this
 module loads, from the definitions below. A type is the same to ROS if its name and the checksum of its
-fields are, so a driver, or Interbotix's own Python package, cannot tell the two apart.
+fields are, so both work with the driver and with Interbotix's own Python package.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ DEFINITIONS = {
     "float32[] joint_lower_limits\nfloat32[] joint_upper_limits\nfloat32[] joint_velocity_limits\n"
     "float32[] joint_sleep_positions\nint16[] joint_state_indices\nint16 num_joints\nstring[] name",
 }
-"""{type: its definition}; what comes after `---` is a service's response."""
+"""Definitions {type: text}; the part after `---` is a service's response."""
 
 
 def build(name: str) -> Any:
-    """The class of one of `DEFINITIONS`, generated as a catkin build would: a message, or a service
+    """Generate the class of one of `DEFINITIONS`, as a catkin build would: a message, or a service
     with its `Request` and `Response` (`_request_class`, `_response_class`)."""
     context = genmsg.MsgContext.create_default()
     _register(context, JointTrajectory)
@@ -72,7 +72,7 @@ def build(name: str) -> Any:
 
 
 def _register(context: genmsg.MsgContext, message: Any) -> None:
-    """Make an installed message known as a field's type, with everything it is made of."""
+    """Register an installed message as a field type, with all its own field types."""
     separator = "=" * 80 + "\nMSG: "
     own, *parts = message._full_text.split(separator)
     for part in reversed([f"{message._type}\n{own}", *parts]):  # a part comes after what needs it

@@ -1,4 +1,4 @@
-"""A mobile base: its velocity read, and commanded only while a policy drives."""
+"""Mobile base: read its velocity, and command it only while a policy drives."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.readings import require_finite
 
 DEAD_MAN_S = 0.25
-"""A velocity holds no longer than this: when an episode ends between two commands, the base must not go on."""
+"""Longest validity (s) of a velocity command: the base must stop when an episode ends between two commands."""
 
 
 HEARTBEAT_TOPIC = "/aloha_kit/base/heartbeat"
-"""std_msgs/Bool for the watchdog (`ros.base_watchdog`): true while we drive, repeated; false when we have stopped."""
+"""std_msgs/Bool for the watchdog (`ros.base_watchdog`): true, repeated, while driving; false once stopped."""
 SILENCE_S = 0.25
-"""A driving program without a heartbeat for so long is stopped or dead."""
+"""A driving program without a heartbeat for this long (s) is suspended or dead."""
 _BEAT_S = 0.05
 
 
 class MobileBase:
-    """nav_msgs/Odometry in, geometry_msgs/Twist out; linear x in m/s, angular z in rad/s.
+    """Mobile base with nav_msgs/Odometry in and geometry_msgs/Twist out; linear x in m/s, angular z in rad/s.
 
     Args:
-        rate_hz: of the commands; says how far one may be from the one before. Standing still is always allowed.
-        clock: that the commands are paced by; a simulated rig's may run slower or faster than the wall's, or jump.
+        rate_hz: of the commands; limits the step between two of them. Zero is always allowed.
+        clock: of the command deadlines; a simulated rig's may run slower or faster than the wall clock, or jump.
     """
 
     def __init__(self, config: BaseConfig, *, rate_hz: float = 50.0, clock: Clock | None = None) -> None:
@@ -47,7 +47,7 @@ class MobileBase:
         self._heartbeats = CommandPublisher(HEARTBEAT_TOPIC, Bool)
         self._lock = threading.Lock()
         self._driven_ns: int | None = None  # when it was last commanded to move; None while it stands still
-        self._ticked = (0, 0.0)  # what the clock showed last, and since when, on the monotonic clock
+        self._ticked = (0, 0.0)  # last reading of the clock, and since when, on the monotonic clock
         self._beaten = 0.0  # when the newest heartbeat was sent
         self._gap = 0.0  # s without a heartbeat while driving, long enough for the watchdog to have stopped the base
         self._used = self._warned = False
@@ -55,17 +55,17 @@ class MobileBase:
         threading.Thread(target=self._watch, name="base dead man", daemon=True).start()
 
     def read(self, message: Any) -> Vector:
-        """(2,) velocity in a nav_msgs/Odometry. Raises ReadingError where it is not finite."""
+        """Velocity (2,), m/s and rad/s, from a nav_msgs/Odometry. Raises ReadingError where it is not finite."""
         twist = message.twist.twist
         values = np.array([twist.linear.x, twist.angular.z], np.float64)
         require_finite("base", "velocity", BASE_NAMES, values)
         return values.astype(np.float32)
 
     def drive(self, velocity: npt.ArrayLike) -> None:
-        """Command (2,) a velocity, for `DEAD_MAN_S` at most, or one as far towards it as the base may accelerate.
+        """Command a velocity (2,), limited to the base's acceleration and valid for `DEAD_MAN_S` at most.
 
         Raises:
-            SafetyError: this process stood still while it drove, so the base was stopped; `stop` begins anew.
+            SafetyError: this process was suspended while driving, so the base was stopped; `stop` clears this.
         """
         with self._lock:
             self._look_back()
@@ -90,10 +90,10 @@ class MobileBase:
                 "no base watchdog runs: if this process is killed the base keeps its last command, unless its driver "
                 "stops by itself. Start one: roslaunch aloha_kit base_watchdog.launch"
             )
-        self._warned = unwatched if moving else self._warned  # one that ends later is told as well
+        self._warned = unwatched if moving else self._warned  # a watchdog that ends later is reported as well
 
     def stop(self) -> None:
-        """Stand still; sends nothing if we never drove, since a person may be pushing."""
+        """Stop the base; sends nothing if it was never driven from here, since an operator may be pushing it."""
         with self._lock:
             self._halt()
             self._gap = 0.0
@@ -103,7 +103,7 @@ class MobileBase:
         self._closed.set()
         self.stop()
         if self._used:
-            time.sleep(0.05)  # a subscriber that is told that we leave drops what it has not read
+            time.sleep(0.05)  # a subscriber drops unread messages when this publisher unregisters
         self._commands.unregister()
         self._heartbeats.unregister()
 
@@ -124,7 +124,7 @@ class MobileBase:
             self._driven_ns = None
 
     def _look_back(self) -> None:
-        """Keep the gap where the heartbeat stopped while driving, whichever thread wakes first."""
+        """Record a gap in the heartbeat while driving, from either thread."""
         gap = time.monotonic() - self._beaten
         if self._driven_ns is not None and gap > SILENCE_S:
             self._gap = gap
@@ -141,7 +141,7 @@ class MobileBase:
                         self._beat(True)
 
     def _overdue(self, driven_ns: int) -> bool:
-        """Whether the next command should have come; a clock that went back, or stands still, tells nothing."""
+        """Whether the next command is overdue; a clock that went back or stands still is ignored."""
         now_ns, now = self._clock.now_ns(), time.monotonic()
         if now_ns != self._ticked[0]:
             self._ticked = (now_ns, now)

@@ -21,36 +21,36 @@ from aloha_kit.core import AlohaKitError, Clock, ConfigError, WallClock
 
 ANSWER_S = 0.5
 MASTER_S = 5.0
-"""How long the master may take to answer; one that hangs is asked again after `_AGAIN_S`."""
+"""Timeout of the master's answers; one that hangs is called again after `_AGAIN_S`."""
 _AGAIN_S = 10.0
 STILL_S = 5.0
-"""How long a simulated /clock may stand still while somebody waits for it."""
+"""How long a simulated /clock may stand still while `sleep_until` waits for it."""
 _POLL_S = 0.1
 
 
 class RosError(AlohaKitError):
-    """ROS itself is not there: no master, no driver, a service that does not answer."""
+    """ROS is unavailable: no master, no driver, or a service that does not answer."""
 
 
 def start(name: str, *, anonymous: bool = False) -> Clock:
-    """Become the node `name` (once a process; later calls keep the first) and return the clock of its stamps.
+    """Start the ROS node `name` (once per process; later calls keep the first) and return the clock of its stamps.
 
     Signals stay Python's: Ctrl-C is `KeyboardInterrupt`, so that exit paths park the arms.
 
     Raises:
         RosError: no master answers at `ROS_MASTER_URI`.
-        ConfigError: /use_sim_time is set, but nobody publishes /clock.
+        ConfigError: /use_sim_time is set, but no node publishes /clock.
     """
     require_master()
     if not rospy.core.is_initialized():
-        _set_timeout(rospy.core.xmlrpcapi(rosgraph.get_master_uri()))  # that rospy itself asks
+        _set_timeout(rospy.core.xmlrpcapi(rosgraph.get_master_uri()))  # the one that rospy itself uses
         rospy.init_node(name, anonymous=anonymous, disable_signals=True, disable_rosout=False)
     return clock()
 
 
 def require_running() -> None:
-    """Raise RosError where ROS has shut this node down, so that nothing is sent or heard any more."""
-    # requested: before ROS says that it is down, it has left its topics, and others have dropped their connections
+    """Raise RosError where ROS has shut this node down, so that nothing is sent or received any more."""
+    # requested: ROS closes its topics and connections before it reports that it is down
     if rospy.core.is_shutdown_requested():
         raise RosError(
             f"the node {rospy.get_name()} was shut down: by rosnode kill, or by another node of the same name"
@@ -72,17 +72,17 @@ def require_master() -> None:
 
 
 def master() -> Any:
-    """The master as rosgraph.Master; where it does not answer within `MASTER_S`, a call raises RosError."""
+    """ROS master as rosgraph.Master; a call that is not answered within `MASTER_S` raises RosError."""
     found = rosgraph.Master(rospy.get_name())
     _set_timeout(found.handle)
     return found
 
 
-_hangs_until = [0.0]  # on the monotonic clock: whoever asks before that need not wait again
+_hangs_until = [0.0]  # on the monotonic clock: calls before that fail without waiting again
 
 
 def _set_timeout(proxy: Any) -> None:
-    """Calls through an xmlrpc ServerProxy wait without end where a master hangs; and closing a topic is one."""
+    """Set a timeout on an xmlrpc ServerProxy, whose calls, also closing a topic, never return where a master hangs."""
     transport = proxy("transport")
     connect, request = transport.make_connection, transport.request
 
@@ -105,10 +105,10 @@ def _set_timeout(proxy: Any) -> None:
 
 
 def is_there(name: str) -> bool:
-    """Whether the process of the ROS node `name` runs: false for a node that was killed and is still registered.
+    """Whether the ROS node `name` runs: false for a node that was killed and is still registered.
 
-    Where the node was, another process may listen by now, so the process there has to publish what is registered for
-    `name`. A process that does not answer within `ANSWER_S` counts as there: it may be stopped, or its network slow.
+    Another process may listen at the node's address by now, so it has to publish what is registered for `name`.
+    A process that does not answer within `ANSWER_S` counts as running: it may be suspended, or its network slow.
     """
     asked = master()
     try:
@@ -126,7 +126,7 @@ def is_there(name: str) -> bool:
 
 
 class _Patient(xmlrpc.client.Transport):
-    """HTTP that waits `ANSWER_S`, and no longer, for an answer."""
+    """HTTP transport with the timeout `ANSWER_S`."""
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
         connection = super().make_connection(host)
@@ -135,10 +135,10 @@ class _Patient(xmlrpc.client.Transport):
 
 
 class RosClock:
-    """ROS time, for a simulated /clock; `sleep_until` wakes with the clock's ticks.
+    """ROS clock over a simulated /clock; `sleep_until` wakes with the clock's ticks.
 
     Raises:
-        RosError: from `sleep_until`, where no time passes for `STILL_S` of the wall's.
+        RosError: from `sleep_until`, where /clock stands still for `STILL_S` of wall time.
     """
 
     def now_ns(self) -> int:
@@ -159,7 +159,7 @@ class RosClock:
 
 
 def clock() -> Clock:
-    """The clock that stamps are told in: the wall clock, or /clock under /use_sim_time.
+    """Clock of the stamps: the wall clock, or /clock under /use_sim_time.
 
     Raises:
         ConfigError: /use_sim_time is set, but no time arrives within 5 s.
@@ -191,7 +191,7 @@ def interrupted_after(name: str, log: Callable[[str], None]) -> Iterator[None]:
 
     Args:
         name: of the node ("aloha_deploy"), in this node's namespace; "", or one that does not run, delays nothing.
-        log: called with what is waited for.
+        log: called with a message about the wait.
     """
     if not name:
         yield

@@ -1,4 +1,4 @@
-"""Matched messages to an observation."""
+"""Observation builder: matched ROS messages to an observation."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from aloha_kit.ros.streams import Streams
 
 _DEPTH = "images_depth/"
 QUANTITIES = {"qvel": "velocity", "effort": "effort"}
-"""What drivers may leave out, and how their messages call it."""
+"""{observation key: JointState field} of quantities that drivers may omit."""
 
 
 def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
-    """What `task` gives and takes on `rig`; where it is simulated, the task may set the size of images."""
+    """Contract of `task` on `rig`; where it is simulated, the task may set the size of images."""
     small = task.image_size if simulated else None
     cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
     states, actions = rig_joints(rig)
@@ -46,13 +46,13 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
 
 
 def _effort_units(rig: RigConfig) -> list[str]:
-    """Of each joint, as its arm's driver tells it."""
+    """Effort unit of each joint, from its arm's driver."""
     drivers = [arm_driver(arm) for arm in rig.followers.values()]
     return [driver.effort_unit for driver in drivers for _ in driver.model().names]
 
 
 def describe_streams(streams: Streams) -> dict[str, Any]:
-    """{stream: its topic, whether stamps are the driver's or arrivals, and how far another clock was off}."""
+    """Describe streams: {stream: its topic, whether stamps are the driver's or arrivals, and its clock offset}."""
     health = streams.sync.health()
     return {
         name: {
@@ -67,13 +67,12 @@ def describe_streams(streams: Streams) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class ObservationBuilder:
-    """What an observation is made of; `followers` in the order of the vectors.
+    """Observation builder; `followers` in the order of the vectors.
 
-    Positions are all that drivers have to give. An episode has `qvel` or `effort` if every arm gives it when the
-    episode begins.
+    Drivers have to give positions only. An episode has `qvel` or `effort` if every arm gives it at its first step.
 
     Attributes:
-        required: those of `QUANTITIES` that an observation has to have.
+        required: the entries of `QUANTITIES` that every observation must have.
     """
 
     contract: Contract
@@ -83,12 +82,12 @@ class ObservationBuilder:
     required: frozenset[str] = frozenset()
 
     def observation(self, matched: Matched) -> Observation:
-        """One observation. Images are decoded when they are looked at; depth, which has no file form, now.
+        """Build one observation. Images are decoded at their first access, depth at once.
 
         Raises:
             ReadingError: a driver lost this reading or a required quantity, or an image is torn.
-            StreamError: a message lacks what it should hold.
-            ContractError: a camera sends images of another size than its configuration says.
+            StreamError: a message lacks a required field.
+            ContractError: a camera's images differ in size from its configuration.
         """
         values = {name: sample.value for name, sample in matched.samples.items()}
         states = [arm.read(values[f"qpos_{name}"]) for name, arm in self.followers.items()]
@@ -117,7 +116,7 @@ class ObservationBuilder:
         return observation
 
     def spec(self, newest: Mapping[str, Any]) -> dict[str, Any]:
-        """Specs nested like the observation; `newest` is a message of each stream, for the size of depth."""
+        """Observation specs, nested like the observation; `newest`: a message of each stream, for the size of depth."""
         joints = len(self.contract.state_names)
         given = [name for name in QUANTITIES if self._all_give(name, newest)]
         spec: dict[str, Any] = {name: specs.Array((joints,), np.float32, name) for name in ("qpos", *given)}
@@ -140,7 +139,7 @@ class ObservationBuilder:
         return spec
 
     def action_spec(self) -> specs.BoundedArray:
-        """(A,) joint targets within the followers' limits, grippers in normalised opening, base velocity."""
+        """Action spec (A,): joint targets within the limits (rad), normalised gripper openings, base velocity."""
         models = [arm.model for arm in self.followers.values()]
         free = np.full(len(self.contract.action_names) - len(self.contract.state_names), np.inf)
         low = np.concatenate([*(model.vector(model.lower, 0.0) for model in models), -free])

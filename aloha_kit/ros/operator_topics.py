@@ -1,4 +1,4 @@
-"""Operator commands by ROS topics and services, and the state published for the operator."""
+"""Operator commands by ROS topic and service, and the state published for the operator."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _ANSWER_S = 0.3  # a running program answers its services at once
 class OperatorTopics:
     """Operator channel over ROS: commands by topic and by service, in one queue.
 
-    Under the namespace: topic `command` (std_msgs/String, one word), a service each (std_srvs/Trigger) of the
-    commands' names, and topic `state` (std_msgs/String, latched).
+    Under the namespace: topic `command` (std_msgs/String, one word), a service (std_srvs/Trigger) for each command,
+    and topic `state` (std_msgs/String, latched).
 
     Args:
         commands: those that have a service; by topic any word is passed on, and its reader refuses unknown ones.
@@ -50,7 +50,7 @@ class OperatorTopics:
         return commands
 
     def refuse(self, command: str, why: Callable[[], str]) -> None:
-        """Let the service of `command` fail with what `why` returns, unless that is empty."""
+        """Make the service of `command` fail with the text that `why` returns, unless that is empty."""
         self._refusals[command] = why
 
     def status(self, state: str, message: str) -> None:
@@ -59,7 +59,7 @@ class OperatorTopics:
         self._publisher.publish(String(state))
 
     def close(self) -> None:
-        """Leave the topics and services."""
+        """Unregister the topics and services."""
         for service in self._services:
             service.shutdown("over")
         self._subscriber.unregister()

@@ -1,9 +1,9 @@
-"""Readings of an arm: waited for, taken apart, and believed only where they can be true.
+"""Arm readings: receive them, parse them, and accept only plausible ones.
 
 One wrong value among good ones must not become a command.
 
 Drivers publish single wrong values (a byte lost on the bus, a counter that overflows) that are finite and within the
-joint's range. A joint has a top speed, so a reading is believed when readings next to it agree with it.
+joint's range. A joint has a top speed, so a reading is accepted when neighbouring readings agree with it.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ Vector = npt.NDArray[np.float32]
 T = TypeVar("T")
 
 TIMEOUT_S = 5.0
-"""How long a driver may take to appear, to answer, and to publish a reading that is one."""
+"""Timeout of a driver to appear, to answer, and to publish a valid reading."""
 
 AGREEING = 4
 """Readings in a row that have to agree before the first command starts from one."""
 
-HAND_SPEED = 10.0  # rad/s: an arm without torque goes as fast as a person moves it
+HAND_SPEED = 10.0  # rad/s: an arm without torque moves as fast as an operator's hand
 SLACK = (0.1, 0.3)  # rad and openings: noise, and messages that arrive together
 OUTSIDE = 0.2  # rad: a resting arm sags past its limits by less
 
 
 def next_reading(topic: str, who: str) -> Any:
-    """The next sensor_msgs/JointState on `topic`.
+    """Wait for the next sensor_msgs/JointState on `topic`.
 
     Raises:
         RosError: none within `TIMEOUT_S`.
@@ -50,7 +50,7 @@ def next_reading(topic: str, who: str) -> Any:
 
 
 def retry_read(read: Callable[[], T], clock: Clock, timeout_s: float) -> T:
-    """`read()`, again and again while the bus loses its readings, at most for `timeout_s`.
+    """Retry `read()` while it raises ReadingError, at most for `timeout_s`.
 
     Raises:
         ReadingError: the last one's.
@@ -66,7 +66,7 @@ def retry_read(read: Callable[[], T], clock: Clock, timeout_s: float) -> T:
 
 
 def joint_values(who: str, names: Sequence[str], message: Any, quantity: str) -> npt.NDArray[np.float64]:
-    """(N,) a JointState's `quantity` of the joints `names`.
+    """Values (N,) of a JointState's `quantity` for the joints `names`.
 
     Raises:
         StreamError: a joint or the quantity is missing.
@@ -90,13 +90,13 @@ def require_finite(who: str, quantity: str, names: Sequence[str], values: npt.ND
 
 
 def require_reading(who: str, position: npt.NDArray[np.float64]) -> None:
-    """Raise ReadingError where the motors' `position` is what drivers report when they could not read them."""
+    """Raise ReadingError where the motors' `position` is the value that drivers report after a failed read."""
     if np.all(np.abs(position + np.pi) < 1e-3):
         raise ReadingError(f"{who}: its driver could not read the motors (it reports -π for every joint)")
 
 
 def disagreement(model: ArmModel, before: npt.ArrayLike, now: npt.ArrayLike, seconds: float) -> str:
-    """What of (size,) `now` no motion explains, `seconds` after (size,) `before`; empty where all of it can be."""
+    """Joints of (size,) `now` that no motion explains, `seconds` after (size,) `before`; text or empty."""
     first, second = np.asarray(before, np.float64), np.asarray(now, np.float64)
     reach = model.vector(HAND_SPEED, 2 * GRIPPER_SPEED) * abs(seconds) + model.vector(*SLACK)
     beyond = np.abs(second - first) - reach
@@ -113,7 +113,7 @@ def disagreement(model: ArmModel, before: npt.ArrayLike, now: npt.ArrayLike, sec
 def require_agreement(
     who: str, model: ArmModel, now: npt.ArrayLike, others: Iterable[tuple[float, npt.ArrayLike]]
 ) -> None:
-    """Raise ReadingError unless (size,) `now` agrees with one of the readings next to it.
+    """Raise ReadingError unless (size,) `now` agrees with one of its neighbouring readings.
 
     Args:
         others: (seconds between, (size,) reading).
@@ -129,7 +129,7 @@ def require_agreement(
 def require_believable(
     who: str, model: ArmModel, parse: Callable[[Any], Vector], sample: Sample, sync: SoftSync, stream: str
 ) -> None:
-    """Raise ReadingError where a stream's `sample` agrees with none of those next to it, or is none."""
+    """Raise ReadingError where a stream's `sample` is invalid or agrees with none of its neighbours."""
 
     def others() -> Iterator[tuple[float, Vector]]:
         for other in sync.around(stream, sample.stamp_ns):
@@ -142,14 +142,14 @@ def require_believable(
 def agreed_reading(
     topic: str, who: str, model: ArmModel, parse: Callable[[Any], Vector], clock: Clock, timeout_s: float
 ) -> Vector:
-    """(size,) the newest of `AGREEING` readings in a row that agree, each within the arm's joint limits.
+    """Agreed reading (size,): the newest of `AGREEING` readings in a row that agree, each within the joint limits.
 
     Args:
-        parse: a message's (size,) reading; ReadingError where it is none.
+        parse: gives a message's (size,) reading; raises ReadingError where it is invalid.
 
     Raises:
         RosError: nothing is published within `timeout_s`.
-        ReadingError: no such readings in that time; says which joint, what was read and what was expected.
+        ReadingError: no such readings in that time; names the joint, the value read and the value expected.
     """
     arrived: deque[tuple[int, Any]] = deque(maxlen=1000)
     end = clock.now_ns() + int(timeout_s * 1e9)

@@ -1,4 +1,4 @@
-"""What was seen of a rig: plain records, gathered by `inspect` and judged by the rig doctor. No ROS needed."""
+"""Rig measurements: plain records made by `inspect` and evaluated by the rig doctor. No ROS needed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ RgbImage = npt.NDArray[np.uint8]
 
 
 def empty_times() -> Times:
-    """(0,): nothing came."""
+    """Empty (0,) array of times."""
     return np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
 class Publisher:
-    """A node that publishes a topic; `host` is where it says it can be reached."""
+    """Publisher of a topic; `host` is the address that it registered."""
 
     node: str
     host: str = "localhost"
@@ -31,13 +31,13 @@ class Publisher:
 
 @dataclass(frozen=True, eq=False)
 class TopicMeasurement:
-    """A topic that the rig should have, and the messages of it that came in during the check."""
+    """Expected topic of the rig, and its messages received during the check."""
 
-    stream: str  # as `Streams` names it: "images/cam_high", "qpos_left", "leader_left", "base_vel"
+    stream: str  # name as in `Streams`: "images/cam_high", "qpos_left", "leader_left", "base_vel"
     topic: str
     expected_type: str
     rate_hz: float  # the configured one
-    found_type: str = ""  # what the master knows it as; "" if nobody ever published it
+    found_type: str = ""  # registered at the master; "" if it was never published
     publishers: tuple[Publisher, ...] = ()
     stamps_ns: Times = field(default_factory=empty_times)  # (N,) of the headers; 0 where the driver set none
     arrivals_ns: Times = field(default_factory=empty_times)  # (N,) on this machine's clock
@@ -47,7 +47,7 @@ class TopicMeasurement:
 
     @property
     def bytes_per_s(self) -> float:
-        """Mean over the check; 0 with fewer than two messages."""
+        """Mean data rate in bytes/s; 0 with fewer than two messages."""
         if len(self.arrivals_ns) < 2:
             return 0.0
         return float(self.sizes[1:].sum() / max((self.arrivals_ns[-1] - self.arrivals_ns[0]) / 1e9, 1e-9))
@@ -55,7 +55,7 @@ class TopicMeasurement:
 
 @dataclass(frozen=True, eq=False)
 class CameraMeasurement:
-    """One camera's newest image, or why there is none."""
+    """Newest image of one camera, or the reason why there is none."""
 
     name: str
     picture: RgbImage | None  # (H, W, 3) RGB
@@ -68,16 +68,16 @@ class ArmMeasurement:
 
     stream: str
     model: ArmModel
-    raw: npt.NDArray[np.float64]  # (N, size) joints in the order of the vectors: rad, then the gripper as it comes
+    raw: npt.NDArray[np.float64]  # (N, size) joints in the order of the vectors: rad, gripper in the driver's unit
     stamps_ns: Times  # (N,), of arrival where the driver set none
     lengths: tuple[int, int, int] = (0, 0, 0)  # of position, velocity, effort in the newest message
-    error: str = ""  # why it could not be used
+    error: str = ""  # why the messages could not be used
     commands: int = 0  # messages on its command topics during the check
 
 
 @dataclass(frozen=True)
 class MotorMeasurement:
-    """Registers of one arm's motors by name, one value a motor; empty where the driver does not tell."""
+    """Registers of one arm's motors by name, one value a motor; empty where the driver gives none."""
 
     arm: str
     motors: tuple[str, ...] = ()
@@ -87,14 +87,14 @@ class MotorMeasurement:
 
 @dataclass(frozen=True)
 class NetworkMeasurement:
-    """The ROS graph's addresses and clock, as this process sees them."""
+    """Network addresses and clock of the ROS graph, as measured by this process."""
 
     master_uri: str
     master_is_here: bool
     ros_ip: str = ""
     ros_hostname: str = ""
     own_addresses: tuple[str, ...] = ()
-    hostname_address: str = ""  # what this machine's name resolves to; "" if it does not
+    hostname_address: str = ""  # address that this machine's name resolves to; "" if it does not
     use_sim_time: bool = False
     clock_published: bool = False
     clock_step_s: float = 0.0  # how far the wall clock moved against the monotonic one during the check
@@ -102,7 +102,7 @@ class NetworkMeasurement:
 
 @dataclass(frozen=True)
 class UsbCamera:
-    """A camera of this machine: what it was asked for, and which USB bus carries it."""
+    """USB camera of this machine: its configured mode and its USB bus."""
 
     camera: str
     device: str
@@ -114,7 +114,7 @@ class UsbCamera:
 
 @dataclass(frozen=True)
 class DiskMeasurement:
-    """What the data set's folder can take."""
+    """Free space and write speed of the data set's folder."""
 
     folder: str
     write_bytes_s: float
@@ -124,7 +124,7 @@ class DiskMeasurement:
 
 @dataclass(frozen=True, eq=False)
 class RigMeasurements:
-    """Everything that was seen. `motors` has no entry for arms whose driver has no registers."""
+    """All measurements of a rig. `motors` has no entry for arms whose driver has no registers."""
 
     topics: tuple[TopicMeasurement, ...]
     cameras: tuple[CameraMeasurement, ...]

@@ -1,6 +1,6 @@
-"""The samples of one stream in the order of their stamps, and what they tell about it: rate, losses, its clock.
+"""Ring buffer of one stream's samples in order of stamp, with the stream's rate, losses and clock offset.
 
-Not thread-safe: `SoftSync` owns one a stream, and the lock.
+Not thread-safe: `SoftSync` owns one for each stream, and the lock.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 SETTLED = 10  # samples after which the offset of a stream's clock is trusted
-STEPPED_BACK = 5  # samples in a row older than one before them: not late, but stamped by a clock that was set back
-CLOCK_DRIFT = 2000  # the least delay seen is forgotten by 1 ns in so many (500 ppm), since clocks drift
+STEPPED_BACK = 5  # older samples in a row: not late, but stamped by a clock that was set back
+CLOCK_DRIFT = 2000  # the smallest delay measured grows by 1 ns in this many (500 ppm), since clocks drift
 NEW_COUNT = 1000  # a larger step of header.seq is another publisher's count, not a loss
 RATE_WINDOW_NS = 2_000_000_000
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """What is expected of a stream. `source` (its topic) is named in errors.
+    """Stream specification: rate and bounds. `source` (its topic) is named in errors.
 
     An optional stream (`required=False`) does not hold the reference time back, and is left out of a match
-    that it cannot serve.
+    where it has no sample.
     """
 
     name: str
@@ -38,7 +38,7 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One message. `stamp_ns` is its capture time on our clock: the driver's stamp; the arrival where the driver
+    """Stamped message. `stamp_ns` is its capture time on our clock: the driver's stamp; the arrival where the driver
     left it zero (`stamped` False); the stamp plus the offset of its clock where that is `corrected`."""
 
     stamp_ns: int
@@ -50,31 +50,31 @@ class Sample:
 
 @dataclass(frozen=True)
 class StreamHealth:
-    """How a stream does: `count` to `restarts` since the start, `rate_hz` and `jitter_s` over the last 2 s."""
+    """Stream health: `count` to `restarts` since the start, `rate_hz` and `jitter_s` over the last 2 s."""
 
     problem: str  # why it cannot be used now; empty when it can
     rate_hz: float  # of samples with a new stamp
     jitter_s: float  # standard deviation of the steps between stamps; lost messages do not count
     age_s: float  # of the newest sample; infinite before the first
-    count: int  # messages heard
+    count: int  # messages received
     dropped: int  # lost on the way, by header.seq where there is one, else by gaps between stamps at the set rate
-    out_of_order: int  # with a stamp older than one that came before
-    duplicates: int  # with a stamp already seen
-    restarts: int  # times everything was forgotten because time, here or there, stepped back
-    stamped: bool  # False: the driver leaves stamps zero, arrival times stand in
-    offset_s: float  # arrival less stamp at best: the clocks' difference and the shortest delay, told apart by nobody
+    out_of_order: int  # with a stamp older than an earlier message's
+    duplicates: int  # with a stamp received before
+    restarts: int  # times all samples were dropped because a clock, here or there, stepped back
+    stamped: bool  # False: the driver leaves stamps zero, arrival times replace them
+    offset_s: float  # smallest arrival less stamp: the clocks' difference plus the shortest delay
     corrected: bool  # the offset is larger than a delay may be: it is added to the stamps
     skew_s: float  # sample less reference time in the last match
     worst_skew_s: float  # the largest of any match so far, without sign
 
 
 class StreamRing:
-    """See the module. Stamps inside are the driver's own; what leaves is on our clock."""
+    """Ring buffer of one stream. Stored stamps are the driver's; returned stamps are on our clock."""
 
     def __init__(self, spec: StreamSpec, keep_ns: int, offset_bound_ns: int) -> None:
         self.spec, self._keep_ns, self._offset_bound_ns = spec, keep_ns, offset_bound_ns
         self._period_ns = round(1e9 / spec.rate_hz)
-        self._capacity = 16 + 4 * keep_ns // self._period_ns  # should a driver run wild
+        self._capacity = 16 + 4 * keep_ns // self._period_ns  # bounds memory where a driver publishes far too fast
         self._count = self._dropped = self._out_of_order = self._duplicates = self._restarts = 0
         self._skew_ns = self._worst_skew_ns = 0
         self.clear()
@@ -121,18 +121,18 @@ class StreamRing:
     def _count_by_seq(self, seq: int, late: bool) -> None:
         step = 1 if self._seq is None else seq - self._seq
         if step <= 0 and late:
-            self._dropped = max(0, self._dropped - 1)  # counted as lost, now it came
+            self._dropped = max(0, self._dropped - 1)  # counted as lost, but arrived now
             return
         self._dropped += step - 1 if 1 < step < NEW_COUNT else 0
         self._seq = seq
 
     def _estimate_offset(self, delay_ns: int, arrival_ns: int) -> None:
-        """The least delay seen, one that no queue or busy process has lengthened; slowly forgotten."""
+        """Estimate the clock offset: the smallest delay, without queues or busy processes; slowly forgotten."""
         if not self._settled or delay_ns <= self._offset_at(arrival_ns):
             self._least_delay_ns, self._least_at_ns = delay_ns, arrival_ns
         self._settled += 1
         self._offset_ns = self._offset_at(arrival_ns)
-        # What is corrected stays so down to half the bound, or stamps near it would jump to and fro.
+        # Correction stays on down to half the bound, or stamps near it would alternate.
         stays = self._correction_ns != 0 and self._settled > SETTLED
         bound = self._offset_bound_ns // 2 if stays else self._offset_bound_ns
         self._correction_ns = self._offset_ns if abs(self._offset_ns) > bound else 0
@@ -149,7 +149,7 @@ class StreamRing:
                 self._dropped += self._missing(sample.stamp_ns, after[0]) - self._missing(before, after[0])
         self._stamps.insert(index, sample.stamp_ns)
         self._samples.insert(index, sample)
-        # One beyond what is kept: a late message that fills a gap is told by its neighbour before.
+        # One sample more than needed: a late message that fills a gap is recognised by the one before it.
         too_old = bisect_left(self._stamps, self._stamps[-1] - self._keep_ns) - 1
         excess = max(0, too_old, len(self._stamps) - self._capacity)
         del self._stamps[:excess], self._samples[:excess]
@@ -168,7 +168,7 @@ class StreamRing:
         return replace(sample, stamp_ns=sample.stamp_ns + self._correction_ns, corrected=True)
 
     def closest(self, reference_ns: int) -> Sample:
-        """The newer one of two that are equally near."""
+        """Sample closest to a reference time; the newer one of two that are equally near."""
         target = reference_ns - self._correction_ns
         index = bisect_left(self._stamps, target)
         if index == len(self._stamps) or (index and self._stamps[index] - target > target - self._stamps[index - 1]):
@@ -176,7 +176,7 @@ class StreamRing:
         return self.sample(index)
 
     def around(self, stamp_ns: int, before: int) -> list[Sample]:
-        """The sample after `stamp_ns` and so many before it, the nearest first."""
+        """Neighbouring samples: the one after `stamp_ns` and `before` ones before it, the nearest first."""
         index = bisect_left(self._stamps, stamp_ns - self._correction_ns)
         after = bisect_right(self._stamps, stamp_ns - self._correction_ns)
         found = [*range(index - 1, max(-1, index - 1 - before), -1), *range(after, min(after + 1, len(self._stamps)))]
@@ -189,7 +189,7 @@ class StreamRing:
         return now_ns - min(self.newest_ns, self._samples[-1].arrival_ns)
 
     def problem(self, now_ns: int, settled: int = 0) -> str:
-        """Why the stream cannot be used at `now_ns`; empty when it can."""
+        """Reason why the stream cannot be used at `now_ns`; empty when it can."""
         bound = f"bound {self.spec.max_age_ns / 1e9:.3g} s"
         if not self._samples:
             return f"{self} is silent: no message yet, {bound}"

@@ -49,31 +49,31 @@ from aloha_kit.ros.start_sequence import StartSequence
 from aloha_kit.ros.streams import Streams
 
 WARM_UP_S = 15.0
-"""How long the streams may take to come alive."""
+"""Timeout of the streams' first samples."""
 
 GAP_S = 0.1
-"""How long a step waits for what follows a lost message or a failed reading: a bit more than two images at 30 Hz."""
+"""How long a step waits for the message after a lost one or a failed reading: a little over two images at 30 Hz."""
 
 
 class RosEnv(Environment):
-    """Followers, cameras and perhaps a base, in the observations and actions of `core`.
+    """ROS environment: followers, cameras and optionally a base, with the observations and actions of `core`.
 
-    `reset` brings the followers to their start pose (they take torque and the driver's modes on the way; it
+    `reset` brings the followers to their start pose (it sets torque and the driver's modes first; it
     raises SafetyError, and moves nothing, while another node commands them, which ends a step too),
     puts a simulated rig's objects back, runs `start_sequence`, and gives FIRST when every stream is alive. `step`
     sends, waits for the deadline and matches one sample of each stream. Stamps: "qpos_left", …,
-    "images/<camera>", "base_vel", "sensors/<sensor>", "leader_left", … (what the action came from), "deadline",
+    "images/<camera>", "base_vel", "sensors/<sensor>", "leader_left", … (source of the action), "deadline",
     "command".
 
-    When anything fails nothing more is sent, so the followers stay at their last command; nothing here lets torque go
-    except `release`. Once the emergency stop was pressed nothing moves on any path until `estop.reset()`: a base is
+    When anything fails nothing more is sent, so the followers stay at their last command; only `release` switches the
+    torque off. Once the emergency stop was pressed nothing moves on any path until `estop.reset()`: a base is
     sent zero velocity, arms and leaders nothing.
-    Where the rig's leaders drive its followers (`teleop: hardware`) and a person records, nothing is sent at all.
+    Where the rig's leaders drive its followers (`teleop: hardware`) and an operator records, nothing is sent at all.
 
     Args:
-        leaders: a person moves the leaders: `env.leaders` is the policy; a base is theirs to push.
-        start_sequence: run in `reset` when the followers stand at the start (see `ros.start_sequence`).
-        clock: of stamps; this process has to be a node then. By default it becomes one.
+        leaders: an operator moves the leaders: `env.leaders` is the policy; a base is pushed by hand.
+        start_sequence: run in `reset` once the followers are at the start pose (see `ros.start_sequence`).
+        clock: of the stamps; this process must be a ROS node then. By default the node is started here.
 
     Attributes:
         rig, task, clock; estop: EStop; streams: Streams.
@@ -81,8 +81,8 @@ class RosEnv(Environment):
         late_ns: how late the last deadline was met.
 
     Raises:
-        ConfigError: the rig has no leaders, but they are asked for; another rig is simulated here.
-        RosError: no master, or a driver or the rig's `estop` that is not there.
+        ConfigError: leaders are requested but the rig has none; another rig is simulated here.
+        RosError: no master, or a driver or the rig's `estop` does not run.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class RosEnv(Environment):
         if leaders and not rig.leaders:
             raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
         self.task, self.rig = task, rig
-        drivers, sensors = rig_drivers(rig), rig_sensors(rig)  # unknown ones are told before anything is contacted
+        drivers, sensors = rig_drivers(rig), rig_sensors(rig)  # unknown ones raise before anything is contacted
         self.clock = clock or node.start("aloha_teleop" if leaders else "aloha_kit", anonymous=True)
         self.late_ns = 0
         self._start_sequence, self._by_person = start_sequence, leaders
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
         first = next(iter(drivers["follower"].values()))
-        next_reading(first.state_topic, first.name)  # whoever simulates says so before that
+        next_reading(first.state_topic, first.name)  # a simulation sets its parameter before that
         with contextlib.ExitStack() as opened:
             about = simulated_rig()
             if about and about.get("rig", rig.name) != rig.name:
@@ -126,7 +126,7 @@ class RosEnv(Environment):
             base = MobileBase(rig.base, rate_hz=task.rate_hz, clock=self.clock) if rig.base else None
             self.base = opened.enter_context(contextlib.closing(base)) if base else None
             self.estop.when_pressed(self.hold)
-            rospy.on_shutdown(self.hold)  # while topics are still open
+            rospy.on_shutdown(self.hold)  # before the topics are closed
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)
             self._sole = SoleCommander(
@@ -144,7 +144,7 @@ class RosEnv(Environment):
 
     @property
     def followers(self) -> dict[str, Arm]:
-        """In the order of the vectors."""
+        """Follower arms {name: arm}, in the order of the vectors."""
         return self._arms.arms
 
     @property
@@ -153,12 +153,12 @@ class RosEnv(Environment):
 
     @property
     def limits(self) -> SafetyLimits:
-        """Each follower's own, and a base's."""
+        """Safety limits: each follower's own, and a base's."""
         return aloha_limits(self.contract, arm={name: arm.model for name, arm in self.followers.items()})
 
     @property
     def rest_action(self) -> Action:
-        """(A,) the followers resting on themselves, grippers open; `park` brings them there."""
+        """Rest pose (A,), grippers open; `park` moves the followers there."""
         arms = np.concatenate([arm.model.vector(arm.model.rest, 1.0) for arm in self.followers.values()])
         return np.append(arms, np.zeros(len(self.contract.action_names) - len(arms))).astype(np.float32)
 
@@ -178,26 +178,26 @@ class RosEnv(Environment):
 
     @property
     def listens_only(self) -> bool:
-        """Whether nothing may be sent: the leaders drive the followers while a person records."""
+        """Whether nothing may be sent: the leaders drive the followers while an operator records."""
         return self._by_person and self.rig.teleop == "hardware"
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing was asked of the followers yet, so that there is nothing to park."""
+        """Whether no request was sent to the followers yet, so that there is nothing to park."""
         return self._arms.untouched
 
     @property
     def last_command(self) -> npt.NDArray[np.float64] | None:
-        """(A,) what was last sent, a base at rest: where the next command starts from. None where nothing was sent."""
+        """Last command (A,), a base at rest: the start of the next command. None where nothing was sent."""
         sent = self._arms.last
         return None if sent is None else np.append(sent, np.zeros(len(self.contract.action_names) - len(sent)))
 
     def seed(self, seed: int) -> None:
-        """A simulated rig's next reset uses exactly `seed`; a real one has no chance to decide."""
+        """Set the seed of a simulated rig's next reset; a real rig has no random start."""
         self._next_seed = int(seed)
 
     def describe(self) -> dict[str, Any]:
-        """Rig, seed, arms, and of each stream its topic and what its stamps are; plain values for JSON."""
+        """Describe the rig, seed, arms, and each stream's topic and kind of stamps; plain values for JSON."""
         return {
             "rig": self.rig.name,
             "simulated": dict(self._simulation.about) if self._simulation else False,
@@ -214,7 +214,7 @@ class RosEnv(Environment):
     def reset(self) -> dm_env.TimeStep:
         self._steps = None
         self.estop.require_released()
-        self.streams.sync.wait(WARM_UP_S)  # a rig that cannot see does not move
+        self.streams.sync.wait(WARM_UP_S)  # without images nothing moves
         self.hold()
         if not self.listens_only:
             self._sole.listen()
@@ -226,7 +226,7 @@ class RosEnv(Environment):
         if self._start_sequence is not None:
             self._start_sequence(self)
         self._start_from_where_they_are()
-        # The streams may still show what was before.
+        # The streams may still hold samples from before the reset.
         ready_ns = self.clock.now_ns()
         while self.streams.sync.wait(WARM_UP_S).reference_ns < ready_ns:
             self.clock.sleep_until(self.clock.now_ns() + 2_000_000)
@@ -238,8 +238,8 @@ class RosEnv(Environment):
         return dm_env.restart(self._first_observation())
 
     def step(self, action: Action) -> dm_env.TimeStep:
-        """Send, wait for the deadline, observe. An action further than one step of the guard's at full speed from the
-        command before it is sent as far as that step goes.
+        """Send an action (A,), wait for the deadline, observe. An action further from the previous command than the
+        guard's largest step is limited to that step.
 
         Raises:
             ValueError: an action of another shape, or one that is not finite.
@@ -272,21 +272,21 @@ class RosEnv(Environment):
         self._arms.move(targets, seconds)
 
     def leader_action(self, name: str) -> Vector:
-        """The target that a leader asks for now; raises StreamError where it says nothing."""
+        """Follower target from a leader's newest reading; raises StreamError where it is silent."""
         if self.leaders is None:
             raise ConfigError("this rig was connected without its leaders")
         return self.leaders.reading(name)
 
     def guarded(self, policy: Policy, *, release: bool = False) -> contextlib.AbstractContextManager[SafetyGuard]:
-        """The guard between `policy` and the arms, which are parked on every way out: see `ros.safety.guarded`."""
+        """Context of the guard between `policy` and the arms, parked at every exit: see `ros.safety.guarded`."""
         return guarded(self, policy, release=release)
 
     def guard(self, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
-        """The guard between `policy` and the arms, without parking; see `ros.safety.make_guard`."""
+        """Guard between `policy` and the arms, without parking; see `ros.safety.make_guard`."""
         return make_guard(self, policy, limits=limits)
 
     def operator(self, commands: Sequence[str], namespace: str) -> OperatorTopics:
-        """Commands of an operator by topic and service under `namespace`; `reset` is refused where it may not be.
+        """Operator commands by topic and service under `namespace`; `reset` is refused while the stop is still pressed.
 
         Raises:
             RosError: a running program uses this namespace already.
@@ -302,12 +302,12 @@ class RosEnv(Environment):
         StartSequence(status=status, poll=poll, countdown_s=countdown_s)(self)
 
     def camera_images(self) -> Mapping[str, npt.NDArray[np.uint8]]:
-        """{camera: (H, W, 3) RGB} newest images; raises StreamError where a camera is silent or its image is torn."""
+        """Newest images {camera: (H, W, 3) RGB}; raises StreamError where a camera is silent or its image is torn."""
         cameras = self.contract.cameras
         return images.LazyImages({name: self.streams.sync.newest(f"images/{name}").value for name in cameras})
 
     def stream_health(self) -> dict[str, StreamHealth]:
-        """{stream: its rate, its age and what is wrong with it}."""
+        """Health {stream: its rate, age and problem}."""
         return self.streams.sync.health()
 
     def require_connection(self) -> None:
@@ -316,32 +316,32 @@ class RosEnv(Environment):
         node.require_master()
 
     def prepare(self) -> None:
-        """Modes, limits and torque of the followers, for `park` without a `reset`. Raises as `FollowerArms.prepare`."""
+        """Set followers' modes, limits and torque, for `park` without a `reset`. Raises as `FollowerArms.prepare`."""
         self._sole.listen()
         self._arms.prepare()
 
     def require_alone(self) -> None:
-        """Raise SafetyError, by name, where another node commands what this one does, or publishes a stream too."""
+        """Raise SafetyError, naming the node, where another one commands this rig or publishes a stream too."""
         self._sole.require()
 
     def hold(self) -> None:
-        """Stay: a base stops; arms under torque stay at their last command by themselves."""
+        """Hold still: a base stops; arms under torque stay at their last command by themselves."""
         if self.base is not None:
             self.base.stop()
 
     def lock_leaders(self) -> None:
-        """Leaders stay where they are, so that a person may let go of them; one whose driver is gone is left alone."""
+        """Lock the leaders in place, so that hands can leave them; one whose driver has ended is skipped."""
         if not self.listens_only:
             for arm in self.leader_arms.values():
                 with contextlib.suppress(AlohaKitError):
                     arm.set_torque(True)
 
     def torque_report(self) -> str:
-        """What the followers' motors answer about their torque: "their torque is on" where all of them have it."""
+        """Torque state of the followers' motors as text: "their torque is on" where all of them have it."""
         return self._arms.torque_report()
 
     def park(self, seconds: float | None = None) -> None:
-        """Followers to rest on themselves, whatever streams do. Raises as `FollowerArms.park`."""
+        """Park the followers at their rest pose, whatever the streams' state. Raises as `FollowerArms.park`."""
         self.hold()
         if not self.listens_only:
             self.estop.require_released()
@@ -349,15 +349,15 @@ class RosEnv(Environment):
             self._arms.park(seconds)
 
     def release(self, *, even_if_they_fall: bool = False) -> None:
-        """Let the followers' torque go. Raises SafetyError unless they are parked."""
+        """Switch the followers' torque off. Raises SafetyError unless they are parked."""
         self._arms.release(even_if_they_fall=even_if_they_fall)
 
     def observation_spec(self) -> dict[str, Any]:
-        """Specs nested like the observation; `stamps` of a reset lacks `command`. Every stream has to be alive."""
+        """Observation specs, nested like the observation; `stamps` of a reset lacks `command`. Needs every stream."""
         return self._senses.spec({name: self.streams.sync.newest(name).value for name in self.streams.topics})
 
     def action_spec(self) -> specs.BoundedArray:
-        """(A,) joint targets within the followers' limits, grippers in normalised opening, base velocity."""
+        """Action spec (A,): joint targets within the followers' limits, normalised gripper openings, base velocity."""
         return self._senses.action_spec()
 
     def close(self) -> None:
@@ -373,19 +373,19 @@ class RosEnv(Environment):
                 self.base.drive(command[-2:])
 
     def _forget(self) -> None:
-        """Another sender may have moved any arm."""
+        """Discard the last commands of all arms: another sender may have moved them."""
         self._arms.forget()
         for arm in self.leader_arms.values():
             arm.forget()
 
     def _start_from_where_they_are(self) -> None:
-        """A start sequence may wait for minutes, and somebody may have moved a follower meanwhile."""
+        """Start the next commands from the measured poses: a follower may have been moved during the start sequence."""
         if not self.listens_only:
             for arm in self.followers.values():
                 arm.hold_target()
 
     def _first_observation(self) -> Observation:
-        """Decides for the episode whether it has velocities and efforts: one reading without is no driver without."""
+        """First observation; decides whether the episode has velocities and efforts, from more than one reading."""
         self._senses = replace(self._senses, required=frozenset(QUANTITIES))
         try:
             return self._observe(command_ns=None)

@@ -1,4 +1,4 @@
-"""A policy on a rig: guarded while it acts, and the arms at rest however it ends."""
+"""Safe execution of a policy on a rig: guarded commands, and parked arms at every exit."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 def guarded(
     env: RosEnv, policy: Policy, *, release: bool = False, say: Callable[[str], None] = print
 ) -> Iterator[SafetyGuard]:
-    """Inside, the guard between `policy` and the arms of `env`; on every way out the arms are parked.
+    """Context of the guard between `policy` and the arms of `env`; the arms are parked at every exit.
 
     Its limits are the arms' own, its bound on the age of streams is the rig's, its emergency stop is the environment's.
-    Once that was pressed, or where the arms could not be prepared, nothing moves and they are not parked.
+    Once it was pressed, or where the arms could not be prepared, nothing moves and they are not parked.
 
     Args:
-        release: let the torque go once the arms are parked.
-        say: told how the arms were left.
+        release: switch the torque off once the arms are parked.
+        say: called with a message about the state in which the arms were left.
 
     Raises:
-        SafetyError: nothing failed before, but the arms were not parked, or not let go.
+        SafetyError: nothing failed before, but the arms were not parked, or their torque is still on.
     """
     try:
         yield make_guard(env, policy)
     except BaseException:
-        with contextlib.suppress(SafetyError):  # what ended it is what is raised
+        with contextlib.suppress(SafetyError):  # the first error is the one raised
             _leave(env, release, say)
         raise
     _leave(env, release, say)
 
 
 def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
-    """The guard of `policy` on this rig, with the followers' own limits unless others are given."""
+    """Make the guard of `policy` on this rig, with the followers' own limits unless others are given."""
     timeout_s = _stale_s(env)
     return SafetyGuard(
         policy,
@@ -53,7 +53,7 @@ def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = Non
 
 
 def _stale_s(env: RosEnv) -> float:
-    """Twice the age at which `RosEnv` gives its slowest stream up: a second opinion, not a stricter one."""
+    """Stale bound (s): twice the age at which `RosEnv` raises for its slowest stream, so that `RosEnv` raises first."""
     rig = env.rig
     rates = [arm.rate_hz for arm in rig.followers.values()]
     rates += [rig.cameras[name].rate_hz for name in env.contract.cameras]
@@ -62,7 +62,7 @@ def _stale_s(env: RosEnv) -> float:
 
 
 def _leave(env: RosEnv, release: bool, say: Callable[[str], None]) -> None:
-    """Park, and say what came of it. Raises SafetyError where the arms are not as they should be left."""
+    """Park and report the result. Raises SafetyError where the arms are not parked, or not released as requested."""
     if env.untouched:
         say("nothing was sent to the arms")
         return

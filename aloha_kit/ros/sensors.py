@@ -1,4 +1,4 @@
-"""Sensors of a rig: numbers out of any ROS message, as a named feature of an observation."""
+"""Sensors of a rig: numbers of any ROS message as a named feature of an observation."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ UNITS = {
     "std_msgs/Float32": {"data": "unknown"},
     "std_msgs/Float64": {"data": "unknown"},
 }
-"""{message type: {field: its unit}}: what is read where a rig's file lists no entries, every number in these fields."""
+"""{message type: {field: its unit}}: the fields read where a rig's file lists no entries, every number in them."""
 
 _ARRAY = re.compile(r"(.+)\[(\d+)\]")
 
 
 @dataclass(frozen=True)
 class Sensor:
-    """One sensor: `message` is the class of its messages, `read` takes its numbers out of one.
+    """One sensor: `message` is the class of its messages, `read` extracts its numbers from one.
 
     Attributes:
-        entries: paths of the numbers in the message; `lengths`: {array: how many numbers it has to hold}.
+        entries: paths of the numbers in the message; `lengths`: {array: its required length}.
     """
 
     name: str
@@ -50,12 +50,12 @@ class Sensor:
     lengths: dict[str, int]
 
     def feature(self, rate_hz: float | None) -> Feature:
-        """What it is in a contract; `rate_hz` where it is not the control rate."""
+        """Feature of the sensor in a contract; `rate_hz` where it is not the control rate."""
         found = Feature.vector(f"sensors/{self.name}", self.role, self.entries, self.units)
         return replace(found, rate_hz=rate_hz)
 
     def read(self, message: Any) -> Vector:
-        """(D,) the entries.
+        """Sensor values (D,) from a message.
 
         Raises:
             ReadingError: a value is not finite.
@@ -77,7 +77,7 @@ def rig_sensors(rig: RigConfig) -> dict[str, Sensor]:
     """The sensors of a rig, by name.
 
     Raises:
-        ConfigError: a message type that is not installed, an entry that it has not, or entries that have to be listed.
+        ConfigError: a message type that is not installed, an entry it lacks, or a type whose entries must be listed.
     """
     return {name: _sensor(name, config) for name, config in rig.sensors.items()}
 
@@ -122,7 +122,7 @@ def _inside(value: Any, field: str) -> list[str]:
 
 
 def _require_field(name: str, kind: str, value: Any, path: str) -> None:
-    """Raise ConfigError where messages of this type have no such entry, up to an array, whose length only they tell."""
+    """Raise ConfigError where messages of this type have no such entry; indices in arrays are not checked."""
     for part in path.split("."):
         if isinstance(value, (list, tuple, bytes)):
             return
@@ -133,7 +133,7 @@ def _require_field(name: str, kind: str, value: Any, path: str) -> None:
 
 
 def _find(who: str, message: Any, path: str) -> Any:
-    """What a path stands for; a part of it is a field, the index in an array, or a joint's name in a JointState."""
+    """Value at a path; each part is a field, an index in an array, or a joint's name in a JointState."""
     value = message
     for part in path.split("."):
         if not isinstance(value, (list, tuple, bytes)):

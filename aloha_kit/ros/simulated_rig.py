@@ -1,4 +1,4 @@
-"""What a simulated rig offers beside the drivers' topics: a reward, and objects that can be put back."""
+"""Client of a simulated rig: its reward, and the reset of its objects, beside the drivers' topics."""
 
 from __future__ import annotations
 
@@ -18,20 +18,19 @@ _TIMEOUT_S = 10.0
 
 
 def simulated_rig() -> dict[str, Any] | None:
-    """What the simulated rig on this master says of itself (rig, task, task_config, scene, arm_model, max_reward,
-    person);
+    """Description of the simulated rig on this master (rig, task, task_config, scene, arm_model, max_reward, person);
     None where the rig is real."""
     found = rospy.get_param(PARAM, None)
     return dict(found) if isinstance(found, Mapping) else None
 
 
 class SimulatedRig:
-    """The running simulation; `about` is `simulated_rig()`."""
+    """Simulated rig that runs; `about` is `simulated_rig()`."""
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         self.about = dict(about)
-        self.reward = 0.0  # of the instant, newest heard
-        self.seed: int | None = None  # of the present objects, once we have put them there
+        self.reward = 0.0  # of the instant, newest received
+        self.seed: int | None = None  # of the present objects, once they were reset from here
         self._subscriber = rospy.Subscriber("/sim_rig/reward", Float32, self._rewarded, queue_size=1)
         self._reset = rospy.ServiceProxy("/sim_rig/reset", Trigger)
 
@@ -41,10 +40,10 @@ class SimulatedRig:
 
     @property
     def arm_model(self) -> ArmModel | None:
-        """What the scene's followers are.
+        """Arm model of the scene's followers.
 
         Raises:
-            RosError: it names an arm that is not known.
+            RosError: it names an unknown arm.
         """
         name = self.about.get("arm_model")
         if name is not None and name not in ARM_MODELS:
@@ -52,10 +51,10 @@ class SimulatedRig:
         return ARM_MODELS[name] if name else None
 
     def reset(self, seed: int | None) -> int:
-        """Put the objects back, by `seed` or by the next one; returns the seed used.
+        """Reset the objects with `seed` or the next seed; returns the seed used.
 
         Raises:
-            RosError: the simulation does not answer, or refuses; says why.
+            RosError: the simulation does not answer, or refuses; gives the reason.
         """
         if seed is not None:
             rospy.set_param("/sim_rig_seed", int(seed))

@@ -1,4 +1,4 @@
-"""One observation out of streams that tick on their own: the sample of each nearest to one reference time.
+"""Soft synchronisation of streams: the sample of each that is nearest to one reference time.
 
 Pure Python without ROS. Callbacks call `add`, which only stores; the control loop calls `match`. Nothing is
 repeated silently: a stream that is silent, frozen, late or out of its skew bound is a `StreamError` with its name.
@@ -21,24 +21,24 @@ POLL_NS = 1_000_000
 
 @dataclass(frozen=True)
 class Matched:
-    """The sample of each stream nearest to `reference_ns`, the newest time that every required stream has reached."""
+    """Matched samples: of each stream the nearest to `reference_ns`, the newest time all required ones reached."""
 
     reference_ns: int
     samples: dict[str, Sample]
 
     def skew_ns(self, name: str) -> int:
-        """How far after the reference time the stream's sample was taken; negative before it."""
+        """Skew (ns): sample time less reference time."""
         return self.samples[name].stamp_ns - self.reference_ns
 
 
 class SoftSync:
-    """Short rings of stamped samples, one a stream. Thread-safe.
+    """Soft sync: short ring buffers of stamped samples, one for each stream. Thread-safe.
 
     Args:
         specs: the streams; at least one is required.
-        clock: what arrivals are told in. When it steps back (simulated time started again) all samples are forgotten.
+        clock: of the arrivals. When it steps back (simulated time restarted) all samples are dropped.
         clock_offset_s: stamps further than this from their arrivals come from another clock and are corrected.
-        keep_s: how far back samples are kept; by default as long as one stream may wait for the slowest.
+        keep_s: how far back samples are stored; by default as long as one stream may wait for the slowest.
     """
 
     def __init__(
@@ -60,17 +60,17 @@ class SoftSync:
 
         Args:
             stamp_ns: header.stamp; 0 where the driver leaves it empty.
-            seq: header.seq, one more each message; None where there is none.
+            seq: header.seq, which grows by one each message; None where there is none.
         """
         with self._lock:
             if not self._closed:
                 self._stream(name).add(stamp_ns, self._now(), value, seq)
 
     def match(self, timeout_s: float = 0.0) -> Matched:
-        """The newest observation that all required streams can give together.
+        """Match the newest samples that all required streams have together.
 
         Args:
-            timeout_s: how long to try again, since the gap of one lost message closes with the next.
+            timeout_s: how long to retry, since the gap of one lost message closes with the next.
 
         Raises:
             StreamError: streams that are silent, frozen, late or out of their skew bound, each with age and bound.
@@ -78,7 +78,7 @@ class SoftSync:
         return self._until(timeout_s, settled=0, prefix="")
 
     def wait(self, timeout_s: float) -> Matched:
-        """Until every required stream is alive, its clock is known and they match.
+        """Wait until every required stream is alive, its clock offset is known and all match.
 
         Raises:
             StreamError: not within `timeout_s`; lists each stream that is not ready, and why.
@@ -86,7 +86,7 @@ class SoftSync:
         return self._until(timeout_s, settled=SETTLED, prefix=f"streams are not ready after {timeout_s:g} s: ")
 
     def newest(self, name: str) -> Sample:
-        """The newest sample of one stream, whatever the others do.
+        """Newest sample of one stream, independent of the others.
 
         Raises:
             StreamError: it is silent, frozen or late, or there is no such stream.
@@ -98,7 +98,7 @@ class SoftSync:
             return stream.sample(-1)
 
     def around(self, name: str, stamp_ns: int, before: int = 2) -> list[Sample]:
-        """The samples of a stream next to `stamp_ns`: so many before it, the nearest first, and one after it."""
+        """Neighbouring samples around `stamp_ns`: `before` ones before it, the nearest first, and one after it."""
         with self._lock:
             return self._stream(name).around(stamp_ns, before)
 
@@ -108,13 +108,13 @@ class SoftSync:
             return {name: stream.health(now) for name, stream in self._streams.items()}
 
     def clear(self) -> None:
-        """Forget all samples, as at the start."""
+        """Drop all samples, as at the start."""
         with self._lock:
             for stream in self._streams.values():
                 stream.clear()
 
     def close(self) -> None:
-        """Free all samples; what callbacks still bring is not kept."""
+        """Free all samples; later messages are not stored."""
         self._closed = True
         self.clear()
 
@@ -126,7 +126,7 @@ class SoftSync:
             if isinstance(result, Matched):
                 return result
             now = self._clock.now_ns()
-            start = min(start, now)  # simulated time may start again
+            start = min(start, now)  # simulated time may restart
             if now >= start + timeout_ns:
                 raise StreamError(prefix + "; ".join(result))
             self._clock.sleep_until(min(start + timeout_ns, now + POLL_NS))

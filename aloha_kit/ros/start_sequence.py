@@ -1,6 +1,6 @@
 """Start sequence of an episode with leader arms: start pose, closed grippers, a countdown, torque off.
 
-Recording and teleoperation pass it to `RosEnv`, which runs it in `reset` once the followers stand at their start pose.
+Recording and teleoperation pass it to `RosEnv`, which runs it in `reset` once the followers are at their start pose.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class StartSequence:
         poll: called every `POLL_S`; "start" replaces closing the grippers. What it raises (`StopEpisode`, for
             example) ends the sequence with the leaders locked.
         countdown_s: whole seconds between closing the grippers and the first step.
-        move_s: how long the leaders take to the start pose.
+        move_s: duration of the leaders' move to the start pose.
         timeout_s: wait no longer than this for the grippers to close; None waits without limit.
     """
 

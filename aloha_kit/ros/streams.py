@@ -21,7 +21,7 @@ from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
 
 @dataclass(frozen=True)
 class Topic:
-    """Where a stream comes from: its topic, message class and set rate."""
+    """Source of a stream: its topic, message class and configured rate."""
 
     name: str
     message: type
@@ -29,7 +29,7 @@ class Topic:
 
 
 class Streams:
-    """Subscribed to what a rig publishes; samples hold the ROS messages as they came.
+    """Subscriptions to a rig's topics; samples hold the ROS messages unchanged.
 
     Streams: "qpos_<arm>" and "leader_<arm>" (joint states), "images/<camera>", "images_depth/<camera>", "base_vel",
     "sensors/<sensor>".
@@ -41,10 +41,10 @@ class Streams:
         clock: the clock of stamps, `node.start`.
 
     Attributes:
-        sync: the soft sync that they are stored in; `topics`: {stream: topic}.
+        sync: the soft sync that stores them; `topics`: {stream: topic}.
 
     Raises:
-        ConfigError: a camera that the rig has not, leaders of a rig without any, or a sensor that cannot be read.
+        ConfigError: a camera that the rig lacks, leaders of a rig without any, or a sensor that cannot be read.
     """
 
     def __init__(self, rig: RigConfig, cameras: Iterable[str], *, leaders: bool, clock: Clock) -> None:
@@ -56,7 +56,7 @@ class Streams:
         self._subscribers = [self._subscribe(stream, topic) for stream, topic in topics.items()]
 
     def published_twice(self) -> dict[str, str]:
-        """{topic: the two nodes that publish on it at once}, by name; empty as a rule."""
+        """Competing publishers {topic: names of the two nodes}; empty where each topic has one."""
         return {self.topics[stream]: both for stream, each in self._publishers.items() if (both := each.competing())}
 
     def close(self) -> None:
@@ -66,7 +66,7 @@ class Streams:
         self.sync.close()
 
     def _subscribe(self, stream: str, topic: Topic) -> message_filters.Subscriber:
-        # A queue of a second: rospy hands over what one read of the socket held, and drops all beyond the queue.
+        # A queue of a second: rospy delivers the data of one read of the socket, and drops all beyond the queue.
         queue = max(5, math.ceil(topic.rate_hz))
         subscriber = message_filters.Subscriber(topic.name, topic.message, queue_size=queue, tcp_nodelay=True)
         subscriber.registerCallback(self._store, stream)
@@ -80,7 +80,7 @@ class Streams:
 
 
 def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iterator[tuple[str, Topic]]:
-    """(stream, topic) of followers, leaders, base, sensors and cameras, in this order; errors as `Streams`."""
+    """Topics of a rig as (stream, topic): followers, leaders, base, sensors, cameras; errors as `Streams`."""
     for name, arm in rig.followers.items():
         yield f"qpos_{name}", Topic(arm_driver(arm).state_topic, JointState, arm.rate_hz)
     if leaders and not rig.leaders:
@@ -102,7 +102,7 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
 
 
 def stream_spec(stream: str, topic: Topic, sync: SyncConfig) -> StreamSpec:
-    """A stream's bounds: so many of its periods, and at least so many seconds."""
+    """Stream specification with its bounds: a number of its periods, and at least a number of seconds."""
     skew_s = max(sync.max_skew_periods / topic.rate_hz, sync.max_skew_s)
     age_s = max(sync.max_age_periods / topic.rate_hz, sync.max_age_s)
     return StreamSpec(stream, topic.rate_hz, round(skew_s * 1e9), round(age_s * 1e9), source=topic.name)

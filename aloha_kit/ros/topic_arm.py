@@ -1,4 +1,4 @@
-"""What arms have in common whose driver publishes sensor_msgs/JointState: readings, and commands in sequence."""
+"""Base of arms whose driver publishes sensor_msgs/JointState: readings, and commands in sequence."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TopicArm(Arm):
     Args:
         name: in messages.
         topic: of its joint states.
-        rate_hz: of the commands; says how far one may be from the one before.
+        rate_hz: of the commands; limits the step between two of them.
     """
 
     def __init__(self, name: str, model: ArmModel, topic: str, clock: Clock, *, rate_hz: float) -> None:

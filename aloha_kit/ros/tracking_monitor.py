@@ -1,4 +1,4 @@
-"""Whether a follower still goes where it is told: nothing in the driver says that a motor has shut itself off."""
+"""Tracking monitor of a follower: detects motors that have shut off, which the driver does not report."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from aloha_kit.core import ArmModel, SafetyError
 JOINT_FAR = 0.5  # rad: further than a servo is pushed off its goal, or lags behind a fast command for long
 GRIPPER_FAR = 0.3  # opening: an object between the fingers holds them off as well, but then the motor pushes
 IDLE_MA = 10.0
-NONE_MA = 3.0  # a motor without torque measures no current, or the smallest that it can
+NONE_MA = 3.0  # a motor without torque measures no current, or one unit of it
 LASTING_S = 1.0
 SLACK_S = 0.1
-"""An arm that falls for so long comes as far as a hand's breadth."""
+"""An arm that falls for this long (s) drops by about 10 cm."""
 
 
 class TrackingMonitor:
-    """Watches one follower.
+    """Tracking monitor of one follower.
 
     Args:
         who: its name in errors.
-        model: what it is.
+        model: its arm model.
         milliamperes: whether efforts are currents of the motors. A gripper that is off its goal without a
-            current has shut off, usually from overload; without that knowledge grippers are not watched.
+            current has shut off, usually from overload; otherwise grippers are not monitored.
     """
 
     def __init__(self, who: str, model: ArmModel, *, milliamperes: bool) -> None:
@@ -31,14 +31,14 @@ class TrackingMonitor:
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was: the arm was prepared anew."""
+        """Reset the monitor: the arm was prepared again."""
         self._since_ns: npt.NDArray[np.int64] = np.full(self._model.size, -1, np.int64)
         self._slack_ns, self._told = -1, False
 
     def slack(self, effort: npt.ArrayLike | None, now_ns: int) -> bool:
-        """Whether no joint has drawn a current for `SLACK_S`; said once, until one draws some again.
+        """Whether no joint has drawn a current for `SLACK_S`; true once, until one draws some again.
 
-        Its torque was switched off then, or it lies where nothing has to be held: the driver knows which.
+        Its torque was switched off, or it is at rest where nothing has to be held: the driver reports which.
         """
         if not self._milliamperes or effort is None or np.any(np.abs(np.asarray(effort)[: self._model.dof]) > NONE_MA):
             self._slack_ns, self._told = -1, False
@@ -48,7 +48,7 @@ class TrackingMonitor:
         return self._told and not told
 
     def check(self, target: npt.ArrayLike, qpos: npt.ArrayLike, effort: npt.ArrayLike | None, now_ns: int) -> None:
-        """Compare what was commanded with what is observed, each (size,); without efforts grippers are not watched.
+        """Compare the command with the observation, each (size,); without efforts grippers are not monitored.
 
         Raises:
             SafetyError: a joint has been off its command for `LASTING_S`; names it, and how far.
