@@ -1,4 +1,4 @@
-"""YAML in, frozen dataclasses out; a wrong key is answered with the nearest right one."""
+"""Configuration: YAML files to frozen dataclasses; an error about an unknown key names the nearest known one."""
 
 from aloha_kit.config.load import find, from_mapping, load, names, to_mapping
 from aloha_kit.config.rig import ArmConfig, BaseConfig, CameraConfig, EStopConfig, RigConfig, SyncConfig, ViewConfig

@@ -1,4 +1,4 @@
-"""How inference runs: device, engine, precision. Needs no torch: command lines on any machine show it."""
+"""Inference settings: device, engine, precision. Needs no torch, so that every machine's command line has them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Precision = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """Where and by what a trained network runs.
+    """Device, engine and precision of a trained network.
 
     Attributes:
         device: None is cuda where there is one, else cpu.

@@ -1,4 +1,4 @@
-"""From a name or a path to a typed, frozen dataclass.
+"""Loading of configurations by name or path into typed, frozen dataclasses.
 
 A configuration is found by path, or by name in these folders, first hit wins: `$ALOHA_KIT_CONFIGS`,
 `./configs`, the checkout the package runs from, and the folder that installation filled.
@@ -117,7 +117,7 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def _number(value: Any) -> Any:
-    """YAML's `50` where 50.0 is meant; also its `1e-4`, which it takes for a word."""
+    """Convert YAML's `50` where 50.0 is meant, and `1e-4`, which YAML reads as text."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -125,7 +125,7 @@ def _number(value: Any) -> Any:
 
 
 def _word(hint: Any, value: Any) -> Any:
-    """YAML's `no`, which it takes for false, where that is one of the words to choose from."""
+    """Convert YAML's `no`, which it reads as false, where that is one of the choices."""
     return "no" if value is False and "no" in typing.get_args(hint) else value
 
 
@@ -148,7 +148,7 @@ def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
 
 
 def _check_list(hint: Any, value: Any, where: str) -> None:
-    """YAML's `top` in place of `[top]` would become a tuple of letters."""
+    """Refuse YAML's `top` in place of `[top]`, which would become a tuple of letters."""
     options = typing.get_args(hint) if typing.get_origin(hint) in {typing.Union, types.UnionType} else (hint,)
     items = next((typing.get_args(option) for option in options if typing.get_origin(option) is tuple), None)
     if items is None or (value is None and type(None) in options):

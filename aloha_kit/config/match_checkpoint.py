@@ -1,4 +1,4 @@
-"""The task and the rig as a policy needs them: its cameras, at its sizes, under the rig's names."""
+"""Adaptation of task and rig to a checkpoint: its cameras, at its image sizes, under the rig's names."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def rig_joints(rig: RigConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """What a published checkpoint, which does not tell it, is taken to have been trained on.
+    """Cameras, image sizes and rate that are assumed for a published checkpoint, which does not record them.
 
     Attributes:
         cameras: {name: (height, width)}, in the order of the training's `camera_names`.
         rate_hz: steps a second.
-        cameras_from, sizes_from, rate_from: who said so.
+        cameras_from, sizes_from, rate_from: source of each value.
         named: the cameras were given by name, and not taken from a task.
-        cautious: where neither the weights nor a name tells the cameras, refuse instead of assuming the task's.
+        cautious: where neither weights nor flags determine the cameras, refuse instead of assuming the task's.
     """
 
     cameras: Mapping[str, tuple[int, int]]
@@ -56,7 +56,7 @@ def training_setup(
     size: tuple[int, int] | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> TrainingSetup:
-    """What `task` on `rig` shows, for checkpoints that do not say what they were shown.
+    """Training setup from `task` and `rig`, for checkpoints that do not record theirs.
 
     Args:
         cameras: the policy's names in the training's order, in place of the task's.
@@ -88,7 +88,7 @@ def training_setup(
 
 
 def assumption(assumed: Mapping[str, Any]) -> str:
-    """One line for people of what `policies.find.load_network` noted in `ChunkNetwork.assumed`."""
+    """One-line summary of the assumptions in `ChunkNetwork.assumed`."""
     cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed["cameras"].items())
     return (
         f"assumed, since a published checkpoint does not tell it: cameras {cameras} (names: {assumed['cameras_from']};"
@@ -119,8 +119,8 @@ def match_checkpoint(
 ) -> tuple[TaskConfig, RigConfig]:
     """The task and the rig with the cameras of a policy's contract.
 
-    Only cameras that the rig has are asked for; comparing the contracts names those it has not. Real cameras
-    are as large as they are, and a rig that is simulated behind ROS as it was started.
+    Only cameras that the rig has are requested; the comparison of the contracts names missing ones. Real cameras
+    keep their own image size, and so does a rig that is simulated behind ROS.
 
     Args:
         size: in place of the contract's.

@@ -1,7 +1,7 @@
-"""Policy families and their configurations: every choice by name, with its reason.
+"""Policy families and their configurations.
 
 A family is one line of `FAMILIES`, one configuration class, the network that the class names, and a YAML file. A family
-of the user's own needs no line: its YAML says `kind: my_package.module:MyConfig`.
+of the user's own needs no line: its YAML has `kind: my_package.module:MyConfig`.
 
 The defaults are what we recommend; `configs/policies/act_reference.yaml` and `cnnmlp_reference.yaml` are the published
 ACT repository's choices, number for number.
@@ -59,7 +59,7 @@ class PolicyConfig:
     backbone: Literal["resnet18", "resnet34"] = "resnet18"
     """Which ResNet reads the images."""
     backbone_layers: int = 4
-    """Stages of the ResNet that are kept, 1 to 4. Fewer keep finer maps of small images, and cost less."""
+    """Stages of the ResNet that are used, 1 to 4. Fewer give finer maps of small images, and cost less."""
     backbone_width: int = 64
     """Channels of the first stage; the standard 64 is needed for pretrained weights."""
     backbone_norm: Literal["frozen", "batch", "group"] = "frozen"
@@ -142,11 +142,11 @@ class ActConfig(PolicyConfig):
     latent_dim: int = 32
     """Size of the latent."""
     kl_weight: float = 10.0
-    """Weight of the latent's divergence from N(0, 1): higher means less can be known of the future from it."""
+    """Weight of the latent's divergence from N(0, 1): higher means less information about the actions in the latent."""
     loss_over: Literal["valid", "all"] = "valid"
     """Average the error over the rows that exist, or over all with the padded ones as zero error (reference)."""
     camera_embedding: bool = True
-    """Tell the transformer which camera a patch comes from; without it, two cameras' equal patches look the same."""
+    """Add a camera embedding to each patch; without it, equal patches of two cameras cannot be distinguished."""
     is_pad_head: bool = False
     """Carry the reference's second head, which is in no loss; for checkpoints that the reference should read."""
     distinct_init: bool = True
@@ -208,7 +208,7 @@ class CnnMlpConfig(PolicyConfig):
 
 
 def policy_from_mapping(values: dict[str, Any], *, where: str = "policy configuration") -> PolicyConfig:
-    """A policy configuration from plain values, of which `kind` says which family it is.
+    """A policy configuration from plain values, with the family in `kind`.
 
     Raises:
         ConfigError: no or an unknown kind, an unknown key or a value of the wrong type.

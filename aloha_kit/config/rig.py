@@ -1,4 +1,4 @@
-"""What does a task: arms, cameras and perhaps a base, simulated in process or behind ROS topics."""
+"""Rig configuration: arms, cameras and optionally a base, simulated in process or behind ROS topics."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class SensorConfig:
 
 @dataclass(frozen=True)
 class EStopConfig:
-    """An emergency stop that has to be there: std_msgs/Bool, true while it is pressed, repeated by its source."""
+    """A required emergency stop: std_msgs/Bool, true while it is pressed, repeated by its source."""
 
     topic: str = "/aloha_kit/estop"  # std_msgs/Bool
     timeout_s: float = 0.5  # silence of a source that counts as pressed; it sends several times as often
@@ -128,7 +128,7 @@ class EStopConfig:
 
 @dataclass(frozen=True)
 class SyncConfig:
-    """How far apart the streams of one observation may be.
+    """Time synchronisation: bounds on the skew and age of the streams of one observation.
 
     A stream's skew bound is `max_skew_periods` of its own period, and at least `max_skew_s`; its silence
     bound `max_age_periods` of them, and at least `max_age_s`.
@@ -145,23 +145,23 @@ class SyncConfig:
 class RigConfig:
     """A rig. Arms are keyed "left", "right": the order of the keys is the order in the vectors.
 
-    `teleop` says who moves the followers while a person holds the leaders: "software" (we send what the
-    leaders say), or "hardware" (the leaders drive them, as on Cobot Magic; recording only listens).
+    `teleop` is how the followers follow the leaders: "software" (we send the leaders' positions), or "hardware"
+    (the leaders drive them, as on Cobot Magic; recording only subscribes).
     """
 
     name: str  # in messages and in episodes
     kind: str  # environment: a name in `envs.ENVIRONMENTS`, or my_package.module:Name
     cameras: dict[str, CameraConfig]  # by name
-    quality: Literal["draft", "fast", "fine"] = "fast"  # of simulated pictures: shadows and edges
+    quality: Literal["draft", "fast", "fine"] = "fast"  # of simulated images: shadows and edges
     followers: dict[str, ArmConfig] = field(default_factory=dict)  # arms that do the task
     leaders: dict[str, ArmConfig] = field(default_factory=dict)  # arms that the operator holds, as their followers
     base: BaseConfig | None = None  # a mobile base
     sensors: dict[str, SensorConfig] = field(default_factory=dict)  # further streams, by name
-    estop: EStopConfig | None = None  # none: /aloha_kit/estop is listened to, nobody has to publish on it
-    teleop: Literal["software", "hardware"] = "software"  # who moves the followers while a person holds the leaders
+    estop: EStopConfig | None = None  # none: /aloha_kit/estop is subscribed to, but no publisher is required
+    teleop: Literal["software", "hardware"] = "software"  # how the followers follow the leaders
     sync: SyncConfig = field(default_factory=SyncConfig)  # bounds of the streams of one observation
     gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode
-    options: dict[str, Any] = field(default_factory=dict)  # whatever an environment of one's own wants to be told
+    options: dict[str, Any] = field(default_factory=dict)  # settings of a custom environment
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
 
     @property

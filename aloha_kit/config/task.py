@@ -1,4 +1,4 @@
-"""What is done: a task."""
+"""Task configuration."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class TaskConfig:
-    """One thing to teach: what to call it, how long it takes, what has to be seen."""
+    """A task: its name, instruction, episode length and cameras."""
 
     name: str  # in messages and in the names of folders
     instruction: str  # what to do, in words; recorded in every episode
     rig: str = "sim"  # a name in configs/rigs, or a path
     scene: str = ""  # the simulated scene, needed on a simulated rig: a name, or my_package.module:Name
-    script: str = ""  # how an expert does it in simulation, in place of the scene's own script: as `scene`
+    script: str = ""  # scripted expert in simulation, in place of the scene's own: a name or path as for `scene`
     episode_len: int = 500  # actions in an episode; observations are one more
     rate_hz: float = 50.0  # control rate; on a robot that of its cameras, or images repeat
     cameras: tuple[str, ...] = ("top",)  # of the rig, in the order in which a policy reads them

@@ -1,4 +1,4 @@
-"""How a policy is trained: everything that is not the network itself. The field texts are what `--help` shows."""
+"""Training configuration: everything except the network itself. `--help` shows the texts of the fields."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TrainConfig:
     include_failed: bool = False
     """Train also on episodes that are marked as failures."""
     val_fraction: float = 0.1
-    """Share of the episodes kept for validation (reference: 0.2); 0 for none."""
+    """Share of the episodes used for validation (reference: 0.2); 0 for none."""
     augment: bool = True
     """Image augmentation: crop 95 %, rotate ±5°, jitter brightness 0.3, contrast 0.4, saturation 0.5."""
     cache: Literal["disk", "device", "none"] = "disk"
@@ -65,7 +65,7 @@ class TrainConfig:
     val_every: int = 500
     """Steps between validations."""
     val_batches: int = 20
-    """Most batches a validation looks at, evenly spread over the validation episodes."""
+    """Largest number of batches of a validation, evenly spread over the validation episodes."""
     save_every: int = 0
     """Steps between checkpoints that are kept for good (step_N), 0 for none; last and best are always kept."""
     eval_every: int = 0

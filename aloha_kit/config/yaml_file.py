@@ -1,4 +1,4 @@
-"""YAML as people write it: what is wrong with a file is said by line, and nothing in it can cost memory or time."""
+"""YAML parser: errors name the line of the file, and size limits bound memory and time."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _text(path: Path) -> str:
 
 
 class _Refused(yaml.MarkedYAMLError):
-    """YAML that is in order, and still no configuration."""
+    """Valid YAML that is not a configuration."""
 
     def __init__(self, problem: str, mark: yaml.Mark) -> None:
         super().__init__(problem=problem, problem_mark=mark)

@@ -1,4 +1,4 @@
-"""Asynchronous inference: chunks are predicted beside the control loop, so that a slow network never stalls the arms.
+"""Asynchronous inference: chunks are predicted in a thread, so that a slow network never blocks the control loop.
 
 numpy alone, like `execution`: the network may be in this process or on another machine.
 """
@@ -99,16 +99,16 @@ class AsyncInferencePolicy:
 
     @property
     def provenance(self) -> ChunkProvenance | None:
-        """Where the last action came from; None before the first, and while it holds."""
+        """Chunks of the last action; None before the first, and while the arms hold still."""
         return self._schedule.provenance
 
     def reset(self) -> None:
-        """Forget the episode; an inference that is still under way is dropped when it ends."""
+        """Begin a new episode; the result of an inference that is still running is discarded."""
         with self._turn:
             self._start_episode()
 
     def close(self) -> None:
-        """End the thread; one that hangs in the source is left behind."""
+        """End the thread; one that is blocked in the source is abandoned."""
         with self._turn:
             self._closed = True
             self._turn.notify_all()

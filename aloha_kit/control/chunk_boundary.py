@@ -1,6 +1,6 @@
 """Schedule of chunks: when the next inference is due, and the action of a step that several chunks cover.
 
-There is neither a thread nor a clock in here: `AsyncInferencePolicy` runs it in real time, `SimulatedLatencyPolicy` in
+This module has neither a thread nor a clock: `AsyncInferencePolicy` runs it in real time, `SimulatedLatencyPolicy` in
 virtual time.
 """
 
@@ -16,7 +16,7 @@ from aloha_kit.control.execution import ChunkProvenance, ensemble
 from aloha_kit.core import Action, ConfigError, ContractError
 
 ChunkBoundary = Literal["none", "blend"]
-"""How a chunk takes over from the one before: at once, or fading while both cover the steps."""
+"""Transition from one chunk to the next: at once, or by a fade over steps that both cover."""
 
 ON_TIME = "no chunk in time"
 """Why a step is held that no chunk covers."""
@@ -48,13 +48,13 @@ def fade_steps(boundary: ChunkBoundary) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """A prediction, and how it takes over from the one before.
+    """A predicted chunk and its transition from the one before.
 
     Attributes:
         begun: the step whose observation it came from, which row 0 is for.
         rows: (K, A) actions.
         since: the step from which on it is executed.
-        fade: steps until it is alone; 0 is at once.
+        fade: steps until it has the full weight; 0 is at once.
     """
 
     begun: int

@@ -1,6 +1,6 @@
 """Chunk execution: action by action, or the average of all predictions for the present step.
 
-numpy alone, so that a robot PC can run them on chunks that come from elsewhere.
+Needs numpy alone, so that a robot PC can execute chunks that a server predicts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class ChunkSource(Protocol):
     """Predicts the next K actions; `agent.ChunkPolicy` is one."""
 
     def reset(self) -> None:
-        """Forget the previous episode."""
+        """Begin a new episode."""
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
         """(K, A), the same K and A every time; row i is for i steps from now."""
@@ -30,7 +30,7 @@ class ChunkSource(Protocol):
 
 @dataclass(frozen=True)
 class ChunkProvenance:
-    """Which chunks the action of a step came from. Steps count from the episode's first, 0.
+    """Chunks that the action of a step was computed from. Steps count from the episode's first, 0.
 
     Attributes:
         step: the step that the action is for.
@@ -53,7 +53,7 @@ class Executor(Policy, Protocol):
 
     @property
     def provenance(self) -> ChunkProvenance | None:
-        """Where the last action came from; None before the first, and while holding still."""
+        """Chunks of the last action; None before the first, and while holding still."""
         ...
 
 

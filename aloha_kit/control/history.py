@@ -12,7 +12,7 @@ from aloha_kit.core import Action, Observation
 class ObservationHistory:
     """A policy whose observations carry the `n_obs_steps - 1` control steps before them as `history`, oldest first.
 
-    It stands around the executor, since it needs every step and not only those with an inference. It belongs to one
+    It wraps the executor, since it needs every step and not only those with an inference. It belongs to one
     session: at the start of an episode the first observation takes the place of those before it.
 
     Args:

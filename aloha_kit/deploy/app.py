@@ -1,4 +1,4 @@
-"""Deployment on one screen: contract, rig, guard, observers, rollouts, report."""
+"""Deployment of a policy: contract, rig, guard, observers, rollouts, report."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
 
     Raises:
         ConfigError: a wrong name, path or value.
-        ContractError: policy and rig do not fit together; lists every difference.
+        ContractError: policy and rig do not match; lists every difference.
         SafetyError: the guard ended a rollout, or the network failed or hung.
         RemoteError: the policy server refuses, or does not answer.
         StreamError, RosError: the rig, or a part of it, does not answer.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the rollouts so far were saved and reported.
 
-    On a rig the arms are parked whatever ends it, except after an emergency stop (see `ros.safety.guarded`).
+    On a rig the arms are parked at every ending, except after an emergency stop (see `ros.safety.guarded`).
     """
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)

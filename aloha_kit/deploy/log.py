@@ -1,4 +1,4 @@
-"""How every step of a rollout went, written beside its episode as it happens."""
+"""Step log of a rollout, written beside its episode while it runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class StepLog:
     Put it behind `latency` among the observers: it reads what that has just measured.
 
     Args:
-        executor: the policy inside the guard; its `provenance` tells where an action came from.
+        executor: the policy inside the guard; its `provenance` names the chunks of an action.
         now_s: the clock for flushing.
     """
 

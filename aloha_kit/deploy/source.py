@@ -1,4 +1,4 @@
-"""Policy sources: where chunks come from, this machine or a server, and how they become actions. Needs no torch."""
+"""Policy sources: chunks predicted on this machine or by a server, and their executors. Needs no torch."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class PolicySource:
     """A policy before it is deployed.
 
     Attributes:
-        name: what to call it in reports and episodes: a path, or an address.
+        name: in reports and episodes: a path, or an address.
         trained_on: the task of its demonstrations; None where it is not known.
         about: its kind, configuration and surroundings, plain values for JSON.
         timed: the source of chunks, with its stages timed.
         warm_up: first inferences allocate, which would count as latency.
-        close: gives back what it holds.
+        close: releases its resources.
         n_obs_steps: steps of observation that it reads.
     """
 

@@ -1,4 +1,4 @@
-"""Video of a rollout: a view for people, the policy's images, and the reward over time."""
+"""Video of a rollout: an overview image, the policy's images, and the reward over time."""
 
 from __future__ import annotations
 

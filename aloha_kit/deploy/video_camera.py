@@ -9,7 +9,7 @@ from aloha_kit.core import ConfigError, did_you_mean
 
 
 def choose_view(task: TaskConfig, rig: RigConfig, camera: str | None, count: int | None) -> tuple[str, int]:
-    """The camera for people, and how many rollouts get a video.
+    """Choose the overview camera and the number of rollouts with a video.
 
     In simulation a camera that the policy does not read, else one that it does. On a rig only a camera of the policy,
     on request: another one would have to be connected, and drawing costs time that a control loop has not.

@@ -1,1 +1,1 @@
-"""Diagnosis of failed rollouts from their log, their episode and the statistics of training."""
+"""Diagnosis of failed rollouts from their step log, their episode and the statistics of training."""

@@ -46,7 +46,7 @@ def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def matters(entry: str, rule: str) -> bool:
-    """Whether a limited command is a sign of anything: a gripper is pressed past its stop in demonstrations too, to
+    """Whether a limited command is relevant: a gripper is pressed past its stop in demonstrations too, to
     hold firmly, and every rollout begins with a ramp."""
     return rule != "ramp" and not (rule == "range" and entry.endswith("gripper"))
 
@@ -70,8 +70,8 @@ def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     """Arms that stop and do not go on. Failed rollouts only: those that succeed rest at the end, too.
 
-    A policy sees one instant. Where demonstrations rested, "rest" is a good answer to it, and where it is played for
-    a few steps and asked again, it may be the answer for ever; a whole chunk leads out of the rest.
+    A policy reads one instant. Where demonstrations rest, resting is a valid prediction, and when only a few steps of
+    it are executed before the next inference, the arms may rest forever; a whole chunk continues past the rest.
     """
     window = round(limits.stalled_s[0] * evidence.rate_hz)
     if evidence.success is not False or evidence.steps <= window:

@@ -21,7 +21,7 @@ def run(args: DiagnoseArgs) -> None:
     """Diagnose, print and write.
 
     Raises:
-        EpisodeError: nothing to look at, or a file that is damaged.
+        EpisodeError: no episodes, or a damaged file.
         ConfigError: no checkpoint at `ckpt`, or a folder that cannot be written to.
     """
     one = not args.rollouts.is_dir()
@@ -50,7 +50,7 @@ def run(args: DiagnoseArgs) -> None:
 
 
 def _unknown(diagnoses: list[Diagnosis]) -> Counter[str]:
-    """What could not be looked into, in how many rollouts."""
+    """Checks that could not be made, with the number of rollouts."""
     return Counter(what.replace(Path(d.episode).stem, "episode_N") for d in diagnoses for what in d.unknown)
 
 

@@ -17,8 +17,8 @@ from aloha_kit.core.cli import CommandArgs
 class DiagnoseArgs(CommandArgs):
     """Find why rollouts failed: compare their log and episode with what their policy was trained on.
 
-    Looks at late steps, old observations, chunk boundaries, joints and images unlike training, and what the
-    safety guard did. Writes diagnose.json, and an image beside the episode of each rollout that did not succeed.
+    Checks late steps, old observations, chunk boundaries, joints and images unlike training, and the safety
+    guard's interventions. Writes diagnose.json, and an image beside the episode of each rollout that did not succeed.
     """
 
     EXAMPLE: ClassVar[str] = "runs/sim_transfer_cube/act/deploy"

@@ -28,7 +28,7 @@ class Limits:
     age_s: tuple[float, float] = (0.1, 0.25)
     """95th percentile of a stream's age."""
     repeated: tuple[float, float] = (0.7, 0.9)
-    """Share of the steps that saw a stream's old sample again: 0.7 is a 15 Hz camera at 50 Hz."""
+    """Share of the steps that repeated a stream's old sample: 0.7 is a 15 Hz camera at 50 Hz."""
     still_s: tuple[float, float] = (0.12, 0.25)
     """The longest that a stream's sample stayed the same."""
     held: tuple[float, float] = (0.01, 0.1)

@@ -47,7 +47,7 @@ def check_holds(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def check_delay(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """Chunks that were old when their first action was played."""
+    """Chunks that were old when their first action was executed."""
     begun = [step for step in evidence.log or () if step.boundary and step.step and step.row is not None]
     if not begun:
         return

@@ -28,7 +28,7 @@ class Shared:
 
 @dataclass(frozen=True)
 class Difference:
-    """A measure that tells failed from successful rollouts: medians, and the chance that a failed one has more."""
+    """A measure that differs between failed and successful rollouts: medians, and P(failed > successful)."""
 
     measure: str
     failed: float
@@ -51,7 +51,7 @@ class Comparison:
         return asdict(self)
 
     def text(self) -> str:
-        """For people."""
+        """Comparison as text."""
         lines = [f"{plural(self.failed, 'failed rollout')}, {self.succeeded} successful, {self.unjudged} not judged"]
         if self.shared:
             lines += ["", "What the failed ones have in common"]
@@ -67,7 +67,7 @@ class Comparison:
 
 
 def compare(diagnoses: Sequence[Diagnosis]) -> Comparison:
-    """Count findings among failed and successful rollouts, and look for measures that tell them apart."""
+    """Count findings among failed and successful rollouts, and find measures that differ between them."""
     failed = [d for d in diagnoses if d.success is False]
     succeeded = [d for d in diagnoses if d.success]
     counts = [Counter(key for d in group for key in _findings(d)) for group in (failed, succeeded)]

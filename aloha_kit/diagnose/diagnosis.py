@@ -68,7 +68,7 @@ class Diagnosis:
         }
 
     def text(self) -> str:
-        """For people: the outcome, the causes, what is not known."""
+        """Diagnosis as text: the outcome, the causes, the checks that could not be made."""
         width = max((len(cause.finding.subject) for cause in self.causes), default=0)
         lines = [f"{self.episode}: {self.outcome}", ""]
         for cause in self.causes:

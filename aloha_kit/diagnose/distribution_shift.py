@@ -17,7 +17,7 @@ from aloha_kit.episode.vectors import runs
 
 Table = npt.NDArray[np.float64]
 
-_LEAST = 0.02  # rad or opening: nearer than this to what training saw is the same
+_LEAST = 0.02  # rad or opening: distances from the training data below this count as none
 _NARROWEST = 0.5  # rad or opening: a range that a joint hardly left in training counts as this wide
 
 
@@ -44,7 +44,7 @@ def check_joints(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     if evidence.training is None or evidence.training["qpos"].size != evidence.qpos.shape[1]:
         return
     seen = evidence.training["qpos"]
-    ranged = bool(np.isfinite(seen.min).all())  # the published ACT keeps mean and deviation alone
+    ranged = bool(np.isfinite(seen.min).all())  # the published ACT saves mean and deviation alone
     beyond = joints_beyond(evidence.qpos, seen)
     bounds = limits.beyond if ranged else limits.deviations
     deviations = np.abs(evidence.qpos - seen.mean) / np.maximum(seen.std, _LEAST)
@@ -150,6 +150,6 @@ def _gain(colours: npt.NDArray[np.float32], seen: Moments) -> npt.NDArray[np.flo
 
 
 def _stretch(steps: npt.NDArray[np.int64], flags: npt.NDArray[np.bool_], length: int) -> Runs:
-    """Runs of flags that were looked at every few steps, as steps: a sample speaks for the steps up to the next."""
+    """Runs of flags that were looked at every few steps, as steps: a sample represents the steps up to the next."""
     ends = np.append(steps[1:], length)
     return tuple((int(steps[a]), int(ends[b - 1])) for a, b in runs(flags))

@@ -49,7 +49,7 @@ class Evidence:
         path: of its episode, or where it would be in a folder.
         open: opens the episode, its cameras named as the policy names them.
         reward: (T,) after each step; None where nothing measures it.
-        success: as the episode says; None where nobody judged.
+        success: the episode's label; None where it was not judged.
         reason: how it ended; `error`: whether by an error.
         stamps: {stream: (T,) ns}, `deadline` among them; a stream that was not stamped somewhere is left out.
         begin: {entry: value} of the privileged state at the first step; empty where nothing gives one.
@@ -163,8 +163,8 @@ def _begin(episode: RecordedEpisode) -> dict[str, float]:
 
 
 def _reward(episode: RecordedEpisode) -> Floats | None:
-    """Where nothing measures a reward it is 0 throughout, and so is a rollout's that reached nothing: then somebody
-    or something has judged, which only happens by the reward in a simulation."""
+    """Reward of an episode, None where nothing measures one: it is then 0 throughout, as in a rollout without any
+    success, but only an episode with a measured reward has a success label in simulation."""
     reward = episode.reward
     measured = reward is not None and (reward.any() or (episode.attrs.get("sim") and episode.success is not None))
     return reward if measured else None

@@ -58,7 +58,7 @@ def check_overruns(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def check_streams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
-    """Samples that were old when they were observed, and samples that were observed again and again."""
+    """Samples that were old when they were observed, and samples that were observed repeatedly."""
     if not evidence.streams:
         return
     # not the command's: it is sent after the observation, and how much later is the loop's doing
@@ -86,7 +86,7 @@ def check_streams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 
 
 def _blame(log: tuple[Step, ...]) -> tuple[str, str]:
-    """The stage that took most of the late steps, and words for it."""
+    """The stage that took most of the late steps, and its description."""
     late = [step.ms for step in log[1:] if step.missed]
     if not late:
         return "", ""

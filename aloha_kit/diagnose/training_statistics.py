@@ -19,13 +19,13 @@ def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statis
     """The statistics of a rollout's policy.
 
     Args:
-        named: what the episode says of its policy: a path as it was when the rollout was made, or a server's words.
+        named: the episode's record of its policy: a path at the time of the rollout, or a server's description.
         episode: its path; by default rollouts lie in the run of their policy.
         ckpt: in place of both.
 
     Raises:
         ConfigError: there are none at `ckpt`, or they are damaged.
-        ContractError: there are none where the rollout says; asks for `--ckpt`.
+        ContractError: there are none at the path that the rollout records; the message names `--ckpt`.
     """
     if ckpt is not None:
         file = _statistics_of(ckpt)

@@ -1,4 +1,4 @@
-"""Evaluation on one screen: checkpoints, rollouts, report."""
+"""Evaluation of checkpoints: rollouts in simulation and the report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is one policy better than another? Both were tried from the same starts, so each start is a pair."""
+"""Comparison of two policies by a paired test: both were run from the same start states."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SURE = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """Starts by who succeeded on them, A or B."""
+    """Numbers of start states by which of A and B succeeded."""
 
     both: int
     only_a: int

@@ -67,7 +67,7 @@ class Pool:
         """Wait until all environments are connected; they are all alike.
 
         Raises:
-            EvaluationError: one cannot be connected; says why.
+            EvaluationError: one cannot be connected; gives the reason.
         """
         messages = [self._receive(env) for env in self._environments]
         assert isinstance(messages[0], Ready)

@@ -153,7 +153,7 @@ def to_json(about: Mapping[str, Any], evaluated: Sequence[CheckpointResult]) -> 
 
 
 def table(evaluated: Sequence[CheckpointResult]) -> str:
-    """The whole report for people."""
+    """The whole report as text."""
     parts = [each.table() for each in evaluated if each.rollouts]
     comparison = compared(evaluated)
     return "\n\n".join(["", *parts, *([comparison.table()] if comparison else [])])

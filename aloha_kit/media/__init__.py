@@ -1,1 +1,1 @@
-"""Images for people: videos, tiles, captions, plots, live views. Needs the `view` extra (PyAV, matplotlib, Rerun)."""
+"""Visualisation: videos, tiles, captions, plots, live views. Needs the `view` extra (PyAV, matplotlib, Rerun)."""

@@ -108,7 +108,7 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     """Three subplots from stamps in ns: intervals of each stream, skew of each stream against the
     deadline of its step, and how long after the deadline each command was sent; all in ms.
 
-    Stamps without any deviation are a simulated clock's: the figure says so instead.
+    Stamps without any deviation are from a simulated clock: the figure has a note instead.
 
     Raises:
         ValueError: there are no stamps (an episode of another tool).

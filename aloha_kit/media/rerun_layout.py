@@ -1,4 +1,4 @@
-"""Where things lie in a Rerun recording, a written and a live one: names of entities, and the views of them."""
+"""Layout of Rerun recordings, written and live: names of entities, and their views."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MP4 that plays everywhere: H.264, yuv420p, constant rate."""
+"""MP4 writer for widely supported video: H.264, yuv420p, constant rate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Mp4Writer:
     Args:
         path: the `.mp4` to write.
         rate_hz: frames per second.
-        crf: x264's quality, lower is better (18 cannot be told from the original).
+        crf: x264's quality, lower is better (18 is visually lossless).
         preset: x264's effort.
         threads: encoder threads; few, since a rollout goes on beside it.
     """

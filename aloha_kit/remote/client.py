@@ -1,4 +1,4 @@
-"""Remote policy: the robot's side, a source of chunks that a server predicts."""
+"""Remote policy: the robot's client, a source of chunks that a server predicts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from aloha_kit.remote.observations import outgoing, require_finite
 from aloha_kit.remote.welcome import largest_answer, Welcome, WELCOME_BYTES
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
-_WORDS = 1000  # of the server's, characters that are shown
+_WORDS = 1000  # characters of the server's text that are shown
 
 
 def address(text: str) -> tuple[str, int]:
@@ -57,7 +57,7 @@ class RemotePolicy:
 
     Raises:
         ConfigError: not an address, or not a quality.
-        RemoteError: no answer, or the server refuses; says why.
+        RemoteError: no answer, or the server refuses; gives the reason.
     """
 
     contract: Contract

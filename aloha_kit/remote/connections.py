@@ -1,7 +1,7 @@
-"""Connections of a server: how many there are, and how much is read of one without the token.
+"""Connections of a server: limits on their number, and on what is read before the token was checked.
 
-A connection is a stranger's until its token was compared, then a client's. Strangers beyond the limit end the one
-that has waited longest, so that connections which only wait keep nobody out; clients beyond it are refused.
+A connection is unauthenticated ("stranger") until its token was compared, then a client. A new stranger beyond the
+limit ends the one that has waited longest, so that idle connections do not block others; clients beyond it are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SEND_S = 10.0  # a client that does not read its answers is dropped
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """How many connections a server has at a time, in all and of one address."""
+    """Largest numbers of simultaneous connections, in all and from one address."""
 
     strangers: int = 64
     strangers_per_address: int = 16
@@ -57,7 +57,7 @@ class MeteredSocket(socket.socket):
         return data
 
     def end(self) -> None:
-        """Wake whoever reads or writes it with the end of the connection."""
+        """Shut the connection down, which ends blocked reads and writes of other threads."""
         with contextlib.suppress(OSError):
             self.shutdown(socket.SHUT_RDWR)
 
@@ -71,7 +71,7 @@ class Connections:
         self._lock = threading.Lock()
 
     def add(self, connection: MeteredSocket) -> None:
-        """Admit a stranger; where there are too many, the one that has waited longest is ended."""
+        """Add a stranger; where there are too many, the one that has waited longest is ended."""
         limits = self._limits
         with self._lock:
             strangers = [each for each in self._there if not each.client]
@@ -97,7 +97,7 @@ class Connections:
             return True
 
     def remove(self, connection: MeteredSocket) -> None:
-        """Forget one that has ended."""
+        """Remove a connection that has ended."""
         with self._lock:
             self._there.pop(connection, None)
 

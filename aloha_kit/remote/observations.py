@@ -87,7 +87,7 @@ def _incoming(values: Any, contract: Contract) -> Observation:
 
 
 def require_finite(key: str, values: npt.NDArray[Any], names: tuple[str, ...]) -> None:
-    """Refuse values that are no numbers.
+    """Refuse NaN and infinite values.
 
     Args:
         values: (…, N), for N `names`.

@@ -1,7 +1,7 @@
-"""Policy server: the side with the network, which answers observations with chunks.
+"""Policy server: inference for clients on other machines, which send observations and receive chunks.
 
 A client is a stranger until it has sent the token: little of it is read, for a short time, and little of what it sends
-is repeated. See `connections` for how many there may be.
+is repeated. See `connections` for the limits.
 """
 
 from __future__ import annotations
@@ -211,7 +211,7 @@ class PolicyServer:
 
 @dataclass
 class _Session:
-    """What one client's answers depend on besides its observations."""
+    """State of one client's session, besides its observations."""
 
     fresh: bool = False  # an episode begins with its next observation
 
@@ -234,7 +234,7 @@ def _digest(token: str) -> bytes:
 
 
 def _without_echo(connection: ServerConnection, request: Request, response: Response) -> Response | None:
-    """A plain answer to what is no websocket client."""
+    """A plain answer to clients that do not use websockets."""
     if response.status_code == http.HTTPStatus.SWITCHING_PROTOCOLS:
         return None
     return connection.respond(response.status_code, _PLAIN)

@@ -26,7 +26,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def run(args: ReplayArgs) -> None:
-    """Do all of it; prints the files written.
+    """Replay every episode; prints the files written.
 
     A damaged episode in a folder does not keep the others from being replayed.
 

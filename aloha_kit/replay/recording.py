@@ -28,7 +28,7 @@ class Recording:
         action: (T, A) with a base's velocities behind the arms' commands.
         qpos: (frames, S); frames is T + 1 in our own files, T in those of other tools.
         stamps: {stream: (frames,) ns}; empty in files of other tools.
-        describe: what the environment said about itself (scene, seed), empty in files of other tools.
+        describe: the environment's description (scene, seed), empty in files of other tools.
     """
 
     episode: RecordedEpisode
@@ -46,7 +46,7 @@ class Recording:
         """Read everything but the images.
 
         Raises:
-            EpisodeError: a camera that the episode has not (says which it has), no actions, streams whose
+            EpisodeError: a camera that the episode lacks (lists its cameras), no actions, streams whose
                 numbers of rows do not fit together, or damaged data.
         """
         for camera in cameras:
@@ -106,5 +106,5 @@ class Recording:
 
     @property
     def verdict(self) -> str:
-        """`success`, `failure`, or nothing where nobody judged."""
+        """`success`, `failure`, or empty where the episode was not judged."""
         return {None: "", True: "success", False: "failure"}[self.episode.success]

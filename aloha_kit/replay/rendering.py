@@ -1,4 +1,4 @@
-"""The episode as an MP4 and as plots."""
+"""Rendering of an episode as an MP4 and as plots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The episode as a Rerun recording: images, joints, actions, stamps and skew on one timeline."""
+"""Rerun recording of an episode: images, joints, actions, stamps and skew on one timeline."""
 
 from __future__ import annotations
 

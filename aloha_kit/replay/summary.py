@@ -1,4 +1,4 @@
-"""One episode in a few lines."""
+"""Summary of one episode as text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aloha_kit.replay.recording import Recording
 
 
 def summary(recording: Recording) -> str:
-    """What is in the file, how it ended, and whether its timing holds."""
+    """Summary lines of a file: contents, outcome and timing."""
     episode, attrs = recording.episode, recording.episode.attrs
     cameras = ", ".join(
         f"{name} {size[1]}x{size[0]}"

@@ -1,1 +1,1 @@
-"""A published result made again from nothing: demonstrations, training, evaluation, and a table of how it went."""
+"""Reproduction of a published result: demonstrations, training, evaluation, and a table of the results."""

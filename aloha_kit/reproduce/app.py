@@ -1,4 +1,4 @@
-"""A reproduction on one screen: stages in their order, the result written after each."""
+"""Reproduction command: runs the stages in their order and writes the result after each."""
 
 from __future__ import annotations
 

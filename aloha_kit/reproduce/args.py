@@ -1,4 +1,4 @@
-"""The command line of a reproduction."""
+"""Command line of a reproduction."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ print(torch.cuda.get_device_name(device) if device.type == "cuda" else device.ty
 
 
 class ReproductionError(AlohaKitError):
-    """A reproduction cannot go on; what is done stays."""
+    """A reproduction cannot go on; finished stages stay."""
 
 
 @dataclass(frozen=True)

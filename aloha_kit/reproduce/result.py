@@ -68,7 +68,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class WallTime:
-    """WallTime time of a stage, all attempts together; not `complete` where one was killed, which then counts for 0."""
+    """Wall time of a stage, all attempts together; not `complete` where one was killed, which then counts for 0."""
 
     seconds: float
     complete: bool = True

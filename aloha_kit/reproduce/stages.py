@@ -92,7 +92,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Validate:
-    """Validation of the episodes, since nothing is learned from damaged ones."""
+    """Validation of the episodes, since damaged ones are not usable for training."""
 
     setup: ReproductionSetup
     name: str = "validate"

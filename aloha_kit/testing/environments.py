@@ -32,7 +32,7 @@ def check_environment(
         free_running: streams tick on their own in real time, so one may be seen twice, and steps may be late.
 
     Raises:
-        AssertionError: it is broken; where Python shows no values, the line that failed says which part.
+        AssertionError: the contract is broken; where Python shows no values, the failed line names the part.
     """
     env = make()
     try:
@@ -70,7 +70,7 @@ def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeSt
 
 
 def _stay(env: Environment, step: dm_env.TimeStep) -> npt.NDArray[np.float32]:
-    """The action that changes nothing; a base stands still."""
+    """The action that holds the present pose; a base stands still."""
     action = np.zeros(env.action_spec().shape, np.float32)
     action[: len(env.contract.state_names)] = step.observation["qpos"]
     return action
@@ -138,7 +138,7 @@ def _starts_over(env: Environment) -> None:
 
 
 def _refuses(env: Environment) -> None:
-    """A command that means nothing is refused, and the episode goes on."""
+    """An invalid command is refused, and the episode goes on."""
     good = _stay(env, env.reset())
     assert f"shape ({len(good)},)" in _refusal(env, good[:-1])
     bad = good.copy()

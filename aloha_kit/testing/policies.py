@@ -1,4 +1,4 @@
-"""What every policy network has to keep. The test of a family calls `check_network` with its builder."""
+"""Contract of every policy network as a check. The test of a family calls `check_network` with its builder."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _check_losses(network: ChunkNetwork, batch: Batch) -> None:
 
 
 def _check_padding(network: ChunkNetwork, batch: Batch) -> None:
-    """What stands in padded rows, and in rows beyond the chunk, is of no consequence."""
+    """The contents of padded rows, and of rows beyond the chunk, have no effect."""
     network.eval()
     other = batch.copy()
     other["actions"] = batch["actions"].clone()
@@ -117,7 +117,7 @@ def _check_padding(network: ChunkNetwork, batch: Batch) -> None:
 
 
 def _check_gradients(network: ChunkNetwork, batch: Batch) -> None:
-    """No parameter is carried along for nothing."""
+    """Every parameter is in the loss."""
     network.train()
     network.zero_grad()
     network.losses(batch)["loss"].backward()  # type: ignore[no-untyped-call]
@@ -215,7 +215,7 @@ def _check_disk(network: ChunkNetwork, batch: Batch, full: Contract, folder: Pat
 
 
 def _observed(batch: Batch) -> Batch:
-    """What a policy gets: no actions."""
+    """The batch of an inference: no actions."""
     seen = batch.copy()
     del seen["actions"], seen["is_pad"]
     return seen

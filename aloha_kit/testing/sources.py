@@ -1,4 +1,4 @@
-"""What every source of recorded episodes has to keep, as one reusable check."""
+"""Contract of every source of recorded episodes, as one reusable check."""
 
 from __future__ import annotations
 

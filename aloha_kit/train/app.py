@@ -1,4 +1,4 @@
-"""A training from its flags on. Everything that can be checked without torch is checked before torch is loaded."""
+"""Training command. Everything that can be checked without torch is checked before torch is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The device of a training, and what its process asks of memory there."""
+"""Device of a training, and the memory settings of its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distributed training: one batch shared by several processes, and one end for all of them.
+"""Distributed training: one batch shared by several processes, which all stop at the same step.
 
 Gradients are averaged by PyTorch's DistributedDataParallel. Everything else (requests to stop, the first process's
 clock) is a few numbers a step through a gloo group on the host, which never waits for a GPU.

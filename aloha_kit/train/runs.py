@@ -122,7 +122,7 @@ class Run:
         Normalisation stays that of the checkpoint, since the weights belong to it, also when episodes were added.
 
         Raises:
-            ConfigError: nothing to resume, or another network was asked for; names what differs.
+            ConfigError: nothing to resume, or another network was configured; names the differences.
             ContractError: the episodes are of another embodiment than the checkpoint.
         """
         state = self.state(path)

@@ -1,4 +1,4 @@
-"""Time of training steps, by what it was spent on."""
+"""Time of training steps: waiting for data, the step itself, and the rest."""
 
 from __future__ import annotations
 

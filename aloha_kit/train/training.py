@@ -1,4 +1,4 @@
-"""A training, composed: data, network, preflight and loop."""
+"""Training run: data, network, preflight and loop."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], st
 
 
 def _faster(args: TrainArgs[PolicyConfig], device: str) -> str:
-    """Advice for a training on a CPU that would take days; empty where the first step says nothing of the others."""
+    """Advice for a training on a CPU that would take days; empty where the first step is not representative."""
     if device != "cpu" or args.training.compile:
         return ""
     if Path(args.policy).stem == "act_cpu":
