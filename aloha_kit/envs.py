@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean, Environment
 from aloha_kit.core.errors import shown
-from aloha_kit.core.plugins import resolve
+from aloha_kit.core.plugins import require_call, resolve
 
 ENVIRONMENTS = {"sim": "aloha_kit.sim:connect", "ros": "aloha_kit.ros:connect"}
 """{kind of a rig: a callable (task, rig, *, realtime) that gives an `Environment`}.
@@ -48,25 +47,10 @@ def connect(
     named: dict[str, Any] = {"realtime": realtime}
     if leaders:
         named |= {"leaders": True, "start_sequence": start_sequence}
-    _require_signature(rig.kind, make, named)
+    require_call("environments", rig.kind, make, "task", "rig", **named)
     env = make(task, rig, **named)
     if not isinstance(env, Environment):
         raise ConfigError(
             f"'{rig.kind}' of the environments must give an aloha_kit.core.Environment, gave {shown(env)}"
         )
     return env
-
-
-def _require_signature(kind: str, make: Callable[..., Any], named: dict[str, Any]) -> None:
-    """Raise ConfigError where `make` cannot be called with a task, a rig and the arguments `named`."""
-    try:
-        signature = inspect.signature(make)
-    except (TypeError, ValueError):  # a callable of an extension module may have none
-        return
-    try:
-        signature.bind(None, None, **named)
-    except TypeError as error:
-        expected = ", ".join(["task", "rig", *(f"{name}=…" for name in named)])
-        raise ConfigError(
-            f"'{kind}' of the environments is called with ({expected}), but takes {signature}: {error}"
-        ) from error

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -56,6 +57,25 @@ def resolve(
     return found
 
 
+def require_call(table: str, name: str, make: Callable[..., Any], *arguments: str, **named: Any) -> None:
+    """Raise ConfigError where `make`, found as `name` in `table`, cannot be called with these arguments.
+
+    Args:
+        arguments: names of the positional arguments, for the message.
+        named: the keyword arguments.
+    """
+    try:
+        signature = inspect.signature(make)
+        signature.bind(*arguments, **named)
+    except ValueError:  # a callable of an extension module may have no signature
+        return
+    except TypeError as error:
+        expected = ", ".join([*arguments, *(f"{key}=…" for key in named)])
+        raise ConfigError(
+            f"'{name}' of the {table} is called with ({expected}), but takes {signature}: {error}"
+        ) from error
+
+
 def known(table: str, built_in: Mapping[str, str]) -> list[str]:
     """Every name that `resolve` finds without a module, sorted."""
     return sorted({*built_in, *_installed(table)})
@@ -89,7 +109,7 @@ def _load(target: str, where: str) -> Any:
             ) from error
         hint = _EXTRAS if top == "aloha_kit" else ""
         raise ConfigError(f"{where}: importing {module_name} failed: {reason(error)}{hint}") from error
-    except Exception as error:  # the user's own code: whatever it raises is about that file
+    except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is about that file
         raise ConfigError(
             f"{where}: importing {module_name} failed: {type(error).__name__}: {reason(error)}"
         ) from error

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from aloha_kit.core import ConfigError, Contract
-from aloha_kit.core.plugins import resolve
+from aloha_kit.core.errors import shown
+from aloha_kit.core.plugins import require_call, resolve
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.storage import JpegOrder
 
@@ -44,8 +46,15 @@ def open_source(*places: str | Path, kind: str = "hdf5", options: ReadOptions | 
         kind: a name in `FORMATS`, or `my_package.module:Name`.
 
     Raises:
-        ConfigError: no such format, or one that does not support an option.
+        ConfigError: no such format, one that is incomplete, takes other arguments, or does not support an option.
         EpisodeError: there are no episodes.
     """
-    source: EpisodeSource = resolve("formats", kind, FORMATS)(places, options or ReadOptions())
+    make = resolve("formats", kind, FORMATS)
+    if inspect.isabstract(make):
+        missing = ", ".join(sorted(make.__abstractmethods__))
+        raise ConfigError(f"'{kind}' of the formats lacks methods of an EpisodeSource: {missing}")
+    require_call("formats", kind, make, "places", "options")
+    source = make(places, options or ReadOptions())
+    if not isinstance(source, EpisodeSource) or not hasattr(source, "place"):
+        raise ConfigError(f"'{kind}' of the formats must give an EpisodeSource with a `place`, gave {shown(source)}")
     return source

@@ -118,7 +118,11 @@ class EStop(Latch):
         return bool(poll.poll(0))
 
     def _await_publishers(self) -> None:
-        """Wait until every publisher has sent a message, or had `FIRST_S` to send its latched one."""
+        """Wait for the configured source's first message, else for every publisher's, `FIRST_S` at most.
+
+        Raises:
+            RosError: the configured source is silent for `SOURCE_S`.
+        """
         began = time.monotonic()
         while not self._said if self._config else not _registered(self._topic) <= self._said.keys():
             if time.monotonic() - began > (SOURCE_S if self._config else FIRST_S):

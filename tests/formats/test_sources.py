@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import closing
@@ -179,3 +180,32 @@ def test_numbers_and_places(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "a")
     with pytest.raises(EpisodeError):
         source.open(0)
+
+
+class NoArguments(MemorySource):
+    def __init__(self) -> None:
+        super().__init__([], ReadOptions())
+
+
+class NoPlace(MemorySource):
+    def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
+        super().__init__(places, options)
+        del self.place
+
+
+class OnlyLength(EpisodeSource):
+    def __len__(self) -> int:
+        return 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("NoArguments", "is called with (places, options), but takes () -> 'None': too many positional arguments"),
+        ("NoPlace", "must give an EpisodeSource with a `place`, gave"),
+        ("OnlyLength", "lacks methods of an EpisodeSource: identity, open"),
+    ],
+)
+def test_an_own_class_that_is_incomplete_is_one_line(name: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        open_source("anywhere", kind=f"{__name__}:{name}")

@@ -7,6 +7,7 @@ import threading
 import time
 import xml.etree.ElementTree
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,7 +65,9 @@ def ready(rig: Client, arm: str) -> None:
 
 
 def test_it_says_that_and_what_it_simulates(rig: Client) -> None:
-    assert rospy.get_param("/sim_rig") == {
+    described = rospy.get_param("/sim_rig")
+    assert Path(described.pop("task_config")).stem == "mobile_aloha_transfer_cube"
+    assert described == {
         "rig": "mobile_aloha", "task": "mobile_aloha_transfer_cube", "scene": "transfer_cube",
         "arm_model": "vx300s", "max_reward": 4.0, "person": True,
     }  # fmt: skip

@@ -214,7 +214,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         with pytest.raises(EpisodeError, match="no depth of 'cam_high'"):
             episode.depth("cam_high", 0)
         for row in (9, -1):
-            with pytest.raises(EpisodeError, match=f"has frames 0 to 8 of camera 'cam_high', asked for frame {row}"):
+            with pytest.raises(EpisodeError, match=f"has frames 0 to 8 of camera 'cam_high', given frame {row}"):
                 episode.image("cam_high", row)
         with pytest.raises(EpisodeError, match="no camera 'x'"):
             episode.jpeg("x", 0)
