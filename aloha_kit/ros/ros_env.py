@@ -385,7 +385,7 @@ class RosEnv(Environment):
                 arm.hold_target()
 
     def _first_observation(self) -> Observation:
-        """First observation: it decides whether the episode has velocities and efforts, which are retried for `GAP_S`."""
+        """First observation: whether the episode has velocities and efforts, which are retried for `GAP_S`."""
         self._senses = replace(self._senses, required=frozenset(QUANTITIES))
         try:
             return self._observe(command_ns=None)
