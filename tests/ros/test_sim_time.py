@@ -127,11 +127,15 @@ def test_at_half_the_speed_commands_keep_their_steps_and_time_that_stops_ends_it
 
 
 LISTEN = f"""
+import sys
 import rospy
 from geometry_msgs.msg import Twist
 from {messages.__name__} import JointGroupCommand
 rospy.init_node("listener", disable_signals=True, disable_rostime=True)
-rospy.Subscriber("/cmd_vel", Twist, lambda m: print("base", m.linear.x, flush=True), queue_size=None)
-rospy.Subscriber("/puppet_left/commands/joint_group", JointGroupCommand, lambda m: print("arm", *m.cmd, flush=True))
+def show(*words):  # one write for a line: two threads print
+    sys.stdout.write(" ".join(map(str, words)) + "\\n")
+    sys.stdout.flush()
+rospy.Subscriber("/cmd_vel", Twist, lambda m: show("base", m.linear.x), queue_size=None)
+rospy.Subscriber("/puppet_left/commands/joint_group", JointGroupCommand, lambda m: show("arm", *m.cmd))
 rospy.spin()
 """
