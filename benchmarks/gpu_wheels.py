@@ -42,7 +42,7 @@ def main() -> None:
     )
     parser.add_argument("--limit_mib", type=float, default=60.0, help="what does not fit is named and left out")
     parser.add_argument("--folder", type=Path, default=FOLDER)
-    parser.add_argument("--find_links", type=Path, help="a folder of wheels in place of the package index")
+    parser.add_argument("--downloaded", type=Path, help="a folder of wheels to take; nothing is downloaded")
     args = parser.parse_args()
     have = set()
     if args.have is not None:
@@ -57,7 +57,10 @@ def main() -> None:
     total, missing = 0, [f"{name} (not in requirements.lock): {wanted[name]}" for name in wanted.keys() - versions]
     with tempfile.TemporaryDirectory() as scratch:
         pins = [f"{name}=={versions[name]}" for name in wanted if name in versions]
-        wheels = downloaded(pins, args.python, Path(scratch), args.find_links)
+        if args.downloaded is None:
+            download(pins, args.python, Path(scratch))
+        folder = args.downloaded or Path(scratch)
+        wheels = {canonicalize_name(wheel.name.split("-")[0]): wheel for wheel in folder.glob("*.whl")}
         for name in (name for name in wanted if name in versions):
             if name not in wheels:
                 missing.append(f"{name} {versions[name]} (no wheel): {wanted[name]}")
@@ -87,16 +90,14 @@ def locked(python: str) -> dict[str, str]:
     return versions
 
 
-def downloaded(pins: Sequence[str], python: str, folder: Path, find_links: Path | None) -> dict[str, Path]:
-    """{name: wheel} of packages for Linux on x86-64, without those that have none."""
+def download(pins: Sequence[str], python: str, folder: Path) -> None:
+    """Put the wheels of packages for Linux on x86-64 into `folder`, without those that have none."""
     command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "-d", str(folder)]
     command += ["--implementation", "cp", "--python-version", python]
     command += [word for tag in PLATFORMS for word in ("--platform", f"{tag}_x86_64")]
-    command += ["--no-index", "--find-links", str(find_links)] if find_links is not None else []
     if subprocess.run([*command, *pins], capture_output=True, check=False).returncode:  # one that is missing stops all
         for pin in pins:
             subprocess.run([*command, pin], capture_output=True, check=False)
-    return {canonicalize_name(wheel.name.split("-")[0]): wheel for wheel in folder.glob("*.whl")}
 
 
 def trim(wheel: Path, target: Path, unused: Iterable[str]) -> int:

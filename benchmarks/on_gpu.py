@@ -207,9 +207,9 @@ def run(step: Step, limit_s: float) -> Result:
     return Result(step, outcome, time.monotonic() - began, printed)
 
 
-def end(process: subprocess.Popen[bytes], patience_s: float = 10.0) -> int:
+def end(process: subprocess.Popen[bytes], grace_s: float = 10.0) -> int:
     """End a process and its children; returns its status."""
-    for number, wait_s in ((signal.SIGTERM, patience_s), (signal.SIGKILL, None)):
+    for number, wait_s in ((signal.SIGTERM, grace_s), (signal.SIGKILL, None)):
         try:
             os.killpg(process.pid, number)
         except ProcessLookupError:

@@ -37,7 +37,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def wheels(index: Path, folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = ["sh", "benchmarks/gpu_wheels.sh", "--find_links", str(index), "--folder", str(folder), *flags]
+    command = ["sh", "benchmarks/gpu_wheels.sh", "--downloaded", str(index), "--folder", str(folder), *flags]
     environment = {**os.environ, "PYTHON": sys.executable}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.core import aloha_limits, ConfigError, Contract, HoldStill, Observation, SafetyError, StopEpisode
 from aloha_kit.loop import run_episode, SafetyGuard
 from tests.loop.fake_rig import CONTRACT, FakeRig
+from tests.waiting import until
 
 RATE = 50.0
 
@@ -46,13 +46,6 @@ def at(step: int) -> Observation:
     return {"stamps": {"step": step}}
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, "the background thread did not get there"
-        time.sleep(0.001)
-
-
 @pytest.fixture
 def network() -> Iterator[Network]:
     made = Network()
@@ -80,12 +73,12 @@ class Played:
         """The answer to the query under way, taken in before this returns."""
         before = self.policy.report()["chunks"]
         self.network.answers.put(chunk)
-        until(lambda: self.policy.report()["chunks"] == before + 1)
+        until(lambda: self.policy.report()["chunks"] == before + 1, "the network thread", 60.0)
 
     def asked(self) -> int:
         """The step of the query under way, once the network has it."""
         queries = self.policy.report()["inferences"]
-        until(lambda: len(self.network.observed) == queries)
+        until(lambda: len(self.network.observed) == queries, "the network thread", 60.0)
         return self.network.observed[-1]
 
 
@@ -217,7 +210,11 @@ def test_the_next_chunk_is_asked_for_early_enough_to_be_there_when_this_one_ends
     seen = []
     for _ in range(14):
         seen.append(float(played.act()[0]))
-        until(lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"])
+        until(
+            lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"],
+            "the background thread gets there",
+            60.0,
+        )
     # 50 ms are 2.5 steps, rounded up and one more: 4 of 10 are set aside, so step 6 asks
     assert network.observed == [0, 6, 12]
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 6]
@@ -233,7 +230,11 @@ def test_a_fade_asks_earlier_and_leads_from_one_chunk_to_the_next(network: Netwo
     for _ in range(16):
         seen.append(float(played.act()[0]))
         recorded.append(played.policy.provenance)
-        until(lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"])
+        until(
+            lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"],
+            "the background thread gets there",
+            60.0,
+        )
     # 4 of 16 steps are set aside for the query, 4 for the fade: step 8 asks, and the chunk is played from step 9 on
     assert network.observed == [0, 8]
     assert seen[:10] == list(range(10))
@@ -250,7 +251,11 @@ def test_a_horizon_asks_more_often(network: Network) -> None:
     played = Played(network, inference_interval=3, now_ns=lambda: next(times))
     for _ in range(10):
         played.act()
-        until(lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"])
+        until(
+            lambda: played.policy.report()["chunks"] == played.policy.report()["inferences"],
+            "the background thread gets there",
+            60.0,
+        )
     assert network.observed == [0, 3, 6, 9]
 
 
@@ -275,7 +280,7 @@ def test_a_network_that_raises_ends_the_episode_with_its_words(network: Network)
     played = Played(network, inference_interval=1)
     played.act(), played.act()
     network.answers.put(RuntimeError("CUDA is gone"))
-    until(lambda: played.policy._failure is not None)
+    until(lambda: played.policy._failure is not None, "the network thread", 60.0)
     with pytest.raises(SafetyError, match="step 2: the policy failed on the observation of step 1: RuntimeError: CUDA"):
         played.act()
 
@@ -291,7 +296,7 @@ def test_a_lost_connection_is_held_and_asked_again_with_the_newest_observation(n
     played = Played(network, inference_interval=1, hold_s=1.0)
     assert [played.act(), played.act(), played.act()] == [[0], [1], None]
     network.answers.put(ConnectionError("the server is gone"))
-    until(lambda: played.policy._why == "the server is gone")
+    until(lambda: played.policy._why == "the server is gone", "the network thread", 60.0)
     assert played.act() is None
     assert played.asked() == 3
     played.arrive(chunk(30, 2))
@@ -346,7 +351,7 @@ def test_chunks_of_an_odd_shape_are_answered(network: Network) -> None:
     played = Played(network, inference_interval=1)
     played.act(), played.act()
     network.answers.put(np.zeros((9, 2)))
-    until(lambda: played.policy._failure is not None)
+    until(lambda: played.policy._failure is not None, "the network thread", 60.0)
     with pytest.raises(SafetyError, match=r"a chunk of shape \(9, 2\) after chunks of \(9, 1\)"):
         played.act()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.execution import ChunkExecutor, ChunkProvenance, ChunkSource, TemporalEnsemble
 from aloha_kit.control.simulated_latency import Execution, SimulatedLatencyPolicy
 from aloha_kit.core import ConfigError, HoldStill, Observation
+from tests.waiting import until
 
 RATE = 50.0
 LENGTH = 12
@@ -130,7 +130,7 @@ def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str
     for step in range(60):
         if due == step:
             asked.release()
-            until(policy, chunks=known + 1)
+            until(lambda known=known: policy.report()["chunks"] > known, "the chunk", 60.0)
             known, due = known + 1, None
         try:
             played.append(policy.act({"step": step}).tolist())
@@ -143,13 +143,6 @@ def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str
     assert theirs.asked == mine.asked[: len(theirs.asked)]
     asked.release()
     policy.close()
-
-
-def until(policy: AsyncInferencePolicy, chunks: int) -> None:
-    end = time.monotonic() + 60
-    while policy.report()["chunks"] < chunks:
-        assert time.monotonic() < end, "the background thread did not get there"
-        time.sleep(0.001)
 
 
 def test_an_episode_begins_anew() -> None:

@@ -23,6 +23,7 @@ from aloha_kit.core.errors import ConfigError
 from aloha_kit.core.jpeg import encode_jpeg
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.media.live_view import LiveView, ViewAddress
+from tests.waiting import until
 
 RERUN = Path(rerun_cli.__file__).parent / "rerun"
 CONTRACT = Contract(joint_names(), joint_names(), {"top": (24, 32), "wrist": (24, 32)}, 50.0)
@@ -71,13 +72,6 @@ def episode(view: LiveView, steps: int, *, size: tuple[int, int] = (24, 32), rat
     view.on_end(Outcome(steps, 0.0, 0.0, "complete"))
 
 
-def wait_until(condition: object, seconds: float = 60.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:  # type: ignore[operator]
-        time.sleep(0.05)
-    return bool(condition())  # type: ignore[operator]
-
-
 def printed(file: Path, detail: str = "-vv") -> str:
     command = [str(RERUN), "rrd", "print", detail, str(file)]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -87,9 +81,9 @@ def test_a_viewer_elsewhere_gets_cameras_joints_limits_and_skew(tmp_path: Path) 
     with receiver(tmp_path / "live.rrd") as (process, address):
         view = LiveView(CONTRACT, address, limits=LIMITS, title="test", rate_hz=1000)
         episode(view, 40)
-        assert wait_until(lambda: view._memory[:2] == b"\0\0")
+        until(lambda: view._memory[:2] == b"\0\0", "both slots are free", 60.0)
         view.on_reset(timestep(0))
-        assert wait_until(lambda: view._memory[:2] == b"\0\0")
+        until(lambda: view._memory[:2] == b"\0\0", "both slots are free", 60.0)
         view.close()
         assert view._process.returncode == 0
         time.sleep(0.5)
@@ -117,10 +111,10 @@ def rospy_timeout() -> Iterator[None]:
 def test_a_recorded_view_holds_the_values_of_the_steps_shown(tmp_path: Path) -> None:
     view = LiveView(CONTRACT, ViewAddress.parse(str(tmp_path / "live.rrd")), limits=LIMITS, rate_hz=1000)
     view.on_reset(timestep(0))
-    assert wait_until(lambda: view._memory[:2] == b"\0\0")
+    until(lambda: view._memory[:2] == b"\0\0", "both slots are free", 60.0)
     for step in (1, 2, 3):
         view.on_step(np.full(14, step + 0.5, np.float32), timestep(step))
-        assert wait_until(lambda: view._memory[:2] == b"\0\0")
+        until(lambda: view._memory[:2] == b"\0\0", "both slots are free", 60.0)
     view.on_end(Outcome(3, 0.0, 0.0, "stopped by the operator"))
     assert view.shown == 4
     assert view.dropped == 0
@@ -150,7 +144,7 @@ def test_a_killed_viewer_does_not_end_the_episode_and_is_reported_once(
     with receiver(tmp_path / "live.rrd") as (process, address):
         view = LiveView(CONTRACT, address, rate_hz=1000)
         view.on_reset(timestep(0))
-        assert wait_until(lambda: view._memory[:2] == b"\0\0")
+        until(lambda: view._memory[:2] == b"\0\0", "both slots are free", 60.0)
         process.kill()
         process.wait()
         began = time.monotonic()
@@ -170,7 +164,7 @@ def test_a_viewer_that_stands_still_costs_steps_of_the_view_only_and_no_memory(t
     with receiver(tmp_path / "live.rrd") as (process, address):
         view = LiveView(large, address, rate_hz=1000)
         view.on_reset(timestep(0, size=(480, 640)))
-        assert wait_until(lambda: view._memory[:2] == b"\0\0")
+        until(lambda: view._memory[:2] == b"\0\0", "both slots are free", 60.0)
         process.send_signal(signal.SIGSTOP)
         episode(view, 100, size=(480, 640))
         before = resident(view._process.pid)

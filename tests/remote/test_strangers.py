@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, ServedPoli
 from aloha_kit.remote.connections import ConnectionLimits
 from aloha_kit.remote.messages import pack, PROTOCOL, unpack
 from aloha_kit.remote.observations import largest_observation
+from tests.waiting import until
 
 CONTRACT = Contract(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
 TOKEN = "secret"
@@ -96,13 +96,6 @@ def everything(connection: socket.socket) -> bytes:
     return b"".join(parts)
 
 
-def until(condition: Any) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
-
-
 @pytest.mark.parametrize(
     "sent",
     [
@@ -162,7 +155,7 @@ def test_little_of_a_strangers_words_is_repeated(hello: bytes, capfd: Any) -> No
         stranger.send(hello)
         refused = unpack(stranger.recv(timeout=60))
         assert refused["kind"] == "refused"
-        until(lambda: said)
+        until(lambda: said, "the server", 60.0)
     assert len(said) == 1
     for words in (refused["why"], said[0]):
         assert words.isprintable()
@@ -217,7 +210,11 @@ def test_more_clients_than_there_may_be_are_told_so() -> None:
         with pytest.raises(RemoteError, match=r"refused: too many clients are connected"):
             honest(server)
         first.close()
-        until(lambda: len([1 for each in list(server._connections._there) if each.client]) == 1)
+        until(
+            lambda: len([1 for each in list(server._connections._there) if each.client]) == 1,
+            "the server gets there",
+            60.0,
+        )
         assert answers(honest(server))
         assert answers(second)
 
@@ -229,7 +226,7 @@ def test_a_client_that_does_not_answer_pings_is_dropped() -> None:
         silent.sendall(UPGRADE)
         silent.sendall(masked(pack(HELLO)))
         assert b"welcome" in everything(silent)
-        until(lambda: any("left" in words for words in said))
+        until(lambda: any("left" in words for words in said), "the server", 60.0)
         assert answers(policy)  # pinged too, and there
         assert len(said) == 3
 
@@ -244,7 +241,7 @@ def test_a_client_that_does_not_read_its_answers_is_dropped(monkeypatch: pytest.
     with PolicyServer(served, "127.0.0.1", 0, TOKEN).running() as server, raw(server) as deaf:
         policy = honest(server)
         deaf.sendall(UPGRADE)
-        until(lambda: b"\r\n\r\n" in deaf.recv(65536, socket.MSG_PEEK))
+        until(lambda: b"\r\n\r\n" in deaf.recv(65536, socket.MSG_PEEK), "the server", 60.0)
         deaf.sendall(masked(pack(HELLO)))
         question = masked(pack({"kind": "predict", "id": 1, "observation": {k: GOOD[k] for k in ("qpos", "images")}}))
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
@@ -271,7 +268,7 @@ def test_a_client_is_repeated_as_little(message: dict[str, Any]) -> None:
     with serving(said) as server, admitted(server) as client:
         client.send(pack(message))
         why = unpack(client.recv(timeout=60))["why"]
-        until(lambda: len(said) == 2)
+        until(lambda: len(said) == 2, "the server", 60.0)
     assert all(len(words) < 250 and words.isprintable() for words in (why, said[1]))
 
 

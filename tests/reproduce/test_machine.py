@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
 from aloha_kit.reproduce.machine import locked, ReproductionError
+from tests.waiting import until
 
 STAGE = """
 import signal, sys, time
@@ -39,10 +40,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def wait_for(file: Path, text: str) -> None:
-    end = time.monotonic() + 30
-    while not (file.exists() and text in file.read_text()):
-        assert time.monotonic() < end, f"{file} never said {text}"
-        time.sleep(0.01)
+    until(lambda: file.exists() and text in file.read_text(), f"'{text}' in {file}", 30.0)
 
 
 def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
@@ -89,11 +87,10 @@ def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: 
     left = int(str(error.value).partition("(process ")[2].partition(")")[0])
     assert left != reproduction.pid
     os.kill(left, signal.SIGTERM)
-    end = time.monotonic() + 30
-    while True:
-        try:
-            with locked(tmp_path / "out"):
-                return
-        except ReproductionError:
-            assert time.monotonic() < end
-            time.sleep(0.02)
+
+    def free() -> bool:
+        with contextlib.suppress(ReproductionError), locked(tmp_path / "out"):
+            return True
+        return False
+
+    until(free, "the folder is free", 30.0)

@@ -7,7 +7,6 @@ import importlib.machinery
 import json
 import sys
 import threading
-import time
 import types
 from collections.abc import Callable
 from types import TracebackType
@@ -310,11 +309,3 @@ class FakeSimulation:
         self._service.shutdown()
         self._publisher.unregister()
         rospy.delete_param("/sim_rig")
-
-
-def until(condition: Callable[[], bool], what: str, timeout: float = 20.0) -> None:
-    """Wait for a condition; fails by its name."""
-    end = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < end, f"not within {timeout} s: {what}"
-        time.sleep(0.005)

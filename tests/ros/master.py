@@ -8,12 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import psutil
 import rosgraph
+
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,11 +51,10 @@ class Process:
 
     def wait_for(self, words: str, timeout: float = 60.0) -> None:
         """Until `words` appear in the output; fails at once if the process ends without them."""
-        end = time.monotonic() + timeout
-        while words not in self.text():
-            assert self.running, f"ended ({self.popen.returncode}) before it said '{words}':\n{self.text()}"
-            assert time.monotonic() < end, f"did not say '{words}' within {timeout} s:\n{self.text()}"
-            time.sleep(0.05)
+        until(
+            lambda: words in self.text() or not self.running, f"'{words}' in the output of {self.popen.args}", timeout
+        )
+        assert words in self.text(), f"ended ({self.popen.returncode}) before it said '{words}':\n{self.text()}"
 
     def signal(self, number: int) -> None:
         self.popen.send_signal(number)
@@ -106,11 +106,8 @@ class Ros:
         self.environment.pop("ROS_HOSTNAME", None)
         self.processes: list[Process] = []
         self.core = self.start("roscore", "-p", str(self.port), log="roscore")
-        end = time.monotonic() + 60
-        while not self.answers():
-            assert self.core.running, self.core.text()
-            assert time.monotonic() < end, f"no roscore within 60 s:\n{self.core.text()}"
-            time.sleep(0.05)
+        until(lambda: self.answers() or not self.core.running, "a roscore answers", 60.0)
+        assert self.core.running, self.core.text()
 
     def answers(self) -> bool:
         return bool(rosgraph.is_master_online(self.environment["ROS_MASTER_URI"]))

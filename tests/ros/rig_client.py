@@ -7,7 +7,6 @@ import json
 import time
 import xmlrpc.client
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 
 from aloha_kit.ros import messages
+from tests.waiting import until
 
 ARMS = ("puppet_left", "puppet_right", "master_left", "master_right")
 SERVICES = {
@@ -29,15 +29,6 @@ SERVICES = {
     "get_motor_registers": messages.RegisterValues,
     "get_robot_info": messages.RobotInfo,
 }
-
-
-def until(true: Callable[[], Any], what: str, timeout: float = 20.0) -> Any:
-    """Wait for something to be true; fails with `what` it was."""
-    end = time.monotonic() + timeout
-    while not (found := true()):
-        assert time.monotonic() < end, f"not within {timeout} s: {what}"
-        time.sleep(0.01)
-    return found
 
 
 def kill_node(name: str) -> None:

@@ -23,8 +23,9 @@ from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
 from aloha_kit.ros.node import RosError
-from tests.ros.fake_drivers import FakeInterbotix, FakePiper, install_fake_package, until
+from tests.ros.fake_drivers import FakeInterbotix, FakePiper, install_fake_package
 from tests.ros.master import Ros
+from tests.waiting import until
 
 CLOCK = WallClock()
 START = np.append(START_ARM_POSE, 0.5)

@@ -26,8 +26,9 @@ from aloha_kit.ros.safety import guarded
 from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
 from tests.ros.arm_of_seven import ARM, BARE
-from tests.ros.fake_drivers import FakeCamera, FakePiper, until
+from tests.ros.fake_drivers import FakeCamera, FakePiper
 from tests.ros.master import Ros
+from tests.waiting import until
 
 MODEL = "tests.ros.arm_of_seven:ARM"
 RIG = RigConfig(

@@ -13,7 +13,8 @@ from std_msgs.msg import String
 
 from aloha_kit.ros.command_publisher import CommandPublisher
 from tests.ros.master import Ros
-from tests.ros.rig_client import Ear, until
+from tests.ros.rig_client import Ear
+from tests.waiting import until
 
 TOPIC = "/command_publisher_test"
 

@@ -19,9 +19,10 @@ from aloha_kit.ros.competing_publishers import PublisherMonitor
 from aloha_kit.ros.ros_env import RosEnv
 from tests.ros import test_ros_env
 from tests.ros.competing_publisher import CompetingPublisher
-from tests.ros.fake_drivers import FakeBase, FakePiper, until
+from tests.ros.fake_drivers import FakeBase, FakePiper
 from tests.ros.master import Ros
 from tests.ros.test_ros_env import Fakes, RIG, START, TASK
+from tests.waiting import until
 
 LONG = replace(TASK, episode_len=100_000)
 GROUP = "/puppet_right/commands/joint_group"

@@ -16,11 +16,12 @@ from aloha_kit.episode import list_episodes
 from aloha_kit.ros.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Ear, until
+from tests.ros.rig_client import Ear
 from tests.ros.small_rig import recording, write_task
+from tests.waiting import until
 
 ARMS = ("puppet_left", "puppet_right", "master_left", "master_right")
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def states(session_ros: Ros) -> Iterator[dict[str, Ear]]:
 def interrupt(launched: Process) -> str:
     """Ctrl-C in the terminal of roslaunch, which signals all nodes at once; the output to its end."""
     launched.signal(signal.SIGINT)
-    launched.wait(PATIENCE_S)
+    launched.wait(TIMEOUT_S)
     text = launched.text()
     assert "escalating" not in text
     assert "Traceback" not in text
@@ -63,8 +64,8 @@ def test_deployment_parks_the_arms_before_the_drivers_go(
     session_ros: Ros, task: Path, checkpoint: Path, states: dict[str, Ear], tmp_path: Path
 ) -> None:
     launched = session_ros.launch("deploy.launch", task=task, ckpt=checkpoint, sim="true", output=tmp_path)
-    launched.wait_for("is up", PATIENCE_S)
-    until(lambda: recording(tmp_path), "the rollout runs", PATIENCE_S)
+    launched.wait_for("is up", TIMEOUT_S)
+    until(lambda: recording(tmp_path), "the rollout runs", TIMEOUT_S)
     text = interrupt(launched)
     assert "the arms are parked; their torque is on" in text
     assert "this node ends when /aloha_deploy has ended" in text
@@ -75,14 +76,14 @@ def test_recording_and_replay_park_the_arms_before_the_drivers_go(
     session_ros: Ros, task: Path, states: dict[str, Ear]
 ) -> None:
     launched = session_ros.launch("record.launch", task=task, sim="true", countdown=0, keyboard="false")
-    launched.wait_for("recording: ", PATIENCE_S)
-    until(lambda: recording(task.parent / "data"), "steps are recorded", PATIENCE_S)
+    launched.wait_for("recording: ", TIMEOUT_S)
+    until(lambda: recording(task.parent / "data"), "steps are recorded", TIMEOUT_S)
     interrupt(launched)
     assert_at_rest(states)
     (episode,) = list_episodes(task.parent / "data" / "failed")
     launched = session_ros.launch("replay.launch", task=task, episode=episode, sim="true")
-    launched.wait_for("is up", PATIENCE_S)
-    until(lambda: moved(states["puppet_left"]), "the arms are on their way", PATIENCE_S)
+    launched.wait_for("is up", TIMEOUT_S)
+    until(lambda: moved(states["puppet_left"]), "the arms are on their way", TIMEOUT_S)
     assert "the arms are parked; their torque is on" in interrupt(launched)
     assert_at_rest(states)
 
@@ -94,7 +95,7 @@ def moved(follower: Ear) -> bool:
 
 def test_teleoperation_ends_before_the_drivers_go(session_ros: Ros, task: Path, states: dict[str, Ear]) -> None:
     launched = session_ros.launch("teleop.launch", task=task, sim="true", countdown_s=0)
-    launched.wait_for("teleoperating", PATIENCE_S)
+    launched.wait_for("teleoperating", TIMEOUT_S)
     text = interrupt(launched)
     assert "nothing is sent to the followers any more; their torque is on" in text
     assert "this node ends when /aloha_teleop has ended" in text

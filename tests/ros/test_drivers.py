@@ -23,8 +23,9 @@ from aloha_kit.ros.drivers import arm_driver, DRIVERS
 from aloha_kit.ros.interbotix import InterbotixDriver
 from aloha_kit.ros.joint_state_arm import JointStateArm, JointStateDriver
 from aloha_kit.ros.sim_rig.rig import SimRig
-from tests.ros.fake_drivers import FakePiper, until
+from tests.ros.fake_drivers import FakePiper
 from tests.ros.master import Ros
+from tests.waiting import until
 
 INTERBOTIX = ArmConfig(name="puppet_left")
 PIPERS = ArmConfig(driver="joint_state", model="piper", state_topic="/puppet/joint_left", command_topic="/master/joint")

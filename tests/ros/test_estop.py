@@ -19,8 +19,8 @@ from aloha_kit.loop import Latch
 from aloha_kit.ros import estop as estop_module
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.node import RosError
-from tests.ros.fake_drivers import until
 from tests.ros.master import Process, Ros
+from tests.waiting import until
 
 TOPIC = "/aloha_kit/estop"
 PUBLISHER = """

@@ -30,8 +30,8 @@ from aloha_kit.ros.safety import guarded, make_guard
 from aloha_kit.ros.start_sequence import StartSequence
 from tests.ros.command_recorder import BASE, CommandRecorder
 from tests.ros.master import Ros
-from tests.ros.rig_client import until
 from tests.ros.small_rig import simulated, write_task
+from tests.waiting import until
 
 PRESSES = int(os.environ.get("ALOHA_KIT_ESTOP_PRESSES", "24"))
 HELD_S = (0.001, 0.005, 0.04, 0.15)

@@ -19,8 +19,9 @@ from std_msgs.msg import Bool
 from aloha_kit.core import VX300S
 from tests.ros.master import Process, Ros
 from tests.ros.restless import RAISED
-from tests.ros.rig_client import Client, Ear, kill_node, until
+from tests.ros.rig_client import Client, Ear, kill_node
 from tests.ros.small_rig import simulated, write_task
+from tests.waiting import until
 
 FOLLOWERS = ("puppet_left", "puppet_right")
 
@@ -47,15 +48,13 @@ class Scene:
         """Until base and arms have stood still for half a second."""
         until(lambda: self.base_speed() == 0.0, "the base stands")
         for arm in FOLLOWERS:
-            before = self.client.position(arm)[:6]
-            end = time.monotonic() + 20
-            while True:
+
+            def rests(arm: str = arm) -> bool:
+                before = self.client.position(arm)[:6]
                 time.sleep(0.5)
-                now = self.client.position(arm)[:6]
-                if np.abs(now - before).max() < 0.01:
-                    break
-                assert time.monotonic() < end, f"{arm} does not come to rest"
-                before = now
+                return bool(np.abs(self.client.position(arm)[:6] - before).max() < 0.01)
+
+            until(rests, f"{arm} comes to rest")
         assert self.base_speed() == 0.0
 
     def under_torque(self) -> bool:

@@ -22,9 +22,10 @@ from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import followers, interbotix, messages, readings
 from aloha_kit.ros.arm import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
-from tests.ros.fake_drivers import FakeInterbotix, MOTORS, until
+from tests.ros.fake_drivers import FakeInterbotix, MOTORS
 from tests.ros.master import ROOT, Ros
 from tests.ros.test_ros_env import _step_until_it_fails, Fakes, START, TASK
+from tests.waiting import until
 
 CLOCK = WallClock()
 STEP = np.append(np.full(6, np.pi / 50), 10 / 50)  # a guard's, at 50 Hz

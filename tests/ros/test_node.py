@@ -14,7 +14,7 @@ from std_msgs.msg import Bool
 from aloha_kit.core import ConfigError, WallClock
 from aloha_kit.ros import node
 from tests.ros.master import free_port, Process, Ros
-from tests.ros.rig_client import until
+from tests.waiting import until
 
 
 def test_no_master_is_said_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ from aloha_kit.ros import followers
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded
 from tests.loop.fake_rig import Constant
-from tests.ros.fake_drivers import Ticking, until
+from tests.ros.fake_drivers import Ticking
 from tests.ros.master import Ros
 from tests.test_extending import FILES
+from tests.waiting import until
 
 START = np.rad2deg([0.0, -0.5, 0.0, -2.0, 0.0, 1.5, 0.7])
 REST = np.rad2deg([0.0, -1.6, 0.0, -2.9, 0.0, 1.2, 0.0])

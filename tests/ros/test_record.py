@@ -31,10 +31,11 @@ from aloha_kit.record.args import parse, RecordArgs, SessionArgs
 from aloha_kit.record.dataset_folder import FAILED
 from aloha_kit.ros.competing_publishers import TOGETHER_S
 from tests.ros.competing_publisher import CompetingPublisher
-from tests.ros.fake_drivers import FakeCamera, FakeInterbotix, until
+from tests.ros.fake_drivers import FakeCamera, FakeInterbotix
 from tests.ros.master import Process, ROOT, Ros
 from tests.ros.rig_client import kill_node
 from tests.ros.small_rig import write_task
+from tests.waiting import until
 
 RIG = RigConfig(
     name="bench",

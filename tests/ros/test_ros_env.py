@@ -30,8 +30,9 @@ from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.tracking_monitor import TrackingMonitor
 from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
-from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation, until
+from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation
 from tests.ros.master import ROOT, Ros
+from tests.waiting import until
 
 START = np.tile([*START_ARM_POSE, 0.0], 2).astype(np.float32)
 RIG = RigConfig(
@@ -129,7 +130,7 @@ def test_an_action_goes_to_both_arms(fakes: Fakes) -> None:
     assert (timestep.reward, env.max_reward, env.simulated) == (0.0, 0.0, False)
 
 
-RIVAL = """
+COMPETITOR = """
 import sys, time, rospy
 from aloha_kit.ros import messages
 rospy.init_node("old_teleop")
@@ -147,7 +148,7 @@ while True:
 def test_followers_that_another_node_commands_are_not_moved(fakes: Fakes, session_ros: Ros) -> None:
     env = fakes.env()
     other = subprocess.Popen(
-        [sys.executable, "-c", RIVAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", COMPETITOR], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         env=session_ros.environment, cwd=ROOT,
     )  # fmt: skip
     assert other.stdin

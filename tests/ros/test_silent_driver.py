@@ -19,8 +19,9 @@ from aloha_kit.ros import messages
 from aloha_kit.ros.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Client, Ear, until
+from tests.ros.rig_client import Client, Ear
 from tests.ros.small_rig import recording, simulated, write_task
+from tests.waiting import until
 
 ARM = "puppet_left"
 TIMEOUT_S = 90.0

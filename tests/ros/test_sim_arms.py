@@ -20,7 +20,8 @@ from aloha_kit.core import START_ARM_POSE, VX300S, WX250S
 from aloha_kit.ros import messages
 from aloha_kit.sim import SimEnv
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import ARMS, Client, Ear, until
+from tests.ros.rig_client import ARMS, Client, Ear
+from tests.waiting import until
 
 LENGTHS = {"puppet": (0.022, 0.036), "master": (0.014, 0.024)}  # m: horn and arm of the gripper's crank
 SLEEP = (0, -1.85, 1.55, 0, 0.8, 0)

@@ -6,8 +6,8 @@ import contextlib
 import dataclasses
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,9 +23,11 @@ from aloha_kit.ros.sim_rig.cameras_node import SimCameras
 from aloha_kit.ros.sim_rig.faults import PARAM
 from aloha_kit.sim import SimEnv
 from tests.ros.master import Ros
+from tests.waiting import until
 
 SIZE = (48, 64)
 PERIOD = 40_000_000  # of the test's rig: 25 Hz
+images_until = partial(until, what="the images", timeout=30.0)
 VIEWS = {"cam_high": "top", "cam_low": "front_close", "cam_left_wrist": "left_wrist", "cam_right_wrist": "right_wrist"}
 LOOKS = {"light": 0.3, "colour": 0.2, "camera_jitter": 0.02}
 
@@ -53,21 +55,14 @@ def listening(cameras: SimCameras, topics: dict[str, Any]) -> Iterator[dict[str,
     heard: dict[str, list[Any]] = {topic: [] for topic in topics}
     subscribers = [rospy.Subscriber(topic, kind, heard[topic].append, queue_size=50) for topic, kind in topics.items()]
     try:
-        until(lambda: all(subscriber.get_num_connections() for subscriber in subscribers))
+        images_until(lambda: all(subscriber.get_num_connections() for subscriber in subscribers))
         wanted = {topic.removesuffix("/compressed") for topic in topics}
-        until(lambda: sum(c.wants_colour + c.wants_depth for c in cameras.cameras) == len(wanted))
+        images_until(lambda: sum(c.wants_colour + c.wants_depth for c in cameras.cameras) == len(wanted))
         yield heard
     finally:
         for subscriber in subscribers:
             subscriber.unregister()
-        until(lambda: not any(c.wants_colour or c.wants_depth for c in cameras.cameras))
-
-
-def until(true: Callable[[], bool], seconds: float = 30.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.01)
+        images_until(lambda: not any(c.wants_colour or c.wants_depth for c in cameras.cameras))
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +91,7 @@ def test_pictures_are_those_of_the_state(session_ros: Ros, scene: SimEnv) -> Non
                 stamp = 1_700_000_000_000_000_000 + number * PERIOD
                 seen = scene.reset().observation
                 cameras.draw(stamp, scene.physics.data.qpos.copy(), seed)
-                until(lambda: all(len(messages) == number + 1 for messages in heard.values()))  # noqa: B023
+                images_until(lambda: all(len(messages) == number + 1 for messages in heard.values()))  # noqa: B023
                 for name, view in VIEWS.items():
                     message = heard[f"/usb_{name}/image_raw"][-1]
                     assert message.header.stamp.to_nsec() == stamp
@@ -114,7 +109,7 @@ def test_depth_is_the_distance_to_the_table(session_ros: Ros, scene: SimEnv) -> 
     scene.reset()
     with serving("cobot_magic") as cameras, listening(cameras, dict.fromkeys(topics, Image)) as heard:
         cameras.draw(PERIOD, scene.physics.data.qpos.copy(), 3)
-        until(lambda: all(heard.values()))
+        images_until(lambda: all(heard.values()))
     colour, message = (heard[topic][0] for topic in topics)
     assert message.encoding == "16UC1"
     assert message.header.stamp == colour.header.stamp
@@ -142,11 +137,11 @@ def test_nobody_listens_nothing_is_drawn(session_ros: Ros, scene: SimEnv, monkey
         assert drawn == []
         with listening(cameras, {"/usb_cam_low/image_raw": Image}) as heard:
             cameras.draw(2 * PERIOD, qpos, 3)
-            until(lambda: bool(heard["/usb_cam_low/image_raw"]))
+            images_until(lambda: bool(heard["/usb_cam_low/image_raw"]))
         assert (drawn, encoded) == (["front_close"], [])
         with listening(cameras, {"/usb_cam_low/image_raw/compressed": CompressedImage}) as heard:
             cameras.draw(3 * PERIOD, qpos, 3)
-            until(lambda: bool(heard["/usb_cam_low/image_raw/compressed"]))
+            images_until(lambda: bool(heard["/usb_cam_low/image_raw/compressed"]))
         assert (drawn, len(encoded)) == (["front_close"] * 2, 1)
 
 
@@ -171,9 +166,9 @@ def test_faults_of_a_running_camera(session_ros: Ros, scene: SimEnv, no_faults: 
             for _ in range(count):
                 row += 1
                 cameras.draw(row * PERIOD, moved if row % 2 else rest, 3)
-            until(lambda: len(heard["/usb_cam_low/image_raw"]) == count)
+            images_until(lambda: len(heard["/usb_cam_low/image_raw"]) == count)
             if not {"stop", "drop", "slow"} & set(fault):
-                until(lambda: len(heard["/usb_cam_high/image_raw"]) == count)
+                images_until(lambda: len(heard["/usb_cam_high/image_raw"]) == count)
             return list(heard["/usb_cam_high/image_raw"])
 
         def stamps(messages: list[Image]) -> list[int]:
@@ -277,7 +272,7 @@ def test_as_a_node_of_its_own(session_ros: Ros, scene: SimEnv) -> None:
     sender.start()
     try:
         node.wait_for("cameras of 'cobot_magic' in scene 'transfer_cube': cam_high, cam_left_wrist, cam_right_wrist")
-        until(lambda: len(heard) >= 5, 60)
+        until(lambda: len(heard) >= 5, "five images", 60.0)
         stamps = [message.header.stamp.to_nsec() for message in heard]
         assert set(stamps) <= sent
         assert min(np.diff(stamps)) > 15_000_000, "30 Hz, not the states' 100"

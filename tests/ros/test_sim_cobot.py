@@ -17,7 +17,8 @@ from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.scripted_operator import ScriptedOperator
 from aloha_kit.sim import scripts
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Ear, until
+from tests.ros.rig_client import Ear
+from tests.waiting import until
 
 TOPICS = ("/puppet/joint_left", "/puppet/joint_right", "/master/joint_left", "/master/joint_right")
 

@@ -18,7 +18,8 @@ from sensor_msgs.msg import Image
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.ros.sim_rig.arms_node import main
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Client, Ear, until
+from tests.ros.rig_client import Client, Ear
+from tests.waiting import until
 
 NODE = ("python", "record/sim_arms_node")
 

@@ -19,8 +19,9 @@ from aloha_kit.ros import messages, node
 from aloha_kit.ros.mobile_base import DEAD_MAN_S, MobileBase
 from aloha_kit.ros.node import RosClock, RosError
 from tests.ros.master import Ros
-from tests.ros.rig_client import Ear, until
+from tests.ros.rig_client import Ear
 from tests.ros.small_rig import simulated, write_task
+from tests.waiting import until
 
 RATE_HZ = 50.0
 PERIOD_NS = round(1e9 / RATE_HZ)

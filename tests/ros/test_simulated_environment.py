@@ -22,9 +22,10 @@ from aloha_kit.ros.node import RosError
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.start_sequence import StartSequence
 from aloha_kit.testing.environments import check_environment
-from tests.ros.fake_drivers import install_fake_package, until
+from tests.ros.fake_drivers import install_fake_package
 from tests.ros.master import Ros
 from tests.ros.small_rig import simulated, write_task
+from tests.waiting import until
 
 START = np.tile([*START_ARM_POSE, 0.0], 2).astype(np.float32)
 

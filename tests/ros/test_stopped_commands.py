@@ -19,9 +19,10 @@ from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.ros.observation import rig_contract
 from tests.ros.command_recorder import CommandRecorder
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Client, until
+from tests.ros.rig_client import Client
 from tests.ros.small_rig import recording, simulated, write_task
 from tests.ros.test_estop import PUBLISHER
+from tests.waiting import until
 
 TIMEOUT_S = 90.0
 REACTION_S = 0.2

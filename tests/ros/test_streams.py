@@ -16,6 +16,7 @@ from aloha_kit.core import Clock, ConfigError, StreamError, WallClock
 from aloha_kit.ros import node
 from aloha_kit.ros.streams import rig_topics, stream_spec, Streams, Topic
 from tests.ros.master import Ros
+from tests.waiting import until
 
 RIG = RigConfig(
     "bench",
@@ -52,11 +53,12 @@ class Publishers:
             publisher.publish(message)
 
     def until(self, done: Callable[[], bool], timeout: float = 30.0) -> None:
-        end = time.monotonic() + timeout
-        while not done():
-            assert time.monotonic() < end, "nothing came of it"
+        def ticked() -> bool:
             self.tick()
             time.sleep(0.02)
+            return done()
+
+        until(ticked, "nothing came of it", timeout)
 
     def close(self) -> None:
         for publisher in self.topics.values():

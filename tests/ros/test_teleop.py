@@ -18,8 +18,9 @@ from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
 from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.master import Ros
-from tests.ros.rig_client import Client, Ear, until
+from tests.ros.rig_client import Client, Ear
 from tests.ros.small_rig import simulated, write_task
+from tests.waiting import until
 
 SIDES = ("left", "right")
 

@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+
+from tests.waiting import until
 
 Start: TypeAlias = "Callable[[], subprocess.Popen[str]]"
 SCRIPT = Path(__file__).parents[2] / "train" / "demo.sh"
@@ -99,10 +100,7 @@ def test_all_stages_run_once(tmp_path: Path, demo: Start) -> None:
 def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path: Path, demo: Start, stage: str) -> None:
     (tmp_path / stage).write_text("wait")
     running = demo()
-    end = time.monotonic() + 60
-    while not (tmp_path / "working").exists():
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until((tmp_path / "working").exists, "the stage works", 60.0)
     os.killpg(running.pid, signal.SIGINT)
     _, error = running.communicate(timeout=60)
     assert (tmp_path / "saved").exists(), "the script ended before its command"

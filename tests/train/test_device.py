@@ -29,7 +29,7 @@ threading.Thread(target=use).start()  # loaders ask from threads of their own
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc, whose allocator is set")
 def test_freed_memory_is_used_again() -> None:
     mapped = {}
     for how in ("keep", "give back"):
@@ -60,7 +60,7 @@ print(*marks)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="told by Linux")
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux, which has /proc/self/status")
 def test_memory_is_what_the_process_holds_without_mapped_files(tmp_path: Path) -> None:
     """In a process of its own: here, what other tests have freed and the allocator has kept would be taken first."""
     size = 200_000_000
