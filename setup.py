@@ -27,7 +27,17 @@ TRAIN = [
 ]
 VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20", "pillow>=10"]
 REMOTE = ["websockets>=15", "msgpack>=1"]
-TEST = ["pytest>=8", "scipy>=1.11", "psutil>=5.9", "hypothesis>=6", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"]
+OPENVINO = ["openvino>=2026.4"]
+TEST = [
+    *OPENVINO,
+    "pytest>=8",
+    "scipy>=1.11",
+    "psutil>=5.9",
+    "hypothesis>=6",
+    "ruff>=0.6",
+    "mypy>=1.11",
+    "types-PyYAML",
+]
 
 
 def data_files() -> list[tuple[str, list[str]]]:
@@ -62,7 +72,7 @@ setup(
         "train": TRAIN,
         "view": VIEW,
         "remote": REMOTE,
-        "openvino": ["openvino>=2026.4"],
+        "openvino": OPENVINO,
         "test": TEST,
         "all": SIM + TRAIN + VIEW + REMOTE,
     },

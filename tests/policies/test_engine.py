@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -115,8 +114,6 @@ def test_in_bf16_the_last_layer_makes_no_stairs() -> None:
 def test_openvino_predicts_the_same(
     name: str, precision: Precision, most: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if importlib.util.find_spec("openvino") is None:  # not by importing it, see the last line
-        pytest.skip("OpenVINO is not installed")
     network = made(name)
     caplog.set_level("INFO", "aloha_kit")
     engine = prepare(network, engine="openvino", precision=precision, example=blank(network, 2))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -154,7 +153,6 @@ def test_a_compiled_policy_draws_at_each_inference(network: Noisy) -> None:
     assert not torch.allclose(drawn(network, engine, 3)[0], drawn(network, engine, 4)[0], atol=1e-3)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 def test_openvino_draws_at_each_inference(network: Noisy) -> None:
     engine = prepare(network, engine="openvino", example=blank(network, 1))
     for seed in (3, 4):
