@@ -8,6 +8,7 @@ dead one delays the loop or takes memory.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import logging
 import mmap
 import os
@@ -111,8 +112,6 @@ class LiveView:
         title: str = "aloha_kit",
         rate_hz: float = RATE_HZ,
     ) -> None:
-        import importlib.util
-
         if importlib.util.find_spec("rerun") is None:
             raise ConfigError("--view needs Rerun: pip install rerun-sdk")
         self.shown = self.dropped = 0
@@ -197,7 +196,6 @@ class LiveView:
             self.dropped += 1
             return
         self._skew.pop("deadline", None)
-        values = {name: observation.get(name) for name in ("qpos",)}
         message = {
             "episode": self._episode,
             "step": self._step,
@@ -206,7 +204,7 @@ class LiveView:
             "images": self._copied(observation, SLOTS + slot * self._slot_bytes),
             "action": None if action is None else np.asarray(action),
             "skew": self._skew,
-            **values,
+            "qpos": observation.get("qpos"),
         }
         self._memory[slot] = 1
         if not self._send(message):
@@ -238,7 +236,7 @@ class LiveView:
             return False
         try:
             self._socket.send(pickle.dumps(message))
-            self._hear()
+            self._log_reports()
         except BlockingIOError:
             return False
         except OSError:
@@ -246,7 +244,7 @@ class LiveView:
             return False
         return True
 
-    def _hear(self) -> None:
+    def _log_reports(self) -> None:
         """Log what the viewer's process reports."""
         with contextlib.suppress(BlockingIOError):
             while report := self._socket.recv(MESSAGE_BYTES):

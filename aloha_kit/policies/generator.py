@@ -22,21 +22,18 @@ class BatchGenerator:
 
     Args:
         seeds: of the rows; each is whole numbers that together decide it, such as (rollout, inference).
-
-    Attributes:
-        rows: the B generators, for libraries that draw from torch's own.
     """
 
     def __init__(self, seeds: Sequence[Sequence[int]]) -> None:
-        self.rows = [torch.Generator().manual_seed(_mixed(seed)) for seed in seeds]
+        self._rows = [torch.Generator().manual_seed(_mixed(seed)) for seed in seeds]
 
     def normal(self, *shape: int) -> Tensor:
         """(B, *shape) draws from N(0, 1), float32 on the CPU."""
-        return torch.stack([torch.randn(shape, generator=row) for row in self.rows])
+        return torch.stack([torch.randn(shape, generator=row) for row in self._rows])
 
     def uniform(self, *shape: int) -> Tensor:
         """(B, *shape) draws from [0, 1), float32 on the CPU."""
-        return torch.stack([torch.rand(shape, generator=row) for row in self.rows])
+        return torch.stack([torch.rand(shape, generator=row) for row in self._rows])
 
 
 @dataclass(frozen=True)

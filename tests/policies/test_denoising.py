@@ -20,6 +20,8 @@ from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.denoising import DenoisingNetwork
 from aloha_kit.policies.diffusion import DiffusionNetwork
+from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare
+from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.flow import FlowNetwork, MipNetwork
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.unet1d import ConditionalUnet1d, SinusoidalEmbedding
@@ -147,6 +149,45 @@ def test_diffusion_with_a_perfect_network_gives_the_chunk(sampler: Any, kind: An
     network.unet = Ideal(chunk, epsilon if kind == "epsilon" else lambda noisy, time, clean: clean)  # type: ignore[assignment]
     found = network.predict(batch_of(BLIND, rows=4, size=2), BatchGenerator([(1,), (2,)]))
     torch.testing.assert_close(found, chunk.expand(2, -1, -1), atol=2e-3, rtol=0)
+
+
+def test_ddpm_steps_are_draws_from_the_posterior() -> None:
+    """Ho et al., 2020, equations 6 and 7, with the predicted chunk clipped; no noise in the last step."""
+    network: DiffusionNetwork = blind(DiffusionConfig, sampler="ddpm", diffusion_steps=10, inference_steps=10)
+    network.unet = Ideal(torch.zeros(1), lambda x, time, _: torch.tanh(x) * (1 + time / 100))  # type: ignore[assignment]
+    found = network.predict(batch_of(BLIND, rows=4, size=2), BatchGenerator([(1,), (2,)]))
+    draws = BatchGenerator([(1,), (2,)])
+    x = draws.normal(4, 2)
+    for level in range(9, -1, -1):
+        bar, before = squared_cosine(torch.tensor(level), 10), torch.tensor(1.0)
+        if level > 0:
+            before = squared_cosine(torch.tensor(level - 1), 10)
+        alpha = bar / before
+        epsilon = torch.tanh(x) * (1 + level / 10)
+        clean = ((x - (1 - bar).sqrt() * epsilon) / bar.sqrt()).clamp(-1, 1)
+        x = before.sqrt() * (1 - alpha) / (1 - bar) * clean + alpha.sqrt() * (1 - before) / (1 - bar) * x
+        if level > 0:
+            x = x + ((1 - before) / (1 - bar) * (1 - alpha)).sqrt() * draws.normal(4, 2)
+    torch.testing.assert_close(found, x, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [DiffusionConfig(**SMALL, inference_steps=3), FlowConfig(**SMALL, inference_steps=3), MipConfig(**SMALL),
+     DiffusionConfig(**SMALL, diffusion_steps=4, inference_steps=4, sampler="ddpm")],
+    ids=["diffusion", "flow", "mip", "ddpm"],
+)  # fmt: skip
+def test_engines_take_the_noise_as_an_input(config: DenoisingConfig) -> None:
+    network = network_of(config, PLANE)
+    example = blank(network, 1)
+    torch._dynamo.reset()
+    draws = draws_of(network, example)
+    by_compiler = Engine("compile", "fp32", compiled(network.predict, example, draws, backend="aot_eager"))
+    for engine in (by_compiler, prepare(network, engine="openvino", example=example)):
+        assert check(engine, network, example).of_std < 1e-3
+        ours, again, other = (engine(example, network.generator([(seed, 1)])) for seed in (3, 3, 4))
+        assert torch.equal(ours, again)
+        assert torch.equal(ours, other) != network.samples
 
 
 def test_noise_of_training_is_the_schedules() -> None:
