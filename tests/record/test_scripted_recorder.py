@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -30,6 +32,7 @@ from aloha_kit.record.recording_worker import record_one, RecordingJob
 from aloha_kit.record.scripted_recorder import record_scripted, RecordingError
 from aloha_kit.storage.recovery import recover_all
 from tests.synthetic import make, write
+from tests.waiting import until
 
 SHORT = RecordArgs(task="sim_transfer_cube", image_size=(24, 32), episode_len=6)
 
@@ -218,24 +221,28 @@ def test_a_folder_of_another_task_is_refused(tmp_path: Path) -> None:
         record_scripted(short(tmp_path), show=False)
 
 
-def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--num_episodes", "500"]
-    command += ["--dataset_dir", str(tmp_path), "--image_size", "24", "32", "--workers", "2"]
+def interrupted(folder: Path, episodes: str, moment: Callable[[subprocess.Popen[str]], Any]) -> tuple[str, str]:
+    """Output and errors of a recording whose process group gets Ctrl-C at a moment, as a terminal sends it."""
+    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--num_episodes", episodes]
+    command += ["--dataset_dir", str(folder), "--image_size", "24", "32", "--workers", "2"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        deadline = time.monotonic() + 240
-        # with three files at two workers, one worker has long reported its first
-        while time.monotonic() < deadline and len(list_episodes(tmp_path)) < 3:
-            assert process.poll() is None, process.communicate()[1]
-            time.sleep(0.1)
-        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+        until(lambda: moment(process) or process.poll() is not None, "the moment to interrupt", 240.0)
+        assert process.poll() is None, process.communicate()[1]
+        os.killpg(process.pid, signal.SIGINT)
         out, error = process.communicate(timeout=240)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == 130, error
+    return out, error
+
+
+def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Path) -> None:
+    # with three files at two workers, one worker has long reported its first
+    out, error = interrupted(tmp_path, "500", lambda process: len(list_episodes(tmp_path)) >= 3)
     assert "interrupted; the same command continues from here" in out
     assert "Traceback" not in error
     files = list_episodes(tmp_path)
@@ -262,21 +269,7 @@ def workers_of(pid: int | None = None) -> list[psutil.Process]:
 
 
 def test_ctrl_c_while_the_processes_import_is_quiet(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--num_episodes", "9"]
-    command += ["--dataset_dir", str(tmp_path / "data"), "--image_size", "24", "32", "--workers", "2"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline and not workers_of(process.pid):
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGINT)
-        out, error = process.communicate(timeout=120)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 130, error
+    out, error = interrupted(tmp_path / "data", "9", lambda process: workers_of(process.pid))
     assert "0 of 9 episodes in" in out
     assert "Traceback" not in error
     assert "died" not in error

@@ -11,11 +11,22 @@ from typing import Any
 
 import yaml
 
-from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.config import ArmConfig, CameraConfig, load, RigConfig, TaskConfig, to_mapping
 from tests.ros.master import Process, Ros
 
 SIZE = (48, 64)
 CAMERA_HZ = 10.0
+TELEOPERATED = RigConfig(
+    name="fake",
+    kind="ros",
+    followers={"left": ArmConfig(name="puppet_left"), "right": ArmConfig(name="puppet_right")},
+    leaders={
+        "left": ArmConfig(name="master_left", model="wx250s"),
+        "right": ArmConfig(name="master_right", model="wx250s"),
+    },
+    cameras={"cam_high": CameraConfig(48, 64, topic="/usb_cam_high/image_raw/compressed")},
+)
+"""Two leaders, two followers and a camera, for the fake drivers."""
 
 
 def write_task(

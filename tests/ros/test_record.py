@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 from std_srvs.srv import Trigger
 
-from aloha_kit.config import RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.rig import ArmConfig, CameraConfig
+from aloha_kit.config import TaskConfig, to_mapping
 from aloha_kit.core import START_ARM_POSE, VX300S, WX250S
 from aloha_kit.episode import Episode, list_episodes, list_partials
 from aloha_kit.episode.validate import validate
@@ -34,20 +34,11 @@ from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.fake_drivers import FakeCamera, FakeInterbotix
 from tests.ros.master import Process, ROOT, Ros
 from tests.ros.rig_client import kill_node
-from tests.ros.small_rig import write_task
+from tests.ros.small_rig import TELEOPERATED, write_task
 from tests.waiting import until
 
-RIG = RigConfig(
-    name="bench",
-    kind="ros",
-    followers={"left": ArmConfig(name="puppet_left"), "right": ArmConfig(name="puppet_right")},
-    leaders={
-        "left": ArmConfig(name="master_left", model="wx250s"),
-        "right": ArmConfig(name="master_right", model="wx250s"),
-    },
-    cameras={"cam_high": CameraConfig(48, 64, topic="/usb_cam_high/image_raw/compressed")},
-)
-PATIENCE = 90.0
+RIG = replace(TELEOPERATED, name="bench")
+TIMEOUT_S = 90.0
 
 
 class Bench:
@@ -97,7 +88,7 @@ class Bench:
             assert process.running, process.text()
             return self.states.count(state) >= count
 
-        until(reached, f"'{state}' {count} times, heard {self.states}", PATIENCE)
+        until(reached, f"'{state}' {count} times, heard {self.states}", TIMEOUT_S)
 
     def close_grippers(self) -> None:
         for leader in self.leaders:
@@ -111,7 +102,7 @@ class Bench:
 
     def wait_for_steps(self) -> None:
         before = self.steps()
-        until(lambda: self.steps() > before + 20_000, "more was written", PATIENCE)
+        until(lambda: self.steps() > before + 20_000, "more was written", TIMEOUT_S)
 
 
 @pytest.fixture
@@ -145,7 +136,7 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
     left = bench.leaders[0]
     with left.lock:
         left.motors[1] = 1.9  # the follower's shoulder ends at 1.2566
-    until(lambda: bool(abs(bench.followers[0].motors[1] - 1.2366) < 1e-4), "the follower is at its limit", PATIENCE)
+    until(lambda: bool(abs(bench.followers[0].motors[1] - 1.2366) < 1e-4), "the follower is at its limit", TIMEOUT_S)
     assert bench.say("keep") == "keep, received while recording"
     bench.wait_for("waiting", process, 2)
     assert all(leader.torque["waist"] for leader in bench.leaders), "locked between episodes"
@@ -344,13 +335,13 @@ def test_a_person_records_on_the_simulated_rig_and_nothing_is_lost_when_ros_or_t
         assert episode.reward is not None
         assert episode.reward[-1] == 4.0
         assert episode.describe["timing"]["fps"] == pytest.approx(25, rel=0.1)
-    until(lambda: recorder.text().count("recording: ") == 2, "the second episode", PATIENCE)
-    until(lambda: bool(list_partials(tmp_path / "data")), "it is being written", PATIENCE)
+    until(lambda: recorder.text().count("recording: ") == 2, "the second episode", TIMEOUT_S)
+    until(lambda: bool(list_partials(tmp_path / "data")), "it is being written", TIMEOUT_S)
     arms.kill()
-    recorder.wait_for("paused: ", PATIENCE)
+    recorder.wait_for("paused: ", TIMEOUT_S)
     own_ros.core.kill()
     recorder.signal(signal.SIGINT)  # roslaunch hands it to its node
-    recorder.wait(PATIENCE)
+    recorder.wait(TIMEOUT_S)
     (cut,) = list_episodes(tmp_path / "data" / FAILED)
     success, reason, error = ending(cut)
     assert (success, error) == (False, True)

@@ -32,19 +32,11 @@ from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
 from tests.ros.fake_drivers import FakeBase, FakeCamera, FakeInterbotix, FakePiper, FakeSimulation
 from tests.ros.master import ROOT, Ros
+from tests.ros.small_rig import TELEOPERATED
 from tests.waiting import until
 
 START = np.tile([*START_ARM_POSE, 0.0], 2).astype(np.float32)
-RIG = RigConfig(
-    name="fake",
-    kind="ros",
-    followers={"left": ArmConfig(name="puppet_left"), "right": ArmConfig(name="puppet_right")},
-    leaders={
-        "left": ArmConfig(name="master_left", model="wx250s"),
-        "right": ArmConfig(name="master_right", model="wx250s"),
-    },
-    cameras={"cam_high": CameraConfig(48, 64, topic="/usb_cam_high/image_raw/compressed")},
-)
+RIG = TELEOPERATED
 TASK = TaskConfig("reach", "Reach.", rig="fake", episode_len=8, rate_hz=25, cameras=("cam_high",))
 
 
