@@ -37,7 +37,7 @@ def test_the_wheel_has_every_module_launch_file_node_and_configuration(wheel: zi
     inside = set(wheel.namelist())
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "aloha_kit").rglob("*.py")}
     assert len(modules) > 200
-    assert modules | {"aloha_kit/py.typed"} <= inside
+    assert modules | {"aloha_kit/py.typed", "aloha_kit/core/locale/zh.mo"} <= inside
     patterns = ("configs/**/*.yaml", "launch/*.launch", "record/*_node", "deploy/*_node", "package.xml")
     data = {str(file.relative_to(ROOT)) for pattern in patterns for file in ROOT.glob(pattern)}
     assert {f"{SHARE}/{name}" for name in data} <= inside

@@ -28,6 +28,7 @@ from aloha_kit.core import flags
 from aloha_kit.core.errors import AlohaKitError, did_you_mean, UsageError
 from aloha_kit.core.flags import Flag
 from aloha_kit.core.interrupt import signal_of, sigterm_interrupts, status_of
+from aloha_kit.core.lang import chosen_language, Language, language, shown, tr
 from aloha_kit.startup import quick_interrupts
 
 LOG = logging.getLogger("aloha_kit")
@@ -44,6 +45,8 @@ class CommandArgs:
     MAIN_FLAGS: ClassVar[tuple[str, ...]] = ()
     """The about ten flags that `--help` lists, without their `--`; `--help-all` lists all."""
 
+    lang: Language | None = None
+    """Language of messages and of --help; by default the locale's (LC_ALL, LC_MESSAGES, LANG), else English."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is written to standard error."""
 
@@ -54,7 +57,7 @@ class CommandArgs:
 
 def run_application(name: str, argv: Sequence[str] | None) -> None:
     """Run `aloha_kit.NAME`: parse, log, run; ends the process with the status that `app.run` returns (None is 0)."""
-    with command_line() as command:
+    with language(chosen_language(sys.argv[1:] if argv is None else argv)), command_line() as command:
         with quick_interrupts():
             import tyro  # noqa: F401 - a tenth of a second
 
@@ -212,15 +215,15 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
         except AlohaKitError as error:
-            sys.exit(f"error: {error}")
+            sys.exit(f"error: {shown(error)}")
         except OSError as error:
             if error.filename is None:
                 raise
             sys.exit(f"error: '{os.fsdecode(error.filename)}': {error.strerror or error}")
         except KeyboardInterrupt as interrupt:
             by = signal_of(interrupt)
-            ended = "interrupted" + (f" ({by.name})" if by != signal.SIGINT else "")
-            sys.stderr.write(ended + (f"; {ending.kept}" if ending.kept else "") + "\n")
+            ended = tr("interrupted") + (f" ({by.name})" if by != signal.SIGINT else "")
+            sys.stderr.write(ended + (f"; {tr(ending.kept)}" if ending.kept else "") + "\n")
             sys.exit(status_of(interrupt))
         output.flush()
         if isinstance(output.failure, BrokenPipeError):

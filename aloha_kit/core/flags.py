@@ -22,6 +22,8 @@ from typing import Annotated, Any, Literal, TypeVar, Union
 
 from tyro.conf import OmitArgPrefixes, Positional, Suppress, UseAppendAction
 
+from aloha_kit.core.lang import marked, tr, wrap
+
 SHORT = 14
 """Most flags of a command whose `--help` lists all."""
 
@@ -84,7 +86,7 @@ def commands(kind: Any) -> dict[str, Any]:
 
 
 def flags(kind: Any, default: Any = None, *, prefix: str = "", group: str = "") -> list[Flag]:
-    """All flags of a dataclass, in its order; nested dataclasses' are among them, `--log_level` comes last.
+    """All flags of a dataclass, in its order; nested dataclasses' are among them, `--lang` and `--log_level` come last.
 
     Args:
         kind: the dataclass; of a generic one, with its parameters.
@@ -123,7 +125,7 @@ def flags(kind: Any, default: Any = None, *, prefix: str = "", group: str = "") 
         )
         if UseAppendAction in marks:
             found[-1] = dataclasses.replace(found[-1], metavar=found[-1].metavar.split(" ")[0])
-    return sorted(found, key=lambda flag: flag.name == "--log_level")
+    return sorted(found, key=lambda flag: flag.name in ("--lang", "--log_level"))
 
 
 def help_text(kind: Any, program: str, *, whole: bool, default: Any = None, footer: str = "") -> str:
@@ -143,33 +145,34 @@ def help_text(kind: Any, program: str, *, whole: bool, default: Any = None, foot
     main = [*required, *(flag for flag in (named[name] for name in cls.MAIN_FLAGS) if flag not in required)]
     short = main if not whole and len(every) > SHORT else every
     usage = " ".join(flag.form for flag in sorted(required, key=lambda flag: flag.positional))
-    lines = [f"usage: {program} {usage}".rstrip() + " [flags]", ""]
-    lines += [*_paragraphs(inspect.getdoc(cls) or ""), "", "example:", f"  {program} {cls.EXAMPLE}"]
+    lines = [tr("usage: {command} [flags]", command=f"{program} {usage}".rstrip()), ""]
+    lines += [*_paragraphs(inspect.getdoc(cls) or ""), "", tr("example:"), f"  {program} {cls.EXAMPLE}"]
     for group in dict.fromkeys(flag.group for flag in short):
-        heading = "flags" if group == "" or short is main else group.rstrip(".")
-        lines += ["", f"{heading}:"] if heading != "flags" or "flags:" not in lines else []
+        heading = marked("flags") if group == "" or short is main else group.rstrip(".")
+        title = tr("{flags}:", flags=tr(heading))
+        lines += ["", title] if heading != "flags" or title not in lines else []
         lines += [line for flag in short if flag.group == group for line in _entry(flag, aliases=whole)]
     if len(short) < len(every):
-        lines += ["", f"{len(every) - len(short)} more flags: {program} --help-all"]
+        lines += ["", tr("{n} more flags: {program} --help-all", n=len(every) - len(short), program=program)]
     elif any(flag.switch for flag in every):
-        lines += ["", "--no_NAME turns a flag without a value off."]
+        lines += ["", tr("--no_NAME turns a flag without a value off.")]
     return "\n".join([*lines, *([footer] if footer else [])])
 
 
 def commands_text(kinds: dict[str, Any], program: str, description: str) -> str:
     """`--help` of a command with subcommands."""
     first = next(iter(kinds))
-    lines = [f"usage: {program} COMMAND …", "", description, ""]
-    lines += ["example:", f"  {program} {first} {kinds[first].EXAMPLE}", "", *commands_list(kinds)]
-    return "\n".join([*lines, "", f"flags of a command: {program} COMMAND --help"])
+    lines = [tr("usage: {program} COMMAND …", program=program), "", tr(description), ""]
+    lines += [tr("example:"), f"  {program} {first} {kinds[first].EXAMPLE}", "", *commands_list(kinds)]
+    return "\n".join([*lines, "", tr("flags of a command: {program} COMMAND --help", program=program)])
 
 
 def commands_list(kinds: dict[str, Any]) -> list[str]:
     """Lines that name subcommands and what each does."""
-    return ["commands:"] + [
+    return [tr("commands:")] + [
         line
         for name, of in kinds.items()
-        for line in _columns(name, _first_sentence(_plain(inspect.getdoc(of) or "")), 12)
+        for line in _columns(name, tr(_first_sentence(_plain(inspect.getdoc(of) or ""))), 12)
     ]
 
 
@@ -248,19 +251,21 @@ def _paragraphs(text: str) -> Iterator[str]:
     for number, paragraph in enumerate(text.split("\n\n")):
         if number:
             yield ""
-        yield from textwrap.wrap(_plain(paragraph), _width(), break_on_hyphens=False, break_long_words=False)
+        yield from wrap(tr(_plain(paragraph)), _width())
 
 
 def _entry(flag: Flag, *, aliases: bool) -> Sequence[str]:
-    notes = ["required"] if flag.required else [f"default: {flag.default}"] if flag.default else []
+    notes = [tr("required")] if flag.required else []
+    if flag.default:
+        notes.append(tr("default: {value}", value=flag.default))
     if aliases and flag.aliases:
-        notes.append(f"also {', '.join(flag.aliases)}")
-    return _columns(flag.form, _plain(flag.text) + (f" ({'; '.join(notes)})" if notes else ""), 26)
+        notes.append(tr("also {names}", names=", ".join(flag.aliases)))
+    text = tr(_plain(flag.text))
+    return _columns(flag.form, tr("{text} ({notes})", text=text, notes="; ".join(notes)) if notes else text, 26)
 
 
 def _columns(left: str, right: str, column: int) -> list[str]:
-    room = _width() - column
-    lines = textwrap.wrap(right, room, break_on_hyphens=False, break_long_words=False)
+    lines = wrap(right, _width() - column)
     if len(left) + 4 > column:
         return [f"  {left}", *(" " * column + line for line in lines)]
     return [f"  {left}".ljust(column) + (lines[0] if lines else ""), *(" " * column + line for line in lines[1:])]

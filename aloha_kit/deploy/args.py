@@ -51,6 +51,7 @@ class DeployArgs(CommandArgs):
         "output",
         "video",
         "device",
+        "lang",
     )
 
     ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None

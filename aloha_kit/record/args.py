@@ -72,6 +72,7 @@ class RecordArgs(CommandArgs):
         "keep_failures",
         "recover",
         "countdown",
+        "lang",
     )
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])]

@@ -165,7 +165,7 @@ def require_unused(folder: Path) -> None:
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
     """All values as a mapping for YAML; the inverse of `read_snapshot`."""
     values = to_mapping(dataclasses.replace(args, resume=None))
-    del values["log_level"]
+    del values["lang"], values["log_level"]
     values["network"] = {"kind": args.network.kind, **values["network"]}
     return values
 

@@ -96,6 +96,8 @@ flags:
   --quick                 Go fast.
   --video, --no_video     Write one. (default: on)
   --names NAME ...        What it is called.
+  --lang {en,zh}          Language of messages and of --help; by default the locale's (LC_ALL,
+                          LC_MESSAGES, LANG), else English.
   --log_level {debug,info,warning,error}
                           Least severity of what is written to standard error. (default: info)
 
@@ -113,7 +115,7 @@ def test_main_flags_are_those_of_help_and_the_rest_is_counted(monkeypatch: pytes
     monkeypatch.setattr(Small, "MAIN_FLAGS", ("kind", "bounds.rate"))
     text = flags.help_text(Small, "small", whole=False)
     assert re.findall(r"(?m)^  (--[\w.]+|[A-Z]+)", text) == ["SOURCE", "--kind", "--bounds.rate"]
-    assert text.endswith("\n6 more flags: small --help-all")
+    assert text.endswith("\n7 more flags: small --help-all")
     monkeypatch.setattr(Small, "MAIN_FLAGS", ("knid",))
     with pytest.raises(LookupError):
         flags.help_text(Small, "small", whole=False)
