@@ -55,6 +55,7 @@ class SessionResult:
     results: tuple[AttemptResult, ...]  # of this session's attempts, in their order
     interrupted: str = ""  # name of the signal; empty if it was not
     fault: str = ""  # why it had to end; empty if it did not
+    unfixed: str = ""  # fault that it was waiting for when it was interrupted
 
     def text(self) -> str:
         """Result in a few lines."""
@@ -66,6 +67,8 @@ class SessionResult:
             lines.append("the same command continues from here")
         if hint := recovery.hint(self.folder):
             lines.append(hint)
+        if self.unfixed:
+            lines.append(f"interrupted while paused: {self.unfixed}")
         return "\n".join(lines)
 
 
@@ -107,6 +110,7 @@ class RecordingSession:
         self._metadata: dict[str, Any] = {}  # of the environment
         self._saved = 0  # attempts whose saving was waited for
         self._sheet = ""  # message about the contact sheet, once it was written
+        self._unfixed = ""  # fault that the operator is to fix
 
     @property
     def present(self) -> int:
@@ -143,7 +147,8 @@ class RecordingSession:
             fault = fault or str(error)
         self.operator.status("ended", left)
         results = tuple(attempt.result for attempt in self.attempts if attempt.result)
-        return SessionResult(self.plan.folder, self.present, self.plan.wanted, results, interrupted, fault)
+        unfixed = self._unfixed if interrupted else ""
+        return SessionResult(self.plan.folder, self.present, self.plan.wanted, results, interrupted, fault, unfixed)
 
     def _refresh(self, folder: DatasetFolder) -> None:
         """Count what other recorders have added to the folder meanwhile."""
@@ -333,12 +338,14 @@ class RecordingSession:
         if self._quit:
             raise error
         remedy = "Release the emergency stop, then reset and resume" if env.estop() else "Resume when this is fixed"
+        self._unfixed = str(error)
         self.operator.status("paused", f"{error}\nNothing is sent to the arms. {remedy}, or quit")
         answer = self.operator.wait_for(
             _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), timeout_s=self._timeout_s
         )
         if answer not in ("resume", "start"):
             raise error
+        self._unfixed = ""
 
 
 def _reason(outcome: Outcome, env: RecordingRig, result: AttemptResult) -> str:

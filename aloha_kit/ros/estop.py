@@ -61,7 +61,7 @@ class EStop(Latch):
             watch.start()
 
     def refusal(self) -> str:
-        there = _publishers(self._topic)
+        there = node.running_publishers(self._topic)
         with self._state:
             pressing = sorted(who for who, pressed in self._said.items() if pressed and who in there)
             silent = sorted(who for who, ticks in self._ticks.items() if ticks > _TICKS and who in there)
@@ -74,7 +74,7 @@ class EStop(Latch):
         return ""
 
     def reset(self) -> None:
-        there = _publishers(self._topic)
+        there = node.running_publishers(self._topic)
         with self._state:
             for who in self._said.keys() - there:  # a node that has ended holds no button
                 del self._said[who]
@@ -124,7 +124,7 @@ class EStop(Latch):
             RosError: the configured source is silent for `SOURCE_S`.
         """
         began = time.monotonic()
-        while not self._said if self._config else not _registered(self._topic) <= self._said.keys():
+        while not self._said if self._config else not node.publishers(self._topic) <= self._said.keys():
             if time.monotonic() - began > (SOURCE_S if self._config else FIRST_S):
                 if self._config:
                     raise RosError(
@@ -136,7 +136,7 @@ class EStop(Latch):
     def _require_connected(self) -> None:
         """Raise RosError where messages of a running publisher do not arrive: its button would do nothing."""
         end = time.monotonic() + FIRST_S
-        while deaf := sorted(_registered(self._topic) - self._connected()):
+        while deaf := sorted(node.publishers(self._topic) - self._connected()):
             deaf = [who for who in deaf if node.is_there(who)]
             if deaf and time.monotonic() > end:
                 kind = dict(rospy.get_published_topics()).get(self._topic, "unknown")
@@ -163,14 +163,3 @@ class EStop(Latch):
                 silent = [who for who, ticks in self._ticks.items() if ticks > _TICKS]
             for who in silent:
                 self.press(f"the emergency stop's source {who} is silent for {timeout_s:g} s, which counts as pressed")
-
-
-def _registered(topic: str) -> set[str]:
-    """Nodes registered at the master as publishers of `topic`. Raises RosError where no master answers."""
-    node.require_master()
-    return set(dict(node.master().getSystemState()[0]).get(topic, ()))
-
-
-def _publishers(topic: str) -> set[str]:
-    """Registered publishers whose process runs: a killed node stays registered."""
-    return {who for who in _registered(topic) if node.is_there(who)}

@@ -13,7 +13,7 @@ from aloha_kit.core import AlohaKitError, Clock, Observation, SafetyError
 from aloha_kit.loop import Latch
 from aloha_kit.ros.arm import Arm, move_together, require_arrival
 from aloha_kit.ros.drivers import arm_driver
-from aloha_kit.ros.node import RosError
+from aloha_kit.ros.node import RosError, running_publishers
 from aloha_kit.ros.tracking_monitor import TrackingMonitor
 
 START_S, GRIPPER_S, PARK_S = 1.0, 0.5, 2.0
@@ -125,12 +125,12 @@ class FollowerArms:
 
         Raises:
             SafetyError: an arm does not get there; or nothing may be sent, or one has no torque, and nothing was.
-            RosError: a driver is silent for longer than the motors of a whole arm take to reboot.
+            RosError: a driver has ended, or is silent for longer than the motors of a whole arm take to reboot.
         """
         self._estop.require_released()
         self._require_ready()
-        for arm in self.arms.values():
-            self._await_driver(arm)
+        for name, arm in self.arms.items():
+            self._await_driver(name, arm)
             self._require_torque(arm)
         for pose in ("start", "rest"):
             targets = {arm: arm.model.vector(getattr(arm.model, pose), 1.0) for arm in self.arms.values()}
@@ -156,14 +156,14 @@ class FollowerArms:
             return f"their torque is {next(iter(states.values()))}"
         return "torque: " + ", ".join(f"{name} {state}" for name, state in states.items())
 
-    def _await_driver(self, arm: Arm) -> None:
-        end = self._clock.now_ns() + int(SILENT_S * 1e9)
+    def _await_driver(self, name: str, arm: Arm) -> None:
+        topic, end = arm_driver(self._rig.followers[name]).state_topic, self._clock.now_ns() + int(SILENT_S * 1e9)
         while True:
             try:
                 arm.reading()
                 return
             except RosError:
-                if self._clock.now_ns() > end:
+                if self._clock.now_ns() > end or not running_publishers(topic):  # none: its process has ended
                     raise
             self._estop.require_released()
             self._clock.sleep_until(self._clock.now_ns() + 20_000_000)  # raises where simulated time stands still

@@ -125,6 +125,17 @@ def is_there(name: str) -> bool:
     return registered <= published
 
 
+def publishers(topic: str) -> set[str]:
+    """Nodes registered at the master as publishers of `topic`. Raises RosError where no master answers."""
+    require_master()
+    return set(dict(master().getSystemState()[0]).get(topic, ()))
+
+
+def running_publishers(topic: str) -> set[str]:
+    """Registered publishers of `topic` whose process runs: a killed node stays registered. Raises as `publishers`."""
+    return {who for who in publishers(topic) if is_there(who)}
+
+
 class _Patient(xmlrpc.client.Transport):
     """HTTP transport with the timeout `ANSWER_S`."""
 
@@ -198,7 +209,7 @@ def interrupted_after(name: str, log: Callable[[str], None]) -> Iterator[None]:
         return
     name = rospy.resolve_name(name)
     before = signal.getsignal(signal.SIGINT)
-    waited_for = threading.Event()
+    waited_for, over = threading.Event(), threading.Event()
 
     def delay(signum: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, before)
@@ -208,13 +219,15 @@ def interrupted_after(name: str, log: Callable[[str], None]) -> Iterator[None]:
         waited_for.wait()
         if is_there(name):
             log(f"this node ends when {name} has ended")
-        while is_there(name):
+        while is_there(name) and not over.is_set():
             time.sleep(_POLL_S)
-        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        if not over.is_set():  # ended by SIGTERM meanwhile: a second interrupt would come in the middle of the exit
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     threading.Thread(target=follow, name="delayed SIGINT", daemon=True).start()
     signal.signal(signal.SIGINT, delay)
     try:
         yield
     finally:
+        over.set()
         signal.signal(signal.SIGINT, before)

@@ -86,6 +86,16 @@ class Process:
                 process.kill()
 
 
+def launch_result(launched: Process) -> list[str]:
+    """What a launch that ended in order shows after its nodes, and before roslaunch's own closing lines."""
+    text = launched.text()
+    assert "\x1b[31m" not in text, f"roslaunch reports an error:\n{text}"
+    shown = text.partition("shutting down processing monitor...")[0].splitlines()
+    ended = [i for i, line in enumerate(shown) if line.endswith("killing on exit")]
+    assert ended, text
+    return shown[ended[-1] + 1 :]
+
+
 class Ros:
     """A running roscore and what it takes to start nodes beside it."""
 

@@ -15,7 +15,7 @@ from aloha_kit.core import VX300S
 from aloha_kit.episode import list_episodes
 from aloha_kit.ros.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
-from tests.ros.master import Process, Ros
+from tests.ros.master import launch_result, Process, Ros
 from tests.ros.rig_client import Ear
 from tests.ros.small_rig import recording, write_task
 from tests.waiting import until
@@ -43,7 +43,7 @@ def interrupt(launched: Process) -> str:
     launched.signal(signal.SIGINT)
     launched.wait(TIMEOUT_S)
     text = launched.text()
-    assert "escalating" not in text
+    assert "\x1b[31m" not in text, "roslaunch reports an error"
     assert "Traceback" not in text
     return text
 
@@ -79,6 +79,9 @@ def test_recording_and_replay_park_the_arms_before_the_drivers_go(
     launched.wait_for("recording: ", TIMEOUT_S)
     until(lambda: recording(task.parent / "data"), "steps are recorded", TIMEOUT_S)
     interrupt(launched)
+    assert launch_result(launched)[-3:] == [
+        f"0 of 50 episodes in {task.parent / 'data'}", "this session: 1 failed", "the same command continues from here"
+    ]  # fmt: skip
     assert_at_rest(states)
     (episode,) = list_episodes(task.parent / "data" / "failed")
     launched = session_ros.launch("replay.launch", task=task, episode=episode, sim="true")
@@ -97,7 +100,7 @@ def test_teleoperation_ends_before_the_drivers_go(session_ros: Ros, task: Path, 
     launched = session_ros.launch("teleop.launch", task=task, sim="true", countdown_s=0)
     launched.wait_for("teleoperating", TIMEOUT_S)
     text = interrupt(launched)
-    assert "nothing is sent to the followers any more; their torque is on" in text
+    assert launch_result(launched)[-1] == "nothing is sent to the followers any more; their torque is on"
     assert "this node ends when /aloha_teleop has ended" in text
     for side in ("left", "right"):
         apart = np.subtract(states[f"master_{side}"].newest.position[:6], states[f"puppet_{side}"].newest.position[:6])

@@ -18,7 +18,7 @@ from aloha_kit.core import SafetyError
 from aloha_kit.loop import Latch
 from aloha_kit.ros import estop as estop_module
 from aloha_kit.ros.estop import EStop
-from aloha_kit.ros.node import RosError
+from aloha_kit.ros.node import publishers, RosError, running_publishers
 from tests.ros.master import Process, Ros
 from tests.waiting import until
 
@@ -148,7 +148,7 @@ def test_what_was_pressed_before_is_known_at_once(
     monkeypatch.setattr(estop_module, "FIRST_S", 10.0)  # a busy machine's
     button.publish(Bool(False))
     node("pedal", "true")
-    until(lambda: "/pedal" in estop_module._registered(TOPIC), "it is there")
+    until(lambda: "/pedal" in publishers(TOPIC), "it is there")
     with contextlib.closing(EStop()) as stop:
         assert stop() == "the emergency stop was pressed (by /pedal)"
 
@@ -200,7 +200,7 @@ def test_a_button_that_cannot_be_heard_is_refused_by_name(
     monkeypatch.setattr(estop_module, "FIRST_S", 0.5)
     name, kind = f"deaf_button_{why.split()[0]}", "Int8" if why == "another type" else "Bool"
     process = node(name, "true", kind=kind)
-    until(lambda: f"/{name}" in estop_module._publishers(TOPIC), "the button is there")
+    until(lambda: f"/{name}" in running_publishers(TOPIC), "the button is there")
     if why == "stopped":
         time.sleep(0.3)
         process.signal(signal.SIGSTOP)

@@ -18,7 +18,7 @@ from aloha_kit.episode import list_episodes
 from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.ros.observation import rig_contract
 from tests.ros.command_recorder import CommandRecorder
-from tests.ros.master import Process, Ros
+from tests.ros.master import launch_result, Process, Ros
 from tests.ros.rig_client import Client
 from tests.ros.small_rig import recording, simulated, write_task
 from tests.ros.test_estop import PUBLISHER
@@ -128,7 +128,7 @@ def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is
     program.wait(TIMEOUT_S)  # roslaunch ends with its required node
     seen = recorder.report()
     assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
-    assert "error: the emergency stop was pressed (by /command_recorder)" in program.text()
+    assert launch_result(program)[-1].startswith("error: the emergency stop was pressed (by /command_recorder)")
     assert_under_torque(rig)
 
 
@@ -141,7 +141,7 @@ def test_pressed_while_park_launch_brings_them_to_rest(
     program.wait(TIMEOUT_S)
     seen = recorder.report()
     assert [when for when, _, _ in seen["arrivals"] if when > seen["pressed"] + REACTION_S] == []
-    assert "error: the emergency stop was pressed (by /command_recorder)" in program.text()
+    assert launch_result(program)[-1].startswith("error: the emergency stop was pressed (by /command_recorder)")
     assert "parked;" not in program.text()
     assert_under_torque(rig)
 

@@ -17,7 +17,7 @@ from aloha_kit.ros import messages
 from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
 from tests.ros.competing_publisher import CompetingPublisher
-from tests.ros.master import Ros
+from tests.ros.master import launch_result, Ros
 from tests.ros.rig_client import Client, Ear
 from tests.ros.small_rig import simulated, write_task
 from tests.waiting import until
@@ -140,14 +140,14 @@ def test_the_emergency_stop_ends_parking_where_the_arms_are(session_ros: Ros, ta
 
 def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, task: Path, rig: Client) -> None:
     launched = session_ros.launch("park.launch", task=task, seconds=1)
-    launched.wait_for("parked; their torque is on")
     launched.wait()
+    assert launch_result(launched) == ["parked; their torque is on"]
     for side in SIDES:
         rig.arrives(f"puppet_{side}", VX300S.rest, tolerance=0.2)
         assert torque(rig, f"puppet_{side}") == {1}
     launched = session_ros.launch("park.launch", task=task, seconds=1, release="true")
-    launched.wait_for("parked; their torque is off")
     launched.wait()
+    assert launch_result(launched) == ["parked; their torque is off"]
     for side in SIDES:
         assert torque(rig, f"puppet_{side}") == {0}
         rig.arrives(f"puppet_{side}", VX300S.rest, tolerance=0.3)
