@@ -94,9 +94,11 @@ def _info(args: Info) -> int:
     if args.json:
         _print_json(found)
     elif found:
-        print(
-            _table(["episode", "steps", "s", "images", "MB", "success", "task", "how it ended"], map(_info_row, found))
-        )
+        heads = ["episode", "steps", "s", "images", "MB", "success", "grade", "task", "how it ended", "note"]
+        rows = [heads, *map(_info_row, found)]
+        used = [i for i, head in enumerate(heads) if head not in ("grade", "note") or any(row[i] for row in rows[1:])]
+        heads, *rows = [[row[i] for i in used] for row in rows]
+        print(_table(heads, rows))
         steps, size = sum(i["steps"] for i in found), sum(i["bytes"] for i in found)
         print(f"{plural(len(found), 'episode')}, {plural(steps, 'step')}, {size / 1e6:.1f} MB, {_successes(found)}")
         for assumed in dict.fromkeys(i["assumed"] for i in found if i["assumed"]):
@@ -204,7 +206,6 @@ def _info_row(info: dict[str, Any]) -> list[str]:
     order = f" ({info['jpeg_order']}, {info['jpeg_order_source']})" if info["jpeg_order_source"] != "file" else ""
     order = "" if info["jpeg_order"] is None else order
     success = {None: "?", True: "yes", False: "no"}[info["success"]]
-    reason = str(info["reason"] or "")
     return [
         Path(info["path"]).name,
         str(info["steps"]),
@@ -212,9 +213,15 @@ def _info_row(info: dict[str, Any]) -> list[str]:
         f"{info['images']}{order}: {cameras}{sensors}",
         f"{info['bytes'] / 1e6:.1f}",
         success,
+        str(info["grade"] or ""),
         str(info["task"] or info["layout"]),
-        reason if len(reason) <= 60 else reason[:59] + "…",
+        _shortened(str(info["reason"] or "")),
+        _shortened(" ".join(str(info["note"] or "").split())),
     ]
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
 
 
 def _successes(found: Sequence[dict[str, Any]]) -> str:

@@ -30,7 +30,7 @@ def label(path: Path, **labels: Value) -> None:
         EpisodeError: an unknown label or value; no such episode, a damaged one, or no disk space for the copy.
     """
     for name, value in labels.items():
-        _require_valid(name, value)
+        require_valid(name, value)
     with Episode.open(path):
         pass
     checksums.require_sound(path)  # else the new checksums would cover damaged data
@@ -53,7 +53,8 @@ def label(path: Path, **labels: Value) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _require_valid(name: str, value: Value) -> None:
+def require_valid(name: str, value: Value) -> None:
+    """Raise EpisodeError for an unknown label or value."""
     if name not in LABELS:
         raise EpisodeError(f"an episode has no label '{name}'; there are: {', '.join(LABELS)}")
     if name == "grade" and value is not None and (isinstance(value, bool) or value not in GRADES):

@@ -6,7 +6,7 @@ import sys
 
 from aloha_kit.record.args import RecordArgs, rig_of
 from aloha_kit.record.human_recorder import record_human
-from aloha_kit.record.recording_session import SessionResult
+from aloha_kit.record.result import SessionResult
 from aloha_kit.record.scripted_recorder import record_scripted
 
 

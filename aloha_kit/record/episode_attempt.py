@@ -11,8 +11,8 @@ from typing import Any, Literal, TypeAlias
 import dm_env
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import Action, Environment
-from aloha_kit.episode.label import label
+from aloha_kit.core import Action, Environment, EpisodeError
+from aloha_kit.episode.label import label, require_valid, Value
 from aloha_kit.loop import Outcome
 from aloha_kit.record.dataset_folder import move_to_failed
 from aloha_kit.storage import EpisodeWriter
@@ -72,6 +72,7 @@ class EpisodeAttempt:
         self.writer: EpisodeWriter | None = None
         self.seed = 0
         self._make = make
+        self._labels: dict[str, Value] = {}  # given while it is recorded
         self._saving: threading.Thread | None = None
         self._failure: BaseException | None = None
 
@@ -132,19 +133,57 @@ class EpisodeAttempt:
             return
         writer.success = False if result == "failed" else success
         writer.cut, writer.notes = cut, notes or {}
+        self._in_thread(lambda: self._save(writer, outcome))
+
+    def _in_thread(self, work: Callable[[], None]) -> None:
+        """Run `work` in a thread, after that of the call before; `wait` raises what it raises."""
+        before = self._saving
+
+        def run() -> None:
+            if before is not None:
+                before.join()
+            try:
+                work()
+            except BaseException as failure:
+                self._failure = failure
+
         # a daemon: a second Ctrl-C does not wait, and what is not committed by then stays in its journal
-        self._saving = threading.Thread(target=self._save, args=(writer, outcome), name="save", daemon=True)
+        self._saving = threading.Thread(target=run, name="save", daemon=True)
         self._saving.start()
 
     def _save(self, writer: EpisodeWriter, outcome: Outcome) -> None:
-        try:
-            writer.on_end(outcome)
-            if writer.committed:
-                self.file = writer.path
-                if self.result == "failed":
-                    self.file = move_to_failed(writer.path)
-        except BaseException as failure:  # raised by `wait`, in the main thread
-            self._failure = failure
+        writer.on_end(outcome)
+        if writer.committed:
+            self.file = writer.path
+            if self.result == "failed":
+                self.file = move_to_failed(writer.path)
+            if self._labels:
+                label(self.file, **self._labels)
+
+    def annotate(self, name: str, value: Value, report: Callable[[str], None]) -> None:
+        """Set a label; in an episode that is saved already by a thread, since it replaces the file.
+
+        Args:
+            report: called with what is wrong where it could not be written.
+
+        Raises:
+            EpisodeError: an unknown label or value, or no episode.
+        """
+        require_valid(name, value)
+        if self.result == "discarded":
+            raise EpisodeError(f"{self.name} was discarded, there is no episode to label")
+        if self.result is None:
+            self._labels[name] = value
+            return
+
+        def write() -> None:
+            try:
+                if self.file is not None:
+                    label(self.file, **{name: value})
+            except EpisodeError as error:  # the episode itself is saved
+                report(str(error))
+
+        self._in_thread(write)
 
     def wait(self) -> None:
         """Wait until it is saved.

@@ -17,7 +17,8 @@ from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.gripper_gesture import GESTURE_HELP, GripperGesture
 from aloha_kit.record.keyboard import KEY_HELP, keyboard
 from aloha_kit.record.operator_interface import Channel, COMMANDS, Cues, Display, OperatorInterface
-from aloha_kit.record.recording_session import RecordingSession, SessionResult
+from aloha_kit.record.recording_session import RecordingSession
+from aloha_kit.record.result import SessionResult
 from aloha_kit.storage import recovery
 
 NAMESPACE = "/aloha_kit/record"
@@ -48,10 +49,10 @@ def record_human(args: RecordArgs) -> SessionResult:
     with sigterm_interrupts(), contextlib.ExitStack() as stack:
         env: Any = connect(task, rig, leaders=True, start_sequence=session.start)
         stack.callback(env.close)
-        require(env, TeleoperatedRobot, f"recording a person on rig '{rig.name}'")
+        require(env, TeleoperatedRobot, f"recording an operator on rig '{rig.name}'")
         operator.add(stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE))))
         session.observers += stack.enter_context(live_view(view, env, task.name))
-        keys = keyboard() if args.session.keyboard else None
+        keys = keyboard(display) if args.session.keyboard else None
         if keys:
             operator.add(stack.enter_context(contextlib.closing(keys)))
         _journals(folder, args.recover, operator)

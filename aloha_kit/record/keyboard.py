@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import select
@@ -11,9 +12,10 @@ import tty
 from collections.abc import Sequence
 from pathlib import Path
 
-from aloha_kit.record.operator_interface import Command, State
+from aloha_kit.episode.label import GRADES
+from aloha_kit.record.operator_interface import Display, State
 
-KEYS: dict[str, tuple[Command, Command]] = {  # a key's command between episodes, and while one is recorded
+KEYS: dict[str, tuple[str, str]] = {  # a key's command between episodes, and while one is recorded
     " ": ("start", "keep"),  # one pedal starts and ends
     "\n": ("start", "keep"),
     "k": ("keep", "keep"),
@@ -24,8 +26,14 @@ KEYS: dict[str, tuple[Command, Command]] = {  # a key's command between episodes
     "p": ("pause", "pause"),
     "q": ("quit", "quit"),
     "e": ("reset", "reset"),
+    **{str(grade): (f"grade {grade}", f"grade {grade}") for grade in GRADES},
 }
-KEY_HELP = "space start / end and keep   d discard   r redo   f failure   p pause   e reset e-stop   q quit"
+TEXT_KEYS = {"n": "note", "i": "instruction"}
+"""Keys that begin a text for the last episode, typed until Enter; Esc drops it. Not while an episode is recorded."""
+KEY_HELP = (
+    "space start / end and keep   d discard   r redo   f failure   1-5 grade   n note   i instruction   p pause   "
+    "e reset e-stop   q quit"
+)
 
 _BOUNCE_S = 0.5  # a key held down repeats: "start" must not become "keep"
 
@@ -38,10 +46,13 @@ class Keyboard:
 
     Args:
         fd: the terminal's file descriptor.
+        display: shows a text while it is typed.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
+    def __init__(self, fd: int, display: Display) -> None:
+        self._fd, self._display = fd, display
+        self._decode = codecs.getincrementaldecoder("utf-8")("ignore").decode
+        self._label, self._text = "", ""  # what is typed, for which label
         self._before = termios.tcgetattr(fd)
         self._state: State = "starting"
         self._pressed: dict[str, float] = {}
@@ -54,14 +65,37 @@ class Keyboard:
         if not select.select([self._fd], [], [], 0)[0] or not in_foreground():
             return []
         try:
-            typed = os.read(self._fd, 64).decode(errors="ignore").lower()
+            typed = self._decode(os.read(self._fd, 64))
         except OSError:  # the terminal is gone; SIGHUP decides what that means
             return []
-        return [command for key in typed if (command := self._meaning(key)) is not None]
+        if typed.startswith("\x1b"):  # Esc, or a key such as an arrow, which sends more than one character
+            self._end_text() if typed == "\x1b" else None
+            return []
+        return [command for key in typed if (command := self._type(key) if self._label else self._meaning(key.lower()))]
 
-    def _meaning(self, key: str) -> Command | None:
+    def _type(self, key: str) -> str | None:
+        """Take a character of the text; returns the label with the whole text at its end."""
+        if key in ("\r", "\n"):
+            return self._end_text()
+        if key in ("\x7f", "\b"):
+            self._text = self._text[:-1]
+        elif key.isprintable():
+            self._text += key
+        self._display.prompt(f"{self._label} (Enter saves, Esc drops): {self._text}")
+        return None
+
+    def _end_text(self) -> str | None:
+        label, text = self._label, self._text.strip()
+        self._label = self._text = ""
+        self._display.prompt("")
+        return f"{label} {text}" if label and text else None
+
+    def _meaning(self, key: str) -> str | None:
         now, last = time.monotonic(), self._pressed.get(key, -_BOUNCE_S)
         self._pressed[key] = now
+        if key in TEXT_KEYS and self._state in ("waiting", "paused"):
+            self._label = TEXT_KEYS[key]
+            return self._type("")
         if key not in KEYS or now - last < _BOUNCE_S:
             return None
         between, during = KEYS[key]
@@ -71,15 +105,17 @@ class Keyboard:
 
     def status(self, state: State, message: str) -> None:
         self._state = state
+        if state == "recording" and (dropped := self._end_text()):
+            self._display.message(f"not saved, since the next episode has begun: {dropped}")
 
     def close(self) -> None:
         with contextlib.suppress(termios.error):  # the terminal is gone
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
 
-def keyboard(fd: int = 0) -> Keyboard | None:
+def keyboard(display: Display, fd: int = 0) -> Keyboard | None:
     """Keyboard of the terminal at `fd`; None where there is no terminal, or another program is in its foreground."""
-    return Keyboard(fd) if os.isatty(fd) and in_foreground() else None
+    return Keyboard(fd, display) if os.isatty(fd) and in_foreground() else None
 
 
 def in_foreground() -> bool:

@@ -22,11 +22,15 @@ COMMANDS: tuple[Command, ...] = (
 )  # fmt: skip
 
 
+LABELS = ("grade", "note", "instruction")
+"""Labels of an episode that a command sets: `grade 4`, `note dropped the cube`."""
+
+
 class Channel(Protocol):
     """Source of the operator's commands: keys, a topic, a gesture."""
 
     def poll(self) -> Sequence[str]:
-        """Commands since the last call, oldest first; returns at once."""
+        """Commands, and labels with their values, since the last call, oldest first; returns at once."""
         ...
 
     def status(self, state: State, message: str) -> None:
@@ -54,23 +58,24 @@ class Display:
         self.live = self._stream.isatty() and not plain
         self._plain_s, self._written = plain_s, float("-inf")
         self._next_live = 0.0
+        self._prompt = ""
+
+    def prompt(self, text: str) -> None:
+        """Show what the operator is typing in place of the status line; "" shows the status again."""
+        self._prompt = text
+        self.status("", now=True)
 
     def message(self, text: str) -> None:
         """Show a message that stays."""
         self._write(("\r\x1b[2K" if self.live else "") + text + "\n")
 
-    def status(self, text: str, shorter: str = "", *, now: bool = False) -> None:
-        """Show the status line; at most ten times a second, elsewhere every `plain_s` unless it is `now`.
-
-        Args:
-            shorter: in place of `text` where that is wider than the terminal.
-        """
+    def status(self, text: str, *, now: bool = False) -> None:
+        """Show the status line; at most ten times a second, elsewhere every `plain_s` unless it is `now`."""
         moment = time.monotonic()
         if self.live:
             if now or moment >= self._next_live:
                 self._next_live = moment + 0.1
-                room = shutil.get_terminal_size().columns - 1
-                self._write("\r\x1b[2K" + (shorter if shorter and len(text) > room else text)[:room])
+                self._write("\r\x1b[2K" + (self._prompt or text)[: shutil.get_terminal_size().columns - 1])
         elif now or moment - self._written >= self._plain_s:
             self._written = moment
             self._write(text + "\n")
@@ -151,12 +156,14 @@ class OperatorInterface:
 
     Attributes:
         state, state_message: of the last call of `status`.
+        on_label: called with a label's name and value when the operator gives one.
     """
 
     def __init__(self, channels: Sequence[Channel], display: Display, cues: Cues) -> None:
         self.state: State = "starting"
         self.state_message = ""
         self.display = display
+        self.on_label: Callable[[str, str], None] = lambda name, value: None
         self._channels, self._cues = list(channels), cues
 
     def add(self, channel: Channel) -> None:
@@ -181,14 +188,17 @@ class OperatorInterface:
         self.display.message(text)
 
     def commands(self) -> list[Command]:
-        """Commands since the last call; an unknown word is answered with the nearest command."""
+        """Commands since the last call; labels go to `on_label`, an unknown word gets the nearest command."""
         commands: list[Command] = []
         for channel in self._channels:
             for word in channel.poll():
+                name, _, value = word.partition(" ")
                 if word in COMMANDS:
                     commands.append(word)
+                elif name in LABELS:
+                    self.on_label(name, value.strip())
                 else:
-                    self.message(f"'{word}' is no command. {did_you_mean(word, COMMANDS)}")
+                    self.message(f"'{word}' is no command. {did_you_mean(word, (*COMMANDS, *LABELS))}")
         return commands
 
     def wait_for(

@@ -8,13 +8,11 @@ import functools
 import itertools
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
 
-from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, plural, StopEpisode
+from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, StopEpisode
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.loop import Observer, Outcome, run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.loop.capabilities import TeleoperatedRobot
@@ -22,8 +20,8 @@ from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
 from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.operator_interface import Command, OperatorInterface
+from aloha_kit.record.result import SessionResult
 from aloha_kit.record.status_line import DiskSpace, show_streams, StatusLine, TimingMonitor
-from aloha_kit.storage import recovery
 
 if TYPE_CHECKING:
 
@@ -43,33 +41,6 @@ ENDINGS: dict[Command, tuple[AttemptResult, bool | None, str]] = {  # commands t
     "redo": ("discarded", None, "discarded by the operator, to be recorded again"),
     "quit": ("failed", False, "the operator quit"),
 }
-
-
-@dataclass(frozen=True)
-class SessionResult:
-    """Result of a session."""
-
-    folder: Path
-    present: int  # good episodes in the folder now
-    wanted: int
-    results: tuple[AttemptResult, ...]  # of this session's attempts, in their order
-    interrupted: str = ""  # name of the signal; empty if it was not
-    fault: str = ""  # why it had to end; empty if it did not
-    unfixed: str = ""  # fault that it was waiting for when it was interrupted
-
-    def text(self) -> str:
-        """Result in a few lines."""
-        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
-        counts = {result: self.results.count(result) for result in dict.fromkeys(self.results)}
-        if counts:
-            lines.append("this session: " + ", ".join(f"{number} {result}" for result, number in counts.items()))
-        if self.present < self.wanted:
-            lines.append("the same command continues from here")
-        if hint := recovery.hint(self.folder):
-            lines.append(hint)
-        if self.unfixed:
-            lines.append(f"interrupted while paused: {self.unfixed}")
-        return "\n".join(lines)
 
 
 class RecordingSession:
@@ -111,11 +82,18 @@ class RecordingSession:
         self._saved = 0  # attempts whose saving was waited for
         self._sheet = ""  # message about the contact sheet, once it was written
         self._unfixed = ""  # fault that the operator is to fix
+        operator.on_label = self._label
 
     @property
     def present(self) -> int:
         """Good episodes in the folder, the one that is being saved included."""
         return self._elsewhere + sum(attempt.result == "kept" for attempt in self.attempts)
+
+    def _count(self) -> str:
+        """Number of the next episode, and how many are good and failed."""
+        failed = sum(attempt.result == "failed" for attempt in self.attempts)
+        counts = f"{self.present} good" + (f", {failed} failed" if failed else "")
+        return f"episode {self.present + 1} of {self.plan.wanted} | {counts}"
 
     def run(self, env: RecordingRig) -> SessionResult:
         """Record until there are enough good episodes, the operator quits, or a fault lasts too long.
@@ -143,6 +121,8 @@ class RecordingSession:
             left = self._leave(env)
         try:
             self.collect()
+            for attempt in self.attempts:  # its labels
+                attempt.wait()
         except AlohaKitError as error:
             fault = fault or str(error)
         self.operator.status("ended", left)
@@ -256,13 +236,13 @@ class RecordingSession:
         guard = env.guard(leaders, limits=_recording_limits(env))
         monitor = TimingMonitor(env.contract.rate_hz, env.clock)
         attempt = self._attempt = EpisodeAttempt(lambda: self.plan.writer(env, self._metadata, seed))
-        line = StatusLine(self.operator, attempt, monitor, guard, self._disk, self.plan.task)
+        line = StatusLine(self.operator, attempt, monitor, guard, self._disk, self.plan.task, self._count())
         fault: AlohaKitError | None = None
         try:
             env.estop.require_released()
             env.seed(seed)
             self._moved = True
-            run_episode(env, _Attended(guard, self), [attempt, monitor, line, *self.observers])
+            run_episode(env, _ObeyingPolicy(guard, self), [attempt, monitor, line, *self.observers])
         except StopEpisode:  # in the start sequence, so nothing was recorded
             pass
         except AlohaKitError as error:
@@ -318,6 +298,20 @@ class RecordingSession:
         elif command in ("success", "failure"):
             relabelled = last.relabel(success=command == "success") if last else "there is no episode to label"
             self.operator.message(f"{command}: {relabelled}")
+
+    def _label(self, name: str, value: str) -> None:
+        """Label the episode that is recorded, or between episodes the last one."""
+        recorded = self._attempt if self.operator.state == "recording" else None
+        attempt = recorded or (self.attempts[-1] if self.attempts else None)
+        if attempt is None:
+            self.operator.message(f"{name}: there is no episode to label")
+            return
+        try:
+            attempt.annotate(name, int(value) if value.isdecimal() else value, self.operator.message)
+        except EpisodeError as error:
+            self.operator.message(str(error))
+        else:
+            self.operator.message(f"{name} of {attempt.name}: {value}")
 
     def _pause(self, env: RecordingRig) -> Command | None:
         state, message = self.operator.state, self.operator.state_message
@@ -386,7 +380,7 @@ def _reset(env: RecordingRig) -> str:
     return "the emergency stop is reset; nothing moves before resume, or quit, which parks the arms"
 
 
-class _Attended:
+class _ObeyingPolicy:
     """Policy of the guarded leaders that obeys the operator's commands at every step."""
 
     def __init__(self, guard: SafetyGuard, session: RecordingSession) -> None:

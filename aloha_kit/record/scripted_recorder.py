@@ -19,10 +19,11 @@ from aloha_kit.core import AlohaKitError, plural
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.envs import connect
-from aloha_kit.loop import interrupts_put_off, sigterm_interrupts, wilson_interval
+from aloha_kit.loop import interrupts_put_off, sigterm_interrupts
 from aloha_kit.record.args import RecordArgs, task_of
 from aloha_kit.record.dataset_folder import DatasetFolder, FAILED, write_contact_sheet
 from aloha_kit.record.recording_worker import EpisodeOutcome, RecordingJob, work
+from aloha_kit.record.result import RecordingResult
 from aloha_kit.storage import recovery
 
 LOG = logging.getLogger(__name__)
@@ -35,33 +36,6 @@ REPORT_S = 10.0
 
 class RecordingError(AlohaKitError):
     """Recording cannot continue; what is recorded stays."""
-
-
-@dataclass(frozen=True)
-class RecordingResult:
-    """Result of a scripted recording."""
-
-    folder: Path
-    present: int  # successful episodes in the folder now
-    wanted: int
-    outcomes: tuple[EpisodeOutcome, ...]  # of this recording, in the order in which they ended
-    interrupted: str  # name of the signal; empty if it was not
-
-    def text(self) -> str:
-        """Result in a few lines."""
-        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
-        if self.outcomes:
-            good, tried = sum(outcome.success for outcome in self.outcomes), len(self.outcomes)
-            low, high = wilson_interval(good, tried)
-            lines.append(
-                f"this recording: {good} of {tried} succeeded, {good / tried:.1%} "
-                f"(95 % Wilson interval {low:.1%} to {high:.1%})"
-            )
-        if self.interrupted:
-            lines.append("interrupted; the same command continues from here")
-        if hint := recovery.hint(self.folder):
-            lines.append(hint)
-        return "\n".join(lines)
 
 
 def record_scripted(args: RecordArgs, *, show: bool = True) -> RecordingResult:

@@ -6,7 +6,7 @@ import shutil
 import statistics
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from aloha_kit.record.episode_attempt import EpisodeAttempt
 from aloha_kit.record.operator_interface import Display, OperatorInterface
 
 _LOOP_STAMPS = ("deadline", "command")  # stamps of the loop, not of a sensor
-_WINDOW = 50  # steps that the momentary rate is computed over
+SCARCE_MIN = 10.0
+"""Minutes of recording left on the disk, below which the status line shows them."""
 
 
 @dataclass(frozen=True)
@@ -28,19 +29,23 @@ class EpisodeTiming:
     """Timing of an episode so far. Times in ms; `skew` is how far a stream was from the median of its row."""
 
     steps: int = 0
-    fps: float = 0.0  # over the last steps
-    mean_fps: float = 0.0  # since the first observation
+    fps: float = 0.0  # since the first observation
     skew: float = 0.0  # worst of any row
     skewed: str = ""  # the stream it was of
-    ages: Mapping[str, float] = field(default_factory=dict)  # {stream: when the last row was complete}
     late: int = 0  # steps whose command was sent after their deadline, or whose deadline was put off
     dropped: int = 0  # periods without a step
     worst_gap: float = 0.0  # between two rows
 
+    def problems(self, rate_hz: float) -> list[str]:
+        """What is worth the operator's attention: a stream more than a period apart, late and dropped steps."""
+        skew = [f"{self.skewed.removeprefix('images/')} {self.skew:.0f} ms apart"] if self.skew > 1e3 / rate_hz else []
+        counts = {"late": self.late, "dropped": self.dropped}
+        return skew + [f"{name} {count}" for name, count in counts.items() if count]
+
     def notes(self) -> dict[str, Any]:
         """Values that the episode stores; plain types for JSON."""
         return {
-            "fps": round(self.mean_fps, 3),
+            "fps": round(self.fps, 3),
             "worst_skew_ms": round(self.skew, 3),
             "most_skewed": self.skewed,
             "late": self.late,
@@ -64,8 +69,8 @@ class TimingMonitor:
 
     def _clear(self) -> None:
         self._stamps: dict[str, int] = {}
-        self._deadlines: deque[int] = deque(maxlen=_WINDOW + 1)
-        self._rows: deque[int] = deque(maxlen=_WINDOW + 1)
+        self._deadlines: deque[int] = deque(maxlen=2)
+        self._rows: deque[int] = deque(maxlen=2)
         self._began_ns = self._steps = self._late = self._dropped = self._worst_gap_ns = 0
         self._skew_ns, self._skewed = 0.0, ""
 
@@ -105,14 +110,11 @@ class TimingMonitor:
         """Timing so far."""
         if not self._steps:
             return EpisodeTiming()
-        spans = len(self._rows) - 1
         return EpisodeTiming(
             steps=self._steps,
-            fps=1e9 * spans / max(1, self._rows[-1] - self._rows[0]),
-            mean_fps=1e9 * self._steps / max(1, self._rows[-1] - self._began_ns),
+            fps=1e9 * self._steps / max(1, self._rows[-1] - self._began_ns),
             skew=self._skew_ns / 1e6,
             skewed=self._skewed,
-            ages={k: (self._rows[-1] - v) / 1e6 for k, v in self._stamps.items() if k not in _LOOP_STAMPS},
             late=self._late,
             dropped=self._dropped,
             worst_gap=self._worst_gap_ns / 1e6,
@@ -146,40 +148,20 @@ class DiskSpace:
         return shutil.disk_usage(self._folder).free / self.bytes_per_s if self.bytes_per_s else float("inf")
 
 
-def status_texts(
-    timing: EpisodeTiming, *, steps: int, rate_hz: float, stalls: int, limited: int, minutes: float | None
-) -> tuple[str, str]:
-    """Status line in full, and a shorter one for narrow terminals.
+def status_text(
+    timing: EpisodeTiming, *, episode: str, steps: int, rate_hz: float, stalls: int, minutes: float | None
+) -> str:
+    """Status line: which episode, its time, and what is not as it should be.
 
     Args:
+        episode: its number and the count of good ones.
         steps: of a full episode.
         stalls: waits for the disk or the encoder.
-        limited: commands that the guard changed.
         minutes: of recording that fit on the disk.
     """
-    ages = sorted(((age, name.removeprefix("images/")) for name, age in timing.ages.items()), reverse=True)
-    counts = {"late": timing.late, "dropped": timing.dropped, "stalls": stalls, "limited": limited}
-    begin = [
-        f"{timing.steps / rate_hz:.1f} of {steps / rate_hz:.1f} s",
-        f"{timing.fps:.1f} fps",
-        f"skew {timing.skew:.0f} ms",
-    ]
-    end = [f"disk {minutes:.0f} min"] if minutes is not None else []
-    return " | ".join(
-        [
-            *begin,
-            "age " + ", ".join(f"{name} {age:.0f}" for age, name in ages) + " ms",
-            *end,
-            *(f"{name} {count}" for name, count in counts.items()),
-        ]
-    ), " | ".join(
-        [
-            *begin,
-            *(f"{name} {age:.0f} ms old" for age, name in ages[:1]),
-            *end,
-            *(f"{name} {count}" for name, count in counts.items() if count),
-        ]
-    )
+    space = [f"disk {minutes:.0f} min"] if minutes is not None and minutes < SCARCE_MIN else []
+    time = f"{timing.steps / rate_hz:.1f} of {steps / rate_hz:.1f} s"
+    return " | ".join([episode, time, *timing.problems(rate_hz), *([f"stalls {stalls}"] if stalls else []), *space])
 
 
 class StatusLine:
@@ -193,9 +175,10 @@ class StatusLine:
         guard: SafetyGuard,
         disk: DiskSpace,
         task: TaskConfig,
+        episode: str,
     ) -> None:
         self._operator, self._attempt, self._monitor, self._guard = operator, attempt, monitor, guard
-        self._disk, self._task = disk, task
+        self._disk, self._task, self._episode = disk, task, episode
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
         self._operator.status("recording", self._attempt.name)
@@ -208,12 +191,12 @@ class StatusLine:
         timing = self._monitor.timing()
         self._disk.update(self._attempt.size(), timing.steps / self._task.rate_hz)
         display.status(
-            *status_texts(
+            status_text(
                 timing,
+                episode=self._episode,
                 steps=self._task.episode_len,
                 rate_hz=self._task.rate_hz,
                 stalls=self._attempt.stalls,
-                limited=self._guard.report()["limited"],
                 minutes=self._disk.minutes(),
             )
         )
@@ -223,10 +206,14 @@ class StatusLine:
 
     def summary(self) -> str:
         """Timing of the whole episode in one line."""
-        timing, limited = self._monitor.timing(), self._guard.report()["limited"]
-        return (
-            f"{timing.steps} steps at {timing.mean_fps:.1f} fps, worst skew {timing.skew:.0f} ms, "
-            f"late {timing.late}, dropped {timing.dropped}, stalls {self._attempt.stalls}, limited {limited}"
+        timing = self._monitor.timing()
+        counts = {"stalls": self._attempt.stalls, "limited": self._guard.report()["limited"]}
+        return ", ".join(
+            [
+                f"{timing.steps} steps at {timing.fps:.1f} fps",
+                *timing.problems(self._task.rate_hz),
+                *(f"{name} {count}" for name, count in counts.items() if count),
+            ]
         )
 
     def notes(self) -> dict[str, Any]:
@@ -235,21 +222,11 @@ class StatusLine:
 
 
 def show_streams(display: Display, health: Mapping[str, StreamStatus]) -> None:
-    """Show every stream's rate and age between episodes on a terminal, and elsewhere only what is wrong."""
+    """Show between episodes what is wrong with the streams; on a terminal also that nothing is."""
     if not display.due():
         return
     wrong = [stream.problem for stream in health.values() if stream.problem]
     if wrong:
         display.status("; ".join(wrong))
-    elif display.live:
-        slowest = min(health, key=lambda name: health[name].rate_hz)
-        oldest = max(health, key=lambda name: health[name].age_s)
-        display.status(
-            " | ".join(f"{_short(name)} {s.rate_hz:.0f} Hz {1e3 * s.age_s:.0f} ms" for name, s in health.items()),
-            f"{plural(len(health), 'stream')} alive, slowest {_short(slowest)} {health[slowest].rate_hz:.0f} Hz, "
-            f"oldest {_short(oldest)} {1e3 * health[oldest].age_s:.0f} ms",
-        )
-
-
-def _short(stream: str) -> str:
-    return stream.removeprefix("images/")
+    elif display.live and health:
+        display.status(f"{plural(len(health), 'stream')} alive")

@@ -27,7 +27,7 @@ def summary(recording: Recording) -> str:
     if recording.sensors:
         sensors = ", ".join(f"{name} ({table.shape[1]})" for name, table in recording.sensors.items())
         lines.append(f"  sensors: {sensors}")
-    lines += [f"  note: {note}" for note in (episode.assumption, *episode.notes) if note]
+    lines += [f"  file: {note}" for note in (episode.assumption, *episode.notes) if note]
     if attrs.get("task"):
         lines.append(f"  task: {attrs['task']}   {attrs.get('instruction', '')}".rstrip())
     if recording.verdict or attrs.get("reason"):
@@ -37,6 +37,8 @@ def summary(recording: Recording) -> str:
             else f", reward {episode.reward[-1]:g} at the end, {_best(recording):g} at best"
         )
         lines.append(f"  result: {recording.verdict or 'not judged'} ({attrs.get('reason', '?')}{reward})")
+    labels = {"grade": f"{attrs['grade']} of 5" if attrs.get("grade") else "", "note": attrs.get("note", "")}
+    lines += [f"  {name}: {value}" for name, value in labels.items() if value]
     return "\n".join([*lines, *_timing(recording)])
 
 

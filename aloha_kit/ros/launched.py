@@ -40,13 +40,19 @@ def run_node(main: Callable[[Sequence[str]], None]) -> None:
     except BaseException:
         sys.stdout.write(result.getvalue())
         raise
-    # roslaunch sends them to every node, this one included; after SIGTERM it kills within 2 s
+    # roslaunch reports that it stops this node, then interrupts it; after SIGTERM it kills within 2 s
+    stopped = end.code in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+
+    def stop(*_: object) -> None:
+        nonlocal stopped
+        stopped = True
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        signal.signal(number, stop)
     rospy.signal_shutdown("ended")  # simulated drivers run until this node is gone
     os.kill(parent, signal.SIGINT)
     deadline = time.monotonic() + (0 if end.code == 128 + signal.SIGTERM else OTHERS_S)
-    while _other_nodes(parent) and time.monotonic() < deadline:
+    while (_other_nodes(parent) or not stopped) and time.monotonic() < deadline:
         time.sleep(0.05)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.stdout.write(result.getvalue())

@@ -29,6 +29,11 @@ def test_labels_are_set_changed_and_removed(tmp_path: Path, capsys: pytest.Captu
     (info,) = json.loads(capsys.readouterr().out)
     said = {key: info[key] for key in ("success", "note", "grade", "instruction")}
     assert said == {"success": False, "note": "dropped the cube", "grade": 2, "instruction": "hand the cube over"}
+    assert main(["info", str(path)]) == 0
+    heads, _, row, *_ = capsys.readouterr().out.splitlines()
+    assert heads.split()[-6:] == ["grade", "task", "how", "it", "ended", "note"]
+    assert row[heads.index("grade") :].split()[0] == "2"
+    assert row.endswith("  dropped the cube")
     assert main(["label", str(tmp_path), "--success", "unknown", "--note", "", "--grade", "0"]) == 0
     with Episode.open(path) as episode:
         assert episode.success is None

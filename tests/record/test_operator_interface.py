@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import pty
+import select
 import subprocess
 import sys
 import termios
@@ -24,7 +26,7 @@ from aloha_kit.record.args import parse, RecordArgs, rig_of, SessionArgs
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.keyboard import Keyboard, keyboard
 from aloha_kit.record.operator_interface import Cues, Display
-from aloha_kit.record.status_line import DiskSpace, EpisodeTiming, status_texts, TimingMonitor
+from aloha_kit.record.status_line import DiskSpace, EpisodeTiming, status_text, TimingMonitor
 
 NAMES = joint_names()
 
@@ -49,7 +51,7 @@ def heard(keys: Keyboard, ours: int, typed: str) -> list[str]:
 
 def test_keys_mean_what_the_moment_makes_of_them(terminal: tuple[int, int]) -> None:
     ours, theirs = terminal
-    keys = Keyboard(theirs)
+    keys = Keyboard(theirs, Display(io.StringIO()))
     try:
         assert heard(keys, ours, "kdrsfq") == ["keep", "discard", "redo", "success", "failure", "quit"]
         assert heard(keys, ours, "x p") == ["start", "pause"]  # no such key as x
@@ -63,10 +65,42 @@ def test_keys_mean_what_the_moment_makes_of_them(terminal: tuple[int, int]) -> N
         keys.close()
 
 
+def test_a_text_is_typed_between_episodes_and_grades_are_digits(terminal: tuple[int, int]) -> None:
+    ours, theirs = terminal
+    shown = Terminal()
+    keys = Keyboard(theirs, Display(shown))
+
+    def typed(text: str) -> list[str]:
+        """Its commands, once all of it was read."""
+        os.write(ours, text.encode())
+        assert select.select([theirs], [], [], 5)[0]
+        time.sleep(0.02)
+        return list(keys.poll())
+
+    try:
+        keys.status("waiting", "")
+        assert heard(keys, ours, "4") == ["grade 4"]
+        assert typed("n") == []
+        assert typed("Quick güß") == []  # a q is a letter here
+        assert "note (Enter saves, Esc drops): Quick güß" in shown.getvalue()
+        assert typed("\x1b[A") == []  # an arrow
+        assert typed("\x7fß\n") == ["note Quick güß"]
+        assert typed("iabc") == []
+        assert typed("\x1b") == []  # Esc
+        assert typed("n \n") == []  # no text
+        assert typed("ihalf") == []
+        keys.status("recording", "")
+        assert "not saved, since the next episode has begun: instruction half" in shown.getvalue()
+        time.sleep(0.6)
+        assert typed("n5") == ["grade 5"]  # no text while an episode is recorded
+    finally:
+        keys.close()
+
+
 def test_a_terminal_is_put_back_and_neither_echoes_nor_stops_meanwhile(terminal: tuple[int, int]) -> None:
     _, theirs = terminal
     before = termios.tcgetattr(theirs)
-    keys = Keyboard(theirs)
+    keys = Keyboard(theirs, Display(io.StringIO()))
     during = termios.tcgetattr(theirs)
     assert not during[3] & (termios.ECHO | termios.ICANON)
     assert during[3] & termios.ISIG  # Ctrl-C is still an interrupt
@@ -78,7 +112,7 @@ def test_a_terminal_is_put_back_and_neither_echoes_nor_stops_meanwhile(terminal:
 def test_without_a_terminal_there_is_no_keyboard() -> None:
     reading, writing = os.pipe()
     try:
-        assert keyboard(reading) is None
+        assert keyboard(Display(io.StringIO()), reading) is None
     finally:
         os.close(reading)
         os.close(writing)
@@ -174,10 +208,16 @@ def test_the_status_line_stays_in_its_place_on_a_terminal(monkeypatch: pytest.Mo
     stream = Terminal()
     display = Display(stream)
     display.status("twenty characters fit, no more")
-    display.status("a longer one for wide terminals", "shorter", now=True)
+    display.prompt("note: a")
+    display.status("not while somebody types", now=True)
+    display.prompt("")
+    display.status("shorter", now=True)
     display.status("too early to show")
     display.message("done")
-    assert stream.getvalue() == "\r\x1b[2Ktwenty characters fi\r\x1b[2Kshorter\r\x1b[2Kdone\n"
+    assert (
+        stream.getvalue()
+        == "\r\x1b[2Ktwenty characters fi\r\x1b[2Knote: a\r\x1b[2Knote: a\r\x1b[2K\r\x1b[2Kshorter\r\x1b[2Kdone\n"
+    )
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:
@@ -256,18 +296,17 @@ def test_figures_from_stamps() -> None:
     timing = monitor.timing()
     assert (timing.steps, timing.late, timing.dropped) == (3, 2, 2)
     assert timing.fps == pytest.approx(1000 * 3 / 101)
-    assert timing.mean_fps == timing.fps
     assert (timing.skew, timing.skewed, timing.worst_gap) == (13.0, "b", 55.0)
-    assert timing.ages == {"a": 3.0, "b": 2.0, "c": 2.0, "leader_left": 6.0}
-    wide, narrow = status_texts(timing, steps=400, rate_hz=50, stalls=0, limited=7, minutes=12.4)
-    assert wide == (
-        "0.1 of 8.0 s | 29.7 fps | skew 13 ms | age leader_left 6, a 3, c 2, b 2 ms | disk 12 min | "
-        "late 2 | dropped 2 | stalls 0 | limited 7"
+    line = functools.partial(status_text, episode="episode 3 of 50 | 2 good", steps=400)
+    assert line(timing, rate_hz=50, stalls=0, minutes=12.4) == (
+        "episode 3 of 50 | 2 good | 0.1 of 8.0 s | late 2 | dropped 2"
     )
-    assert narrow == (
-        "0.1 of 8.0 s | 29.7 fps | skew 13 ms | leader_left 6 ms old | disk 12 min | late 2 | dropped 2 | limited 7"
+    # at 100 Hz a period is less than the 13 ms that b was apart
+    assert line(timing, rate_hz=100, stalls=1, minutes=9.4) == (
+        "episode 3 of 50 | 2 good | 0.0 of 4.0 s | b 13 ms apart | late 2 | dropped 2 | stalls 1 | disk 9 min"
     )
-    assert "disk" not in status_texts(timing, steps=400, rate_hz=50, stalls=0, limited=0, minutes=None)[0]
+    calm = EpisodeTiming(steps=60, fps=50.0, skew=8.0, skewed="images/cam_low")
+    assert line(calm, rate_hz=50, stalls=0, minutes=None) == "episode 3 of 50 | 2 good | 1.2 of 8.0 s"
     monitor.on_reset(dm_env.restart({"stamps": {"a": 0, "deadline": 0}}))
     assert monitor.timing() == EpisodeTiming()
 

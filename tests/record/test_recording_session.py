@@ -67,7 +67,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     assert again.run(rested).present == 2
     assert operator.told == [("ended", "nothing was sent to the arms")]
     assert rested.parked == rested.resets == 0
-    assert "saving: episode_1 kept: full length; 10 steps at 50.0 fps, worst skew 2 ms" in output.getvalue()
+    assert "saving: episode_1 kept: full length; 10 steps at 50.0 fps\n" in output.getvalue()
 
 
 @pytest.mark.parametrize("word", ["keep", "success"])
@@ -134,6 +134,33 @@ def test_second_thoughts_between_episodes(tmp_path: Path) -> None:
     assert f"failure: episode_0 failed already, it is {tmp_path / FAILED}/episode_0.hdf5" in text
     assert text.count(" discarded\n") == 2
     assert [file.name for file in list_episodes(tmp_path)] == ["episode_0.hdf5", "episode_1.hdf5"]
+
+
+def test_labels_go_to_the_episode_that_is_recorded_or_the_last_one(tmp_path: Path) -> None:
+    env = FakeTeleoperatedRig()
+    made, _operator, output = session(
+        tmp_path, env,
+        ("waiting", 0, "grade 3"), ("waiting", 1, "start"),  # nothing is there yet
+        ("recording", 2, "grade 2"), ("recording", 1, "instruction stack them slowly"), ("recording", 1, "keep"),
+        ("waiting", 0, "note dropped it once, a retry"), ("waiting", 1, "grade 6"), ("waiting", 1, "start"),
+        ("recording", 2, "failure"), ("waiting", 0, "grade 1"), ("waiting", 1, "start"),
+        ("recording", 2, "keep"),
+        wanted=2, auto=False,
+    )  # fmt: skip
+    assert made.run(env).results == ("kept", "failed", "kept")
+    labels = []
+    for file in [*list_episodes(tmp_path), *list_episodes(tmp_path / FAILED)]:
+        with Episode.open(file) as episode:
+            labels.append(tuple(episode.attrs.get(name) for name in ("grade", "note", "instruction", "success")))
+    assert labels == [
+        (2, "dropped it once, a retry", "stack them slowly", True),
+        (None, None, "stack the cubes", True),
+        (1, None, "stack the cubes", False),
+    ]
+    text = output.getvalue()
+    assert "grade: there is no episode to label" in text
+    assert "note of episode_0: dropped it once, a retry" in text
+    assert "grade must be 1 to 5, given 6" in text
 
 
 def test_a_pause_waits_for_the_end_of_an_episode_and_for_the_operator(tmp_path: Path) -> None:
@@ -463,6 +490,8 @@ def test_a_rig_of_ones_own_is_recorded_without_ros(tmp_path: Path, capsys: pytes
 
 
 def test_a_rig_without_the_capabilities_is_refused_by_what_it_lacks(tmp_path: Path) -> None:
-    expected = r"error: recording a person on rig 'bench': environment FakeRig lacks 'camera_images', .*'leaders', .*"
+    expected = (
+        r"error: recording an operator on rig 'bench': environment FakeRig lacks 'camera_images', .*'leaders', .*"
+    )
     with pytest.raises(SystemExit, match=expected):
         main(own_rig(tmp_path, "connect_without_leaders"))

@@ -257,15 +257,17 @@ def test_a_missing_path_says_what_is_there(recorded: Path, tmp_path: Path) -> No
     assert not (tmp_path / "nope").exists()
 
 
-def test_skew_and_repeats_show_in_the_summary(recorded: Path, tmp_path: Path) -> None:
+def test_labels_skew_and_repeats_show_in_the_summary(recorded: Path, tmp_path: Path) -> None:
     late = tmp_path / "episode_0.hdf5"
     shutil.copy(recorded, late)
     with h5py.File(late, "r+") as file:
         stamps = file["stamps/images/top"]
         stamps[:] = stamps[:] - 4_000_000
         stamps[7] = stamps[6]
+        file.attrs["grade"], file.attrs["note"] = 2, "dropped the cube"
     with Episode.open(late) as episode:
         text = summary(Recording.of(episode))
+    assert "\n  grade: 2 of 5\n  note: dropped the cube\n" in text
     assert "images/top: skew to the deadline p50 -4.00 ms, worst -24.00 ms, 1 repeated" in text
 
 

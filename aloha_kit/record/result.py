@@ -1,0 +1,66 @@
+"""Result of a recording: how many episodes there are, of this run how many, and how to go on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from aloha_kit.core import plural
+from aloha_kit.loop import wilson_interval
+from aloha_kit.record.episode_attempt import AttemptResult
+from aloha_kit.record.recording_worker import EpisodeOutcome
+from aloha_kit.storage import recovery
+
+
+@dataclass(frozen=True)
+class SessionResult:
+    """Result of a session."""
+
+    folder: Path
+    present: int  # good episodes in the folder now
+    wanted: int
+    results: tuple[AttemptResult, ...]  # of this session's attempts, in their order
+    interrupted: str = ""  # name of the signal; empty if it was not
+    fault: str = ""  # why it had to end; empty if it did not
+    unfixed: str = ""  # fault that it was waiting for when it was interrupted
+
+    def text(self) -> str:
+        """Result in a few lines."""
+        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
+        counts = {result: self.results.count(result) for result in dict.fromkeys(self.results)}
+        if counts:
+            lines.append("this session: " + ", ".join(f"{number} {result}" for result, number in counts.items()))
+        if self.present < self.wanted:
+            lines.append("the same command continues from here")
+        if hint := recovery.hint(self.folder):
+            lines.append(hint)
+        if self.unfixed:
+            lines.append(f"interrupted while paused: {self.unfixed}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class RecordingResult:
+    """Result of a scripted recording."""
+
+    folder: Path
+    present: int  # successful episodes in the folder now
+    wanted: int
+    outcomes: tuple[EpisodeOutcome, ...]  # of this recording, in the order in which they ended
+    interrupted: str  # name of the signal; empty if it was not
+
+    def text(self) -> str:
+        """Result in a few lines."""
+        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
+        if self.outcomes:
+            good, tried = sum(outcome.success for outcome in self.outcomes), len(self.outcomes)
+            low, high = wilson_interval(good, tried)
+            lines.append(
+                f"this recording: {good} of {tried} succeeded, {good / tried:.1%} "
+                f"(95 % Wilson interval {low:.1%} to {high:.1%})"
+            )
+        if self.interrupted:
+            lines.append("interrupted; the same command continues from here")
+        if hint := recovery.hint(self.folder):
+            lines.append(hint)
+        return "\n".join(lines)
