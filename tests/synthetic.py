@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, joint_names, Observation
+from aloha_kit.core.features import object_poses
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome
 
@@ -77,7 +78,7 @@ def write(
         action_names=episode.names,
         cameras={camera: (frames.shape[1], frames.shape[2]) for camera, frames in episode.images.items()},
         rate_hz=rate_hz,
-        environment_state_names=("phase", "time", "nothing") if state else (),
+        sensors=object_poses(("phase", "time", "nothing") if state else ()),
     )
     writer = EpisodeWriter(
         folder, contract=contract, task="synthetic", rig="none", sim=sim, images=images, describe=describe

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.arm_models import arm_model
-from aloha_kit.core.contract import ROLES
+from aloha_kit.core.features import role_of
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class SensorConfig:
             raise ValueError("a sensor needs a topic")
         if not re.fullmatch(r"\w+/\w+", self.type):
             raise ValueError(f"a sensor's type is a message type such as sensor_msgs/Imu, given '{self.type}'")
-        if self.role in ROLES:
+        if role_of(self.role).read != "listed":
             raise ValueError(f"a sensor's role cannot be '{self.role}', which a contract has already")
         if not self.rate_hz > 0:
             raise ValueError(f"a sensor's rate_hz must be positive, given {self.rate_hz}")

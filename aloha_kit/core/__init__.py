@@ -15,7 +15,7 @@ from aloha_kit.core.arm_models import (
     WX250S,
 )
 from aloha_kit.core.clock import Clock, Rate, VirtualClock, WallClock
-from aloha_kit.core.contract import Contract, Feature
+from aloha_kit.core.contract import Contract
 from aloha_kit.core.environment import Environment, Outcome
 from aloha_kit.core.errors import (
     AlohaKitError,
@@ -31,9 +31,10 @@ from aloha_kit.core.errors import (
     StreamError,
     UsageError,
 )
+from aloha_kit.core.features import Feature, Observation, Stamps, Subset
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.motion import command_step, CommandLimiter
-from aloha_kit.core.policy import Action, Observation, Policy, Stamps, Subset
+from aloha_kit.core.policy import Action, Policy
 
 __all__ = [
     "ARM_MODELS",

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core.contract import Contract, Feature, IMAGE, IMAGES
+from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ContractError
-from aloha_kit.core.policy import Observation, value_of
+from aloha_kit.core.features import Feature, IMAGE, IMAGES, Observation, value_of
 
 
 def read(observation: Observation, contract: Contract, n_obs_steps: int = 1) -> dict[str, npt.NDArray[Any]]:

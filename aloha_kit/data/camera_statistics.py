@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError
-from aloha_kit.core.contract import IMAGES
+from aloha_kit.core.features import IMAGES
 from aloha_kit.data.stats import Accumulator, END, Moments, START, Statistics
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
-from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.storage.hdf5 import damage_told
@@ -38,7 +37,7 @@ class EpisodeTable:
     offsets: Ints  # (E,) the first target of step t is the action of step max(0, t - offset)
     qpos: Floats  # (N, S) rad, gripper normalised
     action: Floats  # (N, A); with a mobile base the last two are m/s and rad/s
-    contract: Contract  # cameras: the chosen ones, at their recorded sizes; privileged state where every episode has it
+    contract: Contract  # the chosen cameras, at their recorded sizes; privileged features that every episode has
     ids: tuple[str, ...]  # (E,) identity of each episode, see `RecordedEpisode.id`
     tasks: tuple[str, ...]  # what the episodes were recorded for, each task once; empty for foreign files
     readings: tuple[str, ...]  # (E,) conversions of images when read, part of the cache key
@@ -55,11 +54,11 @@ class EpisodeTable:
         """{feature: (N, D)} of an observation's vectors."""
         return {"qpos": self.qpos, **self.further_vectors}
 
-    def without(self, *roles: str) -> EpisodeTable:
-        """The same without the features of some roles."""
-        dropped = {feature.name for feature in self.contract.features if feature.role in roles}
+    def without_privileged(self) -> EpisodeTable:
+        """The same without the privileged features."""
+        dropped = {feature.name for feature in self.contract.privileged}
         further = {name: rows for name, rows in self.further_vectors.items() if name not in dropped}
-        return dataclasses.replace(self, further_vectors=further, contract=self.contract.without(*roles))
+        return dataclasses.replace(self, further_vectors=further, contract=self.contract.without_privileged())
 
     def history(self, rows: Ints, n_obs_steps: int) -> Ints:
         """(B, n_obs_steps) rows that end with `rows`, oldest first; an episode's first row stands for those before."""
@@ -122,7 +121,7 @@ def read_table(
 
     Args:
         cameras: which to use, in this order; all of the first episode when None.
-        sensors: vectors to read beside state, action and privileged state, by their names in the contract.
+        sensors: vectors to read beside state, action and privileged features, by their names in the contract.
         action_offset: see `EpisodeTable.offsets`; None takes each episode's own.
         include_failed: take episodes that are marked as failures too.
 
@@ -149,9 +148,9 @@ def read_table(
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)
     contract = parts[0].contract
-    if any(name not in part.further_vectors for part in parts for name in _privileged(contract)):
-        contract = contract.without(PRIVILEGED)
-    read = [*_privileged(contract), *sensors]
+    if any(feature.name not in part.further_vectors for part in parts for feature in contract.privileged):
+        contract = contract.without_privileged()
+    read = [*(feature.name for feature in contract.privileged), *sensors]
     return EpisodeTable(
         source=source,
         numbers=tuple(p.number for p in parts),
@@ -224,7 +223,8 @@ def _read(
             raise ConfigError(
                 f"{where} has no '{name}'. {did_you_mean(name, [s.name for s in episode.contract.sensors])}"
             )
-    further = [name for name in (*_privileged(episode.contract), *sensors) if name in measured]
+    privileged = [feature.name for feature in episode.contract.privileged]
+    further = [name for name in (*privileged, *sensors) if name in measured]
     streams |= {name: measured[name] for name in further}
     vectors = {name: _steps_of(where, name, rows, steps) for name, rows in streams.items() if rows is not None}
     for camera in chosen:
@@ -246,7 +246,7 @@ def _read(
         contract,
         action_names=names,
         cameras={camera: contract.cameras[camera] for camera in chosen},
-        sensors=contract.named_sensors(sensors),
+        sensors=(*contract.privileged, *contract.named_sensors(sensors)),
     )
     return _Part(
         number=number,
@@ -263,11 +263,6 @@ def _read(
         reading=episode.reading(chosen),
         notes=tuple(episode.notes) if chosen else (),
     )
-
-
-def _privileged(contract: Contract) -> list[str]:
-    """Names of the privileged features."""
-    return [feature.name for feature in contract.features if feature.role == PRIVILEGED]
 
 
 def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError, did_you_mean
-from aloha_kit.core.contract import IMAGES, SENSORS, VECTORS
+from aloha_kit.core.features import IMAGES, SENSORS, VECTORS
 
 Array = npt.NDArray[np.float32]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aloha_kit.core.contract import IMAGES
+from aloha_kit.core.features import IMAGES
 from aloha_kit.diagnose.actions import (
     check_ending,
     check_grippers,

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core.contract import IMAGES
+from aloha_kit.core.features import IMAGES
 from aloha_kit.core.findings import Finding
 from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.data.stats import Moments, START, Statistics

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
-from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.camera_statistics import describe
 from aloha_kit.data.stats import Statistics
@@ -158,7 +157,7 @@ def gather(place: Path, ckpt: Path | None = None, *, kind: str = "hdf5", number:
 
 def _begin(episode: RecordedEpisode) -> dict[str, float]:
     vectors = episode.vectors
-    named = [f for f in episode.contract.features if f.role == PRIVILEGED and f.name in vectors]
+    named = [f for f in episode.contract.privileged if f.name in vectors]
     return {entry: float(v) for f in named for entry, v in zip(f.entries, vectors[f.name][0], strict=False)}
 
 

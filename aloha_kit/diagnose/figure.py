@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from aloha_kit.core.contract import IMAGES
+from aloha_kit.core.features import IMAGES
 from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.diagnose.causes import Limits
 from aloha_kit.diagnose.chunks import boundary_changes

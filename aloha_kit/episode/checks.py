@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.arm_models import BASE, by_arm
-from aloha_kit.core.contract import SENSORS
+from aloha_kit.core.features import ROLES, SENSORS
 from aloha_kit.core.findings import Finding
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds, finding, graded
@@ -23,8 +23,8 @@ from aloha_kit.storage.rows import NO_STAMP
 
 Table = npt.NDArray[Any]
 
-UNUSED = ("qvel", "effort", "base_vel")
-"""Streams that training does not read."""
+UNUSED = tuple(vector for role in ROLES.values() if role.read == "listed" for vector in role.vectors)
+"""Streams that a policy reads only where its configuration lists them."""
 
 
 def check_ending(episode: Episode, bounds: Bounds) -> Iterator[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract
-from aloha_kit.core.contract import SENSORS
+from aloha_kit.core.features import SENSORS
 from aloha_kit.episode.vectors import names_of, require_consistent, tables
 from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.hdf5 import damage_told

@@ -21,7 +21,7 @@ from torch import Tensor
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.core.cli import LOG
-from aloha_kit.core.contract import IMAGE
+from aloha_kit.core.features import IMAGE
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import inputs
 from aloha_kit.policies.engine_bf16 import in_bf16

@@ -13,7 +13,7 @@ from torch import nn, Tensor
 
 from aloha_kit.config.inference import Precision
 from aloha_kit.core import ConfigError
-from aloha_kit.core.contract import IMAGES
+from aloha_kit.core.features import IMAGES
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.generator import BatchGenerator, Draw, GivenDraws, sample_draws
 from aloha_kit.policies.inputs import assembled, disassembled

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aloha_kit.core import Contract
-from aloha_kit.core.contract import IMAGES
+from aloha_kit.core.features import IMAGES
 from aloha_kit.core.inputs import shape_of
 from aloha_kit.data.batch import Batch
 

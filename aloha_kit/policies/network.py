@@ -12,7 +12,7 @@ from torch import nn, Tensor
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import Contract, ContractError, Feature
-from aloha_kit.core.contract import IMAGE, PRIVILEGED
+from aloha_kit.core.features import IMAGE
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.backbone import ImageEncoder
@@ -157,7 +157,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
     def _vector(self, feature: Feature, batch: Batch) -> Tensor:
         values: Mapping[str, Any] = batch
         if feature.name not in values:
-            only = " (simulation only)" if feature.role == PRIVILEGED else ""
+            only = " (simulation only)" if feature.privileged else ""
             raise ContractError(f"this policy reads {feature.name}, and the observation has none{only}")
         vector, steps = _sized(feature.name, values[feature.name], feature.shape[0]), self.config.n_obs_steps
         if steps > 1 and (vector.ndim != 3 or vector.shape[1] != steps):
@@ -184,22 +184,24 @@ class ChunkNetwork(nn.Module, abc.ABC):
 
 
 def narrow(contract: Contract, config: PolicyConfig) -> Contract:
-    """`contract` without the cameras, the environment state and the sensors that the network does not read.
+    """`contract` without the cameras, the privileged features and the sensors that the network does not read.
 
     Cameras come sorted by name: networks number them, and a mapping's order does not survive every file.
 
     Raises:
-        ContractError: the network reads cameras, environment state or a sensor that is not there.
+        ContractError: the network reads cameras, privileged features or a sensor that the contract lacks.
     """
     if config.use_images and not contract.cameras:
         raise ContractError("the policy wants cameras and the data has none; set use_images to false")
-    privileged = [feature for feature in contract.features if feature.role == PRIVILEGED]
+    privileged = contract.privileged if config.use_environment_state else ()
     if config.use_environment_state and not privileged:
-        raise ContractError("the policy wants environment_state and the data has none (simulation records it)")
+        raise ContractError(
+            "use_environment_state is true and the data has no privileged features (a simulation records them)"
+        )
     return dataclasses.replace(
-        contract if config.use_environment_state else contract.without(PRIVILEGED),
+        contract,
         cameras=dict(sorted(contract.cameras.items())) if config.use_images else {},
-        sensors=contract.named_sensors(config.sensors),
+        sensors=(*privileged, *contract.named_sensors(config.sensors)),
     )
 
 

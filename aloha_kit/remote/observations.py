@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, Feature, Observation
-from aloha_kit.core.contract import IMAGE
+from aloha_kit.core.features import IMAGE, value_of
 from aloha_kit.core.inputs import assembled
 from aloha_kit.core.jpeg import decode, encode_jpeg, jpeg_size
-from aloha_kit.core.policy import value_of
 from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
 
 _VECTORS = (np.dtype(np.float32), np.dtype(np.float64))

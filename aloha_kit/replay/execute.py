@@ -15,7 +15,7 @@ import numpy.typing as npt
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import Action, ConfigError, Environment
-from aloha_kit.core.contract import ACTION, STATE
+from aloha_kit.core.features import ACTION, STATE
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
 from aloha_kit.media.plots import joint_traces
 from aloha_kit.replay.recording import Recording

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
-from aloha_kit.core.contract import SENSORS
+from aloha_kit.core.features import SENSORS
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.checks import check_shapes

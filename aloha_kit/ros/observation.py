@@ -12,7 +12,7 @@ from dm_env import specs
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
 from aloha_kit.core import Contract, ContractError, Feature, Observation, ReadingError
-from aloha_kit.core.contract import DEPTH, joint_sensors
+from aloha_kit.core.features import DEPTH, joint_sensors
 from aloha_kit.ros import images
 from aloha_kit.ros.arm import Arm
 from aloha_kit.ros.drivers import arm_driver

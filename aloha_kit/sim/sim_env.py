@@ -32,7 +32,7 @@ from aloha_kit.core import (
     VirtualClock,
     VX300S,
 )
-from aloha_kit.core.contract import joint_sensors
+from aloha_kit.core.features import joint_sensors, object_poses
 from aloha_kit.sim import tasks, workcell
 from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.randomise import Randomiser
@@ -115,8 +115,7 @@ class SimEnv(Environment):
             action_names=joint_names(),
             cameras=self._cameras,
             rate_hz=float(rate_hz),
-            environment_state_names=tasks.environment_state_names(self._task),
-            sensors=joint_sensors(joint_names(), effort="N m"),
+            sensors=(*object_poses(tasks.pose_entries(self._task)), *joint_sensors(joint_names(), effort="N m")),
         )
         self._limits = aloha_limits(self._contract)
 

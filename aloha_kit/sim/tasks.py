@@ -164,8 +164,8 @@ def script_of(task: Scene, name: str = "") -> Callable[[Mapping[str, Array]], sc
     return found
 
 
-def environment_state_names(task: Scene) -> tuple[str, ...]:
-    """Names of the true poses in `environment_state`: position (m) and unit quaternion, world frame."""
+def pose_entries(task: Scene) -> tuple[str, ...]:
+    """Names of the entries of the objects' poses: position (m) and unit quaternion, world frame."""
     return tuple(f"{name}_{axis}" for name in task.objects for axis in ("x", "y", "z", "qw", "qx", "qy", "qz"))
 
 

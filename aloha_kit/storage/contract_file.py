@@ -12,7 +12,6 @@ from aloha_kit.config import from_mapping, load, RigConfig
 from aloha_kit.config.load import read
 from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError
-from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.errors import command
 from aloha_kit.storage.codec import JpegOrder
 
@@ -102,7 +101,7 @@ def settle(
     """
     if recorded is not None:
         if given is not None:
-            expected = replace(given, rate_hz=given.rate_hz or recorded.rate_hz).without(PRIVILEGED)
+            expected = replace(given, rate_hz=given.rate_hz or recorded.rate_hz).without_privileged()
             expected.require(recorded, mine="the contract given", theirs=f"the one in {path}")
         return recorded, ""
     described, source = given, "the contract given"

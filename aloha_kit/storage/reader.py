@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
-from aloha_kit.core.contract import SENSORS, VECTORS
 from aloha_kit.core.errors import shown
+from aloha_kit.core.features import SENSORS, VECTORS
 from aloha_kit.storage import hdf5
 from aloha_kit.storage.codec import (
     JpegOrder,
@@ -132,11 +132,6 @@ class Episode(EpisodeImages):
     def base_velocity(self) -> Array | None:
         """Measured velocity of the base (frames, 2), m/s and rad/s, or None."""
         return self._optional("observations/base_vel")
-
-    @property
-    def environment_state(self) -> Array | None:
-        """True object poses of a simulation (frames, E), or None."""
-        return self._optional("observations/environment_state")
 
     @property
     def sensors(self) -> dict[str, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, EpisodeError, Observation
-from aloha_kit.core.contract import SENSORS, VECTORS
+from aloha_kit.core.features import SENSORS, VECTORS
 
 NO_STAMP = -(2**63)  # in place of a stamp: this stream was not stamped here (a virtual clock may be negative)
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Environment, Outcome
-from aloha_kit.core.policy import flatten
+from aloha_kit.core.features import flatten
 from aloha_kit.loop.capabilities import Demonstrator, LazyImages
 
 Actions = list[npt.NDArray[np.float32]]

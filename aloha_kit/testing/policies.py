@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aloha_kit.core import Contract, joint_names
-from aloha_kit.core.contract import IMAGE, STATE
+from aloha_kit.core import Contract, Feature, joint_names
+from aloha_kit.core.features import IMAGE, object_poses, STATE
 from aloha_kit.data.batch import Batch, mapped
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.policies import checkpoint
@@ -21,23 +21,21 @@ from aloha_kit.policies.metrics import joint_groups
 from aloha_kit.policies.network import ChunkNetwork
 
 
-def contract_of(
-    cameras: Mapping[str, tuple[int, int]], *, base: bool = False, environment: tuple[str, ...] = ()
-) -> Contract:
-    """ALOHA's vectors, with a mobile base's two velocities on request."""
+def contract_of(cameras: Mapping[str, tuple[int, int]], *, base: bool = False, poses: tuple[str, ...] = ()) -> Contract:
+    """Contract of ALOHA, on request with a mobile base's two velocities and with entries of `object_poses`."""
     action = (*joint_names(), "base_linear", "base_angular") if base else joint_names()
-    return Contract(joint_names(), action, dict(cameras), 50.0, environment_state_names=environment)
+    return Contract(joint_names(), action, dict(cameras), 50.0, sensors=object_poses(poses))
 
 
-def stats_of(state: int, action: int, environment: int = 0) -> Statistics:
-    """Statistics of random rows with distinct means and widths; fixed by its sizes."""
+def stats_of(contract: Contract) -> Statistics:
+    """Statistics of random rows with distinct means and widths for every vector; fixed by their sizes."""
     rng = np.random.default_rng(7)
 
-    def rows(size: int) -> npt.NDArray[np.float64]:
+    def rows(feature: Feature) -> npt.NDArray[np.float64]:
+        size = feature.shape[0]
         return rng.normal(np.linspace(-1, 1, size), np.linspace(0.1, 2, size), (200, size))
 
-    extra = {"environment_state": rows(environment)} if environment else {}
-    return Statistics.of(qpos=rows(state), action=rows(action), **extra)
+    return Statistics.of(**{feature.name: rows(feature) for feature in contract.features if len(feature.shape) == 1})
 
 
 def batch_of(contract: Contract, *, rows: int, size: int = 3, pad: int = 0, seed: int = 3) -> Batch:

@@ -21,7 +21,6 @@ from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.core.contract import PRIVILEGED
 from aloha_kit.core.errors import command
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_statistics import add_camera_statistics
@@ -262,7 +261,7 @@ def _table(setup: TrainingSetup) -> EpisodeTable:
         LOG.info("note: %s", note)
     if task is not None and any(name != task.name for name in table.tasks):
         LOG.warning("the episodes were recorded for %s, not for --task %s", ", ".join(table.tasks), task.name)
-    return table if args.network.use_environment_state else table.without(PRIVILEGED)
+    return table if args.network.use_environment_state else table.without_privileged()
 
 
 def _describe(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from aloha_kit.core import Contract, ContractError, Feature, joint_names
-from aloha_kit.core.contract import joint_sensors
+from aloha_kit.core.features import joint_sensors, object_poses
 
 NAMES = joint_names()
 CONTRACT = Contract(NAMES, NAMES, {"top": (480, 640)}, 50.0)
@@ -57,8 +57,11 @@ WRENCH = Feature.vector("sensors/wrist", "wrench", ("force", "torque"), ("N", "N
 RICH = dataclasses.replace(
     CONTRACT,
     action_names=(*NAMES, "base_linear", "base_angular"),
-    environment_state_names=("cube_x", "cube_qw"),
-    sensors=(*joint_sensors(NAMES, "mA"), dataclasses.replace(WRENCH, rate_hz=200.0)),
+    sensors=(
+        *object_poses(("cube_x", "cube_qw")),
+        *joint_sensors(NAMES, "mA"),
+        dataclasses.replace(WRENCH, rate_hz=200.0),
+    ),
 )
 
 
@@ -80,10 +83,25 @@ def test_sensors_survive_json() -> None:
     assert Contract.from_json(RICH.to_json()) == RICH
 
 
-def test_a_contract_without_sensors_is_written_as_before() -> None:
-    assert sorted(json.loads(CONTRACT.to_json())) == [
-        "action_names", "cameras", "environment_state_names", "rate_hz", "state_names", "units",
-    ]  # fmt: skip
+def test_object_poses_are_written_under_the_key_of_the_first_version() -> None:
+    plain = dataclasses.replace(CONTRACT, sensors=object_poses(("cube_x", "cube_qw")))
+    keys = ["action_names", "cameras", "environment_state_names", "rate_hz", "state_names", "units"]
+    for contract, poses in ((CONTRACT, []), (plain, ["cube_x", "cube_qw"])):
+        values = json.loads(contract.to_json())
+        assert (sorted(values), values["environment_state_names"]) == (keys, poses)
+        assert Contract.from_json(contract.to_json()) == contract
+    later = dataclasses.replace(RICH, sensors=RICH.sensors[::-1])  # not the first sensor: written in full
+    assert Contract.from_json(later.to_json()) == later
+    degrees = (Feature.vector("environment_state", "privileged", ("cube_x",), "deg"),)
+    other = dataclasses.replace(CONTRACT, sensors=degrees)
+    assert Contract.from_json(other.to_json()) == other
+
+
+def test_privileged_features_are_read_on_request_only() -> None:
+    assert [feature.name for feature in RICH.privileged] == ["environment_state"]
+    assert [feature.name for feature in RICH.without_privileged().sensors] == ["qvel", "effort", "sensors/wrist"]
+    with pytest.raises(ContractError, match="'environment_state', which is not there; sensors: qvel, effort, sensors"):
+        RICH.named_sensors(("environment_state",))
 
 
 def test_a_required_sensor_is_compared_and_an_optional_one_is_not() -> None:

@@ -1,7 +1,7 @@
 """Errors that help: the nearest known word and the list of what exists."""
 
 from aloha_kit.core import did_you_mean
-from aloha_kit.core.policy import flatten
+from aloha_kit.core.features import flatten
 
 
 def test_nearest_names_the_close_word_and_all_others() -> None:

@@ -74,7 +74,7 @@ def test_history_privileged_state_and_sensors_are_what_the_loader_gives(tmp_path
     wrench = moments["sensors/wrench"]
     by_hand = (table.vectors["sensors/wrench"][3] - wrench.mean) / np.maximum(wrench.std, 0.01)
     np.testing.assert_array_equal(normalised.numpy(), by_hand)
-    assert list(ChunkDataset(table.without("privileged"), 4)[0]["vectors"]) == ["sensors/wrench"]
+    assert list(ChunkDataset(table.without_privileged(), 4)[0]["vectors"]) == ["sensors/wrench"]
 
 
 def test_some_episodes_from_random_steps_on(table: EpisodeTable) -> None:

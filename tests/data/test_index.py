@@ -160,7 +160,7 @@ def test_environment_state_counts_only_where_all_have_it(tmp_path: Path) -> None
     write(tmp_path, make(5, {}, seed=1), state=True)
     table = read_table(open_source(tmp_path))
     assert list(table.vectors) == ["qpos"]
-    assert table.contract.environment_state_names == ()
+    assert table.contract.privileged == ()
 
 
 @pytest.mark.parametrize(("episodes", "fraction"), [(50, 0.2), (3, 0.1), (2, 0.9), (7, 0.5)])

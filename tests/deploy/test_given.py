@@ -152,7 +152,7 @@ def test_rollouts_start_where_the_file_says(trained: Path, tmp_path: Path) -> No
     assert len(report["rollouts"]) == 2
     for i in range(2):
         with Episode.open(tmp_path / f"two/episode_{i}.hdf5") as episode:
-            np.testing.assert_allclose(episode.environment_state[0], POSES[i], atol=1e-6)
+            np.testing.assert_allclose(episode.vectors["environment_state"][0], POSES[i], atol=1e-6)
     evaluate("--ckpt", trained, *EVAL, *given, "--output", tmp_path / "all")
     report = json.loads((tmp_path / "all/eval.json").read_text())
     assert (report["asked_rollouts"], report["checkpoints"][0]["success"]["trials"]) == (3, 3)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from aloha_kit.core.features import object_poses
 from aloha_kit.eval.inference import batch_size, BatchedInference
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
@@ -35,7 +36,7 @@ def filled(count: int) -> SharedBuffer:
 
 
 def test_a_row_holds_what_the_policy_may_see_and_no_more() -> None:
-    contract = dataclasses.replace(CONTRACT, environment_state_names=("x", "y", "z"))
+    contract = dataclasses.replace(CONTRACT, sensors=object_poses(("x", "y", "z")))
     buffer, seen = SharedBuffer(3, contract, chunk_size=2), observations(3)
     for row in (0, 2):
         buffer.put_observation(row, seen[row])

@@ -15,7 +15,7 @@ from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.testing.policies import contract_of
 from tests.policies.test_networks import act, network_of, TWO
 
-CONTRACT = contract_of(TWO, base=True, environment=("cube_x", "cube_y"))
+CONTRACT = contract_of(TWO, base=True, poses=("cube_x", "cube_y"))
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.testing.policies import batch_of, contract_of
 from tests.policies.test_networks import act, network_of, TWO
 
-CONTRACT = contract_of(TWO, environment=("cube_x",))
+CONTRACT = contract_of(TWO, poses=("cube_x",))
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_all_that_is_needed_comes_back(folder: Path, network: ChunkNetwork) -> N
     back = checkpoint.load(folder)
     assert not back.training
     assert (back.config, back.contract) == (network.config, network.contract)
-    assert back.contract.environment_state_names == ()  # not read, so not asked of a rig
+    assert back.contract.privileged == ()  # not read, so not required of a robot
     for key, array in network.stats.to_arrays().items():
         assert (back.stats.to_arrays()[key] == array).all(), key
     batch = batch_of(CONTRACT, rows=5)

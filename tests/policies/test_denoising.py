@@ -16,6 +16,7 @@ from torch import Tensor
 from aloha_kit.config.denoising import DenoisingConfig, DiffusionConfig, FlowConfig, MipConfig
 from aloha_kit.config.policies import load_policy
 from aloha_kit.core import Contract
+from aloha_kit.core.features import object_poses
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.denoising import DenoisingNetwork
@@ -44,8 +45,7 @@ BLIND = Contract(("x", "y"), ("x", "y"), {}, 10.0)
 
 def network_of(config: DenoisingConfig, contract: Contract, stats: Statistics | None = None) -> DenoisingNetwork:
     torch.manual_seed(0)
-    sizes = len(contract.state_names), len(contract.action_names), len(contract.environment_state_names)
-    network = build(config, contract, stats or stats_of(*sizes), pretrained=False)
+    network = build(config, contract, stats or stats_of(contract), pretrained=False)
     assert isinstance(network, DenoisingNetwork)
     return network.eval()
 
@@ -70,7 +70,7 @@ def blind(config_class: type[DenoisingConfig], **changes: Any) -> Any:
 )
 def test_contract(config: DenoisingConfig, tmp_path: Path) -> None:
     poses = ("cube_x", "cube_y") if config.use_environment_state else ()
-    contract = replace(PLANE, environment_state_names=poses)
+    contract = replace(PLANE, sensors=object_poses(poses))
     check_network(lambda: network_of(config, contract), contract, tmp_path)
 
 

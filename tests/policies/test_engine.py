@@ -206,7 +206,7 @@ def test_an_engine_that_is_wrong_is_refused(kind: EngineKind, precision: Precisi
     error[-1] = wrong
     engine = Engine(kind, precision, lambda batch, generator: network.predict(batch) + error)
     says = f"--engine {kind} --precision {precision} differs from eager fp32: right_gripper is off by {wrong}, "
-    share = wrong / stats_of(14, 14)["action"].std[-1]
+    share = wrong / stats_of(contract_of(TWO))["action"].std[-1]
     with pytest.raises(ConfigError, match=re.escape(f"{says}{share:.3g} of") + ".*" + re.escape(text)):
         check(engine, network, blank(network, 1))
 
@@ -233,7 +233,7 @@ def test_the_measured_error_is_told_in_each_actions_units() -> None:
     assert about == json.loads(json.dumps(about))
     assert list(about["max_error"]) == list(network.contract.action_names)
     np.testing.assert_allclose(list(about["max_error"].values()), error, rtol=0.05)
-    shares = error.numpy() / stats_of(14, 14)["action"].std
+    shares = error.numpy() / stats_of(contract_of(TWO))["action"].std
     assert about["max_error_of_std"] == pytest.approx(shares.max(), rel=0.05)
     assert checked.worst == network.contract.action_names[int(shares.argmax())]
     assert about["tolerance_of_std"] == 0.01

@@ -56,7 +56,8 @@ def windows() -> list[Observation]:
 
 
 def test_the_checkpoint_says_what_it_reads(network: ChunkNetwork) -> None:
-    (sensor,) = network.contract.sensors
+    poses, sensor = network.contract.sensors
+    assert (poses.name, poses.role) == ("environment_state", "privileged")
     assert (sensor.name, sensor.role, sensor.entries, sensor.optional) == (
         "sensors/wrench", "wrench", ("force", "torque"), False,
     )  # fmt: skip

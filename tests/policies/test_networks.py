@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,7 @@ def cnnmlp(**changes: Any) -> CnnMlpConfig:
 
 
 def network_of(config: PolicyConfig, contract: Contract) -> ChunkNetwork:
-    stats = stats_of(len(contract.state_names), len(contract.action_names), len(contract.environment_state_names))
-    return build(config, contract, stats, pretrained=False)
+    return build(config, contract, stats_of(contract), pretrained=False)
 
 
 CASES: dict[str, tuple[PolicyConfig, Contract]] = {
@@ -60,11 +60,11 @@ CASES: dict[str, tuple[PolicyConfig, Contract]] = {
     "act, without VAE": (act(use_vae=False), contract_of(ONE)),
     "act, object poses beside images": (
         act(use_environment_state=True),
-        contract_of(ONE, environment=CUBE),
+        contract_of(ONE, poses=CUBE),
     ),
     "act, object poses alone": (
         act(use_images=False, use_environment_state=True),
-        contract_of(ONE, environment=CUBE),
+        contract_of(ONE, poses=CUBE),
     ),
     "act, normalised before": (act(pre_norm=True, decoder_input="queries"), contract_of(ONE)),
     "act, two decoder layers from queries": (act(dec_layers=2, decoder_input="queries"), contract_of(ONE)),
@@ -76,7 +76,7 @@ CASES: dict[str, tuple[PolicyConfig, Contract]] = {
     "cnnmlp": (cnnmlp(), contract_of(TWO)),
     "cnnmlp, chunks, l1, object poses": (
         cnnmlp(chunk_size=4, error="l1", use_environment_state=True),
-        contract_of(ONE, environment=CUBE),
+        contract_of(ONE, poses=CUBE),
     ),
     "cnnmlp, convolutions": (cnnmlp(features="convolutions"), contract_of({"top": (104, 112)})),
 }
@@ -258,14 +258,14 @@ def test_backbone_parameters_are_the_backbones() -> None:
 
 
 def test_narrow_drops_what_is_not_read() -> None:
-    contract = contract_of(TWO, environment=CUBE)
+    contract = contract_of(TWO, poses=CUBE)
     assert list(narrow(contract, act()).cameras) == ["left_wrist", "top"]
-    assert narrow(contract, act()).environment_state_names == ()
+    assert narrow(contract, act()).privileged == ()
     blind = narrow(contract, act(use_images=False, use_environment_state=True))
-    assert (blind.cameras, blind.environment_state_names) == ({}, CUBE)
+    assert (blind.cameras, blind.privileged[0].entries) == ({}, CUBE)
     with pytest.raises(ContractError, match="wants cameras and the data has none; set use_images to false"):
         narrow(contract_of({}), act())
-    with pytest.raises(ContractError, match="wants environment_state and the data has none"):
+    with pytest.raises(ContractError, match="use_environment_state is true and the data has no privileged features"):
         narrow(contract_of(ONE), act(use_environment_state=True))
 
 
@@ -274,7 +274,7 @@ def _without(batch: Batch, key: str) -> Batch:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    contract = contract_of(ONE, environment=CUBE)
+    contract = contract_of(ONE, poses=CUBE)
     network = network_of(act(use_environment_state=True), contract)
     good = batch_of(contract, rows=5)
     bad: list[tuple[Batch, str]] = [
@@ -291,14 +291,15 @@ def test_what_does_not_fit_is_named() -> None:
     for batch, text in bad:
         with pytest.raises(ContractError, match=re.escape(text)):
             network.losses(batch)
+    short = replace(contract_of(ONE), state_names=contract.state_names[:13])
     with pytest.raises(ContractError, match="statistics of 'qpos' have 13 entries, the contract has 14"):
-        build(act(), contract_of(ONE), stats_of(13, 14))
+        build(act(), contract_of(ONE), stats_of(short))
     with pytest.raises(ContractError, match="4x6 feature map, and the three 5x5 convolutions need 13x13 or more"):
         network_of(cnnmlp(features="convolutions"), contract_of(ONE))
 
 
 def test_a_batch_moves_whole() -> None:
-    batch = batch_of(contract_of(TWO, environment=CUBE), rows=4)
+    batch = batch_of(contract_of(TWO, poses=CUBE), rows=4)
     moved = to_device(batch, "meta")
     assert moved.keys() == batch.keys()
     tensors = [*(v for v in moved.values() if isinstance(v, torch.Tensor)), *moved["images"].values()]

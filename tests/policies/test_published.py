@@ -268,7 +268,8 @@ def test_cameras_are_renamed_to_the_rigs(content: dict[str, Any], tmp_path: Path
 def test_a_checkpoint_of_ours_says_itself_what_it_sees(tmp_path: Path) -> None:
     from aloha_kit.config.policies import load_policy
 
-    contract, stats = contract_of({"top": (32, 32)}), stats_of(14, 14)
+    contract = contract_of({"top": (32, 32)})
+    stats = stats_of(contract)
     config = load_policy("act_cpu", chunk_size=4, hidden_dim=16, dim_feedforward=16, nheads=2)
     checkpoint.save(tmp_path / "run", build(config, contract, stats), config, stats, contract)
     with pytest.raises(ContractError, match="says itself that its cameras are: top; given --cameras front"):

@@ -168,7 +168,7 @@ def test_a_recommended_network_computes_the_same_in_published_form(tmp_path: Pat
     config = load_policy(
         "act", chunk_size=6, hidden_dim=32, dim_feedforward=48, nheads=4, enc_layers=1, pretrained_backbone=True
     )
-    network = build(config, contract_of(cameras), stats_of(14, 14), pretrained=False).eval()
+    network = build(config, contract_of(cameras), stats_of(contract_of(cameras)), pretrained=False).eval()
     reference_export.save_reference(network, tmp_path)
     back = reference.load_reference(tmp_path / "policy_best.ckpt", tmp_path / "dataset_stats.pkl", cameras, nheads=4)
     batch = batch_of(contract_of(cameras), rows=6)
@@ -179,7 +179,7 @@ def test_a_recommended_network_computes_the_same_in_published_form(tmp_path: Pat
 
 def test_what_the_published_classes_cannot_hold_is_refused() -> None:
     config = load_policy("act_cpu", chunk_size=6)
-    network = build(config, contract_of({"top": (32, 32)}), stats_of(14, 14))
+    network = build(config, contract_of({"top": (32, 32)}), stats_of(contract_of({})))
     expected = "backbone_layers is 3, not 4; backbone_width is 32, not 64; backbone_norm is group, not frozen"
     with pytest.raises(ContractError, match=expected):
         reference_export.to_state_dict(network)

@@ -30,7 +30,7 @@ def run(folder: Path, contract: Contract, name: str = "act", **changes: Any) -> 
     """A checkpoint as training leaves it."""
     torch.manual_seed(1)
     config = load_policy(name, **{**SMALL, **changes})
-    stats = stats_of(len(contract.state_names), len(contract.action_names))
+    stats = stats_of(contract)
     network = build(config, contract, stats, pretrained=False)
     checkpoint.save(folder / "checkpoints/best", network, config, stats, contract)
     return folder
@@ -82,13 +82,14 @@ def test_two_cameras_are_written_in_the_scripts_order(tmp_path: Path, capsys: An
 
 
 def test_statistics_are_written_for_a_numpy_of_those_days(tmp_path: Path) -> None:
-    main(["export", str(run(tmp_path / "run", contract_of({"top": (64, 96)}))), str(tmp_path / "out")])
+    contract = contract_of({"top": (64, 96)})
+    main(["export", str(run(tmp_path / "run", contract)), str(tmp_path / "out")])
     data = (tmp_path / "out/dataset_stats.pkl").read_bytes()
     names = {value for _, value, _ in pickletools.genops(data) if isinstance(value, str) and "numpy" in value}
     assert names
     assert not any("_core" in name for name in names)
     stats = pickle.load(io.BytesIO(data))
-    wanted = stats_of(14, 14)
+    wanted = stats_of(contract)
     np.testing.assert_allclose(stats["action_mean"], wanted["action"].mean, rtol=1e-6)
     np.testing.assert_allclose(stats["qpos_std"], np.maximum(wanted["qpos"].std, 1e-2), rtol=1e-6)
 

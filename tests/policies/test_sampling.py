@@ -57,7 +57,7 @@ class Noisy(CnnMlpNetwork):
 @pytest.fixture(scope="module")
 def network() -> Noisy:
     torch.manual_seed(0)
-    return Noisy(SMALL, CONTRACT, stats_of(14, 14)).eval()
+    return Noisy(SMALL, CONTRACT, stats_of(CONTRACT)).eval()
 
 
 def observation(seed: int) -> Observation:
@@ -67,7 +67,7 @@ def observation(seed: int) -> Observation:
 
 
 def test_contract(tmp_path: Path) -> None:
-    check_network(lambda: Noisy(SMALL, CONTRACT, stats_of(14, 14)), CONTRACT, tmp_path)
+    check_network(lambda: Noisy(SMALL, CONTRACT, stats_of(CONTRACT)), CONTRACT, tmp_path)
 
 
 def test_a_generator_for_each_row() -> None:

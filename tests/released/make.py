@@ -77,8 +77,7 @@ def actions(network: ChunkNetwork, folder: Path) -> dict[str, Any]:
     n_action_steps = min(3, network.chunk_size)
     executors = {"chunks": ChunkExecutor(source, n_action_steps), "ensemble": TemporalEnsemble(source)}
     with Episode.open(folder / "episode_0.hdf5") as episode:
-        states = episode.environment_state
-        assert states is not None
+        states = episode.vectors["environment_state"]
         observations = [
             Observation(
                 qpos=episode.qpos[row],
@@ -116,9 +115,10 @@ def episode_values(path: Path) -> dict[str, Any]:
     """Every vector of an episode, and the SHA-256 of every camera's images in row order."""
     with Episode.open(path) as episode:
         values: dict[str, Any] = {"action": episode.action, "qpos": episode.qpos}
-        for name in ("base_action", "qvel", "effort", "base_velocity", "environment_state", "reward"):
+        for name in ("base_action", "qvel", "effort", "base_velocity", "reward"):
             if (array := getattr(episode, name)) is not None:
                 values[name] = array
+        values |= {name: episode.vectors[name] for name in ("environment_state",) if name in episode.vectors}
         values |= {f"stamps/{name}": stamps for name, stamps in episode.stamps.items()}
         for camera in episode.cameras:
             digest = hashlib.sha256()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import Contract
+from aloha_kit.core.features import object_poses
 from aloha_kit.remote.messages import Jpeg, pack, RemoteError, unpack
 from aloha_kit.remote.observations import incoming, largest_observation, outgoing
 
@@ -66,7 +67,7 @@ def test_vectors_that_the_policy_does_not_read_do_not_travel() -> None:
 
 
 def test_true_object_poses_travel_where_the_policy_reads_them() -> None:
-    reads = Contract(("left_waist",), ("left_waist",), {}, 50.0, environment_state_names=("x", "y"))
+    reads = Contract(("left_waist",), ("left_waist",), {}, 50.0, sensors=object_poses(("x", "y")))
     sent = outgoing(observation(environment_state=np.float64([1, 2])), reads, None)
     back = incoming(sent, reads)
     np.testing.assert_array_equal(back["environment_state"], [1, 2])

@@ -154,7 +154,7 @@ def test_it_describes_itself_for_the_episode() -> None:
     assert described["seed"] == 12
     assert described["randomise"] == {"light": 0.2}
     assert described["quality"] == "fast"
-    names = env.contract.environment_state_names
+    names = env.contract.privileged[0].entries
     assert names == tuple(f"cube_{axis}" for axis in ("x", "y", "z", "qw", "qx", "qy", "qz"))
 
 

@@ -11,6 +11,7 @@ import dm_env
 import numpy as np
 
 from aloha_kit.core import Contract, Feature, joint_names, Observation
+from aloha_kit.core.features import object_poses
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome
 
@@ -35,10 +36,8 @@ class Rig:
         names = joint_names()
         base = ("base_linear", "base_angular") if self.base else ()
         state = ("cube_x", "cube_y", "cube_z") if self.environment_state else ()
-        sensors = (WRENCH,) if self.wrench else ()
-        return Contract(
-            names, (*names, *base), dict(self.sizes), self.rate_hz, environment_state_names=state, sensors=sensors
-        )
+        sensors = (*object_poses(state), *((WRENCH,) if self.wrench else ()))
+        return Contract(names, (*names, *base), dict(self.sizes), self.rate_hz, sensors=sensors)
 
     def qpos(self, row: int) -> np.ndarray:
         phase = np.arange(14) * 0.4

@@ -1,0 +1,191 @@
+"""Features of an observation: their roles, their names, and the observation itself.
+
+A role is one line of `ROLES`. Recording, episode files, statistics, training and messages follow from it, so a new role
+is a line there, and a key of `Observation` where it has a vector of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core.errors import ContractError
+
+STATE, ACTION, IMAGE, DEPTH, PRIVILEGED = "state", "action", "image", "depth", "privileged"
+VELOCITY, EFFORT = "velocity", "effort"
+IMAGES, SENSORS = "images/", "sensors/"  # before a camera's name, before a sensor's
+
+T = TypeVar("T")
+
+Stamps: TypeAlias = dict[str, int]
+"""Capture time of each stream in ns on the environment's clock; `deadline` is when the step was due,
+`command` when the action that led here was sent (absent from a reset)."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """Role of features: where its vectors are stored, and which policies read them.
+
+    Attributes:
+        name: in a contract.
+        vectors: names of its vectors in an observation, in messages and, under `/observations`, in an episode file.
+            Features of other names are stored as `images/<camera>`, `images_depth/<camera>` or `sensors/<name>`.
+        read: "always"; "listed" in a policy's `sensors`; "privileged", with `use_environment_state`; or "never".
+    """
+
+    name: str
+    vectors: tuple[str, ...] = ()
+    read: Literal["always", "listed", "privileged", "never"] = "listed"
+
+
+ROLES = {
+    role.name: role
+    for role in (
+        Role(STATE, ("qpos",), read="always"),
+        Role(ACTION, read="never"),
+        Role(IMAGE, read="always"),
+        Role(DEPTH, read="never"),
+        Role(VELOCITY, ("qvel", "base_vel")),
+        Role(EFFORT, ("effort",)),
+        Role(PRIVILEGED, ("environment_state",), read="privileged"),  # known to a simulator only
+    )
+}
+"""Roles with a rule of their own. Any other word is the role of a sensor, see `role_of`."""
+
+VECTORS = tuple(vector for role in ROLES.values() for vector in role.vectors)
+"""Names of an observation's vectors that are not under `sensors/`, in the order of files and messages."""
+
+
+def role_of(name: str) -> Role:
+    """Role by its name: of `ROLES`, or a sensor's, read by the policies that list the sensor."""
+    return ROLES.get(name) or Role(name)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Feature: one stream of an observation, or the action.
+
+    Attributes:
+        name: where it is in an observation and in an episode: `qpos`, `images/top`, `effort`, `sensors/left_wrench`.
+        role: a name in `ROLES`, or any other word: the role of a sensor.
+        shape: of one sample.
+        dtype: numpy's name of it.
+        entries: of a vector, their names in order.
+        units: of each entry; of an image or depth one for all pixels.
+        rate_hz: of its samples, where it is not the contract's.
+        optional: a device may leave it out, so that a contract with it fits one without it.
+
+    Raises:
+        ContractError: entries, units and shape differ in number.
+    """
+
+    name: str
+    role: str
+    shape: tuple[int, ...]
+    dtype: str = "float32"
+    entries: tuple[str, ...] = ()
+    units: tuple[str, ...] = ()
+    rate_hz: float | None = None
+    optional: bool = False
+
+    @property
+    def privileged(self) -> bool:
+        """Whether a policy reads it only with `use_environment_state`."""
+        return role_of(self.role).read == "privileged"
+
+    @classmethod
+    def vector(
+        cls, name: str, role: str, entries: Sequence[str], units: Sequence[str] | str, *, optional: bool = False
+    ) -> Feature:
+        """A float32 vector of named entries; `units` is one for all of them, or one each."""
+        each = (units,) * len(entries) if isinstance(units, str) else tuple(units)
+        return cls(name, role, (len(entries),), entries=tuple(entries), units=each, optional=optional)
+
+    def __post_init__(self) -> None:
+        if self.entries and self.shape != (len(self.entries),):
+            raise ContractError(f"'{self.name}' names {len(self.entries)} entries and has shape {self.shape}")
+        if self.entries and self.units and len(self.units) != len(self.entries):
+            raise ContractError(f"'{self.name}' has {len(self.entries)} entries and {len(self.units)} units")
+
+
+def joint_sensors(names: Sequence[str], effort: Sequence[str] | str) -> tuple[Feature, ...]:
+    """`qvel` and `effort` of joints: optional, since a driver may leave them out; `effort` is its unit, or one each."""
+    speeds = ["1/s" if name.endswith("gripper") else "rad/s" for name in names]
+    return (
+        Feature.vector("qvel", VELOCITY, names, speeds, optional=True),
+        Feature.vector("effort", EFFORT, names, effort, optional=True),
+    )
+
+
+def object_poses(names: Sequence[str]) -> tuple[Feature, ...]:
+    """`environment_state`: true poses of a simulation's objects, entries `<object>_x` … `_qz`; none without objects."""
+    units = ["m" if name.endswith(("_x", "_y", "_z")) else "1" for name in names]
+    return (Feature.vector("environment_state", PRIVILEGED, names, units),) if names else ()
+
+
+class Observation(TypedDict, total=False):
+    """Synchronised observation of a robot. Vectors are ordered like `Action`; images are RGB.
+
+    An environment gives every key that its robot has; `qpos`, `images` and `stamps` are always there.
+    `images` may decode an image on access. Of cameras that send a JPEG, `images_jpeg` has it unchanged, for storage.
+    """
+
+    qpos: npt.NDArray[np.float32]  # (14,) rad, gripper normalised
+    qvel: npt.NDArray[np.float32]  # (14,) rad/s, gripper normalised /s; if all drivers give it, as the next
+    effort: npt.NDArray[np.float32]  # (14,) in the driver's unit: mA on Dynamixel, N m in simulation
+    images: Mapping[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
+    images_jpeg: Mapping[str, bytes]  # {camera: an ordinary JPEG of the same image}, of some cameras or none
+    images_depth: dict[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm
+    base_vel: npt.NDArray[np.float32]  # (2,) m/s, rad/s
+    environment_state: npt.NDArray[np.float32]  # (E,) true object poses, simulation only
+    sensors: Mapping[str, npt.NDArray[np.float32]]  # {sensor: (D,)} in the units of the contract
+    stamps: Stamps
+    history: Sequence[Observation]  # the steps before, oldest first, for a policy that reads several (`n_obs_steps`)
+
+
+class Subset(Mapping[str, T]):
+    """Some entries of a mapping, in the order given; each is read (and an image decoded) only on access."""
+
+    def __init__(self, whole: Mapping[str, T], names: Iterable[str]) -> None:
+        self._whole, self._names = whole, tuple(names)
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._whole[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def value_of(observation: Mapping[str, Any], name: str) -> Any:
+    """Value of a feature in an observation by its name, `qpos` or `images/top`; None where it is missing."""
+    key, _, inner = name.partition("/")
+    value = observation.get(key)
+    return value if not inner or value is None else value.get(inner)
+
+
+def flatten(observation: Observation) -> dict[str, Any]:
+    """Observation as a flat mapping `{"qpos": …, "images/top": …}`, for specs and messages.
+
+    `images_jpeg` is left out: it is `images` in another form.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in observation.items():
+        if key == "images_jpeg":
+            continue
+        if isinstance(value, Mapping):
+            flat.update({f"{key}/{name}": item for name, item in value.items()})
+        else:
+            flat[key] = value
+    return flat
