@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from pace import Pace
 
-from aloha_kit.data import frames
+from aloha_kit.data import camera_frames
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.frames import DirectFrames
+from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.loader import Loader, prefetch
 from aloha_kit.data.sampler import Sampler
@@ -137,11 +137,11 @@ def main() -> None:
         return lambda: prefetch(loader.batch, sampler.batches(0, 10**9))  # as training takes them
 
     def decoded_whole() -> Iterator[object]:
-        frames.OVERSAMPLING = 1000
+        camera_frames.OVERSAMPLING = 1000
         try:
             yield from ahead(jpeg_small)()
         finally:
-            frames.OVERSAMPLING = 2
+            camera_frames.OVERSAMPLING = 2
 
     for rows in sampler.batches(0, sampler.steps(2)):  # whatever is read from files is in memory before the clock runs
         cached.batch(rows)

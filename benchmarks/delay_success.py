@@ -106,11 +106,11 @@ def cell(delay: int, way: str, result: Any) -> Cell:
 
 def against(mine: Cell, other: Cell | None) -> str:
     """The difference in points and the p-value of the exact McNemar test."""
-    from aloha_kit.eval.compare import Comparison
+    from aloha_kit.eval.compare import CheckpointComparison
 
     if other is None or other is mine:
         return "–"
-    found = Comparison.of(other.verdicts, mine.verdicts)
+    found = CheckpointComparison.of(other.verdicts, mine.verdicts)
     return f"{100 * found.difference:+.0f} (p = {found.p_value():.2g})"
 
 

@@ -107,7 +107,7 @@ STAGES = (
     ("aloha_kit.remote", {"torch", "rospy", "mujoco", "h5py"}),
     (
         "aloha_kit.data.index, aloha_kit.data.stats, aloha_kit.data.chunks, aloha_kit.data.sampler, "
-        "aloha_kit.data.camera_statistics, aloha_kit.formats.hdf5",
+        "aloha_kit.data.camera_statistics, aloha_kit.formats.hdf5_folder",
         {"torch", "rospy", "mujoco", "dm_control"},
     ),
     ("aloha_kit.diagnose.args, aloha_kit.diagnose.figure", {"torch", "rospy", "mujoco", "dm_control"}),

@@ -17,8 +17,17 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.control.chunk_boundary import ChunkSchedule, ON_TIME
-from aloha_kit.control.execution import checked, ChunkProvenance, ChunkSource
-from aloha_kit.core import Action, ConfigError, ContractError, HoldStill, Observation, SafetyError, StopEpisode
+from aloha_kit.control.execution import checked, ChunkProvenance
+from aloha_kit.core import (
+    Action,
+    ChunkSource,
+    ConfigError,
+    ContractError,
+    HoldStill,
+    Observation,
+    SafetyError,
+    StopEpisode,
+)
 
 LOST = (ConnectionError, TimeoutError)
 

@@ -11,21 +11,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, ConfigError, ContractError, Observation, Policy
+from aloha_kit.core import Action, ChunkSource, ConfigError, ContractError, Observation, Policy
 
 ENSEMBLE = 0.01
 """Weight of temporal ensembling: prediction i, oldest first, weighs exp(-weight · i) (Zhao et al., 2023)."""
-
-
-class ChunkSource(Protocol):
-    """Predicts the next K actions; `agent.ChunkPolicy` is one."""
-
-    def reset(self) -> None:
-        """Begin a new episode."""
-
-    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
-        """(K, A), the same K and A every time; row i is for i steps from now."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,11 @@ from aloha_kit.control.execution import (
     checked,
     ChunkExecutor,
     ChunkProvenance,
-    ChunkSource,
     ENSEMBLE,
     Executor,
     TemporalEnsemble,
 )
-from aloha_kit.core import Action, ConfigError, HoldStill, Observation
+from aloha_kit.core import Action, ChunkSource, ConfigError, HoldStill, Observation
 
 
 class SimulatedLatencyPolicy:

@@ -34,7 +34,7 @@ from aloha_kit.core.errors import (
 from aloha_kit.core.features import Feature, Observation, Stamps, Subset
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.motion import command_step, CommandLimiter
-from aloha_kit.core.policy import Action, Policy
+from aloha_kit.core.policy import Action, ChunkSource, Policy
 
 __all__ = [
     "ARM_MODELS",
@@ -45,6 +45,7 @@ __all__ = [
     "Action",
     "AlohaKitError",
     "ArmModel",
+    "ChunkSource",
     "Clock",
     "CommandLimiter",
     "ConfigError",

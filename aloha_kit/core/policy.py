@@ -1,4 +1,4 @@
-"""Policy: chooses actions. A person, a script, a recording and a network are all behind these two methods."""
+"""Policies: a person, a script, a recording and a network behind two methods; and sources of action chunks."""
 
 from __future__ import annotations
 
@@ -26,4 +26,15 @@ class Policy(Protocol):
         Raises:
             StopEpisode: the episode is over (an operator's key, the end of a recording).
         """
+        ...
+
+
+class ChunkSource(Protocol):
+    """Predicts the next K actions: a network, or a client of a remote one."""
+
+    def reset(self) -> None:
+        """Begin a new episode."""
+
+    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
+        """(K, A), the same K and A every time; row i is for i steps from now."""
         ...

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import write_text
 from aloha_kit.core.versions import FRAME_CACHE
-from aloha_kit.data.frames import frame, MappedFrames
+from aloha_kit.data.camera_frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
 
 _LOG = logging.getLogger(__name__)

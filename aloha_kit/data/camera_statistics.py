@@ -17,7 +17,7 @@ from aloha_kit.core.features import IMAGES
 from aloha_kit.data.stats import Accumulator, END, Moments, START, Statistics
 
 if TYPE_CHECKING:
-    from aloha_kit.data.frames import Frames
+    from aloha_kit.data.camera_frames import Frames
     from aloha_kit.data.index import EpisodeTable
 
 GRID = 8

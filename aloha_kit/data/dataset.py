@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from aloha_kit.data.camera_frames import frame, OpenEpisodes
 from aloha_kit.data.chunks import Chunks
-from aloha_kit.data.frames import frame, OpenEpisodes
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.stats import Moments
 
@@ -19,7 +19,7 @@ STD_FLOOR = 1e-2
 """The least standard deviation to divide by, as the policies' `std_floor`."""
 
 
-class Sample(TypedDict):
+class TrainingSample(TypedDict):
     """An observation and the K actions that follow it.
 
     Where several steps are read, all of the observation has an axis of `n_obs_steps` in front, oldest first.
@@ -32,7 +32,7 @@ class Sample(TypedDict):
     is_pad: Tensor  # (K,) bool, True on rows past the episode's end
 
 
-class ChunkDataset(Dataset[Sample]):
+class ChunkDataset(Dataset[TrainingSample]):
     """The steps of a table's episodes. A `DataLoader` batches and shuffles them, in any number of processes.
 
     Args:
@@ -73,7 +73,7 @@ class ChunkDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self._episodes if self._random_start else self._rows)
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> TrainingSample:
         """Sample `index`: a step, or with `random_start` an episode."""
         table, last = self.table, np.array([self._row(index)])
         number = int(table.episode_of(last)[0])
@@ -88,7 +88,7 @@ class ChunkDataset(Dataset[Sample]):
             camera: self._observed([frame(episode, camera, i, size) for i in steps])
             for camera, size in self._sizes.items()
         }
-        sample = Sample(image=image, state=vectors.pop("qpos"), vectors=vectors, action=action, is_pad=is_pad)
+        sample = TrainingSample(image=image, state=vectors.pop("qpos"), vectors=vectors, action=action, is_pad=is_pad)
         return self._normalised(sample) if self._normalise else sample
 
     def _observed(self, steps: list[Tensor]) -> Tensor:
@@ -102,8 +102,8 @@ class ChunkDataset(Dataset[Sample]):
         episode = self._episodes[index]
         return int(self.table.starts[episode]) + int(torch.randint(int(self.table.lengths[episode]), ()))
 
-    def _normalised(self, sample: Sample) -> Sample:
-        return Sample(
+    def _normalised(self, sample: TrainingSample) -> TrainingSample:
+        return TrainingSample(
             image={camera: image / 255 for camera, image in sample["image"].items()},
             state=_standard(sample["state"], self.statistics["qpos"]),
             vectors={name: _standard(values, self.statistics[name]) for name, values in sample["vectors"].items()},

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from aloha_kit.data.batch import Batch
+from aloha_kit.data.camera_frames import Frames
 from aloha_kit.data.chunks import Chunks
-from aloha_kit.data.frames import Frames
 from aloha_kit.data.index import EpisodeTable
 
 Ints = npt.NDArray[np.int64]

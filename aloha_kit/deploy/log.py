@@ -14,7 +14,7 @@ from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.core import Action, Policy, Stamps
 from aloha_kit.loop import LatencyReport, Outcome, SafetyGuard
 from aloha_kit.loop.latency import STAGES
-from aloha_kit.storage.step_log import columns, Step
+from aloha_kit.storage.step_log import columns, RecordedStep
 
 FLUSH_S = 0.4
 """A crash costs at most this much of the log. Lines are handed to the system, never forced onto the disk."""
@@ -69,14 +69,22 @@ class StepLog:
         if self._file is not None:
             self._file.close()
 
-    def _step(self) -> Step:
+    def _step(self) -> RecordedStep:
         ms, held = self._latency.last, self._guard.held
         provenance: ChunkProvenance | None = None if held else getattr(self._executor, "provenance", None)
         chunk = {} if provenance is None else {name: getattr(provenance, name) for name in _CHUNK}
         age_ms, stalest = _stalest(self._seen)
         missed = ms["total"] > self._latency.period_ms
-        return Step(self._steps, ms, **chunk, held=held, limited=self._guard.limited, age_ms=age_ms, stalest=stalest,
-                    missed=missed)  # fmt: skip
+        return RecordedStep(
+            self._steps,
+            ms,
+            **chunk,
+            held=held,
+            limited=self._guard.limited,
+            age_ms=age_ms,
+            stalest=stalest,
+            missed=missed,
+        )
 
 
 def _stalest(stamps: Stamps) -> tuple[float, str]:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.chunk_boundary import fade_steps
-from aloha_kit.control.execution import ChunkSource, ENSEMBLE, Executor
+from aloha_kit.control.execution import ENSEMBLE, Executor
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import ConfigError, Contract, Observation
+from aloha_kit.core import ChunkSource, ConfigError, Contract, Observation
 from aloha_kit.loop import LatencyReport
 from aloha_kit.remote import RemotePolicy
 

@@ -37,7 +37,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RolloutComparison:
     """All rollouts of a folder together."""
 
     failed: int
@@ -66,14 +66,14 @@ class Comparison:
         return "\n".join(lines)
 
 
-def compare(diagnoses: Sequence[Diagnosis]) -> Comparison:
+def compare(diagnoses: Sequence[Diagnosis]) -> RolloutComparison:
     """Count findings among failed and successful rollouts, and find measures that differ between them."""
     failed = [d for d in diagnoses if d.success is False]
     succeeded = [d for d in diagnoses if d.success]
     counts = [Counter(key for d in group for key in _findings(d)) for group in (failed, succeeded)]
     shared = [Shared(subject, check, n, counts[1][subject, check]) for (subject, check), n in counts[0].items()]
     shared.sort(key=lambda each: each.succeeded / max(len(succeeded), 1) - each.failed / max(len(failed), 1))
-    return Comparison(
+    return RolloutComparison(
         len(failed),
         len(succeeded),
         len(diagnoses) - len(failed) - len(succeeded),

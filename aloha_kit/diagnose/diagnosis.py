@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core.features import IMAGES
-from aloha_kit.diagnose.actions import (
+from aloha_kit.diagnose.action_checks import (
     check_ending,
     check_grippers,
     check_limited,
@@ -17,10 +17,10 @@ from aloha_kit.diagnose.actions import (
     matters,
 )
 from aloha_kit.diagnose.causes import Cause, Limits, ranked
-from aloha_kit.diagnose.chunks import boundary_changes, check_boundaries, check_delay, check_holds
+from aloha_kit.diagnose.chunk_checks import boundary_changes, check_boundaries, check_delay, check_holds
 from aloha_kit.diagnose.distribution_shift import cells_beyond, check_images, check_joints, check_start, joints_beyond
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.diagnose.timing import check_overruns, check_streams
+from aloha_kit.diagnose.timing_checks import check_overruns, check_streams
 
 CHECKS = (
     check_overruns,

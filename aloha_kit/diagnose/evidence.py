@@ -19,7 +19,7 @@ from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training_statistics import find_training
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.storage.rows import NO_STAMP
-from aloha_kit.storage.step_log import read_steps, Step, steps_path
+from aloha_kit.storage.step_log import read_steps, RecordedStep, steps_path
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -70,7 +70,7 @@ class Evidence:
     stamps: Mapping[str, Ints]
     begin: Mapping[str, float]
     camera_statistics: Mapping[str, CameraStatistics]
-    log: tuple[Step, ...] | None
+    log: tuple[RecordedStep, ...] | None
     report: Mapping[str, Any]
     training: Statistics | None
     unknown: tuple[str, ...]
@@ -179,7 +179,7 @@ def _camera_statistics(episode: RecordedEpisode, camera: str) -> CameraStatistic
     return CameraStatistics(chosen, np.stack([describe(episode.image(camera, int(i))) for i in chosen]))
 
 
-def _log(path: Path, steps: int, unknown: list[str]) -> tuple[Step, ...] | None:
+def _log(path: Path, steps: int, unknown: list[str]) -> tuple[RecordedStep, ...] | None:
     file = steps_path(path)
     if not file.is_file():
         unknown.append(f"which stage was late, chunks, holds and what the guard limited: there is no {file.name}")

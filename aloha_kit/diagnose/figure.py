@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from aloha_kit.core.features import IMAGES
 from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.diagnose.causes import Limits
-from aloha_kit.diagnose.chunks import boundary_changes
+from aloha_kit.diagnose.chunk_checks import boundary_changes
 from aloha_kit.diagnose.diagnosis import Diagnosis
 from aloha_kit.diagnose.distribution_shift import cells_beyond, joints_beyond
 from aloha_kit.diagnose.evidence import Evidence

@@ -10,7 +10,7 @@ import numpy as np
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.doctor import arms, cameras, identity, machine, streams
+from aloha_kit.doctor import arm_checks, camera_checks, identity, machine_checks, stream_checks
 from aloha_kit.doctor.args import DoctorArgs
 from aloha_kit.doctor.probe import probe_disk, probe_usb
 from aloha_kit.doctor.report import DoctorReport
@@ -47,7 +47,7 @@ def examine(args: DoctorArgs) -> DoctorReport:
     from aloha_kit.ros.node import RosError
 
     try:
-        seen = inspect(rig, task.cameras, seconds=args.seconds, registers=arms.REGISTERS)
+        seen = inspect(rig, task.cameras, seconds=args.seconds, registers=arm_checks.REGISTERS)
     except RosError as error:
         remedy = "start the rig's drivers with roslaunch, and set ROS_MASTER_URI to the machine that runs the master"
         return DoctorReport(
@@ -79,7 +79,7 @@ def _simulated_task() -> str | None:
 
 
 def _streams(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
-    return [finding for topic in seen.topics for finding in streams.check_topic(topic, rig.sync, task.rate_hz)]
+    return [finding for topic in seen.topics for finding in stream_checks.check_topic(topic, rig.sync, task.rate_hz)]
 
 
 def _cameras(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
@@ -91,8 +91,8 @@ def _cameras(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Fi
         topic, config = heard[f"images/{camera.name}"], rig.cameras[camera.name]
         if not len(topic.arrivals_ns) and not camera.error:
             continue  # a silent topic has been said
-        findings += cameras.check_image(camera, small or (config.height, config.width))
-        findings += cameras.check_life(topic, moved=moved, simulated=seen.simulated)
+        findings += camera_checks.check_image(camera, small or (config.height, config.width))
+        findings += camera_checks.check_life(topic, moved=moved, simulated=seen.simulated)
     return findings
 
 
@@ -100,12 +100,16 @@ def _arms(seen: RigMeasurements, rig: RigConfig) -> list[Finding]:
     found = {arm.stream: arm for arm in seen.arms}
     followers = {arm.name for arm in rig.followers.values()}
     return [
-        *(finding for arm in seen.arms for finding in arms.check_joints(arm)),
-        *(finding for motors in seen.motors for finding in arms.check_motors(motors, follower=motors.arm in followers)),
+        *(finding for arm in seen.arms for finding in arm_checks.check_joints(arm)),
+        *(
+            finding
+            for motors in seen.motors
+            for finding in arm_checks.check_motors(motors, follower=motors.arm in followers)
+        ),
         *(
             finding
             for side in rig.leaders
-            for finding in arms.check_following(
+            for finding in arm_checks.check_following(
                 side, found[f"qpos_{side}"], found[f"leader_{side}"], hardware=rig.teleop == "hardware"
             )
         ),
@@ -116,8 +120,8 @@ def _machine(seen: RigMeasurements, task: TaskConfig, rig: RigConfig, folder: Pa
     folder = folder or Path(task.dataset_dir.format(task=task.name))
     asked = {name: rig.cameras[name] for name in task.cameras}
     return [
-        *machine.check_network(seen.network, seen.topics, simulated=seen.simulated),
-        *machine.check_usb(probe_usb(asked, seen.drivers)),
-        *machine.check_bandwidth(seen.topics),
-        *machine.check_disk(probe_disk(folder), machine.recorded_bytes_s(seen.topics)),
+        *machine_checks.check_network(seen.network, seen.topics, simulated=seen.simulated),
+        *machine_checks.check_usb(probe_usb(asked, seen.drivers)),
+        *machine_checks.check_bandwidth(seen.topics),
+        *machine_checks.check_disk(probe_disk(folder), machine_checks.recorded_bytes_s(seen.topics)),
     ]

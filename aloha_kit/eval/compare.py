@@ -14,7 +14,7 @@ SURE = 0.05
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CheckpointComparison:
     """Numbers of start states by which of A and B succeeded."""
 
     both: int
@@ -23,7 +23,7 @@ class Comparison:
     neither: int
 
     @classmethod
-    def of(cls, a: Mapping[int, bool], b: Mapping[int, bool]) -> Comparison:
+    def of(cls, a: Mapping[int, bool], b: Mapping[int, bool]) -> CheckpointComparison:
         """From {seed: success} of each; seeds that only one of them has are left out."""
         pairs = [(a[seed], b[seed]) for seed in a if seed in b]
         return cls(*(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aloha_kit.core import plural
-from aloha_kit.eval.compare import Comparison
+from aloha_kit.eval.compare import CheckpointComparison
 from aloha_kit.eval.worker import EvaluatedRollout
 from aloha_kit.loop import wilson_interval
 from aloha_kit.loop.rollouts import summarise
@@ -159,9 +159,9 @@ def table(evaluated: Sequence[CheckpointResult]) -> str:
     return "\n\n".join(["", *parts, *([comparison.table()] if comparison else [])])
 
 
-def compared(evaluated: Sequence[CheckpointResult]) -> Comparison | None:
+def compared(evaluated: Sequence[CheckpointResult]) -> CheckpointComparison | None:
     """Of two checkpoints, over the starts that both have been through; None where there is none."""
     if len(evaluated) != 2:
         return None
-    comparison = Comparison.of(*(each.verdicts() for each in evaluated))
+    comparison = CheckpointComparison.of(*(each.verdicts() for each in evaluated))
     return comparison if comparison.starts else None

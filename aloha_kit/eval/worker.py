@@ -29,7 +29,7 @@ from aloha_kit.envs import connect
 from aloha_kit.eval.chunk_boundaries import BoundaryMonitor
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.loop import run_episode, SafetyGuard
-from aloha_kit.loop.capabilities import LazyImages, require, StartPoses
+from aloha_kit.loop.capabilities import ImagesOnRequest, require, StartPoses
 from aloha_kit.loop.rollouts import RolloutRecorder, RolloutResult
 
 REQUEST, RESPONSE = "request", "response"
@@ -148,7 +148,7 @@ def simulation(job: EvaluationJob) -> Environment:
             f"nothing measures success in task '{job.task.name}' on rig '{job.rig.name}', so no success rate can be "
             "evaluated; roll the policy out with aloha_kit.deploy"
         )
-    if isinstance(env, LazyImages):
+    if isinstance(env, ImagesOnRequest):
         env.lazy_images = True
     if job.starts:
         require(env, StartPoses, "--eval_poses")

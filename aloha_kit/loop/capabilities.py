@@ -25,7 +25,7 @@ class Demonstrator(Protocol):
 
 
 @runtime_checkable
-class LazyImages(Protocol):
+class ImagesOnRequest(Protocol):
     """An environment that can render an image when it is first looked at, before the next step."""
 
     lazy_images: bool

@@ -19,12 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import serve, Server, ServerConnection
 
-from aloha_kit.core import AlohaKitError, Contract, Observation
+from aloha_kit.core import AlohaKitError, ChunkSource, Contract
 from aloha_kit.remote.connections import ConnectionLimits, Connections, MeteredSocket, STRANGER_BYTES, STRANGER_S
 from aloha_kit.remote.messages import MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
 from aloha_kit.remote.observations import incoming, largest_observation
@@ -32,13 +31,6 @@ from aloha_kit.remote.observations import incoming, largest_observation
 # The websocket library's own log repeats what strangers send.
 _NO_LOG = logging.Logger("aloha_kit.remote", logging.CRITICAL + 1)
 _PLAIN = "This is a policy server of aloha_kit; it is spoken to by websocket.\n"
-
-
-class ChunkSource(Protocol):
-    """Predicts the next K actions, as `control.execution.ChunkSource`."""
-
-    def reset(self) -> None: ...
-    def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]: ...
 
 
 @runtime_checkable

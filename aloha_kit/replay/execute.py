@@ -24,8 +24,8 @@ Array = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Execution:
-    """Result of a second run of the same actions.
+class ReplayResult:
+    """Result of executing recorded actions.
 
     Attributes:
         qpos: (T' + 1, S) observed this time; error is its difference from the recorded rows.
@@ -120,7 +120,7 @@ class Execution:
 
 def execute(
     recording: Recording, task: str | None = None, *, realtime: bool = False, release: bool = False
-) -> Execution:
+) -> ReplayResult:
     """Play the recording on the rig of its task; a simulated one is set up from the recorded seed.
 
     Arms behind ROS go to their start pose first, and are parked however it ends (but see `ros.safety.guarded`).
@@ -156,14 +156,14 @@ def _task(recording: Recording, name: str | None) -> TaskConfig:
     return replace(config, episode_len=len(recording.action), rate_hz=recording.rate_hz, cameras=(), randomise=drawn)
 
 
-def _run(env: Environment, recording: Recording, guard: SafetyGuard) -> Execution:
+def _run(env: Environment, recording: Recording, guard: SafetyGuard) -> ReplayResult:
     seed = recording.describe.get("seed")
     if seed is not None:
         env.seed(int(seed))
     seen = _Seen()
     outcome = run_episode(env, guard, [seen])
     reward = recording.episode.reward
-    return Execution(
+    return ReplayResult(
         env.contract.state_names,
         recording.qpos,
         np.stack(seen.qpos),

@@ -41,7 +41,7 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Recording:
+class RecordingFlags:
     """Flags of `aloha_kit.record`; None is the command's default."""
 
     num_episodes: int
@@ -65,7 +65,7 @@ class Preset:
 
     device: str
     target: Target
-    record: Recording
+    record: RecordingFlags
     train: dict[str, Any]  # flags of `aloha_kit.train` without their dashes: policy, recipe, values of both
     eval: Evaluation = field(default_factory=Evaluation)
 

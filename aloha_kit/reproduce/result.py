@@ -48,7 +48,7 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
-class Rate:
+class SuccessRate:
     """Successes of trials, with Wilson's 95 % interval."""
 
     successes: int
@@ -57,11 +57,11 @@ class Rate:
     wilson95: tuple[float, float]
 
     @classmethod
-    def of(cls, successes: int, trials: int) -> Rate:
+    def of(cls, successes: int, trials: int) -> SuccessRate:
         return cls(successes, trials, successes / trials, wilson_interval(successes, trials))
 
     @classmethod
-    def pooled(cls, rates: Sequence[Rate]) -> Rate:
+    def pooled(cls, rates: Sequence[SuccessRate]) -> SuccessRate:
         """The rate of all trials together. Its interval covers the start states, not the training seeds."""
         return cls.of(sum(rate.successes for rate in rates), sum(rate.trials for rate in rates))
 
@@ -87,8 +87,8 @@ class SeedResult:
     """One training and its evaluation."""
 
     seed: int
-    held: Rate  # highest reward at the last step
-    any_time: Rate  # highest reward at some step, as the reference counts
+    held: SuccessRate  # highest reward at the last step
+    any_time: SuccessRate  # highest reward at some step, as the reference counts
     train: WallTime
     eval: WallTime
 
@@ -97,8 +97,8 @@ class SeedResult:
 class Summary:
     """All seeds together."""
 
-    held: Rate
-    any_time: Rate
+    held: SuccessRate
+    any_time: SuccessRate
     lowest: float  # rate of the worst seed
     highest: float
     deviation: float | None  # sample standard deviation of the seeds' rates; None for one seed
@@ -185,7 +185,8 @@ def seed_result(result: Result, seed: int, report: dict[str, Any]) -> SeedResult
     """The result of one seed, from the report of `aloha_kit.eval`."""
     (checkpoint,) = report["checkpoints"]
     held, any_time = (
-        Rate.of(checkpoint[key]["successes"], checkpoint[key]["trials"]) for key in ("success", "success_any_time")
+        SuccessRate.of(checkpoint[key]["successes"], checkpoint[key]["trials"])
+        for key in ("success", "success_any_time")
     )
     train, evaluation = (WallTime.of(result.of_stage(stage, seed)) for stage in ("train", "eval"))
     return SeedResult(seed, held, any_time, train, evaluation)
@@ -196,12 +197,12 @@ def summarise(result: Result, success: float, minutes: float | None) -> Summary 
     if not result.seeds:
         return None
     rates = [seed.held.rate for seed in result.seeds]
-    held = Rate.pooled([seed.held for seed in result.seeds])
+    held = SuccessRate.pooled([seed.held for seed in result.seeds])
     record = WallTime.of(result.of_stage("record")) + WallTime.of(result.of_stage("validate"))
     one_seed = record + max((seed.train + seed.eval for seed in result.seeds), key=lambda wall: wall.seconds)
     return Summary(
         held=held,
-        any_time=Rate.pooled([seed.any_time for seed in result.seeds]),
+        any_time=SuccessRate.pooled([seed.any_time for seed in result.seeds]),
         lowest=min(rates),
         highest=max(rates),
         deviation=statistics.stdev(rates) if len(rates) > 1 else None,

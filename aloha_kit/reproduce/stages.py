@@ -75,7 +75,7 @@ class Stage(Protocol):
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordStage:
     """Recording of scripted demonstrations, the same ones for every training seed."""
 
     setup: ReproductionSetup
@@ -91,7 +91,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Validate:
+class ValidateStage:
     """Validation of the episodes, since damaged ones are not usable for training."""
 
     setup: ReproductionSetup
@@ -106,7 +106,7 @@ class Validate:
 
 
 @dataclass(frozen=True)
-class Train:
+class TrainStage:
     """One training."""
 
     setup: ReproductionSetup
@@ -132,7 +132,7 @@ class Train:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluateStage:
     """Rollouts of one training's policy."""
 
     setup: ReproductionSetup
@@ -167,8 +167,8 @@ class Evaluate:
 
 def stages_of(setup: ReproductionSetup, seeds: Sequence[int]) -> list[Stage]:
     """All stages in their order: a seed is evaluated before the next one trains, so that there is a result early."""
-    each: list[Stage] = [stage for seed in seeds for stage in (Train(setup, seed), Evaluate(setup, seed))]
-    return [Record(setup), Validate(setup), *each]
+    each: list[Stage] = [stage for seed in seeds for stage in (TrainStage(setup, seed), EvaluateStage(setup, seed))]
+    return [RecordStage(setup), ValidateStage(setup), *each]
 
 
 class Reproduction:
@@ -200,7 +200,7 @@ class Reproduction:
         if stage.done(self.result.attempts):
             LOG.info("%s: done", title)
             return
-        if isinstance(stage, Train):
+        if isinstance(stage, TrainStage):
             stage.clear()
         words = stage.command()
         command = shlex.join(["python", "-m", *words])
@@ -225,7 +225,7 @@ class Reproduction:
         seeds = {stage.seed for stage in self.stages} | {attempt.seed for attempt in result.attempts}
         found = []
         for seed in sorted(seed for seed in seeds if seed is not None):
-            evaluation = Evaluate(self.setup, seed)
+            evaluation = EvaluateStage(self.setup, seed)
             if evaluation.done(result.attempts) and (report := evaluation.report()) is not None:
                 found.append(seed_result(result, seed, report))
         result = replace(result, seeds=tuple(found))

@@ -18,10 +18,10 @@ from aloha_kit.reproduce.preset import load_preset
 from aloha_kit.reproduce.result import (
     new_result,
     PUBLISHED,
-    Rate,
     read,
     Result,
     SeedResult,
+    SuccessRate,
     Summary,
     Surroundings,
     WallTime,
@@ -195,11 +195,11 @@ def _machine(where: Surroundings) -> str:
     return f"{where.cpu}, {where.cores} cores, {gpu}; {versions}; commit {where.commit or 'unknown'}"
 
 
-def _share(rate: Rate) -> str:
+def _share(rate: SuccessRate) -> str:
     return f"{rate.successes}/{rate.trials} = {rate.rate:.1%}"
 
 
-def _interval(rate: Rate) -> str:
+def _interval(rate: SuccessRate) -> str:
     low, high = rate.wilson95
     return f"{100 * low:.1f} to {high:.1%}"
 

@@ -17,8 +17,8 @@ _AFTER = ("newest", "oldest", "chunks", "row", "boundary", "held", "limited", "a
 
 
 @dataclass(frozen=True)
-class Step:
-    """One line.
+class RecordedStep:
+    """Line of a step log: one executed step.
 
     Attributes:
         ms: {stage: milliseconds}, `total` among them; stages that the step did not run are missing.
@@ -57,11 +57,11 @@ def steps_path(episode: Path) -> Path:
 
 
 def columns(stages: Sequence[str]) -> list[str]:
-    """Header of the log: `step`, a column `<stage>_ms` per stage, the fields of `Step`."""
+    """Header of the log: `step`, a column `<stage>_ms` per stage, the fields of `RecordedStep`."""
     return ["step", *(f"{stage}_ms" for stage in stages), *_AFTER]
 
 
-def read_steps(path: Path) -> list[Step]:
+def read_steps(path: Path) -> list[RecordedStep]:
     """Read the lines of a log; a last one that a crash cut short is left out.
 
     Raises:
@@ -86,12 +86,12 @@ def read_steps(path: Path) -> list[Step]:
     return steps
 
 
-def _parse(line: Sequence[str], stages: Sequence[str]) -> Step:
+def _parse(line: Sequence[str], stages: Sequence[str]) -> RecordedStep:
     if len(line) != 1 + len(stages) + len(_AFTER):
         raise ValueError(f"{len(line)} columns, expected {1 + len(stages) + len(_AFTER)}")
     values = dict(zip(_AFTER, line[1 + len(stages) :], strict=True))
     newest, oldest, chunks, row = (int(values[name]) if values[name] else None for name in _AFTER[:4])
-    return Step(
+    return RecordedStep(
         step=int(line[0]),
         ms={stage: float(text) for stage, text in zip(stages, line[1:], strict=False) if text},
         newest=newest,

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Environment, Outcome
 from aloha_kit.core.features import flatten
-from aloha_kit.loop.capabilities import Demonstrator, LazyImages
+from aloha_kit.loop.capabilities import Demonstrator, ImagesOnRequest
 
 Actions = list[npt.NDArray[np.float32]]
 
@@ -194,7 +194,7 @@ def _capabilities_hold(make: Callable[[], Environment]) -> None:
                 acted.append(expert.act(observation))
             assert np.shape(acted[0]) == (len(env.contract.action_names),)
             np.testing.assert_array_equal(acted[0], acted[1])
-        if isinstance(env, LazyImages):
+        if isinstance(env, ImagesOnRequest):
             images = []
             for env.lazy_images in (False, True):
                 env.seed(5)

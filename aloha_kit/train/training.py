@@ -23,8 +23,8 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import command
 from aloha_kit.data.cache import cached_frames, folder_for
+from aloha_kit.data.camera_frames import DirectFrames, Frames
 from aloha_kit.data.camera_statistics import add_camera_statistics
-from aloha_kit.data.frames import DirectFrames, Frames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import resident_frames

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import pytest
 
 from aloha_kit.control.async_inference import AsyncInferencePolicy
-from aloha_kit.control.execution import ChunkExecutor, ChunkProvenance, ChunkSource, TemporalEnsemble
+from aloha_kit.control.execution import ChunkExecutor, ChunkProvenance, TemporalEnsemble
 from aloha_kit.control.simulated_latency import Execution, SimulatedLatencyPolicy
-from aloha_kit.core import ConfigError, HoldStill, Observation
+from aloha_kit.core import ChunkSource, ConfigError, HoldStill, Observation
 from tests.waiting import until
 
 RATE = 50.0

@@ -36,7 +36,10 @@ class TargetEnv(point_world.PointEnv):
         return {**super().observation_spec(), "target": specs.Array((2,), np.float32)}
 """
 RIG = "name: point\nkind: target_world:TargetEnv\ncameras:\n  top: {height: 24, width: 32}\n"
-TASK = "name: reach\ninstruction: Reach.\nrig: point.yaml\nepisode_len: 20\nrate_hz: 20\ncameras: [top]\ndataset_dir: data\n"
+TASK = (
+    "name: reach\ninstruction: Reach.\nrig: point.yaml\nepisode_len: 20\nrate_hz: 20\n"
+    "cameras: [top]\ndataset_dir: data\n"
+)
 COMMANDS = """
 import importlib
 for line in [

@@ -11,8 +11,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from aloha_kit.config.policies import ActConfig
+from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.dataset import ChunkDataset
-from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.formats import open_source

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.data.frames import frame, resized
+from aloha_kit.data.camera_frames import frame, resized
 from aloha_kit.episode import Episode
 from aloha_kit.storage.codec import decode_image, encode_jpeg
 from tests.synthetic import make, write

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import joint_names, Observation, START_ARM_POSE
+from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.camera_statistics import add_camera_statistics
-from aloha_kit.data.frames import DirectFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import TimedAgent

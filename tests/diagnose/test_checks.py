@@ -15,7 +15,7 @@ from aloha_kit.diagnose.causes import Cause, words
 from aloha_kit.diagnose.comparison import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import CameraStatistics
-from aloha_kit.storage.step_log import Step
+from aloha_kit.storage.step_log import RecordedStep
 from tests.diagnose.conftest import evidence, keys, motion, NAMES, PERIOD_NS
 
 MS = 1_000_000
@@ -28,10 +28,10 @@ def only(**changes: Any) -> Cause:
     return cause
 
 
-def log(**changes: Any) -> tuple[Step, ...]:
+def log(**changes: Any) -> tuple[RecordedStep, ...]:
     """100 steps of 5 ms each that play chunks of 25; changes by step."""
     fixed = [
-        Step(i, {"total": 5.0, "network": 4.0}, i // 25 * 25, i // 25 * 25, 1, i % 25, i % 25 == 0)
+        RecordedStep(i, {"total": 5.0, "network": 4.0}, i // 25 * 25, i // 25 * 25, 1, i % 25, i % 25 == 0)
         for i in range(STEPS)
     ]
     for number, change in changes.items():
@@ -119,7 +119,9 @@ def stopping(at: int, steps: int = 300) -> dict[str, Any]:
     now = np.arange(steps)
     twitch = 0.02 * (now % 5 / 4)[:, None] * (now >= at)[:, None]
     rows = (motion(np.minimum(now, at)) + twitch).astype(np.float32)
-    steps_log = tuple(Step(i, {"total": 5.0}, i // 5 * 5, i // 5 * 5, 1, i % 5, i % 5 == 0) for i in range(steps))
+    steps_log = tuple(
+        RecordedStep(i, {"total": 5.0}, i // 5 * 5, i // 5 * 5, 1, i % 5, i % 5 == 0) for i in range(steps)
+    )
     return {"action": rows, "qpos": rows, "log": steps_log, "stamps": {}}
 
 
@@ -170,7 +172,7 @@ def test_steps_held_for_want_of_a_chunk_are_no_stall() -> None:
 
 def test_averaged_chunks_have_no_boundaries_to_check() -> None:
     rough = motion(np.arange(STEPS)) + np.random.default_rng(0).normal(0, 0.05, (STEPS, 14))
-    steps = tuple(Step(i, {"total": 5.0}, i, max(0, i - 24), 25, 0, True) for i in range(STEPS))
+    steps = tuple(RecordedStep(i, {"total": 5.0}, i, max(0, i - 24), 25, 0, True) for i in range(STEPS))
     assert diagnose(evidence(action=rough.astype(np.float32), log=steps)).causes == ()
 
 

@@ -17,7 +17,7 @@ import torch
 
 from aloha_kit.core import ConfigError, Contract, EpisodeError, joint_names
 from aloha_kit.core.source import EpisodeData, EpisodeSource, Image, RecordedEpisode
-from aloha_kit.data.frames import DirectFrames
+from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.policies import checkpoint

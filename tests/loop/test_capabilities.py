@@ -9,7 +9,7 @@ import pytest
 
 from aloha_kit.core import ConfigError, VirtualClock
 from aloha_kit.loop import guarded, run_episode, SafetyGuard
-from aloha_kit.loop.capabilities import Demonstrator, LazyImages, LiveRobot, require, StartPoses
+from aloha_kit.loop.capabilities import Demonstrator, ImagesOnRequest, LiveRobot, require, StartPoses
 from tests.loop.fake_rig import Constant, FakeRig
 
 
@@ -68,7 +68,7 @@ def test_a_live_robot_is_parked_by_itself_on_every_way_out(release: bool) -> Non
 
 def test_what_is_lacking_is_named() -> None:
     rig = FakeRig()
-    for protocol in (Demonstrator, LazyImages, StartPoses, LiveRobot):
+    for protocol in (Demonstrator, ImagesOnRequest, StartPoses, LiveRobot):
         assert not isinstance(rig, protocol)
     with pytest.raises(ConfigError, match=r"^--eval_poses: environment FakeRig lacks 'starts'$"):
         require(rig, StartPoses, "--eval_poses")

@@ -13,7 +13,7 @@ from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.control.history import with_history
 from aloha_kit.core import ContractError, Observation
 from aloha_kit.core.inputs import blank, read
-from aloha_kit.data.frames import DirectFrames
+from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.eval.inference import BatchedInference

@@ -14,7 +14,7 @@ from aloha_kit.eval.args import EvalArgs
 from aloha_kit.record.args import parse as parse_record
 from aloha_kit.reproduce.args import parse
 from aloha_kit.reproduce.preset import load_preset, Preset
-from aloha_kit.reproduce.stages import Evaluate, Record, ReproductionSetup, Train
+from aloha_kit.reproduce.stages import EvaluateStage, RecordStage, ReproductionSetup, TrainStage
 from aloha_kit.train.args import parse as parse_train
 from tests.reproduce.pretend import preset_file
 
@@ -27,14 +27,14 @@ def job(preset: Preset, task: str) -> ReproductionSetup:
 @pytest.mark.parametrize("name", ["paper", "fast", "cpu"])
 def test_the_commands_understand_every_preset(name: str, task: str) -> None:
     preset = load_preset(name, task)
-    record = parse_record(Record(job(preset, task)).command()[1:])
+    record = parse_record(RecordStage(job(preset, task)).command()[1:])
     assert (record.task, record.num_episodes) == (f"sim_{task}", preset.record.num_episodes)
     assert record.image_size == preset.record.image_size
-    train = parse_train(Train(job(preset, task), 3).command()[1:])
+    train = parse_train(TrainStage(job(preset, task), 3).command()[1:])
     assert train.training.num_steps == preset.training.num_steps
     assert train.training.batch_size == preset.training.batch_size
     assert (train.training.seed, train.training.device) == (3, preset.device)
-    words = Evaluate(job(preset, task), 3).command()
+    words = EvaluateStage(job(preset, task), 3).command()
     assert words[0] == "aloha_kit.eval"
     evaluation = tyro.cli(EvalArgs, args=words[1:], use_underscores=True)
     assert (evaluation.num_rollouts, evaluation.seed) == (200, 130_000)
@@ -61,7 +61,7 @@ def test_the_targets_are_those_of_the_reference_and_ours() -> None:
 def test_the_papers_preset_is_the_papers() -> None:
     preset = load_preset("paper", "insertion")
     assert (preset.record.num_episodes, preset.record.image_size) == (50, (480, 640))
-    train = parse_train(Train(job(preset, "insertion"), 0).command()[1:])
+    train = parse_train(TrainStage(job(preset, "insertion"), 0).command()[1:])
     assert (train.network.kind, getattr(train.network, "chunk_size", None)) == ("act", 100)
     assert (train.training.batch_size, train.training.lr, train.training.lr_backbone) == (8, 1e-5, 1e-5)
     assert train.training.num_steps >= 5 * 10_000  # the reference's 2000 epochs of 5 batches
@@ -74,7 +74,7 @@ def test_a_task_has_values_of_its_own(tmp_path: Path) -> None:
     assert (cube.target.success, peg.target.success, peg.target.minutes) == (0.8, 0.3, 60)
     assert cube.train == {"policy": "act_cpu", "num_steps": 40, "batch_size": 4}
     assert peg.train == {"policy": "act_cpu", "num_steps": 9, "batch_size": 4, "lr": 1e-3}
-    words = Evaluate(job(peg, "insertion"), 0).command()
+    words = EvaluateStage(job(peg, "insertion"), 0).command()
     assert words[words.index("--ckpt") + 1] == "out/seed_0/policy/checkpoints/last"
     assert " ".join(words).count("--temporal_agg --horizon 5") == 1
 

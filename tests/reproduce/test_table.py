@@ -14,12 +14,21 @@ from aloha_kit.config import to_mapping
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import write_json
 from aloha_kit.reproduce.machine import CHECKOUT, describe_machine, gpu_of
-from aloha_kit.reproduce.preset import Preset, Recording, Target
-from aloha_kit.reproduce.result import Attempt, new_result, Rate, read, Result, seed_result, summarise, Surroundings
+from aloha_kit.reproduce.preset import Preset, RecordingFlags, Target
+from aloha_kit.reproduce.result import (
+    Attempt,
+    new_result,
+    read,
+    Result,
+    seed_result,
+    SuccessRate,
+    summarise,
+    Surroundings,
+)
 from aloha_kit.reproduce.table import BEGIN, details, END, overview, publish, table
 
 HERE = Surroundings({"aloha_kit": "9.9", "torch": "2.0"}, "Some CPU", 2, "cpu", None, "abc123")
-PRESET = Preset("cpu", Target(0.9, 12), Recording(80, (96, 128)), {"policy": "act_cpu", "num_steps": 1234})
+PRESET = Preset("cpu", Target(0.9, 12), RecordingFlags(80, (96, 128)), {"policy": "act_cpu", "num_steps": 1234})
 SECONDS = {("record", None): 68, ("validate", None): 4, ("train", 0): 350, ("eval", 0): 26, ("train", 4): 610}
 
 
@@ -49,7 +58,7 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("successes", "trials"), [(196, 200), (172, 200), (368, 400), (1, 3)])
 def test_intervals(successes: int, trials: int) -> None:
-    found = Rate.of(successes, trials)
+    found = SuccessRate.of(successes, trials)
     assert found.wilson95 == pytest.approx(wilson(successes, trials))
     scipys = binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     assert found.wilson95 == pytest.approx((scipys.low, scipys.high))

@@ -21,7 +21,7 @@ from aloha_kit.config import from_mapping, RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, SensorConfig
 from aloha_kit.core import ConfigError, PIPER, ReadingError, StreamError
 from aloha_kit.data.index import read_table
-from aloha_kit.doctor.streams import check_topic
+from aloha_kit.doctor.stream_checks import check_topic
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.data.frames import DirectFrames, frame, resized
+from aloha_kit.data.camera_frames import DirectFrames, frame, resized
 from aloha_kit.data.index import read_table
 from aloha_kit.episode import Episode
 from aloha_kit.episode.validate import validate

@@ -8,17 +8,21 @@ from pathlib import Path
 import pytest
 
 from aloha_kit.core import EpisodeError
-from aloha_kit.storage.step_log import columns, read_steps, Step, steps_path
+from aloha_kit.storage.step_log import columns, read_steps, RecordedStep, steps_path
 
 STAGES = ("total", "network")
 STEPS = [
-    Step(0, {"total": 21.5, "network": 20.25}, 0, 0, 1, 0, True, "", (("left_waist", "ramp"),), 3.5, "qpos", True),
-    Step(1, {"total": 0.125}, held="stream 'images/top' is stale, \"quite\"", stalest="images/top", age_ms=260.0),
-    Step(2, {"total": 1.0}, 2, 0, 3, 0, True, limited=(("left_waist", "range"), ("right_gripper", "speed"))),
+    RecordedStep(
+        0, {"total": 21.5, "network": 20.25}, 0, 0, 1, 0, True, "", (("left_waist", "ramp"),), 3.5, "qpos", True
+    ),
+    RecordedStep(
+        1, {"total": 0.125}, held="stream 'images/top' is stale, \"quite\"", stalest="images/top", age_ms=260.0
+    ),
+    RecordedStep(2, {"total": 1.0}, 2, 0, 3, 0, True, limited=(("left_waist", "range"), ("right_gripper", "speed"))),
 ]
 
 
-def write(path: Path, steps: list[Step]) -> Path:
+def write(path: Path, steps: list[RecordedStep]) -> Path:
     with path.open("w", newline="", encoding="utf-8") as handle:
         csv.writer(handle, lineterminator="\n").writerows([columns(STAGES), *(step.cells(STAGES) for step in steps)])
     return path

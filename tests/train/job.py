@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.data.frames import DirectFrames
+from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import Sampler, validation_rows

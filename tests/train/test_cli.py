@@ -11,7 +11,7 @@ import yaml
 from aloha_kit.config import find
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError, UsageError
-from aloha_kit.formats.hdf5 import Hdf5Source
+from aloha_kit.formats.hdf5_folder import Hdf5Source
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.app import make_setup
 from aloha_kit.train.args import parse, run_folder, task_of, to_snapshot

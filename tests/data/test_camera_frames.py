@@ -17,7 +17,7 @@ import torch
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.data import cache
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.frames import DirectFrames, frame, MappedFrames, OpenEpisodes, resized
+from aloha_kit.data.camera_frames import DirectFrames, frame, MappedFrames, OpenEpisodes, resized
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
 from tests.synthetic import make, write, write_dataset

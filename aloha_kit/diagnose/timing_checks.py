@@ -10,7 +10,7 @@ from aloha_kit.core.findings import Finding
 from aloha_kit.diagnose.causes import Cause, Flags, level, Limits, words, worst
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.episode.vectors import longest_run, runs
-from aloha_kit.storage.step_log import Step
+from aloha_kit.storage.step_log import RecordedStep
 
 REMEDIES = {
     "network": "ask the network beside the loop (--inference async), or make it faster: another --engine, a GPU, a "
@@ -85,7 +85,7 @@ def check_streams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
             yield Cause(Finding(grade, "repeated", name, found, expected, remedy), tuple(runs(again)))
 
 
-def _blame(log: tuple[Step, ...]) -> tuple[str, str]:
+def _blame(log: tuple[RecordedStep, ...]) -> tuple[str, str]:
     """The stage that took most of the late steps, and its description."""
     late = [step.ms for step in log[1:] if step.missed]
     if not late:

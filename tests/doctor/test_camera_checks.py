@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.doctor.cameras import check_image, check_life
+from aloha_kit.doctor.camera_checks import check_image, check_life
 from aloha_kit.doctor.identity import check_identity, likeness, load_references, save_references
 from aloha_kit.ros.rig_measurements import CameraMeasurement, RgbImage
 from tests.doctor.made import topic, view

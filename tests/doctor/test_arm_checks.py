@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from aloha_kit.doctor.arms import check_following, check_joints, check_motors
+from aloha_kit.doctor.arm_checks import check_following, check_joints, check_motors
 from aloha_kit.ros.rig_measurements import ArmMeasurement, MotorMeasurement
 from tests.doctor.made import arm
 

@@ -9,7 +9,7 @@ import pytest
 
 from aloha_kit.config import SyncConfig
 from aloha_kit.core.findings import Finding
-from aloha_kit.doctor.streams import check_topic
+from aloha_kit.doctor.stream_checks import check_topic
 from aloha_kit.ros.rig_measurements import Publisher, TopicMeasurement
 from tests.doctor.made import topic
 
