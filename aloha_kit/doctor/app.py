@@ -35,7 +35,7 @@ def examine(args: DoctorArgs) -> DoctorReport:
     Raises:
         ConfigError: a wrong task, a rig that is not behind ROS, a folder without references.
     """
-    task = load(TaskConfig, "tasks", args.task or _simulated_task() or "aloha_transfer_cube")
+    task = load(TaskConfig, "tasks", args.task or _running_task())
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not rig.has_drivers:
         raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: there is nothing to check")
@@ -66,16 +66,10 @@ def examine(args: DoctorArgs) -> DoctorReport:
     return DoctorReport(task.name, rig.name, seen.simulated, tuple(findings))
 
 
-def _simulated_task() -> str | None:
-    """Configuration file of the task of the simulated rig that runs; None without one."""
-    from aloha_kit.ros.node import require_master, RosError
-    from aloha_kit.ros.simulated_rig import simulated_rig
+def _running_task() -> str:
+    from aloha_kit.ros.simulated_rig import running_task  # imports rospy
 
-    try:
-        require_master()
-        return str((simulated_rig() or {})["task_config"])
-    except (RosError, KeyError):
-        return None
+    return running_task(default="aloha_transfer_cube")
 
 
 def _streams(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:

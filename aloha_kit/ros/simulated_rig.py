@@ -11,7 +11,7 @@ from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 
 from aloha_kit.core import ARM_MODELS, ArmModel, did_you_mean
-from aloha_kit.ros.node import RosError
+from aloha_kit.ros.node import require_master, RosError
 
 PARAM = "/sim_rig"
 _TIMEOUT_S = 10.0
@@ -22,6 +22,15 @@ def simulated_rig() -> dict[str, Any] | None:
     None where the rig is real."""
     found = rospy.get_param(PARAM, None)
     return dict(found) if isinstance(found, Mapping) else None
+
+
+def running_task(default: str) -> str:
+    """Configuration file of the task of the simulated rig that runs; `default` where none does."""
+    try:
+        require_master()
+        return str((simulated_rig() or {})["task_config"])
+    except (RosError, KeyError):
+        return default
 
 
 class SimulatedRig:

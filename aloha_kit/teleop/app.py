@@ -41,7 +41,7 @@ def run(args: TeleopArgs) -> None:
         StreamError: a silent stream.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the followers hold.
     """
-    task = load(TaskConfig, "tasks", args.task)
+    task = load(TaskConfig, "tasks", args.task or _running_task())
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not rig.has_drivers:
         raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: it has no arms to move")
@@ -53,6 +53,12 @@ def run(args: TeleopArgs) -> None:
             _park(args, task, rig)
         else:
             _teleoperate(args, task, rig)
+
+
+def _running_task() -> str:
+    from aloha_kit.ros.simulated_rig import running_task  # imports rospy
+
+    return running_task(default="aloha_transfer_cube")
 
 
 def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:

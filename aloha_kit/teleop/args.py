@@ -21,8 +21,9 @@ class TeleopArgs(CommandArgs):
 
     EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube"
 
-    task: Annotated[str, arg(aliases=("--task_name",))]
-    """Task, for its rig and control rate: a name in configs/tasks or a YAML path."""
+    task: Annotated[str | None, arg(aliases=("--task_name",))] = None
+    """Task, for its rig and control rate: a name in configs/tasks or a YAML path; by default that of the simulated rig
+    that runs, else aloha_transfer_cube."""
     rig: str | None = None
     """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
     countdown_s: float = 2.0

@@ -14,6 +14,7 @@ from std_msgs.msg import Bool
 
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.ros import messages
+from aloha_kit.ros.simulated_rig import running_task
 from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
 from tests.ros.competing_publisher import CompetingPublisher
@@ -139,7 +140,7 @@ def test_the_emergency_stop_ends_parking_where_the_arms_are(session_ros: Ros, ta
 
 
 def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, task: Path, rig: Client) -> None:
-    launched = session_ros.launch("park.launch", task=task, seconds=1)
+    launched = session_ros.launch("park.launch", seconds=1)  # of the task that runs
     launched.wait()
     assert launch_result(launched) == ["parked; their torque is on"]
     for side in SIDES:
@@ -151,6 +152,13 @@ def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, t
     for side in SIDES:
         assert torque(rig, f"puppet_{side}") == {0}
         rig.arrives(f"puppet_{side}", VX300S.rest, tolerance=0.3)
+
+
+def test_the_task_is_that_of_the_simulated_rig_that_runs(task: Path, rig: Client) -> None:
+    assert running_task("other") == str(task.resolve())
+    rospy.delete_param("/sim_rig/task_config")
+    assert running_task("other") == "other"
+    rospy.set_param("/sim_rig/task_config", str(task.resolve()))
 
 
 @pytest.mark.parametrize(
