@@ -58,6 +58,14 @@ aside() { # aside FOLDER: move what an interrupted stage left to a free name
 
 stage record python -m aloha_kit.record --task $task --num_episodes "${EPISODES:-80}" --image_size 96 128 --dataset_dir "$out/episodes"
 stage validate python -m aloha_kit.episode validate "$out/episodes"
+last="$out/policy/checkpoints/last/extra.json"
+step=$([ ! -e "$last" ] || sed -n 's/^ *"step": *\([0-9]*\).*/\1/p' "$last")
+if ! finished train && [ -n "$step" ] && grep -q "^ *num_steps: $step\$" "$out/policy/config.yaml"; then
+    printf '\n== train: already at step %s; only its row in stages.csv was missing\n' "$step"
+    echo "train,0" >> "$out/stages.csv"
+elif ! finished train && [ -z "$step" ]; then
+    aside "$out/policy" # killed before its first checkpoint: nothing to resume from
+fi
 if [ -e "$out/policy/config.yaml" ]; then
     stage train python -m aloha_kit.train --resume "$out/policy"
 else

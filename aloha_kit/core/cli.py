@@ -134,10 +134,10 @@ def _require_known(given: Sequence[str], known: Sequence[Flag]) -> None:
     for word in given:
         name = _underscored(word)
         if len(word) > 2 and word.startswith("--") and name not in accepted and not name.startswith("--tyro_"):
-            close = difflib.get_close_matches(name, accepted, n=1, cutoff=0.6)
-            raise UsageError(
-                f"no flag {word.partition('=')[0]}" + (f"; did you mean {accepted[close[0]]}?" if close else "")
-            )
+            # without the dashes, which are alike in all; 0.58 finds ckpt_dir for ckpt_path and bounds.black for black
+            close = difflib.get_close_matches(name[2:], [each[2:] for each in accepted], n=1, cutoff=0.58)
+            hint = f"; did you mean {accepted[f'--{close[0]}']}?" if close else ""
+            raise UsageError(f"no flag {word.partition('=')[0]}{hint}")
 
 
 def _underscored(word: str) -> str:

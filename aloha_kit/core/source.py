@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
+from aloha_kit.core.errors import ConfigError, shown
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
@@ -251,6 +252,19 @@ class EpisodeSource(abc.ABC):
         Raises:
             EpisodeError: it is gone, or damaged.
         """
+
+    def episode(self, number: int) -> RecordedEpisode:
+        """Open an episode as its readers do: `open`, whose result is checked.
+
+        Raises:
+            ConfigError: `open` gave something else than an episode.
+            EpisodeError: it is gone, or damaged.
+        """
+        found = self.open(number)
+        if not callable(getattr(found, "close", None)):
+            name = f"{type(self).__name__}.open({number})"
+            raise ConfigError(f"{name} of {self.place} must give a RecordedEpisode, gave {shown(found)}")
+        return found
 
     @abc.abstractmethod
     def identity(self, number: int) -> str:

@@ -81,7 +81,7 @@ class EpisodeTable:
         Raises:
             EpisodeError: it is gone, or damaged by now.
         """
-        return self.source.open(self.numbers[episode])
+        return self.source.episode(self.numbers[episode])
 
     def cache_key(self, episode: int) -> str:
         """Key of an episode in image caches; it changes with the episode's content and with how images are read."""
@@ -135,7 +135,7 @@ def read_table(
     failed = 0
     for number in range(len(source)):
         try:
-            with closing(source.open(number)) as episode, damage_told(episode.where):
+            with closing(source.episode(number)) as episode, damage_told(episode.where):
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue

@@ -119,13 +119,13 @@ def gather(place: Path, ckpt: Path | None = None, *, kind: str = "hdf5", number:
     """
     unknown: list[str] = []
     source = open_source(place, kind=kind)
-    with closing(source.open(number)) as episode:
+    with closing(source.episode(number)) as episode:
         path = source.place / episode.name
     report = _report(path, unknown)
     options = ReadOptions(rename=_policy_names(report))
 
     def open_rollout() -> RecordedEpisode:
-        return open_source(place, kind=kind, options=options).open(number)
+        return open_source(place, kind=kind, options=options).episode(number)
 
     with closing(open_rollout()) as episode:
         steps, contract = episode.length, episode.contract

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import AlohaKitError, Contract, EpisodeError
+from aloha_kit.core import AlohaKitError, Contract, EpisodeError, plural
 from aloha_kit.core.errors import reason
 from aloha_kit.core.findings import Finding
 from aloha_kit.episode import checks
@@ -148,6 +148,8 @@ def _journal(path: Path) -> ValidationResult:
         return ValidationResult(path, 0, (finding("error", "journal", without_path(error, path)),))
     steps = max(0, len(contents.rows) - 1) if contents else 0
     if busy:
-        return ValidationResult(path, steps, (finding("warning", "journal", f"being recorded; {steps} steps so far"),))
-    message = f"recording was interrupted; {steps} steps can be recovered (subcommand recover)"
+        return ValidationResult(
+            path, steps, (finding("warning", "journal", f"being recorded; {plural(steps, 'step')} so far"),)
+        )
+    message = f"recording was interrupted; {plural(steps, 'step')} can be recovered (subcommand recover)"
     return ValidationResult(path, steps, (finding("error", "journal", message),))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.storage.reader import Episode
@@ -53,7 +53,9 @@ def wrong_rows(episode: RecordedEpisode) -> list[str]:
         "reward": steps,
     }
     return [
-        f"{name} has {count} rows, expected {expected[name]}" for name, count in rows.items() if count != expected[name]
+        f"{name} has {plural(count, 'row')}, expected {expected[name]}"
+        for name, count in rows.items()
+        if count != expected[name]
     ]
 
 

@@ -43,7 +43,7 @@ def run(args: ReplayArgs) -> None:
     failures: list[AlohaKitError] = []
     for number in range(len(source)):
         try:
-            with closing(source.open(number)) as episode:
+            with closing(source.episode(number)) as episode:
                 written += _replay(Recording.of(episode, args.cameras, args.rate_hz), args, output)
         except AlohaKitError as failure:
             failures.append(failure)

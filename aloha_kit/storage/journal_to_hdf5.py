@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.errors import command, reason
 from aloha_kit.core.versions import SCHEMA
 from aloha_kit.storage import checksums, hdf5, transaction
@@ -54,12 +54,12 @@ def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
 def where_safe(fd: int, steps: int, journal: Path) -> str:
     """Description of how many steps of an open journal are on the disk; syncs the journal."""
     if not os.fstat(fd).st_nlink:
-        return f"somebody removed {journal}, so its {steps} steps are lost when this process ends"
+        return f"somebody removed {journal}, so its {plural(steps, 'step')} are lost when this process ends"
     try:
         os.fdatasync(fd)
     except OSError as error:
-        return f"{steps} steps are written to {journal}, but the disk does not confirm them ({error})"
-    return f"{steps} steps are safe in {journal}"
+        return f"{plural(steps, 'step')} are written to {journal}, but the disk does not confirm them ({error})"
+    return f"{plural(steps, 'step')} are safe in {journal}"
 
 
 def write_hdf5(fd: int, contents: Contents, target: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core import Contract, ContractError, EpisodeError, plural
 from aloha_kit.core.errors import shown
 from aloha_kit.core.features import SENSORS, VECTORS
 from aloha_kit.storage import hdf5
@@ -86,7 +86,8 @@ class Episode(EpisodeImages):
         return Episode, (self.path, self._given, self._given_order, self._renamed)
 
     def __repr__(self) -> str:
-        return f"Episode({str(self.path)!r}, {self.layout}, {self.length} steps, cameras {', '.join(self.cameras)})"
+        steps = plural(self.length, "step")
+        return f"Episode({str(self.path)!r}, {self.layout}, {steps}, cameras {', '.join(self.cameras)})"
 
     @property
     def name(self) -> str:

@@ -19,7 +19,7 @@ import dm_env
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, Contract, EpisodeError, Observation, Outcome
+from aloha_kit.core import Action, Contract, EpisodeError, Observation, Outcome, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.jpeg import jpeg_size
 from aloha_kit.storage import transaction
@@ -308,7 +308,7 @@ class EpisodeWriter:
             unsure = f" ({self.written - safe} more were written, which the disk does not confirm)"
             room = "make room, then run" if isinstance(self._failure, OSError) else "run"
             raise EpisodeError(
-                f"recording {self.path.name} failed: {self._failure}. {safe} steps are safe in "
+                f"recording {self.path.name} failed: {self._failure}. {plural(safe, 'step')} are safe in "
                 f"{partial_path(self.path)}{unsure if safe < self.written else ''}; "
                 f"{room}: {command('episode', 'recover', self._folder)}"
             ) from self._failure

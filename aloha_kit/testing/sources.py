@@ -26,11 +26,11 @@ def check_source(source: EpisodeSource) -> None:
     assert set(keys) <= set(source.identities()), "identities() lacks some of the episodes"
     names = []
     for number in range(len(source)):
-        with closing(source.open(number)) as episode:
+        with closing(source.episode(number)) as episode:
             names.append(episode.name)
             _vectors_fit(episode)
             _images_fit(episode)
-            with closing(pickle.loads(pickle.dumps(source)).open(number)) as copy:  # as processes of a DataLoader do
+            with closing(pickle.loads(pickle.dumps(source)).episode(number)) as copy:  # as processes of a DataLoader do
                 assert copy.name == episode.name
                 assert np.array_equal(copy.action, episode.action), "a pickled source opens another episode"
     stems = [Path(name).stem for name in names]

@@ -159,7 +159,9 @@ def action_and_state(table: EpisodeTable) -> Finding:
     if lag == LAGS[-1]:
         found = f"no lag up to {lag} steps fits"
         return about.warning(found, expected, "check that action and qpos are of the same arms and times")
-    return about.ok(f"the joints follow their commands by {lag} steps ({1e3 * lag / table.contract.rate_hz:.0f} ms)")
+    return about.ok(
+        f"the joints follow their commands by {plural(lag, 'step')} ({1e3 * lag / table.contract.rate_hz:.0f} ms)"
+    )
 
 
 def repeated_episodes(table: EpisodeTable) -> Finding:
@@ -251,7 +253,7 @@ def swapped_cameras(table: EpisodeTable, thumbs: Thumbnails) -> Finding:
     if exchanged:
         expected = "images like those of the same camera in other episodes"
         return about.error(f"exchanged: {_listed(exchanged)}", expected, "fix or drop these episodes")
-    return about.ok(f"{len(cameras)} cameras are alike in {len(thumbs.episodes)} episodes")
+    return about.ok(f"the cameras ({len(cameras)}) are alike in {plural(len(thumbs.episodes), 'episode')}")
 
 
 def one_batch(

@@ -20,7 +20,7 @@ import torch._dynamo
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, plural
 from aloha_kit.core.errors import command
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DirectFrames, Frames
@@ -153,7 +153,7 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     except ImportError as error:  # the run has not failed
         LOG.warning("no loss.png: %s; the numbers are in %s", error, folder / "metrics.csv")
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
-    print(f"{end.step} steps in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
+    print(f"{plural(end.step, 'step')} in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
     if stopped:
         done, last = f"{end.step} of {num_steps} steps ({end.step / num_steps:.0%})", run_.checkpoints / "last"
         resume = command("train", "--resume", folder)
@@ -276,10 +276,10 @@ def _describe(
     count = sum(p.numel() for p in network.parameters() if p.requires_grad)
     skipped = f", {table.failed} failures left out" if table.failed else ""
     LOG.info(
-        f"{len(training)} episodes to train on, {len(validation)} to validate{skipped}; {len(table)} steps; "
-        f"cameras: {', '.join(table.cameras) or '(none)'}"
+        f"{plural(len(training), 'episode')} to train on, {len(validation)} to validate{skipped}; "
+        f"{plural(len(table), 'step')}; cameras: {', '.join(table.cameras) or '(none)'}"
     )
     LOG.info(
-        f"{count / 1e6:.2f} M parameters on {device}; {num_steps} steps of {sampler.batch_size}, "
+        f"{count / 1e6:.2f} M parameters on {device}; {plural(num_steps, 'step')} of {sampler.batch_size}, "
         f"{num_steps * sampler.batch_size / sampler.epoch_size:.1f} epochs of {sampler.epoch_size}"
     )

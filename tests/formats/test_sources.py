@@ -97,6 +97,21 @@ class OneRowShort(MemorySource):
         return dataclasses.replace(episode, qpos=episode.qpos[:-2])
 
 
+class Empty(MemorySource):
+    """Gives no episode."""
+
+    def open(self, number: int) -> RecordedEpisode:
+        return None  # type: ignore[return-value]
+
+
+def test_a_format_that_opens_no_episode_is_named() -> None:
+    words = r"Empty.open\(0\) of .* must give a RecordedEpisode, gave None"
+    with pytest.raises(ConfigError, match=words):
+        read_table(Empty(["x"], ReadOptions()))
+    with pytest.raises(ConfigError, match=words):
+        check_source(Empty(["x"], ReadOptions()))
+
+
 @pytest.mark.parametrize(
     ("kind", "told"),
     [

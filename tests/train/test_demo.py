@@ -20,17 +20,29 @@ STAGES = ["record", "episode", "train", "deploy", "replay", "report"]
 
 # Writes its words to `calls`. Where a file of its name holds "wait", it works until Ctrl-C, saves, and ends with 130.
 STAND_IN = """#!{python}
-import os, signal, sys, time
+import json, os, signal, sys, time
 from pathlib import Path
 here = Path({here!r})
 words = sys.argv[2:]
 application = words[0].removeprefix("aloha_kit.")
 with (here / "calls").open("a") as calls:
     print(*words, file=calls)
+
+
+def save(run, step):
+    (run / "checkpoints" / "last").mkdir(parents=True, exist_ok=True)
+    text = json.dumps({{"best": 0.5, "step": step, "task": "t"}}, indent=2)
+    (run / "checkpoints" / "last" / "extra.json").write_text(text)
+
+
 if application == "train" and "--ckpt_dir" in words:
     run = Path(words[words.index("--ckpt_dir") + 1])
     run.mkdir()
-    (run / "config.yaml").touch()
+    (run / "config.yaml").write_text("training:\\n  num_steps: 4000\\n")
+    if not (here / "no_checkpoint").exists():
+        save(run, 1500)
+if application == "train" and "--resume" in words:
+    save(Path(words[words.index("--resume") + 1]), 4000)
 if application == "deploy":
     Path(words[words.index("--output") + 1]).mkdir()  # fails where something is left of the time before
 how = here / application
@@ -115,6 +127,37 @@ def test_ctrl_c_stops_the_demo_and_the_same_command_goes_on(tmp_path: Path, demo
         assert f"aloha_kit.train --resume {tmp_path}/out/policy\n" in (tmp_path / "calls").read_text()
     assert (second.returncode, calls(tmp_path)) == (0, STAGES[place:])
     assert stages(tmp_path).count(f"{stage} (interrupted)") == 1
+
+
+@pytest.mark.parametrize(
+    ("before", "called"),
+    [
+        ("at the last checkpoint", ["deploy", "replay", "report"]),
+        ("at another checkpoint", ["train", "deploy", "replay", "report"]),
+        ("before the first checkpoint", ["train", "deploy", "replay", "report"]),
+    ],
+)
+def test_the_demo_goes_on_after_a_training_was_killed(
+    tmp_path: Path, demo: Start, before: str, called: list[str]
+) -> None:
+    if before == "before the first checkpoint":
+        (tmp_path / "no_checkpoint").touch()
+    (tmp_path / "train").write_text("wait")
+    running = demo()
+    until((tmp_path / "working").exists, "the stage works", 60.0)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait(timeout=60)
+    assert stages(tmp_path) == ["record", "validate"]
+    assert calls(tmp_path) == STAGES[:3]
+    if before == "at the last checkpoint":
+        last = tmp_path / "out/policy/checkpoints/last/extra.json"
+        last.write_text(last.read_text().replace("1500", "4000"))
+    second = demo()
+    assert second.communicate(timeout=60)[1] == ""
+    words = (tmp_path / "calls").read_text()
+    assert (second.returncode, calls(tmp_path)) == (0, called)
+    assert (f"aloha_kit.train --resume {tmp_path}/out/policy\n" in words) == (before == "at another checkpoint")
+    assert stages(tmp_path) == ["record", "validate", "train", "deploy", "replay"]
 
 
 def test_a_stage_that_fails_ends_the_demo_with_its_status(tmp_path: Path, demo: Start) -> None:
