@@ -61,7 +61,8 @@ def test_the_checkpoint_says_what_it_reads(network: ChunkNetwork) -> None:
     assert (sensor.name, sensor.role, sensor.entries, sensor.optional) == (
         "sensors/wrench", "wrench", ("force", "torque"), False,
     )  # fmt: skip
-    assert "wrench 'sensors/wrench' is missing; there are: environment_state" in network.contract.differences(Rig().contract)
+    differences = network.contract.differences(Rig().contract)
+    assert "wrench 'sensors/wrench' is missing; there are: environment_state" in differences
 
 
 def test_each_input_counts_at_each_step(network: ChunkNetwork) -> None:
