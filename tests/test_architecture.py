@@ -38,7 +38,7 @@ APPLICATIONS = {
     "replay": {"storage", "episode", "loop", "media", "envs", "formats"},
     "diagnose": {"storage", "episode", "media", "formats", "data", "policies"},
     "doctor": {"ros"},
-    "teleop": {"loop", "media", "envs"},
+    "teleop": {"loop", "media", "envs", "ros"},
     "reproduce": {"storage", "loop"},
     "report": {"storage"},
 }
