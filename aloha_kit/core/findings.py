@@ -5,8 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from aloha_kit.core.lang import marked, pad, tr
+
 Level = Literal["ok", "info", "warning", "error"]
-MARKS: dict[Level, str] = {"ok": "ok     ", "info": "info   ", "warning": "WARNING", "error": "ERROR  "}
+_MARKS: dict[Level, str] = {
+    "ok": marked("ok"),
+    "info": marked("info"),
+    "warning": marked("WARNING"),
+    "error": marked("ERROR"),
+}
+
+
+def mark(level: Level) -> str:
+    """What a line about a finding begins with, seven columns wide."""
+    return pad(tr(_MARKS[level]), 7)
 
 
 @dataclass(frozen=True)
@@ -25,11 +37,12 @@ class Finding:
 
     def lines(self, width: int) -> list[str]:
         """Text of three lines, the subject padded to `width`."""
-        indent = " " * (len(MARKS["ok"]) + width + 4)
+        start = f"{mark(self.level)}  {pad(self.subject, width)}  "
+        indent = " " * (7 + width + 4)
         return [
-            f"{MARKS[self.level]}  {self.subject:<{width}}  {self.check}: {self.found}",
-            f"{indent}expected: {self.expected}",
-            f"{indent}to do: {self.remedy}",
+            start + tr("{check}: {found}", check=tr(self.check), found=self.found),
+            indent + tr("expected: {expected}", expected=self.expected),
+            indent + tr("to do: {remedy}", remedy=self.remedy),
         ]
 
 

@@ -10,13 +10,12 @@ import numpy as np
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.findings import About, Finding
+from aloha_kit.core.lang import language, tr
 from aloha_kit.doctor import arm_checks, camera_checks, identity, machine_checks, stream_checks
 from aloha_kit.doctor.args import DoctorArgs
 from aloha_kit.doctor.probe import probe_disk, probe_usb
 from aloha_kit.doctor.report import DoctorReport
 from aloha_kit.ros.rig_measurements import RigMeasurements
-
-_UNRECOGNISED = About("identity", "cameras").ok("not recognised: give --reference, made once with --save_reference")
 
 MOVED = 0.15
 """rad that a joint turned during the check, from which a simulated image should have changed too."""
@@ -24,8 +23,13 @@ MOVED = 0.15
 
 def run(args: DoctorArgs) -> int:
     """Examine and print; returns 0 for GO, 1 for NO-GO."""
-    report = examine(args)
-    print(json.dumps(report.to_mapping(), indent=2) if args.json else report.text())
+    if args.json:
+        with language("en"):  # programs read it
+            report = examine(args)
+            print(json.dumps(report.to_mapping(), indent=2))
+    else:
+        report = examine(args)
+        print(report.text())
     return 0 if report.go else 1
 
 
@@ -49,9 +53,11 @@ def examine(args: DoctorArgs) -> DoctorReport:
     try:
         seen = inspect(rig, task.cameras, seconds=args.seconds, registers=arm_checks.REGISTERS)
     except RosError as error:
-        remedy = "start the rig's drivers with roslaunch, and set ROS_MASTER_URI to the machine that runs the master"
+        remedy = tr(
+            "start the rig's drivers with roslaunch, and set ROS_MASTER_URI to the machine that runs the master"
+        )
         return DoctorReport(
-            task.name, rig.name, False, (About("network", "ros").error(str(error), "a master", remedy),)
+            task.name, rig.name, False, (About("network", "ros").error(str(error), tr("a master"), remedy),)
         )
     images = {camera.name: camera.picture for camera in seen.cameras if camera.picture is not None}
     if args.save_reference is not None:
@@ -59,7 +65,7 @@ def examine(args: DoctorArgs) -> DoctorReport:
     findings = [
         *_streams(seen, task, rig),
         *_cameras(seen, task, rig),
-        *(identity.check_identity(images, references) if references else [_UNRECOGNISED]),
+        *(identity.check_identity(images, references) if references else [_not_recognised()]),
         *_arms(seen, rig),
         *_machine(seen, task, rig, args.dataset_dir),
     ]
@@ -70,6 +76,11 @@ def _running_task() -> str:
     from aloha_kit.ros.simulated_rig import running_task  # imports rospy
 
     return running_task(default="aloha_transfer_cube")
+
+
+def _not_recognised() -> Finding:
+    found = tr("not recognised: give --reference, made once with --save_reference")
+    return About("identity", "cameras").ok(found)
 
 
 def _streams(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:

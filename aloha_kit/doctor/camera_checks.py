@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding
+from aloha_kit.core.lang import tr, tr_plural
 from aloha_kit.ros.rig_measurements import CameraMeasurement, RgbImage, TopicMeasurement
 
 BLACK = 12.0
@@ -21,25 +21,35 @@ def check_image(camera: CameraMeasurement, size: tuple[int, int]) -> list[Findin
     """Size (height, width) and light of the newest image."""
     about = About("image", camera.name)
     if camera.picture is None:
-        return [about.error(camera.error or "no image came", "an image", "see this camera's topic")]
+        return [about.error(camera.error or tr("no image came"), tr("an image"), tr("see this camera's topic"))]
     height, width = camera.picture.shape[:2]
     findings = _light(about, camera.picture)
     if (height, width) != size:
-        remedy = "set the driver to the configured size, or the rig's configuration to the driver's"
-        findings.append(about.error(f"{width}x{height} pixels", f"{size[1]}x{size[0]}", remedy))
-    return findings or [about.ok(f"{width}x{height}, neither dark nor burnt")]
+        remedy = tr("set the driver to the configured size, or the rig's configuration to the driver's")
+        findings.append(
+            about.error(tr("{width}x{height} pixels", width=width, height=height), f"{size[1]}x{size[0]}", remedy)
+        )
+    return findings or [about.ok(tr("{width}x{height}, neither dark nor burnt", width=width, height=height))]
 
 
 def _light(about: About, image: RgbImage) -> list[Finding]:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    white, expected = float(np.mean(grey >= 250)), "something to see"
+    white, expected = float(np.mean(grey >= 250)), tr("something to see")
     if np.percentile(grey, 99) < BLACK:
-        return [about.error("black", expected, "take the cap off, put the light on")]
+        return [about.error(tr("black"), expected, tr("take the cap off, put the light on"))]
     if white >= BURNT[0]:
-        remedy = "lower exposure or gain, and switch automatic exposure off"
-        return [about.graded(white, BURNT, f"over-exposed: {white:.0%} white", f"under {BURNT[0]:.0%}", remedy)]
+        remedy = tr("lower exposure or gain, and switch automatic exposure off")
+        return [
+            about.graded(
+                white,
+                BURNT,
+                tr("over-exposed: {white:.0%} white", white=white),
+                tr("under {limit:.0%}", limit=BURNT[0]),
+                remedy,
+            )
+        ]
     if float(grey.std()) < FLAT:
-        return [about.error("one even colour", expected, "uncover the lens, check the focus")]
+        return [about.error(tr("one even colour"), expected, tr("uncover the lens, check the focus"))]
     return []
 
 
@@ -50,6 +60,6 @@ def check_life(topic: TopicMeasurement, *, moved: bool, simulated: bool) -> list
     if count < 3 or len(np.unique(topic.prints)) > 1:
         return []
     if simulated and not moved:
-        return [about.ok("still, as nothing moved")]
-    found = f"frozen: {plural(count, 'image')} with the same pixels"
-    return [about.error(found, "images that change", "restart the camera's driver; it repeats its last image")]
+        return [about.ok(tr("still, as nothing moved"))]
+    found = tr_plural("frozen: {n} image with the same pixels", "frozen: {n} images with the same pixels", count)
+    return [about.error(found, tr("images that change"), tr("restart the camera's driver; it repeats its last image"))]

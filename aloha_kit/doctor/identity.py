@@ -13,6 +13,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.findings import About, Finding
+from aloha_kit.core.lang import marked, tr
 from aloha_kit.ros.rig_measurements import RgbImage
 
 ALIKE = 0.5
@@ -31,7 +32,10 @@ def check_identity(images: Mapping[str, RgbImage], references: Mapping[str, RgbI
     """Each camera against its saved image, and against the others': who looks like whom?"""
     names = [name for name in images if name in references]
     new = [About("identity", name) for name in images if name not in references]
-    findings = [about.warning("there is no reference image", "one", "save it with --save_reference") for about in new]
+    findings = [
+        about.warning(tr("there is no reference image"), tr("one"), tr("save it with --save_reference"))
+        for about in new
+    ]
     table = np.array([[likeness(images[a], references[b]) for b in names] for a in names])
     best = _assignment(table)
     for i, name in enumerate(names):
@@ -39,20 +43,27 @@ def check_identity(images: Mapping[str, RgbImage], references: Mapping[str, RgbI
         own, other = table[i, i], table[i, j]
         twin = max((n for n in names if n != name), key=lambda n: likeness(references[name], references[n]), default="")
         if _rather(other, own):
-            swapped = ", and the other way round: they are swapped" if best[j] == i else ""
-            found = f"shows the view of '{names[j]}'{swapped} (likeness {other:.2f}, with its own {own:.2f})"
-            remedy = "exchange the cables, or the serial numbers in the udev rules, of these cameras"
-            findings.append(about.error(found, f"the view of '{name}'", remedy))
+            shows = marked("shows the view of '{camera}' (likeness {other:.2f}, with its own {own:.2f})")
+            if best[j] == i:
+                shows = marked(
+                    "shows the view of '{camera}', and the other way round: they are swapped "
+                    "(likeness {other:.2f}, with its own {own:.2f})"
+                )
+            found = tr(shows, camera=names[j], other=other, own=own)
+            remedy = tr("exchange the cables, or the serial numbers in the udev rules, of these cameras")
+            findings.append(about.error(found, tr("the view of '{name}'", name=name), remedy))
         elif own < ALIKE:
-            remedy = "moved, covered or lit otherwise? If it is meant so, save it anew with --save_reference"
-            found = f"likeness {own:.2f} with its reference"
-            findings.append(about.warning(found, f"at least {ALIKE:g}", remedy))
+            remedy = tr("moved, covered or lit otherwise? If it is meant so, save it anew with --save_reference")
+            found = tr("likeness {own:.2f} with its reference", own=own)
+            findings.append(about.warning(found, tr("at least {limit:g}", limit=ALIKE), remedy))
         elif twin and (both := likeness(references[name], references[twin])) > TWINS:
-            remedy = "put something into one of the two views, then --save_reference and the check again"
-            found = f"can hardly be told from '{twin}' (likeness {both:.2f} of their references)"
-            findings.append(about.warning(found, f"references under {TWINS:g}", remedy))
+            remedy = tr("put something into one of the two views, then --save_reference and the check again")
+            found = tr(
+                "can hardly be told from '{twin}' (likeness {both:.2f} of their references)", twin=twin, both=both
+            )
+            findings.append(about.warning(found, tr("references under {limit:g}", limit=TWINS), remedy))
         else:
-            findings.append(about.ok(f"likeness {own:.2f} with its reference"))
+            findings.append(about.ok(tr("likeness {own:.2f} with its reference", own=own)))
     return findings
 
 

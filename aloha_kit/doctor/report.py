@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from aloha_kit.core import plural
-from aloha_kit.core.findings import Finding, Level, MARKS
+from aloha_kit.core.findings import Finding, Level, mark
+from aloha_kit.core.lang import marked, pad, tr, tr_plural, width
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,23 @@ class DoctorReport:
 
     def text(self) -> str:
         """Lines for people: what is ok, by subject; warnings; errors, nearest to the prompt; GO or NO-GO."""
-        width = max((len(finding.subject) for finding in self.findings), default=0)
+        columns = max((width(finding.subject) for finding in self.findings), default=0)
         fine: dict[str, list[str]] = {}
         for finding in self.findings:
             if finding.level == "ok":
                 fine.setdefault(finding.subject, []).append(finding.found)
-        lines = [f"{MARKS['ok']}  {subject:<{width}}  {'; '.join(found)}" for subject, found in fine.items()]
+        lines = [f"{mark('ok')}  {pad(subject, columns)}  {'; '.join(found)}" for subject, found in fine.items()]
         for level in ("warning", "error"):
             for finding in self.findings:
-                lines += finding.lines(width) if finding.level == level else []
-        errors, warnings = plural(self.count("error"), "error"), plural(self.count("warning"), "warning")
-        kind = " (simulated)" if self.simulated else ""
-        verdict = f"{'GO' if self.go else 'NO-GO'}: rig '{self.rig}'{kind} for task '{self.task}': {errors}, {warnings}"
+                lines += finding.lines(columns) if finding.level == level else []
+        verdict = tr(
+            marked("{verdict}: rig '{rig}' (simulated) for task '{task}': {errors}, {warnings}")
+            if self.simulated
+            else marked("{verdict}: rig '{rig}' for task '{task}': {errors}, {warnings}"),
+            verdict="GO" if self.go else "NO-GO",
+            rig=self.rig,
+            task=self.task,
+            errors=tr_plural("{n} error", "{n} errors", self.count("error")),
+            warnings=tr_plural("{n} warning", "{n} warnings", self.count("warning")),
+        )
         return "\n".join([*lines, "", verdict])

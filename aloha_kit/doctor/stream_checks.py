@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from aloha_kit.config import SyncConfig
-from aloha_kit.core import plural
 from aloha_kit.core.findings import About, Finding, problems
+from aloha_kit.core.lang import tr, tr_plural
 from aloha_kit.ros.rig_measurements import TopicMeasurement
 
 SLOW = (0.10, 0.30)
@@ -31,23 +31,46 @@ def _missing(seen: TopicMeasurement) -> list[Finding]:
     about = About("topic", seen.stream)
     names = ", ".join(publisher.node for publisher in seen.publishers)
     if not seen.publishers:
-        others = f". Published instead: {', '.join(seen.instead)}" if seen.instead else ""
-        expected = f"{seen.expected_type} at {seen.rate_hz:g} Hz"
+        expected = tr("{type} at {rate_hz:g} Hz", type=seen.expected_type, rate_hz=seen.rate_hz)
+        found = tr("nobody publishes {topic}", topic=seen.topic)
+        if seen.instead:
+            others = ", ".join(seen.instead)
+            found = tr("nobody publishes {topic}. Published instead: {others}", topic=seen.topic, others=others)
         return [
             about.error(
-                f"nobody publishes {seen.topic}{others}", expected, "start its driver, or correct the rig's topic"
+                found,
+                expected,
+                tr("start its driver, or correct the rig's topic"),
             )
         ]
     if seen.found_type != seen.expected_type:
-        remedy = "correct the rig's topic: a driver of another kind has this name"
+        remedy = tr("correct the rig's topic: a driver of another kind has this name")
         if "Image" in seen.expected_type:
-            remedy = "correct the rig's topic: one that ends in /compressed is a CompressedImage, any other an Image"
-        return [about.error(f"{seen.topic} is a {seen.found_type} (by {names})", seen.expected_type, remedy)]
+            remedy = tr(
+                "correct the rig's topic: one that ends in /compressed is a CompressedImage, any other an Image"
+            )
+        return [
+            about.error(
+                tr("{topic} is a {type} (by {names})", topic=seen.topic, type=seen.found_type, names=names),
+                seen.expected_type,
+                remedy,
+            )
+        ]
     if not len(seen.arrivals_ns):
-        remedy = "look at its log and its cable, then start it again"
+        remedy = tr("look at its log and its cable, then start it again")
         if dead := next((publisher for publisher in seen.publishers if not publisher.reachable), None):
-            remedy = f"{dead.node} does not answer at {dead.host}: it died (`rosnode cleanup`), or has a wrong ROS_IP"
-        return [about.error(f"{seen.topic} is silent (announced by {names})", f"{seen.rate_hz:g} Hz", remedy)]
+            remedy = tr(
+                "{node} does not answer at {host}: it died (`rosnode cleanup`), or has a wrong ROS_IP",
+                node=dead.node,
+                host=dead.host,
+            )
+        return [
+            about.error(
+                tr("{topic} is silent (announced by {names})", topic=seen.topic, names=names),
+                f"{seen.rate_hz:g} Hz",
+                remedy,
+            )
+        ]
     return []
 
 
@@ -55,21 +78,29 @@ def _publishers(seen: TopicMeasurement) -> Finding:
     about, names = About("topic", seen.stream), ", ".join(publisher.node for publisher in seen.publishers)
     alive = sum(publisher.reachable for publisher in seen.publishers)
     if alive > 1:
-        remedy = "end all but one: their messages would be mixed in the data"
-        return about.error(f"{alive} nodes publish {seen.topic}: {names}", "one", remedy)
-    return about.ok(f"{seen.topic}, {seen.expected_type.split('/')[-1]} by {names}")
+        remedy = tr("end all but one: their messages would be mixed in the data")
+        return about.error(
+            tr("{alive} nodes publish {topic}: {names}", alive=alive, topic=seen.topic, names=names), tr("one"), remedy
+        )
+    return about.ok(
+        tr("{topic}, {type} by {names}", topic=seen.topic, type=seen.expected_type.split("/")[-1], names=names)
+    )
 
 
 def _rate(seen: TopicMeasurement, control_hz: float) -> Finding:
     about, expected = About("rate", seen.stream), f"{seen.rate_hz:g} Hz"
     if len(seen.arrivals_ns) < 2:
-        return about.error("a single message came", expected, "look at the driver's log; a latched topic is no stream")
+        return about.error(
+            tr("a single message came"), expected, tr("look at the driver's log; a latched topic is no stream")
+        )
     hz = (len(seen.arrivals_ns) - 1) / max((seen.arrivals_ns[-1] - seen.arrivals_ns[0]) / 1e9, 1e-9)
     if hz > FAST * seen.rate_hz:
-        return about.warning(f"{hz:.1f} Hz", expected, "set rate_hz of the rig to what the driver gives")
-    remedy = "check the driver's settings and this machine's load"
+        return about.warning(f"{hz:.1f} Hz", expected, tr("set rate_hz of the rig to what the driver gives"))
+    remedy = tr("check the driver's settings and this machine's load")
     if "images" in seen.stream:
-        remedy = "give it more light (long exposures slow it) or a USB bus of its own, or set rate_hz to what it gives"
+        remedy = tr(
+            "give it more light (long exposures slow it) or a USB bus of its own, or set rate_hz to what it gives"
+        )
     limits = SLOW if hz < control_hz else (SLOW[0], np.inf)
     return about.graded(1 - hz / seen.rate_hz, limits, f"{hz:.1f} Hz", expected, remedy)
 
@@ -77,37 +108,50 @@ def _rate(seen: TopicMeasurement, control_hz: float) -> Finding:
 def _stamps(seen: TopicMeasurement, sync: SyncConfig) -> list[Finding]:
     about = About("stamps", seen.stream)
     if unset := int(np.count_nonzero(seen.stamps_ns == 0)):
-        share = "every stamp is" if unset == len(seen.stamps_ns) else f"{unset} of {len(seen.stamps_ns)} stamps are"
-        remedy = "configure the driver to stamp; until then the time of arrival is used, and said in the data"
-        return [about.warning(f"{share} zero", "the capture time", remedy)]
+        found = tr("{unset} of {total} stamps are zero", unset=unset, total=len(seen.stamps_ns))
+        if unset == len(seen.stamps_ns):
+            found = tr("every stamp is zero")
+        remedy = tr("configure the driver to stamp; until then the time of arrival is used, and said in the data")
+        return [about.warning(found, tr("the capture time"), remedy)]
     lag = float(np.median(seen.arrivals_ns - seen.stamps_ns)) / 1e9
     bad = problems(*_order(about, seen), _offset(about, seen, lag, sync), _evenness(about, seen, sync))
-    return bad or [about.ok(f"in order and even, {lag * 1e3:.1f} ms before arrival")]
+    return bad or [about.ok(tr("in order and even, {lag:.1f} ms before arrival", lag=lag * 1e3))]
 
 
 def _order(about: About, seen: TopicMeasurement) -> list[Finding]:
     steps, findings = np.diff(seen.stamps_ns), []
     repeated, backwards = int(np.count_nonzero(steps == 0)), int(np.count_nonzero(steps < 0))
-    expected = "a new stamp a message"
+    expected = tr("a new stamp a message")
     if len(steps) and repeated == len(steps):
-        found = f"frozen: {len(steps) + 1} messages with one stamp"
-        findings.append(about.error(found, expected, "restart the driver; it repeats its last message"))
+        found = tr("frozen: {total} messages with one stamp", total=len(steps) + 1)
+        findings.append(about.error(found, expected, tr("restart the driver; it repeats its last message")))
     elif repeated:
-        found = f"{repeated} of {len(steps) + 1} messages repeat a stamp"
-        findings.append(about.warning(found, expected, "lower the driver's rate to the device's"))
+        found = tr("{repeated} of {total} messages repeat a stamp", repeated=repeated, total=len(steps) + 1)
+        findings.append(about.warning(found, expected, tr("lower the driver's rate to the device's")))
     if backwards:
-        remedy = "two sources on one topic, or a clock that was set: keep its machine's clock from jumping"
-        findings.append(about.error(f"{plural(backwards, 'stamp')} earlier than the one before", "order", remedy))
+        remedy = tr("two sources on one topic, or a clock that was set: keep its machine's clock from jumping")
+        findings.append(
+            about.error(
+                tr_plural("{n} stamp earlier than the one before", "{n} stamps earlier than the one before", backwards),
+                tr("order"),
+                remedy,
+            )
+        )
     return findings
 
 
 def _offset(about: About, seen: TopicMeasurement, lag: float, sync: SyncConfig) -> Finding:
     """No error: the soft sync estimates the offset and takes it out, to a few milliseconds."""
-    remedy = "the driver buffers, or stamps wrongly: shorter queues, stamps at capture"
+    remedy = tr("the driver buffers, or stamps wrongly: shorter queues, stamps at capture")
     if hosts := sorted({publisher.host for publisher in seen.publishers if not publisher.same_machine}):
-        remedy = f"set the clock of {', '.join(hosts)} by this machine's (chrony); until then the offset is estimated"
-    found = f"{abs(lag):.3f} s {'behind' if lag > 0 else 'ahead of'} this machine's clock"
-    expected = f"within {sync.clock_offset_s:g} s"
+        remedy = tr(
+            "set the clock of {hosts} by this machine's (chrony); until then the offset is estimated",
+            hosts=", ".join(hosts),
+        )
+    found = tr("{seconds:.3f} s ahead of this machine's clock", seconds=abs(lag))
+    if lag > 0:
+        found = tr("{seconds:.3f} s behind this machine's clock", seconds=lag)
+    expected = tr("within {seconds:g} s", seconds=sync.clock_offset_s)
     return about.graded(abs(lag), (sync.clock_offset_s, np.inf), found, expected, remedy)
 
 
@@ -116,16 +160,20 @@ def _evenness(about: About, seen: TopicMeasurement, sync: SyncConfig) -> Finding
     steps = np.diff(np.sort(seen.stamps_ns))
     steps = steps[steps > 0] / 1e9
     if len(steps) < 5:
-        return about.ok("too few to judge")
+        return about.ok(tr("too few to judge"))
     limits = (
         max(sync.max_skew_periods / seen.rate_hz, sync.max_skew_s),
         max(sync.max_age_periods / seen.rate_hz, sync.max_age_s),
     )
     uneven = float(np.percentile(np.abs(steps - np.median(steps)), 95))
     low, high = 1e3 * np.percentile(steps, (5, 95))
-    remedy = "ease this machine's load"
+    remedy = tr("ease this machine's load")
     if "images" in seen.stream:
-        remedy += ", or give the camera a USB bus of its own"
+        remedy = tr("ease this machine's load, or give the camera a USB bus of its own")
     return about.graded(
-        uneven, limits, f"intervals of {low:.0f} to {high:.0f} ms", f"{1e3 / seen.rate_hz:.0f} ms", remedy
+        uneven,
+        limits,
+        tr("intervals of {low:.0f} to {high:.0f} ms", low=low, high=high),
+        f"{1e3 / seen.rate_hz:.0f} ms",
+        remedy,
     )

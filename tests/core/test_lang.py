@@ -6,6 +6,7 @@ import ast
 import gettext
 import importlib
 import inspect
+import json
 import os
 import re
 import string
@@ -38,6 +39,8 @@ def messages() -> Iterator[tuple[str, ...]]:
                     yield (text,)
                 case ast.Call(func=ast.Name(id="tr_plural"), args=[ast.Constant(one), ast.Constant(many), *_]):
                     yield (one, many)
+                case ast.Call(func=ast.Name(id="About"), args=[ast.Constant(check), _]) if file.parent.stem == "doctor":
+                    yield (check,)
 
 
 def help_texts() -> Iterator[tuple[str, ...]]:
@@ -196,6 +199,20 @@ def test_a_terminal_without_chinese_characters() -> None:
     assert ascii_only.stdout.startswith(rb"\u7528\u6cd5")
     older = run("aloha_kit.doctor", "--help", LANG="zh_CN.GB2312", PYTHONIOENCODING="gb2312")
     assert older.stdout.decode("gb2312").startswith("用法：")
+
+
+def test_the_doctor_without_a_rig_in_chinese() -> None:
+    none = {"ROS_MASTER_URI": "http://127.0.0.1:9", "LANG": "zh_CN.UTF-8"}
+    done = run("aloha_kit.doctor", "--task", "aloha_transfer_cube", **none)
+    text = done.stdout.decode()
+    assert done.returncode == 1
+    assert text.startswith("错误     ros  网络：")
+    assert f"\n{' ' * 14}期望：有一个 master\n" in text
+    assert text.endswith("\nNO-GO：机器人 'aloha'，任务 'aloha_transfer_cube'：1 个错误，0 个警告\n")
+    read_by_programs = run("aloha_kit.doctor", "--task", "aloha_transfer_cube", "--json", **none)
+    (finding,) = json.loads(read_by_programs.stdout)["findings"]
+    assert finding["check"] == "network"
+    assert finding["expected"] == "a master"
 
 
 def test_an_unknown_language_is_refused_with_what_exists() -> None:
