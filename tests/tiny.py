@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from aloha_kit.config import to_mapping
+from aloha_kit.config.denoising import FlowConfig
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
 from aloha_kit.core import Contract, joint_names, START_ARM_POSE
 from aloha_kit.data.stats import Statistics
@@ -40,6 +41,18 @@ CNNMLP = CnnMlpConfig(
     backbone_norm="group",
     pretrained_backbone=False,
 )
+FLOW = FlowConfig(
+    chunk_size=4,
+    keypoints=4,
+    down_dims=(16, 32),
+    kernel_size=3,
+    n_groups=4,
+    time_embedding=16,
+    inference_steps=2,
+    backbone_layers=1,
+    backbone_width=16,
+)
+"""Samples, and reads two steps of observation."""
 
 
 def contract(height: int = 32, width: int = 48) -> Contract:

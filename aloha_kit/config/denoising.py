@@ -14,6 +14,9 @@ class DenoisingConfig(PolicyConfig):
 
     chunk_size: int = 16
     """Actions predicted at once; a multiple of 2 for each downsampling of the U-Net (4 with three levels)."""
+    n_action_steps: int | None = 8
+    """Actions of a chunk that deployment and evaluation execute before the next inference (none: all of them), unless
+    their flag of this name is given; at most chunk_size."""
     n_obs_steps: int = 2
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
     normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "min_max_11"

@@ -85,9 +85,12 @@ def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
 def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "configuration") -> T:
     """Build the dataclass `cls` from plain values, nested ones included.
 
+    A field's older names are those of `metadata={"aliases": (…,)}`.
+
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a missing key or a wrong type.
+        ConfigError: an unknown key (with the nearest known one), a missing key, a key under two names or a wrong type.
     """
+    values = _under_present_names(cls, values, where)
     _check_keys(cls, values, where)
     hints = typing.get_type_hints(cls)
     values = {key: _word(hints[key], value) for key, value in values.items()}
@@ -114,6 +117,22 @@ def to_mapping(config: Any) -> dict[str, Any]:
         return value
 
     return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+
+
+def _under_present_names(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The values with older names of keys replaced, in nested dataclasses too."""
+    hints, renamed = typing.get_type_hints(cls), dict(values)
+    for field in dataclasses.fields(cls):
+        given = [name for name in (*field.metadata.get("aliases", ()), field.name) if name in renamed]
+        if len(given) > 1:
+            raise ConfigError(f"{where}: {' and '.join(given)} are the same key; give one of them")
+        if not given:
+            continue
+        value, inner = renamed.pop(given[0]), _dataclass_in(hints[field.name])
+        if isinstance(value, Mapping) and inner is not None and typing.get_origin(hints[field.name]) is not dict:
+            value = _under_present_names(inner, value, f"{where}: {field.name}")
+        renamed[field.name] = value
+    return renamed
 
 
 def _number(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from aloha_kit.config.rig import RigConfig
 from aloha_kit.config.task import TaskConfig
-from aloha_kit.core import ConfigError, Contract, joint_names
+from aloha_kit.core import Contract, joint_names, UsageError
 from aloha_kit.core.arm_models import arm_model, vector_names
 
 BASE_NAMES = ("base_linear", "base_angular")
@@ -64,10 +64,10 @@ def training_setup(
         rename: {the policy's name of a camera: the rig's}.
 
     Raises:
-        ConfigError: a camera is named twice.
+        UsageError: a camera is named twice.
     """
     if cameras is not None and (not cameras or len(set(cameras)) < len(cameras)):
-        raise ConfigError(f"--cameras names each camera once, given: {' '.join(cameras) or '(none)'}")
+        raise UsageError(f"--cameras names each camera once, given: {' '.join(cameras) or '(none)'}")
     where, renamed = f"task '{task.name}'", rename or {}
     back = {theirs: mine for mine, theirs in renamed.items()}
     names = [back.get(name, name) for name in task.cameras if name in rig.cameras] if cameras is None else cameras
@@ -101,15 +101,15 @@ def renames(words: Sequence[str]) -> dict[str, str]:
     """{the policy's name of a camera: the rig's} of `policy=rig` words.
 
     Raises:
-        ConfigError: a word is not of this form, or a camera is named twice.
+        UsageError: a word is not of this form, or a camera is named twice.
     """
     found: dict[str, str] = {}
     for word in words:
         mine, equals, theirs = word.partition("=")
         if not (mine and equals and theirs) or "=" in theirs:
-            raise ConfigError(f"--rename takes POLICY_CAMERA=RIG_CAMERA, such as top=cam_high; given '{word}'")
+            raise UsageError(f"--rename takes POLICY_CAMERA=RIG_CAMERA, such as top=cam_high; given '{word}'")
         if mine in found or theirs in found.values():
-            raise ConfigError(f"--rename names a camera twice: {' '.join(words)}")
+            raise UsageError(f"--rename names a camera twice: {' '.join(words)}")
         found[mine] = theirs
     return found
 

@@ -42,6 +42,9 @@ class PolicyConfig:
 
     chunk_size: int = 100
     """Actions predicted at once: 100 is two seconds at 50 Hz."""
+    n_action_steps: int | None = None
+    """Actions of a chunk that deployment and evaluation execute before the next inference (none: all of them), unless
+    their flag of this name is given; at most chunk_size."""
     normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "mean_std"
     """States and actions as (x - mean) / std, or stretched to [0, 1] or [-1, 1] by their extremes."""
     std_floor: float = 1e-2
@@ -85,6 +88,7 @@ class PolicyConfig:
         at_least(
             1,
             chunk_size=self.chunk_size,
+            n_action_steps=1 if self.n_action_steps is None else self.n_action_steps,
             n_obs_steps=self.n_obs_steps,
             backbone_layers=self.backbone_layers,
             backbone_width=self.backbone_width,

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config.load import read
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.files import special_file
 
 _MOST_BYTES = 16 << 20
@@ -54,13 +54,14 @@ def starts_by_seed(path: Path | None, seed: int, rollouts: int | None) -> dict[i
         rollouts: how many are wanted; None wants them all.
 
     Raises:
-        ConfigError: as `read_starts`, or the file has fewer rows.
+        ConfigError: as `read_starts`.
+        UsageError: the file has fewer rows.
     """
     if path is None:
         return {}
     rows = read_starts(path)
     if rollouts is not None and rollouts > len(rows):
-        raise ConfigError(f"--num_rollouts {rollouts}, but {path} has {len(rows)} starts, one a rollout")
+        raise UsageError(f"--num_rollouts {rollouts}, but {path} has {len(rows)} starts, one a rollout")
     return {seed + i: row for i, row in enumerate(rows[:rollouts])}
 
 

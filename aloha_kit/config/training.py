@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+
+from tyro.conf import arg
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class TrainConfig:
     """Threads that decode frames; the cores of the machine when not given."""
 
     # what is kept and when
-    val_every: int = 500
+    val_every: Annotated[int, arg(aliases=("--validate_every",))] = 500
     """Steps between validations."""
     val_batches: int = 20
     """Largest number of batches of a validation, evenly spread over the validation episodes."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -111,6 +111,12 @@ class Execution:
     n_action_steps: int | None = None
     chunk_boundary: ChunkBoundary = "none"
     delay: int = 0
+
+    def with_default(self, n_action_steps: int | None, chunk_size: int) -> Execution:
+        """The same, with a policy's own `n_action_steps`, at most `chunk_size`, where none is given or averaged."""
+        if n_action_steps is None or self.n_action_steps is not None or self.temporal_agg:
+            return self
+        return replace(self, n_action_steps=min(n_action_steps, chunk_size))
 
     def executor(self, source: ChunkSource) -> Executor:
         """The policy that executes the chunks of `source`."""

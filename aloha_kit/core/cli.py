@@ -91,7 +91,8 @@ def parse(
         config: markers for `tyro.cli`.
 
     Raises:
-        UsageError: a flag or a value that is none; one line, with the nearest flag where there is one.
+        UsageError: a flag or a value that is none, or a flag under two names; one line, with the nearest flag where
+            there is one.
     """
     program, given = f"python -m aloha_kit.{name}", list(sys.argv[1:] if argv is None else argv)
     kinds = flags.commands(kind)
@@ -115,6 +116,7 @@ def parse(
     known_flags = flags.flags(chosen, default)
     try:
         _require_known(given, known_flags)
+        _require_one_name(given, known_flags)
         return _parsed(kind, given, known_flags, {} if default is None else {"default": default}, config)
     except (AlohaKitError, ValueError) as error:  # ValueError: a dataclass refused a value
         raise UsageError(f"{str(error).rstrip('.')}; see `{program} --help`") from None
@@ -138,6 +140,15 @@ def _require_known(given: Sequence[str], known: Sequence[Flag]) -> None:
             close = difflib.get_close_matches(name[2:], [each[2:] for each in accepted], n=1, cutoff=0.58)
             hint = f"; did you mean {accepted[f'--{close[0]}']}?" if close else ""
             raise UsageError(f"no flag {word.partition('=')[0]}{hint}")
+
+
+def _require_one_name(given: Sequence[str], known: Sequence[Flag]) -> None:
+    """Raise `UsageError` for a flag that was given under two of its names."""
+    words = [_underscored(word) for word in given]
+    for flag in known:
+        names = [name for name in dict.fromkeys(words) if name in (flag.name, *flag.aliases)]
+        if len(names) > 1 and not flag.repeatable:
+            raise UsageError(f"{' and '.join(names)} are the same flag; give one of them")
 
 
 def _underscored(word: str) -> str:

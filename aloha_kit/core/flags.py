@@ -45,6 +45,9 @@ class Flag:
     group: str
     """First sentence of the nested dataclass that it belongs to; empty for the command's own."""
     aliases: tuple[str, ...] = ()
+    """Older and other projects' names of it; accepted, and in no help."""
+    repeatable: bool = False
+    """Each time it is given adds a value."""
 
     @property
     def positional(self) -> bool:
@@ -111,6 +114,8 @@ def flags(kind: Any, default: Any = None, *, prefix: str = "", group: str = "") 
             found += flags(of, nested, prefix=prefix if flat else f"{prefix}{name}.", group=heading)
             continue
         metavar = (settings and settings.metavar) or _metavar(of)
+        if UseAppendAction in marks:
+            metavar = metavar.split(" ")[0]
         positional = Positional in marks
         found.append(
             Flag(
@@ -121,10 +126,9 @@ def flags(kind: Any, default: Any = None, *, prefix: str = "", group: str = "") 
                 required=value is dataclasses.MISSING,
                 group=group,
                 aliases=tuple(settings.aliases or ()) if settings else (),
+                repeatable=UseAppendAction in marks,
             )
         )
-        if UseAppendAction in marks:
-            found[-1] = dataclasses.replace(found[-1], metavar=found[-1].metavar.split(" ")[0])
     return sorted(found, key=lambda flag: flag.name in ("--lang", "--log_level"))
 
 
@@ -151,7 +155,7 @@ def help_text(kind: Any, program: str, *, whole: bool, default: Any = None, foot
         heading = marked("flags") if group == "" or short is main else group.rstrip(".")
         title = tr("{flags}:", flags=tr(heading))
         lines += ["", title] if heading != "flags" or title not in lines else []
-        lines += [line for flag in short if flag.group == group for line in _entry(flag, aliases=whole)]
+        lines += [line for flag in short if flag.group == group for line in _entry(flag)]
     if len(short) < len(every):
         lines += ["", tr("{n} more flags: {program} --help-all", n=len(every) - len(short), program=program)]
     elif any(flag.switch for flag in every):
@@ -254,14 +258,10 @@ def _paragraphs(text: str) -> Iterator[str]:
         yield from wrap(tr(_plain(paragraph)), _width())
 
 
-def _entry(flag: Flag, *, aliases: bool) -> Sequence[str]:
-    notes = [tr("required")] if flag.required else []
-    if flag.default:
-        notes.append(tr("default: {value}", value=flag.default))
-    if aliases and flag.aliases:
-        notes.append(tr("also {names}", names=", ".join(flag.aliases)))
+def _entry(flag: Flag) -> Sequence[str]:
+    note = tr("required") if flag.required else tr("default: {value}", value=flag.default) if flag.default else ""
     text = tr(_plain(flag.text))
-    return _columns(flag.form, tr("{text} ({notes})", text=text, notes="; ".join(notes)) if notes else text, 26)
+    return _columns(flag.form, tr("{text} ({notes})", text=text, notes=note) if note else text, 26)
 
 
 def _columns(left: str, right: str, column: int) -> list[str]:

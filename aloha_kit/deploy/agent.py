@@ -80,6 +80,7 @@ def local(
         lambda measure: TimedAgent(network, measure, prepared, seed),
         warm_up=lambda: warm_up(ChunkPolicy(network, used, prepared)),
         n_obs_steps=network.config.n_obs_steps,
+        n_action_steps=network.config.n_action_steps,
     )
 
 

@@ -21,7 +21,7 @@ from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import ConfigError, Environment, Policy, WallClock
+from aloha_kit.core import Environment, Policy, UsageError, WallClock
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.files import make_folder
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
@@ -50,7 +50,8 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
     """Run the rollouts; returns those that ended without an error. The report is written after each.
 
     Raises:
-        ConfigError: a wrong name, path or value.
+        ConfigError: a wrong name or path.
+        UsageError: flags that do not fit this task, rig or policy.
         ContractError: policy and rig do not match; lists every difference.
         SafetyError: the guard ended a rollout, or the network failed or hung.
         RemoteError: the policy server refuses, or does not answer.
@@ -63,7 +64,7 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
     if args.eval_poses is not None and rig.has_drivers:
-        raise ConfigError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person places")
+        raise UsageError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person places")
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
     address = ViewAddress.parse(args.view)
@@ -81,7 +82,7 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
         live = isinstance(env, LiveRobot)
         inference = _inference(args, live)
-        execution = args.execution(inference)
+        execution = args.execution(inference).with_default(source.n_action_steps, source.chunk_size)
         latency = LatencyReport(task.rate_hz, clock=env.clock if live else WallClock() if args.realtime else None)
         policy = executor(source, execution, latency, inference, task.rate_hz, args.hold_s)
         if isinstance(policy, AsyncInferencePolicy):
@@ -119,7 +120,7 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
 def _inference(args: DeployArgs, live: bool) -> Literal["sync", "async"]:
     inference = args.inference or ("async" if live else "sync")
     if inference == "async" and not (live or args.realtime):
-        raise ConfigError("--inference async needs time that passes: add --realtime to a simulation in this process")
+        raise UsageError("--inference async needs time that passes: add --realtime to a simulation in this process")
     return inference
 
 
@@ -142,7 +143,7 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[PolicyS
 def _connect(args: DeployArgs) -> RemotePolicy:
     token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
     if not token:
-        raise ConfigError("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN")
+        raise UsageError("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN")
     return RemotePolicy(
         str(args.remote),
         token,

@@ -19,6 +19,7 @@ from aloha_kit.core.cli import CommandArgs
 
 LOWEST = {
     "num_rollouts": 1,
+    "n_action_steps": 1,
     "seed": 0,
     "video": 0,
     "video_size": 1,
@@ -65,8 +66,8 @@ class DeployArgs(CommandArgs):
     num_rollouts: int | None = None
     """Episodes to run; by default 50, or one a row of --eval_poses."""
     n_action_steps: Annotated[int | None, arg(aliases=("--horizon",))] = None
-    """Steps executed between inferences; by default the whole chunk, less what async inference and --chunk_boundary set
-    aside, or 1 with --temporal_agg."""
+    """Steps executed between inferences; by default the policy's own number (8 of diffusion and flow policies, else the
+    whole chunk, less what async inference and --chunk_boundary set aside), or 1 with --temporal_agg."""
     chunk_boundary: Annotated[ChunkBoundary | None, arg(aliases=("--seam",))] = None
     """Where a chunk takes over from the one before: switch (none), or fade while both cover the steps (blend); by
     default blend with async inference, else none."""

@@ -34,7 +34,14 @@ def serve(args: ServeArgs) -> None:
     token = args.token or secrets.token_urlsafe(16)
     latency = LatencyReport(source.contract.rate_hz, clock=WallClock())
     about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
-    served = ServedPolicy(source.timed(latency.beside), source.contract, source.chunk_size, about, source.n_obs_steps)
+    served = ServedPolicy(
+        source.timed(latency.beside),
+        source.contract,
+        source.chunk_size,
+        about,
+        source.n_obs_steps,
+        source.n_action_steps,
+    )
     server = PolicyServer(served, args.host, args.port, token, log=LOG.info)
     if not args.token:
         print(f"token: {token}")

@@ -14,7 +14,7 @@ from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.chunk_boundary import fade_steps
 from aloha_kit.control.execution import ENSEMBLE, Executor
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import ChunkSource, ConfigError, Contract, Observation
+from aloha_kit.core import ChunkSource, Contract, Observation, UsageError
 from aloha_kit.loop import LatencyReport
 from aloha_kit.remote import RemotePolicy
 
@@ -34,6 +34,7 @@ class PolicySource:
         warm_up: first inferences allocate, which would count as latency.
         close: releases its resources.
         n_obs_steps: steps of observation that it reads.
+        n_action_steps: actions of a chunk that it is meant to execute; None is all.
     """
 
     contract: Contract
@@ -45,6 +46,7 @@ class PolicySource:
     warm_up: Callable[[], None] = lambda: None
     close: Callable[[], None] = lambda: None
     n_obs_steps: int = 1
+    n_action_steps: int | None = None
 
 
 def served(policy: RemotePolicy) -> PolicySource:
@@ -60,6 +62,7 @@ def served(policy: RemotePolicy) -> PolicySource:
         lambda measure: _TimedRemote(policy, measure),
         close=policy.close,  # the server has warmed up
         n_obs_steps=policy.n_obs_steps,
+        n_action_steps=policy.n_action_steps,
     )
 
 
@@ -92,11 +95,11 @@ def executor(
         hold_s: the longest to hold still for want of a chunk (async) before the rollout is ended.
 
     Raises:
-        ConfigError: `n_action_steps` outside 1 … chunk size.
+        UsageError: `n_action_steps` outside 1 … chunk size.
     """
     given = execution.n_action_steps
     if given is not None and not 1 <= given <= source.chunk_size:
-        raise ConfigError(f"--n_action_steps must be 1 to the chunk size {source.chunk_size}, given {given}")
+        raise UsageError(f"--n_action_steps must be 1 to the chunk size {source.chunk_size}, given {given}")
     if inference == "async":
         return AsyncInferencePolicy(
             source.timed(latency.beside),

@@ -29,7 +29,8 @@ def run(args: EvalArgs) -> None:
     """Evaluate each checkpoint on the same seeds; the report is written every second and at the end, whatever ends it.
 
     Raises:
-        ConfigError: a wrong name, path or value.
+        ConfigError: a wrong name or path.
+        UsageError: flags that do not fit this task or the checkpoints.
         ContractError: a policy and the simulation do not fit together; lists every difference.
         EvaluationError: a process ended, or a rollout failed; the rollouts so far are reported.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the rollouts so far were reported.

@@ -19,6 +19,7 @@ from aloha_kit.core.cli import CommandArgs
 
 LOWEST = {
     "num_rollouts": 1,
+    "n_action_steps": 1,
     "seed": 0,
     "delay_steps": 0,
     "workers": 1,
@@ -63,8 +64,8 @@ class EvalArgs(CommandArgs):
     num_rollouts: int | None = None
     """Rollouts of each checkpoint; by default 200, or one a row of --eval_poses."""
     n_action_steps: Annotated[int | None, arg(aliases=("--horizon",))] = None
-    """Steps executed between inferences; by default the whole chunk, less what --delay_steps and --chunk_boundary set
-    aside, or 1 with --temporal_agg."""
+    """Steps executed between inferences; by default the policy's own number (8 of diffusion and flow policies, else the
+    whole chunk, less what --delay_steps and --chunk_boundary set aside), or 1 with --temporal_agg."""
     delay_steps: int = 0
     """Steps from an observation to the first action of its chunk, as a slow network has them with deploy's async
     inference; the arms wait for an episode's first chunk."""

@@ -14,7 +14,7 @@ from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.inference import InferenceSettings
 from aloha_kit.config.match_checkpoint import assumption, match_checkpoint, training_setup
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import ConfigError
+from aloha_kit.core import UsageError
 from aloha_kit.core.cli import LOG
 from aloha_kit.eval.inference import batch_size, BatchedInference
 from aloha_kit.eval.pool import Pool
@@ -59,8 +59,8 @@ class CheckpointEvaluator:
     """A checkpoint that is ready to be evaluated.
 
     Raises:
-        ConfigError: damaged files, an unusable device, more action steps than a chunk has, an engine that is missing or
-            wrong.
+        ConfigError: damaged files, an unusable device, an engine that is missing or wrong.
+        UsageError: more action steps or steps of delay than a chunk has.
     """
 
     def __init__(self, source: Path, settings: EvaluationSettings) -> None:
@@ -75,10 +75,11 @@ class CheckpointEvaluator:
             LOG.info("%s: %s", source, assumption(self.network.assumed))
         self._task, self._rig = match_checkpoint(task, rig, self.network.contract, settings.image_size)
         given, chunk_size = execution.n_action_steps, self.network.chunk_size
+        self._execution = execution.with_default(self.network.config.n_action_steps, chunk_size)
         if given is not None and not 1 <= given <= chunk_size:
-            raise ConfigError(f"--n_action_steps must be 1 to the chunk size {chunk_size} of {source}, given {given}")
+            raise UsageError(f"--n_action_steps must be 1 to the chunk size {chunk_size} of {source}, given {given}")
         if execution.delay >= chunk_size:
-            raise ConfigError(
+            raise UsageError(
                 f"--delay_steps must be 0 to {chunk_size - 1}, a chunk of {source} being {chunk_size} actions, given"
                 f" {execution.delay}"
             )
@@ -101,7 +102,7 @@ class CheckpointEvaluator:
             "assumed": self.network.assumed,
             "rename": self.renamed,
             "chunk_size": self.network.chunk_size,
-            "n_action_steps": self._settings.execution.interval(self.network.chunk_size),
+            "n_action_steps": self._execution.interval(self.network.chunk_size),
             "device": str(next(self.network.parameters()).device),
             "engine": self._engine.about(),
             "inference_batch": self._batch,
@@ -138,7 +139,7 @@ class CheckpointEvaluator:
     def _pool(self, environments: int) -> Pool:
         network, settings = self.network, self._settings
         buffer = SharedBuffer(environments, network.contract, network.chunk_size, network.config.n_obs_steps)
-        job = EvaluationJob(self._task, self._rig, settings.execution, buffer, settings.starts)
+        job = EvaluationJob(self._task, self._rig, self._execution, buffer, settings.starts)
         return Pool(job, settings.workers)
 
     def _matching(self, pool: Pool) -> Ready:

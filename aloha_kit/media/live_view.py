@@ -25,7 +25,7 @@ from typing import Any
 import dm_env
 import numpy as np
 
-from aloha_kit.core import Action, ConfigError, Contract, Environment, Observation, Outcome
+from aloha_kit.core import Action, ConfigError, Contract, Environment, Observation, Outcome, UsageError
 from aloha_kit.core.limits import SafetyLimits
 
 LOG = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class ViewAddress:
         if text != SCREEN:
             host, colon, port = text.rpartition(":")
             if not (colon and host and port.isdigit() and 0 < int(port) < 65536):
-                raise ConfigError(f"--view must be {SCREEN}, HOST:PORT of a Rerun viewer, or NAME.rrd, given '{text}'")
+                raise UsageError(f"--view must be {SCREEN}, HOST:PORT of a Rerun viewer, or NAME.rrd, given '{text}'")
             return cls(host, int(port))
         if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise ConfigError(

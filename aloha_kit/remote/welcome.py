@@ -17,12 +17,14 @@ _OVERHEAD = 16384  # bytes of a message's keys, and of a failure's reason
 
 @dataclass(frozen=True)
 class Welcome:
-    """A served policy: its contract, the rows of a chunk, plain values for reports, and the steps that it reads."""
+    """A served policy: its contract, the rows of a chunk, plain values for reports, the steps of observation that it
+    reads and the actions of a chunk that it is meant to execute (None is all)."""
 
     contract: Contract
     chunk_size: int
     about: dict[str, Any]
     n_obs_steps: int = 1
+    n_action_steps: int | None = None
 
     @classmethod
     def read(cls, message: dict[str, Any], where: str) -> Welcome:
@@ -37,6 +39,11 @@ class Welcome:
         n_obs_steps = message.get("n_obs_steps", 1)
         if type(n_obs_steps) is not int or not 1 <= n_obs_steps <= _MOST_STEPS:
             raise RemoteError(f"{where} states that its policy reads {quoted(repr(n_obs_steps))} observations")
+        n_action_steps = message.get("n_action_steps")  # which older servers do not send
+        if n_action_steps is not None and (type(n_action_steps) is not int or not 1 <= n_action_steps <= _MOST_ACTIONS):
+            raise RemoteError(
+                f"{where} states that its policy executes {quoted(repr(n_action_steps))} actions of a chunk"
+            )
         if not isinstance(about, dict):
             raise RemoteError(f"{where} describes its policy by a {type(about).__name__}, not a map")
         if not _is_plain(about):
@@ -51,7 +58,7 @@ class Welcome:
             raise RemoteError(f"{where}: {quoted(error, 400)}") from error
         if why := _impossible(read):
             raise RemoteError(f"{where} has a contract that no policy can have: {quoted(why, 400)}")
-        return cls(read, chunk_size, about, n_obs_steps)
+        return cls(read, chunk_size, about, n_obs_steps, n_action_steps)
 
 
 def largest_answer(welcome: Welcome) -> int:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import Action, ConfigError, Environment
+from aloha_kit.core import Action, ConfigError, Environment, UsageError
 from aloha_kit.core.features import ACTION, STATE
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
 from aloha_kit.media.plots import joint_traces
@@ -146,7 +146,7 @@ def execute(
 def _task(recording: Recording, name: str | None) -> TaskConfig:
     name = name or recording.episode.attrs.get("task")
     if not name:
-        raise ConfigError(f"{recording.episode.where} does not say its task: give --task")
+        raise UsageError(f"{recording.episode.where} does not hold its task; give --task")
     config = load(TaskConfig, "tasks", name)
     scene = recording.describe.get("scene", config.scene)
     if scene != config.scene:

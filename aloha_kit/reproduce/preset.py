@@ -56,7 +56,7 @@ class Evaluation:
 
     checkpoint: Literal["best", "last"] = "best"
     temporal_agg: bool | None = None
-    horizon: int | None = None
+    n_action_steps: int | None = field(default=None, metadata={"aliases": ("horizon",)})
 
 
 @dataclass(frozen=True)

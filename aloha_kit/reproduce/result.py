@@ -168,7 +168,8 @@ def read_or_new(folder: Path, new: Result) -> Result:
             )
         return new
     then = read(folder / RESULT)
-    was, now = ({**_flat(r.values), "task": r.task, "num_steps": r.num_steps} for r in (then, new))
+    values = to_mapping(from_mapping(Preset, then.values, where=str(folder / RESULT)))  # under the names of today
+    was, now = ({**_flat(v), "task": r.task, "num_steps": r.num_steps} for r, v in ((then, values), (new, new.values)))
     differing = [
         f"{key} {was.get(key)} (now {now.get(key)})"
         for key in sorted(was.keys() | now.keys())

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aloha_kit.config import to_mapping
-from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core import AlohaKitError, ConfigError, UsageError
 from aloha_kit.core.files import make_folder, write_json
 from aloha_kit.reproduce.machine import CHECKOUT
 from aloha_kit.reproduce.preset import load_preset
@@ -66,7 +66,7 @@ def require_published(preset: str, train: Path = CHECKOUT / "train") -> None:
         ConfigError: the table has no rows of this preset, or there is no README with such a table.
     """
     if preset not in PRESETS:
-        raise ConfigError(f"the README's table is of the presets {', '.join(PRESETS)}; leave --update_readme out")
+        raise UsageError(f"the README's table is of the presets {', '.join(PRESETS)}; leave --update_readme out")
     _parts(train / "README.md")
 
 

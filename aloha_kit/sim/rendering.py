@@ -15,6 +15,7 @@ import numpy.typing as npt
 from dm_control.mujoco import Physics
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.interrupt import interrupts_put_off
 
 SHADOWS_AT = 480  # image rows that a quality's shadow map is meant for
 DRAWN_GROUPS = (0, 1, 2)  # group 3 holds collision shapes, 4 helper sites
@@ -101,7 +102,8 @@ class Pictures:
         _free_collected()
         renderer = self._renderers.get(size)
         if renderer is None:
-            renderer = self._renderers[size] = self._make(*size)
+            with interrupts_put_off():  # a half-made context would be freed at the exit, with a traceback
+                renderer = self._renderers[size] = self._make(*size)
         renderer.update_scene(self._physics.data.ptr, camera, self._option)
         return renderer
 
@@ -125,10 +127,11 @@ class Pictures:
         return renderer
 
     def close(self) -> None:
-        """Free the GL contexts; drawing again makes new ones."""
-        for renderer in self._renderers.values():
-            renderer.close()
-        self._renderers.clear()
+        """Free the GL contexts; drawing again makes new ones. Ctrl-C waits: a context cannot be freed twice."""
+        with interrupts_put_off():
+            for renderer in self._renderers.values():
+                renderer.close()
+            self._renderers.clear()
 
 
 class _Later(Mapping[str, npt.NDArray[np.uint8]]):

@@ -10,7 +10,7 @@ from pathlib import Path
 from aloha_kit.config import TaskConfig
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
-from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.core import EpisodeError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.source import EpisodeSource
@@ -52,14 +52,15 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
     """Check the flags, and find the episodes and the run's folder.
 
     Raises:
-        ConfigError: an unknown task, a batch that cannot be divided, or the run's folder is in use.
+        ConfigError: an unknown task, or the run's folder is in use.
+        UsageError: no task and no episodes, a batch that cannot be divided, or values that exclude one another.
         EpisodeError: there are no episodes.
     """
     _require_pieces(args, rank.size)
     _require_statistics(args)
     task = task_of(args)
     if args.training.eval_every and task is None:
-        raise ConfigError("rollouts need a task: give --task, or --eval_every 0")
+        raise UsageError("rollouts need a task: give --task, or --eval_every 0")
     if args.resume is not None:
         folder = run_folder(Path(args.resume))
     else:
@@ -88,27 +89,27 @@ def reserved(setup: TrainingSetup) -> Iterator[None]:
 
 
 def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
-    """Raise `ConfigError` where a batch in pieces would not give the gradients of the whole batch."""
+    """Raise `UsageError` where a batch in pieces would not give the gradients of the whole batch."""
     config, network = args.training, args.network
     pieces = processes * config.accumulate
     if config.batch_size % pieces:
         near = config.batch_size // pieces * pieces
         fitting = f"{near} or {near + pieces}" if near else str(pieces)
-        raise ConfigError(
+        raise UsageError(
             f"--batch_size {config.batch_size} is the batch of all processes together, and {processes} with "
             f"--accumulate {config.accumulate} cannot divide it evenly; take {fitting}"
         )
     if pieces > 1 and network.use_images and network.backbone_norm == "batch":
-        raise ConfigError(
+        raise UsageError(
             f"backbone_norm batch takes its statistics from a whole batch, and {processes} processes with "
             f"--accumulate {config.accumulate} divide it into {pieces} pieces; use --backbone_norm frozen or group"
         )
 
 
 def _require_statistics(args: TrainArgs[PolicyConfig]) -> None:
-    """Raise `ConfigError` where averaged weights would be combined with running statistics that are not averaged."""
+    """Raise `UsageError` where averaged weights would be combined with running statistics that are not averaged."""
     if args.training.ema and args.network.use_images and args.network.backbone_norm == "batch":
-        raise ConfigError(
+        raise UsageError(
             f"--ema {args.training.ema:g} averages weights, and backbone_norm batch keeps running statistics that "
             "belong to the weights of one step: the averaged network would be validated and saved with another's. "
             "Use --ema 0, or --backbone_norm frozen or group"
@@ -118,7 +119,7 @@ def _require_statistics(args: TrainArgs[PolicyConfig]) -> None:
 def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSource:
     places = args.dataset_dir or ((task.dataset_dir.format(task=task.name),) if task else ())
     if not places:
-        raise EpisodeError("no episodes: give a task with --task, or their folder with --dataset_dir")
+        raise UsageError("no episodes: give a task with --task, or their folder with --dataset_dir")
     allow_external(args.allow_external)
     options = ReadOptions(
         contract=given_contract(args.contract, args.rig),

@@ -27,14 +27,6 @@ from aloha_kit.train.launch import launched
 SNAPSHOT = "config.yaml"
 """Name of the file in a run's folder that holds all values the run was started with."""
 
-# ACT's and ACT++'s names of the same flags.
-_REFERENCE = {
-    "--task_name": "--task",
-    "--policy_class": "--policy",
-    "--validate_every": "--val_every",
-    "--resume_ckpt_path": "--resume",
-    "--no_amp": "--amp=no",
-}
 _ELSEWHERE = {
     "--eval": "a trained policy is evaluated by `python -m aloha_kit.deploy --ckpt RUN --task TASK`",
     "--onscreen_render": "rollouts are written as videos; see `python -m aloha_kit.deploy --help`",
@@ -68,9 +60,9 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
         "device",
     )
 
-    task: str = ""
+    task: Annotated[str, arg(aliases=("--task_name",))] = ""
     """Task name or YAML path: where the episodes are, which cameras are read, and what rollouts run."""
-    policy: str = "act"
+    policy: Annotated[str, arg(aliases=("--policy_class",))] = "act"
     """Policy: a name in configs/policies (act, act_cpu, act_reference, cnnmlp, ...) or a YAML path."""
     recipe: str | None = None
     """Training values: a name in configs/training or a YAML path; the policy's name when there is such a file."""
@@ -88,7 +80,7 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
     ckpt_dir: str | None = None
     """Folder of this run; runs/TASK/POLICY when not given."""
-    resume: str | None = None
+    resume: Annotated[str | None, arg(aliases=("--resume_ckpt_path",))] = None
     """A run's folder, or one of its checkpoints, to resume; its values are kept unless given anew."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME [NAME ...]")] = None
     """Cameras to use, in place of the task's."""
@@ -122,10 +114,10 @@ def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
 
 
 def _parse(argv: Sequence[str]) -> TrainArgs[PolicyConfig]:
-    words = [_rename(word) for word in argv]
+    words = [_normalised(word) for word in argv]
     pairs = pairwise([*words, "--"])  # a flag without a value is followed by the next flag, or by the end
     given = ["--amp=bf16" if word == "--amp" and after.startswith("--") else word for word, after in pairs]
-    resumed = _value(given, "--resume")
+    resumed = _value(given, "--resume", "--resume_ckpt_path")
     default = read_snapshot(run_folder(Path(resumed))) if resumed is not None else _fresh(given)
     # the class is only known once the policy's file was read
     generic: Any = TrainArgs
@@ -171,7 +163,7 @@ def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
 
 
 def _fresh(given: Sequence[str]) -> TrainArgs[PolicyConfig]:
-    policy = _value(given, "--policy") or "act"
+    policy = _value(given, "--policy", "--policy_class") or "act"
     if policy not in names("policies") and policy.lower() in names("policies"):
         policy = policy.lower()  # ACT, CNNMLP: classes in the reference, files here
     recipe = _value(given, "--recipe") or (Path(policy).stem if Path(policy).stem in names("training") else None)
@@ -205,12 +197,12 @@ def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
 
 
 def _require_same(run: TrainArgs[PolicyConfig], given: TrainArgs[PolicyConfig]) -> None:
-    """Raise `ConfigError` if a flag that identifies a run was given another value."""
+    """Raise `UsageError` if a flag that identifies a run was given another value."""
     for flag in ("task", "policy", "recipe", "ckpt_dir"):
         was, now = (str(getattr(args, flag) or "") for args in (run, given))
         alike = Path(was).resolve() == Path(now).resolve() or (flag == "policy" and was.lower() == now.lower())
         if not alike:
-            raise ConfigError(
+            raise UsageError(
                 f"--{flag} {now} does not go with --resume: that run has {flag} {was or '(none)'}. "
                 f"Leave --{flag} out, or start a new run without --resume"
             )
@@ -220,32 +212,37 @@ def task_of(args: TrainArgs[PolicyConfig]) -> TaskConfig | None:
     """The task's configuration; None when only a folder of episodes was given.
 
     Raises:
-        ConfigError: an unknown task, or neither a task nor a folder.
+        ConfigError: an unknown task.
+        UsageError: neither a task nor a folder of episodes.
     """
     if not args.task:
         if args.dataset_dir is None:
-            raise ConfigError(f"no training data: give --task (known: {', '.join(names('tasks'))}) or --dataset_dir")
+            raise UsageError(f"no training data: give --task (known: {', '.join(names('tasks'))}) or --dataset_dir")
         return None
     find("tasks", args.task)
     return load(TaskConfig, "tasks", args.task)
 
 
-def _rename(word: str) -> str:
+def _normalised(word: str) -> str:
+    """A word with `_` for `-` in a flag's name, and ACT++'s `--no_amp` as `--amp=no`.
+
+    Raises:
+        UsageError: a flag of ACT's training script that another command has.
+    """
     flag, equals, value = word.partition("=")
     if not flag.startswith("--"):
         return word
     flag = flag.replace("-", "_").replace("__", "--", 1)
     if flag in _ELSEWHERE:
         raise UsageError(f"{flag} is no flag of training: {_ELSEWHERE[flag]}")
-    return _REFERENCE.get(flag, flag) + equals + value
+    return "--amp=no" if flag == "--no_amp" else flag + equals + value
 
 
-def _value(given: Sequence[str], flag: str) -> str | None:
-    """The last value given to a flag, as `--flag value` or `--flag=value`."""
+def _value(given: Sequence[str], *names: str) -> str | None:
+    """The last value given to a flag under one of its names, as `--flag value` or `--flag=value`."""
     found = None
-    for i, word in enumerate(given):
-        if word == flag and i + 1 < len(given):
-            found = given[i + 1]
-        elif word.startswith(flag + "="):
-            found = word.partition("=")[2]
-    return found
+    for word, after in pairwise([*given, ""]):
+        flag, equals, value = word.partition("=")
+        if flag in names:
+            found = value if equals else after
+    return found or None

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.control.execution import ChunkExecutor, TemporalEnsemble
 from aloha_kit.control.history import with_history
+from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Action, ConfigError, Contract, Environment
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
@@ -47,8 +47,9 @@ class SimEvaluator:
         """
         env = self._connected(network.contract)
         source = ChunkPolicy(network, str(next(network.parameters()).device), seed=FIRST_SEED)
-        executor = TemporalEnsemble(source) if self._config.temporal_agg else ChunkExecutor(source)
-        policy = with_history(executor, network.config.n_obs_steps, network.contract.cameras)
+        execution = Execution(self._config.temporal_agg)
+        execution = execution.with_default(network.config.n_action_steps, network.chunk_size)
+        policy = with_history(execution.executor(source), network.config.n_obs_steps, network.contract.cameras)
         successes = 0
         for i in range(self._config.eval_rollouts):
             if self._stop():

@@ -20,7 +20,7 @@ import torch._dynamo
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import ConfigError, plural
+from aloha_kit.core import ConfigError, plural, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DirectFrames, Frames
@@ -232,13 +232,13 @@ def _require_rollouts() -> None:
 
 
 def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConfig) -> None:
-    """Raise `ConfigError` if a run has reached its number of steps or its time limit."""
+    """Raise `UsageError` if a run has reached its number of steps or its time limit."""
     reached, flag = position["step"], "num_epochs" if config.num_epochs else "num_steps"
     if num_steps <= reached:
         left = "nothing left to do" if num_steps == reached else f"{num_steps} steps are done"
-        raise ConfigError(f"already at step {reached}: {left}; give a larger --{flag}")
+        raise UsageError(f"already at step {reached}: {left}; give a larger --{flag}")
     if config.time_limit_s is not None and position["seconds"] >= config.time_limit_s:
-        raise ConfigError(
+        raise UsageError(
             f"already trained for {position['seconds']:.0f} s of {config.time_limit_s:g}; give a larger --time_limit_s"
         )
 

@@ -1,5 +1,6 @@
 """Configurations are found by name or path, typed, and wrong ones are answered with the right ones."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,23 @@ def test_broken_yaml_names_the_file(tmp_path: Path) -> None:
     file.write_text("- 1")
     with pytest.raises(ConfigError, match="must hold keys and values, given: list"):
         load(TaskConfig, "tasks", file)
+
+
+@dataclass(frozen=True)
+class Inner:
+    size: int = 1
+    steps: int = field(default=2, metadata={"aliases": ("horizon", "length")})
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_an_older_name_of_a_key_is_accepted_alone() -> None:
+    for name in ("steps", "horizon", "length"):
+        assert from_mapping(Outer, {"inner": {name: 5, "size": 3}}) == Outer(Inner(size=3, steps=5))
+    with pytest.raises(ConfigError, match=r"^x\.yaml: inner: horizon and steps are the same key; give one of them$"):
+        from_mapping(Outer, {"inner": {"steps": 5, "horizon": 5}}, where="x.yaml")
+    with pytest.raises(ConfigError, match=r"inner: unknown key 'stpes'\. Did you mean 'steps'"):
+        from_mapping(Outer, {"inner": {"stpes": 5}})

@@ -93,6 +93,12 @@ def test_wrong_flags_are_one_line_and_status_2(name: str, capsys: pytest.Capture
         ("policies info", "CKPT is missing: A run (its best checkpoint is taken), a checkpoint folder, or a published "
             "policy_best.ckpt"),
         ("deploy --task x", "give either --ckpt RUN, to run the network here, or --remote HOST:PORT"),
+        ("eval --ckpt a --task x --n_action_steps 0", "--n_action_steps must be at least 1, given 0"),
+        ("deploy --ckpt a --task x --horizon 0", "--n_action_steps must be at least 1, given 0"),
+        ("eval --ckpt a --task x --horizon=3 --n-action-steps 4", "--horizon and --n_action_steps are the same flag; "
+            "give one of them"),
+        ("train --task_name x --task x", "--task_name and --task are the same flag; give one of them"),
+        ("eval --ckpt a --ckpt_dir b --task x --seed -1", "--seed must be at least 0, given -1"),
         ("train --task sim_transfer_cube --chunk_sise 5", "no flag --chunk_sise; did you mean --chunk_size?"),
     ],
 )  # fmt: skip

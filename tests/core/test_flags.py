@@ -91,7 +91,7 @@ example:
 
 flags:
   SOURCE                  Where. (required)
-  --size INT              How large. (also --extent)
+  --size INT              How large.
   --kind {a,b}            Which.
   --quick                 Go fast.
   --video, --no_video     Write one. (default: on)
@@ -153,7 +153,10 @@ def test_help_all_has_every_flag_that_is_parsed(words: Sequence[str], monkeypatc
     assert "--log_level" in parsed
     whole = help_of(words, "--help-all")
     shown = set(re.findall(r"--[\w.]+", whole))
-    assert {flag for flag in parsed if flag.replace("no_", "", 1) not in parsed} <= shown
+    of = flags.commands(kind).get(next(iter(subcommand), ""), kind)
+    hidden = {alias for flag in flags.flags(of, default.get("default")) for alias in flag.aliases}
+    assert {flag for flag in parsed if flag.replace("no_", "", 1) not in parsed} - hidden <= shown
+    assert not hidden & set(re.findall(r"(?m)^  (--[\w.]+)", whole))
 
 
 def test_subcommands_are_listed() -> None:

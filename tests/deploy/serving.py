@@ -18,6 +18,8 @@ def served(run: Path, token: str = "secret") -> Iterator[str]:
     source = local(find_checkpoint(run))
     about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
     chunks = source.timed(LatencyReport(50.0).beside)
-    answering = ServedPolicy(chunks, source.contract, source.chunk_size, about, source.n_obs_steps)
+    answering = ServedPolicy(
+        chunks, source.contract, source.chunk_size, about, source.n_obs_steps, source.n_action_steps
+    )
     with PolicyServer(answering, "127.0.0.1", 0, token).running() as server:
         yield f"127.0.0.1:{server.port}"

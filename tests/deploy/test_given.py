@@ -167,5 +167,5 @@ def test_starts_that_do_not_fit_are_refused(trained: Path, tmp_path: Path, monke
     assert words in fail(evaluate, "--ckpt", trained, *EVAL, *given)
     assert "--num_rollouts 4, but" in fail(evaluate, "--ckpt", trained, *EVAL, *given, "--num_rollouts", 4)
     on_rig = fail(deploy, "--ckpt", trained, "--task", "aloha_transfer_cube", *given)
-    assert on_rig == "error: --eval_poses is for simulation; rig 'aloha' has objects that a person places"
+    assert on_rig == "error: --eval_poses is for simulation; rig 'aloha' has objects that a person places\n"
     assert os.listdir(tmp_path / "out") == []

@@ -50,6 +50,8 @@ def contract(**changes: Any) -> str:
         ({"chunk_size": True}, "states chunks of True actions"),
         ({"chunk_size": 0}, "states chunks of 0 actions"),
         ({"chunk_size": 2**62}, "states chunks of 4611686018427387904 actions"),
+        ({"n_action_steps": 0}, "states that its policy executes 0 actions of a chunk"),
+        ({"n_action_steps": "8"}, "states that its policy executes '8' actions of a chunk"),
         ({"about": None}, "describes its policy by a NoneType, not a map"),
         ({"about": [1]}, "describes its policy by a list, not a map"),
         ({"about": {"x": np.zeros(2)}}, "describes its policy by more than plain values"),

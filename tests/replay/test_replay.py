@@ -171,7 +171,7 @@ def test_files_of_other_tools(foreign: Path, tmp_path: Path, capsys: Any) -> Non
 
 def test_execution_needs_to_know_the_task(foreign: Path, tmp_path: Path) -> None:
     text = fail(foreign, "--output", tmp_path, "--execute", "--no_video", "--no_rrd", "--no_plots")
-    assert text.endswith("does not say its task: give --task")
+    assert text.endswith("does not hold its task; give --task")
     text = fail(
         foreign, "--output", tmp_path, "--execute", "--no_video", "--no_rrd", "--no_plots", "--task", "sim_cube"
     )

@@ -67,16 +67,17 @@ def test_the_papers_preset_is_the_papers() -> None:
     assert train.training.num_steps >= 5 * 10_000  # the reference's 2000 epochs of 5 batches
 
 
-def test_a_task_has_values_of_its_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["n_action_steps", "horizon"])
+def test_a_task_has_values_of_its_own(key: str, tmp_path: Path) -> None:
     special = {"insertion": {"target": {"success": 0.3}, "train": {"num_steps": 9, "lr": 1e-3}}}
-    file = str(preset_file(tmp_path, tasks=special, eval={"temporal_agg": True, "horizon": 5, "checkpoint": "last"}))
+    file = str(preset_file(tmp_path, tasks=special, eval={"temporal_agg": True, key: 5, "checkpoint": "last"}))
     cube, peg = load_preset(file, "transfer_cube"), load_preset(file, "insertion")
     assert (cube.target.success, peg.target.success, peg.target.minutes) == (0.8, 0.3, 60)
     assert cube.train == {"policy": "act_cpu", "num_steps": 40, "batch_size": 4}
     assert peg.train == {"policy": "act_cpu", "num_steps": 9, "batch_size": 4, "lr": 1e-3}
     words = EvaluateStage(job(peg, "insertion"), 0).command()
     assert words[words.index("--ckpt") + 1] == "out/seed_0/policy/checkpoints/last"
-    assert " ".join(words).count("--temporal_agg --horizon 5") == 1
+    assert " ".join(words).count("--temporal_agg --n_action_steps 5") == 1
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,7 @@ def test_a_task_has_values_of_its_own(tmp_path: Path) -> None:
         ({"train": {"chunk_size": 0}}, "chunk_size must be at least 1, given 0"),
         ({"record": {"num_episdoes": 5}}, r"unknown key 'num_episdoes'. Did you mean 'num_episodes'\?"),
         ({"target": {"success": 80}}, r"success must lie above 0 and up to 1, given 80"),
+        ({"eval": {"horizon": 5, "n_action_steps": 5}}, "eval: horizon and n_action_steps are the same key; give one"),
         ({"eval": {"checkpoint": "bets"}}, r"eval.checkpoint cannot be 'bets'. Did you mean 'best'\?"),
         ({"tasks": ["insertion"]}, r"tasks must hold values by task, given \['insertion'\]"),
     ],

@@ -214,6 +214,8 @@ def test_a_folder_with_something_else_is_left_alone(tmp_path: Path, reproduce: R
 
 def test_a_reproduction_keeps_its_values_but_not_its_target(tmp_path: Path, reproduce: Reproduce) -> None:
     reproduce()
+    file = tmp_path / "out" / "reproduce.json"  # with the key's name of earlier versions
+    file.write_text(file.read_text().replace('"n_action_steps"', '"horizon"'))
     preset_file(tmp_path, target={"success": 0.95})
     assert "Target: 95%. Met: no (success)." in reproduce()
     preset_file(tmp_path, train={"policy": "act_cpu", "num_steps": 50, "batch_size": 4, "lr": 1e-3})
@@ -233,7 +235,7 @@ def test_a_damaged_result_is_named(tmp_path: Path, reproduce: Reproduce) -> None
 
 def test_only_the_readmes_presets_get_into_it(tmp_path: Path, commands: Commands, reproduce: Reproduce) -> None:
     assert reproduce("--update_readme") == (
-        "error: the README's table is of the presets paper, fast, cpu; leave --update_readme out "
+        "2 error: the README's table is of the presets paper, fast, cpu; leave --update_readme out\n"
     )
     assert applications(commands) == []
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from aloha_kit.sim import SimEnv, workcell
+from aloha_kit.sim import rendering, SimEnv, workcell
 
 
 def red(image: np.ndarray) -> np.ndarray:
@@ -183,3 +184,23 @@ def test_images_stay_the_same_when_another_environment_ends(ends: str) -> None:
         np.testing.assert_array_equal(second.reset().observation["images"]["top"], images[0])
     np.testing.assert_array_equal(images[1], images[0])
     second.close()
+
+
+def test_ctrl_c_waits_until_the_contexts_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is freed half is an EGL error with a traceback when the process ends."""
+    freed = []
+
+    def close(renderer: rendering._Renderer) -> None:
+        signal.raise_signal(signal.SIGINT)
+        usual(renderer)
+        freed.append(renderer._gl_context is None)
+
+    usual = rendering._Renderer.close
+    monkeypatch.setattr(rendering._Renderer, "close", close)
+    env = SimEnv("transfer_cube", cameras={"top": (24, 32), "angle": (12, 16)}, quality="draft")
+    env.reset()
+    with pytest.raises(KeyboardInterrupt):
+        env.close()
+    assert freed == [True, True]
+    monkeypatch.undo()
+    env.close()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.loader import Loader
 from aloha_kit.policies import checkpoint
@@ -16,7 +17,7 @@ from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.loop import Trainer
 from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
-from tests.tiny import ACT
+from tests.tiny import ACT, FLOW
 from tests.train.job import dataset, job, stop_at, trainer, TRAINING
 
 
@@ -71,16 +72,25 @@ def test_validation_is_what_the_saved_policy_gives(tmp_path: Path, table: Episod
     assert total / count == pytest.approx(end.best, rel=1e-4)
 
 
-@pytest.mark.parametrize("stop", [7, 10, 13])
-def test_stopping_and_resuming_changes_no_bit(tmp_path: Path, table: EpisodeTable, stop: int) -> None:
+HISTORY = dataclasses.replace(ACT, n_obs_steps=2)
+
+
+@pytest.mark.parametrize(
+    ("stop", "policy"),
+    [(7, ACT), (10, ACT), (13, ACT), (7, HISTORY), (13, FLOW)],
+    ids=["7", "10", "13", "history", "sampling, history"],
+)
+def test_stopping_and_resuming_changes_no_bit(
+    tmp_path: Path, table: EpisodeTable, stop: int, policy: PolicyConfig
+) -> None:
     """Dropout, latent samples, augmentation, averaged weights, schedule and order all continue as they would have."""
-    straight = trainer(job(tmp_path / "straight", table))
+    straight = trainer(job(tmp_path / "straight", table, policy=policy))
     straight.fit()
     halves: list[Trainer] = []
-    halves.append(trainer(job(tmp_path / "halves", table, stop=stop_at(stop, lambda: halves[0]))))
+    halves.append(trainer(job(tmp_path / "halves", table, policy=policy, stop=stop_at(stop, lambda: halves[0]))))
     assert halves[0].fit().step == stop
     torch.manual_seed(99)  # whatever happens in between
-    second = trainer(job(tmp_path / "halves", table), resume=True)
+    second = trainer(job(tmp_path / "halves", table, policy=policy), resume=True)
     assert second.position.step == stop
     assert second.fit().step == 24
     ours, theirs = straight.state(), second.state()
