@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import re
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, TYPE_CHECKING
@@ -347,7 +348,7 @@ def _reason(outcome: Outcome, env: RecordingRig, result: AttemptResult) -> str:
     if outcome.reason.startswith("KeyboardInterrupt"):
         return outcome.reason.replace("KeyboardInterrupt", "interrupted")
     if outcome.reason != "complete":
-        return outcome.reason
+        return re.sub(r"^(Safety|Stream|Ros|Episode)Error: ", "", outcome.reason)
     reward = f", reward {outcome.final_reward:g} of {env.max_reward:g}" if env.max_reward else ""
     return f"full length{' without success' if result == 'failed' else ''}{reward}"
 

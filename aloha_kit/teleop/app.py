@@ -45,6 +45,7 @@ def run(args: TeleopArgs) -> None:
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not rig.has_drivers:
         raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: it has no arms to move")
+    LOG.info("rig '%s', task '%s'", rig.name, task.name)
     # images are needed for a view only, sensors are not
     cameras = () if args.view is None or args.park else task.cameras
     task, rig = replace(task, cameras=cameras, episode_len=UNLIMITED), replace(rig, sensors={})
@@ -65,7 +66,7 @@ def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
     if rig.teleop == "hardware":
         raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
 
-    view = ViewAddress.parse(args.view)  # what cannot be is told before a node starts
+    view = ViewAddress.parse(args.view)  # a wrong address is refused before a node starts
 
     def start_sequence(env: TeleoperatedRobot) -> None:
         env.run_start_sequence(status=_log_status, poll=_enter_pressed, countdown_s=args.countdown_s)
@@ -139,4 +140,4 @@ class _Progress:
             self._start()
 
     def on_end(self, outcome: Outcome) -> None:
-        LOG.info("ended (%s)", outcome.reason)
+        LOG.info("ended: %s", outcome.reason.replace("KeyboardInterrupt", "interrupted"))

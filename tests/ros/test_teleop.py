@@ -60,7 +60,8 @@ def away(rig: Client, side: str) -> float:
 def test_the_gesture_starts_it_the_followers_follow_and_ctrl_c_leaves_all_arms_held(
     session_ros: Ros, task: Path, rig: Client
 ) -> None:
-    launched = session_ros.launch("teleop.launch", task=task, countdown_s=0.5)
+    launched = session_ros.launch("teleop.launch", countdown_s=0.5)
+    launched.wait_for("rig 'small_aloha', task 'aloha_transfer_cube'")  # those of the rig that runs
     launched.wait_for("waiting: close both leader grippers to begin")
     launched.wait_for("teleoperating")
     until(lambda: max(away(rig, side) for side in SIDES) > 0.2, "the person moves a leader")
@@ -68,7 +69,7 @@ def test_the_gesture_starts_it_the_followers_follow_and_ctrl_c_leaves_all_arms_h
     assert max(away(rig, side) for side in SIDES) > 0.2  # still under way, or holding at the end
     launched.signal(signal.SIGINT)
     launched.wait()
-    assert "nothing is sent to the followers any more; their torque is on" in launched.text()
+    assert launch_result(launched)[-1] == "nothing is sent to the followers any more; their torque is on"
     for side in SIDES:
         assert torque(rig, f"puppet_{side}") == {1}
         assert torque(rig, f"master_{side}") == {1}  # the operator may let go
