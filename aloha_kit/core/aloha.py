@@ -1,4 +1,4 @@
-"""Limits and start pose of the ALOHA environments, simulated or behind ROS: joints are known by their names."""
+"""Limits and start pose of the ALOHA environments, simulated or behind ROS, by the names of the joints."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def aloha_limits(
 
 
 def aloha_start(contract: Contract, *, gripper: float = 1.0) -> Action:
-    """(A,) ALOHA's start pose by joint name, grippers open, so that what they hold is let go on the table."""
+    """(A,) ALOHA's start pose by joint name, grippers open, so that what they hold is released on the table."""
     values = {**dict(zip(ARM_JOINTS, START_ARM_POSE, strict=True)), "gripper": gripper}
     return np.array(
         [next((v for joint, v in values.items() if name.endswith(joint)), 0.0) for name in contract.action_names],

@@ -72,7 +72,7 @@ class Rate:
         """Wait for the next deadline; return how late it was met, in ns (0 when it was met)."""
         self._deadline += self.period_ns
         late = self._clock.now_ns() - self._deadline
-        if late < -self.period_ns:  # the deadline was told by a time that is over
+        if late < -self.period_ns:  # the deadline is of a time base that has ended
             self._deadline, late = self._deadline + late + self.period_ns, -self.period_ns
         if late <= 0:
             self._clock.sleep_until(self._deadline)

@@ -23,7 +23,7 @@ class Outcome:
     steps: int
     final_reward: float
     max_reward: float
-    reason: str  # "complete", what a policy said in StopEpisode, or the error that ended it
+    reason: str  # "complete", the message of a StopEpisode, or the error that ended it
     error: bool = False
 
 
@@ -31,7 +31,7 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
     """A robot, real or simulated, as one dm_env environment that owns time.
 
     `step(action)` sends the command, waits for the absolute deadline and then observes, so an
-    observation is fresh when the policy sees it. `reset` gives FIRST, `step` MID, and LAST on the
+    observation is fresh when the policy reads it. `reset` gives FIRST, `step` MID, and LAST on the
     final step: T actions, T + 1 observations. What only some environments can do is in `loop.capabilities`.
     """
 

@@ -45,11 +45,11 @@ class SafetyError(AlohaKitError):
 
 
 class StopEpisode(Exception):  # noqa: N818 - a request, not a failure
-    """Raised by a policy to end the episode in good order; the message says why."""
+    """Raised by a policy to end the episode in good order; the message is the reason."""
 
 
 class HoldStill(Exception):  # noqa: N818 - a request, not a failure
-    """Raised by a policy that has nothing to say for the present step; the message says why.
+    """Raised by a policy that has no action for the present step; the message is the reason.
 
     The safety guard repeats the last command. For how long is the policy's to decide.
     """
@@ -61,7 +61,7 @@ def shown(value: object) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """What a library's exception says, in one line of at most 300 characters; its type where it says nothing."""
+    """Message of a library's exception, in one line of at most 300 characters; its type where it is empty."""
     text = " ".join(str(error).split())
     return text[:300] or type(error).__name__
 

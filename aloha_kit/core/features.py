@@ -51,7 +51,7 @@ ROLES = {
         Role(DEPTH, read="never"),
         Role(VELOCITY, ("qvel", "base_vel")),
         Role(EFFORT, ("effort",)),
-        Role(PRIVILEGED, ("environment_state",), read="privileged"),  # known to a simulator only
+        Role(PRIVILEGED, ("environment_state",), read="privileged"),  # of a simulator only
     )
 }
 """Roles with a rule of their own. Any other word is the role of a sensor, see `role_of`."""

@@ -17,7 +17,7 @@ def make_folder(path: Path) -> Path:
     """Make `path` and its parents; returns it. Call it before long work whose result goes there.
 
     Raises:
-        ConfigError: it cannot be made or written to; says what stands in the way.
+        ConfigError: it cannot be made or written to; names the obstacle.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def free_path(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Inside, a path beside `path` to write to; at the end it takes the place of `path`, after an error it is gone."""
+    """Path beside `path` to write to: renamed to `path` at the end, removed after an error."""
     part = part_of(path)
     try:
         yield part

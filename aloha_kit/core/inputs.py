@@ -22,7 +22,7 @@ def read(observation: Observation, contract: Contract, n_obs_steps: int = 1) -> 
 
     Raises:
         ContractError: the observation lacks something, its size is not the contract's, or its history is not as long as
-            the policy reads; says what.
+            the policy reads; names it.
     """
     steps = window(observation, n_obs_steps)
     return {

@@ -1,4 +1,4 @@
-"""JPEG: RGB images to bytes and back, and what a file says about itself without being decoded."""
+"""JPEG: RGB images to bytes and back, and the properties in a file's header."""
 
 from __future__ import annotations
 

@@ -58,6 +58,6 @@ class SafetyLimits:
         return cls(names, low, high, step, np.where(moves, ramp, 1.0) * step, index)
 
     def present(self, qpos: npt.ArrayLike) -> Array:
-        """(A,) the command that would keep everything where `qpos` says it is."""
+        """(A,) the command that holds everything at `qpos`."""
         state = np.asarray(qpos, np.float64)
         return np.array([0.0 if i is None else state[i] for i in self.state_index])

@@ -27,7 +27,7 @@ def command_step(model: ArmModel, rate_hz: float) -> Array:
 class CommandLimiter:
     """Keeps each command within one step of the one before it, and commands that come in a burst within two.
 
-    In any time w the commands let through move an entry by at most `2 step + w step rate_hz`. Commands at `rate_hz`
+    In any time w the commands that pass move an entry by at most `2 step + w step rate_hz`. Commands at `rate_hz`
     pass unchanged even where each is late or early by up to a period.
 
     Args:
@@ -49,7 +49,7 @@ class CommandLimiter:
         self._room = 2 * self.step
 
     def forget(self) -> None:
-        """The last command no longer says where the arm is: `begin` comes before the next one."""
+        """Forget the last command: `begin` comes before the next one."""
         self.last = None
 
     def limit(self, target: npt.ArrayLike, now_ns: int) -> Array:

@@ -43,7 +43,7 @@ class RecordedEpisode(Protocol):
 
     @property
     def layout(self) -> str:
-        """What wrote it; empty where that is not known."""
+        """Program that wrote it; empty where it is not recorded."""
         ...
 
     @property
@@ -101,7 +101,7 @@ class RecordedEpisode(Protocol):
 
     @property
     def attrs(self) -> Mapping[str, Any]:
-        """What else is known: `task`, `instruction`, `reason`, `sim`, `error`, …"""
+        """Further attributes: `task`, `instruction`, `reason`, `sim`, `error`, …"""
         ...
 
     @property
@@ -111,7 +111,7 @@ class RecordedEpisode(Protocol):
 
     @property
     def success(self) -> bool | None:
-        """Whether the episode was judged a success; None if nobody judged it."""
+        """Success label of the episode; None without one."""
         ...
 
     @property
@@ -121,7 +121,7 @@ class RecordedEpisode(Protocol):
 
     @property
     def assumption(self) -> str:
-        """What of the contract is assumed, in words; empty where it is known."""
+        """Assumed parts of the contract, in words; empty where all is recorded."""
         ...
 
     @property
@@ -250,7 +250,7 @@ class EpisodeSource(abc.ABC):
         """An episode; whoever opens it closes it (`contextlib.closing`).
 
         Raises:
-            EpisodeError: it is gone, or damaged.
+            EpisodeError: it was removed, or is damaged.
         """
 
     def episode(self, number: int) -> RecordedEpisode:
@@ -258,7 +258,7 @@ class EpisodeSource(abc.ABC):
 
         Raises:
             ConfigError: `open` gave something else than an episode.
-            EpisodeError: it is gone, or damaged.
+            EpisodeError: it was removed, or is damaged.
         """
         found = self.open(number)
         if not callable(getattr(found, "close", None)):

@@ -15,7 +15,7 @@ from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
-from aloha_kit.storage.hdf5 import damage_told
+from aloha_kit.storage.hdf5 import damage_reported
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -135,7 +135,7 @@ def read_table(
     failed = 0
     for number in range(len(source)):
         try:
-            with closing(source.episode(number)) as episode, damage_told(episode.where):
+            with closing(source.episode(number)) as episode, damage_reported(episode.where):
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue

@@ -20,8 +20,8 @@ def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     if not log:
         return
     for rule, remedy in (
-        ("range", "the policy asks for what the arm cannot do: joint order, units and gripper scale as in training?"),
-        ("speed", "the policy jumps: see chunk boundaries and images; demonstrations were not as fast"),
+        ("range", "the policy commands what the arm cannot do: joint order, units and gripper scale as in training?"),
+        ("speed", "the policy jumps: check chunk boundaries and images; demonstrations were not as fast"),
     ):
         counts = Counter(entry for step in log for entry, why in step.limited if why == rule and matters(entry, why))
         if not counts:
@@ -61,7 +61,7 @@ def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     if (grade := level(-moved, (-limits.motion[0], -limits.motion[1]))) == "ok" or evidence.steps < evidence.rate_hz:
         return
     found = f"the action hardly changes: at most {moved:.1%} of what it moves through in training"
-    remedy = "a policy that was trained too little, or that sees nothing it knows: look at its loss, then at the images"
+    remedy = "trained too little, or images unlike the demonstrations': check its loss, then the images"
     yield Cause(
         Finding(grade, "motion", "action", found, f"at least {limits.motion[0]:.0%}", remedy), ((0, evidence.steps),)
     )
@@ -141,7 +141,7 @@ def check_grippers(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
 def check_ending(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     """A rollout that an error ended."""
     if evidence.error:
-        remedy = "see 'When something is wrong' in deploy/README.md"
+        remedy = "read 'When something is wrong' in deploy/README.md"
         found = f"ended after step {evidence.steps - 1}: {evidence.reason}"
         yield Cause(
             Finding("error", "ending", "rollout", found, "the whole task", remedy),

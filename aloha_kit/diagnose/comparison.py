@@ -62,7 +62,7 @@ class RolloutComparison:
             lines += ["", "How they differ from the successful ones (medians)"]
             lines += [f"  {each.measure}: {each.failed:.3g} against {each.succeeded:.3g}" for each in self.differences]
         if self.failed and not self.shared and not self.differences:
-            lines.append("no finding is shared, and nothing measured tells failed from successful ones")
+            lines.append("no finding is shared, and no measure differs between failed and successful ones")
         return "\n".join(lines)
 
 

@@ -13,13 +13,13 @@ from aloha_kit.episode.vectors import longest_run, runs
 from aloha_kit.storage.step_log import RecordedStep
 
 REMEDIES = {
-    "network": "ask the network beside the loop (--inference async), or make it faster: another --engine, a GPU, a "
+    "network": "run inference beside the loop (--inference async), or make it faster: another --engine, a GPU, a "
     "smaller network, fewer inferences (--n_action_steps)",
-    "preprocessing": "smaller images, or cameras that send the size that the network wants",
+    "preprocessing": "smaller images, or cameras that send the size that the network reads",
     "observation": "run python -m aloha_kit.doctor: cameras or drivers that are late; a simulation draws too slowly",
     "command": "where chunks are waited for, make the network faster; end other programs that use the processor",
     "recording": "another disk, fewer or smaller images, end other programs that use the processor",
-    "": "deploy again with this version, whose log tells the stage",
+    "": "deploy again with this version, whose log records the stage",
 }
 
 

@@ -47,11 +47,11 @@ def examine(args: DoctorArgs) -> DoctorReport:
         if name not in rig.cameras:
             raise ConfigError(f"task '{task.name}' wants camera '{name}'. {did_you_mean(name, rig.cameras)}")
     references = {} if args.reference is None else identity.load_references(args.reference, task.cameras)
-    from aloha_kit.ros.inspect import inspect  # rospy loads only after the flags are known to be right
+    from aloha_kit.ros.inspect import inspect  # after the flags are checked, since rospy takes long to load
     from aloha_kit.ros.node import RosError
 
     try:
-        seen = inspect(rig, task.cameras, seconds=args.seconds, registers=arm_checks.REGISTERS)
+        measured = inspect(rig, task.cameras, seconds=args.seconds, registers=arm_checks.REGISTERS)
     except RosError as error:
         remedy = tr(
             "start the rig's drivers with roslaunch, and set ROS_MASTER_URI to the machine that runs the master"
@@ -59,17 +59,17 @@ def examine(args: DoctorArgs) -> DoctorReport:
         return DoctorReport(
             task.name, rig.name, False, (About("network", "ros").error(str(error), tr("a master"), remedy),)
         )
-    images = {camera.name: camera.picture for camera in seen.cameras if camera.picture is not None}
+    images = {camera.name: camera.image for camera in measured.cameras if camera.image is not None}
     if args.save_reference is not None:
         identity.save_references(args.save_reference, images)
     findings = [
-        *_streams(seen, task, rig),
-        *_cameras(seen, task, rig),
+        *_streams(measured, task, rig),
+        *_cameras(measured, task, rig),
         *(identity.check_identity(images, references) if references else [_not_recognised()]),
-        *_arms(seen, rig),
-        *_machine(seen, task, rig, args.dataset_dir),
+        *_arms(measured, rig),
+        *_machine(measured, task, rig, args.dataset_dir),
     ]
-    return DoctorReport(task.name, rig.name, seen.simulated, tuple(findings))
+    return DoctorReport(task.name, rig.name, measured.simulated, tuple(findings))
 
 
 def _running_task() -> str:
@@ -83,32 +83,36 @@ def _not_recognised() -> Finding:
     return About("identity", "cameras").ok(found)
 
 
-def _streams(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
-    return [finding for topic in seen.topics for finding in stream_checks.check_topic(topic, rig.sync, task.rate_hz)]
+def _streams(measured: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
+    return [
+        finding for topic in measured.topics for finding in stream_checks.check_topic(topic, rig.sync, task.rate_hz)
+    ]
 
 
-def _cameras(seen: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
-    small = task.image_size if seen.simulated else None
-    heard = {topic.stream: topic for topic in seen.topics}
-    moved = any(bool(np.ptp(arm.raw[:, : arm.model.dof], axis=0).max() > MOVED) for arm in seen.arms if len(arm.raw))
+def _cameras(measured: RigMeasurements, task: TaskConfig, rig: RigConfig) -> list[Finding]:
+    small = task.image_size if measured.simulated else None
+    topics = {topic.stream: topic for topic in measured.topics}
+    moved = any(
+        bool(np.ptp(arm.raw[:, : arm.model.dof], axis=0).max() > MOVED) for arm in measured.arms if len(arm.raw)
+    )
     findings = []
-    for camera in seen.cameras:
-        topic, config = heard[f"images/{camera.name}"], rig.cameras[camera.name]
+    for camera in measured.cameras:
+        topic, config = topics[f"images/{camera.name}"], rig.cameras[camera.name]
         if not len(topic.arrivals_ns) and not camera.error:
-            continue  # a silent topic has been said
+            continue  # reported with the topics
         findings += camera_checks.check_image(camera, small or (config.height, config.width))
-        findings += camera_checks.check_life(topic, moved=moved, simulated=seen.simulated)
+        findings += camera_checks.check_life(topic, moved=moved, simulated=measured.simulated)
     return findings
 
 
-def _arms(seen: RigMeasurements, rig: RigConfig) -> list[Finding]:
-    found = {arm.stream: arm for arm in seen.arms}
+def _arms(measured: RigMeasurements, rig: RigConfig) -> list[Finding]:
+    found = {arm.stream: arm for arm in measured.arms}
     followers = {arm.name for arm in rig.followers.values()}
     return [
-        *(finding for arm in seen.arms for finding in arm_checks.check_joints(arm)),
+        *(finding for arm in measured.arms for finding in arm_checks.check_joints(arm)),
         *(
             finding
-            for motors in seen.motors
+            for motors in measured.motors
             for finding in arm_checks.check_motors(motors, follower=motors.arm in followers)
         ),
         *(
@@ -121,12 +125,12 @@ def _arms(seen: RigMeasurements, rig: RigConfig) -> list[Finding]:
     ]
 
 
-def _machine(seen: RigMeasurements, task: TaskConfig, rig: RigConfig, folder: Path | None) -> list[Finding]:
+def _machine(measured: RigMeasurements, task: TaskConfig, rig: RigConfig, folder: Path | None) -> list[Finding]:
     folder = folder or Path(task.dataset_dir.format(task=task.name))
-    asked = {name: rig.cameras[name] for name in task.cameras}
+    cameras = {name: rig.cameras[name] for name in task.cameras}
     return [
-        *machine_checks.check_network(seen.network, seen.topics, simulated=seen.simulated),
-        *machine_checks.check_usb(probe_usb(asked, seen.drivers)),
-        *machine_checks.check_bandwidth(seen.topics),
-        *machine_checks.check_disk(probe_disk(folder), machine_checks.recorded_bytes_s(seen.topics)),
+        *machine_checks.check_network(measured.network, measured.topics, simulated=measured.simulated),
+        *machine_checks.check_usb(probe_usb(cameras, measured.drivers)),
+        *machine_checks.check_bandwidth(measured.topics),
+        *machine_checks.check_disk(probe_disk(folder), machine_checks.recorded_bytes_s(measured.topics)),
     ]

@@ -160,7 +160,7 @@ def _modes(about: About, motors: MotorMeasurement) -> list[Finding]:
 
 
 def _heat(about: About, motors: MotorMeasurement) -> list[Finding]:
-    remedy = tr("let it cool; see that nothing pulls at the arm where it rests")
+    remedy = tr("let it cool; check that nothing pulls at the resting arm")
     return problems(
         *(
             about.graded(
@@ -182,7 +182,7 @@ def _values(motors: MotorMeasurement, register: str) -> list[tuple[str, int]]:
 def check_following(side: str, follower: ArmMeasurement, leader: ArmMeasurement, *, hardware: bool) -> list[Finding]:
     """How far a follower is from where its leader tells it to be, while something is telling it.
 
-    Nobody teleoperating is no error: then the distance is said, since it is the way to the first command.
+    Without teleoperation there is no error: the distance is reported, since it is the way to the first command.
     """
     if not len(follower.raw) or not len(leader.raw):
         return []

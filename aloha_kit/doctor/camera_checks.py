@@ -20,10 +20,10 @@ BURNT = (0.15, 0.5)
 def check_image(camera: CameraMeasurement, size: tuple[int, int]) -> list[Finding]:
     """Size (height, width) and light of the newest image."""
     about = About("image", camera.name)
-    if camera.picture is None:
+    if camera.image is None:
         return [about.error(camera.error or tr("no image came"), tr("an image"), tr("see this camera's topic"))]
-    height, width = camera.picture.shape[:2]
-    findings = _light(about, camera.picture)
+    height, width = camera.image.shape[:2]
+    findings = _light(about, camera.image)
     if (height, width) != size:
         remedy = tr("set the driver to the configured size, or the rig's configuration to the driver's")
         findings.append(

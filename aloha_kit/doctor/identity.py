@@ -17,19 +17,19 @@ from aloha_kit.core.lang import marked, tr
 from aloha_kit.ros.rig_measurements import RgbImage
 
 ALIKE = 0.5
-"""Likeness from which an image is taken for the reference's scene."""
+"""Lowest likeness of an image and its reference."""
 CLEARLY = 0.1
-"""How much likelier another camera's reference has to be before a camera is called the other one."""
+"""Margin by which another camera's reference must be more alike for a swap to be reported."""
 TWINS = 0.9
-"""Likeness of two references that can hardly be told apart: two wrists that see little but their grippers."""
+"""Likeness of two references that cannot be distinguished, such as two wrist cameras that show only grippers."""
 THUMB = (24, 32)
 """(height, width) that images are compared at: arms and objects move, the room and the table stay."""
 SHIFT = 2
-"""Pixels of the thumbnail that a camera may have been nudged by."""
+"""Largest shift of a camera's view, in pixels of the thumbnail."""
 
 
 def check_identity(images: Mapping[str, RgbImage], references: Mapping[str, RgbImage]) -> list[Finding]:
-    """Each camera against its saved image, and against the others': who looks like whom?"""
+    """Compare each camera's image with its reference and with the other cameras' references."""
     names = [name for name in images if name in references]
     new = [About("identity", name) for name in images if name not in references]
     findings = [
@@ -53,13 +53,15 @@ def check_identity(images: Mapping[str, RgbImage], references: Mapping[str, RgbI
             remedy = tr("exchange the cables, or the serial numbers in the udev rules, of these cameras")
             findings.append(about.error(found, tr("the view of '{name}'", name=name), remedy))
         elif own < ALIKE:
-            remedy = tr("moved, covered or lit otherwise? If it is meant so, save it anew with --save_reference")
+            remedy = tr("moved, covered, or other light? If that is intended, save it again with --save_reference")
             found = tr("likeness {own:.2f} with its reference", own=own)
             findings.append(about.warning(found, tr("at least {limit:g}", limit=ALIKE), remedy))
         elif twin and (both := likeness(references[name], references[twin])) > TWINS:
             remedy = tr("put something into one of the two views, then --save_reference and the check again")
             found = tr(
-                "can hardly be told from '{twin}' (likeness {both:.2f} of their references)", twin=twin, both=both
+                "can hardly be distinguished from '{twin}' (likeness {both:.2f} of their references)",
+                twin=twin,
+                both=both,
             )
             findings.append(about.warning(found, tr("references under {limit:g}", limit=TWINS), remedy))
         else:
@@ -73,9 +75,9 @@ def _rather(other: float, own: float) -> bool:
 
 
 def likeness(one: RgbImage, other: RgbImage) -> float:
-    """How alike two images are, -1 to 1: the best correlation of their thumbnails over small shifts.
+    """Likeness of two images, -1 to 1: the best correlation of their thumbnails over small shifts.
 
-    Broad differences of light are taken out first, so that a cloud or a lamp does not make two rooms of one.
+    Broad differences of light are removed first, so that a cloud or a lamp does not change the result.
     """
     a, b = _features(one), _features(other)
     inner = a[SHIFT:-SHIFT, SHIFT:-SHIFT]
@@ -102,7 +104,7 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
     """The references that there are for these cameras.
 
     Raises:
-        ConfigError: no folder, or not one reference in it; says what lies there.
+        ConfigError: no folder, or not one reference in it; lists the folder.
     """
     if not folder.is_dir():
         raise ConfigError(f"no folder '{folder}' with reference images; make one with --save_reference {folder}")

@@ -11,7 +11,7 @@ from aloha_kit.ros.rig_measurements import DiskMeasurement, NetworkMeasurement, 
 USABLE = 0.8
 """Share of a USB bus that periodic transfers may take (USB 2.0 specification, 5.6.4: 80 % of a microframe)."""
 USB2_STREAM = 24.576e6
-"""Bytes/s that one USB 2 camera can ask for at most: three packets of 1024 bytes a microframe."""
+"""Largest bandwidth of one USB 2 camera, bytes/s: three packets of 1024 bytes a microframe."""
 USB_LOAD = (0.85, 1.0)
 """Share of what is usable: warning, error."""
 GIGABIT = 110e6
@@ -29,16 +29,16 @@ CLOCK_STEP_S = 0.01
 
 
 def check_usb(cameras: Sequence[UsbCamera]) -> list[Finding]:
-    """What the cameras of each bus ask for together against what the bus can carry."""
+    """Compare the bandwidth of the cameras on each bus with the bus's capacity."""
     findings = []
     for bus in sorted({camera.bus for camera in cameras}):
         on_it = [camera for camera in cameras if camera.bus == bus]
-        capacity, asked = on_it[0].bus_mbit_s * 1e6 / 8 * USABLE, sum(camera.bytes_per_s for camera in on_it)
+        capacity, used = on_it[0].bus_mbit_s * 1e6 / 8 * USABLE, sum(camera.bytes_per_s for camera in on_it)
         named = ", ".join(f"{camera.camera} {camera.bytes_per_s / 1e6:.1f} ({camera.format})" for camera in on_it)
         expected = tr("under {limit:.0f} MB/s ({bus:g} Mbit/s)", limit=capacity / 1e6, bus=on_it[0].bus_mbit_s)
-        remedy = tr("plug a camera into a port of another bus (`lsusb -t` shows them), or let it send MJPEG")
-        found = tr("{asked:.1f} MB/s asked: {cameras}", asked=asked / 1e6, cameras=named)
-        findings.append(About("usb", bus).graded(asked / capacity, USB_LOAD, found, expected, remedy))
+        remedy = tr("plug a camera into a port of another bus (`lsusb -t` lists them), or set its format to MJPEG")
+        found = tr("{used:.1f} MB/s in use: {cameras}", used=used / 1e6, cameras=named)
+        findings.append(About("usb", bus).graded(used / capacity, USB_LOAD, found, expected, remedy))
     for camera in cameras:
         if camera.bus_mbit_s <= 480 and camera.bytes_per_s > USB2_STREAM:
             found = tr(
@@ -83,7 +83,7 @@ def check_disk(disk: DiskMeasurement, needed: float) -> list[Finding]:
         tr("{rate:.0f} MB/s reach the disk", rate=disk.write_bytes_s / 1e6),
         tr("{size:.1f} GB free", size=disk.free_bytes / 1e9),
     )
-    if needed <= 0:  # no stream came, which is said elsewhere
+    if needed <= 0:  # no stream was received, which is reported elsewhere
         return [about.ok(f"{speed}, {free}")]
     minutes = disk.free_bytes / needed / 60
     remedy = tr("record to an SSD, choose /compressed topics, or fewer or smaller cameras")
@@ -100,7 +100,7 @@ def check_disk(disk: DiskMeasurement, needed: float) -> list[Finding]:
 
 
 def check_network(network: NetworkMeasurement, topics: Sequence[TopicMeasurement], *, simulated: bool) -> list[Finding]:
-    """Addresses by which others find this machine, and whose time is told."""
+    """Check this machine's address in ROS, and the source of the time."""
     away = not network.master_is_here or any(not p.same_machine for t in topics for p in t.publishers)
     step = About("clock", tr("this machine")).graded(
         abs(network.clock_step_s),

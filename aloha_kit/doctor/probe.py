@@ -50,24 +50,24 @@ def probe_usb(
     sys: Path = Path("/sys/class/video4linux"),
     dev: Path = Path("/dev"),
 ) -> list[UsbCamera]:
-    """Cameras of this machine with the bus that each hangs on and the bytes/s that its format asks for.
+    """Find the cameras on this machine's USB: bus and bytes/s of each.
 
     A camera's device is its driver's `video_device` parameter, else the udev name /dev/CAM_HIGH for
     `cam_high`. Cameras that are not on this machine's USB are left out.
     """
     found = []
     for name, camera in cameras.items():
-        asked = params.get(name, {})
-        device = dev / str(asked.get("video_device") or name.upper()).removeprefix("/dev/")
+        driver = params.get(name, {})
+        device = dev / str(driver.get("video_device") or name.upper()).removeprefix("/dev/")
         node = sys / device.resolve().name
         bus = _bus(node)
         if bus is None:
             continue
         label, mbit_s = bus
-        width, height = int(asked.get("image_width", camera.width)), int(asked.get("image_height", camera.height))
-        form = str(asked.get("pixel_format", "yuyv")).lower()
+        width, height = int(driver.get("image_width", camera.width)), int(driver.get("image_height", camera.height))
+        form = str(driver.get("pixel_format", "yuyv")).lower()
         pixel = MJPEG if "jpeg" in form else BYTES_A_PIXEL.get(form, 2.0)
-        rate = float(asked.get("framerate", camera.rate_hz))
+        rate = float(driver.get("framerate", camera.rate_hz))
         found.append(UsbCamera(name, str(device), label, mbit_s, width * height * pixel * rate, form))
     return found
 

@@ -18,7 +18,7 @@ from aloha_kit.episode import exported_images
 from aloha_kit.episode.vectors import require_consistent
 from aloha_kit.storage import checksums, hdf5, transaction
 from aloha_kit.storage.codec import JpegOrder
-from aloha_kit.storage.hdf5 import damage_told, require_rows, require_table, set_attribute
+from aloha_kit.storage.hdf5 import damage_reported, require_rows, require_table, set_attribute
 from aloha_kit.storage.layouts import OURS
 from aloha_kit.storage.paths import index_of, partial_path
 from aloha_kit.storage.reader import Episode
@@ -62,7 +62,7 @@ def export(
         EpisodeError: a damaged source, an empty or impossible range, an index that `folder` has already.
         TargetError: `folder` cannot be written.
     """
-    with damage_told(source), Episode.open(source, contract, jpeg_order=jpeg_order) as episode:
+    with damage_reported(source), Episode.open(source, contract, jpeg_order=jpeg_order) as episode:
         stop = episode.length if stop is None else stop
         if not 0 <= start < stop <= episode.length:
             raise EpisodeError(
@@ -70,10 +70,10 @@ def export(
                 f"expected 0 <= start < stop <= {episode.length}"
             )
         require_consistent(episode)
-        told = episode.contract, episode.rate_hz  # raises for a source that cannot be read
+        description = episode.contract, episode.rate_hz  # raises for a source that cannot be read
         extra = 0 if classic or episode.frames == episode.length else 1
         with _target(folder, index_of(source)) as (path, temporary):
-            with hdf5.writing(temporary) as target, damage_told(source), hdf5.reading(source) as old:
+            with hdf5.writing(temporary) as target, damage_reported(source), hdf5.reading(source) as old:
                 steps, frames = (start, stop), (start, stop + extra)
                 if mobile_aloha and episode.compressed and not raw:
                     jpeg = jpeg or "mobile_aloha"
@@ -88,7 +88,7 @@ def export(
                 if episode.attrs.get("schema") == SCHEMA and not extra:
                     set_attribute(target, "schema", CLASSIC)
                 if "contract" not in old.attrs and not episode.assumption:
-                    set_attribute(target, "contract", told[0].to_json())
+                    set_attribute(target, "contract", description[0].to_json())
                 edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
                 set_attribute(target, "edited", json.dumps(edited))
                 checksums.reserve(target)

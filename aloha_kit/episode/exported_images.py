@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from aloha_kit.storage.codec import encode_jpeg, image_kind, JpegOrder, order_told
+from aloha_kit.storage.codec import encode_jpeg, image_kind, jpeg_order_of, JpegOrder
 from aloha_kit.storage.hdf5 import set_attribute
 from aloha_kit.storage.reader import Episode
 
@@ -63,6 +63,6 @@ def _kind(episode: Episode, camera: str) -> str | None:
 def _jpeg(episode: Episode, camera: str, i: int, order: JpegOrder) -> tuple[bytes, bool]:
     """Frame i as JPEG of an order, and whether it had to be encoded."""
     code = episode.encoded(camera, i) if episode.image_format(camera).encoded else b""
-    if image_kind(code) == "jpeg" and (order_told(code) or episode.jpeg_order) == order:
+    if image_kind(code) == "jpeg" and (jpeg_order_of(code) or episode.jpeg_order) == order:
         return code, False
     return encode_jpeg(episode.image(camera, i), _QUALITY, order).tobytes(), True

@@ -104,31 +104,31 @@ def _pairs(looked: _Looked, *, normalised: bool) -> Iterator[Finding]:
         measured, command, best = looked.state[:, g], looked.action[:, g], float(looked.best[g, g])
         if np.ptp(command) < 0.01 or max(np.ptp(command), np.ptp(measured)) < (0.01 if small else 0.1):
             continue  # a gripper that is not used
-        who, spans = looked.names[g], f"state {_span(measured)}, command {_span(command)}"
+        name, spans = looked.names[g], f"state {_span(measured)}, command {_span(command)}"
         if np.ptp(measured) < 1e-4:
-            yield finding("warning", "gripper", f"{who}: the command moves, the state never does ({spans})")
+            yield finding("warning", "gripper", f"{name}: the command moves, the state never does ({spans})")
             continue
         if (turned := _turned(looked, g)) is not None:
             yield turned
             continue
         ratio, spans = float(np.ptp(measured) / np.ptp(command)), f"{spans}, correlation {best:.2f}"
         if best >= FOLLOWS and (units := _units(measured, command, ratio)):
-            yield finding("error" if normalised else "warning", "gripper", f"{who}: {units} ({spans})")
+            yield finding("error" if normalised else "warning", "gripper", f"{name}: {units} ({spans})")
         elif best < APART and min(1.0, ratio) * np.ptp(command) > (0.01 if small else 0.3):
-            yield finding("warning", "gripper", f"{who}: the state does not follow its command ({spans})")
+            yield finding("warning", "gripper", f"{name}: the state does not follow its command ({spans})")
         elif small and normalised and best >= FOLLOWS and np.ptp(command) > 0.02:
-            message = f"{who}: normalised is 0 closed to 1 open, these look like metres ({spans})"
+            message = f"{name}: normalised is 0 closed to 1 open, these look like metres ({spans})"
             yield finding("warning", "gripper", message)
 
 
 def _turned(looked: _Looked, g: int) -> Finding | None:
     """A gripper that follows another one's command, or its own in the other direction."""
-    who, best, own = looked.names[g], looked.best, float(looked.best[g, g])
+    name, best, own = looked.names[g], looked.best, float(looked.best[g, g])
     for other in looked.grippers:
         if best[g, other] >= FOLLOWS and max(own, best[other, other]) < APART:
             found = f"correlation {best[g, other]:.2f}, with its own {own:.2f}"
             return finding(
-                "error", "gripper", f"{who}: the state follows the command of {looked.names[other]} ({found})"
+                "error", "gripper", f"{name}: the state follows the command of {looked.names[other]} ({found})"
             )
     worst = float(looked.near_worst[g, g])
     if worst > -FOLLOWS or looked.near_best[g, g] >= APART:
@@ -136,7 +136,7 @@ def _turned(looked: _Looked, g: int) -> Finding | None:
     spans = f"state {_span(looked.state[:, g])}, command {_span(looked.action[:, g])}, correlation {worst:.2f}"
     # a gripper that opens and closes all the time may also lag by half a turn
     level: Literal["warning", "error"] = "error" if own < APART else "warning"
-    return finding(level, "gripper", f"{who}: the state runs against its command ({spans}): inverted?")
+    return finding(level, "gripper", f"{name}: the state runs against its command ({spans}): inverted?")
 
 
 def _units(measured: Table, command: Table, ratio: float) -> str:

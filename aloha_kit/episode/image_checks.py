@@ -42,7 +42,7 @@ def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterato
         image = episode.image(camera, i)
         if expected is not None and image.shape[:2] != expected:
             yield finding(
-                "error", "images", f"frame {i} of camera '{camera}' is {image.shape[:2]}, the contract says {expected}"
+                "error", "images", f"frame {i} of camera '{camera}' is {image.shape[:2]}, the contract {expected}"
             )
             return
         if image.max() <= bounds.black:

@@ -14,7 +14,7 @@ from aloha_kit.core import Contract
 from aloha_kit.core.features import SENSORS
 from aloha_kit.episode.vectors import names_of, require_consistent, tables
 from aloha_kit.storage.codec import JpegOrder
-from aloha_kit.storage.hdf5 import damage_told
+from aloha_kit.storage.hdf5 import damage_reported
 from aloha_kit.storage.reader import Episode
 
 Vector = npt.NDArray[np.float64]
@@ -26,7 +26,7 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
     Raises:
         EpisodeError: missing or damaged.
     """
-    with damage_told(path), Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
+    with damage_reported(path), Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
         attrs, rate = episode.attrs, episode.rate_hz
         return {
             "path": str(path),
@@ -85,7 +85,7 @@ def moments(path: Path, contract: Contract | None = None) -> dict[str, Moments]:
     Raises:
         EpisodeError: missing or damaged, or its streams disagree about the number of steps.
     """
-    with damage_told(path), Episode.open(path, contract) as episode:
+    with damage_reported(path), Episode.open(path, contract) as episode:
         require_consistent(episode)
         found = {}
         for stream, table in tables(episode).items():

@@ -38,7 +38,7 @@ class Hdf5Source(EpisodeSource):
             )
         self.files, self._options = found.files, options
         self.place = found.files[0].parent
-        self.advice = f"move it away, or see `{command('episode', 'validate', self.place)}`"
+        self.advice = f"move it away, or run `{command('episode', 'validate', self.place)}`"
 
     def __len__(self) -> int:
         return len(self.files)

@@ -69,7 +69,7 @@ class LiveRobot(Protocol):
         """Inside, the guard between `policy` and the robot; on every way out it is parked as its maker means it.
 
         Args:
-            release: let the arms' torque go once they are parked.
+            release: switch the arms' torque off once they are parked.
         """
         ...
 
@@ -193,7 +193,7 @@ def require(env: Any, protocol: type, what: str) -> None:
     """Refuse an environment without a capability.
 
     Raises:
-        ConfigError: `env` lacks what `protocol` has; `what` says what that is needed for.
+        ConfigError: `env` lacks what `protocol` has; `what` names what needs it.
     """
     if not isinstance(env, protocol):
         raise ConfigError(f"{what}: environment {type(env).__name__} lacks {_lacking(env, protocol)}")

@@ -23,7 +23,7 @@ BEYOND = 0.5  # rad or openings outside of its limits at which no arm stands; a 
 
 
 class SafetyGuard:
-    """A policy whose commands are safe to send, whatever the policy inside it says.
+    """Safety guard: a policy around another, whose commands are safe to send.
 
     Args:
         policy: what is guarded.
@@ -32,7 +32,7 @@ class SafetyGuard:
         frozen: steps in a row that a stream's stamp may stay the same (a 30 Hz camera on a 50 Hz
             rig repeats one frame, a dead one all of them).
         stale_s: how much older than the newest stamp a stream may be, in seconds.
-        estop: pressed when it returns true, or a text that says why; `threading.Event().is_set` or a driver's own
+        estop: pressed when it returns true, or a text with the reason; `threading.Event().is_set` or a driver's own
             function. That it was pressed is kept: this guard lets nothing through any more.
         start: (A,) where the first command of an episode starts from: the last one that was sent. Without it, or
             where it returns None, that is the first observed `qpos`, which whoever observes has to vouch for: of
@@ -97,7 +97,7 @@ class SafetyGuard:
             SafetyError: the emergency stop was pressed, or a fault lasted longer than `hold` steps
                 (or came before the first command, when there is nothing to hold), or the first reading is of a pose
                 that no arm can have.
-            StopEpisode: from the policy. Its `HoldStill` is granted, however often it asks.
+            StopEpisode: from the policy. Its `HoldStill` is granted however often it is raised.
         """
         self.require_released()
         self._step += 1
@@ -138,7 +138,7 @@ class SafetyGuard:
         beyond = (present < self.limits.lower - BEYOND) | (present > self.limits.upper + BEYOND)
         if beyond.any():
             raise SafetyError(
-                f"step {self._step}: an arm cannot stand where the first reading says: "
+                f"step {self._step}: the first reading is not a position of an arm: "
                 f"{_name(present, self.limits.names, beyond)}; expected a pose within its limits"
             )
         return present
@@ -184,11 +184,11 @@ class SafetyGuard:
         if not np.all(np.isfinite(qpos)):
             return f"observed qpos is not finite: {_name_bad(qpos, self._state_names(len(qpos)))}"
         if not stamps:
-            return "the observation has no stamps, so a frozen stream cannot be told from a live one"
+            return "the observation has no stamps, so a frozen stream cannot be detected"
         newest = max(stamps.values())
         for stream, stamp in stamps.items():
             # a leader's stamp is of the reading that the last action came from: it stands still while we hold,
-            # and whoever reads the leaders says when they are silent
+            # and a silent leader is an error where it is read
             if stream in {"deadline", "command"} or stream.startswith("leader_"):
                 continue
             self._repeats[stream] = self._repeats[stream] + 1 if self._stamps.get(stream) == stamp else 0

@@ -16,13 +16,13 @@ STAGES = ("observation", "preprocessing", "network", "command", "recording", "to
 
 
 class LatencyReport:
-    """An observer, and the outermost policy, that together see every part of the loop.
+    """Latency of the loop by stage: an observer, and the outermost policy.
 
     `observation` runs from the step's deadline to the observation in hand (in simulated time, where
     nothing waits, physics and rendering); `network` and `preprocessing` are what the policy's author
     measures with `measure`; `command` is the rest of `act` (ensembling, limits); `recording` is the
     other observers; `total` is their sum, which has to fit in the period. Stages that a step does
-    not run (a network asked once a chunk) are not counted as zeros. Work of another thread is timed
+    not run (inference once a chunk) are not counted as zeros. Work of another thread is timed
     with `beside`; its rows begin with "async" and are no part of `total`.
 
     Put it first among the observers, and the policy through `watch` last, outside the guard.

@@ -43,7 +43,7 @@ class GoTo:
     Half a cosine in time, so speed starts and ends at zero; its peak is the limits' ramp speed.
 
     Args:
-        pose: (A,) the command to end at; velocity entries end at 0 whatever it says.
+        pose: (A,) the command to end at; velocity entries end at 0 whatever it holds.
         limits: bounds; the pose is brought inside them.
         start: (A,) the command to begin at; by default the first observed `qpos`.
     """
@@ -75,7 +75,7 @@ class GoTo:
 def park(env: dm_env.Environment, guard: SafetyGuard, pose: npt.ArrayLike) -> int:
     """Move to `pose` from the guard's last command, without a reset; returns the steps taken.
 
-    For exit paths in the middle of an episode (an error, Ctrl-C, SIGTERM), before torque is let go.
+    For exit paths in the middle of an episode (an error, Ctrl-C, SIGTERM), before torque is switched off.
     Nothing moves if no command was ever sent, or if the emergency stop was pressed. An environment
     that has ended its episode would start a new one: a step type FIRST ends the parking.
     """

@@ -104,7 +104,7 @@ class DatasetFolder:
                 seed, success = episode.describe.get("seed"), episode.success
         except (AlohaKitError, *DAMAGE) as error:
             raise EpisodeError(
-                f"{error}\nMove {file} away, or see `{command('episode', 'validate', self._folder)}`"
+                f"{error}\nMove {file} away, or run `{command('episode', 'validate', self._folder)}`"
             ) from error
         if recorded != self._task:
             raise EpisodeError(

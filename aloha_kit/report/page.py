@@ -31,7 +31,7 @@ def build(folder: Path) -> str:
     """The page of a folder with `episodes/`, `policy/`, `rollouts/`, `replay/` and `stages.csv`, each optional.
 
     Raises:
-        ConfigError: the folder holds none of them, or a file of them is missing or damaged; says which.
+        ConfigError: the folder holds none of them, or a file of them is missing or damaged; names it.
     """
     sections = [
         _result(folder / "rollouts", _seeds(folder / "episodes")),

@@ -105,7 +105,7 @@ class _Ear:
         self.topic, self._kind, self._clock = topic, kind, clock
         self._rows: list[tuple[int, int, int, int]] = []
         self._kept: list[bytes] = []
-        self._pictures = topic.stream.startswith("images")
+        self._images = topic.stream.startswith("images")
         self._subscriber = rospy.Subscriber(topic.topic, rospy.AnyMsg, self._hear, queue_size=100)
 
     def close(self) -> None:
@@ -114,7 +114,7 @@ class _Ear:
     def _hear(self, message: rospy.AnyMsg) -> None:
         now, raw = self._clock.now_ns(), message._buff
         _, seconds, nanoseconds = _HEADER.unpack_from(raw) if self._kind._has_header else (0, *divmod(now, 10**9))
-        if self._pictures:
+        if self._images:
             body = memoryview(raw)[16 + int.from_bytes(raw[12:16], "little") :]
             checksum = zlib.crc32(bytes(body[:: max(1, len(body) // _PRINTED)]))
             self._kept[:] = [raw]
@@ -132,7 +132,7 @@ class _Ear:
             stamps_ns=rows[0],
             arrivals_ns=rows[1],
             sizes=rows[2],
-            prints=rows[3] if self._pictures else rows[3][:0],
+            prints=rows[3] if self._images else rows[3][:0],
             instead=graph.beside(self.topic.topic),
         )
 
@@ -142,10 +142,10 @@ class _Ear:
 
     def camera(self, name: str) -> CameraMeasurement:
         try:
-            pictures = [images.decode(message) for message in self.messages()]
+            decoded = [images.decode(message) for message in self.messages()]
         except Exception as error:  # ours, or genpy's where the bytes are another message type
             return CameraMeasurement(name, None, str(error))
-        return CameraMeasurement(name, pictures[-1] if pictures else None)
+        return CameraMeasurement(name, decoded[-1] if decoded else None)
 
     def arm(self, model: ArmModel, commands: int) -> ArmMeasurement:
         nothing = np.zeros((0, model.size))

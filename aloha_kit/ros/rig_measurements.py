@@ -58,7 +58,7 @@ class CameraMeasurement:
     """Newest image of one camera, or the reason why there is none."""
 
     name: str
-    picture: RgbImage | None  # (H, W, 3) RGB
+    image: RgbImage | None  # (H, W, 3) RGB
     error: str = ""
 
 

@@ -81,7 +81,7 @@ class Kinematics:
             # a step this long stays where the linear model is true
             self._configuration.integrate_inplace(velocity / max(1.0, np.abs(velocity).max() / LONGEST_STEP), 1.0)
         raise ValueError(
-            f"the {arm} gripper does not reach {np.round(pose.position, 3).tolist()} m in the asked orientation: "
+            f"the {arm} gripper does not reach {np.round(pose.position, 3).tolist()} m in the given orientation: "
             f"still {error:.4f} (m or rad) away after {iterations} iterations"
         )
 

@@ -1,4 +1,4 @@
-"""A scene whose time never stops: no episodes, servos that can be let go, objects put back under the arms."""
+"""Scene in continuous time for a simulated robot: no episodes, torque that can be off, objects that are reset."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class LiveScene:
     def command(self, targets: Array, stiffness: Array) -> None:
         """Where the servos pull to, and how hard: a share of their stiffness, 0 for none.
 
-        A servo let go keeps its damping, as a gearbox does: the arm sinks rather than falls.
+        A servo without torque keeps its damping, as a gearbox does: the arm sinks slowly.
         """
         self._data.ctrl[:] = np.clip(targets, *self._range)
         self._model.actuator_gainprm[:, 0] = stiffness * self._stiffness
@@ -96,7 +96,7 @@ class LiveScene:
         self._data.ctrl[:] = np.clip(joints, *self._range)
 
     def restore(self, qpos: Array) -> None:
-        """Put everything where `qpos` (nq,) says, at rest.
+        """Set all positions to `qpos` (nq,), at rest.
 
         Raises:
             ConfigError: it is another scene's.

@@ -84,7 +84,7 @@ class Planner:
 
 
 def _elbow_up(arm: str, waypoint: Waypoint) -> Array:
-    """Joint angles near a first waypoint, on the side of the wrist that its pitch asks for."""
+    """Joint angles near a first waypoint, on the side of the wrist that its pitch needs."""
     x, y, _ = waypoint.pose.position
     side = -1.0 if arm == "left" else 1.0
     waist = np.arctan2(-side * (y - BASE_Y), BASE_X - side * x)

@@ -1,4 +1,4 @@
-"""Images from software or hardware OpenGL: one renderer a size, kept for the environment's life."""
+"""Images from software or hardware OpenGL: one renderer for each size, for the environment's life."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def _free_collected() -> None:
         context.free()
 
 
-class Pictures:
-    """Renders named cameras of a physics, each at its own size; nothing is drawn that was not asked for.
+class CameraRenderer:
+    """Renderer of a simulation's cameras, each at its own size; an image is rendered only when it is read.
 
     A GL context belongs to the thread that first draws: make and use one in the same thread.
     """
@@ -65,7 +65,7 @@ class Pictures:
         self._physics = physics
         self._cameras = dict(cameras)
         self._renderers: dict[tuple[int, int], mujoco.Renderer] = {}
-        self._round = 0  # of images that are drawn when asked for
+        self._round = 0  # of images that are rendered when they are read
         self._shadow_map: int = physics.model.vis.quality.shadowsize
         self._option = mujoco.MjvOption()
         for group in range(len(self._option.geomgroup)):
@@ -77,14 +77,14 @@ class Pictures:
         return {name: self.draw(name, size) for name, size in self._cameras.items()}
 
     def later(self) -> Mapping[str, npt.NDArray[np.uint8]]:
-        """As `render`, but each image is drawn when first looked at, which has to be before the next `later`."""
+        """As `render`, but each image is rendered when first read, which has to be before the next `later`."""
         self._round += 1
         return _Later(self, self._round)
 
     def draw(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
         """(H, W, 3) uint8 RGB of one camera at `size` (height, width)."""
-        picture: npt.NDArray[np.uint8] = self._aimed(camera, size).render()
-        return picture
+        image: npt.NDArray[np.uint8] = self._aimed(camera, size).render()
+        return image
 
     def draw_depth(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint16]:
         """(H, W) uint16: mm along the camera's axis at each pixel, 0 where there is nothing."""
@@ -110,7 +110,7 @@ class Pictures:
     def _make(self, height: int, width: int) -> mujoco.Renderer:
         model = self._physics.model.ptr
         model.vis.global_.offheight, model.vis.global_.offwidth = height, width
-        # a small image cannot show what a large shadow map knows, and the map would be most of its cost
+        # a small image does not show the detail of a large shadow map, which would be most of its cost
         rows = max(1, self._shadow_map * height // SHADOWS_AT)
         model.vis.quality.shadowsize = min(self._shadow_map, 1 << (rows - 1).bit_length())
         try:
@@ -135,35 +135,35 @@ class Pictures:
 
 
 class _Later(Mapping[str, npt.NDArray[np.uint8]]):
-    """Images of one instant, which can be drawn for as long as it lasts."""
+    """Images of one time step, rendered when read."""
 
-    def __init__(self, pictures: Pictures, round_: int) -> None:
-        self._pictures, self._round = pictures, round_
+    def __init__(self, renderer: CameraRenderer, round_: int) -> None:
+        self._renderer, self._round = renderer, round_
         self._drawn: dict[str, npt.NDArray[np.uint8]] = {}
 
     def __getitem__(self, camera: str) -> npt.NDArray[np.uint8]:
         if camera not in self._drawn:
-            size = self._pictures._cameras[camera]
-            if self._round != self._pictures._round:
+            size = self._renderer._cameras[camera]
+            if self._round != self._renderer._round:
                 raise RuntimeError(
-                    f"the image of camera '{camera}' was not looked at before the environment moved on; "
-                    "look at once, or leave lazy_images off"
+                    f"the image of camera '{camera}' was not read before the environment's next step; "
+                    "read it at once, or leave lazy_images off"
                 )
-            self._drawn[camera] = self._pictures.draw(camera, size)
+            self._drawn[camera] = self._renderer.draw(camera, size)
         return self._drawn[camera]
 
     def __contains__(self, camera: object) -> bool:
-        return camera in self._pictures._cameras
+        return camera in self._renderer._cameras
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._pictures._cameras)
+        return iter(self._renderer._cameras)
 
     def __len__(self) -> int:
-        return len(self._pictures._cameras)
+        return len(self._renderer._cameras)
 
 
-def _close_if_alive(pictures: weakref.ref[Pictures]) -> None:
-    alive = pictures()
+def _close_if_alive(renderer: weakref.ref[CameraRenderer]) -> None:
+    alive = renderer()
     if alive is not None:
         alive.close()
     _free_collected()

@@ -36,7 +36,7 @@ from aloha_kit.core.features import joint_sensors, object_poses
 from aloha_kit.sim import tasks, workcell
 from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.randomise import Randomiser
-from aloha_kit.sim.rendering import Pictures
+from aloha_kit.sim.rendering import CameraRenderer
 from aloha_kit.sim.scripts import Script
 from aloha_kit.sim.workcell import GRIPPERS, START_GRIPPER
 
@@ -103,7 +103,7 @@ class SimEnv(Environment):
         self._task.build(spec)
         self.physics = Physics.from_model(MjModel(spec.compile()))
         self._randomiser = Randomiser(self.physics.model.ptr, randomise or {})
-        self._pictures = Pictures(self.physics, self._cameras)
+        self._renderer = CameraRenderer(self.physics, self._cameras)
         self._index = _Index(self.physics.model.ptr, self._task)
         self._clock = clock if clock is not None else VirtualClock()
         self._rate = Rate(rate_hz, self._clock)
@@ -244,7 +244,7 @@ class SimEnv(Environment):
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
 
-    def show(self, qpos: npt.ArrayLike, seed: int) -> Pictures:
+    def show(self, qpos: npt.ArrayLike, seed: int) -> CameraRenderer:
         """Look as another instance of the same scene does, whose MuJoCo state is `qpos` and whose looks `seed` drew.
 
         The next step begins an episode.
@@ -263,7 +263,7 @@ class SimEnv(Environment):
         self.physics.data.qpos[:] = state
         self.physics.forward()
         self._steps = None
-        return self._pictures
+        return self._renderer
 
     def script(self) -> Script:
         """What each arm does from where the objects are now; raises ConfigError where the scene has no script."""
@@ -306,7 +306,7 @@ class SimEnv(Environment):
 
     def close(self) -> None:
         """Free GL contexts and the physics."""
-        self._pictures.close()
+        self._renderer.close()
         self.physics.free()
 
     def _observe(self, command_ns: int | None) -> Observation:
@@ -323,7 +323,7 @@ class SimEnv(Environment):
             qpos=qpos.astype(np.float32),
             qvel=qvel.astype(np.float32),
             effort=effort.astype(np.float32),
-            images=self._pictures.later() if self.lazy_images else self._pictures.render(),
+            images=self._renderer.later() if self.lazy_images else self._renderer.render(),
             environment_state=data.qpos[self._index.object_qpos].astype(np.float32),
             stamps=stamps,
         )

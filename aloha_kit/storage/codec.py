@@ -89,7 +89,7 @@ def whole(data: bytes) -> bool:
     return kind == "webp" or (kind is not None and data.endswith(_ENDS[kind]))
 
 
-def order_told(data: bytes) -> JpegOrder | None:
+def jpeg_order_of(data: bytes) -> JpegOrder | None:
     """Channel order marked in an encoded image by XPolicyLab's comment; None without one."""
     header = _jpeg_header(data)
     return "standard" if header is not None and _RGB_COMMENT in header.comments else None
@@ -149,7 +149,7 @@ def _decoded(data: bytes, flag: int) -> npt.NDArray[Any] | None:
     """
     size = encoded_size(data)
     if size is not None and size[0] * size[1] > _PIXELS:
-        raise EpisodeError(f"its header says {size[0]}x{size[1]} pixels (height x width), expected at most {_PIXELS}")
+        raise EpisodeError(f"its header gives {size[0]}x{size[1]} pixels (height x width), expected at most {_PIXELS}")
     return jpeg.decode(data, flag)
 
 

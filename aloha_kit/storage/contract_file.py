@@ -83,7 +83,7 @@ def settle(
     given: Contract | None,
     suggested: Callable[[], Contract],
     widths: tuple[int, int],
-    told: Collection[str] = (),
+    in_file: Collection[str] = (),
 ) -> tuple[Contract, str]:
     """Contract of a file, and a description of its assumed parts (empty where nothing is assumed).
 
@@ -93,7 +93,7 @@ def settle(
         recorded, given: the file's own contract and the user's, if any.
         suggested: gives what the file's layout suggests, with the cameras as they are in the file.
         widths: of the state and of the whole action, a base's included.
-        told: the parts of the suggested contract that the file itself records: "joints", "rate".
+        in_file: the parts of the suggested contract that the file itself records: "joints", "rate".
 
     Raises:
         ContractError: the contract does not fit the file; lists how.
@@ -111,7 +111,7 @@ def settle(
             break
     assumed = suggested()
     if described is None:
-        return assumed, _assumption(path, assumed, told)
+        return assumed, _assumption(path, assumed, in_file)
     for key, names, width in zip(
         ("qpos", "action"), (described.state_names, described.action_names), widths, strict=True
     ):
@@ -130,7 +130,7 @@ def settle(
         return replace(described, cameras=assumed.cameras), ""
     # joint names come from the rig; the contents of its recorder's files from their layout
     units = described.units if assumed.units["joints"] == UNKNOWN else assumed.units
-    rate = "" if "rate" in told else f"the file does not say its rate: {assumed.rate_hz:g} Hz is assumed"
+    rate = "" if "rate" in in_file else f"the file does not record its rate: {assumed.rate_hz:g} Hz is assumed"
     return replace(described, cameras=assumed.cameras, rate_hz=assumed.rate_hz, units=units), rate
 
 
@@ -155,14 +155,14 @@ def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[
     )
 
 
-def _assumption(path: Path, contract: Contract, told: Collection[str]) -> str:
+def _assumption(path: Path, contract: Contract, in_file: Collection[str]) -> str:
     names, unit = contract.state_names, contract.units["joints"]
     guesses = {
         "joints": f"{names[0]} … {names[-1]}",
         "units": "unknown units" if unit == UNKNOWN else unit,
         "rate": f"{contract.rate_hz:g} Hz",
     }
-    missing = [key for key in guesses if key not in told]
+    missing = [key for key in guesses if key not in in_file]
     return (
         f"the file does not say its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
         f"{'is' if len(missing) == 1 else 'are'} assumed. Describe it with "

@@ -74,8 +74,8 @@ class EpisodeFile:
             if "attrs" not in self._arrays:
                 try:
                     attrs = {key: _plain(value) for key, value in file.attrs.items() if key not in _BOOLEANS}
-                    told = {key: truth_of(file.attrs[key]) for key in _BOOLEANS if key in file.attrs}
-                    attrs |= {key: value for key, value in told.items() if value is not None}
+                    truths = {key: truth_of(file.attrs[key]) for key in _BOOLEANS if key in file.attrs}
+                    attrs |= {key: value for key, value in truths.items() if value is not None}
                     if self._layout.instruction is not None:
                         attrs.setdefault("instruction", self._layout.instruction)
                     self._arrays["attrs"] = attrs

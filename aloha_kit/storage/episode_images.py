@@ -18,8 +18,8 @@ from aloha_kit.storage.codec import (
     Image,
     image_kind,
     ImageKind,
+    jpeg_order_of,
     JpegOrder,
-    order_told,
     unpadded,
 )
 from aloha_kit.storage.episode_file import EpisodeFile
@@ -73,7 +73,7 @@ class EpisodeImages(EpisodeFile):
         if not self.compressed or self.jpeg_order_source != "guessed":
             return ""
         return (
-            f"the file does not say the order of red and blue in its images: {self.jpeg_order} is assumed, as "
+            f"the file does not record the order of red and blue in its images: {self.jpeg_order} is assumed, as "
             f"{self.layout} recorders write it; if red and blue are exchanged, give --jpeg_order standard"
         )
 
@@ -93,7 +93,7 @@ class EpisodeImages(EpisodeFile):
         return (
             *(f"{', '.join(names)}: {line}" for line, names in lines.items()),
             *self._layout.notes,
-            *([f"jpeg_order {self._given_order} is not used: the file says {order}"] if ignored else []),
+            *([f"jpeg_order {self._given_order} is not used: the file records {order}"] if ignored else []),
             *([self.jpeg_order_note] if self.jpeg_order_note else []),
         )
 
@@ -204,13 +204,13 @@ class EpisodeImages(EpisodeFile):
             return found
 
     def _find_jpeg_order(self) -> tuple[JpegOrder, Literal["file", "given", "guessed"]]:
-        told = text_of(self._file.attrs.get("jpeg_order"))
-        if told == "standard":
+        order = text_of(self._file.attrs.get("jpeg_order"))
+        if order == "standard":
             return "standard", "file"
-        if told == "mobile_aloha" or self.layout == OURS:
+        if order == "mobile_aloha" or self.layout == OURS:
             return "mobile_aloha", "file"
         for camera in self._layout.encoded:
-            if self.rows(camera) and order_told(self.encoded(camera, 0)) == "standard":
+            if self.rows(camera) and jpeg_order_of(self.encoded(camera, 0)) == "standard":
                 return "standard", "file"
         return (self._given_order, "given") if self._given_order else ("mobile_aloha", "guessed")
 

@@ -77,7 +77,7 @@ def writing(path: Path, mode: Literal["w", "r+"] = "w") -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def damage_told(path: Path | str) -> Iterator[None]:
+def damage_reported(path: Path | str) -> Iterator[None]:
     """Convert exceptions from reading a damaged file into an `EpisodeError` that names the file."""
     try:
         yield
@@ -125,7 +125,7 @@ def require_table(data: Any, name: str, dimensions: tuple[int, ...] = ()) -> Non
         raise EpisodeError(f"/{name} has shape {shape}, expected {' or '.join(map(str, dimensions))} dimensions")
     size, limit = math.prod(shape) * data.dtype.itemsize, _FREE + _RATIO * data.file.id.get_filesize()
     if size > limit:
-        raise EpisodeError(f"/{name} says it has shape {shape}, {size / 1e9:.1f} GB: more than its file can hold")
+        raise EpisodeError(f"/{name} has shape {shape} in its header, {size / 1e9:.1f} GB: more than its file can hold")
 
 
 def require_rows(data: Any, name: str) -> None:

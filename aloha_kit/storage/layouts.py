@@ -54,7 +54,7 @@ class Layout:
         tables: vectors stored elsewhere than in the ALOHA family, by the family's paths.
         names: of the state's columns where the layout determines them, else empty.
         rate_hz: the control rate, from the file or its recorder's default.
-        told: which of "joints" and "rate" the file itself records.
+        recorded: which of "joints" and "rate" the file itself records.
         instruction: the task in words, where the file stores it as a data set.
         notes: what was assumed, and where attributes contradict the data; one line each.
     """
@@ -66,7 +66,7 @@ class Layout:
     tables: dict[str, Table] = dataclasses.field(default_factory=dict)
     names: tuple[str, ...] = ()
     rate_hz: float = 50.0
-    told: tuple[str, ...] = ()
+    recorded: tuple[str, ...] = ()
     instruction: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -106,7 +106,7 @@ def detect(file: Any, path: object) -> Layout:
             {"action": Table(place.action, place.action_from), "observations/qpos": Table(place.state)},
             place.names,
             place.rate_hz,
-            place.told,
+            place.recorded,
             instruction_of(file),
             place.notes,
         )
@@ -137,7 +137,7 @@ def detect(file: Any, path: object) -> Layout:
         for name in cameras:
             if name not in images:
                 raise EpisodeError(
-                    f"{path}: camera_names says '{name}', the file has no such images. It has: {contents(file)}"
+                    f"{path}: camera_names has '{name}', the file has no such images. It has: {contents(file)}"
                 )
     encoded = tuple(name for name in cameras if is_encoded(images[name]))
     depth = {
@@ -233,12 +233,12 @@ def _name(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...], depth: 
     writes: raw images of its three cameras, `base_action`, and `compress` False. One of these alone is not enough:
     decompressed files of ALOHA and Mobile ALOHA have `compress` False too.
     """
-    kept = text_of(file.attrs.get("layout"))  # our exports record the layout of their source
-    if kept in (*FAMILY, ROBOTWIN, XPOLICYLAB):
-        return str(kept)
+    source = text_of(file.attrs.get("layout"))  # our exports record the layout of their source
+    if source in (*FAMILY, ROBOTWIN, XPOLICYLAB):
+        return str(source)
     base = "base_action" in file
-    told = "compress" in file.attrs and truth_of(file.attrs["compress"]) is False and "compress_len" not in file
-    if depth or (base and told and not encoded and set(cameras) <= _COBOT_CAMERAS):
+    raw = "compress" in file.attrs and truth_of(file.attrs["compress"]) is False and "compress_len" not in file
+    if depth or (base and raw and not encoded and set(cameras) <= _COBOT_CAMERAS):
         return COBOT_MAGIC
     if base or encoded:
         return MOBILE_ALOHA
@@ -252,12 +252,12 @@ def _contradictions(file: Any, cameras: tuple[str, ...], encoded: tuple[str, ...
     raw = [name for name in cameras if name not in encoded]
     if "compress" in file.attrs:
         value = file.attrs["compress"]
-        says, given = truth_of(value), text_of(value) or str(value)
-        wrong = raw if says else encoded if says is False else ()
-        if says is None:
+        compressed, given = truth_of(value), text_of(value) or str(value)
+        wrong = raw if compressed else encoded if compressed is False else ()
+        if compressed is None:
             yield f"attribute compress is '{given}', neither true nor false; the images decide"
         elif wrong:
-            kind = "raw pixels" if says else "encoded"
+            kind = "raw pixels" if compressed else "encoded"
             yield f"attribute compress is '{given}', the images of {', '.join(wrong)} are {kind}; the images decide"
     if "compress_len" in file and not encoded:
         yield "compress_len is not used: the images are raw pixels"

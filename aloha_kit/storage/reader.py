@@ -22,7 +22,7 @@ from aloha_kit.storage.codec import (
 from aloha_kit.storage.contract_file import settle
 from aloha_kit.storage.episode_file import Array
 from aloha_kit.storage.episode_images import EpisodeImages
-from aloha_kit.storage.hdf5 import damage_told
+from aloha_kit.storage.hdf5 import damage_reported
 from aloha_kit.storage.layouts import derive_contract, FAMILY, OURS
 
 
@@ -140,7 +140,7 @@ class Episode(EpisodeImages):
         return {name: self._array(f"observations/sensors/{name}") for name in self._sensor_names()}
 
     def _sensor_names(self) -> list[str]:
-        with self._guard(), damage_told(self.path):
+        with self._guard(), damage_reported(self.path):
             group = self._handle().get("observations/sensors")
             return [name for name, _ in hdf5.datasets(group)] if group is not None else []
 
@@ -162,7 +162,7 @@ class Episode(EpisodeImages):
 
         Empty in foreign files.
         """
-        with self._guard(), damage_told(self.path):
+        with self._guard(), damage_reported(self.path):
             group = self._handle().get("stamps", {})
             if not hasattr(group, "items"):
                 raise EpisodeError(f"{self.path}: /stamps is a data set, expected a group with one for each stream")
@@ -181,7 +181,7 @@ class Episode(EpisodeImages):
         text = self.attrs.get("describe")
         if not text or self.layout != OURS:
             return {}
-        with damage_told(self.path):
+        with damage_reported(self.path):
             return dict(json.loads(text))
 
     @property
@@ -225,7 +225,7 @@ class Episode(EpisodeImages):
             recorded = None if text is None else _contract(text, self.path)
             state, action, base = self._widths()
             contract, assumed = settle(
-                self.path, recorded, self._given, lambda: self.assumed, (state, action + base), self._layout.told
+                self.path, recorded, self._given, lambda: self.assumed, (state, action + base), self._layout.recorded
             )
             here = {old: name for old, name in self._names.items() if old in contract.cameras}
             self._arrays["contract"] = contract.renamed(here), assumed

@@ -140,7 +140,7 @@ def _recover(journal: Path, fd: int) -> Recovery:
     elif lost:
         tail = f"; {lost} bytes behind them cannot be used ({contents.problem}): journal {place}"
     elif contents.cut:
-        tail = f"; the last {plural(contents.cut, 'step')} left out, as its end says: journal {place}"
+        tail = f"; the last {plural(contents.cut, 'step')} left out, as its end records: journal {place}"
     return Recovery(journal, "recovered", f"{verdict}, {plural(steps, 'step')}{tail}", steps, lost, path)
 
 

@@ -32,7 +32,7 @@ class Place:
     depth: dict[str, str]
     names: tuple[str, ...]
     rate_hz: float
-    told: tuple[str, ...]
+    recorded: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -65,10 +65,10 @@ def _xpolicylab(file: Any) -> Place | None:
     if not state or [names for _, names in state] != [names for _, names in action]:
         return None
     cameras, depth = _images(file, "vision", "colors", "depths")
-    rate, told = _XPOLICYLAB_HZ, ["joints"]
+    rate, recorded = _XPOLICYLAB_HZ, ["joints"]
     given = file.get("additional_info/frequency")
     if getattr(given, "size", 0) == 1 and given.dtype.kind in "iuf" and np.ravel(given[()])[0] > 0:
-        rate, told = float(np.ravel(given[()])[0]), [*told, "rate"]
+        rate, recorded = float(np.ravel(given[()])[0]), [*recorded, "rate"]
     notes = ["state/mobile is not read"] if _has(file, "state/mobile") else []
     return Place(
         XPOLICYLAB,
@@ -79,7 +79,7 @@ def _xpolicylab(file: Any) -> Place | None:
         depth,
         tuple(name for _, some in state for name in some),
         rate,
-        tuple(told),
+        tuple(recorded),
         tuple(notes),
     )
 

@@ -104,7 +104,7 @@ def _reason(path: Path, folder: Path, numbers: dict[int | None, Path]) -> str:
     if path.name.startswith("."):
         return "a hidden file"
     if path.name.endswith(PARTIAL):
-        return "an unfinished recording: see `python -m aloha_kit.episode recover`"
+        return "an unfinished recording: run `python -m aloha_kit.episode recover`"
     if path.parent != folder:
         return SUB_FOLDER
     number = index_of(path)

@@ -114,7 +114,7 @@ def test_a_stream_shorter_than_its_actions_is_refused(tmp_path: Path, stream: st
         read_table(open_source(tmp_path))
     assert str(error.value) == (
         f"{tmp_path / 'episode_1.hdf5'}: 5 rows of {named} for 9 actions; "
-        f"move it away, or see `python -m aloha_kit.episode validate {tmp_path}`"
+        f"move it away, or run `python -m aloha_kit.episode validate {tmp_path}`"
     )
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_file_is_named_with_a_way_out(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(6, 9))
     file = tmp_path / "episode_1.hdf5"
     file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(EpisodeError, match=r"episode_1.hdf5 is damaged .*; move it away, or see `python -m aloha_kit"):
+    with pytest.raises(EpisodeError, match=r"episode_1.hdf5 is damaged .*; move it away, or run `python -m aloha_kit"):
         read_table(open_source(tmp_path))
 
 

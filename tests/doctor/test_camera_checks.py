@@ -111,7 +111,7 @@ def test_references_that_cannot_be_told_apart_are_a_warning() -> None:
     references = {"cam_left_wrist": wrist(1), "cam_right_wrist": wrist(1)}
     found = check_identity(references, references)
     assert [f.level for f in found] == ["warning", "warning"]
-    assert found[0].found == "can hardly be told from 'cam_right_wrist' (likeness 1.00 of their references)"
+    assert found[0].found == "can hardly be distinguished from 'cam_right_wrist' (likeness 1.00 of their references)"
 
 
 def test_a_changed_view_that_is_nobodys_is_a_warning() -> None:

@@ -30,7 +30,7 @@ def test_two_raw_cameras_fit_on_a_usb_2_bus_and_three_do_not() -> None:
     assert bad(machine_checks.check_usb(two)) == []
     [(level, found)] = bad(machine_checks.check_usb([*two, usb("c", stream)]))
     assert level == "error"
-    assert found == "55.3 MB/s asked: a 18.4 (yuyv), b 18.4 (yuyv), c 18.4 (yuyv)"
+    assert found == "55.3 MB/s in use: a 18.4 (yuyv), b 18.4 (yuyv), c 18.4 (yuyv)"
     assert bad(machine_checks.check_usb([*two, usb("c", stream, "bus 2")])) == []
 
 

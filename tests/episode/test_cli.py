@@ -181,7 +181,7 @@ def test_what_is_no_sound_episode_is_named_and_the_rest_done(
     assert "episode_5.hdf5' is a folder; expected an episode" in error
     assert "episode_6.hdf5' is a link to 'gone.hdf5', which is not there" in error
     assert "episode_7.hdf5 is inconsistent: qvel has 38 rows, expected 41" in error
-    assert "episode_8.hdf5: camera_names says 'cam_high', the file has no such images" in error
+    assert "episode_8.hdf5: camera_names has 'cam_high', the file has no such images" in error
     assert main(["export", str(folder), str(tmp_path / "copy")]) == 1
     assert "episode_5.hdf5' is a folder" in capsys.readouterr().err
     assert (tmp_path / "copy" / "episode_1.hdf5").exists()

@@ -328,7 +328,7 @@ def test_a_picture_of_another_size(spoil: Callable[..., list[tuple[str, str, str
         file["observations/images/cam_high"][0] = row
 
     (found,) = spoil(change, "jpeg")
-    assert found[2] == "frame 0 of camera 'cam_high' is (8, 8), the contract says (24, 32)"
+    assert found[2] == "frame 0 of camera 'cam_high' is (8, 8), the contract (24, 32)"
 
 
 def test_bounds_are_settings(good: dict[str, Path]) -> None:

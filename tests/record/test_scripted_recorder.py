@@ -208,7 +208,7 @@ def test_a_folder_holds_one_kind_of_episode(tmp_path: Path) -> None:
     assert done.text().splitlines()[1] == hint
     (tmp_path / "episode_7.hdf5").write_bytes(b"junk")
     with pytest.raises(
-        EpisodeError, match=r"(?s)episode_7.hdf5 is damaged.*Move .*episode_7.hdf5 away, or see `python"
+        EpisodeError, match=r"(?s)episode_7.hdf5 is damaged.*Move .*episode_7.hdf5 away, or run `python"
     ):
         record_scripted(short(tmp_path), show=False)
 

@@ -99,8 +99,8 @@ def test_lazy_pictures_are_those_of_their_instant_or_none(monkeypatch: pytest.Mo
     cameras = {"top": (24, 32), "angle": (20, 30)}
     eager, lazy = (SimEnv("transfer_cube", cameras=cameras, quality="draft", lazy_images=on) for on in (False, True))
     drawn: list[str] = []
-    draw = lazy._pictures.draw
-    monkeypatch.setattr(lazy._pictures, "draw", lambda camera, size: drawn.append(camera) or draw(camera, size))
+    draw = lazy._renderer.draw
+    monkeypatch.setattr(lazy._renderer, "draw", lambda camera, size: drawn.append(camera) or draw(camera, size))
     wanted, later = eager.reset().observation, lazy.reset().observation["images"]
     for _ in range(3):
         wanted, later = (env.step(wanted["qpos"] + 0.05).observation for env in (eager, lazy))
@@ -113,7 +113,7 @@ def test_lazy_pictures_are_those_of_their_instant_or_none(monkeypatch: pytest.Mo
     before = later["top"].copy()
     lazy.step(wanted["qpos"])
     np.testing.assert_array_equal(later["top"], before)
-    with pytest.raises(RuntimeError, match="camera 'angle' was not looked at before the environment moved on"):
+    with pytest.raises(RuntimeError, match="camera 'angle' was not read before the environment's next step"):
         later["angle"]
     with pytest.raises(KeyError):
         later["left"]
@@ -124,7 +124,7 @@ def test_lazy_pictures_are_those_of_their_instant_or_none(monkeypatch: pytest.Mo
 def test_a_closed_environment_draws_again() -> None:
     env = SimEnv("transfer_cube", cameras={"top": (24, 32)}, quality="draft")
     before = env.reset().observation["images"]["top"]
-    env._pictures.close()
+    env._renderer.close()
     env.seed(0)
     np.testing.assert_array_equal(env.reset().observation["images"]["top"], before)
     env.close()

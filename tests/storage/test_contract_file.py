@@ -113,7 +113,7 @@ def test_a_rig_names_the_joints(tmp_path: Path) -> None:
     path = any_arms(tmp_path / "episode_0.hdf5", 14, 14, 2)
     with Episode.open(path, given_contract(None, "mobile_aloha")) as episode:
         assert episode.contract.action_names == (*joint_names(), "base_linear", "base_angular")
-        assert episode.assumption == "the file does not say its rate: 50 Hz is assumed"
+        assert episode.assumption == "the file does not record its rate: 50 Hz is assumed"
     cobot = tmp_path / "episode_1.hdf5"
     cobot_magic(cobot, Rig())
     with Episode.open(cobot, given_contract(None, "cobot_magic")) as episode:

@@ -37,10 +37,10 @@ def test_an_image_that_says_it_is_giant_is_refused_before_memory_is_taken(make: 
     size = encoded_size(data)
     assert size in ((65500, 65500), (16384, 16384))
     assert size is not None
-    with pytest.raises(EpisodeError, match=f"its header says {size[0]}x{size[1]} pixels"):
+    with pytest.raises(EpisodeError, match=f"its header gives {size[0]}x{size[1]} pixels"):
         decode_image(data)
     if make is fuzz.giant_png:
-        with pytest.raises(EpisodeError, match="its header says 65500x65500 pixels"):
+        with pytest.raises(EpisodeError, match="its header gives 65500x65500 pixels"):
             decode_depth(data)
 
 
@@ -76,7 +76,7 @@ def test_one_bad_file_ends_nothing_for_the_others(tmp_path: Path, capsys: pytest
     (tmp_path / "episode_8.hdf5").mkdir()
     expected = {
         1: "/observations/qpos",
-        2: "/action says it has shape (1000000000000, 14), 56000.0 GB: more than its file can hold",
+        2: "/action has shape (1000000000000, 14) in its header, 56000.0 GB: more than its file can hold",
         3: "/observations/qpos",
         4: "has rows of 10.8 GB",
         5: "is damaged or not an episode (0 bytes on disk)",

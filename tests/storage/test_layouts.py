@@ -302,7 +302,7 @@ def test_the_order_is_guessed_given_or_told(tmp_path: Path, exchanged: bool) -> 
     told = red(tmp_path, exchanged=exchanged, attribute="mobile_aloha" if exchanged else "standard")
     with Episode.open(told, jpeg_order="standard" if exchanged else "mobile_aloha") as episode:
         assert (is_red(episode.image("cam_high", 0)), episode.jpeg_order_source) == (True, "file")
-        assert "is not used: the file says" in episode.notes[0]
+        assert "is not used: the file records" in episode.notes[0]
 
 
 def test_info_shows_the_order_and_takes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -123,7 +123,7 @@ def test_the_end_record_is_obeyed_where_it_is_right(tmp_path: Path) -> None:
     assert (found.outcome, found.steps) == ("recovered", 14)
     assert (
         found.message
-        == "whole, 14 steps; the last 30 steps left out, as its end says: journal kept as episode_0.hdf5.kept"
+        == "whole, 14 steps; the last 30 steps left out, as its end records: journal kept as episode_0.hdf5.kept"
     )
     assert (tmp_path / "episode_0.hdf5.kept").read_bytes() == content
 

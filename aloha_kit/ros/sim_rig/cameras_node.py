@@ -28,7 +28,7 @@ from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
 from aloha_kit.sim import SimEnv
-from aloha_kit.sim.rendering import Pictures
+from aloha_kit.sim.rendering import CameraRenderer
 from aloha_kit.sim.workcell import CAMERAS
 
 STATE_TOPIC = "/sim_rig/state"
@@ -80,18 +80,18 @@ class Camera:
             self.last.depth is not None or not self.wants_depth
         )
 
-    def take(self, pictures: Pictures, view: str, stamp_ns: int) -> None:
+    def take(self, renderer: CameraRenderer, view: str, stamp_ns: int) -> None:
         """Draw what is listened to, through the eyes of the scene's camera `view`."""
         self.last = Frame(
             stamp_ns,
-            pictures.draw(view, self.size) if self.wants_colour else None,
-            self._draw_depth(pictures, view) if self.wants_depth else None,
+            renderer.draw(view, self.size) if self.wants_colour else None,
+            self._draw_depth(renderer, view) if self.wants_depth else None,
         )
 
-    def _draw_depth(self, pictures: Pictures, view: str) -> npt.NDArray[np.uint16]:
+    def _draw_depth(self, renderer: CameraRenderer, view: str) -> npt.NDArray[np.uint16]:
         """Of `depth_size`, pixel upon pixel with the middle of the colour: sensors of less height see less."""
         rows, columns = self.depth_size
-        depth = pictures.draw_depth(view, (max(rows, self.size[0]), max(columns, self.size[1])))
+        depth = renderer.draw_depth(view, (max(rows, self.size[0]), max(columns, self.size[1])))
         top, left = (depth.shape[0] - rows) // 2, (depth.shape[1] - columns) // 2
         return np.ascontiguousarray(depth[top : top + rows, left : left + columns])
 
@@ -154,9 +154,9 @@ class SimCameras:
             ConfigError: the state is another scene's.
         """
         # OpenGL takes half a second to start, better now than between a listener's first two images
-        pictures = self._env.show(self._env.physics.data.qpos, 0)
+        renderer = self._env.show(self._env.physics.data.qpos, 0)
         for camera in self.cameras:
-            pictures.draw(self._views[camera.name], camera.size)
+            renderer.draw(self._views[camera.name], camera.size)
         while not rospy.is_shutdown():
             with self._news:
                 self._news.wait_for(lambda: self._state is not None, timeout=0.2)
@@ -172,11 +172,11 @@ class SimCameras:
         if not due:
             return
         begun = self._wall.now_ns()
-        pictures = self._env.show(qpos, seed)
+        renderer = self._env.show(qpos, seed)
         for camera in due:
             fault = faults[camera]
             if not fault.freeze or not camera.has_last:
-                camera.take(pictures, self._views[fault.swap or camera.name], stamp_ns)
+                camera.take(renderer, self._views[fault.swap or camera.name], stamp_ns)
             if fault.passes(self._rng):
                 camera.publish(fault.stamp_ns(camera.last.stamp_ns, self._rng))
         now = self._wall.now_ns()
@@ -207,7 +207,7 @@ class Args:
     rig: str | None = None
     """Rig name (configs/rigs) or YAML path; the task's when not given."""
     quality: str | None = None
-    """Of the pictures: draft, fast or fine; the rig's when not given."""
+    """Of the renderer: draft, fast or fine; the rig's when not given."""
     jpeg_quality: int = 95
     """1 to 100."""
     image_size: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="H W")] = None
