@@ -117,7 +117,7 @@ def test_references_that_cannot_be_told_apart_are_a_warning() -> None:
 def test_a_changed_view_that_is_nobodys_is_a_warning() -> None:
     found = {f.subject: f for f in check_identity({**VIEWS, "cam_low": view(77)}, VIEWS)}
     assert found["cam_low"].level == "warning"
-    assert "save it anew" in found["cam_low"].remedy
+    assert "save it again" in found["cam_low"].remedy
 
 
 def test_a_camera_without_a_reference_is_said() -> None:
