@@ -10,7 +10,9 @@ import torch
 import yaml
 
 from aloha_kit.config import to_mapping
+from aloha_kit.config.bc import BcConfig
 from aloha_kit.config.denoising import FlowConfig
+from aloha_kit.config.ibc import IbcConfig
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig, PolicyConfig
 from aloha_kit.core import Contract, joint_names, START_ARM_POSE
 from aloha_kit.data.stats import Statistics
@@ -53,6 +55,28 @@ FLOW = FlowConfig(
     backbone_width=16,
 )
 """Samples, and reads two steps of observation."""
+BC_RNN = BcConfig(
+    n_obs_steps=2,
+    keypoints=4,
+    actor="lstm",
+    lstm_units=16,
+    layer_dims=(),
+    output="gmm",
+    image_crop=0.9,
+    backbone_layers=1,
+    backbone_width=16,
+)
+"""An LSTM whose output is a mixture of Gaussians."""
+IBC = IbcConfig(
+    n_obs_steps=1,
+    keypoints=4,
+    layer_dims=(16, 16),
+    negatives=8,
+    candidates=16,
+    image_crop=0.9,
+    backbone_layers=1,
+    backbone_width=16,
+)
 
 
 def contract(height: int = 32, width: int = 48) -> Contract:

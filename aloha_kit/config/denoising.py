@@ -10,10 +10,10 @@ from aloha_kit.config.policies import at_least, PolicyConfig
 
 @dataclass(frozen=True)
 class DenoisingConfig(PolicyConfig):
-    """A conditional 1-D U-Net over chunks of actions; the defaults are those of Diffusion Policy (Chi et al., 2023)."""
+    """A conditional network over chunks of actions; the defaults are those of Diffusion Policy (Chi et al., 2023)."""
 
     chunk_size: int = 16
-    """Actions predicted at once; a multiple of 2 for each downsampling of the U-Net (4 with three levels)."""
+    """Actions predicted at once; for the U-Net a multiple of 2 for each downsampling (4 with three levels)."""
     n_action_steps: int | None = 8
     """Actions of a chunk that deployment and evaluation execute before the next inference (none: all of them), unless
     their flag of this name is given; at most chunk_size."""
@@ -27,6 +27,8 @@ class DenoisingConfig(PolicyConfig):
     """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
     keypoints: int = 32
     """Keypoints of the spatial softmax, for each camera and step of observation."""
+    denoiser: Literal["unet", "transformer"] = "unet"
+    """The network: a 1-D U-Net, or a transformer decoder that attends to the observations."""
     down_dims: tuple[int, ...] = (256, 512, 1024)
     """Channels of the U-Net's levels; each a multiple of n_groups."""
     kernel_size: int = 5
@@ -34,7 +36,15 @@ class DenoisingConfig(PolicyConfig):
     n_groups: int = 8
     """Groups of the group normalisation in the U-Net."""
     time_embedding: int = 256
-    """Size of the embedding of the denoising time; even."""
+    """Size of the embedding of the denoising time in the U-Net; even."""
+    transformer_layers: int = 8
+    """Layers of the transformer."""
+    transformer_heads: int = 4
+    """Its attention heads."""
+    transformer_size: int = 256
+    """Size of its tokens; a multiple of transformer_heads, and even."""
+    transformer_dropout: float = 0.3
+    """Its dropout, in attention and feed-forward blocks."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -46,8 +56,16 @@ class DenoisingConfig(PolicyConfig):
             raise ValueError(f"kernel_size must be odd, given {self.kernel_size}")
         if not self.down_dims or any(width < 1 or width % self.n_groups for width in self.down_dims):
             raise ValueError(f"down_dims must be multiples of n_groups ({self.n_groups}), given {list(self.down_dims)}")
+        at_least(1, transformer_layers=self.transformer_layers, transformer_heads=self.transformer_heads)
+        if self.transformer_size < 4 or self.transformer_size % 2 or self.transformer_size % self.transformer_heads:
+            raise ValueError(
+                f"transformer_size must be even and a multiple of transformer_heads ({self.transformer_heads}), "
+                f"given {self.transformer_size}"
+            )
+        if not 0 <= self.transformer_dropout < 1:
+            raise ValueError(f"transformer_dropout must be in [0, 1), given {self.transformer_dropout}")
         multiple = 2 ** (len(self.down_dims) - 1)
-        if self.chunk_size % multiple:
+        if self.denoiser == "unet" and self.chunk_size % multiple:
             raise ValueError(
                 f"chunk_size must be a multiple of {multiple} with {len(self.down_dims)} levels of down_dims, "
                 f"given {self.chunk_size}"
@@ -65,13 +83,13 @@ class DiffusionConfig(DenoisingConfig):
     beta_schedule: Literal["squaredcos_cap_v2", "linear", "scaled_linear"] = "squaredcos_cap_v2"
     """Noise schedule, by its name in diffusers."""
     prediction_type: Literal["epsilon", "sample"] = "epsilon"
-    """What the U-Net predicts: the noise, or the clean chunk."""
+    """What the network predicts: the noise, or the clean chunk."""
     clip_sample: bool = True
     """Clip the predicted clean chunk to [-1, 1] at each step of sampling; needs normalisation min_max_11."""
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """DDIM takes inference_steps, DDPM all diffusion_steps."""
     inference_steps: int = 10
-    """Steps of DDIM for one chunk, each a pass through the U-Net."""
+    """Steps of DDIM for one chunk, each a pass through the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +112,7 @@ class FlowConfig(DenoisingConfig):
     network: ClassVar[str] = "aloha_kit.policies.flow:FlowNetwork"
 
     inference_steps: int = 5
-    """Euler steps of the integration, each a pass through the U-Net."""
+    """Euler steps of the integration, each a pass through the network."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

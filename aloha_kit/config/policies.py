@@ -22,6 +22,8 @@ from aloha_kit.core.plugins import known, name_of, resolve
 FAMILIES = {
     "act": "aloha_kit.config.policies:ActConfig",
     "cnnmlp": "aloha_kit.config.policies:CnnMlpConfig",
+    "bc": "aloha_kit.config.bc:BcConfig",
+    "ibc": "aloha_kit.config.ibc:IbcConfig",
     "diffusion": "aloha_kit.config.denoising:DiffusionConfig",
     "flow": "aloha_kit.config.denoising:FlowConfig",
     "mip": "aloha_kit.config.denoising:MipConfig",
@@ -59,8 +61,12 @@ class PolicyConfig:
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
     """Height and width that every image is resized to inside the network; None: as recorded."""
-    backbone: Literal["resnet18", "resnet34"] = "resnet18"
+    image_crop: float = 1.0
+    """Share of each side of the image that the network reads: a random part in training, the centre at inference."""
+    backbone: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
     """Which ResNet reads the images."""
+    dilation: bool = False
+    """Dilate resnet50's last stage in place of its stride, which doubles the map's sides (DETR's DC5)."""
     backbone_layers: int = 4
     """Stages of the ResNet that are used, 1 to 4. Fewer give finer maps of small images, and cost less."""
     backbone_width: int = 64
@@ -95,10 +101,17 @@ class PolicyConfig:
         )
         if self.backbone_layers > 4:
             raise ValueError(f"backbone_layers: a ResNet has 4 stages, given {self.backbone_layers}")
+        if self.dilation and (self.backbone != "resnet50" or self.backbone_layers != 4):
+            raise ValueError(
+                f"dilation is of the fourth stage of resnet50, given {self.backbone} with backbone_layers "
+                f"{self.backbone_layers}"
+            )
         if not self.std_floor > 0:
             raise ValueError(f"std_floor must be positive, given {self.std_floor}")
         if self.image_size is not None:
             at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
+        if not 0 < self.image_crop <= 1:
+            raise ValueError(f"image_crop must be in (0, 1], given {self.image_crop}")
         if not self.use_images:
             return
         if self.pretrained_backbone and (self.backbone_width != 64 or self.backbone_norm == "group"):
@@ -131,8 +144,9 @@ class ActConfig(PolicyConfig):
     """Layers of the observation encoder, and of the VAE encoder."""
     dec_layers: int = 1
     """Layers of the decoder. The reference builds 7 and reads only the first: one is the same function."""
-    decoder_output: Literal["last", "first"] = "last"
-    """Whose output the action head reads; "first" is the reference's and leaves later layers idle."""
+    decoder_output: Literal["last", "first", "all"] = "last"
+    """Whose output the action head reads; "first" is the reference's and leaves later layers idle, "all" trains each
+    layer's output (DETR's auxiliary losses) and deploys the last."""
     decoder_input: Literal["zeros", "queries"] = "zeros"
     """What the decoder starts from; "queries" also lets an action's place in the chunk pass by the residual path."""
     first_self_attention: bool = False
@@ -147,18 +161,26 @@ class ActConfig(PolicyConfig):
     """Size of the latent."""
     kl_weight: float = 10.0
     """Weight of the latent's divergence from N(0, 1): higher means less information about the actions in the latent."""
+    loss_function: Literal["l1", "l2", "l1+l2"] = "l1"
+    """Error of the actions: absolute, square, or their sum."""
     loss_over: Literal["valid", "all"] = "valid"
     """Average the error over the rows that exist, or over all with the padded ones as zero error (reference)."""
+    position_embedding: Literal["sine", "learned"] = "sine"
+    """Positions in the feature maps: fixed waves, or an embedding for each of up to 50 rows and columns (DETR's)."""
     camera_embedding: bool = True
     """Add a camera embedding to each patch; without it, equal patches of two cameras cannot be distinguished."""
     is_pad_head: bool = False
-    """Carry the reference's second head, which is in no loss; for checkpoints that the reference should read."""
+    """Carry the reference's second head, which is in no loss there; for checkpoints that the reference should read."""
+    is_pad_weight: float = 0.0
+    """Weight of that head's cross-entropy, of which rows are past the episode's end; 0 leaves it untrained."""
+    kl_details: bool = False
+    """Log the latent's divergence also as the mean of its dimensions, and by dimension: near 0, it is not used."""
     distinct_init: bool = True
     """Start the VAE encoder's layers with weights of their own; the reference's are copies of one another."""
 
     @property
     def find_unused_parameters(self) -> bool:
-        return self.is_pad_head or (self.decoder_output == "first" and self.dec_layers > 1)
+        return (self.is_pad_head and not self.is_pad_weight) or (self.decoder_output == "first" and self.dec_layers > 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,8 +198,12 @@ class ActConfig(PolicyConfig):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), given {self.dropout}")
-        if self.kl_weight < 0:
-            raise ValueError(f"kl_weight must not be negative, given {self.kl_weight}")
+        if self.kl_weight < 0 or self.is_pad_weight < 0:
+            raise ValueError(
+                f"kl_weight and is_pad_weight must not be negative, given {self.kl_weight} and {self.is_pad_weight}"
+            )
+        if self.is_pad_weight and not self.is_pad_head:
+            raise ValueError(f"is_pad_weight {self.is_pad_weight} needs is_pad_head true")
 
 
 @dataclass(frozen=True)

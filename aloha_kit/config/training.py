@@ -31,14 +31,22 @@ class TrainConfig:
     """Learning rate of the image backbones; --lr when not given."""
     weight_decay: float = 1e-4
     """AdamW's decoupled weight decay."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """Learning rate over the run, after a linear warm-up: constant (reference), or half a cosine down to 0."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """AdamW's decays of the gradient's averages."""
+    schedule: Literal["constant", "cosine", "step"] = "cosine"
+    """Learning rate over the run, after a linear warm-up: constant (reference), half a cosine down to 0, or step."""
+    decay_epochs: int = 200
+    """Schedule step multiplies the learning rate by --decay_factor after each so many passes over the data."""
+    decay_factor: float = 0.1
+    """See --decay_epochs."""
     warmup_steps: int = 500
     """Steps of linear warm-up; at most a tenth of the run."""
     grad_clip: float = 10.0
     """Largest gradient norm, 0 to leave gradients alone (reference)."""
     ema: float = 0.0
     """Decay of the averaged weights that are validated and deployed, 0 for none; 0.999 suits long runs."""
+    ema_power: float | None = None
+    """Update n decays by 1 - (1 + n)^-ema_power, at most by ema (Diffusion Policy: 0.75); None: (1 + n) / (10 + n)."""
     amp: Literal["no", "bf16", "fp16"] = "no"
     """Autocast; weights and optimiser stay fp32. bf16 (plain --amp) for GPUs and for CPUs with AVX512-BF16 (there twice
     as fast); fp16, with gradients scaled, for GPUs older than bf16."""
@@ -86,7 +94,15 @@ class TrainConfig:
     """CPU threads of one operation (torch.set_num_threads)."""
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "accumulate", "val_every", "val_batches", "eval_rollouts"):
+        for name in (
+            "num_steps",
+            "decay_epochs",
+            "batch_size",
+            "accumulate",
+            "val_every",
+            "val_batches",
+            "eval_rollouts",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
         for name in ("num_epochs", "workers", "threads"):
@@ -102,6 +118,12 @@ class TrainConfig:
             raise ValueError(f"time_limit_s must be positive, given {self.time_limit_s}")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema is a decay in [0, 1), given {self.ema}")
+        if self.ema_power is not None and not self.ema_power > 0:
+            raise ValueError(f"ema_power must be positive, given {self.ema_power}")
+        if not 0 < self.decay_factor <= 1:
+            raise ValueError(f"decay_factor must be in (0, 1], given {self.decay_factor}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), given {list(self.betas)}")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1), given {self.val_fraction}")
         if self.action_offset not in {None, 0, 1}:

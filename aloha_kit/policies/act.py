@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import nn, Tensor
 
@@ -20,7 +21,7 @@ from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.metrics import Mean
 from aloha_kit.policies.network import ChunkNetwork, masked_mean
-from aloha_kit.policies.positions import picture_positions, sequence_positions
+from aloha_kit.policies.positions import LearnedPositions, picture_positions, sequence_positions
 from aloha_kit.policies.primitives import Linear, linear
 from aloha_kit.policies.transformer import DecoderLayer, EncoderLayer, xavier
 
@@ -68,7 +69,6 @@ class VAEEncoder(nn.Module):
 class ActNetwork(ChunkNetwork):
     """ACT network as described in the module; its settings are in `ActConfig`."""
 
-    loss_columns = ("l1", "kl")
     selects = "val_deployed"
     config: ActConfig
     picture_positions: Tensor
@@ -77,6 +77,9 @@ class ActNetwork(ChunkNetwork):
     def __init__(self, config: ActConfig, contract: Contract, stats: Statistics) -> None:
         super().__init__(config, contract, stats)
         dim = config.hidden_dim
+        details = ("kl_mean", *(f"kl_{i}" for i in range(config.latent_dim))) if config.kl_details else ()
+        latent = ("kl", *details) if config.use_vae else ()
+        self.loss_columns = (config.loss_function, *latent, *(("is_pad",) if config.is_pad_weight else ()))
         self.encoder = _encoder_layers(config)
         self.encoder_norm = nn.LayerNorm(dim) if config.pre_norm else nn.Identity()
         self.decoder = nn.ModuleList(
@@ -106,12 +109,16 @@ class ActNetwork(ChunkNetwork):
         self.vector_positions = nn.Parameter(torch.randn(vectors, dim))
         if self.vision is not None:
             self.picture = nn.Conv2d(self.vision.channels, dim, kernel_size=1)
-            tables = [picture_positions(height, width, dim) for height, width in self.vision.map_sizes]
-            self.register_buffer("picture_positions", torch.cat(tables), persistent=False)
+            sizes = self.vision.map_sizes
+            if config.position_embedding == "learned":
+                self.learned_positions = LearnedPositions(sizes, dim)
+            else:
+                tables = [picture_positions(height, width, dim) for height, width in sizes]
+                self.register_buffer("picture_positions", torch.cat(tables), persistent=False)
             self.cameras = None
-            if config.camera_embedding and len(tables) > 1:
-                self.cameras = nn.Parameter(0.02 * torch.randn(len(tables), dim))
-                camera_of = torch.repeat_interleave(torch.tensor([len(table) for table in tables]))
+            if config.camera_embedding and len(sizes) > 1:
+                self.cameras = nn.Parameter(0.02 * torch.randn(len(sizes), dim))
+                camera_of = torch.repeat_interleave(torch.tensor([height * width for height, width in sizes]))
                 self.register_buffer("camera_of", camera_of, persistent=False)
         self.action_head = Linear(dim, self.action_dim)
         if config.is_pad_head:
@@ -127,45 +134,68 @@ class ActNetwork(ChunkNetwork):
         return loss, self.selects, *errors
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """`l1`, `kl` and `loss` = l1 + kl_weight · kl; without a VAE `l1` and `loss` = l1."""
+        """`loss` = error + kl_weight · `kl` + is_pad_weight · `is_pad`; the error has its loss function's name."""
+        config = self.config
         actions, is_pad = self.targets(batch)
         qpos, environment = self.states(batch)
-        latent = kl = None
-        if self.config.use_vae:
+        latent = None
+        parts: dict[str, Tensor] = {}
+        if config.use_vae:
             mean, log_variance = self.posterior(qpos, actions, is_pad)
             latent = mean + (log_variance / 2).exp() * torch.randn_like(mean)
-            kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=-1).mean()
-        l1 = self._l1(self._decode(qpos, environment, self.feature_maps(batch), latent), batch)
-        if kl is None:
-            return {"loss": l1, "l1": l1.detach()}
-        return {"loss": l1 + self.config.kl_weight * kl, "l1": l1.detach(), "kl": kl.detach()}
+            divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+            parts["kl"] = divergence.sum(dim=-1).mean()
+            if config.kl_details:
+                by_dimension = divergence.mean(0)
+                parts |= {"kl_mean": by_dimension.mean()}
+                parts |= {f"kl_{i}": value for i, value in enumerate(by_dimension.unbind())}
+        outputs = self._decode(qpos, environment, self.feature_maps(batch), latent)
+        errors = [self._error(self.action_head(output), batch) for output in outputs]
+        loss = torch.stack(errors).mean() if len(errors) > 1 else errors[0]
+        parts = {config.loss_function: errors[-1], **parts}
+        if config.use_vae:
+            loss = loss + config.kl_weight * parts["kl"]
+        if config.is_pad_weight:
+            logits = self.is_pad_head(outputs[-1]).squeeze(-1).float()
+            parts["is_pad"] = F.binary_cross_entropy_with_logits(logits, is_pad.float())
+            loss = loss + config.is_pad_weight * parts["is_pad"]
+        return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 
     def validation(self, batch: Batch, generator: BatchGenerator | None = None) -> dict[str, Mean]:
-        """Adds `val_deployed`, the l1 at the zero latent of deployment; `val_loss` has the posterior's."""
+        """Adds `val_deployed`, the error at the zero latent of deployment; `val_loss` has the posterior's."""
         count, loss = len(batch["qpos"]), self.losses(batch)["loss"]
         predicted = self._deployed(batch)
         return {
             "val_loss": Mean(loss, count),
             **self.errors(self.normaliser.undo("action", predicted), batch),
-            self.selects: Mean(self._l1(predicted, batch), count),
+            self.selects: Mean(self._error(predicted, batch), count),
         }
 
     def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         return self.normaliser.undo("action", self._deployed(batch))
 
-    def _l1(self, predicted: Tensor, batch: Batch) -> Tensor:
-        """Mean absolute error of normalised (B, K, A)."""
+    def _error(self, predicted: Tensor, batch: Batch) -> Tensor:
+        """Mean error of normalised (B, K, A) by the loss function."""
         actions, is_pad = self.targets(batch)
-        error = (predicted - actions).abs()
+        difference = predicted - actions
+        error = difference.square() if self.config.loss_function == "l2" else difference.abs()
+        if self.config.loss_function == "l1+l2":
+            error = error + difference.square()
         return masked_mean(error, is_pad, over=self.config.loss_over, valid_rows=batch.get("valid_rows"))
 
     def _deployed(self, batch: Batch) -> Tensor:
         """Normalised (B, K, A) at the zero latent."""
         qpos, environment = self.states(batch)
-        return self._decode(qpos, environment, self.feature_maps(batch), None)
+        actions: Tensor = self.action_head(self._decode(qpos, environment, self.feature_maps(batch), None)[-1])
+        return actions
 
-    def _decode(self, qpos: Tensor, environment: Tensor | None, maps: list[Tensor], latent: Tensor | None) -> Tensor:
-        """p(actions | z, observation): normalised (B, K, A); a latent of None is the zero of deployment."""
+    def _decode(
+        self, qpos: Tensor, environment: Tensor | None, maps: list[Tensor], latent: Tensor | None
+    ) -> list[Tensor]:
+        """What the heads read, (B, K, D) of each decoder layer that is trained, the deployed one last.
+
+        A latent of None is the zero of deployment.
+        """
         tokens, positions = self._tokens(qpos, environment, maps, latent)
         for layer in self.encoder:
             tokens = layer(tokens, positions)
@@ -174,10 +204,12 @@ class ActNetwork(ChunkNetwork):
         start = self.queries if self.config.decoder_input == "queries" else torch.zeros_like(self.queries)
         x = start.expand(len(qpos), -1, -1)
         layers = self.decoder[:1] if self.config.decoder_output == "first" else self.decoder
+        outputs: list[Tensor] = []
         for layer in layers:
             x = layer(x, self.queries, memory, key)
-        actions: Tensor = self.action_head(self.decoder_norm(x))
-        return actions
+            outputs.append(x)
+        trained = outputs if self.config.decoder_output == "all" else outputs[-1:]
+        return [self.decoder_norm(output) for output in trained]
 
     def _tokens(
         self, qpos: Tensor, environment: Tensor | None, maps: list[Tensor], latent: Tensor | None
@@ -194,6 +226,7 @@ class ActNetwork(ChunkNetwork):
         if maps:
             weight, bias = self.picture.weight.flatten(1), self.picture.bias
             tokens += [linear(rearrange(features, "b c h w -> b (h w) c"), weight, bias) for features in maps]
-            table = self.picture_positions
+            learned = self.config.position_embedding == "learned"
+            table = self.learned_positions() if learned else self.picture_positions
             positions.append(table if self.cameras is None else table + self.cameras[self.camera_of])
         return torch.cat(tokens, dim=1), torch.cat(positions)

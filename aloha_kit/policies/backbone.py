@@ -9,16 +9,20 @@ from typing import cast
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
-from torchvision.models import ResNet18_Weights, ResNet34_Weights
-from torchvision.models.resnet import BasicBlock
+from torchvision.models import ResNet18_Weights, ResNet34_Weights, ResNet50_Weights
+from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.policies.normalise import ImageNormaliser
 
-_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3)}
-_WEIGHTS = {"resnet18": ResNet18_Weights.IMAGENET1K_V1, "resnet34": ResNet34_Weights.IMAGENET1K_V1}
+_BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+_WEIGHTS = {
+    "resnet18": ResNet18_Weights.IMAGENET1K_V1,
+    "resnet34": ResNet34_Weights.IMAGENET1K_V1,
+    "resnet50": ResNet50_Weights.IMAGENET1K_V1,
+}
 _NORMS: dict[str, Callable[[int], nn.Module]] = {
     "frozen": FrozenBatchNorm2d,
     "batch": nn.BatchNorm2d,
@@ -37,13 +41,25 @@ class _Block(BasicBlock):  # type: ignore[misc]
         return F.relu(out + x, inplace=True)
 
 
+class _Bottleneck(Bottleneck):  # type: ignore[misc]
+    """As `_Block`, of three convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(_convolved(x, self.conv1, self.bn1), inplace=True)
+        out = F.relu(_convolved(out, self.conv2, self.bn2), inplace=True)
+        out = _convolved(out, self.conv3, self.bn3)
+        if self.downsample is not None:
+            x = _convolved(x, *self.downsample)
+        return F.relu(out + x, inplace=True)
+
+
 def _convolved(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
     """Convolution and normalisation; a frozen one is a scale of the weights and a bias, gradients included."""
     if not isinstance(norm, FrozenBatchNorm2d):
         return cast(Tensor, norm(convolution(x)))
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     weight, bias = convolution.weight * scale.view(-1, 1, 1, 1), norm.bias - norm.running_mean * scale
-    return F.conv2d(x, weight, bias, convolution.stride, convolution.padding)
+    return F.conv2d(x, weight, bias, convolution.stride, convolution.padding, convolution.dilation)
 
 
 class ResNetTrunk(nn.Module):
@@ -59,17 +75,22 @@ class ResNetTrunk(nn.Module):
         self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
         channels = width
+        make = _Bottleneck if config.backbone == "resnet50" else _Block
+        self.halvings = 1 + config.backbone_layers - config.dilation  # after the first convolution
         for stage in range(config.backbone_layers):
-            out = width * 2**stage
-            stride = 1 if stage == 0 else 2
+            planes = width * 2**stage
+            out = planes * make.expansion
+            dilated = config.dilation and stage == 3
+            stride = 1 if stage == 0 or dilated else 2
             blocks = []
             for block in range(_BLOCKS[config.backbone][stage]):
                 step = stride if block == 0 else 1
                 shortcut = None
                 if step != 1 or channels != out:
                     shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, stride=step, bias=False), norm(out))
-                # BasicBlock hands base_width to no convolution: planes alone decide its size
-                blocks.append(_Block(channels, out, step, shortcut, norm_layer=norm))
+                dilation = 2 if dilated and block > 0 else 1  # the first block keeps the map's spacing before it
+                # at base_width 64, the default, planes alone decide the size of every convolution
+                blocks.append(make(channels, planes, step, shortcut, dilation=dilation, norm_layer=norm))
                 channels = out
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.channels = channels
@@ -89,13 +110,37 @@ class ResNetTrunk(nn.Module):
 
     def map_size(self, height: int, width: int) -> tuple[int, int]:
         """Size of the map of an image: every step of stride 2 halves and rounds up."""
-        for _ in range(self.stages + 1):
+        for _ in range(self.halvings):
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
 
 
+def center_crop(images: Tensor, height: int, width: int) -> Tensor:
+    """The middle of (B, C, H, W) images: (B, C, height, width)."""
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]
+
+
+def random_crop(images: Tensor, height: int, width: int) -> Tensor:
+    """A part of each of (B, C, H, W) images at a place of its own: (B, C, height, width)."""
+    count, channels, rows, columns = images.shape
+    top = torch.randint(rows - height + 1, (count, 1), device=images.device)
+    left = torch.randint(columns - width + 1, (count, 1), device=images.device)
+    y = top + torch.arange(height, device=images.device)  # (B, height)
+    x = left + torch.arange(width, device=images.device)
+    picked = torch.arange(count, device=images.device).view(-1, 1, 1, 1)
+    return images[
+        picked, torch.arange(channels, device=images.device).view(-1, 1, 1), y[:, None, :, None], x[:, None, None]
+    ]
+
+
+def _cropped(size: tuple[int, int], share: float) -> tuple[int, int]:
+    height, width = (max(1, round(share * side)) for side in size)
+    return height, width
+
+
 class ImageEncoder(nn.Module):
-    """Every camera's image to its feature map: resize, normalise, ResNet (one for all cameras or one each).
+    """Every camera's image to its feature map: resize, crop, normalise, ResNet (one for all cameras or one each).
 
     Attributes:
         channels: of a camera's map, those of all `n_obs_steps` side by side.
@@ -107,11 +152,12 @@ class ImageEncoder(nn.Module):
         self.cameras = tuple(cameras)
         self.recorded = dict(cameras)
         self.sizes = {name: config.image_size or size for name, size in cameras.items()}
+        self.crops = {name: _cropped(size, config.image_crop) for name, size in self.sizes.items()}
         self.normalise = ImageNormaliser()
         own = self.cameras[:1] if config.share_backbone else self.cameras
         self.backbones = nn.ModuleList(ResNetTrunk(config) for _ in own)
         self.channels = config.n_obs_steps * self._trunk(0).channels
-        self.map_sizes = [self._trunk(0).map_size(*self.sizes[name]) for name in self.cameras]
+        self.map_sizes = [self._trunk(0).map_size(*self.crops[name]) for name in self.cameras]
 
     def forward(self, images: Mapping[str, Tensor]) -> list[Tensor]:
         """{camera: (B, 3, H, W) uint8 or float in [0, 1]} to one (B, channels, h, w) a camera.
@@ -122,7 +168,7 @@ class ImageEncoder(nn.Module):
         ready = [self._prepare(name, images) for name in self.cameras]
         if len(self.backbones) > 1:
             return [backbone(image) for backbone, image in zip(self.backbones, ready, strict=True)]
-        if len(set(self.sizes.values())) > 1:
+        if len(set(self.crops.values())) > 1:
             return [self.backbones[0](image) for image in ready]
         return list(self.backbones[0](torch.cat(ready)).chunk(len(ready)))  # one pass keeps the device busy
 
@@ -131,6 +177,7 @@ class ImageEncoder(nn.Module):
         self.cameras = tuple(names.get(name, name) for name in self.cameras)
         self.recorded = {names.get(name, name): size for name, size in self.recorded.items()}
         self.sizes = {names.get(name, name): size for name, size in self.sizes.items()}
+        self.crops = {names.get(name, name): size for name, size in self.crops.items()}
 
     def _prepare(self, name: str, images: Mapping[str, Tensor]) -> Tensor:
         if name not in images:
@@ -145,6 +192,8 @@ class ImageEncoder(nn.Module):
         image = self.normalise(image)
         if given != size:
             image = F.interpolate(image, size=list(size), mode="bilinear", antialias=True, align_corners=False)
+        if self.crops[name] != size:
+            image = (random_crop if self.training else center_crop)(image, *self.crops[name])
         return image.contiguous(memory_format=torch.channels_last)
 
     def _trunk(self, index: int) -> ResNetTrunk:

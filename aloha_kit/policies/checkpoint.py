@@ -46,7 +46,7 @@ FILES = (WEIGHTS, "config.json", "statistics.json", "contract.json")
 _NEW = ".new."  # in the name of a folder that is being written
 
 
-_SETTING = 10_000  # no setting of a small network is larger
+_SETTING = 100_000  # no setting of a small network is larger
 _DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
 
 

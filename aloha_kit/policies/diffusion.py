@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
@@ -19,7 +19,7 @@ from aloha_kit.policies.generator import BatchGenerator
 class DiffusionNetwork(DenoisingNetwork):
     """See the module; every choice is in `DiffusionConfig`."""
 
-    samples: ClassVar[bool] = True
+    samples = True
     config: DiffusionConfig
 
     def __init__(self, config: DiffusionConfig, contract: Contract, stats: Statistics) -> None:
@@ -65,6 +65,5 @@ class DiffusionNetwork(DenoisingNetwork):
         return out
 
     def _predicted(self, chunk: Tensor, level: Tensor, condition: Tensor) -> Tensor:
-        """The U-Net's output at whole noise levels, scaled to its time of [0, 100]."""
-        out: Tensor = self.unet(chunk, level * (100 / self.config.diffusion_steps), condition)
-        return out
+        """The network's output at whole noise levels, scaled to its time of [0, 100]."""
+        return self.denoise(chunk, level * (100 / self.config.diffusion_steps), condition)

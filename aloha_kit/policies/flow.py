@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 from torch import Tensor
 
@@ -14,9 +12,9 @@ from aloha_kit.policies.generator import BatchGenerator
 
 
 class FlowNetwork(DenoisingNetwork):
-    """The U-Net predicts the velocity (clean - noise) on the straight line from noise at time 0 to the chunk at 1."""
+    """The network predicts the velocity (clean - noise) on the straight line from noise at time 0 to the chunk at 1."""
 
-    samples: ClassVar[bool] = True
+    samples = True
     config: FlowConfig
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
@@ -24,7 +22,7 @@ class FlowNetwork(DenoisingNetwork):
         clean = self.clean_chunk(batch)
         noise = torch.randn_like(clean)
         time = torch.rand(len(clean), device=clean.device)
-        velocity = self.unet(torch.lerp(noise, clean, time.view(-1, 1, 1)), 100 * time, self.condition(batch))
+        velocity = self.denoise(torch.lerp(noise, clean, time.view(-1, 1, 1)), 100 * time, self.condition(batch))
         loss = self.mean_square(velocity - (clean - noise), batch)
         return {"loss": loss, "mse": loss.detach()}
 
@@ -35,7 +33,7 @@ class FlowNetwork(DenoisingNetwork):
         chunk = generator.normal(self.chunk_size, self.action_dim).to(condition.device)
         for step in range(steps):
             time = torch.full((len(chunk),), 100 * step / steps, device=chunk.device)
-            chunk = chunk + self.unet(chunk, time, condition).float() / steps
+            chunk = chunk + self.denoise(chunk, time, condition).float() / steps
         return self.normaliser.undo("action", chunk)
 
 
@@ -64,6 +62,5 @@ class MipNetwork(DenoisingNetwork):
         return self.normaliser.undo("action", chunk)
 
     def _at(self, time: float, chunk: Tensor, condition: Tensor) -> Tensor:
-        """The U-Net at one time for the whole batch."""
-        out: Tensor = self.unet(chunk, torch.full((len(chunk),), 100 * time, device=chunk.device), condition)
-        return out
+        """The network at one time for the whole batch."""
+        return self.denoise(chunk, torch.full((len(chunk),), 100 * time, device=chunk.device), condition)

@@ -34,12 +34,12 @@ class ChunkNetwork(nn.Module, abc.ABC):
         contract: names and sizes of what is read and predicted, without what the network does not read.
         stats: the data's statistics.
         assumed: what a published checkpoint lacks and was taken from elsewhere; None where it lacks nothing.
-        samples: whether `predict` draws random numbers.
+        samples: whether `predict` draws random numbers; of the class, or of the network by its configuration.
         loss_columns: names of the parts that `losses` gives; the first is the error of the actions.
         selects: which of `validation_columns` chooses the checkpoint `best`.
     """
 
-    samples: ClassVar[bool] = False
+    samples: bool = False
     loss_columns: tuple[str, ...] = ()
     selects: ClassVar[str] = "val_loss"
     config: PolicyConfig
@@ -154,6 +154,11 @@ class ChunkNetwork(nn.Module, abc.ABC):
             return qpos, None
         return qpos, others[0] if len(others) == 1 else torch.cat(others, dim=-1)
 
+    def step_vectors(self, batch: Batch) -> Tensor:
+        """All normalised vectors of each step: (B, n_obs_steps, D), oldest first."""
+        vectors = [self._vector(feature, batch) for feature in self._vectors]
+        return torch.cat([vector.reshape(len(vector), self.config.n_obs_steps, -1) for vector in vectors], dim=-1)
+
     def _vector(self, feature: Feature, batch: Batch) -> Tensor:
         values: Mapping[str, Any] = batch
         if feature.name not in values:
@@ -179,8 +184,45 @@ class ChunkNetwork(nn.Module, abc.ABC):
         if self.config.n_obs_steps == 1:
             alone: list[Tensor] = self.vision(batch["images"])
             return alone
+        if torch.compiler.is_exporting():  # OpenVINO crashes on images of several steps as one batch
+            steps = range(self.config.n_obs_steps)
+            each = [self.vision({name: image[:, i] for name, image in batch["images"].items()}) for i in steps]
+            return [torch.cat(maps, dim=1) for maps in zip(*each, strict=True)]
         maps: list[Tensor] = self.vision({name: image.flatten(0, 1) for name, image in batch["images"].items()})
         return [features.reshape(len(batch["qpos"]), -1, *features.shape[2:]) for features in maps]
+
+
+class DeployedErrorNetwork(ChunkNetwork):
+    """A network whose `best` is chosen by `val_deployed`, the error of predicted actions, since its loss is not one."""
+
+    selects = "val_deployed"
+
+    @property
+    def validation_columns(self) -> tuple[str, ...]:
+        loss, *errors = super().validation_columns
+        return loss, self.selects, *errors
+
+    def validation(self, batch: Batch, generator: BatchGenerator | None = None) -> dict[str, Mean]:
+        """Adds `val_deployed`, the mean absolute error of the normalised chunk that `predict` gives."""
+        predicted = self.predict(batch, generator)
+        actions, is_pad = self.targets(batch)
+        error = (self.normaliser("action", predicted) - actions).abs()
+        count = len(actions)
+        return {
+            "val_loss": Mean(self.losses(batch)["loss"], count),
+            self.selects: Mean(masked_mean(error, is_pad, over="valid", valid_rows=batch.get("valid_rows")), count),
+            **self.errors(predicted, batch),
+        }
+
+    def clean_chunk(self, batch: Batch) -> Tensor:
+        """Normalised actions (B, K, A); rows past the episode's end repeat its last action.
+
+        Networks that read the chunk read those rows, so they are neither zeros nor whatever stands in the batch.
+        """
+        actions, is_pad = self.targets(batch)
+        last = (~is_pad).sum(1).clamp(min=1) - 1
+        rows = torch.arange(actions.shape[1], device=actions.device).minimum(last.unsqueeze(1))
+        return actions.gather(1, rows.unsqueeze(-1).expand_as(actions))
 
 
 def narrow(contract: Contract, config: PolicyConfig) -> Contract:

@@ -255,7 +255,9 @@ def _act_config(theirs: Mapping[str, Tensor], nheads: int, kl_weight: float) -> 
         raise CheckpointError(f"an ACT state dict of an odd shape: {error}") from error
 
 
-def _backbone(theirs: Mapping[str, Tensor]) -> Literal["resnet18", "resnet34"]:
+def _backbone(theirs: Mapping[str, Tensor]) -> Literal["resnet18", "resnet34", "resnet50"]:
+    if "backbones.0.0.body.layer1.0.conv3.weight" in theirs:
+        return "resnet50"
     return "resnet34" if "backbones.0.0.body.layer1.2.conv1.weight" in theirs else "resnet18"
 
 

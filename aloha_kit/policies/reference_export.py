@@ -142,12 +142,15 @@ def _beyond_reference(network: ChunkNetwork) -> list[str]:
         "sensors": (),
         "n_obs_steps": 1,
         "image_size": None,
+        "image_crop": 1.0,
+        "dilation": False,
         "backbone_layers": 4,
         "backbone_width": 64,
         "backbone_norm": "frozen",
     }
     if isinstance(config, ActConfig):
         wanted |= {"use_vae": True, "latent_dim": 32, "decoder_input": "zeros", "pre_norm": False}
+        wanted |= {"position_embedding": "sine"}
         if len(network.contract.cameras) > 1:
             wanted |= {"camera_embedding": False, "share_backbone": True}
         if config.dec_layers > 1:

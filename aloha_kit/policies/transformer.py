@@ -29,13 +29,13 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(B, Q, D), (B, N, D), (B, N, D) to (B, Q, D); `mask` (B, N) is True at the keys that are attended to."""
+        """(B, Q, D), (B, N, D), (B, N, D) to (B, Q, D); `mask`, (B, N) or (B, Q, N), is True at attended keys."""
         weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
         q, k, v = (
             rearrange(linear(x, weight, bias), "b n (h d) -> b h n d", h=self.heads)
             for x, weight, bias in zip((query, key, value), weights, biases, strict=True)
         )
-        seen = None if mask is None else mask[:, None, None]
+        seen = mask if mask is None else mask[:, None, None] if mask.ndim == 2 else mask[:, None]
         p = self.dropout if self.training else 0.0
         # the CPU's kernel does not support dropout
         attend = attention_with_dropout if p and q.device.type == "cpu" else F.scaled_dot_product_attention

@@ -38,24 +38,27 @@ def stats_of(contract: Contract) -> Statistics:
     return Statistics.of(**{feature.name: rows(feature) for feature in contract.features if len(feature.shape) == 1})
 
 
-def batch_of(contract: Contract, *, rows: int, size: int = 3, pad: int = 0, seed: int = 3) -> Batch:
+def batch_of(
+    contract: Contract, *, rows: int, size: int = 3, pad: int = 0, seed: int = 3, n_obs_steps: int = 1
+) -> Batch:
     """A random batch that fits `contract`; the last `pad` rows of its first sample are padding."""
+    steps = () if n_obs_steps == 1 else (n_obs_steps,)
     rng = np.random.default_rng(seed)
     actions = rng.normal(size=(size, rows, len(contract.action_names))).astype(np.float32)
     is_pad = np.zeros((size, rows), bool)
     if pad:
         actions[0, -pad:], is_pad[0, -pad:] = 0, True
     batch = Batch(
-        qpos=torch.from_numpy(rng.normal(size=(size, len(contract.state_names))).astype(np.float32)),
+        qpos=torch.from_numpy(rng.normal(size=(size, *steps, len(contract.state_names))).astype(np.float32)),
         images={
-            name: torch.from_numpy(rng.integers(0, 256, (size, 3, *hw), dtype=np.uint8))
+            name: torch.from_numpy(rng.integers(0, 256, (size, *steps, 3, *hw), dtype=np.uint8))
             for name, hw in contract.cameras.items()
         },
         actions=torch.from_numpy(actions),
         is_pad=torch.from_numpy(is_pad),
     )
     further = {
-        feature.name: torch.from_numpy(rng.normal(size=(size, *feature.shape)).astype(np.float32))
+        feature.name: torch.from_numpy(rng.normal(size=(size, *steps, *feature.shape)).astype(np.float32))
         for feature in contract.inputs
         if feature.role not in (STATE, IMAGE)
     }
@@ -72,7 +75,8 @@ def check_network(make: Callable[[], ChunkNetwork], full: Contract, folder: Path
     """
     torch.manual_seed(0)
     network = make()
-    batch = batch_of(full, rows=network.chunk_size + 2, pad=3 if network.chunk_size > 3 else 0)
+    pad, steps = 3 if network.chunk_size > 3 else 0, network.config.n_obs_steps
+    batch = batch_of(full, rows=network.chunk_size + 2, pad=pad, n_obs_steps=steps)
     batch["actions"] = _like_the_data(batch["actions"], network.stats["action"])
     _check_losses(network, batch)
     _check_padding(network, batch)

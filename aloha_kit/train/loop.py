@@ -118,7 +118,8 @@ class Trainer:
         config, position = self.config, self.position
         if position.step == 0:
             self.progress.images(next(self.step.pieces(batch, 0)))
-        factor = lr_factor(config, position.step, self._progress())
+        epochs = position.step * config.batch_size / self.job.sampler.epoch_size
+        factor = lr_factor(config, position.step, self._progress(), epochs)
         losses, norm = self.step(batch, position.step, factor)
         position.step += 1
         self.progress.add(position.step, config.batch_size, losses, norm, config.lr * factor)

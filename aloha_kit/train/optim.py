@@ -26,37 +26,48 @@ def build_optimiser(network: ChunkNetwork, config: TrainConfig) -> torch.optim.A
     # one kernel for all tensors; on a CPU it saves a tenth of a small step
     fused = next(network.parameters()).device.type in {"cpu", "cuda"}
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, weight_decay=config.weight_decay, fused=fused
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        betas=config.betas,
+        weight_decay=config.weight_decay,
+        fused=fused,
     )
 
 
-def lr_factor(config: TrainConfig, step: int, progress: float) -> float:
-    """Share of the full learning rate at a step; `progress` in [0, 1] is how much of the run is over.
+def lr_factor(config: TrainConfig, step: int, progress: float, epochs: float = 0.0) -> float:
+    """Share of the full learning rate at a step; `progress` in [0, 1] is how much of the run is over, `epochs` how many
+    passes over the data are done.
 
     Warm-up ends after `warmup_steps` or a tenth of the run, whichever is first. A function of its arguments, so a
     resumed run cannot be out of step with its schedule.
     """
     warm = max((step + 1) / config.warmup_steps if config.warmup_steps else 1.0, progress / 0.1)
-    decay = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) if config.schedule == "cosine" else 1.0
+    decay = 1.0
+    if config.schedule == "cosine":
+        decay = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    elif config.schedule == "step":
+        decay = config.decay_factor ** (epochs // config.decay_epochs)
     return min(warm, 1.0) * decay
 
 
 class AveragedWeights:
     """Exponential moving average of a network's weights.
 
-    The decay of the n-th update is min(decay, (1 + n) / (10 + n)), or the random initial weights would stay in the
-    average for a long time.
+    The decay of update n, from 0, is at most (1 + n) / (10 + n), or 1 - (1 + n)^-power as in Diffusion Policy, or the
+    random initial weights would stay in the average for a long time.
     """
 
-    def __init__(self, network: ChunkNetwork, decay: float) -> None:
+    def __init__(self, network: ChunkNetwork, decay: float, power: float | None = None) -> None:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
-        self.decay = decay
+        self.decay, self.power = decay, power
         self.updates = 0
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move the average towards the present weights; buffers are copied."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        n = self.updates
+        grown = (1 + n) / (10 + n) if self.power is None else 1 - (1 + n) ** -self.power
+        decay = min(self.decay, grown)
         average = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # on a GPU one kernel for all tensors
         average(list(self.network.parameters()), list(network.parameters()), self.updates)
         for buffer, newest in zip(self.network.buffers(), network.buffers(), strict=True):

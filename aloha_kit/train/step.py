@@ -47,7 +47,7 @@ class TrainingStep:
         self.network, self.config, self.world = network, config, world
         self.device = next(network.parameters()).device
         self.optimiser = build_optimiser(network, config)
-        self.averaged = AveragedWeights(network, config.ema) if config.ema else None
+        self.averaged = AveragedWeights(network, config.ema, config.ema_power) if config.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self._augment = Augment(seed=config.seed) if config.augment else None
         self._losses = Losses(network)
@@ -119,7 +119,7 @@ class TrainingStep:
         self.optimiser.load_state_dict(state["optimiser"])
         fresh = build_optimiser(self.network, self.config).param_groups
         for group, new in zip(self.optimiser.param_groups, fresh, strict=True):
-            group.update(base_lr=new["base_lr"], weight_decay=new["weight_decay"])  # these may be changed
+            group.update({key: new[key] for key in ("base_lr", "betas", "weight_decay")})  # these may be changed
         if self.averaged:
             # averaging that begins with this session starts from the weights as they are
             self.averaged.network.load_state_dict(state["averaged"] or state["network"])

@@ -8,28 +8,36 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision.models import resnet18, resnet34
+from torchvision.models import resnet18, resnet34, resnet50
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.policies.backbone import ImageEncoder, ResNetTrunk
+from aloha_kit.policies.backbone import center_crop, ImageEncoder, random_crop, ResNetTrunk
 
 
 def config(**changes: Any) -> ActConfig:
     return ActConfig(**changes)
 
 
-@pytest.mark.parametrize(("name", "make"), [("resnet18", resnet18), ("resnet34", resnet34)])
-@pytest.mark.parametrize("stages", [1, 3, 4])
-def test_it_computes_what_torchvision_computes(name: str, make: Any, stages: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "make", "stages", "dilation"),
+    [
+        *(("resnet18", resnet18, stages, False) for stages in (1, 3, 4)),
+        ("resnet34", resnet34, 3, False),
+        ("resnet50", resnet50, 4, False),
+        ("resnet50", resnet50, 4, True),
+    ],
+)
+def test_it_computes_what_torchvision_computes(name: str, make: Any, stages: int, dilation: bool) -> None:
     torch.manual_seed(0)
-    whole = make(norm_layer=FrozenBatchNorm2d)
+    dilated = {"replace_stride_with_dilation": [False, False, True]} if dilation else {}
+    whole = make(norm_layer=FrozenBatchNorm2d, **dilated)
     for module in whole.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
-    trunk = ResNetTrunk(config(backbone=name, backbone_layers=stages))
+    trunk = ResNetTrunk(config(backbone=name, backbone_layers=stages, dilation=dilation))
     trunk.load_state_dict({k: v for k, v in whole.state_dict().items() if k in trunk.state_dict()})
     for network in (whole, trunk):
         network.double()  # passes are merged: in double nothing hides behind rounding
@@ -55,6 +63,29 @@ def test_map_sizes_are_those_of_the_maps(size: tuple[int, int]) -> None:
     trunk = ResNetTrunk(cut)
     with torch.inference_mode():
         assert tuple(trunk(torch.zeros(1, 3, *size)).shape) == (1, 32, *trunk.map_size(*size))
+
+
+def test_crops_are_random_in_training_and_central_at_inference() -> None:
+    rows, columns = torch.arange(10.0).view(1, 1, 10, 1), torch.arange(20.0).view(1, 1, 1, 20)
+    images = (100 * rows + columns).expand(64, 3, 10, 20)
+    torch.testing.assert_close(center_crop(images, 8, 16), images[:, :, 1:9, 2:18])
+    torch.manual_seed(0)
+    crops = random_crop(images, 8, 16)
+    corners = {(int(corner // 100), int(corner % 100)) for corner in crops[:, 0, 0, 0].tolist()}
+    assert {top for top, _ in corners} == {0, 1, 2}
+    assert {left for _, left in corners} == {0, 1, 2, 3, 4}
+    for crop in crops:
+        top, left = int(crop[0, 0, 0] // 100), int(crop[0, 0, 0] % 100)
+        torch.testing.assert_close(crop, images[0, :, top : top + 8, left : left + 16])
+    values = {"backbone_layers": 1, "backbone_width": 16, "backbone_norm": "group", "pretrained_backbone": False}
+    encoder = ImageEncoder(config(**values, image_crop=0.8), {"top": (10, 20)}).eval()
+    whole = ImageEncoder(config(**values), {"top": (8, 16)}).eval()
+    whole.load_state_dict(encoder.state_dict())
+    image = torch.rand(2, 3, 10, 20)
+    (cropped,), (expected,) = encoder({"top": image}), whole({"top": image[:, :, 1:9, 2:18]})
+    torch.testing.assert_close(cropped, expected)
+    assert encoder.map_sizes == [tuple(expected.shape[-2:])]
+    assert not torch.equal(encoder.train()({"top": image})[0], encoder({"top": image})[0])
 
 
 def test_equal_pictures_in_one_pass_give_what_each_gives_alone() -> None:

@@ -39,6 +39,15 @@ SMALL: dict[str, Any] = {
     "n_groups": 4,
     "time_embedding": 16,
 }
+TRANSFORMER: dict[str, Any] = {
+    **SMALL,
+    "denoiser": "transformer",
+    "n_obs_steps": 2,
+    "transformer_layers": 2,
+    "transformer_heads": 2,
+    "transformer_size": 32,
+    "transformer_dropout": 0.0,
+}
 PLANE = Contract(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
 BLIND = Contract(("x", "y"), ("x", "y"), {}, 10.0)
 
@@ -65,8 +74,9 @@ def blind(config_class: type[DenoisingConfig], **changes: Any) -> Any:
         FlowConfig(**SMALL),
         FlowConfig(**{**SMALL, "down_dims": (16, 16, 32), "normalisation": "mean_std"}),
         MipConfig(**SMALL),
+        DiffusionConfig(**TRANSFORMER, image_crop=0.8, inference_steps=4),
     ],
-    ids=["diffusion", "ddpm, clean chunk", "object poses", "flow", "flow, three levels", "mip"],
+    ids=["diffusion", "ddpm, clean chunk", "object poses", "flow", "flow, three levels", "mip", "transformer"],
 )
 def test_contract(config: DenoisingConfig, tmp_path: Path) -> None:
     poses = ("cube_x", "cube_y") if config.use_environment_state else ()
@@ -100,6 +110,21 @@ def test_the_unet_has_as_many_parameters_as_the_formula_gives() -> None:
     expected += conv(512, 512, 4) + conv(256, 256, 4) + conv(256, 256) + 2 * 256 + conv(256, 2, 1)
     unet = ConditionalUnet1d(2, 40, down_dims=dims[1:], time_embedding=embedding, kernel_size=kernel, n_groups=8)
     assert sum(p.numel() for p in unet.parameters()) == expected
+
+
+def test_the_transformer_is_causal_and_reads_each_observation_as_a_token() -> None:
+    torch.manual_seed(0)
+    network = blind(DiffusionConfig, **{k: v for k, v in TRANSFORMER.items() if k not in SMALL}, n_obs_steps=2)
+    qpos = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+    torch.testing.assert_close(network.condition({"qpos": qpos, "images": {}}), qpos)
+    chunk, other, time = torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), torch.tensor([50.0])
+    other[:, 2:] = 1.0
+    one, two = (network.denoise(given, time, qpos) for given in (chunk, other))
+    torch.testing.assert_close(one[:, :2], two[:, :2])
+    assert not torch.allclose(one[:, 2:], two[:, 2:], atol=1e-3)
+    assert all(not torch.allclose(one, network.denoise(chunk, *changed), atol=1e-5) for changed in (
+        (time - 40, qpos), (time, qpos + torch.tensor([[1.0], [0.0]])), (time, qpos + torch.tensor([[0.0], [1.0]]))
+    ))  # fmt: skip
 
 
 def test_time_embedding_by_hand() -> None:
@@ -173,10 +198,15 @@ def test_ddpm_steps_are_draws_from_the_posterior() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [DiffusionConfig(**SMALL, inference_steps=3), FlowConfig(**SMALL, inference_steps=3), MipConfig(**SMALL),
-     DiffusionConfig(**SMALL, diffusion_steps=4, inference_steps=4, sampler="ddpm")],
-    ids=["diffusion", "flow", "mip", "ddpm"],
-)  # fmt: skip
+    [
+        DiffusionConfig(**SMALL, inference_steps=3),
+        DiffusionConfig(**TRANSFORMER, inference_steps=3),
+        FlowConfig(**SMALL, inference_steps=3),
+        MipConfig(**SMALL),
+        DiffusionConfig(**SMALL, diffusion_steps=4, inference_steps=4, sampler="ddpm"),
+    ],
+    ids=["diffusion", "transformer", "flow", "mip", "ddpm"],
+)
 def test_engines_take_the_noise_as_an_input(config: DenoisingConfig) -> None:
     network = network_of(config, PLANE)
     example = blank(network, 1)
@@ -243,6 +273,11 @@ def test_the_two_step_regression_by_hand() -> None:
         (FlowConfig, {"chunk_size": 10}, "chunk_size must be a multiple of 4 with 3 levels of down_dims, given 10"),
         (FlowConfig, {"down_dims": (12, 16)}, "down_dims must be multiples of n_groups (8), given [12, 16]"),
         (FlowConfig, {"kernel_size": 4}, "kernel_size must be odd, given 4"),
+        (
+            FlowConfig,
+            {"transformer_size": 30},
+            "transformer_size must be even and a multiple of transformer_heads (4), given 30",
+        ),
         (FlowConfig, {"time_embedding": 7}, "time_embedding must be even, given 7"),
         (DiffusionConfig, {"inference_steps": 101}, "inference_steps must be at most diffusion_steps (100), given 101"),
         (

@@ -73,6 +73,12 @@ CASES: dict[str, tuple[PolicyConfig, Contract]] = {
     "act, loss over all": (act(loss_over="all"), contract_of(ONE)),
     "act, resnet34 to its third stage": (act(backbone="resnet34", backbone_layers=3), contract_of(ONE)),
     "act, batch norm": (act(backbone_norm="batch"), contract_of(ONE)),
+    "act, learned positions, both losses, padding and divergences": (
+        act(position_embedding="learned", loss_function="l1+l2", is_pad_head=True, is_pad_weight=0.1, kl_details=True),
+        contract_of(TWO),
+    ),
+    "act, all decoder outputs, l2": (act(dec_layers=2, decoder_output="all", loss_function="l2"), contract_of(ONE)),
+    "act, dilated resnet50": (act(backbone="resnet50", backbone_layers=4, dilation=True), contract_of(ONE)),
     "cnnmlp": (cnnmlp(), contract_of(TWO)),
     "cnnmlp, chunks, l1, object poses": (
         cnnmlp(chunk_size=4, error="l1", use_environment_state=True),
@@ -115,6 +121,47 @@ def test_kl_is_the_divergence_from_a_unit_normal() -> None:
     expected = torch.distributions.kl_divergence(posterior, torch.distributions.Normal(0.0, 1.0)).sum(1).mean()
     torch.testing.assert_close(losses["kl"], expected.detach())
     torch.testing.assert_close(losses["loss"].detach(), losses["l1"] + 3.0 * losses["kl"])
+
+
+def test_the_parts_of_the_loss_that_the_original_names() -> None:
+    contract = contract_of(ONE)
+    batch = batch_of(contract, rows=5, pad=2)
+    changes: dict[str, Any] = {"dec_layers": 2, "is_pad_head": True, "is_pad_weight": 0.5, "kl_details": True}
+    by: dict[str, dict[str, float]] = {}
+    for function in ("l1", "l2", "l1+l2"):
+        torch.manual_seed(0)
+        network = network_of(act(loss_function=function, decoder_output="all", **changes), contract).eval()
+        torch.manual_seed(1)
+        by[function] = {name: float(value.detach()) for name, value in network.losses(batch).items()}
+        assert list(by[function]) == ["loss", *network.loss_columns]
+    losses = by["l1"]
+    assert by["l1+l2"]["l1+l2"] == pytest.approx(losses["l1"] + by["l2"]["l2"], rel=1e-5)
+    assert losses["kl"] == pytest.approx(sum(losses[f"kl_{i}"] for i in range(4)), rel=1e-5)
+    assert losses["kl_mean"] == pytest.approx(losses["kl"] / 4, rel=1e-5)
+    # the last layer's error is shown, the mean over both is trained
+    torch.manual_seed(0)
+    network = network_of(act(decoder_output="all", **changes), contract).eval()
+    outputs: list[torch.Tensor] = []
+    network.get_submodule("action_head").register_forward_hook(lambda _, __, output: outputs.append(output))
+    torch.manual_seed(1)
+    network.losses(batch)
+    actions, is_pad = network.targets(batch)
+    errors = [float((output - actions).abs()[~is_pad].mean().detach()) for output in outputs]
+    assert len(errors) == 2
+    assert losses["l1"] == pytest.approx(errors[1], rel=1e-5)
+    expected = sum(errors) / 2 + 0.1 * losses["kl"] + 0.5 * losses["is_pad"]
+    assert losses["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_padding_is_predicted_by_its_head() -> None:
+    contract = contract_of(ONE)
+    network, batch = network_of(act(is_pad_head=True, is_pad_weight=1.0), contract), batch_of(contract, rows=5, pad=2)
+    head = network.get_submodule("is_pad_head")
+    torch.nn.init.zeros_(head.weight)
+    torch.nn.init.constant_(head.bias, 1.0)  # probability 0.731 of each row
+    share, p = 2 / 15, torch.sigmoid(torch.tensor(1.0))
+    expected = -(share * p.log() + (1 - share) * (1 - p).log())
+    torch.testing.assert_close(network.losses(batch)["is_pad"], expected)
 
 
 def test_kl_stays_a_divergence_where_products_are_narrow() -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+import torch
 
-from aloha_kit.policies.positions import picture_positions, sequence_positions
+from aloha_kit.core import ContractError
+from aloha_kit.policies.positions import LearnedPositions, picture_positions, sequence_positions
 
 
 def test_sequence() -> None:
@@ -38,3 +40,14 @@ def test_no_two_places_of_a_picture_are_alike() -> None:
     table = picture_positions(12, 16, 32)
     distance = (table[:, None] - table[None]).norm(dim=-1) + 10 * (table.new_ones(len(table)).diag())
     assert distance.min() > 1e-3
+
+
+def test_learned_positions_are_of_rows_and_columns() -> None:
+    torch.manual_seed(0)
+    positions = LearnedPositions([(2, 3), (4, 1)], 8)
+    table = positions()
+    assert table.shape == (10, 8)
+    for place, (row, column) in enumerate([(r, c) for r in range(2) for c in range(3)] + [(r, 0) for r in range(4)]):
+        torch.testing.assert_close(table[place], torch.cat([positions.columns[column], positions.rows[row]]))
+    with pytest.raises(ContractError, match=r"has 50 rows and columns, and a feature map is 60x80; use position_emb"):
+        LearnedPositions([(60, 80)], 8)

@@ -46,7 +46,7 @@ SMALL = NoisyConfig(
 
 
 class Noisy(CnnMlpNetwork):
-    samples: ClassVar[bool] = True
+    samples = True
 
     def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         generator = generator or self.default_generator(batch)

@@ -27,6 +27,7 @@ TRAINING = TrainConfig(
     lr=1e-3,
     warmup_steps=3,
     ema=0.9,
+    ema_power=0.75,
     val_fraction=0.34,
     val_every=10,
     val_batches=2,

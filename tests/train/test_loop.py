@@ -17,7 +17,7 @@ from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.loop import Trainer
 from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
-from tests.tiny import ACT, FLOW
+from tests.tiny import ACT, BC_RNN, FLOW, IBC
 from tests.train.job import dataset, job, stop_at, trainer, TRAINING
 
 
@@ -77,8 +77,8 @@ HISTORY = dataclasses.replace(ACT, n_obs_steps=2)
 
 @pytest.mark.parametrize(
     ("stop", "policy"),
-    [(7, ACT), (10, ACT), (13, ACT), (7, HISTORY), (13, FLOW)],
-    ids=["7", "10", "13", "history", "sampling, history"],
+    [(7, ACT), (10, ACT), (13, ACT), (7, HISTORY), (13, FLOW), (7, BC_RNN), (10, IBC)],
+    ids=["7", "10", "13", "history", "sampling, history", "bc_rnn", "ibc"],
 )
 def test_stopping_and_resuming_changes_no_bit(
     tmp_path: Path, table: EpisodeTable, stop: int, policy: PolicyConfig

@@ -42,21 +42,24 @@ def test_schedule() -> None:
     assert lr_factor(config, 250, 0.25) == pytest.approx(0.8535534, abs=1e-6)
     constant = dataclasses.replace(config, schedule="constant", warmup_steps=0)
     assert [lr_factor(constant, step, step / 10) for step in (0, 5, 10)] == [1.0, 1.0, 1.0]
+    steps = dataclasses.replace(constant, schedule="step", decay_epochs=20, decay_factor=0.5)
+    assert [lr_factor(steps, 9, 0.5, epochs) for epochs in (0.0, 19.9, 20.0, 45.0)] == [1.0, 1.0, 0.5, 0.25]
     # a short run is warm after a tenth of it
     short = dataclasses.replace(config, schedule="constant", warmup_steps=500)
     assert lr_factor(short, 3, 0.05) == pytest.approx(0.5)
     assert lr_factor(short, 6, 0.1) == 1.0
 
 
-def test_average_follows_its_formula() -> None:
+@pytest.mark.parametrize("power", [None, 0.75])
+def test_average_follows_its_formula(power: float | None) -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
     layer.weight.data.fill_(0.0)
-    averaged = AveragedWeights(layer, 0.5)  # type: ignore[arg-type]
+    averaged = AveragedWeights(layer, 0.5, power)  # type: ignore[arg-type]
     expected = 0.0
     for n in range(12):
         layer.weight.data.fill_(float(n + 1))
         averaged.update(layer)
-        decay = min(0.5, (1 + n) / (10 + n))
+        decay = min(0.5, (1 + n) / (10 + n) if power is None else 1 - (1 + n) ** -power)
         expected = decay * expected + (1 - decay) * (n + 1)
         assert float(averaged.network.weight) == pytest.approx(expected, rel=1e-6)  # type: ignore[arg-type]
     assert not averaged.network.weight.requires_grad  # type: ignore[union-attr]

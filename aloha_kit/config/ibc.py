@@ -1,0 +1,79 @@
+"""Configuration of implicit behavioural cloning: energy model, contrastive training, sampling of actions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from aloha_kit.config.policies import at_least, PolicyConfig
+
+
+@dataclass(frozen=True)
+class IbcConfig(PolicyConfig):
+    """Implicit behavioural cloning (Florence et al., 2021): the actions of lowest energy, found by sampling."""
+
+    network: ClassVar[str] = "aloha_kit.policies.ibc:IbcNetwork"
+
+    chunk_size: int = 1
+    """Actions predicted at once; published results are of one."""
+    n_obs_steps: int = 2
+    """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
+    normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "min_max_11"
+    """States and actions stretched to [-1, 1] by their extremes; samples are drawn between these bounds."""
+    backbone_norm: Literal["frozen", "batch", "group"] = "group"
+    """Normalisation in the ResNet; group norm suits training from scratch and averaged weights."""
+    pretrained_backbone: bool = False
+    """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
+    keypoints: int = 32
+    """Keypoints of the spatial softmax, for each camera."""
+    layer_dims: tuple[int, ...] = (512, 512, 512, 512)
+    """Widths of the energy model's hidden layers."""
+    sampler: Literal["dfo", "langevin"] = "dfo"
+    """Derivative-free optimisation, or Langevin dynamics, which then also draws the negatives of training."""
+    negatives: int = 256
+    """Negative actions of a sample in training."""
+    candidates: int = 1024
+    """Actions that an inference starts from."""
+    dfo_iterations: int = 3
+    """Iterations of the derivative-free optimisation: resample by probability, then add noise."""
+    dfo_std: float = 0.33
+    """Standard deviation of that noise in the first iteration."""
+    dfo_shrink: float = 0.5
+    """Factor of the standard deviation from one iteration to the next."""
+    choice: Literal["argmax", "sample"] = "argmax"
+    """The most probable of the last candidates, or one drawn by probability."""
+    langevin_iterations: int = 100
+    """Steps of Langevin dynamics."""
+    langevin_step: tuple[float, float] = (0.1, 1e-5)
+    """Step size at the first and at the last step; between them it falls with the square of what is left."""
+    langevin_noise: float = 1.0
+    """Standard deviation of the noise of a step, before it is multiplied by the step size."""
+    langevin_clip: float = 0.1
+    """Largest change of an action's entry in one step."""
+    gradient_margin: float = 1.0
+    """Langevin only: entries of the energy's gradient beyond this cost their square."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(
+            1,
+            keypoints=self.keypoints,
+            negatives=self.negatives,
+            candidates=self.candidates,
+            layer_dims=len(self.layer_dims),
+            **{f"layer_dims[{i}]": width for i, width in enumerate(self.layer_dims)},
+        )
+        at_least(0, dfo_iterations=self.dfo_iterations)
+        at_least(2, langevin_iterations=self.langevin_iterations)
+        if self.normalisation != "min_max_11":
+            raise ValueError(
+                f"actions are sampled in [-1, 1], which needs normalisation min_max_11, given {self.normalisation}"
+            )
+        for name in ("dfo_std", "dfo_shrink", "langevin_clip", "gradient_margin"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, given {getattr(self, name)}")
+        if min(self.langevin_step) <= 0 or self.langevin_noise < 0:
+            raise ValueError(
+                "langevin_step must be positive and langevin_noise not negative, "
+                f"given {self.langevin_step} and {self.langevin_noise}"
+            )

@@ -1,0 +1,152 @@
+"""Implicit behavioural cloning (Florence et al., 2021): an energy of observation and actions, minimised by sampling.
+
+A low energy means probable actions: p(actions | observation) is proportional to exp(-energy). Demonstrated actions,
+negatives and candidates are all normalised to [-1, 1]; only the actions that are chosen are unnormalised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import nn, Tensor
+
+from aloha_kit.config.ibc import IbcConfig
+from aloha_kit.core import Contract
+from aloha_kit.data.batch import Batch
+from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.step_features import StepFeatureNetwork
+
+
+class EnergyModel(nn.Module):
+    """Energies of N actions (B, N, A) each, given features (B, D): a perceptron, and its gradient by the actions.
+
+    The gradient is written out: autograd is off in an inference, and engines convert operations only.
+    """
+
+    def __init__(self, features: int, actions: int, widths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.features = nn.Linear(features, widths[0])
+        self.actions = nn.Linear(actions, widths[0], bias=False)
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.energy = nn.Linear(widths[-1], 1)
+
+    def forward(self, features: Tensor, actions: Tensor) -> Tensor:
+        """(B, N) energies, fp32 under autocast too."""
+        out: Tensor = self.energy(self._activations(features, actions)[-1])
+        return out.squeeze(-1).float()
+
+    def gradient(self, features: Tensor, actions: Tensor) -> Tensor:
+        """(B, N, A) derivatives of the energies by the actions."""
+        activations = self._activations(features, actions)
+        flow = self.energy.weight.expand_as(activations[-1])
+        weights = [cast(Tensor, layer.weight) for layer in self.hidden]
+        for activation, weight in zip(reversed(activations), [*reversed(weights), self.actions.weight], strict=True):
+            flow = (flow * (activation > 0)) @ weight
+        return flow.float()
+
+    def _activations(self, features: Tensor, actions: Tensor) -> list[Tensor]:
+        x = F.relu(self.features(features).unsqueeze(1) + self.actions(actions))
+        found = [x]
+        for layer in self.hidden:
+            x = F.relu(layer(x))
+            found.append(x)
+        return found
+
+
+class IbcNetwork(StepFeatureNetwork):
+    """Implicit behavioural cloning as in the module; its settings are in `IbcConfig`."""
+
+    samples = True
+    config: IbcConfig
+
+    def __init__(self, config: IbcConfig, contract: Contract, stats: Statistics) -> None:
+        super().__init__(config, contract, stats, config.keypoints)
+        self.loss_columns = ("info_nce", "gradient_penalty") if config.sampler == "langevin" else ("info_nce",)
+        flat = config.chunk_size * self.action_dim
+        self.energy_model = EnergyModel(self.step_dim * config.n_obs_steps, flat, config.layer_dims)
+
+    @property
+    def head(self) -> nn.Module:
+        return self.energy_model.energy
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """`info_nce`, the cross-entropy of the demonstrated chunk among it and the negatives; `loss` adds the penalty.
+
+        It is near ln(1 + negatives) at the start. The penalty is of Langevin dynamics alone.
+        """
+        features = self._features(batch)
+        positive = self.clean_chunk(batch).flatten(1).unsqueeze(1)
+        negatives = torch.rand(len(positive), self.config.negatives, positive.shape[2], device=positive.device) * 2 - 1
+        if self.config.sampler == "langevin":
+            with torch.no_grad():
+                negatives = self._langevin(features, negatives, torch.randn_like)
+        actions = torch.cat([positive, negatives], dim=1)
+        energies = self.energy_model(features, actions)
+        info_nce = F.cross_entropy(-energies, torch.zeros(len(energies), dtype=torch.long, device=energies.device))
+        if self.config.sampler != "langevin":
+            return {"loss": info_nce, "info_nce": info_nce.detach()}
+        steepest = self.energy_model.gradient(features, actions).abs().amax(-1)
+        penalty = F.relu(steepest - self.config.gradient_margin).square().mean()
+        return {"loss": info_nce + penalty, "info_nce": info_nce.detach(), "gradient_penalty": penalty.detach()}
+
+    def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
+        draws = generator or self.default_generator(batch)
+        features, config = self._features(batch), self.config
+        shape = config.candidates, self.chunk_size * self.action_dim
+        candidates = draws.uniform(*shape).to(features.device) * 2 - 1
+        if config.sampler == "langevin":
+            candidates = self._langevin(features, candidates, lambda like: draws.normal(*shape).to(like.device))
+        else:
+            candidates = self._derivative_free(features, candidates, draws)
+        energies = self.energy_model(features, candidates)
+        if config.choice == "argmax":
+            picked = energies.argmin(-1, keepdim=True)
+        else:
+            picked = _drawn(energies, draws.uniform(1).to(features.device))
+        chunk = _rows(candidates, picked).view(-1, self.chunk_size, self.action_dim)
+        return self.normaliser.undo("action", chunk)
+
+    def _derivative_free(self, features: Tensor, candidates: Tensor, draws: BatchGenerator) -> Tensor:
+        """Resample by probability and add noise that shrinks, again and again (Florence et al., 2021, algorithm 1)."""
+        std = self.config.dfo_std
+        for _ in range(self.config.dfo_iterations):
+            energies = self.energy_model(features, candidates)
+            candidates = _rows(candidates, _drawn(energies, draws.uniform(candidates.shape[1]).to(features.device)))
+            noise = draws.normal(*candidates.shape[1:]).to(features.device)
+            candidates = (candidates + std * noise).clamp(-1, 1)
+            std *= self.config.dfo_shrink
+        return candidates
+
+    def _langevin(self, features: Tensor, actions: Tensor, noise_like: Callable[[Tensor], Tensor]) -> Tensor:
+        """Langevin dynamics with a step size that falls polynomially (Florence et al., 2021, appendix B.3)."""
+        config, (first, last) = self.config, self.config.langevin_step
+        for step in range(config.langevin_iterations):
+            left = 1 - step / (config.langevin_iterations - 1)
+            size = last + (first - last) * left**2
+            slope = 0.5 * self.energy_model.gradient(features, actions) + config.langevin_noise * noise_like(actions)
+            change = (size * slope).clamp(-config.langevin_clip, config.langevin_clip)
+            actions = (actions - change).clamp(-1, 1)
+        return actions
+
+    def _features(self, batch: Batch) -> Tensor:
+        """(B, D) of all steps of observation."""
+        return self.step_features(batch).flatten(1)
+
+
+def _drawn(energies: Tensor, draws: Tensor) -> Tensor:
+    """(B, M) of the numbers of N candidates, by probability: energies (B, N), draws (B, M) in [0, 1)."""
+    shares = (-energies).softmax(-1).cumsum(-1)
+    shares = shares / shares[:, -1:]  # rounding leaves the last one beside 1
+    if torch.compiler.is_exporting():  # OpenVINO has no searchsorted
+        return (draws.unsqueeze(-1) >= shares[:, None, :-1]).sum(-1)
+    return torch.searchsorted(shares, draws, right=True).clamp(max=energies.shape[1] - 1)
+
+
+def _rows(candidates: Tensor, picked: Tensor) -> Tensor:
+    """(B, M, A): candidates (B, N, A) of these numbers (B, M)."""
+    return candidates.gather(1, picked.unsqueeze(-1).expand(-1, -1, candidates.shape[2]))
