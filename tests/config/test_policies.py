@@ -62,7 +62,10 @@ def test_plain_values_and_back(name: str) -> None:
         ({"hidden_dim": 30, "nheads": 3}, "hidden_dim must be a multiple of 4 and of nheads (3), given 30"),
         ({"hidden_dim": 36}, "hidden_dim must be a multiple of 4 and of nheads (8), given 36"),
         ({"dropout": 1.0}, "dropout must be in [0, 1), given 1.0"),
-        ({"kl_weight": -1.0}, "kl_weight must not be negative, given -1.0"),
+        ({"kl_weight": -1.0}, "kl_weight and is_pad_weight must not be negative, given -1.0 and 0.0"),
+        ({"is_pad_weight": 1.0}, "is_pad_weight 1.0 needs is_pad_head true"),
+        ({"dilation": True}, "dilation is of the fourth stage of resnet50, given resnet18 with backbone_layers 4"),
+        ({"image_crop": 0.0}, "image_crop must be in (0, 1], given 0.0"),
         ({"backbone_layers": 5}, "backbone_layers: a ResNet has 4 stages, given 5"),
         ({"std_floor": 0.0}, "std_floor must be positive, given 0.0"),
         ({"image_size": (0, 3)}, "image_height must be at least 1, given 0"),
@@ -91,8 +94,11 @@ def test_unknown_things_are_answered_with_the_nearest(tmp_path: Path) -> None:
         load_policy("atc")
     file = tmp_path / "mine.yaml"
     for text, message in (
-        ("kind: cnnmpl", "mine.yaml: kind: no 'cnnmpl' among the policies. Did you mean 'cnnmlp'? Known: act, cnnmlp"),
-        ("chunk_size: 3", "mine.yaml has no kind. Known: act, cnnmlp"),
+        (
+            "kind: cnnmpl",
+            "mine.yaml: kind: no 'cnnmpl' among the policies. Did you mean 'cnnmlp'? Known: act, bc, cnnmlp, diffusion",
+        ),
+        ("chunk_size: 3", "mine.yaml has no kind. Known: act, bc, cnnmlp, diffusion"),
         (
             "kind: nowhere.module:Config",
             "kind: 'nowhere.module:Config' of the policies: Python finds no module 'nowhere'",
@@ -150,5 +156,5 @@ def test_an_installed_family(own: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (there / "entry_points.txt").write_text("[aloha_kit.policies]\nown = own_family:Own\n")
     config = policy_from_mapping({"kind": "own", "use_images": False})
     assert (type(config).__name__, config.kind) == ("Own", "own")
-    with pytest.raises(ConfigError, match=r"Known: act, cnnmlp, .*own"):
+    with pytest.raises(ConfigError, match=r"Known: act, bc, .*own"):
         policy_from_mapping({"kind": "owm"})
