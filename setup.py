@@ -29,7 +29,6 @@ VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20", "pillow>=10"]
 REMOTE = ["websockets>=15", "msgpack>=1"]
 OPENVINO = ["openvino>=2026.4"]
 TEST = [
-    *OPENVINO,
     "pytest>=8",
     "scipy>=1.11",
     "psutil>=5.9",
@@ -74,7 +73,7 @@ setup(
         "remote": REMOTE,
         "openvino": OPENVINO,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO,
     },
     entry_points={
         "console_scripts": [

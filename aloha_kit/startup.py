@@ -1,9 +1,11 @@
-"""How a command starts: Ctrl-C while it still imports, when nothing has begun, ends it without a traceback."""
+"""How a command starts: Ctrl-C while it still imports, when nothing has begun, ends it without a traceback; OpenMP's
+threads wait without taking the cores from others."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -27,11 +29,23 @@ def quick_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def limit_spinning() -> None:
+    """Let OpenMP's threads sleep after a short while of waiting for one another, unless the environment says otherwise.
+
+    OpenMP reads it when torch loads. By default its threads spin for milliseconds, which takes the cores from whatever
+    they wait for: cameras, simulation, and beside other work the training itself (benchmarks/busy_machine.py).
+    """
+    if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
+        os.environ["OMP_WAIT_POLICY"] = "passive"  # every OpenMP
+        os.environ["GOMP_SPINCOUNT"] = "1000"  # GNU's, which comes before its policy
+
+
 def command(name: str) -> Callable[..., None]:
     """Return the `main(argv)` of application `aloha_kit.NAME`."""
 
     def main(argv: Sequence[str] | None = None) -> None:
         """Run the command with `argv`, by default the process's own; end the process if its status is not 0."""
+        limit_spinning()
         with quick_interrupts():
             shell = importlib.import_module("aloha_kit.core.cli")  # by name: it stands above this module
         shell.run_application(name, argv)

@@ -10,7 +10,6 @@ schedule is deployment's asynchronous inference in virtual time, so that nothing
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 from collections.abc import Sequence
@@ -168,8 +167,10 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
 def main() -> None:
     import tyro
 
+    from aloha_kit.startup import limit_spinning
+
     options = tyro.cli(Options, use_underscores=True)
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as aloha_kit.eval, before torch loads
+    limit_spinning()  # as in aloha_kit.eval
     cells = measure(options)
     print(f"\n{options.task}, {options.num_rollouts} rollouts each, seeds from {options.seed}\n\n{table(cells)}")
     if options.plot:

@@ -83,6 +83,8 @@ def ask(python: str | Path, script: str, arguments: Sequence[object], threads: i
         SideError: it failed.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    if script.endswith("_ours.py"):
+        environment = {"GOMP_SPINCOUNT": "1000", **environment}  # as our commands do, see aloha_kit.startup
     if not gpu:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     libraries = ffmpeg_of(Path(python))

@@ -9,8 +9,8 @@ Both sides: ResNet-18 on 480x640 images, 512 wide, 3200 feed-forward, 4 encoder 
 a chunk of 100, random weights, one observation. Ours goes from an observation in numpy to a chunk in numpy, as
 deployment asks, with each engine and precision that deployment and evaluation take. LeRobot is shown twice: its network
 alone on tensors that lie ready, which the ratios are of, and from the same observation through its own preparation,
-preprocessor and postprocessor. Sides take turns, each in a process of its own; ours lets waiting threads sleep, as its
-commands do (OMP_WAIT_POLICY=passive), LeRobot's spin, as OpenMP's do by default, which counts as CPU time and costs it
+preprocessor and postprocessor. Sides take turns, each in a process of its own; ours lets waiting threads sleep soon, as
+its commands do (GOMP_SPINCOUNT=1000), LeRobot's spin, as OpenMP's do by default, which counts as CPU time and costs it
 dearly on a machine that does other work: read ratios on an idle one, or with --threads 1. `off` is the largest
 difference from eager fp32, in standard deviations of an action. torch.compile takes a minute or two before its first
 answer, and gains little on a CPU: there it is asked only with --compile.

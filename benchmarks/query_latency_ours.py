@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as `aloha_kit.deploy` does, before torch loads
-
 import argparse
 import json
 import time

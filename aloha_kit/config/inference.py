@@ -19,8 +19,10 @@ class InferenceSettings:
 
     Attributes:
         device: None is cuda where there is one, else cpu.
+        engine: None is on a CPU the one that answers soonest (`policies.engine_choice`), on a GPU eager.
+        precision: None is fp32, and where the engine is chosen whichever precision answers soonest.
     """
 
     device: str | None = None
-    engine: EngineKind = "eager"
-    precision: Precision = "fp32"
+    engine: EngineKind | None = None
+    precision: Precision | None = None

@@ -21,7 +21,8 @@ from aloha_kit.core.cli import LOG
 from aloha_kit.data.batch import Batch
 from aloha_kit.deploy.source import Measure, PolicySource
 from aloha_kit.policies.agent import ChunkPolicy
-from aloha_kit.policies.engine import blank, prepare
+from aloha_kit.policies.engine import blank
+from aloha_kit.policies.engine_choice import choose
 from aloha_kit.policies.find import load_network, trained_task
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
@@ -60,12 +61,12 @@ def local(
     """
     settings = settings or InferenceSettings()
     network = load_network(path, setup, settings.device, rename)
-    prepared = prepare(network, engine=settings.engine, precision=settings.precision, example=blank(network, 1))
+    engine = choose(network, settings, blank(network, 1))
     used = str(next(network.parameters()).device)
     about = {
         "policy": {"kind": network.config.kind, **to_mapping(network.config)},
         "device": used,
-        "engine": prepared.about(),
+        "engine": engine.about(),
         "torch": str(torch.__version__),
     }
     if network.assumed is not None:
@@ -77,8 +78,8 @@ def local(
         str(path),
         trained_task(path),
         about,
-        lambda measure: TimedAgent(network, measure, prepared, seed),
-        warm_up=lambda: warm_up(ChunkPolicy(network, used, prepared)),
+        lambda measure: TimedAgent(network, measure, engine, seed),
+        warm_up=lambda: warm_up(ChunkPolicy(network, used, engine)),
         n_obs_steps=network.config.n_obs_steps,
         n_action_steps=network.config.n_action_steps,
     )

@@ -101,7 +101,18 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         )
         views = stack.enter_context(live_view(address, env, task.name))
         runner = Runner(
-            task, env.contract, guard, policy, latency, output, view, source.name, operator, args.judge_s, views
+            task,
+            env.contract,
+            guard,
+            policy,
+            latency,
+            output,
+            view,
+            source.name,
+            source.engine,
+            operator,
+            args.judge_s,
+            views,
         )
         about = _about(args, source, task, env, execution, inference)
         report = stack.enter_context(DeploymentReport(output, about, guard, latency, policy))

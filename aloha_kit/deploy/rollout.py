@@ -30,7 +30,7 @@ class Runner:
         contract: of the episodes: what the policy reads, without the camera for the video.
         view: the camera for the video.
         executor: the policy inside the guard.
-        policy: its name, written into the episodes.
+        policy: its name, written into the episodes, and `engine`, which ran its network and in which precision.
         operator: who may end a rollout, and judges it where nothing measures success; None in simulation.
         judge_s: how long to wait for that verdict.
     """
@@ -43,6 +43,7 @@ class Runner:
     output: Path
     view: str
     policy: str
+    engine: str
     operator: Operator | None = None
     judge_s: float = 60.0
     watching: Sequence[Observer] = ()  # of every rollout, besides its own
@@ -63,7 +64,7 @@ class Runner:
             rig=self.task.rig,
             sim=env.simulated,
             instruction=self.task.instruction,
-            describe={**env.describe(), "seed": seed, "policy": self.policy},
+            describe={**env.describe(), "seed": seed, "policy": self.policy, "engine": self.engine},
             judge=env.succeeded,
         )
         recorder = RolloutRecorder()

@@ -48,6 +48,12 @@ class PolicySource:
     n_obs_steps: int = 1
     n_action_steps: int | None = None
 
+    @property
+    def engine(self) -> str:
+        """Engine and precision, such as `openvino fp32`."""
+        about = self.about.get("engine") or {}
+        return f"{about.get('kind', '?')} {about.get('precision', '?')}"
+
 
 def served(policy: RemotePolicy) -> PolicySource:
     """The policy that a server on another machine runs."""

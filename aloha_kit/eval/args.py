@@ -87,7 +87,8 @@ class EvalArgs(CommandArgs):
     """Where the network runs; by default cuda where there is one, else cpu."""
     engine: EngineKind = "eager"
     """How the network runs: operation by operation, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best
-    on a CPU). Anything but eager fp32 is compared with it before anything moves."""
+    on a CPU). Anything but eager fp32 is compared with it before anything moves. Evaluation does not measure which is
+    fastest, as deployment does: the same command gives the same actions on every run."""
     precision: Precision = "fp32"
     """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it."""
     output: Path | None = None
@@ -149,6 +150,4 @@ class EvalArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> EvalArgs:
     """Turn flags into values; raises `UsageError`."""
-    # read when torch loads: between inferences its threads must sleep, for simulation needs the cores
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     return cast(EvalArgs, cli.parse(EvalArgs, "eval", argv))

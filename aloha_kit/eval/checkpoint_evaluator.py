@@ -86,10 +86,10 @@ class CheckpointEvaluator:
         if (trained_on := trained_task(source)) not in (None, task.name):
             LOG.warning("%s was trained on %s, evaluated on %s", source, trained_on, task.name)
         self._batch = settings.inference_batch or batch_size(self.network, settings.at_a_time)
-        self._engine = prepare(
+        self._engine = prepare(  # not chosen by measurement, or actions would depend on the machine's load
             self.network,
-            engine=inference.engine,
-            precision=inference.precision,
+            engine=inference.engine or "eager",
+            precision=inference.precision or "fp32",
             example=blank(self.network, self._batch),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.policies import inputs
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
-from aloha_kit.policies.engine_openvino import openvino
+from aloha_kit.policies.engine_openvino import OpenVINOModel
 from aloha_kit.policies.generator import BatchGenerator, Draw, RecordingGenerator
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
@@ -55,6 +55,9 @@ class Checked:
     ms: float
     eager_ms: float
 
+    def __str__(self) -> str:
+        return f"{self.of_std:.2g} standard deviations ({self.worst})"
+
 
 @dataclass(frozen=True, eq=False)
 class Engine:
@@ -62,12 +65,14 @@ class Engine:
 
     Attributes:
         checked: None for eager fp32, which everything else is compared with.
+        measured: chosen because it answers soonest, see `engine_choice.choose`.
     """
 
     kind: EngineKind
     precision: Precision
     predict: Predict
     checked: Checked | None = None
+    measured: bool = False
 
     def __call__(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         """(B, K, A) actions in raw units; without gradients."""
@@ -77,6 +82,8 @@ class Engine:
     def about(self) -> dict[str, Any]:
         """Plain values for a report, alike in every run: a robot compares them when it connects to a server again."""
         about: dict[str, Any] = {"kind": self.kind, "precision": self.precision}
+        if self.measured:
+            about["measured"] = True
         if self.checked is not None:
             about["max_error"] = {name: float(f"{error:.2g}") for name, error in self.checked.errors.items()}
             about["max_error_of_std"] = float(f"{self.checked.of_std:.2g}")
@@ -114,42 +121,50 @@ def prepare(
         raise ConfigError(f"{torch.cuda.get_device_name(device)} has no bf16; use --precision fp32")
     draws = draws_of(network, example)
     if engine == "openvino":
-        predict = openvino(network, precision, example, draws)
+        predict = OpenVINOModel(network, example, draws).compiled(precision)
     else:
         predict = in_bf16(network) if precision == "bf16" else network.predict
         if engine == "compile":
             predict = compiled(predict, example, draws)
-    made = Engine(engine, precision, predict)
-    made(example, _generator(network, example))
-    checked = check(made, network, example)
+    made = verified(Engine(engine, precision, predict), network, example)
+    assert made.checked is not None
     LOG.info(
-        f"{flags} is ready after {time.perf_counter() - start:.1f} s; one inference {checked.ms:.0f} ms, eager fp32"
-        f" {checked.eager_ms:.0f} ms; it differs by at most {checked.of_std:.2g} standard deviations ({checked.worst})"
+        f"{flags} is ready after {time.perf_counter() - start:.1f} s; one inference {made.checked.ms:.0f} ms, eager"
+        f" fp32 {made.checked.eager_ms:.0f} ms; it differs by at most {made.checked}"
     )
-    return Engine(engine, precision, predict, checked)
+    return made
 
 
-def check(engine: Engine, network: ChunkNetwork, example: Batch) -> Checked:
+def verified(engine: Engine, network: ChunkNetwork, example: Batch, tolerance: float | None = None) -> Engine:
+    """The engine after its first inference, which may take long, with the result of `check`; raises as that does."""
+    engine(example, generator_of(network, example))
+    return replace(engine, checked=check(engine, network, example, tolerance))
+
+
+def check(engine: Engine, network: ChunkNetwork, example: Batch, tolerance: float | None = None) -> Checked:
     """Compare an engine with eager fp32 on the same inputs and random numbers.
 
+    Args:
+        tolerance: in standard deviations; by default the precision's, see `TOLERANCE`.
+
     Raises:
-        ConfigError: they differ by more than `TOLERANCE`; names the action, the difference and a remedy.
+        ConfigError: they differ by more than that; names the action, the difference and a remedy.
     """
     names = network.contract.action_names
     errors = np.zeros(len(names))
     times: list[list[float]] = []
     for batch in (example, *probes(network, example)):
         start = time.perf_counter()
-        given = engine(batch, _generator(network, batch)).cpu()  # which waits for the device
+        given = engine(batch, generator_of(network, batch)).cpu()  # which waits for the device
         done = time.perf_counter()
         with torch.inference_mode():
-            wanted = network.predict(batch, _generator(network, batch)).cpu()
+            wanted = network.predict(batch, generator_of(network, batch)).cpu()
         times.append([done - start, time.perf_counter() - done])
         errors = np.maximum(errors, (given - wanted).abs().amax(dim=(0, 1)).double().numpy())  # NaN stays NaN
     shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
     worst = int(np.argmax(shares))  # the first NaN where there is one
     ms, eager_ms = (1e3 * np.array(times).min(axis=0)).tolist()
-    tolerance = TOLERANCE[engine.precision]
+    tolerance = TOLERANCE[engine.precision] if tolerance is None else tolerance
     checked = Checked(
         dict(zip(names, errors.tolist(), strict=True)), float(shares[worst]), names[worst], tolerance, ms, eager_ms
     )
@@ -173,7 +188,7 @@ def draws_of(network: ChunkNetwork, example: Batch) -> list[Draw]:
     return generator.draws
 
 
-def _generator(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
+def generator_of(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
     """The same random numbers for both that are compared."""
     return network.generator([(0, row) for row in range(len(batch["qpos"]))])
 

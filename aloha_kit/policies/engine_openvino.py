@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -22,8 +23,8 @@ from aloha_kit.policies.network import ChunkNetwork, Predict
 _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
-def openvino(network: ChunkNetwork, precision: Precision, example: Batch, draws: Sequence[Draw] = ()) -> Predict:
-    """`network.predict` by OpenVINO, for batches of the example's size, on as many threads as torch has.
+class OpenVINOModel:
+    """A network as OpenVINO's model, for batches of the example's size.
 
     Args:
         draws: random numbers that `predict` draws; they become inputs, so that each inference has its own.
@@ -31,33 +32,47 @@ def openvino(network: ChunkNetwork, precision: Precision, example: Batch, draws:
     Raises:
         ConfigError: it is not installed, the network is not on a CPU, or OpenVINO cannot convert it.
     """
-    if example["qpos"].device.type != "cpu":
-        raise ConfigError(
-            f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use --engine compile"
-        )
-    ov = _library()
-    flat = _Flat(network, example, draws).eval()
-    given = flat.arguments(example, None)
-    try:
-        with torch.no_grad():
-            exported = torch.export.export(flat, given, strict=False)
-        model = ov.convert_model(exported)
+
+    def __init__(self, network: ChunkNetwork, example: Batch, draws: Sequence[Draw] = ()) -> None:
+        if example["qpos"].device.type != "cpu":
+            raise ConfigError(
+                f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use --engine compile"
+            )
+        self._library = _library()
+        self._flat = _Flat(network, example, draws).eval()
+        with _converting(), torch.no_grad():
+            exported = torch.export.export(self._flat, self._flat.arguments(example, None), strict=False)
+            self._model = self._library.convert_model(exported)
+
+    def compiled(self, precision: Precision) -> Predict:
+        """`network.predict` in this precision, on as many threads as torch has.
+
+        Raises:
+            ConfigError: OpenVINO cannot compile it.
+        """
         settings = {
             "INFERENCE_PRECISION_HINT": _HINT[precision],
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
-        request = ov.Core().compile_model(model, "CPU", settings).create_infer_request()
+        with _converting():
+            request = self._library.Core().compile_model(self._model, "CPU", settings).create_infer_request()
+
+        def predict(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
+            inputs = [tensor.numpy() for tensor in self._flat.arguments(batch, generator)]
+            return torch.from_numpy(request.infer(inputs, share_inputs=True)[0].copy())
+
+        return predict
+
+
+@contextlib.contextmanager
+def _converting() -> Iterator[None]:
+    try:
+        yield
     except Exception as error:  # torch and OpenVINO each have their own
         raise ConfigError(
             f"--engine openvino cannot convert this network: {str(error).strip().splitlines()[-1]}. Use --engine eager"
         ) from error
-
-    def predict(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
-        inputs = [tensor.numpy() for tensor in flat.arguments(batch, generator)]
-        return torch.from_numpy(request.infer(inputs, share_inputs=True)[0].copy())
-
-    return predict
 
 
 class _Flat(nn.Module):

@@ -66,6 +66,30 @@ def test_every_main_is_the_same_three_lines() -> None:
         assert (PACKAGE / name / "args.py").is_file()
 
 
+@pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "5"}])
+def test_openmp_spins_briefly_unless_the_environment_says_otherwise(
+    given: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"
+    for name in names:
+        monkeypatch.setenv(name, given.get(name, ""))
+        if name not in given:
+            monkeypatch.delenv(name)
+    command("record")(["--help"])
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    assert found == (given or {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "1000"})
+
+
+def test_openmp_reads_it_when_torch_loads() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    words = [sys.executable, "-m", "aloha_kit.deploy", "--ckpt", "nowhere", "--task", "sim_transfer_cube"]
+    done = subprocess.run(
+        words, env={**environment, "OMP_DISPLAY_ENV": "VERBOSE"}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "GOMP_SPINCOUNT = '1000'" in done.stderr or "OPENMP DISPLAY ENVIRONMENT" not in done.stderr  # another OpenMP
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_wrong_flags_are_one_line_and_status_2(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words in SUBCOMMANDS.get(name, [[]]):  # also where a required flag is missing

@@ -263,7 +263,7 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
     }
     ours, theirs = (ChunkPolicy(n.eval()).predict_chunk(observation) for n in (network, loaded))
     np.testing.assert_allclose(theirs, ours, atol=1e-4)
-    deploy("--ckpt", tmp_path, *TASK, "--image_size", 48, 64, "--num_rollouts", 1, "--video", 0)
+    deploy("--ckpt", tmp_path, *TASK, "--engine", "eager", "--image_size", 48, 64, "--num_rollouts", 1, "--video", 0)
     (report,) = (tmp_path.parent / tmp_path.name / "deploy").glob("*/deploy.json")
     assert json.loads(report.read_text())["rollouts"][0]["steps"] == 12
 
@@ -276,7 +276,8 @@ def test_another_task_than_trained_on_is_said(trained: Path, tmp_path: Path, cap
         ("sim_transfer_cube", []),
     ):
         notes.write_text(json.dumps({"task": task}))
-        deploy("--ckpt", trained, *TASK, "--num_rollouts", 1, "--video", 0, "--output", tmp_path / task)
+        words = "--num_rollouts", 1, "--video", 0, "--engine", "eager", "--output", tmp_path / task
+        deploy("--ckpt", trained, *TASK, *words)
         assert json.loads((tmp_path / task / "deploy.json").read_text())["trained_on"] == task
         # no bar without a terminal, but a line a rollout; behind the time
         lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from aloha_kit.config.inference import Precision
 from aloha_kit.deploy import serve as serving
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.args import ServeArgs
-from aloha_kit.policies import engine
+from aloha_kit.policies import engine, engine_choice
+from aloha_kit.storage import Episode
 from tests.commands import failure
 
 TASK = ("--task", "sim_transfer_cube", "--episode_len", "6", "--num_rollouts", "1", "--video", "0")
@@ -34,7 +34,7 @@ def execution(folder: Path) -> dict[str, Any]:
 
 
 def test_the_report_tells_the_engine_and_its_error(trained: Path, tmp_path: Path, capsys: Any) -> None:
-    deploy("--ckpt", trained, *TASK, "--precision", "bf16", "--output", tmp_path / "bf16")
+    deploy("--ckpt", trained, *TASK, "--engine", "eager", "--precision", "bf16", "--output", tmp_path / "bf16")
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines() if "--precision bf16" in line]
     assert lines[0] == "preparing --engine eager --precision bf16"
     assert lines[1].startswith("--engine eager --precision bf16 is ready after ")
@@ -42,9 +42,22 @@ def test_the_report_tells_the_engine_and_its_error(trained: Path, tmp_path: Path
     assert (about["kind"], about["precision"], about["tolerance_of_std"]) == ("eager", "bf16", 0.1)
     assert 0 < about["max_error_of_std"] < 0.1
     assert len(about["max_error"]) == 14
-    deploy("--ckpt", trained, *TASK, "--output", tmp_path / "default")
-    assert "preparing" not in capsys.readouterr().err
-    assert execution(tmp_path / "default")["engine"] == {"kind": "eager", "precision": "fp32"}
+    deploy("--ckpt", trained, *TASK, "--engine", "eager", "--output", tmp_path / "eager")
+    assert "engine" not in capsys.readouterr().err
+    assert execution(tmp_path / "eager")["engine"] == {"kind": "eager", "precision": "fp32"}
+
+
+def test_an_engine_that_is_not_named_is_measured(trained: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """OpenVINO, which is made out to be faster here, then runs every inference; report and episode have its name."""
+    monkeypatch.setattr(engine_choice, "FAST_MS", 0.0)
+    monkeypatch.setattr(engine_choice, "soonest", lambda times: 1)
+    deploy("--ckpt", trained, *TASK, "--output", tmp_path / "out")
+    assert capsys.readouterr().err.count("inference by --engine openvino --precision fp32: ") == 1
+    about = execution(tmp_path / "out")["engine"]
+    assert (about["kind"], about["precision"], about["measured"]) == ("openvino", "fp32", True)
+    assert 0 < about["max_error_of_std"] < 1e-4
+    with Episode.open(tmp_path / "out" / "episode_0.hdf5") as episode:
+        assert episode.describe["engine"] == "openvino fp32"
 
 
 def test_a_wrong_engine_is_refused_before_there_is_a_rig(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
@@ -61,15 +74,6 @@ def test_the_engine_is_the_servers_where_there_is_one() -> None:
     assert fail("--remote", "gpu:8000", *TASK, "--precision", "bf16") == (
         "error: --engine and --precision are for where the network runs: give them to the policy server"
     )
-
-
-def test_threads_of_the_network_leave_the_cores_to_the_loop_when_they_wait(monkeypatch: Any) -> None:
-    for given, used in (("active", "active"), (None, "passive")):
-        monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
-        if given is None:
-            monkeypatch.delenv("OMP_WAIT_POLICY")
-        fail("--ckpt", "nowhere", *TASK)
-        assert os.environ["OMP_WAIT_POLICY"] == used
 
 
 def test_a_server_tells_its_engine(trained: Path, monkeypatch: Any) -> None:

@@ -48,7 +48,7 @@ def report(folder: Path) -> dict[str, Any]:
 )
 def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_path: Path) -> None:
     """Every action is the same, to the bit, three rollouts at a time in two processes; and so are the results."""
-    seeds = ("--ckpt", trained, *TASK, *how, "--num_rollouts", 3, "--seed", 40)
+    seeds = ("--ckpt", trained, *TASK, *how, "--engine", "eager", "--num_rollouts", 3, "--seed", 40)
     deploy([str(word) for word in (*seeds, "--video", 0, "--output", tmp_path / "deploy")])
     evaluate(*seeds, "--batch", 3, "--workers", 2, "--output", tmp_path / "eval")
     theirs = json.loads((tmp_path / "deploy" / "deploy.json").read_text())
