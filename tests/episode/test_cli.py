@@ -20,6 +20,7 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.export import export
 from aloha_kit.episode.summary import moments, stats
 from aloha_kit.episode.validate import validate
+from aloha_kit.episode.vectors import tables
 from tests.episode.command import main
 from tests.storage.foreign import LAYOUTS, STEPS
 from tests.storage.recording import feed, record, Rig, writer_for
@@ -124,7 +125,7 @@ def test_stats_are_those_of_all_rows_together(folder: Path, capsys: pytest.Captu
         rows = []
         for file in files:
             with Episode.open(file) as episode:
-                rows.append(getattr(episode, stream))
+                rows.append(tables(episode)[stream])
         together = np.concatenate(rows).astype(np.float64)
         assert found[stream].rows == len(together)
         np.testing.assert_allclose(found[stream].mean, together.mean(0), rtol=1e-9, atol=1e-12)
