@@ -99,22 +99,22 @@ class StopOnCommand:
     """A policy that acts until the operator ends the rollout; a judgement ends it too.
 
     Attributes:
-        verdict: success or failure, where the operator commanded it while the rollout ran, else None.
+        judgement: success or failure, where the operator commanded it while the rollout ran, else None.
     """
 
     def __init__(self, policy: Policy, operator: Operator) -> None:
-        self.verdict: bool | None = None
+        self.judgement: bool | None = None
         self._policy, self._operator = policy, operator
 
     def reset(self) -> None:
-        self.verdict = None
+        self.judgement = None
         self._operator.acting()
         self._policy.reset()
 
     def act(self, observation: Observation) -> Action:
         command = self._operator.poll()
         if command in {"success", "failure"}:
-            self.verdict = command == "success"
+            self.judgement = command == "success"
         if self._operator.quitting or command not in {None, "unjudged"}:
             raise StopEpisode(f"the operator's command was {command or 'quit'}")
         return self._policy.act(observation)

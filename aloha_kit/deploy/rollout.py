@@ -32,7 +32,7 @@ class Runner:
         executor: the policy inside the guard.
         policy: its name, written into the episodes, and `engine`, which ran its network and in which precision.
         operator: who may end a rollout, and judges it where nothing measures success; None in simulation.
-        judge_s: how long to wait for that verdict.
+        judge_s: how long to wait for that judgement.
     """
 
     task: TaskConfig
@@ -96,7 +96,7 @@ class Runner:
             raise
         success = env.succeeded(outcome)
         if success is None:
-            success = self._verdict(acting, writer.path)
+            success = self._label(acting, writer.path)
         return DeployedRollout(
             seed=seed,
             steps=outcome.steps,
@@ -110,14 +110,14 @@ class Runner:
             video=mp4.name if mp4 else None,
         )
 
-    def _verdict(self, acting: Policy, episode: Path) -> bool | None:
+    def _label(self, acting: Policy, episode: Path) -> bool | None:
         """The operator's judgement, written into the episode, which is already safe on the disk."""
-        verdict = acting.verdict if isinstance(acting, StopOnCommand) else None
-        if verdict is None and self.operator is not None and self.judge_s > 0:
-            verdict = self.operator.judge(f"{episode.name}: success?", self.judge_s)
-        if verdict is not None and episode.exists():
-            label(episode, success=verdict)
-        return verdict
+        judgement = acting.judgement if isinstance(acting, StopOnCommand) else None
+        if judgement is None and self.operator is not None and self.judge_s > 0:
+            judgement = self.operator.judge(f"{episode.name}: success?", self.judge_s)
+        if judgement is not None and episode.exists():
+            label(episode, success=judgement)
+        return judgement
 
 
 class _Narrowed:

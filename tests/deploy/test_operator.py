@@ -36,11 +36,11 @@ def operator(*words: Sequence[str]) -> tuple[Operator, list[str], list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"), [("y", True), ("SUCCESS", True), ("n", False), ("failure", False), ("", None)]
+    ("answer", "judgement"), [("y", True), ("SUCCESS", True), ("n", False), ("failure", False), ("", None)]
 )
-def test_a_question_is_answered_by_key_or_word(answer: str, verdict: bool | None) -> None:
+def test_a_question_is_answered_by_key_or_word(answer: str, judgement: bool | None) -> None:
     tried, messages, states = operator(["y"], [], [answer])  # the first "y" was messages before the question
-    assert tried.judge("episode_3.hdf5: success?", 60) is verdict
+    assert tried.judge("episode_3.hdf5: success?", 60) is judgement
     assert messages == [
         "episode_3.hdf5: success? y / n / Enter for neither, or success, failure, unjudged by /aloha_kit/deploy/command"
     ]
@@ -68,10 +68,10 @@ def test_who_wants_to_quit_is_not_asked_any_more() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "verdict", "reason"),
+    ("word", "judgement", "reason"),
     [("y", True, "success"), ("n", False, "failure"), ("s", None, "stop"), ("q", None, "quit")],
 )
-def test_a_rollout_ends_when_the_operator_says_so(word: str, verdict: bool | None, reason: str) -> None:
+def test_a_rollout_ends_when_the_operator_says_so(word: str, judgement: bool | None, reason: str) -> None:
     person, _, states = operator(["q"] if word == "q" else [], [], [""], [word])
     policy = StopOnCommand(Constant(np.ones(2)), person)
     policy.reset()
@@ -80,9 +80,9 @@ def test_a_rollout_ends_when_the_operator_says_so(word: str, verdict: bool | Non
             assert policy.act({}).tolist() == [1, 1]
     with pytest.raises(StopEpisode, match=f"the operator's command was {reason}"):
         policy.act({})
-    assert policy.verdict is verdict
+    assert policy.judgement is judgement
     policy.reset()
-    assert policy.verdict is None
+    assert policy.judgement is None
     assert states == ["acting", "acting"]
 
 

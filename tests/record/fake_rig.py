@@ -174,21 +174,21 @@ class Script:
 
     def __init__(self, *lines: tuple[str, int, str]) -> None:
         self.lines, self.looks = list(lines), 0
-        self.told: list[tuple[str, str]] = []
+        self.statuses: list[tuple[str, str]] = []
         self.idle = 0
         self.closed = False
 
     @property
     def state(self) -> str:
-        return self.told[-1][0] if self.told else ""
+        return self.statuses[-1][0] if self.statuses else ""
 
     @property
     def states(self) -> list[str]:
-        return [state for state, _ in self.told]
+        return [state for state, _ in self.statuses]
 
     def poll(self) -> list[str]:
         self.idle += 1
-        assert self.idle < 5000, f"no progress in {self.told[-1]}, commands left: {self.lines}"
+        assert self.idle < 5000, f"no progress in {self.statuses[-1]}, commands left: {self.lines}"
         if not self.lines or self.lines[0][0] != self.state:
             return []
         self.looks += 1
@@ -199,7 +199,7 @@ class Script:
 
     def status(self, state: str, message: str) -> None:
         self.idle = self.looks = 0
-        self.told.append((state, message))
+        self.statuses.append((state, message))
 
     def close(self) -> None:
         self.closed = True

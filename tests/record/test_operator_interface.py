@@ -1,4 +1,4 @@
-"""Keys on a pseudo-terminal, gestures in made motions, what is shown and heard, and numbers from made stamps."""
+"""Keys on a pseudo-terminal, gestures in made motions, what is displayed and spoken, and numbers from made stamps."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int]]:
     os.close(theirs)
 
 
-def heard(keys: Keyboard, ours: int, typed: str) -> list[str]:
+def read_keys(keys: Keyboard, ours: int, typed: str) -> list[str]:
     os.write(ours, typed.encode())
     end, found = time.monotonic() + 5, list[str]()
     while not found and time.monotonic() < end:
@@ -53,14 +53,14 @@ def test_keys_mean_what_the_moment_makes_of_them(terminal: tuple[int, int]) -> N
     ours, theirs = terminal
     keys = Keyboard(theirs, Display(io.StringIO()))
     try:
-        assert heard(keys, ours, "kdrsfq") == ["keep", "discard", "redo", "success", "failure", "quit"]
-        assert heard(keys, ours, "x p") == ["start", "pause"]  # no such key as x
+        assert read_keys(keys, ours, "kdrsfq") == ["keep", "discard", "redo", "success", "failure", "quit"]
+        assert read_keys(keys, ours, "x p") == ["start", "pause"]  # no such key as x
         keys.status("paused", "")
         time.sleep(0.6)  # or it would be taken for a key that is held down
-        assert heard(keys, ours, "p") == ["resume"]
+        assert read_keys(keys, ours, "p") == ["resume"]
         keys.status("recording", "")
-        assert heard(keys, ours, " ") == ["keep"]
-        assert heard(keys, ours, " \nK") == ["keep", "keep"]  # the space is held down; Enter and K are other keys
+        assert read_keys(keys, ours, " ") == ["keep"]
+        assert read_keys(keys, ours, " \nK") == ["keep", "keep"]  # the space is held down; Enter and K are other keys
     finally:
         keys.close()
 
@@ -79,7 +79,7 @@ def test_a_text_is_typed_between_episodes_and_grades_are_digits(terminal: tuple[
 
     try:
         keys.status("waiting", "")
-        assert heard(keys, ours, "4") == ["grade 4"]
+        assert read_keys(keys, ours, "4") == ["grade 4"]
         assert typed("n") == []
         assert typed("Quick güß") == []  # a q is a letter here
         assert "note (Enter saves, Esc drops): Quick güß" in shown.getvalue()
@@ -252,17 +252,17 @@ def test_cues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigError, match="cues by speech need `spd-say` or `espeak-ng`"):
         Cues("speech")
-    speaker, said = tmp_path / "espeak-ng", tmp_path / "said"
-    speaker.write_text(f'#!/bin/sh\necho "$@" >> {said}\nexec /bin/sleep 60\n')
+    speaker, spoken = tmp_path / "espeak-ng", tmp_path / "spoken"
+    speaker.write_text(f'#!/bin/sh\necho "$@" >> {spoken}\nexec /bin/sleep 60\n')
     speaker.chmod(0o755)
     cues = Cues("speech")
     for words in ("go", "stop"):
         cues.give(words)
         end = time.monotonic() + 20
-        while (not said.exists() or words not in said.read_text()) and time.monotonic() < end:
+        while (not spoken.exists() or words not in spoken.read_text()) and time.monotonic() < end:
             time.sleep(0.01)
     cues.close()
-    assert said.read_text() == "go\nstop\n"
+    assert spoken.read_text() == "go\nstop\n"
 
 
 def step_at(
@@ -311,7 +311,7 @@ def test_figures_from_stamps() -> None:
     assert monitor.timing() == EpisodeTiming()
 
 
-def test_room_on_the_disk_is_told_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_on_the_disk_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aloha_kit.record.status_line.shutil.disk_usage", lambda _: SimpleNamespace(free=6_000_000_000))
     disk = DiskSpace(tmp_path)
     assert disk.minutes() is None

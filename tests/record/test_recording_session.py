@@ -43,8 +43,8 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     assert (result.present, result.results, result.fault, result.interrupted) == (2, ("kept", "kept"), "", "")
     assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis session: 2 kept"
     assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving", "ended"]
-    assert operator.told[-1] == ("ended", "the arms are at rest; their torque is on")
-    assert ("waiting", "close both leader grippers to begin (episode 2 of 2)") in operator.told
+    assert operator.statuses[-1] == ("ended", "the arms are at rest; their torque is on")
+    assert ("waiting", "close both leader grippers to begin (episode 2 of 2)") in operator.statuses
     assert env.parked == 1
     for file in list_episodes(tmp_path):
         assert attributes(file) == (10, None, "complete", False)  # nobody judged, and it counts
@@ -65,7 +65,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     rested = FakeTeleoperatedRig()
     again, operator, _ = session(tmp_path, rested, wanted=2)
     assert again.run(rested).present == 2
-    assert operator.told == [("ended", "nothing was sent to the arms")]
+    assert operator.statuses == [("ended", "nothing was sent to the arms")]
     assert rested.parked == rested.resets == 0
     assert "saving: episode_1 kept: full length; 10 steps at 50.0 fps\n" in output.getvalue()
 
@@ -377,7 +377,7 @@ def test_arms_that_do_not_come_to_rest_stay_and_it_is_said(
     monkeypatch.setattr(env, "park", lambda: (_ for _ in ()).throw(failure))
     made, operator, _ = session(tmp_path, env)
     assert made.run(env).present == 1
-    assert operator.told[-1] == ("ended", words)
+    assert operator.statuses[-1] == ("ended", words)
 
 
 def test_nothing_is_parked_after_the_emergency_stop(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_nothing_is_parked_after_the_emergency_stop(tmp_path: Path) -> None:
     made, operator, _ = session(tmp_path, env, ("paused", 2, "quit"))
     assert "the emergency stop was pressed (by /button)" in made.run(env).fault
     assert env.parked == 0
-    assert operator.told[-1][1] == (
+    assert operator.statuses[-1][1] == (
         "the arms were not parked: the emergency stop was pressed (by /button): no further motion was commanded; "
         "their torque is on"
     )
