@@ -13,7 +13,7 @@ from pathlib import Path
 
 import rospy
 
-OTHERS_S = 1.5
+OTHERS_S = 1.0
 """How long the result waits for the other nodes of the launch to end."""
 _CORE = (b"rosmaster", b"/rosout")  # processes that roslaunch ends after all nodes
 
