@@ -20,6 +20,7 @@ from aloha_kit.core import AlohaKitError, Contract, EpisodeError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import replacing
 from aloha_kit.core.jpeg import encode_jpeg
+from aloha_kit.core.lang import tr
 from aloha_kit.storage import Episode, list_episodes, transaction
 from aloha_kit.storage.hdf5 import DAMAGE
 
@@ -132,8 +133,8 @@ def write_contact_sheet(folder: Path, images: Mapping[str, npt.NDArray[np.uint8]
         with replacing(path) as part:
             part.write_bytes(encode_jpeg(sheet, 90).tobytes())
     except OSError as error:  # no reason not to record
-        return f"no contact sheet of the cameras: {path}: {error.strerror}"
-    return f"contact sheet of the cameras: {path}"
+        return tr("no contact sheet of the cameras: {path}: {why}", path=path, why=error.strerror)
+    return tr("contact sheet of the cameras: {path}", path=path)
 
 
 def move_to_failed(file: Path) -> Path:

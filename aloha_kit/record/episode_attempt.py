@@ -12,6 +12,7 @@ import dm_env
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, Environment, EpisodeError
+from aloha_kit.core.lang import marked, Message, shown, tr
 from aloha_kit.episode.label import label, require_valid, Value
 from aloha_kit.loop import Outcome
 from aloha_kit.record.dataset_folder import move_to_failed
@@ -20,6 +21,12 @@ from aloha_kit.storage.paths import partial_path
 
 AttemptResult: TypeAlias = Literal["kept", "failed", "discarded"]
 """`failed`: moved to failed/."""
+RESULTS: dict[AttemptResult, str] = {
+    "kept": marked("kept"),
+    "failed": marked("failed"),
+    "discarded": marked("discarded"),
+}
+"""Results as `tr` shows them."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +178,7 @@ class EpisodeAttempt:
         """
         require_valid(name, value)
         if self.result == "discarded":
-            raise EpisodeError(f"{self.name} was discarded, there is no episode to label")
+            raise EpisodeError(Message("{name} was discarded, there is no episode to label", name=self.name))
         if self.result is None:
             self._labels[name] = value
             return
@@ -181,7 +188,7 @@ class EpisodeAttempt:
                 if self.file is not None:
                     label(self.file, **{name: value})
             except EpisodeError as error:  # the episode itself is saved
-                report(str(error))
+                report(shown(error))
 
         self._in_thread(write)
 
@@ -209,10 +216,14 @@ class EpisodeAttempt:
         """Label a kept episode a success, or a failure and move it to failed/; returns a message for the operator."""
         self.wait()
         if self.result == "discarded":
-            return f"{self.name} was discarded, there is no episode to label"
-        if self.file is None or self.result != "kept":
-            return f"{self.name} failed already, it is {self.file or 'in its journal'}"
+            return tr("{name} was discarded, there is no episode to label", name=self.name)
+        if self.file is None:
+            return tr("{name} failed already, it is in its journal", name=self.name)
+        if self.result != "kept":
+            return tr("{name} failed already, it is {file}", name=self.name, file=self.file)
         label(self.file, success=success)
         if not success:
             self.file, self.result = move_to_failed(self.file), "failed"
-        return f"{self.name} is labelled a {'success' if success else 'failure'}: {self.file}"
+        if success:
+            return tr("{name} is labelled a success: {file}", name=self.name, file=self.file)
+        return tr("{name} is labelled a failure: {file}", name=self.name, file=self.file)

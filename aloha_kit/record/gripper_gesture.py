@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Action, Observation, Policy
+from aloha_kit.core.lang import marked
 from aloha_kit.record.operator_interface import Command, State
 
 MEANING: dict[int, Command] = {2: "keep", 3: "redo"}
-GESTURE_HELP = "close both leader grippers together, arms still: twice keep, three times redo"
+GESTURE_HELP = marked("close both leader grippers together, arms still: twice keep, three times redo")
 
 _CLOSED, _OPEN = 0.35, 0.55  # opening; between the two a gripper stays what it was
 _TOGETHER_S = 0.4  # from both open to both closed

@@ -8,6 +8,7 @@ from typing import Any
 
 from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.lang import tr
 from aloha_kit.envs import connect
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.loop.capabilities import require, TeleoperatedRobot
@@ -56,9 +57,10 @@ def record_human(args: RecordArgs) -> SessionResult:
         if keys:
             operator.add(stack.enter_context(contextlib.closing(keys)))
         _journals(folder, args.recover, operator)
-        operator.message(KEY_HELP if keys else f"commands: rostopic pub or rosservice call, {NAMESPACE}/…")
+        commands = tr("commands: rostopic pub or rosservice call, {namespace}/…", namespace=NAMESPACE)
+        operator.message(tr(KEY_HELP) if keys else commands)
         if gesture and not env.listens_only:
-            operator.message(GESTURE_HELP)
+            operator.message(tr(GESTURE_HELP))
         return session.run(env)
 
 
@@ -66,6 +68,6 @@ def _journals(folder: Path, recover: bool, operator: OperatorInterface) -> None:
     """Recover what interrupted recordings left, or show how to."""
     if recover:
         for found in recovery.recover_all(folder):
-            operator.message(f"{found.journal.name}: {found.message}")
+            operator.message(tr("{name}: {message}", name=found.journal.name, message=found.message))
     if hint := recovery.hint(folder):
-        operator.message(f"{hint}, or start with --recover")
+        operator.message(tr("{hint}, or start with --recover", hint=hint))

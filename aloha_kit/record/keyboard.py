@@ -12,6 +12,7 @@ import tty
 from collections.abc import Sequence
 from pathlib import Path
 
+from aloha_kit.core.lang import marked, tr
 from aloha_kit.episode.label import GRADES
 from aloha_kit.record.operator_interface import Display, State
 
@@ -28,9 +29,9 @@ KEYS: dict[str, tuple[str, str]] = {  # a key's command between episodes, and wh
     "e": ("reset", "reset"),
     **{str(grade): (f"grade {grade}", f"grade {grade}") for grade in GRADES},
 }
-TEXT_KEYS = {"n": "note", "i": "instruction"}
+TEXT_KEYS = {"n": marked("note"), "i": marked("instruction")}
 """Keys that begin a text for the last episode, typed until Enter; Esc drops it. Not while an episode is recorded."""
-KEY_HELP = (
+KEY_HELP = marked(
     "space start / end and keep   d discard   r redo   f failure   1-5 grade   n note   i instruction   p pause   "
     "e reset e-stop   q quit"
 )
@@ -81,7 +82,7 @@ class Keyboard:
             self._text = self._text[:-1]
         elif key.isprintable():
             self._text += key
-        self._display.prompt(f"{self._label} (Enter saves, Esc drops): {self._text}")
+        self._display.prompt(tr("{label} (Enter saves, Esc drops): {text}", label=tr(self._label), text=self._text))
         return None
 
     def _end_text(self) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import cast, Literal, Protocol, TextIO, TypeAlias
 
 from aloha_kit.core import Clock, ConfigError, did_you_mean
+from aloha_kit.core.lang import cut, marked, tr
 
 Command: TypeAlias = Literal[
     "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure", "reset"
@@ -75,7 +76,7 @@ class Display:
         if self.live:
             if now or moment >= self._next_live:
                 self._next_live = moment + 0.1
-                self._write("\r\x1b[2K" + (self._prompt or text)[: shutil.get_terminal_size().columns - 1])
+                self._write("\r\x1b[2K" + cut(self._prompt or text, shutil.get_terminal_size().columns - 1))
         elif now or moment - self._written >= self._plain_s:
             self._written = moment
             self._write(text + "\n")
@@ -142,6 +143,15 @@ class Cues:
 
 _POLL_NS = 20_000_000
 
+_SHOWN: dict[State, str] = {  # on the display; channels get the state itself
+    "starting": marked("starting"),
+    "waiting": marked("waiting"),
+    "countdown": marked("countdown"),
+    "recording": marked("recording"),
+    "saving": marked("saving"),
+    "paused": marked("paused"),
+    "ended": marked("ended"),
+}
 _CUES: dict[str, tuple[str, int]] = {  # text to speak, and number of rings of the bell, when a state begins
     "waiting": ("ready", 1),
     "recording": ("go", 1),
@@ -176,7 +186,7 @@ class OperatorInterface:
         self.state, self.state_message = cast(State, state), message
         for channel in self._channels:
             channel.status(self.state, message)
-        self.display.message(f"{state}: {message}")
+        self.display.message(tr("{state}: {message}", state=tr(_SHOWN[self.state]), message=message))
         if state == "countdown":
             self._cues.give(message)
         elif begun and state in _CUES:
@@ -198,7 +208,8 @@ class OperatorInterface:
                 elif name in LABELS:
                     self.on_label(name, value.strip())
                 else:
-                    self.message(f"'{word}' is no command. {did_you_mean(word, (*COMMANDS, *LABELS))}")
+                    known = did_you_mean(word, (*COMMANDS, *LABELS))
+                    self.message(tr("'{word}' is no command. {known}", word=word, known=known))
         return commands
 
     def wait_for(

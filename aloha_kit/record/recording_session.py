@@ -15,10 +15,11 @@ import numpy as np
 
 from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, StopEpisode
 from aloha_kit.core.interrupt import signal_of
+from aloha_kit.core.lang import marked, Message, shown, tr
 from aloha_kit.loop import Observer, Outcome, run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.loop.capabilities import TeleoperatedRobot
 from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
-from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan
+from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan, RESULTS
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.operator_interface import Command, OperatorInterface
 from aloha_kit.record.result import SessionResult
@@ -35,12 +36,12 @@ _UNBOUNDED = 1e9
 _LEAST_EPISODES = 1.5  # that have to fit on the disk before one is begun
 
 ENDINGS: dict[Command, tuple[AttemptResult, bool | None, str]] = {  # commands that end one: result, success, reason
-    "keep": ("kept", True, "ended by the operator: keep"),
-    "success": ("kept", True, "ended by the operator: success"),
-    "failure": ("failed", False, "ended by the operator: failure"),
-    "discard": ("discarded", None, "discarded by the operator"),
-    "redo": ("discarded", None, "discarded by the operator, to be recorded again"),
-    "quit": ("failed", False, "the operator quit"),
+    "keep": ("kept", True, marked("ended by the operator: keep")),
+    "success": ("kept", True, marked("ended by the operator: success")),
+    "failure": ("failed", False, marked("ended by the operator: failure")),
+    "discard": ("discarded", None, marked("discarded by the operator")),
+    "redo": ("discarded", None, marked("discarded by the operator, to be recorded again")),
+    "quit": ("failed", False, marked("the operator quit")),
 }
 
 
@@ -93,8 +94,10 @@ class RecordingSession:
     def _count(self) -> str:
         """Number of the next episode, and how many are good and failed."""
         failed = sum(attempt.result == "failed" for attempt in self.attempts)
-        counts = f"{self.present} good" + (f", {failed} failed" if failed else "")
-        return f"episode {self.present + 1} of {self.plan.wanted} | {counts}"
+        number = tr("episode {number} of {wanted}", number=self.present + 1, wanted=self.plan.wanted)
+        if failed:
+            return tr("{number} | {good} good, {failed} failed", number=number, good=self.present, failed=failed)
+        return tr("{number} | {good} good", number=number, good=self.present)
 
     def run(self, env: RecordingRig) -> SessionResult:
         """Record until there are enough good episodes, the operator quits, or a fault lasts too long.
@@ -117,7 +120,7 @@ class RecordingSession:
         except KeyboardInterrupt as interrupt:
             interrupted = signal_of(interrupt).name
         except AlohaKitError as error:
-            fault = str(error)
+            fault = shown(error)
         finally:
             left = self._leave(env)
         try:
@@ -125,7 +128,7 @@ class RecordingSession:
             for attempt in self.attempts:  # its labels
                 attempt.wait()
         except AlohaKitError as error:
-            fault = fault or str(error)
+            fault = fault or shown(error)
         self.operator.status("ended", left)
         results = tuple(attempt.result for attempt in self.attempts if attempt.result)
         unfixed = self._unfixed if interrupted else ""
@@ -140,16 +143,18 @@ class RecordingSession:
     def _leave(self, env: RecordingRig) -> str:
         """Park the arms however the session ended; returns how they were left. Ctrl-C stops them on the way."""
         if env.listens_only or not self._moved:
-            return "nothing was sent to the arms"
+            return tr("nothing was sent to the arms")
         if not env.estop():
-            self.operator.status("saving", "the arms move to rest")
+            self.operator.status("saving", tr("the arms move to rest"))
         try:
             env.park()
         except KeyboardInterrupt:
-            return f"interrupted on the way to rest, nothing more was sent to the arms; {env.torque_report()}"
+            torque = shown(env.torque_report())
+            return tr("interrupted on the way to rest, nothing more was sent to the arms; {torque}", torque=torque)
         except AlohaKitError as error:
-            return f"the arms were not parked: {error}; {env.torque_report()}"
-        return f"the arms are at rest; {env.torque_report()}"
+            torque = shown(env.torque_report())
+            return tr("the arms were not parked: {error}; {torque}", error=shown(error), torque=torque)
+        return tr("the arms are at rest; {torque}", torque=shown(env.torque_report()))
 
     def start(self, env: RecordingRig) -> None:
         """Start sequence of the next episode, run in the environment's reset. Raises as it and `poll` do.
@@ -161,8 +166,13 @@ class RecordingSession:
         seconds, episode_s = self._disk.seconds(), self.plan.task.episode_len / self.plan.task.rate_hz
         if seconds < _LEAST_EPISODES * episode_s:
             raise EpisodeError(
-                f"the disk of {self.plan.folder} has room for {seconds:.0f} s of recording, "
-                f"an episode takes up to {episode_s:.0f} s: make room"
+                Message(
+                    "the disk of {folder} has room for {seconds:.0f} s of recording, an episode takes up to "
+                    "{needed:.0f} s: make room",
+                    folder=self.plan.folder,
+                    seconds=seconds,
+                    needed=episode_s,
+                )
             )
         if self.plan.task.cameras and not self._sheet:
             self._sheet = write_contact_sheet(self.plan.folder, env.camera_images())
@@ -177,8 +187,10 @@ class RecordingSession:
 
     def status(self, state: str, message: str) -> None:
         """Show the progress of the start sequence."""
-        number = f" (episode {self.present + 1} of {self.plan.wanted})" if state == "waiting" else ""
-        self.operator.status(state, message + number)
+        if state == "waiting":
+            number = tr("episode {number} of {wanted}", number=self.present + 1, wanted=self.plan.wanted)
+            message = tr("{message} ({number})", message=message, number=number)
+        self.operator.status(state, message)
 
     def poll(self, env: RecordingRig) -> str | None:
         """Obey the operator's commands during the start sequence; returns "start" when the episode may begin.
@@ -212,9 +224,10 @@ class RecordingSession:
                 raise StopEpisode(ENDINGS[command][2])
             if command in ("pause", "resume"):
                 self._pausing = command == "pause"
-                self.operator.message("pause: after this episode" if self._pausing else "no pause after this episode")
+                after = tr("pause: after this episode") if self._pausing else tr("no pause after this episode")
+                self.operator.message(after)
             if command == "reset":
-                self.operator.message("reset: not while an episode runs")
+                self.operator.message(tr("reset: not while an episode runs"))
 
     def collect(self) -> None:
         """Wait until every attempt is saved.
@@ -227,7 +240,7 @@ class RecordingSession:
             self._saved += 1
             attempt.wait()
             if attempt.file is not None:
-                self.operator.message(f"saved {attempt.file}")
+                self.operator.message(tr("saved {file}", file=attempt.file))
 
     def _record_one(self, env: RecordingRig) -> None:
         seed = self._again.popleft() if self._again else next(self._new_seeds)
@@ -276,8 +289,11 @@ class RecordingSession:
         self._disk.update(attempt.size(), outcome.steps / env.contract.rate_hz)
         self.attempts.append(attempt)
         attempt.seed = seed
-        shown = "" if result == "discarded" else f" {result}"
-        self.operator.status("saving", f"{attempt.name}{shown}: {_reason(outcome, env, result)}; {line.summary()}")
+        name = attempt.name if result == "discarded" else f"{attempt.name} {tr(RESULTS[result])}"
+        reason = _reason(outcome, env, result)
+        self.operator.status(
+            "saving", tr("{name}: {reason}; {timing}", name=name, reason=reason, timing=line.summary())
+        )
         attempt.settle(result, success=success, cut=cut, notes=line.notes())
 
     def _between(self, command: Command, env: RecordingRig) -> None:
@@ -289,35 +305,35 @@ class RecordingSession:
             self.operator.message(_reset(env))
         elif command in ("discard", "redo"):
             if last is None or last.result == "discarded":
-                self.operator.message(f"{command}: there is nothing to discard")
+                self.operator.message(tr("{command}: there is nothing to discard", command=command))
                 return
             last.discard()
-            self.operator.message(f"{last.name} discarded")
+            self.operator.message(tr("{name} discarded", name=last.name))
             if command == "redo":
                 self._again.appendleft(last.seed)
                 self._restart = env.simulated  # whose objects have to go back to where they were
         elif command in ("success", "failure"):
-            relabelled = last.relabel(success=command == "success") if last else "there is no episode to label"
-            self.operator.message(f"{command}: {relabelled}")
+            relabelled = last.relabel(success=command == "success") if last else tr("there is no episode to label")
+            self.operator.message(tr("{name}: {message}", name=command, message=relabelled))
 
     def _label(self, name: str, value: str) -> None:
         """Label the episode that is recorded, or between episodes the last one."""
         recorded = self._attempt if self.operator.state == "recording" else None
         attempt = recorded or (self.attempts[-1] if self.attempts else None)
         if attempt is None:
-            self.operator.message(f"{name}: there is no episode to label")
+            self.operator.message(tr("{name}: {message}", name=name, message=tr("there is no episode to label")))
             return
         try:
             attempt.annotate(name, int(value) if value.isdecimal() else value, self.operator.message)
         except EpisodeError as error:
-            self.operator.message(str(error))
+            self.operator.message(shown(error))
         else:
-            self.operator.message(f"{name} of {attempt.name}: {value}")
+            self.operator.message(tr("{label} of {name}: {value}", label=name, name=attempt.name, value=value))
 
     def _pause(self, env: RecordingRig) -> Command | None:
         state, message = self.operator.state, self.operator.state_message
         self._pausing = False
-        self.operator.status("paused", "resume continues, quit ends")
+        self.operator.status("paused", tr("resume continues, quit ends"))
         answer = self.operator.wait_for(_ANSWERS, env.clock, meanwhile=lambda command: self._between(command, env))
         self._quit = answer == "quit"
         if not self._quit:
@@ -332,9 +348,11 @@ class RecordingSession:
                 self._between(command, env)
         if self._quit:
             raise error
-        remedy = "Release the emergency stop, then reset and resume" if env.estop() else "Resume when this is fixed"
-        self._unfixed = str(error)
-        self.operator.status("paused", f"{error}\nNothing is sent to the arms. {remedy}, or quit")
+        remedy = tr("Nothing is sent to the arms. Resume when this is fixed, or quit")
+        if env.estop():
+            remedy = tr("Nothing is sent to the arms. Release the emergency stop, then reset and resume, or quit")
+        self._unfixed = shown(error)
+        self.operator.status("paused", f"{shown(error)}\n{remedy}")
         answer = self.operator.wait_for(
             _ANSWERS, env.clock, meanwhile=lambda c: self._between(c, env), timeout_s=self._timeout_s
         )
@@ -346,11 +364,13 @@ class RecordingSession:
 def _reason(outcome: Outcome, env: RecordingRig, result: AttemptResult) -> str:
     """Why an episode ended, for the operator."""
     if outcome.reason.startswith("KeyboardInterrupt"):
-        return outcome.reason.replace("KeyboardInterrupt", "interrupted")
+        return outcome.reason.replace("KeyboardInterrupt", tr("interrupted"))
     if outcome.reason != "complete":
-        return re.sub(r"^(Safety|Stream|Ros|Episode)Error: ", "", outcome.reason)
-    reward = f", reward {outcome.final_reward:g} of {env.max_reward:g}" if env.max_reward else ""
-    return f"full length{' without success' if result == 'failed' else ''}{reward}"
+        return tr(re.sub(r"^(Safety|Stream|Ros|Episode)Error: ", "", outcome.reason))
+    length = tr("full length without success") if result == "failed" else tr("full length")
+    if not env.max_reward:
+        return length
+    return tr("{length}, reward {final:g} of {best:g}", length=length, final=outcome.final_reward, best=env.max_reward)
 
 
 def _recording_limits(env: RecordingRig) -> SafetyLimits:
@@ -373,12 +393,12 @@ def _recording_limits(env: RecordingRig) -> SafetyLimits:
 def _reset(env: RecordingRig) -> str:
     """Reset the emergency stop if it may be reset; returns the message for the operator. Nothing moves meanwhile."""
     if not env.estop():
-        return "reset: the emergency stop is not pressed"
+        return tr("reset: the emergency stop is not pressed")
     try:
         env.estop.reset()
     except AlohaKitError as error:
-        return str(error)
-    return "the emergency stop is reset; nothing moves before resume, or quit, which parks the arms"
+        return shown(error)
+    return tr("the emergency stop is reset; nothing moves before resume, or quit, which parks the arms")
 
 
 class _ObeyingPolicy:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from aloha_kit.core import plural
+from aloha_kit.core.lang import tr, tr_plural
 from aloha_kit.loop import wilson_interval
-from aloha_kit.record.episode_attempt import AttemptResult
+from aloha_kit.record.episode_attempt import AttemptResult, RESULTS
 from aloha_kit.record.recording_worker import EpisodeOutcome
 from aloha_kit.storage import recovery
 
@@ -26,16 +26,17 @@ class SessionResult:
 
     def text(self) -> str:
         """Result in a few lines."""
-        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
+        lines = [_present(self.present, self.wanted, self.folder)]
         counts = {result: self.results.count(result) for result in dict.fromkeys(self.results)}
         if counts:
-            lines.append("this session: " + ", ".join(f"{number} {result}" for result, number in counts.items()))
+            named = tr(", ").join(f"{number} {tr(RESULTS[result])}" for result, number in counts.items())
+            lines.append(tr("this session: {results}", results=named))
         if self.present < self.wanted:
-            lines.append("the same command continues from here")
+            lines.append(tr("the same command continues from here"))
         if hint := recovery.hint(self.folder):
             lines.append(hint)
         if self.unfixed:
-            lines.append(f"interrupted while paused: {self.unfixed}")
+            lines.append(tr("interrupted while paused: {fault}", fault=self.unfixed))
         return "\n".join(lines)
 
 
@@ -51,16 +52,33 @@ class RecordingResult:
 
     def text(self) -> str:
         """Result in a few lines."""
-        lines = [f"{self.present} of {plural(self.wanted, 'episode')} in {self.folder}"]
+        lines = [_present(self.present, self.wanted, self.folder)]
         if self.outcomes:
             good, tried = sum(outcome.success for outcome in self.outcomes), len(self.outcomes)
             low, high = wilson_interval(good, tried)
             lines.append(
-                f"this recording: {good} of {tried} succeeded, {good / tried:.1%} "
-                f"(95 % Wilson interval {low:.1%} to {high:.1%})"
+                tr(
+                    "this recording: {good} of {tried} succeeded, {share:.1%} "
+                    "(95 % Wilson interval {low:.1%} to {high:.1%})",
+                    good=good,
+                    tried=tried,
+                    share=good / tried,
+                    low=low,
+                    high=high,
+                )
             )
         if self.interrupted:
-            lines.append("interrupted; the same command continues from here")
+            lines.append(tr("interrupted; the same command continues from here"))
         if hint := recovery.hint(self.folder):
             lines.append(hint)
         return "\n".join(lines)
+
+
+def _present(present: int, wanted: int, folder: Path) -> str:
+    return tr_plural(
+        "{present} of {n} episode in {folder}",
+        "{present} of {n} episodes in {folder}",
+        wanted,
+        present=present,
+        folder=folder,
+    )

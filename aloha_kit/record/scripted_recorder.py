@@ -15,9 +15,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError, plural
+from aloha_kit.core import AlohaKitError
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.interrupt import signal_of
+from aloha_kit.core.lang import Message, tr, tr_plural
 from aloha_kit.envs import connect
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts
 from aloha_kit.record.args import RecordArgs, task_of
@@ -74,22 +75,34 @@ def record_scripted(args: RecordArgs, *, show: bool = True) -> RecordingResult:
                 left = recovery.hint(path)
                 if not left or (left.startswith("1 ") and "recover" in str(error)):  # the error names that one itself
                     raise
-                raise RecordingError(f"{error}. There are {left}") from error
+                raise RecordingError(Message("{error}. There are {left}", error=error, left=left)) from error
     outcomes = tuple(progress.outcomes)
     if not interrupted and len(folder.good) < args.num_episodes and len(outcomes) >= limit:
         raise RecordingError(
-            f"only {sum(outcome.success for outcome in outcomes)} of {len(outcomes)} demonstrations succeeded, "
-            f"{missing} were wanted; what was recorded is in {path}. {_advice(args, task)}"
+            Message(
+                "only {good} of {tried} demonstrations succeeded, {wanted} were wanted; what was recorded is in "
+                "{path}. {advice}",
+                good=sum(outcome.success for outcome in outcomes),
+                tried=len(outcomes),
+                wanted=missing,
+                path=path,
+                advice=_advice(args, task),
+            )
         )
     return RecordingResult(path, len(folder.good), args.num_episodes, outcomes, interrupted)
 
 
-def _advice(args: RecordArgs, task: TaskConfig) -> str:
+def _advice(args: RecordArgs, task: TaskConfig) -> Message:
     usual = load(TaskConfig, "tasks", args.task).episode_len
     if task.episode_len < usual:
-        return f"--episode_len {task.episode_len} is below the task's {usual}: too short for the whole motion?"
-    smaller = "A smaller --noise, or more" if args.noise else "More"
-    return f"{smaller} --max_attempts may help"
+        return Message(
+            "--episode_len {given} is below the task's {usual}: too short for the whole motion?",
+            given=task.episode_len,
+            usual=usual,
+        )
+    if args.noise:
+        return Message("A smaller --noise, or more --max_attempts may help")
+    return Message("More --max_attempts may help")
 
 
 class _Progress:
@@ -106,7 +119,7 @@ class _Progress:
         self._before = len(folder.good)
         # disable=None: only on a terminal
         self._bar = tqdm(
-            total=wanted, initial=self._before, desc=f"Recording {job.task.name}", unit="episode",
+            total=wanted, initial=self._before, desc=tr("Recording {task}", task=job.task.name), unit=tr("episode"),
             disable=None if show else True,
         )  # fmt: skip
 
@@ -118,17 +131,24 @@ class _Progress:
 
     def begin(self, processes: int) -> None:
         """Report the start."""
-        there = f", {self._before} are there" if self._before else ""
-        LOG.info("recording %s%s, with %s", plural(self._wanted, "episode"), there, plural(processes, "worker"))
+        episodes = tr_plural("{n} episode", "{n} episodes", self._wanted)
+        workers = tr_plural("{n} worker", "{n} workers", processes)
+        start = tr("recording {episodes}, with {workers}", episodes=episodes, workers=workers)
+        if there := self._before:
+            start = tr(
+                "recording {episodes}, {there} are there, with {workers}",
+                episodes=episodes, there=there, workers=workers,
+            )  # fmt: skip
+        LOG.info("%s", start)
 
     def add(self, outcome: EpisodeOutcome) -> None:
         """Report one demonstration."""
         self.outcomes.append(outcome)
         good = sum(each.success for each in self.outcomes)
         self._bar.n = len(self._folder.good)
-        self._bar.set_postfix_str(f"{good}/{len(self.outcomes)} succeeded", refresh=False)
+        self._bar.set_postfix_str(tr("{good}/{tried} succeeded", good=good, tried=len(self.outcomes)), refresh=False)
         self._reported = time.monotonic()
-        LOG.info("%s (%s)", _line(outcome), self._state())
+        LOG.info("%s", tr("{result} ({state})", result=_line(outcome), state=self._state()))
 
     def update(self, under_way: int) -> None:
         """Redraw the bar; where there is none, report at least every `REPORT_S`."""
@@ -136,14 +156,15 @@ class _Progress:
             self._bar.refresh()
         elif time.monotonic() - self._reported >= REPORT_S:
             self._reported = time.monotonic()
-            LOG.info("%s under way (%s)", plural(under_way, "episode"), self._state())
+            episodes = tr_plural("{n} episode", "{n} episodes", under_way)
+            LOG.info("%s", tr("{episodes} under way ({state})", episodes=episodes, state=self._state()))
 
     def _state(self) -> str:
         good = len(self._folder.good)
         if good == self._before or good >= self._wanted:
-            return f"{good} of {self._wanted}"
+            return tr("{good} of {wanted}", good=good, wanted=self._wanted)
         left_s = (time.monotonic() - self._began) / (good - self._before) * (self._wanted - good)
-        return f"{good} of {self._wanted}, about {_duration(left_s)} left"
+        return tr("{good} of {wanted}, about {time} left", good=good, wanted=self._wanted, time=_duration(left_s))
 
 
 def _duration(seconds: float) -> str:
@@ -219,11 +240,15 @@ class _Pool:
         except (EOFError, OSError):
             worker.process.join()
             raise RecordingError(
-                f"a recording process died (exit code {worker.process.exitcode}) at seed {worker.seed}; "
-                "what was recorded stays. Out of memory? Try fewer --workers"
+                Message(
+                    "a recording process died (exit code {code}) at seed {seed}; what was recorded stays. "
+                    "Out of memory? Try fewer --workers",
+                    code=worker.process.exitcode,
+                    seed=worker.seed,
+                )
             ) from None
         if isinstance(answer, str):
-            raise RecordingError(f"recording seed {worker.seed} failed: {answer}")
+            raise RecordingError(Message("recording seed {seed} failed: {why}", seed=worker.seed, why=answer))
         worker.seed = None
         self._folder.refresh()
         self._folder.claims.end_attempt()
@@ -243,10 +268,14 @@ class _Pool:
 
 
 def _line(outcome: EpisodeOutcome) -> str:
-    kept = outcome.file.name if outcome.file else "discarded"
+    kept = outcome.file.name if outcome.file else tr("discarded")
     if outcome.file and outcome.file.parent.name == FAILED:
         kept = f"{FAILED}/{kept}"
-    return (
-        f"seed {outcome.seed}: {'success' if outcome.success else 'failure'}, final reward {outcome.final_reward:g}, "
-        f"highest {outcome.max_reward:g}; {kept}"
+    return tr(
+        "seed {seed}: {success}, final reward {final:g}, highest {highest:g}; {kept}",
+        seed=outcome.seed,
+        success=tr("success") if outcome.success else tr("failure"),
+        final=outcome.final_reward,
+        highest=outcome.max_reward,
+        kept=kept,
     )

@@ -13,7 +13,8 @@ from typing import Any
 import dm_env
 
 from aloha_kit.config import TaskConfig
-from aloha_kit.core import Action, Clock, plural
+from aloha_kit.core import Action, Clock
+from aloha_kit.core.lang import tr, tr_plural
 from aloha_kit.loop import Outcome, SafetyGuard
 from aloha_kit.loop.capabilities import StreamStatus
 from aloha_kit.record.episode_attempt import EpisodeAttempt
@@ -38,9 +39,15 @@ class EpisodeTiming:
 
     def problems(self, rate_hz: float) -> list[str]:
         """What is worth the operator's attention: a stream more than a period apart, late and dropped steps."""
-        skew = [f"{self.skewed.removeprefix('images/')} {self.skew:.0f} ms apart"] if self.skew > 1e3 / rate_hz else []
-        counts = {"late": self.late, "dropped": self.dropped}
-        return skew + [f"{name} {count}" for name, count in counts.items() if count]
+        found = []
+        if self.skew > 1e3 / rate_hz:
+            stream = self.skewed.removeprefix("images/")
+            found.append(tr("{stream} {skew:.0f} ms apart", stream=stream, skew=self.skew))
+        if self.late:
+            found.append(tr("late {count}", count=self.late))
+        if self.dropped:
+            found.append(tr("dropped {count}", count=self.dropped))
+        return found
 
     def notes(self) -> dict[str, Any]:
         """Values that the episode stores; plain types for JSON."""
@@ -159,9 +166,13 @@ def status_text(
         stalls: waits for the disk or the encoder.
         minutes: of recording that fit on the disk.
     """
-    space = [f"disk {minutes:.0f} min"] if minutes is not None and minutes < SCARCE_MIN else []
-    time = f"{timing.steps / rate_hz:.1f} of {steps / rate_hz:.1f} s"
-    return " | ".join([episode, time, *timing.problems(rate_hz), *([f"stalls {stalls}"] if stalls else []), *space])
+    parts = [episode, tr("{done:.1f} of {whole:.1f} s", done=timing.steps / rate_hz, whole=steps / rate_hz)]
+    parts += timing.problems(rate_hz)
+    if stalls:
+        parts.append(tr("stalls {count}", count=stalls))
+    if minutes is not None and minutes < SCARCE_MIN:
+        parts.append(tr("disk {minutes:.0f} min", minutes=minutes))
+    return " | ".join(parts)
 
 
 class StatusLine:
@@ -207,14 +218,13 @@ class StatusLine:
     def summary(self) -> str:
         """Timing of the whole episode in one line."""
         timing = self._monitor.timing()
-        counts = {"stalls": self._attempt.stalls, "limited": self._guard.report()["limited"]}
-        return ", ".join(
-            [
-                f"{timing.steps} steps at {timing.fps:.1f} fps",
-                *timing.problems(self._task.rate_hz),
-                *(f"{name} {count}" for name, count in counts.items() if count),
-            ]
-        )
+        parts = [tr("{steps} steps at {fps:.1f} fps", steps=timing.steps, fps=timing.fps)]
+        parts += timing.problems(self._task.rate_hz)
+        if stalls := self._attempt.stalls:
+            parts.append(tr("stalls {count}", count=stalls))
+        if limited := self._guard.report()["limited"]:
+            parts.append(tr("limited {count}", count=limited))
+        return tr(", ").join(parts)
 
     def notes(self) -> dict[str, Any]:
         """Metadata of the episode: its timing, and what the guard changed in the leaders' commands."""
@@ -229,4 +239,4 @@ def show_streams(display: Display, health: Mapping[str, StreamStatus]) -> None:
     if wrong:
         display.status("; ".join(wrong))
     elif display.live and health:
-        display.status(f"{plural(len(health), 'stream')} alive")
+        display.status(tr_plural("{n} stream alive", "{n} streams alive", len(health)))

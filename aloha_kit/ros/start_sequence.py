@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from aloha_kit.core.lang import Message, tr
 from aloha_kit.ros.node import RosError
 
 if TYPE_CHECKING:
@@ -73,11 +74,11 @@ class StartSequence:
         """
         by_hand = env.leaders is not None and env.rig.teleop == "software"
         if by_hand:
-            self._status("starting", "the leaders move to the start pose")
+            self._status("starting", tr("the leaders move to the start pose"))
             self._lock(env)
-            self._status("waiting", "close both leader grippers to begin")
+            self._status("waiting", tr("close both leader grippers to begin"))
         else:
-            self._status("waiting", "enter start when the leaders are where the episode begins")
+            self._status("waiting", tr("enter start when the leaders are where the episode begins"))
         self._wait(env, gesture=by_hand)
         self._count_down(env)
         if by_hand:
@@ -98,7 +99,9 @@ class StartSequence:
         ):
             waited = (env.clock.now_ns() - began) / 1e9
             if self._timeout_s is not None and waited > self._timeout_s:
-                raise RosError(f"the leader grippers were not both closed within {self._timeout_s:g} s")
+                raise RosError(
+                    Message("the leader grippers were not both closed within {seconds:g} s", seconds=self._timeout_s)
+                )
             env.clock.sleep_until(env.clock.now_ns() + int(POLL_S * 1e9))
 
     def _polled(self, env: RosEnv) -> str | None:

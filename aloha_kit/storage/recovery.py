@@ -10,6 +10,7 @@ from typing import Literal
 from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, special_file, sync_folder
+from aloha_kit.core.lang import tr_plural
 from aloha_kit.storage import checksums, transaction
 from aloha_kit.storage.journal import Contents, require_header, scan
 from aloha_kit.storage.journal_to_hdf5 import finish
@@ -46,7 +47,10 @@ def recover_all(source: str | Path) -> list[Recovery]:
 def hint(folder: Path) -> str:
     """Advice about the journals of a folder that no live process writes; empty where there are none."""
     left = sum(not _busy(journal) for journal in list_partials(folder))
-    return f"{plural(left, 'interrupted recording')}: `{command('episode', 'recover', folder)}`" if left else ""
+    if not left:
+        return ""
+    how = command("episode", "recover", folder)
+    return tr_plural("{n} interrupted recording: `{how}`", "{n} interrupted recordings: `{how}`", left, how=how)
 
 
 def recover(journal: Path) -> Recovery:
