@@ -15,6 +15,7 @@ from torch import Tensor
 from aloha_kit.config.bc import BcConfig
 from aloha_kit.config.policies import load_policy
 from aloha_kit.core import Contract
+from aloha_kit.core.features import object_poses
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.bc import BcNetwork
 from aloha_kit.policies.build import build
@@ -37,8 +38,7 @@ UNIT = np.array([[-1.0, -1, -1], [1, 1, 1]])
 
 def network_of(config: BcConfig, contract: Contract, stats: Statistics | None = None) -> BcNetwork:
     torch.manual_seed(0)
-    sizes = len(contract.state_names), len(contract.action_names), len(contract.environment_state_names)
-    network = build(config, contract, stats or stats_of(*sizes), pretrained=False)
+    network = build(config, contract, stats or stats_of(contract), pretrained=False)
     assert isinstance(network, BcNetwork)
     return network.eval()
 
@@ -61,7 +61,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case: str, tmp_path: Path) -> None:
     config = BcConfig(**{**SMALL, **CASES[case]})
-    contract = replace(PLANE, environment_state_names=("cube_x", "cube_y") if config.use_environment_state else ())
+    contract = replace(PLANE, sensors=object_poses(("cube_x", "cube_y") if config.use_environment_state else ()))
     check_network(lambda: network_of(config, contract), contract, tmp_path)
 
 
