@@ -28,8 +28,11 @@ TRAIN = [
 VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20", "pillow>=10"]
 REMOTE = ["websockets>=15", "msgpack>=1"]
 OPENVINO = ["openvino>=2026.4"]
+PUSHT = ["gym-pusht==0.1.8"]
+ZARR = ["zarr>=2.18"]
 TEST = [
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "scipy>=1.11",
     "psutil>=5.9",
     "hypothesis>=6",
@@ -72,8 +75,10 @@ setup(
         "view": VIEW,
         "remote": REMOTE,
         "openvino": OPENVINO,
+        "pusht": PUSHT,
+        "zarr": ZARR,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR,
     },
     entry_points={
         "console_scripts": [
