@@ -172,6 +172,16 @@ class RigConfig:
         """
         return bool(self.followers)
 
+    def refuse_devices(self) -> None:
+        """Raise `ConfigError` where the rig has devices that a simulation in this process would ignore."""
+        given = {"sensors": self.sensors, "base": self.base, "followers": self.followers, "leaders": self.leaders}
+        if unused := [name for name, value in given.items() if value]:
+            raise ConfigError(
+                f"rig '{self.name}' has kind '{self.kind}', a simulation in this process, which has no "
+                f"{', '.join(unused)}. Remove them from its file; a rig with drivers of its own has kind 'ros' "
+                "(simulated: sim_rig.launch)"
+            )
+
     def __post_init__(self) -> None:
         if wrong := [name for name in self.sensors if not re.fullmatch(r"\w+", name)]:
             raise ValueError(f"a sensor's name is letters, digits and _, given '{wrong[0]}'")

@@ -23,7 +23,7 @@ if not logging.getLogger().handlers:
     logging.getLogger().addHandler(logging.NullHandler())
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, VirtualClock, WallClock
+from aloha_kit.core import VirtualClock, WallClock
 from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.sim_env import SimEnv
 
@@ -36,12 +36,7 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
     Raises:
         ConfigError: the rig has what this simulation does not have: sensors, a base, arms with drivers of their own.
     """
-    given = {"sensors": rig.sensors, "base": rig.base, "followers": rig.followers, "leaders": rig.leaders}
-    if unused := [name for name, value in given.items() if value]:
-        raise ConfigError(
-            f"rig '{rig.name}' has kind '{rig.kind}', a simulation in this process, which has no {', '.join(unused)}. "
-            "Remove them from its file; a rig with drivers of its own has kind 'ros' (simulated: sim_rig.launch)"
-        )
+    rig.refuse_devices()
     return SimEnv(
         task.scene,
         cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},
