@@ -97,7 +97,7 @@ def table(rollouts: Sequence[RolloutResult], latency: str, details: Mapping[str,
         )
     histogram = summary["max_reward_histogram"]
     if any(rollout.touched is not None for rollout in rollouts):
-        lines.append("  highest reward of a rollout")
+        lines.append(f"  highest reward of a rollout, mean {summary['mean_max_reward']:.3g}")
         lines += [f"    {stage:>3} {'█' * round(30 * n / len(rollouts)):<30} {n}" for stage, n in histogram.items()]
     lines += ["", "Latency", *(f"  {line}" for line in latency.splitlines()), ""]
     if "inference" in details:

@@ -114,9 +114,9 @@ class CheckpointResult:
             low, high = wilson_interval(successes, len(verdicts))
             share = f"{successes}/{len(verdicts)} = {successes / len(verdicts):.1%}"
             lines.append(f"  {label:<26} {share:<18} 95 % Wilson interval {low:.1%} to {high:.1%}")
-        stages = summarise(self.rollouts)["max_reward_histogram"]
-        reached = ", ".join(f"{stage}: {n}" for stage, n in stages.items())
-        lines.append(f"  {'highest reward':<26} {reached}")
+        summary = summarise(self.rollouts)
+        reached = ", ".join(f"{stage}: {n}" for stage, n in summary["max_reward_histogram"].items())
+        lines.append(f"  {'highest reward':<26} mean {summary['mean_max_reward']:.3g}; {reached}")
         if early := Counter(r.reason for r in self.rollouts if r.reason != "complete"):
             lines += [f"  ended early: {reason} ({n}x)" for reason, n in early.most_common(5)]
         guard = self.guard()

@@ -72,11 +72,13 @@ def success_rate(verdicts: Sequence[bool | None]) -> dict[str, Any] | None:
 
 
 def summarise(rollouts: Sequence[RolloutResult]) -> dict[str, Any]:
-    """Success held to the end, success at any time, and how many rollouts got to each highest reward."""
-    stages = Counter(f"{rollout.max_reward:g}" for rollout in rollouts)
+    """Success held to the end, success at any time, and the highest rewards: their mean, and how many rollouts got to
+    each, or to each tenth where rewards are no whole numbers."""
+    stages = Counter(f"{math.floor(10 * rollout.max_reward + 1e-9) / 10:g}" for rollout in rollouts)
     return {
         "success": success_rate([rollout.success for rollout in rollouts]),
         "success_any_time": success_rate([rollout.touched for rollout in rollouts]),
+        "mean_max_reward": sum(rollout.max_reward for rollout in rollouts) / max(len(rollouts), 1),
         "max_reward_histogram": dict(sorted(stages.items(), key=lambda item: float(item[0]))),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class ReplayResult:
     """
 
     names: tuple[str, ...]
+    units: Mapping[str, str]  # of the contract
     recorded: Array
     qpos: Array
     outcome: Outcome
@@ -51,12 +53,12 @@ class ReplayResult:
 
     @property
     def rms(self) -> Array:
-        """(S,) root mean square of the error, rad (openings for grippers)."""
+        """(S,) root mean square of the error, in the units of the joints (openings for grippers)."""
         return np.asarray(np.sqrt(np.mean(np.square(self.error), axis=0)), np.float32)
 
     @property
     def worst(self) -> Array:
-        """(S,) largest absolute error, rad (openings for grippers)."""
+        """(S,) largest absolute error, likewise."""
         return np.asarray(np.max(np.abs(self.error), axis=0), np.float32)
 
     @property
@@ -71,7 +73,7 @@ class ReplayResult:
         lines = [f"  executed {self.outcome.steps} actions; tracking error against the recorded qpos:"]
         lines.append(f"    {'joint':<22}{'rms':>10}{'worst':>10}")
         for i, name in enumerate(self.names):
-            unit = "opening" if name.endswith("gripper") else "rad"
+            unit = "opening" if name.endswith("gripper") else self.units["joints"]
             lines.append(f"    {name:<22}{self.rms[i]:>10.5f}{self.worst[i]:>10.5f}  {unit}")
         if not self.same_scene and self.success is not None:
             lines.append("  the file does not tell the scene's seed: objects lay elsewhere, results cannot be compared")
@@ -110,6 +112,7 @@ class ReplayResult:
             self.recorded,
             self.names,
             recording.rate_hz,
+            units=self.units,
             title=f"{recording.name}: executed again",
             labels=("executed qpos", "recorded qpos"),
             dashed=True,
@@ -165,6 +168,7 @@ def _run(env: Environment, recording: Recording, guard: SafetyGuard) -> ReplayRe
     reward = recording.episode.reward
     return ReplayResult(
         env.contract.state_names,
+        env.contract.units,
         recording.qpos,
         np.stack(seen.qpos),
         outcome,
