@@ -10,7 +10,11 @@ from aloha_kit.core import ConfigError, did_you_mean, Environment
 from aloha_kit.core.errors import shown
 from aloha_kit.core.plugins import require_call, resolve
 
-ENVIRONMENTS = {"sim": "aloha_kit.sim:connect", "ros": "aloha_kit.ros:connect"}
+ENVIRONMENTS = {
+    "sim": "aloha_kit.sim:connect",
+    "ros": "aloha_kit.ros:connect",
+    "pusht": "aloha_kit.pusht:connect",
+}
 """{kind of a rig: a callable (task, rig, *, realtime) that gives an `Environment`}.
 
 For a person with leader arms it is also called with `leaders=True` and `start_sequence`, see `connect`."""

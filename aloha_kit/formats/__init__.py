@@ -13,7 +13,11 @@ from aloha_kit.core.plugins import require_call, resolve
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.storage import JpegOrder
 
-FORMATS = {"hdf5": "aloha_kit.formats.hdf5_folder:Hdf5Source"}
+FORMATS = {
+    "hdf5": "aloha_kit.formats.hdf5_folder:Hdf5Source",
+    "pusht": "aloha_kit.formats.pusht:PushTReplay",
+    "pusht_keypoints": "aloha_kit.formats.pusht:PushTReplayKeypoints",
+}
 """{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""
 
 
