@@ -40,7 +40,7 @@ class ReplayArgs(CommandArgs):
     path: Positional[Path]
     """An episode file, or a folder of episodes."""
     format: str = "hdf5"
-    """What the episodes are stored in: hdf5, or a class of your own as my_package.module:Name."""
+    """What the episodes are stored in: hdf5, pusht, pusht_keypoints, or your own class as my_package.module:Name."""
     output: Path | None = None
     """Where the files go; by default a folder `replay` beside the episodes."""
     view: Literal["none", "rerun"] = "none"

@@ -69,7 +69,7 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     dataset_dir: Annotated[tuple[str, ...] | None, arg(metavar="DIR [DIR ...]")] = None
     """Folders of episodes (or files), in place of the task's."""
     format: str = "hdf5"
-    """Format of the episodes: hdf5, or a class of your own as my_package.module:Name."""
+    """Format of the episodes: hdf5, pusht, pusht_keypoints, or a class of your own as my_package.module:Name."""
     contract: str | None = None
     """Names, units and rate of the vectors, for files that do not hold them: a YAML file, as `aloha_kit.episode adopt`
     writes it; by default contract.yaml beside them."""
