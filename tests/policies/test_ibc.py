@@ -39,8 +39,7 @@ PIXELS = np.array([[0.0, 0.0], [512, 512]])  # of Push-T
 
 def network_of(config: IbcConfig, contract: Contract, stats: Statistics | None = None) -> IbcNetwork:
     torch.manual_seed(0)
-    sizes = len(contract.state_names), len(contract.action_names)
-    network = build(config, contract, stats or stats_of(*sizes), pretrained=False)
+    network = build(config, contract, stats or stats_of(contract), pretrained=False)
     assert isinstance(network, IbcNetwork)
     return network.eval()
 
