@@ -1,14 +1,14 @@
-"""The table of environments: a kind of rig, and what connects to it."""
+"""Table of environments: from the kind of a rig to what connects to it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.config import key_errors, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean, Environment
 from aloha_kit.core.errors import shown
-from aloha_kit.core.plugins import require_call, resolve
+from aloha_kit.core.plugins import call, resolve
 
 ENVIRONMENTS = {
     "sim": "aloha_kit.sim:connect",
@@ -17,7 +17,17 @@ ENVIRONMENTS = {
 }
 """{kind of a rig: a callable (task, rig, *, realtime) that gives an `Environment`}.
 
-For a person with leader arms it is also called with `leaders=True` and `start_sequence`, see `connect`."""
+For an operator with leader arms it is also called with `leaders=True` and `start_sequence`, see `connect`. A callable
+whose environments are behind ROS has the attribute `needs_ros = True`."""
+
+
+def needs_ros(rig: RigConfig) -> bool:
+    """Whether the environment of `rig` is behind ROS.
+
+    Raises:
+        ConfigError: a kind that does not exist or is not installed.
+    """
+    return bool(getattr(_environment(rig), "needs_ros", False))
 
 
 def connect(
@@ -28,33 +38,38 @@ def connect(
     leaders: bool = False,
     start_sequence: Callable[[Any], None] | None = None,
 ) -> Environment:
-    """The environment that `task` runs in on `rig`.
+    """Environment of `task` on `rig`.
 
     Args:
         realtime: pace a simulation in this process at the task's rate instead of as fast as it computes.
-        leaders: connect the rig's leaders too; a person who holds them is then `env.leaders`, a policy.
-        start_sequence: what such a rig does in `reset` once its followers stand at the start, given the environment.
+        leaders: connect the rig's leader arms too; `env.leaders` is then the policy of the operator who holds them.
+        start_sequence: called in `reset` of such a rig with the environment, once its followers are at the start pose.
 
     Raises:
         ConfigError: a camera that the rig does not have, leaders where there are none, or a kind that does not exist,
-            is not installed, takes other arguments or gives no environment.
-        RosError: no master, or a driver that is not there.
+            is not installed, takes other arguments, raises an exception of its own or gives no environment.
+        RosError: no master, or a driver that does not run.
     """
     for name in task.cameras:
         if name not in rig.cameras:
             raise ConfigError(
-                f"task '{task.name}' wants camera '{name}' of rig '{rig.name}'. {did_you_mean(name, rig.cameras)}"
+                f"task '{task.name}' needs camera '{name}' of rig '{rig.name}'. {did_you_mean(name, rig.cameras)}"
             )
     if leaders and not rig.leaders:
-        raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
-    make = resolve("environments", rig.kind, ENVIRONMENTS)
+        raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
+    make = _environment(rig)
     named: dict[str, Any] = {"realtime": realtime}
     if leaders:
         named |= {"leaders": True, "start_sequence": start_sequence}
-    require_call("environments", rig.kind, make, "task", "rig", **named)
-    env = make(task, rig, **named)
+    env = call("environments", rig.kind, make, {"task": task, "rig": rig}, **named)
     if not isinstance(env, Environment):
         raise ConfigError(
             f"'{rig.kind}' of the environments must give an aloha_kit.core.Environment, gave {shown(env)}"
         )
     return env
+
+
+def _environment(rig: RigConfig) -> Callable[..., Any]:
+    with key_errors(rig, "kind"):
+        found: Callable[..., Any] = resolve("environments", rig.kind, ENVIRONMENTS)
+    return found

@@ -67,7 +67,7 @@ def section(title: str, place: str, kind: type) -> str:
     """One class: its first sentence, and an item a value that it has of its own."""
     about = inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].replace("\n", " ")
     words = descriptions(kind)
-    values = [field for field in dataclasses.fields(kind) if field.name in words]
+    values = [field for field in dataclasses.fields(kind) if field.name in words and field.metadata.get("key", True)]
     return "\n".join([f"## {title}", wrapped(f"{about} {place}"), "", *(item(f, words[f.name]) for f in values), ""])
 
 

@@ -38,7 +38,7 @@ APPLICATIONS = {
     "eval": {"loop", "envs", "control", "policies"},
     "replay": {"storage", "episode", "loop", "media", "envs", "formats"},
     "diagnose": {"storage", "episode", "media", "formats", "data", "policies"},
-    "doctor": {"ros"},
+    "doctor": {"ros", "envs"},
     "teleop": {"loop", "media", "envs", "ros"},
     "reproduce": {"storage", "loop"},
     "report": {"storage"},

@@ -6,12 +6,13 @@ A configuration is found by path, or by name in these folders, first hit wins: `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,7 +66,24 @@ def load(cls: type[T], kind: str, name: str | Path, **overrides: Any) -> T:
         ConfigError: not found, not YAML, an unknown key or a value of the wrong type.
     """
     path = find(kind, name)
-    return from_mapping(cls, {**read(path, empty={}), **overrides}, where=str(path))
+    config = from_mapping(cls, {**read(path, empty={}), **overrides}, where=str(path))
+    return dataclasses.replace(config, **dict.fromkeys(_not_keys(cls), str(path)))  # type: ignore[type-var]
+
+
+def file_field() -> Any:
+    """Field `file` of a configuration class: where `load` read it from, for `key_errors`; no key of the YAML file."""
+    return dataclasses.field(default="", compare=False, repr=False, metadata={"key": False})
+
+
+@contextlib.contextmanager
+def key_errors(config: Any, key: str) -> Iterator[None]:
+    """Context in which the message of a ConfigError begins with the file of `config` and the `key` that it is about."""
+    try:
+        yield
+    except ConfigError as error:
+        if not config.file:
+            raise
+        raise ConfigError(f"{config.file}: {key}: {error}") from error
 
 
 def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -116,7 +134,12 @@ def to_mapping(config: Any) -> dict[str, Any]:
             return [plain(item) for item in value]
         return value
 
-    return {key: plain(value) for key, value in dataclasses.asdict(config).items()}
+    hidden = _not_keys(type(config))
+    return {key: plain(value) for key, value in dataclasses.asdict(config).items() if key not in hidden}
+
+
+def _not_keys(cls: Any) -> set[str]:
+    return {field.name for field in dataclasses.fields(cls) if not field.metadata.get("key", True)}
 
 
 def _under_present_names(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -150,7 +173,7 @@ def _word(hint: Any, value: Any) -> Any:
 
 def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
     hints = typing.get_type_hints(cls)
-    known = {f.name for f in dataclasses.fields(cls)}
+    known = {f.name for f in dataclasses.fields(cls)} - _not_keys(cls)
     for key, value in values.items():
         if key not in known:
             raise ConfigError(f"{where}: unknown key {shown(key)}. {did_you_mean(str(key), known)}")

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from aloha_kit.config.load import file_field
 from aloha_kit.core import ConfigError
 from aloha_kit.core.arm_models import arm_model
 from aloha_kit.core.features import role_of
@@ -163,12 +164,14 @@ class RigConfig:
     gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode
     options: dict[str, Any] = field(default_factory=dict)  # settings of a custom environment
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
+    file: str = file_field()
 
     @property
     def has_drivers(self) -> bool:
-        """Whether drivers of its arms run beside this process, of a real robot or a simulated one.
+        """Whether it lists arms, whose drivers run in their own time: a robot, real or simulated.
 
-        Then time is real, cameras have the size that their drivers give, and objects are placed by the operator.
+        Time is real, cameras have the size that their drivers give, and objects are placed by the operator. Whether
+        the rig is behind ROS is another question: `envs.needs_ros`.
         """
         return bool(self.followers)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from aloha_kit.config.load import file_field
+
 
 @dataclass(frozen=True)
 class TaskConfig:
@@ -20,6 +22,7 @@ class TaskConfig:
     image_size: tuple[int, int] | None = None  # (height, width) in place of the rig's, simulation only
     dataset_dir: str = "data/{task}"  # where episodes are recorded to and read from; {task} is the name
     randomise: dict[str, float] = field(default_factory=dict)  # amounts by name, see aloha_kit.sim
+    file: str = file_field()
 
     def __post_init__(self) -> None:
         if self.episode_len < 1:

@@ -20,6 +20,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, ClassVar, Literal, TextIO
@@ -204,8 +205,8 @@ class _Ending:
 def command_line(kept: str = "") -> Iterator[_Ending]:
     """Run a command inside; end the process with one message and the status that scripts expect.
 
-    - `AlohaKitError`, and a file that the system refuses (no permission, no room): "error: …" on stderr, status 1;
-      `UsageError` (wrong flags): the same with status 2.
+    - `AlohaKitError`, and a file that the system refuses (no permission, no room): "error: …" on stderr, status 1, and
+      with `--log_level debug` its traceback; `UsageError` (wrong flags): the same with status 2.
     - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `kept` says what became of the work.
     - Output that nobody reads any more (`| head`): silent, status 141, as of a command that SIGPIPE ended.
     - Output that cannot be written (a full disk): one line on stderr, status 1.
@@ -226,6 +227,8 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
         except AlohaKitError as error:
+            if LOG.isEnabledFor(logging.DEBUG):
+                LOG.debug("%s", "".join(traceback.format_exception(error)).rstrip())
             sys.exit(f"error: {shown(error)}")
         except OSError as error:
             if error.filename is None:

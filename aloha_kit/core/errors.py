@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 import shlex
 from collections.abc import Iterable
@@ -56,13 +57,22 @@ class HoldStill(Exception):  # noqa: N818 - a request, not a failure
 
 
 def shown(value: object) -> str:
-    """A value for a message, cut where it is long."""
-    return _SHORT.repr(value)
+    """Value for a message, cut where it is long, without memory addresses.
+
+    >>> shown(shown)
+    '<function shown>'
+    """
+    return without_addresses(_SHORT.repr(value))
+
+
+def without_addresses(text: str) -> str:
+    """`text` without the memory addresses in Python's descriptions of objects."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
 
 
 def reason(error: BaseException) -> str:
-    """Message of a library's exception, in one line of at most 300 characters; its type where it is empty."""
-    text = " ".join(str(error).split())
+    """Message of a library's exception in one line of at most 300 characters; its type where it has none."""
+    text = " ".join(without_addresses(str(error)).split())
     return text[:300] or type(error).__name__
 
 

@@ -12,11 +12,12 @@ import importlib.util
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from aloha_kit.core.errors import ConfigError, did_you_mean, reason, shown
+from aloha_kit.core.errors import AlohaKitError, ConfigError, did_you_mean, reason, shown, without_addresses
 
 _EXTRAS = (
     ". Install it with: pip install 'aloha_kit[all]' "
@@ -47,7 +48,14 @@ def resolve(
             f"no '{name[:100]}' among the {table}. {did_you_mean(name, known(table, built_in))} "
             "One of your own is given as my_package.module:Name"
         )
-    found = _load(target, f"'{name}' of the {table}" if target == name else f"'{name}' of the {table} ({target})")
+    where = f"'{name}' of the {table}" if target == name else f"'{name}' of the {table} ({target})"
+
+    def fits(value: Any) -> bool:
+        if instance is not None:
+            return isinstance(value, instance)
+        return callable(value) and (base is None or (isinstance(value, type) and issubclass(value, base)))
+
+    found = _load(target, where, fits)
     if base is not None and not (isinstance(found, type) and issubclass(found, base)):
         raise ConfigError(f"'{name}' of the {table} must be a class derived from {base.__name__}, found {shown(found)}")
     if instance is not None and not isinstance(found, instance):
@@ -57,13 +65,35 @@ def resolve(
     return found
 
 
-def require_call(table: str, name: str, make: Callable[..., Any], *arguments: str, **named: Any) -> None:
-    """Raise ConfigError where `make`, found as `name` in `table`, cannot be called with these arguments.
+def call(table: str, name: str, make: Callable[..., Any], arguments: Mapping[str, Any], **named: Any) -> Any:
+    """Call `make`, which `resolve` found as `name` in `table`; its result.
 
     Args:
-        arguments: names of the positional arguments, for the message.
+        arguments: {name for messages: a positional argument}.
         named: the keyword arguments.
+
+    Raises:
+        ConfigError: it takes other arguments; or code outside this package raised an exception, which is named with
+            its file and line.
     """
+    _require_signature(table, name, make, arguments, named)
+    try:
+        return make(*arguments.values(), **named)
+    except AlohaKitError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = _place_in_own_code(make, error)
+        if not place:
+            raise
+        raise ConfigError(
+            f"'{name}' of the {table} raised {type(error).__name__}: {reason(error)} ({place}); "
+            "--log_level debug shows the traceback"
+        ) from error
+
+
+def _require_signature(
+    table: str, name: str, make: Callable[..., Any], arguments: Mapping[str, Any], named: Mapping[str, Any]
+) -> None:
     try:
         signature = inspect.signature(make)
         signature.bind(*arguments, **named)
@@ -71,9 +101,19 @@ def require_call(table: str, name: str, make: Callable[..., Any], *arguments: st
         return
     except TypeError as error:
         expected = ", ".join([*arguments, *(f"{key}=…" for key in named)])
-        raise ConfigError(
-            f"'{name}' of the {table} is called with ({expected}), but takes {signature}: {error}"
-        ) from error
+        takes = without_addresses(str(signature))
+        raise ConfigError(f"'{name}' of the {table} is called with ({expected}), but takes {takes}: {error}") from error
+
+
+def _place_in_own_code(make: Callable[..., Any], error: BaseException) -> str:
+    """File and line of the innermost frame in the package or module of `make`; empty where there is none."""
+    top = str(getattr(make, "__module__", "")).partition(".")[0]
+    frames = [
+        f"{frame.f_code.co_filename}:{line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == top
+    ]
+    return frames[-1] if frames and top != "aloha_kit" else ""
 
 
 def known(table: str, built_in: Mapping[str, str]) -> list[str]:
@@ -91,7 +131,7 @@ def _installed(table: str) -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group=f"aloha_kit.{table}")}
 
 
-def _load(target: str, where: str) -> Any:
+def _load(target: str, where: str, fits: Callable[[Any], bool]) -> Any:
     module_name, _, attribute = target.partition(":")
     if not (all(part.isidentifier() for part in module_name.split(".")) and attribute.isidentifier()):
         raise ConfigError(f"{where} must read my_package.module:Name, given '{target[:100]}'")
@@ -116,7 +156,12 @@ def _load(target: str, where: str) -> Any:
     try:
         return getattr(module, attribute)
     except AttributeError as error:
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        own = [key for key, value in vars(module).items() if key[0] != "_" and fits(value) and _own(value, module_name)]
         raise ConfigError(
-            f"{where}: module {module_name} has no '{attribute}'. {did_you_mean(attribute, public)}"
+            f"{where}: module {module_name} has no '{attribute}'. {did_you_mean(attribute, own)}"
         ) from error
+
+
+def _own(value: Any, module: str) -> bool:
+    """Whether `value` is no class or function that `module` imports from elsewhere."""
+    return not (isinstance(value, type) or inspect.isroutine(value)) or value.__module__ == module

@@ -15,6 +15,7 @@ from aloha_kit.doctor import arm_checks, camera_checks, identity, machine_checks
 from aloha_kit.doctor.args import DoctorArgs
 from aloha_kit.doctor.probe import probe_disk, probe_usb
 from aloha_kit.doctor.report import DoctorReport
+from aloha_kit.envs import needs_ros
 from aloha_kit.ros.rig_measurements import RigMeasurements
 
 MOVED = 0.15
@@ -41,11 +42,14 @@ def examine(args: DoctorArgs) -> DoctorReport:
     """
     task = load(TaskConfig, "tasks", args.task or _running_task())
     rig = load(RigConfig, "rigs", args.rig or task.rig)
-    if not rig.has_drivers:
-        raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: there is nothing to check")
+    if not needs_ros(rig):
+        raise ConfigError(
+            f"rig '{rig.name}' of task '{task.name}' has kind '{rig.kind}', which needs no ROS; "
+            "the doctor examines rigs behind ROS 1"
+        )
     for name in task.cameras:
         if name not in rig.cameras:
-            raise ConfigError(f"task '{task.name}' wants camera '{name}'. {did_you_mean(name, rig.cameras)}")
+            raise ConfigError(f"task '{task.name}' needs camera '{name}'. {did_you_mean(name, rig.cameras)}")
     references = {} if args.reference is None else identity.load_references(args.reference, task.cameras)
     from aloha_kit.ros.inspect import inspect  # after the flags are checked, since rospy takes long to load
     from aloha_kit.ros.node import RosError

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.core.errors import shown
-from aloha_kit.core.plugins import require_call, resolve
+from aloha_kit.core.plugins import call, resolve
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.storage import JpegOrder
 
@@ -57,8 +57,7 @@ def open_source(*places: str | Path, kind: str = "hdf5", options: ReadOptions | 
     if inspect.isabstract(make):
         missing = ", ".join(sorted(make.__abstractmethods__))
         raise ConfigError(f"'{kind}' of the formats lacks methods of an EpisodeSource: {missing}")
-    require_call("formats", kind, make, "places", "options")
-    source = make(places, options or ReadOptions())
+    source = call("formats", kind, make, {"places": places, "options": options or ReadOptions()})
     if not isinstance(source, EpisodeSource) or not hasattr(source, "place"):
         raise ConfigError(f"'{kind}' of the formats must give an EpisodeSource with a `place`, gave {shown(source)}")
     return source

@@ -53,7 +53,7 @@ def run(args: ReplayArgs) -> None:
         _open_viewer(recordings)
     if failures:
         done = f"\n({len(source) - len(failures)} of {len(source)} episodes were replayed)" if written else ""
-        raise EpisodeError("\n".join(str(failure) for failure in failures) + done)
+        raise EpisodeError("\n".join(str(failure) for failure in failures) + done) from failures[0]
 
 
 def _replay(recording: Recording, args: ReplayArgs, output: Path) -> list[Path]:

@@ -28,3 +28,6 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False, **with_
     from aloha_kit.ros.ros_env import RosEnv
 
     return RosEnv(task, rig, **with_leaders)
+
+
+connect.needs_ros = True  # type: ignore[attr-defined]  # read by `envs.needs_ros`

@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import ArmModel, Clock, SafetyError
 from aloha_kit.core.motion import GRIPPER_SPEED
+from aloha_kit.loop import Latch
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.readings import TIMEOUT_S
@@ -32,6 +33,31 @@ ARRIVED, ARRIVAL_S = 0.2, 3.0
 MOVE_HZ = 50.0
 MOVE_SPEED = 1 / 3  # of a joint's top speed
 _ROUNDING = 1e-4  # rad: limits and commands pass through 32-bit floats
+
+
+@dataclass(frozen=True)
+class ArmSetup:
+    """Setup of one arm: what a driver connects it with, and what its `Arm` is constructed from.
+
+    Attributes:
+        name: in messages; the namespace of an interbotix arm's driver.
+        clock: of the commands.
+        state_topic: sensor_msgs/JointState.
+        command_topics: those for the joints first; empty where it takes no commands by topic.
+        estop: while it is pressed, moving the arm or switching its torque off raises SafetyError.
+        rate_hz: of the commands; limits the step between two of them.
+        timeout_s: for the driver to appear, to answer, and to publish a valid reading.
+    """
+
+    name: str
+    model: ArmModel
+    clock: Clock
+    state_topic: str
+    command_topics: tuple[str, ...] = ()
+    role: Role = "follower"
+    estop: Latch = field(default_factory=Latch)
+    rate_hz: float = MOVE_HZ
+    timeout_s: float = TIMEOUT_S
 
 
 @dataclass(frozen=True)
@@ -78,7 +104,7 @@ class Arm(Protocol):
 
         Raises:
             RosError: nothing is published.
-            StreamError: no valid reading is published within `TIMEOUT_S`.
+            StreamError: no valid reading is published within `ArmSetup.timeout_s`.
         """
         ...
 
@@ -207,16 +233,17 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
     return result
 
 
-def wait_for_listeners(publishers: Sequence[CommandPublisher], who: str, clock: Clock) -> None:
+def wait_for_subscribers(publishers: Sequence[CommandPublisher], setup: ArmSetup) -> None:
     """Wait until every publisher has a subscriber; messages published before that are lost.
 
     Raises:
-        RosError: no subscriber within `TIMEOUT_S`.
+        RosError: no subscriber within the timeout.
     """
-    end = clock.now_ns() + int(TIMEOUT_S * 1e9)
-    while deaf := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
+    clock = setup.clock
+    end = clock.now_ns() + int(setup.timeout_s * 1e9)
+    while missing := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
         if clock.now_ns() > end:
-            raise RosError(f"{who}: nobody listens to {', '.join(deaf)}; is its driver running?")
+            raise RosError(f"{setup.name}: no subscriber of {', '.join(missing)}; is its driver running?")
         clock.sleep_until(clock.now_ns() + 10_000_000)
 
 

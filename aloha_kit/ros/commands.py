@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import rospy
+from sensor_msgs.msg import JointState
 
-from aloha_kit.core import ArmModel, Clock, command_step, CommandLimiter
-from aloha_kit.ros.readings import agreed_reading, Vector
+from aloha_kit.core import command_step, CommandLimiter, ReadingError
+from aloha_kit.ros.arm import ArmSetup, Vector
+from aloha_kit.ros.node import RosError
+from aloha_kit.ros.readings import require_agreement
 
 Array = npt.NDArray[np.float64]
+
+AGREEING = 4
+"""Readings in a row that have to agree before the first command starts from one."""
+OUTSIDE = 0.2  # rad: a resting arm sags past its limits by less
 
 FOLLOWED = 0.2  # rad: an arm further than this from its last command, for so long, does not follow it
 SETTLE_S = 1.0
@@ -21,28 +30,17 @@ FASTEST_HZ = 100.0  # moves send at 50 Hz, so a task with a very short period mu
 class ArmCommands:
     """Last command of one arm, and the limit on the step to the next one.
 
+    The largest step is the joints' top speed divided by the rate of the commands.
+
     Args:
-        topic: of its joint states; `parse` gives the (size,) target equivalent to a message.
-        next_reading: waits for the next of them, and raises as `Arm.present`.
-        rate_hz: of the commands: the largest step is the joints' top speed divided by this rate.
+        parse: gives the (size,) target equivalent to a joint state; raises ReadingError where it is invalid.
+        next_reading: waits for the next joint state's, and raises as `Arm.reading`.
     """
 
-    def __init__(
-        self,
-        who: str,
-        model: ArmModel,
-        topic: str,
-        parse: Callable[[Any], Vector],
-        next_reading: Callable[[], Vector],
-        clock: Clock,
-        *,
-        rate_hz: float,
-        timeout_s: float,
-    ) -> None:
-        self._who, self._model, self._topic, self._parse = who, model, topic, parse
-        self._next_reading, self._clock, self._timeout_s = next_reading, clock, timeout_s
-        rate_hz = min(rate_hz, FASTEST_HZ)
-        self._limiter = CommandLimiter(command_step(model, rate_hz), rate_hz)
+    def __init__(self, setup: ArmSetup, parse: Callable[[Any], Vector], next_reading: Callable[[], Vector]) -> None:
+        self._setup, self._parse, self._next_reading = setup, parse, next_reading
+        rate_hz = min(setup.rate_hz, FASTEST_HZ)
+        self._limiter = CommandLimiter(command_step(setup.model, rate_hz), rate_hz)
 
     @property
     def last(self) -> Array | None:
@@ -59,11 +57,9 @@ class ArmCommands:
         if self.last is not None and not self._follows():
             self.forget()
         if self.last is None:
-            pose = agreed_reading(
-                self._topic, self._who, self._model, self._parse, self._clock, self._timeout_s
-            ).astype(np.float64)
-            joints = pose[: self._model.dof]  # a view
-            joints[:] = np.clip(joints, self._model.lower, self._model.upper)  # a resting arm sags past its limits
+            pose, model = agreed_reading(self._setup, self._parse).astype(np.float64), self._setup.model
+            joints = pose[: model.dof]  # a view
+            joints[:] = np.clip(joints, model.lower, model.upper)  # a resting arm sags past its limits
             self._limiter.begin(pose)
         assert self.last is not None
         return self.last.copy()
@@ -72,11 +68,11 @@ class ArmCommands:
         """(size,) `goal` limited to the largest step of a command. Raises as `start`, before the first command."""
         if self.last is None:
             self.start()
-        return self._limiter.limit(goal, self._clock.now_ns())
+        return self._limiter.limit(goal, self._setup.clock.now_ns())
 
     def sent(self, command: Array) -> None:
         """Record (size,) `command` as sent."""
-        self._limiter.sent(command, self._clock.now_ns())
+        self._limiter.sent(command, self._setup.clock.now_ns())
 
     def forget(self) -> None:
         """Discard the last command: the arm may have left it, since its torque was off or its driver ended."""
@@ -85,8 +81,65 @@ class ArmCommands:
     def _follows(self) -> bool:
         """Whether the joints are near the last command; the gripper need not be, it may hold an object."""
         assert self.last is not None
-        end = self._clock.now_ns() + int(SETTLE_S * 1e9)
-        while np.abs(self._next_reading() - self.last)[: self._model.dof].max() > FOLLOWED:
-            if self._clock.now_ns() > end:
+        clock, joints = self._setup.clock, slice(self._setup.model.dof)
+        end = clock.now_ns() + int(SETTLE_S * 1e9)
+        while np.abs(self._next_reading() - self.last)[joints].max() > FOLLOWED:
+            if clock.now_ns() > end:
                 return False
         return True
+
+
+def agreed_reading(setup: ArmSetup, parse: Callable[[Any], Vector]) -> Vector:
+    """Agreed reading (size,): the newest of `AGREEING` readings in a row that agree, each within the joint limits.
+
+    Args:
+        parse: gives a message's (size,) reading; raises ReadingError where it is invalid.
+
+    Raises:
+        RosError: nothing is published within the timeout.
+        ReadingError: no such readings in that time; names the joint, the value read and the value expected.
+    """
+    clock, topic = setup.clock, setup.state_topic
+    arrived: deque[tuple[int, Any]] = deque(maxlen=1000)
+    end = clock.now_ns() + int(setup.timeout_s * 1e9)
+    agreeing: list[tuple[int, Vector]] = []
+    problem, received = "", False
+    states = rospy.Subscriber(
+        topic, JointState, lambda message: arrived.append((clock.now_ns(), message)), queue_size=100
+    )
+    try:
+        while clock.now_ns() <= end:
+            if not arrived:
+                clock.sleep_until(clock.now_ns() + 2_000_000)
+                continue
+            at_ns, message = arrived.popleft()
+            received = True
+            try:
+                reading = parse(message)
+                _require_range(setup, reading)
+                if agreeing:
+                    then_ns, before = agreeing[-1]
+                    require_agreement(setup.name, setup.model, reading, [((at_ns - then_ns) / 1e9, before)])
+            except ReadingError as error:
+                problem = str(error)
+                agreeing.clear()
+                continue
+            agreeing.append((at_ns, reading))
+            if len(agreeing) >= AGREEING:
+                return reading
+    finally:
+        states.unregister()
+    if not received:
+        raise RosError(f"{setup.name}: nothing on {topic} for {setup.timeout_s:g} s; is its driver running?")
+    raise ReadingError(f"{problem or f'{setup.name}: fewer than {AGREEING} readings'} (for {setup.timeout_s:g} s)")
+
+
+def _require_range(setup: ArmSetup, reading: Vector) -> None:
+    """Raise ReadingError where a joint is read further outside its limits than an arm can be."""
+    model = setup.model
+    for joint, value, low, high in zip(model.joints, reading[: model.dof], model.lower, model.upper, strict=True):
+        if not low - OUTSIDE <= value <= high + OUTSIDE:
+            raise ReadingError(
+                f"{setup.name}: {joint} is read at {value:.2f} rad, where it cannot be; "
+                f"expected [{low:.2f}, {high:.2f}]"
+            )

@@ -5,12 +5,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping, Sequence
 
+from aloha_kit.config import key_errors
 from aloha_kit.config.rig import ArmConfig, RigConfig
-from aloha_kit.core import ArmModel, Clock, ConfigError
+from aloha_kit.core import ArmModel, ConfigError
 from aloha_kit.core.arm_models import arm_model
-from aloha_kit.core.plugins import resolve
-from aloha_kit.loop import Latch
-from aloha_kit.ros.arm import Arm, MOVE_HZ, Role
+from aloha_kit.core.plugins import call, resolve
+from aloha_kit.ros.arm import Arm, ArmSetup, Role
 
 DRIVERS = {
     "interbotix": "aloha_kit.ros.interbotix:InterbotixDriver",
@@ -66,21 +66,8 @@ class ArmDriver(abc.ABC):
         return None
 
     @abc.abstractmethod
-    def connect(
-        self,
-        role: Role,
-        *,
-        clock: Clock,
-        model: ArmModel | None = None,
-        estop: Latch | None = None,
-        rate_hz: float = MOVE_HZ,
-    ) -> Arm:
-        """Connect to the arm.
-
-        Args:
-            model: in place of the configured one.
-            estop: while it is pressed, moving the arm or switching its torque off raises SafetyError.
-            rate_hz: of the commands; limits the step between two of them.
+    def connect(self, setup: ArmSetup) -> Arm:
+        """Connect to the arm; `setup` has this driver's name, topics and model.
 
         Raises:
             RosError: the driver's node does not run.
@@ -93,7 +80,8 @@ def arm_driver(config: ArmConfig) -> ArmDriver:
     Raises:
         ConfigError: no such driver, or the configuration lacks what it needs.
     """
-    driver: ArmDriver = resolve("drivers", config.driver, DRIVERS, base=ArmDriver)(config)
+    found = resolve("drivers", config.driver, DRIVERS, base=ArmDriver)
+    driver: ArmDriver = call("drivers", config.driver, found, {"config": config})
     return driver
 
 
@@ -108,4 +96,9 @@ def rig_drivers(rig: RigConfig) -> dict[Role, dict[str, ArmDriver]]:
     if silent := [name for name, camera in rig.cameras.items() if not camera.topic]:
         raise ConfigError(f"cameras of rig '{rig.name}' behind ROS need a topic; without one: {', '.join(silent)}")
     groups: dict[Role, Mapping[str, ArmConfig]] = {"follower": rig.followers, "leader": rig.leaders}
-    return {role: {name: arm_driver(arm) for name, arm in group.items()} for role, group in groups.items()}
+    found: dict[Role, dict[str, ArmDriver]] = {role: {} for role in groups}
+    for role, group in groups.items():
+        for name, arm in group.items():
+            with key_errors(rig, f"{role}s: {name}"):
+                found[role][name] = arm_driver(arm)
+    return found

@@ -13,27 +13,25 @@ import rosgraph
 import rospy
 
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ArmModel, Clock, ConfigError
+from aloha_kit.core import ConfigError
 from aloha_kit.core.arm_models import arm_model
-from aloha_kit.loop import Latch
 from aloha_kit.ros import messages
 from aloha_kit.ros.arm import (
     answered,
     Arm,
+    ArmSetup,
     ArmState,
     check_target,
     if_given,
-    MOVE_HZ,
     Part,
-    Role,
     single,
     Vector,
-    wait_for_listeners,
+    wait_for_subscribers,
 )
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import ArmDriver
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.readings import joint_values, next_reading, require_reading, TIMEOUT_S
+from aloha_kit.ros.readings import joint_values, require_reading
 from aloha_kit.ros.topic_arm import TopicArm
 
 _REBOOT_ALL_S = 15.0
@@ -53,7 +51,7 @@ _SERVICES = {
 _ERRORS = {0: "input voltage", 2: "overheating", 3: "encoder", 4: "electrical shock", 5: "overload"}
 
 
-class Driver(Protocol):
+class XsInterface(Protocol):
     """Interface to one xs driver: two command topics and seven services."""
 
     group: CommandPublisher  # of JointGroupCommand
@@ -67,7 +65,7 @@ class Driver(Protocol):
         """Leave ROS."""
 
 
-class TopicDriver:
+class TopicInterface:
     """Direct use of the driver's topics and services; needs nothing installed."""
 
     def __init__(self, name: str) -> None:
@@ -87,7 +85,7 @@ class TopicDriver:
             service.close()
 
 
-class ModuleDriver:
+class ModuleInterface:
     """Access through the installed package `interbotix_xs_modules`.
 
     Only the package's core is constructed: its arm interface computes forward kinematics after each command
@@ -162,49 +160,27 @@ class InterbotixDriver(ArmDriver):
         except (rospy.ServiceException, rospy.ROSException) as error:
             raise RosError(str(error)) from error
 
-    def connect(
-        self,
-        role: Role,
-        *,
-        clock: Clock,
-        model: ArmModel | None = None,
-        estop: Latch | None = None,
-        rate_hz: float = MOVE_HZ,
-    ) -> Arm:
+    def connect(self, setup: ArmSetup) -> Arm:
         """Connect, through the manufacturer's package where it is installed."""
-        return InterbotixArm(self.config.name, model or self.model(), clock, estop=estop, rate_hz=rate_hz)
+        return InterbotixArm(setup)
 
 
 class InterbotixArm(TopicArm):
     """A ViperX or WidowX behind its xs driver; an `Arm`.
 
     Args:
-        name: namespace of the driver ("puppet_left").
-        driver: the interface to it; by default the manufacturer's package where it is installed.
-        estop: while it is pressed, moving the arm or switching its torque off raises SafetyError.
-        rate_hz: of the commands; limits the step between two of them.
+        driver: the interface to its driver; by default the manufacturer's package where it is installed.
 
     Raises:
         RosError: the driver does not run; names what is missing.
     """
 
-    def __init__(
-        self,
-        name: str,
-        model: ArmModel,
-        clock: Clock,
-        driver: Driver | None = None,
-        *,
-        estop: Latch | None = None,
-        rate_hz: float = MOVE_HZ,
-    ) -> None:
-        super().__init__(name, model, f"/{name}/joint_states", clock, rate_hz=rate_hz)
-        self._estop = estop or Latch()
-        _wait_for_services(name)
-        next_reading(self._topic, name)  # the package would wait for both without a timeout
-        installed = importlib.util.find_spec("interbotix_xs_modules") is not None
-        self._driver = driver or (ModuleDriver(name, model.name) if installed else TopicDriver(name))
-        wait_for_listeners([self._driver.group, self._driver.single], name, clock)
+    def __init__(self, setup: ArmSetup, driver: XsInterface | None = None) -> None:
+        _wait_for_services(setup)
+        super().__init__(setup)  # the package would wait for services and joint states without a timeout
+        name, installed = setup.name, importlib.util.find_spec("interbotix_xs_modules") is not None
+        self._driver = driver or (ModuleInterface(name, setup.model.name) if installed else TopicInterface(name))
+        wait_for_subscribers([self._driver.group, self._driver.single], setup)
 
     def read(self, message: Any) -> ArmState:
         dof = self.model.dof
@@ -236,7 +212,7 @@ class InterbotixArm(TopicArm):
                 self.forget()
                 self._not_subscribed(publisher.resolved_name)
         motor = float(self.model.gripper.unnormalise(goal[-1]))
-        with self._estop.sending():
+        with self.setup.estop.sending():
             self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:-1].tolist()))
             self._driver.single.publish(messages.JointSingleCommand(name="gripper", cmd=motor))
             self._commands.sent(goal)
@@ -339,7 +315,7 @@ class InterbotixArm(TopicArm):
         reads = service in ("get_motor_registers", "get_robot_info")
         holds = service == "torque_enable" and values[-1]
         # changes of mode and reboots switch the torque off too, briefly
-        allowed = contextlib.nullcontext() if reads or holds else self._estop.sending()
+        allowed = contextlib.nullcontext() if reads or holds else self.setup.estop.sending()
         try:
             with allowed:
                 return answered(lambda: self._driver.call(service, *values), self.name, _REBOOT_ALL_S)
@@ -347,12 +323,13 @@ class InterbotixArm(TopicArm):
             raise RosError(f"{self.name}: the service /{self.name}/{service} failed: {error}") from error
 
 
-def _wait_for_services(name: str) -> None:
+def _wait_for_services(setup: ArmSetup) -> None:
+    name = setup.name
     for service in _SERVICES:
         try:
-            rospy.wait_for_service(f"/{name}/{service}", timeout=TIMEOUT_S)
+            rospy.wait_for_service(f"/{name}/{service}", timeout=setup.timeout_s)
         except rospy.ROSException as error:
             raise RosError(
-                f"{name}: no service /{name}/{service} after {TIMEOUT_S:g} s. Start the arm's driver, "
+                f"{name}: no service /{name}/{service} after {setup.timeout_s:g} s. Start the arm's driver, "
                 "or the simulated rig: roslaunch aloha_kit sim_rig.launch"
             ) from error

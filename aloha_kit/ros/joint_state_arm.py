@@ -12,24 +12,22 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
 from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ArmModel, Clock, ConfigError, SafetyError, StreamError
-from aloha_kit.loop import Latch
+from aloha_kit.core import ArmModel, ConfigError, SafetyError, StreamError
 from aloha_kit.ros import node
 from aloha_kit.ros.arm import (
     Arm,
+    ArmSetup,
     ArmState,
     check_target,
     if_given,
-    MOVE_HZ,
     Part,
-    Role,
     single,
     Vector,
-    wait_for_listeners,
+    wait_for_subscribers,
 )
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import ArmDriver
-from aloha_kit.ros.readings import next_reading, require_finite, require_reading
+from aloha_kit.ros.readings import require_finite, require_reading
 from aloha_kit.ros.topic_arm import TopicArm
 
 ENABLE_TOPIC = "/enable_flag"
@@ -48,42 +46,22 @@ class JointStateDriver(ArmDriver):
         """Arm model: the scene's where the rig is simulated, since the topics do not identify the arm."""
         return scene or super().model()
 
-    def connect(
-        self,
-        role: Role,
-        *,
-        clock: Clock,
-        model: ArmModel | None = None,
-        estop: Latch | None = None,
-        rate_hz: float = MOVE_HZ,
-    ) -> Arm:
-        return JointStateArm(self.config, model or self.model(), role, clock, estop, rate_hz=rate_hz)
+    def connect(self, setup: ArmSetup) -> Arm:
+        return JointStateArm(setup)
 
 
 class JointStateArm(TopicArm):
-    """Arm with joint states on `state_topic` and commands on `command_topic`; an `Arm`.
+    """Arm with sensor_msgs/JointState for its states and on its first command topic; an `Arm`.
 
     Messages hold a value for each entry of the model, in its order, under any names; a gripper's is its travel in
     metres, which the driver limits. Commands name them joint0, joint1, ...
     Nothing is sent before the first command, since another sender (a leader) may be driving the arm.
     """
 
-    def __init__(
-        self,
-        config: ArmConfig,
-        model: ArmModel,
-        role: Role,
-        clock: Clock,
-        estop: Latch | None = None,
-        *,
-        rate_hz: float = MOVE_HZ,
-    ) -> None:
-        super().__init__(config.name or config.state_topic, model, config.state_topic, clock, rate_hz=rate_hz)
-        self._names = [f"joint{i}" for i in range(model.size)]
-        self._command_topic = config.command_topic
+    def __init__(self, setup: ArmSetup) -> None:
+        self._names = [f"joint{i}" for i in range(setup.model.size)]
         self._publisher: CommandPublisher | None = None
-        self._switched, self._estop = role == "follower", estop or Latch()
-        next_reading(config.state_topic, self.name)
+        super().__init__(setup)
 
     def read(self, message: Any) -> ArmState:
         dof, position = self.model.dof, self._position(message)
@@ -111,18 +89,18 @@ class JointStateArm(TopicArm):
         goal = self._commands.limit(goal)
         if publisher.get_num_connections() == 0:
             self.forget()
-            self._not_subscribed(self._command_topic)
+            self._not_subscribed(publisher.resolved_name)
         dof = self.model.dof
         position = self.model.vector(goal[:dof], self.model.finger.unnormalise(goal[dof:]))
         message = JointState(name=self._names, position=position.tolist())
-        with self._estop.sending():
+        with self.setup.estop.sending():
             message.header.stamp = rospy.Time.now()
             publisher.publish(message)
             self._commands.sent(goal)
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:
         """Switch the torque on; modes and the gripper's force are fixed in the driver."""
-        self._estop.require_released()
+        self.setup.estop.require_released()
         self.set_torque(True)
         self._connected()
 
@@ -131,11 +109,11 @@ class JointStateArm(TopicArm):
 
     def set_torque(self, on: bool, part: Part = "all") -> None:
         """Switch the torque of all followers on the driver's topic; parts of an arm have no switch."""
-        if not self._switched or part != "all" or not _listened_to(ENABLE_TOPIC):
+        if self.setup.role == "leader" or part != "all" or not _has_subscriber(ENABLE_TOPIC):
             return
         switch = CommandPublisher(ENABLE_TOPIC, Bool)
-        wait_for_listeners([switch], self.name, self._clock)
-        with contextlib.nullcontext() if on else self._estop.sending():  # a press during the wait counts as well
+        wait_for_subscribers([switch], self.setup)
+        with contextlib.nullcontext() if on else self.setup.estop.sending():  # a press during the wait counts as well
             switch.publish(Bool(data=on))
         if not on:
             self.forget()
@@ -152,13 +130,13 @@ class JointStateArm(TopicArm):
 
     def _connected(self) -> CommandPublisher:
         if self._publisher is None:
-            if not self._command_topic:
+            if not self.setup.command_topics:
                 raise SafetyError(f"{self.name} cannot be moved: its configuration has no command_topic")
-            self._publisher = CommandPublisher(self._command_topic, JointState)
-            wait_for_listeners([self._publisher], self.name, self._clock)
+            self._publisher = CommandPublisher(self.setup.command_topics[0], JointState)
+            wait_for_subscribers([self._publisher], self.setup)
         return self._publisher
 
 
-def _listened_to(topic: str) -> bool:
+def _has_subscriber(topic: str) -> bool:
     subscribers = node.master().getSystemState()[1]
     return any(name == topic for name, _ in subscribers)

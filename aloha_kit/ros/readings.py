@@ -9,7 +9,6 @@ joint's range. A joint has a top speed, so a reading is accepted when neighbouri
 from __future__ import annotations
 
 import contextlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -29,24 +28,20 @@ T = TypeVar("T")
 TIMEOUT_S = 5.0
 """Timeout of a driver to appear, to answer, and to publish a valid reading."""
 
-AGREEING = 4
-"""Readings in a row that have to agree before the first command starts from one."""
-
 HAND_SPEED = 10.0  # rad/s: an arm without torque moves as fast as an operator's hand
 SLACK = (0.1, 0.3)  # rad and openings: noise, and messages that arrive together
-OUTSIDE = 0.2  # rad: a resting arm sags past its limits by less
 
 
-def next_reading(topic: str, who: str) -> Any:
+def next_reading(topic: str, who: str, timeout_s: float = TIMEOUT_S) -> Any:
     """Wait for the next sensor_msgs/JointState on `topic`.
 
     Raises:
-        RosError: none within `TIMEOUT_S`.
+        RosError: none within the timeout.
     """
     try:
-        return rospy.wait_for_message(topic, JointState, timeout=TIMEOUT_S)
+        return rospy.wait_for_message(topic, JointState, timeout=timeout_s)
     except rospy.ROSException as error:
-        raise RosError(f"{who}: nothing on {topic} for {TIMEOUT_S:g} s; is its driver running?") from error
+        raise RosError(f"{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?") from error
 
 
 def retry_read(read: Callable[[], T], clock: Clock, timeout_s: float) -> T:
@@ -137,56 +132,3 @@ def require_believable(
                 yield (sample.stamp_ns - other.stamp_ns) / 1e9, parse(other.value)
 
     require_agreement(who, model, parse(sample.value), others())
-
-
-def agreed_reading(
-    topic: str, who: str, model: ArmModel, parse: Callable[[Any], Vector], clock: Clock, timeout_s: float
-) -> Vector:
-    """Agreed reading (size,): the newest of `AGREEING` readings in a row that agree, each within the joint limits.
-
-    Args:
-        parse: gives a message's (size,) reading; raises ReadingError where it is invalid.
-
-    Raises:
-        RosError: nothing is published within `timeout_s`.
-        ReadingError: no such readings in that time; names the joint, the value read and the value expected.
-    """
-    arrived: deque[tuple[int, Any]] = deque(maxlen=1000)
-    end = clock.now_ns() + int(timeout_s * 1e9)
-    agreeing: list[tuple[int, Vector]] = []
-    problem, heard = "", False
-    ear = rospy.Subscriber(topic, JointState, lambda message: arrived.append((clock.now_ns(), message)), queue_size=100)
-    try:
-        while clock.now_ns() <= end:
-            if not arrived:
-                clock.sleep_until(clock.now_ns() + 2_000_000)
-                continue
-            at_ns, message = arrived.popleft()
-            heard = True
-            try:
-                reading = parse(message)
-                _require_range(who, model, reading)
-                if agreeing:
-                    then_ns, before = agreeing[-1]
-                    require_agreement(who, model, reading, [((at_ns - then_ns) / 1e9, before)])
-            except ReadingError as error:
-                problem = str(error)
-                agreeing.clear()
-                continue
-            agreeing.append((at_ns, reading))
-            if len(agreeing) >= AGREEING:
-                return reading
-    finally:
-        ear.unregister()
-    if not heard:
-        raise RosError(f"{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?")
-    raise ReadingError(f"{problem or f'{who}: fewer than {AGREEING} readings'} (for {timeout_s:g} s)")
-
-
-def _require_range(who: str, model: ArmModel, reading: Vector) -> None:
-    """Raise ReadingError where a joint is read further outside its limits than an arm can be."""
-    for joint, value, low, high in zip(model.joints, reading[: model.dof], model.lower, model.upper, strict=True):
-        if not low - OUTSIDE <= value <= high + OUTSIDE:
-            raise ReadingError(
-                f"{who}: {joint} is read at {value:.2f} rad, where it cannot be; expected [{low:.2f}, {high:.2f}]"
-            )

@@ -31,7 +31,7 @@ from aloha_kit.core import (
 )
 from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import images, node
-from aloha_kit.ros.arm import Arm, Role, Vector
+from aloha_kit.ros.arm import Arm, ArmSetup, Role, Vector
 from aloha_kit.ros.competing_publishers import SoleCommander
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.estop import EStop
@@ -95,7 +95,7 @@ class RosEnv(Environment):
         clock: Clock | None = None,
     ) -> None:
         if leaders and not rig.leaders:
-            raise ConfigError(f"rig '{rig.name}' has no leader arms for a person to hold")
+            raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
         self.task, self.rig = task, rig
         drivers, sensors = rig_drivers(rig), rig_sensors(rig)  # unknown ones raise before anything is contacted
         self.clock = clock or node.start("aloha_teleop" if leaders else "aloha_kit", anonymous=True)
@@ -114,8 +114,11 @@ class RosEnv(Environment):
 
             def connect(driver: ArmDriver, role: Role) -> Arm:
                 model = driver.model(self._simulation.arm_model if self._simulation else None)
-                arm = driver.connect(role, clock=self.clock, model=model, estop=self.estop, rate_hz=task.rate_hz)
-                return opened.enter_context(contextlib.closing(arm))
+                topics = driver.state_topic, driver.command_topics
+                setup = ArmSetup(
+                    driver.name, model, self.clock, *topics, role=role, estop=self.estop, rate_hz=task.rate_hz
+                )
+                return opened.enter_context(contextlib.closing(driver.connect(setup)))
 
             followers = {name: connect(driver, "follower") for name, driver in drivers["follower"].items()}
             self._arms = FollowerArms(

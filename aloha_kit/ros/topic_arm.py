@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ArmModel, Clock, StreamError
+from aloha_kit.core import StreamError
 from aloha_kit.ros import node
-from aloha_kit.ros.arm import Arm, check_target, move_together, Vector
+from aloha_kit.ros.arm import Arm, ArmSetup, check_target, move_together, Vector
 from aloha_kit.ros.commands import ArmCommands
-from aloha_kit.ros.readings import next_reading, retry_read, TIMEOUT_S
+from aloha_kit.ros.readings import next_reading, retry_read
 
 
 class TopicArm(Arm):
     """The part of an `Arm` that does not depend on how commands are sent.
 
-    Args:
-        name: in messages.
-        topic: of its joint states.
-        rate_hz: of the commands; limits the step between two of them.
+    Attributes:
+        setup: which it was connected with.
+
+    Raises:
+        RosError: no joint states are published.
     """
 
-    def __init__(self, name: str, model: ArmModel, topic: str, clock: Clock, *, rate_hz: float) -> None:
-        self.name, self.model = name, model
-        self._topic, self._clock = topic, clock
-        self._commands = ArmCommands(
-            name, model, topic, self.leader_action, self.reading, clock, rate_hz=rate_hz, timeout_s=TIMEOUT_S
-        )
+    def __init__(self, setup: ArmSetup) -> None:
+        self.setup, self.name, self.model = setup, setup.name, setup.model
+        self._commands = ArmCommands(setup, self.leader_action, self.reading)
+        self._next_message()
 
     def reading(self) -> Vector:
-        return retry_read(lambda: self.leader_action(next_reading(self._topic, self.name)), self._clock, TIMEOUT_S)
+        return retry_read(lambda: self.leader_action(self._next_message()), self.setup.clock, self.setup.timeout_s)
 
     def hold_target(self) -> Vector:
         return self._commands.start().astype(np.float32)
@@ -47,9 +46,12 @@ class TopicArm(Arm):
         check_target(self.name, self.model, target)
 
     def move(self, target: npt.ArrayLike, seconds: float) -> None:
-        move_together({self: target}, seconds, self._clock)
+        move_together({self: target}, seconds, self.setup.clock)
+
+    def _next_message(self) -> Any:
+        return next_reading(self.setup.state_topic, self.name, self.setup.timeout_s)
 
     def _not_subscribed(self, topic: str) -> NoReturn:
         """Raise StreamError for a command topic that the driver has left, RosError where this node was shut down."""
         node.require_running()
-        raise StreamError(f"{self.name}: its driver no longer listens to {topic}")
+        raise StreamError(f"{self.name}: its driver no longer subscribes to {topic}")

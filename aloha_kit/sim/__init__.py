@@ -22,8 +22,9 @@ if not logging.getLogger().handlers:
     # that the package logs would appear twice
     logging.getLogger().addHandler(logging.NullHandler())
 
-from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.config import key_errors, RigConfig, TaskConfig
 from aloha_kit.core import VirtualClock, WallClock
+from aloha_kit.sim import tasks
 from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.sim_env import SimEnv
 
@@ -37,6 +38,10 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
         ConfigError: the rig has what this simulation does not have: sensors, a base, arms with drivers of their own.
     """
     rig.refuse_devices()
+    with key_errors(task, "scene"):
+        scene = tasks.scene(task.scene)
+    with key_errors(task, "script"):
+        tasks.script_of(scene, task.script)
     return SimEnv(
         task.scene,
         cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},

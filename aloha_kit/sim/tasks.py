@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.plugins import resolve
+from aloha_kit.core.plugins import call, resolve
 from aloha_kit.sim import scripts
 from aloha_kit.sim.workcell import GRIP
 
@@ -148,7 +148,7 @@ def scene(name: str) -> Scene:
     Raises:
         ConfigError: no such scene; names the nearest.
     """
-    made: Scene = resolve("scenes", name, SCENES, base=Scene)()
+    made: Scene = call("scenes", name, resolve("scenes", name, SCENES, base=Scene), {})
     return made
 
 

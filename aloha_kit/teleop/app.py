@@ -34,8 +34,8 @@ def run(args: TeleopArgs) -> None:
     """Teleoperate or park.
 
     Raises:
-        ConfigError: a rig simulated in process, an environment that cannot be led or parked, or leaders that drive
-            the followers themselves.
+        ConfigError: an environment that cannot be teleoperated or parked, or leaders that drive the followers
+            themselves.
         RosError: no master, or a driver that is not there.
         SafetyError: the emergency stop, a fault that lasted, or arms that did not reach their rest pose.
         StreamError: a silent stream.
@@ -43,8 +43,6 @@ def run(args: TeleopArgs) -> None:
     """
     task = load(TaskConfig, "tasks", args.task or _running_task())
     rig = load(RigConfig, "rigs", args.rig or task.rig)
-    if not rig.has_drivers:
-        raise ConfigError(f"rig '{rig.name}' of task '{task.name}' lists no followers: it has no arms to move")
     LOG.info("rig '%s', task '%s'", rig.name, task.name)
     # images are needed for a view only, sensors are not
     cameras = () if args.view is None or args.park else task.cameras
@@ -83,7 +81,7 @@ def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
 def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
     with _connected(task, rig, ParkableRobot) as env:
         env.prepare()
-        LOG.info("parking %s", ", ".join(arm.name for arm in rig.followers.values()))
+        LOG.info("parking the arms of rig '%s'", rig.name)
         env.park(args.park_s)
         if args.release:
             env.release()

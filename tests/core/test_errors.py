@@ -1,6 +1,9 @@
 """Errors that help: the nearest known word and the list of what exists."""
 
+import pytest
+
 from aloha_kit.core import did_you_mean
+from aloha_kit.core.errors import reason, shown
 from aloha_kit.core.features import flatten
 
 
@@ -11,6 +14,13 @@ def test_nearest_names_the_close_word_and_all_others() -> None:
 def test_nearest_does_not_guess_wildly() -> None:
     assert did_you_mean("zzz", ["lr"]) == "Known: lr."
     assert did_you_mean("zzz", []) == "Known: (none)."
+
+
+@pytest.mark.parametrize("value", [did_you_mean, object(), [print, object()], {"policy": lambda: 0}, iter([])])
+def test_no_message_has_a_memory_address(value: object) -> None:
+    for text in (shown(value), reason(TypeError(f"cannot use {value!r}"))):
+        assert "0x" not in text
+    assert shown(did_you_mean) == "<function did_you_mean>"
 
 
 def test_flatten_uses_episode_paths() -> None:

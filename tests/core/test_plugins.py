@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.plugins import known, resolve
+from aloha_kit.core.plugins import call, known, resolve
 
 TABLE = {"ordered": "collections:OrderedDict", "missing": "no_such_package.module:Name"}
 
@@ -16,7 +16,10 @@ TABLE = {"ordered": "collections:OrderedDict", "missing": "no_such_package.modul
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder on Python's path with one good module and three bad ones."""
-    (tmp_path / "own_things.py").write_text("class Shelf(dict): pass\nNUMBER = 3\n")
+    (tmp_path / "own_things.py").write_text(
+        "from collections import OrderedDict\nfrom os.path import join\nclass Shelf(dict): pass\nclass Other: pass\n"
+        "def build(size, paint=print):\n    return sorted([size, paint])\nNUMBER = 3\n"
+    )
     (tmp_path / "own_broken.py").write_text("raise RuntimeError('disk full\\nagain')\n")
     (tmp_path / "own_needs.py").write_text("import surely_not_installed\n")
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -58,7 +61,10 @@ def test_an_installed_entry_point_and_the_table_before_it(own: Path, monkeypatch
             r"no 'orderd' among the shelves\. Did you mean 'ordered'\? Known: missing, ordered\. "
             r"One of your own is given as my_package\.module:Name$",
         ),
-        ("own_things:Shelv", r"module own_things has no 'Shelv'\. Did you mean 'Shelf'\? Known: Shelf\.$"),
+        (
+            "own_things:Shelv",
+            r"module own_things has no 'Shelv'\. Did you mean 'Shelf'\? Known: Other, Shelf, build\.$",
+        ),
         ("own_thing:Shelf", r"Python finds no module 'own_thing', neither in "),
         ("own_things.deeper:Shelf", r"Python finds no module 'own_things\.deeper'|not a package"),
         ("own_broken:Shelf", r"importing own_broken failed: RuntimeError: disk full again$"),
@@ -78,6 +84,23 @@ def test_what_cannot_be_resolved_is_named(own: Path, name: str, words: str) -> N
 def test_something_else_than_the_class_wanted(own: Path) -> None:
     with pytest.raises(ConfigError, match=r"must be a class derived from dict, found <built-in function len>$"):
         resolve("shelves", "builtins:len", TABLE, base=dict)
+
+
+def test_only_what_fits_is_suggested(own: Path) -> None:
+    with pytest.raises(ConfigError, match=r"has no 'Nope'\. Known: Shelf\.$"):
+        resolve("shelves", "own_things:Nope", TABLE, base=dict)
+
+
+def test_an_exception_of_own_code_is_named_with_its_file_and_line(own: Path) -> None:
+    build = resolve("shelves", "own_things:build", TABLE)
+    assert call("shelves", "own_things:build", build, {"size": 2}, paint=1) == [1, 2]
+    place = rf"\({own / 'own_things.py'}:6\); --log_level debug shows the traceback$"
+    with pytest.raises(ConfigError, match=rf"'own_things:build' of the shelves raised TypeError: '<' not .*{place}"):
+        call("shelves", "own_things:build", build, {"size": 2})
+    with pytest.raises(
+        ConfigError, match=r"called with \(size, colour=…\), but takes \(size, paint=<built-in function"
+    ):
+        call("shelves", "own_things:build", build, {"size": 2}, colour=1)
 
 
 def test_own_code_in_the_current_folder(own: Path) -> None:

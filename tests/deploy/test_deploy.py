@@ -313,7 +313,7 @@ def test_flags_are_checked(trained: Path, capsys: Any) -> None:
     assert "--n_action_steps must be 1 to the chunk size 5, given 6" in fail("--ckpt", trained, *TASK, "--horizon", 6)
     assert "Did you mean 'sim_insertion'?" in fail("--ckpt", trained, "--task", "sim_insrtion")
     assert "device 'warp' cannot be used" in fail("--ckpt", trained, *TASK, "--device", "warp")
-    assert "wants camera 'angel' of rig 'sim'. Did you mean 'angle'?" in fail(
+    assert "needs camera 'angel' of rig 'sim'. Did you mean 'angle'?" in fail(
         "--ckpt", trained, *TASK, "--video_camera", "angel"
     )
     with pytest.raises(SystemExit):

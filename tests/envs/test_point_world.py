@@ -115,9 +115,91 @@ def test_a_wrong_name_is_one_line_of_an_installed_command(place: Path) -> None:
         check=False,
     )
     assert done.returncode == 1
-    words = "error: 'point_world:PiontEnv' of the environments: module point_world has no 'PiontEnv'. Did you mean"
-    assert done.stderr.startswith(words), done.stderr
+    assert done.stderr.startswith(
+        "error: wrong.yaml: kind: 'point_world:PiontEnv' of the environments: module point_world has no 'PiontEnv'. "
+        "Did you mean 'PointEnv'? Known: PointEnv, Straight."  # not what it imports
+    ), done.stderr
     assert done.stderr.count("\n") == 1
+
+
+DRIVEN = """
+import point_world
+
+
+class Driven(point_world.PointEnv):
+    '''A robot with drivers of its own, which are not ROS nodes.'''
+
+
+class BehindRos(Driven):
+    needs_ros = True
+
+
+def broken(task, rig, *, realtime):
+    return {}["port"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("driven:Driven", "error: rig 'point' of task 'reach' has kind 'driven:Driven', which needs no ROS"),
+        ("driven:BehindRos", "1"),  # the status of a NO-GO: the master was contacted
+        ("driven:Drivn", "error: driven.yaml: kind: 'driven:Drivn' of the environments: module driven has no 'Drivn'"),
+        ("dirven:Driven", "error: driven.yaml: kind: 'dirven:Driven' of the environments: Python finds no module"),
+        ("roz", "error: driven.yaml: kind: no 'roz' among the environments. Did you mean 'ros'?"),
+    ],
+)
+def test_the_doctor_resolves_the_kind_of_a_rig_with_followers_before_it_contacts_a_master(
+    place: Path,
+    here: Callable[[str, str], None],
+    kind: str,
+    words: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("rospy")
+    monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")
+    (place / "driven.py").write_text(DRIVEN)
+    arms = "followers:\n  left: {driver: joint_state, model: piper, state_topic: /state}\n"
+    (place / "driven.yaml").write_text(
+        RIG.replace("point_world:PointEnv", kind).replace("width: 32", "width: 32, topic: /top") + arms
+    )
+    with pytest.raises(SystemExit) as ended:
+        here("doctor", "--task reach.yaml --rig driven.yaml")
+    contacted = "network: no ROS master answers at http://127.0.0.1:9" in capsys.readouterr().out
+    assert contacted == (words == "1")
+    assert str(ended.value).startswith(words)
+
+
+def test_an_exception_of_an_own_kind_is_one_line_and_its_traceback_a_flag(
+    place: Path, here: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "driven.py").write_text(DRIVEN)
+    (place / "broken.yaml").write_text(RIG.replace("point_world:PointEnv", "driven:broken"))
+    (place / "break.yaml").write_text(TASK.replace("point.yaml", "broken.yaml"))
+    line = DRIVEN.splitlines().index('    return {}["port"]') + 1
+    message = (
+        f"error: 'driven:broken' of the environments raised KeyError: 'port' ({place / 'driven.py'}:{line}); "
+        "--log_level debug shows the traceback"
+    )
+    for flag in ("", " --log_level debug"):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            here("replay", f"data/episode_0.hdf5 --execute --task break.yaml --no_rrd --no_video{flag}")
+        assert ended.value.code == message
+        assert (f'driven.py", line {line}, in broken' in capsys.readouterr().err) == bool(flag)
+
+
+@pytest.mark.parametrize("key", ["scene", "script"])
+def test_a_wrong_scene_or_script_is_named_with_its_file_and_key(place: Path, key: str) -> None:
+    file = place / f"wrong_{key}.yaml"
+    values = {"name": "a", "instruction": "b", "scene": "insertion", key: "insertin"}
+    file.write_text("".join(f"{name}: {value}\n" for name, value in values.items()))
+    rig = load(RigConfig, "rigs", "sim")
+    with pytest.raises(
+        ConfigError, match=rf"^{file}: {key}: no 'insertin' among the {key}s\. Did you mean 'insertion'"
+    ):
+        connect(load(TaskConfig, "tasks", file), rig)
 
 
 def nothing(task: TaskConfig, rig: RigConfig, *, realtime: bool) -> None:

@@ -21,11 +21,17 @@ from sensor_msgs.msg import CompressedImage, JointState
 from std_msgs.msg import Float32
 from std_srvs.srv import Trigger, TriggerResponse
 
-from aloha_kit.core import ArmModel, PIPER, VX300S
+from aloha_kit.core import ArmModel, PIPER, VX300S, WallClock
 from aloha_kit.ros import images, messages
+from aloha_kit.ros.arm import ArmSetup
 
 MOTORS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
 REGISTERS = {"Current_Limit": 500, "Hardware_Error_Status": 0, "Profile_Velocity": 2000, "Profile_Acceleration": 300}
+
+
+def xs_setup(name: str = "puppet_left", model: ArmModel = VX300S, **changes: Any) -> ArmSetup:
+    """Setup of an arm behind a `FakeInterbotix` of this name."""
+    return ArmSetup(name, model, WallClock(), f"/{name}/joint_states", **changes)
 
 
 class Ticking:

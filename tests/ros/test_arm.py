@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import PIPER, ReadingError, SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock, WX250S
 from aloha_kit.loop import Latch
 from aloha_kit.ros import arm as ros_arm
-from aloha_kit.ros import interbotix, joint_state_arm
-from aloha_kit.ros.arm import wait_for_listeners
+from aloha_kit.ros import joint_state_arm
+from aloha_kit.ros.arm import ArmSetup, wait_for_subscribers
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.joint_state_arm import JointStateArm
 from aloha_kit.ros.node import RosError
-from tests.ros.fake_drivers import FakeInterbotix, FakePiper, install_fake_package
+from tests.ros.fake_drivers import FakeInterbotix, FakePiper, install_fake_package, xs_setup
 from tests.ros.master import Ros
 from tests.waiting import until
 
@@ -39,7 +40,7 @@ def driver(session_ros: Ros) -> Iterator[FakeInterbotix]:
 
 @pytest.fixture
 def arm(driver: FakeInterbotix) -> Iterator[InterbotixArm]:
-    arm = InterbotixArm("puppet_left", VX300S, CLOCK)
+    arm = InterbotixArm(xs_setup())
     yield arm
     arm.close()
 
@@ -143,7 +144,7 @@ class TestCommanding:
         self, driver: FakeInterbotix
     ) -> None:
         driver.motors[:] = [0.3, *START_ARM_POSE[1:], VX300S.gripper.unnormalise(1.0)]
-        arm = InterbotixArm("puppet_left", VX300S, CLOCK, rate_hz=25.0)
+        arm = InterbotixArm(xs_setup(rate_hz=25.0))
         arm.prepare_follower()
         for _ in range(3):
             arm.command([1.3, *START_ARM_POSE[1:], 0.0])
@@ -188,7 +189,7 @@ class TestCommanding:
     def test_a_driver_that_died_is_noticed(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
         arm.command(START)
         driver.__exit__(None, None, None)
-        with pytest.raises(StreamError, match="its driver no longer listens to /puppet_left/commands/joint_group"):
+        with pytest.raises(StreamError, match="its driver no longer subscribes to /puppet_left/commands/joint_group"):
             until(lambda: arm.command(START) is not None, "refused")
 
 
@@ -231,7 +232,7 @@ class TestPreparing:
         self, session_ros: Ros, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         estop = Latch()
-        arm = InterbotixArm("puppet_left", VX300S, CLOCK, estop=estop)
+        arm = InterbotixArm(xs_setup(estop=estop))
         arm.set_torque(True)
         write = arm.set_register
 
@@ -275,7 +276,7 @@ class TestPreparing:
 
     def test_a_leader_is_held_and_its_gripper_let_go(self, session_ros: Ros) -> None:
         with FakeInterbotix("master_left", WX250S) as driver:
-            arm = InterbotixArm("master_left", WX250S, CLOCK)
+            arm = InterbotixArm(xs_setup("master_left", WX250S))
             arm.prepare_leader()
             assert driver.modes == {"arm": "position", "gripper": "position"}
             arm.set_torque(False, "gripper")
@@ -288,12 +289,11 @@ class TestPreparing:
         arm.set_pid_gains(100, 1, 2)
         assert driver.calls == [("gains", "arm", "100 1 2")]
 
-    def test_no_driver_is_said_with_what_to_start(self, session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(interbotix, "TIMEOUT_S", 0.2)
+    def test_no_driver_is_said_with_what_to_start(self, session_ros: Ros) -> None:
         with pytest.raises(
             RosError, match=r"no service /nobody/set_operating_modes after .* s\. Start the arm's driver"
         ):
-            InterbotixArm("nobody", VX300S, CLOCK)
+            InterbotixArm(xs_setup("nobody", timeout_s=0.2))
 
 
 class TestMoving:
@@ -335,7 +335,7 @@ class TestManufacturersPackage:
         self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         built = install_fake_package(monkeypatch)
-        arm = arm_driver(ArmConfig(name="puppet_left")).connect("follower", clock=CLOCK)
+        arm = arm_driver(ArmConfig(name="puppet_left")).connect(xs_setup())
         assert built == [{"robot_model": "vx300s", "robot_name": "puppet_left", "init_node": False}]
         arm.prepare_follower(300)
         assert driver.registers["gripper"]["Current_Limit"] == 300
@@ -345,14 +345,12 @@ class TestManufacturersPackage:
 
 
 class TestPiper:
-    CONFIG = ArmConfig(
-        driver="joint_state", model="piper", state_topic="/puppet/joint_left", command_topic="/master/joint_left"
-    )
+    SETUP = ArmSetup("/puppet/joint_left", PIPER, CLOCK, "/puppet/joint_left", ("/master/joint_left",))
 
     @pytest.fixture
     def piper(self, session_ros: Ros) -> Iterator[tuple[JointStateArm, FakePiper]]:
         with FakePiper("/puppet/joint_left", "/master/joint_left") as driver:
-            arm = JointStateArm(self.CONFIG, PIPER, "follower", CLOCK)
+            arm = JointStateArm(self.SETUP)
             yield arm, driver
             arm.close()
 
@@ -371,14 +369,14 @@ class TestPiper:
     ) -> None:
         estop, heard = Latch(), list[bool]()
         switch = rospy.Subscriber(joint_state_arm.ENABLE_TOPIC, Bool, lambda message: heard.append(message.data))
-        arm = JointStateArm(self.CONFIG, PIPER, "follower", CLOCK, estop)
+        arm = JointStateArm(replace(self.SETUP, estop=estop))
 
         def pressed(*waited: Any) -> None:
-            wait_for_listeners(*waited)
+            wait_for_subscribers(*waited)
             estop.press("the emergency stop was pressed")
 
-        monkeypatch.setattr(joint_state_arm, "wait_for_listeners", pressed)
-        until(lambda: joint_state_arm._listened_to(joint_state_arm.ENABLE_TOPIC), "a driver with a switch")
+        monkeypatch.setattr(joint_state_arm, "wait_for_subscribers", pressed)
+        until(lambda: joint_state_arm._has_subscriber(joint_state_arm.ENABLE_TOPIC), "a driver with a switch")
         with pytest.raises(SafetyError, match="the emergency stop was pressed"):
             arm.set_torque(False)
         arm.set_torque(True)  # holds
@@ -408,8 +406,7 @@ class TestPiper:
             piper[0].read(message)
 
     def test_a_leader_has_nothing_to_be_moved_by(self, piper: tuple[JointStateArm, FakePiper]) -> None:
-        config = ArmConfig(driver="joint_state", model="piper", state_topic="/puppet/joint_left")
-        leader = JointStateArm(config, PIPER, "leader", CLOCK)
+        leader = JointStateArm(replace(self.SETUP, role="leader", command_topics=()))
         leader.prepare_leader()
         leader.set_torque(False)
         with pytest.raises(SafetyError, match="cannot be moved: its configuration has no command_topic"):

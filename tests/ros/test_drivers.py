@@ -19,6 +19,7 @@ from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ConfigError, PIPER, VX300S
 from aloha_kit.ros import followers, inspect
+from aloha_kit.ros.arm import ArmSetup
 from aloha_kit.ros.drivers import arm_driver, DRIVERS
 from aloha_kit.ros.interbotix import InterbotixDriver
 from aloha_kit.ros.joint_state_arm import JointStateArm, JointStateDriver
@@ -37,9 +38,8 @@ class HalfSpeedDriver(JointStateDriver):
 
     effort_unit = "N m"
 
-    def connect(self, role: Any, **options: Any) -> JointStateArm:
-        options["model"] = options.get("model") or self.model()
-        return HalvedArm(self.config, options.pop("model"), role, options.pop("clock"), **options)
+    def connect(self, setup: ArmSetup) -> JointStateArm:
+        return HalvedArm(setup)
 
 
 class HalvedArm(JointStateArm):
@@ -110,7 +110,9 @@ def test_every_user_of_a_rig_refuses_an_unknown_driver_before_it_contacts_anythi
     for command in ("record", "doctor"):
         words = [sys.executable, "-m", f"aloha_kit.{command}", "--task", str(tmp_path / "task.yaml")]
         done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-        assert "dynamixel_x" in done.stderr + done.stdout, done.stderr
+        assert f"error: {tmp_path / 'rig.yaml'}: followers: arm: no 'dynamixel_x' among the drivers" in done.stderr, (
+            done.stderr
+        )
         assert (done.returncode, "Traceback" in done.stderr) == (1, False), done.stderr
 
 

@@ -19,10 +19,10 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.core import ArmModel, PIPER, ReadingError, START_ARM_POSE, VX300S, WallClock, WX250S
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.ros import followers, interbotix, messages, readings
+from aloha_kit.ros import followers, messages, readings
 from aloha_kit.ros.arm import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
-from tests.ros.fake_drivers import FakeInterbotix, MOTORS
+from tests.ros.fake_drivers import FakeInterbotix, MOTORS, xs_setup
 from tests.ros.master import ROOT, Ros
 from tests.ros.test_ros_env import _step_until_it_fails, Fakes, START, TASK
 from tests.waiting import until
@@ -111,7 +111,7 @@ class TestWrongReadings:
 
     @pytest.mark.parametrize("at", [0, 1, 2, 3, 5])
     def test_one_among_the_first_moves_nothing(self, driver: FakeInterbotix, at: int) -> None:
-        arm = InterbotixArm("puppet_left", VX300S, CLOCK)
+        arm = InterbotixArm(xs_setup())
         arm.prepare_follower()
         driver.broken = once(1, 1.5, at)
         arm.command([*START_ARM_POSE, 0.5])
@@ -120,11 +120,8 @@ class TestWrongReadings:
         arm.close()
 
     @pytest.mark.parametrize("joint", [1, 6])
-    def test_readings_that_no_motion_explains_are_refused_by_name(
-        self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch, joint: int
-    ) -> None:
-        monkeypatch.setattr(interbotix, "TIMEOUT_S", 0.5)
-        arm = InterbotixArm("puppet_left", VX300S, CLOCK)
+    def test_readings_that_no_motion_explains_are_refused_by_name(self, driver: FakeInterbotix, joint: int) -> None:
+        arm = InterbotixArm(xs_setup(timeout_s=0.5))
         arm.prepare_follower()
         flip = iter(range(1_000_000))
 
@@ -140,11 +137,8 @@ class TestWrongReadings:
         assert driver.groups == []
         arm.close()
 
-    def test_a_joint_far_outside_its_range_is_refused_with_what_is_expected(
-        self, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(interbotix, "TIMEOUT_S", 0.3)
-        arm = InterbotixArm("puppet_left", VX300S, CLOCK)
+    def test_a_joint_far_outside_its_range_is_refused_with_what_is_expected(self, driver: FakeInterbotix) -> None:
+        arm = InterbotixArm(xs_setup(timeout_s=0.3))
         driver.motors[2] = 2.5
         with pytest.raises(
             ReadingError, match=r"elbow is read at 2\.50 rad, where it cannot be; expected \[-1\.76, 1\.61"
@@ -222,8 +216,9 @@ import sys
 import numpy as np
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.ros import node
+from aloha_kit.ros.arm import ArmSetup
 from aloha_kit.ros.interbotix import InterbotixArm
-arm = InterbotixArm("puppet_left", VX300S, node.start("mover"))
+arm = InterbotixArm(ArmSetup("puppet_left", VX300S, node.start("mover"), "/puppet_left/joint_states"))
 arm.prepare_follower()
 print("moving", flush=True)
 arm.move([1.0, *START_ARM_POSE[1:], 1.0], 1.5)

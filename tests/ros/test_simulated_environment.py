@@ -14,7 +14,7 @@ from std_srvs.srv import Trigger
 
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S, WallClock
+from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S
 from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.ros import followers, messages
 from aloha_kit.ros.interbotix import InterbotixArm
@@ -22,7 +22,7 @@ from aloha_kit.ros.node import RosError
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.start_sequence import StartSequence
 from aloha_kit.testing.environments import check_environment
-from tests.ros.fake_drivers import install_fake_package
+from tests.ros.fake_drivers import install_fake_package, xs_setup
 from tests.ros.master import Ros
 from tests.ros.small_rig import simulated, write_task
 from tests.waiting import until
@@ -64,7 +64,7 @@ def _faults(faults: dict[str, Any]) -> None:
 @pytest.mark.parametrize("way", ["topics", "package"])
 def test_both_ways_to_an_arm(configured: Any, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     built = install_fake_package(monkeypatch) if way == "package" else []
-    arm = InterbotixArm("puppet_left", VX300S, WallClock())
+    arm = InterbotixArm(xs_setup())
     assert len(built) == (way == "package")
     arm.prepare_follower(250)
     with pytest.raises(Exception, match=r"register current_limit did not take 200, it holds \[\]"):

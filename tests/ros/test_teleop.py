@@ -166,7 +166,7 @@ def test_the_task_is_that_of_the_simulated_rig_that_runs(task: Path, rig: Client
     ("flags", "words"),
     [
         (["--task", "cobot_magic_transfer_cube"], "error: the leaders of rig 'cobot_magic' drive its followers"),
-        (["--task", "sim_transfer_cube"], "error: rig 'sim' of task 'sim_transfer_cube' lists no followers"),
+        (["--task", "sim_transfer_cube"], "error: rig 'sim' has no leader arms for an operator"),
         (["--task", "aloha_transfer_cube", "--release"], "error: --release goes with --park"),
         (
             ["--task", "aloha_transfer_cube", "--park", "--park_s", "0"],
