@@ -144,9 +144,9 @@ class SoleCommander:
     """Check that this node alone commands a rig, and that each of its streams has one publisher.
 
     Args:
-        by_person: an operator moves the leaders, which this node brings to the start pose: they are monitored too. The
-            operator may push or drive a base, and where the leaders drive the followers directly (`teleop: hardware`)
-            this node commands nothing.
+        teleoperated: an operator moves the leaders, which this node brings to the start pose: they are monitored
+            too. The operator may push or drive a base, and where the leaders drive the followers directly
+            (`teleop: hardware`) this node commands nothing.
         published_twice: returns {topic: nodes} of the streams with two publishers.
         disturbed: called where another node has sent a command: the arms may have left their last command.
     """
@@ -155,19 +155,20 @@ class SoleCommander:
         self,
         rig: RigConfig,
         *,
-        by_person: bool,
+        teleoperated: bool,
         published_twice: Callable[[], Mapping[str, str]],
         disturbed: Callable[[], None],
     ) -> None:
-        listens_only = by_person and rig.teleop == "hardware"
-        moved = {} if listens_only else {"followers": rig.followers, **({"leaders": rig.leaders} if by_person else {})}
+        listens_only = teleoperated and rig.teleop == "hardware"
+        leaders = {"leaders": rig.leaders} if teleoperated else {}
+        moved = {} if listens_only else {"followers": rig.followers, **leaders}
         self._whose = {
             topic: who
             for who, arms in moved.items()
             for arm in arms.values()
             for topic in arm_driver(arm).command_topics
         }
-        stops = [rig.base.command_topic] if rig.base and not by_person else []
+        stops = [rig.base.command_topic] if rig.base and not teleoperated else []
         self._monitor = CommandMonitor(list(self._whose), stops=stops)
         self._published_twice, self._disturbed = published_twice, disturbed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import (
     Action,
     aloha_limits,
-    AlohaKitError,
     Clock,
     ConfigError,
     Contract,
@@ -30,23 +29,15 @@ from aloha_kit.core import (
     SafetyLimits,
 )
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.ros import images, node
-from aloha_kit.ros.arm import Arm, ArmSetup, Role, Vector
-from aloha_kit.ros.competing_publishers import SoleCommander
-from aloha_kit.ros.drivers import ArmDriver, rig_drivers
-from aloha_kit.ros.estop import EStop
-from aloha_kit.ros.followers import FollowerArms
+from aloha_kit.ros import images
+from aloha_kit.ros.arm import Vector
 from aloha_kit.ros.leaders import LeaderArms
-from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.observation import describe_streams, ObservationBuilder, QUANTITIES, rig_contract
-from aloha_kit.ros.operator_topics import OperatorTopics
-from aloha_kit.ros.readings import next_reading, require_believable, retry_read
-from aloha_kit.ros.ring import StreamHealth
+from aloha_kit.ros.readings import require_believable, retry_read
+from aloha_kit.ros.ros_robot import RosRobot
 from aloha_kit.ros.safety import guarded, make_guard
 from aloha_kit.ros.sensors import rig_sensors
-from aloha_kit.ros.simulated_rig import simulated_rig, SimulatedRig
 from aloha_kit.ros.start_sequence import StartSequence
-from aloha_kit.ros.streams import Streams
 
 WARM_UP_S = 15.0
 """Timeout of the streams' first samples."""
@@ -55,7 +46,7 @@ GAP_S = 0.1
 """How long a step waits for the message after a lost one or a failed reading: a little over two images at 30 Hz."""
 
 
-class RosEnv(Environment):
+class RosEnv(RosRobot, Environment):
     """ROS environment: followers, cameras and optionally a base, with the observations and actions of `core`.
 
     `reset` brings the followers to their start pose (it sets torque and the driver's modes first; it
@@ -65,24 +56,16 @@ class RosEnv(Environment):
     "images/<camera>", "base_vel", "sensors/<sensor>", "leader_left", … (source of the action), "deadline",
     "command".
 
-    When anything fails nothing more is sent, so the followers stay at their last command; only `release` switches the
-    torque off. Once the emergency stop was pressed nothing moves on any path until `estop.reset()`: a base is
-    sent zero velocity, arms and leaders nothing.
-    Where the rig's leaders drive its followers (`teleop: hardware`) and an operator records, nothing is sent at all.
-
     Args:
-        leaders: an operator moves the leaders: `env.leaders` is the policy; a base is pushed by hand.
+        leaders, clock: as of `RosRobot`; with leaders, `env.leaders` is their policy.
         start_sequence: run in `reset` once the followers are at the start pose (see `ros.start_sequence`).
-        clock: of the stamps; this process must be a ROS node then. By default the node is started here.
 
     Attributes:
-        rig, task, clock; estop: EStop; streams: Streams.
-        followers, leader_arms: {name: Arm}; leaders: LeaderArms or None.
+        leaders: LeaderArms or None.
         late_ns: how late the last deadline was met.
 
     Raises:
-        ConfigError: leaders are requested but the rig has none; another rig is simulated here.
-        RosError: no master, or a driver or the rig's `estop` does not run.
+        ConfigError, RosError: as `RosRobot`.
     """
 
     def __init__(
@@ -94,65 +77,23 @@ class RosEnv(Environment):
         start_sequence: Callable[[RosEnv], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        if leaders and not rig.leaders:
-            raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
-        self.task, self.rig = task, rig
-        drivers, sensors = rig_drivers(rig), rig_sensors(rig)  # unknown ones raise before anything is contacted
-        self.clock = clock or node.start("aloha_teleop" if leaders else "aloha_kit", anonymous=True)
+        sensors = rig_sensors(rig)  # unknown ones raise before anything is contacted
+        super().__init__(task, rig, leaders=leaders, clock=clock)
         self.late_ns = 0
-        self._start_sequence, self._by_person = start_sequence, leaders
+        self._start_sequence = start_sequence
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
-        first = next(iter(drivers["follower"].values()))
-        next_reading(first.state_topic, first.name)  # a simulation sets its parameter before that
-        with contextlib.ExitStack() as opened:
-            about = simulated_rig()
-            if about and about.get("rig", rig.name) != rig.name:
-                raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
-            self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
-            self.estop = opened.enter_context(contextlib.closing(EStop(rig.estop)))
-
-            def connect(driver: ArmDriver, role: Role) -> Arm:
-                model = driver.model(self._simulation.arm_model if self._simulation else None)
-                topics = driver.state_topic, driver.command_topics
-                setup = ArmSetup(
-                    driver.name, model, self.clock, *topics, role=role, estop=self.estop, rate_hz=task.rate_hz
-                )
-                return opened.enter_context(contextlib.closing(driver.connect(setup)))
-
-            followers = {name: connect(driver, "follower") for name, driver in drivers["follower"].items()}
-            self._arms = FollowerArms(
-                followers, rig, self.clock, estop=self.estop, before_each=lambda: self._sole.require()
-            )
-            held = drivers["leader"] if leaders else {}
-            self.leader_arms = {name: connect(driver, "leader") for name, driver in held.items()}
-            base = MobileBase(rig.base, rate_hz=task.rate_hz, clock=self.clock) if rig.base else None
-            self.base = opened.enter_context(contextlib.closing(base)) if base else None
-            self.estop.when_pressed(self.hold)
-            rospy.on_shutdown(self.hold)  # before the topics are closed
-            self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
-            opened.callback(self.streams.close)
-            self._sole = SoleCommander(
-                rig, by_person=leaders, published_twice=self.streams.published_twice, disturbed=self._forget
-            )
-            opened.callback(self._sole.close)
-            self._opened = opened.pop_all()
         self.leaders = (
             LeaderArms(self.leader_arms, self.streams.sync, self.clock, base=self.base is not None, timeout_s=GAP_S)
             if leaders
             else None
         )
         self._rate = Rate(task.rate_hz, self.clock)
-        self._senses = ObservationBuilder(rig_contract(task, rig, self.simulated), self.followers, self.base, sensors)
-
-    @property
-    def followers(self) -> dict[str, Arm]:
-        """Follower arms {name: arm}, in the order of the vectors."""
-        return self._arms.arms
+        self._builder = ObservationBuilder(rig_contract(task, rig, self.simulated), self.followers, self.base, sensors)
 
     @property
     def contract(self) -> Contract:
-        return self._senses.contract
+        return self._builder.contract
 
     @property
     def limits(self) -> SafetyLimits:
@@ -166,11 +107,6 @@ class RosEnv(Environment):
         return np.append(arms, np.zeros(len(self.contract.action_names) - len(arms))).astype(np.float32)
 
     @property
-    def simulated(self) -> bool:
-        """Whether the rig behind the topics is a simulation."""
-        return self._simulation is not None
-
-    @property
     def max_reward(self) -> float:
         return self._simulation.max_reward if self._simulation else 0.0
 
@@ -178,16 +114,6 @@ class RosEnv(Environment):
     def episode_len(self) -> int:
         """Actions in an episode."""
         return self.task.episode_len
-
-    @property
-    def listens_only(self) -> bool:
-        """Whether nothing may be sent: the leaders drive the followers while an operator records."""
-        return self._by_person and self.rig.teleop == "hardware"
-
-    @property
-    def untouched(self) -> bool:
-        """Whether no request was sent to the followers yet, so that there is nothing to park."""
-        return self._arms.untouched
 
     @property
     def last_command(self) -> npt.NDArray[np.float64] | None:
@@ -220,7 +146,7 @@ class RosEnv(Environment):
         self.streams.sync.wait(WARM_UP_S)  # without images nothing moves
         self.hold()
         if not self.listens_only:
-            self._sole.listen()
+            self._sole_commander.listen()
             self._arms.to_start()
         self.estop.require_released()
         if self._simulation:
@@ -253,7 +179,7 @@ class RosEnv(Environment):
             return self.reset()
         try:
             command = self.checked(action)
-            self._sole.require()
+            self._sole_commander.require()
             command_ns = self.clock.now_ns()
             self._send(command)
             self.late_ns = self._rate.sleep()
@@ -270,10 +196,6 @@ class RosEnv(Environment):
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
 
-    def move(self, targets: Mapping[Arm, npt.ArrayLike], seconds: float) -> None:
-        """Move followers or leaders to targets, together and smoothly. Raises as `Arm.command`."""
-        self._arms.move(targets, seconds)
-
     def leader_action(self, name: str) -> Vector:
         """Follower target from a leader's newest reading; raises StreamError where it is silent."""
         if self.leaders is None:
@@ -288,16 +210,6 @@ class RosEnv(Environment):
         """Guard between `policy` and the arms, without parking; see `ros.safety.make_guard`."""
         return make_guard(self, policy, limits=limits)
 
-    def operator(self, commands: Sequence[str], namespace: str) -> OperatorTopics:
-        """Operator commands by topic and service under `namespace`; `reset` is refused while the stop is still pressed.
-
-        Raises:
-            RosError: a running program uses this namespace already.
-        """
-        channel = OperatorTopics(commands, namespace)
-        channel.refuse("reset", self.estop.refusal)
-        return channel
-
     def run_start_sequence(
         self, *, status: Callable[[str, str], None], poll: Callable[[], str | None], countdown_s: float
     ) -> None:
@@ -309,77 +221,13 @@ class RosEnv(Environment):
         cameras = self.contract.cameras
         return images.LazyImages({name: self.streams.sync.newest(f"images/{name}").value for name in cameras})
 
-    def stream_health(self) -> dict[str, StreamHealth]:
-        """Health {stream: its rate, age and problem}."""
-        return self.streams.sync.health()
-
-    def require_connection(self) -> None:
-        """Raise RosError where ROS has shut this node down or no master answers, so that waiting is pointless."""
-        node.require_running()
-        node.require_master()
-
-    def prepare(self) -> None:
-        """Set followers' modes, limits and torque, for `park` without a `reset`. Raises as `FollowerArms.prepare`."""
-        self._sole.listen()
-        self._arms.prepare()
-
-    def require_alone(self) -> None:
-        """Raise SafetyError, naming the node, where another one commands this rig or publishes a stream too."""
-        self._sole.require()
-
-    def hold(self) -> None:
-        """Hold still: a base stops; arms under torque stay at their last command by themselves."""
-        if self.base is not None:
-            self.base.stop()
-
-    def lock_leaders(self) -> None:
-        """Lock the leaders in place, so that hands can leave them; one whose driver has ended is skipped."""
-        if not self.listens_only:
-            for arm in self.leader_arms.values():
-                with contextlib.suppress(AlohaKitError):
-                    arm.set_torque(True)
-
-    def torque_report(self) -> str:
-        """Torque state of the followers' motors as text: "their torque is on" where all of them have it."""
-        return self._arms.torque_report()
-
-    def park(self, seconds: float | None = None) -> None:
-        """Park the followers at their rest pose, whatever the streams' state. Raises as `FollowerArms.park`."""
-        self.hold()
-        if not self.listens_only:
-            self.estop.require_released()
-            self._sole.wait()
-            self._arms.park(seconds)
-
-    def release(self, *, even_if_they_fall: bool = False) -> None:
-        """Switch the followers' torque off. Raises SafetyError unless they are parked."""
-        self._arms.release(even_if_they_fall=even_if_they_fall)
-
     def observation_spec(self) -> dict[str, Any]:
         """Observation specs, nested like the observation; `stamps` of a reset lacks `command`. Needs every stream."""
-        return self._senses.spec({name: self.streams.sync.newest(name).value for name in self.streams.topics})
+        return self._builder.spec({name: self.streams.sync.newest(name).value for name in self.streams.topics})
 
     def action_spec(self) -> specs.BoundedArray:
         """Action spec (A,): joint targets within the followers' limits, normalised gripper openings, base velocity."""
-        return self._senses.action_spec()
-
-    def close(self) -> None:
-        """Stop a base and leave ROS; nothing is sent to the arms."""
-        self._opened.close()
-
-    def _send(self, command: npt.NDArray[np.float64]) -> None:
-        if self.listens_only:
-            return
-        with self.estop.sending():
-            self._arms.send(command)
-            if self.base is not None and not self._by_person:
-                self.base.drive(command[-2:])
-
-    def _forget(self) -> None:
-        """Discard the last commands of all arms: another sender may have moved them."""
-        self._arms.forget()
-        for arm in self.leader_arms.values():
-            arm.forget()
+        return self._builder.action_spec()
 
     def _start_from_where_they_are(self) -> None:
         """Start the next commands from the measured poses: a follower may have been moved during the start sequence."""
@@ -389,13 +237,13 @@ class RosEnv(Environment):
 
     def _first_observation(self) -> Observation:
         """First observation: whether the episode has velocities and efforts, which are retried for `GAP_S`."""
-        self._senses = replace(self._senses, required=frozenset(QUANTITIES))
+        self._builder = replace(self._builder, required=frozenset(QUANTITIES))
         try:
             return self._observe(command_ns=None)
         except ReadingError:
-            self._senses = replace(self._senses, required=frozenset())
+            self._builder = replace(self._builder, required=frozenset())
             observation = self._observe(command_ns=None)
-            self._senses = replace(self._senses, required=frozenset(QUANTITIES) & observation.keys())
+            self._builder = replace(self._builder, required=frozenset(QUANTITIES) & observation.keys())
             return observation
 
     def _observe(self, command_ns: int | None) -> Observation:
@@ -414,4 +262,4 @@ class RosEnv(Environment):
             stream = f"qpos_{name}"
             sample = matched.samples[stream]
             require_believable(arm.name, arm.model, arm.leader_action, sample, self.streams.sync, stream)
-        return self._senses.observation(matched)
+        return self._builder.observation(matched)

@@ -183,6 +183,14 @@ def test_statuses(body: str, expected: tuple[int, str], tmp_path: Path) -> None:
     assert ended(run(body, tmp_path)) == expected
 
 
+def test_the_traceback_of_an_error_is_shown_at_debug(tmp_path: Path) -> None:
+    body = "import logging; logging.getLogger('aloha_kit').setLevel('DEBUG')\n    "
+    done = run(f"{body}raise ConfigError('no port') from KeyError('port')", tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "error: no port")
+    assert re.match(r"\d\d:\d\d:\d\d debug: KeyError: 'port'\n", done.stderr)
+    assert "Traceback (most recent call last):" in done.stderr
+
+
 def test_a_reader_that_has_seen_enough_ends_nothing_and_is_not_mentioned(tmp_path: Path) -> None:
     body = "[print('line', i, 'x' * 100, flush=True) for i in range(5000)]"
     done = run(body, tmp_path, shell="{} | head -n 1 >/dev/null")

@@ -94,7 +94,7 @@ def test_only_what_fits_is_suggested(own: Path) -> None:
 def test_an_exception_of_own_code_is_named_with_its_file_and_line(own: Path) -> None:
     build = resolve("shelves", "own_things:build", TABLE)
     assert call("shelves", "own_things:build", build, {"size": 2}, paint=1) == [1, 2]
-    place = rf"\({own / 'own_things.py'}:6\); --log_level debug shows the traceback$"
+    place = r"\(/.*own_things\.py:6\); --log_level debug shows the traceback$"
     with pytest.raises(ConfigError, match=rf"'own_things:build' of the shelves raised TypeError: '<' not .*{place}"):
         call("shelves", "own_things:build", build, {"size": 2})
     with pytest.raises(

@@ -149,7 +149,7 @@ def test_what_cannot_be_recorded_is_told_before_a_process_starts(tmp_path: Path)
     task = tmp_path / "odd.yaml"
     task.write_text("name: odd\ninstruction: x\nscene: transfer_cub\n")
     data = tmp_path / "data"
-    with pytest.raises(ConfigError, match=r"^no 'transfer_cub' among the scenes. Did you mean 'transfer_cube'"):
+    with pytest.raises(ConfigError, match=r"odd\.yaml: scene: no 'transfer_cub' among the scenes. Did you mean 'tr"):
         record_scripted(dataclasses.replace(short(data), task=str(task)), show=False)
     assert not data.exists()
     with pytest.raises(ConfigError, match=r"odd.yaml' cannot be a folder: a file of that name is in the way"):
