@@ -21,13 +21,13 @@ class ViewConfig:
     """
 
     position: tuple[float, float, float]  # where it is
-    target: tuple[float, float, float]  # what it looks at
+    target: tuple[float, float, float]  # point at its image's centre
     fovy: float = 45.0  # vertical field of view in degrees
     mount: Literal["world", "left_gripper", "right_gripper"] = "world"  # what it moves with
 
     def __post_init__(self) -> None:
         if self.position == self.target:
-            raise ValueError(f"a camera cannot look at the place where it is, given {list(self.position)}")
+            raise ValueError(f"a camera's target cannot be its own position, given {list(self.position)}")
         if not 0 < self.fovy < 180:
             raise ValueError(f"a camera's fovy lies between 0 and 180 degrees, given {self.fovy:g}")
 

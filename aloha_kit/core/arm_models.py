@@ -23,7 +23,7 @@ START_ARM_POSE = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0], np.float32)
 """(6,) rad: where ALOHA's arms begin an episode."""
 
 SLEEP_ARM_POSE = np.array([0.0, -1.7, 1.55, 0.12, 0.65, 0.0], np.float32)
-"""(6,) rad: folded and resting on themselves, so that torque can be let go."""
+"""(6,) rad: folded and resting on themselves, so that torque can be switched off."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class ArmModel:
     A vector of the arm holds its `joints` (rad), then its `grippers` (normalised opening): 6 and 1 on ALOHA.
 
     `lower`, `upper`, `start` and `rest` have an entry for each joint. `finger` is metres of one finger; `gripper` is
-    what its driver is told: the motor's angle in radians, or metres where there is no crank. A command outside
-    `gripper_limits` cannot be meant. `velocity` is the speed limit of each joint in rad/s.
+    what its driver takes: the motor's angle in radians, or metres where there is no crank. A command outside
+    `gripper_limits` is refused. `velocity` is the speed limit of each joint in rad/s.
 
     Raises:
         ValueError: the number of limits or of a pose's entries is not that of the joints, or two names are equal.
@@ -107,17 +107,17 @@ class ArmModel:
 
     @property
     def dof(self) -> int:
-        """The number of joints, without grippers."""
+        """Number of joints, without grippers."""
         return len(self.joints)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The entries of a vector: joints, then grippers."""
+        """Names of the entries of a vector: joints, then grippers."""
         return (*self.joints, *self.grippers)
 
     @property
     def size(self) -> int:
-        """The number of entries of a vector."""
+        """Number of entries of a vector."""
         return len(self.joints) + len(self.grippers)
 
     def vector(self, joints: npt.ArrayLike, gripper: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -165,7 +165,7 @@ _TABLE = {model.name: f"aloha_kit.core.arm_models:{model.name.upper()}" for mode
 
 
 def arm_model(name: str) -> ArmModel:
-    """The model of a name in `ARM_MODELS`, or of `my_package.module:NAME`, an `ArmModel` of the user's own.
+    """Arm model of a name in `ARM_MODELS`, or of `my_package.module:NAME`, an `ArmModel` of the user's own.
 
     Raises:
         ConfigError: there is none; lists those that exist.

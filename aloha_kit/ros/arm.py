@@ -223,7 +223,7 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
         except Exception as error:
             results.put(error)
 
-    threading.Thread(target=run, name=f"question to {who}", daemon=True).start()
+    threading.Thread(target=run, name=f"request to {who}", daemon=True).start()
     try:
         result = results.get(timeout=timeout_s)
     except queue.Empty:

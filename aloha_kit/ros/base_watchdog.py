@@ -41,8 +41,8 @@ class BaseWatchdog:
         say: called with the name of the node whose heartbeat stopped.
     """
 
-    def __init__(self, command_topic: str, say: Callable[[str], None]) -> None:
-        self._say, self._topic = say, command_topic
+    def __init__(self, command_topic: str, report: Callable[[str], None]) -> None:
+        self._report, self._topic = report, command_topic
         self._lock = threading.Lock()
         self._driving: dict[str, float] = {}  # {node: when its newest heartbeat came}, on the monotonic clock
         self._stop_until = 0.0
@@ -58,7 +58,7 @@ class BaseWatchdog:
                 del self._driving[name]
         for name in silent:
             self._stop_until = now + STOP_S
-            self._say(f"{name} drove the base and is silent for {SILENCE_S:g} s: zero velocity on {self._topic}")
+            self._report(f"{name} drove the base and is silent for {SILENCE_S:g} s: zero velocity on {self._topic}")
         with self._lock:
             if now < self._stop_until and not self._driving:
                 self._commands.publish(Twist())

@@ -23,7 +23,7 @@ from aloha_kit.ros import node
 from aloha_kit.ros.drivers import arm_driver
 
 LISTEN_S = 0.3
-"""How long to listen: commands come at 25 Hz or more, and a subscriber needs a moment to be connected."""
+"""Time to receive others' commands before the first own one: they come at 25 Hz or more, after connecting."""
 
 POLL_S = 0.3
 """How often the master is queried for publishers: another node's commands are noticed within twice that."""
@@ -173,7 +173,7 @@ class SoleCommander:
         self._published_twice, self._disturbed = published_twice, disturbed
 
     def listen(self) -> None:
-        """Clear what was received and listen again, before a first command.
+        """Clear what was received and receive again, before a first command.
 
         Raises:
             SafetyError: as `require`.

@@ -44,12 +44,12 @@ class EStop(Latch):
     def __init__(self, config: EStopConfig | None = None) -> None:
         super().__init__()
         self._config, self._topic = config, config.topic if config else EStopConfig.topic
-        self._said: dict[str, bool] = {}  # by publisher: its last value
+        self._pressed: dict[str, bool] = {}  # by publisher: its last value
         self._ticks: dict[str, int] = {}  # by publisher: parts of the timeout since its last message
-        self._heard_count, self._deaf_until, self._looked = 0, 0.0, time.monotonic()
+        self._received_count, self._skip_until, self._checked = 0, 0.0, time.monotonic()
         self._closed = threading.Event()
         # No message is dropped: a press of a millisecond arrives together with its release.
-        self._subscriber = rospy.Subscriber(self._topic, Bool, self._heard, queue_size=None, tcp_nodelay=True)
+        self._subscriber = rospy.Subscriber(self._topic, Bool, self._receive, queue_size=None, tcp_nodelay=True)
         try:
             self._await_publishers()
             self._require_connected()
@@ -63,7 +63,7 @@ class EStop(Latch):
     def refusal(self) -> str:
         there = node.running_publishers(self._topic)
         with self._state:
-            pressing = sorted(who for who, pressed in self._said.items() if pressed and who in there)
+            pressing = sorted(who for who, pressed in self._pressed.items() if pressed and who in there)
             silent = sorted(who for who, ticks in self._ticks.items() if ticks > _TICKS and who in there)
         if pressing:
             return f"no reset: the emergency stop is still pressed by {', '.join(pressing)}; release it first"
@@ -76,8 +76,8 @@ class EStop(Latch):
     def reset(self) -> None:
         there = node.running_publishers(self._topic)
         with self._state:
-            for who in self._said.keys() - there:  # a node that has ended holds no button
-                del self._said[who]
+            for who in self._pressed.keys() - there:  # a node that has ended holds no button
+                del self._pressed[who]
                 del self._ticks[who]
         super().reset()
 
@@ -86,25 +86,25 @@ class EStop(Latch):
         self._closed.set()
         self._subscriber.unregister()
 
-    def _heard(self, message: Any) -> None:
+    def _receive(self, message: Any) -> None:
         who = message._connection_header.get("callerid", "a node without a name")
         with self._state:
-            self._said[who], self._ticks[who] = bool(message.data), 0
+            self._pressed[who], self._ticks[who] = bool(message.data), 0
         if message.data:
             self.press(f"the emergency stop was pressed (by {who})")
-        self._heard_count += 1
+        self._received_count += 1
 
     def _take_in(self) -> None:
         # After a stall, or on a busy machine, the thread that moves the arms may wake before the one that receives.
-        count, now = self._heard_count, time.monotonic()
-        stalled, self._looked = now - self._looked > _STALL_S, now
+        count, now = self._received_count, time.monotonic()
+        stalled, self._checked = now - self._checked > _STALL_S, now
         if stalled:
             time.sleep(_UNREAD_S)  # that thread may have read a press from its socket without handling it yet
-        if now < self._deaf_until or not self._unread():
+        if now < self._skip_until or not self._unread():
             return
-        while self._heard_count == count and not self._reason:
+        while self._received_count == count and not self._reason:
             if time.monotonic() > now + _UNREAD_S:
-                self._deaf_until = now + 1.0  # a connection that breaks is readable too, and must not slow every step
+                self._skip_until = now + 1.0  # a connection that breaks is readable too, and must not slow every step
                 return
             time.sleep(0.0002)
 
@@ -124,7 +124,7 @@ class EStop(Latch):
             RosError: the configured source is silent for `SOURCE_S`.
         """
         began = time.monotonic()
-        while not self._said if self._config else not node.publishers(self._topic) <= self._said.keys():
+        while not self._pressed if self._config else not node.publishers(self._topic) <= self._pressed.keys():
             if time.monotonic() - began > (SOURCE_S if self._config else FIRST_S):
                 if self._config:
                     raise RosError(
@@ -136,15 +136,16 @@ class EStop(Latch):
     def _require_connected(self) -> None:
         """Raise RosError where messages of a running publisher do not arrive: its button would do nothing."""
         end = time.monotonic() + FIRST_S
-        while deaf := sorted(node.publishers(self._topic) - self._connected()):
-            deaf = [who for who in deaf if node.is_there(who)]
-            if deaf and time.monotonic() > end:
+        while unconnected := sorted(node.publishers(self._topic) - self._connected()):
+            unconnected = [who for who in unconnected if node.is_there(who)]
+            if unconnected and time.monotonic() > end:
                 kind = dict(rospy.get_published_topics()).get(self._topic, "unknown")
                 raise RosError(
-                    f"the emergency stop of {', '.join(deaf)} on {self._topic} cannot be heard: expected {Bool._type} "
-                    f"from a node that can be reached, found type {kind}. A node that is gone: rosnode cleanup"
+                    f"the emergency stop of {', '.join(unconnected)} on {self._topic} cannot be received: "
+                    f"expected {Bool._type} from a node that can be reached, found type {kind}. "
+                    "A node that is gone: rosnode cleanup"
                 )
-            if not deaf:
+            if not unconnected:
                 return
             time.sleep(0.05)
 
@@ -152,7 +153,7 @@ class EStop(Latch):
         """Publishers whose messages reach this process."""
         connections = list(getattr(self._subscriber.impl, "connections", None) or ())
         others = {each.callerid_pub for each in connections if hasattr(each, "callerid_pub")}
-        return others | self._said.keys() | {rospy.get_name()}
+        return others | self._pressed.keys() | {rospy.get_name()}
 
     def _watch(self, timeout_s: float) -> None:
         # Counted, not timed: while this whole process was stopped it could receive nothing from its sources.

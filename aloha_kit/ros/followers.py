@@ -195,6 +195,6 @@ def _torque(arm: Arm) -> str:
     except AlohaKitError:
         return "not known, the driver does not answer"
     if answers is None:
-        return "not known, the driver does not tell it"
+        return "not known, the driver does not report it"
     off = [joint for joint, on in answers.items() if not on]
     return "on" if not off else "off" if len(off) == len(answers) else f"off at {', '.join(off)}"

@@ -45,10 +45,10 @@ def decode(message: Any) -> Image:
         pixels = _rows(message, size)
         return np.array(pixels) if conversion is None else np.asarray(cv2.cvtColor(pixels, conversion), np.uint8)
     _require_whole(message.data)
-    picture = jpeg.decode(message.data, cv2.IMREAD_COLOR)
-    if picture is None:
+    image = jpeg.decode(message.data, cv2.IMREAD_COLOR)
+    if image is None:
         raise StreamError(_undecodable(message))
-    return np.asarray(picture if _swapped(message) else cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(image if _swapped(message) else cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def decode_depth(message: Any) -> Depth:
@@ -60,15 +60,15 @@ def decode_depth(message: Any) -> Depth:
     if _compressed(message):
         _require_whole(message.data)
         start = max(0, bytes(message.data[:64]).find(b"\x89PNG"))  # compressedDepth puts 12 bytes before it
-        picture = jpeg.decode(message.data[start:], cv2.IMREAD_UNCHANGED)
-        if picture is None or picture.dtype != np.uint16 or picture.ndim != 2:
+        image = jpeg.decode(message.data[start:], cv2.IMREAD_UNCHANGED)
+        if image is None or image.dtype != np.uint16 or image.ndim != 2:
             raise StreamError(f"depth has to be a PNG of 16 bits in mm; {_undecodable(message)}")
-        return np.asarray(picture, np.uint16)
+        return np.asarray(image, np.uint16)
     kind = np.dtype(_known(message.encoding, DEPTHS)).newbyteorder(">" if message.is_bigendian else "<")
     values = np.ascontiguousarray(_rows(message, kind.itemsize)).view(kind)[..., 0]
     if kind.kind == "f":
-        known = np.where(np.isfinite(values), values, 0.0)
-        return np.asarray(np.clip(np.rint(known * 1000.0), 0, 65535), np.uint16)
+        finite = np.where(np.isfinite(values), values, 0.0)
+        return np.asarray(np.clip(np.rint(finite * 1000.0), 0, 65535), np.uint16)
     return np.array(values, np.uint16)
 
 
@@ -135,17 +135,17 @@ def to_image(array: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: st
     return _stamped(message, stamp_ns, frame_id)
 
 
-def to_compressed(picture: Image | bytes, stamp_ns: int, quality: int = 95, frame_id: str = "") -> Any:
+def to_compressed(image: Image | bytes, stamp_ns: int, quality: int = 95, frame_id: str = "") -> Any:
     """Make a sensor_msgs/CompressedImage of an RGB image, or of bytes that are a JPEG already."""
     from sensor_msgs.msg import CompressedImage
 
-    data = picture if isinstance(picture, bytes) else encode(picture, quality)
+    data = image if isinstance(image, bytes) else encode(image, quality)
     return _stamped(CompressedImage(format="rgb8; jpeg compressed bgr8", data=data), stamp_ns, frame_id)
 
 
-def encode(picture: Image, quality: int = 95) -> bytes:
+def encode(image: Image, quality: int = 95) -> bytes:
     """Encode an (H, W, 3) RGB image as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
-    return jpeg.encode_jpeg(picture, quality).tobytes()
+    return jpeg.encode_jpeg(image, quality).tobytes()
 
 
 def _stamped(message: Any, stamp_ns: int, frame_id: str) -> Any:

@@ -1,4 +1,4 @@
-"""Read-only inspection of a rig: listen to every stream, query motors and master, command nothing."""
+"""Read-only inspection of a rig: record every stream, read motors and the ROS graph, command nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _PRINTED = 16384  # bytes of an image that its checksum covers, spread over it
 
 
 def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers: Sequence[str]) -> RigMeasurements:
-    """Measure a rig: listen for `seconds` to its arms, its base and these cameras.
+    """Measure a rig: record its arms, its base and these cameras for `seconds`.
 
     Args:
         registers: to read of every motor whose driver gives them (`Hardware_Error_Status`).
@@ -58,7 +58,7 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
     graph, simulation = _Graph(), simulated_rig()
     # /use_sim_time without /clock is a finding, so it must not raise
     clock = node.clock() if graph.publishers("/clock") else WallClock()
-    ears = [_Ear(topic, kind, clock) for topic, kind in _expected(rig, cameras)]
+    recorders = [_TopicRecorder(topic, kind, clock) for topic, kind in _expected(rig, cameras)]
     counters = {side: _Counter(driver.command_topics[:1]) for side, driver in drivers["follower"].items()}
     step = time.time() - time.monotonic()
     try:
@@ -67,38 +67,38 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
         motors = [found for driver in there if (found := _motors(driver, registers))]
         time.sleep(max(0.0, end - time.monotonic()))
     finally:
-        for ear in ears:
-            ear.close()
+        for recorder in recorders:
+            recorder.close()
         for counter in counters.values():
             counter.close()
     step = time.time() - time.monotonic() - step
-    heard = {ear.topic.stream: ear for ear in ears}
+    by_stream = {recorder.topic.stream: recorder for recorder in recorders}
     scene = ARM_MODELS.get(str(simulation.get("arm_model"))) if simulation else None
     arms = [
-        heard[f"{stream}_{side}"].arm(driver.model(scene), counters[side].count if role == "follower" else 0)
+        by_stream[f"{stream}_{side}"].arm(driver.model(scene), counters[side].count if role == "follower" else 0)
         for stream, (role, group) in zip(("qpos", "leader"), drivers.items(), strict=True)
         for side, driver in group.items()
     ]
     return RigMeasurements(
-        topics=tuple(ear.evidence(graph) for ear in ears),
-        cameras=tuple(heard[f"images/{name}"].camera(name) for name in cameras),
+        topics=tuple(recorder.measurement(graph) for recorder in recorders),
+        cameras=tuple(by_stream[f"images/{name}"].camera(name) for name in cameras),
         arms=tuple(arms),
         motors=tuple(motors),
         network=_network(graph, step),
         simulated=simulation is not None,
-        drivers={name: _driver(heard[f"images/{name}"], graph) for name in cameras},
+        drivers={name: _driver(by_stream[f"images/{name}"], graph) for name in cameras},
     )
 
 
 def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicMeasurement, Any]]:
-    """Topics to listen to, each with its message class."""
+    """Topics to record, each with its message class."""
     return [
         (TopicMeasurement(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
         for stream, topic in rig_topics(rig, cameras, leaders=bool(rig.leaders))
     ]
 
 
-class _Ear:
+class _TopicRecorder:
     """Subscriber that records arrival, stamp and size of each message; of images a checksum and the newest."""
 
     def __init__(self, topic: TopicMeasurement, kind: Any, clock: Clock) -> None:
@@ -106,12 +106,12 @@ class _Ear:
         self._rows: list[tuple[int, int, int, int]] = []
         self._kept: list[bytes] = []
         self._images = topic.stream.startswith("images")
-        self._subscriber = rospy.Subscriber(topic.topic, rospy.AnyMsg, self._hear, queue_size=100)
+        self._subscriber = rospy.Subscriber(topic.topic, rospy.AnyMsg, self._record, queue_size=100)
 
     def close(self) -> None:
         self._subscriber.unregister()
 
-    def _hear(self, message: rospy.AnyMsg) -> None:
+    def _record(self, message: rospy.AnyMsg) -> None:
         now, raw = self._clock.now_ns(), message._buff
         _, seconds, nanoseconds = _HEADER.unpack_from(raw) if self._kind._has_header else (0, *divmod(now, 10**9))
         if self._images:
@@ -123,7 +123,7 @@ class _Ear:
             self._kept.append(raw)
         self._rows.append((seconds * 10**9 + nanoseconds, now, len(raw), checksum))
 
-    def evidence(self, graph: _Graph) -> TopicMeasurement:
+    def measurement(self, graph: _Graph) -> TopicMeasurement:
         rows = np.array(self._rows, np.int64).reshape(-1, 4).T
         return dataclasses.replace(
             self.topic,
@@ -149,16 +149,16 @@ class _Ear:
 
     def arm(self, model: ArmModel, commands: int) -> ArmMeasurement:
         nothing = np.zeros((0, model.size))
-        evidence = ArmMeasurement(self.topic.stream, model, nothing, np.zeros(0, np.int64), commands=commands)
+        measurement = ArmMeasurement(self.topic.stream, model, nothing, np.zeros(0, np.int64), commands=commands)
         try:
-            heard = self.messages()
-            raw = np.array([_in_order(message, model) for message in heard]).reshape(-1, model.size)
+            messages = self.messages()
+            raw = np.array([_in_order(message, model) for message in messages]).reshape(-1, model.size)
         except Exception as error:
-            return dataclasses.replace(evidence, error=str(error))
+            return dataclasses.replace(measurement, error=str(error))
         stamps = np.array([stamp or arrival for stamp, arrival, *_ in self._rows], np.int64)
-        newest = heard[-1] if heard else None
+        newest = messages[-1] if messages else None
         lengths = (0, 0, 0) if newest is None else (len(newest.position), len(newest.velocity), len(newest.effort))
-        return dataclasses.replace(evidence, raw=raw, stamps_ns=stamps, lengths=lengths)
+        return dataclasses.replace(measurement, raw=raw, stamps_ns=stamps, lengths=lengths)
 
 
 def _in_order(message: Any, model: ArmModel) -> list[float]:
@@ -176,9 +176,9 @@ class _Counter:
 
     def __init__(self, topics: Sequence[str]) -> None:
         self.count = 0
-        self._subscribers = [rospy.Subscriber(topic, rospy.AnyMsg, self._hear, queue_size=100) for topic in topics]
+        self._subscribers = [rospy.Subscriber(topic, rospy.AnyMsg, self._add, queue_size=100) for topic in topics]
 
-    def _hear(self, message: rospy.AnyMsg) -> None:
+    def _add(self, message: rospy.AnyMsg) -> None:
         self.count += 1
 
     def close(self) -> None:
@@ -234,9 +234,9 @@ def _motors(driver: ArmDriver, registers: Sequence[str]) -> MotorMeasurement | N
     return MotorMeasurement(driver.name, driver.model().names, {name: found for name, found in values.items() if found})
 
 
-def _driver(ear: _Ear, graph: _Graph) -> dict[str, Any]:
+def _driver(recorder: _TopicRecorder, graph: _Graph) -> dict[str, Any]:
     """Parameters of the node that publishes a camera (usb_cam: video_device, pixel_format, framerate, …)."""
-    for publisher in graph.publishers(ear.topic.topic):
+    for publisher in graph.publishers(recorder.topic.topic):
         found = rospy.get_param(publisher.node, {})
         if isinstance(found, dict):
             return found

@@ -151,10 +151,10 @@ class InterbotixDriver(ArmDriver):
             rosgraph.Master(rospy.get_name()).lookupService(service)
         except rosgraph.MasterError as error:
             raise RosError(f"no service {service}") from error
-        ask = rospy.ServiceProxy(service, messages.RegisterValues)
+        read = rospy.ServiceProxy(service, messages.RegisterValues)
         try:
             return {
-                register: tuple(value for part in _PARTS.values() for value in ask(*part, register, 0).values)
+                register: tuple(value for part in _PARTS.values() for value in read(*part, register, 0).values)
                 for register in registers
             }
         except (rospy.ServiceException, rospy.ROSException) as error:
@@ -255,13 +255,13 @@ class InterbotixArm(TopicArm):
             self.forget()
 
     def torque_state(self) -> dict[str, bool]:
-        def ask() -> list[int]:
+        def read() -> list[int]:
             return [*self._register("arm", "Torque_Enable"), *self._register("gripper", "Torque_Enable")]
 
-        values = answered(ask, self.name)
+        values = answered(read, self.name)
         joints = self.model.names
         if len(values) != len(joints):
-            raise RosError(f"{self.name}: {len(values)} of {len(joints)} motors told whether they have torque")
+            raise RosError(f"{self.name}: {len(values)} of {len(joints)} motors reported whether they have torque")
         return {joint: bool(value) for joint, value in zip(joints, values, strict=True)}
 
     def reboot_gripper(self) -> None:
@@ -289,7 +289,7 @@ class InterbotixArm(TopicArm):
         status = [*self._register("arm", "Hardware_Error_Status"), *self._register("gripper", "Hardware_Error_Status")]
         joints = self.model.names
         if len(status) != len(joints):
-            raise RosError(f"{self.name}: {len(status)} of {len(joints)} motors told their error status")
+            raise RosError(f"{self.name}: {len(status)} of {len(joints)} motors reported their error status")
         words = (" and ".join(what for bit, what in _ERRORS.items() if value >> bit & 1) for value in status)
         return {joint: what for joint, what in zip(joints, words, strict=True) if what}
 

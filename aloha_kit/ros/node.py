@@ -110,10 +110,10 @@ def is_there(name: str) -> bool:
     Another process may listen at the node's address by now, so it has to publish what is registered for `name`.
     A process that does not answer within `ANSWER_S` counts as running: it may be suspended, or its network slow.
     """
-    asked = master()
+    ros_master = master()
     try:
-        uri = asked.lookupNode(name)
-        registered = {topic for topic, nodes in asked.getSystemState()[0] if name in nodes}
+        uri = ros_master.lookupNode(name)
+        registered = {topic for topic, nodes in ros_master.getSystemState()[0] if name in nodes}
         proxy: Any = xmlrpc.client.ServerProxy(uri, transport=_Patient())
         published = {topic for topic, _ in proxy.getPublications(rospy.get_name())[2]}
     except (rosgraph.MasterException, ConnectionRefusedError):

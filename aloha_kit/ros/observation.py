@@ -91,12 +91,12 @@ class ObservationBuilder:
         """
         values = {name: sample.value for name, sample in matched.samples.items()}
         states = [arm.read(values[f"qpos_{name}"]) for name, arm in self.followers.items()]
-        pictures = {name: values[f"images/{name}"] for name in self.contract.cameras}
-        self._check_sizes(pictures)
+        messages = {name: values[f"images/{name}"] for name in self.contract.cameras}
+        self._check_sizes(messages)
         observation = Observation(
             qpos=np.concatenate([state.qpos for state in states]),
-            images=images.LazyImages(pictures),
-            images_jpeg=images.jpegs(pictures),
+            images=images.LazyImages(messages),
+            images_jpeg=images.jpegs(messages),
             stamps={name: sample.stamp_ns for name, sample in matched.samples.items()},
         )
         for quantity, word in QUANTITIES.items():
@@ -152,8 +152,8 @@ class ObservationBuilder:
         readings = (arm.read(newest[f"qpos_{name}"]) for name, arm in self.followers.items())
         return all(getattr(state, quantity) is not None for state in readings)
 
-    def _check_sizes(self, pictures: Mapping[str, Any]) -> None:
-        for name, message in pictures.items():
+    def _check_sizes(self, messages: Mapping[str, Any]) -> None:
+        for name, message in messages.items():
             try:
                 size = images.size(message)
             except ReadingError as error:

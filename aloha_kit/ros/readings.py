@@ -113,7 +113,7 @@ def require_agreement(
     Args:
         others: (seconds between, (size,) reading).
     """
-    found = "one reading alone says nothing, there is none next to it"
+    found = "a single reading cannot be checked, there is none next to it"
     for seconds, other in others:
         found = disagreement(model, other, now, seconds)
         if not found:

@@ -83,7 +83,7 @@ class StreamRing:
         self._stamps: list[int] = []  # ascending
         self._samples: list[Sample] = []
         self._recent: deque[tuple[int, int]] = deque(maxlen=512)  # (arrival, stamp) in order
-        self._heard_ns = self._least_delay_ns = self._least_at_ns = self._offset_ns = self._correction_ns = 0
+        self._newest_arrival_ns = self._least_delay_ns = self._least_at_ns = self._offset_ns = self._correction_ns = 0
         self._settled = self._late_run = 0
         self._seq: int | None = None
 
@@ -96,7 +96,7 @@ class StreamRing:
         stamp = stamp_ns if stamped else arrival_ns
         if self._samples and self._samples[-1].stamped != stamped:
             self.restart()  # arrivals and stamps do not mix
-        self._count, self._heard_ns = self._count + 1, arrival_ns
+        self._count, self._newest_arrival_ns = self._count + 1, arrival_ns
         late = bool(self._stamps) and stamp < self._stamps[-1]
         if seq is not None:
             self._count_by_seq(seq, late)
@@ -109,7 +109,7 @@ class StreamRing:
             self._late_run += 1
             if self._late_run == STEPPED_BACK:
                 self.restart()
-                self._heard_ns, late = arrival_ns, False
+                self._newest_arrival_ns, late = arrival_ns, False
             elif stamp < self._stamps[-1] - self._keep_ns:
                 return
         if not late:
@@ -195,8 +195,8 @@ class StreamRing:
             return f"{self} is silent: no message yet, {bound}"
         age_ns = self._age_ns(now_ns)
         if age_ns > self.spec.max_age_ns:
-            if now_ns - self._heard_ns > self.spec.max_age_ns:
-                return f"{self} is silent: no message for {(now_ns - self._heard_ns) / 1e9:.3f} s, {bound}"
+            if now_ns - self._newest_arrival_ns > self.spec.max_age_ns:
+                return f"{self} is silent: no message for {(now_ns - self._newest_arrival_ns) / 1e9:.3f} s, {bound}"
             if now_ns - self._samples[-1].arrival_ns > self.spec.max_age_ns:
                 return f"{self} is frozen: messages come, but no new stamp for {age_ns / 1e9:.3f} s, {bound}"
             return f"{self} is late: its newest sample is {age_ns / 1e9:.3f} s old, {bound}"

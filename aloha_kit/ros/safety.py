@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def guarded(
-    env: RosEnv, policy: Policy, *, release: bool = False, say: Callable[[str], None] = print
+    env: RosEnv, policy: Policy, *, release: bool = False, report: Callable[[str], None] = print
 ) -> Iterator[SafetyGuard]:
     """Context of the guard between `policy` and the arms of `env`; the arms are parked at every exit.
 
@@ -34,9 +34,9 @@ def guarded(
         yield make_guard(env, policy)
     except BaseException:
         with contextlib.suppress(SafetyError):  # the first error is the one raised
-            _leave(env, release, say)
+            _leave(env, release, report)
         raise
-    _leave(env, release, say)
+    _leave(env, release, report)
 
 
 def make_guard(env: RosEnv, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
@@ -61,24 +61,24 @@ def _stale_s(env: RosEnv) -> float:
     return 2 * max(rig.sync.max_age_s, rig.sync.max_age_periods / min(rates))
 
 
-def _leave(env: RosEnv, release: bool, say: Callable[[str], None]) -> None:
+def _leave(env: RosEnv, release: bool, report: Callable[[str], None]) -> None:
     """Park and report the result. Raises SafetyError where the arms are not parked, or not released as requested."""
     if env.untouched:
-        say("nothing was sent to the arms")
+        report("nothing was sent to the arms")
         return
     try:
         env.park()
     except AlohaKitError as error:
-        say(f"warning: the arms were not parked: {error}; {env.torque_report()}")
+        report(f"warning: the arms were not parked: {error}; {env.torque_report()}")
         raise SafetyError(f"the arms were not parked: {error}") from error
     except KeyboardInterrupt:
-        say(f"warning: interrupted on the way to park, nothing more was sent to the arms; {env.torque_report()}")
+        report(f"warning: interrupted on the way to park, nothing more was sent to the arms; {env.torque_report()}")
         raise
     if release:
         try:
             env.release()
         except AlohaKitError as error:
-            say(f"warning: the arms are parked, but were not let go: {error}; {env.torque_report()}")
-            raise SafetyError(f"the arms were not let go: {error}") from error
+            report(f"warning: the arms are parked, but were not released: {error}; {env.torque_report()}")
+            raise SafetyError(f"the arms were not released: {error}") from error
     torque = env.torque_report()
-    say(f"the arms are parked; {torque}" + ("" if release else " (--release lets it go)"))
+    report(f"the arms are parked; {torque}" + ("" if release else " (--release switches it off)"))

@@ -33,7 +33,7 @@ class TrackingMonitor:
     def reset(self) -> None:
         """Reset the monitor: the arm was prepared again."""
         self._since_ns: npt.NDArray[np.int64] = np.full(self._model.size, -1, np.int64)
-        self._slack_ns, self._told = -1, False
+        self._slack_ns, self._reported = -1, False
 
     def slack(self, effort: npt.ArrayLike | None, now_ns: int) -> bool:
         """Whether no joint has drawn a current for `SLACK_S`; true once, until one draws some again.
@@ -41,11 +41,11 @@ class TrackingMonitor:
         Its torque was switched off, or it is at rest where nothing has to be held: the driver reports which.
         """
         if not self._milliamperes or effort is None or np.any(np.abs(np.asarray(effort)[: self._model.dof]) > NONE_MA):
-            self._slack_ns, self._told = -1, False
+            self._slack_ns, self._reported = -1, False
             return False
         self._slack_ns = now_ns if self._slack_ns < 0 else self._slack_ns
-        told, self._told = self._told, now_ns - self._slack_ns >= SLACK_S * 1e9
-        return self._told and not told
+        before, self._reported = self._reported, now_ns - self._slack_ns >= SLACK_S * 1e9
+        return self._reported and not before
 
     def check(self, target: npt.ArrayLike, qpos: npt.ArrayLike, effort: npt.ArrayLike | None, now_ns: int) -> None:
         """Compare the command with the observation, each (size,); without efforts grippers are not monitored.

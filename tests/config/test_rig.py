@@ -83,7 +83,7 @@ def test_a_simulated_cameras_view_is_read_from_its_rig() -> None:
     ("change", "words"),
     [
         ({"fovy": 180}, "fovy lies between 0 and 180 degrees, given 180"),
-        ({"target": [0.9, 0, 0.5]}, "cannot look at the place where it is"),
+        ({"target": [0.9, 0, 0.5]}, "target cannot be its own position"),
         ({"mount": "left_griper"}, "Did you mean 'left_gripper'"),
         ({"target": [0, 0]}, "must be a list of 3 values"),
         ({"fov": 3}, "unknown key 'fov'. Did you mean 'fovy'"),

@@ -69,12 +69,12 @@ class CompetingPublisher:
         assert self._process.stdout.readline() == "there\n"
 
     def send(self) -> None:
-        self._say("send")
+        self._write("send")
 
     def stop(self) -> None:
-        self._say("stop")
+        self._write("stop")
 
-    def _say(self, word: str) -> None:
+    def _write(self, word: str) -> None:
         assert self._process.stdin
         print(word, file=self._process.stdin, flush=True)
 

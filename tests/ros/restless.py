@@ -47,11 +47,11 @@ def main(task_file: str, fail_at: str = "0") -> None:
     task = load(TaskConfig, "tasks", task_file)
     with sigterm_interrupts():
         env = envs.connect(task, load(RigConfig, "rigs", task.rig))
-        with contextlib.closing(env), guarded(env, Restless(int(fail_at) or None), say=say) as guard:  # type: ignore[arg-type]
+        with contextlib.closing(env), guarded(env, Restless(int(fail_at) or None), report=report) as guard:  # type: ignore[arg-type]
             run_episode(env, guard)
 
 
-def say(words: str) -> None:
+def report(words: str) -> None:
     print(words, flush=True)
 
 

@@ -39,7 +39,7 @@ def kill_node(name: str) -> None:
         )
 
 
-class Ear:
+class Received:
     """The messages of a topic: the newest, and those since somebody cleared them."""
 
     def __init__(self, topic: str, kind: Any) -> None:
@@ -62,17 +62,17 @@ class Client:
     """Interbotix arms of a rig, by the names of their drivers."""
 
     def __init__(self, arms: tuple[str, ...] = ARMS) -> None:
-        self.states = {arm: Ear(f"/{arm}/joint_states", JointState) for arm in arms}
-        self.reward = Ear("/sim_rig/reward", Float32)
-        self.scene = Ear("/sim_rig/state", JointState)
+        self.states = {arm: Received(f"/{arm}/joint_states", JointState) for arm in arms}
+        self.reward = Received("/sim_rig/reward", Float32)
+        self.scene = Received("/sim_rig/state", JointState)
         self.group = {arm: self._publisher(arm, "joint_group", messages.JointGroupCommand) for arm in arms}
         self.single = {arm: self._publisher(arm, "joint_single", messages.JointSingleCommand) for arm in arms}
         self.path = {arm: self._publisher(arm, "joint_trajectory", messages.JointTrajectoryCommand) for arm in arms}
         for publishers in (self.group, self.single, self.path):
             for arm, publisher in publishers.items():
                 until(publisher.get_num_connections, f"{arm}'s driver listens")
-        for arm, ear in self.states.items():
-            until(lambda ear=ear: ear.newest, f"{arm}'s joint states")
+        for arm, received in self.states.items():
+            until(lambda received=received: received.newest, f"{arm}'s joint states")
 
     @staticmethod
     def _publisher(arm: str, topic: str, kind: Any) -> Any:
@@ -127,7 +127,7 @@ class Client:
         assert rospy.ServiceProxy("/sim_rig/apply_faults", Trigger)().success
 
     def close(self) -> None:
-        for ear in (*self.states.values(), self.reward, self.scene):
-            ear.subscriber.unregister()
+        for received in (*self.states.values(), self.reward, self.scene):
+            received.subscriber.unregister()
         for publisher in (*self.group.values(), *self.single.values(), *self.path.values()):
             publisher.unregister()

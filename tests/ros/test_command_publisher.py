@@ -13,7 +13,7 @@ from std_msgs.msg import String
 
 from aloha_kit.ros.command_publisher import CommandPublisher
 from tests.ros.master import Ros
-from tests.ros.rig_client import Ear
+from tests.ros.rig_client import Received
 from tests.waiting import until
 
 TOPIC = "/command_publisher_test"
@@ -28,7 +28,7 @@ def opened() -> Iterator[CommandPublisher]:
 
 def test_a_message_has_left_when_publish_returns(session_ros: Ros) -> None:
     """No thread of rospy may send later: the messages are counted where they leave, with every other thread held."""
-    ear = Ear(TOPIC, String)
+    received = Received(TOPIC, String)
     with opened() as publisher:
         until(lambda: publisher.get_num_connections() == 1, "it is connected")
         (connection,) = publisher._publisher.impl.connections
@@ -38,25 +38,25 @@ def test_a_message_has_left_when_publish_returns(session_ros: Ros) -> None:
         for number in range(20):
             publisher.publish(String(data=str(number)))
             assert senders == [threading.get_ident()] * (number + 1)
-        until(lambda: len(ear.messages) == 20, "all have arrived")
-    assert [message.data for message in ear.messages] == [str(number) for number in range(20)]
-    ear.subscriber.unregister()
+        until(lambda: len(received.messages) == 20, "all have arrived")
+    assert [message.data for message in received.messages] == [str(number) for number in range(20)]
+    received.subscriber.unregister()
 
 
 def test_a_subscriber_that_does_not_read_does_not_stop_the_others(session_ros: Ros) -> None:
-    ear = Ear(TOPIC, String)
+    received = Received(TOPIC, String)
     with opened() as publisher:
         paused = session_ros.start("rostopic", "echo", TOPIC)
         until(lambda: publisher.get_num_connections() == 2, "both are connected")
         paused.signal(signal.SIGSTOP)
-        ear.messages.clear()
+        received.messages.clear()
         big = "x" * 100_000  # more than fits into the buffers of a connection after some hundred of them
         for number in range(200):
             publisher.publish(String(data=f"{number} {big}"))
-            until(lambda: len(ear.messages) == number + 1, "it has arrived")  # noqa: B023
-        assert [int(message.data.split()[0]) for message in ear.messages] == list(range(200))
+            until(lambda: len(received.messages) == number + 1, "it has arrived")  # noqa: B023
+        assert [int(message.data.split()[0]) for message in received.messages] == list(range(200))
         paused.kill()
-    ear.subscriber.unregister()
+    received.subscriber.unregister()
 
 
 def test_an_unregistered_publisher_refuses(session_ros: Ros) -> None:

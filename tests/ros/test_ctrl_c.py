@@ -16,7 +16,7 @@ from aloha_kit.episode import list_episodes
 from aloha_kit.ros.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import launch_result, Process, Ros
-from tests.ros.rig_client import Ear
+from tests.ros.rig_client import Received
 from tests.ros.small_rig import recording, write_task
 from tests.waiting import until
 
@@ -30,12 +30,12 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def states(session_ros: Ros) -> Iterator[dict[str, Ear]]:
+def states(session_ros: Ros) -> Iterator[dict[str, Received]]:
     """What an independent subscriber hears of the arms; the last of it is what the drivers left."""
-    heard = {arm: Ear(f"/{arm}/joint_states", JointState) for arm in ARMS}
+    heard = {arm: Received(f"/{arm}/joint_states", JointState) for arm in ARMS}
     yield heard
-    for ear in heard.values():
-        ear.subscriber.unregister()
+    for received in heard.values():
+        received.subscriber.unregister()
 
 
 def interrupt(launched: Process) -> str:
@@ -48,7 +48,7 @@ def interrupt(launched: Process) -> str:
     return text
 
 
-def assert_at_rest(states: dict[str, Ear]) -> None:
+def assert_at_rest(states: dict[str, Received]) -> None:
     for arm in ARMS[:2]:
         assert np.abs(np.array(states[arm].newest.position[:6]) - VX300S.rest).max() < 0.15
 
@@ -61,7 +61,7 @@ def checkpoint(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_deployment_parks_the_arms_before_the_drivers_go(
-    session_ros: Ros, task: Path, checkpoint: Path, states: dict[str, Ear], tmp_path: Path
+    session_ros: Ros, task: Path, checkpoint: Path, states: dict[str, Received], tmp_path: Path
 ) -> None:
     launched = session_ros.launch("deploy.launch", task=task, ckpt=checkpoint, sim="true", output=tmp_path)
     launched.wait_for("is up", TIMEOUT_S)
@@ -73,7 +73,7 @@ def test_deployment_parks_the_arms_before_the_drivers_go(
 
 
 def test_recording_and_replay_park_the_arms_before_the_drivers_go(
-    session_ros: Ros, task: Path, states: dict[str, Ear]
+    session_ros: Ros, task: Path, states: dict[str, Received]
 ) -> None:
     launched = session_ros.launch("record.launch", task=task, sim="true", countdown=0, keyboard="false")
     launched.wait_for("recording: ", TIMEOUT_S)
@@ -91,12 +91,12 @@ def test_recording_and_replay_park_the_arms_before_the_drivers_go(
     assert_at_rest(states)
 
 
-def moved(follower: Ear) -> bool:
+def moved(follower: Received) -> bool:
     """Whether an arm that a driver found asleep has been raised."""
     return bool(follower.newest.position[1] > -1.2)
 
 
-def test_teleoperation_ends_before_the_drivers_go(session_ros: Ros, task: Path, states: dict[str, Ear]) -> None:
+def test_teleoperation_ends_before_the_drivers_go(session_ros: Ros, task: Path, states: dict[str, Received]) -> None:
     launched = session_ros.launch("teleop.launch", task=task, sim="true", countdown_s=0)
     launched.wait_for("teleoperating", TIMEOUT_S)
     text = interrupt(launched)

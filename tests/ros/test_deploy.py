@@ -158,9 +158,9 @@ def test_a_checkpoint_acts_and_its_rollouts_are_episodes(
 def test_every_difference_of_policy_and_rig_is_listed_before_anything_moves(rig: Path, tmp_path: Path) -> None:
     other = Contract(NAMES, NAMES, {"cam_high": (48, 64), "top": (48, 64)}, rate_hz=30.0)
     sent: list[Any] = []
-    ear = rospy.Subscriber("/puppet_left/commands/joint_group", messages.JointGroupCommand, sent.append)
+    received = rospy.Subscriber("/puppet_left/commands/joint_group", messages.JointGroupCommand, sent.append)
     text = fail(rig, save_checkpoint(tmp_path / "best", other), tmp_path)
-    ear.unregister()
+    received.unregister()
     assert "does not fit rig 'aloha' in task 'tiny':" in text
     assert "camera 'top' is missing; there are: cam_high" in text
     assert "rate: 30 Hz against 50 Hz" in text
@@ -307,11 +307,11 @@ def test_on_a_real_rig_the_operator_says_what_was_a_success(
             voice.publish(String(data="success"))
 
     Scripted(monkeypatch, says)
-    ear = rospy.Subscriber("/aloha_kit/deploy/state", String, state)
+    received = rospy.Subscriber("/aloha_kit/deploy/state", String, state)
     try:
         deploy(rig, checkpoint, tmp_path, "--num_rollouts", 9, "--episode_len", 100, "--log_level", "warning")
     finally:
-        ear.unregister()
+        received.unregister()
         voice.unregister()
     report = json.loads((tmp_path / "deploy.json").read_text())
     assert [r["success"] for r in report["rollouts"]] == [True, None]
@@ -371,12 +371,12 @@ def test_ctrl_c_in_roslaunch_ends_the_node_with_the_arms_parked(
         )  # fmt: skip
         launched.wait_for("type y (success)", timeout=120)
         states: list[str] = []
-        ear = rospy.Subscriber("/aloha_kit/deploy/state", String, lambda message: states.append(message.data))
+        received = rospy.Subscriber("/aloha_kit/deploy/state", String, lambda message: states.append(message.data))
         while "acting" not in states or not list(tmp_path.glob("*.partial")):
             assert launched.running, launched.text()
             rospy.sleep(0.05)
         rospy.sleep(0.2)
-        ear.unregister()
+        received.unregister()
         launched.signal(signal.SIGINT)
         launched.wait(60)
     assert "interrupted" in launched.text()

@@ -102,7 +102,7 @@ def test_every_user_of_a_rig_refuses_an_unknown_driver_before_it_contacts_anythi
         inspect.inspect(unknown, [], seconds=0.1, registers=[])
     arms = {side: replace(PIPERS, driver="dynamixel_x") for side in ("left", "right")}
     with pytest.raises(ConfigError, match=r"follower left of rig 'one' has driver 'dynamixel_x', which cannot be"):
-        SimRig(replace(unknown, followers=arms), "transfer_cube", person=None, seed=0, complain=print)
+        SimRig(replace(unknown, followers=arms), "transfer_cube", operator=None, seed=0, warn=print)
     with_leaders = replace(unknown, leaders=unknown.followers)
     files = {"rig": to_mapping(with_leaders), "task": {**to_mapping(TASK), "rig": str(tmp_path / "rig.yaml")}}
     for name, values in files.items():

@@ -128,7 +128,10 @@ class Swing:
 
 def by_policy(env: RosEnv, policy: Any) -> None:
     said: list[str] = []
-    with pytest.raises(SafetyError, match="the emergency stop was pressed"), guarded(env, policy, say=said.append) as g:
+    with (
+        pytest.raises(SafetyError, match="the emergency stop was pressed"),
+        guarded(env, policy, report=said.append) as g,
+    ):
         run_episode(env, g)
     assert "the arms were not parked: the emergency stop was pressed (by /command_recorder)" in said[0]
     assert said[0].endswith("their torque is on")

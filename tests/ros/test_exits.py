@@ -19,7 +19,7 @@ from std_msgs.msg import Bool
 from aloha_kit.core import VX300S
 from tests.ros.master import Process, Ros
 from tests.ros.restless import RAISED
-from tests.ros.rig_client import Client, Ear, kill_node
+from tests.ros.rig_client import Client, kill_node, Received
 from tests.ros.small_rig import simulated, write_task
 from tests.waiting import until
 
@@ -32,7 +32,7 @@ class Scene:
     def __init__(self, ros: Ros, task: Path, arms: Process, restart: Callable[[], Process]) -> None:
         self.ros, self.task, self.arms, self.restart = ros, task, arms, restart
         self.client = Client(FOLLOWERS)
-        self.odometry = Ear("/odom", Odometry)
+        self.odometry = Received("/odom", Odometry)
 
     def drive(self, *words: str) -> Process:
         """The restless program, once it moves arms and base."""
@@ -130,16 +130,19 @@ def test_a_press_while_the_program_stood_still_is_noticed_before_its_next_comman
     with contextlib.ExitStack() as left:
         button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10)
         left.callback(button.unregister)
-        commands = [Ear(f"/{arm}/commands/joint_group", rospy.AnyMsg) for arm in FOLLOWERS]
-        for ear in commands:
-            left.callback(ear.subscriber.unregister)  # or later tests of this process would hear AnyMsg there
-        until(lambda: button.get_num_connections() > 0 and all(ear.newest for ear in commands), "all are connected")
-        for ear in reversed(commands):
-            ear.next()  # it has just sent to both, and stops between two commands
+        commands = [Received(f"/{arm}/commands/joint_group", rospy.AnyMsg) for arm in FOLLOWERS]
+        for received in commands:
+            left.callback(received.subscriber.unregister)  # or later tests of this process would hear AnyMsg there
+        until(
+            lambda: button.get_num_connections() > 0 and all(received.newest for received in commands),
+            "all are connected",
+        )
+        for received in reversed(commands):
+            received.next()  # it has just sent to both, and stops between two commands
         program.signal(signal.SIGSTOP)
         time.sleep(0.05)  # what was on its way has arrived
-        for ear in commands:
-            ear.messages.clear()
+        for received in commands:
+            received.messages.clear()
         button.publish(Bool(data=True))
         button.publish(Bool(data=False))
         time.sleep(0.05)
@@ -147,7 +150,7 @@ def test_a_press_while_the_program_stood_still_is_noticed_before_its_next_comman
         assert program.wait() == 1
         assert "SafetyError: the emergency stop was pressed (by /aloha_kit_tests" in program.text()
         assert "the arms were not parked: the emergency stop was pressed" in program.text()
-        assert [len(ear.messages) for ear in commands] == [0, 0]
+        assert [len(received.messages) for received in commands] == [0, 0]
 
 
 def test_a_network_that_is_lost_and_comes_back_finds_everything_held(scene: Scene) -> None:
@@ -176,8 +179,8 @@ def test_a_driver_that_dies_ends_the_program_and_nothing_is_dropped(scene: Scene
     assert "the arms were not parked: puppet_left: " in program.text()
     assert "their torque is not known, the driver does not answer" in program.text()
     scene.arms = scene.restart()
-    for ear in (*scene.client.states.values(), scene.odometry):
-        ear.next()
+    for received in (*scene.client.states.values(), scene.odometry):
+        received.next()
     scene.stands()
     assert scene.at(RAISED, 0.15)
     assert scene.under_torque()
@@ -196,11 +199,11 @@ def watchdog(scene: Scene) -> Iterator[Process]:
 
 
 @pytest.fixture
-def commands() -> Iterator[Ear]:
+def commands() -> Iterator[Received]:
     """What an independent subscriber hears of the base's commands."""
-    ear = Ear("/cmd_vel", Twist)
-    yield ear
-    ear.subscriber.unregister()
+    received = Received("/cmd_vel", Twist)
+    yield received
+    received.subscriber.unregister()
 
 
 def speed(message: Twist) -> tuple[float, float]:
@@ -211,18 +214,20 @@ def sender(message: Twist) -> str:
     return str(message._connection_header["callerid"])
 
 
-def quiet(commands: Ear) -> bool:
+def quiet(commands: Received) -> bool:
     """Whether half a second passes without a message."""
     commands.messages.clear()
     time.sleep(0.5)
     return not commands.messages
 
 
-def zeros_from_the_watchdog(commands: Ear) -> list[Twist]:
+def zeros_from_the_watchdog(commands: Received) -> list[Twist]:
     return [m for m in commands.messages if sender(m).startswith(WATCHDOG) and speed(m) == (0.0, 0.0)]
 
 
-def test_a_killed_program_leaves_a_base_that_the_watchdog_stops(scene: Scene, watchdog: Process, commands: Ear) -> None:
+def test_a_killed_program_leaves_a_base_that_the_watchdog_stops(
+    scene: Scene, watchdog: Process, commands: Received
+) -> None:
     program = scene.drive()
     until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
     program.kill()
@@ -235,7 +240,7 @@ def test_a_killed_program_leaves_a_base_that_the_watchdog_stops(scene: Scene, wa
 
 
 def test_a_stopped_program_does_not_go_on_driving_when_it_continues(
-    scene: Scene, watchdog: Process, commands: Ear
+    scene: Scene, watchdog: Process, commands: Received
 ) -> None:
     program = scene.drive()
     until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")
@@ -254,7 +259,7 @@ def test_a_stopped_program_does_not_go_on_driving_when_it_continues(
     scene.stands()
 
 
-def test_the_watchdog_disturbs_nobody_else(scene: Scene, watchdog: Process, commands: Ear) -> None:
+def test_the_watchdog_disturbs_nobody_else(scene: Scene, watchdog: Process, commands: Received) -> None:
     """Neither a program that ends in order, nor another driver of the base that sends once and is silent."""
     program = scene.drive("60")
     assert program.wait() == 1
@@ -270,7 +275,9 @@ def test_the_watchdog_disturbs_nobody_else(scene: Scene, watchdog: Process, comm
     other.unregister()
 
 
-def test_a_watchdog_that_is_ended_with_the_killed_program_stops_the_base_first(scene: Scene, commands: Ear) -> None:
+def test_a_watchdog_that_is_ended_with_the_killed_program_stops_the_base_first(
+    scene: Scene, commands: Received
+) -> None:
     """As roslaunch does when a required node is killed: all others are interrupted at once."""
     node = scene.ros.start("python", "deploy/base_watchdog_node", "--task", str(scene.task))
     node.wait_for("watching who drives the base on /cmd_vel")
@@ -284,7 +291,9 @@ def test_a_watchdog_that_is_ended_with_the_killed_program_stops_the_base_first(s
     scene.stands()
 
 
-def test_a_watchdog_of_its_own_launch_outlasts_one_that_is_killed_with_the_program(scene: Scene, commands: Ear) -> None:
+def test_a_watchdog_of_its_own_launch_outlasts_one_that_is_killed_with_the_program(
+    scene: Scene, commands: Received
+) -> None:
     """kill -9 of all that deploy.launch started, its watchdog included."""
     own = scene.ros.launch("base_watchdog.launch", task=scene.task)
     own.wait_for("watching who drives the base on /cmd_vel")
@@ -307,7 +316,7 @@ def test_a_rig_without_a_base_needs_no_watchdog(scene: Scene) -> None:
     assert "rig 'aloha' has no mobile base to watch" in node.text()
 
 
-def test_a_node_that_ros_shuts_down_stops_the_base_and_says_so(scene: Scene, commands: Ear) -> None:
+def test_a_node_that_ros_shuts_down_stops_the_base_and_says_so(scene: Scene, commands: Received) -> None:
     """rosnode kill, or deploy.launch started twice."""
     program = scene.drive()
     until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")

@@ -228,7 +228,7 @@ print("arrived", flush=True)
 
 def test_a_process_that_is_stopped_in_a_move_goes_on_without_a_jump(driver: FakeInterbotix, session_ros: Ros) -> None:
     heard: list[tuple[float, Any]] = []
-    ear = rospy.Subscriber(
+    received = rospy.Subscriber(
         "/puppet_left/commands/joint_group", messages.JointGroupCommand,
         lambda message: heard.append((time.monotonic(), np.array(message.cmd))), queue_size=1000,
     )  # fmt: skip
@@ -246,7 +246,7 @@ def test_a_process_that_is_stopped_in_a_move_goes_on_without_a_jump(driver: Fake
     finally:
         mover.kill()
         mover.wait()
-        ear.unregister()
+        received.unregister()
     times, path = np.array([when for when, _ in heard]), np.array([where for _, where in heard])
     assert np.diff(times).max() > 1.0, "it was stopped"
     assert np.abs(np.diff(path, axis=0)).max() <= np.pi / 3 / 50 + 1e-6

@@ -68,7 +68,7 @@ class Bench:
         self.states.clear()
         return self.ros.start(*command, "--task", str(self.folder / "task.yaml"), "--countdown", "0", *flags)
 
-    def say(self, word: str) -> str:
+    def command(self, word: str) -> str:
         """By service."""
         rospy.wait_for_service(f"/aloha_kit/record/{word}", 30)
         return str(rospy.ServiceProxy(f"/aloha_kit/record/{word}", Trigger)().message)
@@ -137,7 +137,7 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
     with left.lock:
         left.motors[1] = 1.9  # the follower's shoulder ends at 1.2566
     until(lambda: bool(abs(bench.followers[0].motors[1] - 1.2366) < 1e-4), "the follower is at its limit", TIMEOUT_S)
-    assert bench.say("keep") == "keep, received while recording"
+    assert bench.command("keep") == "keep, received while recording"
     bench.wait_for("waiting", process, 2)
     assert all(leader.torque["waist"] for leader in bench.leaders), "locked between episodes"
     bench.publish("start")
@@ -193,21 +193,21 @@ def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench
     bench.press(True)
     bench.wait_for("paused", process)
     sent = [len(follower.groups) for follower in bench.followers]
-    assert bench.say("reset").startswith("no reset: the emergency stop is still pressed by /aloha_kit_tests")
-    bench.say("resume")
+    assert bench.command("reset").startswith("no reset: the emergency stop is still pressed by /aloha_kit_tests")
+    bench.command("resume")
     bench.wait_for("paused", process, 2)
     bench.press(False)
-    bench.say("resume")  # let go, but not reset
+    bench.command("resume")  # let go, but not reset
     bench.wait_for("paused", process, 3)
     assert [len(follower.groups) for follower in bench.followers] == sent, "nothing moves before a reset"
-    assert bench.say("reset") == "reset, received while paused"
-    bench.say("resume")
+    assert bench.command("reset") == "reset, received while paused"
+    bench.command("resume")
     bench.wait_for("recording", process, 2)
     bench.wait_for_steps()
     bench.camera.running = False
     bench.wait_for("paused", process, 4)
     bench.camera.running = True
-    bench.say("resume")
+    bench.command("resume")
     bench.wait_for("recording", process, 3)
     bench.wait_for_steps()
     process.signal(signal.SIGTERM)
@@ -256,14 +256,14 @@ def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench
             other.send()
             bench.wait_for("paused", process, number)
             sent = [len(follower.groups) for follower in bench.followers]
-            bench.say("resume")  # it still sends
+            bench.command("resume")  # it still sends
             bench.wait_for("paused", process, number + 1)
             assert [len(follower.groups) for follower in bench.followers][:1] == sent[:1], "nothing moves meanwhile"
             bench.states.remove("paused")
         time.sleep(1.5 * TOGETHER_S)
-        bench.say("resume")
+        bench.command("resume")
     bench.wait_for("recording", process, 1 + len(others))
-    bench.say("quit")
+    bench.command("quit")
     process.wait()
     reasons = [ending(file)[1] for file in list_episodes(bench.data / FAILED)][: len(others)]
     for (kind, topic), reason in zip(others, reasons, strict=True):
@@ -287,13 +287,13 @@ def test_killed_is_told_and_recovered_at_the_next_start_and_a_full_disk_loses_no
     process.wait_for(f"1 interrupted recording: `python -m aloha_kit.episode recover {bench.data}`, or start with")
     bench.wait_for("paused", process)
     assert "episode_1.hdf5 failed: [Errno 27] File too large." in process.text()
-    bench.say("quit")
+    bench.command("quit")
     assert process.wait() == 1
     assert f"2 interrupted recordings: `python -m aloha_kit.episode recover {bench.data}`" in process.text()
     process = bench.record("--auto", "--recover")
     bench.wait_for("recording", process)
     bench.wait_for_steps()
-    bench.say("success")
+    bench.command("success")
     bench.wait_for("waiting", process, 2)
     process.signal(signal.SIGINT)
     assert process.wait() == 130

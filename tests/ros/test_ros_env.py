@@ -473,7 +473,7 @@ class TestRefusedPreparation:
     def test_nothing_moves(self, fakes: Fakes) -> None:
         fakes.right.registers["elbow"]["Hardware_Error_Status"] = 0b100000
         env, said = fakes.env(), list[str]()
-        with pytest.raises(RosError, match=self.REFUSED), guarded(env, Constant(START), say=said.append) as guard:
+        with pytest.raises(RosError, match=self.REFUSED), guarded(env, Constant(START), report=said.append) as guard:
             run_episode(env, guard)
         assert (fakes.left.groups, fakes.right.groups) == ([], [])
         assert said[0].startswith(
@@ -506,7 +506,7 @@ class TestRefusedPreparation:
         env, said = fakes.env(), list[str]()
 
         def act() -> None:
-            with guarded(env, Constant(START), say=said.append) as guard:
+            with guarded(env, Constant(START), report=said.append) as guard:
                 run_episode(env, guard)
                 fakes.left.torque["waist"] = False
 
@@ -519,7 +519,7 @@ class TestRefusedPreparation:
     def test_nothing_is_parked_that_was_never_prepared(self, fakes: Fakes) -> None:
         said: list[str] = []
         env = fakes.env()
-        with pytest.raises(ZeroDivisionError), guarded(env, Constant(START), say=said.append):
+        with pytest.raises(ZeroDivisionError), guarded(env, Constant(START), report=said.append):
             raise ZeroDivisionError
         assert fakes.left.groups == []
         assert said == ["nothing was sent to the arms"]

@@ -19,7 +19,7 @@ from aloha_kit.ros import messages
 from aloha_kit.ros.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Client, Ear
+from tests.ros.rig_client import Client, Received
 from tests.ros.small_rig import recording, simulated, write_task
 from tests.waiting import until
 
@@ -86,7 +86,7 @@ def test_a_deployment_ends_by_name_and_leaves_the_arms_under_torque(
 def test_motors_that_reboot_on_the_way_to_the_start_end_it_by_name_and_no_arm_is_flung(
     session_ros: Ros, task: Path, rig: Client, checkpoint: Path, tmp_path: Path
 ) -> None:
-    commands = Ear(f"/{ARM}/commands/joint_group", messages.JointGroupCommand)
+    commands = Received(f"/{ARM}/commands/joint_group", messages.JointGroupCommand)
     words = ("--ckpt", str(checkpoint), "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
     program = session_ros.start("python", "-m", "aloha_kit.deploy", *words, "--judge_s", "0")
     until(lambda: len(commands.messages) > 10, "it is on its way to the start pose", TIMEOUT_S)

@@ -20,7 +20,7 @@ from aloha_kit.core import START_ARM_POSE, VX300S, WX250S
 from aloha_kit.ros import messages
 from aloha_kit.sim import SimEnv
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import ARMS, Client, Ear
+from tests.ros.rig_client import ARMS, Client, Received
 from tests.waiting import until
 
 LENGTHS = {"puppet": (0.022, 0.036), "master": (0.014, 0.024)}  # m: horn and arm of the gripper's crank
@@ -430,7 +430,7 @@ def test_the_manufacturers_package_drives_it(rig: Client) -> None:
 
 
 def test_the_base_obeys_for_a_third_of_a_second(rig: Client) -> None:
-    ear, drive = Ear("/odom", Odometry), rospy.Publisher("/cmd_vel", Twist, queue_size=1)
+    received, drive = Received("/odom", Odometry), rospy.Publisher("/cmd_vel", Twist, queue_size=1)
     until(drive.get_num_connections, "the base listens")
     command = Twist()
     command.linear.x, command.angular.z = 0.2, -0.3
@@ -438,16 +438,16 @@ def test_the_base_obeys_for_a_third_of_a_second(rig: Client) -> None:
     def driving() -> bool:
         drive.publish(command)
         time.sleep(0.03)
-        twist = ear.newest.twist.twist
+        twist = received.newest.twist.twist
         return abs(twist.linear.x - 0.2) < 1e-6 and abs(twist.angular.z + 0.3) < 1e-6
 
     until(driving, "the base reaches the commanded velocity")
-    until(lambda: ear.newest.twist.twist.linear.x == 0, "it stops by itself")
-    pose = ear.newest.pose.pose
+    until(lambda: received.newest.twist.twist.linear.x == 0, "it stops by itself")
+    pose = received.newest.pose.pose
     assert pose.position.x > 0.02
     assert pose.orientation.z < -0.01
     drive.unregister()
-    ear.subscriber.unregister()
+    received.subscriber.unregister()
 
 
 def test_a_reset_puts_objects_back_and_leaves_arms_alone(rig: Client) -> None:
@@ -476,7 +476,7 @@ def test_a_person_opens_the_episode_and_does_the_task(rig: Client) -> None:
     for arm in ARMS:
         ready(rig, arm)
     rig.reset()
-    odometry = Ear("/odom", Odometry)
+    odometry = Received("/odom", Odometry)
     for leader in ("master_left", "master_right"):
         rig.torque(leader, False, joints="gripper")
     until(lambda: max(rig.position(f"master_{side}")[6] for side in ("left", "right")) < -0.3, "both grippers closed")

@@ -57,12 +57,14 @@ def listening(cameras: SimCameras, topics: dict[str, Any]) -> Iterator[dict[str,
     try:
         images_until(lambda: all(subscriber.get_num_connections() for subscriber in subscribers))
         wanted = {topic.removesuffix("/compressed") for topic in topics}
-        images_until(lambda: sum(c.wants_colour + c.wants_depth for c in cameras.cameras) == len(wanted))
+        images_until(
+            lambda: sum(c.has_image_subscriber + c.has_depth_subscriber for c in cameras.cameras) == len(wanted)
+        )
         yield heard
     finally:
         for subscriber in subscribers:
             subscriber.unregister()
-        images_until(lambda: not any(c.wants_colour or c.wants_depth for c in cameras.cameras))
+        images_until(lambda: not any(c.has_image_subscriber or c.has_depth_subscriber for c in cameras.cameras))
 
 
 @pytest.fixture(scope="module")
@@ -244,7 +246,7 @@ def pace(busy_s: float, missed: int, rounds: int = 400) -> list[str]:
 
 def test_a_slow_machine_says_so_once_with_numbers() -> None:
     assert pace(busy_s=0.056, missed=2) == [
-        "this machine draws 33% of the images asked for (2 cameras, 480x640 at 50 Hz): a round of them takes 56 ms. "
+        "this machine draws 33% of the requested images (2 cameras, 480x640 at 50 Hz): a round of them takes 56 ms. "
         "Smaller images (image_size of the task), fewer cameras or --quality draft cost less"
     ]
     assert pace(busy_s=0.056, missed=0) == []

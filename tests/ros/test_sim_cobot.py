@@ -17,7 +17,7 @@ from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.scripted_operator import ScriptedOperator
 from aloha_kit.sim import scripts
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Ear
+from tests.ros.rig_client import Received
 from tests.waiting import until
 
 TOPICS = ("/puppet/joint_left", "/puppet/joint_right", "/master/joint_left", "/master/joint_right")
@@ -35,53 +35,59 @@ def node(session_ros: Ros) -> Iterator[Process]:
 
 
 @pytest.fixture
-def ears(node: Process) -> Iterator[dict[str, Ear]]:
-    heard = {topic: Ear(topic, JointState) for topic in TOPICS} | {"/sim_rig/reward": Ear("/sim_rig/reward", Float32)}
-    for topic, ear in heard.items():
-        until(lambda ear=ear: ear.newest, f"messages on {topic}")
+def topics(node: Process) -> Iterator[dict[str, Received]]:
+    heard = {topic: Received(topic, JointState) for topic in TOPICS} | {
+        "/sim_rig/reward": Received("/sim_rig/reward", Float32)
+    }
+    for topic, received in heard.items():
+        until(lambda received=received: received.newest, f"messages on {topic}")
     yield heard
-    for ear in heard.values():
-        ear.subscriber.unregister()
+    for received in heard.values():
+        received.subscriber.unregister()
 
 
-def position(ear: Ear) -> np.ndarray:
-    return np.array(ear.newest.position)
+def position(received: Received) -> np.ndarray:
+    return np.array(received.newest.position)
 
 
-def test_states_are_the_drivers(ears: dict[str, Ear]) -> None:
+def test_states_are_the_drivers(topics: dict[str, Received]) -> None:
     for topic in TOPICS:
-        states = ears[topic].next(80)
+        states = topics[topic].next(80)
         assert states[0].name == [f"joint{i}" for i in range(7)]
         assert {(len(s.position), len(s.velocity), len(s.effort)) for s in states} == {(7, 7, 7)}
         assert states[-1].velocity[6] == 0
         assert list(states[-1].effort[:6]) == [0] * 6
         assert 0.0 <= states[-1].position[6] <= 0.08, "metres"
         np.testing.assert_allclose(np.diff([s.header.stamp.to_sec() for s in states]), 0.005, atol=1e-6)
-    base = Ear("/odom", Odometry)
+    base = Received("/odom", Odometry)
     odometry = base.next(10)
     np.testing.assert_allclose(np.diff([o.header.stamp.to_sec() for o in odometry]), 0.02, atol=1e-6)
     assert odometry[0].twist.twist.linear.x == 0
     base.subscriber.unregister()
 
 
-def test_the_person_holds_the_start_pose_and_does_the_task_while_it_is_recorded(ears: dict[str, Ear]) -> None:
-    until(lambda: np.abs(position(ears[TOPICS[0]])[:6] - START_ARM_POSE).max() < 0.03, "the follower at the start pose")
-    np.testing.assert_allclose(position(ears[TOPICS[2]])[:6], START_ARM_POSE, atol=0.01)
+def test_the_person_holds_the_start_pose_and_does_the_task_while_it_is_recorded(
+    topics: dict[str, Received],
+) -> None:
+    until(
+        lambda: np.abs(position(topics[TOPICS[0]])[:6] - START_ARM_POSE).max() < 0.03, "the follower at the start pose"
+    )
+    np.testing.assert_allclose(position(topics[TOPICS[2]])[:6], START_ARM_POSE, atol=0.01)
     record = rospy.Publisher("/aloha_kit/record/state", String, queue_size=1, latch=True)
-    base = Ear("/odom", Odometry)
+    base = Received("/odom", Odometry)
     record.publish("recording")
-    rewards = ears["/sim_rig/reward"].messages
+    rewards = topics["/sim_rig/reward"].messages
     until(
         lambda: [m for m in rewards if m.data >= 2.0], "the cube is lifted by the follower that the leader drives", 30
     )
     assert any(o.twist.twist.angular.z != 0 for o in base.messages)
     record.publish("saving")
-    until(lambda: np.abs(position(ears[TOPICS[3]])[:6] - START_ARM_POSE).max() < 0.01, "the leader back home")
+    until(lambda: np.abs(position(topics[TOPICS[3]])[:6] - START_ARM_POSE).max() < 0.01, "the leader back home")
     record.unregister()
     base.subscriber.unregister()
 
 
-def test_the_person_gives_way_to_whoever_else_moves_the_arms(ears: dict[str, Ear]) -> None:
+def test_the_person_gives_way_to_whoever_else_moves_the_arms(topics: dict[str, Received]) -> None:
     target = [*(START_ARM_POSE + np.float32([0.2, 0, 0, 0, 0, 0])), 0.05]
     policy = rospy.Publisher(TOPICS[2], JointState, queue_size=1)
     until(policy.get_num_connections, "the driver listens")
@@ -89,40 +95,40 @@ def test_the_person_gives_way_to_whoever_else_moves_the_arms(ears: dict[str, Ear
     def there() -> bool:
         policy.publish(JointState(name=[f"joint{i}" for i in range(7)], position=target))
         rospy.rostime.wallsleep(0.02)
-        return bool(np.abs(position(ears[TOPICS[0]]) - target).max() < 0.02)
+        return bool(np.abs(position(topics[TOPICS[0]]) - target).max() < 0.02)
 
     until(there, "the left follower where the policy wants it")
-    ears[TOPICS[2]].messages.clear()
-    until(lambda: not there() or len(ears[TOPICS[2]].messages) > 10, "ten more commands")
-    said_by = {message._connection_header["callerid"] for message in ears[TOPICS[2]].messages}
+    topics[TOPICS[2]].messages.clear()
+    until(lambda: not there() or len(topics[TOPICS[2]].messages) > 10, "ten more commands")
+    said_by = {message._connection_header["callerid"] for message in topics[TOPICS[2]].messages}
     assert said_by == {rospy.get_name()}, "the person says nothing meanwhile"
     policy.unregister()
-    until(lambda: np.abs(position(ears[TOPICS[0]])[:6] - START_ARM_POSE).max() < 0.03, "the person takes over again")
+    until(lambda: np.abs(position(topics[TOPICS[0]])[:6] - START_ARM_POSE).max() < 0.03, "the person takes over again")
 
 
-def test_motors_go_on_and_off_together(ears: dict[str, Ear]) -> None:
+def test_motors_go_on_and_off_together(topics: dict[str, Received]) -> None:
     switch = rospy.Publisher("/enable_flag", Bool, queue_size=1)
     until(switch.get_num_connections, "the drivers listen")
     switch.publish(False)
-    until(lambda: position(ears[TOPICS[1]])[2] > START_ARM_POSE[2] + 0.05, "the right follower sinks")
+    until(lambda: position(topics[TOPICS[1]])[2] > START_ARM_POSE[2] + 0.05, "the right follower sinks")
     switch.publish(True)
-    until(lambda: np.abs(position(ears[TOPICS[1]])[:6] - START_ARM_POSE).max() < 0.03, "and comes back")
+    until(lambda: np.abs(position(topics[TOPICS[1]])[:6] - START_ARM_POSE).max() < 0.03, "and comes back")
     switch.unregister()
 
 
-def test_its_streams_break_by_their_names(ears: dict[str, Ear]) -> None:
+def test_its_streams_break_by_their_names(topics: dict[str, Received]) -> None:
     rospy.set_param("/sim_rig_faults", {"puppet_left": {"nan": True}, "master_right": {"zero_stamp": True}})
-    until(lambda: np.isnan(position(ears[TOPICS[0]])).all(), "NaN from the left follower")
-    until(lambda: ears[TOPICS[3]].newest.header.stamp.to_nsec() == 0, "no stamps from the right leader")
+    until(lambda: np.isnan(position(topics[TOPICS[0]])).all(), "NaN from the left follower")
+    until(lambda: topics[TOPICS[3]].newest.header.stamp.to_nsec() == 0, "no stamps from the right leader")
     rospy.delete_param("/sim_rig_faults")
-    until(lambda: np.isfinite(position(ears[TOPICS[0]])).all(), "it is well again")
+    until(lambda: np.isfinite(position(topics[TOPICS[0]])).all(), "it is well again")
 
 
 def test_after_a_stall_the_persons_hands_go_on_and_do_not_jump() -> None:
     """Without ROS. What a hand does in one state is what the followers are commanded, so it is at most a step."""
     config = load(RigConfig, "rigs", "cobot_magic")
-    person = ScriptedOperator(scripts.transfer_cube, noise=1.0, seed=0, complain=print)
-    rig = SimRig(config, "transfer_cube", person=person, seed=0, complain=print)
+    operator = ScriptedOperator(scripts.transfer_cube, noise=1.0, seed=0, warn=print)
+    rig = SimRig(config, "transfer_cube", operator=operator, seed=0, warn=print)
     try:
         rig.reset().result(60)  # type: ignore[union-attr] - there is a person
         rng, rig.recording = np.random.default_rng(0), True

@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.ros.sim_rig.arms_node import main
 from tests.ros.master import Process, Ros
-from tests.ros.rig_client import Client, Ear
+from tests.ros.rig_client import Client, Received
 from tests.waiting import until
 
 NODE = ("python", "record/sim_arms_node")
@@ -88,7 +88,7 @@ def slow(session_ros: Ros) -> Iterator[Process]:
 
 def test_slower_than_the_wall_time_is_on_the_clock(slow: Process) -> None:
     assert rospy.get_param("/use_sim_time") is True
-    clock = Ear("/clock", Clock)
+    clock = Received("/clock", Clock)
     until(lambda: clock.newest, "/clock")
     client = Client()
     wall, begin = time.monotonic(), clock.newest.clock.to_sec()
@@ -118,7 +118,7 @@ def test_one_launch_brings_pictures_of_the_asked_size_and_rate(session_ros: Ros)
     launch = session_ros.launch("sim_rig.launch", image_size="24 32", camera_hz=10, person="false", quality="draft")
     try:
         launch.wait_for("is up")
-        pictures = Ear("/usb_cam_high/image_raw", Image)
+        pictures = Received("/usb_cam_high/image_raw", Image)
         until(lambda: len(pictures.messages) > 4, "pictures")
         assert (pictures.newest.height, pictures.newest.width) == (24, 32)
         assert np.diff([picture.header.stamp.to_sec() for picture in pictures.messages]).min() > 0.08

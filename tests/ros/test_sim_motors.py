@@ -23,7 +23,7 @@ DT = 0.01
 
 
 def motors(said: list[str] | None = None, *, torque: bool = True) -> Motors:
-    return Motors(VX300S, AT, torque=torque, complain=(said if said is not None else []).append)
+    return Motors(VX300S, AT, torque=torque, warn=(said if said is not None else []).append)
 
 
 def followed(bus: Motors, seconds: float, joint: int = 0) -> np.ndarray:
@@ -207,7 +207,7 @@ def test_velocity_mode_turns_at_the_speed_asked_for() -> None:
 
 
 def test_a_leader_closes_its_gripper_by_current_up_to_its_stop() -> None:
-    leader = Leader(Motors(WX250S, folded(WX250S), torque=False, complain=print))
+    leader = Leader(Motors(WX250S, folded(WX250S), torque=False, warn=print))
     leader.motors.set_mode("single", "gripper", "current", "velocity", 0, 0)
     leader.motors.command_single("gripper", -150.0)
     for _ in range(300):
@@ -220,7 +220,7 @@ def test_a_leader_closes_its_gripper_by_current_up_to_its_stop() -> None:
 @pytest.mark.parametrize("opening", [0.0, 0.1, 0.55, 0.95])
 def test_the_persons_hand_opens_the_follower_as_the_plan_wants(opening: float) -> None:
     """Through teleoperation and both cranks, each computed here anew."""
-    leader = Leader(Motors(WX250S, folded(WX250S), torque=False, complain=print))
+    leader = Leader(Motors(WX250S, folded(WX250S), torque=False, warn=print))
     for _ in range(200):
         leader.advance(DT, np.append(START_ARM_POSE, opening))
     share = (leader.position[6] + 0.6842) / (0.3083 + 0.6842)
@@ -234,9 +234,7 @@ CUBE = {"cube": np.array([0.1, 0.5, 0.02, 1, 0, 0, 0])}
 
 
 def person(said: list[str] | None = None, noise: float = 0.0) -> ScriptedOperator:
-    return ScriptedOperator(
-        scripts.transfer_cube, noise=noise, seed=0, complain=(said if said is not None else []).append
-    )
+    return ScriptedOperator(scripts.transfer_cube, noise=noise, seed=0, warn=(said if said is not None else []).append)
 
 
 def both(gesture: str) -> dict[str, str]:
@@ -298,7 +296,7 @@ def test_what_is_out_of_reach_is_said() -> None:
     said: list[str] = []
     somebody = person(said)
     assert somebody.prepare({"cube": np.array([2.0, 2.0, 0.02, 1, 0, 0, 0])}, 1).result() is None
-    assert "the person cannot do the task from here: the right gripper does not reach" in said[0]
+    assert "the operator cannot do the task from here: the right gripper does not reach" in said[0]
     somebody.close()
 
 
@@ -361,7 +359,7 @@ def test_a_second_hand_joins_the_task_where_it_is() -> None:
 
 @pytest.fixture
 def rig() -> Iterator[SimRig]:
-    built = SimRig(load(RigConfig, "rigs", "aloha"), "transfer_cube", person=person(), seed=0, complain=print)
+    built = SimRig(load(RigConfig, "rigs", "aloha"), "transfer_cube", operator=person(), seed=0, warn=print)
     built.reset().result()
     yield built
     built.close()
@@ -486,11 +484,11 @@ def test_what_the_person_cannot_reach_is_put_back_before_the_next_start(rig: Sim
 
 def test_a_rig_that_no_scene_has_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"scenes have the arms left, right; rig 'sim' has: \(none\)"):
-        SimRig(load(RigConfig, "rigs", "sim"), "transfer_cube", person=None, seed=0, complain=print)
+        SimRig(load(RigConfig, "rigs", "sim"), "transfer_cube", operator=None, seed=0, warn=print)
     crossed = from_mapping(
         RigConfig,
         {"name": "x", "kind": "ros", "cameras": {},
          "followers": {side: {"name": side, "model": "wx250s"} for side in ("left", "right")}},
     )  # fmt: skip
     with pytest.raises(ConfigError, match="scenes have vx300s followers, the left one is a wx250s"):
-        SimRig(crossed, "transfer_cube", person=None, seed=0, complain=print)
+        SimRig(crossed, "transfer_cube", operator=None, seed=0, warn=print)

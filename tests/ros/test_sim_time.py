@@ -19,7 +19,7 @@ from aloha_kit.ros import messages, node
 from aloha_kit.ros.mobile_base import DEAD_MAN_S, MobileBase
 from aloha_kit.ros.node import RosClock, RosError
 from tests.ros.master import Ros
-from tests.ros.rig_client import Ear
+from tests.ros.rig_client import Received
 from tests.ros.small_rig import simulated, write_task
 from tests.waiting import until
 
@@ -49,14 +49,14 @@ class TestRosClock:
 
 
 @pytest.fixture
-def commands(session_ros: Ros) -> Iterator[Ear]:
-    ear = Ear("/cmd_vel", Twist)
-    yield ear
-    ear.subscriber.unregister()
+def commands(session_ros: Ros) -> Iterator[Received]:
+    received = Received("/cmd_vel", Twist)
+    yield received
+    received.subscriber.unregister()
 
 
 @pytest.fixture
-def driven(commands: Ear) -> Iterator[tuple[VirtualClock, MobileBase]]:
+def driven(commands: Received) -> Iterator[tuple[VirtualClock, MobileBase]]:
     clock = VirtualClock(10**18)
     base = MobileBase(BaseConfig(), rate_hz=RATE_HZ, clock=clock)
     until(base._commands.get_num_connections, "somebody listens")
@@ -64,7 +64,7 @@ def driven(commands: Ear) -> Iterator[tuple[VirtualClock, MobileBase]]:
     base.close()
 
 
-def speeds(commands: Ear) -> list[float]:
+def speeds(commands: Received) -> list[float]:
     return [message.linear.x for message in commands.messages]
 
 
@@ -73,7 +73,7 @@ class TestBase:
 
     @pytest.mark.parametrize("slowness", [0.0, 3.0], ids=["faster", "slower"])
     def test_its_acceleration_is_in_the_clocks_time(
-        self, driven: tuple[VirtualClock, MobileBase], commands: Ear, slowness: float
+        self, driven: tuple[VirtualClock, MobileBase], commands: Received, slowness: float
     ) -> None:
         clock, base = driven
         asked = [self.STEP * min(k, 8) for k in range(1, 11)]
@@ -86,7 +86,7 @@ class TestBase:
 
     @pytest.mark.parametrize("jump_s", [0.0, -100.0, 2 * DEAD_MAN_S], ids=["stands still", "back", "on"])
     def test_it_stops_where_time_no_longer_says_that_it_is_driven(
-        self, driven: tuple[VirtualClock, MobileBase], commands: Ear, jump_s: float
+        self, driven: tuple[VirtualClock, MobileBase], commands: Received, jump_s: float
     ) -> None:
         clock, base = driven
         base.drive((self.STEP, 0.0))
@@ -105,7 +105,7 @@ def test_at_half_the_speed_commands_keep_their_steps_and_time_that_stops_ends_it
     with simulated(own_ros, task, cameras=False, person=False, speed=0.5):
         arms = own_ros.processes[-1]
         program = own_ros.start("python", "-m", "tests.ros.restless", str(task))
-        ear = own_ros.start("python", "-c", LISTEN, log="listener")
+        received = own_ros.start("python", "-c", LISTEN, log="listener")
         program.wait_for("driving", 120)
         time.sleep(1.0)
         arms.signal(signal.SIGSTOP)
@@ -113,10 +113,10 @@ def test_at_half_the_speed_commands_keep_their_steps_and_time_that_stops_ends_it
             assert program.wait(120) == 1
         finally:
             arms.signal(signal.SIGCONT)
-        ear.stop()
+        received.stop()
     assert "RosError: /clock stands still for 5 s" in program.text()
     assert "the arms were not parked: " in program.text()
-    heard = [line.split() for line in ear.text().splitlines() if line[:4] in ("arm ", "base")]
+    heard = [line.split() for line in received.text().splitlines() if line[:4] in ("arm ", "base")]
     joints = np.array([line[1:] for line in heard if line[0] == "arm"], float)
     assert 0.01 < np.abs(np.diff(joints, axis=0)).max() <= VX300S.velocity / RATE_HZ + 1e-5
     base = np.array([line[1] for line in heard if line[0] == "base"], float)

@@ -19,7 +19,7 @@ from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
 from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.master import launch_result, Ros
-from tests.ros.rig_client import Client, Ear
+from tests.ros.rig_client import Client, Received
 from tests.ros.small_rig import simulated, write_task
 from tests.waiting import until
 
@@ -106,38 +106,41 @@ def test_the_emergency_stop_ends_it_with_everything_held(session_ros: Ros, task:
 def test_a_second_publisher_for_the_leaders_ends_it_by_name_with_everything_held(
     session_ros: Ros, task: Path, rig: Client, kind: str, topic: str, words: str
 ) -> None:
-    sent = {side: Ear(f"/puppet_{side}/commands/joint_group", messages.JointGroupCommand) for side in SIDES}
+    sent = {side: Received(f"/puppet_{side}/commands/joint_group", messages.JointGroupCommand) for side in SIDES}
     program = session_ros.start("python", "-m", "aloha_kit.teleop", "--task", str(task), "--countdown_s", "0")
     program.wait_for("teleoperating")
     with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
         other.send()
         assert program.wait() == 1
     assert f"error: {words}. Stop one of them; no further command was sent" in program.text()
-    for side, ear in sent.items():
-        commands = np.array([message.cmd for message in ear.messages])
+    for side, received in sent.items():
+        commands = np.array([message.cmd for message in received.messages])
         assert np.abs(np.diff(commands, axis=0)).max() <= VX300S.velocity / 50 + 1e-5
         assert torque(rig, f"puppet_{side}") == {1}
-        ear.subscriber.unregister()
+        received.subscriber.unregister()
 
 
 def test_the_emergency_stop_ends_parking_where_the_arms_are(session_ros: Ros, task: Path, rig: Client) -> None:
     button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10)
     words = ["--task", str(task), "--park", "--park_s", "20", "--release"]
     program = session_ros.start("python", "-m", "aloha_kit.teleop", *words)
-    sent = [Ear(f"/puppet_{side}/commands/joint_group", rospy.AnyMsg) for side in SIDES]
-    until(lambda: all(len(ear.messages) > 20 for ear in sent) and button.get_num_connections() > 0, "it is on its way")
+    sent = [Received(f"/puppet_{side}/commands/joint_group", rospy.AnyMsg) for side in SIDES]
+    until(
+        lambda: all(len(received.messages) > 20 for received in sent) and button.get_num_connections() > 0,
+        "it is on its way",
+    )
     button.publish(Bool(data=True))
     time.sleep(0.04)
     button.publish(Bool(data=False))
     assert program.wait() == 1
     assert "error: the emergency stop was pressed (by /aloha_kit_tests" in program.text()
     assert "parked;" not in program.text()
-    assert all(len(ear.messages) < 20 * 50 for ear in sent)
+    assert all(len(received.messages) < 20 * 50 for received in sent)
     for side in SIDES:
         assert torque(rig, f"puppet_{side}") == {1}
     button.unregister()
-    for ear in sent:
-        ear.subscriber.unregister()
+    for received in sent:
+        received.subscriber.unregister()
 
 
 def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, task: Path, rig: Client) -> None:

@@ -1,5 +1,5 @@
-"""A rig without a rig: simulated arms, cameras, base and person behind the topics and services of real drivers.
+"""Simulated rig: arms, cameras, base and a scripted operator behind the topics and services of real drivers.
 
-Two nodes serve it: `arms_node` (physics, drivers, person, base) and the cameras' node, which draws what
-the first one says of itself on /sim_rig/state.
+Two nodes serve it: `arms_node` (physics, drivers, operator, base) and `cameras_node`, which renders the state that
+the first one publishes on /sim_rig/state.
 """

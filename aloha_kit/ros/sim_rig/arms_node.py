@@ -1,4 +1,4 @@
-"""The simulated rig's first node: physics, drivers of arms and base, the person, and time if it is not the wall's."""
+"""Node of the simulated rig's physics, arms, base and scripted operator, and of /clock at another speed."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ PARAM, RESUME, SEED = "/sim_rig", "/sim_rig_resume", "/sim_rig_seed"
 STATE_HZ, REWARD_HZ = 100.0, 10.0
 STEP_NS = 2_000_000  # of the physics
 LONGEST_NS = 100_000_000  # what is made up for when the machine was away; more is lost time
-THINKING_S = 20.0
+PLANNING_S = 20.0
 
 
 @dataclass(frozen=True)
 class Args:
-    """Serve a simulated rig's arms, base and person as real drivers would."""
+    """Serve a simulated rig's arms, base and scripted operator as real drivers would."""
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "aloha_transfer_cube"
     """Task name (configs/tasks) or YAML path; its scene is what is simulated."""
     rig: str | None = None
     """Rig name (configs/rigs) or YAML path; the task's when not given."""
     person: bool = True
-    """Whether somebody holds the leaders and does the task."""
+    """Whether a scripted operator holds the leaders and does the task."""
     noise: float = 0.0
-    """Of the person's motions: 0 does the same for the same objects, about 1 is lively."""
+    """Of the operator's motions: 0 does the same for the same objects, about 1 is lively."""
     seed: int = 0
     """Of the objects' places at the first reset; later ones count up."""
     speed: float = 1.0
-    """Seconds of the rig's time in one of the wall's; other than 1, the rig's time is told on /clock."""
+    """Seconds of the rig's time in one of the wall's; other than 1, the rig's time is published on /clock."""
     reboot_s: float = 1.0
     """How long an Interbotix driver is blocked by each motor that reboots, as the real one is."""
     outlive: str = ""
@@ -85,8 +85,8 @@ class ArmsNode:
         self._lock = threading.RLock()
         self._faults = faults.Faults(config, rospy.logerr)
         script = tasks.script_of(tasks.scene(task.scene), task.script)
-        person = ScriptedOperator(script, noise=args.noise, seed=args.seed, complain=_warn) if args.person else None
-        self._rig = SimRig(config, task.scene, person=person, seed=args.seed, complain=_warn, reboot_s=args.reboot_s)
+        operator = ScriptedOperator(script, noise=args.noise, seed=args.seed, warn=_warn) if args.person else None
+        self._rig = SimRig(config, task.scene, operator=operator, seed=args.seed, warn=_warn, reboot_s=args.reboot_s)
         self._resume()
         rng = np.random.default_rng(args.seed)
         self._clock = rospy.Publisher("/clock", ClockMessage, queue_size=10) if args.speed != 1.0 else None
@@ -112,7 +112,7 @@ class ArmsNode:
         self._snapshots.start()
 
     def run(self) -> None:
-        """Until ROS ends: let time pass, say what came of it."""
+        """Advance and publish until ROS ends."""
         wall = WallClock()
         rate = Rate(self._hz * self._speed, wall)
         period = round(1e9 / self._hz)
@@ -134,7 +134,7 @@ class ArmsNode:
             tick += 1
 
     def close(self) -> None:
-        """A clean end: nothing says any more that a simulated rig is here, unless another one took this node's name."""
+        """Delete the parameters that mark a simulated rig, unless another node took this one's name, and end."""
         self._ended.set()
         self._snapshots.join()
         with contextlib.suppress(OSError, rosgraph.MasterException):
@@ -178,26 +178,26 @@ class ArmsNode:
         return drivers
 
     def _reset(self, request: Any) -> Any:
-        """The answer comes when the person knows what to do."""
+        """Reset the objects; answers when the operator has planned the task."""
         seed = rospy.get_param(SEED, None)
         with self._lock:
-            thinking = self._rig.reset(None if seed is None else int(seed))
+            planning = self._rig.reset(None if seed is None else int(seed))
             used = self._rig.seed
         if seed is not None:
             rospy.delete_param(SEED)
-        if thinking is not None:
-            thinking.result(THINKING_S)
+        if planning is not None:
+            planning.result(PLANNING_S)
         return TriggerResponse(success=True, message=json.dumps({"seed": used}))
 
     def _apply_faults(self, request: Any) -> Any:
-        """The answer comes when the cameras' node has read them too."""
+        """Read the faults; answers when the cameras' node has read them too."""
         self._faults.read()
         wall = WallClock()
         wall.sleep_until(wall.now_ns() + int(1.25e9 * faults.POLL_S))
-        return TriggerResponse(success=True, message=f"faults are as {faults.PARAM} says")
+        return TriggerResponse(success=True, message=f"faults are those of {faults.PARAM}")
 
     def _resume(self) -> None:
-        """A driver that died and comes back finds the arms where they were."""
+        """Restore the arms and objects of a node that did not end cleanly."""
         last = rospy.get_param(RESUME, None)
         if not isinstance(last, dict) or last.get("scene") != self._task.scene or last.get("rig") != self._config.name:
             return
@@ -208,7 +208,7 @@ class ArmsNode:
             rospy.logwarn(f"{RESUME} is of no use: {error}")
 
     def _remember(self) -> None:
-        """What `_resume` needs, twice a second, off the loop."""
+        """Store the state for `_resume` twice a second, outside of the loop."""
         while not self._ended.wait(0.5):
             with self._lock:
                 snapshot = self._rig.snapshot()
@@ -221,9 +221,9 @@ def _warn(words: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Be the node `sim_arms` until somebody ends it."""
+    """Run the node `sim_arms` until it is ended."""
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
-    sys.setswitchinterval(0.001)  # the person's thinking must not hold up joint states for 5 ms at a time
+    sys.setswitchinterval(0.001)  # the operator's planning must not delay joint states for 5 ms at a time
     try:
         args = tyro.cli(
             Args, prog="sim_arms_node", args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)

@@ -1,4 +1,4 @@
-"""When simulated cameras take their images, and what to say when the machine cannot keep up."""
+"""Image timing of simulated cameras, and a warning when the machine is too slow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _EARLY_NS = 5_000_000  # half a period of the states: an image may come this muc
 
 
 class CameraTimer:
-    """Opens on a grid of a camera's period, told by the stamps of the states.
+    """Trigger on a grid of a camera's period, by the stamps of the states.
 
     Attributes:
         taken: images taken.
@@ -20,7 +20,7 @@ class CameraTimer:
         self._due_ns: int | None = None
 
     def opens(self, stamp_ns: int, rate_hz: float) -> bool:
-        """Whether the state of `stamp_ns` is to be pictured at `rate_hz`."""
+        """Whether an image of the state of `stamp_ns` is due at `rate_hz`."""
         period_ns = round(1e9 / rate_hz)
         if self._due_ns is None or self._due_ns - stamp_ns > 2 * period_ns:  # the first one, or time began anew
             self._due_ns = stamp_ns
@@ -34,21 +34,21 @@ class CameraTimer:
 
 
 class Pace:
-    """Says, once, that the machine is too slow for the images asked for: by what numbers, and what to do.
+    """Warn, once, that the machine is too slow for the requested images, with numbers and a remedy.
 
     Args:
-        complain: told the words.
-        window_s: how long it looks before it judges; the first window, when everything starts, does not count.
+        warn: called with the message.
+        window_s: the period that is judged; the first one, when everything starts, does not count.
     """
 
-    def __init__(self, complain: Callable[[str], None], window_s: float = 5.0) -> None:
-        self._complain, self._window_s = complain, window_s
+    def __init__(self, warn: Callable[[str], None], window_s: float = 5.0) -> None:
+        self._warn, self._window_s = warn, window_s
         self._begun_s: float | None = None
         self._busy_s, self._rounds = 0.0, 0
-        self._settled = self._said = False
+        self._settled = self._warned = False
 
-    def round(self, now_s: float, busy_s: float, shutters: Sequence[CameraTimer], asked: str) -> None:
-        """Account for one round of images that took `busy_s`; `asked` says in words what they should be."""
+    def round(self, now_s: float, busy_s: float, shutters: Sequence[CameraTimer], requested: str) -> None:
+        """Account for one round of images that took `busy_s`; `requested` describes them."""
         self._busy_s += busy_s
         self._rounds += 1
         if self._begun_s is not None and now_s - self._begun_s < self._window_s:
@@ -56,10 +56,10 @@ class Pace:
         taken, missed = sum(s.taken for s in shutters), sum(s.missed for s in shutters)
         # Images are also missed when states come late; only a busy node is to blame itself.
         slow = missed > 0.1 * (taken + missed) and self._busy_s > 0.7 * (now_s - (self._begun_s or 0.0))
-        if self._settled and slow and not self._said:
-            self._said = True
-            self._complain(
-                f"this machine draws {taken / (taken + missed):.0%} of the images asked for ({asked}): a round of "
+        if self._settled and slow and not self._warned:
+            self._warned = True
+            self._warn(
+                f"this machine draws {taken / (taken + missed):.0%} of the requested images ({requested}): a round of "
                 f"them takes {1e3 * self._busy_s / self._rounds:.0f} ms. Smaller images (image_size of the task), "
                 "fewer cameras or --quality draft cost less"
             )

@@ -1,7 +1,7 @@
-"""The simulated rig's cameras: a node that draws what the arms' node says of itself, as a camera driver publishes it.
+"""Node of the simulated rig's cameras: renders the state of the arms' node and publishes as a camera driver does.
 
 It has its own copy of the scene and takes joints and objects from /sim_rig/state, so that drawing never delays
-the physics. An image carries the stamp of the state it shows. Only what somebody listens to is drawn or encoded.
+the physics. An image carries the stamp of the state it shows. Only images with a subscriber are rendered or encoded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _QUEUE = 5  # messages a slow listener may be behind
 
 @dataclass(frozen=True)
 class Frame:
-    """What a camera took; kept for when it freezes."""
+    """Images of one state, kept for a frozen camera."""
 
     stamp_ns: int = 0
     colour: npt.NDArray[np.uint8] | None = None
@@ -64,28 +64,28 @@ class Camera:
         self._depth = rospy.Publisher(config.depth_topic, Image, queue_size=_QUEUE) if config.depth_topic else None
 
     @property
-    def wants_colour(self) -> bool:
-        """Whether somebody listens to its images."""
+    def has_image_subscriber(self) -> bool:
+        """Whether its images have a subscriber."""
         return bool(self._raw.get_num_connections() or self._jpeg.get_num_connections())
 
     @property
-    def wants_depth(self) -> bool:
-        """Whether somebody listens to its depth."""
+    def has_depth_subscriber(self) -> bool:
+        """Whether its depth has a subscriber."""
         return self._depth is not None and bool(self._depth.get_num_connections())
 
     @property
     def has_last(self) -> bool:
-        """Whether `last` has what is listened to now."""
-        return (self.last.colour is not None or not self.wants_colour) and (
-            self.last.depth is not None or not self.wants_depth
+        """Whether `last` has every form that has a subscriber now."""
+        return (self.last.colour is not None or not self.has_image_subscriber) and (
+            self.last.depth is not None or not self.has_depth_subscriber
         )
 
     def take(self, renderer: CameraRenderer, view: str, stamp_ns: int) -> None:
         """Draw what is listened to, through the eyes of the scene's camera `view`."""
         self.last = Frame(
             stamp_ns,
-            renderer.draw(view, self.size) if self.wants_colour else None,
-            self._draw_depth(renderer, view) if self.wants_depth else None,
+            renderer.draw(view, self.size) if self.has_image_subscriber else None,
+            self._draw_depth(renderer, view) if self.has_depth_subscriber else None,
         )
 
     def _draw_depth(self, renderer: CameraRenderer, view: str) -> npt.NDArray[np.uint16]:
@@ -96,7 +96,7 @@ class Camera:
         return np.ascontiguousarray(depth[top : top + rows, left : left + columns])
 
     def publish(self, stamp_ns: int) -> None:
-        """Send the last frame, each form only where somebody listens."""
+        """Publish the last frame, each form only where it has a subscriber."""
         frame = self.last
         if frame.colour is not None and self._raw.get_num_connections():
             self._raw.publish(images.to_image(frame.colour, "rgb8", stamp_ns, self.name))
@@ -145,7 +145,7 @@ class SimCameras:
             for name, config in rig.cameras.items()
         ]
         self._faults.watch()
-        self._subscriber = rospy.Subscriber(STATE_TOPIC, JointState, self._heard, queue_size=1, tcp_nodelay=True)
+        self._subscriber = rospy.Subscriber(STATE_TOPIC, JointState, self._receive, queue_size=1, tcp_nodelay=True)
 
     def run(self) -> None:
         """Draw until ROS ends.
@@ -165,8 +165,8 @@ class SimCameras:
                 self.draw(state.header.stamp.to_nsec(), np.array(state.position), int(state.header.frame_id or 0))
 
     def draw(self, stamp_ns: int, qpos: npt.NDArray[np.float64], seed: int) -> None:
-        """Take and publish the images that are due at `stamp_ns` and that somebody listens to."""
-        wanted = [camera for camera in self.cameras if camera.wants_colour or camera.wants_depth]
+        """Take and publish the images that are due at `stamp_ns` and that have a subscriber."""
+        wanted = [camera for camera in self.cameras if camera.has_image_subscriber or camera.has_depth_subscriber]
         faults = {camera: self._faults.of(camera.name, CameraFault) for camera in wanted}
         due = [c for c in wanted if c.shutter.opens(stamp_ns, min(faults[c].slow or c.rate_hz, c.rate_hz))]
         if not due:
@@ -180,9 +180,9 @@ class SimCameras:
             if fault.passes(self._rng):
                 camera.publish(fault.stamp_ns(camera.last.stamp_ns, self._rng))
         now = self._wall.now_ns()
-        asked = ", ".join(sorted({f"{c.size[0]}x{c.size[1]} at {c.rate_hz:g} Hz" for c in wanted}))
+        requested = ", ".join(sorted({f"{c.size[0]}x{c.size[1]} at {c.rate_hz:g} Hz" for c in wanted}))
         self._pace.round(
-            now / 1e9, (now - begun) / 1e9, [c.shutter for c in wanted], f"{plural(len(wanted), 'camera')}, {asked}"
+            now / 1e9, (now - begun) / 1e9, [c.shutter for c in wanted], f"{plural(len(wanted), 'camera')}, {requested}"
         )
 
     def close(self) -> None:
@@ -192,7 +192,7 @@ class SimCameras:
             camera.close()
         self._env.close()
 
-    def _heard(self, state: JointState) -> None:
+    def _receive(self, state: JointState) -> None:
         with self._news:
             self._state = state
             self._news.notify()
@@ -203,7 +203,7 @@ class Args:
     """The cameras of a simulated rig."""
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "aloha_transfer_cube"
-    """Task name (configs/tasks) or YAML path; its scene is what the cameras see."""
+    """Task name (configs/tasks) or YAML path; its scene is rendered."""
     rig: str | None = None
     """Rig name (configs/rigs) or YAML path; the task's when not given."""
     quality: str | None = None
@@ -219,7 +219,7 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Be the node `sim_cameras` until somebody ends it."""
+    """Run the node `sim_cameras` until it is ended."""
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
     args = tyro.cli(Args, prog="sim_cameras_node", args=arguments, use_underscores=True)
     try:

@@ -34,7 +34,7 @@ READ_ONLY = (
 )  # fmt: skip
 """Registers that follow from what the motor does; of these `Torque_Enable` and `Goal_Position` can be written."""
 
-VOLTAGE, WARM, FIRMWARE = 120, 35, 46  # 0.1 V; degrees Celsius, whatever happens; version
+VOLTAGE, WARM, FIRMWARE = 120, 35, 46  # 0.1 V; degrees Celsius, constant; version
 
 
 LOST = {

@@ -1,4 +1,4 @@
-"""Faults to order: what the parameter /sim_rig_faults asks for, and what that does to a stream.
+"""Fault injection: what the parameter /sim_rig_faults requests, and what that does to a stream.
 
 `rosparam set /sim_rig_faults "{cam_high: {freeze: true}, puppet_left: {offset_s: 0.2}}"` breaks a running
 rig, `rosparam delete /sim_rig_faults` heals it. Streams are called as the rig's configuration calls its
@@ -26,7 +26,7 @@ POLL_S = 0.2
 
 @dataclass(frozen=True)
 class StreamFault:
-    """What any stream can suffer. A fault at its default is none."""
+    """Faults of any stream; the defaults are none."""
 
     stop: bool = False  # nothing is published
     drop: float = 0.0  # share of the messages that get lost, 0 to 1
@@ -51,7 +51,7 @@ class StreamFault:
 
 @dataclass(frozen=True)
 class CameraFault(StreamFault):
-    """What a camera can suffer."""
+    """Faults of a camera."""
 
     freeze: bool = False  # the same image with the same stamp, again and again
     slow: float = 0.0  # Hz in place of its own rate; 0 is off
@@ -65,10 +65,10 @@ class CameraFault(StreamFault):
 
 @dataclass(frozen=True)
 class ArmFault(StreamFault):
-    """What an arm can suffer."""
+    """Faults of an arm."""
 
     nan: bool = False  # every position is NaN
-    read_failure: bool = False  # the driver lost the bus and says -π for every joint
+    read_failure: bool = False  # the driver lost the bus and reports -π for every joint
     zero_stamp: bool = False  # the driver leaves stamps empty
     torque_loss: bool | str = False  # overloaded motors have shut off: all, or the joint of this name
 
@@ -86,51 +86,51 @@ Fault = TypeVar("Fault", bound=StreamFault)
 
 
 def arm_names(rig: RigConfig) -> dict[str, str]:
-    """{what an arm is called: "follower left", …}; arms without a driver's name are puppet_… and master_…"""
+    """{name of an arm: "follower left", …}; arms without a driver's name are puppet_… and master_…"""
     followers = {arm.name or f"puppet_{side}": f"follower {side}" for side, arm in rig.followers.items()}
     leaders = {arm.name or f"master_{side}": f"leader {side}" for side, arm in rig.leaders.items()}
     return {**followers, **leaders}
 
 
 class Faults:
-    """The faults that are active on a rig. Nodes ask it before each message; `watch` keeps it current.
+    """Active faults of a rig, read by the nodes before each message; `watch` keeps them current.
 
     Args:
         rig: whose streams can be broken.
-        complain: told once of each fault that cannot be; names what can. The others stay in force.
+        warn: called once for each fault that does not exist, with those that do. The others stay in force.
     """
 
-    def __init__(self, rig: RigConfig, complain: Callable[[str], None]) -> None:
+    def __init__(self, rig: RigConfig, warn: Callable[[str], None]) -> None:
         kinds: dict[str, type[StreamFault]] = dict.fromkeys(rig.cameras, CameraFault)
         kinds |= dict.fromkeys(arm_names(rig), ArmFault)
         if rig.base is not None:
             kinds["base"] = StreamFault
-        self._kinds, self._cameras, self._complain = kinds, set(rig.cameras), complain
+        self._kinds, self._cameras, self._warn = kinds, set(rig.cameras), warn
         self._active: dict[str, StreamFault] = {}
-        self._said: set[str] = set()
+        self._reported: set[str] = set()
 
     def of(self, stream: str, kind: type[Fault]) -> Fault:
-        """What `stream` suffers now; `kind` is `CameraFault`, `ArmFault` or, for the base, `StreamFault`."""
+        """Active fault of `stream`; `kind` is `CameraFault`, `ArmFault` or, for the base, `StreamFault`."""
         found = self._active.get(stream)
         return found if isinstance(found, kind) else kind()
 
-    def set(self, asked: object) -> None:
+    def set(self, given: object) -> None:
         """Replace the active faults by {stream: {kind: value}}."""
         active: dict[str, StreamFault] = {}
         wrong: list[str] = []
-        if not isinstance(asked, Mapping):
-            wrong.append(f"{PARAM} must be {{stream: {{fault: value}}}}, it is {asked!r}")
-            asked = {}
-        for stream, values in asked.items():
+        if not isinstance(given, Mapping):
+            wrong.append(f"{PARAM} must be {{stream: {{fault: value}}}}, it is {given!r}")
+            given = {}
+        for stream, values in given.items():
             try:
                 active[str(stream)] = self._fault(str(stream), values)
             except ConfigError as error:
                 wrong.append(str(error))
         self._active = active
         for words in wrong:
-            if words not in self._said:
-                self._complain(words)
-        self._said = set(wrong)
+            if words not in self._reported:
+                self._warn(words)
+        self._reported = set(wrong)
 
     def _fault(self, stream: str, values: object) -> StreamFault:
         if stream not in self._kinds:
@@ -145,12 +145,12 @@ class Faults:
         return fault
 
     def read(self) -> None:
-        """Take what the parameter server says now; without a master everything stays as it is."""
+        """Read the parameter; without a master everything stays as it is."""
         try:
-            asked = rospy.get_param(PARAM, {})
+            given = rospy.get_param(PARAM, {})
         except (OSError, rospy.ROSException):
             return
-        self.set(asked)
+        self.set(given)
 
     def watch(self) -> None:
         """Read the parameter every `POLL_S` seconds, until ROS ends."""

@@ -1,6 +1,6 @@
-"""The motors of one Interbotix arm as their driver leaves them: modes, torque, registers, profiles, errors.
+"""Simulated motors of one Interbotix arm as their driver leaves them: modes, torque, registers, profiles, errors.
 
-No ROS and no physics: commands come in, setpoints go out, and whoever holds the arm says where it is.
+No ROS and no physics: commands come in, setpoints go out, and the caller gives the arm's position.
 Positions are in rad, time in seconds. Register names and units are the Dynamixel X series'.
 """
 
@@ -51,7 +51,7 @@ class Motors:
     Args:
         position: (size,) rad: where the arm is.
         torque: whether its motors begin under torque, as a follower's do.
-        complain: told what the driver would log.
+        warn: called with what the driver would log.
         reboot_s: how long the driver is blocked by each motor that reboots.
     """
 
@@ -61,10 +61,10 @@ class Motors:
         position: Vector,
         *,
         torque: bool,
-        complain: Callable[[str], None],
+        warn: Callable[[str], None],
         reboot_s: float = REBOOT_S,
     ) -> None:
-        self.model, self._complain, self._reboot_s = model, complain, reboot_s
+        self.model, self._warn, self._reboot_s = model, warn, reboot_s
         self.torque = np.full(model.size, torque)
         self.setpoint, self.goal = position.copy(), position.copy()
         self.mode = dict.fromkeys(JOINTS, "position")
@@ -112,11 +112,11 @@ class Motors:
         return [JOINTS.index(joint) for joint in known[name]]
 
     def set_mode(self, cmd_type: str, name: str, mode: str, profile: str, velocity: int, acceleration: int) -> None:
-        """Torque off, another mode, torque on; an unknown mode is complained of, and torque comes on all the same."""
+        """Torque off, another mode, torque on; an unknown mode is logged, and torque comes on all the same."""
         indices = self.joints(cmd_type, name)
         self.enable(cmd_type, name, False)
         if mode not in MODES:
-            self._complain(f"no operating mode '{mode}'. {did_you_mean(mode, MODES)}")
+            self._warn(f"no operating mode '{mode}'. {did_you_mean(mode, MODES)}")
         else:
             for joint in (JOINTS[i] for i in indices):
                 self.mode[joint], self.profile[joint] = mode, profile
@@ -140,7 +140,7 @@ class Motors:
                 self.torque[i] = False
 
     def reboot(self, cmd_type: str, name: str, on: bool, only_failed: bool) -> None:
-        """Begin to clear errors and what a motor does not keep, one motor after the other; then torque, if asked for.
+        """Begin to clear errors and what a motor does not keep, one motor after the other; then torque, if requested.
 
         It takes time (`advance`), a second for each motor: 9 s for all of an arm.
         """
@@ -150,7 +150,7 @@ class Motors:
         self._begin_reboot()
 
     def set_register(self, cmd_type: str, name: str, register: str, value: int) -> None:
-        """Write; where the motor does not take it, the driver says nothing."""
+        """Write; where the motor does not take it, the driver reports nothing."""
         for i in self.joints(cmd_type, name):
             if register == "Torque_Enable":
                 self.enable("single", JOINTS[i], bool(value))
@@ -163,7 +163,7 @@ class Motors:
         """Values of the joints; none where there is no such register (names are case-sensitive)."""
         indices = self.joints(cmd_type, name)
         if register not in self._registers.names:
-            self._complain(f"no register '{register}'. {did_you_mean(register, self._registers.names)}")
+            self._warn(f"no register '{register}'. {did_you_mean(register, self._registers.names)}")
             return []
         return [self._read(register, i) for i in indices]
 
@@ -176,9 +176,9 @@ class Motors:
     def command_group(self, name: str, values: Sequence[float]) -> None:
         """What `commands/joint_group` does: all joints of a group in the group's mode, or nothing."""
         if name not in GROUPS:
-            self._complain(f"no group '{name}'. {did_you_mean(name, GROUPS)}")
+            self._warn(f"no group '{name}'. {did_you_mean(name, GROUPS)}")
         elif len(values) != len(GROUPS[name]):
-            self._complain(f"group '{name}' has {len(GROUPS[name])} joints, {len(values)} commands are not executed")
+            self._warn(f"group '{name}' has {len(GROUPS[name])} joints, {len(values)} commands are not executed")
         else:
             for joint, value in zip(GROUPS[name], values, strict=True):
                 self._command(JOINTS.index(joint), self.group_mode[name], value)
@@ -186,7 +186,7 @@ class Motors:
     def command_single(self, name: str, value: float) -> None:
         """What `commands/joint_single` does."""
         if name not in JOINTS:
-            self._complain(f"no joint '{name}'. {did_you_mean(name, JOINTS)}")
+            self._warn(f"no joint '{name}'. {did_you_mean(name, JOINTS)}")
         else:
             self._command(JOINTS.index(name), self.mode[name], value)
 
@@ -276,7 +276,7 @@ class Motors:
         strain = abs(self.goal[GRIPPER] - self._position[GRIPPER]) > STRAIN
         self._strained = self._strained + seconds if pushing and strain else 0.0
         if self._strained > STRAIN_S:
-            self._complain("the gripper's motor is overloaded and has shut off; reboot it")
+            self._warn("the gripper's motor is overloaded and has shut off; reboot it")
             self.fail(["gripper"])
 
     def _command(self, i: int, mode: str, value: float) -> None:
@@ -295,7 +295,7 @@ class Motors:
         value = round(table.MIDDLE + angle / ANGLE_UNIT)
         if self.mode[JOINTS[i]] != "ext_position" and not low - 1 <= value <= high + 1:
             lower, upper = ((limit - table.MIDDLE) * ANGLE_UNIT for limit in (low, high))
-            self._complain(
+            self._warn(
                 f"{JOINTS[i]} does not go to {angle:.3f} rad, its limits are {lower:.3f} and {upper:.3f}: ignored"
             )
         elif angle != self.goal[i]:

@@ -1,4 +1,4 @@
-"""Scene, arms, person and base as one machine that is told how much time passes. No ROS in it."""
+"""Simulated rig without ROS: scene, arms, scripted operator and base, advanced in time by the caller."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ Vector = npt.NDArray[np.float64]
 AT_START, AWAY = 0.2, 0.4  # rad: how near to the start pose an arm counts as being there, and as having left it
 ARRIVED_S = 0.3
 FALLEN = -0.02  # m: an object whose centre is so far below the table's top has fallen off
-HAND_TICK_S = 0.02  # the person's time between two states at most: after a stall a hand goes on, it does not jump
-ASIDE_S = 0.5  # the person leaves the leaders alone so long after somebody else moved the arms
+HAND_TICK_S = 0.02  # longest time of the operator between two states: after a stall a hand goes on without a jump
+ASIDE_S = 0.5  # how long the operator does not move the leaders after another node moved the arms
 
 
 class SimRig:
     """A rig in simulation.
 
     Attributes:
-        followers, leaders: {side: arm}; `names` tells what a driver calls them.
+        followers, leaders: {side: arm}; `names` are the driver's.
         base: the mobile base, or None.
-        recording: whether a recording runs; where the leaders drive the followers, the person acts on it.
+        recording: whether a recording runs; where the leaders drive the followers, the operator acts on it.
         seed: of the present objects.
 
     Args:
         config: which arms there are; their sides must be "left" and "right", as the scenes have them.
         scene: a name of `sim.tasks.SCENES`, or `my_package.module:Name`.
-        person: who holds the leaders, or None.
+        operator: holds the leaders, or None.
         seed: of the first objects, and again of the first reset.
-        complain: told, with the arm's name, what a driver would log.
+        warn: called with what a driver would log, and the arm's name.
         reboot_s: how long an Interbotix driver is blocked by each motor that reboots.
 
     Raises:
@@ -57,9 +57,9 @@ class SimRig:
         config: RigConfig,
         scene: str,
         *,
-        person: ScriptedOperator | None,
+        operator: ScriptedOperator | None,
         seed: int,
-        complain: Callable[[str], None],
+        warn: Callable[[str], None],
         reboot_s: float = REBOOT_S,
     ) -> None:
         if tuple(config.followers) != ARMS:
@@ -70,34 +70,34 @@ class SimRig:
         self.scene = LiveScene(scene, seed=seed)
         self.followers: dict[str, Follower | JointFollower] = {}
         self.leaders: dict[str, Leader | JointLeader] = {}
-        self._complain, self._reboot_s = complain, reboot_s
+        self._warn, self._reboot_s = warn, reboot_s
         self._hardware = config.teleop == "hardware"
         self._wake(config)
-        self.person, self.base = person, SimulatedBase() if config.base else None
+        self.operator, self.base = operator, SimulatedBase() if config.base else None
         self.seed, self._next_seed = seed, seed
         self.recording, self.paused = False, False
         self._now, self._hand_now, self._aside_until = 0.0, 0.0, -np.inf
-        self._asked: set[str] = set()  # leaders that are locked at the start pose: who lets them go wants to be led
-        self._led: set[str] = set()  # leaders that were let go there, so that the person does the task with them
+        self._locked: set[str] = set()  # leaders locked at the start pose: the operator moves them once released
+        self._released: set[str] = set()  # leaders released there: the operator does the task with them
         self._away: dict[str, float] = dict.fromkeys(self.followers, np.inf)  # when a follower came back to the start
-        self._begun = False  # whether the person has been asked to begin, and looked whether the task can be done
+        self._begun = False  # whether a start was requested, and the operator has checked that the task can be done
         self.scene.place(seed)
-        if person is not None:
-            person.prepare(self.scene.object_poses(), seed)
+        if operator is not None:
+            operator.prepare(self.scene.object_poses(), seed)
 
     def advance(self, seconds: float) -> None:
-        """Let time pass; `seconds` is a whole number of the physics' 2 ms steps."""
+        """Advance the rig; `seconds` is a whole number of the physics' 2 ms steps."""
         if seconds <= 0:
             return
         self._now += seconds
         hand_s = min(seconds, HAND_TICK_S)
         self._hand_now += hand_s
         hands: Mapping[str, Vector | None] = {}
-        if self.person is not None:
+        if self.operator is not None:
             gestures = self._gestures()
             self._look(gestures)
             present = {side: leader.hand for side, leader in self.leaders.items()}
-            hands = self.person.advance(self._hand_now, gestures, present, self.scene.object_poses, self.seed)
+            hands = self.operator.advance(self._hand_now, gestures, present, self.scene.object_poses, self.seed)
         for side, leader in self.leaders.items():
             leader.advance(hand_s, hands.get(side))
         for follower in self.followers.values():
@@ -109,19 +109,19 @@ class SimRig:
         self.scene.advance(seconds)
         self._tidy()
         if self.base is not None:
-            self.base.advance(seconds, self._now, self.person.playing(self._hand_now) if self.person else None)
+            self.base.advance(seconds, self._now, self.operator.playing(self._hand_now) if self.operator else None)
 
     @property
-    def person_holds(self) -> bool:
-        """Whether the leaders are in the person's hands, so that Cobot Magic's say where they are."""
-        return self.person is not None and self._now >= self._aside_until
+    def operator_holds(self) -> bool:
+        """Whether the operator holds the leaders, so that Cobot Magic's publish their positions."""
+        return self.operator is not None and self._now >= self._aside_until
 
     def reset(self, seed: int | None = None) -> Future[Vector | None] | None:
-        """Put the objects back, as `seed` or the next one has them; the person's plan for them comes later."""
+        """Put the objects back, as `seed` or the next one has them; the operator's plan for them comes later."""
         self.seed = self._next_seed if seed is None else seed
         self._next_seed = self.seed + 1
         self.scene.place(self.seed)
-        return self.person.prepare(self.scene.object_poses(), self.seed) if self.person else None
+        return self.operator.prepare(self.scene.object_poses(), self.seed) if self.operator else None
 
     def drive(self, velocity: npt.ArrayLike) -> None:
         """Command the base: (2,) m/s, rad/s."""
@@ -129,7 +129,7 @@ class SimRig:
             self.base.command(velocity, self._now)
 
     def follow(self, side: str, position: Vector, *, stranger: bool) -> None:
-        """What Cobot Magic's follower is told on its leader's topic; from a stranger, the person gives way."""
+        """Command Cobot Magic's follower from its leader's topic; the operator pauses where another node sends it."""
         follower, leader = self.followers[side], self.leaders.get(side)
         if isinstance(follower, JointFollower):
             follower.command(position)
@@ -139,7 +139,7 @@ class SimRig:
                 leader.hold_at(position)
 
     def snapshot(self) -> dict[str, Any]:
-        """What `restore` needs to go on from here in another process, in plain values."""
+        """State from which `restore` goes on from here in another process, in plain values."""
         leaders = {side: leader.position.tolist() for side, leader in self.leaders.items()}
         return {"qpos": self.scene.qpos.tolist(), "leaders": leaders, "seed": self.seed, "next_seed": self._next_seed}
 
@@ -156,13 +156,13 @@ class SimRig:
         for side, leader in self.leaders.items():
             if side in snapshot["leaders"]:
                 leader.position = np.array(snapshot["leaders"][side], float)
-        if self.person is not None:
-            self.person.prepare(self.scene.object_poses(), self.seed)
+        if self.operator is not None:
+            self.operator.prepare(self.scene.object_poses(), self.seed)
 
     def close(self) -> None:
-        """End the person's thinking and free the physics."""
-        if self.person is not None:
-            self.person.close()
+        """End the operator's planning and free the physics."""
+        if self.operator is not None:
+            self.operator.close()
         self.scene.close()
 
     def _wake(self, config: RigConfig) -> None:
@@ -184,13 +184,13 @@ class SimRig:
             self.leaders[side] = SIMULATED[arm.driver].leader(self, arm)
 
     def motors(self, arm: ArmConfig, *, torque: bool) -> Motors:
-        """An Interbotix arm's, folded; what its driver would log is told."""
+        """Motors of an Interbotix arm, folded; `warn` is called with what its driver would log."""
         model = arm_model(arm.model)
         return Motors(
             model,
             folded(model),
             torque=torque,
-            complain=lambda words: self._complain(f"{arm.name}: {words}"),
+            warn=lambda words: self._warn(f"{arm.name}: {words}"),
             reboot_s=self._reboot_s,
         )
 
@@ -204,45 +204,45 @@ class SimRig:
             arm.targets = arm.position
 
     def _gestures(self) -> dict[str, Gesture]:
-        """What each leader's hand is to do."""
+        """Gesture of each leader's hand."""
         if self._hardware:
-            idle = not self.person_holds or self.paused
+            idle = not self.operator_holds or self.paused
             gesture: Gesture = "rest" if idle else "play" if self.recording else "home"
             return dict.fromkeys(self.leaders, gesture)
         gestures = {side: self._of_leader(side, arm) for side, arm in self.leaders.items() if isinstance(arm, Leader)}
-        if "close" in gestures.values():  # one is still locked: the task begins when all that are asked for are free
+        if "close" in gestures.values():  # one is still locked: the task begins when all that were locked are released
             return {side: "rest" if gesture == "play" else gesture for side, gesture in gestures.items()}
         return gestures
 
     def _of_leader(self, side: str, leader: Leader) -> Gesture:
-        """A leader is done the task with from when it is let go at the start pose, where it was locked; any script
-        of ALOHA's kind begins so, be it for one side or both. With the gripper alone free, it is to be closed."""
+        """Gesture of one leader: the operator does the task with it once it is released at the start pose, where it
+        was locked, as scripts of ALOHA's kind do for one side or both. With the gripper alone free, it is closed."""
         held = leader.motors.torque[:GRIPPER]
         if held.all():
-            self._led.discard(side)
+            self._released.discard(side)
             if np.abs(leader.hand[:GRIPPER] - HOME[:GRIPPER]).max() > AT_START:
-                self._asked.discard(side)
+                self._locked.discard(side)
                 return "rest"
-            self._asked.add(side)
+            self._locked.add(side)
             return "rest" if leader.motors.torque[GRIPPER] else "close"
-        if not held.any() and side in self._asked:
-            self._asked.discard(side)
-            self._led.add(side)
-        return "play" if side in self._led and not held.any() else "rest"
+        if not held.any() and side in self._locked:
+            self._locked.discard(side)
+            self._released.add(side)
+        return "play" if side in self._released and not held.any() else "rest"
 
     def _look(self, gestures: Mapping[str, Gesture]) -> None:
-        """Where the person is asked to begin and cannot do the task from here, they put the objects back first."""
-        assert self.person is not None
+        """Put the objects back where a start is requested and the operator cannot do the task from here."""
+        assert self.operator is not None
         if not {"close", "home"} & set(gestures.values()):
             self._begun = False
-        elif not self._begun and (able := self.person.able(self.scene.object_poses, self.seed)) is not None:
+        elif not self._begun and (able := self.operator.able(self.scene.object_poses, self.seed)) is not None:
             self._begun = True
             if not able:
                 self._put_back()
 
     def _tidy(self) -> None:
-        """Objects that have fallen off the table are put back when a follower comes to the start pose, whoever moves
-        it: there an attempt begins, and programs that know nothing of the simulation do not ask for a reset."""
+        """Put objects that have fallen off the table back when a follower comes to the start pose, where an attempt
+        begins: programs that are not made for the simulation do not request a reset."""
         for side, follower in self.followers.items():
             far = np.abs(follower.position[:GRIPPER] - HOME[:GRIPPER]).max()
             if far > AWAY:
@@ -252,15 +252,15 @@ class SimRig:
             elif 0 < self._away[side] <= self._now - ARRIVED_S:
                 self._away[side] = -np.inf
                 fallen = any(pose[2] < FALLEN for pose in self.scene.object_poses().values())
-                if fallen and not (self.person and self.person.playing(self._hand_now)):
+                if fallen and not (self.operator and self.operator.playing(self._hand_now)):
                     self._put_back()
 
     def _put_back(self) -> None:
-        """Objects as the next seed has them; it stays the next one for `reset`."""
+        """Place the objects as the next seed has them; it stays the next one for `reset`."""
         self.seed = self._next_seed = self._next_seed + (self.seed == self._next_seed)
         self.scene.place(self.seed)
-        if self.person is not None:
-            self.person.prepare(self.scene.object_poses(), self.seed)
+        if self.operator is not None:
+            self.operator.prepare(self.scene.object_poses(), self.seed)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The person who holds the leaders of a simulated rig: does the scene's script, gestures included."""
+"""Scripted operator at the leaders of a simulated rig: the scene's script, gestures included."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from aloha_kit.sim.workcell import arm_rows, ARMS, START_GRIPPER
 
 Vector = npt.NDArray[np.float64]
 Gesture = Literal["rest", "home", "close", "play"]
-"""What the moment asks for: leave the leaders alone, hold the start pose, close the grippers, do the task."""
+"""Leave the leaders alone, hold the start pose, close the grippers, do the task."""
 
 PLAN_HZ = 50.0
 PLAN_S = 8.0
@@ -30,7 +30,7 @@ HOME = np.append(START_ARM_POSE.astype(float), float(VX300S.finger.normalise(STA
 
 
 class ScriptedOperator:
-    """A hand for each leader, called every tick with what to do now. A hand's (size,): see `simulated_arms`.
+    """Scripted operator: a hand for each leader, advanced every tick. A hand's (size,): see `simulated_arms`.
 
     The task begins with the first hand that is let play; another one joins it where it is by then.
 
@@ -38,7 +38,7 @@ class ScriptedOperator:
         script: what to do for the objects' poses, see `sim.tasks.script_of`.
         noise: of the motions, see `scripts.vary`; 0 does the same thing for the same objects.
         seed: of the noise.
-        complain: told why there is nothing to do (objects out of reach).
+        warn: called with the reason where there is nothing to do (objects out of reach).
     """
 
     def __init__(
@@ -47,11 +47,11 @@ class ScriptedOperator:
         *,
         noise: float,
         seed: int,
-        complain: Callable[[str], None],
+        warn: Callable[[str], None],
     ) -> None:
-        self._script, self._noise, self._seed, self._complain = script, noise, seed, complain
+        self._script, self._noise, self._seed, self._warn = script, noise, seed, warn
         self._planner = Planner(PLAN_HZ)
-        self._worker = ThreadPoolExecutor(1, "person")  # a plan takes longer than a tick of the drivers
+        self._worker = ThreadPoolExecutor(1, "operator")  # a plan takes longer than a tick of the drivers
         self._plan: Future[Vector | None] | None = None
         self._planned_for: dict[str, Vector] = {}
         self._gestures: dict[str, Gesture] = {}
@@ -61,13 +61,13 @@ class ScriptedOperator:
         self._task_began: float | None = None
 
     def prepare(self, objects: Mapping[str, Vector], seed: int) -> Future[Vector | None]:
-        """Think the task over for these object poses; the answer is what `advance` plays from then on."""
+        """Plan the task for these object poses; `advance` plays the result from then on."""
         self._planned_for = {name: pose.copy() for name, pose in objects.items()}
-        self._plan = self._worker.submit(self._think, self._planned_for, seed)
+        self._plan = self._worker.submit(self._compute, self._planned_for, seed)
         return self._plan
 
     def able(self, objects: Callable[[], Mapping[str, Vector]], seed: int) -> bool | None:
-        """Whether the task can be done with the objects where they are; None while that is being thought over."""
+        """Whether the task can be done with the objects where they are; None while that is being planned."""
         if self._plan is not None and not self._plan.done():
             return None
         if self._plan is None or self._stale(objects()):
@@ -94,7 +94,7 @@ class ScriptedOperator:
             now: s, on any clock.
             gestures: what each hand is to do.
             hands: where they are.
-            objects: poses, asked for when the task begins.
+            objects: gives their poses, called when the task begins.
             seed: of the objects.
         """
         if "play" not in gestures.values():
@@ -110,7 +110,7 @@ class ScriptedOperator:
         return {side: self._hand(side, now, target) for side in gestures}
 
     def close(self) -> None:
-        """Stop thinking."""
+        """Stop planning."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _hand(self, side: str, now: float, target: Vector | None) -> Vector | None:
@@ -130,7 +130,7 @@ class ScriptedOperator:
         return np.asarray(own + (1.0 - least_jerk((now - joined) / BLEND_S)) * (begun - there))
 
     def _target(self, now: float) -> Vector | None:
-        """(A,) where the task is, None while it is not being done or still thought over."""
+        """(A,) where the task is, None while it is not being done or still planned."""
         if "play" not in self._gestures.values():
             return None
         if self._plan is None or not self._plan.done() or (rows := self._plan.result()) is None:
@@ -148,12 +148,12 @@ class ScriptedOperator:
             return True
         return any(np.abs(pose - self._planned_for[name]).max() > MOVED for name, pose in objects.items())
 
-    def _think(self, objects: Mapping[str, Vector], seed: int) -> Vector | None:
-        """(N, A) a row each 1 / PLAN_HZ s, the first is the start pose."""
+    def _compute(self, objects: Mapping[str, Vector], seed: int) -> Vector | None:
+        """Plan (N, A): a row each 1 / PLAN_HZ s, the first is the start pose."""
         try:
             script = scripts.vary(self._script(objects), self._noise, np.random.default_rng([self._seed, seed]))
             actions = self._planner.actions(script, round(PLAN_S * PLAN_HZ))
         except (ConfigError, ValueError) as error:
-            self._complain(f"the person cannot do the task from here: {error}")
+            self._warn(f"the operator cannot do the task from here: {error}")
             return None
         return np.vstack([np.concatenate([HOME, HOME]), actions]).astype(float)

@@ -1,8 +1,8 @@
-"""The arms themselves: followers in the simulated scene, leaders in a person's hands.
+"""Simulated arms: followers in the scene, leaders in the scripted operator's hands.
 
 `Follower` and `Leader` are Interbotix arms behind their motors, (size,) in rad. `JointFollower` and
 `JointLeader` are Cobot Magic's, (size,) with the gripper as metres of one finger. A hand's (size,) is what the
-person wants of the follower: joints in rad, and its gripper's opening, 0 closed to 1 open.
+operator commands to the follower: joints in rad, and its gripper's opening, 0 closed to 1 open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DRIVER_SLEEP = {"vx300s": (0.0, -1.85, 1.55, 0.0, 0.8, 0.0), "wx250s": (0.0, -1.
 """{model: (dof,) rad}: what its driver calls the sleep position."""
 
 HAND_SPEED = VX300S.vector(VX300S.velocity, 6.0)
-"""(size,) rad/s: a person moves a leader's joints no faster than its follower can go."""
+"""(size,) rad/s: the operator moves a leader's joints no faster than its follower can go."""
 
 
 def folded(model: ArmModel) -> Vector:
@@ -84,7 +84,7 @@ class Follower:
 
 
 class Leader:
-    """An Interbotix leader, not in the scene: it goes where its motors or the person's hand take it."""
+    """An Interbotix leader, not in the scene: its motors or the operator's hand move it."""
 
     def __init__(self, motors: Motors) -> None:
         assert motors.model.crank is not None
@@ -98,7 +98,7 @@ class Leader:
 
     @property
     def hand(self) -> Vector:
-        """(size,) what the follower would be told now."""
+        """(size,) the follower's command now."""
         angle = VX300S.gripper.unnormalise(self._gripper.normalise(self.position[GRIPPER]))
         return np.append(self.position[:GRIPPER], _opening(float(angle)))
 
@@ -107,7 +107,7 @@ class Leader:
         self.motors.fail(joints)
 
     def advance(self, seconds: float, hand: Vector | None) -> None:
-        """Joints under torque follow their motors, the others the person's hand, or stay."""
+        """Joints under torque follow their motors, the others the operator's hand, or stay."""
         self.motors.advance(seconds, self.position, self.velocity, self.effort)
         held = self.position if hand is None else np.append(hand[:GRIPPER], self._angle(hand[GRIPPER]))
         goal = np.where(self.motors.torque, self.motors.setpoint, held)
@@ -124,7 +124,7 @@ class Leader:
 
 
 class JointFollower:
-    """Cobot Magic's follower: it goes where the leader's topic says, as fast as its motors turn."""
+    """Cobot Magic's follower: it follows the leader's topic, as fast as its motors turn."""
 
     def __init__(self, scene: LiveScene, index: int) -> None:
         self._scene, self._rows = scene, arm_rows(index)
@@ -173,7 +173,7 @@ class JointFollower:
 
 
 class JointLeader:
-    """Cobot Magic's leader: wherever the person holds it."""
+    """Cobot Magic's leader, held by the operator."""
 
     def __init__(self) -> None:
         self.position = np.append(START_ARM_POSE.astype(float), VX300S.finger.unnormalise(0.1))
@@ -185,15 +185,15 @@ class JointLeader:
         return np.append(self.position[:GRIPPER], VX300S.finger.normalise(self.position[GRIPPER]))
 
     def hold_at(self, position: Vector) -> None:
-        """Be at (size,) rad and m, where another publisher on its topic says that it is; else stay."""
+        """Be at (size,) rad and m, where another publisher on its topic puts it; else stay."""
         if position.shape == self.position.shape and np.all(np.isfinite(position)):
             self.position = position.copy()
 
     def fail(self, joints: Sequence[str]) -> None:
-        """It has no motors that could."""
+        """Do nothing: it has no motors."""
 
     def advance(self, seconds: float, hand: Vector | None) -> None:
-        """Go with the person's hand, or stay."""
+        """Follow the operator's hand, or stay."""
         if hand is None:
             self.velocity = np.zeros(VX300S.size)
             return

@@ -1,4 +1,4 @@
-"""A mobile base on a plane: driven by commands, pushed by the person, odometry kept."""
+"""Simulated mobile base on a plane: driven by commands or pushed by the operator, with odometry."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ RISE = np.array([1.5, 3.0])  # m/s², rad/s²
 
 
 def push(seconds: float) -> Vector:
-    """(2,) m/s, rad/s: how the person's body moves the base while the hands do the task."""
+    """(2,) m/s, rad/s: velocity by which the operator pushes the base while doing the task."""
     return np.array([0.04 * np.sin(0.8 * seconds), 0.06 * np.sin(1.3 * seconds)])
 
 
@@ -26,12 +26,12 @@ class SimulatedBase:
 
     def command(self, velocity: npt.ArrayLike, now: float) -> None:
         """Drive; holds for `COMMAND_S` from `now` (s)."""
-        asked = np.asarray(velocity, float)
-        if asked.shape == (2,) and np.all(np.isfinite(asked)):
-            self._command, self._until = np.clip(asked, -TOP, TOP), now + COMMAND_S
+        given = np.asarray(velocity, float)
+        if given.shape == (2,) and np.all(np.isfinite(given)):
+            self._command, self._until = np.clip(given, -TOP, TOP), now + COMMAND_S
 
     def advance(self, seconds: float, now: float, pushed: float | None) -> None:
-        """Let time pass until `now`; `pushed` is how long the person has been at the task, None for not at all."""
+        """Advance until `now`; `pushed` is how long the operator has done the task, None for not at all."""
         wanted = push(pushed) if pushed is not None else np.zeros(2)
         if now < self._until:
             wanted = self._command

@@ -1,4 +1,4 @@
-"""The topics and services of real drivers around simulated arms and a base.
+"""Simulated drivers: the topics and services of the real ones around simulated arms and a base.
 
 Callbacks and services come on ROS's threads and only change what the next tick of the node's loop reads,
 under one lock; `publish` is called by that loop.
@@ -41,7 +41,7 @@ def stamp(ns: int) -> rospy.Time:
 class SimulatedInterbotixDriver:
     """What `xs_sdk` serves in the namespace of one arm.
 
-    It has one thread for everything: while motors reboot it publishes nothing, executes nothing and answers nobody.
+    It has one thread for everything: while motors reboot it publishes nothing, executes nothing and answers no request.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class SimulatedInterbotixDriver:
         return messages.RegisterValues._response_class(self._motors.get_register(r.cmd_type, r.name, r.reg))
 
     def _info(self, r: Any) -> Any:
-        """Limits and names; a gripper is told as its left finger, in metres."""
+        """Limits and names; a gripper is given as its left finger, in metres."""
         indices = self._motors.joints(r.cmd_type, r.name)
         model, sleep = self._model, DRIVER_SLEEP[self._model.name]
         assert model.crank is not None
@@ -229,9 +229,9 @@ class SimulatedJointStateDriver:
         follower.fail(JOINTS if lost is True else (lost,) if lost else ())
 
     def publish(self, now_ns: int) -> None:
-        """The joint states of now; the leader's only while the person holds it."""
+        """The joint states of now; the leader's only while the operator holds it."""
         self._send(0, self._rig.followers[self._side], now_ns)
-        if self._side in self._rig.leaders and self._rig.person_holds:
+        if self._side in self._rig.leaders and self._rig.operator_holds:
             self._send(1, self._rig.leaders[self._side], now_ns)
 
     def _send(self, which: int, arm: Any, now_ns: int) -> None:
@@ -248,7 +248,7 @@ class SimulatedJointStateDriver:
 
 
 class SimulatedSwitches:
-    """What Cobot Magic's person and drivers are told: whether a recording runs, and whether motors are on."""
+    """Switches of Cobot Magic's operator and drivers: whether a recording runs, and whether motors are on."""
 
     def __init__(self, rig: SimRig, lock: threading.RLock) -> None:
         def recorded(message: Any) -> None:
