@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from torch import Tensor
 
 from aloha_kit.config.bc import BcConfig
