@@ -24,6 +24,7 @@ from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Environment, Policy, UsageError, WallClock
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.lang import tr
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, show, typed_lines
 from aloha_kit.deploy.report import DeployedRollout, DeploymentReport
@@ -73,7 +74,7 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         source, output = _source(args, task, rig)
         stack.callback(source.close)
         if source.trained_on not in (None, task.name):
-            LOG.warning("trained on %s, deployed on %s", source.trained_on, task.name)
+            LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
         task, rig = match_checkpoint(task, rig, source.contract, args.image_size)
         view, videos = choose_view(task, rig, args.video_camera, args.video)
         env: Any = envs.connect(task, rig, realtime=args.realtime)
@@ -122,7 +123,15 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
             report.add(runner.run(with_camera if i < videos else env, args.seed + i, video=i < videos))
             bar.set_postfix_str(report.successes)
             if bar.disable:
-                LOG.info("%s: rollout %d/%d, %s", task.name, i + 1, args.rollouts, report.successes)
+                LOG.info(
+                    tr(
+                        "{task}: rollout {number}/{total}, {successes}",
+                        task=task.name,
+                        number=i + 1,
+                        total=args.rollouts,
+                        successes=report.successes,
+                    )
+                )
             if operator and operator.quitting:
                 break
     return report.rollouts
@@ -170,7 +179,7 @@ def _attended(
 ) -> tuple[SafetyGuard, Operator]:
     """The guard with the robot's limits and emergency stop, under which it is parked on every way out; its operator."""
     channel = stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE)))
-    show(HELP)
+    show(tr(HELP, namespace=NAMESPACE))
     operator = Operator([typed_lines(), channel.poll], status=channel.status)
     return stack.enter_context(env.guarded(policy, release=release)), operator
 

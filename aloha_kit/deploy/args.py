@@ -16,6 +16,7 @@ from aloha_kit.control.chunk_boundary import ChunkBoundary, resolve_boundary
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import marked
 
 LOWEST = {
     "num_rollouts": 1,
@@ -124,7 +125,7 @@ class DeployArgs(CommandArgs):
     """Switch off the arms' torque at the end, once they are parked."""
 
     def kept(self) -> str:
-        return "what was done is kept"
+        return marked("what was done is kept")
 
     def __post_init__(self) -> None:
         _check(self)
@@ -192,7 +193,7 @@ class ServeArgs(CommandArgs):
     """Steps a second, where the checkpoint lacks it (published ACT)."""
 
     def kept(self) -> str:
-        return "what was done is kept"
+        return marked("what was done is kept")
 
     def __post_init__(self) -> None:
         _check(self)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Sequence
 from tqdm import tqdm
 
 from aloha_kit.core import Action, did_you_mean, Observation, Policy, StopEpisode
+from aloha_kit.core.lang import marked, tr
 
 NAMESPACE = "/aloha_kit/deploy"
 KEYS = {"y": "success", "n": "failure", "": "unjudged", "s": "stop", "q": "quit"}
 COMMANDS = tuple(KEYS.values())
-HELP = f"type y (success), n (failure), s (stop) or q (quit) and Enter; or the word by {NAMESPACE}/command"
+HELP = marked("type y (success), n (failure), s (stop) or q (quit) and Enter; or the word by {namespace}/command")
 
 Channel = Callable[[], Sequence[str]]
 """Words or keys since the last call; returns at once."""
@@ -59,7 +60,8 @@ class Operator:
             for word in channel():
                 command = KEYS.get(word.lower(), word.lower())
                 if command not in COMMANDS:
-                    self._message(f"'{word}' is no command. {did_you_mean(word, COMMANDS)}")
+                    known = did_you_mean(word, COMMANDS)
+                    self._message(tr("'{word}' is no command. {known}", word=word, known=known))
                     continue
                 newest = command
                 self.quitting |= command == "quit"
@@ -68,14 +70,15 @@ class Operator:
     def acting(self) -> None:
         """A rollout begins; commands given before it are dropped."""
         self.poll()
-        self._status("acting", "the policy acts")
+        self._status("acting", tr("the policy acts"))
 
     def judge(self, question: str, timeout_s: float) -> bool | None:
         """Whether the rollout succeeded; None where the operator leaves it open, or gives no command in time."""
         self.poll()
         if self.quitting:
             return None
-        self._message(f"{question} y / n / Enter for neither, or success, failure, unjudged by {NAMESPACE}/command")
+        answers = marked("{question} y / n / Enter for neither, or success, failure, unjudged by {namespace}/command")
+        self._message(tr(answers, question=question, namespace=NAMESPACE))
         self._status("judging", question)
         try:
             return self._judgement(timeout_s)
@@ -91,7 +94,7 @@ class Operator:
             if command in {"unjudged", "quit"}:
                 return None
             time.sleep(0.02)
-        self._message(f"no command within {timeout_s:g} s: not judged")
+        self._message(tr("no command within {seconds:g} s: not judged", seconds=timeout_s))
         return None
 
 

@@ -11,6 +11,7 @@ from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import Policy
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, write_json
+from aloha_kit.core.lang import pad, shown, tr, tr_plural
 from aloha_kit.loop import LatencyReport, SafetyGuard
 from aloha_kit.loop.rollouts import RolloutResult, summarise
 from aloha_kit.storage import list_episodes
@@ -52,7 +53,8 @@ class DeploymentReport:
         """`success 3/4, 1 not judged`."""
         judged = [r.success for r in self.rollouts if r.success is not None]
         unjudged = len(self.rollouts) - len(judged)
-        return f"success {sum(judged)}/{len(judged)}" + (f", {unjudged} not judged" if unjudged else "")
+        good = tr("success {good}/{judged}", good=sum(judged), judged=len(judged))
+        return tr("{good}, {unjudged} not judged", good=good, unjudged=unjudged) if unjudged else good
 
     def __enter__(self) -> DeploymentReport:
         return self
@@ -65,7 +67,7 @@ class DeploymentReport:
         folder = self._path.parent
         ended = kind is not None and issubclass(kind, Exception)  # and not by somebody's wish
         if (ended and list_episodes(folder)) or any(rollout.success is False for rollout in self.rollouts):
-            print(f"why a rollout failed: {command('diagnose', folder)}")
+            print(tr("why a rollout failed: {command}", command=command("diagnose", folder)))
 
     def _write(self, ended_by: str | None) -> None:
         """`ended_by`: the error in whose rollout it ended, which is kept as an episode and counted nowhere."""
@@ -84,22 +86,24 @@ def table(rollouts: Sequence[RolloutResult], latency: str, details: Mapping[str,
         details: the reports of `guard` and, where it is asynchronous, of `inference`.
     """
     summary = summarise(rollouts)
-    lines = ["", f"{len(rollouts)} rollout" + "s" * (len(rollouts) != 1)]
-    for label, key in (("success, held to the end", "success"), ("success at any time", "success_any_time")):
+    lines = ["", tr_plural("{n} rollout", "{n} rollouts", len(rollouts))]
+    rates = {"success": tr("success, held to the end"), "success_any_time": tr("success at any time")}
+    for key, label in rates.items():
         found = summary[key]
         if found is None:
-            lines.append(f"  {label:<26} not measured")
+            lines.append(f"  {pad(label, 26)} {tr('not measured')}")
             continue
         low, high = found["wilson95"]
         lines.append(
-            f"  {label:<26} {found['successes']}/{found['trials']} = {found['rate']:.1%}"
-            f"   95 % interval {low:.1%} to {high:.1%}"
+            f"  {pad(label, 26)} {found['successes']}/{found['trials']} = {found['rate']:.1%}   "
+            + tr("95 % interval {low:.1%} to {high:.1%}", low=low, high=high)
         )
     histogram = summary["max_reward_histogram"]
     if any(rollout.touched is not None for rollout in rollouts):
-        lines.append(f"  highest reward of a rollout, mean {summary['mean_max_reward']:.3g}")
+        mean = summary["mean_max_reward"]
+        lines.append("  " + tr("highest reward of a rollout, mean {mean:.3g}", mean=mean))
         lines += [f"    {stage:>3} {'█' * round(30 * n / len(rollouts)):<30} {n}" for stage, n in histogram.items()]
-    lines += ["", "Latency", *(f"  {line}" for line in latency.splitlines()), ""]
+    lines += ["", tr("Latency"), *(f"  {line}" for line in latency.splitlines()), ""]
     if "inference" in details:
         lines.append(_inference(details["inference"]))
     lines.append(_guard(details["guard"]))
@@ -108,18 +112,38 @@ def table(rollouts: Sequence[RolloutResult], latency: str, details: Mapping[str,
 
 def _inference(report: Mapping[str, Any]) -> str:
     held, delay = sum(report["held"].values()), report["delay_steps"]
-    line = (
-        f"Asynchronous inference: {report['inferences']} inferences, from observation to chunk {delay['p50']:g} steps"
-        f" (p50), {delay['max']} at most; {report['late']} chunks too late, {held} steps held still for want of one"
+    line = tr(
+        "Asynchronous inference: {inferences} inferences, from observation to chunk {p50:g} steps (p50), {most} at "
+        "most; {late} chunks too late, {held} steps held still for want of one",
+        inferences=report["inferences"],
+        p50=delay["p50"],
+        most=delay["max"],
+        late=report["late"],
+        held=held,
     )
-    return line + "".join(f"\n  held: {why} ({count}x)" for why, count in report["held"].items())
+    whys = [tr("held: {why} ({count}x)", why=shown(why), count=count) for why, count in report["held"].items()]
+    return "\n  ".join([line, *whys])
 
 
 def _guard(report: Mapping[str, Any]) -> str:
-    line = f"Safety guard: {report['limited']} of {report['commands']} commands limited, {report['held']} steps held"
+    lines = [
+        tr(
+            "Safety guard: {limited} of {commands} commands limited, {held} steps held",
+            limited=report["limited"],
+            commands=report["commands"],
+            held=report["held"],
+        )
+    ]
     for rule, entries in report["limited_by"].items():
         if entries:
-            shown = [f"{name} {count}" for name, count in list(entries.items())[:5]]
-            more = len(entries) - len(shown)
-            line += f"\n  {rule}: " + ", ".join(shown) + (f" and {more} more" if more else "")
-    return line + "".join(f"\n  fault: {fault} ({count}x)" for fault, count in report["faults"].items())
+            named = ", ".join(f"{name} {count}" for name, count in list(entries.items())[:5])
+            more = len(entries) - 5
+            lines.append(
+                tr("{rule}: {entries} and {more} more", rule=rule, entries=named, more=more)
+                if more > 0
+                else f"{rule}: {named}"
+            )
+    lines += [
+        tr("fault: {fault} ({count}x)", fault=shown(fault), count=count) for fault, count in report["faults"].items()
+    ]
+    return "\n  ".join(lines)

@@ -10,6 +10,7 @@ import dm_env
 
 from aloha_kit.config import TaskConfig
 from aloha_kit.core import Action, Contract, Environment, Policy, Subset
+from aloha_kit.core.lang import tr
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, StopOnCommand
 from aloha_kit.deploy.report import DeployedRollout
@@ -114,7 +115,7 @@ class Runner:
         """The operator's judgement, written into the episode, which is already safe on the disk."""
         judgement = acting.judgement if isinstance(acting, StopOnCommand) else None
         if judgement is None and self.operator is not None and self.judge_s > 0:
-            judgement = self.operator.judge(f"{episode.name}: success?", self.judge_s)
+            judgement = self.operator.judge(tr("{episode}: success?", episode=episode.name), self.judge_s)
         if judgement is not None and episode.exists():
             label(episode, success=judgement)
         return judgement

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Action, HoldStill, Observation, Policy, SafetyError, SafetyLimits
+from aloha_kit.core.lang import Message
 
 Array = npt.NDArray[np.float64]
 
@@ -82,13 +83,13 @@ class SafetyGuard:
     def stopped(self) -> bool:
         """Whether the emergency stop was pressed: nothing may be sent, not even on the way to park."""
         if not self._stop and (pressed := self._estop()):
-            self._stop = pressed if isinstance(pressed, str) else "the emergency stop was pressed"
+            self._stop = pressed if isinstance(pressed, str) else Message("the emergency stop was pressed")
         return bool(self._stop)
 
     def require_released(self) -> None:
         """Raise SafetyError, saying why, where the emergency stop was pressed; for whoever moves without `act`."""
         if self.stopped:
-            raise SafetyError(f"{self._stop}: no further motion was commanded")
+            raise SafetyError(Message("{reason}: no further motion was commanded", reason=self._stop))
 
     def act(self, observation: Observation) -> Action:
         """A command within the limits.
@@ -163,8 +164,16 @@ class SafetyGuard:
         self._held += 1
         self._faults[fault] += 1
         if self.command is None or self._held > self._hold_steps:
-            waited = f" (held still for {self._held - 1} steps before)" if self._held > 1 else ""
-            raise SafetyError(f"step {self._step}: {fault}{waited}")
+            if self._held > 1:
+                raise SafetyError(
+                    Message(
+                        "step {step}: {fault} (held still for {held} steps before)",
+                        step=self._step,
+                        fault=fault,
+                        held=self._held - 1,
+                    )
+                )
+            raise SafetyError(Message("step {step}: {fault}", step=self._step, fault=fault))
         return self._still(fault)
 
     def _still(self, reason: str) -> Array:
@@ -182,7 +191,8 @@ class SafetyGuard:
         if qpos.ndim != 1 or len(qpos) <= last:
             return f"observed qpos has shape {qpos.shape}, expected one row of at least {last + 1} values"
         if not np.all(np.isfinite(qpos)):
-            return f"observed qpos is not finite: {_name_bad(qpos, self._state_names(len(qpos)))}"
+            named = _name_bad(qpos, self._state_names(len(qpos)))
+            return Message("observed qpos is not finite: {entries}", entries=named)
         if not stamps:
             return "the observation has no stamps, so a frozen stream cannot be detected"
         newest = max(stamps.values())
@@ -194,9 +204,17 @@ class SafetyGuard:
             self._repeats[stream] = self._repeats[stream] + 1 if self._stamps.get(stream) == stamp else 0
             age = (newest - stamp) / 1e9
             if self._repeats[stream] >= self._frozen:
-                return f"stream '{stream}' is frozen: the same stamp {self._frozen + 1} times in a row"
+                return Message(
+                    "stream '{stream}' is frozen: the same stamp {times} times in a row",
+                    stream=stream,
+                    times=self._frozen + 1,
+                )
             if age > self._stale_s:
-                return f"stream '{stream}' is stale: more than {self._stale_s:g} s older than the newest stamp"
+                return Message(
+                    "stream '{stream}' is stale: more than {seconds:g} s older than the newest stamp",
+                    stream=stream,
+                    seconds=self._stale_s,
+                )
         self._stamps = dict(stamps)
         return ""
 

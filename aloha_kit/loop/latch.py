@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from aloha_kit.core import SafetyError
+from aloha_kit.core.lang import Message
 
 
 class Latch:
@@ -55,7 +56,7 @@ class Latch:
 
     def _require(self) -> None:
         if self._reason:
-            raise SafetyError(f"{self._reason}: no further motion was commanded")
+            raise SafetyError(Message("{reason}: no further motion was commanded", reason=self._reason))
 
     def _take_in(self) -> None:
         """Let a press that has reached this process, but not this object, be noticed first."""
@@ -75,5 +76,5 @@ class Latch:
             raise SafetyError(why)
         with self._state:
             if self._presses != before:
-                raise SafetyError("no reset: the emergency stop was pressed again meanwhile")
+                raise SafetyError(Message("no reset: the emergency stop was pressed again meanwhile"))
             self._reason = ""

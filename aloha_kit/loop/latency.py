@@ -11,6 +11,7 @@ import dm_env
 import numpy as np
 
 from aloha_kit.core import Action, Clock, Observation, Outcome, Policy
+from aloha_kit.core.lang import tr
 
 STAGES = ("observation", "preprocessing", "network", "command", "recording", "total")
 
@@ -131,8 +132,13 @@ class LatencyReport:
             lines.append(f"{stage:<{width}}{row['p50']:>9.2f}{row['p99']:>9.2f}{row['max']:>9.2f}{row['count']:>9}")
         share = report["missed"] / report["steps"] if report["steps"] else 0.0
         lines.append(
-            f"{report['missed']} of {report['steps']} steps ({share:.1%}) took longer"
-            f" than the period of {self.period_ms:g} ms"
+            tr(
+                "{missed} of {steps} steps ({share:.1%}) took longer than the period of {period:g} ms",
+                missed=report["missed"],
+                steps=report["steps"],
+                share=share,
+                period=self.period_ms,
+            )
         )
         return "\n".join(lines)
 

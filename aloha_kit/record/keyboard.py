@@ -107,7 +107,7 @@ class Keyboard:
     def status(self, state: State, message: str) -> None:
         self._state = state
         if state == "recording" and (dropped := self._end_text()):
-            self._display.message(f"not saved, since the next episode has begun: {dropped}")
+            self._display.message(tr("not saved, since the next episode has begun: {label}", label=dropped))
 
     def close(self) -> None:
         with contextlib.suppress(termios.error):  # the terminal is gone

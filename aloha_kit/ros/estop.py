@@ -11,6 +11,7 @@ import rospy
 from std_msgs.msg import Bool
 
 from aloha_kit.config.rig import EStopConfig
+from aloha_kit.core.lang import Message
 from aloha_kit.loop import Latch
 from aloha_kit.ros import node
 from aloha_kit.ros.node import RosError
@@ -66,7 +67,8 @@ class EStop(Latch):
             pressing = sorted(who for who, pressed in self._pressed.items() if pressed and who in there)
             silent = sorted(who for who, ticks in self._ticks.items() if ticks > _TICKS and who in there)
         if pressing:
-            return f"no reset: the emergency stop is still pressed by {', '.join(pressing)}; release it first"
+            who = ", ".join(pressing)
+            return Message("no reset: the emergency stop is still pressed by {who}; release it first", who=who)
         if silent:
             return f"no reset: the emergency stop's source {', '.join(silent)} is silent"
         if self._config and not there:
@@ -91,7 +93,7 @@ class EStop(Latch):
         with self._state:
             self._pressed[who], self._ticks[who] = bool(message.data), 0
         if message.data:
-            self.press(f"the emergency stop was pressed (by {who})")
+            self.press(Message("the emergency stop was pressed (by {who})", who=who))
         self._received_count += 1
 
     def _take_in(self) -> None:
@@ -163,4 +165,10 @@ class EStop(Latch):
                     self._ticks[who] += 1
                 silent = [who for who, ticks in self._ticks.items() if ticks > _TICKS]
             for who in silent:
-                self.press(f"the emergency stop's source {who} is silent for {timeout_s:g} s, which counts as pressed")
+                self.press(
+                    Message(
+                        "the emergency stop's source {who} is silent for {seconds:g} s, which counts as pressed",
+                        who=who,
+                        seconds=timeout_s,
+                    )
+                )

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError, joint_names, VirtualClock
+from aloha_kit.core.lang import language
 from aloha_kit.record import keyboard as keyboard_module
 from aloha_kit.record.args import parse, RecordArgs, rig_of, SessionArgs
 from aloha_kit.record.gripper_gesture import GripperGesture
@@ -218,6 +219,16 @@ def test_the_status_line_stays_in_its_place_on_a_terminal(monkeypatch: pytest.Mo
         stream.getvalue()
         == "\r\x1b[2Ktwenty characters fi\r\x1b[2Knote: a\r\x1b[2Knote: a\r\x1b[2K\r\x1b[2Kshorter\r\x1b[2Kdone\n"
     )
+
+
+def test_chinese_characters_take_two_columns_of_the_status_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = os.terminal_size((21, 24))
+    monkeypatch.setattr("aloha_kit.record.operator_interface.shutil.get_terminal_size", lambda: size)
+    stream = Terminal()
+    timing = EpisodeTiming(steps=50, late=2)
+    with language("zh"):
+        Display(stream).status(status_text(timing, episode="x", steps=100, rate_hz=50, stalls=0, minutes=None))
+    assert stream.getvalue() == "\r\x1b[2Kx | 1.0 / 2.0 s | 超"
 
 
 def test_without_a_terminal_there_are_plain_lines_now_and_then() -> None:

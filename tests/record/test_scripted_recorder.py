@@ -238,6 +238,32 @@ def interrupted(folder: Path, episodes: str, moment: Callable[[subprocess.Popen[
     return out, error
 
 
+def recorded_in_chinese(folder: Path, *flags: str, **environ: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "aloha_kit.record", "--task", "sim_transfer_cube", "--num_episodes", "1"]
+    command += ["--dataset_dir", str(folder), "--image_size", "24", "32", "--workers", "1", "--lang", "zh", *flags]
+    return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, timeout=240, check=False)
+
+
+def test_a_recording_in_chinese(tmp_path: Path) -> None:
+    done = recorded_in_chinese(tmp_path, "--cameras", "top")
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.decode().splitlines()
+    assert first == f"{tmp_path} 中已有 1 条轨迹，共需 1 条"
+    assert second.startswith("本次采集：1 次中成功 1 次，100.0%（95 % Wilson 区间 ")
+    assert "采集 1 条轨迹，使用 1 个进程" in done.stderr.decode()
+    (file,) = list_episodes(tmp_path)
+    with Episode.open(file) as episode:  # what is stored is English
+        assert episode.attrs["reason"] == "complete"
+
+
+def test_a_terminal_that_cannot_print_chinese_ends_no_recording(tmp_path: Path) -> None:
+    flags = ("--episode_len", "6", "--max_attempts", "1")
+    done = recorded_in_chinese(tmp_path, *flags, PYTHONIOENCODING="ascii")
+    assert done.returncode == 1
+    text = done.stderr.decode("ascii").encode().decode("unicode_escape")
+    assert f"error: 1 次示教中只成功了 0 次，需要 1 次；已录的在 {tmp_path}。--episode_len 6 小于任务的 400" in text
+
+
 def test_ctrl_c_keeps_whole_episodes_only_and_the_next_run_goes_on(tmp_path: Path) -> None:
     # with three files at two workers, one worker has long reported its first
     out, error = interrupted(tmp_path, "500", lambda process: len(list_episodes(tmp_path)) >= 3)
