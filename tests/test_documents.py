@@ -26,7 +26,7 @@ from aloha_kit.media.video import Mp4Writer
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")] if path.name != "CHANGELOG.md")
 OURS = [path for path in DOCUMENTS if path.parent in (ROOT, ROOT / "docs")]
-PAIRS = [path for path in OURS if path.with_suffix(".zh-CN.md").exists()]
+PAIRS = [path for path in DOCUMENTS if path.with_suffix(".zh-CN.md").exists()]
 WIDEST, LONGEST_CELL = 140, 60  # characters, words
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
