@@ -70,6 +70,19 @@ def test_both_languages_agree(path: Path) -> None:
     assert pages(english) == pages(chinese)
 
 
+@named(PAIRS)
+def test_documents_link_to_their_own_language(path: Path) -> None:
+    """But for the first link, which leads to the other language."""
+    for file, other in ((path, ".zh-CN.md"), (path.with_suffix(".zh-CN.md"), ".md")):
+        links = re.findall(r"\]\(([^)#:]+\.md)[^)]*\)", file.read_text(encoding="utf-8"))
+        assert links[0] == path.with_suffix(other).name
+        if other == ".md":
+            there = [link for link in links[1:] if not link.endswith(".zh-CN.md")]
+            assert [link for link in there if (path.parent / link).with_suffix(".zh-CN.md").exists()] == []
+        else:
+            assert [link for link in links[1:] if link.endswith(".zh-CN.md")] == []
+
+
 def without_code(text: str) -> str:
     """Prose and headings, without code and the targets of links."""
     return re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]+`", "", prose(text)))
@@ -119,7 +132,7 @@ def commands(path: Path) -> Iterator[tuple[str, bool]]:
             yield command, whole
 
 
-@named([path for path in DOCUMENTS if path.name != "data_format.md"])  # whose commands stand beside their explanation
+@named(DOCUMENTS)
 def test_commands_parse(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     wrong = {}
