@@ -234,9 +234,8 @@ def test_registers_are_spelled_exactly_and_permanent_ones_want_torque_off(rig: C
 def test_low_gains_let_the_arm_sag(rig: Client) -> None:
     arm = "puppet_left"
     ready(rig, arm)
-    elbow = rig.position(arm)[2]
     rig.call(arm, "set_motor_pid_gains", "group", "arm", 100, 0, 0, 0, 0, 100, 1920)
-    until(lambda: rig.position(arm)[2] > elbow + 0.02, "the elbow gives way")
+    until(lambda: rig.position(arm)[2] > START_ARM_POSE[2] + 0.02, "the elbow gives way")
     rig.call(arm, "set_motor_pid_gains", "group", "arm", 800, 0, 0, 0, 0, 100, 1920)
     rig.arrives(arm, START_ARM_POSE[:3], 0.01)
 
