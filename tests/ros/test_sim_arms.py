@@ -55,11 +55,12 @@ def healed(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def ready(rig: Client, arm: str) -> None:
-    """Torque on, at the start pose, no profiles, nothing broken."""
+    """Torque on, at rest at the start pose, no profiles, nothing broken."""
     rig.call(arm, "reboot_motors", "group", "all", True, True)
     rig.mode(arm)
     rig.torque(arm, True)
     rig.move(arm, START_ARM_POSE, 0.5, 0.5)
+    until(lambda: np.abs(rig.states[arm].newest.velocity[:6]).max() < 1e-3, f"{arm} at rest")
 
 
 # --- what is published ---
