@@ -101,6 +101,12 @@ class Message(str):
         return str, (str(self),)
 
 
+def joined(texts: Sequence[str]) -> Message:
+    """One message of several, separated by semicolons."""
+    names = [f"text_{number}" for number in range(len(texts))]
+    return Message("; ".join(f"{{{name}}}" for name in names), **dict(zip(names, texts, strict=True)))
+
+
 def shown(text: object) -> str:
     """A `Message`, or an error whose text is one, in the operator's language; anything else as it is."""
     if isinstance(text, BaseException) and len(text.args) == 1:

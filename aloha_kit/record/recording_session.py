@@ -149,12 +149,12 @@ class RecordingSession:
         try:
             env.park()
         except KeyboardInterrupt:
-            torque = shown(env.torque_report())
+            torque = env.torque_report()
             return tr("interrupted on the way to rest, nothing more was sent to the arms; {torque}", torque=torque)
         except AlohaKitError as error:
-            torque = shown(env.torque_report())
+            torque = env.torque_report()
             return tr("the arms were not parked: {error}; {torque}", error=shown(error), torque=torque)
-        return tr("the arms are at rest; {torque}", torque=shown(env.torque_report()))
+        return tr("the arms are at rest; {torque}", torque=env.torque_report())
 
     def start(self, env: RecordingRig) -> None:
         """Start sequence of the next episode, run in the environment's reset. Raises as it and `poll` do.

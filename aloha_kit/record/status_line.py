@@ -14,7 +14,7 @@ import dm_env
 
 from aloha_kit.config import TaskConfig
 from aloha_kit.core import Action, Clock
-from aloha_kit.core.lang import tr, tr_plural
+from aloha_kit.core.lang import shown, tr, tr_plural
 from aloha_kit.loop import Outcome, SafetyGuard
 from aloha_kit.loop.capabilities import StreamStatus
 from aloha_kit.record.episode_attempt import EpisodeAttempt
@@ -237,6 +237,6 @@ def show_streams(display: Display, health: Mapping[str, StreamStatus]) -> None:
         return
     wrong = [stream.problem for stream in health.values() if stream.problem]
     if wrong:
-        display.status("; ".join(wrong))
+        display.status("; ".join(map(shown, wrong)))
     elif display.live and health:
         display.status(tr_plural("{n} stream alive", "{n} streams alive", len(health)))

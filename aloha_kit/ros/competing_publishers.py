@@ -19,6 +19,7 @@ from geometry_msgs.msg import Twist
 
 from aloha_kit.config import RigConfig
 from aloha_kit.core import SafetyError
+from aloha_kit.core.lang import Message
 from aloha_kit.ros import node
 from aloha_kit.ros.drivers import arm_driver
 
@@ -216,7 +217,8 @@ class SoleCommander:
         ]
         found += [f"two nodes publish {topic}: {nodes}" for topic, nodes in self._published_twice().items()]
         if found:
-            raise SafetyError(f"{'; '.join(found)}. Stop one of them; no further command was sent")
+            what = "; ".join(found)
+            raise SafetyError(Message("{what}. Stop one of them; no further command was sent", what=what))
 
     def close(self) -> None:
         """Unsubscribe."""

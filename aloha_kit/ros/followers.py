@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from aloha_kit.config import RigConfig
 from aloha_kit.core import AlohaKitError, Clock, Observation, SafetyError
+from aloha_kit.core.lang import Message, tr
 from aloha_kit.loop import Latch
 from aloha_kit.ros.arm import Arm, move_together, require_arrival
 from aloha_kit.ros.drivers import arm_driver
@@ -153,8 +154,8 @@ class FollowerArms:
         """Torque state that the motors report, as text."""
         states = {arm.name: _torque(arm) for arm in self.arms.values()}
         if len(set(states.values())) == 1:
-            return f"their torque is {next(iter(states.values()))}"
-        return "torque: " + ", ".join(f"{name} {state}" for name, state in states.items())
+            return tr("their torque is {state}", state=next(iter(states.values())))
+        return tr("torque: {states}", states=", ".join(f"{name} {state}" for name, state in states.items()))
 
     def _await_driver(self, name: str, arm: Arm) -> None:
         topic, end = arm_driver(self._rig.followers[name]).state_topic, self._clock.now_ns() + int(SILENT_S * 1e9)
@@ -174,8 +175,12 @@ class FollowerArms:
             off = [joint for joint, on in (arm.torque_state() or {}).items() if not on and joint in arm.model.joints]
             if off:
                 raise SafetyError(
-                    f"{arm.name} does not follow: no torque at {', '.join(off)}; another program has switched it off, "
-                    "or the motor has shut off"
+                    Message(
+                        "{arm} does not follow: no torque at {joints}; another program has switched it off, or the "
+                        "motor has shut off",
+                        arm=arm.name,
+                        joints=", ".join(off),
+                    )
                 )
 
     def _require_ready(self) -> None:
@@ -193,8 +198,10 @@ def _torque(arm: Arm) -> str:
     try:
         answers = arm.torque_state()
     except AlohaKitError:
-        return "not known, the driver does not answer"
+        return tr("not known, the driver does not answer")
     if answers is None:
-        return "not known, the driver does not report it"
+        return tr("not known, the driver does not report it")
     off = [joint for joint, on in answers.items() if not on]
-    return "on" if not off else "off" if len(off) == len(answers) else f"off at {', '.join(off)}"
+    if off and len(off) < len(answers):
+        return tr("off at {joints}", joints=", ".join(off))
+    return tr("off") if off else tr("on")

@@ -13,6 +13,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aloha_kit.core.lang import marked, Message
+
 SETTLED = 10  # samples after which the offset of a stream's clock is trusted
 STEPPED_BACK = 5  # older samples in a row: not late, but stamped by a clock that was set back
 CLOCK_DRIFT = 2000  # the smallest delay measured grows by 1 ns in this many (500 ppm), since clocks drift
@@ -190,29 +192,61 @@ class StreamRing:
 
     def problem(self, now_ns: int, settled: int = 0) -> str:
         """Reason why the stream cannot be used at `now_ns`; empty when it can."""
-        bound = f"bound {self.spec.max_age_ns / 1e9:.3g} s"
         if not self._samples:
-            return f"{self} is silent: no message yet, {bound}"
+            return Message("stream {stream} is silent: no message yet, {bound}", stream=self._named, bound=self._bound)
         age_ns = self._age_ns(now_ns)
         if age_ns > self.spec.max_age_ns:
             if now_ns - self._newest_arrival_ns > self.spec.max_age_ns:
-                return f"{self} is silent: no message for {(now_ns - self._newest_arrival_ns) / 1e9:.3f} s, {bound}"
+                return Message(
+                    "stream {stream} is silent: no message for {seconds:.3f} s, {bound}",
+                    stream=self._named,
+                    seconds=(now_ns - self._newest_arrival_ns) / 1e9,
+                    bound=self._bound,
+                )
             if now_ns - self._samples[-1].arrival_ns > self.spec.max_age_ns:
-                return f"{self} is frozen: messages come, but no new stamp for {age_ns / 1e9:.3f} s, {bound}"
-            return f"{self} is late: its newest sample is {age_ns / 1e9:.3f} s old, {bound}"
+                return Message(
+                    "stream {stream} is frozen: messages come, but no new stamp for {seconds:.3f} s, {bound}",
+                    stream=self._named,
+                    seconds=age_ns / 1e9,
+                    bound=self._bound,
+                )
+            return Message(
+                "stream {stream} is late: its newest sample is {seconds:.3f} s old, {bound}",
+                stream=self._named,
+                seconds=age_ns / 1e9,
+                bound=self._bound,
+            )
         if self._settled < settled:
             return f"{self} is starting: {self._settled} of {settled} samples"
         return ""
 
     def out_of_bound(self, skew_ns: int, now_ns: int) -> str:
-        side, bound = "after" if skew_ns > 0 else "before", self.spec.max_skew_ns / 1e6
-        return (
-            f"{self} is out of bound: its nearest sample is {abs(skew_ns) / 1e6:.1f} ms {side} the reference time,"
-            f" bound {bound:.1f} ms; its newest is {self._age_ns(now_ns) / 1e9:.3f} s old"
+        return Message(
+            marked(
+                "stream {stream} is out of bound: its nearest sample is {skew:.1f} ms after the reference time, "
+                "bound {bound:.1f} ms; its newest is {age:.3f} s old"
+            )
+            if skew_ns > 0
+            else marked(
+                "stream {stream} is out of bound: its nearest sample is {skew:.1f} ms before the reference time, "
+                "bound {bound:.1f} ms; its newest is {age:.3f} s old"
+            ),
+            stream=self._named,
+            skew=abs(skew_ns) / 1e6,
+            bound=self.spec.max_skew_ns / 1e6,
+            age=self._age_ns(now_ns) / 1e9,
         )
 
     def __str__(self) -> str:
-        return f"stream '{self.spec.name}'" + (f" ({self.spec.source})" if self.spec.source else "")
+        return f"stream {self._named}"
+
+    @property
+    def _bound(self) -> Message:
+        return Message("bound {seconds:.3g} s", seconds=self.spec.max_age_ns / 1e9)
+
+    @property
+    def _named(self) -> str:
+        return f"'{self.spec.name}'" + (f" ({self.spec.source})" if self.spec.source else "")
 
     def health(self, now_ns: int) -> StreamHealth:
         alive = bool(self._samples) and now_ns - self._samples[-1].arrival_ns <= self.spec.max_age_ns

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from aloha_kit.core import AlohaKitError, Policy, SafetyError, SafetyLimits
+from aloha_kit.core.lang import marked, Message, shown, tr
 from aloha_kit.loop import SafetyGuard
 
 if TYPE_CHECKING:
@@ -64,21 +65,29 @@ def _stale_s(env: RosEnv) -> float:
 def _leave(env: RosEnv, release: bool, report: Callable[[str], None]) -> None:
     """Park and report the result. Raises SafetyError where the arms are not parked, or not released as requested."""
     if env.untouched:
-        report("nothing was sent to the arms")
+        report(tr("nothing was sent to the arms"))
         return
     try:
         env.park()
     except AlohaKitError as error:
-        report(f"warning: the arms were not parked: {error}; {env.torque_report()}")
-        raise SafetyError(f"the arms were not parked: {error}") from error
+        torque = env.torque_report()
+        report(tr("warning: the arms were not parked: {error}; {torque}", error=shown(error), torque=torque))
+        raise SafetyError(Message("the arms were not parked: {error}", error=error)) from error
     except KeyboardInterrupt:
-        report(f"warning: interrupted on the way to park, nothing more was sent to the arms; {env.torque_report()}")
+        torque = env.torque_report()
+        report(
+            tr("warning: interrupted on the way to park, nothing more was sent to the arms; {torque}", torque=torque)
+        )
         raise
     if release:
         try:
             env.release()
         except AlohaKitError as error:
-            report(f"warning: the arms are parked, but were not released: {error}; {env.torque_report()}")
-            raise SafetyError(f"the arms were not released: {error}") from error
+            text = marked("warning: the arms are parked, but were not released: {error}; {torque}")
+            report(tr(text, error=shown(error), torque=env.torque_report()))
+            raise SafetyError(Message("the arms were not released: {error}", error=error)) from error
     torque = env.torque_report()
-    report(f"the arms are parked; {torque}" + ("" if release else " (--release switches it off)"))
+    if release:
+        report(tr("the arms are parked; {torque}", torque=torque))
+    else:
+        report(tr("the arms are parked; {torque} (--release switches it off)", torque=torque))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aloha_kit.core import Clock, did_you_mean, StreamError
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.ros.ring import Sample, SETTLED, StreamHealth, StreamRing, StreamSpec
 
 __all__ = ["Matched", "Sample", "SoftSync", "StreamHealth", "StreamSpec"]
@@ -128,7 +129,7 @@ class SoftSync:
             now = self._clock.now_ns()
             start = min(start, now)  # simulated time may restart
             if now >= start + timeout_ns:
-                raise StreamError(prefix + "; ".join(result))
+                raise StreamError(Message("{prefix}{problems}", prefix=prefix, problems=joined(result)))
             self._clock.sleep_until(min(start + timeout_ns, now + POLL_NS))
 
     def _match(self, settled: int) -> Matched | list[str]:
