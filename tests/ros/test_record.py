@@ -186,6 +186,24 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
     assert "Traceback" not in shown
 
 
+def test_a_session_in_chinese_stores_and_publishes_english(bench: Bench) -> None:
+    process = bench.record("--episodes", "9", "--auto", "--lang", "zh")
+    bench.wait_for("recording", process)
+    bench.wait_for_steps()
+    bench.press(True)
+    bench.wait_for("paused", process)
+    bench.command("quit")
+    assert process.wait() == 1
+    shown = process.text()
+    assert "等待：合上两个主臂夹爪即可开始（第 1 条轨迹，共 9 条）" in shown
+    assert "录制中：episode_0" in shown
+    assert "\n不再向机械臂发送指令。松开急停按钮，然后复位（reset）并继续（resume），或退出（quit）" in shown
+    assert re.search(r"error: 急停被按下（/aloha_kit_tests\S*）：不再发送运动指令", shown)
+    assert set(bench.states) <= {"starting", "waiting", "countdown", "recording", "saving", "paused", "ended"}
+    (file,) = (bench.data / "failed").glob("*.hdf5")
+    assert ending(file)[1].startswith("SafetyError: the emergency stop was pressed (by /aloha_kit_tests")
+
+
 def test_faults_pause_until_the_operator_resumes_and_sigterm_ends_in_order(bench: Bench) -> None:
     process = bench.record("--episodes", "9", "--auto")
     bench.wait_for("recording", process)
