@@ -44,7 +44,7 @@ class DoctorReport:
         for finding in self.findings:
             if finding.level == "ok":
                 fine.setdefault(finding.subject, []).append(finding.found)
-        lines = [f"{mark('ok')}  {pad(subject, columns)}  {'; '.join(found)}" for subject, found in fine.items()]
+        lines = [f"{mark('ok')}  {pad(subject, columns)}  {tr('; ').join(found)}" for subject, found in fine.items()]
         for level in ("warning", "error"):
             for finding in self.findings:
                 lines += finding.lines(columns) if finding.level == level else []

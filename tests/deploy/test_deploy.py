@@ -19,6 +19,7 @@ from aloha_kit.config.match_checkpoint import TrainingSetup
 from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Contract, ContractError
+from aloha_kit.core.lang import language
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.app import deploy as run
@@ -344,6 +345,10 @@ def test_success_is_counted_held_and_at_any_time() -> None:
     assert "2 of 9 commands limited, 1 steps held" in text
     assert "speed: left_waist 2" in text
     assert "fault: x (1x)" in text
+    with language("zh"):
+        assert "成功（保持到结束）         1/2 = 50.0%" in table(
+            [rollout(), dropped], latency.table(), {"guard": guard}
+        )
 
 
 def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
