@@ -56,7 +56,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        how = "asked at every step" if self.temporal_agg else "whole chunks"
+        how = "inference at every step" if self.temporal_agg else "whole chunks"
         return f"{self.policy}, {self.size[0]}x{self.size[1]}, {how}"
 
 
@@ -216,7 +216,7 @@ def main() -> None:
         hourly = f"{3600 / peer_wall:,.0f} | {3600 / wall:,.0f} | {peer_wall / wall:.1f}"
         print(f"| {case.name}{note} | {hourly} | {cpu_words} |")
     step, *asked = ((name, statistics.median(w for w, _ in costs)) for name, costs in peer.costs.items())
-    words = ", ".join(f"a query of {name} {1e3 * seconds:.0f} ms" for name, seconds in asked)
+    words = ", ".join(f"one inference of {name} {1e3 * seconds:.0f} ms" for name, seconds in asked)
     print(f"\nThe peer's step takes {1e3 * step[1]:.0f} ms, {words}.")
 
 
