@@ -133,9 +133,7 @@ def test_an_unknown_setting_is_told(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"unknown key 'chunk_sise'\. Did you mean 'chunk_size'"):
         checkpoint.load(folder)
     (folder / "config.json").write_text(json.dumps({**config, "kind": "acct"}))
-    with pytest.raises(
-        CheckpointError, match=r"no 'acct' among the policies\. Did you mean 'act'\? Known: act, cnnmlp"
-    ):
+    with pytest.raises(CheckpointError, match=r"no 'acct' among the policies\. Did you mean 'act'\? Known: act, "):
         checkpoint.load(folder)
 
 
