@@ -13,10 +13,9 @@ from aloha_kit.envs import connect
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.loop.capabilities import require, TeleoperatedRobot
 from aloha_kit.media.live_view import live_view, ViewAddress
-from aloha_kit.record.args import RecordArgs, rig_of, task_of
 from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.gripper_gesture import GESTURE_HELP, GripperGesture
-from aloha_kit.record.keyboard import KEY_HELP, keyboard
+from aloha_kit.record.keyboard import KEY_HELP, open_keyboard
 from aloha_kit.record.operator_interface import Channel, COMMANDS, Cues, Display, OperatorInterface
 from aloha_kit.record.recording_session import RecordingSession
 from aloha_kit.record.result import SessionResult
@@ -26,37 +25,46 @@ NAMESPACE = "/aloha_kit/record"
 """Of the operator's commands by topic and service."""
 
 
-def record_human(args: RecordArgs) -> SessionResult:
-    """Record an operator's demonstrations until the folder holds `num_episodes` good episodes.
+def record_human(
+    plan: RecordingPlan,
+    display: Display,
+    cues: Cues,
+    view: ViewAddress | None,
+    *,
+    gestures: bool,
+    keyboard: bool,
+    timeout_s: float | None,
+    recover: bool,
+) -> SessionResult:
+    """Record an operator's demonstrations until the folder holds `plan.wanted` good episodes.
+
+    Args:
+        gestures: closing both leader grippers together is a command.
+        keyboard: single keys on a terminal are commands.
+        timeout_s: seconds after which a fault that is not fixed ends the session; None waits for the operator.
+        recover: first recover the journals that an interrupted recording left in the folder.
 
     Raises:
-        ConfigError: an unknown task, rig or camera, an environment without leader arms, a folder that cannot be
-            written to, no program for spoken cues.
+        ConfigError: an unknown camera, an environment without leader arms, a folder that cannot be written to.
         RosError: no master, a driver that is not there, or another session that records.
         EpisodeError: the folder holds episodes of another task, or of other cameras, sizes or rate.
     """
-    task, rig = task_of(args), rig_of(args)
-    folder = make_folder(Path(task.dataset_dir.format(task=task.name)))
-    plan = RecordingPlan(
-        task, rig, folder, args.num_episodes, args.seed, args.images, args.quality, args.session.auto,
-        args.session.countdown,
-    )  # fmt: skip
-    view = ViewAddress.parse(args.session.view)
-    display, cues = Display(plain=args.session.plain), Cues(args.session.cues)
-    gesture = GripperGesture(rig_joints(rig)[0], task.rate_hz) if args.session.gestures else None
+    task, rig = plan.task, plan.rig
+    make_folder(plan.folder)
+    gesture = GripperGesture(rig_joints(rig)[0], task.rate_hz) if gestures else None
     channels: list[Channel] = [gesture] if gesture else []
     operator = OperatorInterface(channels, display, cues)
-    session = RecordingSession(plan, operator, gesture=gesture, timeout_s=args.session.timeout_s or None)
+    session = RecordingSession(plan, operator, gesture=gesture, timeout_s=timeout_s)
     with sigterm_interrupts(), contextlib.ExitStack() as stack:
         env: Any = connect(task, rig, leaders=True, start_sequence=session.start)
         stack.callback(env.close)
         require(env, TeleoperatedRobot, f"recording an operator on rig '{rig.name}'")
         operator.add(stack.enter_context(contextlib.closing(env.operator(COMMANDS, NAMESPACE))))
         session.observers += stack.enter_context(live_view(view, env, task.name))
-        keys = keyboard(display) if args.session.keyboard else None
+        keys = open_keyboard(display) if keyboard else None
         if keys:
             operator.add(stack.enter_context(contextlib.closing(keys)))
-        _journals(folder, args.recover, operator)
+        _journals(plan.folder, recover, operator)
         commands = tr("commands: rostopic pub or rosservice call, {namespace}/…", namespace=NAMESPACE)
         operator.message(tr(KEY_HELP) if keys else commands)
         if gesture and not env.listens_only:

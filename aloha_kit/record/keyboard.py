@@ -114,7 +114,7 @@ class Keyboard:
             termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
 
 
-def keyboard(display: Display, fd: int = 0) -> Keyboard | None:
+def open_keyboard(display: Display, fd: int = 0) -> Keyboard | None:
     """Keyboard of the terminal at `fd`; None where there is no terminal, or another program is in its foreground."""
     return Keyboard(fd, display) if os.isatty(fd) and in_foreground() else None
 

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import time
 from contextlib import closing, ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
-from pathlib import Path
 
 from tqdm import tqdm
 
-from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.core.lang import Message, tr, tr_plural
 from aloha_kit.envs import connect
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts
-from aloha_kit.record.args import RecordArgs, task_of
 from aloha_kit.record.dataset_folder import DatasetFolder, FAILED, write_contact_sheet
 from aloha_kit.record.recording_worker import EpisodeOutcome, RecordingJob, work
 from aloha_kit.record.result import RecordingResult
@@ -39,45 +35,49 @@ class RecordingError(AlohaKitError):
     """Recording cannot continue; what is recorded stays."""
 
 
-def record_scripted(args: RecordArgs, *, show: bool = True) -> RecordingResult:
-    """Record until the folder holds `num_episodes` successful demonstrations.
+def record_scripted(
+    job: RecordingJob, wanted: int, *, seed: int, workers: int, max_attempts: int, recover: bool, advice: Message
+) -> RecordingResult:
+    """Record until the folder holds `wanted` successful demonstrations.
 
-    The seeds are the lowest ones from `args.seed` on that were not recorded yet, so an interrupted recording ends with
-    the same episodes as one that ran through.
+    The seeds are the lowest ones from `seed` on that were not recorded yet, so an interrupted recording ends with the
+    same episodes as one that ran through.
+
+    Args:
+        workers: processes that record at the same time.
+        max_attempts: end after so many attempts.
+        recover: first recover the journals that an interrupted recording left in the folder.
+        advice: end of the error where too few of them succeeded.
 
     Raises:
-        ConfigError: an unknown task, rig, camera or scene, or a folder that cannot be written to.
+        ConfigError: an unknown camera or scene, or a folder that cannot be written to.
         EpisodeError: the folder holds episodes of another task, or of other cameras, sizes or rate.
         RecordingError: a process failed, or too many demonstrations did.
     """
-    task = task_of(args)
-    rig = load(RigConfig, "rigs", task.rig)
-    path = Path(task.dataset_dir.format(task=task.name))
-    with closing(connect(task, rig)) as env:  # errors of the configuration are raised here once, not by every process
+    task, path = job.task, job.folder
+    with closing(connect(task, job.rig)) as env:  # errors of the configuration are raised once, not by every process
         make_folder(path)
-        if args.recover:
+        if recover:
             for found in recovery.recover_all(path):
                 LOG.info("%s: %s", found.journal.name, found.message)
         folder = DatasetFolder(path, task.name, env.contract)
-        missing = args.num_episodes - len(folder.good)
+        missing = wanted - len(folder.good)
         if missing > 0 and task.cameras:
-            env.seed(args.seed)
+            env.seed(seed)
             LOG.info(write_contact_sheet(path, env.reset().observation["images"]))
-    limit = args.max_attempts or max(3 * args.num_episodes, 10)
-    job = RecordingJob(task, rig, path, args.noise, args.images, args.quality, args.keep_failures)
     interrupted = ""
-    with closing(folder.claims), _Progress(job, folder, args.num_episodes, show=show) as progress:
+    with closing(folder.claims), _Progress(job, folder, wanted) as progress:
         if missing > 0:
-            pool = _Pool(job, folder, progress, min(args.workers or os.cpu_count() or 1, missing))
+            pool = _Pool(job, folder, progress, min(workers, missing))
             try:
-                interrupted = pool.run(args.num_episodes, args.seed, limit)
+                interrupted = pool.run(wanted, seed, max_attempts)
             except RecordingError as error:
                 left = recovery.hint(path)
                 if not left or (left.startswith("1 ") and "recover" in str(error)):  # the error names that one itself
                     raise
                 raise RecordingError(Message("{error}. There are {left}", error=error, left=left)) from error
     outcomes = tuple(progress.outcomes)
-    if not interrupted and len(folder.good) < args.num_episodes and len(outcomes) >= limit:
+    if not interrupted and len(folder.good) < wanted and len(outcomes) >= max_attempts:
         raise RecordingError(
             Message(
                 "only {good} of {tried} demonstrations succeeded, {wanted} were wanted; what was recorded is in "
@@ -86,23 +86,10 @@ def record_scripted(args: RecordArgs, *, show: bool = True) -> RecordingResult:
                 tried=len(outcomes),
                 wanted=missing,
                 path=path,
-                advice=_advice(args, task),
+                advice=advice,
             )
         )
-    return RecordingResult(path, len(folder.good), args.num_episodes, outcomes, interrupted)
-
-
-def _advice(args: RecordArgs, task: TaskConfig) -> Message:
-    usual = load(TaskConfig, "tasks", args.task).episode_len
-    if task.episode_len < usual:
-        return Message(
-            "--episode_len {given} is below the task's {usual}: too short for the whole motion?",
-            given=task.episode_len,
-            usual=usual,
-        )
-    if args.noise:
-        return Message("A smaller --noise, or more --max_attempts may help")
-    return Message("More --max_attempts may help")
+    return RecordingResult(path, len(folder.good), wanted, outcomes, interrupted)
 
 
 class _Progress:
@@ -112,7 +99,7 @@ class _Progress:
         outcomes: of the demonstrations that ended.
     """
 
-    def __init__(self, job: RecordingJob, folder: DatasetFolder, wanted: int, *, show: bool) -> None:
+    def __init__(self, job: RecordingJob, folder: DatasetFolder, wanted: int) -> None:
         self.outcomes: list[EpisodeOutcome] = []
         self._folder, self._wanted = folder, wanted
         self._began = self._reported = time.monotonic()
@@ -120,7 +107,7 @@ class _Progress:
         # disable=None: only on a terminal
         self._bar = tqdm(
             total=wanted, initial=self._before, desc=tr("Recording {task}", task=job.task.name), unit=tr("episode"),
-            disable=None if show else True,
+            disable=None,
         )  # fmt: skip
 
     def __enter__(self) -> _Progress:

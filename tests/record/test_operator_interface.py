@@ -25,7 +25,7 @@ from aloha_kit.core.lang import language
 from aloha_kit.record import keyboard as keyboard_module
 from aloha_kit.record.args import parse, RecordArgs, rig_of, SessionArgs
 from aloha_kit.record.gripper_gesture import GripperGesture
-from aloha_kit.record.keyboard import Keyboard, keyboard
+from aloha_kit.record.keyboard import Keyboard, open_keyboard
 from aloha_kit.record.operator_interface import Cues, Display
 from aloha_kit.record.status_line import DiskSpace, EpisodeTiming, status_text, TimingMonitor
 
@@ -113,7 +113,7 @@ def test_a_terminal_is_put_back_and_neither_echoes_nor_stops_meanwhile(terminal:
 def test_without_a_terminal_there_is_no_keyboard() -> None:
     reading, writing = os.pipe()
     try:
-        assert keyboard(Display(io.StringIO()), reading) is None
+        assert open_keyboard(Display(io.StringIO()), reading) is None
     finally:
         os.close(reading)
         os.close(writing)

@@ -26,10 +26,11 @@ from aloha_kit.envs import connect
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.record import recording_worker as worker
 from aloha_kit.record.__main__ import main
+from aloha_kit.record.app import record
 from aloha_kit.record.args import parse, RecordArgs, task_of
 from aloha_kit.record.dataset_folder import CONTACT_SHEET, DatasetFolder, FAILED
 from aloha_kit.record.recording_worker import record_one, RecordingJob
-from aloha_kit.record.scripted_recorder import record_scripted, RecordingError
+from aloha_kit.record.scripted_recorder import RecordingError
 from aloha_kit.storage.recovery import recover_all
 from tests.synthetic import make, write
 from tests.waiting import until
@@ -114,7 +115,7 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
 def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path) -> None:
     """A whole transfer takes the expert about 400 steps; small images keep it to seconds."""
     args = short(tmp_path, episode_len=400, num_episodes=2, workers=2, cameras=("angle",))
-    first = record_scripted(args, show=False)
+    first = record(args)
     assert first.present == 2
     assert not first.interrupted
     assert {v.seed for v in first.outcomes} >= set(seeds(tmp_path))
@@ -129,9 +130,9 @@ def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path
     assert sheet is not None
     assert sheet.shape == (240, 320, 3)  # one camera of 24 by 32 pixels, enlarged
     before = {file: file.read_bytes() for file in list_episodes(tmp_path)}
-    nothing = record_scripted(args, show=False)
+    nothing = record(args)
     assert (nothing.present, nothing.outcomes) == (2, ())
-    more = record_scripted(dataclasses.replace(args, num_episodes=3), show=False)
+    more = record(dataclasses.replace(args, num_episodes=3))
     assert [v.seed for v in more.outcomes] == [2]
     assert seeds(tmp_path) == [0, 1, 2]
     assert all(file.read_bytes() == content for file, content in before.items())
@@ -141,7 +142,7 @@ def test_an_expert_that_never_succeeds_ends_with_an_error(tmp_path: Path) -> Non
     args = short(tmp_path, num_episodes=2, workers=1, max_attempts=3, keep_failures=True)
     expected = r"(?s)only 0 of 3 demonstrations succeeded, 2 were wanted.*--episode_len 6 is below the task's 400"
     with pytest.raises(RecordingError, match=expected):
-        record_scripted(args, show=False)
+        record(args)
     assert seeds(tmp_path / FAILED) == [0, 1, 2]
 
 
@@ -150,10 +151,10 @@ def test_what_cannot_be_recorded_is_told_before_a_process_starts(tmp_path: Path)
     task.write_text("name: odd\ninstruction: x\nscene: transfer_cub\n")
     data = tmp_path / "data"
     with pytest.raises(ConfigError, match=r"odd\.yaml: scene: no 'transfer_cub' among the scenes. Did you mean 'tr"):
-        record_scripted(dataclasses.replace(short(data), task=str(task)), show=False)
+        record(dataclasses.replace(short(data), task=str(task)))
     assert not data.exists()
     with pytest.raises(ConfigError, match=r"odd.yaml' cannot be a folder: a file of that name is in the way"):
-        record_scripted(short(task), show=False)
+        record(short(task))
 
 
 class Pipe:
@@ -200,8 +201,8 @@ def test_a_folder_holds_one_kind_of_episode(tmp_path: Path) -> None:
         with pytest.raises(
             EpisodeError, match=rf"episode_0.hdf5 was recorded otherwise:\n  {difference}\n.*dataset_dir"
         ):
-            record_scripted(short(tmp_path, **changes), show=False)
-    done = record_scripted(short(tmp_path, num_episodes=1), show=False)
+            record(short(tmp_path, **changes))
+    done = record(short(tmp_path, num_episodes=1))
     assert done.text() == f"1 of 1 episode in {tmp_path}"
     (tmp_path / "episode_4.hdf5.partial").write_bytes(b"")
     hint = f"1 interrupted recording: `python -m aloha_kit.episode recover {tmp_path}`"
@@ -210,13 +211,13 @@ def test_a_folder_holds_one_kind_of_episode(tmp_path: Path) -> None:
     with pytest.raises(
         EpisodeError, match=r"(?s)episode_7.hdf5 is damaged.*Move .*episode_7.hdf5 away, or run `python"
     ):
-        record_scripted(short(tmp_path), show=False)
+        record(short(tmp_path))
 
 
 def test_a_folder_of_another_task_is_refused(tmp_path: Path) -> None:
     write(tmp_path, make(4, {}, seed=0))
     with pytest.raises(EpisodeError, match=r"is of task 'synthetic', not 'sim_transfer_cube'.*--dataset_dir"):
-        record_scripted(short(tmp_path), show=False)
+        record(short(tmp_path))
 
 
 def interrupted(folder: Path, episodes: str, moment: Callable[[subprocess.Popen[str]], Any]) -> tuple[str, str]:
@@ -312,7 +313,7 @@ def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(scripted_recorder, "wait", kill_then_wait)
     with pytest.raises(RecordingError, match=r"a recording process died \(exit code -9\) at seed 0"):
-        record_scripted(short(tmp_path, workers=1, num_episodes=1), show=False)
+        record(short(tmp_path, workers=1, num_episodes=1))
 
 
 def test_flags() -> None:
@@ -412,7 +413,7 @@ def test_recorders_in_one_folder_share_its_seeds(tmp_path: Path) -> None:
             assert other.poll() is None
             time.sleep(0.05)
         with pytest.raises(RecordingError, match="only 0 of 4 demonstrations succeeded"):
-            record_scripted(short(tmp_path, num_episodes=4, workers=1, keep_failures=True, max_attempts=4), show=False)
+            record(short(tmp_path, num_episodes=4, workers=1, keep_failures=True, max_attempts=4))
         _, errors = other.communicate(timeout=100)
     assert "only 0 of 4 demonstrations succeeded" in errors
     assert seeds(tmp_path / FAILED) == list(range(8))
