@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from aloha_kit.config import TaskConfig
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import EpisodeError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
@@ -17,7 +19,7 @@ from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.storage.external_data import allow_external
-from aloha_kit.train.args import require_unused, run_folder, task_of, TrainArgs
+from aloha_kit.train.args import require_unused, run_folder, task_of, to_snapshot, TrainArgs
 from aloha_kit.train.launch import ALONE, launched, Rank
 
 
@@ -39,13 +41,27 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """Checked flags of a training, with its task, episodes and folder."""
+    """Values, episodes and folder of a training.
 
-    args: TrainArgs[PolicyConfig]
+    Attributes:
+        policy: name of the file of the network's values.
+        cameras: that the policy reads, under its names; None for all.
+        resume: run or checkpoint to go on from.
+        snapshot: values of all flags, which are saved in the run's folder.
+    """
+
+    config: TrainConfig
+    network: PolicyConfig
+    policy: str
     task: TaskConfig | None
     source: EpisodeSource
+    cameras: tuple[str, ...] | None
     folder: Path  # of the run
-    rank: Rank = ALONE
+    resume: Path | None
+    preflight: bool
+    preflight_only: bool
+    snapshot: Mapping[str, Any]
+    rank: Rank
 
 
 def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSetup:
@@ -56,18 +72,33 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         UsageError: no task and no episodes, a batch that cannot be divided, or values that exclude one another.
         EpisodeError: there are no episodes.
     """
-    _require_pieces(args, rank.size)
-    _require_statistics(args)
+    config, network, policy = args.training, args.network, Path(args.policy).stem
+    _require_pieces(config, network, rank.size)
+    _require_statistics(config, network)
     task = task_of(args)
-    if args.training.eval_every and task is None:
+    if config.eval_every and task is None:
         raise UsageError("rollouts need a task: give --task, or --eval_every 0")
-    if args.resume is not None:
-        folder = run_folder(Path(args.resume))
+    resume = None if args.resume is None else Path(args.resume)
+    if resume is not None:
+        folder = run_folder(resume)
     else:
-        folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{Path(args.policy).stem}")
+        folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{policy}")
         if rank.first and not args.preflight_only:
             require_unused(folder)
-    return TrainingSetup(args, task, _source(args, task), folder, rank)
+    return TrainingSetup(
+        config=config,
+        network=network,
+        policy=policy,
+        task=task,
+        source=_source(args, task),
+        cameras=_cameras(args, task),
+        folder=folder,
+        resume=resume,
+        preflight=args.preflight,
+        preflight_only=args.preflight_only,
+        snapshot=to_snapshot(args),
+        rank=rank,
+    )
 
 
 @contextmanager
@@ -77,7 +108,7 @@ def reserved(setup: TrainingSetup) -> Iterator[None]:
     Raises:
         ConfigError: it cannot be made or written to.
     """
-    if setup.args.preflight_only or not setup.rank.first:
+    if setup.preflight_only or not setup.rank.first:
         yield
         return
     make_folder(setup.folder)
@@ -88,9 +119,8 @@ def reserved(setup: TrainingSetup) -> Iterator[None]:
             setup.folder.rmdir()
 
 
-def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
+def _require_pieces(config: TrainConfig, network: PolicyConfig, processes: int) -> None:
     """Raise `UsageError` where a batch in pieces would not give the gradients of the whole batch."""
-    config, network = args.training, args.network
     pieces = processes * config.accumulate
     if config.batch_size % pieces:
         near = config.batch_size // pieces * pieces
@@ -106,11 +136,11 @@ def _require_pieces(args: TrainArgs[PolicyConfig], processes: int) -> None:
         )
 
 
-def _require_statistics(args: TrainArgs[PolicyConfig]) -> None:
+def _require_statistics(config: TrainConfig, network: PolicyConfig) -> None:
     """Raise `UsageError` where averaged weights would be combined with running statistics that are not averaged."""
-    if args.training.ema and args.network.use_images and args.network.backbone_norm == "batch":
+    if config.ema and network.use_images and network.backbone_norm == "batch":
         raise UsageError(
-            f"--ema {args.training.ema:g} averages weights, and backbone_norm batch keeps running statistics that "
+            f"--ema {config.ema:g} averages weights, and backbone_norm batch keeps running statistics that "
             "belong to the weights of one step: the averaged network would be validated and saved with another's. "
             "Use --ema 0, or --backbone_norm frozen or group"
         )
@@ -134,3 +164,14 @@ def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSo
             f"{str(error).rstrip('.')}. Record some with `{command('record', '--task', args.task)}`, or give "
             "their folder with --dataset_dir"
         ) from error
+
+
+def _cameras(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> tuple[str, ...] | None:
+    """Cameras that the policy reads, under its names; None for all of the episodes."""
+    if not args.network.use_images:
+        return ()
+    cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
+    if cameras is None:
+        return None
+    mine = {theirs: name for name, theirs in renames(args.rename).items()}  # they may be given under either name
+    return tuple(mine.get(name, name) for name in cameras)

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -17,7 +16,6 @@ from typing import Any
 import torch
 import torch._dynamo
 
-from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, plural, UsageError
@@ -32,7 +30,6 @@ from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.train.app import TrainingSetup
-from aloha_kit.train.args import to_snapshot, TrainArgs
 from aloha_kit.train.device import choose_device, keep_freed_memory
 from aloha_kit.train.distributed import Distributed, processes
 from aloha_kit.train.loop import Trainer, TrainingJob
@@ -50,7 +47,7 @@ def train(setup: TrainingSetup) -> None:
     Raises:
         AlohaKitError: data, settings or folder cannot be used; the preflight found an error; the loss diverged.
     """
-    config = setup.args.training
+    config = setup.config
     device = choose_device(config.device, setup.rank)
     with setup.rank.rank0_only():
         if config.eval_every:
@@ -69,8 +66,7 @@ def train(setup: TrainingSetup) -> None:
 
 def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     """Returns the signal that stopped the training early, in every process; empty where it came to its end."""
-    args, task, folder = setup.args, setup.task, setup.folder
-    config = args.training
+    config, network_config, task, folder = setup.config, setup.network, setup.task, setup.folder
     torch.manual_seed(config.seed)
     if setup.source.unused:
         LOG.info("%s", setup.source.unused)
@@ -79,16 +75,15 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
     num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
     run_, resumed, first = Run(folder), None, 0
-    if args.resume is not None and not run_.empty:
-        network, resumed = run_.resumable(Path(args.resume), args.network, table)
+    if setup.resume is not None and not run_.empty:
+        network, resumed = run_.resumable(setup.resume, network_config, table)
         first = resumed["position"]["step"]
         _require_more(resumed["position"], num_steps, config)
     else:
-        if args.resume is not None:
+        if setup.resume is not None:
             LOG.info("'%s' was stopped before its first checkpoint: training starts from the beginning", folder)
-        network = build(args.network, table.contract, table.statistics())
-    frames = open_frames(table, args.network, config, device)
-    network_config = args.network
+        network = build(network_config, table.contract, table.statistics())
+    frames = open_frames(table, network_config, config, device)
     loader = Loader(
         table,
         frames,
@@ -99,17 +94,17 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     network.to(device)
     place = device if world.size == 1 else f"{world.size} x {torch.device(device).type}"
     _describe(table, training, validation, network, num_steps, sampler, place)
-    if args.preflight_only or (args.preflight and resumed is None):
+    if setup.preflight_only or (setup.preflight and resumed is None):
         report = world.from_first(lambda: inspect(table, loader, network, seed=config.seed))
         print(report.text())
-        if args.preflight_only:
+        if setup.preflight_only:
             return ""
         report.require()
-    if world.first and args.resume is not None:
+    if world.first and setup.resume is not None:
         checkpoint.sweep(run_.checkpoints)
-        run_.write_config(to_snapshot(args))
+        run_.write_config(setup.snapshot)
     elif world.first:
-        Run.create(folder, to_snapshot(args))
+        Run.create(folder, setup.snapshot)
     network.stats = add_camera_statistics(network.stats, table, frames, training)
     with stop_requests(second_interrupts=world.size == 1) as stop:
         job = TrainingJob(
@@ -133,7 +128,7 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
                 num_steps=num_steps,
                 columns=columns,
                 limit_s=config.time_limit_s,
-                advice=_faster(args, device),
+                advice=_faster(setup, device),
             )
             if world.first
             else NullProgress()
@@ -213,11 +208,11 @@ def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], st
             signal.signal(number, handler)
 
 
-def _faster(args: TrainArgs[PolicyConfig], device: str) -> str:
+def _faster(setup: TrainingSetup, device: str) -> str:
     """Advice for a training on a CPU that would take days; empty where the first step is not representative."""
-    if device != "cpu" or args.training.compile:
+    if device != "cpu" or setup.config.compile:
         return ""
-    if Path(args.policy).stem == "act_cpu":
+    if setup.policy == "act_cpu":
         return "; give fewer --num_steps or a smaller --batch_size"
     return "; without a GPU take --policy act_cpu, a small ACT that trains in minutes on two cores"
 
@@ -245,23 +240,19 @@ def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConf
 
 def _table(setup: TrainingSetup) -> EpisodeTable:
     """The episodes, with those of their features that the policy reads."""
-    args, task = setup.args, setup.task
-    cameras = args.cameras if args.cameras is not None else (task.cameras if task else None)
-    if cameras is not None:  # under either name
-        back = {theirs: name for name, theirs in renames(args.rename).items()}
-        cameras = tuple(back.get(name, name) for name in cameras)
+    task = setup.task
     table = read_table(
         setup.source,
-        cameras=cameras if args.network.use_images else (),
-        sensors=args.network.sensors,
-        action_offset=args.training.action_offset,
-        include_failed=args.training.include_failed,
+        cameras=setup.cameras,
+        sensors=setup.network.sensors,
+        action_offset=setup.config.action_offset,
+        include_failed=setup.config.include_failed,
     )
     for note in (*table.assumptions, *table.notes):
         LOG.info("note: %s", note)
     if task is not None and any(name != task.name for name in table.tasks):
         LOG.warning("the episodes were recorded for %s, not for --task %s", ", ".join(table.tasks), task.name)
-    return table if args.network.use_environment_state else table.without_privileged()
+    return table if setup.network.use_environment_state else table.without_privileged()
 
 
 def _describe(
