@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from aloha_kit import __version__, envs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.match_checkpoint import match_checkpoint, renames, training_setup
+from aloha_kit.config.match_checkpoint import match_checkpoint, renames, training_setup, TrainingSetup
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.history import with_history
@@ -29,6 +29,7 @@ from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, show, typed_lines
 from aloha_kit.deploy.report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.rollout import Runner
+from aloha_kit.deploy.serve import serve
 from aloha_kit.deploy.source import executor, PolicySource, served
 from aloha_kit.deploy.video_camera import choose_view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
@@ -40,11 +41,23 @@ from aloha_kit.remote import RemotePolicy
 def run(args: DeployArgs | ServeArgs) -> None:
     """Deploy or serve."""
     if isinstance(args, ServeArgs):
-        from aloha_kit.deploy.serve import serve  # torch, which the robot's side may not have
-
-        serve(args)
+        serve(_policy_to_serve(args), args.host, args.port, args.token)
     else:
         deploy(args)
+
+
+def _policy_to_serve(args: ServeArgs) -> PolicySource:
+    from aloha_kit.deploy import agent  # torch, which the robot's side may not have
+    from aloha_kit.policies.find import find_checkpoint
+
+    setup = TrainingSetup(
+        dict.fromkeys(args.cameras or (), args.image_size or (480, 640)),
+        args.rate_hz,
+        sizes_from="--image_size" if args.image_size else "the default",
+        named=args.cameras is not None,
+        cautious=True,
+    )
+    return agent.local(find_checkpoint(args.ckpt), setup, args.inference_settings, renames(args.rename))
 
 
 def deploy(args: DeployArgs) -> list[DeployedRollout]:
@@ -82,7 +95,9 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         fits = f"rig '{rig.name}' in task '{task.name}'"
         source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
         live = isinstance(env, LiveRobot)
-        inference = _inference(args, live)
+        inference = args.inference or ("async" if live else "sync")
+        if inference == "async" and not (live or args.realtime):
+            raise UsageError("--inference async needs time that passes: add --realtime to a simulation in this process")
         execution = args.execution(inference).with_default(source.n_action_steps, source.chunk_size)
         latency = LatencyReport(task.rate_hz, clock=env.clock if live else WallClock() if args.realtime else None)
         policy = executor(source, execution, latency, inference, task.rate_hz, args.hold_s)
@@ -135,13 +150,6 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
             if operator and operator.quitting:
                 break
     return report.rollouts
-
-
-def _inference(args: DeployArgs, live: bool) -> Literal["sync", "async"]:
-    inference = args.inference or ("async" if live else "sync")
-    if inference == "async" and not (live or args.realtime):
-        raise UsageError("--inference async needs time that passes: add --realtime to a simulation in this process")
-    return inference
 
 
 def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[PolicySource, Path]:

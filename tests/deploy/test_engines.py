@@ -11,6 +11,7 @@ import tyro
 
 from aloha_kit import envs
 from aloha_kit.config.inference import Precision
+from aloha_kit.deploy import app
 from aloha_kit.deploy import serve as serving
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.args import ServeArgs
@@ -86,6 +87,6 @@ def test_a_server_tells_its_engine(trained: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(serving, "PolicyServer", server)
     args = tyro.cli(ServeArgs, args=["--ckpt", str(trained), "--precision", "bf16"], use_underscores=True)
     with pytest.raises(KeyboardInterrupt):
-        serving.serve(args)
+        app.run(args)
     assert told["engine"]["precision"] == "bf16"
     assert told == json.loads(json.dumps(told))
