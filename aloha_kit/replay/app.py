@@ -44,7 +44,16 @@ def run(args: ReplayArgs) -> None:
     for number in range(len(source)):
         try:
             with closing(source.episode(number)) as episode:
-                written += _replay(Recording.of(episode, args.cameras, args.rate_hz), args, output)
+                recording = Recording.of(episode, args.cameras, args.rate_hz)
+                print(summary(recording))
+                stem = output / recording.name
+                height = args.height if args.video else None
+                files = _draw(recording, stem, height, plots=args.plots, rrd=args.rrd)
+                if args.execute:
+                    result = execute(recording, args.task, realtime=args.realtime, release=args.release)
+                    print(result.text())
+                    files += result.save(recording, stem)
+                written += files
         except AlohaKitError as failure:
             failures.append(failure)
     for file in written:
@@ -56,22 +65,21 @@ def run(args: ReplayArgs) -> None:
         raise EpisodeError("\n".join(str(failure) for failure in failures) + done) from failures[0]
 
 
-def _replay(recording: Recording, args: ReplayArgs, output: Path) -> list[Path]:
-    print(summary(recording))
+def _draw(recording: Recording, stem: Path, height: int | None, *, plots: bool, rrd: bool) -> list[Path]:
+    """Write the files that show an episode; returns their paths.
+
+    Args:
+        height: of the images in the video, in pixels; None for no video.
+    """
     written: list[Path] = []
-    stem = output / recording.name
-    if args.video and recording.cameras:
+    if height is not None and recording.cameras:
         with _bar(recording, "video") as bar:
-            written.append(draw_video(recording, stem.with_suffix(".mp4"), args.height, bar.update))
-    if args.plots:
+            written.append(draw_video(recording, stem.with_suffix(".mp4"), height, bar.update))
+    if plots:
         written += draw_plots(recording, stem)
-    if args.rrd:
+    if rrd:
         with _bar(recording, "rerun") as bar:
             written.append(save_rrd(recording, stem.with_suffix(".rrd"), bar.update))
-    if args.execute:
-        result = execute(recording, args.task, realtime=args.realtime, release=args.release)
-        print(result.text())
-        written += result.save(recording, stem)
     return written
 
 

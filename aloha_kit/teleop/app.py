@@ -49,9 +49,10 @@ def run(args: TeleopArgs) -> None:
     task, rig = replace(task, cameras=cameras, episode_len=UNLIMITED), replace(rig, sensors={})
     with sigterm_interrupts():
         if args.park:
-            _park(args, task, rig)
+            _park(task, rig, args.park_s, release=args.release)
         else:
-            _teleoperate(args, task, rig)
+            # a wrong address is refused before a node starts
+            _teleoperate(task, rig, ViewAddress.parse(args.view), args.countdown_s)
 
 
 def _running_task() -> str:
@@ -60,14 +61,12 @@ def _running_task() -> str:
     return running_task(default="aloha_transfer_cube")
 
 
-def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
+def _teleoperate(task: TaskConfig, rig: RigConfig, view: ViewAddress | None, countdown_s: float) -> None:
     if rig.teleop == "hardware":
         raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
 
-    view = ViewAddress.parse(args.view)  # a wrong address is refused before a node starts
-
     def start_sequence(env: TeleoperatedRobot) -> None:
-        env.run_start_sequence(status=_log_status, poll=_enter_pressed, countdown_s=args.countdown_s)
+        env.run_start_sequence(status=_log_status, poll=_enter_pressed, countdown_s=countdown_s)
 
     with _connected(task, rig, TeleoperatedRobot, leaders=True, start_sequence=start_sequence) as env:
         try:
@@ -78,12 +77,12 @@ def _teleoperate(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
             print(f"nothing is sent to the followers any more; {env.torque_report()}", flush=True)
 
 
-def _park(args: TeleopArgs, task: TaskConfig, rig: RigConfig) -> None:
+def _park(task: TaskConfig, rig: RigConfig, park_s: float, *, release: bool) -> None:
     with _connected(task, rig, ParkableRobot) as env:
         env.prepare()
         LOG.info("parking the arms of rig '%s'", rig.name)
-        env.park(args.park_s)
-        if args.release:
+        env.park(park_s)
+        if release:
             env.release()
         print(f"parked; {env.torque_report()}", flush=True)
 
