@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,10 +47,15 @@ APPLICATIONS = {
 LOWER |= {name: {"startup", "core", "config"} | packages for name, packages in APPLICATIONS.items()}
 
 
+@cache
+def parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
 def imported_packages(file: Path) -> set[str]:
     """Packages of aloha_kit that a file imports, at any depth of its code."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(file)):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("aloha_kit."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.ImportFrom) and node.module == "aloha_kit":
@@ -83,7 +89,7 @@ def test_print_is_for_results_on_standard_output(file: Path) -> None:
     """Applications print their results; other packages log, and nothing is printed to standard error."""
     found = [
         node
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        for node in ast.walk(parsed(file))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     if str(file.relative_to(PACKAGE)) in ENDS_A_COMMAND:
@@ -92,6 +98,33 @@ def test_print_is_for_results_on_standard_output(file: Path) -> None:
     assert not found or package_of(file) in applications, f"{file}: log it"
     elsewhere = [node.lineno for node in found if any(keyword.arg == "file" for keyword in node.keywords)]
     assert not elsewhere, f"{file}: log it, lines {elsewhere}"
+
+
+# What reads the flags of a command: its command line, its first file, and what completes them by prompts.
+READS_FLAGS = {"args.py", "app.py", "__main__.py", "adopt.py"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_flags_end_in_the_first_file_of_a_command(file: Path) -> None:
+    """A class of flags is imported by no file behind `app.py`, and is no field of what `app.py` passes on."""
+    nodes = list(ast.walk(parsed(file)))
+    classes = {
+        alias.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and (node.module or "").endswith(".args")
+        for alias in node.names
+        if alias.name[0].isupper() and not alias.name.isupper()
+    }
+    assert not classes or file.name in READS_FLAGS, f"{file}: take values, not {', '.join(classes)}"
+    fields = [item for node in nodes if isinstance(node, ast.ClassDef) for item in node.body]
+    names = {
+        node.id
+        for field in fields
+        if isinstance(field, ast.AnnAssign)
+        for node in ast.walk(field.annotation)
+        if isinstance(node, ast.Name)
+    }
+    assert not classes & names, f"{file}: hold values, not {', '.join(classes & names)}"
 
 
 # What is imported, and what must not be needed for it. Everything that may be needed elsewhere is listed.
