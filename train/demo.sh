@@ -69,7 +69,8 @@ fi
 if [ -e "$out/policy/config.yaml" ]; then
     stage train python -m aloha_kit.train --resume "$out/policy"
 else
-    stage train python -m aloha_kit.train --task $task --policy act_cpu ${STEPS:+--num_steps "$STEPS"} \
+    # half the recorded size: as good here, and a step takes half the time (train/TUNING.md)
+    stage train python -m aloha_kit.train --task $task --policy act_cpu --image_size 48 64 --num_steps "${STEPS:-1500}" \
         --dataset_dir "$out/episodes" --ckpt_dir "$out/policy"
 fi
 finished deploy || aside "$out/rollouts"
