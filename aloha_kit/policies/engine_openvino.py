@@ -30,20 +30,13 @@ class OpenVINOModel:
         draws: random numbers that `predict` draws; they become inputs, so that each inference has its own.
 
     Raises:
-        ConfigError: it is not installed, the network is not on a CPU, reads several images a camera, or OpenVINO cannot
-            convert it.
+        ConfigError: it is not installed, the network is not on a CPU, or OpenVINO cannot convert it.
     """
 
     def __init__(self, network: ChunkNetwork, example: Batch, draws: Sequence[Draw] = ()) -> None:
         if example["qpos"].device.type != "cpu":
             raise ConfigError(
                 f"--engine openvino is for a CPU, the network is on {example['qpos'].device}; use --engine compile"
-            )
-        if network.config.n_obs_steps > 1 and network.vision is not None:
-            # OpenVINO 2026.4 ends the process by a segmentation fault when it compiles one
-            raise ConfigError(
-                f"--engine openvino cannot run a policy that reads images of {network.config.n_obs_steps} steps; "
-                "use --engine compile or eager"
             )
         self._library = _library()
         self._flat = _Flat(network, example, draws).eval()

@@ -184,6 +184,10 @@ class ChunkNetwork(nn.Module, abc.ABC):
         if self.config.n_obs_steps == 1:
             alone: list[Tensor] = self.vision(batch["images"])
             return alone
+        if torch.compiler.is_exporting():  # OpenVINO 2026.4 crashes where the graph merges batch and steps
+            steps = range(self.config.n_obs_steps)
+            each = [self.vision({name: image[:, i] for name, image in batch["images"].items()}) for i in steps]
+            return [torch.cat(maps, dim=1) for maps in zip(*each, strict=True)]
         maps: list[Tensor] = self.vision({name: image.flatten(0, 1) for name, image in batch["images"].items()})
         return [features.reshape(len(batch["qpos"]), -1, *features.shape[2:]) for features in maps]
 

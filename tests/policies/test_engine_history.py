@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aloha_kit.config.policies import PolicyConfig
-from aloha_kit.core import ConfigError, Observation
+from aloha_kit.core import Observation
 from aloha_kit.core.inputs import read
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare
@@ -46,13 +46,13 @@ def engine_of(kind: str, network: ChunkNetwork) -> Engine:
         return Engine("compile", "fp32", predict)
     if kind == "bf16":
         return prepare(network, precision="bf16", example=example)
-    return prepare(network, engine="openvino", example=example)  # vectors only
+    return prepare(network, engine="openvino", example=example)
 
 
 @pytest.mark.parametrize("kind", TOLERANCE)
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 def test_an_engine_reads_every_step_of_observation(policy: PolicyConfig, kind: str) -> None:
-    network = tiny.network(CONTRACT, replace(policy, use_images=kind != "openvino")).eval()
+    network = tiny.network(CONTRACT, policy).eval()
     engine, std = engine_of(kind, network), torch.from_numpy(network.stats["action"].std)
 
     def off(chunk: Tensor, other: Tensor) -> float:
@@ -68,10 +68,3 @@ def test_an_engine_reads_every_step_of_observation(policy: PolicyConfig, kind: s
             chunks[earlier, present] = chunk
     assert off(chunks[1, 2], chunks[3, 2]) > 1e-4, "the earlier observation is read"
     assert off(chunks[1, 2], chunks[1, 4]) > 1e-4, "the present observation is read"
-
-
-@pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
-def test_openvino_refuses_images_of_several_steps(policy: PolicyConfig) -> None:
-    network = tiny.network(CONTRACT, policy).eval()
-    with pytest.raises(ConfigError, match="--engine openvino cannot run a policy that reads images of 2 steps; use"):
-        prepare(network, engine="openvino", example=blank(network, 1))
