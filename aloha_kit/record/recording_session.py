@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import itertools
-import re
 from collections import deque
 from collections.abc import Iterator
 from typing import Any, TYPE_CHECKING
@@ -16,13 +15,13 @@ import numpy as np
 from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, StopEpisode
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.core.lang import marked, Message, shown, tr
-from aloha_kit.loop import Observer, Outcome, run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop import Observer, run_episode, SafetyGuard, SafetyLimits
 from aloha_kit.loop.capabilities import TeleoperatedRobot
 from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
 from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan, RESULTS
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.operator_interface import Command, OperatorInterface
-from aloha_kit.record.result import SessionResult
+from aloha_kit.record.result import reason_of_end, SessionResult
 from aloha_kit.record.status_line import DiskSpace, show_streams, StatusLine, TimingMonitor
 
 if TYPE_CHECKING:
@@ -290,10 +289,9 @@ class RecordingSession:
         self.attempts.append(attempt)
         attempt.seed = seed
         name = attempt.name if result == "discarded" else f"{attempt.name} {tr(RESULTS[result])}"
-        reason = _reason(outcome, env, result)
-        self.operator.status(
-            "saving", tr("{name}: {reason}; {timing}", name=name, reason=reason, timing=line.summary())
-        )
+        reason = reason_of_end(outcome, result, env.max_reward)
+        saving = tr("{name}: {reason}; {timing}", name=name, reason=reason, timing=line.summary())
+        self.operator.status("saving", saving)
         attempt.settle(result, success=success, cut=cut, notes=line.notes())
 
     def _between(self, command: Command, env: RecordingRig) -> None:
@@ -359,18 +357,6 @@ class RecordingSession:
         if answer not in ("resume", "start"):
             raise error
         self._unfixed = ""
-
-
-def _reason(outcome: Outcome, env: RecordingRig, result: AttemptResult) -> str:
-    """Why an episode ended, for the operator."""
-    if outcome.reason.startswith("KeyboardInterrupt"):
-        return outcome.reason.replace("KeyboardInterrupt", tr("interrupted"))
-    if outcome.reason != "complete":
-        return tr(re.sub(r"^(Safety|Stream|Ros|Episode)Error: ", "", outcome.reason))
-    length = tr("full length without success") if result == "failed" else tr("full length")
-    if not env.max_reward:
-        return length
-    return tr("{length}, reward {final:g} of {best:g}", length=length, final=outcome.final_reward, best=env.max_reward)
 
 
 def _recording_limits(env: RecordingRig) -> SafetyLimits:

@@ -1,12 +1,13 @@
-"""Result of a recording: how many episodes there are, of this run how many, and how to go on."""
+"""Results of an episode and of a recording, for the operator: why it ended, how many there are, how to go on."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from aloha_kit.core.lang import tr, tr_plural
-from aloha_kit.loop import wilson_interval
+from aloha_kit.loop import Outcome, wilson_interval
 from aloha_kit.record.episode_attempt import AttemptResult, RESULTS
 from aloha_kit.record.recording_worker import EpisodeOutcome
 from aloha_kit.storage import recovery
@@ -72,6 +73,22 @@ class RecordingResult:
         if hint := recovery.hint(self.folder):
             lines.append(hint)
         return "\n".join(lines)
+
+
+def reason_of_end(outcome: Outcome, result: AttemptResult, max_reward: float) -> str:
+    """Why an episode ended.
+
+    Args:
+        max_reward: highest reward of the environment; 0 where it has none.
+    """
+    if outcome.reason.startswith("KeyboardInterrupt"):
+        return outcome.reason.replace("KeyboardInterrupt", tr("interrupted"))
+    if outcome.reason != "complete":
+        return tr(re.sub(r"^(Safety|Stream|Ros|Episode)Error: ", "", outcome.reason))
+    length = tr("full length without success") if result == "failed" else tr("full length")
+    if not max_reward:
+        return length
+    return tr("{length}, reward {final:g} of {best:g}", length=length, final=outcome.final_reward, best=max_reward)
 
 
 def _present(present: int, wanted: int, folder: Path) -> str:
