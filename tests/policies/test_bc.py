@@ -137,8 +137,8 @@ def test_the_lstm_reads_the_window_alone_in_its_order() -> None:
     assert not torch.allclose(network.predict({**batch, "qpos": batch["qpos"].flip(1)}), once, atol=1e-4)
 
 
-def test_engines_take_an_lstm() -> None:
-    network = network_of(BcConfig(**{**SMALL, **CASES["lstm, mixture"], "use_images": False}), PLANE)
+def test_engines_take_an_lstm_over_images() -> None:
+    network = network_of(BcConfig(**{**SMALL, **CASES["lstm, mixture"]}), PLANE)
     example = blank(network, 1)
     torch._dynamo.reset()
     draws = draws_of(network, example)

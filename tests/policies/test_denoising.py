@@ -200,7 +200,7 @@ def test_ddpm_steps_are_draws_from_the_posterior() -> None:
     "config",
     [
         DiffusionConfig(**SMALL, inference_steps=3),
-        DiffusionConfig(**{**TRANSFORMER, "n_obs_steps": 1}, inference_steps=3),
+        DiffusionConfig(**TRANSFORMER, inference_steps=3),
         FlowConfig(**SMALL, inference_steps=3),
         MipConfig(**SMALL),
         DiffusionConfig(**SMALL, diffusion_steps=4, inference_steps=4, sampler="ddpm"),

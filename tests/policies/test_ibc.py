@@ -128,7 +128,7 @@ def test_it_learns_where_to_go_and_goes_into_no_corner(sampler: Any) -> None:
 
 
 def test_openvino_searches_as_we_do() -> None:
-    network = network_of(IbcConfig(**SMALL, n_obs_steps=1), PLANE)
+    network = network_of(IbcConfig(**SMALL), PLANE)
     with torch.no_grad():
         network.energy_model.energy.weight.mul_(20)
     example = blank(network, 1)
