@@ -25,7 +25,7 @@ def rig_joints(rig: RigConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class TrainingSetup:
+class AssumedSetup:
     """Cameras, image sizes and rate that are assumed for a published checkpoint, which does not record them.
 
     Attributes:
@@ -49,13 +49,13 @@ class TrainingSetup:
         return self.cameras.get(camera) or next(iter(self.cameras.values()), _PUBLISHED_SIZE)
 
 
-def training_setup(
+def assumed_setup(
     task: TaskConfig,
     rig: RigConfig,
     cameras: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     rename: Mapping[str, str] | None = None,
-) -> TrainingSetup:
+) -> AssumedSetup:
     """Training setup from `task` and `rig`, for checkpoints that do not record theirs.
 
     Args:
@@ -76,7 +76,7 @@ def training_setup(
         camera = rig.cameras.get(renamed.get(name, name))
         own = (camera.height, camera.width) if camera else _PUBLISHED_SIZE
         sizes[name] = size or task.image_size or own
-    return TrainingSetup(
+    return AssumedSetup(
         sizes,
         task.rate_hz,
         where if cameras is None else "--cameras",

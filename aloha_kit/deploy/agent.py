@@ -15,7 +15,7 @@ import torch._dynamo
 
 from aloha_kit.config import to_mapping
 from aloha_kit.config.inference import InferenceSettings
-from aloha_kit.config.match_checkpoint import assumption, TrainingSetup
+from aloha_kit.config.match_checkpoint import AssumedSetup, assumption
 from aloha_kit.core import inputs, Observation
 from aloha_kit.core.cli import LOG
 from aloha_kit.data.batch import Batch
@@ -45,7 +45,7 @@ class TimedAgent(ChunkPolicy):
 
 def local(
     path: Path,
-    setup: TrainingSetup | None = None,
+    setup: AssumedSetup | None = None,
     settings: InferenceSettings | None = None,
     rename: Mapping[str, str] | None = None,
     seed: int = 0,

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from aloha_kit import __version__, envs
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
-from aloha_kit.config.match_checkpoint import match_checkpoint, renames, training_setup, TrainingSetup
+from aloha_kit.config.match_checkpoint import assumed_setup, AssumedSetup, match_checkpoint, renames
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.history import with_history
@@ -50,7 +50,7 @@ def _policy_to_serve(args: ServeArgs) -> PolicySource:
     from aloha_kit.deploy import agent  # torch, which the robot's side may not have
     from aloha_kit.policies.find import find_checkpoint
 
-    setup = TrainingSetup(
+    setup = AssumedSetup(
         dict.fromkeys(args.cameras or (), args.image_size or (480, 640)),
         args.rate_hz,
         sizes_from="--image_size" if args.image_size else "the default",
@@ -164,7 +164,7 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[PolicyS
     path = find_checkpoint(args.ckpt)
     output = make_folder(args.output or run_folder(path) / "deploy" / folder)
     rename = renames(args.rename)
-    setup = training_setup(task, rig, args.cameras, args.image_size, rename)
+    setup = assumed_setup(task, rig, args.cameras, args.image_size, rename)
     return agent.local(path, setup, args.inference_settings, rename, args.seed), output
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.inference import InferenceSettings
-from aloha_kit.config.match_checkpoint import assumption, match_checkpoint, training_setup
+from aloha_kit.config.match_checkpoint import assumed_setup, assumption, match_checkpoint
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import UsageError
 from aloha_kit.core.cli import LOG
@@ -66,7 +66,7 @@ class CheckpointEvaluator:
     def __init__(self, source: Path, settings: EvaluationSettings) -> None:
         self.source, self._settings = source, settings
         task, rig, execution, inference = settings.task, settings.rig, settings.execution, settings.inference
-        setup = training_setup(task, rig, settings.cameras, settings.image_size, settings.rename)
+        setup = assumed_setup(task, rig, settings.cameras, settings.image_size, settings.rename)
         self.network = load_network(source, setup, inference.device)
         # one of two checkpoints may have the rig's names already
         self.renamed = {a: b for a, b in settings.rename.items() if a in self.network.contract.cameras}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from aloha_kit.config.match_checkpoint import TrainingSetup
+from aloha_kit.config.match_checkpoint import AssumedSetup
 from aloha_kit.core import ConfigError, ContractError, plural
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError
@@ -53,7 +53,7 @@ def find_checkpoint(path: Path) -> Path:
 
 def load_network(
     source: Path,
-    setup: TrainingSetup | None = None,
+    setup: AssumedSetup | None = None,
     device: str | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> ChunkNetwork:
@@ -81,7 +81,7 @@ def load_network(
         raise ConfigError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
 
 
-def _ours(source: Path, setup: TrainingSetup | None) -> ChunkNetwork:
+def _ours(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
     network = checkpoint.load(source)
     own = network.contract.cameras
     if setup and setup.named and set(setup.cameras) != set(own):
@@ -92,7 +92,7 @@ def _ours(source: Path, setup: TrainingSetup | None) -> ChunkNetwork:
     return network
 
 
-def _published(source: Path, setup: TrainingSetup | None) -> ChunkNetwork:
+def _published(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
     """A file of a published repository, and what was assumed of it."""
     if setup is None:
         raise ConfigError(f"{source} does not tell its cameras: name them")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.config.match_checkpoint import match_checkpoint, renames, training_setup
+from aloha_kit.config.match_checkpoint import assumed_setup, match_checkpoint, renames
 from aloha_kit.core import ConfigError, Contract, joint_names
 
 TASK = replace(load(TaskConfig, "tasks", "sim_transfer_cube"), cameras=("top", "angle"), image_size=(24, 32))
@@ -35,24 +35,24 @@ def test_a_camera_that_the_rig_has_not_is_left_for_the_contracts_to_name() -> No
 
 
 def test_cameras_of_policies_that_do_not_say_are_the_tasks_or_named() -> None:
-    assert training_setup(TASK, RIG, None, (60, 80)).cameras == {"top": (60, 80), "angle": (60, 80)}
-    plain = training_setup(TASK, RIG)
+    assert assumed_setup(TASK, RIG, None, (60, 80)).cameras == {"top": (60, 80), "angle": (60, 80)}
+    plain = assumed_setup(TASK, RIG)
     assert plain.cameras == {"top": (24, 32), "angle": (24, 32)}
     assert (plain.named, plain.cautious, plain.rate_hz) == (False, False, 50.0)
     assert (plain.cameras_from, plain.sizes_from) == ("task 'sim_transfer_cube'", "task 'sim_transfer_cube'")
-    assert training_setup(replace(TASK, image_size=None), RIG).cameras["top"] == (480, 640)
-    assert training_setup(replace(TASK, cameras=("top", "cam_high")), RIG).cameras == {"top": (24, 32)}
+    assert assumed_setup(replace(TASK, image_size=None), RIG).cameras["top"] == (480, 640)
+    assert assumed_setup(replace(TASK, cameras=("top", "cam_high")), RIG).cameras == {"top": (24, 32)}
 
-    named = training_setup(TASK, RIG, ("left_wrist", "cam_high"), None, {"cam_high": "top"})
+    named = assumed_setup(TASK, RIG, ("left_wrist", "cam_high"), None, {"cam_high": "top"})
     assert list(named.cameras) == ["left_wrist", "cam_high"]  # the training's order
     assert (named.named, named.cameras_from) == (True, "--cameras")
     task, rig = load(TaskConfig, "tasks", "aloha_transfer_cube"), load(RigConfig, "rigs", "aloha")
-    renamed = training_setup(task, rig, None, None, {"top": "cam_high"})
+    renamed = assumed_setup(task, rig, None, None, {"top": "cam_high"})
     assert "top" in renamed.cameras
     assert "cam_high" not in renamed.cameras
     assert renamed.cautious
     with pytest.raises(ConfigError, match="--cameras names each camera once, given: top top"):
-        training_setup(TASK, RIG, ("top", "top"))
+        assumed_setup(TASK, RIG, ("top", "top"))
 
 
 def test_cameras_are_renamed_in_words() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from aloha_kit.config.match_checkpoint import TrainingSetup
+from aloha_kit.config.match_checkpoint import AssumedSetup
 from aloha_kit.control.execution import ChunkExecutor
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Contract, ContractError
@@ -256,7 +256,7 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
     save_reference(network, tmp_path)
     for given in (tmp_path, tmp_path / "policy_best.ckpt"):
         assert find_checkpoint(given) == tmp_path / "policy_best.ckpt"
-    loaded = load_network(tmp_path / "policy_best.ckpt", TrainingSetup({"top": (48, 64)}))
+    loaded = load_network(tmp_path / "policy_best.ckpt", AssumedSetup({"top": (48, 64)}))
     rng = np.random.default_rng(0)
     observation: Any = {
         "qpos": np.zeros(14, np.float32),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.config.match_checkpoint import assumption, TrainingSetup
+from aloha_kit.config.match_checkpoint import AssumedSetup, assumption
 from aloha_kit.core import ConfigError, ContractError, joint_names
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import checkpoint
@@ -67,7 +67,7 @@ def saved(content: dict[str, Any], folder: Path, state: Any, name: str = "policy
 
 
 def predicted(path: Path, content: dict[str, Any], cameras: Any = None, batch: Batch | None = None) -> Any:
-    network = load_network(path, TrainingSetup(cameras or CAMERAS), "cpu")
+    network = load_network(path, AssumedSetup(cameras or CAMERAS), "cpu")
     with torch.inference_mode():
         return network, network.predict(formula_batch(content, 2, 10) if batch is None else batch).numpy()
 
@@ -124,7 +124,7 @@ def test_sixteen_numbers_are_fourteen_joints_and_a_base(states: int, content: di
     }
     path = saved(content, tmp_path, state, "policy_last.ckpt", **stats, action_min=np.zeros(16), action_max=np.ones(16))
     assert find_checkpoint(tmp_path) == path  # ACT++ rolls its last checkpoint out
-    contract = load_network(path, TrainingSetup(CAMERAS), "cpu").contract
+    contract = load_network(path, AssumedSetup(CAMERAS), "cpu").contract
     base = (*joint_names(), "base_linear", "base_angular")
     assert contract.action_names == base
     assert contract.state_names == base[:states]
@@ -163,7 +163,7 @@ def test_what_is_no_act_is_named_for_what_it_is(
 ) -> None:
     path = saved(content, tmp_path, change(published_state(content)))
     with pytest.raises(ConfigError, match=words) as caught:
-        load_network(path, TrainingSetup(CAMERAS), "cpu")
+        load_network(path, AssumedSetup(CAMERAS), "cpu")
     assert "\n" not in str(caught.value)
     with pytest.raises(SystemExit, match=words):
         main(["info", str(path)])
@@ -175,10 +175,10 @@ def test_what_is_no_act_is_named_for_what_it_is(
 def test_statistics_that_cannot_be_are_refused(stats: Any, content: dict[str, Any], tmp_path: Path) -> None:
     path = saved(content, tmp_path, published_state(content), **stats)
     with pytest.raises(ConfigError, match=r"cannot read statistics from .*(is not finite|have shapes)"):
-        load_network(path, TrainingSetup(CAMERAS), "cpu")
+        load_network(path, AssumedSetup(CAMERAS), "cpu")
 
 
-TASKS = TrainingSetup({"top": (64, 96)}, 30.0, "task 'x'", "task 'x'", "task 'x'", named=False)
+TASKS = AssumedSetup({"top": (64, 96)}, 30.0, "task 'x'", "task 'x'", "task 'x'", named=False)
 
 
 def test_what_is_assumed_is_noted(content: dict[str, Any], tmp_path: Path) -> None:
@@ -206,21 +206,21 @@ def test_the_number_of_cameras_is_checked_where_the_weights_tell_it(content: dic
     with pytest.raises(ContractError, match=r"trained on 3 cameras, as its weights tell; task 'x' gives 1: top\. Give"):
         load_network(path, TASKS, "cpu")
     with pytest.raises(ContractError, match="trained on 3 cameras, as its weights tell; --cameras gives 2: top left"):
-        load_network(path, TrainingSetup(CAMERAS), "cpu")
+        load_network(path, AssumedSetup(CAMERAS), "cpu")
     one = saved(content, tmp_path / "one", cobot_magic(published_state(content), 1))
     with pytest.raises(ContractError, match="trained on 1 camera, as its weights tell"):
-        load_network(one, TrainingSetup(CAMERAS), "cpu")
+        load_network(one, AssumedSetup(CAMERAS), "cpu")
     assert load_network(one, TASKS, "cpu").contract.cameras == {"top": (64, 96)}
 
 
 def test_real_arms_do_not_move_by_cameras_that_are_guessed(content: dict[str, Any], tmp_path: Path) -> None:
     path = saved(content, tmp_path, published_state(content))
-    cautious = TrainingSetup({"top": (64, 96)}, named=False, cautious=True)
+    cautious = AssumedSetup({"top": (64, 96)}, named=False, cautious=True)
     with pytest.raises(ConfigError, match=r"does not tell how many cameras .* give --cameras NAME … .*has: top\)"):
         load_network(path, cautious, "cpu")
-    load_network(path, TrainingSetup(CAMERAS, cautious=True), "cpu")
+    load_network(path, AssumedSetup(CAMERAS, cautious=True), "cpu")
     told = saved(content, tmp_path / "told", a_backbone_each(published_state(content)))
-    load_network(told, TrainingSetup(CAMERAS, named=False, cautious=True), "cpu")
+    load_network(told, AssumedSetup(CAMERAS, named=False, cautious=True), "cpu")
 
 
 def test_cameras_are_read_from_the_configuration_beside_the_weights(content: dict[str, Any], tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_cameras_are_read_from_the_configuration_beside_the_weights(content: dic
     assert list(network.contract.cameras) == ["left_wrist", "top"]
     assert network.assumed is not None
     assert (network.assumed["cameras_from"], list(network.assumed["cameras"])) == ("config.pkl", ["top", "left_wrist"])
-    named = load_network(path, TrainingSetup({"cam_high": (64, 96)}), "cpu")
+    named = load_network(path, AssumedSetup({"cam_high": (64, 96)}), "cpu")
     assert list(named.contract.cameras) == ["cam_high"]
 
     class Evil:
@@ -249,7 +249,7 @@ def test_cameras_are_renamed_to_the_rigs(content: dict[str, Any], tmp_path: Path
     path = saved(content, tmp_path, published_state(content))
     plain, actions = predicted(path, content)
     rename = {"top": "cam_high", "left_wrist": "a_wrist"}
-    network = load_network(path, TrainingSetup(CAMERAS), "cpu", rename)
+    network = load_network(path, AssumedSetup(CAMERAS), "cpu", rename)
     assert set(network.contract.cameras) == {"cam_high", "a_wrist"}
     batch = formula_batch(content, 2, 10)
     batch["images"] = {rename[name]: image for name, image in batch["images"].items()}
@@ -261,7 +261,7 @@ def test_cameras_are_renamed_to_the_rigs(content: dict[str, Any], tmp_path: Path
         ({"top": "left_wrist"}, "two cameras of left_wrist, top would have one name"),
     ):
         with pytest.raises(ContractError, match=words):
-            load_network(path, TrainingSetup(CAMERAS), "cpu", wrong)
+            load_network(path, AssumedSetup(CAMERAS), "cpu", wrong)
     assert plain.contract.cameras == CAMERAS
 
 
@@ -273,8 +273,8 @@ def test_a_checkpoint_of_ours_says_itself_what_it_sees(tmp_path: Path) -> None:
     config = load_policy("act_cpu", chunk_size=4, hidden_dim=16, dim_feedforward=16, nheads=2)
     checkpoint.save(tmp_path / "run", build(config, contract, stats), config, stats, contract)
     with pytest.raises(ContractError, match="says itself that its cameras are: top; given --cameras front"):
-        load_network(tmp_path / "run", TrainingSetup({"front": (32, 32)}), "cpu")
-    assert load_network(tmp_path / "run", TrainingSetup({"top": (9, 9)}), "cpu").contract == contract
+        load_network(tmp_path / "run", AssumedSetup({"front": (32, 32)}), "cpu")
+    assert load_network(tmp_path / "run", AssumedSetup({"top": (9, 9)}), "cpu").contract == contract
 
 
 def test_info_tells_what_a_checkpoint_tells(content: dict[str, Any], tmp_path: Path, capsys: Any) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.config.match_checkpoint import TrainingSetup
+from aloha_kit.config.match_checkpoint import AssumedSetup
 from aloha_kit.config.policies import load_policy
 from aloha_kit.core import Contract
 from aloha_kit.policies import checkpoint
@@ -65,7 +65,7 @@ def test_a_run_becomes_what_the_published_scripts_load_bit_for_bit(
     written = torch.load(tmp_path / "out/policy_best.ckpt", weights_only=True)
     assert set(written) == published_names(4, 3 if changes else 7)
     ours = load_network(source / "checkpoints/best", device="cpu")
-    back = load_network(tmp_path / "out/policy_best.ckpt", TrainingSetup({"top": (64, 96)}), "cpu")
+    back = load_network(tmp_path / "out/policy_best.ckpt", AssumedSetup({"top": (64, 96)}), "cpu")
     batch = batch_of(contract, rows=6)
     with torch.inference_mode():
         assert torch.equal(back.predict(batch), ours.predict(batch))
