@@ -29,7 +29,6 @@ from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
-from aloha_kit.train.app import TrainingSetup
 from aloha_kit.train.device import choose_device, keep_freed_memory
 from aloha_kit.train.distributed import Distributed, processes
 from aloha_kit.train.loop import Trainer, TrainingJob
@@ -37,6 +36,7 @@ from aloha_kit.train.metrics import Columns, plot_losses, read_metrics
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import NullProgress, Progress
 from aloha_kit.train.runs import describe_data, Run
+from aloha_kit.train.setup import TrainingSetup
 
 LOG = logging.getLogger(__name__)
 
