@@ -26,7 +26,7 @@ def guarded(
 
     Args:
         release: switch the torque off once the arms are parked.
-        say: called with a message about the state in which the arms were left.
+        report: called with a message about the state in which the arms were left.
 
     Raises:
         SafetyError: nothing failed before, but the arms were not parked, or their torque is still on.
