@@ -195,7 +195,7 @@ def _values(given: Sequence[str], flag: Flag) -> str:
 
 
 class _Ending:
-    """What the message about an interruption says of the work."""
+    """What became of the work, for the message about an interruption."""
 
     def __init__(self, kept: str) -> None:
         self.kept = kept
@@ -207,8 +207,8 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
 
     - `AlohaKitError`, and a file that the system refuses (no permission, no room): "error: …" on stderr, status 1, and
       with `--log_level debug` its traceback; `UsageError` (wrong flags): the same with status 2.
-    - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `kept` says what became of the work.
-    - Output that nobody reads any more (`| head`): silent, status 141, as of a command that SIGPIPE ended.
+    - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `kept` is what became of the work.
+    - Output that is no longer read (`| head`): silent, status 141, as of a command that SIGPIPE ended.
     - Output that cannot be written (a full disk): one line on stderr, status 1.
 
     Inside, what the package logs goes to stderr. What a command prints is a report of its work, so output that fails

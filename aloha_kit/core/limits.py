@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 class SafetyLimits:
     """Bounds of every entry of an action, in its own unit (rad, normalised opening, m/s, rad/s).
 
-    `state_index` tells which entry of `qpos` a command moves; None marks a velocity command (a
+    `state_index` is the entry of `qpos` that a command moves; None marks a velocity command (a
     mobile base), which starts at 0 and is brought back to 0 when the guard holds.
     """
 

@@ -1,4 +1,4 @@
-"""How far a command may be from the one before it, whoever sends it and whatever the clock does."""
+"""Largest distance of a command from the one before it, for every sender and every clock."""
 
 from __future__ import annotations
 

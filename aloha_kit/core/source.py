@@ -247,7 +247,7 @@ class EpisodeSource(abc.ABC):
 
     @abc.abstractmethod
     def open(self, number: int) -> RecordedEpisode:
-        """An episode; whoever opens it closes it (`contextlib.closing`).
+        """An episode; the caller closes it (`contextlib.closing`).
 
         Raises:
             EpisodeError: it was removed, or is damaged.

@@ -180,16 +180,16 @@ def _values(motors: MotorMeasurement, register: str) -> list[tuple[str, int]]:
 
 
 def check_following(side: str, follower: ArmMeasurement, leader: ArmMeasurement, *, hardware: bool) -> list[Finding]:
-    """How far a follower is from where its leader tells it to be, while something is telling it.
+    """Distance of a follower from its leader's command, while something commands it.
 
     Without teleoperation there is no error: the distance is reported, since it is the way to the first command.
     """
     if not len(follower.raw) or not len(leader.raw):
         return []
-    did_you_mean = np.clip(np.searchsorted(leader.stamps_ns, follower.stamps_ns), 0, len(leader.raw) - 1)
+    nearest = np.clip(np.searchsorted(leader.stamps_ns, follower.stamps_ns), 0, len(leader.raw) - 1)
     if follower.model.names != leader.model.names:
-        return []  # a leader of another kind: what it tells its follower is not a joint's angle each
-    apart = np.abs(follower.raw - leader.raw[did_you_mean])[:, : follower.model.dof]
+        return []  # a leader of another kind, whose commands are not one angle a joint
+    apart = np.abs(follower.raw - leader.raw[nearest])[:, : follower.model.dof]
     apart = apart[np.isfinite(apart).all(axis=1)]
     if not len(apart):
         return []

@@ -24,7 +24,7 @@ MJPEG = 0.4
 def probe_disk(folder: Path, *, seconds: float = 1.0, most: int = 256 * 1024 * 1024) -> DiskMeasurement:
     """Write blocks of 4 MB with an fsync each, for `seconds` or `most` bytes; nothing is left behind.
 
-    Without fsync the page cache answers, and tells nothing about an hour of recording. A folder that is
+    Without fsync the page cache is measured, which an hour of recording exceeds. A folder that is
     not there yet is looked at where it would be made.
     """
     place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())

@@ -83,7 +83,7 @@ class CheckpointComparison:
             )
         if odd < 6:
             return (
-                f"no difference shown: only {odd} of {plural(self.starts, 'start')} told them apart, "
+                f"no difference shown: only {odd} of {plural(self.starts, 'start')} differed, "
                 f"and fewer than 6 never decide (p = {p:.2g})"
             )
         low, high = self.interval()

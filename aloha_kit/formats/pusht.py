@@ -30,7 +30,7 @@ class PushTReplay(EpisodeSource):
     of `pusht_keypoints`, which follow from the block's pose.
 
     Raises:
-        EpisodeError: no such folder, several of them, or not the layout of a replay buffer; says what is missing.
+        EpisodeError: no such folder, several of them, or not the layout of a replay buffer; names what is missing.
     """
 
     scene = "state"

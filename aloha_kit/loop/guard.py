@@ -36,8 +36,8 @@ class SafetyGuard:
         estop: pressed when it returns true, or a text with the reason; `threading.Event().is_set` or a driver's own
             function. That it was pressed is kept: this guard lets nothing through any more.
         start: (A,) where the first command of an episode starts from: the last one that was sent. Without it, or
-            where it returns None, that is the first observed `qpos`, which whoever observes has to vouch for: of
-            one reading alone no more can be checked than that an arm can stand there.
+            where it returns None, that is the first observed `qpos`, which the environment has to have checked: of
+            one reading alone, the guard can check only that an arm can have that pose.
 
     Attributes:
         command: (A,) the last command given out in this episode, None before the first.
@@ -87,7 +87,7 @@ class SafetyGuard:
         return bool(self._stop)
 
     def require_released(self) -> None:
-        """Raise SafetyError, saying why, where the emergency stop was pressed; for whoever moves without `act`."""
+        """Raise SafetyError with the reason where the emergency stop was pressed; for motions without `act`."""
         if self.stopped:
             raise SafetyError(Message("{reason}: no further motion was commanded", reason=self._stop))
 

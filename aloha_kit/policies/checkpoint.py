@@ -168,7 +168,7 @@ def _require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) ->
             raise CheckpointError(f"config.json: {key} is {value}, too much for the weights beside it")
     widths = [value for key, value in values.items() if key.endswith(("_dim", "_width", "_feedforward"))]
     if any(type(width) is int and width > 0 and width * 8 > weights for width in widths):
-        raise CheckpointError(f"config.json asks for widths of {max(widths)}, the weights are {weights} values in all")
+        raise CheckpointError(f"config.json has widths of {max(widths)}, the weights are {weights} values in all")
 
 
 def _sound(stats: Statistics) -> Statistics:

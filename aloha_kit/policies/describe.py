@@ -44,11 +44,11 @@ def _published(source: Path) -> list[str]:
         raise CheckpointError(f"{source}: {error}") from error
     stats = read_stats(source.parent / REFERENCE_STATS)
     number, names = camera_count(theirs), read_camera_names(source.parent / REFERENCE_CONFIG)
-    told = "the weights do not tell how many" if number is None else f"{number}, as the weights tell"
+    cameras = "their number does not follow from the weights" if number is None else f"{number}, by the weights"
     layers = f", {config.dec_layers} decoder layers" if isinstance(config, ActConfig) else ""
     return [
         f"{source}: a published {config.kind}, a chunk of {plural(config.chunk_size, 'action')}{layers}",
         f"state: {stats['qpos'].size} values; action: {stats['action'].size} values",
-        f"cameras: {told}" + (f"; {REFERENCE_CONFIG} names {' '.join(names)}" if names else "; give --cameras"),
-        "sizes and rate: it does not tell them; give --image_size, and a task of its rate",
+        f"cameras: {cameras}" + (f"; {REFERENCE_CONFIG} names {' '.join(names)}" if names else "; give --cameras"),
+        "sizes and rate: not recorded; give --image_size, and a task of its rate",
     ]

@@ -86,7 +86,7 @@ def _ours(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
     own = network.contract.cameras
     if setup and setup.named and set(setup.cameras) != set(own):
         raise ContractError(
-            f"{source} says itself that its cameras are: {', '.join(own) or '(none)'}; given --cameras"
+            f"{source} records its cameras as: {', '.join(own) or '(none)'}; given --cameras"
             f" {' '.join(setup.cameras)}. Where the rig names them otherwise, give --rename POLICY_CAMERA=RIG_CAMERA"
         )
     return network

@@ -126,8 +126,8 @@ def read_camera_names(config: str | Path) -> tuple[str, ...] | None:
         names = _ArraysOnly(io.BytesIO(Path(config).read_bytes())).load()["camera_names"]
     except _UNREADABLE:
         return None
-    told = isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
-    return tuple(names) if told else None
+    given = isinstance(names, list | tuple) and bool(names) and all(isinstance(name, str) for name in names)
+    return tuple(names) if given else None
 
 
 def _keys(state: Mapping[Any, Any]) -> list[str]:
@@ -153,9 +153,9 @@ def from_state_dict(
         contract = Contract(_names("qpos", stats), _names("action", stats), dict(cameras), rate_hz)
     if dict(cameras) != contract.cameras:
         raise ContractError(f"cameras {dict(cameras)} are not the contract's {contract.cameras}")
-    told = camera_count(theirs)
-    if told is not None and told != len(cameras):
-        raise ContractError(f"the weights are of {told} cameras, given {len(cameras)}: {', '.join(cameras)}")
+    counted = camera_count(theirs)
+    if counted is not None and counted != len(cameras):
+        raise ContractError(f"the weights are of {counted} cameras, given {len(cameras)}: {', '.join(cameras)}")
     network = build(config, contract, stats, pretrained=False)
     ours = to_ours(theirs, list(cameras))
     if "encoder.layers.0.linear1.weight" not in theirs:  # trained without the VAE's encoder, which only training reads

@@ -49,7 +49,7 @@ def _best(recording: Recording) -> float:
 def _timing(recording: Recording) -> list[str]:
     stamps = recording.stamps
     if "deadline" not in stamps:
-        return ["  timing: the file has no stamps (its recorder kept none), so skew and lateness cannot be told"]
+        return ["  timing: the file has no stamps (its recorder kept none), so skew and lateness are unknown"]
     deadline = stamps["deadline"]
     intervals = np.diff(deadline) / 1e6
     lines = []

@@ -54,7 +54,7 @@ def finish(fd: int, contents: Contents, path: Path, journal: Path) -> None:
 def where_safe(fd: int, steps: int, journal: Path) -> str:
     """Description of how many steps of an open journal are on the disk; syncs the journal."""
     if not os.fstat(fd).st_nlink:
-        return f"somebody removed {journal}, so its {plural(steps, 'step')} are lost when this process ends"
+        return f"{journal} was removed, so its {plural(steps, 'step')} are lost when this process ends"
     try:
         os.fdatasync(fd)
     except OSError as error:

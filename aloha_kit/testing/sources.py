@@ -86,7 +86,7 @@ def _images_fit(episode: RecordedEpisode) -> None:
             assert small.dtype == np.uint8
             assert small.shape[2] == 3
             assert all(have >= want for have, want in zip(small.shape, least, strict=False)), (
-                f"{episode.where}: image {i} of {camera} is {small.shape}, asked for at least {least}"
+                f"{episode.where}: image {i} of {camera} is {small.shape}, wanted at least {least}"
             )
         _refused(episode, camera, episode.frames)
     _refused(episode, "no such camera", 0)

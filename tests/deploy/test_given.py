@@ -134,7 +134,7 @@ def test_a_renamed_camera_acts_as_before_here_and_behind_a_server(tmp_path: Path
 
 def test_cameras_of_a_checkpoint_that_tells_them_are_not_given(trained: Path, tmp_path: Path) -> None:
     text = fail(deploy, "--ckpt", trained, *DEPLOY, "--cameras", "angle", "--output", tmp_path)
-    assert "says itself that its cameras are: top; given --cameras angle." in text
+    assert "records its cameras as: top; given --cameras angle." in text
     assert "--cameras is for where the network runs" in fail(
         deploy, "--remote", "gpu:8000", "--task", "sim_insertion", "--cameras", "top"
     )

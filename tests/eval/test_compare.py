@@ -29,7 +29,7 @@ def test_equal_starts_say_nothing() -> None:
     assert same.p_value() == 1.0
     low, high = same.interval()
     assert low < 0 < high  # 200 starts on which they agree still leave room
-    assert "only 0 of 200 starts told them apart, and fewer than 6 never decide (p = 1)" in same.verdict()
+    assert "only 0 of 200 starts differed, and fewer than 6 never decide (p = 1)" in same.verdict()
 
 
 def test_without_correlation_the_interval_adds_two_wilson_intervals() -> None:

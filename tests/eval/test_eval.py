@@ -94,7 +94,7 @@ def test_two_checkpoints_are_compared_and_nothing_depends_on_the_processes(
     assert a["guard"]["commands"] == 5 * 14
     assert two["execution"]["batch"] == 4
     assert "0/5 = 0.0%         95 % Wilson interval 0.0% to 43.4%" in text.out
-    assert "only 0 of 5 starts told them apart" in text.out
+    assert "only 0 of 5 starts differed" in text.out
     assert "A: rollout 5/5, success 0/5" in text.err
 
 

@@ -272,7 +272,7 @@ def test_a_checkpoint_of_ours_says_itself_what_it_sees(tmp_path: Path) -> None:
     stats = stats_of(contract)
     config = load_policy("act_cpu", chunk_size=4, hidden_dim=16, dim_feedforward=16, nheads=2)
     checkpoint.save(tmp_path / "run", build(config, contract, stats), config, stats, contract)
-    with pytest.raises(ContractError, match="says itself that its cameras are: top; given --cameras front"):
+    with pytest.raises(ContractError, match="records its cameras as: top; given --cameras front"):
         load_network(tmp_path / "run", AssumedSetup({"front": (32, 32)}), "cpu")
     assert load_network(tmp_path / "run", AssumedSetup({"top": (9, 9)}), "cpu").contract == contract
 
@@ -283,10 +283,10 @@ def test_info_tells_what_a_checkpoint_tells(content: dict[str, Any], tmp_path: P
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{path}: a published act, a chunk of 8 actions, 3 decoder layers"
     assert lines[1] == "state: 14 values; action: 14 values"
-    assert lines[2] == "cameras: the weights do not tell how many; give --cameras"
+    assert lines[2] == "cameras: their number does not follow from the weights; give --cameras"
     saved(content, tmp_path, cobot_magic(published_state(content)))
     main(["info", str(path)])
-    assert "cameras: 2, as the weights tell; give --cameras" in capsys.readouterr().out
+    assert "cameras: 2, by the weights; give --cameras" in capsys.readouterr().out
     contract = contract_of({"top": (64, 96)})
     network = load_network(saved(content, tmp_path / "one", published_state(content)), TASKS, "cpu")
     checkpoint.save(tmp_path / "ours", network, network.config, network.stats, contract, {"task": "sim_insertion"})

@@ -58,8 +58,8 @@ def test_simplified_meshes_keep_their_place() -> None:
     assert faces.max() < len(vertices)
     np.testing.assert_allclose(vertices.min(axis=0), corners.min(axis=0), atol=5.0)
     np.testing.assert_allclose(vertices.max(axis=0), corners.max(axis=0), atol=5.0)
-    did_you_mean = np.min(np.linalg.norm(vertices[:, None] - corners[None, ::7], axis=2), axis=1)
-    assert did_you_mean.max() < 5.0 * np.sqrt(3)
+    nearest = np.min(np.linalg.norm(vertices[:, None] - corners[None, ::7], axis=2), axis=1)
+    assert nearest.max() < 5.0 * np.sqrt(3)
 
 
 def test_simplifying_below_all_detail_changes_no_triangle() -> None:

@@ -516,7 +516,7 @@ def test_a_folder_that_cannot_be_made_again_is_not_said_to_be_safe(tmp_path: Pat
         time.sleep(0.001)
     shutil.rmtree(folder)
     folder.write_text("a file in the way")
-    with pytest.raises(EpisodeError, match=r"somebody removed .*, so its 5 steps are lost when this process ends"):
+    with pytest.raises(EpisodeError, match=r"was removed, so its 5 steps are lost when this process ends"):
         writer.on_end(outcome(5))
 
 
