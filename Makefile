@@ -49,7 +49,7 @@ types: install
 	$(BIN)/mypy --strict aloha_kit
 
 test: lint types
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh train/demo.sh $(DEMO)

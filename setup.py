@@ -32,7 +32,6 @@ PUSHT = ["gym-pusht==0.1.8"]
 ZARR = ["zarr>=2.18"]
 TEST = [
     "pytest>=8",
-    "pytest-xdist>=3.6",
     "scipy>=1.11",
     "psutil>=5.9",
     "hypothesis>=6",

@@ -25,8 +25,9 @@ def network(policy: str) -> ChunkNetwork:
     return build(load_policy(policy), contract, statistics(), pretrained=False).eval()
 
 
-# What the others draw comes from the CPU, for the same numbers on every device: one copy an inference.
-WITHOUT_NOISE = [name for name in names("policies") if load_policy(name).kind not in {"diffusion", "flow"}]
+# What the others draw comes from the CPU, for the same numbers on every device, and is copied.
+DRAWING = {"diffusion", "flow", "ibc", "ibc_diffusion_policy", "ibc_langevin", "ibc_published", "bc_rnn"}
+WITHOUT_NOISE = [name for name in names("policies") if name not in DRAWING]
 
 
 def observation(steps: int = 1) -> Batch:
