@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from aloha_kit.config import bc, denoising, ibc, policies, rig, task, to_mapping, training
+from aloha_kit.config import bc, denoising, ibc, keypoints, policies, rig, task, to_mapping, training
 
 PAGE = Path(__file__).with_suffix(".md")
 WIDTH = 130
@@ -48,9 +48,10 @@ SECTIONS: tuple[tuple[str, str, type], ...] = (
     ),
     ("ACT", "`kind: act`: the values of every policy, and these.", policies.ActConfig),
     ("CNNMLP", "`kind: cnnmlp`: the values of every policy, and these.", policies.CnnMlpConfig),
-    ("Behaviour cloning", "`kind: bc`: the values of every policy, and these.", bc.BcConfig),
-    ("Implicit behavioural cloning", "`kind: ibc`: the values of every policy, and these.", ibc.IbcConfig),
-    ("Denoising policies", "The values of every policy, and these.", denoising.DenoisingConfig),
+    ("Policies over keypoints", "The values of every policy, and these.", keypoints.KeypointConfig),
+    ("Behaviour cloning", "`kind: bc`: the values of policies over keypoints, and these.", bc.BcConfig),
+    ("Implicit behavioural cloning", "`kind: ibc`: the values of policies over keypoints, and these.", ibc.IbcConfig),
+    ("Denoising policies", "The values of policies over keypoints, and these.", denoising.DenoisingConfig),
     ("Diffusion", "`kind: diffusion`: the values of denoising policies, and these.", denoising.DiffusionConfig),
     ("Flow matching", "`kind: flow`: the values of denoising policies, and these.", denoising.FlowConfig),
     ("Two-step regression", "`kind: mip`: the values of denoising policies, and these.", denoising.MipConfig),

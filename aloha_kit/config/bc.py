@@ -5,25 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from aloha_kit.config.policies import at_least, PolicyConfig
+from aloha_kit.config.keypoints import KeypointConfig
+from aloha_kit.config.policies import at_least
 
 
 @dataclass(frozen=True)
-class BcConfig(PolicyConfig):
+class BcConfig(KeypointConfig):
     """Behaviour cloning as in robomimic (Mandlekar et al., 2021): BC, BC-RNN and BC-RNN-GMM by `actor` and `output`."""
 
     network: ClassVar[str] = "aloha_kit.policies.bc:BcNetwork"
 
     chunk_size: int = 1
     """Actions predicted at once; robomimic predicts one."""
-    normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "min_max_11"
-    """States and actions stretched to [-1, 1] by their extremes, the range of `squash`."""
-    backbone_norm: Literal["frozen", "batch", "group"] = "group"
-    """Normalisation in the ResNet; group norm suits training from scratch and averaged weights."""
-    pretrained_backbone: bool = False
-    """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
-    keypoints: int = 32
-    """Keypoints of the spatial softmax, for each camera."""
     actor: Literal["mlp", "lstm"] = "mlp"
     """A perceptron, or an LSTM over the window of n_obs_steps observations (robomimic's rnn_horizon, 10) before it."""
     layer_dims: tuple[int, ...] = (1024, 1024)
@@ -51,7 +44,6 @@ class BcConfig(PolicyConfig):
         super().__post_init__()
         at_least(
             1,
-            keypoints=self.keypoints,
             lstm_units=self.lstm_units,
             lstm_layers=self.lstm_layers,
             num_modes=self.num_modes,

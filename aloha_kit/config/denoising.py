@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from aloha_kit.config.policies import at_least, PolicyConfig
+from aloha_kit.config.keypoints import KeypointConfig
+from aloha_kit.config.policies import at_least
 
 
 @dataclass(frozen=True)
-class DenoisingConfig(PolicyConfig):
+class DenoisingConfig(KeypointConfig):
     """A conditional network over chunks of actions; the defaults are those of Diffusion Policy (Chi et al., 2023)."""
 
     chunk_size: int = 16
@@ -19,14 +20,6 @@ class DenoisingConfig(PolicyConfig):
     their flag of this name is given; at most chunk_size."""
     n_obs_steps: int = 2
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
-    normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "min_max_11"
-    """States and actions stretched to [-1, 1] by their extremes, which is what sampling clips to."""
-    backbone_norm: Literal["frozen", "batch", "group"] = "group"
-    """Normalisation in the ResNet; group norm suits training from scratch and averaged weights."""
-    pretrained_backbone: bool = False
-    """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
-    keypoints: int = 32
-    """Keypoints of the spatial softmax, for each camera and step of observation."""
     denoiser: Literal["unet", "transformer"] = "unet"
     """The network: a 1-D U-Net, or a transformer decoder that attends to the observations."""
     down_dims: tuple[int, ...] = (256, 512, 1024)
@@ -48,7 +41,7 @@ class DenoisingConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, keypoints=self.keypoints, n_groups=self.n_groups, kernel_size=self.kernel_size)
+        at_least(1, n_groups=self.n_groups, kernel_size=self.kernel_size)
         at_least(4, time_embedding=self.time_embedding)
         if self.time_embedding % 2:
             raise ValueError(f"time_embedding must be even, given {self.time_embedding}")

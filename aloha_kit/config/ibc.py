@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from aloha_kit.config.policies import at_least, PolicyConfig
+from aloha_kit.config.keypoints import KeypointConfig
+from aloha_kit.config.policies import at_least
 
 
 @dataclass(frozen=True)
-class IbcConfig(PolicyConfig):
+class IbcConfig(KeypointConfig):
     """Implicit behavioural cloning (Florence et al., 2021): the actions of lowest energy, found by sampling."""
 
     network: ClassVar[str] = "aloha_kit.policies.ibc:IbcNetwork"
@@ -18,14 +19,6 @@ class IbcConfig(PolicyConfig):
     """Actions predicted at once; published results are of one."""
     n_obs_steps: int = 2
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
-    normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "min_max_11"
-    """States and actions stretched to [-1, 1] by their extremes; samples are drawn between these bounds."""
-    backbone_norm: Literal["frozen", "batch", "group"] = "group"
-    """Normalisation in the ResNet; group norm suits training from scratch and averaged weights."""
-    pretrained_backbone: bool = False
-    """Start from torchvision's ImageNet weights (44 MB, fetched once)."""
-    keypoints: int = 32
-    """Keypoints of the spatial softmax, for each camera."""
     layer_dims: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the energy model's hidden layers."""
     sampler: Literal["dfo", "langevin"] = "dfo"
@@ -57,7 +50,6 @@ class IbcConfig(PolicyConfig):
         super().__post_init__()
         at_least(
             1,
-            keypoints=self.keypoints,
             negatives=self.negatives,
             candidates=self.candidates,
             layer_dims=len(self.layer_dims),
