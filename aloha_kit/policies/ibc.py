@@ -6,7 +6,7 @@ negatives and candidates are all normalised to [-1, 1]; only the actions that ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import cast
 
@@ -84,7 +84,8 @@ class IbcNetwork(StepFeatureNetwork):
         negatives = torch.rand(len(positive), self.config.negatives, positive.shape[2], device=positive.device) * 2 - 1
         if self.config.sampler == "langevin":
             with torch.no_grad():
-                negatives = self._langevin(features, negatives, torch.randn_like)
+                noise = (torch.randn_like(negatives) for _ in range(self.config.langevin_iterations))
+                negatives = self._langevin(features, negatives, noise)
         actions = torch.cat([positive, negatives], dim=1)
         energies = self.energy_model(features, actions)
         info_nce = F.cross_entropy(-energies, torch.zeros(len(energies), dtype=torch.long, device=energies.device))
@@ -97,38 +98,43 @@ class IbcNetwork(StepFeatureNetwork):
     def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         draws = generator or self.default_generator(batch)
         features, config = self._features(batch), self.config
-        shape = config.candidates, self.chunk_size * self.action_dim
-        candidates = draws.uniform(*shape).to(features.device) * 2 - 1
+        shape, device = (config.candidates, self.chunk_size * self.action_dim), features.device
+        candidates = draws.uniform(*shape).to(device) * 2 - 1
+        # the numbers of all iterations are drawn at once: one copy to a GPU instead of one in each
         if config.sampler == "langevin":
-            candidates = self._langevin(features, candidates, lambda like: draws.normal(*shape).to(like.device))
-        else:
-            candidates = self._derivative_free(features, candidates, draws)
+            noise = draws.normal(config.langevin_iterations, *shape).to(device).unbind(1)
+            candidates = self._langevin(features, candidates, noise)
+        elif config.dfo_iterations:
+            picks = draws.uniform(config.dfo_iterations, config.candidates).to(device).unbind(1)
+            noise = draws.normal(config.dfo_iterations, *shape).to(device).unbind(1)
+            candidates = self._derivative_free(features, candidates, picks, noise)
         energies = self.energy_model(features, candidates)
         if config.choice == "argmax":
             picked = energies.argmin(-1, keepdim=True)
         else:
-            picked = _drawn(energies, draws.uniform(1).to(features.device))
+            picked = _drawn(energies, draws.uniform(1).to(device))
         chunk = _rows(candidates, picked).view(-1, self.chunk_size, self.action_dim)
         return self.normaliser.undo("action", chunk)
 
-    def _derivative_free(self, features: Tensor, candidates: Tensor, draws: BatchGenerator) -> Tensor:
+    def _derivative_free(
+        self, features: Tensor, candidates: Tensor, picks: Iterable[Tensor], noise: Iterable[Tensor]
+    ) -> Tensor:
         """Resample by probability and add noise that shrinks, again and again (Florence et al., 2021, algorithm 1)."""
         std = self.config.dfo_std
-        for _ in range(self.config.dfo_iterations):
+        for pick, change in zip(picks, noise, strict=True):
             energies = self.energy_model(features, candidates)
-            candidates = _rows(candidates, _drawn(energies, draws.uniform(candidates.shape[1]).to(features.device)))
-            noise = draws.normal(*candidates.shape[1:]).to(features.device)
-            candidates = (candidates + std * noise).clamp(-1, 1)
+            candidates = _rows(candidates, _drawn(energies, pick))
+            candidates = (candidates + std * change).clamp(-1, 1)
             std *= self.config.dfo_shrink
         return candidates
 
-    def _langevin(self, features: Tensor, actions: Tensor, noise_like: Callable[[Tensor], Tensor]) -> Tensor:
+    def _langevin(self, features: Tensor, actions: Tensor, noise: Iterable[Tensor]) -> Tensor:
         """Langevin dynamics with a step size that falls polynomially (Florence et al., 2021, appendix B.3)."""
         config, (first, last) = self.config, self.config.langevin_step
-        for step in range(config.langevin_iterations):
+        for step, kick in enumerate(noise):
             left = 1 - step / (config.langevin_iterations - 1)
             size = last + (first - last) * left**2
-            slope = 0.5 * self.energy_model.gradient(features, actions) + config.langevin_noise * noise_like(actions)
+            slope = 0.5 * self.energy_model.gradient(features, actions) + config.langevin_noise * kick
             change = (size * slope).clamp(-config.langevin_clip, config.langevin_clip)
             actions = (actions - change).clamp(-1, 1)
         return actions

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from aloha_kit.config.inference import InferenceSettings, Precision
+from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import engine_choice
@@ -115,6 +116,22 @@ def test_a_named_engine_is_taken_whatever_is_faster(bench: Bench, caplog: pytest
     assert engine.about() == {"kind": "eager", "precision": "fp32"}
     assert bench.tried == []
     assert not caplog.messages
+
+
+class OwnConfig(ActConfig):
+    """A family that is not in the table."""
+
+
+@pytest.mark.parametrize("bench", [({"fp32": 1, "bf16": 1}, {"fp32": 0, "bf16": 0})], indirect=True)
+def test_an_own_family_is_not_given_to_a_converter_unasked(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "aloha_kit")
+    bench.network.config = OwnConfig(**vars(bench.network.config))
+    engine = choose(bench.network, InferenceSettings(), blank(bench.network, 1))
+    assert engine.predict == bench.network.predict
+    assert bench.tried == []
+    assert caplog.messages[0].endswith(
+        "Left out: other engines, which a family of your own gets only by name (--engine openvino)"
+    )
 
 
 def test_openvino_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,20 +25,20 @@ def network(policy: str) -> ChunkNetwork:
     return build(load_policy(policy), contract, statistics(), pretrained=False).eval()
 
 
-# What the others draw comes from the CPU, for the same numbers on every device, and is copied.
-DRAWING = {"diffusion", "flow", "ibc", "ibc_diffusion_policy", "ibc_langevin", "ibc_published", "bc_rnn"}
-WITHOUT_NOISE = [name for name in names("policies") if name not in DRAWING]
-
-
 def observation(steps: int = 1) -> Batch:
     history = (1, steps) if steps > 1 else (1,)
     images = {name: torch.zeros(*history, 3, *SIZE, dtype=torch.uint8, device=GPU) for name in ("top", "angle")}
     return Batch(qpos=torch.zeros(*history, 14, device=GPU), images=images)
 
 
-@pytest.mark.parametrize("policy", WITHOUT_NOISE)
+# The schedulers of diffusers hold tensors that are real, on the CPU; a step takes numbers from them.
+@pytest.mark.parametrize("policy", [name for name in names("policies") if name != "diffusion"])
 def test_a_query_stays_on_the_gpu(policy: str) -> None:
-    """From the batch on nothing crosses the bus and nothing waits, or a CUDA graph could not hold it."""
+    """From the batch on nothing crosses the bus and nothing waits, or a CUDA graph could not hold it.
+
+    What a sampling policy draws comes from the CPU, for the same numbers on every device: a copy for each distribution
+    and purpose (start, choice of candidates, noise, final choice), whatever the number of iterations.
+    """
     asked, mode = network(policy), FakeTensorMode()
     moved(asked, mode)
     with mode, torch.inference_mode():
@@ -47,7 +47,7 @@ def test_a_query_stays_on_the_gpu(policy: str) -> None:
             chunk = asked.predict(batch)
     assert chunk.shape == (1, asked.chunk_size, 14)
     assert str(chunk.device) == GPU
-    assert crossings.copies == []
+    assert len(crossings.copies) <= (4 if asked.samples else 0), crossings.copies
     assert "_local_scalar_dense" not in crossings.operations  # `.item()`
 
 
