@@ -303,12 +303,10 @@ def test_a_camera_of_another_size_is_named_with_both(fakes: Fakes) -> None:
 
 
 def test_a_silent_stream_is_named_before_anything_moves(fakes: Fakes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ros_env, "WARM_UP_S", 0.5)
+    monkeypatch.setattr(ros_env, "WARM_UP_S", 2.0)  # the arms' first messages arrive meanwhile
     fakes.camera.running = False
     env = fakes.env()
-    with pytest.raises(
-        StreamError, match=r"not ready after 0\.5 s: .*stream 'images/cam_high'.* is silent: no message yet"
-    ):
+    with pytest.raises(StreamError, match=r"not ready after 2 s: stream 'images/cam_high'.* is silent: no message yet"):
         env.reset()
     assert fakes.left.groups == []
 

@@ -27,6 +27,7 @@ LENGTHS = {"puppet": (0.022, 0.036), "master": (0.014, 0.024)}  # m: horn and ar
 SLEEP = (0, -1.85, 1.55, 0, 0.8, 0)
 NODE = ("python", "record/sim_arms_node")
 REBOOT_S = 0.25  # in place of a second for each motor
+BEGAN = time.time()  # before the simulated rig
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_joint_states_are_the_drivers(rig: Client) -> None:
         stamps = np.array([s.header.stamp.to_sec() for s in states])
         assert np.all(np.diff(stamps) > 0)
         assert 0.009 < np.diff(stamps).mean() < 0.1, "100 Hz, or what a busy machine leaves of it"
-        assert abs(stamps[-1] - time.time()) < 1.0
+        assert BEGAN < stamps[0] < stamps[-1] <= time.time(), "Unix time, and none is of the future"
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -299,14 +300,15 @@ def test_a_reboot_forgets_what_motors_do_not_keep_and_what_the_driver_says_is_tr
 def test_nothing_is_published_executed_or_answered_during_a_reboot(rig: Client) -> None:
     arm, other = "puppet_right", "puppet_left"
     ready(rig, arm)
+    rig.call(arm, "set_motor_registers", "group", "arm", "Profile_Velocity", 50)
     rig.states[arm].messages.clear()
     rebooting = threading.Thread(target=rig.call, args=(arm, "reboot_motors", "group", "arm", True, False))
-    begun = time.monotonic()
     rebooting.start()
     until(lambda: quiet_for(rig, arm, 0.3), "the driver is silent")
     rig.send(arm, [0.2, *START_ARM_POSE[1:]])
+    profiles = rig.call(arm, "get_motor_registers", "group", "arm", "Profile_Velocity", 0).values
+    assert list(profiles) == [0] * 6, "this call, too, was answered only after all motors had rebooted"
     assert list(rig.call(arm, "get_motor_registers", "group", "arm", "Torque_Enable", 0).values) == [1] * 6
-    assert time.monotonic() - begun > 8 * REBOOT_S - 0.1, "this call, too, was answered only afterwards"
     assert rig.states[other].next(3), "the other arms have drivers of their own"
     rebooting.join()
     stamps = [state.header.stamp.to_sec() for state in rig.states[arm].next(5)]

@@ -93,7 +93,8 @@ def test_slower_than_the_wall_time_is_on_the_clock(slow: Process) -> None:
     client = Client()
     wall, begin = time.monotonic(), clock.newest.clock.to_sec()
     ticks = [tick.clock.to_sec() for tick in clock.next(60)]
-    assert ticks[-1] - begin < 0.7 * (time.monotonic() - wall), "half the wall's time, or less on a busy machine"
+    # until: ticks that were held up on the way arrive faster than time passes, for a moment
+    until(lambda: clock.newest.clock.to_sec() - begin < 0.7 * (time.monotonic() - wall), "half the wall's time or less")
     np.testing.assert_allclose(np.diff(ticks), 0.01, atol=1e-6)
     stamps = np.array([s.header.stamp.to_sec() for s in client.states["puppet_left"].next(30)])
     np.testing.assert_allclose(np.diff(stamps), 0.01, atol=1e-6)
