@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,8 +19,12 @@ from aloha_kit.core import Contract, joint_names, START_ARM_POSE
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
+from aloha_kit.policies.engine import blank, draws_of, Engine
+from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.network import ChunkNetwork
 
+BACKBONE: dict[str, Any] = {"backbone_layers": 1, "backbone_width": 16}
+"""The smallest ResNet."""
 ACT = ActConfig(
     chunk_size=6,
     hidden_dim=16,
@@ -28,8 +33,7 @@ ACT = ActConfig(
     enc_layers=1,
     latent_dim=4,
     kl_weight=0.1,
-    backbone_layers=1,
-    backbone_width=16,
+    **BACKBONE,
     backbone_norm="group",
     pretrained_backbone=False,
 )
@@ -38,8 +42,7 @@ CNNMLP = CnnMlpConfig(
     chunk_size=4,
     hidden_dim=16,
     keypoints=4,
-    backbone_layers=1,
-    backbone_width=16,
+    **BACKBONE,
     backbone_norm="group",
     pretrained_backbone=False,
 )
@@ -51,8 +54,7 @@ FLOW = FlowConfig(
     n_groups=4,
     time_embedding=16,
     inference_steps=2,
-    backbone_layers=1,
-    backbone_width=16,
+    **BACKBONE,
 )
 """Samples, and reads two steps of observation."""
 BC_RNN = BcConfig(
@@ -63,8 +65,7 @@ BC_RNN = BcConfig(
     layer_dims=(),
     output="gmm",
     image_crop=0.9,
-    backbone_layers=1,
-    backbone_width=16,
+    **BACKBONE,
 )
 """An LSTM whose output is a mixture of Gaussians."""
 IBC = IbcConfig(
@@ -74,8 +75,7 @@ IBC = IbcConfig(
     negatives=8,
     candidates=16,
     image_crop=0.9,
-    backbone_layers=1,
-    backbone_width=16,
+    **BACKBONE,
 )
 
 
@@ -95,6 +95,14 @@ def network(of: Contract, policy: PolicyConfig = ACT) -> ChunkNetwork:
     """An untrained network, the same at every call."""
     torch.manual_seed(0)
     return build(policy, of, statistics())
+
+
+def by_compiler(network: ChunkNetwork) -> Engine:
+    """Engine `compile` of a network, for one observation, by a backend that needs no C++ compiler."""
+    example = blank(network, 1)
+    torch._dynamo.reset()
+    predict = compiled(network.predict, example, draws_of(network, example), backend="aot_eager")
+    return Engine("compile", "fp32", predict)
 
 
 def save_checkpoint(folder: Path, of: Contract, policy: PolicyConfig = ACT, task: str = "") -> Path:

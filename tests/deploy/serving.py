@@ -1,4 +1,4 @@
-"""A policy server in a thread of the test's process."""
+"""A policy server in a thread of the test's process; in eager, as what it is compared with."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from aloha_kit.config.inference import InferenceSettings
 from aloha_kit.deploy.agent import local
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies.find import find_checkpoint
@@ -15,7 +16,7 @@ from aloha_kit.remote import PolicyServer, ServedPolicy
 @contextlib.contextmanager
 def served(run: Path, token: str = "secret") -> Iterator[str]:
     """The address of a server of the policy that was trained in `run`."""
-    source = local(find_checkpoint(run))
+    source = local(find_checkpoint(run), settings=InferenceSettings(engine="eager"))
     about = {**source.about, "checkpoint": source.name, "trained_on": source.trained_on}
     chunks = source.timed(LatencyReport(50.0).beside)
     answering = ServedPolicy(

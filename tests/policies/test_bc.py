@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch._dynamo
 from torch import Tensor
 
 from aloha_kit.config.bc import BcConfig
@@ -20,10 +19,10 @@ from aloha_kit.core.features import object_poses
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.bc import BcNetwork
 from aloha_kit.policies.build import build
-from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare
-from aloha_kit.policies.engine_compile import compiled
+from aloha_kit.policies.engine import blank, check, prepare
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.testing.policies import batch_of, check_network, stats_of
+from tests import tiny
 
 SMALL: dict[str, Any] = {
     "backbone_layers": 1,
@@ -140,10 +139,7 @@ def test_the_lstm_reads_the_window_alone_in_its_order() -> None:
 def test_engines_take_an_lstm_over_images() -> None:
     network = network_of(BcConfig(**{**SMALL, **CASES["lstm, mixture"]}), PLANE)
     example = blank(network, 1)
-    torch._dynamo.reset()
-    draws = draws_of(network, example)
-    by_compiler = Engine("compile", "fp32", compiled(network.predict, example, draws, backend="aot_eager"))
-    for engine in (by_compiler, prepare(network, engine="openvino", example=example)):
+    for engine in (tiny.by_compiler(network), prepare(network, engine="openvino", example=example)):
         assert check(engine, network, example).of_std < 1e-3
 
 

@@ -21,12 +21,12 @@ from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.denoising import DenoisingNetwork
 from aloha_kit.policies.diffusion import DiffusionNetwork
-from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare
-from aloha_kit.policies.engine_compile import compiled
+from aloha_kit.policies.engine import blank, check, prepare
 from aloha_kit.policies.flow import FlowNetwork, MipNetwork
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.unet1d import ConditionalUnet1d, SinusoidalEmbedding
 from aloha_kit.testing.policies import batch_of, check_network, stats_of
+from tests import tiny
 
 SMALL: dict[str, Any] = {
     "chunk_size": 4,
@@ -210,10 +210,7 @@ def test_ddpm_steps_are_draws_from_the_posterior() -> None:
 def test_engines_take_the_noise_as_an_input(config: DenoisingConfig) -> None:
     network = network_of(config, PLANE)
     example = blank(network, 1)
-    torch._dynamo.reset()
-    draws = draws_of(network, example)
-    by_compiler = Engine("compile", "fp32", compiled(network.predict, example, draws, backend="aot_eager"))
-    for engine in (by_compiler, prepare(network, engine="openvino", example=example)):
+    for engine in (tiny.by_compiler(network), prepare(network, engine="openvino", example=example)):
         assert check(engine, network, example).of_std < 1e-3
         ours, again, other = (engine(example, network.generator([(seed, 1)])) for seed in (3, 3, 4))
         assert torch.equal(ours, again)

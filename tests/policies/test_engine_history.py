@@ -13,8 +13,7 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import Observation
 from aloha_kit.core.inputs import read
 from aloha_kit.data.batch import Batch
-from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare
-from aloha_kit.policies.engine_compile import compiled
+from aloha_kit.policies.engine import blank, check, Engine, prepare
 from aloha_kit.policies.inputs import Collator
 from aloha_kit.policies.network import ChunkNetwork
 from tests import tiny
@@ -40,10 +39,8 @@ def window(network: ChunkNetwork, earlier: int, present: int) -> Batch:
 
 def engine_of(kind: str, network: ChunkNetwork) -> Engine:
     example = blank(network, 1)
-    if kind == "compile":  # without a C++ compiler
-        torch._dynamo.reset()
-        predict = compiled(network.predict, example, draws_of(network, example), backend="aot_eager")
-        return Engine("compile", "fp32", predict)
+    if kind == "compile":
+        return tiny.by_compiler(network)
     if kind == "bf16":
         return prepare(network, precision="bf16", example=example)
     return prepare(network, engine="openvino", example=example)
