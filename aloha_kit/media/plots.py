@@ -67,7 +67,7 @@ def joint_traces(
         axes[len(column) - 1][c].set_xlabel("time (s)", fontsize=8)
         axes[len(column) - 1][c].tick_params(labelbottom=True)
     lines, words = axes[0][0].get_legend_handles_labels()
-    figure.legend(lines, words, loc="outside upper right", ncols=2, fontsize=9, frameon=False)
+    figure.legend(lines, words, loc="outside lower right", ncols=2, fontsize=9, frameon=False)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
 

@@ -154,3 +154,20 @@ def test_timing_shows_interval_skew_and_delay_in_ms() -> None:
     assert exact.texts[0].get_text().startswith("simulated clock: exact. Every interval is 20 ms")
     with pytest.raises(ValueError, match="there are: qpos"):
         timing({"qpos": deadline}, 50.0)
+
+
+def test_the_title_of_a_narrow_figure_covers_no_legend() -> None:
+    still = np.zeros((5, 2), np.float32)
+    figure = joint_traces(
+        still,
+        still,
+        ("agent_x", "agent_y"),
+        10.0,
+        title="a title as wide as the figure " * 2,
+        labels=("action", "qpos"),
+    )
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert figure._suptitle is not None
+    assert not figure._suptitle.get_window_extent().overlaps(legend.get_window_extent())
+    assert not any(axis.get_tightbbox().overlaps(legend.get_window_extent()) for axis in figure.axes)
