@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from aloha_kit.config import TaskConfig
@@ -14,8 +17,12 @@ from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.storage.external_data import allow_external
 from aloha_kit.train.args import require_unused, run_folder, task_of, to_snapshot, TrainArgs
+from aloha_kit.train.debug import changes, debug_folder, EPISODES, simulated, small_network, small_task, small_training
 from aloha_kit.train.launch import ALONE, launched, Rank
+from aloha_kit.train.run_log import run_log
 from aloha_kit.train.setup import require_pieces, require_statistics, reserved, TrainingSetup
+
+LOG = logging.getLogger(__name__)
 
 
 def run(args: TrainArgs[PolicyConfig]) -> None:
@@ -28,10 +35,19 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
     rank = launched()
     with rank.rank0_only():
         setup = make_setup(args, rank)
-    with reserved(setup):
+    with reserved(setup), _logged(setup, args):
+        for note in setup.notes:
+            LOG.info("%s", note)
         from aloha_kit.train.training import train
 
         train(setup)
+
+
+def _logged(setup: TrainingSetup, args: TrainArgs[PolicyConfig]) -> AbstractContextManager[None]:
+    """The run's log; none where there is no run."""
+    if setup.preflight_only:
+        return nullcontext()
+    return run_log(setup.folder, command("train", *args.words) if setup.rank.first else "")
 
 
 def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSetup:
@@ -42,10 +58,14 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         UsageError: no task and no episodes, a batch that cannot be divided, or values that exclude one another.
         EpisodeError: there are no episodes.
     """
-    config, network, policy = args.training, args.network, Path(args.policy).stem
+    policy, task = Path(args.policy).stem, task_of(args)
+    notes: tuple[str, ...] = ()
+    if args.debug:
+        args, task, note = _small(args, task, rank)
+        notes = (note,)
+    config, network = args.training, args.network
     require_pieces(config, network, rank.size)
     require_statistics(config, network)
-    task = task_of(args)
     if config.eval_every and task is None:
         raise UsageError("rollouts need a task: give --task, or --eval_every 0")
     resume = None if args.resume is None else Path(args.resume)
@@ -53,6 +73,7 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         folder = run_folder(resume)
     else:
         folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{policy}")
+        folder = debug_folder(folder) if args.debug else folder
         if rank.first and not args.preflight_only:
             require_unused(folder)
     return TrainingSetup(
@@ -68,7 +89,23 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         preflight_only=args.preflight_only,
         snapshot=to_snapshot(args),
         rank=rank,
+        notes=notes,
     )
+
+
+def _small(
+    args: TrainArgs[PolicyConfig], task: TaskConfig | None, rank: Rank
+) -> tuple[TrainArgs[PolicyConfig], TaskConfig | None, str]:
+    """The flags and the task of `--debug`, and what it changes."""
+    config = small_training(args.training, processes=rank.size, simulated=simulated(task))
+    network = small_network(args.network)
+    episodes = min(args.num_episodes or EPISODES, EPISODES)
+    task = small_task(task) if task else None
+    changed = [*changes(args.training, config), *changes(args.network, network), f"num_episodes {episodes}"]
+    if config.eval_every and task:
+        changed.append(f"rollouts of {task.episode_len} steps")
+    note = f"--debug, in place of the values in brackets: {', '.join(changed)}"
+    return dataclasses.replace(args, training=config, network=network, num_episodes=episodes), task, note
 
 
 def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSource:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, cast, ClassVar, Generic, Literal, TypeVar
 
-from tyro.conf import arg, OmitArgPrefixes
+from tyro.conf import arg, OmitArgPrefixes, Suppress
 
 from aloha_kit.config import find, from_mapping, load, names, TaskConfig, to_mapping
 from aloha_kit.config.load import read
@@ -92,10 +92,15 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     """Check the data for mistakes that give no error before training; --no_preflight skips it."""
     preflight_only: bool = False
     """Check the data and do not train."""
+    debug: bool = False
+    """Run the whole training in under a minute to find mistakes: few episodes, steps and rollouts, small images, in a
+    run folder of its own; what it changes is reported."""
     allow_external: bool = False
     """Also read episodes whose data lie outside their files (external links and storage, virtual data sets)."""
     training: OmitArgPrefixes[TrainConfig]
     network: OmitArgPrefixes[NetworkT]
+    words: Suppress[tuple[str, ...]] = ()
+    """The flags as they were given, for the run's log."""
 
     def __post_init__(self) -> None:
         if self.num_episodes is not None and self.num_episodes < 1:
@@ -124,7 +129,9 @@ def _parse(argv: Sequence[str]) -> TrainArgs[PolicyConfig]:
     parsed = cast(TrainArgs[PolicyConfig], cli.parse(generic[type(default.network)], "train", given, default=default))
     if resumed is not None:
         _require_same(default, parsed)
-    return parsed
+        if parsed.debug:
+            raise UsageError("--debug makes a run of its own: leave --resume out")
+    return dataclasses.replace(parsed, words=tuple(argv))
 
 
 def run_folder(path: Path) -> Path:
@@ -157,7 +164,8 @@ def require_unused(folder: Path) -> None:
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
     """All values as a mapping for YAML; the inverse of `read_snapshot`."""
     values = to_mapping(dataclasses.replace(args, resume=None))
-    del values["lang"], values["log_level"]
+    for key in ("lang", "log_level", "debug", "words"):
+        del values[key]
     values["network"] = {"kind": args.network.kind, **values["network"]}
     return values
 

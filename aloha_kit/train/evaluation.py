@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
+from aloha_kit.train.metrics import ROLLOUT_COLUMNS
 from aloha_kit.train.progress import Progress
 
 FIRST_SEED = 1_000_000  # far from the seeds that demonstrations are recorded with
@@ -38,8 +40,8 @@ class SimEvaluator:
         self._task, self._config, self._folder, self._progress, self._stop = task, config, folder, progress, stop
         self._env: Environment | None = None
 
-    def __call__(self, network: ChunkNetwork, step: int) -> float | None:
-        """Share of the rollouts whose last step has the highest reward; None if training was stopped between two.
+    def __call__(self, network: ChunkNetwork, step: int) -> dict[str, float] | None:
+        """Means over the rollouts, with the names of `ROLLOUT_COLUMNS`; None if training was stopped between two.
 
         Raises:
             ContractError: the simulation does not provide what the policy was trained on.
@@ -50,17 +52,18 @@ class SimEvaluator:
         execution = Execution(self._config.temporal_agg)
         execution = execution.with_default(network.config.n_action_steps, network.chunk_size)
         policy = with_history(execution.executor(source), network.config.n_obs_steps, network.contract.cameras)
-        successes = 0
+        began, totals = time.monotonic(), np.zeros(4)
         for i in range(self._config.eval_rollouts):
             if self._stop():
                 return None
             env.seed(FIRST_SEED + i)
-            video = _FirstCamera()
-            outcome = run_episode(env, policy, [video] if i == 0 else [])
-            successes += bool(env.succeeded(outcome))
+            video, rewards = _FirstCamera(), _Return()
+            outcome = run_episode(env, policy, [rewards, video] if i == 0 else [rewards])
+            totals += (bool(env.succeeded(outcome)), rewards.total, outcome.max_reward, outcome.steps)
             if i == 0 and video.frames:
                 self._write_video(video.frames, step)
-        return successes / self._config.eval_rollouts
+        means = (totals / self._config.eval_rollouts).tolist()
+        return dict(zip(ROLLOUT_COLUMNS, (*means, time.monotonic() - began), strict=True))
 
     def _connected(self, contract: Contract) -> Environment:
         """The task's environment with the policy's cameras, at the sizes it was trained on."""
@@ -86,6 +89,22 @@ class SimEvaluator:
                 video.add(frame)
         smaller = max(frames[0].shape[1] // 320, 1)
         self._progress.video(step, np.stack(frames)[:, ::smaller, ::smaller], self._task.rate_hz)
+
+
+class _Return:
+    """Observer that adds up the rewards of an episode."""
+
+    def __init__(self) -> None:
+        self.total = 0.0
+
+    def on_reset(self, timestep: dm_env.TimeStep) -> None:
+        """The first observation has no reward."""
+
+    def on_step(self, action: Action, timestep: dm_env.TimeStep) -> None:
+        self.total += float(timestep.reward or 0.0)
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Nothing to close."""
 
 
 class _FirstCamera:

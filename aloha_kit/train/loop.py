@@ -26,8 +26,9 @@ from aloha_kit.train.step import seed_of, TrainingStep
 
 SAVE_SECONDS = 300.0  # `last` is never older than this, however rare validations are
 
-Evaluator = Callable[[ChunkNetwork, int], float | None]
-"""Success rate in [0, 1] of a network at a step; None if training was stopped before the last rollout."""
+Evaluator = Callable[[ChunkNetwork, int], Mapping[str, float] | None]
+"""Results of rollouts with a network at a step, `success_rate` in [0, 1] among them; None if training was stopped
+before the last rollout."""
 
 
 @dataclass
@@ -182,11 +183,12 @@ class Trainer:
     def _roll_out(self, evaluate: Evaluator) -> float | None:
         self.deployed.eval()
         torch.manual_seed(self.config.seed)
-        rate = self.job.world.from_first(lambda: evaluate(self.deployed, self.position.step))
+        found = self.job.world.from_first(lambda: evaluate(self.deployed, self.position.step))
         self.network.train()
-        if rate is not None:
-            self.progress.report(self.position.step, {"success_rate": rate})
-        return rate
+        if found is None:
+            return None
+        self.progress.report(self.position.step, found)
+        return found["success_rate"]
 
     def _save(self, name: str, *, resumable: bool = True) -> None:
         if not self.job.world.first:

@@ -28,6 +28,10 @@ class Columns:
 COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
 """Columns of an ACT, without the errors by group of joints."""
 
+ROLLOUT_COLUMNS = ("success_rate", "return", "max_reward", "horizon", "rollouts_s")
+"""Results of rollouts while training: share that succeeded; means of the sum of rewards, of the highest reward and of
+the number of steps; seconds that all of them took."""
+
 
 class MetricsFile:
     """The file metrics.csv: one row a logged step, empty where a value was not measured then."""
@@ -38,7 +42,7 @@ class MetricsFile:
         rows = [row for row in read_metrics(file) if row["step"] <= after] if file.exists() else []
         self.names = dict.fromkeys(
             ("step", "seconds", "loss", *columns.losses, "lr", "grad_norm", "data_ms", "step_ms", *columns.validation,
-             "success_rate", *(key for row in rows for key in row))
+             *ROLLOUT_COLUMNS, *(key for row in rows for key in row))
         )  # fmt: skip
         with file.open("w", newline="", encoding="utf-8") as handle:
             csv.DictWriter(handle, self.names).writeheader()

@@ -6,6 +6,7 @@ checkpoints/best       lowest validation loss, or most successes; a policy only,
 checkpoints/step_N     kept for good
 metrics.csv            one row a logged step        loss.png      the curves
 tensorboard/           the same and more            rollouts/     videos of evaluations
+logs/log.txt           all that the terminal showed
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ class TrainingSetup:
         cameras: that the policy reads, under its names; None for all.
         resume: run or checkpoint to go on from.
         snapshot: values of all flags, which are saved in the run's folder.
+        notes: what is reported at the start.
     """
 
     config: TrainConfig
@@ -40,6 +41,7 @@ class TrainingSetup:
     preflight_only: bool
     snapshot: Mapping[str, Any]
     rank: Rank
+    notes: tuple[str, ...] = ()
 
 
 @contextmanager

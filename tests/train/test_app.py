@@ -24,24 +24,6 @@ from tests.synthetic import make, Synthetic, write, write_dataset
 from tests.tiny import CNNMLP, write_policy
 
 
-@pytest.fixture
-def flags(tmp_path: Path) -> list[str]:
-    """Flags of a run of a few steps; the data is in tmp_path/data, the run in tmp_path/run."""
-    write_dataset(tmp_path / "data", lengths=(30, 41, 25), cameras={"top": (24, 32)})
-    write_policy(tmp_path / "tiny.yaml")
-    given = {
-        "policy": tmp_path / "tiny.yaml",
-        "dataset_dir": tmp_path / "data",
-        "ckpt_dir": tmp_path / "run",
-        "batch_size": 8,
-        "num_steps": 20,
-        "val_every": 10,
-        "threads": 1,
-        "device": "cpu",
-    }
-    return [word for key, value in given.items() for word in (f"--{key}", str(value))]
-
-
 def test_a_run_leaves_everything_it_promises(
     tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,7 +36,8 @@ def test_a_run_leaves_everything_it_promises(
     assert results.startswith("Preflight: GO\n")
     assert re.fullmatch(r"20 steps in \d+ s; policy: \S+/best \(step \d+\)", results.splitlines()[-1])
     run = tmp_path / "run"
-    assert {p.name for p in run.iterdir()} == {"checkpoints", "config.yaml", "loss.png", "metrics.csv", "tensorboard"}
+    assert {p.name for p in run.iterdir()} == {
+        "checkpoints", "config.yaml", "logs", "loss.png", "metrics.csv", "tensorboard"}  # fmt: skip
     network = checkpoint.load(run / "checkpoints" / "best")
     assert network.config.image_size == (12, 16)
     assert network.contract.cameras == {"top": (24, 32)}

@@ -42,9 +42,16 @@ def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.Monke
     run = Run.create(tmp_path / "run", {})
     with Progress(run, first_step=0, num_steps=10, show=False) as progress:
         evaluate = SimEvaluator(task, config, run.folder / "rollouts", progress)
-        assert evaluate(policy(), 5) == 0.0
+        found = evaluate(policy(), 5)
+        assert found is not None
+        assert found.pop("rollouts_s") > 0
+        assert found == {"success_rate": 0.0, "return": 0.0, "max_reward": 0.0, "horizon": 8.0}
+        rewards = iter([0, 3, 1, 0, 0, 0, 0, 0] * 2)
+        monkeypatch.setattr(SimEnv, "reward", lambda env: float(next(rewards)))
         monkeypatch.setattr(SimEnv, "succeeded", lambda env, outcome: True)
-        assert evaluate(policy(), 6) == 1.0
+        found = evaluate(policy(), 6)
+        assert found is not None
+        assert found.items() >= {"success_rate": 1.0, "return": 4.0, "max_reward": 3.0, "horizon": 8.0}.items()
     for step in (5, 6):
         with av.open(str(run.folder / "rollouts" / f"step_{step}.mp4")) as video:
             frames = list(video.decode(video=0))

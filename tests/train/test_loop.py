@@ -165,17 +165,19 @@ def test_without_validation_the_end_is_best(tmp_path: Path, table: EpisodeTable)
 def test_rollouts_choose_the_best_where_there_are_some(tmp_path: Path, table: EpisodeTable) -> None:
     asked: list[int] = []
 
-    def evaluate(network: ChunkNetwork, step: int) -> float:
+    def evaluate(network: ChunkNetwork, step: int) -> dict[str, float]:
         asked.append(step)
         assert not network.training
         torch.rand(3)  # a policy may draw; the training must not notice
-        return {4: 0.2, 8: 0.9, 12: 0.9, 14: 0.5}[step]
+        return {"success_rate": {4: 0.2, 8: 0.9, 12: 0.9, 14: 0.5}[step], "horizon": 7.0}
 
     config = dataclasses.replace(TRAINING, num_steps=14, eval_every=4, val_every=3)
     made = trainer(job(tmp_path / "run", table, config, evaluate=evaluate))
     end = made.fit()
     assert asked == [4, 8, 12, 14]
     assert (end.best, end.best_step) == (-0.9, 8)
+    rows = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if "success_rate" in row]
+    assert rows[1] == {"step": 8, "success_rate": 0.9, "horizon": 7.0}
     assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "best")["step"] == 8
     plain = trainer(job(tmp_path / "plain", table, dataclasses.replace(config, eval_every=0)))
     plain.fit()
