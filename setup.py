@@ -56,7 +56,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["aloha_kit", "aloha_kit.*"]),
-    package_data={"aloha_kit": ["py.typed", "core/locale/zh.*"]},
+    package_data={"aloha_kit": ["py.typed", "core/locale/zh.*", "pusht/*.html"]},
     data_files=data_files(),
     install_requires=[
         "numpy>=1.24",

@@ -55,7 +55,7 @@ def connect(
             raise ConfigError(
                 f"task '{task.name}' needs camera '{name}' of rig '{rig.name}'. {did_you_mean(name, rig.cameras)}"
             )
-    if leaders and not rig.leaders:
+    if leaders and not rig.has_operator:
         raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
     make = _environment(rig)
     named: dict[str, Any] = {"realtime": realtime}

@@ -21,7 +21,7 @@ LOWER = {
     "loop": {"core"},
     "media": {"core", "loop"},
     "sim": {"core", "config"},
-    "pusht": {"core", "config"},
+    "pusht": {"core", "config", "loop"},
     "ros": {"core", "config", "loop", "sim"},
     "envs": {"core", "config"},
     "testing": {"core", "loop", "data", "policies"},

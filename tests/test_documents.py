@@ -269,7 +269,8 @@ def test_the_architecture_names_what_there_is() -> None:
 def test_the_configuration_page_is_current() -> None:
     made = runpy.run_path(str(ROOT / "docs" / "configuration.py"))
     assert made["PAGE"].read_text(encoding="utf-8") == made["page"](), "python docs/configuration.py writes it"
-    for text in ("`episode_len` (`500`): actions in an", "`teleop` (`software`; one of `software`, `hardware`): "):
+    teleop = "`teleop` (`software`; one of `software`, `hardware`, `mouse`): "
+    for text in ("`episode_len` (`500`): actions in an", teleop):
         assert text in made["page"]()
 
 

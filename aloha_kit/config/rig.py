@@ -147,7 +147,8 @@ class RigConfig:
     """A rig. Arms are keyed "left", "right": the order of the keys is the order in the vectors.
 
     `teleop` is how the followers follow the leaders: "software" (we send the leaders' positions), or "hardware"
-    (the leaders drive them, as on Cobot Magic; recording only subscribes).
+    (the leaders drive them, as on Cobot Magic; recording only subscribes). "mouse": the operator moves Push-T's agent
+    in a browser, and there are no arms.
     """
 
     name: str  # in messages and in episodes
@@ -159,7 +160,7 @@ class RigConfig:
     base: BaseConfig | None = None  # a mobile base
     sensors: dict[str, SensorConfig] = field(default_factory=dict)  # further streams, by name
     estop: EStopConfig | None = None  # none: /aloha_kit/estop is subscribed to, but no publisher is required
-    teleop: Literal["software", "hardware"] = "software"  # how the followers follow the leaders
+    teleop: Literal["software", "hardware", "mouse"] = "software"  # what moves the followers
     sync: SyncConfig = field(default_factory=SyncConfig)  # bounds of the streams of one observation
     gripper_closed_to_start: float = -0.3  # rad of a leader's gripper below which the operator starts an episode
     options: dict[str, Any] = field(default_factory=dict)  # settings of a custom environment
@@ -174,6 +175,11 @@ class RigConfig:
         the rig is behind ROS is another question: `envs.needs_ros`.
         """
         return bool(self.followers)
+
+    @property
+    def has_operator(self) -> bool:
+        """Whether an operator demonstrates on it, with leader arms or the mouse, in place of a scripted expert."""
+        return self.has_drivers or self.teleop == "mouse"
 
     def refuse_devices(self) -> None:
         """Raise `ConfigError` where the rig has devices that a simulation in this process would ignore."""

@@ -70,6 +70,7 @@ class PushT(Environment):
         self._clock = clock if clock is not None else VirtualClock()
         self._rate = Rate(RATE_HZ, self._clock)
         self._next_seed, self._seed = 0, 0
+        self.late_ns = 0  # how late the last deadline was met
         self._steps: int | None = None  # None: the next step begins an episode
         self.physics = PushTEnv(obs_type="state")
 
@@ -131,7 +132,7 @@ class PushT(Environment):
         command = np.clip(self.checked(action), 0.0, SIZE)
         command_ns = self._clock.now_ns()
         _, reward, success, _, _ = self.physics.step(command)
-        self._rate.sleep()
+        self.late_ns = self._rate.sleep()
         self._steps += 1
         observation = self._observe(command=command_ns)
         over = success or self._steps >= self._episode_len

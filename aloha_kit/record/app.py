@@ -42,7 +42,7 @@ def record(args: RecordArgs) -> SessionResult | RecordingResult:
     """
     task, rig = task_of(args), rig_of(args)
     folder = Path(task.dataset_dir.format(task=task.name))
-    if rig.has_drivers:
+    if rig.has_operator:
         return _record_human(args, task, rig, folder)
     job = RecordingJob(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures)
     return record_scripted(

@@ -148,12 +148,12 @@ def rig_of(args: RecordArgs) -> RigConfig:
     """
     rig = load(RigConfig, "rigs", task_of(args).rig)
     usual = RecordArgs(task=args.task)
-    if rig.has_drivers:
+    if rig.has_operator:
         wrong = [name for name in _SCRIPTED if getattr(args, name) != getattr(usual, name)]
     else:
         names = [field.name for field in dataclasses.fields(SessionArgs) if field.name != "rate_hz"]
         wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
     if wrong:
-        reason = "an operator records there" if rig.has_drivers else "a scripted expert records there"
+        reason = "an operator records there" if rig.has_operator else "a scripted expert records there"
         raise UsageError(f"--{wrong[0]} does not apply to rig '{rig.name}': {reason}")
     return rig

@@ -9,7 +9,7 @@ from typing import Any
 from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.lang import tr
-from aloha_kit.envs import connect
+from aloha_kit.envs import connect, needs_ros
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.loop.capabilities import require, TeleoperatedRobot
 from aloha_kit.media.live_view import live_view, ViewAddress
@@ -51,7 +51,7 @@ def record_human(
     """
     task, rig = plan.task, plan.rig
     make_folder(plan.folder)
-    gesture = GripperGesture(rig_joints(rig)[0], task.rate_hz) if gestures else None
+    gesture = GripperGesture(rig_joints(rig)[0], task.rate_hz) if gestures and rig.leaders else None
     channels: list[Channel] = [gesture] if gesture else []
     operator = OperatorInterface(channels, display, cues)
     session = RecordingSession(plan, operator, gesture=gesture, timeout_s=timeout_s)
@@ -66,7 +66,7 @@ def record_human(
             operator.add(stack.enter_context(contextlib.closing(keys)))
         _journals(plan.folder, recover, operator)
         commands = tr("commands: rostopic pub or rosservice call, {namespace}/…", namespace=NAMESPACE)
-        operator.message(tr(KEY_HELP) if keys else commands)
+        operator.message(commands if needs_ros(rig) and not keys else tr(KEY_HELP))
         if gesture and not env.listens_only:
             operator.message(tr(GESTURE_HELP))
         return session.run(env)
