@@ -30,7 +30,7 @@ def run(args: ReproduceArgs) -> None:
     name = Path(args.preset).stem
     folder = args.output or Path("runs") / "reproduce" / f"{args.task}_{name}"
     if args.update_readme:
-        require_published(name)
+        require_published(args.task, name)
     new = new_result(args.task, name, preset)
     result = read_or_new(folder, new)
     setup = ReproductionSetup(args.task, preset, folder, args.device or preset.device, args.num_rollouts)

@@ -18,7 +18,7 @@ from aloha_kit.reproduce.stages import SEEDS_APART
 
 @dataclass(frozen=True)
 class ReproduceArgs(CommandArgs):
-    """Reproduce a published result of ACT: record demonstrations, train, evaluate, write a table.
+    """Reproduce a published result: record demonstrations, train, evaluate, write a table.
 
     Every stage is a command that works by itself, and is printed. Interrupted or run again, it goes on where it
     stopped: finished stages are not repeated, and further seeds can be added.
@@ -26,10 +26,11 @@ class ReproduceArgs(CommandArgs):
 
     EXAMPLE: ClassVar[str] = "transfer_cube --preset cpu --num_rollouts 50"
 
-    task: Positional[Literal["transfer_cube", "insertion"]]
-    """Hand a cube from one arm to the other, or put a peg into a socket in the air."""
+    task: Positional[Literal["transfer_cube", "insertion", "pusht_keypoints", "pusht_state", "pusht_image"]]
+    """Hand a cube from one arm to the other, put a peg into a socket in the air, or push a T-shaped block."""
     preset: str = "cpu"
-    """A name in configs/reproduce, or a YAML path: paper (as published, on a GPU), fast (one GPU, minutes), cpu."""
+    """A name in configs/reproduce, or a YAML path: paper (as published, on a GPU), fast (one GPU, minutes), cpu; for
+    Push-T pusht_bc, pusht_mip, … (a policy each)."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds. All train on the same demonstrations; each is evaluated on its own start states."""
     num_rollouts: int = 200

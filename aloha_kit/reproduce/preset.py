@@ -17,6 +17,7 @@ from aloha_kit.config.policies import load_policy
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, did_you_mean
 
+SIM = ("transfer_cube", "insertion")
 _FIXED = {
     "seed": "it is given by --seeds",
     "device": "it stands beside `train`, since evaluation uses it too",
@@ -28,16 +29,21 @@ _FIXED = {
 
 @dataclass(frozen=True)
 class Target:
-    """Success rate and wall time to reach."""
+    """Success rate, coverage and wall time to reach; None where there is no limit."""
 
-    success: float
+    success: float | None = None
     """Share of the rollouts, all seeds together, that have the highest reward at the last step."""
     minutes: float | None = None
-    """Wall time of all stages, with one training seed; None where there is no limit."""
+    """Wall time of all stages, with one training seed."""
+    coverage: float | None = None
+    """Push-T: mean over the rollouts of each one's best reward, coverage / 0.95 up to 1."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.success <= 1:
-            raise ValueError(f"success must lie above 0 and up to 1, given {self.success:g}")
+        if self.success is None and self.coverage is None:
+            raise ValueError("give success, coverage or both")
+        for name, value in (("success", self.success), ("coverage", self.coverage)):
+            if value is not None and not 0 < value <= 1:
+                raise ValueError(f"{name} must lie above 0 and up to 1, given {value:g}")
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,8 @@ class Preset:
     record: RecordingFlags
     train: dict[str, Any]  # flags of `aloha_kit.train` without their dashes: policy, recipe, values of both
     eval: Evaluation = field(default_factory=Evaluation)
+    only: tuple[str, ...] = SIM  # tasks that it is for
+    published: str = ""  # figure of a paper, for the table
 
     @property
     def training(self) -> TrainConfig:
@@ -93,7 +101,7 @@ def load_preset(name: str, task: str) -> Preset:
     """A preset by name or path, with the values of `task`.
 
     Raises:
-        ConfigError: not found, not YAML, an unknown key or flag, or a wrong value; names what exists.
+        ConfigError: not found, not YAML, an unknown key or flag, a wrong value, or of other tasks; names what exists.
     """
     path = find("reproduce", name)
     raw = read(path)
@@ -101,6 +109,11 @@ def load_preset(name: str, task: str) -> Preset:
     if not isinstance(special, dict) or not isinstance(special.get(task, {}), dict):
         raise ConfigError(f"{path}: tasks must hold values by task, given {special!r}")
     preset = from_mapping(Preset, _merged(raw, special.get(task, {})), where=str(path))
+    if task not in preset.only:
+        fitting = [known for known in names("reproduce") if task in read(find("reproduce", known)).get("only", SIM)]
+        raise ConfigError(
+            f"preset '{path.stem}' is for {', '.join(preset.only)}, not {task}; give --preset {' or '.join(fitting)}"
+        )
     _check_training(preset, f"{path}: train")
     return preset
 

@@ -6,6 +6,7 @@ The file also holds all that an interrupted reproduction needs to go on.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import Any
 from aloha_kit.config import from_mapping, to_mapping
 from aloha_kit.core import ConfigError
 from aloha_kit.loop import wilson_interval
-from aloha_kit.reproduce.preset import Preset
+from aloha_kit.reproduce.preset import Preset, Target
 
 RESULT, TABLE = "reproduce.json", "reproduce.md"  # in the folder of a reproduction
 PUBLISHED = {"transfer_cube": 0.9, "insertion": 0.5}
@@ -67,6 +68,32 @@ class SuccessRate:
 
 
 @dataclass(frozen=True)
+class Coverage:
+    """Mean of the rollouts' best rewards in Push-T, with their standard deviation."""
+
+    mean: float
+    deviation: float
+    trials: int
+
+    @classmethod
+    def of(cls, rewards: Sequence[float]) -> Coverage:
+        return cls(statistics.fmean(rewards), statistics.pstdev(rewards), len(rewards))
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Coverage]) -> Coverage:
+        """Of all trials together."""
+        trials = sum(part.trials for part in parts)
+        mean = sum(part.mean * part.trials for part in parts) / trials
+        squares = sum((part.deviation**2 + (part.mean - mean) ** 2) * part.trials for part in parts)
+        return cls(mean, math.sqrt(squares / trials), trials)
+
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean, of a normal distribution."""
+        half = 1.96 * self.deviation / math.sqrt(self.trials)
+        return self.mean - half, min(self.mean + half, 1.0)
+
+
+@dataclass(frozen=True)
 class WallTime:
     """Wall time of a stage, all attempts together; not `complete` where one was killed, which then counts for 0."""
 
@@ -91,6 +118,7 @@ class SeedResult:
     any_time: SuccessRate  # highest reward at some step, as the reference counts
     train: WallTime
     eval: WallTime
+    coverage: Coverage | None = None  # Push-T alone
 
 
 @dataclass(frozen=True)
@@ -106,6 +134,8 @@ class Summary:
     one_seed: WallTime  # all stages with the slowest seed
     success_reached: bool
     time_kept: bool | None  # None where there is no limit
+    coverage: Coverage | None = None
+    coverage_reached: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -116,7 +146,7 @@ class Result:
     preset: str
     num_steps: int
     batch_size: int
-    published: float
+    published: float | None
     values: dict[str, Any]
     surroundings: tuple[Surroundings, ...] = ()
     attempts: tuple[Attempt, ...] = ()
@@ -135,7 +165,7 @@ def new_result(task: str, name: str, preset: Preset) -> Result:
     """
     training = preset.training
     values = to_mapping(preset)
-    return Result(task, name, training.num_steps, training.batch_size, PUBLISHED[task], values)
+    return Result(task, name, training.num_steps, training.batch_size, PUBLISHED.get(task), values)
 
 
 def read(file: Path) -> Result:
@@ -190,10 +220,13 @@ def seed_result(result: Result, seed: int, report: dict[str, Any]) -> SeedResult
         for key in ("success", "success_any_time")
     )
     train, evaluation = (WallTime.of(result.of_stage(stage, seed)) for stage in ("train", "eval"))
-    return SeedResult(seed, held, any_time, train, evaluation)
+    coverage = None
+    if result.task.startswith("pusht"):
+        coverage = Coverage.of([rollout["max_reward"] for rollout in checkpoint["rollouts"]])
+    return SeedResult(seed, held, any_time, train, evaluation, coverage)
 
 
-def summarise(result: Result, success: float, minutes: float | None) -> Summary | None:
+def summarise(result: Result, target: Target) -> Summary | None:
     """All seeds together, compared with the target; None before the first of them is evaluated."""
     if not result.seeds:
         return None
@@ -201,6 +234,9 @@ def summarise(result: Result, success: float, minutes: float | None) -> Summary 
     held = SuccessRate.pooled([seed.held for seed in result.seeds])
     record = WallTime.of(result.of_stage("record")) + WallTime.of(result.of_stage("validate"))
     one_seed = record + max((seed.train + seed.eval for seed in result.seeds), key=lambda wall: wall.seconds)
+    parts = [seed.coverage for seed in result.seeds if seed.coverage is not None]
+    coverage = Coverage.pooled(parts) if parts else None
+    wanted = target.coverage
     return Summary(
         held=held,
         any_time=SuccessRate.pooled([seed.any_time for seed in result.seeds]),
@@ -209,8 +245,10 @@ def summarise(result: Result, success: float, minutes: float | None) -> Summary 
         deviation=statistics.stdev(rates) if len(rates) > 1 else None,
         record=record,
         one_seed=one_seed,
-        success_reached=held.rate >= success,
-        time_kept=None if minutes is None else one_seed.complete and one_seed.seconds <= 60 * minutes,
+        success_reached=target.success is None or held.rate >= target.success,
+        time_kept=None if target.minutes is None else one_seed.complete and one_seed.seconds <= 60 * target.minutes,
+        coverage=coverage,
+        coverage_reached=None if wanted is None or coverage is None else coverage.mean >= wanted,
     )
 
 

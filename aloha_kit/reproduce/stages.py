@@ -31,7 +31,7 @@ History: TypeAlias = Sequence[Attempt]
 class ReproductionSetup:
     """Task, preset, folder and device of all stages."""
 
-    task: str  # transfer_cube, insertion
+    task: str  # transfer_cube, insertion, pusht_keypoints, …
     preset: Preset
     folder: Path
     device: str
@@ -39,7 +39,7 @@ class ReproductionSetup:
 
     @property
     def task_name(self) -> str:
-        return f"sim_{self.task}"
+        return self.task if self.task.startswith("pusht") else f"sim_{self.task}"
 
     @property
     def episodes(self) -> Path:
@@ -229,8 +229,7 @@ class Reproduction:
             if evaluation.done(result.attempts) and (report := evaluation.report()) is not None:
                 found.append(seed_result(result, seed, report))
         result = replace(result, seeds=tuple(found))
-        target = self.setup.preset.target
-        self.result = replace(result, summary=summarise(result, target.success, target.minutes))
+        self.result = replace(result, summary=summarise(result, self.setup.preset.target))
         write_json(self.setup.folder / RESULT, to_mapping(self.result))
         (self.setup.folder / TABLE).write_text(details(self.result) + "\n", encoding="utf-8")
 

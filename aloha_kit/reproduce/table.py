@@ -16,8 +16,8 @@ from aloha_kit.core.files import make_folder, write_json
 from aloha_kit.reproduce.machine import CHECKOUT
 from aloha_kit.reproduce.preset import load_preset
 from aloha_kit.reproduce.result import (
+    Coverage,
     new_result,
-    PUBLISHED,
     read,
     Result,
     SeedResult,
@@ -28,7 +28,12 @@ from aloha_kit.reproduce.result import (
 )
 
 UNKNOWN = "–"
-PRESETS = ("paper", "fast", "cpu")
+ROWS = (
+    *((task, preset) for task in ("transfer_cube", "insertion") for preset in ("paper", "fast", "cpu")),
+    *(("pusht_keypoints", f"pusht_{policy}") for policy in ("bc", "mip", "flow", "diffusion", "ibc", "act", "paper")),
+    *(("pusht_image", f"pusht_{policy}") for policy in ("image", "paper")),
+)
+"""(task, preset) of the README's table."""
 BEGIN, END = "<!-- reproduction: written by aloha_kit.reproduce -->", "<!-- reproduction: end -->"
 
 
@@ -47,7 +52,7 @@ def overview(results: Sequence[Result]) -> str:
     """A table with a row for each result; one without a summary is marked as not run."""
     head = (
         "task", "preset", "demonstrations", "training", "success, held to the end", "by seed", "at any time",
-        "published", "one seed, from nothing", "target", "met",
+        "best coverage, mean", "published", "one seed, from nothing", "target", "met",
     )  # fmt: skip
     rows = [_row(result) for result in results]
     notes = [
@@ -59,14 +64,17 @@ def overview(results: Sequence[Result]) -> str:
     return "\n".join([*_table([head, *rows]), *(["", *notes] if notes else [])])
 
 
-def require_published(preset: str, train: Path = CHECKOUT / "train") -> None:
+def require_published(task: str, preset: str, train: Path = CHECKOUT / "train") -> None:
     """Check before hours of work that `publish` will be possible after them.
 
     Raises:
-        ConfigError: the table has no rows of this preset, or there is no README with such a table.
+        ConfigError: the table has no such row, or there is no README with such a table.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"the README's table is of the presets {', '.join(PRESETS)}; leave --update_readme out")
+    if (task, preset) not in ROWS:
+        presets = ", ".join(name for mine, name in ROWS if mine == task) or "none"
+        raise UsageError(
+            f"the README's table has the presets {presets} of {task}, not {preset}; leave --update_readme out"
+        )
     _parts(train / "README.md")
 
 
@@ -101,10 +109,9 @@ def table(results: Path) -> str:
         ConfigError: a damaged result.
     """
     rows = []
-    for task in PUBLISHED:
-        for preset in PRESETS:
-            file = results / f"{task}_{preset}.json"
-            rows.append(read(file) if file.exists() else new_result(task, preset, load_preset(preset, task)))
+    for task, preset in ROWS:
+        file = results / f"{task}_{preset}.json"
+        rows.append(read(file) if file.exists() else new_result(task, preset, load_preset(preset, task)))
     return overview(rows)
 
 
@@ -132,13 +139,16 @@ def _by_seed(seeds: Sequence[SeedResult], summary: Summary) -> list[str]:
 
 
 def _remarks(result: Result, summary: Summary) -> list[str]:
+    by = " by ACT's authors" if result.published is not None else ""
     record = f"Recorded and validated in {_time(summary.record)}; with one seed, all stages took"
     lines = [
         f"- Target: {_target(result)}. Met: {_met(result, summary)}.",
-        f"- Published by ACT's authors: about {result.published:.0%}, a touch at any time counted.",
+        f"- Published{by}: {_published(result)}{', a touch at any time counted' if by else ''}.",
         f"- From {_demonstrations(result)}; {_training(result)}.",
         f"- {record} {_time(summary.one_seed)}.",
     ]
+    if summary.coverage is not None:
+        lines.insert(1, f"- Mean of the best coverage / 0.95 of each rollout: {_coverage(summary.coverage)}.")
     if summary.deviation is not None:
         spread = f"{summary.lowest:.1%} to {summary.highest:.1%}, standard deviation {100 * summary.deviation:.1f}"
         lines.insert(
@@ -150,15 +160,15 @@ def _remarks(result: Result, summary: Summary) -> list[str]:
 
 def _row(result: Result) -> tuple[str, ...]:
     what = (_words(result.task), f"`{result.preset}`", _demonstrations(result), _training(result))
-    published = f"about {result.published:.0%}"
-    summary = result.summary
+    published, summary = _published(result), result.summary
     if summary is None:
-        return (*what, "not run", UNKNOWN, UNKNOWN, published, UNKNOWN, _target(result), UNKNOWN)
+        return (*what, "not run", UNKNOWN, UNKNOWN, UNKNOWN, published, UNKNOWN, _target(result), UNKNOWN)
     return (
         *what,
         f"{_share(summary.held)} ({_interval(summary.held)})",
         ", ".join(f"{seed.held.rate:.1%}" for seed in result.seeds),
         _share(summary.any_time),
+        UNKNOWN if summary.coverage is None else _coverage(summary.coverage),
         published,
         _time(summary.one_seed),
         _target(result),
@@ -178,12 +188,26 @@ def _training(result: Result) -> str:
 
 def _target(result: Result) -> str:
     target: dict[str, Any] = result.values["target"]
-    minutes = target.get("minutes")
-    return f"{target['success']:.0%}{f' in {minutes:g} min' if minutes else ''}"
+    success, coverage, minutes = (target.get(name) for name in ("success", "coverage", "minutes"))
+    wanted = [f"{success:.0%}"] if success else []
+    wanted += [f"coverage {coverage:g}"] if coverage else []
+    return f"{', '.join(wanted)}{f' in {minutes:g} min' if minutes else ''}"
+
+
+def _published(result: Result) -> str:
+    text = str(result.values.get("published") or UNKNOWN)
+    return text if result.published is None else f"about {result.published:.0%}"
+
+
+def _coverage(coverage: Coverage) -> str:
+    low, high = coverage.interval()
+    return f"{coverage.mean:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _met(result: Result, summary: Summary) -> str:
     wrong = [] if summary.success_reached else ["success"]
+    if summary.coverage_reached is False:
+        wrong.append("coverage")
     if summary.time_kept is False:
         wrong.append("time" if summary.one_seed.complete else "time unknown, a stage was killed")
     return f"no ({', '.join(wrong)})" if wrong else "yes"

@@ -15,6 +15,7 @@ from aloha_kit.record.args import parse as parse_record
 from aloha_kit.reproduce.args import parse
 from aloha_kit.reproduce.preset import load_preset, Preset
 from aloha_kit.reproduce.stages import EvaluateStage, RecordStage, ReproductionSetup, TrainStage
+from aloha_kit.reproduce.table import ROWS
 from aloha_kit.train.args import parse as parse_train
 from tests.reproduce.pretend import preset_file
 
@@ -23,12 +24,12 @@ def job(preset: Preset, task: str) -> ReproductionSetup:
     return ReproductionSetup(task, preset, Path("out"), preset.device, 200)
 
 
-@pytest.mark.parametrize("task", ["transfer_cube", "insertion"])
-@pytest.mark.parametrize("name", ["paper", "fast", "cpu"])
-def test_the_commands_understand_every_preset(name: str, task: str) -> None:
+@pytest.mark.parametrize(("task", "name"), ROWS)
+def test_the_commands_understand_every_preset(task: str, name: str) -> None:
     preset = load_preset(name, task)
     record = parse_record(RecordStage(job(preset, task)).command()[1:])
-    assert (record.task, record.num_episodes) == (f"sim_{task}", preset.record.num_episodes)
+    assert record.task == (task if "pusht" in task else f"sim_{task}")
+    assert record.num_episodes == preset.record.num_episodes
     assert record.image_size == preset.record.image_size
     train = parse_train(TrainStage(job(preset, task), 3).command()[1:])
     assert train.training.num_steps == preset.training.num_steps
@@ -94,6 +95,12 @@ def test_a_task_has_values_of_its_own(key: str, tmp_path: Path) -> None:
         ({"train": {"num_steps": 0}}, "num_steps must be at least 1, given 0"),
         ({"train": {"chunk_size": 0}}, "chunk_size must be at least 1, given 0"),
         ({"record": {"num_episdoes": 5}}, r"unknown key 'num_episdoes'. Did you mean 'num_episodes'\?"),
+        ({"target": {}}, "tiny.yaml: give success, coverage or both"),
+        ({"target": {"coverage": 80}}, r"coverage must lie above 0 and up to 1, given 80"),
+        (
+            {"only": ["pusht_state"]},
+            "preset 'tiny' is for pusht_state, not insertion; give --preset cpu or fast or paper",
+        ),
         ({"target": {"success": 80}}, r"success must lie above 0 and up to 1, given 80"),
         ({"eval": {"horizon": 5, "n_action_steps": 5}}, "eval: horizon and n_action_steps are the same key; give one"),
         ({"eval": {"checkpoint": "bets"}}, r"eval.checkpoint cannot be 'bets'. Did you mean 'best'\?"),

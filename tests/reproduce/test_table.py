@@ -25,7 +25,7 @@ from aloha_kit.reproduce.result import (
     summarise,
     Surroundings,
 )
-from aloha_kit.reproduce.table import BEGIN, details, END, overview, publish, table
+from aloha_kit.reproduce.table import BEGIN, details, END, overview, publish, ROWS, table
 
 HERE = Surroundings({"aloha_kit": "9.9", "torch": "2.0"}, "Some CPU", 2, "cpu", None, "abc123")
 PRESET = Preset("cpu", Target(0.9, 12), RecordingFlags(80, (96, 128)), {"policy": "act_cpu", "num_steps": 1234})
@@ -44,7 +44,7 @@ def result(minutes: float | None = 12) -> Result:
     made = replace(new_result("transfer_cube", "cpu", PRESET), surroundings=(HERE,), attempts=attempts)
     seeds = seed_result(made, 0, report(196, 198, 200)), seed_result(made, 4, report(172, 180, 200))
     made = replace(made, seeds=seeds)
-    return replace(made, summary=summarise(made, 0.9, minutes))
+    return replace(made, summary=summarise(made, Target(0.9, minutes)))
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -81,14 +81,41 @@ def test_the_target_is_of_all_seeds_and_of_the_slowest() -> None:
     assert made.summary is not None
     assert made.summary.time_kept is False
     assert "Met: no (time)." in details(made)
-    low = summarise(made, 0.9201, None)
+    low = summarise(made, Target(0.9201))
     assert low is not None
     assert (low.success_reached, low.time_kept) == (False, None)
     assert "Met: no (success)." in details(replace(made, summary=low))
-    alone = summarise(replace(made, seeds=made.seeds[:1]), 0.98, 12)
+    alone = summarise(replace(made, seeds=made.seeds[:1]), Target(0.98, 12))
     assert alone is not None
     assert (alone.success_reached, alone.deviation, alone.one_seed.seconds) == (True, None, 72 + 350 + 26)
-    assert summarise(replace(made, seeds=()), 0.9, 12) is None
+    assert summarise(replace(made, seeds=()), Target(0.9, 12)) is None
+
+
+def test_coverage_of_push_t() -> None:
+    preset = Preset("cpu", Target(minutes=60, coverage=0.7), PRESET.record, PRESET.train, published="coverage 0.9")
+    made, found = new_result("pusht_state", "pusht_bc", preset), []
+    rewards = [[0.2, 1.0, 0.6], [1.0, 0.9]]
+    for seed, each in enumerate(rewards):
+        (checkpoint,) = report(1, 1, len(each))["checkpoints"]
+        found.append(
+            seed_result(made, seed, {"checkpoints": [{**checkpoint, "rollouts": [{"max_reward": r} for r in each]}]})
+        )
+    made = replace(made, seeds=tuple(found))
+    summary = summarise(made, preset.target)
+    assert summary is not None
+    assert (summary.success_reached, summary.coverage_reached) == (True, True)  # 0.74
+    assert summary.coverage is not None
+    values = np.concatenate(rewards)
+    assert (summary.coverage.mean, summary.coverage.deviation) == pytest.approx((values.mean(), values.std()))
+    half = 1.96 * values.std() / math.sqrt(5)
+    assert summary.coverage.interval() == pytest.approx((0.74 - half, 1.0))  # coverage is at most 1
+    row = overview([replace(made, summary=summary)]).splitlines()[2]
+    assert f"| 0.740 ({0.74 - half:.3f} to 1.000) | coverage 0.9 | 0 s | coverage 0.7 in 60 min | yes |" in row
+    low = summarise(made, Target(0.5, None, 0.75))
+    assert low is not None
+    text = details(replace(made, summary=low))
+    assert "Met: no (success, coverage)." in text
+    assert "- Published: coverage 0.9." in text
 
 
 def test_the_table_of_one_result() -> None:
@@ -123,11 +150,11 @@ def test_the_table_of_several_marks_what_was_not_run() -> None:
     rows = overview([result(), new_result("insertion", "fast", replace(PRESET, target=Target(0.5)))]).splitlines()
     assert rows[2] == (
         "| transfer cube | `cpu` | 80 at 96x128 | `act_cpu`, 1,234 steps of 32 | 368/400 = 92.0% (88.9 to 94.3%) "
-        "| 98.0%, 86.0% | 378/400 = 94.5% | about 90% | 11 min 52 s | 90% in 12 min | yes |"
+        "| 98.0%, 86.0% | 378/400 = 94.5% | – | about 90% | 11 min 52 s | 90% in 12 min | yes |"
     )
     assert rows[3] == (
         "| insertion | `fast` | 80 at 96x128 | `act_cpu`, 1,234 steps of 32 | not run "
-        "| – | – | about 50% | – | 50% | – |"
+        "| – | – | – | about 50% | – | 50% | – |"
     )
     assert rows[4:] == [
         "",
@@ -142,15 +169,9 @@ def test_a_result_is_kept_and_the_readme_renewed(tmp_path: Path) -> None:
     assert read(tmp_path / "results" / "transfer_cube_cpu.json") == result()
     text = readme.read_text()
     assert text == f"before\n{BEGIN}\n{table(tmp_path / 'results')}\n{END}\nafter\n"
-    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| transfer", "| insertion"))]
-    assert [(row[0], row[1], row[4] == "not run") for row in rows] == [
-        ("| transfer cube", "`paper`", True),
-        ("| transfer cube", "`fast`", True),
-        ("| transfer cube", "`cpu`", False),
-        ("| insertion", "`paper`", True),
-        ("| insertion", "`fast`", True),
-        ("| insertion", "`cpu`", True),
-    ]
+    rows = [line.split(" | ") for line in text.splitlines() if " | `" in line]
+    assert [(row[0][2:].replace(" ", "_"), row[1].strip("`")) for row in rows] == list(ROWS)
+    assert [row[1] for row in rows if row[4] != "not run"] == ["`cpu`"]
 
 
 def test_a_readme_without_the_table_is_refused(tmp_path: Path) -> None:
