@@ -92,6 +92,7 @@ setup(
             "aloha-doctor = aloha_kit.doctor.__main__:main",
             "aloha-diagnose = aloha_kit.diagnose.__main__:main",
             "aloha-reproduce = aloha_kit.reproduce.__main__:main",
+            "aloha-sweep = aloha_kit.sweep.__main__:main",
         ]
     },
 )

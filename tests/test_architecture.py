@@ -42,6 +42,7 @@ APPLICATIONS = {
     "doctor": {"ros", "envs"},
     "teleop": {"loop", "media", "envs", "ros"},
     "reproduce": {"storage", "loop"},
+    "sweep": set(),
     "report": {"storage"},
 }
 LOWER |= {name: {"startup", "core", "config"} | packages for name, packages in APPLICATIONS.items()}
@@ -149,6 +150,7 @@ STAGES = (
     ("aloha_kit.pusht", {"torch", "rospy", "h5py", "mujoco", "dm_control"}),
     ("aloha_kit.sim", {"torch", "rospy", "h5py", "gymnasium"}),
     ("aloha_kit.eval.args, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),
+    ("aloha_kit.sweep.app", {"torch", "rospy", "mujoco", "dm_control", "h5py", "matplotlib"}),
     ("aloha_kit.reproduce.app", {"torch", "rospy", "mujoco", "dm_control", "matplotlib"}),
     ("aloha_kit.train.args, aloha_kit.train.training", {"rospy", "mujoco", "dm_control", "rerun"}),
     (

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from aloha_kit.core.commands import locked
 from aloha_kit.reproduce.args import ReproduceArgs
-from aloha_kit.reproduce.machine import choose_device, describe_machine, locked
+from aloha_kit.reproduce.machine import choose_device, describe_machine
 from aloha_kit.reproduce.preset import load_preset
 from aloha_kit.reproduce.result import new_result, read_or_new, RESULT, Result
 from aloha_kit.reproduce.stages import Reproduction, ReproductionSetup, Stage, stages_of, title_of
@@ -23,7 +24,8 @@ def run(args: ReproduceArgs) -> None:
 
     Raises:
         ConfigError: a wrong preset or device, or a folder of something else.
-        ReproductionError: a stage failed, or another reproduction uses the folder; what is done stays.
+        ReproductionError: a stage failed; what is done stays.
+        FolderInUseError: another reproduction uses the folder.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, once the present stage has saved its work.
     """
     preset = load_preset(args.preset, args.task)
@@ -39,7 +41,7 @@ def run(args: ReproduceArgs) -> None:
         return
     device, gpu = choose_device(setup.device, preset.device, name, force=args.force)
     setup = replace(setup, device=device)
-    with locked(folder) as place:
+    with locked(folder, "reproduction") as place:
         result = read_or_new(folder, new)  # again: another reproduction may have ended since
         reproduction = Reproduction(setup, args.seeds, result, describe_machine(device, gpu), place)
         for number, stage in enumerate(reproduction.stages, 1):

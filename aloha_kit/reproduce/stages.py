@@ -6,15 +6,16 @@ import datetime
 import json
 import logging
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError
+from aloha_kit.core.commands import flags_of, LockedFolder
 from aloha_kit.core.files import free_path, write_json
-from aloha_kit.reproduce.machine import LockedFolder, ReproductionError
+from aloha_kit.reproduce.machine import ReproductionError
 from aloha_kit.reproduce.preset import Preset
 from aloha_kit.reproduce.result import Attempt, RESULT, Result, seed_result, summarise, Surroundings, TABLE
 from aloha_kit.reproduce.table import details
@@ -237,23 +238,6 @@ class Reproduction:
 def title_of(stage: Stage) -> str:
     """The stage's name, with its seed where it has one."""
     return stage.name if stage.seed is None else f"{stage.name}, seed {stage.seed}"
-
-
-def flags_of(values: Mapping[str, Any]) -> list[str]:
-    """Values as command-line flags; None is left out.
-
-    >>> flags_of({"image_size": [96, 128], "augment": False, "amp": True, "cameras": None, "lr": 1e-4})
-    ['--image_size', '96', '128', '--no_augment', '--amp', '--lr', '0.0001']
-    """
-    words: list[str] = []
-    for key, value in values.items():
-        if isinstance(value, bool):
-            words.append(f"--{key}" if value else f"--no_{key}")
-        elif isinstance(value, (list, tuple)):
-            words += [f"--{key}", *map(str, value)]
-        elif value is not None:
-            words += [f"--{key}", str(value)]
-    return words
 
 
 def _successes(folder: Path) -> int:

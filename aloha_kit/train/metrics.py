@@ -1,10 +1,8 @@
-"""Metrics of a run: their columns, the file metrics.csv, and its curves in loss.png."""
+"""Metrics of a run: their columns, and their curves in loss.png."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +22,12 @@ class Columns:
         """The columns of a network."""
         return cls(network.loss_columns, network.validation_columns, network.selects)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns of metrics.csv."""
+        optimiser = ("step", "seconds", "loss", *self.losses, "lr", "grad_norm", "data_ms", "step_ms")
+        return (*optimiser, *self.validation, *ROLLOUT_COLUMNS)
+
 
 COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
 """Columns of an ACT, without the errors by group of joints."""
@@ -31,41 +35,6 @@ COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
 ROLLOUT_COLUMNS = ("success_rate", "return", "max_reward", "horizon", "rollouts_s")
 """Results of rollouts while training: share that succeeded; means of the sum of rewards, of the highest reward and of
 the number of steps; seconds that all of them took."""
-
-
-class MetricsFile:
-    """The file metrics.csv: one row a logged step, empty where a value was not measured then."""
-
-    def __init__(self, file: Path, *, after: int, columns: Columns = COLUMNS) -> None:
-        """Continue the file after step `after`: rows that an interrupted run wrote beyond its checkpoint are removed.
-        Existing columns stay."""
-        rows = [row for row in read_metrics(file) if row["step"] <= after] if file.exists() else []
-        self.names = dict.fromkeys(
-            ("step", "seconds", "loss", *columns.losses, "lr", "grad_norm", "data_ms", "step_ms", *columns.validation,
-             *ROLLOUT_COLUMNS, *(key for row in rows for key in row))
-        )  # fmt: skip
-        with file.open("w", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self.names).writeheader()
-        self._file = file
-        for row in rows:
-            self.add(row)
-
-    def add(self, row: Mapping[str, float]) -> None:
-        """Append a row; unknown columns are in TensorBoard only."""
-        with self._file.open("a", newline="", encoding="utf-8") as handle:
-            csv.DictWriter(handle, self.names, extrasaction="ignore").writerow(
-                {key: f"{value:.8g}" for key, value in row.items()}
-            )
-
-
-def read_metrics(file: Path) -> list[dict[str, float]]:
-    """The rows of a metrics.csv, values only where there are some; rows that a crash damaged are left out."""
-    rows = []
-    with file.open(newline="", encoding="utf-8", errors="replace") as handle:
-        for row in csv.DictReader(line.replace("\0", "") for line in handle):
-            with suppress(TypeError, ValueError):
-                rows.append({key: float(value) for key, value in row.items() if value})
-    return [row for row in rows if "step" in row]
 
 
 _LEGEND = {

@@ -19,9 +19,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError
+from aloha_kit.core.metrics_file import MetricsFile
 from aloha_kit.data.batch import Batch
 from aloha_kit.train.device import memory_of
-from aloha_kit.train.metrics import COLUMNS, Columns, MetricsFile
+from aloha_kit.train.metrics import COLUMNS, Columns
 from aloha_kit.train.runs import Run
 from aloha_kit.train.timing import Lap, OtherProcesses, Timing
 
@@ -58,7 +59,7 @@ class Progress:
 
         self._run, self._selects = run, columns.selects
         self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step + 1)
-        self._metrics = MetricsFile(run.folder / "metrics.csv", after=first_step, columns=columns)
+        self._metrics = MetricsFile(run.folder / "metrics.csv", columns.names, after=first_step)
         self._first_step, self._num_steps = first_step, num_steps
         self._limit_s, self._advice = limit_s, advice
         self._steps, self._began = 0, 0.0

@@ -20,6 +20,7 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, plural, UsageError
 from aloha_kit.core.errors import command
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DirectFrames, Frames
 from aloha_kit.data.camera_statistics import add_camera_statistics
@@ -32,7 +33,7 @@ from aloha_kit.policies.build import build
 from aloha_kit.train.device import choose_device, keep_freed_memory
 from aloha_kit.train.distributed import Distributed, processes
 from aloha_kit.train.loop import Trainer, TrainingJob
-from aloha_kit.train.metrics import Columns, plot_losses, read_metrics
+from aloha_kit.train.metrics import Columns, plot_losses
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import NullProgress, Progress
 from aloha_kit.train.runs import describe_data, Run

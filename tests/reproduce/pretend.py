@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from aloha_kit.reproduce.machine import CommandResult, LockedFolder
+from aloha_kit.core.commands import CommandResult, LockedFolder
 from tests.synthetic import make, write
 
 STEPS = 40

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.commands import locked, LockedFolder
 from aloha_kit.reproduce import machine
 from aloha_kit.reproduce.__main__ import main
-from aloha_kit.reproduce.machine import locked, LockedFolder
 from aloha_kit.reproduce.result import read, Result
 from tests.reproduce.pretend import checkpoint, Commands, preset_file
 
@@ -242,7 +242,7 @@ def test_only_the_readmes_presets_get_into_it(tmp_path: Path, commands: Commands
 
 
 def test_two_at_a_time_in_one_folder_are_refused(tmp_path: Path, commands: Commands, reproduce: Reproduce) -> None:
-    with locked(tmp_path / "out"):
+    with locked(tmp_path / "out", "reproduction"):
         assert reproduce() == (
             f"error: another reproduction uses '{tmp_path}/out' (process {os.getpid()}); "
             "wait for it or end it, or choose another place with --output "

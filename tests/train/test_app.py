@@ -14,10 +14,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CHECKSUMS
 from aloha_kit.train.__main__ import main
-from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.training import stop_requests
 from tests.commands import failure
 from tests.synthetic import make, Synthetic, write, write_dataset

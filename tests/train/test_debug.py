@@ -11,11 +11,11 @@ import yaml
 from aloha_kit.config import load, TaskConfig
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import UsageError
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.args import parse
 from aloha_kit.train.debug import debug_folder, simulated, small_network
-from aloha_kit.train.metrics import read_metrics
 
 
 def test_a_training_runs_through_all_its_parts(

@@ -15,11 +15,11 @@ import yaml
 
 from aloha_kit.config import to_mapping
 from aloha_kit.core import ConfigError
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.device import own_device
 from aloha_kit.train.launch import ALONE, launched, Rank
-from aloha_kit.train.metrics import read_metrics
 from tests.commands import failure
 from tests.synthetic import write_dataset
 from tests.train.test_step import QUIET

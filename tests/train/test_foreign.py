@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from aloha_kit.config import to_mapping
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
-from aloha_kit.train.metrics import read_metrics
 from tests.storage.foreign import aloha, mobile_aloha, rdt, robotwin, xpolicylab
 from tests.storage.recording import Rig
 from tests.tiny import ACT

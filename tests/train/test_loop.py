@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.loader import Loader
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.loop import Trainer
-from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
 from tests.tiny import ACT, BC_RNN, FLOW, IBC
 from tests.train.job import dataset, job, stop_at, trainer, TRAINING

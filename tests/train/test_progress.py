@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aloha_kit.train.metrics import read_metrics
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
 from aloha_kit.train.timing import Lap, OtherProcesses, Timing

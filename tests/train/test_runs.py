@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.metrics_file import MetricsFile, read_metrics
 from aloha_kit.train.args import parse, to_snapshot
-from aloha_kit.train.metrics import Columns, MetricsFile, plot_losses, read_metrics
+from aloha_kit.train.metrics import COLUMNS, Columns, plot_losses
 from aloha_kit.train.runs import Run
 
 
@@ -37,11 +38,11 @@ def test_nothing_to_resume_says_what_there_is(tmp_path: Path) -> None:
 
 def test_metrics_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
-    first = MetricsFile(file, after=0)
+    first = MetricsFile(file, COLUMNS.names, after=0)
     for step in (10, 20, 30):
         first.add({"step": step, "loss": 1 / step, "something_else": 5.0})
     first.add({"step": 30, "val_loss": 0.5})
-    second = MetricsFile(file, after=20)
+    second = MetricsFile(file, COLUMNS.names, after=20)
     second.add({"step": 30, "loss": 9.0})
     assert read_metrics(file) == [
         {"step": 10, "loss": 0.1},
@@ -52,16 +53,16 @@ def test_metrics_go_on_where_the_checkpoint_is(tmp_path: Path) -> None:
         handle.write(b"40,1.5,0.2\n50,1.\xff,\n\0\0\0\nwords,2\n6")
     assert [row["step"] for row in read_metrics(file)] == [10, 20, 30, 40, 6]
     columns = Columns(("mse",), ("val_loss",), "val_loss")
-    MetricsFile(file, after=20, columns=columns).add({"step": 30, "mse": 4.0, "val_error_left": 5.0})
+    MetricsFile(file, columns.names, after=20).add({"step": 30, "mse": 4.0, "val_error_left": 5.0})
     assert read_metrics(file)[-1] == {"step": 30, "mse": 4.0}
-    assert MetricsFile(file, after=0)
+    assert MetricsFile(file, COLUMNS.names, after=0)
     assert read_metrics(file) == []
 
 
 def test_columns_that_a_run_has_stay(tmp_path: Path) -> None:
     file = tmp_path / "metrics.csv"
     file.write_text("step,loss,l1,val_deployed\n10,3.5,2.5,\n10,,,1.5\n")
-    MetricsFile(file, after=10, columns=Columns((), ("val_loss",), "val_loss")).add({"step": 20, "l1": 0.25})
+    MetricsFile(file, Columns((), ("val_loss",), "val_loss").names, after=10).add({"step": 20, "l1": 0.25})
     assert read_metrics(file) == [
         {"step": 10, "loss": 3.5, "l1": 2.5},
         {"step": 10, "val_deployed": 1.5},

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.train import step
 from aloha_kit.train.loop import Trainer
-from aloha_kit.train.metrics import read_metrics
 from aloha_kit.train.progress import TrainingError
 from tests.tiny import ACT, CNNMLP
 from tests.train.job import dataset, job, stop_at, trainer, TRAINING

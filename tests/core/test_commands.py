@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from aloha_kit.reproduce.machine import locked, ReproductionError
+from aloha_kit.core.commands import FolderInUseError, locked
 from tests.waiting import until
 
 STAGE = """
@@ -44,7 +44,7 @@ def wait_for(file: Path, text: str) -> None:
 
 
 def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
-    with locked(tmp_path / "out") as place:
+    with locked(tmp_path / "out", "reproduction") as place:
         ended = place.run([stage, str(tmp_path / "said"), "began "])
     assert (ended.status, ended.interrupted) == (3, "")
     assert ended.seconds > 0
@@ -63,7 +63,7 @@ def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tm
     before = signal.getsignal(number)
     other = threading.Thread(target=interrupt)
     other.start()
-    with locked(tmp_path / "out") as place:
+    with locked(tmp_path / "out", "reproduction") as place:
         ended = place.run([stage, str(said), "asked asked "])
     other.join()
     assert (ended.status, ended.interrupted) == (3, signal.Signals(number).name)
@@ -73,8 +73,8 @@ def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tm
 
 def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: str, tmp_path: Path) -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom aloha_kit.reproduce.machine import locked\n"
-        "with locked(Path(sys.argv[1])) as place:\n    place.run(sys.argv[2:])"
+        "import sys\nfrom pathlib import Path\nfrom aloha_kit.core.commands import locked\n"
+        "with locked(Path(sys.argv[1]), 'reproduction') as place:\n    place.run(sys.argv[2:])"
     )
     said = tmp_path / "said"
     words = [sys.executable, "-c", code, str(tmp_path / "out"), stage, str(said), "asked "]
@@ -82,14 +82,14 @@ def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: 
         wait_for(said, "began")
         reproduction.kill()
     busy = r"another reproduction uses '.*out' \(process \d+\)"
-    with pytest.raises(ReproductionError, match=busy) as error, locked(tmp_path / "out"):
+    with pytest.raises(FolderInUseError, match=busy) as error, locked(tmp_path / "out", "reproduction"):
         pass
     left = int(str(error.value).partition("(process ")[2].partition(")")[0])
     assert left != reproduction.pid
     os.kill(left, signal.SIGTERM)
 
     def free() -> bool:
-        with contextlib.suppress(ReproductionError), locked(tmp_path / "out"):
+        with contextlib.suppress(FolderInUseError), locked(tmp_path / "out", "reproduction"):
             return True
         return False
 

@@ -1,0 +1,8 @@
+"""`python -m aloha_kit.sweep GRID.yaml`."""
+
+from aloha_kit.startup import command
+
+main = command("sweep")
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Sweep command: lists the runs, trains those that are not done, and writes the table."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from pathlib import Path
+
+from aloha_kit.core import plural, UsageError
+from aloha_kit.core.commands import FolderInUseError
+from aloha_kit.core.files import make_folder
+from aloha_kit.sweep.args import SweepArgs
+from aloha_kit.sweep.grid import read_grid
+from aloha_kit.sweep.runs import SweepRuns
+from aloha_kit.sweep.slurm import write_script
+from aloha_kit.sweep.table import CSV, MARKDOWN, write_tables
+
+LOG = logging.getLogger(__name__)
+
+
+def run(args: SweepArgs) -> int:
+    """Train the runs of a grid one after another; returns 1 if any failed.
+
+    Raises:
+        ConfigError: a wrong grid, or a run of other flags in its folder.
+        UsageError: a number that no run has.
+        KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, once the present training has saved its work.
+    """
+    grid = read_grid(args.grid)
+    folder = args.output or Path("runs") / "sweep" / args.grid.stem
+    runs = SweepRuns(folder, grid)
+    if wrong := [number for number in args.only or () if not 0 <= number < len(grid)]:
+        raise UsageError(f"--only takes numbers of runs, 0 to {len(grid) - 1}, given {' '.join(map(str, wrong))}")
+    print(f"{plural(len(grid), 'run')} in {folder}")
+    for each in grid:
+        status = runs.result(each).status
+        print(f"{each.number:>3} {each.name}{f': {status}' if status else ''}")
+        print(f"    $ {shlex.join(['python', '-m', *runs.command(each)])}", flush=True)
+    if args.dry_run:
+        return 0
+    if args.slurm:
+        print(f"submit them with: sbatch {write_script(args.grid, folder, len(grid))}")
+        return 0
+    make_folder(folder)
+    failed = 0
+    try:
+        for each in grid if args.only is None else [grid[number] for number in args.only]:
+            title = f"== {each.number + 1}/{len(grid)} {each.name}"
+            if runs.result(each).status == "done":
+                LOG.info("%s: done", title)
+                continue
+            LOG.info("%s", title)
+            try:
+                result = runs.train(each)
+            except FolderInUseError as error:
+                LOG.warning("%s: left out: %s", title, error)
+                continue
+            if result.status != "done":
+                failed += 1
+                LOG.warning("%s: failed: %s", title, result.error)
+    finally:
+        table = write_tables(runs)
+    print(f"{table}\n\n{folder / MARKDOWN}, {folder / CSV}")
+    return 1 if failed else 0

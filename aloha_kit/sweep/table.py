@@ -1,0 +1,58 @@
+"""Table of a sweep: settings, best validation, success of rollouts and wall time of each run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+
+from aloha_kit.core.files import write_text
+from aloha_kit.core.metrics_file import read_metrics
+from aloha_kit.sweep.grid import GridRun
+from aloha_kit.sweep.runs import duration, SweepRuns
+
+MARKDOWN, CSV = "table.md", "table.csv"
+VALIDATIONS = ("val_deployed", "val_loss")  # the first that a family has; lower is better
+
+
+def write_tables(runs: SweepRuns) -> str:
+    """Write table.md and table.csv; returns the former."""
+    rows = [_row(runs, run) for run in runs.runs]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    output = io.StringIO()
+    writer = csv.DictWriter(output, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(runs.folder / CSV, output.getvalue())
+    shown = [{**row, "seconds": duration(float(row["seconds"]))} for row in rows]
+    text = "\n".join(_line([row.get(name, "") for name in names]) for row in shown)
+    head = f"{_line(['wall time' if name == 'seconds' else name for name in names])}\n|{'---|' * len(names)}"
+    write_text(runs.folder / MARKDOWN, f"{head}\n{text}\n")
+    return f"{head}\n{text}"
+
+
+def _row(runs: SweepRuns, run: GridRun) -> dict[str, str]:
+    result, file = runs.result(run), runs.run_folder(run) / "metrics.csv"
+    metrics = read_metrics(file) if file.is_file() else []
+    measured = {key for row in metrics for key in row}
+    selected = next((name for name in VALIDATIONS if name in measured), "")
+    # of a metric, the values where it was measured
+    best = min((row[selected] for row in metrics if selected in row), default=None)
+    success = max((row["success_rate"] for row in metrics if "success_rate" in row), default=None)
+    steps = max((row["step"] for row in metrics), default=0)
+    row: Mapping[str, str] = {
+        "run": run.name,
+        **{key: str(value) for key, value in run.settings.items()},
+        "status": result.status or "not run",
+        "steps": f"{steps:g}",
+        "best validation": "" if best is None else f"{best:.4g}",
+        "of": selected,
+        "best success": "" if success is None else f"{success:.1%}",
+        "seconds": f"{result.seconds:.1f}",
+        "error": result.error,
+    }
+    return dict(row)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
