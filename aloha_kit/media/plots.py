@@ -108,8 +108,6 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     """Three subplots from stamps in ns: intervals of each stream, skew of each stream against the
     deadline of its step, and how long after the deadline each command was sent; all in ms.
 
-    Stamps without any deviation are from a simulated clock: the figure has a note instead.
-
     Raises:
         ValueError: there are no stamps (an episode of another tool).
     """
@@ -118,13 +116,6 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     deadline = np.asarray(stamps["deadline"])
     time_s = (deadline - deadline[0]) / 1e9
     streams = [name for name in stamps if name not in {"deadline", "command"}]
-    if _exact(stamps, rate_hz):
-        figure = Figure(figsize=(11, 1.2), dpi=110)
-        FigureCanvasAgg(figure)
-        note = f"simulated clock: exact. Every interval is {1000 / rate_hz:g} ms, every skew and delay 0 ms."
-        figure.text(0.01, 0.35, note, fontsize=11)
-        figure.suptitle(title, fontsize=11, x=0.01, ha="left")
-        return figure
     figure = Figure(figsize=(11, 7), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     interval, skew, late = figure.subplots(3, 1, sharex=True)
@@ -148,13 +139,6 @@ def timing(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float, *, title
     late.set_xlabel("time (s)", fontsize=8)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     return figure
-
-
-def _exact(stamps: Mapping[str, npt.NDArray[np.int64]], rate_hz: float) -> bool:
-    deadline = stamps["deadline"]
-    return bool(np.all(np.diff(deadline) == round(1e9 / rate_hz))) and all(
-        np.array_equal(values, deadline[: len(values)]) for values in stamps.values()
-    )
 
 
 class Strip:

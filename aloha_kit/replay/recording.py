@@ -98,6 +98,16 @@ class Recording:
         return self.contract.rate_hz
 
     @property
+    def exact_timing(self) -> bool:
+        """Whether no stamp deviates from its step's deadline, as with a simulated clock."""
+        if "deadline" not in self.stamps:
+            return False
+        deadline = self.stamps["deadline"]
+        return bool(np.all(np.diff(deadline) == round(1e9 / self.rate_hz))) and all(
+            np.array_equal(values, deadline[: len(values)]) for values in self.stamps.values()
+        )
+
+    @property
     def title(self) -> str:
         """One line: which episode, of what."""
         attrs = self.episode.attrs

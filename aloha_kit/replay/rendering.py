@@ -55,7 +55,7 @@ def _compose(
 
 
 def draw_plots(recording: Recording, stem: Path) -> list[Path]:
-    """`<stem>_joints.png`, `<stem>_sensors.png` where the file has sensors, `<stem>_timing.png` where it has stamps."""
+    """`<stem>_joints.png`; with sensors `<stem>_sensors.png`; with stamps of a real clock `<stem>_timing.png`."""
     title = " · ".join(part for part in (recording.title, recording.verdict) if part)
     joints = stem.with_name(f"{stem.name}_joints.png")
     figure = joint_traces(
@@ -75,7 +75,7 @@ def draw_plots(recording: Recording, stem: Path) -> list[Path]:
         units = {name: recording.units(name) for name in recording.sensors}
         sensor_traces(recording.sensors, entries, units, recording.rate_hz, title=title).savefig(sensors)
         written.append(sensors)
-    if "deadline" in recording.stamps:
+    if "deadline" in recording.stamps and not recording.exact_timing:
         clock = stem.with_name(f"{stem.name}_timing.png")
         timing(recording.stamps, recording.rate_hz, title=title).savefig(clock)
         written.append(clock)

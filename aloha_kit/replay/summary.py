@@ -50,6 +50,8 @@ def _timing(recording: Recording) -> list[str]:
     stamps = recording.stamps
     if "deadline" not in stamps:
         return ["  timing: the file has no stamps (its recorder kept none), so skew and lateness are unknown"]
+    if recording.exact_timing:
+        return [f"  timing: exact, a simulated clock: every interval {1000 / recording.rate_hz:g} ms, no skew"]
     deadline = stamps["deadline"]
     intervals = np.diff(deadline) / 1e6
     lines = []

@@ -11,19 +11,26 @@ import contextlib
 import csv
 import html
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit import __version__
+from aloha_kit.config import yaml_file
+from aloha_kit.core import ConfigError, EpisodeError, plural
+from aloha_kit.core.errors import command
+from aloha_kit.core.machine import commit, cpu_name, memory_bytes
 from aloha_kit.storage import Episode, list_episodes
 
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
+body{font:16px/1.5 system-ui,sans-serif;max-width:72rem;margin:2rem auto;padding:0 1rem;color:#1d2733}
 h1{font-size:1.7rem;margin-bottom:.2rem} h2{font-size:1.15rem;margin-top:2rem;border-bottom:1px solid #d5dbe3}
 .big{font-size:2.4rem;font-weight:650;color:#14532d} .note{color:#5c6b7c;font-size:.92rem}
 table{border-collapse:collapse} td,th{padding:.15rem .9rem .15rem 0;text-align:left;font-variant-numeric:tabular-nums}
-video,img{max-width:100%;border-radius:6px} .row{display:grid;grid-template-columns:repeat(3,1fr);gap:.6rem}
+video,img{max-width:100%;border-radius:6px} code{background:#eef1f5;padding:.1rem .3rem;border-radius:3px}
+.row{display:grid;grid-template-columns:1fr 1fr;gap:.6rem} .row video{width:100%} .row>:first-child{grid-column:1/-1}
 """
 
 
@@ -38,6 +45,7 @@ def build(folder: Path) -> str:
         _stages(folder / "stages.csv"),
         _demonstrations(folder),
         _training(folder / "policy"),
+        _next(folder),
     ]
     if not any(sections):
         there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "nothing"
@@ -49,7 +57,7 @@ def build(folder: Path) -> str:
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>aloha_kit: {html.escape(folder.name)}</title><style>{STYLE}</style>"
-        f"<h1>From demonstrations to a policy</h1>{body}</html>\n"
+        f"<h1>From demonstrations to a policy</h1><p class=note>{html.escape(_machine())}</p>{body}</html>\n"
     )
 
 
@@ -61,6 +69,15 @@ def _reading(file: Path) -> Iterator[None]:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"'{file}' is missing or damaged: {why}") from error
+
+
+def _machine() -> str:
+    """What this page is written by and on."""
+    at = commit()
+    return (
+        f"Written by aloha_kit {__version__}{f', commit {at}' if at else ''}, on {cpu_name()}, "
+        f"{plural(os.cpu_count() or 1, 'core')}, {memory_bytes() / 2**30:.0f} GiB of memory, {date.today()}."
+    )
 
 
 def _seeds(folder: Path) -> set[int] | None:
@@ -115,10 +132,11 @@ def _latency(report: dict[str, Any]) -> str:
         return ""
     columns = ["p50", "p99", "max"]
     rows = [[name, *(f"{values[column]:.2f}" for column in columns)] for name, values in report["stages"].items()]
-    missed = (
-        f"<p class=note>{report['missed']} of {report['steps']} steps took longer than {report['period_ms']:g} ms.</p>"
-    )
-    return _table(["latency, ms", *columns], rows) + missed
+    if report["missed"] is None:
+        late = f"{report['steps']} steps in simulated time, where a step may take as long as it needs."
+    else:
+        late = f"{report['missed']} of {report['steps']} steps took longer than {report['period_ms']:g} ms."
+    return _table(["latency, ms", *columns], rows) + f"<p class=note>{late}</p>"
 
 
 def _stages(file: Path) -> str:
@@ -152,6 +170,33 @@ def _training(folder: Path) -> str:
         steps, seconds = (float(timed[-1][key]) for key in ("step", "seconds"))
     text = f"<p>{steps:.0f} optimiser steps in {seconds:.0f} s.</p>"
     return "<h2>Training</h2>" + text + _image(curve)
+
+
+def _next(folder: Path) -> str:
+    """Commands to try on these results."""
+    policy, task = folder / "policy", _trained_task(folder / "policy")
+    if not task:
+        return ""
+    tries = [
+        ("measure success on 200 starts", command("eval", "--ckpt", policy, "--task", task)),
+        ("find out why rollouts fail", command("diagnose", folder / "rollouts")),
+        ("look into an episode", command("replay", folder / "episodes" / "episode_0.hdf5", "--view", "rerun")),
+    ]
+    items = "".join(f"<li>{what}: <code>{html.escape(words)}</code></li>" for what, words in tries)
+    guides = (
+        "<p>Guides in the repository: your own data (<code>docs/your_old_data.md</code>), your own task, camera, "
+        "policy or robot (<code>docs/extending.md</code>), a robot over ROS (<code>README.md</code>).</p>"
+    )
+    return f"<h2>What next</h2><ul>{items}</ul>{guides}"
+
+
+def _trained_task(policy: Path) -> str:
+    """Task of a run; empty where there is none."""
+    file = policy / "config.yaml"
+    if not file.is_file():
+        return ""
+    with _reading(file):
+        return str(yaml_file.parse(file)["task"])
 
 
 def _videos(files: Iterable[Path], *, row: bool = True) -> str:

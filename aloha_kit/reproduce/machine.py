@@ -11,10 +11,8 @@ from pathlib import Path
 
 from aloha_kit import __version__
 from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core.machine import commit, cpu_name
 from aloha_kit.reproduce.result import Surroundings
-
-CHECKOUT = Path(__file__).resolve().parents[2]
-"""The repository that the package runs from, if it is not installed elsewhere."""
 
 # In a process of its own: torch takes memory that the stages need, and a query of a GPU keeps some of its memory too.
 _GPU_NAME = """
@@ -33,7 +31,7 @@ def describe_machine(device: str, gpu: str | None) -> Surroundings:
     """This machine and its software, for commands whose networks run on `device`."""
     versions = {"aloha_kit": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in ("torch", "mujoco", "numpy")}
-    return Surroundings(versions, _cpu(), os.cpu_count() or 1, device, gpu, _commit())
+    return Surroundings(versions, cpu_name(), os.cpu_count() or 1, device, gpu, commit())
 
 
 def gpu_of(device: str) -> str | None:
@@ -84,26 +82,3 @@ def _version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
-
-
-def _commit() -> str | None:
-    """The checkout's commit, marked where files differ from it."""
-    if not (CHECKOUT / ".git").exists():
-        return None
-    try:
-        commit, changed = (
-            subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
-            for words in (("rev-parse", "--short=10", "HEAD"), ("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return f"{commit} with changes" if changed else commit

@@ -13,7 +13,7 @@ from typing import Any
 from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError, ConfigError, UsageError
 from aloha_kit.core.files import make_folder, write_json
-from aloha_kit.reproduce.machine import CHECKOUT
+from aloha_kit.core.machine import CHECKOUT
 from aloha_kit.reproduce.preset import load_preset
 from aloha_kit.reproduce.result import (
     Coverage,

@@ -56,7 +56,7 @@ def foreign(tmp_path: Path) -> Path:
 
 def test_files_of_an_episode(recorded: Path, tmp_path: Path, capsys: Any) -> None:
     run(recorded, "--output", tmp_path / "out")
-    names = {"episode_0.mp4", "episode_0.rrd", "episode_0_joints.png", "episode_0_timing.png"}
+    names = {"episode_0.mp4", "episode_0.rrd", "episode_0_joints.png"}  # no timing of a simulated clock
     assert {p.name for p in (tmp_path / "out").iterdir()} == names
     with av.open(str(tmp_path / "out" / "episode_0.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -72,7 +72,14 @@ def test_files_of_an_episode(recorded: Path, tmp_path: Path, capsys: Any) -> Non
     text = capsys.readouterr().out
     assert "30 actions, 31 observations, 50 Hz, 0.60 s" in text
     assert "top 64x48, angle 80x60" in text
-    assert "skew to the deadline p50 +0.00 ms" in text
+    assert "timing: exact, a simulated clock: every interval 20 ms, no skew" in text
+
+
+def test_stamps_of_a_real_clock_are_drawn(tmp_path: Path, capsys: Any) -> None:
+    record(tmp_path, 3)
+    run(tmp_path / "episode_0.hdf5", "--output", tmp_path / "out", "--no_video", "--no_rrd")
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"episode_0_joints.png", "episode_0_timing.png"}
+    assert "skew to the deadline p50 -1.00 ms" in capsys.readouterr().out
 
 
 def test_the_rerun_recording_holds_pictures_joints_stamps_and_skew(recorded: Path, tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """The page shows the numbers that the applications wrote, and says what is missing."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from aloha_kit import __version__
 from aloha_kit.core import ConfigError
 from aloha_kit.report.__main__ import main
 from aloha_kit.report.page import build
@@ -35,6 +37,7 @@ def results(folder: Path) -> Path:
     (folder / "policy").mkdir()
     (folder / "policy" / "metrics.csv").write_text("step,seconds,loss\n100,5,1\n2000,321.5,0.1\n2000,,\n")
     (folder / "policy" / "loss.png").write_bytes(b"curve")
+    (folder / "policy" / "config.yaml").write_text("task: sim_transfer_cube\npolicy: act_cpu\n")
     (folder / "stages.csv").write_text("stage,seconds\nrecord,60\ntrain,330\n")
     return folder
 
@@ -52,8 +55,25 @@ def test_every_number_on_the_page_is_one_that_was_written(tmp_path: Path) -> Non
         "<td>together</td><td>390 s</td>",
         "data:video/mp4;base64,ZmlsbQ==",
         "data:image/png;base64,Y3VydmU=",
+        f"<code>python -m aloha_kit.eval --ckpt {tmp_path}/policy --task sim_transfer_cube</code>",
     ):
         assert expected in page
+
+
+def test_the_machine_and_the_version_stand_on_the_page(tmp_path: Path) -> None:
+    page = build(results(tmp_path))
+    memory_kb = int(Path("/proc/meminfo").read_text().split()[1])
+    assert f"aloha_kit {__version__}" in page
+    assert f"{os.cpu_count()} core" in page
+    assert f"{memory_kb / 2**20:.0f} GiB of memory" in page
+
+
+def test_in_simulated_time_no_step_is_late(tmp_path: Path) -> None:
+    file = results(tmp_path) / "rollouts" / "deploy.json"
+    file.write_text(json.dumps({**DEPLOY, "latency": {**DEPLOY["latency"], "missed": None}}))  # type: ignore[dict-item]
+    page = build(tmp_path)
+    assert "4000 steps in simulated time" in page
+    assert "took longer" not in page
 
 
 def test_stages_that_did_not_run_are_left_out(tmp_path: Path) -> None:
@@ -62,6 +82,7 @@ def test_stages_that_did_not_run_are_left_out(tmp_path: Path) -> None:
     assert "Where the time went" in page
     assert "The policy's rollouts" not in page
     assert "Training" not in page
+    assert "What next" not in page
 
 
 def test_a_folder_without_results_is_refused_with_what_it_holds(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 from aloha_kit.config import to_mapping
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import write_json
-from aloha_kit.reproduce.machine import CHECKOUT, describe_machine, gpu_of
+from aloha_kit.core.machine import CHECKOUT
+from aloha_kit.reproduce.machine import describe_machine, gpu_of
 from aloha_kit.reproduce.preset import Preset, RecordingFlags, Target
 from aloha_kit.reproduce.result import (
     Attempt,
