@@ -11,6 +11,7 @@ import tyro
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import marked
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.label import GRADES
 from aloha_kit.storage.codec import JpegOrder
@@ -209,5 +210,5 @@ Command = Validate | Recover | Info | Stats | Export | Adopt | Label
 def parse(argv: Sequence[str] | None = None) -> Command:
     """Turn flags into values; raises `UsageError`."""
     markers = (tyro.conf.OmitSubcommandPrefixes,)
-    command = cli.parse(Command, "episode", argv, description="Look after recorded episodes.", config=markers)
+    command = cli.parse(Command, "episode", argv, description=marked("Look after recorded episodes."), config=markers)
     return cast(Command, command)

@@ -11,6 +11,7 @@ from tyro.conf import arg, OmitSubcommandPrefixes, Positional
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import marked
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,6 @@ class Export(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> Info | Export:
     """Turn flags into values; raises `UsageError`."""
-    description = "Look at checkpoints, and write them for the published ACT."
+    description = marked("Look at checkpoints, and write them for the published ACT.")
     command = cli.parse(Info | Export, "policies", argv, description=description, config=(OmitSubcommandPrefixes,))
     return cast(Info | Export, command)

@@ -14,19 +14,34 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
 
+from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import AlohaKitError, cli, flags, lang
 from aloha_kit.core.lang import Message
+from aloha_kit.deploy.args import DeployArgs, ServeArgs
+from aloha_kit.diagnose.args import DiagnoseArgs
+from aloha_kit.doctor.args import DoctorArgs
+from aloha_kit.episode import args as episode
+from aloha_kit.eval.args import EvalArgs
+from aloha_kit.policies import args as policies
+from aloha_kit.record.args import RecordArgs
+from aloha_kit.replay.args import ReplayArgs
+from aloha_kit.report.args import ReportArgs
+from aloha_kit.reproduce.args import ReproduceArgs
+from aloha_kit.teleop.args import TeleopArgs
+from aloha_kit.train.args import TrainArgs
 
 PACKAGE = Path(lang.__file__).parents[1]
 LOCALE = PACKAGE / "core" / "locale"
-TRANSLATED_HELP = (
-    "record.args.RecordArgs",
-    "deploy.args.DeployArgs",
-    "deploy.args.ServeArgs",
-    "doctor.args.DoctorArgs",
+WHOLE_HELP = (RecordArgs, DeployArgs, ServeArgs, DoctorArgs)
+"""Commands whose `--help-all` is translated; of all others, `--help` is."""
+SUBCOMMANDS = (ServeArgs, *get_args(episode.Command), policies.Info, policies.Export)
+COMMANDS = (
+    *(*WHOLE_HELP, *SUBCOMMANDS, TrainArgs[ActConfig], EvalArgs, ReplayArgs, DiagnoseArgs),
+    *(TeleopArgs, ReproduceArgs, ReportArgs),
 )
 
 
@@ -45,13 +60,16 @@ def messages() -> Iterator[tuple[str, ...]]:
 
 def help_texts() -> Iterator[tuple[str, ...]]:
     """The texts of the translated `--help`."""
-    for name in TRANSLATED_HELP:
-        module, _, cls = name.rpartition(".")
-        kind = getattr(importlib.import_module(f"aloha_kit.{module}"), cls)
-        doc = inspect.getdoc(kind) or ""
-        yield from ((flags._plain(text),) for text in (*doc.split("\n\n"), flags._first_sentence(flags._plain(doc))))
-        for flag in flags.flags(kind):
-            yield from ((text,) for text in (flags._plain(flag.text), flag.group.rstrip(".")) if text)
+    for kind in COMMANDS:
+        cls: Any = get_origin(kind) or kind
+        doc, every = inspect.getdoc(cls) or "", flags.flags(kind)
+        yield from ((flags._plain(text),) for text in doc.split("\n\n"))
+        if kind in SUBCOMMANDS:
+            yield (flags._first_sentence(flags._plain(doc)),)
+        whole = kind in WHOLE_HELP or len(every) <= flags.SHORT
+        shown = [each for each in every if whole or each.required or each.name.removeprefix("--") in cls.MAIN_FLAGS]
+        for flag in shown:
+            yield from ((text,) for text in (flags._plain(flag.text), flag.group.rstrip(".") if whole else "") if text)
 
 
 def catalogue() -> dict[tuple[str, ...], str]:
@@ -185,6 +203,22 @@ def test_the_help_of_recording_in_chinese() -> None:
     assert max(map(lang.width, text.splitlines())) <= 80
     by_locale = run("aloha_kit.record", "--help", LANG="zh_CN.UTF-8")
     assert by_locale.stdout == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "described"),
+    [
+        ("train", "用录制的轨迹训练策略。"),
+        ("eval", "在仿真中测量已训练策略的成功率"),
+        ("episode label", "设置录制轨迹的成败"),
+    ],
+)
+def test_the_short_help_of_other_commands_in_chinese(command: str, described: str) -> None:
+    text = run(*f"aloha_kit.{command} --lang zh --help".split()).stdout.decode()
+    assert text.startswith(f"用法：python -m aloha_kit.{command} ")
+    assert described in text
+    prose = [line for line in text.splitlines() if not lang.width(line) > len(line) and line.count(" ") > 8]
+    assert [line for line in prose if "python -m" not in line and "--" not in line] == []
 
 
 @pytest.mark.parametrize("environ", [{"LANG": "C"}, {"LANG": "C.UTF-8"}], ids=str)
