@@ -7,7 +7,6 @@ import platform
 import subprocess
 import sys
 from importlib import metadata
-from pathlib import Path
 
 from aloha_kit import __version__
 from aloha_kit.core import AlohaKitError, ConfigError
