@@ -123,11 +123,11 @@ def parse(
         raise UsageError(f"{str(error).rstrip('.')}; see `{program} --help`") from None
 
 
-def with_value(argv: Sequence[str] | None, flag: str, value: str) -> list[str]:
-    """The words of a command line, with `value` after a `flag` that was given without one."""
+def with_value(argv: Sequence[str] | None, value: str, *names: str) -> list[str]:
+    """The words of a command line, with `value` after a flag of these names that was given without one."""
     words = list(sys.argv[1:] if argv is None else argv)
     pairs = itertools.zip_longest(words, words[1:], fillvalue="--")
-    bare = {flag: (flag, value)}
+    bare = {flag: (flag, value) for flag in names}
     return [each for word, after in pairs for each in (bare.get(word, (word,)) if after[:2] == "--" else (word,))]
 
 

@@ -118,7 +118,7 @@ class DeployArgs(CommandArgs):
     """Quality of JPEGs for the policy server, made of images that came raw; by default they travel raw."""
     judge_s: float = 60.0
     """How long to wait for the operator's judgement of a rollout where nothing measures success; 0 does not wait."""
-    view: Annotated[str | None, arg(metavar="[HOST:PORT]")] = None
+    view: Annotated[str | None, arg(metavar="[HOST:PORT]", aliases=("--onscreen_render",))] = None
     """Show cameras, joints, limits and skew while it runs: on this screen, or at HOST:PORT where `rerun` runs; NAME.rrd
     writes them into files."""
     release: bool = False
@@ -220,6 +220,6 @@ Command = Annotated[DeployArgs, subcommand("run")] | Annotated[ServeArgs, subcom
 
 def parse(argv: Sequence[str] | None = None) -> DeployArgs | ServeArgs:
     """Turn flags into values: those of `run`, where no subcommand is given, or of `serve`; raises `UsageError`."""
-    words = cli.with_value(argv, "--view", "screen")
+    words = cli.with_value(argv, "screen", "--view", "--onscreen_render")
     command = cli.parse(Command, "deploy", words, usual="run", config=(OmitSubcommandPrefixes,))
     return cast(DeployArgs | ServeArgs, command)

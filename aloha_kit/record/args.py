@@ -122,7 +122,7 @@ class RecordArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> RecordArgs:
     """Turn flags into values; raises `UsageError`."""
-    return cast(RecordArgs, cli.parse(RecordArgs, "record", cli.with_value(argv, "--view", "screen")))
+    return cast(RecordArgs, cli.parse(RecordArgs, "record", cli.with_value(argv, "screen", "--view")))
 
 
 def task_of(args: RecordArgs) -> TaskConfig:

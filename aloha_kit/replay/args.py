@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, cast, ClassVar, Literal
 
 from tyro.conf import arg, OmitArgPrefixes, Positional
 
-from aloha_kit.core import cli
+from aloha_kit.core import cli, UsageError
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.storage.contract_file import ContractFlags
 
@@ -78,4 +79,18 @@ class ReplayArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> ReplayArgs:
     """Turn flags into values; raises `UsageError`."""
-    return cast(ReplayArgs, cli.parse(ReplayArgs, "replay", argv))
+    return cast(ReplayArgs, cli.parse(ReplayArgs, "replay", _with_path(sys.argv[1:] if argv is None else argv)))
+
+
+def _with_path(argv: Sequence[str]) -> list[str]:
+    """The words with a path for ACT's own `--dataset_dir DIR --episode_idx 3`."""
+    words, values = list(argv), {"--dataset_dir": "", "--episode_idx": ""}
+    for flag in values:
+        if flag in words[:-1]:
+            at = words.index(flag)
+            values[flag] = words[at + 1]
+            del words[at : at + 2]
+    folder, index = values.values()
+    if index and not (folder and index.isdecimal()):
+        raise UsageError(f"--episode_idx takes a number, with the episodes' folder in --dataset_dir; given '{index}'")
+    return [str(Path(folder) / f"episode_{index}.hdf5") if index else folder, *words] if folder else words

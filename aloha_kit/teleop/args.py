@@ -50,4 +50,4 @@ class TeleopArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> TeleopArgs:
     """Turn flags into values; raises `UsageError`."""
-    return cast(TeleopArgs, cli.parse(TeleopArgs, "teleop", cli.with_value(argv, "--view", "screen")))
+    return cast(TeleopArgs, cli.parse(TeleopArgs, "teleop", cli.with_value(argv, "screen", "--view")))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 from aloha_kit.config import TaskConfig
 from aloha_kit.config.match_checkpoint import renames
@@ -16,7 +19,7 @@ from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.storage.external_data import allow_external
-from aloha_kit.train.args import require_unused, run_folder, task_of, to_snapshot, TrainArgs
+from aloha_kit.train.args import PUBLISHED, require_unused, run_folder, task_of, to_snapshot, TrainArgs
 from aloha_kit.train.debug import changes, debug_folder, EPISODES, simulated, small_network, small_task, small_training
 from aloha_kit.train.launch import ALONE, launched, Rank
 from aloha_kit.train.run_log import run_log
@@ -32,6 +35,8 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
         AlohaKitError: see `make_setup` and `train`.
         KeyboardInterrupt: the signal that ended the training early, after everything was saved.
     """
+    if args.eval:
+        _roll_out(args)
     rank = launched()
     with rank.rank0_only():
         setup = make_setup(args, rank)
@@ -41,6 +46,24 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
         from aloha_kit.train.training import train
 
         train(setup)
+
+
+def _roll_out(args: TrainArgs[PolicyConfig]) -> NoReturn:
+    """Become the deployment of a trained policy, for ACT's `--eval`."""
+    if not args.task:
+        raise UsageError("--eval needs the task of the rollouts: give --task")
+    words = ["--ckpt", args.ckpt_dir or str(default_folder(args, task_of(args))), "--task", args.task]
+    words += ["--temporal_agg"] if args.training.temporal_agg else []
+    words += ["--device", args.training.device] if args.training.device != "auto" else []
+    words += ["--view"] if args.onscreen_render else []
+    LOG.info("--eval: %s", command("deploy", *words))
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "aloha_kit.deploy", *words])
+
+
+def default_folder(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> Path:
+    """Folder of a run where --ckpt_dir is not given: runs/TASK/POLICY."""
+    return Path("runs") / (task.name if task else "dataset") / Path(args.policy).stem
 
 
 def _logged(setup: TrainingSetup, args: TrainArgs[PolicyConfig]) -> AbstractContextManager[None]:
@@ -59,10 +82,10 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         EpisodeError: there are no episodes.
     """
     policy, task = Path(args.policy).stem, task_of(args)
-    notes: tuple[str, ...] = ()
+    notes = [_published(args)] if policy in PUBLISHED.values() and args.resume is None else []
     if args.debug:
         args, task, note = _small(args, task, rank)
-        notes = (note,)
+        notes.append(note)
     config, network = args.training, args.network
     require_pieces(config, network, rank.size)
     require_statistics(config, network)
@@ -72,7 +95,7 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
     if resume is not None:
         folder = run_folder(resume)
     else:
-        folder = Path(args.ckpt_dir or f"runs/{task.name if task else 'dataset'}/{policy}")
+        folder = Path(args.ckpt_dir) if args.ckpt_dir else default_folder(args, task)
         folder = debug_folder(folder) if args.debug else folder
         if rank.first and not args.preflight_only:
             require_unused(folder)
@@ -89,7 +112,20 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         preflight_only=args.preflight_only,
         snapshot=to_snapshot(args),
         rank=rank,
-        notes=notes,
+        notes=tuple(notes),
+    )
+
+
+def _published(args: TrainArgs[PolicyConfig]) -> str:
+    """What a published network and its training are, in a line."""
+    config = args.training
+    length = f"{config.num_epochs} epochs" if config.num_epochs else f"{config.num_steps} steps"
+    start = "one random start an episode" if config.sampling == "one_per_episode" else "every step of every episode"
+    return (
+        f"{args.policy}: the network and the training of ACT's repository with the flags given: {length} of {start}, "
+        f"batch {config.batch_size}, lr {config.lr:g} {config.schedule}, "
+        f"{'' if config.augment else 'no '}augmentation, {config.val_fraction:.0%} for validation. "
+        f"--policy {args.policy.removesuffix('_reference')} has the improved defaults"
     )
 
 

@@ -27,10 +27,8 @@ from aloha_kit.train.launch import launched
 SNAPSHOT = "config.yaml"
 """Name of the file in a run's folder that holds all values the run was started with."""
 
-_ELSEWHERE = {
-    "--eval": "a trained policy is evaluated by `python -m aloha_kit.deploy --ckpt RUN --task TASK`",
-    "--onscreen_render": "rollouts are written as videos; see `python -m aloha_kit.deploy --help`",
-}
+PUBLISHED = {"act": "act_reference", "cnnmlp": "cnnmlp_reference"}
+"""Files with the values of ACT's repository, which its own flag --policy_class stands for."""
 
 NetworkT = TypeVar("NetworkT")
 
@@ -40,7 +38,8 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     """Train a policy on recorded episodes.
 
     A policy is a file of values, configs/policies/NAME.yaml; where configs/training/NAME.yaml exists it goes with it.
-    Every value below is a flag. ACT's own flags work too (--task_name, --policy_class ACT, --num_epochs, ...).
+    Every value below is a flag. ACT's own command line trains what it trains there: --policy_class ACT is its network,
+    sampling and schedule as published.
     """
 
     EXAMPLE: ClassVar[str] = "--task sim_transfer_cube --policy act_cpu"
@@ -97,6 +96,10 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     run folder of its own; what it changes is reported."""
     allow_external: bool = False
     """Also read episodes whose data lie outside their files (external links and storage, virtual data sets)."""
+    eval: bool = False
+    """Roll out the policy of --ckpt_dir in place of training (ACT's flag): what `aloha_kit.deploy` does."""
+    onscreen_render: bool = False
+    """With --eval, show the rollouts live (`aloha_kit.deploy --view`)."""
     training: OmitArgPrefixes[TrainConfig]
     network: OmitArgPrefixes[NetworkT]
     words: Suppress[tuple[str, ...]] = ()
@@ -105,6 +108,8 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     def __post_init__(self) -> None:
         if self.num_episodes is not None and self.num_episodes < 1:
             raise ValueError(f"num_episodes must be at least 1, given {self.num_episodes}")
+        if self.onscreen_render and not self.eval:
+            raise ValueError("--onscreen_render is for --eval: a training writes its rollouts as videos")
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
@@ -123,7 +128,11 @@ def _parse(argv: Sequence[str]) -> TrainArgs[PolicyConfig]:
     pairs = pairwise([*words, "--"])  # a flag without a value is followed by the next flag, or by the end
     given = ["--amp=bf16" if word == "--amp" and after.startswith("--") else word for word, after in pairs]
     resumed = _value(given, "--resume", "--resume_ckpt_path")
-    default = read_snapshot(run_folder(Path(resumed))) if resumed is not None else _fresh(given)
+    default = None if resumed is None else read_snapshot(run_folder(Path(resumed)))
+    given = _published(given, "" if default is None else default.policy)
+    default = default or _fresh(given)
+    if _value(given, "--num_steps") and not _value(given, "--num_epochs"):  # else the file's epochs would count
+        default = dataclasses.replace(default, training=dataclasses.replace(default.training, num_epochs=None))
     # the class is only known once the policy's file was read
     generic: Any = TrainArgs
     parsed = cast(TrainArgs[PolicyConfig], cli.parse(generic[type(default.network)], "train", given, default=default))
@@ -164,7 +173,7 @@ def require_unused(folder: Path) -> None:
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
     """All values as a mapping for YAML; the inverse of `read_snapshot`."""
     values = to_mapping(dataclasses.replace(args, resume=None))
-    for key in ("lang", "log_level", "debug", "words"):
+    for key in ("lang", "log_level", "debug", "eval", "onscreen_render", "words"):
         del values[key]
     values["network"] = {"kind": args.network.kind, **values["network"]}
     return values
@@ -231,18 +240,27 @@ def task_of(args: TrainArgs[PolicyConfig]) -> TaskConfig | None:
     return load(TaskConfig, "tasks", args.task)
 
 
-def _normalised(word: str) -> str:
-    """A word with `_` for `-` in a flag's name, and ACT++'s `--no_amp` as `--amp=no`.
+def _published(given: Sequence[str], resumed: str) -> list[str]:
+    """The words with `--policy act_reference` for ACT's `--policy_class ACT`, and for CNNMLP likewise.
 
-    Raises:
-        UsageError: a flag of ACT's training script that another command has.
+    Args:
+        resumed: policy of the run that is resumed; an older one was started with another meaning of the flag.
     """
+    name = (_value(given, "--policy_class") or "").lower()
+    policy = PUBLISHED.get(name)
+    if policy is None or resumed.lower() == name or _value(given, "--policy"):
+        return list(given)
+    pairs = pairwise(["", *given])
+    kept = [word for before, word in pairs if before != "--policy_class" and not word.startswith("--policy_class")]
+    return [*kept, f"--policy={policy}"]
+
+
+def _normalised(word: str) -> str:
+    """A word with `_` for `-` in a flag's name, and ACT++'s `--no_amp` as `--amp=no`."""
     flag, equals, value = word.partition("=")
     if not flag.startswith("--"):
         return word
     flag = flag.replace("-", "_").replace("__", "--", 1)
-    if flag in _ELSEWHERE:
-        raise UsageError(f"{flag} is no flag of training: {_ELSEWHERE[flag]}")
     return "--amp=no" if flag == "--no_amp" else flag + equals + value
 
 

@@ -295,4 +295,4 @@ def test_ctrl_c_while_a_command_imports_ends_it_without_a_traceback(command: str
     ],
 )
 def test_a_flag_whose_value_may_be_left_out(given: list[str], meant: list[str]) -> None:
-    assert with_value(given, "--view", "screen") == meant
+    assert with_value(given, "screen", "--view", "--show") == meant

@@ -16,11 +16,12 @@ import h5py
 import numpy as np
 import pytest
 
-from aloha_kit.core import ContractError, EpisodeError, joint_names
+from aloha_kit.core import ContractError, EpisodeError, joint_names, UsageError
 from aloha_kit.episode import Episode
 from aloha_kit.formats import open_source
 from aloha_kit.media.plots import sensor_traces
 from aloha_kit.replay.__main__ import main
+from aloha_kit.replay.args import parse
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.summary import summary
@@ -346,3 +347,11 @@ def test_a_plot_of_sensors_has_a_panel_for_each_unit_and_the_recorded_values() -
     np.testing.assert_array_equal(panels[1].lines[0].get_ydata(), [2, 6, 10])
     np.testing.assert_allclose(panels[1].lines[0].get_xdata(), [0, 0.02, 0.04])
     assert panels[1].lines[0].get_label() == "tx"
+
+
+def test_acts_own_flags_name_an_episode() -> None:
+    assert parse(["--dataset_dir", "data/x", "--episode_idx", "3", "--no_video"]).path == Path("data/x/episode_3.hdf5")
+    assert parse(["--dataset_dir", "data/x"]).path == Path("data/x")
+    for words in (["--episode_idx", "3"], ["--dataset_dir", "x", "--episode_idx", "first"]):
+        with pytest.raises(UsageError, match=r"^--episode_idx takes a number, with the episodes' folder in"):
+            parse(words)

@@ -18,23 +18,69 @@ from aloha_kit.train.args import parse, run_folder, task_of, to_snapshot
 from tests.synthetic import write_dataset
 
 
-def test_the_references_own_command_line() -> None:
-    flags = """--task_name sim_transfer_cube --ckpt_dir runs/x --policy_class ACT --kl_weight 20 --chunk_size 50
-        --hidden_dim 256 --batch_size 4 --dim_feedforward 800 --num_epochs 7 --lr 3e-5 --seed 5 --temporal_agg"""
-    args = parse(flags.split())
-    assert isinstance(args.network, ActConfig)
+def test_acts_own_command_line_is_act_as_published() -> None:
+    flags = """--task_name sim_transfer_cube_scripted --ckpt_dir D --policy_class ACT --kl_weight 10 --chunk_size 100
+        --hidden_dim 512 --batch_size 8 --dim_feedforward 3200 --num_epochs 2000 --lr 1e-5 --seed 0"""
+    args, published = parse(flags.split()), parse(["--policy", "act_reference"])
+    assert (args.task, args.ckpt_dir, args.policy) == ("sim_transfer_cube_scripted", "D", "act_reference")
+    assert (args.network, args.training) == (published.network, published.training)
+    # values of its files that its command line cannot give
     network, training = args.network, args.training
-    assert (args.task, args.ckpt_dir, args.policy) == ("sim_transfer_cube", "runs/x", "ACT")
-    assert (network.kl_weight, network.chunk_size, network.hidden_dim, network.dim_feedforward) == (20, 50, 256, 800)
-    assert (training.batch_size, training.num_epochs, training.lr, training.seed) == (4, 7, 3e-5, 5)
-    assert training.temporal_agg
-    assert task_of(args) is not None
+    assert isinstance(network, ActConfig)
+    assert (network.dec_layers, network.decoder_output, network.share_backbone) == (7, "first", True)
+    assert (training.sampling, training.schedule, training.augment, training.grad_clip, training.val_fraction) == (
+        "one_per_episode", "constant", False, 0.0, 0.2)  # fmt: skip
+    # other values of its flags
+    other = parse([*flags.replace("2000", "7").replace("100", "50").split(), "--temporal_agg"])
+    assert isinstance(other.network, ActConfig)
+    assert (other.network.chunk_size, other.training.num_epochs, other.training.temporal_agg) == (50, 7, True)
+    # of our own flags, ACT is the improved one
+    assert parse(["--policy", "ACT"]).training == parse(["--policy", "act"]).training != training
 
 
 def test_cnnmlp_and_act_plus_plus_names() -> None:
-    args = parse(["--policy_class", "CNNMLP", "--num_steps=9", "--validate-every", "3", "--save_every", "4"])
+    args = parse(["--policy_class=CNNMLP", "--num_steps=9", "--validate-every", "3", "--save_every", "4"])
     assert isinstance(args.network, CnnMlpConfig)
+    assert args.policy == "cnnmlp_reference"
     assert (args.training.num_steps, args.training.val_every, args.training.save_every) == (9, 3, 4)
+    assert args.training.num_epochs is None, "the epochs of its file do not count beside steps"
+    assert parse(["--policy_class", "act_cpu"]).policy == "act_cpu"
+    with pytest.raises(UsageError, match=r"--policy and --policy_class are the same flag"):
+        parse(["--policy", "act", "--policy_class", "ACT"])
+
+
+def test_what_is_taken_for_acts_own_flags_is_one_line(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", lengths=(5,))
+    flags = ["--policy_class", "ACT", "--num_epochs", "20", "--dataset_dir", str(tmp_path / "data")]
+    (note,) = make_setup(parse([*flags, "--ckpt_dir", str(tmp_path / "run")])).notes
+    assert note == (
+        "act_reference: the network and the training of ACT's repository with the flags given: 20 epochs of one random "
+        "start an episode, batch 8, lr 1e-05 constant, no augmentation, 20% for validation. --policy act has the "
+        "improved defaults"
+    )
+    assert make_setup(parse([*flags[2:], "--ckpt_dir", str(tmp_path / "run")])).notes == ()
+
+
+def test_acts_eval_is_deployment(tmp_path: Path) -> None:
+    flags = """--eval --task_name sim_transfer_cube_scripted --policy_class ACT --kl_weight 10 --chunk_size 100
+        --hidden_dim 512 --batch_size 8 --dim_feedforward 3200 --num_epochs 2000 --lr 1e-5 --seed 0 --temporal_agg"""
+    words = [sys.executable, "-m", "aloha_kit.train", *flags.split(), "--ckpt_dir", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    where = f"--ckpt {tmp_path} --task sim_transfer_cube_scripted --temporal_agg"
+    assert f"--eval: python -m aloha_kit.deploy {where}\n" in done.stderr
+    assert f"error: no checkpoint at {tmp_path}: neither " in done.stderr
+    assert done.returncode == 1
+    with pytest.raises(UsageError, match=r"^--onscreen_render is for --eval: a training writes its rollouts as videos"):
+        parse(["--onscreen_render"])
+
+
+@pytest.mark.parametrize(("name", "steps"), [("transfer_cube", 400), ("insertion", 500)])
+def test_acts_tasks_are_known(name: str, steps: int) -> None:
+    for kind in ("scripted", "human"):
+        task = task_of(parse(["--task_name", f"sim_{name}_{kind}"]))
+        assert task is not None
+        assert (task.scene, task.dataset_dir) == (name, "data/{task}")
+    assert task.episode_len == steps
 
 
 def test_values_come_from_the_policys_files_and_flags_win() -> None:
@@ -63,7 +109,6 @@ def test_a_policy_by_path_with_a_recipe_by_path(tmp_path: Path) -> None:
     [
         (["--policy", "act_cppu"], r"no configuration 'act_cppu' in policies. Did you mean 'act_cpu'"),
         (["--recipe", "act_refrence"], r"no configuration 'act_refrence' in training. Did you mean 'act_reference'"),
-        (["--eval"], r"--eval is no flag of training: .*aloha_kit.deploy --ckpt"),
         (["--resume", "/nowhere"], r"'/nowhere' is not a training run: it should hold config.yaml"),
     ],
 )
