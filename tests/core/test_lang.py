@@ -31,6 +31,7 @@ from aloha_kit.record.args import RecordArgs
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.report.args import ReportArgs
 from aloha_kit.reproduce.args import ReproduceArgs
+from aloha_kit.sweep.args import SweepArgs
 from aloha_kit.teleop.args import TeleopArgs
 from aloha_kit.train.args import TrainArgs
 
@@ -41,7 +42,7 @@ WHOLE_HELP = (RecordArgs, DeployArgs, ServeArgs, DoctorArgs)
 SUBCOMMANDS = (ServeArgs, *get_args(episode.Command), policies.Info, policies.Export)
 COMMANDS = (
     *(*WHOLE_HELP, *SUBCOMMANDS, TrainArgs[ActConfig], EvalArgs, ReplayArgs, DiagnoseArgs),
-    *(TeleopArgs, ReproduceArgs, ReportArgs),
+    *(TeleopArgs, ReproduceArgs, SweepArgs, ReportArgs),
 )
 
 
