@@ -22,11 +22,13 @@ LOWER = {
     "media": {"core", "loop"},
     "sim": {"core", "config"},
     "pusht": {"core", "config", "loop"},
+    "mujoco_images": {"core"},
+    "lift": {"core", "config", "mujoco_images"},
     "ros": {"core", "config", "loop", "sim"},
     "envs": {"core", "config"},
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
-    "formats": {"core", "config", "storage"},
+    "formats": {"core", "config", "storage", "mujoco_images"},
     "data": {"core", "config", "storage", "formats"},
     "remote": {"core"},
     "policies": {"startup", "core", "config", "data"},
@@ -142,7 +144,7 @@ STAGES = (
     ("aloha_kit.remote", {"torch", "rospy", "mujoco", "h5py"}),
     (
         "aloha_kit.data.index, aloha_kit.data.stats, aloha_kit.data.chunks, aloha_kit.data.sampler, "
-        "aloha_kit.data.camera_statistics, aloha_kit.formats.hdf5_folder",
+        "aloha_kit.data.camera_statistics, aloha_kit.formats.hdf5_folder, aloha_kit.formats.robomimic",
         {"torch", "rospy", "mujoco", "dm_control"},
     ),
     ("aloha_kit.diagnose.args, aloha_kit.diagnose.figure", {"torch", "rospy", "mujoco", "dm_control"}),

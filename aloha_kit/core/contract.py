@@ -27,7 +27,8 @@ class Contract:
 
     `features` lists all of them. Those that every robot has are given by their names and sizes; `sensors` are the
     others (true object poses, velocities, efforts, depth, force sensors), each described in full. Their names are
-    those of `features.VECTORS`, `images_depth/<camera>` or `sensors/<name>`.
+    those of `features.VECTORS`, `images_depth/<camera>` or `sensors/<name>`. `units` has the unit of an entry by its
+    name, or that of all joints and of all grippers.
 
     Raises:
         ContractError: two features of one name.
@@ -79,7 +80,8 @@ class Contract:
 
     def _units_of(self, names: Sequence[str]) -> list[str]:
         joint, gripper = (self.units.get(key, "") for key in ("joints", "gripper"))
-        return [_BASE_UNITS.get(name, gripper if name.endswith("gripper") else joint) for name in names]
+        usual = {name: _BASE_UNITS.get(name, gripper if name.endswith("gripper") else joint) for name in names}
+        return [self.units.get(name, unit) for name, unit in usual.items()]
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted. A contract is written as in version 0.1.0 wherever that could describe it."""

@@ -235,11 +235,13 @@ class EpisodeSource(abc.ABC):
         place: the folder that the data set is, or a name for it: caches go beside it, or are called after it.
         unused: what of the place is not used, and why, in words; empty where all is.
         advice: what to do about an episode that cannot be used.
+        validation: names of the episodes that the data set keeps for validation; empty where it does not divide them.
     """
 
     place: Path
     unused: str = ""
     advice: str = "leave it out"
+    validation: Collection[str] = ()
 
     @abc.abstractmethod
     def __len__(self) -> int:

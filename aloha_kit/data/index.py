@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -172,13 +172,16 @@ def read_table(
     )
 
 
-def split(episodes: int, val_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def split(episodes: int, val_fraction: float, seed: int, own: Collection[int] = ()) -> tuple[list[int], list[int]]:
     """Training and validation episodes: disjoint, sorted, the same for the same seed.
 
-    At least one episode stays on each side, unless there is only one episode or `val_fraction` is 0.
+    At least one episode stays on each side, unless there is only one episode or `val_fraction` is 0. A data set's `own`
+    validation episodes take the place of a random choice of that fraction.
     """
     if episodes < 2 or val_fraction <= 0:
         return list(range(episodes)), []
+    if 0 < len(own) < episodes:
+        return [number for number in range(episodes) if number not in own], sorted(own)
     kept = min(max(round(episodes * val_fraction), 1), episodes - 1)
     order = np.random.default_rng([seed, 0x5911]).permutation(episodes)
     return sorted(order[kept:].tolist()), sorted(order[:kept].tolist())

@@ -28,7 +28,7 @@ def run(args: DiagnoseArgs) -> None:
     source = open_source(args.rollouts, kind=args.format)
     if source.unused:
         _LOG.info("%s", source.unused)
-    output = make_folder(args.output or source.place)
+    output = make_folder(args.output or (source.place.parent if source.place.is_file() else source.place))
     diagnoses, images = [], []
     for number in range(len(source)):
         evidence = gather(args.rollouts, args.ckpt, kind=args.format, number=number)

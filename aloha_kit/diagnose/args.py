@@ -25,8 +25,8 @@ class DiagnoseArgs(CommandArgs):
 
     rollouts: Positional[Path]
     """A rollout's episode, or a folder of them."""
-    format: str = "hdf5"
-    """What the rollouts are stored in: hdf5, or `my_package.module:Name` of an EpisodeSource."""
+    format: str = "auto"
+    """Format of the rollouts: hdf5, robomimic, or `my_package.module:Name` of an EpisodeSource; auto finds out."""
     ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
     """The run or checkpoint whose policy acted, in place of the one that the rollout names."""
     output: Path | None = None

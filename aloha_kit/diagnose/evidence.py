@@ -17,7 +17,7 @@ from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.camera_statistics import describe
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training_statistics import find_training
-from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.formats import AUTO, open_source, ReadOptions
 from aloha_kit.storage.rows import NO_STAMP
 from aloha_kit.storage.step_log import read_steps, RecordedStep, steps_path
 
@@ -104,7 +104,7 @@ class Evidence:
         }
 
 
-def gather(place: Path, ckpt: Path | None = None, *, kind: str = "hdf5", number: int = 0) -> Evidence:
+def gather(place: Path, ckpt: Path | None = None, *, kind: str = AUTO, number: int = 0) -> Evidence:
     """Read what there is of a rollout.
 
     Args:

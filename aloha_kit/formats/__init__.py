@@ -6,19 +6,28 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import h5py
 
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.core.errors import shown
 from aloha_kit.core.plugins import call, resolve
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.storage import JpegOrder
+from aloha_kit.storage.hdf5 import DAMAGE
 
 FORMATS = {
     "hdf5": "aloha_kit.formats.hdf5_folder:Hdf5Source",
     "pusht": "aloha_kit.formats.pusht:PushTReplay",
     "pusht_keypoints": "aloha_kit.formats.pusht:PushTReplayKeypoints",
+    "robomimic": "aloha_kit.formats.robomimic:RobomimicSource",
+    "robomimic_states": "aloha_kit.formats.robomimic_states:RobomimicStates",
 }
 """{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""
+
+AUTO = "auto"
+"""In place of a format's name: `robomimic` for one file of its layout, else `hdf5`."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +52,17 @@ class ReadOptions:
             raise ConfigError(f"episodes of format {kind} are read without --{', --'.join(given)}")
 
 
-def open_source(*places: str | Path, kind: str = "hdf5", options: ReadOptions | None = None) -> EpisodeSource:
+def open_source(*places: str | Path, kind: str = AUTO, options: ReadOptions | None = None) -> EpisodeSource:
     """Open the episodes at some places: folders or files, or other places that a format defines.
 
     Args:
-        kind: a name in `FORMATS`, or `my_package.module:Name`.
+        kind: a name in `FORMATS`, `my_package.module:Name`, or `AUTO`.
 
     Raises:
         ConfigError: no such format, one that is incomplete, takes other arguments, or does not support an option.
         EpisodeError: there are no episodes.
     """
+    kind = format_of(*places) if kind == AUTO else kind
     make = resolve("formats", kind, FORMATS)
     if inspect.isabstract(make):
         missing = ", ".join(sorted(make.__abstractmethods__))
@@ -61,3 +71,35 @@ def open_source(*places: str | Path, kind: str = "hdf5", options: ReadOptions | 
     if not isinstance(source, EpisodeSource) or not hasattr(source, "place"):
         raise ConfigError(f"'{kind}' of the formats must give an EpisodeSource with a `place`, gave {shown(source)}")
     return source
+
+
+def format_of(*places: str | Path, images: bool = False) -> str:
+    """Name of the format that `AUTO` stands for; where `images` are needed, one that has or renders them."""
+    if len(places) != 1:
+        return "hdf5"
+    file, _ = split_filter_key(places[0])
+    if not file.is_file() or not h5py.is_hdf5(file):
+        return "hdf5"
+    try:
+        with h5py.File(file, "r") as content:
+            if not is_robomimic(content):
+                return "hdf5"
+            obs = next(demo for name, demo in content["data"].items() if name.startswith("demo_")).get("obs", {})
+            return "robomimic_states" if images and not any(k.endswith("_image") for k in obs) else "robomimic"
+    except DAMAGE:
+        return "hdf5"  # whose reader names the damage
+
+
+def is_robomimic(file: Any) -> bool:
+    """Whether an open HDF5 file has robomimic's layout: `data/demo_<i>`, and `env_args` of `data`."""
+    data = file.get("data")
+    return isinstance(data, h5py.Group) and "env_args" in data.attrs and any(name.startswith("demo_") for name in data)
+
+
+def split_filter_key(place: str | Path) -> tuple[Path, str]:
+    """`FILE:KEY` as a file and the name of a robomimic filter key, which is empty where none is given."""
+    text = str(place)
+    if Path(text).exists() or ":" not in text:
+        return Path(text), ""
+    file, _, key = text.rpartition(":")
+    return Path(file), key

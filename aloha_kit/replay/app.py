@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import subprocess
 import sys
@@ -13,11 +14,13 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.files import make_folder
-from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.core.source import EpisodeSource
+from aloha_kit.formats import AUTO, format_of, open_source, ReadOptions
+from aloha_kit.media.video import Mp4Writer
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
-from aloha_kit.replay.rendering import draw_plots, draw_video
+from aloha_kit.replay.rendering import draw_plots, draw_video, video_frames
 from aloha_kit.replay.rerun_log import save_rrd
 from aloha_kit.replay.summary import summary
 from aloha_kit.storage.external_data import allow_external
@@ -34,10 +37,12 @@ def run(args: ReplayArgs) -> None:
         AlohaKitError: no episodes, an unknown camera or a damaged file (after all others are done).
     """
     allow_external(args.allow_external)
-    options = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order)
-    source = open_source(args.path, kind=args.format, options=options)
+    source = _source(args)
     if source.unused:
         _LOG.info("%s", source.unused)
+    if args.video_path is not None:
+        print(_one_video(source, args.video_path, args.height, args.cameras, args.rate_hz))
+        return
     output = make_folder(args.output or (args.path if args.path.is_dir() else args.path.parent) / "replay")
     written: list[Path] = []
     failures: list[AlohaKitError] = []
@@ -63,6 +68,39 @@ def run(args: ReplayArgs) -> None:
     if failures:
         done = f"\n({len(source) - len(failures)} of {len(source)} episodes were replayed)" if written else ""
         raise EpisodeError("\n".join(str(failure) for failure in failures) + done) from failures[0]
+
+
+def _source(args: ReplayArgs) -> EpisodeSource:
+    """The episodes; those of a robomimic data set without images rendered from its states, for one video."""
+    options = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order, first=args.n)
+    kind = format_of(args.path, images=args.video_path is not None) if args.format == AUTO else args.format
+    return open_source(args.path, kind=kind, options=options)
+
+
+def _one_video(source: EpisodeSource, path: Path, height: int, cameras: Sequence[str], rate_hz: float | None) -> Path:
+    """Write one video of all episodes, one after the other; returns `path`.
+
+    Raises:
+        EpisodeError: an episode without images, or with others than those before it, or a damaged one.
+    """
+    video: Mp4Writer | None = None
+    with contextlib.ExitStack() as stack:
+        for number in range(len(source)):
+            with closing(source.episode(number)) as episode:
+                recording = Recording.of(episode, cameras, rate_hz)
+                if not recording.cameras:
+                    raise EpisodeError(f"{episode.where} has no images for --video_path {path}")
+                if video is None:
+                    video = stack.enter_context(Mp4Writer(path, recording.rate_hz))
+                print(summary(recording))
+                with _bar(recording, "video") as bar:
+                    for frame in video_frames(recording, height):
+                        try:
+                            video.add(frame)
+                        except ValueError as error:  # another size
+                            raise EpisodeError(f"{episode.where} does not fit into one video: {error}") from error
+                        bar.update(1)
+    return path
 
 
 def _draw(recording: Recording, stem: Path, height: int | None, *, plots: bool, rrd: bool) -> list[Path]:

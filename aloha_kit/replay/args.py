@@ -20,12 +20,14 @@ from aloha_kit.storage.contract_file import ContractFlags
 class ReplayArgs(CommandArgs):
     """Turn recorded episodes into videos, plots and a Rerun recording, or play them back on the rig.
 
-    Reads our own episodes and those of ALOHA, ACT, Mobile ALOHA and Cobot Magic.
+    Reads our own episodes and those of ALOHA, ACT, Mobile ALOHA and Cobot Magic, and robomimic's data sets.
     """
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube --view rerun"
     MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
         "output",
+        "n",
+        "video_path",
         "view",
         "execute",
         "task",
@@ -40,17 +42,23 @@ class ReplayArgs(CommandArgs):
 
     path: Positional[Path]
     """An episode file, or a folder of episodes."""
-    format: str = "hdf5"
-    """What the episodes are stored in: hdf5, pusht, pusht_keypoints, or your own class as my_package.module:Name."""
+    format: str = "auto"
+    """What the episodes are stored in: hdf5, pusht, pusht_keypoints, robomimic, robomimic_states (images rendered from
+    the simulator's states), or your own class as my_package.module:Name. auto finds out for HDF5 files."""
     output: Path | None = None
     """Where the files go; by default a folder `replay` beside the episodes."""
+    n: int | None = None
+    """Replay only so many episodes, the first ones."""
+    video_path: Path | None = None
+    """Write one video of all episodes, without plots and Rerun recordings. Without stored images, those of a robomimic
+    data set are rendered from its states, for which MuJoCo and robosuite are needed (`make robosuite`)."""
     view: Literal["none", "rerun"] = "none"
     """Open the Rerun viewer on the recordings afterwards."""
     execute: bool = False
     """Send the recorded actions to the rig, in simulation from the recorded seed, and report the tracking error."""
     task: str | None = None
     """Task (name or YAML) to execute in; by default the one in the file."""
-    cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...", aliases=("--render_image_names",))] = ()
     """Cameras to show; all by default."""
     rate_hz: float | None = None
     """Control rate, for files of other tools that do not say it, where the assumed one is wrong."""
@@ -71,6 +79,12 @@ class ReplayArgs(CommandArgs):
     """Also read files whose data lie outside of them (external links and storage, virtual data sets)."""
 
     def __post_init__(self) -> None:
+        if self.n is not None and self.n < 1:
+            raise ValueError(f"--n must be at least 1, given {self.n}")
+        if self.video_path is not None and (self.execute or self.view != "none"):
+            raise ValueError("--video_path writes one video and nothing else; give it without --execute and --view")
+        if self.video_path is not None and self.video_path.suffix.lower() != ".mp4":
+            raise ValueError(f"--video_path must end with .mp4, given {self.video_path}")
         if self.height < 240:
             raise ValueError(f"--height must be at least 240 pixels, given {self.height}")
         if self.rate_hz is not None and not 0 < self.rate_hz < math.inf:

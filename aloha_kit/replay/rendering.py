@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,18 @@ COLOURS = {"success": GOOD, "failure": BAD, "": FAINT}
 
 
 def draw_video(recording: Recording, path: Path, height: int, advance: Callable[[int], object]) -> Path:
+    """Write the frames of an episode, at its rate; returns `path`."""
+    with Mp4Writer(path, recording.rate_hz) as video:
+        for frame in video_frames(recording, height):
+            video.add(frame)
+            advance(1)
+    return path
+
+
+def video_frames(recording: Recording, height: int) -> Iterator[npt.NDArray[np.uint8]]:
     """All cameras side by side with a title, and joints and actions under a moving cursor.
 
-    One frame an observation, at the episode's rate. The plot stands to the right of a single
-    camera and below several.
+    One frame an observation, (H, W, 3) RGB. The plot stands to the right of a single camera and below several.
     """
     episode = recording.episode
     sizes = [recording.contract.cameras.get(c) or episode.image_size(c) for c in recording.cameras]
@@ -32,12 +40,9 @@ def draw_video(recording: Recording, path: Path, height: int, advance: Callable[
     first = row([np.zeros((h, w, 3), np.uint8) for h, w in sizes], height)
     box = (height, int(height * 4 / 3)) if beside else (max(200, int(first.shape[1] * 0.22)), first.shape[1])
     strip = Strip(recording.action, recording.qpos, recording.contract.action_names, recording.rate_hz, box)
-    with Mp4Writer(path, recording.rate_hz) as video:
-        for i in range(recording.frames):
-            images = row([episode.image(c, i) for c in recording.cameras], height, labels=recording.cameras)
-            video.add(_compose(recording, i, images, strip.at(i), beside))
-            advance(1)
-    return path
+    for i in range(recording.frames):
+        images = row([episode.image(c, i) for c in recording.cameras], height, labels=recording.cameras)
+        yield _compose(recording, i, images, strip.at(i), beside)
 
 
 def _compose(

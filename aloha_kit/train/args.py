@@ -67,8 +67,9 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     """Training values: a name in configs/training or a YAML path; the policy's name when there is such a file."""
     dataset_dir: Annotated[tuple[str, ...] | None, arg(metavar="DIR [DIR ...]")] = None
     """Folders of episodes (or files), in place of the task's."""
-    format: str = "hdf5"
-    """Format of the episodes: hdf5, pusht, pusht_keypoints, or a class of your own as my_package.module:Name."""
+    format: str = "auto"
+    """Format of the episodes: hdf5, pusht, pusht_keypoints, robomimic, or a class of your own as
+    my_package.module:Name. auto: robomimic for one file of its layout (FILE:KEY for a filter key), else hdf5."""
     contract: str | None = None
     """Names, units and rate of the vectors, for files that do not hold them: a YAML file, as `aloha_kit.episode adopt`
     writes it; by default contract.yaml beside them."""

@@ -72,7 +72,8 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     if setup.source.unused:
         LOG.info("%s", setup.source.unused)
     table = _table(setup)
-    training, validation = split(len(table.names), config.val_fraction, config.seed)
+    own = [number for number, name in enumerate(table.names) if name in setup.source.validation]
+    training, validation = split(len(table.names), config.val_fraction, config.seed, own)
     sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
     num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
     run_, resumed, first = Run(folder), None, 0

@@ -178,6 +178,8 @@ def test_split_is_disjoint_complete_and_seeded(episodes: int, fraction: float) -
 def test_split_keeps_all_for_training_where_there_is_nothing_to_spare() -> None:
     assert split(1, 0.5, seed=0) == ([0], [])
     assert split(5, 0.0, seed=0) == ([0, 1, 2, 3, 4], [])
+    assert split(5, 0.2, seed=0, own=[3, 1]) == ([0, 2, 4], [1, 3])
+    assert split(5, 0.0, seed=0, own=[3, 1]) == ([0, 1, 2, 3, 4], [])
 
 
 def test_cameras_of_another_name_are_read_by_the_policys(tmp_path: Path) -> None:

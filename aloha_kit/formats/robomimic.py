@@ -1,0 +1,251 @@
+"""robomimic's HDF5 data sets as a source: one file of demonstrations, of states alone or with images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from aloha_kit.core import Contract, did_you_mean, EpisodeError
+from aloha_kit.core.robomimic import contract, IMAGE_SUFFIX, OBJECT_KEY, ROBOSUITE, STATE_KEYS
+from aloha_kit.core.source import Array, EpisodeData, EpisodeSource, Image
+from aloha_kit.formats import is_robomimic, ReadOptions, split_filter_key
+from aloha_kit.storage.hdf5 import damage_reported, reading, require_rows, require_table
+from aloha_kit.storage.paths import identity_of
+
+
+class RobomimicSource(EpisodeSource):
+    """Demonstrations `data/demo_<i>` of one file, in the order of their numbers.
+
+    `FILE:KEY` takes those that the file's filter key `mask/KEY` lists. Otherwise all are used, and `mask/valid` names
+    the validation episodes.
+
+    The state is `robot<i>_eef_pos`, `_eef_quat` and `_gripper_qpos` of every robot, `environment_state` is `object`,
+    and the images are `<camera>_image`. The last row of `next_obs` follows those of `obs`.
+
+    Raises:
+        EpisodeError: several places, no such file or filter key, or another layout; names what is missing.
+    """
+
+    def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
+        options.refuse("robomimic", "contract", "jpeg_order", "rename")
+        if len(places) != 1:
+            raise EpisodeError(f"a robomimic data set is one HDF5 file, given {len(places)} places")
+        self.place, key = split_filter_key(places[0])
+        if not self.place.is_file():
+            raise EpisodeError(f"no file '{self.place}'; expected a robomimic data set such as low_dim_v15.hdf5")
+        with damage_reported(self.place), reading(self.place) as file:
+            if not is_robomimic(file):
+                raise EpisodeError(f"{self.place} is no robomimic data set: it lacks data/demo_<i> or env_args of data")
+            self.env_args = _env_args(file, self.place)
+            self._demos = _demos(file, self.place, key)[: options.first]
+            self.validation = () if key else tuple(name for name in _mask(file, "valid") if name in self._demos)
+            self.unused = self._not_read(file["data"][self._demos[0]].get("obs", {}))
+
+    def __len__(self) -> int:
+        return len(self._demos)
+
+    def identity(self, number: int) -> str:
+        return f"{identity_of(self.place)}:{self._demos[number]}"
+
+    def open(self, number: int) -> EpisodeData:
+        name = self._demos[number]
+        where = f"{self.place}: {name}"
+        with damage_reported(where):
+            file = h5py.File(self.place, "r")
+            try:
+                return self._episode(Demo(file, name, where))
+            except BaseException:
+                file.close()
+                raise
+
+    def _episode(self, demo: Demo) -> EpisodeData:
+        fingers, state = demo.state()
+        objects = demo.observations(OBJECT_KEY) if OBJECT_KEY in demo.obs else np.zeros((len(state), 0), np.float32)
+        action = demo.table("actions")
+        found = contract(self.env_args, fingers, action.shape[1], objects.shape[1], demo.cameras)
+        further = {"environment_state": objects} if objects.shape[1] else {}
+        return self._data(demo, found, action, state, further)
+
+    def _data(
+        self, demo: Demo, found: Contract, action: Array, state: Array, further: Mapping[str, Array]
+    ) -> EpisodeData:
+        reward = demo.table("rewards", (1, 2)).reshape(-1) if "rewards" in demo.group else None
+        kwargs = self.env_args.get("env_kwargs") or {}
+        # of a shaped reward it is not known from which value on the task is done
+        judged = reward is not None and self.env_args.get("type") == ROBOSUITE and not kwargs.get("reward_shaping")
+        return OpenDemo(
+            demo.name,
+            found,
+            action,
+            state,
+            demo.image,
+            layout="robomimic",
+            reward=reward,
+            success=bool(np.any(reward > 0)) if judged else None,  # type: ignore[operator]
+            further_vectors=further,
+            attrs={"task": str(self.env_args.get("env_name", "")).lower()},
+            resources=(demo.file,),
+        )
+
+    def _not_read(self, obs: Mapping[str, Any]) -> str:
+        """Observations of the file that nothing here reads."""
+        read = {f"{robot}_{key}" for robot in _robots(obs) for key in STATE_KEYS} | {OBJECT_KEY}
+        names = [name for name in obs if name not in read and not name.endswith(IMAGE_SUFFIX)]
+        return f"{self.place}: observations that are not read: {', '.join(names)}" if names else ""
+
+
+@dataclass(frozen=True, eq=False)
+class OpenDemo(EpisodeData):
+    """A demonstration whose images come from what is open while it is."""
+
+    resources: tuple[Any, ...] = ()
+
+    def close(self) -> None:
+        for resource in self.resources:
+            resource.close()
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Reader of a demonstration in an open file; `where` names it in messages."""
+
+    file: Any
+    name: str
+    where: str
+
+    @property
+    def group(self) -> Any:
+        return self.file["data"][self.name]
+
+    @property
+    def obs(self) -> Any:
+        """The observations; an empty mapping where there are none."""
+        return self.group.get("obs", {})
+
+    def table(self, key: str, dimensions: tuple[int, ...] = (2,), dtype: Any = np.float32) -> npt.NDArray[Any]:
+        """(T, …) of a data set beside the observations."""
+        if key not in self.group:
+            raise EpisodeError(f"{self.where} lacks {key}; it has: {', '.join(self.group)}")
+        data = self.group[key]
+        self._check(data, key, dimensions)
+        return np.asarray(data[:], dtype)
+
+    @property
+    def model_file(self) -> str:
+        """The simulator's model, XML."""
+        text = self.group.attrs.get("model_file")
+        if text is None:
+            raise EpisodeError(f"{self.where} lacks the attribute model_file, the model that its states are of")
+        return text.decode() if isinstance(text, bytes) else str(text)
+
+    def observations(self, key: str) -> Array:
+        """(T or T + 1, D) of an observation."""
+        rows, following = self.obs[key], self._following(key)
+        self._check(rows, f"obs/{key}", (2,))
+        if following is None:
+            return np.asarray(rows[:], np.float32)
+        return np.concatenate([rows[:], following[-1:]]).astype(np.float32)
+
+    def state(self) -> tuple[dict[str, int], Array]:
+        """{robot: its fingers}, and (T or T + 1, S) of all robots."""
+        robots = _robots(self.obs)
+        wanted = [f"{robot}_{key}" for robot in robots or ("robot0",) for key in STATE_KEYS]
+        if missing := [key for key in wanted if key not in self.obs]:
+            there = ", ".join(self.obs) or "(none; robomimic's dataset_states_to_obs.py computes them)"
+            raise EpisodeError(f"{self.where} lacks the observations {', '.join(missing)}; it has: {there}")
+        tables = [self.observations(key) for key in wanted]
+        fingers = {robot: self.obs[f"{robot}_gripper_qpos"].shape[1] for robot in robots}
+        return fingers, np.concatenate(tables, axis=1)
+
+    @property
+    def cameras(self) -> dict[str, tuple[int, int]]:
+        """{camera: (height, width)} of the images that are stored."""
+        sizes = {}
+        for key in self.obs:
+            if key.endswith(IMAGE_SUFFIX):
+                rows = self.obs[key]
+                self._check(rows, f"obs/{key}", (4,))
+                if rows.shape[-1] != 3 or rows.dtype != np.uint8:
+                    shape = f"{rows.shape} {rows.dtype}"
+                    raise EpisodeError(f"{self.where}: obs/{key} is {shape}, expected (rows, height, width, 3) uint8")
+                sizes[key.removesuffix(IMAGE_SUFFIX)] = (rows.shape[1], rows.shape[2])
+        return sizes
+
+    def image(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
+        """Row i of a camera, (H, W, 3) RGB."""
+        with damage_reported(self.where):
+            key = f"{camera}{IMAGE_SUFFIX}"
+            rows = self.obs.get(key)
+            following = None if rows is None else self._following(key)
+            count = 0 if rows is None else len(rows) + (following is not None)
+            if not 0 <= i < count:
+                there = ", ".join(self.cameras) or "(none)"
+                raise EpisodeError(f"{self.where} has no image {i} of camera '{camera}'; its cameras: {there}")
+            image: Image = rows[i] if i < len(rows) else following[-1]  # type: ignore[index]
+            return image
+
+    def _following(self, key: str) -> Any:
+        """The rows of `next_obs`, of which the last one is not in `obs`; None without."""
+        found = self.group.get(f"next_obs/{key}")
+        return found if found is not None and found.shape == self.obs[key].shape else None
+
+    def _check(self, data: Any, name: str, dimensions: tuple[int, ...]) -> None:
+        try:
+            (require_rows if len(getattr(data, "shape", None) or ()) > 2 else require_table)(data, name)
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.where}: {error}") from None
+        steps = len(self.group["actions"])
+        if len(data.shape) not in dimensions or len(data) != steps:
+            what = " or ".join(f"{count} dimensions" for count in dimensions)
+            raise EpisodeError(f"{self.where}: {name} has shape {data.shape}, expected {what} and {steps} rows")
+
+
+_NUMBER = re.compile(r"demo_(\d+)")
+_ROBOT = re.compile(r"(robot\d+)_")
+
+
+def _robots(obs: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of the robots that an observation has, `robot0` first."""
+    found = {match.group(1) for key in obs if (match := _ROBOT.match(key)) and not key.endswith(IMAGE_SUFFIX)}
+    return tuple(sorted(found))
+
+
+def _env_args(file: Any, path: Path) -> dict[str, Any]:
+    text = file["data"].attrs["env_args"]
+    try:
+        found = json.loads(text)
+        if isinstance(found, dict) and isinstance(found.get("env_kwargs", {}), dict):
+            return found
+    except (TypeError, ValueError):
+        pass
+    raise EpisodeError(f'{path}: env_args of data must be JSON like {{"env_name": "Lift", …}}, given {text!r:.80}')
+
+
+def _demos(file: Any, path: Path, key: str) -> list[str]:
+    """Names of the demonstrations of a filter key, or of all, by number."""
+    there = sorted((n for n in file["data"] if _NUMBER.fullmatch(n)), key=lambda n: int(n.removeprefix("demo_")))
+    if not key:
+        return there
+    keys = list(file.get("mask", {}))
+    if key not in keys:
+        raise EpisodeError(f"{path} has no filter key '{key}'. {did_you_mean(key, keys)}")
+    listed = _mask(file, key)
+    if missing := [name for name in listed if name not in there]:
+        raise EpisodeError(f"{path}: filter key '{key}' lists {missing[0]}, which is not in data")
+    if not listed:
+        raise EpisodeError(f"{path}: filter key '{key}' lists no demonstration")
+    return [name for name in there if name in set(listed)]
+
+
+def _mask(file: Any, key: str) -> list[str]:
+    """Names that a filter key lists; none where there is no such key."""
+    rows = file.get(f"mask/{key}")
+    return [] if rows is None else [n.decode() if isinstance(n, bytes) else str(n) for n in rows[:]]
