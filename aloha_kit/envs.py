@@ -14,6 +14,7 @@ ENVIRONMENTS = {
     "sim": "aloha_kit.sim:connect",
     "ros": "aloha_kit.ros:connect",
     "pusht": "aloha_kit.pusht:connect",
+    "lift": "aloha_kit.lift:connect",
 }
 """{kind of a rig: a callable (task, rig, *, realtime) that gives an `Environment`}.
 

@@ -70,10 +70,8 @@ def _one_episode(env: Environment, episode_len: int) -> tuple[list[dm_env.TimeSt
 
 
 def _stay(env: Environment, step: dm_env.TimeStep) -> npt.NDArray[np.float32]:
-    """The action that holds the present pose; a base stands still."""
-    action = np.zeros(env.action_spec().shape, np.float32)
-    action[: len(env.contract.state_names)] = step.observation["qpos"]
-    return action
+    """The action that holds the present pose; what is commanded by its velocity stands still."""
+    return env.limits.present(step.observation["qpos"]).astype(np.float32)
 
 
 def _specs_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:

@@ -1,0 +1,31 @@
+"""Lift (Zhu et al., 2020) in this process: robosuite's task as an environment, and an expert for demonstrations.
+
+Usable alone: needs core, config, MuJoCo and robosuite, whose versions of MuJoCo and numpy are not those of the other
+simulations: `make robosuite` installs them in .venv-robosuite.
+"""
+
+from aloha_kit.config import RigConfig, TaskConfig
+from aloha_kit.core import ConfigError, VirtualClock, WallClock
+from aloha_kit.lift.environment import Lift
+from aloha_kit.lift.expert import LiftExpert
+
+__all__ = ["Lift", "LiftExpert", "connect"]
+
+
+def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> Lift:
+    """A `Lift` with the rig's cameras; raises as it does.
+
+    Raises:
+        ConfigError: the rig has devices, or the task has a scene, script or randomisation, which this task lacks.
+    """
+    rig.refuse_devices()
+    given = {"scene": task.scene not in ("", "Lift"), "script": task.script, "randomise": task.randomise}
+    if unused := [name for name, value in given.items() if value]:
+        raise ConfigError(f"task '{task.name}' on rig '{rig.name}': Lift has no {', '.join(unused)}")
+    return Lift(
+        cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},
+        rate_hz=task.rate_hz,
+        episode_len=task.episode_len,
+        shadows=rig.quality == "fine",
+        clock=WallClock() if realtime else VirtualClock(),
+    )

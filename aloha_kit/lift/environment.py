@@ -1,0 +1,223 @@
+"""`Lift`: a Panda arm lifts a cube from a table; robosuite's task behind the contract of environments."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dm_env
+import numpy as np
+import numpy.typing as npt
+from dm_env import specs
+
+from aloha_kit.core import (
+    Action,
+    Clock,
+    ConfigError,
+    Contract,
+    did_you_mean,
+    Environment,
+    Observation,
+    Policy,
+    Rate,
+    SafetyLimits,
+    VirtualClock,
+)
+from aloha_kit.core.robomimic import contract, OBJECT_KEY, ROBOSUITE, STATE_KEYS
+from aloha_kit.lift.expert import LiftExpert
+from aloha_kit.mujoco_images import Image, ImagesLater, ModelRenderer
+
+logging.getLogger("robosuite_logs").addFilter(lambda record: record.levelno >= logging.ERROR)
+try:
+    import robosuite
+    from robosuite.controllers import load_composite_controller_config
+except ImportError as missing:
+    raise ConfigError(
+        f"Lift is robosuite's, which is not installed here ({missing}); `make robosuite` installs it in "
+        ".venv-robosuite, whose python runs the same commands"
+    ) from missing
+
+RATE_HZ = 20.0
+
+
+class Lift(Environment):
+    """The Lift task of robosuite: Panda, delta poses of its end effector (OSC_POSE), reward 1 once the cube is lifted.
+
+    Observation: `qpos` (9,), the end effector's position (m) and quaternion (x, y, z, w) in the world and the positions
+    of both fingers (m); `environment_state` (10,), the cube's pose and its position from the gripper (m); `images`
+    {camera: (H, W, 3) uint8 RGB}. Action (7,) in [-1, 1]: change of the end effector's position (1 is 0.05 m) and
+    rotation vector (1 is 0.5 rad) in the frame of the robot's base, and the gripper, which opens below 0 and closes
+    above it. An episode ends as a success as soon as the cube is 4 cm above the table.
+
+    Args:
+        cameras: {name of a camera of the model: (height, width)}; none for state alone.
+        rate_hz: control rate.
+        episode_len: actions until LAST, where the cube is not lifted before.
+        shadows: draw shadows in images.
+        lazy_images: render an image when it is first read, which has to be before the next step.
+        clock: what `step` waits on: a `VirtualClock` runs as fast as it computes, a `WallClock` in real time.
+
+    Raises:
+        ConfigError: an unknown camera.
+    """
+
+    def __init__(
+        self,
+        *,
+        cameras: Mapping[str, tuple[int, int]] | None = None,
+        rate_hz: float = RATE_HZ,
+        episode_len: int = 400,
+        shadows: bool = False,
+        lazy_images: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self.lazy_images = lazy_images
+        controllers = load_composite_controller_config(controller="BASIC", robot="Panda")
+        controllers["body_parts"] = {"right": controllers["body_parts"]["right"]}
+        kwargs = {
+            "robots": "Panda",
+            "controller_configs": controllers,
+            "control_freq": rate_hz,
+            "horizon": episode_len,
+            "ignore_done": True,
+            "reward_shaping": False,
+            "has_renderer": False,
+            "has_offscreen_renderer": False,
+            "use_camera_obs": False,
+            "use_object_obs": True,
+        }
+        self.env_args = {
+            "env_name": "Lift",
+            "env_version": robosuite.__version__,
+            "type": ROBOSUITE,
+            "env_kwargs": kwargs,
+        }
+        self._contract = contract(self.env_args, {"robot0": 2}, 7, 10, cameras or {})
+        self._limits = SafetyLimits.of(self._contract, lower=-1, upper=1, speed=2 * rate_hz)
+        self._episode_len, self._shadows = episode_len, shadows
+        self._clock = clock if clock is not None else VirtualClock()
+        self._rate = Rate(rate_hz, self._clock)
+        self._next_seed, self._seed = 0, 0
+        self._steps: int | None = None  # None: the next step begins an episode
+        self._round = 0  # of images that are rendered when they are read
+        self._renderer: ModelRenderer | None = None
+        # its own viewer is not wanted; the default one would be made, unseen, for every environment
+        self._env: Any = robosuite.make("Lift", renderer="mujoco", seed=0, **kwargs)
+        there = list(self._env.sim.model.camera_names)
+        for name in self._contract.cameras:
+            if name not in there:
+                raise ConfigError(f"Lift has no camera '{name}'. {did_you_mean(name, there)}")
+
+    @property
+    def contract(self) -> Contract:
+        return self._contract
+
+    @property
+    def limits(self) -> SafetyLimits:
+        return self._limits
+
+    @property
+    def rest_action(self) -> Action:
+        """(7,) zeros: the arm stays, and the gripper too."""
+        return np.zeros(7, np.float32)
+
+    @property
+    def max_reward(self) -> float:
+        return 1.0
+
+    @property
+    def simulated(self) -> bool:
+        return True
+
+    def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
+        """A script that grasps and lifts, see `LiftExpert`."""
+        return LiftExpert(noise=noise, seed=seed)
+
+    def seed(self, seed: int) -> None:
+        """The next reset uses exactly `seed`, those after it the numbers that follow."""
+        self._next_seed = int(seed)
+
+    def describe(self) -> dict[str, Any]:
+        return {"scene": "Lift", "seed": self._seed, "robosuite": robosuite.__version__}
+
+    def reset(self) -> dm_env.TimeStep:
+        self._seed, self._next_seed = self._next_seed, self._next_seed + 1
+        # it draws the cube's size and pose and the arm's start from one generator
+        self._env.rng = self._env.placement_initializer.rng = np.random.default_rng(self._seed)
+        observed = self._env.reset()
+        self._free_renderer()  # the model is a new one
+        self._steps = 0
+        self._rate.reset()
+        return dm_env.restart(self._observe(observed))
+
+    def step(self, action: Action) -> dm_env.TimeStep:
+        """Command the change of pose, let one period pass, observe.
+
+        Raises:
+            ValueError: an action of another shape, or one that is not finite.
+        """
+        if self._steps is None:
+            return self.reset()
+        command = np.clip(self.checked(action), -1.0, 1.0)
+        command_ns = self._clock.now_ns()
+        observed, reward, _, _ = self._env.step(command)
+        self._rate.sleep()
+        self._steps += 1
+        observation = self._observe(observed, command=command_ns)
+        success = float(reward) >= self.max_reward
+        end: Callable[..., dm_env.TimeStep] = dm_env.transition
+        if success or self._steps >= self._episode_len:
+            end = dm_env.termination if success else dm_env.truncation
+            self._steps = None
+        return end(float(reward), observation)
+
+    def observation_spec(self) -> dict[str, Any]:
+        """Specs nested like the observation; `stamps` of a reset lacks `command`."""
+        stamps = ["qpos", "deadline", *(f"images/{name}" for name in self._contract.cameras)]
+        vectors = [feature for feature in self._contract.inputs if len(feature.shape) == 1]
+        return {
+            **{feature.name: specs.Array(feature.shape, np.float32, feature.name) for feature in vectors},
+            "images": {name: specs.Array((*size, 3), np.uint8, name) for name, size in self._contract.cameras.items()},
+            "stamps": {name: specs.Array((), np.int64, name) for name in stamps},
+        }
+
+    def simulator_state(self) -> npt.NDArray[np.float64]:
+        """(32,) time (s), generalised positions and velocities, as robomimic stores them."""
+        state: npt.NDArray[np.float64] = self._env.sim.get_state().flatten()
+        return state
+
+    def simulator_model(self) -> str:
+        """The present episode's model, XML."""
+        model: str = self._env.sim.model.get_xml()
+        return model
+
+    def close(self) -> None:
+        self._free_renderer()
+        with contextlib.suppress(AttributeError):  # closed before
+            self._env.close()
+
+    def _observe(self, observed: Mapping[str, Any], **stamps: int) -> Observation:
+        now, cameras = self._clock.now_ns(), self._contract.cameras
+        stamps |= {"qpos": now, "deadline": self._rate.deadline_ns, **{f"images/{name}": now for name in cameras}}
+        self._round += 1
+        round_ = self._round
+        later = ImagesLater(cameras, self._image, lambda: self._round == round_)
+        return Observation(
+            qpos=np.concatenate([observed[f"robot0_{key}"] for key in STATE_KEYS]).astype(np.float32),
+            environment_state=observed[f"{OBJECT_KEY}-state"].astype(np.float32),
+            images=later if self.lazy_images else dict(later),
+            stamps=stamps,
+        )
+
+    def _image(self, camera: str) -> Image:
+        if self._renderer is None:
+            sim = self._env.sim
+            self._renderer = ModelRenderer(sim.model._model, sim.data._data, shadows=self._shadows)
+        return self._renderer.draw(camera, self._contract.cameras[camera])
+
+    def _free_renderer(self) -> None:
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None

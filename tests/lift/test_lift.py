@@ -1,0 +1,70 @@
+"""Lift in the environment that `make robosuite` builds; elsewhere these tests are skipped (`make test-robosuite`)."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from contextlib import closing
+from pathlib import Path
+
+import av
+import h5py
+import numpy as np
+import pytest
+
+from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.core import ConfigError
+from aloha_kit.envs import connect
+from aloha_kit.formats import open_source
+from aloha_kit.loop import run_episode
+from aloha_kit.testing.environments import check_environment
+
+if importlib.util.find_spec("robosuite") is None:
+    pytest.skip("robosuite is not in this environment", allow_module_level=True)
+
+from aloha_kit.lift import Lift
+
+
+@pytest.fixture(scope="module")
+def lift() -> Lift:
+    return Lift()
+
+
+def test_it_keeps_the_contract_of_environments() -> None:
+    cameras = {"agentview": (32, 40), "robot0_eye_in_hand": (24, 24)}
+    check_environment(lambda: Lift(cameras=cameras, episode_len=5), episode_len=5)
+
+
+def test_an_action_of_one_is_a_target_5_cm_away(lift: Lift) -> None:
+    lift.seed(1)
+    start = lift.reset().observation["qpos"]
+    action = np.zeros(7, np.float32)
+    action[1] = 1
+    moved = [lift.step(action).observation["qpos"] for _ in range(20)][-1] - start
+    assert 0.15 < moved[1] < 1.0  # it follows the target with a delay
+    assert abs(moved[0]) < 0.03
+    assert abs(moved[2]) < 0.03
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_the_expert_lifts_every_cube(lift: Lift, noise: float) -> None:
+    for seed in range(5):
+        lift.seed(seed)
+        outcome = run_episode(lift, lift.expert(noise=noise, seed=seed), [])
+        assert lift.succeeded(outcome), f"seed {seed}"
+        assert outcome.steps < 100
+
+
+def test_what_it_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"Lift has no camera 'agentveiw'. Did you mean 'agentview'\?"):
+        Lift(cameras={"agentveiw": (8, 8)})
+    with pytest.raises(ConfigError, match="motion noise must be at least 0"):
+        Lift.expert(None, noise=-1.0)  # type: ignore[arg-type]
+
+
+def test_a_task_of_the_table_is_this_environment() -> None:
+    task = load(TaskConfig, "tasks", "lift")
+    with closing(connect(task, load(RigConfig, "rigs", task.rig))) as env:
+        assert isinstance(env, Lift)
+        assert env.contract.rate_hz == task.rate_hz
+        assert env.contract.cameras == {}
