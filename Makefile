@@ -8,16 +8,22 @@ APT    := python3-venv libegl1 libgl1 libglib2.0-0
 APT    += ros-core rospack-tools python3-rospy python3-message-filters python3-roslaunch \
           python3-sensor-msgs python3-nav-msgs python3-trajectory-msgs python3-geometry-msgs python3-std-srvs
 DEBIAN_PYTHON := /usr/lib/python3/dist-packages
+comma  := ,
 SUDO   := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export MUJOCO_GL ?= egl
+# Lift's environment: the same commands with robosuite, whose MuJoCo and numpy are older.
+ROBOSUITE := .venv-robosuite
+EXTRAS_ROBOSUITE := robosuite,train,view,remote,zarr,test
 
-.PHONY: help install lock system lint types test demo clean
+.PHONY: help install lock system lint types test demo robosuite test-robosuite clean
 
 help:
 	@echo "make demo     record, train, deploy and replay in simulation (no robot, no GPU); result in $(DEMO)/report.html"
 	@echo "make test     ruff, mypy --strict and every test"
 	@echo "make install  system packages and the Python environment in $(VENV), which both of these run first"
-	@echo "make lock     renew requirements.lock, the versions that make install installs"
+	@echo "make lock     renew requirements.lock, the versions that make install installs, and requirements-robosuite.lock"
+	@echo "make robosuite       robosuite (task lift) in an environment of its own: $(ROBOSUITE)/bin/python -m aloha_kit.record --task lift"
+	@echo "make test-robosuite  the tests of Lift in it"
 
 # Debian packages are only asked for where one is missing, so no password is needed a second time.
 system:
@@ -38,6 +44,20 @@ $(VENV)/installed: setup.py pyproject.toml requirements.lock
 lock:
 	$(BIN)/uv pip compile -q setup.py --extra all --extra test --universal --python-version 3.10 --upgrade \
 	  --no-header --no-annotate -o requirements.lock
+	echo "evdev; python_version < '3'" | $(BIN)/uv pip compile -q setup.py $(foreach e,$(subst $(comma), ,$(EXTRAS_ROBOSUITE)),--extra $(e)) \
+	  --overrides /dev/stdin --universal --python-version 3.10 --upgrade --no-header --no-annotate -o requirements-robosuite.lock
+
+# Without evdev, which robosuite's keyboard needs and which is compiled for every machine: hence --no-deps.
+$(ROBOSUITE)/installed: setup.py pyproject.toml requirements-robosuite.lock
+	$(PYTHON) -m venv $(ROBOSUITE)
+	$(ROBOSUITE)/bin/python -m pip install -q uv
+	$(ROBOSUITE)/bin/uv pip install -q -p $(ROBOSUITE)/bin/python --no-deps -r requirements-robosuite.lock -e .
+	touch $@
+
+robosuite: system $(ROBOSUITE)/installed
+
+test-robosuite: robosuite
+	$(ROBOSUITE)/bin/python -m pytest tests/lift
 
 install: system $(VENV)/installed
 
@@ -56,4 +76,4 @@ demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh train/demo.sh $(DEMO)
 
 clean:
-	rm -rf $(VENV) build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(ROBOSUITE) build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from contextlib import closing
-from pathlib import Path
 
-import av
-import h5py
 import numpy as np
 import pytest
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.envs import connect
-from aloha_kit.formats import open_source
 from aloha_kit.loop import run_episode
 from aloha_kit.testing.environments import check_environment
 
