@@ -47,6 +47,9 @@ class PushT(Environment):
         episode_len: actions until LAST, where the block does not reach the goal before.
         clock: what `step` waits on: a `VirtualClock` runs as fast as it computes, a `WallClock` in real time.
 
+    Attributes:
+        late_ns: how late the last deadline was met.
+
     Raises:
         ConfigError: an unknown scene, or a rate that cannot be.
     """
@@ -70,7 +73,7 @@ class PushT(Environment):
         self._clock = clock if clock is not None else VirtualClock()
         self._rate = Rate(RATE_HZ, self._clock)
         self._next_seed, self._seed = 0, 0
-        self.late_ns = 0  # how late the last deadline was met
+        self.late_ns = 0
         self._steps: int | None = None  # None: the next step begins an episode
         self.physics = PushTEnv(obs_type="state")
 
