@@ -84,6 +84,8 @@ class TrainConfig:
     """Rollouts of such an evaluation."""
     temporal_agg: bool = False
     """Run inference at every step of those rollouts and average the overlapping chunks."""
+    wandb: str | None = None
+    """Project of Weights & Biases to show the run in too, where the package wandb is installed."""
 
     # machine
     seed: int = 0

@@ -29,6 +29,7 @@ def small_training(config: TrainConfig, *, processes: int, simulated: bool) -> T
         val_batches=1,
         eval_every=STEPS if simulated else 0,
         eval_rollouts=2,
+        wandb=None,
     )
 
 

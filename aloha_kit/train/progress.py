@@ -1,16 +1,14 @@
-"""Progress of a training: a line with the time left, TensorBoard, metrics.csv; check that the loss is finite."""
+"""Progress of a training: a line with the time left, boards, metrics.csv; check that the loss is finite."""
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +19,7 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError
 from aloha_kit.core.metrics_file import MetricsFile
 from aloha_kit.data.batch import Batch
+from aloha_kit.train.boards import Board, TensorBoard
 from aloha_kit.train.device import memory_of
 from aloha_kit.train.metrics import COLUMNS, Columns
 from aloha_kit.train.runs import Run
@@ -53,12 +52,17 @@ class Progress:
         show: bool = True,
         limit_s: float | None = None,
         advice: str = "",
+        boards: Sequence[Board] = (),
     ) -> None:
-        """`limit_s` is the time that is left to the run; `advice` is for a training on a CPU that would take days."""
-        from torch.utils.tensorboard import SummaryWriter  # a second to import; --help should not pay it
+        """Open TensorBoard and metrics.csv.
 
+        Args:
+            limit_s: time that is left to the run.
+            advice: for a training on a CPU that would take days.
+            boards: which show what TensorBoard shows.
+        """
         self._run, self._selects = run, columns.selects
-        self._board = SummaryWriter(str(run.folder / "tensorboard"), purge_step=first_step + 1)
+        self._boards = (TensorBoard(run.folder / "tensorboard", after=first_step), *boards)
         self._metrics = MetricsFile(run.folder / "metrics.csv", columns.names, after=first_step)
         self._first_step, self._num_steps = first_step, num_steps
         self._limit_s, self._advice = limit_s, advice
@@ -90,7 +94,8 @@ class Progress:
         if self._estimate_timer is not None:
             self._estimate_timer.cancel()
         self._bar.close()
-        self._board.close()
+        for board in self._boards:
+            board.close()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """The same batches; measures how long the loop waits for each."""
@@ -134,10 +139,10 @@ class Progress:
         means = {key: sum(row[i] for row in values) / steps for i, key in enumerate(keys)}
         times = {f"{name}_ms": 1e3 * getattr(lap, name) / steps for name in ("data", "step", "other")}
         memory = memory_of(device) / 1e9
-        for key, value in {**means, "lr": self._lr}.items():
-            self._board.add_scalar(f"train/{key}", value, step)
-        for key, value in {**times, "memory_gb": memory}.items():
-            self._board.add_scalar(f"time/{key}", value, step)
+        shown = {f"train/{key}": value for key, value in {**means, "lr": self._lr}.items()}
+        shown |= {f"time/{key}": value for key, value in {**times, "memory_gb": memory}.items()}
+        for board in self._boards:
+            board.scalars(shown, step)
         self._metrics.add({"step": step, "seconds": seconds, **means, "lr": self._lr, **times})
         working = lap.data + lap.step
         # validations and checkpoints come every few hundred steps: their share of the whole session
@@ -178,8 +183,8 @@ class Progress:
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Log the results of a validation or an evaluation."""
-        for key, value in values.items():
-            self._board.add_scalar(f"eval/{key}", value, step)
+        for board in self._boards:
+            board.scalars({f"eval/{key}": value for key, value in values.items()}, step)
         self._metrics.add({"step": step, **values})
         if self._selects in values:
             self._validation = f" (val {values[self._selects]:.4f})"
@@ -187,19 +192,17 @@ class Progress:
         LOG.info("step %d: %s", step, ", ".join(f"{key} {value:.4f}" for key, value in shown.items()))
 
     def images(self, batch: Batch) -> None:
-        """Write up to eight images of each camera to TensorBoard, as the network gets them."""
+        """Show up to eight images of each camera, as the network gets them."""
         for camera, images in batch["images"].items():
             some = images[:8].flatten(0, -4).cpu()
-            self._board.add_images(f"camera/{camera}", some.float() / 255 if some.dtype == torch.uint8 else some, 0)
+            scaled = some.float() / 255 if some.dtype == torch.uint8 else some
+            for board in self._boards:
+                board.images(f"camera/{camera}", scaled)
 
     def video(self, step: int, frames: npt.NDArray[np.uint8], rate_hz: float) -> None:
-        """Write (T, H, W, 3) frames to TensorBoard as an animated image; its own video needs moviepy."""
-        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
-
-        data = _gif(frames, rate_hz)
-        image = Summary.Image(height=frames.shape[1], width=frames.shape[2], colorspace=3, encoded_image_string=data)
-        board: Any = self._board
-        board._get_file_writer().add_summary(Summary(value=[Summary.Value(tag="rollout", image=image)]), step)
+        """Show the (T, H, W, 3) frames of a rollout."""
+        for board in self._boards:
+            board.video(frames, rate_hz, step)
 
     def _require_finite(self, step: int, values: Mapping[str, float]) -> None:
         broken = [f"{key} {value}" for key, value in values.items() if not math.isfinite(value)]
@@ -241,15 +244,3 @@ class NullProgress(Progress):
 
     def images(self, batch: Batch) -> None:
         """Write nothing."""
-
-
-def _gif(frames: npt.NDArray[np.uint8], rate_hz: float) -> bytes:
-    from PIL import Image
-
-    stride = max(round(rate_hz / 10), 1)  # ten images a second show a rollout well enough
-    images = [Image.fromarray(frame) for frame in frames[::stride]]
-    buffer = io.BytesIO()
-    images[0].save(
-        buffer, "GIF", save_all=True, append_images=images[1:], duration=round(1000 * stride / rate_hz), loop=0
-    )
-    return buffer.getvalue()

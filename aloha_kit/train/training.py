@@ -30,6 +30,7 @@ from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
+from aloha_kit.train.boards import require_wandb, WandbBoard
 from aloha_kit.train.device import choose_device, keep_freed_memory
 from aloha_kit.train.distributed import Distributed, processes
 from aloha_kit.train.loop import Trainer, TrainingJob
@@ -51,6 +52,8 @@ def train(setup: TrainingSetup) -> None:
     config = setup.config
     device = choose_device(config.device, setup.rank)
     with setup.rank.rank0_only():
+        if config.wandb:
+            require_wandb()
         if config.eval_every:
             _require_rollouts()
         if config.amp == "fp16" and not device.startswith("cuda"):
@@ -123,6 +126,7 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
             world=world,
         )
         columns = Columns.of(network)
+        boards = [WandbBoard(config.wandb, folder, setup.snapshot)] if config.wandb and world.first else []
         progress = (
             Progress(
                 run_,
@@ -131,6 +135,7 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
                 columns=columns,
                 limit_s=config.time_limit_s,
                 advice=_faster(setup, device),
+                boards=boards,
             )
             if world.first
             else NullProgress()
