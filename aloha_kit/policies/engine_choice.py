@@ -54,6 +54,7 @@ def choose(network: ChunkNetwork, settings: InferenceSettings, example: Batch) -
     if times[0] >= FAST_MS and own_family(network):
         refused = ["other engines, which a family of your own gets only by name (--engine openvino)"]
     elif times[0] >= FAST_MS:
+        LOG.info("preparing other engines: eager fp32 takes %.0f ms an inference; --engine eager skips this", times[0])
         others, refused = _others(network, settings.precision, example, tolerance)
         engines += others
         times = durations_ms(engines, network, example)

@@ -187,7 +187,8 @@ def _next(folder: Path) -> str:
         "<p>Guides in the repository: your own data (<code>docs/your_old_data.md</code>), your own task, camera, "
         "policy or robot (<code>docs/extending.md</code>), a robot over ROS (<code>README.md</code>).</p>"
     )
-    return f"<h2>What next</h2><ul>{items}</ul>{guides}"
+    shell = "<p>In the checkout, after <code>. .venv/bin/activate</code>:</p>"
+    return f"<h2>What next</h2>{shell}<ul>{items}</ul>{guides}"
 
 
 def _trained_task(policy: Path) -> str:

@@ -83,7 +83,8 @@ def test_the_fastest_that_predicts_the_same(
     engine = choose(bench.network, InferenceSettings(), blank(bench.network, 1))
     assert (engine.kind, engine.precision) == chosen
     assert engine.about()["measured"] is True
-    (line,) = caplog.messages
+    before, line = caplog.messages
+    assert re.fullmatch(r"preparing other engines: eager fp32 takes \d+ ms .*; --engine eager skips this", before)
     assert line.startswith(f"inference by --engine {chosen[0]} --precision {chosen[1]}: ")
     assert said in line
     assert bench.tried == ["fp32", "bf16"]
@@ -146,7 +147,7 @@ def test_openvino_itself(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCapt
     assert re.fullmatch(
         rf"inference by --engine openvino --precision fp32: {number} \(eager fp32 {number}; measured in [\d.]+ s\)"
         rf"{LINE}[\de.-]+ standard deviations \(\w+\); --engine eager for the network as trained",
-        caplog.messages[0],
+        caplog.messages[-1],
     )
 
 
@@ -157,7 +158,7 @@ def test_without_openvino_eager_is_taken(monkeypatch: pytest.MonkeyPatch, caplog
     monkeypatch.setitem(sys.modules, "openvino", None)
     engine = choose(network, InferenceSettings(precision="fp32"), blank(network, 1))
     assert engine.predict == network.predict
-    assert ". Left out: --engine openvino needs OpenVINO (" in caplog.messages[0]
+    assert ". Left out: --engine openvino needs OpenVINO (" in caplog.messages[-1]
 
 
 def test_bf16_that_is_wanted_and_wrong_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
