@@ -162,7 +162,8 @@ STAGES = (
     ("aloha_kit.eval.app", {"rospy", "mujoco", "dm_control", "h5py", "matplotlib"}),
 )
 
-# One interpreter, and a fork of it for each stage, so that no stage profits from what another one imported.
+# One interpreter, and a fork of it for each stage, so that no stage profits from what another one imported; torch,
+# which takes seconds, is imported once for those that may have it.
 IMPORT_EACH = """
 import importlib.abc, json, os, sys, traceback
 import numpy
@@ -172,7 +173,10 @@ class Block(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.split('.')[0] in self.blocked:
             raise ImportError('blocked: ' + name)
-for number, (modules, blocked) in enumerate(json.load(sys.stdin)):
+stages = enumerate(json.load(sys.stdin))
+for number, (modules, blocked) in sorted(stages, key=lambda stage: 'torch' not in stage[1][1]):
+    if 'torch' not in blocked:
+        import torchvision
     child = os.fork()
     if not child:
         try:

@@ -31,25 +31,36 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "extending.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"^`(\S+)`\n\n```\w+\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL))
-COMMANDS = [line for block in re.findall(r"^```bash\n(.*?)^```$", GUIDE, re.M | re.S) for line in block.splitlines()]
+COMMANDS = re.findall(r"^```bash\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+RUN_EACH = """
+import runpy, sys
+for line in sys.stdin:
+    python, *sys.argv = line.split()
+    if sys.argv[0] == "-m":
+        del sys.argv[0]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The user's folder after all commands of the guide, in its order."""
+    """The user's folder after all commands of the guide; those of one block share a process, which imports once."""
     made = tmp_path_factory.mktemp("user")
     for name, text in FILES.items():
         (made / name).write_text(text, encoding="utf-8")
-    for command in COMMANDS:
-        arguments = [sys.executable if word == "python" else word for word in command.split()]
-        (made / "output.txt").open("a").write(run(made, *arguments))
+    for block in COMMANDS:
+        (made / "output.txt").open("a").write(run(made, "-c", RUN_EACH, given=block))
     return made
 
 
-def run(folder: Path, *command: str) -> str:
-    """Run a program in a user's folder; its output."""
-    path = {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"}
-    done = subprocess.run(command, cwd=folder, env=path, capture_output=True, text=True, timeout=500, check=False)
+def run(folder: Path, *words: str, given: str = "") -> str:
+    """Run Python with these words and this input in a user's folder; its output."""
+    command, path = [sys.executable, *words], {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"}
+    done = subprocess.run(
+        command, cwd=folder, env=path, input=given, capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
 
@@ -112,7 +123,7 @@ def test_the_environment_shown_is_the_one_that_goes_through_every_command() -> N
 def test_the_task_trains(folder: Path) -> None:
     (command,) = re.findall(r"`python -m (aloha_kit\.train [^`]*)`", GUIDE)
     short = ["--num_steps", "2", "--batch_size", "2", "--warmup_steps", "0"]
-    run(folder, sys.executable, "-m", *command.split(), *short)
+    run(folder, "-m", *command.split(), *short)
     config = yaml.safe_load((folder / "runs" / "cube_on_plate" / "act_cpu" / "config.yaml").read_text())
     assert (config["task"], config["policy"], config["training"]["num_steps"]) == ("cube_on_plate.yaml", "act_cpu", 2)
     network = load_checkpoint(folder / "runs" / "cube_on_plate" / "act_cpu" / "checkpoints" / "last")

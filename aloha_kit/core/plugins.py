@@ -42,7 +42,7 @@ def resolve(
         ConfigError: no such name, module or attribute, a module that fails to import, or something else than `base` or
             `instance`.
     """
-    target = name if ":" in name else {**_installed(table), **built_in}.get(name)
+    target = name if ":" in name else built_in.get(name) or _installed(table).get(name)
     if target is None:
         raise ConfigError(
             f"no '{name[:100]}' among the {table}. {did_you_mean(name, known(table, built_in))} "
@@ -124,10 +124,12 @@ def known(table: str, built_in: Mapping[str, str]) -> list[str]:
 def name_of(table: str, found: type, built_in: Mapping[str, str]) -> str:
     """The name that `resolve` finds a class by: of the table, of an entry point, else `module:Name`."""
     target = f"{found.__module__}:{found.__qualname__}"
-    return next((name for names in (built_in, _installed(table)) for name, at in names.items() if at == target), target)
+    own = next((name for name, at in built_in.items() if at == target), None)
+    return own or next((name for name, at in _installed(table).items() if at == target), target)
 
 
 def _installed(table: str) -> dict[str, str]:
+    """Entry points {name: "module:Name"} of the table; reads the metadata of every installed package."""
     return {point.name: point.value for point in entry_points(group=f"aloha_kit.{table}")}
 
 

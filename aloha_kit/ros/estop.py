@@ -120,13 +120,13 @@ class EStop(Latch):
         return bool(poll.poll(0))
 
     def _await_publishers(self) -> None:
-        """Wait for the configured source's first message, else for every publisher's, `FIRST_S` at most.
+        """Wait for the configured source's first message, else for every running publisher's, `FIRST_S` at most.
 
         Raises:
             RosError: the configured source is silent for `SOURCE_S`.
         """
         began = time.monotonic()
-        while not self._pressed if self._config else not node.publishers(self._topic) <= self._pressed.keys():
+        while not self._pressed if self._config else self._unheard():
             if time.monotonic() - began > (SOURCE_S if self._config else FIRST_S):
                 if self._config:
                     raise RosError(
@@ -134,6 +134,10 @@ class EStop(Latch):
                     )
                 return
             time.sleep(0.01)
+
+    def _unheard(self) -> bool:
+        """Whether a publisher that runs has not sent yet."""
+        return any(node.is_there(who) for who in node.publishers(self._topic) - self._pressed.keys())
 
     def _require_connected(self) -> None:
         """Raise RosError where messages of a running publisher do not arrive: its button would do nothing."""

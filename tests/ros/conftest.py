@@ -31,6 +31,14 @@ def session_ros(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ros]:
         rospy.signal_shutdown("tests are over")
 
 
+@pytest.fixture(autouse=True)
+def _quick_motions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arms move as fast as their joints may, in this process."""
+    from tests.ros.quick import quick_motions
+
+    quick_motions(monkeypatch.setattr)
+
+
 @pytest.fixture
 def own_ros(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ros]:
     """A roscore for one test, for processes only: it may be killed."""

@@ -130,6 +130,10 @@ class Ros:
         self.processes.append(process)
         return process
 
+    def quick(self, module: str, *words: str) -> Process:
+        """Start a command of aloha_kit whose arms move as fast as their joints may."""
+        return self.start("python", "-m", "tests.ros.quick", module, *words, log=f"{len(self.processes)}_{module}")
+
     def launch(self, file: str, **arguments: object) -> Process:
         """`roslaunch aloha_kit FILE name:=value …` as a user types it."""
         given = [f"{name}:={value}" for name, value in arguments.items()]

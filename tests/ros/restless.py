@@ -17,6 +17,7 @@ from aloha_kit.core import START_ARM_POSE
 from aloha_kit.loop import run_episode, sigterm_interrupts
 from aloha_kit.ros import followers
 from aloha_kit.ros.safety import guarded
+from tests.ros.quick import quick_motions
 
 DRIVEN = (0.2, 0.3)  # m/s, rad/s
 RAISED = (0.0, -0.6, 0.8, 0.0, -0.3, 0.0)
@@ -43,7 +44,8 @@ class Restless:
 
 
 def main(task_file: str, fail_at: str = "0") -> None:
-    followers.START_S = followers.GRIPPER_S = followers.PARK_S = 0.2
+    quick_motions()
+    followers.SILENT_S = 1.0
     task = load(TaskConfig, "tasks", task_file)
     with sigterm_interrupts():
         env = envs.connect(task, load(RigConfig, "rigs", task.rig))

@@ -9,9 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from aloha_kit.config import ArmConfig, CameraConfig, load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.core import START_ARM_POSE
+from aloha_kit.remote import PolicyServer, ServedPolicy
+from aloha_kit.ros.observation import rig_contract
 from tests.ros.master import Process, Ros
 
 SIZE = (48, 64)
@@ -68,6 +72,26 @@ def simulated(ros: Ros, task: Path, *, cameras: bool = True, **options: object) 
             process.stop()
         for name in ("/sim_rig", "/sim_rig_resume", "/sim_rig_faults"):
             delete_param(ros, name)
+
+
+class Swinging:
+    """A network that moves both waists."""
+
+    def reset(self) -> None: ...
+
+    def predict_chunk(self, observation: Any) -> Any:
+        chunk = np.tile([*START_ARM_POSE, 0.0], (100, 2)).astype(np.float32)
+        chunk[:, [0, 7]] = 0.3 * np.sin(np.arange(100) * 2 * np.pi / 100)[:, None]
+        return chunk
+
+
+@contextlib.contextmanager
+def swinging_policy(task: Path) -> Iterator[tuple[str, ...]]:
+    """The flags of a deployment whose policy is on another machine: its process needs no torch."""
+    config = load(TaskConfig, "tasks", str(task))
+    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True)
+    with PolicyServer(ServedPolicy(Swinging(), contract, 100), "127.0.0.1", 0, "secret").running() as serving:
+        yield "--remote", f"127.0.0.1:{serving.port}", "--token", "secret"
 
 
 def set_param(ros: Ros, name: str, value: object) -> None:

@@ -297,7 +297,10 @@ class TestPreparing:
 
 
 class TestMoving:
-    def test_moves_start_and_end_slowly_and_arrive(self, arm: InterbotixArm, driver: FakeInterbotix) -> None:
+    def test_moves_start_and_end_slowly_and_arrive(
+        self, arm: InterbotixArm, driver: FakeInterbotix, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()  # at a robot's speed
         driver.motors[:6] = [0.3, -0.5, 0.5, 0, 0, 0]
         arm.prepare_follower()
         arm.move(START, 0.5)

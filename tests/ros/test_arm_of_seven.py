@@ -20,7 +20,6 @@ from aloha_kit.core import SafetyError
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode
-from aloha_kit.ros import followers
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded
 from aloha_kit.testing.environments import check_environment
@@ -63,11 +62,7 @@ def task(folder: Path, **changes: Any) -> TaskConfig:
     return load(TaskConfig, "tasks", folder / "task.yaml")
 
 
-def test_a_policy_moves_it_within_its_own_limits_and_leaves_it_parked(
-    follower: FakePiper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.1)
+def test_a_policy_moves_it_within_its_own_limits_and_leaves_it_parked(follower: FakePiper, tmp_path: Path) -> None:
     env = envs.connect(task(tmp_path), RIG)
     assert isinstance(env, RosEnv)
     with contextlib.closing(env):
@@ -94,12 +89,8 @@ def test_a_policy_moves_it_within_its_own_limits_and_leaves_it_parked(
             env.followers["arm"].command([*ARM.start[:5], -0.5, 0.0, 0.0])
 
 
-def test_an_arm_without_a_gripper_keeps_the_contract_and_parks(
-    session_ros: Ros, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_arm_without_a_gripper_keeps_the_contract_and_parks(session_ros: Ros, tmp_path: Path) -> None:
     """Nothing measures success on it either: its environment gives None, and rewards of 0."""
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.1)
     bare = replace(RIG.followers["arm"], model="tests.ros.arm_of_seven:BARE")
     rig = replace(RIG, followers={"arm": bare}, leaders={})
     config = task(tmp_path, episode_len=8)
@@ -127,9 +118,9 @@ def test_a_recording_of_it_is_sound_and_replays(follower: FakePiper, session_ros
             leader.joints[:] = [*ARM.start, 0.02] + np.array([0.1] * 7 + [0.01]) * np.sin(np.pi * next(count) / 100)
 
         leader.broken = wave
-        recorder = session_ros.start(
-            "python", "record/record_node", "--task", str(tmp_path / "task.yaml"), "--num_episodes", "1", "--auto",
-            "--countdown", "0",
+        recorder = session_ros.quick(
+            "aloha_kit.record", "--task", str(tmp_path / "task.yaml"),
+            "--num_episodes", "1", "--auto", "--countdown", "0",
         )  # fmt: skip
         recorder.wait_for("saved", 90)
         assert recorder.wait(60) == 0, recorder.text()
@@ -143,8 +134,8 @@ def test_a_recording_of_it_is_sound_and_replays(follower: FakePiper, session_ros
             np.testing.assert_allclose(swing, np.repeat(swing[:, :1], 8, axis=1), atol=1e-4)
             assert np.ptp(swing[:, 0]) > 1.5
     follower.joints[:] = [*ARM.rest, 0.04]
-    replay = session_ros.start(
-        "python", "-m", "aloha_kit.replay", str(file), "--execute", "--task", str(tmp_path / "task.yaml"),
+    replay = session_ros.quick(
+        "aloha_kit.replay", str(file), "--execute", "--task", str(tmp_path / "task.yaml"),
         "--output", str(tmp_path / "replay"), "--no-video", "--no-plots", "--no-rrd",
     )  # fmt: skip
     assert replay.wait(120) == 0, replay.text()

@@ -14,7 +14,7 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import SafetyError
-from aloha_kit.ros import competing_publishers, followers
+from aloha_kit.ros import competing_publishers
 from aloha_kit.ros.competing_publishers import PublisherMonitor
 from aloha_kit.ros.ros_env import RosEnv
 from tests.ros import test_ros_env
@@ -29,9 +29,7 @@ GROUP = "/puppet_right/commands/joint_group"
 
 
 @pytest.fixture
-def fakes(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.1)
+def fakes(session_ros: Ros) -> Iterator[Fakes]:
     with contextlib.ExitStack() as stack:
         yield Fakes(stack)
 

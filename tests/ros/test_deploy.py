@@ -27,7 +27,7 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.replay.args import ReplayArgs
-from aloha_kit.ros import followers, messages
+from aloha_kit.ros import messages
 from aloha_kit.ros.simulated_rig import SimulatedRig
 from tests.commands import failure
 from tests.deploy.conftest import save_checkpoint
@@ -65,13 +65,6 @@ def rig(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "best", CONTRACT)
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ways take as long as a third of the joints' speed needs, and no longer."""
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.2)
 
 
 def deploy(rig: Path, checkpoint: Path, out: Path, *flags: Any) -> None:

@@ -24,7 +24,6 @@ from aloha_kit.loop import Replay, run_episode
 from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.operator_interface import Cues, Display, OperatorInterface
 from aloha_kit.record.recording_session import RecordingSession
-from aloha_kit.ros import followers
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded, make_guard
 from aloha_kit.ros.start_sequence import StartSequence
@@ -95,12 +94,6 @@ def recorder(session_ros: Ros) -> Iterator[CommandRecorder]:
     recorder = CommandRecorder(session_ros.environment)
     yield recorder
     recorder.close()
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.2)
 
 
 def connect(task: Path, **options: Any) -> RosEnv:

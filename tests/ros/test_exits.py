@@ -47,14 +47,16 @@ class Scene:
     def stands(self) -> None:
         """Until base and arms have stood still for half a second."""
         until(lambda: self.base_speed() == 0.0, "the base stands")
-        for arm in FOLLOWERS:
 
-            def rests(arm: str = arm) -> bool:
-                before = self.client.position(arm)[:6]
-                time.sleep(0.5)
-                return bool(np.abs(self.client.position(arm)[:6] - before).max() < 0.01)
+        def positions() -> np.ndarray:
+            return np.array([self.client.position(arm)[:6] for arm in FOLLOWERS])
 
-            until(rests, f"{arm} comes to rest")
+        def rest() -> bool:
+            before = positions()
+            time.sleep(0.5)
+            return bool(np.abs(positions() - before).max() < 0.01)
+
+        until(rest, "the arms come to rest")
         assert self.base_speed() == 0.0
 
     def under_torque(self) -> bool:

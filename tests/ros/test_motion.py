@@ -19,7 +19,7 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.core import ArmModel, PIPER, ReadingError, START_ARM_POSE, VX300S, WallClock, WX250S
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.ros import followers, messages, readings
+from aloha_kit.ros import messages, readings
 from aloha_kit.ros.arm import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
 from tests.ros.fake_drivers import FakeInterbotix, MOTORS, xs_setup
@@ -71,7 +71,10 @@ class Recorded:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_move_goes_step_by_step_to_its_end_whatever_the_clock_does(seed: int) -> None:
+def test_a_move_goes_step_by_step_to_its_end_whatever_the_clock_does(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # at a robot's speed
     rng, clock = np.random.default_rng(seed), StallingClock(seed)
     arms: dict[Any, Any] = {}
     for model in (VX300S, WX250S, PIPER):
@@ -162,9 +165,7 @@ def commands(env: Any, fakes: Fakes) -> Any:
 
 
 @pytest.fixture
-def fakes(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.1)
+def fakes(session_ros: Ros) -> Iterator[Fakes]:
     with contextlib.ExitStack() as stack:
         yield Fakes(stack)
 

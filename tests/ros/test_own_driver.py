@@ -16,7 +16,6 @@ from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError
 from aloha_kit.loop import run_episode
-from aloha_kit.ros import followers
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import guarded
 from tests.loop.fake_rig import Constant
@@ -56,8 +55,6 @@ class DegreesNode:
 def test_the_driver_of_the_guide_moves_its_arm_and_parks_it(
     session_ros: Ros, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.1)
     for file in ("my_arm.py", "my_rig.yaml"):
         (tmp_path / file).write_text(FILES[file], encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -22,7 +22,7 @@ from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.ros import arm as ros_arm
-from aloha_kit.ros import competing_publishers, estop, followers, ros_env
+from aloha_kit.ros import competing_publishers, estop, ros_env
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.ros_env import RosEnv
@@ -76,9 +76,7 @@ class Fakes:
 
 
 @pytest.fixture
-def fakes(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fakes]:
-    for name in ("START_S", "GRIPPER_S", "PARK_S"):
-        monkeypatch.setattr(followers, name, 0.1)
+def fakes(session_ros: Ros) -> Iterator[Fakes]:
     with contextlib.ExitStack() as stack:
         yield Fakes(stack)
 

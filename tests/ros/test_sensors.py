@@ -28,7 +28,7 @@ from aloha_kit.formats import open_source
 from aloha_kit.loop import run_episode
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.agent import ChunkPolicy
-from aloha_kit.ros import followers, inspect
+from aloha_kit.ros import inspect
 from aloha_kit.ros.observation import rig_contract
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.safety import make_guard
@@ -77,9 +77,7 @@ class Node:
 
 
 @pytest.fixture
-def node(session_ros: Ros, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
-    for name in ("START_S", "GRIPPER_S"):
-        monkeypatch.setattr(followers, name, 0.1)
+def node(session_ros: Ros) -> Iterator[Node]:
     with FakePiper("/puppet/joint_left", "/master/joint"), contextlib.closing(Node()) as sensors:
         yield sensors
 

@@ -12,15 +12,12 @@ import pytest
 import rospy
 from std_msgs.msg import String
 
-from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.ros import messages
-from aloha_kit.ros.observation import rig_contract
-from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Client, Received
-from tests.ros.small_rig import recording, simulated, write_task
+from tests.ros.small_rig import recording, simulated, swinging_policy, write_task
 from tests.waiting import until
 
 ARM = "puppet_left"
@@ -56,18 +53,17 @@ def assert_under_torque(rig: Client) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    config = load(TaskConfig, "tasks", str(task))
-    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True)
-    return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "best", contract)
+def policy(task: Path) -> Iterator[tuple[str, ...]]:
+    with swinging_policy(task) as flags:
+        yield flags
 
 
 @pytest.mark.parametrize("what", [ONE_MOTOR, ALL_MOTORS], ids=["1 s", "9 s"])
 def test_a_deployment_ends_by_name_and_leaves_the_arms_under_torque(
-    session_ros: Ros, task: Path, rig: Client, checkpoint: Path, tmp_path: Path, what: tuple[str, str]
+    session_ros: Ros, task: Path, rig: Client, policy: tuple[str, ...], tmp_path: Path, what: tuple[str, str]
 ) -> None:
-    words = ("--ckpt", str(checkpoint), "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
-    program = session_ros.start("python", "-m", "aloha_kit.deploy", *words, "--judge_s", "0")
+    words = (*policy, "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
+    program = session_ros.quick("aloha_kit.deploy", *words, "--judge_s", "0")
     until(lambda: recording(tmp_path), "the rollout runs", TIMEOUT_S)
     rebooting = reboot(rig, what)
     assert program.wait(TIMEOUT_S) == 1
@@ -84,10 +80,10 @@ def test_a_deployment_ends_by_name_and_leaves_the_arms_under_torque(
 
 
 def test_motors_that_reboot_on_the_way_to_the_start_end_it_by_name_and_no_arm_is_flung(
-    session_ros: Ros, task: Path, rig: Client, checkpoint: Path, tmp_path: Path
+    session_ros: Ros, task: Path, rig: Client, policy: tuple[str, ...], tmp_path: Path
 ) -> None:
     commands = Received(f"/{ARM}/commands/joint_group", messages.JointGroupCommand)
-    words = ("--ckpt", str(checkpoint), "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
+    words = (*policy, "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
     program = session_ros.start("python", "-m", "aloha_kit.deploy", *words, "--judge_s", "0")
     until(lambda: len(commands.messages) > 10, "it is on its way to the start pose", TIMEOUT_S)
     reboot(rig, ALL_MOTORS).join()
@@ -100,17 +96,16 @@ def test_motors_that_reboot_on_the_way_to_the_start_end_it_by_name_and_no_arm_is
     commands.subscriber.unregister()
 
 
-@pytest.mark.parametrize("what", [ONE_MOTOR, ALL_MOTORS], ids=["1 s", "9 s"])
 def test_a_recorder_pauses_by_name_keeps_the_rows_and_goes_on(
-    session_ros: Ros, task: Path, rig: Client, tmp_path: Path, what: tuple[str, str]
+    session_ros: Ros, task: Path, rig: Client, tmp_path: Path
 ) -> None:
-    recorder = session_ros.start(
-        "python", "-m", "aloha_kit.record", "--task", str(task), "--dataset_dir", str(tmp_path), "--countdown", "0",
-        "--no_keyboard",
+    recorder = session_ros.quick(
+        "aloha_kit.record", "--task", str(task), "--dataset_dir", str(tmp_path),
+        "--countdown", "0", "--no_keyboard",
     )  # fmt: skip
     recorder.wait_for("recording: ", TIMEOUT_S)
     until(lambda: recording(tmp_path), "it is being written", TIMEOUT_S)
-    rebooting = reboot(rig, what)
+    rebooting = reboot(rig, ALL_MOTORS)
     recorder.wait_for("paused: ", TIMEOUT_S)
     assert "stream 'qpos_left'" in recorder.text()
     assert_under_torque(rig)  # answered when the driver is back

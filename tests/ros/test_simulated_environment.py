@@ -16,7 +16,7 @@ from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S
 from aloha_kit.loop import run_episode, SafetyGuard
-from aloha_kit.ros import followers, messages
+from aloha_kit.ros import messages
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.ros_env import RosEnv
@@ -37,13 +37,6 @@ def configured(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> It
     with simulated(session_ros, file):
         task = load(TaskConfig, "tasks", file)
         yield task, load(RigConfig, "rigs", task.rig)
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(followers, "START_S", 0.3)
-    monkeypatch.setattr(followers, "GRIPPER_S", 0.3)
-    monkeypatch.setattr(followers, "PARK_S", 0.3)
 
 
 @pytest.fixture

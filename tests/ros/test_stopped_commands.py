@@ -6,21 +6,16 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
-from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import START_ARM_POSE
+from aloha_kit.config import load, TaskConfig
 from aloha_kit.episode import list_episodes
-from aloha_kit.remote import PolicyServer, ServedPolicy
-from aloha_kit.ros.observation import rig_contract
 from tests.ros.command_recorder import CommandRecorder
 from tests.ros.master import launch_result, Process, Ros
 from tests.ros.rig_client import Client
-from tests.ros.small_rig import recording, simulated, write_task
+from tests.ros.small_rig import recording, simulated, swinging_policy, write_task
 from tests.ros.test_estop import PUBLISHER
 from tests.waiting import until
 
@@ -50,20 +45,6 @@ def recorder(session_ros: Ros) -> Iterator[CommandRecorder]:
     recorder.close()
 
 
-class Swinging:
-    """A network on another machine that moves both waists."""
-
-    def __init__(self) -> None:
-        self.step = 0
-
-    def reset(self) -> None: ...
-
-    def predict_chunk(self, observation: Any) -> Any:
-        chunk = np.tile([*START_ARM_POSE, 0.0], (100, 2)).astype(np.float32)
-        chunk[:, [0, 7]] = 0.3 * np.sin(np.arange(100) * 2 * np.pi / 100)[:, None]
-        return chunk
-
-
 def pressed_in(program: Process, recorder: CommandRecorder, rig: Client) -> str:
     """Press for 5 ms while `program` moves the arms; its output once it has ended as it should."""
     recorder.press(0.0, 0.005)
@@ -91,22 +72,20 @@ def until_it_moves(recorder: CommandRecorder) -> None:
 
 
 @pytest.fixture(scope="module")
-def server(task: Path) -> Iterator[str]:
-    config = load(TaskConfig, "tasks", str(task))
-    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True)
-    with PolicyServer(ServedPolicy(Swinging(), contract, 100), "127.0.0.1", 0, "secret").running() as serving:
-        yield f"127.0.0.1:{serving.port}"
+def policy(task: Path) -> Iterator[tuple[str, ...]]:
+    with swinging_policy(task) as flags:
+        yield flags
 
 
-def deploy(ros: Ros, task: Path, server: str, output: Path) -> Process:
-    words = ("--remote", server, "--token", "secret", "--task", str(task), "--output", str(output))
+def deploy(ros: Ros, task: Path, policy: tuple[str, ...], output: Path) -> Process:
+    words = (*policy, "--task", str(task), "--output", str(output))
     return ros.start("python", "-m", "aloha_kit.deploy", *words)
 
 
 def test_pressed_on_the_way_to_the_start_with_a_policy_on_another_machine(
-    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, server: str, tmp_path: Path
+    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, policy: tuple[str, ...], tmp_path: Path
 ) -> None:
-    program = deploy(session_ros, task, server, tmp_path)
+    program = deploy(session_ros, task, policy, tmp_path)
     until_it_moves(recorder)
     text = pressed_in(program, recorder, rig)
     assert "the arms were not parked: the emergency stop was pressed" in text
@@ -114,9 +93,9 @@ def test_pressed_on_the_way_to_the_start_with_a_policy_on_another_machine(
 
 
 def test_pressed_while_a_policy_on_another_machine_acts_and_while_its_episode_is_replayed(
-    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, server: str, tmp_path: Path
+    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, policy: tuple[str, ...], tmp_path: Path
 ) -> None:
-    program = deploy(session_ros, task, server, tmp_path)
+    program = deploy(session_ros, task, policy, tmp_path)
     until(lambda: recording(tmp_path), "the rollout runs", TIMEOUT_S)
     until_it_moves(recorder)
     text = pressed_in(program, recorder, rig)
@@ -167,9 +146,15 @@ def test_a_source_that_is_stopped_while_they_are_parked_ends_it_there(
 
 @pytest.mark.parametrize("when", ["on the way to the start", "while it acts"])
 def test_a_second_ctrl_c_ends_parking_where_the_arms_are(
-    session_ros: Ros, task: Path, rig: Client, recorder: CommandRecorder, server: str, tmp_path: Path, when: str
+    session_ros: Ros,
+    task: Path,
+    rig: Client,
+    recorder: CommandRecorder,
+    policy: tuple[str, ...],
+    tmp_path: Path,
+    when: str,
 ) -> None:
-    program = deploy(session_ros, task, server, tmp_path)
+    program = deploy(session_ros, task, policy, tmp_path)
     if when == "while it acts":
         until(lambda: recording(tmp_path), "the rollout runs", TIMEOUT_S)
     until_it_moves(recorder)

@@ -18,7 +18,7 @@ from aloha_kit.ros.simulated_rig import running_task
 from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
 from tests.ros.competing_publisher import CompetingPublisher
-from tests.ros.master import launch_result, Ros
+from tests.ros.master import launch_result, Process, Ros
 from tests.ros.rig_client import Client, Received
 from tests.ros.small_rig import simulated, write_task
 from tests.waiting import until
@@ -52,6 +52,12 @@ def apart(rig: Client, side: str) -> float:
     return float(np.abs(rig.position(f"master_{side}") - rig.position(f"puppet_{side}"))[:6].max())
 
 
+def teleoperate(ros: Ros, task: Path) -> Process:
+    program = ros.quick("aloha_kit.teleop", "--task", str(task), "--countdown_s", "0")
+    program.wait_for("teleoperating")
+    return program
+
+
 def away(rig: Client, side: str) -> float:
     """rad that a leader has been moved from the start pose."""
     return float(np.abs(rig.position(f"master_{side}")[:6] - START_ARM_POSE).max())
@@ -79,8 +85,7 @@ def test_the_gesture_starts_it_the_followers_follow_and_ctrl_c_leaves_all_arms_h
 
 
 def test_the_emergency_stop_ends_it_with_everything_held(session_ros: Ros, task: Path, rig: Client) -> None:
-    program = session_ros.start("python", "-m", "aloha_kit.teleop", "--task", str(task), "--countdown_s", "0")
-    program.wait_for("teleoperating")
+    program = teleoperate(session_ros, task)
     button = rospy.Publisher("/aloha_kit/estop", Bool, latch=True, queue_size=1)
     button.publish(Bool(data=True))
     assert program.wait() == 1
@@ -107,8 +112,7 @@ def test_a_second_publisher_for_the_leaders_ends_it_by_name_with_everything_held
     session_ros: Ros, task: Path, rig: Client, kind: str, topic: str, words: str
 ) -> None:
     sent = {side: Received(f"/puppet_{side}/commands/joint_group", messages.JointGroupCommand) for side in SIDES}
-    program = session_ros.start("python", "-m", "aloha_kit.teleop", "--task", str(task), "--countdown_s", "0")
-    program.wait_for("teleoperating")
+    program = teleoperate(session_ros, task)
     with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
         other.send()
         assert program.wait() == 1
