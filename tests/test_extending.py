@@ -22,6 +22,7 @@ from aloha_kit.episode import Episode
 from aloha_kit.eval.__main__ import main as evaluate
 from aloha_kit.policies.checkpoint import load as load_checkpoint
 from aloha_kit.replay.__main__ import main as replay
+from aloha_kit.train.__main__ import main as train
 from tests.deploy.serving import served
 from tests.synthetic import make, write_dataset
 
@@ -51,17 +52,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in FILES.items():
         (made / name).write_text(text, encoding="utf-8")
     for block in COMMANDS:
-        (made / "output.txt").open("a").write(run(made, "-c", RUN_EACH, given=block))
+        (made / "output.txt").open("a").write(run(made, block))
     return made
 
 
-def run(folder: Path, *words: str, given: str = "") -> str:
-    """Run Python with these words and this input in a user's folder; its output."""
-    command, path = [sys.executable, *words], {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"}
+def run(folder: Path, commands: str) -> str:
+    """Run commands in a user's folder; their output."""
+    process, path = [sys.executable, "-c", RUN_EACH], {**os.environ, "PYTHONPATH": str(ROOT), "MUJOCO_GL": "egl"}
     done = subprocess.run(
-        command, cwd=folder, env=path, input=given, capture_output=True, text=True, timeout=500, check=False
+        process, cwd=folder, env=path, input=commands, capture_output=True, text=True, timeout=500, check=False
     )
-    assert done.returncode == 0, f"{command}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+    assert done.returncode == 0, f"{commands}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
     return done.stdout
 
 
@@ -120,10 +121,10 @@ def test_the_environment_shown_is_the_one_that_goes_through_every_command() -> N
     assert FILES["point_world.py"] == (ROOT / "tests" / "envs" / "point_world.py").read_text(encoding="utf-8")
 
 
-def test_the_task_trains(folder: Path) -> None:
-    (command,) = re.findall(r"`python -m (aloha_kit\.train [^`]*)`", GUIDE)
-    short = ["--num_steps", "2", "--batch_size", "2", "--warmup_steps", "0"]
-    run(folder, "-m", *command.split(), *short)
+def test_the_task_trains(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (flags,) = re.findall(r"`python -m aloha_kit\.train ([^`]*)`", GUIDE)
+    train([*flags.split(), "--num_steps", "2", "--batch_size", "2", "--warmup_steps", "0"])
     config = yaml.safe_load((folder / "runs" / "cube_on_plate" / "act_cpu" / "config.yaml").read_text())
     assert (config["task"], config["policy"], config["training"]["num_steps"]) == ("cube_on_plate.yaml", "act_cpu", 2)
     network = load_checkpoint(folder / "runs" / "cube_on_plate" / "act_cpu" / "checkpoints" / "last")
