@@ -21,7 +21,7 @@ from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.operator_topics import OperatorTopics
 from aloha_kit.ros.readings import next_reading
 from aloha_kit.ros.ring import StreamHealth
-from aloha_kit.ros.simulated_rig import simulated_rig, SimulatedRig
+from aloha_kit.ros.simulated_rig import first_state_timeout, simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import Streams
 
 
@@ -53,7 +53,8 @@ class RosRobot:
         drivers = rig_drivers(rig)  # unknown ones raise before anything is contacted
         self.clock = clock or node.start("aloha_teleop" if leaders else "aloha_kit", anonymous=True)
         first = next(iter(drivers["follower"].values()))
-        next_reading(first.state_topic, first.name)  # a simulation sets its parameter before that
+        # a simulation sets its parameter before its first state
+        next_reading(first.state_topic, first.name, first_state_timeout())
         with contextlib.ExitStack() as opened:
             about = simulated_rig()
             if about and about.get("rig", rig.name) != rig.name:

@@ -12,8 +12,15 @@ from std_srvs.srv import Trigger
 
 from aloha_kit.core import ARM_MODELS, ArmModel, did_you_mean
 from aloha_kit.ros.node import require_master, RosError
+from aloha_kit.ros.readings import TIMEOUT_S
 
 PARAM = "/sim_rig"
+STARTING = "/sim_rig_starting"
+"""Parameter that sim_rig.launch sets, and its node deletes when the rig is up."""
+
+STARTING_S = 60.0
+"""Timeout of the first joint state of a simulated rig that was launched together with this program."""
+
 _TIMEOUT_S = 10.0
 
 
@@ -22,6 +29,11 @@ def simulated_rig() -> dict[str, Any] | None:
     None where the rig is real."""
     found = rospy.get_param(PARAM, None)
     return dict(found) if isinstance(found, Mapping) else None
+
+
+def first_state_timeout() -> float:
+    """Timeout (s) of the first joint state: longer while a simulated rig starts."""
+    return STARTING_S if rospy.get_param(STARTING, False) else TIMEOUT_S
 
 
 def running_task(default: str) -> str:

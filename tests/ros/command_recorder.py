@@ -35,7 +35,8 @@ def main() -> None:
         zero = isinstance(message, Twist) and not (message.linear.x or message.angular.z)
         arrivals.append((now, topic, zero))
 
-    button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10, tcp_nodelay=True)
+    button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10, tcp_nodelay=True, latch=True)
+    button.publish(Bool(False))  # a program waits for a button's state when it starts
     topics = [f"/{arm}/commands/joint_{kind}" for arm in ARMS for kind in ("group", "single", "trajectory")]
     for topic in topics:
         rospy.Subscriber(topic, rospy.AnyMsg, heard, callback_args=topic, tcp_nodelay=True)

@@ -142,8 +142,9 @@ class Ros:
         )
 
     def stop(self) -> None:
-        for process in reversed(self.processes):
+        for process in reversed(self.processes[1:]):
             process.stop()
+        self.core.kill()  # it takes seconds to end by itself
 
 
 @contextlib.contextmanager

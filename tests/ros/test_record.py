@@ -59,6 +59,7 @@ class Bench:
         stack.callback(subscriber.unregister)
         self._command = rospy.Publisher("/aloha_kit/record/command", String, queue_size=5)
         self._estop = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=1, latch=True)
+        self._estop.publish(Bool(False))  # a recorder waits for a button's state when it starts
         stack.callback(self._command.unregister)
         stack.callback(self._estop.unregister)
 

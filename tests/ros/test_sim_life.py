@@ -16,7 +16,9 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from aloha_kit.core import START_ARM_POSE
+from aloha_kit.ros.readings import TIMEOUT_S
 from aloha_kit.ros.sim_rig.arms_node import main
+from aloha_kit.ros.simulated_rig import first_state_timeout, STARTING_S
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Client, Received
 from tests.waiting import until
@@ -51,7 +53,10 @@ def pid_of(node: str) -> int:
 
 def test_drivers_that_die_come_back_to_arms_where_they_were(session_ros: Ros) -> None:
     launch = session_ros.launch("sim_rig.launch", cameras="false", respawn="true", person="false", seed=5)
+    until(lambda: rospy.has_param("/sim_rig_starting"), "programs wait for it")
+    assert first_state_timeout() == STARTING_S
     launch.wait_for("is up")
+    assert first_state_timeout() == TIMEOUT_S
     assert rospy.get_param("/sim_rig")["person"] is False
     before = Client()
     assert before.reset() == 5

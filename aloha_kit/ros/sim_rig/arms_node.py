@@ -36,9 +36,10 @@ from aloha_kit.ros.sim_rig.simulated_drivers import (
     SimulatedSwitches,
     stamp,
 )
+from aloha_kit.ros.simulated_rig import PARAM, STARTING
 from aloha_kit.sim import tasks
 
-PARAM, RESUME, SEED = "/sim_rig", "/sim_rig_resume", "/sim_rig_seed"
+RESUME, SEED = "/sim_rig_resume", "/sim_rig_seed"
 STATE_HZ, REWARD_HZ = 100.0, 10.0
 STEP_NS = 2_000_000  # of the physics
 LONGEST_NS = 100_000_000  # what is made up for when the machine was away; more is lost time
@@ -235,7 +236,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         # this node is where time comes from, so it waits for none
         rospy.init_node("sim_arms", disable_signals=True, disable_rostime=True)
         with sigterm_interrupts(), interrupted_after(args.outlive, rospy.loginfo):
-            served = ArmsNode(task, config, args)
+            try:
+                served = ArmsNode(task, config, args)
+            finally:
+                with contextlib.suppress(KeyError):
+                    rospy.delete_param(STARTING)
             try:
                 rospy.loginfo(f"simulated rig '{config.name}' in scene '{task.scene}' is up")
                 served.run()
