@@ -22,7 +22,7 @@ TINY = {
     "target": {"success": 0.5},
     "record": {"num_episodes": 2, "image_size": [16, 24]},
     "train": {
-        "policy": "act", "num_steps": 400, "batch_size": 2, "val_every": 20, "val_batches": 1, "val_fraction": 0.5,
+        "policy": "act", "num_steps": 200, "batch_size": 2, "val_every": 20, "val_batches": 1, "val_fraction": 0.5,
         **{name: value for name, value in dataclasses.asdict(ACT).items() if value != getattr(ActConfig(), name)},
         "chunk_size": 100, "augment": False, "threads": 1,
     },
@@ -58,7 +58,7 @@ def test_interrupted_in_its_training_and_gone_on_with(
     assert ended.value.code == 143
     assert capfd.readouterr().err.endswith(f"Go on with:\npython -m aloha_kit.reproduce {' '.join(command)}\n")
     stopped = json.loads(last.read_text())["step"]
-    assert 20 <= stopped < 400
+    assert 20 <= stopped < 200
     episodes = {file: file.stat().st_mtime_ns for file in (out / "episodes").glob("*.hdf5")}
     assert len(episodes) == 2
 
@@ -66,10 +66,10 @@ def test_interrupted_in_its_training_and_gone_on_with(
     said, log = capfd.readouterr()
     assert re.search(r" == 1/4 record: done\n\S+ == 2/4 validate: done\n", log)
     assert f"$ python -m aloha_kit.train --resume {out}/seed_0/policy\n" in log
-    assert json.loads(last.read_text())["step"] == 400
+    assert json.loads(last.read_text())["step"] == 200
     assert {file: file.stat().st_mtime_ns for file in episodes} == episodes
     with (last.parents[2] / "metrics.csv").open() as file:
-        assert int(file.readlines()[-1].split(",")[0]) == 400
+        assert int(file.readlines()[-1].split(",")[0]) == 200
     result = read(out / "reproduce.json")
     attempts = [("record", 0), ("validate", 0), ("train", 143), ("train", 0), ("eval", 0)]  # 143: stopped by SIGTERM
     assert [(a.stage, a.status) for a in result.attempts] == attempts
