@@ -2,7 +2,7 @@
 
 Lines on its input are orders, each answered by a line of JSON; times are CLOCK_MONOTONIC, which processes share.
 
-    press SECONDS_FROM_NOW SECONDS_HELD   -> {} at once
+    press SECONDS SECONDS_HELD now|moving -> {} at once; so long after the order, or after the next command
     forget                                -> {}; what came before is no part of the next report
     report                                -> {"pressed": when, "arrivals": [[when, topic, whether it is all zeros], …]}
 """
@@ -42,7 +42,9 @@ def main() -> None:
         rospy.Subscriber(topic, rospy.AnyMsg, heard, callback_args=topic, tcp_nodelay=True)
     rospy.Subscriber(BASE, Twist, heard, callback_args=BASE, tcp_nodelay=True)
 
-    def press(delay_s: float, held_s: float) -> None:
+    def press(delay_s: float, held_s: float, moving: bool) -> None:
+        while moving and not arrivals:
+            time.sleep(0.001)
         time.sleep(delay_s)
         pressed.append(time.monotonic())
         button.publish(Bool(data=True))
@@ -58,7 +60,8 @@ def main() -> None:
         if order == "forget":
             print("{}", flush=True)
         elif order == "press":
-            threading.Thread(target=press, args=[float(word) for word in words]).start()
+            seconds = [float(word) for word in words[:2]]
+            threading.Thread(target=press, args=(*seconds, words[2] == "moving"), daemon=True).start()
             print("{}", flush=True)
         else:
             print(json.dumps({"pressed": pressed[0] if pressed else None, "arrivals": list(arrivals)}), flush=True)
@@ -74,9 +77,9 @@ class CommandRecorder:
         )
         self._answer()
 
-    def press(self, delay_s: float, held_s: float) -> None:
-        """Press so long from now, and let go after `held_s`; returns at once."""
-        self._order(f"press {delay_s} {held_s}")
+    def press(self, delay_s: float, held_s: float, *, moving: bool = False) -> None:
+        """Press so long from now, or from the next command, and let go after `held_s`; returns at once."""
+        self._order(f"press {delay_s} {held_s} {'moving' if moving else 'now'}")
 
     def forget(self) -> None:
         """Report only what comes from now on."""
