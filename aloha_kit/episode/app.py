@@ -35,7 +35,7 @@ def run(args: Command) -> int:
     """Run one subcommand; returns 0 on success, 1 where an episode has an error.
 
     Raises:
-        AlohaKitError: no episodes, flags that exclude each other, or a file that cannot be written.
+        AlohaKitError: no episodes, or a file that cannot be written.
     """
     allow_external(getattr(args, "allow_external", False))
     if isinstance(args, Validate):
@@ -128,8 +128,6 @@ def _stats(args: Stats) -> int:
 
 def _export(args: Export) -> int:
     paths, contract = _episodes(args.source), args.embodiment.load()
-    if args.raw and args.jpeg:
-        raise EpisodeError(f"--raw and --jpeg {args.jpeg} exclude each other; give one of them")
     make_folder(args.target)
 
     def copy(path: Path) -> None:

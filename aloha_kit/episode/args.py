@@ -122,6 +122,10 @@ class Export(CommandArgs):
     embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     allow_external: AllowExternal = False
 
+    def __post_init__(self) -> None:
+        if self.raw and self.jpeg:
+            raise ValueError(f"--raw and --jpeg {self.jpeg} exclude each other; give one of them")
+
 
 @dataclass(frozen=True)
 class Adopt(CommandArgs):
@@ -158,7 +162,7 @@ class Adopt(CommandArgs):
 
     def __post_init__(self) -> None:
         if self.rig and self.names:
-            raise ValueError(f"--rig {self.rig} and --names both say what the joints are called; give one of them")
+            raise ValueError(f"--rig {self.rig} and --names both name the joints; give one of them")
         if self.rate_hz is not None and not 0 < self.rate_hz < float("inf"):
             raise ValueError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
 

@@ -11,7 +11,7 @@ import numpy as np
 from aloha_kit.config import from_mapping, load, RigConfig
 from aloha_kit.config.load import read
 from aloha_kit.config.match_checkpoint import rig_joints
-from aloha_kit.core import ConfigError, Contract, ContractError
+from aloha_kit.core import ConfigError, Contract, ContractError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.storage.codec import JpegOrder
 
@@ -36,6 +36,9 @@ class ContractFlags:
     """The order of red and blue in JPEG, PNG and WebP images of files that do not record it: standard, as any viewer
     shows them, or mobile_aloha, exchanged, as the ALOHA family's recorders write them (assumed)."""
 
+    def __post_init__(self) -> None:
+        _require_one(self.contract, self.rig)
+
     def load(self) -> Contract | None:
         """The contract that the flags give; None without flags. Errors as `given_contract`."""
         return given_contract(self.contract, self.rig)
@@ -45,13 +48,18 @@ def given_contract(contract: str | Path | None, rig: str | None) -> Contract | N
     """The contract in a YAML file, or a rig's with a rate of 0, which stands for the episode's own.
 
     Raises:
-        ConfigError: both are given, or there is no such file or rig, or it is not a contract.
+        UsageError: both are given.
+        ConfigError: there is no such file or rig, or it is not a contract.
     """
-    if contract and rig:
-        raise ConfigError(f"--contract {contract} and --rig {rig} both say what the joints are; give one of them")
+    _require_one(contract, rig)
     if rig:
         return Contract(*rig_joints(load(RigConfig, "rigs", rig)), {}, rate_hz=0.0)
     return read_contract(Path(contract)) if contract else None
+
+
+def _require_one(contract: str | Path | None, rig: str | None) -> None:
+    if contract and rig:
+        raise UsageError(f"--contract {contract} and --rig {rig} both describe the joints; give one of them")
 
 
 def read_contract(path: Path) -> Contract:

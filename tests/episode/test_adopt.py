@@ -92,7 +92,7 @@ def test_without_a_terminal_the_open_questions_are_named(folder: Path, capsys: p
 
 def test_a_rig_and_names_are_not_both_taken(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adopt", str(folder), "--rig", "aloha", "--names", "left", "right", "--task", "stack"]) == 2
-    assert "--rig aloha and --names both say what the joints are called; give one of them" in capsys.readouterr().err
+    assert "--rig aloha and --names both name the joints; give one of them" in capsys.readouterr().err
     assert not (folder / "task.yaml").exists()
 
 

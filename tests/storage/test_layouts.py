@@ -349,10 +349,12 @@ def test_export_of_raw_and_converted_images(tmp_path: Path) -> None:
         np.testing.assert_array_equal(data, pixels[:8])
 
 
-def test_raw_and_jpeg_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_that_exclude_each_other_are_wrong_flags(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     aloha(tmp_path / "episode_0.hdf5", Rig())
-    assert main(["export", str(tmp_path), str(tmp_path / "out"), "--raw", "--jpeg", "standard"]) == 1
+    assert main(["export", str(tmp_path), str(tmp_path / "out"), "--raw", "--jpeg", "standard"]) == 2
     assert "--raw and --jpeg standard exclude each other" in capsys.readouterr().err
+    assert main(["info", str(tmp_path), "--contract", "own.yaml", "--rig", "aloha"]) == 2
+    assert "--contract own.yaml and --rig aloha both describe the joints; give one of them" in capsys.readouterr().err
 
 
 def test_vectors_without_an_entry_are_refused(tmp_path: Path) -> None:
