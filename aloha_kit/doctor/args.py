@@ -23,7 +23,7 @@ class DoctorArgs(CommandArgs):
     EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube"
 
     task: Annotated[str | None, arg(aliases=("--task_name",))] = None
-    """Task: a name in configs/tasks or a YAML path; by default that of the simulated rig that runs, else
+    """Task: a name in configs/tasks or a YAML path; by default that of the simulated rig or recorder that runs, else
     aloha_transfer_cube."""
     rig: str | None = None
     """Rig, in place of the task's: a name in configs/rigs or a YAML path."""

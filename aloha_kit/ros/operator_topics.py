@@ -10,9 +10,26 @@ import rospy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger, TriggerResponse
 
-from aloha_kit.ros.node import RosError
+from aloha_kit.ros.node import require_master, RosError, running_publishers
+from aloha_kit.ros.simulated_rig import simulated_rig
 
+SESSIONS = ("/aloha_kit/record", "/aloha_kit/deploy")
+"""Namespaces of the recorder's and of the deployment's operator."""
 _ANSWER_S = 0.3  # a running program answers its services at once
+
+
+def running_task(default: str) -> str:
+    """Configuration file of the task of the simulated rig, the recorder or the deployment that runs; else `default`."""
+    try:
+        require_master()
+        running = simulated_rig() or {}
+        for namespace in () if running else SESSIONS:
+            # the parameter outlives its session, and the registration a session that was killed
+            if running_publishers(f"{namespace}/state"):
+                running = rospy.get_param(namespace)
+        return str(running.get("task_config") or default)
+    except (RosError, KeyError):
+        return default
 
 
 class OperatorTopics:
@@ -23,16 +40,18 @@ class OperatorTopics:
 
     Args:
         commands: those that have a service; by topic any word is passed on, and its reader refuses unknown ones.
+        task_config: file of the session's task, for `running_task`.
 
     Raises:
         RosError: a running program uses this namespace already.
     """
 
-    def __init__(self, commands: Sequence[str], namespace: str = "/aloha_kit/record") -> None:
+    def __init__(self, commands: Sequence[str], namespace: str = SESSIONS[0], task_config: str = "") -> None:
         self._state = ""
         self._refusals: dict[str, Callable[[], str]] = {}
         self._received: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._require_unused(f"{namespace}/{commands[0]}", namespace)
+        rospy.set_param(f"{namespace}/task_config", task_config)
         self._publisher = rospy.Publisher(f"{namespace}/state", String, queue_size=10, latch=True)
         self._subscriber = rospy.Subscriber(
             f"{namespace}/command", String, lambda message: self._received.put(message.data.strip()), queue_size=10

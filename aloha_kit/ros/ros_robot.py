@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +113,8 @@ class RosRobot:
         Raises:
             RosError: a running program uses this namespace already.
         """
-        channel = OperatorTopics(commands, namespace)
+        file = str(Path(self.task.file).resolve()) if self.task.file else ""
+        channel = OperatorTopics(commands, namespace, file)
         channel.refuse("reset", self.estop.refusal)
         return channel
 

@@ -11,7 +11,7 @@ from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 
 from aloha_kit.core import ARM_MODELS, ArmModel, did_you_mean
-from aloha_kit.ros.node import require_master, RosError
+from aloha_kit.ros.node import RosError
 from aloha_kit.ros.readings import TIMEOUT_S
 
 PARAM = "/sim_rig"
@@ -34,15 +34,6 @@ def simulated_rig() -> dict[str, Any] | None:
 def first_state_timeout() -> float:
     """Timeout (s) of the first joint state: longer while a simulated rig starts."""
     return STARTING_S if rospy.get_param(STARTING, False) else TIMEOUT_S
-
-
-def running_task(default: str) -> str:
-    """Configuration file of the task of the simulated rig that runs; `default` where none does."""
-    try:
-        require_master()
-        return str((simulated_rig() or {})["task_config"])
-    except (RosError, KeyError):
-        return default
 
 
 class SimulatedRig:

@@ -56,7 +56,7 @@ def run(args: TeleopArgs) -> None:
 
 
 def _running_task() -> str:
-    from aloha_kit.ros.simulated_rig import running_task  # imports rospy
+    from aloha_kit.ros.operator_topics import running_task  # imports rospy
 
     return running_task(default="aloha_transfer_cube")
 

@@ -23,7 +23,7 @@ class TeleopArgs(CommandArgs):
 
     task: Annotated[str | None, arg(aliases=("--task_name",))] = None
     """Task, for its rig and control rate: a name in configs/tasks or a YAML path; by default that of the simulated rig
-    that runs, else aloha_transfer_cube."""
+    or recorder that runs, else aloha_transfer_cube."""
     rig: str | None = None
     """Rig, in place of the task's: a name in configs/rigs or a YAML path."""
     countdown_s: float = 2.0

@@ -14,7 +14,7 @@ from std_msgs.msg import Bool
 
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.ros import messages
-from aloha_kit.ros.simulated_rig import running_task
+from aloha_kit.ros.operator_topics import OperatorTopics, running_task
 from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
 from tests.ros.competing_publisher import CompetingPublisher
@@ -167,6 +167,18 @@ def test_the_task_is_that_of_the_simulated_rig_that_runs(task: Path, rig: Client
     rospy.delete_param("/sim_rig/task_config")
     assert running_task("other") == "other"
     rospy.set_param("/sim_rig/task_config", str(task.resolve()))
+
+
+def test_on_a_real_robot_the_task_is_that_of_the_recorder_that_runs(task: Path, rig: Client) -> None:
+    simulation = rospy.get_param("/sim_rig")
+    rospy.delete_param("/sim_rig")
+    try:
+        recorder = OperatorTopics(("start",), task_config="/tasks/stack.yaml")
+        assert running_task("other") == "/tasks/stack.yaml"
+        recorder.close()
+        until(lambda: running_task("other") == "other", "the end of the recorder")
+    finally:
+        rospy.set_param("/sim_rig", simulation)
 
 
 @pytest.mark.parametrize(
