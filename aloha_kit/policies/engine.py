@@ -80,7 +80,7 @@ class Engine:
             return self.predict(batch, generator)
 
     def about(self) -> dict[str, Any]:
-        """Plain values for a report, alike in every run: a robot compares them when it connects to a server again."""
+        """Plain values for a report."""
         about: dict[str, Any] = {"kind": self.kind, "precision": self.precision}
         if self.measured:
             about["measured"] = True

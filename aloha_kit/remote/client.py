@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import logging
 import math
 import time
 from collections.abc import Mapping
@@ -19,7 +21,9 @@ from aloha_kit.core.inputs import window
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
 from aloha_kit.remote.observations import outgoing, require_finite
-from aloha_kit.remote.welcome import largest_answer, Welcome, WELCOME_BYTES
+from aloha_kit.remote.welcome import largest_answer, RUNS_ON, Welcome, WELCOME_BYTES
+
+_LOG = logging.getLogger(__name__)
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 2.0
 _WORDS = 1000  # characters of the server's text that are shown
@@ -198,8 +202,14 @@ class RemotePolicy:
         if welcome["kind"] != "welcome":
             raise RemoteError(f"{self.where} greeted with '{quoted(welcome['kind'])}': is it a policy server?")
         description = Welcome.read(welcome, self.where)
-        if self._welcome is not None and description != self._welcome:
+        if self._welcome is not None and not description.same_policy(self._welcome):
             raise RemoteError(f"{self.where} serves another policy than before the connection was lost")
+        if self._welcome is not None and description != self._welcome:
+            _LOG.warning(
+                "%s runs the policy otherwise than before the connection was lost: %s",
+                self.where,
+                quoted(json.dumps({key: description.about.get(key) for key in RUNS_ON}), _WORDS),
+            )
         self._welcome = description
         connection.protocol.max_message_size = largest_answer(description)
         return connection

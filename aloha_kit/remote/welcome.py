@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from aloha_kit.core import Contract, ContractError
@@ -12,6 +12,7 @@ WELCOME_BYTES = 1 << 20
 _MOST_ACTIONS = 10_000  # of a chunk: minutes
 _MOST_STEPS = 100  # of observation
 _MOST_NAMES, _MOST_PIXELS, _MOST_HZ = 1024, 16384, 10_000.0
+RUNS_ON = ("engine", "device", "torch")  # keys of `about`: how a server runs the policy, not which one it is
 _OVERHEAD = 16384  # bytes of a message's keys, and of a failure's reason
 
 
@@ -59,6 +60,18 @@ class Welcome:
         if why := _impossible(read):
             raise RemoteError(f"{where} has a contract that no policy can have: {quoted(why, 400)}")
         return cls(read, chunk_size, about, n_obs_steps, n_action_steps)
+
+    def same_policy(self, other: Welcome) -> bool:
+        """Whether both describe one policy: everything but the server's device, engine and precision.
+
+        A server that starts again may measure another engine as the fastest; each agrees with eager fp32 within its
+        tolerance, or the server would not have started.
+        """
+        mine, theirs = (
+            replace(each, about={key: value for key, value in each.about.items() if key not in RUNS_ON})
+            for each in (self, other)
+        )
+        return mine == theirs
 
 
 def largest_answer(welcome: Welcome) -> int:

@@ -51,8 +51,8 @@ def echo() -> Iterator[Echo]:
     made.go.set()
 
 
-def server(source: Echo, port: int = 0, contract: Contract = CONTRACT) -> PolicyServer:
-    return PolicyServer(ServedPolicy(source, contract, K, {"kind": "echo"}), "127.0.0.1", port, TOKEN)
+def server(source: Echo, port: int = 0, contract: Contract = CONTRACT, **about: Any) -> PolicyServer:
+    return PolicyServer(ServedPolicy(source, contract, K, {"kind": "echo", **about}), "127.0.0.1", port, TOKEN)
 
 
 def client(running: PolicyServer, token: str = TOKEN, **options: Any) -> RemotePolicy:
@@ -147,12 +147,16 @@ def test_nobody_there_is_told_with_the_address() -> None:
         RemotePolicy("127.0.0.1:1", TOKEN, connect_timeout_s=0.05)
 
 
-def test_a_server_that_comes_back_is_found_again(echo: Echo) -> None:
+def test_a_server_that_comes_back_is_found_again(echo: Echo, caplog: pytest.LogCaptureFixture) -> None:
     with server(echo).running() as running:
         policy = client(running)
         policy.predict_chunk(observation())
     with server(echo, running.port).running():
         np.testing.assert_array_equal(policy.predict_chunk(observation(2))[0], [2, 1])
+    with server(echo, running.port, engine={"kind": "openvino", "measured": True}).running():  # it is faster today
+        np.testing.assert_array_equal(policy.predict_chunk(observation(3))[0], [3, 1])
+    assert "runs the policy otherwise than before" in caplog.text
+    assert "openvino" in caplog.text
     other = Contract(CONTRACT.state_names, CONTRACT.action_names, {"top": (8, 8)}, 50.0)
     with (
         server(echo, running.port, other).running(),
