@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import itertools
-from collections import deque
-from collections.abc import Iterator
 from typing import Any, TYPE_CHECKING
 
 import numpy as np
@@ -22,6 +19,7 @@ from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, Reco
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.operator_interface import Command, OperatorInterface
 from aloha_kit.record.result import reason_of_end, SessionResult
+from aloha_kit.record.session_attempts import SessionAttempts
 from aloha_kit.record.status_line import DiskSpace, show_streams, StatusLine, TimingMonitor
 
 if TYPE_CHECKING:
@@ -68,35 +66,16 @@ class RecordingSession:
         timeout_s: float | None = None,
     ) -> None:
         self.plan, self.operator = plan, operator
-        self.attempts: list[EpisodeAttempt] = []
+        self.attempts: SessionAttempts  # from `run` on
         self.observers: list[Observer] = []  # of every episode, besides the session's own
         self._gesture, self._timeout_s = gesture, timeout_s
-        self._elsewhere = 0  # good episodes in the folder that this session did not record
-        self._new_seeds: Iterator[int] = itertools.count(plan.seed)
-        self._again: deque[int] = deque()  # seeds that come before new ones
         self._ended_by: Command | None = None
         self._pausing = self._quit = self._restart = False
         self._moved = False
         self._disk = DiskSpace(plan.folder)
-        self._attempt: EpisodeAttempt | None = None  # the present one
         self._metadata: dict[str, Any] = {}  # of the environment
-        self._saved = 0  # attempts whose saving was waited for
         self._sheet = ""  # message about the contact sheet, once it was written
         self._unfixed = ""  # fault that the operator is to fix
-        operator.on_label = self._label
-
-    @property
-    def present(self) -> int:
-        """Good episodes in the folder, the one that is being saved included."""
-        return self._elsewhere + sum(attempt.result == "kept" for attempt in self.attempts)
-
-    def _count(self) -> str:
-        """Number of the next episode, and how many are good and failed."""
-        failed = sum(attempt.result == "failed" for attempt in self.attempts)
-        number = tr("episode {number} of {wanted}", number=self.present + 1, wanted=self.plan.wanted)
-        if failed:
-            return tr("{number} | {good} good, {failed} failed", number=number, good=self.present, failed=failed)
-        return tr("{number} | {good} good", number=number, good=self.present)
 
     def run(self, env: RecordingRig) -> SessionResult:
         """Record until there are enough good episodes, the operator quits, or a fault lasts too long.
@@ -104,40 +83,29 @@ class RecordingSession:
         Raises:
             EpisodeError: what the folder holds does not go with this rig and task.
         """
-        folder = DatasetFolder(self.plan.folder, self.plan.task.name, env.contract)
-        with contextlib.closing(folder.claims):
-            return self._run(env, folder)
-
-    def _run(self, env: RecordingRig, folder: DatasetFolder) -> SessionResult:
-        self._new_seeds = folder.seeds(self.plan.seed)
-        self._refresh(folder)
+        folder, wanted = DatasetFolder(self.plan.folder, self.plan.task.name, env.contract), self.plan.wanted
         interrupted, fault = "", ""
-        try:
-            while not self._quit and self.present < self.plan.wanted:
-                self._record_one(env)
-                self._refresh(folder)
-        except KeyboardInterrupt as interrupt:
-            interrupted = signal_of(interrupt).name
-        except AlohaKitError as error:
-            fault = shown(error)
-        finally:
-            left = self._leave(env)
-        try:
-            self.collect()
-            for attempt in self.attempts:  # its labels
-                attempt.wait()
-        except AlohaKitError as error:
-            fault = fault or shown(error)
-        self.operator.status("ended", left)
-        results = tuple(attempt.result for attempt in self.attempts if attempt.result)
+        with contextlib.closing(folder.claims):
+            attempts = self.attempts = SessionAttempts(folder, self.plan.seed, self.operator.message)
+            self.operator.on_label = self._label
+            try:
+                while not self._quit and attempts.present < wanted:
+                    self._record_one(env)
+                    attempts.refresh()
+            except KeyboardInterrupt as interrupt:
+                interrupted = signal_of(interrupt).name
+            except AlohaKitError as error:
+                fault = shown(error)
+            finally:  # whatever ends it, the arms are parked first, and what was recorded is saved
+                try:
+                    left = self._leave(env)
+                finally:
+                    unsaved = attempts.finish()
+                self.operator.status("ended", left)
         unfixed = self._unfixed if interrupted else ""
-        return SessionResult(self.plan.folder, self.present, self.plan.wanted, results, interrupted, fault, unfixed)
-
-    def _refresh(self, folder: DatasetFolder) -> None:
-        """Count what other recorders have added to the folder meanwhile."""
-        folder.refresh()
-        ours = {attempt.writer.path for attempt in self.attempts if attempt.writer and attempt.result == "kept"}
-        self._elsewhere = len(folder.good - ours)
+        return SessionResult(
+            self.plan.folder, attempts.present, wanted, attempts.results, interrupted, fault or unsaved, unfixed
+        )
 
     def _leave(self, env: RecordingRig) -> str:
         """Park the arms however the session ended; returns how they were left. Ctrl-C stops them on the way."""
@@ -161,7 +129,7 @@ class RecordingSession:
         Raises:
             EpisodeError: the last episode could not be saved, or the next one does not fit on the disk.
         """
-        self.collect()
+        self.attempts.collect()
         seconds, episode_s = self._disk.seconds(), self.plan.task.episode_len / self.plan.task.rate_hz
         if seconds < _LEAST_EPISODES * episode_s:
             raise EpisodeError(
@@ -178,8 +146,8 @@ class RecordingSession:
             self.operator.message(self._sheet)
         # now: once the clock runs, a look at the parameter server or a new file on a busy disk costs steps
         self._metadata = env.describe()
-        if self._attempt is not None:
-            self._attempt.begin()
+        if self.attempts.current is not None:
+            self.attempts.current.begin()
         env.run_start_sequence(
             status=self.status, poll=functools.partial(self.poll, env), countdown_s=self.plan.countdown_s
         )
@@ -187,7 +155,7 @@ class RecordingSession:
     def status(self, state: str, message: str) -> None:
         """Show the progress of the start sequence."""
         if state == "waiting":
-            number = tr("episode {number} of {wanted}", number=self.present + 1, wanted=self.plan.wanted)
+            number = tr("episode {number} of {wanted}", number=self.attempts.present + 1, wanted=self.plan.wanted)
             message = tr("{message} ({number})", message=message, number=number)
         self.operator.status(state, message)
 
@@ -228,28 +196,16 @@ class RecordingSession:
             if command == "reset":
                 self.operator.message(tr("reset: not while an episode runs"))
 
-    def collect(self) -> None:
-        """Wait until every attempt is saved.
-
-        Raises:
-            EpisodeError: one could not be saved; names the file that holds its steps.
-        """
-        while self._saved < len(self.attempts):
-            attempt = self.attempts[self._saved]
-            self._saved += 1
-            attempt.wait()
-            if attempt.file is not None:
-                self.operator.message(tr("saved {file}", file=attempt.file))
-
     def _record_one(self, env: RecordingRig) -> None:
-        seed = self._again.popleft() if self._again else next(self._new_seeds)
+        seed = self.attempts.next_seed()
         self._ended_by, self._restart = None, False
         assert env.leaders is not None
         leaders = env.leaders if self._gesture is None else self._gesture.watch(env.leaders)
         guard = env.guard(leaders, limits=_recording_limits(env))
         monitor = TimingMonitor(env.contract.rate_hz, env.clock)
-        attempt = self._attempt = EpisodeAttempt(lambda: self.plan.writer(env, self._metadata, seed))
-        line = StatusLine(self.operator, attempt, monitor, guard, self._disk, self.plan.task, self._count())
+        attempt = self.attempts.current = EpisodeAttempt(lambda: self.plan.writer(env, self._metadata, seed))
+        count = self.attempts.count(self.plan.wanted)
+        line = StatusLine(self.operator, attempt, monitor, guard, self._disk, self.plan.task, count)
         fault: AlohaKitError | None = None
         try:
             env.estop.require_released()
@@ -266,8 +222,8 @@ class RecordingSession:
         try:
             if fault is not None:
                 raise fault
-            if self.present >= self.plan.wanted:
-                self.collect()
+            if self.attempts.present >= self.plan.wanted:
+                self.attempts.collect()
         except AlohaKitError as error:
             self._wait_for_fix(env, error)
 
@@ -275,7 +231,7 @@ class RecordingSession:
         outcome = attempt.outcome
         if outcome is None:
             attempt.cancel()
-            self._again.append(seed)
+            self.attempts.put_back(seed)
             return
         result, success, _ = ENDINGS.get(self._ended_by, ("kept", None, ""))  # type: ignore[arg-type]
         if outcome.error or (self._ended_by is None and env.succeeded(outcome) is False):
@@ -283,10 +239,10 @@ class RecordingSession:
         elif outcome.steps == 0:
             result = "discarded"
         if self._ended_by == "redo":
-            self._again.appendleft(seed)
+            self.attempts.repeat(seed)
         cut = self._gesture.steps if self._gesture else 0
         self._disk.update(attempt.size(), outcome.steps / env.contract.rate_hz)
-        self.attempts.append(attempt)
+        self.attempts.add(attempt)
         attempt.seed = seed
         name = attempt.name if result == "discarded" else f"{attempt.name} {tr(RESULTS[result])}"
         reason = reason_of_end(outcome, result, env.max_reward)
@@ -296,37 +252,15 @@ class RecordingSession:
 
     def _between(self, command: Command, env: RecordingRig) -> None:
         """Obey a command between episodes; discard, redo, success and failure apply to the last one."""
-        last = self.attempts[-1] if self.attempts else None
         if command == "quit":
             self._quit = True
         elif command == "reset":
             self.operator.message(_reset(env))
-        elif command in ("discard", "redo"):
-            if last is None or last.result == "discarded":
-                self.operator.message(tr("{command}: there is nothing to discard", command=command))
-                return
-            last.discard()
-            self.operator.message(tr("{name} discarded", name=last.name))
-            if command == "redo":
-                self._again.appendleft(last.seed)
-                self._restart = env.simulated  # whose objects have to go back to where they were
-        elif command in ("success", "failure"):
-            relabelled = last.relabel(success=command == "success") if last else tr("there is no episode to label")
-            self.operator.message(tr("{name}: {message}", name=command, message=relabelled))
+        elif command in ("discard", "redo", "success", "failure") and self.attempts.change_last(command):
+            self._restart = env.simulated  # whose objects have to go back to where they were
 
     def _label(self, name: str, value: str) -> None:
-        """Label the episode that is recorded, or between episodes the last one."""
-        recorded = self._attempt if self.operator.state == "recording" else None
-        attempt = recorded or (self.attempts[-1] if self.attempts else None)
-        if attempt is None:
-            self.operator.message(tr("{name}: {message}", name=name, message=tr("there is no episode to label")))
-            return
-        try:
-            attempt.annotate(name, int(value) if value.isdecimal() else value, self.operator.message)
-        except EpisodeError as error:
-            self.operator.message(shown(error))
-        else:
-            self.operator.message(tr("{label} of {name}: {value}", label=name, name=attempt.name, value=value))
+        self.attempts.label(name, value, recording=self.operator.state == "recording")
 
     def _pause(self, env: RecordingRig) -> Command | None:
         state, message = self.operator.state, self.operator.state_message
