@@ -19,7 +19,8 @@ ENVIRONMENTS = {
 """{kind of a rig: a callable (task, rig, *, realtime) that gives an `Environment`}.
 
 For an operator with leader arms it is also called with `leaders=True` and `start_sequence`, see `connect`. A callable
-whose environments are behind ROS has the attribute `needs_ros = True`."""
+whose environments are behind ROS has the attribute `needs_ros = True`, one whose environments are simulations in this
+process `simulated = True`; a class that declares `simulated = True` for its objects has it already."""
 
 
 def needs_ros(rig: RigConfig) -> bool:
@@ -29,6 +30,34 @@ def needs_ros(rig: RigConfig) -> bool:
         ConfigError: a kind that does not exist or is not installed.
     """
     return bool(getattr(_environment(rig), "needs_ros", False))
+
+
+def is_robot(rig: RigConfig) -> bool:
+    """Whether `rig` is a robot, real or simulated behind its drivers, and not a simulation in this process.
+
+    A robot's time is real, its cameras have the size that their drivers give, an operator records and places the
+    objects. Its kind decides by `simulated` (`ENVIRONMENTS`), unless it has the methods of a `LiveRobot`; of a kind
+    without either, a rig that lists followers is a robot.
+
+    Raises:
+        ConfigError: a kind that does not exist or is not installed.
+    """
+    if rig.kind in ENVIRONMENTS and not rig.followers:
+        return False  # nothing has to be imported for it
+    kind = _environment(rig)
+    if hasattr(kind, "guarded"):
+        return True
+    stated = getattr(kind, "simulated", None)  # a property of a class says nothing before there is an object
+    return not stated if isinstance(stated, bool) else bool(rig.followers)
+
+
+def has_operator(rig: RigConfig) -> bool:
+    """Whether an operator demonstrates on `rig`, with leader arms or the mouse, in place of a scripted expert.
+
+    Raises:
+        ConfigError: as `is_robot`.
+    """
+    return rig.teleop == "mouse" or is_robot(rig)
 
 
 def connect(
@@ -56,7 +85,7 @@ def connect(
             raise ConfigError(
                 f"task '{task.name}' needs camera '{name}' of rig '{rig.name}'. {did_you_mean(name, rig.cameras)}"
             )
-    if leaders and not rig.has_operator:
+    if leaders and not (rig.leaders or rig.teleop == "mouse"):
         raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
     make = _environment(rig)
     named: dict[str, Any] = {"realtime": realtime}

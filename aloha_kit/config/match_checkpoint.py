@@ -55,6 +55,8 @@ def assumed_setup(
     cameras: Sequence[str] | None = None,
     size: tuple[int, int] | None = None,
     rename: Mapping[str, str] | None = None,
+    *,
+    robot: bool = False,
 ) -> AssumedSetup:
     """Training setup from `task` and `rig`, for checkpoints that do not record theirs.
 
@@ -62,6 +64,7 @@ def assumed_setup(
         cameras: the policy's names in the training's order, in place of the task's.
         size: in place of the task's and the rig's.
         rename: {the policy's name of a camera: the rig's}.
+        robot: the rig is one (`envs.is_robot`), so nothing is assumed where the weights can tell.
 
     Raises:
         UsageError: a camera is named twice.
@@ -83,7 +86,7 @@ def assumed_setup(
         where if size is None else "--image_size",
         where,
         named=cameras is not None,
-        cautious=rig.has_drivers,
+        cautious=robot,
     )
 
 
@@ -115,18 +118,23 @@ def renames(words: Sequence[str]) -> dict[str, str]:
 
 
 def match_checkpoint(
-    task: TaskConfig, rig: RigConfig, contract: Contract, size: tuple[int, int] | None = None
+    task: TaskConfig,
+    rig: RigConfig,
+    contract: Contract,
+    size: tuple[int, int] | None = None,
+    *,
+    robot: bool = False,
 ) -> tuple[TaskConfig, RigConfig]:
     """The task and the rig with the cameras of a policy's contract.
 
-    Only cameras that the rig has are requested; the comparison of the contracts names missing ones. Real cameras
-    keep their own image size, and so does a rig that is simulated behind ROS.
+    Only cameras that the rig has are requested; the comparison of the contracts names missing ones.
 
     Args:
         size: in place of the contract's.
+        robot: the rig is one (`envs.is_robot`), whose cameras keep their own image size.
     """
     names = tuple(name for name in contract.cameras if name in rig.cameras)
-    if rig.has_drivers:
+    if robot:
         return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
     sizes = {name: size or contract.cameras[name] for name in names}
     cameras = {name: replace(rig.cameras[name], height=h, width=w) for name, (h, w) in sizes.items()}

@@ -167,20 +167,6 @@ class RigConfig:
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
     file: str = file_field()
 
-    @property
-    def has_drivers(self) -> bool:
-        """Whether it lists arms, whose drivers run in their own time: a robot, real or simulated.
-
-        Time is real, cameras have the size that their drivers give, and objects are placed by the operator. Whether
-        the rig is behind ROS is another question: `envs.needs_ros`.
-        """
-        return bool(self.followers)
-
-    @property
-    def has_operator(self) -> bool:
-        """Whether an operator demonstrates on it, with leader arms or the mouse, in place of a scripted expert."""
-        return self.has_drivers or self.teleop == "mouse"
-
     def refuse_devices(self) -> None:
         """Raise `ConfigError` where the rig has devices that a simulation in this process would ignore."""
         given = {"sensors": self.sensors, "base": self.base, "followers": self.followers, "leaders": self.leaders}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from tqdm import tqdm
 
 from aloha_kit import __version__, envs
@@ -63,41 +64,27 @@ def _policy_to_serve(args: ServeArgs) -> PolicySource:
 def deploy(args: DeployArgs) -> list[DeployedRollout]:
     """Run the rollouts; returns those that ended without an error. The report is written after each.
 
-    Raises:
-        ConfigError: a wrong name or path.
-        UsageError: flags that do not fit this task, rig or policy.
-        ContractError: policy and rig do not match; lists every difference.
-        SafetyError: the guard ended a rollout, or the network failed or hung.
-        RemoteError: the policy server refuses, or does not answer.
-        StreamError, RosError: the rig, or a part of it, does not answer.
-        KeyboardInterrupt: Ctrl-C or SIGTERM, after the rollouts so far were saved and reported.
-
     On a rig the arms are parked at every ending, except after an emergency stop (see `ros.safety.guarded`).
+
+    Raises:
+        AlohaKitError: flags that do not fit, a policy and a rig that do not match, a rollout that the guard ended, a
+            rig, network or policy server that fails.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the rollouts so far were saved and reported.
     """
-    task = load(TaskConfig, "tasks", args.task)
-    task = replace(task, episode_len=args.episode_len or task.episode_len)
-    rig = load(RigConfig, "rigs", task.rig)
-    if args.eval_poses is not None and rig.has_drivers:
-        raise UsageError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person places")
+    task, rig, robot = _configuration(args)
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
     address = ViewAddress.parse(args.view)
     with contextlib.ExitStack() as stack:
         stack.enter_context(sigterm_interrupts())
-        source, output = _source(args, task, rig)
+        source, output = _source(args, task, rig, robot)
         stack.callback(source.close)
-        if source.trained_on not in (None, task.name):
-            LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
-        task, rig = match_checkpoint(task, rig, source.contract, args.image_size)
-        view, videos = choose_view(task, rig, args.video_camera, args.video)
-        env: Any = envs.connect(task, rig, realtime=args.realtime)
-        stack.callback(env.close)
-        fits = f"rig '{rig.name}' in task '{task.name}'"
-        source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
+        task, rig = match_checkpoint(task, rig, source.contract, args.image_size, robot=robot)
+        view, videos = choose_view(task, rig, args.video_camera, args.video, robot=robot)
+        shown = with_view(task, rig, view, args.video_size) if videos and view not in task.cameras else None
+        env, filmed = _connected(stack, source, task, rig, shown, starts, realtime=args.realtime)
         live = isinstance(env, LiveRobot)
         inference = args.inference or ("async" if live else "sync")
-        if inference == "async" and not (live or args.realtime):
-            raise UsageError("--inference async needs time that passes: add --realtime to a simulation in this process")
         execution = args.execution(inference).with_default(source.n_action_steps, source.chunk_size)
         latency = LatencyReport(task.rate_hz, clock=env.clock if live else WallClock() if args.realtime else None)
         policy = executor(source, execution, latency, inference, task.rate_hz, args.hold_s)
@@ -105,67 +92,80 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
             stack.callback(policy.close)
         acting = with_history(policy, source.n_obs_steps, source.contract.cameras)
         source.warm_up()
-        with_camera = env
-        if videos and view not in task.cameras:
-            with_camera = envs.connect(*with_view(task, rig, view, args.video_size), realtime=args.realtime)
-            stack.callback(with_camera.close)
-        for simulation in (env, with_camera) if starts else ():
-            require(simulation, StartPoses, "--eval_poses")
-            simulation.starts = starts
-        guard, operator = (
-            _attended(stack, env, acting, args.release) if live else (SafetyGuard(acting, env.limits), None)
-        )
+        guard, operator = SafetyGuard(acting, env.limits), None
+        if live:
+            guard, operator = _attended(stack, env, acting, args.release)
         views = stack.enter_context(live_view(address, env, task.name))
-        runner = Runner(
-            task,
-            env.contract,
-            guard,
-            policy,
-            latency,
-            output,
-            view,
-            source.name,
-            source.engine,
-            operator,
-            args.judge_s,
-            views,
-        )
+        runner = Runner(task, env.contract, guard, policy, latency, output, view, source, operator, args.judge_s, views)
         about = _about(args, source, task, env, execution, inference)
         report = stack.enter_context(DeploymentReport(output, about, guard, latency, policy))
         # disable=None: a bar only on a terminal; elsewhere a line each rollout.
         bar = stack.enter_context(tqdm(range(args.rollouts), task.name, unit="rollout", disable=None))
         for i in bar:
-            report.add(runner.run(with_camera if i < videos else env, args.seed + i, video=i < videos))
+            report.add(runner.run(filmed if i < videos else env, args.seed + i, video=i < videos))
             bar.set_postfix_str(report.successes)
             if bar.disable:
-                LOG.info(
-                    tr(
-                        "{task}: rollout {number}/{total}, {successes}",
-                        task=task.name,
-                        number=i + 1,
-                        total=args.rollouts,
-                        successes=report.successes,
-                    )
-                )
+                LOG.info(report.progress(task.name, i + 1, args.rollouts))
             if operator and operator.quitting:
                 break
     return report.rollouts
 
 
-def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig) -> tuple[PolicySource, Path]:
+def _configuration(args: DeployArgs) -> tuple[TaskConfig, RigConfig, bool]:
+    """The task, the rig, and whether that is a robot. Raises UsageError for flags that do not apply to it."""
+    task = load(TaskConfig, "tasks", args.task)
+    task = replace(task, episode_len=args.episode_len or task.episode_len)
+    rig = load(RigConfig, "rigs", task.rig)
+    robot = envs.is_robot(rig)
+    if args.eval_poses is not None and robot:
+        raise UsageError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person places")
+    if args.inference == "async" and not (robot or args.realtime):
+        raise UsageError("--inference async needs real time: add --realtime to a simulation in this process")
+    return task, rig, robot
+
+
+def _connected(
+    stack: contextlib.ExitStack,
+    source: PolicySource,
+    task: TaskConfig,
+    rig: RigConfig,
+    shown: tuple[TaskConfig, RigConfig] | None,
+    starts: Mapping[int, npt.NDArray[np.float64]],
+    *,
+    realtime: bool,
+) -> tuple[Any, Any]:
+    """The environment of the policy, and the one of rollouts with a video: another one where `shown` adds a camera."""
+    env: Any = envs.connect(task, rig, realtime=realtime)
+    stack.callback(env.close)
+    fits = f"rig '{rig.name}' in task '{task.name}'"
+    source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
+    filmed: Any = env
+    if shown is not None:
+        filmed = envs.connect(*shown, realtime=realtime)
+        stack.callback(filmed.close)
+    for simulation in (env, filmed) if starts else ():
+        require(simulation, StartPoses, "--eval_poses")
+        simulation.starts = starts
+    return env, filmed
+
+
+def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> tuple[PolicySource, Path]:
     """The policy, and the output folder, which is made before anything that takes long."""
     folder = f"{task.name}_{_now():%Y%m%d-%H%M%S}"
     if args.ckpt is None:
         output = make_folder(args.output or Path("rollouts") / folder)
-        return served(_connect(args)), output
-    from aloha_kit.deploy import agent  # torch
-    from aloha_kit.policies.find import find_checkpoint, run_folder
+        source = served(_connect(args))
+    else:
+        from aloha_kit.deploy import agent  # torch
+        from aloha_kit.policies.find import find_checkpoint, run_folder
 
-    path = find_checkpoint(args.ckpt)
-    output = make_folder(args.output or run_folder(path) / "deploy" / folder)
-    rename = renames(args.rename)
-    setup = assumed_setup(task, rig, args.cameras, args.image_size, rename)
-    return agent.local(path, setup, args.inference_settings, rename, args.seed), output
+        path, rename = find_checkpoint(args.ckpt), renames(args.rename)
+        output = make_folder(args.output or run_folder(path) / "deploy" / folder)
+        setup = assumed_setup(task, rig, args.cameras, args.image_size, rename, robot=robot)
+        source = agent.local(path, setup, args.inference_settings, rename, args.seed)
+    if source.trained_on not in (None, task.name):
+        LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
+    return source, output
 
 
 def _connect(args: DeployArgs) -> RemotePolicy:

@@ -56,6 +56,16 @@ class DeploymentReport:
         good = tr("success {good}/{judged}", good=sum(judged), judged=len(judged))
         return tr("{good}, {unjudged} not judged", good=good, unjudged=unjudged) if unjudged else good
 
+    def progress(self, task: str, number: int, total: int) -> str:
+        """One line about the rollouts so far."""
+        return tr(
+            "{task}: rollout {number}/{total}, {successes}",
+            task=task,
+            number=number,
+            total=total,
+            successes=self.successes,
+        )
+
     def __enter__(self) -> DeploymentReport:
         return self
 

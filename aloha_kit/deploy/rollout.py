@@ -14,6 +14,7 @@ from aloha_kit.core.lang import tr
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, StopOnCommand
 from aloha_kit.deploy.report import DeployedRollout
+from aloha_kit.deploy.source import PolicySource
 from aloha_kit.deploy.video import VideoRecorder
 from aloha_kit.episode.label import label
 from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard
@@ -31,7 +32,7 @@ class Runner:
         contract: of the episodes: what the policy reads, without the camera for the video.
         view: the camera for the video.
         executor: the policy inside the guard.
-        policy: its name, written into the episodes, and `engine`, which ran its network and in which precision.
+        source: the policy, whose name, engine and precision are written into the episodes.
         operator: who may end a rollout, and judges it where nothing measures success; None in simulation.
         judge_s: how long to wait for that judgement.
     """
@@ -43,8 +44,7 @@ class Runner:
     latency: LatencyReport
     output: Path
     view: str
-    policy: str
-    engine: str
+    source: PolicySource
     operator: Operator | None = None
     judge_s: float = 60.0
     watching: Sequence[Observer] = ()  # of every rollout, besides its own
@@ -65,7 +65,7 @@ class Runner:
             rig=self.task.rig,
             sim=env.simulated,
             instruction=self.task.instruction,
-            describe={**env.describe(), "seed": seed, "policy": self.policy, "engine": self.engine},
+            describe={**env.describe(), "seed": seed, "policy": self.source.name, "engine": self.source.engine},
             judge=env.succeeded,
         )
         recorder = RolloutRecorder()

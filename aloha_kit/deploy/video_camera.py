@@ -8,20 +8,23 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean
 
 
-def choose_view(task: TaskConfig, rig: RigConfig, camera: str | None, count: int | None) -> tuple[str, int]:
+def choose_view(
+    task: TaskConfig, rig: RigConfig, camera: str | None, count: int | None, *, robot: bool
+) -> tuple[str, int]:
     """Choose the overview camera and the number of rollouts with a video.
 
-    In simulation a camera that the policy does not read, else one that it does. On a rig only a camera of the policy,
+    In simulation a camera that the policy does not read, else one that it does. On a robot only a camera of the policy,
     on request: another one would have to be connected, and drawing costs time that a control loop has not.
 
     Args:
         camera, count: `--video_camera` and `--video`; None is the default.
+        robot: the rig is one, see `envs.is_robot`.
 
     Raises:
-        ConfigError: on a rig, a camera that the policy does not read.
+        ConfigError: on a robot, a camera that the policy does not read.
     """
     others = [name for name in rig.cameras if name not in task.cameras]
-    if rig.has_drivers:
+    if robot:
         if camera and camera not in task.cameras:
             raise ConfigError(
                 f"on a rig a video shows a camera that the policy reads, not '{camera}'."

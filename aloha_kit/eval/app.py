@@ -18,6 +18,7 @@ from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.core.files import free_path, make_folder, write_json
+from aloha_kit.envs import is_robot
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
 from aloha_kit.eval.report import CheckpointResult, table, to_json
@@ -38,9 +39,10 @@ def run(args: EvalArgs) -> None:
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
     rig = load(RigConfig, "rigs", task.rig)
-    if rig.has_drivers:
+    if is_robot(rig):
         raise ConfigError(
-            f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; use aloha_kit.deploy there"
+            f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; use aloha_kit.deploy there. "
+            "An own simulation states simulated = True"
         )
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)

@@ -50,3 +50,6 @@ def connect(
         page = from_mapping(PageAddress, rig.options, where=f"{rig.file or rig.name}: options")
         return MousePushT(task.scene, page=page, start_sequence=start_sequence, **options)
     return PushT(task.scene, clock=WallClock() if realtime else VirtualClock(), **options)
+
+
+connect.simulated = True  # type: ignore[attr-defined]  # read by `envs.is_robot`

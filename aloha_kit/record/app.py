@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core.lang import Message
+from aloha_kit.envs import has_operator
 from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.record.args import RecordArgs, rig_of, task_of
 from aloha_kit.record.episode_attempt import RecordingPlan
@@ -42,7 +43,7 @@ def record(args: RecordArgs) -> SessionResult | RecordingResult:
     """
     task, rig = task_of(args), rig_of(args)
     folder = Path(task.dataset_dir.format(task=task.name))
-    if rig.has_operator:
+    if has_operator(rig):
         return _record_human(args, task, rig, folder)
     job = RecordingJob(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures)
     return record_scripted(

@@ -13,6 +13,7 @@ import tyro
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.envs import has_operator
 
 _SCRIPTED = ("noise", "workers", "keep_failures", "max_attempts")  # flags of the scripted expert's recording
 
@@ -148,12 +149,13 @@ def rig_of(args: RecordArgs) -> RigConfig:
     """
     rig = load(RigConfig, "rigs", task_of(args).rig)
     usual = RecordArgs(task=args.task)
-    if rig.has_operator:
+    operated = has_operator(rig)
+    if operated:
         wrong = [name for name in _SCRIPTED if getattr(args, name) != getattr(usual, name)]
     else:
         names = [field.name for field in dataclasses.fields(SessionArgs) if field.name != "rate_hz"]
         wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
     if wrong:
-        reason = "an operator records there" if rig.has_operator else "a scripted expert records there"
+        reason = "an operator records there" if operated else "a scripted expert records there"
         raise UsageError(f"--{wrong[0]} does not apply to rig '{rig.name}': {reason}")
     return rig

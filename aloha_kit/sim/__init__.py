@@ -53,3 +53,6 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
         script=task.script,
         clock=WallClock() if realtime else VirtualClock(),
     )
+
+
+connect.simulated = True  # type: ignore[attr-defined]  # read by `envs.is_robot`

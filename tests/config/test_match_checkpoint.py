@@ -47,7 +47,7 @@ def test_cameras_of_policies_that_do_not_say_are_the_tasks_or_named() -> None:
     assert list(named.cameras) == ["left_wrist", "cam_high"]  # the training's order
     assert (named.named, named.cameras_from) == (True, "--cameras")
     task, rig = load(TaskConfig, "tasks", "aloha_transfer_cube"), load(RigConfig, "rigs", "aloha")
-    renamed = assumed_setup(task, rig, None, None, {"top": "cam_high"})
+    renamed = assumed_setup(task, rig, None, None, {"top": "cam_high"}, robot=True)
     assert "top" in renamed.cameras
     assert "cam_high" not in renamed.cameras
     assert renamed.cautious
@@ -65,10 +65,10 @@ def test_cameras_are_renamed_in_words() -> None:
             renames(words)
 
 
-def test_cameras_behind_ros_keep_their_sizes_unless_the_rig_is_told() -> None:
+def test_the_cameras_of_a_robot_keep_their_sizes() -> None:
     task, rig = load(TaskConfig, "tasks", "aloha_transfer_cube"), load(RigConfig, "rigs", "aloha")
-    seen, same = match_checkpoint(task, rig, contract(cam_high=(24, 32), cam_low=(24, 32)))
+    seen, same = match_checkpoint(task, rig, contract(cam_high=(24, 32), cam_low=(24, 32)), robot=True)
     assert same is rig
     assert (seen.cameras, seen.image_size) == (("cam_high", "cam_low"), (24, 32))
-    mixed, _ = match_checkpoint(task, rig, contract(cam_high=(24, 32), cam_low=(9, 9)))
+    mixed, _ = match_checkpoint(task, rig, contract(cam_high=(24, 32), cam_low=(9, 9)), robot=True)
     assert mixed.image_size is None, "one size cannot stand for two"

@@ -51,9 +51,13 @@ def test_beside_the_loop_the_network_has_rows_of_its_own(trained: Path, tmp_path
         assert episode.length == 12
 
 
-def test_beside_a_simulation_without_time_there_is_no_beside(trained: Path, tmp_path: Path) -> None:
-    text = fail("--ckpt", trained, *TASK, "--inference", "async", "--output", tmp_path)
-    assert text.splitlines()[-1].startswith("error: --inference async needs time that passes: add --realtime")
+def test_async_inference_without_real_time_is_a_wrong_flag_before_anything_is_loaded(
+    tmp_path: Path, capsys: Any
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        deploy("--ckpt", tmp_path / "absent", *TASK, "--inference", "async", "--output", tmp_path)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --inference async needs real time: add --realtime")
 
 
 def test_a_network_that_fails_beside_the_loop_ends_the_rollout_by_name(
