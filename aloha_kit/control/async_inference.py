@@ -28,6 +28,7 @@ from aloha_kit.core import (
     SafetyError,
     StopEpisode,
 )
+from aloha_kit.core.own_code import described
 
 LOST = (ConnectionError, TimeoutError)
 
@@ -202,8 +203,7 @@ class AsyncInferencePolicy:
         if isinstance(error, StopEpisode):
             raise error
         raise SafetyError(
-            f"step {step}: the policy failed on the observation of step {inference.step}:"
-            f" {type(error).__name__}: {error}"
+            f"step {step}: the policy failed on the observation of step {inference.step}: {described(error)}"
         ) from error
 
     def _work(self) -> None:

@@ -30,6 +30,7 @@ from aloha_kit.core.errors import AlohaKitError, did_you_mean, UsageError
 from aloha_kit.core.flags import Flag
 from aloha_kit.core.interrupt import signal_of, sigterm_interrupts, status_of
 from aloha_kit.core.lang import chosen_language, Language, language, shown, tr
+from aloha_kit.core.own_code import own_code_error
 from aloha_kit.startup import quick_interrupts
 
 LOG = logging.getLogger("aloha_kit")
@@ -205,8 +206,9 @@ class _Ending:
 def command_line(kept: str = "") -> Iterator[_Ending]:
     """Run a command inside; end the process with one message and the status that scripts expect.
 
-    - `AlohaKitError`, and a file that the system refuses (no permission, no room): "error: …" on stderr, status 1, and
-      with `--log_level debug` its traceback; `UsageError` (wrong flags): the same with status 2.
+    - `AlohaKitError`, a file that the system refuses (no permission, no room), and an exception of the user's own code
+      (a plug-in): "error: …" on stderr, status 1, and with `--log_level debug` its traceback; `UsageError` (wrong
+      flags): the same with status 2. Any other exception is a fault of this package and keeps its traceback.
     - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `kept` is what became of the work.
     - Output that is no longer read (`| head`): silent, status 141, as of a command that SIGPIPE ended.
     - Output that cannot be written (a full disk): one line on stderr, status 1.
@@ -226,14 +228,12 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
         except UsageError as error:
             sys.stderr.write(f"error: {error}\n")
             sys.exit(2)
-        except AlohaKitError as error:
+        except Exception as error:
+            if (message := _message(error)) is None:
+                raise
             if LOG.isEnabledFor(logging.DEBUG):
                 LOG.debug("%s", "".join(traceback.format_exception(error)).rstrip())
-            sys.exit(f"error: {shown(error)}")
-        except OSError as error:
-            if error.filename is None:
-                raise
-            sys.exit(f"error: '{os.fsdecode(error.filename)}': {error.strerror or error}")
+            sys.exit(f"error: {message}")
         except KeyboardInterrupt as interrupt:
             by = signal_of(interrupt)
             ended = tr("interrupted") + (f" ({by.name})" if by != signal.SIGINT else "")
@@ -244,6 +244,17 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
             sys.exit(128 + signal.SIGPIPE)
         if output.failure is not None:
             sys.exit(f"error: standard output cannot be written: {output.failure.strerror or output.failure}")
+
+
+def _message(error: Exception) -> str | None:
+    """The line that a command ends with; None for a fault of this package, which keeps its traceback."""
+    if isinstance(error, AlohaKitError):
+        return shown(error)
+    if own := own_code_error(error):
+        return str(own)
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"'{os.fsdecode(error.filename)}': {error.strerror or error}"
+    return None
 
 
 class _Stderr(logging.Handler):

@@ -12,12 +12,12 @@ import importlib.util
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
 from aloha_kit.core.errors import AlohaKitError, ConfigError, did_you_mean, reason, shown, without_addresses
+from aloha_kit.core.own_code import own_code_error, register
 
 _EXTRAS = (
     ". Install it with: pip install 'aloha_kit[all]' "
@@ -62,6 +62,8 @@ def resolve(
         raise ConfigError(f"'{name}' of the {table} must be an object of {instance.__name__}, found {shown(found)}")
     if instance is None and not callable(found):
         raise ConfigError(f"'{name}' of the {table} must be a class or a function, found {shown(found)}")
+    if name not in built_in:
+        register(target.partition(":")[0])
     return found
 
 
@@ -73,8 +75,7 @@ def call(table: str, name: str, make: Callable[..., Any], arguments: Mapping[str
         named: the keyword arguments.
 
     Raises:
-        ConfigError: it takes other arguments; or code outside this package raised an exception, which is named with
-            its file and line.
+        ConfigError: it takes other arguments; or the user's own code raised an exception, see `own_code_error`.
     """
     _require_signature(table, name, make, arguments, named)
     try:
@@ -82,13 +83,10 @@ def call(table: str, name: str, make: Callable[..., Any], arguments: Mapping[str
     except AlohaKitError:
         raise
     except (Exception, SystemExit) as error:
-        place = _place_in_own_code(make, error)
-        if not place:
+        own = own_code_error(error, f"'{name}' of the {table}")
+        if own is None:
             raise
-        raise ConfigError(
-            f"'{name}' of the {table} raised {type(error).__name__}: {reason(error)} ({place}); "
-            "--log_level debug shows the traceback"
-        ) from error
+        raise own from error
 
 
 def _require_signature(
@@ -103,17 +101,6 @@ def _require_signature(
         expected = ", ".join([*arguments, *(f"{key}=…" for key in named)])
         takes = without_addresses(str(signature))
         raise ConfigError(f"'{name}' of the {table} is called with ({expected}), but takes {takes}: {error}") from error
-
-
-def _place_in_own_code(make: Callable[..., Any], error: BaseException) -> str:
-    """File and line of the innermost frame in the package or module of `make`; empty where there is none."""
-    top = str(getattr(make, "__module__", "")).partition(".")[0]
-    frames = [
-        f"{frame.f_code.co_filename}:{line}"
-        for frame, line in traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__", "")).partition(".")[0] == top
-    ]
-    return frames[-1] if frames and top != "aloha_kit" else ""
 
 
 def known(table: str, built_in: Mapping[str, str]) -> list[str]:

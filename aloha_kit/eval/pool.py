@@ -12,7 +12,8 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from aloha_kit.core import AlohaKitError, plural
-from aloha_kit.eval.worker import EvaluatedRollout, EvaluationJob, Failure, Ready, REQUEST, RESPONSE, work
+from aloha_kit.core.own_code import WorkerFailure
+from aloha_kit.eval.worker import EvaluatedRollout, EvaluationJob, Ready, REQUEST, RESPONSE, work
 from aloha_kit.loop import interrupts_put_off
 
 
@@ -137,7 +138,7 @@ class Pool:
     def _receive(self, env: _Environment) -> Ready | EvaluatedRollout | str:
         where = "while it started" if env.seed is None else f"at seed {env.seed}"
         try:
-            message: Ready | EvaluatedRollout | Failure | str = env.pipe.recv()
+            message: Ready | EvaluatedRollout | WorkerFailure | str = env.pipe.recv()
         except (EOFError, OSError):
             env.process.join(timeout=10)
             raise EvaluationError(
@@ -145,8 +146,9 @@ class Pool:
                 f"Under way: {plural(len(self._processes), 'worker')} with "
                 f"{plural(len(self._environments), 'environment')}: try a smaller --batch"
             ) from None
-        if isinstance(message, Failure):
-            raise EvaluationError(message.text if env.seed is None else f"the rollout {where} failed: {message.text}")
+        if isinstance(message, WorkerFailure):
+            failed = "" if env.seed is None else f"the rollout {where} failed: "
+            raise EvaluationError(f"{failed}{message.text}") from message.cause()
         return message
 
     def _end(self) -> None:

@@ -23,7 +23,8 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.control.execution import Executor
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import AlohaKitError, ConfigError, Contract, Environment, Observation, SafetyError
+from aloha_kit.core import ConfigError, Contract, Environment, Observation, SafetyError
+from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.envs import connect
 from aloha_kit.eval.chunk_boundaries import BoundaryMonitor
@@ -59,13 +60,6 @@ class Ready:
     describe: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Failure:
-    """Why an environment cannot go on."""
-
-    text: str
-
-
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedRollout(RolloutResult):
     """One finished rollout in simulation.
@@ -85,7 +79,8 @@ def work(job: EvaluationJob, pipes: Sequence[tuple[int, Connection]]) -> None:
     Args:
         pipes: (row of the shared buffer, pipe) of each environment. In come seeds, and a `RESPONSE` to each
             `REQUEST`, until the pipe ends; out go `Ready`, then a `REQUEST` for each inference and an
-            `EvaluatedRollout` for each seed, or a `Failure`.
+            `EvaluatedRollout` for each seed, or a
+            `WorkerFailure`.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal sends Ctrl-C to the whole group; the parent decides
     os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa would draw with a thread a core in each of the processes
@@ -103,7 +98,7 @@ class WorkerPipe:
     def __init__(self, pipe: Connection, turn: threading.Lock) -> None:
         self.turn, self._pipe = turn, pipe
 
-    def send(self, message: Ready | EvaluatedRollout | Failure | str) -> None:
+    def send(self, message: Ready | EvaluatedRollout | WorkerFailure | str) -> None:
         self._pipe.send(message)
 
     def receive(self) -> int | str:
@@ -133,15 +128,16 @@ def _serve(job: EvaluationJob, row: int, pipe: WorkerPipe) -> None:
                     pipe.send(roll_out(env, policy, seed))
         except GONE:
             raise
-        except AlohaKitError as error:
-            pipe.send(Failure(str(error)))
         except Exception as error:
-            pipe.send(Failure(f"{type(error).__name__}: {error}"))
+            pipe.send(WorkerFailure.of(error))
 
 
 def simulation(job: EvaluationJob) -> Environment:
     """The task's environment; it renders images only when an inference reads them."""
     env: Any = connect(job.task, job.rig)
+    if not env.simulated:
+        env.close()
+        raise ConfigError(f"rig '{job.rig.name}' is no simulation; use aloha_kit.deploy there")
     if env.max_reward <= 0:
         env.close()
         raise ConfigError(

@@ -13,7 +13,8 @@ from typing import Literal
 import dm_env
 
 from aloha_kit.config import RigConfig, TaskConfig
-from aloha_kit.core import Action, AlohaKitError, Environment, Observation, Policy, StopEpisode
+from aloha_kit.core import Action, Environment, Observation, Policy, StopEpisode
+from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.loop.capabilities import Demonstrator, require
@@ -101,7 +102,7 @@ class ConditionalWriter:
 
 
 def work(job: RecordingJob, pipe: Connection, stop: Event, claims: SeedClaims | None = None) -> None:
-    """Main function of a process: seeds arrive by the pipe (None ends it), outcomes or an error's text go back.
+    """Main function of a process: seeds arrive by the pipe (None ends it), outcomes or a failure go back.
 
     It holds the recorder's claims too, so that they last until its episode is over when the recorder is killed.
     """
@@ -113,10 +114,8 @@ def work(job: RecordingJob, pipe: Connection, stop: Event, claims: SeedClaims | 
             with contextlib.closing(env):
                 while (seed := pipe.recv()) is not None:
                     pipe.send(record_one(env, job, seed, stop))
-        except AlohaKitError as error:
-            pipe.send(str(error))
         except Exception as error:
-            pipe.send(f"{type(error).__name__}: {error}")
+            pipe.send(WorkerFailure.of(error))
 
 
 class _Stoppable:

@@ -16,6 +16,7 @@ from aloha_kit.core import AlohaKitError
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.core.lang import Message, tr, tr_plural
+from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.envs import connect
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts
 from aloha_kit.record.dataset_folder import DatasetFolder, FAILED, write_contact_sheet
@@ -234,8 +235,9 @@ class _Pool:
                     seed=worker.seed,
                 )
             ) from None
-        if isinstance(answer, str):
-            raise RecordingError(Message("recording seed {seed} failed: {why}", seed=worker.seed, why=answer))
+        if isinstance(answer, WorkerFailure):
+            failed = Message("recording seed {seed} failed: {why}", seed=worker.seed, why=answer.text)
+            raise RecordingError(failed) from answer.cause()
         worker.seed = None
         self._folder.refresh()
         self._folder.claims.end_attempt()

@@ -23,7 +23,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.sync.server import serve, Server, ServerConnection
 
-from aloha_kit.core import AlohaKitError, ChunkSource, Contract
+from aloha_kit.core import ChunkSource, Contract
+from aloha_kit.core.own_code import described
 from aloha_kit.remote.connections import ConnectionLimits, Connections, MeteredSocket, STRANGER_BYTES, STRANGER_S
 from aloha_kit.remote.messages import MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
 from aloha_kit.remote.observations import incoming, largest_observation
@@ -196,9 +197,8 @@ class PolicyServer:
                 chunk = np.asarray(self._served.source.predict_chunk(observation), np.float32)
                 took = time.perf_counter() - began
         except Exception as error:  # the policy's own failure: its client gets it, others are served on
-            name = "" if isinstance(error, AlohaKitError) else f"{type(error).__name__}: "
-            self._log(f"the policy failed: {name}{error}")
-            return {"kind": "failed", "id": number, "why": f"{name}{error}"}
+            self._log(f"the policy failed: {described(error)}")
+            return {"kind": "failed", "id": number, "why": described(error)}
         return {"kind": "chunk", "id": number, "actions": chunk, "took_ms": 1000 * took}
 
 

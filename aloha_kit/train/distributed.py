@@ -27,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aloha_kit.core import AlohaKitError
 from aloha_kit.core.interrupt import status_of
+from aloha_kit.core.own_code import described, own_code_error
 from aloha_kit.train.launch import ALONE, Rank
 
 HOST_TIMEOUT = timedelta(days=1)  # the first process decodes or runs rollouts meanwhile; a dead one is noticed at once
@@ -137,8 +138,8 @@ def _report(error: BaseException, rank: Rank, store: Any) -> int:
     with suppress(RuntimeError):  # the process that keeps the store has ended, after its message
         if store.add("aloha_kit/failed", 1) == 1:
             which = f"process {rank.rank} of {rank.size}"
-            if isinstance(error, AlohaKitError):
-                print(f"error in {which}: {error}", file=sys.stderr, flush=True)
+            if isinstance(error, AlohaKitError) or own_code_error(error):
+                print(f"error in {which}: {described(error)}", file=sys.stderr, flush=True)
             elif isinstance(error, KeyboardInterrupt):
                 print("interrupted", file=sys.stderr, flush=True)
             else:

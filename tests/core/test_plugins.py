@@ -1,13 +1,16 @@
 """A configured name: of a table, of an installed package, or of the user's own module; errors that say what exists."""
 
+import pickle
 import subprocess
 import sys
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.own_code import described, own_code_error, WorkerFailure
 from aloha_kit.core.plugins import call, known, resolve
 
 TABLE = {"ordered": "collections:OrderedDict", "missing": "no_such_package.module:Name"}
@@ -112,3 +115,42 @@ def test_own_code_in_the_current_folder(own: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=own, capture_output=True, text=True, check=False)
     assert done.stdout == "<class 'own_things.Shelf'>\n", done.stderr
+
+
+OWN_ARM = """
+class Arm:
+    def move(self, port):
+        return open_port(port)
+
+
+def open_port(port):
+    return {}[port]
+"""
+
+
+def failure(run: Callable[[], object]) -> BaseException:
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        run()
+    return caught.value
+
+
+def test_an_exception_of_own_code_names_the_class_and_the_line_that_raised_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_arm.py").write_text(OWN_ARM)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = failure(lambda: {}["usb0"])
+    arm = resolve("drivers", "own_arm:Arm", {})()
+    raised = failure(lambda: arm.move("usb0"))
+    line = OWN_ARM.splitlines().index("    return {}[port]") + 1
+    assert described(raised) == f"own_arm:Arm.move raised KeyError: 'usb0' ({tmp_path}/own_arm.py:{line})"
+    assert str(own_code_error(raised)) == f"{described(raised)}; --log_level debug shows the traceback"
+    assert own_code_error(before) is None
+    assert described(before) == "KeyError: 'usb0'"
+    assert described(ConfigError("no camera")) == "no camera"
+
+
+def test_a_failure_of_a_worker_process_brings_its_traceback() -> None:
+    sent = pickle.loads(pickle.dumps(WorkerFailure.of(failure(lambda: {}["usb0"]))))
+    assert sent.text == "KeyError: 'usb0'"
+    assert "in failure\n    run()" in str(sent.cause())

@@ -18,7 +18,7 @@ import torch._dynamo  # noqa: F401 - before any OpenGL context: the commands run
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, BaseConfig, SensorConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.envs import connect
+from aloha_kit.envs import connect, is_robot
 from aloha_kit.testing.environments import check_environment
 from tests.envs.point_world import PointEnv
 from tests.tiny import write_policy
@@ -122,6 +122,62 @@ def test_a_wrong_name_is_one_line_of_an_installed_command(place: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+ARMS = "followers:\n  left: {driver: joint_state, model: piper, state_topic: /state}\n"
+
+
+def test_an_own_simulation_that_lists_its_arms_is_no_robot(
+    place: Path, here: Callable[[str, str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "armed.yaml").write_text(RIG + ARMS)
+    (place / "armed_reach.yaml").write_text(TASK.replace("point.yaml", "armed.yaml").replace("dir: data", "dir: armed"))
+    here("record", "--task armed_reach.yaml --num_episodes 1 --workers 1")  # by the expert, not by an operator
+    assert [file.name for file in (place / "armed").glob("*.hdf5")] == ["episode_0.hdf5"]
+    quick = "--task armed_reach.yaml --ckpt run --num_rollouts 1 --device cpu --episode_len 5"
+    here("eval", f"{quick} --workers 1 --output armed_eval")
+    here("deploy", f"{quick} --output armed_deploy")
+    assert (place / "armed_deploy" / "episode_0.mp4").exists()  # of which there is none by default on a robot
+    assert "press" not in capsys.readouterr().out  # no operator is expected
+
+
+def function(task: TaskConfig, rig: RigConfig, *, realtime: bool) -> None:
+    """A kind that states nothing."""
+
+
+class InProcess(PointEnv):
+    """A simulation that states it for its objects alone."""
+
+    simulated = property(lambda self: True)
+
+
+class Robot(PointEnv):
+    simulated = False
+
+
+class Live(PointEnv):
+    """A simulated robot with drivers that run in their own time."""
+
+    guarded = operator = None
+
+
+@pytest.mark.parametrize(
+    ("kind", "without_arms", "with_arms"),
+    [
+        ("sim", False, False),
+        ("pusht", False, False),
+        ("ros", False, True),
+        (f"{__name__}:PointEnv", False, False),
+        (f"{__name__}:Robot", True, True),
+        (f"{__name__}:Live", True, True),
+        (f"{__name__}:function", False, True),
+        (f"{__name__}:InProcess", False, True),
+    ],
+)
+def test_what_counts_as_a_robot(kind: str, without_arms: bool, with_arms: bool) -> None:
+    rig = RigConfig("point", kind, {})
+    assert is_robot(rig) == without_arms
+    assert is_robot(replace(rig, followers={"left": ArmConfig(name="puppet_left")})) == with_arms
+
+
 DRIVEN = """
 import point_world
 
@@ -160,9 +216,8 @@ def test_the_doctor_resolves_the_kind_of_a_rig_with_followers_before_it_contacts
     pytest.importorskip("rospy")
     monkeypatch.setenv("ROS_MASTER_URI", "http://127.0.0.1:9")
     (place / "driven.py").write_text(DRIVEN)
-    arms = "followers:\n  left: {driver: joint_state, model: piper, state_topic: /state}\n"
     (place / "driven.yaml").write_text(
-        RIG.replace("point_world:PointEnv", kind).replace("width: 32", "width: 32, topic: /top") + arms
+        RIG.replace("point_world:PointEnv", kind).replace("width: 32", "width: 32, topic: /top") + ARMS
     )
     with pytest.raises(SystemExit) as ended:
         here("doctor", "--task reach.yaml --rig driven.yaml")
@@ -241,3 +296,46 @@ def test_cameras_behind_ros_need_a_topic() -> None:
     rig = RigConfig("mine", "ros", {"cam_high": CameraConfig()}, followers={"left": ArmConfig(name="puppet_left")})
     with pytest.raises(ConfigError, match="cameras of rig 'mine' behind ROS need a topic; without one: cam_high"):
         connect(TaskConfig("reach", ""), replace(rig, cameras={**rig.cameras, "top": CameraConfig(topic="/top")}))
+
+
+FAULTY = """
+import point_world
+
+
+class Faulty(point_world.PointEnv):
+    def step(self, action):
+        if self._step == 3:
+            self.read()
+        return super().step(action)
+
+    def read(self):
+        raise OSError("the camera does not answer")
+"""
+
+
+@pytest.mark.parametrize(
+    "command", ["record --num_episodes 1", "deploy --num_rollouts 1 --video 0", "eval --num_rollouts 1"]
+)
+def test_an_exception_of_an_own_environment_ends_a_command_with_its_line(
+    place: Path, here: Callable[[str, str], None], command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "faulty.py").write_text(FAULTY)
+    (place / "faulty.yaml").write_text(RIG.replace("point_world:PointEnv", "faulty:Faulty"))
+    (place / "broken.yaml").write_text(TASK.replace("point.yaml", "faulty.yaml").replace("dir: data", "dir: broken"))
+    name, flags = command.split(" ", 1)
+    policy = "" if name == "record" else f"--ckpt run --device cpu --output broken_{name}"
+    workers = "" if name == "deploy" else "--workers 1"
+    with pytest.raises(SystemExit) as ended:
+        here(name, f"--task broken.yaml {flags} {policy} {workers} --log_level debug")
+    line = FAULTY.splitlines().index('        raise OSError("the camera does not answer")') + 1
+    raised = f"faulty:Faulty.read raised OSError: the camera does not answer ({place}/faulty.py:{line})"
+    assert str(ended.value).startswith("error: ")
+    assert raised in str(ended.value)
+    assert "\n" not in str(ended.value)
+    assert "debug: Traceback (most recent call last):" in (log := capsys.readouterr().err)
+    assert "in read\n" in log
+    episodes = list((place / ("broken" if name == "record" else f"broken_{name}")).glob("**/episode_0.hdf5"))
+    assert len(episodes) == (name != "eval")
+    for file in episodes:
+        with h5py.File(file) as episode:
+            assert episode["action"].shape == (3, 2)
