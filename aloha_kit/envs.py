@@ -47,7 +47,7 @@ def is_robot(rig: RigConfig) -> bool:
     kind = _environment(rig)
     if hasattr(kind, "guarded"):
         return True
-    stated = getattr(kind, "simulated", None)  # a property of a class says nothing before there is an object
+    stated = getattr(kind, "simulated", None)  # a property has no value before there is an object
     return not stated if isinstance(stated, bool) else bool(rig.followers)
 
 

@@ -16,7 +16,7 @@ def quick_interrupts() -> Iterator[None]:
     """Inside, SIGINT ends the process as the system does (status 130 in a shell); for the imports of a command.
 
     An exception would come out of the middle of an import: a traceback, or an ImportError of an extension module. A
-    signal that is ignored or handled by somebody stays so.
+    signal that is ignored or handled otherwise stays so.
     """
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not ours or threading.current_thread() is not threading.main_thread():
@@ -30,7 +30,7 @@ def quick_interrupts() -> Iterator[None]:
 
 
 def limit_spinning() -> None:
-    """Let OpenMP's threads sleep after a short while of waiting for one another, unless the environment says otherwise.
+    """Let OpenMP's threads sleep after a short wait for one another, unless the environment sets it otherwise.
 
     OpenMP reads it when torch loads. By default its threads spin for milliseconds, which takes the cores from whatever
     they wait for: cameras, simulation, and beside other work the training itself (benchmarks/busy_machine.py).

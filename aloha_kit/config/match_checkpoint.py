@@ -64,7 +64,7 @@ def assumed_setup(
         cameras: the policy's names in the training's order, in place of the task's.
         size: in place of the task's and the rig's.
         rename: {the policy's name of a camera: the rig's}.
-        robot: the rig is one (`envs.is_robot`), so nothing is assumed where the weights can tell.
+        robot: the rig is one (`envs.is_robot`), see `AssumedSetup.cautious`.
 
     Raises:
         UsageError: a camera is named twice.
@@ -94,9 +94,9 @@ def assumption(assumed: Mapping[str, Any]) -> str:
     """One-line summary of the assumptions in `ChunkNetwork.assumed`."""
     cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed["cameras"].items())
     return (
-        f"assumed, since a published checkpoint does not tell it: cameras {cameras} (names: {assumed['cameras_from']};"
-        f" number: {assumed['number_from']}; sizes: {assumed['sizes_from']}), {assumed['rate_hz']:g} Hz"
-        f" ({assumed['rate_from']})"
+        f"assumed, since a published checkpoint does not record it: cameras {cameras} (names:"
+        f" {assumed['cameras_from']}; number: {assumed['number_from']}; sizes: {assumed['sizes_from']}),"
+        f" {assumed['rate_hz']:g} Hz ({assumed['rate_from']})"
     )
 
 

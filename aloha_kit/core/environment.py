@@ -100,5 +100,5 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
         return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
 
     def describe(self) -> dict[str, Any]:
-        """What an episode should remember about this environment (task, seed, versions)."""
+        """Metadata of this environment for an episode (task, seed, versions)."""
         return {}

@@ -1,4 +1,4 @@
-"""Errors say what was given, what was expected and what exists."""
+"""Errors that state what was given, what was expected and what exists."""
 
 from __future__ import annotations
 

@@ -85,7 +85,7 @@ class RecordedEpisode(Protocol):
     def vectors(self) -> Mapping[str, Array]:
         """{feature: (frames, D)} of every vector of the observations: `qpos`, `effort`, `sensors/left_wrench`, …
 
-        The contract's features say what their entries are. A vector may be read only when it is taken.
+        The contract's features name their entries. A vector may be read only when it is taken.
         """
         ...
 

@@ -20,7 +20,7 @@ _FIELDS = ("mean", "std", "min", "max")
 
 @dataclass(frozen=True)
 class Moments:
-    """One vector's statistics: each array (D,), in the vector's own units; `count` rows were seen.
+    """One vector's statistics: each array (D,), in the vector's own units; `count` rows were read.
 
     `std` is the plain unbiased one. A floor against constant dimensions is applied where the
     statistics are used, so that a checkpoint still shows which dimensions never moved.

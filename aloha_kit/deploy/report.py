@@ -75,7 +75,7 @@ class DeploymentReport:
                 self._write(ended_by=f"{kind.__name__}: {error}".removesuffix(": "))
             print(f"{table(self.rollouts, self._latency.table(), self._details())}\n\n{self._path}")
         folder = self._path.parent
-        ended = kind is not None and issubclass(kind, Exception)  # and not by somebody's wish
+        ended = kind is not None and issubclass(kind, Exception)  # and not by an interruption
         if (ended and list_episodes(folder)) or any(rollout.success is False for rollout in self.rollouts):
             print(tr("why a rollout failed: {command}", command=command("diagnose", folder)))
 

@@ -100,7 +100,7 @@ def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         found += f"; an inference every {np.median(np.diff(boundaries)):g} steps"
     if to_the_end and not known:
         grade = "warning"
-        found += "; or it takes itself for done: training's statistics do not say where demonstrations end"
+        found += "; or the policy has ended its motion: training's statistics do not record where demonstrations end"
     remedy = "play chunks out or average them (--temporal_agg) instead of a short --n_action_steps; then train longer"
     yield Cause(Finding(grade, "stalled", "arms", found, "goes on until it is done", remedy), tuple(runs(still)))
 

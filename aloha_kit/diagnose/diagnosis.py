@@ -144,7 +144,7 @@ def _blind(evidence: Evidence) -> list[str]:
     blind = []
     if cameras:
         named = ", ".join(cameras)
-        blind.append(f"whether images are as in training: its statistics say nothing of {named} (an older checkpoint)")
+        blind.append(f"whether images are as in training: its statistics lack {named} (an older checkpoint)")
     if training["qpos"].size != evidence.qpos.shape[1]:
         blind.append(f"whether joints are as in training: {training['qpos'].size} there, {evidence.qpos.shape[1]} here")
     return blind

@@ -95,7 +95,7 @@ def check_images(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         worst = int(share.argmax())
         where = _stretch(statistics.steps, share >= limits.cells[0], evidence.steps)
         found = (
-            f"{share.mean():.0%} of the image is unlike anything seen in training ({share.mean() * cells:.0f} of "
+            f"{share.mean():.0%} of the image is outside the range of training ({share.mean() * cells:.0f} of "
             f"{cells} cells, {share[worst] * cells:.0f} at step {statistics.steps[worst]}); {words(where)}; {what}"
         )
         yield Cause(Finding(grade, "image", f"{IMAGES}{camera}", found, "colours as in training", remedy), where)

@@ -34,7 +34,7 @@ def check_image(camera: CameraMeasurement, size: tuple[int, int]) -> list[Findin
 
 def _light(about: About, image: RgbImage) -> list[Finding]:
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    white, expected = float(np.mean(grey >= 250)), tr("something to see")
+    white, expected = float(np.mean(grey >= 250)), tr("an image with detail")
     if np.percentile(grey, 99) < BLACK:
         return [about.error(tr("black"), expected, tr("take the cap off, put the light on"))]
     if white >= BURNT[0]:

@@ -85,7 +85,7 @@ def described(answers: Adopt, measured: Measured) -> Contract:
     explicit = {"joints": answers.joints_unit, "gripper": answers.gripper_unit}
     for key, doubt in doubts(contract, measured).items():
         if explicit[key] is None:  # a rig's unit that the files contradict
-            raise ContractError(f"{doubt}; say what they are with --{key}_unit")
+            raise ContractError(f"{doubt}; give it with --{key}_unit")
     return contract
 
 
@@ -109,7 +109,7 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
                 words += [f"--{flag}", *(now if isinstance(now, tuple) else (str(now),))]
         words += ["--rig", given.rig] if given.rig else []
         raise ConfigError(
-            f"the files do not say {', '.join(f'--{flag}' for flag in open_)}; give them (or --rig NAME), "
+            f"the files do not record {', '.join(f'--{flag}' for flag in open_)}; give them (or --rig NAME), "
             f"for example, if it is true: {command(*words)}"
         )
     questions = {

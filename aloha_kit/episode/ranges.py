@@ -110,7 +110,7 @@ def measure(folder: Path) -> Measured:
                     "put them into folders of their own"
                 )
     if about is None:
-        held = f"the {plural(len(selection.files), 'file')} in '{folder}' say themselves what they hold"
+        held = f"the {plural(len(selection.files), 'file')} in '{folder}' record themselves what they hold"
         raise EpisodeError(f"nothing to describe: {held}")
     state, action = (_span(np.concatenate([pair[k] for pair in spans])) for k in (0, 1))
     layout, assumed, instruction = about

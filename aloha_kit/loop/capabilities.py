@@ -26,7 +26,7 @@ class Demonstrator(Protocol):
 
 @runtime_checkable
 class ImagesOnRequest(Protocol):
-    """An environment that can render an image when it is first looked at, before the next step."""
+    """An environment that can render an image when it is first read, before the next step."""
 
     lazy_images: bool
 

@@ -43,6 +43,6 @@ class Export(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> Info | Export:
     """Turn flags into values; raises `UsageError`."""
-    description = marked("Look at checkpoints, and write them for the published ACT.")
+    description = marked("Describe checkpoints, and write them for the published ACT.")
     command = cli.parse(Info | Export, "policies", argv, description=description, config=(OmitSubcommandPrefixes,))
     return cast(Info | Export, command)

@@ -32,7 +32,7 @@ def _ours(source: Path) -> list[str]:
         f"action: {', '.join(contract.action_names)}",
         f"cameras: {', '.join(cameras) or '(none)'}",
         f"rate: {contract.rate_hz:g} Hz",
-        f"trained on: {trained_task(source) or 'it does not say'}",
+        f"trained on: {trained_task(source) or 'not recorded'}",
     ]
 
 

@@ -95,7 +95,7 @@ def _ours(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
 def _published(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
     """A file of a published repository, and what was assumed of it."""
     if setup is None:
-        raise ConfigError(f"{source} does not tell its cameras: name them")
+        raise ConfigError(f"{source} does not record its cameras: name them")
     number = camera_count({key.removeprefix(MODEL): value for key, value in read_weights(source).items()})
     names = read_camera_names(source.parent / REFERENCE_CONFIG)
     cameras, origin = dict(setup.cameras), setup.cameras_from
@@ -103,12 +103,12 @@ def _published(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
         cameras, origin = {name: setup.size(name) for name in names}, REFERENCE_CONFIG
     elif setup.cautious and not setup.named and number is None:
         raise ConfigError(
-            f"{source} does not tell how many cameras it was trained on, and an arm would move by the wrong ones: give"
-            f" --cameras NAME … in its training's order (the task has: {' '.join(cameras) or 'none'})"
+            f"{source} does not record how many cameras it was trained on, and an arm would move by the wrong ones:"
+            f" give --cameras NAME … in its training's order (the task has: {' '.join(cameras) or 'none'})"
         )
     if number is not None and number != len(cameras):
         raise ContractError(
-            f"{source} was trained on {plural(number, 'camera')}, as its weights tell; {origin} gives"
+            f"{source} was trained on {plural(number, 'camera')}, as its weights show; {origin} gives"
             f" {len(cameras)}: {' '.join(cameras) or '(none)'}. Give --cameras NAME … in its training's order"
         )
     network = load_reference(source, source.parent / REFERENCE_STATS, cameras, rate_hz=setup.rate_hz)

@@ -234,7 +234,7 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
         ContractError: the network reads cameras, privileged features or a sensor that the contract lacks.
     """
     if config.use_images and not contract.cameras:
-        raise ContractError("the policy wants cameras and the data has none; set use_images to false")
+        raise ContractError("the policy reads cameras and the data has none; set use_images to false")
     privileged = contract.privileged if config.use_environment_state else ()
     if config.use_environment_state and not privileged:
         raise ContractError(

@@ -221,7 +221,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it wants {module}.{name}; only numpy arrays are let in")
+            raise pickle.UnpicklingError(f"it contains {module}.{name}; only numpy arrays are accepted")
         return super().find_class(module, name)
 
 

@@ -35,7 +35,7 @@ _MAX_ARRAY_LENGTHS = {"max_array_len": _MAX_DIMENSIONS, "max_map_len": 0, "max_s
 
 
 class RemoteError(AlohaKitError):
-    """The other side refused, failed, or does not speak the protocol."""
+    """The other side refused, failed, or does not follow the protocol."""
 
 
 class ConnectionLostError(RemoteError, ConnectionError):

@@ -31,7 +31,7 @@ from aloha_kit.remote.observations import incoming, largest_observation
 
 # The websocket library's own log repeats what strangers send.
 _NO_LOG = logging.Logger("aloha_kit.remote", logging.CRITICAL + 1)
-_PLAIN = "This is a policy server of aloha_kit; it is spoken to by websocket.\n"
+_PLAIN = "This is a policy server of aloha_kit; clients connect by websocket.\n"
 
 
 @runtime_checkable

@@ -61,7 +61,7 @@ class ReplayArgs(CommandArgs):
     cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...", aliases=("--render_image_names",))] = ()
     """Cameras to show; all by default."""
     rate_hz: float | None = None
-    """Control rate, for files of other tools that do not say it, where the assumed one is wrong."""
+    """Control rate, for files of other tools that do not record it, where the assumed one is wrong."""
     embodiment: OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     height: int = 480
     """Height of the images in the video, in pixels; at least 240, so that the plots can be read."""

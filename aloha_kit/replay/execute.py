@@ -76,7 +76,9 @@ class ReplayResult:
             unit = "opening" if name.endswith("gripper") else self.units["joints"]
             lines.append(f"    {name:<22}{self.rms[i]:>10.5f}{self.worst[i]:>10.5f}  {unit}")
         if not self.same_scene and self.success is not None:
-            lines.append("  the file does not tell the scene's seed: objects lay elsewhere, results cannot be compared")
+            lines.append(
+                "  the file does not record the scene's seed: objects lay elsewhere, results cannot be compared"
+            )
         word = {None: "not judged", True: "success", False: "failure"}
         verdict = {None: "", True: " (agree)", False: " (DISAGREE)"}[self.agrees if self.same_scene else None]
         before = "" if self.recorded_reward is None else f", final reward {self.recorded_reward:g}"

@@ -39,7 +39,7 @@ class Recording:
     qpos: Array
     stamps: dict[str, npt.NDArray[np.int64]]
     describe: dict[str, Any]
-    sensors: dict[str, Array]  # {sensor: (frames, D)}; `entries` and `units` say what its columns are
+    sensors: dict[str, Array]  # {sensor: (frames, D)}; `entries` and `units` describe its columns
 
     @classmethod
     def of(cls, episode: RecordedEpisode, cameras: Sequence[str] = (), rate_hz: float | None = None) -> Recording:
@@ -78,7 +78,7 @@ class Recording:
         )
 
     def entries(self, sensor: str) -> list[str]:
-        """Names of a sensor's columns, numbers where the file does not say them."""
+        """Names of a sensor's columns, numbers where the file does not record them."""
         return names_of(self.episode, f"{SENSORS}{sensor}")
 
     def units(self, sensor: str) -> Sequence[str]:

@@ -84,7 +84,7 @@ class CommandMonitor:
         if self._topics:
             threading.Thread(target=self._watch, name="other publishers of commands", daemon=True).start()
 
-    def look(self) -> bool:
+    def update_subscriptions(self) -> bool:
         """Query the master for other publishers and subscribe there; returns whether there are any.
 
         Raises what `rosgraph` does.
@@ -134,7 +134,7 @@ class CommandMonitor:
     def _watch(self) -> None:
         while not self._closed.wait(POLL_S):
             with contextlib.suppress(node.RosError, OSError, xmlrpc.client.Error, rosgraph.MasterException):
-                self.look()  # without a master no other node appears either
+                self.update_subscriptions()  # without a master no other node appears either
 
 
 def _stands(velocity: Twist) -> bool:
@@ -183,7 +183,7 @@ class SoleCommander:
         node.require_master()
         if self._monitor.received:
             self._disturbed()
-        could = self._monitor.look()
+        could = self._monitor.update_subscriptions()
         self._monitor.clear()
         if could:
             time.sleep(LISTEN_S)

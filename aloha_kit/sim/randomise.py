@@ -1,4 +1,4 @@
-"""Chance in how a scene looks, never in how it moves: light, colours and cameras, drawn at each reset."""
+"""Random appearance of a scene (light, colours, cameras), drawn at each reset; its physics stays the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = {
 
 
 class Randomiser:
-    """Changes what a model looks like, from the same untouched model at each reset.
+    """Random appearance of a model, from the same unchanged model at each reset.
 
     Raises:
         ConfigError: an unknown option (names the nearest), or an amount that is negative or not finite.

@@ -66,8 +66,8 @@ class SimEnv(Environment):
         views: {name: where it is and what it looks at} of further cameras, or in place of the workcell's own.
         script: how the expert does the task: a name of `scripts.SCRIPTS`, or `my_package.module:Name`; the scene's own
             without it.
-        lazy_images: draw an image when it is first looked at, which has to be before the next step: for
-            policies that look seldom. An attribute, too.
+        lazy_images: draw an image when it is first read, which has to be before the next step: for
+            policies that read few images. An attribute, too.
 
     Raises:
         ConfigError: an unknown scene, camera, quality or option, or a size or rate that cannot be.
@@ -245,7 +245,7 @@ class SimEnv(Environment):
         return dm_env.transition(reward, observation)
 
     def show(self, qpos: npt.ArrayLike, seed: int) -> CameraRenderer:
-        """Look as another instance of the same scene does, whose MuJoCo state is `qpos` and whose looks `seed` drew.
+        """Show another instance of the same scene, with its MuJoCo state `qpos` and the appearance that `seed` drew.
 
         The next step begins an episode.
 

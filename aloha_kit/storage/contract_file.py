@@ -172,7 +172,7 @@ def _assumption(path: Path, contract: Contract, in_file: Collection[str]) -> str
     }
     missing = [key for key in guesses if key not in in_file]
     return (
-        f"the file does not say its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
+        f"the file does not record its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
         f"{'is' if len(missing) == 1 else 'are'} assumed. Describe it with "
         f"`{command('episode', 'adopt', path.parent)}`, --contract FILE or --rig NAME"
     )

@@ -33,7 +33,7 @@ class RowLayout:
         """The layout of an episode that begins with `observation`.
 
         Raises:
-            EpisodeError: the observation lacks what the contract promises, or has another shape.
+            EpisodeError: the observation lacks what the contract requires, or has another shape.
         """
         for key in ("qpos", "images", "stamps"):
             if key not in observation:

@@ -29,7 +29,7 @@ def check_environment(
         make: builds the environment anew; called several times, each is closed.
         episode_len: actions until LAST.
         reproducible: a seed decides everything, bit for bit.
-        free_running: streams tick on their own in real time, so one may be seen twice, and steps may be late.
+        free_running: streams tick on their own in real time, so one may come twice, and steps may be late.
 
     Raises:
         AssertionError: the contract is broken; where Python shows no values, the failed line names the part.

@@ -136,7 +136,7 @@ def _check_prediction(network: ChunkNetwork, batch: Batch) -> None:
     assert once.shape == (len(batch["qpos"]), network.chunk_size, network.action_dim)
     assert bool(once.isfinite().all())
     assert torch.equal(once, twice), "predict draws from something else than its generator"
-    torch.testing.assert_close(once[:1], single, rtol=1e-4, atol=1e-4)  # samples do not see each other
+    torch.testing.assert_close(once[:1], single, rtol=1e-4, atol=1e-4)  # samples are independent
     shifted = seen.copy()
     shifted["qpos"] = seen["qpos"] + 1
     with torch.inference_mode():
@@ -156,7 +156,7 @@ def _check_sampling(network: ChunkNetwork, batch: Batch) -> None:
     torch.manual_seed(99)  # which is nothing to it
     assert torch.equal(once, predict(seen, *rows)), "the same generator does not give the same bits"
     other = predict(seen, *(row + 100 for row in rows))
-    assert torch.equal(once, other) != network.samples, f"samples is {network.samples}; other generators say otherwise"
+    assert torch.equal(once, other) != network.samples, f"samples is {network.samples}; other generators contradict it"
     moments = network.stats["action"]
     reach = 10 * (moments.max - moments.min)  # of a network that has learned nothing yet
     for chunk in (once, other):

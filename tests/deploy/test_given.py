@@ -60,7 +60,7 @@ def test_what_is_assumed_of_a_published_checkpoint_is_printed_and_kept(
     deploy("--ckpt", published, *DEPLOY, "--image_size", 48, 64, "--num_rollouts", 1, "--output", tmp_path / "d")
     task = "task 'sim_transfer_cube'"
     line = (
-        "policy_best.ckpt: assumed, since a published checkpoint does not tell it: cameras top 48x64"
+        "policy_best.ckpt: assumed, since a published checkpoint does not record it: cameras top 48x64"
         f" (names: {task}; number: {task}; sizes: --image_size), 50 Hz ({task})\n"
     )
     assert line in capsys.readouterr().err
@@ -82,7 +82,7 @@ def test_a_camera_that_the_rig_has_not_is_named(published: Path, tmp_path: Path)
 
 
 def test_serving_needs_the_cameras_by_name(published: Path) -> None:
-    assert "does not tell how many cameras it was trained on" in fail(deploy, "serve", "--ckpt", published)
+    assert "does not record how many cameras it was trained on" in fail(deploy, "serve", "--ckpt", published)
     assert "--rate_hz must be more than 0" in fail(deploy, "serve", "--ckpt", published, "--rate_hz", 0)
 
 

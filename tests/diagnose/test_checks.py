@@ -145,7 +145,7 @@ def test_where_demonstrations_end_a_standstill_is_no_stall_and_unknown_it_may_be
     assert diagnose(evidence(**stopping(at=80), training=ending(at=80))).causes == ()
     cause = only(**stopping(at=80))
     assert (cause.finding.check, cause.finding.level) == ("stalled", "warning")
-    assert cause.finding.found.endswith("training's statistics do not say where demonstrations end")
+    assert cause.finding.found.endswith("training's statistics do not record where demonstrations end")
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_something_new_in_one_corner_for_a_while() -> None:
     training = trained(**{"images/top": seen(usual)})
     cause = only(camera_statistics={"top": CameraStatistics(np.arange(0, STEPS, 10), described)}, training=training)
     assert cause.steps == ((50, 80),)
-    assert "8% of the image is unlike anything seen in training (5 of 64 cells, 16 at step 50); steps 50 to 79" in (
+    assert "8% of the image is outside the range of training (5 of 64 cells, 16 at step 50); steps 50 to 79" in (
         cause.finding.found
     )
     assert "content: it is 1.00 times as bright" in cause.finding.found
@@ -248,7 +248,7 @@ def test_what_statistics_do_not_tell_is_said() -> None:
     )
     assert diagnosis.unknown == (
         "no log",
-        "whether images are as in training: its statistics say nothing of top (an older checkpoint)",
+        "whether images are as in training: its statistics lack top (an older checkpoint)",
     )
     assert diagnosis.text().endswith("nothing of top (an older checkpoint)")
 

@@ -84,7 +84,7 @@ def test_flags_describe_and_the_printed_commands_work(folder: Path, capsys: pyte
 def test_without_a_terminal_the_open_questions_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["adopt", str(folder), "--rate_hz", "25"]) == 1
     error = capsys.readouterr().err
-    assert "the files do not say --names, --joints_unit, --gripper_unit, --task; give them" in error
+    assert "the files do not record --names, --joints_unit, --gripper_unit, --task; give them" in error
     example = shlex.split(error.rpartition("if it is true: ")[2])[3:]
     assert not list(folder.glob("*.yaml"))
     assert main(example) == 0  # the example is a command
@@ -155,7 +155,7 @@ def test_other_shapes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     other.unlink()
     record(tmp_path / "ours", 5)
     assert main(["adopt", str(tmp_path / "ours"), "--rig", "aloha", *GIVEN]) == 1
-    assert "say themselves what they hold" in capsys.readouterr().err
+    assert "record themselves what they hold" in capsys.readouterr().err
 
 
 def test_a_unit_that_the_files_contradict_is_not_taken_from_a_rig(
@@ -169,9 +169,9 @@ def test_a_unit_that_the_files_contradict_is_not_taken_from_a_rig(
             file[name][...] = table
     flags = ["adopt", str(folder), "--rig", "aloha", "--rate_hz", "50", "--task", "t"]
     assert main(flags) == 1
-    assert "say what they are with --gripper_unit" in capsys.readouterr().err
+    assert "give it with --gripper_unit" in capsys.readouterr().err
     assert main([*flags, "--gripper_unit", "m"]) == 1
-    assert "its unit is to be radians; say what they are with --joints_unit" in capsys.readouterr().err
+    assert "its unit is to be radians; give it with --joints_unit" in capsys.readouterr().err
     assert main([*flags, "--gripper_unit", "m", "--joints_unit", "deg"]) == 0
     assert "warning:" not in capsys.readouterr().err
 

@@ -310,7 +310,7 @@ def test_narrow_drops_what_is_not_read() -> None:
     assert narrow(contract, act()).privileged == ()
     blind = narrow(contract, act(use_images=False, use_environment_state=True))
     assert (blind.cameras, blind.privileged[0].entries) == ({}, CUBE)
-    with pytest.raises(ContractError, match="wants cameras and the data has none; set use_images to false"):
+    with pytest.raises(ContractError, match="reads cameras and the data has none; set use_images to false"):
         narrow(contract_of({}), act())
     with pytest.raises(ContractError, match="use_environment_state is true and the data has no privileged features"):
         narrow(contract_of(ONE), act(use_environment_state=True))

@@ -193,7 +193,7 @@ def test_what_is_assumed_is_noted(content: dict[str, Any], tmp_path: Path) -> No
         "rate_from": "task 'x'",
     }
     assert assumption(network.assumed) == (
-        "assumed, since a published checkpoint does not tell it: cameras top 64x96 (names: task 'x';"
+        "assumed, since a published checkpoint does not record it: cameras top 64x96 (names: task 'x';"
         " number: task 'x'; sizes: task 'x'), 30 Hz (task 'x')"
     )
     ours = tmp_path / "ours"
@@ -203,12 +203,12 @@ def test_what_is_assumed_is_noted(content: dict[str, Any], tmp_path: Path) -> No
 
 def test_the_number_of_cameras_is_checked_where_the_weights_tell_it(content: dict[str, Any], tmp_path: Path) -> None:
     path = saved(content, tmp_path, cobot_magic(published_state(content), 3))
-    with pytest.raises(ContractError, match=r"trained on 3 cameras, as its weights tell; task 'x' gives 1: top\. Give"):
+    with pytest.raises(ContractError, match=r"trained on 3 cameras, as its weights show; task 'x' gives 1: top\. Give"):
         load_network(path, TASKS, "cpu")
-    with pytest.raises(ContractError, match="trained on 3 cameras, as its weights tell; --cameras gives 2: top left"):
+    with pytest.raises(ContractError, match="trained on 3 cameras, as its weights show; --cameras gives 2: top left"):
         load_network(path, AssumedSetup(CAMERAS), "cpu")
     one = saved(content, tmp_path / "one", cobot_magic(published_state(content), 1))
-    with pytest.raises(ContractError, match="trained on 1 camera, as its weights tell"):
+    with pytest.raises(ContractError, match="trained on 1 camera, as its weights show"):
         load_network(one, AssumedSetup(CAMERAS), "cpu")
     assert load_network(one, TASKS, "cpu").contract.cameras == {"top": (64, 96)}
 
@@ -216,7 +216,7 @@ def test_the_number_of_cameras_is_checked_where_the_weights_tell_it(content: dic
 def test_real_arms_do_not_move_by_cameras_that_are_guessed(content: dict[str, Any], tmp_path: Path) -> None:
     path = saved(content, tmp_path, published_state(content))
     cautious = AssumedSetup({"top": (64, 96)}, named=False, cautious=True)
-    with pytest.raises(ConfigError, match=r"does not tell how many cameras .* give --cameras NAME … .*has: top\)"):
+    with pytest.raises(ConfigError, match=r"does not record how many cameras .* give --cameras NAME … .*has: top\)"):
         load_network(path, cautious, "cpu")
     load_network(path, AssumedSetup(CAMERAS, cautious=True), "cpu")
     told = saved(content, tmp_path / "told", a_backbone_each(published_state(content)))

@@ -172,7 +172,7 @@ def test_files_of_other_tools(foreign: Path, tmp_path: Path, capsys: Any) -> Non
     assert "[act_sim]" in text
     assert "no stamps (its recorder kept none)" in text
     assert "50 Hz (assumed)" in text
-    assert "does not tell the scene's seed" in text
+    assert "does not record the scene's seed" in text
     with av.open(str(tmp_path / "out" / "episode_0.mp4")) as container:
         assert len(list(container.decode(video=0))) == 12
 

@@ -188,7 +188,7 @@ def test_xpolicylab(tmp_path: Path, marked: bool) -> None:
         np.testing.assert_array_equal(episode.qpos, rows_of(rig.qpos, range(STEPS)))
         np.testing.assert_array_equal(episode.action, rows_of(rig.action, range(STEPS)))
         assert (episode.rate_hz, episode.contract.action_names) == (20.0, NAMES)
-        assert "does not say its units: rad is assumed" in episode.assumption
+        assert "does not record its units: rad is assumed" in episode.assumption
         assert episode.attrs["instruction"] == "put the cube into the bowl"
         assert (episode.jpeg_order, episode.jpeg_order_source) == (
             ("standard", "file") if marked else ("mobile_aloha", "guessed")

@@ -81,7 +81,7 @@ class Camera:
         )
 
     def take(self, renderer: CameraRenderer, view: str, stamp_ns: int) -> None:
-        """Draw what is listened to, through the eyes of the scene's camera `view`."""
+        """Draw the images of the scene's camera `view` that have a subscriber."""
         self.last = Frame(
             stamp_ns,
             renderer.draw(view, self.size) if self.has_image_subscriber else None,
@@ -89,7 +89,7 @@ class Camera:
         )
 
     def _draw_depth(self, renderer: CameraRenderer, view: str) -> npt.NDArray[np.uint16]:
-        """Of `depth_size`, pixel upon pixel with the middle of the colour: sensors of less height see less."""
+        """Of `depth_size`, pixel upon pixel with the middle of the colour: sensors of less height cover less."""
         rows, columns = self.depth_size
         depth = renderer.draw_depth(view, (max(rows, self.size[0]), max(columns, self.size[1])))
         top, left = (depth.shape[0] - rows) // 2, (depth.shape[1] - columns) // 2

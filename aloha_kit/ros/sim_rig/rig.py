@@ -95,7 +95,7 @@ class SimRig:
         hands: Mapping[str, Vector | None] = {}
         if self.operator is not None:
             gestures = self._gestures()
-            self._look(gestures)
+            self._put_back_unreachable(gestures)
             present = {side: leader.hand for side, leader in self.leaders.items()}
             hands = self.operator.advance(self._hand_now, gestures, present, self.scene.object_poses, self.seed)
         for side, leader in self.leaders.items():
@@ -230,7 +230,7 @@ class SimRig:
             self._released.add(side)
         return "play" if side in self._released and not held.any() else "rest"
 
-    def _look(self, gestures: Mapping[str, Gesture]) -> None:
+    def _put_back_unreachable(self, gestures: Mapping[str, Gesture]) -> None:
         """Put the objects back where a start is requested and the operator cannot do the task from here."""
         assert self.operator is not None
         if not {"close", "home"} & set(gestures.values()):
