@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from aloha_kit.core import own_code
 from aloha_kit.startup import stop_allocator_thread
 
 pytest.register_assert_rewrite("aloha_kit.testing")
@@ -20,3 +21,9 @@ def pytest_configure() -> None:
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
     stop_allocator_thread()
+
+
+@pytest.fixture(autouse=True)
+def no_plug_ins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No package counts as a user's own code because an earlier test of this process has loaded a plug-in from it."""
+    monkeypatch.setattr(own_code, "_PACKAGES", set())

@@ -31,7 +31,7 @@ def test_an_image_is_debian_and_what_make_installs(service: str) -> None:
     assert "install: system $(VENV)/installed" in (ROOT / "Makefile").read_text()
 
 
-def test_the_robot_sees_its_devices_the_network_and_may_take_priority() -> None:
+def test_the_robot_has_its_devices_the_network_and_may_take_priority() -> None:
     robot = SERVICES["robot"]
     assert robot["network_mode"] == "host"
     assert "/dev:/dev" in robot["volumes"]

@@ -19,7 +19,7 @@ LOCKS = {
 """{lock file: extras that it pins}."""
 
 
-def asked(extras: tuple[str, ...]) -> list[Requirement]:
+def requested(extras: tuple[str, ...]) -> list[Requirement]:
     """What `pip install aloha_kit[EXTRAS]` asks for."""
     given: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
@@ -41,7 +41,7 @@ def test_every_requirement_is_pinned_within_its_bounds(lock: str, python: str) -
             (pin,) = requirement.specifier
             assert pin.operator == "==", line
             pinned[canonicalize_name(requirement.name)] = pin.version
-    for requirement in asked(LOCKS[lock]):
+    for requirement in requested(LOCKS[lock]):
         if requirement.marker is not None and not requirement.marker.evaluate(environment):
             continue
         name = canonicalize_name(requirement.name)

@@ -47,7 +47,7 @@ def test_the_wheel_has_every_module_launch_file_node_and_configuration(wheel: zi
 
 
 @pytest.mark.parametrize(("python", "resolved"), [("3.10", True), ("3.12", True), ("3.13", False)])
-def test_nothing_asks_for_labmaze_where_it_has_no_build(wheel: zipfile.ZipFile, python: str, resolved: bool) -> None:
+def test_nothing_requires_labmaze_where_it_has_no_build(wheel: zipfile.ZipFile, python: str, resolved: bool) -> None:
     (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
     lines = message_from_bytes(wheel.read(name)).get_all("Requires-Dist") or []
     needed = set()

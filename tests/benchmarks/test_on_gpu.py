@@ -44,7 +44,7 @@ def test_the_plan_has_every_step_with_its_limit_and_runs_nothing(tmp_path: Path)
     assert not result.exists()
 
 
-def test_a_machine_without_a_gpu_is_told_so_and_writes_no_figures(tmp_path: Path) -> None:
+def test_a_machine_without_a_gpu_is_reported_and_writes_no_figures(tmp_path: Path) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, "benchmarks/on_gpu.py", "--output", str(tmp_path / "gpu.md")]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
@@ -121,7 +121,7 @@ def test_training_and_latency_run_in_tiny_sizes_on_the_cpu(tmp_path: Path) -> No
 def test_goals_are_of_the_best_of_ours_in_each_precision() -> None:
     import query_latency
 
-    told = query_latency.goals(
+    reported = query_latency.goals(
         {
             "LeRobot's ACT rebuilt, network alone": [0.001] * 10,
             "aloha_kit, eager fp32": [0.012] * 10,
@@ -129,7 +129,7 @@ def test_goals_are_of_the_best_of_ours_in_each_precision() -> None:
             "aloha_kit, eager bf16": [0.0021] * 10,
         }
     )
-    assert told.splitlines() == [
+    assert reported.splitlines() == [
         "p99 under 10 ms in fp32: met, and the aim of 3 ms not (aloha_kit, compile fp32: 9.00 ms).",
         "p99 under 5 ms in bf16: met, and the aim of 3 ms too (aloha_kit, eager bf16: 2.10 ms).",
     ]

@@ -34,7 +34,7 @@ def test_a_camera_that_the_rig_has_not_is_left_for_the_contracts_to_name() -> No
     assert (rig.cameras["top"].height, rig.cameras["top"].width) == (60, 80)
 
 
-def test_cameras_of_policies_that_do_not_say_are_the_tasks_or_named() -> None:
+def test_cameras_of_policies_that_do_not_record_them_are_the_tasks_or_named() -> None:
     assert assumed_setup(TASK, RIG, None, (60, 80)).cameras == {"top": (60, 80), "angle": (60, 80)}
     plain = assumed_setup(TASK, RIG)
     assert plain.cameras == {"top": (24, 32), "angle": (24, 32)}

@@ -73,7 +73,7 @@ def test_anchors_and_merged_keys_are_yaml_as_usual(tmp_path: Path) -> None:
         (TASK.replace("[cam_high]", "c" * 900), "cameras must be a list, e.g. [cccc"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_short_line(content: str | bytes, expected: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_reported_in_one_short_line(content: str | bytes, expected: str, tmp_path: Path) -> None:
     path = file(tmp_path, content)
     with pytest.raises(ConfigError) as error:
         load(TaskConfig, "tasks", path)

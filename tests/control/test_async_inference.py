@@ -75,7 +75,7 @@ class Played:
         self.network.answers.put(chunk)
         until(lambda: self.policy.report()["chunks"] == before + 1, "the network thread", 60.0)
 
-    def asked(self) -> int:
+    def requested(self) -> int:
         """The step of the query under way, once the network has it."""
         queries = self.policy.report()["inferences"]
         until(lambda: len(self.network.observed) == queries, "the network thread", 60.0)
@@ -92,11 +92,11 @@ def test_rows_belong_to_steps_after_the_observation_however_late_they_come(netwo
     played = Played(network, inference_interval=1)
     assert played.act() == [0]  # waits for the first chunk
     assert played.act() == [1]  # step 1 asks
-    assert played.asked() == 1
+    assert played.requested() == 1
     assert (played.act(), played.act()) == ([2], [3])  # the old chunk goes on meanwhile
     played.arrive(chunk(100, 6))  # of the observation of step 1, taken up at step 4
     assert played.act() == [103]
-    assert network.observed == [0, 1] + [4] * (played.asked() == 4)
+    assert network.observed == [0, 1] + [4] * (played.requested() == 4)
     report = played.policy.report()
     assert report["held"] == {}
     assert report["delay_steps"] == {"p50": 1.5, "max": 3}
@@ -107,10 +107,10 @@ def test_a_step_without_a_chunk_is_held_counted_and_later_steps_go_on(network: N
     network.answers.put(chunk(0, 3))
     played = Played(network, inference_interval=1)
     assert [played.act() for _ in range(5)] == [[0], [1], [2], None, None]
-    assert played.asked() == 1
+    assert played.requested() == 1
     played.arrive(chunk(10, 3))  # for steps 1 to 3, which are over
     assert played.act() is None
-    assert played.asked() == 5
+    assert played.requested() == 5
     played.arrive(chunk(50, 3))
     assert played.act() == [51]
     report = played.policy.report()
@@ -118,7 +118,7 @@ def test_a_step_without_a_chunk_is_held_counted_and_later_steps_go_on(network: N
     assert (report["chunks"], report["late"]) == (3, 1)
 
 
-def test_an_action_says_which_chunks_it_came_from_and_a_held_step_says_none(network: Network) -> None:
+def test_an_action_states_which_chunks_it_came_from_and_a_held_step_states_none(network: Network) -> None:
     network.answers.put(chunk(0, 3))
     played = Played(network, ensemble_weight=0.01, inference_interval=1)
     assert played.policy.provenance is None
@@ -129,7 +129,7 @@ def test_an_action_says_which_chunks_it_came_from_and_a_held_step_says_none(netw
     played.arrive(chunk(10, 3))  # of step 1
     played.act()
     assert played.policy.provenance == ChunkProvenance(step=2, newest=1, oldest=0, chunks=2, row=1, boundary=True)
-    assert played.asked() == 2
+    assert played.requested() == 2
     played.act()
     assert played.policy.provenance == ChunkProvenance(step=3, newest=1, oldest=1, chunks=1, row=2, boundary=False)
     assert played.act() is None
@@ -172,7 +172,7 @@ def expected(schedule: list[tuple[int, int, Any]], step: int, ensemble_weight: f
 
 @pytest.mark.parametrize(("ensemble_weight", "fade"), [(None, 0), (0.01, 0), (0.3, 0), (None, 3), (None, 9)])
 @pytest.mark.parametrize("seed", range(6))
-def test_whatever_the_delays_it_is_what_the_slow_reckoning_says(
+def test_whatever_the_delays_it_is_what_the_slow_reckoning_gives(
     ensemble_weight: float | None, fade: int, seed: int, network: Network
 ) -> None:
     rng = np.random.default_rng(seed)
@@ -197,12 +197,12 @@ def test_whatever_the_delays_it_is_what_the_slow_reckoning_says(
         else:
             np.testing.assert_allclose(got, want, atol=1e-6)
         if under_way is None and step > 0:
-            under_way = played.asked()
+            under_way = played.requested()
             assert under_way == step
     assert sum(played.policy.report()["held"].values()) == held
 
 
-def test_the_next_chunk_is_asked_for_early_enough_to_be_there_when_this_one_ends(network: Network) -> None:
+def test_the_next_chunk_is_requested_early_enough_to_be_there_when_this_one_ends(network: Network) -> None:
     times = iter(range(0, 10**12, 50_000_000))  # asking and answering read it once each: 50 ms a query
     for base in (0, 100, 200):
         network.answers.put(chunk(base, 10))
@@ -221,7 +221,7 @@ def test_the_next_chunk_is_asked_for_early_enough_to_be_there_when_this_one_ends
     assert seen[7:13] == [101, 102, 103, 104, 105, 106]
 
 
-def test_a_fade_asks_earlier_and_leads_from_one_chunk_to_the_next(network: Network) -> None:
+def test_a_fade_infers_earlier_and_leads_from_one_chunk_to_the_next(network: Network) -> None:
     times = iter(range(0, 10**12, 50_000_000))
     for base in (0, 100, 200):
         network.answers.put(chunk(base, 16))
@@ -244,7 +244,7 @@ def test_a_fade_asks_earlier_and_leads_from_one_chunk_to_the_next(network: Netwo
     assert recorded[13] == ChunkProvenance(step=13, newest=8, oldest=8, chunks=1, row=5, boundary=False)
 
 
-def test_a_horizon_asks_more_often(network: Network) -> None:
+def test_a_horizon_infers_more_often(network: Network) -> None:
     times = iter(range(10**9))
     for base in range(6):
         network.answers.put(chunk(100 * base, 10))
@@ -268,7 +268,7 @@ def test_a_hung_network_holds_and_then_ends_the_episode_by_name(network: Network
         played.act()
 
 
-def test_no_first_chunk_is_told(network: Network) -> None:
+def test_no_first_chunk_is_reported(network: Network) -> None:
     played = Played(network, first_s=0.01)
     with pytest.raises(SafetyError, match=r"no first chunk within 0.01 s: the policy has no chunk yet for the "
                        r"observation of step 0 for \d+\.\d s"):  # fmt: skip
@@ -291,20 +291,20 @@ def test_the_networks_wish_to_stop_is_granted(network: Network) -> None:
         Played(network).act()
 
 
-def test_a_lost_connection_is_held_and_asked_again_with_the_newest_observation(network: Network) -> None:
+def test_a_lost_connection_is_held_and_retried_with_the_newest_observation(network: Network) -> None:
     network.answers.put(chunk(0, 2))
     played = Played(network, inference_interval=1, hold_s=1.0)
     assert [played.act(), played.act(), played.act()] == [[0], [1], None]
     network.answers.put(ConnectionError("the server is gone"))
     until(lambda: played.policy._why == "the server is gone", "the network thread", 60.0)
     assert played.act() is None
-    assert played.asked() == 3
+    assert played.requested() == 3
     played.arrive(chunk(30, 2))
     assert played.act() == [31]
     assert played.policy.report()["held"] == {"no chunk in time": 1, "the server is gone": 1}
 
 
-def test_at_the_start_a_lost_connection_is_asked_again_with_what_there_is(network: Network) -> None:
+def test_at_the_start_a_lost_connection_is_retried_with_what_there_is(network: Network) -> None:
     for answer in (TimeoutError("nobody there"), ConnectionRefusedError("nor there"), chunk(7)):
         network.answers.put(answer)
     played = Played(network)
@@ -317,7 +317,7 @@ def test_answers_of_the_episode_before_are_dropped(network: Network) -> None:
     network.answers.put(chunk(0, 9))
     played = Played(network, inference_interval=1)
     played.act(), played.act()
-    played.asked()  # of step 1, still open
+    played.requested()  # of step 1, still open
     played.policy.reset()
     for answer in (chunk(500, 9), chunk(1000, 9)):
         network.answers.put(answer)
@@ -393,7 +393,7 @@ def test_behind_the_guard_a_hung_network_means_the_same_command_until_the_end(ne
     assert guard.report()["held"] == 10
 
 
-def test_behind_the_guard_a_network_that_says_nan_ends_the_episode_by_name(network: Network) -> None:
+def test_behind_the_guard_a_network_that_gives_nan_ends_the_episode_by_name(network: Network) -> None:
     rows = np.tile(np.float32([0.02, 0.1]), (40, 1))
     rows[5:, 1] = np.nan
     network.answers.put(rows)

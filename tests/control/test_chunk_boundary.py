@@ -91,7 +91,7 @@ def test_without_a_fade_the_newest_counts_at_once() -> None:
     assert schedule.action(11) is None
 
 
-def test_a_fade_is_a_straight_line_and_says_who_takes_part() -> None:
+def test_a_fade_is_a_straight_line_and_reports_who_takes_part() -> None:
     schedule = ChunkSchedule(fade=4)
     schedule.add(0, level(0, 20), 0)
     play(schedule, 0, 10)
@@ -169,12 +169,12 @@ def test_when_the_next_chunk_is_due(inference_interval: int | None, fade: int, l
     assert schedule.due(1, lead)
 
 
-def test_averaging_asks_at_every_step_or_as_told() -> None:
+def test_averaging_infers_at_every_step_or_as_given() -> None:
     for every, interval in ((None, 1), (7, 7)):
         assert ChunkSchedule(ensemble_weight=0.01, inference_interval=every).interval(50, 10) == interval
 
 
-def test_nan_of_a_chunk_that_counts_no_more_is_not_heard() -> None:
+def test_nan_of_a_chunk_that_counts_no_more_is_ignored() -> None:
     broken = level(0, 16)
     broken[6:] = np.nan
     _, played = laid(broken, level(1, 16), 2, 2, 4)

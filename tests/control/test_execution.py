@@ -16,14 +16,14 @@ class Script:
     """A source that gives prepared chunks in turn and counts what is asked of it."""
 
     def __init__(self, chunks: npt.NDArray[np.float32]) -> None:
-        self.chunks, self.asked, self.resets = chunks, 0, 0
+        self.chunks, self.requested, self.resets = chunks, 0, 0
 
     def reset(self) -> None:
-        self.asked, self.resets = 0, self.resets + 1
+        self.requested, self.resets = 0, self.resets + 1
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
-        self.asked += 1
-        return self.chunks[self.asked - 1]
+        self.requested += 1
+        return self.chunks[self.requested - 1]
 
 
 NOTHING: Observation = {}
@@ -106,8 +106,8 @@ def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -
         assert shared.max() == 1.0
 
 
-@pytest.mark.parametrize(("n_action_steps", "asked"), [(None, 3), (5, 3), (2, 6), (1, 12)])
-def test_chunks_are_played_for_n_action_steps(n_action_steps: int | None, asked: int) -> None:
+@pytest.mark.parametrize(("n_action_steps", "requested"), [(None, 3), (5, 3), (2, 6), (1, 12)])
+def test_chunks_are_played_for_n_action_steps(n_action_steps: int | None, requested: int) -> None:
     made = chunks(12, 5)
     source = Script(made)
     policy = ChunkExecutor(source, n_action_steps)
@@ -116,12 +116,12 @@ def test_chunks_are_played_for_n_action_steps(n_action_steps: int | None, asked:
     length = n_action_steps or 5
     expected = [made[step // length, step % length] for step in range(12)]
     np.testing.assert_array_equal(got, expected)
-    assert source.asked == asked
+    assert source.requested == requested
     policy.reset()
     np.testing.assert_array_equal(policy.act(NOTHING), made[0, 0])
 
 
-def test_an_action_says_which_chunks_it_came_from() -> None:
+def test_an_action_states_which_chunks_it_came_from() -> None:
     policy = ChunkExecutor(Script(chunks(3, 5)), n_action_steps=2)
     assert policy.provenance is None
     for _ in range(5):
@@ -133,7 +133,7 @@ def test_an_action_says_which_chunks_it_came_from() -> None:
     assert policy.provenance == ChunkProvenance(step=1, newest=0, oldest=0, chunks=1, row=1, boundary=False)
 
 
-def test_an_averaged_action_says_which_chunks_it_came_from() -> None:
+def test_an_averaged_action_states_which_chunks_it_came_from() -> None:
     policy = TemporalEnsemble(Script(chunks(9, 5)), inference_interval=2)  # inferences at 0, 2, 4, 6, 8; chunks of 5
     recorded = []
     for _ in range(9):
@@ -161,7 +161,7 @@ def test_settings_that_make_no_sense_are_answered() -> None:
 def test_chunks_of_an_odd_shape_are_answered() -> None:
     class Odd(Script):
         def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
-            return super().predict_chunk(observation)[: 4 - self.asked]
+            return super().predict_chunk(observation)[: 4 - self.requested]
 
     policy = TemporalEnsemble(Odd(chunks(3, 5)))
     policy.act(NOTHING)

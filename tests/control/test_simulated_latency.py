@@ -24,14 +24,14 @@ class Source:
     """Rows that depend on the observation's step alone; notes whose it was asked for."""
 
     def __init__(self) -> None:
-        self.asked: list[int] = []
+        self.requested: list[int] = []
         self.resets = 0
 
     def reset(self) -> None:
         self.resets += 1
 
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
-        self.asked.append(observation["step"])
+        self.requested.append(observation["step"])
         return rows(observation["step"])
 
 
@@ -55,10 +55,10 @@ def play(policy: Any, steps: int = 60) -> list[Any]:
 def test_a_chunk_is_played_from_its_delay_on(delay: int) -> None:
     source = Source()
     played = play(SimulatedLatencyPolicy(source, delay), 40)
-    assert source.asked == list(range(0, 40, LENGTH - delay))
+    assert source.requested == list(range(0, 40, LENGTH - delay))
     for step, action in enumerate(played):
         # the newest chunk that is there: the first at once, the others `delay` steps after they were asked for
-        begun = max(asked for asked in source.asked if asked == 0 or asked + delay <= step)
+        begun = max(requested for requested in source.requested if requested == 0 or requested + delay <= step)
         assert action == rows(begun)[step - begun].tolist()
 
 
@@ -70,7 +70,7 @@ def test_a_chunk_that_takes_longer_than_half_of_one_leaves_steps_to_hold() -> No
         policy.act({"step": 17})
     played = play(policy, 30)
     # asked at 4, there at 12; the next one, asked then, is there at 20, when this one has ended at 16
-    assert source.asked[3:] == [0, 4, 12, 20, 28]
+    assert source.requested[3:] == [0, 4, 12, 20, 28]
     assert [step for step, action in enumerate(played) if action is None] == [16, 17, 18, 19, 24, 25, 26, 27]
     assert played[20] == rows(12)[8].tolist()
     assert policy.provenance == ChunkProvenance(step=29, newest=20, oldest=20, chunks=1, row=9, boundary=False)
@@ -82,18 +82,18 @@ def test_without_delay_it_is_the_executor_without_one(n_action_steps: int | None
     assert play(SimulatedLatencyPolicy(mine, 0, inference_interval=n_action_steps)) == play(
         ChunkExecutor(plain, n_action_steps)
     )
-    assert mine.asked == plain.asked
+    assert mine.requested == plain.requested
     mine, plain = Source(), Source()
     ours = play(SimulatedLatencyPolicy(mine, 0, ensemble_weight=0.1, inference_interval=n_action_steps))
     assert ours == play(TemporalEnsemble(plain, 0.1, inference_interval=n_action_steps or 1))
-    assert mine.asked == plain.asked
+    assert mine.requested == plain.requested
 
 
 def test_averaging_takes_late_chunks_as_they_come_one_query_at_a_time() -> None:
     source = Source()
     policy = SimulatedLatencyPolicy(source, 3, ensemble_weight=0.5)
     played = play(policy, 30)
-    assert source.asked == [0, *range(1, 30, 3)]  # the first one is there at once
+    assert source.requested == [0, *range(1, 30, 3)]  # the first one is there at once
     weights = np.exp([0, -0.5, -1.0])
     by_hand = np.stack([rows(13)[10], rows(16)[7], rows(19)[4]])  # step 23: 22 is not there yet, 10 has ended
     np.testing.assert_allclose(played[23], weights / weights.sum() @ by_hand, atol=1e-6)
@@ -114,12 +114,12 @@ def test_a_horizon_leaves_rows_to_fade_over() -> None:
 @pytest.mark.parametrize("delay", [1, 3, 8])
 def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str, Any], delay: int) -> None:
     """The thread's source answers when the step has come; its stopwatch says one period less, which it sets aside."""
-    asked, mine = threading.Semaphore(0), Source()
+    requested, mine = threading.Semaphore(0), Source()
 
     class Slow(Source):
         def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
             if observation["step"]:
-                asked.acquire()
+                requested.acquire()
             return super().predict_chunk(observation)
 
     periods = itertools.cycle([0, (delay - 1) * 20_000_000])
@@ -129,7 +129,7 @@ def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str
     played, known, due = [], 1, None
     for step in range(60):
         if due == step:
-            asked.release()
+            requested.release()
             until(lambda known=known: policy.report()["chunks"] > known, "the chunk", 60.0)
             known, due = known + 1, None
         try:
@@ -139,9 +139,9 @@ def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str
         if due is None and policy.report()["inferences"] > known:
             due = step + delay
     assert played == play(SimulatedLatencyPolicy(mine, delay, **settings))
-    assert len(theirs.asked) >= len(mine.asked) - 1  # the last one may still be waiting
-    assert theirs.asked == mine.asked[: len(theirs.asked)]
-    asked.release()
+    assert len(theirs.requested) >= len(mine.requested) - 1  # the last one may still be waiting
+    assert theirs.requested == mine.requested[: len(theirs.requested)]
+    requested.release()
     policy.close()
 
 
@@ -198,7 +198,7 @@ def test_settings_that_make_no_sense_are_answered() -> None:
     ],
     ids=str,
 )
-def test_flags_make_the_executor_that_asks_as_often_as_is_said(how: Execution, kind: type, interval: int) -> None:
+def test_flags_make_the_executor_that_infers_as_often_as_given(how: Execution, kind: type, interval: int) -> None:
     class Long(Source):
         def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
             return np.repeat(super().predict_chunk(observation)[:1], 40, axis=0)
@@ -208,4 +208,4 @@ def test_flags_make_the_executor_that_asks_as_often_as_is_said(how: Execution, k
     assert type(policy) is kind
     assert how.interval(40) == interval
     play(policy, 130)
-    assert np.diff(source.asked[1:]).tolist() == [interval] * (len(source.asked) - 2)
+    assert np.diff(source.requested[1:]).tolist() == [interval] * (len(source.requested) - 2)

@@ -78,7 +78,7 @@ def test_arrow_loads_without_a_thread_whose_fault_has_no_message() -> None:
 
 
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "5"}])
-def test_openmp_spins_briefly_unless_the_environment_says_otherwise(
+def test_openmp_spins_briefly_unless_the_environment_sets_it(
     given: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"

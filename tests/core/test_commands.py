@@ -52,22 +52,22 @@ def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tmp_path: Path) -> None:
-    said = tmp_path / "said"
+    printed = tmp_path / "said"
 
     def interrupt() -> None:
-        wait_for(said, "began")
+        wait_for(printed, "began")
         signal.pthread_kill(threading.main_thread().ident or 0, number)
-        wait_for(said, "asked")
+        wait_for(printed, "asked")
         signal.pthread_kill(threading.main_thread().ident or 0, number)
 
     before = signal.getsignal(number)
     other = threading.Thread(target=interrupt)
     other.start()
     with locked(tmp_path / "out", "reproduction") as place:
-        ended = place.run([stage, str(said), "asked asked "])
+        ended = place.run([stage, str(printed), "asked asked "])
     other.join()
     assert (ended.status, ended.interrupted) == (3, signal.Signals(number).name)
-    assert said.read_text() == "began asked asked "
+    assert printed.read_text() == "began asked asked "
     assert signal.getsignal(number) is before
 
 
@@ -76,10 +76,10 @@ def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: 
         "import sys\nfrom pathlib import Path\nfrom aloha_kit.core.commands import locked\n"
         "with locked(Path(sys.argv[1]), 'reproduction') as place:\n    place.run(sys.argv[2:])"
     )
-    said = tmp_path / "said"
-    words = [sys.executable, "-c", code, str(tmp_path / "out"), stage, str(said), "asked "]
+    printed = tmp_path / "said"
+    words = [sys.executable, "-c", code, str(tmp_path / "out"), stage, str(printed), "asked "]
     with subprocess.Popen(words) as reproduction:
-        wait_for(said, "began")
+        wait_for(printed, "began")
         reproduction.kill()
     busy = r"another reproduction uses '.*out' \(process \d+\)"
     with pytest.raises(FolderInUseError, match=busy) as error, locked(tmp_path / "out", "reproduction"):

@@ -34,13 +34,13 @@ def test_an_interrupt_that_another_thread_takes_waits_too() -> None:
     release, reached = threading.Event(), []
     taker = threading.Thread(target=release.wait)  # started before the mask is set
     taker.start()
-    heard, tell = os.pipe()
+    collected, tell = os.pipe()
     os.set_blocking(tell, False)
     before = signal.set_wakeup_fd(tell)
 
     def send() -> None:
         signal.pthread_kill(taker.ident or 0, signal.SIGINT)
-        os.read(heard, 1)  # until it has arrived there
+        os.read(collected, 1)  # until it has arrived there
 
     try:
         with pytest.raises(KeyboardInterrupt):
@@ -49,7 +49,7 @@ def test_an_interrupt_that_another_thread_takes_waits_too() -> None:
         signal.set_wakeup_fd(before)
         release.set()
         taker.join()
-        os.close(heard)
+        os.close(collected)
         os.close(tell)
     assert reached == ["the end"]
 

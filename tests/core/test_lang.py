@@ -88,9 +88,9 @@ def fields(text: str) -> list[str]:
 
 
 def test_every_message_has_a_translation_and_every_translation_a_message() -> None:
-    asked, there = {*messages(), *help_texts()}, catalogue()
-    assert sorted(asked - there.keys()) == []
-    assert sorted(there.keys() - asked) == []
+    requested, there = {*messages(), *help_texts()}, catalogue()
+    assert sorted(requested - there.keys()) == []
+    assert sorted(there.keys() - requested) == []
     assert [key for key, chinese in there.items() if not chinese] == []
 
 

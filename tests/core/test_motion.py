@@ -32,13 +32,13 @@ targets = st.lists(
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(targets, st.lists(st.floats(-1, 1), min_size=7, max_size=7))
-def test_whatever_is_asked_and_whatever_the_clock_does_steps_and_bursts_are_bounded(
-    asked: list[tuple[int, list[float]]], pose: list[float]
+def test_whatever_is_commanded_and_whatever_the_clock_does_steps_and_bursts_are_bounded(
+    requested: list[tuple[int, list[float]]], pose: list[float]
 ) -> None:
     limiter, now = CommandLimiter(STEP, HZ), 0
     limiter.begin(pose)
     sent, times = [np.array(pose)], [0.0]
-    for wait_ms, target in asked:
+    for wait_ms, target in requested:
         now += wait_ms * MS
         command = limiter.limit(target, now)
         limiter.sent(command, now)

@@ -160,7 +160,7 @@ def test_a_full_disk_is_refused_beforehand_with_advice(tmp_path: Path, monkeypat
     assert not list((tmp_path / "c").glob("*.frames"))
 
 
-def test_a_place_that_cannot_be_written_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_cannot_be_written_states_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path, lengths=(9,))
 
     def refuse(*_: Any, **__: Any) -> None:
@@ -218,18 +218,18 @@ def test_a_slow_disk_is_read_ahead_and_a_fast_one_left_alone(tmp_path: Path, mon
     frames = cached_frames(
         read_table(open_source(tmp_path)), {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False
     )
-    asked: list[tuple[int, int]] = []
+    requested: list[tuple[int, int]] = []
     monkeypatch.setattr(MappedFrames, "RESIDENT", float("inf"))  # no memory is that fast: all gathers count as slow
     rows = np.array([22, 0, 7])  # the first and the last of the file, and one across a page's border
     for _ in range(2):
         np.testing.assert_array_equal(frames.gather(rows)["top"].numpy(), recorded[rows])
-    monkeypatch.setattr(MappedFrames, "_read_ahead", lambda self, places: asked.append(tuple(places["top"])))
+    monkeypatch.setattr(MappedFrames, "_read_ahead", lambda self, places: requested.append(tuple(places["top"])))
     frames.gather(rows)
-    assert asked == [(22, 0, 7)]
+    assert requested == [(22, 0, 7)]
     monkeypatch.setattr(MappedFrames, "RESIDENT", 0.0)
     for _ in range(3):
         frames.gather(rows)
-    assert len(asked) == 2, "once more, since the gather before was slow"
+    assert len(requested) == 2, "once more, since the gather before was slow"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a mount needs root")

@@ -74,7 +74,7 @@ def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin_and_e
     np.testing.assert_array_equal(back["images/cam.low"].std, stats["images/cam.low"].std)
 
 
-def test_what_is_known_already_stays_and_blind_policies_see_nothing(tmp_path: Path) -> None:
+def test_what_is_known_already_stays_and_policies_without_images_read_nothing(tmp_path: Path) -> None:
     write_dataset(tmp_path)
     table = read_table(open_source(tmp_path))
     known = Statistics({**table.statistics().moments, **Statistics.of(start=np.zeros((1, 14))).moments})

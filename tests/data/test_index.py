@@ -77,7 +77,7 @@ def test_offset_is_decided_by_who_recorded(tmp_path: Path) -> None:
         assert read_table(open_source(file)).offsets.tolist() == [expected]
 
 
-def test_failures_are_left_out_unless_asked_for(tmp_path: Path) -> None:
+def test_failures_are_left_out_unless_requested(tmp_path: Path) -> None:
     for seed, success in enumerate([True, False, True]):
         write(tmp_path, make(5, {"top": (24, 32)}, seed=seed), success=success)
     assert read_table(open_source(tmp_path)).lengths.tolist() == [5, 5]

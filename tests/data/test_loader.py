@@ -77,7 +77,7 @@ def test_prefetch_keeps_order_and_stays_ahead() -> None:
 
     results = prefetch(square, range(100), depth=2)
     assert next(results) == 0
-    assert ahead.wait(5), "the thread works without being asked"
+    assert ahead.wait(5), "the thread works without a request"
     assert [next(results) for _ in range(4)] == [1, 4, 9, 16]
     results.close()
     assert len(done) < 20, "but not further ahead than it may"

@@ -73,7 +73,7 @@ def test_frames_that_do_not_fit_are_refused_before_anything_is_decoded(
     assert not (tmp_path / "c").exists()
 
 
-def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_what_the_system_reports(monkeypatch: pytest.MonkeyPatch) -> None:
     import psutil
 
     assert free_memory("cpu") == pytest.approx(psutil.virtual_memory().available, rel=0.2)
@@ -84,7 +84,7 @@ def test_free_memory_is_what_the_system_says(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(
     ("choice", "kind"), [("disk", MappedFrames), ("device", ResidentFrames), ("none", DirectFrames)]
 )
-def test_training_takes_the_frames_it_is_told_to(tmp_path: Path, choice: Any, kind: type) -> None:
+def test_training_takes_the_frames_it_is_given(tmp_path: Path, choice: Any, kind: type) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14))
     network = ActConfig(image_size=(24, 32))
     frames = open_frames(read_table(open_source(tmp_path)), network, TrainConfig(cache=choice, workers=1), "cpu")

@@ -89,7 +89,7 @@ def test_a_damaged_jpeg_is_named_whatever_the_size() -> None:
         ("detailed", (240, 320), 0.0, 7.0),
     ],
 )
-def test_training_sees_what_deployment_sees(
+def test_training_reads_what_deployment_reads(
     tmp_path: Path, kind: str, size: tuple[int, int], mean: float, naive: float
 ) -> None:
     """Mean absolute difference in grey levels (of 255) to the whole image resized as the network does it; and how far

@@ -125,7 +125,7 @@ def test_the_episode_holds_what_a_chunk_executor_and_the_guard_make_of_the_netwo
         before = done[i].astype(float)
 
 
-def test_temporal_aggregation_asks_at_every_step(trained: Path, tmp_path: Path) -> None:
+def test_temporal_aggregation_infers_at_every_step(trained: Path, tmp_path: Path) -> None:
     args = DeployArgs(
         ckpt=trained,
         task="sim_transfer_cube",
@@ -196,7 +196,7 @@ def test_other_picture_sizes_than_in_training_are_refused(trained: Path) -> None
 
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c"])
 def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    asked = TimedAgent.predict_chunk
+    requested = TimedAgent.predict_chunk
     calls = 0
 
     def interrupted(self: Any, observation: Any) -> Any:
@@ -206,7 +206,7 @@ def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: 
             if how == "ctrl-c":
                 raise KeyboardInterrupt
             signal.raise_signal(signal.SIGTERM)
-        return asked(self, observation)
+        return requested(self, observation)
 
     monkeypatch.setattr(TimedAgent, "predict_chunk", interrupted)
     status = "130" if how == "ctrl-c" else "143"
@@ -220,7 +220,7 @@ def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: 
         assert episode.success is False
 
 
-def test_a_policy_that_says_nan_never_moves_an_arm(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_policy_that_gives_nan_never_moves_an_arm(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(TimedAgent, "predict_chunk", lambda self, observation: np.full((CHUNK, 14), np.nan, np.float32))
     text = fail("--ckpt", trained, *TASK, "--video", 0, "--output", tmp_path)
     assert text.startswith("error: step 0: the action is not finite: left_waist = nan, left_shoulder = nan")
@@ -270,7 +270,7 @@ def test_the_published_repositorys_checkpoint_acts(tmp_path: Path) -> None:
     assert json.loads(report.read_text())["rollouts"][0]["steps"] == 12
 
 
-def test_another_task_than_trained_on_is_said(trained: Path, tmp_path: Path, capsys: Any) -> None:
+def test_another_task_than_trained_on_is_reported(trained: Path, tmp_path: Path, capsys: Any) -> None:
     notes = trained / "checkpoints" / "best" / "extra.json"
     (notes.parent / "checksums.json").unlink()  # or the edited notes are refused
     for task, warning in (
@@ -359,7 +359,7 @@ def test_a_rig_without_rewards_is_not_called_a_failure() -> None:
     assert "not measured" in table([unknown], "", {"guard": guard})
 
 
-def test_an_executor_of_the_wrong_observation_says_what_is_missing(trained: Path) -> None:
+def test_an_executor_of_the_wrong_observation_states_what_is_missing(trained: Path) -> None:
     execution = Execution(temporal_agg=True)
     policy = executor(local(find_checkpoint(trained)), execution, LatencyReport(50.0), "sync", 50.0)
     policy.reset()

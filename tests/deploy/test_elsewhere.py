@@ -116,15 +116,15 @@ def test_pictures_may_travel_as_jpeg(served: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("token", [None, "secret"])
-def test_serving_says_where_and_at_the_end_how_fast(
+def test_serving_states_where_and_at_the_end_how_fast(
     token: str | None, trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     monkeypatch.delenv("ALOHA_KIT_TOKEN", raising=False)
 
     def infer_and_interrupt(server: PolicyServer) -> None:
-        said = capsys.readouterr().out
-        address = re.search(r"^serving \S+best on (127.0.0.1:\d+)$", said, re.MULTILINE)
-        shown = re.search(r"^token: (\S+)$", said, re.MULTILINE)
+        printed = capsys.readouterr().out
+        address = re.search(r"^serving \S+best on (127.0.0.1:\d+)$", printed, re.MULTILINE)
+        shown = re.search(r"^token: (\S+)$", printed, re.MULTILINE)
         assert address
         assert bool(shown) is (token is None)  # one that the operator chose is not repeated
         answering = threading.Thread(target=server._server.serve_forever, daemon=True)
@@ -156,7 +156,7 @@ def test_either_here_or_elsewhere(trained: Path, monkeypatch: pytest.MonkeyPatch
     assert "no checkpoint at" in fail("serve", "--ckpt", trained / "nothing")
 
 
-def test_the_table_tells_why_the_arms_held() -> None:
+def test_the_table_reports_why_the_arms_held() -> None:
     details = {
         "inference": {"inferences": 9, "chunks": 8, "late": 2, "held": {"no answer from gpu:8000 within 1 s": 4},
                       "delay_steps": {"p50": 3.0, "max": 12}},

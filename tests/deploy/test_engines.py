@@ -34,7 +34,7 @@ def execution(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "deploy.json").read_text())["execution"]
 
 
-def test_the_report_tells_the_engine_and_its_error(trained: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_report_has_the_engine_and_its_error(trained: Path, tmp_path: Path, capsys: Any) -> None:
     deploy("--ckpt", trained, *TASK, "--engine", "eager", "--precision", "bf16", "--output", tmp_path / "bf16")
     lines = [line.split(" ", 1)[1] for line in capsys.readouterr().err.splitlines() if "--precision bf16" in line]
     assert lines[0] == "preparing --engine eager --precision bf16"
@@ -77,16 +77,16 @@ def test_the_engine_is_the_servers_where_there_is_one() -> None:
     )
 
 
-def test_a_server_tells_its_engine(trained: Path, monkeypatch: Any) -> None:
-    told: dict[str, Any] = {}
+def test_a_server_reports_its_engine(trained: Path, monkeypatch: Any) -> None:
+    reported: dict[str, Any] = {}
 
     def server(served: Any, *args: Any, **kwargs: Any) -> None:
-        told.update(served.about)
+        reported.update(served.about)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(serving, "PolicyServer", server)
     args = tyro.cli(ServeArgs, args=["--ckpt", str(trained), "--precision", "bf16"], use_underscores=True)
     with pytest.raises(KeyboardInterrupt):
         app.run(args)
-    assert told["engine"]["precision"] == "bf16"
-    assert told == json.loads(json.dumps(told))
+    assert reported["engine"]["precision"] == "bf16"
+    assert reported == json.loads(json.dumps(reported))

@@ -132,7 +132,7 @@ def test_a_renamed_camera_acts_as_before_here_and_behind_a_server(tmp_path: Path
     np.testing.assert_allclose(actions[2], actions[0], atol=1e-4)
 
 
-def test_cameras_of_a_checkpoint_that_tells_them_are_not_given(trained: Path, tmp_path: Path) -> None:
+def test_cameras_of_a_checkpoint_that_reports_them_are_not_given(trained: Path, tmp_path: Path) -> None:
     text = fail(deploy, "--ckpt", trained, *DEPLOY, "--cameras", "angle", "--output", tmp_path)
     assert "records its cameras as: top; given --cameras angle." in text
     assert "--cameras is for where the network runs" in fail(
@@ -143,7 +143,7 @@ def test_cameras_of_a_checkpoint_that_tells_them_are_not_given(trained: Path, tm
 POSES = np.array([[0.05, 0.45, 0.05, 1, 0, 0, 0], [0.15, 0.55, 0.05, 0, 0, 0, 1], [0.1, 0.5, 0.05, 1, 0, 0, 0]])
 
 
-def test_rollouts_start_where_the_file_says(trained: Path, tmp_path: Path) -> None:
+def test_rollouts_start_where_the_file_states(trained: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "poses.npy", POSES)
     given = ("--eval_poses", tmp_path / "poses.npy")
     deploy("--ckpt", trained, *DEPLOY, *given, "--num_rollouts", 2, "--output", tmp_path / "two")

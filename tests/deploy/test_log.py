@@ -69,7 +69,7 @@ def test_a_rollout_leaves_a_line_a_step(trained: Path, tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_rollout_that_an_error_ended_is_kept(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    asked = TimedAgent.predict_chunk
+    requested = TimedAgent.predict_chunk
     calls = 0
 
     def failing(self: Any, observation: Any) -> Any:
@@ -77,7 +77,7 @@ def test_the_log_of_a_rollout_that_an_error_ended_is_kept(trained: Path, tmp_pat
         calls += 1
         if calls == 3:  # after those of steps 0 and 5
             raise RuntimeError("the network fell over")
-        return asked(self, observation)
+        return requested(self, observation)
 
     monkeypatch.setattr(TimedAgent, "predict_chunk", failing)
     with pytest.raises(RuntimeError, match="fell over"):

@@ -59,7 +59,7 @@ def test_words_that_are_no_commands_are_answered() -> None:
     assert lines == ["'sucess' is no command. Did you mean 'success'? Known: failure, quit, stop, success, unjudged."]
 
 
-def test_who_wants_to_quit_is_not_asked_any_more() -> None:
+def test_who_quits_gets_no_further_prompt() -> None:
     tried, messages, _ = operator(["q"])
     assert tried.poll() == "quit"
     assert tried.quitting
@@ -71,7 +71,7 @@ def test_who_wants_to_quit_is_not_asked_any_more() -> None:
     ("word", "judgement", "reason"),
     [("y", True, "success"), ("n", False, "failure"), ("s", None, "stop"), ("q", None, "quit")],
 )
-def test_a_rollout_ends_when_the_operator_says_so(word: str, judgement: bool | None, reason: str) -> None:
+def test_a_rollout_ends_when_the_operator_reports_it(word: str, judgement: bool | None, reason: str) -> None:
     person, _, states = operator(["q"] if word == "q" else [], [], [""], [word])
     policy = StopOnCommand(Constant(np.ones(2)), person)
     policy.reset()
@@ -119,7 +119,7 @@ def test_the_newest_word_counts() -> None:
     assert tried.poll() is None
 
 
-def test_any_channel_is_heard() -> None:
-    heard: Any = Operator([Person([], ["n"]), Person(["y"])], message=print)
-    assert heard.poll() == "success"
-    assert heard.poll() == "failure"
+def test_any_channel_is_read() -> None:
+    collected: Any = Operator([Person([], ["n"]), Person(["y"])], message=print)
+    assert collected.poll() == "success"
+    assert collected.poll() == "failure"

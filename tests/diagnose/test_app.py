@@ -65,7 +65,7 @@ def test_a_folder_is_compared_and_its_failures_drawn(dark: Path, run: Path, tmp_
     assert rollouts[1]["unknown"][0].endswith("holds and what the guard limited: there is no episode_1.steps.csv")
 
 
-def test_a_rollout_on_its_own_says_what_is_not_known(dark: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
+def test_a_rollout_on_its_own_states_what_is_unknown(dark: Path, tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     shutil.copy(dark / "episode_0.hdf5", tmp_path / "episode_0.hdf5")
     shutil.copy(dark / "episode_0.steps.csv", tmp_path / "episode_0.steps.csv")
     lines = (tmp_path / "episode_0.steps.csv").read_text().splitlines(keepends=True)

@@ -214,7 +214,7 @@ def seen(value: np.ndarray) -> Moments:
     return Statistics.of(start=np.stack([value - 0.01, value + 0.01]))["start"]
 
 
-def test_cameras_that_were_changed_over_are_told() -> None:
+def test_cameras_that_were_changed_over_are_reported() -> None:
     rng = np.random.default_rng(0)
     left, right = rng.uniform(0.1, 0.9, (2, SIZE))
     training = trained(**{"images/cam_left_wrist": seen(left), "images/cam_right_wrist": seen(right)})
@@ -242,7 +242,7 @@ def test_something_new_in_one_corner_for_a_while() -> None:
     assert "content: it is 1.00 times as bright" in cause.finding.found
 
 
-def test_what_statistics_do_not_tell_is_said() -> None:
+def test_what_statistics_lack_is_reported() -> None:
     diagnosis = diagnose(
         evidence(camera_statistics={"top": statistics(np.full(SIZE, 0.5))}, training=trained(), unknown=("no log",))
     )

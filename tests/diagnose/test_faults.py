@@ -27,9 +27,9 @@ def test_a_slow_network_in_the_loop_makes_steps_late(run: Path, tmp_path: Path, 
     assert (cause.finding.subject, cause.finding.level) == ("network", "error")
     assert "of which network took" in cause.finding.found
     assert "--inference async" in cause.finding.remedy
-    asked = set(range(4, STEPS, 4))  # the first step is nobody's fault
+    requested = set(range(4, STEPS, 4))  # the first step is nobody's fault
     late = {step for begin, end in cause.steps for step in range(begin, end)}
-    assert asked <= late
+    assert requested <= late
     assert ("late", "network") in keys(diagnosis)[:1]
 
 
@@ -66,7 +66,7 @@ def test_a_camera_that_has_moved_is_content(run: Path, tmp_path: Path, monkeypat
     assert diagnosis.causes[0].finding.remedy.startswith("the camera has moved, shadows fall")
 
 
-def test_red_and_blue_that_are_swapped_are_told(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_red_and_blue_that_are_swapped_are_reported(run: Path, tmp_path: Path, monkeypatch: Any) -> None:
     play(monkeypatch)
     show(monkeypatch, lambda image: np.ascontiguousarray(image[:, :, ::-1]))
     diagnosis = found(rollout(run, tmp_path))
@@ -136,7 +136,7 @@ def test_what_the_guard_cuts_down_and_a_policy_that_stands_still(run: Path, tmp_
     assert ("motion", "action") in keys(found(rollout(run, tmp_path / "still")))
 
 
-def test_an_error_that_ended_the_rollout_is_said(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+def test_an_error_that_ended_the_rollout_is_reported(run: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     def broken(steps: np.ndarray) -> np.ndarray:
         return motion(steps) if steps[0] < 20 else np.full((CHUNK, 14), np.nan)
 

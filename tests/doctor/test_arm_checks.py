@@ -25,7 +25,7 @@ def test_an_arm_at_its_start_pose_is_ok() -> None:
     assert [(f.level, f.found) for f in check_joints(arm())] == [("ok", "100 readings within the limits")]
 
 
-def test_an_arm_that_was_never_heard_is_left_to_its_topic() -> None:
+def test_an_arm_that_was_without_messages_is_left_to_its_topic() -> None:
     assert check_joints(arm(count=0)) == []
 
 
@@ -48,7 +48,7 @@ def test_joints_beyond_their_limits_are_named(elbow: float, level: list[str]) ->
     assert all(words == f"elbow is {elbow - 1.6057:.2f} rad beyond its limit" for _, words in found)
 
 
-def test_a_driver_without_velocities_is_said_but_no_error() -> None:
+def test_a_driver_without_velocities_is_reported_but_no_error() -> None:
     assert bad_joints(arm(lengths=(9, 0, 9))) == [("warning", "0 values of velocity for 9 of position")]
 
 
@@ -60,7 +60,7 @@ def test_motors_in_order_are_ok() -> None:
     assert [(f.level, f.found) for f in check_motors(motors(), follower=True)] == [("ok", "7 motors without errors")]
 
 
-def test_error_bits_are_told_in_words_with_the_way_to_reboot() -> None:
+def test_error_bits_are_reported_in_words_with_the_way_to_reboot() -> None:
     [finding] = check_motors(motors(Hardware_Error_Status=(0, 0, 0, 0, 0, 0, 0b100100)), follower=False)
     assert (finding.level, finding.found) == ("error", "gripper: overheating and overload")
     assert "rosservice call /puppet_left/reboot_motors single gripper true false" in finding.remedy
@@ -74,7 +74,7 @@ def test_lost_torque_is_an_error_in_some_motors_and_a_warning_in_all() -> None:
     assert [f.level for f in check_motors(motors(Torque_Enable=(0,) * 7), follower=False)] == ["ok"]
 
 
-def test_other_modes_and_heat_are_said() -> None:
+def test_other_modes_and_heat_are_reported() -> None:
     [mode] = check_motors(motors(Operating_Mode=(3, 3, 3, 3, 3, 3, 16)), follower=True)
     assert (mode.level, mode.found) == ("warning", "other modes: gripper (PWM)")
     warm, hot = check_motors(motors(Present_Temperature=(30, 62, 75, 30, 30, 30, 30)), follower=True)
@@ -103,7 +103,7 @@ def test_the_residual_is_judged_while_commands_flow(offset: float, level: str) -
     assert finding.found == f"shoulder is {offset:.2f} rad from the leader's"
 
 
-def test_the_residual_is_only_said_where_nobody_teleoperates() -> None:
+def test_the_residual_is_only_reported_where_nobody_teleoperates() -> None:
     [finding] = check_following("left", arm(), leader(0.8), hardware=False)
     assert (finding.level, finding.found) == ("ok", "not teleoperated now; shoulder is 0.80 rad from the leader's")
     assert [f.level for f in check_following("left", arm(), leader(0.8), hardware=True)] == ["error"]

@@ -26,7 +26,7 @@ def test_a_picture_of_a_room_is_ok() -> None:
     assert judged(VIEWS["cam_high"]) == [("ok", "640x480, neither dark nor burnt")]
 
 
-def test_a_picture_that_cannot_be_read_says_why() -> None:
+def test_a_picture_that_cannot_be_read_states_why() -> None:
     assert judged(None, "unknown encoding 'bayer'") == [("error", "unknown encoding 'bayer'")]
 
 
@@ -34,7 +34,7 @@ def test_another_size_is_an_error() -> None:
     assert ("error", "320x240 pixels") in judged(view(0, height=240, width=320))
 
 
-def test_black_white_and_grey_pictures_are_told_apart() -> None:
+def test_black_white_and_grey_pictures_are_distinguished() -> None:
     noise = np.random.default_rng(0).integers(0, 6, (480, 640, 3), np.uint8)
     assert judged(noise) == [("error", "black")]
     assert judged(np.full((480, 640, 3), 128, np.uint8)) == [("error", "one even colour")]
@@ -99,7 +99,7 @@ def wrist(seed: int) -> RgbImage:
     return image
 
 
-def test_wrists_that_see_their_grippers_are_told_apart_by_the_little_that_differs() -> None:
+def test_wrists_that_show_their_grippers_are_distinguished_by_the_little_that_differs() -> None:
     references = {"cam_left_wrist": wrist(1), "cam_right_wrist": wrist(2)}
     assert likeness(wrist(1), wrist(2)) > 0.7
     assert "error" not in [f.level for f in check_identity(references, references)]
@@ -107,7 +107,7 @@ def test_wrists_that_see_their_grippers_are_told_apart_by_the_little_that_differ
     assert [f.level for f in check_identity(swapped, references)] == ["error", "error"]
 
 
-def test_references_that_cannot_be_told_apart_are_a_warning() -> None:
+def test_references_that_cannot_be_distinguished_are_a_warning() -> None:
     references = {"cam_left_wrist": wrist(1), "cam_right_wrist": wrist(1)}
     found = check_identity(references, references)
     assert [f.level for f in found] == ["warning", "warning"]
@@ -120,7 +120,7 @@ def test_a_changed_view_that_is_nobodys_is_a_warning() -> None:
     assert "save it again" in found["cam_low"].remedy
 
 
-def test_a_camera_without_a_reference_is_said() -> None:
+def test_a_camera_without_a_reference_is_reported() -> None:
     [finding] = check_identity({"cam_low": VIEWS["cam_low"]}, {"cam_high": VIEWS["cam_high"]})
     assert (finding.level, finding.found) == ("warning", "there is no reference image")
 
@@ -134,7 +134,7 @@ def test_references_are_kept_bit_for_bit(tmp_path: Path) -> None:
         np.testing.assert_array_equal(back[name], VIEWS[name])
 
 
-def test_missing_references_are_said_with_what_there_is(tmp_path: Path) -> None:
+def test_missing_references_are_reported_with_what_there_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no folder '.*nowhere' with reference images; make one with --save_ref"):
         load_references(tmp_path / "nowhere", NAMES)
     (tmp_path / "top.png").touch()

@@ -89,7 +89,7 @@ def test_the_disk_is_judged_against_the_streams(mb_s: float, level: list[str]) -
 
 
 @pytest.mark.parametrize(("minutes", "level"), [(90, []), (59, ["warning"]), (9, ["error"])])
-def test_space_is_told_in_minutes_of_recording(minutes: int, level: list[str]) -> None:
+def test_space_is_reported_in_minutes_of_recording(minutes: int, level: list[str]) -> None:
     found = bad(machine_checks.check_disk(DiskMeasurement("data", 1e9, int(minutes * 60 * 23e6)), 23e6))
     assert [grade for grade, _ in found] == level
     assert all(words.endswith(f"free: {minutes} minutes of recording") for _, words in found)
@@ -155,7 +155,7 @@ def test_simulated_time_is_for_simulated_rigs(
     assert bad(machine_checks.check_network(seen, [], simulated=simulated)) == expected
 
 
-def test_a_clock_that_was_set_during_the_check_is_said() -> None:
+def test_a_clock_that_was_set_during_the_check_is_reported() -> None:
     assert bad(machine_checks.check_network(network(clock_step_s=-0.25), [], simulated=False)) == [
         ("warning", "the wall clock moved by -0.250 s during the check")
     ]

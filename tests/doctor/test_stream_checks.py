@@ -47,7 +47,7 @@ def test_another_type_is_an_error_with_both_named() -> None:
     assert "/compressed" in finding.remedy
 
 
-def test_silence_of_a_dead_node_is_told_from_silence_of_a_living_one() -> None:
+def test_silence_of_a_dead_node_is_distinguished_from_silence_of_a_living_one() -> None:
     [alive] = judge(topic(**SILENT))
     [dead] = judge(topic(publishers=(Publisher("/driver", "robot-pc", reachable=False),), **SILENT))
     assert alive.found == dead.found == "/usb/images/cam_high is silent (announced by /driver)"

@@ -56,7 +56,7 @@ def test_what_a_range_looks_like(low: float, high: float, words: str) -> None:
 def test_flags_describe_and_the_printed_commands_work(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {file: file.read_bytes() for file in folder.iterdir()}
     assert main(["adopt", str(folder), "--names", "left", "right", *GIVEN, "--instruction", "Stack the cubes."]) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert {file: file.read_bytes() for file in before} == before
     with Episode.open(folder / "episode_1.hdf5") as episode:
         names = episode.contract.state_names
@@ -67,7 +67,7 @@ def test_flags_describe_and_the_printed_commands_work(folder: Path, capsys: pyte
     task = yaml.safe_load((folder / "task.yaml").read_text())
     assert task["instruction"] == "Stack the cubes."
     assert (task["name"], task["episode_len"], task["rate_hz"], task["cameras"]) == ("stack", 40, 25.0, ["cam"])
-    commands = [shlex.split(line)[1:] for line in said.splitlines() if line.startswith("  python -m ")]
+    commands = [shlex.split(line)[1:] for line in printed.splitlines() if line.startswith("  python -m ")]
     assert [command[1] for command in commands] == ["aloha_kit.episode", "aloha_kit.train", "aloha_kit.replay"]
     extra = {
         "aloha_kit.train": ["--preflight_only", "--device", "cpu", "--threads", "1"],
@@ -98,8 +98,8 @@ def test_a_rig_and_names_are_not_both_taken(folder: Path, capsys: pytest.Capture
 
 def test_the_command_that_is_named_can_be_typed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", str(folder)]) == 0
-    said = capsys.readouterr()
-    assert f"`python -m aloha_kit.episode adopt '{folder}'`" in said.out + said.err
+    printed = capsys.readouterr()
+    assert f"`python -m aloha_kit.episode adopt '{folder}'`" in printed.out + printed.err
 
 
 def test_folders_without_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +107,7 @@ def test_folders_without_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"no episodes in '{tmp_path}'; expected episode_<i>.hdf5 files" in capsys.readouterr().err
 
 
-def test_nothing_is_overwritten_untold(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_overwritten_without_the_flag(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "task.yaml").write_text("mine")
     flags = ["adopt", str(folder), "--names", "left", "right", *GIVEN]
     assert main(flags) == 1
@@ -176,7 +176,7 @@ def test_a_unit_that_the_files_contradict_is_not_taken_from_a_rig(
     assert "warning:" not in capsys.readouterr().err
 
 
-def test_a_terminal_is_asked(folder: Path) -> None:
+def test_a_terminal_gets_prompts(folder: Path) -> None:
     ours, theirs = pty.openpty()
     done = subprocess.Popen(
         [sys.executable, "-m", "aloha_kit.episode", "adopt", str(folder), "--task", "stack"],
@@ -184,11 +184,11 @@ def test_a_terminal_is_asked(folder: Path) -> None:
     )  # fmt: skip
     os.close(theirs)
     os.write(ours, b"\ndeg\n\n25\n")  # Enter takes what is suggested
-    said, _ = done.communicate(timeout=60)
+    printed, _ = done.communicate(timeout=60)
     os.close(ours)
-    assert done.returncode == 0, said
-    assert "control rate in Hz [50.0]" in said
-    assert " warning: " in said  # the joints are far too small for degrees
+    assert done.returncode == 0, printed
+    assert "control rate in Hz [50.0]" in printed
+    assert " warning: " in printed  # the joints are far too small for degrees
     contract = yaml.safe_load((folder / "contract.yaml").read_text())
     assert (contract["units"]["joints"], contract["rate_hz"], contract["state_names"][7]) == (
         "deg",

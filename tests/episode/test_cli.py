@@ -282,11 +282,11 @@ def test_export_a_part_with_raw_pixels(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "reported"),
     [("contract", "{not json", "not an embodiment contract"), ("rate_hz", np.nan, "rate_hz is nan"), ("stamps", 5, "")],
 )
 def test_a_file_of_which_nobody_could_read_the_copy_is_not_copied(
-    name: str, value: object, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, value: object, reported: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = record(tmp_path, 30, Rig())
     with h5py.File(path, "r+") as file:
@@ -296,7 +296,7 @@ def test_a_file_of_which_nobody_could_read_the_copy_is_not_copied(
         else:
             file.attrs[name] = value
     assert main(["export", str(path), str(tmp_path / "copy")]) == 1
-    wrong = told or "/stamps is a data set, expected a group with one for each stream"
+    wrong = reported or "/stamps is a data set, expected a group with one for each stream"
     assert f"error: {path}: {wrong}" in capsys.readouterr().err
     assert list((tmp_path / "copy").iterdir()) == []
     assert validate(path).level == "error"
@@ -417,7 +417,7 @@ def test_what_a_killed_export_left_is_cleaned_by_the_next(tmp_path: Path) -> Non
     assert sorted(file.name for file in target.iterdir()) == ["episode_0.hdf5", busy.name], "a live one is left alone"
 
 
-def test_sensors_are_told_checked_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sensors_are_reported_checked_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rig = Rig(wrench=True)
     data, whole = tmp_path / "data", record(tmp_path / "data", 20, rig)
     assert main(["info", str(data), "--json"]) == 0

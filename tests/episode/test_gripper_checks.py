@@ -192,7 +192,7 @@ def test_a_gripper_that_never_rests_may_be_inverted_or_late() -> None:
     assert "left_gripper: the state runs against its command" in finding.found
 
 
-def test_units_that_are_not_said_to_be_normalised_are_a_warning() -> None:
+def test_units_that_are_not_declared_normalised_are_a_warning() -> None:
     metres = [on("s", GRIPPERS, lambda g: 0.08 * g)(state.copy(), action) for state, action in EPISODES]
     findings = list(check_grippers(metres, replace(CONTRACT, units={"joints": "rad", "gripper": "m"})))
     assert {f.level for f in findings} == {"warning"}

@@ -27,8 +27,8 @@ def test_labels_are_set_changed_and_removed(tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out == f"{path}\n"
     assert main(["info", str(path), "--json"]) == 0
     (info,) = json.loads(capsys.readouterr().out)
-    said = {key: info[key] for key in ("success", "note", "grade", "instruction")}
-    assert said == {"success": False, "note": "dropped the cube", "grade": 2, "instruction": "hand the cube over"}
+    printed = {key: info[key] for key in ("success", "note", "grade", "instruction")}
+    assert printed == {"success": False, "note": "dropped the cube", "grade": 2, "instruction": "hand the cube over"}
     assert main(["info", str(path)]) == 0
     heads, _, row, *_ = capsys.readouterr().out.splitlines()
     assert heads.split()[-6:] == ["grade", "task", "how", "it", "ended", "note"]

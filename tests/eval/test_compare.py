@@ -70,7 +70,7 @@ def test_the_interval_holds_the_truth_19_times_in_20() -> None:
         assert 0.94 <= np.mean(held) <= 0.985
 
 
-def test_the_verdict_names_the_better_one_or_says_what_is_possible() -> None:
+def test_the_verdict_names_the_better_one_or_states_what_is_possible() -> None:
     assert CheckpointComparison(150, 4, 30, 16).verdict().startswith("B is better than A: if they were equally good")
     assert CheckpointComparison(150, 30, 4, 16).verdict().startswith("A is better than B")
     undecided = CheckpointComparison(150, 14, 20, 16)

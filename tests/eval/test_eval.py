@@ -98,7 +98,7 @@ def test_two_checkpoints_are_compared_and_nothing_depends_on_the_processes(
     assert "A: rollout 5/5, success 0/5" in text.err
 
 
-def test_late_chunks_are_faded_in_and_the_report_says_so(trained: Path, tmp_path: Path, capsys: Any) -> None:
+def test_late_chunks_are_faded_in_and_the_report_reports_it(trained: Path, tmp_path: Path, capsys: Any) -> None:
     evaluate("--ckpt", trained, *TASK, "--num_rollouts", 1, "--batch", 1, "--workers", 1, "--delay_steps", 2,
              "--output", tmp_path)  # fmt: skip
     found = report(tmp_path)
@@ -113,7 +113,7 @@ def test_late_chunks_are_faded_in_and_the_report_says_so(trained: Path, tmp_path
 
 
 def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-    asked = BatchedInference.__call__
+    requested = BatchedInference.__call__
     calls = 0
 
     def interrupted(self: BatchedInference, rows: Any) -> None:
@@ -121,7 +121,7 @@ def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monk
         calls += 1
         if calls == 5:  # the second query of the second two
             signal.raise_signal(signal.SIGTERM)
-        asked(self, rows)
+        requested(self, rows)
 
     monkeypatch.setattr(BatchedInference, "__call__", interrupted)
     argv = ("--ckpt", trained, *TASK, "--num_rollouts", 9, "--batch", 2, "--workers", 1, "--output", tmp_path / "out")
@@ -136,7 +136,7 @@ def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monk
 def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
     trained: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    asked = BatchedInference.__call__
+    requested = BatchedInference.__call__
     calls = 0
 
     def killing(self: BatchedInference, rows: Any) -> None:
@@ -145,7 +145,7 @@ def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
         if calls == 4:
             (worker,) = multiprocessing.active_children()
             os.kill(worker.pid or 0, signal.SIGKILL)
-        asked(self, rows)
+        requested(self, rows)
 
     monkeypatch.setattr(BatchedInference, "__call__", killing)
     text = fail("--ckpt", trained, *TASK, "--batch", 2, "--workers", 1, "--output", tmp_path / "out")
@@ -156,7 +156,7 @@ def test_a_process_that_dies_is_named_and_what_was_done_is_kept(
     assert multiprocessing.active_children() == []
 
 
-def test_what_a_process_cannot_do_is_told_in_its_words() -> None:
+def test_what_a_process_cannot_do_is_reported() -> None:
     task = replace(load(TaskConfig, "tasks", "sim_transfer_cube"), scene="transfer_cub", cameras=())
     job = EvaluationJob(task, load(RigConfig, "rigs", "sim"), Execution(), SharedBuffer(1, CONTRACT, 6))
     with Pool(job, workers=3) as pool, pytest.raises(EvaluationError, match="Did you mean 'transfer_cube'"):

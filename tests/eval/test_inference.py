@@ -35,7 +35,7 @@ def filled(count: int) -> SharedBuffer:
     return buffer
 
 
-def test_a_row_holds_what_the_policy_may_see_and_no_more() -> None:
+def test_a_row_holds_what_the_policy_may_read_and_no_more() -> None:
     contract = dataclasses.replace(CONTRACT, sensors=object_poses(("x", "y", "z")))
     buffer, seen = SharedBuffer(3, contract, chunk_size=2), observations(3)
     for row in (0, 2):
@@ -82,7 +82,7 @@ def test_a_chunk_does_not_depend_on_the_other_rows() -> None:
         np.testing.assert_allclose(together[row], ChunkPolicy(net).predict_chunk(observation), atol=1e-5)
 
 
-def test_a_device_that_cannot_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_cannot_is_reported_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network()
 
     def fail(batch: object, generator: object) -> torch.Tensor:

@@ -113,15 +113,15 @@ def test_a_format_that_opens_no_episode_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "reported"),
     [
         (Broken, "two episodes have one identity"),
         (Unrefusing, "must raise EpisodeError"),
         (OneRowShort, "29 observations for 30 actions"),
     ],
 )
-def test_the_contract_finds_a_source_that_breaks_it(kind: type[MemorySource], told: str) -> None:
-    with pytest.raises(AssertionError, match=told):
+def test_the_contract_finds_a_source_that_breaks_it(kind: type[MemorySource], reported: str) -> None:
+    with pytest.raises(AssertionError, match=reported):
         check_source(kind(["x"], ReadOptions()))
 
 
@@ -148,8 +148,8 @@ def test_own_episodes_train_and_their_images_are_cached(
 
 def test_own_episodes_are_replayed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     replay([str(tmp_path / "parts"), "--format", OWN, "--output", str(tmp_path / "out"), "--no_rrd"])
-    said = capsys.readouterr().out
-    assert "30 actions, 31 observations, 50 Hz" in said
+    printed = capsys.readouterr().out
+    assert "30 actions, 31 observations, 50 Hz" in printed
     names = {f"part_{i}" for i in range(3)}
     assert {path.stem for path in (tmp_path / "out").glob("*.mp4")} == names
     assert {path.name for path in (tmp_path / "out").glob("*_joints.png")} == {f"{name}_joints.png" for name in names}

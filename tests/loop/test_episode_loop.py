@@ -16,13 +16,13 @@ class Diary:
     """Writes down what an observer is told; can fail on demand."""
 
     def __init__(self, fail_on: str = "", failure: BaseException | None = None) -> None:
-        self.told: list[str] = []
+        self.reported: list[str] = []
         self.steps: list[tuple[Any, Any]] = []
         self.outcome: Any = None
         self._fail_on, self._failure = fail_on, failure or RuntimeError("disk full")
 
     def _tell(self, what: str) -> None:
-        self.told.append(what)
+        self.reported.append(what)
         if what == self._fail_on:
             raise self._failure
 
@@ -60,7 +60,7 @@ def test_t_actions_give_t_plus_one_observations_in_order() -> None:
     outcome = run_episode(rig, Constant(np.ones(2, np.float32)), [diary])
     assert (outcome.steps, outcome.final_reward, outcome.max_reward) == (5, 5.0, 5.0)
     assert (outcome.reason, outcome.error) == ("complete", False)
-    assert diary.told == ["reset", *["step"] * 5, "end"]
+    assert diary.reported == ["reset", *["step"] * 5, "end"]
     pictures = [diary.first, *[timestep for _, timestep in diary.steps]]
     assert [int(t.observation["images"]["top"][0, 0, 0]) for t in pictures] == [0, 1, 2, 3, 4, 5]
     assert [t.step_type.name for t in pictures] == ["FIRST", "MID", "MID", "MID", "MID", "LAST"]
@@ -84,7 +84,7 @@ def test_stop_is_an_end_in_good_order() -> None:
     outcome = run_episode(FakeRig(9), After(3, StopEpisode("operator pressed s")), [diary])
     assert (outcome.steps, outcome.reason, outcome.error) == (3, "operator pressed s", False)
     assert diary.outcome == outcome
-    assert diary.told.count("end") == 1
+    assert diary.reported.count("end") == 1
 
 
 def test_max_reward_and_final_reward_differ_when_it_drops_something() -> None:
@@ -105,14 +105,14 @@ def test_max_reward_and_final_reward_differ_when_it_drops_something() -> None:
         (FakeRig(9, fail_at=3), After(9, StopEpisode()), OSError, "OSError: the bus is gone", 3),
     ],
 )
-def test_an_error_is_told_to_every_observer_once_and_raised(
+def test_an_error_is_passed_to_every_observer_once_and_raised(
     rig: Any, policy: Any, error: type[BaseException], reason: str, steps: int
 ) -> None:
     first, second = Diary(), Diary()
     with pytest.raises(error):
         run_episode(rig, policy, [first, second])
     for diary in (first, second):
-        assert diary.told == ["reset", *["step"] * steps, "end"]
+        assert diary.reported == ["reset", *["step"] * steps, "end"]
         assert (diary.outcome.steps, diary.outcome.reason, diary.outcome.error) == (steps, reason, True)
 
 
@@ -120,23 +120,23 @@ def test_an_observer_that_fails_in_a_step_ends_the_episode_for_all() -> None:
     failing, other = Diary("step"), Diary()
     with pytest.raises(RuntimeError, match="disk full"):
         run_episode(FakeRig(9), Constant(np.zeros(2, np.float32)), [failing, other])
-    assert failing.told == ["reset", "step", "end"]
-    assert other.told == ["reset", "end"]  # it never saw the step that the first one failed in
+    assert failing.reported == ["reset", "step", "end"]
+    assert other.reported == ["reset", "end"]  # it never saw the step that the first one failed in
     assert other.outcome.error
     assert other.outcome.reason == "RuntimeError: disk full"
 
 
-def test_an_observer_that_fails_at_reset_is_told_of_the_end_and_later_ones_are_not() -> None:
+def test_an_observer_that_fails_at_reset_gets_the_end_and_later_ones_are_not() -> None:
     failing, never = Diary("reset"), Diary()
     with pytest.raises(RuntimeError, match="disk full"):
         run_episode(FakeRig(9), Constant(np.zeros(2, np.float32)), [failing, never])
-    assert failing.told == ["reset", "end"]
-    assert never.told == []
+    assert failing.reported == ["reset", "end"]
+    assert never.reported == []
 
 
 def test_an_observer_that_fails_at_the_end_does_not_keep_it_from_the_next() -> None:
     failing, other = Diary("end"), Diary()
     with pytest.raises(RuntimeError, match="disk full"):
         run_episode(FakeRig(2), Constant(np.zeros(2, np.float32)), [failing, other])
-    assert other.told == ["reset", "step", "step", "end"]
+    assert other.reported == ["reset", "step", "step", "end"]
     assert other.outcome.reason == "complete"

@@ -126,7 +126,7 @@ def test_the_start_pose_is_matched_by_name() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_sigterm_ends_the_episode_like_ctrl_c_and_observers_hear_why(number: signal.Signals) -> None:
-    told: list[Any] = []
+    reported: list[Any] = []
 
     class Killed:
         def __init__(self) -> None:
@@ -146,16 +146,16 @@ def test_sigterm_ends_the_episode_like_ctrl_c_and_observers_hear_why(number: sig
         def on_step(self, action: Any, timestep: Any) -> None: ...
 
         def on_end(self, outcome: Any) -> None:
-            told.append(outcome)
+            reported.append(outcome)
 
     before = signal.getsignal(number)
     with sigterm_interrupts(), pytest.raises(KeyboardInterrupt):
         run_episode(FakeRig(100), Killed(), [Ear()])
     assert signal.getsignal(number) is before
-    assert len(told) == 1
-    assert told[0].reason == f"KeyboardInterrupt: {number.name}"
-    assert told[0].error
-    assert told[0].steps in {3, 4}  # the signal may arrive just before or after the action is sent
+    assert len(reported) == 1
+    assert reported[0].reason == f"KeyboardInterrupt: {number.name}"
+    assert reported[0].error
+    assert reported[0].steps in {3, 4}  # the signal may arrive just before or after the action is sent
 
 
 def test_a_hang_up_that_is_ignored_stays_so() -> None:

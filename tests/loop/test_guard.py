@@ -93,7 +93,7 @@ numbers = st.one_of(
     st.lists(hnp.arrays(np.float64, 16, elements=numbers), min_size=1, max_size=12),
     hnp.arrays(np.float32, 14, elements=st.floats(0, 1, width=32)),
 )
-def test_output_is_within_limits_and_bounded_in_step_whatever_the_policy_says(actions: list[Any], share: Any) -> None:
+def test_output_is_within_limits_and_bounded_in_step_whatever_the_policy_gives(actions: list[Any], share: Any) -> None:
     guard = guarded(Says(*actions), MOBILE, hold=3)
     limits = guard.limits
     qpos = (limits.lower[:14] + share * (limits.upper - limits.lower)[:14]).astype(np.float32)
@@ -145,7 +145,7 @@ def test_the_first_command_never_jumps_and_the_ramp_ends_when_the_policy_is_met(
     assert guard.report()["limited_by"]["ramp"] == {"left_waist": int(0.5 / ramp)}
 
 
-def test_the_first_command_starts_from_the_last_one_sent_whatever_the_first_reading_says() -> None:
+def test_the_first_command_starts_from_the_last_one_sent_whatever_the_first_reading_is() -> None:
     wrong = START.copy()
     wrong[[1, 8]] += 1.5
     sent = np.append(START, [0.0, 0.0]).astype(np.float64)

@@ -121,7 +121,7 @@ def test_pretrained_weights_fill_every_backbone(tmp_path: Path, monkeypatch: pyt
                 assert torch.equal(value, published[key]), key
 
 
-def test_without_a_network_the_way_out_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_way_out_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def offline(*_: object, **__: object) -> None:
         raise OSError("Name or service not known")
 

@@ -117,7 +117,7 @@ def test_a_damaged_file_is_named(folder: Path, name: str) -> None:
     assert str(folder) in str(raised.value)
 
 
-def test_weights_of_another_network_are_told(folder: Path, tmp_path: Path, network: ChunkNetwork) -> None:
+def test_weights_of_another_network_are_reported(folder: Path, tmp_path: Path, network: ChunkNetwork) -> None:
     (folder / CHECKSUMS).unlink()
     other = network_of(act(hidden_dim=64), CONTRACT)
     checkpoint.save(tmp_path / "other", other, other.config, other.stats, CONTRACT)
@@ -126,7 +126,7 @@ def test_weights_of_another_network_are_told(folder: Path, tmp_path: Path, netwo
         checkpoint.load(folder)
 
 
-def test_an_unknown_setting_is_told(folder: Path) -> None:
+def test_an_unknown_setting_is_reported(folder: Path) -> None:
     (folder / CHECKSUMS).unlink()
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "chunk_sise": 3}))

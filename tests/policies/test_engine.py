@@ -127,7 +127,7 @@ def test_openvino_predicts_the_same(
     assert sys.modules["openvino_telemetry"] is None
 
 
-def test_openvino_that_is_missing_or_cannot_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openvino_that_is_missing_or_cannot_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     network = made()
     elsewhere = Batch(qpos=torch.zeros(1, 14, device="meta"), images={})
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_openvino_that_is_missing_or_cannot_is_said(monkeypatch: pytest.MonkeyPa
         prepare(network, engine="openvino", example=blank(network, 1))
 
 
-def test_what_was_compiled_is_what_is_asked_in_any_thread() -> None:
+def test_what_was_compiled_is_what_runs_in_any_thread() -> None:
     """Compiling takes a minute: it must not happen again in a rollout."""
     network = made()
     traced = 0
@@ -169,7 +169,7 @@ def test_what_was_compiled_is_what_is_asked_in_any_thread() -> None:
         np.testing.assert_allclose(chunk, ChunkPolicy(network).predict_chunk(look), atol=1e-5)
 
 
-def test_without_a_compiler_it_says_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_a_compiler_it_states_what_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     import torch._inductor.config as inductor
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -224,7 +224,7 @@ def test_a_joint_that_never_moved_is_judged_by_the_floor() -> None:
         )
 
 
-def test_the_measured_error_is_told_in_each_actions_units() -> None:
+def test_the_measured_error_is_reported_in_each_actions_units() -> None:
     network = made()
     error = torch.linspace(0.0001, 0.0014, 14)
     engine = Engine("openvino", "fp32", lambda batch, generator: network.predict(batch) + error)

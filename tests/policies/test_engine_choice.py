@@ -66,7 +66,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Be
 
 
 @pytest.mark.parametrize(
-    ("bench", "chosen", "said"),
+    ("bench", "chosen", "printed"),
     [
         (({"fp32": 25, "bf16": 24}, {"fp32": 1e-3, "bf16": 0.015}), ("openvino", "fp32"), f"{LINE}0.001 "),
         (({"fp32": 25, "bf16": 15}, {"fp32": 2e-6, "bf16": 0.015}), ("openvino", "bf16"), f"{LINE}0.015 "),
@@ -77,7 +77,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Be
     indirect=["bench"],
 )
 def test_the_fastest_that_predicts_the_same(
-    bench: Bench, chosen: tuple[str, str], said: str, caplog: pytest.LogCaptureFixture
+    bench: Bench, chosen: tuple[str, str], printed: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "aloha_kit")
     engine = choose(bench.network, InferenceSettings(), blank(bench.network, 1))
@@ -86,7 +86,7 @@ def test_the_fastest_that_predicts_the_same(
     before, line = caplog.messages
     assert re.fullmatch(r"preparing other engines: eager fp32 takes \d+ ms .*; --engine eager skips this", before)
     assert line.startswith(f"inference by --engine {chosen[0]} --precision {chosen[1]}: ")
-    assert said in line
+    assert printed in line
     assert bench.tried == ["fp32", "bf16"]
 
 
@@ -124,7 +124,7 @@ class OwnConfig(ActConfig):
 
 
 @pytest.mark.parametrize("bench", [({"fp32": 1, "bf16": 1}, {"fp32": 0, "bf16": 0})], indirect=True)
-def test_an_own_family_is_not_given_to_a_converter_unasked(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_own_family_is_converted_only_with_a_flag(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "aloha_kit")
     bench.network.config = OwnConfig(**vars(bench.network.config))
     engine = choose(bench.network, InferenceSettings(), blank(bench.network, 1))

@@ -55,7 +55,7 @@ def windows() -> list[Observation]:
     return [{**seen[i], "history": seen[i - STEPS + 1 : i]} for i in range(STEPS - 1, len(seen))]
 
 
-def test_the_checkpoint_says_what_it_reads(network: ChunkNetwork) -> None:
+def test_the_checkpoint_states_what_it_reads(network: ChunkNetwork) -> None:
     poses, sensor = network.contract.sensors
     assert (poses.name, poses.role) == ("environment_state", "privileged")
     assert (sensor.name, sensor.role, sensor.entries, sensor.optional) == (

@@ -254,7 +254,7 @@ def test_first_decoder_layer_alone_is_what_the_reference_reads() -> None:
     assert not torch.allclose(last.predict(batch), one.predict(batch))
 
 
-def test_self_attention_among_zero_targets_says_the_same_to_every_query() -> None:
+def test_self_attention_among_zero_targets_gives_the_same_to_every_query() -> None:
     """Why `first_self_attention` is off: what it adds does not depend on image, state or place in the chunk."""
     contract = contract_of(ONE)
     torch.manual_seed(0)
@@ -266,7 +266,7 @@ def test_self_attention_among_zero_targets_says_the_same_to_every_query() -> Non
     torch.testing.assert_close(out, out[:, :1].expand_as(out))
 
 
-def test_cameras_are_told_apart_by_their_embedding_alone() -> None:
+def test_cameras_are_distinguished_by_their_embedding_alone() -> None:
     cameras = {"left": (32, 32), "right": (32, 32)}
     contract = contract_of(cameras)
     batch = batch_of(contract, rows=5)
@@ -289,7 +289,7 @@ def test_the_order_in_which_cameras_are_named_does_not_matter() -> None:
         assert torch.equal(there.predict(batch), back.predict(batch))
 
 
-def test_layers_of_the_vae_encoder_start_as_copies_only_when_asked() -> None:
+def test_layers_of_the_vae_encoder_start_as_copies_only_when_requested() -> None:
     for distinct in (True, False):
         network = network_of(act(distinct_init=distinct), contract_of(ONE))
         first, second = (network.get_parameter(f"posterior.layers.{i}.linear1.weight") for i in range(2))

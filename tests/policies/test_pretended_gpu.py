@@ -39,24 +39,24 @@ def test_a_query_stays_on_the_gpu(policy: str) -> None:
     What a sampling policy draws comes from the CPU, for the same numbers on every device: a copy for each distribution
     and purpose (start, choice of candidates, noise, final choice), whatever the number of iterations.
     """
-    asked, mode = network(policy), FakeTensorMode()
-    moved(asked, mode)
+    requested, mode = network(policy), FakeTensorMode()
+    moved(requested, mode)
     with mode, torch.inference_mode():
-        batch = observation(asked.config.n_obs_steps)
+        batch = observation(requested.config.n_obs_steps)
         with Crossings() as crossings:
-            chunk = asked.predict(batch)
-    assert chunk.shape == (1, asked.chunk_size, 14)
+            chunk = requested.predict(batch)
+    assert chunk.shape == (1, requested.chunk_size, 14)
     assert str(chunk.device) == GPU
-    assert len(crossings.copies) <= (4 if asked.samples else 0), crossings.copies
+    assert len(crossings.copies) <= (4 if requested.samples else 0), crossings.copies
     assert "_local_scalar_dense" not in crossings.operations  # `.item()`
 
 
 def test_what_stays_on_the_host_is_found_out() -> None:
-    asked, mode = network("act_cpu"), FakeTensorMode()
-    moved(asked, mode)
-    name, value = next(iter(asked.named_buffers()))
+    requested, mode = network("act_cpu"), FakeTensorMode()
+    moved(requested, mode)
+    name, value = next(iter(requested.named_buffers()))
     owner, _, leaf = name.rpartition(".")
     with mode, torch.inference_mode():
-        asked.get_submodule(owner)._buffers[leaf] = torch.ones(value.shape)
+        requested.get_submodule(owner)._buffers[leaf] = torch.ones(value.shape)
         with pytest.raises(RuntimeError, match="devices"):
-            asked.predict(observation())
+            requested.predict(observation())

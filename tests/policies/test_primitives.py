@@ -36,7 +36,7 @@ def test_a_linear_layer_takes_views() -> None:
     torch.testing.assert_close(y, (x[..., None, :] * weight).sum(-1) + bias)
 
 
-def test_only_what_is_asked_for_gets_a_gradient() -> None:
+def test_only_what_is_requested_gets_a_gradient() -> None:
     layer = Linear(5, 4)
     layer.weight.requires_grad_(False)
     x = torch.randn(3, 5)
@@ -46,7 +46,7 @@ def test_only_what_is_asked_for_gets_a_gradient() -> None:
     assert layer.bias.grad.tolist() == [3.0] * 4
 
 
-def test_whoever_reads_the_network_from_outside_sees_a_plain_linear_layer() -> None:
+def test_whoever_reads_the_network_from_outside_gets_a_plain_linear_layer() -> None:
     program = torch.export.export(Linear(5, 4), (torch.randn(3, 5),))
     called = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert called == [torch.ops.aten.linear.default]
@@ -107,7 +107,7 @@ def test_attention_drops_and_makes_up_for_it() -> None:
 
 
 @pytest.mark.parametrize("pre_norm", [True, False])
-def test_a_layer_asked_for_its_first_rows_gives_those(pre_norm: bool) -> None:
+def test_a_layer_with_a_number_of_rows_gives_those(pre_norm: bool) -> None:
     torch.manual_seed(0)
     layer = EncoderLayer(16, 2, 24, 0.1, pre_norm).eval()
     nn.init.normal_(layer.self_attn.in_proj_bias)

@@ -219,8 +219,8 @@ def test_real_arms_do_not_move_by_cameras_that_are_guessed(content: dict[str, An
     with pytest.raises(ConfigError, match=r"does not record how many cameras .* give --cameras NAME … .*has: top\)"):
         load_network(path, cautious, "cpu")
     load_network(path, AssumedSetup(CAMERAS, cautious=True), "cpu")
-    told = saved(content, tmp_path / "told", a_backbone_each(published_state(content)))
-    load_network(told, AssumedSetup(CAMERAS, named=False, cautious=True), "cpu")
+    reported = saved(content, tmp_path / "told", a_backbone_each(published_state(content)))
+    load_network(reported, AssumedSetup(CAMERAS, named=False, cautious=True), "cpu")
 
 
 def test_cameras_are_read_from_the_configuration_beside_the_weights(content: dict[str, Any], tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_cameras_are_renamed_to_the_rigs(content: dict[str, Any], tmp_path: Path
     assert plain.contract.cameras == CAMERAS
 
 
-def test_a_checkpoint_of_ours_says_itself_what_it_sees(tmp_path: Path) -> None:
+def test_a_checkpoint_of_ours_records_what_it_reads(tmp_path: Path) -> None:
     from aloha_kit.config.policies import load_policy
 
     contract = contract_of({"top": (32, 32)})
@@ -277,7 +277,7 @@ def test_a_checkpoint_of_ours_says_itself_what_it_sees(tmp_path: Path) -> None:
     assert load_network(tmp_path / "run", AssumedSetup({"top": (9, 9)}), "cpu").contract == contract
 
 
-def test_info_tells_what_a_checkpoint_tells(content: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
+def test_info_prints_what_a_checkpoint_records(content: dict[str, Any], tmp_path: Path, capsys: Any) -> None:
     path = saved(content, tmp_path, published_state(content))
     main(["info", str(tmp_path)])
     lines = capsys.readouterr().out.splitlines()

@@ -55,13 +55,13 @@ def test_a_run_becomes_what_the_published_scripts_load_bit_for_bit(
     contract = contract_of({"top": (64, 96)})
     source = run(tmp_path / "run", contract, **changes)
     main(["export", str(source), str(tmp_path / "out")])
-    said = capsys.readouterr().out.splitlines()
-    assert said[:3] == [
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:3] == [
         str(tmp_path / "out" / "policy_best.ckpt"),
         "camera_names of its task: ['top']",
         "flags: --policy_class ACT --chunk_size 6 --hidden_dim 32 --dim_feedforward 48 --kl_weight 10",
     ]
-    assert said[3:] == (["in the script: dec_layers = 3, not 7"] if changes else [])
+    assert printed[3:] == (["in the script: dec_layers = 3, not 7"] if changes else [])
     written = torch.load(tmp_path / "out/policy_best.ckpt", weights_only=True)
     assert set(written) == published_names(4, 3 if changes else 7)
     ours = load_network(source / "checkpoints/best", device="cpu")
@@ -113,7 +113,7 @@ def test_what_the_published_classes_cannot_express_is_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_script_has_to_say_is_said(tmp_path: Path, capsys: Any) -> None:
+def test_what_the_script_does_not_support_is_printed(tmp_path: Path, capsys: Any) -> None:
     source = run(tmp_path / "run", contract_of({"top": (64, 96)}), nheads=4, enc_layers=2, backbone="resnet34")
     main(["export", str(source), str(tmp_path / "out")])
     assert capsys.readouterr().out.splitlines()[3:] == [

@@ -273,16 +273,16 @@ def test_after_the_emergency_stop_nothing_moves_before_a_reset(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("early", [("start",), ("reset", "resume")])
-def test_what_was_said_before_a_fault_is_no_leave_to_move_after_it(tmp_path: Path, early: tuple[str, ...]) -> None:
+def test_commands_before_a_fault_are_no_leave_to_move_after_it(tmp_path: Path, early: tuple[str, ...]) -> None:
     env = FakeTeleoperatedRig()
     made, operator, _ = session(tmp_path, env, ("paused", 3, "quit"))
-    said: list[str] = []
+    printed: list[str] = []
     poll = operator.poll
-    operator.poll = lambda: [said.pop(0) for _ in list(said)] or poll()  # type: ignore[method-assign]
+    operator.poll = lambda: [printed.pop(0) for _ in list(printed)] or poll()  # type: ignore[method-assign]
 
     def refused() -> Any:  # the moves to the start take seconds in which nobody listens
         env.resets += 1
-        said.extend(early if env.resets == 1 else ())
+        printed.extend(early if env.resets == 1 else ())
         if "reset" in early:
             env.estop.press("the emergency stop was pressed (by /button)")
         raise SafetyError("a fault")
@@ -370,7 +370,7 @@ def test_ctrl_c_keeps_what_was_recorded_aside_and_parks(tmp_path: Path) -> None:
         (StreamError("silent"), "the arms were not parked: silent; their torque is on"),
     ],
 )
-def test_arms_that_do_not_come_to_rest_stay_and_it_is_said(
+def test_arms_that_do_not_come_to_rest_stay_and_it_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException, words: str
 ) -> None:
     env = FakeTeleoperatedRig()

@@ -146,7 +146,7 @@ def test_an_expert_that_never_succeeds_ends_with_an_error(tmp_path: Path) -> Non
     assert seeds(tmp_path / FAILED) == [0, 1, 2]
 
 
-def test_what_cannot_be_recorded_is_told_before_a_process_starts(tmp_path: Path) -> None:
+def test_what_cannot_be_recorded_is_reported_before_a_process_starts(tmp_path: Path) -> None:
     task = tmp_path / "odd.yaml"
     task.write_text("name: odd\ninstruction: x\nscene: transfer_cub\n")
     data = tmp_path / "data"
@@ -174,7 +174,7 @@ class Pipe:
 @pytest.mark.parametrize(
     ("error", "text"), [(EpisodeError("disk full"), "disk full"), (KeyError("x"), "KeyError: 'x'")]
 )
-def test_what_goes_wrong_in_a_process_is_told(
+def test_what_goes_wrong_in_a_process_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, text: str
 ) -> None:
     def fail(*_: object) -> None:
@@ -388,10 +388,10 @@ def test_a_full_disk_costs_no_step(tmp_path: Path) -> None:
     journal = tmp_path / "episode_0.hdf5.partial"
     files = {path.name for path in tmp_path.iterdir() if path.is_file() and path.name[0] != "."}
     assert files == {CONTACT_SHEET, journal.name}
-    said = re.search(rf"File too large. (\d+) steps are safe in {re.escape(str(journal))};", done.stderr)
-    assert said, done.stderr
+    printed = re.search(rf"File too large. (\d+) steps are safe in {re.escape(str(journal))};", done.stderr)
+    assert printed, done.stderr
     assert "Traceback" not in done.stderr
-    steps = int(said[1])
+    steps = int(printed[1])
     assert steps > 10
     (found,) = recover_all(tmp_path)
     assert (found.outcome, found.steps) == ("recovered", steps)

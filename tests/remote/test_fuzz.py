@@ -101,20 +101,20 @@ def fuzz(number: int, say: Callable[[str], None] = lambda words: None) -> None:
             honest = RemotePolicy(f"127.0.0.1:{port}", "secret", timeout_s=60.0)
             first = honest._connection
             attack(port, 200, seed=0)  # what is allocated once
-            before, began, longest, asked = memory().rss, time.monotonic(), 0.0, 0
+            before, began, longest, number = memory().rss, time.monotonic(), 0.0, 0
             attackers = [threading.Thread(target=attack, args=(port, number // 2, seed)) for seed in (1, 2)]
             for each in attackers:
                 each.start()
             while any(each.is_alive() for each in attackers):
                 at = time.monotonic()
-                chunk = honest.predict_chunk({"qpos": np.float32([asked, 1]), "images": GOOD["images"], "stamps": {}})
-                assert chunk.tolist() == [[asked, 1]]
-                longest, asked = max(longest, time.monotonic() - at), asked + 1
+                chunk = honest.predict_chunk({"qpos": np.float32([number, 1]), "images": GOOD["images"], "stamps": {}})
+                assert chunk.tolist() == [[number, 1]]
+                longest, number = max(longest, time.monotonic() - at), number + 1
                 time.sleep(0.02)
             assert honest._connection is first, "the honest client's connection was lost"
             grown = (memory().rss - before) / 2**20
             say(f"{number} messages in {time.monotonic() - began:.0f} s: memory {grown:+.1f} MB, an honest client was")
-            say(f"answered {asked} times, within {1000 * longest:.0f} ms at most")
+            say(f"answered {number} times, within {1000 * longest:.0f} ms at most")
             assert grown < MOST_MB
             assert psutil.Process(process.pid).num_threads() < 20
         finally:

@@ -113,7 +113,7 @@ def test_messages_that_would_become_large_are_refused(data: bytes, words: str | 
     assert len(str(caught.value)) < 250
 
 
-def test_what_a_message_says_is_repeated_short_and_without_control_characters() -> None:
+def test_what_a_message_contains_is_repeated_short_and_without_control_characters() -> None:
     assert quoted("top\n\x1b[31m\u202e") == r"top\n\x1b[31m\u202e"
     assert quoted("é世界") == "é世界"
     assert quoted("x" * 100) == "x" * 100

@@ -27,7 +27,7 @@ def there_and_back(sent: dict[str, Any]) -> Any:
     return incoming(unpack(pack({"kind": "predict", "observation": sent}))["observation"], CONTRACT)
 
 
-def test_only_what_the_policy_sees_travels() -> None:
+def test_only_what_the_policy_reads_travels() -> None:
     back = there_and_back(outgoing(observation(), CONTRACT, None))
     assert set(back) == {"qpos", "images", "stamps"}
     assert list(back["images"]) == ["top", "wrist"]
@@ -46,7 +46,7 @@ def test_a_jpeg_that_a_camera_sent_travels_as_it_came() -> None:
     np.testing.assert_array_equal(back["images"]["wrist"], 255 - PICTURE)
 
 
-def test_other_pictures_become_jpeg_where_asked_for() -> None:
+def test_other_pictures_become_jpeg_where_requested() -> None:
     sent = outgoing(observation(), CONTRACT, 90)
     assert len(sent["images"]["top"]) < PICTURE.nbytes / 2
     assert np.abs(there_and_back(sent)["images"]["top"].astype(int) - PICTURE).mean() < 6

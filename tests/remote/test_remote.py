@@ -79,12 +79,12 @@ def test_chunks_come_from_the_other_side(echo: Echo) -> None:
 
 
 def test_a_wrong_token_learns_nothing(echo: Echo) -> None:
-    said: list[str] = []
-    made = PolicyServer(ServedPolicy(echo, CONTRACT, K), "127.0.0.1", 0, TOKEN, log=said.append)
+    printed: list[str] = []
+    made = PolicyServer(ServedPolicy(echo, CONTRACT, K), "127.0.0.1", 0, TOKEN, log=printed.append)
     with made.running() as running, pytest.raises(RemoteError, match="refused: the token is not the server's"):
         client(running, "sesame")
-    assert len(said) == 1
-    assert said[0].endswith("refused: the token is not the server's")
+    assert len(printed) == 1
+    assert printed[0].endswith("refused: the token is not the server's")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_a_question_that_is_none_is_refused_in_words(echo: Echo) -> None:
         assert unpack(odd.recv(timeout=60))["why"] == "a message of kind 'dance'; known: reset, predict"
 
 
-def test_the_policys_failure_is_told_and_the_server_goes_on(echo: Echo) -> None:
+def test_the_policys_failure_is_reported_and_the_server_goes_on(echo: Echo) -> None:
     with server(echo).running() as running:
         policy = client(running)
         echo.failure = ContractError("camera 'top' is missing")
@@ -142,7 +142,7 @@ def test_no_answer_in_time_is_a_lost_connection_and_the_late_one_is_not_mistaken
         np.testing.assert_array_equal(policy.predict_chunk(observation(7))[0], [7, 1])
 
 
-def test_nobody_there_is_told_with_the_address() -> None:
+def test_no_server_there_is_reported_with_the_address() -> None:
     with pytest.raises(ConnectionLostError, match=r"no policy server answers at 127.0.0.1:1: .*refused"):
         RemotePolicy("127.0.0.1:1", TOKEN, connect_timeout_s=0.05)
 

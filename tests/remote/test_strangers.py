@@ -49,8 +49,8 @@ class Hold:
 
 
 @contextlib.contextmanager
-def serving(said: list[str] | None = None, source: Any = None, **options: Any) -> Iterator[PolicyServer]:
-    log = (said if said is not None else []).append
+def serving(printed: list[str] | None = None, source: Any = None, **options: Any) -> Iterator[PolicyServer]:
+    log = (printed if printed is not None else []).append
     with PolicyServer(
         ServedPolicy(source or Hold(), CONTRACT, 1), "127.0.0.1", 0, TOKEN, log=log, **options
     ).running() as server:
@@ -150,14 +150,14 @@ EVIL = "\x1b[31m" + "E" * 1500 + "\n"
     ],
 )
 def test_little_of_a_strangers_words_is_repeated(hello: bytes, capfd: Any) -> None:
-    said: list[str] = []
-    with serving(said) as server, opened(server) as stranger:
+    printed: list[str] = []
+    with serving(printed) as server, opened(server) as stranger:
         stranger.send(hello)
         refused = unpack(stranger.recv(timeout=60))
         assert refused["kind"] == "refused"
-        until(lambda: said, "the server", 60.0)
-    assert len(said) == 1
-    for words in (refused["why"], said[0]):
+        until(lambda: printed, "the server", 60.0)
+    assert len(printed) == 1
+    for words in (refused["why"], printed[0]):
         assert words.isprintable()
         assert words.count("E") <= 101
         assert len(words) < 250
@@ -167,12 +167,12 @@ def test_little_of_a_strangers_words_is_repeated(hello: bytes, capfd: Any) -> No
 @pytest.mark.parametrize(
     "path", [b"E" * 3000, b"/" + b"E" * 3000 + b" HTTP/1.1", b"/ HTTP/1.1\r\nUpgrade: " + b"E" * 500]
 )
-def test_whoever_is_no_websocket_client_hears_nothing_of_its_own(path: bytes, capfd: Any) -> None:
-    said: list[str] = []
-    with serving(said) as server, raw(server) as stranger:
+def test_whoever_is_no_websocket_client_gets_no_echo(path: bytes, capfd: Any) -> None:
+    printed: list[str] = []
+    with serving(printed) as server, raw(server) as stranger:
         stranger.sendall(b"GET " + path + b"\r\n\r\n")
         assert b"EEEE" not in everything(stranger)
-    assert said == []
+    assert printed == []
     assert capfd.readouterr() == ("", "")
 
 
@@ -191,10 +191,10 @@ def test_strangers_that_wait_do_not_keep_a_client_out(monkeypatch: pytest.Monkey
         assert answers(policy)
 
 
-def test_a_stranger_that_says_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_that_sends_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("aloha_kit.remote.server.STRANGER_S", 0.2)
-    said: list[str] = []
-    with serving(said) as server, raw(server) as silent, raw(server) as slow:
+    printed: list[str] = []
+    with serving(printed) as server, raw(server) as silent, raw(server) as slow:
         slow.sendall(UPGRADE[:20])
         assert everything(silent) == everything(slow) == b""
         with opened(server) as greeting:
@@ -204,7 +204,7 @@ def test_a_stranger_that_says_nothing_is_dropped(monkeypatch: pytest.MonkeyPatch
             assert unpack(half.recv(timeout=60))["why"] == "no hello within 0.2 s"
 
 
-def test_more_clients_than_there_may_be_are_told_so() -> None:
+def test_more_clients_than_there_may_be_are_refused() -> None:
     with serving(limits=ConnectionLimits(clients=9, clients_per_address=2)) as server:
         first, second = honest(server), honest(server)
         with pytest.raises(RemoteError, match=r"refused: too many clients are connected"):
@@ -220,15 +220,15 @@ def test_more_clients_than_there_may_be_are_told_so() -> None:
 
 
 def test_a_client_that_does_not_answer_pings_is_dropped() -> None:
-    said: list[str] = []
-    with serving(said, ping_s=0.1) as server, raw(server) as silent:
+    printed: list[str] = []
+    with serving(printed, ping_s=0.1) as server, raw(server) as silent:
         policy = honest(server)
         silent.sendall(UPGRADE)
         silent.sendall(masked(pack(HELLO)))
         assert b"welcome" in everything(silent)
-        until(lambda: any("left" in words for words in said), "the server", 60.0)
+        until(lambda: any("left" in words for words in printed), "the server", 60.0)
         assert answers(policy)  # pinged too, and there
-        assert len(said) == 3
+        assert len(printed) == 3
 
 
 def test_a_client_that_does_not_read_its_answers_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,12 +264,12 @@ def test_after_the_token_a_message_is_as_large_as_an_observation_may_be() -> Non
 
 @pytest.mark.parametrize("message", [{"kind": "predict", "id": "1"}, {"kind": EVIL}, {"kind": "predict", "id": EVIL}])
 def test_a_client_is_repeated_as_little(message: dict[str, Any]) -> None:
-    said: list[str] = []
-    with serving(said) as server, admitted(server) as client:
+    printed: list[str] = []
+    with serving(printed) as server, admitted(server) as client:
         client.send(pack(message))
         why = unpack(client.recv(timeout=60))["why"]
-        until(lambda: len(said) == 2, "the server", 60.0)
-    assert all(len(words) < 250 and words.isprintable() for words in (why, said[1]))
+        until(lambda: len(printed) == 2, "the server", 60.0)
+    assert all(len(words) < 250 and words.isprintable() for words in (why, printed[1]))
 
 
 def test_an_observation_that_is_none_is_refused_by_name_and_the_client_stays() -> None:

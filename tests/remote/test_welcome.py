@@ -111,7 +111,7 @@ def test_an_answer_that_is_none_is_refused_by_name(answer: dict[str, Any], error
 
 
 @pytest.mark.parametrize("took", [None, "x", np.zeros(2), float("nan")])
-def test_a_stopwatch_that_says_nonsense_is_not_believed(took: Any) -> None:
+def test_a_stopwatch_that_is_not_finite_is_ignored(took: Any) -> None:
     with saying(pack(WELCOME), actions=np.zeros((2, 2), np.float32), took_ms=took) as where:
         policy = RemotePolicy(where, "x", timeout_s=60.0)
         policy.predict_chunk(GOOD)

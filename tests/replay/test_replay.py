@@ -103,7 +103,7 @@ def test_the_rerun_recording_holds_pictures_joints_stamps_and_skew(recorded: Pat
     assert re.search(r"\bstep\b", done.stdout)
 
 
-def test_only_the_cameras_asked_for_and_a_whole_folder(recorded: Path, tmp_path: Path) -> None:
+def test_only_the_cameras_requested_and_a_whole_folder(recorded: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
     folder.mkdir()
     for i in (0, 1):
@@ -253,7 +253,7 @@ def test_a_damaged_episode_is_named_and_the_others_are_replayed(recorded: Path, 
     assert (tmp_path / "replay" / "episode_0_joints.png").exists()
 
 
-def test_a_missing_path_says_what_is_there(recorded: Path, tmp_path: Path) -> None:
+def test_a_missing_path_states_what_is_there(recorded: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     assert f"no episode_<i>.hdf5 in '{tmp_path}'; it holds: notes.txt" in fail(tmp_path)
     with pytest.raises(EpisodeError, match=r"Did you mean 'episode_0\.hdf5'\?"):
@@ -299,8 +299,8 @@ def test_images_of_other_forms_are_shown(tmp_path: Path, foreign: Path, capsys: 
             }[kind]
     run(foreign, "--output", tmp_path / "out", "--no_plots", "--no_rrd")
     assert (tmp_path / "out" / "episode_0.mp4").stat().st_size > 1000
-    told = {"grey": "grey repeated", "floats, channels first": "values times 255", "robotwin": "15 Hz are assumed"}
-    assert told.get(kind, "give --jpeg_order standard") in capsys.readouterr().out
+    reported = {"grey": "grey repeated", "floats, channels first": "values times 255", "robotwin": "15 Hz are assumed"}
+    assert reported.get(kind, "give --jpeg_order standard") in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("order", ["standard", "mobile_aloha"])
@@ -326,7 +326,7 @@ def test_other_arms_are_drawn_under_neutral_names(tmp_path: Path) -> None:
     assert "joint_0 … joint_7, unknown units and 50 Hz are assumed" in text
 
 
-def test_sensors_are_told_plotted_and_logged(tmp_path: Path, capsys: Any) -> None:
+def test_sensors_are_reported_plotted_and_logged(tmp_path: Path, capsys: Any) -> None:
     rig = Rig(wrench=True)
     record(tmp_path, 12, rig)
     run(tmp_path / "episode_0.hdf5", "--output", tmp_path / "out", "--no_video")

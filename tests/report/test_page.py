@@ -107,7 +107,7 @@ def fail(*argv: object) -> str:
     return failure(lambda *words: main([str(word) for word in words]), *argv)
 
 
-def test_an_interruption_is_said(
+def test_an_interruption_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(folder: Path) -> str:
@@ -142,12 +142,12 @@ def test_a_damaged_file_is_named(tmp_path: Path, file: str, content: str | None,
 
 
 @pytest.mark.parametrize(
-    ("seed", "said"),
+    ("seed", "printed"),
     [(5, ", which no demonstration used."), (100_003, ", 1 of them used by demonstrations."), (None, " to 100009.")],
 )
-def test_what_is_said_of_seeds_is_read_from_the_demonstrations(tmp_path: Path, seed: int | None, said: str) -> None:
+def test_the_seeds_on_the_page_come_from_the_demonstrations(tmp_path: Path, seed: int | None, printed: str) -> None:
     results(tmp_path)
     record(tmp_path / "episodes", 3, describe={"seed": seed} if seed else {})
     page = build(tmp_path)
-    assert said in page
+    assert printed in page
     assert "<p>1 episode, " in page

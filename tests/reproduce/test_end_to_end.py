@@ -63,7 +63,7 @@ def test_interrupted_in_its_training_and_gone_on_with(
     assert len(episodes) == 2
 
     main(command)
-    said, log = capfd.readouterr()
+    printed, log = capfd.readouterr()
     assert re.search(r" == 1/4 record: done\n\S+ == 2/4 validate: done\n", log)
     assert f"$ python -m aloha_kit.train --resume {out}/seed_0/policy\n" in log
     assert json.loads(last.read_text())["step"] == 200
@@ -79,7 +79,7 @@ def test_interrupted_in_its_training_and_gone_on_with(
     assert [seed.held.successes, seed.held.trials] == [found["success"]["successes"], 3]
     assert [rollout["seed"] for rollout in found["rollouts"]] == [100_000, 100_001, 100_002]
     assert found["chunk_size"] == 100
-    assert "| together |" in said
+    assert "| together |" in printed
 
     main(command)
     assert "== 4/4 eval, seed 0: done\n" in capfd.readouterr().err

@@ -131,5 +131,5 @@ def test_a_file_that_is_no_preset(tmp_path: Path, text: str) -> None:
 def test_values_that_cannot_be(flags: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises((ConfigError, SystemExit)) as error:
         parse(["insertion", *flags])
-    said = str(error.value) + capsys.readouterr().err
-    assert expected in " ".join(said.replace("│", " ").split())
+    printed = str(error.value) + capsys.readouterr().err
+    assert expected in " ".join(printed.replace("│", " ").split())

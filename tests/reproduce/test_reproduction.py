@@ -77,9 +77,9 @@ def test_an_interrupted_stage_is_gone_on_with(
     application: str, tmp_path: Path, commands: Commands, reproduce: Reproduce
 ) -> None:
     commands.stop = {application: "interrupted"}
-    said = reproduce()
+    printed = reproduce()
     again = f"python -m aloha_kit.reproduce insertion --preset {tmp_path}/tiny.yaml --output {tmp_path}/out"
-    assert said == f"143 interrupted (SIGTERM); what is done is kept. Go on with:\n{again} --num_rollouts 10\n"
+    assert printed == f"143 interrupted (SIGTERM); what is done is kept. Go on with:\n{again} --num_rollouts 10\n"
     before = applications(commands)
     assert before[-1] == application
     reproduce()
@@ -273,9 +273,9 @@ def test_a_gpu_that_is_not_there(
 
     monkeypatch.setattr(machine, "gpu_of", gpu_of)
     preset_file(tmp_path, device=meant)
-    said = reproduce(*flags)
-    assert expected in said
-    refused = said.startswith("error: ")
+    printed = reproduce(*flags)
+    assert expected in printed
+    refused = printed.startswith("error: ")
     assert refused == (not expected.startswith("--device"))
     assert (tmp_path / "out").exists() == (not refused)
 

@@ -30,7 +30,7 @@ def main() -> None:
     arrivals: list[tuple[float, str, bool]] = []
     pressed: list[float] = []
 
-    def heard(message: Any, topic: str) -> None:
+    def collected(message: Any, topic: str) -> None:
         now = time.monotonic()
         zero = isinstance(message, Twist) and not (message.linear.x or message.angular.z)
         arrivals.append((now, topic, zero))
@@ -39,8 +39,8 @@ def main() -> None:
     button.publish(Bool(False))  # a program waits for a button's state when it starts
     topics = [f"/{arm}/commands/joint_{kind}" for arm in ARMS for kind in ("group", "single", "trajectory")]
     for topic in topics:
-        rospy.Subscriber(topic, rospy.AnyMsg, heard, callback_args=topic, tcp_nodelay=True)
-    rospy.Subscriber(BASE, Twist, heard, callback_args=BASE, tcp_nodelay=True)
+        rospy.Subscriber(topic, rospy.AnyMsg, collected, callback_args=topic, tcp_nodelay=True)
+    rospy.Subscriber(BASE, Twist, collected, callback_args=BASE, tcp_nodelay=True)
 
     def press(delay_s: float, held_s: float, moving: bool) -> None:
         while moving and not arrivals:

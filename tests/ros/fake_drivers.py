@@ -265,7 +265,7 @@ class FakeBase:
     """A mobile base that moves as it is told; `heard` keeps every (linear, angular) command."""
 
     def __init__(self, hz: float = 50.0) -> None:
-        self.heard: list[tuple[float, float]] = []
+        self.collected: list[tuple[float, float]] = []
         self.velocity = (0.0, 0.0)
         self._publisher = rospy.Publisher("/odom", Odometry, queue_size=5)
         self._subscriber = rospy.Subscriber("/cmd_vel", Twist, self._command)
@@ -273,7 +273,7 @@ class FakeBase:
 
     def _command(self, message: Twist) -> None:
         self.velocity = (message.linear.x, message.angular.z)
-        self.heard.append(self.velocity)
+        self.collected.append(self.velocity)
 
     def _tick(self) -> None:
         message = Odometry()

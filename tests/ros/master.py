@@ -54,7 +54,7 @@ class Process:
         until(
             lambda: words in self.text() or not self.running, f"'{words}' in the output of {self.popen.args}", timeout
         )
-        assert words in self.text(), f"ended ({self.popen.returncode}) before it said '{words}':\n{self.text()}"
+        assert words in self.text(), f"ended ({self.popen.returncode}) before it printed '{words}':\n{self.text()}"
 
     def signal(self, number: int) -> None:
         self.popen.send_signal(number)

@@ -22,8 +22,8 @@ def second(stamp: rospy.Time) -> float:
 
 def main() -> None:
     rospy.init_node("sensors", disable_signals=True)
-    told: set[str] = set()
-    threading.Thread(target=lambda: [told.add(line.strip()) for line in sys.stdin], daemon=True).start()
+    reported: set[str] = set()
+    threading.Thread(target=lambda: [reported.add(line.strip()) for line in sys.stdin], daemon=True).start()
     topics = {"/imu": Imu, "/wrench": WrenchStamped, "/touch": Float32MultiArray, "/hand": JointState}
     publishers = {topic: rospy.Publisher(topic, kind, queue_size=5) for topic, kind in topics.items()}
     print("up", flush=True)
@@ -38,13 +38,13 @@ def main() -> None:
         wrench.wrench.force.x, wrench.wrench.torque.z = 10 * second(now), -second(now)
         hand.position, hand.effort = [0.5, second(now)], [1.0, 2.0]
         touch = Float32MultiArray(data=np.arange(24) + float(count))
-        if told & {"lost", "nan"}:
+        if reported & {"lost", "nan"}:
             imu.linear_acceleration.z = float("nan")
-            told.discard("nan")
-        if "short" in told:
+            reported.discard("nan")
+        if "short" in reported:
             touch.data = touch.data[:23]
         for topic, message in (("/imu", imu), ("/wrench", wrench), ("/touch", touch), ("/hand", hand)):
-            if not (topic == "/wrench" and "silent" in told):
+            if not (topic == "/wrench" and "silent" in reported):
                 publishers[topic].publish(message)
 
 

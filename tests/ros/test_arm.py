@@ -67,7 +67,7 @@ class TestReading:
         np.testing.assert_allclose(state.effort, [1, 2, 3, 4, 5, 6, 7])
         np.testing.assert_allclose(arm.leader_action(message)[6], (0.435 + 0.6213) / 2.1123, rtol=1e-5)
 
-    def test_gripper_speed_comes_from_the_motor_since_the_driver_says_zero(self, arm: InterbotixArm) -> None:
+    def test_gripper_speed_comes_from_the_motor_since_the_driver_gives_zero(self, arm: InterbotixArm) -> None:
         angle, rate = 0.3, 2.0
         travel = [0.022 * np.sin(q) + np.sqrt(0.036**2 - (0.022 * np.cos(q)) ** 2) for q in (angle, angle + 1e-6)]
         opening_rate = (travel[1] - travel[0]) / 1e-6 * rate / (0.05800 - 0.01844)
@@ -82,7 +82,7 @@ class TestReading:
             setattr(message, field, [getattr(message, field)[i] for i in order])
         np.testing.assert_allclose(arm.read(message).qpos[:6], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], atol=1e-6)
 
-    def test_a_reading_that_failed_is_told_from_a_pose(self, arm: InterbotixArm) -> None:
+    def test_a_reading_that_failed_is_distinguished_from_a_pose(self, arm: InterbotixArm) -> None:
         with pytest.raises(ReadingError, match="puppet_left: its driver could not read the motors"):
             arm.read(joint_states([-np.pi] * 7))
         assert arm.read(joint_states([-np.pi + 0.01, *[0.0] * 6])).qpos[0] == pytest.approx(-3.1316, abs=1e-4)
@@ -269,7 +269,7 @@ class TestPreparing:
             ros_arm.answered(hung.wait, "puppet_left", 0.2)
         hung.set()
 
-    def test_a_register_that_does_not_take_its_value_is_said(self, arm: InterbotixArm) -> None:
+    def test_a_register_that_does_not_take_its_value_is_reported(self, arm: InterbotixArm) -> None:
         """Interbotix's own script writes `current_limit`, which is no register, and nobody tells it."""
         with pytest.raises(RosError, match=r"register current_limit did not take 200, it holds \[\]"):
             arm.set_register("gripper", "current_limit", 200)
@@ -289,7 +289,7 @@ class TestPreparing:
         arm.set_pid_gains(100, 1, 2)
         assert driver.calls == [("gains", "arm", "100 1 2")]
 
-    def test_no_driver_is_said_with_what_to_start(self, session_ros: Ros) -> None:
+    def test_no_driver_is_reported_with_what_to_start(self, session_ros: Ros) -> None:
         with pytest.raises(
             RosError, match=r"no service /nobody/set_operating_modes after .* s\. Start the arm's driver"
         ):
@@ -370,8 +370,8 @@ class TestPiper:
     def test_an_emergency_stop_while_its_driver_is_waited_for_leaves_the_torque(
         self, piper: tuple[JointStateArm, FakePiper], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        estop, heard = Latch(), list[bool]()
-        switch = rospy.Subscriber(joint_state_arm.ENABLE_TOPIC, Bool, lambda message: heard.append(message.data))
+        estop, collected = Latch(), list[bool]()
+        switch = rospy.Subscriber(joint_state_arm.ENABLE_TOPIC, Bool, lambda message: collected.append(message.data))
         arm = JointStateArm(replace(self.SETUP, estop=estop))
 
         def pressed(*waited: Any) -> None:
@@ -383,9 +383,9 @@ class TestPiper:
         with pytest.raises(SafetyError, match="the emergency stop was pressed"):
             arm.set_torque(False)
         arm.set_torque(True)  # holds
-        until(lambda: heard, "it is heard")
+        until(lambda: collected, "it arrives")
         switch.unregister()
-        assert heard == [True]
+        assert collected == [True]
 
     def test_pressing_past_the_stop_stays_at_it(self, piper: tuple[JointStateArm, FakePiper]) -> None:
         arm, driver = piper

@@ -138,7 +138,7 @@ class TestBase:
     ACTION = np.append(START, [0.1, 0.0])
 
     @pytest.mark.parametrize("kind", ["base", "stop"])
-    def test_a_second_driver_is_noticed_one_that_only_says_stop_is_none(
+    def test_a_second_driver_is_noticed_one_that_only_sends_stop_is_none(
         self, fakes: Fakes, session_ros: Ros, kind: str
     ) -> None:
         fakes.stack.enter_context(FakeBase())

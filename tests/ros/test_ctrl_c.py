@@ -32,9 +32,9 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def states(session_ros: Ros) -> Iterator[dict[str, Received]]:
     """What an independent subscriber hears of the arms; the last of it is what the drivers left."""
-    heard = {arm: Received(f"/{arm}/joint_states", JointState) for arm in ARMS}
-    yield heard
-    for received in heard.values():
+    collected = {arm: Received(f"/{arm}/joint_states", JointState) for arm in ARMS}
+    yield collected
+    for received in collected.values():
         received.subscriber.unregister()
 
 

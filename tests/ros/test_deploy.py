@@ -100,11 +100,11 @@ class Scripted:
     """A network in the place of the checkpoint's: `says(query)` gives its chunk's rows, or raises, or waits."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, says: Any) -> None:
-        self.asked = 0
+        self.requested = 0
         self.hung = threading.Event()
 
         def predict(agent: Any, observation: Any) -> Any:
-            self.asked += 1
+            self.requested += 1
             with agent._measure("network"):
                 return says(self)
 
@@ -164,7 +164,7 @@ def test_a_network_that_hangs_holds_the_arms_and_ends_the_rollout_by_name(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, release: threading.Event
 ) -> None:
     def says(script: Scripted) -> Any:
-        if script.asked > 1:
+        if script.requested > 1:
             release.wait()
         return still(4)
 
@@ -178,7 +178,7 @@ def test_a_network_that_hangs_holds_the_arms_and_ends_the_rollout_by_name(
         assert episode.attrs["reason"].startswith("SafetyError: step 14: held still")
 
 
-def test_a_network_that_says_nan_ends_the_rollout_by_name(
+def test_a_network_that_gives_nan_ends_the_rollout_by_name(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     rows = still(40)
@@ -196,7 +196,7 @@ def test_sigterm_keeps_the_episode_and_parks(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
     def says(script: Scripted) -> Any:
-        if script.asked == 3:
+        if script.requested == 3:
             signal.raise_signal(signal.SIGTERM)
         return still(4)
 
@@ -213,7 +213,7 @@ def test_a_camera_that_stops_ends_the_rollout_by_name_and_the_arms_still_park(
     apply = rospy.ServiceProxy("/sim_rig/apply_faults", Trigger)
 
     def says(script: Scripted) -> Any:
-        if script.asked == 2:
+        if script.requested == 2:
             rospy.set_param("/sim_rig_faults", {"cam_high": {"stop": True}})
             apply()
         return still(4)
@@ -244,7 +244,7 @@ def test_a_second_publisher_ends_the_rollout_by_name_and_nothing_is_sent_any_mor
     with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
 
         def says(script: Scripted) -> Any:
-            if script.asked == 2:
+            if script.requested == 2:
                 other.send()
             return still(4)
 
@@ -263,7 +263,7 @@ def test_with_the_emergency_stop_pressed_nothing_is_sent_any_more_not_even_to_pa
     button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=1, latch=True)
 
     def says(script: Scripted) -> Any:
-        if script.asked == 2:
+        if script.requested == 2:
             button.publish(Bool(data=True))
         return still(4)
 
@@ -282,7 +282,7 @@ def test_with_the_emergency_stop_pressed_nothing_is_sent_any_more_not_even_to_pa
         button.unregister()
 
 
-def test_on_a_real_rig_the_operator_says_what_was_a_success(
+def test_on_a_real_rig_the_operator_labels_what_was_a_success(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
     monkeypatch.setattr(SimulatedRig, "max_reward", 0.0)  # as where nothing measures it
@@ -322,14 +322,14 @@ class Still:
     """A network on another machine that stays at the start pose, until it is told to hang."""
 
     def __init__(self, release: threading.Event) -> None:
-        self.asked, self.hang_at, self._release = 0, 10**9, release
+        self.requested, self.hang_at, self._release = 0, 10**9, release
 
     def reset(self) -> None: ...
 
     def predict_chunk(self, observation: Any) -> Any:
         assert observation["images"]["cam_high"].shape == (48, 64, 3)
-        self.asked += 1
-        if self.asked >= self.hang_at:
+        self.requested += 1
+        if self.requested >= self.hang_at:
             self._release.wait()
         return still(8)
 

@@ -107,7 +107,7 @@ def test_wrong_topics_and_time_that_stands_still(running: Ros, folder: Path) -> 
     assert faults["topic", "images/cam_low"].startswith("/puppet_left/joint_states is a sensor_msgs/JointState (by ")
 
 
-def test_no_master_and_no_rig_are_told_for_people(own_ros: Ros, folder: Path) -> None:
+def test_no_master_and_no_rig_are_reported_for_people(own_ros: Ros, folder: Path) -> None:
     task = write_task(folder, "aloha", cameras=CAMERAS)
     nowhere = f"http://127.0.0.1:{free_port()}"
     command = ("python", "-m", "aloha_kit.doctor", "--task", str(task))
@@ -133,7 +133,7 @@ def test_no_master_and_no_rig_are_told_for_people(own_ros: Ros, folder: Path) ->
         (["--task", "aloha_transfer_cube", "--reference", "nowhere"], "no folder 'nowhere' with reference images"),
     ],
 )
-def test_mistakes_are_told_before_ros_is_asked(
+def test_mistakes_are_reported_before_ros_is_contacted(
     flags: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from aloha_kit.doctor.__main__ import main

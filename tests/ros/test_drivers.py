@@ -61,7 +61,7 @@ def rig(**changes: Any) -> RigConfig:
 TASK = TaskConfig("reach", "Reach.", rig="one", episode_len=5, rate_hz=25, cameras=())
 
 
-def test_each_driver_tells_its_topics_its_unit_and_its_model() -> None:
+def test_each_driver_reports_its_topics_its_unit_and_its_model() -> None:
     interbotix, pipers = arm_driver(INTERBOTIX), arm_driver(PIPERS)
     assert isinstance(interbotix, InterbotixDriver)
     assert (interbotix.name, interbotix.state_topic) == ("puppet_left", "/puppet_left/joint_states")

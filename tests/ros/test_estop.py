@@ -182,7 +182,7 @@ def test_a_source_that_is_stopped_is_silent_and_refuses_a_reset(node: Callable[.
         with pytest.raises(SafetyError, match="no reset: the emergency stop's source /stuck_plc is silent"):
             stop.reset()
         source.signal(signal.SIGCONT)
-        until(lambda: not stop.refusal(), "it is heard again")
+        until(lambda: not stop.refusal(), "it publishes again")
         assert stop()
         stop.reset()
 
@@ -194,7 +194,7 @@ def test_a_source_that_never_appears_is_refused_by_name(session_ros: Ros, monkey
 
 
 @pytest.mark.parametrize("why", ["another type", "stopped"])
-def test_a_button_that_cannot_be_heard_is_refused_by_name(
+def test_a_button_that_cannot_be_received_is_refused_by_name(
     session_ros: Ros, node: Callable[..., Process], monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     monkeypatch.setattr(estop_module, "FIRST_S", 0.5)

@@ -120,14 +120,14 @@ class Swing:
 
 
 def by_policy(env: RosEnv, policy: Any) -> None:
-    said: list[str] = []
+    printed: list[str] = []
     with (
         pytest.raises(SafetyError, match="the emergency stop was pressed"),
-        guarded(env, policy, report=said.append) as g,
+        guarded(env, policy, report=printed.append) as g,
     ):
         run_episode(env, g)
-    assert "the arms were not parked: the emergency stop was pressed (by /command_recorder)" in said[0]
-    assert said[0].endswith("their torque is on")
+    assert "the arms were not parked: the emergency stop was pressed (by /command_recorder)" in printed[0]
+    assert printed[0].endswith("their torque is on")
 
 
 def by_swinging(env: RosEnv) -> None:

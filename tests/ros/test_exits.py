@@ -270,7 +270,7 @@ def test_the_watchdog_disturbs_nobody_else(scene: Scene, watchdog: Process, comm
     joystick = Twist()
     joystick.linear.x = 0.1
     other.publish(joystick)
-    until(lambda: speed(commands.newest) == (0.1, 0.0), "it is heard")
+    until(lambda: speed(commands.newest) == (0.1, 0.0), "it arrives")
     time.sleep(1.0)
     assert not any(sender(message).startswith(WATCHDOG) for message in commands.messages)
     assert speed(commands.newest) == (0.1, 0.0)
@@ -318,7 +318,7 @@ def test_a_rig_without_a_base_needs_no_watchdog(scene: Scene) -> None:
     assert "rig 'aloha' has no mobile base to watch" in node.text()
 
 
-def test_a_node_that_ros_shuts_down_stops_the_base_and_says_so(scene: Scene, commands: Received) -> None:
+def test_a_node_that_ros_shuts_down_stops_the_base_and_reports_it(scene: Scene, commands: Received) -> None:
     """rosnode kill, or deploy.launch started twice."""
     program = scene.drive()
     until(lambda: commands.newest and speed(commands.newest) == pytest.approx((0.2, 0.3)), "it drives")

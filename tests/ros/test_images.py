@@ -178,7 +178,7 @@ def test_bad_pictures_are_named() -> None:
     assert images.decode(filled).shape == (48, 64, 3)
 
 
-def test_lazy_pictures_are_decoded_once_and_only_when_asked_for() -> None:
+def test_lazy_pictures_are_decoded_once_and_only_when_requested() -> None:
     torn = compressed(pillow(scene())[:-2])
     lazy = images.LazyImages({"cam_high": compressed(pillow(scene())), "cam_low": torn})
     assert list(lazy) == ["cam_high", "cam_low"]
@@ -217,7 +217,7 @@ def test_built_messages_survive_the_wire(big: bool) -> None:
     assert images.jpeg_bytes(sent(images.to_compressed(b"\xff\xd8\xff as it is", STAMP))) == b"\xff\xd8\xff as it is"
 
 
-def test_an_empty_message_and_a_giant_header_are_said_and_not_decoded() -> None:
+def test_an_empty_message_and_a_giant_header_are_reported_and_not_decoded() -> None:
     for read in (images.decode, images.decode_depth, images.size):
         with pytest.raises(ReadingError, match=r"^the camera sent an empty message$"):
             read(compressed(b""))

@@ -33,7 +33,7 @@ def test_nodes_are_there_and_run_in_the_callers_folder(file: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("file", ["record", "deploy", "replay", "teleop"])
-def test_a_simulated_rig_comes_along_when_asked_for(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_simulated_rig_comes_along_when_requested(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     config = loaded(ROOT / "launch" / f"{file}.launch", monkeypatch, "sim:=true", "episode:=e", "task:=mine")
     arguments = {node.type: node.args for node in config.nodes}
     assert {"sim_arms_node", "sim_cameras_node"} < set(arguments)

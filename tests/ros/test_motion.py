@@ -195,7 +195,7 @@ def test_from_start_to_episode_to_parking_no_command_jumps(fakes: Fakes) -> None
     np.testing.assert_allclose(sent[0, :6], [0.2, -1.52, 1.5, 0.1, 0.6, 0.0], atol=np.pi / TASK.rate_hz)
 
 
-def test_a_guard_begins_at_the_last_command_whatever_the_first_reading_says(fakes: Fakes) -> None:
+def test_a_guard_begins_at_the_last_command_whatever_the_first_reading_is(fakes: Fakes) -> None:
     env = fakes.env()
     timestep = env.reset()
 
@@ -228,27 +228,27 @@ print("arrived", flush=True)
 
 
 def test_a_process_that_is_stopped_in_a_move_goes_on_without_a_jump(driver: FakeInterbotix, session_ros: Ros) -> None:
-    heard: list[tuple[float, Any]] = []
+    collected: list[tuple[float, Any]] = []
     received = rospy.Subscriber(
         "/puppet_left/commands/joint_group", messages.JointGroupCommand,
-        lambda message: heard.append((time.monotonic(), np.array(message.cmd))), queue_size=1000,
+        lambda message: collected.append((time.monotonic(), np.array(message.cmd))), queue_size=1000,
     )  # fmt: skip
     mover = subprocess.Popen(
         [sys.executable, "-c", MOVES], stdout=subprocess.PIPE, text=True, env=session_ros.environment, cwd=ROOT
     )
     try:
-        until(lambda: len(heard) > 25, "the move is under way", 60)
+        until(lambda: len(collected) > 25, "the move is under way", 60)
         os.kill(mover.pid, signal.SIGSTOP)
         time.sleep(1.1)
         os.kill(mover.pid, signal.SIGCONT)
         assert mover.stdout
         assert mover.stdout.read() == "moving\narrived\n"
-        until(lambda: abs(heard[-1][1][0] - 1.0) < 1e-6, "the last command")
+        until(lambda: abs(collected[-1][1][0] - 1.0) < 1e-6, "the last command")
     finally:
         mover.kill()
         mover.wait()
         received.unregister()
-    times, path = np.array([when for when, _ in heard]), np.array([where for _, where in heard])
+    times, path = np.array([when for when, _ in collected]), np.array([where for _, where in collected])
     assert np.diff(times).max() > 1.0, "it was stopped"
     assert np.abs(np.diff(path, axis=0)).max() <= np.pi / 3 / 50 + 1e-6
     np.testing.assert_allclose(path[-1], [1.0, *START_ARM_POSE[1:]], atol=1e-6)

@@ -17,7 +17,7 @@ from tests.ros.master import free_port, Process, Ros
 from tests.waiting import until
 
 
-def test_no_master_is_said_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_master_is_reported_with_its_address(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
     monkeypatch.setenv("ROS_MASTER_URI", uri)
     with pytest.raises(node.RosError, match=f"no ROS master answers at {uri}"):

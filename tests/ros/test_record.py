@@ -90,7 +90,7 @@ class Bench:
             assert process.running, process.text()
             return self.states.count(state) >= count
 
-        until(reached, f"'{state}' {count} times, heard {self.states}", TIMEOUT_S)
+        until(reached, f"'{state}' {count} times, received {self.states}", TIMEOUT_S)
 
     def close_grippers(self) -> None:
         for leader in self.leaders:
@@ -292,7 +292,7 @@ def test_a_second_publisher_of_states_or_commands_ends_the_episode_by_name(bench
     assert "Traceback" not in process.text()
 
 
-def test_killed_is_told_and_recovered_at_the_next_start_and_a_full_disk_loses_nothing(bench: Bench) -> None:
+def test_killed_is_reported_and_recovered_at_the_next_start_and_a_full_disk_loses_nothing(bench: Bench) -> None:
     process = bench.record("--auto")
     bench.wait_for("recording", process)
     bench.wait_for_steps()

@@ -449,7 +449,7 @@ class TestPeople:
         until(lambda: bool(fakes.right.groups), "the first command")
         assert fakes.right.groups[0][0] == pytest.approx(0.5 - VX300S.velocity / TASK.rate_hz, abs=1e-3)
 
-    def test_a_rig_without_leaders_says_so(self, fakes: Fakes) -> None:
+    def test_a_rig_without_leaders_reports_it(self, fakes: Fakes) -> None:
         with pytest.raises(ConfigError, match="rig 'fake' has no leader arms"):
             envs.connect(TASK, replace(RIG, leaders={}), leaders=True)
 
@@ -468,14 +468,14 @@ class TestRefusedPreparation:
 
     def test_nothing_moves(self, fakes: Fakes) -> None:
         fakes.right.registers["elbow"]["Hardware_Error_Status"] = 0b100000
-        env, said = fakes.env(), list[str]()
-        with pytest.raises(RosError, match=self.REFUSED), guarded(env, Constant(START), report=said.append) as guard:
+        env, printed = fakes.env(), list[str]()
+        with pytest.raises(RosError, match=self.REFUSED), guarded(env, Constant(START), report=printed.append) as guard:
             run_episode(env, guard)
         assert (fakes.left.groups, fakes.right.groups) == ([], [])
-        assert said[0].startswith(
+        assert printed[0].startswith(
             "warning: the arms were not parked: nothing is sent to the followers: they could not be prepared (puppet_"
         )
-        assert said[0].endswith("; torque: puppet_left on, puppet_right off")
+        assert printed[0].endswith("; torque: puppet_left on, puppet_right off")
         for move in (env.park, lambda: env.move(dict.fromkeys(env.followers.values(), START[:7]), 0.1)):
             with pytest.raises(SafetyError, match=self.REFUSED):
                 move()
@@ -499,10 +499,10 @@ class TestRefusedPreparation:
         self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(ros_arm, "ARRIVAL_S", 0.1)
-        env, said = fakes.env(), list[str]()
+        env, printed = fakes.env(), list[str]()
 
         def act() -> None:
-            with guarded(env, Constant(START), report=said.append) as guard:
+            with guarded(env, Constant(START), report=printed.append) as guard:
                 run_episode(env, guard)
                 fakes.left.torque["waist"] = False
 
@@ -510,15 +510,15 @@ class TestRefusedPreparation:
             SafetyError, match="the arms were not parked: puppet_left does not follow: no torque at waist"
         ):
             act()
-        assert said[0].endswith("; torque: puppet_left off at waist, puppet_right on")
+        assert printed[0].endswith("; torque: puppet_left off at waist, puppet_right on")
 
     def test_nothing_is_parked_that_was_never_prepared(self, fakes: Fakes) -> None:
-        said: list[str] = []
+        printed: list[str] = []
         env = fakes.env()
-        with pytest.raises(ZeroDivisionError), guarded(env, Constant(START), report=said.append):
+        with pytest.raises(ZeroDivisionError), guarded(env, Constant(START), report=printed.append):
             raise ZeroDivisionError
         assert fakes.left.groups == []
-        assert said == ["nothing was sent to the arms"]
+        assert printed == ["nothing was sent to the arms"]
 
 
 class TestLettingGo:
@@ -594,7 +594,7 @@ class TestBase:
     def base(self, fakes: Fakes) -> FakeBase:
         return fakes.stack.enter_context(FakeBase())
 
-    def test_a_policy_drives_it_and_sees_its_velocity(self, fakes: Fakes, base: FakeBase) -> None:
+    def test_a_policy_drives_it_and_reads_its_velocity(self, fakes: Fakes, base: FakeBase) -> None:
         env = fakes.env(self.TASK, self.RIG)
         assert env.contract.action_names[14:] == ("base_linear", "base_angular")
         env.reset()
@@ -623,7 +623,7 @@ class TestBase:
                 env.step(np.append(START + 9, [0.2, 0.0]))
         else:
             getattr(env, how)()
-        until(lambda: base.heard[-1] == (0.0, 0.0), "a last zero")
+        until(lambda: base.collected[-1] == (0.0, 0.0), "a last zero")
 
     def test_a_person_pushes_it_themselves(self, fakes: Fakes, base: FakeBase) -> None:
         env = fakes.env(self.TASK, self.RIG, leaders=True)
@@ -634,7 +634,7 @@ class TestBase:
         timestep = env.step(env.leaders.act(timestep.observation))
         assert env.leaders.act(timestep.observation)[14:] == pytest.approx([0.3, 0.05])
         env.close()
-        assert base.heard == []
+        assert base.collected == []
 
 
 class TestHardwareTeleop:

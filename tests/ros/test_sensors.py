@@ -101,13 +101,13 @@ def test_a_sensor_is_recorded_with_its_stamps_and_what_it_is(node: Node, tmp_pat
     report = validate(writer.path)
     assert [finding for finding in report.findings if finding.level == "error"] == []
     with Episode.open(writer.path) as episode:
-        told = {name: (stamps % 1_000_000_000) / 1e9 for name, stamps in episode.stamps.items()}
+        reported = {name: (stamps % 1_000_000_000) / 1e9 for name, stamps in episode.stamps.items()}
         imu, wrist, touch, hand = (episode.sensors[name] for name in ("imu", "wrist", "touch", "hand"))
-        np.testing.assert_allclose(imu[:, 4], told["sensors/imu"], atol=1e-6)  # the value of that very message
+        np.testing.assert_allclose(imu[:, 4], reported["sensors/imu"], atol=1e-6)  # the value of that very message
         np.testing.assert_allclose(imu[:, [3, 9]], np.tile([1.0, 9.81], (41, 1)), atol=1e-6)
-        np.testing.assert_allclose(wrist[:, 0], 10 * told["sensors/wrist"], atol=1e-5)
-        np.testing.assert_allclose(wrist[:, 5], -told["sensors/wrist"], atol=1e-6)
-        np.testing.assert_allclose(hand, np.stack([told["sensors/hand"], np.ones(41)], axis=1), atol=1e-6)
+        np.testing.assert_allclose(wrist[:, 0], 10 * reported["sensors/wrist"], atol=1e-5)
+        np.testing.assert_allclose(wrist[:, 5], -reported["sensors/wrist"], atol=1e-6)
+        np.testing.assert_allclose(hand, np.stack([reported["sensors/hand"], np.ones(41)], axis=1), atol=1e-6)
         np.testing.assert_allclose(touch - touch[:, :1], np.tile(np.arange(24.0), (41, 1)), atol=1e-3)
         assert (np.diff(touch[:, 0]) > 0).all(), "each step has a newer message, also of a type without stamps"
         assert (np.diff(episode.stamps["sensors/touch"]) > 0).all()

@@ -116,7 +116,7 @@ def test_a_recorder_pauses_by_name_keeps_the_rows_and_goes_on(
     command = rospy.Publisher("/aloha_kit/record/command", String, queue_size=1)
     until(command.get_num_connections, "the recorder listens")
     command.publish("resume")
-    until(lambda: said(recorder, "recording: ") == 2, "the next episode", TIMEOUT_S)
+    until(lambda: printed(recorder, "recording: ") == 2, "the next episode", TIMEOUT_S)
     assert np.abs(rig.position(ARM)[:6] - START_ARM_POSE).max() < 2.0
     command.publish("quit")
     recorder.wait(TIMEOUT_S)
@@ -125,5 +125,5 @@ def test_a_recorder_pauses_by_name_keeps_the_rows_and_goes_on(
     command.unregister()
 
 
-def said(process: Process, words: str) -> int:
+def printed(process: Process, words: str) -> int:
     return process.text().count(words)

@@ -67,7 +67,7 @@ def ready(rig: Client, arm: str) -> None:
 # --- what is published ---
 
 
-def test_it_says_that_and_what_it_simulates(rig: Client) -> None:
+def test_it_states_that_and_what_it_simulates(rig: Client) -> None:
     described = rospy.get_param("/sim_rig")
     assert Path(described.pop("task_config")).stem == "mobile_aloha_transfer_cube"
     assert described == {
@@ -111,7 +111,7 @@ def test_the_scenes_state_is_what_the_drivers_say(rig: Client) -> None:
     assert len(state.position) == 23
     np.testing.assert_allclose(state.position[:6], START_ARM_POSE, atol=0.02)
     until(
-        lambda: abs(rig.scene.newest.position[6] - rig.position("puppet_left")[7]) < 1e-5, "the finger where it is said"
+        lambda: abs(rig.scene.newest.position[6] - rig.position("puppet_left")[7]) < 1e-5, "the finger at its command"
     )
     assert int(state.header.frame_id) >= 7
 
@@ -285,7 +285,7 @@ def test_services_refuse_what_is_not_there(rig: Client, service: str, request_: 
     assert words in str(error.value)
 
 
-def test_a_reboot_forgets_what_motors_do_not_keep_and_what_the_driver_says_is_true(rig: Client) -> None:
+def test_a_reboot_forgets_what_motors_do_not_keep_and_what_the_driver_reports_is_true(rig: Client) -> None:
     arm = "puppet_right"
     ready(rig, arm)
     rig.call(arm, "set_motor_registers", "group", "arm", "Profile_Velocity", 50)

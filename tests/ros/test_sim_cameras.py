@@ -51,16 +51,18 @@ def serving(rig: str) -> Iterator[SimCameras]:
 
 @contextlib.contextmanager
 def listening(cameras: SimCameras, topics: dict[str, Any]) -> Iterator[dict[str, list[Any]]]:
-    """Messages that arrive on {topic: type}, once the cameras know that somebody listens."""
-    heard: dict[str, list[Any]] = {topic: [] for topic in topics}
-    subscribers = [rospy.Subscriber(topic, kind, heard[topic].append, queue_size=50) for topic, kind in topics.items()]
+    """Messages that arrive on {topic: type}, once the cameras have their subscribers."""
+    collected: dict[str, list[Any]] = {topic: [] for topic in topics}
+    subscribers = [
+        rospy.Subscriber(topic, kind, collected[topic].append, queue_size=50) for topic, kind in topics.items()
+    ]
     try:
         images_until(lambda: all(subscriber.get_num_connections() for subscriber in subscribers))
         wanted = {topic.removesuffix("/compressed") for topic in topics}
         images_until(
             lambda: sum(c.has_image_subscriber + c.has_depth_subscriber for c in cameras.cameras) == len(wanted)
         )
-        yield heard
+        yield collected
     finally:
         for subscriber in subscribers:
             subscriber.unregister()
@@ -87,19 +89,19 @@ def test_pictures_are_those_of_the_state(session_ros: Ros, scene: SimEnv) -> Non
     with serving("aloha") as cameras:
         topics = {f"/usb_{name}/image_raw": Image for name in VIEWS}
         topics["/usb_cam_high/image_raw/compressed"] = CompressedImage
-        with listening(cameras, topics) as heard:
+        with listening(cameras, topics) as collected:
             for number, seed in enumerate((3, 4)):
                 scene.seed(seed)
                 stamp = 1_700_000_000_000_000_000 + number * PERIOD
                 seen = scene.reset().observation
                 cameras.draw(stamp, scene.physics.data.qpos.copy(), seed)
-                images_until(lambda: all(len(messages) == number + 1 for messages in heard.values()))  # noqa: B023
+                images_until(lambda: all(len(messages) == number + 1 for messages in collected.values()))  # noqa: B023
                 for name, view in VIEWS.items():
-                    message = heard[f"/usb_{name}/image_raw"][-1]
+                    message = collected[f"/usb_{name}/image_raw"][-1]
                     assert message.header.stamp.to_nsec() == stamp
                     assert message.encoding == "rgb8"
                     np.testing.assert_array_equal(images.decode(message), seen["images"][view])
-                small = heard["/usb_cam_high/image_raw/compressed"][-1]
+                small = collected["/usb_cam_high/image_raw/compressed"][-1]
                 assert images.size(small) == SIZE
                 assert np.abs(images.decode(small).astype(int) - seen["images"]["top"]).mean() < 4
                 assert images.jpeg_bytes(small) is not None
@@ -109,10 +111,10 @@ def test_depth_is_the_distance_to_the_table(session_ros: Ros, scene: SimEnv) -> 
     topics = ("/camera_f/color/image_raw", "/camera_f/depth/image_raw")
     scene.seed(3)
     scene.reset()
-    with serving("cobot_magic") as cameras, listening(cameras, dict.fromkeys(topics, Image)) as heard:
+    with serving("cobot_magic") as cameras, listening(cameras, dict.fromkeys(topics, Image)) as collected:
         cameras.draw(PERIOD, scene.physics.data.qpos.copy(), 3)
-        images_until(lambda: all(heard.values()))
-    colour, message = (heard[topic][0] for topic in topics)
+        images_until(lambda: all(collected.values()))
+    colour, message = (collected[topic][0] for topic in topics)
     assert message.encoding == "16UC1"
     assert message.header.stamp == colour.header.stamp
     depth = images.decode_depth(message)
@@ -137,13 +139,13 @@ def test_nobody_listens_nothing_is_drawn(session_ros: Ros, scene: SimEnv, monkey
         monkeypatch.setattr(images, "encode", lambda *a: (encoded.append(data := encode(*a)), data)[1])
         cameras.draw(PERIOD, qpos, 3)
         assert drawn == []
-        with listening(cameras, {"/usb_cam_low/image_raw": Image}) as heard:
+        with listening(cameras, {"/usb_cam_low/image_raw": Image}) as collected:
             cameras.draw(2 * PERIOD, qpos, 3)
-            images_until(lambda: bool(heard["/usb_cam_low/image_raw"]))
+            images_until(lambda: bool(collected["/usb_cam_low/image_raw"]))
         assert (drawn, encoded) == (["front_close"], [])
-        with listening(cameras, {"/usb_cam_low/image_raw/compressed": CompressedImage}) as heard:
+        with listening(cameras, {"/usb_cam_low/image_raw/compressed": CompressedImage}) as collected:
             cameras.draw(3 * PERIOD, qpos, 3)
-            images_until(lambda: bool(heard["/usb_cam_low/image_raw/compressed"]))
+            images_until(lambda: bool(collected["/usb_cam_low/image_raw/compressed"]))
         assert (drawn, len(encoded)) == (["front_close"] * 2, 1)
 
 
@@ -155,7 +157,7 @@ def test_faults_of_a_running_camera(session_ros: Ros, scene: SimEnv, no_faults: 
     rest = scene.physics.data.qpos.copy()
     moved = rest.copy()
     moved[0] += 0.5  # the left arm's waist
-    with serving("aloha") as cameras, listening(cameras, topics) as heard:
+    with serving("aloha") as cameras, listening(cameras, topics) as collected:
         row = 0
 
         def run(fault: dict[str, Any], count: int = 2) -> list[Image]:
@@ -163,15 +165,15 @@ def test_faults_of_a_running_camera(session_ros: Ros, scene: SimEnv, no_faults: 
             nonlocal row
             rospy.set_param(PARAM, {"cam_high": fault})
             cameras._faults.read()
-            for messages in heard.values():
+            for messages in collected.values():
                 messages.clear()
             for _ in range(count):
                 row += 1
                 cameras.draw(row * PERIOD, moved if row % 2 else rest, 3)
-            images_until(lambda: len(heard["/usb_cam_low/image_raw"]) == count)
+            images_until(lambda: len(collected["/usb_cam_low/image_raw"]) == count)
             if not {"stop", "drop", "slow"} & set(fault):
-                images_until(lambda: len(heard["/usb_cam_high/image_raw"]) == count)
-            return list(heard["/usb_cam_high/image_raw"])
+                images_until(lambda: len(collected["/usb_cam_high/image_raw"]) == count)
+            return list(collected["/usb_cam_high/image_raw"])
 
         def stamps(messages: list[Image]) -> list[int]:
             return [message.header.stamp.to_nsec() for message in messages]
@@ -185,7 +187,7 @@ def test_faults_of_a_running_camera(session_ros: Ros, scene: SimEnv, no_faults: 
         assert run({"stop": True}) == []
         assert stamps(run({"slow": 12.5}, 4)) in ([7 * PERIOD, 9 * PERIOD], [8 * PERIOD, 10 * PERIOD])
         swapped = run({"swap": "cam_low"})
-        low = heard["/usb_cam_low/image_raw"]
+        low = collected["/usb_cam_low/image_raw"]
         assert [message.data for message in swapped] == [message.data for message in low]
         np.testing.assert_array_equal(images.decode(swapped[1]), seen["front_close"])
         assert stamps(run({"offset_s": 2.5})) == [13 * PERIOD + 2_500_000_000, 14 * PERIOD + 2_500_000_000]
@@ -235,16 +237,16 @@ def test_a_shutter_keeps_to_its_grid(rate_hz: float, states: list[int], wanted: 
 
 
 def pace(busy_s: float, missed: int, rounds: int = 400) -> list[str]:
-    said: list[str] = []
-    watch, shutter = Pace(said.append), CameraTimer()
+    printed: list[str] = []
+    watch, shutter = Pace(printed.append), CameraTimer()
     for number in range(rounds):
         shutter.taken += 1
         shutter.missed += missed
         watch.round(1000.0 + 0.06 * number, busy_s, [shutter], "2 cameras, 480x640 at 50 Hz")
-    return said
+    return printed
 
 
-def test_a_slow_machine_says_so_once_with_numbers() -> None:
+def test_a_slow_machine_reports_it_once_with_numbers() -> None:
     assert pace(busy_s=0.056, missed=2) == [
         "this machine draws 33% of the requested images (2 cameras, 480x640 at 50 Hz): a round of them takes 56 ms. "
         "Smaller images (image_size of the task), fewer cameras or --quality draft cost less"
@@ -258,8 +260,10 @@ def test_as_a_node_of_its_own(session_ros: Ros, scene: SimEnv) -> None:
     """As a launch file starts it, fed with states as the arms' node sends them; its rate, its end on Ctrl-C."""
     node = session_ros.start("record/sim_cameras_node", "--task", "cobot_magic_transfer_cube", "__name:=eyes")
     states = rospy.Publisher("/sim_rig/state", JointState, queue_size=1)
-    heard: list[CompressedImage] = []
-    subscriber = rospy.Subscriber("/camera_r/color/image_raw/compressed", CompressedImage, heard.append, queue_size=5)
+    collected: list[CompressedImage] = []
+    subscriber = rospy.Subscriber(
+        "/camera_r/color/image_raw/compressed", CompressedImage, collected.append, queue_size=5
+    )
     over, qpos = threading.Event(), scene.physics.data.qpos.tolist()
     sent: set[int] = set()
 
@@ -274,11 +278,11 @@ def test_as_a_node_of_its_own(session_ros: Ros, scene: SimEnv) -> None:
     sender.start()
     try:
         node.wait_for("cameras of 'cobot_magic' in scene 'transfer_cube': cam_high, cam_left_wrist, cam_right_wrist")
-        until(lambda: len(heard) >= 5, "five images", 60.0)
-        stamps = [message.header.stamp.to_nsec() for message in heard]
+        until(lambda: len(collected) >= 5, "five images", 60.0)
+        stamps = [message.header.stamp.to_nsec() for message in collected]
         assert set(stamps) <= sent
         assert min(np.diff(stamps)) > 15_000_000, "30 Hz, not the states' 100"
-        assert images.size(heard[0]) == (480, 640)
+        assert images.size(collected[0]) == (480, 640)
         node.signal(signal.SIGINT)
         assert node.wait() == 130
         assert "Traceback" not in node.text()

@@ -36,13 +36,13 @@ def node(session_ros: Ros) -> Iterator[Process]:
 
 @pytest.fixture
 def topics(node: Process) -> Iterator[dict[str, Received]]:
-    heard = {topic: Received(topic, JointState) for topic in TOPICS} | {
+    collected = {topic: Received(topic, JointState) for topic in TOPICS} | {
         "/sim_rig/reward": Received("/sim_rig/reward", Float32)
     }
-    for topic, received in heard.items():
+    for topic, received in collected.items():
         until(lambda received=received: received.newest, f"messages on {topic}")
-    yield heard
-    for received in heard.values():
+    yield collected
+    for received in collected.values():
         received.subscriber.unregister()
 
 

@@ -120,7 +120,7 @@ def test_who_takes_its_place_is_left_in_peace(session_ros: Ros, slow: Process) -
     second.stop()
 
 
-def test_one_launch_brings_pictures_of_the_asked_size_and_rate(session_ros: Ros) -> None:
+def test_one_launch_brings_pictures_of_the_requested_size_and_rate(session_ros: Ros) -> None:
     launch = session_ros.launch("sim_rig.launch", image_size="24 32", camera_hz=10, person="false", quality="draft")
     try:
         launch.wait_for("is up")

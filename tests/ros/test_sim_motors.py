@@ -22,8 +22,8 @@ AT = np.append(START_ARM_POSE.astype(float), 0.5)
 DT = 0.01
 
 
-def motors(said: list[str] | None = None, *, torque: bool = True) -> Motors:
-    return Motors(VX300S, AT, torque=torque, warn=(said if said is not None else []).append)
+def motors(printed: list[str] | None = None, *, torque: bool = True) -> Motors:
+    return Motors(VX300S, AT, torque=torque, warn=(printed if printed is not None else []).append)
 
 
 def followed(bus: Motors, seconds: float, joint: int = 0) -> np.ndarray:
@@ -83,15 +83,15 @@ def test_torque_begins_where_the_arm_is() -> None:
 
 @pytest.mark.parametrize(("mode", "off"), [("position", True), ("current_based_position", False)])
 def test_a_blocked_gripper_shuts_off_in_position_mode_only(mode: str, off: bool) -> None:
-    said: list[str] = []
-    bus = motors(said)
+    printed: list[str] = []
+    bus = motors(printed)
     bus.set_mode("single", "gripper", mode, "velocity", 0, 0)
     bus.command_single("gripper", -0.6)  # something holds its fingers where they are
     for _ in range(600):
         bus.advance(DT, AT)
     assert bus.get_register("single", "gripper", "Hardware_Error_Status") == [32 if off else 0]
     assert bus.torque[6] != off
-    assert any("overloaded" in words for words in said) == off
+    assert any("overloaded" in words for words in printed) == off
     bus.enable("single", "gripper", True)
     assert bus.torque[6] != off
     bus.reboot("single", "gripper", True, False)
@@ -108,7 +108,7 @@ def rebooted(bus: Motors) -> float:
     return seconds
 
 
-def test_only_failed_motors_reboot_when_asked_so() -> None:
+def test_only_failed_motors_reboot_when_requested() -> None:
     bus = motors()
     bus.fail(["elbow"])
     bus.set_register("group", "all", "Profile_Velocity", 7)
@@ -185,7 +185,7 @@ def test_goals_can_be_written_as_registers_within_the_limits() -> None:
 def test_a_gripper_without_a_goal_position_turns_until_something_stops_it(mode: str, command: float) -> None:
     bus = motors()
     bus.set_mode("single", "gripper", mode, "velocity", 0, 0)
-    assert np.ptp(followed(bus, 0.2, 6)) == 0, "it stands until it is told"
+    assert np.ptp(followed(bus, 0.2, 6)) == 0, "it stands until it is commanded"
     bus.command_single("gripper", command)
     assert followed(bus, 0.5, 6)[-1] < 0.5 - 0.5, "a rad or more each second"
     bus.settle(AT)
@@ -193,13 +193,13 @@ def test_a_gripper_without_a_goal_position_turns_until_something_stops_it(mode: 
     for _ in range(300):
         bus.advance(DT, AT)  # something holds its fingers where they are
     expected = command if mode == "current" else -2300 * 250 / 885
-    assert bus.push[6] == pytest.approx(expected, rel=0.02), "it pushes with the current asked for"
+    assert bus.push[6] == pytest.approx(expected, rel=0.02), "it pushes with the current commanded"
     bus.command_single("gripper", 0.0)
     bus.advance(DT, AT)
     assert bus.push[6] == 0
 
 
-def test_velocity_mode_turns_at_the_speed_asked_for() -> None:
+def test_velocity_mode_turns_at_the_speed_requested() -> None:
     bus = motors()
     bus.set_mode("group", "arm", "velocity", "velocity", 0, 0)
     bus.command_group("arm", [0.5, 0, 0, 0, 0, 0])
@@ -233,8 +233,10 @@ def test_the_persons_hand_opens_the_follower_as_the_plan_wants(opening: float) -
 CUBE = {"cube": np.array([0.1, 0.5, 0.02, 1, 0, 0, 0])}
 
 
-def person(said: list[str] | None = None, noise: float = 0.0) -> ScriptedOperator:
-    return ScriptedOperator(scripts.transfer_cube, noise=noise, seed=0, warn=(said if said is not None else []).append)
+def person(printed: list[str] | None = None, noise: float = 0.0) -> ScriptedOperator:
+    return ScriptedOperator(
+        scripts.transfer_cube, noise=noise, seed=0, warn=(printed if printed is not None else []).append
+    )
 
 
 def both(gesture: str) -> dict[str, str]:
@@ -292,11 +294,11 @@ def test_objects_that_moved_are_looked_at_again() -> None:
     somebody.close()
 
 
-def test_what_is_out_of_reach_is_said() -> None:
-    said: list[str] = []
-    somebody = person(said)
+def test_what_is_out_of_reach_is_reported() -> None:
+    printed: list[str] = []
+    somebody = person(printed)
     assert somebody.prepare({"cube": np.array([2.0, 2.0, 0.02, 1, 0, 0, 0])}, 1).result() is None
-    assert "the operator cannot do the task from here: the right gripper does not reach" in said[0]
+    assert "the operator cannot do the task from here: the right gripper does not reach" in printed[0]
     somebody.close()
 
 
@@ -324,21 +326,21 @@ def test_a_base_drives_on_its_heading_and_stops_by_itself() -> None:
 
 
 def test_faults_are_taken_one_by_one() -> None:
-    said: list[str] = []
-    faults = Faults(load(RigConfig, "rigs", "aloha"), said.append)
+    printed: list[str] = []
+    faults = Faults(load(RigConfig, "rigs", "aloha"), printed.append)
     faults.set({"puppet_left": {"torque_loss": "elbow"}, "cam_high": {"swap": "cam_lo"}, "cam_low": {"freeze": True}})
     assert faults.of("puppet_left", ArmFault).torque_loss == "elbow"
     assert faults.of("cam_low", CameraFault).freeze
     assert faults.of("cam_high", CameraFault) == CameraFault(), "the wrong one is left out"
-    assert said == [
+    assert printed == [
         "/sim_rig_faults: cam_high: swap: no camera 'cam_lo'. Did you mean 'cam_low'? "
         "Known: cam_high, cam_left_wrist, cam_low, cam_right_wrist."
     ]
     faults.set({"puppet_left": {"torque_loss": "ellbow"}, "cam_high": 3})
     faults.set({"puppet_left": {"torque_loss": "ellbow"}, "cam_high": 3})
-    assert len(said) == 3, "each is said once"
-    assert "torque_loss: no joint 'ellbow'. Did you mean 'elbow'?" in said[1]
-    assert "cam_high needs {fault: value}, it is 3" in said[2]
+    assert len(printed) == 3, "each is reported once"
+    assert "torque_loss: no joint 'ellbow'. Did you mean 'elbow'?" in printed[1]
+    assert "cam_high needs {fault: value}, it is 3" in printed[2]
     faults.set({})
     assert faults.of("puppet_left", ArmFault) == ArmFault()
 

@@ -76,16 +76,16 @@ class TestBase:
         self, driven: tuple[VirtualClock, MobileBase], commands: Received, slowness: float
     ) -> None:
         clock, base = driven
-        asked = [self.STEP * min(k, 8) for k in range(1, 11)]
-        for speed in asked:
+        requested = [self.STEP * min(k, 8) for k in range(1, 11)]
+        for speed in requested:
             base.drive((speed, 0.0))
             clock.sleep_until(clock.now_ns() + PERIOD_NS)
             time.sleep(slowness * PERIOD_NS / 1e9)
-        until(lambda: len(commands.messages) >= len(asked), "all arrived")
-        np.testing.assert_allclose(speeds(commands)[: len(asked)], asked, atol=1e-6)
+        until(lambda: len(commands.messages) >= len(requested), "all arrived")
+        np.testing.assert_allclose(speeds(commands)[: len(requested)], requested, atol=1e-6)
 
     @pytest.mark.parametrize("jump_s", [0.0, -100.0, 2 * DEAD_MAN_S], ids=["stands still", "back", "on"])
-    def test_it_stops_where_time_no_longer_says_that_it_is_driven(
+    def test_it_stops_where_time_no_longer_shows_that_it_is_driven(
         self, driven: tuple[VirtualClock, MobileBase], commands: Received, jump_s: float
     ) -> None:
         clock, base = driven
@@ -116,10 +116,10 @@ def test_at_half_the_speed_commands_keep_their_steps_and_time_that_stops_ends_it
         received.stop()
     assert "RosError: /clock stands still for 5 s" in program.text()
     assert "the arms were not parked: " in program.text()
-    heard = [line.split() for line in received.text().splitlines() if line[:4] in ("arm ", "base")]
-    joints = np.array([line[1:] for line in heard if line[0] == "arm"], float)
+    collected = [line.split() for line in received.text().splitlines() if line[:4] in ("arm ", "base")]
+    joints = np.array([line[1:] for line in collected if line[0] == "arm"], float)
     assert 0.01 < np.abs(np.diff(joints, axis=0)).max() <= VX300S.velocity / RATE_HZ + 1e-5
-    base = np.array([line[1] for line in heard if line[0] == "base"], float)
+    base = np.array([line[1] for line in collected if line[0] == "base"], float)
     assert base.max() == pytest.approx(0.2)
     assert np.diff(base).max() <= BASE_ACCELERATION[0] / RATE_HZ + 1e-6
     assert base[-1] == 0.0

@@ -82,8 +82,8 @@ def test_the_environment_contract(configured: tuple[TaskConfig, RigConfig]) -> N
 
 def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, RigConfig]) -> None:
     """StartSequence, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
-    said: list[str] = []
-    start_sequence = StartSequence(status=lambda state, message: said.append(state), countdown_s=1.0, timeout_s=60.0)
+    printed: list[str] = []
+    start_sequence = StartSequence(status=lambda state, message: printed.append(state), countdown_s=1.0, timeout_s=60.0)
     env = envs.connect(*configured, leaders=True, start_sequence=start_sequence)
     assert isinstance(env, RosEnv)
     assert env.leaders is not None
@@ -106,7 +106,7 @@ def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, 
         outcome = run_episode(env, guard, [Keep()])
     finally:
         env.close()
-    assert said[:3] == ["starting", "waiting", "countdown"]
+    assert printed[:3] == ["starting", "waiting", "countdown"]
     assert (outcome.steps, outcome.final_reward, env.max_reward) == (400, 4.0, 4.0)
     assert env.describe()["seed"] == 5
     assert 0.03 < max(pushed) < 0.1, "the base goes with the person's body: at most 0.06"

@@ -57,7 +57,7 @@ def test_a_repeated_stamp_is_not_a_new_sample() -> None:
     assert bench.sync.health()["arm"].duplicates == 2
 
 
-def test_a_stream_never_heard_is_silent() -> None:
+def test_a_stream_without_messages_is_silent() -> None:
     bench = Bench(spec("camera", source="/usb_cam_high/image_raw"), spec("arm"))
     bench.add("arm", 0)
     words = r"^stream 'camera' \(/usb_cam_high/image_raw\) is silent: no message yet, bound 0.25 s$"
@@ -179,7 +179,7 @@ def test_waiting_ends_when_clocks_are_known_and_streams_match() -> None:
     assert bench.sync.wait(1.0).reference_ns == START + 180 * MS  # the tenth
 
 
-def test_waiting_says_which_streams_are_not_ready() -> None:
+def test_waiting_states_which_streams_are_not_ready() -> None:
     bench = Bench(spec("camera"), spec("arm"), spec("leader"))
     bench.run("arm", samples=3)
     bench.run("leader", samples=20)

@@ -33,15 +33,15 @@ class BruteForce:
 
     def __init__(self, specs: Sequence[StreamSpec]) -> None:
         self.specs = specs
-        self.heard: dict[str, list[Message]] = {spec.name: [] for spec in specs}
+        self.collected: dict[str, list[Message]] = {spec.name: [] for spec in specs}
 
     def add(self, message: Message) -> None:
-        self.heard[message.stream].append(message)
+        self.collected[message.stream].append(message)
 
     def samples(self, name: str) -> list[tuple[int, Message]]:
         """(stamp on our clock, message), the first message of each stamp, by stamp."""
         first: dict[int, Message] = {}
-        for message in self.heard[name]:
+        for message in self.collected[name]:
             first.setdefault(message.stamp or message.arrival, message)
         if not first:
             return []
@@ -60,9 +60,9 @@ class BruteForce:
                 continue
             stamp, newest = samples[-1]
             if now - min(stamp, newest.arrival) > spec.max_age_ns:
-                heard = now - self.heard[spec.name][-1].arrival > spec.max_age_ns
+                collected = now - self.collected[spec.name][-1].arrival > spec.max_age_ns
                 known = now - newest.arrival > spec.max_age_ns
-                problems[spec.name] = "silent" if heard else "frozen" if known else "late"
+                problems[spec.name] = "silent" if collected else "frozen" if known else "late"
         if problems:
             return problems
         reference = min(self.samples(spec.name)[-1][0] for spec in self.specs)

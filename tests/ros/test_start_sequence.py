@@ -68,12 +68,12 @@ def run(start_sequence: StartSequence, env: FakeEnv) -> None:
 def test_the_leaders_stay_locked_until_both_grippers_were_closed_and_the_countdown_is_over() -> None:
     closes = {"left": 3.0, "right": 5.0}
     env = FakeEnv(lambda side, seconds: CLOSED if seconds >= closes[side] else OPEN)
-    told: list[tuple[str, str]] = []
-    run(StartSequence(status=lambda *words: told.append(words), countdown_s=2.0, move_s=1.5), env)
+    reported: list[tuple[str, str]] = []
+    run(StartSequence(status=lambda *words: reported.append(words), countdown_s=2.0, move_s=1.5), env)
     for side in ("left", "right"):
         assert events(env, side) == [(0.0, "locked"), (0.0, "moved"), (1.5, "gripper off"), (7.0, "all off")]
-    assert [state for state, _ in told] == ["starting", "waiting", "countdown", "countdown"]
-    assert [words for state, words in told if state == "countdown"] == ["2", "1"]
+    assert [state for state, _ in reported] == ["starting", "waiting", "countdown", "countdown"]
+    assert [words for state, words in reported if state == "countdown"] == ["2", "1"]
 
 
 def test_the_threshold_is_the_rigs_in_radians() -> None:

@@ -114,7 +114,7 @@ def test_every_topic_of_a_rig_becomes_a_stream(publishers: Publishers, clock: Cl
         streams.close()
 
 
-def test_without_leaders_only_what_a_policy_sees(publishers: Publishers, clock: Clock) -> None:
+def test_without_leaders_only_what_a_policy_reads(publishers: Publishers, clock: Clock) -> None:
     streams = Streams(RIG, ["wrist"], leaders=False, clock=clock)
     try:
         assert list(streams.topics) == ["qpos_left", "base_vel", "images/wrist"]

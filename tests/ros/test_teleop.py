@@ -147,7 +147,7 @@ def test_the_emergency_stop_ends_parking_where_the_arms_are(session_ros: Ros, ta
         received.subscriber.unregister()
 
 
-def test_parking_keeps_the_torque_until_it_is_told_to_let_go(session_ros: Ros, task: Path, rig: Client) -> None:
+def test_parking_keeps_the_torque_until_release_is_given(session_ros: Ros, task: Path, rig: Client) -> None:
     launched = session_ros.launch("park.launch", seconds=1)  # of the task that runs
     launched.wait()
     assert launch_result(launched) == ["parked; their torque is on"]
@@ -193,5 +193,5 @@ def test_on_a_real_robot_the_task_is_that_of_the_recorder_that_runs(task: Path, 
         ),
     ],
 )
-def test_mistakes_are_told_before_anything_is_connected(flags: list[str], words: str) -> None:
+def test_mistakes_are_reported_before_anything_is_connected(flags: list[str], words: str) -> None:
     assert failure(main, flags).startswith(words)

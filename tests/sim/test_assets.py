@@ -31,7 +31,7 @@ def test_assets_are_found_without_importing_their_package() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_missing_package_says_what_to_install(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_states_what_to_install(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"it is not installed. Install it with: pip install --no-deps 'gym-aloha"):
         assets.folder()

@@ -69,7 +69,7 @@ def test_what_does_not_exist_is_named(arguments: Any, words: str) -> None:
         SimEnv(**arguments)
 
 
-def test_a_camera_stands_and_looks_where_its_view_says() -> None:
+def test_a_camera_stands_and_looks_where_its_view_states() -> None:
     """The model's own camera frame: -z is where it looks."""
     views = {
         "side": ViewConfig((0.9, 0.2, 0.5), (0.1, 0.5, 0.05), 40.0),

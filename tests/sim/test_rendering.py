@@ -59,7 +59,7 @@ def test_the_cube_is_seen_where_a_pinhole_camera_has_it(camera: str) -> None:
     env.close()
 
 
-def test_the_wrist_sees_the_cube_that_the_gripper_holds() -> None:
+def test_the_wrist_camera_shows_the_cube_that_the_gripper_holds() -> None:
     env = SimEnv("transfer_cube", cameras={"right_wrist": (60, 80)}, quality="draft", episode_len=150)
     expert = env.expert()
     step = env.reset()
@@ -89,7 +89,7 @@ def test_quality_changes_pictures_and_never_physics() -> None:
     assert not np.array_equal(shades["fast"], shades["fine"])
 
 
-def test_cameras_that_were_not_asked_for_are_not_drawn() -> None:
+def test_cameras_that_were_not_requested_are_not_drawn() -> None:
     env = SimEnv("transfer_cube", cameras={})
     assert env.reset().observation["images"] == {}
     env.close()

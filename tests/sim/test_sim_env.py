@@ -71,11 +71,11 @@ def test_grippers_are_normalised_and_both_fingers_move() -> None:
         np.testing.assert_allclose(fingers, [metres, -metres], atol=1e-4)
 
 
-@pytest.mark.parametrize(("asked", "metres"), [(3.0, 0.057), (-3.0, 0.021)])
-def test_a_gripper_asked_too_much_goes_as_far_as_it_can(asked: float, metres: float) -> None:
+@pytest.mark.parametrize(("requested", "metres"), [(3.0, 0.057), (-3.0, 0.021)])
+def test_a_gripper_commanded_too_far_goes_as_far_as_it_can(requested: float, metres: float) -> None:
     env = SimEnv("transfer_cube", cameras={}, episode_len=60)
     action = env.reset().observation["qpos"].copy()
-    action[6] = asked
+    action[6] = requested
     for _ in range(60):
         observation = env.step(action).observation
     assert VX300S.finger.unnormalise(observation["qpos"][6]) == pytest.approx(metres, abs=1.5e-3)

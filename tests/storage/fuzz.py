@@ -305,19 +305,19 @@ def attempt(path: Path, out: Path) -> list[str]:
     """Read a file in every way; what did not end in a result or in one line."""
     wrong = []
     for name, read in _readers(path, out).items():
-        said: list[str] = []
+        printed: list[str] = []
         try:
             found = read()
-            said = [getattr(found, "message", ""), *(finding.found for finding in getattr(found, "findings", ()))]
+            printed = [getattr(found, "message", ""), *(finding.found for finding in getattr(found, "findings", ()))]
         except AlohaKitError as error:
-            said = [str(error)]
+            printed = [str(error)]
         except BaseException as error:
             frames = traceback.extract_tb(error.__traceback__)
             place = next((f for f in reversed(frames) if "aloha_kit" in f.filename), frames[-1])
             what = f"{type(error).__name__}: {str(error)[:150]}"
             wrong.append(f"{name}: {what} ({Path(place.filename).name}:{place.lineno})")
         wrong += [
-            f"{name}: {len(text)} characters: {text!r}"[:300] for text in said if "\n" in text or len(text) > 3000
+            f"{name}: {len(text)} characters: {text!r}"[:300] for text in printed if "\n" in text or len(text) > 3000
         ]
         for file in out.glob("*"):
             if not file.name.endswith(".hdf5"):

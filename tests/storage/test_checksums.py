@@ -104,7 +104,7 @@ def test_the_damaged_rows_are_named(tmp_path: Path) -> None:
         label(path, success=True)  # which would vouch for the damage
 
 
-def test_validate_tells(episode: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_validate_reports(episode: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(episode, tmp_path / "episode_0.hdf5")
     assert main(["validate", str(tmp_path), "--deep", "--strict"]) == 0
     assert "every byte is as it was written" in capsys.readouterr().out
@@ -115,7 +115,7 @@ def test_validate_tells(episode: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert "damaged, or changed by another program, since it was written" in capsys.readouterr().out
 
 
-def test_a_file_without_checksums_says_so(episode: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_checksums_reports_it(episode: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = Path(shutil.copy(episode, tmp_path / "episode_0.hdf5"))
     with h5py.File(path, "r+") as file:
         del file["checksums"], file.attrs["checksums"]

@@ -271,7 +271,7 @@ def test_recovery_never_overwrites_another_episode(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["episode_0.hdf5", "episode_1.hdf5"]
 
 
-def test_a_damaged_header_is_told_and_kept(tmp_path: Path) -> None:
+def test_a_damaged_header_is_reported_and_kept(tmp_path: Path) -> None:
     rig = Rig()
     writer = writer_for(tmp_path, rig)
     feed(writer, rig, 5)

@@ -101,7 +101,7 @@ def test_refused_by_name_without_reading(
         assert "--allow_external" in output.out + output.err
 
 
-def test_allowed_where_it_is_asked_for(
+def test_allowed_where_it_is_requested(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Data kept apart on purpose are read like any other."""

@@ -32,7 +32,7 @@ def test_every_damaged_file_ends_in_a_result_or_one_line(first: int, tmp_path: P
 
 
 @pytest.mark.parametrize("make", [fuzz.giant_jpeg, fuzz.giant_png, fuzz.giant_webp])
-def test_an_image_that_says_it_is_giant_is_refused_before_memory_is_taken(make: object) -> None:
+def test_an_image_that_claims_to_be_giant_is_refused_before_memory_is_taken(make: object) -> None:
     data = make()  # type: ignore[operator]
     size = encoded_size(data)
     assert size in ((65500, 65500), (16384, 16384))
@@ -45,7 +45,7 @@ def test_an_image_that_says_it_is_giant_is_refused_before_memory_is_taken(make: 
 
 
 @pytest.mark.parametrize(("form", "flags"), [(".jpg", []), (".png", []), (".webp", [64, 80]), (".webp", [64, 101])])
-def test_the_size_of_an_encoded_image_is_told_without_decoding(form: str, flags: list[int]) -> None:
+def test_the_size_of_an_encoded_image_is_read_without_decoding(form: str, flags: list[int]) -> None:
     assert cv2.IMWRITE_WEBP_QUALITY == 64
     data = cv2.imencode(form, np.zeros((24, 37, 3), np.uint8), flags)[1].tobytes()
     assert encoded_size(data) == (24, 37)

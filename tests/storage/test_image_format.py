@@ -69,8 +69,8 @@ CONVERTED: dict[str, tuple[Callable[[Pixels], np.ndarray], Callable[[Pixels], Pi
 
 
 @pytest.mark.parametrize("kind", CONVERTED)
-def test_converted_exactly_and_told(tmp_path: Path, kind: str) -> None:
-    make, expect, told = CONVERTED[kind]
+def test_converted_exactly_and_reported(tmp_path: Path, kind: str) -> None:
+    make, expect, reported = CONVERTED[kind]
     pixels = drawn()
     path, expected = stored(tmp_path, make(pixels)), expect(pixels)
     with Episode.open(path) as episode:
@@ -82,14 +82,14 @@ def test_converted_exactly_and_told(tmp_path: Path, kind: str) -> None:
     verdict = validate(path)
     assert verdict.level == "ok", verdict.findings
     assert [f.level for f in verdict.findings] == ["info"]
-    assert re.search(told, verdict.findings[0].found), verdict.findings[0].found
+    assert re.search(reported, verdict.findings[0].found), verdict.findings[0].found
     table = read_table(open_source(path))
     assert verdict.findings[0].found in table.notes[0]
     batch = DirectFrames(table, {CAMERA: (24, 32)}, 1).gather(np.array([3, 20]))[CAMERA].numpy()
     np.testing.assert_array_equal(batch, expected[[3, 20]].transpose(0, 3, 1, 2))
 
 
-def test_floats_that_are_no_multiples_are_rounded_and_told(tmp_path: Path) -> None:
+def test_floats_that_are_no_multiples_are_rounded_and_reported(tmp_path: Path) -> None:
     pixels = drawn()
     path = stored(tmp_path, (pixels / 255 + np.where(pixels < 200, 0.0012, 0)).astype(np.float32))
     with Episode.open(path) as episode:
@@ -121,13 +121,13 @@ REFUSED: dict[str, tuple[Callable[[Pixels], np.ndarray], str]] = {
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_refused_by_what_it_is(tmp_path: Path, kind: str) -> None:
-    make, told = REFUSED[kind]
+    make, reported = REFUSED[kind]
     path = stored(tmp_path, make(drawn()))
-    with Episode.open(path) as episode, pytest.raises(EpisodeError, match=f"camera '{CAMERA}': .*{told}"):
+    with Episode.open(path) as episode, pytest.raises(EpisodeError, match=f"camera '{CAMERA}': .*{reported}"):
         episode.image(CAMERA, 0)
     errors = [f.found for f in validate(path).findings if f.level == "error"]
     assert len(errors) == 1
-    with pytest.raises(EpisodeError, match=told):
+    with pytest.raises(EpisodeError, match=reported):
         read_table(open_source(path))
     assert read_table(open_source(path), cameras=[]).cameras == ()  # the rest of the file can be used
 
@@ -226,9 +226,9 @@ def test_strings_that_end_at_a_zero_are_read_whole(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.image(CAMERA, 9), drawn()[9])
 
 
-def test_encoded_grey_and_alpha_are_converted_and_told(tmp_path: Path) -> None:
+def test_encoded_grey_and_alpha_are_converted_and_reported(tmp_path: Path) -> None:
     pixels = drawn()
-    for number, (kind, images, expected, told) in enumerate(
+    for number, (kind, images, expected, reported) in enumerate(
         (
             ("png", pixels[..., 1], grey(pixels), "PNG read as RGB: grey repeated in three channels"),
             ("png", alpha(pixels), pixels, "PNG read as RGB: transparency dropped"),
@@ -246,13 +246,13 @@ def test_encoded_grey_and_alpha_are_converted_and_told(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(episode.image(CAMERA, 2), expected[2])
             assert episode.image(CAMERA, 2).shape == (24, 32, 3)
             notes = [n for n in episode.notes if "compress" not in n and n != episode.jpeg_order_note]
-            assert [f"{CAMERA}: {told}" in note for note in notes] == ([True] if told else [])
+            assert [f"{CAMERA}: {reported}" in note for note in notes] == ([True] if reported else [])
 
 
 def test_encoded_rows_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None:
     pixels = drawn()
     cmyk = bytes.fromhex("ffd8 ffc0 0014 08 0018 0020 04 011100 021100 031100 041100 ffda 0000 ffd9")
-    for number, (codes, told) in enumerate(
+    for number, (codes, reported) in enumerate(
         (
             (coded("png", pixels.astype(np.uint16) * 257), "a PNG of 16 bits a channel, expected 8"),
             (coded("bmp", pixels), "not a JPEG, PNG or WebP but a BMP: .* beginning 42 4d"),
@@ -264,9 +264,12 @@ def test_encoded_rows_of_other_kinds_are_refused_by_name(tmp_path: Path) -> None
         folder = tmp_path / str(number)
         folder.mkdir()
         path = stored(folder, *rows(codes, "strings"))
-        with Episode.open(path) as episode, pytest.raises(EpisodeError, match=f"frame 0 of camera '{CAMERA}' .*{told}"):
+        with (
+            Episode.open(path) as episode,
+            pytest.raises(EpisodeError, match=f"frame 0 of camera '{CAMERA}' .*{reported}"),
+        ):
             episode.image(CAMERA, 0)
-        with pytest.raises(EpisodeError, match=told):
+        with pytest.raises(EpisodeError, match=reported):
             read_table(open_source(path))
         assert validate(path).level == "error"
 
@@ -291,7 +294,7 @@ def test_depth_as_png_rows(tmp_path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "reported"),
     [
         (lambda d: d[..., None], ""),
         (lambda d: d.astype(np.float64), ""),
@@ -301,12 +304,12 @@ def test_depth_as_png_rows(tmp_path: Path, how: str) -> None:
         (lambda d: np.stack([d] * 3, axis=-1), r"depth is uint16 \(frames, .*, 3\), expected uint16"),
     ],
 )
-def test_depth_of_other_types(tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], told: str) -> None:
+def test_depth_of_other_types(tmp_path: Path, change: Callable[[np.ndarray], np.ndarray], reported: str) -> None:
     with Episode.open(stored(tmp_path, drawn(), depth=change(depths()))) as episode:
-        if not told:
+        if not reported:
             np.testing.assert_array_equal(episode.depth(CAMERA, 5), depths()[5])
             return
-        with pytest.raises(EpisodeError, match=told):
+        with pytest.raises(EpisodeError, match=reported):
             episode.depth(CAMERA, 5)
 
 

@@ -117,10 +117,10 @@ def test_compress_may_be_anything_the_images_decide(
         assert (episode.compressed, episode.attrs.get("compress")) == (encoded, says)
         image = episode.image("cam_high", 3).astype(int)
         assert np.abs(image - rig.image("cam_high", 3)).mean() < (12 if encoded else 1e-9)
-        told = [note for note in episode.notes if "attribute compress is" in note]
-        assert len(told) == (says is not encoded)
+        reported = [note for note in episode.notes if "attribute compress is" in note]
+        assert len(reported) == (says is not encoded)
     found = [(f.level, f.found) for f in validate(path).findings]
-    assert found == [("info", note) for note in told]
+    assert found == [("info", note) for note in reported]
 
 
 def test_lengths_left_over_raw_images_are_not_used(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def is_red(image: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("exchanged", [True, False])
-def test_the_order_is_guessed_given_or_told(tmp_path: Path, exchanged: bool) -> None:
+def test_the_order_is_guessed_given_or_recorded(tmp_path: Path, exchanged: bool) -> None:
     path = red(tmp_path, exchanged=exchanged)
     with Episode.open(path) as episode:
         assert (is_red(episode.image("cam_high", 0)), episode.jpeg_order_source) == (exchanged, "guessed")
@@ -299,8 +299,8 @@ def test_the_order_is_guessed_given_or_told(tmp_path: Path, exchanged: bool) -> 
             assert is_red(episode.image("cam_high", 0)) == right
         assert table.readings == (f"jpeg_order {order}",)
     path.unlink()
-    told = red(tmp_path, exchanged=exchanged, attribute="mobile_aloha" if exchanged else "standard")
-    with Episode.open(told, jpeg_order="standard" if exchanged else "mobile_aloha") as episode:
+    reported = red(tmp_path, exchanged=exchanged, attribute="mobile_aloha" if exchanged else "standard")
+    with Episode.open(reported, jpeg_order="standard" if exchanged else "mobile_aloha") as episode:
         assert (is_red(episode.image("cam_high", 0)), episode.jpeg_order_source) == (True, "file")
         assert "is not used: the file records" in episode.notes[0]
 

@@ -62,15 +62,15 @@ def test_a_file_size_limit_at_any_moment(tmp_path: Path, images: str, depth: str
     results: list[list[Any]] = [json.loads(line) for line in done.stdout.splitlines()]
     assert [limit for limit, *_ in results] == limits
     assert len({written for _, written, *_ in results}) > 2
-    for limit, written, committed, said in results:
+    for limit, written, committed, printed in results:
         folder = tmp_path / str(limit)
         assert not committed
-        assert said, f"limit {limit}"
+        assert printed, f"limit {limit}"
         journal = folder / "episode_0.hdf5.partial"
-        if not written and "cannot be begun" in said[0]:
+        if not written and "cannot be begun" in printed[0]:
             assert os.listdir(folder) == []
             continue
-        for message in said:
+        for message in printed:
             assert "File too large" in message
             assert f" {written} steps are safe in {journal}" in message
         assert os.listdir(folder) == [journal.name]

@@ -16,7 +16,7 @@ def touch(folder: Path, *names: str) -> None:
         (folder / name).write_bytes(b"")
 
 
-def test_numbered_files_are_used_and_the_rest_is_said(tmp_path: Path) -> None:
+def test_numbered_files_are_used_and_the_rest_is_reported(tmp_path: Path) -> None:
     used = ("episode_000002.hdf5", "4.hdf5", "episode6.hdf5", "episode-7.h5", "EPISODE_8.HDF5", "episode_10.hdf5")
     touch(tmp_path, *reversed(used))
     touch(tmp_path, "mirror_episode_2.hdf5", "day2/episode_0.hdf5", "day2/cam/episode_1.hdf5", "episode_5_success.hdf5")
@@ -39,7 +39,7 @@ def test_numbered_files_are_used_and_the_rest_is_said(tmp_path: Path) -> None:
     assert [file.name for file in found.with_journals().files][-1] == "episode_11.hdf5.partial"
 
 
-def test_nothing_is_said_where_every_file_is_used(tmp_path: Path) -> None:
+def test_nothing_is_reported_where_every_file_is_used(tmp_path: Path) -> None:
     touch(tmp_path, "episode_0.hdf5", "episode_1.hdf5", "frames.csv")
     assert select(tmp_path).text() == ""
 

@@ -251,10 +251,10 @@ def test_discard(tmp_path: Path) -> None:
     done.on_end(outcome(5))
     done.discard()
     assert os.listdir(tmp_path) == []
-    asked = writer_for(tmp_path, rig)
-    assert asked.path.name == "episode_0.hdf5"
+    requested = writer_for(tmp_path, rig)
+    assert requested.path.name == "episode_0.hdf5"
     assert len(list_partials(tmp_path)) == 1
-    asked.discard()
+    requested.discard()
     assert os.listdir(tmp_path) == []
 
 
@@ -508,7 +508,7 @@ def test_a_folder_removed_while_recording_is_made_again(tmp_path: Path) -> None:
         np.testing.assert_array_equal(episode.qpos, np.stack([rig.qpos(row) for row in range(21)]))
 
 
-def test_a_folder_that_cannot_be_made_again_is_not_said_to_be_safe(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_again_is_not_reported_as_safe(tmp_path: Path) -> None:
     folder, rig = tmp_path / "data", Rig()
     writer = writer_for(folder, rig)
     feed(writer, rig, 5)

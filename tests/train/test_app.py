@@ -96,7 +96,7 @@ def test_a_damaged_state_names_the_other_checkpoints(tmp_path: Path, flags: list
         main(["--resume", str(tmp_path / "run"), "--num_steps", "6"])
 
 
-def test_a_checkpoint_knows_what_its_episodes_were_recorded_for(
+def test_a_checkpoint_records_what_its_episodes_were_recorded_for(
     tmp_path: Path, flags: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     main([*flags, "--no_preflight", "--num_steps", "2", "--task", "sim_transfer_cube"])
@@ -150,7 +150,7 @@ def test_preflight_stops_a_hopeless_run(tmp_path: Path, flags: list[str]) -> Non
     assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
 
 
-def test_missing_data_says_how_to_get_some(tmp_path: Path, flags: list[str]) -> None:
+def test_missing_data_states_how_to_get_some(tmp_path: Path, flags: list[str]) -> None:
     with pytest.raises(SystemExit, match=r"error: no episodes at '.*nowhere'.*\. Record some with `python"):
         main([*flags, "--dataset_dir", str(tmp_path / "nowhere")])
     (tmp_path / "empty").mkdir()
@@ -187,8 +187,10 @@ def test_resuming_keeps_network_and_normalisation(
     added.qpos += 3.0
     write(tmp_path / "data", added)
     main([*resume, "--num_steps", "22"])
-    said = capsys.readouterr().err
-    assert re.search(r"changed \(episodes 3, steps 96, key \w+ then; episodes 4, steps 146, key \w+ now\): order", said)
+    printed = capsys.readouterr().err
+    assert re.search(
+        r"changed \(episodes 3, steps 96, key \w+ then; episodes 4, steps 146, key \w+ now\): order", printed
+    )
     after = checkpoint.load(tmp_path / "run" / "checkpoints" / "last")
     assert (after.stats["qpos"].mean == before["qpos"].mean).all()
     assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 22
@@ -253,8 +255,8 @@ def test_every_state_of_a_run_has_one_next_command(tmp_path: Path, flags: list[s
     # a state that cannot be read, and nothing else to go on from
     whole = (last / "training_state.pt").read_bytes()
     (last / "training_state.pt").write_bytes(whole[:-1])
-    assert "training_state.pt is not as it was saved" in (said := refused(resume))
-    assert said.endswith(elsewhere)
+    assert "training_state.pt is not as it was saved" in (printed := refused(resume))
+    assert printed.endswith(elsewhere)
     (last / CHECKSUMS).unlink()  # as in a checkpoint of an older version
     for damage in (b"", whole[:1000], b"\x80\x04]\x94."):
         (last / "training_state.pt").write_bytes(damage)
@@ -270,7 +272,7 @@ def test_every_state_of_a_run_has_one_next_command(tmp_path: Path, flags: list[s
     assert checkpoint.load(last).chunk_size > 0, "nothing was written over"
 
 
-def test_time_that_is_used_up_is_said(tmp_path: Path, flags: list[str]) -> None:
+def test_time_that_is_used_up_is_reported(tmp_path: Path, flags: list[str]) -> None:
     main([*flags, "--no_preflight", "--time_limit_s", "0.001"])
     refused = failure(main, ["--resume", str(tmp_path / "run")])
     assert re.search(r"error: already trained for \d+ s of 0.001; give a larger --time_limit_s\n", refused)
@@ -282,7 +284,7 @@ def test_averaged_weights_beside_running_statistics_are_refused(tmp_path: Path, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_closed_terminal_tells_twice_and_nohup_not_at_all() -> None:
+def test_a_closed_terminal_sends_two_signals_and_nohup_not_at_all() -> None:
     with stop_requests() as stop:
         for _ in range(2):
             signal.raise_signal(signal.SIGHUP)

@@ -65,10 +65,10 @@ def test_memory_is_what_the_process_holds_without_mapped_files(tmp_path: Path) -
     """In a process of its own: here, what other tests have freed and the allocator has kept would be taken first."""
     size = 200_000_000
     (tmp_path / "cache").write_bytes(bytes(size))
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", HELD, str(tmp_path / "cache"), str(size)], capture_output=True, text=True, check=True
     )
-    before, held, mapped = map(float, told.stdout.split())
+    before, held, mapped = map(float, reported.stdout.split())
     assert 0.9 * size < held - before < 1.5 * size
     assert mapped - held < 0.5 * size
 

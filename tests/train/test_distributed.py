@@ -75,11 +75,11 @@ def by_hand(*flags: str, after: str) -> list[tuple[int, str, str]]:
         for rank in range(2)
     ]
     try:
-        said = [process.communicate(timeout=240) for process in running]
+        printed = [process.communicate(timeout=240) for process in running]
     finally:
         for process in running:
             process.kill()
-    return [(process.returncode, *texts) for process, texts in zip(running, said, strict=True)]
+    return [(process.returncode, *texts) for process, texts in zip(running, printed, strict=True)]
 
 
 def by_torchrun(*flags: str, after: str) -> tuple[str, str]:
@@ -119,12 +119,12 @@ def test_two_processes_train_like_one_and_one_goes_on(tmp_path: Path, flags: lis
     )
     assert out.count("Preflight: GO") == 1
     assert "on 2 x cpu; 1000 steps of 8" in error
-    for said in (
+    for printed in (
         "episodes to train on",
         "SIGINT: saving after this step",
         "stopped by SIGINT: 6 of 1000 steps",
     ):
-        assert error.count(said) == 1, "only the first process reports"
+        assert error.count(printed) == 1, "only the first process reports"
     assert "error in process" not in error
     assert checkpoint.notes(two / "checkpoints" / "last")["step"] == 6
     main(["--resume", str(two), "--num_steps", "9", "--accumulate", "1"])
@@ -171,7 +171,7 @@ def test_statistics_of_a_whole_batch_cannot_be_had_from_its_parts(flags: list[st
     assert re.search(r"backbone_norm batch .* 3 processes .* into 6 pieces; use --backbone_norm frozen", refused)
 
 
-def test_a_half_told_launch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_incomplete_launch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert launched() is ALONE
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -180,14 +180,14 @@ def test_a_half_told_launch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         launched()
 
 
-def test_what_all_find_out_is_said_by_the_first_of_a_machine(
+def test_what_all_find_out_is_reported_by_the_first_of_a_machine(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr("aloha_kit.train.launch.time.sleep", slept.append)
 
     def find_out() -> None:
-        print("heard")
+        print("reported")
         raise ConfigError("wrong")
 
     with pytest.raises(SystemExit) as end, Rank(5, 8, 1).rank0_only():
@@ -196,7 +196,7 @@ def test_what_all_find_out_is_said_by_the_first_of_a_machine(
     assert slept == [5.0], "the one that speaks ends first"
     with pytest.raises(ConfigError, match="wrong"), Rank(4, 8, 0).rank0_only():
         find_out()
-    assert capsys.readouterr().out == "heard\n"
+    assert capsys.readouterr().out == "reported\n"
 
 
 def test_each_process_takes_the_gpu_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,13 +72,13 @@ def test_a_policy_for_another_rig_is_refused(tmp_path: Path) -> None:
 def test_a_request_to_stop_ends_the_rollouts_without_a_verdict(tmp_path: Path) -> None:
     task = dataclasses.replace(load(TaskConfig, "tasks", "sim_transfer_cube"), episode_len=4)
     run = Run.create(tmp_path / "run", {})
-    asked: list[bool] = []
+    requested: list[bool] = []
 
     def stop() -> bool:
-        asked.append(True)
-        return len(asked) > 2
+        requested.append(True)
+        return len(requested) > 2
 
     with Progress(run, first_step=0, num_steps=10, show=False) as progress:
         evaluate = SimEvaluator(task, TRAINING, run.folder / "rollouts", progress, stop)
         assert evaluate(policy(), 1) is None
-    assert len(asked) == 3
+    assert len(requested) == 3

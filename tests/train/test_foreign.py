@@ -60,9 +60,9 @@ def test_the_same_pixels_give_the_same_losses(tmp_path: Path, capsys: pytest.Cap
         write(tmp_path / name, aloha, change)
         # a file with encoded images counts as Mobile ALOHA's, which pairs observation and action the same way
         assert train(tmp_path, name, "--cache", cache) == expected, name
-        said = capsys.readouterr().err
-        assert ("read as uint8 RGB" in said) == (name != "png")
-        assert ("--jpeg_order standard (in 2 of 2 episodes)" in said) == (name == "png")
+        printed = capsys.readouterr().err
+        assert ("read as uint8 RGB" in printed) == (name != "png")
+        assert ("--jpeg_order standard (in 2 of 2 episodes)" in printed) == (name == "png")
 
 
 def test_grey_images_train_on_what_they_show(tmp_path: Path) -> None:

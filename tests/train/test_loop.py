@@ -37,7 +37,7 @@ def bits(state: dict[str, Any], prefix: str = "") -> dict[str, bytes]:
     return flat
 
 
-def test_training_lowers_the_loss_and_keeps_what_it_says(tmp_path: Path, table: EpisodeTable) -> None:
+def test_training_lowers_the_loss_and_records_what_it_prints(tmp_path: Path, table: EpisodeTable) -> None:
     config = dataclasses.replace(TRAINING, num_steps=80, lr=3e-3, save_every=40, augment=False)
     end = trainer(job(tmp_path / "run", table, config)).fit()
     assert end.step == 80
@@ -163,10 +163,10 @@ def test_without_validation_the_end_is_best(tmp_path: Path, table: EpisodeTable)
 
 
 def test_rollouts_choose_the_best_where_there_are_some(tmp_path: Path, table: EpisodeTable) -> None:
-    asked: list[int] = []
+    requested: list[int] = []
 
     def evaluate(network: ChunkNetwork, step: int) -> dict[str, float]:
-        asked.append(step)
+        requested.append(step)
         assert not network.training
         torch.rand(3)  # a policy may draw; the training must not notice
         return {"success_rate": {4: 0.2, 8: 0.9, 12: 0.9, 14: 0.5}[step], "horizon": 7.0}
@@ -174,7 +174,7 @@ def test_rollouts_choose_the_best_where_there_are_some(tmp_path: Path, table: Ep
     config = dataclasses.replace(TRAINING, num_steps=14, eval_every=4, val_every=3)
     made = trainer(job(tmp_path / "run", table, config, evaluate=evaluate))
     end = made.fit()
-    assert asked == [4, 8, 12, 14]
+    assert requested == [4, 8, 12, 14]
     assert (end.best, end.best_step) == (-0.9, 8)
     rows = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if "success_rate" in row]
     assert rows[1] == {"step": 8, "success_rate": 0.9, "horizon": 7.0}

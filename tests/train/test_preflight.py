@@ -103,7 +103,7 @@ def test_a_gripper_that_runs_against_its_command(tmp_path: Path) -> None:
     assert "adopt" in finding.remedy
 
 
-def test_grippers_of_another_unit_are_a_look_where_the_contract_says_so(tmp_path: Path) -> None:
+def test_grippers_of_another_unit_are_a_look_where_the_contract_reports_it(tmp_path: Path) -> None:
     def change(index: int, episode: Synthetic) -> None:
         episode.qpos[:, [6, 13]] *= 0.08
 

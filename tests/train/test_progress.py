@@ -92,7 +92,7 @@ def test_what_is_slow_is_named() -> None:
     assert fine.bottleneck(fine + judged) == expected
 
 
-def test_the_line_says_time_memory_and_bottleneck(
+def test_the_line_states_time_memory_and_bottleneck(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock = Clock()

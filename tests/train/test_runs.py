@@ -25,7 +25,7 @@ def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     Run.create(tmp_path / "empty", {})
 
 
-def test_nothing_to_resume_says_what_there_is(tmp_path: Path) -> None:
+def test_nothing_to_resume_states_what_there_is(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", {})
     (run.checkpoints / "best").mkdir(parents=True)
     (run.checkpoints / "step_10").mkdir()

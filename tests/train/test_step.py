@@ -66,7 +66,7 @@ def test_a_batch_in_pieces_has_the_gradients_of_the_whole(
         ({"is_pad_head": True}, {"is_pad_head.weight", "is_pad_head.bias"}),
     ],
 )
-def test_a_configuration_knows_of_its_idle_parameters(
+def test_a_configuration_has_its_idle_parameters(
     tmp_path: Path, table: EpisodeTable, changes: dict[str, Any], idle: set[str]
 ) -> None:
     policy = dataclasses.replace(QUIET, **changes)
@@ -142,7 +142,7 @@ def test_compiled_losses_are_the_same_and_leave_no_name(
     assert not any("_orig_mod" in name for name in state["network"])
 
 
-def test_without_a_compiler_training_goes_on_and_says_so_in_a_line(
+def test_without_a_compiler_training_goes_on_and_reports_it_in_a_line(
     tmp_path: Path, table: EpisodeTable, caplog: pytest.LogCaptureFixture
 ) -> None:
     import torch._inductor.config as inductor
