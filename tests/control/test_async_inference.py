@@ -345,7 +345,7 @@ def test_a_source_may_reuse_its_array_and_a_caller_may_write_into_the_action() -
 
 def test_chunks_of_an_odd_shape_are_answered(network: Network) -> None:
     network.answers.put(np.zeros(14))
-    with pytest.raises(SafetyError, match=r"ContractError: a chunk must be \(K, A\) with K of at least 1"):
+    with pytest.raises(SafetyError, match=r"step 0: a chunk must be \(K, A\) with K of at least 1"):
         Played(network).act()
     network.answers.put(chunk(0, 9))
     played = Played(network, inference_interval=1)
