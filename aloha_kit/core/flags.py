@@ -89,7 +89,9 @@ def commands(kind: Any) -> dict[str, Any]:
 
 
 def flags(kind: Any, default: Any = None, *, prefix: str = "", group: str = "") -> list[Flag]:
-    """All flags of a dataclass, in its order; nested dataclasses' are among them, `--lang` and `--log_level` come last.
+    """All flags of a dataclass: positional arguments, its own in its order, then those of its bases.
+
+    Those of nested dataclasses are among them; `--lang` and `--log_level`, of the base of all commands, come last.
 
     Args:
         kind: the dataclass; of a generic one, with its parameters.
@@ -99,7 +101,7 @@ def flags(kind: Any, default: Any = None, *, prefix: str = "", group: str = "") 
     given = dict(zip(getattr(cls, "__parameters__", ()), typing.get_args(kind), strict=False))
     hints, texts = typing.get_type_hints(cls, include_extras=True), _texts(cls)
     found: list[Flag] = []
-    for field in dataclasses.fields(cls):
+    for field in _own_first(cls):
         of, marks = _unwrap(hints[field.name])
         of = given.get(of, of) if isinstance(of, TypeVar) else of
         if Suppress in marks:
@@ -129,7 +131,16 @@ def flags(kind: Any, default: Any = None, *, prefix: str = "", group: str = "") 
                 repeatable=UseAppendAction in marks,
             )
         )
-    return sorted(found, key=lambda flag: flag.name in ("--lang", "--log_level"))
+    return sorted(found, key=lambda flag: not flag.positional)
+
+
+def _own_first(cls: type) -> list[dataclasses.Field[Any]]:
+    """Fields of a dataclass, its own before those of its bases."""
+    declared = [vars(base).get("__annotations__", ()) for base in cls.__mro__]
+    return sorted(
+        dataclasses.fields(cls),
+        key=lambda field: next(depth for depth, names in enumerate(declared) if field.name in names),
+    )
 
 
 def help_text(kind: Any, program: str, *, whole: bool, default: Any = None, footer: str = "") -> str:

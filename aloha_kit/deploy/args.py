@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, cast, ClassVar, Literal
@@ -11,36 +11,49 @@ from typing import Annotated, cast, ClassVar, Literal
 from tyro.conf import arg, OmitSubcommandPrefixes, subcommand
 
 from aloha_kit.config.inference import EngineKind, InferenceSettings, Precision
-from aloha_kit.config.match_checkpoint import renames
+from aloha_kit.config.policy_flags import PolicyFlags
 from aloha_kit.control.chunk_boundary import ChunkBoundary, resolve_boundary
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
-from aloha_kit.core.cli import CommandArgs
-from aloha_kit.core.lang import marked
-
-LOWEST = {
-    "num_rollouts": 1,
-    "n_action_steps": 1,
-    "seed": 0,
-    "video": 0,
-    "video_size": 1,
-    "image_size": 1,
-    "episode_len": 1,
-    "timeout_s": 0,
-    "hold_s": 0,
-    "judge_s": 0,
-    "port": 0,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeployArgs(CommandArgs):
+class NetworkFlags(PolicyFlags):
+    """Flags of a network that runs on this machine."""
+
+    engine: EngineKind | None = None
+    """How the network runs: operation by operation (eager, as trained), by torch.compile (with a CUDA graph on a GPU)
+    or by OpenVINO. By default on a CPU the one that answers soonest, measured at the start, on a GPU eager. Anything
+    but eager fp32 is compared with it before anything moves."""
+    precision: Precision | None = None
+    """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it. By default
+    fp32, and without --engine also bf16 where it differs by at most 0.03 standard deviations."""
+
+    @property
+    def inference_settings(self) -> InferenceSettings:
+        """Where and by what the network runs on this machine."""
+        return InferenceSettings(self.device, self.engine, self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeployArgs(NetworkFlags):
     """Run a trained policy, save its rollouts as episodes and report their success.
 
     Stop with Ctrl-C at any time: the rollouts so far are kept and reported, arms on a rig are parked.
     """
 
     EXAMPLE: ClassVar[str] = "--ckpt runs/sim_transfer_cube/act --task sim_transfer_cube --num_rollouts 10"
+    LOWEST: ClassVar[Mapping[str, float]] = {
+        "num_rollouts": 1,
+        "n_action_steps": 1,
+        "seed": 0,
+        "video": 0,
+        "video_size": 1,
+        "episode_len": 1,
+        "timeout_s": 0,
+        "hold_s": 0,
+        "judge_s": 0,
+    }
     MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
         "ckpt",
         "remote",
@@ -81,28 +94,12 @@ class DeployArgs(CommandArgs):
     """Seed of the first rollout, later ones count up; far from those that training data is recorded with."""
     output: Path | None = None
     """Folder for episodes, videos and deploy.json; by default deploy/TASK_TIME in the run."""
-    device: str | None = None
-    """Where the network runs; by default cuda where there is one, else cpu."""
-    engine: EngineKind | None = None
-    """How the network runs: operation by operation (eager, as trained), by torch.compile (with a CUDA graph on a GPU)
-    or by OpenVINO. By default on a CPU the one that answers soonest, measured at the start, on a GPU eager. Anything
-    but eager fp32 is compared with it before anything moves."""
-    precision: Precision | None = None
-    """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it. By default
-    fp32, and without --engine also bf16 where it differs by at most 0.03 standard deviations."""
     video: int | None = None
     """Write an MP4 of the first so many rollouts; by default 3 in simulation, none on a rig (replay draws them)."""
     video_camera: str | None = None
     """Camera for the video; in simulation by default one that the policy does not read (angle, where there is one)."""
     video_size: Annotated[tuple[int, int], arg(metavar="H W")] = (480, 640)
     """Height and width of that camera's image."""
-    image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width of the policy's images, where the checkpoint lacks them (published ACT)."""
-    cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
-    """Cameras that the policy reads, in its training's order, where the checkpoint lacks them (published ACT); by
-    default the task's."""
-    rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
-    """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
     eval_poses: Path | None = None
     """Start poses of the objects in simulation, a row a rollout, in place of poses drawn by --seed: .npy, .json, .yaml
     or .csv with x y z qw qx qy qz of the cube, or of peg and socket (the BOX_POSE of ACT's scripts)."""
@@ -124,11 +121,8 @@ class DeployArgs(CommandArgs):
     release: bool = False
     """Switch off the arms' torque at the end, once they are parked."""
 
-    def kept(self) -> str:
-        return marked("what was done is kept")
-
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
         if (self.ckpt is None) == (self.remote is None):
             raise ValueError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
         if self.remote is not None and (self.engine or "eager", self.precision or "fp32") != ("eager", "fp32"):
@@ -138,17 +132,11 @@ class DeployArgs(CommandArgs):
             raise ValueError(f"--jpeg must be 1 to 100, given {self.jpeg}")
         if self.remote is not None and self.cameras is not None:
             raise ValueError("--cameras is for where the network runs: give it to the policy server")
-        renames(self.rename)
 
     @property
     def rollouts(self) -> int:
         """How many episodes to run."""
         return self.num_rollouts or 50
-
-    @property
-    def inference_settings(self) -> InferenceSettings:
-        """Where and by what the network runs on this machine."""
-        return InferenceSettings(self.device, self.engine, self.precision)
 
     def execution(self, inference: Literal["sync", "async"]) -> Execution:
         """How chunks become actions."""
@@ -158,13 +146,14 @@ class DeployArgs(CommandArgs):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeArgs(CommandArgs):
+class ServeArgs(NetworkFlags):
     """Serve a policy to a robot on another machine, which runs `python -m aloha_kit.deploy --remote HOST:PORT …`.
 
     What travels is not encrypted: between networks, use a tunnel (ssh -L 8000:localhost:8000).
     """
 
     EXAMPLE: ClassVar[str] = "--ckpt runs/aloha_transfer_cube/act --host 0.0.0.0"
+    LOWEST: ClassVar[Mapping[str, float]] = {"port": 0}
 
     ckpt: Annotated[Path, arg(aliases=("--ckpt_dir",))]
     """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt."""
@@ -174,45 +163,15 @@ class ServeArgs(CommandArgs):
     """Port to listen on; 0 takes a free one."""
     token: str | None = field(default_factory=lambda: os.environ.get("ALOHA_KIT_TOKEN"))
     """Token that robots must send; by default $ALOHA_KIT_TOKEN, else a new one that is printed."""
-    device: str | None = None
-    """Where the network runs; by default cuda where there is one, else cpu."""
-    engine: EngineKind | None = None
-    """How the network runs: operation by operation (eager, as trained), by torch.compile (with a CUDA graph on a GPU)
-    or by OpenVINO. By default on a CPU the one that answers soonest, measured at the start, on a GPU eager. Anything
-    but eager fp32 is compared with it before anything moves."""
-    precision: Precision | None = None
-    """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it. By default
-    fp32, and without --engine also bf16 where it differs by at most 0.03 standard deviations."""
-    image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width of the policy's images, where the checkpoint lacks them (published ACT)."""
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
     """Cameras that the policy reads, in its training's order, where the checkpoint lacks them (published ACT)."""
-    rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
-    """Cameras that the rigs name otherwise than the policy, such as top=cam_high."""
     rate_hz: float = 50.0
     """Steps a second, where the checkpoint lacks it (published ACT)."""
 
-    def kept(self) -> str:
-        return marked("what was done is kept")
-
     def __post_init__(self) -> None:
-        _check(self)
+        super().__post_init__()
         if not 0 < self.rate_hz <= 1000:
             raise ValueError(f"--rate_hz must be more than 0 and at most 1000, given {self.rate_hz}")
-        renames(self.rename)
-
-    @property
-    def inference_settings(self) -> InferenceSettings:
-        """Where and by what the network runs."""
-        return InferenceSettings(self.device, self.engine, self.precision)
-
-
-def _check(args: DeployArgs | ServeArgs) -> None:
-    for name, lowest in LOWEST.items():
-        given = getattr(args, name, None)
-        values = given if isinstance(given, tuple) else (given,)
-        if given is not None and min(values) < lowest:
-            raise ValueError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
 
 
 Command = Annotated[DeployArgs, subcommand("run")] | Annotated[ServeArgs, subcommand("serve")]

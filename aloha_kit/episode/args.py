@@ -24,7 +24,19 @@ Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
 
 
 @dataclass(frozen=True)
-class Validate(CommandArgs):
+class ReadingArgs(CommandArgs):
+    """Flags of the commands that read episodes and print what they find."""
+
+    source: Source
+    """A folder of episodes, or one file."""
+    json: bool = False
+    """Print JSON for programs."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+    allow_external: AllowExternal = False
+
+
+@dataclass(frozen=True)
+class Validate(ReadingArgs):
     """Check episodes: shapes, finite values, time, cameras, actions. Exit status 1 if one has an error."""
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
@@ -38,17 +50,11 @@ class Validate(CommandArgs):
         "allow_external",
     )
 
-    source: Source
-    """A folder of episodes, or one file."""
-    json: bool = False
-    """Print JSON for programs."""
     strict: bool = False
     """Count warnings as errors."""
     deep: bool = False
     """Read every byte and compare it with the checksums of the file."""
-    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
     bounds: Bounds = field(default_factory=Bounds)
-    allow_external: AllowExternal = False
 
 
 @dataclass(frozen=True)
@@ -64,31 +70,17 @@ class Recover(CommandArgs):
 
 
 @dataclass(frozen=True)
-class Info(CommandArgs):
+class Info(ReadingArgs):
     """Show length, cameras, size, success and task of each episode."""
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
 
-    source: Source
-    """A folder of episodes, or one file."""
-    json: bool = False
-    """Print JSON for programs."""
-    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
-    allow_external: AllowExternal = False
-
 
 @dataclass(frozen=True)
-class Stats(CommandArgs):
+class Stats(ReadingArgs):
     """Mean, standard deviation and range of every dimension over all episodes."""
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
-
-    source: Source
-    """A folder of episodes, or one file."""
-    json: bool = False
-    """Print JSON for programs."""
-    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
-    allow_external: AllowExternal = False
 
 
 @dataclass(frozen=True)

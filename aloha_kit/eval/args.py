@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast, ClassVar
@@ -11,28 +11,14 @@ from typing import Annotated, cast, ClassVar
 from tyro.conf import arg, UseAppendAction
 
 from aloha_kit.config.inference import EngineKind, InferenceSettings, Precision
-from aloha_kit.config.match_checkpoint import renames
+from aloha_kit.config.policy_flags import PolicyFlags
 from aloha_kit.control.chunk_boundary import ChunkBoundary, resolve_boundary
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
-from aloha_kit.core.cli import CommandArgs
-
-LOWEST = {
-    "num_rollouts": 1,
-    "n_action_steps": 1,
-    "seed": 0,
-    "delay_steps": 0,
-    "workers": 1,
-    "batch": 1,
-    "inference_batch": 1,
-    "threads": 1,
-    "image_size": 1,
-    "episode_len": 1,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalArgs(CommandArgs):
+class EvalArgs(PolicyFlags):
     """Success rate of a trained policy in simulation, many rollouts at a time.
 
     Two checkpoints are compared on the same starts. No episodes are saved; use deployment to watch rollouts. Stop with
@@ -40,6 +26,17 @@ class EvalArgs(CommandArgs):
     """
 
     EXAMPLE: ClassVar[str] = "--ckpt runs/sim_transfer_cube/act --task sim_transfer_cube"
+    LOWEST: ClassVar[Mapping[str, float]] = {
+        "num_rollouts": 1,
+        "n_action_steps": 1,
+        "seed": 0,
+        "delay_steps": 0,
+        "workers": 1,
+        "batch": 1,
+        "inference_batch": 1,
+        "threads": 1,
+        "episode_len": 1,
+    }
     MAIN_FLAGS: ClassVar[tuple[str, ...]] = (
         "ckpt",
         "task",
@@ -83,8 +80,6 @@ class EvalArgs(CommandArgs):
     bit, and --batch on a GPU. More are faster for a large network, and round otherwise."""
     threads: int | None = None
     """Threads of the network on a CPU; the cores of the machine when not given."""
-    device: str | None = None
-    """Where the network runs; by default cuda where there is one, else cpu."""
     engine: EngineKind = "eager"
     """How the network runs: operation by operation, by torch.compile (with a CUDA graph on a GPU) or by OpenVINO (best
     on a CPU). Anything but eager fp32 is compared with it before anything moves. Evaluation does not measure which is
@@ -93,33 +88,17 @@ class EvalArgs(CommandArgs):
     """What the network multiplies in: fp32 as trained, or bf16, much faster where the processor supports it."""
     output: Path | None = None
     """Folder for eval.json; by default eval/TASK_TIME in the first run."""
-    image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
-    """Height and width of the policy's images, where the checkpoint lacks them (published ACT)."""
-    cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
-    """Cameras that the policy reads, in its training's order, where the checkpoint lacks them (published ACT); by
-    default the task's."""
-    rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
-    """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
     eval_poses: Path | None = None
     """Start poses of the objects in simulation, a row a rollout, in place of poses drawn by --seed: .npy, .json, .yaml
     or .csv with x y z qw qx qy qz of the cube, or of peg and socket (the BOX_POSE of ACT's scripts)."""
     episode_len: int | None = None
     """Steps of a rollout, in place of the task's."""
 
-    def kept(self) -> str:
-        return "what was done is kept"
-
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= len(self.ckpt) <= 2:
             raise ValueError(f"--ckpt is given once, or twice to compare two checkpoints; given {len(self.ckpt)} times")
-        for name, lowest in LOWEST.items():
-            given = getattr(self, name)
-            values = given if isinstance(given, tuple) else (given,)
-            if given is not None and min(values) < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
-
         resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=False)
-        renames(self.rename)
 
     @property
     def rollouts(self) -> int:
