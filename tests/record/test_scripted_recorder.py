@@ -186,7 +186,7 @@ def test_what_goes_wrong_in_a_process_is_reported(
         worker.work(job_of(short(tmp_path)), pipe, None)  # type: ignore[arg-type]
     finally:
         signal.signal(signal.SIGINT, before)
-    assert pipe.got == [text]
+    assert [failure.text for failure in pipe.got] == [text]
 
 
 @pytest.mark.usefixtures("always_succeeds")
