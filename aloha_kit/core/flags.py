@@ -159,7 +159,8 @@ def help_text(kind: Any, program: str, *, whole: bool, default: Any = None, foot
     required = [flag for flag in every if flag.required]
     main = [*required, *(flag for flag in (named[name] for name in cls.MAIN_FLAGS) if flag not in required)]
     short = main if not whole and len(every) > SHORT else every
-    usage = " ".join(flag.form for flag in sorted(required, key=lambda flag: flag.positional))
+    given = sorted(required, key=lambda flag: flag.positional)
+    usage = " ".join(flag.name if flag.positional else flag.form for flag in given)
     lines = [tr("usage: {command} [flags]", command=f"{program} {usage}".rstrip()), ""]
     lines += [*_paragraphs(inspect.getdoc(cls) or ""), "", tr("example:"), f"  {program} {cls.EXAMPLE}"]
     for group in dict.fromkeys(flag.group for flag in short):
