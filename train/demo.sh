@@ -69,7 +69,7 @@ fi
 if [ -e "$out/policy/config.yaml" ]; then
     stage train python -m aloha_kit.train --resume "$out/policy"
 else
-    # half the recorded image size and half the recipe's batch: as good here, and a step takes a quarter of the time
+    # half the recorded image size and half the recipe's batch: as good here, and a step takes less time
     stage train python -m aloha_kit.train --task $task --policy act_cpu --image_size 48 64 --batch_size 16 \
         --num_steps "${STEPS:-1500}" --dataset_dir "$out/episodes" --ckpt_dir "$out/policy"
 fi
