@@ -69,8 +69,7 @@ types: install
 	$(BIN)/mypy --strict aloha_kit
 
 test: lint types
-	@# rospy keeps threads and open files until its process ends: its tests get a process of their own
-	$(BIN)/python -m pytest --ignore=tests/ros; others=$$?; $(BIN)/python -m pytest tests/ros && exit $$others
+	$(BIN)/python -m pytest
 
 demo: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh train/demo.sh $(DEMO)

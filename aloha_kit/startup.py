@@ -1,5 +1,5 @@
-"""How a command starts: Ctrl-C while it still imports, when nothing has begun, ends it without a traceback; threads of
-libraries neither take the cores from others nor can end the process without a message."""
+"""How a command starts: Ctrl-C while it still imports, when nothing has begun, ends it without a traceback; OpenMP's
+threads wait without taking the cores from others."""
 
 from __future__ import annotations
 
@@ -40,22 +40,12 @@ def limit_spinning() -> None:
         os.environ["GOMP_SPINCOUNT"] = "1000"  # GNU's, which comes before its policy
 
 
-def stop_allocator_thread() -> None:
-    """Load Arrow (Rerun needs it) without the thread of its second allocator, unless the environment says otherwise.
-
-    The thread starts as Arrow loads and has no work: Arrow allocates by its first allocator, mimalloc. It blocks
-    SIGSEGV, so a fault in it ends the process without a message or traceback.
-    """
-    os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")
-
-
 def command(name: str) -> Callable[..., None]:
     """Return the `main(argv)` of application `aloha_kit.NAME`."""
 
     def main(argv: Sequence[str] | None = None) -> None:
         """Run the command with `argv`, by default the process's own; end the process if its status is not 0."""
         limit_spinning()
-        stop_allocator_thread()
         with quick_interrupts():
             shell = importlib.import_module("aloha_kit.core.cli")  # by name: it stands above this module
         shell.run_application(name, argv)

@@ -7,20 +7,15 @@ import signal
 import pytest
 
 from aloha_kit.core import own_code
-from aloha_kit.startup import stop_allocator_thread
 
 pytest.register_assert_rewrite("aloha_kit.testing")
 
 
 def pytest_configure() -> None:
-    """Signals as in a terminal, libraries as in a command.
-
-    A shell that runs us in the background, or nohup, has us and whatever we start ignore signals that tests send.
-    """
+    """A shell that runs us in the background, or nohup, has us and whatever we start ignore signals that tests send."""
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, usual)
-    stop_allocator_thread()
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -56,7 +57,7 @@ class OpenVINOModel:
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         }
         with _converting():
-            request = self._library.Core().compile_model(self._model, "CPU", settings).create_infer_request()
+            request = _core(self._library).compile_model(self._model, "CPU", settings).create_infer_request()
 
         def predict(batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
             inputs = [tensor.numpy() for tensor in self._flat.arguments(batch, generator)]
@@ -104,6 +105,17 @@ class _Flat(nn.Module):
             image = F.interpolate(image, size=list(size), mode="bilinear", antialias=True)
             tensor = image.reshape(*tensor.shape[:-3], *image.shape[1:]).movedim(-3, -1)
         return tensor.contiguous()
+
+
+@functools.cache
+def _core(library: Any) -> Any:
+    """OpenVINO's core, one for the life of the process.
+
+    The plugin of each core gives the thread another stack for signal handlers, and frees it when the core ends. With
+    several cores that end in any order, a freed one remains: the next signal, such as Ctrl-C while arms move, would
+    end the process at once.
+    """
+    return library.Core()
 
 
 def _library() -> Any:

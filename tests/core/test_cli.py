@@ -66,17 +66,6 @@ def test_every_main_is_the_same_three_lines() -> None:
         assert (PACKAGE / name / "args.py").is_file()
 
 
-def test_arrow_loads_without_a_thread_whose_fault_has_no_message() -> None:
-    code = (
-        "from aloha_kit.startup import stop_allocator_thread; stop_allocator_thread(); import pyarrow, pathlib\n"
-        "print(*(task.read_text().strip() for task in pathlib.Path('/proc/self/task').glob('*/comm')))"
-    )
-    bare = {name: value for name, value in os.environ.items() if name != "JE_ARROW_MALLOC_CONF"}
-    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
-    assert len(done.stdout.split()) >= 1
-    assert "jemalloc" not in done.stdout
-
-
 @pytest.mark.parametrize("given", [{}, {"OMP_WAIT_POLICY": "active"}, {"GOMP_SPINCOUNT": "7"}, {"KMP_BLOCKTIME": "5"}])
 def test_openmp_spins_briefly_unless_the_environment_sets_it(
     given: dict[str, str], monkeypatch: pytest.MonkeyPatch

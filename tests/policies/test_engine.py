@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -125,6 +126,31 @@ def test_openvino_predicts_the_same(
         caplog.messages[1],
     )
     assert sys.modules["openvino_telemetry"] is None
+
+
+TWO_ENGINES = """
+import gc, signal
+from aloha_kit.policies.engine import blank
+from aloha_kit.policies.engine_openvino import OpenVINOModel
+from aloha_kit.testing.policies import contract_of
+from tests import tiny
+
+network = tiny.network(contract_of({"top": (24, 32)}), tiny.ACT)
+model = OpenVINOModel(network.eval(), blank(network, 1))
+first, second = model.compiled("fp32"), model.compiled("fp32")
+del first
+gc.collect()
+del second, model
+gc.collect()
+signal.signal(signal.SIGINT, lambda *_: print("stopped"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_is_handled_after_engines_are_freed_in_any_order() -> None:
+    """Each core of OpenVINO's would leave the thread a stack for signal handlers that another one has freed."""
+    done = subprocess.run([sys.executable, "-c", TWO_ENGINES], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "stopped\n"), done.stderr
 
 
 def test_openvino_that_is_missing_or_cannot_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
