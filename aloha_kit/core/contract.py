@@ -80,8 +80,8 @@ class Contract:
 
     def _units_of(self, names: Sequence[str]) -> list[str]:
         joint, gripper = (self.units.get(key, "") for key in ("joints", "gripper"))
-        usual = {name: _BASE_UNITS.get(name, gripper if name.endswith("gripper") else joint) for name in names}
-        return [self.units.get(name, unit) for name, unit in usual.items()]
+        known = {**_BASE_UNITS, **self.units}
+        return [known.get(name, gripper if name.endswith("gripper") else joint) for name in names]
 
     def to_json(self) -> str:
         """One line of JSON, keys sorted. A contract is written as in version 0.1.0 wherever that could describe it."""

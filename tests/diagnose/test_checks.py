@@ -250,7 +250,7 @@ def test_what_statistics_lack_is_reported() -> None:
         "no log",
         "whether images are as in training: its statistics lack top (an older checkpoint)",
     )
-    assert diagnosis.text().endswith("nothing of top (an older checkpoint)")
+    assert diagnosis.text().endswith("its statistics lack top (an older checkpoint)")
 
 
 def test_the_outcome_in_words() -> None:
