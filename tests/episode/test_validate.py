@@ -20,6 +20,7 @@ from aloha_kit.formats import open_source
 from aloha_kit.storage.selection import select
 from tests.storage.foreign import LAYOUTS
 from tests.storage.recording import feed, PERIOD, record, Rig, writer_for
+from tests.synthetic import make, write
 
 STEPS = 120
 
@@ -398,6 +399,20 @@ def test_an_empty_action_is_an_error(tmp_path: Path) -> None:
         file["action"] = np.zeros((0, 14), np.float32)
         file["observations/qpos"] = np.zeros((0, 14), np.float32)
     assert validate(tmp_path / "episode_0.hdf5").findings[0].found == "no steps"
+
+
+def test_no_cameras_is_a_warning_only_where_the_contract_is_assumed(tmp_path: Path) -> None:
+    made = make(30, {}, seed=0)
+    write(tmp_path, made)
+    with h5py.File(tmp_path / "foreign.hdf5", "w") as file:
+        file["action"], file["observations/qpos"] = made.action, made.qpos[:-1]
+    levels = [
+        finding.level
+        for path in (tmp_path / "episode_0.hdf5", tmp_path / "foreign.hdf5")
+        for finding in validate(path).findings
+        if finding.found == "no cameras"
+    ]
+    assert levels == ["info", "warning"]
 
 
 def test_runs() -> None:
