@@ -1,4 +1,4 @@
-"""How a command starts: Ctrl-C while it still imports, when nothing has begun, ends it without a traceback; OpenMP's
+"""Start of a command: Ctrl-C while it still imports, when nothing has begun, ends it without a traceback; OpenMP's
 threads wait without taking the cores from others."""
 
 from __future__ import annotations

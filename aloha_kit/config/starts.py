@@ -66,7 +66,7 @@ def starts_by_seed(path: Path | None, seed: int, rollouts: int | None) -> dict[i
 
 
 def _impossible(pose: npt.NDArray[np.float64]) -> str:
-    """Why an object cannot start at `pose` (7,); empty if it can."""
+    """Reason that an object cannot start at `pose` (7,); empty if it can."""
     if not np.isfinite(pose).all():
         return f"a pose that is not finite: {pose.tolist()}"
     for value, (axis, (low, high)) in zip(pose, _REACH.items(), strict=False):

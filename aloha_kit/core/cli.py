@@ -53,7 +53,7 @@ class CommandArgs:
     """Least severity of what is written to standard error."""
 
     def kept(self) -> str:
-        """What becomes of the work when the command is interrupted, for the message; empty where there is none."""
+        """Message about the work that an interruption of the command leaves; empty where there is none."""
         return ""
 
 
@@ -161,7 +161,7 @@ def _underscored(word: str) -> str:
 def _parsed(
     kind: Any, given: Sequence[str], known: Sequence[Flag], default: dict[str, Any], config: Sequence[Any]
 ) -> Any:
-    """What `tyro.cli` makes of the words; raises `UsageError` with its complaint in one line."""
+    """Configuration that `tyro.cli` parses from the words; raises `UsageError` with its message in one line."""
     import tyro
 
     complaint = io.StringIO()
@@ -196,7 +196,7 @@ def _values(given: Sequence[str], flag: Flag) -> str:
 
 
 class _Ending:
-    """What became of the work, for the message about an interruption."""
+    """Work that an interruption leaves, for the message about it."""
 
     def __init__(self, kept: str) -> None:
         self.kept = kept

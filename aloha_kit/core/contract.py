@@ -62,7 +62,7 @@ class Contract:
         return tuple(feature for feature in self.features if feature.role != ACTION)
 
     def only(self, *roles: str) -> Contract:
-        """The same without the features of other roles; state and action always stay."""
+        """Contract without the features of other roles; state and action always stay."""
         return dataclasses.replace(
             self,
             cameras=self.cameras if IMAGE in roles else {},
@@ -75,7 +75,7 @@ class Contract:
         return tuple(sensor for sensor in self.sensors if sensor.privileged)
 
     def without_privileged(self) -> Contract:
-        """The same without the privileged features."""
+        """Contract without the privileged features."""
         return dataclasses.replace(self, sensors=tuple(sensor for sensor in self.sensors if not sensor.privileged))
 
     def _units_of(self, names: Sequence[str]) -> list[str]:
@@ -166,7 +166,7 @@ class Contract:
         return tuple(dataclasses.replace(there[name], optional=False) for name in names)
 
     def renamed(self, names: Mapping[str, str]) -> Contract:
-        """The same with other names of cameras, {this contract's: the new one}; their order stays.
+        """Contract with renamed cameras, {this contract's: the new one}; their order stays.
 
         Raises:
             ContractError: no such camera, or one name for two cameras.

@@ -1,4 +1,4 @@
-"""What every environment of the toolkit adds to dm_env: contract, limits, rest action, success, reproducible resets."""
+"""Environment interface, an extension of dm_env: contract, limits, rest action, success, reproducible resets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from aloha_kit.core.policy import Action
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an episode ended. `final_reward` is the reward of its last step, `max_reward` its highest."""
+    """Outcome of an episode. `final_reward` is the reward of its last step, `max_reward` its highest."""
 
     steps: int
     final_reward: float
@@ -96,7 +96,7 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
         return specs.BoundedArray(low.shape, np.float32, low, high, "action")
 
     def reward_spec(self) -> specs.BoundedArray:
-        """From 0 to `max_reward`."""
+        """Bounds of the reward: 0 to `max_reward`."""
         return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
 
     def describe(self) -> dict[str, Any]:

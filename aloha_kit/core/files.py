@@ -1,4 +1,4 @@
-"""What an application writes: folders made early and refused in words, files replaced whole."""
+"""Output folders and files: folders made early or refused with a message, files replaced whole."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def make_folder(path: Path) -> Path:
 
 
 def special_file(path: Path) -> str | None:
-    """What `path` is, in words, where it is neither a file nor a folder: to read it could take for ever.
+    """Kind of a special file at `path`, neither a file nor a folder: to read it could take for ever.
 
     None for a file (or a link to one), a folder, and where nothing is.
     """
@@ -69,7 +69,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def part_of(path: Path) -> Path:
-    """Where the next state of `path` is written: a hidden file beside it."""
+    """Path to which the next state of `path` is written: a hidden file beside it."""
     return path.with_name(f".{path.name}.part")
 
 

@@ -17,7 +17,7 @@ _MARKS: dict[Level, str] = {
 
 
 def mark(level: Level) -> str:
-    """What a line about a finding begins with, seven columns wide."""
+    """Mark at the start of a finding's line, seven columns wide."""
     return pad(tr(_MARKS[level]), 7)
 
 

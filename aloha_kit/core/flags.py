@@ -70,7 +70,7 @@ class Flag:
 
     @property
     def form(self) -> str:
-        """For a usage line or a list of flags: `--task TEXT`."""
+        """Flag as in a usage line or a list of flags: `--task TEXT`."""
         if self.switch and self.default:
             return f"{self.name}, {self.negated}"
         return f"{self.name} {self.metavar}".rstrip()

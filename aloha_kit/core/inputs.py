@@ -47,7 +47,7 @@ def window(observation: Observation, n_obs_steps: int) -> list[Observation]:
 
 
 def shape_of(feature: Feature, n_obs_steps: int) -> tuple[int, ...]:
-    """Of what `read` gives of a feature."""
+    """Shape of the array that `read` returns for a feature."""
     return feature.shape if n_obs_steps == 1 else (n_obs_steps, *feature.shape)
 
 

@@ -59,7 +59,7 @@ def _name(frame: FrameType) -> str:
 
 @dataclass(frozen=True)
 class WorkerFailure:
-    """Why a worker process cannot continue, for the pipe to its parent: one line, and the traceback.
+    """Error that ends a worker process, for the pipe to its parent: one line, and the traceback.
 
     Raise the parent's error `from failure.cause()`, so that `--log_level debug` shows the traceback.
     """

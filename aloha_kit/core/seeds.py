@@ -1,4 +1,4 @@
-"""Where the random numbers of a sampling policy come from."""
+"""Random numbers of a sampling policy."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class RecordedEpisode(Protocol):
 
     @property
     def contract(self) -> Contract:
-        """What the vectors mean, the cameras with their sizes, and the rate."""
+        """Contract of the episode: meaning of the vectors, cameras with their sizes, and rate."""
         ...
 
     @property
@@ -126,7 +126,7 @@ class RecordedEpisode(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What is converted, assumed or contradicted in the data; a line each."""
+        """Notes on what is converted, assumed or contradicted in the data; a line each."""
         ...
 
     @property
@@ -148,11 +148,11 @@ class RecordedEpisode(Protocol):
         ...
 
     def rows(self, camera: str) -> int:
-        """How many images a camera has; `frames` in a sound episode."""
+        """Number of images of a camera; `frames` in a sound episode."""
         ...
 
     def reading(self, cameras: Collection[str]) -> str:
-        """How some cameras' images are read where not simply as stored: part of a cache's key; else empty."""
+        """Conversion of some cameras' images on reading, as part of a cache's key; empty where read as stored."""
         ...
 
     def close(self) -> None:
@@ -223,7 +223,7 @@ class EpisodeData:
         return ""
 
     def close(self) -> None:
-        """There are no files."""
+        """Do nothing: there are no files."""
 
 
 class EpisodeSource(abc.ABC):
@@ -245,7 +245,7 @@ class EpisodeSource(abc.ABC):
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """How many episodes there are, at least one."""
+        """Number of episodes, at least one."""
 
     @abc.abstractmethod
     def open(self, number: int) -> RecordedEpisode:

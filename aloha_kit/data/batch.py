@@ -40,7 +40,7 @@ def mapped(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
 
 
 def to_device(batch: Batch, device: str) -> Batch:
-    """The same batch on a device; copies overlap with work when the source is pinned memory."""
+    """Batch on a device; copies overlap with work when the source is pinned memory."""
     return mapped(batch, lambda values: values.to(device, non_blocking=True))
 
 

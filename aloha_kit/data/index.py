@@ -55,7 +55,7 @@ class EpisodeTable:
         return {"qpos": self.qpos, **self.further_vectors}
 
     def without_privileged(self) -> EpisodeTable:
-        """The same without the privileged features."""
+        """Table without the privileged features."""
         dropped = {feature.name for feature in self.contract.privileged}
         further = {name: rows for name, rows in self.further_vectors.items() if name not in dropped}
         return dataclasses.replace(self, further_vectors=further, contract=self.contract.without_privileged())

@@ -39,7 +39,7 @@ class Moments:
 
     @property
     def size(self) -> int:
-        """How many dimensions the vector has."""
+        """Number of dimensions of the vector."""
         return len(self.mean)
 
 

@@ -51,7 +51,7 @@ class Hdf5Source(EpisodeSource):
         return identity_of(self.files[number])
 
     def identities(self) -> Collection[str]:
-        """Of all episodes in the folders: a run on some of them leaves the others cached."""
+        """Identities of all episodes in the folders: a run on some of them leaves the others cached."""
         folders = {file.parent for file in self.files}
         beside = [identity_of(file) for folder in folders for file in list_episodes(folder)]
         return [*super().identities(), *beside]

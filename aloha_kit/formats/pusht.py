@@ -94,7 +94,7 @@ class PushTReplay(EpisodeSource):
 
 
 class PushTReplayKeypoints(PushTReplay):
-    """The same with the block's corners in place of its pose, for `pusht_keypoints`."""
+    """Push-T replay with the block's corners in place of its pose, for `pusht_keypoints`."""
 
     scene = "keypoints"
 

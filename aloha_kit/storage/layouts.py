@@ -71,7 +71,7 @@ class Layout:
     notes: tuple[str, ...] = ()
 
     def renamed(self, names: Mapping[str, str], path: object) -> Layout:
-        """This layout with renamed cameras, {the file's name: the new one}; names that the file lacks are ignored.
+        """Layout with renamed cameras, {the file's name: the new one}; names that the file lacks are ignored.
 
         Raises:
             EpisodeError: two cameras would have one name.

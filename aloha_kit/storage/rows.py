@@ -72,7 +72,7 @@ class RowLayout:
         return np.dtype([*((name, "<f4", shape) for name, shape in self.fields), stamps])
 
     def to_mapping(self) -> dict[str, Any]:
-        """For the journal's JSON header."""
+        """Mapping for the journal's JSON header."""
         return {"fields": self.fields, "streams": self.streams, "cameras": self.cameras, "depth": self.depth}
 
     @classmethod
