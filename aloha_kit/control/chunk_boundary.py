@@ -68,7 +68,7 @@ class Chunk:
         return self.begun + len(self.rows)
 
     def share(self, step: int) -> float:
-        """Its part of the action, the rest being that of the chunks before: 0 at `since`, 1 from `since + fade` on.
+        """Weight in the action, the rest being that of the chunks before: 0 at `since`, 1 from `since + fade` on.
 
         The straight line is the fade whose largest step is the smallest. It needs no hold at its head for what was
         executed during the inference, as a chunk that is laid from its own observation on would (Real-Time Chunking,

@@ -28,7 +28,7 @@ class ObservationHistory:
 
     @property
     def provenance(self) -> ChunkProvenance | None:
-        """As of the policy inside."""
+        """Provenance of the wrapped policy's last action."""
         return self._policy.provenance
 
     def reset(self) -> None:

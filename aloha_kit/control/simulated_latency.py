@@ -59,7 +59,7 @@ class SimulatedLatencyPolicy:
 
     @property
     def provenance(self) -> ChunkProvenance | None:
-        """Where the last action came from; None before the first, and while it holds."""
+        """Provenance of the last action; None before the first, and while it holds."""
         return self._schedule.provenance
 
     def reset(self) -> None:
@@ -113,7 +113,7 @@ class Execution:
     delay: int = 0
 
     def with_default(self, n_action_steps: int | None, chunk_size: int) -> Execution:
-        """The same, with a policy's own `n_action_steps`, at most `chunk_size`, where none is given or averaged."""
+        """Settings with a policy's own `n_action_steps`, at most `chunk_size`, where none is given or averaged."""
         if n_action_steps is None or self.n_action_steps is not None or self.temporal_agg:
             return self
         return replace(self, n_action_steps=min(n_action_steps, chunk_size))

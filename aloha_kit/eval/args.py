@@ -107,18 +107,18 @@ class EvalArgs(PolicyFlags):
 
     @property
     def execution(self) -> Execution:
-        """How chunks become actions."""
+        """Execution of chunks: how chunks become actions."""
         boundary = resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=self.delay_steps > 0)
         return Execution(self.temporal_agg, self.n_action_steps, boundary, self.delay_steps)
 
     @property
     def inference_settings(self) -> InferenceSettings:
-        """Where and by what the network runs."""
+        """Device, engine and precision of the network."""
         return InferenceSettings(self.device, self.engine, self.precision)
 
     @property
     def processes(self) -> int:
-        """How many processes simulate."""
+        """Number of processes that simulate."""
         return self.workers or os.cpu_count() or 1
 
     @property

@@ -27,12 +27,12 @@ from aloha_kit.policies.find import load_network, trained_task
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What all checkpoints of an evaluation share.
+    """Settings that all checkpoints of an evaluation share.
 
     Attributes:
         seeds: of the rollouts.
         execution: how chunks become actions.
-        inference: where and by what the networks run.
+        inference: device, engine and precision of the networks.
         at_a_time: rollouts side by side.
         workers: processes that simulate.
         inference_batch: observations that the network computes at once; None is the device's default.

@@ -50,7 +50,7 @@ class BoundaryMonitor:
         return action
 
     def report(self) -> dict[str, Any]:
-        """Of the episode: the number of chunk boundaries, the largest step at one, the median and the largest step."""
+        """Chunk boundaries of the episode: their number, the largest step at one, the median and the largest step."""
         steps, at_boundary = np.array(self._steps or [0.0]), np.array(self._at_boundary or [False])
         return {
             "count": self._boundaries,

@@ -24,7 +24,7 @@ class CheckpointComparison:
 
     @classmethod
     def of(cls, a: Mapping[int, bool], b: Mapping[int, bool]) -> CheckpointComparison:
-        """From {seed: success} of each; seeds that only one of them has are left out."""
+        """Comparison from {seed: success} of each; seeds that only one of them has are left out."""
         pairs = [(a[seed], b[seed]) for seed in a if seed in b]
         return cls(*(pairs.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
 
@@ -64,7 +64,7 @@ class CheckpointComparison:
         return self.difference - down, self.difference + up
 
     def _correlation(self) -> float:
-        """Of success on the same start, Newcombe's estimate, drawn towards 0 where positive."""
+        """Correlation of success on the same start, Newcombe's estimate, drawn towards 0 where positive."""
         n = self.starts
         product = self.both * self.neither - self.only_a * self.only_b
         shrunk = product if product <= 0 else max(0.0, product - n / 2)

@@ -33,15 +33,15 @@ class _Environment:
 
 
 class Pool:
-    """As many environments as the shared buffer has rows, spread over processes. A context manager: leaving ends them.
+    """Environments in worker processes, one for each row of the shared buffer. A context manager: leaving ends them.
 
     Args:
         workers: processes.
 
     Attributes:
         buffer: observations and chunks.
-        inferences: how many batches the network computed.
-        network_s: how long that took.
+        inferences: number of batches that the network computed.
+        network_s: time that it took, s.
     """
 
     def __init__(self, job: EvaluationJob, workers: int) -> None:

@@ -160,7 +160,7 @@ def table(evaluated: Sequence[CheckpointResult]) -> str:
 
 
 def compared(evaluated: Sequence[CheckpointResult]) -> CheckpointComparison | None:
-    """Of two checkpoints, over the starts that both have been through; None where there is none."""
+    """Comparison of two checkpoints, over the starts that both have run; None where there is none."""
     if len(evaluated) != 2:
         return None
     comparison = CheckpointComparison.of(*(each.verdicts() for each in evaluated))

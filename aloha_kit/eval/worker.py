@@ -42,7 +42,7 @@ GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What every worker process needs."""
+    """Settings that every worker process needs."""
 
     task: TaskConfig
     rig: RigConfig

@@ -192,7 +192,7 @@ class ActNetwork(ChunkNetwork):
     def _decode(
         self, qpos: Tensor, environment: Tensor | None, maps: list[Tensor], latent: Tensor | None
     ) -> list[Tensor]:
-        """What the heads read, (B, K, D) of each decoder layer that is trained, the deployed one last.
+        """Inputs of the heads, (B, K, D) of each decoder layer that is trained, the deployed one last.
 
         A latent of None is the zero of deployment.
         """

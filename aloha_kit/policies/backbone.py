@@ -42,7 +42,7 @@ class _Block(BasicBlock):  # type: ignore[misc]
 
 
 class _Bottleneck(Bottleneck):  # type: ignore[misc]
-    """As `_Block`, of three convolutions."""
+    """Bottleneck block: as `_Block`, of three convolutions."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(_convolved(x, self.conv1, self.bn1), inplace=True)

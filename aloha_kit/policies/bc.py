@@ -95,7 +95,7 @@ class BcNetwork(StepFeatureNetwork):
         return {"loss": loss, **{name: value.detach() for name, value in terms.items()}}
 
     def _negative_log_likelihood(self, features: Tensor, means: Tensor, log_weights: Tensor, batch: Batch) -> Tensor:
-        """Of the demonstrated chunks, an action: the components are Gaussians of whole chunks."""
+        """Negative log-likelihood of demonstrated chunks per action: the components are Gaussians of whole chunks."""
         actions, is_pad = self.targets(batch)
         deviations = F.softplus(self.deviation(features).float()).view_as(means) + self.config.min_std
         scaled = (actions.unsqueeze(1) - means) / deviations

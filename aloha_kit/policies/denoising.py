@@ -1,4 +1,4 @@
-"""What the denoising families share: the observation as a condition, the denoising network, and the clean chunk."""
+"""Shared parts of the denoising families: the condition from observations, the denoising network, the clean chunk."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class DenoisingNetwork(DeployedErrorNetwork):
         return out
 
     def condition(self, batch: Batch) -> Tensor:
-        """Of the observations: (B, C) for the U-Net, (B, n_obs_steps, C) for the transformer."""
+        """Condition from the observations: (B, C) for the U-Net, (B, n_obs_steps, C) for the transformer."""
         parts = [points(features) for points, features in zip(self.keypoints, self.feature_maps(batch), strict=True)]
         if self.config.denoiser == "transformer":
             tokens = [part.unflatten(1, (self.config.n_obs_steps, -1)) for part in parts]

@@ -17,7 +17,7 @@ from aloha_kit.policies.generator import BatchGenerator
 
 
 class DiffusionNetwork(DenoisingNetwork):
-    """See the module; every choice is in `DiffusionConfig`."""
+    """Diffusion Policy network, see the module; every choice is in `DiffusionConfig`."""
 
     samples = True
     config: DiffusionConfig

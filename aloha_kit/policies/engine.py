@@ -39,7 +39,7 @@ _PROBES = 3  # random batches; with one row each that is three observations
 
 @dataclass(frozen=True)
 class Checked:
-    """How far an engine is from eager fp32.
+    """Deviation of an engine from eager fp32.
 
     Attributes:
         errors: {action: largest absolute difference} in raw units.
@@ -179,7 +179,7 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch, tolerance: floa
 
 
 def draws_of(network: ChunkNetwork, example: Batch) -> list[Draw]:
-    """What `predict` draws, in its order; nothing of a policy that does not sample."""
+    """Draws of `predict`, in its order; none for a policy that does not sample."""
     if not network.samples:
         return []
     generator = RecordingGenerator([(0, row) for row in range(len(example["qpos"]))])
@@ -189,7 +189,7 @@ def draws_of(network: ChunkNetwork, example: Batch) -> list[Draw]:
 
 
 def generator_of(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
-    """The same random numbers for both that are compared."""
+    """Generator of the same random numbers for both that are compared."""
     return network.generator([(0, row) for row in range(len(batch["qpos"]))])
 
 

@@ -118,12 +118,12 @@ class ChunkNetwork(nn.Module, abc.ABC):
         }
 
     def errors(self, predicted: Tensor, batch: Batch) -> dict[str, Mean]:
-        """See `metrics.action_errors`; `predicted` are (B, K, A) in raw units."""
+        """Action errors, see `metrics.action_errors`; `predicted` are (B, K, A) in raw units."""
         rows = slice(0, self.chunk_size)
         return action_errors(predicted, batch["actions"][:, rows], batch["is_pad"][:, rows], self.contract.action_names)
 
     def generator(self, seeds: Sequence[Sequence[int]]) -> BatchGenerator | None:
-        """What `predict` draws from for rows of these seeds; None where it draws nothing."""
+        """Random generator of `predict` for rows of these seeds; None where it draws nothing."""
         return BatchGenerator(seeds) if self.samples else None
 
     def default_generator(self, batch: Batch) -> BatchGenerator:

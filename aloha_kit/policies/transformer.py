@@ -54,7 +54,7 @@ def attention_with_dropout(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None,
 
 
 class _Layer(nn.Module):
-    """What both layers share: the feed-forward block, and a residual step normalised before or after."""
+    """Shared part of both layers: the feed-forward block, and a residual step normalised before or after."""
 
     def __init__(self, dim: int, feedforward: int, dropout: float, pre_norm: bool) -> None:
         super().__init__()

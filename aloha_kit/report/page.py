@@ -72,7 +72,7 @@ def _reading(file: Path) -> Iterator[None]:
 
 
 def _machine() -> str:
-    """What this page is written by and on."""
+    """Software and machine that write the page."""
     at = commit()
     return (
         f"Written by aloha_kit {__version__}{f', commit {at}' if at else ''}, on {cpu_name()}, "

@@ -27,7 +27,7 @@ class ReproductionError(AlohaKitError):
 
 
 def describe_machine(device: str, gpu: str | None) -> Surroundings:
-    """This machine and its software, for commands whose networks run on `device`."""
+    """Machine and software in use, for commands whose networks run on `device`."""
     versions = {"aloha_kit": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in ("torch", "mujoco", "numpy")}
     return Surroundings(versions, cpu_name(), os.cpu_count() or 1, device, gpu, commit())

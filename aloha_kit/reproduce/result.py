@@ -81,7 +81,7 @@ class Coverage:
 
     @classmethod
     def pooled(cls, parts: Sequence[Coverage]) -> Coverage:
-        """Of all trials together."""
+        """Coverage of all trials together."""
         trials = sum(part.trials for part in parts)
         mean = sum(part.mean * part.trials for part in parts) / trials
         squares = sum((part.deviation**2 + (part.mean - mean) ** 2) * part.trials for part in parts)

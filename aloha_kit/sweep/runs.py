@@ -19,7 +19,7 @@ STATE = ".sweep"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What became of a run.
+    """Result of a run.
 
     Attributes:
         flags: of its command line; a run is not mixed with one of other flags.

@@ -117,7 +117,7 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
 
 
 def _published(args: TrainArgs[PolicyConfig]) -> str:
-    """What a published network and its training are, in a line."""
+    """Description of a published network and its training, in a line."""
     config = args.training
     length = f"{config.num_epochs} epochs" if config.num_epochs else f"{config.num_steps} steps"
     start = "one random start an episode" if config.sampling == "one_per_episode" else "every step of every episode"

@@ -20,7 +20,7 @@ from aloha_kit.core.errors import reason
 
 
 class Board(Protocol):
-    """Where the measurements of a training are shown."""
+    """Experiment board: where the measurements of a training are shown."""
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
         """Add a point to each curve."""
@@ -52,7 +52,7 @@ class TensorBoard:
         self._writer.add_images(name, images, 0)
 
     def video(self, frames: npt.NDArray[np.uint8], rate_hz: float, step: int) -> None:
-        """As an animated image; its own video needs moviepy."""
+        """Write a video as an animated image; the board's own video needs moviepy."""
         from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 
         data = _gif(frames, rate_hz)

@@ -34,7 +34,7 @@ def small_training(config: TrainConfig, *, processes: int, simulated: bool) -> T
 
 
 def small_network(network: PolicyConfig) -> PolicyConfig:
-    """The same network with images of at most 96x128."""
+    """Network configuration with images of at most 96x128."""
     size = network.image_size
     if not network.use_images or (size is not None and size[0] * size[1] <= IMAGE_SIZE[0] * IMAGE_SIZE[1]):
         return network

@@ -44,7 +44,7 @@ class Distributed:
         self.host_group = host_group
 
     def share(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """This process's contiguous part of a batch's (B,) rows; B is a multiple of `size`."""
+        """Contiguous part of a batch's (B,) rows for this process; B is a multiple of `size`."""
         size = len(rows) // self.size
         return rows[self.rank * size : (self.rank + 1) * size]
 

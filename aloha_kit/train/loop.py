@@ -110,7 +110,7 @@ class Trainer:
         return position
 
     def _load(self, rows: npt.NDArray[np.int64]) -> Batch:
-        """This process's share of a batch."""
+        """Batch share of this process."""
         job = self.job
         in_pieces = job.world.size * self.config.accumulate > 1
         return job.loader.batch(job.world.share(rows), whole=rows if in_pieces else None)

@@ -98,7 +98,7 @@ class Progress:
             board.close()
 
     def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches; measures how long the loop waits for each."""
+        """Batches unchanged; measures how long the loop waits for each."""
         self._timing.batch_requested()
         for batch in batches:
             self._timing.batch_ready()

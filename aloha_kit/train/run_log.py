@@ -83,7 +83,7 @@ def _copied(name: str, log: _LogFile) -> Iterator[None]:
 
 
 def _ending(error: BaseException) -> str:
-    """What the terminal shows of an error that ends the training."""
+    """Terminal message of an error that ends the training."""
     if isinstance(error, AlohaKitError):
         return f"error: {error}\n"
     if isinstance(error, KeyboardInterrupt):

@@ -77,7 +77,7 @@ class TrainingStep:
         return losses, self._reported(norm)
 
     def pieces(self, batch: Batch, number: int) -> Iterator[Batch]:
-        """This process's share of a batch, piece by piece, on the device and augmented."""
+        """Pieces of this process's share of a batch, on the device and augmented."""
         count, world = self.config.accumulate, self.world
         for part, piece in enumerate(split(batch, count), start=world.rank * count):
             moved = to_device(piece, str(self.device))

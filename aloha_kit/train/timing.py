@@ -24,7 +24,7 @@ class Lap:
     other: float
 
     def bottleneck(self, overall: Lap) -> str:
-        """What to make faster, with advice where it is not the step.
+        """Bottleneck of the training, with advice where it is not the step.
 
         `overall` are all laps so far, since validations and checkpoints are rare and long.
         """
@@ -72,7 +72,7 @@ class Timing:
         self._device = device
 
     def lap(self) -> Lap:
-        """What the steps since the last lap took; a GPU must have finished them."""
+        """Times of the steps since the last lap; a GPU must have finished them."""
         now = self._clock()
         step = self._spent + sum(start.elapsed_time(end) for start, end in self._events) / 1e3
         rest = max(now - (now if self._began is None else self._began) - step, 0.0)
