@@ -31,7 +31,7 @@ class NetworkFlags(PolicyFlags):
 
     @property
     def inference_settings(self) -> InferenceSettings:
-        """Where and by what the network runs on this machine."""
+        """Device, engine and precision of the network on this machine."""
         return InferenceSettings(self.device, self.engine, self.precision)
 
 
@@ -135,11 +135,11 @@ class DeployArgs(NetworkFlags):
 
     @property
     def rollouts(self) -> int:
-        """How many episodes to run."""
+        """Number of episodes to run."""
         return self.num_rollouts or 50
 
     def execution(self, inference: Literal["sync", "async"]) -> Execution:
-        """How chunks become actions."""
+        """Execution of chunks: how chunks become actions."""
         late = inference == "async"
         boundary = resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=late)
         return Execution(self.temporal_agg, self.n_action_steps, boundary)

@@ -74,7 +74,7 @@ class LiveRobot(Protocol):
         ...
 
     def operator(self, commands: Sequence[str], namespace: str) -> OperatorChannel:
-        """Where the operator may give one of `commands`."""
+        """Channel on which the operator may give one of `commands`."""
         ...
 
 

@@ -11,7 +11,7 @@ from aloha_kit.core import Action, Outcome, Policy, StopEpisode
 
 
 class Observer(Protocol):
-    """What is called at each step of an episode: a writer, a display, a latency counter. It must not delay the loop."""
+    """Observer of each step of an episode: a writer, a display, a latency counter. It must not delay the loop."""
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
         """The first observation."""

@@ -1,4 +1,4 @@
-"""What stands between any policy and the arms.
+"""Safety guard between a policy and the arms.
 
 The guard is itself a policy, so the action that an episode keeps is the one that was executed. It
 limits what can be limited (range, speed, the way to the first command) and treats the rest as a
@@ -118,7 +118,7 @@ class SafetyGuard:
         return self.command
 
     def report(self) -> dict[str, Any]:
-        """What was done since construction, ready for JSON: commands given, how many of them were
+        """Counts since construction, ready for JSON: commands given, how many of them were
         limited or held, entries limited by each rule (`range`, `speed`, `ramp`), and every fault."""
         return {
             "commands": self._totals["commands"],

@@ -23,7 +23,7 @@ class Latch:
         self._then: list[Callable[[], None]] = []
 
     def __call__(self) -> str:
-        """Why it is pressed; empty while it is not."""
+        """Reason that the emergency stop is pressed; empty while it is not."""
         return self._reason
 
     def press(self, reason: str) -> None:
@@ -62,7 +62,7 @@ class Latch:
         """Let a press that has reached this process, but not this object, be noticed first."""
 
     def refusal(self) -> str:
-        """Why a reset would be refused; empty where it would not."""
+        """Reason that a reset would be refused; empty where it would not."""
         return ""
 
     def reset(self) -> None:

@@ -1,4 +1,4 @@
-"""Where the time of a control step goes, and whether it fits in the period."""
+"""Latency of a control step by stage, and whether it fits in the period."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ CLOSE_S = 10.0
 
 @dataclass(frozen=True)
 class ViewAddress:
-    """Where a live view goes: to a viewer on this screen (nothing given), one at `host:port`, or into `file`."""
+    """Destination of a live view: a viewer on this screen (nothing given), one at `host:port`, or into `file`."""
 
     host: str = ""
     port: int = 9876

@@ -155,7 +155,7 @@ class Feed:
 
 
 def unreachable(host: str, port: int) -> str:
-    """Why nothing answers at an address; empty where something does. Rerun itself waits 5 s for a viewer."""
+    """Reason that nothing answers at an address; empty where something does. Rerun itself waits 5 s for a viewer."""
     try:
         with socket.create_connection((host, port), timeout=1.0):
             return ""

@@ -156,7 +156,7 @@ class RemotePolicy:
             self._open.close()
 
     def _outgoing(self, observation: Observation) -> list[dict[str, Any]]:
-        """With the rig's names of cameras checked, and the policy's sent; oldest first."""
+        """Observations to send, oldest first: the rig's camera names checked, the policy's sent."""
         policys = {rig: policy for policy, rig in self._names.items()}
         steps = [outgoing(step, self.contract, self._quality) for step in window(observation, self.n_obs_steps)]
         return [{**s, "images": {policys.get(name, name): i for name, i in s["images"].items()}} for s in steps]

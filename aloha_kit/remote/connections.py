@@ -49,7 +49,7 @@ class MeteredSocket(socket.socket):
         return f"{self.host}:{self.port}"
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
-        """As a socket's; empty once a stranger has sent what it may."""
+        """Receive as a socket does; empty once an unauthenticated client has sent what it may."""
         if self.client:
             return super().recv(size, flags)
         data = super().recv(min(size, self._left), flags)

@@ -27,7 +27,7 @@ def largest_observation(contract: Contract, n_obs_steps: int = 1) -> int:
 
 
 def outgoing(observation: Observation, contract: Contract, quality: int | None) -> dict[str, Any]:
-    """What a policy of `contract` reads of an observation, images as JPEG where the camera sent them so.
+    """Part of an observation that a policy of `contract` reads, images as JPEG where the camera sent them so.
 
     Args:
         quality: of the JPEGs made of other images, 1 to 100; None sends them as they are.

@@ -120,7 +120,7 @@ class PolicyServer:
             thread.join()
 
     def _admit(self, connected: socket.socket, address: Any) -> None:
-        """In the connection's own thread, from its first byte to its last."""
+        """Serve a connection in its own thread, from its first byte to its last."""
         connection = MeteredSocket(connected, address)
         self._connections.add(connection)
         try:

@@ -89,7 +89,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _impossible(contract: Contract) -> str:
-    """Why it is too large; empty where it is not."""
+    """Reason that the contract is too large; empty where it is not."""
     for feature in contract.features:
         if len(feature.entries) > _MOST_NAMES:
             return f"{len(feature.entries)} entries of {feature.name}; at most {_MOST_NAMES}"

@@ -89,7 +89,7 @@ class Camera:
         )
 
     def _draw_depth(self, renderer: CameraRenderer, view: str) -> npt.NDArray[np.uint16]:
-        """Of `depth_size`, pixel upon pixel with the middle of the colour: sensors of less height cover less."""
+        """Depth image of `depth_size`, registered to the middle of the colour: sensors of less height cover less."""
         rows, columns = self.depth_size
         depth = renderer.draw_depth(view, (max(rows, self.size[0]), max(columns, self.size[1])))
         top, left = (depth.shape[0] - rows) // 2, (depth.shape[1] - columns) // 2

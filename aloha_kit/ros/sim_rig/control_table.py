@@ -71,7 +71,7 @@ class Registers:
         return {*self._values, *READ_ONLY}
 
     def write(self, name: str, i: int, value: int, *, torque: bool) -> None:
-        """As a motor takes it: nothing beyond a limit, nothing into permanent memory under torque."""
+        """Write as a motor accepts it: nothing beyond a limit, nothing into permanent memory under torque."""
         if name in GOALS:
             if abs(value) <= self._values[GOALS[name]][i]:
                 self._values[name][i] = value

@@ -174,7 +174,7 @@ class Motors:
                 self._registers[register][i] = value
 
     def command_group(self, name: str, values: Sequence[float]) -> None:
-        """What `commands/joint_group` does: all joints of a group in the group's mode, or nothing."""
+        """Execute `commands/joint_group`: all joints of a group in the group's mode, or nothing."""
         if name not in GROUPS:
             self._warn(f"no group '{name}'. {did_you_mean(name, GROUPS)}")
         elif len(values) != len(GROUPS[name]):
@@ -184,14 +184,14 @@ class Motors:
                 self._command(JOINTS.index(joint), self.group_mode[name], value)
 
     def command_single(self, name: str, value: float) -> None:
-        """What `commands/joint_single` does."""
+        """Execute `commands/joint_single`."""
         if name not in JOINTS:
             self._warn(f"no joint '{name}'. {did_you_mean(name, JOINTS)}")
         else:
             self._command(JOINTS.index(name), self.mode[name], value)
 
     def fail(self, joints: Sequence[str]) -> None:
-        """These motors shut off by overload; only a reboot brings them back."""
+        """Shut motors off by overload; only a reboot brings them back."""
         for i in map(JOINTS.index, joints):
             self._errors[i], self.torque[i] = OVERLOAD, False
 

@@ -16,7 +16,7 @@ Registers = npt.NDArray[np.int64]
 
 
 def by_time(start: Vector, goal: Vector, since: Vector, velocity: Registers, acceleration: Registers) -> Vector:
-    """Where a motion that has a time to arrive in (ms) is: ramps of constant acceleration at both ends.
+    """Position of a motion with a given duration (ms): ramps of constant acceleration at both ends.
 
     Args:
         start, goal: rad; since: s from the command on.
@@ -33,7 +33,7 @@ def by_time(start: Vector, goal: Vector, since: Vector, velocity: Registers, acc
 def by_speed(
     setpoint: Vector, goal: Vector, speed: Vector, velocity: Registers, acceleration: Registers, seconds: float
 ) -> tuple[Vector, Vector]:
-    """Where a motion with a top speed and an acceleration, 0 for none, is after `seconds` (rad), and its speed."""
+    """Position (rad) and speed after `seconds` of a motion with a top speed and an acceleration, 0 for none."""
     top, rise = velocity * SPEED_UNIT, acceleration * ACCELERATION_UNIT
     top, rise = np.where(top > 0, top, 1e6), np.where(rise > 0, rise, 1e9)
     left = goal - setpoint

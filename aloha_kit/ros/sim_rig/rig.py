@@ -265,7 +265,7 @@ class SimRig:
 
 @dataclass(frozen=True)
 class _Simulated:
-    """How the arms of one driver are simulated."""
+    """Simulation of the arms of one driver."""
 
     pose: Callable[[str, ArmConfig], npt.ArrayLike]  # (size,) rad and m: where a side's driver finds its arm
     follower: Callable[[SimRig, int, ArmConfig], Follower | JointFollower]  # the scene's arm of this number

@@ -75,7 +75,7 @@ class Follower:
         return self.motors.stiffness
 
     def fail(self, joints: Sequence[str]) -> None:
-        """These motors shut off, until they are rebooted."""
+        """Shut motors off until they are rebooted."""
         self.motors.fail(joints)
 
     def advance(self, seconds: float) -> None:
@@ -103,7 +103,7 @@ class Leader:
         return np.append(self.position[:GRIPPER], _opening(float(angle)))
 
     def fail(self, joints: Sequence[str]) -> None:
-        """These motors shut off, until they are rebooted."""
+        """Shut motors off until they are rebooted."""
         self.motors.fail(joints)
 
     def advance(self, seconds: float, hand: Vector | None) -> None:
@@ -163,7 +163,7 @@ class JointFollower:
         self._on = on
 
     def fail(self, joints: Sequence[str]) -> None:
-        """These motors have shut off, the others have not; the driver clears errors itself."""
+        """Shut motors off, the others stay on; the driver clears errors itself."""
         self._lost = np.array([joint in joints for joint in JOINTS])
 
     def advance(self, seconds: float) -> None:

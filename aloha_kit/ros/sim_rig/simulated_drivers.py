@@ -39,7 +39,7 @@ def stamp(ns: int) -> rospy.Time:
 
 
 class SimulatedInterbotixDriver:
-    """What `xs_sdk` serves in the namespace of one arm.
+    """Simulated `xs_sdk` driver in the namespace of one arm.
 
     It has one thread for everything: while motors reboot it publishes nothing, executes nothing and answers no request.
     """
@@ -129,7 +129,7 @@ class SimulatedInterbotixDriver:
         return serve
 
     def _wait(self) -> None:
-        """Until the driver's thread is free; with the lock."""
+        """Wait until the driver's thread is free; with the lock."""
         while self._motors.rebooting and not rospy.is_shutdown():
             self._turn.wait(0.5)
 
@@ -205,7 +205,7 @@ class SimulatedInterbotixDriver:
 
 
 class SimulatedJointStateDriver:
-    """What Cobot Magic's drivers serve for one side: the follower's state, and the leader's, which moves it."""
+    """Simulated Cobot Magic drivers of one side: the follower's state, and the leader's, which moves it."""
 
     def __init__(
         self, rig: SimRig, side: str, names: tuple[str, str], topics: tuple[str, str],
