@@ -76,7 +76,7 @@ class Cause:
         return self.steps[0][0] if self.steps else 0
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON; steps as [first, last]."""
+        """Mapping for JSON; steps as [first, last]."""
         return {**dataclasses.asdict(self.finding), "steps": [[begin, end - 1] for begin, end in self.steps]}
 
 

@@ -47,7 +47,7 @@ class RolloutComparison:
     differences: tuple[Difference, ...]
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Mapping for JSON."""
         return asdict(self)
 
     def text(self) -> str:

@@ -57,7 +57,7 @@ class Diagnosis:
     unknown: tuple[str, ...]
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Mapping for JSON."""
         return {
             "episode": self.episode,
             "success": self.success,

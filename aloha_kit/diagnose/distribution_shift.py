@@ -108,7 +108,7 @@ def cells_beyond(described: npt.NDArray[np.float32], seen: Moments, margin: floa
 
 
 def _explain(described: npt.NDArray[np.float32], camera: str, training: Statistics, limits: Limits) -> tuple[str, str]:
-    """What kind of difference it is, and what to do: the simplest change that makes the images fit again."""
+    """Kind of difference, and what to do: the simplest change that makes the images fit again."""
     seen = training[f"{IMAGES}{camera}"]
 
     def share(images: npt.NDArray[np.float32], other: Moments = seen) -> float:

@@ -50,7 +50,7 @@ def check_usb(cameras: Sequence[UsbCamera]) -> list[Finding]:
 
 
 def check_bandwidth(topics: Sequence[TopicMeasurement]) -> list[Finding]:
-    """What the topics carry; a limit only where a network lies between."""
+    """Data rate of the topics; a limit only where a network lies between."""
     total = sum(topic.bytes_per_s for topic in topics)
     away = sum(topic.bytes_per_s for topic in topics if any(not p.same_machine for p in topic.publishers))
     if not away:

@@ -28,7 +28,7 @@ class DoctorReport:
         return sum(finding.level == level for finding in self.findings)
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Mapping for JSON."""
         return {
             "verdict": "GO" if self.go else "NO-GO",
             "task": self.task,

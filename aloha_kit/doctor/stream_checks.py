@@ -158,7 +158,7 @@ def _offset(about: About, topic: TopicMeasurement, lag: float, sync: SyncConfig)
 
 
 def _evenness(about: About, topic: TopicMeasurement, sync: SyncConfig) -> Finding:
-    """How far intervals are from the typical one, against the bounds of skew and of silence in the soft sync."""
+    """Deviation of intervals from the typical one, against the bounds of skew and of silence in the soft sync."""
     steps = np.diff(np.sort(topic.stamps_ns))
     steps = steps[steps > 0] / 1e9
     if len(steps) < 5:

@@ -140,7 +140,7 @@ def _turned(looked: _Looked, g: int) -> Finding | None:
 
 
 def _units(measured: Table, command: Table, ratio: float) -> str:
-    """How the units of a state that follows its command differ from the command's; empty where they do not."""
+    """Difference in units between a state that follows its command and the command; empty without one."""
     kinds = [
         "metres" if _within(t, METRES) else "an opening from 0 to 1" if _within(t, OPENING) else "another unit"
         for t in (measured, command)

@@ -70,7 +70,7 @@ class StreamStatistics:
     max: Vector
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Mapping for JSON."""
         numbers = {key: getattr(self, key).tolist() for key in ("mean", "std", "min", "max")}
         return {"names": list(self.names), "rows": self.rows, **numbers}
 

@@ -55,7 +55,7 @@ class ValidationResult:
         return "error" if "error" in levels else "warning" if "warning" in levels else "ok"
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON."""
+        """Mapping for JSON."""
         return {
             "path": str(self.path),
             "steps": self.steps,

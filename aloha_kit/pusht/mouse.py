@@ -56,7 +56,7 @@ class PageStatus:
 
 @dataclass(frozen=True)
 class PageAddress:
-    """Where the operator's page is served: `options` of a rig."""
+    """Address of the operator's page: `options` of a rig."""
 
     host: str = "127.0.0.1"  # this machine alone; 0.0.0.0 for others too, without a password
     port: int = 8010  # 0 takes a free one
@@ -233,7 +233,7 @@ class MousePushT(PushT):
         return {"page": PageStatus(problem, 0.0 if problem else 50.0, age)}
 
     def torque_report(self) -> str:
-        """There are no motors."""
+        """Torque report: there are no motors."""
         return tr("simulated, without motors")
 
     def close(self) -> None:

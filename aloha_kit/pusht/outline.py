@@ -42,7 +42,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Outline:
-    """Where the agent can touch the block, and the ways there; all in the block's frame, px.
+    """Outline of the block where the agent can touch it, and the ways there; all in the block's frame, px.
 
     Attributes:
         contacts: (C, 2) the agent's centre where it just touches the block.
@@ -57,7 +57,7 @@ class Outline:
 
     @classmethod
     def of_block(cls) -> Outline:
-        """Of gym-pusht's block."""
+        """Outline of gym-pusht's block."""
         _, shapes = PushTEnv.add_tee(pymunk.Space(), (0, 0), 0)
         block = orient(unary_union([Polygon(shape.get_vertices()) for shape in shapes]))
         contacts, normals = [], []

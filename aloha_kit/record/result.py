@@ -76,7 +76,7 @@ class RecordingResult:
 
 
 def reason_of_end(outcome: Outcome, result: AttemptResult, max_reward: float) -> str:
-    """Why an episode ended.
+    """Reason that an episode ended.
 
     Args:
         max_reward: highest reward of the environment; 0 where it has none.

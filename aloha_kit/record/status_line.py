@@ -38,7 +38,7 @@ class EpisodeTiming:
     worst_gap: float = 0.0  # between two rows
 
     def problems(self, rate_hz: float) -> list[str]:
-        """What is worth the operator's attention: a stream more than a period apart, late and dropped steps."""
+        """Problems for the operator: a stream more than a period apart, late and dropped steps."""
         found = []
         if self.skew > 1e3 / rate_hz:
             stream = self.skewed.removeprefix("images/")

@@ -1,4 +1,4 @@
-"""Where the arms' meshes and kinematics come from: an installed wheel, found without importing it."""
+"""Meshes and kinematics of the arms, from an installed wheel, found without importing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From paths of the grippers in space to joint angles: differential inverse kinematics over a whole path."""
+"""Differential inverse kinematics: joint angles for whole paths of the grippers in space."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LONGEST_STEP = 0.2  # rad of any joint in one iteration
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a gripper's pinch point is (m, world frame) and how the gripper is turned.
+    """Pose of a gripper: position of its pinch point (m, world frame) and orientation.
 
     A gripper's x axis points out of it, y is the direction in which its fingers close.
     """
@@ -29,7 +29,7 @@ class Pose:
 
     @classmethod
     def of(cls, matrix: Array) -> Pose:
-        """From a (4, 4) homogeneous transform."""
+        """Pose from a (4, 4) homogeneous transform."""
         return cls(matrix[:3, 3].copy(), Quaternion(matrix=matrix))
 
     def matrix(self) -> Array:

@@ -14,7 +14,7 @@ Array = npt.NDArray[np.float64]
 
 
 class LiveScene:
-    """What a rig behind real drivers needs of a simulation.
+    """Simulated scene for a rig behind real drivers.
 
     Vectors are (A,), ordered like an action, in the servos' own units: rad, and metres of one finger for
     the grippers.
@@ -74,7 +74,7 @@ class LiveScene:
         return self._env.object_poses()
 
     def command(self, targets: Array, stiffness: Array) -> None:
-        """Where the servos pull to, and how hard: a share of their stiffness, 0 for none.
+        """Set the servos' targets and their share of the stiffness, 0 for none.
 
         A servo without torque keeps its damping, as a gearbox does: the arm sinks slowly.
         """

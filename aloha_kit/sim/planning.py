@@ -1,4 +1,4 @@
-"""From a script of waypoints to the joint targets of every control step."""
+"""Joint targets of every control step from a script of waypoints."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class CameraRenderer:
         return {name: self.draw(name, size) for name, size in self._cameras.items()}
 
     def later(self) -> Mapping[str, npt.NDArray[np.uint8]]:
-        """As `render`, but each image is rendered when first read, which has to be before the next `later`."""
+        """Images as of `render`, each rendered when first read, which has to be before the next `later`."""
         self._round += 1
         return _Later(self, self._round)
 

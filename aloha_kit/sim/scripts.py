@@ -1,4 +1,4 @@
-"""What each arm does when: waypoints of the grippers for every scene, and their variation.
+"""Scripted motions of the arms: waypoints of the grippers for every scene, and their variation.
 
 Times are in seconds, places in metres in the world frame. Both arms' scripts share one clock, so a
 handover stays in order however its pace is varied.
@@ -117,7 +117,7 @@ def insertion(poses: Mapping[str, Array]) -> Script:
 
 
 def vary(script: Script, noise: float, rng: np.random.Generator) -> Script:
-    """The same script otherwise moved: `noise` 1 shifts free waypoints by up to 3 cm and 0.15 rad and
+    """Random variation of a script: `noise` 1 shifts free waypoints by up to 3 cm and 0.15 rad and
     bends the common clock by up to 0.15 s; 0 changes nothing."""
     knots = np.arange(0.0, 8.1, 2.0)
     bent = knots + np.concatenate([[0.0], rng.uniform(-0.15, 0.15, len(knots) - 1)]) * noise

@@ -142,7 +142,7 @@ class SimEnv(Environment):
 
     @property
     def task(self) -> tasks.Scene:
-        """What is on the table and what is rewarded."""
+        """Scene: the objects on the table and the reward."""
         return self._task
 
     def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
@@ -266,11 +266,11 @@ class SimEnv(Environment):
         return self._renderer
 
     def script(self) -> Script:
-        """What each arm does from where the objects are now; raises ConfigError where the scene has no script."""
+        """Script of both arms for the current object poses; raises ConfigError where the scene has no script."""
         return self._script(self.object_poses())
 
     def reward(self) -> float:
-        """Of this instant."""
+        """Reward at the current time."""
         return float(self._task.reward(self.touching(), self.object_poses()))
 
     def object_poses(self) -> dict[str, npt.NDArray[np.float64]]:
@@ -330,7 +330,7 @@ class SimEnv(Environment):
 
 
 class _Index:
-    """Where things are in MuJoCo's arrays, looked up once."""
+    """Indices into MuJoCo's arrays, looked up once."""
 
     def __init__(self, model: mujoco.MjModel, task: tasks.Scene) -> None:
         driven = model.actuator_trnid[:, 0]

@@ -1,4 +1,4 @@
-"""What lies on the table, what is rewarded and how it is done: the two tasks of ACT's simulation, in our own scenes."""
+"""Scenes with their objects, rewards and scripts: the two tasks of ACT's simulation, in our own scenes."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Scene(abc.ABC):
         """Add the objects' bodies, named as in `objects`, and whatever else there is."""
 
     def part(self, geom: str) -> str | None:
-        """What a geom counts as in `Touching`, or None where contacts do not matter; here: objects by their name."""
+        """Name of a geom in `Touching`, or None where contacts do not matter; here: objects by their name."""
         return geom if geom in self.objects else None
 
     @abc.abstractmethod
@@ -58,7 +58,7 @@ class Scene(abc.ABC):
         """
 
     def script(self, poses: Mapping[str, Array]) -> scripts.Script:
-        """What each arm does when the objects lie so.
+        """Script of both arms for these object poses.
 
         Raises:
             ConfigError: the scene has no expert.

@@ -60,7 +60,7 @@ GRIP = {"condim": 4, "friction": (1.0, 0.02, 0.0001), "solref": (0.004, 1.0), "s
 
 @dataclass(frozen=True)
 class Quality:
-    """How images are drawn; `cell` (m) is the detail of the arms' meshes below which they are simplified."""
+    """Quality of rendered images; `cell` (m) is the detail of the arms' meshes below which they are simplified."""
 
     shadow_map: int  # texels a side, 0 for no shadows
     samples: int  # of multisampling, 0 for none

@@ -114,7 +114,7 @@ def _stamps_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
 
 
 def _live_stamps_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
-    """The same streams in every step, none running backwards; deadlines at least a period apart."""
+    """Check that every step has the same streams, none running backwards, and deadlines at least a period apart."""
     stamps: list[dict[str, int]] = [step.observation["stamps"] for step in steps]
     assert "command" not in stamps[0], "no command led to a reset"
     assert {"deadline", *(f"images/{name}" for name in env.contract.cameras)} < set(stamps[0])
@@ -179,7 +179,7 @@ def _judges(env: Environment) -> None:
 
 
 def _capabilities_hold(make: Callable[[], Environment]) -> None:
-    """What the environment offers beside: an expert that repeats itself, images rendered later that are the same."""
+    """Check the optional capabilities: an expert that repeats itself, images rendered later that are the same."""
     env = make()
     try:
         if isinstance(env, Demonstrator):
@@ -204,7 +204,7 @@ def _capabilities_hold(make: Callable[[], Environment]) -> None:
 
 
 def _repeats(make: Callable[[], Environment], actions: Actions) -> None:
-    """The same seed and actions give the same bits, in another instance and in the same one; others do not."""
+    """Check that seed and actions repeat the same bits, in another instance and in the same one; others do not."""
 
     def episode(env: Environment, seed: int) -> list[dict[str, Any]]:
         env.seed(seed)

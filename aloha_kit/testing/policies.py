@@ -144,7 +144,7 @@ def _check_prediction(network: ChunkNetwork, batch: Batch) -> None:
 
 
 def _check_sampling(network: ChunkNetwork, batch: Batch) -> None:
-    """The same generator gives the same bits, different ones finite actions in range; each row draws by its own."""
+    """Check that a generator repeats its bits, others give finite actions in range, and each row draws by its own."""
     network.eval()
     seen, rows = _observed(batch), range(len(batch["qpos"]))
 
