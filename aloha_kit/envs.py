@@ -1,4 +1,4 @@
-"""Table of environments: from the kind of a rig to what connects to it."""
+"""Table of environments by the kind of a rig."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shell of every command: flags, log, exit status.
+"""Command line of every command: flags, log, exit status.
 
 An application has `args.py` with `parse(argv)`, `app.py` with `run(args)`, and a `__main__.py` of three lines, whose
 `aloha_kit.startup.command` comes here.
@@ -283,7 +283,7 @@ def _logging() -> Iterator[None]:
 
 
 class _Output:
-    """A text stream that takes the first failure down and goes on in silence."""
+    """Text stream that records its first failure and then ignores further ones."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

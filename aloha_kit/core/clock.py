@@ -1,4 +1,4 @@
-"""Time: one owner, absolute deadlines, lateness measured rather than hidden."""
+"""Clocks of the control loop: one owner of time, absolute deadlines, measured lateness."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class WallClock:
 
 
 class VirtualClock:
-    """Time that passes only when somebody waits: simulation runs as fast as it can, stamps stay true."""
+    """Virtual clock that advances only in waits: a simulation runs as fast as it can, with correct stamps."""
 
     def __init__(self, start_ns: int = 0) -> None:
         self._now = start_ns

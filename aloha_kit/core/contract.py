@@ -23,7 +23,7 @@ _POSES = "environment_state_names"  # JSON key of the object poses, from the tim
 
 @dataclass(frozen=True)
 class Contract:
-    """Features that data, checkpoint and robot have to share, and the control rate.
+    """Embodiment contract: the features that data, checkpoint and robot share, and the control rate.
 
     `features` lists all of them. Those that every robot has are given by their names and sizes; `sensors` are the
     others (true object poses, velocities, efforts, depth, force sensors), each described in full. Their names are

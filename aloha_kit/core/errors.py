@@ -38,7 +38,7 @@ class StreamError(AlohaKitError):
 
 
 class ReadingError(StreamError):
-    """One sample is none: the bus lost a reading, an image arrived torn. The next one may be good again."""
+    """Sample without a value: the bus lost a reading, an image arrived incomplete. The next one may be valid."""
 
 
 class SafetyError(AlohaKitError):

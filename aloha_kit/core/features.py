@@ -67,7 +67,7 @@ def role_of(name: str) -> Role:
 
 @dataclass(frozen=True)
 class Feature:
-    """Feature: one stream of an observation, or the action.
+    """One stream of an observation, or the action.
 
     Attributes:
         name: where it is in an observation and in an episode: `qpos`, `images/top`, `effort`, `sensors/left_wrench`.

@@ -1,4 +1,4 @@
-"""Policies: a person, a script, a recording and a network behind two methods; and sources of action chunks."""
+"""Interfaces of policies (operator, script, recording or network) and of sources of action chunks."""
 
 from __future__ import annotations
 

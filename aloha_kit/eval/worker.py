@@ -93,7 +93,7 @@ def work(job: EvaluationJob, pipes: Sequence[tuple[int, Connection]]) -> None:
 
 
 class WorkerPipe:
-    """A thread's pipe to the parent. While it waits for a message, it is another thread's turn."""
+    """A thread's pipe to the parent. While it waits for a message, another thread runs."""
 
     def __init__(self, pipe: Connection, turn: threading.Lock) -> None:
         self.turn, self._pipe = turn, pipe

@@ -1,4 +1,4 @@
-"""Optional capabilities of environments: small protocols, which an environment has by having their methods."""
+"""Optional capabilities of environments: protocols, which an environment provides by their methods."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OperatorChannel(Protocol):
 
 @runtime_checkable
 class LiveRobot(Protocol):
-    """An environment whose drivers run on in their own time, which parks itself, with a person beside it.
+    """An environment with drivers in real time, which parks itself, with an operator beside it.
 
     Attributes:
         clock: which its drivers run by.

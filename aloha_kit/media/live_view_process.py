@@ -1,4 +1,4 @@
-"""The process between a `LiveView` and a Rerun viewer.
+"""Process of a live view: from a `LiveView` to a Rerun viewer.
 
     python -m aloha_kit.media.live_view_process SOCKET MEMORY SIZE
 

@@ -1,4 +1,4 @@
-"""bf16 inference: half the bytes, and twice the products where the processor has them.
+"""bf16 inference: half the bytes, and twice the products where the processor supports bf16.
 
 Autocast alone prepares and converts 50 M weights at every inference. Here that is done once: normalisations that do not
 change become part of the convolution before them, and weights are kept narrow.

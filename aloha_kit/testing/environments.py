@@ -1,4 +1,4 @@
-"""The contract of environments as one reusable check, for yours as for ours.
+"""Contract of every environment as one reusable check, also for environments of third parties.
 
 In pytest, `pytest.register_assert_rewrite("aloha_kit.testing")` before the import shows the values of a failed assert.
 """
