@@ -29,9 +29,6 @@ class Columns:
         return (*optimiser, *self.validation, *ROLLOUT_COLUMNS)
 
 
-COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
-"""Columns of an ACT, without the errors by group of joints."""
-
 ROLLOUT_COLUMNS = ("success_rate", "return", "max_reward", "horizon", "rollouts_s")
 """Results of rollouts while training: share that succeeded; means of the sum of rewards, of the highest reward and of
 the number of steps; seconds that all of them took."""
@@ -39,11 +36,11 @@ the number of steps; seconds that all of them took."""
 
 _LEGEND = {
     "val_loss": "validation loss",
-    "val_deployed": "validation, as deployed (zero latent)",
+    "val_deployed": "validation, as deployed",
 }
 
 
-def plot_losses(rows: Iterable[Mapping[str, float]], file: Path, columns: Columns = COLUMNS) -> None:
+def plot_losses(rows: Iterable[Mapping[str, float]], file: Path, columns: Columns) -> None:
     """Training loss with its parts, validation, success, and learning rate over the steps, as an image."""
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg

@@ -21,7 +21,7 @@ from aloha_kit.core.metrics_file import MetricsFile
 from aloha_kit.data.batch import Batch
 from aloha_kit.train.boards import Board, TensorBoard
 from aloha_kit.train.device import memory_of
-from aloha_kit.train.metrics import COLUMNS, Columns
+from aloha_kit.train.metrics import Columns
 from aloha_kit.train.runs import Run
 from aloha_kit.train.timing import Lap, OtherProcesses, Timing
 
@@ -48,7 +48,7 @@ class Progress:
         *,
         first_step: int,
         num_steps: int,
-        columns: Columns = COLUMNS,
+        columns: Columns,
         show: bool = True,
         limit_s: float | None = None,
         advice: str = "",

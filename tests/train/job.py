@@ -17,6 +17,7 @@ from aloha_kit.data.sampler import Sampler, validation_rows
 from aloha_kit.formats import open_source
 from aloha_kit.policies.build import build
 from aloha_kit.train.loop import Trainer, TrainingJob
+from aloha_kit.train.metrics import Columns
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
 from tests.tiny import ACT
@@ -34,6 +35,9 @@ TRAINING = TrainConfig(
     device="cpu",
     seed=3,
 )
+
+COLUMNS = Columns(("l1", "kl"), ("val_loss", "val_deployed"), "val_deployed")
+"""Those of an ACT, without the errors by group of joints."""
 
 
 def job(folder: Path, table: EpisodeTable, config: TrainConfig = TRAINING, **changes: Any) -> TrainingJob:
@@ -59,7 +63,9 @@ def trainer(made: TrainingJob, *, resume: bool = False) -> Trainer:
     """A trainer of a job, from the start or from the run's last checkpoint."""
     resumed = made.run.state(made.run.folder) if resume else None
     first = resumed["position"]["step"] if resumed else 0
-    return Trainer(made, Progress(made.run, first_step=first, num_steps=made.num_steps, show=False), resumed)
+    columns = Columns.of(made.network)
+    progress = Progress(made.run, first_step=first, num_steps=made.num_steps, columns=columns, show=False)
+    return Trainer(made, progress, resumed)
 
 
 def stop_at(step: int, of: Callable[[], Trainer]) -> Callable[[], bool]:

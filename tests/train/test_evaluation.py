@@ -21,7 +21,7 @@ from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
 from aloha_kit.train.training import choose_device  # imports torch._dynamo before there is a GL context
 from tests.tiny import ACT
-from tests.train.job import TRAINING
+from tests.train.job import COLUMNS, TRAINING
 
 
 def policy(rate_hz: float = 50.0) -> ChunkNetwork:
@@ -40,7 +40,7 @@ def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.Monke
     task = dataclasses.replace(load(TaskConfig, "tasks", "sim_transfer_cube"), episode_len=8)
     config = dataclasses.replace(TRAINING, eval_rollouts=2, temporal_agg=temporal_agg)
     run = Run.create(tmp_path / "run", {})
-    with Progress(run, first_step=0, num_steps=10, show=False) as progress:
+    with Progress(run, first_step=0, num_steps=10, columns=COLUMNS, show=False) as progress:
         evaluate = SimEvaluator(task, config, run.folder / "rollouts", progress)
         found = evaluate(policy(), 5)
         assert found is not None
@@ -63,7 +63,7 @@ def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_policy_for_another_rig_is_refused(tmp_path: Path) -> None:
     task = load(TaskConfig, "tasks", "sim_transfer_cube")
     run = Run.create(tmp_path / "run", {})
-    with Progress(run, first_step=0, num_steps=10, show=False) as progress:
+    with Progress(run, first_step=0, num_steps=10, columns=COLUMNS, show=False) as progress:
         evaluate = SimEvaluator(task, TRAINING, run.folder / "rollouts", progress)
         with pytest.raises(ContractError, match=r"the policy does not fit the simulation of .*\n  rate: 30 Hz"):
             evaluate(policy(rate_hz=30.0), 1)
@@ -78,7 +78,7 @@ def test_a_request_to_stop_ends_the_rollouts_without_a_verdict(tmp_path: Path) -
         requested.append(True)
         return len(requested) > 2
 
-    with Progress(run, first_step=0, num_steps=10, show=False) as progress:
+    with Progress(run, first_step=0, num_steps=10, columns=COLUMNS, show=False) as progress:
         evaluate = SimEvaluator(task, TRAINING, run.folder / "rollouts", progress, stop)
         assert evaluate(policy(), 1) is None
     assert len(requested) == 3

@@ -13,6 +13,7 @@ from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.runs import Run
 from aloha_kit.train.timing import Lap, OtherProcesses, Timing
+from tests.train.job import COLUMNS
 
 CPU = torch.device("cpu")
 
@@ -101,7 +102,7 @@ def test_the_line_states_time_memory_and_bottleneck(
     monkeypatch.setattr("aloha_kit.train.progress.PLAIN_SECONDS", 0.0)
     monkeypatch.setattr("aloha_kit.train.progress.OtherProcesses.text", lambda others, threads: "")
     caplog.set_level("INFO", "aloha_kit")
-    progress = Progress(Run(tmp_path), first_step=0, num_steps=101)
+    progress = Progress(Run(tmp_path), first_step=0, num_steps=101, columns=COLUMNS)
 
     def loader() -> object:
         while True:
@@ -156,7 +157,13 @@ def test_a_training_that_would_take_days_is_reported_at_its_beginning(
 ) -> None:
     monkeypatch.setattr("aloha_kit.train.progress.ESTIMATE_SECONDS", 0.3)
     progress = Progress(
-        Run(tmp_path), first_step=0, num_steps=num_steps, show=False, limit_s=limit_s, advice="; take act_cpu"
+        Run(tmp_path),
+        first_step=0,
+        num_steps=num_steps,
+        columns=COLUMNS,
+        show=False,
+        limit_s=limit_s,
+        advice="; take act_cpu",
     )
     with progress:
         for step, _ in enumerate(progress.timed(iter([{}] * (done + 1)))):  # type: ignore[list-item]
@@ -175,7 +182,7 @@ def test_the_estimate_waits_for_the_first_step_of_a_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("aloha_kit.train.progress.ESTIMATE_SECONDS", 0.01)
-    with Progress(Run(tmp_path), first_step=0, num_steps=10**9, show=False) as progress:
+    with Progress(Run(tmp_path), first_step=0, num_steps=10**9, columns=COLUMNS, show=False) as progress:
         next(iter(progress.timed(iter([{}]))))  # type: ignore[list-item]
         first = progress._estimate_timer
         assert first is not None
