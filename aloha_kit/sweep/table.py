@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from aloha_kit.core.files import write_text
 from aloha_kit.core.metrics_file import read_metrics
@@ -12,7 +14,8 @@ from aloha_kit.sweep.grid import GridRun
 from aloha_kit.sweep.runs import duration, SweepRuns
 
 MARKDOWN, CSV = "table.md", "table.csv"
-VALIDATIONS = ("val_deployed", "val_loss")  # the first that a family has; lower is better
+VALIDATIONS = ("val_deployed", "val_loss")
+"""For runs whose checkpoints do not name their metric: the first that was measured. Lower is better."""
 
 
 def write_tables(runs: SweepRuns) -> str:
@@ -35,7 +38,8 @@ def _row(runs: SweepRuns, run: GridRun) -> dict[str, str]:
     result, file = runs.result(run), runs.run_folder(run) / "metrics.csv"
     metrics = read_metrics(file) if file.is_file() else []
     measured = {key for row in metrics for key in row}
-    selected = next((name for name in VALIDATIONS if name in measured), "")
+    candidates = (_validation_metric(runs.run_folder(run)), *VALIDATIONS)
+    selected = next((name for name in candidates if name in measured), "")
     # of a metric, the values where it was measured
     best = min((row[selected] for row in metrics if selected in row), default=None)
     success = max((row["success_rate"] for row in metrics if "success_rate" in row), default=None)
@@ -52,6 +56,14 @@ def _row(runs: SweepRuns, run: GridRun) -> dict[str, str]:
         "error": result.error,
     }
     return dict(row)
+
+
+def _validation_metric(folder: Path) -> str:
+    """Metric that a run's checkpoints are compared by; empty before the first one, and in older ones."""
+    try:
+        return str(json.loads((folder / "checkpoints" / "last" / "extra.json").read_bytes())["validation_metric"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return ""
 
 
 def _line(cells: list[str]) -> str:

@@ -195,6 +195,7 @@ class Trainer:
             return
         position = self.position
         about = {"task": self.job.task, "step": position.step, "best": position.best, "best_step": position.best_step}
+        about["validation_metric"] = self.deployed.selects  # what a sweep compares runs by
         about |= {"images": images} if (images := self.job.data.get("images")) else {}  # how images were read
         self.job.run.save(name, self.deployed, self.state() if resumable else None, about)
 

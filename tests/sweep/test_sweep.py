@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import re
 import subprocess
@@ -14,12 +15,15 @@ import yaml
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.metrics_file import read_metrics
+from aloha_kit.policies.act import ActNetwork
 from aloha_kit.sweep.__main__ import main
 from aloha_kit.sweep.grid import read_grid
 from aloha_kit.sweep.runs import RunResult, SweepRuns
+from aloha_kit.sweep.table import write_tables
 from tests.commands import failure
 from tests.synthetic import write_dataset
 from tests.tiny import write_policy
+from tests.train.job import dataset, job, trainer, TRAINING
 
 
 @pytest.fixture
@@ -77,6 +81,33 @@ def test_all_runs_are_trained_and_compared(grid: Path, tmp_path: Path, capfd: py
         words = ["env", f"SLURM_ARRAY_TASK_ID={number}", "bash", str(out / "sweep.sbatch")]
         assert subprocess.run(words, capture_output=True, check=False).returncode == status
     assert (out / "lr_0.001_batch_size_4" / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_runs_are_compared_by_the_metric_that_their_family_selects(
+    grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ActNetwork, "selects", "val_of_mine")
+    runs = SweepRuns(tmp_path / "out", read_grid(grid)[:1])
+    folder = runs.run_folder(runs.runs[0])
+    trainer(job(folder, dataset(tmp_path / "episodes"), dataclasses.replace(TRAINING, num_steps=4, val_every=2))).fit()
+
+    def row() -> dict[str, str]:
+        write_tables(runs)
+        (found,) = csv.DictReader((runs.folder / "table.csv").open())
+        return found
+
+    def lowest(name: str) -> float:
+        return min(values[name] for values in read_metrics(folder / "metrics.csv") if name in values)
+
+    assert row()["of"] == "val_of_mine"
+    assert float(row()["best validation"]) == pytest.approx(lowest("val_of_mine"), rel=1e-3)
+    notes = folder / "checkpoints" / "last" / "extra.json"
+    older = json.loads(notes.read_bytes())
+    del older["validation_metric"]
+    for content in (json.dumps(older), "{", "[]"):  # of an earlier version, or damaged
+        notes.write_text(content)
+        assert row()["of"] == "val_loss"
+        assert float(row()["best validation"]) == pytest.approx(lowest("val_loss"), rel=1e-3)
 
 
 def test_a_run_that_was_stopped_goes_on(grid: Path, tmp_path: Path) -> None:

@@ -49,7 +49,9 @@ def test_training_lowers_the_loss_and_records_what_it_prints(tmp_path: Path, tab
     best = min(judged, key=lambda row: row["val_deployed"])
     checkpoints = tmp_path / "run" / "checkpoints"
     assert sorted(p.name for p in checkpoints.iterdir()) == ["best", "last", "step_40", "step_80"]
-    assert checkpoint.notes(checkpoints / "best")["step"] == best["step"] == end.best_step
+    notes = checkpoint.notes(checkpoints / "best")
+    assert notes["step"] == best["step"] == end.best_step
+    assert notes["validation_metric"] == "val_deployed"
     assert not (checkpoints / "best" / "training_state.pt").exists()
     assert (checkpoints / "step_40" / "training_state.pt").exists()
 
