@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.features import IMAGES
 from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.diagnose.causes import Limits
@@ -128,14 +129,17 @@ def _joints(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
 def _movement(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
     speed = np.abs(np.diff(evidence.action, axis=0)) * evidence.rate_hz
     names = evidence.contract.action_names
-    for k, arm in enumerate(("left", "right")):
-        columns = [i for i, n in enumerate(names) if n.startswith(f"{arm}_") and not n.endswith("gripper")]
+    for k, (arm, entries) in enumerate(by_arm(names).items()):
+        columns = [i for i in entries if arm != BASE and not names[i].endswith("gripper")]
         if columns:
-            axis.plot(np.arange(1, evidence.steps), speed[:, columns].max(axis=1), lw=1, color=PALETTE[k], label=arm)
+            fastest = speed[:, columns].max(axis=1)
+            axis.plot(np.arange(1, evidence.steps), fastest, lw=1, color=PALETTE[k % len(PALETTE)], label=arm or "arm")
     for k, name in enumerate(n for n in names if n.endswith("gripper")):
-        axis.plot(np.arange(evidence.steps), evidence.action[:, names.index(name)], lw=1.2, ls=":", color=PALETTE[k])
+        opening, colour = evidence.action[:, names.index(name)], PALETTE[k % len(PALETTE)]
+        axis.plot(np.arange(evidence.steps), opening, lw=1.2, ls=":", color=colour)
     axis.legend(fontsize=7, ncols=2, loc="upper right", frameon=False)
-    _title(axis, "commands: fastest joint of each arm (rad/s), grippers dotted (0 closed, 1 open)", "")
+    unit = evidence.contract.units.get("joints", "rad")
+    _title(axis, f"commands: fastest joint of each arm ({unit}/s), grippers dotted (0 closed, 1 open)", "")
 
 
 def _cells(axis: Any, evidence: Evidence, found: Diagnosis) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.arm_models import by_arm
 from aloha_kit.core.findings import Finding
 from aloha_kit.episode.bounds import Bounds, finding, graded
 from aloha_kit.episode.vectors import names_of, runs
@@ -93,6 +94,8 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
 def _seen_joints(episode: Episode, camera: str) -> npt.NDArray[np.int64]:
     """Columns of qpos whose motion must be visible in a camera: a wrist camera's own arm, all for the others."""
     names = names_of(episode, "qpos")
-    side = next((side for side in ("left", "right") if side in camera and "wrist" in camera), None)
-    wanted = [i for i, n in enumerate(names) if "gripper" not in n and (side is None or n.startswith(side))]
+    arms = by_arm(names)
+    words = camera.replace("wrist", "", 1)  # some joints are named wrist_…, and are no arm
+    arm = next((arm for arm in arms if arm and arm in words), None) if "wrist" in camera else None
+    wanted = [i for i in (range(len(names)) if arm is None else arms[arm]) if "gripper" not in names[i]]
     return np.array(wanted or range(len(names)), np.int64)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
+from aloha_kit.core import Contract
+from aloha_kit.core.arm_models import joint_names
 from aloha_kit.core.findings import Finding
 from aloha_kit.data.camera_statistics import SIZE
 from aloha_kit.data.stats import Moments, Statistics
@@ -15,6 +19,7 @@ from aloha_kit.diagnose.causes import Cause, words
 from aloha_kit.diagnose.comparison import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import CameraStatistics
+from aloha_kit.diagnose.figure import draw
 from aloha_kit.storage.step_log import RecordedStep
 from tests.diagnose.conftest import evidence, keys, motion, NAMES, PERIOD_NS
 
@@ -297,3 +302,20 @@ def test_what_failed_rollouts_share_and_where_they_differ() -> None:
     assert "  x: image        5 of 6 failed, 0 of 8 successful" in text
     assert "  cube_x: 0.125 against 0.035" in text
     assert compare(failed[:2] + fine).differences == ()  # two prove nothing
+
+
+@pytest.mark.parametrize("arms", [("left", "right"), ("arm",)])
+def test_the_speed_of_every_arm_is_drawn(arms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    names = (*joint_names(arms), "base_linear", "base_angular")
+    action = np.zeros((STEPS, len(names)), np.float32)
+    for number in range(len(arms)):
+        action[:, 7 * number + 2] = np.arange(STEPS) * 0.01 * (number + 1)  # at 50 Hz 0.5 rad/s, and 1
+    action[:, -2:] = np.arange(STEPS)[:, None]
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file: drawn.append(figure))
+    made = evidence(contract=Contract(names[:-2], names, {}, 50.0), action=action, qpos=action[:, :-2])
+    draw(made, diagnosis(False), Path("figure.png"))
+    curves = {line.get_label(): line.get_ydata() for line in drawn[0].axes[0].lines}
+    assert [label for label in curves if not label.startswith("_")] == list(arms)
+    for number, arm in enumerate(arms):
+        np.testing.assert_allclose(curves[arm], 0.5 * (number + 1), rtol=1e-3)

@@ -1,5 +1,6 @@
 """Each fault is injected into a good episode and found by its check; good episodes pass."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.arm_models import ARM_JOINTS
 from aloha_kit.data.index import read_table
 from aloha_kit.episode.bounds import Bounds, graded
 from aloha_kit.episode.validate import validate
@@ -305,6 +307,16 @@ def test_a_wrist_camera_whose_arm_rests_is_not_frozen(spoil: Callable[..., list[
         freeze("cam_left_wrist", 20, 100)(file)
 
     assert [f[1] for f in spoil(wrong_one)] == ["frozen"]
+
+
+@pytest.mark.parametrize(("camera", "frozen"), [("cam_lower_wrist", False), ("cam_upper_wrist", True)])
+def test_a_wrist_camera_of_any_arm_belongs_to_it(tmp_path: Path, camera: str, frozen: bool) -> None:
+    names = tuple(f"{arm}_{name}" for arm in ("upper", "lower") for name in (*ARM_JOINTS, "gripper"))
+    episode = dataclasses.replace(make(STEPS, {camera: (24, 32)}, seed=0), names=names)
+    episode.qpos[20:101, 7:] = episode.qpos[20, 7:]  # the lower arm rests
+    episode.images[camera][20:101] = episode.images[camera][20]
+    found = validate(write(tmp_path, episode)).findings
+    assert ("frozen" in [finding.check for finding in found]) == frozen
 
 
 def test_damaged_jpeg(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
