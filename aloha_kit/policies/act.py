@@ -21,7 +21,7 @@ from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.generator import BatchGenerator
 from aloha_kit.policies.metrics import Mean
 from aloha_kit.policies.network import ChunkNetwork, masked_mean
-from aloha_kit.policies.positions import LearnedPositions, picture_positions, sequence_positions
+from aloha_kit.policies.positions import image_positions, LearnedPositions, sequence_positions
 from aloha_kit.policies.primitives import Linear, linear
 from aloha_kit.policies.transformer import DecoderLayer, EncoderLayer, xavier
 
@@ -71,7 +71,7 @@ class ActNetwork(ChunkNetwork):
 
     selects = "val_deployed"
     config: ActConfig
-    picture_positions: Tensor
+    image_positions: Tensor
     camera_of: Tensor
 
     def __init__(self, config: ActConfig, contract: Contract, stats: Statistics) -> None:
@@ -108,13 +108,14 @@ class ActNetwork(ChunkNetwork):
             vectors += 1
         self.vector_positions = nn.Parameter(torch.randn(vectors, dim))
         if self.vision is not None:
+            # the name is a key of checkpoints
             self.picture = nn.Conv2d(self.vision.channels, dim, kernel_size=1)
             sizes = self.vision.map_sizes
             if config.position_embedding == "learned":
                 self.learned_positions = LearnedPositions(sizes, dim)
             else:
-                tables = [picture_positions(height, width, dim) for height, width in sizes]
-                self.register_buffer("picture_positions", torch.cat(tables), persistent=False)
+                tables = [image_positions(height, width, dim) for height, width in sizes]
+                self.register_buffer("image_positions", torch.cat(tables), persistent=False)
             self.cameras = None
             if config.camera_embedding and len(sizes) > 1:
                 self.cameras = nn.Parameter(0.02 * torch.randn(len(sizes), dim))
@@ -227,6 +228,6 @@ class ActNetwork(ChunkNetwork):
             weight, bias = self.picture.weight.flatten(1), self.picture.bias
             tokens += [linear(rearrange(features, "b c h w -> b (h w) c"), weight, bias) for features in maps]
             learned = self.config.position_embedding == "learned"
-            table = self.learned_positions() if learned else self.picture_positions
+            table = self.learned_positions() if learned else self.image_positions
             positions.append(table if self.cameras is None else table + self.cameras[self.camera_of])
         return torch.cat(tokens, dim=1), torch.cat(positions)

@@ -16,7 +16,7 @@ def sequence_positions(length: int, dim: int) -> Tensor:
     return _waves(torch.arange(length, dtype=torch.float64), dim).float()
 
 
-def picture_positions(height: int, width: int, dim: int) -> Tensor:
+def image_positions(height: int, width: int, dim: int) -> Tensor:
     """(height · width, dim), row by row: the first half of dim encodes the row, the second the column.
 
     As in DETR (Carion et al., 2020). Rows and columns count from 1 and are stretched so that the

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aloha_kit.core import ContractError
-from aloha_kit.policies.positions import LearnedPositions, picture_positions, sequence_positions
+from aloha_kit.policies.positions import image_positions, LearnedPositions, sequence_positions
 
 
 def test_sequence() -> None:
@@ -24,7 +24,7 @@ def test_sequence() -> None:
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (15, 20)])
 def test_picture(height: int, width: int) -> None:
     dim = 16
-    table = picture_positions(height, width, dim)
+    table = image_positions(height, width, dim)
     assert table.shape == (height * width, dim)
     for row in range(height):
         for column in range(width):
@@ -37,7 +37,7 @@ def test_picture(height: int, width: int) -> None:
 
 
 def test_no_two_places_of_a_picture_are_alike() -> None:
-    table = picture_positions(12, 16, 32)
+    table = image_positions(12, 16, 32)
     distance = (table[:, None] - table[None]).norm(dim=-1) + 10 * (table.new_ones(len(table)).diag())
     assert distance.min() > 1e-3
 
