@@ -280,7 +280,7 @@ def test_the_animation_is_every_tenth_frame_of_a_video(tmp_path: Path) -> None:
             frame = np.repeat(np.linspace(0, 255, 200).astype(np.uint8)[None, :, None], 90, axis=0).repeat(3, axis=2)
             frame[: 4 * step] = 255  # a bar that grows by 4 of 90 rows a frame
             video.add(frame)
-    runpy.run_path(str(ROOT / "docs" / "picture.py"))["write"](tmp_path / "video.mp4", tmp_path / "made.gif")
+    runpy.run_path(str(ROOT / "docs" / "animation.py"))["write"](tmp_path / "video.mp4", tmp_path / "made.gif")
     with Image.open(tmp_path / "made.gif") as made:
         assert (made.n_frames, made.size) == (3, (800, 360))
         made.seek(1)

@@ -1,7 +1,7 @@
 """The README's animation: one scripted episode, its cameras above joints and actions over time.
 
-python docs/picture.py                  # records an episode, replays it to a video, writes docs/episode.gif
-python docs/picture.py VIDEO.mp4        # from a video that `python -m aloha_kit.replay` wrote
+python docs/animation.py                  # records an episode, replays it to a video, writes docs/episode.gif
+python docs/animation.py VIDEO.mp4        # from a video that `python -m aloha_kit.replay` wrote
 """
 
 from __future__ import annotations
