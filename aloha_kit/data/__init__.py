@@ -1,4 +1,4 @@
 """Training batches from episodes: index, statistics, sampling, frames and augmentation.
 
-Images and batches need torch; `index`, `stats`, `chunks`, `sampler` and `descriptor` do not.
+Images and batches need torch; `index`, `stats`, `chunks`, `sampler` and `camera_statistics` do not.
 """

@@ -49,8 +49,8 @@ def action_errors(predicted: Tensor, actions: Tensor, is_pad: Tensor, names: Seq
         for end, span in (("_first", slice(0, 1)), ("_last", slice(-1, None))):
             if group.endswith(end):
                 group, rows = group.removesuffix(end), span
-        plural = valid[:, rows]
-        weight = float(plural.sum())
-        total = (error[:, rows, joint_groups(names)[group]].mean(-1) * plural).sum()
+        counts = valid[:, rows]
+        weight = float(counts.sum())
+        total = (error[:, rows, joint_groups(names)[group]].mean(-1) * counts).sum()
         found[column] = Mean(total / max(weight, 1.0), weight)
     return found

@@ -38,7 +38,7 @@ class BaseWatchdog:
     nodes that drive it are not disturbed.
 
     Args:
-        say: called with the name of the node whose heartbeat stopped.
+        report: called with the name of the node whose heartbeat stopped.
     """
 
     def __init__(self, command_topic: str, report: Callable[[str], None]) -> None:
