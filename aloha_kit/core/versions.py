@@ -1,4 +1,4 @@
-"""Versions of everything that is written to disk and read back by a later version.
+"""Versions of everything that is written to disk, or sent to another machine, and read by another version.
 
 A file of an unknown version is refused by name and left as it is.
 """
@@ -17,3 +17,6 @@ FRAME_CACHE = 1
 
 CHECKPOINT = 1
 """`format` in a checkpoint's `config.json`. Older checkpoints have none and load as well; a newer one is refused."""
+
+PROTOCOL = 1
+"""In the first message of a client of a policy server, which refuses another one."""

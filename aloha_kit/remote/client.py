@@ -19,7 +19,8 @@ from websockets.sync.client import ClientConnection, connect
 from aloha_kit.core import ConfigError, Contract, ContractError, Observation
 from aloha_kit.core.inputs import window
 from aloha_kit.core.seeds import InferenceSeeds
-from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
+from aloha_kit.core.versions import PROTOCOL
+from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, quoted, RemoteError, unpack
 from aloha_kit.remote.observations import outgoing, require_finite
 from aloha_kit.remote.welcome import largest_answer, RUNS_ON, Welcome, WELCOME_BYTES
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from aloha_kit.core import AlohaKitError
 
-PROTOCOL = 1
 MAX_TOKEN = 1024  # bytes: a hello is small
 
 _DTYPES = ("|b1", "|u1", "<u2", "<i4", "<i8", "<f4", "<f8")

@@ -25,8 +25,9 @@ from websockets.sync.server import serve, Server, ServerConnection
 
 from aloha_kit.core import ChunkSource, Contract
 from aloha_kit.core.own_code import described
+from aloha_kit.core.versions import PROTOCOL
 from aloha_kit.remote.connections import ConnectionLimits, Connections, MeteredSocket, STRANGER_BYTES, STRANGER_S
-from aloha_kit.remote.messages import MAX_TOKEN, pack, PROTOCOL, quoted, RemoteError, unpack
+from aloha_kit.remote.messages import MAX_TOKEN, pack, quoted, RemoteError, unpack
 from aloha_kit.remote.observations import incoming, largest_observation
 
 # The websocket library's own log repeats what strangers send.

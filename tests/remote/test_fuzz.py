@@ -21,8 +21,9 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import Contract
+from aloha_kit.core.versions import PROTOCOL
 from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, ServedPolicy
-from aloha_kit.remote.messages import Jpeg, pack, PROTOCOL, unpack
+from aloha_kit.remote.messages import Jpeg, pack, unpack
 
 MOST_MB = 50
 CONTRACT = Contract(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (48, 64)}, 50.0)

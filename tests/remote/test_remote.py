@@ -13,9 +13,10 @@ from websockets.sync.client import connect
 
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.core import ConfigError, Contract, ContractError, HoldStill
+from aloha_kit.core.versions import PROTOCOL
 from aloha_kit.remote import ConnectionLostError, PolicyServer, RemoteError, RemotePolicy, ServedPolicy
 from aloha_kit.remote.client import address
-from aloha_kit.remote.messages import pack, PROTOCOL, unpack
+from aloha_kit.remote.messages import pack, unpack
 from tests.waiting import until
 
 CONTRACT = Contract(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)

@@ -14,9 +14,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import Contract
+from aloha_kit.core.versions import PROTOCOL
 from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, ServedPolicy
 from aloha_kit.remote.connections import ConnectionLimits
-from aloha_kit.remote.messages import pack, PROTOCOL, unpack
+from aloha_kit.remote.messages import pack, unpack
 from aloha_kit.remote.observations import largest_observation
 from tests.waiting import until
 
