@@ -134,9 +134,9 @@ class Observation(TypedDict, total=False):
     `images` may decode an image on access. Of cameras that send a JPEG, `images_jpeg` has it unchanged, for storage.
     """
 
-    qpos: npt.NDArray[np.float32]  # (14,) rad, gripper normalised
-    qvel: npt.NDArray[np.float32]  # (14,) rad/s, gripper normalised /s; if all drivers give it, as the next
-    effort: npt.NDArray[np.float32]  # (14,) in the driver's unit: mA on Dynamixel, N m in simulation
+    qpos: npt.NDArray[np.float32]  # (D,) in the contract's order, 14 on ALOHA: rad, gripper normalised
+    qvel: npt.NDArray[np.float32]  # (D,) rad/s, gripper normalised /s; if all drivers give it, as the next
+    effort: npt.NDArray[np.float32]  # (D,) in the driver's unit: mA on Dynamixel, N m in simulation
     images: Mapping[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
     images_jpeg: Mapping[str, bytes]  # {camera: an ordinary JPEG of the same image}, of some cameras or none
     images_depth: dict[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm

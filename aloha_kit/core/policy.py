@@ -10,8 +10,8 @@ import numpy.typing as npt
 from aloha_kit.core.features import Observation
 
 Action: TypeAlias = npt.NDArray[np.float32]
-"""(14,) normalised command: left arm 6 joints (rad), left gripper (0 closed, 1 open), right arm 6,
-right gripper. With a mobile base (16,): the last two are linear (m/s) and angular (rad/s) velocity."""
+"""(A,) normalised command in the contract's order; 14 on ALOHA: joints (rad) and gripper (0 closed, 1 open) of the left
+arm, then of the right one. A mobile base adds two: linear (m/s) and angular (rad/s) velocity."""
 
 
 class Policy(Protocol):
