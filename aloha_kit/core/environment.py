@@ -60,18 +60,27 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
     def simulated(self) -> bool:
         """Whether no real robot moves; episodes keep it."""
 
+    @property
+    def measures_success(self) -> bool:
+        """Whether a reward measures success."""
+        return self.max_reward > 0
+
+    def is_highest(self, reward: float) -> bool:
+        """Whether a reward means success: it is the highest there is."""
+        return self.measures_success and reward >= self.max_reward
+
     def succeeded(self, outcome: Outcome) -> bool | None:
         """Whether an episode that ended so is a success; None where nothing measures it.
 
         Here: its last step holds the highest reward, and no error ended it.
         """
-        if self.max_reward <= 0:
+        if not self.measures_success:
             return None
-        return not outcome.error and outcome.final_reward >= self.max_reward
+        return not outcome.error and self.is_highest(outcome.final_reward)
 
     def touched(self, outcome: Outcome) -> bool | None:
         """Whether the highest reward was reached at any step, which is what the published ACT counts; None as above."""
-        return outcome.max_reward >= self.max_reward if self.max_reward > 0 else None
+        return self.is_highest(outcome.max_reward) if self.measures_success else None
 
     def seed(self, seed: int) -> None:
         """Make the next reset reproducible, where chance is the environment's to decide."""

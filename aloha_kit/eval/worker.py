@@ -138,7 +138,7 @@ def simulation(job: EvaluationJob) -> Environment:
     if not env.simulated:
         env.close()
         raise ConfigError(f"rig '{job.rig.name}' is no simulation; use aloha_kit.deploy there")
-    if env.max_reward <= 0:
+    if not env.measures_success:
         env.close()
         raise ConfigError(
             f"nothing measures success in task '{job.task.name}' on rig '{job.rig.name}', so no success rate can be "

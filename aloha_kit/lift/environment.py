@@ -166,7 +166,7 @@ class Lift(Environment):
         self._rate.sleep()
         self._steps += 1
         observation = self._observe(observed, command=command_ns)
-        success = float(reward) >= self.max_reward
+        success = self.is_highest(float(reward))
         end: Callable[..., dm_env.TimeStep] = dm_env.transition
         if success or self._steps >= self._episode_len:
             end = dm_env.termination if success else dm_env.truncation

@@ -177,7 +177,7 @@ def _run(env: Environment, recording: Recording, guard: SafetyGuard) -> ReplayRe
         env.succeeded(outcome),
         recording.episode.success,
         None if reward is None else float(reward[-1]),
-        seed is not None and env.max_reward > 0,
+        seed is not None and env.measures_success,
         guard.report(),
     )
 

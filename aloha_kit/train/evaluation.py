@@ -75,7 +75,7 @@ class SimEvaluator:
                 image_size=sizes.pop() if len(sizes) == 1 else self._task.image_size,
             )
             env = connect(task, load(RigConfig, "rigs", task.rig))
-            if env.max_reward <= 0:
+            if not env.measures_success:
                 raise ConfigError(f"--eval_every counts successes; there is no reward in task '{task.name}'")
             contract.require(env.contract, mine="the policy", theirs=f"the simulation of '{task.name}'")
             self._env = env

@@ -35,6 +35,8 @@ def test_nothing_is_judged_where_nothing_measures_success(error: bool) -> None:
     outcome = Outcome(5, 0.0, 0.0, "complete", error)
     assert Unmeasured(5).succeeded(outcome) is None
     assert Unmeasured(5).touched(outcome) is None
+    assert (Unmeasured(5).measures_success, FakeRig(5).measures_success) == (False, True)
+    assert not Unmeasured(5).is_highest(0.0)
 
 
 def test_limits_by_name_targets_ramp_and_velocities_do_not() -> None:
