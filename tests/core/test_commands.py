@@ -45,14 +45,14 @@ def wait_for(file: Path, text: str) -> None:
 
 def test_a_command_ends_as_it_ends(stage: str, tmp_path: Path) -> None:
     with locked(tmp_path / "out", "reproduction") as place:
-        ended = place.run([stage, str(tmp_path / "said"), "began "])
+        ended = place.run([stage, str(tmp_path / "printed"), "began "])
     assert (ended.status, ended.interrupted) == (3, "")
     assert ended.seconds > 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interruption_is_passed_on_and_waited_for(number: int, stage: str, tmp_path: Path) -> None:
-    printed = tmp_path / "said"
+    printed = tmp_path / "printed"
 
     def interrupt() -> None:
         wait_for(printed, "began")
@@ -76,7 +76,7 @@ def test_a_folder_stays_locked_while_a_command_outlives_its_reproduction(stage: 
         "import sys\nfrom pathlib import Path\nfrom aloha_kit.core.commands import locked\n"
         "with locked(Path(sys.argv[1]), 'reproduction') as place:\n    place.run(sys.argv[2:])"
     )
-    printed = tmp_path / "said"
+    printed = tmp_path / "printed"
     words = [sys.executable, "-c", code, str(tmp_path / "out"), stage, str(printed), "asked "]
     with subprocess.Popen(words) as reproduction:
         wait_for(printed, "began")

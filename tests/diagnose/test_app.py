@@ -26,16 +26,16 @@ from tests.commands import failure
 from tests.diagnose.conftest import motion, NAMES
 
 
-def say(*argv: Any) -> None:
+def run_app(*argv: Any) -> None:
     main([str(word) for word in argv])
 
 
 def fail(*argv: Any) -> str:
-    return failure(say, *argv)
+    return failure(run_app, *argv)
 
 
 def test_an_episode_in_words_json_and_a_picture(dark: Path, tmp_path: Path, capsys: Any) -> None:
-    say(dark / "episode_0.hdf5", "--output", tmp_path)
+    run_app(dark / "episode_0.hdf5", "--output", tmp_path)
     text = capsys.readouterr().out
     assert text.startswith("episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n\nERROR    images/top  image: ")
     assert text.endswith(f"{tmp_path / 'diagnose.json'}\n{tmp_path / 'episode_0.diagnose.png'}\n")
@@ -54,7 +54,7 @@ def test_a_folder_is_compared_and_its_failures_drawn(dark: Path, run: Path, tmp_
     shutil.copy(dark / "episode_0.hdf5", tmp_path / "episode_0.hdf5")
     shutil.copy(run / "clean" / "episode_0.hdf5", tmp_path / "episode_1.hdf5")
     label(tmp_path / "episode_1.hdf5", success=True)
-    say(tmp_path, "--ckpt", run)
+    run_app(tmp_path, "--ckpt", run)
     text = capsys.readouterr().out
     assert "episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n    images/top (image)\n" in text
     assert "1 failed rollout, 1 successful, 0 not judged" in text
@@ -71,7 +71,7 @@ def test_a_rollout_on_its_own_states_what_is_unknown(dark: Path, tmp_path: Path,
     lines = (tmp_path / "episode_0.steps.csv").read_text().splitlines(keepends=True)
     (tmp_path / "episode_0.steps.csv").write_text("".join(lines[:31])[:-5])
     monkeypatch.setattr(Episode, "describe", {"policy": "x on gpu:8000"})
-    say(tmp_path / "episode_0.hdf5")
+    run_app(tmp_path / "episode_0.hdf5")
     text = capsys.readouterr().out
     assert "nothing found" in text
     assert "not known: how steps went from 29 on: episode_0.steps.csv ends there (a crash, or a full disk)" in text
@@ -115,7 +115,7 @@ class InMemory(EpisodeSource):
 
 
 def test_rollouts_of_an_own_format_are_read_through_their_source(run: Path, tmp_path: Path, capsys: Any) -> None:
-    say(tmp_path, "--format", f"{__name__}:InMemory", "--ckpt", run)
+    run_app(tmp_path, "--format", f"{__name__}:InMemory", "--ckpt", run)
     text = capsys.readouterr().out
     assert text.startswith("rollout_0.mem: failed; 40 steps (0.8 s)\n    left_gripper (gripper)")
     assert "not known in 1 of them: which stage was late, chunks, holds" in text

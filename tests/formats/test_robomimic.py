@@ -153,9 +153,9 @@ def test_it_is_played_back_as_one_video(tmp_path: Path, capsys: pytest.CaptureFi
     file, video = tmp_path / "image.hdf5", tmp_path / "out.mp4"
     write(file, images=(60, 80))
     replay([str(file), "--n", "2", "--video_path", str(video), "--height", "240"])
-    said = capsys.readouterr().out
-    assert "demo_1" in said
-    assert "demo_2" not in said
+    printed = capsys.readouterr().out
+    assert "demo_1" in printed
+    assert "demo_2" not in printed
     with av.open(str(video)) as container:
         frames = sum(1 for _ in container.decode(video=0))
         assert container.streams.video[0].average_rate == 20

@@ -231,9 +231,9 @@ def test_an_engine_that_is_wrong_is_refused(kind: EngineKind, precision: Precisi
     error = torch.zeros(network.action_dim)
     error[-1] = wrong
     engine = Engine(kind, precision, lambda batch, generator: network.predict(batch) + error)
-    says = f"--engine {kind} --precision {precision} differs from eager fp32: right_gripper is off by {wrong}, "
+    message = f"--engine {kind} --precision {precision} differs from eager fp32: right_gripper is off by {wrong}, "
     share = wrong / stats_of(contract_of(TWO))["action"].std[-1]
-    with pytest.raises(ConfigError, match=re.escape(f"{says}{share:.3g} of") + ".*" + re.escape(text)):
+    with pytest.raises(ConfigError, match=re.escape(f"{message}{share:.3g} of") + ".*" + re.escape(text)):
         check(engine, network, blank(network, 1))
 
 

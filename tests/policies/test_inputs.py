@@ -94,14 +94,14 @@ def test_batched_evaluation_and_a_server_give_what_deployment_gives(network: Chu
     policy, seen = ChunkPolicy(network), windows()
     wanted = [policy.predict_chunk(observation) for observation in seen]
     buffer = SharedBuffer(len(seen), network.contract, network.chunk_size, STEPS)
-    ask = BatchedInference(network, buffer, size=1)
+    infer = BatchedInference(network, buffer, size=1)
     served = ServedPolicy(policy, network.contract, network.chunk_size, {}, STEPS, 2)
     with PolicyServer(served, "127.0.0.1", 0, "token").running() as server:
         one, two = (RemotePolicy(f"127.0.0.1:{server.port}", "token", timeout_s=60.0) for _ in range(2))
         assert (one.n_obs_steps, one.n_action_steps) == (STEPS, 2)
         for row, observation in enumerate(seen):
             buffer.put_observation(row, observation)
-            ask([row])
+            infer([row])
             np.testing.assert_array_equal(buffer.chunk(row), wanted[row])
             np.testing.assert_array_equal(one.predict_chunk(observation), wanted[row])
             two.reset()  # touches no other client's history

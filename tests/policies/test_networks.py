@@ -272,11 +272,11 @@ def test_cameras_are_distinguished_by_their_embedding_alone() -> None:
     batch = batch_of(contract, rows=5)
     swapped = batch.copy()
     swapped["images"] = {"left": batch["images"]["right"], "right": batch["images"]["left"]}
-    for told_apart in (True, False):
+    for camera_embedding in (True, False):
         torch.manual_seed(0)
-        network = network_of(act(camera_embedding=told_apart), contract).eval()
+        network = network_of(act(camera_embedding=camera_embedding), contract).eval()
         same = torch.allclose(network.predict(batch), network.predict(swapped), atol=1e-5)
-        assert same is not told_apart
+        assert same is not camera_embedding
 
 
 def test_the_order_in_which_cameras_are_named_does_not_matter() -> None:

@@ -219,7 +219,7 @@ def test_real_arms_do_not_move_by_cameras_that_are_guessed(content: dict[str, An
     with pytest.raises(ConfigError, match=r"does not record how many cameras .* give --cameras NAME … .*has: top\)"):
         load_network(path, cautious, "cpu")
     load_network(path, AssumedSetup(CAMERAS, cautious=True), "cpu")
-    reported = saved(content, tmp_path / "told", a_backbone_each(published_state(content)))
+    reported = saved(content, tmp_path / "two_backbones", a_backbone_each(published_state(content)))
     load_network(reported, AssumedSetup(CAMERAS, named=False, cautious=True), "cpu")
 
 

@@ -101,11 +101,11 @@ def test_a_batch_changes_no_bit(network: Noisy) -> None:
     buffer, seeds = SharedBuffer(4, CONTRACT, network.chunk_size), [(5, 0), (9, 3), (5, 1), (6, 0)]
     for row, seed in enumerate(seeds):
         buffer.put_observation(row, observation(row), seed)
-    ask = BatchedInference(network, buffer, 4)
-    ask([0, 1, 2, 3])
+    infer = BatchedInference(network, buffer, 4)
+    infer([0, 1, 2, 3])
     together = [buffer.chunk(row) for row in range(4)]
     for row in (2, 0):
-        ask([row])
+        infer([row])
         np.testing.assert_array_equal(buffer.chunk(row), together[row])
     policy = ChunkPolicy(network)
     policy.seed(9, 3)

@@ -43,14 +43,14 @@ class Browser(threading.Thread):
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
-    def ask(self, method: str, path: str, body: str = "", **headers: str) -> tuple[int, bytes]:
+    def request(self, method: str, path: str, body: str = "", **headers: str) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
         return answer.status, answer.read()
 
     def exchange(self, **message: Any) -> dict[str, Any]:
-        status, body = self.ask("POST", "/pointer", json.dumps(message), **{"Content-Type": "application/json"})
+        status, body = self.request("POST", "/pointer", json.dumps(message), **{"Content-Type": "application/json"})
         assert status == 200, body
         found: dict[str, Any] = json.loads(body)
         return found
@@ -97,7 +97,7 @@ def test_what_the_pointer_does_is_an_episode_like_the_experts(tmp_path: Path, po
     sent: list[tuple[float, float]] = []
 
     def play(browser: Browser) -> None:
-        assert b"<title>Push-T</title>" in browser.ask("GET", "/")[1]
+        assert b"<title>Push-T</title>" in browser.request("GET", "/")[1]
         waiting = browser.until_state("waiting", frame=0)
         assert "onto the round agent" in waiting["message"]
         sent.append(agent_in(waiting))
@@ -142,10 +142,10 @@ def test_teleoperation_ends_when_the_page_is_silent(tmp_path: Path, port: int, m
         before = agent_in(waiting)
         for _ in range(40):
             browser.exchange(pointer=before)
-        assert browser.ask("POST", "/pointer", "{}", **{"Content-Type": "text/plain"})[0] == 400  # of another page
+        assert browser.request("POST", "/pointer", "{}", **{"Content-Type": "text/plain"})[0] == 400  # of another page
         for body in ("[]", '{"pointer": [NaN, 1]}', '{"pointer": 1}', "nothing"):
-            assert browser.ask("POST", "/pointer", body, **{"Content-Type": "application/json"})[0] == 400
-        assert browser.ask("GET", "/other")[0] == 404
+            assert browser.request("POST", "/pointer", body, **{"Content-Type": "application/json"})[0] == 400
+        assert browser.request("GET", "/other")[0] == 404
 
     browser = Browser(port, play)
     message = failure(teleop, ["--task", "pusht_state", "--rig", own_rig(tmp_path, port)])

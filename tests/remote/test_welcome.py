@@ -22,7 +22,7 @@ GOOD: Any = {"qpos": np.float32([0.5]), "images": {"top": np.zeros((4, 6, 3), np
 
 
 @contextlib.contextmanager
-def saying(welcome: bytes, **answer: Any) -> Iterator[str]:
+def serving(welcome: bytes, **answer: Any) -> Iterator[str]:
     """The address of a server that greets and answers so, whatever it is asked."""
 
     def talk(connection: Any) -> None:
@@ -72,14 +72,14 @@ def contract(**changes: Any) -> str:
     ],
 )
 def test_a_welcome_that_is_none_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
-    with saying(pack({**WELCOME, **changes})) as where, pytest.raises(RemoteError, match=words) as caught:
+    with serving(pack({**WELCOME, **changes})) as where, pytest.raises(RemoteError, match=words) as caught:
         RemotePolicy(where, "x")
     assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("welcome", [b"", b"\xc1", bytes(2_000_000), pack({"kind": "refused", "why": "x" * 60_000})])
 def test_whoever_is_no_policy_server_is_found_out(welcome: bytes) -> None:
-    with saying(welcome) as where, pytest.raises(RemoteError) as caught:
+    with serving(welcome) as where, pytest.raises(RemoteError) as caught:
         RemotePolicy(where, "x", connect_timeout_s=0.3)
     assert len(str(caught.value)) < 1200
 
@@ -102,7 +102,7 @@ def test_whoever_is_no_policy_server_is_found_out(welcome: bytes) -> None:
     ],
 )
 def test_an_answer_that_is_none_is_refused_by_name(answer: dict[str, Any], error: type[Exception], words: str) -> None:
-    with saying(pack(WELCOME), **answer) as where:
+    with serving(pack(WELCOME), **answer) as where:
         policy = RemotePolicy(where, "x", timeout_s=1.0)
         with pytest.raises(error, match=words) as caught:
             policy.predict_chunk(GOOD)
@@ -112,7 +112,7 @@ def test_an_answer_that_is_none_is_refused_by_name(answer: dict[str, Any], error
 
 @pytest.mark.parametrize("took", [None, "x", np.zeros(2), float("nan")])
 def test_a_stopwatch_that_is_not_finite_is_ignored(took: Any) -> None:
-    with saying(pack(WELCOME), actions=np.zeros((2, 2), np.float32), took_ms=took) as where:
+    with serving(pack(WELCOME), actions=np.zeros((2, 2), np.float32), took_ms=took) as where:
         policy = RemotePolicy(where, "x", timeout_s=60.0)
         policy.predict_chunk(GOOD)
         assert policy.took_ms == 0

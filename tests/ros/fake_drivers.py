@@ -1,4 +1,4 @@
-"""Tiny stand-ins for arm drivers, in this process: they keep what they are told and go there at once."""
+"""Tiny stand-ins for arm drivers, in this process: they store their commands and go there at once."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class FakeInterbotix(Driver):
         self.modes = {"arm": "velocity", "gripper": "velocity"}
         self.registers = {motor: dict(REGISTERS) for motor in MOTORS}
         self.calls: list[tuple[str, ...]] = []
-        self.groups: list[np.ndarray[Any, Any]] = []  # rad, every command heard
+        self.groups: list[np.ndarray[Any, Any]] = []  # rad, every command received
         self.grippers: list[float] = []
         super().__init__(f"/{name}/joint_states", hz)
         self._endpoints += [
@@ -262,7 +262,7 @@ class FakeCamera:
 
 
 class FakeBase:
-    """A mobile base that moves as it is told; `heard` keeps every (linear, angular) command."""
+    """A mobile base that follows its commands; `collected` keeps every (linear, angular) command."""
 
     def __init__(self, hz: float = 50.0) -> None:
         self.collected: list[tuple[float, float]] = []

@@ -45,9 +45,9 @@ class Received:
     def __init__(self, topic: str, kind: Any) -> None:
         self.newest: Any = None
         self.messages: deque[Any] = deque(maxlen=1000)
-        self.subscriber = rospy.Subscriber(topic, kind, self._heard, queue_size=1000)
+        self.subscriber = rospy.Subscriber(topic, kind, self._receive, queue_size=1000)
 
-    def _heard(self, message: Any) -> None:
+    def _receive(self, message: Any) -> None:
         self.newest = message
         self.messages.append(message)
 

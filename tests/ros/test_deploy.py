@@ -97,16 +97,16 @@ def assert_parked(text: str, *, torque_on: bool = True) -> None:
 
 
 class Scripted:
-    """A network in the place of the checkpoint's: `says(query)` gives its chunk's rows, or raises, or waits."""
+    """A network in the place of the checkpoint's: `respond(query)` gives its chunk's rows, or raises, or waits."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, says: Any) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, respond: Any) -> None:
         self.requested = 0
         self.hung = threading.Event()
 
         def predict(agent: Any, observation: Any) -> Any:
             self.requested += 1
             with agent._measure("network"):
-                return says(self)
+                return respond(self)
 
         monkeypatch.setattr(TimedAgent, "predict_chunk", predict)
 
@@ -163,12 +163,12 @@ def test_every_difference_of_policy_and_rig_is_listed_before_anything_moves(rig:
 def test_a_network_that_hangs_holds_the_arms_and_ends_the_rollout_by_name(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any, release: threading.Event
 ) -> None:
-    def says(script: Scripted) -> Any:
+    def respond(script: Scripted) -> Any:
         if script.requested > 1:
             release.wait()
         return still(4)
 
-    Scripted(monkeypatch, says)
+    Scripted(monkeypatch, respond)
     text = fail(rig, checkpoint, tmp_path, "--hold_s", 0.2)
     assert "held still for 10 steps (0.2 s): the policy has no chunk yet for the observation of step" in text
     assert_parked(capfd.readouterr().out)
@@ -195,12 +195,12 @@ def test_a_network_that_gives_nan_ends_the_rollout_by_name(
 def test_sigterm_keeps_the_episode_and_parks(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
-    def says(script: Scripted) -> Any:
+    def respond(script: Scripted) -> Any:
         if script.requested == 3:
             signal.raise_signal(signal.SIGTERM)
         return still(4)
 
-    Scripted(monkeypatch, says)
+    Scripted(monkeypatch, respond)
     assert fail(rig, checkpoint, tmp_path) == "143"
     assert_parked(capfd.readouterr().out)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
@@ -212,13 +212,13 @@ def test_a_camera_that_stops_ends_the_rollout_by_name_and_the_arms_still_park(
 ) -> None:
     apply = rospy.ServiceProxy("/sim_rig/apply_faults", Trigger)
 
-    def says(script: Scripted) -> Any:
+    def respond(script: Scripted) -> Any:
         if script.requested == 2:
             rospy.set_param("/sim_rig_faults", {"cam_high": {"stop": True}})
             apply()
         return still(4)
 
-    Scripted(monkeypatch, says)
+    Scripted(monkeypatch, respond)
     try:
         text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
     finally:
@@ -243,12 +243,12 @@ def test_a_second_publisher_ends_the_rollout_by_name_and_nothing_is_sent_any_mor
 ) -> None:  # fmt: skip
     with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
 
-        def says(script: Scripted) -> Any:
+        def respond(script: Scripted) -> Any:
             if script.requested == 2:
                 other.send()
             return still(4)
 
-        Scripted(monkeypatch, says)
+        Scripted(monkeypatch, respond)
         text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
     assert words in text
     assert f"the arms were not parked: {words}" in capfd.readouterr().out
@@ -262,12 +262,12 @@ def test_with_the_emergency_stop_pressed_nothing_is_sent_any_more_not_even_to_pa
 ) -> None:
     button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=1, latch=True)
 
-    def says(script: Scripted) -> Any:
+    def respond(script: Scripted) -> Any:
         if script.requested == 2:
             button.publish(Bool(data=True))
         return still(4)
 
-    Scripted(monkeypatch, says)
+    Scripted(monkeypatch, respond)
     try:
         text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
         assert "the emergency stop was pressed (by /aloha_kit_tests" in text
@@ -289,7 +289,7 @@ def test_on_a_real_rig_the_operator_labels_what_was_a_success(
     voice = rospy.Publisher("/aloha_kit/deploy/command", String, queue_size=5)
     states: list[str] = []
 
-    def says(script: Scripted) -> Any:
+    def respond(script: Scripted) -> Any:
         if states.count("acting") == 2:
             voice.publish(String(data="quit"))  # while the second rollout runs
         return still(10)
@@ -299,7 +299,7 @@ def test_on_a_real_rig_the_operator_labels_what_was_a_success(
         if message.data == "judging":
             voice.publish(String(data="success"))
 
-    Scripted(monkeypatch, says)
+    Scripted(monkeypatch, respond)
     received = rospy.Subscriber("/aloha_kit/deploy/state", String, state)
     try:
         deploy(rig, checkpoint, tmp_path, "--num_rollouts", 9, "--episode_len", 100, "--log_level", "warning")
@@ -382,12 +382,12 @@ def test_ctrl_c_in_roslaunch_ends_the_node_with_the_arms_parked(
 def test_an_episode_is_replayed_on_the_arms_with_its_tracking_error(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
-    def says(script: Scripted) -> Any:
+    def respond(script: Scripted) -> Any:
         wave = np.tile(START, (60, 1))
         wave[:, 0] += 0.2 * (1 - np.cos(np.arange(60) * 2 * np.pi / 60))
         return wave
 
-    Scripted(monkeypatch, says)
+    Scripted(monkeypatch, respond)
     deploy(rig, checkpoint, tmp_path, "--episode_len", 60, "--seed", 3)
     capfd.readouterr()
     replay([str(tmp_path / "episode_0.hdf5"), "--execute", "--task", str(rig), "--no_video", "--no_plots", "--no_rrd"])

@@ -68,7 +68,7 @@ class Node:
         assert self._process.stdout
         assert self._process.stdout.readline() == "up\n"
 
-    def tell(self, word: str) -> None:
+    def send(self, word: str) -> None:
         print(word, file=self._process.stdin, flush=True)
 
     def close(self) -> None:
@@ -127,10 +127,10 @@ def test_a_lost_value_is_bridged_and_a_lasting_loss_is_named(node: Node) -> None
     with contextlib.closing(connect()) as env:
         env.reset()
         hold = np.array([*PIPER.start, 0.0], np.float32)
-        node.tell("nan")
+        node.send("nan")
         for _ in range(10):
             assert env.step(hold).observation["sensors"]["imu"][9] == pytest.approx(9.81)
-        node.tell("lost")
+        node.send("lost")
         with pytest.raises(ReadingError, match=r"sensor 'imu': the value of linear_acceleration\.z is not a finite"):
             _until_it_fails(env, hold)
 
@@ -145,7 +145,7 @@ def test_a_lost_value_is_bridged_and_a_lasting_loss_is_named(node: Node) -> None
 def test_a_sensor_of_another_length_or_a_silent_one_ends_the_step_by_name(node: Node, word: str, message: str) -> None:
     with contextlib.closing(connect()) as env:
         env.reset()
-        node.tell(word)
+        node.send(word)
         with pytest.raises(StreamError, match=message):
             _until_it_fails(env, np.array([*PIPER.start, 0.0], np.float32))
 

@@ -107,8 +107,8 @@ def test_the_person_gives_way_to_whoever_else_moves_the_arms(topics: dict[str, R
     until(there, "the left follower where the policy wants it")
     topics[TOPICS[2]].messages.clear()
     until(lambda: not there() or len(topics[TOPICS[2]].messages) > 10, "ten more commands")
-    said_by = {message._connection_header["callerid"] for message in topics[TOPICS[2]].messages}
-    assert said_by == {rospy.get_name()}, "the person says nothing meanwhile"
+    publishers = {message._connection_header["callerid"] for message in topics[TOPICS[2]].messages}
+    assert publishers == {rospy.get_name()}, "the simulated operator sends nothing meanwhile"
     policy.unregister()
     until(lambda: np.abs(position(topics[TOPICS[0]])[:6] - START_ARM_POSE).max() < 0.03, "the person takes over again")
 

@@ -102,23 +102,23 @@ def test_a_decompressed_mobile_aloha_stays_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "expected"),
     [(True, True), (1, True), ("true", True), (b"True", True), (np.array([True]), True), (np.float64(1), True)]
     + [(False, False), (0, False), ("False", False), (b"no", False), (np.array(["0"], object), False), ("", False)]
     + [("perhaps", None), (np.array([1, 0]), None), (h5py.Empty("f"), None)],
 )
 @pytest.mark.parametrize("write", [aloha, mobile_aloha])
 def test_compress_may_be_anything_the_images_decide(
-    tmp_path: Path, write: Callable[[Path, Rig], None], value: object, says: bool | None
+    tmp_path: Path, write: Callable[[Path, Rig], None], value: object, expected: bool | None
 ) -> None:
     path, encoded = written(tmp_path, write, compress(value)), write is mobile_aloha
     rig = Rig()
     with Episode.open(path) as episode:
-        assert (episode.compressed, episode.attrs.get("compress")) == (encoded, says)
+        assert (episode.compressed, episode.attrs.get("compress")) == (encoded, expected)
         image = episode.image("cam_high", 3).astype(int)
         assert np.abs(image - rig.image("cam_high", 3)).mean() < (12 if encoded else 1e-9)
         reported = [note for note in episode.notes if "attribute compress is" in note]
-        assert len(reported) == (says is not encoded)
+        assert len(reported) == (expected is not encoded)
     found = [(f.level, f.found) for f in validate(path).findings]
     assert found == [("info", note) for note in reported]
 

@@ -28,18 +28,18 @@ from tests.storage.recording import feed, outcome, Rig, writer_for
 folder, images, depth = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "depth"
 for limit in json.loads(sys.argv[4]):
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-    writer, said = None, []
+    writer, messages = None, []
     try:
         writer = writer_for(folder / str(limit), Rig(depth=depth), images=images, flush_s=0.05)
         feed(writer, Rig(depth=depth), 40)
     except EpisodeError as error:
-        said.append(str(error))
+        messages.append(str(error))
     try:
         writer.on_end(outcome(writer.written, reason="done"))
     except EpisodeError as error:
-        said.append(str(error))
+        messages.append(str(error))
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    print(json.dumps([limit, writer.written, writer.committed, said]))
+    print(json.dumps([limit, writer.written, writer.committed, messages]))
 """
 
 
