@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import rosgraph
 import rospy
 from std_msgs.msg import Bool
 
@@ -41,15 +42,21 @@ while time.monotonic() < end:
 def node(session_ros: Ros) -> Iterator[Callable[..., Process]]:
     """A publisher in a process of its own: name, value, rate (0: once, latched)."""
     started: list[Process] = []
+    topics: dict[str, str] = {}
 
     def start(name: str, value: str, hz: float = 0.0, topic: str = TOPIC, kind: str = "Bool") -> Process:
         program = PUBLISHER.replace("Bool", kind)
         started.append(session_ros.start("python", "-c", program, name, topic, value, str(hz)))
+        topics[name] = topic
         return started[-1]
 
     yield start
     for process in started:
         process.kill()
+    for name, topic in topics.items():  # a later test's process may get the port that is left registered
+        master = rosgraph.Master(f"/{name}")
+        with contextlib.suppress(rosgraph.MasterException):
+            master.unregisterPublisher(topic, master.lookupNode(f"/{name}"))
 
 
 @pytest.fixture
