@@ -1,74 +1,133 @@
-"""Images of one MuJoCo model, which robosuite's tasks and robomimic's recorded states have anew in each episode."""
+"""Images of MuJoCo models, by software or hardware OpenGL: one renderer for each size.
+
+Import it before MuJoCo or dm_control: how they draw is settled when they load.
+"""
 
 from __future__ import annotations
 
+import atexit
 import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.interrupt import interrupts_put_off
 
-if sys.platform == "linux":  # servers have no display; MuJoCo reads this once, when it loads
+if sys.platform == "linux":  # servers and robots have no display; MuJoCo reads this once, when it loads
     os.environ.setdefault("MUJOCO_GL", "egl")
 if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
-    importlib.import_module("triton")  # its LLVM has to be loaded before software OpenGL's, see `sim`
+    # torch's compiler and software OpenGL bring one LLVM each, and the process ends if OpenGL's comes
+    # first: torch would load its own at the first optimiser. Triton alone loads without torch.
+    importlib.import_module("triton")
 
 import mujoco
 
 Image = npt.NDArray[np.uint8]
 
+_collected: deque[tuple[Any, Any]] = deque()
+"""(MuJoCo's, OpenGL's) contexts of renderers that were garbage-collected, to be freed when nothing is being drawn."""
+
+
+class _Renderer(mujoco.Renderer):  # type: ignore[misc]  # MuJoCo ships no types
+    """A renderer that frees its OpenGL objects in its own context.
+
+    MuJoCo frees them in the context that is current, which may be another environment's: that one's shadows and
+    textures have the same numbers and would be deleted. The garbage collector may run in the middle of a drawing.
+    """
+
+    def close(self) -> None:
+        if self._gl_context:
+            self._gl_context.make_current()
+        super().close()
+
+    def __del__(self) -> None:
+        if (drawing := getattr(self, "_mjr_context", None)) and (context := getattr(self, "_gl_context", None)):
+            _collected.append((drawing, context))
+
+
+def _free_collected() -> None:
+    """Free the contexts of collected renderers, but for those that belong to another thread."""
+    for _ in range(len(_collected)):
+        drawing, context = _collected.popleft()
+        try:
+            context.make_current()
+        except RuntimeError:
+            _collected.append((drawing, context))
+            continue
+        drawing.free()
+        context.free()
+
 
 class ModelRenderer:
-    """Renderer of a model's cameras, each at any size. Collision shapes (geometry group 0) and sites are not drawn.
+    """Renderer of a model's cameras, each at any size, without sites.
 
-    It is used in one thread, to which its OpenGL contexts belong.
+    A GL context belongs to the thread that first draws: make and use one in the same thread.
 
     Args:
+        groups: of the shapes that are drawn.
         shadows: draw shadows, which cost half of the time without a GPU.
     """
 
-    def __init__(self, model: Any, data: Any, *, shadows: bool = False) -> None:
+    def __init__(self, model: Any, data: Any, *, groups: Collection[int], shadows: bool) -> None:
         self._model, self._data, self._shadows = model, data, shadows
         self._options = mujoco.MjvOption()
-        self._options.geomgroup[0] = 0
-        self._options.sitegroup[:] = 0
+        for group in range(len(self._options.geomgroup)):
+            self._options.geomgroup[group] = group in groups
+            self._options.sitegroup[group] = 0
         self._renderers: dict[tuple[int, int], Any] = {}
 
     def draw(self, camera: str, size: tuple[int, int]) -> Image:
         """(H, W, 3) uint8 RGB of the data's present state; `size` is (height, width)."""
-        renderer = self._renderers.get(size)
-        if renderer is None:
-            renderer = self._renderers[size] = self._make(*size)
-        renderer.update_scene(self._data, camera, self._options)
-        image: Image = renderer.render()
+        image: Image = self._aimed(camera, size).render()
         return image
 
+    def _aimed(self, camera: str, size: tuple[int, int]) -> Any:
+        """The renderer of a size, with the camera's view of the present state."""
+        _free_collected()
+        renderer = self._renderers.get(size)
+        if renderer is None:
+            with interrupts_put_off():  # a half-made context would be freed at the exit, with a traceback
+                renderer = self._renderers[size] = self._make(*size)
+        renderer.update_scene(self._data, camera, self._options)
+        return renderer
+
     def _make(self, height: int, width: int) -> Any:
-        limits = self._model.vis.global_
-        limits.offheight, limits.offwidth = max(height, limits.offheight), max(width, limits.offwidth)
+        self._model.vis.global_.offheight, self._model.vis.global_.offwidth = height, width
         try:
-            renderer = mujoco.Renderer(self._model, height, width)
+            renderer = _Renderer(self._model, height, width)
         except (mujoco.FatalError, RuntimeError, ImportError, AttributeError) as error:
             raise ConfigError(
-                f"no OpenGL context for images ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; without a "
-                "display it has to be 'egl', and the system needs an EGL library (Debian: apt install libegl1)"
+                f"no OpenGL context for images ({error}). MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; "
+                "without a display it has to be 'egl' before MuJoCo is first imported, and the system needs "
+                "an EGL library (Debian: apt install libegl1)"
             ) from error
         renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = int(self._shadows)
+        if not self._renderers:
+            # after MuJoCo's own exit hook, so it runs before it: contexts must not outlive their display
+            atexit.register(_close_if_alive, weakref.ref(self))
         return renderer
 
     def close(self) -> None:
-        """Free the contexts."""
-        for renderer in self._renderers.values():
-            if renderer._gl_context:
-                renderer._gl_context.make_current()  # MuJoCo frees a renderer's objects in the current context
-            renderer.close()
-        self._renderers.clear()
+        """Free the GL contexts; drawing again makes new ones. Ctrl-C waits: a context cannot be freed twice."""
+        with interrupts_put_off():
+            for renderer in self._renderers.values():
+                renderer.close()
+            self._renderers.clear()
+
+
+def _close_if_alive(renderer: weakref.ref[ModelRenderer]) -> None:
+    alive = renderer()
+    if alive is not None:
+        alive.close()
+    _free_collected()
 
 
 class ImagesLater(Mapping[str, Image]):

@@ -18,6 +18,8 @@ IMAGE_SUFFIX = "_image"
 """Behind a camera's name, in the key of its images."""
 ROBOSUITE = 1
 """`env_args["type"]` of robosuite's tasks."""
+VISUAL_GROUPS = (1, 2)
+"""Groups of the shapes that are drawn of robosuite's models; group 0 holds collision shapes."""
 
 _POSE = ("x", "y", "z", "qx", "qy", "qz", "qw")
 _TWIST = ("x", "y", "z", "rx", "ry", "rz")

@@ -13,19 +13,18 @@ import numpy.typing as npt
 
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.errors import reason
-from aloha_kit.core.robomimic import contract
+from aloha_kit.core.robomimic import contract, VISUAL_GROUPS
 from aloha_kit.core.source import EpisodeData, Image
 from aloha_kit.formats.robomimic import Demo, RobomimicSource
 
 try:
-    import mujoco
-
-    from aloha_kit.mujoco_images import ModelRenderer
+    from aloha_kit.mujoco_images import ModelRenderer  # before MuJoCo: how it draws is settled when it loads
 except ImportError as missing:
     raise ConfigError(
         f"images of a robomimic data set without stored ones are rendered with MuJoCo, which is missing ({missing}); "
         "`make robosuite` installs it with robosuite in .venv-robosuite"
     ) from missing
+import mujoco
 
 SIZE = (256, 256)
 """Height and width of the images."""
@@ -96,7 +95,7 @@ class StatePlayer:
                 f"time, {self.model.nq} positions, {self.model.nv} velocities"
             )
         self._data = mujoco.MjData(self.model)
-        self._renderer = ModelRenderer(self.model, self._data)
+        self._renderer = ModelRenderer(self.model, self._data, groups=VISUAL_GROUPS, shadows=False)
 
     @property
     def positions(self) -> npt.NDArray[np.float32]:

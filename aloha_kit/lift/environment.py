@@ -25,7 +25,7 @@ from aloha_kit.core import (
     SafetyLimits,
     VirtualClock,
 )
-from aloha_kit.core.robomimic import contract, OBJECT_KEY, ROBOSUITE, STATE_KEYS
+from aloha_kit.core.robomimic import contract, OBJECT_KEY, ROBOSUITE, STATE_KEYS, VISUAL_GROUPS
 from aloha_kit.lift.expert import LiftExpert
 from aloha_kit.mujoco_images import Image, ImagesLater, ModelRenderer
 
@@ -214,7 +214,9 @@ class Lift(Environment):
     def _image(self, camera: str) -> Image:
         if self._renderer is None:
             sim = self._env.sim
-            self._renderer = ModelRenderer(sim.model._model, sim.data._data, shadows=self._shadows)
+            self._renderer = ModelRenderer(
+                sim.model._model, sim.data._data, groups=VISUAL_GROUPS, shadows=self._shadows
+            )
         return self._renderer.draw(camera, self._contract.cameras[camera])
 
     def _free_renderer(self) -> None:

@@ -4,24 +4,14 @@ Usable alone: needs core, MuJoCo, dm_control, mink and the arm meshes of the pac
 Import it before MuJoCo or dm_control: how they draw is settled when they load.
 """
 
-import importlib
-import importlib.util
 import logging
-import os
-import sys
-
-if sys.platform == "linux":  # servers and robots have no display; MuJoCo reads this once, when it loads
-    os.environ.setdefault("MUJOCO_GL", "egl")
-if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
-    # torch's compiler and software OpenGL bring one LLVM each, and the process ends if OpenGL's comes
-    # first: torch would load its own at the first optimiser. Triton alone loads without torch.
-    importlib.import_module("triton")
 
 if not logging.getLogger().handlers:
     # dm_control logs as it loads, through absl, which gives the root logger a handler where it has none: every line
     # that the package logs would appear twice
     logging.getLogger().addHandler(logging.NullHandler())
 
+import aloha_kit.mujoco_images  # noqa: F401  # before dm_control: it settles how MuJoCo draws
 from aloha_kit.config import key_errors, RigConfig, TaskConfig
 from aloha_kit.core import VirtualClock, WallClock
 from aloha_kit.sim import tasks

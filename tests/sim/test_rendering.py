@@ -11,7 +11,8 @@ import sys
 import numpy as np
 import pytest
 
-from aloha_kit.sim import rendering, SimEnv, workcell
+from aloha_kit import mujoco_images
+from aloha_kit.sim import SimEnv, workcell
 
 
 def red(image: np.ndarray) -> np.ndarray:
@@ -190,13 +191,13 @@ def test_ctrl_c_waits_until_the_contexts_are_freed(monkeypatch: pytest.MonkeyPat
     """One that is freed half is an EGL error with a traceback when the process ends."""
     freed = []
 
-    def close(renderer: rendering._Renderer) -> None:
+    def close(renderer: mujoco_images._Renderer) -> None:
         signal.raise_signal(signal.SIGINT)
         usual(renderer)
         freed.append(renderer._gl_context is None)
 
-    usual = rendering._Renderer.close
-    monkeypatch.setattr(rendering._Renderer, "close", close)
+    usual = mujoco_images._Renderer.close
+    monkeypatch.setattr(mujoco_images._Renderer, "close", close)
     env = SimEnv("transfer_cube", cameras={"top": (24, 32), "angle": (12, 16)}, quality="draft")
     env.reset()
     with pytest.raises(KeyboardInterrupt):
