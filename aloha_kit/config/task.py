@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from aloha_kit.config.load import file_field
+from aloha_kit.config.rig import RigConfig
 
 
 @dataclass(frozen=True)
@@ -31,3 +32,7 @@ class TaskConfig:
             raise ValueError(f"rate_hz must be positive, given {self.rate_hz}")
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"each camera can be named once, given {', '.join(self.cameras)}")
+
+    def camera_sizes(self, rig: RigConfig) -> dict[str, tuple[int, int]]:
+        """{camera: (height, width)} of the task's cameras: `image_size`, or else the rig's own size."""
+        return {name: self.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in self.cameras}

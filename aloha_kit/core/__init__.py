@@ -16,7 +16,7 @@ from aloha_kit.core.arm_models import (
 )
 from aloha_kit.core.clock import Clock, Rate, VirtualClock, WallClock
 from aloha_kit.core.contract import Contract
-from aloha_kit.core.environment import Environment, Outcome
+from aloha_kit.core.environment import Environment, Outcome, time_step
 from aloha_kit.core.errors import (
     AlohaKitError,
     ConfigError,
@@ -76,4 +76,5 @@ __all__ = [
     "plural",
     "joint_names",
     "did_you_mean",
+    "time_step",
 ]

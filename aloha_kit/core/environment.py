@@ -12,6 +12,7 @@ import numpy.typing as npt
 from dm_env import specs
 
 from aloha_kit.core.contract import Contract
+from aloha_kit.core.features import Observation
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.policy import Action
 
@@ -25,6 +26,13 @@ class Outcome:
     max_reward: float
     reason: str  # "complete", the message of a StopEpisode, or the error that ended it
     error: bool = False
+
+
+def time_step(reward: float, observation: Observation, *, last: bool, success: bool) -> dm_env.TimeStep:
+    """A MID time step, or LAST: a success terminates the episode (discount 0), the end of its time truncates it (1)."""
+    if not last:
+        return dm_env.transition(reward, observation)
+    return (dm_env.termination if success else dm_env.truncation)(reward, observation)
 
 
 class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no types
@@ -98,6 +106,20 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
             bad = [name for name, value in zip(names, command, strict=True) if not np.isfinite(value)]
             raise ValueError(f"an action has to be finite; it is not at: {', '.join(bad)}")
         return command
+
+    def observation_spec(self) -> dict[str, Any]:
+        """Specs nested like the observation of a simulation; `stamps` of a reset lacks `command`."""
+        contract = self.contract
+        stamps = ["qpos", "deadline", *(f"images/{name}" for name in contract.cameras)]
+        vectors = [feature for feature in contract.inputs if len(feature.shape) == 1]
+        return {
+            **{feature.name: specs.Array(feature.shape, np.float32, feature.name) for feature in vectors},
+            "images": {
+                name: specs.BoundedArray((*size, 3), np.uint8, 0, 255, f"images/{name}")
+                for name, size in contract.cameras.items()
+            },
+            "stamps": {name: specs.Array((), np.int64, f"stamps/{name}") for name in stamps},
+        }
 
     def action_spec(self) -> specs.BoundedArray:
         """(A,) commands within the limits."""

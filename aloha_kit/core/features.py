@@ -175,7 +175,7 @@ def value_of(observation: Mapping[str, Any], name: str) -> Any:
     return value if not inner or value is None else value.get(inner)
 
 
-def flatten(observation: Observation) -> dict[str, Any]:
+def flatten(observation: Mapping[str, Any]) -> dict[str, Any]:
     """Observation as a flat mapping `{"qpos": …, "images/top": …}`, for specs and messages.
 
     `images_jpeg` is left out: it is `images` in another form.

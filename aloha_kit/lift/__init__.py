@@ -23,7 +23,7 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> Lift
     if unused := [name for name, value in given.items() if value]:
         raise ConfigError(f"task '{task.name}' on rig '{rig.name}': Lift has no {', '.join(unused)}")
     return Lift(
-        cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},
+        cameras=task.camera_sizes(rig),
         rate_hz=task.rate_hz,
         episode_len=task.episode_len,
         shadows=rig.quality == "fine",

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import dm_env
 import numpy as np
 import numpy.typing as npt
-from dm_env import specs
 
 from aloha_kit.core import (
     Action,
@@ -23,6 +22,7 @@ from aloha_kit.core import (
     Policy,
     Rate,
     SafetyLimits,
+    time_step,
     VirtualClock,
 )
 from aloha_kit.core.robomimic import contract, OBJECT_KEY, ROBOSUITE, STATE_KEYS, VISUAL_GROUPS
@@ -167,21 +167,10 @@ class Lift(Environment):
         self._steps += 1
         observation = self._observe(observed, command=command_ns)
         success = self.is_highest(float(reward))
-        end: Callable[..., dm_env.TimeStep] = dm_env.transition
-        if success or self._steps >= self._episode_len:
-            end = dm_env.termination if success else dm_env.truncation
+        last = success or self._steps >= self._episode_len
+        if last:
             self._steps = None
-        return end(float(reward), observation)
-
-    def observation_spec(self) -> dict[str, Any]:
-        """Specs nested like the observation; `stamps` of a reset lacks `command`."""
-        stamps = ["qpos", "deadline", *(f"images/{name}" for name in self._contract.cameras)]
-        vectors = [feature for feature in self._contract.inputs if len(feature.shape) == 1]
-        return {
-            **{feature.name: specs.Array(feature.shape, np.float32, feature.name) for feature in vectors},
-            "images": {name: specs.Array((*size, 3), np.uint8, name) for name, size in self._contract.cameras.items()},
-            "stamps": {name: specs.Array((), np.int64, name) for name in stamps},
-        }
+        return time_step(float(reward), observation, last=last, success=success)
 
     def simulator_state(self) -> npt.NDArray[np.float64]:
         """(32,) time (s), generalised positions and velocities, as robomimic stores them."""

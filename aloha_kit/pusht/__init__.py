@@ -42,7 +42,7 @@ def connect(
     if unused := [name for name, value in given.items() if value]:
         raise ConfigError(f"task '{task.name}' on rig '{rig.name}': Push-T has no {', '.join(unused)}")
     options: dict[str, Any] = {
-        "cameras": {n: task.image_size or (rig.cameras[n].height, rig.cameras[n].width) for n in task.cameras},
+        "cameras": task.camera_sizes(rig),
         "rate_hz": task.rate_hz,
         "episode_len": task.episode_len,
     }

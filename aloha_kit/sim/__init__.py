@@ -34,7 +34,7 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
         tasks.script_of(scene, task.script)
     return SimEnv(
         task.scene,
-        cameras={name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras},
+        cameras=task.camera_sizes(rig),
         rate_hz=task.rate_hz,
         episode_len=task.episode_len,
         quality=rig.quality,

@@ -285,19 +285,6 @@ class SimEnv(Environment):
             (min(a, b), max(a, b)) for a, b in ((parts[i], parts[j]) for i, j in geoms.tolist()) if a and b and a != b
         )
 
-    def observation_spec(self) -> dict[str, Any]:
-        """Specs nested like the observation; `stamps` of a reset lacks `command`."""
-        stamps = ["qpos", "deadline", *(f"images/{name}" for name in self._cameras)]
-        vectors = [feature for feature in self._contract.inputs if len(feature.shape) == 1]
-        return {
-            **{feature.name: specs.Array(feature.shape, np.float32, feature.name) for feature in vectors},
-            "images": {
-                name: specs.BoundedArray((h, w, 3), np.uint8, 0, 255, f"images/{name}")
-                for name, (h, w) in self._cameras.items()
-            },
-            "stamps": {name: specs.Array((), np.int64, f"stamps/{name}") for name in stamps},
-        }
-
     def action_spec(self) -> specs.BoundedArray:
         """(A,) joint targets within the servos' ranges; grippers in normalised opening."""
         low, high = (limit.copy() for limit in self._index.ctrl_range)

@@ -2,7 +2,6 @@
 
 import dm_env
 import numpy as np
-from dm_env import specs
 
 from aloha_kit.core import Contract, Environment, Rate, SafetyLimits, VirtualClock, WallClock
 
@@ -58,11 +57,6 @@ class PointEnv(Environment):
         for place, colour in ((self.goal, (220, 30, 30)), (self.at, (255, 255, 255))):
             image[np.hypot(x - place[0], y - place[1]) < 0.15] = colour
         return image
-
-    def observation_spec(self):
-        stamps = {name: specs.Array((), np.int64) for name in self._observe()["stamps"]}
-        images = {name: specs.Array((*size, 3), np.uint8) for name, size in self.contract.cameras.items()}
-        return {"qpos": specs.Array((2,), np.float32), "images": images, "stamps": stamps}
 
 
 class Straight:
