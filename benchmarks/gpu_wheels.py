@@ -26,10 +26,14 @@ NEEDED = {  # in the order of their worth
     " packaging setuptools",
     "simulation": "mujoco glfw pyopengl etils dm-control lxml pyparsing requests urllib3 idna certifi"
     " charset-normalizer mink daqp qpsolvers gym-aloha pyquaternion",
+    "diffusion": "diffusers huggingface-hub filelock fsspec importlib-metadata zipp regex",
+    "Push-T": "gym-pusht gymnasium farama-notifications cloudpickle pymunk cffi pycparser pygame shapely",
 }
 UNUSED = {  # folders of wheels that nothing here imports
     "dm-control": ("dm_control/locomotion/", "dm_control/suite/", "dm_control/blender/", "dm_control/manipulation/"),
     "mujoco": ("mujoco/experimental/",),
+    "diffusers": ("diffusers/pipelines/", "diffusers/modular_pipelines/", "diffusers/commands/"),
+    "pygame": ("pygame/docs/", "pygame/examples/", "pygame/tests/"),
 }
 PLATFORMS = (*(f"manylinux_2_{n}" for n in (28, 27, 26, 24, 17, 12, 5)), "manylinux2014", "manylinux1")  # each by name
 

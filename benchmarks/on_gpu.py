@@ -106,11 +106,11 @@ def plan(device: str, scratch: Path, *, tiny: bool, reproduce_folder: Path | Non
     def script(name: str, *flags: str) -> tuple[str, ...]:
         return python, str(HERE / name), *flags
 
-    def training(name: str, *flags: str) -> Step:
+    def training(name: str, *flags: str, limit_s: float = 45) -> Step:
         run = str(scratch / name.split(": ")[1].replace(" ", "_"))
         values = ["--dataset_dir", str(episodes), "--ckpt_dir", run, "--num_steps", "4" if tiny else "20"]
         values += ["--batch_size", "2", "--no_augment", "--no_preflight", "--val_every", "4", "--val_batches", "1"]
-        return Step(name, (python, "-m", "aloha_kit.train", *small, *values, *on, *flags), 45)
+        return Step(name, (python, "-m", "aloha_kit.train", *small, *values, *on, *flags), limit_s)
 
     sizes = script("gpu_episodes.py", str(episodes), "--size", "48", "64", "--episodes", "2", "--steps", "60")
     steps = [
@@ -118,19 +118,19 @@ def plan(device: str, scratch: Path, *, tiny: bool, reproduce_folder: Path | Non
         training("smoke: training"),
         training("smoke: bf16 and frames in device memory", "--amp", "bf16", "--cache", "device"),
         *([training("smoke: fp16", "--amp", "fp16")] if device == "cuda" else []),
-        *([training("smoke: compiled", "--compile")] if device == "cuda" else []),
+        *([training("smoke: compiled", "--compile", limit_s=90)] if device == "cuda" else []),
     ]
     if device == "cuda":
         graph = script("query_latency_ours.py", "4", "5", device, "--size", "48", "64", *small, "--engine", "compile")
-        steps.append(Step("smoke: inference as a CUDA graph", graph, 60))
+        steps.append(Step("smoke: inference as a CUDA graph", graph, 90))
     few = (*small, "--threads", "1") if tiny else ()
     latency = ("--cameras", "1" if tiny else "4", "--size", *size, "--turns", "1", *peer, *on, *few)
     latency += ("--queries", "2" if tiny else "300")
     step_flags = ("--sizes", "x".join(size), "--batch", "2" if tiny else "32", "--turns", "1", "--fewer", *peer, *on)
     step_flags += (*few, "--steps", "1" if tiny else "20", *(() if tiny else ("--compile",)))
     steps += [
-        Step("latency of one inference", script("query_latency.py", *latency), 130, table=True),
-        Step("training step", script("train_step.py", *step_flags), 130, table=True),
+        Step("latency of one inference", script("query_latency.py", *latency), 150, table=True),
+        Step("training step", script("train_step.py", *step_flags), 150, table=True),
     ]
     cameras, length = ("1", "30") if tiny else ("3", "200")
     made = script("gpu_episodes.py", str(frames), "--size", *size, "--cameras", cameras, "--episodes", "2")

@@ -17,7 +17,7 @@ from act_rebuilt import CHUNK, LerobotStep
 from stopwatch import Laps
 from torch.utils.data import DataLoader
 
-from aloha_kit.data.dataset import ChunkDataset, Sample
+from aloha_kit.data.dataset import ChunkDataset, TrainingSample
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
 
@@ -44,7 +44,7 @@ def main() -> None:
         persistent_workers=True,
     )
 
-    def train_on(sample: Sample) -> None:
+    def train_on(sample: TrainingSample) -> None:
         images = torch.stack(list(sample["image"].values()), dim=1)
         tensors = (sample["state"], images, sample["action"], sample["is_pad"])
         step(*(values.to(args.device, non_blocking=True) for values in tensors))
