@@ -66,7 +66,7 @@ lint: install
 	$(BIN)/ruff format --check .
 
 types: install
-	$(BIN)/mypy --strict aloha_kit
+	$(BIN)/mypy --strict aloha_kit benchmarks
 
 test: lint types
 	$(BIN)/python -m pytest

@@ -40,7 +40,8 @@ class Layer(nn.Module):
         for number, (attention, norm) in enumerate(zip(self.attention, self.norms, strict=False)):
             there, where = (x, place) if number == 0 or memory is None else memory
             x = norm(x + drop(attention(x + place, there + where, there, key_padding_mask=padding)[0]))
-        return self.norms[-1](x + drop(self.back(drop(F.relu(self.wide(x))))))
+        normed: Tensor = self.norms[-1](x + drop(self.back(drop(F.relu(self.wide(x))))))
+        return normed
 
 
 class RebuiltAct(nn.Module):
@@ -67,7 +68,7 @@ class RebuiltAct(nn.Module):
 
     def forward(self, qpos: Tensor, images: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
         """The loss of (B, 14), (B, cameras, 3, H, W) normalised, (B, 100, 14) and (B, 100)."""
-        mean, log_variance = self.posterior(qpos, actions, is_pad).split(LATENT, dim=1)
+        mean, log_variance = self.posterior(qpos, actions, is_pad).tensor_split(2, dim=1)
         predicted = self.predict(qpos, images, mean + torch.exp(log_variance / 2) * torch.randn_like(mean))
         error = (F.l1_loss(predicted, actions, reduction="none") * ~is_pad[..., None]).mean()
         divergence = -0.5 * (1 + log_variance - mean**2 - log_variance.exp()).sum(1).mean()
@@ -76,7 +77,7 @@ class RebuiltAct(nn.Module):
     def predict(self, qpos: Tensor, images: Tensor, latent: Tensor) -> Tensor:
         """(B, 100, 14) actions for a latent (B, 32), which is zero at inference."""
         maps = torch.cat([self.project(self.backbone(image)["map"]) for image in images.unbind(1)], dim=3)
-        place = torch.cat([self.extra.weight, image_positions(*maps.shape[2:], qpos.device)])[:, None]
+        place = torch.cat([self.extra.weight, image_positions(maps.shape[2], maps.shape[3], qpos.device)])[:, None]
         memory = torch.cat(
             [torch.stack([self.from_latent(latent), self.joints(qpos)]), maps.flatten(2).permute(2, 0, 1)]
         )
@@ -88,7 +89,8 @@ class RebuiltAct(nn.Module):
             x = layer(x, where, (memory, place))
             outputs.append(self.norm(x))
         read = torch.stack(outputs)[0].transpose(0, 1)
-        predicted, _ = self.action(read), self.is_pad(read)
+        predicted: Tensor = self.action(read)
+        self.is_pad(read)
         return predicted
 
     def posterior(self, qpos: Tensor, actions: Tensor, is_pad: Tensor) -> Tensor:
@@ -99,7 +101,8 @@ class RebuiltAct(nn.Module):
         padding = torch.cat([torch.zeros_like(is_pad[:, :2]), is_pad], dim=1)
         for layer in self.posterior_layers:
             tokens = layer(tokens, place, padding=padding)
-        return self.to_latent(tokens[0])
+        moments: Tensor = self.to_latent(tokens[0])
+        return moments
 
 
 def sines(place: Tensor, dim: int) -> Tensor:

@@ -22,6 +22,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, ExitStack
+from functools import partial
 from typing import IO
 
 SETTINGS: dict[str, dict[str, str]] = {
@@ -65,7 +66,7 @@ def take_turns(args: argparse.Namespace) -> None:
     step = TrainingStep(network, TrainConfig(lr=1e-5, batch_size=args.batch, augment=False, amp="no"), Distributed())
     for number, _ in enumerate(sys.stdin):
         with real_time(args.alone):
-            done = timed(lambda number=number: step(batch, number, 1.0), 1, "cpu", warm_up=0)
+            done = timed(partial(step, batch, number, 1.0), 1, "cpu", warm_up=0)
         print(json.dumps([done["seconds"][0], done["cpu_seconds"][0]]), flush=True)
 
 

@@ -30,8 +30,10 @@ def batches(backend: str, workers: int) -> Iterator[object]:
         video_backend=backend,
         return_uint8=True,
     )
-    ahead = {"prefetch_factor": 4} if workers else {}
-    loader = torch.utils.data.DataLoader(data, args.batch, shuffle=True, num_workers=workers, drop_last=True, **ahead)
+    ahead = 4 if workers else None
+    loader = torch.utils.data.DataLoader(
+        data, args.batch, shuffle=True, num_workers=workers, drop_last=True, prefetch_factor=ahead
+    )
     for _ in itertools.count():
         yield from loader
 

@@ -27,7 +27,7 @@ WORKERS = 2
 ROUNDS = 3
 
 
-class PerSample(torch.utils.data.Dataset):
+class PerSample(torch.utils.data.Dataset[tuple[torch.Tensor, ...]]):
     """How ACT's reference loader goes about it: for each sample a file is opened, the actions of the whole episode are
     read, then one state and one raw image a camera; vectors are normalised and images made float in [0, 1]."""
 
@@ -112,8 +112,8 @@ class Converted:
     def batch(self, rows: np.ndarray) -> Batch:
         batch = self._loader.batch(rows)
         batch["images"] = {name: image.float().div_(255) for name, image in batch["images"].items()}
-        for key, (mean, std) in (("qpos", self._qpos), ("actions", self._action)):
-            batch[key] = (batch[key] - mean) / std
+        batch["qpos"] = (batch["qpos"] - self._qpos[0]) / self._qpos[1]
+        batch["actions"] = (batch["actions"] - self._action[0]) / self._action[1]
         return batch
 
 

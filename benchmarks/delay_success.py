@@ -64,7 +64,7 @@ def measure(options: Options) -> list[Cell]:
     from aloha_kit.config import load, RigConfig, TaskConfig
     from aloha_kit.core import ConfigError
     from aloha_kit.eval.args import EvalArgs
-    from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator
+    from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
     from aloha_kit.eval.report import CheckpointResult
     from aloha_kit.policies.find import find_checkpoint
 
@@ -78,13 +78,17 @@ def measure(options: Options) -> list[Cell]:
                 ckpt=(source,), task=options.task, num_rollouts=options.num_rollouts, seed=options.seed,
                 delay_steps=delay, **flags,
             )  # fmt: skip
+            settings = EvaluationSettings(
+                task, rig, range(args.seed, args.seed + args.rollouts), args.execution, args.inference_settings,
+                args.at_a_time, args.processes,
+            )  # fmt: skip
             try:
-                candidate = CheckpointEvaluator(source, args, task, rig)
+                evaluator = CheckpointEvaluator(source, settings)
             except ConfigError as error:  # no chunk reaches that far
                 print(f"left out: {error}", file=sys.stderr)
                 continue
-            result = CheckpointResult(f"{way} at {delay}", candidate.about())
-            candidate.evaluate(result, lambda: None)
+            result = CheckpointResult(f"{way} at {delay}", evaluator.about())
+            evaluator.evaluate(result, lambda: None)
             cells.append(cell(delay, way, result))
     return cells
 

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import dm_env
@@ -26,10 +26,11 @@ import h5py
 import numpy as np
 import psutil
 
-from aloha_kit.core import Contract, joint_names
+from aloha_kit.core import Contract, joint_names, Observation
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome
 
+Images = Literal["jpeg", "raw"]
 NAMES = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
 RATE = 50.0
 
@@ -47,15 +48,15 @@ def pictures(height: int, width: int) -> list[np.ndarray[Any, Any]]:
 
 
 class Ours:
-    def __init__(self, folder: Path, contract: Contract, images: str, quality: int) -> None:
+    def __init__(self, folder: Path, contract: Contract, images: Images, quality: int) -> None:
         self.writer = EpisodeWriter(
             folder, contract=contract, task="benchmark", rig="none", sim=True, images=images, quality=quality
         )
 
-    def reset(self, observation: dict[str, Any]) -> None:
+    def reset(self, observation: Observation) -> None:
         self.writer.on_reset(dm_env.restart(observation))
 
-    def step(self, action: np.ndarray[Any, Any], observation: dict[str, Any]) -> None:
+    def step(self, action: np.ndarray[Any, Any], observation: Observation) -> None:
         self.writer.on_step(action, dm_env.transition(0.0, observation))
 
     def end(self, steps: int) -> Path:
@@ -66,28 +67,29 @@ class Ours:
 class InMemory:
     """The ALOHA way."""
 
-    def __init__(self, folder: Path, contract: Contract, images: str, quality: int) -> None:
+    def __init__(self, folder: Path, contract: Contract, images: Images, quality: int) -> None:
         self.path, self.images, self.quality, self.cameras = (
             folder / "reference.hdf5",
             images,
             quality,
             contract.cameras,
         )
-        self.observations: list[dict[str, Any]] = []
+        self.observations: list[Observation] = []
         self.actions: list[np.ndarray[Any, Any]] = []
 
-    def reset(self, observation: dict[str, Any]) -> None:
+    def reset(self, observation: Observation) -> None:
         self.step(None, observation)
 
-    def step(self, action: np.ndarray[Any, Any] | None, observation: dict[str, Any]) -> None:
+    def step(self, action: np.ndarray[Any, Any] | None, observation: Observation) -> None:
         self.observations.append(observation)
         if action is not None:
             self.actions.append(action)
 
     def end(self, steps: int) -> Path:
         with h5py.File(self.path, "w", rdcc_nbytes=2 << 20) as file:
-            for name in ("qpos", "qvel", "effort"):
-                file[f"observations/{name}"] = np.array([o[name] for o in self.observations[:-1]])
+            file["observations/qpos"] = np.array([o["qpos"] for o in self.observations[:-1]])
+            file["observations/qvel"] = np.array([o["qvel"] for o in self.observations[:-1]])
+            file["observations/effort"] = np.array([o["effort"] for o in self.observations[:-1]])
             file["action"] = np.array(self.actions)
             frames = {name: [o["images"][name] for o in self.observations[:-1]] for name in self.cameras}
             if self.images == "jpeg":
@@ -104,15 +106,15 @@ class InMemory:
         return self.path
 
 
-def measure(kind: str, images: str, options: argparse.Namespace, folder: str, results: Any) -> None:
+def measure(kind: str, images: Images, options: argparse.Namespace, folder: str, results: Any) -> None:
     """One recording in a process of its own, so that memory and CPU are its own too."""
     process = psutil.Process()
     contract = Contract(joint_names(), joint_names(), dict.fromkeys(NAMES, (options.height, options.width)), RATE)
     frames, steps = pictures(options.height, options.width), round(options.seconds * RATE)
-    keeper = {"ours": Ours, "in memory": InMemory}[kind](Path(folder), contract, images, options.quality)
+    recorder = (Ours if kind == "ours" else InMemory)(Path(folder), contract, images, options.quality)
     qpos = np.zeros(14, np.float32)
 
-    def observation(row: int) -> dict[str, Any]:
+    def observation(row: int) -> Observation:
         stamp = row * 20_000_000
         return {
             "qpos": qpos + row, "qvel": qpos, "effort": qpos,
@@ -129,7 +131,7 @@ def measure(kind: str, images: str, options: argparse.Namespace, folder: str, re
 
     threading.Thread(target=watch, daemon=True).start()
     used, began, blocked, late = time.process_time(), time.monotonic(), [], 0
-    keeper.reset(observation(0))
+    recorder.reset(observation(0))
     for row in range(1, steps + 1):
         due = began + row / RATE
         if (left := due - time.monotonic()) > 0:
@@ -138,11 +140,11 @@ def measure(kind: str, images: str, options: argparse.Namespace, folder: str, re
             late += 1
         seen = observation(row)
         before = time.perf_counter()
-        keeper.step(qpos + row, seen)
+        recorder.step(qpos + row, seen)
         blocked.append(time.perf_counter() - before)
     during = time.process_time() - used
     before = time.perf_counter()
-    path = keeper.end(steps)
+    path = recorder.end(steps)
     end = time.perf_counter() - before
     total = time.process_time() - used
     watching.set()
@@ -172,7 +174,8 @@ def main() -> None:
     context = multiprocessing.get_context("spawn")
     size = f"{options.height}x{options.width}"
     print(f"{len(NAMES)} cameras {size}, {RATE:g} Hz, {options.seconds:g} s, {os.cpu_count()} cores")
-    for images in ("jpeg", "raw"):
+    kinds: tuple[Images, ...] = ("jpeg", "raw")
+    for images in kinds:
         rows: dict[str, dict[str, float]] = {}
         for kind in ("in memory", "ours"):
             results: Any = context.Queue()

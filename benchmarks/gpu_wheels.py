@@ -64,7 +64,7 @@ def main() -> None:
         if args.downloaded is None:
             download(pins, args.python, Path(scratch))
         folder = args.downloaded or Path(scratch)
-        wheels = {canonicalize_name(wheel.name.split("-")[0]): wheel for wheel in folder.glob("*.whl")}
+        wheels = {str(canonicalize_name(wheel.name.split("-")[0])): wheel for wheel in folder.glob("*.whl")}
         for name in (name for name in wanted if name in versions):
             if name not in wheels:
                 missing.append(f"{name} {versions[name]} (no wheel): {wanted[name]}")
@@ -86,7 +86,7 @@ def main() -> None:
 def locked(python: str) -> dict[str, str]:
     """{name: version} of requirements.lock on Linux with this Python."""
     environment = {"python_version": python, "python_full_version": f"{python}.0", "sys_platform": "linux"}
-    versions = {}
+    versions: dict[str, str] = {}
     for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate(environment):

@@ -22,7 +22,7 @@ args = parser.parse_args()
 shutil.rmtree(args.folder, ignore_errors=True)  # what an interrupted run left
 episodes = sorted(args.exchange.iterdir())
 cameras = {file.stem.removeprefix("images_"): file for file in sorted(episodes[0].glob("images_*.npy"))}
-shapes = {name: cv2.imdecode(np.load(file)[0], cv2.IMREAD_COLOR).shape for name, file in cameras.items()}
+shapes = {name: np.asarray(cv2.imdecode(np.load(file)[0], cv2.IMREAD_COLOR)).shape for name, file in cameras.items()}
 joints = {"dtype": "float32", "shape": (np.load(episodes[0] / "action.npy").shape[1],), "names": None}
 data = LeRobotDataset.create(
     f"local/{args.folder.name}",

@@ -52,7 +52,10 @@ observation = {
 
 
 def ready() -> dict[str, torch.Tensor]:
-    return before(prepare_observation_for_inference(dict(observation), torch.device(args.device)))
+    batch: dict[str, torch.Tensor] = before(
+        prepare_observation_for_inference(dict(observation), torch.device(args.device))
+    )
+    return batch
 
 
 tensors = ready()

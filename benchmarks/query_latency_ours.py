@@ -11,6 +11,7 @@ import torch
 from act_of import act
 from stopwatch import timed
 
+from aloha_kit.core import Observation
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank, prepare
 
@@ -37,7 +38,7 @@ engine = prepare(
 made = time.perf_counter() - began
 policy = ChunkPolicy(network, args.device, engine)
 rng = np.random.default_rng(0)
-observation = {
+observation: Observation = {
     "qpos": rng.standard_normal(14).astype(np.float32),
     "images": {name: rng.integers(0, 256, (*size, 3), dtype=np.uint8) for name, size in cameras.items()},
     "stamps": {},

@@ -19,7 +19,8 @@ args = parser.parse_args()
 torch.manual_seed(0)
 as_lerobot_sets(args.device)
 network = RebuiltAct(DECODERS["lerobot"]).to(args.device).eval()
-qpos, images, _, _ = samples(1, args.cameras, *args.size, args.device)
+height, width = args.size
+qpos, images, _, _ = samples(1, args.cameras, height, width, args.device)
 
 
 @torch.inference_mode()

@@ -96,7 +96,7 @@ def deliveries(case: Case, seconds: float) -> list[Delivery]:
 
 
 def stamp_ns(message: Any) -> int:
-    return message.header.stamp.secs * 1_000_000_000 + message.header.stamp.nsecs
+    return int(message.header.stamp.secs * 1_000_000_000 + message.header.stamp.nsecs)
 
 
 class Ours:

@@ -68,7 +68,9 @@ def main() -> None:
     print("| image | side | steps a second | samples a second | times LeRobot's |")
     print("|---|---|---|---|---|", flush=True)
     for size in [args.dataset_dir.name] if args.dataset_dir else args.sizes:
-        ours = args.dataset_dir or recorded(args.cameras, args.episodes, tuple(map(int, size.split("x"))))
+        if (ours := args.dataset_dir) is None:
+            height, width = map(int, size.split("x"))
+            ours = recorded(args.cameras, args.episodes, (height, width))
         base = 0.0
         for side in sides(args.device, args.compile, args.rebuilt):
             folder = converted(ours) if side.script == LEROBOT else ours

@@ -114,7 +114,7 @@ def plural(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> 
         narrow = torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value), narrow:
             loss = network.losses(batch)["loss"]
-        loss.backward()
+        torch.autograd.backward(loss)
     network.zero_grad()
     by_kind = {str(kind): number for kind, number in counter.get_flop_counts()["Global"].items()}
     convolutions = sum(number for kind, number in by_kind.items() if "convolution" in kind)
@@ -130,7 +130,7 @@ def stepping(network: ChunkNetwork, batch: Batch, device: str, precision: str) -
     """Seconds of a training step."""
     once = TrainingStep(network, TrainConfig(augment=False, amp="bf16" if precision == "bf16" else "no"), Distributed())
     steps = 20 if device == "cuda" else 3
-    return median(timed(lambda: once(batch, 0, 1.0), steps, device, warm_up=2)["seconds"])
+    return float(median(timed(lambda: once(batch, 0, 1.0), steps, device, warm_up=2)["seconds"]))
 
 
 def _operations(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:

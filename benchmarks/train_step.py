@@ -31,6 +31,7 @@ FEWEST = 2
 def sides(cuda: bool, compile: bool, rebuilt: bool, fewer: bool) -> list[Side]:
     """LeRobot in fp32 and the published ACT first: the others are compared with them."""
     here = sys.executable
+    flags: tuple[str, ...]
     if rebuilt:
         name, python, script, flags = "LeRobot's ACT rebuilt", here, REBUILT, ("--like", "lerobot")
     else:
