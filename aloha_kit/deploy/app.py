@@ -27,8 +27,8 @@ from aloha_kit.core.cli import LOG
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.lang import tr
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
+from aloha_kit.deploy.deployment_report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, show, typed_lines
-from aloha_kit.deploy.report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.serve import serve
 from aloha_kit.deploy.source import executor, PolicySource, served

@@ -11,9 +11,9 @@ import dm_env
 from aloha_kit.config import TaskConfig
 from aloha_kit.core import Action, Contract, Environment, Policy, Subset
 from aloha_kit.core.lang import tr
+from aloha_kit.deploy.deployment_report import DeployedRollout
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, StopOnCommand
-from aloha_kit.deploy.report import DeployedRollout
 from aloha_kit.deploy.source import PolicySource
 from aloha_kit.deploy.video import VideoRecorder
 from aloha_kit.episode.label import label

@@ -24,7 +24,7 @@ from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.app import deploy as run
 from aloha_kit.deploy.args import DeployArgs
-from aloha_kit.deploy.report import DeployedRollout, table
+from aloha_kit.deploy.deployment_report import DeployedRollout, table
 from aloha_kit.deploy.source import executor
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
