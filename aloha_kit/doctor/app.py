@@ -13,8 +13,8 @@ from aloha_kit.core.findings import About, Finding
 from aloha_kit.core.lang import language, tr
 from aloha_kit.doctor import arm_checks, camera_checks, identity, machine_checks, stream_checks
 from aloha_kit.doctor.args import DoctorArgs
+from aloha_kit.doctor.doctor_report import DoctorReport
 from aloha_kit.doctor.probe import probe_disk, probe_usb
-from aloha_kit.doctor.report import DoctorReport
 from aloha_kit.envs import needs_ros
 from aloha_kit.ros.rig_measurements import RigMeasurements
 

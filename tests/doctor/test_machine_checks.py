@@ -10,8 +10,8 @@ import pytest
 from aloha_kit.config import CameraConfig
 from aloha_kit.core.findings import About, Finding
 from aloha_kit.doctor import machine_checks
+from aloha_kit.doctor.doctor_report import DoctorReport
 from aloha_kit.doctor.probe import probe_disk, probe_usb
-from aloha_kit.doctor.report import DoctorReport
 from aloha_kit.ros.rig_measurements import DiskMeasurement, Publisher, UsbCamera
 from tests.doctor.made import network, topic
 
