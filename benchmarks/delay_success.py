@@ -65,7 +65,7 @@ def measure(options: Options) -> list[Cell]:
     from aloha_kit.core import ConfigError
     from aloha_kit.eval.args import EvalArgs
     from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
-    from aloha_kit.eval.report import CheckpointResult
+    from aloha_kit.eval.evaluation_report import CheckpointResult
     from aloha_kit.policies.find import find_checkpoint
 
     source = find_checkpoint(options.ckpt)

@@ -21,7 +21,7 @@ from aloha_kit.core.files import free_path, make_folder, write_json
 from aloha_kit.envs import is_robot
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
-from aloha_kit.eval.report import CheckpointResult, table, to_json
+from aloha_kit.eval.evaluation_report import CheckpointResult, table, to_json
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.policies.find import find_checkpoint, run_folder
 
