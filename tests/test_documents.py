@@ -21,7 +21,7 @@ import setuptools
 from PIL import Image
 
 from aloha_kit.core import AlohaKitError
-from aloha_kit.media.video import Mp4Writer
+from aloha_kit.media.mp4 import Mp4Writer
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")] if path.name != "CHANGELOG.md")

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aloha_kit.core import Action, Observation
 from aloha_kit.loop import Outcome
 from aloha_kit.media.frames import BACKGROUND, BAD, caption, FAINT, fit, GOOD, tag
-from aloha_kit.media.video import Mp4Writer
+from aloha_kit.media.mp4 import Mp4Writer
 
 Image = npt.NDArray[np.uint8]
 

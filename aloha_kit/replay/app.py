@@ -16,7 +16,7 @@ from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import AUTO, format_of, open_source, ReadOptions
-from aloha_kit.media.video import Mp4Writer
+from aloha_kit.media.mp4 import Mp4Writer
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording

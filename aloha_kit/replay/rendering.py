@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.media.frames import BAD, caption, FAINT, GOOD, row
+from aloha_kit.media.mp4 import Mp4Writer
 from aloha_kit.media.plots import joint_traces, sensor_traces, Strip, timing
-from aloha_kit.media.video import Mp4Writer
 from aloha_kit.replay.recording import Recording
 
 WIDEST = 1920  # pixels; a video wider than a screen is shown scaled down anyway

@@ -82,7 +82,7 @@ class SimEvaluator:
         return self._env
 
     def _write_video(self, frames: list[npt.NDArray[np.uint8]], step: int) -> None:
-        from aloha_kit.media.video import Mp4Writer
+        from aloha_kit.media.mp4 import Mp4Writer
 
         with Mp4Writer(self._folder / f"step_{step}.mp4", self._task.rate_hz) as video:
             for frame in frames:

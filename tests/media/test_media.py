@@ -11,8 +11,8 @@ import pytest
 
 from aloha_kit.core import joint_names
 from aloha_kit.media.frames import caption, fit, INK, row, tag
+from aloha_kit.media.mp4 import Mp4Writer
 from aloha_kit.media.plots import joint_traces, Strip, timing
-from aloha_kit.media.video import Mp4Writer
 
 
 def decode(path: Path) -> Any:
