@@ -154,7 +154,7 @@ STAGES = (
     ("aloha_kit.eval.args, aloha_kit.eval.worker", {"torch", "rospy", "h5py"}),
     ("aloha_kit.sweep.app", {"torch", "rospy", "mujoco", "dm_control", "h5py", "matplotlib"}),
     ("aloha_kit.reproduce.app", {"torch", "rospy", "mujoco", "dm_control", "matplotlib"}),
-    ("aloha_kit.train.args, aloha_kit.train.training", {"rospy", "mujoco", "dm_control", "rerun"}),
+    ("aloha_kit.train.args, aloha_kit.train.training_run", {"rospy", "mujoco", "dm_control", "rerun"}),
     (
         "aloha_kit.policies.build, aloha_kit.policies.reference, aloha_kit.data.cache",
         {"rospy", "mujoco", "dm_control", "rerun", "matplotlib"},

@@ -43,7 +43,7 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
     with reserved(setup), _logged(setup, args):
         for note in setup.notes:
             LOG.info("%s", note)
-        from aloha_kit.train.training import train
+        from aloha_kit.train.training_run import train
 
         train(setup)
 

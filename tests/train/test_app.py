@@ -18,7 +18,7 @@ from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CHECKSUMS
 from aloha_kit.train.__main__ import main
-from aloha_kit.train.training import stop_requests
+from aloha_kit.train.training_run import stop_requests
 from tests.commands import failure
 from tests.synthetic import make, Synthetic, write, write_dataset
 from tests.tiny import CNNMLP, write_policy
@@ -318,7 +318,7 @@ def test_a_launchers_echo_of_a_signal_is_no_second_one() -> None:
 def test_training_imports_neither_ros_nor_simulator() -> None:
     code = (
         "import sys\nfor name in ('rospy', 'mujoco', 'dm_control'):\n    sys.modules[name] = None\n"
-        "import aloha_kit.train.training, aloha_kit.train.__main__, aloha_kit.data.cache\n"
+        "import aloha_kit.train.training_run, aloha_kit.train.__main__, aloha_kit.data.cache\n"
         "import aloha_kit.policies.checkpoint\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
