@@ -21,7 +21,7 @@ from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.optim import lr_factor
 from aloha_kit.train.progress import Progress
-from aloha_kit.train.runs import Position, Run
+from aloha_kit.train.run_folder import Position, Run
 from aloha_kit.train.step import seed_of, TrainingStep
 
 SAVE_SECONDS = 300.0  # `last` is never older than this, however rare validations are

@@ -22,7 +22,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.train.boards import Board, TensorBoard
 from aloha_kit.train.device import memory_of
 from aloha_kit.train.metrics import Columns
-from aloha_kit.train.runs import Run
+from aloha_kit.train.run_folder import Run
 from aloha_kit.train.timing import Lap, OtherProcesses, Timing
 
 LOG = logging.getLogger(__name__)

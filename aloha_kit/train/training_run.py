@@ -37,7 +37,7 @@ from aloha_kit.train.loop import Trainer, TrainingJob
 from aloha_kit.train.metrics import Columns, plot_losses
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import NullProgress, Progress
-from aloha_kit.train.runs import describe_data, Run
+from aloha_kit.train.run_folder import describe_data, Run
 from aloha_kit.train.setup import TrainingSetup
 
 LOG = logging.getLogger(__name__)

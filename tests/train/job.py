@@ -19,7 +19,7 @@ from aloha_kit.policies.build import build
 from aloha_kit.train.loop import Trainer, TrainingJob
 from aloha_kit.train.metrics import Columns
 from aloha_kit.train.progress import Progress
-from aloha_kit.train.runs import Run
+from aloha_kit.train.run_folder import Run
 from tests.tiny import ACT
 
 TRAINING = TrainConfig(

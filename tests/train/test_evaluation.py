@@ -18,7 +18,7 @@ from aloha_kit.policies.build import build
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.evaluation import SimEvaluator
 from aloha_kit.train.progress import Progress
-from aloha_kit.train.runs import Run
+from aloha_kit.train.run_folder import Run
 from aloha_kit.train.training_run import choose_device  # imports torch._dynamo before there is a GL context
 from tests.tiny import ACT
 from tests.train.job import COLUMNS, TRAINING

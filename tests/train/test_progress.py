@@ -11,7 +11,7 @@ import torch
 
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.train.progress import Progress
-from aloha_kit.train.runs import Run
+from aloha_kit.train.run_folder import Run
 from aloha_kit.train.timing import Lap, OtherProcesses, Timing
 from tests.train.job import COLUMNS
 

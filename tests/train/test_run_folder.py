@@ -9,7 +9,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.metrics_file import MetricsFile, read_metrics
 from aloha_kit.train.args import parse, to_snapshot
 from aloha_kit.train.metrics import Columns, plot_losses
-from aloha_kit.train.runs import Run
+from aloha_kit.train.run_folder import Run
 from tests.train.job import COLUMNS
 
 
