@@ -11,7 +11,7 @@ from pathlib import Path
 from aloha_kit.core.files import write_text
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.sweep.grid import GridRun
-from aloha_kit.sweep.runs import duration, SweepRuns
+from aloha_kit.sweep.sweep_runs import duration, SweepRuns
 
 MARKDOWN, CSV = "table.md", "table.csv"
 VALIDATIONS = ("val_deployed", "val_loss")

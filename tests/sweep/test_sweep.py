@@ -18,7 +18,7 @@ from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.policies.act import ActNetwork
 from aloha_kit.sweep.__main__ import main
 from aloha_kit.sweep.grid import read_grid
-from aloha_kit.sweep.runs import RunResult, SweepRuns
+from aloha_kit.sweep.sweep_runs import RunResult, SweepRuns
 from aloha_kit.sweep.table import write_tables
 from tests.commands import failure
 from tests.synthetic import write_dataset
