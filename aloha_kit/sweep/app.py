@@ -13,7 +13,7 @@ from aloha_kit.sweep.args import SweepArgs
 from aloha_kit.sweep.grid import read_grid
 from aloha_kit.sweep.slurm import write_script
 from aloha_kit.sweep.sweep_runs import SweepRuns
-from aloha_kit.sweep.table import CSV, MARKDOWN, write_tables
+from aloha_kit.sweep.sweep_table import CSV, MARKDOWN, write_tables
 
 LOG = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from aloha_kit.policies.act import ActNetwork
 from aloha_kit.sweep.__main__ import main
 from aloha_kit.sweep.grid import read_grid
 from aloha_kit.sweep.sweep_runs import RunResult, SweepRuns
-from aloha_kit.sweep.table import write_tables
+from aloha_kit.sweep.sweep_table import write_tables
 from tests.commands import failure
 from tests.synthetic import write_dataset
 from tests.tiny import write_policy
