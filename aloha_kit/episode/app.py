@@ -16,7 +16,7 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError, EpisodeError, plural
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode import export, summary
+from aloha_kit.episode import export, folder_summary
 from aloha_kit.episode.adopt import adopt
 from aloha_kit.episode.args import Command, Export, Info, Label, Recover, Stats, Validate
 from aloha_kit.episode.label import label
@@ -89,7 +89,7 @@ def _recover(args: Recover) -> int:
 
 
 def _info(args: Info) -> int:
-    work = partial(summary.info, contract=args.embodiment.load(), jpeg_order=args.embodiment.jpeg_order)
+    work = partial(folder_summary.info, contract=args.embodiment.load(), jpeg_order=args.embodiment.jpeg_order)
     found, failed = _each(_episodes(args.source), work)
     if args.json:
         _print_json(found)
@@ -109,8 +109,8 @@ def _info(args: Info) -> int:
 
 
 def _stats(args: Stats) -> int:
-    sound, failed = _each(_episodes(args.source), partial(summary.moments, contract=args.embodiment.load()))
-    found = summary.stats(sound)
+    sound, failed = _each(_episodes(args.source), partial(folder_summary.moments, contract=args.embodiment.load()))
+    found = folder_summary.stats(sound)
     if args.json:
         _print_json({stream: s.to_mapping() for stream, s in found.items()})
     if args.json or not found:

@@ -18,7 +18,7 @@ import pytest
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.export import export
-from aloha_kit.episode.summary import moments, stats
+from aloha_kit.episode.folder_summary import moments, stats
 from aloha_kit.episode.validate import validate
 from aloha_kit.episode.vectors import tables
 from tests.episode.command import main

@@ -28,7 +28,7 @@ from aloha_kit.core import AlohaKitError
 from aloha_kit.data.index import read_table
 from aloha_kit.episode import Episode
 from aloha_kit.episode.export import export
-from aloha_kit.episode.summary import info, moments
+from aloha_kit.episode.folder_summary import info, moments
 from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source
 from aloha_kit.storage import journal
