@@ -18,11 +18,11 @@ from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import AUTO, format_of, open_source, ReadOptions
 from aloha_kit.media.mp4 import Mp4Writer
 from aloha_kit.replay.args import ReplayArgs
+from aloha_kit.replay.episode_summary import summary
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
 from aloha_kit.replay.rendering import draw_plots, draw_video, video_frames
 from aloha_kit.replay.rerun_log import save_rrd
-from aloha_kit.replay.summary import summary
 from aloha_kit.storage.external_data import allow_external
 
 _LOG = logging.getLogger(__name__)

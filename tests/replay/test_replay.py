@@ -22,9 +22,9 @@ from aloha_kit.formats import open_source
 from aloha_kit.media.plots import sensor_traces
 from aloha_kit.replay.__main__ import main
 from aloha_kit.replay.args import parse
+from aloha_kit.replay.episode_summary import summary
 from aloha_kit.replay.execute import execute
 from aloha_kit.replay.recording import Recording
-from aloha_kit.replay.summary import summary
 from tests.commands import failure
 from tests.replay.conftest import STEPS
 from tests.storage.foreign import any_arms, robotwin, xpolicylab
