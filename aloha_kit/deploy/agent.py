@@ -19,7 +19,7 @@ from aloha_kit.config.match_checkpoint import AssumedSetup, assumption
 from aloha_kit.core import inputs, Observation
 from aloha_kit.core.cli import LOG
 from aloha_kit.data.batch import Batch
-from aloha_kit.deploy.source import Measure, PolicySource
+from aloha_kit.deploy.policy_source import Measure, PolicySource
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank
 from aloha_kit.policies.engine_choice import choose

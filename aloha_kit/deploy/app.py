@@ -29,9 +29,9 @@ from aloha_kit.core.lang import tr
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.deploy.deployment_report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, show, typed_lines
+from aloha_kit.deploy.policy_source import executor, PolicySource, served
 from aloha_kit.deploy.rollout import Runner
 from aloha_kit.deploy.serve import serve
-from aloha_kit.deploy.source import executor, PolicySource, served
 from aloha_kit.deploy.video_camera import choose_view, with_view
 from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
 from aloha_kit.loop.capabilities import LiveRobot, require, StartPoses

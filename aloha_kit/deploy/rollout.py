@@ -14,7 +14,7 @@ from aloha_kit.core.lang import tr
 from aloha_kit.deploy.deployment_report import DeployedRollout
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, StopOnCommand
-from aloha_kit.deploy.source import PolicySource
+from aloha_kit.deploy.policy_source import PolicySource
 from aloha_kit.deploy.video_recorder import VideoRecorder
 from aloha_kit.episode.label import label
 from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard

@@ -6,7 +6,7 @@ import secrets
 
 from aloha_kit.core import WallClock
 from aloha_kit.core.cli import LOG
-from aloha_kit.deploy.source import PolicySource
+from aloha_kit.deploy.policy_source import PolicySource
 from aloha_kit.loop import LatencyReport, sigterm_interrupts
 from aloha_kit.remote import PolicyServer, ServedPolicy
 

@@ -25,7 +25,7 @@ from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.app import deploy as run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.deployment_report import DeployedRollout, table
-from aloha_kit.deploy.source import executor
+from aloha_kit.deploy.policy_source import executor
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
 from aloha_kit.loop.rollouts import success_rate, summarise

@@ -16,7 +16,7 @@ from aloha_kit.control.simulated_latency import Execution, SimulatedLatencyPolic
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.deploy import args as deploy_args
 from aloha_kit.deploy.args import DeployArgs
-from aloha_kit.deploy.source import executor, PolicySource
+from aloha_kit.deploy.policy_source import executor, PolicySource
 from aloha_kit.eval import args as eval_args
 from aloha_kit.loop import LatencyReport
 
