@@ -14,8 +14,8 @@ from aloha_kit.record.args import RecordArgs, rig_of, task_of
 from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.human_recorder import record_human
 from aloha_kit.record.operator_interface import Cues, Display
+from aloha_kit.record.recording_result import RecordingResult, SessionResult
 from aloha_kit.record.recording_worker import RecordingJob
-from aloha_kit.record.result import RecordingResult, SessionResult
 from aloha_kit.record.scripted_recorder import record_scripted
 
 

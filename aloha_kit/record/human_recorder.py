@@ -17,8 +17,8 @@ from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.gripper_gesture import GESTURE_HELP, GripperGesture
 from aloha_kit.record.keyboard import KEY_HELP, open_keyboard
 from aloha_kit.record.operator_interface import Channel, COMMANDS, Cues, Display, OperatorInterface
+from aloha_kit.record.recording_result import SessionResult
 from aloha_kit.record.recording_session import RecordingSession
-from aloha_kit.record.result import SessionResult
 from aloha_kit.storage import recovery
 
 NAMESPACE = "/aloha_kit/record"

@@ -18,7 +18,7 @@ from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
 from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan, RESULTS
 from aloha_kit.record.gripper_gesture import GripperGesture
 from aloha_kit.record.operator_interface import Command, OperatorInterface
-from aloha_kit.record.result import reason_of_end, SessionResult
+from aloha_kit.record.recording_result import reason_of_end, SessionResult
 from aloha_kit.record.session_attempts import SessionAttempts
 from aloha_kit.record.status_line import DiskSpace, show_streams, StatusLine, TimingMonitor
 

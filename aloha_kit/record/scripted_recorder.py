@@ -20,8 +20,8 @@ from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.envs import connect
 from aloha_kit.loop import interrupts_put_off, sigterm_interrupts
 from aloha_kit.record.dataset_folder import DatasetFolder, FAILED, write_contact_sheet
+from aloha_kit.record.recording_result import RecordingResult
 from aloha_kit.record.recording_worker import EpisodeOutcome, RecordingJob, work
-from aloha_kit.record.result import RecordingResult
 from aloha_kit.storage import recovery
 
 LOG = logging.getLogger(__name__)
