@@ -28,7 +28,7 @@ from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
 from aloha_kit.sim import SimEnv
-from aloha_kit.sim.rendering import CameraRenderer
+from aloha_kit.sim.camera_renderer import CameraRenderer
 from aloha_kit.sim.workcell import CAMERAS
 
 STATE_TOPIC = "/sim_rig/state"
