@@ -18,8 +18,8 @@ from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import Contract
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.action_errors import Mean
 from aloha_kit.policies.generator import BatchGenerator
-from aloha_kit.policies.metrics import Mean
 from aloha_kit.policies.network import ChunkNetwork, masked_mean
 from aloha_kit.policies.positions import image_positions, LearnedPositions, sequence_positions
 from aloha_kit.policies.primitives import Linear, linear

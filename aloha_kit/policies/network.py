@@ -15,9 +15,9 @@ from aloha_kit.core import Contract, ContractError, Feature
 from aloha_kit.core.features import IMAGE
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
+from aloha_kit.policies.action_errors import action_errors, error_columns, Mean
 from aloha_kit.policies.backbone import ImageEncoder
 from aloha_kit.policies.generator import BatchGenerator
-from aloha_kit.policies.metrics import action_errors, error_columns, Mean
 from aloha_kit.policies.normalise import Normaliser
 
 Predict = Callable[[Batch, BatchGenerator | None], Tensor]

@@ -16,8 +16,8 @@ from aloha_kit.core.features import IMAGE, object_poses, STATE
 from aloha_kit.data.batch import Batch, mapped
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.policies import checkpoint
+from aloha_kit.policies.action_errors import joint_groups
 from aloha_kit.policies.generator import BatchGenerator
-from aloha_kit.policies.metrics import joint_groups
 from aloha_kit.policies.network import ChunkNetwork
 
 
