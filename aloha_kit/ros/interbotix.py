@@ -15,7 +15,7 @@ import rospy
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.arm_models import arm_model
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.arm import (
     answered,
     Arm,
@@ -119,8 +119,8 @@ class ModuleInterface:
 
 def _command_publishers(name: str) -> tuple[CommandPublisher, CommandPublisher]:
     return (
-        CommandPublisher(f"/{name}/commands/joint_group", messages.JointGroupCommand),
-        CommandPublisher(f"/{name}/commands/joint_single", messages.JointSingleCommand),
+        CommandPublisher(f"/{name}/commands/joint_group", interbotix_messages.JointGroupCommand),
+        CommandPublisher(f"/{name}/commands/joint_single", interbotix_messages.JointSingleCommand),
     )
 
 
@@ -151,7 +151,7 @@ class InterbotixDriver(ArmDriver):
             rosgraph.Master(rospy.get_name()).lookupService(service)
         except rosgraph.MasterError as error:
             raise RosError(f"no service {service}") from error
-        read = rospy.ServiceProxy(service, messages.RegisterValues)
+        read = rospy.ServiceProxy(service, interbotix_messages.RegisterValues)
         try:
             return {
                 register: tuple(value for part in _PARTS.values() for value in read(*part, register, 0).values)
@@ -213,8 +213,8 @@ class InterbotixArm(TopicArm):
                 self._not_subscribed(publisher.resolved_name)
         motor = float(self.model.gripper.unnormalise(goal[-1]))
         with self.setup.estop.sending():
-            self._driver.group.publish(messages.JointGroupCommand(name="arm", cmd=goal[:-1].tolist()))
-            self._driver.single.publish(messages.JointSingleCommand(name="gripper", cmd=motor))
+            self._driver.group.publish(interbotix_messages.JointGroupCommand(name="arm", cmd=goal[:-1].tolist()))
+            self._driver.single.publish(interbotix_messages.JointSingleCommand(name="gripper", cmd=motor))
             self._commands.sent(goal)
 
     def prepare_follower(self, gripper_current_limit: int = 0) -> None:

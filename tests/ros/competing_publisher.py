@@ -16,7 +16,7 @@ from geometry_msgs.msg import Twist
 from sensor_msgs.msg import JointState
 
 from aloha_kit.core import START_ARM_POSE
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from tests.ros.master import ROOT, Ros
 
 NAMES = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
@@ -26,9 +26,9 @@ def message(kind: str) -> Any:
     """What it publishes: an arm at the start pose, or a base that drives."""
     pose = START_ARM_POSE.tolist()
     if kind == "group":
-        return messages.JointGroupCommand(name="arm", cmd=pose)
+        return interbotix_messages.JointGroupCommand(name="arm", cmd=pose)
     if kind == "path":
-        return messages.JointTrajectoryCommand(cmd_type="group", name="arm")
+        return interbotix_messages.JointTrajectoryCommand(cmd_type="group", name="arm")
     if kind in ("base", "stop"):
         velocity = Twist()
         velocity.linear.x = 0.1 if kind == "base" else 0.0

@@ -22,7 +22,7 @@ from std_msgs.msg import Float32
 from std_srvs.srv import Trigger, TriggerResponse
 
 from aloha_kit.core import ArmModel, PIPER, VX300S, WallClock
-from aloha_kit.ros import images, messages
+from aloha_kit.ros import images, interbotix_messages
 from aloha_kit.ros.arm import ArmSetup
 
 MOTORS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
@@ -96,8 +96,8 @@ class FakeInterbotix(Driver):
         self.grippers: list[float] = []
         super().__init__(f"/{name}/joint_states", hz)
         self._endpoints += [
-            rospy.Subscriber(f"/{name}/commands/joint_group", messages.JointGroupCommand, self._group),
-            rospy.Subscriber(f"/{name}/commands/joint_single", messages.JointSingleCommand, self._single),
+            rospy.Subscriber(f"/{name}/commands/joint_group", interbotix_messages.JointGroupCommand, self._group),
+            rospy.Subscriber(f"/{name}/commands/joint_single", interbotix_messages.JointSingleCommand, self._single),
             *(rospy.Service(f"/{name}/{service}", kind, handler) for service, kind, handler in self._services()),
         ]
 
@@ -113,13 +113,13 @@ class FakeInterbotix(Driver):
 
     def _services(self) -> list[tuple[str, Any, Any]]:
         return [
-            ("set_operating_modes", messages.OperatingModes, self._set_modes),
-            ("torque_enable", messages.TorqueEnable, self._set_torque),
-            ("reboot_motors", messages.Reboot, self._reboot),
-            ("set_motor_pid_gains", messages.MotorGains, self._set_gains),
-            ("set_motor_registers", messages.RegisterValues, self._set_register),
-            ("get_motor_registers", messages.RegisterValues, self._get_register),
-            ("get_robot_info", messages.RobotInfo, self._info),
+            ("set_operating_modes", interbotix_messages.OperatingModes, self._set_modes),
+            ("torque_enable", interbotix_messages.TorqueEnable, self._set_torque),
+            ("reboot_motors", interbotix_messages.Reboot, self._reboot),
+            ("set_motor_pid_gains", interbotix_messages.MotorGains, self._set_gains),
+            ("set_motor_registers", interbotix_messages.RegisterValues, self._set_register),
+            ("get_motor_registers", interbotix_messages.RegisterValues, self._get_register),
+            ("get_robot_info", interbotix_messages.RobotInfo, self._info),
         ]
 
     def _named(self, request: Any) -> list[str]:
@@ -141,38 +141,38 @@ class FakeInterbotix(Driver):
         self.calls.append(("mode", request.name, request.mode))
         self.modes[request.name] = request.mode
         self.torque.update(dict.fromkeys(self._named(request), True))
-        return messages.OperatingModes._response_class()
+        return interbotix_messages.OperatingModes._response_class()
 
     def _set_torque(self, request: Any) -> Any:
         self.calls.append(("torque", request.name, "on" if request.enable else "off"))
         self.torque.update(dict.fromkeys(self._named(request), request.enable))
-        return messages.TorqueEnable._response_class()
+        return interbotix_messages.TorqueEnable._response_class()
 
     def _reboot(self, request: Any) -> Any:
         self.calls.append(("reboot", request.name))
         for motor in self._named(request):
             self.registers[motor]["Hardware_Error_Status"] = 0
             self.torque[motor] = request.enable
-        return messages.Reboot._response_class()
+        return interbotix_messages.Reboot._response_class()
 
     def _set_gains(self, request: Any) -> Any:
         self.calls.append(("gains", request.name, f"{request.kp_pos} {request.ki_pos} {request.kd_pos}"))
-        return messages.MotorGains._response_class()
+        return interbotix_messages.MotorGains._response_class()
 
     def _set_register(self, request: Any) -> Any:
         for motor in self._named(request):
             kept = request.reg == "Current_Limit" and self.torque[motor]  # the motor's memory is locked under torque
             if request.reg in self.registers[motor] and not kept:
                 self.registers[motor][request.reg] = request.value
-        return messages.RegisterValues._response_class()
+        return interbotix_messages.RegisterValues._response_class()
 
     def _get_register(self, request: Any) -> Any:
         known = {motor: {**self.registers[motor], "Torque_Enable": int(self.torque[motor])} for motor in MOTORS}
         values = [known[m][request.reg] for m in self._named(request) if request.reg in known[m]]
-        return messages.RegisterValues._response_class(values=values)
+        return interbotix_messages.RegisterValues._response_class(values=values)
 
     def _info(self, request: Any) -> Any:
-        return messages.RobotInfo._response_class(mode=self.modes[request.name])
+        return interbotix_messages.RobotInfo._response_class(mode=self.modes[request.name])
 
 
 def install_fake_package(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
@@ -190,17 +190,17 @@ def install_fake_package(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]
             def service(topic: str, kind: Any) -> Any:
                 return rospy.ServiceProxy(f"/{name}/{topic}", kind)
 
-            self.pub_group = publisher("joint_group", messages.JointGroupCommand)
-            self.pub_single = publisher("joint_single", messages.JointSingleCommand)
-            self.pub_traj = publisher("joint_trajectory", messages.JointTrajectoryCommand)
+            self.pub_group = publisher("joint_group", interbotix_messages.JointGroupCommand)
+            self.pub_single = publisher("joint_single", interbotix_messages.JointSingleCommand)
+            self.pub_traj = publisher("joint_trajectory", interbotix_messages.JointTrajectoryCommand)
             self.sub_joint_states = rospy.Subscriber(f"/{name}/joint_states", JointState, lambda message: None)
-            self.srv_set_op_modes = service("set_operating_modes", messages.OperatingModes)
-            self.srv_torque = service("torque_enable", messages.TorqueEnable)
-            self.srv_reboot = service("reboot_motors", messages.Reboot)
-            self.srv_set_pids = service("set_motor_pid_gains", messages.MotorGains)
-            self.srv_set_reg = service("set_motor_registers", messages.RegisterValues)
-            self.srv_get_reg = service("get_motor_registers", messages.RegisterValues)
-            self.srv_get_info = service("get_robot_info", messages.RobotInfo)
+            self.srv_set_op_modes = service("set_operating_modes", interbotix_messages.OperatingModes)
+            self.srv_torque = service("torque_enable", interbotix_messages.TorqueEnable)
+            self.srv_reboot = service("reboot_motors", interbotix_messages.Reboot)
+            self.srv_set_pids = service("set_motor_pid_gains", interbotix_messages.MotorGains)
+            self.srv_set_reg = service("set_motor_registers", interbotix_messages.RegisterValues)
+            self.srv_get_reg = service("get_motor_registers", interbotix_messages.RegisterValues)
+            self.srv_get_info = service("get_robot_info", interbotix_messages.RobotInfo)
 
     package, core = types.ModuleType("interbotix_xs_modules"), types.ModuleType("interbotix_xs_modules.core")
     core.InterbotixRobotXSCore = Core  # type: ignore[attr-defined]

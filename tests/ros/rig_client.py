@@ -16,18 +16,18 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32
 from std_srvs.srv import Trigger
 
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from tests.waiting import until
 
 ARMS = ("puppet_left", "puppet_right", "master_left", "master_right")
 SERVICES = {
-    "set_operating_modes": messages.OperatingModes,
-    "torque_enable": messages.TorqueEnable,
-    "reboot_motors": messages.Reboot,
-    "set_motor_pid_gains": messages.MotorGains,
-    "set_motor_registers": messages.RegisterValues,
-    "get_motor_registers": messages.RegisterValues,
-    "get_robot_info": messages.RobotInfo,
+    "set_operating_modes": interbotix_messages.OperatingModes,
+    "torque_enable": interbotix_messages.TorqueEnable,
+    "reboot_motors": interbotix_messages.Reboot,
+    "set_motor_pid_gains": interbotix_messages.MotorGains,
+    "set_motor_registers": interbotix_messages.RegisterValues,
+    "get_motor_registers": interbotix_messages.RegisterValues,
+    "get_robot_info": interbotix_messages.RobotInfo,
 }
 
 
@@ -65,9 +65,13 @@ class Client:
         self.states = {arm: Received(f"/{arm}/joint_states", JointState) for arm in arms}
         self.reward = Received("/sim_rig/reward", Float32)
         self.scene = Received("/sim_rig/state", JointState)
-        self.group = {arm: self._publisher(arm, "joint_group", messages.JointGroupCommand) for arm in arms}
-        self.single = {arm: self._publisher(arm, "joint_single", messages.JointSingleCommand) for arm in arms}
-        self.path = {arm: self._publisher(arm, "joint_trajectory", messages.JointTrajectoryCommand) for arm in arms}
+        self.group = {arm: self._publisher(arm, "joint_group", interbotix_messages.JointGroupCommand) for arm in arms}
+        self.single = {
+            arm: self._publisher(arm, "joint_single", interbotix_messages.JointSingleCommand) for arm in arms
+        }
+        self.path = {
+            arm: self._publisher(arm, "joint_trajectory", interbotix_messages.JointTrajectoryCommand) for arm in arms
+        }
         for publishers in (self.group, self.single, self.path):
             for arm, publisher in publishers.items():
                 until(publisher.get_num_connections, f"{arm}'s driver listens")
@@ -94,9 +98,9 @@ class Client:
         self.call(arm, "torque_enable", "single" if joints == "gripper" else "group", joints, on)
 
     def send(self, arm: str, joints: Any, gripper: float | None = None) -> None:
-        self.group[arm].publish(messages.JointGroupCommand("arm", [float(value) for value in joints]))
+        self.group[arm].publish(interbotix_messages.JointGroupCommand("arm", [float(value) for value in joints]))
         if gripper is not None:
-            self.single[arm].publish(messages.JointSingleCommand("gripper", float(gripper)))
+            self.single[arm].publish(interbotix_messages.JointSingleCommand("gripper", float(gripper)))
 
     def arrives(self, arm: str, joints: Any, tolerance: float = 0.03) -> None:
         """Until the arm's first joints are at `joints`."""

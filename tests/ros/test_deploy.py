@@ -27,7 +27,7 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.replay.args import ReplayArgs
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.simulated_rig import SimulatedRig
 from tests.commands import failure
 from tests.deploy.conftest import save_checkpoint
@@ -85,7 +85,7 @@ def joints(arm: str) -> Any:
 def torque(arm: str) -> list[int]:
     service = f"/{arm}/get_motor_registers"
     rospy.wait_for_service(service, timeout=SERVICES_S)
-    call = rospy.ServiceProxy(service, messages.RegisterValues)
+    call = rospy.ServiceProxy(service, interbotix_messages.RegisterValues)
     return [int(v) for v in call(cmd_type="group", name="arm", reg="Torque_Enable", value=0).values]
 
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_acts_and_its_rollouts_are_episodes(
 def test_every_difference_of_policy_and_rig_is_listed_before_anything_moves(rig: Path, tmp_path: Path) -> None:
     other = Contract(NAMES, NAMES, {"cam_high": (48, 64), "top": (48, 64)}, rate_hz=30.0)
     sent: list[Any] = []
-    received = rospy.Subscriber("/puppet_left/commands/joint_group", messages.JointGroupCommand, sent.append)
+    received = rospy.Subscriber("/puppet_left/commands/joint_group", interbotix_messages.JointGroupCommand, sent.append)
     text = fail(rig, save_checkpoint(tmp_path / "best", other), tmp_path)
     received.unregister()
     assert "does not fit rig 'aloha' in task 'tiny':" in text

@@ -19,7 +19,7 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.core import ArmModel, PIPER, ReadingError, START_ARM_POSE, VX300S, WallClock, WX250S
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.ros import messages, readings
+from aloha_kit.ros import interbotix_messages, readings
 from aloha_kit.ros.arm import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
 from tests.ros.fake_drivers import FakeInterbotix, MOTORS, xs_setup
@@ -230,7 +230,7 @@ print("arrived", flush=True)
 def test_a_process_that_is_stopped_in_a_move_goes_on_without_a_jump(driver: FakeInterbotix, session_ros: Ros) -> None:
     collected: list[tuple[float, Any]] = []
     received = rospy.Subscriber(
-        "/puppet_left/commands/joint_group", messages.JointGroupCommand,
+        "/puppet_left/commands/joint_group", interbotix_messages.JointGroupCommand,
         lambda message: collected.append((time.monotonic(), np.array(message.cmd))), queue_size=1000,
     )  # fmt: skip
     mover = subprocess.Popen(

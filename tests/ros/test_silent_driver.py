@@ -14,7 +14,7 @@ from std_msgs.msg import String
 
 from aloha_kit.core import START_ARM_POSE, VX300S
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Client, Received
 from tests.ros.small_rig import recording, simulated, swinging_policy, write_task
@@ -82,7 +82,7 @@ def test_a_deployment_ends_by_name_and_leaves_the_arms_under_torque(
 def test_motors_that_reboot_on_the_way_to_the_start_end_it_by_name_and_no_arm_is_flung(
     session_ros: Ros, task: Path, rig: Client, policy: tuple[str, ...], tmp_path: Path
 ) -> None:
-    commands = Received(f"/{ARM}/commands/joint_group", messages.JointGroupCommand)
+    commands = Received(f"/{ARM}/commands/joint_group", interbotix_messages.JointGroupCommand)
     words = (*policy, "--task", str(task), "--output", str(tmp_path), "--num_rollouts", "1")
     program = session_ros.start("python", "-m", "aloha_kit.deploy", *words, "--judge_s", "0")
     until(lambda: len(commands.messages) > 10, "it is on its way to the start pose", TIMEOUT_S)

@@ -17,7 +17,7 @@ from nav_msgs.msg import Odometry
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from aloha_kit.core import START_ARM_POSE, VX300S, WX250S
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from aloha_kit.sim import SimEnv
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import ARMS, Client, Received
@@ -124,7 +124,7 @@ def test_group_and_single_commands_move_joints(rig: Client, arm: str) -> None:
     ready(rig, arm)
     rig.move(arm, START_ARM_POSE + np.float32([0.2, 0, 0, 0.3, 0, 0]), -0.4, 0.5)
     until(lambda: abs(rig.position(arm)[6] + 0.4) < 0.02, "the gripper's angle")
-    rig.single[arm].publish(messages.JointSingleCommand("waist", -0.1))
+    rig.single[arm].publish(interbotix_messages.JointSingleCommand("waist", -0.1))
     rig.arrives(arm, [-0.1])
     rig.arrives(arm, [-0.1, *START_ARM_POSE[1:3], 0.3])
 
@@ -135,7 +135,7 @@ def test_what_motors_cannot_reach_is_ignored(rig: Client, node: Process) -> None
     rig.arrives("puppet_left", [0.1])
     rig.arrives("puppet_left", [0.1, START_ARM_POSE[1]])
     node.wait_for("puppet_left: shoulder does not go to 1.500 rad")
-    rig.group["puppet_left"].publish(messages.JointGroupCommand("arm", [0.0] * 5))
+    rig.group["puppet_left"].publish(interbotix_messages.JointGroupCommand("arm", [0.0] * 5))
     node.wait_for("group 'arm' has 6 joints, 5 commands are not executed")
     rig.arrives("puppet_left", [0.1])
 
@@ -148,7 +148,7 @@ def test_trajectories_are_executed_one_at_a_time(rig: Client, node: Process) -> 
         JointTrajectoryPoint(positions=[waist, *START_ARM_POSE[1:]], time_from_start=rospy.Duration(0.2 * k))
         for k, waist in enumerate(waists)
     ]
-    command = messages.JointTrajectoryCommand("group", "arm", JointTrajectory(points=points))
+    command = interbotix_messages.JointTrajectoryCommand("group", "arm", JointTrajectory(points=points))
     rig.states[arm].messages.clear()
     rig.path[arm].publish(command)
     rig.path[arm].publish(command)
@@ -156,7 +156,7 @@ def test_trajectories_are_executed_one_at_a_time(rig: Client, node: Process) -> 
     rig.arrives(arm, [0.3])
     seen = [state.position[0] for state in rig.states[arm].messages]
     assert any(0.08 < waist < 0.12 for waist in seen), "it passes by the points between"
-    short = messages.JointTrajectoryCommand("group", "arm", JointTrajectory(points=points[:1]))
+    short = interbotix_messages.JointTrajectoryCommand("group", "arm", JointTrajectory(points=points[:1]))
     rig.path["puppet_left"].publish(short)
     node.wait_for("a trajectory needs 2 points, 1 is too few")
 
@@ -345,9 +345,9 @@ def test_a_gripper_closes_by_current_until_it_is_stopped(rig: Client) -> None:
     arm = "puppet_left"
     ready(rig, arm)
     rig.mode(arm, gripper="current")
-    rig.single[arm].publish(messages.JointSingleCommand("gripper", 200.0))
+    rig.single[arm].publish(interbotix_messages.JointSingleCommand("gripper", 200.0))
     until(lambda: rig.position(arm)[7] > 0.055, "open")
-    rig.single[arm].publish(messages.JointSingleCommand("gripper", -200.0))
+    rig.single[arm].publish(interbotix_messages.JointSingleCommand("gripper", -200.0))
     until(lambda: rig.position(arm)[7] < 0.0225, "closed")
     rig.states[arm].next(30)
     assert rig.states[arm].newest.velocity[6] == pytest.approx(0, abs=0.05)

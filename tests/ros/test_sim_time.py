@@ -15,7 +15,7 @@ from geometry_msgs.msg import Twist
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import VirtualClock, VX300S
 from aloha_kit.core.motion import BASE_ACCELERATION
-from aloha_kit.ros import messages, node
+from aloha_kit.ros import interbotix_messages, node
 from aloha_kit.ros.mobile_base import DEAD_MAN_S, MobileBase
 from aloha_kit.ros.node import RosClock, RosError
 from tests.ros.master import Ros
@@ -131,7 +131,7 @@ LISTEN = f"""
 import sys
 import rospy
 from geometry_msgs.msg import Twist
-from {messages.__name__} import JointGroupCommand
+from {interbotix_messages.__name__} import JointGroupCommand
 rospy.init_node("listener", disable_signals=True, disable_rostime=True)
 def show(*words):  # one write for a line: two threads print
     sys.stdout.write(" ".join(map(str, words)) + "\\n")

@@ -16,7 +16,7 @@ from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S
 from aloha_kit.loop import run_episode, SafetyGuard
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.ros_env import RosEnv
@@ -156,7 +156,7 @@ def test_motors_that_shut_off_are_noticed_and_need_a_person(env: RosEnv) -> None
     ):
         env.reset()
     _faults({})
-    rospy.ServiceProxy("/puppet_right/reboot_motors", messages.Reboot)("group", "arm", True, True)
+    rospy.ServiceProxy("/puppet_right/reboot_motors", interbotix_messages.Reboot)("group", "arm", True, True)
     assert env.reset().first()
     assert env.step(stay).mid()
 

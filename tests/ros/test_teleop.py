@@ -13,7 +13,7 @@ import rospy
 from std_msgs.msg import Bool
 
 from aloha_kit.core import START_ARM_POSE, VX300S
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.operator_topics import OperatorTopics, running_task
 from aloha_kit.teleop.__main__ import main
 from tests.commands import failure
@@ -111,7 +111,9 @@ def test_the_emergency_stop_ends_it_with_everything_held(session_ros: Ros, task:
 def test_a_second_publisher_for_the_leaders_ends_it_by_name_with_everything_held(
     session_ros: Ros, task: Path, rig: Client, kind: str, topic: str, words: str
 ) -> None:
-    sent = {side: Received(f"/puppet_{side}/commands/joint_group", messages.JointGroupCommand) for side in SIDES}
+    sent = {
+        side: Received(f"/puppet_{side}/commands/joint_group", interbotix_messages.JointGroupCommand) for side in SIDES
+    }
     program = teleoperate(session_ros, task)
     with CompetingPublisher(session_ros, "intruder", kind, topic) as other:
         other.send()

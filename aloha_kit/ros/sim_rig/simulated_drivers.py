@@ -18,7 +18,7 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, String
 
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.sim_rig.control_table import GRIPPER, IDS, JOINTS
 from aloha_kit.ros.sim_rig.faults import ArmFault, Faults, StreamFault
 from aloha_kit.ros.sim_rig.motors import GROUPS, RefusedError
@@ -55,19 +55,23 @@ class SimulatedInterbotixDriver:
         rospy.set_param(f"/{name}/robot_description", description(name, self._model))
         self._states = rospy.Publisher(f"/{name}/joint_states", JointState, queue_size=_QUEUE)
         for topic, kind, callback in (
-            ("joint_group", messages.JointGroupCommand, lambda m: self._motors.command_group(m.name, m.cmd)),
-            ("joint_single", messages.JointSingleCommand, lambda m: self._motors.command_single(m.name, m.cmd)),
-            ("joint_trajectory", messages.JointTrajectoryCommand, self._trajectory),
+            ("joint_group", interbotix_messages.JointGroupCommand, lambda m: self._motors.command_group(m.name, m.cmd)),
+            (
+                "joint_single",
+                interbotix_messages.JointSingleCommand,
+                lambda m: self._motors.command_single(m.name, m.cmd),
+            ),
+            ("joint_trajectory", interbotix_messages.JointTrajectoryCommand, self._trajectory),
         ):
             rospy.Subscriber(f"/{name}/commands/{topic}", kind, self._locked(callback), queue_size=_QUEUE)
         for service, kind, handler in (
-            ("set_operating_modes", messages.OperatingModes, self._set_modes),
-            ("torque_enable", messages.TorqueEnable, self._enable),
-            ("reboot_motors", messages.Reboot, self._reboot),
-            ("set_motor_pid_gains", messages.MotorGains, self._set_gains),
-            ("set_motor_registers", messages.RegisterValues, self._set_registers),
-            ("get_motor_registers", messages.RegisterValues, self._get_registers),
-            ("get_robot_info", messages.RobotInfo, self._info),
+            ("set_operating_modes", interbotix_messages.OperatingModes, self._set_modes),
+            ("torque_enable", interbotix_messages.TorqueEnable, self._enable),
+            ("reboot_motors", interbotix_messages.Reboot, self._reboot),
+            ("set_motor_pid_gains", interbotix_messages.MotorGains, self._set_gains),
+            ("set_motor_registers", interbotix_messages.RegisterValues, self._set_registers),
+            ("get_motor_registers", interbotix_messages.RegisterValues, self._get_registers),
+            ("get_robot_info", interbotix_messages.RobotInfo, self._info),
         ):
             rospy.Service(f"/{name}/{service}", kind, self._served(handler))
 
@@ -153,16 +157,16 @@ class SimulatedInterbotixDriver:
 
     def _set_modes(self, r: Any) -> Any:
         self._motors.set_mode(r.cmd_type, r.name, r.mode, r.profile_type, r.profile_velocity, r.profile_acceleration)
-        return messages.OperatingModes._response_class()
+        return interbotix_messages.OperatingModes._response_class()
 
     def _enable(self, r: Any) -> Any:
         self._motors.enable(r.cmd_type, r.name, r.enable)
-        return messages.TorqueEnable._response_class()
+        return interbotix_messages.TorqueEnable._response_class()
 
     def _reboot(self, r: Any) -> Any:
         self._motors.reboot(r.cmd_type, r.name, r.enable, r.smart_reboot)
         self._wait()
-        return messages.Reboot._response_class()
+        return interbotix_messages.Reboot._response_class()
 
     def _set_gains(self, r: Any) -> Any:
         gains = {
@@ -171,14 +175,14 @@ class SimulatedInterbotixDriver:
             "Velocity_P_Gain": r.kp_vel, "Velocity_I_Gain": r.ki_vel,
         }  # fmt: skip
         self._motors.set_gains(r.cmd_type, r.name, gains)
-        return messages.MotorGains._response_class()
+        return interbotix_messages.MotorGains._response_class()
 
     def _set_registers(self, r: Any) -> Any:
         self._motors.set_register(r.cmd_type, r.name, r.reg, r.value)
-        return messages.RegisterValues._response_class()
+        return interbotix_messages.RegisterValues._response_class()
 
     def _get_registers(self, r: Any) -> Any:
-        return messages.RegisterValues._response_class(self._motors.get_register(r.cmd_type, r.name, r.reg))
+        return interbotix_messages.RegisterValues._response_class(self._motors.get_register(r.cmd_type, r.name, r.reg))
 
     def _info(self, r: Any) -> Any:
         """Limits and names; a gripper is given as its left finger, in metres."""
@@ -189,7 +193,7 @@ class SimulatedInterbotixDriver:
         velocity, rest = (*[model.velocity] * model.dof, 1.0), (*sleep, model.crank.travel(0.0))
         names, places = (*model.joints, FINGERS[0]), (*range(model.dof), model.dof + 1)
         modes = self._motors.group_mode if r.cmd_type == "group" else self._motors.mode
-        return messages.RobotInfo._response_class(
+        return interbotix_messages.RobotInfo._response_class(
             mode=modes[r.name],
             profile_type=self._motors.profile[r.name],
             joint_names=[names[i] for i in indices],

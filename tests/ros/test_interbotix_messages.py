@@ -7,7 +7,7 @@ import io
 import pytest
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages
 
 # Checksums of the package's own catkin build (ROS Noetic), as published with generated code.
 MD5 = {
@@ -25,13 +25,13 @@ MD5 = {
 
 @pytest.mark.parametrize("name", MD5)
 def test_a_built_type_is_the_packages_own_to_ros(name: str) -> None:
-    built = messages.build(name)
+    built = interbotix_messages.build(name)
     assert (built._type, built._md5sum) == (f"interbotix_xs_msgs/{name}", MD5[name])
     assert getattr(messages, name)._md5sum == MD5[name]
 
 
 def test_there_is_nothing_else() -> None:
-    assert set(messages.DEFINITIONS) == set(MD5)
+    assert set(interbotix_messages.DEFINITIONS) == set(MD5)
 
 
 def travelled(message: object) -> object:
@@ -41,9 +41,9 @@ def travelled(message: object) -> object:
 
 
 def test_what_is_sent_arrives() -> None:
-    command = messages.build("JointGroupCommand")(name="arm", cmd=[0.5, -0.25, 1.0])
+    command = interbotix_messages.build("JointGroupCommand")(name="arm", cmd=[0.5, -0.25, 1.0])
     assert travelled(command) == command
-    info = messages.build("RobotInfo")._response_class(
+    info = interbotix_messages.build("RobotInfo")._response_class(
         mode="position", joint_names=["waist"], joint_ids=[1], joint_lower_limits=[-1.5], num_joints=1, name=["arm"]
     )
     assert travelled(info) == info
@@ -51,14 +51,14 @@ def test_what_is_sent_arrives() -> None:
 
 def test_a_trajectory_is_the_installed_trajectory_message() -> None:
     path = JointTrajectory(joint_names=["waist"], points=[JointTrajectoryPoint(positions=[0.5])])
-    arrived = travelled(messages.build("JointTrajectoryCommand")("group", "arm", path))
+    arrived = travelled(interbotix_messages.build("JointTrajectoryCommand")("group", "arm", path))
     assert isinstance(arrived.traj, JointTrajectory)
     assert arrived.traj.points[0].positions == (0.5,)
 
 
 def test_each_service_has_the_requests_and_responses_of_the_driver() -> None:
-    registers = messages.build("RegisterValues")
+    registers = interbotix_messages.build("RegisterValues")
     request = registers._request_class(cmd_type="single", name="gripper", reg="Profile_Velocity", value=131)
     assert travelled(request) == request
     assert list(travelled(registers._response_class(values=[1, -2])).values) == [1, -2]
-    assert messages.build("TorqueEnable")._response_class.__slots__ == []
+    assert interbotix_messages.build("TorqueEnable")._response_class.__slots__ == []
