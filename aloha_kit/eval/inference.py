@@ -11,7 +11,7 @@ import torch
 from aloha_kit.core import plural
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
-from aloha_kit.policies.inputs import Collator
+from aloha_kit.policies.collate import Collator
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 

@@ -10,7 +10,7 @@ from aloha_kit.core import Contract, Observation
 from aloha_kit.core.inputs import read
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.data.batch import Batch
-from aloha_kit.policies.inputs import Collator
+from aloha_kit.policies.collate import Collator
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 

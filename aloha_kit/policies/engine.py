@@ -23,7 +23,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.features import IMAGE
 from aloha_kit.data.batch import Batch
-from aloha_kit.policies import inputs
+from aloha_kit.policies import collate
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.engine_openvino import OpenVINOModel
@@ -195,14 +195,14 @@ def generator_of(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
 
 def blank(network: ChunkNetwork, rows: int) -> Batch:
     """A batch of `rows` black observations, all vectors zero, on the network's device, laid out as real ones are."""
-    return inputs.blank(network.contract, network.config.n_obs_steps, rows, next(network.parameters()).device)
+    return collate.blank(network.contract, network.config.n_obs_steps, rows, next(network.parameters()).device)
 
 
 def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
     """Batches of the example's size, always the same: vectors like the training data's, images of soft patches."""
     rng = np.random.default_rng(0)
     layout = {feature.name: feature for feature in network.contract.inputs}
-    shapes = {name: tuple(tensor.shape) for name, tensor in inputs.disassembled(example).items()}
+    shapes = {name: tuple(tensor.shape) for name, tensor in collate.disassembled(example).items()}
     for _ in range(_PROBES):
         arrays = {}
         for name in (name for name in layout if layout[name].role == IMAGE):
@@ -212,7 +212,7 @@ def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
             arrays[name] = image.permute(0, 2, 3, 1).contiguous().numpy().reshape(shapes[name])
         for name in (name for name in layout if layout[name].role != IMAGE):
             arrays[name] = _like(network, name, shapes[name][:-1], rng)
-        yield inputs.on_device(arrays, next(network.parameters()).device)
+        yield collate.on_device(arrays, next(network.parameters()).device)
 
 
 def _like(network: ChunkNetwork, key: str, lead: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch, mapped
+from aloha_kit.policies.collate import disassembled
 from aloha_kit.policies.generator import BatchGenerator, Draw, GivenDraws, sample_draws
-from aloha_kit.policies.inputs import disassembled
 from aloha_kit.policies.network import Predict
 
 _OfTensors = Callable[[Batch, list[Tensor]], Tensor]

@@ -17,8 +17,8 @@ from aloha_kit.config.inference import Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.core.features import IMAGES
 from aloha_kit.data.batch import Batch
+from aloha_kit.policies.collate import assembled, disassembled
 from aloha_kit.policies.generator import BatchGenerator, Draw, GivenDraws, sample_draws
-from aloha_kit.policies.inputs import assembled, disassembled
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}

@@ -13,8 +13,8 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import Observation
 from aloha_kit.core.inputs import read
 from aloha_kit.data.batch import Batch
+from aloha_kit.policies.collate import Collator
 from aloha_kit.policies.engine import blank, check, Engine, prepare
-from aloha_kit.policies.inputs import Collator
 from aloha_kit.policies.network import ChunkNetwork
 from tests import tiny
 

@@ -19,10 +19,10 @@ from aloha_kit.eval.inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.cnnmlp import CnnMlpNetwork
+from aloha_kit.policies.collate import Collator
 from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare
 from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.generator import BatchGenerator, Draw
-from aloha_kit.policies.inputs import Collator
 from aloha_kit.remote import PolicyServer, RemotePolicy, ServedPolicy
 from aloha_kit.testing.policies import check_network, contract_of, stats_of
 
