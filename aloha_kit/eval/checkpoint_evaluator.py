@@ -16,8 +16,8 @@ from aloha_kit.config.match_checkpoint import assumed_setup, assumption, match_c
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import UsageError
 from aloha_kit.core.cli import LOG
+from aloha_kit.eval.batched_inference import batch_size, BatchedInference
 from aloha_kit.eval.evaluation_report import CheckpointResult
-from aloha_kit.eval.inference import batch_size, BatchedInference
 from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.eval.worker import EvaluationJob, Pose, Ready

@@ -21,7 +21,7 @@ from aloha_kit.core import Contract
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.eval.__main__ import main
-from aloha_kit.eval.inference import BatchedInference
+from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.pool import EvaluationError, Pool
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.eval.worker import EvaluationJob

@@ -16,7 +16,7 @@ from aloha_kit.core.inputs import blank, read
 from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
-from aloha_kit.eval.inference import BatchedInference
+from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.formats import open_source
 from aloha_kit.policies import checkpoint

@@ -19,7 +19,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch
-from aloha_kit.eval.inference import BatchedInference
+from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.engine import blank, check, Engine, prepare, probes

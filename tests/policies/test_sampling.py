@@ -15,7 +15,7 @@ from aloha_kit.config.policies import CnnMlpConfig
 from aloha_kit.core import Observation
 from aloha_kit.core.inputs import read
 from aloha_kit.data.batch import Batch
-from aloha_kit.eval.inference import BatchedInference
+from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.cnnmlp import CnnMlpNetwork
