@@ -10,7 +10,7 @@ import numpy.typing as npt
 from aloha_kit.core import StreamError
 from aloha_kit.ros import node
 from aloha_kit.ros.arm import Arm, ArmSetup, check_target, move_together, Vector
-from aloha_kit.ros.commands import ArmCommands
+from aloha_kit.ros.arm_commands import ArmCommands
 from aloha_kit.ros.readings import next_reading, retry_read
 
 
