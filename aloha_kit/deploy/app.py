@@ -48,7 +48,7 @@ def run(args: DeployArgs | ServeArgs) -> None:
 
 
 def _policy_to_serve(args: ServeArgs) -> PolicySource:
-    from aloha_kit.deploy import agent  # torch, which the robot's side may not have
+    from aloha_kit.deploy import local_policy  # torch, which the robot's side may not have
     from aloha_kit.policies.find import find_checkpoint
 
     setup = AssumedSetup(
@@ -58,7 +58,7 @@ def _policy_to_serve(args: ServeArgs) -> PolicySource:
         named=args.cameras is not None,
         cautious=True,
     )
-    return agent.local(find_checkpoint(args.ckpt), setup, args.inference_settings, renames(args.rename))
+    return local_policy.local(find_checkpoint(args.ckpt), setup, args.inference_settings, renames(args.rename))
 
 
 def deploy(args: DeployArgs) -> list[DeployedRollout]:
@@ -156,13 +156,13 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
         output = make_folder(args.output or Path("rollouts") / folder)
         source = served(_connect(args))
     else:
-        from aloha_kit.deploy import agent  # torch
+        from aloha_kit.deploy import local_policy  # torch
         from aloha_kit.policies.find import find_checkpoint, run_folder
 
         path, rename = find_checkpoint(args.ckpt), renames(args.rename)
         output = make_folder(args.output or run_folder(path) / "deploy" / folder)
         setup = assumed_setup(task, rig, args.cameras, args.image_size, rename, robot=robot)
-        source = agent.local(path, setup, args.inference_settings, rename, args.seed)
+        source = local_policy.local(path, setup, args.inference_settings, rename, args.seed)
     if source.trained_on not in (None, task.name):
         LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
     return source, output

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-import torch._dynamo  # noqa: F401 - before any OpenGL context, see aloha_kit.deploy.agent
+import torch._dynamo  # noqa: F401 - before any OpenGL context, see aloha_kit.deploy.local_policy
 
 from aloha_kit.core import Contract
 from tests import tiny

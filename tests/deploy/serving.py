@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aloha_kit.config.inference import InferenceSettings
-from aloha_kit.deploy.agent import local
+from aloha_kit.deploy.local_policy import local
 from aloha_kit.loop import LatencyReport
 from aloha_kit.policies.find import find_checkpoint
 from aloha_kit.remote import PolicyServer, ServedPolicy

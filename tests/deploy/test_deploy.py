@@ -21,10 +21,10 @@ from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Contract, ContractError
 from aloha_kit.core.lang import language
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import local, TimedAgent
 from aloha_kit.deploy.app import deploy as run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.deployment_report import DeployedRollout, table
+from aloha_kit.deploy.local_policy import local, TimedAgent
 from aloha_kit.deploy.policy_source import executor
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
@@ -290,7 +290,7 @@ def test_another_task_than_trained_on_is_reported(trained: Path, tmp_path: Path,
 
 
 def test_an_output_that_is_in_the_way_is_refused_first(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("aloha_kit.deploy.agent.load_network", None)
+    monkeypatch.setattr("aloha_kit.deploy.local_policy.load_network", None)
     (tmp_path / "out").touch()
     text = fail("--ckpt", trained, *TASK, "--output", tmp_path / "out")
     assert text == f"error: '{tmp_path / 'out'}' cannot be a folder: a file of that name is in the way"

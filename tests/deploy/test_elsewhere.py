@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.deploy.deployment_report import table
+from aloha_kit.deploy.local_policy import TimedAgent
 from aloha_kit.episode import Episode
 from aloha_kit.remote import PolicyServer, RemotePolicy
 from tests.commands import failure

@@ -14,7 +14,7 @@ import torch
 from aloha_kit.config.policies import load_policy
 from aloha_kit.core import Contract, joint_names
 from aloha_kit.deploy.__main__ import main as deploy_main
-from aloha_kit.deploy.agent import local
+from aloha_kit.deploy.local_policy import local
 from aloha_kit.episode import Episode
 from aloha_kit.eval.__main__ import main as eval_main
 from aloha_kit.loop import LatencyReport

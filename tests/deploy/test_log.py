@@ -12,7 +12,7 @@ import pytest
 
 from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import TimedAgent
+from aloha_kit.deploy.local_policy import TimedAgent
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.loop import Outcome
 from aloha_kit.storage.step_log import read_steps

@@ -17,7 +17,7 @@ from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.index import read_table
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import TimedAgent
+from aloha_kit.deploy.local_policy import TimedAgent
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import Evidence, gather
 from aloha_kit.formats import open_source

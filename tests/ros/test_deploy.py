@@ -21,8 +21,8 @@ from std_srvs.srv import Trigger
 
 from aloha_kit.core import Contract, joint_names, START_ARM_POSE, VX300S
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.agent import TimedAgent
 from aloha_kit.deploy.args import DeployArgs
+from aloha_kit.deploy.local_policy import TimedAgent
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.replay.__main__ import main as replay
