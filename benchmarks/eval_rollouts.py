@@ -104,7 +104,7 @@ def serve_peer(folders: list[Path]) -> None:
     import torch._dynamo  # noqa: F401 - before any OpenGL context
 
     from aloha_kit.policies import checkpoint
-    from aloha_kit.policies.agent import ChunkPolicy
+    from aloha_kit.policies.chunk_policy import ChunkPolicy
 
     env = gymnasium.make("gym_aloha/AlohaTransferCube-v0", obs_type="pixels_agent_pos", max_episode_steps=10**9)
     observation, _ = env.reset(seed=0)

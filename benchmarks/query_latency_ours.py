@@ -12,7 +12,7 @@ from act_of import act
 from stopwatch import timed
 
 from aloha_kit.core import Observation
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank, prepare
 
 parser = argparse.ArgumentParser()

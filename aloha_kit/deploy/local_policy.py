@@ -20,7 +20,7 @@ from aloha_kit.core import inputs, Observation
 from aloha_kit.core.cli import LOG
 from aloha_kit.data.batch import Batch
 from aloha_kit.deploy.policy_source import Measure, PolicySource
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank
 from aloha_kit.policies.engine_choice import choose
 from aloha_kit.policies.find import load_network, trained_task

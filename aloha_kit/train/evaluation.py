@@ -18,7 +18,7 @@ from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Action, ConfigError, Contract, Environment
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.metrics import ROLLOUT_COLUMNS
 from aloha_kit.train.progress import Progress

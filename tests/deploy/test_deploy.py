@@ -30,7 +30,7 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
 from aloha_kit.loop.rollouts import success_rate, summarise
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.find import find_checkpoint, load_network, trained_task
 from tests.commands import failure
 from tests.deploy.conftest import CHUNK, CONTRACT, save_checkpoint

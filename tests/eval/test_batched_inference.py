@@ -12,7 +12,7 @@ from aloha_kit.core.features import object_poses
 from aloha_kit.eval.batched_inference import batch_size, BatchedInference
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from tests.eval.conftest import CONTRACT, network
 
 

@@ -20,7 +20,7 @@ from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.formats import open_source
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank as blank_batch
 from aloha_kit.policies.engine import check, Engine, probes
 from aloha_kit.policies.network import ChunkNetwork

@@ -21,7 +21,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch
 from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank, check, Engine, prepare, probes
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled

@@ -24,8 +24,8 @@ from aloha_kit.config.policies import load_policy
 from aloha_kit.core import ContractError
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import reference, reference_export
-from aloha_kit.policies.agent import ChunkPolicy
 from aloha_kit.policies.build import build
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference_names import to_ours

@@ -17,7 +17,7 @@ from aloha_kit.core.inputs import read
 from aloha_kit.data.batch import Batch
 from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.cnnmlp import CnnMlpNetwork
 from aloha_kit.policies.collate import Collator
 from aloha_kit.policies.engine import blank, check, draws_of, Engine, prepare

@@ -27,7 +27,7 @@ from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source
 from aloha_kit.loop import run_episode
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.ros import inspect
 from aloha_kit.ros.observation import rig_contract
 from aloha_kit.ros.ros_env import RosEnv

@@ -11,7 +11,7 @@ import torch
 from aloha_kit.control.execution import TemporalEnsemble
 from aloha_kit.core import ContractError, Observation
 from aloha_kit.data.batch import Batch
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.testing.policies import contract_of
 from tests.policies.test_networks import act, network_of, TWO
 
