@@ -23,7 +23,7 @@ from aloha_kit.ros.arm import ArmSetup
 from aloha_kit.ros.drivers import arm_driver, DRIVERS
 from aloha_kit.ros.interbotix import InterbotixDriver
 from aloha_kit.ros.joint_state_arm import JointStateArm, JointStateDriver
-from aloha_kit.ros.sim_rig.rig import SimRig
+from aloha_kit.ros.sim_rig.simulated_rig import SimRig
 from tests.ros.fake_drivers import FakePiper
 from tests.ros.master import Ros
 from tests.waiting import until

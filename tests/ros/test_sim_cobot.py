@@ -13,8 +13,8 @@ from std_msgs.msg import Bool, Float32, String
 
 from aloha_kit.config import load, RigConfig
 from aloha_kit.core import START_ARM_POSE
-from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.scripted_operator import ScriptedOperator
+from aloha_kit.ros.sim_rig.simulated_rig import SimRig
 from aloha_kit.sim import scripts
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Received

@@ -12,10 +12,10 @@ from aloha_kit.config import from_mapping, load, RigConfig
 from aloha_kit.core import ConfigError, START_ARM_POSE, VX300S, WX250S
 from aloha_kit.ros.sim_rig.faults import ArmFault, CameraFault, Faults
 from aloha_kit.ros.sim_rig.motors import Motors
-from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.scripted_operator import HOME, ScriptedOperator
 from aloha_kit.ros.sim_rig.simulated_arms import folded, Leader
 from aloha_kit.ros.sim_rig.simulated_base import SimulatedBase
+from aloha_kit.ros.sim_rig.simulated_rig import SimRig
 from aloha_kit.sim import scripts
 
 AT = np.append(START_ARM_POSE.astype(float), 0.5)

@@ -26,7 +26,6 @@ from aloha_kit.core.interrupt import sigterm_interrupts
 from aloha_kit.ros import node
 from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig import faults
-from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.scripted_operator import ScriptedOperator
 from aloha_kit.ros.sim_rig.simulated_arms import Follower, Leader
 from aloha_kit.ros.sim_rig.simulated_drivers import (
@@ -36,6 +35,7 @@ from aloha_kit.ros.sim_rig.simulated_drivers import (
     SimulatedSwitches,
     stamp,
 )
+from aloha_kit.ros.sim_rig.simulated_rig import SimRig
 from aloha_kit.ros.simulated_rig import PARAM, STARTING
 from aloha_kit.sim import tasks
 

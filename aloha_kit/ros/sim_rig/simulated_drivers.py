@@ -22,8 +22,8 @@ from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.sim_rig.control_table import GRIPPER, IDS, JOINTS
 from aloha_kit.ros.sim_rig.faults import ArmFault, Faults, StreamFault
 from aloha_kit.ros.sim_rig.motors import GROUPS, RefusedError
-from aloha_kit.ros.sim_rig.rig import SimRig
 from aloha_kit.ros.sim_rig.simulated_arms import DRIVER_SLEEP, Follower, JointFollower, JointLeader, Leader
+from aloha_kit.ros.sim_rig.simulated_rig import SimRig
 from aloha_kit.ros.sim_rig.urdf import description
 
 Vector = npt.NDArray[np.float64]
