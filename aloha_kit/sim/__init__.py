@@ -15,7 +15,7 @@ import aloha_kit.mujoco_images  # noqa: F401  # before dm_control: it settles ho
 from aloha_kit.config import key_errors, RigConfig, TaskConfig
 from aloha_kit.core import VirtualClock, WallClock
 from aloha_kit.sim import tasks
-from aloha_kit.sim.expert import ScriptedExpert
+from aloha_kit.sim.scripted_expert import ScriptedExpert
 from aloha_kit.sim.sim_env import SimEnv
 
 __all__ = ["ScriptedExpert", "SimEnv", "connect"]

@@ -35,8 +35,8 @@ from aloha_kit.core import (
 from aloha_kit.core.features import joint_sensors, object_poses
 from aloha_kit.sim import tasks, workcell
 from aloha_kit.sim.camera_renderer import CameraRenderer
-from aloha_kit.sim.expert import ScriptedExpert
 from aloha_kit.sim.randomise import Randomiser
+from aloha_kit.sim.scripted_expert import ScriptedExpert
 from aloha_kit.sim.scripts import Script
 from aloha_kit.sim.workcell import GRIPPERS, START_GRIPPER
 
