@@ -27,7 +27,7 @@ from aloha_kit.policies.find import load_network, trained_task
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
-class TimedAgent(ChunkPolicy):
+class TimedChunkPolicy(ChunkPolicy):
     """A `ChunkPolicy` whose preprocessing and network are timed."""
 
     def __init__(self, network: ChunkNetwork, measure: Measure, predict: Predict | None = None, seed: int = 0):
@@ -78,7 +78,7 @@ def local(
         str(path),
         trained_task(path),
         about,
-        lambda measure: TimedAgent(network, measure, engine, seed),
+        lambda measure: TimedChunkPolicy(network, measure, engine, seed),
         warm_up=lambda: warm_up(ChunkPolicy(network, used, engine)),
         n_obs_steps=network.config.n_obs_steps,
         n_action_steps=network.config.n_action_steps,

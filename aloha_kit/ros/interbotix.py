@@ -71,7 +71,7 @@ class TopicInterface:
     def __init__(self, name: str) -> None:
         self.group, self.single = _command_publishers(name)
         self._services = {
-            service: rospy.ServiceProxy(f"/{name}/{service}", getattr(messages, kind))
+            service: rospy.ServiceProxy(f"/{name}/{service}", getattr(interbotix_messages, kind))
             for service, kind in _SERVICES.items()
         }
 

@@ -24,7 +24,7 @@ from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.app import deploy as run
 from aloha_kit.deploy.args import DeployArgs
 from aloha_kit.deploy.deployment_report import DeployedRollout, table
-from aloha_kit.deploy.local_policy import local, TimedAgent
+from aloha_kit.deploy.local_policy import local, TimedChunkPolicy
 from aloha_kit.deploy.policy_source import executor
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.loop import LatencyReport
@@ -196,7 +196,7 @@ def test_other_picture_sizes_than_in_training_are_refused(trained: Path) -> None
 
 @pytest.mark.parametrize("how", ["sigterm", "ctrl-c"])
 def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    requested = TimedAgent.predict_chunk
+    requested = TimedChunkPolicy.predict_chunk
     calls = 0
 
     def interrupted(self: Any, observation: Any) -> Any:
@@ -208,7 +208,7 @@ def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: 
             signal.raise_signal(signal.SIGTERM)
         return requested(self, observation)
 
-    monkeypatch.setattr(TimedAgent, "predict_chunk", interrupted)
+    monkeypatch.setattr(TimedChunkPolicy, "predict_chunk", interrupted)
     status = "130" if how == "ctrl-c" else "143"
     assert fail("--ckpt", trained, *TASK, "--num_rollouts", 9, "--video", 0, "--output", tmp_path) == status
     report = json.loads((tmp_path / "deploy.json").read_text())
@@ -221,7 +221,9 @@ def test_an_interruption_keeps_what_was_done(how: str, trained: Path, tmp_path: 
 
 
 def test_a_policy_that_gives_nan_never_moves_an_arm(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(TimedAgent, "predict_chunk", lambda self, observation: np.full((CHUNK, 14), np.nan, np.float32))
+    monkeypatch.setattr(
+        TimedChunkPolicy, "predict_chunk", lambda self, observation: np.full((CHUNK, 14), np.nan, np.float32)
+    )
     text = fail("--ckpt", trained, *TASK, "--video", 0, "--output", tmp_path)
     assert text.startswith("error: step 0: the action is not finite: left_waist = nan, left_shoulder = nan")
     assert list(tmp_path.glob("*.hdf5*")) == []  # no step was made, so no episode and no reserved index

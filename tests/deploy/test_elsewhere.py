@@ -17,7 +17,7 @@ import pytest
 
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.deployment_report import table
-from aloha_kit.deploy.local_policy import TimedAgent
+from aloha_kit.deploy.local_policy import TimedChunkPolicy
 from aloha_kit.episode import Episode
 from aloha_kit.remote import PolicyServer, RemotePolicy
 from tests.commands import failure
@@ -66,7 +66,7 @@ def test_a_network_that_fails_beside_the_loop_ends_the_rollout_by_name(
     def broken(agent: Any, observation: Any) -> Any:
         raise RuntimeError("CUDA is gone")
 
-    monkeypatch.setattr(TimedAgent, "predict_chunk", broken)
+    monkeypatch.setattr(TimedChunkPolicy, "predict_chunk", broken)
     text = fail("--ckpt", trained, *TASK, "--realtime", "--inference", "async", "--output", tmp_path)
     assert text == "error: step 0: the policy failed on the observation of step 0: RuntimeError: CUDA is gone"
 

@@ -12,7 +12,7 @@ import pytest
 
 from aloha_kit.control.execution import ChunkProvenance
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.local_policy import TimedAgent
+from aloha_kit.deploy.local_policy import TimedChunkPolicy
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.loop import Outcome
 from aloha_kit.storage.step_log import read_steps
@@ -69,7 +69,7 @@ def test_a_rollout_leaves_a_line_a_step(trained: Path, tmp_path: Path) -> None:
 
 
 def test_the_log_of_a_rollout_that_an_error_ended_is_kept(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    requested = TimedAgent.predict_chunk
+    requested = TimedChunkPolicy.predict_chunk
     calls = 0
 
     def failing(self: Any, observation: Any) -> Any:
@@ -79,7 +79,7 @@ def test_the_log_of_a_rollout_that_an_error_ended_is_kept(trained: Path, tmp_pat
             raise RuntimeError("the network fell over")
         return requested(self, observation)
 
-    monkeypatch.setattr(TimedAgent, "predict_chunk", failing)
+    monkeypatch.setattr(TimedChunkPolicy, "predict_chunk", failing)
     with pytest.raises(RuntimeError, match="fell over"):
         main(["--ckpt", str(trained), "--task", "sim_transfer_cube", "--episode_len", "30", "--num_rollouts", "1",
               "--video", "0", "--output", str(tmp_path / "out")])  # fmt: skip

@@ -17,7 +17,7 @@ from aloha_kit.data.camera_frames import DirectFrames
 from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.index import read_table
 from aloha_kit.deploy.__main__ import main
-from aloha_kit.deploy.local_policy import TimedAgent
+from aloha_kit.deploy.local_policy import TimedChunkPolicy
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
 from aloha_kit.diagnose.evidence import Evidence, gather
 from aloha_kit.formats import open_source
@@ -47,18 +47,18 @@ def play(monkeypatch: pytest.MonkeyPatch, motion: Motion = motion, seconds: floa
     """Every network now answers with `motion`, after so many seconds."""
     first: dict[str, int] = {}
 
-    def reset(self: TimedAgent) -> None:
+    def reset(self: TimedChunkPolicy) -> None:
         first.clear()
 
-    def predict_chunk(self: TimedAgent, observation: Observation) -> np.ndarray:
+    def predict_chunk(self: TimedChunkPolicy, observation: Observation) -> np.ndarray:
         with self._measure("network"):
             now = observation["stamps"]["qpos"]
             step = round((now - first.setdefault("ns", now)) / PERIOD_NS)
             time.sleep(seconds)
             return motion(step + np.arange(CHUNK)).astype(np.float32)
 
-    monkeypatch.setattr(TimedAgent, "reset", reset)
-    monkeypatch.setattr(TimedAgent, "predict_chunk", predict_chunk)
+    monkeypatch.setattr(TimedChunkPolicy, "reset", reset)
+    monkeypatch.setattr(TimedChunkPolicy, "predict_chunk", predict_chunk)
 
 
 def show(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndarray]) -> None:

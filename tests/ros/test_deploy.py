@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 from aloha_kit.core import Contract, joint_names, START_ARM_POSE, VX300S
 from aloha_kit.deploy.__main__ import main
 from aloha_kit.deploy.args import DeployArgs
-from aloha_kit.deploy.local_policy import TimedAgent
+from aloha_kit.deploy.local_policy import TimedChunkPolicy
 from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.replay.__main__ import main as replay
@@ -108,7 +108,7 @@ class Scripted:
             with agent._measure("network"):
                 return respond(self)
 
-        monkeypatch.setattr(TimedAgent, "predict_chunk", predict)
+        monkeypatch.setattr(TimedChunkPolicy, "predict_chunk", predict)
 
 
 def still(rows: int = 10) -> Any:

@@ -27,7 +27,7 @@ MD5 = {
 def test_a_built_type_is_the_packages_own_to_ros(name: str) -> None:
     built = interbotix_messages.build(name)
     assert (built._type, built._md5sum) == (f"interbotix_xs_msgs/{name}", MD5[name])
-    assert getattr(messages, name)._md5sum == MD5[name]
+    assert getattr(interbotix_messages, name)._md5sum == MD5[name]
 
 
 def test_there_is_nothing_else() -> None:
