@@ -7,13 +7,13 @@
 
 Both sides: ResNet-18 on 480x640 images, 512 wide, 3200 feed-forward, 4 encoder layers, 1 decoder layer that is used,
 a chunk of 100, random weights, one observation. Ours goes from an observation in numpy to a chunk in numpy, as
-deployment asks, with each engine and precision that deployment and evaluation take. LeRobot is shown twice: its network
-alone on tensors that lie ready, which the ratios are of, and from the same observation through its own preparation,
-preprocessor and postprocessor. Sides take turns, each in a process of its own; ours lets waiting threads sleep soon, as
-its commands do (GOMP_SPINCOUNT=1000), LeRobot's spin, as OpenMP's do by default, which counts as CPU time and costs it
-dearly on a machine that does other work: read ratios on an idle one, or with --threads 1. `off` is the largest
-difference from eager fp32, in standard deviations of an action. torch.compile takes a minute or two before its first
-answer, and gains little on a CPU: there it is asked only with --compile.
+deployment does: on a CPU with the engine that `deploy` chooses, then with each engine and precision. LeRobot is shown
+twice: its network alone on tensors that lie ready, which the ratios are of, and from the same observation through its
+own preparation, preprocessor and postprocessor. Sides take turns, each in a process of its own; ours lets waiting
+threads sleep soon, as its commands do (GOMP_SPINCOUNT=1000), LeRobot's spin, as OpenMP's do by default, which counts
+as CPU time and costs it dearly on a machine that does other work: read ratios on an idle one, or with --threads 1.
+`off` is the largest difference from eager fp32, in standard deviations of an action. torch.compile takes a minute or
+two before its first answer, and gains little on a CPU: there it is asked only with --compile.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ import peers
 from peers import Measured, Side
 
 OURS, LEROBOT = "query_latency_ours.py", "query_latency_lerobot.py"
+DEFAULT = "aloha_kit, what `deploy` takes by itself"
 GOALS_MS = {"fp32": 10.0, "bf16": 5.0}  # p99 of a query of 4 cameras on a data-centre GPU
 AIM_MS = 3.0
 
@@ -42,6 +43,8 @@ def sides(cuda: bool, compile: bool, rebuilt: bool) -> list[Side]:
             Side("LeRobot 0.6.1, network alone", lerobot, LEROBOT),
             Side("LeRobot 0.6.1, from observation to actions", lerobot, LEROBOT, ("--whole",)),
         ]
+    if not cuda:
+        listed.append(Side(DEFAULT, sys.executable, OURS, ("--engine", "default")))
     engines = ["eager"]
     if cuda or compile:
         engines.append("compile")
@@ -84,7 +87,8 @@ def main() -> None:
             print(f"| {side.name} | {measured.error} |" + " – |" * 6, flush=True)
         else:
             done[side.name] = measured
-            print(row(side.name, measured, done[listed[0].name]), flush=True)
+            chosen = f" ({measured.about['engine']})" if side.name == DEFAULT else ""
+            print(row(side.name + chosen, measured, done[listed[0].name]), flush=True)
     machine = done[listed[0].name].about["machine"]
     print(f"\n{args.cameras} camera(s) {size[0]}x{size[1]}, {queries * args.turns} queries each, {machine}, "
           f"{args.threads} threads, load average {os.getloadavg()[0]:.1f} at the end.")  # fmt: skip

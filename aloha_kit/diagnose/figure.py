@@ -129,17 +129,23 @@ def _joints(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
 def _movement(axis: Any, evidence: Evidence, found: Diagnosis) -> None:
     speed = np.abs(np.diff(evidence.action, axis=0)) * evidence.rate_hz
     names = evidence.contract.action_names
+    arms, grippers = [], [name for name in names if name.endswith("gripper")]
     for k, (arm, entries) in enumerate(by_arm(names).items()):
-        columns = [i for i in entries if arm != BASE and not names[i].endswith("gripper")]
+        columns = [i for i in entries if arm != BASE and names[i] not in grippers]
         if columns:
+            arms.append(arm)
             fastest = speed[:, columns].max(axis=1)
             axis.plot(np.arange(1, evidence.steps), fastest, lw=1, color=PALETTE[k % len(PALETTE)], label=arm or "arm")
-    for k, name in enumerate(n for n in names if n.endswith("gripper")):
+    for k, name in enumerate(grippers):
         opening, colour = evidence.action[:, names.index(name)], PALETTE[k % len(PALETTE)]
         axis.plot(np.arange(evidence.steps), opening, lw=1.2, ls=":", color=colour)
-    axis.legend(fontsize=7, ncols=2, loc="upper right", frameon=False)
     unit = evidence.contract.units.get("joints", "rad")
-    _title(axis, f"commands: fastest joint of each arm ({unit}/s), grippers dotted (0 closed, 1 open)", "")
+    title = ["commands"]
+    if arms:  # a legend of nothing is a warning
+        axis.legend(fontsize=7, ncols=2, loc="upper right", frameon=False)
+        title.append(f"fastest entry of each arm ({unit}/s)")
+    title += ["grippers dotted (0 closed, 1 open)"] if grippers else []
+    _title(axis, ", ".join(title), "")
 
 
 def _cells(axis: Any, evidence: Evidence, found: Diagnosis) -> None:

@@ -99,7 +99,7 @@ class ParkableRobot(Protocol):
         ...
 
     def torque_report(self) -> str:
-        """State of the motors' torque, as a message."""
+        """State of the motors' torque, as a message; empty where there are no motors."""
         ...
 
 

@@ -233,8 +233,8 @@ class MousePushT(PushT):
         return {"page": PageStatus(problem, 0.0 if problem else 50.0, age)}
 
     def torque_report(self) -> str:
-        """Torque report: there are no motors."""
-        return tr("simulated, without motors")
+        """Empty: there are no motors."""
+        return ""
 
     def close(self) -> None:
         self._page.stop()

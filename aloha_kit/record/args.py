@@ -13,9 +13,11 @@ import tyro
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 from aloha_kit.envs import has_operator
 
 _SCRIPTED = ("noise", "workers", "keep_failures", "max_attempts")  # flags of the scripted expert's recording
+_LEADERS = ("countdown", "gestures")  # flags of an operator's recording with leader arms
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,21 @@ def rig_of(args: RecordArgs) -> RigConfig:
     operated = has_operator(rig)
     if operated:
         wrong = [name for name in _SCRIPTED if getattr(args, name) != getattr(usual, name)]
+        reason = Message("an operator records there")
+        if not (wrong or rig.leaders):
+            wrong = [name for name in _LEADERS if getattr(args.session, name) != getattr(usual.session, name)]
+            reason = Message("it has no leader arms")
     else:
         names = [field.name for field in dataclasses.fields(SessionArgs) if field.name != "rate_hz"]
         wrong = [name for name in names if getattr(args.session, name) != getattr(usual.session, name)]
+        reason = Message("a scripted expert records there")
     if wrong:
-        reason = "an operator records there" if operated else "a scripted expert records there"
-        raise UsageError(f"--{wrong[0]} does not apply to rig '{rig.name}': {reason}")
+        raise UsageError(
+            Message(
+                "{flag} does not apply to rig '{rig}': {reason}",
+                flag=f"--{wrong[0]}",
+                rig=rig.name,
+                reason=reason,
+            )
+        )
     return rig

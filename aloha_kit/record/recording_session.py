@@ -108,9 +108,11 @@ class RecordingSession:
         )
 
     def _leave(self, env: RecordingRig) -> str:
-        """Park the arms however the session ended; returns how they were left. Ctrl-C stops them on the way."""
+        """Park the robot however the session ended; returns how it was left. Ctrl-C stops it on the way."""
         if env.listens_only or not self._moved:
-            return tr("nothing was sent to the arms")
+            return tr("no command was sent")
+        if not env.torque_report():  # no motors
+            return tr("nothing has to be parked")
         if not env.estop():
             self.operator.status("saving", tr("the arms move to rest"))
         try:
@@ -280,9 +282,9 @@ class RecordingSession:
                 self._between(command, env)
         if self._quit:
             raise error
-        remedy = tr("Nothing is sent to the arms. Resume when this is fixed, or quit")
+        remedy = tr("No command is sent. Resume when this is fixed, or quit")
         if env.estop():
-            remedy = tr("Nothing is sent to the arms. Release the emergency stop, then reset and resume, or quit")
+            remedy = tr("No command is sent. Release the emergency stop, then reset and resume, or quit")
         self._unfixed = shown(error)
         self.operator.status("paused", f"{shown(error)}\n{remedy}")
         answer = self.operator.wait_for(
@@ -318,7 +320,7 @@ def _reset(env: RecordingRig) -> str:
         env.estop.reset()
     except AlohaKitError as error:
         return shown(error)
-    return tr("the emergency stop is reset; nothing moves before resume, or quit, which parks the arms")
+    return tr("the emergency stop is reset; nothing moves before resume, or quit")
 
 
 class _ObeyingPolicy:

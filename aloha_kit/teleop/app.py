@@ -16,7 +16,8 @@ import numpy as np
 
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import Action, ConfigError
+from aloha_kit.core import Action, ConfigError, UsageError
+from aloha_kit.core.lang import Message, tr
 from aloha_kit.loop import Outcome, run_episode, sigterm_interrupts
 from aloha_kit.loop.capabilities import ParkableRobot, require, TeleoperatedRobot
 from aloha_kit.media.live_view import live_view, ViewAddress
@@ -43,7 +44,16 @@ def run(args: TeleopArgs) -> None:
     """
     task = load(TaskConfig, "tasks", args.task or _running_task())
     rig = load(RigConfig, "rigs", args.rig or task.rig)
-    LOG.info("rig '%s', task '%s'", rig.name, task.name)
+    LOG.info(tr("rig '{rig}', task '{task}'", rig=rig.name, task=task.name))
+    if args.countdown_s != TeleopArgs.countdown_s and not rig.leaders:
+        raise UsageError(
+            Message(
+                "{flag} does not apply to rig '{rig}': {reason}",
+                flag="--countdown_s",
+                rig=rig.name,
+                reason=Message("it has no leader arms"),
+            )
+        )
     # images are needed for a view only, sensors are not
     cameras = () if args.view is None or args.park else task.cameras
     task, rig = replace(task, cameras=cameras, episode_len=UNLIMITED), replace(rig, sensors={})
@@ -63,7 +73,11 @@ def _running_task() -> str:
 
 def _teleoperate(task: TaskConfig, rig: RigConfig, view: ViewAddress | None, countdown_s: float) -> None:
     if rig.teleop == "hardware":
-        raise ConfigError(f"the leaders of rig '{rig.name}' drive its followers themselves as soon as its drivers run")
+        raise ConfigError(
+            Message(
+                "the leaders of rig '{rig}' drive its followers themselves as soon as its drivers run", rig=rig.name
+            )
+        )
 
     def start_sequence(env: TeleoperatedRobot) -> None:
         env.run_start_sequence(status=_log_status, poll=_enter_pressed, countdown_s=countdown_s)
@@ -74,17 +88,23 @@ def _teleoperate(task: TaskConfig, rig: RigConfig, view: ViewAddress | None, cou
                 run_episode(env, env.guard(env.leaders), [_Progress(env), *views])
         finally:
             env.lock_leaders()  # the operator may let go of them
-            print(f"nothing is sent to the followers any more; {env.torque_report()}", flush=True)
+            print(_ending(tr("no command is sent any more"), env), flush=True)
 
 
 def _park(task: TaskConfig, rig: RigConfig, park_s: float, *, release: bool) -> None:
     with _connected(task, rig, ParkableRobot) as env:
         env.prepare()
-        LOG.info("parking the arms of rig '%s'", rig.name)
+        LOG.info(tr("parking the arms of rig '{rig}'", rig=rig.name))
         env.park(park_s)
         if release:
             env.release()
-        print(f"parked; {env.torque_report()}", flush=True)
+        print(_ending(tr("parked"), env), flush=True)
+
+
+def _ending(text: str, env: ParkableRobot) -> str:
+    """Message at the end, with the state of the motors' torque where there are motors."""
+    torque = env.torque_report()
+    return tr("{message}; {torque}", message=text, torque=torque) if torque else text
 
 
 @contextlib.contextmanager
@@ -119,7 +139,7 @@ class _Progress:
         self._env = env
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
-        LOG.info("teleoperating; Ctrl-C ends it, nothing is sent any more then")
+        LOG.info(tr("teleoperating; Ctrl-C ends it, no command is sent any more then"))
         self._start()
 
     def _start(self) -> None:
@@ -131,10 +151,14 @@ class _Progress:
         self._residual = max(self._residual, float(np.abs(action[: len(qpos)] - qpos).max()))
         if (elapsed := time.monotonic() - self._began) >= REPORT_S:
             LOG.info(
-                "%.1f Hz, %d late steps, followers at most %.2f from the leaders",
-                self._steps / elapsed, self._late, self._residual,
-            )  # fmt: skip
+                tr(
+                    "{rate:.1f} Hz, {late} late steps, followers at most {distance:.2f} from the leaders",
+                    rate=self._steps / elapsed,
+                    late=self._late,
+                    distance=self._residual,
+                )
+            )
             self._start()
 
     def on_end(self, outcome: Outcome) -> None:
-        LOG.info("ended: %s", outcome.reason.replace("KeyboardInterrupt", "interrupted"))
+        LOG.info(tr("ended: {reason}", reason=outcome.reason.replace("KeyboardInterrupt", tr("interrupted"))))

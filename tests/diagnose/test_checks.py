@@ -304,7 +304,8 @@ def test_what_failed_rollouts_share_and_where_they_differ() -> None:
     assert compare(failed[:2] + fine).differences == ()  # two prove nothing
 
 
-@pytest.mark.parametrize("arms", [("left", "right"), ("arm",)])
+@pytest.mark.filterwarnings("error")  # a legend without entries
+@pytest.mark.parametrize("arms", [("left", "right"), ("arm",), ()])
 def test_the_speed_of_every_arm_is_drawn(arms: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     names = (*joint_names(arms), "base_linear", "base_angular")
     action = np.zeros((STEPS, len(names)), np.float32)
@@ -317,5 +318,6 @@ def test_the_speed_of_every_arm_is_drawn(arms: tuple[str, ...], monkeypatch: pyt
     draw(made, diagnosis(False), Path("figure.png"))
     curves = {line.get_label(): line.get_ydata() for line in drawn[0].axes[0].lines}
     assert [label for label in curves if not label.startswith("_")] == list(arms)
+    assert ("gripper" in drawn[0].axes[0].get_title(loc="left")) == bool(arms)
     for number, arm in enumerate(arms):
         np.testing.assert_allclose(curves[arm], 0.5 * (number + 1), rtol=1e-3)

@@ -92,7 +92,9 @@ def agent_in(answer: dict[str, Any]) -> tuple[float, float]:
     return 512 * float(x.mean()) / len(image), 512 * float(y.mean()) / len(image)
 
 
-def test_what_the_pointer_does_is_an_episode_like_the_experts(tmp_path: Path, port: int) -> None:
+def test_what_the_pointer_does_is_an_episode_like_the_experts(
+    tmp_path: Path, port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, expert = tmp_path / "mouse", tmp_path / "expert"
     sent: list[tuple[float, float]] = []
 
@@ -117,6 +119,9 @@ def test_what_the_pointer_does_is_an_episode_like_the_experts(tmp_path: Path, po
     flags = ["--task", "pusht_image", "--dataset_dir", str(folder), "--num_episodes", "2", "--seed", "5"]
     record([*flags, "--rig", own_rig(tmp_path, port)])
     browser.join()
+    shown = capsys.readouterr().err
+    assert "ended: nothing has to be parked\n" in shown
+    assert "arms" not in shown
     assert browser.error is None
     (file,) = list_episodes(folder)
     record(["--task", "pusht_image", "--num_episodes", "1", "--dataset_dir", str(expert), "--workers", "1"])

@@ -343,6 +343,9 @@ def test_flags_that_mean_nothing_on_a_rig_are_refused() -> None:
         rig_of(RecordArgs(task="aloha_transfer_cube", workers=2))
     with pytest.raises(ConfigError, match="--countdown does not apply to rig 'sim': a scripted expert records there"):
         rig_of(RecordArgs(task="sim_transfer_cube", session=SessionArgs(countdown=5)))
+    mouse = RecordArgs(task="pusht_image", rig="pusht_mouse", session=SessionArgs(auto=True, gestures=False))
+    with pytest.raises(ConfigError, match="--gestures does not apply to rig 'pusht_mouse': it has no leader arms"):
+        rig_of(mouse)
 
 
 @pytest.mark.parametrize(
