@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
-from aloha_kit.core.features import Feature, PRIVILEGED
+from aloha_kit.core.features import Feature, IMAGE, PRIVILEGED, SENSORS
+from aloha_kit.core.source import RecordedEpisode
 
 STATE_KEYS = ("eef_pos", "eef_quat", "gripper_qpos")
 """Observations of a robot that form the state, in this order: position (m), quaternion (x, y, z, w), fingers (m)."""
@@ -16,8 +19,8 @@ OBJECT_KEY = "object"
 """Observation with the true poses of a task's objects: `environment_state`."""
 IMAGE_SUFFIX = "_image"
 """Behind a camera's name, in the key of its images."""
-ROBOSUITE = 1
-"""`env_args["type"]` of robosuite's tasks."""
+ROBOSUITE, GYM = 1, 2
+"""`env_args["type"]` of robosuite's tasks, and of others."""
 VISUAL_GROUPS = (1, 2)
 """Groups of the shapes that are drawn of robosuite's models; group 0 holds collision shapes."""
 
@@ -26,6 +29,34 @@ _TWIST = ("x", "y", "z", "rx", "ry", "rz")
 _RANGE = (0.05, 0.05, 0.05, 0.5, 0.5, 0.5)  # m and rad of a command of 1, robosuite's default
 OBJECTS = {"Lift": (*(f"cube_{axis}" for axis in _POSE), *(f"gripper_to_cube_{axis}" for axis in _POSE[:3]))}
 """{task: entries of `object`}; those of other tasks are numbered."""
+
+
+@dataclass(frozen=True, eq=False)
+class SimulatorRecord:
+    """What a simulator went through in an episode.
+
+    Attributes:
+        env_args: description of the environment, as robomimic's files have it.
+        states: (T, D) time (s), generalised positions and velocities in which each action was chosen.
+        model: the model, XML.
+    """
+
+    env_args: Mapping[str, Any]
+    states: npt.NDArray[np.float64]
+    model: str
+
+
+def env_args_of(episode: RecordedEpisode) -> Mapping[str, Any]:
+    """`env_args` of an episode: those that its environment described itself with, or its name, version and rate."""
+    described = episode.describe
+    if isinstance(stated := described.get("env_args"), Mapping):
+        return stated
+    return {
+        "env_name": str(described.get("scene") or episode.attrs.get("task", "")),
+        "env_version": str(described.get("robosuite", "")),
+        "type": ROBOSUITE if "robosuite" in described else GYM,
+        "env_kwargs": {"control_freq": episode.rate_hz},
+    }
 
 
 def contract(
@@ -65,6 +96,40 @@ def contract(
     poses = (Feature.vector("environment_state", PRIVILEGED, entries, kinds),) if entries else ()
     rate = float(kwargs.get("control_freq") or 20)
     return Contract(tuple(states), tuple(commands), dict(cameras), rate, units=units | commands, sensors=poses)
+
+
+def observation_keys(contract: Contract) -> dict[str, tuple[str, slice]]:
+    """{key of an observation: (vector, its entries)}: how a file of robomimic's layout holds a contract's vectors.
+
+    A state named as `contract` names it is divided among robomimic's keys; any other one is `qpos`. `environment_state`
+    is `object`, and `sensors/NAME` is `NAME`.
+    """
+    found = _state_keys(contract.state_names) or {"qpos": ("qpos", slice(None))}
+    for sensor in contract.sensors:
+        if sensor.role != IMAGE and len(sensor.shape) == 1:
+            key = OBJECT_KEY if sensor.role == PRIVILEGED else sensor.name.removeprefix(SENSORS)
+            found[key.replace("/", "_")] = (sensor.name, slice(None))
+    return found
+
+
+def _state_keys(names: Sequence[str]) -> dict[str, tuple[str, slice]]:
+    """Robomimic's keys of a state of end effectors and fingers; none for a state of other names."""
+    found: dict[str, tuple[str, slice]] = {}
+    start = 0
+    for number in range(len(names) // len(_POSE)):
+        robot = f"robot{number}"
+        pose = start + len(_POSE)
+        end = pose
+        while end < len(names) and names[end] == f"{_prefix(robot)}finger{end - pose}":
+            end += 1
+        if list(names[start:pose]) != [f"{_prefix(robot)}eef_{axis}" for axis in _POSE]:
+            return {}
+        bounds = (start, start + 3, pose, end)
+        found |= {f"{robot}_{key}": ("qpos", slice(*bounds[i : i + 2])) for i, key in enumerate(STATE_KEYS)}
+        start = end
+        if start == len(names):
+            return found
+    return {}
 
 
 def _prefix(robot: str) -> str:

@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
-from aloha_kit.core.robomimic import contract, IMAGE_SUFFIX, OBJECT_KEY, ROBOSUITE, STATE_KEYS
+from aloha_kit.core.robomimic import contract, IMAGE_SUFFIX, OBJECT_KEY, observation_keys, ROBOSUITE, STATE_KEYS
 from aloha_kit.core.source import Array, EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import is_robomimic, ReadOptions, split_filter_key
-from aloha_kit.storage.hdf5 import damage_reported, reading, require_rows, require_table
+from aloha_kit.storage.hdf5 import damage_reported, datasets, reading, require_rows, require_table
 from aloha_kit.storage.paths import identity_of
 
 
@@ -28,7 +28,8 @@ class RobomimicSource(EpisodeSource):
     the validation episodes.
 
     The state is `robot<i>_eef_pos`, `_eef_quat` and `_gripper_qpos` of every robot, `environment_state` is `object`,
-    and the images are `<camera>_image`. The last row of `next_obs` follows those of `obs`.
+    and the images are `<camera>_image`. The last row of `next_obs` follows those of `obs`. A file of
+    `RobomimicWriter` has its contract, which tells what its observations are.
 
     Raises:
         EpisodeError: several places, no such file or filter key, or another layout; names what is missing.
@@ -47,6 +48,8 @@ class RobomimicSource(EpisodeSource):
             self.env_args = _env_args(file, self.place)
             self._demos = _demos(file, self.place, key)[: options.first]
             self.validation = () if key else tuple(name for name in _mask(file, "valid") if name in self._demos)
+            written = file["data"].attrs.get("contract")
+            self._contract = None if written is None else Contract.from_json(str(written))
             self.unused = self._not_read(file["data"][self._demos[0]].get("obs", {}))
 
     def __len__(self) -> int:
@@ -67,6 +70,9 @@ class RobomimicSource(EpisodeSource):
                 raise
 
     def _episode(self, demo: Demo) -> EpisodeData:
+        if self._contract is not None:
+            vectors = demo.vectors(self._contract)
+            return self._data(demo, self._contract, demo.table("actions"), vectors.pop("qpos"), vectors)
         fingers, state = demo.state()
         objects = demo.observations(OBJECT_KEY) if OBJECT_KEY in demo.obs else np.zeros((len(state), 0), np.float32)
         action = demo.table("actions")
@@ -81,6 +87,8 @@ class RobomimicSource(EpisodeSource):
         kwargs = self.env_args.get("env_kwargs") or {}
         # of a shaped reward it is not known from which value on the task is done
         judged = reward is not None and self.env_args.get("type") == ROBOSUITE and not kwargs.get("reward_shaping")
+        success = bool(np.any(reward > 0)) if judged else None  # type: ignore[operator]
+        ours = demo.description
         return OpenDemo(
             demo.name,
             found,
@@ -88,16 +96,21 @@ class RobomimicSource(EpisodeSource):
             state,
             demo.image,
             layout="robomimic",
+            id=str(ours.get("id", "")),
             reward=reward,
-            success=bool(np.any(reward > 0)) if judged else None,  # type: ignore[operator]
+            success=ours.get("success", success),
             further_vectors=further,
-            attrs={"task": str(self.env_args.get("env_name", "")).lower()},
+            stamps=demo.stamps,
+            attrs={"task": str(self.env_args.get("env_name", "")).lower(), **ours.get("attrs", {})},
+            describe=ours.get("describe", {}),
             resources=(demo.file,),
         )
 
     def _not_read(self, obs: Mapping[str, Any]) -> str:
         """Observations of the file that nothing here reads."""
         read = {f"{robot}_{key}" for robot in _robots(obs) for key in STATE_KEYS} | {OBJECT_KEY}
+        if self._contract is not None:
+            read = set(observation_keys(self._contract))
         names = [name for name in obs if name not in read and not name.endswith(IMAGE_SUFFIX)]
         return f"{self.place}: observations that are not read: {', '.join(names)}" if names else ""
 
@@ -145,6 +158,29 @@ class Demo:
         if text is None:
             raise EpisodeError(f"{self.where} lacks the attribute model_file, the model that its states are of")
         return text.decode() if isinstance(text, bytes) else str(text)
+
+    @property
+    def description(self) -> Mapping[str, Any]:
+        """What `RobomimicWriter` wrote of an episode besides its arrays; empty in other files."""
+        text = self.group.attrs.get("episode")
+        found: Mapping[str, Any] = {} if text is None else json.loads(text)
+        return found
+
+    @property
+    def stamps(self) -> dict[str, npt.NDArray[np.int64]]:
+        """Capture times in ns, where the file has them."""
+        there = self.group.get("stamps", {})
+        return {name: np.asarray(rows[:], np.int64) for name, rows in datasets(there)} if len(there) else {}
+
+    def vectors(self, contract: Contract) -> dict[str, Array]:
+        """{vector: (T or T + 1, D)} of a contract, from the observations that hold their entries."""
+        parts: dict[str, list[Array]] = {}
+        for key, (vector, _) in observation_keys(contract).items():
+            if key in self.obs:
+                parts.setdefault(vector, []).append(self.observations(key))
+            elif vector == "qpos":
+                raise EpisodeError(f"{self.where} lacks the observations {key}; it has: {', '.join(self.obs)}")
+        return {vector: np.concatenate(tables, axis=1) for vector, tables in parts.items()}
 
     def observations(self, key: str) -> Array:
         """(T or T + 1, D) of an observation."""

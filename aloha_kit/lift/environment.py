@@ -9,7 +9,6 @@ from typing import Any
 
 import dm_env
 import numpy as np
-import numpy.typing as npt
 
 from aloha_kit.core import (
     Action,
@@ -18,6 +17,7 @@ from aloha_kit.core import (
     Contract,
     did_you_mean,
     Environment,
+    EpisodeError,
     Observation,
     Policy,
     Rate,
@@ -25,7 +25,8 @@ from aloha_kit.core import (
     time_step,
     VirtualClock,
 )
-from aloha_kit.core.robomimic import contract, OBJECT_KEY, ROBOSUITE, STATE_KEYS, VISUAL_GROUPS
+from aloha_kit.core.robomimic import contract, OBJECT_KEY, ROBOSUITE, SimulatorRecord, STATE_KEYS, VISUAL_GROUPS
+from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.lift.expert import LiftExpert
 from aloha_kit.mujoco_images import Image, ImagesLater, ModelRenderer
 
@@ -40,6 +41,8 @@ except ImportError as missing:
     ) from missing
 
 RATE_HZ = 20.0
+SAME = 1e-5
+"""Largest difference between the states of an episode and those of its repetition, m or of a quaternion."""
 
 
 class Lift(Environment):
@@ -140,7 +143,8 @@ class Lift(Environment):
         self._next_seed = int(seed)
 
     def describe(self) -> dict[str, Any]:
-        return {"scene": "Lift", "seed": self._seed, "robosuite": robosuite.__version__}
+        described = {"scene": "Lift", "seed": self._seed, "robosuite": robosuite.__version__}
+        return {**described, "env_args": self.env_args}
 
     def reset(self) -> dm_env.TimeStep:
         self._seed, self._next_seed = self._next_seed, self._next_seed + 1
@@ -172,15 +176,31 @@ class Lift(Environment):
             self._steps = None
         return time_step(float(reward), observation, last=last, success=success)
 
-    def simulator_state(self) -> npt.NDArray[np.float64]:
-        """(32,) time (s), generalised positions and velocities, as robomimic stores them."""
-        state: npt.NDArray[np.float64] = self._env.sim.get_state().flatten()
-        return state
+    def simulate_again(self, episode: RecordedEpisode) -> SimulatorRecord:
+        """States and model of a recorded episode, by its seed and its actions; the next `step` begins a new one.
 
-    def simulator_model(self) -> str:
-        """The present episode's model, XML."""
-        model: str = self._env.sim.model.get_xml()
-        return model
+        Raises:
+            EpisodeError: no seed is recorded, or the observations of the episode do not come out again, as with other
+                versions of robosuite and MuJoCo.
+        """
+        described = episode.describe
+        if "seed" not in described:
+            raise EpisodeError(f"{episode.where} records no seed, from which its simulator states would follow")
+        self.seed(described["seed"])
+        observed, states = self.reset().observation, []
+        model = self._env.sim.model.get_xml()
+        for row, action in enumerate(episode.action):
+            difference = float(np.abs(observed["qpos"] - episode.qpos[row]).max())
+            if not difference < SAME:
+                versions = f"robosuite {robosuite.__version__}, recorded with {described.get('robosuite', 'another')}"
+                raise EpisodeError(
+                    f"{episode.where} does not come out again in the simulator ({versions}): at step {row} the state "
+                    f"differs by {difference:.1e} (at most {SAME:.0e})"
+                )
+            states.append(self._env.sim.get_state().flatten())
+            observed = self.step(action).observation
+        self._steps = None
+        return SimulatorRecord(self.env_args, np.array(states), model)
 
     def close(self) -> None:
         self._free_renderer()
