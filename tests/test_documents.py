@@ -250,7 +250,7 @@ def test_the_architecture_names_what_there_is() -> None:
     (packages,) = re.findall(r"^## Packages.*?(?=^## )", text, re.MULTILINE | re.DOTALL)
     rows, (applications,) = (
         re.findall(r"^\| `(\w+)` \|", packages, re.M),
-        re.findall(r"applications are (.*?)\.", packages),
+        re.findall(r"applications are (.*?)\.", packages, re.DOTALL),
     )
     here = {
         path.stem

@@ -3,6 +3,10 @@
 A file of an unknown version is refused by name and left as it is.
 """
 
+from __future__ import annotations
+
+import importlib.metadata
+
 SCHEMA = "aloha_kit/1"
 """The attribute `schema` of an episode file."""
 
@@ -20,3 +24,11 @@ CHECKPOINT = 1
 
 PROTOCOL = 1
 """In the first message of a client of a policy server, which refuses another one."""
+
+
+def package_version() -> str:
+    """Version of this package; "unknown" in a checkout that was never installed."""
+    try:
+        return importlib.metadata.version("aloha_kit")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"

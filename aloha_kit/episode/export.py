@@ -43,6 +43,7 @@ def export(
     mobile_aloha: bool = False,
     contract: Contract | None = None,
     jpeg_order: JpegOrder | None = None,
+    origin: str = "",
 ) -> Path:
     """Copy an episode into `folder` under the same index (or the lowest free one where the name has none).
 
@@ -53,6 +54,7 @@ def export(
         jpeg: write all images as JPEG of this channel order; those that are so already are copied byte for byte.
         mobile_aloha: the same in Mobile ALOHA's order, where the source has encoded images.
         contract, jpeg_order: as in `Episode.open`; written into the copy where the file does not record its own.
+        origin: name of the original in the copy's record of its making; by default `source`.
 
     Images that are neither padded JPEG rows nor (H, W, 3) uint8 are converted without a loss: JPEG rows of another
     form to padded ones, everything else to raw pixels. Files of other layouts are written in the ALOHA family's
@@ -89,7 +91,7 @@ def export(
                     set_attribute(target, "schema", CLASSIC)
                 if "contract" not in old.attrs and not episode.assumption:
                     set_attribute(target, "contract", description[0].to_json())
-                edited = {"source": str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
+                edited = {"source": origin or str(source), "start": start, "stop": stop, "classic": classic, "raw": raw}
                 set_attribute(target, "edited", json.dumps(edited))
                 checksums.reserve(target)
             checksums.seal(temporary)
@@ -151,8 +153,11 @@ def _vectors(target: Any, episode: Episode, steps: tuple[int, int], frames: tupl
     target["action"] = episode.action[slice(*steps)]
     target["observations/qpos"] = episode.qpos[slice(*frames)]
     for camera in episode.depth_cameras:
-        rows = [episode.depth(camera, i) for i in range(*frames)]
-        target.create_dataset(f"observations/images_depth/{camera}", data=np.stack(rows), compression=1, shuffle=True)
+        first = episode.depth(camera, frames[0])
+        shape, place = (frames[1] - frames[0], *first.shape), f"observations/images_depth/{camera}"
+        data = target.create_dataset(place, shape, np.uint16, chunks=(1, *first.shape), compression=1, shuffle=True)
+        for row, i in enumerate(range(*frames)):
+            data[row] = episode.depth(camera, i)
     target.attrs["rate_hz"] = episode.rate_hz
     set_attribute(target, "contract", episode.contract.to_json())
     if instruction := episode.attrs.get("instruction"):

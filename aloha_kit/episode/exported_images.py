@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,8 @@ def write(target: Any, episode: Episode, frames: tuple[int, int], *, raw: bool, 
     With `raw` as (H, W, 3) uint8; with `jpeg` as padded JPEG rows of that order; with neither, JPEG stays JPEG and
     everything else becomes raw pixels, so that nothing is lost.
     """
-    order, lengths, encoded_anew = jpeg or episode.jpeg_order, [], False
+    order, encoded_anew = jpeg or episode.jpeg_order, False
+    lengths: list[list[int]] = []
     for camera in episode.cameras:
         place = f"observations/images/{camera}"
         kept = _kind(episode, camera) == "jpeg"
@@ -37,13 +40,17 @@ def write(target: Any, episode: Episode, frames: tuple[int, int], *, raw: bool, 
             for row, i in enumerate(range(*frames)):
                 data[row] = episode.image(camera, i)
             continue
-        rows = [_jpeg(episode, camera, i, order) for i in range(*frames)]
-        encoded_anew |= not kept or any(anew for _, anew in rows)
-        lengths.append([len(code) for code, _ in rows])
-        padded = np.zeros((len(rows), max(lengths[-1])), np.uint8)
-        for into, (code, _) in zip(padded, rows, strict=True):
-            into[: len(code)] = np.frombuffer(code, np.uint8)
-        target.create_dataset(place, data=padded, chunks=(1, padded.shape[1]))
+        with tempfile.TemporaryFile(dir=Path(target.filename).parent) as spool:  # memory stays bounded
+            lengths.append([])
+            for i in range(*frames):
+                code, anew = _jpeg(episode, camera, i, order)
+                encoded_anew |= not kept or anew
+                lengths[-1].append(spool.write(code))
+            spool.seek(0)
+            longest = max(lengths[-1])
+            data = target.create_dataset(place, (len(lengths[-1]), longest), np.uint8, chunks=(1, longest))
+            for row, length in enumerate(lengths[-1]):
+                data[row] = np.frombuffer(spool.read(length).ljust(longest, b"\0"), np.uint8)
     target.attrs["compress"] = bool(lengths)
     if lengths:
         target["compress_len"] = np.array(lengths, np.float32)

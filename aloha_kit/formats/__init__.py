@@ -1,4 +1,4 @@
-"""Formats of recorded episodes: a table from a format's name to the class that reads it."""
+"""Formats of recorded episodes: tables from a format's name to the class that reads it and the one that writes it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import h5py
 
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.core.errors import shown
+from aloha_kit.core.exporter import EpisodeExporter, WriteOptions
 from aloha_kit.core.plugins import call, resolve
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.storage import JpegOrder
@@ -25,6 +26,14 @@ FORMATS = {
     "robomimic_states": "aloha_kit.formats.robomimic_states:RobomimicStates",
 }
 """{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""
+
+EXPORTERS = {
+    "act": "aloha_kit.formats.hdf5_export:ActExporter",
+    "cobot_magic": "aloha_kit.formats.hdf5_export:ActExporter",
+    "hdf5": "aloha_kit.formats.hdf5_export:Hdf5Exporter",
+    "mobile_aloha": "aloha_kit.formats.hdf5_export:MobileAlohaExporter",
+}
+"""{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 
 AUTO = "auto"
 """In place of a format's name: `robomimic` for one file of its layout, else `hdf5`."""
@@ -71,6 +80,21 @@ def open_source(*places: str | Path, kind: str = AUTO, options: ReadOptions | No
     if not isinstance(source, EpisodeSource) or not hasattr(source, "place"):
         raise ConfigError(f"'{kind}' of the formats must give an EpisodeSource with a `place`, gave {shown(source)}")
     return source
+
+
+def make_exporter(kind: str, folder: Path, parts: Path, options: WriteOptions) -> EpisodeExporter:
+    """Exporter to a format.
+
+    Args:
+        kind: a name in `EXPORTERS`, or `my_package.module:Name`.
+        folder, parts: see `EpisodeExporter`.
+
+    Raises:
+        ConfigError: no such format, or one that does not support an option.
+    """
+    make = resolve("exporters", kind, EXPORTERS, base=EpisodeExporter)
+    made: EpisodeExporter = call("exporters", kind, make, {"folder": folder, "parts": parts, "options": options})
+    return made
 
 
 def format_of(*places: str | Path, images: bool = False) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.metadata
 import json
 import os
 import queue
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from aloha_kit.core import Action, Contract, EpisodeError, Observation, Outcome, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.jpeg import jpeg_size
+from aloha_kit.core.versions import package_version
 from aloha_kit.storage import transaction
 from aloha_kit.storage.codec import encode_depth, encode_jpeg
 from aloha_kit.storage.journal import Bytes, Contents, END, HEADER, Journal, row_parts, STEP
@@ -152,7 +152,7 @@ class EpisodeWriter:
         self._header.update(
             layout=layout.to_mapping(),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
-            software=f"aloha_kit {_version()}",
+            software=f"aloha_kit {package_version()}",
             id=uuid.uuid4().hex,
         )
         path = self.path
@@ -356,10 +356,3 @@ def _jsonable(describe: Mapping[str, Any]) -> Any:
     if len(text) > _DESCRIBE_BYTES:
         raise EpisodeError(f"describe is {len(text)} bytes of JSON, at most {_DESCRIBE_BYTES} fit")
     return json.loads(text)
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("aloha_kit")
-    except importlib.metadata.PackageNotFoundError:  # run from a checkout that was never installed
-        return "unknown"

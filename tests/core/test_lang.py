@@ -19,6 +19,7 @@ from typing import Any, get_args, get_origin
 import pytest
 
 from aloha_kit.config.policies import ActConfig
+from aloha_kit.convert.args import ConvertArgs
 from aloha_kit.core import AlohaKitError, cli, flags, lang
 from aloha_kit.core.lang import Message
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
@@ -42,7 +43,7 @@ WHOLE_HELP = (RecordArgs, DeployArgs, ServeArgs, DoctorArgs)
 SUBCOMMANDS = (ServeArgs, *get_args(episode.Command), policies.Info, policies.Export)
 COMMANDS = (
     *(*WHOLE_HELP, *SUBCOMMANDS, TrainArgs[ActConfig], EvalArgs, ReplayArgs, DiagnoseArgs),
-    *(TeleopArgs, ReproduceArgs, SweepArgs, ReportArgs),
+    *(TeleopArgs, ReproduceArgs, SweepArgs, ReportArgs, ConvertArgs),
 )
 
 

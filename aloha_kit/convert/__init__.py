@@ -1,0 +1,1 @@
+"""Conversion of recorded episodes from one format to another."""

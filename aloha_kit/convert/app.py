@@ -1,0 +1,103 @@
+"""Conversion of a data set: open, write every episode, join, report."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+from tqdm import tqdm
+
+from aloha_kit.convert.args import ConvertArgs
+from aloha_kit.convert.report import print_report, write_report
+from aloha_kit.convert.staging import Staging
+from aloha_kit.convert.workers import ConversionJob, Damaged, write_all
+from aloha_kit.core import ConfigError, EpisodeError, plural
+from aloha_kit.core.exporter import WriteOptions
+from aloha_kit.core.source import EpisodeSource
+from aloha_kit.formats import AUTO, format_of, make_exporter, open_source, ReadOptions
+from aloha_kit.storage.contract_file import UNKNOWN
+
+_LOG = logging.getLogger(__name__)
+_PLAIN_SECONDS = 30.0  # between lines where there is no terminal to draw a bar on
+
+
+def run(args: ConvertArgs) -> int:
+    """Convert and print the report; returns 1 where episodes were left out as damaged.
+
+    Raises:
+        AlohaKitError: nothing to convert, an existing target, data without a contract, or damaged episodes.
+    """
+    reading = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order, first=args.num_episodes)
+    options = WriteOptions(args.images, args.codec, args.crf)
+    kind = format_of(args.source) if args.from_format == AUTO else args.from_format
+    source = open_source(args.source, kind=kind, options=reading)
+    if source.unused:
+        _LOG.info("%s", source.unused)
+    _require_units(source)
+    if args.target.resolve().is_relative_to(Path(args.source).resolve()):
+        raise ConfigError(f"'{args.target}' lies in the source '{args.source}'; give a folder outside of it")
+    plan = {
+        "source": str(Path(args.source).resolve()) if Path(args.source).exists() else args.source,
+        "from_format": kind,
+        "format": args.format,
+        "options": {key: value for key, value in vars(options).items() if value is not None},
+        "contract": reading.contract.to_json() if reading.contract else None,
+    }
+    with Staging(args.target, plan) as staging:
+        exporter = make_exporter(args.format, staging.folder, staging.parts, options)
+        job = ConversionJob(source, exporter, staging.workers_lock)
+        damaged = _write(job, staging, args.workers)
+        numbers = [number for number in range(len(source)) if number not in damaged]
+        _require_sound(damaged, len(numbers), args)
+        records = staging.records(numbers)
+        exporter.finish(records)
+        report = write_report(staging.folder, plan, records, damaged)
+        staging.commit()
+    print_report(report, args.target, as_json=args.json)
+    return int(bool(damaged))
+
+
+def _require_units(source: EpisodeSource) -> None:
+    """Refuse data whose units are not known."""
+    with closing(source.episode(0)) as episode:
+        if UNKNOWN in episode.contract.units.values():
+            raise ConfigError(f"{episode.where}: {episode.assumption or 'the units of its joints are unknown'}")
+        if episode.assumption:
+            _LOG.warning("%s: %s", episode.where, episode.assumption)
+
+
+def _write(job: ConversionJob, staging: Staging, workers: int) -> dict[int, str]:
+    """Write the episodes that are not finished yet; returns {number: reason} of those that cannot be read."""
+    total = len(job.source)
+    open_ = [number for number in range(total) if not staging.finished(number, job.source.identity(number))]
+    if len(open_) < total:
+        _LOG.info("%s finished already; going on", plural(total - len(open_), "episode"))
+    damaged: dict[int, str] = {}
+    began = said = time.monotonic()
+    with tqdm(total=total, initial=total - len(open_), desc="Converting", unit="episode", disable=None) as bar:
+        for done, written in enumerate(write_all(job, open_, min(workers, max(1, len(open_)))), 1):
+            if isinstance(written, Damaged):
+                damaged[written.number] = written.reason
+                _LOG.error("episode %d is left out: %s", written.number, written.reason)
+            else:
+                staging.keep(written)
+            bar.update()
+            now = time.monotonic()
+            if not sys.stderr.isatty() and now - said > _PLAIN_SECONDS:
+                said, left = now, (now - began) / done * (len(open_) - done)
+                _LOG.info("%d of %d episodes, %.0f s left", total - len(open_) + done, total, left)
+    return damaged
+
+
+def _require_sound(damaged: dict[int, str], sound: int, args: ConvertArgs) -> None:
+    if not sound:
+        raise EpisodeError(f"no episode of {args.source} can be read: {next(iter(damaged.values()))}")
+    if damaged and not args.skip_damaged:
+        number, why = next(iter(damaged.items()))
+        raise EpisodeError(
+            f"{plural(len(damaged), 'episode')} of {sound + len(damaged)} cannot be read, such as {number}: {why}. The "
+            "others are written: repair or remove it and run the command again, or leave it out with --skip_damaged"
+        )

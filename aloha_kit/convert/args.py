@@ -1,0 +1,66 @@
+"""Arguments of the conversion of data sets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, cast, ClassVar, Literal
+
+import tyro
+
+from aloha_kit.core import cli
+from aloha_kit.core.cli import CommandArgs
+from aloha_kit.storage.contract_file import ContractFlags
+
+
+@dataclass(frozen=True)
+class ConvertArgs(CommandArgs):
+    """Write the episodes of a data set in another format, and report what was carried and what was not.
+
+    Episodes are read and written one image at a time by several processes. An interrupted conversion goes on when the
+    same command is run again. TO appears when it is complete; an existing one is never written into.
+    """
+
+    EXAMPLE: ClassVar[str] = "data/sim_transfer_cube data/for_act --format act"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ("from_format", "workers", "skip_damaged", "contract", "rig")
+
+    source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FROM")]]
+    """The data set: a folder or a file."""
+    target: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TO")]]
+    """The folder to write."""
+    format: str
+    """Format to write: a name of the table in docs/formats.md, or my_package.module:Name."""
+    from_format: str = "auto"
+    """Format of the source: a name of the same table, or my_package.module:Name. auto: by its files."""
+    workers: int = 1
+    """Processes that convert one episode each."""
+    num_episodes: int | None = None
+    """Convert only so many episodes, the first ones."""
+    skip_damaged: bool = False
+    """Leave out episodes that cannot be read, in place of stopping after the others."""
+    images: Literal["jpeg", "raw"] | None = None
+    """HDF5: how images are stored that are not JPEG already; jpeg by default."""
+    codec: Literal["h264", "av1"] | None = None
+    """Video: the codec; h264 by default."""
+    crf: int | None = None
+    """Video: quality on the codec's scale, lower is better."""
+    json: bool = False
+    """Print the whole report as JSON."""
+    embodiment: tyro.conf.OmitArgPrefixes[ContractFlags] = field(default_factory=ContractFlags)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers must be at least 1, given {self.workers}")
+        if self.num_episodes is not None and self.num_episodes < 1:
+            raise ValueError(f"--num_episodes must be at least 1, given {self.num_episodes}")
+        if self.crf is not None and not 0 <= self.crf <= 63:
+            raise ValueError(f"--crf must be 0 to 63, given {self.crf}")
+
+    def kept(self) -> str:
+        return "finished episodes stay; the same command goes on with the others"
+
+
+def parse(argv: Sequence[str] | None = None) -> ConvertArgs:
+    """Turn flags into values; raises `UsageError`."""
+    return cast(ConvertArgs, cli.parse(ConvertArgs, "convert", argv))

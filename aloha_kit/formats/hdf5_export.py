@@ -1,0 +1,171 @@
+"""Folders of HDF5 episodes as a target: our own files, and those that ACT, ACT++, Mobile ALOHA and Cobot Magic read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+from typing import Any, cast
+
+import dm_env
+import numpy as np
+
+from aloha_kit.core import EpisodeError, Observation, Outcome
+from aloha_kit.core.exporter import (
+    array_of,
+    ATTRIBUTES,
+    episode_arrays,
+    EpisodeExporter,
+    ExportRecord,
+    has_attribute,
+    WriteOptions,
+)
+from aloha_kit.core.features import SENSORS
+from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.episode.export import export
+from aloha_kit.episode.label import label
+from aloha_kit.storage import Episode, EpisodeWriter
+from aloha_kit.storage.paths import episode_path
+
+_PER_STEP = ("action", "base_action", "reward", "stamps/command")
+
+
+class Hdf5Exporter(EpisodeExporter):
+    """Episodes `episode_<number>.hdf5`. HDF5 files are copied, JPEG byte for byte; others are written as recorded.
+
+    Images of other formats become JPEG of quality 95, or raw pixels with `--images raw`.
+    """
+
+    classic, raw, mobile_aloha = False, False, False  # as in `export`
+
+    def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
+        options.refuse("hdf5", "codec", "crf", *(["images"] if self.classic else []))
+        super().__init__(folder, parts, options)
+
+    def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
+        scratch = self.scratch(number)
+        path, classic = None, self.classic
+        if not isinstance(episode, Episode):
+            path = record_anew(episode, scratch / "recorded", images="raw" if self.raw else self.options.images)
+            classic = classic or episode.frames == episode.length
+        if path is None or classic:
+            described = path is None and "contract" not in episode.attrs and not episode.assumption
+            given = isinstance(episode, Episode) and episode.jpeg_order_source == "given"
+            path = export(
+                path or Path(episode.where),
+                scratch / "copy",
+                classic=classic,
+                raw=self.raw or self.options.images == "raw",
+                jpeg=getattr(episode, "jpeg_order", "mobile_aloha") if self.options.images == "jpeg" else None,
+                mobile_aloha=self.mobile_aloha,
+                contract=episode.contract if described else None,
+                jpeg_order=getattr(episode, "jpeg_order", None) if given else None,
+                origin=episode.where,
+            )
+        with Episode.open(path) as copy:
+            _record(episode, copy, record)
+        os.replace(path, episode_path(self.folder, number))
+        shutil.rmtree(scratch)
+
+
+class ActExporter(Hdf5Exporter):
+    """As many observations as actions and raw pixels: for ACT and Cobot Magic."""
+
+    classic, raw = True, True
+
+
+class MobileAlohaExporter(Hdf5Exporter):
+    """As many observations as actions and JPEG with red and blue exchanged: for ACT++ and Mobile ALOHA."""
+
+    classic, mobile_aloha = True, True
+
+
+def record_anew(episode: RecordedEpisode, folder: Path, *, images: Any = None) -> Path:
+    """Write an episode of any format as the recorder would; returns the file.
+
+    Where there is no observation after the last action, the last one stands for it; `export(classic=True)` drops it.
+    """
+    attrs = episode.attrs
+    writer = EpisodeWriter(
+        folder,
+        contract=episode.contract,
+        task=str(attrs.get("task") or ""),
+        rig=str(attrs.get("rig") or ""),
+        sim=bool(attrs.get("sim")),
+        instruction=str(attrs.get("instruction") or ""),
+        images=images or "jpeg",
+        describe={**episode.describe, "converted": {"from": episode.where, "id": episode.id, "layout": episode.layout}},
+    )
+    writer.success = episode.success
+    vectors, stamps, base = dict(episode.vectors), dict(episode.stamps), episode.base_action
+    commands = stamps.pop("command", None)
+    action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
+    reward = np.zeros(episode.length, np.float32) if episode.reward is None else episode.reward
+
+    def observation(i: int) -> Observation:
+        row = min(i, episode.frames - 1)
+        found: dict[str, Any] = {name: table[row] for name, table in vectors.items() if not name.startswith(SENSORS)}
+        sensors = {k.removeprefix(SENSORS): t[row] for k, t in vectors.items() if k.startswith(SENSORS)}
+        found["stamps"] = {name: int(times[row]) for name, times in stamps.items()}
+        if i and commands is not None:
+            found["stamps"]["command"] = int(commands[i - 1])
+        found["images"] = {camera: episode.image(camera, row) for camera in episode.cameras}
+        return cast(Observation, found | ({"sensors": sensors} if sensors else {}))
+
+    try:
+        writer.on_reset(dm_env.restart(observation(0)))
+        for i in range(episode.length):
+            writer.on_step(action[i], dm_env.transition(float(reward[i]), observation(i + 1)))
+    except BaseException:
+        writer.discard()
+        raise
+    ended = str(attrs.get("reason") or "converted")
+    writer.on_end(
+        Outcome(episode.length, float(reward[-1]), float(reward.max()), ended, error=bool(attrs.get("error")))
+    )
+    if given := {key: attrs[key] for key in ("note", "grade") if attrs.get(key)}:
+        label(writer.path, **given)
+    return writer.path
+
+
+def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> None:
+    """Note what the copy holds, and compare it with the episode.
+
+    Raises:
+        EpisodeError: an array or an image that was to be copied unchanged differs.
+    """
+    held = set(episode_arrays(copy))
+    for name in episode_arrays(episode):
+        if name not in held:
+            continue
+        values = array_of(episode, name)
+        rows = values if name in _PER_STEP else values[: copy.frames]
+        if not np.array_equal(record.array(name, rows), array_of(copy, name), equal_nan=True):
+            raise EpisodeError(f"{episode.where}: {name} does not read back as it was written")
+    for camera in copy.cameras:
+        if isinstance(episode, Episode) and _same_bytes(episode, copy, camera):
+            digest = hashlib.sha256()
+            for i in range(copy.frames):
+                if (code := copy.encoded(camera, i)) != episode.encoded(camera, i):
+                    raise EpisodeError(f"{episode.where}: image {i} of {camera} does not read back as it was written")
+                digest.update(code)
+            record.images[camera] = {"rows": copy.frames, "sha256": digest.hexdigest(), "of": "stored"}
+            continue
+        exact = not copy.image_format(camera).encoded
+        for i, image in enumerate(record.pixels(episode, camera, copy.frames)):
+            if exact and not np.array_equal(image, copy.image(camera, i)):
+                raise EpisodeError(f"{episode.where}: image {i} of {camera} does not read back as it was written")
+        if not exact:
+            record.notes.append("images are encoded anew as JPEG")
+    if episode.reward is None and copy.reward is not None:
+        record.notes.append("it has no rewards: they are 0")
+    record.notes = list(dict.fromkeys(record.notes))
+    record.attributes = [name for name in ATTRIBUTES if has_attribute(episode, name)]
+
+
+def _same_bytes(episode: Episode, copy: Episode, camera: str) -> bool:
+    """Whether the images of a copy are to be the bytes of the original."""
+    if not (episode.image_format(camera).encoded and copy.image_format(camera).encoded):
+        return False
+    return episode.encoded(camera, 0) == copy.encoded(camera, 0)

@@ -1,0 +1,210 @@
+"""`python -m aloha_kit.convert`: equal arrays and images, a report that can be checked, interruptions, refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from aloha_kit.convert.__main__ import main as convert
+from aloha_kit.core import Contract
+from aloha_kit.core.exporter import ExportRecord
+from aloha_kit.core.source import EpisodeData, EpisodeSource, Image, RecordedEpisode
+from aloha_kit.episode import Episode
+from aloha_kit.episode.validate import validate
+from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.formats.hdf5_export import ActExporter, Hdf5Exporter, MobileAlohaExporter
+from aloha_kit.testing.exporters import check_exporter
+from tests.commands import failure
+from tests.synthetic import write_dataset
+
+ROOT = Path(__file__).parents[2]
+CAMERAS = {"top": (48, 64), "left_wrist": (24, 32)}
+
+
+class OtherSource(EpisodeSource):
+    """Two episodes of two joints without an observation after the last action; `long` has one of 1500 steps."""
+
+    def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
+        self.place = Path(places[0])
+        self.long = self.place.name == "long"
+
+    def __len__(self) -> int:
+        return 1 if self.long else 2
+
+    def identity(self, number: int) -> str:
+        return f"{self.place}{number}"
+
+    def open(self, number: int) -> RecordedEpisode:
+        size, steps = ((240, 320), 1500) if self.long else ((24, 32), 12 + number)
+        time = np.arange(steps + 2)[:, None]
+        waves = (np.sin(time * [0.35, 0.09] + number)).astype(np.float32)
+        tables = waves[2:], waves[1:-1], waves[:-2]
+
+        def image(camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
+            return np.full((*size, 3), (60 + i % 150, 100 + number, 90), np.uint8)
+
+        contract = Contract(("a", "b"), ("a", "b"), {"top": size}, 10.0, {"joints": "rad", "gripper": "m"})
+        return EpisodeData(
+            f"{number}.x",
+            contract,
+            tables[0],
+            tables[1],
+            image,
+            id=f"id{number}",
+            layout="x",
+            further_vectors={"sensors/force": tables[2]},
+            attrs={"task": "push", "instruction": "push it", "rig": "arm", "sim": False},
+            success=bool(number),
+        )
+
+
+class Interrupted(Hdf5Exporter):
+    """Ends the process as `kill -9` does at the second episode while the file `kill` is there."""
+
+    def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
+        if number == 1 and Path("kill").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().write(number, episode, record)
+
+
+OTHER = f"{__name__}:OtherSource"
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "conversion_episodes.jsonl").read_text().splitlines()]
+
+
+def test_our_episodes_are_copied_and_every_hash_is_that_of_the_source(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "ours", (9, 5, 7), CAMERAS, images="jpeg")
+    convert([str(tmp_path / "ours"), str(tmp_path / "copy"), "--format", "hdf5", "--workers", "2"])
+    for number, record in enumerate(lines(tmp_path / "copy")):
+        name = f"episode_{number}.hdf5"
+        with h5py.File(tmp_path / "ours" / name) as old, h5py.File(tmp_path / "copy" / name) as new:
+            assert old.attrs["id"] == new.attrs["id"] == record["id"].encode()
+            for key in ("action", "reward", "observations/qpos", "stamps/command", "stamps/images/top"):
+                assert np.array_equal(old[key][:], new[key][:])
+                held = record["arrays"][key.removeprefix("observations/")]
+                assert held["sha256"] == hashlib.sha256(old[key][:].tobytes()).hexdigest()
+            for index, camera in enumerate(CAMERAS):
+                rows = zip(old[f"observations/images/{camera}"], old["compress_len"][index], strict=True)
+                codes = b"".join(row[: int(length)].tobytes() for row, length in rows)
+                entry = {"rows": len(old["observations/qpos"]), "sha256": hashlib.sha256(codes).hexdigest()}
+                assert record["images"][camera] == entry | {"of": "stored"}
+        assert record["lost"] == []
+
+
+def test_the_layouts_of_act_and_mobile_aloha(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "ours", (9, 5), {"top": (48, 64)}, images="jpeg")
+    for kind in ("act", "mobile_aloha"):
+        convert([str(tmp_path / "ours"), str(tmp_path / kind), "--format", kind])
+    with Episode.open(tmp_path / "ours" / "episode_1.hdf5") as ours, h5py.File(tmp_path / "act/episode_1.hdf5") as act:
+        assert len(act["action"]) == len(act["observations/qpos"]) == 5
+        assert np.array_equal(act["observations/images/top"][3], ours.image("top", 3))
+        with h5py.File(tmp_path / "mobile_aloha/episode_1.hdf5") as mobile:
+            row = mobile["observations/images/top"][3]
+            assert np.array_equal(cv2.imdecode(row, cv2.IMREAD_COLOR), ours.image("top", 3))  # their reader's decoding
+    assert lines(tmp_path / "act")[1]["lost"] == ["the observation after the last action"]
+
+
+def test_another_format_becomes_our_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["elsewhere", str(tmp_path / "out"), "--from_format", OTHER, "--format", "hdf5"]
+    convert([*flags, "--images", "raw"])
+    printed = capsys.readouterr().out
+    assert "2 episodes, 25 steps, format hdf5" in printed
+    assert "changed: it has no rewards: they are 0" in printed
+    source = OtherSource(["elsewhere"], ReadOptions())
+    for number in range(2):
+        theirs = source.open(number)
+        with Episode.open(tmp_path / "out" / f"episode_{number}.hdf5") as ours:
+            assert (ours.length, ours.frames, ours.success) == (12 + number, 12 + number, bool(number))
+            assert np.array_equal(ours.action, theirs.action)
+            assert np.array_equal(ours.qpos, theirs.qpos)
+            assert np.array_equal(ours.sensors["force"], theirs.vectors["sensors/force"])
+            assert np.array_equal(ours.image("top", 11), theirs.image("top", 11))
+            assert (ours.attrs["task"], ours.attrs["instruction"], ours.attrs["rig"]) == ("push", "push it", "arm")
+            assert ours.describe["converted"]["id"] == f"id{number}"
+            assert dataclasses.replace(ours.contract, sensors=()) == theirs.contract
+        assert validate(tmp_path / "out" / f"episode_{number}.hdf5").level != "error"
+    rgb = b"".join(source.open(1).image("top", i).tobytes() for i in range(13))
+    assert lines(tmp_path / "out")[1]["images"]["top"]["sha256"] == hashlib.sha256(rgb).hexdigest()
+
+
+@pytest.mark.parametrize("exporter", [Hdf5Exporter, ActExporter, MobileAlohaExporter])
+def test_exporters_keep_the_contract(tmp_path: Path, exporter: type[Hdf5Exporter]) -> None:
+    write_dataset(tmp_path / "ours", (6, 5), images="jpeg")
+    for name, source in (("a", open_source(tmp_path / "ours")), ("b", OtherSource(["x"], ReadOptions()))):
+        (tmp_path / name).mkdir()
+        made = check_exporter(exporter, source, tmp_path / name)
+        assert [file.name for file in sorted(made.iterdir())] == ["episode_0.hdf5", "episode_1.hdf5"]
+
+
+def test_a_killed_conversion_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "ours", (6, 5, 4))
+    (tmp_path / "kill").touch()
+    flags = [str(tmp_path / "ours"), str(tmp_path / "out"), "--format", f"{__name__}:Interrupted"]
+    command = [sys.executable, "-m", "aloha_kit.convert", *flags]
+    done = subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "kill").unlink()
+    other = failure(convert, [*flags[:3], "hdf5"])
+    assert "holds an unfinished conversion with format" in other
+    convert(flags)
+    assert "1 episode finished already; going on" in capsys.readouterr().err
+    assert [record["steps"] for record in lines(tmp_path / "out")] == [6, 5, 4]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ours", "out"]
+
+
+def test_existing_data_and_damaged_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "ours", (6, 5, 4), state=False)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").touch()
+    flags = [str(tmp_path / "ours"), str(tmp_path / "out"), "--format", "hdf5"]
+    assert "exists already; nothing in it is changed" in failure(convert, flags)
+    (tmp_path / "out" / "mine").unlink()  # an empty folder is no data
+    with (tmp_path / "ours" / "episode_1.hdf5").open("r+b") as file:
+        file.truncate(2000)
+    assert "1 episode of 3 cannot be read, such as 1:" in failure(convert, flags)
+    assert not any((tmp_path / "out").iterdir())
+    with pytest.raises(SystemExit) as ended:
+        convert([*flags, "--skip_damaged"])
+    assert ended.value.code == 1
+    assert "left out as damaged: episodes 1" in capsys.readouterr().out
+    assert [record["number"] for record in lines(tmp_path / "out")] == [0, 2]
+    inside = [str(tmp_path / "ours"), str(tmp_path / "ours" / "new"), "--format", "hdf5"]
+    assert "lies in the source" in failure(convert, inside)
+
+
+def test_data_without_units_are_refused(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
+        file["action"] = file["observations/qpos"] = np.zeros((5, 9), np.float32)
+    message = failure(convert, [str(tmp_path), str(tmp_path.with_name("out")), "--format", "hdf5"])
+    assert "unknown units" in message
+    assert "episode adopt" in message
+
+
+def test_a_long_episode_takes_little_memory(tmp_path: Path) -> None:
+    flags = [str(tmp_path / "long"), str(tmp_path / "out"), "--from_format", OTHER, "--format", "mobile_aloha"]
+    code = "import sys; from aloha_kit.convert.__main__ import main; main(sys.argv[1:]);"
+    code += "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *flags],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout.split()[-1]) < 300_000, "kB; the images are 345 MB"
