@@ -130,7 +130,7 @@ def plan(device: str, scratch: Path, *, tiny: bool, reproduce_folder: Path | Non
     step_flags += (*few, "--steps", "1" if tiny else "20", *(() if tiny else ("--compile",)))
     steps += [
         Step("latency of one inference", script("query_latency.py", *latency), 150, table=True),
-        Step("training step", script("train_step.py", *step_flags), 150, table=True),
+        Step("training step", script("train_step.py", *step_flags), 200, table=True),
     ]
     cameras, length = ("1", "30") if tiny else ("3", "200")
     made = script("gpu_episodes.py", str(frames), "--size", *size, "--cameras", cameras, "--episodes", "2")

@@ -91,10 +91,12 @@ def ask(python: str | Path, script: str, arguments: Sequence[object], threads: i
     if libraries:
         environment["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")])
     done = subprocess.run(
-        [str(python), script, *map(str, arguments)], stdout=subprocess.PIPE, text=True, env=environment, check=False
+        [str(python), script, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False
     )
+    sys.stderr.write(done.stderr)
     if done.returncode:
-        raise SideError(f"{script} failed under {python}")
+        reason = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise SideError(f"{Path(script).name} failed: {reason.replace('|', '/')}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
