@@ -21,7 +21,7 @@ from aloha_kit.control.execution import ChunkExecutor, TemporalEnsemble
 from aloha_kit.core import Observation
 from aloha_kit.episode import Episode
 from aloha_kit.policies import checkpoint
-from aloha_kit.policies.agent import ChunkPolicy
+from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.testing.policies import batch_of, contract_of
 from tests.policies.test_networks import act, cnnmlp, network_of
