@@ -75,7 +75,7 @@ def cached_frames(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {camera: _Part(folder, camera, size) for camera, size in sizes.items()}
+        parts = {camera: _CameraFile(folder, camera, size) for camera, size in sizes.items()}
         with _locked(folder / "lock"):
             for part in parts.values():
                 part.load(table)
@@ -90,7 +90,7 @@ def cached_frames(
     return MappedFrames({camera: part.data for camera, part in parts.items()}, sizes, rows)
 
 
-class _Part:
+class _CameraFile:
     """One camera at one size: a file of frames and its index."""
 
     def __init__(self, folder: Path, camera: str, size: tuple[int, int]) -> None:
@@ -180,10 +180,10 @@ class _Part:
         return [table.cache_key(number) for number in range(len(table.names))]
 
 
-def _fill(table: EpisodeTable, parts: list[_Part], workers: int, progress: bool) -> None:
+def _fill(table: EpisodeTable, parts: list[_CameraFile], workers: int, progress: bool) -> None:
     """Decode what is missing. Threads, not processes: OpenCV decodes and resizes without the interpreter's lock, and a
     process would have to load torch first."""
-    jobs: list[tuple[_Part, int, int]] = []
+    jobs: list[tuple[_CameraFile, int, int]] = []
     for part in parts:
         row = part.free_row()
         for episode in part.missing(table):

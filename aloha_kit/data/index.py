@@ -131,7 +131,7 @@ def read_table(
         ConfigError: a camera that an episode lacks; lists its cameras.
         ContractError: episodes that describe different embodiments; lists the differences by episode.
     """
-    parts: list[_Part] = []
+    parts: list[_EpisodeVectors] = []
     failed = 0
     for number in range(len(source)):
         try:
@@ -188,7 +188,7 @@ def split(episodes: int, val_fraction: float, seed: int, own: Collection[int] = 
 
 
 @dataclass(frozen=True)
-class _Part:
+class _EpisodeVectors:
     number: int
     name: str
     where: str
@@ -210,7 +210,7 @@ def _read(
     cameras: Sequence[str] | None,
     sensors: Sequence[str],
     action_offset: int | None,
-) -> _Part:
+) -> _EpisodeVectors:
     steps, where = episode.length, episode.where
     if steps < 1:
         raise EpisodeError(f"{where} holds no action")
@@ -251,7 +251,7 @@ def _read(
         cameras={camera: contract.cameras[camera] for camera in chosen},
         sensors=(*contract.privileged, *contract.named_sensors(sensors)),
     )
-    return _Part(
+    return _EpisodeVectors(
         number=number,
         name=episode.name,
         where=where,
@@ -268,7 +268,7 @@ def _read(
     )
 
 
-def _counted_notes(parts: Sequence[_Part]) -> tuple[str, ...]:
+def _counted_notes(parts: Sequence[_EpisodeVectors]) -> tuple[str, ...]:
     counts = Counter(note for part in parts for note in part.notes)
     return tuple(f"{note} (in {count} of {plural(len(parts), 'episode')})" for note, count in counts.items())
 
@@ -289,7 +289,7 @@ def _require_rows(where: str, name: str, rows: int, steps: int) -> None:
         raise EpisodeError(f"{where}: {rows} rows of {name} for {steps} actions")
 
 
-def _require_alike(parts: Sequence[_Part]) -> None:
+def _require_alike(parts: Sequence[_EpisodeVectors]) -> None:
     first = parts[0]
     lines: list[str] = []
     for part in parts[1:]:

@@ -20,7 +20,7 @@ from aloha_kit.eval.batched_inference import batch_size, BatchedInference
 from aloha_kit.eval.evaluation_report import CheckpointResult
 from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.shared_buffer import SharedBuffer
-from aloha_kit.eval.worker import EvaluationJob, Pose, Ready
+from aloha_kit.eval.worker import EvaluationJob, ObjectPoses, Ready
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
 
@@ -52,7 +52,7 @@ class EvaluationSettings:
     cameras: tuple[str, ...] | None = None
     image_size: tuple[int, int] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
-    starts: Mapping[int, Pose] = field(default_factory=dict)
+    starts: Mapping[int, ObjectPoses] = field(default_factory=dict)
 
 
 class CheckpointEvaluator:

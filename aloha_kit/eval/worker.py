@@ -34,7 +34,7 @@ from aloha_kit.loop.capabilities import ImagesOnRequest, require, StartPoses
 from aloha_kit.loop.rollouts import RolloutRecorder, RolloutResult
 
 REQUEST, RESPONSE = "request", "response"
-Pose = npt.NDArray[np.float64]
+ObjectPoses = npt.NDArray[np.float64]
 """(7 · objects,) x y z (m) and quaternion w x y z of each object of a scene."""
 GONE = (EOFError, BrokenPipeError, ConnectionResetError)
 """The parent has closed the pipe, or has ended."""
@@ -48,7 +48,7 @@ class EvaluationJob:
     rig: RigConfig
     execution: Execution
     buffer: SharedBuffer
-    starts: Mapping[int, Pose] = field(default_factory=dict)  # by seed, see `SimEnv.starts`
+    starts: Mapping[int, ObjectPoses] = field(default_factory=dict)  # by seed, see `SimEnv.starts`
 
 
 @dataclass(frozen=True)

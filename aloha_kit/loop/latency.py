@@ -74,7 +74,7 @@ class LatencyReport:
 
     def watch(self, policy: Policy) -> Policy:
         """`policy`, timed."""
-        return _Watched(policy, self)
+        return _TimedPolicy(policy, self)
 
     def on_reset(self, timestep: dm_env.TimeStep) -> None:
         self._step, self._mark = {}, self._now()
@@ -145,7 +145,7 @@ class LatencyReport:
         return "\n".join(lines)
 
 
-class _Watched:
+class _TimedPolicy:
     def __init__(self, policy: Policy, latency: LatencyReport) -> None:
         self._policy, self._latency = policy, latency
 

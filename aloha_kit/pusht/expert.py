@@ -10,7 +10,7 @@ from gym_pusht.envs.pusht import PushTEnv
 
 from aloha_kit.core import Action, ConfigError, Observation, Policy
 from aloha_kit.core.pusht import corners, SIZE
-from aloha_kit.pusht.outline import Array, length, Outline, Pose, RADIUS, spaced, turned
+from aloha_kit.pusht.outline import Array, length, Outline, PlanarPose, RADIUS, spaced, turned
 
 ANGLES = np.deg2rad((-40.0, -20.0, 0.0, 20.0, 40.0))  # of a push, from the inward normal
 CORRECTIONS = np.deg2rad((0.0, -20.0, -10.0, 10.0, 20.0))  # of that angle, once the agent is there
@@ -112,9 +112,9 @@ class PushExpert(Policy):
         self._copy.load(self._physics, np.zeros(2), np.zeros(2))
         return float(np.clip(self._copy.distance() / 5, SLOWEST, FASTEST))
 
-    def _block(self) -> Pose:
+    def _block(self) -> PlanarPose:
         block = self._physics.block
-        return Pose(np.array(block.position), block.angle)
+        return PlanarPose(np.array(block.position), block.angle)
 
 
 class PhysicsCopy:

@@ -22,7 +22,7 @@ CLEARANCE = 10.0  # px between agent and block's hull on the way round it
 
 
 @dataclass(frozen=True)
-class Pose:
+class PlanarPose:
     """A pose in the plane, as a map from its own frame to the plane's (px, rad)."""
 
     position: Array

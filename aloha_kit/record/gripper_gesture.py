@@ -53,7 +53,7 @@ class GripperGesture:
 
     def watch(self, leaders: Policy) -> Policy:
         """Return `leaders` as a policy whose actions this channel gets."""
-        return _Watched(leaders, self)
+        return _GestureReader(leaders, self)
 
     def update(self, action: Action) -> None:
         """Take the next action into account."""
@@ -90,7 +90,7 @@ class GripperGesture:
         """Nothing to restore."""
 
 
-class _Watched:
+class _GestureReader:
     def __init__(self, leaders: Policy, gesture: GripperGesture) -> None:
         self._leaders, self._gesture = leaders, gesture
 

@@ -85,7 +85,7 @@ class BaseWatchdog:
 
 
 @dataclass(frozen=True)
-class Args:
+class BaseWatchdogArgs:
     """Stop a mobile base when the program that drives it falls silent."""
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "mobile_aloha_transfer_cube"
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
     with command_line():
-        args = tyro.cli(Args, prog="base_watchdog_node", args=arguments, use_underscores=True)
+        args = tyro.cli(BaseWatchdogArgs, prog="base_watchdog_node", args=arguments, use_underscores=True)
         rig = load(RigConfig, "rigs", args.rig or load(TaskConfig, "tasks", args.task).rig)
         if rig.base is None:
             logging.getLogger(__name__).info("rig '%s' has no mobile base to watch", rig.name)

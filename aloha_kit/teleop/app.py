@@ -85,7 +85,7 @@ def _teleoperate(task: TaskConfig, rig: RigConfig, view: ViewAddress | None, cou
     with _connected(task, rig, TeleoperatedRobot, leaders=True, start_sequence=start_sequence) as env:
         try:
             with live_view(view, env, task.name) as views:
-                run_episode(env, env.guard(env.leaders), [_Progress(env), *views])
+                run_episode(env, env.guard(env.leaders), [_TrackingLog(env), *views])
         finally:
             env.lock_leaders()  # the operator may let go of them
             print(_ending(tr("no command is sent any more"), env), flush=True)
@@ -132,7 +132,7 @@ def _enter_pressed() -> str | None:
     return "start"
 
 
-class _Progress:
+class _TrackingLog:
     """Observer that logs every few seconds how fast and how closely the followers track the leaders."""
 
     def __init__(self, env: TeleoperatedRobot) -> None:

@@ -35,7 +35,7 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-class Pose:
+class StatePolicy:
     def reset(self) -> None: ...
 
     def predict_chunk(self, observation: Any) -> Any:
@@ -44,7 +44,7 @@ class Pose:
 
 def serve() -> None:
     """In a process of its own, whose memory is measured."""
-    server = PolicyServer(ServedPolicy(Pose(), CONTRACT, 1), "127.0.0.1", 0, "secret")
+    server = PolicyServer(ServedPolicy(StatePolicy(), CONTRACT, 1), "127.0.0.1", 0, "secret")
     print(server.port, flush=True)
     server.serve_forever()
 

@@ -47,7 +47,7 @@ PLANNING_S = 20.0
 
 
 @dataclass(frozen=True)
-class Args:
+class SimArmsArgs:
     """Serve a simulated rig's arms, base and scripted operator as real drivers would."""
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "aloha_transfer_cube"
@@ -81,7 +81,7 @@ class Args:
 class ArmsNode:
     """The rig on its topics; `run` is its loop."""
 
-    def __init__(self, task: TaskConfig, config: RigConfig, args: Args) -> None:
+    def __init__(self, task: TaskConfig, config: RigConfig, args: SimArmsArgs) -> None:
         self._config, self._task, self._speed = config, task, args.speed
         self._lock = threading.RLock()
         self._faults = faults.Faults(config, rospy.logerr)
@@ -227,7 +227,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.setswitchinterval(0.001)  # the operator's planning must not delay joint states for 5 ms at a time
     try:
         args = tyro.cli(
-            Args, prog="sim_arms_node", args=arguments, use_underscores=True, config=(tyro.conf.FlagConversionOff,)
+            SimArmsArgs,
+            prog="sim_arms_node",
+            args=arguments,
+            use_underscores=True,
+            config=(tyro.conf.FlagConversionOff,),
         )
         task = load(TaskConfig, "tasks", args.task)
         config = load(RigConfig, "rigs", args.rig or task.rig)

@@ -199,7 +199,7 @@ class SimCameras:
 
 
 @dataclass(frozen=True)
-class Args:
+class SimCamerasArgs:
     """The cameras of a simulated rig."""
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "aloha_transfer_cube"
@@ -221,7 +221,7 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the node `sim_cameras` until it is ended."""
     arguments = rospy.myargv()[1:] if argv is None else list(argv)
-    args = tyro.cli(Args, prog="sim_cameras_node", args=arguments, use_underscores=True)
+    args = tyro.cli(SimCamerasArgs, prog="sim_cameras_node", args=arguments, use_underscores=True)
     try:
         task = load(TaskConfig, "tasks", args.task, **({"image_size": args.image_size} if args.image_size else {}))
         rig = load(RigConfig, "rigs", args.rig or task.rig)
