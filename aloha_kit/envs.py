@@ -20,7 +20,8 @@ ENVIRONMENTS = {
 
 For an operator with leader arms it is also called with `leaders=True` and `start_sequence`, see `connect`. A callable
 whose environments are behind ROS has the attribute `needs_ros = True`, one whose environments are simulations in this
-process `simulated = True`; a class that declares `simulated = True` for its objects has it already."""
+process `simulated = True`; a class that declares `simulated = True` for its objects has it already. Names that a
+task's `action_space` may have are in the attribute `action_spaces`."""
 
 
 def needs_ros(rig: RigConfig) -> bool:
@@ -76,8 +77,9 @@ def connect(
         start_sequence: called in `reset` of such a rig with the environment, once its followers are at the start pose.
 
     Raises:
-        ConfigError: a camera that the rig does not have, leaders where there are none, or a kind that does not exist,
-            is not installed, takes other arguments, raises an exception of its own or gives no environment.
+        ConfigError: a camera or an action space that the rig does not have, leaders where there are none, or a kind
+            that does not exist, is not installed, takes other arguments, raises an exception of its own or gives no
+            environment.
         RosError: no master, or a driver that does not run.
     """
     for name in task.cameras:
@@ -88,6 +90,12 @@ def connect(
     if leaders and not (rig.leaders or rig.teleop == "mouse"):
         raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
     make = _environment(rig)
+    spaces = getattr(make, "action_spaces", ())
+    if task.action_space is not None and task.action_space not in spaces:
+        raise ConfigError(
+            f"rig '{rig.name}' has no action space '{task.action_space}'; "
+            f"{'there are: ' + ', '.join(spaces) if spaces else 'its actions are as they are: leave it out'}"
+        )
     named: dict[str, Any] = {"realtime": realtime}
     if leaders:
         named |= {"leaders": True, "start_sequence": start_sequence}

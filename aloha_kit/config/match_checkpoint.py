@@ -10,6 +10,7 @@ from aloha_kit.config.rig import RigConfig
 from aloha_kit.config.task import TaskConfig
 from aloha_kit.core import Contract, joint_names, UsageError
 from aloha_kit.core.arm_models import arm_model, vector_names
+from aloha_kit.core.end_effector import action_space, EE, EE_DELTA
 
 BASE_NAMES = ("base_linear", "base_angular")
 """A mobile base's entries at the end of the action: m/s and rad/s."""
@@ -125,7 +126,7 @@ def match_checkpoint(
     *,
     robot: bool = False,
 ) -> tuple[TaskConfig, RigConfig]:
-    """The task and the rig with the cameras of a policy's contract.
+    """The task and the rig with the cameras and the action space of a policy's contract.
 
     Only cameras that the rig has are requested; the comparison of the contracts names missing ones.
 
@@ -134,11 +135,21 @@ def match_checkpoint(
         robot: the rig is one (`envs.is_robot`), whose cameras keep their own image size.
     """
     names = tuple(name for name in contract.cameras if name in rig.cameras)
+    task = match_action_space(task, contract)
     if robot:
         return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
     sizes = {name: size or contract.cameras[name] for name in names}
     cameras = {name: replace(rig.cameras[name], height=h, width=w) for name, (h, w) in sizes.items()}
     return replace(task, cameras=names, image_size=None), replace(rig, cameras={**rig.cameras, **cameras})
+
+
+def match_action_space(task: TaskConfig, contract: Contract) -> TaskConfig:
+    """The task in the action space of a recording's or a policy's contract.
+
+    Only what is known by its names is matched; the comparison of the contracts names other differences.
+    """
+    joints = task.action_space in (EE, EE_DELTA) and contract.action_names == joint_names()
+    return replace(task, action_space="joints" if joints else action_space(contract) or task.action_space)
 
 
 def _common_size(contract: Contract) -> tuple[int, int] | None:

@@ -21,6 +21,7 @@ class TaskConfig:
     rate_hz: float = 50.0  # control rate; on a robot that of its cameras, or images repeat
     cameras: tuple[str, ...] = ("top",)  # of the rig, in the order in which a policy reads them
     image_size: tuple[int, int] | None = None  # (height, width) in place of the rig's, simulation only
+    action_space: str | None = None  # joints, ee or ee_delta, of a simulation that has a choice; else what it has
     dataset_dir: str = "data/{task}"  # where episodes are recorded to and read from; {task} is the name
     randomise: dict[str, float] = field(default_factory=dict)  # amounts by name, see aloha_kit.sim
     file: str = file_field()

@@ -133,11 +133,16 @@ def check_gripper_pairs(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 
 def check_jumps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """Check for joints that move further in one row than an arm can, where their unit is known to be radians."""
-    if episode.contract.units.get("joints") != "rad":
+    units = episode.contract.units
+    if units.get("joints") != "rad":
         return
     for name, limits in (("qpos", bounds.state_jump), ("action", (bounds.action_jump, np.inf))):
         table, names = tables(episode)[name], names_of(episode, name)
-        joints = [i for i, joint in enumerate(names) if not joint.endswith("gripper") and not joint.startswith("base")]
+        joints = [
+            i
+            for i, joint in enumerate(names)
+            if units.get(joint, "rad") == "rad" and not joint.endswith("gripper") and not joint.startswith("base")
+        ]
         if len(table) < 2 or not joints:
             continue
         steps = np.abs(np.diff(table[:, joints].astype(np.float64), axis=0))

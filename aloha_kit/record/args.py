@@ -100,6 +100,10 @@ class RecordArgs(CommandArgs):
     """Format of the images in the episode."""
     quality: int = 95
     """JPEG quality, 1 to 100."""
+    action_space: Literal["joints", "ee", "ee_delta"] | None = None
+    """Actions of a simulation with two arms: joint targets (joints, its own), or of each gripper its pose (ee: x y z in
+    m, rotation as the gripper's x and y axis, opening) or the change of its pose in a step (ee_delta: m, rotation
+    vector in rad, opening), in the world frame."""
     episode_len: int | None = None
     """Steps an episode, in place of the task's."""
     keep_failures: bool = False
@@ -135,7 +139,10 @@ def task_of(args: RecordArgs) -> TaskConfig:
         ConfigError: an unknown task, or values that it refuses.
     """
     task = load(TaskConfig, "tasks", args.task)
-    given = {key: getattr(args, key) for key in ("rig", "image_size", "cameras", "episode_len", "dataset_dir")}
+    given = {
+        key: getattr(args, key)
+        for key in ("rig", "image_size", "cameras", "action_space", "episode_len", "dataset_dir")
+    }
     given["rate_hz"] = args.session.rate_hz
     try:
         return dataclasses.replace(task, **{key: value for key, value in given.items() if value is not None})

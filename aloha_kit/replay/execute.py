@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.config.match_checkpoint import match_action_space
 from aloha_kit.core import Action, ConfigError, Environment, UsageError
 from aloha_kit.core.features import ACTION, STATE
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
@@ -73,7 +74,7 @@ class ReplayResult:
         lines = [f"  executed {self.outcome.steps} actions; tracking error against the recorded qpos:"]
         lines.append(f"    {'joint':<22}{'rms':>10}{'worst':>10}")
         for i, name in enumerate(self.names):
-            unit = "opening" if name.endswith("gripper") else self.units["joints"]
+            unit = "opening" if name.endswith("gripper") else self.units.get(name, self.units["joints"])
             lines.append(f"    {name:<22}{self.rms[i]:>10.5f}{self.worst[i]:>10.5f}  {unit}")
         if not self.same_scene and self.success is not None:
             lines.append(
@@ -158,6 +159,7 @@ def _task(recording: Recording, name: str | None) -> TaskConfig:
         raise ConfigError(f"{recording.episode.where} is of scene '{scene}', task '{config.name}' is '{config.scene}'")
     # The same drawing of randomised things, and the end where the recording ended; no images are needed.
     drawn = {str(k): float(v) for k, v in dict(recording.describe.get("randomise", config.randomise)).items()}
+    config = match_action_space(config, recording.contract)
     return replace(config, episode_len=len(recording.action), rate_hz=recording.rate_hz, cameras=(), randomise=drawn)
 
 

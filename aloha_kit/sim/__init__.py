@@ -1,10 +1,11 @@
-"""The bimanual rig in MuJoCo: `SimEnv`, its scenes, and scripted experts that solve them.
+"""The bimanual rig in MuJoCo: `SimEnv`, `EndEffectorEnv`, their scenes, and scripted experts that solve them.
 
 Usable alone: needs core, MuJoCo, dm_control, mink and the arm meshes of the package gym-aloha 0.1.3.
 Import it before MuJoCo or dm_control: how they draw is settled when they load.
 """
 
 import logging
+from functools import partial
 
 if not logging.getLogger().handlers:
     # dm_control logs as it loads, through absl, which gives the root logger a handler where it has none: every line
@@ -14,11 +15,13 @@ if not logging.getLogger().handlers:
 import aloha_kit.mujoco_images  # noqa: F401  # before dm_control: it settles how MuJoCo draws
 from aloha_kit.config import key_errors, RigConfig, TaskConfig
 from aloha_kit.core import VirtualClock, WallClock
+from aloha_kit.core.end_effector import EE, EE_DELTA
 from aloha_kit.sim import tasks
+from aloha_kit.sim.end_effector import EndEffectorEnv
 from aloha_kit.sim.scripted_expert import ScriptedExpert
 from aloha_kit.sim.sim_env import SimEnv
 
-__all__ = ["ScriptedExpert", "SimEnv", "connect"]
+__all__ = ["EndEffectorEnv", "ScriptedExpert", "SimEnv", "connect"]
 
 
 def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimEnv:
@@ -32,7 +35,9 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
         scene = tasks.scene(task.scene)
     with key_errors(task, "script"):
         tasks.script_of(scene, task.script)
-    return SimEnv(
+    space = task.action_space or "joints"
+    kind = SimEnv if space == "joints" else partial(EndEffectorEnv, space=space)
+    return kind(
         task.scene,
         cameras=task.camera_sizes(rig),
         rate_hz=task.rate_hz,
@@ -46,3 +51,4 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
 
 
 connect.simulated = True  # type: ignore[attr-defined]  # read by `envs.is_robot`
+connect.action_spaces = ("joints", EE, EE_DELTA)  # type: ignore[attr-defined]  # read by `envs.connect`

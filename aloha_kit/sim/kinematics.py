@@ -15,6 +15,7 @@ from aloha_kit.sim import workcell
 
 Array = npt.NDArray[np.float64]
 LONGEST_STEP = 0.2  # rad of any joint in one iteration
+FOLLOWED = 1e-6  # m and rad: a followed pose is reached
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Kinematics:
             arm: mink.FrameTask(f"{arm}_pinch", "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-6)
             for arm in workcell.ARMS
         }
+        # damped more, so that an arm stretched towards a pose out of its reach stands still
+        self._followers = {
+            arm: mink.FrameTask(f"{arm}_pinch", "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-2)
+            for arm in workcell.ARMS
+        }
         self._limits = [mink.ConfigurationLimit(self.model)]
 
     def forward(self, arm: str, joints: Array) -> Pose:
@@ -84,6 +90,22 @@ class Kinematics:
             f"the {arm} gripper does not reach {np.round(pose.position, 3).tolist()} m in the given orientation: "
             f"still {error:.4f} (m or rad) away after {iterations} iterations"
         )
+
+    def follow(self, poses: dict[str, Array], start: dict[str, Array], *, iterations: int = 10) -> dict[str, Array]:
+        """{arm: (dof,)} joint angles near `start` that bring the grippers to `poses` (4, 4), or as near as they get.
+
+        For a target that moves a little from call to call: a few iterations, and no error where a pose is out of reach.
+        """
+        self._set(start)
+        tasks = [self._followers[arm] for arm in poses]
+        for arm, pose in poses.items():
+            self._followers[arm].set_target(mink.SE3.from_matrix(pose))
+        for _ in range(iterations):
+            if max(float(np.abs(task.compute_error(self._configuration)).max()) for task in tasks) < FOLLOWED:
+                break
+            velocity = mink.solve_ik(self._configuration, tasks, 1.0, solver="daqp", damping=1e-9, limits=self._limits)
+            self._configuration.integrate_inplace(velocity / max(1.0, np.abs(velocity).max() / LONGEST_STEP), 1.0)
+        return {arm: np.array(self._configuration.q[self._columns[arm]]) for arm in poses}
 
     def sag(self, joints: dict[str, Array]) -> dict[str, Array]:
         """(dof,) rad an arm by which gravity pulls the servos off their targets at rest."""

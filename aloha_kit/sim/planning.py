@@ -45,7 +45,7 @@ class Planner:
         Raises:
             ValueError: a waypoint that the arms cannot reach.
         """
-        lines = {arm: self._joints(arm, self._stops(arm, waypoints), steps) for arm, waypoints in script.arms.items()}
+        lines = self.joints(script, steps)
         actions = np.zeros((steps, len(ARMS) * VX300S.size), np.float32)
         for step in range(steps):
             joints = {arm: line[step, :-1] for arm, line in lines.items()}
@@ -54,6 +54,14 @@ class Planner:
                 target = np.clip(joints[arm] + sag[arm], VX300S.lower, VX300S.upper)
                 actions[step, arm_rows(i)] = [*target, lines[arm][step, -1]]
         return actions
+
+    def joints(self, script: Script, steps: int) -> dict[str, Array]:
+        """{arm: (steps, size)} joint angles and gripper opening; row k is where it should be one period after step k.
+
+        Raises:
+            ValueError: as `actions`.
+        """
+        return {arm: self._joints(arm, self._stops(arm, waypoints), steps) for arm, waypoints in script.arms.items()}
 
     def _stops(self, arm: str, waypoints: tuple[Waypoint, ...]) -> list[_Stop]:
         start = START_ARM_POSE.astype(float)
@@ -65,7 +73,6 @@ class Planner:
         return stops
 
     def _joints(self, arm: str, stops: list[_Stop], steps: int) -> Array:
-        """(steps, size) joint angles and gripper opening; row k is where the arm should be one period after step k."""
         line, joints = np.zeros((steps, VX300S.size)), stops[0].joints
         for step in range(steps):
             time = (step + 1) / self._rate

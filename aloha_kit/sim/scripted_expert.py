@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from aloha_kit.core import Action, ConfigError, Observation, Policy
 from aloha_kit.sim import scripts
@@ -37,7 +38,7 @@ class ScriptedExpert(Policy):
         """Plan the whole episode from where the objects are now."""
         rng = np.random.default_rng([self._seed, self._resets])
         script = scripts.vary(self._env.script(), self._noise, rng)
-        self._actions = self._planner.actions(script, self._env.episode_len)
+        self._actions = self._plan(script)
         self._resets, self._step = self._resets + 1, 0
 
     def act(self, observation: Observation) -> Action:
@@ -45,3 +46,7 @@ class ScriptedExpert(Policy):
         action: Action = self._actions[min(self._step, len(self._actions) - 1)].copy()
         self._step += 1
         return action
+
+    def _plan(self, script: scripts.Script) -> npt.NDArray[np.float32]:
+        """(T, A) actions of the whole episode."""
+        return self._planner.actions(script, self._env.episode_len)

@@ -110,27 +110,27 @@ class SimEnv(Environment):
         self._next_seed, self._seed = seed, seed
         self._shown: int | None = None  # the seed of the present looks
         self._steps: int | None = None  # None: the next step begins an episode
-        self._contract = Contract(
+        self._joint_contract = Contract(
             state_names=joint_names(),
             action_names=joint_names(),
             cameras=self._cameras,
             rate_hz=float(rate_hz),
             sensors=(*object_poses(tasks.pose_entries(self._task)), *joint_sensors(joint_names(), effort="N m")),
         )
-        self._limits = aloha_limits(self._contract)
+        self._joint_limits = aloha_limits(self._joint_contract)
 
     @property
     def contract(self) -> Contract:
-        return self._contract
+        return self._joint_contract
 
     @property
     def limits(self) -> SafetyLimits:
-        return self._limits
+        return self._joint_limits
 
     @property
     def rest_action(self) -> Action:
         """(A,) the start pose, grippers open."""
-        return aloha_start(self._contract)
+        return aloha_start(self._joint_contract)
 
     @property
     def max_reward(self) -> float:
@@ -231,7 +231,7 @@ class SimEnv(Environment):
         """
         if self._steps is None or self._steps >= self._episode_len:
             return self.reset()
-        command = self.checked(action)
+        command = self._joint_targets(self.checked(action))
         command_ns = self._clock.now_ns()
         command[GRIPPERS] = VX300S.finger.unnormalise(command[GRIPPERS])
         self.physics.data.ctrl[:] = np.clip(command, *self._index.ctrl_range)
@@ -291,6 +291,14 @@ class SimEnv(Environment):
         low[GRIPPERS], high[GRIPPERS] = 0.0, 1.0
         return specs.BoundedArray(low.shape, np.float32, low.astype(np.float32), high.astype(np.float32), "action")
 
+    def _joint_targets(self, action: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """(J,) joint targets of an action (A,), grippers normalised."""
+        return action
+
+    def _state(self, joints: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(D,) `qpos` of an observation by the present (J,) joints."""
+        return joints
+
     def close(self) -> None:
         """Free GL contexts and the physics."""
         self._renderer.close()
@@ -307,7 +315,7 @@ class SimEnv(Environment):
         if command_ns is not None:
             stamps["command"] = command_ns
         return Observation(
-            qpos=qpos.astype(np.float32),
+            qpos=self._state(qpos.astype(np.float32)),
             qvel=qvel.astype(np.float32),
             effort=effort.astype(np.float32),
             images=self._renderer.later() if self.lazy_images else self._renderer.render(),

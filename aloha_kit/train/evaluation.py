@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.config.match_checkpoint import match_action_space
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
@@ -66,11 +67,11 @@ class SimEvaluator:
         return dict(zip(ROLLOUT_COLUMNS, (*means, time.monotonic() - began), strict=True))
 
     def _connected(self, contract: Contract) -> Environment:
-        """The task's environment with the policy's cameras, at the sizes it was trained on."""
+        """The task's environment with the policy's action space and cameras, at the sizes it was trained on."""
         if self._env is None:
             sizes = set(contract.cameras.values())
             task = dataclasses.replace(
-                self._task,
+                match_action_space(self._task, contract),
                 cameras=tuple(contract.cameras),
                 image_size=sizes.pop() if len(sizes) == 1 else self._task.image_size,
             )
