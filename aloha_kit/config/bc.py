@@ -29,8 +29,10 @@ class BcConfig(KeypointConfig):
     """Actions themselves, a Gaussian around them, or a mixture of Gaussians."""
     num_modes: int = 5
     """Gaussians of the mixture."""
-    min_std: float = 1e-4
-    """Smallest standard deviation of a Gaussian, in normalised units; robomimic takes 0.01 for `gaussian`."""
+    min_std: float = 0.05
+    """Smallest standard deviation of a Gaussian, in normalised units. robomimic takes 0.0001 for `gmm` and 0.01 for
+    `gaussian`: where demonstrations keep an entry exactly constant for a while, as a script keeps the gripper, its
+    likelihood then outweighs that of all other entries, which stay untrained."""
     squash: bool = True
     """Bound actions (of a Gaussian, its mean) to [-1, 1] by tanh; needs normalisation min_max_11."""
     l2_weight: float = 1.0

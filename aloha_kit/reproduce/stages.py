@@ -16,7 +16,7 @@ from aloha_kit.core import AlohaKitError
 from aloha_kit.core.commands import flags_of, LockedFolder
 from aloha_kit.core.files import free_path, write_json
 from aloha_kit.reproduce.machine import ReproductionError
-from aloha_kit.reproduce.preset import Preset
+from aloha_kit.reproduce.preset import Preset, SIM
 from aloha_kit.reproduce.result import Attempt, RESULT, Result, seed_result, summarise, Surroundings, TABLE
 from aloha_kit.reproduce.table import details
 from aloha_kit.storage import Episode, list_episodes
@@ -32,7 +32,7 @@ History: TypeAlias = Sequence[Attempt]
 class ReproductionSetup:
     """Task, preset, folder and device of all stages."""
 
-    task: str  # transfer_cube, insertion, pusht_keypoints, …
+    task: str  # transfer_cube, insertion, pusht_keypoints, lift, …
     preset: Preset
     folder: Path
     device: str
@@ -40,7 +40,7 @@ class ReproductionSetup:
 
     @property
     def task_name(self) -> str:
-        return self.task if self.task.startswith("pusht") else f"sim_{self.task}"
+        return f"sim_{self.task}" if self.task in SIM else self.task
 
     @property
     def episodes(self) -> Path:

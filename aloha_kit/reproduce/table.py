@@ -32,6 +32,7 @@ ROWS = (
     *((task, preset) for task in ("transfer_cube", "insertion") for preset in ("paper", "fast", "cpu")),
     *(("pusht_keypoints", f"pusht_{policy}") for policy in ("bc", "mip", "flow", "diffusion", "ibc", "act", "paper")),
     *(("pusht_image", f"pusht_{policy}") for policy in ("image", "paper")),
+    *((task, preset) for task in ("lift", "lift_image") for preset in ("lift_bc_rnn", "lift_diffusion")),
 )
 """(task, preset) of the README's table."""
 BEGIN, END = "<!-- reproduction: written by aloha_kit.reproduce -->", "<!-- reproduction: end -->"

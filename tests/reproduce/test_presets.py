@@ -13,7 +13,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.record.args import parse as parse_record
 from aloha_kit.reproduce.args import parse
-from aloha_kit.reproduce.preset import load_preset, Preset
+from aloha_kit.reproduce.preset import load_preset, Preset, SIM
 from aloha_kit.reproduce.stages import EvaluateStage, RecordStage, ReproductionSetup, TrainStage
 from aloha_kit.reproduce.table import ROWS
 from aloha_kit.train.args import parse as parse_train
@@ -28,7 +28,7 @@ def job(preset: Preset, task: str) -> ReproductionSetup:
 def test_the_commands_understand_every_preset(task: str, name: str) -> None:
     preset = load_preset(name, task)
     record = parse_record(RecordStage(job(preset, task)).command()[1:])
-    assert record.task == (task if "pusht" in task else f"sim_{task}")
+    assert record.task == (f"sim_{task}" if task in SIM else task)
     assert record.num_episodes == preset.record.num_episodes
     assert record.image_size == preset.record.image_size
     train = parse_train(TrainStage(job(preset, task), 3).command()[1:])
