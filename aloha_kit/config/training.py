@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from tyro.conf import arg
@@ -63,7 +63,19 @@ class TrainConfig:
     val_fraction: float = 0.1
     """Share of the episodes used for validation (reference: 0.2); 0 for none."""
     augment: bool = True
-    """Image augmentation: crop 95 %, rotate ±5°, jitter brightness 0.3, contrast 0.4, saturation 0.5."""
+    """Image augmentation in training, drawn for each image, by the amounts below."""
+    augment_crop: float = 0.95
+    """Side of the random crop, as a share of the image's; it is resized to the whole. 1 for none."""
+    augment_shift: float = 0.0
+    """Largest random shift along each side, as a share of it; the rim is repeated. 0 for none."""
+    augment_rotate_deg: float = 5.0
+    """Largest random rotation to either side, in degrees."""
+    augment_brightness: float = 0.3
+    """Largest random change of the brightness, as a share: a factor of 0.7 to 1.3 with 0.3."""
+    augment_contrast: float = 0.4
+    """Largest random change of the contrast, likewise."""
+    augment_saturation: float = 0.5
+    """Largest random change of the saturation, likewise."""
     cache: Literal["disk", "device", "none"] = "disk"
     """Frames decoded once into a memory-mapped file; that file whole in the device's memory; or decoded each time."""
     cache_dir: str | None = None
@@ -78,6 +90,8 @@ class TrainConfig:
     """Largest number of batches of a validation, evenly spread over the validation episodes."""
     save_every: int = 0
     """Steps between checkpoints that are kept for good (step_N), 0 for none; last and best are always kept."""
+    save_every_epochs: int = 0
+    """Epochs (passes over the data) between checkpoints that are kept for good (epoch_N), 0 for none."""
     eval_every: int = 0
     """Steps between rollouts in simulation, 0 for none; best is then the checkpoint that succeeds most."""
     eval_rollouts: int = 10
@@ -111,7 +125,10 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, given {value}")
-        for name in ("warmup_steps", "save_every", "eval_every", "weight_decay", "grad_clip", "seed"):
+        for name in (
+            *("warmup_steps", "save_every", "save_every_epochs", "eval_every", "weight_decay", "grad_clip", "seed"),
+            *("augment_shift", "augment_rotate_deg"),
+        ):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} cannot be negative, given {getattr(self, name)}")
         if not self.lr > 0 or (self.lr_backbone is not None and self.lr_backbone < 0):
@@ -126,6 +143,15 @@ class TrainConfig:
             raise ValueError(f"decay_factor must be in (0, 1], given {self.decay_factor}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be in [0, 1), given {list(self.betas)}")
+        if not 0 < self.augment_crop <= 1:
+            raise ValueError(f"augment_crop must be in (0, 1], given {self.augment_crop}")
+        for name in ("augment_brightness", "augment_contrast", "augment_saturation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be in [0, 1], given {getattr(self, name)}")
+        amounts = [each for each in fields(self) if each.name.startswith("augment_")]
+        changed = [each.name for each in amounts if getattr(self, each.name) != each.default]
+        if changed and not self.augment:
+            raise ValueError(f"{changed[0]} is an amount of the augmentation, which augment false turns off")
         if not 0 <= self.val_fraction < 1:
             raise ValueError(f"val_fraction must lie in [0, 1), given {self.val_fraction}")
         if self.action_offset not in {None, 0, 1}:

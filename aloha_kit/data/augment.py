@@ -2,9 +2,10 @@
 
 What the field does (ACT++): a random crop of 95 % resized back, rotation by up to 5°, brightness 0.3, contrast 0.4,
 saturation 0.5. torchvision's v2 transforms draw once a call, hence once a batch, and looping them over the samples
-costs a dozen small operations each; crop, resize and rotation are one affine map, so one `grid_sample` does all three
-for all samples, and interpolates once rather than twice. The colour arithmetic is that of torchvision (tested against
-its v2 kernels), in the fixed order brightness, contrast, saturation. Every camera of a sample is drawn separately.
+costs a dozen small operations each; crop, resize, shift and rotation are one affine map, so one `grid_sample` does
+all of them for all samples, and interpolates once rather than twice. The colour arithmetic is that of torchvision
+(tested against its v2 kernels), in the fixed order brightness, contrast, saturation. Every camera of a sample is drawn
+separately.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ class Augment:
     """Amounts; 0 (for `crop`: 1) leaves that aspect alone."""
 
     crop: float = 0.95  # side of the crop relative to the image
+    shift: float = 0.0  # largest move of the image to each side, relative to it
     rotate_deg: float = 5.0
     brightness: float = 0.3
     contrast: float = 0.4
@@ -53,7 +55,7 @@ class Augment:
         return moved.reshape(images.shape) if steps else moved
 
     def _move(self, images: Tensor, draws: Tensor) -> Tensor:
-        if self.crop >= 1 and not self.rotate_deg:
+        if self.crop >= 1 and not self.rotate_deg and not self.shift:
             return images
         height, width = images.shape[-2:]
         angle = draws[:, 0] * math.radians(self.rotate_deg)
@@ -63,7 +65,7 @@ class Augment:
         affine[:, 0, 0] = affine[:, 1, 1] = self.crop * cos
         affine[:, 0, 1] = -self.crop * sin * height / width
         affine[:, 1, 0] = self.crop * sin * width / height
-        affine[:, :, 2] = draws[:, 1:3] * (1 - self.crop)
+        affine[:, :, 2] = draws[:, 1:3] * (1 - self.crop + 2 * self.shift)
         grid = F.affine_grid(affine, list(images.shape), align_corners=False)
         # the rim repeats what is next to it: black corners would be a feature that deployment never shows
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -49,6 +49,10 @@ class Sampler:
         """Batches that show at least so many epochs."""
         return math.ceil(epochs * self.epoch_size / self.batch_size)
 
+    def epochs(self, steps: int) -> int:
+        """Whole epochs that so many batches show; `steps` is its inverse."""
+        return steps * self.batch_size // self.epoch_size
+
     def epoch(self, number: int) -> Ints:
         """The shuffled rows of one epoch."""
         if number not in self._drawn:

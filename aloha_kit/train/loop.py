@@ -104,6 +104,8 @@ class Trainer:
                     saved = time.monotonic()
                 if config.save_every and position.step % config.save_every == 0:
                     self._save(f"step_{position.step}")
+                if config.save_every_epochs and self._ended_epochs(config.save_every_epochs):
+                    self._save(f"epoch_{job.sampler.epochs(position.step)}")
                 if stopped or last:
                     self.stopped = stopped and not last
                     break
@@ -119,11 +121,15 @@ class Trainer:
         config, position = self.config, self.position
         if position.step == 0:
             self.progress.images(next(self.step.pieces(batch, 0)))
-        epochs = position.step * config.batch_size / self.job.sampler.epoch_size
-        factor = lr_factor(config, position.step, self._progress(), epochs)
+        factor = lr_factor(config, position.step, self._progress(), self.job.sampler.epochs(position.step))
         losses, norm = self.step(batch, position.step, factor)
         position.step += 1
         self.progress.add(position.step, config.batch_size, losses, norm, config.lr * factor)
+
+    def _ended_epochs(self, number: int) -> bool:
+        """Whether the last step ended an epoch whose number, from 1, is a multiple of `number`, or passed it."""
+        now, before = (self.job.sampler.epochs(self.position.step - back) // number for back in (0, 1))
+        return now > before
 
     def _stop_requested(self, seconds: float) -> bool:
         """Whether any process was requested to stop; the first one's clock is taken over."""

@@ -34,7 +34,7 @@ def build_optimiser(network: ChunkNetwork, config: TrainConfig) -> torch.optim.A
     )
 
 
-def lr_factor(config: TrainConfig, step: int, progress: float, epochs: float = 0.0) -> float:
+def lr_factor(config: TrainConfig, step: int, progress: float, epochs: int = 0) -> float:
     """Share of the full learning rate at a step; `progress` in [0, 1] is how much of the run is over, `epochs` how many
     passes over the data are done.
 

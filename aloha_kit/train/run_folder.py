@@ -3,7 +3,7 @@
 config.yaml            all values of the run
 checkpoints/last       newest state; resuming continues from here
 checkpoints/best       lowest validation loss, or most successes; a policy only, nothing to resume
-checkpoints/step_N     kept for good
+checkpoints/step_N     kept for good, and epoch_N
 metrics.csv            one row a logged step        loss.png      the curves
 tensorboard/           the same and more            rollouts/     videos of evaluations
 logs/log.txt           all that the terminal showed

@@ -49,7 +49,7 @@ class TrainingStep:
         self.optimiser = build_optimiser(network, config)
         self.averaged = AveragedWeights(network, config.ema, config.ema_power) if config.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
-        self._augment = Augment(seed=config.seed) if config.augment else None
+        self._augment = augmentation(config) if config.augment else None
         self._losses = Losses(network)
         self._wrapped = world.wrap_ddp(
             self._losses, self.device, find_unused_parameters=network.config.find_unused_parameters
@@ -173,6 +173,19 @@ def compiled(
         for buffer, before in zip(network.buffers(), saved, strict=True):
             buffer.copy_(before)
     return fast, ""
+
+
+def augmentation(config: TrainConfig) -> Augment:
+    """Augmentation by a training's amounts and seed."""
+    return Augment(
+        crop=config.augment_crop,
+        shift=config.augment_shift,
+        rotate_deg=config.augment_rotate_deg,
+        brightness=config.augment_brightness,
+        contrast=config.augment_contrast,
+        saturation=config.augment_saturation,
+        seed=config.seed,
+    )
 
 
 def seed_of(*numbers: int) -> int:

@@ -98,6 +98,19 @@ def test_rotation_is_torchvisions_about_the_centre() -> None:
     assert out.min() > 0.5 * images.min(), "no black corners"
 
 
+def test_shift_moves_without_zooming() -> None:
+    """An image of 40x60 whose values are coordinates is moved by up to 10 % of each side; beyond, the rim repeats."""
+    xs, ys = torch.meshgrid((torch.arange(60) + 0.5) / 60, (torch.arange(40) + 0.5) / 40, indexing="xy")
+    ramp = torch.stack([ys, xs, torch.zeros(40, 60)]).expand(64, -1, -1, -1)
+    out = Augment(**{**OFF, "shift": 0.1}).images(ramp, torch.Generator().manual_seed(3))
+    draws = torch.rand(64, 6, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    inside = out[:, :2, 5:-5, 7:-7] - ramp[:, :2, 5:-5, 7:-7]
+    wanted = 0.1 * draws[:, [2, 1], None, None]  # vertical, horizontal
+    torch.testing.assert_close(inside, wanted.expand_as(inside), rtol=0, atol=1e-4)
+    assert out.min() == 0
+    assert out[:, 1].max() <= 59.5 / 60 + 1e-6
+
+
 def test_crop_keeps_a_window_of_its_size_inside_the_picture() -> None:
     """On an image whose values are coordinates, the output says where each pixel came from."""
     height, width = 40, 60

@@ -11,7 +11,7 @@ import torch
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core.metrics_file import read_metrics
-from aloha_kit.data.index import EpisodeTable
+from aloha_kit.data.index import EpisodeTable, split
 from aloha_kit.data.loader import Loader
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.network import ChunkNetwork
@@ -54,6 +54,20 @@ def test_training_lowers_the_loss_and_records_what_it_prints(tmp_path: Path, tab
     assert notes["validation_metric"] == "val_deployed"
     assert not (checkpoints / "best" / "training_state.pt").exists()
     assert (checkpoints / "step_40" / "training_state.pt").exists()
+
+
+def test_checkpoints_by_epochs(tmp_path: Path, table: EpisodeTable) -> None:
+    """One after the first step at which two, and four, passes over the training episodes are complete."""
+    size = sum(table.lengths[i] for i in split(len(table.names), TRAINING.val_fraction, TRAINING.seed)[0])
+    steps = [-(-epochs * size // 8) for epochs in (2, 4)]
+    config = dataclasses.replace(TRAINING, num_steps=steps[1] + 1, save_every_epochs=2, batch_size=8, val_every=99)
+    trainer(job(tmp_path / "run", table, config)).fit()
+    kept = sorted((tmp_path / "run" / "checkpoints").glob("epoch_*"))
+    assert [(folder.name, checkpoint.notes(folder)["step"]) for folder in kept] == [
+        ("epoch_2", steps[0]),
+        ("epoch_4", steps[1]),
+    ]
+    assert (kept[0] / "training_state.pt").exists()
 
 
 def test_validation_is_what_the_saved_policy_gives(tmp_path: Path, table: EpisodeTable) -> None:

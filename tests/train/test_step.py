@@ -12,6 +12,7 @@ import torch
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core.metrics_file import read_metrics
+from aloha_kit.data.augment import Augment
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.train import step
 from aloha_kit.train.loop import Trainer
@@ -85,6 +86,13 @@ def test_noise_is_that_of_the_step_whatever_was_drawn_before(tmp_path: Path, tab
         norms.append([float(of.step(of._load(ROWS), number, 0.0)[1]) for number in (3, 4)])
     assert norms[0] == norms[1]
     assert norms[0][0] != norms[0][1], "another step, other noise; the weights are the same at a rate of 0"
+
+
+def test_augmentation_by_amounts() -> None:
+    assert step.augmentation(dataclasses.replace(TRAINING, seed=4)) == Augment(0.95, 0.0, 5.0, 0.3, 0.4, 0.5, seed=4)
+    amounts = {"crop": 0.8, "shift": 0.1, "rotate_deg": 2.0, "brightness": 0.2, "contrast": 0.1, "saturation": 0.0}
+    changed = dataclasses.replace(TRAINING, **{f"augment_{name}": amount for name, amount in amounts.items()})
+    assert step.augmentation(changed) == Augment(**amounts, seed=TRAINING.seed)
 
 
 def test_fp16_goes_on_where_it_was(tmp_path: Path, table: EpisodeTable) -> None:
