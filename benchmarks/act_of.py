@@ -20,7 +20,7 @@ Sizes = Mapping[str, tuple[int, int]]
 def act(cameras: Sizes, policy: str = "act") -> ChunkNetwork:
     """The network of configs/policies/`policy`.yaml for ALOHA's joints and these cameras."""
     rows = np.random.default_rng(0).standard_normal((1000, 14)).astype(np.float32)
-    contract = Contract(joint_names(), joint_names(), dict(cameras), 50.0)
+    contract = Contract.of(joint_names(), joint_names(), dict(cameras), 50.0)
     return build(load_policy(policy), contract, Statistics.of(qpos=rows, action=rows), pretrained=False)
 
 

@@ -109,7 +109,7 @@ class InMemory:
 def measure(kind: str, images: Images, options: argparse.Namespace, folder: str, results: Any) -> None:
     """One recording in a process of its own, so that memory and CPU are its own too."""
     process = psutil.Process()
-    contract = Contract(joint_names(), joint_names(), dict.fromkeys(NAMES, (options.height, options.width)), RATE)
+    contract = Contract.of(joint_names(), joint_names(), dict.fromkeys(NAMES, (options.height, options.width)), RATE)
     frames, steps = pictures(options.height, options.width), round(options.seconds * RATE)
     recorder = (Ours if kind == "ours" else InMemory)(Path(folder), contract, images, options.quality)
     qpos = np.zeros(14, np.float32)

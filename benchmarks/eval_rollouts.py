@@ -81,7 +81,7 @@ def save_network(folder: Path, policy: str, size: tuple[int, int]) -> None:
     rows = np.tile([*START_ARM_POSE, 0.5], 2) + np.random.default_rng(0).normal(0, 0.05, (200, 14))
     stats = Statistics.of(qpos=rows, action=rows)
     config = load_policy(policy, pretrained_backbone=False, backbone_norm="group")
-    contract = Contract(joint_names(), joint_names(), {"top": size}, rate_hz=50.0)
+    contract = Contract.of(joint_names(), joint_names(), {"top": size}, rate_hz=50.0)
     checkpoint.save(folder, build(config, contract, stats), config, stats, contract, {"task": "sim_transfer_cube"})
 
 

@@ -73,7 +73,7 @@ def write(
     describe: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write one episode through `EpisodeWriter`, as the loop would."""
-    contract = Contract(
+    contract = Contract.of(
         state_names=tuple(n for n in episode.names if not n.startswith("base")),
         action_names=episode.names,
         cameras={camera: (frames.shape[1], frames.shape[2]) for camera, frames in episode.images.items()},

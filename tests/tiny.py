@@ -81,7 +81,7 @@ IBC = IbcConfig(
 
 def contract(height: int = 32, width: int = 48) -> Contract:
     """Two ViperX arms and one camera, at 50 Hz."""
-    return Contract(joint_names(), joint_names(), {"top": (height, width)}, rate_hz=50.0)
+    return Contract.of(joint_names(), joint_names(), {"top": (height, width)}, rate_hz=50.0)
 
 
 def statistics() -> Statistics:

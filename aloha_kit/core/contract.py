@@ -8,109 +8,167 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from aloha_kit.core.errors import ContractError, reason, shown
-from aloha_kit.core.features import ACTION, Feature, IMAGE, IMAGES, object_poses, STATE
+from aloha_kit.core.features import ACTION, Feature, IMAGE, IMAGES, object_poses, rate_of, STATE, texts_of
+
+UNITS = {"joints": "rad", "gripper": "0 closed, 1 open"}
+"""Units of state and action where none are given."""
 
 _BASE_UNITS = {"base_linear": "m/s", "base_vx": "m/s", "base_vy": "m/s", "base_angular": "rad/s", "base_wz": "rad/s"}
-_DTYPES = ("float32", "uint8", "uint16")
 _POSES = "environment_state_names"  # JSON key of the object poses, from the time before features had roles
 
 
 @dataclass(frozen=True)
 class Contract:
-    """Embodiment contract: the features that data, checkpoint and robot share, and the control rate.
+    """Embodiment contract: the features that data, checkpoint and robot share, and the control rate in Hz.
 
-    `features` lists all of them. Those that every robot has are given by their names and sizes; `sensors` are the
-    others (true object poses, velocities, efforts, depth, force sensors), each described in full. Their names are
-    those of `features.VECTORS`, `images_depth/<camera>` or `sensors/<name>`. `units` has the unit of an entry by its
-    name, or that of all joints and of all grippers.
+    `features` begins with the state `qpos` and the `action`; images and sensors follow. Sensors are the others (true
+    object poses, velocities, efforts, depth, force sensors); their names are those of `features.VECTORS`,
+    `images_depth/<camera>` or `sensors/<name>`. The other properties are views of this list.
 
     Raises:
-        ContractError: two features of one name.
+        ContractError: state and action do not come first, or two features have one name.
     """
 
-    state_names: tuple[str, ...]
-    action_names: tuple[str, ...]
-    cameras: dict[str, tuple[int, int]]  # {name: (height, width)} in pixels
+    features: tuple[Feature, ...]
     rate_hz: float
-    units: dict[str, str] = field(default_factory=lambda: {"joints": "rad", "gripper": "0 closed, 1 open"})
-    sensors: tuple[Feature, ...] = ()
 
     def __post_init__(self) -> None:
-        names = [feature.name for feature in self.features] if self.sensors else []
+        if [(f.name, f.role) for f in self.features[:2]] != [("qpos", STATE), ("action", ACTION)]:
+            raise ContractError(
+                f"a contract's first features are the state 'qpos' and the action 'action', given: "
+                f"{', '.join(f.name for f in self.features[:2]) or '(none)'}"
+            )
+        names = [feature.name for feature in self.features]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise ContractError(f"a contract has two features of the name '{twice[0]}'")
 
+    @classmethod
+    def of(
+        cls,
+        state_names: Sequence[str],
+        action_names: Sequence[str],
+        cameras: Mapping[str, tuple[int, int]],
+        rate_hz: float,
+        units: Mapping[str, str] = UNITS,
+        sensors: Iterable[Feature] = (),
+    ) -> Contract:
+        """Contract of named entries and cameras.
+
+        Args:
+            state_names, action_names: of the entries, in order.
+            cameras: {name: (height, width)} in pixels.
+            rate_hz: control rate.
+            units: of all `joints`, of each `gripper`, and of single entries by their names.
+            sensors: the further features, described in full.
+        """
+        vectors = [
+            Feature.vector(name, role, entries, [_unit(entry, units) for entry in entries])
+            for name, role, entries in (("qpos", STATE, state_names), ("action", ACTION, action_names))
+        ]
+        return cls((*vectors, *map(Feature.image, cameras, cameras.values()), *sensors), rate_hz)
+
     @property
-    def features(self) -> tuple[Feature, ...]:
-        """Every feature: state, action, images, sensors."""
-        return (
-            Feature.vector("qpos", STATE, self.state_names, self._units_of(self.state_names)),
-            Feature.vector("action", ACTION, self.action_names, self._units_of(self.action_names)),
-            *(Feature(f"{IMAGES}{camera}", IMAGE, (*size, 3), "uint8") for camera, size in self.cameras.items()),
-            *self.sensors,
-        )
+    def state_names(self) -> tuple[str, ...]:
+        """Names of the state's entries."""
+        return self.features[0].entries
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the action's entries."""
+        return self.features[1].entries
+
+    @property
+    def cameras(self) -> dict[str, tuple[int, int]]:
+        """{name: (height, width)} of the cameras, in pixels."""
+        return {f.name.removeprefix(IMAGES): (f.shape[0], f.shape[1]) for f in self.features if f.role == IMAGE}
+
+    @property
+    def sensors(self) -> tuple[Feature, ...]:
+        """Features beside state, action and images."""
+        return tuple(feature for feature in self.features[2:] if feature.role != IMAGE)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Units of state and action as `of` takes them: of `joints`, of `gripper`, and of entries with another one."""
+        each = dict.fromkeys((*self.state_names, *self.action_names), "")
+        for feature in self.features[1::-1]:
+            each |= zip(feature.entries, feature.units, strict=False)
+        found: dict[str, str] = {}
+        for entry in each:
+            if entry not in _BASE_UNITS:
+                found.setdefault("gripper" if "gripper" in entry else "joints", each[entry])
+        return found | {entry: unit for entry, unit in each.items() if unit != _unit(entry, found)}
 
     @property
     def inputs(self) -> tuple[Feature, ...]:
         """Inputs of a network with this contract: every feature but the action."""
         return tuple(feature for feature in self.features if feature.role != ACTION)
 
-    def only(self, *roles: str) -> Contract:
-        """Contract without the features of other roles; state and action always stay."""
-        return dataclasses.replace(
-            self,
-            cameras=self.cameras if IMAGE in roles else {},
-            sensors=tuple(sensor for sensor in self.sensors if sensor.role in roles),
-        )
-
     @property
     def privileged(self) -> tuple[Feature, ...]:
         """The privileged features: those that a policy reads only with `use_environment_state`."""
         return tuple(sensor for sensor in self.sensors if sensor.privileged)
 
+    def only(self, *roles: str) -> Contract:
+        """Contract without the features of other roles; state and action always stay."""
+        kept = tuple(feature for feature in self.features[2:] if feature.role in roles)
+        return dataclasses.replace(self, features=self.features[:2] + kept)
+
     def without_privileged(self) -> Contract:
         """Contract without the privileged features."""
-        return dataclasses.replace(self, sensors=tuple(sensor for sensor in self.sensors if not sensor.privileged))
+        return self.with_sensors(sensor for sensor in self.sensors if not sensor.privileged)
 
-    def _units_of(self, names: Sequence[str]) -> list[str]:
-        joint, gripper = (self.units.get(key, "") for key in ("joints", "gripper"))
-        known = {**_BASE_UNITS, **self.units}
-        return [known.get(name, gripper if name.endswith("gripper") else joint) for name in names]
+    def with_cameras(self, cameras: Mapping[str, tuple[int, int]]) -> Contract:
+        """Contract with these cameras, {name: (height, width)}, in their order, in place of its own."""
+        images = {(image.name, image.shape): image for image in self.only(IMAGE).features[2:]}
+        wanted = map(Feature.image, cameras, cameras.values())
+        kept = [images.get((image.name, image.shape), image) for image in wanted]
+        return dataclasses.replace(self, features=(*self.features[:2], *kept, *self.sensors))
+
+    def with_sensors(self, sensors: Iterable[Feature]) -> Contract:
+        """Contract with these features in place of those beside state, action and images."""
+        return dataclasses.replace(self, features=(*self.features[:2], *self.only(IMAGE).features[2:], *sensors))
 
     def to_json(self) -> str:
-        """One line of JSON, keys sorted. A contract is written as in version 0.1.0 wherever that could describe it."""
-        values = dataclasses.asdict(self)
-        poses = self.sensors[0].entries if self.sensors else ()
-        if object_poses(poses) != self.sensors[:1]:
+        """One line of JSON, keys sorted: `features`, `rate_hz`, and the keys by which versions before them read it."""
+        sensors = self.sensors
+        poses = object_poses(sensors[0].entries) if sensors else ()
+        if poses != sensors[:1]:
             poses = ()
-        values[_POSES], sensors = poses, values.pop("sensors")[len(poses[:1]) :]
-        return json.dumps(values | ({"sensors": sensors} if sensors else {}), sort_keys=True)
+        values = {
+            "features": [dataclasses.asdict(feature) for feature in self.features],
+            "rate_hz": self.rate_hz,
+            "state_names": self.state_names,
+            "action_names": self.action_names,
+            "cameras": self.cameras,
+            "units": self.units,
+            _POSES: poses[0].entries if poses else (),
+            "sensors": [dataclasses.asdict(sensor) for sensor in sensors[len(poses) :]],
+        }
+        return json.dumps(values, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Contract:
-        """Inverse of `to_json`.
+        """Contract from the text of `to_json`, or of a version that did not write `features`.
 
         Raises:
             ContractError: the text is not a contract; names the field that is missing or wrong.
         """
         try:
             raw = json.loads(text)
-            return cls(
-                state_names=_texts(raw["state_names"]),
-                action_names=_texts(raw["action_names"]),
-                cameras={name: (_pixels(h), _pixels(w)) for name, (h, w) in raw["cameras"].items()},
-                rate_hz=_rate(raw["rate_hz"]),
-                units=dict(zip(raw["units"], _texts(list(raw["units"].values())), strict=True)),
-                sensors=(
-                    *object_poses(_texts(raw.get(_POSES, ()))),
-                    *(_feature(item) for item in raw.get("sensors", ())),
-                ),
+            if "features" in raw or "state_names" not in raw:
+                return cls(tuple(map(Feature.from_json, raw["features"])), rate_of(raw["rate_hz"]))
+            return cls.of(
+                texts_of(raw["state_names"]),
+                texts_of(raw["action_names"]),
+                {name: (height, width) for name, (height, width) in raw["cameras"].items()},
+                rate_of(raw["rate_hz"]),
+                dict(zip(raw["units"], texts_of(list(raw["units"].values())), strict=True)),
+                (*object_poses(texts_of(raw.get(_POSES, ()))), *map(Feature.from_json, raw.get("sensors", ()))),
             )
         except KeyError as error:
             raise ContractError(f"not an embodiment contract, it lacks {error}: {shown(text)}") from error
@@ -122,35 +180,11 @@ class Contract:
 
         Cameras and sensors that only `other` has, and optional ones that it lacks, are not listed.
         """
-        found: list[str] = []
-        for label, mine, theirs in (
-            ("state", self.state_names, other.state_names),
-            ("action", self.action_names, other.action_names),
-        ):
-            if len(mine) != len(theirs):
-                found.append(f"{label}: {len(mine)} entries against {len(theirs)}")
-            found += [
-                f"{label}[{i}]: '{a}' against '{b}'"
-                for i, (a, b) in enumerate(zip(mine, theirs, strict=False))
-                if a != b
-            ]
-        for name, size in self.cameras.items():
-            if name not in other.cameras:
-                found.append(f"camera '{name}' is missing; there are: {', '.join(other.cameras) or '(none)'}")
-            elif other.cameras[name] != size:
-                found.append(f"camera '{name}': {size} (height, width) against {other.cameras[name]}")
+        there = {feature.name: feature for feature in other.features}
+        found = [line for mine in self.features if not mine.optional for line in _differences(mine, there)]
         if self.rate_hz != other.rate_hz:
             found.append(f"rate: {self.rate_hz:g} Hz against {other.rate_hz:g} Hz")
-        found += [
-            f"unit of {key}: '{unit}' against '{other.units.get(key, '(none)')}'"
-            for key, unit in self.units.items()
-            if other.units.get(key) != unit
-        ]
-        there = {feature.name: feature for feature in other.sensors}
-        for sensor in self.sensors:
-            if not sensor.optional:
-                found += _sensor_differences(sensor, there)
-        return found
+        return list(dict.fromkeys(found))  # joints of state and action differ in their units alike
 
     def named_sensors(self, names: Sequence[str]) -> tuple[Feature, ...]:
         """Sensors that a policy lists, in the order of `names`; none of them is optional any more.
@@ -176,12 +210,11 @@ class Contract:
             if name not in self.cameras:
                 hint = f"; did you mean {new}={name}?" if new in self.cameras else ""
                 raise ContractError(f"cannot rename camera '{name}' to '{new}': there are: {there}{hint}")
-        cameras = {names.get(name, name): size for name, size in self.cameras.items()}
-        if len(cameras) != len(self.cameras):
+        if len({names.get(name, name) for name in self.cameras}) != len(self.cameras):
             raise ContractError(f"cannot rename {dict(names)}: two cameras of {there} would have one name")
-        depth = {f"images_depth/{name}": f"images_depth/{new}" for name, new in names.items()}
-        sensors = tuple(dataclasses.replace(s, name=depth.get(s.name, s.name)) for s in self.sensors)
-        return dataclasses.replace(self, cameras=cameras, sensors=sensors)
+        changed = {f"{kind}{name}": f"{kind}{new}" for name, new in names.items() for kind in (IMAGES, "images_depth/")}
+        features = tuple(dataclasses.replace(f, name=changed.get(f.name, f.name)) for f in self.features)
+        return dataclasses.replace(self, features=features)
 
     def require(self, other: Contract, *, mine: str, theirs: str) -> None:
         """Require that there are no `differences`.
@@ -195,51 +228,40 @@ class Contract:
             raise ContractError(f"{mine} does not fit {theirs}:\n  {lines}")
 
 
-def _sensor_differences(wanted: Feature, there: Mapping[str, Feature]) -> list[str]:
-    found = there.get(wanted.name)
-    if found is None:
-        return [f"{wanted.role} '{wanted.name}' is missing; there are: {', '.join(there) or '(none)'}"]
-    return [
-        f"{what} of '{wanted.name}': {mine} against {theirs}"
-        for what, mine, theirs in (
-            ("shape", wanted.shape, found.shape),
-            ("entries", wanted.entries, found.entries),
-            ("units", wanted.units, found.units),
-        )
-        if mine != theirs
-    ]
+def _unit(entry: str, units: Mapping[str, str]) -> str:
+    """Unit of an entry of state or action in `units`, see `Contract.of`; empty where it is not known."""
+    group = units.get("gripper" if "gripper" in entry else "joints", "")
+    return units.get(entry) or _BASE_UNITS.get(entry) or group
 
 
-def _feature(raw: Any) -> Feature:
-    shape = tuple(_pixels(size) for size in raw["shape"])
-    if raw.get("dtype", "float32") not in _DTYPES:
-        raise ValueError(f"{shown(raw['dtype'])} is no type of a feature; there are: {', '.join(_DTYPES)}")
-    rate, (name, role) = raw.get("rate_hz"), _texts([raw["name"], raw["role"]])
-    return Feature(
-        name,
-        role,
-        shape,
-        raw.get("dtype", "float32"),
-        _texts(raw.get("entries", ())),
-        _texts(raw.get("units", ())),
-        None if rate is None else _rate(rate),
-        raw.get("optional") is True,
+def _differences(mine: Feature, there: Mapping[str, Feature]) -> list[str]:
+    """Differences of the feature of one name in `there` from `mine`; an unknown unit of mine fits every other."""
+    camera = mine.name.removeprefix(IMAGES) if mine.role == IMAGE else ""
+    label = (
+        mine.role if mine.role in (STATE, ACTION) else f"camera '{camera}'" if camera else f"{mine.role} '{mine.name}'"
     )
-
-
-def _texts(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
-        raise ValueError(f"{shown(values)} are no names")
-    return tuple(values)
-
-
-def _pixels(value: Any) -> int:
-    if type(value) is not int or not 0 < value < 1 << 16:
-        raise ValueError(f"{shown(value)} is no number of pixels")
-    return value
-
-
-def _rate(value: Any) -> float:
-    if isinstance(value, (str, bool)) or not 0 < float(value) < math.inf:
-        raise ValueError(f"{shown(value)} is no rate in Hz")
-    return float(value)
+    theirs = there.get(mine.name)
+    if theirs is None:
+        alike = [f.name.removeprefix(IMAGES) for f in (*there.values(),)[2:] if (f.role == IMAGE) == bool(camera)]
+        return [f"{label} is missing; there are: {', '.join(alike) or '(none)'}"]
+    if camera or not mine.entries:
+        shapes = (
+            f"{mine.shape[:2]} (height, width)" if camera else f"{mine.shape}",
+            theirs.shape[: 2 if camera else None],
+        )
+        return [f"{label}: {shapes[0]} against {shapes[1]}"] if mine.shape != theirs.shape else []
+    found = []
+    if len(mine.entries) != len(theirs.entries):
+        found.append(f"{label}: {len(mine.entries)} entries against {len(theirs.entries)}")
+    units: dict[tuple[str, str], list[str]] = {}  # {two units: the entries that have them}
+    each = zip(mine.entries, theirs.entries, mine.units, theirs.units or [""] * len(theirs.entries), strict=False)
+    for i, (a, b, unit, other) in enumerate(each):
+        if a != b:
+            found.append(f"{label}[{i}]: '{a}' against '{b}'")
+        elif unit and unit != other:
+            units.setdefault((unit, other), []).append(a)
+    for (unit, other), entries in units.items():
+        names = ", ".join(entries[:3]) + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")
+        of = names if mine.role in (STATE, ACTION) else f"{label}, {names}"
+        found.append(f"unit of {of}: '{unit}' against '{other or '(none)'}'")
+    return found

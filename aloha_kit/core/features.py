@@ -6,6 +6,7 @@ is a line there, and a key of `Observation` where it has a vector of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
@@ -13,11 +14,13 @@ from typing import Any, Literal, TypeAlias, TypedDict, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core.errors import ContractError
+from aloha_kit.core.errors import ContractError, shown
 
 STATE, ACTION, IMAGE, DEPTH, PRIVILEGED = "state", "action", "image", "depth", "privileged"
 VELOCITY, EFFORT = "velocity", "effort"
 IMAGES, SENSORS = "images/", "sensors/"  # before a camera's name, before a sensor's
+
+_DTYPES = ("float32", "uint8", "uint16")
 
 T = TypeVar("T")
 
@@ -80,7 +83,7 @@ class Feature:
         optional: a device may leave it out, so that a contract with it fits one without it.
 
     Raises:
-        ContractError: entries, units and shape differ in number.
+        ContractError: entries, units and shape differ in number, or a size is none.
     """
 
     name: str
@@ -105,11 +108,59 @@ class Feature:
         each = (units,) * len(entries) if isinstance(units, str) else tuple(units)
         return cls(name, role, (len(entries),), entries=tuple(entries), units=each, optional=optional)
 
+    @classmethod
+    def image(cls, camera: str, size: tuple[int, int]) -> Feature:
+        """A camera's RGB images; `size` is (height, width) in pixels."""
+        return cls(f"{IMAGES}{camera}", IMAGE, (*size, 3), "uint8")
+
+    @classmethod
+    def from_json(cls, raw: Any) -> Feature:
+        """Feature from its fields, as JSON has them; those with a default may be missing.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing, or not of its type.
+            ContractError: the fields do not fit one another.
+        """
+        if raw.get("dtype", "float32") not in _DTYPES:
+            raise ValueError(f"{shown(raw['dtype'])} is no type of a feature; there are: {', '.join(_DTYPES)}")
+        rate, (name, role) = raw.get("rate_hz"), texts_of([raw["name"], raw["role"]])
+        return cls(
+            name,
+            role,
+            tuple(raw["shape"]),
+            raw.get("dtype", "float32"),
+            texts_of(raw.get("entries", ())),
+            texts_of(raw.get("units", ())),
+            None if rate is None else rate_of(rate),
+            raw.get("optional") is True,
+        )
+
     def __post_init__(self) -> None:
+        if wrong := [size for size in self.shape if type(size) is not int or not 0 <= size < 1 << 16]:
+            raise ContractError(f"{shown(wrong[0])} is no size of '{self.name}'")
+        if self.role == IMAGE and not (self.name.startswith(IMAGES) and self.shape[2:] == (3,) and min(self.shape)):
+            raise ContractError(
+                f"an image is named {IMAGES}<camera> and has the shape (height, width, 3), "
+                f"given '{self.name}' of {self.shape}"
+            )
         if self.entries and self.shape != (len(self.entries),):
             raise ContractError(f"'{self.name}' names {len(self.entries)} entries and has shape {self.shape}")
         if self.entries and self.units and len(self.units) != len(self.entries):
             raise ContractError(f"'{self.name}' has {len(self.entries)} entries and {len(self.units)} units")
+
+
+def texts_of(values: Any) -> tuple[str, ...]:
+    """Texts of a list from JSON; ValueError for anything else."""
+    if not isinstance(values, (list, tuple)) or not all(isinstance(value, str) for value in values):
+        raise ValueError(f"{shown(values)} are no names")
+    return tuple(values)
+
+
+def rate_of(value: Any) -> float:
+    """Rate in Hz from JSON, above 0; ValueError for anything else."""
+    if isinstance(value, (str, bool)) or not 0 < float(value) < math.inf:
+        raise ValueError(f"{shown(value)} is no rate in Hz")
+    return float(value)
 
 
 def joint_sensors(names: Sequence[str], effort: Sequence[str] | str) -> tuple[Feature, ...]:

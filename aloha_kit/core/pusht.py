@@ -28,7 +28,7 @@ def contract(scene: str, cameras: Mapping[str, tuple[int, int]]) -> Contract:
     entries = SCENES[scene]
     units = ["rad" if name.endswith("angle") else "px" for name in entries]
     block = Feature.vector("environment_state", PRIVILEGED, entries, units)
-    return Contract(AGENT, AGENT, dict(cameras), RATE_HZ, units={"joints": "px"}, sensors=(block,))
+    return Contract.of(AGENT, AGENT, dict(cameras), RATE_HZ, units={"joints": "px"}, sensors=(block,))
 
 
 def corners(block: npt.ArrayLike) -> npt.NDArray[np.float64]:

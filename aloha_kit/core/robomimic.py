@@ -95,7 +95,7 @@ def contract(
     kinds = ["m" if name.endswith(("_x", "_y", "_z")) else "1" for name in entries]
     poses = (Feature.vector("environment_state", PRIVILEGED, entries, kinds),) if entries else ()
     rate = float(kwargs.get("control_freq") or 20)
-    return Contract(tuple(states), tuple(commands), dict(cameras), rate, units=units | commands, sensors=poses)
+    return Contract.of(tuple(states), tuple(commands), dict(cameras), rate, units=units | commands, sensors=poses)
 
 
 def observation_keys(contract: Contract) -> dict[str, tuple[str, slice]]:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
+from aloha_kit.core.features import ACTION, Feature
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.storage.hdf5 import damage_reported
@@ -242,15 +243,14 @@ def _read(
             raise ConfigError(
                 f"{where}: its contract lacks camera '{camera}'. {did_you_mean(camera, contract.cameras)}"
             )
-    names = contract.action_names
-    if len(names) + len(BASE_NAMES) == action.shape[1]:
-        names = (*names, *BASE_NAMES)
-    contract = dataclasses.replace(
-        contract,
-        action_names=names,
-        cameras={camera: contract.cameras[camera] for camera in chosen},
-        sensors=(*contract.privileged, *contract.named_sensors(sensors)),
-    )
+    if len(contract.action_names) + len(BASE_NAMES) == action.shape[1]:
+        state, command, *others = contract.features
+        names, units = (*command.entries, *BASE_NAMES), (*command.units, "m/s", "rad/s")
+        contract = dataclasses.replace(
+            contract, features=(state, Feature.vector("action", ACTION, names, units), *others)
+        )
+    contract = contract.with_cameras({camera: contract.cameras[camera] for camera in chosen})
+    contract = contract.with_sensors((*contract.privileged, *contract.named_sensors(sensors)))
     return _EpisodeVectors(
         number=number,
         name=episode.name,

@@ -81,7 +81,7 @@ def described(answers: Adopt, measured: Measured) -> Contract:
         if len(set(given)) < len(given):
             raise ConfigError(f"a name stands twice for the {what}: {', '.join(given)}")
     units = {"joints": answers.joints_unit or "rad", "gripper": answers.gripper_unit or OPENING}
-    contract = Contract(names, actions, measured.assumed.cameras, float(answers.rate_hz or 0), units)
+    contract = Contract.of(names, actions, measured.assumed.cameras, float(answers.rate_hz or 0), units)
     explicit = {"joints": answers.joints_unit, "gripper": answers.gripper_unit}
     for key, doubt in doubts(contract, measured).items():
         if explicit[key] is None:  # a rig's unit that the files contradict

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.features import Feature, STATE
 from aloha_kit.core.robomimic import contract, VISUAL_GROUPS
 from aloha_kit.core.source import EpisodeData, Image
 from aloha_kit.formats.robomimic import Demo, RobomimicSource
@@ -53,14 +54,15 @@ class RobomimicStates(RobomimicSource):
             action, positions = demo.table("actions"), player.positions
             found = contract(self.env_args, {"robot0": 0}, action.shape[1], 0, {})
             names = tuple(f"position{i}" for i in range(positions.shape[1]))
-            found = dataclasses.replace(found, state_names=names, units=found.units | {"joints": "rad or m"})
+            state = Feature.vector("qpos", STATE, names, "rad or m")
+            found = dataclasses.replace(found, features=(state, *found.features[1:]))
             episode = self._data(demo, found, action, positions, {})
         named = (self.env_args.get("env_kwargs") or {}).get("camera_names") or CAMERAS
         cameras = player.cameras((named,) if isinstance(named, str) else named)
         further = {name: table[:rows] for name, table in episode.further_vectors.items()}
         return dataclasses.replace(  # type: ignore[call-arg]  # of an OpenDemo
             episode,
-            contract=dataclasses.replace(episode.contract, cameras=dict.fromkeys(cameras, SIZE)),
+            contract=episode.contract.with_cameras(dict.fromkeys(cameras, SIZE)),
             qpos=episode.qpos[:rows],
             further_vectors=further,
             read_image=player.image,

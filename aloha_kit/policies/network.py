@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -240,11 +239,8 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
         raise ContractError(
             "use_environment_state is true and the data has no privileged features (a simulation records them)"
         )
-    return dataclasses.replace(
-        contract,
-        cameras=dict(sorted(contract.cameras.items())) if config.use_images else {},
-        sensors=(*privileged, *contract.named_sensors(config.sensors)),
-    )
+    cameras = dict(sorted(contract.cameras.items())) if config.use_images else {}
+    return contract.with_cameras(cameras).with_sensors((*privileged, *contract.named_sensors(config.sensors)))
 
 
 def masked_mean(error: Tensor, is_pad: Tensor, *, over: str, valid_rows: Tensor | None = None) -> Tensor:

@@ -150,7 +150,7 @@ def from_state_dict(
     theirs = {key.removeprefix(MODEL): value for key, value in state.items()}
     config = policy_config(theirs, nheads, kl_weight)
     if contract is None:
-        contract = Contract(_names("qpos", stats), _names("action", stats), dict(cameras), rate_hz)
+        contract = Contract.of(_names("qpos", stats), _names("action", stats), dict(cameras), rate_hz)
     if dict(cameras) != contract.cameras:
         raise ContractError(f"cameras {dict(cameras)} are not the contract's {contract.cameras}")
     counted = camera_count(theirs)

@@ -42,7 +42,7 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
         if camera.depth_topic:
             size = camera.depth_size or (camera.height, camera.width)
             sensors.append(Feature(f"{_DEPTH}{name}", DEPTH, size, "uint16", units=("mm",), optional=True))
-    return Contract(states, actions, cameras, float(task.rate_hz), sensors=tuple(sensors))
+    return Contract.of(states, actions, cameras, float(task.rate_hz), sensors=tuple(sensors))
 
 
 def _effort_units(rig: RigConfig) -> list[str]:

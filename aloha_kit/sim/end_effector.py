@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -49,11 +48,13 @@ class EndEffectorEnv(SimEnv):
     def __init__(self, scene: str, *, space: str = EE, **keywords: Any) -> None:
         super().__init__(scene, **keywords)
         joints = self._joint_contract
-        self._contract = replace(
-            joints,
-            state_names=(*joints.state_names, *pose_names(ARMS)),
-            action_names=action_names(space, ARMS),
-            units={**joints.units, **entry_units(space, ARMS)},
+        self._contract = Contract.of(
+            (*joints.state_names, *pose_names(ARMS)),
+            action_names(space, ARMS),
+            joints.cameras,
+            joints.rate_hz,
+            {**joints.units, **entry_units(space, ARMS)},
+            joints.sensors,
         )
         self._space, self._limits = space, _limits(self._contract, space)
         self._kinematics = Kinematics()

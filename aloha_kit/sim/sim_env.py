@@ -110,7 +110,7 @@ class SimEnv(Environment):
         self._next_seed, self._seed = seed, seed
         self._shown: int | None = None  # the seed of the present looks
         self._steps: int | None = None  # None: the next step begins an episode
-        self._joint_contract = Contract(
+        self._joint_contract = Contract.of(
             state_names=joint_names(),
             action_names=joint_names(),
             cameras=self._cameras,

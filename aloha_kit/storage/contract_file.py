@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,8 @@ import numpy as np
 from aloha_kit.config import from_mapping, load, RigConfig
 from aloha_kit.config.load import read
 from aloha_kit.config.match_checkpoint import rig_joints
-from aloha_kit.core import ConfigError, Contract, ContractError, UsageError
+from aloha_kit.core import ConfigError, Contract, ContractError, Feature, UsageError
+from aloha_kit.core.contract import UNITS
 from aloha_kit.core.errors import command
 from aloha_kit.storage.codec import JpegOrder
 
@@ -44,6 +45,18 @@ class ContractFlags:
         return given_contract(self.contract, self.rig)
 
 
+@dataclass(frozen=True)
+class _Described:
+    """The keys of contract.yaml: what people write of the features, see `Contract.of`."""
+
+    state_names: tuple[str, ...]
+    action_names: tuple[str, ...]
+    cameras: dict[str, tuple[int, int]]
+    rate_hz: float
+    units: dict[str, str] = field(default_factory=lambda: dict(UNITS))
+    sensors: tuple[Feature, ...] = ()
+
+
 def given_contract(contract: str | Path | None, rig: str | None) -> Contract | None:
     """The contract in a YAML file, or a rig's with a rate of 0, which stands for the episode's own.
 
@@ -53,7 +66,7 @@ def given_contract(contract: str | Path | None, rig: str | None) -> Contract | N
     """
     _require_one(contract, rig)
     if rig:
-        return Contract(*rig_joints(load(RigConfig, "rigs", rig)), {}, rate_hz=0.0)
+        return Contract.of(*rig_joints(load(RigConfig, "rigs", rig)), {}, rate_hz=0.0)
     return read_contract(Path(contract)) if contract else None
 
 
@@ -75,14 +88,14 @@ def read_contract(path: Path) -> Contract:
     values = {"cameras": {}, **read(path)}
     if not isinstance(values["cameras"], dict) or any(len(np.shape(size)) != 1 for size in values["cameras"].values()):
         raise ConfigError(f"{path}: cameras must be like {{cam_high: [480, 640]}}, given {values['cameras']}")
-    contract = from_mapping(Contract, values, where=str(path))
+    described = from_mapping(_Described, values, where=str(path))
     for key in ("state_names", "action_names"):
-        names = getattr(contract, key)
+        names = getattr(described, key)
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"{path}: {key} must name every entry once, given: {', '.join(names) or '(none)'}")
-    if not 0 < contract.rate_hz < float("inf"):
-        raise ConfigError(f"{path}: rate_hz must be above 0, given {contract.rate_hz:g}")
-    return contract
+    if not 0 < described.rate_hz < float("inf"):
+        raise ConfigError(f"{path}: rate_hz must be above 0, given {described.rate_hz:g}")
+    return Contract.of(**vars(described))
 
 
 def settle(
@@ -92,6 +105,7 @@ def settle(
     suggested: Callable[[], Contract],
     widths: tuple[int, int],
     in_file: Collection[str] = (),
+    units: Mapping[str, str] = UNITS,
 ) -> tuple[Contract, str]:
     """Contract of a file, and a description of its assumed parts (empty where nothing is assumed).
 
@@ -102,6 +116,7 @@ def settle(
         suggested: gives what the file's layout suggests, with the cameras as they are in the file.
         widths: of the state and of the whole action, a base's included.
         in_file: the parts of the suggested contract that the file itself records: "joints", "rate".
+        units: of the file's layout, see `Contract.of`.
 
     Raises:
         ContractError: the contract does not fit the file; lists how.
@@ -135,11 +150,13 @@ def settle(
                 f"{source} has camera '{camera}' of {size[0]}x{size[1]}, {path} has: {there or '(no cameras)'}"
             )
     if described.rate_hz:
-        return replace(described, cameras=assumed.cameras), ""
+        return described.with_cameras(assumed.cameras), ""
     # joint names come from the rig; the contents of its recorder's files from their layout
-    units = described.units if assumed.units["joints"] == UNKNOWN else assumed.units
+    units = described.units if assumed.units["joints"] == UNKNOWN else units
     rate = "" if "rate" in in_file else f"the file does not record its rate: {assumed.rate_hz:g} Hz is assumed"
-    return replace(described, cameras=assumed.cameras, rate_hz=assumed.rate_hz, units=units), rate
+    return Contract.of(
+        described.state_names, described.action_names, assumed.cameras, assumed.rate_hz, units, described.sensors
+    ), rate
 
 
 def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[int, int]], rate_hz: float) -> Contract:
@@ -151,7 +168,7 @@ def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[
     alike = state == action
     states, actions = ("joint", "joint") if alike else ("state", "action")
     velocities = {2: ("base_linear", "base_angular"), 3: ("base_vx", "base_vy", "base_wz")}
-    return Contract(
+    return Contract.of(
         tuple(f"{states}_{i}" for i in range(state)),
         (
             *(f"{actions}_{i}" for i in range(action)),

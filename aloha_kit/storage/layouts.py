@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError, joint_names
+from aloha_kit.core.contract import UNITS
 from aloha_kit.core.errors import shown
 from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.storage import hdf5
 from aloha_kit.storage.contract_file import neutral_contract
 from aloha_kit.storage.hdf5 import DAMAGE, require_rows
 from aloha_kit.storage.image_format import is_encoded
-from aloha_kit.storage.robotwin import place_of, ROBOTWIN, XPOLICYLAB
+from aloha_kit.storage.robotwin import Place, place_of, ROBOTWIN, XPOLICYLAB
 
 OURS, ALOHA, ACT_SIM = "aloha_kit", "aloha", "act_sim"
 MOBILE_ALOHA, COBOT_MAGIC = "mobile_aloha", "cobot_magic"
@@ -70,6 +71,11 @@ class Layout:
     instruction: str | None = None
     notes: tuple[str, ...] = ()
 
+    @property
+    def units(self) -> Mapping[str, str]:
+        """Units of joints and grippers; Cobot Magic records its grippers as their driver reports them."""
+        return UNITS | {"gripper": "raw"} if self.name == COBOT_MAGIC else UNITS
+
     def renamed(self, names: Mapping[str, str], path: object) -> Layout:
         """Layout with renamed cameras, {the file's name: the new one}; names that the file lacks are ignored.
 
@@ -96,50 +102,13 @@ def detect(file: Any, path: object) -> Layout:
     schema = text_of(file.attrs.get("schema"))
     if schema not in (None, SCHEMA, CLASSIC):
         raise EpisodeError(f"{path} has schema '{schema}', this version reads '{SCHEMA}' and the ALOHA family's files")
-    place = None if schema else place_of(file)
-    if place is not None:
-        return Layout(
-            place.name,
-            place.cameras,
-            place.depth,
-            tuple(camera for camera, path in place.cameras.items() if is_encoded(file[path])),
-            {"action": Table(place.action, place.action_from), "observations/qpos": Table(place.state)},
-            place.names,
-            place.rate_hz,
-            place.recorded,
-            instruction_of(file),
-            place.notes,
-        )
-    for key in ("action", "observations/qpos"):
-        if key not in file:
-            raise EpisodeError(
-                f"{path} is in no known layout: it lacks /{key}. It has: {contents(file)}. Known: "
-                f"{', '.join((SCHEMA, *FAMILY, ROBOTWIN, XPOLICYLAB))}"
-            )
-    images = file.get("observations/images", {})
-    if not hasattr(images, "items"):
-        raise EpisodeError(f"{path}: /observations/images is no group of cameras. It has: {contents(file)}")
-    for key in ("action", "observations/qpos"):
-        shape = tuple(getattr(file[key], "shape", None) or ())
-        if len(shape) != 2 or shape[1] == 0:
-            raise EpisodeError(f"{path}: /{key} is no table of rows. It has: {contents(file)}")
-    for name in images:
-        try:
-            require_rows(images[name], f"observations/images/{name}")
-        except EpisodeError as error:
-            raise EpisodeError(f"{path}: {error}. It has: {contents(file)}") from None
-    cameras = tuple(images)
+    if schema is None and (place := place_of(file)) is not None:
+        return _of_place(file, place)
+    _require_family(file, path)
+    cameras = tuple(file.get("observations/images", ()))
     if schema is not None and "camera_names" in file.attrs:
-        named = np.asarray(file.attrs["camera_names"])
-        if named.ndim != 1 or named.dtype.kind not in "SUO":
-            raise EpisodeError(f"{path}: camera_names is {shown(file.attrs['camera_names'])}, expected names")
-        cameras = tuple(dict.fromkeys(str(text_of(name)) for name in named))
-        for name in cameras:
-            if name not in images:
-                raise EpisodeError(
-                    f"{path}: camera_names has '{name}', the file has no such images. It has: {contents(file)}"
-                )
-    encoded = tuple(name for name in cameras if is_encoded(images[name]))
+        cameras = _named_cameras(file, cameras, path)
+    encoded = tuple(name for name in cameras if is_encoded(file[f"observations/images/{name}"]))
     depth = {
         name: f"observations/{group}/{name}"
         for group in ("images_depth", "depths")  # the second: an older Cobot Magic recorder
@@ -157,20 +126,66 @@ def detect(file: Any, path: object) -> Layout:
     )
 
 
+def _of_place(file: Any, place: Place) -> Layout:
+    """Layout of a file of RoboTwin or XPolicyLab."""
+    return Layout(
+        place.name,
+        place.cameras,
+        place.depth,
+        tuple(camera for camera, images in place.cameras.items() if is_encoded(file[images])),
+        {"action": Table(place.action, place.action_from), "observations/qpos": Table(place.state)},
+        place.names,
+        place.rate_hz,
+        place.recorded,
+        instruction_of(file),
+        place.notes,
+    )
+
+
+def _require_family(file: Any, path: object) -> None:
+    """Require actions, measured joints and images where and as the ALOHA family stores them."""
+    tables = ("action", "observations/qpos")
+    if lacking := [key for key in tables if key not in file]:
+        known = ", ".join((SCHEMA, *FAMILY, ROBOTWIN, XPOLICYLAB))
+        raise EpisodeError(
+            f"{path} is in no known layout: it lacks /{lacking[0]}. It has: {contents(file)}. Known: {known}"
+        )
+    try:
+        if not hasattr(images := file.get("observations/images", {}), "items"):
+            raise EpisodeError("/observations/images is no group of cameras")
+        for key in tables:
+            shape = tuple(getattr(file[key], "shape", None) or ())
+            if len(shape) != 2 or shape[1] == 0:
+                raise EpisodeError(f"/{key} is no table of rows")
+        for name in images:
+            require_rows(images[name], f"observations/images/{name}")
+    except EpisodeError as error:
+        raise EpisodeError(f"{path}: {error}. It has: {contents(file)}") from None
+
+
+def _named_cameras(file: Any, there: Collection[str], path: object) -> tuple[str, ...]:
+    """Cameras of the attribute `camera_names`, in its order."""
+    named = np.asarray(file.attrs["camera_names"])
+    if named.ndim != 1 or named.dtype.kind not in "SUO":
+        raise EpisodeError(f"{path}: camera_names is {shown(file.attrs['camera_names'])}, expected names")
+    cameras = tuple(dict.fromkeys(str(text_of(name)) for name in named))
+    if missing := [name for name in cameras if name not in there]:
+        raise EpisodeError(
+            f"{path}: camera_names has '{missing[0]}', the file has no such images. It has: {contents(file)}"
+        )
+    return cameras
+
+
 def derive_contract(layout: Layout, state: int, action: int, base: int, sizes: dict[str, tuple[int, int]]) -> Contract:
     """Default contract of a foreign file's recorder; neutral names where the arms are not ALOHA's."""
     if layout.names:
-        return Contract(layout.names, layout.names, sizes, rate_hz=layout.rate_hz)
+        return Contract.of(layout.names, layout.names, sizes, rate_hz=layout.rate_hz)
     if (state, action, base) == (14, 16, 0):  # ACT++ may store the base's two in the same data set
         action, base = 14, 2
     if (state, action) != (14, 14) or base not in (0, 2):
         return neutral_contract(state, action, base, sizes, layout.rate_hz)
-    cobot = layout.name == COBOT_MAGIC
-    names = _COBOT_JOINTS if cobot else joint_names()
-    contract = Contract(names, (*names, *_BASE[:base]), sizes, rate_hz=layout.rate_hz)
-    if cobot:  # its grippers are recorded as the driver reports them
-        contract.units["gripper"] = "raw"
-    return contract
+    names = _COBOT_JOINTS if layout.name == COBOT_MAGIC else joint_names()
+    return Contract.of(names, (*names, *_BASE[:base]), sizes, layout.rate_hz, layout.units)
 
 
 def instruction_of(file: Any) -> str | None:

@@ -224,8 +224,9 @@ class Episode(EpisodeImages):
             text = self.attrs.get("contract")
             recorded = None if text is None else _contract(text, self.path)
             state, action, base = self._widths()
+            layout, widths = self._layout, (state, action + base)
             contract, assumed = settle(
-                self.path, recorded, self._given, lambda: self.assumed, (state, action + base), self._layout.recorded
+                self.path, recorded, self._given, lambda: self.assumed, widths, layout.recorded, layout.units
             )
             here = {old: name for old, name in self._names.items() if old in contract.cameras}
             self._arrays["contract"] = contract.renamed(here), assumed

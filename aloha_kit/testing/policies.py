@@ -24,7 +24,7 @@ from aloha_kit.policies.network import ChunkNetwork
 def contract_of(cameras: Mapping[str, tuple[int, int]], *, base: bool = False, poses: tuple[str, ...] = ()) -> Contract:
     """Contract of ALOHA, on request with a mobile base's two velocities and with entries of `object_poses`."""
     action = (*joint_names(), "base_linear", "base_angular") if base else joint_names()
-    return Contract(joint_names(), action, dict(cameras), 50.0, sensors=object_poses(poses))
+    return Contract.of(joint_names(), action, dict(cameras), 50.0, sensors=object_poses(poses))
 
 
 def stats_of(contract: Contract) -> Statistics:

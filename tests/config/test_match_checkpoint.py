@@ -15,7 +15,7 @@ RIG = load(RigConfig, "rigs", "sim")
 
 
 def contract(**cameras: tuple[int, int]) -> Contract:
-    return Contract(joint_names(), joint_names(), cameras, 50.0)
+    return Contract.of(joint_names(), joint_names(), cameras, 50.0)
 
 
 def test_cameras_and_sizes_are_the_policys() -> None:

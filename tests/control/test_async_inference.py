@@ -397,7 +397,7 @@ def test_behind_the_guard_a_network_that_gives_nan_ends_the_episode_by_name(netw
     rows = np.tile(np.float32([0.02, 0.1]), (40, 1))
     rows[5:, 1] = np.nan
     network.answers.put(rows)
-    rig = FakeRig(500, contract=Contract(CONTRACT.state_names, CONTRACT.action_names, CONTRACT.cameras, RATE))
+    rig = FakeRig(500, contract=Contract.of(CONTRACT.state_names, CONTRACT.action_names, CONTRACT.cameras, RATE))
     with pytest.raises(SafetyError, match=r"the action is not finite: left_gripper = nan \(held still for 3 steps"):
         run_episode(rig, guarded(network, inference_interval=40))
     assert len(rig.sent) == 5 + 3

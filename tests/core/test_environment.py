@@ -40,7 +40,7 @@ def test_nothing_is_judged_where_nothing_measures_success(error: bool) -> None:
 
 
 def test_limits_by_name_targets_ramp_and_velocities_do_not() -> None:
-    contract = Contract(("x", "y"), ("y", "wheel", "x"), {}, rate_hz=10.0)
+    contract = Contract.of(("x", "y"), ("y", "wheel", "x"), {}, rate_hz=10.0)
     limits = SafetyLimits.of(contract, [-1, -2, -3], 3.0, [1, 2, 0.5], ramp=0.5)
     assert (limits.names, limits.state_index) == (("y", "wheel", "x"), (1, None, 0))
     expected: dict[str, Any] = {

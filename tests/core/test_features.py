@@ -27,7 +27,7 @@ class TargetEnv(point_world.PointEnv):
     def __init__(self, task, rig, *, realtime=False):
         super().__init__(task, rig, realtime=realtime)
         target = Feature.vector("target", "target", ("goal_x", "goal_y"), "m")
-        self.contract = replace(self.contract, sensors=(target,))
+        self.contract = self.contract.with_sensors((target,))
 
     def _observe(self, **stamps):
         return {**super()._observe(**stamps), "target": self.goal.copy()}

@@ -179,7 +179,7 @@ def test_every_difference_of_policy_and_rig_is_listed(tmp_path: Path) -> None:
     names = list(CONTRACT.action_names)
     names[0], names[7] = names[7], names[0]
     cameras = {"cam_high": (48, 64), "top": (48, 64)}
-    wrong = Contract(CONTRACT.state_names, tuple(names), cameras, rate_hz=30.0, units=CONTRACT.units)
+    wrong = Contract.of(CONTRACT.state_names, tuple(names), cameras, rate_hz=30.0, units=CONTRACT.units)
     save_checkpoint(tmp_path / "best", wrong)
     text = fail("--ckpt", tmp_path / "best", *TASK)
     assert "does not fit rig 'sim' in task 'sim_transfer_cube':" in text

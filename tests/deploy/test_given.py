@@ -29,7 +29,7 @@ from tests.tiny import statistics
 TASK = ("--task", "sim_transfer_cube", "--episode_len", 6)
 DEPLOY = (*TASK, "--video", 0, "--engine", "eager")
 EVAL = (*TASK, "--workers", 1, "--batch", 2)
-HIGH = Contract(joint_names(), joint_names(), {"cam_high": (48, 64)}, rate_hz=50.0)
+HIGH = Contract.of(joint_names(), joint_names(), {"cam_high": (48, 64)}, rate_hz=50.0)
 
 
 def deploy(*argv: Any) -> None:

@@ -31,7 +31,7 @@ class Undecoded(Mapping[str, Any]):
 
 
 def test_jpegs_are_narrowed_with_the_pictures(tmp_path: Path) -> None:
-    contract = Contract(joint_names(), joint_names(), {"wrist": (24, 32)}, 50.0)
+    contract = Contract.of(joint_names(), joint_names(), {"wrist": (24, 32)}, 50.0)
     jpegs = {"top": encode(np.zeros((60, 80, 3), np.uint8)), "wrist": encode(np.full((24, 32, 3), 99, np.uint8))}
     observation = {
         "qpos": np.zeros(14, np.float32), "images": Undecoded(), "images_jpeg": jpegs,

@@ -29,7 +29,7 @@ class Chunks:
 
 
 SOURCE = PolicySource(
-    Contract(("left_waist",), ("left_waist",), {}, 50.0), 50, "still", None, {}, lambda measure: Chunks()
+    Contract.of(("left_waist",), ("left_waist",), {}, 50.0), 50, "still", None, {}, lambda measure: Chunks()
 )
 
 

@@ -110,7 +110,7 @@ class InMemory(EpisodeSource):
 
     def open(self, number: int) -> RecordedEpisode:
         rows = motion(np.arange(41)).astype(np.float32)
-        contract = Contract(NAMES, NAMES, {}, rate_hz=50.0)
+        contract = Contract.of(NAMES, NAMES, {}, rate_hz=50.0)
         return EpisodeData("rollout_0.mem", contract, rows[:40], rows, lambda *_: np.zeros(()), success=False)
 
 

@@ -314,7 +314,7 @@ def test_the_speed_of_every_arm_is_drawn(arms: tuple[str, ...], monkeypatch: pyt
     action[:, -2:] = np.arange(STEPS)[:, None]
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, file: drawn.append(figure))
-    made = evidence(contract=Contract(names[:-2], names, {}, 50.0), action=action, qpos=action[:, :-2])
+    made = evidence(contract=Contract.of(names[:-2], names, {}, 50.0), action=action, qpos=action[:, :-2])
     draw(made, diagnosis(False), Path("figure.png"))
     curves = {line.get_label(): line.get_ydata() for line in drawn[0].axes[0].lines}
     assert [label for label in curves if not label.startswith("_")] == list(arms)

@@ -14,7 +14,7 @@ class PointEnv(Environment):
 
     def __init__(self, task, rig, *, realtime=False):
         sizes = {name: task.image_size or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
-        self.contract = Contract(("x", "y"), ("x", "y"), sizes, task.rate_hz, units={"joints": "m"})
+        self.contract = Contract.of(("x", "y"), ("x", "y"), sizes, task.rate_hz, units={"joints": "m"})
         self.limits = SafetyLimits.of(self.contract, lower=-1, upper=1, speed=2)  # m, m/s
         self._clock = WallClock() if realtime else VirtualClock()
         self._rate, self._len, self._seed = Rate(task.rate_hz, self._clock), task.episode_len, 0

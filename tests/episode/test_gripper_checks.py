@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,7 +14,7 @@ from aloha_kit.episode.gripper_checks import check_grippers, is_gripper
 from aloha_kit.episode.validate import validate
 from tests.storage.recording import record, Rig
 
-CONTRACT = Contract(joint_names(), joint_names(), {}, 50.0)
+CONTRACT = Contract.of(joint_names(), joint_names(), {}, 50.0)
 LEFT, RIGHT = 6, 13
 GRIPPERS = [LEFT, RIGHT]
 Pair = tuple[np.ndarray, np.ndarray]
@@ -90,7 +89,7 @@ def test_another_order_of_state_and_action(which: str) -> None:
     assert ("follows command left_gripper" if which == "state" else "state left_gripper follows") in finding.found
     neutral = tuple(f"joint_{i}" for i in range(14))
     pairs = [change(*pair) for pair in EPISODES]
-    (finding,) = check_grippers(pairs, replace(CONTRACT, state_names=neutral, action_names=neutral))
+    (finding,) = check_grippers(pairs, Contract.of(neutral, neutral, {}, 50.0))
     assert "follows command joint_" in finding.found
 
 
@@ -194,7 +193,7 @@ def test_a_gripper_that_never_rests_may_be_inverted_or_late() -> None:
 
 def test_units_that_are_not_declared_normalised_are_a_warning() -> None:
     metres = [on("s", GRIPPERS, lambda g: 0.08 * g)(state.copy(), action) for state, action in EPISODES]
-    findings = list(check_grippers(metres, replace(CONTRACT, units={"joints": "rad", "gripper": "m"})))
+    findings = list(check_grippers(metres, Contract.of(joint_names(), joint_names(), {}, 50.0, {"gripper": "m"})))
     assert {f.level for f in findings} == {"warning"}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 import torch
@@ -36,7 +34,7 @@ def filled(count: int) -> SharedBuffer:
 
 
 def test_a_row_holds_what_the_policy_may_read_and_no_more() -> None:
-    contract = dataclasses.replace(CONTRACT, sensors=object_poses(("x", "y", "z")))
+    contract = CONTRACT.with_sensors(object_poses(("x", "y", "z")))
     buffer, seen = SharedBuffer(3, contract, chunk_size=2), observations(3)
     for row in (0, 2):
         buffer.put_observation(row, seen[row])

@@ -167,7 +167,7 @@ def test_what_a_process_cannot_do_is_reported() -> None:
 def test_the_second_checkpoint_is_looked_at_before_the_first_is_rolled_out(trained: Path, tmp_path: Path) -> None:
     names = list(CONTRACT.action_names)
     names[0], names[7] = names[7], names[0]
-    wrong = Contract(CONTRACT.state_names, tuple(names), {"cam_high": (32, 48), "top": (32, 48)}, rate_hz=30.0)
+    wrong = Contract.of(CONTRACT.state_names, tuple(names), {"cam_high": (32, 48), "top": (32, 48)}, rate_hz=30.0)
     save_checkpoint(tmp_path / "wrong", wrong)
     text = fail("--ckpt", trained, "--ckpt", tmp_path / "wrong", *TASK, "--output", tmp_path / "out")
     assert f"policy {tmp_path / 'wrong'} does not fit rig 'sim' in task 'sim_transfer_cube':" in text

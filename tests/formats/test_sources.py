@@ -39,7 +39,7 @@ class MemorySource(EpisodeSource):
         self.place = Path(places[0])
         self.made = [make(steps, {"top": SIZE}, seed=steps, joints=3) for steps in (30, 41, 25)][: options.first]
         names = joint_names()[:3]
-        self.contract = Contract(names, names, {"top": SIZE}, rate_hz=50.0)
+        self.contract = Contract.of(names, names, {"top": SIZE}, rate_hz=50.0)
 
     def __len__(self) -> int:
         return len(self.made)

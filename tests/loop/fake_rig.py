@@ -11,7 +11,7 @@ from dm_env import specs
 from aloha_kit.core import aloha_limits, aloha_start, Contract, Environment, SafetyLimits
 
 NAMES = ("left_waist", "left_gripper")
-CONTRACT = Contract(NAMES, NAMES, {"top": (8, 10)}, rate_hz=50.0)
+CONTRACT = Contract.of(NAMES, NAMES, {"top": (8, 10)}, rate_hz=50.0)
 
 
 class FakeRig(Environment):

@@ -119,7 +119,7 @@ def test_parking_ends_with_the_environments_episode() -> None:
 
 
 def test_the_start_pose_is_matched_by_name() -> None:
-    mobile = Contract(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, 50.0)
+    mobile = Contract.of(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, 50.0)
     expected = [*START_ARM_POSE, 1.0, *START_ARM_POSE, 1.0, 0.0, 0.0]
     np.testing.assert_array_equal(aloha_start(mobile), np.array(expected, np.float32))
 

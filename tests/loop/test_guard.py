@@ -27,8 +27,8 @@ from aloha_kit.core import (
 from aloha_kit.loop import run_episode, SafetyGuard
 from tests.loop.fake_rig import Constant, CONTRACT, FakeRig
 
-BIMANUAL = Contract(joint_names(), joint_names(), {"top": (480, 640)}, rate_hz=50.0)
-MOBILE = Contract(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, rate_hz=50.0)
+BIMANUAL = Contract.of(joint_names(), joint_names(), {"top": (480, 640)}, rate_hz=50.0)
+MOBILE = Contract.of(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, rate_hz=50.0)
 START = np.tile([*START_ARM_POSE, 0.1], 2).astype(np.float32)
 
 
@@ -204,7 +204,7 @@ def test_each_episode_ramps_anew() -> None:
 
 def test_an_arm_has_its_own_ranges() -> None:
     """Piper's shoulder turns from 0 to 3.14 rad, ViperX's from -1.85 to 1.26."""
-    contract = Contract(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, 50.0)
+    contract = Contract.of(joint_names(), (*joint_names(), "base_linear", "base_angular"), {}, 50.0)
     limits = aloha_limits(contract, arm=PIPER)
     np.testing.assert_allclose([limits.lower[1], limits.upper[1], limits.lower[9]], [0.02, 3.12, -2.947], atol=1e-6)
     assert limits.state_index[14:] == (None, None)
@@ -343,16 +343,16 @@ def test_a_base_starts_at_rest_accelerates_gently_and_stops_on_a_fault() -> None
 
 
 def test_unknown_entries_are_answered_with_the_known() -> None:
-    odd = Contract(("tail",), ("tail",), {}, 50.0)
+    odd = Contract.of(("tail",), ("tail",), {}, 50.0)
     with pytest.raises(ConfigError, match=r"no safety limits are known for action 'tail'\. .*Known: angular, elbow"):
         aloha_limits(odd)
-    blind = Contract(("left_waist",), ("left_elbow",), {}, 50.0)
+    blind = Contract.of(("left_waist",), ("left_elbow",), {}, 50.0)
     with pytest.raises(ConfigError, match=r"'left_elbow' moves no entry of the state\. .*left_waist"):
         aloha_limits(blind)
 
 
 def test_entries_are_matched_by_name_not_by_place() -> None:
-    swapped = Contract(("left_gripper", "left_waist"), ("left_waist", "left_gripper"), {}, 50.0)
+    swapped = Contract.of(("left_gripper", "left_waist"), ("left_waist", "left_gripper"), {}, 50.0)
     guard = guarded(Constant(np.array([1.0, 1.0])), swapped)
     out = guard.act(observe(0, np.array([1.0, 0.0], np.float32)))
     assert out[0] == pytest.approx(np.pi / 50 / 3)  # the waist came from 0, state entry 1

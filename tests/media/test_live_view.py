@@ -26,7 +26,7 @@ from aloha_kit.media.live_view import LiveView, ViewAddress
 from tests.waiting import until
 
 RERUN = Path(rerun_cli.__file__).parent / "rerun"
-CONTRACT = Contract(joint_names(), joint_names(), {"top": (24, 32), "wrist": (24, 32)}, 50.0)
+CONTRACT = Contract.of(joint_names(), joint_names(), {"top": (24, 32), "wrist": (24, 32)}, 50.0)
 LIMITS = SafetyLimits.of(CONTRACT, -1.5, 2.5, 3.0)
 PERIOD_NS = 20_000_000
 
@@ -160,7 +160,7 @@ def test_a_killed_viewer_does_not_end_the_episode_and_is_reported_once(
 
 
 def test_a_viewer_that_stands_still_costs_steps_of_the_view_only_and_no_memory(tmp_path: Path) -> None:
-    large = Contract(joint_names(), joint_names(), {"top": (480, 640)}, 50.0)
+    large = Contract.of(joint_names(), joint_names(), {"top": (480, 640)}, 50.0)
     with receiver(tmp_path / "live.rrd") as (process, address):
         view = LiveView(large, address, rate_hz=1000)
         view.on_reset(timestep(0, size=(480, 640)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +30,8 @@ SMALL: dict[str, Any] = {
     "layer_dims": (32,),
     "lstm_units": 16,
 }
-PLANE = Contract(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
-BLIND = Contract(("x", "y", "z"), ("x", "y", "z"), {}, 10.0)
+PLANE = Contract.of(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
+BLIND = Contract.of(("x", "y", "z"), ("x", "y", "z"), {}, 10.0)
 UNIT = np.array([[-1.0, -1, -1], [1, 1, 1]])
 
 
@@ -61,7 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_contract(case: str, tmp_path: Path) -> None:
     config = BcConfig(**{**SMALL, **CASES[case]})
-    contract = replace(PLANE, sensors=object_poses(("cube_x", "cube_y") if config.use_environment_state else ()))
+    contract = PLANE.with_sensors(object_poses(("cube_x", "cube_y") if config.use_environment_state else ()))
     check_network(lambda: network_of(config, contract), contract, tmp_path)
 
 

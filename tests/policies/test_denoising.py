@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -48,8 +47,8 @@ TRANSFORMER: dict[str, Any] = {
     "transformer_size": 32,
     "transformer_dropout": 0.0,
 }
-PLANE = Contract(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
-BLIND = Contract(("x", "y"), ("x", "y"), {}, 10.0)
+PLANE = Contract.of(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
+BLIND = Contract.of(("x", "y"), ("x", "y"), {}, 10.0)
 
 
 def network_of(config: DenoisingConfig, contract: Contract, stats: Statistics | None = None) -> DenoisingNetwork:
@@ -80,7 +79,7 @@ def blind(config_class: type[DenoisingConfig], **changes: Any) -> Any:
 )
 def test_contract(config: DenoisingConfig, tmp_path: Path) -> None:
     poses = ("cube_x", "cube_y") if config.use_environment_state else ()
-    contract = replace(PLANE, sensors=object_poses(poses))
+    contract = PLANE.with_sensors(object_poses(poses))
     check_network(lambda: network_of(config, contract), contract, tmp_path)
 
 

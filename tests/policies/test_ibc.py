@@ -32,8 +32,8 @@ SMALL: dict[str, Any] = {
     "candidates": 64,
     "langevin_iterations": 20,
 }
-PLANE = Contract(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
-BLIND = Contract(("x", "y"), ("x", "y"), {}, 10.0)
+PLANE = Contract.of(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
+BLIND = Contract.of(("x", "y"), ("x", "y"), {}, 10.0)
 PIXELS = np.array([[0.0, 0.0], [512, 512]])  # of Push-T
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -338,7 +337,7 @@ def test_what_does_not_fit_is_named() -> None:
     for batch, text in bad:
         with pytest.raises(ContractError, match=re.escape(text)):
             network.losses(batch)
-    short = replace(contract_of(ONE), state_names=contract.state_names[:13])
+    short = Contract.of(contract.state_names[:13], contract.action_names, ONE, 50.0)
     with pytest.raises(ContractError, match="statistics of 'qpos' have 13 entries, the contract has 14"):
         build(act(), contract_of(ONE), stats_of(short))
     with pytest.raises(ContractError, match="4x6 feature map, and the three 5x5 convolutions need 13x13 or more"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,7 +19,7 @@ SIZE = (480, 640)
 
 
 def network(policy: str) -> ChunkNetwork:
-    contract = dataclasses.replace(CONTRACT, cameras={"top": SIZE, "angle": SIZE})
+    contract = CONTRACT.with_cameras({"top": SIZE, "angle": SIZE})
     return build(load_policy(policy), contract, statistics(), pretrained=False).eval()
 
 

@@ -21,7 +21,7 @@ from aloha_kit.record.recording_session import RecordingSession
 from tests.loop.fake_rig import FakeRig
 
 NAMES = ("left_waist", "left_gripper", "right_waist", "right_gripper")
-CONTRACT = Contract(NAMES, NAMES, {"cam_high": (8, 10)}, rate_hz=50.0)
+CONTRACT = Contract.of(NAMES, NAMES, {"cam_high": (8, 10)}, rate_hz=50.0)
 TASK = TaskConfig("stack", "stack the cubes", rig="bench", episode_len=10, cameras=("cam_high",))
 RIG = RigConfig("bench", "ros", {}, followers={"left": ArmConfig(name="a"), "right": ArmConfig(name="b")})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,15 @@ def expected(version: Path, name: str) -> dict[str, Any]:
         return {key.removeprefix(f"{name}/"): values[key] for key in values.files if key.startswith(f"{name}/")}
 
 
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Assert that an episode's values are those expected, and that the contract is written as that version reads it."""
+    assert found.keys() == wanted.keys()
+    contract, before = json.loads(found.pop("contract")), json.loads(str(wanted.pop("contract")))
+    assert {key: contract[key] for key in before} == before
+    for key, value in wanted.items():
+        assert np.array_equal(found[key], value), key
+
+
 def test_there_is_at_least_one() -> None:
     assert VERSIONS
 
@@ -35,9 +45,7 @@ def test_there_is_at_least_one() -> None:
 @pytest.mark.parametrize("name", ["jpeg", "raw"])
 def test_an_episode_reads_bit_equal(version: Path, name: str) -> None:
     wanted, found = expected(version, name), episode_values(version / name / "episode_0.hdf5")
-    assert found.keys() == wanted.keys()
-    for key, value in wanted.items():
-        assert np.array_equal(found[key], value), key
+    assert_same(found, wanted)
 
 
 def test_a_journal_is_recovered_whole(version: Path) -> None:
@@ -46,8 +54,7 @@ def test_a_journal_is_recovered_whole(version: Path) -> None:
     recover(journal)
     found = episode_values(version / "killed" / "episode_0.hdf5")
     assert len(found["action"]) == ROWS
-    for key, value in wanted.items():
-        assert np.array_equal(found[key], value), key
+    assert_same(found, wanted)
 
 
 @pytest.mark.parametrize("name", ["act", "cnnmlp"])

@@ -26,7 +26,7 @@ from aloha_kit.remote import PolicyServer, RemoteError, RemotePolicy, ServedPoli
 from aloha_kit.remote.messages import Jpeg, pack, unpack
 
 MOST_MB = 50
-CONTRACT = Contract(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (48, 64)}, 50.0)
+CONTRACT = Contract.of(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (48, 64)}, 50.0)
 GOOD: dict[str, Any] = {"qpos": np.float32([0.5, 1]), "images": {"top": np.zeros((48, 64, 3), np.uint8)}}
 HELLO = pack({"kind": "hello", "protocol": PROTOCOL, "token": "secret"})
 ODD: tuple[Any, ...] = (

@@ -13,7 +13,7 @@ from aloha_kit.core.features import object_poses
 from aloha_kit.remote.messages import Jpeg, pack, RemoteError, unpack
 from aloha_kit.remote.observations import incoming, largest_observation, outgoing
 
-CONTRACT = Contract(("left_waist",), ("left_waist",), {"top": (24, 32), "wrist": (24, 32)}, 50.0)
+CONTRACT = Contract.of(("left_waist",), ("left_waist",), {"top": (24, 32), "wrist": (24, 32)}, 50.0)
 # a gradient, so that JPEG keeps it well
 PICTURE = np.stack([np.tile(np.arange(32) * 8, (24, 1)), *np.zeros((2, 24, 32))], axis=2).astype(np.uint8)
 
@@ -67,7 +67,7 @@ def test_vectors_that_the_policy_does_not_read_do_not_travel() -> None:
 
 
 def test_true_object_poses_travel_where_the_policy_reads_them() -> None:
-    reads = Contract(("left_waist",), ("left_waist",), {}, 50.0, sensors=object_poses(("x", "y")))
+    reads = Contract.of(("left_waist",), ("left_waist",), {}, 50.0, sensors=object_poses(("x", "y")))
     sent = outgoing(observation(environment_state=np.float64([1, 2])), reads, None)
     back = incoming(sent, reads)
     np.testing.assert_array_equal(back["environment_state"], [1, 2])

@@ -19,7 +19,7 @@ from aloha_kit.remote.client import address
 from aloha_kit.remote.messages import pack, unpack
 from tests.waiting import until
 
-CONTRACT = Contract(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
+CONTRACT = Contract.of(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
 TOKEN = "sésame"
 K = 3
 
@@ -124,7 +124,7 @@ def test_the_policys_failure_is_reported_and_the_server_goes_on(echo: Echo) -> N
 
 
 def test_a_chunk_of_another_width_than_the_contracts_is_refused(echo: Echo) -> None:
-    wide = Contract(CONTRACT.state_names, (*CONTRACT.action_names, "base_linear"), CONTRACT.cameras, 50.0)
+    wide = Contract.of(CONTRACT.state_names, (*CONTRACT.action_names, "base_linear"), CONTRACT.cameras, 50.0)
     with (
         server(echo, contract=wide).running() as running,
         pytest.raises(ContractError, match=r"sent a chunk of \(3, 2\) float32, its contract has \(3, 3\)"),
@@ -158,7 +158,7 @@ def test_a_server_that_comes_back_is_found_again(echo: Echo, caplog: pytest.LogC
         np.testing.assert_array_equal(policy.predict_chunk(observation(3))[0], [3, 1])
     assert "runs the policy otherwise than before" in caplog.text
     assert "openvino" in caplog.text
-    other = Contract(CONTRACT.state_names, CONTRACT.action_names, {"top": (8, 8)}, 50.0)
+    other = Contract.of(CONTRACT.state_names, CONTRACT.action_names, {"top": (8, 8)}, 50.0)
     with (
         server(echo, running.port, other).running(),
         pytest.raises(RemoteError, match=r"127.0.0.1:\d+ serves another policy than before the connection was lost"),

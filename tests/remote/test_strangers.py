@@ -21,7 +21,7 @@ from aloha_kit.remote.messages import pack, unpack
 from aloha_kit.remote.observations import largest_observation
 from tests.waiting import until
 
-CONTRACT = Contract(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
+CONTRACT = Contract.of(("left_waist", "left_gripper"), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
 TOKEN = "secret"
 HELLO = {"kind": "hello", "protocol": PROTOCOL, "token": TOKEN}
 GOOD: Any = {"qpos": np.float32([0.5, 1]), "images": {"top": np.zeros((4, 6, 3), np.uint8)}, "stamps": {}}

@@ -16,7 +16,7 @@ from aloha_kit.core import Contract, ContractError
 from aloha_kit.remote import ConnectionLostError, RemoteError, RemotePolicy
 from aloha_kit.remote.messages import pack, unpack
 
-CONTRACT = Contract(("left_waist",), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
+CONTRACT = Contract.of(("left_waist",), ("left_waist", "left_gripper"), {"top": (4, 6)}, 50.0)
 WELCOME = {"kind": "welcome", "contract": CONTRACT.to_json(), "chunk_size": 2, "about": {"kind": "x"}}
 GOOD: Any = {"qpos": np.float32([0.5]), "images": {"top": np.zeros((4, 6, 3), np.uint8)}, "stamps": {}}
 
@@ -39,7 +39,17 @@ def serving(welcome: bytes, **answer: Any) -> Iterator[str]:
 
 
 def contract(**changes: Any) -> str:
-    return json.dumps({**json.loads(CONTRACT.to_json()), **changes})
+    """A contract as the versions before `features` wrote it, with changes."""
+    values = json.loads(CONTRACT.to_json())
+    del values["features"]
+    return json.dumps({**values, **changes})
+
+
+def features(place: int, **changes: Any) -> str:
+    """A contract with changes of one feature."""
+    values = json.loads(CONTRACT.to_json())
+    values["features"][place].update(changes)
+    return json.dumps(values)
 
 
 @pytest.mark.parametrize(
@@ -57,13 +67,19 @@ def contract(**changes: Any) -> str:
         ({"about": {"x": np.zeros(2)}}, "describes its policy by more than plain values"),
         ({"about": {"checkpoint": 3}}, "gives its checkpoint as a int, not a text"),
         ({"contract": None}, "gives its contract as a NoneType, not a text"),
-        ({"contract": "{}"}, "not an embodiment contract, it lacks 'state_names'"),
+        ({"contract": "{}"}, "not an embodiment contract, it lacks 'features'"),
         ({"contract": "[" * 60_000}, "127.0.0.1"),
         ({"contract": contract(rate_hz=float("nan"))}, "nan is no rate in Hz"),
         ({"contract": contract(rate_hz=0)}, "0 is no rate in Hz"),
-        ({"contract": contract(cameras={"top": [1e400, 2]})}, "inf is no number of pixels"),
-        ({"contract": contract(cameras={"top": [-4, 6]})}, "-4 is no number of pixels"),
-        ({"contract": contract(cameras={"top": [1 << 40, 6]})}, "pixels"),
+        ({"contract": contract(cameras={"top": [1e400, 2]})}, "inf is no size of 'images/top'"),
+        ({"contract": contract(cameras={"top": [-4, 6]})}, "-4 is no size of 'images/top'"),
+        ({"contract": contract(cameras={"top": [1 << 40, 6]})}, "is no size of 'images/top'"),
+        ({"contract": features(2, shape=[1 << 40, 6, 3])}, "is no size of 'images/top'"),
+        ({"contract": features(2, shape=[0, 6, 3])}, r"has the shape \(height, width, 3\), given 'images/top'"),
+        ({"contract": features(2, name="top")}, "an image is named images/<camera>"),
+        ({"contract": features(1, role="state")}, "first features are the state 'qpos' and the action 'action'"),
+        ({"contract": features(0, entries=[1])}, "are no names"),
+        ({"contract": features(0, shape=5)}, "not an embodiment contract"),
         ({"contract": contract(state_names=[1])}, "not an embodiment contract"),
         ({"contract": contract(action_names=[])}, "a contract that no policy can have: no state or no action"),
         ({"contract": contract(action_names=["x"] * 2000)}, "2000 entries of action; at most 1024"),

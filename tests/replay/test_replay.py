@@ -194,7 +194,7 @@ def test_another_scene_or_other_joints_are_refused(recorded: Path, tmp_path: Pat
     shutil.copy(recorded, swapped)
     with h5py.File(swapped, "r+") as file:
         contract = json.loads(file.attrs["contract"])
-        contract["action_names"][0:2] = ["left_shoulder", "left_waist"]
+        contract["features"][1]["entries"][0:2] = ["left_shoulder", "left_waist"]
         file.attrs["contract"] = json.dumps(contract)
     with Episode.open(swapped) as episode, pytest.raises(ContractError, match=r"action\[0\]: 'left_shoulder' against"):
         execute(Recording.of(episode))

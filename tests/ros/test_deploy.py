@@ -35,7 +35,7 @@ from tests.ros.competing_publisher import CompetingPublisher
 from tests.ros.master import ROOT, Ros
 
 NAMES = joint_names()
-CONTRACT = Contract(NAMES, NAMES, {"cam_high": (48, 64)}, rate_hz=50.0)
+CONTRACT = Contract.of(NAMES, NAMES, {"cam_high": (48, 64)}, rate_hz=50.0)
 TASK = """
 name: tiny
 instruction: Hand the cube over.
@@ -149,7 +149,7 @@ def test_a_checkpoint_acts_and_its_rollouts_are_episodes(
 
 
 def test_every_difference_of_policy_and_rig_is_listed_before_anything_moves(rig: Path, tmp_path: Path) -> None:
-    other = Contract(NAMES, NAMES, {"cam_high": (48, 64), "top": (48, 64)}, rate_hz=30.0)
+    other = Contract.of(NAMES, NAMES, {"cam_high": (48, 64), "top": (48, 64)}, rate_hz=30.0)
     sent: list[Any] = []
     received = rospy.Subscriber("/puppet_left/commands/joint_group", interbotix_messages.JointGroupCommand, sent.append)
     text = fail(rig, save_checkpoint(tmp_path / "best", other), tmp_path)

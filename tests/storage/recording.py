@@ -37,7 +37,7 @@ class Rig:
         base = ("base_linear", "base_angular") if self.base else ()
         state = ("cube_x", "cube_y", "cube_z") if self.environment_state else ()
         sensors = (*object_poses(state), *((WRENCH,) if self.wrench else ()))
-        return Contract(names, (*names, *base), dict(self.sizes), self.rate_hz, sensors=sensors)
+        return Contract.of(names, (*names, *base), dict(self.sizes), self.rate_hz, sensors=sensors)
 
     def qpos(self, row: int) -> np.ndarray:
         phase = np.arange(14) * 0.4

@@ -1,7 +1,6 @@
 """What the vectors of old files mean: assumed, described beside the file, or given by a flag."""
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -60,7 +59,7 @@ def test_an_aloha_file_is_assumed_to_be_one(tmp_path: Path) -> None:
     assert "contract" not in {f.check for f in validate(tmp_path / "episode_0.hdf5").findings}
 
 
-ARM = Contract(
+ARM = Contract.of(
     (*(f"arm_joint_{i}" for i in range(7)), "arm_gripper"),
     (*(f"arm_joint_{i}" for i in range(7)), "arm_gripper", "base_vx", "base_vy", "base_wz"),
     {},
@@ -73,7 +72,7 @@ def test_a_contract_beside_the_file_or_given(tmp_path: Path) -> None:
     path = any_arms(tmp_path / "data" / "episode_0.hdf5", 8, 8, 3)
     written(tmp_path / "data" / "contract.yaml", ARM)
     with Episode.open(path) as episode:
-        assert episode.contract == replace(ARM, cameras={"cam": (12, 16)})
+        assert episode.contract == ARM.with_cameras({"cam": (12, 16)})
         assert (episode.rate_hz, episode.assumption) == (20.0, "")
         assert pickle.loads(pickle.dumps(episode)).contract == episode.contract
     other = read_contract(written(tmp_path / "mine.yaml", ARM, rate_hz=25))
@@ -93,7 +92,7 @@ def test_a_contract_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     assert f"adopt {tmp_path}`, or give --contract FILE or --rig NAME" in str(error.value)
     assert validate(path, contract=ARM).level == "error"
     eight = any_arms(tmp_path / "episode_1.hdf5", 8, 8, 3)
-    camera = replace(ARM, cameras={"cam": (480, 640)})
+    camera = ARM.with_cameras({"cam": (480, 640)})
     with Episode.open(eight, camera) as episode, pytest.raises(ContractError, match=r"480x640.*has: cam 12x16"):
         _ = episode.contract
 
@@ -146,5 +145,5 @@ def test_an_export_carries_what_describes_its_source(tmp_path: Path) -> None:
     assert "contract" not in h5py.File(export(path, tmp_path / "plain"), "r").attrs
     written(tmp_path / "old" / "contract.yaml", ARM)
     with Episode.open(export(path, tmp_path / "new")) as episode:
-        assert episode.contract == replace(ARM, cameras={"cam": (12, 16)})
+        assert episode.contract == ARM.with_cameras({"cam": (12, 16)})
         assert episode.rate_hz == 20.0

@@ -52,7 +52,7 @@ def test_foreign_files(tmp_path: Path, layout: str) -> None:
         assert len(contract.action_names) == (14 if layout in ("aloha", "act_sim") else 16)
         if layout == "cobot_magic":
             assert contract.state_names[:2] == ("left_joint0", "left_joint1")
-            assert (contract.rate_hz, contract.units["gripper"]) == (30.0, "raw")
+            assert (contract.rate_hz, contract.units["joints"]) == (30.0, "rad")
             assert episode.depth_cameras == ("cam_high",)
             np.testing.assert_array_equal(episode.depth("cam_high", 5), rig.depth_image(5))
         else:

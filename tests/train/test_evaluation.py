@@ -28,7 +28,7 @@ def policy(rate_hz: float = 50.0) -> ChunkNetwork:
     """An untrained network for the simulated rig, seeing 24x32 pixels."""
     assert choose_device("cpu") == "cpu"
     torch.manual_seed(0)
-    contract = Contract(joint_names(), joint_names(), {"top": (24, 32)}, rate_hz)
+    contract = Contract.of(joint_names(), joint_names(), {"top": (24, 32)}, rate_hz)
     rows = np.random.default_rng(0).normal(0, 0.01, (20, 14))
     return build(ACT, contract, Statistics.of(qpos=rows, action=rows)).eval()
 

@@ -230,9 +230,10 @@ def test_bf16_trains_with_fp32_weights(tmp_path: Path, table: EpisodeTable) -> N
 
 def test_a_policy_without_cameras_trains(tmp_path: Path, table: EpisodeTable) -> None:
     blind = dataclasses.replace(ACT, use_images=False, use_environment_state=True)
-    bare = dataclasses.replace(table, contract=dataclasses.replace(table.contract, cameras={}))
+    bare = dataclasses.replace(table, contract=table.contract.with_cameras({}))
     end = trainer(job(tmp_path / "run", bare, dataclasses.replace(TRAINING, num_steps=3), policy=blind)).fit()
     assert end.step == 3
     contract = json.loads((tmp_path / "run" / "checkpoints" / "last" / "contract.json").read_text())
-    assert contract["cameras"] == {}
-    assert contract["environment_state_names"] == ["phase", "time", "nothing"]
+    names = [feature["name"] for feature in contract["features"]]
+    assert names == ["qpos", "action", "environment_state"]
+    assert contract["features"][2]["entries"] == ["phase", "time", "nothing"]

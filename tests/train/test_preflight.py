@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.core.findings import Finding
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
@@ -110,7 +110,8 @@ def test_grippers_of_another_unit_are_a_look_where_the_contract_reports_it(tmp_p
     write_dataset(tmp_path, lengths=(60, 50), cameras={}, change=change)
     table = read_table(open_source(tmp_path))
     assert {f.level for f in grippers(table)} == {"error"}
-    raw = dataclasses.replace(table.contract, units={"joints": "rad", "gripper": "raw"})
+    names = table.contract.state_names
+    raw = Contract.of(names, names, {}, 50.0, {"joints": "rad", "gripper": "raw"})
     found = grippers(dataclasses.replace(table, contract=raw))
     assert {f.level for f in found} == {"warning"}
     assert "metres against an opening from 0 to 1" in found[0].found
