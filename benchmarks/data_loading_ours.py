@@ -45,11 +45,11 @@ class PerSample(torch.utils.data.Dataset[tuple[torch.Tensor, ...]]):
             start = np.random.choice(steps)
             action = file["action"][()][start:]
             qpos = file["observations/qpos"][start]
-            pictures = np.stack([file[f"observations/images/{camera}"][start] for camera in self._cameras])
+            frames = np.stack([file[f"observations/images/{camera}"][start] for camera in self._cameras])
         padded = np.zeros((steps, size), np.float32)
         padded[: len(action)] = action
         is_pad = torch.arange(steps) >= len(action)
-        images = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255.0
+        images = torch.from_numpy(frames).permute(0, 3, 1, 2) / 255.0
         normalised = (padded - self._action.mean) / self._action.std
         state = (qpos - self._qpos.mean) / self._qpos.std
         return images, torch.from_numpy(state).float(), torch.from_numpy(normalised).float(), is_pad
@@ -86,9 +86,9 @@ def per_sample(table: EpisodeTable, files: list[Path], batch: int) -> Iterator[o
 
 def copies(like: Batch, count: int) -> Iterator[object]:
     """The bytes of a batch copied from one place in memory to another, camera by camera; other bytes every time."""
-    pictures = {name: image.numpy() for name, image in like["images"].items()}
-    sources = [{name: image.copy() for name, image in pictures.items()} for _ in range(count)]
-    targets = [{name: image.copy() for name, image in pictures.items()} for _ in range(3)]
+    frames = {name: image.numpy() for name, image in like["images"].items()}
+    sources = [{name: image.copy() for name, image in frames.items()} for _ in range(count)]
+    targets = [{name: image.copy() for name, image in frames.items()} for _ in range(3)]
     vectors = [like[name].numpy() for name in ("qpos", "actions", "is_pad")]
     places = [vector.copy() for vector in vectors]
     for number in itertools.count():

@@ -35,7 +35,7 @@ NAMES = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
 RATE = 50.0
 
 
-def pictures(height: int, width: int) -> list[np.ndarray[Any, Any]]:
+def camera_images(height: int, width: int) -> list[np.ndarray[Any, Any]]:
     """Sixteen frames that compress like a camera's: smooth shapes and sensor noise (sigma 2)."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(30, 220, (9, 12, 3)).astype(np.uint8)
@@ -110,7 +110,7 @@ def measure(kind: str, images: Images, options: argparse.Namespace, folder: str,
     """One recording in a process of its own, so that memory and CPU are its own too."""
     process = psutil.Process()
     contract = Contract.of(joint_names(), joint_names(), dict.fromkeys(NAMES, (options.height, options.width)), RATE)
-    frames, steps = pictures(options.height, options.width), round(options.seconds * RATE)
+    frames, steps = camera_images(options.height, options.width), round(options.seconds * RATE)
     recorder = (Ours if kind == "ours" else InMemory)(Path(folder), contract, images, options.quality)
     qpos = np.zeros(14, np.float32)
 

@@ -113,8 +113,8 @@ def serve_peer(folders: list[Path]) -> None:
 
     def ask(agent: ChunkPolicy) -> None:
         height, width = agent.contract.cameras["top"]
-        picture = cv2.resize(observation["pixels"]["top"], (width, height), interpolation=cv2.INTER_AREA)
-        agent.predict_chunk({"qpos": action, "images": {"top": picture}})
+        image = cv2.resize(observation["pixels"]["top"], (width, height), interpolation=cv2.INTER_AREA)
+        agent.predict_chunk({"qpos": action, "images": {"top": image}})
 
     for line in itertools.chain([json.dumps([WARM_UP, 2])], sys.stdin):
         steps, queries = json.loads(line)

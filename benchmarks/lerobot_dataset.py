@@ -58,10 +58,10 @@ def _hand_over(file: Path, folder: Path) -> None:
         np.save(folder / "action.npy", episode.action)
         np.save(folder / "qpos.npy", episode.qpos[: episode.length])
         for camera in episode.cameras:
-            pictures = [episode.encoded(camera, i) for i in range(episode.length)]
-            width = max(map(len, pictures))
-            padded = np.frombuffer(b"".join(picture.ljust(width, b"\0") for picture in pictures), np.uint8)
-            np.save(folder / f"images_{camera}.npy", padded.reshape(len(pictures), width))
+            images = [episode.encoded(camera, i) for i in range(episode.length)]
+            width = max(map(len, images))
+            padded = np.frombuffer(b"".join(image.ljust(width, b"\0") for image in images), np.uint8)
+            np.save(folder / f"images_{camera}.npy", padded.reshape(len(images), width))
 
 
 def main() -> None:

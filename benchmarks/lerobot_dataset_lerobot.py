@@ -43,11 +43,11 @@ data = LeRobotDataset.create(
 began = time.monotonic()
 for episode in episodes:
     qpos, action = np.load(episode / "qpos.npy"), np.load(episode / "action.npy")
-    pictures = {name: np.load(episode / file.name) for name, file in cameras.items()}
+    frames = {name: np.load(episode / file.name) for name, file in cameras.items()}
     for t in range(len(action)):
         # the episodes' JPEG holds red first, so that decoding gives RGB
         images = {
-            f"observation.images.{name}": cv2.imdecode(rows[t], cv2.IMREAD_COLOR) for name, rows in pictures.items()
+            f"observation.images.{name}": cv2.imdecode(rows[t], cv2.IMREAD_COLOR) for name, rows in frames.items()
         }
         data.add_frame({"observation.state": qpos[t], "action": action[t], "task": "transfer the cube", **images})
     data.save_episode()

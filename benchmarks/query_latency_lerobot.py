@@ -25,11 +25,11 @@ torch.manual_seed(0)
 if args.device == "cuda":  # as its evaluation script does
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True
-pictures = [f"observation.images.cam_{i}" for i in range(args.cameras)]
+images = [f"observation.images.cam_{i}" for i in range(args.cameras)]
 config = ACTConfig(
     input_features={
         "observation.state": PolicyFeature(FeatureType.STATE, (14,)),
-        **{name: PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for name in pictures},
+        **{name: PolicyFeature(FeatureType.VISUAL, (3, 480, 640)) for name in images},
     },
     output_features={"action": PolicyFeature(FeatureType.ACTION, (14,))},
     pretrained_backbone_weights=None,  # nothing to download; the arithmetic is the same
@@ -42,12 +42,12 @@ def moments(*shape: int) -> dict[str, torch.Tensor]:
     return {"mean": torch.zeros(shape), "std": torch.ones(shape)}
 
 
-stats = {"observation.state": moments(14), "action": moments(14), **{name: moments(3, 1, 1) for name in pictures}}
+stats = {"observation.state": moments(14), "action": moments(14), **{name: moments(3, 1, 1) for name in images}}
 before, after = make_act_pre_post_processors(config, stats)
 rng = np.random.default_rng(0)
 observation = {
     "observation.state": rng.standard_normal(14).astype(np.float32),
-    **{name: rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for name in pictures},
+    **{name: rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for name in images},
 }
 
 

@@ -35,7 +35,7 @@ import numpy as np
 import psutil
 import rosgraph
 import rospy
-from episode_write import NAMES, pictures
+from episode_write import camera_images, NAMES
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import ArmConfig, CameraConfig, RigConfig, TaskConfig
@@ -55,7 +55,7 @@ WAYS = ("raw", "compressed", "encoded")
 def camera(name: str, way: str, height: int, width: int) -> None:
     """A camera's node: stamps, then sends."""
     rospy.init_node(f"usb_{name}", disable_signals=True, disable_rosout=True)
-    frames = pictures(height, width)
+    frames = camera_images(height, width)
     if way == "raw":
         messages = [to_image(frame, "rgb8", 0) for frame in frames]
     else:

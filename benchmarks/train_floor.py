@@ -77,13 +77,13 @@ def measured(device: str, dtype: torch.dtype) -> Rates:
     """A few seconds of measurement."""
     size = 8192 if device == "cuda" else 2048
     x, weight = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-    picture = torch.randn(8, 128, 60, 80, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    image = torch.randn(8, 128, 60, 80, device=device, dtype=dtype).contiguous(memory_format=torch.channels_last)
     kernel = torch.randn(128, 128, 3, 3, device=device, dtype=dtype)
     addends = torch.randn(3, 2**28 if device == "cuda" else 2**25, device=device)  # 128 MB each: no cache holds them
     return Rates(
         2 * size**3 / _best(lambda: linear(x, weight, None), device),
         2 * size**3 / _best(lambda: F.linear(x, weight), device),
-        2 * picture.numel() * kernel.numel() / 128 / _best(lambda: F.conv2d(picture, kernel, padding=1), device),
+        2 * image.numel() * kernel.numel() / 128 / _best(lambda: F.conv2d(image, kernel, padding=1), device),
         addends.nbytes / _best(lambda: torch.add(addends[0], addends[1], out=addends[2]), device),
     )
 

@@ -25,12 +25,12 @@ torch.manual_seed(0)
 if args.device == "cuda":  # as its training script does
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = True
-pictures = [f"observation.images.cam_{i}" for i in range(args.cameras)]
+images = [f"observation.images.cam_{i}" for i in range(args.cameras)]
 policy = ACTPolicy(
     ACTConfig(
         input_features={
             "observation.state": PolicyFeature(FeatureType.STATE, (14,)),
-            **{name: PolicyFeature(FeatureType.VISUAL, (3, args.height, args.width)) for name in pictures},
+            **{name: PolicyFeature(FeatureType.VISUAL, (3, args.height, args.width)) for name in images},
         },
         output_features={"action": PolicyFeature(FeatureType.ACTION, (14,))},
         pretrained_backbone_weights=None,  # nothing to download; the arithmetic is the same
@@ -40,7 +40,7 @@ policy = ACTPolicy(
 ).to(args.device)
 batch = {
     "observation.state": torch.randn(args.batch, 14),
-    **{name: torch.rand(args.batch, 3, args.height, args.width) for name in pictures},
+    **{name: torch.rand(args.batch, 3, args.height, args.width) for name in images},
     "action": torch.randn(args.batch, 100, 14),
     "action_is_pad": torch.zeros(args.batch, 100, dtype=torch.bool),
 }

@@ -83,7 +83,7 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], text: str) -> None
         load_policy("act", **changes)
 
 
-def test_backbone_settings_do_not_matter_without_pictures() -> None:
+def test_backbone_settings_do_not_matter_without_images() -> None:
     assert ActConfig(use_images=False, pretrained_backbone=False).backbone_norm == "frozen"
 
 

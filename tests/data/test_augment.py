@@ -10,7 +10,7 @@ from aloha_kit.data.augment import Augment
 from aloha_kit.data.batch import Batch, split
 
 
-def pictures(count: int = 4, height: int = 24, width: int = 32) -> torch.Tensor:
+def random_images(count: int = 4, height: int = 24, width: int = 32) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(count, 3, height // 4, width // 4, generator=generator)
     smooth = torch.nn.functional.interpolate(coarse, size=(height, width), mode="bilinear")
@@ -25,13 +25,13 @@ OFF = {"crop": 1.0, "rotate_deg": 0.0, "brightness": 0.0, "contrast": 0.0, "satu
 
 
 def test_all_amounts_zero_is_the_identity() -> None:
-    images = pictures()
+    images = random_images()
     out = Augment(**OFF)(batch_of(images), 0)["images"]["top"]
     assert torch.equal(out, images.float() / 255)
 
 
 def test_shape_range_and_the_rest_of_the_batch() -> None:
-    batch = batch_of(pictures())
+    batch = batch_of(random_images())
     out = Augment()(batch, 3)
     for images in out["images"].values():
         assert images.shape == (4, 3, 24, 32)
@@ -43,7 +43,7 @@ def test_shape_range_and_the_rest_of_the_batch() -> None:
 
 
 def test_every_sample_and_every_camera_is_drawn_separately() -> None:
-    same = pictures(1).expand(4, -1, -1, -1)
+    same = random_images(1).expand(4, -1, -1, -1)
     out = Augment()(batch_of(same), 0)["images"]
     distinct = [*out["top"], *out["wrist"]]
     for i, one in enumerate(distinct):
@@ -52,7 +52,7 @@ def test_every_sample_and_every_camera_is_drawn_separately() -> None:
 
 
 def test_draws_depend_on_seed_and_step_alone() -> None:
-    batch = batch_of(pictures())
+    batch = batch_of(random_images())
     torch.manual_seed(1)
     first = Augment(seed=5)(batch, 7)["images"]["top"]
     torch.manual_seed(2)
@@ -63,7 +63,7 @@ def test_draws_depend_on_seed_and_step_alone() -> None:
 
 
 def test_parts_of_a_batch_get_the_draws_they_have_in_the_whole() -> None:
-    whole = batch_of(pictures(6))
+    whole = batch_of(random_images(6))
     expected = Augment(seed=5)(whole, 7)["images"]
     for part, piece in enumerate(split(whole, 3)):
         out = Augment(seed=5)(piece, 7, part=part, parts=3)["images"]
@@ -73,7 +73,7 @@ def test_parts_of_a_batch_get_the_draws_they_have_in_the_whole() -> None:
 
 @pytest.mark.parametrize("amount", ["brightness", "contrast", "saturation"])
 def test_colours_are_torchvisions(amount: str) -> None:
-    images = pictures().float() / 255
+    images = random_images().float() / 255
     strength = {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5}[amount]
     augment = Augment(**{**OFF, amount: strength})
     out = augment.images(images, torch.Generator().manual_seed(11))
@@ -87,7 +87,7 @@ def test_colours_are_torchvisions(amount: str) -> None:
 
 
 def test_rotation_is_torchvisions_about_the_centre() -> None:
-    images = pictures(3, 48, 64).float() / 255
+    images = random_images(3, 48, 64).float() / 255
     out = Augment(**{**OFF, "rotate_deg": 5.0}).images(images, torch.Generator().manual_seed(4))
     draws = torch.rand(3, 6, generator=torch.Generator().manual_seed(4)) * 2 - 1
     for i in range(3):
@@ -111,7 +111,7 @@ def test_shift_moves_without_zooming() -> None:
     assert out[:, 1].max() <= 59.5 / 60 + 1e-6
 
 
-def test_crop_keeps_a_window_of_its_size_inside_the_picture() -> None:
+def test_crop_keeps_a_window_of_its_size_inside_the_image() -> None:
     """On an image whose values are coordinates, the output says where each pixel came from."""
     height, width = 40, 60
     ys = (torch.arange(height) + 0.5) / height
@@ -130,7 +130,7 @@ def test_crop_keeps_a_window_of_its_size_inside_the_picture() -> None:
 
 
 def test_the_steps_of_a_history_are_changed_alike() -> None:
-    images = pictures()
+    images = random_images()
     alone = Augment(seed=1)(batch_of(images), 5)["images"]["top"]
     history = Augment(seed=1)(batch_of(torch.stack([images, images], dim=1)), 5)["images"]["top"]
     assert history.shape == (4, 2, 3, 24, 32)

@@ -25,22 +25,22 @@ from tests.synthetic import make, write, write_dataset
 CAMERAS = {"top": (24, 32), "wrist": (24, 32)}
 
 
-def pillow(picture: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, Any]:
+def pillow(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, Any]:
     """Another implementation of the same filter."""
-    image = PIL.Image.fromarray(picture).resize(size[::-1], PIL.Image.Resampling.BILINEAR)
+    image = PIL.Image.fromarray(pixels).resize(size[::-1], PIL.Image.Resampling.BILINEAR)
     return np.asarray(image).transpose(2, 0, 1)
 
 
 def test_resize_is_antialiased_bilinear() -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
-    ours = resized(picture, (12, 16)).numpy()
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    ours = resized(pixels, (12, 16)).numpy()
     assert ours.shape == (3, 12, 16)
-    assert np.abs(ours.astype(int) - pillow(picture, (12, 16))).max() <= 2
-    np.testing.assert_array_equal(resized(picture, (48, 64)).numpy(), picture.transpose(2, 0, 1))
+    assert np.abs(ours.astype(int) - pillow(pixels, (12, 16))).max() <= 2
+    np.testing.assert_array_equal(resized(pixels, (48, 64)).numpy(), pixels.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("images", ["raw", "jpeg"])
-def test_cache_and_direct_give_the_recorded_pictures(tmp_path: Path, images: str) -> None:
+def test_cache_and_direct_give_the_recorded_images(tmp_path: Path, images: str) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14), cameras=CAMERAS, images=images)
     table = read_table(open_source(tmp_path))
     sizes = {"top": (24, 32), "wrist": (12, 16)}

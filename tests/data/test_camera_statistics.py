@@ -17,36 +17,36 @@ from aloha_kit.formats import open_source
 from tests.synthetic import write_dataset
 
 
-def cell_means(picture: np.ndarray) -> np.ndarray:
+def cell_means(image: np.ndarray) -> np.ndarray:
     """The same by enlarging every pixel until cells end between pixels."""
-    fine = np.kron(picture.astype(float), np.ones((8, 8, 1)))
-    height, width = picture.shape[:2]
+    fine = np.kron(image.astype(float), np.ones((8, 8, 1)))
+    height, width = image.shape[:2]
     return fine.reshape(8, height, 8, width, 3).mean(axis=(1, 3)).reshape(-1) / 255
 
 
 @pytest.mark.parametrize("size", [(8, 8), (48, 64), (30, 50), (5, 7), (1, 1)])
 def test_cells_are_areas_whatever_the_size(size: tuple[int, int]) -> None:
-    pictures = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
-    expected = np.stack([cell_means(picture) for picture in pictures])
-    np.testing.assert_allclose(describe(pictures.transpose(0, 3, 1, 2)), expected, atol=1e-6)
-    np.testing.assert_allclose(describe(pictures[1]), expected[1], atol=1e-6)
-    assert describe(pictures[1]).dtype == np.float32
+    images = np.random.default_rng(0).integers(0, 256, (3, *size, 3), np.uint8)
+    expected = np.stack([cell_means(image) for image in images])
+    np.testing.assert_allclose(describe(images.transpose(0, 3, 1, 2)), expected, atol=1e-6)
+    np.testing.assert_allclose(describe(images[1]), expected[1], atol=1e-6)
+    assert describe(images[1]).dtype == np.float32
 
 
-def test_a_reduced_picture_is_described_like_the_whole() -> None:
+def test_a_reduced_image_is_described_like_the_whole() -> None:
     smooth = np.linspace(0, 255, 120 * 160 * 3).reshape(120, 160, 3).astype(np.uint8)
     reduced = smooth.reshape(60, 2, 80, 2, 3).mean(axis=(1, 3)).round().astype(np.uint8)
     np.testing.assert_allclose(describe(reduced), describe(smooth), atol=0.004)
 
 
-def test_what_is_no_picture_is_refused() -> None:
+def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(ContractError, match=r"must be \(H, W, 3\) or \(B, 3, H, W\) uint8, given \(4, 4\) uint8"):
         describe(np.zeros((4, 4), np.uint8))
     with pytest.raises(ContractError, match=r"given \(4, 4, 3\) float64"):
         describe(np.zeros((4, 4, 3)))  # type: ignore[arg-type]
 
 
-def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin_and_end(
+def test_training_keeps_how_its_images_look_and_where_its_episodes_begin_and_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(camera_statistics, "SAMPLES", 10)
@@ -64,7 +64,7 @@ def test_training_keeps_how_its_pictures_look_and_where_its_episodes_begin_and_e
     chosen = np.linspace(0, sum(lengths) - 1, 10).round().astype(int)
     for camera in cameras:
         shown = np.concatenate([episodes[0].images[camera][: lengths[0]], episodes[2].images[camera][: lengths[1]]])
-        expected = np.stack([cell_means(picture) for picture in shown[chosen]])
+        expected = np.stack([cell_means(image) for image in shown[chosen]])
         moments = stats[f"images/{camera}"]
         assert (moments.size, moments.count) == (SIZE, 10)
         np.testing.assert_allclose(moments.mean, expected.mean(axis=0), atol=1e-5)

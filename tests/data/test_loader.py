@@ -59,7 +59,7 @@ def test_a_gpu_is_handed_page_locked_memory(tmp_path: Path, monkeypatch: pytest.
     assert set(locked) == vectors
 
 
-def test_no_cameras_no_pictures(tmp_path: Path) -> None:
+def test_no_cameras_no_images(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(4,), cameras={})
     table = read_table(open_source(tmp_path))
     assert Loader(table, None, chunk_size=2).batch(np.array([0]))["images"] == {}

@@ -15,10 +15,10 @@ from aloha_kit.episode import Episode
 from aloha_kit.storage.codec import decode_image, encode_jpeg
 from tests.synthetic import make, write
 
-Picture = npt.NDArray[np.uint8]
+Image = npt.NDArray[np.uint8]
 
 
-def detailed(height: int = 480, width: int = 640) -> Picture:
+def detailed(height: int = 480, width: int = 640) -> Image:
     """Detail at all scales as in photographs (amplitude falls with 1 / frequency), each colour on its own: harsh."""
     rng = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
@@ -26,18 +26,18 @@ def detailed(height: int = 480, width: int = 640) -> Picture:
     planes = [
         np.fft.irfft2(np.exp(2j * np.pi * rng.random(frequency.shape)) / frequency, (height, width)) for _ in range(3)
     ]
-    picture = np.stack(planes, axis=-1)
-    return np.clip(128 + 50 * (picture - picture.mean()) / picture.std(), 0, 255).astype(np.uint8)
+    image = np.stack(planes, axis=-1)
+    return np.clip(128 + 50 * (image - image.mean()) / image.std(), 0, 255).astype(np.uint8)
 
 
-def drawn(height: int = 480, width: int = 640) -> Picture:
+def drawn(height: int = 480, width: int = 640) -> Image:
     """Flat areas with hard edges, as the simulation draws them."""
-    picture = np.full((height, width, 3), (90, 110, 130), np.uint8)
+    image = np.full((height, width, 3), (90, 110, 130), np.uint8)
     rng = np.random.default_rng(1)
     for _ in range(12):
         centre = (int(rng.integers(width)), int(rng.integers(height)))
-        cv2.circle(picture, centre, int(rng.integers(10, 80)), rng.integers(0, 256, 3).tolist(), -1, cv2.LINE_AA)
-    return picture
+        cv2.circle(image, centre, int(rng.integers(10, 80)), rng.integers(0, 256, 3).tolist(), -1, cv2.LINE_AA)
+    return image
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,6 @@ def test_training_reads_what_deployment_reads(
     assert np.abs(wanted_only - whole).mean() >= naive
 
 
-def test_raw_pictures_come_whole(tmp_path: Path) -> None:
+def test_raw_images_come_whole(tmp_path: Path) -> None:
     with Episode.open(write(tmp_path, make(1, {"top": (48, 64)}, seed=0), images="raw")) as opened:
         assert opened.image("top", 0, at_least=(6, 8)).shape == (48, 64, 3)

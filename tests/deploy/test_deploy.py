@@ -189,7 +189,7 @@ def test_every_difference_of_policy_and_rig_is_listed(tmp_path: Path) -> None:
     assert "rate: 30 Hz against 50 Hz" in text
 
 
-def test_other_picture_sizes_than_in_training_are_refused(trained: Path) -> None:
+def test_other_image_sizes_than_in_training_are_refused(trained: Path) -> None:
     text = fail("--ckpt", trained, *TASK, "--image_size", 60, 80)
     assert "camera 'top': (48, 64) (height, width) against (60, 80)" in text
 

@@ -109,7 +109,7 @@ def test_a_served_policy_acts_as_it_would_here_and_the_robot_needs_no_torch(
     assert report["latency"]["stages"]["network"]["count"] == 3
 
 
-def test_pictures_may_travel_as_jpeg(served: str, tmp_path: Path) -> None:
+def test_images_may_travel_as_jpeg(served: str, tmp_path: Path) -> None:
     deploy("--remote", served, "--token", "secret", *TASK, "--jpeg", 95, "--timeout_s", 60, "--output", tmp_path)
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
         assert episode.length == 12

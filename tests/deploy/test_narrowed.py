@@ -30,7 +30,7 @@ class Undecoded(Mapping[str, Any]):
         return 2
 
 
-def test_jpegs_are_narrowed_with_the_pictures(tmp_path: Path) -> None:
+def test_jpegs_are_narrowed_with_the_images(tmp_path: Path) -> None:
     contract = Contract.of(joint_names(), joint_names(), {"wrist": (24, 32)}, 50.0)
     jpegs = {"top": encode(np.zeros((60, 80, 3), np.uint8)), "wrist": encode(np.full((24, 32, 3), 99, np.uint8))}
     observation = {

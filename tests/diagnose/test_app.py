@@ -34,7 +34,7 @@ def fail(*argv: Any) -> str:
     return failure(run_app, *argv)
 
 
-def test_an_episode_in_words_json_and_a_picture(dark: Path, tmp_path: Path, capsys: Any) -> None:
+def test_an_episode_in_words_json_and_an_image(dark: Path, tmp_path: Path, capsys: Any) -> None:
     run_app(dark / "episode_0.hdf5", "--output", tmp_path)
     text = capsys.readouterr().out
     assert text.startswith("episode_0.hdf5: failed; 60 steps (1.2 s); highest reward 0\n\nERROR    images/top  image: ")

@@ -47,7 +47,7 @@ def test_late_chunks_leave_steps_without_a_command(run: Path, tmp_path: Path, mo
     assert "a larger chunk_size" in held.finding.remedy
 
 
-def test_a_darker_picture_is_brightness(dark: Path) -> None:
+def test_a_darker_image_is_brightness(dark: Path) -> None:
     diagnosis = found(dark / "episode_0.hdf5")
     assert keys(diagnosis) == [("image", "images/top")]
     (cause,) = diagnosis.causes

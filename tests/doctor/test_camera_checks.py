@@ -22,11 +22,11 @@ def judged(image: RgbImage | None, error: str = "") -> list[tuple[str, str]]:
     return [(f.level, f.found) for f in check_image(CameraMeasurement("cam_high", image, error), (480, 640))]
 
 
-def test_a_picture_of_a_room_is_ok() -> None:
+def test_an_image_of_a_room_is_ok() -> None:
     assert judged(VIEWS["cam_high"]) == [("ok", "640x480, neither dark nor burnt")]
 
 
-def test_a_picture_that_cannot_be_read_states_why() -> None:
+def test_an_image_that_cannot_be_read_states_why() -> None:
     assert judged(None, "unknown encoding 'bayer'") == [("error", "unknown encoding 'bayer'")]
 
 
@@ -34,7 +34,7 @@ def test_another_size_is_an_error() -> None:
     assert ("error", "320x240 pixels") in judged(view(0, height=240, width=320))
 
 
-def test_black_white_and_grey_pictures_are_distinguished() -> None:
+def test_black_white_and_grey_images_are_distinguished() -> None:
     noise = np.random.default_rng(0).integers(0, 6, (480, 640, 3), np.uint8)
     assert judged(noise) == [("error", "black")]
     assert judged(np.full((480, 640, 3), 128, np.uint8)) == [("error", "one even colour")]

@@ -73,7 +73,7 @@ def test_topics_are_limited_only_where_a_network_lies_between() -> None:
     assert bad(machine_checks.check_bandwidth(remote)) == [("error", "184.3 MB/s from other machines")]
 
 
-def test_raw_pictures_count_as_the_jpeg_they_become() -> None:
+def test_raw_images_count_as_the_jpeg_they_become() -> None:
     jpeg, raw = topic(), topic(expected_type="sensor_msgs/Image", sizes=np.full(150, 1_000_000))
     assert machine_checks.recorded_bytes_s([jpeg]) == pytest.approx(100_000 * 30, rel=0.01)
     assert machine_checks.recorded_bytes_s([raw]) == pytest.approx(1_000_000 * 30 * machine_checks.JPEG_SHARE, rel=0.01)

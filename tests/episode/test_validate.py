@@ -332,7 +332,7 @@ def test_frozen_jpeg(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
     assert [f[:2] for f in spoil(freeze("cam_high", 20, 100), "jpeg")] == [("error", "frozen")]
 
 
-def test_a_picture_of_another_size(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
+def test_an_image_of_another_size(spoil: Callable[..., list[tuple[str, str, str]]]) -> None:
     def change(file: h5py.File) -> None:
         row = file["observations/images/cam_high"][0]
         small = cv2.imencode(".jpg", np.full((8, 8, 3), 90, np.uint8))[1].reshape(-1)

@@ -61,9 +61,9 @@ def test_t_actions_give_t_plus_one_observations_in_order() -> None:
     assert (outcome.steps, outcome.final_reward, outcome.max_reward) == (5, 5.0, 5.0)
     assert (outcome.reason, outcome.error) == ("complete", False)
     assert diary.reported == ["reset", *["step"] * 5, "end"]
-    pictures = [diary.first, *[timestep for _, timestep in diary.steps]]
-    assert [int(t.observation["images"]["top"][0, 0, 0]) for t in pictures] == [0, 1, 2, 3, 4, 5]
-    assert [t.step_type.name for t in pictures] == ["FIRST", "MID", "MID", "MID", "MID", "LAST"]
+    images = [diary.first, *[timestep for _, timestep in diary.steps]]
+    assert [int(t.observation["images"]["top"][0, 0, 0]) for t in images] == [0, 1, 2, 3, 4, 5]
+    assert [t.step_type.name for t in images] == ["FIRST", "MID", "MID", "MID", "MID", "LAST"]
 
 
 def test_the_observed_action_is_the_sent_one() -> None:

@@ -71,7 +71,7 @@ def test_frames_that_do_not_fit_are_refused(tmp_path: Path, frame: Any, text: st
             video.add(frame)
 
 
-def test_pictures_keep_their_proportions_side_by_side() -> None:
+def test_images_keep_their_proportions_side_by_side() -> None:
     small, wide = np.full((60, 80, 3), 50, np.uint8), np.full((90, 160, 3), 250, np.uint8)
     out = row([small, wide], 120, gap=4)
     assert out.shape == (120, 160 + 4 + round(160 * 120 / 90), 3)
@@ -86,9 +86,9 @@ def test_pictures_keep_their_proportions_side_by_side() -> None:
 
 
 def test_a_tag_marks_the_corner_and_leaves_the_original_alone() -> None:
-    picture = np.full((120, 160, 3), 90, np.uint8)
-    tagged = tag(picture, "top")
-    assert np.all(picture == 90)
+    image = np.full((120, 160, 3), 90, np.uint8)
+    tagged = tag(image, "top")
+    assert np.all(image == 90)
     assert np.any(tagged[:20, :40] != 90)
     assert np.all(tagged[40:] == 90)
     assert tag(np.zeros((8, 9, 3), np.uint8), "a long name").shape == (8, 9, 3)

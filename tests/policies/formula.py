@@ -35,6 +35,6 @@ def weight(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
     return value.astype(np.float32)
 
 
-def picture(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def image(name: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """uint8 pixels."""
     return np.round(127.5 + 127.5 * waves(name, shape)).astype(np.uint8)

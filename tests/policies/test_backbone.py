@@ -88,7 +88,7 @@ def test_crops_are_random_in_training_and_central_at_inference() -> None:
     assert not torch.equal(encoder.train()({"top": image})[0], encoder({"top": image})[0])
 
 
-def test_equal_pictures_in_one_pass_give_what_each_gives_alone() -> None:
+def test_equal_images_in_one_pass_give_what_each_gives_alone() -> None:
     torch.manual_seed(0)
     cameras = {"a": (32, 40), "b": (32, 40)}
     vision = ImageEncoder(config(backbone_layers=2), cameras)
@@ -100,7 +100,7 @@ def test_equal_pictures_in_one_pass_give_what_each_gives_alone() -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_pictures_are_resized_inside_and_taken_as_they_are_when_it_is_done_already() -> None:
+def test_images_are_resized_inside_and_taken_as_they_are_when_it_is_done_already() -> None:
     vision = ImageEncoder(config(backbone_layers=1, image_size=(16, 20)), {"a": (32, 40)})
     flat = torch.full((1, 3, 32, 40), 77, dtype=torch.uint8)
     with torch.inference_mode():

@@ -57,7 +57,7 @@ def test_a_camera_it_was_not_trained_on_changes_nothing(policy: ChunkPolicy) -> 
     np.testing.assert_array_equal(policy.predict_chunk(seen), policy.predict_chunk(more))
 
 
-def test_pictures_that_are_views_or_mirrored_are_read_as_they_look(policy: ChunkPolicy) -> None:
+def test_images_that_are_views_or_mirrored_are_read_as_they_look(policy: ChunkPolicy) -> None:
     plain, view = observation(), observation()
     mirrored = plain["images"]["top"][:, ::-1]
     plain["images"]["top"] = mirrored.copy()

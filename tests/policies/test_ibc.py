@@ -106,7 +106,7 @@ def test_positives_and_negatives_are_in_one_range() -> None:
 
 @pytest.mark.parametrize("sampler", ["dfo", "langevin"])
 def test_it_learns_where_to_go_and_goes_into_no_corner(sampler: Any) -> None:
-    """The action is the state mirrored at the middle of the picture; errors are in pixels."""
+    """The action is the state mirrored at the middle of the image; errors are in pixels."""
     network = blind(sampler=sampler, negatives=16, candidates=128, dfo_iterations=4, langevin_iterations=10)
     optimiser, losses = torch.optim.Adam(network.parameters(), lr=3e-3), []
     for step in range(120):

@@ -198,7 +198,7 @@ def test_losses_under_autocast_are_summed_in_full_precision(config: PolicyConfig
             torch.testing.assert_close(value, exact[name], rtol=0.05, atol=0)
 
 
-def test_places_in_a_picture_are_in_full_precision_under_autocast() -> None:
+def test_places_in_an_image_are_in_full_precision_under_autocast() -> None:
     """bf16 would round them to a 256th."""
     torch.manual_seed(0)
     head = SpatialSoftmax(4, 3)

@@ -56,7 +56,7 @@ def test_unknown_extremes_are_refused_where_they_are_needed() -> None:
         Normaliser(ActConfig(normalisation="min_max_01"), stats, ("qpos",))
 
 
-def test_pictures_as_bytes_and_as_floats() -> None:
+def test_images_as_bytes_and_as_floats() -> None:
     image = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
     expected = (image.numpy() / 255 - mean[:, None, None]) / std[:, None, None]

@@ -22,7 +22,7 @@ def test_sequence() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(3, 5), (1, 4), (15, 20)])
-def test_picture(height: int, width: int) -> None:
+def test_image(height: int, width: int) -> None:
     dim = 16
     table = image_positions(height, width, dim)
     assert table.shape == (height * width, dim)
@@ -36,7 +36,7 @@ def test_picture(height: int, width: int) -> None:
                 assert table[row * width + column, entry].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_no_two_places_of_a_picture_are_alike() -> None:
+def test_no_two_places_of_an_image_are_alike() -> None:
     table = image_positions(12, 16, 32)
     distance = (table[:, None] - table[None]).norm(dim=-1) + 10 * (table.new_ones(len(table)).diag())
     assert distance.min() > 1e-3

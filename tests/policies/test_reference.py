@@ -30,7 +30,7 @@ from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.reference_names import to_ours
 from aloha_kit.testing.policies import batch_of, contract_of, stats_of
-from tests.policies.formula import picture, waves, weight
+from tests.policies.formula import image, waves, weight
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -70,7 +70,7 @@ def formula_batch(content: dict[str, Any], size: int, rows: int) -> Batch:
     actions[is_pad] = 0
     return Batch(
         qpos=torch.from_numpy(waves("qpos", (size, 14)).astype(np.float32)),
-        images={name: torch.from_numpy(picture(name, (size, 3, *hw))) for name, hw in content["cameras"].items()},
+        images={name: torch.from_numpy(image(name, (size, 3, *hw))) for name, hw in content["cameras"].items()},
         actions=torch.from_numpy(actions),
         is_pad=torch.from_numpy(is_pad),
     )
@@ -200,7 +200,7 @@ def test_sizes_and_settings_are_read_off_the_weights(act: tuple[dict[str, Any], 
 
 def test_a_loaded_checkpoint_drives_an_arm(act: tuple[dict[str, Any], ChunkNetwork]) -> None:
     content, network = act
-    images = {name: picture(name, (*size, 3)) for name, size in content["cameras"].items()}
+    images = {name: image(name, (*size, 3)) for name, size in content["cameras"].items()}
     chunk = ChunkPolicy(network).predict_chunk({"qpos": np.zeros(14, np.float32), "images": images, "stamps": {}})
     assert chunk.shape == (8, 14)
     assert np.isfinite(chunk).all()

@@ -92,7 +92,7 @@ def test_the_contract_has_units_in_pixels() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"scene": "picture"}, "Push-T has no scene 'picture'. .*Known|Did you mean"),
+        ({"scene": "keypoint_image"}, "Push-T has no scene 'keypoint_image'. .*Known|Did you mean"),
         ({"rate_hz": 50.0}, "Push-T runs at 10 Hz, given rate_hz 50"),
         ({"randomise": {"light": 1.0}}, "task 'pusht_state' on rig 'pusht': Push-T has no randomise"),
     ],

@@ -15,11 +15,11 @@ from aloha_kit.remote.observations import incoming, largest_observation, outgoin
 
 CONTRACT = Contract.of(("left_waist",), ("left_waist",), {"top": (24, 32), "wrist": (24, 32)}, 50.0)
 # a gradient, so that JPEG keeps it well
-PICTURE = np.stack([np.tile(np.arange(32) * 8, (24, 1)), *np.zeros((2, 24, 32))], axis=2).astype(np.uint8)
+IMAGE = np.stack([np.tile(np.arange(32) * 8, (24, 1)), *np.zeros((2, 24, 32))], axis=2).astype(np.uint8)
 
 
 def observation(**changes: Any) -> Any:
-    images = {"top": PICTURE, "wrist": 255 - PICTURE, "unseen": PICTURE}
+    images = {"top": IMAGE, "wrist": 255 - IMAGE, "unseen": IMAGE}
     return {"qpos": np.float32([0.5]), "images": images, "stamps": {"qpos": 7}, **changes}
 
 
@@ -31,32 +31,32 @@ def test_only_what_the_policy_reads_travels() -> None:
     back = there_and_back(outgoing(observation(), CONTRACT, None))
     assert set(back) == {"qpos", "images", "stamps"}
     assert list(back["images"]) == ["top", "wrist"]
-    np.testing.assert_array_equal(back["images"]["wrist"], 255 - PICTURE)
+    np.testing.assert_array_equal(back["images"]["wrist"], 255 - IMAGE)
     np.testing.assert_array_equal(back["qpos"], np.float32([0.5]))
 
 
 def test_a_jpeg_that_a_camera_sent_travels_as_it_came() -> None:
-    data = cv2.imencode(".jpg", PICTURE[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
+    data = cv2.imencode(".jpg", IMAGE[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
     sent = outgoing(observation(images_jpeg={"top": data}), CONTRACT, None)
     assert sent["images"]["top"] == data
     back = there_and_back(sent)
     red_first = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
     np.testing.assert_array_equal(back["images"]["top"], red_first)
-    assert np.abs(back["images"]["top"].astype(int) - PICTURE).mean() < 6  # red is red
-    np.testing.assert_array_equal(back["images"]["wrist"], 255 - PICTURE)
+    assert np.abs(back["images"]["top"].astype(int) - IMAGE).mean() < 6  # red is red
+    np.testing.assert_array_equal(back["images"]["wrist"], 255 - IMAGE)
 
 
-def test_other_pictures_become_jpeg_where_requested() -> None:
+def test_other_images_become_jpeg_where_requested() -> None:
     sent = outgoing(observation(), CONTRACT, 90)
-    assert len(sent["images"]["top"]) < PICTURE.nbytes / 2
-    assert np.abs(there_and_back(sent)["images"]["top"].astype(int) - PICTURE).mean() < 6
+    assert len(sent["images"]["top"]) < IMAGE.nbytes / 2
+    assert np.abs(there_and_back(sent)["images"]["top"].astype(int) - IMAGE).mean() < 6
 
 
 def jpeg(height: int, width: int, kind: str = ".jpg") -> Jpeg:
     return Jpeg(cv2.imencode(kind, np.zeros((height, width, 3), np.uint8))[1].tobytes())
 
 
-GOOD = {"qpos": np.float32([0.5]), "images": {"top": PICTURE, "wrist": PICTURE}}
+GOOD = {"qpos": np.float32([0.5]), "images": {"top": IMAGE, "wrist": IMAGE}}
 
 
 def test_vectors_that_the_policy_does_not_read_do_not_travel() -> None:
@@ -80,7 +80,7 @@ def test_true_object_poses_travel_where_the_policy_reads_them() -> None:
     [
         ({"images": None}, "an observation must be a map with images"),
         ({"top": None, "wrist": None}, r"camera 'top' is missing; there are: \(none\)"),
-        ({"wrist": None, "x" * 500: PICTURE}, "camera 'wrist' is missing; there are: top, x{94}…$"),
+        ({"wrist": None, "x" * 500: IMAGE}, "camera 'wrist' is missing; there are: top, x{94}…$"),
         ({"top": Jpeg(b"1234")}, "camera 'top': no JPEG: 4 bytes beginning 31 32 33 34"),
         ({"top": Jpeg(b"")}, "camera 'top': no JPEG: 0 bytes"),
         ({"top": jpeg(24, 32, ".png")}, "camera 'top': no JPEG"),
@@ -101,7 +101,7 @@ def test_true_object_poses_travel_where_the_policy_reads_them() -> None:
 )
 def test_what_is_no_observation_of_the_contract_is_refused_by_name(changes: dict[str, Any], words: str) -> None:
     vectors = {key: value for key, value in changes.items() if key == "qpos"}
-    cameras = {"top": PICTURE, "wrist": PICTURE, **{k: v for k, v in changes.items() if k not in ("qpos", "images")}}
+    cameras = {"top": IMAGE, "wrist": IMAGE, **{k: v for k, v in changes.items() if k not in ("qpos", "images")}}
     images = {name: image for name, image in cameras.items() if image is not None}
     with pytest.raises(RemoteError, match=words):
         incoming({**GOOD, **vectors, "images": None if "images" in changes else images}, CONTRACT)
@@ -114,7 +114,7 @@ def test_an_observation_is_a_map() -> None:
 
 def test_the_robot_refuses_to_send_what_is_not_of_the_contract() -> None:
     with pytest.raises(RemoteError, match="camera 'wrist' is missing; there are: top"):
-        outgoing(observation(images={"top": PICTURE}), CONTRACT, None)
+        outgoing(observation(images={"top": IMAGE}), CONTRACT, None)
     with pytest.raises(RemoteError, match=r"camera 'top' must be .*, given \(4, 4, 3\) uint8"):
         outgoing(observation(images={"top": np.zeros((4, 4, 3), np.uint8)}), CONTRACT, None)
     with pytest.raises(RemoteError, match=r"camera 'top' must be .*, given a JPEG of \(32, 24\)"):

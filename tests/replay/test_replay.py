@@ -83,7 +83,7 @@ def test_stamps_of_a_real_clock_are_drawn(tmp_path: Path, capsys: Any) -> None:
     assert "skew to the deadline p50 -1.00 ms" in capsys.readouterr().out
 
 
-def test_the_rerun_recording_holds_pictures_joints_stamps_and_skew(recorded: Path, tmp_path: Path) -> None:
+def test_the_rerun_recording_holds_images_joints_stamps_and_skew(recorded: Path, tmp_path: Path) -> None:
     run(recorded, "--output", tmp_path, "--no_video", "--no_plots")
     command = [sys.executable, "-m", "rerun", "rrd", "print", "-vv", str(tmp_path / "episode_0.rrd")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

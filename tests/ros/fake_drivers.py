@@ -239,16 +239,16 @@ class FakeCamera:
 
     def __init__(self, topic: str, size: tuple[int, int] = (48, 64), hz: float = 30.0) -> None:
         self.size, self.running, self.sent = size, True, 0
-        self.tears = lambda picture: False  # whether the image of this number arrives cut off
+        self.tears = lambda image: False  # whether the image of this number arrives cut off
         self._publisher = rospy.Publisher(topic, CompressedImage, queue_size=5)
         self._ticking = Ticking(hz, self._tick)
 
     def _tick(self) -> None:
         if self.running:
             self.sent += 1
-            picture = np.zeros((*self.size, 3), np.uint8)
-            picture[..., 0] = 40 + self.sent % 200
-            message = images.to_compressed(picture, rospy.Time.now().to_nsec())
+            image = np.zeros((*self.size, 3), np.uint8)
+            image[..., 0] = 40 + self.sent % 200
+            message = images.to_compressed(image, rospy.Time.now().to_nsec())
             if self.tears(self.sent):
                 message.data = message.data[: len(message.data) // 2]
             self._publisher.publish(message)

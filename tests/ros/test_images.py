@@ -21,11 +21,11 @@ STAMP = 1_700_000_000_123_456_789
 
 def scene(height: int = 48, width: int = 64) -> np.ndarray:
     """Red on the left, blue below, smooth enough for JPEG to keep."""
-    picture = np.zeros((height, width, 3), np.uint8)
-    picture[..., 0] = np.linspace(230, 10, width)[None]
-    picture[..., 1] = 90
-    picture[..., 2] = np.linspace(10, 200, height)[:, None]
-    return picture
+    image = np.zeros((height, width, 3), np.uint8)
+    image[..., 0] = np.linspace(230, 10, width)[None]
+    image[..., 1] = 90
+    image[..., 2] = np.linspace(10, 200, height)[:, None]
+    return image
 
 
 def raw(encoding: str, rows: np.ndarray, width: int, *, padding: int = 0, big: bool = False) -> Any:
@@ -41,9 +41,9 @@ def compressed(data: bytes, format: str = "jpeg") -> Any:
     return SimpleNamespace(format=format, data=data)
 
 
-def pillow(picture: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
+def pillow(image: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
     buffer = io.BytesIO()
-    PIL.Image.fromarray(picture).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}), **options)
+    PIL.Image.fromarray(image).save(buffer, kind, **({"quality": 95} if kind == "JPEG" else {}), **options)
     return buffer.getvalue()
 
 
@@ -53,10 +53,10 @@ def pillow(picture: np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
     [("rgb8", (0, 1, 2)), ("bgr8", (2, 1, 0)), ("rgba8", (0, 1, 2, 1)), ("bgra8", (2, 1, 0, 1))],
 )
 def test_colours_come_out_as_rgb(encoding: str, channels: tuple[int, ...], padding: int) -> None:
-    picture = scene()
-    rows = np.ascontiguousarray(picture[..., list(channels)]).reshape(48, -1)
+    image = scene()
+    rows = np.ascontiguousarray(image[..., list(channels)]).reshape(48, -1)
     got = images.decode(raw(encoding, rows, 64, padding=padding))
-    np.testing.assert_array_equal(got, picture)
+    np.testing.assert_array_equal(got, image)
     assert got.flags.writeable
     assert got.flags.owndata or got.base.flags.writeable
 
@@ -91,14 +91,14 @@ def test_webcam_colours(
 
 
 def test_jpeg_and_png_come_out_as_rgb() -> None:
-    picture = scene()
+    image = scene()
     for format in ("jpeg", "rgb8; jpeg compressed bgr8", "bgr8; jpeg compressed bgr8"):
-        got = images.decode(compressed(pillow(picture), format))
-        assert np.abs(got.astype(int) - picture).mean() < 3
-    np.testing.assert_array_equal(images.decode(compressed(pillow(picture, "PNG"), "png")), picture)
+        got = images.decode(compressed(pillow(image), format))
+        assert np.abs(got.astype(int) - image).mean() < 3
+    np.testing.assert_array_equal(images.decode(compressed(pillow(image, "PNG"), "png")), image)
     # a sender that left red and blue as they were says so, and is believed
-    got = images.decode(compressed(pillow(picture[..., ::-1]), "rgb8; jpeg compressed rgb8"))
-    assert np.abs(got.astype(int) - picture).mean() < 3
+    got = images.decode(compressed(pillow(image[..., ::-1]), "rgb8; jpeg compressed rgb8"))
+    assert np.abs(got.astype(int) - image).mean() < 3
 
 
 def test_only_an_ordinary_jpeg_is_passed_on() -> None:
@@ -155,7 +155,7 @@ def test_compressed_depth() -> None:
         images.decode_depth(compressed(pillow(scene())))
 
 
-def test_bad_pictures_are_named() -> None:
+def test_bad_images_are_named() -> None:
     with pytest.raises(StreamError, match=r"encoding 'rgb' cannot be read\. Did you mean 'rgb8'\? Known: bgr8, bgra8"):
         images.decode(raw("rgb", scene().reshape(48, -1), 64))
     with pytest.raises(StreamError, match=r"encoding 'rgb8' cannot be read\..*Known: 16UC1, 32FC1, mono16"):
@@ -178,7 +178,7 @@ def test_bad_pictures_are_named() -> None:
     assert images.decode(filled).shape == (48, 64, 3)
 
 
-def test_lazy_pictures_are_decoded_once_and_only_when_requested() -> None:
+def test_lazy_images_are_decoded_once_and_only_when_requested() -> None:
     torn = compressed(pillow(scene())[:-2])
     lazy = images.LazyImages({"cam_high": compressed(pillow(scene())), "cam_low": torn})
     assert list(lazy) == ["cam_high", "cam_low"]
@@ -198,22 +198,22 @@ def test_built_messages_survive_the_wire(big: bool) -> None:
         message.serialize(buffer)
         return type(message)().deserialize(buffer.getvalue())
 
-    picture = scene()
-    got = sent(images.to_image(picture, "rgb8", STAMP, "cam_high"))
+    image = scene()
+    got = sent(images.to_image(image, "rgb8", STAMP, "cam_high"))
     assert isinstance(got, Image)
     assert (got.height, got.width, got.step, got.encoding) == (48, 64, 192, "rgb8")
     assert (got.header.stamp.secs, got.header.stamp.nsecs) == (1_700_000_000, 123_456_789)
     assert got.header.frame_id == "cam_high"
-    np.testing.assert_array_equal(images.decode(got), picture)
+    np.testing.assert_array_equal(images.decode(got), image)
     depth = (np.arange(48 * 64).reshape(48, 64) * 13).astype(">u2" if big else "<u2")
     got = sent(images.to_image(depth, "16UC1", STAMP))
     assert got.is_bigendian == big
     np.testing.assert_array_equal(images.decode_depth(got), depth)
-    got = sent(images.to_compressed(picture, STAMP))
+    got = sent(images.to_compressed(image, STAMP))
     assert isinstance(got, CompressedImage)
     assert got.header.stamp.to_nsec() == STAMP
-    assert np.abs(np.asarray(PIL.Image.open(io.BytesIO(got.data))).astype(int) - picture).mean() < 3
-    assert len(sent(images.to_compressed(picture, STAMP, quality=20)).data) < len(got.data)
+    assert np.abs(np.asarray(PIL.Image.open(io.BytesIO(got.data))).astype(int) - image).mean() < 3
+    assert len(sent(images.to_compressed(image, STAMP, quality=20)).data) < len(got.data)
     assert images.jpeg_bytes(sent(images.to_compressed(b"\xff\xd8\xff as it is", STAMP))) == b"\xff\xd8\xff as it is"
 
 

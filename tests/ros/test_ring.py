@@ -162,18 +162,18 @@ def test_health_before_the_first_message() -> None:
     assert (health.age_s, health.count, health.rate_hz) == (float("inf"), 0, 0)
 
 
-class Picture:
+class Image:
     """Something that can be seen to be gone."""
 
 
 @pytest.mark.parametrize("step_ms", [20, 0.01])  # as set, and a driver that runs wild
 def test_memory_is_bounded(step_ms: float) -> None:
     bench = Bench(spec("camera"))
-    alive: weakref.WeakSet[Picture] = weakref.WeakSet()
+    alive: weakref.WeakSet[Image] = weakref.WeakSet()
     for step in range(2000):
-        alive.add(picture := Picture())
-        bench.add("camera", step * step_ms, picture, at=step * step_ms)
-    del picture
+        alive.add(image := Image())
+        bench.add("camera", step * step_ms, image, at=step * step_ms)
+    del image
     # 0.37 s are kept (age 0.25, skew 0.02, clocks 0.1) and one more: 20 samples; of a wild driver a few times as many
     assert len(alive) == 20 if step_ms == 20 else 60 < len(alive) < 100
     bench.sync.close()

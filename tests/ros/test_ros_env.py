@@ -99,13 +99,13 @@ def test_a_reset_prepares_the_followers_and_brings_them_to_the_start(fakes: Fake
     assert set(observation["stamps"]) == {"qpos_left", "qpos_right", "images/cam_high", "deadline"}
 
 
-def test_pictures_are_decoded_when_looked_at_and_kept_as_they_came(fakes: Fakes) -> None:
+def test_images_are_decoded_when_looked_at_and_kept_as_they_came(fakes: Fakes) -> None:
     observation = fakes.env().reset().observation
     assert observation["images_jpeg"]["cam_high"][:2] == b"\xff\xd8"
-    picture = observation["images"]["cam_high"]
-    assert picture.shape == (48, 64, 3)
-    assert 30 < picture[..., 0].mean() <= 250
-    assert picture[..., 1].max() < 12, "red images are red"
+    image = observation["images"]["cam_high"]
+    assert image.shape == (48, 64, 3)
+    assert 30 < image[..., 0].mean() <= 250
+    assert image[..., 1].max() < 12, "red images are red"
 
 
 def test_an_action_goes_to_both_arms(fakes: Fakes) -> None:
@@ -275,20 +275,20 @@ def test_a_reading_without_velocity_is_bridged_and_a_lasting_loss_named(fakes: F
         _step_until_it_fails(env)
 
 
-def test_a_torn_picture_is_bridged_by_the_next(fakes: Fakes) -> None:
+def test_a_torn_image_is_bridged_by_the_next(fakes: Fakes) -> None:
     env = fakes.env(replace(TASK, episode_len=30))
     env.reset()
-    fakes.camera.tears = lambda picture: picture % 4 == 0
+    fakes.camera.tears = lambda image: image % 4 == 0
     for _ in range(29):
         observation = env.step(START).observation
         assert observation["images_jpeg"]["cam_high"][-2:] == b"\xff\xd9"
         assert (observation["images"]["cam_high"][-1, :, 0] >= 30).all()  # red to the last row, no filled-up grey
 
 
-def test_pictures_that_stay_torn_end_the_step(fakes: Fakes) -> None:
+def test_images_that_stay_torn_end_the_step(fakes: Fakes) -> None:
     env = fakes.env(replace(TASK, episode_len=200))
     env.reset()
-    fakes.camera.tears = lambda picture: True
+    fakes.camera.tears = lambda image: True
     with pytest.raises(StreamError, match=r"^camera 'cam_high': the camera sent a JPEG that was cut off: .*for 0\.1 s"):
         _step_until_it_fails(env)
 
@@ -721,7 +721,7 @@ class TestSimulatedRig:
         assert (stream["topic"], stream["stamp"]) == ("/usb_cam_high/image_raw/compressed", "header")
         assert abs(stream["clock_offset_s"]) < 0.1
 
-    def test_the_task_sets_the_size_of_its_pictures(self, simulation: FakeSimulation, fakes: Fakes) -> None:
+    def test_the_task_sets_the_size_of_its_images(self, simulation: FakeSimulation, fakes: Fakes) -> None:
         cameras = {"cam_high": CameraConfig(480, 640, topic="/usb_cam_high/image_raw/compressed")}
         env = fakes.env(replace(TASK, image_size=(48, 64)), replace(RIG, cameras=cameras))
         assert env.contract.cameras == {"cam_high": (48, 64)}

@@ -84,7 +84,7 @@ def no_faults(session_ros: Ros) -> Iterator[None]:
         rospy.delete_param(PARAM)
 
 
-def test_pictures_are_those_of_the_state(session_ros: Ros, scene: SimEnv) -> None:
+def test_images_are_those_of_the_state(session_ros: Ros, scene: SimEnv) -> None:
     """Raw to the last bit; JPEG of the same image; the seed's looks; the state's stamp."""
     with serving("aloha") as cameras:
         topics = {f"/usb_{name}/image_raw": Image for name in VIEWS}
@@ -131,9 +131,9 @@ def test_nobody_listens_nothing_is_drawn(session_ros: Ros, scene: SimEnv, monkey
     drawn: list[str] = []
     qpos = scene.physics.data.qpos.copy()
     with serving("aloha") as cameras:
-        pictures = cameras._env.show(qpos, 3)
-        draw = pictures.draw
-        monkeypatch.setattr(pictures, "draw", lambda view, size: (drawn.append(view), draw(view, size))[1])
+        rendered = cameras._env.show(qpos, 3)
+        draw = rendered.draw
+        monkeypatch.setattr(rendered, "draw", lambda view, size: (drawn.append(view), draw(view, size))[1])
         encoded: list[bytes] = []
         encode = images.encode
         monkeypatch.setattr(images, "encode", lambda *a: (encoded.append(data := encode(*a)), data)[1])

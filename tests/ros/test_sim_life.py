@@ -120,15 +120,15 @@ def test_who_takes_its_place_is_left_in_peace(session_ros: Ros, slow: Process) -
     second.stop()
 
 
-def test_one_launch_brings_pictures_of_the_requested_size_and_rate(session_ros: Ros) -> None:
+def test_one_launch_brings_images_of_the_requested_size_and_rate(session_ros: Ros) -> None:
     launch = session_ros.launch("sim_rig.launch", image_size="24 32", camera_hz=10, person="false", quality="draft")
     try:
         launch.wait_for("is up")
-        pictures = Received("/usb_cam_high/image_raw", Image)
-        until(lambda: len(pictures.messages) > 4, "pictures")
-        assert (pictures.newest.height, pictures.newest.width) == (24, 32)
-        assert np.diff([picture.header.stamp.to_sec() for picture in pictures.messages]).min() > 0.08
-        pictures.subscriber.unregister()
+        images = Received("/usb_cam_high/image_raw", Image)
+        until(lambda: len(images.messages) > 4, "images")
+        assert (images.newest.height, images.newest.width) == (24, 32)
+        assert np.diff([image.header.stamp.to_sec() for image in images.messages]).min() > 0.08
+        images.subscriber.unregister()
     finally:
         launch.stop()
 

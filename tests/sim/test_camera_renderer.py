@@ -73,7 +73,7 @@ def test_the_wrist_camera_shows_the_cube_that_the_gripper_holds() -> None:
     env.close()
 
 
-def test_quality_changes_pictures_and_never_physics() -> None:
+def test_quality_changes_images_and_never_physics() -> None:
     states, shades = {}, {}
     for quality in workcell.QUALITIES:
         env = SimEnv("transfer_cube", cameras={"top": (60, 80)}, quality=quality, seed=3, episode_len=130)
@@ -96,7 +96,7 @@ def test_cameras_that_were_not_requested_are_not_drawn() -> None:
     env.close()
 
 
-def test_lazy_pictures_are_those_of_their_instant_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lazy_images_are_those_of_their_instant_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
     cameras = {"top": (24, 32), "angle": (20, 30)}
     eager, lazy = (SimEnv("transfer_cube", cameras=cameras, quality="draft", lazy_images=on) for on in (False, True))
     drawn: list[str] = []
@@ -140,16 +140,16 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
 
 
 @pytest.mark.parametrize("order", ["torch first", "images first"])
-def test_pictures_and_training_live_in_one_process_and_end_quietly(order: str) -> None:
+def test_images_and_training_live_in_one_process_and_end_quietly(order: str) -> None:
     """Software OpenGL and torch bring one compiler each; in the wrong order the first optimiser crashes."""
     torch = "import torch\n"
-    pictures = (
+    rendering = (
         "from aloha_kit.sim import SimEnv\n"
         "env = SimEnv('transfer_cube', cameras={'top': (24, 32)}, quality='draft')\n"
         "env.reset()\n"
     )
     done = run_python(
-        (torch + pictures if order == "torch first" else pictures + torch)
+        (torch + rendering if order == "torch first" else rendering + torch)
         + "net = torch.nn.Linear(3, 3)\n"
         + "optimiser = torch.optim.AdamW(net.parameters())\n"
         + "net(torch.ones(1, 3)).sum().backward()\n"

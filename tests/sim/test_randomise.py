@@ -11,13 +11,13 @@ from aloha_kit.sim.randomise import OPTIONS
 SIZE = {"top": (36, 48)}
 
 
-def picture(env: SimEnv, seed: int) -> np.ndarray:
+def image(env: SimEnv, seed: int) -> np.ndarray:
     env.seed(seed)
     return env.reset().observation["images"]["top"]
 
 
 @pytest.mark.parametrize("option", sorted(OPTIONS))
-def test_each_option_changes_the_picture_by_its_seed_alone(option: str) -> None:
+def test_each_option_changes_the_image_by_its_seed_alone(option: str) -> None:
     poses = {"cube": np.array([0.1, 0.5, 0.02, 1, 0, 0, 0])}
     amount = 0.02 if option == "camera_jitter" else 0.3
     plain = SimEnv("transfer_cube", cameras=SIZE, quality="fast")

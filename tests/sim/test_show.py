@@ -21,9 +21,9 @@ def test_another_instance_looks_the_same_at_any_moment_and_seed() -> None:
         expert.reset()
         for _ in range(60):
             step = acting.step(expert.act(step.observation))
-        pictures = watching.show(acting.physics.data.qpos, seed)
+        images = watching.show(acting.physics.data.qpos, seed)
         for camera, image in step.observation["images"].items():
-            np.testing.assert_array_equal(pictures.draw(camera, SIZE), image)
+            np.testing.assert_array_equal(images.draw(camera, SIZE), image)
     other = watching.show(acting.physics.data.qpos, 3).draw("top", SIZE)
     assert not np.array_equal(other, step.observation["images"]["top"]), "the seed decides the looks"
     # an environment that was shown something else begins its own episodes as ever
@@ -44,8 +44,8 @@ def test_depth_is_along_the_cameras_axis() -> None:
     cube, (height, width) = np.array([0.12, 0.56, 0.02]), (120, 160)
     env = SimEnv("transfer_cube", cameras={})
     env.reset_to({"cube": [*cube, 1, 0, 0, 0]})
-    pictures = env.show(env.physics.data.qpos, 0)
-    depth = pictures.draw_depth("top", (height, width))
+    images = env.show(env.physics.data.qpos, 0)
+    depth = images.draw_depth("top", (height, width))
     assert depth.dtype == np.uint16
     described = workcell.CAMERAS["top"]
     eye, target = np.array(described.position), np.array(described.target)
@@ -56,6 +56,6 @@ def test_depth_is_along_the_cameras_axis() -> None:
     column = width / 2 + focal * (ray @ right) / (ray @ forward)
     row = height / 2 + focal * (ray @ np.cross(forward, right)) / (ray @ forward)
     assert abs(depth[round(row), round(column)] - 1000 * (ray @ forward)) < 3, "the cube's upper face"
-    assert pictures.draw_depth("angle", (height, width))[0, 0] == 0
-    assert pictures.draw("top", (height, width)).std() > 10, "depth leaves colour as it was"
+    assert images.draw_depth("angle", (height, width))[0, 0] == 0
+    assert images.draw("top", (height, width)).std() > 10, "depth leaves colour as it was"
     env.close()

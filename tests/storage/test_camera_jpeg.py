@@ -27,10 +27,10 @@ from tests.storage.recording import feed, outcome, Rig, writer_for
 NAMES = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 
 
-def jpeg(picture: np.ndarray, **options: Any) -> bytes:
+def jpeg(image: np.ndarray, **options: Any) -> bytes:
     """An ordinary JPEG, not from our encoder."""
     buffer = io.BytesIO()
-    PIL.Image.fromarray(picture).save(buffer, "JPEG", **{"quality": 97, "subsampling": 0, **options})
+    PIL.Image.fromarray(image).save(buffer, "JPEG", **{"quality": 97, "subsampling": 0, **options})
     return buffer.getvalue()
 
 
@@ -200,7 +200,7 @@ def test_jpegs_of_other_makes(tmp_path: Path, options: dict[str, Any]) -> None:
         assert close(episode.image("cam_high", 1), rig.image("cam_high", 1))
 
 
-def test_a_buffer_filled_up_with_zeros_and_a_grey_picture(tmp_path: Path) -> None:
+def test_a_buffer_filled_up_with_zeros_and_a_grey_image(tmp_path: Path) -> None:
     class Grey(JpegRig):
         def sent(self, camera: str, row: int) -> bytes:
             return jpeg(self.image(camera, row)[..., 1]) + bytes(50 + row)
@@ -237,7 +237,7 @@ def test_export_for_readers_that_do_not_know_the_order(tmp_path: Path) -> None:
         assert close(episode.image("cam_high", 0), rig.image("cam_high", 5))
 
 
-def test_some_cameras_of_pictures_that_are_not_looked_at() -> None:
+def test_some_cameras_of_images_that_are_not_looked_at() -> None:
     some = Subset(Untouched(NAMES), ("cam_right_wrist", "cam_high"))
     assert list(some) == ["cam_right_wrist", "cam_high"]
     assert len(some) == 2

@@ -19,7 +19,7 @@ LAYOUT = RowLayout((("qpos", (2,)), ("action", (2,)), ("reward", ())), ("qpos", 
 ROWS = 6
 
 
-def picture(row: int) -> bytes:
+def image(row: int) -> bytes:
     return bytes([row + 1]) * (5 + row)
 
 
@@ -36,7 +36,7 @@ def write(path: Path, rows: int = ROWS, *, end: bool = True) -> list[int]:
     journal.append_json(HEADER, {"layout": LAYOUT.to_mapping(), "task": "x"})
     sizes = [os.fstat(fd).st_size]
     for row in range(rows):
-        parts, _ = row_parts(record_of(row), [picture(row)])
+        parts, _ = row_parts(record_of(row), [image(row)])
         journal.append(STEP, parts)
         sizes.append(os.fstat(fd).st_size)
     if end:
@@ -52,9 +52,9 @@ def read(path: Path) -> Contents | None:
         contents = scan(fd, path)
         for row in range(len(contents.rows) if contents else 0):
             assert contents is not None
-            record, pictures = read_row(fd, contents, row)
+            record, images = read_row(fd, contents, row)
             assert record.tobytes() == record_of(row).tobytes()
-            assert [bytes(p) for p in pictures] == [picture(row)]
+            assert [bytes(p) for p in images] == [image(row)]
         return contents
     finally:
         os.close(fd)
@@ -166,7 +166,7 @@ def test_a_failed_write_leaves_the_record_before(tmp_path: Path, monkeypatch: py
     fd = os.open(path, os.O_RDWR | os.O_CREAT)
     journal = Journal(fd)
     journal.append_json(HEADER, {"layout": LAYOUT.to_mapping()})
-    parts, _ = row_parts(record_of(0), [picture(0)])
+    parts, _ = row_parts(record_of(0), [image(0)])
     journal.append(STEP, parts)
     size, real = path.stat().st_size, os.writev
     calls: list[int] = []
@@ -182,7 +182,7 @@ def test_a_failed_write_leaves_the_record_before(tmp_path: Path, monkeypatch: py
         journal.append(STEP, parts)
     assert path.stat().st_size == size
     monkeypatch.undo()
-    parts, _ = row_parts(record_of(1), [picture(1)])
+    parts, _ = row_parts(record_of(1), [image(1)])
     journal.append(STEP, parts)  # there is room again
     os.close(fd)
     contents = read(path)

@@ -140,12 +140,12 @@ def test_act_plus_plus_reads_our_files(tmp_path: Path, images: str, base: bool) 
     rig = Rig(sizes=dict(SAME_SIZE), base=base)
     path = record(tmp_path, 30, rig, images=images)
     for start in (0, 29):
-        pictures, qpos, action = act_plus_plus_loader(path, list(rig.sizes), start)
-        for name, picture in zip(rig.sizes, pictures, strict=True):
-            assert np.abs(picture.astype(int) - rig.image(name, start).astype(int)).mean() < (
+        frames, qpos, action = act_plus_plus_loader(path, list(rig.sizes), start)
+        for name, pixels in zip(rig.sizes, frames, strict=True):
+            assert np.abs(pixels.astype(int) - rig.image(name, start).astype(int)).mean() < (
                 12 if images == "jpeg" else 1
             )
-            assert picture[:, :6, 0].mean() > picture[:, :6, 2].mean()  # RGB, not BGR
+            assert pixels[:, :6, 0].mean() > pixels[:, :6, 2].mean()  # RGB, not BGR
         np.testing.assert_array_equal(qpos, rig.qpos(start))
         expected = np.stack([rig.action(i) for i in range(start, 30)])
         np.testing.assert_array_equal(action[:, : expected.shape[1]], expected)

@@ -447,7 +447,7 @@ def test_virtual_time_may_begin_at_zero(tmp_path: Path) -> None:
         assert episode.stamps["deadline"].tolist() == [-(2**63), 8]
 
 
-def test_pictures_keep_red_red(tmp_path: Path) -> None:
+def test_images_keep_red_red(tmp_path: Path) -> None:
     """RGB in, RGB out of our reader and of a plain imdecode alike."""
     rig = Rig()
     path = record(tmp_path, 2, rig)

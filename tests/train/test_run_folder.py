@@ -71,14 +71,14 @@ def test_columns_that_a_run_has_stay(tmp_path: Path) -> None:
     ]
 
 
-def test_the_picture_of_the_losses(tmp_path: Path) -> None:
+def test_the_image_of_the_losses(tmp_path: Path) -> None:
     import cv2
 
     rows = [{"step": s, "loss": 1 / s, "lr": 1e-4, "success_rate": 0.0} for s in range(1, 50)]
     plot_losses([*rows, {"step": 25, "val_loss": 0.1, "val_deployed": 0.2}], tmp_path / "loss.png", COLUMNS)
-    picture = cv2.imread(str(tmp_path / "loss.png"))
-    assert picture.shape[0] > 300
-    assert (picture != 255).any(axis=2).mean() > 0.01
+    image = cv2.imread(str(tmp_path / "loss.png"))
+    assert image.shape[0] > 300
+    assert (image != 255).any(axis=2).mean() > 0.01
     plot_losses([], tmp_path / "empty.png", COLUMNS)
     assert (tmp_path / "empty.png").exists()
 
@@ -89,7 +89,7 @@ def test_equal_curves_are_both_seen(tmp_path: Path) -> None:
     def green(*keys: str) -> int:
         rows = [{"step": step, **dict.fromkeys(keys, 1 / step)} for step in range(1, 200, 50)]
         plot_losses([{"step": 1, "loss": 1.0, "l1": 1.0}, *rows], tmp_path / "loss.png", COLUMNS)
-        picture = cv2.imread(str(tmp_path / "loss.png"))
-        return int((np.abs(picture.astype(int) - [44, 160, 44]).max(axis=2) < 30).sum())  # val_loss, the third curve
+        image = cv2.imread(str(tmp_path / "loss.png"))
+        return int((np.abs(image.astype(int) - [44, 160, 44]).max(axis=2) < 30).sum())  # val_loss, the third curve
 
     assert green("val_loss", "val_deployed") > 0.2 * green("val_loss")
