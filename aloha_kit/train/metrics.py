@@ -29,7 +29,7 @@ class Columns:
         return (*optimiser, *self.validation, *ROLLOUT_COLUMNS)
 
 
-ROLLOUT_COLUMNS = ("success_rate", "return", "max_reward", "horizon", "rollouts_s")
+ROLLOUT_COLUMNS = ("success_rate", "return", "max_reward", "rollout_steps", "rollouts_s")
 """Results of rollouts while training: share that succeeded; means of the sum of rewards, of the highest reward and of
 the number of steps; seconds that all of them took."""
 

@@ -32,8 +32,8 @@ def test_a_training_runs_through_all_its_parts(
     assert not (tmp_path / "run").exists(), "the folder of the real training stays free"
     rows = read_metrics(run / "metrics.csv")
     assert [row["step"] for row in rows] == [3, 3, 3]
-    assert {key for row in rows for key in row} >= {"loss", "val_deployed", "success_rate", "horizon"}
-    assert rows[-1]["horizon"] == 20
+    assert {key for row in rows for key in row} >= {"loss", "val_deployed", "success_rate", "rollout_steps"}
+    assert rows[-1]["rollout_steps"] == 20
     assert checkpoint.load(run / "checkpoints" / "last").config.image_size == (96, 128)
     with av.open(str(run / "rollouts" / "step_3.mp4")) as video:
         assert len(list(video.decode(video=0))) == 21

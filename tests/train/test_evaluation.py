@@ -45,13 +45,13 @@ def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.Monke
         found = evaluate(policy(), 5)
         assert found is not None
         assert found.pop("rollouts_s") > 0
-        assert found == {"success_rate": 0.0, "return": 0.0, "max_reward": 0.0, "horizon": 8.0}
+        assert found == {"success_rate": 0.0, "return": 0.0, "max_reward": 0.0, "rollout_steps": 8.0}
         rewards = iter([0, 3, 1, 0, 0, 0, 0, 0] * 2)
         monkeypatch.setattr(SimEnv, "reward", lambda env: float(next(rewards)))
         monkeypatch.setattr(SimEnv, "succeeded", lambda env, outcome: True)
         found = evaluate(policy(), 6)
         assert found is not None
-        assert found.items() >= {"success_rate": 1.0, "return": 4.0, "max_reward": 3.0, "horizon": 8.0}.items()
+        assert found.items() >= {"success_rate": 1.0, "return": 4.0, "max_reward": 3.0, "rollout_steps": 8.0}.items()
     for step in (5, 6):
         with av.open(str(run.folder / "rollouts" / f"step_{step}.mp4")) as video:
             frames = list(video.decode(video=0))

@@ -185,7 +185,7 @@ def test_rollouts_choose_the_best_where_there_are_some(tmp_path: Path, table: Ep
         requested.append(step)
         assert not network.training
         torch.rand(3)  # a policy may draw; the training must not notice
-        return {"success_rate": {4: 0.2, 8: 0.9, 12: 0.9, 14: 0.5}[step], "horizon": 7.0}
+        return {"success_rate": {4: 0.2, 8: 0.9, 12: 0.9, 14: 0.5}[step], "rollout_steps": 7.0}
 
     config = dataclasses.replace(TRAINING, num_steps=14, eval_every=4, val_every=3)
     made = trainer(job(tmp_path / "run", table, config, evaluate=evaluate))
@@ -193,7 +193,7 @@ def test_rollouts_choose_the_best_where_there_are_some(tmp_path: Path, table: Ep
     assert requested == [4, 8, 12, 14]
     assert (end.best, end.best_step) == (-0.9, 8)
     rows = [row for row in read_metrics(tmp_path / "run" / "metrics.csv") if "success_rate" in row]
-    assert rows[1] == {"step": 8, "success_rate": 0.9, "horizon": 7.0}
+    assert rows[1] == {"step": 8, "success_rate": 0.9, "rollout_steps": 7.0}
     assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "best")["step"] == 8
     plain = trainer(job(tmp_path / "plain", table, dataclasses.replace(config, eval_every=0)))
     plain.fit()

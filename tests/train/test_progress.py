@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from aloha_kit.core.metrics_file import read_metrics
+from aloha_kit.core.metrics_file import MetricsFile, read_metrics
 from aloha_kit.train.progress import Progress
 from aloha_kit.train.run_folder import Run
 from aloha_kit.train.timing import Lap, OtherProcesses, Timing
@@ -213,3 +213,15 @@ def test_a_busy_machine_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert after(12, others=27) == "; the machine is busy, other processes use 2.7 of 4 cores"
     stat.unlink()
     assert load.text(threads=2) == "", "no Linux"
+
+
+def test_an_old_column_is_read_and_continued_under_its_new_name(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.csv"
+    file.write_text("step,loss,success_rate,horizon\n10,0.5,,\n20,0.25,0.5,140\n30,0.125,1,120\n")
+    before = [{"step": 10.0, "loss": 0.5}, {"step": 20.0, "loss": 0.25, "success_rate": 0.5, "rollout_steps": 140.0}]
+    assert read_metrics(file)[:2] == before
+    MetricsFile(file, ["step", "loss", "success_rate", "rollout_steps"], after=20).add(
+        {"step": 25, "rollout_steps": 99}
+    )
+    assert file.read_text().splitlines()[0] == "step,loss,success_rate,rollout_steps"
+    assert read_metrics(file) == [*before, {"step": 25.0, "rollout_steps": 99.0}]
