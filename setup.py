@@ -30,6 +30,7 @@ REMOTE = ["websockets>=15", "msgpack>=1"]
 OPENVINO = ["openvino>=2026.4"]
 PUSHT = ["gym-pusht==0.1.8"]
 ZARR = ["zarr>=2.18"]
+LEROBOT = ["pyarrow>=15", "av>=12"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
 # environment of its own. Its wheel allows every MuJoCo from 3.3 on, but does not run with 3.10 and later.
 ROBOSUITE = ["robosuite==1.5.2", "mujoco>=3.3,<3.10", "numpy<2"]
@@ -79,9 +80,10 @@ setup(
         "openvino": OPENVINO,
         "pusht": PUSHT,
         "zarr": ZARR,
+        "lerobot": LEROBOT,
         "robosuite": ROBOSUITE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT,
     },
     entry_points={
         "console_scripts": [

@@ -28,7 +28,7 @@ LOWER = {
     "envs": {"core", "config"},
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
-    "formats": {"core", "config", "storage", "episode", "mujoco_images"},
+    "formats": {"core", "config", "storage", "episode", "media", "mujoco_images"},
     "data": {"core", "config", "storage", "formats"},
     "remote": {"core"},
     "policies": {"startup", "core", "config", "data"},

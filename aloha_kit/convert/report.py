@@ -44,13 +44,15 @@ def write_report(
 
 @dataclass
 class ConversionSummary:
-    """Totals over the episodes; `carried`, `lost` and `changed` are {what: in how many episodes}."""
+    """Totals over the episodes; `carried`, `lost` and `changed` are {what: in how many episodes}, `lowest_psnr_db` the
+    quality of each camera's worst video."""
 
     episodes: int = 0
     steps: int = 0
     carried: dict[str, int] = field(default_factory=dict)
     lost: dict[str, int] = field(default_factory=dict)
     changed: dict[str, int] = field(default_factory=dict)
+    lowest_psnr_db: dict[str, float] = field(default_factory=dict)
 
     def add(self, record: ExportRecord) -> None:
         """Count an episode."""
@@ -64,6 +66,9 @@ class ConversionSummary:
         ):
             for name in dict.fromkeys(names):
                 totals[name] = totals.get(name, 0) + 1
+        for camera, entry in record.images.items():
+            if "psnr_db" in entry:
+                self.lowest_psnr_db[camera] = min(entry["psnr_db"], self.lowest_psnr_db.get(camera, 100.0))
 
 
 def print_report(report: Mapping[str, Any], target: Path, *, as_json: bool = False) -> None:
@@ -77,6 +82,8 @@ def print_report(report: Mapping[str, Any], target: Path, *, as_json: bool = Fal
         lines = [name if n == count else f"{name} (in {n} of {count})" for name, n in report[key].items()]
         if lines or key != "changed":
             print(f"{heading}: {('; ' if key == 'changed' else ', ').join(lines) or '(nothing)'}")
+    if quality := report["lowest_psnr_db"]:
+        print(f"lowest PSNR of a video: {', '.join(f'{camera} {db:.1f} dB' for camera, db in quality.items())}")
     if report["damaged"]:
         print(f"left out as damaged: episodes {', '.join(report['damaged'])}")
     print(f"SHA-256 of every array and image stream: {target / EPISODES}")

@@ -66,6 +66,7 @@ class ExportRecord:
         steps: T, the number of actions.
         arrays: {name: {"shape", "dtype", "sha256"}}, of the values as the source gives them.
         images: {camera: {"rows", "sha256", "of"}}; the hash is over all rows, "rgb" pixels or "stored" encoded images.
+            Of a video, "psnr_db" is the quality.
         attributes: names of `ATTRIBUTES` that were written.
         notes: changes that the format made, in words.
         lost: what the format cannot hold, in words.

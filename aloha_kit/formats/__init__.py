@@ -20,6 +20,7 @@ from aloha_kit.storage.hdf5 import DAMAGE
 
 FORMATS = {
     "hdf5": "aloha_kit.formats.hdf5_folder:Hdf5Source",
+    "lerobot": "aloha_kit.formats.lerobot:LeRobotSource",
     "pusht": "aloha_kit.formats.pusht:PushTReplay",
     "pusht_keypoints": "aloha_kit.formats.pusht:PushTReplayKeypoints",
     "robomimic": "aloha_kit.formats.robomimic:RobomimicSource",
@@ -31,12 +32,15 @@ EXPORTERS = {
     "act": "aloha_kit.formats.hdf5_export:ActExporter",
     "cobot_magic": "aloha_kit.formats.hdf5_export:ActExporter",
     "hdf5": "aloha_kit.formats.hdf5_export:Hdf5Exporter",
+    "lerobot": "aloha_kit.formats.lerobot_export:LeRobotExporter",
+    "lerobot_v21": "aloha_kit.formats.lerobot_v21_export:LeRobotV21Exporter",
     "mobile_aloha": "aloha_kit.formats.hdf5_export:MobileAlohaExporter",
+    "openpi": "aloha_kit.formats.lerobot_v21_export:OpenPiExporter",
 }
 """{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 
 AUTO = "auto"
-"""In place of a format's name: `robomimic` for one file of its layout, else `hdf5`."""
+"""In place of a format's name: `robomimic` for one file of its layout, `lerobot` for its folder, else `hdf5`."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,8 @@ def format_of(*places: str | Path, images: bool = False) -> str:
     if len(places) != 1:
         return "hdf5"
     file, _ = split_filter_key(places[0])
+    if (file / "meta/info.json").is_file():
+        return "lerobot"
     if not file.is_file() or not h5py.is_hdf5(file):
         return "hdf5"
     try:

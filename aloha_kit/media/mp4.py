@@ -1,11 +1,12 @@
-"""MP4 writer for widely supported video: H.264, yuv420p, constant rate."""
+"""MP4 writer for widely supported video: H.264 or AV1, yuv420p, constant rate."""
 
 from __future__ import annotations
 
+import os
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -14,6 +15,9 @@ import numpy.typing as npt
 from aloha_kit.core.files import part_of, put
 
 Image = npt.NDArray[np.uint8]
+
+Codec = Literal["h264", "av1"]
+_ENCODERS = {"h264": "libx264", "av1": "libsvtav1"}
 
 
 class Mp4Writer:
@@ -26,19 +30,35 @@ class Mp4Writer:
     Args:
         path: the `.mp4` to write.
         rate_hz: frames per second.
-        crf: x264's quality, lower is better (18 is visually lossless).
-        preset: x264's effort.
+        crf: the encoder's quality, lower is better (x264: 18 is visually lossless).
+        preset: the encoder's effort: x264's names, SVT-AV1's numbers.
+        gop: a key frame every so many frames and none that depends on later ones, for quick random access; by default
+            the encoder's choice.
         threads: encoder threads; few, since a rollout goes on beside it.
     """
 
     def __init__(
-        self, path: str | Path, rate_hz: float, *, crf: int = 20, preset: str = "veryfast", threads: int = 2
+        self,
+        path: str | Path,
+        rate_hz: float,
+        *,
+        codec: Codec = "h264",
+        crf: int = 20,
+        preset: str = "veryfast",
+        gop: int | None = None,
+        threads: int = 2,
     ) -> None:
         self.path = Path(path)
         self.frames = 0
         self._part = part_of(self.path)
         self._rate = Fraction(rate_hz).limit_denominator(1000)
+        self._encoder = _ENCODERS[codec]
         self._options = {"crf": str(crf), "preset": preset, "threads": str(threads)}
+        if codec == "av1":
+            os.environ.setdefault("SVT_LOG", "1")  # errors only: by default it writes its settings to stderr
+            self._options["svtav1-params"] = f"lp={threads}"
+        if gop is not None:
+            self._options |= {"g": str(gop)} | ({"bf": "0"} if codec == "h264" else {})
         self._container: Any = None
         self._stream: Any = None
         self._shape: tuple[int, ...] = ()
@@ -59,7 +79,7 @@ class Mp4Writer:
             raise ValueError(f"a frame is (H, W, 3) uint8, given {frame.shape} {frame.dtype}")
         if self._stream is None:
             self._shape = frame.shape
-            self._stream = self._container.add_stream("libx264", rate=self._rate, options=self._options)
+            self._stream = self._container.add_stream(self._encoder, rate=self._rate, options=self._options)
             self._stream.height = frame.shape[0] + frame.shape[0] % 2
             self._stream.width = frame.shape[1] + frame.shape[1] % 2
             self._stream.pix_fmt = "yuv420p"

@@ -1,0 +1,276 @@
+"""LeRobot's data sets as a source, versions 3.0 and 2.1, read with pyarrow and PyAV."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core.errors import reason
+from aloha_kit.core.source import EpisodeData, EpisodeSource, Image
+from aloha_kit.formats import lerobot_features as features
+from aloha_kit.formats import ReadOptions
+from aloha_kit.media.video_files import VideoFrames
+from aloha_kit.storage.contract_file import neutral_contract, settle
+
+VERSIONS = ("v3.0", "v2.1")
+
+
+class LeRobotSource(EpisodeSource):
+    """Episodes of one data set. Column `observation.state` is `qpos`, other observations of numbers are sensors.
+
+    Names, units and stamps are those of our own export; of other data sets names are as far as they are recorded, and
+    units are given with a contract. Their stamps are none: LeRobot's `timestamp` is the number of a row over the rate.
+
+    Raises:
+        EpisodeError: several places, no data set, another version, or a damaged one.
+        ContractError: the contract given does not fit.
+    """
+
+    def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
+        options.refuse("lerobot", "jpeg_order", "rename")
+        if len(places) != 1:
+            raise EpisodeError(f"a LeRobot data set is one folder, given {len(places)}")
+        self.place = Path(places[0])
+        self._info = _json(self.place / "meta/info.json")
+        self._version = self._info.get("codebase_version")
+        if self._version not in VERSIONS:
+            raise EpisodeError(f"{self.place} is of LeRobot's version {self._version}; read are {', '.join(VERSIONS)}")
+        self._features: dict[str, Any] = self._info["features"]
+        for needed in (features.STATE, features.ACTION):
+            if needed not in self._features:
+                raise EpisodeError(f"{self.place} lacks the column {needed}; it has: {', '.join(self._features)}")
+        self._episodes = list(_episodes(self.place, self._version))[: options.first]
+        if not self._episodes:
+            raise EpisodeError(f"{self.place} holds no episode")
+        ours = self.place / features.META
+        self._ours = _json(ours) if ours.is_file() else {}
+        self._about = _lines(self.place / features.EPISODES_META) if ours.is_file() else []
+        self._contract, self._assumption = self._settled(options)
+        self.unused = self._not_read()
+
+    def __len__(self) -> int:
+        return len(self._episodes)
+
+    def identity(self, number: int) -> str:
+        episode = self._episodes[number]
+        files = [self._data_file(episode), *(self._video(episode, key)[0] for key in self._videos)]
+        states = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+        return hashlib.sha256(f"{episode['episode_index']} {states}".encode()).hexdigest()
+
+    def open(self, number: int) -> EpisodeData:
+        episode = self._episodes[number]
+        index, length = int(episode["episode_index"]), int(episode["length"])
+        table = self._rows(episode, index)
+        if len(table) != length:
+            raise EpisodeError(f"{self.place}: episode {index} has {len(table)} rows, its entry says {length}")
+        arrays = {name: _array(table[column]) for column, name in self._arrays.items() if column in table.column_names}
+        readers: dict[str, VideoFrames | _Encoded] = {}
+        for key, camera in self._cameras.items():
+            if key in self._videos:
+                path, first = self._video(episode, key)
+                readers[camera] = VideoFrames(path, self._info["fps"], first, length)
+            else:
+                readers[camera] = _Encoded(table[key], f"{self.place}: episode {index}")
+        about = self._about[number] if number < len(self._about) else {}
+        task = (list(episode["tasks"]) or [""])[0]
+        action = arrays.pop("action").astype(np.float32)
+        base = sum(name.startswith("base") for name in self._contract.action_names)
+        vectors = {
+            name: np.asarray(values, np.float32).reshape(length, -1)
+            for name, values in arrays.items()
+            if name not in ("reward", "qpos") and not name.startswith("stamps/")
+        }
+        stamps = {name.removeprefix("stamps/"): v for name, v in arrays.items() if name.startswith("stamps/")}
+        reward = arrays["reward"].astype(np.float32).reshape(-1) if "reward" in arrays else None
+        success = about.get("success")
+        return _OpenEpisode(
+            f"episode_{index:06d}",
+            self._contract,
+            action[:, : action.shape[1] - base],
+            arrays["qpos"].astype(np.float32),
+            _Images(readers, f"{self.place}: episode {index}"),
+            id=str(about.get("id") or ""),
+            layout=f"LeRobot {self._version}",
+            base_action=action[:, action.shape[1] - base :] if base else None,
+            further_vectors=vectors,
+            reward=reward,
+            stamps=stamps,
+            attrs={"rig": self._info.get("robot_type") or "", "instruction": task, **about.get("attrs", {})},
+            describe=about.get("describe", {}),
+            success=success,
+            assumption=self._assumption,
+            readers=tuple(readers.values()),
+        )
+
+    @property
+    def _arrays(self) -> dict[str, str]:
+        """{column: array of an episode}."""
+        vectors = [key for key, value in self._features.items() if len(value["shape"]) == 1]
+        found: dict[str, str] = self._ours.get("arrays") or {
+            key: features.array_name_of(key) for key in vectors if features.array_name_of(key)
+        }
+        return {column: name for column, name in found.items() if column in vectors}
+
+    @property
+    def _cameras(self) -> dict[str, str]:
+        """{feature: camera}."""
+        named: dict[str, str] = self._ours.get("cameras", {})
+        images = [key for key, value in self._features.items() if value["dtype"] in ("video", "image")]
+        return {key: named.get(key, key.removeprefix(features.IMAGES).removeprefix("observation.")) for key in images}
+
+    @property
+    def _videos(self) -> list[str]:
+        return [key for key, value in self._features.items() if value["dtype"] == "video"]
+
+    def _settled(self, options: ReadOptions) -> tuple[Contract, str]:
+        """The contract, and what of it is assumed."""
+        state, action = (self._features[key] for key in (features.STATE, features.ACTION))
+        widths, rate = (state["shape"][0], action["shape"][0]), float(self._info["fps"])
+        sizes = {camera: _size(self._features[key]) for key, camera in self._cameras.items()}
+        names = features.names_in(state), features.names_in(action)
+
+        def suggested() -> Contract:
+            neutral = neutral_contract(*widths, 0, sizes, rate)
+            states, actions = tuple(names[0]) or neutral.state_names, tuple(names[1]) or neutral.action_names
+            return Contract.of(states, actions, sizes, rate, neutral.units)
+
+        recorded = Contract.from_json(json.dumps(self._ours["contract"])) if self._ours else None
+        in_file = ("rate", "joints") if all(names) else ("rate",)
+        path = self.place / "meta/info.json"
+        contract, assumption = settle(path, recorded, options.contract, suggested, widths, in_file)
+        if contract.rate_hz != rate:
+            raise ContractError(f"the contract has {contract.rate_hz:g} Hz, {self.place} has {rate:g} Hz")
+        return contract, assumption
+
+    def _not_read(self) -> str:
+        read = {*self._arrays, *self._cameras, *features.BOOKKEEPING}
+        names = [name for name in self._features if name not in read]
+        return f"{self.place}: columns that are not read: {', '.join(names)}" if names else ""
+
+    def _data_file(self, episode: Mapping[str, Any]) -> Path:
+        if self._version == "v2.1":
+            return self.place / str(self._info["data_path"]).format(**self._numbers(episode))
+        chunk, file = int(episode["data/chunk_index"]), int(episode["data/file_index"])
+        return self.place / str(self._info["data_path"]).format(chunk_index=chunk, file_index=file)
+
+    def _video(self, episode: Mapping[str, Any], key: str) -> tuple[Path, int]:
+        """File of a camera's images, and the number in it of the episode's first one."""
+        if self._version == "v2.1":
+            return self.place / str(self._info["video_path"]).format(video_key=key, **self._numbers(episode)), 0
+        place = {name: int(episode[f"videos/{key}/{name}"]) for name in ("chunk_index", "file_index")}
+        first = round(float(episode[f"videos/{key}/from_timestamp"]) * self._info["fps"])
+        return self.place / str(self._info["video_path"]).format(video_key=key, **place), first
+
+    def _numbers(self, episode: Mapping[str, Any]) -> dict[str, int]:
+        index = int(episode["episode_index"])
+        return {"episode_chunk": index // int(self._info["chunks_size"]), "episode_index": index}
+
+    def _rows(self, episode: Mapping[str, Any], index: int) -> pa.Table:
+        """Rows of an episode, with the columns that are read."""
+        file = self._data_file(episode)
+        stored = [key for key in self._cameras if key not in self._videos]
+        columns = [*self._arrays, *stored]
+        try:
+            return pq.read_table(file, columns=columns, filters=[("episode_index", "=", index)])
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class _OpenEpisode(EpisodeData):
+    """An episode whose videos are open while it is."""
+
+    readers: tuple[Any, ...] = ()
+
+    def close(self) -> None:
+        for reader in self.readers:
+            reader.close()
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Images of an episode by camera and row."""
+
+    readers: Mapping[str, Any]
+    where: str
+
+    def __call__(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
+        if camera not in self.readers:
+            raise EpisodeError(f"{self.where} has no camera '{camera}'; its cameras: {', '.join(self.readers)}")
+        image: Image = self.readers[camera].read(i)
+        return image
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """Images that are stored encoded in the table."""
+
+    column: Any
+    where: str
+
+    def read(self, i: int) -> Image:
+        if not 0 <= i < len(self.column):
+            raise EpisodeError(f"{self.where} has images 0 to {len(self.column) - 1}, given {i}")
+        code = (self.column[i].as_py() or {}).get("bytes") or b""
+        image = cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_COLOR) if code else None
+        if image is None:
+            raise EpisodeError(f"{self.where}: image {i} cannot be decoded")
+        return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _episodes(place: Path, version: str) -> Iterator[Mapping[str, Any]]:
+    """Entries of the episodes, in order."""
+    if version == "v2.1":
+        yield from _lines(place / "meta/episodes.jsonl")
+        return
+    for file in sorted((place / "meta/episodes").glob("*/*.parquet")):
+        try:
+            names = [name for name in pq.read_schema(file).names if not name.startswith("stats/")]
+            yield from pq.read_table(file, columns=names).to_pylist()
+        except (OSError, pa.ArrowException) as error:
+            raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
+
+
+def _array(column: Any) -> npt.NDArray[Any]:
+    """A column as (rows,) or (rows, width)."""
+    values = column.combine_chunks()
+    if pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type):
+        return np.asarray(values.flatten().to_numpy(zero_copy_only=False)).reshape(len(values), -1)
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _size(feature: Mapping[str, Any]) -> tuple[int, int]:
+    """(height, width) of a camera, whichever order its shape has."""
+    shape = feature["shape"]
+    first = feature.get("names") and feature["names"][0] in ("channel", "channels")
+    height, width = shape[1:] if first else shape[:2]
+    return int(height), int(width)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    except (OSError, ValueError) as error:
+        raise EpisodeError(f"{path} cannot be read: {reason(error)}") from error
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, ValueError) as error:
+        raise EpisodeError(f"{path} cannot be read: {reason(error)}") from error

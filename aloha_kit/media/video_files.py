@@ -1,0 +1,134 @@
+"""Video files of recorded episodes: frames by number, several files joined without encoding, quality in dB."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+
+from aloha_kit.core import EpisodeError
+from aloha_kit.core.errors import reason
+from aloha_kit.core.files import part_of, put
+from aloha_kit.media.mp4 import Image
+
+_AHEAD = 64  # frames that are decoded in passing rather than sought
+
+
+def join_videos(parts: Iterable[tuple[Path, int]], target: Path, rate_hz: int) -> None:
+    """Write videos of one encoder, size and rate one after the other into one file, without encoding them again.
+
+    Args:
+        parts: (file, number of its frames).
+
+    Raises:
+        OSError: a file cannot be read or written.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part, stream, before = part_of(target), None, 0
+    with av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as joined:
+        for file, frames in parts:
+            with av.open(str(file)) as container:
+                source = container.streams.video[0]
+                if stream is None:  # opaque: by the stream's parameters, since of a codec there may be a decoder only
+                    stream = joined.add_stream_from_template(source, opaque=True)
+                shift = int(Fraction(before, rate_hz) / _base(source))  # whole: a frame is a whole number of ticks
+                for packet in container.demux(source):
+                    if packet.dts is not None:  # the last one is empty
+                        packet.dts += shift
+                        packet.pts = (packet.pts or 0) + shift
+                        packet.stream = stream
+                        joined.mux(packet)
+            before += frames
+    put(part, target)
+
+
+def decode(path: Path) -> Iterator[Image]:
+    """Every frame of a video, (H, W, 3) uint8 RGB.
+
+    Raises:
+        EpisodeError: it cannot be read.
+    """
+    try:
+        with av.open(str(path)) as container:
+            container.streams.video[0].codec_context.thread_count = 1
+            for frame in container.decode(video=0):
+                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+    except (OSError, IndexError) as error:
+        raise EpisodeError(f"{path} cannot be decoded: {reason(error)}") from error
+
+
+def psnr(image: Image, decoded: Image) -> float:
+    """Peak signal-to-noise ratio of a decoded image, dB; 100 for equal ones."""
+    error = float(np.mean((image.astype(np.float32) - decoded) ** 2))
+    return 100.0 if error == 0 else min(100.0, 10 * float(np.log10(255**2 / error)))
+
+
+class VideoFrames:
+    """Frames of a span of a video by number; frames in order are decoded once. Threads may share it.
+
+    Args:
+        path: the file.
+        rate_hz: its rate.
+        first: number in the file of the span's first frame.
+        count: frames of the span.
+    """
+
+    def __init__(self, path: Path, rate_hz: float, first: int, count: int) -> None:
+        self._path, self._rate, self._first, self._count = path, Fraction(rate_hz).limit_denominator(1000), first, count
+        self._lock = threading.Lock()
+        self._container: Any = None
+        self._frames: Iterator[Any] = iter(())
+        self._at, self._last = -1, np.zeros((0, 0, 3), np.uint8)  # number in the file, and pixels, of the newest frame
+
+    def read(self, i: int) -> Image:
+        """Frame i as (H, W, 3) uint8 RGB.
+
+        Raises:
+            EpisodeError: there is no such frame, or the file cannot be read.
+        """
+        if not 0 <= i < self._count:
+            raise EpisodeError(f"{self._path} has frames 0 to {self._count - 1} of this episode, given frame {i}")
+        wanted = self._first + i
+        with self._lock:
+            if wanted == self._at:
+                return self._last
+            try:
+                self._decode_to(wanted)
+            except (OSError, IndexError, StopIteration) as error:
+                raise EpisodeError(f"{self._path}: frame {i} cannot be decoded: {reason(error)}") from error
+            return self._last
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._container is not None:
+                self._container.close()
+                self._container, self._at = None, -1
+
+    def _decode_to(self, wanted: int) -> None:
+        if self._container is None:
+            self._container = av.open(str(self._path))
+            self._container.streams.video[0].codec_context.thread_count = 1
+            self._at = -1
+        if self._at < 0 or not self._at < wanted <= self._at + _AHEAD:
+            stream = self._container.streams.video[0]
+            self._container.seek(int(Fraction(wanted, 1) / self._rate / _base(stream)), stream=stream)
+            self._frames = self._container.decode(video=0)
+        while True:
+            frame = next(self._frames)
+            self._at = round(Fraction(frame.pts) * frame.time_base * self._rate)
+            if self._at >= wanted:
+                break
+        if self._at != wanted:
+            self._at = -1
+            raise EpisodeError(f"{self._path} has no frame at {float(wanted / self._rate):.3f} s")
+        self._last = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+
+def _base(stream: Any) -> Fraction:
+    return Fraction(stream.time_base)
