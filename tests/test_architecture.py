@@ -38,7 +38,7 @@ APPLICATIONS = {
     "record": {"storage", "episode", "loop", "media", "envs"},
     "train": {"storage", "episode", "loop", "media", "envs", "control", "formats", "data", "policies"},
     "deploy": {"storage", "episode", "loop", "media", "envs", "control", "data", "policies", "remote"},
-    "eval": {"loop", "envs", "control", "policies"},
+    "eval": {"loop", "media", "envs", "control", "policies"},
     "replay": {"storage", "episode", "loop", "media", "envs", "formats"},
     "diagnose": {"storage", "episode", "media", "formats", "data", "policies"},
     "doctor": {"ros", "envs"},

@@ -23,6 +23,7 @@ from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
 from aloha_kit.eval.evaluation_report import CheckpointResult, table, to_json
 from aloha_kit.loop import sigterm_interrupts
+from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.policies.find import find_checkpoint, run_folder
 
 
@@ -59,6 +60,7 @@ def run(args: EvalArgs) -> None:
         args.image_size,
         renames(args.rename),
         starts,
+        ViewAddress.parse(args.view),
     )
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -76,7 +78,8 @@ def run(args: EvalArgs) -> None:
             written = time.monotonic()
 
     with sigterm_interrupts():
-        evaluators = [CheckpointEvaluator(source, settings) for source in sources]
+        others = replace(settings, view=None)
+        evaluators = [CheckpointEvaluator(source, others if i else settings) for i, source in enumerate(sources)]
         for name in settings.rename:
             if not any(name in evaluator.renamed for evaluator in evaluators):
                 if len(evaluators) == 1:

@@ -21,7 +21,7 @@ from aloha_kit.core import cli
 class EvalArgs(PolicyFlags):
     """Success rate of a trained policy in simulation, many rollouts at a time.
 
-    Two checkpoints are compared on the same starts. No episodes are saved; use deployment to watch rollouts. Stop with
+    Two checkpoints are compared on the same starts. No episodes are saved; deployment saves them. Stop with
     Ctrl-C at any time: the rollouts so far are reported.
     """
 
@@ -91,6 +91,9 @@ class EvalArgs(PolicyFlags):
     eval_poses: Path | None = None
     """Start poses of the objects in simulation, a row a rollout, in place of poses drawn by --seed: .npy, .json, .yaml
     or .csv with x y z qw qx qy qz of the cube, or of peg and socket (the BOX_POSE of ACT's scripts)."""
+    view: Annotated[str | None, arg(metavar="[HOST:PORT]", aliases=("--onscreen_render",))] = None
+    """Show the rollouts of the (first) checkpoint's first environment while they run: on this screen, or at HOST:PORT
+    where `rerun` runs; NAME.rrd writes them into files."""
     episode_len: int | None = None
     """Steps of a rollout, in place of the task's."""
 
@@ -129,4 +132,4 @@ class EvalArgs(PolicyFlags):
 
 def parse(argv: Sequence[str] | None = None) -> EvalArgs:
     """Turn flags into values; raises `UsageError`."""
-    return cast(EvalArgs, cli.parse(EvalArgs, "eval", argv))
+    return cast(EvalArgs, cli.parse(EvalArgs, "eval", cli.with_value(argv, "screen", "--view", "--onscreen_render")))

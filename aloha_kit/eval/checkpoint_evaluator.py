@@ -21,6 +21,7 @@ from aloha_kit.eval.evaluation_report import CheckpointResult
 from aloha_kit.eval.pool import Pool
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.eval.worker import EvaluationJob, ObjectPoses, Ready
+from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
 
@@ -39,6 +40,7 @@ class EvaluationSettings:
         cameras, image_size: of policies whose checkpoint lacks them.
         rename: {a policy's camera: the rig's}.
         starts: {seed: start poses}, see `SimEnv.starts`.
+        view: where the first environment's rollouts are shown live.
     """
 
     task: TaskConfig
@@ -53,6 +55,7 @@ class EvaluationSettings:
     image_size: tuple[int, int] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     starts: Mapping[int, ObjectPoses] = field(default_factory=dict)
+    view: ViewAddress | None = None
 
 
 class CheckpointEvaluator:
@@ -139,7 +142,7 @@ class CheckpointEvaluator:
     def _pool(self, environments: int) -> Pool:
         network, settings = self.network, self._settings
         buffer = SharedBuffer(environments, network.contract, network.chunk_size, network.config.n_obs_steps)
-        job = EvaluationJob(self._task, self._rig, self._execution, buffer, settings.starts)
+        job = EvaluationJob(self._task, self._rig, self._execution, buffer, settings.starts, settings.view)
         return Pool(job, settings.workers)
 
     def _matching(self, pool: Pool) -> Ready:

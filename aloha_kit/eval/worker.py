@@ -31,7 +31,9 @@ from aloha_kit.eval.chunk_boundaries import BoundaryMonitor
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.loop import run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import ImagesOnRequest, require, StartPoses
+from aloha_kit.loop.episode_loop import Observer
 from aloha_kit.loop.rollouts import RolloutRecorder, RolloutResult
+from aloha_kit.media.live_view import live_view, ViewAddress
 
 REQUEST, RESPONSE = "request", "response"
 ObjectPoses = npt.NDArray[np.float64]
@@ -49,6 +51,7 @@ class EvaluationJob:
     execution: Execution
     buffer: SharedBuffer
     starts: Mapping[int, ObjectPoses] = field(default_factory=dict)  # by seed, see `SimEnv.starts`
+    view: ViewAddress | None = None  # where environment 0 shows its rollouts
 
 
 @dataclass(frozen=True)
@@ -123,9 +126,10 @@ def _serve(job: EvaluationJob, row: int, pipe: WorkerPipe) -> None:
                 buffer = job.buffer
                 source = ParentNetwork(buffer, row, pipe)
                 policy = with_history(job.execution.executor(source), buffer.n_obs_steps, buffer.contract.cameras)
-                while isinstance(seed := pipe.receive(), int):
-                    source.rollout = seed
-                    pipe.send(roll_out(env, policy, seed))
+                with live_view(None if row else job.view, env, job.task.name) as views:
+                    while isinstance(seed := pipe.receive(), int):
+                        source.rollout = seed
+                        pipe.send(roll_out(env, policy, seed, views))
         except GONE:
             raise
         except Exception as error:
@@ -152,7 +156,7 @@ def simulation(job: EvaluationJob) -> Environment:
     return env  # type: ignore[no-any-return]
 
 
-def roll_out(env: Environment, policy: Executor, seed: int) -> EvaluatedRollout:
+def roll_out(env: Environment, policy: Executor, seed: int, views: Sequence[Observer] = ()) -> EvaluatedRollout:
     """One rollout behind a safety guard. One that the guard ends is a failure; any other error is raised."""
     env.seed(seed)
     limits = env.limits
@@ -160,7 +164,7 @@ def roll_out(env: Environment, policy: Executor, seed: int) -> EvaluatedRollout:
     guard = SafetyGuard(monitor, limits)
     recorder = RolloutRecorder()
     with contextlib.suppress(SafetyError):
-        run_episode(env, guard, [recorder])
+        run_episode(env, guard, [recorder, *views])
     outcome = recorder.outcome
     return EvaluatedRollout(
         seed=seed,

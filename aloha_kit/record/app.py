@@ -45,7 +45,8 @@ def record(args: RecordArgs) -> SessionResult | RecordingResult:
     folder = Path(task.dataset_dir.format(task=task.name))
     if has_operator(rig):
         return _record_human(args, task, rig, folder)
-    job = RecordingJob(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures)
+    view = ViewAddress.parse(args.view)
+    job = RecordingJob(task, rig, folder, args.noise, args.images, args.quality, args.keep_failures, view)
     return record_scripted(
         job,
         args.num_episodes,
@@ -66,7 +67,7 @@ def _record_human(args: RecordArgs, task: TaskConfig, rig: RigConfig, folder: Pa
         plan,
         Display(plain=session.plain),
         Cues(session.cues),
-        ViewAddress.parse(session.view),
+        ViewAddress.parse(args.view),
         gestures=session.gestures,
         keyboard=session.keyboard,
         timeout_s=session.timeout_s or None,

@@ -38,9 +38,6 @@ class SessionArgs:
     """Sounds: the terminal's bell, or speech through spd-say or espeak-ng."""
     timeout_s: Annotated[float, tyro.conf.arg(aliases=["--patience"])] = 0.0
     """Seconds after which a fault that is not fixed ends the session; 0 waits for the operator."""
-    view: Annotated[str | None, tyro.conf.arg(metavar="[HOST:PORT]")] = None
-    """Show cameras, joints, limits and skew while it runs: on this screen, or at HOST:PORT where `rerun` runs; NAME.rrd
-    writes them into files."""
     plain: bool = False
     """Plain lines instead of a status line, also on a terminal."""
 
@@ -110,6 +107,9 @@ class RecordArgs(CommandArgs):
     """Keep failed demonstrations in a folder failed/ beside the others instead of discarding them."""
     max_attempts: int | None = None
     """End after so many attempts; three times --num_episodes, and at least 10, when not given."""
+    view: Annotated[str | None, tyro.conf.arg(metavar="[HOST:PORT]", aliases=["--onscreen_render"])] = None
+    """Show cameras, joints, limits and skew while it runs (of a scripted expert, the first process): on this screen, or
+    at HOST:PORT where `rerun` runs; NAME.rrd writes them into files."""
     recover: bool = False
     """First recover the journals that an interrupted recording left in the folder."""
     session: Annotated[SessionArgs, tyro.conf.arg(name="")] = SessionArgs()
@@ -129,7 +129,9 @@ class RecordArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> RecordArgs:
     """Turn flags into values; raises `UsageError`."""
-    return cast(RecordArgs, cli.parse(RecordArgs, "record", cli.with_value(argv, "screen", "--view")))
+    return cast(
+        RecordArgs, cli.parse(RecordArgs, "record", cli.with_value(argv, "screen", "--view", "--onscreen_render"))
+    )
 
 
 def task_of(args: RecordArgs) -> TaskConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from multiprocessing.synchronize import Event
@@ -18,6 +19,8 @@ from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
 from aloha_kit.loop.capabilities import Demonstrator, require
+from aloha_kit.loop.episode_loop import Observer
+from aloha_kit.media.live_view import live_view, ViewAddress
 from aloha_kit.record.dataset_folder import move_to_failed, SeedClaims
 from aloha_kit.storage import EpisodeWriter
 
@@ -33,6 +36,7 @@ class RecordingJob:
     images: Literal["jpeg", "raw"]
     quality: int
     keep_failures: bool
+    view: ViewAddress | None = None  # where the process shows its episodes live
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,15 @@ class EpisodeOutcome:
     stopped: bool = False  # stopped on request, so it is no evidence about the expert
 
 
-def record_one(env: Environment, job: RecordingJob, seed: int, stop: Event | None = None) -> EpisodeOutcome:
-    """Record the demonstration of one seed; deterministic from the job and the seed."""
+def record_one(
+    env: Environment, job: RecordingJob, seed: int, stop: Event | None = None, views: Sequence[Observer] = ()
+) -> EpisodeOutcome:
+    """Record the demonstration of one seed; deterministic from the job and the seed. `views` observe it too."""
     require(env, Demonstrator, f"task '{job.task.name}' cannot be demonstrated by a script")
     env.seed(seed)
     policy = _Stoppable(env.expert(noise=job.noise, seed=seed), stop)
     writer = ConditionalWriter(env, job, seed)
-    outcome = run_episode(env, policy, [writer])
+    outcome = run_episode(env, policy, [writer, *views])
     return EpisodeOutcome(seed, writer.success, outcome.final_reward, outcome.max_reward, writer.file, policy.stopped)
 
 
@@ -111,9 +117,9 @@ def work(job: RecordingJob, pipe: Connection, stop: Event, claims: SeedClaims | 
     with contextlib.suppress(EOFError, BrokenPipeError):  # the parent is gone
         try:
             env = connect(job.task, job.rig)
-            with contextlib.closing(env):
+            with contextlib.closing(env), live_view(job.view, env, job.task.name) as views:
                 while (seed := pipe.recv()) is not None:
-                    pipe.send(record_one(env, job, seed, stop))
+                    pipe.send(record_one(env, job, seed, stop, views))
         except Exception as error:
             pipe.send(WorkerFailure.of(error))
 

@@ -6,7 +6,7 @@ import logging
 import multiprocessing
 import time
 from contextlib import closing, ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 
@@ -189,9 +189,10 @@ class _Pool:
             stack.enter_context(sigterm_interrupts())
             try:
                 self._progress.begin(self._count)
-                for _ in range(self._count):
+                for number in range(self._count):
                     ours, theirs = context.Pipe()
-                    process = context.Process(target=work, args=(self._job, theirs, stop, folder.claims), daemon=True)
+                    job = self._job if number == 0 else replace(self._job, view=None)
+                    process = context.Process(target=work, args=(job, theirs, stop, folder.claims), daemon=True)
                     with interrupts_put_off():
                         process.start()
                         theirs.close()  # so that a dead process shows as the end of its pipe

@@ -50,7 +50,9 @@ def test_the_same_seeds_go_as_in_deployment(how: list[str], trained: Path, tmp_p
     """Every action is the same, to the bit, three rollouts at a time in two processes; and so are the results."""
     seeds = ("--ckpt", trained, *TASK, *how, "--engine", "eager", "--num_rollouts", 3, "--seed", 40)
     deploy([str(word) for word in (*seeds, "--video", 0, "--output", tmp_path / "deploy")])
-    evaluate(*seeds, "--batch", 3, "--workers", 2, "--output", tmp_path / "eval")
+    view = () if how else ("--onscreen_render", tmp_path / "live.rrd")  # which changes nothing
+    evaluate(*seeds, "--batch", 3, "--workers", 2, "--output", tmp_path / "eval", *view)
+    assert sorted(file.name for file in tmp_path.glob("live*")) == (["live_1.rrd"] if view else [])
     theirs = json.loads((tmp_path / "deploy" / "deploy.json").read_text())
     (ours,) = report(tmp_path / "eval")["checkpoints"]
     for key in ("seed", "steps", "final_reward", "max_reward", "success", "touched", "reason", "actions"):

@@ -115,8 +115,9 @@ def test_failures_are_dropped_or_put_aside(tmp_path: Path) -> None:
 def test_two_processes_fill_a_folder_and_a_second_session_goes_on(tmp_path: Path) -> None:
     """A whole transfer takes the expert about 400 steps; small images keep it to seconds."""
     args = short(tmp_path, episode_len=400, num_episodes=2, workers=2, cameras=("angle",))
-    first = record(args)
+    first = record(dataclasses.replace(args, view=str(tmp_path / "live.rrd")))
     assert first.present == 2
+    assert (tmp_path / "live_1.rrd").stat().st_size > 10_000, "the first process shows its episodes"
     assert not first.interrupted
     assert {v.seed for v in first.outcomes} >= set(seeds(tmp_path))
     assert all(v.success == (v.final_reward == 4.0) for v in first.outcomes)
@@ -318,6 +319,7 @@ def test_a_killed_process_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_flags() -> None:
     flags = "--task_name sim_insertion --num_episodes 7 --cameras top angle --image_size 96 128 --images raw"
+    assert parse([*flags.split(), "--onscreen_render"]).view == "screen"
     args = parse(flags.split())
     assert args == RecordArgs(
         task="sim_insertion", num_episodes=7, cameras=("top", "angle"), image_size=(96, 128), images="raw"
