@@ -99,7 +99,7 @@ class PushT(Environment):
         return True
 
     def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
-        """A planner over pushes, see `PushExpert`."""
+        """An expert that chooses among pushes, see `PushExpert`."""
         return PushExpert(self.physics, noise=noise, seed=seed)
 
     def seed(self, seed: int) -> None:

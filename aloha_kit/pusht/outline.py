@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pymunk
 from gym_pusht.envs.pusht import PushTEnv
-from shapely import LineString, MultiPoint, Point, Polygon
+from shapely import LineString, MultiPoint, Point, Polygon, prepare
 from shapely.geometry.polygon import orient
 from shapely.ops import unary_union
 
@@ -18,6 +18,7 @@ Array = npt.NDArray[np.float64]
 
 RADIUS = 15.0  # px, of the agent
 SPACING = 10.0  # px between places on the block's outline that are tried
+ARRIVED = 3.0  # px from a contact, where the agent is at it
 CLEARANCE = 10.0  # px between agent and block's hull on the way round it
 
 
@@ -47,10 +48,12 @@ class Outline:
     Attributes:
         contacts: (C, 2) the agent's centre where it just touches the block.
         normals: (C, 2) of the outline there, outward.
+        touched: where the agent's centre is when it touches the block.
         hull: convex, wider than the block by the agent and a clearance.
     """
 
     block: Polygon
+    touched: Polygon
     hull: Polygon
     contacts: Array
     normals: Array
@@ -72,7 +75,9 @@ class Outline:
                     contacts.append(centre)
                     normals.append(normal)
         hull = block.convex_hull.buffer(RADIUS + CLEARANCE, join_style="mitre")
-        return cls(block, hull, np.array(contacts), np.array(normals))
+        touched = block.buffer(RADIUS - 0.5)
+        prepare(touched)
+        return cls(block, touched, hull, np.array(contacts), np.array(normals))
 
     def normal_at(self, point: Array) -> Array:
         """(2,) outward, at the place of the outline that is nearest to a point."""
@@ -83,10 +88,18 @@ class Outline:
         return away / size if size > 0 else np.array([0.0, -1.0])
 
     def route(self, start: Array, contact: int) -> list[Array]:
-        """Points from `start` round the block to a contact, reached along its normal."""
+        """Points from `start` to a contact: straight where that is free and along its normal, else round the block."""
+        end, apart = self.contacts[contact], start - self.contacts[contact]
+        distance = float(np.linalg.norm(apart))
+        if distance < ARRIVED:
+            return [start]
+        if distance < SPACING:
+            return [start, end]
+        if apart @ self.normals[contact] > 0.6 * distance and not self.touched.intersects(LineString([start, end])):
+            return [start, end]
         leave = self._outside(start, self.normal_at(start))
         ready = self._outside(self.contacts[contact], self.normals[contact])
-        return [start, *self._round(leave, ready), self.contacts[contact]]
+        return [start, *self._round(leave, ready), end]
 
     def _outside(self, point: Array, direction: Array) -> Array:
         """The first of some points from `point` on that is outside of the hull."""
@@ -114,12 +127,3 @@ def turned(vector: Array, angle: float) -> Array:
 def length(way: Sequence[Array]) -> float:
     """Length of a way through points, in px."""
     return float(sum(np.linalg.norm(b - a) for a, b in itertools.pairwise(way)))
-
-
-def spaced(way: Sequence[Array], spacing: float) -> list[Array]:
-    """Points on a way, one each `spacing` px; the last is its end."""
-    line = LineString(way) if len(way) > 1 else None
-    if line is None:
-        return [way[0]]
-    count = max(1, int(np.ceil(line.length / spacing)))
-    return [np.array(line.interpolate((i + 1) / count, normalized=True).coords[0]) for i in range(count)]
