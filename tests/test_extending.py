@@ -17,11 +17,14 @@ import pytest
 import torch
 import yaml
 
+from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode
 from aloha_kit.eval.__main__ import main as evaluate
+from aloha_kit.formats import open_source
 from aloha_kit.policies.checkpoint import load as load_checkpoint
 from aloha_kit.replay.__main__ import main as replay
+from aloha_kit.testing.sources import check_source
 from aloha_kit.train.__main__ import main as train
 from tests.deploy.serving import served
 from tests.synthetic import make, write_dataset
@@ -171,9 +174,15 @@ def test_a_format_of_episodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
         )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    source, check = blocks("A format of episodes")
-    Path("my_formats.py").write_text(source)
+    source, check, exporter = blocks("A format of episodes")
+    Path("my_formats.py").write_text(source + exporter)
     exec(check, {})
+    copied = ["--from_format", "my_formats:NpzFolder", "--format", "my_formats:NpzExporter"]
+    convert(["data/npz", "data/copy", *copied])
+    check_source(open_source("data/copy", kind="my_formats:NpzFolder"))
+    for name in ("take_0.npz", "take_1.npz"):
+        old, new = np.load(f"data/npz/{name}"), np.load(f"data/copy/{name}")
+        assert all(np.array_equal(old[key], new[key]) for key in ("action", "qpos", "top"))
     replay(["data/npz", "--format", "my_formats:NpzFolder", "--no_rrd", "--no_video"])
     assert "9 actions, 10 observations, 20 Hz" in capsys.readouterr().out
     assert sorted(path.name for path in Path("data/npz/replay").glob("*_joints.png")) == [

@@ -17,8 +17,10 @@ from aloha_kit.convert.workers import ConversionJob, Damaged, write_all
 from aloha_kit.core import ConfigError, EpisodeError, plural
 from aloha_kit.core.exporter import WriteOptions
 from aloha_kit.core.source import EpisodeSource
+from aloha_kit.episode.adopt import suggested_contract
+from aloha_kit.episode.ranges import measure_source
 from aloha_kit.formats import AUTO, format_of, make_exporter, open_source, ReadOptions
-from aloha_kit.storage.contract_file import UNKNOWN
+from aloha_kit.storage.contract_file import CONTRACT, UNKNOWN
 
 _LOG = logging.getLogger(__name__)
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal to draw a bar on
@@ -36,7 +38,7 @@ def run(args: ConvertArgs) -> int:
     source = open_source(args.source, kind=kind, options=reading)
     if source.unused:
         _LOG.info("%s", source.unused)
-    _require_units(source)
+    _require_units(source, Path(args.source))
     if args.target.resolve().is_relative_to(Path(args.source).resolve()):
         raise ConfigError(f"'{args.target}' lies in the source '{args.source}'; give a folder outside of it")
     plan = {
@@ -60,13 +62,20 @@ def run(args: ConvertArgs) -> int:
     return int(bool(damaged))
 
 
-def _require_units(source: EpisodeSource) -> None:
-    """Refuse data whose units are not known."""
+def _require_units(source: EpisodeSource, place: Path) -> None:
+    """Refuse data whose units are not known; print what their ranges suggest."""
     with closing(source.episode(0)) as episode:
-        if UNKNOWN in episode.contract.units.values():
-            raise ConfigError(f"{episode.where}: {episode.assumption or 'the units of its joints are unknown'}")
-        if episode.assumption:
-            _LOG.warning("%s: %s", episode.where, episode.assumption)
+        if UNKNOWN not in episode.contract.units.values():
+            if episode.assumption:
+                _LOG.warning("%s: %s", episode.where, episode.assumption)
+            return
+    measured = measure_source(source)
+    print(f"{measured.text()}\n\n# {CONTRACT} as sizes and ranges suggest it; check every name and unit\n")
+    print(suggested_contract(place, measured))
+    raise ConfigError(
+        f"{place} does not record names and units of its numbers: give --rig NAME, or save what is printed above, "
+        f"checked, as {place / CONTRACT if place.is_dir() else CONTRACT} or another file for --contract FILE"
+    )
 
 
 def _write(job: ConversionJob, staging: Staging, workers: int) -> dict[int, str]:

@@ -153,6 +153,17 @@ def _suggestions(given: Adopt, measured: Measured) -> dict[str, Any]:
     }
 
 
+def suggested_contract(place: Path, measured: Measured) -> str:
+    """Text of a contract.yaml whose names and units follow from sizes and ranges: a person has to check them."""
+    assumed, state = measured.assumed, measured.state.shape[1]
+    named = assumed.state_names[0] not in ("joint_0", "state_0")
+    given = Adopt(source=place, names=assumed.state_names if named else ())
+    answers = replace(given, **_suggestions(given, measured))
+    if named or state != measured.action.shape[1] - measured.base:
+        answers = replace(answers, action_names=assumed.action_names)
+    return _yaml(_contract_values(described(answers, measured)))
+
+
 _ABOUT_CONTRACT = "What the vectors of the episodes in this folder mean; see docs/data_format.md of aloha_kit."
 _ABOUT_TASK = "The task of these episodes, for --task."
 
@@ -182,8 +193,11 @@ def _task_values(answers: Adopt, contract: Contract, measured: Measured) -> dict
 
 
 def _write(path: Path, about: str, values: dict[str, Any]) -> None:
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110)
-    write_text(path, f"# {about}\n{text}")
+    write_text(path, f"# {about}\n{_yaml(values)}")
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, default_flow_style=None, width=110))
 
 
 def _next(source: Path, folder: Path, measured: Measured) -> list[str]:

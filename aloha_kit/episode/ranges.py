@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -12,6 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, plural
 from aloha_kit.core.arm_models import BASE
+from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.selection import select
 
@@ -79,39 +82,65 @@ def measure(folder: Path) -> Measured:
         _LOG.info("%s", text)
     if not selection.files:
         raise EpisodeError(f"no episodes in '{folder}'; expected episode_<i>.hdf5 files")
+    found = _measured(_undescribed(selection.files))
+    if found is None:
+        held = f"the {plural(len(selection.files), 'file')} in '{folder}' record themselves what they hold"
+        raise EpisodeError(f"nothing to describe: {held}")
+    return found
+
+
+def measure_source(source: EpisodeSource) -> Measured:
+    """Measure every episode of a data set of any format. Errors as `measure`."""
+
+    def episodes() -> Iterator[tuple[Path, RecordedEpisode, Contract]]:
+        for number in range(len(source)):
+            with closing(source.episode(number)) as episode:
+                yield Path(episode.name), episode, episode.contract
+
+    found = _measured(episodes())
+    assert found is not None, "a source has at least one episode"
+    return found
+
+
+def _undescribed(files: Iterable[Path]) -> Iterator[tuple[Path, Episode, Contract]]:
+    """The files that do not contain their own contract, each with the one that its layout suggests."""
+    for path in files:
+        with Episode.open(path) as episode:
+            if "contract" not in episode.attrs:
+                yield path, episode, episode.assumed
+
+
+def _measured(episodes: Iterable[tuple[Path, RecordedEpisode, Contract]]) -> Measured | None:
+    """Ranges over open episodes; None without any."""
     spans: list[tuple[Span, Span]] = []
     lengths: list[int] = []
     files: list[Path] = []
     about: tuple[str, Contract, str] | None = None
-    for path in selection.files:
-        with Episode.open(path) as episode:
-            if "contract" in episode.attrs:
-                continue
-            action, base = episode.action, episode.base_action
-            whole = action if base is None else np.concatenate([action, base], axis=1)
-            if not len(whole) or not len(episode.qpos):
-                raise EpisodeError(f"{path} holds no steps; move it away")
-            span = _span(episode.qpos), _span(whole)
-            widths = [[each.shape[1] for each in pair] for pair in (span, *spans[:1])]
-            if widths[0] != widths[-1]:
-                raise ContractError(
-                    f"{path} has {widths[0][0]} entries of state and {widths[0][1]} of action, {files[0].name} has "
-                    f"{widths[-1][0]} and {widths[-1][1]}: put them into folders of their own"
-                )
-            spans.append(span)
-            lengths.append(len(whole))
-            files.append(path)
-            about = about or (episode.layout, episode.assumed, str(episode.attrs.get("instruction") or ""))
-            ours, theirs = about[1].cameras, episode.assumed.cameras
-            if lacking := [name for name, size in ours.items() if theirs.get(name) != size]:
-                raise ContractError(
-                    f"{path} lacks camera {', '.join(lacking)} as {files[0].name} has it; it has: "
-                    f"{', '.join(f'{name} {size[0]}x{size[1]}' for name, size in theirs.items()) or '(none)'}: "
-                    "put them into folders of their own"
-                )
+    for path, episode, assumed in episodes:
+        action, base = episode.action, episode.base_action
+        whole = action if base is None else np.concatenate([action, base], axis=1)
+        if not len(whole) or not len(episode.qpos):
+            raise EpisodeError(f"{path} holds no steps; move it away")
+        span = _span(episode.qpos), _span(whole)
+        widths = [[each.shape[1] for each in pair] for pair in (span, *spans[:1])]
+        if widths[0] != widths[-1]:
+            raise ContractError(
+                f"{path} has {widths[0][0]} entries of state and {widths[0][1]} of action, {files[0].name} has "
+                f"{widths[-1][0]} and {widths[-1][1]}: put them into folders of their own"
+            )
+        spans.append(span)
+        lengths.append(len(whole))
+        files.append(path)
+        about = about or (episode.layout, assumed, str(episode.attrs.get("instruction") or ""))
+        ours, theirs = about[1].cameras, assumed.cameras
+        if lacking := [name for name, size in ours.items() if theirs.get(name) != size]:
+            raise ContractError(
+                f"{path} lacks camera {', '.join(lacking)} as {files[0].name} has it; it has: "
+                f"{', '.join(f'{name} {size[0]}x{size[1]}' for name, size in theirs.items()) or '(none)'}: "
+                "put them into folders of their own"
+            )
     if about is None:
-        held = f"the {plural(len(selection.files), 'file')} in '{folder}' record themselves what they hold"
-        raise EpisodeError(f"nothing to describe: {held}")
+        return None
     state, action = (_span(np.concatenate([pair[k] for pair in spans])) for k in (0, 1))
     layout, assumed, instruction = about
     return Measured(tuple(files), layout, assumed, state, action, max(lengths), sum(lengths), instruction)

@@ -16,6 +16,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import Contract
@@ -187,12 +188,27 @@ def test_existing_data_and_damaged_episodes(tmp_path: Path, capsys: pytest.Captu
     assert "lies in the source" in failure(convert, inside)
 
 
-def test_data_without_units_are_refused(tmp_path: Path) -> None:
-    with h5py.File(tmp_path / "episode_0.hdf5", "w") as file:
-        file["action"] = file["observations/qpos"] = np.zeros((5, 9), np.float32)
-    message = failure(convert, [str(tmp_path), str(tmp_path.with_name("out")), "--format", "hdf5"])
-    assert "unknown units" in message
-    assert "episode adopt" in message
+def test_data_without_units_are_refused_and_a_contract_is_suggested(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.linspace(0, 1, 9)[:, None] * [90, 100, 0.04]  # degrees, and a gripper in metres
+    (tmp_path / "old").mkdir()
+    with h5py.File(tmp_path / "old" / "episode_0.hdf5", "w") as file:
+        file["action"] = file["observations/qpos"] = rows.astype(np.float32)
+    flags = [str(tmp_path / "old"), str(tmp_path / "out"), "--format", "hdf5"]
+    assert "does not record names and units of its numbers: give --rig NAME" in failure(convert, flags)
+    printed = capsys.readouterr().out
+    assert "0 to 100" in printed
+    assert "degrees?" in printed
+    assert "a gripper in metres?" in printed
+    suggestion = printed[printed.index("# contract.yaml") :]
+    assert yaml.safe_load(suggestion)["units"] == {"joints": "deg", "gripper": "m"}
+    (tmp_path / "old" / "contract.yaml").write_text(suggestion)  # by a person who agrees
+    convert(flags)
+    with Episode.open(tmp_path / "out" / "episode_0.hdf5") as episode:
+        assert episode.contract.state_names == ("arm_joint_0", "arm_joint_1", "arm_gripper")
+        assert episode.contract.units == {"joints": "deg", "gripper": "m"}
+        assert np.array_equal(episode.qpos, rows.astype(np.float32))
 
 
 def test_a_long_episode_takes_little_memory(tmp_path: Path) -> None:

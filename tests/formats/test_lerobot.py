@@ -205,7 +205,7 @@ def test_a_data_set_of_others_needs_a_contract(converted: dict[str, Path], tmp_p
     for file in foreign.glob("meta/aloha_kit*"):
         file.unlink()
     message = failure(convert, [str(foreign), str(tmp_path / "out"), "--format", "hdf5"])
-    assert "does not record its units" in message
+    assert "does not record names and units of its numbers: give --rig NAME" in message
     source = open_source(foreign, options=ReadOptions(given_contract(None, "sim")))
     with closing(source.episode(2)) as episode:
         assert episode.contract.units["joints"] == "rad"
