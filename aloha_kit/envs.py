@@ -8,6 +8,7 @@ from typing import Any
 from aloha_kit.config import key_errors, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean, Environment
 from aloha_kit.core.errors import shown
+from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import call, resolve
 
 ENVIRONMENTS = {
@@ -85,10 +86,16 @@ def connect(
     for name in task.cameras:
         if name not in rig.cameras:
             raise ConfigError(
-                f"task '{task.name}' needs camera '{name}' of rig '{rig.name}'. {did_you_mean(name, rig.cameras)}"
+                Message(
+                    "task '{task}' needs camera '{name}' of rig '{rig}'. {known}",
+                    task=task.name,
+                    name=name,
+                    rig=rig.name,
+                    known=did_you_mean(name, rig.cameras),
+                )
             )
     if leaders and not (rig.leaders or rig.teleop == "mouse"):
-        raise ConfigError(f"rig '{rig.name}' has no leader arms for an operator")
+        raise ConfigError(Message("rig '{rig}' has no leader arms for an operator", rig=rig.name))
     make = _environment(rig)
     spaces = getattr(make, "action_spaces", ())
     if task.action_space is not None and task.action_space not in spaces:

@@ -21,6 +21,7 @@ import dacite
 from aloha_kit.config.yaml_file import parse
 from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.errors import shown
+from aloha_kit.core.lang import Message
 
 T = TypeVar("T")
 
@@ -55,8 +56,15 @@ def find(kind: str, name: str | Path) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     if path.suffix in {".yaml", ".yml"} or len(path.parts) > 1:
-        raise ConfigError(f"no file '{name}'. {did_you_mean(path.stem, names(kind))}")
-    raise ConfigError(f"no configuration '{name}' in {kind}. {did_you_mean(str(name), names(kind))}")
+        raise ConfigError(Message("no file '{name}'. {known}", name=name, known=did_you_mean(path.stem, names(kind))))
+    raise ConfigError(
+        Message(
+            "no configuration '{name}' in {kind}. {known}",
+            name=name,
+            kind=kind,
+            known=did_you_mean(str(name), names(kind)),
+        )
+    )
 
 
 def load(cls: type[T], kind: str, name: str | Path, **overrides: Any) -> T:
@@ -83,7 +91,7 @@ def key_errors(config: Any, key: str) -> Iterator[None]:
     except ConfigError as error:
         if not config.file:
             raise
-        raise ConfigError(f"{config.file}: {key}: {error}") from error
+        raise ConfigError(Message("{file}: {key}: {error}", file=config.file, key=key, error=error)) from error
 
 
 def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -117,9 +125,17 @@ def from_mapping(cls: type[T], values: Mapping[str, Any], *, where: str = "confi
     except dacite.WrongTypeError as error:
         choices = typing.get_args(error.field_type) if typing.get_origin(error.field_type) is typing.Literal else ()
         hint = did_you_mean(str(error.value), map(str, choices)) if choices else f"({error})"
-        raise ConfigError(f"{where}: {error.field_path} cannot be {shown(error.value)}. {hint}") from error
+        raise ConfigError(
+            Message(
+                "{where}: {key} cannot be {value}. {hint}",
+                where=where,
+                key=error.field_path,
+                value=shown(error.value),
+                hint=hint,
+            )
+        ) from error
     except dacite.DaciteError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(Message("{where}: {error}", where=where, error=error)) from error
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
 
@@ -148,7 +164,9 @@ def _under_present_names(cls: Any, values: Mapping[str, Any], where: str) -> dic
     for field in dataclasses.fields(cls):
         given = [name for name in (*field.metadata.get("aliases", ()), field.name) if name in renamed]
         if len(given) > 1:
-            raise ConfigError(f"{where}: {' and '.join(given)} are the same key; give one of them")
+            raise ConfigError(
+                Message("{where}: {names} are the same key; give one of them", where=where, names=" and ".join(given))
+            )
         if not given:
             continue
         value, inner = renamed.pop(given[0]), _dataclass_in(hints[field.name])
@@ -176,7 +194,14 @@ def _check_keys(cls: Any, values: Mapping[str, Any], where: str) -> None:
     known = {f.name for f in dataclasses.fields(cls)} - _not_keys(cls)
     for key, value in values.items():
         if key not in known:
-            raise ConfigError(f"{where}: unknown key {shown(key)}. {did_you_mean(str(key), known)}")
+            raise ConfigError(
+                Message(
+                    "{where}: unknown key {key}. {known}",
+                    where=where,
+                    key=shown(key),
+                    known=did_you_mean(str(key), known),
+                )
+            )
         _check_list(hints[key], value, f"{where}: {key}")
         inner = _dataclass_in(hints[key])
         if inner is None or not isinstance(value, Mapping):

@@ -11,6 +11,7 @@ from aloha_kit.config.task import TaskConfig
 from aloha_kit.core import Contract, joint_names, UsageError
 from aloha_kit.core.arm_models import arm_model, vector_names
 from aloha_kit.core.end_effector import action_space, EE, EE_DELTA
+from aloha_kit.core.lang import Message
 
 BASE_NAMES = ("base_linear", "base_angular")
 """A mobile base's entries at the end of the action: m/s and rad/s."""
@@ -71,7 +72,9 @@ def assumed_setup(
         UsageError: a camera is named twice.
     """
     if cameras is not None and (not cameras or len(set(cameras)) < len(cameras)):
-        raise UsageError(f"--cameras names each camera once, given: {' '.join(cameras) or '(none)'}")
+        raise UsageError(
+            Message("--cameras names each camera once, given: {given}", given=" ".join(cameras) or "(none)")
+        )
     where, renamed = f"task '{task.name}'", rename or {}
     back = {theirs: mine for mine, theirs in renamed.items()}
     names = [back.get(name, name) for name in task.cameras if name in rig.cameras] if cameras is None else cameras
@@ -111,9 +114,11 @@ def renames(words: Sequence[str]) -> dict[str, str]:
     for word in words:
         mine, equals, theirs = word.partition("=")
         if not (mine and equals and theirs) or "=" in theirs:
-            raise UsageError(f"--rename takes POLICY_CAMERA=RIG_CAMERA, such as top=cam_high; given '{word}'")
+            raise UsageError(
+                Message("--rename takes POLICY_CAMERA=RIG_CAMERA, such as top=cam_high; given '{word}'", word=word)
+            )
         if mine in found or theirs in found.values():
-            raise UsageError(f"--rename names a camera twice: {' '.join(words)}")
+            raise UsageError(Message("--rename names a camera twice: {given}", given=" ".join(words)))
         found[mine] = theirs
     return found
 

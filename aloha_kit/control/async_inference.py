@@ -28,6 +28,7 @@ from aloha_kit.core import (
     SafetyError,
     StopEpisode,
 )
+from aloha_kit.core.lang import Message
 from aloha_kit.core.own_code import described
 
 LOST = (ConnectionError, TimeoutError)
@@ -203,7 +204,12 @@ class AsyncInferencePolicy:
         if isinstance(error, StopEpisode):
             raise error
         raise SafetyError(
-            f"step {step}: the policy failed on the observation of step {inference.step}: {described(error)}"
+            Message(
+                "step {step}: the policy failed on the observation of step {seen}: {error}",
+                step=step,
+                seen=inference.step,
+                error=described(error),
+            )
         ) from error
 
     def _work(self) -> None:

@@ -29,7 +29,7 @@ from aloha_kit.core import flags
 from aloha_kit.core.errors import AlohaKitError, did_you_mean, UsageError
 from aloha_kit.core.flags import Flag
 from aloha_kit.core.interrupt import signal_of, sigterm_interrupts, status_of
-from aloha_kit.core.lang import chosen_language, Language, language, shown, tr
+from aloha_kit.core.lang import chosen_language, joined, Language, language, Message, shown, tr
 from aloha_kit.core.own_code import own_code_error
 from aloha_kit.startup import quick_interrupts
 
@@ -106,9 +106,10 @@ def parse(
     elif given and given[0] in kinds:
         chosen, program = kinds[given[0]], f"{program} {given[0]}"
     elif kinds and not _HELP & set(given):
-        problem = f"no command '{given[0]}'. {did_you_mean(given[0], kinds)}" if given else "which command?"
-        known = "" if given else f" Known: {', '.join(kinds)}"
-        raise UsageError(f"{(problem + known).rstrip('.')}; see `{program} --help`")
+        if given:
+            close = did_you_mean(given[0], kinds)
+            raise _usage(Message("no command '{name}'. {known}", name=given[0], known=close), program)
+        raise _usage(Message("which command? Known: {names}", names=", ".join(kinds)), program)
     if wanted := _HELP & set(given):
         whole = not wanted & {"-h", "--help"}
         grouped = chosen in kinds.values() or not kinds
@@ -121,7 +122,12 @@ def parse(
         _require_one_name(given, known_flags)
         return _parsed(kind, given, known_flags, {} if default is None else {"default": default}, config)
     except (AlohaKitError, ValueError) as error:  # ValueError: a dataclass refused a value
-        raise UsageError(f"{str(error).rstrip('.')}; see `{program} --help`") from None
+        raise _usage(error, program) from None
+
+
+def _usage(problem: str | Exception, program: str) -> UsageError:
+    """The error of a wrong command line, in the operator's language, with where its flags are listed."""
+    return UsageError(tr("{problem}; see `{program} --help`", problem=shown(problem).rstrip(".。"), program=program))
 
 
 def with_value(argv: Sequence[str] | None, value: str, *names: str) -> list[str]:
@@ -140,8 +146,11 @@ def _require_known(given: Sequence[str], known: Sequence[Flag]) -> None:
         if len(word) > 2 and word.startswith("--") and name not in accepted and not name.startswith("--tyro_"):
             # without the dashes, which are alike in all; 0.58 finds ckpt_dir for ckpt_path and bounds.black for black
             close = difflib.get_close_matches(name[2:], [each[2:] for each in accepted], n=1, cutoff=0.58)
-            hint = f"; did you mean {accepted[f'--{close[0]}']}?" if close else ""
-            raise UsageError(f"no flag {word.partition('=')[0]}{hint}")
+            problem = Message("no flag {flag}", flag=word.partition("=")[0])
+            if close:
+                known = accepted[f"--{close[0]}"]
+                problem = Message("{problem}; did you mean {known}?", problem=problem, known=known)
+            raise UsageError(problem)
 
 
 def _require_one_name(given: Sequence[str], known: Sequence[Flag]) -> None:
@@ -150,7 +159,7 @@ def _require_one_name(given: Sequence[str], known: Sequence[Flag]) -> None:
     for flag in known:
         names = [name for name in dict.fromkeys(words) if name in (flag.name, *flag.aliases)]
         if len(names) > 1 and not flag.repeatable:
-            raise UsageError(f"{' and '.join(names)} are the same flag; give one of them")
+            raise UsageError(Message("{flags} are the same flag; give one of them", flags=" and ".join(names)))
 
 
 def _underscored(word: str) -> str:
@@ -174,14 +183,22 @@ def _parsed(
     problem = " ".join(re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯]|-{3,}", " ", complaint.getvalue()).split())
     absent = [flag for flag in known if flag.required and " ".join(flag.text.split())[:40] in problem]
     if "Missing from" in problem and absent:
-        raise UsageError("; ".join(f"{flag.form} is missing: {' '.join(flag.text.split())}" for flag in absent))
+        missing = [(flag.form, Message(" ".join(flag.text.split()))) for flag in absent]
+        raise UsageError(joined([Message("{flag} is missing: {text}", flag=flag, text=text) for flag, text in missing]))
     if named := re.search(r"(?:Error parsing|for argument) '?(--)?([\w./-]+)", problem):
         names = set(named[2].replace("--", "").split("/"))
         for flag in known:
             if names & {name.removeprefix("--").lower() for name in (flag.name, *flag.accepted)}:
-                raise UsageError(f"{flag.name} takes {flag.metavar or 'no value'}, given {_values(given, flag)}")
+                raise UsageError(
+                    Message(
+                        "{flag} takes {form}, given {values}",
+                        flag=flag.name,
+                        form=flag.metavar or Message("no value"),
+                        values=_values(given, flag),
+                    )
+                )
     if words := re.search(r"Unrecognized options: (.*?)(?:$| Perhaps| Available| For full| Argument)", problem):
-        raise UsageError(f"unexpected: {words[1]}")
+        raise UsageError(Message("unexpected: {words}", words=words[1]))
     raise UsageError(re.sub(r"^.*?Error parsing \w+: ", "", problem).partition(" For full helptext")[0])
 
 
@@ -192,7 +209,7 @@ def _values(given: Sequence[str], flag: Flag) -> str:
     for start in starts:
         _, equals, value = given[start - 1].partition("=") if start else ("", "", "")
         values = [value] if equals else list(itertools.takewhile(lambda word: not word.startswith("--"), given[start:]))
-    return " ".join(values) or "nothing"
+    return " ".join(values) or Message("nothing")
 
 
 class _Ending:
@@ -226,7 +243,7 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
             if end.code:
                 raise
         except UsageError as error:
-            sys.stderr.write(f"error: {error}\n")
+            sys.stderr.write(f"error: {shown(error)}\n")
             sys.exit(2)
         except Exception as error:
             if (message := _message(error)) is None:

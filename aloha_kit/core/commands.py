@@ -18,6 +18,7 @@ from typing import Any
 
 from aloha_kit.core.errors import AlohaKitError
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.lang import Message
 
 LOCK = ".lock"
 
@@ -83,8 +84,13 @@ def locked(folder: Path, what: str) -> Iterator[LockedFolder]:
         except BlockingIOError:
             process = os.pread(lock, 32, 0).decode(errors="replace").strip()
             raise FolderInUseError(
-                f"another {what} uses '{folder}'{f' (process {process})' if process else ''}; "
-                "wait for it or end it, or choose another place with --output"
+                Message(
+                    "another {what} uses '{folder}' (process {process}); wait for it or end it, or choose another "
+                    "place with --output",
+                    what=what,
+                    folder=folder,
+                    process=process or "?",
+                )
             ) from None
         os.pwrite(lock, f"{os.getpid():<10}\n".encode(), 0)
         yield LockedFolder(lock)

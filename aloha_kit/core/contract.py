@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from aloha_kit.core.errors import ContractError, reason, shown
 from aloha_kit.core.features import ACTION, Feature, IMAGE, IMAGES, object_poses, rate_of, STATE, texts_of
+from aloha_kit.core.lang import joined, Message
 
 UNITS = {"joints": "rad", "gripper": "0 closed, 1 open"}
 """Units of state and action where none are given."""
@@ -183,7 +184,7 @@ class Contract:
         there = {feature.name: feature for feature in other.features}
         found = [line for mine in self.features if not mine.optional for line in _differences(mine, there)]
         if self.rate_hz != other.rate_hz:
-            found.append(f"rate: {self.rate_hz:g} Hz against {other.rate_hz:g} Hz")
+            found.append(Message("rate: {mine:g} Hz against {theirs:g} Hz", mine=self.rate_hz, theirs=other.rate_hz))
         return list(dict.fromkeys(found))  # joints of state and action differ in their units alike
 
     def named_sensors(self, names: Sequence[str]) -> tuple[Feature, ...]:
@@ -224,8 +225,10 @@ class Contract:
         """
         found = self.differences(other)
         if found:
-            lines = "\n  ".join(found)
-            raise ContractError(f"{mine} does not fit {theirs}:\n  {lines}")
+            lines = joined(found, "\n  ")
+            raise ContractError(
+                Message("{mine} does not fit {theirs}:\n  {lines}", mine=mine, theirs=theirs, lines=lines)
+            )
 
 
 def _unit(entry: str, units: Mapping[str, str]) -> str:
@@ -237,31 +240,46 @@ def _unit(entry: str, units: Mapping[str, str]) -> str:
 def _differences(mine: Feature, there: Mapping[str, Feature]) -> list[str]:
     """Differences of the feature of one name in `there` from `mine`; an unknown unit of mine fits every other."""
     camera = mine.name.removeprefix(IMAGES) if mine.role == IMAGE else ""
-    label = (
-        mine.role if mine.role in (STATE, ACTION) else f"camera '{camera}'" if camera else f"{mine.role} '{mine.name}'"
-    )
+    label: str = Message("{role} '{name}'", role=mine.role, name=mine.name)
+    if mine.role in (STATE, ACTION):
+        label = mine.role
+    elif camera:
+        label = Message("camera '{name}'", name=camera)
     theirs = there.get(mine.name)
     if theirs is None:
         alike = [f.name.removeprefix(IMAGES) for f in (*there.values(),)[2:] if (f.role == IMAGE) == bool(camera)]
-        return [f"{label} is missing; there are: {', '.join(alike) or '(none)'}"]
+        names = ", ".join(alike) or Message("(none)")
+        return [Message("{label} is missing; there are: {there}", label=label, there=names)]
     if camera or not mine.entries:
         shapes = (
             f"{mine.shape[:2]} (height, width)" if camera else f"{mine.shape}",
             theirs.shape[: 2 if camera else None],
         )
-        return [f"{label}: {shapes[0]} against {shapes[1]}"] if mine.shape != theirs.shape else []
-    found = []
+        if mine.shape == theirs.shape:
+            return []
+        return [Message("{label}: {mine} against {theirs}", label=label, mine=shapes[0], theirs=shapes[1])]
+    found: list[str] = []
     if len(mine.entries) != len(theirs.entries):
-        found.append(f"{label}: {len(mine.entries)} entries against {len(theirs.entries)}")
+        found.append(
+            Message(
+                "{label}: {mine} entries against {theirs}",
+                label=label,
+                mine=len(mine.entries),
+                theirs=len(theirs.entries),
+            )
+        )
     units: dict[tuple[str, str], list[str]] = {}  # {two units: the entries that have them}
     each = zip(mine.entries, theirs.entries, mine.units, theirs.units or [""] * len(theirs.entries), strict=False)
     for i, (a, b, unit, other) in enumerate(each):
         if a != b:
-            found.append(f"{label}[{i}]: '{a}' against '{b}'")
+            found.append(Message("{label}[{i}]: '{mine}' against '{theirs}'", label=label, i=i, mine=a, theirs=b))
         elif unit and unit != other:
             units.setdefault((unit, other), []).append(a)
     for (unit, other), entries in units.items():
-        names = ", ".join(entries[:3]) + (f" and {len(entries) - 3} more" if len(entries) > 3 else "")
+        names = ", ".join(entries[:3])
+        if len(entries) > 3:
+            names = Message("{names} and {more} more", names=names, more=len(entries) - 3)
         of = names if mine.role in (STATE, ACTION) else f"{label}, {names}"
-        found.append(f"unit of {of}: '{unit}' against '{other or '(none)'}'")
+        theirs_unit = other or Message("(none)")
+        found.append(Message("unit of {key}: '{unit}' against '{other}'", key=of, unit=unit, other=theirs_unit))
     return found

@@ -8,6 +8,8 @@ import reprlib
 import shlex
 from collections.abc import Iterable
 
+from aloha_kit.core.lang import Message
+
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 16
@@ -90,7 +92,7 @@ def plural(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def did_you_mean(given: str, known: Iterable[str]) -> str:
+def did_you_mean(given: str, known: Iterable[str]) -> Message:
     """A sentence that names the closest known word and lists the rest.
 
     >>> did_you_mean("chunk_sise", ["chunk_size", "lr"])
@@ -98,5 +100,5 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """
     names, given = sorted(known), given[:100]
     close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
-    hint = f"Did you mean '{close[0]}'? " if close else ""
-    return f"{hint}Known: {', '.join(names) or '(none)'}."
+    listed = Message("Known: {names}.", names=", ".join(names) or Message("(none)"))
+    return Message("Did you mean '{name}'? {known}", name=close[0], known=listed) if close else listed

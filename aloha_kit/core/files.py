@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aloha_kit.core.errors import ConfigError
+from aloha_kit.core.lang import Message
 
 
 def make_folder(path: Path) -> Path:
@@ -22,11 +23,13 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(f"'{path}' cannot be a folder: a file of that name is in the way") from error
+        raise ConfigError(
+            Message("'{path}' cannot be a folder: a file of that name is in the way", path=path)
+        ) from error
     except OSError as error:
-        raise ConfigError(f"cannot make the folder '{path}': {error.strerror}") from error
+        raise ConfigError(Message("cannot make the folder '{path}': {why}", path=path, why=error.strerror)) from error
     if not os.access(path, os.W_OK | os.X_OK):
-        raise ConfigError(f"cannot write to the folder '{path}': permission denied")
+        raise ConfigError(Message("cannot write to the folder '{path}': permission denied", path=path))
     return path
 
 

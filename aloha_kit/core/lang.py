@@ -101,10 +101,10 @@ class Message(str):
         return str, (str(self),)
 
 
-def joined(texts: Sequence[str]) -> Message:
-    """One message of several, separated by semicolons."""
+def joined(texts: Sequence[str], separator: str = "; ") -> Message:
+    """One message of several, separated by semicolons or as given."""
     names = [f"text_{number}" for number in range(len(texts))]
-    return Message("; ".join(f"{{{name}}}" for name in names), **dict(zip(names, texts, strict=True)))
+    return Message(separator.join(f"{{{name}}}" for name in names), **dict(zip(names, texts, strict=True)))
 
 
 def shown(text: object) -> str:

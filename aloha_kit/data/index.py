@@ -14,6 +14,7 @@ import numpy.typing as npt
 from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, EpisodeError, plural
 from aloha_kit.core.features import ACTION, Feature
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.data.stats import Accumulator, Moments, Statistics
 from aloha_kit.storage.hdf5 import damage_reported
@@ -145,7 +146,7 @@ def read_table(
             raise EpisodeError(f"{error}; {source.advice}") from error
     if not parts:
         skipped = f"; {failed} are marked as failures (use include_failed)" if failed else ""
-        raise EpisodeError(f"no episode to train on in {source.place}{skipped}")
+        raise EpisodeError(Message("no episode to train on in {place}{skipped}", place=source.place, skipped=skipped))
     _require_alike(parts)
     lengths = np.array([len(p.action) for p in parts], np.int64)
     contract = parts[0].contract
@@ -218,14 +219,26 @@ def _read(
     present = list(episode.cameras)
     for camera in cameras or ():
         if camera not in present:
-            raise ConfigError(f"{where} has no camera '{camera}'. {did_you_mean(camera, present)}")
+            raise ConfigError(
+                Message(
+                    "{where} has no camera '{camera}'. {known}",
+                    where=where,
+                    camera=camera,
+                    known=did_you_mean(camera, present),
+                )
+            )
     chosen = list(cameras) if cameras is not None else present
     streams = {"action": episode.action, "qpos": episode.qpos, "base_action": episode.base_action}
     measured = episode.vectors
     for name in sensors:
         if name not in measured:
             raise ConfigError(
-                f"{where} has no '{name}'. {did_you_mean(name, [s.name for s in episode.contract.sensors])}"
+                Message(
+                    "{where} has no '{name}'. {known}",
+                    where=where,
+                    name=name,
+                    known=did_you_mean(name, [s.name for s in episode.contract.sensors]),
+                )
             )
     privileged = [feature.name for feature in episode.contract.privileged]
     further = [name for name in (*privileged, *sensors) if name in measured]

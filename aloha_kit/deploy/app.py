@@ -25,7 +25,7 @@ from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Environment, Policy, UsageError, WallClock
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import tr
+from aloha_kit.core.lang import Message, tr
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.deploy.deployment_report import DeployedRollout, DeploymentReport
 from aloha_kit.deploy.operator import COMMANDS, HELP, NAMESPACE, Operator, show, typed_lines
@@ -118,9 +118,11 @@ def _configuration(args: DeployArgs) -> tuple[TaskConfig, RigConfig, bool]:
     rig = load(RigConfig, "rigs", task.rig)
     robot = envs.is_robot(rig)
     if args.eval_poses is not None and robot:
-        raise UsageError(f"--eval_poses is for simulation; rig '{rig.name}' has objects that a person places")
+        raise UsageError(
+            Message("--eval_poses is for simulation; rig '{rig}' has objects that a person places", rig=rig.name)
+        )
     if args.inference == "async" and not (robot or args.realtime):
-        raise UsageError("--inference async needs real time: add --realtime to a simulation in this process")
+        raise UsageError(Message("--inference async needs real time: add --realtime to a simulation in this process"))
     return task, rig, robot
 
 
@@ -137,8 +139,8 @@ def _connected(
     """The environment of the policy, and the one of rollouts with a video: another one where `shown` adds a camera."""
     env: Any = envs.connect(task, rig, realtime=realtime)
     stack.callback(env.close)
-    fits = f"rig '{rig.name}' in task '{task.name}'"
-    source.contract.require(env.contract, mine=f"policy {source.name}", theirs=fits)
+    fits = Message("rig '{rig}' in task '{task}'", rig=rig.name, task=task.name)
+    source.contract.require(env.contract, mine=Message("policy {name}", name=source.name), theirs=fits)
     filmed: Any = env
     if shown is not None:
         filmed = envs.connect(*shown, realtime=realtime)
@@ -171,7 +173,7 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
 def _connect(args: DeployArgs) -> RemotePolicy:
     token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
     if not token:
-        raise UsageError("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN")
+        raise UsageError(Message("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN"))
     return RemotePolicy(
         str(args.remote),
         token,

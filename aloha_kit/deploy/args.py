@@ -15,6 +15,7 @@ from aloha_kit.config.policy_flags import PolicyFlags
 from aloha_kit.control.chunk_boundary import ChunkBoundary, resolve_boundary
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,14 +125,16 @@ class DeployArgs(NetworkFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.ckpt is None) == (self.remote is None):
-            raise ValueError("give either --ckpt RUN, to run the network here, or --remote HOST:PORT")
+            raise ValueError(Message("give either --ckpt RUN, to run the network here, or --remote HOST:PORT"))
         if self.remote is not None and (self.engine or "eager", self.precision or "fp32") != ("eager", "fp32"):
-            raise ValueError("--engine and --precision are for where the network runs: give them to the policy server")
+            raise ValueError(
+                Message("--engine and --precision are for where the network runs: give them to the policy server")
+            )
         resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=False)
         if self.jpeg is not None and not 1 <= self.jpeg <= 100:
-            raise ValueError(f"--jpeg must be 1 to 100, given {self.jpeg}")
+            raise ValueError(Message("--jpeg must be 1 to 100, given {jpeg}", jpeg=self.jpeg))
         if self.remote is not None and self.cameras is not None:
-            raise ValueError("--cameras is for where the network runs: give it to the policy server")
+            raise ValueError(Message("--cameras is for where the network runs: give it to the policy server"))
 
     @property
     def rollouts(self) -> int:
@@ -171,7 +174,9 @@ class ServeArgs(NetworkFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.rate_hz <= 1000:
-            raise ValueError(f"--rate_hz must be more than 0 and at most 1000, given {self.rate_hz}")
+            raise ValueError(
+                Message("--rate_hz must be more than 0 and at most 1000, given {rate_hz}", rate_hz=self.rate_hz)
+            )
 
 
 Command = Annotated[DeployArgs, subcommand("run")] | Annotated[ServeArgs, subcommand("serve")]

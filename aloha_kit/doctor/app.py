@@ -10,7 +10,7 @@ import numpy as np
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.core.lang import language, tr
+from aloha_kit.core.lang import language, Message, tr
 from aloha_kit.doctor import arm_checks, camera_checks, identity, machine_checks, stream_checks
 from aloha_kit.doctor.args import DoctorArgs
 from aloha_kit.doctor.doctor_report import DoctorReport
@@ -44,12 +44,24 @@ def examine(args: DoctorArgs) -> DoctorReport:
     rig = load(RigConfig, "rigs", args.rig or task.rig)
     if not needs_ros(rig):
         raise ConfigError(
-            f"rig '{rig.name}' of task '{task.name}' has kind '{rig.kind}', which needs no ROS; "
-            "the doctor examines rigs behind ROS 1"
+            Message(
+                "rig '{rig}' of task '{task}' has kind '{kind}', which needs no ROS; the doctor examines rigs behind "
+                "ROS 1",
+                rig=rig.name,
+                task=task.name,
+                kind=rig.kind,
+            )
         )
     for name in task.cameras:
         if name not in rig.cameras:
-            raise ConfigError(f"task '{task.name}' needs camera '{name}'. {did_you_mean(name, rig.cameras)}")
+            raise ConfigError(
+                Message(
+                    "task '{task}' needs camera '{name}'. {known}",
+                    task=task.name,
+                    name=name,
+                    known=did_you_mean(name, rig.cameras),
+                )
+            )
     references = {} if args.reference is None else identity.load_references(args.reference, task.cameras)
     from aloha_kit.ros.inspect import inspect  # after the flags are checked, since rospy takes long to load
     from aloha_kit.ros.node import RosError

@@ -11,6 +11,7 @@ from tyro.conf import arg
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class DoctorArgs(CommandArgs):
 
     def __post_init__(self) -> None:
         if not self.seconds >= 1:
-            raise ValueError(f"--seconds must be at least 1, given {self.seconds:g}")
+            raise ValueError(Message("--seconds must be at least 1, given {seconds:g}", seconds=self.seconds))
 
 
 def parse(argv: Sequence[str] | None = None) -> DoctorArgs:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.core.lang import marked, tr
+from aloha_kit.core.lang import marked, Message, tr
 from aloha_kit.ros.rig_measurements import RgbImage
 
 ALIKE = 0.5
@@ -96,7 +96,7 @@ def save_references(folder: Path, images: Mapping[str, RgbImage]) -> list[Path]:
     files = [folder / f"{name}.png" for name in images]
     for file, image in zip(files, images.values(), strict=True):
         if not cv2.imwrite(str(file), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-            raise ConfigError(f"cannot write '{file}'")
+            raise ConfigError(Message("cannot write '{file}'", file=file))
     return files
 
 
@@ -107,7 +107,11 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
         ConfigError: no folder, or not one reference in it; lists the folder.
     """
     if not folder.is_dir():
-        raise ConfigError(f"no folder '{folder}' with reference images; make one with --save_reference {folder}")
+        raise ConfigError(
+            Message(
+                "no folder '{folder}' with reference images; make one with --save_reference {folder}", folder=folder
+            )
+        )
     images: dict[str, RgbImage] = {}
     for name in names:
         image = cv2.imread(str(folder / f"{name}.png"))
@@ -115,7 +119,14 @@ def load_references(folder: Path, names: Sequence[str]) -> dict[str, RgbImage]:
             images[name] = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
     if not images:
         there = ", ".join(sorted(file.name for file in folder.iterdir())[:8]) or "nothing"
-        raise ConfigError(f"no image of {', '.join(names)} in '{folder}'; there is: {there}")
+        raise ConfigError(
+            Message(
+                "no image of {names} in '{folder}'; there is: {there}",
+                names=", ".join(names),
+                folder=folder,
+                there=there,
+            )
+        )
     return images
 
 

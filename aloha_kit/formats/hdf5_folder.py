@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aloha_kit.core import did_you_mean, EpisodeError
 from aloha_kit.core.errors import command
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.formats import ReadOptions
 from aloha_kit.storage import Episode, list_episodes
@@ -27,15 +28,17 @@ class Hdf5Source(EpisodeSource):
             if not path.exists():
                 if path.is_symlink():
                     raise EpisodeError(f"{missing(path)}; expected episodes")
-                raise EpisodeError(f"no episodes at '{path}'. {_beside(path)}")
+                raise EpisodeError(Message("no episodes at '{path}'. {known}", path=path, known=_beside(path)))
         found = select(*paths).first(options.first)
         self.unused = found.text()
         if not found.files:
             there = sorted(entry.name for path in paths for entry in path.iterdir())[:20]
-            raise EpisodeError(
-                f"no episode_<i>.hdf5 in '{', '.join(map(str, paths))}'; it holds: {', '.join(there) or '(nothing)'}"
-                f"{'; ' * bool(self.unused)}{self.unused}"
+            found_there = Message(
+                "no episode_<i>.hdf5 in '{folders}'; it holds: {there}",
+                folders=", ".join(map(str, paths)),
+                there=", ".join(there) or Message("(nothing)"),
             )
+            raise EpisodeError(joined([found_there, self.unused]) if self.unused else found_there)
         self.files, self._options = found.files, options
         self.place = found.files[0].parent
         self.advice = f"move it away, or run `{command('episode', 'validate', self.place)}`"
@@ -57,7 +60,7 @@ class Hdf5Source(EpisodeSource):
         return [*super().identities(), *beside]
 
 
-def _beside(path: Path) -> str:
+def _beside(path: Path) -> Message:
     if not path.parent.is_dir():
         return did_you_mean(path.name, ())
     folders = [entry for entry in path.parent.iterdir() if entry.is_dir() and list_episodes(entry)]

@@ -34,6 +34,7 @@ from aloha_kit.core import AlohaKitError, Contract, did_you_mean
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import sync
+from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import CHECKPOINT
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
@@ -124,7 +125,9 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
     try:
         state = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is damaged or cut short: {error}") from error
+        raise CheckpointError(
+            Message("{file} is damaged or cut short: {error}", file=folder / WEIGHTS, error=error)
+        ) from error
     try:
         arrays = {key: np.asarray(value) for key, value in read_json(folder / "statistics.json").items()}
         values = _known_format(folder, read_json(folder / "config.json"))
@@ -133,9 +136,11 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
         network = build(config, contract, _sound(Statistics.from_arrays(arrays)), pretrained=False)
     except AlohaKitError as error:
-        raise CheckpointError(f"checkpoint {folder}: {error}") from error
+        raise CheckpointError(Message("checkpoint {folder}: {error}", folder=folder, error=error)) from error
     except _DAMAGE as error:
-        raise CheckpointError(f"checkpoint {folder} is damaged: {reason(error)}") from error
+        raise CheckpointError(
+            Message("checkpoint {folder} is damaged: {why}", folder=folder, why=reason(error))
+        ) from error
     load_weights(network, state, where=str(folder / WEIGHTS))
     return network.to(device).eval()
 
@@ -221,11 +226,20 @@ def _existing(folder: Path) -> Path:
         folder = spare  # the machine stopped between the two renames of `save`
     if not folder.is_dir():
         beside = sorted(p.parent.name for p in folder.parent.glob(f"*/{WEIGHTS}") if not p.parent.name.startswith("."))
-        raise CheckpointError(f"no checkpoint folder {folder}. {did_you_mean(folder.name, beside)}")
+        raise CheckpointError(
+            Message("no checkpoint folder {folder}. {known}", folder=folder, known=did_you_mean(folder.name, beside))
+        )
     missing = [name for name in FILES if not (folder / name).is_file()]
     if missing:
         present = ", ".join(sorted(p.name for p in folder.iterdir())) or "(nothing)"
-        raise CheckpointError(f"{folder} is no checkpoint: it lacks {', '.join(missing)}; it holds {present}")
+        raise CheckpointError(
+            Message(
+                "{folder} is no checkpoint: it lacks {missing}; it holds {present}",
+                folder=folder,
+                missing=", ".join(missing),
+                present=present,
+            )
+        )
     return folder
 
 

@@ -9,6 +9,7 @@ import torch
 
 from aloha_kit.config.match_checkpoint import AssumedSetup
 from aloha_kit.core import ConfigError, ContractError, plural
+from aloha_kit.core.lang import Message
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError
 from aloha_kit.policies.network import ChunkNetwork
@@ -39,15 +40,25 @@ def find_checkpoint(path: Path) -> Path:
         if (path / name).is_file():
             return path / name
     if path.is_dir():
-        there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or "(nothing)"
+        there = ", ".join(sorted(p.name for p in path.iterdir())[:20]) or Message("(nothing)")
     elif path.exists():
-        raise ConfigError(f"no checkpoint at {path}: it is a file; expected a run, a checkpoint's folder or a .ckpt")
+        raise ConfigError(
+            Message(
+                "no checkpoint at {path}: it is a file; expected a run, a checkpoint's folder or a .ckpt", path=path
+            )
+        )
     else:
         beside = sorted(p.name for p in path.parent.iterdir())[:20] if path.parent.is_dir() else []
-        there = f"no such folder; beside it: {', '.join(beside) or '(nothing)'}"
+        there = Message("no such folder; beside it: {names}", names=", ".join(beside) or Message("(nothing)"))
     raise ConfigError(
-        f"no checkpoint at {path}: neither {checkpoint.WEIGHTS}, checkpoints/best, checkpoints/last"
-        f" nor {REFERENCE}. There is: {there}"
+        Message(
+            "no checkpoint at {path}: neither {weights}, checkpoints/best, checkpoints/last nor {reference}. There is: "
+            "{there}",
+            path=path,
+            weights=checkpoint.WEIGHTS,
+            reference=REFERENCE,
+            there=there,
+        )
     )
 
 
@@ -78,7 +89,9 @@ def load_network(
     try:
         return network.to(device)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{device}' cannot be used: {str(error).splitlines()[0]}") from error
+        raise ConfigError(
+            Message("device '{device}' cannot be used: {why}", device=device, why=str(error).splitlines()[0])
+        ) from error
 
 
 def _ours(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
@@ -86,8 +99,13 @@ def _ours(source: Path, setup: AssumedSetup | None) -> ChunkNetwork:
     own = network.contract.cameras
     if setup and setup.named and set(setup.cameras) != set(own):
         raise ContractError(
-            f"{source} records its cameras as: {', '.join(own) or '(none)'}; given --cameras"
-            f" {' '.join(setup.cameras)}. Where the rig names them otherwise, give --rename POLICY_CAMERA=RIG_CAMERA"
+            Message(
+                "{source} records its cameras as: {cameras}; given --cameras {given}. Where the rig names them "
+                "otherwise, give --rename POLICY_CAMERA=RIG_CAMERA",
+                source=source,
+                cameras=", ".join(own) or "(none)",
+                given=" ".join(setup.cameras),
+            )
         )
     return network
 

@@ -12,6 +12,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import special_file
+from aloha_kit.core.lang import Message
 
 CHECKSUMS = "checksums.json"
 
@@ -40,8 +41,12 @@ def require_intact(folder: Path, *names: str) -> None:
     for name in names or known:
         if name in known and (folder / name).is_file() and digest(folder / name) != known[name]:
             raise CheckpointError(
-                f"{folder / name} is not as it was saved, its SHA-256 differs: damaged, or edited. "
-                f"To use it as it is, remove {CHECKSUMS} beside it"
+                Message(
+                    "{file} is not as it was saved, its SHA-256 differs: damaged, or edited. To use it as it is, "
+                    "remove {checksums} beside it",
+                    file=folder / name,
+                    checksums=CHECKSUMS,
+                )
             )
 
 
@@ -66,7 +71,7 @@ def read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{file} is missing or damaged: {reason(error)}") from error
+        raise CheckpointError(Message("{file} is missing or damaged: {why}", file=file, why=reason(error))) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{file} must hold an object, given: {type(content).__name__}")
     return content

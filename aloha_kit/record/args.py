@@ -43,11 +43,13 @@ class SessionArgs:
 
     def __post_init__(self) -> None:
         if self.rate_hz is not None and not 0 < self.rate_hz <= 1000:
-            raise ValueError(f"rate_hz must lie above 0 and up to 1000, given {self.rate_hz:g}")
+            raise ValueError(
+                Message("rate_hz must lie above 0 and up to 1000, given {rate_hz:g}", rate_hz=self.rate_hz)
+            )
         if self.countdown < 0:
-            raise ValueError(f"countdown cannot be negative, given {self.countdown}")
+            raise ValueError(Message("countdown cannot be negative, given {countdown}", countdown=self.countdown))
         if not self.timeout_s >= 0:
-            raise ValueError(f"timeout_s cannot be negative, given {self.timeout_s:g}")
+            raise ValueError(Message("timeout_s cannot be negative, given {timeout_s:g}", timeout_s=self.timeout_s))
 
 
 @dataclass(frozen=True)
@@ -118,13 +120,13 @@ class RecordArgs(CommandArgs):
         for name in ("num_episodes", "workers", "max_attempts"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, given {value}")
+                raise ValueError(Message("{name} must be at least 1, given {value}", name=name, value=value))
         if not 1 <= self.quality <= 100:
-            raise ValueError(f"quality must lie in 1 to 100, given {self.quality}")
+            raise ValueError(Message("quality must lie in 1 to 100, given {quality}", quality=self.quality))
         if self.seed < 0:
-            raise ValueError(f"seed cannot be negative, given {self.seed}")
+            raise ValueError(Message("seed cannot be negative, given {seed}", seed=self.seed))
         if not (self.noise >= 0 and math.isfinite(self.noise)):
-            raise ValueError(f"noise must be a finite number from 0 on, given {self.noise}")
+            raise ValueError(Message("noise must be a finite number from 0 on, given {noise}", noise=self.noise))
 
 
 def parse(argv: Sequence[str] | None = None) -> RecordArgs:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import cast, Literal, Protocol, TextIO, TypeAlias
 
 from aloha_kit.core import Clock, ConfigError, did_you_mean
-from aloha_kit.core.lang import cut, marked, tr
+from aloha_kit.core.lang import cut, marked, Message, tr
 
 Command: TypeAlias = Literal[
     "keep", "discard", "redo", "pause", "resume", "quit", "start", "success", "failure", "reset"
@@ -114,8 +114,10 @@ class Cues:
             found = [command for command in _SPEAKERS if shutil.which(command[0])]
             if not found:
                 raise ConfigError(
-                    "cues by speech need `spd-say` or `espeak-ng` (Debian: speech-dispatcher, espeak-ng); "
-                    "--cues bell needs neither"
+                    Message(
+                        "cues by speech need `spd-say` or `espeak-ng` (Debian: speech-dispatcher, espeak-ng); --cues "
+                        "bell needs neither"
+                    )
                 )
             self._speaker = found[0]
 

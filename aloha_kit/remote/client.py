@@ -18,6 +18,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from aloha_kit.core import ConfigError, Contract, ContractError, Observation
 from aloha_kit.core.inputs import window
+from aloha_kit.core.lang import Message
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.core.versions import PROTOCOL
 from aloha_kit.remote.messages import ConnectionLostError, MAX_TOKEN, pack, quoted, RemoteError, unpack
@@ -38,7 +39,7 @@ def address(text: str) -> tuple[str, int]:
     """
     host, colon, port = text.rpartition(":")
     if not (colon and host and port.isdecimal() and 0 < int(port) < 65536):
-        raise ConfigError(f"an address is host:port, such as 192.168.1.5:8000; given '{text}'")
+        raise ConfigError(Message("an address is host:port, such as 192.168.1.5:8000; given '{text}'", text=text))
     return host.strip("[]"), int(port)
 
 
@@ -131,7 +132,11 @@ class RemotePolicy:
             request["history"] = history
         answer = self._request(request, answered=True)
         if answer["kind"] == "failed":
-            raise RemoteError(f"the policy on {self.where} failed: {quoted(answer.get('why'), _WORDS)}")
+            raise RemoteError(
+                Message(
+                    "the policy on {server} failed: {why}", server=self.where, why=quoted(answer.get("why"), _WORDS)
+                )
+            )
         chunk = answer.get("actions")
         if not _is_answer(answer, number) or not isinstance(chunk, np.ndarray):
             self.close()
@@ -174,14 +179,22 @@ class RemotePolicy:
             except (ConnectionClosed, ConnectionLostError, OSError) as error:
                 self.close()  # a late answer must not be taken for the next request's
                 if time.monotonic() >= end or isinstance(error, TimeoutError):
-                    raise ConnectionLostError(f"no answer from {self.where} within {self._timeout_s:g} s") from error
+                    raise ConnectionLostError(
+                        Message(
+                            "no answer from {server} within {timeout_s:g} s",
+                            server=self.where,
+                            timeout_s=self._timeout_s,
+                        )
+                    ) from error
 
     def _connected(self, end: float) -> ClientConnection:
         while self._connection is None:
             wait = self._next_try - time.monotonic()
             time.sleep(max(0.0, min(wait, end - time.monotonic())))
             if time.monotonic() >= end and self._why:
-                raise ConnectionLostError(f"no policy server answers at {self.where}: {self._why}")
+                raise ConnectionLostError(
+                    Message("no policy server answers at {server}: {why}", server=self.where, why=self._why)
+                )
             try:
                 self._connection = self._greeted(end)
                 self._pause_s, self._why = _FIRST_PAUSE_S, ""
@@ -219,7 +232,9 @@ class RemotePolicy:
         message = unpack(connection.recv(timeout=max(0.0, end - time.monotonic())))
         if message["kind"] == "refused":
             self.close()
-            raise RemoteError(f"{self.where} refused: {quoted(message.get('why'), _WORDS)}")
+            raise RemoteError(
+                Message("{server} refused: {why}", server=self.where, why=quoted(message.get("why"), _WORDS))
+            )
         return message
 
 

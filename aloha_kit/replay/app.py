@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import AUTO, format_of, open_source, ReadOptions
 from aloha_kit.media.mp4 import Mp4Writer
@@ -89,7 +90,9 @@ def _one_video(source: EpisodeSource, path: Path, height: int, cameras: Sequence
             with closing(source.episode(number)) as episode:
                 recording = Recording.of(episode, cameras, rate_hz)
                 if not recording.cameras:
-                    raise EpisodeError(f"{episode.where} has no images for --video_path {path}")
+                    raise EpisodeError(
+                        Message("{episode} has no images for --video_path {path}", episode=episode.where, path=path)
+                    )
                 if video is None:
                     video = stack.enter_context(Mp4Writer(path, recording.rate_hz))
                 print(summary(recording))
@@ -98,7 +101,11 @@ def _one_video(source: EpisodeSource, path: Path, height: int, cameras: Sequence
                         try:
                             video.add(frame)
                         except ValueError as error:  # another size
-                            raise EpisodeError(f"{episode.where} does not fit into one video: {error}") from error
+                            raise EpisodeError(
+                                Message(
+                                    "{episode} does not fit into one video: {error}", episode=episode.where, error=error
+                                )
+                            ) from error
                         bar.update(1)
     return path
 

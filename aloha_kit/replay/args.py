@@ -13,6 +13,7 @@ from tyro.conf import arg, OmitArgPrefixes, Positional
 
 from aloha_kit.core import cli, UsageError
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 from aloha_kit.storage.contract_file import ContractFlags
 
 
@@ -80,15 +81,17 @@ class ReplayArgs(CommandArgs):
 
     def __post_init__(self) -> None:
         if self.n is not None and self.n < 1:
-            raise ValueError(f"--n must be at least 1, given {self.n}")
+            raise ValueError(Message("--n must be at least 1, given {n}", n=self.n))
         if self.video_path is not None and (self.execute or self.view != "none"):
-            raise ValueError("--video_path writes one video and nothing else; give it without --execute and --view")
+            raise ValueError(
+                Message("--video_path writes one video and nothing else; give it without --execute and --view")
+            )
         if self.video_path is not None and self.video_path.suffix.lower() != ".mp4":
-            raise ValueError(f"--video_path must end with .mp4, given {self.video_path}")
+            raise ValueError(Message("--video_path must end with .mp4, given {path}", path=self.video_path))
         if self.height < 240:
-            raise ValueError(f"--height must be at least 240 pixels, given {self.height}")
+            raise ValueError(Message("--height must be at least 240 pixels, given {height}", height=self.height))
         if self.rate_hz is not None and not 0 < self.rate_hz < math.inf:
-            raise ValueError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
+            raise ValueError(Message("--rate_hz must be above 0, given {rate_hz:g}", rate_hz=self.rate_hz))
 
 
 def parse(argv: Sequence[str] | None = None) -> ReplayArgs:
@@ -106,5 +109,9 @@ def _with_path(argv: Sequence[str]) -> list[str]:
             del words[at : at + 2]
     folder, index = values.values()
     if index and not (folder and index.isdecimal()):
-        raise UsageError(f"--episode_idx takes a number, with the episodes' folder in --dataset_dir; given '{index}'")
+        raise UsageError(
+            Message(
+                "--episode_idx takes a number, with the episodes' folder in --dataset_dir; given '{index}'", index=index
+            )
+        )
     return [str(Path(folder) / f"episode_{index}.hdf5") if index else folder, *words] if folder else words

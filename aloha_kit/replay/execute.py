@@ -18,6 +18,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import match_action_space
 from aloha_kit.core import Action, ConfigError, Environment, UsageError
 from aloha_kit.core.features import ACTION, STATE
+from aloha_kit.core.lang import Message
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
 from aloha_kit.media.plots import joint_traces
 from aloha_kit.replay.recording import Recording
@@ -144,7 +145,11 @@ def execute(
     rig = load(RigConfig, "rigs", config.rig)
     with sigterm_interrupts(), contextlib.closing(envs.connect(config, rig, realtime=realtime)) as env:
         joints = recording.contract.only(STATE, ACTION)
-        joints.require(env.contract, mine=f"episode {recording.episode.where}", theirs=f"rig '{config.rig}'")
+        joints.require(
+            env.contract,
+            mine=Message("episode {episode}", episode=recording.episode.where),
+            theirs=Message("rig '{rig}'", rig=config.rig),
+        )
         with guarded(env, Replay(recording.action), release=release) as guard:
             return _run(env, recording, guard)
 
@@ -152,11 +157,19 @@ def execute(
 def _task(recording: Recording, name: str | None) -> TaskConfig:
     name = name or recording.episode.attrs.get("task")
     if not name:
-        raise UsageError(f"{recording.episode.where} does not hold its task; give --task")
+        raise UsageError(Message("{episode} does not hold its task; give --task", episode=recording.episode.where))
     config = load(TaskConfig, "tasks", name)
     scene = recording.describe.get("scene", config.scene)
     if scene != config.scene:
-        raise ConfigError(f"{recording.episode.where} is of scene '{scene}', task '{config.name}' is '{config.scene}'")
+        raise ConfigError(
+            Message(
+                "{episode} is of scene '{scene}', task '{task}' is '{its_scene}'",
+                episode=recording.episode.where,
+                scene=scene,
+                task=config.name,
+                its_scene=config.scene,
+            )
+        )
     # The same drawing of randomised things, and the end where the recording ended; no images are needed.
     drawn = {str(k): float(v) for k, v in dict(recording.describe.get("randomise", config.randomise)).items()}
     config = match_action_space(config, recording.contract)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ArmModel, Clock, SafetyError
+from aloha_kit.core.lang import Message
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.loop import Latch
 from aloha_kit.ros.command_publisher import CommandPublisher
@@ -205,7 +206,11 @@ def require_arrival(targets: Mapping[Arm, npt.ArrayLike], clock: Clock) -> None:
         joints = slice(arm.model.dof)
         while (far := float(np.abs(arm.reading() - np.asarray(target, np.float64))[joints].max())) > ARRIVED:
             if clock.now_ns() > end:
-                raise SafetyError(f"{arm.name} stopped {far:.2f} rad from its target. Is something in its way?")
+                raise SafetyError(
+                    Message(
+                        "{name} stopped {far:.2f} rad from its target. Is something in its way?", name=arm.name, far=far
+                    )
+                )
             clock.sleep_until(clock.now_ns() + 20_000_000)
 
 
@@ -227,7 +232,9 @@ def answered(call: Callable[[], T], who: str, timeout_s: float = ANSWER_S) -> T:
     try:
         result = results.get(timeout=timeout_s)
     except queue.Empty:
-        raise RosError(f"{who}: its driver does not answer within {timeout_s:g} s") from None
+        raise RosError(
+            Message("{who}: its driver does not answer within {timeout_s:g} s", who=who, timeout_s=timeout_s)
+        ) from None
     if isinstance(result, Exception):
         raise result
     return result
@@ -243,7 +250,13 @@ def wait_for_subscribers(publishers: Sequence[CommandPublisher], setup: ArmSetup
     end = clock.now_ns() + int(setup.timeout_s * 1e9)
     while missing := [publisher.resolved_name for publisher in publishers if publisher.get_num_connections() == 0]:
         if clock.now_ns() > end:
-            raise RosError(f"{setup.name}: no subscriber of {', '.join(missing)}; is its driver running?")
+            raise RosError(
+                Message(
+                    "{name}: no subscriber of {missing}; is its driver running?",
+                    name=setup.name,
+                    missing=", ".join(missing),
+                )
+            )
         clock.sleep_until(clock.now_ns() + 10_000_000)
 
 
@@ -275,5 +288,14 @@ def check_target(who: str, model: ArmModel, target: npt.ArrayLike) -> npt.NDArra
     lower, upper = model.vector(model.lower, low_high[0]), model.vector(model.upper, low_high[1])
     for joint, value, low, high in zip(model.names, values, lower, upper, strict=True):
         if not low - _ROUNDING <= value <= high + _ROUNDING:  # nor is NaN
-            raise SafetyError(f"{who} cannot go there: {joint} {value:.4f} is outside [{low:.4f}, {high:.4f}]")
+            raise SafetyError(
+                Message(
+                    "{who} cannot go there: {joint} {value:.4f} is outside [{low:.4f}, {high:.4f}]",
+                    who=who,
+                    joint=joint,
+                    value=value,
+                    low=low,
+                    high=high,
+                )
+            )
     return goal

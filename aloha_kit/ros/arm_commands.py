@@ -12,6 +12,7 @@ import rospy
 from sensor_msgs.msg import JointState
 
 from aloha_kit.core import command_step, CommandLimiter, ReadingError
+from aloha_kit.core.lang import Message
 from aloha_kit.ros.arm import ArmSetup, Vector
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.readings import require_agreement
@@ -130,7 +131,14 @@ def agreed_reading(setup: ArmSetup, parse: Callable[[Any], Vector]) -> Vector:
     finally:
         states.unregister()
     if not received:
-        raise RosError(f"{setup.name}: nothing on {topic} for {setup.timeout_s:g} s; is its driver running?")
+        raise RosError(
+            Message(
+                "{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?",
+                who=setup.name,
+                topic=topic,
+                timeout_s=setup.timeout_s,
+            )
+        )
     raise ReadingError(f"{problem or f'{setup.name}: fewer than {AGREEING} readings'} (for {setup.timeout_s:g} s)")
 
 
@@ -140,6 +148,12 @@ def _require_range(setup: ArmSetup, reading: Vector) -> None:
     for joint, value, low, high in zip(model.joints, reading[: model.dof], model.lower, model.upper, strict=True):
         if not low - OUTSIDE <= value <= high + OUTSIDE:
             raise ReadingError(
-                f"{setup.name}: {joint} is read at {value:.2f} rad, where it cannot be; "
-                f"expected [{low:.2f}, {high:.2f}]"
+                Message(
+                    "{name}: {joint} is read at {value:.2f} rad, where it cannot be; expected [{low:.2f}, {high:.2f}]",
+                    name=setup.name,
+                    joint=joint,
+                    value=value,
+                    low=low,
+                    high=high,
+                )
             )

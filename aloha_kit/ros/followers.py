@@ -146,7 +146,7 @@ class FollowerArms:
             SafetyError: they are not parked, so they would fall.
         """
         if not (self._parked or even_if_they_fall):
-            raise SafetyError("the followers are not parked: without torque they would fall. Park them first")
+            raise SafetyError(Message("the followers are not parked: without torque they would fall. Park them first"))
         for arm in self.arms.values():
             arm.set_torque(False)
 

@@ -15,6 +15,7 @@ import rospy
 from aloha_kit.config.rig import ArmConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.arm_models import arm_model
+from aloha_kit.core.lang import Message
 from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.arm import (
     answered,
@@ -230,8 +231,12 @@ class InterbotixArm(TopicArm):
         if errors:
             listed = ", ".join(f"{joint}: {what}" for joint, what in errors.items())
             raise RosError(
-                f"{self.name}: motors have shut off ({listed}). See why, then reboot these: "
-                f"rosservice call /{self.name}/reboot_motors group arm true true"
+                Message(
+                    "{name}: motors have shut off ({listed}). See why, then reboot these: rosservice call "
+                    "/{name}/reboot_motors group arm true true",
+                    name=self.name,
+                    listed=listed,
+                )
             )
         self._mode("arm", "position")
         if gripper_current_limit and self._register("gripper", "Current_Limit") != [gripper_current_limit]:
@@ -282,7 +287,16 @@ class InterbotixArm(TopicArm):
         self._call("set_motor_registers", *_PARTS[part], register, value)
         found = self._register(part, register)
         if not found or any(each != value for each in found):
-            raise RosError(f"{self.name}: the {part}'s register {register} did not take {value}, it holds {found}")
+            raise RosError(
+                Message(
+                    "{name}: the {part}'s register {register} did not take {value}, it holds {found}",
+                    name=self.name,
+                    part=part,
+                    register=register,
+                    value=value,
+                    found=found,
+                )
+            )
 
     def errors(self) -> dict[str, str]:
         """Hardware errors {joint: text} of motors that have shut off."""
@@ -320,7 +334,14 @@ class InterbotixArm(TopicArm):
             with allowed:
                 return answered(lambda: self._driver.call(service, *values), self.name, _REBOOT_ALL_S)
         except (rospy.ServiceException, rospy.ROSException) as error:
-            raise RosError(f"{self.name}: the service /{self.name}/{service} failed: {error}") from error
+            raise RosError(
+                Message(
+                    "{name}: the service /{name}/{service} failed: {error}",
+                    name=self.name,
+                    service=service,
+                    error=error,
+                )
+            ) from error
 
 
 def _wait_for_services(setup: ArmSetup) -> None:
@@ -330,6 +351,11 @@ def _wait_for_services(setup: ArmSetup) -> None:
             rospy.wait_for_service(f"/{name}/{service}", timeout=setup.timeout_s)
         except rospy.ROSException as error:
             raise RosError(
-                f"{name}: no service /{name}/{service} after {setup.timeout_s:g} s. Start the arm's driver, "
-                "or the simulated rig: roslaunch aloha_kit sim_rig.launch"
+                Message(
+                    "{name}: no service /{name}/{service} after {timeout_s:g} s. Start the arm's driver, or the "
+                    "simulated rig: roslaunch aloha_kit sim_rig.launch",
+                    name=name,
+                    service=service,
+                    timeout_s=setup.timeout_s,
+                )
             ) from error

@@ -18,6 +18,7 @@ import rosgraph
 import rospy
 
 from aloha_kit.core import AlohaKitError, Clock, ConfigError, WallClock
+from aloha_kit.core.lang import Message
 
 ANSWER_S = 0.5
 MASTER_S = 5.0
@@ -53,7 +54,10 @@ def require_running() -> None:
     # requested: ROS closes its topics and connections before it reports that it is down
     if rospy.core.is_shutdown_requested():
         raise RosError(
-            f"the node {rospy.get_name()} was shut down: by rosnode kill, or by another node of the same name"
+            Message(
+                "the node {node} was shut down: by rosnode kill, or by another node of the same name",
+                node=rospy.get_name(),
+            )
         )
 
 
@@ -67,7 +71,13 @@ def require_master() -> None:
     except (OSError, xmlrpc.client.Error, rosgraph.MasterException) as error:
         hint = "" if "ROS_MASTER_URI" in os.environ else " (ROS_MASTER_URI is not set)"
         raise RosError(
-            f"no ROS master answers at {uri}{hint}: {error}. Start one with `roscore`, or launch this with roslaunch"
+            Message(
+                "no ROS master answers at {uri}{hint}: {error}. Start one with `roscore`, or launch this with "
+                "roslaunch",
+                uri=uri,
+                hint=hint,
+                error=error,
+            )
         ) from error
 
 
@@ -165,7 +175,9 @@ class RosClock:
                 if now_ns != last_ns:
                     last_ns, moved = now_ns, time.monotonic()
                 elif time.monotonic() - moved > STILL_S:
-                    raise RosError(f"/clock stands still for {STILL_S:g} s: does what publishes it run?")
+                    raise RosError(
+                        Message("/clock stands still for {seconds:g} s: does what publishes it run?", seconds=STILL_S)
+                    )
                 ticks.wait(0.1)
 
 
@@ -179,7 +191,7 @@ def clock() -> Clock:
         return WallClock()
     if not _time_flows(5.0):
         raise ConfigError(
-            "/use_sim_time is set, but nothing is published on /clock: start what publishes it, or unset it"
+            Message("/use_sim_time is set, but nothing is published on /clock: start what publishes it, or unset it")
         )
     return RosClock()
 

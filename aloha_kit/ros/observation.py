@@ -13,6 +13,7 @@ from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
 from aloha_kit.core import Contract, ContractError, Feature, Observation, ReadingError
 from aloha_kit.core.features import DEPTH, joint_sensors
+from aloha_kit.core.lang import Message
 from aloha_kit.ros import images
 from aloha_kit.ros.arm import Arm
 from aloha_kit.ros.drivers import arm_driver
@@ -160,6 +161,13 @@ class ObservationBuilder:
                 raise ReadingError(f"camera '{name}': {error}") from error
             if size != self.contract.cameras[name]:
                 raise ContractError(
-                    f"camera '{name}' sends images of {size[0]} x {size[1]} (height x width) pixels, "
-                    f"configured are {self.contract.cameras[name][0]} x {self.contract.cameras[name][1]}"
+                    Message(
+                        "camera '{name}' sends images of {height} x {width} (height x width) pixels, configured are "
+                        "{its_height} x {its_width}",
+                        name=name,
+                        height=size[0],
+                        width=size[1],
+                        its_height=self.contract.cameras[name][0],
+                        its_width=self.contract.cameras[name][1],
+                    )
                 )

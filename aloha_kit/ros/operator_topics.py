@@ -10,6 +10,7 @@ import rospy
 from std_msgs.msg import String
 from std_srvs.srv import Trigger, TriggerResponse
 
+from aloha_kit.core.lang import Message
 from aloha_kit.ros.node import require_master, RosError, running_publishers
 from aloha_kit.ros.simulated_rig import simulated_rig
 
@@ -96,4 +97,9 @@ class OperatorTopics:
             rospy.wait_for_service(service, _ANSWER_S)
         except rospy.ROSException:
             return
-        raise RosError(f"another session answers under {namespace} already; end it first, or use its commands")
+        raise RosError(
+            Message(
+                "another session answers under {namespace} already; end it first, or use its commands",
+                namespace=namespace,
+            )
+        )

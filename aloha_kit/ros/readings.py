@@ -18,6 +18,7 @@ import rospy
 from sensor_msgs.msg import JointState
 
 from aloha_kit.core import ArmModel, Clock, did_you_mean, ReadingError, StreamError
+from aloha_kit.core.lang import Message
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.soft_sync import Sample, SoftSync
@@ -41,7 +42,14 @@ def next_reading(topic: str, who: str, timeout_s: float = TIMEOUT_S) -> Any:
     try:
         return rospy.wait_for_message(topic, JointState, timeout=timeout_s)
     except rospy.ROSException as error:
-        raise RosError(f"{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?") from error
+        raise RosError(
+            Message(
+                "{who}: nothing on {topic} for {timeout_s:g} s; is its driver running?",
+                who=who,
+                topic=topic,
+                timeout_s=timeout_s,
+            )
+        ) from error
 
 
 def retry_read(read: Callable[[], T], clock: Clock, timeout_s: float) -> T:
@@ -87,7 +95,9 @@ def require_finite(who: str, quantity: str, names: Sequence[str], values: npt.ND
 def require_reading(who: str, position: npt.NDArray[np.float64]) -> None:
     """Raise ReadingError where the motors' `position` is the value that drivers report after a failed read."""
     if np.all(np.abs(position + np.pi) < 1e-3):
-        raise ReadingError(f"{who}: its driver could not read the motors (it reports -π for every joint)")
+        raise ReadingError(
+            Message("{who}: its driver could not read the motors (it reports -π for every joint)", who=who)
+        )
 
 
 def disagreement(model: ArmModel, before: npt.ArrayLike, now: npt.ArrayLike, seconds: float) -> str:

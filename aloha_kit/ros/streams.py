@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config.rig import RigConfig, SyncConfig
 from aloha_kit.core import Clock, ConfigError, did_you_mean
+from aloha_kit.core.lang import Message
 from aloha_kit.ros.competing_publishers import PublisherMonitor, sender
 from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.sensors import rig_sensors
@@ -84,7 +85,9 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
     for name, arm in rig.followers.items():
         yield f"qpos_{name}", Topic(arm_driver(arm).state_topic, JointState, arm.rate_hz)
     if leaders and not rig.leaders:
-        raise ConfigError(f"rig '{rig.name}' has no leaders; leader arms are listed under `leaders` in its file")
+        raise ConfigError(
+            Message("rig '{rig}' has no leaders; leader arms are listed under `leaders` in its file", rig=rig.name)
+        )
     for name, arm in rig.leaders.items() if leaders else ():
         yield f"leader_{name}", Topic(arm_driver(arm).state_topic, JointState, arm.rate_hz)
     if rig.base is not None:
@@ -93,7 +96,14 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
         yield f"sensors/{name}", Topic(rig.sensors[name].topic, sensor.message, rig.sensors[name].rate_hz)
     for name in cameras:
         if name not in rig.cameras:
-            raise ConfigError(f"rig '{rig.name}' has no camera '{name}'. {did_you_mean(name, rig.cameras)}")
+            raise ConfigError(
+                Message(
+                    "rig '{rig}' has no camera '{name}'. {known}",
+                    rig=rig.name,
+                    name=name,
+                    known=did_you_mean(name, rig.cameras),
+                )
+            )
         camera = rig.cameras[name]
         kind = CompressedImage if camera.topic.endswith("/compressed") else Image
         yield f"images/{name}", Topic(camera.topic, kind, camera.rate_hz)

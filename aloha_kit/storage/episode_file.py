@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import command, reason
+from aloha_kit.core.lang import Message
 from aloha_kit.storage import hdf5
 from aloha_kit.storage.hdf5 import DAMAGE, require_table
 from aloha_kit.storage.layouts import contents, detect, Layout, Table, truth_of
@@ -146,12 +147,14 @@ class EpisodeFile:
 def _open_file(path: Path) -> Any:
     if not path.is_file():
         if path.exists() or path.is_symlink():
-            raise EpisodeError(f"{missing(path)}; expected an episode")
+            raise EpisodeError(Message("{missing}; expected an episode", missing=missing(path)))
         beside = sorted(p.name for p in path.parent.glob("*.hdf5*")) if path.parent.is_dir() else []
         shown = ", ".join(beside[:20]) + (" …" if len(beside) > 20 else "")
-        raise EpisodeError(f"no episode '{path}'; the folder has: {shown or '(no episodes)'}")
+        raise EpisodeError(
+            Message("no episode '{path}'; the folder has: {episodes}", path=path, episodes=shown or "(no episodes)")
+        )
     if not os.access(path, os.R_OK):
-        raise EpisodeError(f"cannot read {path}: permission denied")
+        raise EpisodeError(Message("cannot read {path}: permission denied", path=path))
     try:
         return hdf5.reading(path)
     except DAMAGE as error:
@@ -161,7 +164,13 @@ def _open_file(path: Path) -> Any:
         elif path.name.endswith(".partial"):
             hint = f"; it is the journal of a recording, run: {command('episode', 'recover', path)}"
         raise EpisodeError(
-            f"{path} is damaged or not an episode ({path.stat().st_size} bytes on disk): {reason(error)}{hint}"
+            Message(
+                "{path} is damaged or not an episode ({size} bytes on disk): {why}{hint}",
+                path=path,
+                size=path.stat().st_size,
+                why=reason(error),
+                hint=hint,
+            )
         ) from error
 
 

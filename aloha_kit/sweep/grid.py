@@ -21,6 +21,7 @@ from aloha_kit.config.load import read
 from aloha_kit.core import ConfigError
 from aloha_kit.core.commands import flags_of
 from aloha_kit.core.errors import shown
+from aloha_kit.core.lang import Message
 
 _OWN = ("ckpt_dir", "resume", "resume_ckpt_path", "preflight_only", "debug")  # the sweep decides these
 
@@ -49,7 +50,7 @@ def read_grid(file: Path) -> list[GridRun]:
         ConfigError: no such file, or something else than a grid; names the key.
     """
     if not file.is_file():
-        raise ConfigError(f"no file '{file}': expected a YAML file with the keys flags and grid")
+        raise ConfigError(Message("no file '{file}': expected a YAML file with the keys flags and grid", file=file))
     values = read(file)
     if not isinstance(values, dict) or set(values) - {"flags", "grid"} or "grid" not in values:
         keys = ", ".join(map(str, values)) if isinstance(values, dict) else shown(values)

@@ -10,6 +10,7 @@ from tyro.conf import arg
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +44,15 @@ class TeleopArgs(CommandArgs):
 
     def __post_init__(self) -> None:
         if self.release and not self.park:
-            raise ValueError("--release goes with --park: arms that are not parked would fall")
+            raise ValueError(Message("--release goes with --park: arms that are not parked would fall"))
         if self.countdown_s < 0 or not self.park_s > 0:
-            raise ValueError(f"need --countdown_s ≥ 0 and --park_s > 0, given {self.countdown_s:g} and {self.park_s:g}")
+            raise ValueError(
+                Message(
+                    "need --countdown_s ≥ 0 and --park_s > 0, given {countdown_s:g} and {park_s:g}",
+                    countdown_s=self.countdown_s,
+                    park_s=self.park_s,
+                )
+            )
 
 
 def parse(argv: Sequence[str] | None = None) -> TeleopArgs:

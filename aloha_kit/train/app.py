@@ -15,6 +15,7 @@ from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import EpisodeError, UsageError
 from aloha_kit.core.errors import command
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.storage.contract_file import given_contract
@@ -51,7 +52,7 @@ def run(args: TrainArgs[PolicyConfig]) -> None:
 def _roll_out(args: TrainArgs[PolicyConfig]) -> NoReturn:
     """Become the deployment of a trained policy, for ACT's `--eval`."""
     if not args.task:
-        raise UsageError("--eval needs the task of the rollouts: give --task")
+        raise UsageError(Message("--eval needs the task of the rollouts: give --task"))
     words = ["--ckpt", args.ckpt_dir or str(default_folder(args, task_of(args))), "--task", args.task]
     words += ["--temporal_agg"] if args.training.temporal_agg else []
     words += ["--device", args.training.device] if args.training.device != "auto" else []
@@ -90,7 +91,7 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
     require_pieces(config, network, rank.size)
     require_statistics(config, network)
     if config.eval_every and task is None:
-        raise UsageError("rollouts need a task: give --task, or --eval_every 0")
+        raise UsageError(Message("rollouts need a task: give --task, or --eval_every 0"))
     resume = None if args.resume is None else Path(args.resume)
     if resume is not None:
         folder = run_folder(resume)
@@ -147,7 +148,7 @@ def _small(
 def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSource:
     places = args.dataset_dir or ((task.dataset_dir.format(task=task.name),) if task else ())
     if not places:
-        raise UsageError("no episodes: give a task with --task, or their folder with --dataset_dir")
+        raise UsageError(Message("no episodes: give a task with --task, or their folder with --dataset_dir"))
     allow_external(args.allow_external)
     options = ReadOptions(
         contract=given_contract(args.contract, args.rig),

@@ -22,6 +22,7 @@ from aloha_kit.config.policies import load_policy, policy_from_mapping, PolicyCo
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 from aloha_kit.train.launch import launched
 
 SNAPSHOT = "config.yaml"
@@ -108,9 +109,11 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
 
     def __post_init__(self) -> None:
         if self.num_episodes is not None and self.num_episodes < 1:
-            raise ValueError(f"num_episodes must be at least 1, given {self.num_episodes}")
+            raise ValueError(
+                Message("num_episodes must be at least 1, given {num_episodes}", num_episodes=self.num_episodes)
+            )
         if self.onscreen_render and not self.eval:
-            raise ValueError("--onscreen_render is for --eval: a training writes its rollouts as videos")
+            raise ValueError(Message("--onscreen_render is for --eval: a training writes its rollouts as videos"))
 
 
 def parse(argv: Sequence[str] | None = None) -> TrainArgs[PolicyConfig]:
@@ -140,7 +143,7 @@ def _parse(argv: Sequence[str]) -> TrainArgs[PolicyConfig]:
     if resumed is not None:
         _require_same(default, parsed)
         if parsed.debug:
-            raise UsageError("--debug makes a run of its own: leave --resume out")
+            raise UsageError(Message("--debug makes a run of its own: leave --resume out"))
     return dataclasses.replace(parsed, words=tuple(argv))
 
 
@@ -154,8 +157,12 @@ def run_folder(path: Path) -> Path:
         if (candidate / SNAPSHOT).is_file():
             return candidate
     raise ConfigError(
-        f"'{path}' is not a training run: it should hold {SNAPSHOT} and a folder checkpoints. "
-        f"Leave --resume out to start a new one"
+        Message(
+            "'{path}' is not a training run: it should hold {snapshot} and a folder checkpoints. Leave --resume out to "
+            "start a new one",
+            path=path,
+            snapshot=SNAPSHOT,
+        )
     )
 
 
@@ -221,8 +228,13 @@ def _require_same(run: TrainArgs[PolicyConfig], given: TrainArgs[PolicyConfig]) 
         alike = Path(was).resolve() == Path(now).resolve() or (flag == "policy" and was.lower() == now.lower())
         if not alike:
             raise UsageError(
-                f"--{flag} {now} does not go with --resume: that run has {flag} {was or '(none)'}. "
-                f"Leave --{flag} out, or start a new run without --resume"
+                Message(
+                    "--{flag} {now} does not go with --resume: that run has {flag} {was}. Leave --{flag} out, or start "
+                    "a new run without --resume",
+                    flag=flag,
+                    now=now,
+                    was=was or Message("(none)"),
+                )
             )
 
 
@@ -235,7 +247,11 @@ def task_of(args: TrainArgs[PolicyConfig]) -> TaskConfig | None:
     """
     if not args.task:
         if args.dataset_dir is None:
-            raise UsageError(f"no training data: give --task (known: {', '.join(names('tasks'))}) or --dataset_dir")
+            raise UsageError(
+                Message(
+                    "no training data: give --task (known: {tasks}) or --dataset_dir", tasks=", ".join(names("tasks"))
+                )
+            )
         return None
     find("tasks", args.task)
     return load(TaskConfig, "tasks", args.task)

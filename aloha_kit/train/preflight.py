@@ -14,6 +14,7 @@ import torch
 
 from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.findings import About, Finding
+from aloha_kit.core.lang import Message
 from aloha_kit.data.batch import to_device
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.loader import Loader
@@ -54,8 +55,13 @@ class PreflightReport:
         """Raise `EpisodeError` that lists every error."""
         if self._errors:
             listed = "\n  ".join(f"{f.subject}: {f.found}. {f.remedy}" for f in self._errors)
-            count = plural(len(self._errors), "error")
-            raise EpisodeError(f"the preflight found {count} (--no_preflight trains nevertheless):\n  {listed}")
+            raise EpisodeError(
+                Message(
+                    "the preflight found {count} (--no_preflight trains nevertheless):\n  {listed}",
+                    count=plural(len(self._errors), "error"),
+                    listed=listed,
+                )
+            )
 
 
 def inspect(

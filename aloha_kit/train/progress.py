@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError
+from aloha_kit.core.lang import marked, Message, tr
 from aloha_kit.core.metrics_file import MetricsFile
 from aloha_kit.data.batch import Batch
 from aloha_kit.train.boards import Board, TensorBoard
@@ -72,7 +73,7 @@ class Progress:
         self._bar = tqdm(
             total=num_steps,
             initial=first_step,
-            desc="Training",
+            desc=tr("Training"),
             disable=not (show and sys.stderr.isatty()),
             dynamic_ncols=True,
             # without tqdm's own estimate of the time left, which does not include the time limit
@@ -151,10 +152,20 @@ class Progress:
             left = min(left, max(limit_s - seconds, 0.0))
         self._show(
             step,
-            f"loss {means['loss']:.4f}{self._validation}, lr {self._lr:.1e}, data {times['data_ms']:.1f} ms, "
-            f"step {times['step_ms']:.0f} ms, {self._samples / max(working, 1e-9):.0f} samples/s, {memory:.1f} GB, "
-            f"{tqdm.format_interval(left)} left, bottleneck: {lap.bottleneck(self._laps)}"
-            f"{self._others.text(torch.get_num_threads())}",
+            tr(
+                "loss {loss:.4f}{validation}, lr {lr:.1e}, data {data:.1f} ms, step {step:.0f} ms, "
+                "{rate:.0f} samples/s, {memory:.1f} GB, {left} left, bottleneck: {bottleneck}{others}",
+                loss=means["loss"],
+                validation=self._validation,
+                lr=self._lr,
+                data=times["data_ms"],
+                step=times["step_ms"],
+                rate=self._samples / max(working, 1e-9),
+                memory=memory,
+                left=tqdm.format_interval(left),
+                bottleneck=lap.bottleneck(self._laps),
+                others=self._others.text(torch.get_num_threads()),
+            ),
         )
         self._pending.clear()
         self._samples = 0
@@ -163,7 +174,7 @@ class Progress:
         self._bar.set_postfix_str(text)
         if self._plain and time.monotonic() - self._logged_at >= PLAIN_SECONDS:
             self._logged_at = time.monotonic()
-            LOG.info("Training %d/%d: %s", step, self._num_steps, text)
+            LOG.info(tr("Training {step}/{steps}: {text}", step=step, steps=self._num_steps, text=text))
 
     def _start_estimate(self, seconds: float) -> None:
         self._estimate_timer = threading.Timer(seconds, self._estimate)
@@ -178,8 +189,10 @@ class Progress:
         step_s, count = (time.monotonic() - self._began) / max(self._steps, 1), self._num_steps - self._first_step
         left = min(step_s * count, math.inf if self._limit_s is None else self._limit_s)
         if left >= LONG_SECONDS:
-            days = f"{'' if self._steps else 'at least '}{left / 86_400:.1f} days"
-            LOG.warning("at %.1f s a step, %d steps will take %s%s", step_s, count, days, self._advice)
+            text = marked("at {step_s:.1f} s a step, {count} steps will take {days:.1f} days{advice}")
+            if not self._steps:
+                text = marked("at {step_s:.1f} s a step, {count} steps will take at least {days:.1f} days{advice}")
+            LOG.warning(tr(text, step_s=step_s, count=count, days=left / 86_400, advice=self._advice))
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
         """Log the results of a validation or an evaluation."""
@@ -209,10 +222,17 @@ class Progress:
         if not broken:
             return
         last = self._run.checkpoints / "last"
-        saved = f"the checkpoint before it is {last}" if last.exists() else "no checkpoint was written before it"
+        saved = Message("no checkpoint was written before it")
+        if last.exists():
+            saved = Message("the checkpoint before it is {folder}", folder=last)
         raise TrainingError(
-            f"step {step}: {', '.join(broken)}; {saved}. Look at the data first (--preflight_only), "
-            "then try a smaller --lr, a smaller --grad_clip, or --no_amp"
+            Message(
+                "step {step}: {values}; {saved}. Look at the data first (--preflight_only), then try a smaller --lr, a "
+                "smaller --grad_clip, or --no_amp",
+                step=step,
+                values=", ".join(broken),
+                saved=saved,
+            )
         )
 
 

@@ -26,6 +26,7 @@ from aloha_kit.config import to_mapping
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder, write_text
+from aloha_kit.core.lang import Message
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError, require_intact
@@ -110,9 +111,15 @@ class Run:
                 except CheckpointError as error:
                     raise ConfigError(f"{error}; {self._instead(folder)}") from error
                 except _DAMAGE as error:
-                    raise ConfigError(f"{file} is damaged; {self._instead(folder)}") from error
+                    raise ConfigError(
+                        Message("{file} is damaged; {remedy}", file=file, remedy=self._instead(folder))
+                    ) from error
                 return state
-        raise ConfigError(f"'{folder}' has no training state to resume from; {self._instead(folder)}")
+        raise ConfigError(
+            Message(
+                "'{folder}' has no training state to resume from; {remedy}", folder=folder, remedy=self._instead(folder)
+            )
+        )
 
     def _checkpoint(self, path: Path) -> Path:
         return self.checkpoints / "last" if path.resolve() == self.folder.resolve() else path
@@ -135,21 +142,26 @@ class Run:
         was, wanted = to_mapping(network.config), to_mapping(config)
         differing = [f"{key} {was.get(key)} (now {value})" for key, value in wanted.items() if was.get(key) != value]
         if network.config.kind != config.kind or differing:
-            raise ConfigError(f"a resumed network keeps its values; it was trained with {', '.join(differing)}")
-        network.contract.require(table.contract, mine="the checkpoint", theirs="the episodes")
+            raise ConfigError(
+                Message(
+                    "a resumed network keeps its values; it was trained with {differing}",
+                    differing=", ".join(differing),
+                )
+            )
+        network.contract.require(table.contract, mine=Message("the checkpoint"), theirs=Message("the episodes"))
         recorded, present = state["data"], describe_data(table)
         if any(present.get(key) != value for key, value in recorded.items()):
             then, now = (", ".join(f"{k} {v}" for k, v in data.items()) for data in (recorded, present))
             LOG.warning("the episodes have changed (%s then; %s now): order and split are new", then, now)
         return network, state
 
-    def _instead(self, folder: Path) -> str:
+    def _instead(self, folder: Path) -> Message:
         """Advice where `folder` cannot be resumed: the newest other checkpoint, or a new run."""
         states = sorted(self.checkpoints.glob(f"[!.]*/{STATE}"), key=lambda file: file.stat().st_mtime, reverse=True)
         others = [file.parent for file in states if file.parent.resolve() != folder.resolve()]
         if others:
-            return f"resume an older checkpoint with --resume {others[0]}"
-        return "no other checkpoint can be resumed; start a new run with another --ckpt_dir"
+            return Message("resume an older checkpoint with --resume {folder}", folder=others[0])
+        return Message("no other checkpoint can be resumed; start a new run with another --ckpt_dir")
 
 
 def describe_data(table: EpisodeTable) -> dict[str, int | str]:

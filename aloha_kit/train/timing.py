@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from aloha_kit.core.lang import tr
+
 MATTERS = 0.2  # share of the time from which on something other than the step is reported as the bottleneck
 BUSY = 0.75  # share of the wanted cores that must be free
 
@@ -29,10 +31,10 @@ class Lap:
         `overall` are all laps so far, since validations and checkpoints are rare and long.
         """
         if overall.other > MATTERS * (overall.data + overall.step + overall.other):
-            return "validation, rollouts and checkpoints (try a larger --val_every or --eval_every)"
+            return tr("validation, rollouts and checkpoints (try a larger --val_every or --eval_every)")
         if self.data > MATTERS * (self.data + self.step):
-            return "data (try --cache disk or device, or more --workers)"
-        return "step"
+            return tr("data (try --cache disk or device, or more --workers)")
+        return tr("step")
 
     def __add__(self, more: Lap) -> Lap:
         return Lap(self.steps + more.steps, self.data + more.data, self.step + more.step, self.other + more.other)
@@ -110,7 +112,9 @@ class OtherProcesses:
         others, cores = max(busy - own, 0.0) / seconds, os.cpu_count() or 1
         if cores - others > BUSY * min(threads, cores):
             return ""
-        return f"; the machine is busy, other processes use {others:.1f} of {cores} cores"
+        return tr(
+            "; the machine is busy, other processes use {others:.1f} of {cores} cores", others=others, cores=cores
+        )
 
     def _read(self) -> tuple[float, float, float] | None:
         """Seconds: of the clock, that all cores were busy, and that this process took of them."""

@@ -20,6 +20,7 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, plural, UsageError
 from aloha_kit.core.errors import command
+from aloha_kit.core.lang import Message, tr
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DirectFrames, Frames
@@ -57,7 +58,12 @@ def train(setup: TrainingSetup) -> None:
         if config.eval_every:
             _require_rollouts()
         if config.amp == "fp16" and not device.startswith("cuda"):
-            raise ConfigError(f"--amp fp16 is for CUDA GPUs, and this run is on {device}; use --amp bf16, or --amp no")
+            raise ConfigError(
+                Message(
+                    "--amp fp16 is for CUDA GPUs, and this run is on {device}; use --amp bf16, or --amp no",
+                    device=device,
+                )
+            )
     if config.threads:
         torch.set_num_threads(config.threads)
     if device == "cpu":
@@ -155,11 +161,27 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     except ImportError as error:  # the run has not failed
         LOG.warning("no loss.png: %s; the numbers are in %s", error, folder / "metrics.csv")
     where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
-    print(f"{plural(end.step, 'step')} in {end.seconds:.0f} s; policy: {where} (step {end.best_step or end.step})")
+    print(
+        tr(
+            "{steps} steps in {seconds:.0f} s; policy: {where} (step {best})",
+            steps=end.step,
+            seconds=end.seconds,
+            where=where,
+            best=end.best_step or end.step,
+        )
+    )
     if stopped:
-        done, last = f"{end.step} of {num_steps} steps ({end.step / num_steps:.0%})", run_.checkpoints / "last"
+        share, last = end.step / num_steps, run_.checkpoints / "last"
         resume = command("train", "--resume", folder)
-        LOG.info("stopped by %s: %s are done and saved in %s; go on with: %s", stopped, done, last, resume)
+        LOG.info(
+            tr(
+                "stopped by {signal}: {done} are done and saved in {folder}; go on with: {command}",
+                signal=stopped,
+                done=tr("{done} of {steps} steps ({share:.0%})", done=end.step, steps=num_steps, share=share),
+                folder=last,
+                command=resume,
+            )
+        )
     return stopped
 
 
@@ -196,7 +218,7 @@ def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], st
             return
         received.append(name)
         with suppress(RuntimeError):  # the signal came in the middle of another line
-            LOG.info("%s: saving after this step", name)
+            LOG.info(tr("{signal}: saving after this step", signal=name))
 
     def stop() -> str:
         return received[0] if received else ""
@@ -220,8 +242,8 @@ def _faster(setup: TrainingSetup, device: str) -> str:
     if device != "cpu" or setup.config.compile:
         return ""
     if setup.policy == "act_cpu":
-        return "; give fewer --num_steps or a smaller --batch_size"
-    return "; without a GPU take --policy act_cpu, a small ACT that trains in minutes on two cores"
+        return tr("; give fewer --num_steps or a smaller --batch_size")
+    return tr("; without a GPU take --policy act_cpu, a small ACT that trains in minutes on two cores")
 
 
 def _require_rollouts() -> None:
@@ -230,18 +252,30 @@ def _require_rollouts() -> None:
         for package in ("aloha_kit.sim", "aloha_kit.media"):
             importlib.import_module(package)
     except ImportError as error:
-        raise ConfigError(f"rollouts need the extras sim and view ({error}); or train with --eval_every 0") from error
+        raise ConfigError(
+            Message("rollouts need the extras sim and view ({error}); or train with --eval_every 0", error=error)
+        ) from error
 
 
 def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConfig) -> None:
     """Raise `UsageError` if a run has reached its number of steps or its time limit."""
     reached, flag = position["step"], "num_epochs" if config.num_epochs else "num_steps"
     if num_steps <= reached:
-        left = "nothing left to do" if num_steps == reached else f"{num_steps} steps are done"
-        raise UsageError(f"already at step {reached}: {left}; give a larger --{flag}")
+        raise UsageError(
+            Message(
+                "already at step {reached} of {steps}; give a larger {flag}",
+                reached=reached,
+                steps=num_steps,
+                flag=f"--{flag}",
+            )
+        )
     if config.time_limit_s is not None and position["seconds"] >= config.time_limit_s:
         raise UsageError(
-            f"already trained for {position['seconds']:.0f} s of {config.time_limit_s:g}; give a larger --time_limit_s"
+            Message(
+                "already trained for {seconds:.0f} s of {limit_s:g}; give a larger --time_limit_s",
+                seconds=position["seconds"],
+                limit_s=config.time_limit_s,
+            )
         )
 
 
@@ -256,7 +290,7 @@ def _table(setup: TrainingSetup) -> EpisodeTable:
         include_failed=setup.config.include_failed,
     )
     for note in (*table.assumptions, *table.notes):
-        LOG.info("note: %s", note)
+        LOG.info(tr("note: {note}", note=note))
     if task is not None and any(name != task.name for name in table.tasks):
         LOG.warning("the episodes were recorded for %s, not for --task %s", ", ".join(table.tasks), task.name)
     return table if setup.network.use_environment_state else table.without_privileged()
