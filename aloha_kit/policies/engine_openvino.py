@@ -14,18 +14,20 @@ import torch.nn.functional as F
 from torch import nn, Tensor
 
 from aloha_kit.config.inference import Precision
+from aloha_kit.config.policies import FAMILIES
 from aloha_kit.core import ConfigError
 from aloha_kit.core.features import IMAGES
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.collate import assembled, disassembled
 from aloha_kit.policies.generator import BatchGenerator, Draw, GivenDraws, sample_draws
 from aloha_kit.policies.network import ChunkNetwork, Predict
+from aloha_kit.policies.openvino_cache import converted, key_of
 
 _HINT: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
 
 
 class OpenVINOModel:
-    """A network as OpenVINO's model, for batches of the example's size.
+    """A network as OpenVINO's model, for batches of the example's size; converted once, see `openvino_cache`.
 
     Args:
         draws: random numbers that `predict` draws; they become inputs, so that each inference has its own.
@@ -41,9 +43,17 @@ class OpenVINOModel:
             )
         self._library = _library()
         self._flat = _Flat(network, example, draws).eval()
+        inputs = self._flat.arguments(example, None)
+
+        def convert() -> Any:
+            return self._library.convert_model(torch.export.export(self._flat, inputs, strict=False))
+
         with _converting(), torch.no_grad():
-            exported = torch.export.export(self._flat, self._flat.arguments(example, None), strict=False)
-            self._model = self._library.convert_model(exported)
+            if network.config.kind not in FAMILIES:  # the code of a user's family is not in the key
+                self._model = convert()
+                return
+            key = key_of(network, inputs, self._library)
+            self._model = converted(key, convert, library=self._library, core=_core(self._library))
 
     def compiled(self, precision: Precision) -> Predict:
         """`network.predict` in this precision, on as many threads as torch has.

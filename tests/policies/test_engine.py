@@ -25,6 +25,7 @@ from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank, check, Engine, prepare, probes
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
+from aloha_kit.policies.engine_openvino import OpenVINOModel
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.testing.policies import batch_of, contract_of, stats_of
 from tests.policies.test_networks import act, network_of, TWO
@@ -126,6 +127,47 @@ def test_openvino_predicts_the_same(
         caplog.messages[1],
     )
     assert sys.modules["openvino_telemetry"] is None
+
+
+def test_a_second_start_reads_the_converted_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALOHA_KIT_CACHE", str(tmp_path))
+    network, other = made().eval(), made().eval()
+    with torch.no_grad():
+        next(iter(other.parameters())).add_(0.01)
+    batch = seen(network, 1)
+    fresh = OpenVINOModel(network, blank(network, 1)).compiled("fp32")(batch)
+    (folder,) = (tmp_path / "openvino").iterdir()
+    exports: list[str] = []
+    export = torch.export.export
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        exports.append("an export")
+        return export(*args, **kwargs)
+
+    monkeypatch.setattr(torch.export, "export", counted)
+    assert torch.equal(OpenVINOModel(network, blank(network, 1)).compiled("fp32")(batch), fresh)
+    assert exports == []
+    OpenVINOModel(other, blank(network, 1))  # other weights
+    OpenVINOModel(network, blank(network, 2))  # another size of the batch
+    assert len(exports) == 2
+    assert len(list((tmp_path / "openvino").iterdir())) == 3
+    (folder / "model.xml").write_text("damaged")
+    assert torch.equal(OpenVINOModel(network, blank(network, 1)).compiled("fp32")(batch), fresh)
+    assert len(exports) == 3
+    monkeypatch.setattr("aloha_kit.policies.openvino_cache.KEPT", 1)
+    OpenVINOModel(network, blank(network, 3))
+    assert len(list((tmp_path / "openvino").iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_no_reason_not_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("ALOHA_KIT_CACHE", str(tmp_path / "file"))
+    network = made().eval()
+    batch = seen(network, 1)
+    predict = OpenVINOModel(network, blank(network, 1)).compiled("fp32")
+    torch.testing.assert_close(predict(batch), network.predict(batch), atol=1e-4, rtol=1e-4)
 
 
 TWO_ENGINES = """
