@@ -148,8 +148,8 @@ def _require_known(given: Sequence[str], known: Sequence[Flag]) -> None:
             close = difflib.get_close_matches(name[2:], [each[2:] for each in accepted], n=1, cutoff=0.58)
             problem = Message("no flag {flag}", flag=word.partition("=")[0])
             if close:
-                known = accepted[f"--{close[0]}"]
-                problem = Message("{problem}; did you mean {known}?", problem=problem, known=known)
+                nearest = accepted[f"--{close[0]}"]
+                problem = Message("{problem}; did you mean {known}?", problem=problem, known=nearest)
             raise UsageError(problem)
 
 

@@ -15,7 +15,7 @@ from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import EpisodeError, UsageError
 from aloha_kit.core.errors import command
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import Message, shown, tr
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.storage.contract_file import given_contract
@@ -160,8 +160,11 @@ def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSo
         return open_source(*places, kind=args.format, options=options)
     except EpisodeError as error:
         raise EpisodeError(
-            f"{str(error).rstrip('.')}. Record some with `{command('record', '--task', args.task)}`, or give "
-            "their folder with --dataset_dir"
+            tr(
+                "{problem}. Record some with `{command}`, or give their folder with --dataset_dir",
+                problem=shown(error).rstrip(".。"),
+                command=command("record", "--task", args.task),
+            )
         ) from error
 
 
