@@ -44,16 +44,16 @@ def converted(episodes: Path) -> Path:
     if not (folder / "complete").is_file():
         with tempfile.TemporaryDirectory() as exchange:
             for number, file in enumerate(list_episodes(episodes)):
-                _hand_over(file, Path(exchange) / f"{number:03d}")
+                hand_over(file, Path(exchange) / f"{number:03d}")
             arguments = [exchange, folder, RATE_HZ]
             peers.ask(peers.python_of("lerobot"), str(HERE / "lerobot_dataset_lerobot.py"), arguments, 1)
         (folder / "complete").touch()
     return folder
 
 
-def _hand_over(file: Path, folder: Path) -> None:
+def hand_over(file: Path, folder: Path) -> None:
     """One episode as plain arrays: LeRobot's environment has no HDF5. JPEG is decoded over there."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     with Episode.open(file) as episode:
         np.save(folder / "action.npy", episode.action)
         np.save(folder / "qpos.npy", episode.qpos[: episode.length])

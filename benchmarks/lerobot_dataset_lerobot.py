@@ -17,6 +17,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("exchange", type=Path)
 parser.add_argument("folder", type=Path)
 parser.add_argument("rate_hz", type=int)
+parser.add_argument("--png", action="store_true", help="LeRobot's default way: a PNG for each image, then the video")
 args = parser.parse_args()
 
 shutil.rmtree(args.folder, ignore_errors=True)  # what an interrupted run left
@@ -37,10 +38,10 @@ data = LeRobotDataset.create(
     },
     root=args.folder,
     # the same encoder and settings as the default way, without a PNG for every image
-    streaming_encoding=True,
+    streaming_encoding=not args.png,
     encoder_queue_maxsize=0,  # unbounded: a full queue drops images, and ours come as fast as they decode
 )
-began = time.monotonic()
+began, cpu = time.monotonic(), time.process_time()
 for episode in episodes:
     qpos, action = np.load(episode / "qpos.npy"), np.load(episode / "action.npy")
     frames = {name: np.load(episode / file.name) for name, file in cameras.items()}
@@ -53,4 +54,5 @@ for episode in episodes:
     data.save_episode()
     print(f"{episode.name}: {len(action)} steps, {time.monotonic() - began:.0f} s", file=sys.stderr)
 data.finalize()
-print(json.dumps({"episodes": len(episodes), "seconds": time.monotonic() - began}))
+seconds, cpu_seconds = time.monotonic() - began, time.process_time() - cpu
+print(json.dumps({"episodes": len(episodes), "seconds": seconds, "cpu_seconds": cpu_seconds}))

@@ -34,7 +34,7 @@ from aloha_kit.core.files import write_json
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.formats import lerobot_features as features
 from aloha_kit.media.mp4 import Mp4Writer
-from aloha_kit.media.video_files import decode, join_videos, psnr
+from aloha_kit.media.video_files import join_videos, quality
 
 _CRF = {"h264": 23, "av1": 30}
 _PRESET = {"h264": "veryfast", "av1": "12"}
@@ -119,13 +119,10 @@ class LeRobotExporter(EpisodeExporter):
                 stats.add(image)
                 if i % every == 0:
                     kept[i] = image
-        quality, count = [], 0
-        for count, image in enumerate(decode(path), 1):
-            if count - 1 in kept:
-                quality.append(psnr(kept[count - 1], image))
+        count, decibels = quality(path, kept)
         if count != rows:
             raise EpisodeError(f"{episode.where}: {count} of {rows} images of '{camera}' are in its video")
-        record.images[camera]["psnr_db"] = round(float(np.mean(quality)), 2)
+        record.images[camera]["psnr_db"] = round(float(np.mean(decibels)), 2)
         return stats.result()
 
     def finish(self, records: Sequence[ExportRecord]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -47,19 +47,22 @@ def join_videos(parts: Iterable[tuple[Path, int]], target: Path, rate_hz: int) -
     put(part, target)
 
 
-def decode(path: Path) -> Iterator[Image]:
-    """Every frame of a video, (H, W, 3) uint8 RGB.
+def quality(path: Path, originals: Mapping[int, Image]) -> tuple[int, list[float]]:
+    """Decode every frame of a video; their number, and the `psnr` of those of which there is an original.
 
     Raises:
         EpisodeError: it cannot be read.
     """
+    count, found = 0, []
     try:
         with av.open(str(path)) as container:
             container.streams.video[0].codec_context.thread_count = 1
-            for frame in container.decode(video=0):
-                yield np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+            for count, frame in enumerate(container.decode(video=0), 1):
+                if count - 1 in originals:
+                    found.append(psnr(originals[count - 1], np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
     except (OSError, IndexError) as error:
         raise EpisodeError(f"{path} cannot be decoded: {reason(error)}") from error
+    return count, found
 
 
 def psnr(image: Image, decoded: Image) -> float:
