@@ -19,6 +19,9 @@ class BcConfig(KeypointConfig):
     """Actions predicted at once; robomimic predicts one."""
     actor: Literal["mlp", "lstm"] = "mlp"
     """A perceptron, or an LSTM over the window of n_obs_steps observations (robomimic's rnn_horizon, 10) before it."""
+    goal_mode: Literal["none", "last"] = "none"
+    """Goal observation that is read beside (robomimic's goal_mode): none, or that of an episode's last step, at
+    inference the one that --goal names. An LSTM reads its features at every step."""
     layer_dims: tuple[int, ...] = (1024, 1024)
     """Widths of the perceptron's hidden layers; may be empty."""
     lstm_units: int = 400
@@ -41,6 +44,10 @@ class BcConfig(KeypointConfig):
     """Weight of the smooth L1 error."""
     cos_weight: float = 0.0
     """Weight of 1 - cosine between the first three entries of predicted and demonstrated actions, in raw units."""
+
+    @property
+    def reads_goal(self) -> bool:
+        return self.goal_mode == "last"
 
     def __post_init__(self) -> None:
         super().__post_init__()

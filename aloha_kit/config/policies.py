@@ -84,6 +84,16 @@ class PolicyConfig:
         return name_of("policies", type(self), FAMILIES)
 
     @property
+    def reads_goal(self) -> bool:
+        """Whether the network reads a goal observation beside the present ones."""
+        return False
+
+    @property
+    def window(self) -> int:
+        """Observations of one sample of a batch: the goal first, where one is read, then `n_obs_steps`."""
+        return self.n_obs_steps + self.reads_goal
+
+    @property
     def find_unused_parameters(self) -> bool:
         """Whether the network carries parameters that are in no loss."""
         return False

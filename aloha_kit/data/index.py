@@ -68,6 +68,11 @@ class EpisodeTable:
         history: Ints = np.maximum(rows[:, None] - back, self.first_rows(rows)[:, None])
         return history
 
+    def last_rows(self, rows: Ints) -> Ints:
+        """The last row of each row's episode."""
+        episodes = self.episode_of(rows)
+        return np.asarray(self.starts[episodes] + self.lengths[episodes] - 1)
+
     def first_rows(self, rows: Ints) -> Ints:
         """The first row of each row's episode."""
         return self.starts[self.episode_of(rows)]

@@ -32,14 +32,16 @@ class Loader:
         chunk_size: int,
         *,
         n_obs_steps: int = 1,
+        goal: bool = False,
         pin: bool = False,
     ) -> None:
-        """`frames` None for policies without cameras; `n_obs_steps` observations end with each row; `pin` gathers into
+        """`frames` None for policies without cameras; `n_obs_steps` observations end with each row, with
+        `goal` that of the episode's last step is in front of them; `pin` gathers into
         page-locked memory, from which a GPU takes batches while it computes. Frames that live on the GPU stay there."""
         self._table = table
         self._frames = frames
         self._chunks = Chunks(table, chunk_size)
-        self._steps = n_obs_steps
+        self._steps, self._goal = n_obs_steps, goal
         self._pin = pin
 
     def batch(self, rows: Ints, whole: Ints | None = None) -> Batch:
@@ -47,6 +49,8 @@ class Loader:
         that these are a piece of."""
         actions, is_pad = self._chunks(rows)
         seen = rows if self._steps == 1 else self._table.history(rows, self._steps)
+        if self._goal:
+            seen = np.concatenate([self._table.last_rows(rows)[:, None], seen.reshape(len(rows), -1)], axis=1)
         vectors = {name: self._tensor(values[seen]) for name, values in self._table.vectors.items()}
         future = {"actions": self._tensor(actions), "is_pad": self._tensor(is_pad)}
         batch = cast(Batch, {**vectors, "images": self._images(seen), **future})

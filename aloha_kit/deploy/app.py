@@ -58,7 +58,9 @@ def _policy_to_serve(args: ServeArgs) -> PolicySource:
         named=args.cameras is not None,
         cautious=True,
     )
-    return local_policy.local(find_checkpoint(args.ckpt), setup, args.inference_settings, renames(args.rename))
+    return local_policy.local(
+        find_checkpoint(args.ckpt), setup, args.inference_settings, renames(args.rename), goal=args.goal
+    )
 
 
 def deploy(args: DeployArgs) -> list[DeployedRollout]:
@@ -164,7 +166,7 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
         path, rename = find_checkpoint(args.ckpt), renames(args.rename)
         output = make_folder(args.output or run_folder(path) / "deploy" / folder)
         setup = assumed_setup(task, rig, args.cameras, args.image_size, rename, robot=robot)
-        source = local_policy.local(path, setup, args.inference_settings, rename, args.seed)
+        source = local_policy.local(path, setup, args.inference_settings, rename, args.seed, args.goal)
     if source.trained_on not in (None, task.name):
         LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
     return source, output

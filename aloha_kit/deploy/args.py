@@ -135,6 +135,8 @@ class DeployArgs(NetworkFlags):
             raise ValueError(Message("--jpeg must be 1 to 100, given {jpeg}", jpeg=self.jpeg))
         if self.remote is not None and self.cameras is not None:
             raise ValueError(Message("--cameras is for where the network runs: give it to the policy server"))
+        if self.remote is not None and self.goal is not None:
+            raise ValueError(Message("--goal is for where the network runs: give it to the policy server"))
 
     @property
     def rollouts(self) -> int:

@@ -24,6 +24,7 @@ from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank
 from aloha_kit.policies.engine_choice import choose
 from aloha_kit.policies.find import load_network, trained_task
+from aloha_kit.policies.goal import set_goal
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
@@ -49,18 +50,22 @@ def local(
     settings: InferenceSettings | None = None,
     rename: Mapping[str, str] | None = None,
     seed: int = 0,
+    goal: str | None = None,
 ) -> PolicySource:
     """The policy of a checkpoint on this machine, its engine ready.
 
     Args:
         path: what `find_checkpoint` found; the others as for `load_network`.
         seed: of the first rollout, for a policy that samples.
+        goal: observation of an episode, see `policies.goal.set_goal`.
 
     Raises:
+        UsageError: a goal is missing, or the policy reads none.
         ConfigError: damaged files, an unusable device, or an engine that is missing, cannot run it, or is wrong.
     """
     settings = settings or InferenceSettings()
     network = load_network(path, setup, settings.device, rename)
+    set_goal(network, goal, path)
     engine = choose(network, settings, blank(network, 1))
     used = str(next(network.parameters()).device)
     about = {

@@ -61,6 +61,7 @@ def run(args: EvalArgs) -> None:
         renames(args.rename),
         starts,
         ViewAddress.parse(args.view),
+        args.goal,
     )
     if args.threads:
         torch.set_num_threads(args.threads)

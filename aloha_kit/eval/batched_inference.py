@@ -12,6 +12,7 @@ from aloha_kit.core import plural
 from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.collate import Collator
+from aloha_kit.policies.goal import with_goal
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
@@ -52,7 +53,7 @@ class BatchedInference:
         try:
             with torch.inference_mode():
                 generator = self._network.generator(self._buffer.seeds(rows))
-                chunks = self._predict(self._collate(self._buffer.read(rows)), generator)
+                chunks = self._predict(self._collate(with_goal(self._network, self._buffer.read(rows))), generator)
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(

@@ -24,6 +24,7 @@ from aloha_kit.eval.worker import EvaluationJob, ObjectPoses, Ready
 from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network, trained_task
+from aloha_kit.policies.goal import set_goal
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class EvaluationSettings:
         cameras, image_size: of policies whose checkpoint lacks them.
         rename: {a policy's camera: the rig's}.
         starts: {seed: start poses}, see `SimEnv.starts`.
+        goal: observation of an episode, see `policies.goal.set_goal`.
         view: where the first environment's rollouts are shown live.
     """
 
@@ -56,6 +58,7 @@ class EvaluationSettings:
     rename: Mapping[str, str] = field(default_factory=dict)
     starts: Mapping[int, ObjectPoses] = field(default_factory=dict)
     view: ViewAddress | None = None
+    goal: str | None = None
 
 
 class CheckpointEvaluator:
@@ -74,6 +77,7 @@ class CheckpointEvaluator:
         # one of two checkpoints may have the rig's names already
         self.renamed = {a: b for a, b in settings.rename.items() if a in self.network.contract.cameras}
         self.network.rename_cameras(self.renamed)
+        set_goal(self.network, settings.goal, source)
         if self.network.assumed is not None:
             LOG.info("%s: %s", source, assumption(self.network.assumed))
         self._task, self._rig = match_checkpoint(task, rig, self.network.contract, settings.image_size)

@@ -156,7 +156,7 @@ class ImageEncoder(nn.Module):
         self.normalise = ImageNormaliser()
         own = self.cameras[:1] if config.share_backbone else self.cameras
         self.backbones = nn.ModuleList(ResNetTrunk(config) for _ in own)
-        self.channels = config.n_obs_steps * self._trunk(0).channels
+        self.channels = config.window * self._trunk(0).channels
         self.map_sizes = [self._trunk(0).map_size(*self.crops[name]) for name in self.cameras]
 
     def forward(self, images: Mapping[str, Tensor]) -> list[Tensor]:

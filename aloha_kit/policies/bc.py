@@ -2,8 +2,8 @@
 
 The LSTM reads the window of `n_obs_steps` observations anew at each inference, so no state outlives an inference and
 clients of one server cannot mix theirs. robomimic carries the state from step to step and resets it after every
-`rnn_horizon` steps; `n_obs_steps` is the counterpart of `rnn_horizon`. A goal is read like any other vector of the
-episodes, by its name in `sensors`.
+`rnn_horizon` steps; `n_obs_steps` is the counterpart of `rnn_horizon`. A goal is the observation of an episode's last
+step (`goal_mode`), or any vector of the episodes, by its name in `sensors`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ class BcNetwork(StepFeatureNetwork):
         self.samples = config.output == "gmm"
         self.loss_columns = ("l2", "l1", "cos") if config.output == "deterministic" else ("nll", "l2")
         self.modes = config.num_modes if config.output == "gmm" else 1
-        width = self.step_dim * config.n_obs_steps
+        width = self.step_dim * config.window
         if config.actor == "lstm":
-            self.lstm = nn.LSTM(self.step_dim, config.lstm_units, config.lstm_layers, batch_first=True)
+            self.lstm = nn.LSTM(
+                self.step_dim * (1 + config.reads_goal), config.lstm_units, config.lstm_layers, batch_first=True
+            )
             width = config.lstm_units
         self.mlp = perceptron(width, *config.layer_dims)
         width = (width, *config.layer_dims)[-1]
@@ -110,7 +112,13 @@ class BcNetwork(StepFeatureNetwork):
     def _features(self, batch: Batch) -> Tensor:
         """(B, H) of the window."""
         steps = self.step_features(batch)
-        x = self.lstm(steps)[0][:, -1] if self.config.actor == "lstm" else steps.flatten(1)
+        if self.config.actor == "lstm":
+            if self.config.reads_goal:
+                goal, steps = steps[:, :1], steps[:, 1:]
+                steps = torch.cat([steps, goal.expand_as(steps)], dim=-1)
+            x = self.lstm(steps)[0][:, -1]
+        else:
+            x = steps.flatten(1)
         out: Tensor = self.mlp(x)
         return out
 

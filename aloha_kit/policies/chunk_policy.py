@@ -11,6 +11,7 @@ from aloha_kit.core.inputs import read
 from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.collate import Collator
+from aloha_kit.policies.goal import with_goal
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
@@ -67,4 +68,5 @@ class ChunkPolicy:
         """One observation, with its history where the network reads one, as a batch of one on the network's device."""
         arrays = read(observation, self.contract, self.network.config.n_obs_steps)
         # reshaped, since array[None] has a stride of 0, for which a compiled network would be compiled again
-        return self._collate({name: array.reshape(1, *array.shape) for name, array in arrays.items()})
+        single = {name: array.reshape(1, *array.shape) for name, array in arrays.items()}
+        return self._collate(with_goal(self.network, single))

@@ -195,7 +195,7 @@ def generator_of(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
 
 def blank(network: ChunkNetwork, rows: int) -> Batch:
     """A batch of `rows` black observations, all vectors zero, on the network's device, laid out as real ones are."""
-    return collate.blank(network.contract, network.config.n_obs_steps, rows, next(network.parameters()).device)
+    return collate.blank(network.contract, network.config.window, rows, next(network.parameters()).device)
 
 
 def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:

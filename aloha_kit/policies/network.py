@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy.typing as npt
 import torch
 from torch import nn, Tensor
 
@@ -44,13 +45,14 @@ class ChunkNetwork(nn.Module, abc.ABC):
     config: PolicyConfig
     vision: ImageEncoder | None
     assumed: Mapping[str, Any] | None = None
+    goal: Mapping[str, npt.NDArray[Any]] | None = None
 
     def __init__(self, config: PolicyConfig, contract: Contract, stats: Statistics) -> None:
         super().__init__()
         self.config = config
         self.contract = narrow(contract, config)
         self.stats = stats
-        steps = config.n_obs_steps
+        steps = config.window
         self._vectors = [feature for feature in self.contract.inputs if feature.role != IMAGE]
         sizes = {feature.name: feature.shape[0] for feature in self._vectors}
         self.action_dim = len(contract.action_names)
@@ -156,14 +158,14 @@ class ChunkNetwork(nn.Module, abc.ABC):
     def step_vectors(self, batch: Batch) -> Tensor:
         """All normalised vectors of each step: (B, n_obs_steps, D), oldest first."""
         vectors = [self._vector(feature, batch) for feature in self._vectors]
-        return torch.cat([vector.reshape(len(vector), self.config.n_obs_steps, -1) for vector in vectors], dim=-1)
+        return torch.cat([vector.reshape(len(vector), self.config.window, -1) for vector in vectors], dim=-1)
 
     def _vector(self, feature: Feature, batch: Batch) -> Tensor:
         values: Mapping[str, Any] = batch
         if feature.name not in values:
             only = " (simulation only)" if feature.privileged else ""
             raise ContractError(f"this policy reads {feature.name}, and the observation has none{only}")
-        vector, steps = _sized(feature.name, values[feature.name], feature.shape[0]), self.config.n_obs_steps
+        vector, steps = _sized(feature.name, values[feature.name], feature.shape[0]), self.config.window
         if steps > 1 and (vector.ndim != 3 or vector.shape[1] != steps):
             raise ContractError(f"{feature.name} must have {steps} steps, given shape {tuple(vector.shape)}")
         normalised: Tensor = self.normaliser(feature.name, vector)
@@ -180,11 +182,11 @@ class ChunkNetwork(nn.Module, abc.ABC):
         """One (B, channels, h, w) a camera, the channels of all `n_obs_steps` side by side; none without images."""
         if self.vision is None:
             return []
-        if self.config.n_obs_steps == 1:
+        if self.config.window == 1:
             alone: list[Tensor] = self.vision(batch["images"])
             return alone
         if torch.compiler.is_exporting():  # OpenVINO 2026.4 crashes where the graph merges batch and steps
-            steps = range(self.config.n_obs_steps)
+            steps = range(self.config.window)
             each = [self.vision({name: image[:, i] for name, image in batch["images"].items()}) for i in steps]
             return [torch.cat(maps, dim=1) for maps in zip(*each, strict=True)]
         maps: list[Tensor] = self.vision({name: image.flatten(0, 1) for name, image in batch["images"].items()})

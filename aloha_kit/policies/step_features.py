@@ -16,7 +16,7 @@ from aloha_kit.policies.network import DeployedErrorNetwork
 
 
 class StepFeatureNetwork(DeployedErrorNetwork):
-    """Keypoints of each camera and all vectors, for each of the `n_obs_steps` steps.
+    """Keypoints of each camera and all vectors, for each of the `window` observations (first the goal).
 
     Attributes:
         step_dim: D, the size of a step's features.
@@ -24,16 +24,16 @@ class StepFeatureNetwork(DeployedErrorNetwork):
 
     def __init__(self, config: PolicyConfig, contract: Contract, stats: Statistics, keypoints: int) -> None:
         super().__init__(config, contract, stats)
-        self.step_dim = (self.state_dim + self.environment_dim) // config.n_obs_steps
+        self.step_dim = (self.state_dim + self.environment_dim) // config.window
         self.keypoints = nn.ModuleList()
         if self.vision is not None:
-            channels = self.vision.channels // config.n_obs_steps
+            channels = self.vision.channels // config.window
             self.keypoints.extend(SpatialSoftmax(channels, keypoints) for _ in self.vision.cameras)
             self.step_dim += 2 * keypoints * len(self.keypoints)
 
     def step_features(self, batch: Batch) -> Tensor:
-        """(B, n_obs_steps, D), oldest first."""
-        steps = self.config.n_obs_steps
+        """(B, window, D), a goal first, then oldest first."""
+        steps = self.config.window
         parts = [self.step_vectors(batch)]
         for points, maps in zip(self.keypoints, self.feature_maps(batch), strict=True):
             single = maps.reshape(-1, maps.shape[1] // steps, *maps.shape[2:])

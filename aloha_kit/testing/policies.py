@@ -75,7 +75,7 @@ def check_network(make: Callable[[], ChunkNetwork], full: Contract, folder: Path
     """
     torch.manual_seed(0)
     network = make()
-    pad, steps = 3 if network.chunk_size > 3 else 0, network.config.n_obs_steps
+    pad, steps = 3 if network.chunk_size > 3 else 0, network.config.window
     batch = batch_of(full, rows=network.chunk_size + 2, pad=pad, n_obs_steps=steps)
     batch["actions"] = _like_the_data(batch["actions"], network.stats["action"])
     _check_losses(network, batch)

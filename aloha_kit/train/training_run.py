@@ -100,6 +100,7 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
         frames,
         network_config.chunk_size,
         n_obs_steps=network_config.n_obs_steps,
+        goal=network_config.reads_goal,
         pin=device.startswith("cuda"),
     )
     network.to(device)

@@ -50,7 +50,9 @@ def job(folder: Path, table: EpisodeTable, config: TrainConfig = TRAINING, **cha
     made = TrainingJob(
         config=config,
         network=network,
-        loader=Loader(table, frames, network.chunk_size, n_obs_steps=network.config.n_obs_steps),
+        loader=Loader(
+            table, frames, network.chunk_size, n_obs_steps=network.config.n_obs_steps, goal=network.config.reads_goal
+        ),
         sampler=Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling),
         validation=validation_rows(table, validation, config.batch_size, config.val_batches),
         run=run,
