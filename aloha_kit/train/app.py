@@ -93,9 +93,7 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
     if config.eval_every and task is None:
         raise UsageError(Message("rollouts need a task: give --task, or --eval_every 0"))
     if config.eval_every and network.reads_goal:
-        raise UsageError(
-            Message("rollouts while training have no goal: give --eval_every 0, and evaluate with --goal")
-        )
+        raise UsageError(Message("rollouts while training have no goal: give --eval_every 0, and evaluate with --goal"))
     resume = None if args.resume is None else Path(args.resume)
     if resume is not None:
         folder = run_folder(resume)
