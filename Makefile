@@ -57,7 +57,7 @@ $(ROBOSUITE)/installed: setup.py pyproject.toml requirements-robosuite.lock
 robosuite: system $(ROBOSUITE)/installed
 
 test-robosuite: robosuite
-	$(ROBOSUITE)/bin/python -m pytest tests/lift
+	$(ROBOSUITE)/bin/python -m pytest tests/lift tests/formats/test_robomimic_export.py
 
 install: system $(VENV)/installed
 

@@ -23,7 +23,7 @@ LOWER = {
     "mujoco_images": {"core"},
     "sim": {"core", "config", "mujoco_images"},
     "pusht": {"core", "config", "loop"},
-    "lift": {"core", "config", "mujoco_images"},
+    "lift": {"core", "config", "formats", "mujoco_images"},
     "ros": {"core", "config", "loop", "sim"},
     "envs": {"core", "config"},
     "testing": {"core", "loop", "data", "policies"},

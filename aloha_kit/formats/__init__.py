@@ -36,6 +36,9 @@ EXPORTERS = {
     "lerobot_v21": "aloha_kit.formats.lerobot_v21_export:LeRobotV21Exporter",
     "mobile_aloha": "aloha_kit.formats.hdf5_export:MobileAlohaExporter",
     "openpi": "aloha_kit.formats.lerobot_v21_export:OpenPiExporter",
+    "robomimic": "aloha_kit.formats.robomimic_export:RobomimicExporter",
+    "robomimic_obs": "aloha_kit.formats.robomimic_export:RobomimicObsExporter",
+    "robomimic_states": "aloha_kit.lift.export:LiftExporter",
 }
 """{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 

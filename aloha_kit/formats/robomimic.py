@@ -29,7 +29,7 @@ class RobomimicSource(EpisodeSource):
 
     The state is `robot<i>_eef_pos`, `_eef_quat` and `_gripper_qpos` of every robot, `environment_state` is `object`,
     and the images are `<camera>_image`. The last row of `next_obs` follows those of `obs`. A file of
-    `RobomimicWriter` has its contract, which tells what its observations are.
+    `RobomimicExporter` has its contract, which tells what its observations are.
 
     Raises:
         EpisodeError: several places, no such file or filter key, or another layout; names what is missing.
@@ -161,7 +161,7 @@ class Demo:
 
     @property
     def description(self) -> Mapping[str, Any]:
-        """What `RobomimicWriter` wrote of an episode besides its arrays; empty in other files."""
+        """What `RobomimicExporter` wrote of an episode besides its arrays; empty in other files."""
         text = self.group.attrs.get("episode")
         found: Mapping[str, Any] = {} if text is None else json.loads(text)
         return found

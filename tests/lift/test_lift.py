@@ -5,16 +5,20 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
 from aloha_kit.config import load, RigConfig, TaskConfig
+from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.source import EpisodeData
 from aloha_kit.envs import connect
+from aloha_kit.formats import open_source
 from aloha_kit.loop import run_episode
+from aloha_kit.record.__main__ import main as record
 from aloha_kit.testing.environments import check_environment
 
 if importlib.util.find_spec("robosuite") is None:
@@ -86,6 +90,16 @@ def test_a_recorded_episode_gives_its_simulator_states_again(lift: Lift) -> None
         lift.simulate_again(episode)
     with pytest.raises(EpisodeError, match="records no seed"):
         lift.simulate_again(dataclasses.replace(episode, describe={}))
+
+
+def test_its_episodes_are_exported_with_states_and_played_back(tmp_path: Path) -> None:
+    flags = ["--task", "lift", "--num_episodes", "2", "--workers", "1", "--dataset_dir", str(tmp_path / "lift")]
+    record(flags)
+    convert([str(tmp_path / "lift"), str(tmp_path / "out"), "--format", "robomimic_states"])
+    with closing(open_source(tmp_path / "out" / "low_dim.hdf5", kind="robomimic_states").open(1)) as episode:
+        image = episode.image("agentview", episode.length - 1)
+        red, green = image[..., 0].astype(int), image[..., 1].astype(int)
+        assert (red > green + 60).sum() > 50  # the cube
 
 
 def _no_image(camera: str, i: int, at_least: tuple[int, int] | None) -> npt.NDArray[np.uint8]:

@@ -12,10 +12,14 @@ import h5py
 import numpy as np
 import pytest
 
-from aloha_kit.core import EpisodeError
+from aloha_kit.convert.__main__ import main as convert
+from aloha_kit.core import ContractError, EpisodeError
+from aloha_kit.core.exporter import ExportRecord, WriteOptions
 from aloha_kit.core.robomimic import SimulatorRecord
+from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.formats import open_source
-from aloha_kit.formats.robomimic_writer import RobomimicWriter
+from aloha_kit.formats.robomimic_export import RobomimicExporter, RobomimicObsExporter
+from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
 from tests.formats.robomimic_file import LENGTHS, write
 from tests.synthetic import write_dataset
@@ -23,24 +27,24 @@ from tests.synthetic import write_dataset
 CAMERAS = {"cam_high": (20, 28), "cam_low": (16, 16)}
 
 
-def exported(target: Path, *places: Path, valid: tuple[int, ...] = (), **options: Any) -> Path:
-    source, writer = open_source(*places), RobomimicWriter(target, **options)
-    for number in range(len(source)):
-        with closing(source.open(number)) as episode:
-            writer.add(number, episode, identity=source.identity(number))
-    return writer.finish(valid)
+def exported(folder: Path, source: Path, make: Any = RobomimicExporter) -> Path:
+    """The one file of an export."""
+    folder.mkdir()
+    (file,) = check_exporter(make, open_source(source), folder).iterdir()
+    return file
 
 
 def test_episodes_of_ours_are_in_the_file(tmp_path: Path) -> None:
     made = write_dataset(tmp_path / "episodes", (9, 12, 7), CAMERAS, base=True)
-    file = exported(tmp_path / "out.hdf5", tmp_path / "episodes", valid=(1,))
+    file = exported(tmp_path / "out", tmp_path / "episodes")
+    assert file.name == "image.hdf5"
     with h5py.File(file, "r") as content:
         data = content["data"]
         assert data.attrs["total"] == 28
         env_args = json.loads(data.attrs["env_args"])
         assert (env_args["env_name"], env_args["env_kwargs"]["control_freq"]) == ("synthetic", 50.0)
-        assert content["mask/train"][:].tolist() == [b"demo_0", b"demo_2"]
-        assert content["mask/valid"][:].tolist() == [b"demo_1"]
+        train, valid = (content[f"mask/{key}"][:].tolist() for key in ("train", "valid"))
+        assert (sorted(train + valid), len(valid)) == ([b"demo_0", b"demo_1", b"demo_2"], 1)
         for number, episode in enumerate(made):
             demo, steps = data[f"demo_{number}"], len(episode.action)
             assert demo.attrs["num_samples"] == steps
@@ -51,7 +55,6 @@ def test_episodes_of_ours_are_in_the_file(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(demo[part]["object"], episode.environment_state[rows])
                 for camera, frames in episode.images.items():
                     np.testing.assert_array_equal(demo[part][f"{camera}_image"], frames[rows])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["episodes", "out.hdf5"]
 
 
 def test_what_was_exported_reads_as_before(tmp_path: Path) -> None:
@@ -76,73 +79,78 @@ def test_what_was_exported_reads_as_before(tmp_path: Path) -> None:
 
 def test_a_robomimic_file_comes_out_with_its_own_keys(tmp_path: Path) -> None:
     demos = write(tmp_path / "in.hdf5", images=(12, 16))
-    with h5py.File(exported(tmp_path / "out.hdf5", tmp_path / "in.hdf5"), "r") as content:
-        assert "mask" not in content
+    with h5py.File(exported(tmp_path / "out", tmp_path / "in.hdf5"), "r") as content:
         for name, rows in demos.items():
             for part in ("obs", "next_obs"):
                 there = content["data"][name][part]
-                assert set(there) == {key.split("/")[1] for key in rows if key.startswith("obs/")} - {
-                    "robot0_joint_pos"
-                }
+                keys = {key.removeprefix("obs/") for key in rows if key.startswith("obs/")}
+                assert set(there) == keys - {"robot0_joint_pos"}
                 for key, values in there.items():
                     np.testing.assert_array_equal(values, rows[f"{part}/{key}"].astype(values.dtype))
 
 
-def test_states_of_a_simulator_and_files_without_next_obs(tmp_path: Path) -> None:
-    write(tmp_path / "in.hdf5", without=["next_obs"])
-    source = open_source(tmp_path / "in.hdf5")
-    record = SimulatorRecord(
-        {"env_name": "Lift", "type": 1}, np.arange(LENGTHS[0] * 4.0).reshape(-1, 4), "<x/>" * 50_000
-    )
-    writer = RobomimicWriter(tmp_path / "out.hdf5", next_obs=False)
-    with closing(source.open(0)) as episode:
-        with pytest.raises(EpisodeError, match="demo_0 has no observation after its last action, so"):
-            RobomimicWriter(tmp_path / "other.hdf5").add(0, episode)
-        short = dataclasses.replace(record, states=record.states[1:])
-        with pytest.raises(EpisodeError, match="demo_0 has 7 actions and 6 simulator states"):
-            writer.add(0, episode, simulator=short)
-        assert writer.add(0, episode, simulator=record) == ()
-    with h5py.File(writer.finish(), "r") as content:
+STATES = np.arange(LENGTHS[0] * 4.0).reshape(-1, 4)
+
+
+class WithStates(RobomimicExporter):
+    def simulator_record(self, episode: RecordedEpisode) -> SimulatorRecord:
+        return SimulatorRecord({"env_name": "Lift", "type": 1}, np.resize(STATES, (episode.length, 4)), "<x/>" * 50_000)
+
+
+class WithTooFew(WithStates):
+    def simulator_record(self, episode: RecordedEpisode) -> SimulatorRecord:
+        return dataclasses.replace(super().simulator_record(episode), states=STATES[1:])
+
+
+def test_states_of_a_simulator(tmp_path: Path) -> None:
+    demos = write(tmp_path / "in.hdf5", without=["next_obs"])
+    file = exported(tmp_path / "out", tmp_path / "in.hdf5", WithStates)
+    assert file.name == "low_dim.hdf5"
+    with h5py.File(file, "r") as content:
         demo = content["data/demo_0"]
-        np.testing.assert_array_equal(demo["states"], record.states)
-        assert demo.attrs["model_file"] == record.model
-        assert json.loads(content["data"].attrs["env_args"]) == record.env_args
-        assert "next_obs" not in demo
+        np.testing.assert_array_equal(demo["states"], STATES)
+        assert demo.attrs["model_file"] == "<x/>" * 50_000
+        assert json.loads(content["data"].attrs["env_args"]) == {"env_name": "Lift", "type": 1}
+        assert "next_obs" not in demo  # the episodes have no observation after their last action
+        np.testing.assert_array_equal(demo["obs/object"], demos["demo_0"]["obs/object"].astype(np.float32))
+    with pytest.raises(EpisodeError, match="demo_0 has 7 actions and 6 simulator states"):
+        written(WithTooFew, tmp_path / "other", tmp_path / "in.hdf5")
 
 
-def test_an_interrupted_export_goes_on_and_nothing_is_overwritten(tmp_path: Path) -> None:
-    write_dataset(tmp_path / "episodes", (6, 8), {})
-    source, target = open_source(tmp_path / "episodes"), tmp_path / "out.hdf5"
-    with closing(source.open(0)) as episode:
-        RobomimicWriter(target).add(0, episode, identity="first")
-        (tmp_path / "out.hdf5.parts" / "000001.hdf5.77.tmp").write_bytes(b"killed here")
-        again, part = RobomimicWriter(target), tmp_path / "out.hdf5.parts" / "000000.hdf5"
-        written = part.stat().st_mtime_ns
-        again.add(0, episode, identity="first")
-        assert part.stat().st_mtime_ns == written
-        again.add(0, episode, identity="second")
-        assert part.stat().st_mtime_ns != written
-    assert not target.exists()
-    with closing(source.open(1)) as episode:
-        again.add(1, episode)
-    assert len(open_source(again.finish())) == 2
-    with pytest.raises(EpisodeError, match=r"out\.hdf5 exists and is never overwritten"):
-        RobomimicWriter(target)
+def written(make: Any, folder: Path, *places: Path) -> list[ExportRecord]:
+    """Episode 0 of each place, as episodes 0, 1, … of one export."""
+    (folder / "parts").mkdir(parents=True)
+    exporter, records = make(folder, folder / "parts", WriteOptions()), []
+    for number, place in enumerate(places):
+        with closing(open_source(place).open(0)) as episode:
+            records.append(ExportRecord.of(number, episode, ""))
+            exporter.write(number, episode, records[-1])
+            records[-1].complete(episode)
+    exporter.finish(records)
+    return records
 
 
-def test_what_does_not_fit_is_one_line(tmp_path: Path) -> None:
+def test_episodes_that_do_not_fit_one_another_are_refused(tmp_path: Path) -> None:
     write_dataset(tmp_path / "episodes", (6,), {})
     write_dataset(tmp_path / "others", (6,), {}, rate_hz=25.0)
-    writer = RobomimicWriter(tmp_path / "out.hdf5")
-    with pytest.raises(EpisodeError, match="no episode was added"):
-        writer.finish()
-    lines: list[str] = []
-    for number, folder in enumerate(("episodes", "others")):
-        with closing(open_source(tmp_path / folder).open(0)) as episode:
-            lines += writer.add(number, episode)
-    assert lines[0].startswith("actions reach 1.")
-    with pytest.raises(EpisodeError, match="demo_1 differs from the demonstrations before it in its contract"):
-        writer.finish()
+    with pytest.raises(ContractError, match="demo_1 differs from the demonstrations before it in contract"):
+        written(RobomimicExporter, tmp_path / "rates", tmp_path / "episodes", tmp_path / "others")
+    write(tmp_path / "with.hdf5")
+    write(tmp_path / "without.hdf5", without=["next_obs"])
+    places = tmp_path / "with.hdf5", tmp_path / "without.hdf5"
+    with pytest.raises(ContractError, match="robomimic needs next_obs in all or none, give --format robomimic_obs"):
+        written(RobomimicExporter, tmp_path / "mixed", *places)
+    first, second = written(RobomimicObsExporter, tmp_path / "none", *places)
+    assert (first.lost, second.lost) == (["the observation after the last action"], [])
+
+
+def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_dataset(tmp_path / "episodes", (6, 8), CAMERAS)
+    convert([str(tmp_path / "episodes"), str(tmp_path / "out"), "--format", "robomimic"])
+    printed = capsys.readouterr().out
+    assert "actions reach 1." in printed
+    source = open_source(tmp_path / "out" / "image.hdf5")
+    assert (len(source), len(source.validation)) == (2, 1)
 
 
 def test_robomimic_reads_it(tmp_path: Path) -> None:
@@ -152,10 +160,12 @@ def test_robomimic_reads_it(tmp_path: Path) -> None:
     from robomimic.utils.dataset import SequenceDataset
 
     made = write_dataset(tmp_path / "episodes", (9, 12, 7), CAMERAS)
-    file = exported(tmp_path / "out.hdf5", tmp_path / "episodes", valid=(1,))
+    file = exported(tmp_path / "out", tmp_path / "episodes")
+    with h5py.File(file, "r") as content:
+        (valid,) = (int(name.decode().removeprefix("demo_")) for name in content["mask/valid"][:])
     images = [f"{camera}_image" for camera in CAMERAS]
     obs_utils.initialize_obs_modality_mapping_from_dict({"low_dim": ["qpos", "object"], "rgb": images})
-    for key, numbers in (("train", (0, 2)), ("valid", (1,))):
+    for key, numbers in (("train", sorted({0, 1, 2} - {valid})), ("valid", [valid])):
         loaded = SequenceDataset(
             str(file),
             obs_keys=("qpos", "object", *images),
