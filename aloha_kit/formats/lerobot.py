@@ -149,6 +149,8 @@ class LeRobotSource(EpisodeSource):
         in_file = ("rate", "joints") if all(names) else ("rate",)
         path = self.place / "meta/info.json"
         contract, assumption = settle(path, recorded, options.contract, suggested, widths, in_file)
+        if assumption:
+            assumption = f"{assumption.partition('. Describe')[0]}. Describe it with --contract FILE or --rig NAME"
         if contract.rate_hz != rate:
             raise ContractError(f"the contract has {contract.rate_hz:g} Hz, {self.place} has {rate:g} Hz")
         return contract, assumption

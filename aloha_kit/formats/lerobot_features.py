@@ -52,6 +52,9 @@ def array_name_of(column: str) -> str:
     known = {column: name for name, column in COLUMNS.items()} | {REWARD: "reward", ACTION: "action"}
     if column in known:
         return known[column]
+    if column.startswith("stamp."):  # ours, of a data set that LeRobot's own tools have edited
+        stream = column.removeprefix("stamp.")
+        return f"stamps/{stream.replace('camera.', 'images/', 1) if stream.startswith('camera.') else stream}"
     if column == "observation.environment_state":
         return "environment_state"
     return f"{SENSORS}{column.removeprefix('observation.')}" if column.startswith("observation.") else ""

@@ -199,7 +199,7 @@ def test_images_in_any_order(ours: Path, converted: dict[str, Path]) -> None:
         VideoFrames(converted["lerobot"] / "videos/observation.images.top/chunk-000/file-000.mp4", 50, 30, 41).read(41)
 
 
-def test_a_data_set_of_others_needs_a_contract(converted: dict[str, Path], tmp_path: Path) -> None:
+def test_a_data_set_of_others_needs_a_contract(ours: Path, converted: dict[str, Path], tmp_path: Path) -> None:
     foreign = tmp_path / "foreign"
     shutil.copytree(converted["lerobot"], foreign)
     for file in foreign.glob("meta/aloha_kit*"):
@@ -211,6 +211,8 @@ def test_a_data_set_of_others_needs_a_contract(converted: dict[str, Path], tmp_p
         assert episode.contract.units["joints"] == "rad"
         assert episode.contract.rate_hz == 50
         assert "sensors/environment_state" not in episode.vectors  # privileged: it is no observation
+        stamps = expected(ours)["stamp.camera.top"][71:]  # also without our own files, as after LeRobot's merge
+        assert np.array_equal(episode.stamps["images/top"], stamps)
     convert([str(foreign), str(tmp_path / "out"), "--format", "hdf5", "--rig", "sim"])
 
 
