@@ -56,7 +56,7 @@ class PerSample(torch.utils.data.Dataset[tuple[torch.Tensor, ...]]):
 
 
 def uncompressed(table: EpisodeTable) -> list[Path]:
-    """The same episodes as the reference keeps them: raw images, one chunk each."""
+    """The same episodes as the reference stores them: raw images, one chunk each."""
     sources = [Path(where) for where in table.where]
     folder = sources[0].parent.with_name(sources[0].parent.name.replace("ours", "raw"))
     folder.mkdir(exist_ok=True)

@@ -1,9 +1,9 @@
-"""What keeping an episode costs: our writer beside the ALOHA way (lists in memory, one HDF5 file at the end).
+"""Cost of recording an episode: our writer beside the ALOHA way (lists in memory, one HDF5 file at the end).
 
     python benchmarks/episode_write.py --seconds 8
 
 Both record the same images at the same pace; every image is a fresh array, as a camera driver leaves
-it. "step" is how long the control loop is blocked by keeping one step, "end" how long the operator waits
+it. "step" is how long the control loop is blocked by recording one step, "end" how long the operator waits
 afterwards (ours until the file is synced to the disk, the reference until the last write call returns),
 "peak" the resident memory above the start. The reference way is written here from its description: nothing
 is encoded or written before the end; then images go to HDF5, raw or as JPEG of the same quality.

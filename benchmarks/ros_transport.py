@@ -8,7 +8,7 @@ arms' joint states (four at 100 Hz), and the recorder: `RosEnv`, a leader-arms p
 loop at 50 Hz, writing to disk. Nothing is sent to the arms (`teleop: hardware`). Three ways for an image to travel:
 
     raw          sensor_msgs/Image; the recorder encodes JPEG
-    compressed   JPEG as a camera's own encoder gives it; the recorder keeps the bytes
+    compressed   JPEG as a camera's own encoder gives it; the recorder stores the bytes
     encoded      compressed, by the camera's node from pixels: a camera without an encoder of its own
 
 "late" is how long after its deadline an observation was there, including the wake-up; "skew" how far an image's
@@ -158,7 +158,7 @@ def recorder(way: str, options: argparse.Namespace, folder: str, news: Any) -> N
     try:
         with live_view(viewed, env, "bench") as views:
             run_episode(env, env.leaders, [probe, writer, *views])
-    except StreamError as error:  # a machine too busy to run the cameras: what was recorded is kept
+    except StreamError as error:  # a machine too busy to run the cameras: what was recorded is saved
         ended = ", then a StreamError"
         print(f"{way}: {error}")
     with Episode.open(writer.path) as episode:

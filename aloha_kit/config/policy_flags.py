@@ -32,8 +32,8 @@ class PolicyFlags(CommandArgs):
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
     """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
 
-    def kept(self) -> str:
-        return marked("what was done is kept")
+    def saved(self) -> str:
+        return marked("what was done is saved")
 
     def __post_init__(self) -> None:
         for name, lowest in {"image_size": 1, **self.LOWEST}.items():

@@ -57,7 +57,7 @@ class ConvertArgs(CommandArgs):
         if self.crf is not None and not 0 <= self.crf <= 63:
             raise ValueError(f"--crf must be 0 to 63, given {self.crf}")
 
-    def kept(self) -> str:
+    def saved(self) -> str:
         return "finished episodes stay; the same command goes on with the others"
 
 

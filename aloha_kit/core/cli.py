@@ -52,7 +52,7 @@ class CommandArgs:
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least severity of what is written to standard error."""
 
-    def kept(self) -> str:
+    def saved(self) -> str:
         """Message about the work that an interruption of the command leaves; empty where there is none."""
         return ""
 
@@ -68,7 +68,7 @@ def run_application(name: str, argv: Sequence[str] | None) -> None:
         LOG.setLevel(args.log_level.upper())
         with quick_interrupts():  # what takes seconds to import loads after the flags are known to be right
             application = importlib.import_module(f"aloha_kit.{name}.app")
-        command.kept = args.kept()
+        command.saved = args.saved()
         sys.exit(application.run(args))
 
 
@@ -215,25 +215,25 @@ def _values(given: Sequence[str], flag: Flag) -> str:
 class _Ending:
     """Work that an interruption leaves, for the message about it."""
 
-    def __init__(self, kept: str) -> None:
-        self.kept = kept
+    def __init__(self, saved: str) -> None:
+        self.saved = saved
 
 
 @contextlib.contextmanager
-def command_line(kept: str = "") -> Iterator[_Ending]:
+def command_line(saved: str = "") -> Iterator[_Ending]:
     """Run a command inside; end the process with one message and the status that scripts expect.
 
     - `AlohaKitError`, a file that the system refuses (no permission, no room), and an exception of the user's own code
       (a plug-in): "error: …" on stderr, status 1, and with `--log_level debug` its traceback; `UsageError` (wrong
       flags): the same with status 2. Any other exception is a fault of this package and keeps its traceback.
-    - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `kept` is what became of the work.
+    - Ctrl-C, SIGTERM, SIGHUP: "interrupted", status 130, 143, 129; `saved` states what was saved.
     - Output that is no longer read (`| head`): silent, status 141, as of a command that SIGPIPE ended.
     - Output that cannot be written (a full disk): one line on stderr, status 1.
 
     Inside, what the package logs goes to stderr. What a command prints is a report of its work, so output that fails
     never ends the work: it goes on, in silence. Characters that the terminal's encoding lacks are written as `\\u4e00`.
     """
-    ending = _Ending(kept)
+    ending = _Ending(saved)
     _open_standard_files()
     with _lenient("stdout") as output, _lenient("stderr"), _logging():
         try:
@@ -254,7 +254,7 @@ def command_line(kept: str = "") -> Iterator[_Ending]:
         except KeyboardInterrupt as interrupt:
             by = signal_of(interrupt)
             ended = tr("interrupted") + (f" ({by.name})" if by != signal.SIGINT else "")
-            sys.stderr.write(ended + (f"; {tr(ending.kept)}" if ending.kept else "") + "\n")
+            sys.stderr.write(ended + (f"; {tr(ending.saved)}" if ending.saved else "") + "\n")
             sys.exit(status_of(interrupt))
         output.flush()
         if isinstance(output.failure, BrokenPipeError):

@@ -66,7 +66,7 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
     @property
     @abc.abstractmethod
     def simulated(self) -> bool:
-        """Whether no real robot moves; episodes keep it."""
+        """Whether no real robot moves; recorded in every episode."""
 
     @property
     def measures_success(self) -> bool:

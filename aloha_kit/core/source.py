@@ -235,7 +235,7 @@ class EpisodeSource(abc.ABC):
         place: the folder that the data set is, or a name for it: caches go beside it, or are called after it.
         unused: what of the place is not used, and why, in words; empty where all is.
         advice: what to do about an episode that cannot be used.
-        validation: names of the episodes that the data set keeps for validation; empty where it does not divide them.
+        validation: names of the episodes that the data set reserves for validation; empty where it names none.
     """
 
     place: Path

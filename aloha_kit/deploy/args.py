@@ -40,7 +40,7 @@ class NetworkFlags(PolicyFlags):
 class DeployArgs(NetworkFlags):
     """Run a trained policy, save its rollouts as episodes and report their success.
 
-    Stop with Ctrl-C at any time: the rollouts so far are kept and reported, arms on a rig are parked.
+    Stop with Ctrl-C at any time: the rollouts so far are saved and reported, arms on a rig are parked.
     """
 
     EXAMPLE: ClassVar[str] = "--ckpt runs/sim_transfer_cube/act --task sim_transfer_cube --num_rollouts 10"

@@ -80,7 +80,7 @@ class DeploymentReport:
             print(tr("why a rollout failed: {command}", command=command("diagnose", folder)))
 
     def _write(self, ended_by: str | None) -> None:
-        """`ended_by`: the error in whose rollout it ended, which is kept as an episode and counted nowhere."""
+        """`ended_by`: the error in whose rollout it ended, which is saved as an episode and counted nowhere."""
         values = {**self._about, **self._details(), "latency": self._latency.report(), **summarise(self.rollouts)}
         write_json(self._path, {**values, "ended_by": ended_by, "rollouts": [asdict(r) for r in self.rollouts]})
 

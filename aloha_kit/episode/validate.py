@@ -134,7 +134,9 @@ def _findings(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
 def _checksums(path: Path) -> tuple[Finding]:
     found = checksums.damage(path)
     if found is None:
-        return (finding("ok", "checksums", "no checksums: recorded by another program, or before they were kept"),)
+        return (
+            finding("ok", "checksums", "no checksums: recorded by another program, or before checksums were written"),
+        )
     if found:
         message = f"{'; '.join(found)}: damaged, or changed by another program, since it was written"
         return (finding("error", "checksums", message),)

@@ -72,7 +72,7 @@ def run(args: EvalArgs) -> None:
     about = _about(args, task)
     written = 0.0
 
-    def keep(*, now: bool = False) -> None:
+    def save(*, now: bool = False) -> None:
         nonlocal written
         if now or time.monotonic() - written > 1:
             write_json(file, to_json(about, results))
@@ -91,10 +91,10 @@ def run(args: EvalArgs) -> None:
         try:
             for label, evaluator in zip("AB", evaluators, strict=False):
                 results.append(CheckpointResult(label, evaluator.about()))
-                evaluator.evaluate(results[-1], keep)
+                evaluator.evaluate(results[-1], save)
         finally:
             if any(each.rollouts for each in results):
-                keep(now=True)
+                save(now=True)
                 print(table(results))
                 print(f"\n{file}")
 

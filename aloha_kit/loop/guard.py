@@ -1,6 +1,6 @@
 """Safety guard between a policy and the arms.
 
-The guard is itself a policy, so the action that an episode keeps is the one that was executed. It
+The guard is itself a policy, so the action that an episode records is the one that was executed. It
 limits what can be limited (range, speed, the way to the first command) and treats the rest as a
 fault (a value that is not finite, a stream that has gone quiet): it holds still for a few steps,
 then ends the episode with a `SafetyError` that names the entry or the stream.
@@ -34,7 +34,7 @@ class SafetyGuard:
             rig repeats one frame, a dead one all of them).
         stale_s: how much older than the newest stamp a stream may be, in seconds.
         estop: pressed when it returns true, or a text with the reason; `threading.Event().is_set` or a driver's own
-            function. That it was pressed is kept: this guard lets nothing through any more.
+            function. A press latches: this guard lets nothing through any more.
         start: (A,) where the first command of an episode starts from: the last one that was sent. Without it, or
             where it returns None, that is the first observed `qpos`, which the environment has to have checked: of
             one reading alone, the guard can check only that an arm can have that pose.

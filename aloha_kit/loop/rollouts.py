@@ -40,7 +40,7 @@ class RolloutResult:
 
 
 class RolloutRecorder:
-    """An observer that keeps how an episode ended and the checksum of its commands."""
+    """Observer that records how an episode ended and the checksum of its commands."""
 
     outcome: Outcome
 

@@ -200,7 +200,7 @@ class ImageEncoder(nn.Module):
         return cast(ResNetTrunk, self.backbones[index])
 
     def load_pretrained(self, name: str) -> None:
-        """Fill every backbone with torchvision's ImageNet weights; they are fetched once and kept.
+        """Fill every backbone with torchvision's ImageNet weights; they are downloaded once and cached.
 
         Raises:
             ConfigError: they are neither on this machine nor downloadable; names the file and its folder.

@@ -23,7 +23,7 @@ class Normaliser(nn.Module):
     | min_max_01 | min | max - min |
     | min_max_11 | (min + max) / 2 | (max - min) / 2 |
 
-    Scales are at least `std_floor`. The buffers are not part of the weights: a checkpoint keeps the
+    Scales are at least `std_floor`. The buffers are not part of the weights: a checkpoint stores the
     statistics themselves, and nothing can disagree with them.
 
     Raises:

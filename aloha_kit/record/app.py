@@ -24,7 +24,7 @@ def run(args: RecordArgs) -> None:
 
     Raises:
         AlohaKitError: see `record`.
-        KeyboardInterrupt: an interruption, after everything was kept.
+        KeyboardInterrupt: an interruption, after everything was saved.
     """
     result = record(args)
     print(result.text())

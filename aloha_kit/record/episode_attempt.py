@@ -1,4 +1,4 @@
-"""One attempt at an episode: written as it happens, kept, moved to failed/ or discarded at its end."""
+"""One attempt at an episode: written as it happens, saved, moved to failed/ or discarded at its end."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from aloha_kit.record.dataset_folder import move_to_failed
 from aloha_kit.storage import EpisodeWriter
 from aloha_kit.storage.paths import partial_path
 
-AttemptResult: TypeAlias = Literal["kept", "failed", "discarded"]
+AttemptResult: TypeAlias = Literal["saved", "failed", "discarded"]
 """`failed`: moved to failed/."""
 RESULTS: dict[AttemptResult, str] = {
-    "kept": marked("kept"),
+    "saved": marked("saved"),
     "failed": marked("failed"),
     "discarded": marked("discarded"),
 }
@@ -213,13 +213,13 @@ class EpisodeAttempt:
             self.file, self.result = None, "discarded"
 
     def relabel(self, *, success: bool) -> str:
-        """Label a kept episode a success, or a failure and move it to failed/; returns a message for the operator."""
+        """Label a saved episode a success, or a failure and move it to failed/; returns a message for the operator."""
         self.wait()
         if self.result == "discarded":
             return tr("{name} was discarded, there is no episode to label", name=self.name)
         if self.file is None:
             return tr("{name} failed already, it is in its journal", name=self.name)
-        if self.result != "kept":
+        if self.result != "saved":
             return tr("{name} failed already, it is {file}", name=self.name, file=self.file)
         label(self.file, success=success)
         if not success:

@@ -33,8 +33,8 @@ _UNBOUNDED = 1e9
 _LEAST_EPISODES = 1.5  # that have to fit on the disk before one is begun
 
 ENDINGS: dict[Command, tuple[AttemptResult, bool | None, str]] = {  # commands that end one: result, success, reason
-    "keep": ("kept", True, marked("ended by the operator: keep")),
-    "success": ("kept", True, marked("ended by the operator: success")),
+    "keep": ("saved", True, marked("ended by the operator: keep")),
+    "success": ("saved", True, marked("ended by the operator: success")),
     "failure": ("failed", False, marked("ended by the operator: failure")),
     "discard": ("discarded", None, marked("discarded by the operator")),
     "redo": ("discarded", None, marked("discarded by the operator, to be recorded again")),
@@ -47,7 +47,7 @@ class RecordingSession:
 
     Between episodes it runs in the environment's reset, whose start sequence calls `poll` for the operator's commands
     and `status` with its progress; during an episode it is a policy around the guard. A fault (a silent camera, the
-    emergency stop, a full disk) ends the episode and pauses: what was recorded is kept in `failed/` with the reason,
+    emergency stop, a full disk) ends the episode and pauses: what was recorded is saved in `failed/` with the reason,
     and the arms move again only when the operator resumes.
 
     Args:
@@ -235,7 +235,7 @@ class RecordingSession:
             attempt.cancel()
             self.attempts.put_back(seed)
             return
-        result, success, _ = ENDINGS.get(self._ended_by, ("kept", None, ""))  # type: ignore[arg-type]
+        result, success, _ = ENDINGS.get(self._ended_by, ("saved", None, ""))  # type: ignore[arg-type]
         if outcome.error or (self._ended_by is None and env.succeeded(outcome) is False):
             result = "failed"
         elif outcome.steps == 0:

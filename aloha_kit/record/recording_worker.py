@@ -47,7 +47,7 @@ class EpisodeOutcome:
     success: bool
     final_reward: float
     max_reward: float
-    file: Path | None  # where it is kept; None if it was discarded
+    file: Path | None  # where it is saved; None if it was discarded
     stopped: bool = False  # stopped on request, so it is no evidence about the expert
 
 
@@ -64,7 +64,7 @@ def record_one(
 
 
 class ConditionalWriter:
-    """Observer that writes an episode and keeps it if it succeeded, or failures are kept."""
+    """Observer that writes an episode, and discards it if it failed and failures are not kept."""
 
     def __init__(self, env: Environment, job: RecordingJob, seed: int) -> None:
         self._env, self._job, self._seed = env, job, seed

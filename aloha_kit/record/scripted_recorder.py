@@ -258,14 +258,14 @@ class _Pool:
 
 
 def _line(outcome: EpisodeOutcome) -> str:
-    kept = outcome.file.name if outcome.file else tr("discarded")
+    where = outcome.file.name if outcome.file else tr("discarded")
     if outcome.file and outcome.file.parent.name == FAILED:
-        kept = f"{FAILED}/{kept}"
+        where = f"{FAILED}/{where}"
     return tr(
-        "seed {seed}: {success}, final reward {final:g}, highest {highest:g}; {kept}",
+        "seed {seed}: {success}, final reward {final:g}, highest {highest:g}; {where}",
         seed=outcome.seed,
         success=tr("success") if outcome.success else tr("failure"),
         final=outcome.final_reward,
         highest=outcome.max_reward,
-        kept=kept,
+        where=where,
     )

@@ -37,7 +37,7 @@ class SessionAttempts:
     @property
     def present(self) -> int:
         """Good episodes in the folder, the one that is being saved included."""
-        return self._elsewhere + self._results.count("kept")
+        return self._elsewhere + self._results.count("saved")
 
     @property
     def results(self) -> tuple[AttemptResult, ...]:
@@ -51,7 +51,7 @@ class SessionAttempts:
     def refresh(self) -> None:
         """Count what other recorders have added to the folder meanwhile."""
         self._folder.refresh()
-        ours = {attempt.writer.path for attempt in self._ended if attempt.writer and attempt.result == "kept"}
+        ours = {attempt.writer.path for attempt in self._ended if attempt.writer and attempt.result == "saved"}
         self._elsewhere = len(self._folder.good - ours)
 
     def count(self, wanted: int) -> str:

@@ -96,7 +96,7 @@ class TimingMonitor:
         self._worst_gap_ns = max(self._worst_gap_ns, self._rows[-1] - self._rows[-2])
 
     def on_end(self, outcome: Outcome) -> None:
-        """Keep the values until the next reset."""
+        """Store the values until the next reset."""
 
     def _update(self, timestep: dm_env.TimeStep) -> None:
         self._stamps = dict(timestep.observation["stamps"])

@@ -49,7 +49,7 @@ def _best(recording: Recording) -> float:
 def _timing(recording: Recording) -> list[str]:
     stamps = recording.stamps
     if "deadline" not in stamps:
-        return ["  timing: the file has no stamps (its recorder kept none), so skew and lateness are unknown"]
+        return ["  timing: the file has no stamps (its recorder wrote none), so skew and lateness are unknown"]
     if recording.exact_timing:
         return [f"  timing: exact, a simulated clock: every interval {1000 / recording.rate_hz:g} ms, no skew"]
     deadline = stamps["deadline"]

@@ -52,9 +52,9 @@ class ReproduceArgs(CommandArgs):
     words: Suppress[tuple[str, ...]] = ()
     """The flags as they were given, to repeat them in a message."""
 
-    def kept(self) -> str:
+    def saved(self) -> str:
         again = shlex.join(["python", "-m", "aloha_kit.reproduce", *self.words])
-        return f"what is done is kept. Go on with:\n{again}"
+        return f"what is done is saved. Go on with:\n{again}"
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:

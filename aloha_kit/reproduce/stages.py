@@ -217,7 +217,7 @@ class Reproduction:
             return
         how = f"ended with status {ended.status}" if ended.status else "stopped before its end"
         raise ReproductionError(
-            f"{title_of(stage)} {how}, see above; what is done is kept, and the same command goes on"
+            f"{title_of(stage)} {how}, see above; what is done is saved, and the same command goes on"
         )
 
     def _write(self, attempts: tuple[Attempt, ...] | None = None) -> None:

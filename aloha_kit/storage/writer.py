@@ -140,7 +140,7 @@ class EpisodeWriter:
             EpisodeError: the observation does not fit the contract, a write failed, or this writer was used before.
         """
         if self._state != "new":
-            raise EpisodeError(f"a writer keeps one episode; {self.path.name} is {self._state}")
+            raise EpisodeError(f"a writer writes one episode; {self.path.name} is {self._state}")
         observation: Observation = timestep.observation
         layout = RowLayout.of(self._contract, observation)
         if self._header["images"] == "jpeg":
@@ -199,7 +199,7 @@ class EpisodeWriter:
         """Commit the episode, also one that ended with an error; the outcome is stored in `reason`.
 
         Raises:
-            EpisodeError: it could not be committed; the journal keeps every step written.
+            EpisodeError: it could not be committed; the journal holds every step written.
         """
         if self._state != "recording":
             return

@@ -35,8 +35,8 @@ class SweepArgs(CommandArgs):
     slurm: bool = False
     """Write a script for a Slurm job array, one job a run, in place of training here."""
 
-    def kept(self) -> str:
-        return marked("what was done is kept")
+    def saved(self) -> str:
+        return marked("what was done is saved")
 
 
 def parse(argv: Sequence[str] | None = None) -> SweepArgs:

@@ -39,7 +39,7 @@ class TeleopArgs(CommandArgs):
     release: bool = False
     """With --park: switch the torque off once they have arrived."""
 
-    def kept(self) -> str:
+    def saved(self) -> str:
         return "the followers hold"
 
     def __post_init__(self) -> None:

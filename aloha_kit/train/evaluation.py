@@ -109,7 +109,7 @@ class _Return:
 
 
 class _FirstCamera:
-    """Observer that keeps the first camera's images of an episode."""
+    """Observer that records the first camera's images of an episode."""
 
     def __init__(self) -> None:
         self.frames: list[npt.NDArray[np.uint8]] = []

@@ -251,7 +251,7 @@ class NullProgress(Progress):
         return iter(batches)
 
     def add(self, step: int, samples: int, losses: Mapping[str, Tensor], norm: Tensor, lr: float) -> None:
-        """Keep nothing."""
+        """Record nothing."""
 
     def due(self, step: int) -> bool:
         return False

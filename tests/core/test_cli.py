@@ -28,7 +28,7 @@ LONG = """
 import os, signal, sys
 from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.cli import command_line
-with command_line(kept="3 of 5 are kept"):
+with command_line(saved="3 of 5 are saved"):
     {body}
     with open("done", "w") as file:
         file.write("done")
@@ -171,10 +171,10 @@ def test_log_lines_have_the_time_and_go_to_standard_error(tmp_path: Path) -> Non
         ("pass", (0, "")),
         ("raise ConfigError('no task')", (1, "error: no task\n")),
         ("raise UsageError('no flag')", (2, "error: no flag\n")),
-        ("raise KeyboardInterrupt", (130, "interrupted; 3 of 5 are kept\n")),
-        ("signal.raise_signal(signal.SIGINT)", (130, "interrupted; 3 of 5 are kept\n")),
-        ("signal.raise_signal(signal.SIGTERM)", (143, "interrupted (SIGTERM); 3 of 5 are kept\n")),
-        ("signal.raise_signal(signal.SIGHUP)", (129, "interrupted (SIGHUP); 3 of 5 are kept\n")),
+        ("raise KeyboardInterrupt", (130, "interrupted; 3 of 5 are saved\n")),
+        ("signal.raise_signal(signal.SIGINT)", (130, "interrupted; 3 of 5 are saved\n")),
+        ("signal.raise_signal(signal.SIGTERM)", (143, "interrupted (SIGTERM); 3 of 5 are saved\n")),
+        ("signal.raise_signal(signal.SIGHUP)", (129, "interrupted (SIGHUP); 3 of 5 are saved\n")),
         ("sys.exit(7)", (7, "")),
         ("open('absent/file')", (1, "error: 'absent/file': No such file or directory\n")),
         ("raise PermissionError(13, 'Permission denied', 'data')", (1, "error: 'data': Permission denied\n")),

@@ -131,7 +131,7 @@ def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monk
     (found,) = report(tmp_path / "out")["checkpoints"]
     assert [r["seed"] for r in found["rollouts"]] == [100_000, 100_001]
     assert found["success"]["trials"] == 2
-    assert capsys.readouterr().err.endswith("interrupted (SIGTERM); what was done is kept\n")
+    assert capsys.readouterr().err.endswith("interrupted (SIGTERM); what was done is saved\n")
     assert multiprocessing.active_children() == []
 
 

@@ -40,7 +40,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     env = FakeTeleoperatedRig()
     made, operator, output = session(tmp_path, env, wanted=2)
     result = made.run(env)
-    assert (result.present, result.results, result.fault, result.interrupted) == (2, ("kept", "kept"), "", "")
+    assert (result.present, result.results, result.fault, result.interrupted) == (2, ("saved", "saved"), "", "")
     assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis session: 2 kept"
     assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving", "ended"]
     assert operator.statuses[-1] == ("ended", "the arms are at rest; their torque is on")
@@ -74,14 +74,14 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
 def test_keep_ends_now_and_counts(tmp_path: Path, word: str) -> None:
     env = FakeTeleoperatedRig(max_reward=4.0)  # a reward would judge it a failure: the operator knows better
     made, _, _ = session(tmp_path, env, ("recording", 4, word))
-    assert made.run(env).results == ("kept",)
+    assert made.run(env).results == ("saved",)
     assert attributes(tmp_path / "episode_0.hdf5") == (4, True, f"ended by the operator: {word}", False)
 
 
 def test_discard_and_redo_leave_nothing_and_redo_begins_alike(tmp_path: Path) -> None:
     env = FakeTeleoperatedRig(simulated=True)
     made, _, _ = session(tmp_path, env, ("recording", 3, "redo"), ("recording", 6, "discard"), wanted=1, seed=40)
-    assert made.run(env).results == ("discarded", "discarded", "kept")
+    assert made.run(env).results == ("discarded", "discarded", "saved")
     assert env.seeds == [40, 40, 41]
     assert [file.name for file in sorted(tmp_path.iterdir())] == [CONTACT_SHEET, "episode_0.hdf5"]
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
@@ -101,7 +101,7 @@ def test_failures_are_put_aside_by_reward_or_word(tmp_path: Path) -> None:
     env.rewards = [3.0, 4.0]
     made, _, output = session(tmp_path, env, ("recording", 5, "failure"), wanted=1)
     result = made.run(env)
-    assert result.results == ("failed", "failed", "kept")
+    assert result.results == ("failed", "failed", "saved")
     assert "this session: 2 failed, 1 kept" in result.text()
     assert "episode_0 failed: full length without success, reward 3 of 4; 10 steps" in output.getvalue()
     aside = list_episodes(tmp_path / FAILED)
@@ -124,7 +124,7 @@ def test_second_thoughts_between_episodes(tmp_path: Path) -> None:
         wanted=2, auto=False,
     )  # fmt: skip
     result = made.run(env)
-    assert result.results == ("failed", "discarded", "discarded", "kept", "kept")
+    assert result.results == ("failed", "discarded", "discarded", "saved", "saved")
     # the attempt at seed 2 was prepared when "redo" sent it back behind seed 1
     assert env.seeds == [0, 1, 2, 1, 2, 3]
     assert lengths(tmp_path) == [10, 10]
@@ -147,7 +147,7 @@ def test_labels_go_to_the_episode_that_is_recorded_or_the_last_one(tmp_path: Pat
         ("recording", 2, "keep"),
         wanted=2, auto=False,
     )  # fmt: skip
-    assert made.run(env).results == ("kept", "failed", "kept")
+    assert made.run(env).results == ("saved", "failed", "saved")
     labels = []
     for file in [*list_episodes(tmp_path), *list_episodes(tmp_path / FAILED)]:
         with Episode.open(file) as episode:
@@ -169,7 +169,7 @@ def test_a_pause_waits_for_the_end_of_an_episode_and_for_the_operator(tmp_path: 
         tmp_path, env, ("recording", 2, "pause"), ("paused", 7, "discard"), ("paused", 3, "resume"),
         ("waiting", 1, "pause"), ("paused", 2, "start"), wanted=2, auto=True,
     )  # fmt: skip
-    assert made.run(env).results == ("discarded", "kept", "kept")
+    assert made.run(env).results == ("discarded", "saved", "saved")
     assert operator.states[:6] == ["waiting", "recording", "saving", "waiting", "paused", "waiting"]
     assert lengths(tmp_path) == [10, 10]
 
@@ -202,7 +202,7 @@ def test_a_fault_is_kept_with_its_reason_and_the_arms_wait_for_the_operator(tmp_
     env.faults[5] = StreamError("cam_high is silent: 0.31 s old, bound 0.25 s")
     made, operator, output = session(tmp_path, env, ("paused", 30, "resume"))
     result = made.run(env)
-    assert (result.results, result.fault) == (("failed", "kept"), "")
+    assert (result.results, result.fault) == (("failed", "saved"), "")
     reason = "StreamError: cam_high is silent: 0.31 s old, bound 0.25 s"
     assert attributes(tmp_path / FAILED / "episode_0.hdf5") == (4, False, reason, True)
     assert operator.states == [
@@ -263,7 +263,7 @@ def test_after_the_emergency_stop_nothing_moves_before_a_reset(tmp_path: Path) -
         tmp_path, env, ("paused", 3, "resume"), ("paused", 2, "reset"), ("paused", 3, "resume")
     )
     result = made.run(env)
-    assert result.results == ("failed", "kept")
+    assert result.results == ("failed", "saved")
     assert operator.states.count("paused") == 2
     assert env.resets == 2  # not between the two pauses
     reason = attributes(tmp_path / FAILED / "episode_0.hdf5")[2]
@@ -326,7 +326,7 @@ def test_an_episode_that_could_not_be_saved_pauses_and_is_not_counted(
     env = FakeTeleoperatedRig()
     made, _operator, output = session(tmp_path, env, ("paused", 3, "resume"))
     result = made.run(env)
-    assert result.results == ("failed", "kept")
+    assert result.results == ("failed", "saved")
     assert result.present == 1
     assert "paused: the disk is full; 10 steps are safe in episode_0.hdf5.partial" in output.getvalue()
     assert [file.name for file in list_partials(tmp_path)] == ["episode_0.hdf5.partial"]
@@ -342,7 +342,7 @@ def test_an_episode_is_not_begun_where_it_would_not_fit(tmp_path: Path, monkeypa
     env = FakeTeleoperatedRig()
     made, operator, _output = session(tmp_path, env, ("paused", 3, "quit"), wanted=2)
     result = made.run(env)
-    assert result.results == ("kept",)
+    assert result.results == ("saved",)
     assert result.fault == (
         f"the disk of {tmp_path} has room for 0 s of recording, an episode takes up to 0 s: make room"
     )
@@ -407,7 +407,7 @@ def test_a_leader_beyond_the_followers_range_is_recorded_as_it_was_done_and_coun
     assert "limited 4" in output.getvalue()
 
 
-@pytest.mark.parametrize(("squeezes", "verdicts"), [(2, ("kept",)), (3, ("discarded", "kept"))])
+@pytest.mark.parametrize(("squeezes", "verdicts"), [(2, ("saved",)), (3, ("discarded", "saved"))])
 def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
     tmp_path: Path, squeezes: int, verdicts: tuple[str, ...]
 ) -> None:
@@ -444,7 +444,7 @@ def test_squeezing_both_grippers_ends_the_episode_without_the_squeezes(
 def test_a_word_that_is_no_command_is_answered(tmp_path: Path) -> None:
     env = FakeTeleoperatedRig()
     made, _, output = session(tmp_path, env, ("recording", 2, "kepp"))
-    assert made.run(env).results == ("kept",)
+    assert made.run(env).results == ("saved",)
     assert "'kepp' is no command. Did you mean 'keep'?" in output.getvalue()
 
 
@@ -463,7 +463,7 @@ def test_a_safety_fault_before_the_first_command_records_nothing(tmp_path: Path)
     env = FakeTeleoperatedRig()
     env.leaders.path = lambda step: (np.nan if env.resets == 1 else 0.0, 0.5, 0.0, 0.5)
     made, _, output = session(tmp_path, env, ("paused", 2, "resume"))
-    assert made.run(env).results[-1] == "kept"
+    assert made.run(env).results[-1] == "saved"
     assert lengths(tmp_path / FAILED) == []
     assert "the action is not finite: left_waist = nan" in output.getvalue()
 

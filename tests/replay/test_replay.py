@@ -170,7 +170,7 @@ def test_files_of_other_tools(foreign: Path, tmp_path: Path, capsys: Any) -> Non
     assert "episode_0_timing.png" not in names
     text = capsys.readouterr().out
     assert "[act_sim]" in text
-    assert "no stamps (its recorder kept none)" in text
+    assert "no stamps (its recorder wrote none)" in text
     assert "50 Hz (assumed)" in text
     assert "does not record the scene's seed" in text
     with av.open(str(tmp_path / "out" / "episode_0.mp4")) as container:

@@ -79,7 +79,7 @@ def test_an_interrupted_stage_is_gone_on_with(
     commands.stop = {application: "interrupted"}
     printed = reproduce()
     again = f"python -m aloha_kit.reproduce insertion --preset {tmp_path}/tiny.yaml --output {tmp_path}/out"
-    assert printed == f"143 interrupted (SIGTERM); what is done is kept. Go on with:\n{again} --num_rollouts 10\n"
+    assert printed == f"143 interrupted (SIGTERM); what is done is saved. Go on with:\n{again} --num_rollouts 10\n"
     before = applications(commands)
     assert before[-1] == application
     reproduce()
@@ -157,7 +157,7 @@ def test_more_rollouts_are_another_evaluation(tmp_path: Path, commands: Commands
 def test_a_stage_that_fails_ends_it_in_words(commands: Commands, reproduce: Reproduce) -> None:
     commands.stop = {"train": "failed"}
     assert reproduce() == (
-        "error: train, seed 0 ended with status 1, see above; what is done is kept, and the same command goes on "
+        "error: train, seed 0 ended with status 1, see above; what is done is saved, and the same command goes on "
     )
     assert applications(commands) == ["record", "episode", "train"]
 

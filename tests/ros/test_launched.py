@@ -16,7 +16,7 @@ from aloha_kit.core.cli import command_line
 from aloha_kit.ros.launched import run_node
 
 def main(argv):
-    with command_line("what was done is kept"):
+    with command_line("what was done is saved"):
         print("3 of", *argv)
         print("the node runs", file=sys.stderr, flush=True)
         {body}
@@ -70,7 +70,7 @@ def test_the_result_is_shown_last_and_nothing_is_reported_dead(
     launched.wait()
     shown = launch_result(launched)
     assert shown[shown.index("the driver has ended") + 1 :] == result
-    assert ("interrupted; what was done is kept" in launched.text()) == ("sleep" in body)
+    assert ("interrupted; what was done is saved" in launched.text()) == ("sleep" in body)
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_second_ctrl_c_ends_parking_where_the_arms_are(
     assert program.wait(TIMEOUT_S) == 130
     assert "Traceback" not in program.text()
     assert "interrupted on the way to park, nothing more was sent to the arms; their torque is on" in program.text()
-    assert "interrupted; what was done is kept" in program.text()
+    assert "interrupted; what was done is saved" in program.text()
     assert len(list_episodes(tmp_path)) == (when == "while it acts")
     assert list(tmp_path.glob("*.partial")) == []
     assert_under_torque(rig)

@@ -41,7 +41,7 @@ _QUEUE = 5  # messages a slow listener may be behind
 
 @dataclass(frozen=True)
 class Frame:
-    """Images of one state, kept for a frozen camera."""
+    """Images of one state, stored for a frozen camera."""
 
     stamp_ns: int = 0
     colour: npt.NDArray[np.uint8] | None = None
