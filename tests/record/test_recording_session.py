@@ -41,7 +41,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     made, operator, output = session(tmp_path, env, wanted=2)
     result = made.run(env)
     assert (result.present, result.results, result.fault, result.interrupted) == (2, ("saved", "saved"), "", "")
-    assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis session: 2 kept"
+    assert result.text() == f"2 of 2 episodes in {tmp_path}\nthis session: 2 saved"
     assert operator.states == ["waiting", "recording", "saving"] * 2 + ["saving", "ended"]
     assert operator.statuses[-1] == ("ended", "the arms are at rest; their torque is on")
     assert ("waiting", "close both leader grippers to begin (episode 2 of 2)") in operator.statuses
@@ -102,7 +102,7 @@ def test_failures_are_put_aside_by_reward_or_word(tmp_path: Path) -> None:
     made, _, output = session(tmp_path, env, ("recording", 5, "failure"), wanted=1)
     result = made.run(env)
     assert result.results == ("failed", "failed", "saved")
-    assert "this session: 2 failed, 1 kept" in result.text()
+    assert "this session: 2 failed, 1 saved" in result.text()
     assert "episode_0 failed: full length without success, reward 3 of 4; 10 steps" in output.getvalue()
     aside = list_episodes(tmp_path / FAILED)
     assert [attributes(file) for file in aside] == [
@@ -484,7 +484,7 @@ def test_a_rig_of_ones_own_is_recorded_without_ros(tmp_path: Path, capsys: pytes
     main(own_rig(tmp_path, "connect"))
     assert lengths(tmp_path / "data") == [10, 10]
     shown = capsys.readouterr()
-    assert shown.out == f"2 of 2 episodes in {tmp_path}/data\nthis session: 2 kept\n"
+    assert shown.out == f"2 of 2 episodes in {tmp_path}/data\nthis session: 2 saved\n"
     assert "waiting: close both leader grippers to begin (episode 2 of 2)" in shown.err
 
 

@@ -183,7 +183,7 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
         opened = WX250S.gripper.normalise(WX250S.gripper.open)
         assert episode.action[-1, [6, 13]].min() > float(opened) - 0.2  # not a row of the squeezing is left
     shown = process.text()
-    assert "this session: 2 kept" in shown
+    assert "this session: 2 saved" in shown
     assert "waiting: close both leader grippers to begin (episode 2 of 2)" in shown
     assert "Traceback" not in shown
 
