@@ -47,11 +47,12 @@ lock:
 	echo "evdev; python_version < '3'" | $(BIN)/uv pip compile -q setup.py $(foreach e,$(subst $(comma), ,$(EXTRAS_ROBOSUITE)),--extra $(e)) \
 	  --overrides /dev/stdin --universal --python-version 3.10 --upgrade --no-header --no-annotate -o requirements-robosuite.lock
 
-# Without evdev, which robosuite's keyboard needs and which is compiled for every machine: hence --no-deps.
+# --no-deps: without evdev (for robosuite's keyboard) and egl_probe (for robomimic's rendering), which are compiled for
+# every machine. robomimic is there for its own reader of data sets, which tests what we write.
 $(ROBOSUITE)/installed: setup.py pyproject.toml requirements-robosuite.lock
 	$(PYTHON) -m venv $(ROBOSUITE)
 	$(ROBOSUITE)/bin/python -m pip install -q uv
-	$(ROBOSUITE)/bin/uv pip install -q -p $(ROBOSUITE)/bin/python --no-deps -r requirements-robosuite.lock -e .
+	$(ROBOSUITE)/bin/uv pip install -q -p $(ROBOSUITE)/bin/python --no-deps -r requirements-robosuite.lock robomimic==0.3.0 -e .
 	touch $@
 
 robosuite: system $(ROBOSUITE)/installed

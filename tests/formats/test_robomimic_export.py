@@ -155,7 +155,7 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_robomimic_reads_it(tmp_path: Path) -> None:
     """Every sequence of robomimic's own data set: windows of observations and the actions in them."""
-    pytest.importorskip("robomimic", reason="robomimic is not in this environment (pip install --no-deps robomimic)")
+    pytest.importorskip("robomimic", reason="robomimic is in the environment of `make robosuite`")
     from robomimic.utils import obs_utils
     from robomimic.utils.dataset import SequenceDataset
 
