@@ -67,7 +67,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
     assert again.run(rested).present == 2
     assert operator.statuses == [("ended", "no command was sent")]
     assert rested.parked == rested.resets == 0
-    assert "saving: episode_1 kept: full length; 10 steps at 50.0 fps\n" in output.getvalue()
+    assert "saving: episode_1 saved: full length; 10 steps at 50.0 fps\n" in output.getvalue()
 
 
 @pytest.mark.parametrize("word", ["keep", "success"])
