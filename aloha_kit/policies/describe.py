@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from aloha_kit.config.policies import ActConfig
 from aloha_kit.core import plural
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.find import REFERENCE_CONFIG, REFERENCE_STATS, trained_task
@@ -45,7 +44,8 @@ def _published(source: Path) -> list[str]:
     stats = read_stats(source.parent / REFERENCE_STATS)
     number, names = camera_count(theirs), read_camera_names(source.parent / REFERENCE_CONFIG)
     cameras = "their number does not follow from the weights" if number is None else f"{number}, by the weights"
-    layers = f", {config.dec_layers} decoder layers" if isinstance(config, ActConfig) else ""
+    decoder = getattr(config, "dec_layers", None)
+    layers = f", {decoder} decoder layers" if decoder else ""
     return [
         f"{source}: a published {config.kind}, a chunk of {plural(config.chunk_size, 'action')}{layers}",
         f"state: {stats['qpos'].size} values; action: {stats['action'].size} values",

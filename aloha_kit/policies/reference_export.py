@@ -16,7 +16,6 @@ import torch
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.core.files import make_folder, replacing
-from aloha_kit.policies.act import ActNetwork
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.positions import sequence_positions
 from aloha_kit.policies.reference import MODEL
@@ -62,21 +61,16 @@ def save_reference(network: ChunkNetwork, folder: str | Path, cameras: Sequence[
 
 def script_settings(network: ChunkNetwork, cameras: Sequence[str] | None = None) -> list[str]:
     """Settings of the published imitate_episodes.py for loading an exported network, one line each."""
-    config, names = network.config, list(cameras or network.contract.cameras)
-    lines = [f"camera_names of its task: {names}"]
-    if isinstance(config, ActConfig):
-        lines.append(
-            f"flags: --policy_class ACT --chunk_size {config.chunk_size} --hidden_dim {config.hidden_dim}"
-            f" --dim_feedforward {config.dim_feedforward} --kl_weight {config.kl_weight:g}"
-        )
-        has = {**{key: getattr(config, key) for key in _SCRIPTS}, "dec_layers": _layers(config)}
-    else:
-        lines.append("flags: --policy_class CNNMLP")
-        has = {"backbone": config.backbone}
-    lines += [
-        f"in the script: {key} = {value}, not {_SCRIPTS[key]}" for key, value in has.items() if value != _SCRIPTS[key]
+    flags, has = _PUBLISHED[network.config.kind].script(network.config)
+    return [
+        f"camera_names of its task: {list(cameras or network.contract.cameras)}",
+        f"flags: {flags}",
+        *(
+            f"in the script: {key} = {value}, not {_SCRIPTS[key]}"
+            for key, value in has.items()
+            if value != _SCRIPTS[key]
+        ),
     ]
-    return lines
 
 
 def _layers(config: ActConfig) -> int:
@@ -110,31 +104,14 @@ def to_state_dict(network: ChunkNetwork, cameras: Sequence[str] | None = None) -
         raise ContractError(f"cameras must be {', '.join(own)} in some order, given: {', '.join(names)}")
     ours = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     theirs = to_theirs(ours, names)
-    if isinstance(network, ActNetwork):
-        dim = network.config.hidden_dim
-        theirs["pos_table"] = sequence_positions(2 + network.chunk_size, dim)[None]
-        theirs.setdefault("is_pad_head.weight", torch.zeros(1, dim))
-        theirs.setdefault("is_pad_head.bias", torch.zeros(1))
-        first = "transformer.decoder.layers.0."
-        for name, shape in (("in_proj_weight", (3 * dim, dim)), ("in_proj_bias", (3 * dim,))):
-            theirs.setdefault(f"{first}self_attn.{name}", torch.zeros(shape))
-        for name, shape in (("weight", (dim, dim)), ("bias", (dim,))):
-            theirs.setdefault(f"{first}self_attn.out_proj.{name}", torch.zeros(shape))
-        theirs.setdefault(f"{first}norm1.weight", torch.ones(dim))
-        theirs.setdefault(f"{first}norm1.bias", torch.zeros(dim))
-        layer_0 = {key.removeprefix(first): value for key, value in theirs.items() if key.startswith(first)}
-        for layer in range(network.config.dec_layers, _layers(network.config)):
-            theirs |= {f"transformer.decoder.layers.{layer}.{key}": value.clone() for key, value in layer_0.items()}
-    else:
-        theirs["action_head.weight"] = torch.zeros(network.state_dim, 1000)
-        theirs["action_head.bias"] = torch.zeros(network.state_dim)
+    _PUBLISHED[network.config.kind].fill(network, theirs)
     return {f"{MODEL}{key}": value for key, value in theirs.items()}
 
 
 def _beyond_reference(network: ChunkNetwork) -> list[str]:
     config = network.config
-    if not isinstance(config, ActConfig | CnnMlpConfig):
-        return [f"they are ACT and CNNMLP, and this one is {config.kind}"]
+    if config.kind not in _PUBLISHED:
+        return [f"they are {' and '.join(kind.upper() for kind in _PUBLISHED)}, and this one is {config.kind}"]
     wanted: dict[str, Any] = {
         "normalisation": "mean_std",
         "use_images": True,
@@ -147,22 +124,78 @@ def _beyond_reference(network: ChunkNetwork) -> list[str]:
         "backbone_layers": 4,
         "backbone_width": 64,
         "backbone_norm": "frozen",
+        **_PUBLISHED[config.kind].wanted(config, len(network.contract.cameras)),
     }
-    if isinstance(config, ActConfig):
-        wanted |= {"use_vae": True, "latent_dim": 32, "decoder_input": "zeros", "pre_norm": False}
-        wanted |= {"position_embedding": "sine"}
-        if len(network.contract.cameras) > 1:
-            wanted |= {"camera_embedding": False, "share_backbone": True}
-        if config.dec_layers > 1:
-            wanted["decoder_output"] = "first"
-    else:
-        wanted |= {"features": "convolutions", "chunk_size": 1, "hidden_layers": 2}
-        if len(network.contract.cameras) > 1:
-            wanted["share_backbone"] = False
-        if network.vision is not None and set(network.vision.map_sizes) != {(15, 20)}:
-            return [f"CNNMLP there reads 480x640 images only, here {dict(network.contract.cameras)}"]
+    smallest = _PUBLISHED[config.kind].image_map
+    if smallest and network.vision is not None and set(network.vision.map_sizes) != {smallest}:
+        return [f"CNNMLP there reads 480x640 images only, here {dict(network.contract.cameras)}"]
     if (network.state_dim, network.action_dim) != (_JOINTS, _JOINTS):
         return [f"it has {_JOINTS} states and {_JOINTS} actions, not {network.state_dim} and {network.action_dim}"]
     return [
         f"{name} is {given}, not {want}" for name, want in wanted.items() if (given := getattr(config, name)) != want
     ]
+
+
+class _Act:
+    """The published ACT: its flags and values in the script, the values that it has, and its weights beyond ours."""
+
+    image_map = None  # any
+
+    @staticmethod
+    def script(config: ActConfig) -> tuple[str, dict[str, Any]]:
+        flags = (
+            f"--policy_class ACT --chunk_size {config.chunk_size} --hidden_dim {config.hidden_dim}"
+            f" --dim_feedforward {config.dim_feedforward} --kl_weight {config.kl_weight:g}"
+        )
+        return flags, {**{key: getattr(config, key) for key in _SCRIPTS}, "dec_layers": _layers(config)}
+
+    @staticmethod
+    def wanted(config: ActConfig, cameras: int) -> dict[str, Any]:
+        wanted = {"use_vae": True, "latent_dim": 32, "decoder_input": "zeros", "pre_norm": False}
+        wanted["position_embedding"] = "sine"
+        if cameras > 1:
+            wanted |= {"camera_embedding": False, "share_backbone": True}
+        if config.dec_layers > 1:
+            wanted["decoder_output"] = "first"
+        return wanted
+
+    @staticmethod
+    def fill(network: ChunkNetwork, theirs: State) -> None:
+        config: ActConfig = network.config  # type: ignore[assignment]  # by its kind
+        dim, first = config.hidden_dim, "transformer.decoder.layers.0."
+        theirs["pos_table"] = sequence_positions(2 + network.chunk_size, dim)[None]
+        theirs.setdefault("is_pad_head.weight", torch.zeros(1, dim))
+        theirs.setdefault("is_pad_head.bias", torch.zeros(1))
+        for name, shape in (("in_proj_weight", (3 * dim, dim)), ("in_proj_bias", (3 * dim,))):
+            theirs.setdefault(f"{first}self_attn.{name}", torch.zeros(shape))
+        for name, shape in (("weight", (dim, dim)), ("bias", (dim,))):
+            theirs.setdefault(f"{first}self_attn.out_proj.{name}", torch.zeros(shape))
+        theirs.setdefault(f"{first}norm1.weight", torch.ones(dim))
+        theirs.setdefault(f"{first}norm1.bias", torch.zeros(dim))
+        layer_0 = {key.removeprefix(first): value for key, value in theirs.items() if key.startswith(first)}
+        for layer in range(config.dec_layers, _layers(config)):
+            theirs |= {f"transformer.decoder.layers.{layer}.{key}": value.clone() for key, value in layer_0.items()}
+
+
+class _CnnMlp:
+    """The published CNNMLP, likewise."""
+
+    image_map = (15, 20)  # of 480x640
+
+    @staticmethod
+    def script(config: CnnMlpConfig) -> tuple[str, dict[str, Any]]:
+        return "--policy_class CNNMLP", {"backbone": config.backbone}
+
+    @staticmethod
+    def wanted(config: CnnMlpConfig, cameras: int) -> dict[str, Any]:
+        wanted: dict[str, Any] = {"features": "convolutions", "chunk_size": 1, "hidden_layers": 2}
+        return wanted | ({"share_backbone": False} if cameras > 1 else {})
+
+    @staticmethod
+    def fill(network: ChunkNetwork, theirs: State) -> None:
+        theirs["action_head.weight"] = torch.zeros(network.state_dim, 1000)
+        theirs["action_head.bias"] = torch.zeros(network.state_dim)
+
+
+_PUBLISHED: dict[str, Any] = {"act": _Act, "cnnmlp": _CnnMlp}
+"""{kind: the published class of the family}; other families were not published."""
