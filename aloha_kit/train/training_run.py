@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,21 +15,17 @@ from typing import Any
 import torch
 import torch._dynamo
 
-from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import ConfigError, plural, UsageError
+from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.core.lang import Message, tr
 from aloha_kit.core.metrics_file import read_metrics
-from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.camera_frames import DirectFrames, Frames
 from aloha_kit.data.camera_statistics import add_camera_statistics
-from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.loader import Loader
-from aloha_kit.data.resident import resident_frames
-from aloha_kit.data.sampler import Sampler, validation_rows
+from aloha_kit.data.sampler import validation_rows
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
+from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.boards import require_wandb, WandbBoard
 from aloha_kit.train.device import choose_device, keep_freed_memory
 from aloha_kit.train.distributed import Distributed, processes
@@ -38,8 +33,9 @@ from aloha_kit.train.loop import Trainer, TrainingJob
 from aloha_kit.train.metrics import Columns, plot_losses
 from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import NullProgress, Progress
-from aloha_kit.train.run_folder import describe_data, Run
+from aloha_kit.train.run_folder import describe_data, Position, Run
 from aloha_kit.train.setup import TrainingSetup
+from aloha_kit.train.training_data import open_frames, TrainingData
 
 LOG = logging.getLogger(__name__)
 
@@ -76,92 +72,103 @@ def train(setup: TrainingSetup) -> None:
 
 def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     """Returns the signal that stopped the training early, in every process; empty where it came to its end."""
-    config, network_config, task, folder = setup.config, setup.network, setup.task, setup.folder
+    config, folder, run = setup.config, setup.folder, Run(setup.folder)
     torch.manual_seed(config.seed)
     if setup.source.unused:
         LOG.info("%s", setup.source.unused)
-    table = _table(setup)
-    own = [number for number, name in enumerate(table.names) if name in setup.source.validation]
-    training, validation = split(len(table.names), config.val_fraction, config.seed, own)
-    sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
-    num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
-    run_, resumed, first = Run(folder), None, 0
-    if setup.resume is not None and not run_.empty:
-        network, resumed = run_.resumable(setup.resume, network_config, table)
-        first = resumed["position"]["step"]
-        _require_more(resumed["position"], num_steps, config)
-    else:
-        if setup.resume is not None:
-            LOG.info("'%s' was stopped before its first checkpoint: training starts from the beginning", folder)
-        network = build(network_config, table.contract, table.statistics())
-    frames = open_frames(table, network_config, config, device)
+    data = TrainingData.read(setup)
+    network, resumed = _network(setup, run, data)
+    frames = open_frames(data.table, setup.network, config, device)
     loader = Loader(
-        table,
+        data.table,
         frames,
-        network_config.chunk_size,
-        n_obs_steps=network_config.n_obs_steps,
-        goal=network_config.reads_goal,
+        setup.network.chunk_size,
+        n_obs_steps=setup.network.n_obs_steps,
+        goal=setup.network.reads_goal,
         pin=device.startswith("cuda"),
     )
     network.to(device)
-    place = device if world.size == 1 else f"{world.size} x {torch.device(device).type}"
-    _describe(table, training, validation, network, num_steps, sampler, place)
+    data.report(network, device if world.size == 1 else f"{world.size} x {torch.device(device).type}")
     if setup.preflight_only or (setup.preflight and resumed is None):
-        report = world.from_first(lambda: inspect(table, loader, network, seed=config.seed))
+        report = world.from_first(lambda: inspect(data.table, loader, network, seed=config.seed))
         print(report.text())
         if setup.preflight_only:
             return ""
         report.require()
     if world.first and setup.resume is not None:
-        checkpoint.sweep(run_.checkpoints)
-        run_.write_config(setup.snapshot)
+        checkpoint.sweep(run.checkpoints)
+        run.write_config(setup.snapshot)
     elif world.first:
         Run.create(folder, setup.snapshot)
-    network.stats = add_camera_statistics(network.stats, table, frames, training)
+    network.stats = add_camera_statistics(network.stats, data.table, frames, data.training)
     with stop_requests(second_interrupts=world.size == 1) as stop:
         job = TrainingJob(
             config=config,
             network=network,
             loader=loader,
-            sampler=sampler,
-            validation=validation_rows(table, validation, config.batch_size, config.val_batches),
-            run=run_,
-            num_steps=num_steps,
-            data=describe_data(table),
-            task=", ".join(table.tasks),
+            sampler=data.sampler,
+            validation=validation_rows(data.table, data.validation, config.batch_size, config.val_batches),
+            run=run,
+            num_steps=data.num_steps,
+            data=describe_data(data.table),
+            task=", ".join(data.table.tasks),
             stop=stop,
             world=world,
         )
-        columns = Columns.of(network)
-        boards = [WandbBoard(config.wandb, folder, setup.snapshot)] if config.wandb and world.first else []
-        progress = (
-            Progress(
-                run_,
-                first_step=first,
-                num_steps=num_steps,
-                columns=columns,
-                limit_s=config.time_limit_s,
-                advice=_faster(setup, device),
-                boards=boards,
-            )
-            if world.first
-            else NullProgress()
-        )
-        if config.eval_every and task is not None:
+        progress = _progress(setup, job, resumed, device)
+        if config.eval_every and setup.task is not None:
             from aloha_kit.train.evaluation import SimEvaluator
 
-            job.evaluate = SimEvaluator(task, config, folder / "rollouts", progress, stop)
+            job.evaluate = SimEvaluator(setup.task, config, folder / "rollouts", progress, stop)
         trainer = Trainer(job, progress, resumed)
         end = trainer.fit()
         # the request may have reached another process than the first one
         stopped = world.from_first(lambda: stop() or signal.SIGTERM.name) if trainer.stopped else ""
-    if not world.first:
-        return stopped
+    if world.first:
+        _report_end(job, end, stopped)
+    return stopped
+
+
+def _network(setup: TrainingSetup, run: Run, data: TrainingData) -> tuple[ChunkNetwork, dict[str, Any] | None]:
+    """A new network; or the one to resume, with its training state.
+
+    Raises:
+        ConfigError, ContractError: as `Run.resumable`.
+        UsageError: the run has reached its end.
+    """
+    if setup.resume is not None and not run.empty:
+        network, state = run.resumable(setup.resume, setup.network, data.table)
+        _require_more(state["position"], data.num_steps, setup.config)
+        return network, state
+    if setup.resume is not None:
+        LOG.info("'%s' was stopped before its first checkpoint: training starts from the beginning", run.folder)
+    return build(setup.network, data.table.contract, data.table.statistics()), None
+
+
+def _progress(setup: TrainingSetup, job: TrainingJob, resumed: Mapping[str, Any] | None, device: str) -> Progress:
+    """Terminal, metrics.csv and boards of the first process; nothing in the others."""
+    if not job.world.first:
+        return NullProgress()
+    config = setup.config
+    return Progress(
+        job.run,
+        first_step=0 if resumed is None else resumed["position"]["step"],
+        num_steps=job.num_steps,
+        columns=Columns.of(job.network),
+        limit_s=config.time_limit_s,
+        advice=_faster(setup, device),
+        boards=[WandbBoard(config.wandb, setup.folder, setup.snapshot)] if config.wandb else [],
+    )
+
+
+def _report_end(job: TrainingJob, end: Position, stopped: str) -> None:
+    """Plot the losses; print where the policy is, and how to go on after a signal."""
+    metrics, run = job.run.folder / "metrics.csv", job.run
     try:
-        plot_losses(read_metrics(folder / "metrics.csv"), folder / "loss.png", columns)
+        plot_losses(read_metrics(metrics), run.folder / "loss.png", Columns.of(job.network))
     except ImportError as error:  # the run has not failed
-        LOG.warning("no loss.png: %s; the numbers are in %s", error, folder / "metrics.csv")
-    where = run_.checkpoints / ("best" if (run_.checkpoints / "best").exists() else "last")
+        LOG.warning("no loss.png: %s; the numbers are in %s", error, metrics)
+    where = run.checkpoints / ("best" if (run.checkpoints / "best").exists() else "last")
     print(
         tr(
             "{steps} steps in {seconds:.0f} s; policy: {where} (step {best})",
@@ -172,32 +179,16 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
         )
     )
     if stopped:
-        share, last = end.step / num_steps, run_.checkpoints / "last"
-        resume = command("train", "--resume", folder)
+        share, last = end.step / job.num_steps, run.checkpoints / "last"
         LOG.info(
             tr(
                 "stopped by {signal}: {done} are done and saved in {folder}; go on with: {command}",
                 signal=stopped,
-                done=tr("{done} of {steps} steps ({share:.0%})", done=end.step, steps=num_steps, share=share),
+                done=tr("{done} of {steps} steps ({share:.0%})", done=end.step, steps=job.num_steps, share=share),
                 folder=last,
-                command=resume,
+                command=command("train", "--resume", run.folder),
             )
         )
-    return stopped
-
-
-def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str) -> Frames | None:
-    """Images at the network's size, cached or decoded as needed; None for a network without image inputs."""
-    if not network.use_images:
-        return None
-    sizes = {name: network.image_size or size for name, size in table.contract.cameras.items()}
-    workers = config.workers or os.cpu_count() or 1
-    if config.cache == "none":
-        return DirectFrames(table, sizes, workers)
-    folder = folder_for(table, config.cache_dir)
-    if config.cache == "device":
-        return resident_frames(table, sizes, folder, device, workers=workers)
-    return cached_frames(table, sizes, folder, workers=workers)
 
 
 @contextmanager
@@ -278,41 +269,3 @@ def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConf
                 limit_s=config.time_limit_s,
             )
         )
-
-
-def _table(setup: TrainingSetup) -> EpisodeTable:
-    """The episodes, with those of their features that the policy reads."""
-    task = setup.task
-    table = read_table(
-        setup.source,
-        cameras=setup.cameras,
-        sensors=setup.network.sensors,
-        action_offset=setup.config.action_offset,
-        include_failed=setup.config.include_failed,
-    )
-    for note in (*table.assumptions, *table.notes):
-        LOG.info(tr("note: {note}", note=note))
-    if task is not None and any(name != task.name for name in table.tasks):
-        LOG.warning("the episodes were recorded for %s, not for --task %s", ", ".join(table.tasks), task.name)
-    return table if setup.network.use_environment_state else table.without_privileged()
-
-
-def _describe(
-    table: EpisodeTable,
-    training: list[int],
-    validation: list[int],
-    network: torch.nn.Module,
-    num_steps: int,
-    sampler: Sampler,
-    device: str,
-) -> None:
-    count = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    skipped = f", {table.failed} failures left out" if table.failed else ""
-    LOG.info(
-        f"{plural(len(training), 'episode')} to train on, {len(validation)} to validate{skipped}; "
-        f"{plural(len(table), 'step')}; cameras: {', '.join(table.cameras) or '(none)'}"
-    )
-    LOG.info(
-        f"{count / 1e6:.2f} M parameters on {device}; {plural(num_steps, 'step')} of {sampler.batch_size}, "
-        f"{num_steps * sampler.batch_size / sampler.epoch_size:.1f} epochs of {sampler.epoch_size}"
-    )

@@ -21,7 +21,7 @@ from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import free_memory, resident_frames, ResidentFrames
 from aloha_kit.formats import open_source
-from aloha_kit.train.training_run import open_frames
+from aloha_kit.train.training_data import open_frames
 from tests.pretended_gpu import Crossings, GPU
 from tests.synthetic import write_dataset
 

@@ -1,0 +1,98 @@
+"""Data of a training: the episodes, their split, and the steps that follow from them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+
+from aloha_kit.config.policies import PolicyConfig
+from aloha_kit.config.training import TrainConfig
+from aloha_kit.core import plural
+from aloha_kit.core.lang import tr
+from aloha_kit.data.cache import cached_frames, folder_for
+from aloha_kit.data.camera_frames import DirectFrames, Frames
+from aloha_kit.data.index import EpisodeTable, read_table, split
+from aloha_kit.data.resident import resident_frames
+from aloha_kit.data.sampler import Sampler
+from aloha_kit.train.setup import TrainingSetup
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The episodes of a training, split, and the order in which it goes through them.
+
+    Attributes:
+        table: the episodes, with those of their features that the policy reads.
+        training, validation: numbers of episodes.
+        num_steps: of the training, from the configuration's steps or epochs.
+    """
+
+    table: EpisodeTable
+    training: list[int]
+    validation: list[int]
+    sampler: Sampler
+    num_steps: int
+
+    @classmethod
+    def read(cls, setup: TrainingSetup) -> TrainingData:
+        """Read the episodes of a training.
+
+        Raises:
+            EpisodeError, ConfigError, ContractError: see `read_table` and `split`.
+        """
+        config, table = setup.config, _table(setup)
+        own = [number for number, name in enumerate(table.names) if name in setup.source.validation]
+        training, validation = split(len(table.names), config.val_fraction, config.seed, own)
+        sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
+        num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
+        return cls(table, training, validation, sampler, num_steps)
+
+    def report(self, network: torch.nn.Module, place: str) -> None:
+        """Log the sizes of data and network; `place` is where it trains."""
+        table, batch_size = self.table, self.sampler.batch_size
+        count = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        skipped = f", {table.failed} failures left out" if table.failed else ""
+        LOG.info(
+            f"{plural(len(self.training), 'episode')} to train on, {len(self.validation)} to validate{skipped}; "
+            f"{plural(len(table), 'step')}; cameras: {', '.join(table.cameras) or '(none)'}"
+        )
+        LOG.info(
+            f"{count / 1e6:.2f} M parameters on {place}; {plural(self.num_steps, 'step')} of {batch_size}, "
+            f"{self.num_steps * batch_size / self.sampler.epoch_size:.1f} epochs of {self.sampler.epoch_size}"
+        )
+
+
+def _table(setup: TrainingSetup) -> EpisodeTable:
+    """The episodes, with those of their features that the policy reads."""
+    task = setup.task
+    table = read_table(
+        setup.source,
+        cameras=setup.cameras,
+        sensors=setup.network.sensors,
+        action_offset=setup.config.action_offset,
+        include_failed=setup.config.include_failed,
+    )
+    for note in (*table.assumptions, *table.notes):
+        LOG.info(tr("note: {note}", note=note))
+    if task is not None and any(name != task.name for name in table.tasks):
+        LOG.warning("the episodes were recorded for %s, not for --task %s", ", ".join(table.tasks), task.name)
+    return table if setup.network.use_environment_state else table.without_privileged()
+
+
+def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str) -> Frames | None:
+    """Images at the network's size, cached or decoded as needed; None for a network without image inputs."""
+    if not network.use_images:
+        return None
+    sizes = {name: network.image_size or size for name, size in table.contract.cameras.items()}
+    workers = config.workers or os.cpu_count() or 1
+    if config.cache == "none":
+        return DirectFrames(table, sizes, workers)
+    folder = folder_for(table, config.cache_dir)
+    if config.cache == "device":
+        return resident_frames(table, sizes, folder, device, workers=workers)
+    return cached_frames(table, sizes, folder, workers=workers)
