@@ -218,72 +218,85 @@ def _read(
     sensors: Sequence[str],
     action_offset: int | None,
 ) -> _EpisodeVectors:
-    steps, where = episode.length, episode.where
-    if steps < 1:
-        raise EpisodeError(f"{where} holds no action")
-    present = list(episode.cameras)
-    for camera in cameras or ():
-        if camera not in present:
-            raise ConfigError(
-                Message(
-                    "{where} has no camera '{camera}'. {known}",
-                    where=where,
-                    camera=camera,
-                    known=did_you_mean(camera, present),
-                )
-            )
-    chosen = list(cameras) if cameras is not None else present
-    streams = {"action": episode.action, "qpos": episode.qpos, "base_action": episode.base_action}
-    measured = episode.vectors
-    for name in sensors:
-        if name not in measured:
-            raise ConfigError(
-                Message(
-                    "{where} has no '{name}'. {known}",
-                    where=where,
-                    name=name,
-                    known=did_you_mean(name, [s.name for s in episode.contract.sensors]),
-                )
-            )
-    privileged = [feature.name for feature in episode.contract.privileged]
-    further = [name for name in (*privileged, *sensors) if name in measured]
-    streams |= {name: measured[name] for name in further}
-    vectors = {name: _steps_of(where, name, rows, steps) for name, rows in streams.items() if rows is not None}
+    if episode.length < 1:
+        raise EpisodeError(f"{episode.where} holds no action")
+    chosen = _chosen_cameras(episode, cameras)
+    vectors = _vectors(episode, sensors)
     for camera in chosen:
-        _require_rows(where, f"camera '{camera}'", episode.rows(camera), steps)
-    action = vectors["action"]
+        _require_rows(episode.where, f"camera '{camera}'", episode.rows(camera), episode.length)
+    action, qpos = vectors.pop("action"), vectors.pop("qpos")
     if "base_action" in vectors:
-        action = np.concatenate([action, vectors["base_action"]], axis=1)
-    contract = episode.contract
-    for camera in chosen:
-        if camera not in contract.cameras:
-            episode.image_size(camera)  # raises why a contract that was derived lacks it
-            raise ConfigError(
-                f"{where}: its contract lacks camera '{camera}'. {did_you_mean(camera, contract.cameras)}"
-            )
-    if len(contract.action_names) + len(BASE_NAMES) == action.shape[1]:
-        state, command, *others = contract.features
-        names, units = (*command.entries, *BASE_NAMES), (*command.units, "m/s", "rad/s")
-        contract = dataclasses.replace(
-            contract, features=(state, Feature.vector("action", ACTION, names, units), *others)
-        )
-    contract = contract.with_cameras({camera: contract.cameras[camera] for camera in chosen})
-    contract = contract.with_sensors((*contract.privileged, *contract.named_sensors(sensors)))
+        action = np.concatenate([action, vectors.pop("base_action")], axis=1)
     return _EpisodeVectors(
         number=number,
         name=episode.name,
-        where=where,
+        where=episode.where,
         offset=episode.action_offset if action_offset is None else action_offset,
-        qpos=vectors["qpos"],
+        qpos=qpos,
         action=action,
-        further_vectors={name: vectors[name] for name in further},
-        contract=contract,
+        further_vectors=vectors,
+        contract=_narrow(episode, chosen, sensors, action.shape[1]),
         id=episode.id,
         task=str(episode.attrs.get("task") or ""),
         assumption=episode.assumption,
         reading=episode.reading(chosen),
         notes=tuple(episode.notes) if chosen else (),
     )
+
+
+def _chosen_cameras(episode: RecordedEpisode, cameras: Sequence[str] | None) -> list[str]:
+    """The cameras wanted, all by default; `ConfigError` where the episode lacks one."""
+    present = list(episode.cameras)
+    for camera in cameras or ():
+        if camera not in present:
+            raise ConfigError(
+                Message(
+                    "{where} has no camera '{camera}'. {known}",
+                    where=episode.where,
+                    camera=camera,
+                    known=did_you_mean(camera, present),
+                )
+            )
+    return present if cameras is None else list(cameras)
+
+
+def _vectors(episode: RecordedEpisode, sensors: Sequence[str]) -> dict[str, Floats]:
+    """{name: (T, N) rows} of action, state, a base's action, privileged features and `sensors`, of those recorded."""
+    measured, contract = episode.vectors, episode.contract
+    for name in sensors:
+        if name not in measured:
+            raise ConfigError(
+                Message(
+                    "{where} has no '{name}'. {known}",
+                    where=episode.where,
+                    name=name,
+                    known=did_you_mean(name, [s.name for s in contract.sensors]),
+                )
+            )
+    streams = {"action": episode.action, "qpos": episode.qpos, "base_action": episode.base_action}
+    further = (*(feature.name for feature in contract.privileged), *sensors)
+    streams |= {name: measured[name] for name in further if name in measured}
+    return {
+        name: _steps_of(episode.where, name, rows, episode.length) for name, rows in streams.items() if rows is not None
+    }
+
+
+def _narrow(episode: RecordedEpisode, cameras: Sequence[str], sensors: Sequence[str], actions: int) -> Contract:
+    """The episode's contract with these cameras and sensors, for `actions` entries of action, a base's included."""
+    contract = episode.contract
+    for camera in cameras:
+        if camera not in contract.cameras:
+            episode.image_size(camera)  # raises why a contract that was derived lacks it
+            raise ConfigError(
+                f"{episode.where}: its contract lacks camera '{camera}'. {did_you_mean(camera, contract.cameras)}"
+            )
+    if len(contract.action_names) + len(BASE_NAMES) == actions:
+        state, command, *others = contract.features
+        names, units = (*command.entries, *BASE_NAMES), (*command.units, "m/s", "rad/s")
+        command = Feature.vector("action", ACTION, names, units)
+        contract = dataclasses.replace(contract, features=(state, command, *others))
+    contract = contract.with_cameras({camera: contract.cameras[camera] for camera in cameras})
+    return contract.with_sensors((*contract.privileged, *contract.named_sensors(sensors)))
 
 
 def _counted_notes(parts: Sequence[_EpisodeVectors]) -> tuple[str, ...]:
