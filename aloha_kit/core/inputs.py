@@ -6,7 +6,7 @@ memory and remote policies pass on their results.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -84,10 +84,19 @@ def _checked(observation: Observation, feature: Feature) -> npt.NDArray[Any]:
                 f"camera '{camera}' must be {feature.shape} uint8 as in training, given {value.shape} {value.dtype}"
             )
         return np.ascontiguousarray(value)
+    return vector(value, feature, observation)
+
+
+def vector(value: Any, feature: Feature, there: Iterable[str]) -> npt.NDArray[np.float32]:
+    """A vector of an observation as float32, a copy.
+
+    Raises:
+        ContractError: it is None, which is missing among the keys that are `there`, or not of the feature's size.
+    """
     if value is None:
-        raise ContractError(f"the observation has no '{name}'; it has: {', '.join(observation)}")
+        raise ContractError(f"the observation has no '{feature.name}'; it has: {', '.join(map(str, there))}")
     array = np.array(value, np.float32)
     if array.shape != feature.shape:
         named = f" ({feature.entries[0]} … {feature.entries[-1]})" if feature.entries else ""
-        raise ContractError(f"{name} must have {feature.shape[0]} entries{named}, given shape {array.shape}")
+        raise ContractError(f"{feature.name} must have {feature.shape[0]} entries{named}, given shape {array.shape}")
     return array

@@ -120,9 +120,9 @@ class RemotePolicy:
 
         Raises:
             ConnectionLostError: no answer within `timeout_s`; the next call connects anew.
-            ContractError: the chunk is not of the contract's width.
-            RemoteError: the policy failed, the chunk is not finite, the observation is not of the contract, or the
-                server is another one than before.
+            ContractError: the chunk is not of the contract's width, or a vector of the observation is not.
+            RemoteError: the policy failed, the chunk is not finite, an image is not of the contract, or the server is
+                another one than before.
         """
         number = next(self._ids)
         *history, present = self._outgoing(observation)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract, Feature, Observation
+from aloha_kit.core import Contract, ContractError, Feature, Observation
 from aloha_kit.core.features import IMAGE, value_of
-from aloha_kit.core.inputs import assembled
+from aloha_kit.core.inputs import assembled, vector
 from aloha_kit.core.jpeg import decode, encode_jpeg, jpeg_size
 from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
 
@@ -33,17 +33,10 @@ def outgoing(observation: Observation, contract: Contract, quality: int | None) 
         quality: of the JPEGs made of other images, 1 to 100; None sends them as they are.
 
     Raises:
-        RemoteError: a vector or a camera that the policy needs is missing, or not of its size.
+        ContractError: a vector that the policy needs is missing, or not of its size.
+        RemoteError: so is a camera.
     """
-    sent: dict[str, Any] = {}
-    for feature in _vectors(contract):
-        given = value_of(observation, feature.name)
-        if given is None:
-            raise RemoteError(f"the observation has no '{feature.name}'; it has: {', '.join(observation)}")
-        values = np.asarray(given, np.float32)
-        if values.shape != feature.shape:
-            raise RemoteError(f"{feature.name} must have {feature.shape[0]} entries, given shape {values.shape}")
-        sent[feature.name] = values
+    sent = {f.name: vector(value_of(observation, f.name), f, observation) for f in _vectors(contract)}
     jpegs, images = observation.get("images_jpeg", {}), observation.get("images", {})
     encoded: dict[str, Any] = {}
     for name, size in contract.cameras.items():
@@ -76,7 +69,7 @@ def incoming(values: Any, contract: Contract, n_obs_steps: int = 1, history: Any
 def _incoming(values: Any, contract: Contract) -> Observation:
     if not isinstance(values, dict) or not isinstance(values.get("images"), dict):
         raise RemoteError("an observation must be a map with images")
-    observation = assembled({f.name: _vector(f.name, values.get(f.name), f.entries) for f in _vectors(contract)})
+    observation = assembled({feature.name: _vector(values, feature) for feature in _vectors(contract)})
     images = values["images"]
     if missing := [name for name in contract.cameras if name not in images]:
         there = quoted(", ".join(map(str, images))) or "(none)"
@@ -104,13 +97,16 @@ def _vectors(contract: Contract) -> list[Feature]:
     return [feature for feature in contract.inputs if feature.role != IMAGE and feature.entries]
 
 
-def _vector(key: str, values: Any, names: tuple[str, ...]) -> npt.NDArray[Any]:
-    if values is None:
-        raise RemoteError(f"the observation has no '{key}'")
-    if not isinstance(values, np.ndarray) or values.dtype not in _VECTORS or values.shape != (len(names),):
-        raise RemoteError(f"{key} must be {len(names)} numbers of float32 or float64, given {_described(values)}")
-    require_finite(key, values, names)
-    return values
+def _vector(values: dict[str, Any], feature: Feature) -> npt.NDArray[np.float32]:
+    given = values.get(feature.name)
+    if given is not None and (not isinstance(given, np.ndarray) or given.dtype not in _VECTORS):
+        raise RemoteError(f"{feature.name} must be of float32 or float64, given {_described(given)}")
+    try:
+        checked = vector(given, feature, values)
+    except ContractError as error:
+        raise RemoteError(quoted(error, 400)) from error
+    require_finite(feature.name, checked, feature.entries)
+    return checked
 
 
 def _of_size(name: str, image: Any, size: tuple[int, int]) -> Any:
