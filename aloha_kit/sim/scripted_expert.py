@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, ConfigError, Observation, Policy
+from aloha_kit.core import Action, ConfigError, Contract, Observation, Policy
 from aloha_kit.sim import scripts
 from aloha_kit.sim.planning import Planner
 
-if TYPE_CHECKING:
-    from aloha_kit.sim.sim_env import SimEnv
+
+class ScriptedScene(Protocol):
+    """What an expert needs of an environment."""
+
+    @property
+    def contract(self) -> Contract: ...
+
+    @property
+    def episode_len(self) -> int: ...
+
+    def script(self) -> scripts.Script:
+        """The demonstration from where the objects are now."""
+        ...
 
 
 class ScriptedExpert(Policy):
@@ -26,7 +37,7 @@ class ScriptedExpert(Policy):
         ValueError: objects that the arms cannot reach (at `reset`).
     """
 
-    def __init__(self, env: SimEnv, *, noise: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, env: ScriptedScene, *, noise: float = 0.0, seed: int = 0) -> None:
         if not noise >= 0:
             raise ConfigError(f"motion noise must be at least 0, given {noise}")
         self._env, self._noise, self._seed = env, noise, seed
