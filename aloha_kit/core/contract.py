@@ -162,7 +162,12 @@ class Contract:
         try:
             raw = json.loads(text)
             if "features" in raw or "state_names" not in raw:
-                return cls(tuple(map(Feature.from_json, raw["features"])), rate_of(raw["rate_hz"]))
+                contract = cls(tuple(map(Feature.from_json, raw["features"])), rate_of(raw["rate_hz"]))
+                written = json.loads(contract.to_json())
+                given = {**written, **raw, "features": written["features"]}
+                if edited := [key for key in written if given[key] != written[key]]:
+                    raise ContractError(f"'{edited[0]}' of the contract does not agree with its features: edit both")
+                return contract
             return cls.of(
                 texts_of(raw["state_names"]),
                 texts_of(raw["action_names"]),

@@ -83,6 +83,13 @@ def test_features_are_listed_with_role_shape_and_units() -> None:
     assert [feature.role for feature in RICH.inputs].count("action") == 0
 
 
+@pytest.mark.parametrize(("key", "value"), [("state_names", ["a"]), ("units", {}), ("cameras", {"top": [1, 2]})])
+def test_an_edit_beside_the_features_is_not_ignored(key: str, value: object) -> None:
+    values = json.loads(RICH.to_json()) | {key: value}
+    with pytest.raises(ContractError, match=f"'{key}' of the contract does not agree with its features"):
+        Contract.from_json(json.dumps(values))
+
+
 def test_sensors_survive_json() -> None:
     assert Contract.from_json(RICH.to_json()) == RICH
 
