@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.jpeg import decode
 from aloha_kit.core.source import EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import lerobot_features as features
 from aloha_kit.formats import ReadOptions
@@ -225,7 +226,7 @@ class _Encoded:
         if not 0 <= i < len(self.column):
             raise EpisodeError(f"{self.where} has images 0 to {len(self.column) - 1}, given {i}")
         code = (self.column[i].as_py() or {}).get("bytes") or b""
-        image = cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_COLOR) if code else None
+        image = decode(code) if code else None
         if image is None:
             raise EpisodeError(f"{self.where}: image {i} cannot be decoded")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
