@@ -39,7 +39,8 @@ def test_the_commands_understand_every_preset(task: str, name: str) -> None:
     assert words[0] == "aloha_kit.eval"
     evaluation = tyro.cli(EvalArgs, args=words[1:], use_underscores=True)
     assert (evaluation.num_rollouts, evaluation.seed) == (200, 130_000)
-    assert evaluation.ckpt == (Path("out/seed_3/policy"),)
+    run = Path("out/seed_3/policy")
+    assert evaluation.ckpt == (run if preset.eval.checkpoint == "best" else run / "checkpoints" / "last",)
 
 
 def test_the_targets_are_those_of_the_reference_and_ours() -> None:
