@@ -6,7 +6,9 @@ import datetime
 import os
 import platform
 import time
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from aloha_kit.envs import is_robot
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
 from aloha_kit.eval.evaluation_report import CheckpointResult, table, to_json
+from aloha_kit.eval.worker import ObjectPoses
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.policies.find import find_checkpoint, run_folder
@@ -39,15 +42,38 @@ def run(args: EvalArgs) -> None:
     """
     task = load(TaskConfig, "tasks", args.task)
     task = replace(task, episode_len=args.episode_len or task.episode_len)
+    starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
+    args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
+    settings = _settings(args, task, starts)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    sources = [find_checkpoint(path) for path in args.ckpt]
+    output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{task.name}_{_now():%Y%m%d-%H%M%S}")
+    report = _ReportFile(free_path(output / "eval.json"), _about(args, task))
+    with sigterm_interrupts():
+        others = replace(settings, view=None)
+        evaluators = [CheckpointEvaluator(source, others if i else settings) for i, source in enumerate(sources)]
+        _require_renamed(evaluators, settings.rename)
+        for evaluator in evaluators[1:]:
+            evaluator.check()  # now, and not after the first one's rollouts
+        try:
+            for label, evaluator in zip("AB", evaluators, strict=False):
+                report.results.append(CheckpointResult(label, evaluator.about()))
+                evaluator.evaluate(report.results[-1], report.save)
+        finally:
+            if any(each.rollouts for each in report.results):
+                report.save(now=True)
+                print(f"{table(report.results)}\n\n{report.path}")
+
+
+def _settings(args: EvalArgs, task: TaskConfig, starts: Mapping[int, ObjectPoses]) -> EvaluationSettings:
     rig = load(RigConfig, "rigs", task.rig)
     if is_robot(rig):
         raise ConfigError(
             f"task '{task.name}' is done on rig '{rig.name}', which is no simulation; use aloha_kit.deploy there. "
             "An own simulation states simulated = True"
         )
-    starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
-    args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
-    settings = EvaluationSettings(
+    return EvaluationSettings(
         task,
         rig,
         range(args.seed, args.seed + args.rollouts),
@@ -63,40 +89,31 @@ def run(args: EvalArgs) -> None:
         ViewAddress.parse(args.view),
         args.goal,
     )
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    sources = [find_checkpoint(path) for path in args.ckpt]
-    output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{task.name}_{_now():%Y%m%d-%H%M%S}")
-    file = free_path(output / "eval.json")
-    results: list[CheckpointResult] = []
-    about = _about(args, task)
-    written = 0.0
 
-    def save(*, now: bool = False) -> None:
-        nonlocal written
-        if now or time.monotonic() - written > 1:
-            write_json(file, to_json(about, results))
-            written = time.monotonic()
 
-    with sigterm_interrupts():
-        others = replace(settings, view=None)
-        evaluators = [CheckpointEvaluator(source, others if i else settings) for i, source in enumerate(sources)]
-        for name in settings.rename:
-            if not any(name in evaluator.renamed for evaluator in evaluators):
-                if len(evaluators) == 1:
-                    evaluators[0].network.rename_cameras(settings.rename)  # raises, with the cameras that there are
-                raise ContractError(f"--rename {name}=…: no checkpoint has a camera '{name}'")
-        for evaluator in evaluators[1:]:
-            evaluator.check()  # now, and not after the first one's rollouts
-        try:
-            for label, evaluator in zip("AB", evaluators, strict=False):
-                results.append(CheckpointResult(label, evaluator.about()))
-                evaluator.evaluate(results[-1], save)
-        finally:
-            if any(each.rollouts for each in results):
-                save(now=True)
-                print(table(results))
-                print(f"\n{file}")
+def _require_renamed(evaluators: Sequence[CheckpointEvaluator], rename: Mapping[str, str]) -> None:
+    """Raise `ContractError` for a renamed camera that no checkpoint has."""
+    for name in rename:
+        if not any(name in evaluator.renamed for evaluator in evaluators):
+            if len(evaluators) == 1:
+                evaluators[0].network.rename_cameras(rename)  # raises, with the cameras that there are
+            raise ContractError(f"--rename {name}=…: no checkpoint has a camera '{name}'")
+
+
+@dataclass
+class _ReportFile:
+    """The report in JSON, written at most once a second."""
+
+    path: Path
+    about: dict[str, Any]
+    results: list[CheckpointResult] = field(default_factory=list)
+    written: float = 0.0
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the results so far, unless that was done within the last second."""
+        if now or time.monotonic() - self.written > 1:
+            write_json(self.path, to_json(self.about, self.results))
+            self.written = time.monotonic()
 
 
 def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:
