@@ -122,7 +122,7 @@ def test_a_recording_of_it_is_sound_and_replays(follower: FakePiper, session_ros
             "aloha_kit.record", "--task", str(tmp_path / "task.yaml"),
             "--num_episodes", "1", "--auto", "--countdown", "0",
         )  # fmt: skip
-        recorder.wait_for("saved", 90)
+        recorder.wait_for("saved /", 90)
         assert recorder.wait(60) == 0, recorder.text()
     (file,) = list_episodes(Path(config.dataset_dir))
     assert [finding for finding in validate(file).findings if finding.level == "error"] == []

@@ -122,7 +122,7 @@ def test_an_action_goes_to_both_arms(fakes: Fakes) -> None:
 
 COMPETITOR = """
 import sys, time, rospy
-from aloha_kit.ros import messages
+from aloha_kit.ros import interbotix_messages as messages
 rospy.init_node("old_teleop")
 group = rospy.Publisher("/puppet_right/commands/joint_group", messages.JointGroupCommand, queue_size=5)
 print("there", flush=True)
