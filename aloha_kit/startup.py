@@ -4,11 +4,10 @@ threads wait without taking the cores from others."""
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 
 @contextlib.contextmanager
@@ -38,16 +37,3 @@ def limit_spinning() -> None:
     if not {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
         os.environ["OMP_WAIT_POLICY"] = "passive"  # every OpenMP
         os.environ["GOMP_SPINCOUNT"] = "1000"  # GNU's, which comes before its policy
-
-
-def command(name: str) -> Callable[..., None]:
-    """Return the `main(argv)` of application `aloha_kit.NAME`."""
-
-    def main(argv: Sequence[str] | None = None) -> None:
-        """Run the command with `argv`, by default the process's own; end the process if its status is not 0."""
-        limit_spinning()
-        with quick_interrupts():
-            shell = importlib.import_module("aloha_kit.core.cli")  # by name: it stands above this module
-        shell.run_application(name, argv)
-
-    return main

@@ -15,9 +15,10 @@ PACKAGE = Path(__file__).parents[1] / "aloha_kit"
 LOWER = {
     "startup": set(),
     "core": {"startup"},
+    "command": {"startup", "core"},
     "config": {"core"},
     "storage": {"core", "config"},
-    "episode": {"startup", "core", "config", "storage"},
+    "episode": {"startup", "command", "core", "config", "storage"},
     "loop": {"core"},
     "media": {"core"},
     "mujoco_images": {"core"},
@@ -31,9 +32,9 @@ LOWER = {
     "formats": {"core", "storage", "episode", "media", "mujoco_images"},
     "data": {"core", "config", "storage"},
     "remote": {"core"},
-    "policies": {"startup", "core", "config", "data"},
+    "policies": {"command", "core", "config", "data"},
 }
-# Every application also has `startup` and `core`.
+# Every application also has `command` and `core`.
 APPLICATIONS = {
     "record": {"config", "storage", "episode", "loop", "media", "envs"},
     "train": {"config", "storage", "episode", "loop", "media", "envs", "control", "formats", "data", "policies"},
@@ -48,7 +49,7 @@ APPLICATIONS = {
     "sweep": {"config"},
     "report": {"config", "storage"},
 }
-LOWER |= {name: {"startup", "core"} | packages for name, packages in APPLICATIONS.items()}
+LOWER |= {name: {"command", "core"} | packages for name, packages in APPLICATIONS.items()}
 
 
 @cache

@@ -1,6 +1,6 @@
 """`python -m aloha_kit.convert FROM TO --format NAME`: the episodes of a data set in another format."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("convert")
 

@@ -1,7 +1,7 @@
 """Command line of every command: flags, log, exit status.
 
 An application has `args.py` with `parse(argv)`, `app.py` with `run(args)`, and a `__main__.py` of three lines, whose
-`aloha_kit.startup.command` comes here.
+`aloha_kit.command.command` comes here.
 
 Results go to standard output. Everything else (progress, notes, warnings) is logged with `logging` and goes to standard
 error with the time.

@@ -1,6 +1,6 @@
 """`python -m aloha_kit.deploy --ckpt RUN --task sim_transfer_cube --temporal_agg`, or `… deploy serve --ckpt RUN`."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("deploy")
 

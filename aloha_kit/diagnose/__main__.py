@@ -1,6 +1,6 @@
 """`python -m aloha_kit.diagnose EPISODE_OR_FOLDER`: why a rollout may have failed."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("diagnose")
 

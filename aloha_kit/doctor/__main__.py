@@ -1,6 +1,6 @@
 """`python -m aloha_kit.doctor --task aloha_transfer_cube`."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("doctor")
 

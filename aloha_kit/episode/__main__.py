@@ -1,6 +1,6 @@
 """`python -m aloha_kit.episode validate|recover|info|stats|export|adopt|label`: manage recorded episodes."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("episode")
 

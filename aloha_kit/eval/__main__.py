@@ -1,6 +1,6 @@
 """`python -m aloha_kit.eval --ckpt RUN --task sim_transfer_cube --num_rollouts 200`."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("eval")
 

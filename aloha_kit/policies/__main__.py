@@ -1,6 +1,6 @@
 """`python -m aloha_kit.policies info RUN`, `… export RUN FOLDER`: describe and export checkpoints."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("policies")
 

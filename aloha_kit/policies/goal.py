@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError, UsageError
-from aloha_kit.data.goal import read_goal
 from aloha_kit.policies.network import ChunkNetwork
 
 
@@ -29,6 +28,8 @@ def set_goal(network: ChunkNetwork, place: str | None, policy: object) -> None:
     if network.config.reads_goal:
         if place is None:
             raise UsageError(f"{policy} reads a goal observation: name one with --goal EPISODE[:STEP]")
+        from aloha_kit.data.goal import read_goal  # needs h5py, which evaluation without a goal does without
+
         network.goal = read_goal(place, network.contract)
 
 

@@ -1,6 +1,6 @@
 """`python -m aloha_kit.record --task sim_transfer_cube --num_episodes 50`."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("record")
 

@@ -1,6 +1,6 @@
 """`python -m aloha_kit.replay EPISODE_OR_FOLDER`."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("replay")
 

@@ -1,6 +1,6 @@
 """`python -m aloha_kit.report FOLDER`: one page about a recorded, trained and deployed policy."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("report")
 

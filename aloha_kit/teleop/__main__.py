@@ -1,6 +1,6 @@
 """`python -m aloha_kit.teleop --task aloha_transfer_cube`, and `--park` to park the followers."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("teleop")
 

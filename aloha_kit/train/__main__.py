@@ -1,6 +1,6 @@
 """`python -m aloha_kit.train --task sim_transfer_cube --policy act`."""
 
-from aloha_kit.startup import command
+from aloha_kit.command import command
 
 main = command("train")
 

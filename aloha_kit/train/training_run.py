@@ -255,7 +255,7 @@ def _require_more(position: Mapping[str, Any], num_steps: int, config: TrainConf
     if num_steps <= reached:
         raise UsageError(
             Message(
-                "already at step {reached} of {steps}; give a larger {flag}",
+                "already at step {reached}; give a larger {flag} than {steps}",
                 reached=reached,
                 steps=num_steps,
                 flag=f"--{flag}",

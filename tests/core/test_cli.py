@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from aloha_kit.command import command
 from aloha_kit.core.cli import with_value
-from aloha_kit.startup import command
 
 PACKAGE = Path(__file__).parents[2] / "aloha_kit"
 COMMANDS = sorted(file.parent.name for file in PACKAGE.glob("*/__main__.py"))
@@ -60,7 +60,7 @@ def test_every_main_is_the_same_three_lines() -> None:
         text = (PACKAGE / name / "__main__.py").read_text(encoding="utf-8")
         code = text.split('"""\n', 1)[1]
         assert code == (
-            "\nfrom aloha_kit.startup import command\n\n"
+            "\nfrom aloha_kit.command import command\n\n"
             f'main = command("{name}")\n\nif __name__ == "__main__":\n    main()\n'
         )
         assert (PACKAGE / name / "args.py").is_file()

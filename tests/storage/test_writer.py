@@ -282,12 +282,12 @@ def test_words_that_hdf5_would_refuse(tmp_path: Path) -> None:
         assert len(episode.attrs["reason"]) == 4000
 
 
-def test_a_writer_keeps_one_episode(tmp_path: Path) -> None:
+def test_a_writer_writes_one_episode(tmp_path: Path) -> None:
     rig = Rig()
     writer = writer_for(tmp_path, rig)
     feed(writer, rig, 2)
     writer.on_end(outcome(2))
-    with pytest.raises(EpisodeError, match=r"keeps one episode; episode_0\.hdf5 is committed"):
+    with pytest.raises(EpisodeError, match=r"a writer writes one episode; episode_0\.hdf5 is committed"):
         writer.on_reset(dm_env.restart(rig.observation(0)))
     with pytest.raises(EpisodeError, match="no episode is being recorded: it is committed"):
         feed(writer, rig, 1, start=2)

@@ -65,9 +65,9 @@ def test_resume_goes_on_and_takes_new_values(tmp_path: Path, flags: list[str]) -
     main(["--resume", str(tmp_path / "run" / "checkpoints" / "last"), "--num_steps", "32"])
     assert checkpoint.notes(tmp_path / "run" / "checkpoints" / "last")["step"] == 32
     refused = failure(main, ["--resume", str(tmp_path / "run")])
-    assert "error: already at step 32: nothing left to do; give a larger --num_steps\n" in refused
+    assert "error: already at step 32; give a larger --num_steps than 32\n" in refused
     refused = failure(main, ["--resume", str(tmp_path / "run"), "--num_steps", "9"])
-    assert "error: already at step 32: 9 steps are done; give a larger --num_steps\n" in refused
+    assert "error: already at step 32; give a larger --num_steps than 9\n" in refused
 
 
 def test_resuming_on_as_many_other_episodes_is_noticed(
