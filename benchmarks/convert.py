@@ -40,7 +40,7 @@ def ours(episodes: Path, folder: Path, codec: str) -> tuple[float, float]:
 def theirs(exchange: Path, folder: Path, *flags: str) -> tuple[float, float]:
     """Wall and CPU seconds, without the start of the interpreter."""
     script = str(HERE / "lerobot_dataset_lerobot.py")
-    found = peers.ask(peers.python_of("lerobot"), script, [exchange, folder, RATE_HZ, *flags], 1)
+    found = peers.run_side(peers.python_of("lerobot"), script, [exchange, folder, RATE_HZ, *flags], 1)
     return found["seconds"], found["cpu_seconds"]
 
 

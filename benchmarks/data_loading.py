@@ -59,7 +59,7 @@ def measured(cameras: tuple[str, ...], episodes: int, seconds: float) -> Results
         turn: Results = {}
         for python, script, folder in sides:
             arguments = [folder, CHUNK, BATCH, seconds / TURNS]
-            turn |= peers.ask(python, str(HERE / script), arguments, os.cpu_count() or 1)
+            turn |= peers.run_side(python, str(HERE / script), arguments, os.cpu_count() or 1)
         turns.append(turn)
     return {
         row: {key: statistics.fmean(turn[row][key] for turn in turns) for key in ("rate", "cpu_ms")} for row in NAMES

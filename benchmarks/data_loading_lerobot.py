@@ -1,4 +1,4 @@
-"""LeRobot's side of `data_loading.py`; runs in LeRobot's environment and knows nothing of ours."""
+"""LeRobot's side of `data_loading.py`; runs in LeRobot's environment and imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def batches(backend: str, workers: int) -> Iterator[object]:
 
 
 results = {}
-# with workers first: its reader asks that the main process has decoded nothing before they start
+# with workers first: its reader needs a main process that has decoded nothing before they start
 for workers in (2, 0):
     for backend in ("torchcodec", "pyav"):
         pace = Pace()

@@ -94,7 +94,7 @@ def measure(options: Options) -> list[Cell]:
 
 
 def cell(delay: int, way: str, result: Any) -> Cell:
-    """What the table says of an evaluation."""
+    """An evaluation's entries of the table."""
     rollouts = result.rollouts
     return Cell(
         delay,
@@ -150,7 +150,7 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
     from aloha_kit.loop import wilson_interval
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for beside, way in zip((-0.3, 0.0, 0.3), WAYS, strict=True):  # so that equal points can be told apart
+    for beside, way in zip((-0.3, 0.0, 0.3), WAYS, strict=True):  # so that equal points can be distinguished
         mine = [each for each in cells if each.way == way]
         delays = [each.delay + beside for each in mine]
         rates = [each.successes / len(each.verdicts) for each in mine]

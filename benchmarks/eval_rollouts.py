@@ -9,7 +9,7 @@ downloaded weights) fed the 480x640 image, and `act_cpu` fed 96x128, to which th
 
 The peer's rollouts are extrapolated from a few dozen steps and a few queries (medians; half of them before ours ran
 and half after). Ours are whole rollouts of the command itself, start-up left out of the rate and in the CPU time;
-only the row that says so is extrapolated from its first steps. The peer's CPU time is that of all its threads.
+only the row that is marked so is extrapolated from its first steps. The peer's CPU time is that of all its threads.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def serve_peer(folders: list[Path]) -> None:
     action = np.asarray(observation["agent_pos"], np.float32)
     agents = {folder.name: ChunkPolicy(checkpoint.load(folder)) for folder in folders}
 
-    def ask(agent: ChunkPolicy) -> None:
+    def infer(agent: ChunkPolicy) -> None:
         height, width = agent.contract.cameras["top"]
         image = cv2.resize(observation["pixels"]["top"], (width, height), interpolation=cv2.INTER_AREA)
         agent.predict_chunk({"qpos": action, "images": {"top": image}})
@@ -120,7 +120,7 @@ def serve_peer(folders: list[Path]) -> None:
         steps, queries = json.loads(line)
         taken = {"step": timed(lambda: env.step(action), steps)}
         for name, agent in agents.items():
-            taken[name] = timed(lambda agent=agent: ask(agent), queries)  # type: ignore[misc]
+            taken[name] = timed(lambda agent=agent: infer(agent), queries)  # type: ignore[misc]
         print(json.dumps(taken), flush=True)
 
 
@@ -215,8 +215,8 @@ def main() -> None:
         cpu_words = f"{peer_cpu:.1f} / {cpu:.2f}" if case.steps == EPISODE else f"{peer_cpu:.1f} / –"
         hourly = f"{3600 / peer_wall:,.0f} | {3600 / wall:,.0f} | {peer_wall / wall:.1f}"
         print(f"| {case.name}{note} | {hourly} | {cpu_words} |")
-    step, *asked = ((name, statistics.median(w for w, _ in costs)) for name, costs in peer.costs.items())
-    words = ", ".join(f"one inference of {name} {1e3 * seconds:.0f} ms" for name, seconds in asked)
+    step, *inferences = ((name, statistics.median(w for w, _ in costs)) for name, costs in peer.costs.items())
+    words = ", ".join(f"one inference of {name} {1e3 * seconds:.0f} ms" for name, seconds in inferences)
     print(f"\nThe peer's step takes {1e3 * step[1]:.0f} ms, {words}.")
 
 

@@ -46,7 +46,7 @@ def converted(episodes: Path) -> Path:
             for number, file in enumerate(list_episodes(episodes)):
                 hand_over(file, Path(exchange) / f"{number:03d}")
             arguments = [exchange, folder, RATE_HZ]
-            peers.ask(peers.python_of("lerobot"), str(HERE / "lerobot_dataset_lerobot.py"), arguments, 1)
+            peers.run_side(peers.python_of("lerobot"), str(HERE / "lerobot_dataset_lerobot.py"), arguments, 1)
         (folder / "complete").touch()
     return folder
 

@@ -1,4 +1,4 @@
-"""LeRobot's side of `lerobot_dataset.py`; runs in LeRobot's environment and knows nothing of ours."""
+"""LeRobot's side of `lerobot_dataset.py`; runs in LeRobot's environment and imports nothing of ours."""
 
 from __future__ import annotations
 

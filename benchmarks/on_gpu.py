@@ -157,7 +157,7 @@ def _lerobot_is_here() -> bool:
 
 
 def _fast_preset(scratch: Path) -> str:
-    """`fast`, or where the pretrained weights are not on this machine the same from scratch, in a file that says so."""
+    """`fast`, or where the pretrained weights are not on this machine the same from scratch, in a file of that name."""
     hub = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch")) / "hub" / "checkpoints"
     if any(hub.glob("resnet18-*.pth")):
         return "fast"
@@ -201,9 +201,9 @@ def run(step: Step, limit_s: float) -> Result:
         err.seek(0)
         printed = out.read().strip()
         if status and outcome == "ok":
-            said = err.read().strip().splitlines()
-            outcome = f"failed with status {status}: {said[-1] if said else 'no message'}"
-            print("\n".join(said[-30:]), file=sys.stderr)
+            messages = err.read().strip().splitlines()
+            outcome = f"failed with status {status}: {messages[-1] if messages else 'no message'}"
+            print("\n".join(messages[-30:]), file=sys.stderr)
     return Result(step, outcome, time.monotonic() - began, printed)
 
 

@@ -20,7 +20,7 @@ PEERS: dict[str, tuple[str, str]] = {"lerobot": ("lerobot[training]==0.6.1", "3.
 
 @dataclass(frozen=True)
 class Side:
-    """One side of a comparison: its name, its interpreter, its script, what the script is told."""
+    """One side of a comparison: its name, its interpreter, its script, its script's arguments."""
 
     name: str
     python: str
@@ -76,7 +76,7 @@ def ffmpeg_of(python: Path) -> list[str]:
     return [str(folder), str(packed)]
 
 
-def ask(python: str | Path, script: str, arguments: Sequence[object], threads: int, *, gpu: bool = False) -> Any:
+def run_side(python: str | Path, script: str, arguments: Sequence[object], threads: int, *, gpu: bool = False) -> Any:
     """Run `script ARGUMENTS…` under an interpreter; it prints progress to stderr and one line of JSON last.
 
     Raises:
@@ -124,7 +124,7 @@ def in_turns(
             if mine.error:
                 continue
             try:
-                mine.about = ask(side.python, str(HERE / side.script), arguments(side), threads, gpu=gpu)
+                mine.about = run_side(side.python, str(HERE / side.script), arguments(side), threads, gpu=gpu)
                 mine.seconds += mine.about["seconds"]
                 mine.cpu_seconds += mine.about["cpu_seconds"]
             except SideError as error:

@@ -13,7 +13,7 @@ own preparation, preprocessor and postprocessor. Sides take turns, each in a pro
 threads sleep soon, as its commands do (GOMP_SPINCOUNT=1000), LeRobot's spin, as OpenMP's do by default, which counts
 as CPU time and costs it dearly on a machine that does other work: read ratios on an idle one, or with --threads 1.
 `off` is the largest difference from eager fp32, in standard deviations of an action. torch.compile takes a minute or
-two before its first answer, and gains little on a CPU: there it is asked only with --compile.
+two before its first answer, and gains little on a CPU: there it runs only with --compile.
 """
 
 from __future__ import annotations

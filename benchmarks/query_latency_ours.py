@@ -1,4 +1,4 @@
-"""Our side of `query_latency.py`: what deployment and evaluation ask, by the engine that the flags name."""
+"""Our side of `query_latency.py`: the inference of deployment and evaluation, by the engine that the flags name."""
 
 from __future__ import annotations
 

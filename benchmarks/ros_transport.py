@@ -124,7 +124,7 @@ class Probe:
     def on_step(self, action: Any, timestep: Any) -> None:
         late_ns = self._env.clock.now_ns() - timestep.observation["stamps"]["deadline"]
         self.late_ms.append(late_ns / 1e6)
-        # A step more than a period late moves the later deadlines, so that what the rate says counts as well.
+        # A step more than a period late moves the later deadlines, so that the rate that was reached counts as well.
         self.missed += max(late_ns, self._env.late_ns) > 1e9 / RATE
 
     def on_end(self, outcome: Any) -> None:
@@ -222,8 +222,8 @@ def measure(way: str, options: argparse.Namespace) -> dict[str, str]:
 def _until(news: Any, kind: str, recorder_process: Any) -> Any:
     while True:
         with contextlib.suppress(multiprocessing.queues.Empty):  # type: ignore[attr-defined]
-            said, value = news.get(timeout=1.0)
-            assert said == kind
+            given, value = news.get(timeout=1.0)
+            assert given == kind
             return value
         if not recorder_process.is_alive():
             raise SystemExit("the recorder ended early; its error is above")

@@ -3,7 +3,7 @@
     python benchmarks/soft_sync.py --seconds 60
 
 All get the same messages at the same (simulated) times: jitter, clocks that drift apart, transport delays, 0.5 % lost.
-The loop asks at its rate; `ApproximateTimeSynchronizer` (ATS) calls back by itself. The rule of Cobot Magic
+The loop reads at its rate; `ApproximateTimeSynchronizer` (ATS) calls back by itself. The rule of Cobot Magic
 is written here from its description: reference time = the least of the cameras' newest stamps, then of each stream
 the first message at or after it, used once.
 
@@ -236,7 +236,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of the streams")
     options = parser.parse_args()
-    rospy.rostime.set_rostime_initialized(True)  # ATS asks for the time; there is no node
+    rospy.rostime.set_rostime_initialized(True)  # ATS reads the time; there is no node
     gc.disable()  # a collection over all of the messages to come would be taken for one call's time
     print(f"{options.seconds:g} s of streams, load average {os.getloadavg()[0]:.1f}\n")
     print(

@@ -69,7 +69,7 @@ class Laps:
 
 
 def processor() -> str:
-    """Name of the CPU, as Linux tells it."""
+    """Name of the CPU, as Linux reports it."""
     try:
         with open("/proc/cpuinfo", encoding="ascii") as file:
             return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))

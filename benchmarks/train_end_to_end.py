@@ -77,13 +77,15 @@ def main() -> None:
             given = [folder, args.batch, warm_up, steps, args.device, args.workers, *side.flags]
             given += ["--policy", args.policy] if side.script == OURS else []
             try:
-                told = peers.ask(side.python, str(HERE / side.script), given, args.threads, gpu=args.device == "cuda")
+                measured = peers.run_side(
+                    side.python, str(HERE / side.script), given, args.threads, gpu=args.device == "cuda"
+                )
             except peers.SideError as error:
                 if not base:
                     raise
                 print(f"| {size} | {side.name} | {error} | – | – |", flush=True)
                 continue
-            rate = steps / told["seconds"]
+            rate = steps / measured["seconds"]
             base = base or rate
             print(f"| {size} | {side.name} | {rate:.3g} | {rate * args.batch:.3g} | {rate / base:.2f} |", flush=True)
     print(f"\nBatch {args.batch}, {args.device}, {args.workers} loader workers, {args.threads} threads, "

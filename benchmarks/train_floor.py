@@ -59,7 +59,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a step asks for."""
+    """The computations of a step."""
 
     convolutions: int  # operations
     products: int

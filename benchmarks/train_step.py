@@ -9,7 +9,7 @@ takes uint8 images and normalises them, LeRobot's are floats that its pipeline h
 in a process of its own, and the median step of all turns is shown: in time, and in CPU time, which other work on the
 machine disturbs less (with --threads 1: threads that wait for each other spin). LeRobot runs as its training script
 does, in fp32 and on a GPU also with its own AMP; the published ACT is rebuilt (`train_step_rebuilt.py`), with seven
-decoder layers of which one is read; ours in fp32 and with `--amp`, with `--compile` where asked for, and with the
+decoder layers of which one is read; ours in fp32 and with `--amp`, with `--compile` where that is given, and with the
 reference's layers. `--rebuilt` takes LeRobot's ACT rebuilt in plain PyTorch where LeRobot cannot be installed.
 """
 

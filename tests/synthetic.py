@@ -34,7 +34,7 @@ def make(
     steps: int, cameras: Mapping[str, tuple[int, int]], *, seed: int, base: bool = False, joints: int = 14
 ) -> Synthetic:
     """Joints on sine waves of one random phase an episode; each camera has its own background, and a bright bar whose
-    place tells the phase and the time."""
+    place encodes the phase and the time."""
     rng = np.random.default_rng(seed)
     phase = rng.uniform(0, 2 * np.pi)
     time = np.arange(-LAG, steps + 1)[:, None]  # command at -LAG is what the joints show at 0
@@ -47,7 +47,7 @@ def make(
     for number, (camera, (height, width)) in enumerate(cameras.items()):
         background = np.full((height, width, 3), 40, np.uint8)
         background[:, :, number % 3] = 120
-        # a gradient of its own tells every camera apart even at 8x8 pixels
+        # a gradient of its own distinguishes every camera even at 8x8 pixels
         background[:, :, (number + 1) % 3] = np.linspace(20, 220, width if number % 2 else height, dtype=np.uint8)[
             None if number % 2 else slice(None), slice(None) if number % 2 else None
         ]

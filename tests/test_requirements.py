@@ -1,4 +1,4 @@
-"""Each lock file pins everything that setup.py asks for, within its bounds, on every supported Python."""
+"""Each lock file pins everything that setup.py requires, within its bounds, on every supported Python."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOCKS = {
 
 
 def requested(extras: tuple[str, ...]) -> list[Requirement]:
-    """What `pip install aloha_kit[EXTRAS]` asks for."""
+    """The requirements of `pip install aloha_kit[EXTRAS]`."""
     given: dict[str, Any] = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(ROOT)

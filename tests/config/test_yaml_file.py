@@ -1,4 +1,4 @@
-"""What is wrong with a YAML file is said by line in one message; a file cannot cost memory or time."""
+"""An error in a YAML file is one message with the line; a file cannot cost memory or time."""
 
 from __future__ import annotations
 

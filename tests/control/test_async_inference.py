@@ -22,7 +22,7 @@ RATE = 50.0
 
 
 class Network:
-    """A source that answers when the test says so: `answers` holds chunks, or errors to raise."""
+    """A source that answers when the test releases it: `answers` holds chunks, or errors to raise."""
 
     def __init__(self) -> None:
         self.answers: queue.Queue[Any] = queue.Queue()
@@ -62,7 +62,7 @@ class Played:
         self.policy.reset()
 
     def act(self) -> Any:
-        """The action, or None where it asked to hold."""
+        """The action, or None where it held."""
         step, self.step = self.step, self.step + 1
         try:
             return self.policy.act(at(step))
@@ -83,7 +83,7 @@ class Played:
 
 
 def chunk(base: float, length: int = 4) -> npt.NDArray[np.float32]:
-    """Row i says base + i."""
+    """Row i is base + i."""
     return np.full((length, 1), base, np.float32) + np.arange(length, dtype=np.float32)[:, None]
 
 
@@ -91,7 +91,7 @@ def test_rows_belong_to_steps_after_the_observation_however_late_they_come(netwo
     network.answers.put(chunk(0, 6))
     played = Played(network, inference_interval=1)
     assert played.act() == [0]  # waits for the first chunk
-    assert played.act() == [1]  # step 1 asks
+    assert played.act() == [1]  # step 1 starts an inference
     assert played.requested() == 1
     assert (played.act(), played.act()) == ([2], [3])  # the old chunk goes on meanwhile
     played.arrive(chunk(100, 6))  # of the observation of step 1, taken up at step 4
@@ -215,7 +215,7 @@ def test_the_next_chunk_is_requested_early_enough_to_be_there_when_this_one_ends
             "the background thread gets there",
             60.0,
         )
-    # 50 ms are 2.5 steps, rounded up and one more: 4 of 10 are set aside, so step 6 asks
+    # 50 ms are 2.5 steps, rounded up and one more: 4 of 10 are set aside, so step 6 starts an inference
     assert network.observed == [0, 6, 12]
     assert seen[:7] == [0, 1, 2, 3, 4, 5, 6]
     assert seen[7:13] == [101, 102, 103, 104, 105, 106]
@@ -235,7 +235,7 @@ def test_a_fade_infers_earlier_and_leads_from_one_chunk_to_the_next(network: Net
             "the background thread gets there",
             60.0,
         )
-    # 4 of 16 steps are set aside for the query, 4 for the fade: step 8 asks, and the chunk is played from step 9 on
+    # 4 of 16 steps are set aside for the query, 4 for the fade: an inference begins at step 8, played from step 9
     assert network.observed == [0, 8]
     assert seen[:10] == list(range(10))
     assert seen[10:14] == [10 + 92 * 1 / 4, 11 + 92 * 2 / 4, 12 + 92 * 3 / 4, 105]
@@ -310,7 +310,7 @@ def test_at_the_start_a_lost_connection_is_retried_with_what_there_is(network: N
     played = Played(network)
     assert played.act() == [7]
     assert network.observed == [0, 0, 0]
-    assert network.resets == 3  # nothing was answered in between, so it is not known to have been heard
+    assert network.resets == 3  # nothing was answered in between, so it may not have arrived
 
 
 def test_answers_of_the_episode_before_are_dropped(network: Network) -> None:

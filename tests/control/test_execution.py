@@ -13,7 +13,7 @@ from aloha_kit.core import ConfigError, ContractError, Observation, StopEpisode
 
 
 class Script:
-    """A source that gives prepared chunks in turn and counts what is asked of it."""
+    """A source that gives prepared chunks in turn and counts the inferences."""
 
     def __init__(self, chunks: npt.NDArray[np.float32]) -> None:
         self.chunks, self.requested, self.resets = chunks, 0, 0

@@ -21,7 +21,7 @@ LENGTH = 12
 
 
 class Source:
-    """Rows that depend on the observation's step alone; notes whose it was asked for."""
+    """Rows that depend on the observation's step alone; records the step of each inference."""
 
     def __init__(self) -> None:
         self.requested: list[int] = []
@@ -57,7 +57,7 @@ def test_a_chunk_is_played_from_its_delay_on(delay: int) -> None:
     played = play(SimulatedLatencyPolicy(source, delay), 40)
     assert source.requested == list(range(0, 40, LENGTH - delay))
     for step, action in enumerate(played):
-        # the newest chunk that is there: the first at once, the others `delay` steps after they were asked for
+        # the newest chunk that is there: the first at once, the others `delay` steps after their inference began
         begun = max(requested for requested in source.requested if requested == 0 or requested + delay <= step)
         assert action == rows(begun)[step - begun].tolist()
 
@@ -69,7 +69,7 @@ def test_a_chunk_that_takes_longer_than_half_of_one_leaves_steps_to_hold() -> No
     with pytest.raises(HoldStill, match="no chunk in time"):
         policy.act({"step": 17})
     played = play(policy, 30)
-    # asked at 4, there at 12; the next one, asked then, is there at 20, when this one has ended at 16
+    # begun at 4, there at 12; the next one, begun then, is there at 20, when this one has ended at 16
     assert source.requested[3:] == [0, 4, 12, 20, 28]
     assert [step for step, action in enumerate(played) if action is None] == [16, 17, 18, 19, 24, 25, 26, 27]
     assert played[20] == rows(12)[8].tolist()
@@ -113,7 +113,7 @@ def test_a_horizon_leaves_rows_to_fade_over() -> None:
 )
 @pytest.mark.parametrize("delay", [1, 3, 8])
 def test_it_is_what_the_thread_does_when_answers_take_as_long(settings: dict[str, Any], delay: int) -> None:
-    """The thread's source answers when the step has come; its stopwatch says one period less, which it sets aside."""
+    """The thread's source answers when the step has come; its stopwatch shows one period less, which it sets aside."""
     requested, mine = threading.Semaphore(0), Source()
 
     class Slow(Source):

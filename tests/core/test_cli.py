@@ -249,7 +249,7 @@ def test_help_into_a_closed_pipe(command: str) -> None:
 
 @pytest.fixture
 def slow_import(tmp_path: Path) -> Path:
-    """A folder before all others whose `dm_env`, which every command imports, says so and takes its time."""
+    """A folder before all others whose `dm_env`, which every command imports, prints that it was and takes its time."""
     (tmp_path / "dm_env").mkdir()
     body = "import sys, time\nprint('importing', flush=True)\ntime.sleep(60)\n"
     (tmp_path / "dm_env" / "__init__.py").write_text(body, encoding="utf-8")

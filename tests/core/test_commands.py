@@ -1,4 +1,4 @@
-"""Real processes: a stage is asked once to leave things in order, and a folder is locked while one is at work."""
+"""Real processes: a stage is signalled once to leave things in order, and a folder is locked while one is at work."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an environment says of itself: success, decided in one place, and limits."""
+"""Success, decided in one place, and limits of an environment."""
 
 from typing import Any
 

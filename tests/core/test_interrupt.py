@@ -1,4 +1,4 @@
-"""Ctrl-C waits while a process is started, and the process never hears of it."""
+"""Ctrl-C waits while a process is started, and the process never receives it."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_shift_moves_without_zooming() -> None:
 
 
 def test_crop_keeps_a_window_of_its_size_inside_the_image() -> None:
-    """On an image whose values are coordinates, the output says where each pixel came from."""
+    """On an image whose values are coordinates, the output shows where each pixel came from."""
     height, width = 40, 60
     ys = (torch.arange(height) + 0.5) / height
     xs = (torch.arange(width) + 0.5) / width

@@ -93,7 +93,7 @@ def test_training_reads_what_deployment_reads(
     tmp_path: Path, kind: str, size: tuple[int, int], mean: float, naive: float
 ) -> None:
     """Mean absolute difference in grey levels (of 255) to the whole image resized as the network does it; and how far
-    off decoding would be that only asks for the wanted size."""
+    off decoding would be that only uses the wanted size."""
     episode = make(1, {"top": (480, 640)}, seed=0)
     episode.images["top"][0] = detailed() if kind == "detailed" else drawn()
     with Episode.open(write(tmp_path, episode, images="jpeg")) as opened:

@@ -1,4 +1,4 @@
-"""The log of steps: what it says of a rollout, and what is there after a crash."""
+"""The log of steps: its records of a rollout, and what is there after a crash."""
 
 from __future__ import annotations
 

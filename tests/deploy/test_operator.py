@@ -1,4 +1,4 @@
-"""What a person says, by keys and words, and what comes of it."""
+"""Keys and words of the operator, and their effects."""
 
 from __future__ import annotations
 

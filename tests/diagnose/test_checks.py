@@ -120,7 +120,7 @@ def test_a_hold_for_a_dead_camera_names_the_camera() -> None:
 
 
 def stopping(at: int, steps: int = 300) -> dict[str, Any]:
-    """A rollout asked every 5 steps that, from a step on, twitches towards the next movement and falls back."""
+    """A rollout with an inference every 5 steps that from a step on twitches towards the next movement and back."""
     now = np.arange(steps)
     twitch = 0.02 * (now % 5 / 4)[:, None] * (now >= at)[:, None]
     rows = (motion(np.minimum(now, at)) + twitch).astype(np.float32)

@@ -57,5 +57,5 @@ def test_they_are_recorded_trained_evaluated_deployed_and_replayed(
         rig = report["rig"] if folder == "deploy" else report["checkpoints"][0]["rig"]
         assert rig["action_space"] == "ee_delta", folder
     only = "--execute --no_video --no_plots --no_rrd --output shown"
-    said = command("replay", f"data/sim_transfer_cube/episode_1.hdf5 {only}")
-    assert "executed: success, final reward 4 (agree)" in said
+    printed = command("replay", f"data/sim_transfer_cube/episode_1.hdf5 {only}")
+    assert "executed: success, final reward 4 (agree)" in printed

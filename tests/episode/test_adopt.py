@@ -1,4 +1,4 @@
-"""Describing old episodes: what is measured, asked, written, and that the printed commands work."""
+"""Describing old episodes: measurements, questions, files, and that the printed commands work."""
 
 import os
 import pty

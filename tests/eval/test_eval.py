@@ -106,7 +106,7 @@ def test_late_chunks_are_faded_in_and_the_report_reports_it(trained: Path, tmp_p
     found = report(tmp_path)
     assert (found["execution"]["delay_steps"], found["execution"]["chunk_boundary"]) == (2, "blend")
     (ours,) = found["checkpoints"]
-    # of chunks of 6, two steps are set aside for the answer and one for the fade: asked at 0, 3, 6, 9 and 12, and
+    # of chunks of 6, two steps are set aside for the answer and one for the fade: inferences at 0, 3, 6, 9 and 12, and
     # played from 5, 8 and 11 on
     assert (ours["n_action_steps"], ours["speed"]["inferences"], ours["chunk_boundaries"]["count"]) == (3, 5, 3)
     assert ours["rollouts"][0]["chunk_boundaries"]["largest"] == ours["chunk_boundaries"]["largest_step"]["max"] > 0

@@ -1,4 +1,4 @@
-"""One rollout, in this process, on a rig that goes where it is told."""
+"""One rollout, in this process, on a rig that reaches each command at once."""
 
 from __future__ import annotations
 

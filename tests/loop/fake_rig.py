@@ -1,4 +1,4 @@
-"""A two-joint rig that goes where it is told at once: an environment for tests, with nothing to wait for."""
+"""A two-joint rig that reaches each command at once: an environment for tests, with nothing to wait for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optional capabilities: an environment has one by having its methods, and is parked as it says."""
+"""Optional capabilities: an environment has one by having its methods, and is parked by its own method."""
 
 import contextlib
 from collections.abc import Iterator

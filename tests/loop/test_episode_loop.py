@@ -1,4 +1,4 @@
-"""The loop's promises: T actions and T + 1 observations, and every observer told of the end exactly once."""
+"""T actions and T + 1 observations of the loop, and one call of each observer at the end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.loop.fake_rig import Constant, FakeRig
 
 
 class Diary:
-    """Writes down what an observer is told; can fail on demand."""
+    """Records the calls of an observer; can fail on demand."""
 
     def __init__(self, fail_on: str = "", failure: BaseException | None = None) -> None:
         self.reported: list[str] = []

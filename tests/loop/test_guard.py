@@ -1,4 +1,4 @@
-"""Whatever a policy says, what leaves the guard is safe."""
+"""Commands behind the guard are safe, whatever the policy's actions are."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ START = np.tile([*START_ARM_POSE, 0.1], 2).astype(np.float32)
 
 
 class Says:
-    """A policy that says these actions in turn, then the last for ever."""
+    """A policy that gives these actions in turn, then the last for ever."""
 
     def __init__(self, *actions: Any) -> None:
         self.actions, self.calls = actions, 0

@@ -1,4 +1,4 @@
-"""The ResNet is torchvision's, cut where asked; its weights come from a file or with a clear word why not."""
+"""The ResNet is torchvision's, cut where configured; its weights come from a file, or an error states why not."""
 
 from __future__ import annotations
 

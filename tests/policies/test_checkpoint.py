@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, opens without its makers, and says what is wrong with it."""
+"""A checkpoint is whole or not there, opens without its makers, and errors state what is wrong with it."""
 
 from __future__ import annotations
 

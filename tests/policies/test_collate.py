@@ -1,4 +1,4 @@
-"""A feature of a role that nothing in the package knows, and a history, from episodes to actions on every path."""
+"""A feature of a role without a rule in the package, and a history, from episodes to actions on every path."""
 
 from __future__ import annotations
 

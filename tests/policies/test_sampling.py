@@ -1,4 +1,4 @@
-"""A sampling policy draws by rollout and inference: whatever the batch, whoever asks, here or over the server."""
+"""A sampling policy draws by rollout and inference: whatever the batch, here or over the server."""
 
 from __future__ import annotations
 

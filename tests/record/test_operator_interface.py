@@ -326,7 +326,7 @@ def test_room_on_the_disk_in_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("aloha_kit.record.status_line.shutil.disk_usage", lambda _: SimpleNamespace(free=6_000_000_000))
     disk = DiskSpace(tmp_path)
     assert disk.minutes() is None
-    disk.update(0, 5.0)  # nothing recorded says nothing
+    disk.update(0, 5.0)  # no warning where nothing is recorded
     assert disk.minutes() is None
     disk.update(50_000_000, 10.0)
     assert disk.minutes() == 20.0

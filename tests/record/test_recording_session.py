@@ -72,7 +72,7 @@ def test_episode_after_episode_until_there_are_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("word", ["keep", "success"])
 def test_keep_ends_now_and_counts(tmp_path: Path, word: str) -> None:
-    env = FakeTeleoperatedRig(max_reward=4.0)  # a reward would judge it a failure: the operator knows better
+    env = FakeTeleoperatedRig(max_reward=4.0)  # a reward would judge it a failure: the operator's label has priority
     made, _, _ = session(tmp_path, env, ("recording", 4, word))
     assert made.run(env).results == ("saved",)
     assert attributes(tmp_path / "episode_0.hdf5") == (4, True, f"ended by the operator: {word}", False)

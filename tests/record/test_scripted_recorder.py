@@ -159,7 +159,7 @@ def test_what_cannot_be_recorded_is_reported_before_a_process_starts(tmp_path: P
 
 
 class Pipe:
-    """A parent that asks for one seed and keeps what comes back."""
+    """A parent that requests one seed and stores the reply."""
 
     def __init__(self) -> None:
         self.got: list[object] = []
@@ -423,7 +423,7 @@ def test_recorders_in_one_folder_share_its_seeds(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("always_succeeds")
 def test_recorders_in_one_folder_stop_together(tmp_path: Path) -> None:
-    """The number asked for is reached by both together, to the episode, and nobody waits for a dead one."""
+    """Both together record exactly the requested number, and neither waits for one that was killed."""
     job = job_of(short(tmp_path))
     with contextlib.closing(connect(job.task, job.rig)) as env:
         mine, other = (DatasetFolder(tmp_path, "sim_transfer_cube", env.contract) for _ in range(2))

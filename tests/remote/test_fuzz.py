@@ -92,7 +92,7 @@ def opened(port: int) -> ClientConnection:
 
 
 def fuzz(number: int, say: Callable[[str], None] = lambda words: None) -> None:
-    """Attack from two threads while an honest client asks; raises AssertionError where the server does wrong."""
+    """Attack from two threads beside an honest client; raises AssertionError where the server does wrong."""
     code = "from tests.remote.test_fuzz import serve; serve()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         try:

@@ -91,7 +91,7 @@ def nested(depth: int) -> bytes:
         (msgpack.packb({"kind": "x", "a": {str(i): 0 for i in range(129)}}), "129 exceeds max_map_len"),
         (msgpack.packb({"kind": "x" * 70_000}), "70000 exceeds max_str_len"),
         (msgpack.packb({"kind": "x", "a": bytes(70_000)}), "70000 exceeds max_bin_len"),
-        (b"\xdd\xff\xff\xff\xff", "4294967295 exceeds max_array_len"),  # a list of four thousand million, it says
+        (b"\xdd\xff\xff\xff\xff", "4294967295 exceeds max_array_len"),  # by its header a list of four thousand million
         (b"\xdf\xff\xff\xff\xff", "4294967295 exceeds max_map_len"),
         (b"\xc9\xff\xff\xff\xff\x01", "cannot be read"),
         (extension(1, ["<f4", [1 << 40, 1 << 40], b""]), "bytes, given 0 bytes"),

@@ -25,7 +25,7 @@ K = 3
 
 
 class Echo:
-    """Row i of a chunk is qpos + i; waits where it is told to, fails where it is told to."""
+    """Row i of a chunk is qpos + i; waits and fails on request."""
 
     def __init__(self) -> None:
         self.resets = 0

@@ -32,7 +32,7 @@ UPGRADE = (
 
 
 class Hold:
-    """Answers with the pose that it is shown; fails where it is told to."""
+    """Answers with the pose that it is shown; fails on request."""
 
     def __init__(self) -> None:
         self.failure: Exception | None = None
@@ -104,7 +104,7 @@ def everything(connection: socket.socket) -> bytes:
         b"GET /" + b"z" * 5000 + b" HTTP/1.1\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"X: y\r\n" * 20_000,
         UPGRADE + b"\x82\xfe\x20\x00" + bytes(4) + bytes(8192),  # a message of 8192 bytes
-        UPGRADE + b"\x82\xff" + (1 << 40).to_bytes(8, "big") + bytes(4) + bytes(10_000),  # of a terabyte, it says
+        UPGRADE + b"\x82\xff" + (1 << 40).to_bytes(8, "big") + bytes(4) + bytes(10_000),  # by its header a terabyte
         UPGRADE + b"\x02\xfe\x0f\x00" + bytes(4 + 0xF00) + b"\x00\xfe\x0f\x00" + bytes(4 + 0xF00),  # in two pieces
         UPGRADE + b"\x89\xfd" * 9000,  # pings
     ],

@@ -23,7 +23,7 @@ GOOD: Any = {"qpos": np.float32([0.5]), "images": {"top": np.zeros((4, 6, 3), np
 
 @contextlib.contextmanager
 def serving(welcome: bytes, **answer: Any) -> Iterator[str]:
-    """The address of a server that greets and answers so, whatever it is asked."""
+    """The address of a server that greets so and gives this answer to every request."""
 
     def talk(connection: Any) -> None:
         connection.recv()

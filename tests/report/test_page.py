@@ -1,4 +1,4 @@
-"""The page shows the numbers that the applications wrote, and says what is missing."""
+"""The page shows the numbers that the applications wrote, and names what is missing."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Presets are data: what stands in them is what the commands are told, and a mistake in one is found at once."""
+"""Presets are data: their values are the commands' flags, and a mistake in one is found at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second publisher for tests: a node that, told "send" on its input, publishes on a topic until told "stop".
+"""A second publisher for tests: a node that publishes on a topic from "send" on its input until "stop".
 
 python -m tests.ros.competing publisher NODE states|group|path|joints|base|stop TOPIC
 """

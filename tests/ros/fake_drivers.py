@@ -291,7 +291,7 @@ class FakeBase:
 
 
 class FakeSimulation:
-    """What a simulated rig has beside drivers: it says so, rewards, and puts objects back."""
+    """Topics and services of a simulated rig beside its drivers: its description, rewards, a reset of the objects."""
 
     def __init__(self, about: dict[str, Any]) -> None:
         self.seed, self.reward, self.resets = 0, 0.0, 0

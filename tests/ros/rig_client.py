@@ -1,4 +1,4 @@
-"""A user of a simulated rig in tests: hears its arms, commands them, calls their drivers."""
+"""A user of a simulated rig in tests: subscribes to its arms, commands them, calls their drivers."""
 
 from __future__ import annotations
 

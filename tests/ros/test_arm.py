@@ -270,7 +270,7 @@ class TestPreparing:
         hung.set()
 
     def test_a_register_that_does_not_take_its_value_is_reported(self, arm: InterbotixArm) -> None:
-        """Interbotix's own script writes `current_limit`, which is no register, and nobody tells it."""
+        """Interbotix's own script writes `current_limit`, which is no register, and gets no error."""
         with pytest.raises(RosError, match=r"register current_limit did not take 200, it holds \[\]"):
             arm.set_register("gripper", "current_limit", 200)
 

@@ -70,7 +70,7 @@ def test_a_policy_moves_it_within_its_own_limits_and_leaves_it_parked(follower: 
         effort = next(feature for feature in env.contract.sensors if feature.name == "effort")
         assert (effort.entries, effort.units) == (NAMES, ("unknown",) * 8)
         np.testing.assert_allclose(env.action_spec().maximum, [*ARM.upper, 1.0], atol=1e-6)
-        wanted = np.array([0.1, -9.0, 0.2, -2.0, 0.3, 1.4, 0.6, 0.25], np.float32)  # joint 2 is told too much
+        wanted = np.array([0.1, -9.0, 0.2, -2.0, 0.3, 1.4, 0.6, 0.25], np.float32)  # joint 2 beyond its limit
         with guarded(env, Constant(wanted), report=lambda words: None) as guard:
             timestep = env.reset()
             until(lambda: bool(np.allclose(follower.joints, [*ARM.start, 0.0], atol=1e-6)), "at the start")

@@ -31,7 +31,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def states(session_ros: Ros) -> Iterator[dict[str, Received]]:
-    """What an independent subscriber hears of the arms; the last of it is what the drivers left."""
+    """Commands of the arms at an independent subscriber; the last of them is what the drivers left."""
     collected = {arm: Received(f"/{arm}/joint_states", JointState) for arm in ARMS}
     yield collected
     for received in collected.values():

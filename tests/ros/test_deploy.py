@@ -319,7 +319,7 @@ def test_on_a_real_rig_the_operator_labels_what_was_a_success(
 
 
 class Still:
-    """A network on another machine that stays at the start pose, until it is told to hang."""
+    """A network on another machine that stays at the start pose, until the test makes it hang."""
 
     def __init__(self, release: threading.Event) -> None:
         self.requested, self.hang_at, self._release = 0, 10**9, release

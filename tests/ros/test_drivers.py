@@ -1,4 +1,4 @@
-"""The table of drivers: what each tells of its arm, what is refused, and a driver of the user's own."""
+"""The table of drivers: each one's description of its arm, what is refused, and a driver of the user's own."""
 
 from __future__ import annotations
 

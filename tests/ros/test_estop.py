@@ -134,7 +134,7 @@ def test_the_shortest_press_latches_until_it_is_reset(estop: EStop, button: Any,
 
 
 def test_publishers_do_not_overrule_one_another(estop: EStop, button: Any, node: Callable[..., Process]) -> None:
-    """One presses and stays pressed; another one says false all the time."""
+    """One presses and stays pressed; another one publishes false all the time."""
     other = node("foot_switch", "true")
     until(lambda: bool(estop()), "it is latched")
     press(button)
@@ -143,7 +143,7 @@ def test_publishers_do_not_overrule_one_another(estop: EStop, button: Any, node:
     assert estop() == "the emergency stop was pressed (by /foot_switch)"
     with pytest.raises(SafetyError, match="no reset: the emergency stop is still pressed by /foot_switch; release it"):
         estop.reset()
-    other.kill()  # a node that is dead presses no longer, though the master still knows it
+    other.kill()  # a node that is dead presses no longer, though it is still registered at the master
     until(lambda: not estop.refusal(), "its port refuses")
     estop.reset()
     assert not estop()

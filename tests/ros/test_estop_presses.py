@@ -1,6 +1,6 @@
 """Presses of the emergency stop at random times: an independent node sees no command after any of them.
 
-As many as ALOHA_KIT_ESTOP_PRESSES says; a few by default, since each takes a second.
+As many as ALOHA_KIT_ESTOP_PRESSES; a few by default, since each takes a second.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HELD_S = (0.001, 0.005, 0.04, 0.15)
 TRANSPORT_S = 0.025
 """What a message may be on its way between two busy processes; commands are due every 20 ms."""
 LOADED_S = 0.1
-"""The same and the time until the program has heard the button, on a machine that is busy with other tests."""
+"""The same and the time until the program has received the press, on a machine that is busy with other tests."""
 QUIET_S = 0.2
 
 START = np.tile([*START_ARM_POSE, 0.0], 2)

@@ -116,7 +116,7 @@ def test_the_emergency_stop_leaves_the_arms_where_they_are(scene: Scene) -> None
     assert scene.at(RAISED, 0.1)
     assert scene.under_torque()
 
-    # pressed from before, nothing moves either, and nothing is said to be parked
+    # pressed from before, nothing moves either, and nothing is reported as parked
     program = scene.ros.start("python", "-m", "tests.ros.restless", str(scene.task))
     assert program.wait() == 1
     assert "the emergency stop was pressed" in program.text()
@@ -127,7 +127,7 @@ def test_the_emergency_stop_leaves_the_arms_where_they_are(scene: Scene) -> None
 
 
 def test_a_press_while_the_program_stood_still_is_noticed_before_its_next_command(scene: Scene) -> None:
-    """Its threads wake in any order: the one that moves the arms must not send before the other has heard."""
+    """Its threads wake in any order: the one that moves the arms must not send before the other has received it."""
     program = scene.drive()
     with contextlib.ExitStack() as left:
         button = rospy.Publisher("/aloha_kit/estop", Bool, queue_size=10)
@@ -202,7 +202,7 @@ def watchdog(scene: Scene) -> Iterator[Process]:
 
 @pytest.fixture
 def commands() -> Iterator[Received]:
-    """What an independent subscriber hears of the base's commands."""
+    """The base's commands at an independent subscriber."""
     received = Received("/cmd_vel", Twist)
     yield received
     received.subscriber.unregister()

@@ -96,7 +96,7 @@ def test_jpeg_and_png_come_out_as_rgb() -> None:
         got = images.decode(compressed(pillow(image), format))
         assert np.abs(got.astype(int) - image).mean() < 3
     np.testing.assert_array_equal(images.decode(compressed(pillow(image, "PNG"), "png")), image)
-    # a sender that left red and blue as they were says so, and is believed
+    # a sender that left red and blue as they were declares it, and that is used
     got = images.decode(compressed(pillow(image[..., ::-1]), "rgb8; jpeg compressed rgb8"))
     assert np.abs(got.astype(int) - image).mean() < 3
 

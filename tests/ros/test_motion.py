@@ -1,4 +1,4 @@
-"""No command jumps: whatever the clock does, whatever a reading says, from one phase to the next."""
+"""No command jumps: whatever the clock does and the readings are, from one phase to the next."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class TestWrongReadings:
 
 
 def commands(env: Any, fakes: Fakes) -> Any:
-    """(N, 7) what the left follower's driver heard, in a target's units."""
+    """(N, 7) commands at the left follower's driver, in a target's units."""
     until(lambda: len(fakes.left.groups) == len(fakes.left.grippers), "both halves of every command")
     gripper = [VX300S.gripper.normalise(value) for value in fakes.left.grippers]
     return np.column_stack([np.array(fakes.left.groups), gripper])

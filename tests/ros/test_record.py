@@ -84,7 +84,7 @@ class Bench:
         self._estop.publish(Bool(pressed))
 
     def wait_for(self, state: str, process: Process, count: int = 1) -> None:
-        """Until `state` was said `count` times."""
+        """Until `state` was published `count` times."""
 
         def reached() -> bool:
             assert process.running, process.text()
@@ -171,7 +171,7 @@ def test_an_operator_records_by_gripper_service_topic_and_gesture(bench: Bench) 
     assert (sound(first), sound(second)) == ([], [])
     with Episode.open(first) as episode:
         limit = np.float32(VX300S.upper[1] - 0.02)
-        assert episode.action[:, 1].max() == limit  # what was done, not what the leader asked for
+        assert episode.action[:, 1].max() == limit  # the command that was sent, not the leader's
         assert max(float(command[1]) for command in bench.followers[0].groups) == limit
         about = episode.describe
         assert about["guard"]["limited_by"]["range"].keys() == {"left_shoulder"}

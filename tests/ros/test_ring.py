@@ -40,7 +40,7 @@ def test_another_machines_clock_is_put_on_ours(ahead_ms: int) -> None:
         bench.add("camera", ms + ahead_ms, at=ms + 2 + ms % 7)  # 2 ms at best
         bench.add("arm", ms + 5, at=ms + 10)
     sample = bench.sync.match().samples["camera"]
-    # Its clock's difference and the best delay cannot be told apart: the best arrival counts as immediate.
+    # Its clock's difference and the best delay cannot be distinguished: the best arrival counts as immediate.
     assert abs(sample.stamp_ns - (START + 382 * MS)) < MS // 2
     assert sample.corrected
     health = bench.sync.health()["camera"]

@@ -245,4 +245,4 @@ def test_a_policy_that_reads_a_sensor_is_trained_on_the_recording_and_acts_on_th
         chunk = policy.predict_chunk(observation)
         assert chunk.shape == (5, 7)
         pressed = {**observation, "sensors": {**observation["sensors"], "wrist": np.full(6, 30, np.float32)}}
-        assert np.abs(policy.predict_chunk(pressed) - chunk).max() > 1e-4, "what the sensor says counts"
+        assert np.abs(policy.predict_chunk(pressed) - chunk).max() > 1e-4, "the sensor's reading has an effect"

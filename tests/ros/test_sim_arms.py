@@ -504,7 +504,7 @@ def test_a_person_opens_the_episode_and_does_the_task(rig: Client) -> None:
 
 
 def test_one_side_alone_is_opened_as_published_scripts_do_it(rig: Client) -> None:
-    """ALOHA's one_side_teleop.py, step by step; nobody asks the simulation for a reset."""
+    """ALOHA's one_side_teleop.py, step by step; without a reset of the simulation."""
     leader, other = "master_right", "master_left"
     rig.call("puppet_right", "reboot_motors", "single", "gripper", True, False)
     rig.mode(leader, gripper="position")

@@ -1,4 +1,4 @@
-"""The simulated cameras: what the state says is drawn, on the topics of the rig's drivers, and no more than that."""
+"""The simulated cameras: the state is drawn, on the topics of the rig's drivers, and no more than that."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_slower_than_the_wall_time_is_on_the_clock(slow: Process) -> None:
 
 
 def test_who_takes_its_place_is_left_in_peace(session_ros: Ros, slow: Process) -> None:
-    """A second node of the name makes the first end: what the second has said of itself stays."""
+    """A second node of the name makes the first end: the second one's description stays."""
     second = session_ros.start(*NODE, "--person", "False")
     second.wait_for("is up")
     slow.wait()

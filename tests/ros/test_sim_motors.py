@@ -407,7 +407,7 @@ def test_arms_that_were_never_locked_at_the_start_are_no_sign_to_begin(rig: SimR
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_one_leader_alone_is_served(rig: SimRig, side: str) -> None:
-    """As ALOHA's one_side_teleop.py asks for it: to the start pose, gripper free, closed, arm free."""
+    """As ALOHA's one_side_teleop.py commands it: to the start pose, gripper free, closed, arm free."""
     (other,) = {"left", "right"} - {side}
     asleep = rig.leaders[other].position.copy()
     lock(rig, side)
@@ -461,7 +461,7 @@ def test_what_fell_is_put_back_when_anybody_moves_the_arms_to_the_start(rig: Sim
     assert rig.scene.object_poses()["cube"][2] == pytest.approx(0.02, abs=2e-3)
     assert rig.seed == 1, "where the next seed has it"
     rig.reset()
-    assert rig.seed == 1, "which stays the next one for whoever asks for a reset"
+    assert rig.seed == 1, "which stays the next one at a reset"
     follow(rig, away)
     before = rig.scene.object_poses()["cube"]
     follow(rig, HOME)

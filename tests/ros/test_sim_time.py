@@ -28,7 +28,7 @@ PERIOD_NS = round(1e9 / RATE_HZ)
 
 
 class Scripted(RosClock):
-    """ROS time as a test says it."""
+    """ROS time that a test sets."""
 
     def __init__(self, *times_ns: int) -> None:
         self._times = itertools.chain(times_ns, itertools.repeat(times_ns[-1]))

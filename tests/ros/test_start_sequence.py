@@ -19,7 +19,7 @@ OPEN, CLOSED = 1.0, 0.0
 
 
 class FakeLeader:
-    """Writes down what it is told, with the time."""
+    """Records its commands with the time."""
 
     def __init__(self, name: str, log: list[Any], clock: VirtualClock) -> None:
         self.name, self.model, self._log, self._clock = name, WX250S, log, clock
@@ -32,7 +32,7 @@ class FakeLeader:
 
 
 class FakeEnv:
-    """Two leaders whose grippers are as open as `opening(side, seconds)` says."""
+    """Two leaders whose grippers are as open as `opening(side, seconds)`."""
 
     def __init__(self, opening: Callable[[str, float], float], *, teleop: str = "software") -> None:
         self.clock, self.log = VirtualClock(), []

@@ -1,4 +1,4 @@
-"""The scripted experts: they succeed, hold what they have, repeat themselves and vary when asked."""
+"""The scripted experts: they succeed, hold what they have, repeat themselves, and vary with noise."""
 
 from __future__ import annotations
 

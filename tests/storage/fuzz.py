@@ -44,7 +44,7 @@ Draw = random.Random
 
 
 def giant_jpeg() -> bytes:
-    """A JPEG whose header says 65500x65500."""
+    """A JPEG of 65500x65500 by its header."""
     data = bytearray(cv2.imencode(".jpg", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = struct.pack(">HH", 65500, 65500)
@@ -52,7 +52,7 @@ def giant_jpeg() -> bytes:
 
 
 def giant_png() -> bytes:
-    """A PNG whose header, checksum included, says 65500x65500."""
+    """A PNG of 65500x65500 by its header, checksum included."""
     data = bytearray(cv2.imencode(".png", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
     data[16:24] = struct.pack(">II", 65500, 65500)
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
@@ -60,7 +60,7 @@ def giant_png() -> bytes:
 
 
 def giant_webp() -> bytes:
-    """A lossless WebP whose header says 16383x16383."""
+    """A lossless WebP of 16383x16383 by its header."""
     data = bytearray(cv2.imencode(".webp", np.zeros((16, 16, 3), np.uint8), _LOSSLESS)[1].tobytes())
     at = data.index(b"VP8L") + 9
     data[at : at + 4] = struct.pack("<I", (int.from_bytes(data[at : at + 4], "little") & 0xF0000000) | 0xFFFFFFF)

@@ -22,7 +22,7 @@ PERIOD = 20_000_000
 
 @dataclass
 class Rig:
-    """Observations and actions as a function of the row, so a test can ask what a file should hold."""
+    """Observations and actions as a function of the row, so a test can compute what a file should hold."""
 
     sizes: dict[str, tuple[int, int]] = field(default_factory=lambda: dict(SIZES))
     depth: bool = False

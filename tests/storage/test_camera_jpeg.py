@@ -35,7 +35,7 @@ def jpeg(image: np.ndarray, **options: Any) -> bytes:
 
 
 class Untouched(Mapping[str, Any]):
-    """Images that must not be asked for."""
+    """Images that must not be read."""
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names

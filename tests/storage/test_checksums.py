@@ -44,7 +44,7 @@ print(found)
 
 
 def table_of(path: Path) -> tuple[list[int], list[int]]:
-    """What the table says and what it should say, computed from the description in docs/data_format.md alone."""
+    """The table as stored and as it should be, computed from the description in docs/data_format.md alone."""
     with h5py.File(path) as file:
         stored = file["checksums"][()].tolist()
         begin, size = file["checksums"].id.get_offset(), file["checksums"].id.get_storage_size()
@@ -126,7 +126,7 @@ def test_a_file_without_checksums_reports_it(episode: Path, tmp_path: Path, caps
 
 @pytest.mark.parametrize("what", ["table", "attribute"])
 def test_half_of_the_checksums_is_damage(episode: Path, tmp_path: Path, what: str) -> None:
-    """What hides one of the two is told by the other."""
+    """Damage that one of the two misses is found by the other."""
     path = Path(shutil.copy(episode, tmp_path / "episode_0.hdf5"))
     with h5py.File(path, "r+") as file:
         if what == "table":

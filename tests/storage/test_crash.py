@@ -180,7 +180,7 @@ def enlarge(folder: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["disk", "limit"])
 def test_full_while_recording(tmp_path: Path, kind: str) -> None:
-    """A full disk (or a file-size limit) is told at a step; what was written is recovered once there is room.
+    """A full disk (or a file-size limit) is reported at a step; what was written is recovered once there is room.
 
     Where mounting is not permitted, "disk" meets a limit of another size, so it always tests something.
     """

@@ -53,7 +53,7 @@ def test_the_size_of_an_encoded_image_is_read_without_decoding(form: str, flags:
 
 
 def test_one_bad_file_ends_nothing_for_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each of the commands says what is wrong with each of the bad ones, and does its work on the good one."""
+    """Each of the commands names the error of each of the bad ones, and does its work on the good one."""
     record(tmp_path, 12)
     for i in range(1, 8):
         foreign.aloha(tmp_path / f"episode_{i}.hdf5", Rig())

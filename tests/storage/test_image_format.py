@@ -1,4 +1,4 @@
-"""Images of other types and shapes are converted exactly and told, or refused by what they are."""
+"""Images of other types and shapes are converted exactly and reported, or refused by what they are."""
 
 import re
 from collections.abc import Callable

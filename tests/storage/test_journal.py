@@ -134,7 +134,7 @@ def test_a_flipped_bit_ends_the_prefix(data: st.DataObject) -> None:
                 read(path)
             return
         if position < sizes[0]:
-            # A length that now points past the end looks like a cut; anything else is told as damage.
+            # A length that now points past the end looks like a cut; anything else is reported as damage.
             try:
                 assert read(path) is None
             except EpisodeError as error:

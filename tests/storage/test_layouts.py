@@ -1,4 +1,4 @@
-"""Layouts are told by what is in a file, whatever its attributes say; RoboTwin's, XPolicyLab's and RDT's files."""
+"""Layouts are recognised by a file's content, whatever its attributes are; RoboTwin's, XPolicyLab's and RDT's files."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def rows_of(vector: Callable[[int], np.ndarray], rows: range) -> np.ndarray:
     return np.stack([vector(i)[:14] for i in rows])
 
 
-# ---- what tells Cobot Magic
+# ---- how Cobot Magic is recognised
 
 
 def changed(path: Path, change: Callable[[h5py.File], object]) -> Path:
@@ -77,7 +77,7 @@ def without_depth(file: h5py.File) -> None:
         (aloha, compress("False"), "aloha", 50),
         (aloha, with_cam_low, "aloha", 50),
         (cobot_magic, without_depth, "cobot_magic", 30),
-        (cobot_magic, compress(True), "cobot_magic", 30),  # depth tells it alone
+        (cobot_magic, compress(True), "cobot_magic", 30),  # by its depth alone
         (mobile_aloha, compress(False), "mobile_aloha", 50),
         (mobile_aloha, compress("no"), "mobile_aloha", 50),
     ],

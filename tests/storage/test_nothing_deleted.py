@@ -1,4 +1,4 @@
-"""No file that holds rows is removed: not by a full disk at any moment, nor by recovery, whatever a journal says."""
+"""No file that holds rows is removed: not by a full disk at any moment, nor by recovery, whatever a journal holds."""
 
 from __future__ import annotations
 

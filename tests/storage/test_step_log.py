@@ -1,4 +1,4 @@
-"""A log says again what was put in, and what is cut or damaged."""
+"""A log gives back what was put in, and reports what is cut or damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written is what was seen; names are never reused; faults are told and nothing is lost."""
+"""Files hold the observations; names are never reused; faults are reported and nothing is lost."""
 
 import gc
 import json
@@ -204,7 +204,7 @@ def test_success_is_unknown_until_somebody_judges(tmp_path: Path) -> None:
         assert "success" not in episode.attrs
     writer = writer_for(tmp_path, rig, judge=lambda outcome: outcome.final_reward >= 4.0)
     feed(writer, rig, 3)
-    writer.success = False  # the operator knows better than the reward
+    writer.success = False  # the operator's label has priority over the reward
     writer.on_end(outcome(3))
     with Episode.open(writer.path) as episode:
         assert episode.success is False

@@ -1,6 +1,6 @@
 """The training command without the latent's noise, which each process draws for its own share of a batch.
 
-`AFTER` in the environment says what goes wrong: "fail 1 6" is an error in process 1 after step 6, "interrupt 0 6" an
+`AFTER` in the environment is the error to make: "fail 1 6" is an error in process 1 after step 6, "interrupt 0 6" an
 interruption of the launcher, which process 0 waits for.
 """
 

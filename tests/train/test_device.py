@@ -25,7 +25,7 @@ def use():
         torch.ones(30_000_000)  # 120 MB
     return pages() - before
 print(min(use() for _ in range(10)))  # until everything has found its place
-threading.Thread(target=use).start()  # loaders ask from threads of their own
+threading.Thread(target=use).start()  # loaders call it from threads of their own
 """
 
 

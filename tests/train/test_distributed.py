@@ -92,7 +92,7 @@ def by_torchrun(*flags: str, after: str) -> tuple[str, str]:
 
 
 def rows(run: Path) -> list[dict[str, float]]:
-    """The log without what a clock says."""
+    """The log without times."""
     return [
         {key: value for key, value in row.items() if key not in {"seconds", "data_ms", "step_ms"}}
         for row in read_metrics(run / "metrics.csv")
@@ -100,7 +100,7 @@ def rows(run: Path) -> list[dict[str, float]]:
 
 
 def alike(run: Path, straight: Path, *, losses: list[int], validations: list[int]) -> None:
-    """One log says what the other says, but for rounding, of the steps that it should have."""
+    """Two logs agree but for rounding, at the steps that they should have."""
     steps = {"loss": losses, "val_loss": validations}
     expected = [row for row in rows(straight) for key, at in steps.items() if key in row and row["step"] in at]
     assert {"loss", "l1", "kl", "grad_norm"} <= set(expected[0])

@@ -119,7 +119,7 @@ def test_stopping_and_resuming_changes_no_bit(
     # the deployed weights as well
     last = [checkpoint.load(tmp_path / name / "checkpoints" / "last").state_dict() for name in ("straight", "halves")]
     assert bits(last[0]) == bits(last[1])
-    # and the log tells one story
+    # and the log is consistent
     one, two = (read_metrics(tmp_path / name / "metrics.csv") for name in ("straight", "halves"))
     assert [row["loss"] for row in one if "loss" in row][-1] == [row["loss"] for row in two if "loss" in row][-1]
 

@@ -1,4 +1,4 @@
-"""What the progress line says of time and memory, with a clock and a GPU's events made by hand."""
+"""Time and memory in the progress line, with a clock and a GPU's events made by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Clock:
-    """A clock that goes when told to."""
+    """A clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 100.0
