@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -83,6 +85,8 @@ class Mp4Writer:
             self._stream.height = frame.shape[0] + frame.shape[0] % 2
             self._stream.width = frame.shape[1] + frame.shape[1] % 2
             self._stream.pix_fmt = "yuv420p"
+            with _scheduling_kept():
+                self._stream.codec_context.open()
         if frame.shape != self._shape:
             raise ValueError(f"frame {self.frames} is {frame.shape}, those before {self._shape}")
         odd = (frame.shape[0] % 2, frame.shape[1] % 2)
@@ -103,3 +107,38 @@ class Mp4Writer:
             put(self._part, self.path)
         else:
             self._part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """Context in which no thread of this process becomes a real-time one; new threads get this one's scheduling.
+
+    As root, SVT-AV1 gives the thread that opens it and all of its own the highest real-time priority. They would take
+    the cores from every other program, and so would all programs that this one starts afterwards.
+    """
+    if not hasattr(os, "sched_setscheduler"):  # not Linux
+        yield
+        return
+    ours, before = _scheduling(0), _schedulings()
+    try:
+        yield
+    finally:
+        for thread, found in _schedulings().items():
+            policy, priority = before.get(thread, ours)
+            if found != (policy, priority):
+                with contextlib.suppress(ProcessLookupError):  # it ended
+                    os.sched_setscheduler(thread, policy, os.sched_param(priority))
+
+
+def _schedulings() -> dict[int, tuple[int, int]]:
+    """{thread of this process: its policy and priority}."""
+    found = {}
+    for name in os.listdir("/proc/self/task"):
+        with contextlib.suppress(ProcessLookupError):
+            found[int(name)] = _scheduling(int(name))
+    return found
+
+
+def _scheduling(thread: int) -> tuple[int, int]:
+    """Policy and priority of a thread; 0 is the present one."""
+    return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def test_an_odd_size_is_padded_by_a_pixel(tmp_path: Path) -> None:
     assert frames[0].shape == (50, 64, 3)
     assert frames[0].min() > 115  # no black border
     assert rate == 30.0
+
+
+def test_an_encoder_leaves_no_thread_with_a_real_time_priority(tmp_path: Path) -> None:
+    """As root SVT-AV1 takes the highest one for its caller, whose later children inherit it."""
+    with Mp4Writer(tmp_path / "a.mp4", 50.0, codec="av1", preset="12") as video:
+        for i in range(8):
+            video.add(np.full((64, 96, 3), 20 * i, np.uint8))
+        threads = [int(name) for name in os.listdir("/proc/self/task")]
+        assert len(threads) > 2  # the encoder's are there
+        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
 def test_a_failure_leaves_no_half_video(tmp_path: Path) -> None:
