@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -85,8 +87,9 @@ class Mp4Writer:
             self._stream.height = frame.shape[0] + frame.shape[0] % 2
             self._stream.width = frame.shape[1] + frame.shape[1] % 2
             self._stream.pix_fmt = "yuv420p"
-            with _scheduling_kept():
-                self._stream.codec_context.open()
+            if self._encoder == "libsvtav1":
+                with _no_priorities():
+                    self._stream.codec_context.open()
         if frame.shape != self._shape:
             raise ValueError(f"frame {self.frames} is {frame.shape}, those before {self._shape}")
         odd = (frame.shape[0] % 2, frame.shape[1] % 2)
@@ -110,35 +113,23 @@ class Mp4Writer:
 
 
 @contextlib.contextmanager
-def _scheduling_kept() -> Iterator[None]:
-    """Context in which no thread of this process becomes a real-time one; new threads get this one's scheduling.
+def _no_priorities() -> Iterator[None]:
+    """Context in which this thread, and those that it starts, cannot get a real-time priority (CAP_SYS_NICE of Linux).
 
-    As root, SVT-AV1 gives the thread that opens it and all of its own the highest real-time priority. They would take
-    the cores from every other program, and so would all programs that this one starts afterwards.
+    As root, SVT-AV1 gives the thread that opens it and all of its own the highest one. They would take the cores from
+    every other program, and so would all programs that this one starts afterwards. Other users cannot do that.
     """
-    if not hasattr(os, "sched_setscheduler"):  # not Linux
+    if sys.platform != "linux" or os.geteuid() != 0:
         yield
         return
-    ours, before = _scheduling(0), _schedulings()
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, of this thread
+    sets = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; the capabilities from 32 on follow
+    libc.capget(header, sets)
+    before, sets[0] = sets[0], sets[0] & ~(1 << 23)
+    libc.capset(header, sets)
     try:
         yield
     finally:
-        for thread, found in _schedulings().items():
-            policy, priority = before.get(thread, ours)
-            if found != (policy, priority):
-                with contextlib.suppress(ProcessLookupError):  # it ended
-                    os.sched_setscheduler(thread, policy, os.sched_param(priority))
-
-
-def _schedulings() -> dict[int, tuple[int, int]]:
-    """{thread of this process: its policy and priority}."""
-    found = {}
-    for name in os.listdir("/proc/self/task"):
-        with contextlib.suppress(ProcessLookupError):
-            found[int(name)] = _scheduling(int(name))
-    return found
-
-
-def _scheduling(thread: int) -> tuple[int, int]:
-    """Policy and priority of a thread; 0 is the present one."""
-    return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
+        sets[0] = before
+        libc.capset(header, sets)
