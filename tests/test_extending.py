@@ -17,13 +17,16 @@ import pytest
 import torch
 import yaml
 
+from aloha_kit.config.policies import load_policy
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.deploy.__main__ import main as deploy
 from aloha_kit.episode import Episode
 from aloha_kit.eval.__main__ import main as evaluate
 from aloha_kit.formats import open_source
+from aloha_kit.policies.build import build
 from aloha_kit.policies.checkpoint import load as load_checkpoint
 from aloha_kit.replay.__main__ import main as replay
+from aloha_kit.testing.policies import check_network, contract_of, stats_of
 from aloha_kit.testing.sources import check_source
 from aloha_kit.train.__main__ import main as train
 from tests.deploy.serving import served
@@ -89,6 +92,15 @@ def test_the_policy_trains_resumes_and_is_evaluated(folder: Path) -> None:
     (report,) = (run / "eval").glob("*/eval.json")
     rollouts = json.loads(report.read_text())["checkpoints"][0]["rollouts"]
     assert len({rollout["actions"] for rollout in rollouts}) == 2
+
+
+def test_the_policy_keeps_the_contract_of_networks(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    config = load_policy("denoising.yaml")
+    contract = contract_of({"top": (48, 64)})
+    check_network(lambda: build(config, contract, stats_of(contract), pretrained=False), contract, tmp_path)
 
 
 def test_the_policy_acts_alike_in_any_process_and_over_the_server(

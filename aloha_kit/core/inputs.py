@@ -1,6 +1,6 @@
 """Policy inputs: the contract's features of an observation, checked, over a window of observations. numpy only.
 
-This and `policies.inputs`, which makes a network's batch of it, are the only places that do this: executors, shared
+This and `policies.collate`, which makes a network's batch of it, are the only places that do this: executors, shared
 memory and remote policies pass on their results.
 """
 

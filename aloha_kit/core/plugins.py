@@ -31,7 +31,7 @@ def resolve(
     """The class, function or object that `name` stands for.
 
     Args:
-        table: what the table is called, in the plural: `families`, `environments`, `scenes`, `drivers`, …
+        table: what the table is called, in the plural: `policies`, `environments`, `scenes`, `drivers`, …
         name: a key of `built_in`, an entry point of the group `aloha_kit.<table>`, or `module:Name`. Own modules are
             found where Python finds any, and in the current folder.
         built_in: {name: "module:Name"}; its names come before entry points of the same name.

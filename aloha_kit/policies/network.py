@@ -119,7 +119,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
         }
 
     def errors(self, predicted: Tensor, batch: Batch) -> dict[str, Mean]:
-        """Action errors, see `metrics.action_errors`; `predicted` are (B, K, A) in raw units."""
+        """Action errors, see `action_errors.action_errors`; `predicted` are (B, K, A) in raw units."""
         rows = slice(0, self.chunk_size)
         return action_errors(predicted, batch["actions"][:, rows], batch["is_pad"][:, rows], self.contract.action_names)
 

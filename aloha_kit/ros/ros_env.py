@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -28,6 +27,7 @@ from aloha_kit.core import (
     ReadingError,
     SafetyLimits,
 )
+from aloha_kit.core.versions import package_version
 from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import images
 from aloha_kit.ros.arm import Vector
@@ -135,7 +135,7 @@ class RosEnv(RosRobot, Environment):
             "arms": {name: arm.model.name for name, arm in self.followers.items()},
             "streams": describe_streams(self.streams),
             "software": {
-                "aloha_kit": importlib.metadata.version("aloha_kit"),
+                "aloha_kit": package_version(),
                 "ros": rospy.get_param("/rosdistro", "").strip(),
             },
         }

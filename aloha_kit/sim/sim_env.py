@@ -146,7 +146,7 @@ class SimEnv(Environment):
         return self._task
 
     def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
-        """The scripted expert of the scene, see `sim.expert`."""
+        """The scripted expert of the scene, see `sim.scripted_expert`."""
         return ScriptedExpert(self, noise=noise, seed=seed)
 
     @property

@@ -96,9 +96,9 @@ def test_unknown_things_are_answered_with_the_nearest(tmp_path: Path) -> None:
     for text, message in (
         (
             "kind: cnnmpl",
-            "mine.yaml: kind: no 'cnnmpl' among the policies. Did you mean 'cnnmlp'? Known: act, bc, cnnmlp, diffusion",
+            "mine.yaml: kind: no 'cnnmpl' among the policies. Did you mean 'cnnmlp'? Known: act, bc, cnnmlp",
         ),
-        ("chunk_size: 3", "mine.yaml has no kind. Known: act, bc, cnnmlp, diffusion"),
+        ("chunk_size: 3", "mine.yaml has no kind. Known: act, bc, cnnmlp"),
         (
             "kind: nowhere.module:Config",
             "kind: 'nowhere.module:Config' of the policies: Python finds no module 'nowhere'",

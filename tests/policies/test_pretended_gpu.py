@@ -30,7 +30,7 @@ def observation(steps: int = 1) -> Batch:
 
 
 # The schedulers of diffusers hold tensors that are real, on the CPU; a step takes numbers from them.
-@pytest.mark.parametrize("policy", [name for name in names("policies") if name != "diffusion"])
+@pytest.mark.parametrize("policy", [name for name in names("policies") if load_policy(name).kind != "diffusion"])
 def test_a_query_stays_on_the_gpu(policy: str) -> None:
     """From the batch on nothing crosses the bus and nothing waits, or a CUDA graph could not hold it.
 

@@ -195,6 +195,7 @@ def test_another_scene_or_other_joints_are_refused(recorded: Path, tmp_path: Pat
     with h5py.File(swapped, "r+") as file:
         contract = json.loads(file.attrs["contract"])
         contract["features"][1]["entries"][0:2] = ["left_shoulder", "left_waist"]
+        contract = {name: contract[name] for name in ("features", "rate_hz")}
         file.attrs["contract"] = json.dumps(contract)
     with Episode.open(swapped) as episode, pytest.raises(ContractError, match=r"action\[0\]: 'left_shoulder' against"):
         execute(Recording.of(episode))
