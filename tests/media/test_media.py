@@ -51,7 +51,7 @@ def test_an_encoder_leaves_no_thread_with_a_real_time_priority(tmp_path: Path) -
             video.add(np.full((64, 96, 3), 20 * i, np.uint8))
         threads = [int(name) for name in os.listdir("/proc/self/task")]
         assert len(threads) > 2  # the encoder's are there
-        assert {os.sched_getscheduler(thread) for thread in threads} == {os.SCHED_OTHER}
+        assert not {os.sched_getscheduler(thread) for thread in threads} & {os.SCHED_FIFO, os.SCHED_RR}
     assert os.sched_getscheduler(0) == os.SCHED_OTHER
 
 
