@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from aloha_kit.core.exporter import (
     WriteOptions,
 )
 from aloha_kit.core.features import SENSORS
+from aloha_kit.core.files import put
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.export import export
 from aloha_kit.episode.label import label
@@ -65,7 +65,7 @@ class Hdf5Exporter(EpisodeExporter):
             )
         with Episode.open(path) as copy:
             _record(episode, copy, record)
-        os.replace(path, episode_path(self.folder, number))
+        put(path, episode_path(self.folder, number))
         shutil.rmtree(scratch)
 
 

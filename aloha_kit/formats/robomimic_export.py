@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from aloha_kit.core import ContractError, EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.exporter import ATTRIBUTES, EpisodeExporter, ExportRecord, has_attribute, WriteOptions
+from aloha_kit.core.files import put
 from aloha_kit.core.robomimic import env_args_of, IMAGE_SUFFIX, observation_keys, SimulatorRecord
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.storage import hdf5
@@ -49,7 +49,7 @@ class RobomimicExporter(EpisodeExporter):
         try:
             with hdf5.writing(part) as file:
                 self._write(file, episode, record)
-            os.replace(part, self._part(number))
+            put(part, self._part(number))
         except OSError as error:
             raise EpisodeError(f"{episode.where} cannot be written: {reason(error)}") from error
         scratch.rmdir()

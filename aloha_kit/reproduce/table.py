@@ -5,6 +5,7 @@ python -m aloha_kit.reproduce.table     # renew the table of train/README.md fro
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -246,7 +247,8 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def main() -> None:
-    """Renew the table of this checkout."""
+    """Renew the table of this checkout; takes no flags but --help."""
+    argparse.ArgumentParser(description="Renew the table of train/README.md from train/results.").parse_args()
     try:
         renew()
     except AlohaKitError as error:
