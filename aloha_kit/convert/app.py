@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,10 +13,10 @@ from tqdm import tqdm
 from aloha_kit.convert.args import ConvertArgs
 from aloha_kit.convert.report import print_report, write_report
 from aloha_kit.convert.staging import Staging
-from aloha_kit.convert.workers import ConversionJob, Damaged, write_all
+from aloha_kit.convert.workers import ConversionJob, Damaged, stopped, write_all
 from aloha_kit.core import ConfigError, EpisodeError, plural
 from aloha_kit.core.exporter import WriteOptions
-from aloha_kit.core.source import EpisodeSource
+from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode.adopt import suggested_contract
 from aloha_kit.episode.ranges import measure_source
 from aloha_kit.formats import AUTO, format_of, make_exporter, open_source, ReadOptions
@@ -30,7 +30,7 @@ def run(args: ConvertArgs) -> int:
     """Convert and print the report; returns 1 where episodes were left out as damaged.
 
     Raises:
-        AlohaKitError: nothing to convert, an existing target, data without a contract, or damaged episodes.
+        AlohaKitError: nothing to convert, an existing target, data without a contract, damaged episodes, a full disk.
     """
     reading = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order, first=args.num_episodes)
     options = WriteOptions(args.images, args.codec, args.crf)
@@ -47,24 +47,29 @@ def run(args: ConvertArgs) -> int:
         "format": args.format,
         "options": {key: value for key, value in vars(options).items() if value is not None},
         "contract": reading.contract.to_json() if reading.contract else None,
+        "jpeg_order": reading.jpeg_order,
     }
-    with Staging(args.target, plan) as staging:
-        exporter = make_exporter(args.format, staging.folder, staging.parts, options)
-        job = ConversionJob(source, exporter, staging.workers_lock)
-        damaged = _write(job, staging, args.workers)
-        numbers = [number for number in range(len(source)) if number not in damaged]
-        _require_sound(damaged, len(numbers), args)
-        records = staging.records(numbers)
-        exporter.finish(records)
-        report = write_report(staging.folder, plan, records, damaged)
-        staging.commit()
+    staging = Staging(args.target, plan)
+    exporter = make_exporter(args.format, staging.folder, staging.parts, options)
+    job = ConversionJob(source, exporter, staging.workers_lock)
+    try:
+        with staging:
+            damaged = _write(job, staging, args.workers)
+            numbers = [number for number in range(len(source)) if number not in damaged]
+            _require_sound(damaged, len(numbers), args)
+            records = staging.records(numbers)
+            exporter.finish(records)
+            report = write_report(staging.folder, plan, records, damaged)
+            staging.commit()
+    except OSError as error:
+        raise stopped(error) from error
     print_report(report, args.target, as_json=args.json)
     return int(bool(damaged))
 
 
 def _require_units(source: EpisodeSource, place: Path) -> None:
     """Refuse data whose units are not known; print what their ranges suggest."""
-    with closing(source.episode(0)) as episode:
+    with closing(_first_sound(source)) as episode:
         if UNKNOWN not in episode.contract.units.values():
             if episode.assumption:
                 _LOG.warning("%s: %s", episode.where, episode.assumption)
@@ -76,6 +81,18 @@ def _require_units(source: EpisodeSource, place: Path) -> None:
         f"{place} does not record names and units of its numbers: give --rig NAME, or save what is printed above, "
         f"checked, as {place / CONTRACT if place.is_dir() else CONTRACT} or another file for --contract FILE"
     )
+
+
+def _first_sound(source: EpisodeSource) -> RecordedEpisode:
+    """The first episode that can be opened.
+
+    Raises:
+        EpisodeError: none can; the reason of the first one.
+    """
+    for number in range(len(source)):
+        with suppress(EpisodeError):
+            return source.episode(number)
+    return source.episode(0)
 
 
 def _write(job: ConversionJob, staging: Staging, workers: int) -> dict[int, str]:

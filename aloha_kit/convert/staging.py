@@ -13,7 +13,7 @@ from typing import Any, overload
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.exporter import ExportRecord
-from aloha_kit.core.files import make_folder, sync_folder, write_json
+from aloha_kit.core.files import make_folder, sync, sync_folder, write_json
 
 
 class Staging:
@@ -55,8 +55,7 @@ class Staging:
 
     def _begin(self) -> None:
         make_folder(self.target.parent)
-        for folder in (self.root, self.folder, self.parts, self._records):
-            make_folder(folder)
+        make_folder(self.root)
         for lock in (self.lock, self.workers_lock):
             self._locks.append(os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
             try:
@@ -64,6 +63,12 @@ class Staging:
             except BlockingIOError:
                 raise ConfigError(f"another process writes '{self.target}'; wait until it has ended") from None
         fcntl.flock(self._locks[-1], fcntl.LOCK_UN)  # it showed that no worker of a killed conversion is left
+        if not any(self._records.glob("[0-9]*")):  # nothing to go on with
+            for folder in (self.folder, self.parts):
+                shutil.rmtree(folder, ignore_errors=True)
+            self._plan_file.unlink(missing_ok=True)
+        for folder in (self.folder, self.parts, self._records):
+            make_folder(folder)
         self._require_same_plan()
 
     def _release(self) -> None:
@@ -81,12 +86,15 @@ class Staging:
         """Locked by every worker process, which may outlive a killed parent by one episode."""
         return self.root / "workers"
 
+    @property
+    def _plan_file(self) -> Path:
+        return self.root / "plan.json"
+
     def _require_same_plan(self) -> None:
-        file = self.root / "plan.json"
-        if not file.is_file():
-            write_json(file, self._plan)
+        if not self._plan_file.is_file():
+            write_json(self._plan_file, self._plan)
             return
-        there = json.loads(file.read_text(encoding="utf-8"))
+        there = json.loads(self._plan_file.read_text(encoding="utf-8"))
         if different := [key for key, value in self._plan.items() if there.get(key) != value]:
             key = different[0]
             raise ConfigError(
@@ -117,9 +125,11 @@ class Staging:
         Raises:
             ConfigError: the target appeared meanwhile; the conversion stays in its hidden folder.
         """
-        for file in sorted(self.folder.rglob("*")):
-            if file.is_dir():
-                sync_folder(file)
+        for path in (*self.folder.rglob("*"), self.folder):
+            if path.is_dir():
+                sync_folder(path)
+            else:
+                sync(path)
         try:
             os.rename(self.folder, self.target)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -14,14 +15,22 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
 from aloha_kit.core import AlohaKitError, EpisodeError
+from aloha_kit.core.errors import reason
 from aloha_kit.core.exporter import EpisodeExporter, ExportRecord
 from aloha_kit.core.interrupt import interrupts_put_off
 from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.core.source import EpisodeSource
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # of the target: to read a file gives none of them
+
 
 class ConversionError(AlohaKitError):
     """The conversion cannot go on; finished episodes stay."""
+
+
+def stopped(error: OSError) -> ConversionError:
+    """The error of a conversion that a full disk, or another failure of a file, ends."""
+    return ConversionError(f"{reason(error)}. Finished episodes stay; the same command goes on with the others")
 
 
 @dataclass(frozen=True)
@@ -47,7 +56,7 @@ class ConversionJob:
         """Write an episode.
 
         Raises:
-            AlohaKitError: the format cannot hold it, or it does not fit the others.
+            AlohaKitError: the format cannot hold it, it does not fit the others, or a file cannot be written.
         """
         try:
             with closing(self.source.episode(number)) as episode:
@@ -55,7 +64,11 @@ class ConversionJob:
                 self.exporter.write(number, episode, record)
                 record.complete(episode)
                 return record
+        except OSError as error:
+            raise stopped(error) from error
         except EpisodeError as error:
+            if isinstance(cause := error.__cause__, OSError) and cause.errno in _NO_ROOM:
+                raise stopped(cause) from error
             return Damaged(number, str(error))
 
 

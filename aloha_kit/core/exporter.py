@@ -180,6 +180,7 @@ class EpisodeExporter(abc.ABC):
             EpisodeError: the episode is damaged.
             ContractError: it does not fit the others.
             ConfigError: the format cannot hold it.
+            OSError: a file cannot be written; an `EpisodeError` may have it as its cause.
         """
 
     def finish(self, records: Sequence[ExportRecord]) -> None:  # noqa: B027 - some formats share nothing

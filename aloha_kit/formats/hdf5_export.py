@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.export import export
 from aloha_kit.episode.label import label
 from aloha_kit.storage import Episode, EpisodeWriter
-from aloha_kit.storage.paths import episode_path
+from aloha_kit.storage.paths import episode_path, list_episodes
 
 _PER_STEP = ("action", "base_action", "reward", "stamps/command")
 
@@ -67,6 +68,12 @@ class Hdf5Exporter(EpisodeExporter):
             _record(episode, copy, record)
         put(path, episode_path(self.folder, number))
         shutil.rmtree(scratch)
+
+    def finish(self, records: Sequence[ExportRecord]) -> None:
+        written = {episode_path(self.folder, record.number) for record in records}
+        for file in list_episodes(self.folder):
+            if file not in written:  # of an episode that the source no longer has, or that is damaged since
+                file.unlink()
 
 
 class ActExporter(Hdf5Exporter):

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ContractError, EpisodeError
-from aloha_kit.core.errors import reason
 from aloha_kit.core.exporter import ATTRIBUTES, EpisodeExporter, ExportRecord, has_attribute, WriteOptions
-from aloha_kit.core.files import put
+from aloha_kit.core.files import replacing
 from aloha_kit.core.robomimic import env_args_of, IMAGE_SUFFIX, observation_keys, SimulatorRecord
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.storage import hdf5
@@ -44,15 +43,8 @@ class RobomimicExporter(EpisodeExporter):
         return None
 
     def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
-        scratch = self.scratch(number)
-        part = scratch / "part.hdf5"
-        try:
-            with hdf5.writing(part) as file:
-                self._write(file, episode, record)
-            put(part, self._part(number))
-        except OSError as error:
-            raise EpisodeError(f"{episode.where} cannot be written: {reason(error)}") from error
-        scratch.rmdir()
+        with replacing(self._part(number)) as part, hdf5.writing(part) as file:
+            self._write(file, episode, record)
 
     def finish(self, records: Sequence[ExportRecord]) -> None:
         numbers = [record.number for record in records]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from aloha_kit.formats import open_source, ReadOptions
 from aloha_kit.formats.hdf5_export import ActExporter, Hdf5Exporter, MobileAlohaExporter
 from aloha_kit.testing.exporters import check_exporter
 from tests.commands import failure
-from tests.synthetic import write_dataset
+from tests.synthetic import Synthetic, write_dataset
 
 ROOT = Path(__file__).parents[2]
 CAMERAS = {"top": (48, 64), "left_wrist": (24, 32)}
@@ -186,6 +187,66 @@ def test_existing_data_and_damaged_episodes(tmp_path: Path, capsys: pytest.Captu
     assert [record["number"] for record in lines(tmp_path / "out")] == [0, 2]
     inside = [str(tmp_path / "ours"), str(tmp_path / "ours" / "new"), "--format", "hdf5"]
     assert "lies in the source" in failure(convert, inside)
+
+
+def test_an_episode_that_left_the_source_is_not_in_the_data_set(tmp_path: Path) -> None:
+    made = write_dataset(tmp_path / "ours", (6, 5, 4), images="jpeg")
+    spoilt = tmp_path / "ours" / "episode_1.hdf5"
+    spoilt.write_bytes(b"no HDF5")
+    flags = [str(tmp_path / "ours"), str(tmp_path / "out"), "--format", "hdf5"]
+    assert "The others are written: repair or remove it" in failure(convert, flags)
+    spoilt.unlink()  # what was the third episode is now the second one
+    convert(flags)
+    assert [record["steps"] for record in lines(tmp_path / "out")] == [6, 4]
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.hdf5")) == ["episode_0.hdf5", "episode_1.hdf5"]
+    with Episode.open(tmp_path / "out" / "episode_1.hdf5") as episode:
+        assert np.array_equal(episode.action, made[2].action)
+
+
+def test_the_first_episode_may_be_damaged(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "ours", (6, 5))
+    (tmp_path / "ours" / "episode_0.hdf5").write_bytes(b"no HDF5")
+    flags = [str(tmp_path / "ours"), str(tmp_path / "out"), "--format", "hdf5", "--skip_damaged"]
+    with pytest.raises(SystemExit) as ended:
+        convert(flags)
+    assert ended.value.code == 1
+    assert [record["number"] for record in lines(tmp_path / "out")] == [1]
+
+
+def test_a_refused_flag_leaves_nothing_that_is_in_the_way_of_the_right_one(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "ours", (6,))
+    flags = [str(tmp_path / "ours"), str(tmp_path / "out"), "--format"]
+    assert "no 'hdf' among the exporters" in failure(convert, [*flags, "hdf"])
+    assert "written without --crf" in failure(convert, [*flags, "hdf5", "--crf", "20"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ours"]
+    write_dataset(tmp_path / "seven", (6,), change=lambda _, episode: seven(episode))
+    seventh = [str(tmp_path / "seven"), *flags[1:]]
+    assert "openpi's ALOHA has 14 joints" in failure(convert, [*seventh, "openpi"])  # of an episode, after the start
+    convert([*seventh, "hdf5"])
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["ours", "out", "seven"]
+
+
+def seven(episode: Synthetic) -> None:
+    episode.action, episode.qpos, episode.names = episode.action[:, :7], episode.qpos[:, :7], episode.names[:7]
+
+
+@pytest.mark.parametrize("kind", ["hdf5", "act", "robomimic", "lerobot"])
+@pytest.mark.parametrize("other", [False, True])
+def test_a_full_disk_is_no_damage_of_the_episodes(tmp_path: Path, kind: str, other: bool) -> None:
+    """A limit on the size of files stands for the disk: nothing is left out, and afterwards the conversion goes on."""
+    write_dataset(tmp_path / "ours", (40, 40), {"top": (96, 128)}, images="jpeg")
+    source = [f"{tmp_path}/elsewhere", "--from_format", OTHER] if other else [str(tmp_path / "ours")]
+    flags = [source[0], str(tmp_path / "out"), *source[1:], "--format", kind, "--skip_damaged"]
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limit[1]))
+    try:
+        message = failure(convert, flags)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "File too large" in message
+    assert "Finished episodes stay; the same command goes on with the others" in message
+    convert(flags)
+    assert [record["number"] for record in lines(tmp_path / "out")] == [0, 1]
 
 
 def test_data_without_units_are_refused_and_a_contract_is_suggested(
