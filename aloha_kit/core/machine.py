@@ -13,12 +13,21 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def cpu_name() -> str:
     """Model of the processor."""
+    return _cpuinfo("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the processor by Linux's names, such as `avx2`; none where they are not known."""
+    return frozenset(_cpuinfo("flags").split())
+
+
+def _cpuinfo(field: str) -> str:
+    """A field of the first processor in Linux's /proc/cpuinfo; empty where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    return next((line.partition(":")[2].strip() for line in lines if line.partition("\t")[0] == field), "")
 
 
 def memory_bytes() -> int:

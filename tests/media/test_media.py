@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,33 @@ def test_an_odd_size_is_padded_by_a_pixel(tmp_path: Path) -> None:
     assert frames[0].shape == (50, 64, 3)
     assert frames[0].min() > 115  # no black border
     assert rate == 30.0
+
+
+ENCODE = """
+import hashlib, sys
+import numpy as np
+from aloha_kit.media.mp4 import Mp4Writer
+rows, columns = np.mgrid[:96, :128]
+frames = [np.stack([columns + 3 * i, 2 * rows + i, rows * columns // 50 + i], -1).astype(np.uint8) for i in range(30)]
+noise = np.random.default_rng(0).integers(0, 40, (96, 128, 3), dtype=np.uint8)
+for number in range(300):
+    height, width = ((64, 96), (96, 128))[number % 2]
+    with Mp4Writer(sys.argv[1], 50.0, crf=23, gop=2, threads=1) as video:
+        for i, frame in enumerate(frames):
+            video.add((frame // 2 + np.roll(noise, i, 1))[:height, :width])
+    print(height, hashlib.sha256(video.path.read_bytes()).hexdigest())
+"""
+
+
+def test_the_same_images_give_the_same_file_beside_other_encoders(tmp_path: Path) -> None:
+    """x264's AVX-512 code did not, in one encoding of some hundred."""
+    encoders = [
+        subprocess.Popen([sys.executable, "-c", ENCODE, str(tmp_path / f"{i}.mp4")], stdout=subprocess.PIPE, text=True)
+        for i in range(3)
+    ]
+    found = {line for encoder in encoders for line in encoder.communicate()[0].splitlines()}
+    assert [encoder.returncode for encoder in encoders] == [0, 0, 0]
+    assert sorted(line.split()[0] for line in found) == ["64", "96"]
 
 
 def test_an_encoder_leaves_no_thread_with_a_real_time_priority(tmp_path: Path) -> None:
