@@ -62,7 +62,13 @@ def free_path(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Path beside `path` to write to: renamed to `path` at the end, removed after an error."""
+    """Path beside `path` to write to: renamed to `path` at the end, removed after an error.
+
+    Raises:
+        ConfigError: `path` is a device, a FIFO or a socket, whose name the file would take.
+    """
+    if kind := special_file(path):
+        raise ConfigError(f"cannot write '{path}': it is {kind}")
     part = part_of(path)
     try:
         yield part

@@ -18,6 +18,7 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import match_action_space
 from aloha_kit.core import Action, ConfigError, Environment, UsageError
 from aloha_kit.core.features import ACTION, STATE
+from aloha_kit.core.files import write_json
 from aloha_kit.core.lang import Message
 from aloha_kit.loop import guarded, Outcome, Replay, run_episode, SafetyGuard, sigterm_interrupts
 from aloha_kit.media.plots import joint_traces
@@ -110,7 +111,7 @@ class ReplayResult:
             "final_reward": self.outcome.final_reward,
             "guard": self.guard,
         }
-        report.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        write_json(report, values)
         figure = joint_traces(
             self.qpos,
             self.recorded,

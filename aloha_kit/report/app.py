@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import make_folder
+from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.report.args import ReportArgs
 from aloha_kit.report.page import build
 
@@ -18,7 +18,7 @@ def run(args: ReportArgs) -> None:
     file = args.output or args.folder / "report.html"
     make_folder(file.parent)
     try:
-        file.write_text(page, encoding="utf-8")
+        write_text(file, page)
     except OSError as error:
         raise ConfigError(f"cannot write '{file}': {error.strerror}") from error
     print(file)

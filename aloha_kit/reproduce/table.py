@@ -13,7 +13,7 @@ from typing import Any
 
 from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError, ConfigError, UsageError
-from aloha_kit.core.files import make_folder, write_json
+from aloha_kit.core.files import make_folder, write_json, write_text
 from aloha_kit.core.machine import CHECKOUT
 from aloha_kit.reproduce.preset import load_preset
 from aloha_kit.reproduce.result import (
@@ -102,7 +102,7 @@ def renew(train: Path = CHECKOUT / "train") -> None:
     """
     before, after = _parts(train / "README.md")
     text = f"{before}{BEGIN}\n{table(train / 'results')}\n{END}{after}"
-    (train / "README.md").write_text(text, encoding="utf-8")
+    write_text(train / "README.md", text)
 
 
 def table(results: Path) -> str:

@@ -75,3 +75,13 @@ def test_an_interruption_leaves_the_file_as_it_was(tmp_path: Path) -> None:
         interrupted()
     assert file.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_name_of_a_device_or_a_fifo_is_not_taken(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, kind in ((pipe, "a FIFO"), (Path("/dev/null"), "a device")):
+        with pytest.raises(ConfigError, match=f"cannot write '{path}': it is {kind}, not a file"):
+            write_text(path, "x")
+        assert not path.is_file()
+    assert list(tmp_path.iterdir()) == [pipe]

@@ -101,6 +101,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         f"error: '{page}' cannot be a folder: a file of that name is in the way"
     )
     assert fail(tmp_path / "有 空格", "--output", tmp_path) == f"error: cannot write '{tmp_path}': Is a directory"
+    assert not list(tmp_path.parent.glob(".*.part"))
 
 
 def fail(*argv: object) -> str:
