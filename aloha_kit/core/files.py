@@ -60,6 +60,14 @@ def free_path(path: Path) -> Path:
     return candidate
 
 
+def user_cache() -> Path:
+    """The user's folder of caches: `$ALOHA_KIT_CACHE`, or aloha_kit in `$XDG_CACHE_HOME` or ~/.cache."""
+    if own := os.environ.get("ALOHA_KIT_CACHE"):
+        return Path(own)
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (root if root.is_absolute() else Path("~/.cache").expanduser()) / "aloha_kit"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Path beside `path` to write to: renamed to `path` at the end, removed after an error.

@@ -24,7 +24,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import write_text
+from aloha_kit.core.files import user_cache, write_text
 from aloha_kit.core.versions import FRAME_CACHE
 from aloha_kit.data.camera_frames import frame, MappedFrames
 from aloha_kit.data.index import EpisodeTable
@@ -40,7 +40,7 @@ def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
     """`.cache` in the folder of the episodes, or in `cache_dir` a folder of this data set's own.
 
     Where nothing can be written beside the episodes (a read-only share), the folder is one of the data set's own in the
-    user's cache directory (`$XDG_CACHE_HOME` or `~/.cache`), and that is logged. So it is where they lie in no folder.
+    user's cache folder (`core.files.user_cache`), and that is logged. So it is where they lie in no folder.
     """
     data = table.source.place.resolve()
     own = f"{data.name}-{hashlib.sha256(str(data).encode(errors='surrogateescape')).hexdigest()[:12]}"
@@ -48,20 +48,15 @@ def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
         return Path(cache_dir) / own
     beside = data / ".cache"
     if not data.is_dir():
-        return _users_cache() / own
+        return user_cache() / own
     try:
         beside.mkdir(exist_ok=True)
         with (beside / "lock").open("a"):
             return beside
     except OSError as error:
-        folder = _users_cache() / own
+        folder = user_cache() / own
         _LOG.warning("%s cannot be written (%s); the frame cache is in %s", data, error.strerror, folder)
         return folder
-
-
-def _users_cache() -> Path:
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (root if root.is_absolute() else Path("~/.cache").expanduser()) / "aloha_kit"
 
 
 def cached_frames(

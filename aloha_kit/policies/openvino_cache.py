@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -20,19 +21,13 @@ import torch
 from torch import Tensor
 
 from aloha_kit.core.cli import LOG
-from aloha_kit.core.files import sync, sync_folder
+from aloha_kit.core.files import sync, sync_folder, user_cache
 from aloha_kit.core.versions import package_version
 from aloha_kit.policies.network import ChunkNetwork
 
 KEPT = 4
 """Models that are kept; each takes as much room as its weights in fp32."""
 _MODEL, _WEIGHTS = "model.xml", "model.bin"
-
-
-def cache_folder() -> Path:
-    """Folder of the models: `ALOHA_KIT_CACHE`/openvino, by default ~/.cache/aloha_kit/openvino."""
-    root = os.environ.get("ALOHA_KIT_CACHE")
-    return (Path(root) if root else Path.home() / ".cache" / "aloha_kit") / "openvino"
 
 
 def key_of(network: ChunkNetwork, inputs: Sequence[Tensor], library: Any) -> str:
@@ -42,9 +37,10 @@ def key_of(network: ChunkNetwork, inputs: Sequence[Tensor], library: Any) -> str
     digest.update(repr([(tuple(tensor.shape), tensor.dtype) for tensor in inputs]).encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):  # a checkout changes without a new version
         digest.update(file.read_bytes())
-    for name, tensor in sorted(network.state_dict().items()):
+    # named_buffers: the normalisation is in no state_dict
+    for name, tensor in sorted(itertools.chain(network.named_parameters(), network.named_buffers())):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy())
+        digest.update(tensor.detach().reshape(-1).contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
 
 
@@ -53,7 +49,7 @@ def converted(key: str, convert: Callable[[], Any], *, library: Any, core: Any) 
 
     A first start reads it back too: a model that was written rounds a little otherwise than one that was not.
     """
-    folder = cache_folder() / key
+    folder = user_cache() / "openvino" / key
     if (model := _read(folder, core)) is not None:
         return model
     model = convert()

@@ -246,16 +246,18 @@ def test_read_only_episodes_get_a_cache_in_the_users_cache_directory(tmp_path: P
     )
     places = [str(tmp_path / name / "data") for name in ("a", "b")]
     mounts = "; ".join(f"mount --bind {p} {p}; mount -o remount,bind,ro {p}" for p in places)
-    for home in ({"XDG_CACHE_HOME": str(tmp_path / "xdg")}, {"XDG_CACHE_HOME": "", "HOME": str(tmp_path / "home")}):
+    own, xdg, home = ({"ALOHA_KIT_CACHE": str(tmp_path / "own")}, {"XDG_CACHE_HOME": str(tmp_path / "xdg")},
+                      {"XDG_CACHE_HOME": "", "HOME": str(tmp_path / "home")})  # fmt: skip
+    roots = {"own": own | xdg, "xdg/aloha_kit": xdg, "home/.cache/aloha_kit": home}
+    for place, variables in roots.items():
         done = subprocess.run(
             ["unshare", "-m", "sh", "-c", f'set -e; {mounts}; exec "$@"', "sh", sys.executable, "-c", code, *places],
-            env={**os.environ, **home}, capture_output=True, text=True, check=False,
+            env={**os.environ, "ALOHA_KIT_CACHE": "", **variables}, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if "unshare" in done.stderr or "mount:" in done.stderr:
             pytest.skip("this machine allows no mounts")
         assert done.returncode == 0, done.stderr
-        root = tmp_path / ("xdg" if home["XDG_CACHE_HOME"] else "home/.cache") / "aloha_kit"
-        folders = sorted(root.iterdir())
+        folders = sorted((tmp_path / place).iterdir())
         assert len(folders) == 2
         lines = done.stderr.splitlines()
         assert [line.partition(" (")[0] for line in lines] == [f"{p} cannot be written" for p in places]

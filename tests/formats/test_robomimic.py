@@ -136,7 +136,7 @@ def test_what_is_missing_or_different_is_one_line(tmp_path: Path) -> None:
 def test_it_trains_with_its_own_validation_episodes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("ALOHA_KIT_CACHE", str(tmp_path / "caches"))
     monkeypatch.chdir(tmp_path)
     demos = write(tmp_path / "image.hdf5", images=(24, 32), masks={"valid": ["demo_0"]})
     write_policy(tmp_path / "tiny.yaml")

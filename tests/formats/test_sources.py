@@ -128,7 +128,7 @@ def test_the_contract_finds_a_source_that_breaks_it(kind: type[MemorySource], re
 def test_own_episodes_train_and_their_images_are_cached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    monkeypatch.setenv("ALOHA_KIT_CACHE", str(tmp_path / "caches"))
     monkeypatch.chdir(tmp_path)
     write_policy(tmp_path / "tiny.yaml")
     flags = ["--policy", "tiny.yaml", "--format", OWN, "--dataset_dir", "parts", "--batch_size", "8"]
@@ -139,7 +139,7 @@ def test_own_episodes_train_and_their_images_are_cached(
     made = MemorySource(["x"], ReadOptions()).made
     expected = np.concatenate([episode.action for episode in made]).mean(axis=0)
     np.testing.assert_allclose(network.stats["action"].mean, expected, atol=1e-6)
-    (frames,) = (tmp_path / "caches" / "aloha_kit").glob("parts-*/top_24x32.0.frames")
+    (frames,) = (tmp_path / "caches").glob("parts-*/top_24x32.0.frames")
     assert frames.stat().st_size == 96 * 3 * 24 * 32
     # a run goes on with the values it was started with, the format among them
     train(["--resume", "run", "--num_steps", "9"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -19,8 +20,10 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.data.batch import Batch
+from aloha_kit.data.stats import Statistics
 from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
+from aloha_kit.policies.build import build
 from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank, check, Engine, prepare, probes
 from aloha_kit.policies.engine_bf16 import in_bf16
@@ -155,6 +158,21 @@ def test_a_second_start_reads_the_converted_model(tmp_path: Path, monkeypatch: p
     assert len(exports) == 2
     (kept,) = (tmp_path / "openvino").iterdir()
     assert kept != folder
+
+
+def test_a_model_of_other_statistics_is_converted_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks with equal weights: what they predict differs by the scale of the actions."""
+    monkeypatch.setenv("ALOHA_KIT_CACHE", str(tmp_path))
+    network = made().eval()
+    actions = network.stats["action"]
+    wider = dataclasses.replace(actions, std=2 * actions.std)
+    stats = Statistics({**network.stats.moments, "action": wider})
+    other = build(network.config, network.contract, stats, pretrained=False).eval()
+    other.load_state_dict(network.state_dict())
+    batch = seen(network, 1)
+    first, second = (OpenVINOModel(each, blank(each, 1)).compiled("fp32")(batch) for each in (network, other))
+    mean = torch.from_numpy(actions.mean)
+    torch.testing.assert_close(second - mean, 2 * (first - mean), atol=1e-4, rtol=1e-4)
 
 
 def test_a_folder_that_cannot_be_written_to_is_no_reason_not_to_run(
