@@ -2,12 +2,12 @@
 
     python benchmarks/eval_rollouts.py
 
-The peer's way is one environment, step after step, each rendering three 480x640 images, and a query of the
+The peer's way is one environment, step after step, each rendering three 480x640 images, and an inference of the
 network when a chunk is played out (or at every step, with temporal ensembling). Both sides run the same networks,
 untrained, in chunks as the presets have them, over 400 steps: `act` (but for its BatchNorm, which needs
 downloaded weights) fed the 480x640 image, and `act_cpu` fed 96x128, to which the peer scales its image.
 
-The peer's rollouts are extrapolated from a few dozen steps and a few queries (medians; half of them before ours ran
+The peer's rollouts are extrapolated from a few dozen steps and a few inferences (medians; half of them before ours ran
 and half after). Ours are whole rollouts of the command itself, start-up left out of the rate and in the CPU time;
 only the row that is marked so is extrapolated from its first steps. The peer's CPU time is that of all its threads.
 """
@@ -28,7 +28,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from tyro.conf import arg
 
 EPISODE = 400
 WARM_UP = 3
@@ -41,7 +43,7 @@ class Options:
     """How long to measure."""
 
     steps: int = 30  # of the peer's environment
-    queries: int = 4  # of the peer's, each network
+    inferences: Annotated[int, arg(aliases=("--queries",))] = 4  # of the peer's, each network
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def timed(call: Callable[[], object], count: int) -> list[Cost]:
 
 
 def serve_peer(folders: list[Path]) -> None:
-    """The other process: for each line of stdin (steps, queries) that many timed ones, queries of each network."""
+    """The other process: for each line of stdin (steps, inferences) that many timed ones, of each network."""
     import cv2
     import gym_aloha  # noqa: F401 - registers the environments
     import gymnasium
@@ -117,10 +119,10 @@ def serve_peer(folders: list[Path]) -> None:
         agent.predict_chunk({"qpos": action, "images": {"top": image}})
 
     for line in itertools.chain([json.dumps([WARM_UP, 2])], sys.stdin):
-        steps, queries = json.loads(line)
+        steps, inferences = json.loads(line)
         taken = {"step": timed(lambda: env.step(action), steps)}
         for name, agent in agents.items():
-            taken[name] = timed(lambda agent=agent: infer(agent), queries)  # type: ignore[misc]
+            taken[name] = timed(lambda agent=agent: infer(agent), inferences)  # type: ignore[misc]
         print(json.dumps(taken), flush=True)
 
 
@@ -138,20 +140,20 @@ class Peer:
         self._line()  # the warm-up
         self.costs: dict[str, list[Cost]] = {}
 
-    def measure(self, steps: int, queries: int) -> None:
+    def measure(self, steps: int, inferences: int) -> None:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps([steps, queries]) + "\n")
+        self._process.stdin.write(json.dumps([steps, inferences]) + "\n")
         self._process.stdin.flush()
         for name, taken in self._line().items():
             self.costs.setdefault(name, []).extend((wall, cpu) for wall, cpu in taken)
 
-    def rollout(self, network: str, queries: int) -> Cost:
-        """Wall and CPU seconds of a rollout with so many queries."""
-        (step, step_cpu), (query, query_cpu) = (
+    def rollout(self, network: str, inferences: int) -> Cost:
+        """Wall and CPU seconds of a rollout with so many inferences."""
+        (step, step_cpu), (inference, inference_cpu) = (
             (statistics.median(w for w, _ in self.costs[name]), statistics.median(c for _, c in self.costs[name]))
             for name in ("step", network)
         )
-        return EPISODE * step + queries * query, EPISODE * step_cpu + queries * query_cpu
+        return EPISODE * step + inferences * inference, EPISODE * step_cpu + inferences * inference_cpu
 
     def close(self) -> None:
         assert self._process.stdin is not None
@@ -196,9 +198,9 @@ def main() -> None:
                 save_network(folders[case.policy], case.policy, case.size)
         peer = Peer(list(folders.values()))
         load = os.getloadavg()[0]
-        peer.measure(options.steps // 2, options.queries // 2)
+        peer.measure(options.steps // 2, options.inferences // 2)
         ours = [evaluate(case, folders[case.policy], root / f"out{i}") for i, case in enumerate(CASES)]
-        peer.measure(options.steps - options.steps // 2, options.queries - options.queries // 2)
+        peer.measure(options.steps - options.steps // 2, options.inferences - options.inferences // 2)
         peer.close()
     print(
         f"Rollouts of {EPISODE} steps, {platform.machine()} with {os.cpu_count()} cores, "
@@ -209,8 +211,8 @@ def main() -> None:
     print("|---|---|---|---|---|")
     for case, ((wall, cpu), values) in zip(CASES, ours, strict=True):
         chunk = values["checkpoints"][0]["chunk_size"]
-        queries = EPISODE if case.temporal_agg else math.ceil(EPISODE / chunk)
-        peer_wall, peer_cpu = peer.rollout(case.policy, queries)
+        count = EPISODE if case.temporal_agg else math.ceil(EPISODE / chunk)
+        peer_wall, peer_cpu = peer.rollout(case.policy, count)
         note = "" if case.steps == EPISODE else f" (extrapolated from {case.steps} steps)"
         cpu_words = f"{peer_cpu:.1f} / {cpu:.2f}" if case.steps == EPISODE else f"{peer_cpu:.1f} / –"
         hourly = f"{3600 / peer_wall:,.0f} | {3600 / wall:,.0f} | {peer_wall / wall:.1f}"

@@ -121,15 +121,17 @@ def plan(device: str, scratch: Path, *, tiny: bool, reproduce_folder: Path | Non
         *([training("smoke: compiled", "--compile", limit_s=90)] if device == "cuda" else []),
     ]
     if device == "cuda":
-        graph = script("query_latency_ours.py", "4", "5", device, "--size", "48", "64", *small, "--engine", "compile")
+        graph = script(
+            "inference_latency_ours.py", "4", "5", device, "--size", "48", "64", *small, "--engine", "compile"
+        )
         steps.append(Step("smoke: inference as a CUDA graph", graph, 90))
     few = (*small, "--threads", "1") if tiny else ()
     latency = ("--cameras", "1" if tiny else "4", "--size", *size, "--turns", "1", *peer, *on, *few)
-    latency += ("--queries", "2" if tiny else "300")
+    latency += ("--inferences", "2" if tiny else "300")
     step_flags = ("--sizes", "x".join(size), "--batch", "2" if tiny else "32", "--turns", "1", "--fewer", *peer, *on)
     step_flags += (*few, "--steps", "1" if tiny else "20", *(() if tiny else ("--compile",)))
     steps += [
-        Step("latency of one inference", script("query_latency.py", *latency), 150, table=True),
+        Step("latency of one inference", script("inference_latency.py", *latency), 150, table=True),
         Step("training step", script("train_step.py", *step_flags), 200, table=True),
     ]
     cameras, length = ("1", "30") if tiny else ("3", "200")

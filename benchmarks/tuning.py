@@ -52,7 +52,7 @@ def rows() -> list[Row]:
         "demonstrations": ("num_episodes", ("25", "100", "12", "200")),
         "chunk": ("chunk_size", ("25", "100", "10")),
         "KL weight": ("kl_weight", ("1", "100", "0.1")),
-        "picture": ("image_size", ("48 64", "96 128", "36 48")),
+        "image": ("image_size", ("48 64", "96 128", "36 48")),
         "normalisation": ("normalisation", ("min_max_11", "min_max_01")),
     }
     executions = {
@@ -174,7 +174,7 @@ BASE_OF = {
     "demonstrations": "50",
     "chunk": "50",
     "KL weight": "10",
-    "picture": "72 96",
+    "image": "72 96",
     "normalisation": "mean_std",
     "execution": "whole chunk",
 }

@@ -119,9 +119,9 @@ def test_training_and_latency_run_in_tiny_sizes_on_the_cpu(tmp_path: Path) -> No
 
 
 def test_goals_are_of_the_best_of_ours_in_each_precision() -> None:
-    import query_latency
+    import inference_latency
 
-    reported = query_latency.goals(
+    reported = inference_latency.goals(
         {
             "LeRobot's ACT rebuilt, network alone": [0.001] * 10,
             "aloha_kit, eager fp32": [0.012] * 10,

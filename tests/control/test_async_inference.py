@@ -70,15 +70,15 @@ class Played:
             return None
 
     def arrive(self, chunk: Any) -> None:
-        """The answer to the query under way, taken in before this returns."""
+        """The answer to the inference under way, taken in before this returns."""
         before = self.policy.report()["chunks"]
         self.network.answers.put(chunk)
         until(lambda: self.policy.report()["chunks"] == before + 1, "the network thread", 60.0)
 
     def requested(self) -> int:
-        """The step of the query under way, once the network has it."""
-        queries = self.policy.report()["inferences"]
-        until(lambda: len(self.network.observed) == queries, "the network thread", 60.0)
+        """The step of the inference under way, once the network has it."""
+        inferences = self.policy.report()["inferences"]
+        until(lambda: len(self.network.observed) == inferences, "the network thread", 60.0)
         return self.network.observed[-1]
 
 
@@ -203,7 +203,7 @@ def test_whatever_the_delays_it_is_what_the_slow_reckoning_gives(
 
 
 def test_the_next_chunk_is_requested_early_enough_to_be_there_when_this_one_ends(network: Network) -> None:
-    times = iter(range(0, 10**12, 50_000_000))  # asking and answering read it once each: 50 ms a query
+    times = iter(range(0, 10**12, 50_000_000))  # request and answer read it once each: 50 ms an inference
     for base in (0, 100, 200):
         network.answers.put(chunk(base, 10))
     played = Played(network, now_ns=lambda: next(times))
@@ -235,7 +235,7 @@ def test_a_fade_infers_earlier_and_leads_from_one_chunk_to_the_next(network: Net
             "the background thread gets there",
             60.0,
         )
-    # 4 of 16 steps are set aside for the query, 4 for the fade: an inference begins at step 8, played from step 9
+    # 4 of 16 steps are set aside for the inference, 4 for the fade: an inference begins at step 8, played from step 9
     assert network.observed == [0, 8]
     assert seen[:10] == list(range(10))
     assert seen[10:14] == [10 + 92 * 1 / 4, 11 + 92 * 2 / 4, 12 + 92 * 3 / 4, 105]

@@ -89,7 +89,7 @@ def test_without_delay_it_is_the_executor_without_one(n_action_steps: int | None
     assert mine.requested == plain.requested
 
 
-def test_averaging_takes_late_chunks_as_they_come_one_query_at_a_time() -> None:
+def test_averaging_takes_late_chunks_as_they_come_one_inference_at_a_time() -> None:
     source = Source()
     policy = SimulatedLatencyPolicy(source, 3, ensemble_weight=0.5)
     played = play(policy, 30)

@@ -121,7 +121,7 @@ def test_an_interruption_keeps_what_was_done(trained: Path, tmp_path: Path, monk
     def interrupted(self: BatchedInference, rows: Any) -> None:
         nonlocal calls
         calls += 1
-        if calls == 5:  # the second query of the second two
+        if calls == 5:  # the second inference of the second two
             signal.raise_signal(signal.SIGTERM)
         requested(self, rows)
 

@@ -1,4 +1,4 @@
-"""What a query does on a GPU, without one."""
+"""What an inference does on a GPU, without one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def observation(steps: int = 1) -> Batch:
 
 # The schedulers of diffusers hold tensors that are real, on the CPU; a step takes numbers from them.
 @pytest.mark.parametrize("policy", [name for name in names("policies") if load_policy(name).kind != "diffusion"])
-def test_a_query_stays_on_the_gpu(policy: str) -> None:
+def test_an_inference_stays_on_the_gpu(policy: str) -> None:
     """From the batch on nothing crosses the bus and nothing waits, or a CUDA graph could not hold it.
 
     What a sampling policy draws comes from the CPU, for the same numbers on every device: a copy for each distribution

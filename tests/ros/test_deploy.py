@@ -97,7 +97,7 @@ def assert_parked(text: str, *, torque_on: bool = True) -> None:
 
 
 class Scripted:
-    """A network in the place of the checkpoint's: `respond(query)` gives its chunk's rows, or raises, or waits."""
+    """A network in the place of the checkpoint's: `respond(network)` gives its chunk's rows, or raises, or waits."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, respond: Any) -> None:
         self.requested = 0

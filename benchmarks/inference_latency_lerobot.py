@@ -1,4 +1,4 @@
-"""LeRobot's side of `query_latency.py`; runs in LeRobot's environment and imports nothing of ours."""
+"""LeRobot's side of `inference_latency.py`; runs in LeRobot's environment and imports nothing of ours."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stopwatch import timed
 
 parser = argparse.ArgumentParser()
 parser.add_argument("cameras", type=int)
-parser.add_argument("queries", type=int)
+parser.add_argument("inferences", type=int)
 parser.add_argument("device")
 parser.add_argument("--whole", action="store_true")
 args = parser.parse_args()
@@ -62,10 +62,10 @@ tensors = ready()
 
 
 @torch.inference_mode()
-def query() -> object:
+def infer() -> object:
     if args.whole:
         return after(policy.predict_action_chunk(ready())).cpu().numpy()
     return policy.predict_action_chunk(tensors)
 
 
-print(json.dumps(timed(query, args.queries, args.device, warm_up=20 if args.device == "cuda" else 3)))
+print(json.dumps(timed(infer, args.inferences, args.device, warm_up=20 if args.device == "cuda" else 3)))

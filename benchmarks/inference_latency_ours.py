@@ -1,4 +1,4 @@
-"""Our side of `query_latency.py`: the inference of deployment and evaluation, by the engine that the flags name."""
+"""Our side of `inference_latency.py`: the inference of deployment and evaluation, by the engine that the flags name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from aloha_kit.policies.engine_choice import choose
 
 parser = argparse.ArgumentParser()
 parser.add_argument("cameras", type=int)
-parser.add_argument("queries", type=int)
+parser.add_argument("inferences", type=int)
 parser.add_argument("device")
 parser.add_argument("--engine", choices=("default", "eager", "compile", "openvino"), default="eager")
 parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
@@ -44,7 +44,7 @@ observation: Observation = {
     "stamps": {},
 }
 warm_up = 20 if args.device == "cuda" else 3
-result = timed(lambda: policy.predict_chunk(observation), args.queries, args.device, warm_up)
+result = timed(lambda: policy.predict_chunk(observation), args.inferences, args.device, warm_up)
 result |= {"engine": f"{engine.kind} {engine.precision}"}
 if engine.checked is not None:
     result |= {"off": engine.checked.of_std, "ready": made}

@@ -1,4 +1,4 @@
-"""The side of LeRobot's ACT in `query_latency.py`, rebuilt where LeRobot is not installed: tensors in, tensors out."""
+"""The side of LeRobot's ACT in `inference_latency.py`, rebuilt where LeRobot is missing: tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from stopwatch import timed
 
 parser = argparse.ArgumentParser()
 parser.add_argument("cameras", type=int)
-parser.add_argument("queries", type=int)
+parser.add_argument("inferences", type=int)
 parser.add_argument("device")
 parser.add_argument("--size", nargs=2, type=int, default=(480, 640))
 args = parser.parse_args()
@@ -24,8 +24,8 @@ qpos, images, _, _ = samples(1, args.cameras, height, width, args.device)
 
 
 @torch.inference_mode()
-def query() -> object:
+def infer() -> object:
     return network.predict(qpos, images, torch.zeros(1, LATENT).to(args.device))
 
 
-print(json.dumps(timed(query, args.queries, args.device, warm_up=20 if args.device == "cuda" else 3)))
+print(json.dumps(timed(infer, args.inferences, args.device, warm_up=20 if args.device == "cuda" else 3)))

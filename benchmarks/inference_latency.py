@@ -1,9 +1,9 @@
-"""One query of the same ACT here and in LeRobot on this machine: prints one table, in 2 to 4 minutes.
+"""One inference of the same ACT here and in LeRobot on this machine: prints one table, in 2 to 4 minutes.
 
-    python benchmarks/query_latency.py
-    python benchmarks/query_latency.py --cameras 4
-    python benchmarks/query_latency.py --cameras 4 --device cuda
-    python benchmarks/query_latency.py --rebuilt                    # where LeRobot cannot be installed
+    python benchmarks/inference_latency.py
+    python benchmarks/inference_latency.py --cameras 4
+    python benchmarks/inference_latency.py --cameras 4 --device cuda
+    python benchmarks/inference_latency.py --rebuilt                    # where LeRobot cannot be installed
 
 Both sides: ResNet-18 on 480x640 images, 512 wide, 3200 feed-forward, 4 encoder layers, 1 decoder layer that is used,
 a chunk of 100, random weights, one observation. Ours goes from an observation in numpy to a chunk in numpy, as
@@ -27,16 +27,16 @@ import numpy as np
 import peers
 from peers import Measured, Side
 
-OURS, LEROBOT = "query_latency_ours.py", "query_latency_lerobot.py"
+OURS, LEROBOT = "inference_latency_ours.py", "inference_latency_lerobot.py"
 DEFAULT = "aloha_kit, what `deploy` takes by itself"
-GOALS_MS = {"fp32": 10.0, "bf16": 5.0}  # p99 of a query of 4 cameras on a data-centre GPU
+GOALS_MS = {"fp32": 10.0, "bf16": 5.0}  # p99 of an inference of 4 cameras on a data-centre GPU
 AIM_MS = 3.0
 
 
 def sides(cuda: bool, compile: bool, rebuilt: bool) -> list[Side]:
     """LeRobot's network alone first: the others are compared with it."""
     if rebuilt:
-        listed = [Side("LeRobot's ACT rebuilt, network alone", sys.executable, "query_latency_rebuilt.py")]
+        listed = [Side("LeRobot's ACT rebuilt, network alone", sys.executable, "inference_latency_rebuilt.py")]
     else:
         lerobot = str(peers.python_of("lerobot"))
         listed = [
@@ -67,19 +67,20 @@ def main() -> None:
     parser.add_argument("--rebuilt", action="store_true", help="LeRobot's ACT rebuilt in plain PyTorch, for LeRobot")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--turns", type=int, default=2)
-    parser.add_argument("--queries", type=int, help="a turn; by default 50 over the cameras on a CPU, 1000 on a GPU")
+    parser.add_argument("--inferences", type=int, help="a turn; by default 50 over the cameras on a CPU, 1000 on a GPU")
+    parser.add_argument("--queries", dest="inferences", type=int, default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     cuda = args.device == "cuda"
-    queries = args.queries or (1000 if cuda else max(10, 50 // args.cameras))
+    inferences = args.inferences or (1000 if cuda else max(10, 50 // args.cameras))
     listed = sides(cuda, args.compile, args.rebuilt)
     size = args.size or (480, 640)
 
     def arguments(side: Side) -> list[object]:
-        given: list[object] = [args.cameras, queries, args.device, *side.flags]
+        given: list[object] = [args.cameras, inferences, args.device, *side.flags]
         given += ["--size", *size] if side.script != LEROBOT else []
         return given + (["--policy", args.policy] if side.script == OURS else [])
 
-    print("| one query | p50 ms | p99 ms | CPU ms | times as fast | in CPU time | off | ready after s |")
+    print("| one inference | p50 ms | p99 ms | CPU ms | times as fast | in CPU time | off | ready after s |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     done: dict[str, Measured] = {}
     for side, measured in peers.in_turns(listed, args.turns, arguments, args.threads, gpu=cuda):
@@ -90,7 +91,7 @@ def main() -> None:
             chosen = f" ({measured.about['engine']})" if side.name == DEFAULT else ""
             print(row(side.name + chosen, measured, done[listed[0].name]), flush=True)
     machine = done[listed[0].name].about["machine"]
-    print(f"\n{args.cameras} camera(s) {size[0]}x{size[1]}, {queries * args.turns} queries each, {machine}, "
+    print(f"\n{args.cameras} camera(s) {size[0]}x{size[1]}, {inferences * args.turns} inferences each, {machine}, "
           f"{args.threads} threads, load average {os.getloadavg()[0]:.1f} at the end.")  # fmt: skip
     print("; ".join(f"{name}: torch {each.about['torch']}" for name, each in done.items()))
     if cuda:
