@@ -34,6 +34,8 @@ ATTRIBUTES = (
     "contract",
 )
 """What an episode has beside its arrays and images, in the order of reports."""
+PER_STEP = ("action", "base_action", "reward", "stamps/command")
+"""Arrays with a row for each of the T actions; the others have a row for each observation."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ class ExportRecord:
         depth |= {sensor.name for sensor in episode.contract.sensors if sensor.role == DEPTH}
         there = [*episode_arrays(episode), *(f"{IMAGES}{camera}" for camera in episode.cameras), *sorted(depth)]
         written = {*self.arrays, *(f"{IMAGES}{camera}" for camera in self.images)}
-        attributes = [name for name in ATTRIBUTES if has_attribute(episode, name) and name not in self.attributes]
+        attributes = [name for name in attributes_of(episode) if name not in self.attributes]
         for name in (*(name for name in there if name not in written), *attributes):
             self.lost.append(name)
         rows = {entry["rows"] for entry in self.images.values()} | {
@@ -147,8 +149,25 @@ def array_of(episode: RecordedEpisode, name: str) -> npt.NDArray[Any]:
     return episode.vectors[name]
 
 
-def has_attribute(episode: RecordedEpisode, name: str) -> bool:
-    """Whether an episode has one of `ATTRIBUTES`."""
+def attributes_of(episode: RecordedEpisode) -> list[str]:
+    """Those of `ATTRIBUTES` that an episode has."""
+    return [name for name in ATTRIBUTES if _has(episode, name)]
+
+
+def description_of(episode: RecordedEpisode) -> dict[str, Any]:
+    """What an episode has beside its arrays, images and contract, JSON-able: for formats without a place for it."""
+    there = [name for name in attributes_of(episode) if name in episode.attrs and name not in ("contract", "describe")]
+    attrs = {name: _plain(episode.attrs[name]) for name in there}
+    about = {"name": episode.name, "id": episode.id, "layout": episode.layout}
+    success = None if episode.success is None else bool(episode.success)
+    return {**about, "success": success, "attrs": attrs, "describe": dict(episode.describe)}
+
+
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value
+
+
+def _has(episode: RecordedEpisode, name: str) -> bool:
     if name == "contract":
         return not episode.assumption
     if name == "success":

@@ -166,6 +166,7 @@ class EpisodeData:
     Attributes:
         read_image: called with camera, row and the least size wanted (or None); gives (H, W, 3) uint8 RGB.
         further_vectors: {feature: (T or T + 1, D)} of what is measured beside `qpos`.
+        resources: open files and the like, whose `close` is called with the episode's.
     """
 
     name: str
@@ -185,6 +186,7 @@ class EpisodeData:
     assumption: str = ""
     notes: tuple[str, ...] = ()
     action_offset: int = 0
+    resources: tuple[Any, ...] = ()
 
     @property
     def where(self) -> str:
@@ -223,7 +225,9 @@ class EpisodeData:
         return ""
 
     def close(self) -> None:
-        """Do nothing: there are no files."""
+        """Close the `resources`."""
+        for resource in self.resources:
+            resource.close()
 
 
 class EpisodeSource(abc.ABC):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core import Contract, EpisodeError
+from aloha_kit.core.exporter import PER_STEP
 from aloha_kit.core.versions import CLASSIC, SCHEMA
 from aloha_kit.episode import exported_images
 from aloha_kit.episode.vectors import require_consistent
@@ -23,7 +24,6 @@ from aloha_kit.storage.layouts import OURS
 from aloha_kit.storage.paths import index_of, partial_path
 from aloha_kit.storage.reader import Episode
 
-_PER_STEP = {"action", "base_action", "reward", "stamps/command"}
 _ROWS, _BYTES = 32, 1 << 26  # copied at a time
 
 
@@ -137,7 +137,7 @@ def _copy(
             require_table(data, name, (2,))
             target[name] = data[:, slice(*frames)]
         elif data.shape and data.shape[0] in (episode.length, episode.frames) and not name.startswith("instruction"):
-            _rows(target, name, data, steps if name in _PER_STEP else frames)
+            _rows(target, name, data, steps if name in PER_STEP else frames)
         else:
             old.copy(data, target, name)
 

@@ -14,11 +14,11 @@ import numpy as np
 from aloha_kit.core import EpisodeError, Observation, Outcome
 from aloha_kit.core.exporter import (
     array_of,
-    ATTRIBUTES,
+    attributes_of,
     episode_arrays,
     EpisodeExporter,
     ExportRecord,
-    has_attribute,
+    PER_STEP,
     WriteOptions,
 )
 from aloha_kit.core.features import SENSORS
@@ -28,8 +28,6 @@ from aloha_kit.episode.export import export
 from aloha_kit.episode.label import label
 from aloha_kit.storage import Episode, EpisodeWriter
 from aloha_kit.storage.paths import episode_path, list_episodes
-
-_PER_STEP = ("action", "base_action", "reward", "stamps/command")
 
 
 class Hdf5Exporter(EpisodeExporter):
@@ -147,7 +145,7 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
         if name not in held:
             continue
         values = array_of(episode, name)
-        rows = values if name in _PER_STEP else values[: copy.frames]
+        rows = values if name in PER_STEP else values[: copy.frames]
         if not np.array_equal(record.array(name, rows), array_of(copy, name), equal_nan=True):
             raise EpisodeError(f"{episode.where}: {name} does not read back as it was written")
     for camera in copy.cameras:
@@ -168,7 +166,7 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
     if episode.reward is None and copy.reward is not None:
         record.notes.append("it has no rewards: they are 0")
     record.notes = list(dict.fromkeys(record.notes))
-    record.attributes = [name for name in ATTRIBUTES if has_attribute(episode, name)]
+    record.attributes = attributes_of(episode)
 
 
 def _same_bytes(episode: Episode, copy: Episode, camera: str) -> bool:

@@ -25,6 +25,7 @@ from aloha_kit.media.video_files import VideoFrames
 from aloha_kit.storage.contract_file import neutral_contract, settle
 
 VERSIONS = ("v3.0", "v2.1")
+_NUMBERS = ("bool", "int", "uint", "float")  # begins of the types of columns that are read
 
 
 class LeRobotSource(EpisodeSource):
@@ -95,7 +96,7 @@ class LeRobotSource(EpisodeSource):
         stamps = {name.removeprefix("stamps/"): v for name, v in arrays.items() if name.startswith("stamps/")}
         reward = arrays["reward"].astype(np.float32).reshape(-1) if "reward" in arrays else None
         success = about.get("success")
-        return _OpenEpisode(
+        return EpisodeData(
             f"episode_{index:06d}",
             self._contract,
             action[:, : action.shape[1] - base],
@@ -107,17 +108,18 @@ class LeRobotSource(EpisodeSource):
             further_vectors=vectors,
             reward=reward,
             stamps=stamps,
-            attrs={"rig": self._info.get("robot_type") or "", "instruction": task, **about.get("attrs", {})},
+            attrs=about.get("attrs", {"rig": self._info.get("robot_type") or "", "instruction": task}),
             describe=about.get("describe", {}),
             success=success,
             assumption=self._assumption,
-            readers=tuple(readers.values()),
+            resources=tuple(readers.values()),
         )
 
     @property
     def _arrays(self) -> dict[str, str]:
         """{column: array of an episode}."""
-        vectors = [key for key, value in self._features.items() if len(value["shape"]) == 1]
+        numbers = {key: value for key, value in self._features.items() if value["dtype"].startswith(_NUMBERS)}
+        vectors = [key for key, value in numbers.items() if len(value["shape"]) == 1]
         found: dict[str, str] = self._ours.get("arrays") or {
             key: features.array_name_of(key) for key in vectors if features.array_name_of(key)
         }
@@ -188,17 +190,6 @@ class LeRobotSource(EpisodeSource):
             return pq.read_table(file, columns=columns, filters=[("episode_index", "=", index)])
         except (OSError, pa.ArrowException, KeyError) as error:
             raise EpisodeError(f"{file} cannot be read: {reason(error)}") from error
-
-
-@dataclass(frozen=True, eq=False)
-class _OpenEpisode(EpisodeData):
-    """An episode whose videos are open while it is."""
-
-    readers: tuple[Any, ...] = ()
-
-    def close(self) -> None:
-        for reader in self.readers:
-            reader.close()
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from aloha_kit.core import ConfigError, Contract, ContractError, EpisodeError
 from aloha_kit.core.exporter import (
     array_of,
-    ATTRIBUTES,
+    attributes_of,
+    description_of,
     episode_arrays,
     EpisodeExporter,
     ExportRecord,
-    has_attribute,
+    PER_STEP,
     WriteOptions,
 )
 from aloha_kit.core.files import write_json
@@ -37,13 +38,13 @@ from aloha_kit.media.mp4 import Mp4Writer
 from aloha_kit.media.video_files import join_videos, quality
 
 _CRF = {"h264": 23, "av1": 30}
+_WORST = {"h264": 51, "av1": 63}  # of the codec's scale
 _PRESET = {"h264": "veryfast", "av1": "12"}
 _GOP = 2  # every second image a key frame, as LeRobot's own encoder: any image is quick to decode
 _SAMPLES = 16  # images of which the quality is measured, a camera and episode
 FILES = 1000  # in a folder
 _DATA_MB, _VIDEO_MB = 100, 200  # of a file, before a new one is begun
 _EPISODES = 1000  # in a row group of the table of episodes
-_BY_STEP = ("action", "base_action", "reward", "stamps/command")
 
 
 class LeRobotExporter(EpisodeExporter):
@@ -56,6 +57,8 @@ class LeRobotExporter(EpisodeExporter):
         super().__init__(folder, parts, options)
         self.codec = options.codec or "h264"
         self.crf = _CRF[self.codec] if options.crf is None else options.crf
+        if self.crf > _WORST[self.codec]:
+            raise ConfigError(f"--crf of {self.codec} is 0 to {_WORST[self.codec]}, given {self.crf}")
 
     def camera_name(self, camera: str) -> str:
         """The camera's name behind `observation.images.`."""
@@ -73,7 +76,7 @@ class LeRobotExporter(EpisodeExporter):
             values = array_of(episode, name)
             if values.ndim > 2:
                 continue  # stays among what is lost
-            values = record.array(name, values if name in _BY_STEP else values[:rows])
+            values = record.array(name, values if name in PER_STEP else values[:rows])
             if name == "action" and episode.base_action is not None:
                 base = record.array("base_action", episode.base_action)
                 values = np.concatenate([values, base], axis=1)
@@ -86,7 +89,7 @@ class LeRobotExporter(EpisodeExporter):
             described[key] = features.video_feature(episode.image_size(camera), self.codec, rate)
             stats[key] = self._video(episode, camera, scratch / f"{key}.mp4", record)
         pq.write_table(table_of(columns), scratch / "data.parquet")
-        record.attributes = [name for name in ATTRIBUTES if has_attribute(episode, name)]
+        record.attributes = attributes_of(episode)
         if episode.cameras:
             record.notes.append(f"images are video ({self.codec}, crf {self.crf})")
         record.further = {
@@ -98,7 +101,7 @@ class LeRobotExporter(EpisodeExporter):
             "contract": contract.to_json(),
             "rate_hz": rate,
             "rig": str(episode.attrs.get("rig") or ""),
-            "episode": _about(episode),
+            "episode": description_of(episode),
         }
 
     def _video(self, episode: RecordedEpisode, camera: str, path: Path, record: ExportRecord) -> features.Stats:
@@ -143,7 +146,7 @@ class LeRobotExporter(EpisodeExporter):
         write_json(self.folder / features.META, about)
         with (self.folder / features.EPISODES_META).open("w", encoding="utf-8") as lines:
             for record in records:
-                lines.write(json.dumps(record.further["episode"] | {"name": record.name}) + "\n")
+                lines.write(json.dumps(record.further["episode"]) + "\n")
 
     def _info(self, records: Sequence[ExportRecord], described: dict[str, Any], tasks: int) -> dict[str, Any]:
         first = records[0].further
@@ -306,14 +309,6 @@ def table_of(columns: dict[str, npt.NDArray[Any]]) -> pa.Table:
         flat = pa.array(np.ascontiguousarray(values).reshape(-1))
         arrays[name] = flat if width == 1 else pa.FixedSizeListArray.from_arrays(flat, width)
     return pa.table(arrays)
-
-
-def _about(episode: RecordedEpisode) -> dict[str, Any]:
-    """What LeRobot's own files have no place for, JSON-able."""
-    attrs = {name: episode.attrs[name] for name in ATTRIBUTES if name in episode.attrs and name != "contract"}
-    attrs = {name: value for name, value in attrs.items() if isinstance(value, (str, int, float, bool))}
-    own = {"id": episode.id, "layout": episode.layout, "success": episode.success}
-    return {**own, "describe": dict(episode.describe), "attrs": attrs}
 
 
 def _require_alike(first: ExportRecord, other: ExportRecord) -> None:

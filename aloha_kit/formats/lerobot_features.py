@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
-from aloha_kit.core.features import role_of, SENSORS
+from aloha_kit.core.features import SENSORS
 from aloha_kit.core.source import Image
 
 STATE, ACTION, REWARD = "observation.state", "action", "next.reward"
@@ -90,11 +90,6 @@ def video_feature(size: tuple[int, int], codec: str, rate_hz: int) -> dict[str, 
 def bookkeeping_features() -> dict[str, Any]:
     """LeRobot's description of `BOOKKEEPING`."""
     return {name: {"dtype": dtype, "shape": [1], "names": None} for name, dtype in BOOKKEEPING.items()}
-
-
-def privileged(contract: Contract) -> set[str]:
-    """Names of the vectors that only a simulator gives."""
-    return {sensor.name for sensor in contract.sensors if role_of(sensor.role).read == "privileged"}
 
 
 def table_stats(values: npt.NDArray[Any]) -> Stats:

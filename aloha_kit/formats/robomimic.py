@@ -89,7 +89,7 @@ class RobomimicSource(EpisodeSource):
         judged = reward is not None and self.env_args.get("type") == ROBOSUITE and not kwargs.get("reward_shaping")
         success = bool(np.any(reward > 0)) if judged else None  # type: ignore[operator]
         ours = demo.description
-        return OpenDemo(
+        return EpisodeData(
             demo.name,
             found,
             action,
@@ -113,17 +113,6 @@ class RobomimicSource(EpisodeSource):
             read = set(observation_keys(self._contract))
         names = [name for name in obs if name not in read and not name.endswith(IMAGE_SUFFIX)]
         return f"{self.place}: observations that are not read: {', '.join(names)}" if names else ""
-
-
-@dataclass(frozen=True, eq=False)
-class OpenDemo(EpisodeData):
-    """A demonstration whose images come from what is open while it is."""
-
-    resources: tuple[Any, ...] = ()
-
-    def close(self) -> None:
-        for resource in self.resources:
-            resource.close()
 
 
 @dataclass(frozen=True)

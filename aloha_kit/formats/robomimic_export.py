@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from aloha_kit.core import ContractError, EpisodeError
-from aloha_kit.core.exporter import ATTRIBUTES, EpisodeExporter, ExportRecord, has_attribute, WriteOptions
+from aloha_kit.core.exporter import (
+    attributes_of,
+    description_of,
+    EpisodeExporter,
+    ExportRecord,
+    PER_STEP,
+    WriteOptions,
+)
 from aloha_kit.core.files import replacing
 from aloha_kit.core.robomimic import env_args_of, IMAGE_SUFFIX, observation_keys, SimulatorRecord
 from aloha_kit.core.source import RecordedEpisode
@@ -81,7 +87,8 @@ class RobomimicExporter(EpisodeExporter):
         for camera in episode.cameras:
             _write_images(file, episode, camera, record, next_obs=next_obs)
         for stream, stamps in episode.stamps.items():
-            file[f"stamps/{stream}"] = record.array(f"stamps/{stream}", stamps)
+            name = f"stamps/{stream}"
+            file[name] = record.array(name, stamps if name in PER_STEP else stamps[:rows])
         self._describe(file, episode, record)
 
     def _describe(self, file: Any, episode: RecordedEpisode, record: ExportRecord) -> None:
@@ -95,12 +102,14 @@ class RobomimicExporter(EpisodeExporter):
         file.attrs["num_samples"] = episode.length
         file.attrs["env_args"] = json.dumps(simulator.env_args if simulator else env_args_of(episode), sort_keys=True)
         file.attrs[CONTRACT] = episode.contract.to_json()
-        record.attributes = [name for name in ATTRIBUTES if has_attribute(episode, name)]
-        file.attrs[EPISODE] = json.dumps(_description(episode, record.attributes))
+        record.attributes = attributes_of(episode)
+        described = description_of(episode)
+        described["describe"].pop("env_args", None)  # they are an attribute of their own
+        file.attrs[EPISODE] = json.dumps(described)
         if episode.reward is None:
             record.notes.append("it has no rewards: they are 0")
-        if (bound := float(np.abs(episode.action).max(initial=0))) > 1:
-            record.notes.append(f"actions reach {bound:.1f}: robomimic's policies predict -1 to 1")
+        if np.abs(episode.action).max(initial=0) > 1:
+            record.notes.append("actions reach beyond -1 to 1, which robomimic's policies predict")
 
 
 class RobomimicObsExporter(RobomimicExporter):
@@ -147,16 +156,3 @@ def _join(data: Any, name: str, part: Path) -> int:
             if key in file.attrs:
                 group.attrs[key] = file.attrs[key]
         return int(group.attrs["num_samples"])
-
-
-def _description(episode: RecordedEpisode, names: Sequence[str]) -> Mapping[str, Any]:
-    """What an episode has besides arrays, JSON-able."""
-    attrs = {name: _plain(episode.attrs[name]) for name in names if name in episode.attrs and name != "describe"}
-    attrs.pop("contract", None)
-    described = {key: value for key, value in episode.describe.items() if key != "env_args"}
-    success = None if episode.success is None else bool(episode.success)
-    return {"name": episode.name, "id": episode.id, "success": success, "attrs": attrs, "describe": described}
-
-
-def _plain(value: npt.NDArray[Any] | Any) -> Any:
-    return value.item() if isinstance(value, (np.generic, np.ndarray)) else value

@@ -60,7 +60,7 @@ class RobomimicStates(RobomimicSource):
         named = (self.env_args.get("env_kwargs") or {}).get("camera_names") or CAMERAS
         cameras = player.cameras((named,) if isinstance(named, str) else named)
         further = {name: table[:rows] for name, table in episode.further_vectors.items()}
-        return dataclasses.replace(  # type: ignore[call-arg]  # of an OpenDemo
+        return dataclasses.replace(
             episode,
             contract=episode.contract.with_cameras(dict.fromkeys(cameras, SIZE)),
             qpos=episode.qpos[:rows],

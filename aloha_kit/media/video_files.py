@@ -60,7 +60,7 @@ def quality(path: Path, originals: Mapping[int, Image]) -> tuple[int, list[float
             for count, frame in enumerate(container.decode(video=0), 1):
                 if count - 1 in originals:
                     found.append(psnr(originals[count - 1], np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
-    except (OSError, IndexError) as error:
+    except (av.FFmpegError, IndexError) as error:
         raise EpisodeError(f"{path} cannot be decoded: {reason(error)}") from error
     return count, found
 
@@ -102,7 +102,7 @@ class VideoFrames:
                 return self._last
             try:
                 self._decode_to(wanted)
-            except (OSError, IndexError, StopIteration) as error:
+            except (av.FFmpegError, IndexError, StopIteration) as error:
                 raise EpisodeError(f"{self._path}: frame {i} cannot be decoded: {reason(error)}") from error
             return self._last
 

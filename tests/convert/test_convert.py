@@ -218,6 +218,7 @@ def test_a_refused_flag_leaves_nothing_that_is_in_the_way_of_the_right_one(tmp_p
     flags = [str(tmp_path / "ours"), str(tmp_path / "out"), "--format"]
     assert "no 'hdf' among the exporters" in failure(convert, [*flags, "hdf"])
     assert "written without --crf" in failure(convert, [*flags, "hdf5", "--crf", "20"])
+    assert "--crf of h264 is 0 to 51, given 60" in failure(convert, [*flags, "lerobot", "--crf", "60"])
     assert sorted(file.name for file in tmp_path.iterdir()) == ["ours"]
     write_dataset(tmp_path / "seven", (6,), change=lambda _, episode: seven(episode))
     seventh = [str(tmp_path / "seven"), *flags[1:]]

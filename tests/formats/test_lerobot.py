@@ -204,9 +204,16 @@ def test_a_data_set_of_others_needs_a_contract(ours: Path, converted: dict[str, 
     shutil.copytree(converted["lerobot"], foreign)
     for file in foreign.glob("meta/aloha_kit*"):
         file.unlink()
+    info = json.loads((foreign / "meta/info.json").read_text())  # with a column of text
+    info["features"]["observation.phase"] = {"dtype": "string", "shape": [1], "names": None}
+    (foreign / "meta/info.json").write_text(json.dumps(info))
+    data = foreign / "data/chunk-000/file-000.parquet"
+    table = pq.read_table(data)
+    pq.write_table(table.append_column("observation.phase", [["reach"] * len(table)]), data)
     message = failure(convert, [str(foreign), str(tmp_path / "out"), "--format", "hdf5"])
     assert "does not record names and units of its numbers: give --rig NAME" in message
     source = open_source(foreign, options=ReadOptions(given_contract(None, "sim")))
+    assert "not read: privileged.environment_state, observation.phase" in source.unused
     with closing(source.episode(2)) as episode:
         assert episode.contract.units["joints"] == "rad"
         assert episode.contract.rate_hz == 50
@@ -214,6 +221,15 @@ def test_a_data_set_of_others_needs_a_contract(ours: Path, converted: dict[str, 
         stamps = expected(ours)["stamp.camera.top"][71:]  # also without our own files, as after LeRobot's merge
         assert np.array_equal(episode.stamps["images/top"], stamps)
     convert([str(foreign), str(tmp_path / "out"), "--format", "hdf5", "--rig", "sim"])
+
+
+@pytest.mark.parametrize("left", [0, 500])
+def test_a_damaged_video_is_named(converted: dict[str, Path], tmp_path: Path, left: int) -> None:
+    shutil.copytree(converted["lerobot_v21"], tmp_path / "data")
+    video = tmp_path / "data/videos/chunk-000/observation.images.top/episode_000001.mp4"
+    video.write_bytes(video.read_bytes()[:left])
+    message = failure(convert, [str(tmp_path / "data"), str(tmp_path / "out"), "--format", "hdf5"])
+    assert f"1 episode of 3 cannot be read, such as 1: {video}: frame 0 cannot be decoded" in message
 
 
 @needs_lerobot

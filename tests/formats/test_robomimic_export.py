@@ -77,6 +77,15 @@ def test_what_was_exported_reads_as_before(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(b.stamps[stream], stamps)
 
 
+def test_without_next_obs_it_reads_as_many_rows_as_actions(tmp_path: Path) -> None:
+    made, _ = write_dataset(tmp_path / "episodes", (9, 5), CAMERAS)
+    after = open_source(exported(tmp_path / "out", tmp_path / "episodes", RobomimicObsExporter))
+    check_source(after)
+    with closing(after.open(0)) as episode:
+        np.testing.assert_array_equal(episode.stamps["qpos"], np.arange(9) * 20_000_000)  # ns at 50 Hz
+        np.testing.assert_array_equal(episode.qpos, made.qpos[:9])
+
+
 def test_a_robomimic_file_comes_out_with_its_own_keys(tmp_path: Path) -> None:
     demos = write(tmp_path / "in.hdf5", images=(12, 16))
     with h5py.File(exported(tmp_path / "out", tmp_path / "in.hdf5"), "r") as content:
@@ -148,7 +157,7 @@ def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str
     write_dataset(tmp_path / "episodes", (6, 8), CAMERAS)
     convert([str(tmp_path / "episodes"), str(tmp_path / "out"), "--format", "robomimic"])
     printed = capsys.readouterr().out
-    assert "actions reach 1." in printed
+    assert "changed: actions reach beyond -1 to 1, which robomimic's policies predict\n" in printed  # of both episodes
     source = open_source(tmp_path / "out" / "image.hdf5")
     assert (len(source), len(source.validation)) == (2, 1)
 
