@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import dm_env
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.config.match_checkpoint import match_action_space
+from aloha_kit.config.match_checkpoint import match_checkpoint
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.control.history import with_history
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Action, ConfigError, Contract, Environment
 from aloha_kit.envs import connect
 from aloha_kit.loop import Outcome, run_episode
+from aloha_kit.loop.capabilities import ImagesOnRequest
 from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.metrics import ROLLOUT_COLUMNS
@@ -67,15 +68,13 @@ class SimEvaluator:
         return dict(zip(ROLLOUT_COLUMNS, (*means, time.monotonic() - began), strict=True))
 
     def _connected(self, contract: Contract) -> Environment:
-        """The task's environment with the policy's action space and cameras, at the sizes it was trained on."""
+        """The task's environment with the policy's action space and cameras, at the sizes it was trained on; it renders
+        images only when an inference or the video reads them."""
         if self._env is None:
-            sizes = set(contract.cameras.values())
-            task = dataclasses.replace(
-                match_action_space(self._task, contract),
-                cameras=tuple(contract.cameras),
-                image_size=sizes.pop() if len(sizes) == 1 else self._task.image_size,
-            )
-            env = connect(task, load(RigConfig, "rigs", task.rig))
+            task, rig = match_checkpoint(self._task, load(RigConfig, "rigs", self._task.rig), contract)
+            env: Any = connect(task, rig)
+            if isinstance(env, ImagesOnRequest):
+                env.lazy_images = True
             if not env.measures_success:
                 raise ConfigError(f"--eval_every counts successes; there is no reward in task '{task.name}'")
             contract.require(env.contract, mine="the policy", theirs=f"the simulation of '{task.name}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from pathlib import Path
 
 import av
@@ -24,11 +25,11 @@ from tests.tiny import ACT
 from tests.train.job import COLUMNS, TRAINING
 
 
-def policy(rate_hz: float = 50.0) -> ChunkNetwork:
-    """An untrained network for the simulated rig, seeing 24x32 pixels."""
+def policy(rate_hz: float = 50.0, **further: tuple[int, int]) -> ChunkNetwork:
+    """An untrained network for the simulated rig, of 24x32 pixels and `further` cameras."""
     assert choose_device("cpu") == "cpu"
     torch.manual_seed(0)
-    contract = Contract.of(joint_names(), joint_names(), {"top": (24, 32)}, rate_hz)
+    contract = Contract.of(joint_names(), joint_names(), {"top": (24, 32), **further}, rate_hz)
     rows = np.random.default_rng(0).normal(0, 0.01, (20, 14))
     return build(ACT, contract, Statistics.of(qpos=rows, action=rows)).eval()
 
@@ -58,6 +59,26 @@ def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(frames) == 9
         assert (frames[0].width, frames[0].height) == (32, 24)
         assert frames[0].to_ndarray(format="rgb24").std() > 5
+
+
+def test_cameras_of_two_sizes_are_rendered_for_inferences_and_the_video_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aloha_kit.mujoco_images import ModelRenderer
+
+    drawn: list[tuple[str, tuple[int, int]]] = []
+    draw = ModelRenderer.draw
+    monkeypatch.setattr(
+        ModelRenderer, "draw", lambda self, camera, size: drawn.append((camera, size)) or draw(self, camera, size)
+    )
+    task = dataclasses.replace(load(TaskConfig, "tasks", "sim_transfer_cube"), episode_len=8)
+    config = dataclasses.replace(TRAINING, eval_rollouts=2)
+    run = Run.create(tmp_path / "run", {})
+    with Progress(run, first_step=0, num_steps=10, columns=COLUMNS, show=False) as progress:
+        evaluate = SimEvaluator(task, config, run.folder / "rollouts", progress)
+        assert evaluate(policy(angle=(20, 30)), 1) is not None
+    # chunks of 6 in 8 steps: 2 inferences a rollout, of both cameras; a video of the first camera, 9 images
+    assert Counter(drawn) == {("angle", (20, 30)): 9 + 2, ("top", (24, 32)): 2 + 2}
 
 
 def test_a_policy_for_another_rig_is_refused(tmp_path: Path) -> None:
