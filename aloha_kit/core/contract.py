@@ -274,7 +274,8 @@ def _differences(mine: Feature, there: Mapping[str, Feature]) -> list[str]:
             )
         )
     units: dict[tuple[str, str], list[str]] = {}  # {two units: the entries that have them}
-    each = zip(mine.entries, theirs.entries, mine.units, theirs.units or [""] * len(theirs.entries), strict=False)
+    ours, others = (feature.units or ("",) * len(feature.entries) for feature in (mine, theirs))  # empty: not known
+    each = zip(mine.entries, theirs.entries, ours, others, strict=False)
     for i, (a, b, unit, other) in enumerate(each):
         if a != b:
             found.append(Message("{label}[{i}]: '{mine}' against '{theirs}'", label=label, i=i, mine=a, theirs=b))

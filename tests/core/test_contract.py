@@ -130,6 +130,17 @@ def test_units_are_those_that_the_entries_were_given() -> None:
     assert Contract.of(("x",), ("base_linear",), {}, 9.0, {"joints": "px"}).units == {"joints": "px"}
 
 
+def test_names_are_compared_where_no_units_are_given() -> None:
+    plain = [dataclasses.replace(feature, units=()) for feature in (*CONTRACT.features[:2], WRENCH)]
+    swapped = [dataclasses.replace(plain[2], entries=WRENCH.entries[::-1])]
+    mine, theirs = Contract((*plain,), 50.0), Contract((*plain[:2], *swapped), 50.0)
+    assert mine.differences(theirs) == [
+        "wrench 'sensors/wrist'[0]: 'force' against 'torque'",
+        "wrench 'sensors/wrist'[1]: 'torque' against 'force'",
+    ]
+    assert mine.differences(mine.with_sensors((WRENCH,))) == []
+
+
 @pytest.mark.parametrize(
     ("names", "text"),
     [((), "given: (none)"), (("action", "qpos"), "given: action, qpos"), (("qpos",), "given: qpos")],
