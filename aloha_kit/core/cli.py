@@ -81,6 +81,7 @@ def parse(
     description: str = "",
     usual: str = "",
     config: Sequence[Any] = (),
+    start: str = "python -m aloha_kit.",
 ) -> Any:
     """Turn the flags of `python -m aloha_kit.NAME` into a `kind` (a dataclass, or a union of them: subcommands).
 
@@ -91,12 +92,13 @@ def parse(
         description: what a command with subcommands is for.
         usual: the subcommand that is meant where none is given.
         config: markers for `tyro.cli`.
+        start: of the command, before its name.
 
     Raises:
         UsageError: a flag or a value that is none, or a flag under two names; one line, with the nearest flag where
             there is one.
     """
-    program, given = f"python -m aloha_kit.{name}", list(sys.argv[1:] if argv is None else argv)
+    program, given = f"{start}{name}", list(sys.argv[1:] if argv is None else argv)
     kinds = flags.commands(kind)
     chosen, footer = kind, ""
     if usual and given[:1] not in [[command] for command in kinds]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import rospy
 import tyro
@@ -88,6 +88,9 @@ class BaseWatchdog:
 class BaseWatchdogArgs:
     """Stop a mobile base when the program that drives it falls silent."""
 
+    EXAMPLE: ClassVar[str] = "--task mobile_aloha_transfer_cube"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ()
+
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "mobile_aloha_transfer_cube"
     """Task name (configs/tasks) or YAML path, for its rig."""
     rig: str | None = None
@@ -102,9 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     Each instance has a unique name: ROS shuts down the first of two nodes with one name, and the first must outlast
     the launch of the second.
     """
-    arguments = rospy.myargv()[1:] if argv is None else list(argv)
     with command_line():
-        args = tyro.cli(BaseWatchdogArgs, prog="base_watchdog_node", args=arguments, use_underscores=True)
+        args = node.node_args(BaseWatchdogArgs, "base_watchdog_node", argv)
         rig = load(RigConfig, "rigs", args.rig or load(TaskConfig, "tasks", args.task).rig)
         if rig.base is None:
             logging.getLogger(__name__).info("rig '%s' has no mobile base to watch", rig.name)

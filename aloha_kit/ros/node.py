@@ -9,15 +9,15 @@ import signal
 import threading
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, cast, TypeVar
 from xml.parsers import expat
 
 import rosgraph
 import rospy
 
-from aloha_kit.core import AlohaKitError, Clock, ConfigError, WallClock
+from aloha_kit.core import AlohaKitError, cli, Clock, ConfigError, WallClock
 from aloha_kit.core.lang import Message
 
 ANSWER_S = 0.5
@@ -27,6 +27,8 @@ _AGAIN_S = 10.0
 STILL_S = 5.0
 """How long a simulated /clock may stand still while `sleep_until` waits for it."""
 _POLL_S = 0.1
+
+T = TypeVar("T")
 
 
 class RosError(AlohaKitError):
@@ -47,6 +49,16 @@ def start(name: str, *, anonymous: bool = False) -> Clock:
         _set_timeout(rospy.core.xmlrpcapi(rosgraph.get_master_uri()))  # the one that rospy itself uses
         rospy.init_node(name, anonymous=anonymous, disable_signals=True, disable_rosout=False)
     return clock()
+
+
+def node_args(kind: type[T], name: str, argv: Sequence[str] | None) -> T:
+    """Flags of this package's executable `name` as a `kind`; by default the process's own, without ROS's remappings.
+
+    Raises:
+        UsageError: as `cli.parse`.
+    """
+    given = rospy.myargv()[1:] if argv is None else argv
+    return cast(T, cli.parse(kind, name, given, start="rosrun aloha_kit "))
 
 
 def require_running() -> None:

@@ -6,11 +6,14 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from roslaunch.config import load_config_default, ROSLaunchConfig
 
+from aloha_kit.ros import base_watchdog
+from aloha_kit.ros.sim_rig import arms_node, cameras_node
 from tests.ros.master import ROOT
 
 FILES = sorted((ROOT / "launch").glob("*.launch"))
@@ -59,3 +62,32 @@ def test_nodes_understand_their_arguments(file: Path, monkeypatch: pytest.Monkey
         assert done.returncode not in (0, 2), done.stderr
         assert "Traceback" not in done.stderr
         assert "Did you mean 'aloha_transfer_cube'" in done.stderr or "none.hdf5" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("main", "words", "problem"),
+    [
+        (arms_node.main, "--person maybe", "--person takes {True,False}, given maybe; see `… sim_arms_node --help`"),
+        (arms_node.main, "--seed -1", "seed cannot be negative, given -1; see `… sim_arms_node --help`"),
+        (cameras_node.main, "--camera_hz 0", "camera_hz must be above 0, given 0; see `… sim_cameras_node --help`"),
+        (cameras_node.main, "--jpeg_quality 0",
+            "jpeg_quality must lie in 1 to 100, given 0; see `… sim_cameras_node --help`"),
+        (base_watchdog.main, "--taks x", "no flag --taks; did you mean --task?; see `… base_watchdog_node --help`"),
+    ],
+)  # fmt: skip
+def test_wrong_flags_of_a_node_end_it_with_one_line(
+    main: Callable[[list[str]], None], words: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    shown = capsys.readouterr()
+    assert (ended.value.code, shown.out) == (2, "")
+    assert shown.err == f"error: {problem.replace('…', 'rosrun aloha_kit')}\n"
+
+
+@pytest.mark.parametrize("main", [arms_node.main, cameras_node.main, base_watchdog.main])
+def test_help_of_a_node_lists_its_flags(main: Callable[[list[str]], None], capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: rosrun aloha_kit ")
+    assert "\n  --task TEXT " in shown

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import rosgraph
@@ -21,8 +21,8 @@ from std_msgs.msg import Float32
 from std_srvs.srv import Trigger, TriggerResponse
 
 from aloha_kit.config import find, load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError, ConfigError, Rate, WallClock
-from aloha_kit.core.interrupt import sigterm_interrupts
+from aloha_kit.core import ConfigError, Rate, WallClock
+from aloha_kit.core.cli import command_line
 from aloha_kit.ros import node
 from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig import faults
@@ -50,11 +50,14 @@ PLANNING_S = 20.0
 class SimArmsArgs:
     """Serve a simulated rig's arms, base and scripted operator as real drivers would."""
 
+    EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube --speed 0.5"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ()
+
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "aloha_transfer_cube"
     """Task name (configs/tasks) or YAML path; its scene is what is simulated."""
     rig: str | None = None
     """Rig name (configs/rigs) or YAML path; the task's when not given."""
-    person: bool = True
+    person: Annotated[bool, tyro.conf.FlagConversionOff, tyro.conf.arg(metavar="{True,False}")] = True
     """Whether a scripted operator holds the leaders and does the task."""
     noise: float = 0.0
     """Of the operator's motions: 0 does the same for the same objects, about 1 is lively."""
@@ -223,23 +226,16 @@ def _warn(words: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the node `sim_arms` until it is ended."""
-    arguments = rospy.myargv()[1:] if argv is None else list(argv)
     sys.setswitchinterval(0.001)  # the operator's planning must not delay joint states for 5 ms at a time
-    try:
-        args = tyro.cli(
-            SimArmsArgs,
-            prog="sim_arms_node",
-            args=arguments,
-            use_underscores=True,
-            config=(tyro.conf.FlagConversionOff,),
-        )
+    with command_line():
+        args = node.node_args(SimArmsArgs, "sim_arms_node", argv)
         task = load(TaskConfig, "tasks", args.task)
         config = load(RigConfig, "rigs", args.rig or task.rig)
         node.require_master()
         rospy.set_param("/use_sim_time", args.speed != 1.0)
         # this node is where time comes from, so it waits for none
         rospy.init_node("sim_arms", disable_signals=True, disable_rostime=True)
-        with sigterm_interrupts(), interrupted_after(args.outlive, rospy.loginfo):
+        with interrupted_after(args.outlive, rospy.loginfo):
             try:
                 served = ArmsNode(task, config, args)
             finally:
@@ -251,7 +247,3 @@ def main(argv: Sequence[str] | None = None) -> None:
             finally:
                 served.close()
                 rospy.signal_shutdown("the simulated rig ends")
-    except (AlohaKitError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
+import math
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,8 @@ import tyro
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
-from aloha_kit.core import AlohaKitError, ConfigError, did_you_mean, plural, WallClock
-from aloha_kit.core.interrupt import sigterm_interrupts
+from aloha_kit.core import ConfigError, did_you_mean, plural, WallClock
+from aloha_kit.core.cli import command_line
 from aloha_kit.ros import images, node
 from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
@@ -200,7 +200,10 @@ class SimCameras:
 
 @dataclass(frozen=True)
 class SimCamerasArgs:
-    """The cameras of a simulated rig."""
+    """Serve the images of a simulated rig's cameras as real drivers would."""
+
+    EXAMPLE: ClassVar[str] = "--task aloha_transfer_cube --image_size 240 320"
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ()
 
     task: Annotated[str, tyro.conf.arg(aliases=["--task_name"])] = "aloha_transfer_cube"
     """Task name (configs/tasks) or YAML path; its scene is rendered."""
@@ -217,12 +220,17 @@ class SimCamerasArgs:
     outlive: str = ""
     """Name of a ROS node: the first SIGINT takes effect only when that node has ended."""
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ValueError(f"jpeg_quality must lie in 1 to 100, given {self.jpeg_quality}")
+        if self.camera_hz is not None and not 0 < self.camera_hz < math.inf:
+            raise ValueError(f"camera_hz must be above 0, given {self.camera_hz:g}")
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the node `sim_cameras` until it is ended."""
-    arguments = rospy.myargv()[1:] if argv is None else list(argv)
-    args = tyro.cli(SimCamerasArgs, prog="sim_cameras_node", args=arguments, use_underscores=True)
-    try:
+    with command_line():
+        args = node.node_args(SimCamerasArgs, "sim_cameras_node", argv)
         task = load(TaskConfig, "tasks", args.task, **({"image_size": args.image_size} if args.image_size else {}))
         rig = load(RigConfig, "rigs", args.rig or task.rig)
         if args.camera_hz is not None:
@@ -232,10 +240,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         # stamps come with the states, so this node waits for no /clock
         rospy.init_node("sim_cameras", disable_signals=True, disable_rostime=True)
         cameras = SimCameras(task, rig, quality=args.quality, jpeg_quality=args.jpeg_quality)
-        with sigterm_interrupts(), interrupted_after(args.outlive, rospy.loginfo), contextlib.closing(cameras):
+        with interrupted_after(args.outlive, rospy.loginfo), contextlib.closing(cameras):
             rospy.loginfo(f"cameras of '{rig.name}' in scene '{task.scene}': {', '.join(rig.cameras)}")
             cameras.run()
-    except (AlohaKitError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
