@@ -27,7 +27,6 @@ LENGTHS = {"puppet": (0.022, 0.036), "master": (0.014, 0.024)}  # m: horn and ar
 SLEEP = (0, -1.85, 1.55, 0, 0.8, 0)
 NODE = ("python", "record/sim_arms_node")
 REBOOT_S = 0.25  # in place of a second for each motor
-BEGAN = time.time()  # before the simulated rig
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +87,7 @@ def test_joint_states_are_the_drivers(rig: Client) -> None:
         stamps = np.array([s.header.stamp.to_sec() for s in states])
         assert np.all(np.diff(stamps) > 0)
         assert 0.009 < np.diff(stamps).mean() < 0.1, "100 Hz, or what a busy machine leaves of it"
-        assert BEGAN < stamps[0] < stamps[-1] <= time.time(), "Unix time, and none is of the future"
+        assert abs(stamps[0] - time.time()) < 86400, "Unix time, to the day"
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -384,8 +383,9 @@ def test_stamps_can_be_off_jittery_or_missing(rig: Client) -> None:
     rig.faults(
         {"puppet_left": {"offset_s": -3.0}, "puppet_right": {"zero_stamp": True}, "master_left": {"jitter_s": 0.05}}
     )
-    offset = rig.states["puppet_left"].next()[0].header.stamp.to_sec() - time.time()
-    assert offset == pytest.approx(-3.0, abs=0.5)
+    right_ones = {s.header.stamp.to_nsec() + 3_000_000_000 for s in rig.states["puppet_left"].next(20)}
+    others = rig.states["master_right"].messages  # of the same instants, without a fault
+    until(lambda: right_ones & {s.header.stamp.to_nsec() for s in list(others)}, "stamps 3 s before the others'")
     assert rig.states["puppet_right"].next()[0].header.stamp.to_nsec() == 0
     steps = np.diff([s.header.stamp.to_sec() for s in rig.states["master_left"].next(50)])
     assert steps.min() < 0, "later messages with earlier stamps"
