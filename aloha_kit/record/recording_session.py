@@ -111,11 +111,11 @@ class RecordingSession:
         """Park the robot however the session ended; returns how it was left. Ctrl-C stops it on the way."""
         if env.listens_only or not self._moved:
             return tr("no command was sent")
-        if not env.torque_report():  # no motors
-            return tr("nothing has to be parked")
-        if not env.estop():
-            self.operator.status("saving", tr("the arms move to rest"))
         try:
+            if not env.torque_report():  # no motors
+                return tr("nothing has to be parked")
+            if not env.estop():
+                self.operator.status("saving", tr("the arms move to rest"))
             env.park()
         except KeyboardInterrupt:
             torque = env.torque_report()

@@ -380,6 +380,22 @@ def test_arms_that_do_not_come_to_rest_stay_and_it_is_reported(
     assert operator.statuses[-1] == ("ended", words)
 
 
+def test_ctrl_c_before_the_arms_move_to_rest_stops_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env, answers = FakeTeleoperatedRig(), iter([KeyboardInterrupt()])
+
+    def report() -> str:
+        for interrupt in answers:
+            raise interrupt
+        return "their torque is on"
+
+    monkeypatch.setattr(env, "torque_report", report)
+    made, operator, _ = session(tmp_path, env)
+    assert made.run(env).present == 1
+    assert env.parked == 0
+    text = "interrupted on the way to rest, nothing more was sent to the arms; their torque is on"
+    assert operator.statuses[-1] == ("ended", text)
+
+
 def test_nothing_is_parked_after_the_emergency_stop(tmp_path: Path) -> None:
     env = FakeTeleoperatedRig()
     pressing(env, 3)
