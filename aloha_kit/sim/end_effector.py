@@ -62,14 +62,6 @@ class EndEffectorEnv(SimEnv):
         self._poses: dict[str, Array] = {}  # (4, 4) that the next changes start from
 
     @property
-    def contract(self) -> Contract:
-        return self._contract
-
-    @property
-    def limits(self) -> SafetyLimits:
-        return self._limits
-
-    @property
     def rest_action(self) -> Action:
         """(A,) the start pose, or no change of the pose, grippers open."""
         still = np.array([[*VX300S.start, 1.0]])

@@ -110,22 +110,22 @@ class SimEnv(Environment):
         self._next_seed, self._seed = seed, seed
         self._shown: int | None = None  # the seed of the present looks
         self._steps: int | None = None  # None: the next step begins an episode
-        self._joint_contract = Contract.of(
+        self._contract = self._joint_contract = Contract.of(
             state_names=joint_names(),
             action_names=joint_names(),
             cameras=self._cameras,
             rate_hz=float(rate_hz),
             sensors=(*object_poses(tasks.pose_entries(self._task)), *joint_sensors(joint_names(), effort="N m")),
         )
-        self._joint_limits = aloha_limits(self._joint_contract)
+        self._limits = self._joint_limits = aloha_limits(self._joint_contract)
 
     @property
     def contract(self) -> Contract:
-        return self._joint_contract
+        return self._contract
 
     @property
     def limits(self) -> SafetyLimits:
-        return self._joint_limits
+        return self._limits
 
     @property
     def rest_action(self) -> Action:
