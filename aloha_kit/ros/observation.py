@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from aloha_kit.ros.drivers import arm_driver
 from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.sensors import rig_sensors, Sensor
 from aloha_kit.ros.soft_sync import Matched
-from aloha_kit.ros.streams import Streams
+from aloha_kit.ros.streams import rig_topics, Streams
 
 _DEPTH = "images_depth/"
 QUANTITIES = {"qvel": "velocity", "effort": "effort"}
@@ -28,22 +28,27 @@ QUANTITIES = {"qvel": "velocity", "effort": "effort"}
 
 
 def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
-    """Contract of `task` on `rig`; where it is simulated, the task may set the size of images."""
+    """Contract of `task` on `rig`; where it is simulated, the task may set the size of images.
+
+    A feature has the rate of its stream, joints that of the slowest follower, where it is not the control rate.
+    """
     small = task.image_size if simulated else None
     cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
     states, actions = rig_joints(rig)
     sensors = list(joint_sensors(states, _effort_units(rig)))
     if rig.base:
         sensors.append(Feature.vector("base_vel", "velocity", BASE_NAMES, ("m/s", "rad/s"), optional=True))
-    for name, sensor in rig_sensors(rig).items():
-        rate_hz = rig.sensors[name].rate_hz
-        sensors.append(sensor.feature(rate_hz if rate_hz != task.rate_hz else None))
+    sensors += [sensor.feature() for sensor in rig_sensors(rig).values()]
     for name in task.cameras:
         camera = rig.cameras[name]
         if camera.depth_topic:
             size = camera.depth_size or (camera.height, camera.width)
             sensors.append(Feature(f"{_DEPTH}{name}", DEPTH, size, "uint16", units=("mm",), optional=True))
-    return Contract.of(states, actions, cameras, float(task.rate_hz), sensors=tuple(sensors))
+    contract = Contract.of(states, actions, cameras, float(task.rate_hz), sensors=sensors)
+    rates = {stream: topic.rate_hz for stream, topic in rig_topics(rig, task.cameras, leaders=False)}
+    rates |= dict.fromkeys(("qpos", *QUANTITIES), min(arm.rate_hz for arm in rig.followers.values()))
+    own = {name: float(rate) for name, rate in rates.items() if rate != task.rate_hz}
+    return replace(contract, features=tuple(replace(f, rate_hz=own.get(f.name)) for f in contract.features))
 
 
 def _effort_units(rig: RigConfig) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import genpy.message
@@ -49,10 +49,9 @@ class Sensor:
     units: tuple[str, ...]
     lengths: dict[str, int]
 
-    def feature(self, rate_hz: float | None) -> Feature:
-        """Feature of the sensor in a contract; `rate_hz` where it is not the control rate."""
-        found = Feature.vector(f"sensors/{self.name}", self.role, self.entries, self.units)
-        return replace(found, rate_hz=rate_hz)
+    def feature(self) -> Feature:
+        """Feature of the sensor in a contract."""
+        return Feature.vector(f"sensors/{self.name}", self.role, self.entries, self.units)
 
     def read(self, message: Any) -> Vector:
         """Sensor values (D,) from a message.

@@ -17,9 +17,9 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float32MultiArray
 
 from aloha_kit import envs
-from aloha_kit.config import from_mapping, RigConfig, TaskConfig
+from aloha_kit.config import from_mapping, load, RigConfig, TaskConfig
 from aloha_kit.config.rig import ArmConfig, SensorConfig
-from aloha_kit.core import ConfigError, PIPER, ReadingError, StreamError
+from aloha_kit.core import ConfigError, Contract, PIPER, ReadingError, StreamError
 from aloha_kit.data.index import read_table
 from aloha_kit.doctor.stream_checks import check_topic
 from aloha_kit.episode import Episode, EpisodeWriter
@@ -220,6 +220,21 @@ def test_entries_are_read_by_path_by_index_and_by_name() -> None:
     array = rig_sensors(with_sensor(type="std_msgs/Float32MultiArray", entries=("data.2",)))["one"]
     with pytest.raises(StreamError, match=r"its message has no 'data\.2'; it holds 2 values"):
         array.read(Float32MultiArray(data=[1.0, 2.0]))
+
+
+def test_features_have_the_rate_of_their_streams_which_no_comparison_reads() -> None:
+    task = load(TaskConfig, "tasks", "mobile_aloha_transfer_cube")  # 50 Hz, as its base; cameras of 30 Hz, arms of 100
+    rig = load(RigConfig, "rigs", "mobile_aloha")
+    slow = {**rig.followers, "right": replace(rig.followers["right"], rate_hz=80.0)}
+    contract = rig_contract(task, replace(rig, followers=slow, sensors=SENSORS), simulated=False)
+    assert {feature.name: feature.rate_hz for feature in contract.features} == {
+        "qpos": 80.0, "action": None, "qvel": 80.0, "effort": 80.0, "base_vel": None,
+        **dict.fromkeys(("images/cam_high", "images/cam_left_wrist", "images/cam_right_wrist"), 30.0),
+        **{f"sensors/{name}": 100.0 for name in SENSORS},
+    }  # fmt: skip
+    before = replace(contract, features=tuple(replace(feature, rate_hz=None) for feature in contract.features))
+    assert before.differences(contract) == contract.differences(before) == []
+    assert Contract.from_json(contract.to_json()) == contract
 
 
 def test_a_policy_that_reads_a_sensor_is_trained_on_the_recording_and_acts_on_the_rig(
