@@ -29,19 +29,19 @@ LOWER = {
     "envs": {"core", "config"},
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
-    "formats": {"core", "storage", "episode", "media", "mujoco_images"},
+    "formats": {"core", "storage", "media", "mujoco_images"},
     "data": {"core", "config", "storage"},
     "remote": {"core"},
     "policies": {"command", "core", "config", "data"},
 }
 # Every application also has `command` and `core`.
 APPLICATIONS = {
-    "record": {"config", "storage", "episode", "loop", "media", "envs"},
+    "record": {"config", "storage", "loop", "media", "envs"},
     "train": {"config", "storage", "episode", "loop", "media", "envs", "control", "formats", "data", "policies"},
-    "deploy": {"config", "storage", "episode", "loop", "media", "envs", "control", "data", "policies", "remote"},
+    "deploy": {"config", "storage", "loop", "media", "envs", "control", "data", "policies", "remote"},
     "eval": {"config", "loop", "media", "envs", "control", "policies"},
     "replay": {"config", "storage", "episode", "loop", "media", "envs", "formats"},
-    "diagnose": {"storage", "episode", "media", "formats", "data", "policies"},
+    "diagnose": {"storage", "media", "formats", "data", "policies"},
     "doctor": {"config", "ros", "envs"},
     "teleop": {"config", "loop", "media", "envs", "ros"},
     "convert": {"storage", "episode", "formats"},

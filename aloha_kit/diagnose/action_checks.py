@@ -11,7 +11,7 @@ from aloha_kit.core.findings import Finding
 from aloha_kit.data.stats import END
 from aloha_kit.diagnose.causes import Cause, Flags, level, Limits
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.episode.vectors import longest_run, runs
+from aloha_kit.storage.vectors import longest_run, runs
 
 
 def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:

@@ -13,7 +13,7 @@ from aloha_kit.data.camera_statistics import GRID
 from aloha_kit.data.stats import Moments, START, Statistics
 from aloha_kit.diagnose.causes import Cause, level, Limits, Runs, words
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.episode.vectors import runs
+from aloha_kit.storage.vectors import runs
 
 Table = npt.NDArray[np.float64]
 

@@ -9,8 +9,8 @@ import numpy as np
 from aloha_kit.core.findings import Finding
 from aloha_kit.diagnose.causes import Cause, Flags, level, Limits, words, worst
 from aloha_kit.diagnose.evidence import Evidence
-from aloha_kit.episode.vectors import longest_run, runs
 from aloha_kit.storage.step_log import RecordedStep
+from aloha_kit.storage.vectors import longest_run, runs
 
 REMEDIES = {
     "network": "run inference beside the loop (--inference async), or make it faster: another --engine, a GPU, a "

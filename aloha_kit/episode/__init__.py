@@ -1,6 +1,7 @@
-"""Checks and editing of recorded episodes: validation, statistics, copies, labels, descriptions of old data.
+"""Checks and editing of recorded episodes: validation, statistics, curation, descriptions of old data.
 
-Reading and writing of the files is in `aloha_kit.storage`; its public names can be imported from here too.
+Reading, writing, copying and labelling of files is in `aloha_kit.storage`; its public names can be imported from here
+too.
 """
 
 from aloha_kit.startup import quick_interrupts

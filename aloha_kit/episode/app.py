@@ -16,14 +16,14 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError, EpisodeError, plural
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder
-from aloha_kit.episode import export, folder_summary
+from aloha_kit.episode import folder_summary
 from aloha_kit.episode.adopt import adopt
 from aloha_kit.episode.args import Command, Export, Info, Label, Recover, Stats, Validate
-from aloha_kit.episode.label import label
 from aloha_kit.episode.validate import validate, ValidationResult, with_duplicates
-from aloha_kit.storage import recovery
+from aloha_kit.storage import export, recovery
 from aloha_kit.storage.external_data import allow_external
 from aloha_kit.storage.hdf5 import DAMAGE
+from aloha_kit.storage.label import label
 from aloha_kit.storage.selection import select
 
 _LOG = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked
 from aloha_kit.episode.bounds import Bounds
-from aloha_kit.episode.label import GRADES
 from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.contract_file import ContractFlags
+from aloha_kit.storage.label import GRADES
 
 Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
 AllowExternal = Annotated[bool, tyro.conf.arg(help="Also read files whose data lie outside of them.")]

@@ -14,12 +14,12 @@ from aloha_kit.core.findings import Finding
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds, finding, graded
 from aloha_kit.episode.gripper_checks import check_grippers
-from aloha_kit.episode.vectors import longest_run, names_of, tables, wrong_rows
 from aloha_kit.storage.contract_file import UNKNOWN
 from aloha_kit.storage.layouts import COBOT_MAGIC, OURS
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.robotwin import ROBOTWIN
 from aloha_kit.storage.rows import NO_STAMP
+from aloha_kit.storage.vectors import longest_run, names_of, tables, wrong_rows
 
 Table = npt.NDArray[Any]
 

@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract
 from aloha_kit.core.features import SENSORS
-from aloha_kit.episode.vectors import names_of, require_consistent, tables
 from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.hdf5 import damage_reported
 from aloha_kit.storage.reader import Episode
+from aloha_kit.storage.vectors import names_of, require_consistent, tables
 
 Vector = npt.NDArray[np.float64]
 

@@ -12,10 +12,10 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.core.arm_models import by_arm
 from aloha_kit.core.findings import Finding
 from aloha_kit.episode.bounds import Bounds, finding, graded
-from aloha_kit.episode.vectors import names_of, runs
 from aloha_kit.storage.codec import whole
 from aloha_kit.storage.paths import without_path
 from aloha_kit.storage.reader import Episode
+from aloha_kit.storage.vectors import names_of, runs
 
 _SAMPLES = 8  # decoded frames per camera
 

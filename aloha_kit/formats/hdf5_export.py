@@ -24,9 +24,9 @@ from aloha_kit.core.exporter import (
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.files import put
 from aloha_kit.core.source import RecordedEpisode
-from aloha_kit.episode.export import export
-from aloha_kit.episode.label import label
 from aloha_kit.storage import Episode, EpisodeWriter
+from aloha_kit.storage.export import export
+from aloha_kit.storage.label import label
 from aloha_kit.storage.paths import episode_path, list_episodes
 
 

@@ -13,10 +13,10 @@ import dm_env
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import Action, Environment, EpisodeError
 from aloha_kit.core.lang import marked, Message, shown, tr
-from aloha_kit.episode.label import label, require_valid, Value
 from aloha_kit.loop import Outcome
 from aloha_kit.record.dataset_folder import move_to_failed
 from aloha_kit.storage import EpisodeWriter
+from aloha_kit.storage.label import label, require_valid, Value
 from aloha_kit.storage.paths import partial_path
 
 AttemptResult: TypeAlias = Literal["saved", "failed", "discarded"]

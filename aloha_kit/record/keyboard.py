@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aloha_kit.core.lang import marked, tr
-from aloha_kit.episode.label import GRADES
 from aloha_kit.record.operator_interface import Display, State
+from aloha_kit.storage.label import GRADES
 
 KEYS: dict[str, tuple[str, str]] = {  # a key's command between episodes, and while one is recorded
     " ": ("start", "keep"),  # one pedal starts and ends

@@ -16,7 +16,7 @@ from aloha_kit.core.lang import Message
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.checks import check_shapes
-from aloha_kit.episode.vectors import names_of
+from aloha_kit.storage.vectors import names_of
 
 Array = npt.NDArray[np.float32]
 

@@ -1,8 +1,8 @@
 """Episode files: crash-safe recording through a journal, recovery, and reading without conversion.
 
 Contains the writer, the journal and its recovery, the reader and the layouts of other tools that it reads, and the
-selection of the files that are used.
-Checks and editing are in `aloha_kit.episode`, which this package does not import.
+selection of the files that are used, and copies and labels of files.
+Checks are in `aloha_kit.episode`, which this package does not import.
 """
 
 from aloha_kit.storage.codec import JpegOrder

@@ -19,9 +19,9 @@ from aloha_kit.diagnose.diagnosis import diagnose
 from aloha_kit.diagnose.evidence import gather
 from aloha_kit.diagnose.training_statistics import find_training
 from aloha_kit.episode import Episode
-from aloha_kit.episode.label import label
 from aloha_kit.formats import ReadOptions
 from aloha_kit.policies.intact import CHECKSUMS, digest, digest_of
+from aloha_kit.storage.label import label
 from tests.commands import failure
 from tests.diagnose.conftest import motion, NAMES
 

@@ -17,10 +17,10 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode, list_episodes
-from aloha_kit.episode.export import export
 from aloha_kit.episode.folder_summary import moments, stats
 from aloha_kit.episode.validate import validate
-from aloha_kit.episode.vectors import tables
+from aloha_kit.storage.export import export
+from aloha_kit.storage.vectors import tables
 from tests.episode.command import main
 from tests.storage.foreign import LAYOUTS, STEPS
 from tests.storage.recording import feed, record, Rig, writer_for
@@ -402,8 +402,7 @@ def test_what_a_killed_export_left_is_cleaned_by_the_next(tmp_path: Path) -> Non
     target = tmp_path / "out"
     target.mkdir()
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom aloha_kit.episode import export\n"
-        "from aloha_kit.storage import checksums\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom aloha_kit.storage import checksums, export\n"
         "checksums.seal = lambda path: os.kill(os.getpid(), signal.SIGKILL)\n"
         "export.export(Path(sys.argv[1]), Path(sys.argv[2]))\n"
     )

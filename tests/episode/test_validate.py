@@ -17,9 +17,9 @@ from aloha_kit.core.arm_models import ARM_JOINTS
 from aloha_kit.data.index import read_table
 from aloha_kit.episode.bounds import Bounds, graded
 from aloha_kit.episode.validate import validate
-from aloha_kit.episode.vectors import longest_run, runs
 from aloha_kit.formats import open_source
 from aloha_kit.storage.selection import select
+from aloha_kit.storage.vectors import longest_run, runs
 from tests.storage.foreign import LAYOUTS
 from tests.storage.recording import feed, PERIOD, record, Rig, writer_for
 from tests.synthetic import make, write

@@ -27,11 +27,11 @@ import numpy as np
 from aloha_kit.core import AlohaKitError
 from aloha_kit.data.index import read_table
 from aloha_kit.episode import Episode
-from aloha_kit.episode.export import export
 from aloha_kit.episode.folder_summary import info, moments
 from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source
 from aloha_kit.storage import journal
+from aloha_kit.storage.export import export
 from aloha_kit.storage.recovery import recover
 from tests.storage import foreign
 from tests.storage.recording import feed, record, Rig, writer_for

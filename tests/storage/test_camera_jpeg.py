@@ -18,8 +18,8 @@ import pytest
 
 from aloha_kit.core import EpisodeError, Subset
 from aloha_kit.episode import Episode
-from aloha_kit.episode.export import export
 from aloha_kit.episode.validate import validate
+from aloha_kit.storage.export import export
 from aloha_kit.storage.recovery import recover
 from tests.episode.command import main
 from tests.storage.recording import feed, outcome, Rig, writer_for

@@ -17,10 +17,10 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode
-from aloha_kit.episode.export import export
-from aloha_kit.episode.label import label
 from aloha_kit.episode.validate import validate
 from aloha_kit.storage import checksums
+from aloha_kit.storage.export import export
+from aloha_kit.storage.label import label
 from tests.episode.command import main
 from tests.storage.recording import record, Rig
 

@@ -9,9 +9,9 @@ import yaml
 
 from aloha_kit.core import ConfigError, Contract, ContractError, joint_names
 from aloha_kit.episode import Episode
-from aloha_kit.episode.export import export
 from aloha_kit.episode.validate import validate
 from aloha_kit.storage.contract_file import given_contract, read_contract
+from aloha_kit.storage.export import export
 from tests.storage.foreign import any_arms, cobot_magic
 from tests.storage.recording import record, Rig
 

@@ -12,9 +12,9 @@ import pytest
 from aloha_kit.core import EpisodeError
 from aloha_kit.data.index import read_table
 from aloha_kit.episode import Episode
-from aloha_kit.episode.export import export
 from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.storage.export import export
 from tests.episode.command import main
 from tests.storage.foreign import (
     aloha,

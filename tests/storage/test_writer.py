@@ -18,9 +18,9 @@ import pytest
 from aloha_kit.core import EpisodeError, StopEpisode, VirtualClock
 from aloha_kit.episode import Episode, list_episodes, list_partials
 from aloha_kit.episode.validate import validate
-from aloha_kit.episode.vectors import names_of
 from aloha_kit.loop import run_episode
 from aloha_kit.storage.recovery import recover_all
+from aloha_kit.storage.vectors import names_of
 from tests.storage.recording import feed, outcome, PERIOD, record, Rig, WRENCH, writer_for
 
 

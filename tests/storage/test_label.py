@@ -11,8 +11,8 @@ import pytest
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.episode import Episode
-from aloha_kit.episode.label import label
 from aloha_kit.episode.validate import validate
+from aloha_kit.storage.label import label
 from tests.episode.command import main
 from tests.storage.foreign import mobile_aloha
 from tests.storage.recording import record, Rig

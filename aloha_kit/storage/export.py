@@ -15,14 +15,13 @@ import numpy as np
 from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.core.exporter import PER_STEP
 from aloha_kit.core.versions import CLASSIC, SCHEMA
-from aloha_kit.episode import exported_images
-from aloha_kit.episode.vectors import require_consistent
-from aloha_kit.storage import checksums, hdf5, transaction
+from aloha_kit.storage import checksums, exported_images, hdf5, transaction
 from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.hdf5 import damage_reported, require_rows, require_table, set_attribute
 from aloha_kit.storage.layouts import OURS
 from aloha_kit.storage.paths import index_of, partial_path
 from aloha_kit.storage.reader import Episode
+from aloha_kit.storage.vectors import require_consistent
 
 _ROWS, _BYTES = 32, 1 << 26  # copied at a time
 
