@@ -29,7 +29,7 @@ VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20", "pillow>=10"]
 REMOTE = ["websockets>=15", "msgpack>=1"]
 OPENVINO = ["openvino>=2026.4"]
 PUSHT = ["gym-pusht==0.1.8"]
-ZARR = ["zarr>=2.18"]
+ZARR = ["zarr>=2.18", "numcodecs>=0.12"]
 LEROBOT = ["pyarrow>=15", "av>=12"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
 # environment of its own. Its wheel allows every MuJoCo from 3.3 on, but does not run with 3.10 and later.

@@ -15,6 +15,8 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.exporter import ExportRecord
 from aloha_kit.core.files import make_folder, sync, sync_folder, write_json
 
+_MANY = 500  # files: to sync each takes longer than to sync whole file systems once
+
 
 class Staging:
     """The hidden folder `.TO.partial`: the data set, parts of it, and a record of each finished episode.
@@ -125,11 +127,12 @@ class Staging:
         Raises:
             ConfigError: the target appeared meanwhile; the conversion stays in its hidden folder.
         """
-        for path in (*self.folder.rglob("*"), self.folder):
-            if path.is_dir():
-                sync_folder(path)
-            else:
-                sync(path)
+        paths = (*self.folder.rglob("*"), self.folder)
+        if len(paths) > _MANY:
+            os.sync()
+        else:
+            for path in paths:
+                (sync_folder if path.is_dir() else sync)(path)
         try:
             os.rename(self.folder, self.target)
         except OSError as error:

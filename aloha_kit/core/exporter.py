@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core.errors import ConfigError
+from aloha_kit.core.contract import Contract
+from aloha_kit.core.errors import ConfigError, ContractError
 from aloha_kit.core.features import DEPTH, IMAGES
 from aloha_kit.core.source import Image, RecordedEpisode
 
@@ -161,6 +162,26 @@ def description_of(episode: RecordedEpisode) -> dict[str, Any]:
     about = {"name": episode.name, "id": episode.id, "layout": episode.layout}
     success = None if episode.success is None else bool(episode.success)
     return {**about, "success": success, "attrs": attrs, "describe": dict(episode.describe)}
+
+
+def require_alike(first: ExportRecord, other: ExportRecord, what: str) -> None:
+    """Require that two episodes can be in one data set, by their records' `further`: "contract" and "features".
+
+    Args:
+        what: the data set in words.
+
+    Raises:
+        ContractError: the contracts differ, or the descriptions of the features.
+    """
+    mine, theirs = first.further, other.further
+    Contract.from_json(mine["contract"]).require(
+        Contract.from_json(theirs["contract"]), mine=first.name, theirs=other.name
+    )
+    ours, others = mine["features"], theirs["features"]
+    if different := sorted(key for key in {*ours, *others} if ours.get(key) != others.get(key)):
+        raise ContractError(
+            f"{first.name} and {other.name} cannot be in one {what}: they differ in {', '.join(different)}"
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -99,6 +100,15 @@ def put(part: Path, path: Path) -> None:
     sync(part)  # or a power cut may leave an empty file under the final name
     os.replace(part, path)
     sync_folder(path.parent)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name of a file, or a copy where the file system has none; makes the folder."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copyfile(source, target)
 
 
 def sync(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ FORMATS = {
     "pusht_keypoints": "aloha_kit.formats.pusht:PushTReplayKeypoints",
     "robomimic": "aloha_kit.formats.robomimic:RobomimicSource",
     "robomimic_states": "aloha_kit.formats.robomimic_states:RobomimicStates",
+    "zarr": "aloha_kit.formats.zarr_source:ZarrSource",
 }
 """{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""
 
@@ -39,11 +41,13 @@ EXPORTERS = {
     "robomimic": "aloha_kit.formats.robomimic_export:RobomimicExporter",
     "robomimic_obs": "aloha_kit.formats.robomimic_export:RobomimicObsExporter",
     "robomimic_states": "aloha_kit.lift.export:LiftExporter",
+    "zarr": "aloha_kit.formats.zarr_export:ZarrExporter",
 }
 """{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 
 AUTO = "auto"
-"""In place of a format's name: `robomimic` for one file of its layout, `lerobot` for its folder, else `hdf5`."""
+"""In place of a format's name: `lerobot` or `zarr` for its folder, `robomimic` for one file of its layout, else `hdf5`;
+`pusht` for the published replay buffer of Push-T."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,8 @@ def format_of(*places: str | Path, images: bool = False) -> str:
     file, _ = split_filter_key(places[0])
     if (file / "meta/info.json").is_file():
         return "lerobot"
+    if any((file / name).is_file() for name in (".zgroup", "zarr.json")) or file.suffix == ".zip":
+        return "pusht" if _is_pusht(file / "data") else "zarr"
     if not file.is_file() or not h5py.is_hdf5(file):
         return "hdf5"
     try:
@@ -121,6 +127,15 @@ def format_of(*places: str | Path, images: bool = False) -> str:
             return "robomimic_states" if images and not any(k.endswith("_image") for k in obs) else "robomimic"
     except DAMAGE:
         return "hdf5"  # whose reader names the damage
+
+
+def _is_pusht(data: Path) -> bool:
+    """Whether the arrays of a replay buffer are the published ones of Push-T."""
+    widths = {"action": [2], "state": [5], "keypoint": [9, 2], "img": [96, 96, 3]}
+    try:
+        return all(json.loads((data / name / ".zarray").read_text())["shape"][1:] == widths[name] for name in widths)
+    except (OSError, ValueError, LookupError, TypeError):
+        return False
 
 
 def is_robomimic(file: Any) -> bool:

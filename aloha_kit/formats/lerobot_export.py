@@ -8,10 +8,8 @@ version 3.0 joined.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aloha_kit.core import ConfigError, Contract, ContractError, EpisodeError
+from aloha_kit.core import ConfigError, Contract, EpisodeError
 from aloha_kit.core.exporter import (
     array_of,
     attributes_of,
@@ -29,6 +27,7 @@ from aloha_kit.core.exporter import (
     EpisodeExporter,
     ExportRecord,
     PER_STEP,
+    require_alike,
     WriteOptions,
 )
 from aloha_kit.core.files import write_json
@@ -136,7 +135,7 @@ class LeRobotExporter(EpisodeExporter):
         first = records[0].further
         tasks: dict[str, int] = {}
         for record in records:
-            _require_alike(records[0], record)
+            require_alike(records[0], record, "LeRobot data set")
             tasks.setdefault(record.further["task"], len(tasks))
         self._write_episodes(records, tasks)
         _write_tasks(self.folder, tasks, self.version)
@@ -311,23 +310,6 @@ def table_of(columns: dict[str, npt.NDArray[Any]]) -> pa.Table:
     return pa.table(arrays)
 
 
-def _require_alike(first: ExportRecord, other: ExportRecord) -> None:
-    """Raise `ContractError` where two episodes cannot be in one data set."""
-    mine, theirs = first.further, other.further
-    Contract.from_json(mine["contract"]).require(
-        Contract.from_json(theirs["contract"]), mine=first.name, theirs=other.name
-    )
-    if different := {key for key in {*mine["features"], *theirs["features"]} if _differs(mine, theirs, key)}:
-        raise ContractError(
-            f"{first.name} and {other.name} cannot be in one LeRobot data set: "
-            f"they differ in {', '.join(sorted(different))}"
-        )
-
-
-def _differs(mine: dict[str, Any], theirs: dict[str, Any], key: str) -> bool:
-    return bool(mine["features"].get(key) != theirs["features"].get(key))
-
-
 def _write_tasks(folder: Path, tasks: dict[str, int], version: str) -> None:
     """The table of tasks; in version 3.0 with the metadata by which pandas takes the text as the index."""
     if version != "v3.0":
@@ -342,12 +324,3 @@ def _write_tasks(folder: Path, tasks: dict[str, int], version: str) -> None:
     named = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object", "metadata": None}
     pandas = {"index_columns": ["task"], "column_indexes": [named], "columns": columns, "pandas_version": "2.0.0"}
     pq.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), folder / "meta/tasks.parquet")
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """A second name of a file, or a copy where the file system has none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        os.link(source, target)
-        return
-    shutil.copyfile(source, target)

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 
 from aloha_kit.core import ContractError
 from aloha_kit.core.exporter import ExportRecord
+from aloha_kit.core.files import link_or_copy
 from aloha_kit.core.source import RecordedEpisode
-from aloha_kit.formats.lerobot_export import FILES, LeRobotExporter, link_or_copy
+from aloha_kit.formats.lerobot_export import FILES, LeRobotExporter
 
 
 class LeRobotV21Exporter(LeRobotExporter):
