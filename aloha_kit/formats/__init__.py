@@ -22,6 +22,7 @@ from aloha_kit.storage.hdf5 import DAMAGE
 FORMATS = {
     "hdf5": "aloha_kit.formats.hdf5_folder:Hdf5Source",
     "lerobot": "aloha_kit.formats.lerobot:LeRobotSource",
+    "mp4": "aloha_kit.formats.mp4_source:Mp4Source",
     "pusht": "aloha_kit.formats.pusht:PushTReplay",
     "pusht_keypoints": "aloha_kit.formats.pusht:PushTReplayKeypoints",
     "robomimic": "aloha_kit.formats.robomimic:RobomimicSource",
@@ -37,6 +38,7 @@ EXPORTERS = {
     "lerobot": "aloha_kit.formats.lerobot_export:LeRobotExporter",
     "lerobot_v21": "aloha_kit.formats.lerobot_v21_export:LeRobotV21Exporter",
     "mobile_aloha": "aloha_kit.formats.hdf5_export:MobileAlohaExporter",
+    "mp4": "aloha_kit.formats.mp4_export:Mp4Exporter",
     "openpi": "aloha_kit.formats.lerobot_v21_export:OpenPiExporter",
     "robomimic": "aloha_kit.formats.robomimic_export:RobomimicExporter",
     "robomimic_obs": "aloha_kit.formats.robomimic_export:RobomimicObsExporter",
@@ -46,8 +48,8 @@ EXPORTERS = {
 """{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 
 AUTO = "auto"
-"""In place of a format's name: `lerobot` or `zarr` for its folder, `robomimic` for one file of its layout, else `hdf5`;
-`pusht` for the published replay buffer of Push-T."""
+"""In place of a format's name: `lerobot`, `zarr` or `mp4` for its folder, `pusht` for the published replay buffer,
+`robomimic` for one file of its layout, else `hdf5`."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,9 @@ def format_of(*places: str | Path, images: bool = False) -> str:
         return "lerobot"
     if any((file / name).is_file() for name in (".zgroup", "zarr.json")) or file.suffix == ".zip":
         return "pusht" if _is_pusht(file / "data") else "zarr"
+    marks = ("episode.json", "states_actions.bin")  # of our own folders, and of ABC's
+    if any(next(file.glob(f"{up}{mark}"), None) for mark in marks for up in ("", "*/", "*/*/")):
+        return "mp4"
     if not file.is_file() or not h5py.is_hdf5(file):
         return "hdf5"
     try:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aloha_kit.core import ConfigError, Contract, EpisodeError
+from aloha_kit.core import ConfigError, Contract
 from aloha_kit.core.exporter import (
     array_of,
     attributes_of,
@@ -33,14 +33,9 @@ from aloha_kit.core.exporter import (
 from aloha_kit.core.files import write_json
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.formats import lerobot_features as features
-from aloha_kit.media.mp4 import Mp4Writer
-from aloha_kit.media.video_files import join_videos, quality
+from aloha_kit.formats.video_export import codec_and_crf, write_video
+from aloha_kit.media.video_files import join_videos
 
-_CRF = {"h264": 23, "av1": 30}
-_WORST = {"h264": 51, "av1": 63}  # of the codec's scale
-_PRESET = {"h264": "veryfast", "av1": "12"}
-_GOP = 2  # every second image a key frame, as LeRobot's own encoder: any image is quick to decode
-_SAMPLES = 16  # images of which the quality is measured, a camera and episode
 FILES = 1000  # in a folder
 _DATA_MB, _VIDEO_MB = 100, 200  # of a file, before a new one is begun
 _EPISODES = 1000  # in a row group of the table of episodes
@@ -54,10 +49,7 @@ class LeRobotExporter(EpisodeExporter):
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
         options.refuse(f"lerobot {self.version}", "images")
         super().__init__(folder, parts, options)
-        self.codec = options.codec or "h264"
-        self.crf = _CRF[self.codec] if options.crf is None else options.crf
-        if self.crf > _WORST[self.codec]:
-            raise ConfigError(f"--crf of {self.codec} is 0 to {_WORST[self.codec]}, given {self.crf}")
+        self.codec, self.crf = codec_and_crf(options)
 
     def camera_name(self, camera: str) -> str:
         """The camera's name behind `observation.images.`."""
@@ -104,27 +96,11 @@ class LeRobotExporter(EpisodeExporter):
         }
 
     def _video(self, episode: RecordedEpisode, camera: str, path: Path, record: ExportRecord) -> features.Stats:
-        """Encode a camera's images, decode them again, and note the quality; returns their statistics.
-
-        Raises:
-            EpisodeError: another number of images is decoded than was encoded.
-        """
-        size, rows = episode.image_size(camera), episode.length
+        """Write the video of a camera; returns the statistics of its images. Errors as `write_video`."""
+        size, stats = episode.image_size(camera), features.ImageStats(episode.length)
         if size[0] % 2 or size[1] % 2:
             raise ConfigError(f"{episode.where}: camera '{camera}' is {size[0]}x{size[1]}; videos need even sizes")
-        every = max(1, rows // _SAMPLES)
-        kept, stats = {}, features.ImageStats(rows)
-        options: dict[str, Any] = {"crf": self.crf, "preset": _PRESET[self.codec], "gop": _GOP, "threads": 1}
-        with Mp4Writer(path, whole_rate(episode.contract), codec=self.codec, **options) as video:
-            for i, image in enumerate(record.pixels(episode, camera, rows)):
-                video.add(image)
-                stats.add(image)
-                if i % every == 0:
-                    kept[i] = image
-        count, decibels = quality(path, kept)
-        if count != rows:
-            raise EpisodeError(f"{episode.where}: {count} of {rows} images of '{camera}' are in its video")
-        record.images[camera]["psnr_db"] = round(float(np.mean(decibels)), 2)
+        write_video(episode, camera, path, record, self.codec, self.crf, whole_rate(episode.contract), stats.add)
         return stats.result()
 
     def finish(self, records: Sequence[ExportRecord]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import threading
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,9 @@ def quality(path: Path, originals: Mapping[int, Image]) -> tuple[int, list[float
             container.streams.video[0].codec_context.thread_count = 1
             for count, frame in enumerate(container.decode(video=0), 1):
                 if count - 1 in originals:
-                    found.append(psnr(originals[count - 1], np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)))
+                    image = originals[count - 1]  # without the padding of odd sizes
+                    decoded = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+                    found.append(psnr(image, decoded[: image.shape[0], : image.shape[1]]))
     except (av.FFmpegError, IndexError) as error:
         raise EpisodeError(f"{path} cannot be decoded: {reason(error)}") from error
     return count, found
@@ -120,17 +124,71 @@ class VideoFrames:
             self._at = -1
         if self._at < 0 or not self._at < wanted <= self._at + _AHEAD:
             stream = self._container.streams.video[0]
-            self._container.seek(int(Fraction(wanted, 1) / self._rate / _base(stream)), stream=stream)
+            self._container.seek(self._time(wanted, stream), stream=stream)
             self._frames = self._container.decode(video=0)
         while True:
             frame = next(self._frames)
-            self._at = round(Fraction(frame.pts) * frame.time_base * self._rate)
+            self._at = self._number(frame)
             if self._at >= wanted:
                 break
         if self._at != wanted:
             self._at = -1
-            raise EpisodeError(f"{self._path} has no frame at {float(wanted / self._rate):.3f} s")
+            raise EpisodeError(f"{self._path} has no frame {wanted}")
         self._last = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
+
+    def _time(self, number: int, stream: Any) -> int:
+        """Time of a frame of the file, in ticks of the stream."""
+        return int(Fraction(number, 1) / self._rate / _base(stream))
+
+    def _number(self, frame: Any) -> int:
+        """Number in the file of a decoded frame."""
+        number: int = round(Fraction(frame.pts) * frame.time_base * self._rate)
+        return number
+
+
+class IndexedFrames(VideoFrames):
+    """Frames of a whole video by number, whatever their times are: those of others need not have a constant rate."""
+
+    def __init__(self, path: Path, index: VideoIndex) -> None:
+        super().__init__(path, 1, 0, len(index.times))
+        self._times = index.times
+
+    def _time(self, number: int, stream: Any) -> int:
+        return int(self._times[number])
+
+    def _number(self, frame: Any) -> int:
+        number = bisect.bisect_left(self._times, int(frame.pts))
+        return number if self._times[number : number + 1] == (frame.pts,) else -1
+
+
+@dataclass(frozen=True)
+class VideoIndex:
+    """Frames of a video.
+
+    Attributes:
+        times: of each frame in ticks, in the order of display.
+        rate_hz: the average one; 0 where the file states none.
+        size: (height, width) in pixels.
+    """
+
+    times: tuple[int, ...]
+    rate_hz: float
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, path: Path) -> VideoIndex:
+        """Index of a file; nothing is decoded.
+
+        Raises:
+            EpisodeError: it cannot be read.
+        """
+        try:
+            with av.open(str(path)) as container:
+                stream = container.streams.video[0]
+                times = tuple(sorted(packet.pts for packet in container.demux(stream) if packet.pts is not None))
+                return cls(times, float(stream.average_rate or 0), (stream.height, stream.width))
+        except (av.FFmpegError, IndexError) as error:
+            raise EpisodeError(f"{path} is no video that can be read: {reason(error)}") from error
 
 
 def _base(stream: Any) -> Fraction:
