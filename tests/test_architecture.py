@@ -85,6 +85,25 @@ def test_imports_point_downwards(file: Path) -> None:
     assert not wrong, f"{package} must not import {', '.join(sorted(wrong))}"
 
 
+def imported_files(file: Path) -> set[Path]:
+    """Files of aloha_kit that a file imports, at any depth of its code, for types too."""
+    names: set[str] = set()
+    for node in ast.walk(parsed(file)):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    paths = {PACKAGE.parent / f"{name.replace('.', '/')}.py" for name in names if name.startswith("aloha_kit.")}
+    return {path for path in paths if path.exists()}
+
+
+def test_no_file_imports_itself_through_others() -> None:
+    left = {file: imported_files(file) for file in FILES}
+    while free := {file for file, imported in left.items() if not imported & left.keys()}:
+        left = {file: imported for file, imported in left.items() if file not in free}
+    assert not left, f"in a circle, or above one: {sorted(str(file.relative_to(PACKAGE)) for file in left)}"
+
+
 # Where the one line is written that a failed command ends with, for one process and for several.
 ENDS_A_COMMAND = {"core/cli.py", "train/distributed.py"}
 

@@ -66,7 +66,7 @@ def _policy_to_serve(args: ServeArgs) -> PolicySource:
 def deploy(args: DeployArgs) -> list[DeployedRollout]:
     """Run the rollouts; returns those that ended without an error. The report is written after each.
 
-    On a rig the arms are parked at every ending, except after an emergency stop (see `ros.safety.guarded`).
+    On a rig the arms are parked at every ending, except after an emergency stop (see `ros.parking`).
 
     Raises:
         AlohaKitError: flags that do not fit, a policy and a rig that do not match, a rollout that the guard ended, a

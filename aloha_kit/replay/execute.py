@@ -131,7 +131,7 @@ def execute(
 ) -> ReplayResult:
     """Play the recording on the rig of its task; a simulated one is set up from the recorded seed.
 
-    Arms behind ROS go to their start pose first, and are parked however it ends (but see `ros.safety.guarded`).
+    Arms behind ROS go to their start pose first, and are parked however it ends (but see `ros.parking`).
 
     Args:
         release: let such arms' torque go once they are parked.

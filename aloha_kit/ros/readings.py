@@ -29,6 +29,9 @@ T = TypeVar("T")
 TIMEOUT_S = 5.0
 """Timeout of a driver to appear, to answer, and to publish a valid reading."""
 
+GAP_S = 0.1
+"""How long the message after a lost one or a failed reading is awaited: a little over two images at 30 Hz."""
+
 HAND_SPEED = 10.0  # rad/s: an arm without torque moves as fast as an operator's hand
 SLACK = (0.1, 0.3)  # rad and openings: noise, and messages that arrive together
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +19,6 @@ from aloha_kit.core import (
     Action,
     aloha_limits,
     Clock,
-    ConfigError,
     Contract,
     Environment,
     Observation,
@@ -30,20 +30,15 @@ from aloha_kit.core import (
 from aloha_kit.core.versions import package_version
 from aloha_kit.loop import SafetyGuard
 from aloha_kit.ros import images
-from aloha_kit.ros.arm import Vector
-from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.observation import describe_streams, ObservationBuilder, QUANTITIES, rig_contract
-from aloha_kit.ros.readings import require_believable, retry_read
+from aloha_kit.ros.parking import parked_at_exit
+from aloha_kit.ros.readings import GAP_S, require_believable, retry_read
 from aloha_kit.ros.ros_robot import RosRobot
-from aloha_kit.ros.safety import guarded, make_guard
 from aloha_kit.ros.sensors import rig_sensors
 from aloha_kit.ros.start_sequence import StartSequence
 
 WARM_UP_S = 15.0
 """Timeout of the streams' first samples."""
-
-GAP_S = 0.1
-"""How long a step waits for the message after a lost one or a failed reading: a little over two images at 30 Hz."""
 
 
 class RosEnv(RosRobot, Environment):
@@ -57,11 +52,10 @@ class RosEnv(RosRobot, Environment):
     "command".
 
     Args:
-        leaders, clock: as of `RosRobot`; with leaders, `env.leaders` is their policy.
+        leaders, clock: as of `RosRobot`.
         start_sequence: run in `reset` once the followers are at the start pose (see `ros.start_sequence`).
 
     Attributes:
-        leaders: LeaderArms or None.
         late_ns: how late the last deadline was met.
 
     Raises:
@@ -83,11 +77,6 @@ class RosEnv(RosRobot, Environment):
         self._start_sequence = start_sequence
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
-        self.leaders = (
-            LeaderArms(self.leader_arms, self.streams.sync, self.clock, base=self.base is not None, timeout_s=GAP_S)
-            if leaders
-            else None
-        )
         self._rate = Rate(task.rate_hz, self.clock)
         self._builder = ObservationBuilder(rig_contract(task, rig, self.simulated), self.followers, self.base, sensors)
 
@@ -196,19 +185,25 @@ class RosEnv(RosRobot, Environment):
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
 
-    def leader_action(self, name: str) -> Vector:
-        """Follower target from a leader's newest reading; raises StreamError where it is silent."""
-        if self.leaders is None:
-            raise ConfigError("this rig was connected without its leaders")
-        return self.leaders.reading(name)
-
-    def guarded(self, policy: Policy, *, release: bool = False) -> contextlib.AbstractContextManager[SafetyGuard]:
-        """Context of the guard between `policy` and the arms, parked at every exit: see `ros.safety.guarded`."""
-        return guarded(self, policy, release=release)
+    @contextlib.contextmanager
+    def guarded(self, policy: Policy, *, release: bool = False) -> Iterator[SafetyGuard]:
+        """Context of the guard between `policy` and the arms, parked at every exit as `parked_at_exit` describes."""
+        with parked_at_exit(self, release=release):
+            yield self.guard(policy)
 
     def guard(self, policy: Policy, *, limits: SafetyLimits | None = None) -> SafetyGuard:
-        """Guard between `policy` and the arms, without parking; see `ros.safety.make_guard`."""
-        return make_guard(self, policy, limits=limits)
+        """Guard between `policy` and the arms, without parking; with the followers' limits unless others are given.
+
+        Its bound on the age of streams is the rig's, its emergency stop is the environment's.
+        """
+        return SafetyGuard(
+            policy,
+            limits or self.limits,
+            frozen=max(5, math.ceil(self._stale_s * self.contract.rate_hz) + 1),
+            stale_s=self._stale_s,
+            estop=self.estop,
+            start=lambda: self.last_command,
+        )
 
     def run_start_sequence(
         self, *, status: Callable[[str, str], None], poll: Callable[[], str | None], countdown_s: float
@@ -228,6 +223,14 @@ class RosEnv(RosRobot, Environment):
     def action_spec(self) -> specs.BoundedArray:
         """Action spec (A,): joint targets within the followers' limits, normalised gripper openings, base velocity."""
         return self._builder.action_spec()
+
+    @property
+    def _stale_s(self) -> float:
+        """Stale bound of the guard (s): twice the age at which the slowest stream is an error, so that is first."""
+        rates = [arm.rate_hz for arm in self.rig.followers.values()]
+        rates += [self.rig.cameras[name].rate_hz for name in self.contract.cameras]
+        rates += [sensor.rate_hz for sensor in self.rig.sensors.values()]
+        return 2 * max(self.rig.sync.max_age_s, self.rig.sync.max_age_periods / min(rates))
 
     def _start_from_where_they_are(self) -> None:
         """Start the next commands from the measured poses: a follower may have been moved during the start sequence."""

@@ -13,14 +13,15 @@ import rospy
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, Clock, ConfigError
 from aloha_kit.ros import node
-from aloha_kit.ros.arm import Arm, ArmSetup, Role
+from aloha_kit.ros.arm import Arm, ArmSetup, Role, Vector
 from aloha_kit.ros.competing_publishers import SoleCommander
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import FollowerArms
+from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.operator_topics import OperatorTopics
-from aloha_kit.ros.readings import next_reading
+from aloha_kit.ros.readings import GAP_S, next_reading
 from aloha_kit.ros.ring import StreamHealth
 from aloha_kit.ros.simulated_rig import first_state_timeout, simulated_rig, SimulatedRig
 from aloha_kit.ros.streams import Streams
@@ -41,6 +42,7 @@ class RosRobot:
     Attributes:
         rig, task, clock; estop: EStop; streams: Streams; base: MobileBase or None.
         followers, leader_arms: {name: Arm}, in the order of the vectors.
+        leaders: LeaderArms, the policy of the leader arms, or None without them.
 
     Raises:
         ConfigError: leaders are requested but the rig has none; another rig is simulated here.
@@ -77,6 +79,11 @@ class RosRobot:
             rospy.on_shutdown(self.hold)  # before the topics are closed
             self.streams = Streams(rig, task.cameras, leaders=leaders, clock=self.clock)
             opened.callback(self.streams.close)
+            self.leaders = (
+                LeaderArms(self.leader_arms, self.streams.sync, self.clock, base=bool(rig.base), timeout_s=GAP_S)
+                if leaders
+                else None
+            )
             self._sole_commander = SoleCommander(
                 rig, teleoperated=leaders, published_twice=self.streams.published_twice, disturbed=self._forget
             )
@@ -140,6 +147,12 @@ class RosRobot:
         """Hold still: a base stops; arms under torque stay at their last command by themselves."""
         if self.base is not None:
             self.base.stop()
+
+    def leader_action(self, name: str) -> Vector:
+        """Follower target from a leader's newest reading; raises StreamError where it is silent."""
+        if self.leaders is None:
+            raise ConfigError("this rig was connected without its leaders")
+        return self.leaders.reading(name)
 
     def lock_leaders(self) -> None:
         """Lock the leaders in place, so that hands can leave them; one whose driver has ended is skipped."""

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from aloha_kit.core.lang import Message, tr
 from aloha_kit.ros.node import RosError
-
-if TYPE_CHECKING:
-    from aloha_kit.ros.ros_env import RosEnv
+from aloha_kit.ros.ros_robot import RosRobot
 
 POLL_S = 0.01
 """Period at which grippers and operator are polled while waiting."""
@@ -63,7 +60,7 @@ class StartSequence:
         self._status, self._poll = status, poll
         self._countdown_s, self._move_s, self._timeout_s = countdown_s, move_s, timeout_s
 
-    def __call__(self, env: RosEnv) -> None:
+    def __call__(self, robot: RosRobot) -> None:
         """Run the sequence; on return the leaders are free to move.
 
         Raises:
@@ -72,53 +69,55 @@ class StartSequence:
             StreamError: a leader's joint states are silent.
             RosError: the grippers were not closed within `timeout_s`.
         """
-        by_hand = env.leaders is not None and env.rig.teleop == "software"
+        by_hand = robot.leaders is not None and robot.rig.teleop == "software"
         if by_hand:
             self._status("starting", tr("the leaders move to the start pose"))
-            self._lock(env)
+            self._lock(robot)
             self._status("waiting", tr("close both leader grippers to begin"))
         else:
             self._status("waiting", tr("enter start when the leaders are where the episode begins"))
-        self._wait(env, gesture=by_hand)
-        self._count_down(env)
+        self._wait(robot, gesture=by_hand)
+        self._count_down(robot)
         if by_hand:
-            for arm in env.leader_arms.values():
+            for arm in robot.leader_arms.values():
                 arm.set_torque(False)
 
-    def _lock(self, env: RosEnv) -> None:
-        for arm in env.leader_arms.values():
+    def _lock(self, robot: RosRobot) -> None:
+        for arm in robot.leader_arms.values():
             arm.prepare_leader()
-        env.move({arm: arm.model.vector(arm.model.start, HALF_OPEN) for arm in env.leader_arms.values()}, self._move_s)
-        for arm in env.leader_arms.values():
+        robot.move(
+            {arm: arm.model.vector(arm.model.start, HALF_OPEN) for arm in robot.leader_arms.values()}, self._move_s
+        )
+        for arm in robot.leader_arms.values():
             arm.set_torque(False, "gripper")
 
-    def _wait(self, env: RosEnv, *, gesture: bool) -> None:
-        began = env.clock.now_ns()
-        while self._polled(env) != "start" and not (
-            gesture and all(self._closed(env, name) for name in env.leader_arms)
+    def _wait(self, robot: RosRobot, *, gesture: bool) -> None:
+        began = robot.clock.now_ns()
+        while self._polled(robot) != "start" and not (
+            gesture and all(self._closed(robot, name) for name in robot.leader_arms)
         ):
-            waited = (env.clock.now_ns() - began) / 1e9
+            waited = (robot.clock.now_ns() - began) / 1e9
             if self._timeout_s is not None and waited > self._timeout_s:
                 raise RosError(
                     Message("the leader grippers were not both closed within {seconds:g} s", seconds=self._timeout_s)
                 )
-            env.clock.sleep_until(env.clock.now_ns() + int(POLL_S * 1e9))
+            robot.clock.sleep_until(robot.clock.now_ns() + int(POLL_S * 1e9))
 
-    def _polled(self, env: RosEnv) -> str | None:
-        env.estop.require_released()
-        env.require_alone()
+    def _polled(self, robot: RosRobot) -> str | None:
+        robot.estop.require_released()
+        robot.require_alone()
         return self._poll()
 
-    def _closed(self, env: RosEnv, name: str) -> bool:
-        model = env.leader_arms[name].model
-        angles = model.gripper.unnormalise(env.leader_action(name)[model.dof :]).astype(np.float64)
-        return bool(len(angles) and (angles < env.rig.gripper_closed_to_start).all())
+    def _closed(self, robot: RosRobot, name: str) -> bool:
+        model = robot.leader_arms[name].model
+        angles = model.gripper.unnormalise(robot.leader_action(name)[model.dof :]).astype(np.float64)
+        return bool(len(angles) and (angles < robot.rig.gripper_closed_to_start).all())
 
-    def _count_down(self, env: RosEnv) -> None:
-        end = env.clock.now_ns() + int(self._countdown_s * 1e9)
+    def _count_down(self, robot: RosRobot) -> None:
+        end = robot.clock.now_ns() + int(self._countdown_s * 1e9)
         shown = -1
-        while (left := end - env.clock.now_ns()) > 0:
+        while (left := end - robot.clock.now_ns()) > 0:
             if (seconds := math.ceil(left / 1e9)) != shown:
                 self._status("countdown", str(shown := seconds))
-            self._polled(env)
-            env.clock.sleep_until(min(end, env.clock.now_ns() + int(POLL_S * 1e9)))
+            self._polled(robot)
+            robot.clock.sleep_until(min(end, robot.clock.now_ns() + int(POLL_S * 1e9)))

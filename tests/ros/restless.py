@@ -6,6 +6,7 @@ python -m tests.ros.restless TASK.yaml [STEP]
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from typing import Any
 
@@ -15,8 +16,8 @@ from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.loop import run_episode, sigterm_interrupts
+from aloha_kit.loop.capabilities import guarded
 from aloha_kit.ros import followers
-from aloha_kit.ros.safety import guarded
 from tests.ros.quick import quick_motions
 
 DRIVEN = (0.2, 0.3)  # m/s, rad/s
@@ -44,17 +45,17 @@ class Restless:
 
 
 def main(task_file: str, fail_at: str = "0") -> None:
+    log = logging.getLogger("aloha_kit")
+    log.addHandler(handler := logging.StreamHandler())
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    log.setLevel(logging.INFO)
     quick_motions()
     followers.SILENT_S = 1.0
     task = load(TaskConfig, "tasks", task_file)
     with sigterm_interrupts():
         env = envs.connect(task, load(RigConfig, "rigs", task.rig))
-        with contextlib.closing(env), guarded(env, Restless(int(fail_at) or None), report=report) as guard:  # type: ignore[arg-type]
+        with contextlib.closing(env), guarded(env, Restless(int(fail_at) or None)) as guard:
             run_episode(env, guard)
-
-
-def report(words: str) -> None:
-    print(words, flush=True)
 
 
 if __name__ == "__main__":

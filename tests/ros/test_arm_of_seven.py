@@ -21,7 +21,6 @@ from aloha_kit.episode import Episode, list_episodes
 from aloha_kit.episode.validate import validate
 from aloha_kit.loop import run_episode
 from aloha_kit.ros.ros_env import RosEnv
-from aloha_kit.ros.safety import guarded
 from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
 from tests.ros.arm_of_seven import ARM, BARE
@@ -71,7 +70,7 @@ def test_a_policy_moves_it_within_its_own_limits_and_leaves_it_parked(follower: 
         assert (effort.entries, effort.units) == (NAMES, ("unknown",) * 8)
         np.testing.assert_allclose(env.action_spec().maximum, [*ARM.upper, 1.0], atol=1e-6)
         wanted = np.array([0.1, -9.0, 0.2, -2.0, 0.3, 1.4, 0.6, 0.25], np.float32)  # joint 2 beyond its limit
-        with guarded(env, Constant(wanted), report=lambda words: None) as guard:
+        with env.guarded(Constant(wanted)) as guard:
             timestep = env.reset()
             until(lambda: bool(np.allclose(follower.joints, [*ARM.start, 0.0], atol=1e-6)), "at the start")
             np.testing.assert_allclose(timestep.observation["qpos"], [*ARM.start, 0.0], atol=1e-5)
@@ -102,7 +101,7 @@ def test_an_arm_without_a_gripper_keeps_the_contract_and_parks(session_ros: Ros,
         with contextlib.closing(env):
             assert env.contract.state_names == env.contract.action_names == NAMES[:-1]
             wanted = np.array(BARE.start, np.float32) + 0.05
-            with guarded(env, Constant(wanted), report=lambda words: None) as guard:
+            with env.guarded(Constant(wanted)) as guard:
                 outcome = run_episode(env, guard)
             assert (outcome.steps, outcome.max_reward, env.succeeded(outcome)) == (8, 0.0, None)
             np.testing.assert_allclose(arm.joints, BARE.rest, atol=1e-6)

@@ -251,7 +251,7 @@ def test_a_second_publisher_ends_the_rollout_by_name_and_nothing_is_sent_any_mor
         Scripted(monkeypatch, respond)
         text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
     assert words in text
-    assert f"the arms were not parked: {words}" in capfd.readouterr().out
+    assert f"the arms were not parked: {words}" in capfd.readouterr().err
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.length < 4 + 1.5 * 50
         assert episode.attrs["reason"].startswith(f"SafetyError: {words}")
@@ -271,7 +271,7 @@ def test_with_the_emergency_stop_pressed_nothing_is_sent_any_more_not_even_to_pa
     try:
         text = fail(rig, checkpoint, tmp_path, "--episode_len", 500)
         assert "the emergency stop was pressed (by /aloha_kit_tests" in text
-        out = capfd.readouterr().out
+        out = capfd.readouterr().err
         assert "warning: the arms were not parked: the emergency stop was pressed" in out
         assert "their torque is on" in out
         np.testing.assert_allclose(joints("puppet_left"), START_ARM_POSE, atol=0.1)

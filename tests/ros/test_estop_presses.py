@@ -25,7 +25,6 @@ from aloha_kit.record.episode_attempt import RecordingPlan
 from aloha_kit.record.operator_interface import Cues, Display, OperatorInterface
 from aloha_kit.record.recording_session import RecordingSession
 from aloha_kit.ros.ros_env import RosEnv
-from aloha_kit.ros.safety import guarded, make_guard
 from aloha_kit.ros.start_sequence import StartSequence
 from tests.ros.command_recorder import BASE, CommandRecorder
 from tests.ros.master import Ros
@@ -119,26 +118,23 @@ class Swing:
         return np.array([*action, *self.base], np.float32)
 
 
-def by_policy(env: RosEnv, policy: Any) -> None:
-    printed: list[str] = []
-    with (
-        pytest.raises(SafetyError, match="the emergency stop was pressed"),
-        guarded(env, policy, report=printed.append) as g,
-    ):
-        run_episode(env, g)
-    assert "the arms were not parked: the emergency stop was pressed (by /command_recorder)" in printed[0]
-    assert printed[0].endswith("their torque is on")
+def by_policy(env: RosEnv, policy: Any, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.clear()
+    with pytest.raises(SafetyError, match="the emergency stop was pressed"), env.guarded(policy) as guard:
+        run_episode(env, guard)
+    assert "the arms were not parked: the emergency stop was pressed (by /command_recorder)" in caplog.messages[-1]
+    assert caplog.messages[-1].endswith("their torque is on")
 
 
-def by_swinging(env: RosEnv) -> None:
-    by_policy(env, Swing())
+def by_swinging(env: RosEnv, caplog: pytest.LogCaptureFixture) -> None:
+    by_policy(env, Swing(), caplog)
 
 
-def by_driving(env: RosEnv) -> None:
-    by_policy(env, Swing(0.2, 0.3))
+def by_driving(env: RosEnv, caplog: pytest.LogCaptureFixture) -> None:
+    by_policy(env, Swing(0.2, 0.3), caplog)
 
 
-def park(env: RosEnv) -> None:
+def park(env: RosEnv, caplog: pytest.LogCaptureFixture) -> None:
     def for_ever() -> None:
         env.prepare()
         while True:
@@ -148,20 +144,22 @@ def park(env: RosEnv) -> None:
         for_ever()
 
 
-def by_replay(env: RosEnv) -> None:
+def by_replay(env: RosEnv, caplog: pytest.LogCaptureFixture) -> None:
     swing = Swing()
-    by_policy(env, Replay(np.array([swing.act(None) for _ in range(1000)], np.float32)))
+    by_policy(env, Replay(np.array([swing.act(None) for _ in range(1000)], np.float32)), caplog)
 
 
-def teleop(env: RosEnv) -> None:
+def teleop(env: RosEnv, caplog: pytest.LogCaptureFixture) -> None:
     assert env.leaders is not None
     with pytest.raises(SafetyError, match="the emergency stop was pressed"):
-        run_episode(env, make_guard(env, env.leaders))
+        run_episode(env, env.guard(env.leaders))
     env.lock_leaders()
     assert env.torque_report() == "their torque is on"
 
 
-RUN: dict[str, tuple[Callable[[RosEnv], None], float, float]] = {  # a path, and when it is pressed, from and to (s)
+RUN: dict[
+    str, tuple[Callable[[RosEnv, pytest.LogCaptureFixture], None], float, float]
+] = {  # a path, and when it is pressed, from and to (s)
     "start": (by_swinging, 0.0, 0.7),
     "episode": (by_driving, 1.0, 2.0),
     "park": (park, 0.0, 1.0),
@@ -184,7 +182,9 @@ def conclude(path: str, stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("path", RUN)
-def test_nothing_is_sent_after_a_press(task: Path, recorder: CommandRecorder, path: str) -> None:
+def test_nothing_is_sent_after_a_press(
+    task: Path, recorder: CommandRecorder, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
     run, first, last = RUN[path]
     leaders: dict[str, Any] = {
         "leaders": True,
@@ -195,7 +195,7 @@ def test_nothing_is_sent_after_a_press(task: Path, recorder: CommandRecorder, pa
         for number, (share, held) in enumerate(drawn(path)):
             # the first one while it begins, on a busy machine before anything moves
             stage.press(first + share * (last - first), held, moving=number > 0)
-            run(env)
+            run(env, caplog)
             stage.check(path, held)
             stage.reset()
         conclude(path, stage)

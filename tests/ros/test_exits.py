@@ -327,7 +327,7 @@ def test_a_node_that_ros_shuts_down_stops_the_base_and_reports_it(scene: Scene, 
     assert program.wait() == 1
     assert speed(commands.newest) == (0.0, 0.0)
     assert f"RosError: the node {who} was shut down: by rosnode kill, or by another node" in program.text()
-    assert "warning: the arms were not parked: the node" in program.text()
+    assert "WARNING: the arms were not parked: the node" in program.text()
     scene.stands()
     assert scene.under_torque()
 

@@ -17,7 +17,6 @@ from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import SafetyError
 from aloha_kit.loop import run_episode
 from aloha_kit.ros.ros_env import RosEnv
-from aloha_kit.ros.safety import guarded
 from tests.loop.fake_rig import Constant
 from tests.ros.fake_drivers import Ticking
 from tests.ros.master import Ros
@@ -67,7 +66,7 @@ def test_the_driver_of_the_guide_moves_its_arm_and_parks_it(
         efforts = [feature.units for feature in env.contract.sensors if feature.name == "effort"]
         assert efforts == [("N m",) * 8]
         target = np.append(np.deg2rad(START + 2.0), 0.25).astype(np.float32)
-        with guarded(env, Constant(target), report=lambda words: None) as guard:
+        with env.guarded(Constant(target)) as guard:
             assert run_episode(env, guard).steps == 15
             until(lambda: bool(np.allclose(node.values, [*(START + 2.0), 20.0], atol=1e-3)), "at its target")
         np.testing.assert_allclose(node.values, [*REST, 80.0], atol=1e-3)

@@ -26,7 +26,6 @@ from aloha_kit.ros import competing_publishers, estop, ros_env
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.ros_env import RosEnv
-from aloha_kit.ros.safety import guarded
 from aloha_kit.ros.tracking_monitor import TrackingMonitor
 from aloha_kit.testing.environments import check_environment
 from tests.loop.fake_rig import Constant
@@ -466,16 +465,17 @@ class TestRefusedPreparation:
 
     REFUSED = r"puppet_right: motors have shut off \(elbow: overload\)"
 
-    def test_nothing_moves(self, fakes: Fakes) -> None:
+    def test_nothing_moves(self, fakes: Fakes, caplog: pytest.LogCaptureFixture) -> None:
         fakes.right.registers["elbow"]["Hardware_Error_Status"] = 0b100000
-        env, printed = fakes.env(), list[str]()
-        with pytest.raises(RosError, match=self.REFUSED), guarded(env, Constant(START), report=printed.append) as guard:
+        env = fakes.env()
+        with pytest.raises(RosError, match=self.REFUSED), env.guarded(Constant(START)) as guard:
             run_episode(env, guard)
         assert (fakes.left.groups, fakes.right.groups) == ([], [])
-        assert printed[0].startswith(
-            "warning: the arms were not parked: nothing is sent to the followers: they could not be prepared (puppet_"
+        assert caplog.records[-1].levelname == "WARNING"
+        assert caplog.messages[-1].startswith(
+            "the arms were not parked: nothing is sent to the followers: they could not be prepared (puppet_"
         )
-        assert printed[0].endswith("; torque: puppet_left on, puppet_right off")
+        assert caplog.messages[-1].endswith("; torque: puppet_left on, puppet_right off")
         for move in (env.park, lambda: env.move(dict.fromkeys(env.followers.values(), START[:7]), 0.1)):
             with pytest.raises(SafetyError, match=self.REFUSED):
                 move()
@@ -496,13 +496,13 @@ class TestRefusedPreparation:
         env.park()
 
     def test_arms_that_are_not_parked_in_the_end_are_an_error(
-        self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch
+        self, fakes: Fakes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setattr(ros_arm, "ARRIVAL_S", 0.1)
-        env, printed = fakes.env(), list[str]()
+        env = fakes.env()
 
         def act() -> None:
-            with guarded(env, Constant(START), report=printed.append) as guard:
+            with env.guarded(Constant(START)) as guard:
                 run_episode(env, guard)
                 fakes.left.torque["waist"] = False
 
@@ -510,15 +510,15 @@ class TestRefusedPreparation:
             SafetyError, match="the arms were not parked: puppet_left does not follow: no torque at waist"
         ):
             act()
-        assert printed[0].endswith("; torque: puppet_left off at waist, puppet_right on")
+        assert caplog.messages[-1].endswith("; torque: puppet_left off at waist, puppet_right on")
 
-    def test_nothing_is_parked_that_was_never_prepared(self, fakes: Fakes) -> None:
-        printed: list[str] = []
+    def test_nothing_is_parked_that_was_never_prepared(self, fakes: Fakes, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", "aloha_kit")
         env = fakes.env()
-        with pytest.raises(ZeroDivisionError), guarded(env, Constant(START), report=printed.append):
+        with pytest.raises(ZeroDivisionError), env.guarded(Constant(START)):
             raise ZeroDivisionError
         assert fakes.left.groups == []
-        assert printed == ["nothing was sent to the arms"]
+        assert caplog.messages[-1] == "nothing was sent to the arms"
 
 
 class TestLettingGo:

@@ -31,7 +31,6 @@ from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.ros import inspect
 from aloha_kit.ros.observation import rig_contract
 from aloha_kit.ros.ros_env import RosEnv
-from aloha_kit.ros.safety import make_guard
 from aloha_kit.ros.sensors import rig_sensors, UNITS
 from tests.loop.fake_rig import Constant
 from tests.policies.test_networks import cnnmlp
@@ -94,7 +93,7 @@ def test_a_sensor_is_recorded_with_its_stamps_and_what_it_is(node: Node, tmp_pat
         known = env.describe()
         writer = EpisodeWriter(tmp_path, contract=env.contract, task="feel", rig="felt", sim=False, describe=known)
         moving = Constant(np.array([0.3, *PIPER.start[1:], 0.5], np.float32))
-        assert run_episode(env, make_guard(env, moving), [writer]).reason == "complete"
+        assert run_episode(env, env.guard(moving), [writer]).reason == "complete"
         assert {name: spec.shape for name, spec in env.observation_spec()["sensors"].items()} == {
             "imu": (10,), "wrist": (6,), "touch": (24,), "hand": (2,)
         }  # fmt: skip
@@ -245,7 +244,7 @@ def test_a_policy_that_reads_a_sensor_is_trained_on_the_recording_and_acts_on_th
         for shoulder in (0.3, 0.4):
             writer = EpisodeWriter(tmp_path / "data", contract=env.contract, task="feel", rig="felt", sim=False)
             moving = Constant(np.array([0.2, shoulder, *PIPER.start[2:], 0.5], np.float32))
-            run_episode(env, make_guard(env, moving), [writer])
+            run_episode(env, env.guard(moving), [writer])
         table = read_table(open_source(tmp_path / "data"), sensors=settings.sensors)
         training = TRAINING.__class__(**{**vars(TRAINING), "num_steps": 2})
         trainer(job(tmp_path / "run", table, training, policy=settings)).fit()
