@@ -25,7 +25,7 @@ help:
 	@echo "make robosuite       robosuite (task lift) in an environment of its own: $(ROBOSUITE)/bin/python -m aloha_kit.record --task lift"
 	@echo "make test-robosuite  the tests of Lift in it"
 
-# Debian packages are only asked for where one is missing, so no password is needed a second time.
+# Debian packages are only installed where one is missing, so no password is needed a second time.
 system:
 	@dpkg -s $(APT) >/dev/null 2>&1 || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends $(APT); }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-# dm_control (which gym-aloha asks for too) asks for labmaze, which has no build for Python 3.13 and which nothing here
+# dm_control (which gym-aloha needs too) needs labmaze, which has no build for Python 3.13 and which nothing here
 # uses. There, all that dm_control needs itself is listed, and the two packages are installed with --no-deps.
 WITH_LABMAZE = ["dm_control>=1.0.50", "gym-aloha==0.1.3"]
 OF_DM_CONTROL = ["absl-py", "dm-tree", "glfw", "lxml", "protobuf", "pyopengl", "pyparsing", "requests", "scipy"]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aloha_kit.config import key_errors, RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, did_you_mean, Environment
+from aloha_kit.core import ConfigError, Environment
 from aloha_kit.core.errors import shown
 from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import call, resolve
@@ -84,16 +84,7 @@ def connect(
         RosError: no master, or a driver that does not run.
     """
     for name in task.cameras:
-        if name not in rig.cameras:
-            raise ConfigError(
-                Message(
-                    "task '{task}' needs camera '{name}' of rig '{rig}'. {known}",
-                    task=task.name,
-                    name=name,
-                    rig=rig.name,
-                    known=did_you_mean(name, rig.cameras),
-                )
-            )
+        rig.camera(name)
     if leaders and not (rig.leaders or rig.teleop == "mouse"):
         raise ConfigError(Message("rig '{rig}' has no leader arms for an operator", rig=rig.name))
     make = _environment(rig)

@@ -1,8 +1,8 @@
 """A GPU that is not there: PyTorch's fake tensors have a device, a shape and a type, and no values.
 
 They cannot show that an answer is right. They show where it is computed: an operation on tensors of two devices raises,
-and `Crossings` sees every copy between host and device, which is what a CUDA graph cannot hold and what a training step
-should not wait for.
+and `Crossings` lists every copy between host and device, which a CUDA graph cannot hold and for which a training step
+should not wait.
 """
 
 from __future__ import annotations

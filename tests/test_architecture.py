@@ -117,16 +117,14 @@ def test_only_what_is_imported_is_allowed(package: str) -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda f: str(f.relative_to(PACKAGE)))
 def test_print_is_for_results_on_standard_output(file: Path) -> None:
     """Applications print their results; other packages log, and nothing is printed to standard error."""
-    found = [
-        node
-        for node in ast.walk(parsed(file))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
-    ]
+    nodes = list(ast.walk(parsed(file)))
+    found = [node for node in nodes if isinstance(node, ast.Name) and node.id == "print"]
     if str(file.relative_to(PACKAGE)) in ENDS_A_COMMAND:
         return
     applications = {path.parent.name for path in PACKAGE.glob("*/__main__.py")}
     assert not found or package_of(file) in applications, f"{file}: log it"
-    elsewhere = [node.lineno for node in found if any(keyword.arg == "file" for keyword in node.keywords)]
+    calls = [node for node in nodes if isinstance(node, ast.Call) and node.func in found]
+    elsewhere = [node.lineno for node in calls if any(keyword.arg == "file" for keyword in node.keywords)]
     assert not elsewhere, f"{file}: log it, lines {elsewhere}"
 
 

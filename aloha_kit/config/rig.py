@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from aloha_kit.config.load import file_field
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, did_you_mean
 from aloha_kit.core.arm_models import arm_model
 from aloha_kit.core.features import role_of
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,19 @@ class RigConfig:
     options: dict[str, Any] = field(default_factory=dict)  # settings of a custom environment
     gripper_current_limit: int = 300  # of the followers' grippers, in the motor's units; 0 leaves it as it is
     file: str = file_field()
+
+    def camera(self, name: str) -> CameraConfig:
+        """Configuration of a camera; raises ConfigError, with the cameras that exist, for another name."""
+        if name not in self.cameras:
+            raise ConfigError(
+                Message(
+                    "rig '{rig}' has no camera '{name}'. {known}",
+                    rig=self.name,
+                    name=name,
+                    known=did_you_mean(name, self.cameras),
+                )
+            )
+        return self.cameras[name]
 
     def refuse_devices(self) -> None:
         """Raise `ConfigError` where the rig has devices that a simulation in this process would ignore."""

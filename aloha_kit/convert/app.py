@@ -102,7 +102,7 @@ def _write(job: ConversionJob, staging: Staging, workers: int) -> dict[int, str]
     if len(open_) < total:
         _LOG.info("%s finished already; going on", plural(total - len(open_), "episode"))
     damaged: dict[int, str] = {}
-    began = said = time.monotonic()
+    began = reported = time.monotonic()
     with tqdm(total=total, initial=total - len(open_), desc="Converting", unit="episode", disable=None) as bar:
         for done, written in enumerate(write_all(job, open_, min(workers, max(1, len(open_)))), 1):
             if isinstance(written, Damaged):
@@ -112,8 +112,8 @@ def _write(job: ConversionJob, staging: Staging, workers: int) -> dict[int, str]
                 staging.keep(written)
             bar.update()
             now = time.monotonic()
-            if not sys.stderr.isatty() and now - said > _PLAIN_SECONDS:
-                said, left = now, (now - began) / done * (len(open_) - done)
+            if not sys.stderr.isatty() and now - reported > _PLAIN_SECONDS:
+                reported, left = now, (now - began) / done * (len(open_) - done)
                 _LOG.info("%d of %d episodes, %.0f s left", total - len(open_) + done, total, left)
     return damaged
 

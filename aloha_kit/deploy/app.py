@@ -84,7 +84,7 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         task, rig = match_checkpoint(task, rig, source.contract, args.image_size, robot=robot)
         view, videos = choose_view(task, rig, args.video_camera, args.video, robot=robot)
         shown = with_view(task, rig, view, args.video_size) if videos and view not in task.cameras else None
-        env, filmed = _connected(stack, source, task, rig, shown, starts, realtime=args.realtime)
+        env, recorded = _connected(stack, source, task, rig, shown, starts, realtime=args.realtime)
         live = isinstance(env, LiveRobot)
         inference = args.inference or ("async" if live else "sync")
         execution = args.execution(inference).with_default(source.n_action_steps, source.chunk_size)
@@ -104,7 +104,7 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         # disable=None: a bar only on a terminal; elsewhere a line each rollout.
         bar = stack.enter_context(tqdm(range(args.rollouts), task.name, unit="rollout", disable=None))
         for i in bar:
-            report.add(runner.run(filmed if i < videos else env, args.seed + i, video=i < videos))
+            report.add(runner.run(recorded if i < videos else env, args.seed + i, video=i < videos))
             bar.set_postfix_str(report.successes)
             if bar.disable:
                 LOG.info(report.progress(task.name, i + 1, args.rollouts))
@@ -143,14 +143,14 @@ def _connected(
     stack.callback(env.close)
     fits = Message("rig '{rig}' in task '{task}'", rig=rig.name, task=task.name)
     source.contract.require(env.contract, mine=Message("policy {name}", name=source.name), theirs=fits)
-    filmed: Any = env
+    recorded: Any = env
     if shown is not None:
-        filmed = envs.connect(*shown, realtime=realtime)
-        stack.callback(filmed.close)
-    for simulation in (env, filmed) if starts else ():
+        recorded = envs.connect(*shown, realtime=realtime)
+        stack.callback(recorded.close)
+    for simulation in (env, recorded) if starts else ():
         require(simulation, StartPoses, "--eval_poses")
         simulation.starts = starts
-    return env, filmed
+    return env, recorded
 
 
 def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> tuple[PolicySource, Path]:

@@ -118,7 +118,7 @@ def _explain(described: npt.NDArray[np.float32], camera: str, training: Statisti
     for other in training.moments:
         if other.startswith(IMAGES) and other != f"{IMAGES}{camera}" and share(described, training[other]) < before / 3:
             name = other.removeprefix(IMAGES)
-            return f"it fits what training saw as '{name}'", f"'{camera}' and '{name}' are swapped: change them over"
+            return f"it fits the training images of '{name}'", f"'{camera}' and '{name}' are swapped: change them over"
     colours = described.reshape(len(described), -1, 3)
     if share(colours[:, :, ::-1].reshape(described.shape)) < before / 3:
         return "it fits with red and blue swapped", "the camera's driver sends BGR as RGB, or the other way round"

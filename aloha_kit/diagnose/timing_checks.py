@@ -78,7 +78,7 @@ def check_streams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         grade = worst(level(still_s, limits.still_s), level(share, limits.repeated))
         if grade != "ok":
             found = (
-                f"{share:.0%} of the steps saw the sample of the step before, up to {length} in a row "
+                f"{share:.0%} of the steps have the sample of the step before, up to {length} in a row "
                 f"({still_s:.2f} s) from step {first}"
             )
             expected = f"a new sample within {limits.still_s[0]:g} s"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import ConfigError, did_you_mean
+from aloha_kit.core import ConfigError
 from aloha_kit.core.findings import About, Finding
 from aloha_kit.core.lang import language, Message, tr
 from aloha_kit.doctor import arm_checks, camera_checks, identity, machine_checks, stream_checks
@@ -53,15 +53,7 @@ def examine(args: DoctorArgs) -> DoctorReport:
             )
         )
     for name in task.cameras:
-        if name not in rig.cameras:
-            raise ConfigError(
-                Message(
-                    "task '{task}' needs camera '{name}'. {known}",
-                    task=task.name,
-                    name=name,
-                    known=did_you_mean(name, rig.cameras),
-                )
-            )
+        rig.camera(name)
     references = {} if args.reference is None else identity.load_references(args.reference, task.cameras)
     from aloha_kit.ros.inspect import inspect  # after the flags are checked, since rospy takes long to load
     from aloha_kit.ros.node import RosError

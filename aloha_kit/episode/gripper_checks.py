@@ -195,7 +195,7 @@ def _shifted(looked: _Looked, both: Sequence[Sequence[tuple[Table, Table]]], rat
     """Grippers whose values and motions (`both`) fit their command's at a lag that no gripper has, and no other."""
     longest = max(len(state) for state, _ in both[-1]) // 3
     lags = np.array([lag for lag in range(*(round(s * rate_hz) for s in SHIFTS)) if abs(lag) <= longest])
-    in_time = (lags >= ON_TIME[0] * rate_hz) & (lags <= ON_TIME[1] * rate_hz)
+    on_time = (lags >= ON_TIME[0] * rate_hz) & (lags <= ON_TIME[1] * rate_hz)
     for g in looked.grippers:
         if np.ptp(looked.state[:, g]) < 0.01:
             continue
@@ -204,7 +204,7 @@ def _shifted(looked: _Looked, both: Sequence[Sequence[tuple[Table, Table]]], rat
         if not (seconds > SHIFTED[1]).all() and not (seconds < SHIFTED[0]).all():
             continue
         motions = curves[-1]
-        best, near, lag = float(motions.max()), float(motions[in_time].max()), int(lags[motions.argmax()])
+        best, near, lag = float(motions.max()), float(motions[on_time].max()), int(lags[motions.argmax()])
         if best >= FOLLOWS and (best - near > 0.25 or 1 - best**2 < 0.3 * (1 - max(near, 0.0) ** 2)):
             how = f"follows its command {lag} steps ({lag / rate_hz:.2f} s) late"
             if lag < 0:

@@ -6,8 +6,8 @@ simulations: `make robosuite` installs them in .venv-robosuite.
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, VirtualClock, WallClock
-from aloha_kit.lift.environment import Lift
 from aloha_kit.lift.expert import LiftExpert
+from aloha_kit.lift.lift_env import Lift
 
 __all__ = ["Lift", "LiftExpert", "connect"]
 

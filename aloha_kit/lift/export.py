@@ -6,7 +6,7 @@ from aloha_kit.core import EpisodeError
 from aloha_kit.core.robomimic import SimulatorRecord
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.formats.robomimic_export import RobomimicExporter
-from aloha_kit.lift.environment import Lift
+from aloha_kit.lift.lift_env import Lift
 
 
 class LiftExporter(RobomimicExporter):

@@ -13,9 +13,9 @@ from typing import Any
 
 from aloha_kit.config import from_mapping, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, VirtualClock, WallClock
-from aloha_kit.pusht.environment import PushT
 from aloha_kit.pusht.expert import PushExpert
 from aloha_kit.pusht.mouse import MousePushT, PageAddress
+from aloha_kit.pusht.pusht_env import PushT
 
 __all__ = ["MousePushT", "PushExpert", "PushT", "connect"]
 

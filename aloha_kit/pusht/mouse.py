@@ -32,8 +32,8 @@ from aloha_kit.core.jpeg import encode_jpeg
 from aloha_kit.core.lang import Message, tr
 from aloha_kit.core.pusht import SIZE
 from aloha_kit.loop import Latch, SafetyGuard
-from aloha_kit.pusht.environment import PushT
 from aloha_kit.pusht.outline import RADIUS
+from aloha_kit.pusht.pusht_env import PushT
 
 LOG = logging.getLogger(__name__)
 

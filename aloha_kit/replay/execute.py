@@ -134,7 +134,7 @@ def execute(
     Arms behind ROS go to their start pose first, and are parked however it ends (but see `ros.parking`).
 
     Args:
-        release: let such arms' torque go once they are parked.
+        release: switch such arms' torque off once they are parked.
 
     Raises:
         ConfigError: no task is known, or the recording is of another scene than the task's.

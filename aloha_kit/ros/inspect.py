@@ -30,7 +30,7 @@ from aloha_kit.ros.rig_measurements import (
     RigMeasurements,
     TopicMeasurement,
 )
-from aloha_kit.ros.simulated_rig import simulated_rig
+from aloha_kit.ros.simulation_client import simulated_rig
 from aloha_kit.ros.streams import rig_topics
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from std_srvs.srv import Trigger, TriggerResponse
 
 from aloha_kit.core.lang import Message
 from aloha_kit.ros.node import require_master, RosError, running_publishers
-from aloha_kit.ros.simulated_rig import simulated_rig
+from aloha_kit.ros.simulation_client import simulated_rig
 
 SESSIONS = ("/aloha_kit/record", "/aloha_kit/deploy")
 """Namespaces of the recorder's and of the deployment's operator."""

@@ -23,7 +23,7 @@ from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.operator_topics import OperatorTopics
 from aloha_kit.ros.readings import GAP_S, next_reading
 from aloha_kit.ros.ring import StreamHealth
-from aloha_kit.ros.simulated_rig import first_state_timeout, simulated_rig, SimulatedRig
+from aloha_kit.ros.simulation_client import first_state_timeout, simulated_rig, SimulationClient
 from aloha_kit.ros.streams import Streams
 
 
@@ -62,7 +62,7 @@ class RosRobot:
             about = simulated_rig()
             if about and about.get("rig", rig.name) != rig.name:
                 raise ConfigError(f"the simulated rig that runs here is '{about['rig']}', not '{rig.name}'")
-            self._simulation = opened.enter_context(contextlib.closing(SimulatedRig(about))) if about else None
+            self._simulation = opened.enter_context(contextlib.closing(SimulationClient(about))) if about else None
             self.estop = opened.enter_context(contextlib.closing(EStop(rig.estop)))
 
             def connect(role: Role) -> dict[str, Arm]:

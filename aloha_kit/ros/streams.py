@@ -12,7 +12,7 @@ from nav_msgs.msg import Odometry
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config.rig import RigConfig, SyncConfig
-from aloha_kit.core import Clock, ConfigError, did_you_mean
+from aloha_kit.core import Clock, ConfigError
 from aloha_kit.core.lang import Message
 from aloha_kit.ros.competing_publishers import PublisherMonitor, sender
 from aloha_kit.ros.drivers import arm_driver
@@ -95,16 +95,7 @@ def rig_topics(rig: RigConfig, cameras: Iterable[str], *, leaders: bool) -> Iter
     for name, sensor in rig_sensors(rig).items():
         yield f"sensors/{name}", Topic(rig.sensors[name].topic, sensor.message, rig.sensors[name].rate_hz)
     for name in cameras:
-        if name not in rig.cameras:
-            raise ConfigError(
-                Message(
-                    "rig '{rig}' has no camera '{name}'. {known}",
-                    rig=rig.name,
-                    name=name,
-                    known=did_you_mean(name, rig.cameras),
-                )
-            )
-        camera = rig.cameras[name]
+        camera = rig.camera(name)
         kind = CompressedImage if camera.topic.endswith("/compressed") else Image
         yield f"images/{name}", Topic(camera.topic, kind, camera.rate_hz)
         if camera.depth_topic:

@@ -87,7 +87,7 @@ def _teleoperate(task: TaskConfig, rig: RigConfig, view: ViewAddress | None, cou
             with live_view(view, env, task.name) as views:
                 run_episode(env, env.guard(env.leaders), [_TrackingLog(env), *views])
         finally:
-            env.lock_leaders()  # the operator may let go of them
+            env.lock_leaders()  # the operator may release them
             print(_ending(tr("no command is sent any more"), env), flush=True)
 
 

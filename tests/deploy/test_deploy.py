@@ -76,7 +76,7 @@ def test_rollouts_become_episodes_a_report_and_videos(trained: Path, tmp_path: P
     with av.open(str(out / "episode_0.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 13 + 50  # the last one is held for a second
-    assert frames[0].shape == (36 + 480 + 12, 640 + 4 + 640, 3)  # the view, and what the policy sees
+    assert frames[0].shape == (36 + 480 + 12, 640 + 4 + 640, 3)  # the view, and the images that the policy reads
     text = capsys.readouterr().out
     assert "success, held to the end   0/2 = 0.0%   95 % interval 0.0% to 65.8%" in text
     assert "preprocessing" in text
@@ -317,7 +317,7 @@ def test_flags_are_checked(trained: Path, capsys: Any) -> None:
     assert "--n_action_steps must be 1 to the chunk size 5, given 6" in fail("--ckpt", trained, *TASK, "--horizon", 6)
     assert "Did you mean 'sim_insertion'?" in fail("--ckpt", trained, "--task", "sim_insrtion")
     assert "device 'warp' cannot be used" in fail("--ckpt", trained, *TASK, "--device", "warp")
-    assert "needs camera 'angel' of rig 'sim'. Did you mean 'angle'?" in fail(
+    assert "rig 'sim' has no camera 'angel'. Did you mean 'angle'?" in fail(
         "--ckpt", trained, *TASK, "--video_camera", "angel"
     )
     with pytest.raises(SystemExit):

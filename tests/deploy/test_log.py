@@ -64,7 +64,7 @@ def test_a_rollout_leaves_a_line_a_step(trained: Path, tmp_path: Path) -> None:
     for step in steps:
         assert step.ms["total"] == pytest.approx(sum(step.ms.values()) - step.ms["total"], abs=0.01)
         assert (step.held, step.age_ms) == ("", 0.0)  # simulated time: every stream is stamped alike
-    # the gripper starts closed and the network wants it half open: a slow start, then as fast as it goes
+    # the gripper starts closed and the network commands it half open: a slow start, then as fast as it goes
     assert ("left_gripper", "ramp") in steps[0].limited
 
 

@@ -15,8 +15,8 @@ from aloha_kit.deploy.operator import Operator, StopOnCommand, typed_lines
 from tests.loop.fake_rig import Constant
 
 
-class Person:
-    """Says one list of words each time they are listened to."""
+class TypedWords:
+    """One list of words at each call, as an operator types them."""
 
     def __init__(self, *words: Sequence[str]) -> None:
         self.words = list(words)
@@ -29,7 +29,7 @@ def operator(*words: Sequence[str]) -> tuple[Operator, list[str], list[str]]:
     messages: list[str] = []
     states: list[str] = []
     return (
-        Operator([Person(*words)], message=messages.append, status=lambda state, _: states.append(state)),
+        Operator([TypedWords(*words)], message=messages.append, status=lambda state, _: states.append(state)),
         messages,
         states,
     )
@@ -120,6 +120,6 @@ def test_the_newest_word_counts() -> None:
 
 
 def test_any_channel_is_read() -> None:
-    collected: Any = Operator([Person([], ["n"]), Person(["y"])], message=print)
+    collected: Any = Operator([TypedWords([], ["n"]), TypedWords(["y"])], message=print)
     assert collected.poll() == "success"
     assert collected.poll() == "failure"

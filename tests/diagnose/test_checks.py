@@ -94,7 +94,7 @@ def test_an_old_stream_and_one_that_stands_still_are_named() -> None:
     causes = {c.finding.check: c for c in diagnose(evidence(stamps={**fixed.stamps, "images/top": still})).causes}
     assert causes["repeated"].finding.subject == "images/top"
     assert causes["repeated"].steps == ((30, 48),)
-    assert "18% of the steps saw the sample of the step before, up to 18 in a row (0.36 s) from step 30" in (
+    assert "18% of the steps have the sample of the step before, up to 18 in a row (0.36 s) from step 30" in (
         causes["repeated"].finding.found
     )
     slow = fixed.stamps["deadline"] // (100 * MS) * (100 * MS)  # a camera of 10 Hz
@@ -228,7 +228,7 @@ def test_cameras_that_were_changed_over_are_reported() -> None:
     swapped = {"cam_left_wrist": statistics(right), "cam_right_wrist": statistics(left)}
     causes = diagnose(evidence(camera_statistics=swapped, training=training)).causes
     assert [cause.finding.subject for cause in causes] == ["images/cam_left_wrist", "images/cam_right_wrist"]
-    assert "it fits what training saw as 'cam_right_wrist'" in causes[0].finding.found
+    assert "it fits the training images of 'cam_right_wrist'" in causes[0].finding.found
     assert "swapped" in causes[0].finding.remedy
 
 

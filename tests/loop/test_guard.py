@@ -32,7 +32,7 @@ MOBILE = Contract.of(joint_names(), (*joint_names(), "base_linear", "base_angula
 START = np.tile([*START_ARM_POSE, 0.1], 2).astype(np.float32)
 
 
-class Says:
+class ScriptedActions:
     """A policy that gives these actions in turn, then the last for ever."""
 
     def __init__(self, *actions: Any) -> None:
@@ -61,7 +61,7 @@ def test_a_good_command_passes_bit_for_bit() -> None:
     rng = np.random.default_rng(0)
     path = START + np.cumsum(rng.uniform(-0.02, 0.02, (50, 14)), 0).astype(np.float32)
     path[:, [6, 13]] = np.clip(path[:, [6, 13]], 0, 1)
-    guard = guarded(Says(*path))
+    guard = guarded(ScriptedActions(*path))
     out = [guard.act(observe(i)) for i in range(50)]
     np.testing.assert_array_equal(out, path)
     assert guard.report() == {
@@ -94,7 +94,7 @@ numbers = st.one_of(
     hnp.arrays(np.float32, 14, elements=st.floats(0, 1, width=32)),
 )
 def test_output_is_within_limits_and_bounded_in_step_whatever_the_policy_gives(actions: list[Any], share: Any) -> None:
-    guard = guarded(Says(*actions), MOBILE, hold=3)
+    guard = guarded(ScriptedActions(*actions), MOBILE, hold=3)
     limits = guard.limits
     qpos = (limits.lower[:14] + share * (limits.upper - limits.lower)[:14]).astype(np.float32)
     before = np.concatenate([qpos, [0, 0]])
@@ -116,7 +116,7 @@ def test_output_is_within_limits_and_bounded_in_step_whatever_the_policy_gives(a
 @given(hnp.arrays(np.float64, 14, elements=st.floats(-0.7, 1.75)))
 @settings(max_examples=50, deadline=None)
 def test_from_a_pose_outside_the_range_it_only_ever_moves_inwards(qpos: Any) -> None:
-    guard = guarded(Says(np.full(14, 5.0)))
+    guard = guarded(ScriptedActions(np.full(14, 5.0)))
     lower, upper = guard.limits.lower, guard.limits.upper
 
     def outside(x: Any) -> Any:
@@ -183,7 +183,7 @@ def test_a_first_reading_that_no_arm_can_have_is_refused() -> None:
 def test_after_the_ramp_a_jump_is_limited_by_speed_and_counted_by_joint() -> None:
     jump = START.copy()
     jump[12] += 1.0
-    guard = guarded(Says(START, jump))
+    guard = guarded(ScriptedActions(START, jump))
     out = [guard.act(observe(i)) for i in range(4)]
     np.testing.assert_allclose([o[12] - START[12] for o in out], np.arange(4) * np.pi / 50, atol=1e-6)
     report = guard.report()
@@ -216,7 +216,7 @@ def test_joint_and_gripper_range_are_clamped_and_named() -> None:
     near[1], near[6] = VX300S.lower[1] + 0.03, 1.08
     wanted = near.copy()
     wanted[1], wanted[6] = -3.0, 2.0
-    guard = guarded(Says(wanted))
+    guard = guarded(ScriptedActions(wanted))
     out = guard.act(observe(0, near))
     assert out[1] == pytest.approx(VX300S.lower[1] + 0.02)
     assert out[6] == pytest.approx(1.1)
@@ -226,7 +226,7 @@ def test_joint_and_gripper_range_are_clamped_and_named() -> None:
 def test_a_fault_is_held_for_the_configured_steps_then_raised() -> None:
     bad = START.copy()
     bad[[2, 13]] = np.nan
-    guard = guarded(Says(START, bad), hold=2)
+    guard = guarded(ScriptedActions(START, bad), hold=2)
     first = guard.act(observe(0))
     np.testing.assert_array_equal(guard.act(observe(1)), first)
     np.testing.assert_array_equal(guard.act(observe(2)), first)
@@ -239,7 +239,7 @@ def test_a_fault_is_held_for_the_configured_steps_then_raised() -> None:
 
 def test_a_fault_that_passes_is_forgiven() -> None:
     bad = np.full(14, np.nan)
-    guard = guarded(Says(START, bad, START, bad, START), hold=1)
+    guard = guarded(ScriptedActions(START, bad, START, bad, START), hold=1)
     for step in range(5):
         np.testing.assert_array_equal(guard.act(observe(step)), START)
 
@@ -251,7 +251,7 @@ def test_there_is_nothing_to_hold_before_the_first_command() -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_non_finite_observation_never_reaches_the_policy(value: float) -> None:
-    policy = Says(START)
+    policy = ScriptedActions(START)
     guard = guarded(policy, hold=0)
     guard.act(observe(0))
     qpos = START.copy()
@@ -309,7 +309,7 @@ def test_without_stamps_nothing_moves() -> None:
 def test_the_emergency_stop_ends_at_once_without_asking_the_policy(kind: str) -> None:
     event = threading.Event()
     button: Callable[[], bool] = event.is_set if kind == "event" else lambda: event.is_set()
-    policy = Says(START)
+    policy = ScriptedActions(START)
     guard = guarded(policy, estop=button)
     guard.act(observe(0))
     event.set()
@@ -326,7 +326,7 @@ def test_the_emergency_stop_ends_at_once_without_asking_the_policy(kind: str) ->
 
 
 def test_the_guard_repeats_why_the_emergency_stop_was_pressed() -> None:
-    guard = guarded(Says(START), estop=lambda: "the emergency stop was pressed (by /button)")
+    guard = guarded(ScriptedActions(START), estop=lambda: "the emergency stop was pressed (by /button)")
     with pytest.raises(SafetyError, match=r"^the emergency stop was pressed \(by /button\): no further motion"):
         guard.require_released()
 
@@ -334,7 +334,7 @@ def test_the_guard_repeats_why_the_emergency_stop_was_pressed() -> None:
 def test_a_base_starts_at_rest_accelerates_gently_and_stops_on_a_fault() -> None:
     drive = np.concatenate([START, [5.0, -5.0]])
     bad = np.full(16, np.nan)
-    guard = guarded(Says(*[drive] * 60, bad), MOBILE, hold=100)
+    guard = guarded(ScriptedActions(*[drive] * 60, bad), MOBILE, hold=100)
     out = np.array([guard.act(observe(i)) for i in range(130)])
     assert out[0, 14] == pytest.approx(1.0 / 50)
     assert out[:, 14].max() == pytest.approx(0.5)

@@ -37,7 +37,7 @@ class SlowRig(FakeRig):
 
 
 class Chunked:
-    """Prepares for 2 ms and thinks for 10 ms on every second step, and takes 0.5 ms to answer."""
+    """Prepares for 2 ms and computes for 10 ms on every second step, and takes 0.5 ms to answer."""
 
     def __init__(self, watch: Stopwatch, latency: LatencyReport) -> None:
         self._watch, self._latency, self._calls = watch, latency, 0

@@ -333,7 +333,7 @@ def test_flags() -> None:
     ("flags", "expected"),
     [
         (["--task", "sim_transfer_cub"], r"error: no configuration 'sim_transfer_cub' .*'sim_transfer_cube'"),
-        (["--task", "sim_transfer_cube", "--cameras", "topp"], r"error: .*needs camera 'topp'.* Did you mean 'top'"),
+        (["--task", "sim_transfer_cube", "--cameras", "topp"], r"error: .*has no camera 'topp'.* Did you mean 'top'"),
         (["--task", "sim_transfer_cube", "--episode_len", "0"], r"error: .*episode_len must be at least 1"),
     ],
 )

@@ -28,7 +28,7 @@ from aloha_kit.remote import PolicyServer, ServedPolicy
 from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.ros import interbotix_messages
-from aloha_kit.ros.simulated_rig import SimulatedRig
+from aloha_kit.ros.simulation_client import SimulationClient
 from tests.commands import failure
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.competing_publisher import CompetingPublisher
@@ -91,6 +91,10 @@ def torque(arm: str) -> list[int]:
 
 def assert_parked(text: str, *, torque_on: bool = True) -> None:
     assert "the arms are parked; " + ("their torque is on" if torque_on else "their torque is off") in text
+    assert_at_rest(torque_on=torque_on)
+
+
+def assert_at_rest(*, torque_on: bool = True) -> None:
     for arm in ("puppet_left", "puppet_right"):
         assert np.abs(joints(arm) - VX300S.rest).max() < 0.15
         assert torque(arm) == [int(torque_on)] * 6
@@ -128,8 +132,8 @@ def test_a_checkpoint_acts_and_its_rollouts_are_episodes(
     rig: Path, checkpoint: Path, tmp_path: Path, capfd: Any
 ) -> None:
     deploy(rig, checkpoint, tmp_path, "--temporal_agg", "--num_rollouts", 2, "--seed", 7, "--release")
-    text = capfd.readouterr().out
-    assert_parked(text, torque_on=False)
+    text, logged = capfd.readouterr()
+    assert_parked(logged, torque_on=False)
     assert "async network" in text
     assert "Asynchronous inference: " in text
     report = json.loads((tmp_path / "deploy.json").read_text())
@@ -171,7 +175,7 @@ def test_a_network_that_hangs_holds_the_arms_and_ends_the_rollout_by_name(
     Scripted(monkeypatch, respond)
     text = fail(rig, checkpoint, tmp_path, "--hold_s", 0.2)
     assert "held still for 10 steps (0.2 s): the policy has no chunk yet for the observation of step" in text
-    assert_parked(capfd.readouterr().out)
+    assert_parked(capfd.readouterr().err)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.length == 4 + 10
         np.testing.assert_array_equal(episode.action[3:], [episode.action[3]] * 11)
@@ -186,7 +190,7 @@ def test_a_network_that_gives_nan_ends_the_rollout_by_name(
     Scripted(monkeypatch, lambda script: rows)
     text = fail(rig, checkpoint, tmp_path)
     assert "the action is not finite: right_elbow = nan (held still for 5 steps before)" in text
-    assert_parked(capfd.readouterr().out)
+    assert_parked(capfd.readouterr().err)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.length == 6 + 5
         assert np.all(np.isfinite(episode.action))
@@ -202,7 +206,7 @@ def test_sigterm_keeps_the_episode_and_parks(
 
     Scripted(monkeypatch, respond)
     assert fail(rig, checkpoint, tmp_path) == "143"
-    assert_parked(capfd.readouterr().out)
+    assert_parked(capfd.readouterr().err)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.attrs["reason"] == "KeyboardInterrupt: SIGTERM"
 
@@ -225,7 +229,7 @@ def test_a_camera_that_stops_ends_the_rollout_by_name_and_the_arms_still_park(
         rospy.delete_param("/sim_rig_faults")
         apply()
     assert "images/cam_high" in text
-    assert_parked(capfd.readouterr().out)
+    assert_parked(capfd.readouterr().err)
     with Episode.open(list_episodes(tmp_path)[0]) as episode:
         assert episode.attrs["reason"].startswith("StreamError: ")
 
@@ -285,7 +289,7 @@ def test_with_the_emergency_stop_pressed_nothing_is_sent_any_more_not_even_to_pa
 def test_on_a_real_rig_the_operator_labels_what_was_a_success(
     rig: Path, checkpoint: Path, tmp_path: Path, monkeypatch: Any, capfd: Any
 ) -> None:
-    monkeypatch.setattr(SimulatedRig, "max_reward", 0.0)  # as where nothing measures it
+    monkeypatch.setattr(SimulationClient, "max_reward", 0.0)  # as where nothing measures it
     voice = rospy.Publisher("/aloha_kit/deploy/command", String, queue_size=5)
     states: list[str] = []
 
@@ -315,7 +319,7 @@ def test_on_a_real_rig_the_operator_labels_what_was_a_success(
         assert (first.success, second.success) == (True, None)
     shown = capfd.readouterr()
     assert "episode_0.hdf5: success? y / n / Enter for neither" in shown.err
-    assert_parked(shown.out)
+    assert_at_rest()  # which is logged as information, and only warnings are to be shown
 
 
 class Still:
@@ -347,7 +351,7 @@ def test_when_a_remote_policy_is_lost_the_arms_hold_and_park(
             main(["--remote", where, "--token", "secret", "--task", str(rig), "--hold_s", "0.6", "--timeout_s", "0.2",
                   "--output", str(tmp_path), "--episode_len", "500"])  # fmt: skip
         release.set()
-    assert_parked(capfd.readouterr().out)
+    assert_parked(capfd.readouterr().err)
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:
         assert episode.length >= 8 + 30
         np.testing.assert_array_equal(episode.action[-30:], [episode.action[-31]] * 30)
@@ -391,10 +395,10 @@ def test_an_episode_is_replayed_on_the_arms_with_its_tracking_error(
     deploy(rig, checkpoint, tmp_path, "--episode_len", 60, "--seed", 3)
     capfd.readouterr()
     replay([str(tmp_path / "episode_0.hdf5"), "--execute", "--task", str(rig), "--no_video", "--no_plots", "--no_rrd"])
-    text = capfd.readouterr().out
+    text, logged = capfd.readouterr()
     assert "executed 60 actions; tracking error against the recorded qpos:" in text
     assert "(agree)" in text  # no reward then, no reward now, the same objects
-    assert_parked(text)
+    assert_parked(logged)
     report = json.loads((tmp_path / "replay" / "episode_0_execute.json").read_text())
     assert report["same_scene"] is True
     with Episode.open(tmp_path / "episode_0.hdf5") as episode:

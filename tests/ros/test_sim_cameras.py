@@ -230,19 +230,19 @@ def test_a_state_of_another_scene_and_a_camera_without_a_view(session_ros: Ros) 
     ],
 )
 def test_a_shutter_keeps_to_its_grid(rate_hz: float, states: list[int], wanted: list[int]) -> None:
-    shutter = CameraTimer()
-    assert [state for state in states if shutter.opens(state * 1_000_000, rate_hz)] == wanted
-    assert shutter.taken == len(wanted)
-    assert shutter.missed == (1 if states[1] == 50 else 0)
+    timer = CameraTimer()
+    assert [state for state in states if timer.opens(state * 1_000_000, rate_hz)] == wanted
+    assert timer.taken == len(wanted)
+    assert timer.missed == (1 if states[1] == 50 else 0)
 
 
 def pace(busy_s: float, missed: int, rounds: int = 400) -> list[str]:
     printed: list[str] = []
-    watch, shutter = Pace(printed.append), CameraTimer()
+    watch, timer = Pace(printed.append), CameraTimer()
     for number in range(rounds):
-        shutter.taken += 1
-        shutter.missed += missed
-        watch.round(1000.0 + 0.06 * number, busy_s, [shutter], "2 cameras, 480x640 at 50 Hz")
+        timer.taken += 1
+        timer.missed += missed
+        watch.round(1000.0 + 0.06 * number, busy_s, [timer], "2 cameras, 480x640 at 50 Hz")
     return printed
 
 

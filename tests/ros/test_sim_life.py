@@ -18,7 +18,7 @@ from sensor_msgs.msg import Image
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.ros.readings import TIMEOUT_S
 from aloha_kit.ros.sim_rig.arms_node import main
-from aloha_kit.ros.simulated_rig import first_state_timeout, STARTING_S
+from aloha_kit.ros.simulation_client import first_state_timeout, STARTING_S
 from tests.ros.master import Process, Ros
 from tests.ros.rig_client import Client, Received
 from tests.waiting import until

@@ -477,7 +477,7 @@ def test_what_the_person_cannot_reach_is_put_back_before_the_next_start(rig: Sim
     release(rig, "left", "right", what="gripper")
     for _ in range(50):
         let(rig, 0.1)
-        time.sleep(0.1)  # the person thinks in a thread of its own
+        time.sleep(0.1)  # the operator plans in a thread of its own
         if rig.scene.object_poses()["cube"][0] > -0.2:
             break
     assert 0.0 <= rig.scene.object_poses()["cube"][0] <= 0.2

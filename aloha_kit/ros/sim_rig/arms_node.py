@@ -36,7 +36,7 @@ from aloha_kit.ros.sim_rig.simulated_drivers import (
     stamp,
 )
 from aloha_kit.ros.sim_rig.simulated_rig import SimRig
-from aloha_kit.ros.simulated_rig import PARAM, STARTING
+from aloha_kit.ros.simulation_client import PARAM, STARTING
 from aloha_kit.sim import tasks
 
 RESUME, SEED = "/sim_rig_resume", "/sim_rig_seed"

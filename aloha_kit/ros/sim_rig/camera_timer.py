@@ -47,13 +47,13 @@ class Pace:
         self._busy_s, self._rounds = 0.0, 0
         self._settled = self._warned = False
 
-    def round(self, now_s: float, busy_s: float, shutters: Sequence[CameraTimer], requested: str) -> None:
+    def round(self, now_s: float, busy_s: float, timers: Sequence[CameraTimer], requested: str) -> None:
         """Account for one round of images that took `busy_s`; `requested` describes them."""
         self._busy_s += busy_s
         self._rounds += 1
         if self._begun_s is not None and now_s - self._begun_s < self._window_s:
             return
-        taken, missed = sum(s.taken for s in shutters), sum(s.missed for s in shutters)
+        taken, missed = sum(s.taken for s in timers), sum(s.missed for s in timers)
         # Images are also missed when states come late; only a busy node is to blame itself.
         slow = missed > 0.1 * (taken + missed) and self._busy_s > 0.7 * (now_s - (self._begun_s or 0.0))
         if self._settled and slow and not self._warned:
@@ -65,5 +65,5 @@ class Pace:
             )
         self._settled = self._begun_s is not None
         self._begun_s, self._busy_s, self._rounds = now_s, 0.0, 0
-        for shutter in shutters:
-            shutter.taken = shutter.missed = 0
+        for timer in timers:
+            timer.taken = timer.missed = 0

@@ -55,7 +55,7 @@ class Camera:
         self.name, self.size, self.rate_hz = name, size, config.rate_hz
         height, width = config.depth_size or (config.height, config.width)
         self.depth_size = (round(size[0] * height / config.height), round(size[1] * width / config.width))
-        self.shutter = CameraTimer()
+        self.timer = CameraTimer()
         self.last = Frame()
         self._quality = jpeg_quality
         topic = config.topic.removesuffix(_COMPRESSED)
@@ -168,7 +168,7 @@ class SimCameras:
         """Take and publish the images that are due at `stamp_ns` and that have a subscriber."""
         wanted = [camera for camera in self.cameras if camera.has_image_subscriber or camera.has_depth_subscriber]
         faults = {camera: self._faults.of(camera.name, CameraFault) for camera in wanted}
-        due = [c for c in wanted if c.shutter.opens(stamp_ns, min(faults[c].slow or c.rate_hz, c.rate_hz))]
+        due = [c for c in wanted if c.timer.opens(stamp_ns, min(faults[c].slow or c.rate_hz, c.rate_hz))]
         if not due:
             return
         begun = self._wall.now_ns()
@@ -182,7 +182,7 @@ class SimCameras:
         now = self._wall.now_ns()
         requested = ", ".join(sorted({f"{c.size[0]}x{c.size[1]} at {c.rate_hz:g} Hz" for c in wanted}))
         self._pace.round(
-            now / 1e9, (now - begun) / 1e9, [c.shutter for c in wanted], f"{plural(len(wanted), 'camera')}, {requested}"
+            now / 1e9, (now - begun) / 1e9, [c.timer for c in wanted], f"{plural(len(wanted), 'camera')}, {requested}"
         )
 
     def close(self) -> None:

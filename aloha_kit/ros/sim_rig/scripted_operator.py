@@ -1,4 +1,4 @@
-"""Scripted operator at the leaders of a simulated rig: the scene's script, gestures included."""
+"""Scripted operator at the leaders of a simulated rig: the scene's script, closed grippers included."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from aloha_kit.sim.planning import least_jerk, Planner
 from aloha_kit.sim.workcell import arm_rows, ARMS, START_GRIPPER
 
 Vector = npt.NDArray[np.float64]
-Gesture = Literal["rest", "home", "close", "play"]
+HandMode = Literal["rest", "home", "close", "play"]
 """Leave the leaders alone, hold the start pose, close the grippers, do the task."""
 
 PLAN_HZ = 50.0
@@ -54,8 +54,8 @@ class ScriptedOperator:
         self._worker = ThreadPoolExecutor(1, "operator")  # a plan takes longer than a tick of the drivers
         self._plan: Future[Vector | None] | None = None
         self._planned_for: dict[str, Vector] = {}
-        self._gestures: dict[str, Gesture] = {}
-        self._from: dict[str, Vector] = {}  # where a hand was when its gesture began
+        self._hand_modes: dict[str, HandMode] = {}
+        self._from: dict[str, Vector] = {}  # where a hand was when its mode began
         self._began: dict[str, float] = {}
         self._joined: dict[str, tuple[float, Vector]] = {}  # when a hand began to play, and where the task was
         self._task_began: float | None = None
@@ -83,7 +83,7 @@ class ScriptedOperator:
     def advance(
         self,
         now: float,
-        gestures: Mapping[str, Gesture],
+        modes: Mapping[str, HandMode],
         hands: Mapping[str, Vector],
         objects: Callable[[], Mapping[str, Vector]],
         seed: int,
@@ -92,35 +92,35 @@ class ScriptedOperator:
 
         Args:
             now: s, on any clock.
-            gestures: what each hand is to do.
+            modes: what each hand is to do.
             hands: where they are.
             objects: gives their poses, called when the task begins.
             seed: of the objects.
         """
-        if "play" not in gestures.values():
+        if "play" not in modes.values():
             self._task_began = None
-        elif "play" not in self._gestures.values() and self._stale(objects()):
+        elif "play" not in self._hand_modes.values() and self._stale(objects()):
             self.prepare(objects(), seed)
-        for side, gesture in gestures.items():
-            if gesture != self._gestures.get(side, "rest"):
+        for side, mode in modes.items():
+            if mode != self._hand_modes.get(side, "rest"):
                 self._from[side], self._began[side] = hands[side].copy(), now
                 self._joined.pop(side, None)
-        self._gestures = dict(gestures)
+        self._hand_modes = dict(modes)
         target = self._target(now)
-        return {side: self._hand(side, now, target) for side in gestures}
+        return {side: self._hand(side, now, target) for side in modes}
 
     def close(self) -> None:
         """Stop planning."""
         self._worker.shutdown(wait=False, cancel_futures=True)
 
     def _hand(self, side: str, now: float, target: Vector | None) -> Vector | None:
-        gesture = self._gestures[side]
-        if gesture == "rest":
+        mode = self._hand_modes[side]
+        if mode == "rest":
             return None
         begun, since = self._from[side], now - self._began[side]
-        if gesture == "home":
+        if mode == "home":
             return np.asarray(begun + least_jerk(since / HOME_S) * (HOME - begun))
-        if gesture == "close":
+        if mode == "close":
             share = least_jerk((since - REACTION_S) / CLOSE_S)
             return np.append(begun[:-1], (1 - share) * begun[-1])
         if target is None:
@@ -131,7 +131,7 @@ class ScriptedOperator:
 
     def _target(self, now: float) -> Vector | None:
         """(A,) where the task is, None while it is not being done or still planned."""
-        if "play" not in self._gestures.values():
+        if "play" not in self._hand_modes.values():
             return None
         if self._plan is None or not self._plan.done() or (rows := self._plan.result()) is None:
             self._task_began = None  # it starts when the plan is there

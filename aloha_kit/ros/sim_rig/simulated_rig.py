@@ -16,7 +16,7 @@ from aloha_kit.core import ConfigError, did_you_mean, START_ARM_POSE, VX300S
 from aloha_kit.core.arm_models import arm_model
 from aloha_kit.ros.sim_rig.control_table import GRIPPER
 from aloha_kit.ros.sim_rig.motors import Motors, REBOOT_S
-from aloha_kit.ros.sim_rig.scripted_operator import Gesture, HOME, ScriptedOperator
+from aloha_kit.ros.sim_rig.scripted_operator import HandMode, HOME, ScriptedOperator
 from aloha_kit.ros.sim_rig.simulated_arms import folded, Follower, JointFollower, JointLeader, Leader
 from aloha_kit.ros.sim_rig.simulated_base import SimulatedBase
 from aloha_kit.sim.live import LiveScene
@@ -94,10 +94,10 @@ class SimRig:
         self._hand_now += hand_s
         hands: Mapping[str, Vector | None] = {}
         if self.operator is not None:
-            gestures = self._gestures()
-            self._put_back_unreachable(gestures)
+            modes = self._hand_modes()
+            self._put_back_unreachable(modes)
             present = {side: leader.hand for side, leader in self.leaders.items()}
-            hands = self.operator.advance(self._hand_now, gestures, present, self.scene.object_poses, self.seed)
+            hands = self.operator.advance(self._hand_now, modes, present, self.scene.object_poses, self.seed)
         for side, leader in self.leaders.items():
             leader.advance(hand_s, hands.get(side))
         for follower in self.followers.values():
@@ -203,19 +203,19 @@ class SimRig:
             arm.command(arm.position)
             arm.targets = arm.position
 
-    def _gestures(self) -> dict[str, Gesture]:
-        """Gesture of each leader's hand."""
+    def _hand_modes(self) -> dict[str, HandMode]:
+        """Mode of each leader's hand."""
         if self._hardware:
             idle = not self.operator_holds or self.paused
-            gesture: Gesture = "rest" if idle else "play" if self.recording else "home"
-            return dict.fromkeys(self.leaders, gesture)
-        gestures = {side: self._of_leader(side, arm) for side, arm in self.leaders.items() if isinstance(arm, Leader)}
-        if "close" in gestures.values():  # one is still locked: the task begins when all that were locked are released
-            return {side: "rest" if gesture == "play" else gesture for side, gesture in gestures.items()}
-        return gestures
+            mode: HandMode = "rest" if idle else "play" if self.recording else "home"
+            return dict.fromkeys(self.leaders, mode)
+        modes = {side: self._of_leader(side, arm) for side, arm in self.leaders.items() if isinstance(arm, Leader)}
+        if "close" in modes.values():  # one is still locked: the task begins when all that were locked are released
+            return {side: "rest" if mode == "play" else mode for side, mode in modes.items()}
+        return modes
 
-    def _of_leader(self, side: str, leader: Leader) -> Gesture:
-        """Gesture of one leader: the operator does the task with it once it is released at the start pose, where it
+    def _of_leader(self, side: str, leader: Leader) -> HandMode:
+        """Mode of one leader: the operator does the task with it once it is released at the start pose, where it
         was locked, as scripts of ALOHA's kind do for one side or both. With the gripper alone free, it is closed."""
         held = leader.motors.torque[:GRIPPER]
         if held.all():
@@ -230,10 +230,10 @@ class SimRig:
             self._released.add(side)
         return "play" if side in self._released and not held.any() else "rest"
 
-    def _put_back_unreachable(self, gestures: Mapping[str, Gesture]) -> None:
+    def _put_back_unreachable(self, modes: Mapping[str, HandMode]) -> None:
         """Put the objects back where a start is requested and the operator cannot do the task from here."""
         assert self.operator is not None
-        if not {"close", "home"} & set(gestures.values()):
+        if not {"close", "home"} & set(modes.values()):
             self._begun = False
         elif not self._begun and (able := self.operator.able(self.scene.object_poses, self.seed)) is not None:
             self._begun = True

@@ -36,8 +36,8 @@ def first_state_timeout() -> float:
     return STARTING_S if rospy.get_param(STARTING, False) else TIMEOUT_S
 
 
-class SimulatedRig:
-    """Simulated rig that runs; `about` is `simulated_rig()`."""
+class SimulationClient:
+    """Client of the simulated rig that runs on this master; `about` is `simulated_rig()`."""
 
     def __init__(self, about: Mapping[str, Any]) -> None:
         self.about = dict(about)
