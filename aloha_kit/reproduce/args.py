@@ -27,13 +27,23 @@ class ReproduceArgs(CommandArgs):
     EXAMPLE: ClassVar[str] = "transfer_cube --preset cpu --num_rollouts 50"
 
     task: Positional[
-        Literal["transfer_cube", "insertion", "pusht_keypoints", "pusht_state", "pusht_image", "lift", "lift_image"]
+        Literal[
+            "transfer_cube",
+            "insertion",
+            "insertion_human",
+            "pusht_keypoints",
+            "pusht_state",
+            "pusht_image",
+            "lift",
+            "lift_image",
+        ]
     ]
-    """Hand a cube from one arm to the other, put a peg into a socket in the air, push a T-shaped block, or lift a cube
-    (robosuite's, in the environment of `make robosuite`)."""
+    """Hand a cube from one arm to the other, put a peg into a socket in the air (also from human-like demonstrations),
+    push a T-shaped block, or lift a cube (robosuite's, in the environment of `make robosuite`)."""
     preset: str = "cpu"
-    """A name in configs/reproduce, or a YAML path: paper (as published, on a GPU), fast (one GPU, minutes), cpu; for
-    Push-T pusht_bc, pusht_mip, … (a policy each), for Lift lift_bc_rnn and lift_diffusion."""
+    """A name in configs/reproduce, or a YAML path: paper (as published, on a GPU), fast (one GPU, minutes), cpu,
+    cpu_quick (two cores, minutes), cpu_ten (ten demonstrations); for Push-T pusht_bc, pusht_mip, … (a policy each), for
+    Lift lift_bc_rnn and lift_diffusion."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds. All train on the same demonstrations; each is evaluated on its own start states."""
     num_rollouts: int = 200

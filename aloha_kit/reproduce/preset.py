@@ -17,7 +17,7 @@ from aloha_kit.config.policies import load_policy
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, did_you_mean
 
-SIM = ("transfer_cube", "insertion")
+SIM = ("transfer_cube", "insertion", "insertion_human")
 _FIXED = {
     "seed": "it is given by --seeds",
     "device": "it stands beside `train`, since evaluation uses it too",

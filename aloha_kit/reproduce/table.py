@@ -30,8 +30,12 @@ from aloha_kit.reproduce.result import (
 
 UNKNOWN = "–"
 ROWS = (
-    *(("transfer_cube", preset) for preset in ("paper", "fast", "cpu", "cpu_quick")),
-    *(("insertion", preset) for preset in ("paper", "fast", "cpu")),
+    *(
+        ("transfer_cube", preset)
+        for preset in ("paper", "fast", "cpu", "cpu_quick", "cpu_ten", "cpu_flow", "cpu_diffusion")
+    ),
+    *(("insertion", preset) for preset in ("paper", "fast", "cpu", "cpu_quick")),
+    *(("insertion_human", preset) for preset in ("paper", "fast", "cpu")),
     *(("pusht_keypoints", f"pusht_{policy}") for policy in ("bc", "mip", "flow", "diffusion", "ibc", "act", "paper")),
     *(("pusht_image", f"pusht_{policy}") for policy in ("image", "paper")),
     *((task, preset) for task in ("lift", "lift_image") for preset in ("lift_bc_rnn", "lift_diffusion")),

@@ -50,7 +50,12 @@ class Script:
         return {"left": self.left, "right": self.right}
 
 
-SCRIPTS = {"transfer_cube": "aloha_kit.sim.scripts:transfer_cube", "insertion": "aloha_kit.sim.scripts:insertion"}
+SCRIPTS = {
+    "transfer_cube": "aloha_kit.sim.scripts:transfer_cube",
+    "insertion": "aloha_kit.sim.scripts:insertion",
+    "transfer_cube_human": "aloha_kit.sim.human_scripts:transfer_cube",
+    "insertion_human": "aloha_kit.sim.human_scripts:insertion",
+}
 """{name: a function of the objects' poses {object: (7,)} that gives a `Script`}."""
 
 
