@@ -59,7 +59,7 @@ def test_a_script_of_ones_own_replaces_the_scenes() -> None:
         ({"scene": "aloha_kit.sim:SimEnv"}, r"must be a class derived from Scene, found <class"),
         (
             {"scene": "transfer_cube", "script": "hand_over"},
-            r"no 'hand_over' among the scripts\. Known: insertion, tran",
+            r"no 'hand_over' among the scripts\. Known: insertion, insertion_human, tran",
         ),
         ({"scene": "transfer_cube", "cameras": {"side": (9, 9)}}, r"no simulated camera 'side'\. .*Known: angle, "),
     ],
