@@ -18,7 +18,7 @@ LOWER = {
     "command": {"startup", "core"},
     "config": {"core"},
     "storage": {"core", "config"},
-    "episode": {"startup", "command", "core", "config", "storage"},
+    "episode": {"startup", "command", "core", "config", "storage", "formats"},
     "loop": {"core"},
     "media": {"core"},
     "mujoco_images": {"core"},

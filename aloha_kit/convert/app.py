@@ -21,6 +21,7 @@ from aloha_kit.episode.adopt import suggested_contract
 from aloha_kit.episode.ranges import measure_source
 from aloha_kit.formats import AUTO, format_of, make_exporter, open_source, ReadOptions
 from aloha_kit.storage.contract_file import CONTRACT, UNKNOWN
+from aloha_kit.storage.curation import Curation, given
 
 _LOG = logging.getLogger(__name__)
 _PLAIN_SECONDS = 30.0  # between lines where there is no terminal to draw a bar on
@@ -32,12 +33,17 @@ def run(args: ConvertArgs) -> int:
     Raises:
         AlohaKitError: nothing to convert, an existing target, data without a contract, damaged episodes, a full disk.
     """
-    reading = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order, first=args.num_episodes)
+    curation = None if args.curation == "auto" else Curation() if args.curation == "none" else given(args.curation)
+    reading = ReadOptions(
+        args.embodiment.load(), args.embodiment.jpeg_order, first=args.num_episodes, curation=curation
+    )
     options = WriteOptions(args.images, args.codec, args.crf)
     kind = format_of(args.source) if args.from_format == AUTO else args.from_format
     source = open_source(args.source, kind=kind, options=reading)
     if source.unused:
         _LOG.info("%s", source.unused)
+    if source.validation and not args.format.startswith("robomimic"):
+        _LOG.info("which %d episodes are for validation is not carried", len(source.validation))
     _require_units(source, Path(args.source))
     if args.target.resolve().is_relative_to(Path(args.source).resolve()):
         raise ConfigError(f"'{args.target}' lies in the source '{args.source}'; give a folder outside of it")
@@ -48,6 +54,7 @@ def run(args: ConvertArgs) -> int:
         "options": {key: value for key, value in vars(options).items() if value is not None},
         "contract": reading.contract.to_json() if reading.contract else None,
         "jpeg_order": reading.jpeg_order,
+        "curation": dict(source.edits) or None,
     }
     staging = Staging(args.target, plan)
     exporter = make_exporter(args.format, staging.folder, staging.parts, options)

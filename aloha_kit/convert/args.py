@@ -37,6 +37,8 @@ class ConvertArgs(CommandArgs):
     """Processes that convert one episode each."""
     num_episodes: int | None = None
     """Convert only so many episodes, the first ones."""
+    curation: str = "auto"
+    """Edits of the episodes: auto, those of the curation.yaml beside them; none, as they are recorded; or a file."""
     skip_damaged: bool = False
     """Leave out episodes that cannot be read, in place of stopping after the others."""
     images: Literal["jpeg", "raw"] | None = None

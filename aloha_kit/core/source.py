@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -240,12 +242,14 @@ class EpisodeSource(abc.ABC):
         unused: what of the place is not used, and why, in words; empty where all is.
         advice: what to do about an episode that cannot be used.
         validation: names of the episodes that the data set reserves for validation; empty where it names none.
+        edits: what is edited when episodes are read, JSON-able, by the file that states it; empty without any.
     """
 
     place: Path
     unused: str = ""
     advice: str = "leave it out"
     validation: Collection[str] = ()
+    edits: Mapping[str, Any] = MappingProxyType({})
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -271,6 +275,16 @@ class EpisodeSource(abc.ABC):
             name = f"{type(self).__name__}.open({number})"
             raise ConfigError(f"{name} of {self.place} must give a RecordedEpisode, gave {shown(found)}")
         return found
+
+    def name(self, number: int) -> str:
+        """Name of an episode, see `RecordedEpisode.name`. A source that has it without opening the episode overrides
+        this."""
+        with closing(self.episode(number)) as episode:
+            return episode.name
+
+    def part(self, number: int) -> int:
+        """Which of several data sets that are read as one an episode is of, from 0."""
+        return 0
 
     @abc.abstractmethod
     def identity(self, number: int) -> str:

@@ -7,28 +7,36 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from aloha_kit.core import AlohaKitError, EpisodeError, plural
+from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, plural
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import folder_summary
 from aloha_kit.episode.adopt import adopt
-from aloha_kit.episode.args import Command, Export, Info, Label, Recover, Stats, Validate
+from aloha_kit.episode.args import Adopt, Command, Export, Info, Label, ReadingArgs, Recover, Stats, Validate
+from aloha_kit.episode.edit_app import edit_dataset
 from aloha_kit.episode.validate import validate, ValidationResult, with_duplicates
+from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.storage import export, recovery
+from aloha_kit.storage.curation import Curation, curation_file, read_curation
 from aloha_kit.storage.external_data import allow_external
 from aloha_kit.storage.hdf5 import DAMAGE
-from aloha_kit.storage.label import label
+from aloha_kit.storage.label import label, rename_cameras
 from aloha_kit.storage.selection import select
 
 _LOG = logging.getLogger(__name__)
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+_OPTIONAL = ("grade", "note", "edits")
+"""Columns of `info` that are left out where no episode has an entry."""
 
 
 def run(args: Command) -> int:
@@ -50,13 +58,15 @@ def run(args: Command) -> int:
         return _export(args)
     if isinstance(args, Label):
         return _label(args)
-    adopt(args)
-    return 0
+    if isinstance(args, Adopt):
+        adopt(args)
+        return 0
+    return edit_dataset(args)
 
 
 def _validate(args: Validate) -> int:
     contract, order = args.embodiment.load(), args.embodiment.jpeg_order
-    paths = _progress(_episodes(args.source, journals=True))
+    paths = _progress(_kept(_episodes(args.source, journals=True), read_curation(curation_file(args.source))))
     verdicts = [validate(path, args.bounds, contract, deep=args.deep, jpeg_order=order) for path in paths]
     verdicts = with_duplicates(verdicts)
     if args.json:
@@ -89,14 +99,13 @@ def _recover(args: Recover) -> int:
 
 
 def _info(args: Info) -> int:
-    work = partial(folder_summary.info, contract=args.embodiment.load(), jpeg_order=args.embodiment.jpeg_order)
-    found, failed = _each(_episodes(args.source), work)
+    found, failed = _each_of(_source(args), folder_summary.info)
     if args.json:
         _print_json(found)
     elif found:
-        heads = ["episode", "steps", "s", "images", "MB", "success", "grade", "task", "how it ended", "note"]
+        heads = ["episode", "steps", "s", "images", "MB", "success", "grade", "task", "how it ended", "note", "edits"]
         rows = [heads, *map(_info_row, found)]
-        used = [i for i, head in enumerate(heads) if head not in ("grade", "note") or any(row[i] for row in rows[1:])]
+        used = [i for i, head in enumerate(heads) if head not in _OPTIONAL or any(row[i] for row in rows[1:])]
         heads, *rows = [[row[i] for i in used] for row in rows]
         print(_table(heads, rows))
         steps, size = sum(i["steps"] for i in found), sum(i["bytes"] for i in found)
@@ -109,7 +118,7 @@ def _info(args: Info) -> int:
 
 
 def _stats(args: Stats) -> int:
-    sound, failed = _each(_episodes(args.source), partial(folder_summary.moments, contract=args.embodiment.load()))
+    sound, failed = _each_of(_source(args), folder_summary.moments)
     found = folder_summary.stats(sound)
     if args.json:
         _print_json({stream: s.to_mapping() for stream, s in found.items()})
@@ -127,15 +136,20 @@ def _stats(args: Stats) -> int:
 
 
 def _export(args: Export) -> int:
-    paths, contract = _episodes(args.source), args.embodiment.load()
+    curation, contract = read_curation(curation_file(args.source)), args.embodiment.load()
+    paths = _kept(_episodes(args.source), curation)
+    if curation.image_size:
+        raise ConfigError(f"export copies images as they are, {curation_file(args.source)} resizes them: use convert")
     make_folder(args.target)
 
     def copy(path: Path) -> None:
+        edit = curation.edit(path.stem)
+        stops = [stop for stop in (args.stop, edit.stop) if stop is not None]
         written = export.export(
             path,
             args.target,
-            start=args.start,
-            stop=args.stop,
+            start=max(args.start, edit.start),
+            stop=min(stops, default=None),
             classic=args.classic,
             raw=args.raw,
             jpeg=args.jpeg,
@@ -143,6 +157,9 @@ def _export(args: Export) -> int:
             contract=contract,
             jpeg_order=args.embodiment.jpeg_order,
         )
+        rename_cameras(written, {old: new for new, old in curation.cameras.items()})
+        if edit.labels:
+            label(written, **edit.labels)
         print(written)
 
     return _each(paths, copy)[1]
@@ -150,7 +167,7 @@ def _export(args: Export) -> int:
 
 def _label(args: Label) -> int:
     def write(path: Path) -> None:
-        label(path, **args.labels)
+        label(path, **args.labels.given)
         print(path)
 
     return _each(_episodes(args.source), write)[1]
@@ -169,7 +186,40 @@ def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
     return list(selection.files)
 
 
-def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
+def _kept(paths: list[Path], curation: Curation) -> list[Path]:
+    """The files that the curation does not drop."""
+    kept = [path for path in paths if not curation.edit(path.stem).drop]
+    if len(kept) < len(paths):
+        _LOG.info("%s", f"{plural(len(paths) - len(kept), 'episode')} left out: dropped by the curation")
+    return kept
+
+
+def _source(args: ReadingArgs) -> EpisodeSource:
+    """The episodes of a data set of any format with their edits; what of it is not used is logged."""
+    curated = not read_curation(curation_file(args.source)).empty
+    if not curated and format_of(args.source) == "hdf5":
+        _episodes(args.source)  # raises, with how to recover what is there
+    options = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order)
+    source = open_source(args.source, options=options)
+    if source.unused and (curated or format_of(args.source) != "hdf5"):
+        _LOG.info("%s", source.unused)
+    return source
+
+
+def _each_of(source: EpisodeSource, work: Callable[[RecordedEpisode], T]) -> tuple[list[T], int]:
+    """As `_each`, for the episodes of a source."""
+
+    def opened(number: int) -> T:
+        try:
+            with closing(source.episode(number)) as episode:
+                return work(episode)
+        except DAMAGE as error:
+            raise EpisodeError(f"{source.place / source.name(number)} is damaged: {reason(error)}") from error
+
+    return _each(range(len(source)), opened)
+
+
+def _each(paths: Sequence[S], work: Callable[[S], T]) -> tuple[list[T], int]:
     """Results of `work` for the readable files, and the exit status; the others are reported and skipped."""
     results, failed = [], 0
     for path in _progress(paths):
@@ -184,7 +234,7 @@ def _each(paths: list[Path], work: Callable[[Path], T]) -> tuple[list[T], int]:
     return results, failed
 
 
-def _progress(paths: list[Path]) -> Any:
+def _progress(paths: Sequence[Any]) -> Any:
     return tqdm(paths, unit="episode", disable=None, leave=False)  # None: only on a terminal
 
 
@@ -205,7 +255,7 @@ def _info_row(info: dict[str, Any]) -> list[str]:
     order = "" if info["jpeg_order"] is None else order
     success = {None: "?", True: "yes", False: "no"}[info["success"]]
     return [
-        Path(info["path"]).name,
+        info["name"],
         str(info["steps"]),
         f"{info['seconds']:.1f}",
         f"{info['images']}{order}: {cameras}{sensors}",
@@ -215,6 +265,7 @@ def _info_row(info: dict[str, Any]) -> list[str]:
         str(info["task"] or info["layout"]),
         _shortened(str(info["reason"] or "")),
         _shortened(" ".join(str(info["note"] or "").split())),
+        _shortened(info["edits"]),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, cast, ClassVar, Literal
+from typing import Annotated, cast, ClassVar
 
 import tyro
 
@@ -13,11 +13,10 @@ from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked
 from aloha_kit.episode.bounds import Bounds
+from aloha_kit.episode.edit_args import Edit, Labels, Source
 from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.contract_file import ContractFlags
-from aloha_kit.storage.label import GRADES
 
-Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
 AllowExternal = Annotated[bool, tyro.conf.arg(help="Also read files whose data lie outside of them.")]
 Target = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TARGET")]]
 Names = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
@@ -170,37 +169,15 @@ class Label(CommandArgs):
 
     source: Source
     """A folder of episodes, or one file."""
-    success: Literal["yes", "no", "unknown"] | None = None
-    """Whether the episode is a success; unknown removes the label."""
-    note: str | None = None
-    """Free text; an empty one removes the note."""
-    grade: int | None = None
-    """From 1, the worst, to 5, the best; 0 removes it."""
-    instruction: str | None = None
-    """The task in words."""
+    labels: tyro.conf.OmitArgPrefixes[Labels] = field(default_factory=Labels)
     allow_external: AllowExternal = False
 
     def __post_init__(self) -> None:
-        if (self.success, self.note, self.grade, self.instruction) == (None,) * 4:
+        if not self.labels.given:
             raise ValueError("nothing to set; give --success, --note, --grade or --instruction")
-        if self.grade is not None and self.grade != 0 and self.grade not in GRADES:
-            raise ValueError(f"--grade must be {GRADES[0]} to {GRADES[-1]}, or 0 for none, given {self.grade}")
-
-    @property
-    def labels(self) -> dict[str, bool | int | str | None]:
-        """The labels to write, as `label.label` takes them."""
-        given: dict[str, bool | int | str | None] = {}
-        if self.success is not None:
-            given["success"] = {"yes": True, "no": False, "unknown": None}[self.success]
-        given |= {
-            name: value or None
-            for name in ("note", "grade", "instruction")
-            if (value := getattr(self, name)) is not None
-        }
-        return given
 
 
-Command = Validate | Recover | Info | Stats | Export | Adopt | Label
+Command = Validate | Recover | Info | Stats | Export | Adopt | Label | Edit
 
 
 def parse(argv: Sequence[str] | None = None) -> Command:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Contract
 from aloha_kit.core.features import SENSORS
-from aloha_kit.storage.codec import JpegOrder
+from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.formats.curated import CuratedEpisode
 from aloha_kit.storage.hdf5 import damage_reported
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.vectors import names_of, require_consistent, tables
@@ -20,16 +19,22 @@ from aloha_kit.storage.vectors import names_of, require_consistent, tables
 Vector = npt.NDArray[np.float64]
 
 
-def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | None = None) -> dict[str, Any]:
-    """Summary of one episode as plain values for JSON; `contract` and `jpeg_order` as in `Episode.open`.
+def info(episode: RecordedEpisode) -> dict[str, Any]:
+    """Summary of one episode as plain values for JSON. Kind and bytes of its images are known of HDF5 files.
 
     Raises:
-        EpisodeError: missing or damaged.
+        EpisodeError: it is damaged.
     """
-    with damage_reported(path), Episode.open(path, contract, jpeg_order=jpeg_order) as episode:
+    episode = episode.flat() if isinstance(episode, CuratedEpisode) else episode
+    edit = episode.edit.text() if isinstance(episode, CuratedEpisode) else ""
+    original = episode.original if isinstance(episode, CuratedEpisode) else episode
+    with damage_reported(episode.where):
         attrs, rate = episode.attrs, episode.rate_hz
+        file = original if isinstance(original, Episode) else None
+        encoded = file is not None and file.compressed
         return {
-            "path": str(path),
+            "path": episode.where,
+            "name": episode.name,
             "layout": attrs.get("schema", episode.layout),
             "steps": episode.length,
             "seconds": episode.length / rate,
@@ -38,9 +43,9 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
             "action_names": list(episode.contract.action_names),
             "units": episode.contract.units,
             "assumed": episode.assumption,
-            "images": episode.image_kind,
-            "jpeg_order": episode.jpeg_order if episode.compressed else None,
-            "jpeg_order_source": episode.jpeg_order_source if episode.compressed else None,
+            "images": file.image_kind if file else original.layout,
+            "jpeg_order": file.jpeg_order if file and encoded else None,
+            "jpeg_order_source": file.jpeg_order_source if file and encoded else None,
             "notes": [*episode.notes],
             "cameras": {name: list(episode.image_size(name)) for name in episode.cameras},
             "sensors": {
@@ -48,9 +53,10 @@ def info(path: Path, contract: Contract | None = None, jpeg_order: JpegOrder | N
                 for name in episode.vectors
                 if name.startswith(SENSORS)
             },
-            "depth_cameras": list(episode.depth_cameras),
-            "bytes": path.stat().st_size,
+            "depth_cameras": list(getattr(episode, "depth_cameras", ())),
+            "bytes": file.path.stat().st_size if file else 0,
             "success": episode.success,
+            "edits": edit,
             **{
                 key: attrs.get(key)
                 for key in ("reason", "task", "rig", "sim", "instruction", "created", "software", "note", "grade")
@@ -79,13 +85,13 @@ Moments: TypeAlias = tuple[list[str], int, Vector, Vector, Vector, Vector]
 """Names, rows, mean, sum of squared deviations, minimum and maximum of one stream."""
 
 
-def moments(path: Path, contract: Contract | None = None) -> dict[str, Moments]:
-    """Moments of one episode by stream, for `stats`; `contract` as in `Episode.open`.
+def moments(episode: RecordedEpisode) -> dict[str, Moments]:
+    """Moments of one episode by stream, for `stats`.
 
     Raises:
-        EpisodeError: missing or damaged, or its streams disagree about the number of steps.
+        EpisodeError: it is damaged, or its streams disagree about the number of steps.
     """
-    with damage_reported(path), Episode.open(path, contract) as episode:
+    with damage_reported(episode.where):
         require_consistent(episode)
         found = {}
         for stream, table in tables(episode).items():

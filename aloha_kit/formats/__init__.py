@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from aloha_kit.core.exporter import EpisodeExporter, WriteOptions
 from aloha_kit.core.plugins import call, resolve
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.storage import JpegOrder
+from aloha_kit.storage.curation import CURATION, Curation, curation_file, read_curation
 from aloha_kit.storage.hdf5 import DAMAGE
 
 FORMATS = {
@@ -61,12 +63,14 @@ class ReadOptions:
         jpeg_order: the order of red and blue in encoded images of files that do not record it.
         rename: cameras, {the name to read them by: the episodes'}.
         first: use only so many episodes.
+        curation: edits of the episodes; by default those of the file beside them, see `storage.curation`.
     """
 
     contract: Contract | None = None
     jpeg_order: JpegOrder | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     first: int | None = None
+    curation: Curation | None = None
 
     def refuse(self, kind: str, *names: str) -> None:
         """Raise `ConfigError` where an option was given that a format does not support."""
@@ -77,19 +81,71 @@ class ReadOptions:
 def open_source(*places: str | Path, kind: str = AUTO, options: ReadOptions | None = None) -> EpisodeSource:
     """Open the episodes at some places: folders or files, or other places that a format defines.
 
+    Their curation is applied, see `storage.curation`.
+
     Args:
         kind: a name in `FORMATS`, `my_package.module:Name`, or `AUTO`.
 
     Raises:
-        ConfigError: no such format, one that is incomplete, takes other arguments, or does not support an option.
+        ConfigError: no such format, one that is incomplete, takes other arguments, or does not support an option; or
+            the curation does not fit the episodes.
         EpisodeError: there are no episodes.
     """
+    return _open(places, kind, options or ReadOptions(), ())
+
+
+def open_joined(places: Sequence[str | Path], kind: str = AUTO, options: ReadOptions | None = None) -> EpisodeSource:
+    """Open several data sets, each by itself with its own curation, as one. `EpisodeSource.part` tells them apart."""
+    return _joined(places, kind, options or ReadOptions(), ())
+
+
+def _open(places: Sequence[str | Path], kind: str, options: ReadOptions, within: tuple[Path, ...]) -> EpisodeSource:
+    """The episodes at some places; `within` are the folders that name them, from the outermost."""
+    if len(places) > 1 and (kind == AUTO or kind in FORMATS) and not _one_source(places, kind, options):
+        return _joined(places, kind, options, within)
+    path, key = split_filter_key(places[0])
+    file = curation_file(path) if len(places) == 1 else Path()
+    curation = read_curation(file) if options.curation is None else options.curation
+    if curation.empty:
+        return _make(places, kind, options)
+    from aloha_kit.formats.curated import CuratedSource, renamed
+
+    options = dataclasses.replace(options, curation=None)
+    inner = dataclasses.replace(options, first=None, rename={} if curation.cameras else options.rename)
+    if curation.data:
+        if file.resolve() in within:
+            raise ConfigError(f"{file}: data names {places[0]} itself, or a data set that does")
+        parts = [file.parent / place for place in curation.data]
+        source = _joined(parts, AUTO, inner, (*within, file.resolve()))
+    else:
+        source = _make(places, kind, inner)
+    curation = renamed(curation, options.rename) if curation.cameras else curation
+    whole = not key and (path.is_dir() or file.name != CURATION)
+    return CuratedSource(source, curation, file, first=options.first, whole=whole)
+
+
+def _one_source(places: Sequence[str | Path], kind: str, options: ReadOptions) -> bool:
+    """Whether one `Hdf5Source` reads all places: none of them is of another format, or curated."""
+    plain = options.curation is not None or all(read_curation(curation_file(place)).empty for place in places)
+    return plain and (kind if kind != AUTO else "hdf5") == "hdf5" and {format_of(place) for place in places} == {"hdf5"}
+
+
+def _joined(places: Sequence[str | Path], kind: str, options: ReadOptions, within: tuple[Path, ...]) -> EpisodeSource:
+    from aloha_kit.formats.curated import CuratedSource, JoinedSource
+
+    each = dataclasses.replace(options, first=None)
+    joined = JoinedSource([_open([place], kind, each, within) for place in places])
+    return joined if options.first is None else CuratedSource(joined, Curation(), first=options.first)
+
+
+def _make(places: Sequence[str | Path], kind: str, options: ReadOptions) -> EpisodeSource:
+    """The episodes at some places, as they are recorded."""
     kind = format_of(*places) if kind == AUTO else kind
     make = resolve("formats", kind, FORMATS)
     if inspect.isabstract(make):
         missing = ", ".join(sorted(make.__abstractmethods__))
         raise ConfigError(f"'{kind}' of the formats lacks methods of an EpisodeSource: {missing}")
-    source = call("formats", kind, make, {"places": places, "options": options or ReadOptions()})
+    source = call("formats", kind, make, {"places": tuple(places), "options": options})
     if not isinstance(source, EpisodeSource) or not hasattr(source, "place"):
         raise ConfigError(f"'{kind}' of the formats must give an EpisodeSource with a `place`, gave {shown(source)}")
     return source

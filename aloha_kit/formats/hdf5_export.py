@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,9 +24,10 @@ from aloha_kit.core.exporter import (
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.files import put
 from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.formats.curated import CuratedEpisode
 from aloha_kit.storage import Episode, EpisodeWriter
 from aloha_kit.storage.export import export
-from aloha_kit.storage.label import label
+from aloha_kit.storage.label import label, rename_cameras
 from aloha_kit.storage.paths import episode_path, list_episodes
 
 
@@ -45,23 +46,32 @@ class Hdf5Exporter(EpisodeExporter):
     def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
         scratch = self.scratch(number)
         path, classic = None, self.classic
-        if not isinstance(episode, Episode):
+        episode = episode.flat() if isinstance(episode, CuratedEpisode) else episode
+        whole = file_of(episode)
+        if whole is None:
             path = record_anew(episode, scratch / "recorded", images="raw" if self.raw else self.options.images)
             classic = classic or episode.frames == episode.length
         if path is None or classic:
             described = path is None and "contract" not in episode.attrs and not episode.assumption
-            given = isinstance(episode, Episode) and episode.jpeg_order_source == "given"
+            given = whole is not None and whole.jpeg_order_source == "given"
+            curated = episode if whole is not None and isinstance(episode, CuratedEpisode) else None
             path = export(
                 path or Path(episode.where),
                 scratch / "copy",
+                start=curated.start if curated else 0,
+                stop=curated.stop if curated else None,
                 classic=classic,
                 raw=self.raw or self.options.images == "raw",
-                jpeg=getattr(episode, "jpeg_order", "mobile_aloha") if self.options.images == "jpeg" else None,
+                jpeg=getattr(whole, "jpeg_order", "mobile_aloha") if self.options.images == "jpeg" else None,
                 mobile_aloha=self.mobile_aloha,
-                contract=episode.contract if described else None,
-                jpeg_order=getattr(episode, "jpeg_order", None) if given else None,
+                contract=whole.contract if whole is not None and described else None,
+                jpeg_order=whole.jpeg_order if whole is not None and given else None,
                 origin=episode.where,
             )
+            if curated:
+                rename_cameras(path, {old: new for new, old in curated.renamed.items() if old != new})
+                if curated.edit.labels:
+                    label(path, **curated.edit.labels)
         with Episode.open(path) as copy:
             _record(episode, copy, record)
         put(path, episode_path(self.folder, number))
@@ -134,6 +144,13 @@ def record_anew(episode: RecordedEpisode, folder: Path, *, images: Any = None) -
     return writer.path
 
 
+def file_of(episode: RecordedEpisode) -> Episode | None:
+    """The HDF5 file of an episode, edited or not, whose stored images the episode has; None where it has others."""
+    if isinstance(episode, CuratedEpisode):
+        episode = episode.original if not episode.sizes else episode
+    return episode if isinstance(episode, Episode) else None
+
+
 def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> None:
     """Note what the copy holds, and compare it with the episode.
 
@@ -149,10 +166,10 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
         if not np.array_equal(record.array(name, rows), array_of(copy, name), equal_nan=True):
             raise EpisodeError(f"{episode.where}: {name} does not read back as it was written")
     for camera in copy.cameras:
-        if isinstance(episode, Episode) and _same_bytes(episode, copy, camera):
+        if (stored := _stored(episode, camera)) and _same_bytes(copy, camera, stored):
             digest = hashlib.sha256()
             for i in range(copy.frames):
-                if (code := copy.encoded(camera, i)) != episode.encoded(camera, i):
+                if (code := copy.encoded(camera, i)) != stored(i):
                     raise EpisodeError(f"{episode.where}: image {i} of {camera} does not read back as it was written")
                 digest.update(code)
             record.images[camera] = {"rows": copy.frames, "sha256": digest.hexdigest(), "of": "stored"}
@@ -169,8 +186,19 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
     record.attributes = attributes_of(episode)
 
 
-def _same_bytes(episode: Episode, copy: Episode, camera: str) -> bool:
+def _stored(episode: RecordedEpisode, camera: str) -> Callable[[int], bytes] | None:
+    """Reader of the encoded images that the file of an episode has of a camera; None where it has none."""
+    start = 0
+    if isinstance(episode, CuratedEpisode):
+        if camera in episode.sizes:
+            return None
+        camera, start, episode = episode.renamed[camera], episode.start, episode.original
+    if not isinstance(episode, Episode) or not episode.image_format(camera).encoded:
+        return None
+    file, name = episode, camera
+    return lambda i: file.encoded(name, start + i)
+
+
+def _same_bytes(copy: Episode, camera: str, stored: Callable[[int], bytes]) -> bool:
     """Whether the images of a copy are to be the bytes of the original."""
-    if not (episode.image_format(camera).encoded and copy.image_format(camera).encoded):
-        return False
-    return episode.encoded(camera, 0) == copy.encoded(camera, 0)
+    return copy.image_format(camera).encoded and copy.encoded(camera, 0) == stored(0)

@@ -50,6 +50,9 @@ class Hdf5Source(EpisodeSource):
         how = self._options
         return Episode.open(self.files[number], how.contract, jpeg_order=how.jpeg_order, rename=how.rename)
 
+    def name(self, number: int) -> str:
+        return self.files[number].name
+
     def identity(self, number: int) -> str:
         return identity_of(self.files[number])
 

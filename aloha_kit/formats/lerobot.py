@@ -64,6 +64,9 @@ class LeRobotSource(EpisodeSource):
     def __len__(self) -> int:
         return len(self._episodes)
 
+    def name(self, number: int) -> str:
+        return f"episode_{int(self._episodes[number]['episode_index']):06d}"
+
     def identity(self, number: int) -> str:
         episode = self._episodes[number]
         files = [self._data_file(episode), *(self._video(episode, key)[0] for key in self._videos)]
@@ -97,7 +100,7 @@ class LeRobotSource(EpisodeSource):
         reward = arrays["reward"].astype(np.float32).reshape(-1) if "reward" in arrays else None
         success = about.get("success")
         return EpisodeData(
-            f"episode_{index:06d}",
+            self.name(number),
             self._contract,
             action[:, : action.shape[1] - base],
             arrays["qpos"].astype(np.float32),

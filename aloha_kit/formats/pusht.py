@@ -49,13 +49,16 @@ class PushTReplay(EpisodeSource):
     def __len__(self) -> int:
         return self._count
 
+    def name(self, number: int) -> str:
+        return f"{self.place.stem}_{number}"
+
     def identity(self, number: int) -> str:
         rows = slice(*self._buffer.span(number))
         content = self._rows("action", number).tobytes() + self._rows("state", number).tobytes()
         return hashlib.sha256(content + f"{rows}{self._images}".encode()).hexdigest()
 
     def open(self, number: int) -> EpisodeData:
-        span, name = self._buffer.span(number), f"{self.place.stem}_{number}"
+        span, name = self._buffer.span(number), self.name(number)
         state = self._rows("state", number)
         return EpisodeData(
             name,

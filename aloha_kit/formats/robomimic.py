@@ -55,6 +55,9 @@ class RobomimicSource(EpisodeSource):
     def __len__(self) -> int:
         return len(self._demos)
 
+    def name(self, number: int) -> str:
+        return self._demos[number]
+
     def identity(self, number: int) -> str:
         return f"{identity_of(self.place)}:{self._demos[number]}"
 

@@ -1,10 +1,12 @@
-"""Labels of committed episodes: success, note, grade and instruction, written afterwards."""
+"""Changes of committed episode files: labels (success, note, grade, instruction) and names of cameras."""
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.files import put
@@ -31,6 +33,41 @@ def label(path: Path, **labels: Value) -> None:
     """
     for name, value in labels.items():
         require_valid(name, value)
+    with _changing(path, "labelled") as file:
+        for name, value in labels.items():
+            if value is not None:
+                hdf5.set_attribute(file, name, value)
+            elif name in file.attrs:
+                del file.attrs[name]
+
+
+def rename_cameras(path: Path, names: Mapping[str, str]) -> None:
+    """Rename cameras of a committed episode of our layout, {old: new}, by atomically replacing it; images stay.
+
+    Raises:
+        EpisodeError: no such episode, a damaged one, or no disk space for the copy.
+    """
+    if not names:
+        return
+    with Episode.open(path) as episode:
+        contract = None if episode.assumption else episode.contract.renamed(names).to_json()
+        cameras = [names.get(camera, camera) for camera in episode.cameras]
+    with _changing(path, "changed") as file:
+        for group in ("observations/images", "observations/images_depth", "stamps/images"):
+            moved = [name for name in names if f"{group}/{name}" in file]
+            for name in moved:  # by way of a third name: two may be exchanged
+                file.move(f"{group}/{name}", f"{group}/.{name}")
+            for name in moved:
+                file.move(f"{group}/.{name}", f"{group}/{names[name]}")
+        if contract is not None:
+            hdf5.set_attribute(file, "contract", contract)
+        if "camera_names" in file.attrs:
+            hdf5.set_attribute(file, "camera_names", cameras)
+
+
+@contextlib.contextmanager
+def _changing(path: Path, done: str) -> Iterator[Any]:
+    """A copy of a committed episode, open for changes, that takes its place at the end."""
     with Episode.open(path):
         pass
     checksums.require_sound(path)  # else the new checksums would cover damaged data
@@ -39,16 +76,12 @@ def label(path: Path, **labels: Value) -> None:
         temporary.unlink(missing_ok=True)  # one left by a kill may be a second name of the episode itself
         shutil.copyfile(path, temporary)
         with hdf5.writing(temporary, "r+") as file:
-            for name, value in labels.items():
-                if value is not None:
-                    hdf5.set_attribute(file, name, value)
-                elif name in file.attrs:
-                    del file.attrs[name]
+            yield file
             checksums.reserve(file)
         checksums.seal(temporary)
         put(temporary, path)
     except OSError as error:
-        raise EpisodeError(f"{path} could not be labelled, it is as it was: {error}") from error
+        raise EpisodeError(f"{path} could not be {done}, it is as it was: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -10,7 +10,6 @@ import numpy.typing as npt
 from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.core.versions import CLASSIC, SCHEMA
-from aloha_kit.storage.reader import Episode
 
 Table = npt.NDArray[Any]
 
@@ -59,11 +58,11 @@ def wrong_rows(episode: RecordedEpisode) -> list[str]:
     ]
 
 
-def require_consistent(episode: Episode) -> None:
+def require_consistent(episode: RecordedEpisode) -> None:
     """Raise `EpisodeError` where streams disagree about the number of steps."""
     if wrong := wrong_rows(episode):
         more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise EpisodeError(f"{episode.path} is inconsistent: {'; '.join(wrong[:5])}{more}")
+        raise EpisodeError(f"{episode.where} is inconsistent: {'; '.join(wrong[:5])}{more}")
 
 
 def longest_run(flags: npt.NDArray[np.bool_]) -> tuple[int, int]:

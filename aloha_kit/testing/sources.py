@@ -28,6 +28,7 @@ def check_source(source: EpisodeSource) -> None:
     for number in range(len(source)):
         with closing(source.episode(number)) as episode:
             names.append(episode.name)
+            assert source.name(number) == episode.name, f"name({number}) is {source.name(number)}, not {episode.name}"
             _vectors_fit(episode)
             _images_fit(episode)
             with closing(pickle.loads(pickle.dumps(source)).episode(number)) as copy:  # as processes of a DataLoader do

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, get_origin
 
 import pytest
 
@@ -40,7 +40,7 @@ PACKAGE = Path(lang.__file__).parents[1]
 LOCALE = PACKAGE / "core" / "locale"
 WHOLE_HELP = (RecordArgs, DeployArgs, ServeArgs, DoctorArgs)
 """Commands whose `--help-all` is translated; of all others, `--help` is."""
-SUBCOMMANDS = (ServeArgs, *get_args(episode.Command), policies.Info, policies.Export)
+SUBCOMMANDS = (ServeArgs, *flags.commands(episode.Command).values(), policies.Info, policies.Export)
 COMMANDS = (
     *(*WHOLE_HELP, *SUBCOMMANDS, TrainArgs[ActConfig], EvalArgs, ReplayArgs, DiagnoseArgs),
     *(TeleopArgs, ReproduceArgs, SweepArgs, ReportArgs, ConvertArgs),

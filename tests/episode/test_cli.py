@@ -38,6 +38,11 @@ def folder(tmp_path: Path) -> Path:
     return data
 
 
+def opened_moments(path: Path) -> dict[str, Any]:
+    with Episode.open(path) as episode:
+        return moments(episode)
+
+
 def interrupted(folder: Path, steps: int) -> Path:
     """A journal that nobody holds."""
     rig = Rig()
@@ -120,7 +125,7 @@ def test_info(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_stats_are_those_of_all_rows_together(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = list_episodes(folder)
-    found = stats(map(moments, files))
+    found = stats(map(opened_moments, files))
     for stream in ("qpos", "action", "environment_state"):
         rows = []
         for file in files:
@@ -146,7 +151,7 @@ def test_stats_keep_other_widths_apart(folder: Path) -> None:
     with h5py.File(folder / "episode_2.hdf5", "w") as file:
         file["action"] = np.ones((4, 7))
         file["observations/qpos"] = np.ones((4, 7))
-    found = stats(map(moments, list_episodes(folder)))
+    found = stats(map(opened_moments, list_episodes(folder)))
     assert found["action"].rows == 70
     assert found["action (width 7)"].rows == 4
     assert found["action (width 7)"].names[0] == "joint_0"

@@ -32,6 +32,7 @@ from aloha_kit.episode.validate import validate
 from aloha_kit.formats import open_source
 from aloha_kit.storage import journal
 from aloha_kit.storage.export import export
+from aloha_kit.storage.hdf5 import damage_reported
 from aloha_kit.storage.recovery import recover
 from tests.storage import foreign
 from tests.storage.recording import feed, record, Rig, writer_for
@@ -286,13 +287,17 @@ def _readers(path: Path, out: Path) -> dict[str, Callable[[], Any]]:
             for camera in episode.depth_cameras[:2]:
                 episode.depth(camera, 0)
 
+    def opened(work: Callable[[Episode], Any]) -> Any:
+        with damage_reported(path), Episode.open(path) as episode:
+            return work(episode)
+
     if path.name.endswith(".partial"):
         return {"validate": lambda: validate(path), "recover": lambda: recover(path)}
     return {
         "validate": lambda: validate(path),
         "deep": lambda: validate(path, deep=True),
-        "info": lambda: json.dumps(info(path)),
-        "stats": lambda: moments(path),
+        "info": lambda: json.dumps(opened(info)),
+        "stats": lambda: opened(moments),
         "read": everything,
         "train": lambda: read_table(open_source(path)),
         "export": lambda: export(path, out),
