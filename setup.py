@@ -31,6 +31,7 @@ OPENVINO = ["openvino>=2026.4"]
 PUSHT = ["gym-pusht==0.1.8"]
 ZARR = ["zarr>=2.18", "numcodecs>=0.12"]
 LEROBOT = ["pyarrow>=15", "av>=12"]
+RLDS = ["google-crc32c>=1.5"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
 # environment of its own. Its wheel allows every MuJoCo from 3.3 on, but does not run with 3.10 and later.
 ROBOSUITE = ["robosuite==1.5.2", "mujoco>=3.3,<3.10", "numpy<2"]
@@ -81,9 +82,10 @@ setup(
         "pusht": PUSHT,
         "zarr": ZARR,
         "lerobot": LEROBOT,
+        "rlds": RLDS,
         "robosuite": ROBOSUITE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT + RLDS,
     },
     entry_points={
         "console_scripts": [

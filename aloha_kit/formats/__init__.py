@@ -27,6 +27,7 @@ FORMATS = {
     "mp4": "aloha_kit.formats.mp4_source:Mp4Source",
     "pusht": "aloha_kit.formats.pusht:PushTReplay",
     "pusht_keypoints": "aloha_kit.formats.pusht:PushTReplayKeypoints",
+    "rlds": "aloha_kit.formats.rlds_source:RldsSource",
     "robomimic": "aloha_kit.formats.robomimic:RobomimicSource",
     "robomimic_states": "aloha_kit.formats.robomimic_states:RobomimicStates",
     "zarr": "aloha_kit.formats.zarr_source:ZarrSource",
@@ -42,6 +43,7 @@ EXPORTERS = {
     "mobile_aloha": "aloha_kit.formats.hdf5_export:MobileAlohaExporter",
     "mp4": "aloha_kit.formats.mp4_export:Mp4Exporter",
     "openpi": "aloha_kit.formats.lerobot_v21_export:OpenPiExporter",
+    "rlds": "aloha_kit.formats.rlds_export:RldsExporter",
     "robomimic": "aloha_kit.formats.robomimic_export:RobomimicExporter",
     "robomimic_obs": "aloha_kit.formats.robomimic_export:RobomimicObsExporter",
     "robomimic_states": "aloha_kit.lift.export:LiftExporter",
@@ -50,8 +52,8 @@ EXPORTERS = {
 """{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 
 AUTO = "auto"
-"""In place of a format's name: `lerobot`, `zarr` or `mp4` for its folder, `pusht` for the published replay buffer,
-`robomimic` for one file of its layout, else `hdf5`."""
+"""In place of a format's name: `lerobot`, `zarr`, `mp4` or `rlds` for its folder, `pusht` for the published replay
+buffer, `robomimic` for one file of its layout, else `hdf5`."""
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,10 @@ def format_of(*places: str | Path, images: bool = False) -> str:
         return "lerobot"
     if any((file / name).is_file() for name in (".zgroup", "zarr.json")) or file.suffix == ".zip":
         return "pusht" if _is_pusht(file / "data") else "zarr"
-    marks = ("episode.json", "states_actions.bin")  # of our own folders, and of ABC's
-    if any(next(file.glob(f"{up}{mark}"), None) for mark in marks for up in ("", "*/", "*/*/")):
-        return "mp4"
+    # of TensorFlow Datasets, of our own folders of MP4, and of ABC's
+    for mark, kind in (("features.json", "rlds"), ("episode.json", "mp4"), ("states_actions.bin", "mp4")):
+        if any(next(file.glob(f"{up}{mark}"), None) for up in ("", "*/", "*/*/")):
+            return kind
     if not file.is_file() or not h5py.is_hdf5(file):
         return "hdf5"
     try:

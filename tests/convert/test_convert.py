@@ -231,7 +231,7 @@ def seven(episode: Synthetic) -> None:
     episode.action, episode.qpos, episode.names = episode.action[:, :7], episode.qpos[:, :7], episode.names[:7]
 
 
-@pytest.mark.parametrize("kind", ["hdf5", "act", "robomimic", "lerobot", "zarr"])
+@pytest.mark.parametrize("kind", ["hdf5", "act", "robomimic", "lerobot", "zarr", "mp4", "rlds"])
 @pytest.mark.parametrize("other", [False, True])
 def test_a_full_disk_is_no_damage_of_the_episodes(tmp_path: Path, kind: str, other: bool) -> None:
     """A limit on the size of files stands for the disk: nothing is left out, and afterwards the conversion goes on."""
