@@ -332,4 +332,5 @@ def _require_alike(parts: Sequence[_EpisodeVectors]) -> None:
     if lines:
         more = f"\n  … and {len(lines) - 20} more" if len(lines) > 20 else ""
         listed = "\n  ".join(lines[:20])
-        raise ContractError(f"episodes that differ from {first.where}:\n  {listed}{more}")
+        remedy = "`episode rename-camera` and `resize` make cameras alike, --cameras chooses those that all have"
+        raise ContractError(f"episodes that differ from {first.where}:\n  {listed}{more}\n{remedy}")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core import ConfigError
 from aloha_kit.data.index import EpisodeTable
 
 Ints = npt.NDArray[np.int64]
@@ -20,6 +21,17 @@ class Sampler:
     Every epoch shows each sample once, every batch has B samples (one may straddle two epochs), and nothing is
     remembered between batches. `sampling`: "all_steps" shuffles every step of every episode across episodes and time;
     "one_per_episode" draws one uniform step an episode an epoch, as the reference does.
+
+    With `weights`, one for each of several data sets that are read as one, a sample is of data set i with a
+    probability in proportion to `weights[i]`, and then any of its steps (or of one of its episodes): drawn anew for
+    every batch, with replacement. An epoch is then as many samples as without.
+
+    Attributes:
+        shares: part of the samples that is of each data set; empty without weights.
+
+    Raises:
+        ValueError: no episode.
+        ConfigError: none of a data set that has a weight.
     """
 
     def __init__(
@@ -30,6 +42,7 @@ class Sampler:
         *,
         seed: int = 0,
         sampling: Literal["all_steps", "one_per_episode"] = "all_steps",
+        weights: Sequence[float] = (),
     ) -> None:
         chosen = np.array(list(episodes), np.int64)
         if not len(chosen):
@@ -39,6 +52,11 @@ class Sampler:
         self._starts, self._lengths = table.starts[chosen], table.lengths[chosen]
         self._rows = table.rows_of(chosen) if sampling == "all_steps" else None
         self._drawn: dict[int, Ints] = {}
+        parts = np.array([table.source.part(table.numbers[number]) for number in chosen]) if weights else None
+        self._parts = [np.flatnonzero(parts == part) for part in range(len(weights))]  # positions in `chosen`
+        self.shares = tuple(weight / sum(weights) for weight in weights)
+        if missing := [part for part, positions in enumerate(self._parts) if not len(positions)]:
+            raise ConfigError(f"data set {missing[0] + 1} has a weight and no episode to train on")
 
     @property
     def epoch_size(self) -> int:
@@ -67,12 +85,26 @@ class Sampler:
 
     def batch(self, step: int) -> Ints:
         """(B,) rows of the batch at a step."""
+        if self.shares:
+            return self._weighted(np.random.default_rng([self._seed, step, 0x3E16]))
         positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
         epochs, places = np.divmod(positions, self.epoch_size)
         rows = np.empty(self.batch_size, np.int64)
         for number in np.unique(epochs):
             here = epochs == number
             rows[here] = self.epoch(int(number))[places[here]]
+        return rows
+
+    def _weighted(self, rng: np.random.Generator) -> Ints:
+        """(B,) rows: the data set of each by its share, then an episode, by its length or uniformly, and a step."""
+        rows = np.empty(self.batch_size, np.int64)
+        of = rng.choice(len(self.shares), self.batch_size, p=self.shares)
+        for part, positions in enumerate(self._parts):
+            here = np.flatnonzero(of == part)
+            lengths = self._lengths[positions].astype(np.float64)
+            likely = None if self._rows is None else lengths / lengths.sum()
+            drawn = rng.choice(positions, len(here), p=likely)
+            rows[here] = self._starts[drawn] + rng.integers(0, self._lengths[drawn])
         return rows
 
     def batches(self, first: int, last: int) -> Iterator[Ints]:

@@ -17,7 +17,7 @@ from aloha_kit.core import EpisodeError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.core.lang import Message, shown, tr
 from aloha_kit.core.source import EpisodeSource
-from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.formats import open_joined, open_source, ReadOptions
 from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.storage.external_data import allow_external
 from aloha_kit.train.args import PUBLISHED, require_unused, run_folder, task_of, to_snapshot, TrainArgs
@@ -108,6 +108,7 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
         policy=policy,
         task=task,
         source=_source(args, task),
+        weights=args.weights,
         cameras=_cameras(args, task),
         folder=folder,
         resume=resume,
@@ -161,6 +162,8 @@ def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSo
         first=args.num_episodes,
     )
     try:
+        if args.weights:
+            return open_joined(places, args.format, options)
         return open_source(*places, kind=args.format, options=options)
     except EpisodeError as error:
         raise EpisodeError(

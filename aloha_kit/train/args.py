@@ -68,6 +68,8 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
     """Training values: a name in configs/training or a YAML path; the policy's name when there is such a file."""
     dataset_dir: Annotated[tuple[str, ...] | None, arg(metavar="DIR [DIR ...]")] = None
     """Folders of episodes (or files), in place of the task's."""
+    weights: Annotated[tuple[float, ...], arg(metavar="WEIGHT ...")] = ()
+    """How often samples are of each folder of --dataset_dir, such as 3 1; by default as often as it has steps."""
     format: str = "auto"
     """Format of the episodes: hdf5, pusht, pusht_keypoints, robomimic, or a class of your own as
     my_package.module:Name. auto: robomimic for one file of its layout (FILE:KEY for a filter key), else hdf5."""
@@ -112,6 +114,13 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
             raise ValueError(
                 Message("num_episodes must be at least 1, given {num_episodes}", num_episodes=self.num_episodes)
             )
+        if self.weights and len(self.weights) != len(self.dataset_dir or ()):
+            raise ValueError(
+                f"--weights gives one number for each folder of --dataset_dir, given {len(self.weights)} for "
+                f"{len(self.dataset_dir or ())}"
+            )
+        if any(not 0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"--weights must be above 0, given {' '.join(f'{each:g}' for each in self.weights)}")
         if self.onscreen_render and not self.eval:
             raise ValueError(Message("--onscreen_render is for --eval: a training writes its rollouts as videos"))
 
@@ -212,7 +221,8 @@ def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
         for key in ("cameras", "dataset_dir"):
             value = values.pop(key)  # dataset_dir was one folder once
             values[key] = None if value is None else (value,) if isinstance(value, str) else tuple(value)
-        values["rename"] = tuple(values.get("rename") or ())
+        for key in ("rename", "weights"):
+            values[key] = tuple(values.get(key) or ())
         return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(

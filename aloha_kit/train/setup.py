@@ -23,6 +23,7 @@ class TrainingSetup:
 
     Attributes:
         policy: name of the file of the network's values.
+        weights: of the data sets that `source` reads as one, see `Sampler`; empty for none.
         cameras: that the policy reads, under its names; None for all.
         resume: run or checkpoint to go on from.
         snapshot: values of all flags, which are saved in the run's folder.
@@ -42,6 +43,7 @@ class TrainingSetup:
     snapshot: Mapping[str, Any]
     rank: Rank
     notes: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
 
 
 @contextmanager

@@ -48,7 +48,12 @@ class TrainingData:
         config, table = setup.config, _table(setup)
         own = [number for number, name in enumerate(table.names) if name in setup.source.validation]
         training, validation = split(len(table.names), config.val_fraction, config.seed, own)
-        sampler = Sampler(table, training, config.batch_size, seed=config.seed, sampling=config.sampling)
+        sampler = Sampler(
+            table, training, config.batch_size, seed=config.seed, sampling=config.sampling, weights=setup.weights
+        )
+        for part, share in enumerate(sampler.shares):
+            count = sum(setup.source.part(table.numbers[number]) == part for number in training)
+            LOG.info("samples: %.0f %% of data set %d (%s)", 100 * share, part + 1, plural(count, "episode"))
         num_steps = sampler.steps(config.num_epochs) if config.num_epochs else config.num_steps
         return cls(table, training, validation, sampler, num_steps)
 

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
+from aloha_kit.core import ConfigError
 from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.sampler import Sampler, validation_rows
-from aloha_kit.formats import open_source
+from aloha_kit.formats import open_joined, open_source
 from tests.synthetic import write_dataset
 
 
@@ -55,6 +59,24 @@ def test_one_start_an_episode_an_epoch(table: EpisodeTable) -> None:
 def test_a_batch_may_be_larger_than_an_epoch(table: EpisodeTable) -> None:
     sampler = Sampler(table, [2], batch_size=12, seed=0)
     assert sorted(sampler.batch(0).tolist()) == sorted([*range(28, 33)] * 2 + sampler.batch(0)[10:].tolist())
+
+
+@pytest.mark.parametrize("sampling", ["all_steps", "one_per_episode"])
+def test_weights_decide_how_often_a_data_set_is_sampled(tmp_path: Path, sampling: Any) -> None:
+    for name, lengths in (("a", (5, 9)), ("b", (40, 60, 20))):
+        write_dataset(tmp_path / name, lengths=lengths, cameras={})
+    table = read_table(open_joined([tmp_path / "a", tmp_path / "b"]))
+    weighted = Sampler(table, [0, 1, 2, 4], batch_size=8, seed=4, weights=(3, 1), sampling=sampling)
+    rows = np.concatenate([weighted.batch(step) for step in range(1000)])
+    counts = np.bincount(table.episode_of(rows), minlength=5) / len(rows)
+    assert counts[3] == 0, "episode 3 is for validation"
+    shares = [5 / 14, 9 / 14, 40 / 60, 20 / 60] if sampling == "all_steps" else [0.5] * 4
+    np.testing.assert_allclose(counts[[0, 1, 2, 4]], np.array([0.75, 0.75, 0.25, 0.25]) * shares, atol=0.02)
+    assert set(table.rows_of([0, 1, 2, 4])) == set(rows), "every step is met"
+    again = Sampler(table, [0, 1, 2, 4], batch_size=8, seed=4, weights=(3, 1), sampling=sampling)
+    np.testing.assert_array_equal(again.batch(777), weighted.batch(777))
+    with pytest.raises(ConfigError, match="data set 1 has a weight and no episode to train on"):
+        Sampler(table, [2, 3], batch_size=8, weights=(3, 1))
 
 
 def test_nothing_to_sample_is_an_error(table: EpisodeTable) -> None:
