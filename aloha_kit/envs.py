@@ -22,7 +22,8 @@ ENVIRONMENTS = {
 For an operator with leader arms it is also called with `leaders=True` and `start_sequence`, see `connect`. A callable
 whose environments are behind ROS has the attribute `needs_ros = True`, one whose environments are simulations in this
 process `simulated = True`; a class that declares `simulated = True` for its objects has it already. Names that a
-task's `action_space` may have are in the attribute `action_spaces`."""
+task's `action_space` may have are in the attribute `action_spaces`; one that renders the depth of a task's
+`depth_cameras` has `renders_depth = True`."""
 
 
 def needs_ros(rig: RigConfig) -> bool:
@@ -78,9 +79,9 @@ def connect(
         start_sequence: called in `reset` of such a rig with the environment, once its followers are at the start pose.
 
     Raises:
-        ConfigError: a camera or an action space that the rig does not have, leaders where there are none, or a kind
-            that does not exist, is not installed, takes other arguments, raises an exception of its own or gives no
-            environment.
+        ConfigError: a camera, depth or an action space that the rig does not have, leaders where there are none, or a
+            kind that does not exist, is not installed, takes other arguments, raises an exception of its own or gives
+            no environment.
         RosError: no master, or a driver that does not run.
     """
     for name in task.cameras:
@@ -93,6 +94,11 @@ def connect(
         raise ConfigError(
             f"rig '{rig.name}' has no action space '{task.action_space}'; "
             f"{'there are: ' + ', '.join(spaces) if spaces else 'its actions are as they are: leave it out'}"
+        )
+    if task.depth_cameras and not getattr(make, "renders_depth", False):
+        raise ConfigError(
+            f"rig '{rig.name}' renders no depth, given depth_cameras {' '.join(task.depth_cameras)}; a robot records "
+            "the depth of the cameras for which its rig has a depth_topic"
         )
     named: dict[str, Any] = {"realtime": realtime}
     if leaders:

@@ -13,7 +13,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ if "OpenGL.EGL" not in sys.modules and importlib.util.find_spec("triton"):
 import mujoco
 
 Image = npt.NDArray[np.uint8]
+Pixels = TypeVar("Pixels", bound=npt.NDArray[Any])
 
 _collected: deque[tuple[Any, Any]] = deque()
 """(MuJoCo's, OpenGL's) contexts of renderers that were garbage-collected, to be freed when nothing is being drawn."""
@@ -130,19 +131,19 @@ def _close_if_alive(renderer: weakref.ref[ModelRenderer]) -> None:
     _free_collected()
 
 
-class ImagesLater(Mapping[str, Image]):
-    """Images that are rendered when they are first read, which has to be before the next step.
+class ImagesLater(Mapping[str, Pixels]):
+    """Images, or depth, that are rendered when they are first read, which has to be before the next step.
 
     Args:
         draw: renders a camera's image.
         current: whether the environment is still in the step of these images.
     """
 
-    def __init__(self, cameras: Mapping[str, Any], draw: Callable[[str], Image], current: Callable[[], bool]) -> None:
+    def __init__(self, cameras: Mapping[str, Any], draw: Callable[[str], Pixels], current: Callable[[], bool]) -> None:
         self._cameras, self._draw, self._current = cameras, draw, current
-        self._drawn: dict[str, Image] = {}
+        self._drawn: dict[str, Pixels] = {}
 
-    def __getitem__(self, camera: str) -> Image:
+    def __getitem__(self, camera: str) -> Pixels:
         if camera not in self._drawn:
             if camera not in self._cameras:
                 raise KeyError(camera)

@@ -32,7 +32,7 @@ LOWER = {
     "formats": {"core", "storage", "media", "mujoco_images"},
     "data": {"core", "config", "storage"},
     "remote": {"core"},
-    "policies": {"command", "core", "config", "data"},
+    "policies": {"command", "core", "config", "formats", "data"},
 }
 # Every application also has `command` and `core`.
 APPLICATIONS = {

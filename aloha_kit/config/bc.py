@@ -19,9 +19,10 @@ class BcConfig(KeypointConfig):
     """Actions predicted at once; robomimic predicts one."""
     actor: Literal["mlp", "lstm"] = "mlp"
     """A perceptron, or an LSTM over the window of n_obs_steps observations (robomimic's rnn_horizon, 10) before it."""
-    goal_mode: Literal["none", "last"] = "none"
-    """Goal observation that is read beside (robomimic's goal_mode): none, or that of an episode's last step, at
-    inference the one that --goal names. An LSTM reads its features at every step."""
+    goal_mode: Literal["none", "last", "sampled"] = "none"
+    """Goal observation that is read beside: none; in training that of an episode's last step (robomimic's goal_mode),
+    or of a later step of the same episode, drawn anew for each sample (hindsight); at inference the one that --goal
+    names. An LSTM reads its features at every step."""
     layer_dims: tuple[int, ...] = (1024, 1024)
     """Widths of the perceptron's hidden layers; may be empty."""
     lstm_units: int = 400
@@ -47,7 +48,11 @@ class BcConfig(KeypointConfig):
 
     @property
     def reads_goal(self) -> bool:
-        return self.goal_mode == "last"
+        return self.goal_mode != "none"
+
+    @property
+    def samples_goal(self) -> bool:
+        return self.goal_mode == "sampled"
 
     def __post_init__(self) -> None:
         super().__post_init__()

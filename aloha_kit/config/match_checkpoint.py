@@ -131,7 +131,7 @@ def match_checkpoint(
     *,
     robot: bool = False,
 ) -> tuple[TaskConfig, RigConfig]:
-    """The task and the rig with the cameras and the action space of a policy's contract.
+    """The task and the rig with the cameras, depth and action space of a policy's contract.
 
     Only cameras that the rig has are requested; the comparison of the contracts names missing ones.
 
@@ -142,10 +142,15 @@ def match_checkpoint(
     names = tuple(name for name in contract.cameras if name in rig.cameras)
     task = match_action_space(task, contract)
     if robot:
-        return replace(task, cameras=names, image_size=size or task.image_size or _common_size(contract)), rig
+        return replace(
+            task, cameras=names, depth_cameras=(), image_size=size or task.image_size or _common_size(contract)
+        ), rig
     sizes = {name: size or contract.cameras[name] for name in names}
     cameras = {name: replace(rig.cameras[name], height=h, width=w) for name, (h, w) in sizes.items()}
-    return replace(task, cameras=names, image_size=None), replace(rig, cameras={**rig.cameras, **cameras})
+    depth = tuple(name for name in names if name in contract.depth_cameras)
+    return replace(task, cameras=names, depth_cameras=depth, image_size=None), replace(
+        rig, cameras={**rig.cameras, **cameras}
+    )
 
 
 def match_action_space(task: TaskConfig, contract: Contract) -> TaskConfig:

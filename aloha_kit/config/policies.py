@@ -57,6 +57,11 @@ class PolicyConfig:
     """Read the true object poses as well; simulation only, for debugging and quick baselines."""
     sensors: tuple[str, ...] = ()
     """Further vectors to read, by their names in the contract: effort, sensors/left_wrench, …"""
+    depth_cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
+    """Cameras whose depth is read, as a fourth channel of their images."""
+    depth_max_m: float = 2.0
+    """Depth in m that this channel is divided by; greater ones count as this one, and where nothing was measured the
+    channel is -1."""
     n_obs_steps: int = 1
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
@@ -86,6 +91,11 @@ class PolicyConfig:
     @property
     def reads_goal(self) -> bool:
         """Whether the network reads a goal observation beside the present ones."""
+        return False
+
+    @property
+    def samples_goal(self) -> bool:
+        """Whether the goal of training is a drawn later observation of the episode instead of its last."""
         return False
 
     @property
@@ -120,6 +130,12 @@ class PolicyConfig:
             raise ValueError(f"std_floor must be positive, given {self.std_floor}")
         if self.image_size is not None:
             at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
+        if not 0 < self.depth_max_m < 65.536:
+            raise ValueError(f"depth_max_m must be above 0 and below 65.536 (uint16 mm), given {self.depth_max_m:g}")
+        if len(set(self.depth_cameras)) < len(self.depth_cameras):
+            raise ValueError(f"depth_cameras names a camera twice: {', '.join(self.depth_cameras)}")
+        if self.depth_cameras and not self.use_images:
+            raise ValueError("depth is a channel of the images: depth_cameras needs use_images true")
         if not 0 < self.image_crop <= 1:
             raise ValueError(f"image_crop must be in (0, 1], given {self.image_crop}")
         if not self.use_images:

@@ -27,8 +27,9 @@ class PolicyFlags(CommandArgs):
     cameras: Annotated[tuple[str, ...] | None, arg(metavar="NAME ...")] = None
     """Cameras that the policy reads, in its training's order, where the checkpoint lacks them (published ACT); by
     default the task's."""
-    goal: Annotated[str | None, arg(metavar="EPISODE[:STEP]")] = None
-    """Goal observation of a policy that reads one (goal_mode last): a step of an episode file, by default its last."""
+    goal: Annotated[str | None, arg(metavar="PLACE[:EPISODE][@STEP]")] = None
+    """Goal observation of a policy that reads one (goal_mode): a step of a recorded episode of any format, by default
+    its last. Of a place with several episodes, EPISODE is one, from 0."""
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
     """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
 

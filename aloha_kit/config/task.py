@@ -20,6 +20,7 @@ class TaskConfig:
     episode_len: int = 500  # actions in an episode; observations are one more
     rate_hz: float = 50.0  # control rate; on a robot that of its cameras, or images repeat
     cameras: tuple[str, ...] = ("top",)  # of the rig, in the order in which a policy reads them
+    depth_cameras: tuple[str, ...] = ()  # those of them whose depth a simulation renders; a robot's rig names its own
     image_size: tuple[int, int] | None = None  # (height, width) in place of the rig's, simulation only
     action_space: str | None = None  # joints, ee or ee_delta, of a simulation that has a choice; else what it has
     dataset_dir: str = "data/{task}"  # where episodes are recorded to and read from; {task} is the name
@@ -33,6 +34,11 @@ class TaskConfig:
             raise ValueError(f"rate_hz must be positive, given {self.rate_hz}")
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"each camera can be named once, given {', '.join(self.cameras)}")
+        if unknown := [name for name in self.depth_cameras if name not in self.cameras]:
+            raise ValueError(
+                f"depth_cameras names '{unknown[0]}', which is none of the cameras: "
+                f"{', '.join(self.cameras) or '(none)'}"
+            )
 
     def camera_sizes(self, rig: RigConfig) -> dict[str, tuple[int, int]]:
         """{camera: (height, width)} of the task's cameras: `image_size`, or else the rig's own size."""

@@ -92,6 +92,8 @@ class TrainConfig:
     """Steps between checkpoints that are kept for good (step_N), 0 for none; last and best are always kept."""
     save_every_epochs: int = 0
     """Epochs (passes over the data) between checkpoints that are kept for good (epoch_N), 0 for none."""
+    eval_goal: Annotated[str | None, arg(metavar="PLACE[:EPISODE][@STEP]")] = None
+    """Goal observation of those rollouts, for a policy that reads one; see --goal of evaluation."""
     eval_every: int = 0
     """Steps between rollouts in simulation, 0 for none; best is then the checkpoint that succeeds most."""
     eval_rollouts: int = 10

@@ -18,8 +18,8 @@ class ObservationHistory:
     Args:
         policy: what acts.
         n_obs_steps: how many steps the policy reads, the present one included.
-        cameras: those that it reads. Their images are taken at once, because an environment may draw an image only
-            until the next step; a camera's own JPEG stays undecoded.
+        cameras: those that it reads. Their images, and all depth, are taken at once, because an environment may draw
+            an image only until the next step; a camera's own JPEG stays undecoded.
     """
 
     def __init__(self, policy: Executor, n_obs_steps: int, cameras: Iterable[str]) -> None:
@@ -39,6 +39,8 @@ class ObservationHistory:
         images, jpegs = observation["images"], observation.get("images_jpeg", {})
         if any(name not in jpegs for name in self._cameras):
             observation = {**observation, "images": {name: images[name] for name in images if name in self._cameras}}
+        if "images_depth" in observation:
+            observation = {**observation, "images_depth": dict(observation["images_depth"])}
         while len(self._earlier) < (self._earlier.maxlen or 0):
             self._earlier.append(observation)
         history = list(self._earlier)

@@ -12,7 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aloha_kit.core.errors import ContractError, reason, shown
-from aloha_kit.core.features import ACTION, Feature, IMAGE, IMAGES, object_poses, rate_of, STATE, texts_of
+from aloha_kit.core.features import (
+    ACTION,
+    DEPTH,
+    DEPTHS,
+    Feature,
+    IMAGE,
+    IMAGES,
+    object_poses,
+    rate_of,
+    STATE,
+    texts_of,
+)
 from aloha_kit.core.lang import joined, Message
 
 UNITS = {"joints": "rad", "gripper": "0 closed, 1 open"}
@@ -86,6 +97,11 @@ class Contract:
     def cameras(self) -> dict[str, tuple[int, int]]:
         """{name: (height, width)} of the cameras, in pixels."""
         return {f.name.removeprefix(IMAGES): (f.shape[0], f.shape[1]) for f in self.features if f.role == IMAGE}
+
+    @property
+    def depth_cameras(self) -> dict[str, tuple[int, int]]:
+        """{name: (height, width)} of the cameras' depth, in pixels."""
+        return {f.name.removeprefix(DEPTHS): (f.shape[0], f.shape[1]) for f in self.features if f.role == DEPTH}
 
     @property
     def sensors(self) -> tuple[Feature, ...]:
@@ -205,6 +221,21 @@ class Contract:
             )
         return tuple(dataclasses.replace(there[name], optional=False) for name in names)
 
+    def named_depth(self, cameras: Iterable[str]) -> tuple[Feature, ...]:
+        """Depth of the cameras that a policy lists, sorted by name; none of them is optional any more.
+
+        Raises:
+            ContractError: a camera without depth; lists those that have it.
+        """
+        there = self.depth_cameras
+        if missing := sorted(set(cameras) - there.keys()):
+            raise ContractError(
+                f"the policy reads the depth of camera '{missing[0]}', which is not there; depth is of: "
+                f"{', '.join(there) or '(no camera)'}"
+            )
+        wanted = [Feature.depth(camera, there[camera]) for camera in sorted(cameras)]
+        return tuple(dataclasses.replace(feature, optional=False) for feature in wanted)
+
     def renamed(self, names: Mapping[str, str]) -> Contract:
         """Contract with renamed cameras, {this contract's: the new one}; their order stays.
 
@@ -218,7 +249,7 @@ class Contract:
                 raise ContractError(f"cannot rename camera '{name}' to '{new}': there are: {there}{hint}")
         if len({names.get(name, name) for name in self.cameras}) != len(self.cameras):
             raise ContractError(f"cannot rename {dict(names)}: two cameras of {there} would have one name")
-        changed = {f"{kind}{name}": f"{kind}{new}" for name, new in names.items() for kind in (IMAGES, "images_depth/")}
+        changed = {f"{kind}{name}": f"{kind}{new}" for name, new in names.items() for kind in (IMAGES, DEPTHS)}
         features = tuple(dataclasses.replace(f, name=changed.get(f.name, f.name)) for f in self.features)
         return dataclasses.replace(self, features=features)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from dm_env import specs
 
 from aloha_kit.core.contract import Contract
-from aloha_kit.core.features import Observation
+from aloha_kit.core.features import DEPTHS, IMAGES, Observation
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.policy import Action
 
@@ -110,7 +110,8 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
     def observation_spec(self) -> dict[str, Any]:
         """Specs nested like the observation of a simulation; `stamps` of a reset lacks `command`."""
         contract = self.contract
-        stamps = ["qpos", "deadline", *(f"images/{name}" for name in contract.cameras)]
+        depth = contract.depth_cameras
+        images = [*(f"{IMAGES}{name}" for name in contract.cameras), *(f"{DEPTHS}{name}" for name in depth)]
         vectors = [feature for feature in contract.inputs if len(feature.shape) == 1]
         return {
             **{feature.name: specs.Array(feature.shape, np.float32, feature.name) for feature in vectors},
@@ -118,7 +119,12 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
                 name: specs.BoundedArray((*size, 3), np.uint8, 0, 255, f"images/{name}")
                 for name, size in contract.cameras.items()
             },
-            "stamps": {name: specs.Array((), np.int64, f"stamps/{name}") for name in stamps},
+            **(
+                {"images_depth": {n: specs.Array(size, np.uint16, f"{DEPTHS}{n}") for n, size in depth.items()}}
+                if depth
+                else {}
+            ),
+            "stamps": {name: specs.Array((), np.int64, f"stamps/{name}") for name in ("qpos", "deadline", *images)},
         }
 
     def action_spec(self) -> specs.BoundedArray:

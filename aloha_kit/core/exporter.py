@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, ContractError
-from aloha_kit.core.features import DEPTH, IMAGES
+from aloha_kit.core.features import DEPTHS, IMAGES
 from aloha_kit.core.source import Image, RecordedEpisode
 
 AnyArray = TypeVar("AnyArray", bound=npt.NDArray[Any])
@@ -111,8 +111,7 @@ class ExportRecord:
 
     def complete(self, episode: RecordedEpisode) -> None:
         """Note as lost what the episode has and this record does not."""
-        depth = {f"images_depth/{name}" for name in getattr(episode, "depth_cameras", ())}
-        depth |= {sensor.name for sensor in episode.contract.sensors if sensor.role == DEPTH}
+        depth = {f"{DEPTHS}{name}" for name in (*episode.depth_cameras, *episode.contract.depth_cameras)}
         there = [*episode_arrays(episode), *(f"{IMAGES}{camera}" for camera in episode.cameras), *sorted(depth)]
         written = {*self.arrays, *(f"{IMAGES}{camera}" for camera in self.images)}
         attributes = [name for name in attributes_of(episode) if name not in self.attributes]

@@ -18,7 +18,7 @@ from aloha_kit.core.errors import ContractError, shown
 
 STATE, ACTION, IMAGE, DEPTH, PRIVILEGED = "state", "action", "image", "depth", "privileged"
 VELOCITY, EFFORT = "velocity", "effort"
-IMAGES, SENSORS = "images/", "sensors/"  # before a camera's name, before a sensor's
+IMAGES, DEPTHS, SENSORS = "images/", "images_depth/", "sensors/"  # before a camera's name, or a sensor's
 
 _DTYPES = ("float32", "uint8", "uint16")
 
@@ -37,12 +37,13 @@ class Role:
         name: in a contract.
         vectors: names of its vectors in an observation, in messages and, under `/observations`, in an episode file.
             Features of other names are stored as `images/<camera>`, `images_depth/<camera>` or `sensors/<name>`.
-        read: "always"; "listed" in a policy's `sensors`; "privileged", with `use_environment_state`; or "never".
+        read: "always"; "listed" in a policy's `sensors`; "privileged", with `use_environment_state`; "depth", of the
+            cameras in `depth_cameras`; or "never".
     """
 
     name: str
     vectors: tuple[str, ...] = ()
-    read: Literal["always", "listed", "privileged", "never"] = "listed"
+    read: Literal["always", "listed", "privileged", "depth", "never"] = "listed"
 
 
 ROLES = {
@@ -51,7 +52,7 @@ ROLES = {
         Role(STATE, ("qpos",), read="always"),
         Role(ACTION, read="never"),
         Role(IMAGE, read="always"),
-        Role(DEPTH, read="never"),
+        Role(DEPTH, read="depth"),
         Role(VELOCITY, ("qvel", "base_vel")),
         Role(EFFORT, ("effort",)),
         Role(PRIVILEGED, ("environment_state",), read="privileged"),  # of a simulator only
@@ -112,6 +113,11 @@ class Feature:
     def image(cls, camera: str, size: tuple[int, int]) -> Feature:
         """A camera's RGB images; `size` is (height, width) in pixels."""
         return cls(f"{IMAGES}{camera}", IMAGE, (*size, 3), "uint8")
+
+    @classmethod
+    def depth(cls, camera: str, size: tuple[int, int]) -> Feature:
+        """A camera's depth in mm, 0 where nothing was measured; `size` is (height, width) in pixels."""
+        return cls(f"{DEPTHS}{camera}", DEPTH, size, "uint16", units=("mm",), optional=True)
 
     @classmethod
     def from_json(cls, raw: Any) -> Feature:
@@ -190,7 +196,7 @@ class Observation(TypedDict, total=False):
     effort: npt.NDArray[np.float32]  # (D,) in the driver's unit: mA on Dynamixel, N m in simulation
     images: Mapping[str, npt.NDArray[np.uint8]]  # {camera: (H, W, 3)}
     images_jpeg: Mapping[str, bytes]  # {camera: an ordinary JPEG of the same image}, of some cameras or none
-    images_depth: dict[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm
+    images_depth: Mapping[str, npt.NDArray[np.uint16]]  # {camera: (H, W)} mm, 0: not measured
     base_vel: npt.NDArray[np.float32]  # (2,) m/s, rad/s
     environment_state: npt.NDArray[np.float32]  # (E,) true object poses, simulation only
     sensors: Mapping[str, npt.NDArray[np.float32]]  # {sensor: (D,)} in the units of the contract

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ContractError
-from aloha_kit.core.features import Feature, IMAGE, IMAGES, Observation, value_of
+from aloha_kit.core.features import DEPTH, DEPTHS, Feature, IMAGE, IMAGES, Observation, value_of
 
 
 def read(observation: Observation, contract: Contract, n_obs_steps: int = 1) -> dict[str, npt.NDArray[Any]]:
@@ -73,15 +73,16 @@ def assembled(values: Mapping[str, Any]) -> Observation:
 
 def _checked(observation: Observation, feature: Feature) -> npt.NDArray[Any]:
     value, name = value_of(observation, feature.name), feature.name
-    if feature.role == IMAGE:
-        camera = name.removeprefix(IMAGES)
+    if feature.role in (IMAGE, DEPTH):
+        camera = f"camera '{name.removeprefix(IMAGES)}'"
+        if feature.role == DEPTH:
+            camera = f"depth of camera '{name.removeprefix(DEPTHS)}'"
         if value is None:
+            there = observation.get(name.partition("/")[0]) or {}
+            raise ContractError(f"{camera} is missing; there are: {', '.join(there) or '(none)'}")
+        if value.shape != feature.shape or value.dtype != np.dtype(feature.dtype):
             raise ContractError(
-                f"camera '{camera}' is missing; there are: {', '.join(observation.get('images', {})) or '(none)'}"
-            )
-        if value.shape != feature.shape or value.dtype != np.uint8:
-            raise ContractError(
-                f"camera '{camera}' must be {feature.shape} uint8 as in training, given {value.shape} {value.dtype}"
+                f"{camera} must be {feature.shape} {feature.dtype} as in training, given {value.shape} {value.dtype}"
             )
         return np.ascontiguousarray(value)
     return vector(value, feature, observation)

@@ -14,11 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
-from aloha_kit.core.errors import ConfigError, shown
+from aloha_kit.core.errors import ConfigError, EpisodeError, shown
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
+Depth = npt.NDArray[np.uint16]
 ImageReader = Callable[[str, int, "tuple[int, int] | None"], Image]
+DepthReader = Callable[[str, int], Depth]
 
 
 class RecordedEpisode(Protocol):
@@ -66,6 +68,11 @@ class RecordedEpisode(Protocol):
     @property
     def cameras(self) -> Sequence[str]:
         """Names of the cameras."""
+        ...
+
+    @property
+    def depth_cameras(self) -> Sequence[str]:
+        """Names of the cameras with depth."""
         ...
 
     @property
@@ -149,6 +156,14 @@ class RecordedEpisode(Protocol):
         """(height, width) of a camera's images."""
         ...
 
+    def depth(self, camera: str, i: int) -> Depth:
+        """Row i of a camera's depth as (H, W) uint16 mm, 0 where nothing was measured.
+
+        Raises:
+            EpisodeError: no depth of this camera, no such row, or one that is damaged.
+        """
+        ...
+
     def rows(self, camera: str) -> int:
         """Number of images of a camera; `frames` in a sound episode."""
         ...
@@ -167,6 +182,7 @@ class EpisodeData:
 
     Attributes:
         read_image: called with camera, row and the least size wanted (or None); gives (H, W, 3) uint8 RGB.
+        read_depth: called with camera and row; gives (H, W) uint16 mm, of the cameras whose depth the contract has.
         further_vectors: {feature: (T or T + 1, D)} of what is measured beside `qpos`.
         resources: open files and the like, whose `close` is called with the episode's.
     """
@@ -189,6 +205,7 @@ class EpisodeData:
     notes: tuple[str, ...] = ()
     action_offset: int = 0
     resources: tuple[Any, ...] = ()
+    read_depth: DepthReader | None = None
 
     @property
     def where(self) -> str:
@@ -211,6 +228,10 @@ class EpisodeData:
         return tuple(self.contract.cameras)
 
     @property
+    def depth_cameras(self) -> tuple[str, ...]:
+        return tuple(self.contract.depth_cameras) if self.read_depth else ()
+
+    @property
     def rate_hz(self) -> float:
         return self.contract.rate_hz
 
@@ -219,6 +240,11 @@ class EpisodeData:
 
     def image_size(self, camera: str) -> tuple[int, int]:
         return self.contract.cameras[camera]
+
+    def depth(self, camera: str, i: int) -> Depth:
+        if self.read_depth is None or camera not in self.contract.depth_cameras:
+            raise EpisodeError(f"{self.where} has no depth of '{camera}'")
+        return self.read_depth(camera, i)
 
     def rows(self, camera: str) -> int:
         return self.frames

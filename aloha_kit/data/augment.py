@@ -5,7 +5,7 @@ saturation 0.5. torchvision's v2 transforms draw once a call, hence once a batch
 costs a dozen small operations each; crop, resize, shift and rotation are one affine map, so one `grid_sample` does
 all of them for all samples, and interpolates once rather than twice. The colour arithmetic is that of torchvision
 (tested against its v2 kernels), in the fixed order brightness, contrast, saturation. Every camera of a sample is drawn
-separately.
+separately; its depth is moved like its image, each pixel to the nearest one, and keeps its values.
 """
 
 from __future__ import annotations
@@ -33,28 +33,43 @@ class Augment:
     seed: int = 0
 
     def __call__(self, batch: Batch, step: int, *, part: int = 0, parts: int = 1) -> Batch:
-        """The batch with augmented images: (B, 3, H, W) float in [0, 1]. The draws depend on seed and step alone, so a
-        resumed run draws what the uninterrupted one would have. Where this is only one of the equal `parts` of a batch,
-        it gets the draws that are its own in the whole."""
+        """The batch with augmented images: (B, 3, H, W) float in [0, 1], depth float in mm.
+
+        The draws depend on seed and step alone, so a resumed run draws what the uninterrupted one would have. Where
+        this is only one of the equal `parts` of a batch, it gets the draws that are its own in the whole.
+        """
         generator = torch.Generator().manual_seed(hash((self.seed, step)) & 0x7FFF_FFFF_FFFF_FFFF)
         changed = batch.copy()
-        images = batch["images"].items()
-        changed["images"] = {name: self.images(image, generator, part, parts) for name, image in images}
+        images, depth = batch["images"], batch.get("images_depth", {})
+        draws = {name: self._draws(image, generator, part, parts) for name, image in images.items()}
+        changed["images"] = {name: self._images(image, draws[name]) for name, image in images.items()}
+        if depth:
+            changed["images_depth"] = {name: self._depth(values, draws[name]) for name, values in depth.items()}
         return changed
 
-    def images(self, images: Tensor, generator: torch.Generator, part: int = 0, parts: int = 1) -> Tensor:
+    def images(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """(B, 3, H, W) uint8, or float in [0, 1], to float in [0, 1]; of (B, n_obs_steps, 3, H, W) a sample's steps
         alike."""
-        drawn = torch.rand(parts, len(images), 6, generator=generator)[part]
-        # (B, 6) in [-1, 1]; like any copy here that waited, this would have the host wait for the GPU's step before
-        draws = drawn.mul_(2).sub_(1).to(images.device, non_blocking=True)
-        moved = images.float() / 255 if images.dtype == torch.uint8 else images
-        if steps := images.shape[1:-3]:
-            draws, moved = draws.repeat_interleave(steps[0], dim=0), moved.flatten(0, 1)
-        moved = self._recolour(self._move(moved, draws[:, :3]), draws[:, 3:])
-        return moved.reshape(images.shape) if steps else moved
+        return self._images(images, self._draws(images, generator))
 
-    def _move(self, images: Tensor, draws: Tensor) -> Tensor:
+    def _draws(self, images: Tensor, generator: torch.Generator, part: int = 0, parts: int = 1) -> Tensor:
+        """(B, 6) in [-1, 1], or (B · n_obs_steps, 6)."""
+        drawn = torch.rand(parts, len(images), 6, generator=generator)[part]
+        # like any copy here that waited, this would have the host wait for the GPU's step before
+        draws = drawn.mul_(2).sub_(1).to(images.device, non_blocking=True)
+        steps = images.shape[1:-3]
+        return draws.repeat_interleave(steps[0], dim=0) if steps else draws
+
+    def _images(self, images: Tensor, draws: Tensor) -> Tensor:
+        moved = images.float() / 255 if images.dtype == torch.uint8 else images
+        moved = self._recolour(self._move(moved.reshape(-1, *images.shape[-3:]), draws[:, :3]), draws[:, 3:])
+        return moved.reshape(images.shape)
+
+    def _depth(self, depth: Tensor, draws: Tensor) -> Tensor:
+        moved = self._move(depth.float().reshape(-1, *depth.shape[-3:]), draws[:, :3], mode="nearest")
+        return moved.reshape(depth.shape)
+
+    def _move(self, images: Tensor, draws: Tensor, mode: str = "bilinear") -> Tensor:
         if self.crop >= 1 and not self.rotate_deg and not self.shift:
             return images
         height, width = images.shape[-2:]
@@ -68,7 +83,7 @@ class Augment:
         affine[:, :, 2] = draws[:, 1:3] * (1 - self.crop + 2 * self.shift)
         grid = F.affine_grid(affine, list(images.shape), align_corners=False)
         # the rim repeats what is next to it: black corners would be a feature that deployment never shows
-        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+        return F.grid_sample(images, grid, mode=mode, padding_mode="border", align_corners=False)
 
     def _recolour(self, images: Tensor, draws: Tensor) -> Tensor:
         amounts = (self.brightness, self.contrast, self.saturation)

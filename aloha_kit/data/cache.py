@@ -1,8 +1,8 @@
 """Frame cache: images decoded and resized once, then memory-mapped.
 
-One file of bytes per camera and size, (rows, 3, H, W), beside an index of the rows of each episode (by
-`EpisodeTable.cache_key`). Episodes are only ever appended, and an episode counts from the moment its rows are on the
-disk and the index is renamed into place: a build that was interrupted goes on with the next episode.
+One file of pixels per camera, kind (image, depth) and size, (rows, channels, H, W), beside an index of the rows of each
+episode (by `EpisodeTable.cache_key`). Episodes are only ever appended, and an episode counts from the moment its rows
+are on the disk and the index is renamed into place: a build that was interrupted goes on with the next episode.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import user_cache, write_text
 from aloha_kit.core.versions import FRAME_CACHE
-from aloha_kit.data.camera_frames import frame, MappedFrames
+from aloha_kit.data.camera_frames import FrameKind, MappedFrames, RGB
 from aloha_kit.data.index import EpisodeTable
 
 _LOG = logging.getLogger(__name__)
@@ -60,7 +60,13 @@ def folder_for(table: EpisodeTable, cache_dir: str | None) -> Path:
 
 
 def cached_frames(
-    table: EpisodeTable, sizes: Mapping[str, tuple[int, int]], folder: Path, *, workers: int, progress: bool = True
+    table: EpisodeTable,
+    sizes: Mapping[str, tuple[int, int]],
+    folder: Path,
+    *,
+    workers: int,
+    progress: bool = True,
+    kind: FrameKind = RGB,
 ) -> MappedFrames:
     """The frames of every row, from the cache in `folder`; what is missing is decoded first, `workers` at a time.
 
@@ -70,7 +76,7 @@ def cached_frames(
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        parts = {camera: _CameraFile(folder, camera, size) for camera, size in sizes.items()}
+        parts = {camera: _CameraFile(folder, camera, size, kind) for camera, size in sizes.items()}
         with _locked(folder / "lock"):
             for part in parts.values():
                 part.load(table)
@@ -82,17 +88,17 @@ def cached_frames(
             "Give another place with --cache_dir, or use --cache none"
         ) from error
     rows = {camera: part.rows(table) for camera, part in parts.items()}
-    return MappedFrames({camera: part.data for camera, part in parts.items()}, sizes, rows)
+    return MappedFrames({camera: part.data for camera, part in parts.items()}, sizes, rows, kind)
 
 
 class _CameraFile:
-    """One camera at one size: a file of frames and its index."""
+    """One camera's images or depth at one size: a file of frames and its index."""
 
-    def __init__(self, folder: Path, camera: str, size: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, camera: str, size: tuple[int, int], kind: FrameKind) -> None:
         self._folder = folder
-        self.camera, self.size = camera, size
-        self.frame_bytes = 3 * size[0] * size[1]
-        self._name = f"{camera}_{size[0]}x{size[1]}"
+        self.camera, self.size, self._kind = camera, size, kind
+        self.frame_bytes = kind.bytes(size)
+        self._name = f"{camera}_{size[0]}x{size[1]}{kind.name}"
         self._index = folder / f"{self._name}.json"
         self._generation = 0
         self._where: dict[str, tuple[int, int]] = {}  # episode key: first row, number of rows
@@ -150,13 +156,11 @@ class _CameraFile:
             with closing(table.open(number)) as episode:
                 for start in range(0, steps, _BLOCK):
                     stop = min(start + _BLOCK, steps)
-                    block = np.empty((stop - start, 3, *self.size), np.uint8)
+                    block = self._kind.empty(stop - start, self.size)
                     for i in range(start, stop):
-                        block[i - start] = frame(
-                            episode, self.camera, i, self.size
-                        ).numpy()  # (3, H, W), checked by resized()
+                        block[i - start] = self._kind.read(episode, self.camera, i, self.size)
                     # plain writes: a full disk is an error here, and would be a SIGBUS through a mapping
-                    _write_at(handle, memoryview(block.tobytes()), (first + start) * self.frame_bytes)
+                    _write_at(handle, memoryview(block.numpy().tobytes()), (first + start) * self.frame_bytes)
             os.fsync(handle)
         finally:
             os.close(handle)

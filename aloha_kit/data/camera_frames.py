@@ -1,4 +1,4 @@
-"""Camera frames by table row: from a memory-mapped cache, or decoded from the episodes on access."""
+"""Camera frames by table row, images or depth: from a memory-mapped cache, or decoded from the episodes on access."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import mmap
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.data.batch import nearest
 from aloha_kit.data.index import EpisodeTable
 
 Ints = npt.NDArray[np.int64]
@@ -33,7 +35,7 @@ class Frames(Protocol):
     """Source of camera frames."""
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
-        """{camera: (B, 3, H, W) uint8} of B rows of the table; with `pin`, tensors in
+        """{camera: (B, 3, H, W) uint8} of B rows of the table, or (B, 1, H, W) uint16 of depth; with `pin`, tensors in
         the host's memory are page-locked."""
         ...
 
@@ -66,30 +68,76 @@ def frame(episode: RecordedEpisode, camera: str, i: int, size: tuple[int, int]) 
     return resized(episode.image(camera, i, at_least=(OVERSAMPLING * height, OVERSAMPLING * width)), size)
 
 
+def depth_frame(episode: RecordedEpisode, camera: str, i: int, size: tuple[int, int]) -> Tensor:
+    """Frame i of a camera's depth as (1, height, width) uint16 mm, 0 where nothing was measured."""
+    return nearest(torch.from_numpy(episode.depth(camera, i))[None, None], size)[0].to(torch.uint16)
+
+
+@dataclass(frozen=True)
+class FrameKind:
+    """Kind of frames: what a camera's images or its depth consist of.
+
+    Attributes:
+        name: at the end of the names of cache files.
+        read: a frame of an open episode, (channels, height, width): episode, camera, row, size.
+    """
+
+    name: str
+    channels: int
+    dtype: torch.dtype
+    read: Callable[[RecordedEpisode, str, int, tuple[int, int]], Tensor]
+
+    def shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, height, width) of a frame."""
+        return self.channels, *size
+
+    def bytes(self, size: tuple[int, int]) -> int:
+        """Bytes of a frame."""
+        return math.prod(self.shape(size)) * self.dtype.itemsize
+
+    def empty(self, count: int, size: tuple[int, int], *, pin: bool = False, device: str | None = None) -> Tensor:
+        """(count, channels, height, width) of any content, in the host's memory unless `device` is given."""
+        return torch.empty((count, *self.shape(size)), dtype=self.dtype, pin_memory=pin, device=device)
+
+    @property
+    def array_type(self) -> npt.DTypeLike:
+        """The type of its pixels in numpy."""
+        return torch.empty(0, dtype=self.dtype).numpy().dtype
+
+
+RGB = FrameKind("", 3, torch.uint8, frame)
+DEPTH = FrameKind("_depth", 1, torch.uint16, depth_frame)
+
+
 class MappedFrames:
-    """Rows of memory-mapped files, one a camera, laid out (rows, 3, H, W): gathering is a copy and nothing else."""
+    """Rows of memory-mapped files, one a camera, laid out (rows, channels, H, W): gathering is a copy, nothing else."""
 
     RESIDENT = 2e9  # bytes/s; a gather that was slower had to wait for the disk
 
     def __init__(
-        self, files: Mapping[str, Path], sizes: Mapping[str, tuple[int, int]], rows: Mapping[str, Ints]
+        self,
+        files: Mapping[str, Path],
+        sizes: Mapping[str, tuple[int, int]],
+        rows: Mapping[str, Ints],
+        kind: FrameKind = RGB,
     ) -> None:
         """`rows[camera]` (N,) is the row in the camera's file of each row of the table."""
         self._rows = dict(rows)
         self._maps: dict[str, mmap.mmap] = {}
-        self._frames: dict[str, Image] = {}
+        self._frames: dict[str, npt.NDArray[Any]] = {}
+        self._sizes, self._kind = dict(sizes), kind
         self._cold = True
         for camera, file in files.items():
-            shape = (3, *sizes[camera])
+            shape = kind.shape(sizes[camera])
             with file.open("rb") as opened:
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            count = len(mapped) // math.prod(shape)
-            pixels = np.frombuffer(mapped, np.uint8, count * math.prod(shape))
+            count = len(mapped) // kind.bytes(sizes[camera])
+            pixels = np.frombuffer(mapped, kind.array_type, count * math.prod(shape))
             self._maps[camera], self._frames[camera] = mapped, pixels.reshape(count, *shape)
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
         places = {camera: where[rows] for camera, where in self._rows.items()}
-        images = {camera: empty_frames(len(rows), frames.shape[2:], pin) for camera, frames in self._frames.items()}
+        images = {camera: self._kind.empty(len(rows), self._sizes[camera], pin=pin) for camera in self._frames}
         if self._cold:
             self._read_ahead(places)
         began = time.perf_counter()
@@ -97,14 +145,14 @@ class MappedFrames:
             # numpy: one memcpy a frame, without the interpreter's lock. torch's index_select would use threads that the
             # training step needs, and its indexing with [] takes five times as long
             np.take(frames, places[camera], axis=0, out=images[camera].numpy(), mode="clip")
-        size = sum(image.numel() for image in images.values())
+        size = sum(image.nbytes for image in images.values())
         self._cold = size < self.RESIDENT * (time.perf_counter() - began)
         return images
 
     def _read_ahead(self, places: Mapping[str, Ints]) -> None:
         """Have the system read these frames side by side: touching them fetches one stretch of pages after another."""
         for camera, where in places.items():
-            size = math.prod(self._frames[camera].shape[1:])
+            size = self._kind.bytes(self._sizes[camera])
             for start in (where * size).tolist():
                 first = start - start % mmap.PAGESIZE
                 self._maps[camera].madvise(mmap.MADV_WILLNEED, first, start + size - first)
@@ -140,27 +188,25 @@ class OpenEpisodes:
 class DirectFrames:
     """Decodes each frame on access, several in parallel: slower than the cache, but needs no disk."""
 
-    def __init__(self, table: EpisodeTable, sizes: Mapping[str, tuple[int, int]], workers: int) -> None:
+    def __init__(
+        self, table: EpisodeTable, sizes: Mapping[str, tuple[int, int]], workers: int, kind: FrameKind = RGB
+    ) -> None:
         self._table = table
-        self._sizes = dict(sizes)
+        self._sizes, self._kind = dict(sizes), kind
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         self._open = OpenEpisodes(table)
 
     def gather(self, rows: Ints, *, pin: bool = False) -> dict[str, Tensor]:
         episodes = self._table.episode_of(rows)
         steps = rows - self._table.starts[episodes]
-        images = {camera: empty_frames(len(rows), size, pin) for camera, size in self._sizes.items()}
+        images = {camera: self._kind.empty(len(rows), size, pin=pin) for camera, size in self._sizes.items()}
 
         def decode(job: tuple[str, int]) -> None:
             camera, i = job
             # an episode serialises its readers, not its decoding
-            images[camera][i] = frame(self._open[int(episodes[i])], camera, int(steps[i]), self._sizes[camera])
+            episode = self._open[int(episodes[i])]
+            images[camera][i] = self._kind.read(episode, camera, int(steps[i]), self._sizes[camera])
 
         for _ in self._pool.map(decode, itertools.product(self._sizes, range(len(rows)))):
             pass  # raises what a job raised
         return images
-
-
-def empty_frames(count: int, size: Sequence[int], pin: bool) -> Tensor:
-    """(count, 3, height, width) uint8 of any content in the host's memory."""
-    return torch.empty((count, 3, *size), dtype=torch.uint8, pin_memory=pin)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from aloha_kit.data.camera_frames import frame, OpenEpisodes
+from aloha_kit.data.camera_frames import depth_frame, frame, OpenEpisodes
 from aloha_kit.data.chunks import Chunks
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.stats import Moments
@@ -26,6 +26,7 @@ class TrainingSample(TypedDict):
     """
 
     image: dict[str, Tensor]  # {camera: (3, H, W)} uint8, or float in [0, 1] where normalised
+    depth: dict[str, Tensor]  # {camera: (1, H, W)} uint16 mm, 0 where nothing was measured; float where normalised
     state: Tensor  # (S,) float32
     vectors: dict[str, Tensor]  # {feature: (D,)} float32: privileged state and sensors, by their names in the contract
     action: Tensor  # (K, A) float32
@@ -47,7 +48,7 @@ class ChunkDataset(Dataset[TrainingSample]):
             to 1; by default everything is as recorded. Rows of zeros past the end are normalised too, and masked.
 
     What is in a sample is what the table's contract has: privileged state where every episode has it, and the sensors
-    that `read_table` was given.
+    and the depth that `read_table` was given.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class ChunkDataset(Dataset[TrainingSample]):
         self._rows = table.rows_of(self._episodes)
         self._chunks = Chunks(table, chunk_size)
         self._sizes = {camera: image_size or size for camera, size in table.contract.cameras.items()}
+        self._depth = {camera: self._sizes[camera] for camera in table.contract.depth_cameras}
         self._open = OpenEpisodes(table)
         self._n_obs_steps, self._random_start, self._normalise = n_obs_steps, random_start, normalise
 
@@ -88,7 +90,12 @@ class ChunkDataset(Dataset[TrainingSample]):
             camera: self._observed([frame(episode, camera, i, size) for i in steps])
             for camera, size in self._sizes.items()
         }
-        sample = TrainingSample(image=image, state=vectors.pop("qpos"), vectors=vectors, action=action, is_pad=is_pad)
+        depth = {
+            camera: self._observed([depth_frame(episode, camera, i, size) for i in steps])
+            for camera, size in self._depth.items()
+        }
+        state = vectors.pop("qpos")
+        sample = TrainingSample(image=image, depth=depth, state=state, vectors=vectors, action=action, is_pad=is_pad)
         return self._normalised(sample) if self._normalise else sample
 
     def _observed(self, steps: list[Tensor]) -> Tensor:
@@ -105,6 +112,7 @@ class ChunkDataset(Dataset[TrainingSample]):
     def _normalised(self, sample: TrainingSample) -> TrainingSample:
         return TrainingSample(
             image={camera: image / 255 for camera, image in sample["image"].items()},
+            depth={camera: values.to(torch.float32) for camera, values in sample["depth"].items()},
             state=_standard(sample["state"], self.statistics["qpos"]),
             vectors={name: _standard(values, self.statistics[name]) for name, values in sample["vectors"].items()},
             action=_standard(sample["action"], self.statistics["action"]),

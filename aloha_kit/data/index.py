@@ -73,6 +73,15 @@ class EpisodeTable:
         episodes = self.episode_of(rows)
         return np.asarray(self.starts[episodes] + self.lengths[episodes] - 1)
 
+    def later_rows(self, rows: Ints, seed: int, step: int) -> Ints:
+        """A row after each row in its episode, and the last one for itself.
+
+        Drawn for the whole table by seed and step, so that a row has the same one in any piece of a batch.
+        """
+        shares = np.random.default_rng([seed, step, 0x60A1]).random(len(self))[rows]
+        last = self.last_rows(rows)
+        return np.minimum(rows + 1 + (shares * (last - rows)).astype(np.int64), last)
+
     def first_rows(self, rows: Ints) -> Ints:
         """The first row of each row's episode."""
         return self.starts[self.episode_of(rows)]
@@ -121,6 +130,7 @@ def read_table(
     *,
     cameras: Sequence[str] | None = None,
     sensors: Sequence[str] = (),
+    depth_cameras: Sequence[str] = (),
     action_offset: int | None = None,
     include_failed: bool = False,
 ) -> EpisodeTable:
@@ -129,13 +139,14 @@ def read_table(
     Args:
         cameras: which to use, in this order; all of the first episode when None.
         sensors: vectors to read beside state, action and privileged features, by their names in the contract.
+        depth_cameras: cameras whose depth is read.
         action_offset: see `EpisodeTable.offsets`; None takes each episode's own.
         include_failed: take episodes that are marked as failures too.
 
     Raises:
         EpisodeError: no episode, or one that is damaged, whose streams are shorter than its actions, or that holds
             a value which is not finite; names episode, stream and row.
-        ConfigError: a camera that an episode lacks; lists its cameras.
+        ConfigError: a camera or depth that an episode lacks; lists its cameras.
         ContractError: episodes that describe different embodiments; lists the differences by episode.
     """
     parts: list[_EpisodeVectors] = []
@@ -146,7 +157,7 @@ def read_table(
                 if episode.success is False and not include_failed:
                     failed += 1
                     continue
-                parts.append(_read(number, episode, cameras, sensors, action_offset))
+                parts.append(_read(number, episode, cameras, sensors, depth_cameras, action_offset))
         except EpisodeError as error:
             raise EpisodeError(f"{error}; {source.advice}") from error
     if not parts:
@@ -216,6 +227,7 @@ def _read(
     episode: RecordedEpisode,
     cameras: Sequence[str] | None,
     sensors: Sequence[str],
+    depth_cameras: Sequence[str],
     action_offset: int | None,
 ) -> _EpisodeVectors:
     if episode.length < 1:
@@ -235,7 +247,7 @@ def _read(
         qpos=qpos,
         action=action,
         further_vectors=vectors,
-        contract=_narrow(episode, chosen, sensors, action.shape[1]),
+        contract=_narrow(episode, chosen, sensors, depth_cameras, action.shape[1]),
         id=episode.id,
         task=str(episode.attrs.get("task") or ""),
         assumption=episode.assumption,
@@ -281,8 +293,15 @@ def _vectors(episode: RecordedEpisode, sensors: Sequence[str]) -> dict[str, Floa
     }
 
 
-def _narrow(episode: RecordedEpisode, cameras: Sequence[str], sensors: Sequence[str], actions: int) -> Contract:
-    """The episode's contract with these cameras and sensors, for `actions` entries of action, a base's included."""
+def _narrow(
+    episode: RecordedEpisode,
+    cameras: Sequence[str],
+    sensors: Sequence[str],
+    depth_cameras: Sequence[str],
+    actions: int,
+) -> Contract:
+    """The episode's contract with these cameras, sensors and depth, for `actions` entries of action, a base's
+    included."""
     contract = episode.contract
     for camera in cameras:
         if camera not in contract.cameras:
@@ -296,7 +315,23 @@ def _narrow(episode: RecordedEpisode, cameras: Sequence[str], sensors: Sequence[
         command = Feature.vector("action", ACTION, names, units)
         contract = dataclasses.replace(contract, features=(state, command, *others))
     contract = contract.with_cameras({camera: contract.cameras[camera] for camera in cameras})
-    return contract.with_sensors((*contract.privileged, *contract.named_sensors(sensors)))
+    depth = [_depth_of(episode, camera) for camera in depth_cameras]
+    return contract.with_sensors((*contract.privileged, *contract.named_sensors(sensors), *depth))
+
+
+def _depth_of(episode: RecordedEpisode, camera: str) -> Feature:
+    """A camera's depth in the contract of an episode; files of other tools have it without a contract of their own."""
+    if camera not in episode.depth_cameras:
+        raise ConfigError(
+            Message(
+                "{where} has no depth of camera '{camera}'. {known}",
+                where=episode.where,
+                camera=camera,
+                known=did_you_mean(camera, episode.depth_cameras),
+            )
+        )
+    height, width = episode.depth(camera, 0).shape
+    return Feature.depth(camera, (height, width))
 
 
 def _counted_notes(parts: Sequence[_EpisodeVectors]) -> tuple[str, ...]:

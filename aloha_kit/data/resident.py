@@ -13,6 +13,7 @@ from torch import Tensor
 
 from aloha_kit.core import ConfigError
 from aloha_kit.data.cache import cached_frames
+from aloha_kit.data.camera_frames import FrameKind, RGB
 from aloha_kit.data.index import EpisodeTable
 
 Ints = npt.NDArray[np.int64]
@@ -22,7 +23,7 @@ _BLOCK = 64  # frames a camera copied at a time
 
 
 class ResidentFrames:
-    """Every frame of a table on one device, (N, 3, H, W) a camera in the table's order."""
+    """Every frame of a table on one device, (N, channels, H, W) a camera in the table's order."""
 
     def __init__(self, frames: Mapping[str, Tensor]) -> None:
         self._frames = dict(frames)
@@ -42,6 +43,7 @@ def resident_frames(
     *,
     workers: int,
     progress: bool = True,
+    kind: FrameKind = RGB,
 ) -> ResidentFrames:
     """The frames of every row on `device`, from the cache in `folder`, which is built first where it has to be.
 
@@ -50,17 +52,15 @@ def resident_frames(
             decoded), or the cache cannot be built.
         EpisodeError: a frame cannot be decoded.
     """
-    needed = len(table) * sum(3 * height * width for height, width in sizes.values())
+    needed = len(table) * sum(map(kind.bytes, sizes.values()))
     free = free_memory(device)
     if needed > SHARE * free:
         raise ConfigError(
             f"the frames need {needed / 1e9:.1f} GB on {device}, where {free / 1e9:.1f} GB are free and a quarter is "
             "left to the network. Use a smaller --image_size, fewer cameras, or --cache disk"
         )
-    source = cached_frames(table, sizes, folder, workers=workers, progress=progress)
-    frames = {
-        camera: torch.empty((len(table), 3, *size), dtype=torch.uint8, device=device) for camera, size in sizes.items()
-    }
+    source = cached_frames(table, sizes, folder, workers=workers, progress=progress, kind=kind)
+    frames = {camera: kind.empty(len(table), size, device=device) for camera, size in sizes.items()}
     pin = device.startswith("cuda")
     for start in range(0, len(table), _BLOCK):
         stop = min(start + _BLOCK, len(table))

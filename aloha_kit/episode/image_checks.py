@@ -1,4 +1,4 @@
-"""Checks of recorded images: damaged, black, frozen, slow cameras."""
+"""Checks of recorded images and depth: damaged, black, frozen, slow cameras."""
 
 from __future__ import annotations
 
@@ -32,6 +32,27 @@ def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             yield from _compare(episode, camera, frames, bounds)
         except EpisodeError as error:
             yield finding("error", "images", without_path(error, episode.path))
+    for camera in episode.depth_cameras:
+        try:
+            yield from _look_at_depth(episode, camera)
+        except EpisodeError as error:
+            yield finding("error", "depth", without_path(error, episode.path))
+
+
+def _look_at_depth(episode: Episode, camera: str) -> Iterator[Finding]:
+    """Read the depth of some rows and check its size, and that something was measured."""
+    expected = episode.contract.depth_cameras.get(camera)
+    chosen = np.unique(np.linspace(0, episode.frames - 1, _SAMPLES).round().astype(int))
+    blank = 0
+    for i in chosen.tolist():
+        depth = episode.depth(camera, i)
+        if expected is not None and depth.shape != expected:
+            message = f"frame {i} of the depth of camera '{camera}' is {depth.shape}, the contract {expected}"
+            yield finding("error", "depth", message)
+            return
+        blank += not depth.any()
+    message = f"depth of camera '{camera}' measures nothing in {blank} of {len(chosen)} frames looked at"
+    yield from graded(blank / len(chosen), (1e-9, 1), "depth", message)
 
 
 def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterator[Finding]:

@@ -38,6 +38,13 @@ def fit(image: Image, height: int, width: int | None = None) -> Image:
     return frame
 
 
+def depth_image(depth: npt.NDArray[np.uint16], farthest_mm: int) -> Image:
+    """(H, W) mm as (H, W, 3): near is yellow, `farthest_mm` and beyond blue, black where nothing was measured."""
+    near = 255 - np.clip(depth * (255.0 / max(farthest_mm, 1)), 0, 255).astype(np.uint8)
+    coloured = cv2.cvtColor(cv2.applyColorMap(near, cv2.COLORMAP_CIVIDIS), cv2.COLOR_BGR2RGB)
+    return np.where(depth[..., None] > 0, coloured, 0).astype(np.uint8)
+
+
 def row(images: Sequence[Image], height: int, *, labels: Sequence[str] = (), gap: int = 4) -> Image:
     """Images side by side at equal height, each with its name in the corner."""
     cells: list[Image] = []

@@ -18,9 +18,11 @@ def entity_of(name: str) -> str:
     return f"other/{name}" if arm in ("", BASE) else f"arms/{arm}/{name.partition('_')[2]}"
 
 
-def camera_grid(cameras: Iterable[str]) -> Any:
-    """A view of each camera's image, in a grid."""
-    return rrb.Grid(*[rrb.Spatial2DView(origin=f"cameras/{c}", name=c) for c in cameras], name="cameras")
+def camera_grid(cameras: Iterable[str], depth: Iterable[str] = ()) -> Any:
+    """A view of each camera's image and depth, in a grid."""
+    views = [rrb.Spatial2DView(origin=f"cameras/{c}", name=c) for c in cameras]
+    views += [rrb.Spatial2DView(origin=f"depth/{c}", name=f"depth of {c}") for c in depth]
+    return rrb.Grid(*views, name="cameras")
 
 
 def arm_views(names: Iterable[str]) -> list[Any]:

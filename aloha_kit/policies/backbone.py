@@ -15,6 +15,7 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError, ContractError
+from aloha_kit.data.batch import nearest
 from aloha_kit.policies.normalise import ImageNormaliser
 
 _BLOCKS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
@@ -63,16 +64,16 @@ def _convolved(x: Tensor, convolution: nn.Conv2d, norm: nn.Module) -> Tensor:
 
 
 class ResNetTrunk(nn.Module):
-    """(N, 3, H, W) to (N, channels, H / stride, W / stride), sizes rounded up. Names are torchvision's.
+    """(N, inputs, H, W) to (N, channels, H / stride, W / stride), sizes rounded up. Names are torchvision's.
 
     Built from torchvision's blocks rather than its `ResNet`, whose width is fixed and whose later
     stages would be made only to be discarded.
     """
 
-    def __init__(self, config: PolicyConfig) -> None:
+    def __init__(self, config: PolicyConfig, inputs: int = 3) -> None:
         super().__init__()
         norm, width = _NORMS[config.backbone_norm], config.backbone_width
-        self.conv1 = nn.Conv2d(3, width, kernel_size=7, stride=2, padding=3, bias=False)
+        self.conv1 = nn.Conv2d(inputs, width, kernel_size=7, stride=2, padding=3, bias=False)
         self.bn1 = norm(width)
         channels = width
         make = _Bottleneck if config.backbone == "resnet50" else _Block
@@ -142,30 +143,43 @@ def _cropped(size: tuple[int, int], share: float) -> tuple[int, int]:
 class ImageEncoder(nn.Module):
     """Every camera's image to its feature map: resize, crop, normalise, ResNet (one for all cameras or one each).
 
+    Depth is a fourth channel: m / depth_max_m up to 1, and -1 where nothing was measured. So is all of it, for a camera
+    without depth whose ResNet is shared with one that has it.
+
     Attributes:
         channels: of a camera's map, those of all `n_obs_steps` side by side.
         map_sizes: (height, width) of each camera's map, in the order of `cameras`.
     """
 
-    def __init__(self, config: PolicyConfig, cameras: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self,
+        config: PolicyConfig,
+        cameras: Mapping[str, tuple[int, int]],
+        depth: Mapping[str, tuple[int, int]] | None = None,
+    ) -> None:
+        """`cameras` and `depth`, of some of them: {name: recorded (height, width)}."""
         super().__init__()
         self.cameras = tuple(cameras)
         self.recorded = dict(cameras)
         self.sizes = {name: config.image_size or size for name, size in cameras.items()}
         self.crops = {name: _cropped(size, config.image_crop) for name, size in self.sizes.items()}
+        self.depth, self.depth_max_mm = dict(depth or {}), 1000 * config.depth_max_m
         self.normalise = ImageNormaliser()
-        own = self.cameras[:1] if config.share_backbone else self.cameras
-        self.backbones = nn.ModuleList(ResNetTrunk(config) for _ in own)
+        with_depth = [bool(self.depth)] if config.share_backbone else [name in self.depth for name in self.cameras]
+        self.backbones = nn.ModuleList(ResNetTrunk(config, inputs=3 + further) for further in with_depth)
         self.channels = config.window * self._trunk(0).channels
         self.map_sizes = [self._trunk(0).map_size(*self.crops[name]) for name in self.cameras]
 
-    def forward(self, images: Mapping[str, Tensor]) -> list[Tensor]:
+    def forward(self, images: Mapping[str, Tensor], depth: Mapping[str, Tensor] | None = None) -> list[Tensor]:
         """{camera: (B, 3, H, W) uint8 or float in [0, 1]} to one (B, channels, h, w) a camera.
 
+        Args:
+            depth: {camera: (B, 1, H, W)} mm, 0 where nothing was measured, of the cameras whose depth is read.
+
         Raises:
-            ContractError: a camera is missing or its image is neither of the recorded size nor `image_size`.
+            ContractError: a camera or its depth is missing, or neither of the recorded size nor `image_size`.
         """
-        ready = [self._prepare(name, images) for name in self.cameras]
+        ready = [self._prepare(name, images, depth or {}) for name in self.cameras]
         if len(self.backbones) > 1:
             return [backbone(image) for backbone, image in zip(self.backbones, ready, strict=True)]
         if len(set(self.crops.values())) > 1:
@@ -178,8 +192,9 @@ class ImageEncoder(nn.Module):
         self.recorded = {names.get(name, name): size for name, size in self.recorded.items()}
         self.sizes = {names.get(name, name): size for name, size in self.sizes.items()}
         self.crops = {names.get(name, name): size for name, size in self.crops.items()}
+        self.depth = {names.get(name, name): size for name, size in self.depth.items()}
 
-    def _prepare(self, name: str, images: Mapping[str, Tensor]) -> Tensor:
+    def _prepare(self, name: str, images: Mapping[str, Tensor], depth: Mapping[str, Tensor]) -> Tensor:
         if name not in images:
             raise ContractError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
         image, size = images[name], self.sizes[name]
@@ -192,9 +207,26 @@ class ImageEncoder(nn.Module):
         image = self.normalise(image)
         if given != size:
             image = F.interpolate(image, size=list(size), mode="bilinear", antialias=True, align_corners=False)
+        if name in self.depth or (self.depth and len(self.backbones) == 1):
+            image = torch.cat([image, self._depth_channel(name, image, depth)], dim=1)
         if self.crops[name] != size:
             image = (random_crop if self.training else center_crop)(image, *self.crops[name])
         return image.contiguous(memory_format=torch.channels_last)
+
+    def _depth_channel(self, name: str, image: Tensor, depth: Mapping[str, Tensor]) -> Tensor:
+        """(B, 1, height, width) of the size of the camera's image."""
+        if name not in self.depth:
+            return torch.full_like(image[:, :1], -1)
+        if name not in depth:
+            raise ContractError(f"depth of camera '{name}' is missing; there are: {', '.join(depth) or '(none)'}")
+        given, size = tuple(depth[name].shape[-2:]), self.sizes[name]
+        if given not in {size, self.depth[name]} or depth[name].shape[-3] != 1:
+            raise ContractError(
+                f"depth of camera '{name}' must be (B, 1, {self.depth[name][0]}, {self.depth[name][1]}) as recorded"
+                f" or (B, 1, {size[0]}, {size[1]}), given {tuple(depth[name].shape)}"
+            )
+        values = nearest(depth[name], size)
+        return torch.where(values > 0, (values / self.depth_max_mm).clamp(max=1), -1)
 
     def _trunk(self, index: int) -> ResNetTrunk:
         return cast(ResNetTrunk, self.backbones[index])
@@ -216,4 +248,7 @@ class ImageEncoder(nn.Module):
             ) from error
         for backbone in self.backbones:
             own = backbone.state_dict()
-            backbone.load_state_dict({key: value for key, value in state.items() if key in own})
+            known = {key: value for key, value in state.items() if key in own}
+            if further := own["conv1.weight"].shape[1] - 3:  # depth: it has no effect until it is trained
+                known["conv1.weight"] = F.pad(known["conv1.weight"], (0, 0, 0, 0, 0, further))
+            backbone.load_state_dict(known)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aloha_kit.core import Contract
-from aloha_kit.core.features import IMAGES
+from aloha_kit.core.features import DEPTHS, IMAGES
 from aloha_kit.core.inputs import shape_of
 from aloha_kit.data.batch import Batch
 
@@ -41,22 +41,28 @@ class Collator:
 
 
 def assembled(tensors: Mapping[str, Tensor]) -> Batch:
-    """A batch of {feature: (B, …)}; images (B, …, H, W, 3) as bytes, a quarter of what floats would be."""
+    """A batch of {feature: (B, …)}; images (B, …, H, W, 3) as bytes, a quarter of what floats would be, and depth
+    (B, …, H, W)."""
     batch: dict[str, Any] = {"images": {}}
     for name, tensor in tensors.items():
         if name.startswith(IMAGES):
             batch["images"][name.removeprefix(IMAGES)] = tensor.movedim(-1, -3)
+        elif name.startswith(DEPTHS):
+            batch.setdefault("images_depth", {})[name.removeprefix(DEPTHS)] = tensor.unsqueeze(-3)
         else:
             batch[name] = tensor
     return cast(Batch, batch)
 
 
 def disassembled(batch: Batch) -> dict[str, Tensor]:
-    """Inverse of `assembled`, always in the same order: vectors, then images (B, …, H, W, 3) by name."""
+    """Inverse of `assembled`, always in the same order: vectors, then images (B, …, H, W, 3) by name, then depth."""
     values: dict[str, Any] = dict(batch)
-    images = values.pop("images")
-    vectors = {name: values[name] for name in sorted(values)}
-    return vectors | {f"{IMAGES}{name}": images[name].movedim(-3, -1) for name in sorted(images)}
+    images, depth = values.pop("images"), values.pop("images_depth", {})
+    return {
+        **{name: values[name] for name in sorted(values)},
+        **{f"{IMAGES}{name}": images[name].movedim(-3, -1) for name in sorted(images)},
+        **{f"{DEPTHS}{name}": depth[name].squeeze(-3) for name in sorted(depth)},
+    }
 
 
 def blank(contract: Contract, n_obs_steps: int, rows: int, device: str | torch.device) -> Batch:

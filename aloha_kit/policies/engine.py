@@ -21,7 +21,7 @@ from torch import Tensor
 from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.core.cli import LOG
-from aloha_kit.core.features import IMAGE
+from aloha_kit.core.features import DEPTH, IMAGE
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import collate
 from aloha_kit.policies.engine_bf16 import in_bf16
@@ -199,18 +199,22 @@ def blank(network: ChunkNetwork, rows: int) -> Batch:
 
 
 def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
-    """Batches of the example's size, always the same: vectors like the training data's, images of soft patches."""
+    """Batches of the example's size, always the same: vectors like the training data's, images of soft patches, depth
+    of any values."""
     rng = np.random.default_rng(0)
     layout = {feature.name: feature for feature in network.contract.inputs}
     shapes = {name: tuple(tensor.shape) for name, tensor in collate.disassembled(example).items()}
     for _ in range(_PROBES):
-        arrays = {}
+        arrays: dict[str, npt.NDArray[Any]] = {}
         for name in (name for name in layout if layout[name].role == IMAGE):
             lead, size = shapes[name][:-3], shapes[name][-3:-1]
             patches = torch.from_numpy(rng.integers(0, 256, (math.prod(lead), 3, 8, 8)).astype(np.float32))
             image = F.interpolate(patches, size=list(size), mode="bilinear").to(torch.uint8)
             arrays[name] = image.permute(0, 2, 3, 1).contiguous().numpy().reshape(shapes[name])
-        for name in (name for name in layout if layout[name].role != IMAGE):
+        for name in (name for name in layout if layout[name].role == DEPTH):
+            most = round(1500 * network.config.depth_max_m)
+            arrays[name] = rng.integers(0, min(most, 1 << 16), shapes[name]).astype(np.uint16)
+        for name in (name for name in layout if layout[name].role not in (IMAGE, DEPTH)):
             arrays[name] = _like(network, name, shapes[name][:-1], rng)
         yield collate.on_device(arrays, next(network.parameters()).device)
 

@@ -16,8 +16,8 @@ from torch import nn, Tensor
 from aloha_kit.config.inference import Precision
 from aloha_kit.config.policies import FAMILIES
 from aloha_kit.core import ConfigError
-from aloha_kit.core.features import IMAGES
-from aloha_kit.data.batch import Batch
+from aloha_kit.core.features import DEPTHS, IMAGES
+from aloha_kit.data.batch import Batch, nearest
 from aloha_kit.policies.collate import assembled, disassembled
 from aloha_kit.policies.generator import BatchGenerator, Draw, GivenDraws, sample_draws
 from aloha_kit.policies.network import ChunkNetwork, Predict
@@ -87,7 +87,8 @@ def _converting() -> Iterator[None]:
 
 
 class _Flat(nn.Module):
-    """A network of tensors instead of a mapping; images (B, …, H, W, 3), as they lie in memory, then random numbers."""
+    """A network of tensors instead of a mapping; images (B, …, H, W, 3), as they lie in memory, depth (B, …, H, W),
+    then random numbers."""
 
     def __init__(self, network: ChunkNetwork, example: Batch, draws: Sequence[Draw]) -> None:
         super().__init__()
@@ -105,10 +106,13 @@ class _Flat(nn.Module):
 
     def _sized(self, name: str, tensor: Tensor) -> Tensor:
         """Vectors as they are; OpenVINO has no antialiased resizing, so images are resized before it, which is the
-        same before or after normalising."""
-        if not name.startswith(IMAGES):
+        same before or after normalising. Depth is float, since it has no uint16."""
+        if not name.startswith((IMAGES, DEPTHS)):
             return tensor
         assert self.network.vision is not None
+        if name.startswith(DEPTHS):
+            size = self.network.vision.sizes[name.removeprefix(DEPTHS)]
+            return nearest(tensor.reshape(-1, 1, *tensor.shape[-2:]), size).reshape(*tensor.shape[:-2], *size)
         size = self.network.vision.sizes[name.removeprefix(IMAGES)]
         if tensor.shape[-3:-1] != size:
             image = tensor.movedim(-1, -3).flatten(0, -4) / 255

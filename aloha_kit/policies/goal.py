@@ -12,25 +12,25 @@ from aloha_kit.core import ContractError, UsageError
 from aloha_kit.policies.network import ChunkNetwork
 
 
-def set_goal(network: ChunkNetwork, place: str | None, policy: object) -> None:
-    """Set a network's goal to an observation of an episode, `EPISODE[:STEP]`; by default that of its last step.
+def set_goal(network: ChunkNetwork, place: str | None, policy: object, flag: str = "--goal") -> None:
+    """Set a network's goal to an observation of an episode, `PLACE[:EPISODE][@STEP]`, see `formats.goal.read_goal`.
 
     Args:
-        policy: what messages call it.
+        policy, flag: what messages call it, and the flag that gives `place`.
 
     Raises:
-        UsageError: a policy without a goal that is given one, or the reverse, or a step that the episode lacks.
+        UsageError: a policy without a goal that is given one, or the reverse, or an episode or step that is not there.
         EpisodeError: no such episode, or one that is damaged.
         ContractError: the episode lacks what the policy reads, or has other sizes.
     """
     if place is not None and not network.config.reads_goal:
-        raise UsageError(f"{policy} reads no goal observation (goal_mode none), given --goal {place}")
+        raise UsageError(f"{policy} reads no goal observation (goal_mode none), given {flag} {place}")
     if network.config.reads_goal:
         if place is None:
-            raise UsageError(f"{policy} reads a goal observation: name one with --goal EPISODE[:STEP]")
-        from aloha_kit.data.goal import read_goal  # needs h5py, which evaluation without a goal does without
+            raise UsageError(f"{policy} reads a goal observation: name one with {flag} PLACE[:EPISODE][@STEP]")
+        from aloha_kit.formats.goal import read_goal  # needs h5py, which evaluation without a goal does without
 
-        network.goal = read_goal(place, network.contract)
+        network.goal = read_goal(place, network.contract, flag)
 
 
 def with_goal(network: ChunkNetwork, arrays: Mapping[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]]:

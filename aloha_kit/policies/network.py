@@ -12,7 +12,7 @@ from torch import nn, Tensor
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import Contract, ContractError, Feature
-from aloha_kit.core.features import IMAGE
+from aloha_kit.core.features import DEPTH, IMAGE
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.action_errors import action_errors, error_columns, Mean
@@ -53,7 +53,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
         self.contract = narrow(contract, config)
         self.stats = stats
         steps = config.window
-        self._vectors = [feature for feature in self.contract.inputs if feature.role != IMAGE]
+        self._vectors = [feature for feature in self.contract.inputs if feature.role not in (IMAGE, DEPTH)]
         sizes = {feature.name: feature.shape[0] for feature in self._vectors}
         self.action_dim = len(contract.action_names)
         self.state_dim = steps * sizes["qpos"]
@@ -65,7 +65,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
         self.normaliser = Normaliser(config, stats, tuple(keys))
         self.vision = None
         if config.use_images:
-            self.vision = ImageEncoder(config, self.contract.cameras)
+            self.vision = ImageEncoder(config, self.contract.cameras, self.contract.depth_cameras)
 
     @property
     def chunk_size(self) -> int:
@@ -183,14 +183,23 @@ class ChunkNetwork(nn.Module, abc.ABC):
         if self.vision is None:
             return []
         if self.config.window == 1:
-            alone: list[Tensor] = self.vision(batch["images"])
-            return alone
+            return self._encoded(batch, lambda image: image)
         if torch.compiler.is_exporting():  # OpenVINO 2026.4 crashes where the graph merges batch and steps
             steps = range(self.config.window)
-            each = [self.vision({name: image[:, i] for name, image in batch["images"].items()}) for i in steps]
+            each = [self._encoded(batch, lambda image, i=i: image[:, i]) for i in steps]  # type: ignore[misc]
             return [torch.cat(maps, dim=1) for maps in zip(*each, strict=True)]
-        maps: list[Tensor] = self.vision({name: image.flatten(0, 1) for name, image in batch["images"].items()})
-        return [features.reshape(len(batch["qpos"]), -1, *features.shape[2:]) for features in maps]
+        together = self._encoded(batch, lambda image: image.flatten(0, 1))
+        return [features.reshape(len(batch["qpos"]), -1, *features.shape[2:]) for features in together]
+
+    def _encoded(self, batch: Batch, change: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """Feature maps of the batch's images and depth, changed before."""
+        images, depth = (
+            {name: change(values) for name, values in group.items()}
+            for group in (batch["images"], batch.get("images_depth", {}))
+        )
+        assert self.vision is not None
+        maps: list[Tensor] = self.vision(images, depth)
+        return maps
 
 
 class DeployedErrorNetwork(ChunkNetwork):
@@ -232,7 +241,7 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
     Cameras come sorted by name: networks number them, and a mapping's order does not survive every file.
 
     Raises:
-        ContractError: the network reads cameras, privileged features or a sensor that the contract lacks.
+        ContractError: the network reads cameras, depth, privileged features or a sensor that the contract lacks.
     """
     if config.use_images and not contract.cameras:
         raise ContractError("the policy reads cameras and the data has none; set use_images to false")
@@ -242,7 +251,13 @@ def narrow(contract: Contract, config: PolicyConfig) -> Contract:
             "use_environment_state is true and the data has no privileged features (a simulation records them)"
         )
     cameras = dict(sorted(contract.cameras.items())) if config.use_images else {}
-    return contract.with_cameras(cameras).with_sensors((*privileged, *contract.named_sensors(config.sensors)))
+    if unread := sorted(set(config.depth_cameras) - cameras.keys()):
+        raise ContractError(
+            f"depth is read beside the image of its camera, and '{unread[0]}' of depth_cameras is no camera that the "
+            f"policy reads; these are: {', '.join(cameras) or '(none)'}"
+        )
+    depth = contract.named_depth(config.depth_cameras)
+    return contract.with_cameras(cameras).with_sensors((*privileged, *contract.named_sensors(config.sensors), *depth))
 
 
 def masked_mean(error: Tensor, is_pad: Tensor, *, over: str, valid_rows: Tensor | None = None) -> Tensor:

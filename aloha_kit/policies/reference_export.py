@@ -117,6 +117,7 @@ def _beyond_reference(network: ChunkNetwork) -> list[str]:
         "use_images": True,
         "use_environment_state": False,
         "sensors": (),
+        "depth_cameras": (),
         "n_obs_steps": 1,
         "image_size": None,
         "image_crop": 1.0,

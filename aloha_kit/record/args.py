@@ -95,6 +95,9 @@ class RecordArgs(CommandArgs):
     """Height and width of the images, in place of the rig's."""
     cameras: tuple[str, ...] | None = None
     """Cameras to record, in place of the task's."""
+    depth_cameras: tuple[str, ...] | None = None
+    """Cameras of a MuJoCo simulation whose depth is recorded too, in place of the task's. A robot records the depth of
+    the cameras for which its rig has a depth_topic."""
     images: Literal["jpeg", "raw"] = "jpeg"
     """Format of the images in the episode."""
     quality: int = 95
@@ -145,7 +148,7 @@ def task_of(args: RecordArgs) -> TaskConfig:
     task = load(TaskConfig, "tasks", args.task)
     given = {
         key: getattr(args, key)
-        for key in ("rig", "image_size", "cameras", "action_space", "episode_len", "dataset_dir")
+        for key in ("rig", "image_size", "cameras", "depth_cameras", "action_space", "episode_len", "dataset_dir")
     }
     given["rate_hz"] = args.session.rate_hz
     try:

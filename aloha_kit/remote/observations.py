@@ -5,13 +5,14 @@ Both sides compare with the policy's contract, before anything is decoded or all
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, Feature, Observation
-from aloha_kit.core.features import IMAGE, value_of
+from aloha_kit.core.features import value_of
 from aloha_kit.core.inputs import assembled, vector
 from aloha_kit.core.jpeg import decode, encode_jpeg, jpeg_size
 from aloha_kit.remote.messages import Jpeg, quoted, RemoteError
@@ -23,7 +24,8 @@ _OVERHEAD = 16384  # bytes of keys and headers; a JPEG of few pixels is mostly h
 def largest_observation(contract: Contract, n_obs_steps: int = 1) -> int:
     """Bytes that a message with `n_obs_steps` observations of `contract` has at most."""
     images = sum(3 * height * width + _OVERHEAD for height, width in contract.cameras.values())
-    return n_obs_steps * (images + 8 * sum(f.shape[0] for f in _vectors(contract)) + _OVERHEAD)
+    depth = sum(2 * height * width + _OVERHEAD for height, width in contract.depth_cameras.values())
+    return n_obs_steps * (images + depth + 8 * sum(f.shape[0] for f in _vectors(contract)) + _OVERHEAD)
 
 
 def outgoing(observation: Observation, contract: Contract, quality: int | None) -> dict[str, Any]:
@@ -47,7 +49,9 @@ def outgoing(observation: Observation, contract: Contract, quality: int | None) 
             encoded[name] = image if quality is None else _compressed(image, quality)
         else:
             raise RemoteError(f"camera '{name}' is missing; there are: {', '.join(images) or '(none)'}")
-    return {**sent, "images": encoded}
+    depth = observation.get("images_depth", {})
+    exact = {name: _depth_of_size(name, depth, size) for name, size in contract.depth_cameras.items()}
+    return {**sent, "images": encoded, **({"images_depth": exact} if exact else {})}
 
 
 def incoming(values: Any, contract: Contract, n_obs_steps: int = 1, history: Any = ()) -> Observation:
@@ -75,6 +79,11 @@ def _incoming(values: Any, contract: Contract) -> Observation:
         there = quoted(", ".join(map(str, images))) or "(none)"
         raise RemoteError(f"camera '{missing[0]}' is missing; there are: {there}")
     observation["images"] = {name: _decoded(name, images[name], size) for name, size in contract.cameras.items()}
+    if contract.depth_cameras:
+        depth = values.get("images_depth")
+        depth = depth if isinstance(depth, dict) else {}
+        sizes = contract.depth_cameras.items()
+        observation["images_depth"] = {name: _depth_of_size(name, depth, size) for name, size in sizes}
     return observation
 
 
@@ -94,7 +103,7 @@ def require_finite(key: str, values: npt.NDArray[Any], names: tuple[str, ...]) -
 
 
 def _vectors(contract: Contract) -> list[Feature]:
-    return [feature for feature in contract.inputs if feature.role != IMAGE and feature.entries]
+    return [feature for feature in contract.inputs if feature.entries]
 
 
 def _vector(values: dict[str, Any], feature: Feature) -> npt.NDArray[np.float32]:
@@ -121,6 +130,18 @@ def _of_size(name: str, image: Any, size: tuple[int, int]) -> Any:
     elif not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape != (*size, 3):
         raise RemoteError(f"camera '{name}' must be a JPEG or {(*size, 3)} uint8, given {_described(image)}")
     return image
+
+
+def _depth_of_size(camera: str, depth: Mapping[str, Any], size: tuple[int, int]) -> npt.NDArray[np.uint16]:
+    """Depth of a camera, sent as it is: uint16 mm."""
+    if camera not in depth:
+        raise RemoteError(
+            f"depth of camera '{camera}' is missing; there are: {quoted(', '.join(map(str, depth))) or '(none)'}"
+        )
+    values = depth[camera]
+    if not isinstance(values, np.ndarray) or values.dtype != np.uint16 or values.shape != size:
+        raise RemoteError(f"depth of camera '{camera}' must be {size} uint16, given {_described(values)}")
+    return values
 
 
 def _decoded(name: str, image: Any, size: tuple[int, int]) -> npt.NDArray[np.uint8]:

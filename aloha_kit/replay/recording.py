@@ -28,6 +28,7 @@ class Recording:
     Attributes:
         action: (T, A) with a base's velocities behind the arms' commands.
         qpos: (frames, S); frames is T + 1 in our own files, T in those of other tools.
+        depth_cameras: those of `cameras` whose depth is recorded.
         stamps: {stream: (frames,) ns}; empty in files of other tools.
         describe: the environment's description (scene, seed), empty in files of other tools.
     """
@@ -36,6 +37,7 @@ class Recording:
     name: str
     contract: Contract
     cameras: tuple[str, ...]
+    depth_cameras: tuple[str, ...]
     action: Array
     qpos: Array
     stamps: dict[str, npt.NDArray[np.int64]]
@@ -82,11 +84,13 @@ class Recording:
         contract = episode.contract
         if rate_hz is not None:
             contract = replace(contract, rate_hz=rate_hz)
+        chosen = tuple(cameras or episode.cameras)
         return cls(
             episode,
             Path(episode.name).stem,
             contract,
-            tuple(cameras or episode.cameras),
+            chosen,
+            tuple(camera for camera in chosen if camera in episode.depth_cameras),
             action,
             qpos,
             {name: stamps for name, stamps in episode.stamps.items() if np.any(stamps >= 0)},

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.media.frames import BAD, caption, FAINT, GOOD, row
+from aloha_kit.media.frames import BAD, caption, depth_image, FAINT, GOOD, Image, row
 from aloha_kit.media.mp4 import Mp4Writer
 from aloha_kit.media.plots import joint_traces, sensor_traces, Strip, timing
 from aloha_kit.replay.recording import Recording
@@ -27,12 +27,19 @@ def draw_video(recording: Recording, path: Path, height: int, advance: Callable[
 
 
 def video_frames(recording: Recording, height: int) -> Iterator[npt.NDArray[np.uint8]]:
-    """All cameras side by side with a title, and joints and actions under a moving cursor.
+    """All cameras and their depth side by side with a title, and joints and actions under a moving cursor.
 
     One frame an observation, (H, W, 3) RGB. The plot stands to the right of a single camera and below several.
     """
     episode = recording.episode
-    sizes = [recording.contract.cameras.get(c) or episode.image_size(c) for c in recording.cameras]
+    farthest = {camera: int(episode.depth(camera, 0).max()) for camera in recording.depth_cameras}
+    labels = [*recording.cameras, *(f"depth of {camera}" for camera in farthest)]
+
+    def images(i: int) -> list[Image]:
+        depth = [depth_image(episode.depth(camera, i), far) for camera, far in farthest.items()]
+        return [*(episode.image(camera, i) for camera in recording.cameras), *depth]
+
+    sizes = [image.shape[:2] for image in images(0)]
     aspect = sum(w / h for h, w in sizes)
     beside = aspect < 2
     width_left = WIDEST * 0.5 if beside else WIDEST - 4 * (len(sizes) - 1)
@@ -41,8 +48,7 @@ def video_frames(recording: Recording, height: int) -> Iterator[npt.NDArray[np.u
     box = (height, int(height * 4 / 3)) if beside else (max(200, int(first.shape[1] * 0.22)), first.shape[1])
     strip = Strip(recording.action, recording.qpos, recording.contract.action_names, recording.rate_hz, box)
     for i in range(recording.frames):
-        images = row([episode.image(c, i) for c in recording.cameras], height, labels=recording.cameras)
-        yield _compose(recording, i, images, strip.at(i), beside)
+        yield _compose(recording, i, row(images(i), height, labels=labels), strip.at(i), beside)
 
 
 def _compose(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import rerun as rr
 import rerun.blueprint as rrb
 
+from aloha_kit.core.features import DEPTHS
 from aloha_kit.core.files import replacing
 from aloha_kit.core.jpeg import encode_jpeg
 from aloha_kit.media.rerun_layout import arm_views, camera_grid, entity_of, JPEG_QUALITY
@@ -40,6 +41,11 @@ def _log(stream: Any, recording: Recording, advance: Callable[[int], object]) ->
             stream.log(f"cameras/{camera}", _encoded_image(recording, camera, i))
             if camera == recording.cameras[0]:
                 advance(1)
+    for camera in recording.depth_cameras:
+        times = _times(recording, f"{DEPTHS}{camera}")
+        for i in range(recording.frames):
+            _at(stream, i, times[i])
+            stream.log(f"depth/{camera}", rr.DepthImage(recording.episode.depth(camera, i), meter=1000.0))
     state_times = _times(recording, "qpos")
     for i, name in enumerate(recording.contract.state_names):
         _curve(stream, f"{entity_of(name)}/qpos", state_times, recording.qpos[:, i])
@@ -105,7 +111,7 @@ def _encoded_image(recording: Recording, camera: str, i: int) -> Any:
 
 
 def _blueprint(recording: Recording) -> Any:
-    cameras, arms = camera_grid(recording.cameras), arm_views(recording.contract.action_names)
+    cameras, arms = camera_grid(recording.cameras, recording.depth_cameras), arm_views(recording.contract.action_names)
     sensors = [rrb.TimeSeriesView(origin=f"sensors/{name}", name=name) for name in recording.sensors]
     plots = rrb.Tabs(
         rrb.Vertical(*arms, name="joints"),

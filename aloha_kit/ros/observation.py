@@ -12,7 +12,7 @@ from dm_env import specs
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
 from aloha_kit.core import Contract, ContractError, Feature, Observation, ReadingError
-from aloha_kit.core.features import DEPTH, joint_sensors
+from aloha_kit.core.features import DEPTHS, joint_sensors
 from aloha_kit.core.lang import Message
 from aloha_kit.ros import images
 from aloha_kit.ros.arm import Arm
@@ -22,7 +22,6 @@ from aloha_kit.ros.sensors import rig_sensors, Sensor
 from aloha_kit.ros.soft_sync import Matched
 from aloha_kit.ros.streams import rig_topics, Streams
 
-_DEPTH = "images_depth/"
 QUANTITIES = {"qvel": "velocity", "effort": "effort"}
 """{observation key: JointState field} of quantities that drivers may omit."""
 
@@ -43,7 +42,7 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
         camera = rig.cameras[name]
         if camera.depth_topic:
             size = camera.depth_size or (camera.height, camera.width)
-            sensors.append(Feature(f"{_DEPTH}{name}", DEPTH, size, "uint16", units=("mm",), optional=True))
+            sensors.append(Feature.depth(name, size))
     contract = Contract.of(states, actions, cameras, float(task.rate_hz), sensors=sensors)
     rates = {stream: topic.rate_hz for stream, topic in rig_topics(rig, task.cameras, leaders=False)}
     rates |= dict.fromkeys(("qpos", *QUANTITIES), min(arm.rate_hz for arm in rig.followers.values()))
@@ -112,7 +111,7 @@ class ObservationBuilder:
                 observation[quantity] = np.concatenate(parts)  # type: ignore[literal-required]
             elif quantity in self.required:
                 raise ReadingError(f"{', '.join(lacking)}: joint states without {word}, which were there before")
-        if depth := {name[len(_DEPTH) :]: value for name, value in values.items() if name.startswith(_DEPTH)}:
+        if depth := {name.removeprefix(DEPTHS): value for name, value in values.items() if name.startswith(DEPTHS)}:
             observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
         if self.base is not None:
             observation["base_vel"] = self.base.read(values["base_vel"])
@@ -137,9 +136,9 @@ class ObservationBuilder:
                 name: specs.Array((len(sensor.entries),), np.float32, f"sensors/{name}")
                 for name, sensor in self.sensors.items()
             }
-        if depth := [name for name in newest if name.startswith(_DEPTH)]:
+        if depth := [name for name in newest if name.startswith(DEPTHS)]:
             spec["images_depth"] = {
-                name[len(_DEPTH) :]: specs.Array(images.size(newest[name]), np.uint16, name) for name in depth
+                name.removeprefix(DEPTHS): specs.Array(images.size(newest[name]), np.uint16, name) for name in depth
             }
         spec["stamps"] = {name: specs.Array((), np.int64, f"stamps/{name}") for name in [*newest, "deadline"]}
         return spec

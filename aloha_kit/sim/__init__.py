@@ -40,6 +40,7 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
     return kind(
         task.scene,
         cameras=task.camera_sizes(rig),
+        depth_cameras=task.depth_cameras,
         rate_hz=task.rate_hz,
         episode_len=task.episode_len,
         quality=rig.quality,
@@ -51,4 +52,5 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
 
 
 connect.simulated = True  # type: ignore[attr-defined]  # read by `envs.is_robot`
+connect.renders_depth = True  # type: ignore[attr-defined]  # read by `envs.connect`
 connect.action_spaces = ("joints", EE, EE_DELTA)  # type: ignore[attr-defined]  # read by `envs.connect`

@@ -1,8 +1,8 @@
-"""Images of the workcell's cameras, each at its own size."""
+"""Images and depth of the workcell's cameras, each at its own size."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,25 +16,31 @@ DRAWN_GROUPS = (0, 1, 2)  # group 3 holds collision shapes, 4 helper sites
 
 
 class CameraRenderer(ModelRenderer):
-    """Renderer of a simulation's cameras, each at its own size; an image is rendered only when it is read."""
+    """Renderer of a simulation's cameras, each at its own size, and of the depth of some of them."""
 
-    def __init__(self, physics: Physics, cameras: dict[str, tuple[int, int]]) -> None:
+    def __init__(self, physics: Physics, cameras: dict[str, tuple[int, int]], depth: Collection[str] = ()) -> None:
         super().__init__(physics.model.ptr, physics.data.ptr, groups=DRAWN_GROUPS, shadows=True)
         self._cameras = dict(cameras)
+        self._depth = {name: cameras[name] for name in depth}
         self._round = 0  # of images that are rendered when they are read
         self._shadow_map: int = self._model.vis.quality.shadowsize
 
-    def render(self) -> dict[str, npt.NDArray[np.uint8]]:
-        """{camera: (H, W, 3) uint8 RGB} of the physics' present state."""
-        return {name: self.draw(name, size) for name, size in self._cameras.items()}
+    def render(self) -> tuple[dict[str, npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.uint16]]]:
+        """{camera: (H, W, 3) uint8 RGB} and {camera: (H, W) uint16 mm} of the physics' present state."""
+        images = {name: self.draw(name, size) for name, size in self._cameras.items()}
+        return images, {name: self.draw_depth(name, size) for name, size in self._depth.items()}
 
-    def later(self) -> Mapping[str, npt.NDArray[np.uint8]]:
+    def later(self) -> tuple[Mapping[str, npt.NDArray[np.uint8]], Mapping[str, npt.NDArray[np.uint16]]]:
         """As `render`, but each image is rendered when first read, which has to be before the next `later`."""
         self._round += 1
         round_ = self._round
-        return ImagesLater(
+        images = ImagesLater(
             self._cameras, lambda name: self.draw(name, self._cameras[name]), lambda: self._round == round_
         )
+        depth = ImagesLater(
+            self._depth, lambda name: self.draw_depth(name, self._depth[name]), lambda: self._round == round_
+        )
+        return images, depth
 
     def draw_depth(self, camera: str, size: tuple[int, int]) -> npt.NDArray[np.uint16]:
         """(H, W) uint16: mm along the camera's axis at each pixel, 0 where there is nothing."""

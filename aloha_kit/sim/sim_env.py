@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import dm_env
@@ -32,7 +32,7 @@ from aloha_kit.core import (
     VirtualClock,
     VX300S,
 )
-from aloha_kit.core.features import joint_sensors, object_poses
+from aloha_kit.core.features import DEPTHS, Feature, IMAGES, joint_sensors, object_poses
 from aloha_kit.sim import tasks, workcell
 from aloha_kit.sim.camera_renderer import CameraRenderer
 from aloha_kit.sim.randomise import Randomiser
@@ -47,7 +47,8 @@ class SimEnv(Environment):
     """Two simulated ViperX 300s and a task, one dm_env environment.
 
     Observation (see `core.Observation`): `qpos` (J,) rad with grippers 0 closed to 1 open, `qvel` (J,)
-    in the same units a second, `effort` (J,) N m, `images` {camera: (H, W, 3) uint8 RGB},
+    in the same units a second, `effort` (J,) N m, `images` {camera: (H, W, 3) uint8 RGB}, `images_depth`
+    {camera: (H, W) uint16 mm along the camera's axis, 0 where nothing is} of `depth_cameras`,
     `environment_state` object poses (7 numbers an object: m, unit quaternion w x y z, world frame) and
     `stamps` (ns). Action (A,): joint targets, the same order and units; a gripper beyond [0, 1] closes
     or opens as far as its servo goes. The action holds for one period, physics runs at 2 ms.
@@ -57,6 +58,7 @@ class SimEnv(Environment):
     Args:
         scene: a name of `tasks.SCENES`, or `my_package.module:Name` of a `tasks.Scene`.
         cameras: {name: (height, width)}; any of `workcell.CAMERAS` and of `views`, none for state alone.
+        depth_cameras: those of them whose depth is rendered too.
         rate_hz: control rate; the period has to be a multiple of the 2 ms physics step.
         episode_len: actions until LAST.
         quality: "draft", "fast" or "fine" images; physics does not depend on it.
@@ -78,6 +80,7 @@ class SimEnv(Environment):
         scene: str,
         *,
         cameras: Mapping[str, tuple[int, int]] = TOP_CAMERA,
+        depth_cameras: Collection[str] = (),
         rate_hz: float = 50.0,
         episode_len: int = 400,
         quality: str = "fast",
@@ -94,6 +97,10 @@ class SimEnv(Environment):
         self._task = tasks.scene(scene)
         self._script = tasks.script_of(self._task, script)
         self._cameras = _checked_cameras(cameras, {**workcell.CAMERAS, **(views or {})})
+        if unknown := sorted(set(depth_cameras) - self._cameras.keys()):
+            raise ConfigError(
+                f"depth of '{unknown[0]}', which is none of the cameras. {did_you_mean(unknown[0], cameras)}"
+            )
         self._substeps = _substeps(rate_hz)
         if episode_len < 1:
             raise ConfigError(f"an episode needs at least 1 step, given episode_len {episode_len}")
@@ -103,7 +110,7 @@ class SimEnv(Environment):
         self._task.build(spec)
         self.physics = Physics.from_model(MjModel(spec.compile()))
         self._randomiser = Randomiser(self.physics.model.ptr, randomise or {})
-        self._renderer = CameraRenderer(self.physics, self._cameras)
+        self._renderer = CameraRenderer(self.physics, self._cameras, depth_cameras)
         self._index = _Index(self.physics.model.ptr, self._task)
         self._clock = clock if clock is not None else VirtualClock()
         self._rate = Rate(rate_hz, self._clock)
@@ -115,7 +122,11 @@ class SimEnv(Environment):
             action_names=joint_names(),
             cameras=self._cameras,
             rate_hz=float(rate_hz),
-            sensors=(*object_poses(tasks.pose_entries(self._task)), *joint_sensors(joint_names(), effort="N m")),
+            sensors=(
+                *object_poses(tasks.pose_entries(self._task)),
+                *joint_sensors(joint_names(), effort="N m"),
+                *(Feature.depth(name, self._cameras[name]) for name in depth_cameras),
+            ),
         )
         self._limits = self._joint_limits = aloha_limits(self._joint_contract)
 
@@ -311,17 +322,22 @@ class SimEnv(Environment):
         qvel[GRIPPERS] = VX300S.finger.normalise_velocity(qvel[GRIPPERS])
         effort[GRIPPERS] *= workcell.FINGER_METRES_PER_RADIAN
         now = self._clock.now_ns()
-        stamps = {"qpos": now, "deadline": self._rate.deadline_ns, **{f"images/{name}": now for name in self._cameras}}
+        images, depth = self._renderer.later() if self.lazy_images else self._renderer.render()
+        drawn = [*(f"{IMAGES}{name}" for name in images), *(f"{DEPTHS}{name}" for name in depth)]
+        stamps = {"qpos": now, "deadline": self._rate.deadline_ns, **dict.fromkeys(drawn, now)}
         if command_ns is not None:
             stamps["command"] = command_ns
-        return Observation(
+        observation = Observation(
             qpos=self._state(qpos.astype(np.float32)),
             qvel=qvel.astype(np.float32),
             effort=effort.astype(np.float32),
-            images=self._renderer.later() if self.lazy_images else self._renderer.render(),
+            images=images,
             environment_state=data.qpos[self._index.object_qpos].astype(np.float32),
             stamps=stamps,
         )
+        if depth:
+            observation["images_depth"] = depth
+        return observation
 
 
 class _Index:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aloha_kit.core import Contract, Feature, joint_names
-from aloha_kit.core.features import IMAGE, object_poses, STATE
+from aloha_kit.core.features import DEPTH, IMAGE, object_poses, STATE
 from aloha_kit.data.batch import Batch, mapped
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.policies import checkpoint
@@ -60,9 +60,13 @@ def batch_of(
     further = {
         feature.name: torch.from_numpy(rng.normal(size=(size, *steps, *feature.shape)).astype(np.float32))
         for feature in contract.inputs
-        if feature.role not in (STATE, IMAGE)
+        if feature.role not in (STATE, IMAGE, DEPTH)
     }
-    return cast(Batch, {**batch, **further})
+    depth = {
+        name: torch.from_numpy(rng.integers(0, 3000, (size, *steps, 1, *hw)).astype(np.uint16))
+        for name, hw in contract.depth_cameras.items()
+    }
+    return cast(Batch, {**batch, **further, **({"images_depth": depth} if depth else {})})
 
 
 def check_network(make: Callable[[], ChunkNetwork], full: Contract, folder: Path) -> None:

@@ -92,8 +92,10 @@ def make_setup(args: TrainArgs[PolicyConfig], rank: Rank = ALONE) -> TrainingSet
     require_statistics(config, network)
     if config.eval_every and task is None:
         raise UsageError(Message("rollouts need a task: give --task, or --eval_every 0"))
-    if config.eval_every and network.reads_goal:
-        raise UsageError(Message("rollouts while training have no goal: give --eval_every 0, and evaluate with --goal"))
+    if config.eval_every and network.reads_goal and config.eval_goal is None:
+        raise UsageError(
+            Message("rollouts of a policy that reads a goal need one: give --eval_goal, or --eval_every 0")
+        )
     resume = None if args.resume is None else Path(args.resume)
     if resume is not None:
         folder = run_folder(resume)
@@ -137,9 +139,8 @@ def _small(
     args: TrainArgs[PolicyConfig], task: TaskConfig | None, rank: Rank
 ) -> tuple[TrainArgs[PolicyConfig], TaskConfig | None, str]:
     """The flags and the task of `--debug`, and what it changes."""
-    config = small_training(
-        args.training, processes=rank.size, simulated=simulated(task) and not args.network.reads_goal
-    )
+    rollouts = simulated(task) and (not args.network.reads_goal or args.training.eval_goal is not None)
+    config = small_training(args.training, processes=rank.size, simulated=rollouts)
     network = small_network(args.network)
     episodes = min(args.num_episodes or EPISODES, EPISODES)
     task = small_task(task) if task else None

@@ -87,7 +87,7 @@ class Trainer:
         began, before = time.monotonic(), position.seconds
         saved = began
         self.network.train()
-        rows = job.sampler.batches(position.step, job.num_steps)
+        rows = enumerate(job.sampler.batches(position.step, job.num_steps), start=position.step)
         with closing(prefetch(self._load, rows)) as batches, self.progress:
             for batch in self.progress.timed(batches):
                 self._step(batch)
@@ -111,11 +111,11 @@ class Trainer:
                     break
         return position
 
-    def _load(self, rows: npt.NDArray[np.int64]) -> Batch:
-        """Batch share of this process."""
-        job = self.job
+    def _load(self, numbered: tuple[int, npt.NDArray[np.int64]]) -> Batch:
+        """Batch share of this process, by the number of the step and the rows of the whole batch."""
+        job, (step, rows) = self.job, numbered
         in_pieces = job.world.size * self.config.accumulate > 1
-        return job.loader.batch(job.world.share(rows), whole=rows if in_pieces else None)
+        return job.loader.batch(job.world.share(rows), whole=rows if in_pieces else None, step=step)
 
     def _step(self, batch: Batch) -> None:
         config, position = self.config, self.position

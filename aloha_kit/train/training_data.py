@@ -13,7 +13,7 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import plural
 from aloha_kit.core.lang import tr
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.camera_frames import DirectFrames, Frames
+from aloha_kit.data.camera_frames import DEPTH, DirectFrames, FrameKind, Frames, RGB
 from aloha_kit.data.index import EpisodeTable, read_table, split
 from aloha_kit.data.resident import resident_frames
 from aloha_kit.data.sampler import Sampler
@@ -79,6 +79,7 @@ def _table(setup: TrainingSetup) -> EpisodeTable:
         setup.source,
         cameras=setup.cameras,
         sensors=setup.network.sensors,
+        depth_cameras=setup.network.depth_cameras,
         action_offset=setup.config.action_offset,
         include_failed=setup.config.include_failed,
     )
@@ -89,15 +90,18 @@ def _table(setup: TrainingSetup) -> EpisodeTable:
     return table if setup.network.use_environment_state else table.without_privileged()
 
 
-def open_frames(table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str) -> Frames | None:
-    """Images at the network's size, cached or decoded as needed; None for a network without image inputs."""
-    if not network.use_images:
+def open_frames(
+    table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str, kind: FrameKind = RGB
+) -> Frames | None:
+    """Images, or depth, at the network's size, cached or decoded as needed; None for a network that reads none."""
+    cameras = network.depth_cameras if kind is DEPTH else table.cameras
+    if not (network.use_images and cameras):
         return None
-    sizes = {name: network.image_size or size for name, size in table.contract.cameras.items()}
+    sizes = {name: network.image_size or table.contract.cameras[name] for name in cameras}
     workers = config.workers or os.cpu_count() or 1
     if config.cache == "none":
-        return DirectFrames(table, sizes, workers)
+        return DirectFrames(table, sizes, workers, kind)
     folder = folder_for(table, config.cache_dir)
     if config.cache == "device":
-        return resident_frames(table, sizes, folder, device, workers=workers)
-    return cached_frames(table, sizes, folder, workers=workers)
+        return resident_frames(table, sizes, folder, device, workers=workers, kind=kind)
+    return cached_frames(table, sizes, folder, workers=workers, kind=kind)

@@ -20,11 +20,13 @@ from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.core.lang import Message, tr
 from aloha_kit.core.metrics_file import read_metrics
+from aloha_kit.data.camera_frames import DEPTH
 from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import validation_rows
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
+from aloha_kit.policies.goal import set_goal
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.boards import require_wandb, WandbBoard
 from aloha_kit.train.device import choose_device, keep_freed_memory
@@ -78,13 +80,17 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
         LOG.info("%s", setup.source.unused)
     data = TrainingData.read(setup)
     network, resumed = _network(setup, run, data)
+    if config.eval_goal is not None or (config.eval_every and setup.network.reads_goal):
+        set_goal(network, config.eval_goal, f"policy {setup.policy}", flag="--eval_goal")
     frames = open_frames(data.table, setup.network, config, device)
     loader = Loader(
         data.table,
         frames,
         setup.network.chunk_size,
+        depth=open_frames(data.table, setup.network, config, device, DEPTH),
         n_obs_steps=setup.network.n_obs_steps,
         goal=setup.network.reads_goal,
+        goal_seed=config.seed if setup.network.samples_goal else None,
         pin=device.startswith("cuda"),
     )
     network.to(device)

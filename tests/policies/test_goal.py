@@ -11,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 
+from aloha_kit.config import find
 from aloha_kit.config.bc import BcConfig
 from aloha_kit.core import Contract, ContractError, UsageError
 from aloha_kit.core.inputs import assembled
+from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.camera_frames import DirectFrames
-from aloha_kit.data.goal import read_goal
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.stats import Statistics
 from aloha_kit.eval.batched_inference import BatchedInference
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.formats import open_source
+from aloha_kit.formats.goal import read_goal
 from aloha_kit.policies.build import build
 from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank
@@ -75,8 +77,28 @@ def test_the_goal_of_training_is_the_last_observation_of_the_episode(tmp_path: P
         np.testing.assert_array_equal(goal["images/top"], written[1].images["top"][row])
     with pytest.raises(UsageError, match=r"--goal .*episode_1.hdf5:15: the episode has observations 0 to 14"):
         read_goal(str(tmp_path / "episode_1.hdf5:15"), contract)
+    for place, row in (("episode_1.hdf5@3", 3), (":1", 13), (":0@0", 0), (":1@14", 14)):
+        goal = read_goal(str(tmp_path) + "/" * (place[0] != ":") + place, contract)
+        np.testing.assert_array_equal(goal["qpos"], written[":0" not in place].qpos[row].astype(np.float32))
+    for place, problem in (("", r"holds 2 episodes; name one: .*:EPISODE, 0 to 1"), (":2", "holds episodes 0 to 1")):
+        with pytest.raises(UsageError, match=problem):
+            read_goal(f"{tmp_path}{place}", contract)
     with pytest.raises(ContractError, match=r"--goal .*: camera 'left' is missing"):
         read_goal(str(tmp_path / "episode_1.hdf5"), replace(contract.with_cameras({"left": (24, 32)})))
+
+
+def test_a_sampled_goal_is_a_later_observation_drawn_by_seed_and_step(tmp_path: Path) -> None:
+    write_dataset(tmp_path, lengths=(9, 14))
+    table = read_table(open_source(tmp_path))
+    rows = np.array([4, 8, 10, 21, 22])  # 8 and 22 are the last rows of their episodes
+    draws = np.array([table.later_rows(rows, 7, step) for step in range(300)])
+    assert [set(column) for column in draws.T] == [{5, 6, 7, 8}, {8}, set(range(11, 23)), {22}, {22}]
+    np.testing.assert_array_equal(draws[5], table.later_rows(rows, 7, 5))
+    assert (draws[5] != table.later_rows(rows, 8, 5)).any()
+    loader = Loader(table, None, 2, goal=True, goal_seed=7)
+    whole, piece = loader.batch(rows, step=5), loader.batch(rows[2:4], whole=rows, step=5)
+    np.testing.assert_array_equal(whole["qpos"][:, 0].numpy(), table.qpos[draws[5]])
+    assert torch.equal(piece["qpos"], whole["qpos"][2:4])
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -138,15 +160,20 @@ def test_from_training_to_deployment(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.chdir(tmp_path)
     write_dataset(Path("data"), lengths=(30, 20))
-    write_policy(Path("goal.yaml"), BC_RNN, goal_mode="last")
+    write_policy(Path("goal.yaml"), BC_RNN, goal_mode="sampled")
     flags = "--policy goal.yaml --dataset_dir data --ckpt_dir run --num_steps 2 --batch_size 4 --device cpu --threads 1"
-    train([*flags.split(), "--no_preflight", "--val_every", "1"])
-    refused = failure(train, [*flags.split(), "--task", "sim_transfer_cube", "--eval_every", "2"])
-    assert "rollouts while training have no goal" in refused
+    rollouts = ["--task", "short.yaml", "--eval_every", "2", "--eval_rollouts", "1"]
+    task = Path(find("tasks", "sim_transfer_cube")).read_text(encoding="utf-8")
+    Path("short.yaml").write_text(task.replace("episode_len: 400", "episode_len: 3"), encoding="utf-8")
+    assert "need one: give --eval_goal" in failure(train, [*flags.split(), *rollouts])
+    missing = failure(train, [*flags.split(), *rollouts, "--eval_goal", "data", "--no_preflight"])
+    assert "--eval_goal data: data holds 2 episodes; name one: data:EPISODE, 0 to 1" in missing
+    train([*flags.split(), *rollouts, "--eval_goal", "data:1@12", "--no_preflight", "--val_every", "1"])
+    assert [row["rollout_steps"] for row in read_metrics(Path("run/metrics.csv")) if "rollout_steps" in row] == [3]
     few = "--ckpt run --task sim_transfer_cube --num_rollouts 1 --episode_len 3 --device cpu"
     for name, main, last in (("deploy", deploy, "--video 0"), ("eval", evaluate, "--workers 1")):
         words = f"{few} {last} --output out".split()
-        assert "reads a goal observation: name one with --goal EPISODE[:STEP]" in failure(main, words)
+        assert "reads a goal observation: name one with --goal PLACE[:EPISODE][@STEP]" in failure(main, words)
         main([*words, "--goal", "data/episode_1.hdf5:12"])
         report = json.loads(Path(f"out/{name}.json").read_text())
         (rollout,) = report["rollouts"] if name == "deploy" else report["checkpoints"][0]["rollouts"]
