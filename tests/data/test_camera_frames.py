@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ import torch
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.data import cache
 from aloha_kit.data.cache import cached_frames, folder_for
-from aloha_kit.data.camera_frames import DirectFrames, frame, MappedFrames, OpenEpisodes, resized
+from aloha_kit.data.camera_frames import DirectFrames, frame, MappedFrames, OpenEpisodes, resized, RGB
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
 from tests.synthetic import make, write, write_dataset
 
 CAMERAS = {"top": (24, 32), "wrist": (24, 32)}
+NOT_AGAIN = replace(RGB, read=lambda *_: pytest.fail("decoded again"))
 
 
 def pillow(pixels: np.ndarray[Any, np.dtype[np.uint8]], size: tuple[int, int]) -> np.ndarray[Any, Any]:
@@ -63,12 +65,11 @@ def test_cache_and_direct_give_the_recorded_images(tmp_path: Path, images: str) 
                 assert difference.mean() < 6  # JPEG's own error on hard edges
 
 
-def test_a_second_run_decodes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_run_decodes_nothing(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(9, 14))
     table = read_table(open_source(tmp_path))
     first = cached_frames(table, {"top": (12, 16)}, tmp_path / "c", workers=2, progress=False)
-    monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded again"))
-    second = cached_frames(table, {"top": (12, 16)}, tmp_path / "c", workers=2, progress=False)
+    second = cached_frames(table, {"top": (12, 16)}, tmp_path / "c", workers=2, progress=False, kind=NOT_AGAIN)
     rows = np.arange(len(table))
     assert torch.equal(first.gather(rows)["top"], second.gather(rows)["top"])
 
@@ -96,7 +97,7 @@ def test_new_episodes_are_appended_and_changed_ones_decoded_again(tmp_path: Path
     assert torch.equal(frames.gather(np.arange(9))["top"], expected)
 
 
-def test_an_interrupted_build_goes_on_with_the_next_episode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_build_goes_on_with_the_next_episode(tmp_path: Path) -> None:
     written = write_dataset(tmp_path, lengths=(9, 14, 6))
     table = read_table(open_source(tmp_path))
     sizes, folder = {"top": (24, 32)}, tmp_path / "c"
@@ -109,14 +110,13 @@ def test_an_interrupted_build_goes_on_with_the_next_episode(tmp_path: Path, monk
             raise KeyboardInterrupt
         return frame(*arguments)
 
-    monkeypatch.setattr(cache, "frame", failing)
     with pytest.raises(KeyboardInterrupt):
-        cached_frames(table, sizes, folder, workers=1, progress=False)
+        cached_frames(table, sizes, folder, workers=1, progress=False, kind=replace(RGB, read=failing))
     index = json.loads((folder / "top_24x32.json").read_text())
     assert [count for _, count in index["episodes"].values()] == [9]
     decoded: list[int] = []
-    monkeypatch.setattr(cache, "frame", lambda *a: decoded.append(1) or frame(*a))
-    frames = cached_frames(table, sizes, folder, workers=1, progress=False)
+    counting = replace(RGB, read=lambda *a: decoded.append(1) or frame(*a))
+    frames = cached_frames(table, sizes, folder, workers=1, progress=False, kind=counting)
     assert len(decoded) == 14 + 6
     expected = np.concatenate([e.images["top"][:-1] for e in written]).transpose(0, 3, 1, 2)
     np.testing.assert_array_equal(frames.gather(np.arange(29))["top"].numpy(), expected)
@@ -202,14 +202,13 @@ def test_more_episodes_than_files_that_may_be_open(tmp_path: Path, monkeypatch: 
     np.testing.assert_array_equal(images.numpy(), expected[rows])
 
 
-def test_a_run_on_some_episodes_leaves_the_others_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_some_episodes_leaves_the_others_cached(tmp_path: Path) -> None:
     write_dataset(tmp_path, lengths=(9, 9, 9, 9))
     table = read_table(open_source(tmp_path))
     cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
     few = read_table(open_source(tmp_path / table.names[0]))
     cached_frames(few, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
-    monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded again"))
-    cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False)
+    cached_frames(table, {"top": (24, 32)}, tmp_path / "c", workers=2, progress=False, kind=NOT_AGAIN)
 
 
 def test_a_slow_disk_is_read_ahead_and_a_fast_one_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,9 +13,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.data import cache, resident
+from aloha_kit.data import resident
 from aloha_kit.data.batch import to_device
 from aloha_kit.data.cache import cached_frames
+from aloha_kit.data.camera_frames import RGB
 from aloha_kit.data.camera_frames import DirectFrames, MappedFrames
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
@@ -60,12 +61,12 @@ def test_frames_that_do_not_fit_are_refused_before_anything_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_dataset(tmp_path, lengths=(9, 14), cameras={"top": (24, 32), "wrist": (24, 32)})
-    monkeypatch.setattr(cache, "frame", lambda *_: pytest.fail("decoded"))
+    never = replace(RGB, read=lambda *_: pytest.fail("decoded"))
     table = read_table(open_source(tmp_path))
     sizes = {"top": (4000, 3000), "wrist": (2000, 3000)}  # 23 steps of 3 · 18e6 bytes
     monkeypatch.setattr(resident, "free_memory", lambda _: 1_600_000_000)
     with pytest.raises(ConfigError) as error:
-        resident_frames(table, sizes, tmp_path / "c", "cpu", workers=1, progress=False)
+        resident_frames(table, sizes, tmp_path / "c", "cpu", workers=1, progress=False, kind=never)
     assert str(error.value) == (
         "the frames need 1.2 GB on cpu, where 1.6 GB are free and a quarter is left to the network. "
         "Use a smaller --image_size, fewer cameras, or --cache disk"

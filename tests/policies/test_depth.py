@@ -146,7 +146,7 @@ def test_it_counts_and_all_paths_agree(network: ChunkNetwork, tmp_path: Path) ->
     chunk = policy.predict_chunk(seen)
     none: Any = {**seen, "images_depth": {"cam_high": np.zeros((24, 32), np.uint16)}}
     assert not np.array_equal(policy.predict_chunk(none), chunk)
-    checkpoint.save(tmp_path / "saved", network, {})
+    checkpoint.save(tmp_path / "saved", network, network.config, network.stats, network.contract)
     loaded = ChunkPolicy(checkpoint.load(tmp_path / "saved"))
     np.testing.assert_array_equal(loaded.predict_chunk(seen), chunk)
     buffer = SharedBuffer(1, network.contract, network.chunk_size)
