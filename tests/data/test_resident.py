@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.data import resident
 from aloha_kit.data.batch import to_device
 from aloha_kit.data.cache import cached_frames
-from aloha_kit.data.camera_frames import RGB
-from aloha_kit.data.camera_frames import DirectFrames, MappedFrames
+from aloha_kit.data.camera_frames import DirectFrames, MappedFrames, RGB
 from aloha_kit.data.index import read_table
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.resident import free_memory, resident_frames, ResidentFrames
