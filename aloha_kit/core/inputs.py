@@ -78,7 +78,7 @@ def _checked(observation: Observation, feature: Feature) -> npt.NDArray[Any]:
         if feature.role == DEPTH:
             camera = f"depth of camera '{name.removeprefix(DEPTHS)}'"
         if value is None:
-            there = observation.get(name.partition("/")[0]) or {}
+            there: Any = observation.get(name.partition("/")[0]) or {}
             raise ContractError(f"{camera} is missing; there are: {', '.join(there) or '(none)'}")
         if value.shape != feature.shape or value.dtype != np.dtype(feature.dtype):
             raise ContractError(
