@@ -158,7 +158,7 @@ def test_the_rig_behind_ros_passes_the_doctor(folder: Path, tmp_path: Path) -> N
         def start(*words: str) -> Process:
             return core.start("env", "-C", str(folder), *words)
 
-        start(sys.executable, str(ROOT / "record" / "sim_arms_node"), *task, "--person", "False").wait_for("is up")
+        start(sys.executable, str(ROOT / "record" / "sim_arms_node"), *task, "--operator", "False").wait_for("is up")
         start(sys.executable, str(ROOT / "record" / "sim_cameras_node"), *task).wait_for("cameras of")
         start(*button.split())
         doctor = start(sys.executable, "-m", *command.split())

@@ -25,7 +25,7 @@ _TIMEOUT_S = 10.0
 
 
 def simulated_rig() -> dict[str, Any] | None:
-    """Description of the simulated rig on this master (rig, task, task_config, scene, arm_model, max_reward, person);
+    """Description of the simulated rig on this master (rig, task, task_config, scene, arm_model, max_reward, operator);
     None where the rig is real."""
     found = rospy.get_param(PARAM, None)
     return dict(found) if isinstance(found, Mapping) else None

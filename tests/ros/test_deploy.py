@@ -55,7 +55,7 @@ def rig(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("rig")
     task = folder / "tiny.yaml"
     task.write_text(TASK)
-    launched = session_ros.launch("sim_rig.launch", task=task, person="false", quality="draft")
+    launched = session_ros.launch("sim_rig.launch", task=task, operator="false", quality="draft")
     launched.wait_for("is up", timeout=120)
     launched.wait_for("cam_right_wrist", timeout=120)
     yield task

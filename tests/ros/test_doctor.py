@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def running(folder: Path) -> Iterator[Ros]:
     """A roscore with a rig of four cameras, whose leaders nobody holds."""
-    with ros(folder) as core, simulated(core, write_task(folder, "aloha", cameras=CAMERAS), person=False):
+    with ros(folder) as core, simulated(core, write_task(folder, "aloha", cameras=CAMERAS), operator=False):
         yield core
 
 

@@ -75,7 +75,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     task = write_task(tmp_path_factory.mktemp("exits"), "mobile_aloha", cameras=(), episode_len=100_000)
-    with simulated(session_ros, task, cameras=False, person=False) as restart:
+    with simulated(session_ros, task, cameras=False, operator=False) as restart:
         scene = Scene(session_ros, task, session_ros.processes[-1], restart)
         yield scene
         scene.client.close()
@@ -334,7 +334,7 @@ def test_a_node_that_ros_shuts_down_stops_the_base_and_reports_it(scene: Scene, 
 
 def test_a_roscore_that_hangs_keeps_no_program_from_parking_and_ending(own_ros: Ros, tmp_path: Path) -> None:
     task = write_task(tmp_path, "mobile_aloha", cameras=(), episode_len=100_000)
-    with simulated(own_ros, task, cameras=False, person=False):
+    with simulated(own_ros, task, cameras=False, operator=False):
         program = own_ros.start("python", "-m", "tests.ros.restless", str(task))
         program.wait_for("driving")
         (master,) = [

@@ -42,7 +42,12 @@ def test_a_simulated_rig_comes_along_when_requested(file: str, monkeypatch: pyte
     assert {"sim_arms_node", "sim_cameras_node"} < set(arguments)
     assert "--task mine" in arguments["sim_arms_node"]
     somebody = file in {"record", "teleop"}
-    assert f"--person {somebody}" in arguments["sim_arms_node"]
+    assert f"--operator {somebody}" in arguments["sim_arms_node"]
+
+
+def test_the_former_name_of_the_operator_is_understood(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = loaded(ROOT / "launch" / "sim_rig.launch", monkeypatch, "person:=false")
+    assert "--operator False" in next(node.args for node in config.nodes if node.type == "sim_arms_node")
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
@@ -67,7 +72,7 @@ def test_nodes_understand_their_arguments(file: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("main", "words", "problem"),
     [
-        (arms_node.main, "--person maybe", "--person takes {True,False}, given maybe; see `… sim_arms_node --help`"),
+        (arms_node.main, "--person maybe", "--operator takes {True,False}, given maybe; see `… sim_arms_node --help`"),
         (arms_node.main, "--seed -1", "seed cannot be negative, given -1; see `… sim_arms_node --help`"),
         (cameras_node.main, "--camera_hz 0", "camera_hz must be above 0, given 0; see `… sim_cameras_node --help`"),
         (cameras_node.main, "--jpeg_quality 0",

@@ -71,7 +71,7 @@ def test_it_states_that_and_what_it_simulates(rig: Client) -> None:
     assert Path(described.pop("task_config")).stem == "mobile_aloha_transfer_cube"
     assert described == {
         "rig": "mobile_aloha", "task": "mobile_aloha_transfer_cube", "scene": "transfer_cube",
-        "arm_model": "vx300s", "max_reward": 4.0, "person": True,
+        "arm_model": "vx300s", "max_reward": 4.0, "operator": True,
     }  # fmt: skip
     assert rospy.get_param("/use_sim_time") is False
 

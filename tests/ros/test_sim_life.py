@@ -52,12 +52,12 @@ def pid_of(node: str) -> int:
 
 
 def test_drivers_that_die_come_back_to_arms_where_they_were(session_ros: Ros) -> None:
-    launch = session_ros.launch("sim_rig.launch", cameras="false", respawn="true", person="false", seed=5)
+    launch = session_ros.launch("sim_rig.launch", cameras="false", respawn="true", operator="false", seed=5)
     until(lambda: rospy.has_param("/sim_rig_starting"), "programs wait for it")
     assert first_state_timeout() == STARTING_S
     launch.wait_for("is up")
     assert first_state_timeout() == TIMEOUT_S
-    assert rospy.get_param("/sim_rig")["person"] is False
+    assert rospy.get_param("/sim_rig")["operator"] is False
     before = Client()
     assert before.reset() == 5
     before.mode("puppet_left")
@@ -85,7 +85,7 @@ def test_drivers_that_die_come_back_to_arms_where_they_were(session_ros: Ros) ->
 
 @pytest.fixture
 def slow(session_ros: Ros) -> Iterator[Process]:
-    process = session_ros.start(*NODE, "--speed", "0.5", "--person", "False")
+    process = session_ros.start(*NODE, "--speed", "0.5", "--operator", "False")
     process.wait_for("is up")
     yield process
     process.stop()
@@ -112,7 +112,7 @@ def test_slower_than_the_wall_time_is_on_the_clock(slow: Process) -> None:
 
 def test_who_takes_its_place_is_left_in_peace(session_ros: Ros, slow: Process) -> None:
     """A second node of the name makes the first end: the second one's description stays."""
-    second = session_ros.start(*NODE, "--person", "False")
+    second = session_ros.start(*NODE, "--operator", "False")
     second.wait_for("is up")
     slow.wait()
     assert rospy.get_param("/sim_rig")["scene"] == "transfer_cube"
@@ -121,7 +121,7 @@ def test_who_takes_its_place_is_left_in_peace(session_ros: Ros, slow: Process) -
 
 
 def test_one_launch_brings_images_of_the_requested_size_and_rate(session_ros: Ros) -> None:
-    launch = session_ros.launch("sim_rig.launch", image_size="24 32", camera_hz=10, person="false", quality="draft")
+    launch = session_ros.launch("sim_rig.launch", image_size="24 32", camera_hz=10, operator="false", quality="draft")
     try:
         launch.wait_for("is up")
         images = Received("/usb_cam_high/image_raw", Image)
@@ -134,7 +134,7 @@ def test_one_launch_brings_images_of_the_requested_size_and_rate(session_ros: Ro
 
 
 def test_it_ends_well_without_a_master(own_ros: Ros) -> None:
-    node = own_ros.start(*NODE, "--person", "False")
+    node = own_ros.start(*NODE, "--operator", "False")
     node.wait_for("is up")
     own_ros.core.kill()
     node.signal(signal.SIGINT)

@@ -102,7 +102,7 @@ def test_at_half_the_speed_commands_keep_their_steps_and_time_that_stops_ends_it
     own_ros: Ros, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = write_task(tmp_path, "mobile_aloha", cameras=(), episode_len=100_000)
-    with simulated(own_ros, task, cameras=False, person=False, speed=0.5):
+    with simulated(own_ros, task, cameras=False, operator=False, speed=0.5):
         arms = own_ros.processes[-1]
         program = own_ros.start("python", "-m", "tests.ros.restless", str(task))
         received = own_ros.start("python", "-c", LISTEN, log="listener")

@@ -27,7 +27,7 @@ REACTION_S = 0.2
 @pytest.fixture(scope="module")
 def task(session_ros: Ros, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     file = write_task(tmp_path_factory.mktemp("estop_commands"), "aloha", cameras=(), episode_len=5000)
-    with simulated(session_ros, file, cameras=False, person=False):
+    with simulated(session_ros, file, cameras=False, operator=False):
         yield file
 
 

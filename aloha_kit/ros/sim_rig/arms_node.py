@@ -57,7 +57,9 @@ class SimArmsArgs:
     """Task name (configs/tasks) or YAML path; its scene is what is simulated."""
     rig: str | None = None
     """Rig name (configs/rigs) or YAML path; the task's when not given."""
-    person: Annotated[bool, tyro.conf.FlagConversionOff, tyro.conf.arg(metavar="{True,False}")] = True
+    operator: Annotated[
+        bool, tyro.conf.FlagConversionOff, tyro.conf.arg(metavar="{True,False}", aliases=["--person"])
+    ] = True
     """Whether a scripted operator holds the leaders and does the task."""
     noise: float = 0.0
     """Of the operator's motions: 0 does the same for the same objects, about 1 is lively."""
@@ -89,7 +91,7 @@ class ArmsNode:
         self._lock = threading.RLock()
         self._faults = faults.Faults(config, rospy.logerr)
         script = tasks.script_of(tasks.scene(task.scene), task.script)
-        operator = ScriptedOperator(script, noise=args.noise, seed=args.seed, warn=_warn) if args.person else None
+        operator = ScriptedOperator(script, noise=args.noise, seed=args.seed, warn=_warn) if args.operator else None
         self._rig = SimRig(config, task.scene, operator=operator, seed=args.seed, warn=_warn, reboot_s=args.reboot_s)
         self._resume()
         rng = np.random.default_rng(args.seed)
@@ -106,7 +108,7 @@ class ArmsNode:
         rospy.set_param(PARAM, {
             "rig": config.name, "task": task.name, "task_config": str(find("tasks", args.task).resolve()),
             "scene": task.scene, "arm_model": "vx300s",
-            "max_reward": self._rig.scene.max_reward, "person": args.person,
+            "max_reward": self._rig.scene.max_reward, "operator": args.operator,
         })  # fmt: skip
         rospy.Service("/sim_rig/reset", Trigger, self._reset)
         rospy.Service("/sim_rig/apply_faults", Trigger, self._apply_faults)
