@@ -32,6 +32,7 @@ PUSHT = ["gym-pusht==0.1.8"]
 ZARR = ["zarr>=2.18", "numcodecs>=0.12"]
 LEROBOT = ["pyarrow>=15", "av>=12"]
 RLDS = ["google-crc32c>=1.5"]
+BAGS = ["rosbags>=0.10", "mcap>=1.2"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
 # environment of its own. Its wheel allows every MuJoCo from 3.3 on, but does not run with 3.10 and later.
 ROBOSUITE = ["robosuite==1.5.2", "mujoco>=3.3,<3.10", "numpy<2"]
@@ -39,6 +40,7 @@ TEST = [
     "pytest>=8",
     "scipy>=1.11",
     "psutil>=5.9",
+    "mcap-ros2-support>=0.5",
     "hypothesis>=6",
     "ruff>=0.6",
     "mypy>=1.11",
@@ -83,9 +85,10 @@ setup(
         "zarr": ZARR,
         "lerobot": LEROBOT,
         "rlds": RLDS,
+        "bags": BAGS,
         "robosuite": ROBOSUITE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT + RLDS,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT + RLDS + BAGS,
     },
     entry_points={
         "console_scripts": [

@@ -43,8 +43,9 @@ from aloha_kit.core import StreamError
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.loop import run_episode
 from aloha_kit.media.live_view import live_view, ViewAddress
-from aloha_kit.ros.images import encode, to_compressed, to_image
+from aloha_kit.ros.image_messages import to_compressed, to_image
 from aloha_kit.ros.ros_env import RosEnv
+from aloha_kit.sync.images import encode
 
 RATE, ARM_RATE = 50.0, 100.0
 PERIOD_MS = 1e3 / RATE

@@ -31,8 +31,8 @@ from sensor_msgs.msg import Image, JointState
 
 from aloha_kit.config import SyncConfig
 from aloha_kit.core import StreamError, VirtualClock
-from aloha_kit.ros.soft_sync import SoftSync
-from aloha_kit.ros.streams import stream_spec, Topic
+from aloha_kit.sync.soft_sync import SoftSync
+from aloha_kit.sync.topics import IMAGE, stream_spec, Topic
 
 CAMERAS = ("cam_high", "cam_low", "cam_left_wrist", "cam_right_wrist")
 ARMS = ("puppet_left", "puppet_right", "master_left", "master_right")
@@ -102,7 +102,7 @@ def stamp_ns(message: Any) -> int:
 class Ours:
     def __init__(self, case: Case, clock_offset_s: float) -> None:
         config = SyncConfig(clock_offset_s=clock_offset_s)
-        specs = [stream_spec(name, Topic(f"/{name}", Image, case.rate(name)), config) for name in NAMES]
+        specs = [stream_spec(name, Topic(f"/{name}", IMAGE, case.rate(name)), config) for name in NAMES]
         self.clock, self.reference_ns = VirtualClock(int(START * 1e9)), 0
         self.sync = SoftSync(specs, self.clock, clock_offset_s=clock_offset_s)
 

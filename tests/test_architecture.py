@@ -25,11 +25,12 @@ LOWER = {
     "sim": {"core", "config", "mujoco_images"},
     "pusht": {"core", "config", "loop"},
     "lift": {"core", "config", "formats", "mujoco_images"},
-    "ros": {"core", "config", "loop", "sim"},
+    "sync": {"core", "config"},
+    "ros": {"core", "config", "loop", "sim", "sync"},
     "envs": {"core", "config"},
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
-    "formats": {"core", "storage", "media", "mujoco_images"},
+    "formats": {"core", "config", "loop", "sync", "storage", "media", "mujoco_images"},
     "data": {"core", "config", "storage"},
     "remote": {"core"},
     "policies": {"command", "core", "config", "formats", "data"},
@@ -158,6 +159,14 @@ def test_flags_end_in_the_first_file_of_a_command(file: Path) -> None:
 # What is imported, and what must not be needed for it. Everything that may be needed elsewhere is listed.
 STAGES = (
     ("aloha_kit.core, aloha_kit.config, aloha_kit.loop", {"torch", "rospy", "mujoco", "h5py", "cv2"}),
+    (
+        "aloha_kit.sync.observation, aloha_kit.sync.leaders, aloha_kit.sync.topics",
+        {"torch", "rospy", "genpy", "sensor_msgs", "mujoco", "h5py"},
+    ),
+    (
+        "aloha_kit.formats.rosbag, aloha_kit.formats.mcap_source, aloha_kit.formats.mcap_export",
+        {"torch", "rospy", "genpy", "sensor_msgs", "mujoco", "rosbags", "mcap"},
+    ),
     ("aloha_kit.storage, aloha_kit.episode.app", {"torch", "rospy", "mujoco", "dm_control"}),
     ("aloha_kit.record.app, aloha_kit.record.recording_worker", {"torch", "rospy"}),
     ("aloha_kit.replay.args, aloha_kit.replay.app", {"torch", "rospy"}),

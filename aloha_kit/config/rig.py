@@ -93,12 +93,12 @@ class SensorConfig:
     """A further stream of numbers: entries of the ROS messages on a topic.
 
     An entry is a path in the message: `wrench.force.x`, `data[24]` for an array of 24, `position.finger` for a joint
-    of a JointState by its name. Types that `ros.sensors.UNITS` lists have entries and units of their own.
+    of a JointState by its name. Types that `sync.sensors.UNITS` lists have entries and units of their own.
     """
 
     topic: str  # where its messages are published
     type: str  # of the messages: sensor_msgs/Imu, std_msgs/Float32MultiArray, or any other that is installed
-    entries: tuple[str, ...] = ()  # paths in the message; needed unless `ros.sensors.UNITS` lists the type
+    entries: tuple[str, ...] = ()  # paths in the message; needed unless `sync.sensors.UNITS` lists the type
     units: tuple[str, ...] = ()  # of the entries, one each or one for all
     role: str = ""  # in the contract; by default what the type is called
     rate_hz: float = 100.0  # an observation is as old as the slowest stream's newest sample

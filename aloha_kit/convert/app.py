@@ -35,7 +35,12 @@ def run(args: ConvertArgs) -> int:
     """
     curation = None if args.curation == "auto" else Curation() if args.curation == "none" else given(args.curation)
     reading = ReadOptions(
-        args.embodiment.load(), args.embodiment.jpeg_order, first=args.num_episodes, curation=curation
+        args.embodiment.load(),
+        args.embodiment.jpeg_order,
+        first=args.num_episodes,
+        rig=args.embodiment.rig or "",
+        task=args.task or "",
+        curation=curation,
     )
     options = WriteOptions(args.images, args.codec, args.crf)
     kind = format_of(args.source) if args.from_format == AUTO else args.from_format
@@ -55,6 +60,7 @@ def run(args: ConvertArgs) -> int:
         "contract": reading.contract.to_json() if reading.contract else None,
         "jpeg_order": reading.jpeg_order,
         "curation": dict(source.edits) or None,
+        **({"task": reading.task, "rig": reading.rig} if reading.task else {}),
     }
     staging = Staging(args.target, plan)
     exporter = make_exporter(args.format, staging.folder, staging.parts, options)

@@ -23,18 +23,20 @@ class ConvertArgs(CommandArgs):
     """
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube data/for_act --format act"
-    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ("from_format", "workers", "skip_damaged", "contract", "rig")
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ("from_format", "workers", "skip_damaged", "contract", "rig", "task")
 
     source: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="FROM")]]
     """The data set: a folder or a file."""
     target: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="TO")]]
     """The folder to write."""
-    format: str
+    format: str = "hdf5"
     """Format to write: a name of the table in docs/formats.md, or my_package.module:Name."""
     from_format: str = "auto"
     """Format of the source: a name of the same table, or my_package.module:Name. auto: by its files."""
     workers: int = 1
     """Processes that convert one episode each."""
+    task: str | None = None
+    """ROS bags: the task (name or YAML) that gives rate, cameras and instruction; its rig too, without --rig."""
     num_episodes: int | None = None
     """Convert only so many episodes, the first ones."""
     curation: str = "auto"

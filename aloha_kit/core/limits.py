@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from aloha_kit.core.contract import Contract
 
 Array = npt.NDArray[np.float64]
+_UNBOUNDED = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,3 +62,18 @@ class SafetyLimits:
         """(A,) the command that holds everything at `qpos`."""
         state = np.asarray(qpos, np.float64)
         return np.array([0.0 if i is None else state[i] for i in self.state_index])
+
+    def recorded(self, listens_only: bool) -> SafetyLimits:
+        """Limits of an operator's demonstration: unbounded for what the recorder does not send.
+
+        An operator pushes a base by hand, and some leaders drive their followers themselves (`listens_only`): their
+        values are recorded as they are.
+        """
+        free = np.array([index is None or listens_only for index in self.state_index])
+        return replace(
+            self,
+            lower=np.where(free, -_UNBOUNDED, self.lower),
+            upper=np.where(free, _UNBOUNDED, self.upper),
+            step=np.where(free, _UNBOUNDED, self.step),
+            ramp=np.where(free, _UNBOUNDED, self.ramp),
+        )

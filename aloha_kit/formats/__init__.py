@@ -24,12 +24,14 @@ from aloha_kit.storage.hdf5 import DAMAGE
 FORMATS = {
     "hdf5": "aloha_kit.formats.hdf5_folder:Hdf5Source",
     "lerobot": "aloha_kit.formats.lerobot:LeRobotSource",
+    "mcap": "aloha_kit.formats.mcap_source:McapSource",
     "mp4": "aloha_kit.formats.mp4_source:Mp4Source",
     "pusht": "aloha_kit.formats.pusht:PushTReplay",
     "pusht_keypoints": "aloha_kit.formats.pusht:PushTReplayKeypoints",
     "rlds": "aloha_kit.formats.rlds_source:RldsSource",
     "robomimic": "aloha_kit.formats.robomimic:RobomimicSource",
     "robomimic_states": "aloha_kit.formats.robomimic_states:RobomimicStates",
+    "rosbag": "aloha_kit.formats.rosbag:RosbagSource",
     "zarr": "aloha_kit.formats.zarr_source:ZarrSource",
 }
 """{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""
@@ -40,6 +42,7 @@ EXPORTERS = {
     "hdf5": "aloha_kit.formats.hdf5_export:Hdf5Exporter",
     "lerobot": "aloha_kit.formats.lerobot_export:LeRobotExporter",
     "lerobot_v21": "aloha_kit.formats.lerobot_v21_export:LeRobotV21Exporter",
+    "mcap": "aloha_kit.formats.mcap_export:McapExporter",
     "mobile_aloha": "aloha_kit.formats.hdf5_export:MobileAlohaExporter",
     "mp4": "aloha_kit.formats.mp4_export:Mp4Exporter",
     "openpi": "aloha_kit.formats.lerobot_v21_export:OpenPiExporter",
@@ -53,7 +56,11 @@ EXPORTERS = {
 
 AUTO = "auto"
 """In place of a format's name: `lerobot`, `zarr`, `mp4` or `rlds` for its folder, `pusht` for the published replay
-buffer, `robomimic` for one file of its layout, else `hdf5`."""
+buffer, `robomimic` for one file of its layout, `mcap` and `rosbag` for their files, else `hdf5`."""
+
+
+BAGS = (".bag", ".mcap", ".db3")
+"""Endings of the files of ROS bags."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,7 @@ class ReadOptions:
         rename: cameras, {the name to read them by: the episodes'}.
         first: use only so many episodes.
         curation: edits of the episodes; by default those of the file beside them, see `storage.curation`.
+        rig, task: names of the rig and the task that bags are of, or their YAML files.
     """
 
     contract: Contract | None = None
@@ -73,6 +81,8 @@ class ReadOptions:
     rename: Mapping[str, str] = field(default_factory=dict)
     first: int | None = None
     curation: Curation | None = None
+    rig: str = ""
+    task: str = ""
 
     def refuse(self, kind: str, *names: str) -> None:
         """Raise `ConfigError` where an option was given that a format does not support."""
@@ -181,6 +191,10 @@ def format_of(*places: str | Path, images: bool = False) -> str:
     for mark, kind in (("features.json", "rlds"), ("episode.json", "mp4"), ("states_actions.bin", "mp4")):
         if any(next(file.glob(f"{up}{mark}"), None) for up in ("", "*/", "*/*/")):
             return kind
+    if mcap_files(file):
+        return "mcap"
+    if bags_in(file):
+        return "rosbag"
     if not file.is_file() or not h5py.is_hdf5(file):
         return "hdf5"
     try:
@@ -206,6 +220,27 @@ def is_robomimic(file: Any) -> bool:
     """Whether an open HDF5 file has robomimic's layout: `data/demo_<i>`, and `env_args` of `data`."""
     data = file.get("data")
     return isinstance(data, h5py.Group) and "env_args" in data.attrs and any(name.startswith("demo_") for name in data)
+
+
+def bags_in(place: Path) -> list[Path]:
+    """ROS bags at a place by their names: a file, a rosbag2 folder, or those in a folder, sorted."""
+    if (place / "metadata.yaml").is_file():
+        return [place]
+    if not place.is_dir():
+        return [place] if place.suffix in BAGS and place.is_file() else []
+    return [path for path in sorted(place.iterdir()) if path.suffix in BAGS or (path / "metadata.yaml").is_file()]
+
+
+def mcap_files(place: Path) -> list[Path]:
+    """MCAP files of `McapExporter` at a place, a file or a folder, by number."""
+    files = place.glob("*.mcap") if place.is_dir() else [place] if place.suffix == ".mcap" and place.is_file() else []
+    return sorted((file for file in files if _is_ours(file)), key=lambda file: (len(file.name), file.name))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether an MCAP file names this package as the library that wrote it, in the header at its beginning."""
+    with file.open("rb") as stream:
+        return b"aloha_kit " in stream.read(64)
 
 
 def split_filter_key(place: str | Path) -> tuple[Path, str]:

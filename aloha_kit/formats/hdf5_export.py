@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +23,8 @@ from aloha_kit.core.exporter import (
 )
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.files import put
-from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.core.jpeg import is_jpeg
+from aloha_kit.core.source import Image, RecordedEpisode
 from aloha_kit.formats.curated import CuratedEpisode
 from aloha_kit.storage import Episode, EpisodeWriter
 from aloha_kit.storage.export import export
@@ -66,7 +67,7 @@ class Hdf5Exporter(EpisodeExporter):
                 mobile_aloha=self.mobile_aloha,
                 contract=whole.contract if whole is not None and described else None,
                 jpeg_order=whole.jpeg_order if whole is not None and given else None,
-                origin=episode.where,
+                origin=getattr(episode, "origin", episode.where),
             )
             if curated:
                 rename_cameras(path, {old: new for new, old in curated.renamed.items() if old != new})
@@ -110,9 +111,11 @@ def record_anew(episode: RecordedEpisode, folder: Path, *, images: Any = None) -
         sim=bool(attrs.get("sim")),
         instruction=str(attrs.get("instruction") or ""),
         images=images or "jpeg",
+        id=episode.id,
         describe={**episode.describe, "converted": {"from": episode.where, "id": episode.id, "layout": episode.layout}},
     )
     writer.success = episode.success
+    jpeg = {camera: read for camera in episode.cameras if (read := stored_jpeg(episode, camera))}
     vectors, stamps, base = dict(episode.vectors), dict(episode.stamps), episode.base_action
     commands = stamps.pop("command", None)
     action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
@@ -125,7 +128,11 @@ def record_anew(episode: RecordedEpisode, folder: Path, *, images: Any = None) -
         found["stamps"] = {name: int(times[row]) for name, times in stamps.items()}
         if i and commands is not None:
             found["stamps"]["command"] = int(commands[i - 1])
-        found["images"] = {camera: episode.image(camera, row) for camera in episode.cameras}
+        found["images_jpeg"] = {camera: read(row) for camera, read in jpeg.items()}
+        found["images"] = _Images(episode, row)
+        if depth_cameras := getattr(episode, "depth_cameras", ()):
+            depth: Any = episode
+            found["images_depth"] = {camera: depth.depth(camera, row) for camera in depth_cameras}
         return cast(Observation, found | ({"sensors": sensors} if sensors else {}))
 
     try:
@@ -151,6 +158,22 @@ def file_of(episode: RecordedEpisode) -> Episode | None:
     return episode if isinstance(episode, Episode) else None
 
 
+class _Images(Mapping[str, Image]):
+    """Images of a row {camera: (H, W, 3) RGB}, each read when it is taken: a stored JPEG is not decoded."""
+
+    def __init__(self, episode: RecordedEpisode, row: int) -> None:
+        self._episode, self._row = episode, row
+
+    def __getitem__(self, camera: str) -> Image:
+        return self._episode.image(camera, self._row)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._episode.cameras)
+
+    def __len__(self) -> int:
+        return len(self._episode.cameras)
+
+
 def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> None:
     """Note what the copy holds, and compare it with the episode.
 
@@ -165,8 +188,10 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
         rows = values if name in PER_STEP else values[: copy.frames]
         if not np.array_equal(record.array(name, rows), array_of(copy, name), equal_nan=True):
             raise EpisodeError(f"{episode.where}: {name} does not read back as it was written")
+    for camera in copy.depth_cameras:
+        _record_depth(episode, copy, record, camera)
     for camera in copy.cameras:
-        if (stored := _stored(episode, camera)) and _same_bytes(copy, camera, stored):
+        if (stored := stored_images(episode, camera)) and _same_bytes(copy, camera, stored):
             digest = hashlib.sha256()
             for i in range(copy.frames):
                 if (code := copy.encoded(camera, i)) != stored(i):
@@ -186,17 +211,51 @@ def _record(episode: RecordedEpisode, copy: Episode, record: ExportRecord) -> No
     record.attributes = attributes_of(episode)
 
 
-def _stored(episode: RecordedEpisode, camera: str) -> Callable[[int], bytes] | None:
-    """Reader of the encoded images that the file of an episode has of a camera; None where it has none."""
+def _record_depth(episode: RecordedEpisode, copy: Episode, record: ExportRecord, camera: str) -> None:
+    """Note what the copy holds of a camera's depth, and compare it with the episode.
+
+    Raises:
+        EpisodeError: a row differs.
+    """
+    digest, shape = hashlib.sha256(), (0,)
+    for i in range(copy.frames):
+        rows = copy.depth(camera, i)
+        if not np.array_equal(rows, getattr(episode, "depth", copy.depth)(camera, i)):
+            raise EpisodeError(f"{episode.where}: depth {i} of {camera} does not read back as it was written")
+        digest.update(rows.tobytes())
+        shape = rows.shape
+    entry = {"shape": [copy.frames, *shape], "dtype": "uint16", "sha256": digest.hexdigest()}
+    record.arrays[f"images_depth/{camera}"] = entry
+
+
+def stored_images(episode: RecordedEpisode, camera: str) -> Callable[[int], bytes] | None:
+    """Reader of the encoded images that an episode, edited or not, has stored of a camera; None where it has none."""
     start = 0
     if isinstance(episode, CuratedEpisode):
         if camera in episode.sizes:
             return None
         camera, start, episode = episode.renamed[camera], episode.start, episode.original
-    if not isinstance(episode, Episode) or not episode.image_format(camera).encoded:
-        return None
-    file, name = episode, camera
-    return lambda i: file.encoded(name, start + i)
+    if isinstance(episode, Episode):
+        read: Callable[[str, int], Any] = episode.encoded if episode.image_format(camera).encoded else _nothing
+    else:
+        read = getattr(episode, "jpeg", _nothing)
+    return None if read(camera, 0) is None else lambda i: bytes(read(camera, start + i))
+
+
+def _standard(episode: RecordedEpisode) -> bool:
+    """Whether the stored images of an episode, edited or not, have red and blue in the standard order."""
+    original = episode.original if isinstance(episode, CuratedEpisode) else episode
+    return getattr(original, "jpeg_order", "standard") == "standard"
+
+
+def stored_jpeg(episode: RecordedEpisode, camera: str) -> Callable[[int], bytes] | None:
+    """Reader of a camera's stored JPEG with red and blue in the standard order; None where it has none."""
+    read = stored_images(episode, camera)
+    return read if read is not None and is_jpeg(read(0)) and _standard(episode) else None
+
+
+def _nothing(camera: str, row: int) -> None:
+    """Stored JPEG of an episode that has none."""
 
 
 def _same_bytes(copy: Episode, camera: str, stored: Callable[[int], bytes]) -> bool:

@@ -23,6 +23,7 @@ class Hdf5Source(EpisodeSource):
     """
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
+        options.refuse("hdf5", "task")
         paths = [Path(place) for place in places]
         for path in paths:
             if not path.exists():

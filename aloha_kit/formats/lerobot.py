@@ -40,7 +40,7 @@ class LeRobotSource(EpisodeSource):
     """
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
-        options.refuse("lerobot", "jpeg_order", "rename")
+        options.refuse("lerobot", "jpeg_order", "rename", "task")
         if len(places) != 1:
             raise EpisodeError(f"a LeRobot data set is one folder, given {len(places)}")
         self.place = Path(places[0])

@@ -46,7 +46,7 @@ class Mp4Source(EpisodeSource):
     """
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
-        options.refuse("mp4", "jpeg_order", "rename")
+        options.refuse("mp4", "jpeg_order", "rename", "task")
         if len(places) != 1:
             raise EpisodeError(f"a data set of MP4 and tables is one folder, given {len(places)}")
         self.place = Path(places[0])

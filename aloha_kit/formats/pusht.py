@@ -35,7 +35,7 @@ class PushTReplay(EpisodeSource):
     scene = "state"
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
-        options.refuse("pusht", "contract", "jpeg_order", "rename")
+        options.refuse("pusht", "contract", "jpeg_order", "rename", "task")
         if len(places) != 1:
             raise EpisodeError(f"Push-T's replay buffer is one folder, given {len(places)}")
         self.place = Path(places[0])

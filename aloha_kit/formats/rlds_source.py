@@ -45,7 +45,7 @@ class RldsSource(EpisodeSource):
     """
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
-        options.refuse("rlds", "jpeg_order", "rename")
+        options.refuse("rlds", "jpeg_order", "rename", "task")
         if len(places) != 1:
             raise EpisodeError(f"an RLDS data set is one folder, given {len(places)}")
         self.place = Path(places[0])

@@ -36,7 +36,7 @@ class RobomimicSource(EpisodeSource):
     """
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
-        options.refuse("robomimic", "contract", "jpeg_order", "rename")
+        options.refuse("robomimic", "contract", "jpeg_order", "rename", "task")
         if len(places) != 1:
             raise EpisodeError(f"a robomimic data set is one HDF5 file, given {len(places)} places")
         self.place, key = split_filter_key(places[0])

@@ -41,7 +41,7 @@ class ZarrSource(EpisodeSource):
     """
 
     def __init__(self, places: Sequence[str | Path], options: ReadOptions) -> None:
-        options.refuse("zarr", "jpeg_order", "rename")
+        options.refuse("zarr", "jpeg_order", "rename", "task")
         if len(places) != 1:
             raise EpisodeError(f"a replay buffer is one folder or .zip, given {len(places)}")
         self.place = Path(places[0])

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 from typing import Any, TYPE_CHECKING
-
-import numpy as np
 
 from aloha_kit.core import Action, AlohaKitError, Environment, EpisodeError, Observation, StopEpisode
 from aloha_kit.core.interrupt import signal_of
 from aloha_kit.core.lang import marked, Message, shown, tr
-from aloha_kit.loop import Observer, run_episode, SafetyGuard, SafetyLimits
+from aloha_kit.loop import Observer, run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import TeleoperatedRobot
 from aloha_kit.record.dataset_folder import DatasetFolder, write_contact_sheet
 from aloha_kit.record.episode_attempt import AttemptResult, EpisodeAttempt, RecordingPlan, RESULTS
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
 
 
 _ANSWERS: tuple[Command, ...] = ("resume", "start", "quit")  # to a pause
-_UNBOUNDED = 1e9
 _LEAST_EPISODES = 1.5  # that have to fit on the disk before one is begun
 
 ENDINGS: dict[Command, tuple[AttemptResult, bool | None, str]] = {  # commands that end one: result, success, reason
@@ -203,7 +199,7 @@ class RecordingSession:
         self._ended_by, self._restart = None, False
         assert env.leaders is not None
         leaders = env.leaders if self._gesture is None else self._gesture.watch(env.leaders)
-        guard = env.guard(leaders, limits=_recording_limits(env))
+        guard = env.guard(leaders, limits=env.limits.recorded(env.listens_only))
         monitor = TimingMonitor(env.contract.rate_hz, env.clock)
         attempt = self.attempts.current = EpisodeAttempt(lambda: self.plan.writer(env, self._metadata, seed))
         count = self.attempts.count(self.plan.wanted)
@@ -293,23 +289,6 @@ class RecordingSession:
         if answer not in ("resume", "start"):
             raise error
         self._unfixed = ""
-
-
-def _recording_limits(env: RecordingRig) -> SafetyLimits:
-    """Limits of the followers; unbounded for what this program does not send.
-
-    An operator pushes a base by hand, and some leaders drive their followers themselves: their values are recorded as
-    they are.
-    """
-    limits = env.limits
-    free = np.array([index is None or env.listens_only for index in limits.state_index])
-    return dataclasses.replace(
-        limits,
-        lower=np.where(free, -_UNBOUNDED, limits.lower),
-        upper=np.where(free, _UNBOUNDED, limits.upper),
-        step=np.where(free, _UNBOUNDED, limits.step),
-        ramp=np.where(free, _UNBOUNDED, limits.ramp),
-    )
 
 
 def _reset(env: RecordingRig) -> str:

@@ -7,7 +7,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +19,10 @@ from aloha_kit.loop import Latch
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.readings import TIMEOUT_S
+from aloha_kit.sync.arm_readers import ArmReader
+from aloha_kit.sync.arm_readers import ArmState as ArmState  # for own drivers
+from aloha_kit.sync.readings import Vector
 
-Vector = npt.NDArray[np.float32]
 Role = Literal["follower", "leader"]
 Part = Literal["all", "arm", "gripper"]
 T = TypeVar("T")
@@ -61,43 +63,15 @@ class ArmSetup:
     timeout_s: float = TIMEOUT_S
 
 
-@dataclass(frozen=True)
-class ArmState:
-    """State of one arm from one message: the entries of its model, joints first, then grippers."""
-
-    qpos: Vector  # (size,) rad, gripper normalised by its finger's travel
-    qvel: Vector | None  # (size,) rad/s, gripper normalised /s; None where the driver omits it for any joint
-    effort: Vector | None  # (size,) as the driver reports it: mA on Dynamixel; or None
-
-
-class Arm(Protocol):
-    """One arm. A target is (size,): joints in rad, then grippers, 0 closed to 1 open over the motor's range.
-
-    Gripper scales differ, as in ALOHA's data sets: `qpos` by the finger's travel, targets by the motor's angle; the
-    difference is up to 0.09.
+class Arm(ArmReader, Protocol):
+    """One arm: an `ArmReader`, whose targets it takes too.
 
     While the emergency stop is pressed, methods that move the arm or switch its torque off raise SafetyError.
     """
 
-    name: str
-    model: ArmModel
-
     @property
     def last(self) -> npt.NDArray[np.float64] | None:
         """(size,) the last command; None where none was sent, or the arm may have moved since."""
-        ...
-
-    def read(self, message: Any) -> ArmState:
-        """State of the arm from a sensor_msgs/JointState.
-
-        Raises:
-            ReadingError: a value is not finite, or the driver reports that it could not read its motors.
-            StreamError: the message lacks a joint or its position.
-        """
-        ...
-
-    def leader_action(self, message: Any) -> Vector:
-        """(size,) follower target from a leader's joint state. Raises as `read` does."""
         ...
 
     def reading(self) -> Vector:
@@ -114,7 +88,7 @@ class Arm(Protocol):
 
         Raises as `reading`.
 
-        A single reading is never used, see `ros.readings`.
+        A single reading is never used, see `sync.readings`.
         """
         ...
 
@@ -258,20 +232,6 @@ def wait_for_subscribers(publishers: Sequence[CommandPublisher], setup: ArmSetup
                 )
             )
         clock.sleep_until(clock.now_ns() + 10_000_000)
-
-
-def single(values: npt.NDArray[np.float64] | None) -> Vector | None:
-    """Convert to float32, the precision of episode files."""
-    return None if values is None else values.astype(np.float32)
-
-
-def if_given(names: Sequence[str], given: Sequence[str], numbers: Sequence[float]) -> npt.NDArray[np.float64] | None:
-    """Optional values (N,) of the joints `names`; None where the driver sends an empty list, only some joints,
-    or NaN, as drivers may for velocity and effort."""
-    if len(numbers) != len(given) or any(name not in given for name in names):
-        return None
-    values = np.array([numbers[given.index(name)] for name in names], np.float64)
-    return values if np.isfinite(values).all() else None
 
 
 def check_target(who: str, model: ArmModel, target: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -13,9 +13,9 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.core import command_step, CommandLimiter, ReadingError
 from aloha_kit.core.lang import Message
-from aloha_kit.ros.arm import ArmSetup, Vector
+from aloha_kit.ros.arm import ArmSetup
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.readings import require_agreement
+from aloha_kit.sync.readings import require_agreement, Vector
 
 Array = npt.NDArray[np.float64]
 

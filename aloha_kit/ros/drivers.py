@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from aloha_kit.config import key_errors
 from aloha_kit.config.rig import ArmConfig, RigConfig
-from aloha_kit.core import ArmModel, ConfigError
-from aloha_kit.core.arm_models import arm_model
+from aloha_kit.core import ConfigError
 from aloha_kit.core.plugins import call, resolve
 from aloha_kit.ros.arm import Arm, ArmSetup, Role
+from aloha_kit.sync.arm_readers import ArmDescription
 
 DRIVERS = {
     "interbotix": "aloha_kit.ros.interbotix:InterbotixDriver",
@@ -19,43 +19,12 @@ DRIVERS = {
 """{name in a rig's file: its class}, imported when it is used."""
 
 
-class ArmDriver(abc.ABC):
-    """Driver of one arm: its topics, units and registers, and connecting to it. The constructor connects nothing.
-
-    Its joint states are sensor_msgs/JointState on `state_topic`.
+class ArmDriver(ArmDescription):
+    """Driver of one arm: its description, its registers, and connecting to it. The constructor connects nothing.
 
     Raises:
         ConfigError: the configuration lacks what this driver needs.
     """
-
-    effort_unit: str = "unknown"
-    """Of `ArmState.effort`: "mA", "N m", … Idle grippers are found by their mA."""
-
-    def __init__(self, config: ArmConfig) -> None:
-        self.config = config
-
-    @property
-    def name(self) -> str:
-        """Name of the arm in messages."""
-        return self.config.name or self.state_topic
-
-    @property
-    def state_topic(self) -> str:
-        """Topic of its joint states."""
-        return self.config.state_topic
-
-    @property
-    def command_topics(self) -> tuple[str, ...]:
-        """Command topics, those for the joints first; empty where it takes no commands by topic."""
-        return (self.config.command_topic,) if self.config.command_topic else ()
-
-    def model(self, scene: ArmModel | None = None) -> ArmModel:
-        """Arm model: joints and limits.
-
-        Args:
-            scene: the followers of a simulated rig that runs here, for drivers whose topics do not identify the model.
-        """
-        return arm_model(self.config.model)
 
     def motor_registers(self, registers: Sequence[str]) -> Mapping[str, tuple[int, ...]] | None:
         """Motor registers {register: a value of each motor, in the order of the model}; None where the driver has none.

@@ -12,13 +12,14 @@ import zlib
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import genpy.message
 import numpy as np
 import rosgraph
 import rospy
 
 from aloha_kit.config import RigConfig
 from aloha_kit.core import ARM_MODELS, ArmModel, Clock, StreamError, WallClock
-from aloha_kit.ros import images, node
+from aloha_kit.ros import node
 from aloha_kit.ros.arm import answered
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.rig_measurements import (
@@ -31,7 +32,10 @@ from aloha_kit.ros.rig_measurements import (
     TopicMeasurement,
 )
 from aloha_kit.ros.simulation_client import simulated_rig
-from aloha_kit.ros.streams import rig_topics
+from aloha_kit.ros.streams import installed_fields
+from aloha_kit.sync import images
+from aloha_kit.sync.sensors import rig_sensors
+from aloha_kit.sync.topics import rig_topics
 
 T = TypeVar("T")
 
@@ -91,9 +95,10 @@ def inspect(rig: RigConfig, cameras: Sequence[str], *, seconds: float, registers
 
 
 def _expected(rig: RigConfig, cameras: Sequence[str]) -> list[tuple[TopicMeasurement, Any]]:
-    """Topics to record, each with its message class."""
+    """Topics to record, each with its message class. Raises ConfigError for a sensor's type that is not installed."""
+    rig_sensors(rig, installed_fields)
     return [
-        (TopicMeasurement(stream, topic.name, topic.message._type, topic.rate_hz), topic.message)  # type: ignore[attr-defined]
+        (TopicMeasurement(stream, topic.name, topic.type, topic.rate_hz), genpy.message.get_message_class(topic.type))
         for stream, topic in rig_topics(rig, cameras, leaders=bool(rig.leaders))
     ]
 

@@ -7,37 +7,28 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import numpy.typing as npt
 import rosgraph
 import rospy
 
-from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ConfigError
-from aloha_kit.core.arm_models import arm_model
 from aloha_kit.core.lang import Message
 from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.arm import (
     answered,
     Arm,
     ArmSetup,
-    ArmState,
     check_target,
-    if_given,
     Part,
-    single,
-    Vector,
     wait_for_subscribers,
 )
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import ArmDriver
 from aloha_kit.ros.node import RosError
-from aloha_kit.ros.readings import joint_values, require_reading
 from aloha_kit.ros.topic_arm import TopicArm
+from aloha_kit.sync.arm_readers import InterbotixDescription, InterbotixReader
 
 _REBOOT_ALL_S = 15.0
 """Timeout of a service: a driver answers nothing while motors reboot, 9 s for a whole arm."""
-_FINGER = "left_finger"
 _PARTS: dict[str, tuple[str, str]] = {"arm": ("group", "arm"), "gripper": ("single", "gripper")}
 _SERVICES = {
     "set_operating_modes": "OperatingModes",
@@ -125,26 +116,8 @@ def _command_publishers(name: str) -> tuple[CommandPublisher, CommandPublisher]:
     )
 
 
-class InterbotixDriver(ArmDriver):
+class InterbotixDriver(InterbotixDescription, ArmDriver):
     """An xs driver under the namespace `name`; `Arm`s of any model with one gripper."""
-
-    effort_unit = "mA"
-
-    def __init__(self, config: ArmConfig) -> None:
-        if not config.name:
-            raise ConfigError("an interbotix arm needs a name, the namespace of its driver (puppet_left)")
-        if (grippers := arm_model(config.model).grippers) != ("gripper",):
-            raise ConfigError(f"an interbotix arm has one motor 'gripper', given: {', '.join(grippers) or '(none)'}")
-        super().__init__(config)
-
-    @property
-    def state_topic(self) -> str:
-        return self.config.state_topic or f"/{self.config.name.strip('/')}/joint_states"
-
-    @property
-    def command_topics(self) -> tuple[str, ...]:
-        topics = ("joint_group", "joint_single", "joint_trajectory")
-        return tuple(f"/{self.config.name}/commands/{topic}" for topic in topics)
 
     def motor_registers(self, registers: Sequence[str]) -> dict[str, tuple[int, ...]]:
         service = f"/{self.config.name}/get_motor_registers"
@@ -166,7 +139,7 @@ class InterbotixDriver(ArmDriver):
         return InterbotixArm(setup)
 
 
-class InterbotixArm(TopicArm):
+class InterbotixArm(TopicArm, InterbotixReader):
     """A ViperX or WidowX behind its xs driver; an `Arm`.
 
     Args:
@@ -182,29 +155,6 @@ class InterbotixArm(TopicArm):
         name, installed = setup.name, importlib.util.find_spec("interbotix_xs_modules") is not None
         self._driver = driver or (ModuleInterface(name, setup.model.name) if installed else TopicInterface(name))
         wait_for_subscribers([self._driver.group, self._driver.single], setup)
-
-    def read(self, message: Any) -> ArmState:
-        dof = self.model.dof
-        position = self._position(message, (*self.model.names, _FINGER))
-        velocity, effort = (
-            if_given(self.model.names, message.name, each) for each in (message.velocity, message.effort)
-        )
-        if velocity is not None:
-            if self.model.crank is not None:  # the finger's own speed is published as 0
-                velocity[dof] *= self.model.crank.travel_rate(position[dof])
-            velocity[dof] = self.model.finger.normalise_velocity(velocity[dof])
-        qpos = self.model.vector(position[:dof], self.model.finger.normalise(position[-1]))
-        return ArmState(qpos.astype(np.float32), single(velocity), single(effort))
-
-    def leader_action(self, message: Any) -> Vector:
-        position = self._position(message, self.model.names)
-        position[-1] = self.model.gripper.normalise(position[-1])
-        return position.astype(np.float32)
-
-    def _position(self, message: Any, names: tuple[str, ...]) -> npt.NDArray[np.float64]:
-        position = joint_values(self.name, names, message, "position")
-        require_reading(self.name, position[: self.model.size])
-        return position
 
     def command(self, target: npt.ArrayLike) -> None:
         goal = self._commands.limit(check_target(self.name, self.model, target))

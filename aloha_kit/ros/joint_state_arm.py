@@ -3,58 +3,41 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import rospy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 
-from aloha_kit.config.rig import ArmConfig
-from aloha_kit.core import ArmModel, ConfigError, SafetyError, StreamError
+from aloha_kit.core import SafetyError
 from aloha_kit.ros import node
 from aloha_kit.ros.arm import (
     Arm,
     ArmSetup,
-    ArmState,
     check_target,
-    if_given,
     Part,
-    single,
-    Vector,
     wait_for_subscribers,
 )
 from aloha_kit.ros.command_publisher import CommandPublisher
 from aloha_kit.ros.drivers import ArmDriver
-from aloha_kit.ros.readings import require_finite, require_reading
 from aloha_kit.ros.topic_arm import TopicArm
+from aloha_kit.sync.arm_readers import JointStateDescription, JointStateReader
 
 ENABLE_TOPIC = "/enable_flag"
 """std_msgs/Bool: Piper's drivers switch the motors of all followers on or off; leaders have no switch."""
 
 
-class JointStateDriver(ArmDriver):
+class JointStateDriver(JointStateDescription, ArmDriver):
     """Driver with sensor_msgs/JointState on `state_topic` and `command_topic`; arms of any model."""
-
-    def __init__(self, config: ArmConfig) -> None:
-        if not config.state_topic:
-            raise ConfigError("a joint_state arm needs a state_topic (/puppet/joint_left)")
-        super().__init__(config)
-
-    def model(self, scene: ArmModel | None = None) -> ArmModel:
-        """Arm model: the scene's where the rig is simulated, since the topics do not identify the arm."""
-        return scene or super().model()
 
     def connect(self, setup: ArmSetup) -> Arm:
         return JointStateArm(setup)
 
 
-class JointStateArm(TopicArm):
+class JointStateArm(TopicArm, JointStateReader):
     """Arm with sensor_msgs/JointState for its states and on its first command topic; an `Arm`.
 
-    Messages hold a value for each entry of the model, in its order, under any names; a gripper's is its travel in
-    metres, which the driver limits. Commands name them joint0, joint1, ...
+    Commands name the entries joint0, joint1, ...
     Nothing is sent before the first command, since another sender (a leader) may be driving the arm.
     """
 
@@ -62,26 +45,6 @@ class JointStateArm(TopicArm):
         self._names = [f"joint{i}" for i in range(setup.model.size)]
         self._publisher: CommandPublisher | None = None
         super().__init__(setup)
-
-    def read(self, message: Any) -> ArmState:
-        dof, position = self.model.dof, self._position(message)
-        velocity, effort = (if_given(self._names, self._names, each) for each in (message.velocity, message.effort))
-        if velocity is not None:
-            velocity[dof:] = self.model.finger.normalise_velocity(velocity[dof:])
-        return ArmState(position.astype(np.float32), single(velocity), single(effort))
-
-    def leader_action(self, message: Any) -> Vector:
-        return self._position(message).astype(np.float32)
-
-    def _position(self, message: Any) -> npt.NDArray[np.float64]:
-        """(size,) rad, grippers normalised by their travel."""
-        size, dof, values = self.model.size, self.model.dof, np.array(message.position, np.float64)
-        if values.shape != (size,):
-            raise StreamError(f"{self.name}: its joint states need {size} values of position, they hold {len(values)}")
-        require_finite(self.name, "position", self._names, values)
-        require_reading(self.name, values)
-        values[dof:] = self.model.finger.normalise(values[dof:])
-        return values
 
     def command(self, target: npt.ArrayLike) -> None:
         goal = check_target(self.name, self.model, target)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +11,10 @@ import rospy
 from geometry_msgs.msg import Twist
 from std_msgs.msg import Bool
 
-from aloha_kit.config.match_checkpoint import BASE_NAMES
 from aloha_kit.config.rig import BaseConfig
 from aloha_kit.core import Clock, CommandLimiter, SafetyError, WallClock
 from aloha_kit.core.motion import BASE_ACCELERATION
-from aloha_kit.ros.arm import Vector
 from aloha_kit.ros.command_publisher import CommandPublisher
-from aloha_kit.ros.readings import require_finite
 
 DEAD_MAN_S = 0.25
 """Longest validity (s) of a velocity command: the base must stop when an episode ends between two commands."""
@@ -53,13 +49,6 @@ class MobileBase:
         self._used = self._warned = False
         self._closed = threading.Event()
         threading.Thread(target=self._watch, name="base dead man", daemon=True).start()
-
-    def read(self, message: Any) -> Vector:
-        """Velocity (2,), m/s and rad/s, from a nav_msgs/Odometry. Raises ReadingError where it is not finite."""
-        twist = message.twist.twist
-        values = np.array([twist.linear.x, twist.angular.z], np.float64)
-        require_finite("base", "velocity", BASE_NAMES, values)
-        return values.astype(np.float32)
 
     def drive(self, velocity: npt.ArrayLike) -> None:
         """Command a velocity (2,), limited to the base's acceleration and valid for `DEAD_MAN_S` at most.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import dm_env
@@ -21,24 +19,25 @@ from aloha_kit.core import (
     Clock,
     Contract,
     Environment,
-    Observation,
     Policy,
-    Rate,
-    ReadingError,
     SafetyLimits,
 )
 from aloha_kit.core.versions import package_version
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.ros import images
-from aloha_kit.ros.observation import describe_streams, ObservationBuilder, QUANTITIES, rig_contract
 from aloha_kit.ros.parking import parked_at_exit
-from aloha_kit.ros.readings import GAP_S, require_believable, retry_read
 from aloha_kit.ros.ros_robot import RosRobot
-from aloha_kit.ros.sensors import rig_sensors
 from aloha_kit.ros.start_sequence import StartSequence
-
-WARM_UP_S = 15.0
-"""Timeout of the streams' first samples."""
+from aloha_kit.ros.streams import installed_fields
+from aloha_kit.sync import images
+from aloha_kit.sync.observation import (
+    describe_streams,
+    ObservationBuilder,
+    rig_contract,
+    TimedObservations,
+    WARM_UP_S,
+)
+from aloha_kit.sync.sensors import rig_sensors
+from aloha_kit.sync.topics import guard_bounds
 
 
 class RosEnv(RosRobot, Environment):
@@ -71,18 +70,19 @@ class RosEnv(RosRobot, Environment):
         start_sequence: Callable[[RosEnv], None] | None = None,
         clock: Clock | None = None,
     ) -> None:
-        sensors = rig_sensors(rig)  # unknown ones raise before anything is contacted
+        sensors = rig_sensors(rig, installed_fields)  # unknown ones raise before anything is contacted
         super().__init__(task, rig, leaders=leaders, clock=clock)
         self.late_ns = 0
         self._start_sequence = start_sequence
         self._steps: int | None = None  # None: the next step begins an episode
         self._next_seed: int | None = None
-        self._rate = Rate(task.rate_hz, self.clock)
-        self._builder = ObservationBuilder(rig_contract(task, rig, self.simulated), self.followers, self.base, sensors)
+        contract = rig_contract(task, rig, self.simulated, sensors)
+        builder = ObservationBuilder(contract, self.followers, self.base is not None, sensors)
+        self._observations = TimedObservations(builder, self.streams.sync, self.clock, task.rate_hz, self.leaders)
 
     @property
     def contract(self) -> Contract:
-        return self._builder.contract
+        return self._observations.builder.contract
 
     @property
     def limits(self) -> SafetyLimits:
@@ -122,7 +122,7 @@ class RosEnv(RosRobot, Environment):
             "seed": self._simulation.seed if self._simulation else None,
             "teleop": self.rig.teleop,
             "arms": {name: arm.model.name for name, arm in self.followers.items()},
-            "streams": describe_streams(self.streams),
+            "streams": describe_streams(self.streams.topics, self.streams.sync),
             "software": {
                 "aloha_kit": package_version(),
                 "ros": rospy.get_param("/rosdistro", "").strip(),
@@ -152,8 +152,8 @@ class RosEnv(RosRobot, Environment):
             self.leader_action(name)
         self.estop.require_released()
         self._steps = 0
-        self._rate.reset()
-        return dm_env.restart(self._first_observation())
+        self._observations.rate.reset()
+        return dm_env.restart(self._observations.first())
 
     def step(self, action: Action) -> dm_env.TimeStep:
         """Send an action (A,), wait for the deadline, observe. An action further from the previous command than the
@@ -171,8 +171,8 @@ class RosEnv(RosRobot, Environment):
             self._sole_commander.require()
             command_ns = self.clock.now_ns()
             self._send(command)
-            self.late_ns = self._rate.sleep()
-            observation = self._observe(command_ns)
+            self.late_ns = self._observations.rate.sleep()
+            observation = self._observations.read(command_ns)
             if not self.listens_only:
                 self._arms.watch(observation)
         except BaseException:
@@ -199,8 +199,7 @@ class RosEnv(RosRobot, Environment):
         return SafetyGuard(
             policy,
             limits or self.limits,
-            frozen=max(5, math.ceil(self._stale_s * self.contract.rate_hz) + 1),
-            stale_s=self._stale_s,
+            **guard_bounds(self.rig, self.contract),
             estop=self.estop,
             start=lambda: self.last_command,
         )
@@ -218,51 +217,16 @@ class RosEnv(RosRobot, Environment):
 
     def observation_spec(self) -> dict[str, Any]:
         """Observation specs, nested like the observation; `stamps` of a reset lacks `command`. Needs every stream."""
-        return self._builder.spec({name: self.streams.sync.newest(name).value for name in self.streams.topics})
+        return self._observations.builder.spec(
+            {name: self.streams.sync.newest(name).value for name in self.streams.topics}
+        )
 
     def action_spec(self) -> specs.BoundedArray:
         """Action spec (A,): joint targets within the followers' limits, normalised gripper openings, base velocity."""
-        return self._builder.action_spec()
-
-    @property
-    def _stale_s(self) -> float:
-        """Stale bound of the guard (s): twice the age at which the slowest stream is an error, so that is first."""
-        rates = [arm.rate_hz for arm in self.rig.followers.values()]
-        rates += [self.rig.cameras[name].rate_hz for name in self.contract.cameras]
-        rates += [sensor.rate_hz for sensor in self.rig.sensors.values()]
-        return 2 * max(self.rig.sync.max_age_s, self.rig.sync.max_age_periods / min(rates))
+        return self._observations.builder.action_spec()
 
     def _start_from_where_they_are(self) -> None:
         """Start the next commands from the measured poses: a follower may have been moved during the start sequence."""
         if not self.listens_only:
             for arm in self.followers.values():
                 arm.hold_target()
-
-    def _first_observation(self) -> Observation:
-        """First observation: whether the episode has velocities and efforts, which are retried for `GAP_S`."""
-        self._builder = replace(self._builder, required=frozenset(QUANTITIES))
-        try:
-            return self._observe(command_ns=None)
-        except ReadingError:
-            self._builder = replace(self._builder, required=frozenset())
-            observation = self._observe(command_ns=None)
-            self._builder = replace(self._builder, required=frozenset(QUANTITIES) & observation.keys())
-            return observation
-
-    def _observe(self, command_ns: int | None) -> Observation:
-        observation = retry_read(self._read, self.clock, GAP_S)
-        stamps = observation["stamps"]
-        if self.leaders is not None:
-            stamps.update(self.leaders.stamps)
-        stamps["deadline"] = self._rate.deadline_ns
-        if command_ns is not None:
-            stamps["command"] = command_ns
-        return observation
-
-    def _read(self) -> Observation:
-        matched = self.streams.sync.match(GAP_S)
-        for name, arm in self.followers.items():
-            stream = f"qpos_{name}"
-            sample = matched.samples[stream]
-            require_believable(arm.name, arm.model, arm.leader_action, sample, self.streams.sync, stream)
-        return self._builder.observation(matched)

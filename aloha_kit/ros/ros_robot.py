@@ -13,18 +13,19 @@ import rospy
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.core import AlohaKitError, Clock, ConfigError
 from aloha_kit.ros import node
-from aloha_kit.ros.arm import Arm, ArmSetup, Role, Vector
+from aloha_kit.ros.arm import Arm, ArmSetup, Role
 from aloha_kit.ros.competing_publishers import SoleCommander
 from aloha_kit.ros.drivers import ArmDriver, rig_drivers
 from aloha_kit.ros.estop import EStop
 from aloha_kit.ros.followers import FollowerArms
-from aloha_kit.ros.leaders import LeaderArms
 from aloha_kit.ros.mobile_base import MobileBase
 from aloha_kit.ros.operator_topics import OperatorTopics
-from aloha_kit.ros.readings import GAP_S, next_reading
-from aloha_kit.ros.ring import StreamHealth
+from aloha_kit.ros.readings import next_reading
 from aloha_kit.ros.simulation_client import first_state_timeout, simulated_rig, SimulationClient
 from aloha_kit.ros.streams import Streams
+from aloha_kit.sync.leaders import LeaderArms
+from aloha_kit.sync.readings import GAP_S, Vector
+from aloha_kit.sync.ring import StreamHealth
 
 
 class RosRobot:

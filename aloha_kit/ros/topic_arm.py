@@ -9,9 +9,10 @@ import numpy.typing as npt
 
 from aloha_kit.core import StreamError
 from aloha_kit.ros import node
-from aloha_kit.ros.arm import Arm, ArmSetup, check_target, move_together, Vector
+from aloha_kit.ros.arm import Arm, ArmSetup, check_target, move_together
 from aloha_kit.ros.arm_commands import ArmCommands
-from aloha_kit.ros.readings import next_reading, retry_read
+from aloha_kit.ros.readings import next_reading
+from aloha_kit.sync.readings import retry_read, Vector
 
 
 class TopicArm(Arm):

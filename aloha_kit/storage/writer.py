@@ -59,6 +59,7 @@ class EpisodeWriter:
         describe: description of the environment, JSON-able, below 48 kB.
         judge: success of an episode by its outcome, as `Environment.succeeded`; None leaves `success` unset
             unless it is assigned before the end.
+        id: of the recording that this is a copy of; a new one by default.
         encoders: threads that encode JPEG; by default one, or two where a step has over 600 000 pixels.
 
     Raises:
@@ -81,6 +82,7 @@ class EpisodeWriter:
         describe: Mapping[str, Any] | None = None,
         judge: Callable[[Outcome], bool | None] | None = None,
         encoders: int | None = None,
+        id: str = "",
     ) -> None:
         if images not in ("jpeg", "raw") or not 1 <= quality <= 100 or not flush_s > 0:
             raise EpisodeError(
@@ -104,7 +106,7 @@ class EpisodeWriter:
             "contract": json.loads(contract.to_json()),
             "describe": _jsonable(describe or {}),
         }
-        self._folder, self._index, self._contract = Path(folder), index, contract
+        self._folder, self._index, self._contract, self._id = Path(folder), index, contract, id
         self._flush_s, self._judge, self._encoders = flush_s, judge, encoders
         self._path: Path | None = None
         self._fd = -1
@@ -153,7 +155,7 @@ class EpisodeWriter:
             layout=layout.to_mapping(),
             created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="milliseconds"),
             software=f"aloha_kit {package_version()}",
-            id=uuid.uuid4().hex,
+            id=self._id or uuid.uuid4().hex,
         )
         path = self.path
         try:

@@ -13,7 +13,7 @@ from aloha_kit.core import Contract, joint_names
 from aloha_kit.deploy.rollout import _Narrowed
 from aloha_kit.episode import Episode, EpisodeWriter
 from aloha_kit.loop import Outcome
-from aloha_kit.ros.images import encode
+from aloha_kit.sync.images import encode
 
 
 class Undecoded(Mapping[str, Any]):

@@ -22,7 +22,7 @@ from std_msgs.msg import Float32
 from std_srvs.srv import Trigger, TriggerResponse
 
 from aloha_kit.core import ArmModel, PIPER, VX300S, WallClock
-from aloha_kit.ros import images, interbotix_messages
+from aloha_kit.ros import image_messages, interbotix_messages
 from aloha_kit.ros.arm import ArmSetup
 
 MOTORS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate", "gripper")
@@ -248,7 +248,7 @@ class FakeCamera:
             self.sent += 1
             image = np.zeros((*self.size, 3), np.uint8)
             image[..., 0] = 40 + self.sent % 200
-            message = images.to_compressed(image, rospy.Time.now().to_nsec())
+            message = image_messages.to_compressed(image, rospy.Time.now().to_nsec())
             if self.tears(self.sent):
                 message.data = message.data[: len(message.data) // 2]
             self._publisher.publish(message)

@@ -15,7 +15,7 @@ import yaml
 from aloha_kit.config import ArmConfig, CameraConfig, load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.core import START_ARM_POSE
 from aloha_kit.remote import PolicyServer, ServedPolicy
-from aloha_kit.ros.observation import rig_contract
+from aloha_kit.sync.observation import rig_contract
 from tests.ros.master import Process, Ros
 
 SIZE = (48, 64)
@@ -89,7 +89,7 @@ class Swinging:
 def swinging_policy(task: Path) -> Iterator[tuple[str, ...]]:
     """The flags of a deployment whose policy is on another machine: its process needs no torch."""
     config = load(TaskConfig, "tasks", str(task))
-    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True)
+    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True, {})
     with PolicyServer(ServedPolicy(Swinging(), contract, 100), "127.0.0.1", 0, "secret").running() as serving:
         yield "--remote", f"127.0.0.1:{serving.port}", "--token", "secret"
 

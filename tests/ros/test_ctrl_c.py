@@ -13,7 +13,7 @@ from sensor_msgs.msg import JointState
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import VX300S
 from aloha_kit.episode import list_episodes
-from aloha_kit.ros.observation import rig_contract
+from aloha_kit.sync.observation import rig_contract
 from tests.deploy.conftest import save_checkpoint
 from tests.ros.master import launch_result, Process, Ros
 from tests.ros.rig_client import Received
@@ -56,7 +56,7 @@ def assert_at_rest(states: dict[str, Received]) -> None:
 @pytest.fixture(scope="module")
 def checkpoint(task: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = load(TaskConfig, "tasks", str(task))
-    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True)
+    contract = rig_contract(config, load(RigConfig, "rigs", config.rig), True, {})
     return save_checkpoint(tmp_path_factory.mktemp("run") / "checkpoints" / "best", contract)
 
 

@@ -14,7 +14,8 @@ import pytest
 from sensor_msgs.msg import CompressedImage, Image
 
 from aloha_kit.core import ReadingError, StreamError
-from aloha_kit.ros import images
+from aloha_kit.ros import image_messages
+from aloha_kit.sync import images
 
 STAMP = 1_700_000_000_123_456_789
 
@@ -199,22 +200,25 @@ def test_built_messages_survive_the_wire(big: bool) -> None:
         return type(message)().deserialize(buffer.getvalue())
 
     image = scene()
-    got = sent(images.to_image(image, "rgb8", STAMP, "cam_high"))
+    got = sent(image_messages.to_image(image, "rgb8", STAMP, "cam_high"))
     assert isinstance(got, Image)
     assert (got.height, got.width, got.step, got.encoding) == (48, 64, 192, "rgb8")
     assert (got.header.stamp.secs, got.header.stamp.nsecs) == (1_700_000_000, 123_456_789)
     assert got.header.frame_id == "cam_high"
     np.testing.assert_array_equal(images.decode(got), image)
     depth = (np.arange(48 * 64).reshape(48, 64) * 13).astype(">u2" if big else "<u2")
-    got = sent(images.to_image(depth, "16UC1", STAMP))
+    got = sent(image_messages.to_image(depth, "16UC1", STAMP))
     assert got.is_bigendian == big
     np.testing.assert_array_equal(images.decode_depth(got), depth)
-    got = sent(images.to_compressed(image, STAMP))
+    got = sent(image_messages.to_compressed(image, STAMP))
     assert isinstance(got, CompressedImage)
     assert got.header.stamp.to_nsec() == STAMP
     assert np.abs(np.asarray(PIL.Image.open(io.BytesIO(got.data))).astype(int) - image).mean() < 3
-    assert len(sent(images.to_compressed(image, STAMP, quality=20)).data) < len(got.data)
-    assert images.jpeg_bytes(sent(images.to_compressed(b"\xff\xd8\xff as it is", STAMP))) == b"\xff\xd8\xff as it is"
+    assert len(sent(image_messages.to_compressed(image, STAMP, quality=20)).data) < len(got.data)
+    assert (
+        images.jpeg_bytes(sent(image_messages.to_compressed(b"\xff\xd8\xff as it is", STAMP)))
+        == b"\xff\xd8\xff as it is"
+    )
 
 
 def test_an_empty_message_and_a_giant_header_are_reported_and_not_decoded() -> None:

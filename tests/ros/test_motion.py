@@ -19,9 +19,10 @@ from sensor_msgs.msg import JointState
 
 from aloha_kit.core import ArmModel, PIPER, ReadingError, START_ARM_POSE, VX300S, WallClock, WX250S
 from aloha_kit.loop import SafetyGuard
-from aloha_kit.ros import interbotix_messages, readings
+from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.arm import move_together
 from aloha_kit.ros.interbotix import InterbotixArm
+from aloha_kit.sync import readings
 from tests.ros.fake_drivers import FakeInterbotix, MOTORS, xs_setup
 from tests.ros.master import ROOT, Ros
 from tests.ros.test_ros_env import _step_until_it_fails, Fakes, START, TASK

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import genpy.message
 import numpy as np
 import pytest
 from geometry_msgs.msg import WrenchStamped
@@ -29,9 +30,10 @@ from aloha_kit.loop import run_episode
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.ros import inspect
-from aloha_kit.ros.observation import rig_contract
 from aloha_kit.ros.ros_env import RosEnv
-from aloha_kit.ros.sensors import rig_sensors, UNITS
+from aloha_kit.ros.streams import installed_fields
+from aloha_kit.sync.observation import rig_contract
+from aloha_kit.sync.sensors import rig_sensors, Sensor, UNITS
 from tests.loop.fake_rig import Constant
 from tests.policies.test_networks import cnnmlp
 from tests.ros.fake_drivers import FakePiper
@@ -54,6 +56,11 @@ TASK = TaskConfig("feel", "Feel.", rig="felt", episode_len=40, rate_hz=25, camer
 def with_sensor(**changes: Any) -> RigConfig:
     """The rig with one sensor: an IMU, or what `changes` make of it."""
     return replace(RIG, sensors={"one": SensorConfig(**{"topic": "/imu", "type": "sensor_msgs/Imu", **changes})})
+
+
+def sensor(**changes: Any) -> Sensor:
+    """The sensor of that rig."""
+    return rig_sensors(with_sensor(**changes), installed_fields)["one"]
 
 
 class Node:
@@ -201,22 +208,22 @@ def test_a_file_that_cannot_be_meant_is_refused(values: dict[str, Any], message:
 
 @pytest.mark.parametrize("kind", sorted(UNITS))
 def test_every_known_type_is_read_without_a_list_of_entries(kind: str) -> None:
-    (sensor,) = rig_sensors(with_sensor(type=kind)).values()
-    values = sensor.read(sensor.message())
-    assert values.shape == (len(sensor.entries),) == (len(sensor.units),)
+    one = sensor(type=kind)
+    values = one.read(genpy.message.get_message_class(kind)())
+    assert values.shape == (len(one.entries),) == (len(one.units),)
     assert values.dtype == np.float32
 
 
 def test_entries_are_read_by_path_by_index_and_by_name() -> None:
-    hand = rig_sensors(with_sensor(type="sensor_msgs/JointState", entries=("position.b", "position.0")))["one"]
+    hand = sensor(type="sensor_msgs/JointState", entries=("position.b", "position.0"))
     np.testing.assert_array_equal(hand.read(JointState(name=["a", "b"], position=[1.0, 2.0])), [2.0, 1.0])
     with pytest.raises(StreamError, match=r"its message has no 'position\.b'; it names: a, c"):
         hand.read(JointState(name=["a", "c"], position=[1.0, 2.0]))
-    force = rig_sensors(with_sensor(type="geometry_msgs/WrenchStamped", entries=("wrench.force.z",)))["one"]
+    force = sensor(type="geometry_msgs/WrenchStamped", entries=("wrench.force.z",))
     message = WrenchStamped()
     message.wrench.force.z = -3.5
     assert (force.read(message), force.units) == ([-3.5], ("N",))
-    array = rig_sensors(with_sensor(type="std_msgs/Float32MultiArray", entries=("data.2",)))["one"]
+    array = sensor(type="std_msgs/Float32MultiArray", entries=("data.2",))
     with pytest.raises(StreamError, match=r"its message has no 'data\.2'; it holds 2 values"):
         array.read(Float32MultiArray(data=[1.0, 2.0]))
 
@@ -225,7 +232,8 @@ def test_features_have_the_rate_of_their_streams_which_no_comparison_reads() -> 
     task = load(TaskConfig, "tasks", "mobile_aloha_transfer_cube")  # 50 Hz, as its base; cameras of 30 Hz, arms of 100
     rig = load(RigConfig, "rigs", "mobile_aloha")
     slow = {**rig.followers, "right": replace(rig.followers["right"], rate_hz=80.0)}
-    contract = rig_contract(task, replace(rig, followers=slow, sensors=SENSORS), simulated=False)
+    rig = replace(rig, followers=slow, sensors=SENSORS)
+    contract = rig_contract(task, rig, False, rig_sensors(rig, installed_fields))
     assert {feature.name: feature.rate_hz for feature in contract.features} == {
         "qpos": 80.0, "action": None, "qvel": 80.0, "effort": 80.0, "base_vel": None,
         **dict.fromkeys(("images/cam_high", "images/cam_left_wrist", "images/cam_right_wrist"), 30.0),
@@ -253,7 +261,7 @@ def test_a_policy_that_reads_a_sensor_is_trained_on_the_recording_and_acts_on_th
         assert policy.contract.differences(env.contract) == []
         without = replace(RIG, sensors={"wrist": SENSORS["wrist"]})
         assert "array 'sensors/touch' is missing" in " ".join(
-            policy.contract.differences(rig_contract(TASK, without, simulated=False))
+            policy.contract.differences(rig_contract(TASK, without, False, rig_sensors(without, installed_fields)))
         )
         observation = env.reset().observation
         chunk = policy.predict_chunk(observation)

@@ -17,11 +17,12 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError
-from aloha_kit.ros import images
+from aloha_kit.ros import image_messages
 from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
 from aloha_kit.ros.sim_rig.cameras_node import SimCameras
 from aloha_kit.ros.sim_rig.faults import PARAM
 from aloha_kit.sim import SimEnv
+from aloha_kit.sync import images
 from tests.ros.master import Ros
 from tests.waiting import until
 
@@ -135,8 +136,8 @@ def test_nobody_listens_nothing_is_drawn(session_ros: Ros, scene: SimEnv, monkey
         draw = rendered.draw
         monkeypatch.setattr(rendered, "draw", lambda view, size: (drawn.append(view), draw(view, size))[1])
         encoded: list[bytes] = []
-        encode = images.encode
-        monkeypatch.setattr(images, "encode", lambda *a: (encoded.append(data := encode(*a)), data)[1])
+        encode = image_messages.encode
+        monkeypatch.setattr(image_messages, "encode", lambda *a: (encoded.append(data := encode(*a)), data)[1])
         cameras.draw(PERIOD, qpos, 3)
         assert drawn == []
         with listening(cameras, {"/usb_cam_low/image_raw": Image}) as collected:

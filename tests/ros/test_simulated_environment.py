@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
+import signal
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +16,16 @@ from std_srvs.srv import Trigger
 
 from aloha_kit import envs
 from aloha_kit.config import load, RigConfig, TaskConfig
-from aloha_kit.core import SafetyError, START_ARM_POSE, StreamError, VX300S
-from aloha_kit.loop import run_episode, SafetyGuard
+from aloha_kit.core import Outcome, SafetyError, START_ARM_POSE, StreamError, VX300S
+from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.loop import run_episode
 from aloha_kit.ros import interbotix_messages
 from aloha_kit.ros.interbotix import InterbotixArm
 from aloha_kit.ros.node import RosError
 from aloha_kit.ros.ros_env import RosEnv
 from aloha_kit.ros.start_sequence import StartSequence
+from aloha_kit.storage import Episode, EpisodeWriter
+from aloha_kit.sync.topics import rig_topics, stream_specs
 from aloha_kit.testing.environments import check_environment
 from tests.ros.fake_drivers import install_fake_package, xs_setup
 from tests.ros.master import Ros
@@ -80,38 +85,101 @@ def test_the_environment_contract(configured: tuple[TaskConfig, RigConfig]) -> N
     )
 
 
-def test_a_person_does_the_task_through_the_guard(configured: tuple[TaskConfig, RigConfig]) -> None:
-    """StartSequence, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
-    printed: list[str] = []
-    start_sequence = StartSequence(status=lambda state, message: printed.append(state), countdown_s=1.0, timeout_s=60.0)
-    env = envs.connect(*configured, leaders=True, start_sequence=start_sequence)
+@dataclass
+class Session:
+    """An operator's episode, and the bag of all that was published meanwhile."""
+
+    outcome: Outcome
+    max_reward: float
+    about: dict[str, Any]
+    states: list[str]  # of the start sequence
+    episode: Path
+    bag: Path
+
+
+@pytest.fixture(scope="module")
+def session(
+    session_ros: Ros, configured: tuple[TaskConfig, RigConfig], tmp_path_factory: pytest.TempPathFactory
+) -> Session:
+    task, rig = configured
+    folder = tmp_path_factory.mktemp("session")
+    topics = [topic.name for _, topic in rig_topics(rig, task.cameras, leaders=True)]
+    bag = session_ros.start("rosbag", "record", "-O", str(folder / "session.bag"), *topics)
+    until(lambda: (folder / "session.bag.active").exists() or not bag.running, "rosbag has subscribed and records")
+    states: list[str] = []
+    start_sequence = StartSequence(status=lambda state, message: states.append(state), countdown_s=1.0, timeout_s=60.0)
+    env = envs.connect(task, rig, leaders=True, start_sequence=start_sequence)
     assert isinstance(env, RosEnv)
     assert env.leaders is not None
-    stamps: list[dict[str, int]] = []
-    pushed: list[float] = []
-
-    class Keep:
-        def on_reset(self, timestep: Any) -> None:
-            stamps.append(timestep.observation["stamps"])
-
-        def on_step(self, action: Any, timestep: Any) -> None:
-            pushed.append(float(np.abs(action[14:]).max()))
-            stamps.append(timestep.observation["stamps"])
-
-        def on_end(self, outcome: Any) -> None: ...
-
     env.seed(5)
+    writer = EpisodeWriter(folder, contract=env.contract, task=task.name, rig=rig.name, sim=True)
     try:
-        guard = SafetyGuard(env.leaders, env.limits, frozen=50, stale_s=1)
-        outcome = run_episode(env, guard, [Keep()])
+        outcome = run_episode(env, env.guard(env.leaders, limits=env.limits.recorded(env.listens_only)), [writer])
+        max_reward, about = env.max_reward, env.describe()
     finally:
         env.close()
-    assert printed[:3] == ["starting", "waiting", "countdown"]
-    assert (outcome.steps, outcome.final_reward, env.max_reward) == (400, 4.0, 4.0)
-    assert env.describe()["seed"] == 5
-    assert 0.03 < max(pushed) < 0.1, "the base goes with the person's body: at most 0.06"
-    for before, after in itertools.pairwise(stamps):
-        assert before["leader_left"] <= after["leader_left"] <= after["command"]
+        bag.signal(signal.SIGINT)
+    assert bag.wait() == 0, bag.text()
+    return Session(outcome, max_reward, about, states, writer.path, folder / "session.bag")
+
+
+def test_a_person_does_the_task_through_the_guard(session: Session) -> None:
+    """StartSequence, leaders as the policy, limits of the followers: the cube is handed over, and that is rewarded."""
+    assert session.states[:3] == ["starting", "waiting", "countdown"]
+    assert (session.outcome.steps, session.outcome.final_reward, session.max_reward) == (400, 4.0, 4.0)
+    assert session.about["seed"] == 5
+    with Episode.open(session.episode) as episode:
+        pushed = float(np.abs(episode.base_action).max())
+        assert 0.03 < pushed < 0.1, "the base goes with the person's body: at most 0.06"
+        stamps = episode.stamps
+        assert (np.diff(stamps["leader_left"]) >= 0).all()
+        assert (stamps["leader_left"][1:] <= stamps["command"]).all()
+
+
+def test_a_bag_of_a_session_is_its_episode(session: Session, configured: tuple[TaskConfig, RigConfig]) -> None:
+    """Rows of one image: stamps differ by the bounds of the soft sync, values by how far the arm moves between them.
+
+    Both episodes take of each stream a sample within its bound of the row's reference time, and the same image. So two
+    samples of a stream lie within twice its bound and the camera's of one another. The same sample has the same value.
+    """
+    task, rig = configured
+    source = open_source(session.bag, options=ReadOptions(task=task.file, rig=rig.file))
+    bounds = {
+        spec.name: spec.max_skew_ns
+        for spec in stream_specs(dict(rig_topics(rig, task.cameras, leaders=False)), rig.sync)
+    }
+    with Episode.open(session.episode) as live, closing(source.open(0)) as bag:
+        assert bag.contract == live.contract
+        assert set(bag.stamps) == set(live.stamps)
+        arms = {"qpos_left": np.s_[:7], "qpos_right": np.s_[7:14]}
+        speed = max(np.abs(np.diff(each.qpos, axis=0)).max() * task.rate_hz for each in (live, bag))
+        same = 0
+        for row in range(live.frames):
+            image = live.stamps["images/cam_high"][row]
+            rows = np.flatnonzero(bag.stamps["images/cam_high"] == image)
+            assert len(rows), f"image {image} of the live episode is not in the imported one"
+            nearest = rows[np.argmin(np.abs(bag.stamps["qpos_left"][rows] - live.stamps["qpos_left"][row]))]
+            assert bag.encoded("cam_high", nearest) == live.encoded("cam_high", row)
+            for stream, bound in bounds.items():
+                apart = abs(int(bag.stamps[stream][nearest]) - int(live.stamps[stream][row]))
+                assert apart <= 2 * (bound + bounds["images/cam_high"]), (stream, row)
+                if stream in arms:
+                    moved = np.abs(bag.qpos[nearest] - live.qpos[row])[arms[stream]].max()
+                    assert moved <= 2 * speed * apart / 1e9, (stream, row)  # a joint's own top speed may lie in between
+                    same += apart == 0
+        assert same > 0, "some joint states are the same, bit for bit"
+        _compare_actions(live, bag, task.rate_hz)
+
+
+def _compare_actions(live: Episode, bag: Episode, rate_hz: float) -> None:
+    """Actions once the guard's ramp is over: the leader's, a period of the control rate apart at most."""
+    speed = max(np.abs(np.diff(each.action[25:], axis=0)).max() * rate_hz for each in (live, bag))
+    for step in range(25, live.length):
+        stamp = live.stamps["leader_left"][step + 1]
+        apart = np.abs(bag.stamps["leader_left"][1:] - stamp)
+        nearest = int(np.argmin(apart))
+        moved = np.abs(bag.action[nearest] - live.action[step])[:7].max()
+        assert moved <= 2 * speed * apart[nearest] / 1e9 + 1e-6, step
 
 
 FAULTS: list[tuple[dict[str, Any], str]] = [

@@ -14,7 +14,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from aloha_kit.config import ArmConfig, BaseConfig, CameraConfig, load, RigConfig, SyncConfig
 from aloha_kit.core import Clock, ConfigError, StreamError, WallClock
 from aloha_kit.ros import node
-from aloha_kit.ros.streams import rig_topics, stream_spec, Streams, Topic
+from aloha_kit.ros.streams import Streams
+from aloha_kit.sync.topics import rig_topics, stream_spec, Topic
 from tests.ros.master import Ros
 from tests.waiting import until
 
@@ -156,35 +157,35 @@ def test_closing_unsubscribes_and_frees(publishers: Publishers, clock: Clock) ->
         streams.sync.newest("images/top")
 
 
-def topics(rig: RigConfig, cameras: Any, *, leaders: bool) -> dict[str, tuple[str, type]]:
-    return {stream: (topic.name, topic.message) for stream, topic in rig_topics(rig, cameras, leaders=leaders)}
+def topics(rig: RigConfig, cameras: Any, *, leaders: bool) -> dict[str, tuple[str, str]]:
+    return {stream: (topic.name, topic.type) for stream, topic in rig_topics(rig, cameras, leaders=leaders)}
 
 
 def test_topics_of_an_aloha() -> None:
     assert topics(load(RigConfig, "rigs", "aloha"), ["cam_high"], leaders=True) == {
-        "qpos_left": ("/puppet_left/joint_states", JointState),
-        "qpos_right": ("/puppet_right/joint_states", JointState),
-        "leader_left": ("/master_left/joint_states", JointState),
-        "leader_right": ("/master_right/joint_states", JointState),
-        "images/cam_high": ("/usb_cam_high/image_raw/compressed", CompressedImage),
+        "qpos_left": ("/puppet_left/joint_states", "sensor_msgs/JointState"),
+        "qpos_right": ("/puppet_right/joint_states", "sensor_msgs/JointState"),
+        "leader_left": ("/master_left/joint_states", "sensor_msgs/JointState"),
+        "leader_right": ("/master_right/joint_states", "sensor_msgs/JointState"),
+        "images/cam_high": ("/usb_cam_high/image_raw/compressed", "sensor_msgs/CompressedImage"),
     }
 
 
 def test_topics_of_a_cobot_magic() -> None:
     assert topics(load(RigConfig, "rigs", "cobot_magic"), ["cam_left_wrist"], leaders=False) == {
-        "qpos_left": ("/puppet/joint_left", JointState),
-        "qpos_right": ("/puppet/joint_right", JointState),
-        "base_vel": ("/odom", Odometry),
-        "images/cam_left_wrist": ("/camera_l/color/image_raw", Image),
-        "images_depth/cam_left_wrist": ("/camera_l/depth/image_raw", Image),
+        "qpos_left": ("/puppet/joint_left", "sensor_msgs/JointState"),
+        "qpos_right": ("/puppet/joint_right", "sensor_msgs/JointState"),
+        "base_vel": ("/odom", "nav_msgs/Odometry"),
+        "images/cam_left_wrist": ("/camera_l/color/image_raw", "sensor_msgs/Image"),
+        "images_depth/cam_left_wrist": ("/camera_l/depth/image_raw", "sensor_msgs/Image"),
     }
 
 
 def test_bounds_are_periods_and_at_least_the_seconds() -> None:
     sync = SyncConfig(max_skew_periods=1, max_skew_s=0.02, max_age_periods=9, max_age_s=0.2)
-    arm = stream_spec("qpos_left", Topic("/puppet_left/joint_states", JointState, 100), sync)
+    arm = stream_spec("qpos_left", Topic("/puppet_left/joint_states", "sensor_msgs/JointState", 100), sync)
     assert (arm.max_skew_ns, arm.max_age_ns, arm.source) == (20_000_000, 200_000_000, "/puppet_left/joint_states")
-    camera = stream_spec("images/top", Topic("/top", Image, 30), sync)
+    camera = stream_spec("images/top", Topic("/top", "sensor_msgs/Image", 30), sync)
     assert (camera.max_skew_ns, camera.max_age_ns) == (33_333_333, 300_000_000)
 
 

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from aloha_kit.config import CameraConfig, load, RigConfig, TaskConfig
 from aloha_kit.core import ConfigError, did_you_mean, plural, WallClock
 from aloha_kit.core.cli import command_line
-from aloha_kit.ros import images, node
+from aloha_kit.ros import image_messages, node
 from aloha_kit.ros.node import interrupted_after
 from aloha_kit.ros.sim_rig.camera_timer import CameraTimer, Pace
 from aloha_kit.ros.sim_rig.faults import CameraFault, Faults
@@ -99,11 +99,11 @@ class Camera:
         """Publish the last frame, each form only where it has a subscriber."""
         frame = self.last
         if frame.colour is not None and self._raw.get_num_connections():
-            self._raw.publish(images.to_image(frame.colour, "rgb8", stamp_ns, self.name))
+            self._raw.publish(image_messages.to_image(frame.colour, "rgb8", stamp_ns, self.name))
         if frame.colour is not None and self._jpeg.get_num_connections():
-            self._jpeg.publish(images.to_compressed(frame.colour, stamp_ns, self._quality, self.name))
+            self._jpeg.publish(image_messages.to_compressed(frame.colour, stamp_ns, self._quality, self.name))
         if frame.depth is not None and self._depth is not None and self._depth.get_num_connections():
-            self._depth.publish(images.to_image(frame.depth, "16UC1", stamp_ns, self.name))
+            self._depth.publish(image_messages.to_image(frame.depth, "16UC1", stamp_ns, self.name))
 
     def close(self) -> None:
         """Leave the topics."""

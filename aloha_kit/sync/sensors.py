@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-import genpy.message
 import numpy as np
-import numpy.typing as npt
 
-from aloha_kit.config.rig import RigConfig, SensorConfig
+from aloha_kit.config import RigConfig
+from aloha_kit.config.rig import SensorConfig
 from aloha_kit.core import ConfigError, did_you_mean, Feature, StreamError
-from aloha_kit.ros.readings import require_finite
+from aloha_kit.sync.readings import require_finite, Vector
 
-Vector = npt.NDArray[np.float32]
+Fields: TypeAlias = "Mapping[str, Fields | None]"
+"""Fields of a message type: {name: the fields of a message in it, {} of an array, None of a number or text}."""
+KnownTypes: TypeAlias = Callable[[str], "Fields | None"]
+"""From a message type (sensor_msgs/Imu) to its fields; None where it is not known."""
 
 UNITS = {
     "sensor_msgs/Imu": {"orientation": "1", "angular_velocity": "rad/s", "linear_acceleration": "m/s^2"},
@@ -36,14 +39,13 @@ _ARRAY = re.compile(r"(.+)\[(\d+)\]")
 
 @dataclass(frozen=True)
 class Sensor:
-    """One sensor: `message` is the class of its messages, `read` extracts its numbers from one.
+    """One sensor: `read` extracts its numbers from a message.
 
     Attributes:
         entries: paths of the numbers in the message; `lengths`: {array: its required length}.
     """
 
     name: str
-    message: Any
     role: str
     entries: tuple[str, ...]
     units: tuple[str, ...]
@@ -62,38 +64,43 @@ class Sensor:
         """
         who = f"sensor '{self.name}'"
         for array, expected in self.lengths.items():
-            if (given := len(_find(who, message, array))) != expected:
+            if (given := len(entry_value(who, message, array))) != expected:
                 raise StreamError(f"{who}: '{array}' of its messages holds {given} values, expected {expected}")
         try:
-            values = np.array([float(_find(who, message, entry)) for entry in self.entries], np.float64)
+            values = np.array([float(entry_value(who, message, entry)) for entry in self.entries], np.float64)
         except (TypeError, ValueError) as error:
             raise StreamError(f"{who}: an entry of its messages is no number ({error})") from error
         require_finite(who, "value", self.entries, values)
         return values.astype(np.float32)
 
 
-def rig_sensors(rig: RigConfig) -> dict[str, Sensor]:
+def rig_sensors(rig: RigConfig, known_types: KnownTypes) -> dict[str, Sensor]:
     """The sensors of a rig, by name.
 
     Raises:
-        ConfigError: a message type that is not installed, an entry it lacks, or a type whose entries must be listed.
+        ConfigError: a message type that is not known, an entry it lacks, or a type whose entries must be listed.
     """
-    return {name: _sensor(name, config) for name, config in rig.sensors.items()}
+    return {name: _sensor(name, config, known_types(config.type)) for name, config in rig.sensors.items()}
 
 
-def _sensor(name: str, config: SensorConfig) -> Sensor:
-    message = genpy.message.get_message_class(config.type)
-    if message is None:
+def known_entries(kind: str, known_types: KnownTypes) -> tuple[str, ...]:
+    """Entries of a type in `UNITS`, as they are read where a rig's file lists none; empty where it is not known."""
+    fields = known_types(kind)
+    return () if fields is None else tuple(entry for name in UNITS.get(kind, {}) for entry in _inside(fields, name))
+
+
+def _sensor(name: str, config: SensorConfig, fields: Fields | None) -> Sensor:
+    if fields is None:
         raise ConfigError(
             f"sensor '{name}': the message type '{config.type}' is not installed here. "
             f"Source the workspace that has it. {did_you_mean(config.type, UNITS)}"
         )
-    units = [(entry, unit) for field, unit in UNITS.get(config.type, {}).items() for entry in _inside(message(), field)]
+    units = [(entry, unit) for field, unit in UNITS.get(config.type, {}).items() for entry in _inside(fields, field)]
     known = dict(units)
     if not (config.entries or known):
         raise ConfigError(
             f"sensor '{name}': entries of a {config.type} have to be listed, such as [data[4]] for four numbers of an "
-            f"array, [position.finger] for a joint by its name. Its fields: {', '.join(message.__slots__)}"
+            f"array, [position.finger] for a joint by its name. Its fields: {', '.join(fields)}"
         )
     lengths: dict[str, int] = {}
     entries: list[str] = []
@@ -102,7 +109,7 @@ def _sensor(name: str, config: SensorConfig) -> Sensor:
         if array:
             lengths[array[1]] = int(array[2])
         entries += [f"{array[1]}.{i}" for i in range(int(array[2]))] if array else [entry]
-        _require_field(name, config.type, message(), array[1] if array else entry)
+        _require_field(name, config.type, fields, array[1] if array else entry)
     if len(set(entries)) < len(entries) or not entries:
         raise ConfigError(f"sensor '{name}': each entry once, and at least one; given {', '.join(config.entries)}")
     given = config.units or tuple(known.get(entry, "unknown") for entry in entries)
@@ -110,32 +117,33 @@ def _sensor(name: str, config: SensorConfig) -> Sensor:
         raise ConfigError(f"sensor '{name}': {len(given)} units for {len(entries)} entries; one each, or one for all")
     each = given if len(given) == len(entries) else given * len(entries)
     role = config.role or config.type.partition("/")[2].removesuffix("Stamped").lower()
-    return Sensor(name, message, role, tuple(entries), tuple(each), lengths)
+    return Sensor(name, role, tuple(entries), tuple(each), lengths)
 
 
-def _inside(value: Any, field: str) -> list[str]:
+def _inside(fields: Fields, field: str) -> list[str]:
     """Paths of the numbers in a field: itself, or those of its x, y, z, w."""
+    value: Fields | None = fields
     for part in field.split("."):
-        value = getattr(value, part)
-    return [f"{field}.{part}" for part in value.__slots__] if hasattr(value, "__slots__") else [field]
+        value = (value or {})[part]
+    return [f"{field}.{part}" for part in value] if value else [field]
 
 
-def _require_field(name: str, kind: str, value: Any, path: str) -> None:
+def _require_field(name: str, kind: str, fields: Fields, path: str) -> None:
     """Raise ConfigError where messages of this type have no such entry; indices in arrays are not checked."""
+    value: Fields | None = fields
     for part in path.split("."):
-        if isinstance(value, (list, tuple, bytes)):
+        if value is not None and not value:
             return
-        if part not in getattr(value, "__slots__", ()):
-            known = getattr(value, "__slots__", ())
-            raise ConfigError(f"sensor '{name}': a {kind} has no '{path}'. {did_you_mean(part, known)}")
-        value = getattr(value, part)
+        if part not in (value or {}):
+            raise ConfigError(f"sensor '{name}': a {kind} has no '{path}'. {did_you_mean(part, value or {})}")
+        value = (value or {})[part]
 
 
-def _find(who: str, message: Any, path: str) -> Any:
-    """Value at a path; each part is a field, an index in an array, or a joint's name in a JointState."""
+def entry_value(who: str, message: Any, path: str) -> Any:
+    """Value at a path in a message; each part is a field, an index in an array, or a joint's name in a JointState."""
     value = message
     for part in path.split("."):
-        if not isinstance(value, (list, tuple, bytes)):
+        if not isinstance(value, (list, tuple, bytes, np.ndarray)):
             value = getattr(value, part)
             continue
         names = list(getattr(message, "name", ()))

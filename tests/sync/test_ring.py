@@ -7,7 +7,7 @@ import weakref
 import pytest
 
 from aloha_kit.core import StreamError
-from tests.ros.sync_bench import Bench, MS, spec, START, values
+from tests.sync.sync_bench import Bench, MS, spec, START, values
 
 
 def test_zero_stamps_count_by_their_arrival_and_say_so() -> None:

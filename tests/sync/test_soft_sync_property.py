@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aloha_kit.core import StreamError, VirtualClock
-from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
+from aloha_kit.sync.soft_sync import SoftSync, StreamSpec
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS

@@ -11,39 +11,42 @@ from dm_env import specs
 
 from aloha_kit.config import RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import BASE_NAMES, rig_joints
-from aloha_kit.core import Contract, ContractError, Feature, Observation, ReadingError
+from aloha_kit.core import Clock, Contract, ContractError, Feature, Observation, Rate, ReadingError
 from aloha_kit.core.features import DEPTHS, joint_sensors
 from aloha_kit.core.lang import Message
-from aloha_kit.ros import images
-from aloha_kit.ros.arm import Arm
-from aloha_kit.ros.drivers import arm_driver
-from aloha_kit.ros.mobile_base import MobileBase
-from aloha_kit.ros.sensors import rig_sensors, Sensor
-from aloha_kit.ros.soft_sync import Matched
-from aloha_kit.ros.streams import rig_topics, Streams
+from aloha_kit.sync import images
+from aloha_kit.sync.arm_readers import arm_description, ArmReader
+from aloha_kit.sync.leaders import LeaderArms
+from aloha_kit.sync.readings import base_velocity, GAP_S, require_believable, retry_read
+from aloha_kit.sync.sensors import Sensor
+from aloha_kit.sync.soft_sync import Matched, SoftSync
+from aloha_kit.sync.topics import rig_topics
+
+WARM_UP_S = 15.0
+"""Timeout of the streams' first samples."""
 
 QUANTITIES = {"qvel": "velocity", "effort": "effort"}
 """{observation key: JointState field} of quantities that drivers may omit."""
 
 
-def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
-    """Contract of `task` on `rig`; where it is simulated, the task may set the size of images.
+def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool, sensors: Mapping[str, Sensor]) -> Contract:
+    """Contract of `task` on `rig` with its sensors; where it is simulated, the task may set the size of images.
 
     A feature has the rate of its stream, joints that of the slowest follower, where it is not the control rate.
     """
     small = task.image_size if simulated else None
     cameras = {name: small or (rig.cameras[name].height, rig.cameras[name].width) for name in task.cameras}
     states, actions = rig_joints(rig)
-    sensors = list(joint_sensors(states, _effort_units(rig)))
+    features = list(joint_sensors(states, _effort_units(rig)))
     if rig.base:
-        sensors.append(Feature.vector("base_vel", "velocity", BASE_NAMES, ("m/s", "rad/s"), optional=True))
-    sensors += [sensor.feature() for sensor in rig_sensors(rig).values()]
+        features.append(Feature.vector("base_vel", "velocity", BASE_NAMES, ("m/s", "rad/s"), optional=True))
+    features += [sensor.feature() for sensor in sensors.values()]
     for name in task.cameras:
         camera = rig.cameras[name]
         if camera.depth_topic:
             size = camera.depth_size or (camera.height, camera.width)
-            sensors.append(Feature.depth(name, size))
-    contract = Contract.of(states, actions, cameras, float(task.rate_hz), sensors=sensors)
+            features.append(Feature.depth(name, size))
+    contract = Contract.of(states, actions, cameras, float(task.rate_hz), sensors=features)
     rates = {stream: topic.rate_hz for stream, topic in rig_topics(rig, task.cameras, leaders=False)}
     rates |= dict.fromkeys(("qpos", *QUANTITIES), min(arm.rate_hz for arm in rig.followers.values()))
     own = {name: float(rate) for name, rate in rates.items() if rate != task.rate_hz}
@@ -52,13 +55,13 @@ def rig_contract(task: TaskConfig, rig: RigConfig, simulated: bool) -> Contract:
 
 def _effort_units(rig: RigConfig) -> list[str]:
     """Effort unit of each joint, from its arm's driver."""
-    drivers = [arm_driver(arm) for arm in rig.followers.values()]
-    return [driver.effort_unit for driver in drivers for _ in driver.model().names]
+    arms = [arm_description(arm) for arm in rig.followers.values()]
+    return [arm.effort_unit for arm in arms for _ in arm.model().names]
 
 
-def describe_streams(streams: Streams) -> dict[str, Any]:
+def describe_streams(topics: Mapping[str, str], sync: SoftSync) -> dict[str, Any]:
     """Describe streams: {stream: its topic, whether stamps are the driver's or arrivals, and its clock offset}."""
-    health = streams.sync.health()
+    health = sync.health()
     return {
         name: {
             "topic": topic,
@@ -66,7 +69,7 @@ def describe_streams(streams: Streams) -> dict[str, Any]:
             "clock_offset_s": health[name].offset_s if health[name].stamped else 0.0,
             "corrected": health[name].corrected,
         }
-        for name, topic in streams.topics.items()
+        for name, topic in topics.items()
     }
 
 
@@ -81,10 +84,19 @@ class ObservationBuilder:
     """
 
     contract: Contract
-    followers: Mapping[str, Arm]
-    base: MobileBase | None
+    followers: Mapping[str, ArmReader]
+    base: bool
     sensors: Mapping[str, Sensor] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
+
+    def read(self, sync: SoftSync, timeout_s: float) -> Observation:
+        """Match and build one observation. Raises as `match`, `require_believable` and `observation` do."""
+        matched = sync.match(timeout_s)
+        for name, arm in self.followers.items():
+            stream = f"qpos_{name}"
+            sample = matched.samples[stream]
+            require_believable(arm.name, arm.model, arm.leader_action, sample, sync, stream)
+        return self.observation(matched)
 
     def observation(self, matched: Matched) -> Observation:
         """Build one observation. Images are decoded at their first access, depth at once.
@@ -113,8 +125,8 @@ class ObservationBuilder:
                 raise ReadingError(f"{', '.join(lacking)}: joint states without {word}, which were there before")
         if depth := {name.removeprefix(DEPTHS): value for name, value in values.items() if name.startswith(DEPTHS)}:
             observation["images_depth"] = {name: images.decode_depth(message) for name, message in depth.items()}
-        if self.base is not None:
-            observation["base_vel"] = self.base.read(values["base_vel"])
+        if self.base:
+            observation["base_vel"] = base_velocity(values["base_vel"])
         if self.sensors:
             read = {name: sensor.read(values[f"sensors/{name}"]) for name, sensor in self.sensors.items()}
             observation["sensors"] = read
@@ -129,7 +141,7 @@ class ObservationBuilder:
             name: specs.BoundedArray((*size, 3), np.uint8, 0, 255, f"images/{name}")
             for name, size in self.contract.cameras.items()
         }
-        if self.base is not None:
+        if self.base:
             spec["base_vel"] = specs.Array((2,), np.float32, "base_vel")
         if self.sensors:
             spec["sensors"] = {
@@ -175,3 +187,47 @@ class ObservationBuilder:
                         its_width=self.contract.cameras[name][1],
                     )
                 )
+
+
+class TimedObservations:
+    """Observations of a rig, one at each deadline of the control rate, with the stamps of the step.
+
+    Args:
+        leaders: the policy whose readings are stamped too.
+
+    Attributes:
+        builder: makes the observations; after `first` with the quantities that the episode has.
+        rate: gives the deadlines.
+    """
+
+    def __init__(
+        self, builder: ObservationBuilder, sync: SoftSync, clock: Clock, rate_hz: float, leaders: LeaderArms | None
+    ) -> None:
+        self.builder, self.rate = builder, Rate(rate_hz, clock)
+        self._sync, self._clock, self._leaders = sync, clock, leaders
+
+    def first(self) -> Observation:
+        """First observation of an episode: whether it has velocities and efforts, which are retried for `GAP_S`."""
+        self.builder = replace(self.builder, required=frozenset(QUANTITIES))
+        try:
+            return self.read(command_ns=None)
+        except ReadingError:
+            self.builder = replace(self.builder, required=frozenset())
+            observation = self.read(command_ns=None)
+            self.builder = replace(self.builder, required=frozenset(QUANTITIES) & observation.keys())
+            return observation
+
+    def read(self, command_ns: int | None) -> Observation:
+        """Observation now. Raises as `ObservationBuilder.read`, which is retried for `GAP_S`.
+
+        Args:
+            command_ns: when the action that led here was sent; None at a reset.
+        """
+        observation = retry_read(lambda: self.builder.read(self._sync, GAP_S), self._clock, GAP_S)
+        stamps = observation["stamps"]
+        if self._leaders is not None:
+            stamps.update(self._leaders.stamps)
+        stamps["deadline"] = self.rate.deadline_ns
+        if command_ns is not None:
+            stamps["command"] = command_ns
+        return observation

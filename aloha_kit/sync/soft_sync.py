@@ -13,7 +13,7 @@ from typing import Any
 
 from aloha_kit.core import Clock, did_you_mean, StreamError
 from aloha_kit.core.lang import joined, Message
-from aloha_kit.ros.ring import Sample, SETTLED, StreamHealth, StreamRing, StreamSpec
+from aloha_kit.sync.ring import Sample, SETTLED, StreamHealth, StreamRing, StreamSpec
 
 __all__ = ["Matched", "Sample", "SoftSync", "StreamHealth", "StreamSpec"]
 

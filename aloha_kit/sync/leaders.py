@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from aloha_kit.core import Action, Clock, Observation
-from aloha_kit.ros.arm import Arm, Vector
-from aloha_kit.ros.readings import require_believable, retry_read
-from aloha_kit.ros.soft_sync import SoftSync
+from aloha_kit.sync.arm_readers import ArmReader
+from aloha_kit.sync.readings import require_believable, retry_read, Vector
+from aloha_kit.sync.soft_sync import SoftSync
 
 
 class LeaderArms:
@@ -20,7 +20,9 @@ class LeaderArms:
         stamps: {stream: ns} of the readings that the last action came from.
     """
 
-    def __init__(self, arms: Mapping[str, Arm], sync: SoftSync, clock: Clock, *, base: bool, timeout_s: float) -> None:
+    def __init__(
+        self, arms: Mapping[str, ArmReader], sync: SoftSync, clock: Clock, *, base: bool, timeout_s: float
+    ) -> None:
         self.arms = dict(arms)
         self.stamps: dict[str, int] = {}
         self._sync, self._clock, self._base, self._timeout_s = sync, clock, base, timeout_s

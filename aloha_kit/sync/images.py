@@ -1,4 +1,4 @@
-"""Conversion of ROS image messages to arrays and back. Not cv_bridge: Debian's breaks on a newer numpy.
+"""Conversion of ROS image messages to arrays. Not cv_bridge: Debian's breaks on a newer numpy.
 
 Messages are taken by their fields, so reading them needs no ROS.
 """
@@ -123,35 +123,9 @@ class LazyImages(Mapping[str, Image]):
         return len(self._messages)
 
 
-def to_image(array: npt.NDArray[Any], encoding: str, stamp_ns: int, frame_id: str = "") -> Any:
-    """Make a sensor_msgs/Image of an array in the layout of `encoding`: (H, W, C) uint8, or (H, W) with one channel."""
-    from sensor_msgs.msg import Image as Message  # ROS is needed only to send images
-
-    order = "<" if array.dtype.byteorder in "=|" else array.dtype.byteorder
-    data = np.ascontiguousarray(array, array.dtype.newbyteorder(order))
-    message = Message(height=array.shape[0], width=array.shape[1], encoding=encoding, is_bigendian=order == ">")
-    message.step = data.nbytes // max(1, message.height)
-    message.data = data.tobytes()
-    return _stamped(message, stamp_ns, frame_id)
-
-
-def to_compressed(image: Image | bytes, stamp_ns: int, quality: int = 95, frame_id: str = "") -> Any:
-    """Make a sensor_msgs/CompressedImage of an RGB image, or of bytes that are a JPEG already."""
-    from sensor_msgs.msg import CompressedImage
-
-    data = image if isinstance(image, bytes) else encode(image, quality)
-    return _stamped(CompressedImage(format="rgb8; jpeg compressed bgr8", data=data), stamp_ns, frame_id)
-
-
 def encode(image: Image, quality: int = 95) -> bytes:
     """Encode an (H, W, 3) RGB image as an ordinary JPEG. OpenCV releases the GIL meanwhile."""
     return jpeg.encode_jpeg(image, quality).tobytes()
-
-
-def _stamped(message: Any, stamp_ns: int, frame_id: str) -> Any:
-    message.header.stamp.secs, message.header.stamp.nsecs = divmod(stamp_ns, 1_000_000_000)
-    message.header.frame_id = frame_id
-    return message
 
 
 def _compressed(message: Any) -> bool:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from aloha_kit.core import StreamError, VirtualClock, WallClock
-from aloha_kit.ros.soft_sync import SoftSync
-from tests.ros.sync_bench import Bench, MS, spec, START, values
+from aloha_kit.sync.soft_sync import SoftSync
+from tests.sync.sync_bench import Bench, MS, spec, START, values
 
 
 def test_the_nearest_sample_to_the_newest_time_that_all_have_reached() -> None:

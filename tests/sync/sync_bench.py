@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from aloha_kit.core import VirtualClock
-from aloha_kit.ros.soft_sync import SoftSync, StreamSpec
+from aloha_kit.sync.soft_sync import SoftSync, StreamSpec
 
 MS = 1_000_000
 START = 1_700_000_000_000 * MS
