@@ -99,6 +99,7 @@ setup(
             "aloha-replay = aloha_kit.replay.__main__:main",
             "aloha-episode = aloha_kit.episode.__main__:main",
             "aloha-convert = aloha_kit.convert.__main__:main",
+            "aloha-data = aloha_kit.data.__main__:main",
             "aloha-report = aloha_kit.report.__main__:main",
             "aloha-teleop = aloha_kit.teleop.__main__:main",
             "aloha-doctor = aloha_kit.doctor.__main__:main",

@@ -31,7 +31,7 @@ LOWER = {
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
     "formats": {"core", "config", "loop", "sync", "storage", "media", "mujoco_images"},
-    "data": {"core", "config", "storage"},
+    "data": {"command", "core", "config", "storage"},
     "remote": {"core"},
     "policies": {"command", "core", "config", "formats", "data"},
 }

@@ -22,6 +22,7 @@ from aloha_kit.config.policies import ActConfig
 from aloha_kit.convert.args import ConvertArgs
 from aloha_kit.core import AlohaKitError, cli, flags, lang
 from aloha_kit.core.lang import Message
+from aloha_kit.data import args as data
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.diagnose.args import DiagnoseArgs
 from aloha_kit.doctor.args import DoctorArgs
@@ -40,7 +41,14 @@ PACKAGE = Path(lang.__file__).parents[1]
 LOCALE = PACKAGE / "core" / "locale"
 WHOLE_HELP = (RecordArgs, DeployArgs, ServeArgs, DoctorArgs)
 """Commands whose `--help-all` is translated; of all others, `--help` is."""
-SUBCOMMANDS = (ServeArgs, *flags.commands(episode.Command).values(), policies.Info, policies.Export)
+SUBCOMMANDS = (
+    ServeArgs,
+    *flags.commands(episode.Command).values(),
+    policies.Info,
+    policies.Export,
+    data.Fetch,
+    data.Ls,
+)
 COMMANDS = (
     *(*WHOLE_HELP, *SUBCOMMANDS, TrainArgs[ActConfig], EvalArgs, ReplayArgs, DiagnoseArgs),
     *(TeleopArgs, ReproduceArgs, SweepArgs, ReportArgs, ConvertArgs),
