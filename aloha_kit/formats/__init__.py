@@ -227,7 +227,7 @@ def bags_in(place: Path) -> list[Path]:
     if (place / "metadata.yaml").is_file():
         return [place]
     if not place.is_dir():
-        return [place] if place.suffix in BAGS and place.is_file() else []
+        return [place] if place.suffix in BAGS else []  # its reader names one that is not there
     return [path for path in sorted(place.iterdir()) if path.suffix in BAGS or (path / "metadata.yaml").is_file()]
 
 

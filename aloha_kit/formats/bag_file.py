@@ -26,6 +26,8 @@ class Bag:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if not path.exists():
+            raise EpisodeError(f"no bag '{path}'")
         try:
             from rosbags.highlevel import AnyReader
             from rosbags.typesys import get_typestore, Stores

@@ -27,7 +27,7 @@ from aloha_kit.sync.observation import (
 )
 from aloha_kit.sync.readings import GAP_S
 from aloha_kit.sync.sensors import rig_sensors
-from aloha_kit.sync.soft_sync import SoftSync
+from aloha_kit.sync.soft_sync import POLL_NS, SoftSync
 from aloha_kit.sync.topics import guard_bounds, stream_specs, Topic
 
 Arrival: TypeAlias = tuple[str, int, Any]
@@ -99,7 +99,7 @@ class BagReplay(dm_env.Environment):  # type: ignore[misc]
         base = rig.base is not None
         self.leaders = LeaderArms(leaders, self.sync, self.clock, base=base, timeout_s=GAP_S) if leaders else None
         self._observations = TimedObservations(builder, self.sync, self.clock, task.rate_hz, self.leaders)
-        self._begin_ns = 0
+        self._begin_ns = self._command_ns = 0
 
     @property
     def seconds(self) -> float:
@@ -118,11 +118,16 @@ class BagReplay(dm_env.Environment):  # type: ignore[misc]
         for name in self.leaders.arms if self.leaders else ():
             self.leaders.reading(name)  # type: ignore[union-attr]
         self._observations.rate.reset()
-        return dm_env.restart(self._observations.first())
+        observation = self._observations.first()
+        self._observations.rate.reset()  # without efforts or velocities the first one took longer than a step
+        observation["stamps"]["deadline"] = self._observations.rate.deadline_ns
+        return dm_env.restart(observation)
 
     def step(self, action: Action) -> dm_env.TimeStep:
         """Observation at the next deadline. Raises as the recorder's environment does, StopEpisode at the end."""
-        command_ns = self.clock.now_ns()
+        if self.clock.now_ns() <= self._command_ns:  # after a late step; a recorder's own work takes time too
+            self.clock.sleep_until(self._command_ns + POLL_NS)
+        self._command_ns = command_ns = self.clock.now_ns()
         self._observations.rate.sleep()
         observation = self._observations.read(command_ns)
         if stepped := [name for name, health in self.sync.health().items() if health.restarts]:

@@ -215,6 +215,7 @@ def test_a_wrong_type_no_task_and_a_file_that_is_no_bag(tmp_path: Path) -> None:
         "give --task": (bag, []),
         "text.bag cannot be read as a bag": (tmp_path / "text.bag", ["--task", str(task)]),
         "empty.mcap cannot be read as a bag": (tmp_path / "empty.mcap", ["--task", str(task)]),
+        "no bag '": (tmp_path / "absent.bag", ["--task", str(task)]),
     }
     for message, (place, flags) in cases.items():
         errors = failure(main, [str(place), str(tmp_path / "out"), *flags])
