@@ -187,6 +187,8 @@ def format_of(*places: str | Path, images: bool = False) -> str:
         return "lerobot"
     if any((file / name).is_file() for name in (".zgroup", "zarr.json")) or file.suffix == ".zip":
         return "pusht" if _is_pusht(file / "data") else "zarr"
+    if any(file.glob("*.hdf5")):  # whatever is in folders below
+        return "hdf5"
     # of TensorFlow Datasets, of our own folders of MP4, and of ABC's
     for mark, kind in (("features.json", "rlds"), ("episode.json", "mp4"), ("states_actions.bin", "mp4")):
         if any(next(file.glob(f"{up}{mark}"), None) for up in ("", "*/", "*/*/")):

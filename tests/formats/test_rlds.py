@@ -269,3 +269,5 @@ def test_places_that_are_none(data: Path, tmp_path: Path) -> None:
         shutil.copytree(data / "aloha_kit", tmp_path / name)
     with pytest.raises(EpisodeError, match="holds several data sets, give one of them: a, b"):
         open_source(tmp_path)
+    write_dataset(tmp_path, (5,))
+    assert format_of(tmp_path) == "hdf5"  # of the folder itself, whatever is in folders below

@@ -22,6 +22,7 @@ from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode import Episode
 from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.formats.zarr_export import ZarrExporter
+from aloha_kit.formats.zarr_source import ZarrSource
 from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
@@ -254,4 +255,4 @@ def test_places_that_are_none() -> None:
     with pytest.raises(EpisodeError, match="no folder 'nowhere'; expected a replay buffer"):
         open_source("nowhere", kind="zarr")
     with pytest.raises(EpisodeError, match="is one folder or \\.zip, given 2"):
-        open_source("a", "b", kind="zarr")
+        ZarrSource(["a", "b"], ReadOptions())
