@@ -8,7 +8,8 @@ runs, counted by PyTorch as it runs them. Bytes are what has to pass through mem
 products were merged into them: every weight read by the forward and the backward pass and its gradient written; what
 the forward pass keeps for the backward pass written once and read once; in the optimiser the gradient read twice (its
 norm is needed before it is used), weight and both moments read and written. Rates are measured first: the best of a
-square matrix product and of the backbone's 3x3 convolution, and a sum of two arrays.
+square matrix product and of the backbone's 3x3 convolution, and a sum of two arrays. On a CPU with `--threads 1` rates
+and steps are in CPU time, which other work on the machine disturbs less.
 
 The floor is the longer of products and their bytes, as if one hid the other wholly, and after it the optimiser.
 """
@@ -38,6 +39,7 @@ from aloha_kit.train.device import keep_freed_memory
 from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.step import TrainingStep
 
+Clock = Callable[[], float]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 OPTIMISER_PASSES = 8  # reads of gradient (twice), weight, two moments; writes of weight, two moments
 WEIGHT_PASSES = 3  # reads by the forward and the backward pass, write of the gradient
@@ -73,7 +75,7 @@ class Needs:
         return max(arithmetic, passed / rates.bandwidth) + 4 * OPTIMISER_PASSES * self.weights / rates.bandwidth
 
 
-def measured(device: str, dtype: torch.dtype) -> Rates:
+def measured(device: str, dtype: torch.dtype, clock: Clock) -> Rates:
     """A few seconds of measurement."""
     size = 8192 if device == "cuda" else 2048
     x, weight = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
@@ -81,22 +83,22 @@ def measured(device: str, dtype: torch.dtype) -> Rates:
     kernel = torch.randn(128, 128, 3, 3, device=device, dtype=dtype)
     addends = torch.randn(3, 2**28 if device == "cuda" else 2**25, device=device)  # 128 MB each: no cache holds them
     return Rates(
-        2 * size**3 / _best(lambda: linear(x, weight, None), device),
-        2 * size**3 / _best(lambda: F.linear(x, weight), device),
-        2 * image.numel() * kernel.numel() / 128 / _best(lambda: F.conv2d(image, kernel, padding=1), device),
-        addends.nbytes / _best(lambda: torch.add(addends[0], addends[1], out=addends[2]), device),
+        2 * size**3 / _best(lambda: linear(x, weight, None), device, clock),
+        2 * size**3 / _best(lambda: F.linear(x, weight), device, clock),
+        2 * image.numel() * kernel.numel() / 128 / _best(lambda: F.conv2d(image, kernel, padding=1), device, clock),
+        addends.nbytes / _best(lambda: torch.add(addends[0], addends[1], out=addends[2]), device, clock),
     )
 
 
-def _best(work: Callable[[], object], device: str, repeats: int = 8) -> float:
+def _best(work: Callable[[], object], device: str, clock: Clock, repeats: int = 8) -> float:
     seconds = []
     with torch.no_grad():
         for _ in range(repeats):
-            began = time.perf_counter()
+            began = clock()
             work()
             if device == "cuda":
                 torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - began)
+            seconds.append(clock() - began)
     return min(seconds)
 
 
@@ -126,11 +128,12 @@ def plural(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> 
     )
 
 
-def stepping(network: ChunkNetwork, batch: Batch, device: str, precision: str) -> float:
-    """Seconds of a training step."""
+def stepping(network: ChunkNetwork, batch: Batch, device: str, precision: str, clock: Clock) -> float:
+    """Seconds of a training step by the clock."""
     once = TrainingStep(network, TrainConfig(augment=False, amp="bf16" if precision == "bf16" else "no"), Distributed())
     steps = 20 if device == "cuda" else 3
-    return float(median(timed(lambda: once(batch, 0, 1.0), steps, device, warm_up=2)["seconds"]))
+    taken = timed(lambda: once(batch, 0, 1.0), steps, device, warm_up=2)
+    return float(median(taken["cpu_seconds" if clock is time.process_time else "seconds"]))
 
 
 def _operations(x: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
@@ -149,7 +152,9 @@ def main() -> None:
     if args.device == "cpu":
         keep_freed_memory()  # as training does
     torch.manual_seed(0)
-    rates = {name: measured(args.device, dtype) for name, dtype in DTYPES.items()}
+    alone = args.device == "cpu" and args.threads == 1
+    clock = time.process_time if alone else time.perf_counter
+    rates = {name: measured(args.device, dtype, clock) for name, dtype in DTYPES.items()}
     print("| measured | products, as the step does them | through `F.linear` | 3x3 convolution | memory |")
     print("|---|---|---|---|---|")
     for name, rate in rates.items():
@@ -164,7 +169,7 @@ def main() -> None:
         batch = batch_of(cameras, args.batch, args.device)
         for name, rate in rates.items():
             needs = plural(network, batch, args.device, name)
-            took = stepping(network, batch, args.device, name)
+            took = stepping(network, batch, args.device, name, clock)
             floor = needs.floor(rate)
             counts = f"{needs.convolutions / 1e9:,.0f} | {needs.products / 1e9:,.0f} | {needs.kept / 1e6:,.0f}"
             times = f"{1e3 * floor:.0f} | {1e3 * took:.0f} | {took / floor:.2f} times"

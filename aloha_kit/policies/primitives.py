@@ -31,7 +31,8 @@ class Dropout(nn.Dropout):
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """(…, D) to (…, E) with a weight (E, D), as `F.linear`; in fp32 on a CPU through oneDNN, same rounding aside."""
     if _onednn_takes(x, weight):
-        out: Tensor = _OneDnnLinear.apply(x.flatten(0, -2), weight, bias)
+        # rows that lie far apart, as those of one token, send its product for the weight's gradient into a loop
+        out: Tensor = _OneDnnLinear.apply(x.flatten(0, -2).contiguous(), weight, bias)
         return out.view(*x.shape[:-1], len(weight))
     return F.linear(x, weight, bias)
 
@@ -41,8 +42,9 @@ def dropout(x: Tensor, p: float) -> Tensor:
     if p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
         return F.dropout(x, p)
     draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-    kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= round(p * 2**16) - 2**15
-    return x * kept.to(x.dtype).div_(1 - p)
+    lowest = round(p * 2**16) - 2**15
+    kept = torch.ge(draws.view(torch.int16)[: x.numel()].view(x.shape), lowest, out=x.new_empty(x.shape))  # as 0 and 1
+    return x * kept.div_(1 - p)
 
 
 class _OneDnnLinear(torch.autograd.Function):

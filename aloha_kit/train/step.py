@@ -69,7 +69,7 @@ class TrainingStep:
         self.optimiser.zero_grad()
         losses = self.gradients(batch, number)
         self.scaler.unscale_(self.optimiser)
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.config.grad_clip or torch.inf)
+        norm = self._clip()
         self.scaler.step(self.optimiser)
         self.scaler.update()
         if self.averaged:
@@ -126,6 +126,16 @@ class TrainingStep:
             self.averaged.updates = state["averaged_updates"]
         if state.get("scaler"):
             self.scaler.load_state_dict(state["scaler"])
+
+    def _clip(self) -> Tensor:
+        """Norm of the gradients as they were; beyond `grad_clip` they are scaled down to it."""
+        parameters = list(self.network.parameters())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        limit = self.config.grad_clip or torch.inf
+        # a GPU is not waited for: there they are multiplied by 1
+        if self.device.type != "cpu" or not bool(norm + 1e-6 <= limit):
+            torch.nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return norm
 
     def _exchange(self, wanted: bool) -> AbstractContextManager[None]:
         """Average gradients over the processes inside, or only add them up in this one."""

@@ -36,6 +36,22 @@ def test_a_linear_layer_takes_views() -> None:
     torch.testing.assert_close(y, (x[..., None, :] * weight).sum(-1) + bias)
 
 
+def test_rows_that_lie_far_apart_are_put_together() -> None:
+    """Of rows with 52224 numbers between them oneDNN takes 45 ms for a gradient that takes 0.05 ms of neighbours."""
+    saved: list[Tensor] = []
+
+    def save(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    tokens = torch.randn(4, 6, 8, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        linear(tokens[:, :1], torch.randn(5, 8, requires_grad=True), None)
+    (rows,) = (tensor for tensor in saved if len(tensor) == 4)
+    assert rows.stride() == (8, 1)
+    assert torch.equal(rows, tokens[:, 0])
+
+
 def test_only_what_is_requested_gets_a_gradient() -> None:
     layer = Linear(5, 4)
     layer.weight.requires_grad_(False)

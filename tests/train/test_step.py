@@ -78,6 +78,19 @@ def test_a_configuration_has_its_idle_parameters(
     assert policy.find_unused_parameters == bool(idle)
 
 
+@pytest.mark.parametrize("limit", [0.0, 1e-3, 1e6])
+def test_gradients_are_clipped_as_torch_does(tmp_path: Path, table: EpisodeTable, limit: float) -> None:
+    ours, wanted = (made(tmp_path / name, table, grad_clip=limit) for name in ("ours", "wanted"))
+    for each in (ours, wanted):
+        torch.manual_seed(0)
+        gradients(each)
+    norm = ours.step._clip()
+    assert norm == torch.nn.utils.clip_grad_norm_(wanted.network.parameters(), limit or torch.inf)
+    for one, other in zip(ours.network.parameters(), wanted.network.parameters(), strict=True):
+        assert (one.grad is None) == (other.grad is None)
+        assert one.grad is None or torch.equal(one.grad, other.grad)  # type: ignore[arg-type]
+
+
 def test_noise_is_that_of_the_step_whatever_was_drawn_before(tmp_path: Path, table: EpisodeTable) -> None:
     norms = []
     for name, draws in (("a", 0), ("b", 7)):
