@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from aloha_kit.core.lang import marked, pad, tr
+from aloha_kit.core.lang import marked, pad, shown, tr
 
 Level = Literal["ok", "info", "warning", "error"]
 _MARKS: dict[Level, str] = {
@@ -37,12 +37,12 @@ class Finding:
 
     def lines(self, width: int) -> list[str]:
         """Text of three lines, the subject padded to `width`."""
-        start = f"{mark(self.level)}  {pad(self.subject, width)}  "
+        start = f"{mark(self.level)}  {pad(shown(self.subject), width)}  "
         indent = " " * (7 + width + 4)
         return [
-            start + tr("{check}: {found}", check=tr(self.check), found=self.found),
-            indent + tr("expected: {expected}", expected=self.expected),
-            indent + tr("to do: {remedy}", remedy=self.remedy),
+            start + tr("{check}: {found}", check=tr(self.check), found=shown(self.found)),
+            indent + tr("expected: {expected}", expected=shown(self.expected)),
+            indent + tr("to do: {remedy}", remedy=shown(self.remedy)),
         ]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from aloha_kit.core import plural
+from aloha_kit.core.lang import pad, shown, tr, tr_plural
 from aloha_kit.eval.compare import CheckpointComparison
 from aloha_kit.eval.worker import EvaluatedRollout
 from aloha_kit.loop import wilson_interval
@@ -51,9 +51,13 @@ class CheckpointResult:
 
     def line(self, wanted: int) -> str:
         """Progress, where there is no bar."""
-        return (
-            f"{self.label}: rollout {len(self.rollouts)}/{wanted}, success {self.successes}/{len(self.rollouts)}, "
-            f"{self.rollouts_per_hour():,.0f} an hour"
+        return tr(
+            "{label}: rollout {done}/{wanted}, success {successes}/{done}, {per_hour:,.0f} an hour",
+            label=self.label,
+            done=len(self.rollouts),
+            wanted=wanted,
+            successes=self.successes,
+            per_hour=self.rollouts_per_hour(),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -107,33 +111,49 @@ class CheckpointResult:
         """The result as text."""
         lines = [f"{self.label}  {self.about['checkpoint']}"]
         for label, verdicts in (
-            ("success, held to the end", [r.success for r in self.rollouts]),
-            ("success at any time", [r.touched for r in self.rollouts]),
+            (tr("success, held to the end"), [r.success for r in self.rollouts]),
+            (tr("success at any time"), [r.touched for r in self.rollouts]),
         ):
             successes = sum(map(bool, verdicts))
             low, high = wilson_interval(successes, len(verdicts))
             share = f"{successes}/{len(verdicts)} = {successes / len(verdicts):.1%}"
-            lines.append(f"  {label:<26} {share:<18} 95 % Wilson interval {low:.1%} to {high:.1%}")
+            interval = tr("95 % Wilson interval {low:.1%} to {high:.1%}", low=low, high=high)
+            lines.append(f"  {pad(label, 26)} {share:<18} {interval}")
         summary = summarise(self.rollouts)
         reached = ", ".join(f"{stage}: {n}" for stage, n in summary["max_reward_histogram"].items())
-        lines.append(f"  {'highest reward':<26} mean {summary['mean_max_reward']:.3g}; {reached}")
+        mean = tr("mean {mean:.3g}; {reached}", mean=summary["mean_max_reward"], reached=reached)
+        lines.append(f"  {pad(tr('highest reward'), 26)} {mean}")
         if early := Counter(r.reason for r in self.rollouts if r.reason != "complete"):
-            lines += [f"  ended early: {reason} ({n}x)" for reason, n in early.most_common(5)]
+            lines += [
+                tr("  ended early: {reason} ({n}x)", reason=shown(reason), n=n) for reason, n in early.most_common(5)
+            ]
         guard = self.guard()
-        lines.append(
-            f"  {'safety guard':<26} {guard['limited']} of {guard['commands']} commands limited, {guard['held']} held"
+        counted = tr(
+            "{limited} of {commands} commands limited, {held} held",
+            limited=guard["limited"],
+            commands=guard["commands"],
+            held=guard["held"],
         )
+        lines.append(f"  {pad(tr('safety guard'), 26)} {counted}")
         if (jumps := self.chunk_boundaries()) is not None:
             largest, usual = jumps["largest_step"]["p50"], jumps["median_step"]
-            lines.append(
-                f"  {'chunk boundaries':<26} {jumps['count']:g} a rollout, largest step {largest:.2f} of what the "
-                f"guard allows (a usual one {usual:.2f})"
+            jumped = tr(
+                "{count:g} a rollout, largest step {largest:.2f} of what the guard allows (a usual one {usual:.2f})",
+                count=jumps["count"],
+                largest=largest,
+                usual=usual,
             )
+            lines.append(f"  {pad(tr('chunk boundaries'), 26)} {jumped}")
         share_of_network = self.network_s / self.seconds if self.seconds else 0.0
-        lines.append(
-            f"  {'speed':<26} {plural(len(self.rollouts), 'rollout')} in {self.seconds:.1f} s "
-            f"({self.rollouts_per_hour():,.0f} an hour); the network took {share_of_network:.0%} of it"
+        speed = tr_plural(
+            "{n} rollout in {seconds:.1f} s ({per_hour:,.0f} an hour); the network took {share:.0%} of it",
+            "{n} rollouts in {seconds:.1f} s ({per_hour:,.0f} an hour); the network took {share:.0%} of it",
+            len(self.rollouts),
+            seconds=self.seconds,
+            per_hour=self.rollouts_per_hour(),
+            share=share_of_network,
         )
+        lines.append(f"  {pad(tr('speed'), 26)} {speed}")
         return "\n".join(lines)
 
 

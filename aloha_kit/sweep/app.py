@@ -6,9 +6,10 @@ import logging
 import shlex
 from pathlib import Path
 
-from aloha_kit.core import plural, UsageError
+from aloha_kit.core import UsageError
 from aloha_kit.core.commands import FolderInUseError
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.lang import Message, shown, tr, tr_plural
 from aloha_kit.sweep.args import SweepArgs
 from aloha_kit.sweep.grid import read_grid
 from aloha_kit.sweep.slurm import write_script
@@ -30,8 +31,14 @@ def run(args: SweepArgs) -> int:
     folder = args.output or Path("runs") / "sweep" / args.grid.stem
     runs = SweepRuns(folder, grid)
     if wrong := [number for number in args.only or () if not 0 <= number < len(grid)]:
-        raise UsageError(f"--only takes numbers of runs, 0 to {len(grid) - 1}, given {' '.join(map(str, wrong))}")
-    print(f"{plural(len(grid), 'run')} in {folder}")
+        raise UsageError(
+            Message(
+                "--only takes numbers of runs, 0 to {last}, given {given}",
+                last=len(grid) - 1,
+                given=" ".join(map(str, wrong)),
+            )
+        )
+    print(tr_plural("{n} run in {folder}", "{n} runs in {folder}", len(grid), folder=folder))
     for each in grid:
         status = runs.result(each).status
         print(f"{each.number:>3} {each.name}{f': {status}' if status else ''}")
@@ -39,7 +46,7 @@ def run(args: SweepArgs) -> int:
     if args.dry_run:
         return 0
     if args.slurm:
-        print(f"submit them with: sbatch {write_script(args.grid, folder, len(grid))}")
+        print(tr("submit them with: {command}", command=f"sbatch {write_script(args.grid, folder, len(grid))}"))
         return 0
     make_folder(folder)
     failed = 0
@@ -47,17 +54,17 @@ def run(args: SweepArgs) -> int:
         for each in grid if args.only is None else [grid[number] for number in args.only]:
             title = f"== {each.number + 1}/{len(grid)} {each.name}"
             if runs.result(each).status == "done":
-                LOG.info("%s: done", title)
+                LOG.info(tr("{title}: done", title=title))
                 continue
             LOG.info("%s", title)
             try:
                 result = runs.train(each)
             except FolderInUseError as error:
-                LOG.warning("%s: left out: %s", title, error)
+                LOG.warning(tr("{title}: left out: {error}", title=title, error=shown(error)))
                 continue
             if result.status != "done":
                 failed += 1
-                LOG.warning("%s: failed: %s", title, result.error)
+                LOG.warning(tr("{title}: failed: {error}", title=title, error=result.error))
     finally:
         table = write_tables(runs)
     print(f"{table}\n\n{folder / MARKDOWN}, {folder / CSV}")

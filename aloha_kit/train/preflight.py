@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from aloha_kit.core import EpisodeError, plural
+from aloha_kit.core import EpisodeError
 from aloha_kit.core.findings import About, Finding
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import joined, Message, shown, tr, width
 from aloha_kit.data.batch import to_device
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.data.loader import Loader
@@ -45,21 +45,25 @@ class PreflightReport:
 
     def text(self) -> str:
         """A table for people: a line each where all is well, with what was expected and what to do elsewhere."""
-        width = max(len(finding.subject) for finding in self.findings)
-        lines = [f"Preflight: {'GO' if self.go else 'NO-GO'}"]
+        columns = max(width(shown(finding.subject)) for finding in self.findings)
+        lines = [tr("Preflight: {result}", result="GO" if self.go else "NO-GO")]
         for finding in self.findings:
-            lines += [f"  {line}" for line in finding.lines(width)[: 1 if finding.level == "ok" else None]]
+            lines += [f"  {line}" for line in finding.lines(columns)[: 1 if finding.level == "ok" else None]]
         return "\n".join(lines)
 
     def require(self) -> None:
         """Raise `EpisodeError` that lists every error."""
         if self._errors:
-            listed = "\n  ".join(f"{f.subject}: {f.found}. {f.remedy}" for f in self._errors)
+            n = len(self._errors)
+            each = [
+                Message("{subject}: {found}. {remedy}", subject=f.subject, found=f.found, remedy=f.remedy)
+                for f in self._errors
+            ]
             raise EpisodeError(
                 Message(
                     "the preflight found {count} (--no_preflight trains nevertheless):\n  {listed}",
-                    count=plural(len(self._errors), "error"),
-                    listed=listed,
+                    count=Message("1 error") if n == 1 else Message("{n} errors", n=n),
+                    listed=joined(each, "\n  "),
                 )
             )
 
@@ -99,23 +103,27 @@ def ranges(table: EpisodeTable) -> list[Finding]:
         if beyond.any():
             row, column = np.argwhere(beyond)[0]
             episode = int(table.episode_of(np.array([row]))[0])
-            found = (
-                f"{names[column]} = {values[row, column]:.4g} at step {row - table.starts[episode]} "
-                f"of {table.names[episode]}; {int(beyond.any(axis=1).sum())} such steps"
+            found = Message(
+                "{name} = {value:.4g} at step {step} of {episode}; such steps: {count}",
+                name=names[column],
+                value=values[row, column],
+                step=row - table.starts[episode],
+                episode=table.names[episode],
+                count=int(beyond.any(axis=1).sum()),
             )
-            expected = f"{low[column]:.3g} to {high[column]:.3g}, as 98 % of its values are"
-            remedy = "look for a spike, or for degrees in place of radians; drop the episode"
+            expected = Message("{low:.3g} to {high:.3g}, as 98 % of its values are", low=low[column], high=high[column])
+            remedy = Message("look for a spike, or for degrees in place of radians; drop the episode")
             findings.append(about.warning(found, expected, remedy))
         else:
             moments = table.statistics()[key]
             largest = float((np.abs(values - moments.mean) / np.maximum(moments.std, 1e-2)).max())
-            findings.append(about.ok(f"within {largest:.1f} standard deviations of the mean"))
+            findings.append(about.ok(Message("within {largest:.1f} standard deviations of the mean", largest=largest)))
     return findings
 
 
 def still_dimensions(table: EpisodeTable) -> Finding:
     """Check for dimensions that never change: an arm that was off, a gripper that was not recorded."""
-    about = About("motion", "dimensions")
+    about = About("motion", Message("dimensions"))
     still: list[str] = []
     for values, names, label in (
         (table.qpos, table.contract.state_names, "qpos"),
@@ -125,11 +133,22 @@ def still_dimensions(table: EpisodeTable) -> Finding:
         still += [f"{label} {name}" for name, extent in zip(names, extents, strict=True) if extent < STILL]
     actions = sum(name.startswith("action ") for name in still)
     if actions == table.action.shape[1]:
-        return about.error("no action ever changes", "commands that move", "record again: there is nothing to learn")
+        return about.error(
+            Message("no action ever changes"),
+            Message("commands that move"),
+            Message("record again: there is nothing to learn"),
+        )
     if still:
-        remedy = "none if this is meant (an arm at rest); else a joint or gripper was not recorded"
-        return about.warning(f"constant: {_listed(still)}", "every dimension moves in some episode", remedy)
-    return about.ok(f"all {table.qpos.shape[1]} of qpos and {table.action.shape[1]} of action move")
+        remedy = Message("none if this is meant (an arm at rest); else a joint or gripper was not recorded")
+        expected = Message("every dimension moves in some episode")
+        return about.warning(Message("constant: {listed}", listed=_listed(still)), expected, remedy)
+    return about.ok(
+        Message(
+            "all {states} of qpos and {actions} of action move",
+            states=table.qpos.shape[1],
+            actions=table.action.shape[1],
+        )
+    )
 
 
 def action_and_state(table: EpisodeTable) -> Finding:
@@ -138,8 +157,8 @@ def action_and_state(table: EpisodeTable) -> Finding:
     A follower arm lags behind its command by some steps. Actions equal to the state were measured, not commanded: a
     policy then learns to stay where it is.
     """
-    about = About("lag", "action and state")
-    expected = "joints that follow their commands by some steps"
+    about = About("lag", Message("action and state"))
+    expected = Message("joints that follow their commands by some steps")
     state = {name: i for i, name in enumerate(table.contract.state_names)}
     pairs = [
         (state[name], i)
@@ -148,54 +167,59 @@ def action_and_state(table: EpisodeTable) -> Finding:
         if name in state and "gripper" not in name and np.ptp(table.action[:, i]) > STILL
     ]
     if not pairs:
-        return about.warning("no moving joint is in both", expected, "check the names of states and actions")
+        remedy = Message("check the names of states and actions")
+        return about.warning(Message("no moving joint is in both"), expected, remedy)
     of_state, of_action = (list(column) for column in zip(*pairs, strict=True))
     errors = {lag: _following_error(table, of_state, of_action, lag) for lag in LAGS}
     if errors[0] < 1e-12:
-        remedy = "record the commands (the leader's joints) as actions"
-        return about.error("the actions equal the measured joints", expected, remedy)
+        remedy = Message("record the commands (the leader's joints) as actions")
+        return about.error(Message("the actions equal the measured joints"), expected, remedy)
     if errors[1] < 1e-12:
-        found = "each action equals the joints measured one step later"
-        remedy = "measured joints were recorded as actions; commands carry the force that grasping needs"
+        found = Message("each action equals the joints measured one step later")
+        remedy = Message("measured joints were recorded as actions; commands carry the force that grasping needs")
         return about.warning(found, expected, remedy)
     lag = min(errors, key=lambda k: errors[k])
     if lag < 0:
-        found = f"the joints lead their commands by {-lag} steps"
-        return about.error(found, expected, "action and qpos are shifted or swapped in the files")
+        found = Message("the joints lead their commands by {count}", count=_steps(-lag))
+        return about.error(found, expected, Message("action and qpos are shifted or swapped in the files"))
     if lag == LAGS[-1]:
-        found = f"no lag up to {lag} steps fits"
-        return about.warning(found, expected, "check that action and qpos are of the same arms and times")
+        found = Message("no lag up to {lag} steps fits", lag=lag)
+        remedy = Message("check that action and qpos are of the same arms and times")
+        return about.warning(found, expected, remedy)
+    milliseconds = 1e3 * lag / table.contract.rate_hz
     return about.ok(
-        f"the joints follow their commands by {plural(lag, 'step')} ({1e3 * lag / table.contract.rate_hz:.0f} ms)"
+        Message("the joints follow their commands by {count} ({ms:.0f} ms)", count=_steps(lag), ms=milliseconds)
     )
 
 
 def repeated_episodes(table: EpisodeTable) -> Finding:
     """Check for demonstrations that occur twice: they count double, and may be in training and validation."""
-    about = About("duplicates", "episodes")
+    about = About("duplicates", Message("episodes"))
     spans = [slice(start, start + length) for start, length in zip(table.starts, table.lengths, strict=True)]
     found = duplicates([motion_key(table.action[span], table.qpos[span]) for span in spans])
     if found:
         names = table.names if len(set(table.names)) == len(table.names) else table.where
-        pairs = _listed([f"{names[i]} is {names[first]}" for i, first in found.items()])
-        remedy = "drop one of each pair: it counts double, and may be in training and validation"
-        return about.warning(f"the same motion twice: {pairs}", "every demonstration once", remedy)
-    return about.ok(f"{len(spans)} different ones")
+        pairs = _listed([f"{names[i]} = {names[first]}" for i, first in found.items()])
+        remedy = Message("drop one of each pair: it counts double, and may be in training and validation")
+        same = Message("the same motion twice: {pairs}", pairs=pairs)
+        return about.warning(same, Message("every demonstration once"), remedy)
+    return about.ok(Message("all different: {count}", count=len(spans)))
 
 
 def grippers(table: EpisodeTable) -> list[Finding]:
     """Check that each gripper's state belongs to its command: unit, direction, place in the vectors."""
-    about = About("agreement", "grippers")
+    about = About("agreement", Message("grippers"))
     pieces = [slice(start, start + length) for start, length in zip(table.starts, table.lengths, strict=True)]
     found = list(check_grippers([(table.qpos[piece], table.action[piece]) for piece in pieces], table.contract))
-    expected = "a state that follows its command, in the contract's unit"
-    remedy = "fix the files, or describe them as they are with `python -m aloha_kit.episode adopt`"
+    expected = Message("a state that follows its command, in the contract's unit")
+    remedy = Message("fix the files, or describe them as they are with `python -m aloha_kit.episode adopt`")
     if found:
         levels = [about.error if f.level == "error" else about.warning for f in found]
         return [level(f.found, expected, remedy) for level, f in zip(levels, found, strict=True)]
     names = table.contract.state_names
     count = sum(is_gripper(name, names) for name in names)
-    return [about.ok(f"the states of {count} follow their commands" if count else "none by name")]
+    follow = Message("the states of {count} follow their commands", count=count)
+    return [about.ok(follow if count else Message("none by name"))]
 
 
 @dataclass(frozen=True)
@@ -224,29 +248,31 @@ def dark_cameras(table: EpisodeTable, thumbs: Thumbnails) -> list[Finding]:
     """Check for cameras whose images are black, or the same from beginning to end."""
     findings = []
     for camera, images in thumbs.images.items():
-        about = About("images", f"camera {camera}")
+        about = About("images", Message("camera {name}", name=camera))
         black = (images.max(axis=(1, 2)) < 10) | (images.std(axis=2).max(axis=1) < 1)
         frozen = ~black & (np.ptp(images, axis=1).max(axis=1) == 0) & (table.lengths[thumbs.episodes] > 1)
-        expected = "images with contrast that change during an episode"
-        remedy = "check lens cap, cable and driver; drop these episodes, or the camera with --cameras"
+        expected = Message("images with contrast that change during an episode")
+        remedy = Message("check lens cap, cable and driver; drop these episodes, or the camera with --cameras")
         if black.any():
-            found = f"black or of one colour in {_files(table, thumbs.episodes[black])}"
+            found = Message("black or of one colour in {files}", files=_files(table, thumbs.episodes[black]))
             findings.append(about.error(found, expected, remedy))
         elif frozen.any():
-            found = f"never changes in {_files(table, thumbs.episodes[frozen])}"
+            found = Message("never changes in {files}", files=_files(table, thumbs.episodes[frozen]))
             findings.append((about.error if frozen.all() else about.warning)(found, expected, remedy))
         else:
-            found = f"mean brightness {images.mean():.0f} of 255 in {plural(len(images), 'episode')} that were read"
+            found = Message(
+                "mean brightness {mean:.0f} of 255, episodes read: {count}", mean=images.mean(), count=len(images)
+            )
             findings.append(about.ok(found))
     return findings
 
 
 def swapped_cameras(table: EpisodeTable, thumbs: Thumbnails) -> Finding:
     """Check for episodes whose cameras are exchanged: each one's images are like the other's in other episodes."""
-    about = About("exchange", "cameras")
+    about = About("exchange", Message("cameras"))
     cameras = list(thumbs.images)
     if len(cameras) < 2 or len(thumbs.episodes) < 3:
-        return about.ok("nothing to compare: needs two cameras and three episodes")
+        return about.ok(Message("nothing to compare: needs two cameras and three episodes"))
     means = {camera: images.mean(axis=1) for camera, images in thumbs.images.items()}
     usual = {camera: np.median(mean, axis=0) for camera, mean in means.items()}
     exchanged = []
@@ -255,11 +281,13 @@ def swapped_cameras(table: EpisodeTable, thumbs: Thumbnails) -> Finding:
             as_named = _distance(means[a][i], usual[a]) + _distance(means[b][i], usual[b])
             crosswise = _distance(means[a][i], usual[b]) + _distance(means[b][i], usual[a])
             if crosswise < 0.5 * as_named:
-                exchanged.append(f"{table.names[episode]} ({a} and {b})")
+                exchanged.append(f"{table.names[episode]} ({a}, {b})")
     if exchanged:
-        expected = "images like those of the same camera in other episodes"
-        return about.error(f"exchanged: {_listed(exchanged)}", expected, "fix or drop these episodes")
-    return about.ok(f"the cameras ({len(cameras)}) are alike in {plural(len(thumbs.episodes), 'episode')}")
+        expected = Message("images like those of the same camera in other episodes")
+        found = Message("exchanged: {listed}", listed=_listed(exchanged))
+        return about.error(found, expected, Message("fix or drop these episodes"))
+    episodes = len(thumbs.episodes)
+    return about.ok(Message("cameras alike: {cameras}, episodes: {episodes}", cameras=len(cameras), episodes=episodes))
 
 
 def one_batch(
@@ -270,8 +298,8 @@ def one_batch(
     The noise of a sampling loss, dropout and latents are the same at every step, so that a falling error is learning
     and not luck, and the check gives the same result each time.
     """
-    about = About("overfitting", "one batch")
-    expected = "an error that falls below 0.9 of the first"
+    about = About("overfitting", Message("one batch"))
+    expected = Message("an error that falls below 0.9 of the first")
     device = next(network.parameters()).device
     rows = np.sort(np.random.default_rng(seed).permutation(len(table))[:4])
     losses: list[float] = []
@@ -285,21 +313,21 @@ def one_batch(
             parts = trained.losses(batch)
             losses.append(float(parts[(*network.loss_columns, "loss")[0]].detach()))
             if not math.isfinite(losses[-1]):
-                found = f"loss {losses[-1]} at step {len(losses)}"
-                return about.error(found, "finite numbers", "look for NaN in the data")
+                found = Message("loss {loss} at step {step}", loss=losses[-1], step=len(losses))
+                return about.error(found, Message("finite numbers"), Message("look for NaN in the data"))
             optimiser.zero_grad()
             parts["loss"].backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(trained.parameters(), 10.0)
             optimiser.step()
     first, end = losses[0], min(losses[-5:])
-    found = f"error {first:.3f} to {end:.3f} in {len(losses)} steps"
+    found = Message("error {first:.3f} to {end:.3f} in {n} steps", first=first, end=end, n=len(losses))
     if end < 0.9 * first or first < 0.05:
         return about.ok(found)
     if len(losses) < steps:
-        return about.warning(found, expected, "too slow here to decide; watch the first hundred steps")
+        return about.warning(found, expected, Message("too slow here to decide; watch the first hundred steps"))
     if end < 0.98 * first:
-        return about.warning(found, expected, "it learns, but slowly; watch the first hundred steps")
-    remedy = "check that the network's parameters are trainable and the actions belong to the observations"
+        return about.warning(found, expected, Message("it learns, but slowly; watch the first hundred steps"))
+    remedy = Message("check that the network's parameters are trainable and the actions belong to the observations")
     return about.error(found, expected, remedy)
 
 
@@ -326,4 +354,9 @@ def _files(table: EpisodeTable, episodes: Iterable[int]) -> str:
 
 
 def _listed(names: list[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+    first, more = ", ".join(names[:most]), len(names) - most
+    return Message("{first} and {more} more", first=first, more=more) if more > 0 else first
+
+
+def _steps(count: int) -> Message:
+    return Message("1 step") if count == 1 else Message("{n} steps", n=count)

@@ -10,8 +10,7 @@ import torch
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.core import plural
-from aloha_kit.core.lang import tr
+from aloha_kit.core.lang import tr, tr_plural
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DEPTH, DirectFrames, FrameKind, Frames, RGB
 from aloha_kit.data.index import EpisodeTable, read_table, split
@@ -61,14 +60,29 @@ class TrainingData:
         """Log the sizes of data and network; `place` is where it trains."""
         table, batch_size = self.table, self.sampler.batch_size
         count = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        skipped = f", {table.failed} failures left out" if table.failed else ""
+        skipped = tr(", {n} failures left out", n=table.failed) if table.failed else ""
         LOG.info(
-            f"{plural(len(self.training), 'episode')} to train on, {len(self.validation)} to validate{skipped}; "
-            f"{plural(len(table), 'step')}; cameras: {', '.join(table.cameras) or '(none)'}"
+            tr_plural(
+                "{n} episode to train on, {validation} to validate{skipped}; {steps}; cameras: {cameras}",
+                "{n} episodes to train on, {validation} to validate{skipped}; {steps}; cameras: {cameras}",
+                len(self.training),
+                validation=len(self.validation),
+                skipped=skipped,
+                steps=tr_plural("{n} step", "{n} steps", len(table)),
+                cameras=", ".join(table.cameras) or tr("(none)"),
+            )
         )
         LOG.info(
-            f"{count / 1e6:.2f} M parameters on {place}; {plural(self.num_steps, 'step')} of {batch_size}, "
-            f"{self.num_steps * batch_size / self.sampler.epoch_size:.1f} epochs of {self.sampler.epoch_size}"
+            tr_plural(
+                "{count:.2f} M parameters on {place}; {n} step of {batch}, {epochs:.1f} epochs of {epoch}",
+                "{count:.2f} M parameters on {place}; {n} steps of {batch}, {epochs:.1f} epochs of {epoch}",
+                self.num_steps,
+                count=count / 1e6,
+                place=place,
+                batch=batch_size,
+                epochs=self.num_steps * batch_size / self.sampler.epoch_size,
+                epoch=self.sampler.epoch_size,
+            )
         )
 
 
@@ -86,7 +100,10 @@ def _table(setup: TrainingSetup) -> EpisodeTable:
     for note in (*table.assumptions, *table.notes):
         LOG.info(tr("note: {note}", note=note))
     if task is not None and any(name != task.name for name in table.tasks):
-        LOG.warning("the episodes were recorded for %s, not for --task %s", ", ".join(table.tasks), task.name)
+        recorded = ", ".join(table.tasks)
+        LOG.warning(
+            tr("the episodes were recorded for {recorded}, not for --task {task}", recorded=recorded, task=task.name)
+        )
     return table if setup.network.use_environment_state else table.without_privileged()
 
 

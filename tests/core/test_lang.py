@@ -64,7 +64,10 @@ def messages() -> Iterator[tuple[str, ...]]:
                     yield (text,)
                 case ast.Call(func=ast.Name(id="tr_plural"), args=[ast.Constant(one), ast.Constant(many), *_]):
                     yield (one, many)
-                case ast.Call(func=ast.Name(id="About"), args=[ast.Constant(check), _]) if file.parent.stem == "doctor":
+                case ast.Call(func=ast.Name(id="About"), args=[ast.Constant(check), _]) if file.parent.stem in {
+                    "doctor",
+                    "train",
+                }:
                     yield (check,)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from aloha_kit.core import Contract, EpisodeError
+from aloha_kit.core import Contract, EpisodeError, lang
 from aloha_kit.core.findings import Finding
 from aloha_kit.data.index import read_table
 from aloha_kit.formats import open_source
@@ -41,6 +42,10 @@ def of(found: PreflightReport, subject: str) -> Finding:
     return next(f for f in found.findings if f.subject == subject)
 
 
+def found_line(lines: list[str], part: str) -> str:
+    return next(line for line in lines if part in line)
+
+
 def test_sound_episodes_are_a_go(tmp_path: Path) -> None:
     found = report(tmp_path)
     assert {f.subject: f.level for f in found.findings} == {
@@ -58,6 +63,12 @@ def test_sound_episodes_are_a_go(tmp_path: Path) -> None:
     assert f"by {LAG} steps (40 ms)" in of(found, "action and state").found
     assert found.text().startswith("Preflight: GO\n")
     found.require()
+    with lang.language("zh"):
+        first, *lines = found.text().splitlines()
+    assert first == "训练前检查：GO"
+    english = [line for line in lines if re.search("[a-z]{2,} [a-z]{2,}", line)]
+    assert english == []
+    assert "动作与状态  滞后：关节滞后指令" in found_line(lines, "动作与状态")
 
 
 def test_an_episode_that_is_there_twice(tmp_path: Path) -> None:
@@ -69,7 +80,7 @@ def test_an_episode_that_is_there_twice(tmp_path: Path) -> None:
     table = read_table(open_source(tmp_path / "data"))
     made = job(tmp_path / "run", table)
     found = of(inspect(table, made.loader, made.network, budget_s=30.0), "episodes")
-    assert (found.level, found.found) == ("warning", "the same motion twice: episode_7.hdf5 is episode_1.hdf5")
+    assert (found.level, found.found) == ("warning", "the same motion twice: episode_7.hdf5 = episode_1.hdf5")
 
 
 def test_measured_joints_as_actions(tmp_path: Path) -> None:
@@ -158,7 +169,7 @@ def test_exchanged_cameras(tmp_path: Path) -> None:
 
     finding = of(report(tmp_path, change), "cameras")
     assert finding.level == "error"
-    assert finding.found == "exchanged: episode_3.hdf5 (top and wrist)"
+    assert finding.found == "exchanged: episode_3.hdf5 (top, wrist)"
 
 
 def test_dimensions_that_never_move(tmp_path: Path) -> None:
