@@ -10,6 +10,7 @@ import torch
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.config.training import TrainConfig
+from aloha_kit.core import plural
 from aloha_kit.core.lang import tr, tr_plural
 from aloha_kit.data.cache import cached_frames, folder_for
 from aloha_kit.data.camera_frames import DEPTH, DirectFrames, FrameKind, Frames, RGB
