@@ -150,8 +150,8 @@ class Poisoned(Loader):
     def __init__(self, loader: Loader, step: int) -> None:
         self._inner, self._step, self._calls = loader, step, 0
 
-    def batch(self, rows: Any, whole: Any = None) -> Any:
-        batch = self._inner.batch(rows, whole)
+    def batch(self, rows: Any, whole: Any = None, step: int = 0) -> Any:
+        batch = self._inner.batch(rows, whole, step)
         self._calls += 1
         if self._calls == self._step:
             batch["actions"][0, 0, 0] = float("nan")
