@@ -54,6 +54,7 @@ class RecordingFlags:
     image_size: tuple[int, int] | None = None  # (height, width)
     cameras: tuple[str, ...] | None = None
     noise: float | None = None
+    seed: int | None = None  # of the first episode
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def test_the_commands_understand_every_preset(task: str, name: str) -> None:
     assert record.task == (f"sim_{task}" if task in SIM else task)
     assert record.num_episodes == preset.record.num_episodes
     assert record.image_size == preset.record.image_size
+    assert record.seed == (preset.record.seed or 0)
     train = parse_train(TrainStage(job(preset, task), 3).command()[1:])
     assert train.training.num_steps == preset.training.num_steps
     assert train.training.batch_size == preset.training.batch_size
