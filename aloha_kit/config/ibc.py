@@ -19,12 +19,19 @@ class IbcConfig(KeypointConfig):
     """Actions predicted at once; published results are of one."""
     n_obs_steps: int = 2
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
+    encoder_dims: tuple[int, ...] = ()
+    """Widths of a perceptron of the observation alone, before the energy model; it runs once for all actions."""
     layer_dims: tuple[int, ...] = (512, 512, 512, 512)
     """Widths of the energy model's hidden layers."""
     sampler: Literal["dfo", "langevin"] = "dfo"
     """Derivative-free optimisation, or Langevin dynamics, which then also draws the negatives of training."""
     negatives: int = 256
     """Negative actions of a sample in training."""
+    local_negatives: int = 0
+    """Derivative-free only: further negatives near the demonstrated action, in a loss of their own; 0 for none. Of
+    uniform ones few come close enough to train where exactly the minimum is."""
+    local_std: tuple[float, float] = (0.005, 0.5)
+    """Smallest and largest standard deviation of those negatives in normalised units; drawn log-uniformly."""
     candidates: int = 1024
     """Actions that an inference starts from."""
     dfo_iterations: int = 3
@@ -54,8 +61,9 @@ class IbcConfig(KeypointConfig):
             candidates=self.candidates,
             layer_dims=len(self.layer_dims),
             **{f"layer_dims[{i}]": width for i, width in enumerate(self.layer_dims)},
+            **{f"encoder_dims[{i}]": width for i, width in enumerate(self.encoder_dims)},
         )
-        at_least(0, dfo_iterations=self.dfo_iterations)
+        at_least(0, dfo_iterations=self.dfo_iterations, local_negatives=self.local_negatives)
         at_least(2, langevin_iterations=self.langevin_iterations)
         if self.normalisation != "min_max_11":
             raise ValueError(
@@ -64,6 +72,10 @@ class IbcConfig(KeypointConfig):
         for name in ("dfo_std", "dfo_shrink", "langevin_clip", "gradient_margin"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, given {getattr(self, name)}")
+        if self.local_negatives and self.sampler == "langevin":
+            raise ValueError("local_negatives are of sampler dfo: langevin draws its negatives from a chain")
+        if not 0 < self.local_std[0] <= self.local_std[1]:
+            raise ValueError(f"local_std must be positive, the smallest first, given {self.local_std}")
         if min(self.langevin_step) <= 0 or self.langevin_noise < 0:
             raise ValueError(
                 "langevin_step must be positive and langevin_noise not negative, "

@@ -19,7 +19,7 @@ from aloha_kit.core import Contract
 from aloha_kit.data.batch import Batch
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.generator import BatchGenerator
-from aloha_kit.policies.step_features import StepFeatureNetwork
+from aloha_kit.policies.step_features import perceptron, StepFeatureNetwork
 
 
 class EnergyModel(nn.Module):
@@ -66,18 +66,20 @@ class IbcNetwork(StepFeatureNetwork):
 
     def __init__(self, config: IbcConfig, contract: Contract, stats: Statistics) -> None:
         super().__init__(config, contract, stats, config.keypoints)
-        self.loss_columns = ("info_nce", "gradient_penalty") if config.sampler == "langevin" else ("info_nce",)
-        flat = config.chunk_size * self.action_dim
-        self.energy_model = EnergyModel(self.step_dim * config.n_obs_steps, flat, config.layer_dims)
+        second = "gradient_penalty" if config.sampler == "langevin" else "local_info_nce"
+        has_second = config.sampler == "langevin" or config.local_negatives > 0
+        self.loss_columns = ("info_nce", second) if has_second else ("info_nce",)
+        widths = (self.step_dim * config.n_obs_steps, *config.encoder_dims)
+        self.encoder = perceptron(*widths)
+        self.energy_model = EnergyModel(widths[-1], config.chunk_size * self.action_dim, config.layer_dims)
 
     @property
     def head(self) -> nn.Module:
         return self.energy_model.energy
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
-        """`info_nce`, the cross-entropy of the demonstrated chunk among it and the negatives; `loss` adds the penalty.
-
-        It is near ln(1 + negatives) at the start. The penalty is of Langevin dynamics alone.
+        """`info_nce`, the cross-entropy of the demonstrated chunk among it and the negatives, near ln(1 + negatives) at
+        the start; `loss` adds that of `local_negatives` or, of Langevin dynamics, the penalty.
         """
         features = self._features(batch)
         positive = self.clean_chunk(batch).flatten(1).unsqueeze(1)
@@ -87,13 +89,15 @@ class IbcNetwork(StepFeatureNetwork):
                 noise = (torch.randn_like(negatives) for _ in range(self.config.langevin_iterations))
                 negatives = self._langevin(features, negatives, noise)
         actions = torch.cat([positive, negatives], dim=1)
-        energies = self.energy_model(features, actions)
-        info_nce = F.cross_entropy(-energies, torch.zeros(len(energies), dtype=torch.long, device=energies.device))
-        if self.config.sampler != "langevin":
-            return {"loss": info_nce, "info_nce": info_nce.detach()}
-        steepest = self.energy_model.gradient(features, actions).abs().amax(-1)
-        penalty = F.relu(steepest - self.config.gradient_margin).square().mean()
-        return {"loss": info_nce + penalty, "info_nce": info_nce.detach(), "gradient_penalty": penalty.detach()}
+        parts = {"info_nce": _info_nce(self.energy_model(features, actions))}
+        if self.config.sampler == "langevin":
+            steepest = self.energy_model.gradient(features, actions).abs().amax(-1)
+            parts["gradient_penalty"] = F.relu(steepest - self.config.gradient_margin).square().mean()
+        elif self.config.local_negatives:
+            nearby = torch.cat([positive, self._local_negatives(positive)], dim=1)
+            parts["local_info_nce"] = _info_nce(self.energy_model(features, nearby))
+        loss = torch.stack(list(parts.values())).sum()
+        return {"loss": loss, **{name: part.detach() for name, part in parts.items()}}
 
     def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         draws = generator or self.default_generator(batch)
@@ -115,6 +119,17 @@ class IbcNetwork(StepFeatureNetwork):
             picked = _drawn(energies, draws.uniform(1).to(device))
         chunk = _rows(candidates, picked).view(-1, self.chunk_size, self.action_dim)
         return self.normaliser.undo("action", chunk)
+
+    def _local_negatives(self, positive: Tensor) -> Tensor:
+        """(B, N, A) negatives near the positives (B, 1, A).
+
+        They are drawn around a point that is itself drawn around the positive, so positive and negatives are equally
+        far from it: none stands in the middle, and the cross-entropy is lowest where exp(-energy) is the density.
+        """
+        count, (low, high) = self.config.local_negatives, self.config.local_std
+        std = low * (high / low) ** torch.rand(len(positive), 1, 1, device=positive.device)
+        centre = positive + std * torch.randn_like(positive)
+        return centre + std * torch.randn(len(positive), count, positive.shape[2], device=positive.device)
 
     def _derivative_free(
         self, features: Tensor, candidates: Tensor, picks: Iterable[Tensor], noise: Iterable[Tensor]
@@ -141,7 +156,13 @@ class IbcNetwork(StepFeatureNetwork):
 
     def _features(self, batch: Batch) -> Tensor:
         """(B, D) of all steps of observation."""
-        return self.step_features(batch).flatten(1)
+        out: Tensor = self.encoder(self.step_features(batch).flatten(1))
+        return out
+
+
+def _info_nce(energies: Tensor) -> Tensor:
+    """Cross-entropy of the first of N actions among all: energies (B, N)."""
+    return F.cross_entropy(-energies, torch.zeros(len(energies), dtype=torch.long, device=energies.device))
 
 
 def _drawn(energies: Tensor, draws: Tensor) -> Tensor:

@@ -56,8 +56,9 @@ def blind(**changes: Any) -> IbcNetwork:
         IbcConfig(**SMALL, dfo_std=0.05),  # larger noise takes all candidates into one corner of this steep energy
         IbcConfig(**{**SMALL, "n_obs_steps": 1}, chunk_size=4, choice="sample"),
         IbcConfig(**{**SMALL, "negatives": 8}, sampler="langevin"),
+        IbcConfig(**SMALL, dfo_std=0.05, encoder_dims=(32, 16), local_negatives=8),
     ],
-    ids=["derivative-free", "chunk, drawn", "langevin"],
+    ids=["derivative-free", "chunk, drawn", "langevin", "encoder, local negatives"],
 )
 def test_contract(config: IbcConfig, tmp_path: Path) -> None:
     def make() -> IbcNetwork:
@@ -104,10 +105,31 @@ def test_positives_and_negatives_are_in_one_range() -> None:
         assert 0.8 < float(actions.max()) <= 1
 
 
-@pytest.mark.parametrize("sampler", ["dfo", "langevin"])
-def test_it_learns_where_to_go_and_goes_into_no_corner(sampler: Any) -> None:
+def test_local_negatives_are_as_far_from_their_centre_as_the_positive() -> None:
+    """All are drawn around one centre, so a difference of two has the variance 2 std^2, that to the positive too."""
+    network = blind(local_negatives=8, local_std=(0.1, 0.1))
+    positive = torch.zeros(20000, 1, 2)
+    torch.manual_seed(0)
+    negatives = network._local_negatives(positive)
+    assert float(negatives.var()) == pytest.approx(0.02, rel=0.03)
+    assert float((negatives[:, 0] - negatives[:, 1]).var()) == pytest.approx(0.02, rel=0.03)
+    losses = network.losses(_moves(size=64))
+    assert float(losses["local_info_nce"]) == pytest.approx(math.log(1 + 8), rel=0.02)
+    assert float(losses["loss"]) == pytest.approx(float(losses["info_nce"] + losses["local_info_nce"]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error_px"),
+    [
+        ({"sampler": "dfo"}, 20.0),
+        ({"sampler": "langevin"}, 20.0),
+        ({"sampler": "dfo", "encoder_dims": (32, 32), "local_negatives": 16, "dfo_iterations": 7}, 8.0),
+    ],
+    ids=["dfo", "langevin", "dfo, local negatives"],
+)
+def test_it_learns_where_to_go_and_goes_into_no_corner(changes: dict[str, Any], error_px: float) -> None:
     """The action is the state mirrored at the middle of the image; errors are in pixels."""
-    network = blind(sampler=sampler, negatives=16, candidates=128, dfo_iterations=4, langevin_iterations=10)
+    network = blind(**{"negatives": 16, "candidates": 128, "dfo_iterations": 4, "langevin_iterations": 10, **changes})
     optimiser, losses = torch.optim.Adam(network.parameters(), lr=3e-3), []
     for step in range(120):
         optimiser.zero_grad()
@@ -121,7 +143,7 @@ def test_it_learns_where_to_go_and_goes_into_no_corner(sampler: Any) -> None:
         found, metrics = network.predict(batch), network.validation(batch)
     error = (found - batch["actions"]).abs()
     assert float(metrics["val_error_all"].value) == pytest.approx(float(error.mean()), rel=1e-4)
-    assert float(error.mean()) < 20
+    assert float(error.mean()) < error_px
     assert float(found.amin()) > 0
     assert float(found.std(dim=0).min()) > 0.5 * float(batch["actions"].std(dim=0).min())
     assert network.selects == "val_deployed"
@@ -203,7 +225,13 @@ def test_langevin_steps_by_hand() -> None:
         ),
         ({"layer_dims": ()}, "layer_dims must be at least 1, given 0"),
         ({"negatives": 0}, "negatives must be at least 1, given 0"),
+        ({"encoder_dims": (64, 0)}, "encoder_dims[1] must be at least 1, given 0"),
         ({"dfo_std": 0.0}, "dfo_std must be positive, given 0.0"),
+        (
+            {"sampler": "langevin", "local_negatives": 8},
+            "local_negatives are of sampler dfo: langevin draws its negatives from a chain",
+        ),
+        ({"local_std": (0.5, 0.1)}, "local_std must be positive, the smallest first, given (0.5, 0.1)"),
         (
             {"langevin_step": (0.1, 0.0)},
             "langevin_step must be positive and langevin_noise not negative, given (0.1, 0.0) and 1.0",
