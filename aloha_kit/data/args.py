@@ -35,7 +35,7 @@ class Fetch(CommandArgs):
 class Ls(CommandArgs):
     """List the published data sets: size, licence, checksum and address."""
 
-    EXAMPLE: ClassVar[str] = ""
+    EXAMPLE: ClassVar[str] = "--json"
 
     json: bool = False
     """Print JSON for programs."""

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ConfigError, EpisodeError
+from aloha_kit.core import ConfigError
 from aloha_kit.core.exporter import (
     array_of,
     attributes_of,
@@ -26,6 +25,7 @@ from aloha_kit.core.exporter import (
 )
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.files import write_json
+from aloha_kit.core.jpeg import encode_png
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.formats.tfrecord import append, list_entry, Value, write_record
 
@@ -78,7 +78,7 @@ class RldsExporter(EpisodeExporter):
             described[key] = _image(episode.image_size(camera))
             with (scratch / camera).open("wb") as file:
                 for image in record.pixels(episode, camera, rows):
-                    file.write(list_entry(_png(image, episode.where)))
+                    file.write(list_entry(encode_png(image)))
         instruction = str(episode.attrs.get("instruction") or episode.attrs.get("task") or "")
         texts = {INSTRUCTION: [instruction] * rows, EPISODE: [json.dumps(description_of(episode))]}
         texts["episode_metadata/file_path"] = [episode.where]
@@ -138,13 +138,6 @@ def _flags(rows: int) -> dict[str, npt.NDArray[Any]]:
         "steps/is_last": last,
         "steps/is_terminal": last,
     }
-
-
-def _png(image: npt.NDArray[np.uint8], where: str) -> bytes:
-    sound, code = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    if not sound:
-        raise EpisodeError(f"{where}: an image of {image.shape} cannot be encoded as PNG")
-    return bytes(code)
 
 
 def _tensor(values: npt.NDArray[Any]) -> dict[str, Any]:

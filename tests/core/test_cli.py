@@ -19,7 +19,11 @@ from aloha_kit.core.cli import with_value
 PACKAGE = Path(__file__).parents[2] / "aloha_kit"
 COMMANDS = sorted(file.parent.name for file in PACKAGE.glob("*/__main__.py"))
 SUBCOMMANDS = {
-    "episode": [["validate"], ["recover"], ["info"], ["stats"], ["export"], ["adopt"], ["label"]],
+    "data": [["fetch"], ["ls"]],
+    "episode": [
+        *(["validate"], ["recover"], ["info"], ["stats"], ["export"], ["adopt"], ["label"], ["merge"], ["split"]),
+        *(["trim"], ["drop"], ["relabel"], ["rename-camera"], ["resize"], ["reorder"]),
+    ],
     "policies": [["info"], ["export"]],
     "deploy": [[], ["serve"]],
 }
@@ -112,7 +116,8 @@ def test_wrong_flags_are_one_line_and_status_2(name: str, capsys: pytest.Capture
         ("record --num-episods 5", "no flag --num-episods; did you mean --num_episodes?"),
         ("record --task x y", "unexpected: y"),
         ("reproduce nope --seeds 1",
-            "TASK takes {transfer_cube,insertion,pusht_keypoints,pusht_state,pusht_image,lift,lift_image}, given nope"),
+            "TASK takes {transfer_cube,insertion,insertion_human,pusht_keypoints,pusht_state,pusht_image,lift,"
+            "lift_image}, given nope"),
         ("replay --no_vidoe", "no flag --no_vidoe; did you mean --video?"),
         ("replay", "PATH is missing: An episode file, or a folder of episodes"),
         ("policies info", "CKPT is missing: A run (its best checkpoint is taken), a checkpoint folder, or a published "

@@ -160,7 +160,7 @@ def test_help_all_has_every_flag_that_is_parsed(words: Sequence[str], monkeypatc
 
 
 def test_subcommands_are_listed() -> None:
-    assert re.findall(r"(?m)^  (\w+) ", help_of(["episode"], "--help").partition("commands:")[2]) == [
+    assert re.findall(r"(?m)^  ([\w-]+)(?: |$)", help_of(["episode"], "--help").partition("commands:")[2]) == [
         words[0] for words in SUBCOMMANDS["episode"]
     ]
     assert "\n  serve " in help_of(["deploy"], "--help")

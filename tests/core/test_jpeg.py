@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from aloha_kit.core.jpeg import decode, encode_jpeg, jpeg_header
+from aloha_kit.core.jpeg import decode, encode_jpeg, encode_png, jpeg_header
 
 RED = np.zeros((16, 24, 3), np.uint8)
 RED[..., 0] = 200
@@ -36,6 +36,13 @@ def test_red_and_blue_are_exchanged_on_request() -> None:
 def test_what_is_no_image_is_refused(image: np.ndarray) -> None:
     with pytest.raises(ValueError, match=r"^JPEG (takes|refused) .*"):
         encode_jpeg(image, 90)
+
+
+def test_png_is_exact() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (7, 5, 3), np.uint8)
+    assert np.array_equal(decode(encode_png(image)), image[..., ::-1])
+    with pytest.raises(ValueError, match=r"^PNG takes \(height, width, 3\) uint8, given \(7, 5\) uint8$"):
+        encode_png(image[..., 0])
 
 
 def test_what_cannot_be_decoded_is_none() -> None:
