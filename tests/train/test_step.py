@@ -36,7 +36,7 @@ def made(folder: Path, table: EpisodeTable, policy: PolicyConfig = QUIET, **chan
 
 def gradients(of: Trainer) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """Of the batch of ROWS, loaded as the loop does, and its losses."""
-    losses = of.step.gradients(of._load(ROWS), 5)
+    losses = of.step.gradients(of._load((5, ROWS)), 5)
     found = {name: p.grad for name, p in of.network.named_parameters() if p.grad is not None}
     return found, {key: float(value) for key, value in losses.items()}
 
@@ -96,7 +96,7 @@ def test_noise_is_that_of_the_step_whatever_was_drawn_before(tmp_path: Path, tab
     for name, draws in (("a", 0), ("b", 7)):
         of = made(tmp_path / name, table, ACT)
         torch.rand(draws)
-        norms.append([float(of.step(of._load(ROWS), number, 0.0)[1]) for number in (3, 4)])
+        norms.append([float(of.step(of._load((5, ROWS)), number, 0.0)[1]) for number in (3, 4)])
     assert norms[0] == norms[1]
     assert norms[0][0] != norms[0][1], "another step, other noise; the weights are the same at a rate of 0"
 
@@ -127,7 +127,7 @@ def test_fp16_leaves_out_a_step_that_overflows(tmp_path: Path, table: EpisodeTab
     of = made(tmp_path / "run", table, amp="fp16", num_steps=2, ema=0.0)
     before = {name: value.clone() for name, value in of.network.state_dict().items()}
     of.step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
-    losses, norm = of.step(of._load(ROWS), 0, 1.0)
+    losses, norm = of.step(of._load((5, ROWS)), 0, 1.0)
     assert torch.isfinite(losses["loss"])
     assert float(norm) == 0
     assert all(torch.equal(value, before[name]) for name, value in of.network.state_dict().items())
