@@ -1,4 +1,4 @@
-"""How fast batches come: samples a second, and CPU time a sample. Knows no loader, and runs in any environment."""
+"""How fast batches come: samples a second, and CPU time a sample. Independent of the loader, for any environment."""
 
 from __future__ import annotations
 

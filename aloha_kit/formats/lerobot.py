@@ -78,7 +78,7 @@ class LeRobotSource(EpisodeSource):
         index, length = int(episode["episode_index"]), int(episode["length"])
         table = self._rows(episode, index)
         if len(table) != length:
-            raise EpisodeError(f"{self.place}: episode {index} has {len(table)} rows, its entry says {length}")
+            raise EpisodeError(f"{self.place}: episode {index} has {len(table)} rows, meta/episodes has {length}")
         arrays = {name: _array(table[column]) for column, name in self._arrays.items() if column in table.column_names}
         readers: dict[str, VideoFrames | _Encoded] = {}
         for key, camera in self._cameras.items():

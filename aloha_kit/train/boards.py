@@ -17,6 +17,7 @@ from torch import Tensor
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import reason
+from aloha_kit.core.files import write_text
 
 
 class Board(Protocol):
@@ -88,7 +89,7 @@ class WandbBoard:
         file = folder / "wandb" / "run_id"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(secrets.token_hex(4), encoding="utf-8")
+            write_text(file, secrets.token_hex(4))
         try:
             self._run = self._wandb.init(
                 project=project,
