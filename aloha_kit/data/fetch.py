@@ -61,10 +61,10 @@ def fetch(dataset: PublishedDataset, folder: Path, mirror: str = "", *, wait_s: 
                 _download(mirrored(file.address, mirror), path, file.size, wait_s)
             except OSError as error:
                 raise ConfigError(f"'{path}' cannot be written: {error.strerror or error}") from error
-        _verify(path, file, expected)
+        found = _verify(path, file, expected)
         if expected is None:
             _LOG.warning("the SHA-256 of %s is not published; that of this download is recorded", file.path)
-        record[file.path] = {"address": file.address, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+        record[file.path] = {"address": file.address, "bytes": path.stat().st_size, "sha256": found}
         write_json(folder / RECORD, record)
         if file.unpack:
             _unpack(path, folder)
@@ -103,15 +103,17 @@ def _record(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _verify(path: Path, file: PublishedFile, sha256: str | None) -> None:
-    """Raise `FetchError` where a file is not what was published, or what was downloaded before."""
+def _verify(path: Path, file: PublishedFile, sha256: str | None) -> str:
+    """SHA-256 of a file; raises `FetchError` where it is not what was published, or what was downloaded before."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
         raise FetchError(f"{path} has {size} bytes, published are {file.size}; remove it and run the command again")
-    if sha256 is not None and (found := sha256_of(path)) != sha256:
+    found = sha256_of(path)
+    if sha256 is not None and found != sha256:
         raise FetchError(
             f"{path} has SHA-256 {found}, expected {sha256}: damaged or changed; remove it and run the command again"
         )
+    return found
 
 
 def _download(address: str, path: Path, size: int | None, wait_s: float) -> None:
