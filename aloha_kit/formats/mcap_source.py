@@ -41,6 +41,9 @@ class McapSource(EpisodeSource):
     def __len__(self) -> int:
         return len(self.files)
 
+    def name(self, number: int) -> str:
+        return self.files[number].name
+
     def identity(self, number: int) -> str:
         return identity_of(self.files[number])
 

@@ -60,6 +60,9 @@ class Mp4Source(EpisodeSource):
     def __len__(self) -> int:
         return len(self._folders)
 
+    def name(self, number: int) -> str:
+        return _name(self._folders[number], self.place)
+
     def identity(self, number: int) -> str:
         folder = self._folders[number]
         files = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in sorted(folder.iterdir())]
@@ -69,7 +72,7 @@ class Mp4Source(EpisodeSource):
         folder = self._folders[number]
         try:
             found = _Folder(folder, self._given)
-            return found.episode(_name(folder, self.place))
+            return found.episode(self.name(number))
         except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
             raise EpisodeError(f"{folder} cannot be read: {reason(error)}") from error
 

@@ -66,6 +66,9 @@ class RldsSource(EpisodeSource):
     def __len__(self) -> int:
         return len(self._episodes)
 
+    def name(self, number: int) -> str:
+        return self._episodes[number].name
+
     def identity(self, number: int) -> str:
         one, status = self._episodes[number], self._episodes[number].file.stat()
         return f"{one.file.name}:{status.st_size}:{status.st_mtime_ns}:{one.place[0]}"

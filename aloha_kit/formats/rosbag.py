@@ -61,6 +61,9 @@ class RosbagSource(EpisodeSource):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_recorded": None}  # a temporary folder belongs to one process
 
+    def name(self, number: int) -> str:
+        return f"episode_{number}.hdf5"
+
     def identity(self, number: int) -> str:
         path = self.bags[number]
         files = sorted(path.iterdir()) if path.is_dir() else [path]

@@ -58,6 +58,9 @@ class ZarrSource(EpisodeSource):
     def __len__(self) -> int:
         return self._count
 
+    def name(self, number: int) -> str:
+        return f"episode_{number:06d}"
+
     def identity(self, number: int) -> str:
         span = self._buffer.span(number)
         read = sorted({*self._cameras.values(), *self._arrays})
@@ -65,7 +68,7 @@ class ZarrSource(EpisodeSource):
         return hashlib.sha256(f"{span} {read} {states}".encode()).hexdigest()
 
     def open(self, number: int) -> EpisodeData:
-        span, name = self._buffer.span(number), f"episode_{number:06d}"
+        span, name = self._buffer.span(number), self.name(number)
         arrays = {array: self._read(key, span) for key, array in self._arrays.items()}
         action = arrays.pop("action").astype(np.float32)
         base = sum(entry.startswith("base") for entry in self._contract.action_names)
