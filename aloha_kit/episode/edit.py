@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ConfigError, plural
+from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
@@ -70,6 +70,16 @@ class EditedDataset:
         with closing(self._open(self.curation).episode(0)) as episode:
             yield episode
 
+    def require_camera(self, camera: str) -> None:
+        """Raise `ConfigError` where no episode has a camera, with the edits that are kept so far."""
+        source, there = self._open(self.curation), dict[str, None]()
+        for number in range(len(source)):
+            with closing(source.episode(number)) as episode:
+                there |= dict.fromkeys(episode.cameras)
+            if camera in there:
+                return
+        raise ConfigError(f"{self.place} has no camera '{camera}'. {did_you_mean(camera, there)}")
+
     def require_valid(self, curation: Curation) -> None:
         """Open the episodes that a curation edits.
 
@@ -82,15 +92,17 @@ class EditedDataset:
         for number in range(len(source)):
             name = Path(source.name(number)).stem
             if every or curation.edit(name) != self.curation.edit(name):
-                with closing(source.episode(number)) as episode:
-                    missing = [camera for camera in curation.image_size if camera not in episode.cameras]
-                    if missing:
-                        there = ", ".join(episode.cameras) or "(none)"
-                        raise ConfigError(f"{episode.where} has no camera '{missing[0]}'; there are: {there}")
+                source.episode(number).close()
 
     def save(self, curation: Curation) -> str:
-        """Write the curation, and describe it in a line."""
+        """Write the curation, and describe it in a line.
+
+        Raises:
+            ConfigError: another process, or a person, edited the file since it was read.
+        """
         self.require_valid(curation)
+        if read_curation(self.file) != self.curation:
+            raise ConfigError(f"{self.file} was changed by another edit at the same time; run the command again")
         write_curation(self.file, curation)
         return f"{self.file}: {curation.text()}" if not curation.empty else f"no edits are left: {self.file} is removed"
 
@@ -102,13 +114,19 @@ class EditedDataset:
         """
         self.require_valid(curation)
         data = tuple(str((self.file.parent / place).resolve()) for place in curation.data)
-        kind = format_of(self.place) if self.kind == AUTO else self.kind
-        return convert(self.place, dataclasses.replace(curation, data=data), copy, kind)
+        return convert(self.place, dataclasses.replace(curation, data=data), copy, self.kind)
 
 
-def convert(place: Path, curation: Curation, copy: Copy, kind: str) -> int:
-    """Run the converter on a data set with a curation; returns its exit status."""
-    written = copy.format or kind
+def convert(place: Path, curation: Curation, copy: Copy, kind: str = AUTO) -> int:
+    """Run the converter on a data set with a curation; returns its exit status.
+
+    Raises:
+        ConfigError: the source's format is not written, or its parts are of several, and no other is given.
+    """
+    kinds = {format_of(part) for part in curation.data or [place]} if kind == AUTO else {kind}
+    if len(kinds) > 1 and copy.format is None:
+        raise ConfigError(f"these are of formats {', '.join(sorted(kinds))}; give that of the copy with --format")
+    written = copy.format or kinds.pop()
     if written not in EXPORTERS and ":" not in written:
         raise ConfigError(f"format {written} is read and not written; give --format: {', '.join(sorted(EXPORTERS))}")
     with tempfile.TemporaryDirectory() as folder:
@@ -211,11 +229,7 @@ def merge(places: Sequence[Path], into: Path) -> str:
 def merge_copy(places: Sequence[Path], copy: Copy) -> int:
     """Write several data sets as one; returns the exit status of the conversion."""
     report_differences(places)
-    kinds = {format_of(place) for place in places}
-    if len(kinds) > 1 and copy.format is None:
-        raise ConfigError(f"these are of formats {', '.join(sorted(kinds))}; give that of the copy with --format")
-    curation = Curation(data=tuple(str(place.resolve()) for place in places))
-    return convert(places[0], curation, copy, format_of(places[0]))
+    return convert(places[0], Curation(data=tuple(str(place.resolve()) for place in places)), copy)
 
 
 def report_differences(places: Sequence[Path]) -> None:

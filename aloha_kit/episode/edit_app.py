@@ -129,6 +129,8 @@ def _renamed(args: RenameCamera, dataset: EditedDataset) -> Curation:
     new = recorded if args.undo else args.new
     if args.undo and args.old not in curation.cameras:
         raise ConfigError(f"camera '{args.old}' is not a new name; renamed are: {', '.join(cameras) or '(none)'}")
+    if not args.undo:
+        dataset.require_camera(args.old)
     if new != recorded:
         cameras[new] = recorded
     sizes = {new if camera == args.old else camera: size for camera, size in curation.image_size.items()}

@@ -123,7 +123,8 @@ def _open(places: Sequence[str | Path], kind: str, options: ReadOptions, within:
     from aloha_kit.formats.curated import CuratedSource, renamed
 
     options = dataclasses.replace(options, curation=None)
-    inner = dataclasses.replace(options, first=None, rename={} if curation.cameras else options.rename)
+    edits_cameras = bool(curation.cameras or curation.image_size)  # by names that `rename` then changes
+    inner = dataclasses.replace(options, first=None, rename={} if edits_cameras else options.rename)
     if curation.data:
         if file.resolve() in within:
             raise ConfigError(f"{file}: data names {places[0]} itself, or a data set that does")
@@ -131,7 +132,7 @@ def _open(places: Sequence[str | Path], kind: str, options: ReadOptions, within:
         source = _joined(parts, AUTO, inner, (*within, file.resolve()))
     else:
         source = _make(places, kind, inner)
-    curation = renamed(curation, options.rename) if curation.cameras else curation
+    curation = renamed(curation, options.rename) if edits_cameras else curation
     whole = not key and (path.is_dir() or file.name != CURATION)
     return CuratedSource(source, curation, file, first=options.first, whole=whole)
 

@@ -57,7 +57,11 @@ class CuratedEpisode:
         """{name: recorded name} of every camera."""
         if len(self.renamed) < len(original.cameras):
             raise EpisodeError(f"{original.where}: two cameras would have one name: {', '.join(self.renamed)}")
-        self.sizes = {camera: size for camera, size in (sizes or {}).items() if camera in self.renamed}
+        self.sizes = dict(sizes or {})
+        for camera in self.sizes:
+            if camera not in self.renamed:
+                there = ", ".join(self.renamed) or "(none)"
+                raise EpisodeError(f"{original.where} has no camera '{camera}'; there are: {there}")
         self._name = name or original.name
 
     def flat(self) -> CuratedEpisode:
@@ -261,11 +265,11 @@ class CuratedSource(EpisodeSource):
         self._source, self.curation, self._file = source, curation, file
         self.place, self.advice = source.place, source.advice
         names = [Path(source.name(number)).stem for number in range(len(source))]
+        numbers = {name: number for number, name in enumerate(names)}
         for name in (*curation.episodes, *curation.order, *curation.validation):
-            if whole and name not in names:
+            if whole and name not in numbers:
                 raise ConfigError(f"{file}: no episode '{name}'. {did_you_mean(name, names)}")
-        first_ones = [names.index(name) for name in curation.order if name in names]
-        order = [*first_ones, *(number for number in range(len(names)) if number not in set(first_ones))]
+        order = dict.fromkeys([*(numbers[name] for name in curation.order if name in numbers), *range(len(names))])
         kept = [number for number in order if not curation.edit(names[number]).drop]
         if not kept:
             raise ConfigError(f"every episode of {source.place} is dropped by {file}")

@@ -154,6 +154,10 @@ def read_curation(file: Path) -> Curation:
     for key in ("data", "order", "validation"):
         if key in values:
             values[key] = _names(values[key])
+    if isinstance(values.get("image_size"), dict):
+        for camera, size in values["image_size"].items():
+            if not isinstance(size, list) or len(size) != 2:
+                raise ConfigError(f"{file}: image_size of {camera} must be [height, width] in pixels, given {size}")
     if isinstance(values.get("episodes"), dict):
         values["episodes"] = {str(name): edit or {} for name, edit in values["episodes"].items()}
     curation = from_mapping(Curation, values, where=str(file))
@@ -186,6 +190,11 @@ def _require_valid(curation: Curation) -> None:
         names = getattr(curation, key)
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
             raise ConfigError(f"{key} has '{twice[0]}' twice")
+    recorded = list(curation.cameras.values())
+    if twice := [old for old in recorded if recorded.count(old) > 1]:
+        raise ConfigError(f"cameras has two new names of '{twice[0]}'")
+    if wrong := [new for new in curation.cameras if not new or "/" in new]:
+        raise ConfigError(f"a camera cannot be named '{wrong[0]}': a name is not empty and without /")
     for camera, (height, width) in curation.image_size.items():
         if height < 1 or width < 1:
             raise ConfigError(f"image_size of {camera} must be [height, width] in pixels, given [{height}, {width}]")

@@ -12,7 +12,9 @@ import pytest
 import yaml
 
 from aloha_kit.convert.__main__ import main as convert
-from aloha_kit.formats import open_source
+from aloha_kit.core import ConfigError
+from aloha_kit.episode.edit import dropped, EditedDataset
+from aloha_kit.formats import format_of, open_source
 from tests.episode.command import main
 from tests.synthetic import Synthetic, write_dataset
 
@@ -185,3 +187,36 @@ def test_a_wrong_edit_is_one_line_and_changes_nothing(
     assert error.startswith("error: ")
     assert message in error
     assert not (tmp_path / "data/curation.yaml").exists()
+
+
+def test_only_a_camera_that_is_there_is_renamed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    write_dataset(data, (4,), CAMERAS)
+    assert main(["rename-camera", str(data), "cam_high", "top"]) != 0
+    assert "has no camera 'cam_high'. Known: top, wrist." in capsys.readouterr().err
+    assert not (data / "curation.yaml").exists()
+
+
+def test_an_edit_made_meanwhile_is_not_lost(tmp_path: Path) -> None:
+    write_dataset(tmp_path, (4, 5, 6), CAMERAS)
+    first, second = EditedDataset(tmp_path), EditedDataset(tmp_path)
+    second.save(dropped(second.curation, ["episode_1"]))
+    with pytest.raises(ConfigError, match=r"curation\.yaml was changed by another edit .* run the command again"):
+        first.save(dropped(first.curation, ["episode_2"]))
+    assert edits(tmp_path) == {"episodes": {"episode_1": {"drop": True}}}
+
+
+def test_a_copy_of_joined_data_sets_is_in_their_format(tmp_path: Path) -> None:
+    for name, lengths in {"a": (4, 5), "b": (6,)}.items():
+        write_dataset(tmp_path / name / "hdf5", lengths, {"top": (24, 32)})
+        convert([str(tmp_path / name / "hdf5"), str(tmp_path / name / "zarr"), "--format", "zarr"])
+    both = [str(tmp_path / name / "zarr") for name in "ab"]
+    assert main(["merge", *both, "--into", str(tmp_path / "both")]) == 0
+    assert main(["trim", str(tmp_path / "both"), "--start", "1", "--copy", str(tmp_path / "copy")]) == 0
+    assert format_of(tmp_path / "copy") == "zarr"
+    source = open_source(tmp_path / "copy")
+    lengths = []
+    for number in range(len(source)):
+        with closing(source.episode(number)) as episode:
+            lengths.append(episode.length)
+    assert lengths == [3, 4, 5]

@@ -162,3 +162,42 @@ def test_a_wrong_curation_is_one_line(tmp_path: Path, text: str, message: str) -
     curated(tmp_path, text)
     with pytest.raises((ConfigError, EpisodeError), match=message):
         open_source(tmp_path).open(0)
+
+
+@pytest.mark.parametrize(
+    ("edits", "expected"),
+    [
+        ("cameras: {a: top, b: top}", "cameras has two new names of 'top'"),
+        ("cameras: {a/b: top}", "a camera cannot be named 'a/b'"),
+        ("image_size: {top: 240}", "image_size of top must be [height, width] in pixels, given 240"),
+        ("image_size: {nope: [8, 8]}", "has no camera 'nope'; there are: top, wrist"),
+    ],
+)
+def test_a_wrong_camera_in_a_file_edited_by_hand_is_named(tmp_path: Path, edits: str, expected: str) -> None:
+    curated(tmp_path, f"{edits}\n")
+    with pytest.raises((ConfigError, EpisodeError)) as error:
+        open_source(tmp_path).episode(0).close()
+    message = str(error.value)
+    assert message.startswith(str(tmp_path / "curation.yaml"))
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_images_keep_their_new_size_where_the_reader_renames_the_camera(tmp_path: Path) -> None:
+    curated(tmp_path, "image_size: {wrist: [8, 12]}\n")
+    with closing(open_source(tmp_path, options=ReadOptions(rename={"hand": "wrist"})).episode(0)) as episode:
+        assert sorted(episode.cameras) == ["hand", "top"]
+        assert episode.image("hand", 0).shape == (8, 12, 3) == (*episode.contract.cameras["hand"], 3)
+
+
+@pytest.mark.parametrize("kind", ["mcap", "mp4", "zarr"])
+def test_names_need_no_open_episode(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_dataset(tmp_path / "data", (4, 5), {"top": (24, 32)}, images="jpeg")
+    convert([str(tmp_path / "data"), str(tmp_path / "copy"), "--format", kind])
+    source = open_source(tmp_path / "copy")
+    expected = []
+    for number in range(2):
+        with closing(source.episode(number)) as episode:
+            expected.append(episode.name)
+    monkeypatch.setattr(type(source), "open", None)  # thousands would be opened to apply a curation
+    assert [source.name(number) for number in range(2)] == expected
