@@ -117,11 +117,7 @@ class BagReplay(dm_env.Environment):  # type: ignore[misc]
         self.sync.wait(WARM_UP_S)
         for name in self.leaders.arms if self.leaders else ():
             self.leaders.reading(name)  # type: ignore[union-attr]
-        self._observations.rate.reset()
-        observation = self._observations.first()
-        self._observations.rate.reset()  # without efforts or velocities the first one took longer than a step
-        observation["stamps"]["deadline"] = self._observations.rate.deadline_ns
-        return dm_env.restart(observation)
+        return dm_env.restart(self._observations.first())
 
     def step(self, action: Action) -> dm_env.TimeStep:
         """Observation at the next deadline. Raises as the recorder's environment does, StopEpisode at the end."""

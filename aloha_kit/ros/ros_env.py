@@ -152,7 +152,6 @@ class RosEnv(RosRobot, Environment):
             self.leader_action(name)
         self.estop.require_released()
         self._steps = 0
-        self._observations.rate.reset()
         return dm_env.restart(self._observations.first())
 
     def step(self, action: Action) -> dm_env.TimeStep:

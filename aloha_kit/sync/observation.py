@@ -207,15 +207,20 @@ class TimedObservations:
         self._sync, self._clock, self._leaders = sync, clock, leaders
 
     def first(self) -> Observation:
-        """First observation of an episode: whether it has velocities and efforts, which are retried for `GAP_S`."""
+        """First observation of an episode: whether it has velocities and efforts, which are retried for `GAP_S`.
+
+        The deadlines start once it is made: those retries may last longer than a step.
+        """
         self.builder = replace(self.builder, required=frozenset(QUANTITIES))
         try:
-            return self.read(command_ns=None)
+            observation = self.read(command_ns=None)
         except ReadingError:
             self.builder = replace(self.builder, required=frozenset())
             observation = self.read(command_ns=None)
             self.builder = replace(self.builder, required=frozenset(QUANTITIES) & observation.keys())
-            return observation
+        self.rate.reset()
+        observation["stamps"]["deadline"] = self.rate.deadline_ns
+        return observation
 
     def read(self, command_ns: int | None) -> Observation:
         """Observation now. Raises as `ObservationBuilder.read`, which is retried for `GAP_S`.
