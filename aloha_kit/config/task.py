@@ -34,6 +34,8 @@ class TaskConfig:
             raise ValueError(f"rate_hz must be positive, given {self.rate_hz}")
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"each camera can be named once, given {', '.join(self.cameras)}")
+        if len(set(self.depth_cameras)) < len(self.depth_cameras):
+            raise ValueError(f"depth_cameras names a camera twice: {', '.join(self.depth_cameras)}")
         if unknown := [name for name in self.depth_cameras if name not in self.cameras]:
             raise ValueError(
                 f"depth_cameras names '{unknown[0]}', which is none of the cameras: "

@@ -58,6 +58,8 @@ def test_unknown_name_is_answered_with_the_nearest() -> None:
         ({"name": "x", "instruction": "", "cameras": "top"}, "cameras must be a list, e.g. [top]; given 'top'"),
         ({"name": "x", "instruction": "", "cameras": None}, "cameras must be a list; given None"),
         ({"name": "x", "instruction": "", "cameras": ["top", "top"]}, "can be named once, given top, top"),
+        ({"name": "x", "instruction": "", "depth_cameras": ["top", "top"]}, "names a camera twice: top, top"),
+        ({"name": "x", "instruction": "", "depth_cameras": ["side"]}, "'side', which is none of the cameras: top"),
         ({"name": "x", "instruction": "", "image_size": [96]}, "image_size must be a list of 2 values; given [96]"),
     ],
 )
