@@ -17,8 +17,8 @@ SIM = [
     *(f"{name}; python_version >= '3.13'" for name in OF_DM_CONTROL),
 ]
 TRAIN = [
-    "torch>=2.4",
-    "torchvision>=0.19",
+    "torch>=2.7",
+    "torchvision>=0.22",
     "einops>=0.8",
     "safetensors>=0.5",
     "diffusers>=0.35",
