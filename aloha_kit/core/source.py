@@ -207,6 +207,50 @@ class EpisodeData:
     resources: tuple[Any, ...] = ()
     read_depth: DepthReader | None = None
 
+    @classmethod
+    def of_arrays(
+        cls,
+        name: str,
+        contract: Contract,
+        arrays: Mapping[str, npt.NDArray[Any]],
+        read_image: ImageReader,
+        *,
+        about: Mapping[str, Any],
+        attrs: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> EpisodeData:
+        """An episode of a file that holds arrays by name.
+
+        Args:
+            arrays: of T rows each: `action`, `qpos`; where recorded `base_action`, `reward`, `stamps/STREAM` (ns), and
+                further vectors. Without `base_action`, a base's entries are the last ones of `action`.
+            about: what our own exporters recorded of the episode; empty for data of others.
+            attrs: of others' episodes.
+            more: further attributes.
+        """
+        flat = {key: values.reshape(len(values), -1) for key, values in arrays.items()}
+        stamps = {key: flat.pop(key).reshape(-1).astype(np.int64) for key in arrays if key.startswith("stamps/")}
+        vectors = {key: np.asarray(values, np.float32) for key, values in flat.items()}
+        action, base, reward = vectors.pop("action"), vectors.pop("base_action", None), vectors.pop("reward", None)
+        if base is None and (width := sum(entry.startswith("base") for entry in contract.action_names)):
+            action, base = action[:, :-width], action[:, -width:]
+        return cls(
+            name,
+            contract,
+            action,
+            vectors.pop("qpos"),
+            read_image,
+            id=str(about.get("id") or ""),
+            base_action=base,
+            further_vectors=vectors,
+            reward=None if reward is None else reward.reshape(-1),
+            stamps={key.removeprefix("stamps/"): values for key, values in stamps.items()},
+            attrs=about.get("attrs", attrs or {}),
+            describe=about.get("describe", {}),
+            success=about.get("success"),
+            **more,
+        )
+
     @property
     def where(self) -> str:
         return self.name

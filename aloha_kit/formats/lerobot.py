@@ -89,31 +89,14 @@ class LeRobotSource(EpisodeSource):
                 readers[camera] = _Encoded(table[key], f"{self.place}: episode {index}")
         about = self._about[number] if number < len(self._about) else {}
         task = (list(episode["tasks"]) or [""])[0]
-        action = arrays.pop("action").astype(np.float32)
-        base = sum(name.startswith("base") for name in self._contract.action_names)
-        vectors = {
-            name: np.asarray(values, np.float32).reshape(length, -1)
-            for name, values in arrays.items()
-            if name not in ("reward", "qpos") and not name.startswith("stamps/")
-        }
-        stamps = {name.removeprefix("stamps/"): v for name, v in arrays.items() if name.startswith("stamps/")}
-        reward = arrays["reward"].astype(np.float32).reshape(-1) if "reward" in arrays else None
-        success = about.get("success")
-        return EpisodeData(
+        return EpisodeData.of_arrays(
             self.name(number),
             self._contract,
-            action[:, : action.shape[1] - base],
-            arrays["qpos"].astype(np.float32),
+            arrays,
             _Images(readers, f"{self.place}: episode {index}"),
-            id=str(about.get("id") or ""),
+            about=about,
+            attrs={"rig": self._info.get("robot_type") or "", "instruction": task},
             layout=f"LeRobot {self._version}",
-            base_action=action[:, action.shape[1] - base :] if base else None,
-            further_vectors=vectors,
-            reward=reward,
-            stamps=stamps,
-            attrs=about.get("attrs", {"rig": self._info.get("robot_type") or "", "instruction": task}),
-            describe=about.get("describe", {}),
-            success=success,
             assumption=self._assumption,
             resources=tuple(readers.values()),
         )
@@ -155,8 +138,6 @@ class LeRobotSource(EpisodeSource):
         in_file = ("rate", "joints") if all(names) else ("rate",)
         path = self.place / "meta/info.json"
         contract, assumption = settle(path, recorded, options.contract, suggested, widths, in_file)
-        if assumption:
-            assumption = f"{assumption.partition('. Describe')[0]}. Describe it with --contract FILE or --rig NAME"
         if contract.rate_hz != rate:
             raise ContractError(f"the contract has {contract.rate_hz:g} Hz, {self.place} has {rate:g} Hz")
         return contract, assumption

@@ -113,7 +113,7 @@ class _Folder:
             EpisodeError: a column is missing, or a video has another number of frames than the table rows.
         """
         about, abc = self._json(ABOUT), self.table.name == ABC_TABLE
-        arrays, entries, stamps = self._abc() if abc else self._arrays(about)
+        arrays, entries = self._abc() if abc else self._arrays(about)
         rows = len(arrays["action"])
         indexes = {video: VideoIndex.of(video) for video in self.videos}
         for video, index in indexes.items():
@@ -128,35 +128,23 @@ class _Folder:
         cameras = self._abc_cameras(cameras) if abc else cameras
         rate = self._rate(about, max((index.rate_hz for index in indexes.values()), default=0.0))
         contract, assumption = self._settled(recorded, arrays, entries, cameras, rate)
-        action, base = arrays.pop("action"), arrays.pop("base_action", None)
-        split = 0 if recorded else sum(entry.startswith("base") for entry in contract.action_names)
-        reward = arrays.pop("reward", None)
-        return EpisodeData(
+        return EpisodeData.of_arrays(
             name,
             contract,
-            action[:, : action.shape[1] - split],
-            arrays.pop("qpos"),
+            arrays,
             _Images(cameras, str(self.folder)),
-            id=str(about.get("id") or ""),
+            about=about,
+            attrs={"task": str(self._json(ABC_ABOUT).get("task_name") or "")},
             layout="MP4 and a table of ABC" if abc else "MP4 and a table",
-            base_action=action[:, action.shape[1] - split :] if split else base,
-            further_vectors=arrays,
-            reward=None if reward is None else reward.reshape(-1),
-            stamps=stamps,
-            attrs=about.get("attrs") or {"task": str(self._json(ABC_ABOUT).get("task_name") or "")},
-            describe=about.get("describe", {}),
-            success=about.get("success"),
             assumption=assumption,
             resources=tuple(readers.values()),
         )
 
-    def _arrays(self, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]], dict[str, Any]]:
-        """{array: values}, {array: entries} and {stream: stamps} of a table."""
+    def _arrays(self, about: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
+        """{array: values} and {array: entries} of a table."""
         table = pq.read_table(self.table) if self.table.suffix == ".parquet" else pyarrow.csv.read_csv(self.table)
         if about:
-            found = {name: _values(table, columns) for name, columns in about["arrays"].items()}
-            stamps = {n.removeprefix("stamps/"): v.reshape(-1) for n, v in found.items() if n.startswith("stamps/")}
-            return {n: _float(v) for n, v in found.items() if not n.startswith("stamps/")}, {}, stamps
+            return {name: _values(table, columns) for name, columns in about["arrays"].items()}, {}
         arrays, entries = {}, {}
         for array, prefixes in ARRAYS.items():
             columns = next(filter(None, (_of_prefix(table, prefix) for prefix in prefixes)), {})
@@ -165,26 +153,25 @@ class _Folder:
                     f"{self.table} has no column {' or '.join(prefixes)} or {prefixes[0]}.NAME; "
                     f"it has: {', '.join(table.column_names)}"
                 )
-            arrays[array] = _float(_values(table, list(columns)))
+            arrays[array] = _values(table, list(columns))
             named = not all(entry.isdigit() or not entry for entry in columns.values())
             entries[array] = list(columns.values()) if named else []
         if "reward" in table.column_names:
-            arrays["reward"] = _float(_values(table, ["reward"]))
-        return arrays, entries, {}
+            arrays["reward"] = _values(table, ["reward"])
+        return arrays, entries
 
-    def _abc(self) -> tuple[dict[str, Any], dict[str, list[str]], dict[str, Any]]:
+    def _abc(self) -> tuple[dict[str, Any], dict[str, list[str]]]:
         about, numbers = self._json(ABC_ABOUT), np.fromfile(self.table, np.float64)
         if not numbers.size or numbers.size % (2 * _ABC_WIDTH):
             size = self.table.stat().st_size
             raise EpisodeError(f"{self.table} has {size} bytes, expected rows of {2 * _ABC_WIDTH} float64")
         rows = numbers.reshape(-1, 2 * _ABC_WIDTH).astype(np.float32)
         names = [f"{side}_{joint}" for side in ("left", "right") for joint in (*map(_joint, range(6)), "gripper")]
-        stamps = {}
+        arrays: dict[str, Any] = {"qpos": rows[:, :_ABC_WIDTH], "action": rows[:, _ABC_WIDTH:]}
         if "t0_ns" in about and "tick_ns" in about:
-            stamps["deadline"] = int(about["t0_ns"]) + int(about["tick_ns"]) * np.arange(
-                1, len(rows) + 1, dtype=np.int64
-            )
-        return {"qpos": rows[:, :_ABC_WIDTH], "action": rows[:, _ABC_WIDTH:]}, {"qpos": names, "action": names}, stamps
+            ticks = np.arange(1, len(rows) + 1, dtype=np.int64)
+            arrays["stamps/deadline"] = int(about["t0_ns"]) + int(about["tick_ns"]) * ticks
+        return arrays, {"qpos": names, "action": names}
 
     def _abc_cameras(self, videos: Mapping[str, _Camera]) -> dict[str, _Camera]:
         names = list(self._json(ABC_ABOUT).get("cameras") or ())
@@ -217,9 +204,7 @@ class _Folder:
             actions = tuple(entries.get("action", ())) or neutral.action_names
             return Contract.of(states, actions, sizes, rate, {"joints": UNKNOWN, "gripper": UNKNOWN})
 
-        contract, assumption = settle(self.table, recorded, self.given, suggested, widths, ("rate", "joints"))
-        assumption, _, more = assumption.partition(". Describe")
-        return contract, f"{assumption}. Describe it with --contract FILE or --rig NAME" if more else assumption
+        return settle(self.table, recorded, self.given, suggested, widths, ("rate", "joints"))
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.folder / name
@@ -272,10 +257,6 @@ def _values(table: pa.Table, columns: Sequence[str]) -> npt.NDArray[Any]:
     if len(parts) == 1 and (pa.types.is_list(parts[0].type) or pa.types.is_fixed_size_list(parts[0].type)):
         return np.asarray(parts[0].flatten().to_numpy(zero_copy_only=False)).reshape(len(table), -1)
     return np.stack([part.to_numpy(zero_copy_only=False) for part in parts], axis=1)
-
-
-def _float(values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-    return np.asarray(values, np.float32)
 
 
 def _joint(number: int) -> str:

@@ -97,26 +97,14 @@ class RldsSource(EpisodeSource):
         text = _texts(data, message, EPISODE) if self._ours else []
         about = json.loads(text[0]) if text else {}
         instruction = next(iter(text for key in self._texts for text in _texts(data, message, key)), "")
-        action = arrays.pop("action").astype(np.float32)
-        base = sum(entry.startswith("base") for entry in self._contract.action_names)
-        reward = arrays.pop("reward", None)
-        qpos = arrays.pop("qpos").astype(np.float32)
-        stamps = {key.removeprefix("stamps/"): arrays.pop(key) for key in list(arrays) if key.startswith("stamps/")}
-        return EpisodeData(
+        return EpisodeData.of_arrays(
             one.name,
             self._contract,
-            action[:, : action.shape[1] - base],
-            qpos,
+            arrays,
             _Images(data, images, one.where),
-            id=str(about.get("id") or ""),
+            about=about,
+            attrs={"instruction": instruction},
             layout="RLDS",
-            base_action=action[:, action.shape[1] - base :] if base else None,
-            further_vectors={key: values.astype(np.float32) for key, values in arrays.items()},
-            reward=None if reward is None else reward.reshape(-1).astype(np.float32),
-            stamps={key: values.reshape(-1).astype(np.int64) for key, values in stamps.items()},
-            attrs=about.get("attrs", {"instruction": instruction}),
-            describe=about.get("describe", {}),
-            success=about.get("success"),
             assumption=self._assumption,
             resources=(data,),
         )
@@ -165,15 +153,8 @@ class RldsSource(EpisodeSource):
         widths = self._width(keys["qpos"]), self._width(ACTION)
         recorded = Contract.from_json(json.dumps(self._ours["contract"])) if self._ours else None
         sizes = {} if recorded else {camera: self._size(key) for key, camera in self._cameras.items()}
-        contract, assumption = settle(
-            self._folder / "features.json",
-            recorded,
-            options.contract,
-            lambda: neutral_contract(*widths, 0, sizes, RATE_HZ),
-            widths,
-        )
-        assumption, _, more = assumption.partition(". Describe")
-        return contract, f"{assumption}. Describe it with --contract FILE or --rig NAME" if more else assumption
+        file = self._folder / "features.json"
+        return settle(file, recorded, options.contract, lambda: neutral_contract(*widths, 0, sizes, RATE_HZ), widths)
 
     def _size(self, key: str) -> tuple[int, int]:
         """(height, width) of a camera; of one that records none the first image's."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
 from aloha_kit.core.errors import reason
@@ -69,30 +68,17 @@ class ZarrSource(EpisodeSource):
 
     def open(self, number: int) -> EpisodeData:
         span, name = self._buffer.span(number), self.name(number)
-        arrays = {array: self._read(key, span) for key, array in self._arrays.items()}
-        action = arrays.pop("action").astype(np.float32)
-        base = sum(entry.startswith("base") for entry in self._contract.action_names)
-        reward = arrays.pop("reward", None)
-        qpos = arrays.pop("qpos").astype(np.float32)
-        stamps = {key.removeprefix("stamps/"): arrays.pop(key) for key in list(arrays) if key.startswith("stamps/")}
-        if "deadline" in stamps and stamps["deadline"].dtype.kind == "f":  # seconds
-            stamps["deadline"] = np.rint(stamps["deadline"] * 1e9)
-        about = self._about[number] if number < len(self._about) else {}
-        return EpisodeData(
+        arrays = {array: self._buffer.rows(f"data/{key}").read(*span) for key, array in self._arrays.items()}
+        deadline = arrays.get("stamps/deadline")
+        if deadline is not None and deadline.dtype.kind == "f":  # seconds
+            arrays["stamps/deadline"] = np.rint(deadline * 1e9)
+        return EpisodeData.of_arrays(
             name,
             self._contract,
-            action[:, : action.shape[1] - base],
-            qpos,
+            arrays,
             BufferImages(self._buffer, self._cameras, span, f"{self.place}: {name}"),
-            id=str(about.get("id") or ""),
+            about=self._about[number] if number < len(self._about) else {},
             layout="Diffusion Policy's replay buffer",
-            base_action=action[:, action.shape[1] - base :] if base else None,
-            further_vectors={key: values.astype(np.float32) for key, values in arrays.items()},
-            reward=None if reward is None else reward.reshape(-1).astype(np.float32),
-            stamps={key: values.reshape(-1).astype(np.int64) for key, values in stamps.items()},
-            attrs=about.get("attrs", {}),
-            describe=about.get("describe", {}),
-            success=about.get("success"),
             assumption=self._assumption,
         )
 
@@ -101,11 +87,6 @@ class ZarrSource(EpisodeSource):
             return [json.loads(line) for line in self._buffer.text(EPISODES).splitlines()]
         except ValueError as error:
             raise EpisodeError(f"{self.place / EPISODES} is damaged: {reason(error)}") from error
-
-    def _read(self, key: str, span: tuple[int, int]) -> npt.NDArray[Any]:
-        """(rows, values) of an array."""
-        values = self._buffer.rows(f"data/{key}").read(*span)
-        return values.reshape(len(values), -1)
 
     def _named(self) -> tuple[dict[str, str], dict[str, str]]:
         """{camera: its array}, and {array: array of an episode}.
@@ -147,8 +128,7 @@ class ZarrSource(EpisodeSource):
         )
         if self._ours and (len(contract.state_names), len(contract.action_names)) != widths:
             raise ContractError(f"{self.place}: state and action have {widths} entries, its contract has others")
-        assumption, _, more = assumption.partition(". Describe")
-        return contract, f"{assumption}. Describe it with --contract FILE or --rig NAME" if more else assumption
+        return contract, assumption
 
 
 def size_of(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -106,6 +106,8 @@ def settle(
     widths: tuple[int, int],
     in_file: Collection[str] = (),
     units: Mapping[str, str] = UNITS,
+    *,
+    adoptable: bool = False,
 ) -> tuple[Contract, str]:
     """Contract of a file, and a description of its assumed parts (empty where nothing is assumed).
 
@@ -117,6 +119,7 @@ def settle(
         widths: of the state and of the whole action, a base's included.
         in_file: the parts of the suggested contract that the file itself records: "joints", "rate".
         units: of the file's layout, see `Contract.of`.
+        adoptable: `episode adopt` can describe such files, and the description of what is assumed names it.
 
     Raises:
         ContractError: the contract does not fit the file; lists how.
@@ -134,14 +137,14 @@ def settle(
             break
     assumed = suggested()
     if described is None:
-        return assumed, _assumption(path, assumed, in_file)
+        return assumed, _assumption(path, assumed, in_file, adoptable)
     for key, names, width in zip(
         ("qpos", "action"), (described.state_names, described.action_names), widths, strict=True
     ):
         if len(names) != width:
             raise ContractError(
                 f"{source} names {len(names)} entries of {key}, {path} has {width}. Describe these files with "
-                f"`{command('episode', 'adopt', path.parent)}`, or give --contract FILE or --rig NAME"
+                f"{_adopt(path, ', or give ') if adoptable else ''}--contract FILE or --rig NAME"
             )
     for camera, size in described.cameras.items():
         if assumed.cameras.get(camera) != size:
@@ -180,7 +183,7 @@ def neutral_contract(state: int, action: int, base: int, sizes: dict[str, tuple[
     )
 
 
-def _assumption(path: Path, contract: Contract, in_file: Collection[str]) -> str:
+def _assumption(path: Path, contract: Contract, in_file: Collection[str], adoptable: bool) -> str:
     names, unit = contract.state_names, contract.units["joints"]
     guesses = {
         "joints": f"{names[0]} … {names[-1]}",
@@ -191,8 +194,13 @@ def _assumption(path: Path, contract: Contract, in_file: Collection[str]) -> str
     return (
         f"the file does not record its {_listed(missing)}: {_listed([guesses[key] for key in missing])} "
         f"{'is' if len(missing) == 1 else 'are'} assumed. Describe it with "
-        f"`{command('episode', 'adopt', path.parent)}`, --contract FILE or --rig NAME"
+        f"{_adopt(path, ', ') if adoptable else ''}--contract FILE or --rig NAME"
     )
+
+
+def _adopt(path: Path, then: str) -> str:
+    """The command that describes the files of a folder, as the beginning of a list of remedies."""
+    return f"`{command('episode', 'adopt', path.parent)}`{then}"
 
 
 def _listed(words: list[str]) -> str:

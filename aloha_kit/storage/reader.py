@@ -226,7 +226,14 @@ class Episode(EpisodeImages):
             state, action, base = self._widths()
             layout, widths = self._layout, (state, action + base)
             contract, assumed = settle(
-                self.path, recorded, self._given, lambda: self.assumed, widths, layout.recorded, layout.units
+                self.path,
+                recorded,
+                self._given,
+                lambda: self.assumed,
+                widths,
+                layout.recorded,
+                layout.units,
+                adoptable=True,
             )
             here = {old: name for old, name in self._names.items() if old in contract.cameras}
             self._arrays["contract"] = contract.renamed(here), assumed

@@ -20,8 +20,6 @@ import pytest
 
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import EpisodeError
-from aloha_kit.core.exporter import ExportRecord
-from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode import Episode
 from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.formats.mp4_export import Mp4Exporter
@@ -30,17 +28,15 @@ from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
 from tests.commands import failure
+from tests.formats.round_trip import convert_interrupted, InterruptedOnce, LENGTHS, require_same, write_ours
 from tests.synthetic import write_dataset
 
-LENGTHS = (9, 12, 7)
 CAMERAS = {"top": (48, 64), "left_wrist": (31, 45)}  # odd sizes, which yuv420p has not
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "ours"
-    write_dataset(folder, LENGTHS, CAMERAS, base=True)
-    return folder
+    return write_ours(tmp_path_factory.mktemp("data"), CAMERAS)
 
 
 @pytest.fixture(scope="module")
@@ -79,41 +75,22 @@ def test_the_way_back(ours: Path, folders: Path) -> None:
     check_source(source)
     for number, length in enumerate(LENGTHS):
         with Episode.open(ours / f"episode_{number}.hdf5") as old, closing(source.episode(number)) as new:
-            assert (new.name, new.length, new.frames, new.id) == (f"episode_{number:06d}", length, length, old.id)
-            assert (new.contract, new.success) == (old.contract, old.success)
-            for name in ("action", "base_action", "reward"):
-                assert np.array_equal(getattr(new, name), getattr(old, name))
-            for name, values in old.vectors.items():
-                assert np.array_equal(new.vectors[name], values[:length])
-            assert {name: s.tolist() for name, s in new.stamps.items()} == {
-                name: s[:length].tolist() for name, s in old.stamps.items()
-            }
+            require_same(new, old)
+            assert new.name == f"episode_{number:06d}"
             for i in (length - 1, 0, 3, 2):
                 assert psnr(new.image("left_wrist", i), old.image("left_wrist", i)) > 25
 
 
-class Interrupted(Mp4Exporter):
-    """Ends where `kill -9` might: within the second episode, while `stop` is set."""
-
-    stop = True
-
-    def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
-        super().write(number, episode, record)
-        if number == 1 and Interrupted.stop:
-            (self.folder / "episode_000001" / "top.mp4").write_bytes(b"half")
-            raise KeyboardInterrupt
+class Interrupted(InterruptedOnce, Mp4Exporter):
+    def half_written(self) -> Path:
+        return self.folder / "episode_000001" / "top.mp4"
 
 
 def test_exporter_and_interruption(ours: Path, folders: Path, tmp_path: Path, capsys: Any) -> None:
     write_dataset(tmp_path / "ours", (6, 5))
     (tmp_path / "made").mkdir()
     check_exporter(Mp4Exporter, open_source(tmp_path / "ours"), tmp_path / "made")
-    flags = [str(ours), str(tmp_path / "out"), "--format", f"{__name__}:Interrupted"]
-    failure(convert, flags)
-    assert not (tmp_path / "out").exists()
-    Interrupted.stop = False
-    convert(flags)
-    assert "1 episode finished already; going on" in capsys.readouterr().err
+    convert_interrupted(Interrupted, ours, tmp_path / "out", capsys)
     for file in folders.glob("episode_*/*"):
         assert (tmp_path / "out" / file.relative_to(folders)).read_bytes() == file.read_bytes(), file
 

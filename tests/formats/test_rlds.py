@@ -17,8 +17,6 @@ import pytest
 
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import EpisodeError
-from aloha_kit.core.exporter import ExportRecord
-from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode import Episode
 from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.formats.rlds_export import RldsExporter
@@ -27,9 +25,9 @@ from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
 from tests.commands import failure
+from tests.formats.round_trip import convert_interrupted, InterruptedOnce, LENGTHS, require_same, write_ours
 from tests.synthetic import write_dataset
 
-LENGTHS = (9, 12, 7)
 CAMERAS = {"top": (24, 32), "left_wrist": (16, 24)}
 PEER = Path(os.environ.get("ALOHA_KIT_PEERS", Path.home() / ".cache/aloha_kit/peers")) / "tfds"
 needs_tfds = pytest.mark.skipif(
@@ -41,9 +39,7 @@ needs_tfds = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "ours"
-    write_dataset(folder, LENGTHS, CAMERAS, base=True)
-    return folder
+    return write_ours(tmp_path_factory.mktemp("data"), CAMERAS)
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +103,8 @@ def test_the_way_back(ours: Path, data: Path) -> None:
     assert source.unused == ""
     for number, length in enumerate(LENGTHS):
         with Episode.open(ours / f"episode_{number}.hdf5") as old, closing(source.episode(number)) as new:
-            assert (new.name, new.length, new.frames, new.id) == (f"train_{number:06d}", length, length, old.id)
-            assert (new.contract, new.success, new.attrs["task"]) == (old.contract, old.success, "synthetic")
-            for name in ("action", "base_action", "reward"):
-                assert np.array_equal(getattr(new, name), getattr(old, name))
-            for name, values in old.vectors.items():
-                assert np.array_equal(new.vectors[name], values[:length])
-            assert {name: s.tolist() for name, s in new.stamps.items()} == {
-                name: s[:length].tolist() for name, s in old.stamps.items()
-            }
+            require_same(new, old)
+            assert new.name == f"train_{number:06d}"
             for i in (length - 1, 0):
                 assert np.array_equal(new.image("left_wrist", i), old.image("left_wrist", i))
 
@@ -140,16 +129,9 @@ def test_a_record_follows_the_published_framing(tmp_path: Path) -> None:
         assert [file[slice(*place)] for place in found["b"] + found["p"]] == [b"x" * 300, b"abc", b""]
 
 
-class Interrupted(RldsExporter):
-    """Ends where `kill -9` might: within the second episode, while `stop` is set."""
-
-    stop = True
-
-    def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
-        super().write(number, episode, record)
-        if number == 1 and Interrupted.stop:
-            (self.parts / "000001.tfrecord").write_bytes(b"half")
-            raise KeyboardInterrupt
+class Interrupted(InterruptedOnce, RldsExporter):
+    def half_written(self) -> Path:
+        return self.parts / "000001.tfrecord"
 
 
 def test_exporter_and_interruption(
@@ -162,12 +144,7 @@ def test_exporter_and_interruption(
     assert (made / "aloha_kit/1.0.0/aloha_kit-train.tfrecord-00001-of-00002").is_file()
     check_source(open_source(made))
     monkeypatch.undo()
-    flags = [str(ours), str(tmp_path / "out"), "--format", f"{__name__}:Interrupted"]
-    failure(convert, flags)
-    assert not (tmp_path / "out").exists()
-    Interrupted.stop = False
-    convert(flags)
-    assert "1 episode finished already; going on" in capsys.readouterr().err
+    convert_interrupted(Interrupted, ours, tmp_path / "out", capsys)
     for file in (data / "aloha_kit/1.0.0").iterdir():
         assert (tmp_path / "out" / file.relative_to(data)).read_bytes() == file.read_bytes(), file
 

@@ -17,8 +17,6 @@ import zarr
 
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import ContractError, EpisodeError
-from aloha_kit.core.exporter import ExportRecord
-from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode import Episode
 from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.formats.zarr_export import ZarrExporter
@@ -27,19 +25,17 @@ from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
 from tests.commands import failure
+from tests.formats.round_trip import convert_interrupted, InterruptedOnce, LENGTHS, require_same, write_ours
 from tests.formats.test_pusht import write
 from tests.synthetic import write_dataset
 
-LENGTHS = (9, 12, 7)
 CAMERAS = {"top": (24, 32), "left_wrist": (16, 24)}
 ENDS = np.cumsum(LENGTHS)
 
 
 @pytest.fixture(scope="module")
 def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "ours"
-    write_dataset(folder, LENGTHS, CAMERAS, base=True)
-    return folder
+    return write_ours(tmp_path_factory.mktemp("data"), CAMERAS)
 
 
 @pytest.fixture(scope="module")
@@ -90,16 +86,7 @@ def test_the_way_back(ours: Path, buffer: Path, tmp_path: Path) -> None:
         assert source.unused == ""
         for number, length in enumerate(LENGTHS):
             with Episode.open(ours / f"episode_{number}.hdf5") as old, closing(source.episode(number)) as new:
-                assert (new.length, new.frames, new.id) == (length, length, old.id)
-                assert (new.contract, new.success) == (old.contract, old.success)
-                assert new.attrs["task"] == old.attrs["task"]
-                for name in ("action", "base_action", "reward"):
-                    assert np.array_equal(getattr(new, name), getattr(old, name))
-                for name, values in old.vectors.items():
-                    assert np.array_equal(new.vectors[name], values[:length])
-                assert {name: s.tolist() for name, s in new.stamps.items()} == {
-                    name: s[:length].tolist() for name, s in old.stamps.items()
-                }
+                require_same(new, old)
                 assert np.array_equal(new.image("left_wrist", length - 1), old.image("left_wrist", length - 1))
 
 
@@ -116,25 +103,13 @@ def test_the_exporter_keeps_the_contract(tmp_path: Path) -> None:
 FORMAT = ["--format", "zarr"]
 
 
-class Interrupted(ZarrExporter):
-    """Ends where `kill -9` might: within the second episode, while `stop` is set."""
-
-    stop = True
-
-    def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
-        super().write(number, episode, record)
-        if number == 1 and Interrupted.stop:
-            (self.parts / "000001" / "tables.npz").write_bytes(b"half")
-            raise KeyboardInterrupt
+class Interrupted(InterruptedOnce, ZarrExporter):
+    def half_written(self) -> Path:
+        return self.parts / "000001" / "tables.npz"
 
 
 def test_an_interrupted_conversion_goes_on(ours: Path, buffer: Path, tmp_path: Path, capsys: Any) -> None:
-    flags = [str(ours), str(tmp_path / "out"), "--format", f"{__name__}:Interrupted"]
-    failure(convert, flags)
-    assert not (tmp_path / "out").exists()
-    Interrupted.stop = False
-    convert(flags)
-    assert "1 episode finished already; going on" in capsys.readouterr().err
+    convert_interrupted(Interrupted, ours, tmp_path / "out", capsys)
     files = {path.relative_to(buffer) for path in buffer.rglob("*") if path.name != "conversion.json"}
     assert files == {p.relative_to(tmp_path / "out") for p in (tmp_path / "out").rglob("*")} - {Path("conversion.json")}
     for file in files:
