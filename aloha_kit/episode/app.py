@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, plural
-from aloha_kit.core.errors import reason
+from aloha_kit.core.errors import command, reason
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import folder_summary
@@ -179,6 +179,11 @@ def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
     if journals:
         selection = selection.with_journals()
     if not selection.files:
+        if (kind := format_of(source)) != "hdf5":
+            raise EpisodeError(
+                f"'{source}' has the format {kind}, and this command takes HDF5 episodes; "
+                f"`{command('convert', source, f'{source}_hdf5')}` makes them"
+            )
         there = recovery.hint(source) or selection.text() or "expected episode_<i>.hdf5 files"
         raise EpisodeError(f"no episodes in '{source}'; {there}")
     if text := selection.text():

@@ -199,6 +199,17 @@ def test_what_is_no_sound_episode_is_named_and_the_rest_done(
     assert not any(str(folder / "episode_8") in line for line in lines)
 
 
+def test_files_of_another_format_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "data/meta").mkdir(parents=True)
+    (tmp_path / "data/meta/info.json").write_text("{}")
+    data = tmp_path / "data"
+    assert main(["validate", str(data)]) == 1
+    assert capsys.readouterr().err == (
+        f"error: '{data}' has the format lerobot, and this command takes HDF5 episodes; "
+        f"`python -m aloha_kit.convert {data} {data}_hdf5` makes them\n"
+    )
+
+
 def test_only_journals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     interrupted(tmp_path, 12)
     hint = f"1 interrupted recording: `python -m aloha_kit.episode recover {tmp_path}`"

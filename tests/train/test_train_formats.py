@@ -14,7 +14,7 @@ from tests.synthetic import write_dataset
 from tests.tiny import write_policy
 
 
-@pytest.mark.parametrize("kind", ["zarr", "mp4", "rlds", "lerobot"])
+@pytest.mark.parametrize("kind", ["zarr", "mp4", "rlds", "lerobot", "mcap"])
 def test_two_steps_from_a_format(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "ours", (9, 12, 7), {"top": (24, 32)})
     convert([str(tmp_path / "ours"), str(tmp_path / "data"), "--format", kind])
