@@ -51,7 +51,11 @@ class McapSource(EpisodeSource):
         path = self.files[number]
         try:
             file = McapFile(path)
-            return _episode(file)
+            try:
+                return _episode(file)
+            except BaseException:
+                file.close()
+                raise
         except EpisodeError:
             raise
         except Exception as error:  # the libraries' own errors, and those of what they are built on
