@@ -133,7 +133,7 @@ class Environment(dm_env.Environment):  # type: ignore[misc]  # dm_env ships no 
         return specs.BoundedArray(low.shape, np.float32, low, high, "action")
 
     def reward_spec(self) -> specs.BoundedArray:
-        """Bounds of the reward: 0 to `max_reward`."""
+        """Bounds of the reward, here 0 to `max_reward`."""
         return specs.BoundedArray((), float, 0.0, self.max_reward, "reward")
 
     def describe(self) -> dict[str, Any]:

@@ -38,6 +38,51 @@ class StartPoses(Protocol):
     starts: Mapping[int, npt.NDArray[np.float64]]
 
 
+@runtime_checkable
+class TargetBands(Protocol):
+    """An environment whose target is drawn from bands of distance, for a curriculum from near to far.
+
+    Attributes:
+        band: index in `bands` that the next resets draw the target from; None: all of them, each as often.
+    """
+
+    band: int | None
+
+    @property
+    def bands(self) -> Sequence[tuple[float, float]]:
+        """(nearest, farthest) distance of the target at the reset, m; near to far."""
+        ...
+
+    @property
+    def target_distance(self) -> float:
+        """Distance from what has to reach the target to the target, now, m."""
+        ...
+
+
+@runtime_checkable
+class RewardTerms(Protocol):
+    """An environment whose reward is a sum of named terms."""
+
+    @property
+    def reward_terms(self) -> Mapping[str, float]:
+        """{term: its part of the last step's reward}; 0 each at a reset, the same names always."""
+        ...
+
+
+@runtime_checkable
+class DeltaActions(Protocol):
+    """An environment whose actions are targets that a learning policy moves by a little at each step.
+
+    The first target of an episode starts from `limits.present(qpos)`. Without this capability such a policy chooses an
+    action within the limits at each step.
+    """
+
+    @property
+    def action_delta(self) -> npt.NDArray[np.float64]:
+        """(A,) the largest change of each entry in a step, in its unit; at most `limits.step`."""
+        ...
+
+
 class OperatorChannel(Protocol):
     """Channel of a robot's operator: commands come in, the state goes out."""
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Environment, Outcome
 from aloha_kit.core.features import flatten
-from aloha_kit.loop.capabilities import Demonstrator, ImagesOnRequest
+from aloha_kit.loop.capabilities import DeltaActions, Demonstrator, ImagesOnRequest, RewardTerms, TargetBands
 
 Actions = list[npt.NDArray[np.float32]]
 
@@ -93,7 +93,7 @@ def _specs_hold(env: Environment, steps: list[dm_env.TimeStep]) -> None:
     assert env.action_spec().shape == (len(contract.action_names),)
     for step in steps[1:]:
         env.reward_spec().validate(np.asarray(step.reward))
-        assert 0 <= step.reward <= env.max_reward
+        assert step.reward <= env.max_reward
         env.discount_spec().validate(np.asarray(step.discount))
 
 
@@ -179,9 +179,16 @@ def _judges(env: Environment) -> None:
 
 
 def _capabilities_hold(make: Callable[[], Environment]) -> None:
-    """Check the optional capabilities: an expert that repeats itself, images rendered later that are the same."""
+    """Check the optional capabilities: an expert that repeats itself, later images that are the same, terms, bands."""
     env = make()
     try:
+        if isinstance(env, RewardTerms):
+            _terms_sum(env)
+        if isinstance(env, TargetBands):
+            _bands_hold(env)
+        if isinstance(env, DeltaActions):
+            assert env.action_delta.shape == env.limits.step.shape
+            assert ((env.action_delta > 0) & (env.action_delta <= env.limits.step)).all()
         if isinstance(env, Demonstrator):
             acted = []
             for _ in range(2):
@@ -201,6 +208,33 @@ def _capabilities_hold(make: Callable[[], Environment]) -> None:
                 np.testing.assert_array_equal(images[1][name], image, err_msg=name)
     finally:
         env.close()
+
+
+def _terms_sum(env: Any) -> None:
+    """Check that the terms of every step sum to its reward, and have the same names."""
+    step = env.reset()
+    names = set(env.reward_terms)
+    assert names
+    assert not any(env.reward_terms.values()), "a reset has no reward"
+    action = _stay(env, step)
+    while not step.last():
+        step = env.step(action)
+        assert set(env.reward_terms) == names
+        np.testing.assert_allclose(sum(env.reward_terms.values()), step.reward, atol=1e-9)
+
+
+def _bands_hold(env: Any) -> None:
+    """Check that a reset draws the target from the band that was set, and from any band without one."""
+    assert list(env.bands) == sorted(env.bands), "near to far"
+    assert env.band is None, "all bands, until one is set"
+    for band, (nearest, farthest) in enumerate(env.bands):
+        env.band = band
+        for _ in range(3):
+            env.reset()
+            assert nearest <= env.target_distance <= farthest, f"band {band}"
+    env.band = None
+    env.reset()
+    assert any(nearest <= env.target_distance <= farthest for nearest, farthest in env.bands)
 
 
 def _repeats(make: Callable[[], Environment], actions: Actions) -> None:
