@@ -140,9 +140,9 @@ def plan(device: str, scratch: Path, *, tiny: bool, reproduce_folder: Path | Non
     end += ("--steps", *(("1", "2") if tiny else ("20", "80")), *(() if tiny else ("--compile",)))
     end += ("--workers", "1") if tiny else ()
     folder = reproduce_folder or scratch / "reproduce"
-    preset = str(_tiny_preset(scratch)) if tiny else _fast_preset(scratch)
+    preset = str(_tiny_preset(scratch)) if tiny else _fast_preset()
     again = ("-m", "aloha_kit.reproduce", "transfer_cube", "--preset", preset, "--output", str(folder), *on)
-    again += ("--num_rollouts", "2" if tiny else "100", *(() if device == "cuda" else ("--force",)))
+    again += ("--num_rollouts", "2" if tiny else "200", *(() if device == "cuda" else ("--force",)))
     return [
         *steps,
         Step("training end to end: episodes", (*made, "--steps", length), 40),
@@ -158,16 +158,10 @@ def _lerobot_is_here() -> bool:
     return peers.installed("lerobot")
 
 
-def _fast_preset(scratch: Path) -> str:
-    """`fast`, or where the pretrained weights are not on this machine the same from scratch, in a file of that name."""
+def _fast_preset() -> str:
+    """`fast`, or where the pretrained weights are not on this machine `fast_from_scratch`."""
     hub = Path(os.environ.get("TORCH_HOME", Path.home() / ".cache" / "torch")) / "hub" / "checkpoints"
-    if any(hub.glob("resnet18-*.pth")):
-        return "fast"
-    text = (ROOT / "configs" / "reproduce" / "fast.yaml").read_text(encoding="utf-8")
-    lines = "train:\n  pretrained_backbone: false\n  backbone_norm: group\n"
-    file = scratch / "fast_from_scratch.yaml"
-    file.write_text(text.replace("train:\n", lines, 1), encoding="utf-8")
-    return str(file)
+    return "fast" if any(hub.glob("resnet18-*.pth")) else "fast_from_scratch"
 
 
 def _tiny_preset(scratch: Path) -> Path:

@@ -10,7 +10,7 @@ from act_of import act, batch_of
 from stopwatch import timed
 
 from aloha_kit.config.training import TrainConfig
-from aloha_kit.train.device import keep_freed_memory
+from aloha_kit.train.device import keep_freed_memory, set_gpu_arithmetic
 from aloha_kit.train.distributed import Distributed
 from aloha_kit.train.step import TrainingStep
 
@@ -28,6 +28,8 @@ args = parser.parse_args()
 
 if args.device == "cpu":
     keep_freed_memory()  # as training does
+else:
+    set_gpu_arithmetic(tf32=True)
 torch.manual_seed(0)
 cameras = {f"cam_{i}": (args.height, args.width) for i in range(args.cameras)}
 network = act(cameras, args.policy).to(args.device).train()

@@ -50,6 +50,8 @@ class TrainConfig:
     amp: Literal["no", "bf16", "fp16"] = "no"
     """Autocast; weights and optimiser stay fp32. bf16 (plain --amp) for GPUs and for CPUs with AVX512-BF16 (there twice
     as fast); fp16, with gradients scaled, for GPUs older than bf16."""
+    tf32: bool = True
+    """On a GPU, let matrix products and convolutions of fp32 round what they multiply to TF32 (10 bits of mantissa)."""
     compile: bool = False
     """Compile the loss (torch.compile): minutes at the start, faster steps; goes on without where that fails."""
 

@@ -32,7 +32,10 @@ UNKNOWN = "–"
 ROWS = (
     *(
         ("transfer_cube", preset)
-        for preset in ("paper", "fast", "cpu", "cpu_quick", "cpu_ten", "cpu_flow", "cpu_diffusion")
+        for preset in (
+            *("paper", "fast", "fast_from_scratch", "fast_diffusion"),
+            *("cpu", "cpu_quick", "cpu_ten", "cpu_flow", "cpu_diffusion"),
+        )
     ),
     *(("insertion", preset) for preset in ("paper", "fast", "cpu", "cpu_quick")),
     *(("insertion_human", preset) for preset in ("paper", "fast", "cpu")),

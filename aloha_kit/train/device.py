@@ -51,6 +51,16 @@ def own_device(device: str, rank: Rank) -> str:
     return f"cuda:{rank.local_rank}"
 
 
+def set_gpu_arithmetic(*, tf32: bool) -> None:
+    """Arithmetic of fp32 on this process's GPU: TF32 or all 23 bits, and kernels of convolutions chosen by trying them.
+
+    A training's batches have one size, so the trials are few; which kernel wins may differ from run to run.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+
+
 def keep_freed_memory() -> bool:
     """Keep freed memory for the next request instead of returning it to the system; returns whether that is possible.
 

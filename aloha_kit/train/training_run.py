@@ -29,7 +29,7 @@ from aloha_kit.policies.build import build
 from aloha_kit.policies.goal import set_goal
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.boards import require_wandb, WandbBoard
-from aloha_kit.train.device import choose_device, keep_freed_memory
+from aloha_kit.train.device import choose_device, keep_freed_memory, set_gpu_arithmetic
 from aloha_kit.train.distributed import Distributed, processes
 from aloha_kit.train.loop import Trainer, TrainingJob
 from aloha_kit.train.metrics import Columns, plot_losses
@@ -66,6 +66,8 @@ def train(setup: TrainingSetup) -> None:
         torch.set_num_threads(config.threads)
     if device == "cpu":
         keep_freed_memory()
+    elif device.startswith("cuda"):
+        set_gpu_arithmetic(tf32=config.tf32)
     with processes(setup.rank, torch.device(device)) as world:
         stopped = _train(setup, device, world)
     if stopped:

@@ -44,6 +44,22 @@ def test_a_c_library_without_the_setting_is_left_alone(monkeypatch: pytest.Monke
     assert keep_freed_memory() is False
 
 
+ARITHMETIC = """
+import sys, torch
+from aloha_kit.train.device import set_gpu_arithmetic
+set_gpu_arithmetic(tf32=sys.argv[1] == "True")
+cuda, cudnn = torch.backends.cuda, torch.backends.cudnn
+print(cuda.matmul.allow_tf32, cudnn.allow_tf32, cudnn.benchmark)
+"""
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_tf32_is_for_products_and_convolutions(tf32: bool) -> None:
+    command = [sys.executable, "-c", ARITHMETIC, str(tf32)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tf32), str(tf32), "True"]
+
+
 HELD = """
 import sys
 import numpy as np, torch
