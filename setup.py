@@ -33,6 +33,9 @@ ZARR = ["zarr>=2.18", "numcodecs>=0.12"]
 LEROBOT = ["pyarrow>=15", "av>=12"]
 RLDS = ["google-crc32c>=1.5"]
 BAGS = ["rosbags>=0.10", "mcap>=1.2"]
+# Object stores through obstore and not s3fs, whose botocore needs python-dateutil < 3. So the S3 server of the tests
+# (moto[s3,server]) is installed in an environment of its own, with its `moto_server` on PATH.
+STORES = ["obstore>=0.8", "fsspec>=2024.6", "sshfs>=2024.6", "pyarrow>=15", "pandas>=2.2"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
 # environment of its own. Its wheel allows every MuJoCo from 3.3 on, but does not run with 3.10 and later.
 ROBOSUITE = ["robosuite==1.5.2", "mujoco>=3.3,<3.10", "numpy<2"]
@@ -86,9 +89,10 @@ setup(
         "lerobot": LEROBOT,
         "rlds": RLDS,
         "bags": BAGS,
+        "stores": STORES,
         "robosuite": ROBOSUITE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT + RLDS + BAGS,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT + RLDS + BAGS + STORES,
     },
     entry_points={
         "console_scripts": [

@@ -31,7 +31,8 @@ LOWER = {
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
     "formats": {"core", "config", "loop", "sync", "storage", "media", "mujoco_images"},
-    "data": {"command", "core", "config", "storage"},
+    "data": {"command", "core", "config", "storage", "stores"},
+    "stores": {"core"},
     "remote": {"core"},
     "policies": {"command", "core", "config", "formats", "data"},
 }

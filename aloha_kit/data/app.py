@@ -1,4 +1,4 @@
-"""Commands that list and download published data sets."""
+"""Commands that list, download, send and fetch data sets."""
 
 from __future__ import annotations
 
@@ -6,23 +6,34 @@ import dataclasses
 import json
 from pathlib import Path
 
-from aloha_kit.core import ConfigError, did_you_mean
+from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import command
-from aloha_kit.data.args import Fetch, Ls
+from aloha_kit.data.args import Command, Ls, Pull, Push
 from aloha_kit.data.fetch import fetch
 from aloha_kit.data.published import PUBLISHED, PublishedDataset
+from aloha_kit.data.pull import pull
+from aloha_kit.data.push import push
+from aloha_kit.data.store_records import read_records
+from aloha_kit.data.transfer import TransferOptions, TransferResult
+from aloha_kit.stores import open_store
 
 
-def run(args: Fetch | Ls) -> None:
-    """Run one subcommand.
+def run(args: Command) -> int:
+    """Run one subcommand; returns 1 where a file could not be transferred.
 
     Raises:
-        ConfigError: no such data set, or a folder that cannot be written.
-        FetchError: see `fetch`.
+        ConfigError: no such data set, a folder that cannot be written, or a URL without a driver.
+        FetchError, StoreError: see `fetch`, `push` and `pull`.
     """
+    if isinstance(args, Push):
+        result = push(args.folder, open_store(args.url), TransferOptions(args.jobs, args.check))
+        return _report(result, "sent", args.url, command("data", "pull", args.url, args.folder))
+    if isinstance(args, Pull):
+        result = pull(open_store(args.url), args.folder, TransferOptions(args.jobs, args.check))
+        return _report(result, "fetched", args.folder, command("episode", "info", args.folder))
     if isinstance(args, Ls):
-        _list(as_json=args.json)
-        return
+        _list_store(args.place, as_json=args.json) if args.place else _list_published(as_json=args.json)
+        return 0
     if args.name not in PUBLISHED:
         raise ConfigError(f"no published data set '{args.name}'. {did_you_mean(args.name, PUBLISHED)}")
     dataset = PUBLISHED[args.name]
@@ -30,9 +41,32 @@ def run(args: Fetch | Ls) -> None:
     print(place)
     print(f"licence: {dataset.licence}; described at {dataset.origin}")
     print(f"next: {command('episode', 'info', place)}")
+    return 0
 
 
-def _list(*, as_json: bool) -> None:
+def _report(result: TransferResult, what: str, place: str | Path, following: str) -> int:
+    """Print the result of a transfer; the status."""
+    print(
+        f"{place}: {plural(result.transferred, 'file')} {what} ({result.bytes / 1e6:.1f} MB), {result.there} were there"
+    )
+    if result.failed:
+        print(f"{plural(len(result.failed), 'file')} not {what}, such as {result.failed[0][0]}: {result.failed[0][1]}")
+        return 1
+    print(f"next: {following}")
+    return 0
+
+
+def _list_store(url: str, *, as_json: bool) -> None:
+    records = read_records(open_store(url))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(record) for record in records.values()], indent=2))
+        return
+    for record in records.values():
+        print(f"{record.bytes:>14,}  {record.sha256}  {record.path}")
+    print(f"{url}: {plural(len(records), 'file')}, {sum(record.bytes for record in records.values()) / 1e6:.1f} MB")
+
+
+def _list_published(*, as_json: bool) -> None:
     if as_json:
         print(json.dumps({name: dataclasses.asdict(dataset) for name, dataset in PUBLISHED.items()}, indent=2))
         return

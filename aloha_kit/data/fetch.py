@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import logging
 import os
 import shutil
-import time
 import urllib.error
 import urllib.request
 import zipfile
@@ -20,15 +18,14 @@ from tqdm import tqdm
 
 from aloha_kit.core import AlohaKitError, ConfigError
 from aloha_kit.core.errors import reason
-from aloha_kit.core.files import make_folder, part_of, put, write_json
+from aloha_kit.core.files import make_folder, part_of, put, sha256_of, write_json
 from aloha_kit.data.published import PublishedDataset, PublishedFile
+from aloha_kit.stores.resume import resume
 
 _LOG = logging.getLogger(__name__)
 
 RECORD = "fetched.json"
 """Beside the files of a data set: address, size and SHA-256 of each."""
-ATTEMPTS = 8
-"""Times in a row that a connection may bring nothing."""
 _TIMEOUT_S = 30.0
 _BLOCK = 1 << 18
 
@@ -87,15 +84,6 @@ def mirrored(address: str, mirror: str) -> str:
     return mirror.rstrip("/") + urlsplit(address).path
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _record(folder: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((folder / RECORD).read_text(encoding="utf-8")))
@@ -119,23 +107,20 @@ def _verify(path: Path, file: PublishedFile, sha256: str | None) -> str:
 def _download(address: str, path: Path, size: int | None, wait_s: float) -> None:
     """Download a file, going on where an attempt before was cut."""
     make_folder(path.parent)
-    part, without = part_of(path), 0
+    part = part_of(path)
     with tqdm(desc=path.name, unit="B", unit_scale=True, total=size, disable=None) as bar:
-        while True:
-            before = part.stat().st_size if part.exists() else 0
+
+        def attempt() -> str:
+            have = part.stat().st_size if part.exists() else 0
             try:
-                complete = _receive(address, part, before, bar)
-                why = "the connection was cut"
+                return "" if _receive(address, part, have, bar) else "the connection was cut"
             except (urllib.error.HTTPError, urllib.error.URLError, http.client.HTTPException, ConnectionError) as error:
-                complete, why = False, _why(error, address, path)
+                return _why(error, address, path)
             except TimeoutError:
-                complete, why = False, f"no answer within {_TIMEOUT_S:.0f} s"
-            if complete:
-                break
-            without = 0 if part.exists() and part.stat().st_size > before else without + 1
-            if without >= ATTEMPTS:
-                raise FetchError(_by_hand(address, path, why))
-            time.sleep(wait_s * without)
+                return f"no answer within {_TIMEOUT_S:.0f} s"
+
+        if why := resume(attempt, part, wait_s=wait_s):
+            raise FetchError(_by_hand(address, path, why))
     put(part, path)
 
 

@@ -1,0 +1,154 @@
+"""Sending a data set to a store: verified, never replacing what is there, resumed where it was cut."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from aloha_kit.core import ConfigError
+from aloha_kit.data.store_records import FileRecord, read_records, RECORDS, write_manifest, write_record
+from aloha_kit.data.transfer import attempts, each, MANIFEST, stored_digest, TransferOptions, TransferResult, unchanged
+from aloha_kit.data.transfer_progress import TransferProgress
+from aloha_kit.storage.paths import PARTIAL, TEMPORARY
+from aloha_kit.stores import Store, StoreError
+
+_RECORD_S = 30.0  # between records of what was sent
+_NOT_DATA = (".cache", RECORDS)  # folders
+
+
+def push(
+    folder: Path, store: Store, options: TransferOptions, known: Mapping[str, FileRecord] = MappingProxyType({})
+) -> TransferResult:
+    """Send the files of a data set that are not in the store; what is there is never replaced.
+
+    Args:
+        known: records of files, by path: those that have this size and time of change are not read for their SHA-256.
+
+    Raises:
+        ConfigError: nothing to send.
+        StoreError: the store cannot be listed, or a record cannot be written.
+    """
+    files, recorded = local_files(folder), read_records(store)
+    stored = {entry.path: entry.size for entry in store.files() if not entry.path.startswith(f"{RECORDS}/")}
+    sender = _Sender(store, recorded, stored, options, known)
+    left = {path: file for path, file in files.items() if not sender.is_there(path, file)}
+    records: list[FileRecord] = []
+    failed: list[tuple[str, str]] = []
+    written = time.monotonic()
+    with TransferProgress(sum(file.stat().st_size for file in left.values()), len(left), "Sending") as progress:
+
+        def send(path: str) -> FileRecord:
+            return sender.send(path, left[path], progress)
+
+        try:
+            for path, outcome in each(send, list(left), options.jobs, progress):
+                if isinstance(outcome, FileRecord):
+                    records.append(outcome)
+                else:
+                    failed.append((path, outcome))
+                if records and time.monotonic() - written > _RECORD_S:
+                    write_record(store, records)
+                    records, written = [], time.monotonic()
+        finally:
+            if records:
+                write_record(store, records)
+    if (folder / MANIFEST).is_file():
+        write_manifest(store, folder / MANIFEST, f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}")
+    return TransferResult(len(left) - len(failed), progress.bytes, len(files) - len(left), tuple(failed))
+
+
+def local_files(folder: Path) -> dict[str, Path]:
+    """{path with `/`: file} of a data set's folder, without caches, journals, parts and the manifest.
+
+    Raises:
+        ConfigError: no folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"no folder '{folder}'; expected the folder of a data set")
+    found: dict[str, Path] = {}
+    for place, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if name not in _NOT_DATA)
+        for name in names:
+            file = Path(place) / name
+            ours = name.startswith(".") and name.endswith((".part", ".claims"))
+            if not ours and not name.endswith((PARTIAL, TEMPORARY)) and file.is_file():
+                found[file.relative_to(folder).as_posix()] = file
+    found.pop(MANIFEST, None)
+    if not found:
+        raise ConfigError(f"no file of a data set in '{folder}'")
+    return found
+
+
+@dataclass(frozen=True)
+class _Sender:
+    """Sends files to a store whose records and files were listed before."""
+
+    store: Store
+    recorded: Mapping[str, FileRecord]
+    stored: Mapping[str, int]
+    options: TransferOptions
+    known: Mapping[str, FileRecord]
+
+    def is_there(self, path: str, file: Path) -> bool:
+        """Whether the store has a file as it is here, by size and time of change."""
+        record = self.recorded.get(path)
+        return record is not None and path in self.stored and unchanged(file, record)
+
+    def send(self, path: str, file: Path, progress: TransferProgress) -> FileRecord:
+        """Send a file, unless the store has it; its record.
+
+        Raises:
+            StoreError: the store has another content under this path, or the file cannot be sent.
+        """
+        known = self.known.get(path)
+        record = FileRecord.of(path, file, known.sha256 if known and unchanged(file, known) else "")
+        if path in self.recorded and path in self.stored:
+            if self.recorded[path].sha256 != record.sha256:
+                raise StoreError(_another(self.store, path))
+            return record
+        if path not in self.stored:
+            self._upload(file, record, progress)
+            if self.options.check and self._content(record, progress) != record.sha256:
+                raise StoreError(f"{self.store.url}: '{path}' reads back with another SHA-256 than was sent")
+        elif self.stored[path] != record.bytes or self._content(record, progress) != record.sha256:
+            raise StoreError(_another(self.store, path))
+        if FileRecord.of(path, file, record.sha256) != record:
+            raise StoreError(f"'{file}' changed while it was sent")
+        return record
+
+    def _upload(self, file: Path, record: FileRecord, progress: TransferProgress) -> None:
+        """Send a file. An attempt whose answer is lost may have succeeded: then the next one finds the file there."""
+
+        def attempt() -> None:
+            counted: list[int] = []
+
+            def count(sent: int) -> None:
+                counted.append(sent)
+                progress.add(sent)
+
+            try:
+                self.store.upload(file, record.path, record.sha256, count)
+            except FileExistsError:
+                if self.store.size(record.path) != record.bytes or self._content(record, progress) != record.sha256:
+                    raise StoreError(_another(self.store, record.path)) from None
+            except Exception:
+                progress.take_back(sum(counted))
+                raise
+
+        attempts(attempt, self.options.wait_s, progress)
+        size = attempts(lambda: self.store.size(record.path), self.options.wait_s, progress)
+        if size != record.bytes:
+            raise StoreError(f"{self.store.url}: '{record.path}' has {size} bytes after {record.bytes} were sent")
+
+    def _content(self, record: FileRecord, progress: TransferProgress) -> str:
+        read = lambda: stored_digest(self.store, record.path, record.bytes)  # noqa: E731
+        return attempts(read, self.options.wait_s, progress)
+
+
+def _another(store: Store, path: str) -> str:
+    return f"{store.url} has '{path}' with another content, which is not replaced; send it under another name"
