@@ -34,14 +34,14 @@ LOWER = {
     "data": {"command", "core", "config", "storage", "stores"},
     "stores": {"core"},
     "remote": {"core"},
-    "policies": {"command", "core", "config", "formats", "data"},
+    "policies": {"command", "core", "config", "storage", "formats", "data"},
 }
 # Every application also has `command` and `core`.
 APPLICATIONS = {
     "record": {"config", "storage", "loop", "media", "envs"},
     "train": {"config", "storage", "episode", "loop", "media", "envs", "control", "formats", "data", "policies"},
     "deploy": {"config", "storage", "loop", "media", "envs", "control", "data", "policies", "remote"},
-    "eval": {"config", "loop", "media", "envs", "control", "policies"},
+    "eval": {"config", "storage", "loop", "media", "envs", "control", "policies"},
     "replay": {"config", "storage", "episode", "loop", "media", "envs", "formats"},
     "diagnose": {"storage", "media", "formats", "data", "policies"},
     "doctor": {"config", "ros", "envs"},

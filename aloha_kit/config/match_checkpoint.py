@@ -28,7 +28,7 @@ def rig_joints(rig: RigConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @dataclass(frozen=True)
 class AssumedSetup:
-    """Cameras, image sizes and rate that are assumed for a published checkpoint, which does not record them.
+    """Cameras, image sizes, joints and rate that are assumed for a checkpoint of others, which does not record them.
 
     Attributes:
         cameras: {name: (height, width)}, in the order of the training's `camera_names`.
@@ -36,6 +36,8 @@ class AssumedSetup:
         cameras_from, sizes_from, rate_from: source of each value.
         named: the cameras were given by name, and not taken from a task.
         cautious: where neither weights nor flags determine the cameras, refuse instead of assuming the task's.
+        joints: contract of the vectors, a rate of 0 being none; None where none was given.
+        joints_from: its source.
     """
 
     cameras: Mapping[str, tuple[int, int]]
@@ -45,6 +47,8 @@ class AssumedSetup:
     rate_from: str = "--rate_hz"
     named: bool = True
     cautious: bool = False
+    joints: Contract | None = None
+    joints_from: str = "--rig or --contract"
 
     def size(self, camera: str) -> tuple[int, int]:
         """(height, width) of a camera, one that is not among `cameras` too."""
@@ -58,6 +62,7 @@ def assumed_setup(
     size: tuple[int, int] | None = None,
     rename: Mapping[str, str] | None = None,
     *,
+    joints: Contract | None = None,
     robot: bool = False,
 ) -> AssumedSetup:
     """Training setup from `task` and `rig`, for checkpoints that do not record theirs.
@@ -66,6 +71,7 @@ def assumed_setup(
         cameras: the policy's names in the training's order, in place of the task's.
         size: in place of the task's and the rig's.
         rename: {the policy's name of a camera: the rig's}.
+        joints: names and units of the vectors, see `AssumedSetup`.
         robot: the rig is one (`envs.is_robot`), see `AssumedSetup.cautious`.
 
     Raises:
@@ -91,17 +97,23 @@ def assumed_setup(
         where,
         named=cameras is not None,
         cautious=robot,
+        joints=joints,
     )
 
 
 def assumption(assumed: Mapping[str, Any]) -> str:
     """One-line summary of the assumptions in `ChunkNetwork.assumed`."""
-    cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed["cameras"].items())
-    return (
-        f"assumed, since a published checkpoint does not record it: cameras {cameras} (names:"
-        f" {assumed['cameras_from']}; number: {assumed['number_from']}; sizes: {assumed['sizes_from']}),"
-        f" {assumed['rate_hz']:g} Hz ({assumed['rate_from']})"
-    )
+    parts = []
+    if "cameras" in assumed:
+        cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed["cameras"].items())
+        parts.append(
+            f"cameras {cameras} (names: {assumed['cameras_from']}; number: {assumed['number_from']}; sizes:"
+            f" {assumed['sizes_from']})"
+        )
+    if "joints" in assumed:
+        parts.append(f"joints {assumed['joints']} ({assumed['joints_from']})")
+    parts.append(f"{assumed['rate_hz']:g} Hz ({assumed['rate_from']})")
+    return f"assumed, since the checkpoint does not record it: {', '.join(parts)}"
 
 
 def renames(words: Sequence[str]) -> dict[str, str]:

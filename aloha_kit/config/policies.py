@@ -47,6 +47,9 @@ class PolicyConfig:
     n_action_steps: int | None = None
     """Actions of a chunk that deployment and evaluation execute before the next inference (none: all of them), unless
     their flag of this name is given; at most chunk_size."""
+    ensemble_weight: float | None = None
+    """Average all predictions for a step (temporal ensembling) in deployment and evaluation, unless --n_action_steps is
+    given: prediction i, oldest first, weighs exp(-ensemble_weight · i). None: only with --temporal_agg, at 0.01."""
     normalisation: Literal["mean_std", "min_max_01", "min_max_11"] = "mean_std"
     """States and actions as (x - mean) / std, or stretched to [0, 1] or [-1, 1] by their extremes."""
     std_floor: float = 1e-2

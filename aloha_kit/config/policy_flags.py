@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 from tyro.conf import arg
@@ -30,6 +31,11 @@ class PolicyFlags(CommandArgs):
     goal: Annotated[str | None, arg(metavar="PLACE[:EPISODE][@STEP]")] = None
     """Goal observation of a policy that reads one (goal_mode): a step of a recorded episode of any format, by default
     its last. Of a place with several episodes, EPISODE is one, from 0."""
+    rig: str | None = None
+    """The rig (name or YAML) whose joints the policy's numbers are, where the checkpoint lacks their names and units
+    (LeRobot)."""
+    contract: Path | None = None
+    """Names, units and rate of the policy's numbers, in place of --rig: a YAML file, as `episode adopt` writes it."""
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
     """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
 

@@ -105,15 +105,27 @@ class Execution:
         n_action_steps: steps executed between inferences; None is as many as a chunk has to spare, or 1 when averaging.
         chunk_boundary: how a chunk takes over from the one before.
         delay: steps that an inference takes.
+        ensemble_weight: of the average, see `execution.TemporalEnsemble`.
     """
 
     temporal_agg: bool = False
     n_action_steps: int | None = None
     chunk_boundary: ChunkBoundary = "none"
     delay: int = 0
+    ensemble_weight: float = ENSEMBLE
 
-    def with_default(self, n_action_steps: int | None, chunk_size: int) -> Execution:
-        """Settings with a policy's own `n_action_steps`, at most `chunk_size`, where none is given or averaged."""
+    @property
+    def average(self) -> float | None:
+        """Weight of the average; None without one."""
+        return self.ensemble_weight if self.temporal_agg else None
+
+    def with_default(
+        self, n_action_steps: int | None, chunk_size: int, ensemble_weight: float | None = None
+    ) -> Execution:
+        """Settings with a policy's own ones: its `ensemble_weight` where nothing else is given, or `temporal_agg`; else
+        its `n_action_steps`, at most `chunk_size`, where none is given or averaged."""
+        if ensemble_weight is not None and (self.temporal_agg or self.n_action_steps is None):
+            return replace(self, temporal_agg=True, chunk_boundary="none", ensemble_weight=ensemble_weight)
         if n_action_steps is None or self.n_action_steps is not None or self.temporal_agg:
             return self
         return replace(self, n_action_steps=min(n_action_steps, chunk_size))
@@ -121,23 +133,21 @@ class Execution:
     def executor(self, source: ChunkSource) -> Executor:
         """The policy that executes the chunks of `source`."""
         if self.delay or self.chunk_boundary == "blend":
-            weight = ENSEMBLE if self.temporal_agg else None
             return SimulatedLatencyPolicy(
                 source,
                 self.delay,
-                ensemble_weight=weight,
+                ensemble_weight=self.average,
                 inference_interval=self.n_action_steps,
                 fade=fade_steps(self.chunk_boundary),
             )
         if self.temporal_agg:
-            return TemporalEnsemble(source, ENSEMBLE, inference_interval=self.n_action_steps or 1)
+            return TemporalEnsemble(source, self.ensemble_weight, inference_interval=self.n_action_steps or 1)
         return ChunkExecutor(source, self.n_action_steps)
 
     def interval(self, chunk_size: int) -> int:
         """Steps from one inference to the next."""
-        weight = ENSEMBLE if self.temporal_agg else None
         schedule = ChunkSchedule(
-            ensemble_weight=weight,
+            ensemble_weight=self.average,
             inference_interval=self.n_action_steps,
             fade=fade_steps(self.chunk_boundary),
         )

@@ -17,6 +17,9 @@ START, END = "start", "end"  # qpos where episodes begin and end
 KEYS = (*VECTORS, "action", START, END)
 _FIELDS = ("mean", "std", "min", "max")
 
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+"""Of ImageNet's images, channels R, G, B from 0 to 1: what every network here normalises images by."""
+
 
 @dataclass(frozen=True)
 class Moments:

@@ -37,6 +37,7 @@ from aloha_kit.loop import LatencyReport, SafetyGuard, sigterm_interrupts
 from aloha_kit.loop.capabilities import LiveRobot, require, StartPoses
 from aloha_kit.media.live_view import live_view, ViewAddress
 from aloha_kit.remote import RemotePolicy
+from aloha_kit.storage.contract_file import given_contract
 
 
 def run(args: DeployArgs | ServeArgs) -> None:
@@ -57,6 +58,7 @@ def _policy_to_serve(args: ServeArgs) -> PolicySource:
         sizes_from="--image_size" if args.image_size else "the default",
         named=args.cameras is not None,
         cautious=True,
+        joints=given_contract(args.contract, args.rig),
     )
     return local_policy.local(
         find_checkpoint(args.ckpt), setup, args.inference_settings, renames(args.rename), goal=args.goal
@@ -87,7 +89,9 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
         env, recorded = _connected(stack, source, task, rig, shown, starts, realtime=args.realtime)
         live = isinstance(env, LiveRobot)
         inference = args.inference or ("async" if live else "sync")
-        execution = args.execution(inference).with_default(source.n_action_steps, source.chunk_size)
+        execution = args.execution(inference).with_default(
+            source.n_action_steps, source.chunk_size, source.ensemble_weight
+        )
         latency = LatencyReport(task.rate_hz, clock=env.clock if live else WallClock() if args.realtime else None)
         policy = executor(source, execution, latency, inference, task.rate_hz, args.hold_s)
         if isinstance(policy, AsyncInferencePolicy):
@@ -165,7 +169,8 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
 
         path, rename = find_checkpoint(args.ckpt), renames(args.rename)
         output = make_folder(args.output or run_folder(path) / "deploy" / folder)
-        setup = assumed_setup(task, rig, args.cameras, args.image_size, rename, robot=robot)
+        joints = given_contract(args.contract, args.rig)
+        setup = assumed_setup(task, rig, args.cameras, args.image_size, rename, joints=joints, robot=robot)
         source = local_policy.local(path, setup, args.inference_settings, rename, args.seed, args.goal)
     if source.trained_on not in (None, task.name):
         LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
@@ -216,6 +221,7 @@ def _about(
         "task": to_mapping(task),
         "execution": {
             "temporal_agg": execution.temporal_agg,
+            "ensemble_weight": execution.average,
             "n_action_steps": None if as_delay_allows else execution.interval(source.chunk_size),
             "chunk_boundary": execution.chunk_boundary,
             "chunk_size": source.chunk_size,

@@ -71,7 +71,7 @@ class DeployArgs(NetworkFlags):
     )
 
     ckpt: Annotated[Path | None, arg(aliases=("--ckpt_dir",))] = None
-    """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt."""
+    """A run (its best checkpoint is taken), a checkpoint folder, LeRobot's or the published ACT's policy_best.ckpt."""
     remote: str | None = None
     """In place of --ckpt, HOST:PORT of a policy server; this machine then needs no torch."""
     task: Annotated[str, arg(aliases=("--task_name",))]
@@ -135,6 +135,10 @@ class DeployArgs(NetworkFlags):
             raise ValueError(Message("--jpeg must be 1 to 100, given {jpeg}", jpeg=self.jpeg))
         if self.remote is not None and self.cameras is not None:
             raise ValueError(Message("--cameras is for where the network runs: give it to the policy server"))
+        if self.remote is not None and (self.rig or self.contract):
+            raise ValueError(
+                Message("--rig and --contract are for where the network runs: give them to the policy server")
+            )
         if self.remote is not None and self.goal is not None:
             raise ValueError(Message("--goal is for where the network runs: give it to the policy server"))
 
@@ -161,7 +165,7 @@ class ServeArgs(NetworkFlags):
     LOWEST: ClassVar[Mapping[str, float]] = {"port": 0}
 
     ckpt: Annotated[Path, arg(aliases=("--ckpt_dir",))]
-    """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt."""
+    """A run (its best checkpoint is taken), a checkpoint folder, LeRobot's or the published ACT's policy_best.ckpt."""
     host: str = "127.0.0.1"
     """Address to listen on; 0.0.0.0 is every network that this machine is in."""
     port: int = 8000

@@ -23,8 +23,9 @@ from aloha_kit.deploy.policy_source import Measure, PolicySource
 from aloha_kit.policies.chunk_policy import ChunkPolicy
 from aloha_kit.policies.engine import blank
 from aloha_kit.policies.engine_choice import choose
-from aloha_kit.policies.find import load_network, trained_task
+from aloha_kit.policies.find import load_network
 from aloha_kit.policies.goal import set_goal
+from aloha_kit.policies.native import trained_task
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
@@ -87,6 +88,7 @@ def local(
         warm_up=lambda: warm_up(ChunkPolicy(network, used, engine)),
         n_obs_steps=network.config.n_obs_steps,
         n_action_steps=network.config.n_action_steps,
+        ensemble_weight=network.config.ensemble_weight,
     )
 
 

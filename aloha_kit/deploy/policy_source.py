@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from aloha_kit.control.async_inference import AsyncInferencePolicy
 from aloha_kit.control.chunk_boundary import fade_steps
-from aloha_kit.control.execution import ENSEMBLE, Executor
+from aloha_kit.control.execution import Executor
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import ChunkSource, Contract, Observation, UsageError
 from aloha_kit.core.lang import Message
@@ -36,6 +36,7 @@ class PolicySource:
         close: releases its resources.
         n_obs_steps: steps of observation that it reads.
         n_action_steps: actions of a chunk that it is meant to execute; None is all.
+        ensemble_weight: of the temporal ensembling that it is meant for; None is none.
     """
 
     contract: Contract
@@ -48,6 +49,7 @@ class PolicySource:
     close: Callable[[], None] = lambda: None
     n_obs_steps: int = 1
     n_action_steps: int | None = None
+    ensemble_weight: float | None = None
 
     @property
     def engine(self) -> str:
@@ -70,6 +72,7 @@ def served(policy: RemotePolicy) -> PolicySource:
         close=policy.close,  # the server has warmed up
         n_obs_steps=policy.n_obs_steps,
         n_action_steps=policy.n_action_steps,
+        ensemble_weight=policy.ensemble_weight,
     )
 
 
@@ -117,7 +120,7 @@ def executor(
         return AsyncInferencePolicy(
             source.timed(latency.beside),
             rate_hz,
-            ensemble_weight=ENSEMBLE if execution.temporal_agg else None,
+            ensemble_weight=execution.average,
             inference_interval=given,
             fade=fade_steps(execution.chunk_boundary),
             budget_s=0.25 / rate_hz,

@@ -30,6 +30,7 @@ def serve(source: PolicySource, host: str, port: int, token: str | None) -> None
         about,
         source.n_obs_steps,
         source.n_action_steps,
+        source.ensemble_weight,
     )
     required = token or secrets.token_urlsafe(16)
     server = PolicyServer(served, host, port, required, log=LOG.info)

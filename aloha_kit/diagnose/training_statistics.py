@@ -28,24 +28,34 @@ def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statis
         ContractError: there are none at the path that the rollout records; the message names `--ckpt`.
     """
     if ckpt is not None:
-        file = _statistics_of(ckpt)
-        if file is None:
+        found = _statistics_of(ckpt)
+        if found is None:
             raise ConfigError(f"no {STATISTICS} at {ckpt}; expected a run or a checkpoint's folder")
-        return _read(file)
+        return found
     runs = [folder for folder in episode.absolute().parents if (folder / "checkpoints").is_dir()]
     for place in [*([Path(named)] if named else []), *runs[:1]]:
-        file = _statistics_of(place)
-        if file is not None:
-            return _read(file)
+        found = _statistics_of(place)
+        if found is not None:
+            return found
     raise ContractError(
         f"what the policy was trained on: there is no checkpoint at '{named or '(none named)'}'; give --ckpt RUN"
     )
 
 
-def _statistics_of(place: Path) -> Path | None:
+def _statistics_of(place: Path) -> Statistics | None:
     folder = place.parent if place.suffix == ".ckpt" else place
     files = [folder / within / STATISTICS for within in _WITHIN] + [folder / REFERENCE]
-    return next((file for file in files if file.is_file()), None)
+    file = next((file for file in files if file.is_file()), None)
+    return _of_lerobot(folder) if file is None else _read(file)
+
+
+def _of_lerobot(place: Path) -> Statistics | None:
+    try:
+        from aloha_kit.policies import lerobot_files  # safetensors
+    except ImportError:
+        return None
+    folder = lerobot_files.find(place)
+    return None if folder is None else lerobot_files.read_statistics(folder, lerobot_files.read_config(folder))
 
 
 def _read(file: Path) -> Statistics:

@@ -18,7 +18,7 @@ from aloha_kit import __version__
 from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.starts import starts_by_seed
-from aloha_kit.core import ConfigError, ContractError
+from aloha_kit.core import ConfigError, Contract, ContractError
 from aloha_kit.core.files import free_path, make_folder, write_json
 from aloha_kit.envs import is_robot
 from aloha_kit.eval.args import EvalArgs
@@ -88,7 +88,17 @@ def _settings(args: EvalArgs, task: TaskConfig, starts: Mapping[int, ObjectPoses
         starts,
         ViewAddress.parse(args.view),
         args.goal,
+        _joints(args),
     )
+
+
+def _joints(args: EvalArgs) -> Contract | None:
+    """The contract of the policy's numbers that the flags give."""
+    if args.contract is None and args.rig is None:
+        return None
+    from aloha_kit.storage.contract_file import given_contract  # needs h5py
+
+    return given_contract(args.contract, args.rig)
 
 
 def _require_renamed(evaluators: Sequence[CheckpointEvaluator], rename: Mapping[str, str]) -> None:

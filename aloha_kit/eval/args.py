@@ -52,8 +52,8 @@ class EvalArgs(PolicyFlags):
     )
 
     ckpt: Annotated[UseAppendAction[tuple[Path, ...]], arg(aliases=("--ckpt_dir",))]
-    """A run (its best checkpoint is taken), a checkpoint folder, or the published ACT's policy_best.ckpt; twice to
-    compare two."""
+    """A run (its best checkpoint is taken), a checkpoint folder, LeRobot's or the published ACT's policy_best.ckpt;
+    twice to compare two."""
     task: Annotated[str, arg(aliases=("--task_name",))]
     """Task: a name in configs/tasks or a YAML path."""
     temporal_agg: bool = False

@@ -14,7 +14,7 @@ from aloha_kit.config import RigConfig, TaskConfig, to_mapping
 from aloha_kit.config.inference import InferenceSettings
 from aloha_kit.config.match_checkpoint import assumed_setup, assumption, match_checkpoint
 from aloha_kit.control.simulated_latency import Execution
-from aloha_kit.core import UsageError
+from aloha_kit.core import Contract, UsageError
 from aloha_kit.core.cli import LOG
 from aloha_kit.eval.batched_inference import batch_size, BatchedInference
 from aloha_kit.eval.evaluation_report import CheckpointResult
@@ -23,8 +23,9 @@ from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.eval.worker import EvaluationJob, ObjectPoses, Ready
 from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.policies.engine import blank, prepare
-from aloha_kit.policies.find import load_network, trained_task
+from aloha_kit.policies.find import load_network
 from aloha_kit.policies.goal import set_goal
+from aloha_kit.policies.native import trained_task
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class EvaluationSettings:
         rename: {a policy's camera: the rig's}.
         starts: {seed: start poses}, see `SimEnv.starts`.
         goal: observation of an episode, see `policies.goal.set_goal`.
+        joints: names and units of the vectors of policies whose checkpoint lacks them.
         view: where the first environment's rollouts are shown live.
     """
 
@@ -59,6 +61,7 @@ class EvaluationSettings:
     starts: Mapping[int, ObjectPoses] = field(default_factory=dict)
     view: ViewAddress | None = None
     goal: str | None = None
+    joints: Contract | None = None
 
 
 class CheckpointEvaluator:
@@ -72,7 +75,7 @@ class CheckpointEvaluator:
     def __init__(self, source: Path, settings: EvaluationSettings) -> None:
         self.source, self._settings = source, settings
         task, rig, execution, inference = settings.task, settings.rig, settings.execution, settings.inference
-        setup = assumed_setup(task, rig, settings.cameras, settings.image_size, settings.rename)
+        setup = assumed_setup(task, rig, settings.cameras, settings.image_size, settings.rename, joints=settings.joints)
         self.network = load_network(source, setup, inference.device)
         # one of two checkpoints may have the rig's names already
         self.renamed = {a: b for a, b in settings.rename.items() if a in self.network.contract.cameras}
@@ -82,7 +85,8 @@ class CheckpointEvaluator:
             LOG.info("%s: %s", source, assumption(self.network.assumed))
         self._task, self._rig = match_checkpoint(task, rig, self.network.contract, settings.image_size)
         given, chunk_size = execution.n_action_steps, self.network.chunk_size
-        self._execution = execution.with_default(self.network.config.n_action_steps, chunk_size)
+        config = self.network.config
+        self._execution = execution.with_default(config.n_action_steps, chunk_size, config.ensemble_weight)
         if given is not None and not 1 <= given <= chunk_size:
             raise UsageError(f"--n_action_steps must be 1 to the chunk size {chunk_size} of {source}, given {given}")
         if execution.delay >= chunk_size:

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 from aloha_kit.core import ConfigError
-from aloha_kit.policies.args import Export, Info
-from aloha_kit.policies.describe import describe
-from aloha_kit.policies.find import find_checkpoint, load_network
-from aloha_kit.policies.reference_export import save_reference, script_settings
+from aloha_kit.policies import lerobot_export, reference_export
+from aloha_kit.policies.args import Export, Format, Info
+from aloha_kit.policies.find import load_network, locate
+from aloha_kit.policies.network import ChunkNetwork
+
+EXPORTERS: dict[Format, Callable[[ChunkNetwork, Path, Sequence[str]], list[str]]] = {
+    "published": reference_export.export,
+    "lerobot": lerobot_export.export,
+}
+"""What writes each format; it returns what is printed."""
 
 
 def run(args: Info | Export) -> None:
@@ -15,13 +24,11 @@ def run(args: Info | Export) -> None:
     Raises:
         ConfigError: no checkpoint, a damaged one, or one that cannot be exported.
     """
-    source = find_checkpoint(args.ckpt)
+    layout, source = locate(args.ckpt)
     if isinstance(args, Info):
-        print("\n".join(describe(source)))
+        print("\n".join(layout.describe(source)))
         return
-    if source.is_file():
-        raise ConfigError(f"{source} is a published checkpoint already")
+    if args.format == layout.NAME:
+        raise ConfigError(f"{source} is a {args.format} checkpoint already")
     network = load_network(source, device="cpu")
-    save_reference(network, args.folder, args.cameras or None)
-    print(args.folder / "policy_best.ckpt")
-    print("\n".join(script_settings(network, args.cameras or None)))
+    print("\n".join(EXPORTERS[args.format](network, args.output, args.cameras)))

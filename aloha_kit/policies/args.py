@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast, ClassVar
+from typing import Annotated, cast, ClassVar, Literal
 
 from tyro.conf import arg, OmitSubcommandPrefixes, Positional
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked
+
+Format = Literal["published", "lerobot"]
 
 
 @dataclass(frozen=True)
@@ -21,28 +23,31 @@ class Info(CommandArgs):
     EXAMPLE: ClassVar[str] = "runs/sim_transfer_cube/act"
 
     ckpt: Positional[Path]
-    """A run (its best checkpoint is taken), a checkpoint folder, or a published policy_best.ckpt."""
+    """A run (its best checkpoint is taken), a checkpoint folder, LeRobot's or a published policy_best.ckpt."""
 
 
 @dataclass(frozen=True)
 class Export(CommandArgs):
-    """Write policy_best.ckpt and dataset_stats.pkl of a checkpoint, for the published ACT's imitate_episodes.py.
+    """Write a checkpoint for the programs of others.
 
-    Only what its classes can express; anything else is refused, naming what differs.
+    Only what they can express; anything else is refused, naming what differs.
     """
 
     EXAMPLE: ClassVar[str] = "runs/sim_transfer_cube/act published"
 
     ckpt: Positional[Path]
-    """A run (its best checkpoint is taken) or a checkpoint folder."""
-    folder: Positional[Path]
-    """Where the two files go; made if missing, nothing in it is replaced."""
+    """A run (its best checkpoint is taken), a checkpoint folder, or LeRobot's."""
+    output: Positional[Path]
+    """What is written: a folder, made if missing. Nothing is replaced."""
+    format: Format = "published"
+    """published: policy_best.ckpt and dataset_stats.pkl for the published ACT's imitate_episodes.py. lerobot: a folder
+    that LeRobot's ACTPolicy loads."""
     cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
-    """Order of the cameras in the script's camera_names; by name when not given."""
+    """Order of the cameras in the published script's camera_names; by name when not given."""
 
 
 def parse(argv: Sequence[str] | None = None) -> Info | Export:
     """Turn flags into values; raises `UsageError`."""
-    description = marked("Describe checkpoints, and write them for the published ACT.")
+    description = marked("Describe checkpoints, and write them for the programs of others.")
     command = cli.parse(Info | Export, "policies", argv, description=description, config=(OmitSubcommandPrefixes,))
     return cast(Info | Export, command)

@@ -46,9 +46,9 @@ FILES = (WEIGHTS, "config.json", "statistics.json", "contract.json")
 
 _NEW = ".new."  # in the name of a folder that is being written
 
-
 _SETTING = 100_000  # no setting of a small network is larger
-_DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+DAMAGE = (ArithmeticError, AttributeError, LookupError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+"""What building a network from damaged files can raise."""
 
 
 def save(
@@ -131,13 +131,13 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
     try:
         arrays = {key: np.asarray(value) for key, value in read_json(folder / "statistics.json").items()}
         values = _known_format(folder, read_json(folder / "config.json"))
-        _require_possible(values, state)
+        require_possible(values, state)
         config = policy_from_mapping(values, where=str(folder / "config.json"))
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
         network = build(config, contract, _sound(Statistics.from_arrays(arrays)), pretrained=False)
     except AlohaKitError as error:
         raise CheckpointError(Message("checkpoint {folder}: {error}", folder=folder, error=error)) from error
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise CheckpointError(
             Message("checkpoint {folder} is damaged: {why}", folder=folder, why=reason(error))
         ) from error
@@ -163,7 +163,7 @@ def _known_format(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+def require_possible(values: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
     """Raise `CheckpointError` where a configuration describes a network far larger than its weights: it would be built
     before the two are compared."""
     weights = sum(value.numel() for value in state.values())

@@ -8,10 +8,7 @@ from torch import nn, Tensor
 
 from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ContractError
-from aloha_kit.data.stats import Array, Moments, Statistics
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from aloha_kit.data.stats import Array, IMAGENET, Moments, Statistics
 
 
 class Normaliser(nn.Module):
@@ -56,7 +53,7 @@ class ImageNormaliser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        mean, std = torch.tensor(IMAGENET["mean"]), torch.tensor(IMAGENET["std"])
         self.register_buffer("gain", (1 / std).view(3, 1, 1), persistent=False)
         self.register_buffer("shift", (-mean / std).view(3, 1, 1), persistent=False)
 

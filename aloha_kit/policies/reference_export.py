@@ -16,6 +16,7 @@ import torch
 from aloha_kit.config.policies import ActConfig, CnnMlpConfig
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.core.files import make_folder, replacing
+from aloha_kit.policies.expressible import differences, PLAIN
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.policies.positions import sequence_positions
 from aloha_kit.policies.reference import MODEL
@@ -26,6 +27,12 @@ _SCRIPTS: dict[str, int | str] = {"nheads": 8, "enc_layers": 4, "dec_layers": _S
 """What imitate_episodes.py sets without a flag."""
 
 _JOINTS = 14
+
+
+def export(network: ChunkNetwork, folder: Path, cameras: Sequence[str] = ()) -> list[str]:
+    """`save_reference`, and lines about it: its file, and what the published script needs to load it."""
+    save_reference(network, folder, cameras or None)
+    return [str(folder / "policy_best.ckpt"), *script_settings(network, cameras or None)]
 
 
 def save_reference(network: ChunkNetwork, folder: str | Path, cameras: Sequence[str] | None = None) -> None:
@@ -113,18 +120,9 @@ def _beyond_reference(network: ChunkNetwork) -> list[str]:
     if config.kind not in _PUBLISHED:
         return [f"they are {' and '.join(kind.upper() for kind in _PUBLISHED)}, and this one is {config.kind}"]
     wanted: dict[str, Any] = {
+        **PLAIN,
         "normalisation": "mean_std",
-        "use_images": True,
-        "use_environment_state": False,
-        "sensors": (),
-        "depth_cameras": (),
-        "n_obs_steps": 1,
-        "image_size": None,
-        "image_crop": 1.0,
         "dilation": False,
-        "backbone_layers": 4,
-        "backbone_width": 64,
-        "backbone_norm": "frozen",
         **_PUBLISHED[config.kind].wanted(config, len(network.contract.cameras)),
     }
     smallest = _PUBLISHED[config.kind].image_map
@@ -132,9 +130,7 @@ def _beyond_reference(network: ChunkNetwork) -> list[str]:
         return [f"CNNMLP there reads 480x640 images only, here {dict(network.contract.cameras)}"]
     if (network.state_dim, network.action_dim) != (_JOINTS, _JOINTS):
         return [f"it has {_JOINTS} states and {_JOINTS} actions, not {network.state_dim} and {network.action_dim}"]
-    return [
-        f"{name} is {given}, not {want}" for name, want in wanted.items() if (given := getattr(config, name)) != want
-    ]
+    return differences(config, wanted)
 
 
 class _Act:

@@ -58,7 +58,7 @@ class RemotePolicy:
         quality: of JPEGs made of images that no camera sent as JPEG, 1 to 100; None sends them raw.
 
     Attributes:
-        contract, chunk_size, n_obs_steps, n_action_steps, about: the server's policy.
+        contract, chunk_size, n_obs_steps, n_action_steps, ensemble_weight, about: the server's policy.
         took_ms: milliseconds that the network took for the last chunk, measured by the server.
 
     Raises:
@@ -70,6 +70,7 @@ class RemotePolicy:
     chunk_size: int
     n_obs_steps: int
     n_action_steps: int | None
+    ensemble_weight: float | None
     about: dict[str, Any]
 
     def __init__(
@@ -104,7 +105,7 @@ class RemotePolicy:
         assert self._welcome is not None
         self.contract, self.chunk_size = self._welcome.contract.renamed(self._names), self._welcome.chunk_size
         self.n_obs_steps, self.n_action_steps = self._welcome.n_obs_steps, self._welcome.n_action_steps
-        self.about = dict(self._welcome.about)
+        self.ensemble_weight, self.about = self._welcome.ensemble_weight, dict(self._welcome.about)
 
     def reset(self) -> None:
         """Begin an episode on the server.

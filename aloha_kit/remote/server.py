@@ -52,6 +52,7 @@ class ServedPolicy:
     about: dict[str, Any] = field(default_factory=dict)
     n_obs_steps: int = 1
     n_action_steps: int | None = None
+    ensemble_weight: float | None = None
 
 
 class PolicyServer:
@@ -170,7 +171,8 @@ class PolicyServer:
         connection.protocol.max_message_size = largest_observation(served.contract, served.n_obs_steps)
         connection.send(
             pack({"kind": "welcome", "contract": served.contract.to_json(), "chunk_size": served.chunk_size,
-                  "n_obs_steps": served.n_obs_steps, "n_action_steps": served.n_action_steps, "about": served.about})
+                  "n_obs_steps": served.n_obs_steps, "n_action_steps": served.n_action_steps,
+                  "ensemble_weight": served.ensemble_weight, "about": served.about})
         )  # fmt: skip
 
     def _answer(self, message: dict[str, Any], session: _Session) -> dict[str, Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,13 +20,15 @@ _OVERHEAD = 16384  # bytes of a message's keys, and of a failure's reason
 @dataclass(frozen=True)
 class Welcome:
     """A served policy: its contract, the rows of a chunk, plain values for reports, the steps of observation that it
-    reads and the actions of a chunk that it is meant to execute (None is all)."""
+    reads, the actions of a chunk that it is meant to execute (None is all) and the weight of its temporal ensembling
+    (None is none)."""
 
     contract: Contract
     chunk_size: int
     about: dict[str, Any]
     n_obs_steps: int = 1
     n_action_steps: int | None = None
+    ensemble_weight: float | None = None
 
     @classmethod
     def read(cls, message: dict[str, Any], where: str) -> Welcome:
@@ -45,6 +48,9 @@ class Welcome:
             raise RemoteError(
                 f"{where} states that its policy executes {quoted(repr(n_action_steps))} actions of a chunk"
             )
+        weight = message.get("ensemble_weight")  # likewise
+        if weight is not None and not (isinstance(weight, int | float) and math.isfinite(weight)):
+            raise RemoteError(f"{where} states a weight of temporal ensembling of {quoted(repr(weight))}")
         if not isinstance(about, dict):
             raise RemoteError(f"{where} describes its policy by a {type(about).__name__}, not a map")
         if not _is_plain(about):
@@ -59,7 +65,7 @@ class Welcome:
             raise RemoteError(f"{where}: {quoted(error, 400)}") from error
         if why := _impossible(read):
             raise RemoteError(f"{where} has a contract that no policy can have: {quoted(why, 400)}")
-        return cls(read, chunk_size, about, n_obs_steps, n_action_steps)
+        return cls(read, chunk_size, about, n_obs_steps, n_action_steps, weight)
 
     def same_policy(self, other: Welcome) -> bool:
         """Whether both describe one policy: everything but the server's device, engine and precision.

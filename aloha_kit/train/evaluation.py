@@ -52,7 +52,9 @@ class SimEvaluator:
         env = self._connected(network.contract)
         source = ChunkPolicy(network, str(next(network.parameters()).device), seed=FIRST_SEED)
         execution = Execution(self._config.temporal_agg)
-        execution = execution.with_default(network.config.n_action_steps, network.chunk_size)
+        execution = execution.with_default(
+            network.config.n_action_steps, network.chunk_size, network.config.ensemble_weight
+        )
         policy = with_history(execution.executor(source), network.config.n_obs_steps, network.contract.cameras)
         began, totals = time.monotonic(), np.zeros(4)
         for i in range(self._config.eval_rollouts):

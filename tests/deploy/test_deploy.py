@@ -31,7 +31,8 @@ from aloha_kit.loop import LatencyReport
 from aloha_kit.loop.rollouts import success_rate, summarise
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.chunk_policy import ChunkPolicy
-from aloha_kit.policies.find import find_checkpoint, load_network, trained_task
+from aloha_kit.policies.find import find_checkpoint, load_network
+from aloha_kit.policies.native import trained_task
 from tests.commands import failure
 from tests.deploy.conftest import CHUNK, CONTRACT, save_checkpoint
 

@@ -60,7 +60,7 @@ def test_what_is_assumed_of_a_published_checkpoint_is_printed_and_kept(
     deploy("--ckpt", published, *DEPLOY, "--image_size", 48, 64, "--num_rollouts", 1, "--output", tmp_path / "d")
     task = "task 'sim_transfer_cube'"
     line = (
-        "policy_best.ckpt: assumed, since a published checkpoint does not record it: cameras top 48x64"
+        "policy_best.ckpt: assumed, since the checkpoint does not record it: cameras top 48x64"
         f" (names: {task}; number: {task}; sizes: --image_size), 50 Hz ({task})\n"
     )
     assert line in capsys.readouterr().err

@@ -193,7 +193,7 @@ def test_what_is_assumed_is_noted(content: dict[str, Any], tmp_path: Path) -> No
         "rate_from": "task 'x'",
     }
     assert assumption(network.assumed) == (
-        "assumed, since a published checkpoint does not record it: cameras top 64x96 (names: task 'x';"
+        "assumed, since the checkpoint does not record it: cameras top 64x96 (names: task 'x';"
         " number: task 'x'; sizes: task 'x'), 30 Hz (task 'x')"
     )
     ours = tmp_path / "ours"
