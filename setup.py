@@ -36,6 +36,8 @@ BAGS = ["rosbags>=0.10", "mcap>=1.2"]
 # Object stores through obstore and not s3fs, whose botocore needs python-dateutil < 3. So the S3 server of the tests
 # (moto[s3,server]) is installed in an environment of its own, with its `moto_server` on PATH.
 STORES = ["obstore>=0.8", "fsspec>=2024.6", "sshfs>=2024.6", "pyarrow>=15", "pandas>=2.2"]
+# Not in `all`: a cluster's scheduler, of which every machine has the same version, and not for every Python.
+RAY = ["ray>=2.40"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
 # environment of its own. Its wheel allows every MuJoCo from 3.3 on, but does not run with 3.10 and later.
 ROBOSUITE = ["robosuite==1.5.2", "mujoco>=3.3,<3.10", "numpy<2"]
@@ -90,6 +92,7 @@ setup(
         "rlds": RLDS,
         "bags": BAGS,
         "stores": STORES,
+        "ray": RAY,
         "robosuite": ROBOSUITE,
         "test": TEST,
         "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT + RLDS + BAGS + STORES,

@@ -31,7 +31,7 @@ LOWER = {
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
     "formats": {"core", "config", "loop", "sync", "storage", "media", "mujoco_images"},
-    "data": {"command", "core", "config", "storage", "stores"},
+    "data": {"command", "core", "config", "storage", "formats", "episode", "stores"},
     "stores": {"core"},
     "remote": {"core"},
     "policies": {"command", "core", "config", "storage", "formats", "data"},

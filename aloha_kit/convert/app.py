@@ -16,6 +16,7 @@ from aloha_kit.convert.staging import Staging
 from aloha_kit.convert.workers import ConversionJob, Damaged, stopped, write_all
 from aloha_kit.core import ConfigError, EpisodeError, plural
 from aloha_kit.core.exporter import WriteOptions
+from aloha_kit.core.parallel import Workers
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode.adopt import suggested_contract
 from aloha_kit.episode.ranges import measure_source
@@ -67,7 +68,7 @@ def run(args: ConvertArgs) -> int:
     job = ConversionJob(source, exporter, staging.workers_lock)
     try:
         with staging:
-            damaged = _write(job, staging, args.workers)
+            damaged = _write(job, staging, Workers(args.workers, args.ray))
             numbers = [number for number in range(len(source)) if number not in damaged]
             _require_sound(damaged, len(numbers), args)
             records = staging.records(numbers)
@@ -108,7 +109,7 @@ def _first_sound(source: EpisodeSource) -> RecordedEpisode:
     return source.episode(0)
 
 
-def _write(job: ConversionJob, staging: Staging, workers: int) -> dict[int, str]:
+def _write(job: ConversionJob, staging: Staging, workers: Workers) -> dict[int, str]:
     """Write the episodes that are not finished yet; returns {number: reason} of those that cannot be read."""
     total = len(job.source)
     open_ = [number for number in range(total) if not staging.finished(number, job.source.identity(number))]
@@ -117,7 +118,7 @@ def _write(job: ConversionJob, staging: Staging, workers: int) -> dict[int, str]
     damaged: dict[int, str] = {}
     began = reported = time.monotonic()
     with tqdm(total=total, initial=total - len(open_), desc="Converting", unit="episode", disable=None) as bar:
-        for done, written in enumerate(write_all(job, open_, min(workers, max(1, len(open_)))), 1):
+        for done, written in enumerate(write_all(job, open_, workers.at_most(len(open_))), 1):
             if isinstance(written, Damaged):
                 damaged[written.number] = written.reason
                 _LOG.error("episode %d is left out: %s", written.number, written.reason)

@@ -35,6 +35,8 @@ class ConvertArgs(CommandArgs):
     """Format of the source: a name of the same table, or my_package.module:Name. auto: by its files."""
     workers: int = 1
     """Processes that convert one episode each."""
+    ray: str = ""
+    """Address of a Ray cluster that converts, in place of --workers; FROM and TO are on a disk they share."""
     task: str | None = None
     """ROS bags: the task (name or YAML) that gives rate, cameras and instruction; its rig too, without --rig."""
     num_episodes: int | None = None

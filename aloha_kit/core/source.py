@@ -352,6 +352,10 @@ class EpisodeSource(abc.ABC):
         with closing(self.episode(number)) as episode:
             return episode.name
 
+    def file(self, number: int) -> Path | None:
+        """File that holds this episode alone, and can be opened by itself; None where it has none of its own."""
+        return None
+
     def part(self, number: int) -> int:
         """Which of several data sets that are read as one an episode is of, from 0."""
         return 0

@@ -1,4 +1,4 @@
-"""Commands that list, download, send and fetch data sets."""
+"""Commands that list, download, send and fetch data sets, and that build manifests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pathlib import Path
 
 from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import command
-from aloha_kit.data.args import Command, Ls, Pull, Push
+from aloha_kit.core.files import make_folder
+from aloha_kit.core.parallel import Workers
+from aloha_kit.data.args import Command, Ls, Manifest, Pull, Push
+from aloha_kit.data.build_manifest import build, BuildOptions
 from aloha_kit.data.fetch import fetch
+from aloha_kit.data.manifest_files import known_files, unwanted
 from aloha_kit.data.published import PUBLISHED, PublishedDataset
 from aloha_kit.data.pull import pull
 from aloha_kit.data.push import push
 from aloha_kit.data.store_records import read_records
-from aloha_kit.data.transfer import TransferOptions, TransferResult
+from aloha_kit.data.transfer import MANIFEST, TransferOptions, TransferResult
+from aloha_kit.formats import ReadOptions
+from aloha_kit.formats.manifest import Manifest as EpisodeManifest
 from aloha_kit.stores import open_store
 
 
@@ -26,14 +32,19 @@ def run(args: Command) -> int:
         FetchError, StoreError: see `fetch`, `push` and `pull`.
     """
     if isinstance(args, Push):
-        result = push(args.folder, open_store(args.url), TransferOptions(args.jobs, args.check))
+        known = known_files(args.folder / MANIFEST)
+        result = push(args.folder, open_store(args.url), TransferOptions(args.jobs, args.check), known)
         return _report(result, "sent", args.url, command("data", "pull", args.url, args.folder))
     if isinstance(args, Pull):
-        result = pull(open_store(args.url), args.folder, TransferOptions(args.jobs, args.check))
+        store = open_store(args.url)
+        without = unwanted(store, args.where) if args.where else ()
+        result = pull(store, args.folder, TransferOptions(args.jobs, args.check), without)
         return _report(result, "fetched", args.folder, command("episode", "info", args.folder))
     if isinstance(args, Ls):
-        _list_store(args.place, as_json=args.json) if args.place else _list_published(as_json=args.json)
+        _list(args)
         return 0
+    if isinstance(args, Manifest):
+        return _build(args)
     if args.name not in PUBLISHED:
         raise ConfigError(f"no published data set '{args.name}'. {did_you_mean(args.name, PUBLISHED)}")
     dataset = PUBLISHED[args.name]
@@ -54,6 +65,33 @@ def _report(result: TransferResult, what: str, place: str | Path, following: str
         return 1
     print(f"next: {following}")
     return 0
+
+
+def _build(args: Manifest) -> int:
+    reading = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order, rig=args.embodiment.rig or "")
+    options = BuildOptions(not args.skip_sha256, args.validate, reading)
+    make_folder(args.output.parent)
+    built = build(args.places, args.output, options, Workers(args.workers, args.ray))
+    count = len(built.manifest)
+    print(f"{args.output}: {plural(count, 'episode')}, {built.read} read now, {count - built.read} unchanged")
+    if built.damaged:
+        print(f"{plural(built.damaged, 'episode')} that cannot be read, excluded")
+    print(f"next: {command('train', '--dataset_dir', args.output)}")
+    return int(bool(built.damaged))
+
+
+def _list(args: Ls) -> None:
+    if "://" in args.place:
+        _list_store(args.place, as_json=args.json)
+    elif args.place:
+        manifest = EpisodeManifest.read(Path(args.place))
+        manifest = manifest.where(args.where) if args.where else manifest
+        if args.output:
+            make_folder(args.output.parent)
+            manifest.write(args.output)
+        print(json.dumps(manifest.rows(), indent=2) if args.json else manifest.text())
+    else:
+        _list_published(as_json=args.json)
 
 
 def _list_store(url: str, *, as_json: bool) -> None:

@@ -8,22 +8,26 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from aloha_kit.core import AlohaKitError, ConfigError, EpisodeError, plural
+from aloha_kit.core import AlohaKitError, ConfigError, Contract, EpisodeError, plural
 from aloha_kit.core.errors import command, reason
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.parallel import map_in_order, Workers
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import folder_summary
 from aloha_kit.episode.adopt import adopt
 from aloha_kit.episode.args import Adopt, Command, Export, Info, Label, ReadingArgs, Recover, Stats, Validate
+from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.edit_app import edit_dataset
 from aloha_kit.episode.validate import validate, ValidationResult, with_duplicates
 from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.storage import export, recovery
+from aloha_kit.storage.codec import JpegOrder
 from aloha_kit.storage.curation import Curation, curation_file, read_curation
 from aloha_kit.storage.external_data import allow_external
 from aloha_kit.storage.hdf5 import DAMAGE
@@ -67,7 +71,8 @@ def run(args: Command) -> int:
 def _validate(args: Validate) -> int:
     contract, order = args.embodiment.load(), args.embodiment.jpeg_order
     paths = _progress(_kept(_episodes(args.source, journals=True), read_curation(curation_file(args.source))))
-    verdicts = [validate(path, args.bounds, contract, deep=args.deep, jpeg_order=order) for path in paths]
+    check = _Validation(args.bounds, contract, args.deep, order, args.allow_external)
+    verdicts = list(map_in_order(check, paths, Workers(args.workers, args.ray)))
     verdicts = with_duplicates(verdicts)
     if args.json:
         _print_json([verdict.to_mapping() for verdict in verdicts])
@@ -82,6 +87,21 @@ def _validate(args: Validate) -> int:
         print(", ".join(f"{levels.count(level)} {level}" for level in ("ok", "warning", "error")))
     bad = {"error", "warning"} if args.strict else {"error"}
     return int(any(v.level in bad for v in verdicts))
+
+
+@dataclass(frozen=True)
+class _Validation:
+    """Validation of one file; sent to other processes."""
+
+    bounds: Bounds
+    contract: Contract | None
+    deep: bool
+    jpeg_order: JpegOrder | None
+    allow_external: bool
+
+    def __call__(self, path: Path) -> ValidationResult:
+        allow_external(self.allow_external)
+        return validate(path, self.bounds, self.contract, deep=self.deep, jpeg_order=self.jpeg_order)
 
 
 def _recover(args: Recover) -> int:

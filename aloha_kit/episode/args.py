@@ -43,6 +43,8 @@ class Validate(ReadingArgs):
         "json",
         "strict",
         "deep",
+        "workers",
+        "ray",
         "contract",
         "rig",
         "jpeg_order",
@@ -53,7 +55,15 @@ class Validate(ReadingArgs):
     """Count warnings as errors."""
     deep: bool = False
     """Read every byte and compare it with the checksums of the file."""
+    workers: int = 1
+    """Processes that check one episode each."""
+    ray: str = ""
+    """Address of a Ray cluster that checks them, in place of --workers; its machines have the same files."""
     bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"--workers must be at least 1, given {self.workers}")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from aloha_kit.storage.hdf5 import DAMAGE
 FORMATS = {
     "hdf5": "aloha_kit.formats.hdf5_folder:Hdf5Source",
     "lerobot": "aloha_kit.formats.lerobot:LeRobotSource",
+    "manifest": "aloha_kit.formats.manifest:open_manifest",
     "mcap": "aloha_kit.formats.mcap_source:McapSource",
     "mp4": "aloha_kit.formats.mp4_source:Mp4Source",
     "pusht": "aloha_kit.formats.pusht:PushTReplay",
@@ -55,8 +56,9 @@ EXPORTERS = {
 """{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 
 AUTO = "auto"
-"""In place of a format's name: `lerobot`, `zarr`, `mp4` or `rlds` for its folder, `pusht` for the published replay
-buffer, `robomimic` for one file of its layout, `mcap` and `rosbag` for their files, else `hdf5`."""
+"""In place of a format's name: `manifest` for a file `.parquet`, `lerobot`, `zarr`, `mp4` or `rlds` for its folder,
+`pusht` for the published replay buffer, `robomimic` for one file of its layout, `mcap` and `rosbag` for their files,
+else `hdf5`."""
 
 
 BAGS = (".bag", ".mcap", ".db3")
@@ -119,7 +121,7 @@ def _open(places: Sequence[str | Path], kind: str, options: ReadOptions, within:
     file = curation_file(path) if len(places) == 1 else Path()
     curation = read_curation(file) if options.curation is None else options.curation
     if curation.empty:
-        return _make(places, kind, options)
+        return make_source(places, kind, options)
     from aloha_kit.formats.curated import CuratedSource, renamed
 
     options = dataclasses.replace(options, curation=None)
@@ -131,7 +133,7 @@ def _open(places: Sequence[str | Path], kind: str, options: ReadOptions, within:
         parts = [file.parent / place for place in curation.data]
         source = _joined(parts, AUTO, inner, (*within, file.resolve()))
     else:
-        source = _make(places, kind, inner)
+        source = make_source(places, kind, inner)
     curation = renamed(curation, options.rename) if edits_cameras else curation
     whole = not key and (path.is_dir() or file.name != CURATION)
     return CuratedSource(source, curation, file, first=options.first, whole=whole)
@@ -151,7 +153,7 @@ def _joined(places: Sequence[str | Path], kind: str, options: ReadOptions, withi
     return joined if options.first is None else CuratedSource(joined, Curation(), first=options.first)
 
 
-def _make(places: Sequence[str | Path], kind: str, options: ReadOptions) -> EpisodeSource:
+def make_source(places: Sequence[str | Path], kind: str, options: ReadOptions) -> EpisodeSource:
     """The episodes at some places, as they are recorded."""
     kind = format_of(*places) if kind == AUTO else kind
     make = resolve("formats", kind, FORMATS)
@@ -184,6 +186,8 @@ def format_of(*places: str | Path, images: bool = False) -> str:
     if len(places) != 1:
         return "hdf5"
     file, _ = split_filter_key(places[0])
+    if file.suffix == ".parquet":
+        return "manifest"
     if (file / "meta/info.json").is_file():
         return "lerobot"
     if any((file / name).is_file() for name in (".zgroup", "zarr.json")) or file.suffix == ".zip":

@@ -54,6 +54,9 @@ class Hdf5Source(EpisodeSource):
     def name(self, number: int) -> str:
         return self.files[number].name
 
+    def file(self, number: int) -> Path:
+        return self.files[number]
+
     def identity(self, number: int) -> str:
         return identity_of(self.files[number])
 

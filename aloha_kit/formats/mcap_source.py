@@ -44,6 +44,9 @@ class McapSource(EpisodeSource):
     def name(self, number: int) -> str:
         return self.files[number].name
 
+    def file(self, number: int) -> Path:
+        return self.files[number]
+
     def identity(self, number: int) -> str:
         return identity_of(self.files[number])
 

@@ -19,7 +19,7 @@ from aloha_kit.core.cli import with_value
 PACKAGE = Path(__file__).parents[2] / "aloha_kit"
 COMMANDS = sorted(file.parent.name for file in PACKAGE.glob("*/__main__.py"))
 SUBCOMMANDS = {
-    "data": [["fetch"], ["ls"], ["push"], ["pull"]],
+    "data": [["fetch"], ["ls"], ["manifest"], ["push"], ["pull"]],
     "episode": [
         *(["validate"], ["recover"], ["info"], ["stats"], ["export"], ["adopt"], ["label"], ["merge"], ["split"]),
         *(["trim"], ["drop"], ["relabel"], ["rename-camera"], ["resize"], ["reorder"]),

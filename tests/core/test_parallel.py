@@ -1,0 +1,112 @@
+"""Work over items: in this process, in several, and on a local Ray cluster; failures and deaths name the item."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aloha_kit.core import ConfigError
+from aloha_kit.core.parallel import map_in_order, map_unordered, WorkError, Workers
+from aloha_kit.episode.__main__ import main as episode
+from tests.commands import failure
+from tests.stores_server import free_port
+from tests.synthetic import write_dataset
+
+
+def square(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def fails(number: int) -> int:
+    if number == 3:
+        raise ConfigError(f"{number} cannot be used")
+    return number
+
+
+def dies(number: int) -> int:
+    if number == 3:
+        os._exit(7)
+    return number
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def ray_address(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[str]:
+    """A Ray cluster of two cores in processes of its own."""
+    pytest.importorskip("ray", reason="Ray is not installed, or has no build for this Python")
+    program, port = Path(sys.executable).with_name("ray"), free_port()
+    command = [str(program), "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--disable-usage-stats"]
+    command += ["--include-dashboard=false", "--object-store-memory=80000000"]
+    monkeypatch_module.setenv("RAY_AUTH_MODE", "disabled")  # the cluster is on the loopback
+    head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert head.stdout is not None
+    printed: list[str] = []
+    try:
+        for line in head.stdout:
+            printed.append(line)
+            if "Ray runtime started" in line:
+                break
+        assert head.poll() is None, "".join(printed)
+        yield f"127.0.0.1:{port}"
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+
+
+def test_in_this_process_and_in_several() -> None:
+    expected = [number * number for number in range(20)]
+    one = list(map_in_order(square, range(20), Workers()))
+    two = list(map_in_order(square, range(20), Workers(2)))
+    assert [value for value, _ in one] == [value for value, _ in two] == expected
+    assert {process for _, process in one} == {os.getpid()}
+    assert len({process for _, process in two} - {os.getpid()}) == 2
+    assert sorted(item for item, _ in map_unordered(square, range(3), Workers(8))) == [0, 1, 2]
+    assert list(map_unordered(square, [], Workers(2))) == []
+
+
+def test_failures_name_the_item() -> None:
+    with pytest.raises(ConfigError, match="3 cannot be used"):
+        list(map_unordered(fails, range(5), Workers()))
+    with pytest.raises(WorkError, match="3 cannot be used"):
+        list(map_unordered(fails, range(5), Workers(2)))
+    with pytest.raises(WorkError, match=r"a process died \(exit code 7\) at item 3\. Out of memory\?"):
+        list(map_unordered(dies, range(5), Workers(2)))
+
+
+def test_on_ray(ray_address: str) -> None:
+    found = list(map_in_order(square, range(20), Workers(ray=ray_address)))
+    assert [value for value, _ in found] == [number * number for number in range(20)]
+    assert os.getpid() not in {process for _, process in found}
+    with pytest.raises(WorkError, match="3 cannot be used"):
+        list(map_unordered(fails, range(5), Workers(ray=ray_address)))
+    with pytest.raises(WorkError, match="Ray gave no result of item 3"):
+        list(map_unordered(dies, range(5), Workers(ray=ray_address)))
+
+
+def test_validation_is_the_same_everywhere(
+    ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dataset(tmp_path)
+    (tmp_path / "episode_1.hdf5").write_bytes(b"no episode")
+    found = []
+    for flags in ([], ["--workers", "2"], ["--ray", ray_address]):
+        assert failure(episode, ["validate", str(tmp_path), "--json", *flags]) == "1"
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] == found[2]
+    assert '"level": "error"' in found[0]
+
+
+def test_ray_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"--ray auto needs Ray: pip install ray, or 'aloha_kit\[ray\]'"):
+        list(map_unordered(square, range(3), Workers(ray="auto")))
