@@ -13,9 +13,11 @@ from aloha_kit.core.plugins import call, resolve
 
 ENVIRONMENTS = {
     "sim": "aloha_kit.sim:connect",
+    "reach": "aloha_kit.sim:connect_reach",
     "ros": "aloha_kit.ros:connect",
     "pusht": "aloha_kit.pusht:connect",
     "lift": "aloha_kit.lift:connect",
+    "locomotion": "aloha_kit.locomotion:connect",
 }
 """{kind of a rig: a callable (task, rig, *, realtime) that gives an `Environment`}.
 

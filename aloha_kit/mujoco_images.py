@@ -13,6 +13,7 @@ import sys
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -75,10 +76,19 @@ class ModelRenderer:
     Args:
         groups: of the shapes that are drawn.
         shadows: draw shadows, which cost half of the time without a GPU.
+        options: {camera: what is drawn} in place of `groups`, as an egocentric camera without the head around it.
     """
 
-    def __init__(self, model: Any, data: Any, *, groups: Collection[int], shadows: bool) -> None:
-        self._model, self._data, self._shadows = model, data, shadows
+    def __init__(
+        self,
+        model: Any,
+        data: Any,
+        *,
+        groups: Collection[int],
+        shadows: bool,
+        options: Mapping[str, mujoco.MjvOption] = MappingProxyType({}),
+    ) -> None:
+        self._model, self._data, self._shadows, self._options_of = model, data, shadows, options
         self._options = mujoco.MjvOption()
         for group in range(len(self._options.geomgroup)):
             self._options.geomgroup[group] = group in groups
@@ -97,7 +107,7 @@ class ModelRenderer:
         if renderer is None:
             with interrupts_put_off():  # a half-made context would be freed at the exit, with a traceback
                 renderer = self._renderers[size] = self._make(*size)
-        renderer.update_scene(self._data, camera, self._options)
+        renderer.update_scene(self._data, camera, self._options_of.get(camera, self._options))
         return renderer
 
     def _make(self, height: int, width: int) -> Any:

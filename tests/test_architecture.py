@@ -24,6 +24,7 @@ LOWER = {
     "mujoco_images": {"core"},
     "sim": {"core", "config", "mujoco_images"},
     "pusht": {"core", "config", "loop"},
+    "locomotion": {"core", "config", "mujoco_images"},
     "lift": {"core", "config", "formats", "mujoco_images"},
     "sync": {"core", "config"},
     "ros": {"core", "config", "loop", "sim", "sync"},

@@ -184,6 +184,24 @@ def object_poses(names: Sequence[str]) -> tuple[Feature, ...]:
     return (Feature.vector("environment_state", PRIVILEGED, names, units),) if names else ()
 
 
+def vestibular() -> Feature:
+    """`sensors/vestibular`: the senses of balance at one place of a body, in that place's axes.
+
+    Angular velocity (`gyro`, rad/s), acceleration that an accelerometer measures, which is gravity's reaction at rest
+    (`accelerometer`, m/s²), linear velocity (`velocimeter`, m/s) and the world's upward axis (`z_axis`, unit vector).
+    """
+    senses = {"gyro": "rad/s", "accelerometer": "m/s^2", "velocimeter": "m/s", "z_axis": "1"}
+    entries = [f"{sense}_{axis}" for sense in senses for axis in "xyz"]
+    return Feature.vector(
+        f"{SENSORS}vestibular", "vestibular", entries, [senses[entry.rsplit("_", 1)[0]] for entry in entries]
+    )
+
+
+def target_vector() -> Feature:
+    """`sensors/target`: the vector from what has to reach a target to the target, m; the environment names its axes."""
+    return Feature.vector(f"{SENSORS}target", "target", ("target_x", "target_y", "target_z"), "m")
+
+
 class Observation(TypedDict, total=False):
     """Synchronised observation of a robot. Vectors are ordered like `Action`; images are RGB.
 

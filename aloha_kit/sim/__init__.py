@@ -1,11 +1,13 @@
-"""The bimanual rig in MuJoCo: `SimEnv`, `EndEffectorEnv`, their scenes, and scripted experts that solve them.
+"""The bimanual rig in MuJoCo: `SimEnv`, `EndEffectorEnv`, `ReachEnv`, their scenes, and experts that solve them.
 
 Usable alone: needs core, MuJoCo, dm_control, mink and the arm meshes of the package gym-aloha 0.1.3.
 Import it before MuJoCo or dm_control: how they draw is settled when they load.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 if not logging.getLogger().handlers:
     # dm_control logs as it loads, through absl, which gives the root logger a handler where it has none: every line
@@ -14,14 +16,17 @@ if not logging.getLogger().handlers:
 
 import aloha_kit.mujoco_images  # noqa: F401  # before dm_control: it settles how MuJoCo draws
 from aloha_kit.config import key_errors, RigConfig, TaskConfig
-from aloha_kit.core import VirtualClock, WallClock
+from aloha_kit.core import ConfigError, VirtualClock, WallClock
 from aloha_kit.core.end_effector import EE, EE_DELTA
 from aloha_kit.sim import tasks
 from aloha_kit.sim.end_effector import EndEffectorEnv
+from aloha_kit.sim.reach import Reach, ReachEnv
 from aloha_kit.sim.scripted_expert import ScriptedExpert
 from aloha_kit.sim.sim_env import SimEnv
 
-__all__ = ["EndEffectorEnv", "ScriptedExpert", "SimEnv", "connect"]
+__all__ = ["EndEffectorEnv", "ReachEnv", "ScriptedExpert", "SimEnv", "connect", "connect_reach"]
+
+Env = TypeVar("Env", bound=SimEnv)
 
 
 def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimEnv:
@@ -30,13 +35,36 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
     Raises:
         ConfigError: the rig has what this simulation does not have: sensors, a base, arms with drivers of their own.
     """
-    rig.refuse_devices()
-    with key_errors(task, "scene"):
-        scene = tasks.scene(task.scene)
+    scene = _scene(task, rig)
     with key_errors(task, "script"):
         tasks.script_of(scene, task.script)
     space = task.action_space or "joints"
     kind = SimEnv if space == "joints" else partial(EndEffectorEnv, space=space)
+    return _made(kind, task, rig, realtime)
+
+
+def connect_reach(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> ReachEnv:
+    """A `ReachEnv` of the task's scene with the rig's cameras; raises as it does.
+
+    Raises:
+        ConfigError: as `connect`; a scene that is none of reaching, or a script.
+    """
+    scene = _scene(task, rig)
+    if not isinstance(scene, Reach) or task.script:
+        raise ConfigError(
+            f"task '{task.name}' on rig '{rig.name}', one arm that reaches, needs a scene of reaching ('reach' or "
+            f"'reach_dense') and no script; given scene '{task.scene}', script '{task.script}'"
+        )
+    return _made(ReachEnv, task, rig, realtime)
+
+
+def _scene(task: TaskConfig, rig: RigConfig) -> tasks.Scene:
+    rig.refuse_devices()
+    with key_errors(task, "scene"):
+        return tasks.scene(task.scene)
+
+
+def _made(kind: Callable[..., Env], task: TaskConfig, rig: RigConfig, realtime: bool) -> Env:
     return kind(
         task.scene,
         cameras=task.camera_sizes(rig),
@@ -51,6 +79,7 @@ def connect(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -> SimE
     )
 
 
-connect.simulated = True  # type: ignore[attr-defined]  # read by `envs.is_robot`
-connect.renders_depth = True  # type: ignore[attr-defined]  # read by `envs.connect`
+for each in (connect, connect_reach):
+    each.simulated = True  # type: ignore[attr-defined]  # read by `envs.is_robot`
+    each.renders_depth = True  # type: ignore[attr-defined]  # read by `envs.connect`
 connect.action_spaces = ("joints", EE, EE_DELTA)  # type: ignore[attr-defined]  # read by `envs.connect`

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from dm_env import specs
 
-from aloha_kit.core import Action, Contract, Environment, Policy, SafetyLimits, VX300S
+from aloha_kit.core import Action, ConfigError, Contract, Environment, Policy, SafetyLimits, VX300S
 from aloha_kit.core.end_effector import action_names, DELTA, EE, entry_units, POSE, pose_names
 from aloha_kit.core.motion import GRIPPER_SPEED
 from aloha_kit.sim.kinematics import Kinematics
@@ -47,6 +47,10 @@ class EndEffectorEnv(SimEnv):
 
     def __init__(self, scene: str, *, space: str = EE, **keywords: Any) -> None:
         super().__init__(scene, **keywords)
+        if self._task.arms != ARMS:
+            raise ConfigError(
+                f"action space '{space}' needs both arms; scene '{scene}' has: {', '.join(self._task.arms)}"
+            )
         joints = self._joint_contract
         self._contract = Contract.of(
             (*joints.state_names, *pose_names(ARMS)),

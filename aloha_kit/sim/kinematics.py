@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mink
@@ -41,27 +42,34 @@ class Pose:
 
 
 class Kinematics:
-    """The two arms alone, without objects: forward and inverse kinematics and the load of gravity.
+    """The arms alone, without objects: forward and inverse kinematics and the load of gravity.
 
     Inverse kinematics is mink's quadratic program over joint velocities within the joint limits
     (solved by daqp), iterated to convergence. Joint vectors are (dof,) rad, in the order of `ARM_JOINTS`.
+
+    Args:
+        arms: those of `workcell.ARMS` that there are.
     """
 
-    def __init__(self) -> None:
-        self.model = workcell.base(workcell.QUALITIES["draft"]).compile()
+    def __init__(self, arms: Sequence[str] = workcell.ARMS) -> None:
+        self.model = workcell.base(workcell.QUALITIES["draft"], arms=arms).compile()
         self._configuration = mink.Configuration(self.model)
         self._columns = {
-            arm: [self.model.joint(f"vx300s_{arm}/{joint}").qposadr[0] for joint in ARM_JOINTS] for arm in workcell.ARMS
+            arm: [self.model.joint(f"vx300s_{arm}/{joint}").qposadr[0] for joint in ARM_JOINTS] for arm in arms
         }
         self._stiffness = np.array([workcell.SERVOS[joint].stiffness for joint in ARM_JOINTS])
         self._tasks = {
             arm: mink.FrameTask(f"{arm}_pinch", "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-6)
-            for arm in workcell.ARMS
+            for arm in arms
         }
         # damped more, so that an arm stretched towards a pose out of its reach stands still
         self._followers = {
             arm: mink.FrameTask(f"{arm}_pinch", "site", position_cost=1.0, orientation_cost=0.3, lm_damping=1e-2)
-            for arm in workcell.ARMS
+            for arm in arms
+        }
+        self._points = {
+            arm: mink.FrameTask(f"{arm}_pinch", "site", position_cost=1.0, orientation_cost=0.0, lm_damping=1e-4)
+            for arm in arms
         }
         self._limits = [mink.ConfigurationLimit(self.model)]
 
@@ -89,6 +97,29 @@ class Kinematics:
         raise ValueError(
             f"the {arm} gripper does not reach {np.round(pose.position, 3).tolist()} m in the given orientation: "
             f"still {error:.4f} (m or rad) away after {iterations} iterations"
+        )
+
+    def inverse_position(
+        self, arm: str, position: Array, start: Array, *, tolerance: float = 1e-4, iterations: int = 100
+    ) -> Array:
+        """(dof,) joint angles near `start` that bring a gripper's pinch point to `position` (m), in any orientation.
+
+        Raises:
+            ValueError: a position out of reach, off by more than `tolerance` (m) after all iterations.
+        """
+        self._set({arm: start})
+        task = self._points[arm]
+        task.set_target(mink.SE3.from_translation(position))
+        for _ in range(iterations):
+            velocity = mink.solve_ik(self._configuration, [task], 1.0, solver="daqp", damping=1e-4, limits=self._limits)
+            self._configuration.integrate_inplace(velocity / max(1.0, np.abs(velocity).max() / LONGEST_STEP), 1.0)
+            place = self._configuration.get_transform_frame_to_world(f"{arm}_pinch", "site").translation()
+            error = float(np.linalg.norm(place - position))
+            if error < tolerance:
+                return np.array(self._configuration.q[self._columns[arm]])
+        raise ValueError(
+            f"the {arm} gripper does not reach {np.round(position, 3).tolist()} m: "
+            f"still {error:.4f} m away after {iterations} iterations"
         )
 
     def follow(self, poses: dict[str, Array], start: dict[str, Array], *, iterations: int = 10) -> dict[str, Array]:

@@ -6,7 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
-from aloha_kit.sim import tasks
 from aloha_kit.sim.sim_env import SimEnv
 from aloha_kit.sim.workcell import ARMS, GRIPPERS, TIMESTEP
 
@@ -88,7 +87,7 @@ class LiveScene:
 
     def place(self, seed: int) -> None:
         """Put the objects where an episode of this seed begins, at rest; the arms stay where they are."""
-        self._put(tasks.spawn(self._task, np.random.default_rng([seed, 0])), self.joints)
+        self._put(self._task.spawn(np.random.default_rng([seed, 0])), self.joints)
 
     def pose(self, joints: Array) -> None:
         """Put the arms (A,) somewhere, at rest: before the first reading, never under way."""

@@ -35,10 +35,11 @@ from aloha_kit.core import (
 from aloha_kit.core.features import DEPTHS, Feature, IMAGES, joint_sensors, object_poses
 from aloha_kit.sim import tasks, workcell
 from aloha_kit.sim.camera_renderer import CameraRenderer
+from aloha_kit.sim.model_index import ModelIndex
 from aloha_kit.sim.randomise import Randomiser
 from aloha_kit.sim.scripted_expert import ScriptedExpert
 from aloha_kit.sim.scripts import Script
-from aloha_kit.sim.workcell import GRIPPERS, START_GRIPPER
+from aloha_kit.sim.workcell import START_GRIPPER
 
 TOP_CAMERA: Mapping[str, tuple[int, int]] = {"top": (480, 640)}
 
@@ -96,7 +97,8 @@ class SimEnv(Environment):
         self._starts: Mapping[int, npt.NDArray[np.float64]] = {}
         self._task = tasks.scene(scene)
         self._script = tasks.script_of(self._task, script)
-        self._cameras = _checked_cameras(cameras, {**workcell.CAMERAS, **(views or {})})
+        arms = self._task.arms
+        self._cameras = _checked_cameras(cameras, workcell.cameras(views or {}, arms))
         if unknown := sorted(set(depth_cameras) - self._cameras.keys()):
             raise ConfigError(
                 f"depth of '{unknown[0]}', which is none of the cameras. {did_you_mean(unknown[0], cameras)}"
@@ -106,26 +108,29 @@ class SimEnv(Environment):
             raise ConfigError(f"an episode needs at least 1 step, given episode_len {episode_len}")
         self._episode_len = episode_len
         self._quality = quality
-        spec = workcell.base(workcell.quality(quality), views or {})
+        spec = workcell.base(workcell.quality(quality), views or {}, arms)
         self._task.build(spec)
         self.physics = Physics.from_model(MjModel(spec.compile()))
         self._randomiser = Randomiser(self.physics.model.ptr, randomise or {})
         self._renderer = CameraRenderer(self.physics, self._cameras, depth_cameras)
-        self._index = _Index(self.physics.model.ptr, self._task)
+        self._index = ModelIndex(self.physics.model.ptr, self._task)
         self._clock = clock if clock is not None else VirtualClock()
         self._rate = Rate(rate_hz, self._clock)
         self._next_seed, self._seed = seed, seed
         self._shown: int | None = None  # the seed of the present looks
         self._steps: int | None = None  # None: the next step begins an episode
+        self._terms: dict[str, float] = {}
+        names = joint_names(arms)
         self._contract = self._joint_contract = Contract.of(
-            state_names=joint_names(),
-            action_names=joint_names(),
+            state_names=names,
+            action_names=names,
             cameras=self._cameras,
             rate_hz=float(rate_hz),
             sensors=(
                 *object_poses(tasks.pose_entries(self._task)),
-                *joint_sensors(joint_names(), effort="N m"),
+                *joint_sensors(names, effort="N m"),
                 *(Feature.depth(name, self._cameras[name]) for name in depth_cameras),
+                *self._task.sensors,
             ),
         )
         self._limits = self._joint_limits = aloha_limits(self._joint_contract)
@@ -159,6 +164,16 @@ class SimEnv(Environment):
     def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
         """The scripted expert of the scene, see `sim.scripted_expert`."""
         return ScriptedExpert(self, noise=noise, seed=seed)
+
+    @property
+    def reward_terms(self) -> Mapping[str, float]:
+        """{term: its part of the last step's reward}, see `tasks.Scene.reward_terms`; 0 each at a reset."""
+        return self._terms
+
+    @property
+    def action_delta(self) -> npt.NDArray[np.float64]:
+        """(A,) a third of what the guard lets through at full speed, so that it limits nothing of such actions."""
+        return self.limits.ramp
 
     @property
     def episode_len(self) -> int:
@@ -203,7 +218,7 @@ class SimEnv(Environment):
         self._seed, self._next_seed = self._next_seed, self._next_seed + 1
         start = self._starts.get(self._seed)
         if start is None:
-            return self.reset_to(tasks.spawn(self._task, np.random.default_rng([self._seed, 0])))
+            return self.reset_to(self._task.spawn(np.random.default_rng([self._seed, 0])))
         return self.reset_to(dict(zip(self._task.objects, start.reshape(-1, 7), strict=True)))
 
     def reset_to(self, poses: Mapping[str, npt.ArrayLike]) -> dm_env.TimeStep:
@@ -224,12 +239,12 @@ class SimEnv(Environment):
         with self.physics.reset_context():
             data = self.physics.data
             start = np.concatenate([START_ARM_POSE, [START_GRIPPER]])
-            data.qpos[self._index.qpos] = np.concatenate([start, start])
+            data.qpos[self._index.qpos] = data.ctrl[:] = np.tile(start, len(self._task.arms))
             data.qpos[self._index.mirror_qpos] = -START_GRIPPER
-            data.ctrl[:] = np.concatenate([start, start])
             for name, pose in poses.items():
                 data.joint(name).qpos[:] = np.asarray(pose, float)
         self.physics.forward()  # dm_control leaves the servos out of its reset; their effort is observed
+        self._terms = dict.fromkeys(self._task.reward_terms(self), 0.0)
         self._steps = 0
         self._rate.reset()
         return dm_env.restart(self._observe(command_ns=None))
@@ -244,13 +259,14 @@ class SimEnv(Environment):
             return self.reset()
         command = self._joint_targets(self.checked(action))
         command_ns = self._clock.now_ns()
-        command[GRIPPERS] = VX300S.finger.unnormalise(command[GRIPPERS])
+        command[self._index.grippers] = VX300S.finger.unnormalise(command[self._index.grippers])
         self.physics.data.ctrl[:] = np.clip(command, *self._index.ctrl_range)
         self.physics.step(self._substeps)
         self._rate.sleep()
         self._steps += 1
         observation = self._observe(command_ns)
-        reward = self.reward()
+        self._terms = self._task.reward_terms(self)
+        reward = float(sum(self._terms.values()))
         if self._steps >= self._episode_len:
             return dm_env.truncation(reward, observation)
         return dm_env.transition(reward, observation)
@@ -282,7 +298,7 @@ class SimEnv(Environment):
 
     def reward(self) -> float:
         """Reward at the current time."""
-        return float(self._task.reward(self.touching(), self.object_poses()))
+        return float(sum(self._task.reward_terms(self).values()))
 
     def object_poses(self) -> dict[str, npt.NDArray[np.float64]]:
         """True pose (7,) of each object: position (m) and unit quaternion w x y z, world frame."""
@@ -296,10 +312,23 @@ class SimEnv(Environment):
             (min(a, b), max(a, b)) for a, b in ((parts[i], parts[j]) for i, j in geoms.tolist()) if a and b and a != b
         )
 
+    def arm_joints(self) -> npt.NDArray[np.float64]:
+        """(J,) positions of all arms: rad, and metres of one finger for the grippers."""
+        joints: npt.NDArray[np.float64] = self.physics.data.qpos[self._index.qpos]
+        return joints
+
+    def gripper_position(self, arm: str) -> npt.NDArray[np.float64]:
+        """(3,) m, world frame: the point between the pads of a gripper."""
+        return np.array(self.physics.data.site_xpos[self._index.pinch[arm]])
+
+    def sensordata(self) -> npt.NDArray[np.float64]:
+        """(S,) what MuJoCo's sensors measure that the scene added, in its order."""
+        return np.array(self.physics.data.sensordata)
+
     def action_spec(self) -> specs.BoundedArray:
         """(A,) joint targets within the servos' ranges; grippers in normalised opening."""
         low, high = (limit.copy() for limit in self._index.ctrl_range)
-        low[GRIPPERS], high[GRIPPERS] = 0.0, 1.0
+        low[self._index.grippers], high[self._index.grippers] = 0.0, 1.0
         return specs.BoundedArray(low.shape, np.float32, low.astype(np.float32), high.astype(np.float32), "action")
 
     def _joint_targets(self, action: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -318,9 +347,9 @@ class SimEnv(Environment):
     def _observe(self, command_ns: int | None) -> Observation:
         data = self.physics.data
         qpos, qvel, effort = data.qpos[self._index.qpos], data.qvel[self._index.qvel], data.actuator_force.copy()
-        qpos[GRIPPERS] = VX300S.finger.normalise(qpos[GRIPPERS])
-        qvel[GRIPPERS] = VX300S.finger.normalise_velocity(qvel[GRIPPERS])
-        effort[GRIPPERS] *= workcell.FINGER_METRES_PER_RADIAN
+        qpos[self._index.grippers] = VX300S.finger.normalise(qpos[self._index.grippers])
+        qvel[self._index.grippers] = VX300S.finger.normalise_velocity(qvel[self._index.grippers])
+        effort[self._index.grippers] *= workcell.FINGER_METRES_PER_RADIAN
         now = self._clock.now_ns()
         images, depth = self._renderer.later() if self.lazy_images else self._renderer.render()
         drawn = [*(f"{IMAGES}{name}" for name in images), *(f"{DEPTHS}{name}" for name in depth)]
@@ -337,30 +366,9 @@ class SimEnv(Environment):
         )
         if depth:
             observation["images_depth"] = depth
+        if self._task.sensors:
+            observation["sensors"] = self._task.sense(self)
         return observation
-
-
-class _Index:
-    """Indices into MuJoCo's arrays, looked up once."""
-
-    def __init__(self, model: mujoco.MjModel, task: tasks.Scene) -> None:
-        driven = model.actuator_trnid[:, 0]
-        self.qpos = model.jnt_qposadr[driven]
-        self.qvel = model.jnt_dofadr[driven]
-        self.ctrl_range = (model.actuator_ctrlrange[:, 0].copy(), model.actuator_ctrlrange[:, 1].copy())
-        self.mirror_qpos = [model.joint(f"vx300s_{arm}/right_finger").qposadr[0] for arm in workcell.ARMS]
-        starts = [model.joint(name).qposadr[0] for name in task.objects]
-        self.object_qpos = np.concatenate([np.arange(start, start + 7) for start in starts])
-        self.part = [self._part(model.geom(i).name, task) for i in range(model.ngeom)]
-
-    @staticmethod
-    def _part(geom: str, task: tasks.Scene) -> str | None:
-        if geom == "table":
-            return "table"
-        for arm in workcell.ARMS:
-            if geom.startswith(f"{arm}_"):
-                return f"{arm}_fingers"
-        return task.part(geom)
 
 
 def _checked_cameras(

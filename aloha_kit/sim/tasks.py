@@ -5,16 +5,16 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import mujoco
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import ConfigError
+from aloha_kit.core import ConfigError, Feature
 from aloha_kit.core.plugins import call, resolve
 from aloha_kit.sim import scripts
-from aloha_kit.sim.workcell import GRIP
+from aloha_kit.sim.workcell import ARMS, GRIP
 
 Array = npt.NDArray[np.float64]
 Touching = frozenset[tuple[str, str]]
@@ -30,16 +30,44 @@ class Spawn:
     z: float
 
 
+class SceneState(Protocol):
+    """What the rewards and sensors of a scene are computed from: a simulation at one instant."""
+
+    def touching(self) -> Touching:
+        """Which parts of the task, fingers and table are in contact."""
+        ...
+
+    def object_poses(self) -> dict[str, Array]:
+        """Pose (7,) of each object: position (m) and unit quaternion w x y z, world frame."""
+        ...
+
+    def arm_joints(self) -> Array:
+        """(J,) positions of all arms: rad, and metres of one finger for the grippers."""
+        ...
+
+    def gripper_position(self, arm: str) -> Array:
+        """(3,) m, world frame: the point between the pads of a gripper."""
+        ...
+
+    def sensordata(self) -> Array:
+        """(S,) what MuJoCo's sensors measure that the scene added, in its order."""
+        ...
+
+
 class Scene(abc.ABC):
     """A task in the workcell: what is added to it, how far an episode has come, and how an expert does it.
 
     Attributes:
         objects: {name: where it starts}, each a body with a free joint of that name.
         max_reward: the reward that means success when the last step holds it.
+        arms: those of `workcell.ARMS` that stand at the table.
+        sensors: features of `sense`, named `sensors/<name>`.
     """
 
     objects: ClassVar[dict[str, Spawn]]
     max_reward: ClassVar[float] = 4.0
+    arms: ClassVar[tuple[str, ...]] = ARMS
+    sensors: ClassVar[tuple[Feature, ...]] = ()
 
     @abc.abstractmethod
     def build(self, spec: mujoco.MjSpec) -> None:
@@ -56,6 +84,21 @@ class Scene(abc.ABC):
         Args:
             poses: {object: (7,) m, unit quaternion w x y z, world frame}.
         """
+
+    def reward_terms(self, state: SceneState) -> dict[str, float]:
+        """{term: its part of the reward}, which they sum to; here the one term `stage`, the reward."""
+        return {"stage": float(self.reward(state.touching(), state.object_poses()))}
+
+    def sense(self, state: SceneState) -> dict[str, npt.NDArray[np.float32]]:
+        """{name: values} of `sensors`."""
+        return {}
+
+    def spawn(self, rng: np.random.Generator) -> dict[str, Array]:
+        """A random pose (7,) of each object; here its position is within its spawn region, upright."""
+        return {
+            name: np.array([rng.uniform(*region.x), rng.uniform(*region.y), region.z, 1.0, 0.0, 0.0, 0.0])
+            for name, region in self.objects.items()
+        }
 
     def script(self, poses: Mapping[str, Array]) -> scripts.Script:
         """Script of both arms for these object poses.
@@ -139,7 +182,12 @@ class Insertion(Scene):
         return scripts.insertion(poses)
 
 
-SCENES = {"transfer_cube": "aloha_kit.sim.tasks:TransferCube", "insertion": "aloha_kit.sim.tasks:Insertion"}
+SCENES = {
+    "transfer_cube": "aloha_kit.sim.tasks:TransferCube",
+    "insertion": "aloha_kit.sim.tasks:Insertion",
+    "reach": "aloha_kit.sim.reach:Reach",
+    "reach_dense": "aloha_kit.sim.reach:DenseReach",
+}
 
 
 def scene(name: str) -> Scene:
@@ -167,14 +215,6 @@ def script_of(task: Scene, name: str = "") -> Callable[[Mapping[str, Array]], sc
 def pose_entries(task: Scene) -> tuple[str, ...]:
     """Names of the entries of the objects' poses: position (m) and unit quaternion, world frame."""
     return tuple(f"{name}_{axis}" for name in task.objects for axis in ("x", "y", "z", "qw", "qx", "qy", "qz"))
-
-
-def spawn(task: Scene, rng: np.random.Generator) -> dict[str, Array]:
-    """A random pose (7,) of each object: position within its spawn region, upright."""
-    return {
-        name: np.array([rng.uniform(*region.x), rng.uniform(*region.y), region.z, 1.0, 0.0, 0.0, 0.0])
-        for name, region in task.objects.items()
-    }
 
 
 def free_body(spec: mujoco.MjSpec, name: str, region: Spawn) -> mujoco.MjsBody:

@@ -7,7 +7,7 @@ every image quality; only what is drawn differs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -101,27 +101,37 @@ def quality(name: str) -> Quality:
     return QUALITIES[name]
 
 
-def base(drawing: Quality, views: Mapping[str, ViewConfig] = MappingProxyType({})) -> mujoco.MjSpec:
+def cameras(views: Mapping[str, ViewConfig], arms: Sequence[str] = ARMS) -> dict[str, ViewConfig]:
+    """{name: view} of the workcell's cameras and of `views`, or in their place, but for absent arms'."""
+    mounts = {"world", *(f"{arm}_gripper" for arm in arms)}
+    return {name: view for name, view in {**CAMERAS, **views}.items() if view.mount in mounts}
+
+
+def base(
+    drawing: Quality, views: Mapping[str, ViewConfig] = MappingProxyType({}), arms: Sequence[str] = ARMS
+) -> mujoco.MjSpec:
     """Arms, table, lights and cameras, with an actuator for each entry of an action, in its order; no objects yet.
 
     Args:
         views: cameras beside the workcell's, or in their place.
+        arms: those of `ARMS` that stand at the table.
     """
     folder = assets.folder()
+    files = "".join(f'<include file="{folder}/vx300s_{arm}.xml"/>' for arm in arms)
     spec = mujoco.MjSpec.from_string(
         f'<mujoco model="aloha"><compiler meshdir="{folder}" angle="radian"/>'
         f'<include file="{folder}/vx300s_dependencies.xml"/><worldbody>'
-        f'<include file="{folder}/vx300s_left.xml"/><include file="{folder}/vx300s_right.xml"/>'
+        f"{files}"
         "</worldbody></mujoco>"
     )
     _options(spec, drawing)
     _simplified_meshes(spec, drawing)
-    for arm in ARMS:
+    for arm in arms:
         _gripper(spec, arm)
-    for arm in ARMS:
+    for arm in arms:
         _servos(spec, arm)
     _surroundings(spec)
-    for name, view in {**CAMERAS, **views}.items():
+    for name, view in cameras(views, arms).items():
         _add_camera(spec, name, view)
     return spec
 
