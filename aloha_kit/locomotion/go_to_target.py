@@ -28,6 +28,7 @@ from aloha_kit.mujoco_images import Image, ImagesLater, ModelRenderer
 
 DRAWN_GROUPS = (0, 1, 2)
 POSTURE = 0.05  # what lying upside-down would pay in a step; half of it on the side
+UPSIDE_DOWN = -0.5  # cosine of the angle to upright, 120 degrees: on its side, a rat gets up
 
 SCENES = {"target": 0.0, "target_dense": 1.0}
 """{scene: weight of the distance in the reward}."""
@@ -196,7 +197,7 @@ class GoToTarget(Environment):
         self._rate.sleep()
         self._steps += 1
         observation = self._observe(command=command_ns)
-        fallen, over = self._model.upright() < 0, self._steps >= self._episode_len
+        fallen, over = self._model.upright() < UPSIDE_DOWN, self._steps >= self._episode_len
         self._terms = self._reward_terms(fallen=fallen, left=self._episode_len - self._steps)
         reward = float(sum(self._terms.values()))
         if not (fallen or over):
