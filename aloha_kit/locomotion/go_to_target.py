@@ -28,7 +28,7 @@ from aloha_kit.mujoco_images import Image, ImagesLater, ModelRenderer
 
 DRAWN_GROUPS = (0, 1, 2)
 POSTURE = 0.05  # what lying upside-down would pay in a step; half of it on the side
-UPSIDE_DOWN = -0.5  # cosine of the angle to upright, 120 degrees: on its side, a rat gets up
+UPSIDE_DOWN = -0.5  # cosine of 120 degrees from upright: lying on its side is not upside-down
 
 SCENES = {"target": 0.0, "target_dense": 1.0}
 """{scene: weight of the distance in the reward}."""
