@@ -28,6 +28,7 @@ TRAIN = [
 VIEW = ["matplotlib>=3.8", "av>=12", "rerun-sdk>=0.20", "pillow>=10"]
 REMOTE = ["websockets>=15", "msgpack>=1"]
 OPENVINO = ["openvino>=2026.4"]
+ONNX = ["onnx>=1.19", "onnxruntime>=1.23", "onnxscript>=0.5"]
 PUSHT = ["gym-pusht==0.1.8"]
 ZARR = ["zarr>=2.18", "numcodecs>=0.12"]
 LEROBOT = ["pyarrow>=15", "av>=12"]
@@ -86,6 +87,7 @@ setup(
         "view": VIEW,
         "remote": REMOTE,
         "openvino": OPENVINO,
+        "onnx": ONNX,
         "pusht": PUSHT,
         "zarr": ZARR,
         "lerobot": LEROBOT,
@@ -95,7 +97,7 @@ setup(
         "ray": RAY,
         "robosuite": ROBOSUITE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + PUSHT + ZARR + LEROBOT + RLDS + BAGS + STORES,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + ONNX + PUSHT + ZARR + LEROBOT + RLDS + BAGS + STORES,
     },
     entry_points={
         "console_scripts": [

@@ -203,7 +203,7 @@ class ActNetwork(ChunkNetwork):
         memory = self.encoder_norm(tokens)
         key = memory + positions
         start = self.queries if self.config.decoder_input == "queries" else torch.zeros_like(self.queries)
-        x = start.expand(len(qpos), -1, -1)
+        x = start.expand(qpos.shape[0], -1, -1)
         layers = self.decoder[:1] if self.config.decoder_output == "first" else self.decoder
         outputs: list[Tensor] = []
         for layer in layers:
@@ -218,7 +218,7 @@ class ActNetwork(ChunkNetwork):
         """(B, N, D) tokens and their (N, D) positions: latent, state, object poses, then each camera's patches."""
         vectors = [self.state(qpos)]
         if self.config.use_vae:
-            z = qpos.new_zeros(len(qpos), self.config.latent_dim) if latent is None else latent
+            z = qpos.new_zeros(qpos.shape[0], self.config.latent_dim) if latent is None else latent
             vectors.insert(0, self.latent(z))
         if environment is not None:
             vectors.append(self.environment(environment))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from aloha_kit.core import ConfigError
-from aloha_kit.policies import lerobot_export, reference_export
+from aloha_kit.policies import lerobot_export, onnx_export, reference_export
 from aloha_kit.policies.args import Export, Format, Info
 from aloha_kit.policies.find import load_network, locate
 from aloha_kit.policies.network import ChunkNetwork
@@ -14,6 +14,7 @@ from aloha_kit.policies.network import ChunkNetwork
 EXPORTERS: dict[Format, Callable[[ChunkNetwork, Path, Sequence[str]], list[str]]] = {
     "published": reference_export.export,
     "lerobot": lerobot_export.export,
+    "onnx": onnx_export.export,
 }
 """What writes each format; it returns what is printed."""
 

@@ -13,7 +13,7 @@ from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import marked
 
-Format = Literal["published", "lerobot"]
+Format = Literal["published", "lerobot", "onnx"]
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,11 @@ class Export(CommandArgs):
     ckpt: Positional[Path]
     """A run (its best checkpoint is taken), a checkpoint folder, or LeRobot's."""
     output: Positional[Path]
-    """What is written: a folder, made if missing. Nothing is replaced."""
+    """What is written: a folder, made if missing, or a file (onnx). Nothing is replaced."""
     format: Format = "published"
     """published: policy_best.ckpt and dataset_stats.pkl for the published ACT's imitate_episodes.py. lerobot: a folder
-    that LeRobot's ACTPolicy loads."""
+    that LeRobot's ACTPolicy loads. onnx: one file for other runtimes, compared with eager fp32 before it gets its
+    name."""
     cameras: Annotated[tuple[str, ...], arg(metavar="NAME ...")] = ()
     """Order of the cameras in the published script's camera_names; by name when not given."""
 

@@ -184,7 +184,8 @@ class ImageEncoder(nn.Module):
             return [backbone(image) for backbone, image in zip(self.backbones, ready, strict=True)]
         if len(set(self.crops.values())) > 1:
             return [self.backbones[0](image) for image in ready]
-        return list(self.backbones[0](torch.cat(ready)).chunk(len(ready)))  # one pass keeps the device busy
+        together = self.backbones[0](torch.cat(ready))  # one pass keeps the device busy
+        return list(together.split([image.shape[0] for image in ready]))
 
     def rename(self, names: Mapping[str, str]) -> None:
         """Read cameras under other names, {old: new}; their order stays."""

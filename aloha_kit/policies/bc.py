@@ -74,7 +74,7 @@ class BcNetwork(StepFeatureNetwork):
         In evaluation robomimic narrows the Gaussians to a deviation of 0.0001, which is the same to that amount.
         """
         features = self._features(batch)
-        means, picked = self._means(features), torch.zeros(len(features), dtype=torch.long, device=features.device)
+        means, picked = self._means(features), torch.zeros(features.shape[0], dtype=torch.long, device=features.device)
         if self.config.output == "gmm":
             draws = (generator or self.default_generator(batch)).uniform(1).to(features.device)
             shares = self._log_weights(features).exp().cumsum(-1)[:, :-1]
@@ -130,7 +130,7 @@ class BcNetwork(StepFeatureNetwork):
     def _log_weights(self, features: Tensor) -> Tensor:
         """(B, M) log-weights of the Gaussians."""
         if self.config.output != "gmm":
-            return features.new_zeros(len(features), 1, dtype=torch.float32)
+            return features.new_zeros(features.shape[0], 1, dtype=torch.float32)
         out: Tensor = self.logits(features).float().log_softmax(-1)
         return out
 

@@ -50,7 +50,7 @@ class DiffusionNetwork(DenoisingNetwork):
         condition = self.condition(batch)
         chunk = generator.normal(self.chunk_size, self.action_dim).to(condition.device)
         for level in self.scheduler.timesteps.tolist():
-            predicted = self._predicted(chunk, torch.full((len(chunk),), level, device=chunk.device), condition)
+            predicted = self._predicted(chunk, torch.full((chunk.shape[0],), level, device=chunk.device), condition)
             chunk = self._less_noisy(predicted.float(), level, chunk, generator)
         return self.normaliser.undo("action", chunk)
 

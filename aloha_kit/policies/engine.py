@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,16 +151,7 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch, tolerance: floa
         ConfigError: they differ by more than that; names the action, the difference and a remedy.
     """
     names = network.contract.action_names
-    errors = np.zeros(len(names))
-    times: list[list[float]] = []
-    for batch in (example, *probes(network, example)):
-        start = time.perf_counter()
-        given = engine(batch, generator_of(network, batch)).cpu()  # which waits for the device
-        done = time.perf_counter()
-        with torch.inference_mode():
-            wanted = network.predict(batch, generator_of(network, batch)).cpu()
-        times.append([done - start, time.perf_counter() - done])
-        errors = np.maximum(errors, (given - wanted).abs().amax(dim=(0, 1)).double().numpy())  # NaN stays NaN
+    errors, times = compared(engine, network, (example, *probes(network, example)))
     shares = errors / np.maximum(network.stats["action"].std, network.config.std_floor)
     worst = int(np.argmax(shares))  # the first NaN where there is one
     ms, eager_ms = (1e3 * np.array(times).min(axis=0)).tolist()
@@ -176,6 +167,23 @@ def check(engine: Engine, network: ChunkNetwork, example: Batch, tolerance: floa
             f" has moved; use {advice}"
         )
     return checked
+
+
+def compared(
+    predict: Predict, network: ChunkNetwork, batches: Iterable[Batch]
+) -> tuple[npt.NDArray[np.float64], list[list[float]]]:
+    """(A,) the largest absolute difference from eager fp32 in raw units, on the same random numbers, NaN where one is;
+    and the seconds of each batch, by `predict` and by eager."""
+    errors, times = np.zeros(network.action_dim), []
+    for batch in batches:
+        start = time.perf_counter()
+        given = predict(batch, generator_of(network, batch)).cpu()  # which waits for the device
+        done = time.perf_counter()
+        with torch.inference_mode():
+            wanted = network.predict(batch, generator_of(network, batch)).cpu()
+        times.append([done - start, time.perf_counter() - done])
+        errors = np.maximum(errors, (given - wanted).abs().amax(dim=(0, 1)).double().numpy())  # NaN stays NaN
+    return errors, times
 
 
 def draws_of(network: ChunkNetwork, example: Batch) -> list[Draw]:

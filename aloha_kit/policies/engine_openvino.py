@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn, Tensor
+from torch import Tensor
 
 from aloha_kit.config.inference import Precision
 from aloha_kit.config.policies import FAMILIES
 from aloha_kit.core import ConfigError
 from aloha_kit.core.features import DEPTHS, IMAGES
 from aloha_kit.data.batch import Batch, nearest
-from aloha_kit.policies.collate import assembled, disassembled
-from aloha_kit.policies.generator import BatchGenerator, Draw, GivenDraws, sample_draws
+from aloha_kit.policies.flat import FlatNetwork
+from aloha_kit.policies.generator import BatchGenerator, Draw
 from aloha_kit.policies.network import ChunkNetwork, Predict
 from aloha_kit.policies.openvino_cache import converted, key_of
 
@@ -86,23 +86,14 @@ def _converting() -> Iterator[None]:
         ) from error
 
 
-class _Flat(nn.Module):
-    """A network of tensors instead of a mapping; images (B, …, H, W, 3), as they lie in memory, depth (B, …, H, W),
-    then random numbers."""
-
-    def __init__(self, network: ChunkNetwork, example: Batch, draws: Sequence[Draw]) -> None:
-        super().__init__()
-        self.network, self.draws = network, draws
-        self.names = list(disassembled(example))
+class _Flat(FlatNetwork):
+    """The network with images of its own size, and depth as floats."""
 
     def arguments(self, batch: Batch, generator: BatchGenerator | None) -> tuple[Tensor, ...]:
-        noise = sample_draws(generator or self.network.default_generator(batch), self.draws)
-        return *(self._sized(name, tensor) for name, tensor in disassembled(batch).items()), *noise
-
-    def forward(self, *tensors: Tensor) -> Tensor:
-        inputs, noise = tensors[: len(self.names)], tensors[len(self.names) :]
-        batch = assembled(dict(zip(self.names, inputs, strict=True)))
-        return self.network.predict(batch, GivenDraws(self.draws, noise) if self.draws else None)
+        inputs = super().arguments(batch, generator)
+        count = len(self.features)
+        sized = (self._sized(name, tensor) for name, tensor in zip(self.features, inputs[:count], strict=True))
+        return *sized, *inputs[count:]
 
     def _sized(self, name: str, tensor: Tensor) -> Tensor:
         """Vectors as they are; OpenVINO has no antialiased resizing, so images are resized before it, which is the

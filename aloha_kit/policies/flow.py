@@ -32,7 +32,7 @@ class FlowNetwork(DenoisingNetwork):
         condition, steps = self.condition(batch), self.config.inference_steps
         chunk = generator.normal(self.chunk_size, self.action_dim).to(condition.device)
         for step in range(steps):
-            time = torch.full((len(chunk),), 100 * step / steps, device=chunk.device)
+            time = torch.full((chunk.shape[0],), 100 * step / steps, device=chunk.device)
             chunk = chunk + self.denoise(chunk, time, condition).float() / steps
         return self.normaliser.undo("action", chunk)
 
@@ -57,10 +57,10 @@ class MipNetwork(DenoisingNetwork):
 
     def predict(self, batch: Batch, generator: BatchGenerator | None = None) -> Tensor:
         condition = self.condition(batch)
-        zeros = condition.new_zeros(len(condition), self.chunk_size, self.action_dim)
+        zeros = condition.new_zeros(condition.shape[0], self.chunk_size, self.action_dim)
         chunk = self._at(self.config.second_time, self._at(0.0, zeros, condition), condition)
         return self.normaliser.undo("action", chunk)
 
     def _at(self, time: float, chunk: Tensor, condition: Tensor) -> Tensor:
         """The network at one time for the whole batch."""
-        return self.denoise(chunk, torch.full((len(chunk),), 100 * time, device=chunk.device), condition)
+        return self.denoise(chunk, torch.full((chunk.shape[0],), 100 * time, device=chunk.device), condition)

@@ -158,7 +158,7 @@ class ChunkNetwork(nn.Module, abc.ABC):
     def step_vectors(self, batch: Batch) -> Tensor:
         """All normalised vectors of each step: (B, n_obs_steps, D), oldest first."""
         vectors = [self._vector(feature, batch) for feature in self._vectors]
-        return torch.cat([vector.reshape(len(vector), self.config.window, -1) for vector in vectors], dim=-1)
+        return torch.cat([vector.reshape(vector.shape[0], self.config.window, -1) for vector in vectors], dim=-1)
 
     def _vector(self, feature: Feature, batch: Batch) -> Tensor:
         values: Mapping[str, Any] = batch

@@ -37,7 +37,7 @@ class StepFeatureNetwork(DeployedErrorNetwork):
         parts = [self.step_vectors(batch)]
         for points, maps in zip(self.keypoints, self.feature_maps(batch), strict=True):
             single = maps.reshape(-1, maps.shape[1] // steps, *maps.shape[2:])
-            parts.append(points(single).reshape(len(maps), steps, -1))
+            parts.append(points(single).reshape(maps.shape[0], steps, -1))
         return torch.cat(parts, dim=-1)
 
 
