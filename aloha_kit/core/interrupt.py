@@ -1,12 +1,18 @@
-"""Interrupts: SIGTERM and SIGHUP end a command as Ctrl-C does; Ctrl-C waits while a process is started."""
+"""Interrupts: SIGTERM and SIGHUP end a command as Ctrl-C does, or ask a training to save and stop; Ctrl-C waits while a
+process is started."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
+
+from aloha_kit.core.lang import tr
+
+LOG = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -31,6 +37,44 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(number, interrupt)
     try:
         yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], str]]:
+    """Turn the first SIGINT, SIGTERM or SIGHUP (a closed ssh connection) into a request to stop after this step.
+
+    Yields a function that returns the signal's name, empty before one came. A second signal raises `KeyboardInterrupt`
+    if `second_interrupts`; not under a launcher, which passes on signals that its processes have received already and
+    ends those that do not stop. An ignored SIGHUP (nohup) stays ignored.
+    """
+    received: list[str] = []
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        name = signal.Signals(signum).name
+        if received:
+            # the shell of a closed terminal passes on the terminal's SIGHUP
+            if second_interrupts and signum != signal.SIGHUP:
+                raise KeyboardInterrupt(name)
+            return
+        received.append(name)
+        with contextlib.suppress(RuntimeError):  # the signal came in the middle of another line
+            LOG.info(tr("{signal}: saving after this step", signal=name))
+
+    def stop() -> str:
+        return received[0] if received else ""
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, request) for number in numbers}
+    try:
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

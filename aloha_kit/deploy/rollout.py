@@ -15,10 +15,10 @@ from aloha_kit.deploy.deployment_report import DeployedRollout
 from aloha_kit.deploy.log import StepLog
 from aloha_kit.deploy.operator import Operator, StopOnCommand
 from aloha_kit.deploy.policy_source import PolicySource
-from aloha_kit.deploy.video_recorder import VideoRecorder
 from aloha_kit.loop import LatencyReport, Observer, Outcome, park, run_episode, SafetyGuard
 from aloha_kit.loop.capabilities import LiveRobot
 from aloha_kit.loop.rollouts import RolloutRecorder
+from aloha_kit.media.video_recorder import VideoRecorder
 from aloha_kit.storage import EpisodeWriter
 from aloha_kit.storage.label import label
 from aloha_kit.storage.step_log import steps_path

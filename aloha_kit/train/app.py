@@ -16,6 +16,7 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import EpisodeError, UsageError
 from aloha_kit.core.errors import command
 from aloha_kit.core.lang import Message, shown, tr
+from aloha_kit.core.run_log import run_log
 from aloha_kit.core.source import EpisodeSource
 from aloha_kit.formats import open_joined, open_source, ReadOptions
 from aloha_kit.storage.contract_file import given_contract
@@ -23,7 +24,6 @@ from aloha_kit.storage.external_data import allow_external
 from aloha_kit.train.args import PUBLISHED, require_unused, run_folder, task_of, to_snapshot, TrainArgs
 from aloha_kit.train.debug import changes, debug_folder, EPISODES, simulated, small_network, small_task, small_training
 from aloha_kit.train.launch import ALONE, launched, Rank
-from aloha_kit.train.run_log import run_log
 from aloha_kit.train.setup import require_pieces, require_statistics, reserved, TrainingSetup
 
 LOG = logging.getLogger(__name__)

@@ -23,10 +23,8 @@ from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import cli, ConfigError, UsageError
 from aloha_kit.core.cli import CommandArgs
 from aloha_kit.core.lang import Message
+from aloha_kit.core.run_log import SNAPSHOT
 from aloha_kit.train.launch import launched
-
-SNAPSHOT = "config.yaml"
-"""Name of the file in a run's folder that holds all values the run was started with."""
 
 PUBLISHED = {"act": "act_reference", "cnnmlp": "cnnmlp_reference"}
 """Files with the values of ACT's repository, which its own flag --policy_class stands for."""

@@ -27,11 +27,12 @@ from aloha_kit.config.policies import PolicyConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import make_folder, write_text
 from aloha_kit.core.lang import Message
+from aloha_kit.core.run_log import SNAPSHOT
 from aloha_kit.data.index import EpisodeTable
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CheckpointError, require_intact
 from aloha_kit.policies.network import ChunkNetwork
-from aloha_kit.train.args import require_unused, SNAPSHOT
+from aloha_kit.train.args import require_unused
 
 LOG = logging.getLogger(__name__)
 STATE = "training_state.pt"

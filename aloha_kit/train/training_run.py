@@ -5,10 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from types import FrameType
+from collections.abc import Mapping
 from typing import Any
 
 # Before anything makes a GL context: software EGL and torch's compiler stack otherwise crash one another (two LLVMs).
@@ -18,6 +15,7 @@ import torch._dynamo
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.errors import command
+from aloha_kit.core.interrupt import stop_requests
 from aloha_kit.core.lang import Message, tr
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.camera_frames import DEPTH
@@ -197,44 +195,6 @@ def _report_end(job: TrainingJob, end: Position, stopped: str) -> None:
                 command=command("train", "--resume", run.folder),
             )
         )
-
-
-@contextmanager
-def stop_requests(*, second_interrupts: bool = True) -> Iterator[Callable[[], str]]:
-    """Turn the first SIGINT, SIGTERM or SIGHUP (a closed ssh connection) into a request to stop after this step.
-
-    Yields a function that returns the signal's name, empty before one came. A second signal raises `KeyboardInterrupt`
-    if `second_interrupts`; not under a launcher, which passes on signals that its processes have received already and
-    ends those that do not stop. An ignored SIGHUP (nohup) stays ignored.
-    """
-    received: list[str] = []
-
-    def request(signum: int, frame: FrameType | None) -> None:
-        name = signal.Signals(signum).name
-        if received:
-            # the shell of a closed terminal passes on the terminal's SIGHUP
-            if second_interrupts and signum != signal.SIGHUP:
-                raise KeyboardInterrupt(name)
-            return
-        received.append(name)
-        with suppress(RuntimeError):  # the signal came in the middle of another line
-            LOG.info(tr("{signal}: saving after this step", signal=name))
-
-    def stop() -> str:
-        return received[0] if received else ""
-
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, request) for number in numbers}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _faster(setup: TrainingSetup, device: str) -> str:

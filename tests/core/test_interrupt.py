@@ -1,4 +1,4 @@
-"""Ctrl-C waits while a process is started, and the process never receives it."""
+"""Ctrl-C waits while a process is started, and the process never receives it; a training is asked to stop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from aloha_kit.core.interrupt import interrupts_put_off
+from aloha_kit.core.interrupt import interrupts_put_off, stop_requests
 
 BLOCKED = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
 
@@ -74,3 +74,34 @@ def test_elsewhere_than_in_the_main_thread_it_changes_nothing() -> None:
     thread.start()
     thread.join()
     assert signal.SIGINT not in masks[0]
+
+
+def test_a_closed_terminal_sends_two_signals_and_nohup_not_at_all() -> None:
+    with stop_requests() as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+        assert stop() == "SIGHUP"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert stop() == ""
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_signal_interrupts() -> None:
+    with stop_requests() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_launchers_echo_of_a_signal_is_no_second_one() -> None:
+    with stop_requests(second_interrupts=False) as stop:
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert stop()

@@ -20,7 +20,6 @@ from aloha_kit.policies import checkpoint
 from aloha_kit.policies.intact import CHECKSUMS
 from aloha_kit.train.__main__ import main
 from aloha_kit.train.loop import Trainer
-from aloha_kit.train.training_run import stop_requests
 from tests.commands import failure
 from tests.synthetic import make, Synthetic, write, write_dataset
 from tests.tiny import CNNMLP, write_policy
@@ -307,37 +306,6 @@ def test_averaged_weights_beside_running_statistics_are_refused(tmp_path: Path, 
     refused = failure(main, [*flags, "--ema", "0.9", "--backbone_norm", "batch"])
     assert refused.startswith("error: --ema 0.9 averages weights, and backbone_norm batch keeps running")
     assert not (tmp_path / "run").exists()
-
-
-def test_a_closed_terminal_sends_two_signals_and_nohup_not_at_all() -> None:
-    with stop_requests() as stop:
-        for _ in range(2):
-            signal.raise_signal(signal.SIGHUP)
-        assert stop() == "SIGHUP"
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with stop_requests() as stop:
-            signal.raise_signal(signal.SIGHUP)
-            assert stop() == ""
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_second_signal_interrupts() -> None:
-    with stop_requests() as stop:
-        assert not stop()
-        signal.raise_signal(signal.SIGINT)
-        assert stop()
-        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
-            signal.raise_signal(signal.SIGTERM)
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_a_launchers_echo_of_a_signal_is_no_second_one() -> None:
-    with stop_requests(second_interrupts=False) as stop:
-        for _ in range(2):
-            signal.raise_signal(signal.SIGTERM)
-        assert stop()
 
 
 def test_cameras_are_renamed_for_the_policy_and_the_run_goes_on_so(tmp_path: Path, flags: list[str]) -> None:

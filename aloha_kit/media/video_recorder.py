@@ -10,8 +10,7 @@ import dm_env
 import numpy as np
 import numpy.typing as npt
 
-from aloha_kit.core import Action, Observation
-from aloha_kit.loop import Outcome
+from aloha_kit.core import Action, Observation, Outcome
 from aloha_kit.media.frames import BACKGROUND, BAD, caption, FAINT, fit, GOOD, tag
 from aloha_kit.media.mp4 import Mp4Writer
 

@@ -1,4 +1,4 @@
-"""A run's logs/log.txt: all that its terminal showed, session after session."""
+"""A training run's logs/log.txt: all that its terminal showed, session after session."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast, TextIO
 
-from aloha_kit.core import AlohaKitError
+from aloha_kit.core.errors import AlohaKitError
 from aloha_kit.core.interrupt import signal_of
-from aloha_kit.train.args import SNAPSHOT
 
+SNAPSHOT = "config.yaml"
+"""Name of the file in a run's folder that holds all values the run was started with."""
 LOG_FILE = "logs/log.txt"
 
 
