@@ -37,6 +37,7 @@ BAGS = ["rosbags>=0.10", "mcap>=1.2"]
 # Object stores through obstore and not s3fs, whose botocore needs python-dateutil < 3. So the S3 server of the tests
 # (moto[s3,server]) is installed in an environment of its own, with its `moto_server` on PATH.
 STORES = ["obstore>=0.8", "fsspec>=2024.6", "sshfs>=2024.6", "pyarrow>=15", "pandas>=2.2"]
+RL = ["stable-baselines3>=2.7", "gymnasium>=1.0", "tensorboard>=2.17"]
 # Not in `all`: a cluster's scheduler, of which every machine has the same version, and not for every Python.
 RAY = ["ray>=2.40"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
@@ -95,9 +96,10 @@ setup(
         "bags": BAGS,
         "stores": STORES,
         "ray": RAY,
+        "rl": RL,
         "robosuite": ROBOSUITE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + ONNX + PUSHT + ZARR + LEROBOT + RLDS + BAGS + STORES,
+        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + ONNX + PUSHT + ZARR + LEROBOT + RLDS + BAGS + STORES + RL,
     },
     entry_points={
         "console_scripts": [
@@ -115,6 +117,7 @@ setup(
             "aloha-diagnose = aloha_kit.diagnose.__main__:main",
             "aloha-reproduce = aloha_kit.reproduce.__main__:main",
             "aloha-sweep = aloha_kit.sweep.__main__:main",
+            "aloha-rl = aloha_kit.rl.__main__:main",
         ]
     },
 )

@@ -51,6 +51,7 @@ APPLICATIONS = {
     "reproduce": {"config", "storage", "loop"},
     "sweep": {"config"},
     "report": {"config", "storage"},
+    "rl": {"config", "storage", "loop", "media", "envs"},
 }
 LOWER |= {name: {"command", "core"} | packages for name, packages in APPLICATIONS.items()}
 

@@ -26,6 +26,7 @@ SUBCOMMANDS = {
     ],
     "policies": [["info"], ["export"]],
     "deploy": [[], ["serve"]],
+    "rl": [["train"], ["eval"], ["render"], ["export"]],
 }
 
 LONG = """

@@ -33,6 +33,7 @@ from aloha_kit.record.args import RecordArgs
 from aloha_kit.replay.args import ReplayArgs
 from aloha_kit.report.args import ReportArgs
 from aloha_kit.reproduce.args import ReproduceArgs
+from aloha_kit.rl import args as rl
 from aloha_kit.sweep.args import SweepArgs
 from aloha_kit.teleop.args import TeleopArgs
 from aloha_kit.train.args import TrainArgs
@@ -48,6 +49,7 @@ SUBCOMMANDS = (
     policies.Export,
     data.Fetch,
     data.Ls,
+    *flags.commands(rl.Command).values(),
 )
 COMMANDS = (
     *(*WHOLE_HELP, *SUBCOMMANDS, TrainArgs[ActConfig], EvalArgs, ReplayArgs, DiagnoseArgs),
