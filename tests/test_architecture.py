@@ -31,7 +31,7 @@ LOWER = {
     "envs": {"core", "config"},
     "testing": {"core", "loop", "data", "policies"},
     "control": {"core"},
-    "formats": {"core", "config", "loop", "sync", "storage", "media", "mujoco_images"},
+    "formats": {"core", "config", "loop", "sync", "storage", "stores", "media", "mujoco_images"},
     "data": {"command", "core", "config", "storage", "formats", "episode", "stores"},
     "stores": {"core"},
     "remote": {"core"},

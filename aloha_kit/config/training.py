@@ -78,10 +78,14 @@ class TrainConfig:
     """Largest random change of the contrast, likewise."""
     augment_saturation: float = 0.5
     """Largest random change of the saturation, likewise."""
-    cache: Literal["disk", "device", "none"] = "disk"
-    """Frames decoded once into a memory-mapped file; that file whole in the device's memory; or decoded each time."""
+    cache: Literal["auto", "disk", "device", "none"] = "auto"
+    """Frames decoded once into a memory-mapped file (disk); that file whole in the device's memory; or decoded each
+    time (none). auto: none for shards, else disk."""
     cache_dir: str | None = None
-    """Where the frame cache lies; when not given .cache beside the episodes, or ~/.cache where those are read-only."""
+    """Where the frame cache lies; when not given .cache beside the episodes, or ~/.cache where those are read-only.
+    Shards of a URL are kept there too."""
+    cache_gb: float = 100.0
+    """Largest size of what is kept of a URL. Of a larger data set, an epoch shuffles one half of it after another."""
     workers: int | None = None
     """Threads that decode frames; the cores of the machine when not given."""
 
@@ -125,6 +129,8 @@ class TrainConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
+        if not self.cache_gb > 0:
+            raise ValueError(f"cache_gb must be positive, given {self.cache_gb}")
         for name in ("num_epochs", "workers", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -102,6 +102,20 @@ def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
     return bytes(data)
 
 
+def encode_depth_png(depth: npt.NDArray[np.uint16]) -> bytes:
+    """PNG bytes of an (H, W) uint16 depth image, at the fastest compression.
+
+    Raises:
+        ValueError: no such image.
+    """
+    if depth.ndim != 2 or depth.dtype != np.uint16 or not depth.size:
+        raise ValueError(f"depth is (height, width) uint16, given {depth.shape} {depth.dtype}")
+    done, data = cv2.imencode(".png", depth, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        raise ValueError(f"PNG refused depth of shape {depth.shape}")
+    return bytes(data)
+
+
 def decode(data: bytes, flag: int = cv2.IMREAD_COLOR) -> npt.NDArray[Any] | None:
     """The pixels of an encoded image, blue first; None where OpenCV refuses it, also a size that no camera has."""
     try:

@@ -302,6 +302,21 @@ class EpisodeData:
             resource.close()
 
 
+@dataclass(frozen=True)
+class Shard:
+    """File that holds the images of one or several episodes, and is fetched whole.
+
+    Attributes:
+        name: unique in its source.
+        size: in bytes.
+        remote: whether it has to be fetched before it is read fast.
+    """
+
+    name: str
+    size: int
+    remote: bool
+
+
 class EpisodeSource(abc.ABC):
     """A data set: a list of episodes, opened one at a time. Number e is the same episode as long as the source lives.
 
@@ -313,6 +328,8 @@ class EpisodeSource(abc.ABC):
         advice: what to do about an episode that cannot be used.
         validation: names of the episodes that the data set reserves for validation; empty where it names none.
         edits: what is edited when episodes are read, JSON-able, by the file that states it; empty without any.
+        window_bytes: of shards that training draws its samples from at a time, so that a bounded cache holds them; None
+            where it may draw them from all.
     """
 
     place: Path
@@ -320,6 +337,7 @@ class EpisodeSource(abc.ABC):
     advice: str = "leave it out"
     validation: Collection[str] = ()
     edits: Mapping[str, Any] = MappingProxyType({})
+    window_bytes: int | None = None
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -367,3 +385,19 @@ class EpisodeSource(abc.ABC):
     def identities(self) -> Collection[str]:
         """The identities of all episodes whose cached images are to be kept; it may be more than are in the source."""
         return [self.identity(number) for number in range(len(self))]
+
+    def shard(self, number: int) -> Shard | None:
+        """The shard that an episode's images are in; None where they are in none."""
+        return None
+
+    def fetch(self, number: int) -> None:  # noqa: B027 - most data sets are at hand
+        """Fetch an episode's shard, so that its images are read fast. They can be read without.
+
+        Raises:
+            EpisodeError: it cannot be fetched.
+        """
+
+    def image_grids(self, number: int) -> Mapping[str, Array]:
+        """{camera: (n, 192)} of some of an episode's images, see `core.image_grid.describe`, from when it was written;
+        empty where none were stored."""
+        return {}

@@ -19,6 +19,9 @@ JOURNAL = b"1"
 FRAME_CACHE = 1
 """In the index of a frame cache; another one is built anew."""
 
+SHARDS = 1
+"""`aloha_kit_shards` in the index of a data set of shards; another one is refused."""
+
 CHECKPOINT = 1
 """`format` in a checkpoint's `config.json`. Older checkpoints have none and load as well; a newer one is refused."""
 

@@ -7,16 +7,15 @@ are on the disk and the index is renamed into place: a build that was interrupte
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import as_completed, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +23,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import user_cache, write_text
+from aloha_kit.core.files import locked, user_cache, write_text
 from aloha_kit.core.versions import FRAME_CACHE
 from aloha_kit.data.camera_frames import FrameKind, MappedFrames, RGB
 from aloha_kit.data.index import EpisodeTable
@@ -77,7 +76,7 @@ def cached_frames(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         parts = {camera: _CameraFile(folder, camera, size, kind) for camera, size in sizes.items()}
-        with _locked(folder / "lock"):
+        with locked(folder / "lock"):
             for part in parts.values():
                 part.load(table)
             _require_space(folder, sum(part.missing_bytes(table) for part in parts.values()))
@@ -218,11 +217,3 @@ def _require_space(folder: Path, needed: int) -> None:
             f"the frame cache needs {needed / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free. "
             "Use a smaller --image_size, fewer cameras, another disk with --cache_dir, or --cache none"
         )
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """One build at a time; a second training run waits for the first one's frames instead of decoding them again."""
-    with file.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield

@@ -110,8 +110,8 @@ class EpisodeTable:
 
     def rows_of(self, episodes: Iterable[int]) -> Ints:
         """All rows of some episodes, in order."""
-        pieces = [np.arange(self.starts[e], self.starts[e] + self.lengths[e]) for e in episodes]
-        return np.concatenate(pieces) if pieces else np.zeros(0, np.int64)
+        chosen = np.fromiter(episodes, np.int64)
+        return rows_between(self.starts[chosen], self.lengths[chosen])
 
     def statistics(self) -> Statistics:
         """Moments of every vector over all episodes, validation included as in the reference: they describe the
@@ -123,6 +123,14 @@ class EpisodeTable:
                 accumulator.add(values[start : start + length])
             moments[key] = accumulator.moments()
         return Statistics(moments)
+
+
+def rows_between(starts: Ints, lengths: Ints) -> Ints:
+    """All rows of some spans, in order."""
+    ends = np.cumsum(lengths)
+    total = int(ends[-1]) if len(ends) else 0
+    rows: Ints = np.arange(total) + np.repeat(starts - (ends - lengths), lengths)
+    return rows
 
 
 def read_table(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
-from aloha_kit.data.index import EpisodeTable
+from aloha_kit.data.index import EpisodeTable, rows_between
+from aloha_kit.data.windows import ShardWindows
 
 Ints = npt.NDArray[np.int64]
 
@@ -26,12 +28,15 @@ class Sampler:
     probability in proportion to `weights[i]`, and then any of its steps (or of one of its episodes): drawn anew for
     every batch, with replacement. An epoch is then as many samples as without.
 
+    Where a cache holds only some of the data set's shards (`EpisodeSource.window_bytes`), an epoch goes through windows
+    of shards, drawn anew for each epoch, and shuffles within each.
+
     Attributes:
         shares: part of the samples that is of each data set; empty without weights.
 
     Raises:
         ValueError: no episode.
-        ConfigError: none of a data set that has a weight.
+        ConfigError: none of a data set that has a weight, or weights where shards are read window by window.
     """
 
     def __init__(
@@ -51,7 +56,14 @@ class Sampler:
         self._seed = seed
         self._starts, self._lengths = table.starts[chosen], table.lengths[chosen]
         self._rows = table.rows_of(chosen) if sampling == "all_steps" else None
-        self._drawn: dict[int, Ints] = {}
+        self._windows = ShardWindows(table, chosen)
+        if weights and not self._windows.single:
+            raise ConfigError(
+                "--weights draws from all shards at once, and --cache_gb holds only some of them: leave it out, "
+                f"or give a --cache_gb above the {self._windows.total_gb:.3g} of the shards"
+            )
+        self._drawn: dict[int, _Epoch] = {}
+        self._upcoming: tuple[int, int, Ints] = (-1, -1, np.zeros(0, np.int64))
         parts = np.array([table.source.part(table.numbers[number]) for number in chosen]) if weights else None
         self._parts = [np.flatnonzero(parts == part) for part in range(len(weights))]  # positions in `chosen`
         self.shares = tuple(weight / sum(weights) for weight in weights)
@@ -63,6 +75,11 @@ class Sampler:
         """Samples an epoch."""
         return len(self._starts) if self._rows is None else len(self._rows)
 
+    @property
+    def windows(self) -> int:
+        """Windows of the first epoch."""
+        return len(self._epoch(0).windows)
+
     def steps(self, epochs: float) -> int:
         """Batches that show at least so many epochs."""
         return math.ceil(epochs * self.epoch_size / self.batch_size)
@@ -73,15 +90,35 @@ class Sampler:
 
     def epoch(self, number: int) -> Ints:
         """The shuffled rows of one epoch."""
+        return self._epoch(number).rows
+
+    def upcoming(self, step: int) -> Ints:
+        """Episodes, one of each shard: those of the window that the batch at a step begins in, then of the next one."""
+        number, place = divmod(step * self.batch_size, self.epoch_size)
+        epoch = self._epoch(number)
+        current = int(np.searchsorted(epoch.ends, place, side="right"))
+        if self._upcoming[:2] != (number, current):
+            later = epoch.windows[current + 1 :] or self._epoch(number + 1).windows
+            found = [self._windows.one_of_each(window) for window in (epoch.windows[current], later[0])]
+            self._upcoming = number, current, np.concatenate(found)
+        return self._upcoming[2]
+
+    def _epoch(self, number: int) -> _Epoch:
         if number not in self._drawn:
             rng = np.random.default_rng([self._seed, number])
-            if self._rows is not None:
-                order = rng.permutation(self._rows)
-            else:
-                order = rng.permutation(self._starts + rng.integers(0, self._lengths))
+            windows = self._windows.drawn(rng)
+            pieces = [rng.permutation(self._samples(window, rng)) for window in windows]
+            drawn = _Epoch(np.concatenate(pieces), windows, np.cumsum([len(piece) for piece in pieces]))
             # the stream only moves on; two epochs are enough for a batch that straddles them
-            self._drawn = {n: rows for n, rows in self._drawn.items() if n >= number - 1} | {number: order}
+            self._drawn = {n: before for n, before in self._drawn.items() if n >= number - 1} | {number: drawn}
         return self._drawn[number]
+
+    def _samples(self, window: Ints, rng: np.random.Generator) -> Ints:
+        """Rows of a window of an epoch, in the table's order."""
+        starts, lengths = self._starts[window], self._lengths[window]
+        if self._rows is None:
+            return np.asarray(starts + rng.integers(0, lengths))
+        return self._rows if self._windows.single else rows_between(starts, lengths)
 
     def batch(self, step: int) -> Ints:
         """(B,) rows of the batch at a step."""
@@ -110,6 +147,15 @@ class Sampler:
     def batches(self, first: int, last: int) -> Iterator[Ints]:
         """Batches of steps `first` up to, not including, `last`."""
         return (self.batch(step) for step in range(first, last))
+
+
+@dataclass(frozen=True)
+class _Epoch:
+    """Shuffled rows, windows as positions of their episodes, and the row behind the last one of each window."""
+
+    rows: Ints
+    windows: list[Ints]
+    ends: Ints
 
 
 def validation_rows(table: EpisodeTable, episodes: Iterable[int], batch_size: int, batches: int) -> list[Ints]:

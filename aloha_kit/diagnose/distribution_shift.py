@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from aloha_kit.core.features import IMAGES
 from aloha_kit.core.findings import Finding
-from aloha_kit.data.camera_statistics import GRID
+from aloha_kit.core.image_grid import GRID
 from aloha_kit.data.stats import Moments, START, Statistics
 from aloha_kit.diagnose.causes import Cause, level, Limits, Runs, words
 from aloha_kit.diagnose.evidence import Evidence

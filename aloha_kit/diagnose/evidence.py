@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
+from aloha_kit.core.image_grid import describe
 from aloha_kit.core.source import RecordedEpisode
-from aloha_kit.data.camera_statistics import describe
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training_statistics import find_training
 from aloha_kit.formats import AUTO, open_source, ReadOptions

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.features import IMAGES
-from aloha_kit.data.camera_statistics import GRID
+from aloha_kit.core.image_grid import GRID
 from aloha_kit.diagnose.causes import Limits
 from aloha_kit.diagnose.chunk_checks import boundary_changes
 from aloha_kit.diagnose.diagnosis import Diagnosis

@@ -22,7 +22,7 @@ from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.formats import AUTO, EXPORTERS, format_of, open_joined, open_source, ReadOptions
-from aloha_kit.formats.curated import differences, JoinedSource
+from aloha_kit.formats.joined import differences, JoinedSource
 from aloha_kit.storage.curation import CURATION, Curation, curation_file, read_curation, write_curation
 
 _LOG = logging.getLogger(__name__)

@@ -33,6 +33,7 @@ FORMATS = {
     "robomimic": "aloha_kit.formats.robomimic:RobomimicSource",
     "robomimic_states": "aloha_kit.formats.robomimic_states:RobomimicStates",
     "rosbag": "aloha_kit.formats.rosbag:RosbagSource",
+    "shards": "aloha_kit.formats.shard_source:ShardSource",
     "zarr": "aloha_kit.formats.zarr_source:ZarrSource",
 }
 """{name: "module:Class"}; the class is made with the places that were given and a `ReadOptions`."""
@@ -51,14 +52,15 @@ EXPORTERS = {
     "robomimic": "aloha_kit.formats.robomimic_export:RobomimicExporter",
     "robomimic_obs": "aloha_kit.formats.robomimic_export:RobomimicObsExporter",
     "robomimic_states": "aloha_kit.lift.export:LiftExporter",
+    "shards": "aloha_kit.formats.shard_export:ShardExporter",
     "zarr": "aloha_kit.formats.zarr_export:ZarrExporter",
 }
 """{name: "module:Class"} of the formats that are written; the class is an `EpisodeExporter`."""
 
 AUTO = "auto"
-"""In place of a format's name: `manifest` for a file `.parquet`, `lerobot`, `zarr`, `mp4` or `rlds` for its folder,
-`pusht` for the published replay buffer, `robomimic` for one file of its layout, `mcap` and `rosbag` for their files,
-else `hdf5`."""
+"""In place of a format's name: `shards` for a URL or their folder, `manifest` for a file `.parquet`, `lerobot`, `zarr`,
+`mp4` or `rlds` for its folder, `pusht` for the published replay buffer, `robomimic` for one file of its layout, `mcap`
+and `rosbag` for their files, else `hdf5`."""
 
 
 BAGS = (".bag", ".mcap", ".db3")
@@ -76,6 +78,7 @@ class ReadOptions:
         first: use only so many episodes.
         curation: edits of the episodes; by default those of the file beside them, see `storage.curation`.
         rig, task: names of the rig and the task that bags are of, or their YAML files.
+        cache_dir, cache_gb: where files of a URL are kept, and how much of them; by default in the user's cache folder.
     """
 
     contract: Contract | None = None
@@ -85,6 +88,8 @@ class ReadOptions:
     curation: Curation | None = None
     rig: str = ""
     task: str = ""
+    cache_dir: str | None = None
+    cache_gb: float | None = None
 
     def refuse(self, kind: str, *names: str) -> None:
         """Raise `ConfigError` where an option was given that a format does not support."""
@@ -146,7 +151,8 @@ def _one_source(places: Sequence[str | Path], kind: str, options: ReadOptions) -
 
 
 def _joined(places: Sequence[str | Path], kind: str, options: ReadOptions, within: tuple[Path, ...]) -> EpisodeSource:
-    from aloha_kit.formats.curated import CuratedSource, JoinedSource
+    from aloha_kit.formats.curated import CuratedSource
+    from aloha_kit.formats.joined import JoinedSource
 
     each = dataclasses.replace(options, first=None)
     joined = JoinedSource([_open([place], kind, each, within) for place in places])
@@ -185,6 +191,8 @@ def format_of(*places: str | Path, images: bool = False) -> str:
     """Name of the format that `AUTO` stands for; where `images` are needed, one that has or renders them."""
     if len(places) != 1:
         return "hdf5"
+    if "://" in str(places[0]) or (Path(places[0]) / "shards.json").is_file():
+        return "shards"
     file, _ = split_filter_key(places[0])
     if file.suffix == ".parquet":
         return "manifest"
@@ -253,7 +261,7 @@ def _is_ours(file: Path) -> bool:
 def split_filter_key(place: str | Path) -> tuple[Path, str]:
     """`FILE:KEY` as a file and the name of a robomimic filter key, which is empty where none is given."""
     text = str(place)
-    if Path(text).exists() or ":" not in text:
+    if Path(text).exists() or ":" not in text or "://" in text:
         return Path(text), ""
     file, _, key = text.rpartition(":")
     return Path(file), key

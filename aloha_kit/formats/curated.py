@@ -1,11 +1,9 @@
-"""Curated data sets: a source with the edits of a curation, and several sources read as one."""
+"""Curated data sets: a source with the edits of a curation."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +14,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError, Contract, did_you_mean, EpisodeError
 from aloha_kit.core.exporter import PER_STEP
 from aloha_kit.core.lang import joined as joined_text
-from aloha_kit.core.source import Array, EpisodeSource, Image, RecordedEpisode
+from aloha_kit.core.source import Array, EpisodeSource, Image, RecordedEpisode, Shard
 from aloha_kit.storage.curation import Curation, EpisodeEdit
 
 _Rows = TypeVar("_Rows", bound=npt.NDArray[Any])
@@ -263,7 +261,7 @@ class CuratedSource(EpisodeSource):
         """`file` names the curation in messages; `first` uses so many episodes; not `whole` is a part of the data set
         that the curation is of, in which not every episode that it names has to be."""
         self._source, self.curation, self._file = source, curation, file
-        self.place, self.advice = source.place, source.advice
+        self.place, self.advice, self.window_bytes = source.place, source.advice, source.window_bytes
         names = [Path(source.name(number)).stem for number in range(len(source))]
         numbers = {name: number for number, name in enumerate(names)}
         for name in (*curation.episodes, *curation.order, *curation.validation):
@@ -292,6 +290,16 @@ class CuratedSource(EpisodeSource):
     def part(self, number: int) -> int:
         return self._source.part(self._numbers[number])
 
+    def shard(self, number: int) -> Shard | None:
+        return self._source.shard(self._numbers[number])
+
+    def fetch(self, number: int) -> None:
+        self._source.fetch(self._numbers[number])
+
+    def image_grids(self, number: int) -> Mapping[str, Array]:
+        edited = self._edit(number).trims or self.curation.cameras or self.curation.image_size
+        return {} if edited else self._source.image_grids(self._numbers[number])
+
     def open(self, number: int) -> RecordedEpisode:
         curation, edit = self.curation, self._edit(number)
         original = self._source.episode(self._numbers[number])
@@ -315,50 +323,6 @@ class CuratedSource(EpisodeSource):
         return self.curation.edit(self._names[self._numbers[number]])
 
 
-class JoinedSource(EpisodeSource):
-    """Several data sets read as one. An episode whose name another one has is named after its data set, too."""
-
-    def __init__(self, sources: Sequence[EpisodeSource]) -> None:
-        self._sources = sources
-        self.place, self.advice = sources[0].place, sources[0].advice
-        self.unused = joined_text([source.unused for source in sources if source.unused])
-        self.edits = {file: edits for source in sources for file, edits in source.edits.items()}
-        self._where = [(part, number) for part, source in enumerate(sources) for number in range(len(source))]
-        own = [sources[part].name(number) for part, number in self._where]
-        stems, labels = Counter(Path(name).stem for name in own), _labels([source.place for source in sources])
-        self._names = [
-            f"{labels[part]}_{name}" if stems[Path(name).stem] > 1 else name
-            for (part, _), name in zip(self._where, own, strict=True)
-        ]
-        self.validation = [
-            mine
-            for mine, name, (part, _) in zip(self._names, own, self._where, strict=True)
-            if name in sources[part].validation
-        ]
-
-    def __len__(self) -> int:
-        return len(self._where)
-
-    def name(self, number: int) -> str:
-        return self._names[number]
-
-    def part(self, number: int) -> int:
-        return self._where[number][0]
-
-    def open(self, number: int) -> RecordedEpisode:
-        part, within = self._where[number]
-        episode = self._sources[part].episode(within)
-        name = self._names[number]
-        return episode if episode.name == name else CuratedEpisode(episode, name=name)
-
-    def identity(self, number: int) -> str:
-        part, within = self._where[number]
-        return self._sources[part].identity(within)
-
-    def identities(self) -> Collection[str]:
-        return [identity for source in self._sources for identity in source.identities()]
-
-
 def renamed(curation: Curation, names: Mapping[str, str]) -> Curation:
     """A curation whose cameras have other names: {the name to read one by: its name in the curation}."""
     other = {old: new for new, old in names.items()}
@@ -366,27 +330,3 @@ def renamed(curation: Curation, names: Mapping[str, str]) -> Curation:
     cameras |= {new: old for new, old in names.items() if old not in curation.cameras}
     sizes = {other.get(camera, camera): size for camera, size in curation.image_size.items()}
     return dataclasses.replace(curation, cameras=cameras, image_size=sizes)
-
-
-def _labels(places: Sequence[Path]) -> list[str]:
-    """A name for each data set: its folder's or file's, with its position where two have one name."""
-    names = [place.resolve().stem for place in places]
-    return [name if names.count(name) == 1 else f"{name}_{i}" for i, name in enumerate(names)]
-
-
-def differences(source: JoinedSource) -> list[str]:
-    """Differences of the contracts of joined data sets from the first one's, by their first episodes; a line each."""
-    contracts: dict[int, tuple[Contract, str]] = {}
-    for number in range(len(source)):
-        if source.part(number) not in contracts:
-            with closing(source.episode(number)) as episode:
-                contracts[source.part(number)] = episode.contract, str(episode.attrs.get("task") or "")
-    mine, task = contracts[0]
-    lines = []
-    for part, (theirs, other) in list(contracts.items())[1:]:
-        label = f"data set {part + 1}"
-        lines += [f"{label}: {line}" for line in mine.differences(theirs)]
-        more = [camera for camera in theirs.cameras if camera not in mine.cameras]
-        lines += [f"{label}: has camera {', '.join(more)}, which the first has not"] if more else []
-        lines += [f"{label}: task '{other}' against '{task}'"] if other != task else []
-    return lines

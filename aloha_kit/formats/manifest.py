@@ -15,7 +15,8 @@ from aloha_kit.core.files import replacing
 from aloha_kit.core.lang import joined
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.formats import make_source, ReadOptions
-from aloha_kit.formats.curated import CuratedSource, JoinedSource
+from aloha_kit.formats.curated import CuratedSource
+from aloha_kit.formats.joined import JoinedSource
 from aloha_kit.storage.curation import Curation, curation_file, read_curation
 
 COLUMNS = {

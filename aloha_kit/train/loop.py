@@ -45,6 +45,7 @@ class TrainingJob:
     data: Mapping[str, int | str] = field(default_factory=dict)  # the data set's fingerprint, see `describe_data`
     task: str = ""  # of the episodes; written to every checkpoint
     evaluate: Evaluator | None = None
+    fetch: Callable[[int, npt.NDArray[np.int64]], None] = lambda step, rows: None  # called before rows are read
     stop: Callable[[], object] = lambda: False  # checked after every step: true saves and ends
     world: Distributed = field(default_factory=Distributed)
 
@@ -115,7 +116,9 @@ class Trainer:
         """Batch share of this process, by the number of the step and the rows of the whole batch."""
         job, (step, rows) = self.job, numbered
         in_pieces = job.world.size * self.config.accumulate > 1
-        return job.loader.batch(job.world.share(rows), whole=rows if in_pieces else None, step=step)
+        share = job.world.share(rows)
+        job.fetch(step, share)
+        return job.loader.batch(share, whole=rows if in_pieces else None, step=step)
 
     def _step(self, batch: Batch) -> None:
         config, position = self.config, self.position

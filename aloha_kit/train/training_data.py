@@ -51,6 +51,8 @@ class TrainingData:
         sampler = Sampler(
             table, training, config.batch_size, seed=config.seed, sampling=config.sampling, weights=setup.weights
         )
+        if sampler.windows > 1:
+            LOG.info("an epoch reads %d windows of shards, two of which --cache_gb holds", sampler.windows)
         for part, share in enumerate(sampler.shares):
             count = sum(setup.source.part(table.numbers[number]) == part for number in training)
             LOG.info("samples: %.0f %% of data set %d (%s)", 100 * share, part + 1, plural(count, "episode"))
@@ -117,9 +119,12 @@ def open_frames(
         return None
     sizes = {name: network.image_size or table.contract.cameras[name] for name in cameras}
     workers = config.workers or os.cpu_count() or 1
-    if config.cache == "none":
+    cache = config.cache
+    if cache == "auto":
+        cache = "disk" if table.source.shard(table.numbers[0]) is None else "none"
+    if cache == "none":
         return DirectFrames(table, sizes, workers, kind)
     folder = folder_for(table, config.cache_dir)
-    if config.cache == "device":
+    if cache == "device":
         return resident_frames(table, sizes, folder, device, workers=workers, kind=kind)
     return cached_frames(table, sizes, folder, workers=workers, kind=kind)

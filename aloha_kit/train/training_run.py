@@ -6,6 +6,7 @@ import importlib
 import logging
 import signal
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 # Before anything makes a GL context: software EGL and torch's compiler stack otherwise crash one another (two LLVMs).
@@ -22,6 +23,7 @@ from aloha_kit.data.camera_frames import DEPTH
 from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import validation_rows
+from aloha_kit.data.windows import ShardFetcher
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.policies.goal import set_goal
@@ -107,7 +109,10 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     elif world.first:
         Run.create(folder, setup.snapshot)
     network.stats = add_camera_statistics(network.stats, data.table, frames, data.training)
-    with stop_requests(second_interrupts=world.size == 1) as stop:
+    with (
+        stop_requests(second_interrupts=world.size == 1) as stop,
+        closing(ShardFetcher(data.table, data.sampler)) as shards,
+    ):
         job = TrainingJob(
             config=config,
             network=network,
@@ -118,6 +123,7 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
             num_steps=data.num_steps,
             data=describe_data(data.table),
             task=", ".join(data.table.tasks),
+            fetch=shards.fetch,
             stop=stop,
             world=world,
         )

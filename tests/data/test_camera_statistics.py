@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from aloha_kit.core import ContractError
+from aloha_kit.core.image_grid import describe, SIZE
 from aloha_kit.data import camera_statistics
 from aloha_kit.data.cache import cached_frames
-from aloha_kit.data.camera_statistics import add_camera_statistics, describe, SIZE
+from aloha_kit.data.camera_statistics import add_camera_statistics
 from aloha_kit.data.index import read_table
 from aloha_kit.data.stats import Statistics
 from aloha_kit.formats import open_source

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from aloha_kit.core import Contract
 from aloha_kit.core.arm_models import joint_names
 from aloha_kit.core.findings import Finding
-from aloha_kit.data.camera_statistics import SIZE
+from aloha_kit.core.image_grid import SIZE
 from aloha_kit.data.stats import Moments, Statistics
 from aloha_kit.diagnose.causes import Cause, words
 from aloha_kit.diagnose.comparison import compare
