@@ -1,0 +1,156 @@
+"""Our side of `shards.py`, and beside it Lance and WebDataset's own reader, with the same decoding."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+import webdataset
+from pace import Pace
+
+from aloha_kit.convert.__main__ import main as convert
+from aloha_kit.data.cache import cached_frames, folder_for
+from aloha_kit.data.camera_frames import DirectFrames, frame, OVERSAMPLING, resized, RGB
+from aloha_kit.data.index import EpisodeTable, read_table
+from aloha_kit.data.loader import Loader, prefetch
+from aloha_kit.data.sampler import Sampler
+from aloha_kit.formats import open_source
+from aloha_kit.storage.codec import decode_image
+
+WORKERS, ROUNDS = 2, 3
+SIZES = ((120, 160), (240, 320), (480, 640))
+
+
+def written(folder: Path) -> tuple[Path, Path]:
+    """The episodes as shards and as a Lance data set; made once."""
+    shards, columns = (folder.with_name(folder.name.replace("ours", name)) for name in ("shards", "lance"))
+    if not shards.is_dir():
+        convert([str(folder), str(shards), "--format", "shards"])
+    if not (columns / "complete").is_file():
+        shutil.rmtree(columns, ignore_errors=True)
+        source = open_source(shards)
+        images: dict[str, list[bytes]] = {camera: [] for camera in source.open(0).cameras}
+        for number in range(len(source)):
+            episode: Any = source.open(number)
+            for camera, rows in images.items():
+                rows += [episode.jpeg(camera, i) for i in range(episode.length)]
+        arrays = {camera: pa.array(rows, pa.large_binary()) for camera, rows in images.items()}
+        lance.write_dataset(pa.table(arrays), str(columns), data_storage_version="2.0")
+        (columns / "complete").touch()
+    return shards, columns
+
+
+class LanceFrames:
+    """Frames from a Lance data set, decoded as `DirectFrames` does."""
+
+    def __init__(self, folder: Path, cameras: Sequence[str], size: tuple[int, int] | None) -> None:
+        self._data, self._cameras, self._size = lance.dataset(str(folder)), list(cameras), size
+        self._pool = ThreadPoolExecutor(WORKERS)
+
+    def gather(self, rows: Any, *, pin: bool = False) -> dict[str, Any]:
+        found = self._data.take(rows.tolist(), columns=self._cameras)
+        codes = {camera: found[camera].to_pylist() for camera in self._cameras}
+        size = self._size
+        if size is None:
+            return codes
+        images = {camera: RGB.empty(len(rows), size) for camera in self._cameras}
+
+        def decode(job: tuple[str, int]) -> None:
+            camera, i = job
+            images[camera][i] = decoded(codes[camera][i], size)
+
+        for _ in self._pool.map(decode, itertools.product(self._cameras, range(len(rows)))):
+            pass
+        return images
+
+
+class Bytes:
+    """The JPEG of shards, not decoded."""
+
+    def __init__(self, table: EpisodeTable) -> None:
+        self._table = table
+        self._open: list[Any] = [table.open(number) for number in range(len(table.names))]
+
+    def gather(self, rows: Any, *, pin: bool = False) -> dict[str, Any]:
+        of = self._table.episode_of(rows)
+        steps = (rows - self._table.starts[of]).tolist()
+        places = list(zip(of.tolist(), steps, strict=True))
+        return {camera: [self._open[e].jpeg(camera, i) for e, i in places] for camera in self._table.cameras}
+
+
+def decoded(code: bytes, size: tuple[int, int]) -> Any:
+    least = OVERSAMPLING * size[0], OVERSAMPLING * size[1]
+    return resized(decode_image(code, at_least=least), size)
+
+
+def stream(shards: Path, cameras: Sequence[str], size: tuple[int, int], batch: int) -> Iterator[Any]:
+    """Batches of WebDataset's own reader: the files in order, shuffled in its buffer, decoded by two threads."""
+    pool = ThreadPoolExecutor(WORKERS)
+    files = [str(file) for file in sorted(shards.glob("shard-*.tar"))]
+    samples = iter(webdataset.WebDataset(files, shardshuffle=False).repeat().shuffle(500))
+    while True:
+        taken = [next(samples) for _ in range(batch)]
+        codes = [sample[f"{camera}.jpg"] for sample in taken for camera in cameras]
+        yield list(pool.map(functools.partial(decoded, size=size), codes))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("chunk", type=int)
+    parser.add_argument("batch", type=int)
+    parser.add_argument("seconds", type=float)
+    args = parser.parse_args()
+    shards, columns = written(args.folder)
+    tables = {"shards": read_table(open_source(shards)), "HDF5": read_table(open_source(args.folder))}
+    table = tables["shards"]
+    sampler = Sampler(table, range(len(table.names)), args.batch)
+    modes: dict[str, tuple[Callable[[], Iterator[object]], int]] = {}
+
+    def ahead(frames: Any, of: EpisodeTable = table) -> Callable[[], Iterator[object]]:
+        loader = Loader(of, frames, args.chunk)
+        return lambda: prefetch(loader.batch, sampler.batches(0, 10**9))  # as training takes them
+
+    for size in SIZES:
+        sizes = dict.fromkeys(table.cameras, size)
+        name = f"{size[0]}x{size[1]}"
+        cache = cached_frames(table, sizes, folder_for(table, None), workers=WORKERS)
+        ahead_of_cache = ahead(cache)
+        for rows in sampler.batches(0, sampler.steps(2)):  # in memory before the clock runs
+            cache.gather(rows)
+        modes |= {
+            f"shards, {name}": (ahead(DirectFrames(table, sizes, WORKERS)), 10),
+            f"Lance, {name}": (ahead(LanceFrames(columns, table.cameras, size)), 10),
+            f"HDF5, {name}": (ahead(DirectFrames(tables["HDF5"], sizes, WORKERS), tables["HDF5"]), 10),
+            f"stream, {name}": (functools.partial(stream, shards, table.cameras, size, args.batch), 10),
+            f"cached, {name}": (ahead_of_cache, 20),
+        }
+    for name, frames in (("shards", Bytes(table)), ("Lance", LanceFrames(columns, table.cameras, None))):
+        order = sampler.batches
+        modes[f"{name}, bytes"] = (functools.partial(gathered, frames, order), 10)
+    stored: Any = table.open(0)
+    first = np.asarray(decoded(stored.jpeg("top", 7), SIZES[0]))
+    assert np.array_equal(first, frame(tables["HDF5"].open(0), "top", 7, SIZES[0]))
+    paces = {name: Pace() for name in modes}
+    for _ in range(ROUNDS):  # in turns, so that whatever else the machine does meets all of them
+        for name, (batches, warm_up) in modes.items():
+            paces[name].measure(batches, args.batch, args.seconds / ROUNDS, warm_up)
+    print(json.dumps({name: pace.result() for name, pace in paces.items()}))
+
+
+def gathered(frames: Any, order: Callable[[int, int], Iterator[Any]]) -> Iterator[Any]:
+    return map(frames.gather, order(0, 10**9))
+
+
+if __name__ == "__main__":
+    main()
