@@ -15,15 +15,6 @@ from tests.tiny import write_policy
 
 
 @pytest.mark.parametrize("kind", ["zarr", "mp4", "rlds", "lerobot", "mcap"])
-def trained(data: Path, folder: Path, *more: str) -> None:
-    """Train for two steps."""
-    write_policy(folder / "tiny.yaml")
-    places = ["--dataset_dir", str(data), "--ckpt_dir", str(folder / "run")]
-    sizes = ["--num_steps", "2", "--batch_size", "2", "--threads", "1", "--device", "cpu"]
-    train(["--policy", str(folder / "tiny.yaml"), *places, *sizes, *more])
-    assert (folder / "run/checkpoints/best").is_dir()
-
-
 def test_two_steps_from_a_format(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(tmp_path / "ours", (9, 12, 7), {"top": (24, 32)})
     convert([str(tmp_path / "ours"), str(tmp_path / "data"), "--format", kind])
