@@ -184,6 +184,7 @@ class Insertion(Scene):
 
 SCENES = {
     "transfer_cube": "aloha_kit.sim.tasks:TransferCube",
+    "hold_cube": "aloha_kit.sim.hold_cube:HoldCube",
     "insertion": "aloha_kit.sim.tasks:Insertion",
     "reach": "aloha_kit.sim.reach:Reach",
     "reach_dense": "aloha_kit.sim.reach:DenseReach",

@@ -55,6 +55,13 @@ def transfer_cube(geometry: Geometry) -> tuple[list[float], int]:
     return [left, right, table], reward
 
 
+def hold_cube(geometry: Geometry) -> tuple[list[float], int]:
+    right, table = geometry.apart(FINGERS["right"], ("cube",)), geometry.apart(("cube",), ("table",))
+    above = geometry.box("cube")[0][2] - 0.15
+    reward = 0 if right > 0 else 1 if table < 0 else 4 if above > 0 else 2
+    return [right, table, above], reward
+
+
 def insertion(geometry: Geometry) -> tuple[list[float], int]:
     left = geometry.apart(FINGERS["left"], SOCKET)
     right = geometry.apart(FINGERS["right"], ("peg",))
@@ -70,7 +77,9 @@ def insertion(geometry: Geometry) -> tuple[list[float], int]:
     return [left, right, peg_table, socket_table, walls, pin], reward
 
 
-@pytest.mark.parametrize(("scene", "expected"), [("transfer_cube", transfer_cube), ("insertion", insertion)])
+@pytest.mark.parametrize(
+    ("scene", "expected"), [("transfer_cube", transfer_cube), ("hold_cube", hold_cube), ("insertion", insertion)]
+)
 def test_rewards_follow_the_geometry(scene: str, expected) -> None:
     env = SimEnv(scene, cameras={}, seed=1)
     expert, geometry = env.expert(), Geometry(env)
@@ -107,6 +116,24 @@ def test_rewards_follow_the_geometry(scene: str, expected) -> None:
 )
 def test_stages(scene: str, touching: list[tuple[str, str]], reward: int) -> None:
     assert tasks.scene(scene).reward(frozenset(touching), {}) == reward
+
+
+@pytest.mark.parametrize(
+    ("touching", "height", "reward"),
+    [
+        ([("cube", "table")], 0.3, 0),
+        ([("cube", "left_fingers")], 0.3, 0),
+        ([("cube", "right_fingers"), ("cube", "table")], 0.02, 1),
+        ([("cube", "left_fingers"), ("cube", "right_fingers")], 0.3, 1),
+        ([("cube", "right_fingers")], 0.15, 2),
+        ([("cube", "right_fingers")], 0.151, 4),
+    ],
+)
+def test_a_cube_is_held_by_the_right_arm_alone_and_high(
+    touching: list[tuple[str, str]], height: float, reward: int
+) -> None:
+    pose = np.array([0, 0.5, height, 1, 0, 0, 0])
+    assert tasks.scene("hold_cube").reward(frozenset(touching), {"cube": pose}) == reward
 
 
 def test_a_cube_dropped_at_the_end_is_no_success() -> None:
