@@ -33,6 +33,7 @@ PUSHT = ["gym-pusht==0.1.8"]
 ZARR = ["zarr>=2.18", "numcodecs>=0.12"]
 LEROBOT = ["pyarrow>=15", "av>=12"]
 RLDS = ["google-crc32c>=1.5"]
+LANGUAGE = ["sentence-transformers>=5"]
 BAGS = ["rosbags>=0.10", "mcap>=1.2"]
 # Object stores through obstore and not s3fs, whose botocore needs python-dateutil < 3. So the S3 server of the tests
 # (moto[s3,server]) is installed in an environment of its own, with its `moto_server` on PATH.
@@ -97,9 +98,23 @@ setup(
         "stores": STORES,
         "ray": RAY,
         "rl": RL,
+        "language": LANGUAGE,
         "robosuite": ROBOSUITE,
         "test": TEST,
-        "all": SIM + TRAIN + VIEW + REMOTE + OPENVINO + ONNX + PUSHT + ZARR + LEROBOT + RLDS + BAGS + STORES + RL,
+        "all": SIM
+        + TRAIN
+        + VIEW
+        + REMOTE
+        + OPENVINO
+        + ONNX
+        + PUSHT
+        + ZARR
+        + LEROBOT
+        + RLDS
+        + BAGS
+        + STORES
+        + RL
+        + LANGUAGE,
     },
     entry_points={
         "console_scripts": [

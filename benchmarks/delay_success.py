@@ -75,7 +75,7 @@ def measure(options: Options) -> list[Cell]:
     for delay in options.delays:
         for way, flags in WAYS.items():
             args = EvalArgs(
-                ckpt=(source,), task=options.task, num_rollouts=options.num_rollouts, seed=options.seed,
+                ckpt=(source,), task=(options.task,), num_rollouts=options.num_rollouts, seed=options.seed,
                 delay_steps=delay, **flags,
             )  # fmt: skip
             settings = EvaluationSettings(

@@ -65,6 +65,11 @@ class PolicyConfig:
     depth_max_m: float = 2.0
     """Depth in m that this channel is divided by; greater ones count as this one, and where nothing was measured the
     channel is -1."""
+    text_encoder: str | None = None
+    """Read the task's instruction as well: `table` trains an embedding of each instruction in the data; the name or
+    folder of a sentence-transformers model encodes them, frozen (installed and downloaded before)."""
+    instruction_dim: int = 32
+    """Size of the vector that an instruction is projected to; the network reads it like a sensor's."""
     n_obs_steps: int = 1
     """Steps of observation that are read, the present one included; at an episode's start the first is repeated."""
     image_size: Annotated[tuple[int, int] | None, arg(metavar="H W")] = None
@@ -102,6 +107,11 @@ class PolicyConfig:
         return False
 
     @property
+    def reads_instruction(self) -> bool:
+        """Whether the network reads the task's instruction."""
+        return self.text_encoder is not None
+
+    @property
     def window(self) -> int:
         """Observations of one sample of a batch: the goal first, where one is read, then `n_obs_steps`."""
         return self.n_obs_steps + self.reads_goal
@@ -119,9 +129,12 @@ class PolicyConfig:
             chunk_size=self.chunk_size,
             n_action_steps=1 if self.n_action_steps is None else self.n_action_steps,
             n_obs_steps=self.n_obs_steps,
+            instruction_dim=self.instruction_dim,
             backbone_layers=self.backbone_layers,
             backbone_width=self.backbone_width,
         )
+        if self.text_encoder == "":
+            raise ValueError("text_encoder is `table` or a model; leave it out to read no instruction")
         if self.backbone_layers > 4:
             raise ValueError(f"backbone_layers: a ResNet has 4 stages, given {self.backbone_layers}")
         if self.dilation and (self.backbone != "resnet50" or self.backbone_layers != 4):

@@ -36,6 +36,8 @@ class PolicyFlags(CommandArgs):
     (LeRobot)."""
     contract: Path | None = None
     """Names, units and rate of the policy's numbers, in place of --rig: a YAML file, as `episode adopt` writes it."""
+    instruction: str | None = None
+    """Instruction of a policy that reads one (text_encoder), in place of the task's."""
     rename: Annotated[tuple[str, ...], arg(metavar="POLICY=RIG ...")] = ()
     """Cameras that the rig names otherwise than the policy, such as top=cam_high."""
 

@@ -30,6 +30,7 @@ class Batch(_Required, total=False):
     """
 
     images_depth: dict[str, Tensor]  # {camera: (B, 1, H, W) uint16 mm, 0 not measured}, or with n_obs_steps; or float
+    instruction: Tensor  # (B, W) float32, the vector of the task's instruction (`data.instructions`), one for all steps
     actions: Tensor  # (B, K, A) float32, ordered like the contract's action_names
     is_pad: Tensor  # (B, K) bool, True on the rows that are not there
     valid_rows: Tensor  # () float32, in a piece of a batch: rows of actions that are there, a sample of the whole batch

@@ -31,6 +31,7 @@ class TrainingSample(TypedDict):
     vectors: dict[str, Tensor]  # {feature: (D,)} float32: privileged state and sensors, by their names in the contract
     action: Tensor  # (K, A) float32
     is_pad: Tensor  # (K,) bool, True on rows past the episode's end
+    instruction: str  # the episode's task in words; empty where it has none
 
 
 class ChunkDataset(Dataset[TrainingSample]):
@@ -95,7 +96,15 @@ class ChunkDataset(Dataset[TrainingSample]):
             for camera, size in self._depth.items()
         }
         state = vectors.pop("qpos")
-        sample = TrainingSample(image=image, depth=depth, state=state, vectors=vectors, action=action, is_pad=is_pad)
+        sample = TrainingSample(
+            image=image,
+            depth=depth,
+            state=state,
+            vectors=vectors,
+            action=action,
+            is_pad=is_pad,
+            instruction=table.instructions[number],
+        )
         return self._normalised(sample) if self._normalise else sample
 
     def _observed(self, steps: list[Tensor]) -> Tensor:
@@ -117,6 +126,7 @@ class ChunkDataset(Dataset[TrainingSample]):
             vectors={name: _standard(values, self.statistics[name]) for name, values in sample["vectors"].items()},
             action=_standard(sample["action"], self.statistics["action"]),
             is_pad=sample["is_pad"],
+            instruction=sample["instruction"],
         )
 
 

@@ -46,6 +46,7 @@ class EpisodeTable:
     notes: tuple[str, ...] = ()  # what is converted, assumed or contradicted in the data, and in how many episodes
     further_vectors: Mapping[str, Floats] = field(default_factory=dict)  # {feature: (N, D)} of what is read beside qpos
     failed: int = 0  # episodes left out because they are marked as failures
+    instructions: tuple[str, ...] = ()  # (E,) of the episodes, empty where one has none
     assumptions: tuple[str, ...] = ()  # what of the contract is assumed, see `RecordedEpisode.assumption`
 
     def __len__(self) -> int:
@@ -194,6 +195,7 @@ def read_table(
         readings=tuple(p.reading for p in parts),
         notes=_counted_notes(parts),
         failed=failed,
+        instructions=tuple(p.instruction for p in parts),
         assumptions=tuple(dict.fromkeys(p.assumption for p in parts if p.assumption)),
     )
 
@@ -225,6 +227,7 @@ class _EpisodeVectors:
     contract: Contract
     id: str
     task: str
+    instruction: str
     assumption: str
     reading: str
     notes: tuple[str, ...]
@@ -258,6 +261,7 @@ def _read(
         contract=_narrow(episode, chosen, sensors, depth_cameras, action.shape[1]),
         id=episode.id,
         task=str(episode.attrs.get("task") or ""),
+        instruction=str(episode.attrs.get("instruction") or "").strip(),
         assumption=episode.assumption,
         reading=episode.reading(chosen),
         notes=tuple(episode.notes) if chosen else (),

@@ -16,6 +16,7 @@ from aloha_kit.data.batch import Batch
 from aloha_kit.data.camera_frames import Frames
 from aloha_kit.data.chunks import Chunks
 from aloha_kit.data.index import EpisodeTable
+from aloha_kit.data.instructions import Instructions
 
 Ints = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -35,16 +36,20 @@ class Loader:
         n_obs_steps: int = 1,
         goal: bool = False,
         goal_seed: int | None = None,
+        instructions: Instructions | None = None,
         pin: bool = False,
     ) -> None:
         """`frames` None for policies without cameras, `depth` for those without depth; `n_obs_steps` observations end
         with each row, with `goal` that of the episode's last step is in front of them, or with `goal_seed` that of a
-        drawn later one; `pin` gathers into page-locked memory, from which a GPU takes batches while it computes. Frames
-        that live on the GPU stay there."""
+        drawn later one; with `instructions` the vector of the episode's instruction is beside them; `pin` gathers into
+        page-locked memory, from which a GPU takes batches while it computes. Frames that live on the GPU stay there."""
         self._table = table
         self._frames, self._depth = frames, depth
         self._chunks = Chunks(table, chunk_size)
         self._steps, self._goal, self._goal_seed = n_obs_steps, goal, goal_seed
+        self._instructions: npt.NDArray[np.float32] | None = None
+        if instructions is not None:
+            self._instructions = np.stack([*map(instructions.vector, table.instructions)])
         self._pin = pin
 
     def batch(self, rows: Ints, whole: Ints | None = None, step: int = 0) -> Batch:
@@ -59,6 +64,8 @@ class Loader:
         vectors = {name: self._tensor(values[seen]) for name, values in self._table.vectors.items()}
         future = {"actions": self._tensor(actions), "is_pad": self._tensor(is_pad)}
         batch = cast(Batch, {**vectors, "images": self._gather(self._frames, seen), **future})
+        if self._instructions is not None:
+            batch["instruction"] = self._tensor(self._instructions[self._table.episode_of(rows)])
         if self._depth is not None:
             batch["images_depth"] = self._gather(self._depth, seen)
         if whole is not None:

@@ -60,8 +60,9 @@ def _policy_to_serve(args: ServeArgs) -> PolicySource:
         cautious=True,
         joints=given_contract(args.contract, args.rig),
     )
+    path = find_checkpoint(args.ckpt)
     return local_policy.local(
-        find_checkpoint(args.ckpt), setup, args.inference_settings, renames(args.rename), goal=args.goal
+        path, setup, args.inference_settings, renames(args.rename), goal=args.goal, instruction=args.instruction
     )
 
 
@@ -120,7 +121,11 @@ def deploy(args: DeployArgs) -> list[DeployedRollout]:
 def _configuration(args: DeployArgs) -> tuple[TaskConfig, RigConfig, bool]:
     """The task, the rig, and whether that is a robot. Raises UsageError for flags that do not apply to it."""
     task = load(TaskConfig, "tasks", args.task)
-    task = replace(task, episode_len=args.episode_len or task.episode_len)
+    task = replace(
+        task,
+        episode_len=args.episode_len or task.episode_len,
+        instruction=task.instruction if args.instruction is None else args.instruction,
+    )
     rig = load(RigConfig, "rigs", task.rig)
     robot = envs.is_robot(rig)
     if args.eval_poses is not None and robot:
@@ -162,7 +167,7 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
     folder = f"{task.name}_{_now():%Y%m%d-%H%M%S}"
     if args.ckpt is None:
         output = make_folder(args.output or Path("rollouts") / folder)
-        source = served(_connect(args))
+        source = served(_connect(args, task))
     else:
         from aloha_kit.deploy import local_policy  # torch
         from aloha_kit.policies.find import find_checkpoint, run_folder
@@ -171,13 +176,17 @@ def _source(args: DeployArgs, task: TaskConfig, rig: RigConfig, robot: bool) -> 
         output = make_folder(args.output or run_folder(path) / "deploy" / folder)
         joints = given_contract(args.contract, args.rig)
         setup = assumed_setup(task, rig, args.cameras, args.image_size, rename, joints=joints, robot=robot)
-        source = local_policy.local(path, setup, args.inference_settings, rename, args.seed, args.goal)
+        source = local_policy.local(
+            path, setup, args.inference_settings, rename, args.seed, args.goal, task.instruction
+        )
+    if args.instruction is not None and not source.reads_instruction:
+        raise UsageError(f"{source.name} reads no instruction (no text_encoder), given --instruction")
     if source.trained_on not in (None, task.name):
         LOG.warning(tr("trained on {trained}, deployed on {task}", trained=source.trained_on, task=task.name))
     return source, output
 
 
-def _connect(args: DeployArgs) -> RemotePolicy:
+def _connect(args: DeployArgs, task: TaskConfig) -> RemotePolicy:
     token = args.token or os.environ.get("ALOHA_KIT_TOKEN")
     if not token:
         raise UsageError(Message("the policy server needs its token: give --token, or set ALOHA_KIT_TOKEN"))
@@ -188,6 +197,7 @@ def _connect(args: DeployArgs) -> RemotePolicy:
         quality=args.jpeg,
         rename=renames(args.rename),
         seed=args.seed,
+        instruction=task.instruction,
     )
 
 

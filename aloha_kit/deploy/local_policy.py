@@ -25,6 +25,7 @@ from aloha_kit.policies.engine import blank
 from aloha_kit.policies.engine_choice import choose
 from aloha_kit.policies.find import load_network
 from aloha_kit.policies.goal import set_goal
+from aloha_kit.policies.language import set_instruction
 from aloha_kit.policies.native import trained_task
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
@@ -52,6 +53,7 @@ def local(
     rename: Mapping[str, str] | None = None,
     seed: int = 0,
     goal: str | None = None,
+    instruction: str | None = None,
 ) -> PolicySource:
     """The policy of a checkpoint on this machine, its engine ready.
 
@@ -59,14 +61,17 @@ def local(
         path: what `find_checkpoint` found; the others as for `load_network`.
         seed: of the first rollout, for a policy that samples.
         goal: observation of an episode, see `policies.goal.set_goal`.
+        instruction: of the rollouts, for a policy that reads one.
 
     Raises:
         UsageError: a goal is missing, or the policy reads none.
+        ContractError: an instruction that the policy does not know, see `Instructions.vector`.
         ConfigError: damaged files, an unusable device, or an engine that is missing, cannot run it, or is wrong.
     """
     settings = settings or InferenceSettings()
     network = load_network(path, setup, settings.device, rename)
     set_goal(network, goal, path)
+    set_instruction(network, instruction)
     engine = choose(network, settings, blank(network, 1))
     used = str(next(network.parameters()).device)
     about = {
@@ -94,6 +99,8 @@ def local(
 
 def warm_up(policy: ChunkPolicy) -> None:
     """Run two inferences on an empty observation."""
+    if policy.network.language is not None:  # of a server, which has none before its clients come
+        policy.instruct(next(iter(policy.network.language.instructions.vectors)))
     nothing = inputs.blank(policy.contract, policy.network.config.n_obs_steps)
     for _ in range(2):
         policy.predict_chunk(nothing)

@@ -7,7 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from aloha_kit import __version__
-from aloha_kit.config import load, RigConfig, TaskConfig, to_mapping
+from aloha_kit.config import load, RigConfig, TaskConfig
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.config.starts import starts_by_seed
 from aloha_kit.core import ConfigError, Contract, ContractError
@@ -23,7 +23,8 @@ from aloha_kit.core.files import free_path, make_folder, write_json
 from aloha_kit.envs import is_robot
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
-from aloha_kit.eval.evaluation_report import CheckpointResult, table, to_json
+from aloha_kit.eval.evaluation_report import CheckpointResult
+from aloha_kit.eval.task_report import table, TaskResult, to_json
 from aloha_kit.eval.worker import ObjectPoses
 from aloha_kit.loop import sigterm_interrupts
 from aloha_kit.media.live_view import ViewAddress
@@ -31,7 +32,9 @@ from aloha_kit.policies.find import find_checkpoint, run_folder
 
 
 def run(args: EvalArgs) -> None:
-    """Evaluate each checkpoint on the same seeds; the report is written every second and at the end, whatever ends it.
+    """Evaluate each checkpoint on the same seeds, task by task.
+
+    The report is written every second and at the end, whatever ends it.
 
     Raises:
         ConfigError: a wrong name or path.
@@ -40,30 +43,43 @@ def run(args: EvalArgs) -> None:
         EvaluationError: a process ended, or a rollout failed; the rollouts so far are reported.
         KeyboardInterrupt: Ctrl-C or SIGTERM, after the rollouts so far were reported.
     """
-    task = load(TaskConfig, "tasks", args.task)
-    task = replace(task, episode_len=args.episode_len or task.episode_len)
+    tasks = [load(TaskConfig, "tasks", name) for name in args.task]
+    tasks = [replace(task, episode_len=args.episode_len or task.episode_len) for task in tasks]
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
-    settings = _settings(args, task, starts)
+    settings = [_settings(args, task, starts) for task in tasks]
     if args.threads:
         torch.set_num_threads(args.threads)
     sources = [find_checkpoint(path) for path in args.ckpt]
-    output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{task.name}_{_now():%Y%m%d-%H%M%S}")
-    report = _ReportFile(free_path(output / "eval.json"), _about(args, task))
+    names = "+".join(task.name for task in tasks)
+    output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{names}_{_now():%Y%m%d-%H%M%S}")
+    report = _ReportFile(free_path(output / "eval.json"), _about(args), [TaskResult(task) for task in tasks])
     with sigterm_interrupts():
-        others = replace(settings, view=None)
-        evaluators = [CheckpointEvaluator(source, others if i else settings) for i, source in enumerate(sources)]
-        _require_renamed(evaluators, settings.rename)
-        for evaluator in evaluators[1:]:
-            evaluator.check()  # now, and not after the first one's rollouts
+        evaluators = _evaluators(sources, settings[0])
+        for task in tasks[1:]:
+            for evaluator in evaluators:
+                evaluator.require_instruction(task)  # now, and not after the first task's rollouts
         try:
-            for label, evaluator in zip("AB", evaluators, strict=False):
-                report.results.append(CheckpointResult(label, evaluator.about()))
-                evaluator.evaluate(report.results[-1], report.save)
+            for number, results in enumerate(report.tasks):
+                if number:
+                    evaluators = _evaluators(sources, replace(settings[number], view=None))
+                for label, evaluator in zip("AB", evaluators, strict=False):
+                    results.results.append(CheckpointResult(label, evaluator.about()))
+                    evaluator.evaluate(results.results[-1], report.save)
         finally:
-            if any(each.rollouts for each in report.results):
+            if any(each.rollouts for results in report.tasks for each in results.results):
                 report.save(now=True)
-                print(f"{table(report.results)}\n\n{report.path}")
+                print(f"{table(report.tasks)}\n\n{report.path}")
+
+
+def _evaluators(sources: Sequence[Path], settings: EvaluationSettings) -> list[CheckpointEvaluator]:
+    """The checkpoints, ready for one task."""
+    others = replace(settings, view=None)
+    evaluators = [CheckpointEvaluator(source, others if i else settings) for i, source in enumerate(sources)]
+    _require_renamed(evaluators, settings.rename)
+    for evaluator in evaluators[1:]:
+        evaluator.check()  # now, and not after the first one's rollouts
+    return evaluators
 
 
 def _settings(args: EvalArgs, task: TaskConfig, starts: Mapping[int, ObjectPoses]) -> EvaluationSettings:
@@ -89,6 +105,7 @@ def _settings(args: EvalArgs, task: TaskConfig, starts: Mapping[int, ObjectPoses
         ViewAddress.parse(args.view),
         args.goal,
         _joints(args),
+        args.instruction,
     )
 
 
@@ -116,20 +133,20 @@ class _ReportFile:
 
     path: Path
     about: dict[str, Any]
-    results: list[CheckpointResult] = field(default_factory=list)
+    tasks: Sequence[TaskResult]
     written: float = 0.0
 
     def save(self, *, now: bool = False) -> None:
         """Write the results so far, unless that was done within the last second."""
         if now or time.monotonic() - self.written > 1:
-            write_json(self.path, to_json(self.about, self.results))
+            write_json(self.path, to_json(self.about, self.tasks))
             self.written = time.monotonic()
 
 
-def _about(args: EvalArgs, task: TaskConfig) -> dict[str, Any]:
+def _about(args: EvalArgs) -> dict[str, Any]:
     versions = {"aloha_kit": __version__, "torch": torch.__version__, "numpy": np.__version__}
     return {
-        "task": to_mapping(task),
+        "instruction": args.instruction,
         "asked_rollouts": args.rollouts,
         "seeds": [args.seed, args.seed + args.rollouts - 1],
         "eval_poses": str(args.eval_poses) if args.eval_poses else None,

@@ -54,8 +54,8 @@ class EvalArgs(PolicyFlags):
     ckpt: Annotated[UseAppendAction[tuple[Path, ...]], arg(aliases=("--ckpt_dir",))]
     """A run (its best checkpoint is taken), a checkpoint folder, LeRobot's or the published ACT's policy_best.ckpt;
     twice to compare two."""
-    task: Annotated[str, arg(aliases=("--task_name",))]
-    """Task: a name in configs/tasks or a YAML path."""
+    task: Annotated[tuple[str, ...], arg(aliases=("--task_name",), metavar="TASK [TASK ...]")]
+    """Task: a name in configs/tasks or a YAML path; of several, each is evaluated with its own instruction."""
     temporal_agg: bool = False
     """Run inference at every step and average all predictions for the present one, older ones weighing more."""
     num_rollouts: int | None = None
@@ -101,6 +101,10 @@ class EvalArgs(PolicyFlags):
         super().__post_init__()
         if not 1 <= len(self.ckpt) <= 2:
             raise ValueError(f"--ckpt is given once, or twice to compare two checkpoints; given {len(self.ckpt)} times")
+        if not self.task or len(set(self.task)) < len(self.task):
+            raise ValueError(f"--task names one task or several, each once; given {' '.join(self.task) or '(none)'}")
+        if len(self.task) > 1 and (self.instruction is not None or self.eval_poses is not None):
+            raise ValueError(f"--instruction and --eval_poses are for one task, given --task {' '.join(self.task)}")
         resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=False)
 
     @property

@@ -13,6 +13,7 @@ from aloha_kit.eval.pool import EvaluationError
 from aloha_kit.eval.shared_buffer import SharedBuffer
 from aloha_kit.policies.collate import Collator
 from aloha_kit.policies.goal import with_goal
+from aloha_kit.policies.language import with_instruction
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
@@ -53,7 +54,8 @@ class BatchedInference:
         try:
             with torch.inference_mode():
                 generator = self._network.generator(self._buffer.seeds(rows))
-                chunks = self._predict(self._collate(with_goal(self._network, self._buffer.read(rows))), generator)
+                seen = with_instruction(self._network, with_goal(self._network, self._buffer.read(rows)))
+                chunks = self._predict(self._collate(seen), generator)
             return np.asarray(chunks.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             raise EvaluationError(

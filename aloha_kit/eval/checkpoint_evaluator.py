@@ -25,6 +25,7 @@ from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network
 from aloha_kit.policies.goal import set_goal
+from aloha_kit.policies.language import set_instruction
 from aloha_kit.policies.native import trained_task
 
 
@@ -44,6 +45,7 @@ class EvaluationSettings:
         starts: {seed: start poses}, see `SimEnv.starts`.
         goal: observation of an episode, see `policies.goal.set_goal`.
         joints: names and units of the vectors of policies whose checkpoint lacks them.
+        instruction: in place of the task's.
         view: where the first environment's rollouts are shown live.
     """
 
@@ -62,6 +64,7 @@ class EvaluationSettings:
     view: ViewAddress | None = None
     goal: str | None = None
     joints: Contract | None = None
+    instruction: str | None = None
 
 
 class CheckpointEvaluator:
@@ -81,6 +84,9 @@ class CheckpointEvaluator:
         self.renamed = {a: b for a, b in settings.rename.items() if a in self.network.contract.cameras}
         self.network.rename_cameras(self.renamed)
         set_goal(self.network, settings.goal, source)
+        if settings.instruction is not None and self.network.language is None:
+            raise UsageError(f"{source} reads no instruction (no text_encoder), given --instruction")
+        set_instruction(self.network, task.instruction if settings.instruction is None else settings.instruction)
         if self.network.assumed is not None:
             LOG.info("%s: %s", source, assumption(self.network.assumed))
         self._task, self._rig = match_checkpoint(task, rig, self.network.contract, settings.image_size)
@@ -118,6 +124,11 @@ class CheckpointEvaluator:
             "engine": self._engine.about(),
             "inference_batch": self._batch,
         }
+
+    def require_instruction(self, task: TaskConfig) -> None:
+        """Raise where the network cannot read another task's instruction, see `Instructions.vector`."""
+        if self.network.language is not None:
+            self.network.language.instructions.vector(task.instruction)
 
     def check(self) -> None:
         """Connect one environment and compare it with the checkpoint; raises what `evaluate` would."""

@@ -5,6 +5,7 @@ model.safetensors   weights and nothing but weights: opening it runs no code
 config.json         the number of this format, the family (`kind`) and its configuration
 statistics.json     of the training data, for normalisation
 contract.json       joints, cameras, sizes, rate, units
+instructions.json   of the training data, with their vectors, where the policy reads them (`text_encoder`)
 extra.json          notes of the training (task, step, scores)
 checksums.json      SHA-256 of every other file, compared at loading, and of these entries; older checkpoints have none
 ```
@@ -36,6 +37,7 @@ from aloha_kit.core.errors import reason
 from aloha_kit.core.files import sync
 from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import CHECKPOINT
+from aloha_kit.data.instructions import Instructions
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.intact import CheckpointError, CHECKSUMS, digest, digest_of, read_json, require_intact
@@ -43,6 +45,7 @@ from aloha_kit.policies.network import ChunkNetwork, narrow
 
 WEIGHTS = "model.safetensors"
 FILES = (WEIGHTS, "config.json", "statistics.json", "contract.json")
+_INSTRUCTIONS = "instructions.json"
 
 _NEW = ".new."  # in the name of a folder that is being written
 
@@ -85,6 +88,8 @@ def save(
         _write_json(fresh / "config.json", {"format": CHECKPOINT, "kind": config.kind, **to_mapping(config)})
         _write_json(fresh / "statistics.json", arrays)
         (fresh / "contract.json").write_text(narrow(contract, config).to_json() + "\n", encoding="utf-8")
+        if network.language is not None:
+            _write_json(fresh / _INSTRUCTIONS, network.language.instructions.to_json())
         _write_json(fresh / "extra.json", dict(extra or {}))
         (fresh / WEIGHTS).chmod(stat.S_IMODE((fresh / "config.json").stat().st_mode))  # safetensors' own is private
         if write is not None:
@@ -134,7 +139,9 @@ def load(folder: str | Path, device: str = "cpu") -> ChunkNetwork:
         require_possible(values, state)
         config = policy_from_mapping(values, where=str(folder / "config.json"))
         contract = Contract.from_json((folder / "contract.json").read_text(encoding="utf-8"))
-        network = build(config, contract, _sound(Statistics.from_arrays(arrays)), pretrained=False)
+        stats = _sound(Statistics.from_arrays(arrays))
+        instructions = Instructions.from_json(read_json(folder / _INSTRUCTIONS)) if config.reads_instruction else None
+        network = build(config, contract, stats, pretrained=False, instructions=instructions)
     except AlohaKitError as error:
         raise CheckpointError(Message("checkpoint {folder}: {error}", folder=folder, error=error)) from error
     except DAMAGE as error:

@@ -12,6 +12,7 @@ from aloha_kit.core.seeds import InferenceSeeds
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies.collate import Collator
 from aloha_kit.policies.goal import with_goal
+from aloha_kit.policies.language import with_instruction
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 
@@ -33,6 +34,7 @@ class ChunkPolicy:
         self.device = device
         self._predict = predict or network.predict
         self._collate = Collator(device)
+        self._instruction: npt.NDArray[np.float32] | None = None
         self._seeds, self._given = InferenceSeeds(seed), None  # type: InferenceSeeds, tuple[int, int] | None
 
     @property
@@ -53,6 +55,15 @@ class ChunkPolicy:
         """Seed of the next inference, where a client counts them."""
         self._given = rollout, inference
 
+    def instruct(self, text: str | None) -> None:
+        """Set the instruction of the inferences that follow, where the policy reads one; None is the network's own.
+
+        Raises:
+            ContractError, ConfigError: see `Instructions.vector`.
+        """
+        language = self.network.language
+        self._instruction = None if text is None or language is None else language.instructions.vector(text)
+
     def predict_chunk(self, observation: Observation) -> npt.NDArray[np.float32]:
         """(K, A) actions from this observation on, in raw units.
 
@@ -69,4 +80,4 @@ class ChunkPolicy:
         arrays = read(observation, self.contract, self.network.config.n_obs_steps)
         # reshaped, since array[None] has a stride of 0, for which a compiled network would be compiled again
         single = {name: array.reshape(1, *array.shape) for name, array in arrays.items()}
-        return self._collate(with_goal(self.network, single))
+        return self._collate(with_instruction(self.network, with_goal(self.network, single), self._instruction))

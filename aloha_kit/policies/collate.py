@@ -1,18 +1,15 @@
-"""Observations to a network's batch: layout, transfer to the device, blank batches."""
+"""Observations to a network's batch: layout and transfer to the device."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, cast
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aloha_kit.core import Contract
 from aloha_kit.core.features import DEPTHS, IMAGES
-from aloha_kit.core.inputs import shape_of
 from aloha_kit.data.batch import Batch
 
 
@@ -63,12 +60,6 @@ def disassembled(batch: Batch) -> dict[str, Tensor]:
         **{f"{IMAGES}{name}": images[name].movedim(-3, -1) for name in sorted(images)},
         **{f"{DEPTHS}{name}": depth[name].squeeze(-3) for name in sorted(depth)},
     }
-
-
-def blank(contract: Contract, n_obs_steps: int, rows: int, device: str | torch.device) -> Batch:
-    """A batch of `rows` black observations, all vectors zero, laid out as real ones are."""
-    zeros = {f.name: np.zeros((rows, *shape_of(f, n_obs_steps)), f.dtype) for f in contract.inputs}
-    return on_device(zeros, device)
 
 
 def on_device(arrays: Mapping[str, npt.NDArray[Any]], device: str | torch.device) -> Batch:

@@ -22,12 +22,14 @@ from aloha_kit.config.inference import EngineKind, Precision
 from aloha_kit.core import ConfigError
 from aloha_kit.core.cli import LOG
 from aloha_kit.core.features import DEPTH, IMAGE
+from aloha_kit.core.inputs import shape_of
 from aloha_kit.data.batch import Batch
 from aloha_kit.policies import collate
 from aloha_kit.policies.engine_bf16 import in_bf16
 from aloha_kit.policies.engine_compile import compiled
 from aloha_kit.policies.engine_openvino import OpenVINOModel
 from aloha_kit.policies.generator import BatchGenerator, Draw, RecordingGenerator
+from aloha_kit.policies.language import with_known_instructions
 from aloha_kit.policies.network import ChunkNetwork, Predict
 
 TOLERANCE: dict[Precision, float] = {"fp32": 0.01, "bf16": 0.1}
@@ -203,7 +205,9 @@ def generator_of(network: ChunkNetwork, batch: Batch) -> BatchGenerator | None:
 
 def blank(network: ChunkNetwork, rows: int) -> Batch:
     """A batch of `rows` black observations, all vectors zero, on the network's device, laid out as real ones are."""
-    return collate.blank(network.contract, network.config.window, rows, next(network.parameters()).device)
+    steps = network.config.window
+    zeros = {f.name: np.zeros((rows, *shape_of(f, steps)), f.dtype) for f in network.contract.inputs}
+    return collate.on_device(with_known_instructions(network, zeros), next(network.parameters()).device)
 
 
 def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
@@ -224,7 +228,7 @@ def probes(network: ChunkNetwork, example: Batch) -> Iterator[Batch]:
             arrays[name] = rng.integers(0, min(most, 1 << 16), shapes[name]).astype(np.uint16)
         for name in (name for name in layout if layout[name].role not in (IMAGE, DEPTH)):
             arrays[name] = _like(network, name, shapes[name][:-1], rng)
-        yield collate.on_device(arrays, next(network.parameters()).device)
+        yield collate.on_device(with_known_instructions(network, arrays), next(network.parameters()).device)
 
 
 def _like(network: ChunkNetwork, key: str, lead: tuple[int, ...], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -12,6 +12,7 @@ PLAIN: Mapping[str, Any] = {
     "use_environment_state": False,
     "sensors": (),
     "depth_cameras": (),
+    "text_encoder": None,
     "n_obs_steps": 1,
     "image_size": None,
     "image_crop": 1.0,

@@ -6,6 +6,7 @@ import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn, Tensor
@@ -18,6 +19,7 @@ from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.action_errors import action_errors, error_columns, Mean
 from aloha_kit.policies.backbone import ImageEncoder
 from aloha_kit.policies.generator import BatchGenerator
+from aloha_kit.policies.instruction_embedding import InstructionEmbedding
 from aloha_kit.policies.normalise import Normaliser
 
 Predict = Callable[[Batch, BatchGenerator | None], Tensor]
@@ -36,6 +38,9 @@ class ChunkNetwork(nn.Module, abc.ABC):
         assumed: what a published checkpoint lacks and was taken from elsewhere; None where it lacks nothing.
         samples: whether `predict` draws random numbers; of the class, or of the network by its configuration.
         loss_columns: names of the parts that `losses` gives; the first is the error of the actions.
+        goal: of inference, where one is read, see `policies.goal`.
+        language: embedding of instructions, where they are read; `build` sets it.
+        instruction: of inference, the vector of an instruction, see `policies.language`.
         selects: which of `validation_columns` chooses the checkpoint `best`.
     """
 
@@ -46,6 +51,8 @@ class ChunkNetwork(nn.Module, abc.ABC):
     vision: ImageEncoder | None
     assumed: Mapping[str, Any] | None = None
     goal: Mapping[str, npt.NDArray[Any]] | None = None
+    language: InstructionEmbedding | None
+    instruction: npt.NDArray[np.float32] | None = None
 
     def __init__(self, config: PolicyConfig, contract: Contract, stats: Statistics) -> None:
         super().__init__()
@@ -57,12 +64,14 @@ class ChunkNetwork(nn.Module, abc.ABC):
         sizes = {feature.name: feature.shape[0] for feature in self._vectors}
         self.action_dim = len(contract.action_names)
         self.state_dim = steps * sizes["qpos"]
-        self.environment_dim = steps * sum(size for name, size in sizes.items() if name != "qpos")
+        others = sum(size for name, size in sizes.items() if name != "qpos")
+        self.environment_dim = steps * (others + config.reads_instruction * config.instruction_dim)
         keys = {"qpos": sizes["qpos"], "action": self.action_dim, **sizes}
         for key, size in keys.items():
             if stats[key].size != size:
                 raise ContractError(f"statistics of '{key}' have {stats[key].size} entries, the contract has {size}")
         self.normaliser = Normaliser(config, stats, tuple(keys))
+        self.language = None
         self.vision = None
         if config.use_images:
             self.vision = ImageEncoder(config, self.contract.cameras, self.contract.depth_cameras)
@@ -146,19 +155,26 @@ class ChunkNetwork(nn.Module, abc.ABC):
             self.vision.rename(names)
 
     def states(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Normalised qpos (B, S) and all other vectors (B, E), None where there are none; sizes checked.
+        """Normalised qpos (B, S) and all other vectors (B, E), the instruction's included; None where there are none.
 
         Of `n_obs_steps` steps each vector's are side by side, oldest first.
         """
-        qpos, *others = (self._vector(feature, batch) for feature in self._vectors)
+        qpos, *others = self._all_vectors(batch)
         if not others:
             return qpos, None
         return qpos, others[0] if len(others) == 1 else torch.cat(others, dim=-1)
 
     def step_vectors(self, batch: Batch) -> Tensor:
         """All normalised vectors of each step: (B, n_obs_steps, D), oldest first."""
-        vectors = [self._vector(feature, batch) for feature in self._vectors]
+        vectors = self._all_vectors(batch)
         return torch.cat([vector.reshape(vector.shape[0], self.config.window, -1) for vector in vectors], dim=-1)
+
+    def _all_vectors(self, batch: Batch) -> list[Tensor]:
+        """(B, window · D) of qpos, of the other vectors, and of the instruction, repeated for each step."""
+        vectors = [self._vector(feature, batch) for feature in self._vectors]
+        if self.language is not None:
+            vectors.append(self.language(batch).repeat(1, self.config.window))
+        return vectors
 
     def _vector(self, feature: Feature, batch: Batch) -> Tensor:
         values: Mapping[str, Any] = batch

@@ -31,7 +31,8 @@ def export(network: ChunkNetwork, file: Path, cameras: Sequence[str] = ()) -> li
 
     Its inputs have the names of the contract's features and raw units: vectors (B, D) float32, `images/<camera>`
     (B, H, W, 3) uint8 RGB of the recorded size, `images_depth/<camera>` (B, H, W) uint16 mm, with an axis of steps
-    after B where several are read. A policy that samples has its random numbers as inputs `noise_0`, …, see the
+    after B where several are read, and `instruction` (B, W) where the network reads one: the vector of the instruction
+    in the model's metadata. A policy that samples has its random numbers as inputs `noise_0`, …, see the
     model's metadata. The output `actions` is (B, K, A), raw. B is free.
 
     Args:
@@ -108,7 +109,7 @@ def _named(model: Any) -> Any:
 
 def _metadata(flat: FlatNetwork) -> dict[str, Any]:
     network = flat.network
-    config = network.config
+    config, language = network.config, network.language
     return {
         "kind": config.kind,
         "contract": network.contract.to_json(),
@@ -118,6 +119,7 @@ def _metadata(flat: FlatNetwork) -> dict[str, Any]:
         "ensemble_weight": config.ensemble_weight,
         "n_obs_steps": config.n_obs_steps,
         "reads_goal": config.reads_goal,
+        "instructions": None if language is None else language.instructions.to_json(),
         "noise": [{"distribution": draw.kind, "shape": draw.shape} for draw in flat.draws],
     }
 

@@ -55,6 +55,7 @@ class RemotePolicy:
         connect_timeout_s: how long the first connection may take: a server loads its network first.
         rename: cameras, {the policy's name: the rig's}; `contract` has the rig's.
         seed: of the first rollout, for a policy that samples; each reset begins the next one.
+        instruction: sent with each observation to a policy that reads one; the server refuses it here and now.
         quality: of JPEGs made of images that no camera sent as JPEG, 1 to 100; None sends them raw.
 
     Attributes:
@@ -63,7 +64,7 @@ class RemotePolicy:
 
     Raises:
         ConfigError: not an address, or not a quality.
-        RemoteError: no answer, or the server refuses; gives the reason.
+        RemoteError: no answer, or the server refuses, such as the instruction; gives the reason.
     """
 
     contract: Contract
@@ -83,6 +84,7 @@ class RemotePolicy:
         quality: int | None = None,
         rename: Mapping[str, str] | None = None,
         seed: int = 0,
+        instruction: str | None = None,
     ) -> None:
         if quality is not None and not 1 <= quality <= 100:
             raise ConfigError(f"a JPEG's quality is 1 to 100, given {quality}")
@@ -106,6 +108,12 @@ class RemotePolicy:
         self.contract, self.chunk_size = self._welcome.contract.renamed(self._names), self._welcome.chunk_size
         self.n_obs_steps, self.n_action_steps = self._welcome.n_obs_steps, self._welcome.n_action_steps
         self.ensemble_weight, self.about = self._welcome.ensemble_weight, dict(self._welcome.about)
+        self._instruction: dict[str, str] = {}
+        policy = self.about.get("policy")
+        if instruction is not None and isinstance(policy, dict) and policy.get("text_encoder"):
+            self._instruction = {"instruction": instruction}
+            request = {"kind": "instruct", "id": next(self._ids), **self._instruction}
+            self._require_done(self._request(request, answered=True, timeout_s=connect_timeout_s))
 
     def reset(self) -> None:
         """Begin an episode on the server.
@@ -129,15 +137,11 @@ class RemotePolicy:
         *history, present = self._outgoing(observation)
         seed = self._seeds.take()
         request: dict[str, Any] = {"kind": "predict", "id": number, "observation": present, "seed": seed}
+        request |= self._instruction
         if history:
             request["history"] = history
         answer = self._request(request, answered=True)
-        if answer["kind"] == "failed":
-            raise RemoteError(
-                Message(
-                    "the policy on {server} failed: {why}", server=self.where, why=quoted(answer.get("why"), _WORDS)
-                )
-            )
+        self._require_done(answer)
         chunk = answer.get("actions")
         if not _is_answer(answer, number) or not isinstance(chunk, np.ndarray):
             self.close()
@@ -156,6 +160,14 @@ class RemotePolicy:
         self.took_ms = float(took) if isinstance(took, int | float) and math.isfinite(took) else 0.0
         return chunk
 
+    def _require_done(self, answer: Mapping[str, Any]) -> None:
+        if answer["kind"] == "failed":
+            raise RemoteError(
+                Message(
+                    "the policy on {server} failed: {why}", server=self.where, why=quoted(answer.get("why"), _WORDS)
+                )
+            )
+
     def close(self) -> None:
         """End the connection; the next request opens one again."""
         self._connection = None
@@ -168,9 +180,10 @@ class RemotePolicy:
         steps = [outgoing(step, self.contract, self._quality) for step in window(observation, self.n_obs_steps)]
         return [{**s, "images": {policys.get(name, name): i for name, i in s["images"].items()}} for s in steps]
 
-    def _request(self, message: dict[str, Any], *, answered: bool) -> dict[str, Any]:
+    def _request(self, message: dict[str, Any], *, answered: bool, timeout_s: float | None = None) -> dict[str, Any]:
         """Send, and receive if there is an answer, on a new connection where the old one turns out to be dead."""
-        end = time.monotonic() + self._timeout_s
+        timeout_s = timeout_s or self._timeout_s
+        end = time.monotonic() + timeout_s
         data = pack(message)
         while True:
             connection = self._connected(end)
@@ -184,7 +197,7 @@ class RemotePolicy:
                         Message(
                             "no answer from {server} within {timeout_s:g} s",
                             server=self.where,
-                            timeout_s=self._timeout_s,
+                            timeout_s=timeout_s,
                         )
                     ) from error
 

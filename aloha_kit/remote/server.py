@@ -42,6 +42,13 @@ class SeededSource(Protocol):
     def seed(self, rollout: int, inference: int) -> None: ...
 
 
+@runtime_checkable
+class InstructedSource(Protocol):
+    """A source that reads the client's instruction, None for the server's own."""
+
+    def instruct(self, text: str | None) -> None: ...
+
+
 @dataclass(frozen=True)
 class ServedPolicy:
     """A policy and its description for clients; `about` holds plain values."""
@@ -179,11 +186,13 @@ class PolicyServer:
         if message["kind"] == "reset":
             session.fresh = True
             return None
-        if message["kind"] != "predict":
-            raise RemoteError(f"a message of kind '{quoted(message['kind'])}'; known: reset, predict")
+        if message["kind"] not in ("instruct", "predict"):
+            raise RemoteError(f"a message of kind '{quoted(message['kind'])}'; known: reset, instruct, predict")
         number = message.get("id")
         if type(number) is not int:
             raise RemoteError(f"the id of an observation is a whole number, given {_whole(number)}")
+        if message["kind"] == "instruct":
+            return self._instructed(number, message)
         try:
             served, seed = self._served, _seed(message.get("seed"))
             # every message brings its own history, so that no client's reset touches another's
@@ -194,6 +203,7 @@ class PolicyServer:
                 if session.fresh:
                     self._served.source.reset()
                     session.fresh = False
+                self._instruct(message)
                 if seed is not None and isinstance(self._served.source, SeededSource):
                     self._served.source.seed(*seed)
                 began = time.perf_counter()
@@ -203,6 +213,23 @@ class PolicyServer:
             self._log(f"the policy failed: {described(error)}")
             return {"kind": "failed", "id": number, "why": described(error)}
         return {"kind": "chunk", "id": number, "actions": chunk, "took_ms": 1000 * took}
+
+    def _instructed(self, number: int, message: dict[str, Any]) -> dict[str, Any]:
+        """Answer to an instruction before the first observation with it: whether the policy takes it. A text encoder
+        is loaded here, and not while the arms wait for a chunk."""
+        try:
+            with self._one_at_a_time:
+                self._instruct(message)
+        except Exception as error:  # the policy's own refusal: its client gets it
+            return {"kind": "failed", "id": number, "why": described(error)}
+        return {"kind": "instructed", "id": number}
+
+    def _instruct(self, message: dict[str, Any]) -> None:
+        text = message.get("instruction")  # which older clients do not send
+        if text is not None and not isinstance(text, str):
+            raise RemoteError(f"an instruction is a text, given {type(text).__name__}")
+        if isinstance(self._served.source, InstructedSource):
+            self._served.source.instruct(text)
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Task that starts as the transfer of the cube does and ends otherwise, so that only the instruction tells them apart."""
+"""Task that starts as the transfer of the cube does and ends otherwise, so that the instruction alone decides."""
 
 from __future__ import annotations
 

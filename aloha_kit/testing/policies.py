@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from aloha_kit.core import Contract, Feature, joint_names
+from aloha_kit.core import Contract, ContractError, Feature, joint_names
 from aloha_kit.core.features import DEPTH, IMAGE, object_poses, STATE
 from aloha_kit.data.batch import Batch, mapped
 from aloha_kit.data.stats import Moments, Statistics
@@ -82,6 +82,10 @@ def check_network(make: Callable[[], ChunkNetwork], full: Contract, folder: Path
     pad, steps = 3 if network.chunk_size > 3 else 0, network.config.window
     batch = batch_of(full, rows=network.chunk_size + 2, pad=pad, n_obs_steps=steps)
     batch["actions"] = _like_the_data(batch["actions"], network.stats["action"])
+    if network.language is not None:
+        known = list(network.language.instructions.vectors.values())
+        batch["instruction"] = torch.from_numpy(np.stack([known[row % len(known)] for row in range(3)]))
+        _check_instruction(network, batch)
     _check_losses(network, batch)
     _check_padding(network, batch)
     _check_gradients(network, batch)
@@ -96,6 +100,24 @@ def _like_the_data(values: Tensor, moments: Moments) -> Tensor:
     """Draws from N(0, 1) with the data's mean and width, within its extremes: some families clip to them."""
     mean, std, least, most = (torch.from_numpy(x) for x in (moments.mean, moments.std, moments.min, moments.max))
     return (mean + std * values).clamp(least, most)
+
+
+def _check_instruction(network: ChunkNetwork, batch: Batch) -> None:
+    """The loss depends on the instruction, which has no default in a batch."""
+    network.eval()
+    losses, other = [], batch.copy()
+    other["instruction"] = batch["instruction"].roll(1, 0)
+    with torch.inference_mode():
+        for given in (batch, other):
+            torch.manual_seed(1)
+            losses.append(network.losses(given)["loss"].item())
+        assert losses[0] != losses[1], "the instruction has no effect"
+        del other["instruction"]
+        try:
+            network.predict(_observed(other))
+        except ContractError:
+            return
+    raise AssertionError("a network that reads instructions predicts without one")
 
 
 def _check_losses(network: ChunkNetwork, batch: Batch) -> None:

@@ -21,12 +21,14 @@ from aloha_kit.core.lang import Message, tr
 from aloha_kit.core.metrics_file import read_metrics
 from aloha_kit.data.camera_frames import DEPTH
 from aloha_kit.data.camera_statistics import add_camera_statistics
+from aloha_kit.data.instructions import Instructions
 from aloha_kit.data.loader import Loader
 from aloha_kit.data.sampler import validation_rows
 from aloha_kit.data.windows import ShardFetcher
 from aloha_kit.policies import checkpoint
 from aloha_kit.policies.build import build
 from aloha_kit.policies.goal import set_goal
+from aloha_kit.policies.language import set_instruction
 from aloha_kit.policies.network import ChunkNetwork
 from aloha_kit.train.boards import require_wandb, WandbBoard
 from aloha_kit.train.device import choose_device, keep_freed_memory, set_gpu_arithmetic
@@ -82,6 +84,8 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
         LOG.info("%s", setup.source.unused)
     data = TrainingData.read(setup)
     network, resumed = _network(setup, run, data)
+    if config.eval_every and setup.task is not None:
+        set_instruction(network, setup.task.instruction)
     if config.eval_goal is not None or (config.eval_every and setup.network.reads_goal):
         set_goal(network, config.eval_goal, f"policy {setup.policy}", flag="--eval_goal")
     frames = open_frames(data.table, setup.network, config, device)
@@ -93,6 +97,7 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
         n_obs_steps=setup.network.n_obs_steps,
         goal=setup.network.reads_goal,
         goal_seed=config.seed if setup.network.samples_goal else None,
+        instructions=None if network.language is None else network.language.instructions,
         pin=device.startswith("cuda"),
     )
     network.to(device)
@@ -146,6 +151,7 @@ def _network(setup: TrainingSetup, run: Run, data: TrainingData) -> tuple[ChunkN
 
     Raises:
         ConfigError, ContractError: as `Run.resumable`.
+        EpisodeError, ConfigError: as `Instructions.of_table`.
         UsageError: the run has reached its end.
     """
     if setup.resume is not None and not run.empty:
@@ -154,7 +160,9 @@ def _network(setup: TrainingSetup, run: Run, data: TrainingData) -> tuple[ChunkN
         return network, state
     if setup.resume is not None:
         LOG.info("'%s' was stopped before its first checkpoint: training starts from the beginning", run.folder)
-    return build(setup.network, data.table.contract, data.table.statistics()), None
+    table, encoder = data.table, setup.network.text_encoder
+    instructions = None if encoder is None else Instructions.of_table(table, encoder)
+    return build(setup.network, table.contract, table.statistics(), instructions=instructions), None
 
 
 def _progress(setup: TrainingSetup, job: TrainingJob, resumed: Mapping[str, Any] | None, device: str) -> Progress:

@@ -16,6 +16,7 @@ from aloha_kit.config.ibc import IbcConfig
 from aloha_kit.config.policies import load_policy
 from aloha_kit.core import Contract
 from aloha_kit.data.batch import Batch
+from aloha_kit.data.instructions import Instructions
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.build import build
 from aloha_kit.policies.engine import blank, check, prepare
@@ -33,13 +34,14 @@ SMALL: dict[str, Any] = {
     "langevin_iterations": 20,
 }
 PLANE = Contract.of(("x", "y"), ("x", "y"), {"top": (24, 32)}, 10.0)
+INSTRUCTIONS = Instructions.of(["left", "right"], "table")
 BLIND = Contract.of(("x", "y"), ("x", "y"), {}, 10.0)
 PIXELS = np.array([[0.0, 0.0], [512, 512]])  # of Push-T
 
 
 def network_of(config: IbcConfig, contract: Contract, stats: Statistics | None = None) -> IbcNetwork:
     torch.manual_seed(0)
-    network = build(config, contract, stats or stats_of(contract), pretrained=False)
+    network = build(config, contract, stats or stats_of(contract), pretrained=False, instructions=INSTRUCTIONS)
     assert isinstance(network, IbcNetwork)
     return network.eval()
 
@@ -57,8 +59,9 @@ def blind(**changes: Any) -> IbcNetwork:
         IbcConfig(**{**SMALL, "n_obs_steps": 1}, chunk_size=4, choice="sample"),
         IbcConfig(**{**SMALL, "negatives": 8}, sampler="langevin"),
         IbcConfig(**SMALL, dfo_std=0.05, encoder_dims=(32, 16), local_negatives=8),
+        IbcConfig(**SMALL, dfo_std=0.05, text_encoder="table"),
     ],
-    ids=["derivative-free", "chunk, drawn", "langevin", "encoder, local negatives"],
+    ids=["derivative-free", "chunk, drawn", "langevin", "encoder, local negatives", "instruction"],
 )
 def test_contract(config: IbcConfig, tmp_path: Path) -> None:
     def make() -> IbcNetwork:
