@@ -107,7 +107,7 @@ def test_a_question_that_is_none_is_refused_in_words(echo: Echo) -> None:
         odd.send(pack({"kind": "hello", "protocol": PROTOCOL, "token": TOKEN}))
         assert unpack(odd.recv(timeout=60))["kind"] == "welcome"
         odd.send(pack({"kind": "dance"}))
-        assert unpack(odd.recv(timeout=60))["why"] == "a message of kind 'dance'; known: reset, predict"
+        assert unpack(odd.recv(timeout=60))["why"] == "a message of kind 'dance'; known: reset, instruct, predict"
 
 
 def test_the_policys_failure_is_reported_and_the_server_goes_on(echo: Echo) -> None:
