@@ -249,7 +249,10 @@ def test_the_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     [
         (["push", "{tmp}/none", "file://{tmp}/share"], "no folder '{tmp}/none'; expected the folder of a data set"),
         (["push", "{tmp}", "file://{tmp}/share"], "no file of a data set in '{tmp}'"),
-        (["ls", "nowhere"], "a store is a URL such as s3://bucket/folder or sftp://host/folder, given 'nowhere'"),
+        (
+            ["pull", "nowhere", "{tmp}"],
+            "a store is a URL such as s3://bucket/folder or sftp://host/folder, given 'nowhere'",
+        ),
         (["pull", "nothing://x/y", "{tmp}"], "no driver for nothing://x/y: Protocol not known: nothing"),
         (
             ["pull", "file://{tmp}/none", "{tmp}/to"],
