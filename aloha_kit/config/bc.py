@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from aloha_kit.config.keypoints import KeypointConfig
 from aloha_kit.config.policies import at_least
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True)
@@ -64,13 +65,27 @@ class BcConfig(KeypointConfig):
             **{f"layer_dims[{i}]": width for i, width in enumerate(self.layer_dims)},
         )
         if self.actor == "lstm" and self.n_obs_steps < 2:
-            raise ValueError(f"actor lstm reads a sequence: n_obs_steps must be at least 2, given {self.n_obs_steps}")
+            raise ValueError(
+                Message(
+                    "actor lstm reads a sequence: n_obs_steps must be at least 2, given {n_obs_steps}",
+                    n_obs_steps=self.n_obs_steps,
+                )
+            )
         if not self.min_std > 0:
-            raise ValueError(f"min_std must be positive, given {self.min_std}")
+            raise ValueError(Message("min_std must be positive, given {min_std}", min_std=self.min_std))
         if self.squash and self.normalisation != "min_max_11":
-            raise ValueError(f"squash bounds to [-1, 1] and needs normalisation min_max_11, given {self.normalisation}")
+            raise ValueError(
+                Message(
+                    "squash bounds to [-1, 1] and needs normalisation min_max_11, given {normalisation}",
+                    normalisation=self.normalisation,
+                )
+            )
         weights = (self.l2_weight, self.l1_weight, self.cos_weight)
         if min(weights) < 0 or not any(weights):
             raise ValueError(
-                f"l2_weight, l1_weight and cos_weight must not be negative, and one of them positive, given {weights}"
+                Message(
+                    "l2_weight, l1_weight and cos_weight must not be negative, and one of them positive, given "
+                    "{weights}",
+                    weights=weights,
+                )
             )

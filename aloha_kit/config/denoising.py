@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from aloha_kit.config.keypoints import KeypointConfig
 from aloha_kit.config.policies import at_least
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,45 @@ class DenoisingConfig(KeypointConfig):
         at_least(1, n_groups=self.n_groups, kernel_size=self.kernel_size)
         at_least(4, time_embedding=self.time_embedding)
         if self.time_embedding % 2:
-            raise ValueError(f"time_embedding must be even, given {self.time_embedding}")
+            raise ValueError(
+                Message("time_embedding must be even, given {time_embedding}", time_embedding=self.time_embedding)
+            )
         if not self.kernel_size % 2:
-            raise ValueError(f"kernel_size must be odd, given {self.kernel_size}")
+            raise ValueError(Message("kernel_size must be odd, given {kernel_size}", kernel_size=self.kernel_size))
         if not self.down_dims or any(width < 1 or width % self.n_groups for width in self.down_dims):
-            raise ValueError(f"down_dims must be multiples of n_groups ({self.n_groups}), given {list(self.down_dims)}")
+            raise ValueError(
+                Message(
+                    "down_dims must be multiples of n_groups ({n_groups}), given {down_dims}",
+                    n_groups=self.n_groups,
+                    down_dims=list(self.down_dims),
+                )
+            )
         at_least(1, transformer_layers=self.transformer_layers, transformer_heads=self.transformer_heads)
         if self.transformer_size < 4 or self.transformer_size % 2 or self.transformer_size % self.transformer_heads:
             raise ValueError(
-                f"transformer_size must be even and a multiple of transformer_heads ({self.transformer_heads}), "
-                f"given {self.transformer_size}"
+                Message(
+                    "transformer_size must be even and a multiple of transformer_heads ({transformer_heads}), given "
+                    "{transformer_size}",
+                    transformer_heads=self.transformer_heads,
+                    transformer_size=self.transformer_size,
+                )
             )
         if not 0 <= self.transformer_dropout < 1:
-            raise ValueError(f"transformer_dropout must be in [0, 1), given {self.transformer_dropout}")
+            raise ValueError(
+                Message(
+                    "transformer_dropout must be in [0, 1), given {transformer_dropout}",
+                    transformer_dropout=self.transformer_dropout,
+                )
+            )
         multiple = 2 ** (len(self.down_dims) - 1)
         if self.denoiser == "unet" and self.chunk_size % multiple:
             raise ValueError(
-                f"chunk_size must be a multiple of {multiple} with {len(self.down_dims)} levels of down_dims, "
-                f"given {self.chunk_size}"
+                Message(
+                    "chunk_size must be a multiple of {multiple} with {count} levels of down_dims, given {chunk_size}",
+                    multiple=multiple,
+                    count=len(self.down_dims),
+                    chunk_size=self.chunk_size,
+                )
             )
 
 
@@ -89,12 +111,18 @@ class DiffusionConfig(DenoisingConfig):
         at_least(1, inference_steps=self.inference_steps, diffusion_steps=self.diffusion_steps)
         if self.inference_steps > self.diffusion_steps:
             raise ValueError(
-                f"inference_steps must be at most diffusion_steps ({self.diffusion_steps}), "
-                f"given {self.inference_steps}"
+                Message(
+                    "inference_steps must be at most diffusion_steps ({diffusion_steps}), given {inference_steps}",
+                    diffusion_steps=self.diffusion_steps,
+                    inference_steps=self.inference_steps,
+                )
             )
         if self.clip_sample and self.normalisation != "min_max_11":
             raise ValueError(
-                f"clip_sample clips to [-1, 1] and needs normalisation min_max_11, given {self.normalisation}"
+                Message(
+                    "clip_sample clips to [-1, 1] and needs normalisation min_max_11, given {normalisation}",
+                    normalisation=self.normalisation,
+                )
             )
 
 
@@ -124,4 +152,6 @@ class MipConfig(DenoisingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.second_time < 1:
-            raise ValueError(f"second_time must be in (0, 1), given {self.second_time}")
+            raise ValueError(
+                Message("second_time must be in (0, 1), given {second_time}", second_time=self.second_time)
+            )

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from aloha_kit.config.keypoints import KeypointConfig
 from aloha_kit.config.policies import at_least
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,28 @@ class IbcConfig(KeypointConfig):
         at_least(2, langevin_iterations=self.langevin_iterations)
         if self.normalisation != "min_max_11":
             raise ValueError(
-                f"actions are sampled in [-1, 1], which needs normalisation min_max_11, given {self.normalisation}"
+                Message(
+                    "actions are sampled in [-1, 1], which needs normalisation min_max_11, given {normalisation}",
+                    normalisation=self.normalisation,
+                )
             )
         for name in ("dfo_std", "dfo_shrink", "langevin_clip", "gradient_margin"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, given {getattr(self, name)}")
+                raise ValueError(
+                    Message("{name} must be positive, given {value}", name=name, value=getattr(self, name))
+                )
         if self.local_negatives and self.sampler == "langevin":
-            raise ValueError("local_negatives are of sampler dfo: langevin draws its negatives from a chain")
+            raise ValueError(Message("local_negatives are of sampler dfo: langevin draws its negatives from a chain"))
         if not 0 < self.local_std[0] <= self.local_std[1]:
-            raise ValueError(f"local_std must be positive, the smallest first, given {self.local_std}")
+            raise ValueError(
+                Message("local_std must be positive, the smallest first, given {local_std}", local_std=self.local_std)
+            )
         if min(self.langevin_step) <= 0 or self.langevin_noise < 0:
             raise ValueError(
-                "langevin_step must be positive and langevin_noise not negative, "
-                f"given {self.langevin_step} and {self.langevin_noise}"
+                Message(
+                    "langevin_step must be positive and langevin_noise not negative, given {langevin_step} and "
+                    "{langevin_noise}",
+                    langevin_step=self.langevin_step,
+                    langevin_noise=self.langevin_noise,
+                )
             )

@@ -104,7 +104,9 @@ def read(path: Path, *, empty: dict[str, Any] | None = None) -> dict[str, Any]:
     if raw is None:
         raw = empty
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} must hold keys and values, given: {type(raw).__name__}")
+        raise ConfigError(
+            Message("{path} must hold keys and values, given: {name}", path=path, name=type(raw).__name__)
+        )
     return raw
 
 
@@ -225,7 +227,9 @@ def _check_list(hint: Any, value: Any, where: str) -> None:
         example = (
             f" of {count} values" if count else f", e.g. [{str(value)[:80]}]" if isinstance(value, (str, int)) else ""
         )
-        raise ConfigError(f"{where} must be a list{example}; given {shown(value)}")
+        raise ConfigError(
+            Message("{where} must be a list{example}; given {value}", where=where, example=example, value=shown(value))
+        )
 
 
 def _dataclass_in(hint: Any) -> Any:

@@ -17,6 +17,7 @@ from tyro.conf import arg
 
 from aloha_kit.config.load import find, from_mapping, read
 from aloha_kit.core import ConfigError
+from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import known, name_of, resolve
 
 FAMILIES = {
@@ -136,38 +137,67 @@ class PolicyConfig:
         if self.text_encoder == "":
             raise ValueError("text_encoder is `table` or a model; leave it out to read no instruction")
         if self.backbone_layers > 4:
-            raise ValueError(f"backbone_layers: a ResNet has 4 stages, given {self.backbone_layers}")
+            raise ValueError(
+                Message(
+                    "backbone_layers: a ResNet has 4 stages, given {backbone_layers}",
+                    backbone_layers=self.backbone_layers,
+                )
+            )
         if self.dilation and (self.backbone != "resnet50" or self.backbone_layers != 4):
             raise ValueError(
-                f"dilation is of the fourth stage of resnet50, given {self.backbone} with backbone_layers "
-                f"{self.backbone_layers}"
+                Message(
+                    "dilation is of the fourth stage of resnet50, given {backbone} with backbone_layers "
+                    "{backbone_layers}",
+                    backbone=self.backbone,
+                    backbone_layers=self.backbone_layers,
+                )
             )
         if not self.std_floor > 0:
-            raise ValueError(f"std_floor must be positive, given {self.std_floor}")
+            raise ValueError(Message("std_floor must be positive, given {std_floor}", std_floor=self.std_floor))
         if self.image_size is not None:
             at_least(1, image_height=self.image_size[0], image_width=self.image_size[1])
         if not 0 < self.depth_max_m < 65.536:
-            raise ValueError(f"depth_max_m must be above 0 and below 65.536 (uint16 mm), given {self.depth_max_m:g}")
+            raise ValueError(
+                Message(
+                    "depth_max_m must be above 0 and below 65.536 (uint16 mm), given {depth_max_m:g}",
+                    depth_max_m=self.depth_max_m,
+                )
+            )
         if len(set(self.depth_cameras)) < len(self.depth_cameras):
-            raise ValueError(f"depth_cameras names a camera twice: {', '.join(self.depth_cameras)}")
+            raise ValueError(
+                Message(
+                    "depth_cameras names a camera twice: {depth_cameras}", depth_cameras=", ".join(self.depth_cameras)
+                )
+            )
         if self.depth_cameras and not self.use_images:
-            raise ValueError("depth is a channel of the images: depth_cameras needs use_images true")
+            raise ValueError(Message("depth is a channel of the images: depth_cameras needs use_images true"))
         if not 0 < self.image_crop <= 1:
-            raise ValueError(f"image_crop must be in (0, 1], given {self.image_crop}")
+            raise ValueError(Message("image_crop must be in (0, 1], given {image_crop}", image_crop=self.image_crop))
         if not self.use_images:
             return
         if self.pretrained_backbone and (self.backbone_width != 64 or self.backbone_norm == "group"):
             raise ValueError(
-                "pretrained weights exist for backbone_width 64 with backbone_norm frozen or batch, given "
-                f"{self.backbone_width} with {self.backbone_norm}; set pretrained_backbone to false"
+                Message(
+                    "pretrained weights exist for backbone_width 64 with backbone_norm frozen or batch, given "
+                    "{backbone_width} with {backbone_norm}; set pretrained_backbone to false",
+                    backbone_width=self.backbone_width,
+                    backbone_norm=self.backbone_norm,
+                )
             )
         if not self.pretrained_backbone and self.backbone_norm == "frozen":
             raise ValueError(
-                "backbone_norm frozen without pretrained weights normalises nothing (its statistics stay 0 and 1); "
-                "use backbone_norm group"
+                Message(
+                    "backbone_norm frozen without pretrained weights normalises nothing (its statistics stay 0 and 1); "
+                    "use backbone_norm group"
+                )
             )
         if self.backbone_norm == "group" and self.backbone_width % 16:
-            raise ValueError(f"backbone_width must be a multiple of 16 with group norm, given {self.backbone_width}")
+            raise ValueError(
+                Message(
+                    "backbone_width must be a multiple of 16 with group norm, given {backbone_width}",
+                    backbone_width=self.backbone_width,
+                )
+            )
 
 
 @dataclass(frozen=True)
@@ -236,16 +266,26 @@ class ActConfig(PolicyConfig):
         )
         if self.hidden_dim < 4 or self.hidden_dim % 4 or self.hidden_dim % self.nheads:
             raise ValueError(
-                f"hidden_dim must be a multiple of 4 and of nheads ({self.nheads}), given {self.hidden_dim}"
+                Message(
+                    "hidden_dim must be a multiple of 4 and of nheads ({nheads}), given {hidden_dim}",
+                    nheads=self.nheads,
+                    hidden_dim=self.hidden_dim,
+                )
             )
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), given {self.dropout}")
+            raise ValueError(Message("dropout must be in [0, 1), given {dropout}", dropout=self.dropout))
         if self.kl_weight < 0 or self.is_pad_weight < 0:
             raise ValueError(
-                f"kl_weight and is_pad_weight must not be negative, given {self.kl_weight} and {self.is_pad_weight}"
+                Message(
+                    "kl_weight and is_pad_weight must not be negative, given {kl_weight} and {is_pad_weight}",
+                    kl_weight=self.kl_weight,
+                    is_pad_weight=self.is_pad_weight,
+                )
             )
         if self.is_pad_weight and not self.is_pad_head:
-            raise ValueError(f"is_pad_weight {self.is_pad_weight} needs is_pad_head true")
+            raise ValueError(
+                Message("is_pad_weight {is_pad_weight} needs is_pad_head true", is_pad_weight=self.is_pad_weight)
+            )
 
 
 @dataclass(frozen=True)
@@ -287,11 +327,15 @@ def policy_from_mapping(values: dict[str, Any], *, where: str = "policy configur
     """
     rest = dict(values)
     if "kind" not in rest:
-        raise ConfigError(f"{where} has no kind. Known: {', '.join(known('policies', FAMILIES))}")
+        raise ConfigError(
+            Message(
+                "{where} has no kind. Known: {families}", where=where, families=", ".join(known("policies", FAMILIES))
+            )
+        )
     try:
         family: type[PolicyConfig] = resolve("policies", str(rest.pop("kind")), FAMILIES, base=PolicyConfig)
     except ConfigError as error:
-        raise ConfigError(f"{where}: kind: {error}") from error
+        raise ConfigError(Message("{where}: kind: {error}", where=where, error=error)) from error
     return from_mapping(family, rest, where=where)
 
 
@@ -309,4 +353,6 @@ def at_least(lowest: int, **values: int) -> None:
     """Raise `ValueError` for the first value below `lowest`, by its name."""
     for name, value in values.items():
         if value < lowest:
-            raise ValueError(f"{name} must be at least {lowest}, given {value}")
+            raise ValueError(
+                Message("{name} must be at least {lowest}, given {value}", name=name, lowest=lowest, value=value)
+            )

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from aloha_kit.config.match_checkpoint import renames
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.core.lang import marked
+from aloha_kit.core.lang import marked, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,5 +49,12 @@ class PolicyFlags(CommandArgs):
             given = getattr(self, name)
             values = given if isinstance(given, tuple) else (given,)
             if given is not None and min(values) < lowest:
-                raise ValueError(f"--{name} must be at least {lowest}, given {' '.join(map(str, values))}")
+                raise ValueError(
+                    Message(
+                        "--{name} must be at least {lowest}, given {values}",
+                        name=name,
+                        lowest=lowest,
+                        values=" ".join(map(str, values)),
+                    )
+                )
         renames(self.rename)

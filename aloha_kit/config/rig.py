@@ -28,9 +28,11 @@ class ViewConfig:
 
     def __post_init__(self) -> None:
         if self.position == self.target:
-            raise ValueError(f"a camera's target cannot be its own position, given {list(self.position)}")
+            raise ValueError(
+                Message("a camera's target cannot be its own position, given {position}", position=list(self.position))
+            )
         if not 0 < self.fovy < 180:
-            raise ValueError(f"a camera's fovy lies between 0 and 180 degrees, given {self.fovy:g}")
+            raise ValueError(Message("a camera's fovy lies between 0 and 180 degrees, given {fovy:g}", fovy=self.fovy))
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,17 @@ class CameraConfig:
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
-            raise ValueError(f"an image needs pixels, given height {self.height}, width {self.width}")
+            raise ValueError(
+                Message(
+                    "an image needs pixels, given height {height}, width {width}", height=self.height, width=self.width
+                )
+            )
         if self.depth_size is not None and min(self.depth_size) < 1:
-            raise ValueError(f"a camera's depth_size needs pixels, given {self.depth_size}")
+            raise ValueError(
+                Message("a camera's depth_size needs pixels, given {depth_size}", depth_size=self.depth_size)
+            )
         if not self.rate_hz > 0:
-            raise ValueError(f"a camera's rate_hz must be positive, given {self.rate_hz}")
+            raise ValueError(Message("a camera's rate_hz must be positive, given {rate_hz}", rate_hz=self.rate_hz))
 
 
 @dataclass(frozen=True)
@@ -74,9 +82,9 @@ class ArmConfig:
         try:
             arm_model(self.model)
         except ConfigError as error:
-            raise ValueError(f"an arm's model: {error}") from error
+            raise ValueError(Message("an arm's model: {error}", error=error)) from error
         if not self.rate_hz > 0:
-            raise ValueError(f"an arm's rate_hz must be positive, given {self.rate_hz}")
+            raise ValueError(Message("an arm's rate_hz must be positive, given {rate_hz}", rate_hz=self.rate_hz))
 
 
 @dataclass(frozen=True)
@@ -105,13 +113,17 @@ class SensorConfig:
 
     def __post_init__(self) -> None:
         if not self.topic:
-            raise ValueError("a sensor needs a topic")
+            raise ValueError(Message("a sensor needs a topic"))
         if not re.fullmatch(r"\w+/\w+", self.type):
-            raise ValueError(f"a sensor's type is a message type such as sensor_msgs/Imu, given '{self.type}'")
+            raise ValueError(
+                Message("a sensor's type is a message type such as sensor_msgs/Imu, given '{type}'", type=self.type)
+            )
         if role_of(self.role).read != "listed":
-            raise ValueError(f"a sensor's role cannot be '{self.role}', which a contract has already")
+            raise ValueError(
+                Message("a sensor's role cannot be '{role}', which a contract has already", role=self.role)
+            )
         if not self.rate_hz > 0:
-            raise ValueError(f"a sensor's rate_hz must be positive, given {self.rate_hz}")
+            raise ValueError(Message("a sensor's rate_hz must be positive, given {rate_hz}", rate_hz=self.rate_hz))
 
 
 @dataclass(frozen=True)
@@ -123,9 +135,14 @@ class EStopConfig:
 
     def __post_init__(self) -> None:
         if not self.topic.startswith("/"):
-            raise ValueError(f"an emergency stop's topic begins with '/', given '{self.topic}'")
+            raise ValueError(Message("an emergency stop's topic begins with '/', given '{topic}'", topic=self.topic))
         if not 0.05 <= self.timeout_s <= 10:
-            raise ValueError(f"an emergency stop's timeout_s lies between 0.05 and 10 s, given {self.timeout_s}")
+            raise ValueError(
+                Message(
+                    "an emergency stop's timeout_s lies between 0.05 and 10 s, given {timeout_s}",
+                    timeout_s=self.timeout_s,
+                )
+            )
 
 
 @dataclass(frozen=True)
@@ -186,22 +203,35 @@ class RigConfig:
         given = {"sensors": self.sensors, "base": self.base, "followers": self.followers, "leaders": self.leaders}
         if unused := [name for name, value in given.items() if value]:
             raise ConfigError(
-                f"rig '{self.name}' has kind '{self.kind}', a simulation in this process, which has no "
-                f"{', '.join(unused)}. Remove them from its file; a rig with drivers of its own has kind 'ros' "
-                "(simulated: sim_rig.launch)"
+                Message(
+                    "rig '{name}' has kind '{kind}', a simulation in this process, which has no {unused}. Remove them "
+                    "from its file; a rig with drivers of its own has kind 'ros' (simulated: sim_rig.launch)",
+                    name=self.name,
+                    kind=self.kind,
+                    unused=", ".join(unused),
+                )
             )
 
     def __post_init__(self) -> None:
         if wrong := [name for name in self.sensors if not re.fullmatch(r"\w+", name)]:
-            raise ValueError(f"a sensor's name is letters, digits and _, given '{wrong[0]}'")
+            raise ValueError(Message("a sensor's name is letters, digits and _, given '{wrong}'", wrong=wrong[0]))
         if unknown := [arm for arm in self.leaders if arm not in self.followers]:
             raise ValueError(
-                f"no follower for the leaders {', '.join(unknown)}; there are: {', '.join(self.followers) or '(none)'}"
+                Message(
+                    "no follower for the leaders {unknown}; there are: {followers}",
+                    unknown=", ".join(unknown),
+                    followers=", ".join(self.followers) or Message("(none)"),
+                )
             )
         for name, arm in self.leaders.items():
             mine, theirs = arm_model(arm.model).names, arm_model(self.followers[name].model).names
             if mine != theirs:
                 raise ValueError(
-                    f"the leader {name} ({arm.model}) must have the joints of its follower: {', '.join(theirs)}; "
-                    f"it has: {', '.join(mine)}"
+                    Message(
+                        "the leader {name} ({model}) must have the joints of its follower: {theirs}; it has: {mine}",
+                        name=name,
+                        model=arm.model,
+                        theirs=", ".join(theirs),
+                        mine=", ".join(mine),
+                    )
                 )

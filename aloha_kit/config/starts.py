@@ -12,6 +12,7 @@ import numpy.typing as npt
 from aloha_kit.config.load import read
 from aloha_kit.core import ConfigError, UsageError
 from aloha_kit.core.files import special_file
+from aloha_kit.core.lang import Message
 
 _MOST_BYTES = 16 << 20
 _REACH = {"x": (-0.6, 0.6), "y": (0.0, 1.0), "z": (0.0, 0.5)}  # m; what stands outside is not on the table
@@ -27,23 +28,27 @@ def read_starts(path: Path) -> npt.NDArray[np.float64]:
     """
     try:
         if special := special_file(path):
-            raise ValueError(f"it is {special}")
+            raise ValueError(Message("it is {special}", special=special))
         if path.stat().st_size > _MOST_BYTES:
-            raise ValueError(f"it has {path.stat().st_size} bytes")
+            raise ValueError(Message("it has {size} bytes", size=path.stat().st_size))
         poses = np.asarray(_read(path), np.float64)
     except (OSError, ValueError, TypeError, RecursionError) as error:
         why = str(error).splitlines()[0]
-        raise ConfigError(f"{path} cannot be read as start poses: {why}; expected {_FORM}") from error
+        raise ConfigError(
+            Message("{path} cannot be read as start poses: {why}; expected {form}", path=path, why=why, form=_FORM)
+        ) from error
     if poses.ndim == 1:
         poses = poses[None]
     if poses.ndim == 3 and poses.shape[2] == 7:
         poses = poses.reshape(len(poses), -1)
     if poses.ndim != 2 or not poses.size or poses.shape[1] % 7:
-        raise ConfigError(f"{path} has numbers of shape {poses.shape}; expected {_FORM}")
+        raise ConfigError(
+            Message("{path} has numbers of shape {shape}; expected {form}", path=path, shape=poses.shape, form=_FORM)
+        )
     for row, objects in enumerate(poses.reshape(len(poses), -1, 7)):
         for pose in objects:
             if why := _impossible(pose):
-                raise ConfigError(f"{path}, row {row}: {why}")
+                raise ConfigError(Message("{path}, row {row}: {why}", path=path, row=row, why=why))
     return poses
 
 
@@ -61,7 +66,14 @@ def starts_by_seed(path: Path | None, seed: int, rollouts: int | None) -> dict[i
         return {}
     rows = read_starts(path)
     if rollouts is not None and rollouts > len(rows):
-        raise UsageError(f"--num_rollouts {rollouts}, but {path} has {len(rows)} starts, one a rollout")
+        raise UsageError(
+            Message(
+                "--num_rollouts {rollouts}, but {path} has {count} starts, one a rollout",
+                rollouts=rollouts,
+                path=path,
+                count=len(rows),
+            )
+        )
     return {seed + i: row for i, row in enumerate(rows[:rollouts])}
 
 
@@ -83,7 +95,7 @@ def _read(path: Path) -> Any:
     if path.suffix in (".yaml", ".yml"):
         return read(path).get("poses")
     if path.suffix not in (".json", ".csv", ".txt"):
-        raise ValueError(f"a '{path.suffix}' file; known: .npy, .json, .yaml, .csv")
+        raise ValueError(Message("a '{suffix}' file; known: .npy, .json, .yaml, .csv", suffix=path.suffix))
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".json":
         return json.loads(text)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from aloha_kit.config.load import file_field
 from aloha_kit.config.rig import RigConfig
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,26 @@ class TaskConfig:
 
     def __post_init__(self) -> None:
         if self.episode_len < 1:
-            raise ValueError(f"episode_len must be at least 1, given {self.episode_len}")
+            raise ValueError(
+                Message("episode_len must be at least 1, given {episode_len}", episode_len=self.episode_len)
+            )
         if not self.rate_hz > 0:
-            raise ValueError(f"rate_hz must be positive, given {self.rate_hz}")
+            raise ValueError(Message("rate_hz must be positive, given {rate_hz}", rate_hz=self.rate_hz))
         if len(set(self.cameras)) < len(self.cameras):
-            raise ValueError(f"each camera can be named once, given {', '.join(self.cameras)}")
+            raise ValueError(Message("each camera can be named once, given {cameras}", cameras=", ".join(self.cameras)))
         if len(set(self.depth_cameras)) < len(self.depth_cameras):
-            raise ValueError(f"depth_cameras names a camera twice: {', '.join(self.depth_cameras)}")
+            raise ValueError(
+                Message(
+                    "depth_cameras names a camera twice: {depth_cameras}", depth_cameras=", ".join(self.depth_cameras)
+                )
+            )
         if unknown := [name for name in self.depth_cameras if name not in self.cameras]:
             raise ValueError(
-                f"depth_cameras names '{unknown[0]}', which is none of the cameras: "
-                f"{', '.join(self.cameras) or '(none)'}"
+                Message(
+                    "depth_cameras names '{unknown}', which is none of the cameras: {cameras}",
+                    unknown=unknown[0],
+                    cameras=", ".join(self.cameras) or Message("(none)"),
+                )
             )
 
     def camera_sizes(self, rig: RigConfig) -> dict[str, tuple[int, int]]:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import arg
 
+from aloha_kit.core.lang import Message
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -128,41 +130,65 @@ class TrainConfig:
             "eval_rollouts",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
+                raise ValueError(
+                    Message("{name} must be at least 1, given {value}", name=name, value=getattr(self, name))
+                )
         if not self.cache_gb > 0:
-            raise ValueError(f"cache_gb must be positive, given {self.cache_gb}")
+            raise ValueError(Message("{name} must be positive, given {value}", name="cache_gb", value=self.cache_gb))
         for name in ("num_epochs", "workers", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, given {value}")
+                raise ValueError(Message("{name} must be at least 1, given {value}", name=name, value=value))
         for name in (
             *("warmup_steps", "save_every", "save_every_epochs", "eval_every", "weight_decay", "grad_clip", "seed"),
             *("augment_shift", "augment_rotate_deg"),
         ):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} cannot be negative, given {getattr(self, name)}")
+                raise ValueError(
+                    Message("{name} cannot be negative, given {value}", name=name, value=getattr(self, name))
+                )
         if not self.lr > 0 or (self.lr_backbone is not None and self.lr_backbone < 0):
-            raise ValueError(f"learning rates must be positive, given lr {self.lr}, lr_backbone {self.lr_backbone}")
+            raise ValueError(
+                Message(
+                    "learning rates must be positive, given lr {lr}, lr_backbone {lr_backbone}",
+                    lr=self.lr,
+                    lr_backbone=self.lr_backbone,
+                )
+            )
         if self.time_limit_s is not None and not self.time_limit_s > 0:
-            raise ValueError(f"time_limit_s must be positive, given {self.time_limit_s}")
+            raise ValueError(
+                Message("time_limit_s must be positive, given {time_limit_s}", time_limit_s=self.time_limit_s)
+            )
         if not 0 <= self.ema < 1:
-            raise ValueError(f"ema is a decay in [0, 1), given {self.ema}")
+            raise ValueError(Message("ema is a decay in [0, 1), given {ema}", ema=self.ema))
         if self.ema_power is not None and not self.ema_power > 0:
-            raise ValueError(f"ema_power must be positive, given {self.ema_power}")
+            raise ValueError(Message("ema_power must be positive, given {ema_power}", ema_power=self.ema_power))
         if not 0 < self.decay_factor <= 1:
-            raise ValueError(f"decay_factor must be in (0, 1], given {self.decay_factor}")
+            raise ValueError(
+                Message("decay_factor must be in (0, 1], given {decay_factor}", decay_factor=self.decay_factor)
+            )
         if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), given {list(self.betas)}")
+            raise ValueError(Message("betas must be in [0, 1), given {betas}", betas=list(self.betas)))
         if not 0 < self.augment_crop <= 1:
-            raise ValueError(f"augment_crop must be in (0, 1], given {self.augment_crop}")
+            raise ValueError(
+                Message("augment_crop must be in (0, 1], given {augment_crop}", augment_crop=self.augment_crop)
+            )
         for name in ("augment_brightness", "augment_contrast", "augment_saturation"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be in [0, 1], given {getattr(self, name)}")
+                raise ValueError(
+                    Message("{name} must be in [0, 1], given {value}", name=name, value=getattr(self, name))
+                )
         amounts = [each for each in fields(self) if each.name.startswith("augment_")]
         changed = [each.name for each in amounts if getattr(self, each.name) != each.default]
         if changed and not self.augment:
-            raise ValueError(f"{changed[0]} is an amount of the augmentation, which augment false turns off")
+            raise ValueError(
+                Message("{changed} is an amount of the augmentation, which augment false turns off", changed=changed[0])
+            )
         if not 0 <= self.val_fraction < 1:
-            raise ValueError(f"val_fraction must lie in [0, 1), given {self.val_fraction}")
+            raise ValueError(
+                Message("val_fraction must lie in [0, 1), given {val_fraction}", val_fraction=self.val_fraction)
+            )
         if self.action_offset not in {None, 0, 1}:
-            raise ValueError(f"action_offset must be 0 or 1, given {self.action_offset}")
+            raise ValueError(
+                Message("action_offset must be 0 or 1, given {action_offset}", action_offset=self.action_offset)
+            )

@@ -11,6 +11,7 @@ import tyro
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 from aloha_kit.storage.contract_file import ContractFlags
 
 
@@ -57,11 +58,13 @@ class ConvertArgs(CommandArgs):
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise ValueError(f"--workers must be at least 1, given {self.workers}")
+            raise ValueError(Message("--workers must be at least 1, given {workers}", workers=self.workers))
         if self.num_episodes is not None and self.num_episodes < 1:
-            raise ValueError(f"--num_episodes must be at least 1, given {self.num_episodes}")
+            raise ValueError(
+                Message("--num_episodes must be at least 1, given {num_episodes}", num_episodes=self.num_episodes)
+            )
         if self.crf is not None and not 0 <= self.crf <= 63:
-            raise ValueError(f"--crf must be 0 to 63, given {self.crf}")
+            raise ValueError(Message("--crf must be 0 to 63, given {crf}", crf=self.crf))
 
     def saved(self) -> str:
         return "finished episodes stay; the same command goes on with the others"

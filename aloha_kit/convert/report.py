@@ -13,6 +13,7 @@ from aloha_kit.core import plural
 from aloha_kit.core.exporter import ExportRecord
 from aloha_kit.core.features import IMAGES
 from aloha_kit.core.files import write_json
+from aloha_kit.core.lang import marked, shown, tr
 from aloha_kit.core.versions import package_version
 
 REPORT, EPISODES = "conversion.json", "conversion_episodes.jsonl"
@@ -77,13 +78,30 @@ def print_report(report: Mapping[str, Any], target: Path, *, as_json: bool = Fal
         print(json.dumps(report, indent=2))
         return
     count = report["episodes"]
-    print(f"{target}: {plural(count, 'episode')}, {plural(report['steps'], 'step')}, format {report['plan']['format']}")
-    for heading, key in (("carried", "carried"), ("not carried", "lost"), ("changed", "changed")):
-        lines = [name if n == count else f"{name} (in {n} of {count})" for name, n in report[key].items()]
+    print(
+        tr(
+            "{target}: {episodes}, {steps}, format {format}",
+            target=target,
+            episodes=shown(plural(count, "episode")),
+            steps=shown(plural(report["steps"], "step")),
+            format=report["plan"]["format"],
+        )
+    )
+    for heading, key in (
+        (marked("carried"), "carried"),
+        (marked("not carried"), "lost"),
+        (marked("changed"), "changed"),
+    ):
+        lines = [
+            name if n == count else tr("{name} (in {n} of {count})", name=name, n=n, count=count)
+            for name, n in report[key].items()
+        ]
         if lines or key != "changed":
-            print(f"{heading}: {('; ' if key == 'changed' else ', ').join(lines) or '(nothing)'}")
+            listed = ("; " if key == "changed" else ", ").join(lines) or tr("(nothing)")
+            print(tr("{heading}: {listed}", heading=tr(heading), listed=listed))
     if quality := report["lowest_psnr_db"]:
-        print(f"lowest PSNR of a video: {', '.join(f'{camera} {db:.1f} dB' for camera, db in quality.items())}")
+        listed = ", ".join(f"{camera} {db:.1f} dB" for camera, db in quality.items())
+        print(tr("lowest PSNR of a video: {listed}", listed=listed))
     if report["damaged"]:
-        print(f"left out as damaged: episodes {', '.join(report['damaged'])}")
-    print(f"SHA-256 of every array and image stream: {target / EPISODES}")
+        print(tr("left out as damaged: episodes {names}", names=", ".join(report["damaged"])))
+    print(tr("SHA-256 of every array and image stream: {file}", file=target / EPISODES))

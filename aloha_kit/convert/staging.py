@@ -14,6 +14,7 @@ from typing import Any, overload
 from aloha_kit.core import ConfigError
 from aloha_kit.core.exporter import ExportRecord
 from aloha_kit.core.files import make_folder, sync, sync_folder, write_json
+from aloha_kit.core.lang import Message
 
 _MANY = 500  # files: to sync each takes longer than to sync whole file systems once
 
@@ -42,7 +43,9 @@ class Staging:
             ConfigError: the target exists, another process writes it, or what is there is another conversion.
         """
         if self.target.exists() and (not self.target.is_dir() or any(self.target.iterdir())):
-            raise ConfigError(f"'{self.target}' exists already; nothing in it is changed: give another folder")
+            raise ConfigError(
+                Message("'{target}' exists already; nothing in it is changed: give another folder", target=self.target)
+            )
         try:
             self._begin()
         except BaseException:
@@ -63,7 +66,9 @@ class Staging:
             try:
                 fcntl.flock(self._locks[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ConfigError(f"another process writes '{self.target}'; wait until it has ended") from None
+                raise ConfigError(
+                    Message("another process writes '{target}'; wait until it has ended", target=self.target)
+                ) from None
         fcntl.flock(self._locks[-1], fcntl.LOCK_UN)  # it showed that no worker of a killed conversion is left
         if not any(self._records.glob("[0-9]*")):  # nothing to go on with
             for folder in (self.folder, self.parts):
@@ -100,8 +105,14 @@ class Staging:
         if different := [key for key, value in self._plan.items() if there.get(key) != value]:
             key = different[0]
             raise ConfigError(
-                f"'{self.root}' holds an unfinished conversion with {key} {there.get(key)}, now {self._plan[key]}; "
-                "remove it, or give another target"
+                Message(
+                    "'{root}' holds an unfinished conversion with {key} {get}, now {plan}; remove it, or give another "
+                    "target",
+                    root=self.root,
+                    key=key,
+                    get=there.get(key),
+                    plan=self._plan[key],
+                )
             )
 
     def keep(self, record: ExportRecord) -> None:
@@ -136,7 +147,9 @@ class Staging:
         try:
             os.rename(self.folder, self.target)
         except OSError as error:
-            raise ConfigError(f"'{self.target}' appeared meanwhile; it was not overwritten") from error
+            raise ConfigError(
+                Message("'{target}' appeared meanwhile; it was not overwritten", target=self.target)
+            ) from error
         sync_folder(self.target.parent)
         shutil.rmtree(self.root)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from aloha_kit.core.lang import Message
 from aloha_kit.core.plugins import resolve
 
 Array = npt.NDArray[np.float32]
@@ -101,9 +102,23 @@ class ArmModel:
     def __post_init__(self) -> None:
         for field in ("lower", "upper", "start", "rest"):
             if (given := len(getattr(self, field))) != self.dof:
-                raise ValueError(f"arm model '{self.name}': {field} has {given} entries for {self.dof} joints")
+                raise ValueError(
+                    Message(
+                        "arm model '{name}': {field} has {given} entries for {dof} joints",
+                        name=self.name,
+                        field=field,
+                        given=given,
+                        dof=self.dof,
+                    )
+                )
         if len(set(self.names)) < self.size:
-            raise ValueError(f"arm model '{self.name}': two joints or grippers have one name: {', '.join(self.names)}")
+            raise ValueError(
+                Message(
+                    "arm model '{name}': two joints or grippers have one name: {names}",
+                    name=self.name,
+                    names=", ".join(self.names),
+                )
+            )
 
     @property
     def dof(self) -> int:

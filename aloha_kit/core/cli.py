@@ -182,6 +182,9 @@ def _parsed(
     except SystemExit as end:
         if not end.code:
             raise
+        refused = end.__context__  # by a dataclass: the error, or tyro's of it with the same text
+        if refused is not None and refused.args and isinstance(refused.args[0], Message):
+            raise UsageError(refused.args[0]) from None
     problem = " ".join(re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯]|-{3,}", " ", complaint.getvalue()).split())
     absent = [flag for flag in known if flag.required and " ".join(flag.text.split())[:40] in problem]
     if "Missing from" in problem and absent:

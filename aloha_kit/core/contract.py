@@ -51,12 +51,14 @@ class Contract:
     def __post_init__(self) -> None:
         if [(f.name, f.role) for f in self.features[:2]] != [("qpos", STATE), ("action", ACTION)]:
             raise ContractError(
-                f"a contract's first features are the state 'qpos' and the action 'action', given: "
-                f"{', '.join(f.name for f in self.features[:2]) or '(none)'}"
+                Message(
+                    "a contract's first features are the state 'qpos' and the action 'action', given: {names}",
+                    names=", ".join(f.name for f in self.features[:2]) or Message("(none)"),
+                )
             )
         names = [feature.name for feature in self.features]
         if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
-            raise ContractError(f"a contract has two features of the name '{twice[0]}'")
+            raise ContractError(Message("a contract has two features of the name '{twice}'", twice=twice[0]))
 
     @classmethod
     def of(
@@ -182,7 +184,11 @@ class Contract:
                 written = json.loads(contract.to_json())
                 given = {**written, **raw, "features": written["features"]}
                 if edited := [key for key in written if given[key] != written[key]]:
-                    raise ContractError(f"'{edited[0]}' of the contract does not agree with its features: edit both")
+                    raise ContractError(
+                        Message(
+                            "'{edited}' of the contract does not agree with its features: edit both", edited=edited[0]
+                        )
+                    )
                 return contract
             return cls.of(
                 texts_of(raw["state_names"]),
@@ -193,9 +199,13 @@ class Contract:
                 (*object_poses(texts_of(raw.get(_POSES, ()))), *map(Feature.from_json, raw.get("sensors", ()))),
             )
         except KeyError as error:
-            raise ContractError(f"not an embodiment contract, it lacks {error}: {shown(text)}") from error
+            raise ContractError(
+                Message("not an embodiment contract, it lacks {error}: {text}", error=error, text=shown(text))
+            ) from error
         except (AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
-            raise ContractError(f"not an embodiment contract ({reason(error)}): {shown(text)}") from error
+            raise ContractError(
+                Message("not an embodiment contract ({error}): {text}", error=reason(error), text=shown(text))
+            ) from error
 
     def differences(self, other: Contract) -> list[str]:
         """Differences of `other` (a robot's contract) from this one (a policy's), one line each.
@@ -217,7 +227,11 @@ class Contract:
         there = {s.name: s for s in self.sensors if len(s.shape) == 1 and not s.privileged}
         if missing := [name for name in names if name not in there]:
             raise ContractError(
-                f"the policy reads '{missing[0]}', which is not there; sensors: {', '.join(there) or '(none)'}"
+                Message(
+                    "the policy reads '{missing}', which is not there; sensors: {there}",
+                    missing=missing[0],
+                    there=", ".join(there) or Message("(none)"),
+                )
             )
         return tuple(dataclasses.replace(there[name], optional=False) for name in names)
 
@@ -230,8 +244,11 @@ class Contract:
         there = self.depth_cameras
         if missing := sorted(set(cameras) - there.keys()):
             raise ContractError(
-                f"the policy reads the depth of camera '{missing[0]}', which is not there; depth is of: "
-                f"{', '.join(there) or '(no camera)'}"
+                Message(
+                    "the policy reads the depth of camera '{missing}', which is not there; depth is of: {there}",
+                    missing=missing[0],
+                    there=", ".join(there) or Message("(no camera)"),
+                )
             )
         wanted = [Feature.depth(camera, there[camera]) for camera in sorted(cameras)]
         return tuple(dataclasses.replace(feature, optional=False) for feature in wanted)
@@ -246,9 +263,21 @@ class Contract:
         for name, new in names.items():
             if name not in self.cameras:
                 hint = f"; did you mean {new}={name}?" if new in self.cameras else ""
-                raise ContractError(f"cannot rename camera '{name}' to '{new}': there are: {there}{hint}")
+                raise ContractError(
+                    Message(
+                        "cannot rename camera '{name}' to '{new}': there are: {there}{hint}",
+                        name=name,
+                        new=new,
+                        there=there,
+                        hint=hint,
+                    )
+                )
         if len({names.get(name, name) for name in self.cameras}) != len(self.cameras):
-            raise ContractError(f"cannot rename {dict(names)}: two cameras of {there} would have one name")
+            raise ContractError(
+                Message(
+                    "cannot rename {names}: two cameras of {there} would have one name", names=dict(names), there=there
+                )
+            )
         changed = {f"{kind}{name}": f"{kind}{new}" for name, new in names.items() for kind in (IMAGES, DEPTHS)}
         features = tuple(dataclasses.replace(f, name=changed.get(f.name, f.name)) for f in self.features)
         return dataclasses.replace(self, features=features)

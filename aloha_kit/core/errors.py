@@ -8,7 +8,7 @@ import reprlib
 import shlex
 from collections.abc import Iterable
 
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import Count, Message
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -87,9 +87,9 @@ def command(*words: object) -> str:
     return f"python -m aloha_kit.{shlex.join(str(word) for word in words)}"
 
 
-def plural(number: int, thing: str) -> str:
+def plural(number: int, thing: str) -> Message:
     """`1 episode`, `2 episodes`."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
+    return Count(number, thing)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> Message:

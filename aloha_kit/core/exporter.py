@@ -17,6 +17,7 @@ import numpy.typing as npt
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, ContractError
 from aloha_kit.core.features import DEPTHS, IMAGES
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Image, RecordedEpisode
 
 AnyArray = TypeVar("AnyArray", bound=npt.NDArray[Any])
@@ -56,7 +57,9 @@ class WriteOptions:
     def refuse(self, kind: str, *names: str) -> None:
         """Raise `ConfigError` where an option was given that a format does not support."""
         if given := [name for name in names if getattr(self, name) is not None]:
-            raise ConfigError(f"episodes of format {kind} are written without --{', --'.join(given)}")
+            raise ConfigError(
+                Message("episodes of format {kind} are written without --{given}", kind=kind, given=", --".join(given))
+            )
 
 
 @dataclass
@@ -179,7 +182,13 @@ def require_alike(first: ExportRecord, other: ExportRecord, what: str) -> None:
     ours, others = mine["features"], theirs["features"]
     if different := sorted(key for key in {*ours, *others} if ours.get(key) != others.get(key)):
         raise ContractError(
-            f"{first.name} and {other.name} cannot be in one {what}: they differ in {', '.join(different)}"
+            Message(
+                "{first} and {other} cannot be in one {what}: they differ in {different}",
+                first=first.name,
+                other=other.name,
+                what=what,
+                different=", ".join(different),
+            )
         )
 
 

@@ -79,7 +79,7 @@ def replacing(path: Path) -> Iterator[Path]:
         ConfigError: `path` is a device, a FIFO or a socket, whose name the file would take.
     """
     if kind := special_file(path):
-        raise ConfigError(f"cannot write '{path}': it is {kind}")
+        raise ConfigError(Message("cannot write '{path}': it is {kind}", path=path, kind=kind))
     part = part_of(path)
     try:
         yield part

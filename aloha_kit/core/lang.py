@@ -17,7 +17,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args, Literal
+from typing import Any, cast, get_args, Literal
 
 Language = Literal["en", "zh"]
 
@@ -101,16 +101,44 @@ class Message(str):
         return str, (str(self),)
 
 
+class Count(Message):
+    """`1 episode`, `2 episodes`: a number of things, with the plural of its translation."""
+
+    number: int
+    thing: str
+
+    def __new__(cls, number: int, thing: str) -> Count:
+        template = f"{{n}} {thing}" if number == 1 else f"{{n}} {thing}s"
+        count = cast(Count, super().__new__(cls, template, n=number))
+        count.number, count.thing = number, thing
+        return count
+
+
+_SEPARATORS = marked("; "), marked(", ")
+
+
+class _Joined(Message):
+    """Several messages in a row."""
+
+    texts: Sequence[str]
+    separator: str
+
+
 def joined(texts: Sequence[str], separator: str = "; ") -> Message:
     """One message of several, separated by semicolons or as given."""
-    names = [f"text_{number}" for number in range(len(texts))]
-    return Message(separator.join(f"{{{name}}}" for name in names), **dict(zip(names, texts, strict=True)))
+    message = cast(_Joined, Message.__new__(_Joined, separator.join(texts)))
+    message.texts, message.separator = texts, separator
+    return message
 
 
 def shown(text: object) -> str:
     """A `Message`, or an error whose text is one, in the operator's language; anything else as it is."""
     if isinstance(text, BaseException) and len(text.args) == 1:
         text = text.args[0]
+    if isinstance(text, Count):
+        return tr_plural(f"{{n}} {text.thing}", f"{{n}} {text.thing}s", text.number)
+    if isinstance(text, _Joined):
+        return tr(text.separator).join(map(shown, text.texts))
     if isinstance(text, Message):
         return tr(
             text.template,

@@ -17,6 +17,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from aloha_kit.core.errors import AlohaKitError, ConfigError, did_you_mean, reason, shown, without_addresses
+from aloha_kit.core.lang import Message
 from aloha_kit.core.own_code import own_code_error, register
 
 _EXTRAS = (
@@ -45,8 +46,12 @@ def resolve(
     target = name if ":" in name else built_in.get(name) or _installed(table).get(name)
     if target is None:
         raise ConfigError(
-            f"no '{name[:100]}' among the {table}. {did_you_mean(name, known(table, built_in))} "
-            "One of your own is given as my_package.module:Name"
+            Message(
+                "no '{name}' among the {table}. {known} One of your own is given as my_package.module:Name",
+                name=name[:100],
+                table=table,
+                known=did_you_mean(name, known(table, built_in)),
+            )
         )
     where = f"'{name}' of the {table}" if target == name else f"'{name}' of the {table} ({target})"
 
@@ -57,11 +62,34 @@ def resolve(
 
     found = _load(target, where, fits)
     if base is not None and not (isinstance(found, type) and issubclass(found, base)):
-        raise ConfigError(f"'{name}' of the {table} must be a class derived from {base.__name__}, found {shown(found)}")
+        raise ConfigError(
+            Message(
+                "'{name}' of the {table} must be a class derived from {base}, found {found}",
+                name=name,
+                table=table,
+                base=base.__name__,
+                found=shown(found),
+            )
+        )
     if instance is not None and not isinstance(found, instance):
-        raise ConfigError(f"'{name}' of the {table} must be an object of {instance.__name__}, found {shown(found)}")
+        raise ConfigError(
+            Message(
+                "'{name}' of the {table} must be an object of {instance}, found {found}",
+                name=name,
+                table=table,
+                instance=instance.__name__,
+                found=shown(found),
+            )
+        )
     if instance is None and not callable(found):
-        raise ConfigError(f"'{name}' of the {table} must be a class or a function, found {shown(found)}")
+        raise ConfigError(
+            Message(
+                "'{name}' of the {table} must be a class or a function, found {found}",
+                name=name,
+                table=table,
+                found=shown(found),
+            )
+        )
     if name not in built_in:
         register(target.partition(":")[0])
     return found
@@ -100,7 +128,16 @@ def _require_signature(
     except TypeError as error:
         expected = ", ".join([*arguments, *(f"{key}=…" for key in named)])
         takes = without_addresses(str(signature))
-        raise ConfigError(f"'{name}' of the {table} is called with ({expected}), but takes {takes}: {error}") from error
+        raise ConfigError(
+            Message(
+                "'{name}' of the {table} is called with ({expected}), but takes {takes}: {error}",
+                name=name,
+                table=table,
+                expected=expected,
+                takes=takes,
+                error=error,
+            )
+        ) from error
 
 
 def known(table: str, built_in: Mapping[str, str]) -> list[str]:
@@ -123,7 +160,9 @@ def _installed(table: str) -> dict[str, str]:
 def _load(target: str, where: str, fits: Callable[[Any], bool]) -> Any:
     module_name, _, attribute = target.partition(":")
     if not (all(part.isidentifier() for part in module_name.split(".")) and attribute.isidentifier()):
-        raise ConfigError(f"{where} must read my_package.module:Name, given '{target[:100]}'")
+        raise ConfigError(
+            Message("{where} must read my_package.module:Name, given '{target}'", where=where, target=target[:100])
+        )
     top = module_name.partition(".")[0]
     if importlib.util.find_spec(top) is None and "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # an installed command does not look where it is started, `python -m` does
@@ -133,21 +172,45 @@ def _load(target: str, where: str, fits: Callable[[Any], bool]) -> Any:
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise ConfigError(
-                f"{where}: Python finds no module '{error.name}', neither in {os.getcwd()} nor on PYTHONPATH "
-                "nor installed"
+                Message(
+                    "{where}: Python finds no module '{error}', neither in {folder} nor on PYTHONPATH nor installed",
+                    where=where,
+                    error=error.name,
+                    folder=os.getcwd(),
+                )
             ) from error
         hint = _EXTRAS if top == "aloha_kit" else ""
-        raise ConfigError(f"{where}: importing {module_name} failed: {reason(error)}{hint}") from error
+        raise ConfigError(
+            Message(
+                "{where}: importing {module_name} failed: {error}{hint}",
+                where=where,
+                module_name=module_name,
+                error=reason(error),
+                hint=hint,
+            )
+        ) from error
     except (Exception, SystemExit) as error:  # the user's own code: whatever it raises is about that file
         raise ConfigError(
-            f"{where}: importing {module_name} failed: {type(error).__name__}: {reason(error)}"
+            Message(
+                "{where}: importing {module_name} failed: {name}: {error}",
+                where=where,
+                module_name=module_name,
+                name=type(error).__name__,
+                error=reason(error),
+            )
         ) from error
     try:
         return getattr(module, attribute)
     except AttributeError as error:
         own = [key for key, value in vars(module).items() if key[0] != "_" and fits(value) and _own(value, module_name)]
         raise ConfigError(
-            f"{where}: module {module_name} has no '{attribute}'. {did_you_mean(attribute, own)}"
+            Message(
+                "{where}: module {module_name} has no '{attribute}'. {known}",
+                where=where,
+                module_name=module_name,
+                attribute=attribute,
+                known=did_you_mean(attribute, own),
+            )
         ) from error
 
 

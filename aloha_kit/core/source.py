@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, EpisodeError, shown
+from aloha_kit.core.lang import Message
 
 Array = npt.NDArray[np.float32]
 Image = npt.NDArray[np.uint8]
@@ -287,7 +288,7 @@ class EpisodeData:
 
     def depth(self, camera: str, i: int) -> Depth:
         if self.read_depth is None or camera not in self.contract.depth_cameras:
-            raise EpisodeError(f"{self.where} has no depth of '{camera}'")
+            raise EpisodeError(Message("{where} has no depth of '{camera}'", where=self.where, camera=camera))
         return self.read_depth(camera, i)
 
     def rows(self, camera: str) -> int:
@@ -361,7 +362,14 @@ class EpisodeSource(abc.ABC):
         found = self.open(number)
         if not callable(getattr(found, "close", None)):
             name = f"{type(self).__name__}.open({number})"
-            raise ConfigError(f"{name} of {self.place} must give a RecordedEpisode, gave {shown(found)}")
+            raise ConfigError(
+                Message(
+                    "{name} of {place} must give a RecordedEpisode, gave {found}",
+                    name=name,
+                    place=self.place,
+                    found=shown(found),
+                )
+            )
         return found
 
     def name(self, number: int) -> str:

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.files import locked, user_cache, write_text
+from aloha_kit.core.lang import Message
 from aloha_kit.core.versions import FRAME_CACHE
 from aloha_kit.data.camera_frames import FrameKind, MappedFrames, RGB
 from aloha_kit.data.index import EpisodeTable
@@ -83,8 +84,12 @@ def cached_frames(
             _fill(table, list(parts.values()), workers, progress)
     except OSError as error:
         raise ConfigError(
-            f"the frame cache in {folder} cannot be written: {error.strerror or error}. "
-            "Give another place with --cache_dir, or use --cache none"
+            Message(
+                "the frame cache in {folder} cannot be written: {reason}. Give another place with --cache_dir, or use "
+                "--cache none",
+                folder=folder,
+                reason=error.strerror or error,
+            )
         ) from error
     rows = {camera: part.rows(table) for camera, part in parts.items()}
     return MappedFrames({camera: part.data for camera, part in parts.items()}, sizes, rows, kind)
@@ -113,7 +118,7 @@ class _CameraFile:
         try:
             raw = json.loads(self._index.read_text(encoding="utf-8"))
             if raw["version"] != FRAME_CACHE:
-                raise ValueError(f"version {raw['version']}")
+                raise ValueError(Message("version {version}", version=raw["version"]))
             self._generation = int(raw["generation"])
             rows = self.data.stat().st_size // self.frame_bytes
             self._where = {k: (int(a), int(n)) for k, (a, n) in raw["episodes"].items() if int(a) + int(n) <= rows}
@@ -214,6 +219,11 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free * 0.95:
         raise ConfigError(
-            f"the frame cache needs {needed / 1e9:.1f} GB more in {folder}, where {free / 1e9:.1f} GB are free. "
-            "Use a smaller --image_size, fewer cameras, another disk with --cache_dir, or --cache none"
+            Message(
+                "the frame cache needs {needed:.1f} GB more in {folder}, where {free:.1f} GB are free. Use a smaller "
+                "--image_size, fewer cameras, another disk with --cache_dir, or --cache none",
+                needed=needed / 1e9,
+                folder=folder,
+                free=free / 1e9,
+            )
         )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError, ConfigError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder, part_of, put, sha256_of, write_json
+from aloha_kit.core.lang import Message
 from aloha_kit.data.published import PublishedDataset, PublishedFile
 from aloha_kit.stores.resume import resume
 
@@ -57,7 +58,9 @@ def fetch(dataset: PublishedDataset, folder: Path, mirror: str = "", *, wait_s: 
             try:
                 _download(mirrored(file.address, mirror), path, file.size, wait_s)
             except OSError as error:
-                raise ConfigError(f"'{path}' cannot be written: {error.strerror or error}") from error
+                raise ConfigError(
+                    Message("'{path}' cannot be written: {reason}", path=path, reason=error.strerror or error)
+                ) from error
         found = _verify(path, file, expected)
         if expected is None:
             _LOG.warning("the SHA-256 of %s is not published; that of this download is recorded", file.path)
@@ -66,7 +69,9 @@ def fetch(dataset: PublishedDataset, folder: Path, mirror: str = "", *, wait_s: 
         if file.unpack:
             _unpack(path, folder)
     if not place.exists():
-        raise FetchError(f"{folder} was downloaded and does not hold '{dataset.place}'")
+        raise FetchError(
+            Message("{folder} was downloaded and does not hold '{place}'", folder=folder, place=dataset.place)
+        )
     return place
 
 
@@ -80,7 +85,7 @@ def mirrored(address: str, mirror: str) -> str:
         return address
     parts = urlsplit(mirror)
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ConfigError(f"a mirror is an address such as https://my.mirror, given '{mirror}'")
+        raise ConfigError(Message("a mirror is an address such as https://my.mirror, given '{mirror}'", mirror=mirror))
     return mirror.rstrip("/") + urlsplit(address).path
 
 
@@ -95,11 +100,24 @@ def _verify(path: Path, file: PublishedFile, sha256: str | None) -> str:
     """SHA-256 of a file; raises `FetchError` where it is not what was published, or what was downloaded before."""
     size = path.stat().st_size
     if file.size is not None and size != file.size:
-        raise FetchError(f"{path} has {size} bytes, published are {file.size}; remove it and run the command again")
+        raise FetchError(
+            Message(
+                "{path} has {size} bytes, published are {published}; remove it and run the command again",
+                path=path,
+                size=size,
+                published=file.size,
+            )
+        )
     found = sha256_of(path)
     if sha256 is not None and found != sha256:
         raise FetchError(
-            f"{path} has SHA-256 {found}, expected {sha256}: damaged or changed; remove it and run the command again"
+            Message(
+                "{path} has SHA-256 {found}, expected {sha256}: damaged or changed; remove it and run the command "
+                "again",
+                path=path,
+                found=found,
+                sha256=sha256,
+            )
         )
     return found
 
@@ -188,10 +206,20 @@ def _unpack(archive: Path, folder: Path) -> None:
         with zipfile.ZipFile(archive) as content:
             outside = [name for name in content.namelist() if name.startswith("/") or ".." in Path(name).parts]
             if outside:
-                raise FetchError(f"{archive} would write outside of its folder: {outside[0]}")
+                raise FetchError(
+                    Message(
+                        "{archive} would write outside of its folder: {outside}", archive=archive, outside=outside[0]
+                    )
+                )
             content.extractall(staged)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise FetchError(f"{archive} is no ZIP archive or damaged: {reason(error)}; remove it and try again") from error
+        raise FetchError(
+            Message(
+                "{archive} is no ZIP archive or damaged: {error}; remove it and try again",
+                archive=archive,
+                error=reason(error),
+            )
+        ) from error
     for entry in sorted(staged.iterdir()):
         if not (folder / entry.name).exists():
             os.rename(entry, folder / entry.name)

@@ -242,7 +242,7 @@ def _read(
     action_offset: int | None,
 ) -> _EpisodeVectors:
     if episode.length < 1:
-        raise EpisodeError(f"{episode.where} holds no action")
+        raise EpisodeError(Message("{where} holds no action", where=episode.where))
     chosen = _chosen_cameras(episode, cameras)
     vectors = _vectors(episode, sensors)
     for camera in chosen:
@@ -319,7 +319,12 @@ def _narrow(
         if camera not in contract.cameras:
             episode.image_size(camera)  # raises why a contract that was derived lacks it
             raise ConfigError(
-                f"{episode.where}: its contract lacks camera '{camera}'. {did_you_mean(camera, contract.cameras)}"
+                Message(
+                    "{where}: its contract lacks camera '{camera}'. {known}",
+                    where=episode.where,
+                    camera=camera,
+                    known=did_you_mean(camera, contract.cameras),
+                )
             )
     if len(contract.action_names) + len(BASE_NAMES) == actions:
         state, command, *others = contract.features
@@ -358,13 +363,26 @@ def _steps_of(where: str, name: str, rows: Floats, steps: int) -> Floats:
     broken = np.argwhere(~np.isfinite(values))
     if len(broken):
         row, column = broken[0]
-        raise EpisodeError(f"{where}: {name} is {values[row, column]} at row {row}, column {column}")
+        raise EpisodeError(
+            Message(
+                "{where}: {name} is {values} at row {row}, column {column}",
+                where=where,
+                name=name,
+                values=values[row, column],
+                row=row,
+                column=column,
+            )
+        )
     return values
 
 
 def _require_rows(where: str, name: str, rows: int, steps: int) -> None:
     if rows < steps:
-        raise EpisodeError(f"{where}: {rows} rows of {name} for {steps} actions")
+        raise EpisodeError(
+            Message(
+                "{where}: {rows} rows of {name} for {steps} actions", where=where, rows=rows, name=name, steps=steps
+            )
+        )
 
 
 def _require_alike(parts: Sequence[_EpisodeVectors]) -> None:
@@ -380,4 +398,12 @@ def _require_alike(parts: Sequence[_EpisodeVectors]) -> None:
         more = f"\n  … and {len(lines) - 20} more" if len(lines) > 20 else ""
         listed = "\n  ".join(lines[:20])
         remedy = "`episode rename-camera` and `resize` make cameras alike, --cameras chooses those that all have"
-        raise ContractError(f"episodes that differ from {first.where}:\n  {listed}{more}\n{remedy}")
+        raise ContractError(
+            Message(
+                "episodes that differ from {where}:\n  {listed}{more}\n{remedy}",
+                where=first.where,
+                listed=listed,
+                more=more,
+                remedy=remedy,
+            )
+        )

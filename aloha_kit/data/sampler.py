@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.lang import Message
 from aloha_kit.data.index import EpisodeTable, rows_between
 from aloha_kit.data.windows import ShardWindows
 
@@ -51,7 +52,7 @@ class Sampler:
     ) -> None:
         chosen = np.array(list(episodes), np.int64)
         if not len(chosen):
-            raise ValueError("no episode to sample from")
+            raise ValueError(Message("no episode to sample from"))
         self.batch_size = batch_size
         self._seed = seed
         self._starts, self._lengths = table.starts[chosen], table.lengths[chosen]
@@ -68,7 +69,9 @@ class Sampler:
         self._parts = [np.flatnonzero(parts == part) for part in range(len(weights))]  # positions in `chosen`
         self.shares = tuple(weight / sum(weights) for weight in weights)
         if missing := [part for part, positions in enumerate(self._parts) if not len(positions)]:
-            raise ConfigError(f"data set {missing[0] + 1} has a weight and no episode to train on")
+            raise ConfigError(
+                Message("data set {missing} has a weight and no episode to train on", missing=missing[0] + 1)
+            )
 
     @property
     def epoch_size(self) -> int:

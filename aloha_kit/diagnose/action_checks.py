@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from aloha_kit.core.findings import Finding
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.data.stats import END
 from aloha_kit.diagnose.causes import Cause, Flags, level, Limits
 from aloha_kit.diagnose.evidence import Evidence
@@ -20,8 +21,11 @@ def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     if not log:
         return
     for rule, remedy in (
-        ("range", "the policy commands what the arm cannot do: joint order, units and gripper scale as in training?"),
-        ("speed", "the policy jumps: check chunk boundaries and images; demonstrations were not as fast"),
+        (
+            "range",
+            Message("the policy commands what the arm cannot do: joint order, units and gripper scale as in training?"),
+        ),
+        ("speed", Message("the policy jumps: check chunk boundaries and images; demonstrations were not as fast")),
     ):
         counts = Counter(entry for step in log for entry, why in step.limited if why == rule and matters(entry, why))
         if not counts:
@@ -30,19 +34,26 @@ def check_limited(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         if (grade := level(most / len(log), limits.limited)) == "ok":
             continue
         flags: Flags = np.array([(entry, rule) in step.limited for step in log], bool)
-        found = f"the guard limited the {rule} of {', '.join(f'{n} in {k} steps' for n, k in counts.most_common(4))}"
+        found = Message(
+            "the guard limited the {rule} of {names}",
+            rule=Message(rule),
+            names=joined([Message("{name} in {n} steps", name=n, n=k) for n, k in counts.most_common(4)], ", "),
+        )
         yield Cause(
-            Finding(grade, "limited", entry, found, "commands within the arm's limits", remedy), tuple(runs(flags))
+            Finding(grade, "limited", entry, found, Message("commands within the arm's limits"), remedy),
+            tuple(runs(flags)),
         )
     ramping: Flags = np.array([any(why == "ramp" for _, why in step.limited) for step in log], bool)
     seconds = (np.flatnonzero(ramping).max(initial=-1) + 1) / evidence.rate_hz
     if (grade := level(seconds, limits.ramp_s)) != "ok":
         entry = Counter(entry for step in log for entry, why in step.limited if why == "ramp").most_common(1)[0][0]
-        found = (
-            f"it took {seconds:.1f} s until the arms had caught up with the policy's first commands, {entry} longest"
+        found = Message(
+            "it took {seconds:.1f} s until the arms had caught up with the policy's first commands, {entry} longest",
+            seconds=seconds,
+            entry=entry,
         )
-        remedy = "start where training started: the first command is far from the present pose"
-        yield Cause(Finding(grade, "ramp", entry, found, "caught up at once", remedy), tuple(runs(ramping)))
+        remedy = Message("start where training started: the first command is far from the present pose")
+        yield Cause(Finding(grade, "ramp", entry, found, Message("caught up at once"), remedy), tuple(runs(ramping)))
 
 
 def matters(entry: str, rule: str) -> bool:
@@ -60,10 +71,13 @@ def check_motion(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     moved = float((np.ptp(evidence.action, axis=0) / np.maximum(usual, 0.02))[usual > 0.02].max(initial=0.0))
     if (grade := level(-moved, (-limits.motion[0], -limits.motion[1]))) == "ok" or evidence.steps < evidence.rate_hz:
         return
-    found = f"the action hardly changes: at most {moved:.1%} of what it moves through in training"
-    remedy = "trained too little, or images unlike the demonstrations': check its loss, then the images"
+    found = Message("the action hardly changes: at most {moved:.1%} of what it moves through in training", moved=moved)
+    remedy = Message("trained too little, or images unlike the demonstrations': check its loss, then the images")
     yield Cause(
-        Finding(grade, "motion", "action", found, f"at least {limits.motion[0]:.0%}", remedy), ((0, evidence.steps),)
+        Finding(
+            grade, "motion", Message("action"), found, Message("at least {motion:.0%}", motion=limits.motion[0]), remedy
+        ),
+        ((0, evidence.steps),),
     )
 
 
@@ -90,19 +104,37 @@ def check_stalled(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     known = evidence.training is not None and END in evidence.training
     if to_the_end and known and _ends_as_training(evidence, limits.start[0]):
         return
-    until = "the end" if to_the_end else f"step {begin + length - 1}"
-    found = (
-        f"stands still for {length / evidence.rate_hz:.1f} s, from step {begin} to {until}: no joint moves by "
-        f"{limits.stalled:g} (rad or opening) in {limits.stalled_s[0]:g} s"
+    until = Message("the end") if to_the_end else Message("step {begin}", begin=begin + length - 1)
+    found = Message(
+        "stands still for {seconds:.1f} s, from step {begin} to {until}: no joint moves by {stalled:g} (rad or "
+        "opening) in {stalled_s:g} s",
+        seconds=length / evidence.rate_hz,
+        begin=begin,
+        until=until,
+        stalled=limits.stalled,
+        stalled_s=limits.stalled_s[0],
     )
     boundaries = np.array([step.step for step in evidence.log or () if step.boundary])
     if len(boundaries) > 1:
-        found += f"; an inference every {np.median(np.diff(boundaries)):g} steps"
+        every = Message("an inference every {steps:g} steps", steps=np.median(np.diff(boundaries)))
+        found = joined([found, every])
     if to_the_end and not known:
         grade = "warning"
-        found += "; or the policy has ended its motion: training's statistics do not record where demonstrations end"
-    remedy = "play chunks out or average them (--temporal_agg) instead of a short --n_action_steps; then train longer"
-    yield Cause(Finding(grade, "stalled", "arms", found, "goes on until it is done", remedy), tuple(runs(still)))
+        found = joined(
+            [
+                found,
+                Message(
+                    "or the policy has ended its motion: training's statistics do not record where demonstrations end"
+                ),
+            ]
+        )
+    remedy = Message(
+        "play chunks out or average them (--temporal_agg) instead of a short --n_action_steps; then train longer"
+    )
+    yield Cause(
+        Finding(grade, "stalled", Message("arms"), found, Message("goes on until it is done"), remedy),
+        tuple(runs(still)),
+    )
 
 
 def _ends_as_training(evidence: Evidence, tolerance: float) -> bool:
@@ -130,20 +162,24 @@ def check_grippers(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         begin = int(opened[0]) if len(opened) else 0
         if len(opened):
             least = float(after[after.argmax() :].min())
-            found = f"opens at step {begin} and never closes again: {least:.2f} at least"
+            found = Message(
+                "opens at step {begin} and never closes again: {least:.2f} at least", begin=begin, least=least
+            )
         else:
-            found = f"never opens: {opening.max():.2f} at most"
-        expected = f"closed and open; in training its command covers {low:.2f} to {high:.2f}"
-        remedy = "the policy never came to the grasp: look at images and joints before it, and train longer"
+            found = Message("never opens: {most:.2f} at most", most=opening.max())
+        expected = Message(
+            "closed and open; in training its command covers {low:.2f} to {high:.2f}", low=low, high=high
+        )
+        remedy = Message("the policy never came to the grasp: look at images and joints before it, and train longer")
         yield Cause(Finding("warning", "gripper", name, found, expected, remedy), ((begin, evidence.steps),))
 
 
 def check_ending(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     """A rollout that an error ended."""
     if evidence.error:
-        remedy = "read 'When something is wrong' in deploy/README.md"
-        found = f"ended after step {evidence.steps - 1}: {evidence.reason}"
+        remedy = Message("read 'When something is wrong' in deploy/README.md")
+        found = Message("ended after step {steps}: {reason}", steps=evidence.steps - 1, reason=evidence.reason)
         yield Cause(
-            Finding("error", "ending", "rollout", found, "the whole task", remedy),
+            Finding("error", "ending", Message("rollout"), found, Message("the whole task"), remedy),
             ((evidence.steps - 1, evidence.steps),),
         )

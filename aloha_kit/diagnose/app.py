@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_json
+from aloha_kit.core.lang import shown, tr
 from aloha_kit.diagnose.args import DiagnoseArgs
 from aloha_kit.diagnose.comparison import compare
 from aloha_kit.diagnose.diagnosis import diagnose, Diagnosis
@@ -27,7 +28,7 @@ def run(args: DiagnoseArgs) -> None:
     one = not args.rollouts.is_dir()
     source = open_source(args.rollouts, kind=args.format)
     if source.unused:
-        _LOG.info("%s", source.unused)
+        _LOG.info("%s", shown(source.unused))
     output = make_folder(args.output or (source.place.parent if source.place.is_file() else source.place))
     diagnoses, images = [], []
     for number in range(len(source)):
@@ -42,8 +43,8 @@ def run(args: DiagnoseArgs) -> None:
     if not one:
         print(f"\n{comparison.text()}")
         for what, rollouts in _unknown(diagnoses).items():
-            print(f"not known in {rollouts} of them: {what}")
-        print(f"\none of them in full: {command('diagnose', source.place / 'EPISODE')}")
+            print(tr("not known in {n} of them: {what}", n=rollouts, what=shown(what)))
+        print("\n" + tr("one of them in full: {command}", command=command("diagnose", source.place / "EPISODE")))
     values = {"rollouts": [found.to_mapping() for found in diagnoses], "comparison": comparison.to_mapping()}
     write_json(output / "diagnose.json", values)
     print("", output / "diagnose.json", *images, sep="\n")
@@ -56,9 +57,9 @@ def _unknown(diagnoses: list[Diagnosis]) -> Counter[str]:
 
 def _line(found: Diagnosis) -> str:
     """A rollout in a list of them."""
-    causes = "; ".join(f"{cause.finding.subject} ({cause.finding.check})" for cause in found.causes[:3])
-    more = f" and {len(found.causes) - 3} more" if len(found.causes) > 3 else ""
-    return f"{found.episode}: {found.outcome}\n    {causes or 'nothing found'}{more}"
+    causes = "; ".join(f"{shown(c.finding.subject)} ({tr(c.finding.check)})" for c in found.causes[:3])
+    more = tr(" and {count} more", count=len(found.causes) - 3) if len(found.causes) > 3 else ""
+    return f"{found.episode}: {shown(found.outcome)}\n    {causes or tr('nothing found')}{more}"
 
 
 def _draw(evidence: Evidence, found: Diagnosis, file: Path) -> list[Path]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.findings import Finding, Level
+from aloha_kit.core.lang import joined, marked, Message
 
 Flags = npt.NDArray[np.bool_]
 Runs = tuple[tuple[int, int], ...]
@@ -80,6 +81,13 @@ class Cause:
         return {**dataclasses.asdict(self.finding), "steps": [[begin, end - 1] for begin, end in self.steps]}
 
 
+CHECKS = (
+    *(marked("ending"), marked("late"), marked("stale"), marked("repeated"), marked("held"), marked("delay")),
+    *(marked("chunk boundaries"), marked("start"), marked("joint"), marked("image"), marked("limited")),
+    *(marked("ramp"), marked("motion"), marked("stalled"), marked("gripper")),
+)
+"""Names of the checks, as findings have them."""
+
 _LEVELS: tuple[Level, ...] = ("ok", "warning", "error")
 
 
@@ -101,7 +109,19 @@ def ranked(causes: Sequence[Cause]) -> tuple[Cause, ...]:
 def words(steps: Runs, shown: int = 3) -> str:
     """`step 7`, `steps 12 to 40, 88 and 3 more stretches`: the longest ones."""
     longest = sorted(sorted(steps, key=lambda run: run[0] - run[1])[:shown])
-    named = ", ".join(f"{begin}" if end - begin == 1 else f"{begin} to {end - 1}" for begin, end in longest)
-    many = len(longest) > 1 or any(end - begin > 1 for begin, end in longest)
+    named = joined(
+        [
+            Message("{first}", first=begin)
+            if end - begin == 1
+            else Message("{first} to {last}", first=begin, last=end - 1)
+            for begin, end in longest
+        ],
+        ", ",
+    )
     more = len(steps) - len(longest)
-    return f"step{'s' * many} {named}" + (f" and {more} more stretch{'es' * (more > 1)}" if more else "")
+    if more:
+        ending = Message(" and 1 more stretch") if more == 1 else Message(" and {more} more stretches", more=more)
+        return Message("steps {named}{more}", named=named, more=ending)
+    if len(longest) > 1 or any(end - begin > 1 for begin, end in longest):
+        return Message("steps {named}", named=named)
+    return Message("step {named}", named=named)

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.findings import Finding
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.diagnose.causes import Cause, Flags, level, Limits, worst
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.storage.vectors import longest_run, runs
@@ -26,23 +27,32 @@ def check_holds(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         return
     reasons = Counter(step.held for step in evidence.log or () if step.held)
     reason = reasons.most_common(1)[0][0]
-    found = (
-        f"{held.sum()} of {len(held)} steps ({share:.1%}) repeated the command before, up to {length} in a row "
-        f"({held_s:.2f} s) from step {first}; {'; '.join(f'{why} ({n}x)' for why, n in reasons.most_common(3))}"
+    found = Message(
+        "{held} of {count} steps ({share:.1%}) repeated the command before, up to {length} in a row ({held_s:.2f} s) "
+        "from step {first}; {names}",
+        held=held.sum(),
+        count=len(held),
+        share=share,
+        length=length,
+        held_s=held_s,
+        first=first,
+        names=joined([Message("{reason} ({n}x)", reason=why, n=n) for why, n in reasons.most_common(3)]),
     )
     late = evidence.report.get("inference", {}).get("late", 0)
     if late:
-        found += f"; {late} chunks of this deployment came after their last step"
+        came = Message("{late} chunks of this deployment came after their last step", late=late)
+        found = joined([found, came])
     stream = next((name for name in evidence.streams if f"'{name}'" in reason), None)
     if stream is not None:
-        remedy = "cable, USB bandwidth or driver of that stream: python -m aloha_kit.doctor"
+        remedy = Message("cable, USB bandwidth or driver of that stream: python -m aloha_kit.doctor")
     else:
-        remedy = (
-            "a chunk has to last longer than the network takes: a faster network (--engine, a GPU, a smaller one), "
-            "or a policy trained with a larger chunk_size"
+        remedy = Message(
+            "a chunk has to last longer than the network takes: a faster network (--engine, a GPU, a smaller one), or "
+            "a policy trained with a larger chunk_size"
         )
     yield Cause(
-        Finding(grade, "held", stream or "chunks", found, "no step without a command", remedy), tuple(runs(held))
+        Finding(grade, "held", stream or Message("chunks"), found, Message("no step without a command"), remedy),
+        tuple(runs(held)),
     )
 
 
@@ -55,13 +65,22 @@ def check_delay(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
     typical_s = float(np.median(delays)) / evidence.rate_hz
     if (grade := level(typical_s, limits.delay_s)) == "ok":
         return
-    found = (
-        f"from an observation to the first action of its chunk: {np.median(delays):g} steps ({typical_s:.2f} s, median "
-        f"of {len(delays)}), {delays.max()} at most; what happens meanwhile is acted upon that late"
+    found = Message(
+        "from an observation to the first action of its chunk: {median:g} steps ({typical_s:.2f} s, median of "
+        "{count}), {most} at most; what happens meanwhile is acted upon that late",
+        median=np.median(delays),
+        typical_s=typical_s,
+        count=len(delays),
+        most=delays.max(),
     )
-    remedy = "a faster network (--engine, a GPU, a smaller one); over a network, check the connection"
+    remedy = Message("a faster network (--engine, a GPU, a smaller one); over a network, check the connection")
     steps = tuple((step.step, step.step + 1) for step in begun)
-    yield Cause(Finding(grade, "delay", "chunks", found, f"below {limits.delay_s[0]:g} s", remedy), steps)
+    yield Cause(
+        Finding(
+            grade, "delay", Message("chunks"), found, Message("below {delay_s:g} s", delay_s=limits.delay_s[0]), remedy
+        ),
+        steps,
+    )
 
 
 def check_boundaries(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
@@ -79,15 +98,23 @@ def check_boundaries(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         return
     names = evidence.contract.action_names
     order = [int(i) for i in np.argsort(-counts) if counts[i] >= limits.boundary_jump[0]]
-    shown = [f"{names[i]} {jump[i]:.3f} against {typical[i]:.3f}" for i in order[:3]]
+    shown = [
+        Message("{name} {jump:.3f} against {typical:.3f}", name=names[i], jump=jump[i], typical=typical[i])
+        for i in order[:3]
+    ]
     worst_boundary = int(boundaries[change[boundaries][:, order[0]].argmax()])
-    found = (
-        f"where a new chunk takes over ({len(boundaries)} times) the action jumps more than in ordinary steps: "
-        f"{', '.join(shown)}{' and more' * (len(order) > 3)} (median, 90th percentile; rad or opening); "
-        f"worst at step {worst_boundary}"
+    found = Message(
+        "where a new chunk takes over ({count} times) the action jumps more than in ordinary steps: {shown}{more} "
+        "(median, 90th percentile; rad or opening); worst at step {worst_boundary}",
+        count=len(boundaries),
+        shown=joined(shown, ", "),
+        more=Message(" and more") if len(order) > 3 else "",
+        worst_boundary=worst_boundary,
     )
-    remedy = "average the chunks (--temporal_agg), or fade one into the next (--chunk_boundary blend)"
-    expected = f"less than {limits.boundary_ratio:g} times an ordinary step's change"
+    remedy = Message("average the chunks (--temporal_agg), or fade one into the next (--chunk_boundary blend)")
+    expected = Message(
+        "less than {boundary_ratio:g} times an ordinary step's change", boundary_ratio=limits.boundary_ratio
+    )
     yield Cause(
         Finding(grade, "chunk boundaries", names[order[0]], found, expected, remedy),
         tuple((int(s), int(s) + 1) for s in boundaries),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core import plural
+from aloha_kit.core.lang import Message, pad, shown, tr
 from aloha_kit.diagnose.diagnosis import Diagnosis
 
 SURE = 2.8
@@ -52,18 +53,45 @@ class RolloutComparison:
 
     def text(self) -> str:
         """Comparison as text."""
-        lines = [f"{plural(self.failed, 'failed rollout')}, {self.succeeded} successful, {self.unjudged} not judged"]
+        lines = [
+            tr(
+                "{rollouts}, {succeeded} successful, {unjudged} not judged",
+                rollouts=shown(plural(self.failed, "failed rollout")),
+                succeeded=self.succeeded,
+                unjudged=self.unjudged,
+            )
+        ]
         if self.shared:
-            lines += ["", "What the failed ones have in common"]
+            lines += ["", tr("What the failed ones have in common")]
             for each in self.shared:
-                among = f"{each.failed} of {self.failed} failed, {each.succeeded} of {self.succeeded} successful"
-                lines.append(f"  {each.subject}: {each.check:<12} {among}")
+                among = tr(
+                    "{failed} of {all_failed} failed, {succeeded} of {all_succeeded} successful",
+                    failed=each.failed,
+                    all_failed=self.failed,
+                    succeeded=each.succeeded,
+                    all_succeeded=self.succeeded,
+                )
+                lines.append(f"  {shown(each.subject)}: {pad(tr(each.check), 12)} {among}")
         if self.differences:
-            lines += ["", "How they differ from the successful ones (medians)"]
-            lines += [f"  {each.measure}: {each.failed:.3g} against {each.succeeded:.3g}" for each in self.differences]
+            lines += ["", tr("How they differ from the successful ones (medians)")]
+            lines += [
+                "  "
+                + tr(
+                    "{measure}: {failed:.3g} against {succeeded:.3g}",
+                    measure=_measure(each.measure),
+                    failed=each.failed,
+                    succeeded=each.succeeded,
+                )
+                for each in self.differences
+            ]
         if self.failed and not self.shared and not self.differences:
-            lines.append("no finding is shared, and no measure differs between failed and successful ones")
+            lines.append(tr("no finding is shared, and no measure differs between failed and successful ones"))
         return "\n".join(lines)
+
+
+def _measure(name: str) -> str:
+    """A measure in the operator's language; some names contain an entry or a camera."""
+    return shown(name) if isinstance(name, Message) else tr(name)
 
 
 def compare(diagnoses: Sequence[Diagnosis]) -> RolloutComparison:

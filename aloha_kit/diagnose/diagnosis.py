@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from aloha_kit.core.features import IMAGES
+from aloha_kit.core.lang import joined, marked, Message, shown, tr
+from aloha_kit.core.lang import width as columns
 from aloha_kit.diagnose.action_checks import (
     check_ending,
     check_grippers,
@@ -69,17 +71,17 @@ class Diagnosis:
 
     def text(self) -> str:
         """Diagnosis as text: the outcome, the causes, the checks that could not be made."""
-        width = max((len(cause.finding.subject) for cause in self.causes), default=0)
-        lines = [f"{self.episode}: {self.outcome}", ""]
+        width = max((columns(shown(cause.finding.subject)) for cause in self.causes), default=0)
+        lines = [f"{self.episode}: {shown(self.outcome)}", ""]
         for cause in self.causes:
             lines += cause.finding.lines(width)
         if len(self.causes) > 1:
-            lines += ["", "Errors come first, and what began earlier: what began later may have come of it."]
+            lines += ["", tr("Errors come first, and what began earlier: what began later may have come of it.")]
         if not self.causes:
-            lines.append("nothing found: loop, chunks, inputs and actions were as they should be")
+            lines.append(tr("nothing found: loop, chunks, inputs and actions were as they should be"))
             if self.success is False:
-                lines.append("so look at the policy itself: more demonstrations like this one, longer training")
-        return "\n".join([*lines, *(f"not known: {what}" for what in self.unknown)])
+                lines.append(tr("so look at the policy itself: more demonstrations like this one, longer training"))
+        return "\n".join([*lines, *(tr("not known: {what}", what=shown(what)) for what in self.unknown)])
 
 
 def diagnose(evidence: Evidence, limits: Limits = Limits()) -> Diagnosis:  # noqa: B008 - frozen
@@ -97,18 +99,24 @@ def diagnose(evidence: Evidence, limits: Limits = Limits()) -> Diagnosis:  # noq
 
 def outcome(evidence: Evidence) -> str:
     """Outcome in words: success, length, highest reward, and when that was lost again."""
-    verdict = {True: "success", False: "failed", None: "not judged"}[evidence.success]
-    words = [verdict, f"{evidence.steps} steps ({evidence.steps / evidence.rate_hz:.1f} s)"]
+    verdict = {True: Message("success"), False: Message("failed"), None: Message("not judged")}[evidence.success]
+    words: list[str] = [
+        verdict,
+        Message("{steps} steps ({seconds:.1f} s)", steps=evidence.steps, seconds=evidence.steps / evidence.rate_hz),
+    ]
     reward = evidence.reward
     if reward is not None:
         best = float(reward.max())
         held = np.flatnonzero(reward == best)
-        words.append(f"highest reward {best:g}" + (f", reached at step {held[0]}" if best else ""))
+        reached = Message("highest reward {best:g}, reached at step {step}", best=best, step=held[0])
+        words.append(reached if best else Message("highest reward 0"))
         if best and held[-1] < len(reward) - 1:
-            words.append(f"lost for good at step {held[-1] + 1}, {reward[-1]:g} at the end")
+            words.append(
+                Message("lost for good at step {step}, {reward:g} at the end", step=held[-1] + 1, reward=reward[-1])
+            )
     if evidence.reason and evidence.reason != "complete":
         words.append(evidence.reason)
-    return "; ".join(words)
+    return joined(words)
 
 
 def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
@@ -117,22 +125,22 @@ def measures(evidence: Evidence, limits: Limits) -> dict[str, float]:
     log, training = evidence.log, evidence.training
     if log:
         if not evidence.simulated_time:
-            found["share of steps late"] = float(np.mean([step.missed for step in log]))
-            found["age of the oldest sample (ms, median)"] = float(np.median([step.age_ms for step in log]))
-        found["share of steps held still"] = float(np.mean([bool(step.held) for step in log]))
+            found[marked("share of steps late")] = float(np.mean([step.missed for step in log]))
+            found[marked("age of the oldest sample (ms, median)")] = float(np.median([step.age_ms for step in log]))
+        found[marked("share of steps held still")] = float(np.mean([bool(step.held) for step in log]))
         limited = [any(matters(entry, rule) for entry, rule in step.limited) for step in log]
-        found["share of commands limited"] = float(np.mean(limited))
+        found[marked("share of commands limited")] = float(np.mean(limited))
     boundaries, change = boundary_changes(evidence)
     if len(boundaries):
-        found["largest jump at a chunk boundary"] = float(change[boundaries].max())
+        found[marked("largest jump at a chunk boundary")] = float(change[boundaries].max())
     if training is not None and training["qpos"].size == evidence.qpos.shape[1]:
-        found["furthest joint beyond training"] = float(joints_beyond(evidence.qpos, training["qpos"]).max())
+        found[marked("furthest joint beyond training")] = float(joints_beyond(evidence.qpos, training["qpos"]).max())
     for camera, statistics in evidence.camera_statistics.items():
-        found[f"brightness of {camera} at the start"] = float(statistics.described[0].mean())
+        found[Message("brightness of {camera} at the start", camera=camera)] = float(statistics.described[0].mean())
         if training is not None and f"{IMAGES}{camera}" in training:
             outside = cells_beyond(statistics.described, training[f"{IMAGES}{camera}"], limits.cell)
-            found[f"share of {camera} unlike training"] = float(outside.mean())
-    return found | {f"{entry} at the start": value for entry, value in evidence.begin.items()}
+            found[Message("share of {camera} unlike training", camera=camera)] = float(outside.mean())
+    return found | {Message("{entry} at the start", entry=entry): value for entry, value in evidence.begin.items()}
 
 
 def _blind(evidence: Evidence) -> list[str]:
@@ -141,10 +149,18 @@ def _blind(evidence: Evidence) -> list[str]:
     if training is None:
         return []
     cameras = [camera for camera in evidence.camera_statistics if f"{IMAGES}{camera}" not in training]
-    blind = []
+    blind: list[str] = []
     if cameras:
         named = ", ".join(cameras)
-        blind.append(f"whether images are as in training: its statistics lack {named} (an older checkpoint)")
+        blind.append(
+            Message("whether images are as in training: its statistics lack {named} (an older checkpoint)", named=named)
+        )
     if training["qpos"].size != evidence.qpos.shape[1]:
-        blind.append(f"whether joints are as in training: {training['qpos'].size} there, {evidence.qpos.shape[1]} here")
+        blind.append(
+            Message(
+                "whether joints are as in training: {size} there, {shape} here",
+                size=training["qpos"].size,
+                shape=evidence.qpos.shape[1],
+            )
+        )
     return blind

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from aloha_kit.core.features import IMAGES
 from aloha_kit.core.findings import Finding
 from aloha_kit.core.image_grid import GRID
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.data.stats import Moments, START, Statistics
 from aloha_kit.diagnose.causes import Cause, level, Limits, Runs, words
 from aloha_kit.diagnose.evidence import Evidence
@@ -33,10 +34,25 @@ def check_start(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         return
     order = [int(i) for i in np.argsort(-off) if off[i] >= limits.start[0]]
     names = evidence.contract.state_names
-    shown = [f"{names[i]} {first[i]:.2f} (training {seen.min[i]:.2f} to {seen.max[i]:.2f})" for i in order[:4]]
-    found = f"begins where no demonstration began: {', '.join(shown)}{' and more' * (len(order) > 4)}"
-    remedy = "move the arms to the start pose first, or calibrate them; else record demonstrations from here too"
-    yield Cause(Finding(grade, "start", names[order[0]], found, "a start as in training", remedy), ((0, 1),))
+    shown = [
+        Message(
+            "{name} {first:.2f} (training {low:.2f} to {high:.2f})",
+            name=names[i],
+            first=first[i],
+            low=seen.min[i],
+            high=seen.max[i],
+        )
+        for i in order[:4]
+    ]
+    found = Message(
+        "begins where no demonstration began: {shown}{more}",
+        shown=joined(shown, ", "),
+        more=Message(" and more") if len(order) > 4 else "",
+    )
+    remedy = Message(
+        "move the arms to the start pose first, or calibrate them; else record demonstrations from here too"
+    )
+    yield Cause(Finding(grade, "start", names[order[0]], found, Message("a start as in training"), remedy), ((0, 1),))
 
 
 def check_joints(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
@@ -54,15 +70,20 @@ def check_joints(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         where = tuple(runs(beyond[:, i] >= bounds[0]))
         worst = int(beyond[:, i].argmax())
         expected = (
-            f"{seen.min[i]:.2f} to {seen.max[i]:.2f}"
+            Message("{low:.2f} to {high:.2f}", low=seen.min[i], high=seen.max[i])
             if ranged
-            else f"{seen.mean[i]:.2f} with a standard deviation of {seen.std[i]:.2f}"
+            else Message("{mean:.2f} with a standard deviation of {std:.2f}", mean=seen.mean[i], std=seen.std[i])
         )
-        found = (
-            f"{evidence.qpos[worst, i]:.2f} at step {worst}, {deviations[worst, i]:.1f} standard deviations from "
-            f"training's mean; {sum(b - a for a, b in where)} steps unlike training: {words(where)}"
+        found = Message(
+            "{position:.2f} at step {worst}, {deviations:.1f} standard deviations from training's mean; {count} steps "
+            "unlike training: {steps}",
+            position=evidence.qpos[worst, i],
+            worst=worst,
+            deviations=deviations[worst, i],
+            count=sum(b - a for a, b in where),
+            steps=words(where),
         )
-        remedy = (
+        remedy = Message(
             "if it begins there: start pose or calibration; if it gets there: the policy has drifted, look at what "
             "comes before, and record demonstrations that recover from such poses"
         )
@@ -94,11 +115,20 @@ def check_images(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         cells = GRID * GRID
         worst = int(share.argmax())
         where = _stretch(statistics.steps, share >= limits.cells[0], evidence.steps)
-        found = (
-            f"{share.mean():.0%} of the image is outside the range of training ({share.mean() * cells:.0f} of "
-            f"{cells} cells, {share[worst] * cells:.0f} at step {statistics.steps[worst]}); {words(where)}; {what}"
+        found = Message(
+            "{mean:.0%} of the image is outside the range of training ({outside:.0f} of {cells} cells, {worst:.0f} at "
+            "step {step}); {steps}; {what}",
+            mean=share.mean(),
+            outside=share.mean() * cells,
+            cells=cells,
+            worst=share[worst] * cells,
+            step=statistics.steps[worst],
+            steps=words(where),
+            what=what,
         )
-        yield Cause(Finding(grade, "image", f"{IMAGES}{camera}", found, "colours as in training", remedy), where)
+        yield Cause(
+            Finding(grade, "image", f"{IMAGES}{camera}", found, Message("colours as in training"), remedy), where
+        )
 
 
 def cells_beyond(described: npt.NDArray[np.float32], seen: Moments, margin: float) -> npt.NDArray[np.bool_]:
@@ -118,27 +148,35 @@ def _explain(described: npt.NDArray[np.float32], camera: str, training: Statisti
     for other in training.moments:
         if other.startswith(IMAGES) and other != f"{IMAGES}{camera}" and share(described, training[other]) < before / 3:
             name = other.removeprefix(IMAGES)
-            return f"it fits the training images of '{name}'", f"'{camera}' and '{name}' are swapped: change them over"
+            return Message("it fits the training images of '{name}'", name=name), Message(
+                "'{camera}' and '{name}' are swapped: change them over", camera=camera, name=name
+            )
     colours = described.reshape(len(described), -1, 3)
     if share(colours[:, :, ::-1].reshape(described.shape)) < before / 3:
-        return "it fits with red and blue swapped", "the camera's driver sends BGR as RGB, or the other way round"
+        return Message("it fits with red and blue swapped"), Message(
+            "the camera's driver sends BGR as RGB, or the other way round"
+        )
     gain = _gain(colours, seen)
     light = float(gain.mean())
     tint = gain / light
     red, green, blue = tint
-    tone = f", red {red:.2f}, green {green:.2f}, blue {blue:.2f} of that" if np.ptp(tint) > 0.05 else ""
-    shift = f"{light:.2f} times as bright as in training{tone}"
+    tone = (
+        Message(", red {red:.2f}, green {green:.2f}, blue {blue:.2f} of that", red=red, green=green, blue=blue)
+        if np.ptp(tint) > 0.05
+        else ""
+    )
+    shift = Message("{light:.2f} times as bright as in training{tone}", light=light, tone=tone)
     if share((colours / gain).reshape(described.shape)) < before / 2:
-        remedy = (
+        remedy: str = Message(
             "light, exposure, white balance or the colour of something large: make it as it was, or record "
             "demonstrations in more kinds of light; training with --augment tolerates some of it"
         )
-        return f"brightness or colour: {shift}", remedy
-    remedy = (
+        return Message("brightness or colour: {shift}", shift=shift), remedy
+    remedy = Message(
         "the camera has moved, shadows fall where none were, or something new is in view: compare with a demonstration "
         "(python -m aloha_kit.replay), put things back, or record demonstrations like this"
     )
-    return f"content: it is {shift}, but that does not explain it", remedy
+    return Message("content: it is {shift}, but that does not explain it", shift=shift), remedy
 
 
 def _gain(colours: npt.NDArray[np.float32], seen: Moments) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
 from aloha_kit.core.image_grid import describe
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training_statistics import find_training
@@ -130,7 +131,7 @@ def gather(place: Path, ckpt: Path | None = None, *, kind: str = AUTO, number: i
     with closing(open_rollout()) as episode:
         steps, contract = episode.length, episode.contract
         if not steps:
-            raise EpisodeError(f"{path} has no step")
+            raise EpisodeError(Message("{path} has no step", path=path))
         base = episode.base_action
         action = episode.action if base is None else np.concatenate([episode.action, base], axis=1)
         log = _log(path, steps, unknown)
@@ -182,11 +183,21 @@ def _camera_statistics(episode: RecordedEpisode, camera: str) -> CameraStatistic
 def _log(path: Path, steps: int, unknown: list[str]) -> tuple[RecordedStep, ...] | None:
     file = steps_path(path)
     if not file.is_file():
-        unknown.append(f"which stage was late, chunks, holds and what the guard limited: there is no {file.name}")
+        unknown.append(
+            Message(
+                "which stage was late, chunks, holds and what the guard limited: there is no {file}", file=file.name
+            )
+        )
         return None
     lines = read_steps(file)[:steps]
     if len(lines) < steps:
-        unknown.append(f"how steps went from {len(lines)} on: {file.name} ends there (a crash, or a full disk)")
+        unknown.append(
+            Message(
+                "how steps went from {count} on: {file} ends there (a crash, or a full disk)",
+                count=len(lines),
+                file=file.name,
+            )
+        )
     return tuple(lines)
 
 
@@ -203,7 +214,7 @@ def _report(path: Path, unknown: list[str]) -> Mapping[str, Any]:
             if any(rollout["episode"] == path.name for rollout in report["rollouts"]):
                 return dict(report)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            unknown.append(f"the deployment: {file.name} cannot be read ({error})")
+            unknown.append(Message("the deployment: {file} cannot be read ({error})", file=file.name, error=error))
     return {}
 
 
@@ -212,5 +223,5 @@ def _training(episode: RecordedEpisode, path: Path, ckpt: Path | None, unknown: 
     try:
         return find_training(named, path, ckpt)
     except ContractError as error:
-        unknown.append(str(error))
+        unknown.append(error.args[0])
         return None

@@ -7,19 +7,26 @@ from collections.abc import Iterator
 import numpy as np
 
 from aloha_kit.core.findings import Finding
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.diagnose.causes import Cause, Flags, level, Limits, words, worst
 from aloha_kit.diagnose.evidence import Evidence
 from aloha_kit.storage.step_log import RecordedStep
 from aloha_kit.storage.vectors import longest_run, runs
 
 REMEDIES = {
-    "network": "run inference beside the loop (--inference async), or make it faster: another --engine, a GPU, a "
-    "smaller network, fewer inferences (--n_action_steps)",
-    "preprocessing": "smaller images, or cameras that send the size that the network reads",
-    "observation": "run python -m aloha_kit.doctor: cameras or drivers that are late; a simulation draws too slowly",
-    "command": "where chunks are waited for, make the network faster; end other programs that use the processor",
-    "recording": "another disk, fewer or smaller images, end other programs that use the processor",
-    "": "deploy again with this version, whose log records the stage",
+    "network": Message(
+        "run inference beside the loop (--inference async), or make it faster: another --engine, a GPU, a smaller "
+        "network, fewer inferences (--n_action_steps)"
+    ),
+    "preprocessing": Message("smaller images, or cameras that send the size that the network reads"),
+    "observation": Message(
+        "run python -m aloha_kit.doctor: cameras or drivers that are late; a simulation draws too slowly"
+    ),
+    "command": Message(
+        "where chunks are waited for, make the network faster; end other programs that use the processor"
+    ),
+    "recording": Message("another disk, fewer or smaller images, end other programs that use the processor"),
+    "": Message("deploy again with this version, whose log records the stage"),
 }
 
 
@@ -44,16 +51,24 @@ def check_overruns(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         return
     share, stall_s = float(late.mean()), float(total_ms.max() - period_ms) / 1e3
     length, first = longest_run(late)
-    found = (
-        f"{late.sum()} of {len(late)} steps ({share:.1%}) took longer than the period of {period_ms:g} ms, "
-        f"up to {total_ms.max():.0f} ms{blame}"
+    found = Message(
+        "{late} of {count} steps ({share:.1%}) took longer than the period of {period_ms:g} ms, up to {longest:.0f} "
+        "ms{blame}",
+        late=late.sum(),
+        count=len(late),
+        share=share,
+        period_ms=period_ms,
+        longest=total_ms.max(),
+        blame=blame,
     )
     if length > 1:
-        found += f"; {length} in a row from step {first}"
+        found = joined([found, Message("{length} in a row from step {first}", length=length, first=first)])
     grade = worst(level(share, limits.late), level(stall_s, limits.stall_s))
     if grade != "ok":
-        remedy = REMEDIES.get(stage, f"make {stage} faster")
-        finding = Finding(grade, "late", stage or "loop", found, "every step within its period", remedy)
+        remedy = REMEDIES.get(stage, Message("make {stage} faster", stage=stage))
+        finding = Finding(
+            grade, "late", stage or Message("loop"), found, Message("every step within its period"), remedy
+        )
         yield Cause(finding, tuple(runs(late)))
 
 
@@ -63,25 +78,34 @@ def check_streams(evidence: Evidence, limits: Limits) -> Iterator[Cause]:
         return
     # not the command's: it is sent after the observation, and how much later is the loop's doing
     newest = np.stack([stamps for name, stamps in evidence.stamps.items() if name != "command"]).max(axis=0)
-    remedy = "cable, USB bandwidth, exposure time or driver of that stream: python -m aloha_kit.doctor"
+    remedy = Message("cable, USB bandwidth, exposure time or driver of that stream: python -m aloha_kit.doctor")
     for name, stamps in evidence.streams.items():
         age_s = (newest - stamps) / 1e9
         old = float(np.percentile(age_s, 95))
         if (grade := level(old, limits.age_s)) != "ok":
             where = tuple(runs(age_s >= limits.age_s[0]))
-            found = f"{old * 1e3:.0f} ms old (95th percentile), up to {age_s.max() * 1e3:.0f} ms; {words(where)}"
-            expected = f"below {limits.age_s[0] * 1e3:.0f} ms"
+            found = Message(
+                "{old:.0f} ms old (95th percentile), up to {longest:.0f} ms; {steps}",
+                old=old * 1e3,
+                longest=age_s.max() * 1e3,
+                steps=words(where),
+            )
+            expected = Message("below {ms:.0f} ms", ms=limits.age_s[0] * 1e3)
             yield Cause(Finding(grade, "stale", name, found, expected, remedy), where)
         again: Flags = np.append(False, np.diff(stamps) == 0)
         length, first = longest_run(again)
         share, still_s = float(again.mean()), length / evidence.rate_hz
         grade = worst(level(still_s, limits.still_s), level(share, limits.repeated))
         if grade != "ok":
-            found = (
-                f"{share:.0%} of the steps have the sample of the step before, up to {length} in a row "
-                f"({still_s:.2f} s) from step {first}"
+            found = Message(
+                "{share:.0%} of the steps have the sample of the step before, up to {length} in a row ({still_s:.2f} "
+                "s) from step {first}",
+                share=share,
+                length=length,
+                still_s=still_s,
+                first=first,
             )
-            expected = f"a new sample within {limits.still_s[0]:g} s"
+            expected = Message("a new sample within {still_s:g} s", still_s=limits.still_s[0])
             yield Cause(Finding(grade, "repeated", name, found, expected, remedy), tuple(runs(again)))
 
 
@@ -93,4 +117,4 @@ def _blame(log: tuple[RecordedStep, ...]) -> tuple[str, str]:
     stages = {stage for ms in late for stage in ms} - {"total"}
     means = {stage: float(np.mean([ms.get(stage, 0.0) for ms in late])) for stage in sorted(stages)}
     stage = max(means, key=means.__getitem__)
-    return stage, f", of which {stage} took {means[stage]:.0f} ms on average"
+    return stage, Message(", of which {stage} took {ms:.0f} ms on average", stage=stage, ms=means[stage])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aloha_kit.core import ConfigError, ContractError
+from aloha_kit.core.lang import Message
 from aloha_kit.data.stats import Statistics
 from aloha_kit.policies.intact import require_intact
 
@@ -30,7 +31,13 @@ def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statis
     if ckpt is not None:
         found = _statistics_of(ckpt)
         if found is None:
-            raise ConfigError(f"no {STATISTICS} at {ckpt}; expected a run or a checkpoint's folder")
+            raise ConfigError(
+                Message(
+                    "no {statistics} at {ckpt}; expected a run or a checkpoint's folder",
+                    statistics=STATISTICS,
+                    ckpt=ckpt,
+                )
+            )
         return found
     runs = [folder for folder in episode.absolute().parents if (folder / "checkpoints").is_dir()]
     for place in [*([Path(named)] if named else []), *runs[:1]]:
@@ -38,7 +45,10 @@ def find_training(named: str, episode: Path, ckpt: Path | None = None) -> Statis
         if found is not None:
             return found
     raise ContractError(
-        f"what the policy was trained on: there is no checkpoint at '{named or '(none named)'}'; give --ckpt RUN"
+        Message(
+            "what the policy was trained on: there is no checkpoint at '{named}'; give --ckpt RUN",
+            named=named or Message("(none named)"),
+        )
     )
 
 
@@ -63,11 +73,13 @@ def _read(file: Path) -> Statistics:
         try:
             from aloha_kit.policies.reference import read_stats  # torch
         except ImportError as error:
-            raise ConfigError(f"{file} is of the published ACT; reading it needs torch ({error})") from error
+            raise ConfigError(
+                Message("{file} is of the published ACT; reading it needs torch ({error})", file=file, error=error)
+            ) from error
         return read_stats(file)
     require_intact(file.parent, file.name)
     try:
         arrays = json.loads(file.read_text(encoding="utf-8"))
         return Statistics.from_arrays({key: np.asarray(value) for key, value in arrays.items()})
     except (OSError, ValueError, AttributeError, ContractError) as error:
-        raise ConfigError(f"{file} is missing or damaged: {error}") from error
+        raise ConfigError(Message("{file} is missing or damaged: {error}", file=file, error=error)) from error

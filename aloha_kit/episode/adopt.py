@@ -16,6 +16,7 @@ from aloha_kit.config.match_checkpoint import rig_joints
 from aloha_kit.core import ConfigError, Contract, ContractError
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder, write_text
+from aloha_kit.core.lang import marked, Message, shown, tr
 from aloha_kit.episode.args import Adopt
 from aloha_kit.episode.ranges import doubts, FULL_TURN, measure, Measured, METRES, OPENING
 from aloha_kit.storage.contract_file import CONTRACT, UNKNOWN
@@ -37,17 +38,22 @@ def adopt(args: Adopt) -> None:
     folder = args.output or args.source
     present = [str(folder / name) for name in (CONTRACT, TASK) if (folder / name).exists()]
     if present and not args.overwrite:
-        raise ConfigError(f"{' and '.join(present)} exist already; --overwrite replaces them")
+        raise ConfigError(Message("{present} exist already; --overwrite replaces them", present=" and ".join(present)))
     answers = _completed(args, measured)
     contract = described(answers, measured)
     for doubt in doubts(contract, measured).values():
-        _LOG.warning("%s", doubt)
+        _LOG.warning("%s", shown(doubt))
     make_folder(folder)
     _write(folder / CONTRACT, _ABOUT_CONTRACT, _contract_values(contract))
     _write(folder / TASK, _ABOUT_TASK, _task_values(answers, contract, measured))
-    print(f"\nwrote {folder / CONTRACT} and {folder / TASK}; the episodes are as they were. Next:")
+    wrote = tr(
+        "wrote {first} and {second}; the episodes are as they were. Next:",
+        first=folder / CONTRACT,
+        second=folder / TASK,
+    )
+    print(f"\n{wrote}")
     print("\n".join(_next(args.source, folder, measured)))
-    print("(on a GPU: --policy act)")
+    print(tr("(on a GPU: --policy act)"))
 
 
 def described(answers: Adopt, measured: Measured) -> Contract:
@@ -70,22 +76,37 @@ def described(answers: Adopt, measured: Measured) -> Contract:
             )
         if not answers.action_names and len(names) + len(base) != whole:
             raise ContractError(
-                f"the files have {whole} entries of action and {state} of state: name the action's with --action_names"
+                Message(
+                    "the files have {whole} entries of action and {state} of state: name the action's with "
+                    "--action_names",
+                    whole=whole,
+                    state=state,
+                )
             )
         actions = (*names, *base)
     actions = answers.action_names or actions
-    for what, given, width in (("state", names, state), ("action", actions, whole)):
+    for what, given, width in ((marked("state"), names, state), (marked("action"), actions, whole)):
         if len(given) != width:
-            source = f"rig '{answers.rig}' has" if answers.rig else "given are"
-            raise ContractError(f"{source} {len(given)} entries of {what}, the files have {width}")
+            source = Message("rig '{rig}' has", rig=answers.rig) if answers.rig else Message("given are")
+            raise ContractError(
+                Message(
+                    "{source} {count} entries of {what}, the files have {width}",
+                    source=source,
+                    count=len(given),
+                    what=Message(what),
+                    width=width,
+                )
+            )
         if len(set(given)) < len(given):
-            raise ConfigError(f"a name stands twice for the {what}: {', '.join(given)}")
+            raise ConfigError(
+                Message("a name stands twice for the {what}: {given}", what=Message(what), given=", ".join(given))
+            )
     units = {"joints": answers.joints_unit or "rad", "gripper": answers.gripper_unit or OPENING}
     contract = Contract.of(names, actions, measured.assumed.cameras, float(answers.rate_hz or 0), units)
     explicit = {"joints": answers.joints_unit, "gripper": answers.gripper_unit}
     for key, doubt in doubts(contract, measured).items():
         if explicit[key] is None:  # a rig's unit that the files contradict
-            raise ContractError(f"{doubt}; give it with --{key}_unit")
+            raise ContractError(Message("{doubt}; give it with --{key}_unit", doubt=doubt, key=key))
     return contract
 
 
@@ -109,29 +130,36 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
                 words += [f"--{flag}", *(now if isinstance(now, tuple) else (str(now),))]
         words += ["--rig", given.rig] if given.rig else []
         raise ConfigError(
-            f"the files do not record {', '.join(f'--{flag}' for flag in open_)}; give them (or --rig NAME), "
-            f"for example, if it is true: {command(*words)}"
+            Message(
+                "the files do not record {names}; give them (or --rig NAME), for example, if it is true: {command}",
+                names=", ".join(f"--{flag}" for flag in open_),
+                command=command(*words),
+            )
         )
     questions = {
-        "names": "names of the state's entries, or one an arm, with spaces between",
-        "joints_unit": "unit of the joints (rad, deg, …)",
-        "gripper_unit": f"unit of the grippers ({OPENING}; m; rad; …)",
-        "rate_hz": "control rate in Hz",
-        "task": "name of the task",
+        "names": tr("names of the state's entries, or one an arm, with spaces between"),
+        "joints_unit": tr("unit of the joints (rad, deg, …)"),
+        "gripper_unit": tr("unit of the grippers ({opening}; m; rad; …)", opening=OPENING),
+        "rate_hz": tr("control rate in Hz"),
+        "task": tr("name of the task"),
     }
     answers: dict[str, Any] = {}
     for flag in open_:
         value = suggested[flag]
-        shown = " ".join(value) if isinstance(value, tuple) else str(value)
+        offered = " ".join(value) if isinstance(value, tuple) else str(value)
         try:
-            answer = input(f"{questions[flag]} [{shown}]: ").strip()
+            answer = input(f"{questions[flag]} [{offered}]: ").strip()
         except EOFError:
-            raise ConfigError(f"no answer to: {questions[flag]}; nothing was written") from None
+            raise ConfigError(
+                Message("no answer to: {question}; nothing was written", question=questions[flag])
+            ) from None
         answers[flag] = value if not answer else tuple(answer.split()) if flag == "names" else answer
     try:
         answers["rate_hz"] = float(answers.get("rate_hz", given.rate_hz or 0))
     except ValueError:
-        raise ConfigError(f"a control rate is a number of Hz, given '{answers['rate_hz']}'") from None
+        raise ConfigError(
+            Message("a control rate is a number of Hz, given '{rate_hz}'", rate_hz=answers["rate_hz"])
+        ) from None
     return replace(given, **answers)
 
 

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from aloha_kit.core import AlohaKitError, ConfigError, Contract, EpisodeError, plural
 from aloha_kit.core.errors import command, reason
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.lang import joined, marked, Message, pad, shown, tr, width
 from aloha_kit.core.parallel import map_in_order, Workers
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import folder_summary
@@ -39,8 +40,29 @@ _LOG = logging.getLogger(__name__)
 S = TypeVar("S")
 T = TypeVar("T")
 
+_COLUMNS = (
+    marked("episode"),
+    marked("steps"),
+    "s",
+    marked("images"),
+    "MB",
+    marked("success"),
+    marked("grade"),
+    marked("task"),
+    marked("how it ended"),
+    marked("note"),
+    marked("edits"),
+)
+_LEVELS = {"ok": marked("ok"), "info": marked("info"), "warning": marked("warning"), "error": marked("error")}
+_OUTCOMES = {
+    "recovered": marked("recovered"),
+    "finished": marked("finished"),
+    "empty": marked("empty"),
+    "busy": marked("busy"),
+    "failed": marked("failed"),
+}
 _OPTIONAL = ("grade", "note", "edits")
-"""Columns of `info` that are left out where no episode has an entry."""
+"""Columns of `info`; which of them are left out where no episode has an entry."""
 
 
 def run(args: Command) -> int:
@@ -82,9 +104,16 @@ def _validate(args: Validate) -> int:
             for v in verdicts
             for i, line in enumerate(_lines(v))
         ]
-        print(_table(["episode", "steps", "verdict", "check", "what"], rows))
+        print(_table([tr("episode"), tr("steps"), tr("verdict"), tr("check"), tr("what")], rows))
         levels = [v.level for v in verdicts]
-        print(", ".join(f"{levels.count(level)} {level}" for level in ("ok", "warning", "error")))
+        print(
+            tr(
+                "{ok} ok, {warning} warning, {error} error",
+                ok=levels.count("ok"),
+                warning=levels.count("warning"),
+                error=levels.count("error"),
+            )
+        )
     bad = {"error", "warning"} if args.strict else {"error"}
     return int(any(v.level in bad for v in verdicts))
 
@@ -109,12 +138,19 @@ def _recover(args: Recover) -> int:
     if args.json:
         _print_json([{**vars(r), "journal": str(r.journal), "episode": r.episode and str(r.episode)} for r in found])
     elif not found:
-        print(f"nothing to recover in {args.source}")
+        print(tr("nothing to recover in {place}", place=args.source))
     else:
         rows = [
-            [r.journal.name, r.outcome, str(r.steps), r.episode.name if r.episode else "", r.message] for r in found
+            [
+                r.journal.name,
+                tr(_OUTCOMES[r.outcome]),
+                str(r.steps),
+                r.episode.name if r.episode else "",
+                shown(r.message),
+            ]
+            for r in found
         ]
-        print(_table(["journal", "outcome", "steps", "episode", "what"], rows))
+        print(_table([tr("journal"), tr("outcome"), tr("steps"), tr("episode"), tr("what")], rows))
     return int(any(r.outcome == "failed" for r in found))
 
 
@@ -123,17 +159,18 @@ def _info(args: Info) -> int:
     if args.json:
         _print_json(found)
     elif found:
-        heads = ["episode", "steps", "s", "images", "MB", "success", "grade", "task", "how it ended", "note", "edits"]
+        heads = list(_COLUMNS)
         rows = [heads, *map(_info_row, found)]
         used = [i for i, head in enumerate(heads) if head not in _OPTIONAL or any(row[i] for row in rows[1:])]
         heads, *rows = [[row[i] for i in used] for row in rows]
-        print(_table(heads, rows))
+        print(_table([tr(head) for head in heads], rows))
         steps, size = sum(i["steps"] for i in found), sum(i["bytes"] for i in found)
-        print(f"{plural(len(found), 'episode')}, {plural(steps, 'step')}, {size / 1e6:.1f} MB, {_successes(found)}")
+        total = [plural(len(found), "episode"), plural(steps, "step"), f"{size / 1e6:.1f} MB", _successes(found)]
+        print(shown(joined(total, ", ")))
         for assumed in dict.fromkeys(i["assumed"] for i in found if i["assumed"]):
-            print(f"note: {assumed}")
+            print(tr("note: {text}", text=assumed))
         for note, count in Counter(note for i in found for note in i["notes"]).items():
-            print(f"note: {note} (in {count} of {plural(len(found), 'episode')})")
+            print(tr("note: {text} (in {n} of {episodes})", text=shown(note), n=count, episodes=shown(total[0])))
     return failed
 
 
@@ -149,9 +186,9 @@ def _stats(args: Stats) -> int:
         for stream, s in found.items()
         for i, name in enumerate(s.names)
     ]
-    print(_table(["stream", "dimension", "mean", "std", "min", "max"], rows))
+    print(_table([tr("stream"), tr("dimension"), tr("mean"), tr("std"), tr("min"), tr("max")], rows))
     actions = next((s.rows for s in found.values()), 0)
-    print(f"{plural(len(sound), 'episode')}, {plural(actions, 'action')}")
+    print(shown(joined([plural(len(sound), "episode"), plural(actions, "action")], ", ")))
     return failed
 
 
@@ -159,7 +196,12 @@ def _export(args: Export) -> int:
     curation, contract = read_curation(curation_file(args.source)), args.embodiment.load()
     paths = _kept(_episodes(args.source), curation)
     if curation.image_size:
-        raise ConfigError(f"export copies images as they are, {curation_file(args.source)} resizes them: use convert")
+        raise ConfigError(
+            Message(
+                "export copies images as they are, {file} resizes them: use convert",
+                file=curation_file(args.source),
+            )
+        )
     make_folder(args.target)
 
     def copy(path: Path) -> None:
@@ -201,13 +243,17 @@ def _episodes(source: Path, *, journals: bool = False) -> list[Path]:
     if not selection.files:
         if (kind := format_of(source)) != "hdf5":
             raise EpisodeError(
-                f"'{source}' has the format {kind}, and this command takes HDF5 episodes; "
-                f"`{command('convert', source, f'{source}_hdf5')}` makes them"
+                Message(
+                    "'{source}' has the format {kind}, and this command takes HDF5 episodes; `{command}` makes them",
+                    source=source,
+                    kind=kind,
+                    command=command("convert", source, f"{source}_hdf5"),
+                )
             )
-        there = recovery.hint(source) or selection.text() or "expected episode_<i>.hdf5 files"
-        raise EpisodeError(f"no episodes in '{source}'; {there}")
+        there = recovery.hint(source) or selection.text() or Message("expected episode_<i>.hdf5 files")
+        raise EpisodeError(Message("no episodes in '{source}'; {there}", source=source, there=there))
     if text := selection.text():
-        _LOG.info("%s", text)
+        _LOG.info("%s", shown(text))
     return list(selection.files)
 
 
@@ -215,7 +261,8 @@ def _kept(paths: list[Path], curation: Curation) -> list[Path]:
     """The files that the curation does not drop."""
     kept = [path for path in paths if not curation.edit(path.stem).drop]
     if len(kept) < len(paths):
-        _LOG.info("%s", f"{plural(len(paths) - len(kept), 'episode')} left out: dropped by the curation")
+        left_out = plural(len(paths) - len(kept), "episode")
+        _LOG.info("%s", tr("{episodes} left out: dropped by the curation", episodes=shown(left_out)))
     return kept
 
 
@@ -227,7 +274,7 @@ def _source(args: ReadingArgs) -> EpisodeSource:
     options = ReadOptions(args.embodiment.load(), args.embodiment.jpeg_order)
     source = open_source(args.source, options=options)
     if source.unused and (curated or format_of(args.source) != "hdf5"):
-        _LOG.info("%s", source.unused)
+        _LOG.info("%s", shown(source.unused))
     return source
 
 
@@ -239,7 +286,9 @@ def _each_of(source: EpisodeSource, work: Callable[[RecordedEpisode], T]) -> tup
             with closing(source.episode(number)) as episode:
                 return work(episode)
         except DAMAGE as error:
-            raise EpisodeError(f"{source.place / source.name(number)} is damaged: {reason(error)}") from error
+            raise EpisodeError(
+                Message("{name} is damaged: {error}", name=source.place / source.name(number), error=reason(error))
+            ) from error
 
     return _each(range(len(source)), opened)
 
@@ -253,8 +302,8 @@ def _each(paths: Sequence[S], work: Callable[[S], T]) -> tuple[list[T], int]:
         except export.TargetError:  # the next episode would fail in the same way
             raise
         except (AlohaKitError, *DAMAGE) as error:
-            text = str(error) if isinstance(error, AlohaKitError) else f"{path} is damaged: {reason(error)}"
-            _LOG.error("%s", text)
+            damaged = Message("{name} is damaged: {error}", name=path, error=reason(error))
+            _LOG.error("%s", shown(error if isinstance(error, AlohaKitError) else damaged))
             failed = 1
     return results, failed
 
@@ -269,16 +318,16 @@ def _print_json(value: Any) -> None:
 
 def _lines(verdict: ValidationResult) -> list[list[str]]:
     """Level, check and message of each finding; `ok` first where there is only information."""
-    ok = [["ok", "", ""]] if verdict.level == "ok" else []
-    return ok + [[f.level, f.check, f.found] for f in verdict.findings]
+    ok = [[tr("ok"), "", ""]] if verdict.level == "ok" else []
+    return ok + [[tr(_LEVELS[f.level]), tr(f.check), shown(f.found)] for f in verdict.findings]
 
 
 def _info_row(info: dict[str, Any]) -> list[str]:
-    cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in info["cameras"].items()) or "none"
+    cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in info["cameras"].items()) or tr("none")
     sensors = "".join(f", {name} ({len(entries)})" for name, entries in info["sensors"].items())
     order = f" ({info['jpeg_order']}, {info['jpeg_order_source']})" if info["jpeg_order_source"] != "file" else ""
     order = "" if info["jpeg_order"] is None else order
-    success = {None: "?", True: "yes", False: "no"}[info["success"]]
+    success = {None: "?", True: tr("yes"), False: tr("no")}[info["success"]]
     return [
         info["name"],
         str(info["steps"]),
@@ -288,9 +337,9 @@ def _info_row(info: dict[str, Any]) -> list[str]:
         success,
         str(info["grade"] or ""),
         str(info["task"] or info["layout"]),
-        _shortened(str(info["reason"] or "")),
+        _shortened(shown(info["reason"] or "")),
         _shortened(" ".join(str(info["note"] or "").split())),
-        _shortened(info["edits"]),
+        _shortened(shown(info["edits"])),
     ]
 
 
@@ -300,20 +349,22 @@ def _shortened(text: str) -> str:
 
 def _successes(found: Sequence[dict[str, Any]]) -> str:
     judged = [i["success"] for i in found if i["success"] is not None]
-    return f"{sum(judged)} of {len(judged)} judged ones successful" if judged else "none judged"
+    if not judged:
+        return Message("none judged")
+    return Message("{n} of {judged} judged ones successful", n=sum(judged), judged=len(judged))
 
 
 def _table(heads: list[str], rows: Any) -> str:
     """Aligned columns; numbers to the right. Long lines wrap, the dashes under the heads do not."""
     lines = [heads, *rows]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    widths = [max(width(line[i]) for line in lines) for i in range(len(heads))]
     numeric = [all(_number(line[i]) for line in lines[1:]) for i in range(len(heads))]
 
     def form(line: list[str]) -> str:
-        cells = (c.rjust(w) if n else c.ljust(w) for c, w, n in zip(line, widths, numeric, strict=True))
+        cells = (" " * (w - width(c)) + c if n else pad(c, w) for c, w, n in zip(line, widths, numeric, strict=True))
         return "  ".join(cells).rstrip()
 
-    dashes = "  ".join("-" * width for width in widths)[: shutil.get_terminal_size().columns]
+    dashes = "  ".join("-" * columns for columns in widths)[: shutil.get_terminal_size().columns]
     return "\n".join([form(heads), dashes, *map(form, lines[1:])])
 
 

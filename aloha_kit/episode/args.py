@@ -11,7 +11,7 @@ import tyro
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.core.lang import marked
+from aloha_kit.core.lang import marked, Message
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.edit_args import Edit, Labels, Source
 from aloha_kit.storage.codec import JpegOrder
@@ -125,7 +125,7 @@ class Export(CommandArgs):
 
     def __post_init__(self) -> None:
         if self.raw and self.jpeg:
-            raise ValueError(f"--raw and --jpeg {self.jpeg} exclude each other; give one of them")
+            raise ValueError(Message("--raw and --jpeg {jpeg} exclude each other; give one of them", jpeg=self.jpeg))
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,9 @@ class Adopt(CommandArgs):
 
     def __post_init__(self) -> None:
         if self.rig and self.names:
-            raise ValueError(f"--rig {self.rig} and --names both name the joints; give one of them")
+            raise ValueError(Message("--rig {rig} and --names both name the joints; give one of them", rig=self.rig))
         if self.rate_hz is not None and not 0 < self.rate_hz < float("inf"):
-            raise ValueError(f"--rate_hz must be above 0, given {self.rate_hz:g}")
+            raise ValueError(Message("--rate_hz must be above 0, given {rate_hz:g}", rate_hz=self.rate_hz))
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class Label(CommandArgs):
 
     def __post_init__(self) -> None:
         if not self.labels.given:
-            raise ValueError("nothing to set; give --success, --note, --grade or --instruction")
+            raise ValueError(Message("nothing to set; give --success, --note, --grade or --instruction"))
 
 
 Command = Validate | Recover | Info | Stats | Export | Adopt | Label | Edit

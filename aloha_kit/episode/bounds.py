@@ -6,6 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from aloha_kit.core.findings import Finding, Level
+from aloha_kit.core.lang import marked
+
+CHECKS = (
+    *(marked("file"), marked("journal"), marked("checksums"), marked("format"), marked("contract"), marked("shapes")),
+    *(marked("finite"), marked("ending"), marked("constant"), marked("action"), marked("gripper"), marked("jump")),
+    *(marked("stamps"), marked("skew"), marked("rate"), marked("gap"), marked("images"), marked("depth")),
+    *(marked("frozen"), marked("repeats"), marked("black"), marked("flat"), marked("duplicate")),
+)
+"""Names of the checks, as findings have them."""
 
 
 def finding(level: Level, check: str, found: str) -> Finding:

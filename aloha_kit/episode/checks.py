@@ -11,6 +11,7 @@ import numpy.typing as npt
 from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.features import ROLES, SENSORS
 from aloha_kit.core.findings import Finding
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.episode.bounds import Bounds, finding, graded
 from aloha_kit.episode.gripper_checks import check_grippers
@@ -30,13 +31,17 @@ UNUSED = tuple(vector for role in ROLES.values() if role.read == "listed" for ve
 def check_ending(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     """Check that no error ended the episode: it would not show the whole task."""
     if episode.attrs.get("error"):
-        yield finding("warning", "ending", f"ended early: {episode.attrs.get('reason') or 'an error'}")
+        yield finding(
+            "warning",
+            "ending",
+            Message("ended early: {reason}", reason=episode.attrs.get("reason") or Message("an error")),
+        )
 
 
 def check_shapes(episode: RecordedEpisode, bounds: Bounds) -> Iterator[Finding]:
     """Check that streams have equal numbers of rows and the contract's widths."""
     if episode.length == 0:
-        yield finding("error", "shapes", "no steps")
+        yield finding("error", "shapes", Message("no steps"))
     for message in wrong_rows(episode):
         yield finding("error", "shapes", message)
     contract = episode.contract
@@ -44,17 +49,30 @@ def check_shapes(episode: RecordedEpisode, bounds: Bounds) -> Iterator[Finding]:
         yield finding("warning", "contract", episode.assumption)
     if episode.qpos.shape[1] != len(contract.state_names):
         yield finding(
-            "error", "shapes", f"qpos has {episode.qpos.shape[1]} entries, the contract {len(contract.state_names)}"
+            "error",
+            "shapes",
+            Message(
+                "qpos has {entries} entries, the contract {count}",
+                entries=episode.qpos.shape[1],
+                count=len(contract.state_names),
+            ),
         )
     present = tables(episode)
     for feature in contract.sensors:
         if feature.name in present and present[feature.name].shape[1:] != feature.shape:
-            found = f"{feature.name} has {present[feature.name].shape[1]} entries, the contract {feature.shape[0]}"
+            found = Message(
+                "{feature} has {entries} entries, the contract {count}",
+                feature=feature.name,
+                entries=present[feature.name].shape[1],
+                count=feature.shape[0],
+            )
             yield finding("error", "shapes", found)
         elif feature.name.startswith(SENSORS) and feature.name not in present:
-            yield finding("error", "shapes", f"{feature.name} is missing, which the contract has")
+            yield finding(
+                "error", "shapes", Message("{feature} is missing, which the contract has", feature=feature.name)
+            )
     if not episode.cameras:  # a recorded contract without cameras is intended, an assumed one may be a mistake
-        yield finding("warning" if episode.assumption else "info", "images", "no cameras")
+        yield finding("warning" if episode.assumption else "info", "images", Message("no cameras"))
 
 
 def check_notes(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
@@ -69,9 +87,17 @@ def check_finite(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
         bad = np.argwhere(~np.isfinite(table))
         if len(bad):
             row, column = bad[0]
-            found = f"{len(bad)} values of {name} are not finite, first: row {row}, {names_of(episode, name)[column]}"
+            found = Message(
+                "{count} values of {name} are not finite, first: row {row}, {entry}",
+                count=len(bad),
+                name=name,
+                row=row,
+                entry=names_of(episode, name)[column],
+            )
             if name in UNUSED:
-                yield finding("warning", "finite", f"{found}; training does not use {name}")
+                yield finding(
+                    "warning", "finite", Message("{found}; training does not use {name}", found=found, name=name)
+                )
             else:
                 yield finding("error", "finite", found)
 
@@ -84,13 +110,15 @@ def check_constant(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
         moving = np.ptp(table, axis=0) > 0
         if not moving.any():
             vital = name in ("action", "qpos")
-            yield from graded(1 + vital, (1, 2), "constant", f"{name} never changes")
+            yield from graded(1 + vital, (1, 2), "constant", Message("{name} never changes", name=name))
             continue
         if name in ("action", "qpos"):
             names = names_of(episode, name)
             for arm, columns in by_arm(names).items():
                 if arm != BASE and not moving[columns].any():
-                    yield finding("warning", "constant", f"{name} of arm '{arm}' never changes")
+                    yield finding(
+                        "warning", "constant", Message("{name} of arm '{arm}' never changes", name=name, arm=arm)
+                    )
 
 
 def check_action(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
@@ -103,11 +131,13 @@ def check_action(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     moving = np.ptp(action, axis=0) > 0
     if not moving.any():
         return
-    for shift, row in ((0, "same"), (1, "next")):
+    for shift, row in ((0, Message("same")), (1, Message("next"))):
         pairs = min(len(action), len(qpos) - shift)
         equal = np.isclose(action[:pairs, moving], qpos[shift : shift + pairs, moving], rtol=0, atol=1e-6)
         if equal.mean() > 0.99:
-            message = f"the action equals qpos of the {row} row: measured joints were recorded as commands"
+            message = Message(
+                "the action equals qpos of the {row} row: measured joints were recorded as commands", row=row
+            )
             yield from graded(2 - shift, (1, 2), "action", message)
             return
 
@@ -122,7 +152,13 @@ def check_gripper(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             if not joint.endswith("gripper"):
                 continue
             low, high = float(tables(episode)[name][:, column].min()), float(tables(episode)[name][:, column].max())
-            message = f"{joint} of {name} spans {low:.2f} to {high:.2f}; normalised, 0 is closed and 1 is open"
+            message = Message(
+                "{joint} of {name} spans {low:.2f} to {high:.2f}; normalised, 0 is closed and 1 is open",
+                joint=joint,
+                name=name,
+                low=low,
+                high=high,
+            )
             yield from graded(max(-low, high - 1), bounds.gripper, "gripper", message)
 
 
@@ -150,7 +186,14 @@ def check_jumps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
             continue  # reported by the finite check
         row, column = np.unravel_index(int(steps.argmax()), steps.shape)
         worst = float(steps[row, column])
-        message = f"{names[joints[column]]} of {name} jumps {worst:.2f} rad from row {row} to {row + 1}"
+        message = Message(
+            "{joint} of {name} jumps {worst:.2f} rad from row {row} to {next_row}",
+            joint=names[joints[column]],
+            name=name,
+            worst=worst,
+            row=row,
+            next_row=row + 1,
+        )
         yield from graded(worst, limits, "jump", message)
 
 
@@ -159,22 +202,36 @@ def check_stamps(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     stamps = episode.stamps
     if not stamps:
         if episode.layout == OURS:
-            yield finding("error", "stamps", "no stamps")
+            yield finding("error", "stamps", Message("no stamps"))
         return
     for name, values in stamps.items():
         known = values[values != NO_STAMP]
         if len(known) < len(values) - (name == "deadline"):
-            yield finding("warning", "stamps", f"{name} has no stamp in {len(values) - len(known)} rows")
+            yield finding(
+                "warning",
+                "stamps",
+                Message("{name} has no stamp in {count} rows", name=name, count=len(values) - len(known)),
+            )
         steps = np.diff(known)
         if (steps < 0).any():
             row = int(np.argmax(steps < 0))
-            yield finding("error", "stamps", f"{name} runs backwards by {-steps[row] / 1e6:.1f} ms at row {row + 1}")
+            yield finding(
+                "error",
+                "stamps",
+                Message(
+                    "{name} runs backwards by {ms:.1f} ms at row {row}", name=name, ms=-steps[row] / 1e6, row=row + 1
+                ),
+            )
         elif name in ("deadline", "command") and (steps == 0).any():
-            yield finding("error", "stamps", f"{name} repeats at row {int(np.argmax(steps == 0)) + 1}")
+            yield finding(
+                "error", "stamps", Message("{name} repeats at row {row}", name=name, row=int(np.argmax(steps == 0)) + 1)
+            )
         elif name not in ("deadline", "command"):
             longest, row = longest_run(steps == 0)
             seconds = longest / episode.rate_hz
-            message = f"stream {name} stood still for {seconds:.2f} s from row {row}"
+            message = Message(
+                "stream {name} stood still for {seconds:.2f} s from row {row}", name=name, seconds=seconds, row=row
+            )
             yield from graded(seconds, bounds.frozen_s, "stamps", message)
 
 
@@ -196,7 +253,12 @@ def check_skew(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     for name, values in zip(streams, offset, strict=True):
         skew = float(np.percentile(np.abs(values), 99)) / 1e6
         period = 1e3 / episode.rate_hz
-        message = f"stream {name} is {skew:.1f} ms from the others (99th percentile; a period is {period:.1f} ms)"
+        message = Message(
+            "stream {name} is {skew:.1f} ms from the others (99th percentile; a period is {period:.1f} ms)",
+            name=name,
+            skew=skew,
+            period=period,
+        )
         yield from graded(skew / period, bounds.skew_periods, "skew", message)
 
 
@@ -211,7 +273,18 @@ def check_rate(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
         return
     steps = np.diff(times) / 1e9
     rate = (len(times) - 1) / float(steps.sum())
-    yield from graded(abs(rate / nominal - 1), bounds.rate, "rate", f"{rate:.1f} Hz on average, {nominal:g} Hz nominal")
+    yield from graded(
+        abs(rate / nominal - 1),
+        bounds.rate,
+        "rate",
+        Message("{rate:.1f} Hz on average, {nominal:g} Hz nominal", rate=rate, nominal=nominal),
+    )
     row = int(steps.argmax())
-    message = f"{steps[row] * 1e3:.0f} ms between rows {row} and {row + 1}, {1e3 / nominal:.0f} ms nominal"
+    message = Message(
+        "{ms:.0f} ms between rows {row} and {next_row}, {nominal:.0f} ms nominal",
+        ms=steps[row] * 1e3,
+        row=row,
+        next_row=row + 1,
+        nominal=1e3 / nominal,
+    )
     yield from graded(float(steps[row]) * nominal, bounds.gap_periods, "gap", message)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
+from aloha_kit.core.lang import Message
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.formats import AUTO, EXPORTERS, format_of, open_joined, open_source, ReadOptions
 from aloha_kit.formats.joined import differences, JoinedSource
@@ -78,7 +79,14 @@ class EditedDataset:
                 there |= dict.fromkeys(episode.cameras)
             if camera in there:
                 return
-        raise ConfigError(f"{self.place} has no camera '{camera}'. {did_you_mean(camera, there)}")
+        raise ConfigError(
+            Message(
+                "{place} has no camera '{camera}'. {known}",
+                place=self.place,
+                camera=camera,
+                known=did_you_mean(camera, there),
+            )
+        )
 
     def require_valid(self, curation: Curation) -> None:
         """Open the episodes that a curation edits.
@@ -102,9 +110,15 @@ class EditedDataset:
         """
         self.require_valid(curation)
         if read_curation(self.file) != self.curation:
-            raise ConfigError(f"{self.file} was changed by another edit at the same time; run the command again")
+            raise ConfigError(
+                Message("{file} was changed by another edit at the same time; run the command again", file=self.file)
+            )
         write_curation(self.file, curation)
-        return f"{self.file}: {curation.text()}" if not curation.empty else f"no edits are left: {self.file} is removed"
+        return (
+            Message("{file}: {text}", file=self.file, text=curation.text())
+            if not curation.empty
+            else Message("no edits are left: {file} is removed", file=self.file)
+        )
 
     def copy(self, curation: Curation, copy: Copy) -> int:
         """Write the edited episodes as a data set of their own; returns the exit status of the conversion.
@@ -125,10 +139,18 @@ def convert(place: Path, curation: Curation, copy: Copy, kind: str = AUTO) -> in
     """
     kinds = {format_of(part) for part in curation.data or [place]} if kind == AUTO else {kind}
     if len(kinds) > 1 and copy.format is None:
-        raise ConfigError(f"these are of formats {', '.join(sorted(kinds))}; give that of the copy with --format")
+        raise ConfigError(
+            Message("these are of formats {kinds}; give that of the copy with --format", kinds=", ".join(sorted(kinds)))
+        )
     written = copy.format or kinds.pop()
     if written not in EXPORTERS and ":" not in written:
-        raise ConfigError(f"format {written} is read and not written; give --format: {', '.join(sorted(EXPORTERS))}")
+        raise ConfigError(
+            Message(
+                "format {written} is read and not written; give --format: {exporters}",
+                written=written,
+                exporters=", ".join(sorted(EXPORTERS)),
+            )
+        )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / CURATION
         write_curation(file, curation)
@@ -172,7 +194,7 @@ def drawn(names: Sequence[str], fraction: float, seed: int) -> list[str]:
         ConfigError: there is only one episode.
     """
     if len(names) < 2:
-        raise ConfigError(f"{plural(len(names), 'episode')} cannot be divided")
+        raise ConfigError(Message("{episodes} cannot be divided", episodes=plural(len(names), "episode")))
     count = min(max(round(len(names) * fraction), 1), len(names) - 1)
     picked = np.random.default_rng(seed).permutation(len(names))[:count]
     return [names[number] for number in sorted(picked.tolist())]
@@ -218,12 +240,17 @@ def merge(places: Sequence[Path], into: Path) -> str:
         ConfigError: the folder holds something already.
     """
     if into.exists() and (not into.is_dir() or any(into.iterdir())):
-        raise ConfigError(f"'{into}' exists already; nothing in it is changed: give another folder")
+        raise ConfigError(Message("'{into}' exists already; nothing in it is changed: give another folder", into=into))
     report_differences(places)
     make_folder(into)
     curation = Curation(data=tuple(os.path.relpath(place, into) for place in places))
     write_curation(into / CURATION, curation)
-    return f"{into / CURATION}: {curation.text()}; train on it with `{command('train', '--dataset_dir', into)}`"
+    return Message(
+        "{file}: {text}; train on it with `{command}`",
+        file=into / CURATION,
+        text=curation.text(),
+        command=command("train", "--dataset_dir", into),
+    )
 
 
 def merge_copy(places: Sequence[Path], copy: Copy) -> int:

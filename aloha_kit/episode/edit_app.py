@@ -8,6 +8,7 @@ from pathlib import Path
 
 from aloha_kit.core import plural
 from aloha_kit.core.errors import ConfigError
+from aloha_kit.core.lang import Message, shown, tr
 from aloha_kit.episode.edit import (
     Copy,
     divided,
@@ -45,13 +46,13 @@ def edit_dataset(args: Edit) -> int:
     """
     if isinstance(args, Merge):
         if args.into is not None:
-            print(merge(args.sources, args.into))
+            print(shown(merge(args.sources, args.into)))
             return 0
         return merge_copy(args.sources, _copy(args))
     dataset = EditedDataset(args.source, args.from_format)
     curation = _edited(args, dataset)
     if args.copy is None:
-        print(dataset.save(curation))
+        print(shown(dataset.save(curation)))
         return 0
     if not isinstance(args, Split):
         return dataset.copy(curation, _copy(args))
@@ -103,7 +104,13 @@ def _trimmed(args: Trim, dataset: EditedDataset) -> Curation:
     if not args.still:
         return trimmed(dataset.curation, dict.fromkeys(names, (args.start, args.stop)))
     spans = moving_spans(dataset, names)
-    print(f"{plural(len(spans), 'episode')} of {len(names)} with still steps at the ends")
+    print(
+        tr(
+            "{episodes} of {all} with still steps at the ends",
+            episodes=shown(plural(len(spans), "episode")),
+            all=len(names),
+        )
+    )
     return trimmed(dataset.curation, spans)
 
 
@@ -116,8 +123,13 @@ def _validation(args: Split, dataset: EditedDataset) -> list[str]:
     picked = chosen(args.val or args.train, kept)
     validation = picked if args.val else [name for name in kept if name not in picked]
     if not 0 < len(validation) < len(kept):
-        of = f"{len(validation)} of {plural(len(kept), 'episode')}"
-        raise ConfigError(f"{of} for validation: some must be on each side")
+        raise ConfigError(
+            Message(
+                "{n} of {all} for validation: some must be on each side",
+                n=len(validation),
+                all=plural(len(kept), "episode"),
+            )
+        )
     return validation
 
 
@@ -128,7 +140,13 @@ def _renamed(args: RenameCamera, dataset: EditedDataset) -> Curation:
     recorded = cameras.pop(args.old, args.old)
     new = recorded if args.undo else args.new
     if args.undo and args.old not in curation.cameras:
-        raise ConfigError(f"camera '{args.old}' is not a new name; renamed are: {', '.join(cameras) or '(none)'}")
+        raise ConfigError(
+            Message(
+                "camera '{old}' is not a new name; renamed are: {cameras}",
+                old=args.old,
+                cameras=", ".join(cameras) or Message("(none)"),
+            )
+        )
     if not args.undo:
         dataset.require_camera(args.old)
     if new != recorded:

@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import tyro
 
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 from aloha_kit.storage.label import GRADES
 
 Source = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="SOURCE")]]
@@ -31,7 +32,14 @@ class Labels:
 
     def __post_init__(self) -> None:
         if self.grade is not None and self.grade != 0 and self.grade not in GRADES:
-            raise ValueError(f"--grade must be {GRADES[0]} to {GRADES[-1]}, or 0 for none, given {self.grade}")
+            raise ValueError(
+                Message(
+                    "--grade must be {lowest} to {highest}, or 0 for none, given {grade}",
+                    lowest=GRADES[0],
+                    highest=GRADES[-1],
+                    grade=self.grade,
+                )
+            )
 
     @property
     def given(self) -> dict[str, bool | int | str | None]:
@@ -56,7 +64,7 @@ class CopyArgs(CommandArgs):
 
     def __post_init__(self) -> None:
         if self.copy is None and (self.format is not None or self.workers != 1):
-            raise ValueError("--format and --workers are for --copy DIR")
+            raise ValueError(Message("--format and --workers are for --copy DIR"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,11 +96,11 @@ class Merge(CopyArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.sources) < 2:
-            raise ValueError(f"give at least two data sets to merge, given {len(self.sources)}")
+            raise ValueError(Message("give at least two data sets to merge, given {count}", count=len(self.sources)))
         if twice := [place for place in self.sources if self.sources.count(place) > 1]:
-            raise ValueError(f"'{twice[0]}' is given twice")
+            raise ValueError(Message("'{twice}' is given twice", twice=twice[0]))
         if (self.into is None) == (self.copy is None):
-            raise ValueError("give --into DIR for a folder that names the data sets, or --copy DIR for a copy")
+            raise ValueError(Message("give --into DIR for a folder that names the data sets, or --copy DIR for a copy"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +122,13 @@ class Split(EditArgs):
         super().__post_init__()
         given = [self.val_fraction is not None, bool(self.val), bool(self.train)]
         if sum(given) != 1 and not self.undo:
-            raise ValueError("give one of --val_fraction, --val and --train")
+            raise ValueError(Message("give one of --val_fraction, --val and --train"))
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
-            raise ValueError(f"--val_fraction must be between 0 and 1, given {self.val_fraction:g}")
+            raise ValueError(
+                Message(
+                    "--val_fraction must be between 0 and 1, given {val_fraction:g}", val_fraction=self.val_fraction
+                )
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,11 +149,17 @@ class Trim(EditArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.still and (self.start or self.stop is not None):
-            raise ValueError("--still finds the steps itself; give it without --start and --stop")
+            raise ValueError(Message("--still finds the steps itself; give it without --start and --stop"))
         if not (self.still or self.undo or self.start or self.stop is not None):
-            raise ValueError("nothing to leave out; give --start, --stop or --still")
+            raise ValueError(Message("nothing to leave out; give --start, --stop or --still"))
         if self.start < 0 or (self.stop is not None and self.stop <= self.start):
-            raise ValueError(f"--start and --stop must be 0 <= start < stop, given {self.start} and {self.stop}")
+            raise ValueError(
+                Message(
+                    "--start and --stop must be 0 <= start < stop, given {start} and {stop}",
+                    start=self.start,
+                    stop=self.stop,
+                )
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +174,7 @@ class Drop(EditArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.episodes and not self.undo:
-            raise ValueError("which episodes? Give names, numbers, or ranges such as 10-19")
+            raise ValueError(Message("which episodes? Give names, numbers, or ranges such as 10-19"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +190,7 @@ class Relabel(EditArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.labels.given and not self.undo:
-            raise ValueError("nothing to set; give --success, --note, --grade or --instruction")
+            raise ValueError(Message("nothing to set; give --success, --note, --grade or --instruction"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +207,7 @@ class RenameCamera(EditArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.new) == self.undo:
-            raise ValueError("give OLD and NEW, or the present name with --undo")
+            raise ValueError(Message("give OLD and NEW, or the present name with --undo"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,9 +224,11 @@ class Resize(EditArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.size is None) != self.undo:
-            raise ValueError("give --size HEIGHT WIDTH, or --undo")
+            raise ValueError(Message("give --size HEIGHT WIDTH, or --undo"))
         if self.size is not None and min(self.size) < 1:
-            raise ValueError(f"--size must be at least 1 1, given {self.size[0]} {self.size[1]}")
+            raise ValueError(
+                Message("--size must be at least 1 1, given {height} {width}", height=self.size[0], width=self.size[1])
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,7 +243,7 @@ class Reorder(EditArgs):
     def __post_init__(self) -> None:
         super().__post_init__()
         if bool(self.episodes) == self.undo:
-            raise ValueError("give the episodes that come first, or --undo")
+            raise ValueError(Message("give the episodes that come first, or --undo"))
 
 
 Edit = (

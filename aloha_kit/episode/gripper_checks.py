@@ -16,6 +16,7 @@ import numpy.typing as npt
 from aloha_kit.core import Contract
 from aloha_kit.core.arm_models import BASE, by_arm
 from aloha_kit.core.findings import Finding
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.episode.bounds import finding
 
 Table = npt.NDArray[Any]
@@ -104,20 +105,40 @@ def _pairs(looked: _Looked, *, normalised: bool) -> Iterator[Finding]:
         measured, command, best = looked.state[:, g], looked.action[:, g], float(looked.best[g, g])
         if np.ptp(command) < 0.01 or max(np.ptp(command), np.ptp(measured)) < (0.01 if small else 0.1):
             continue  # a gripper that is not used
-        name, spans = looked.names[g], f"state {_span(measured)}, command {_span(command)}"
+        name, spans = (
+            looked.names[g],
+            Message("state {state}, command {command}", state=_span(measured), command=_span(command)),
+        )
         if np.ptp(measured) < 1e-4:
-            yield finding("warning", "gripper", f"{name}: the command moves, the state never does ({spans})")
+            yield finding(
+                "warning",
+                "gripper",
+                Message("{name}: the command moves, the state never does ({spans})", name=name, spans=spans),
+            )
             continue
         if (turned := _turned(looked, g)) is not None:
             yield turned
             continue
-        ratio, spans = float(np.ptp(measured) / np.ptp(command)), f"{spans}, correlation {best:.2f}"
+        ratio, spans = (
+            float(np.ptp(measured) / np.ptp(command)),
+            Message("{spans}, correlation {best:.2f}", spans=spans, best=best),
+        )
         if best >= FOLLOWS and (units := _units(measured, command, ratio)):
-            yield finding("error" if normalised else "warning", "gripper", f"{name}: {units} ({spans})")
+            yield finding(
+                "error" if normalised else "warning",
+                "gripper",
+                Message("{name}: {units} ({spans})", name=name, units=units, spans=spans),
+            )
         elif best < APART and min(1.0, ratio) * np.ptp(command) > (0.01 if small else 0.3):
-            yield finding("warning", "gripper", f"{name}: the state does not follow its command ({spans})")
+            yield finding(
+                "warning",
+                "gripper",
+                Message("{name}: the state does not follow its command ({spans})", name=name, spans=spans),
+            )
         elif small and normalised and best >= FOLLOWS and np.ptp(command) > 0.02:
-            message = f"{name}: normalised is 0 closed to 1 open, these look like metres ({spans})"
+            message = Message(
+                "{name}: normalised is 0 closed to 1 open, these look like metres ({spans})", name=name, spans=spans
+            )
             yield finding("warning", "gripper", message)
 
 
@@ -126,29 +147,49 @@ def _turned(looked: _Looked, g: int) -> Finding | None:
     name, best, own = looked.names[g], looked.best, float(looked.best[g, g])
     for other in looked.grippers:
         if best[g, other] >= FOLLOWS and max(own, best[other, other]) < APART:
-            found = f"correlation {best[g, other]:.2f}, with its own {own:.2f}"
+            found = Message("correlation {best:.2f}, with its own {own:.2f}", best=best[g, other], own=own)
             return finding(
-                "error", "gripper", f"{name}: the state follows the command of {looked.names[other]} ({found})"
+                "error",
+                "gripper",
+                Message(
+                    "{name}: the state follows the command of {other} ({found})",
+                    name=name,
+                    other=looked.names[other],
+                    found=found,
+                ),
             )
     worst = float(looked.near_worst[g, g])
     if worst > -FOLLOWS or looked.near_best[g, g] >= APART:
         return None
-    spans = f"state {_span(looked.state[:, g])}, command {_span(looked.action[:, g])}, correlation {worst:.2f}"
+    spans = Message(
+        "state {state}, command {command}, correlation {worst:.2f}",
+        state=_span(looked.state[:, g]),
+        command=_span(looked.action[:, g]),
+        worst=worst,
+    )
     # a gripper that opens and closes all the time may also lag by half a turn
     level: Literal["warning", "error"] = "error" if own < APART else "warning"
-    return finding(level, "gripper", f"{name}: the state runs against its command ({spans}): inverted?")
+    return finding(
+        level,
+        "gripper",
+        Message("{name}: the state runs against its command ({spans}): inverted?", name=name, spans=spans),
+    )
 
 
 def _units(measured: Table, command: Table, ratio: float) -> str:
     """Difference in units between a state that follows its command and the command; empty without one."""
     kinds = [
-        "metres" if _within(t, METRES) else "an opening from 0 to 1" if _within(t, OPENING) else "another unit"
+        Message("metres")
+        if _within(t, METRES)
+        else Message("an opening from 0 to 1")
+        if _within(t, OPENING)
+        else Message("another unit")
         for t in (measured, command)
     ]
     apart = ratio < 0.2 or ratio > 5 or ("another unit" in kinds and not 0.7 < ratio < 1.4)
     if kinds[0] != kinds[1] and apart:
-        return f"state and command differ in unit: {kinds[0]} against {kinds[1]}"
-    return "state and command differ in scale" if ratio < 0.05 or ratio > 20 else ""
+        return Message("state and command differ in unit: {state} against {command}", state=kinds[0], command=kinds[1])
+    return Message("state and command differ in scale") if ratio < 0.05 or ratio > 20 else ""
 
 
 def _misplaced(names: Sequence[str], by: Sequence[Table], on_time: Sequence[Table]) -> Iterator[Finding]:
@@ -167,12 +208,23 @@ def _misplaced(names: Sequence[str], by: Sequence[Table], on_time: Sequence[Tabl
     if len(found) < 2:
         return  # an exchange takes two
     order = sorted(found, key=lambda i: not any(is_gripper(names[k], names) for k in (i, found[i][0])))
-    listed = ", ".join(
-        f"state {names[i]} follows command {names[j]} (correlation {other:.2f}, its own {own:.2f})"
-        for i, (j, other, own) in ((i, found[i]) for i in order[:4])
+    listed = joined(
+        [
+            Message(
+                "state {state} follows command {command} (correlation {other:.2f}, its own {own:.2f})",
+                state=names[i],
+                command=names[j],
+                other=other,
+                own=own,
+            )
+            for i, (j, other, own) in ((i, found[i]) for i in order[:4])
+        ],
+        ", ",
     )
-    more = f" and {len(order) - 4} more" if len(order) > 4 else ""
-    yield finding("error", "gripper", f"the order of state and action differs: {listed}{more}")
+    more = Message(" and {count} more", count=len(order) - 4) if len(order) > 4 else ""
+    yield finding(
+        "error", "gripper", Message("the order of state and action differs: {listed}{more}", listed=listed, more=more)
+    )
 
 
 def _exchanged(by: Sequence[Table], on_time: Sequence[Table]) -> dict[int, tuple[int, float, float]]:
@@ -206,11 +258,19 @@ def _shifted(looked: _Looked, both: Sequence[Sequence[tuple[Table, Table]]], rat
         motions = curves[-1]
         best, near, lag = float(motions.max()), float(motions[on_time].max()), int(lags[motions.argmax()])
         if best >= FOLLOWS and (best - near > 0.25 or 1 - best**2 < 0.3 * (1 - max(near, 0.0) ** 2)):
-            how = f"follows its command {lag} steps ({lag / rate_hz:.2f} s) late"
+            how = Message("follows its command {lag} steps ({seconds:.2f} s) late", lag=lag, seconds=lag / rate_hz)
             if lag < 0:
-                how = f"is {-lag} steps ({-lag / rate_hz:.2f} s) ahead of its command"
-            message = f"{looked.names[g]}: the state {how} (correlation {best:.2f}, in time at most {near:.2f})"
-            yield finding("warning", "gripper", f"{message}: are state and action of different times?")
+                how = Message("is {lag} steps ({seconds:.2f} s) ahead of its command", lag=-lag, seconds=-lag / rate_hz)
+            message = Message(
+                "{name}: the state {how} (correlation {best:.2f}, in time at most {near:.2f})",
+                name=looked.names[g],
+                how=how,
+                best=best,
+                near=near,
+            )
+            yield finding(
+                "warning", "gripper", Message("{message}: are state and action of different times?", message=message)
+            )
 
 
 def _fit(pairs: Sequence[tuple[Table, Table]], column: int, lag: int) -> float:
@@ -229,9 +289,13 @@ def _places(looked: _Looked) -> Iterator[Finding]:
                 continue  # within 0 and 1 most of the time; or in another unit
             alike = [c for c in columns if c not in grippers and _opens(state[:, c]) and _opens(action[:, c])]
             if alike:
-                message = (
-                    f"{names[g]} spans {_span(state[:, g])}, like a joint, and {names[alike[0]]} "
-                    f"{_span(state[:, alike[0]])}, like a gripper: is the gripper at another place of the vector?"
+                message = Message(
+                    "{name} spans {span}, like a joint, and {other} {others_span}, like a gripper: is the gripper at "
+                    "another place of the vector?",
+                    name=names[g],
+                    span=_span(state[:, g]),
+                    other=names[alike[0]],
+                    others_span=_span(state[:, alike[0]]),
                 )
                 yield finding("warning", "gripper", message)
 
@@ -273,7 +337,7 @@ def _within(values: Table, bounds: tuple[float, float]) -> bool:
 
 
 def _span(values: Table) -> str:
-    return f"{values.min():.3g} to {values.max():.3g}"
+    return Message("{low:.3g} to {high:.3g}", low=values.min(), high=values.max())
 
 
 def _base(name: str) -> bool:

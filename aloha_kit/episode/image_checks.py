@@ -11,6 +11,7 @@ import numpy.typing as npt
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.arm_models import by_arm
 from aloha_kit.core.findings import Finding
+from aloha_kit.core.lang import Message
 from aloha_kit.episode.bounds import Bounds, finding, graded
 from aloha_kit.storage.codec import whole
 from aloha_kit.storage.paths import without_path
@@ -25,7 +26,7 @@ def check_images(episode: Episode, bounds: Bounds) -> Iterator[Finding]:
     for camera in episode.cameras:
         frames = episode.rows(camera)
         if not frames:
-            yield finding("error", "images", f"camera '{camera}' has no frames")
+            yield finding("error", "images", Message("camera '{camera}' has no frames", camera=camera))
             continue
         try:
             yield from _look(episode, camera, frames, bounds)
@@ -47,11 +48,22 @@ def _look_at_depth(episode: Episode, camera: str) -> Iterator[Finding]:
     for i in chosen.tolist():
         depth = episode.depth(camera, i)
         if expected is not None and depth.shape != expected:
-            message = f"frame {i} of the depth of camera '{camera}' is {depth.shape}, the contract {expected}"
+            message = Message(
+                "frame {i} of the depth of camera '{camera}' is {shape}, the contract {expected}",
+                i=i,
+                camera=camera,
+                shape=depth.shape,
+                expected=expected,
+            )
             yield finding("error", "depth", message)
             return
         blank += not depth.any()
-    message = f"depth of camera '{camera}' measures nothing in {blank} of {len(chosen)} frames looked at"
+    message = Message(
+        "depth of camera '{camera}' measures nothing in {blank} of {count} frames looked at",
+        camera=camera,
+        blank=blank,
+        count=len(chosen),
+    )
     yield from graded(blank / len(chosen), (1e-9, 1), "depth", message)
 
 
@@ -64,15 +76,29 @@ def _look(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iterato
         image = episode.image(camera, i)
         if expected is not None and image.shape[:2] != expected:
             yield finding(
-                "error", "images", f"frame {i} of camera '{camera}' is {image.shape[:2]}, the contract {expected}"
+                "error",
+                "images",
+                Message(
+                    "frame {i} of camera '{camera}' is {shape}, the contract {expected}",
+                    i=i,
+                    camera=camera,
+                    shape=image.shape[:2],
+                    expected=expected,
+                ),
             )
             return
         if image.max() <= bounds.black:
             black.append(i)
         elif np.ptp(image) <= bounds.black:
             flat.append(i)
-    for count, check, word in ((len(black), "black", "black"), (len(flat), "flat", "of one colour")):
-        message = f"camera '{camera}' is {word} in {count} of {len(chosen)} frames looked at"
+    for count, check, word in ((len(black), "black", Message("black")), (len(flat), "flat", Message("of one colour"))):
+        message = Message(
+            "camera '{camera}' is {word} in {count} of {all} frames looked at",
+            camera=camera,
+            word=word,
+            count=count,
+            all=len(chosen),
+        )
         yield from graded(count / len(chosen), (1e-9, 1), check, message)
 
 
@@ -82,7 +108,11 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
     for i in range(frames):
         data = episode.encoded(camera, i)
         if stored.encoded and not whole(data):
-            yield finding("error", "images", f"frame {i} of camera '{camera}' is not a whole JPEG, PNG or WebP")
+            yield finding(
+                "error",
+                "images",
+                Message("frame {i} of camera '{camera}' is not a whole JPEG, PNG or WebP", i=i, camera=camera),
+            )
             return
         sums[i] = zlib.crc32(data)
     rows = min(frames, episode.frames)
@@ -99,7 +129,12 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
     if frozen:
         length, begin = max(frozen)
         seconds = length / episode.rate_hz
-        message = f"camera '{camera}' shows the same image for {seconds:.2f} s from row {begin} while joints move"
+        message = Message(
+            "camera '{camera}' shows the same image for {seconds:.2f} s from row {begin} while joints move",
+            camera=camera,
+            seconds=seconds,
+            begin=begin,
+        )
         yield from graded(seconds, bounds.frozen_s, "frozen", message)
         return
     moving = np.abs(np.diff(joints, axis=0)).max(axis=1, initial=0) > bounds.frozen_motion / 10
@@ -107,8 +142,11 @@ def _compare(episode: Episode, camera: str, frames: int, bounds: Bounds) -> Iter
         yield finding(
             "warning",
             "repeats",
-            f"camera '{camera}' repeats {same[moving].mean():.0%} of its frames while joints move: "
-            f"slower than the control rate?",
+            Message(
+                "camera '{camera}' repeats {share:.0%} of its frames while joints move: slower than the control rate?",
+                camera=camera,
+                share=same[moving].mean(),
+            ),
         )
 
 

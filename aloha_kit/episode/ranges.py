@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError, plural
 from aloha_kit.core.arm_models import BASE
+from aloha_kit.core.lang import marked, Message, pad, shown, tr
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.storage.reader import Episode
 from aloha_kit.storage.selection import select
@@ -54,19 +55,24 @@ class Measured:
         """Measured ranges as text, one line per entry."""
         cameras = ", ".join(f"{name} {h}x{w}" for name, (h, w) in self.assumed.cameras.items())
         lines = [
-            f"{plural(len(self.files), 'episode')}, {plural(self.total, 'step')}, layout {self.layout}; "
-            f"cameras: {cameras or '(none)'}",
-            f"{'entry':<7}{'state':<22}{'action':<22}looks like",
+            tr(
+                "{episodes}, {steps}, layout {layout}; cameras: {cameras}",
+                episodes=shown(plural(len(self.files), "episode")),
+                steps=shown(plural(self.total, "step")),
+                layout=self.layout,
+                cameras=cameras or tr("(none)"),
+            ),
+            f"{pad(tr('entry'), 7)}{pad(tr('state'), 22)}{pad(tr('action'), 22)}{tr('looks like')}",
         ]
         for i in range(max(self.state.shape[1], self.action.shape[1])):
             columns = [table[:, i] for table in (self.state, self.action) if i < table.shape[1]]
             spans = [
-                f"{table[0, i]:.3g} to {table[1, i]:.3g}" if i < table.shape[1] else "-"
+                tr("{low:.3g} to {high:.3g}", low=table[0, i], high=table[1, i]) if i < table.shape[1] else "-"
                 for table in (self.state, self.action)
             ]
             base = i >= self.action.shape[1] - self.base
-            guess = "a base's velocity" if base else looks_like(float(np.min(columns)), float(np.max(columns)))
-            lines.append(f"{i:<7}{spans[0]:<22}{spans[1]:<22}{guess}".rstrip())
+            guess = marked("a base's velocity") if base else looks_like(float(np.min(columns)), float(np.max(columns)))
+            lines.append(f"{i:<7}{pad(spans[0], 22)}{pad(spans[1], 22)}{tr(guess)}".rstrip())
         return "\n".join(lines)
 
 
@@ -79,13 +85,17 @@ def measure(folder: Path) -> Measured:
     """
     selection = select(folder)
     if text := selection.text():
-        _LOG.info("%s", text)
+        _LOG.info("%s", shown(text))
     if not selection.files:
-        raise EpisodeError(f"no episodes in '{folder}'; expected episode_<i>.hdf5 files")
+        raise EpisodeError(Message("no episodes in '{folder}'; expected episode_<i>.hdf5 files", folder=folder))
     found = _measured(_undescribed(selection.files))
     if found is None:
-        held = f"the {plural(len(selection.files), 'file')} in '{folder}' record themselves what they hold"
-        raise EpisodeError(f"nothing to describe: {held}")
+        held = Message(
+            "the {files} in '{folder}' record themselves what they hold",
+            files=plural(len(selection.files), "file"),
+            folder=folder,
+        )
+        raise EpisodeError(Message("nothing to describe: {held}", held=held))
     return found
 
 
@@ -120,13 +130,21 @@ def _measured(episodes: Iterable[tuple[Path, RecordedEpisode, Contract]]) -> Mea
         action, base = episode.action, episode.base_action
         whole = action if base is None else np.concatenate([action, base], axis=1)
         if not len(whole) or not len(episode.qpos):
-            raise EpisodeError(f"{path} holds no steps; move it away")
+            raise EpisodeError(Message("{path} holds no steps; move it away", path=path))
         span = _span(episode.qpos), _span(whole)
         widths = [[each.shape[1] for each in pair] for pair in (span, *spans[:1])]
         if widths[0] != widths[-1]:
             raise ContractError(
-                f"{path} has {widths[0][0]} entries of state and {widths[0][1]} of action, {files[0].name} has "
-                f"{widths[-1][0]} and {widths[-1][1]}: put them into folders of their own"
+                Message(
+                    "{path} has {state} entries of state and {action} of action, {name} has {others_state} and "
+                    "{others_action}: put them into folders of their own",
+                    path=path,
+                    state=widths[0][0],
+                    action=widths[0][1],
+                    name=files[0].name,
+                    others_state=widths[-1][0],
+                    others_action=widths[-1][1],
+                )
             )
         spans.append(span)
         lengths.append(len(whole))
@@ -135,9 +153,15 @@ def _measured(episodes: Iterable[tuple[Path, RecordedEpisode, Contract]]) -> Mea
         ours, theirs = about[1].cameras, assumed.cameras
         if lacking := [name for name, size in ours.items() if theirs.get(name) != size]:
             raise ContractError(
-                f"{path} lacks camera {', '.join(lacking)} as {files[0].name} has it; it has: "
-                f"{', '.join(f'{name} {size[0]}x{size[1]}' for name, size in theirs.items()) or '(none)'}: "
-                "put them into folders of their own"
+                Message(
+                    "{path} lacks camera {lacking} as {name} has it; it has: {names}: put them into folders of their "
+                    "own",
+                    path=path,
+                    lacking=", ".join(lacking),
+                    name=files[0].name,
+                    names=", ".join(f"{name} {size[0]}x{size[1]}" for name, size in theirs.items())
+                    or Message("(none)"),
+                )
             )
     if about is None:
         return None
@@ -154,17 +178,17 @@ def _span(table: Span) -> Span:
 def looks_like(low: float, high: float) -> str:
     """Unit that a range suggests, with a question mark; empty where it suggests none."""
     if max(-low, high) > FULL_TURN:
-        return "degrees?"
+        return marked("degrees?")
     if high - low < 1e-4:
-        return "never moves"
+        return marked("never moves")
     if low >= -0.02 and high < METRES:
-        return "a gripper in metres?"
-    return "an opening (0 to 1), or radians?" if low >= -0.1 and high <= 1.1 else "radians?"
+        return marked("a gripper in metres?")
+    return marked("an opening (0 to 1), or radians?") if low >= -0.1 and high <= 1.1 else marked("radians?")
 
 
 def doubts(contract: Contract, measured: Measured) -> dict[str, str]:
     """Contradictions of a contract's units with the measured ranges, {"joints" or "gripper": description}."""
-    found = {}
+    found: dict[str, str] = {}
     grippers: list[tuple[str, float, float]] = []
     joints: list[tuple[str, float, float]] = []
     for names, table in ((contract.state_names, measured.state), (contract.action_names, measured.action)):
@@ -175,13 +199,28 @@ def doubts(contract: Contract, measured: Measured) -> dict[str, str]:
         name, low, high = max(grippers, key=lambda g: max(-g[1], g[2] - 1))
         widest = max(high - low for _, low, high in grippers)
         if contract.units["gripper"] == OPENING and (low < -0.5 or high > 1.5 or 1e-3 < widest < METRES):
-            found["gripper"] = f"{name} spans {low:.3g} to {high:.3g}, its unit is to be '{OPENING}'"
+            found["gripper"] = Message(
+                "{name} spans {low:.3g} to {high:.3g}, its unit is to be '{opening}'",
+                name=name,
+                low=low,
+                high=high,
+                opening=OPENING,
+            )
         if contract.units["gripper"] == "m" and max(-low, high) > 2 * METRES:
-            found["gripper"] = f"{name} spans {low:.3g} to {high:.3g}, its unit is to be metres"
+            found["gripper"] = Message(
+                "{name} spans {low:.3g} to {high:.3g}, its unit is to be metres", name=name, low=low, high=high
+            )
     if joints:
         name, low, high = max(joints, key=lambda j: max(-j[1], j[2]))
         if contract.units["joints"] == "rad" and max(-low, high) > FULL_TURN:
-            found["joints"] = f"{name} spans {low:.3g} to {high:.3g}, its unit is to be radians"
+            found["joints"] = Message(
+                "{name} spans {low:.3g} to {high:.3g}, its unit is to be radians", name=name, low=low, high=high
+            )
         if contract.units["joints"] == "deg" and max(-low, high) < np.pi:
-            found["joints"] = f"{name} spans {low:.3g} to {high:.3g}, the widest of all: its unit is to be degrees"
+            found["joints"] = Message(
+                "{name} spans {low:.3g} to {high:.3g}, the widest of all: its unit is to be degrees",
+                name=name,
+                low=low,
+                high=high,
+            )
     return found

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from aloha_kit.core import AlohaKitError, Contract, EpisodeError, plural
 from aloha_kit.core.errors import reason
 from aloha_kit.core.findings import Finding
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.episode import checks
 from aloha_kit.episode.bounds import Bounds, finding
 from aloha_kit.episode.image_checks import check_images
@@ -86,14 +87,18 @@ def validate(
     except AlohaKitError as error:
         return ValidationResult(path, 0, (finding("error", "file", without_path(error, path)),))
     except DAMAGE as error:
-        return ValidationResult(path, 0, (finding("error", "file", f"is damaged: {reason(error)}"),))
+        return ValidationResult(
+            path, 0, (finding("error", "file", Message("is damaged: {error}", error=reason(error))),)
+        )
 
 
 def with_duplicates(verdicts: Sequence[ValidationResult]) -> list[ValidationResult]:
     """Results of the files of a data set, with a finding for each file that repeats an earlier file's motion."""
     found = list(verdicts)
     for i, first in duplicates([verdict.motion for verdict in verdicts]).items():
-        message = f"the same actions and joints as {verdicts[first].path.name}: one demonstration twice"
+        message = Message(
+            "the same actions and joints as {path}: one demonstration twice", path=verdicts[first].path.name
+        )
         found[i] = replace(found[i], findings=(*found[i].findings, finding("warning", "duplicate", message)))
     return found
 
@@ -135,12 +140,16 @@ def _checksums(path: Path) -> tuple[Finding]:
     found = checksums.damage(path)
     if found is None:
         return (
-            finding("ok", "checksums", "no checksums: recorded by another program, or before checksums were written"),
+            finding(
+                "ok",
+                "checksums",
+                Message("no checksums: recorded by another program, or before checksums were written"),
+            ),
         )
     if found:
-        message = f"{'; '.join(found)}: damaged, or changed by another program, since it was written"
+        message = Message("{found}: damaged, or changed by another program, since it was written", found=joined(found))
         return (finding("error", "checksums", message),)
-    return (finding("ok", "checksums", "every byte is as it was written"),)
+    return (finding("ok", "checksums", Message("every byte is as it was written")),)
 
 
 def _journal(path: Path) -> ValidationResult:
@@ -151,7 +160,11 @@ def _journal(path: Path) -> ValidationResult:
     steps = max(0, len(contents.rows) - 1) if contents else 0
     if busy:
         return ValidationResult(
-            path, steps, (finding("warning", "journal", f"being recorded; {plural(steps, 'step')} so far"),)
+            path,
+            steps,
+            (finding("warning", "journal", Message("being recorded; {steps} so far", steps=plural(steps, "step"))),),
         )
-    message = f"recording was interrupted; {plural(steps, 'step')} can be recovered (subcommand recover)"
+    message = Message(
+        "recording was interrupted; {steps} can be recovered (subcommand recover)", steps=plural(steps, "step")
+    )
     return ValidationResult(path, steps, (finding("error", "journal", message),))

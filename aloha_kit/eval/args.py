@@ -15,6 +15,7 @@ from aloha_kit.config.policy_flags import PolicyFlags
 from aloha_kit.control.chunk_boundary import ChunkBoundary, resolve_boundary
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import cli
+from aloha_kit.core.lang import Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,20 @@ class EvalArgs(PolicyFlags):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= len(self.ckpt) <= 2:
-            raise ValueError(f"--ckpt is given once, or twice to compare two checkpoints; given {len(self.ckpt)} times")
+            raise ValueError(
+                Message(
+                    "--ckpt is given once, or twice to compare two checkpoints; given {count} times",
+                    count=len(self.ckpt),
+                )
+            )
         if not self.task or len(set(self.task)) < len(self.task):
-            raise ValueError(f"--task names one task or several, each once; given {' '.join(self.task) or '(none)'}")
+            given = " ".join(self.task) or Message("(none)")
+            raise ValueError(Message("--task names one task or several, each once; given {given}", given=given))
         if len(self.task) > 1 and (self.instruction is not None or self.eval_poses is not None):
-            raise ValueError(f"--instruction and --eval_poses are for one task, given --task {' '.join(self.task)}")
+            given = " ".join(self.task)
+            raise ValueError(
+                Message("--instruction and --eval_poses are for one task, given --task {given}", given=given)
+            )
         resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=False)
 
     @property

@@ -12,6 +12,7 @@ from multiprocessing.context import SpawnProcess
 from types import TracebackType
 
 from aloha_kit.core import AlohaKitError, plural
+from aloha_kit.core.lang import Message
 from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.eval.worker import EvaluatedRollout, EvaluationJob, Ready, REQUEST, RESPONSE, work
 from aloha_kit.loop import interrupts_put_off
@@ -142,9 +143,14 @@ class Pool:
         except (EOFError, OSError):
             env.process.join(timeout=10)
             raise EvaluationError(
-                f"a simulation process died (exit code {env.process.exitcode}) {where}. Out of memory? "
-                f"Under way: {plural(len(self._processes), 'worker')} with "
-                f"{plural(len(self._environments), 'environment')}: try a smaller --batch"
+                Message(
+                    "a simulation process died (exit code {exitcode}) {where}. Out of memory? Under way: {workers} "
+                    "with {environments}: try a smaller --batch",
+                    exitcode=env.process.exitcode,
+                    where=where,
+                    workers=plural(len(self._processes), "worker"),
+                    environments=plural(len(self._environments), "environment"),
+                )
             ) from None
         if isinstance(message, WorkerFailure):
             failed = "" if env.seed is None else f"the rollout {where} failed: "

@@ -154,7 +154,7 @@ def task_of(args: RecordArgs) -> TaskConfig:
     try:
         return dataclasses.replace(task, **{key: value for key, value in given.items() if value is not None})
     except ValueError as error:
-        raise ConfigError(f"task '{task.name}': {error}") from error
+        raise ConfigError(Message("task '{task}': {error}", task=task.name, error=error)) from error
 
 
 def rig_of(args: RecordArgs) -> RigConfig:

@@ -21,6 +21,7 @@ from aloha_kit import __version__
 from aloha_kit.config import yaml_file
 from aloha_kit.core import ConfigError, EpisodeError, plural
 from aloha_kit.core.errors import command
+from aloha_kit.core.lang import Message
 from aloha_kit.core.machine import commit, cpu_name, memory_bytes
 from aloha_kit.storage import Episode, list_episodes
 
@@ -50,8 +51,12 @@ def build(folder: Path) -> str:
     if not any(sections):
         there = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "nothing"
         raise ConfigError(
-            f"'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or stages.csv, "
-            f"found: {there or 'nothing'}"
+            Message(
+                "'{folder}' holds no results; expected some of episodes/, policy/, rollouts/, replay/ or stages.csv, "
+                "found: {there}",
+                folder=folder,
+                there=there or Message("nothing"),
+            )
         )
     body = "\n".join(section for section in sections if section)
     return (
@@ -68,7 +73,7 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, csv.Error) as error:
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"'{file}' is missing or damaged: {why}") from error
+        raise ConfigError(Message("'{file}' is missing or damaged: {why}", file=file, why=why)) from error
 
 
 def _machine() -> str:

@@ -13,6 +13,7 @@ from tyro.conf import Positional, Suppress
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
+from aloha_kit.core.lang import Message
 from aloha_kit.reproduce.stages import SEEDS_APART
 
 
@@ -68,9 +69,19 @@ class ReproduceArgs(CommandArgs):
 
     def __post_init__(self) -> None:
         if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise ValueError(f"--seeds must be distinct numbers from 0 on, given {' '.join(map(str, self.seeds))}")
+            raise ValueError(
+                Message(
+                    "--seeds must be distinct numbers from 0 on, given {seeds}", seeds=" ".join(map(str, self.seeds))
+                )
+            )
         if not 1 <= self.num_rollouts <= SEEDS_APART:
-            raise ValueError(f"--num_rollouts must be 1 to {SEEDS_APART}, given {self.num_rollouts}")
+            raise ValueError(
+                Message(
+                    "--num_rollouts must be 1 to {seeds_apart}, given {num_rollouts}",
+                    seeds_apart=SEEDS_APART,
+                    num_rollouts=self.num_rollouts,
+                )
+            )
 
 
 def parse(argv: Sequence[str] | None = None) -> ReproduceArgs:

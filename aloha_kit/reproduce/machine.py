@@ -10,6 +10,7 @@ from importlib import metadata
 
 from aloha_kit import __version__
 from aloha_kit.core import AlohaKitError, ConfigError
+from aloha_kit.core.lang import Message
 from aloha_kit.core.machine import commit, cpu_name
 from aloha_kit.reproduce.result import Surroundings
 
@@ -45,7 +46,7 @@ def gpu_of(device: str) -> str | None:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         why = last.removeprefix("RuntimeError: ").removeprefix("AssertionError: ").split(". ")[0]
-        raise ConfigError(f"device '{device}' cannot be used: {why}")
+        raise ConfigError(Message("device '{device}' cannot be used: {why}", device=device, why=why))
     return done.stdout.strip()
 
 
@@ -73,7 +74,14 @@ def choose_device(device: str, intended: str, preset: str, *, force: bool) -> tu
         why = str(error)
     wanted = f"preset '{preset}' is for a GPU" if for_gpu else f"preset '{preset}' is for the CPU"
     advice = "take --preset cpu" if for_gpu else "leave --device out"
-    raise ConfigError(f"{wanted}, and {why}; {advice}, or add --force to run it on the CPU, however long that takes")
+    raise ConfigError(
+        Message(
+            "{wanted}, and {why}; {advice}, or add --force to run it on the CPU, however long that takes",
+            wanted=wanted,
+            why=why,
+            advice=advice,
+        )
+    )
 
 
 def _version(name: str) -> str:

@@ -16,6 +16,7 @@ from aloha_kit.config.load import read
 from aloha_kit.config.policies import load_policy
 from aloha_kit.config.training import TrainConfig
 from aloha_kit.core import ConfigError, did_you_mean
+from aloha_kit.core.lang import Message
 
 SIM = ("transfer_cube", "insertion", "insertion_human")
 _FIXED = {
@@ -40,10 +41,12 @@ class Target:
 
     def __post_init__(self) -> None:
         if self.success is None and self.coverage is None:
-            raise ValueError("give success, coverage or both")
+            raise ValueError(Message("give success, coverage or both"))
         for name, value in (("success", self.success), ("coverage", self.coverage)):
             if value is not None and not 0 < value <= 1:
-                raise ValueError(f"{name} must lie above 0 and up to 1, given {value:g}")
+                raise ValueError(
+                    Message("{name} must lie above 0 and up to 1, given {value:g}", name=name, value=value)
+                )
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,20 @@ def load_preset(name: str, task: str) -> Preset:
     raw = read(path)
     special = raw.pop("tasks", None) or {}
     if not isinstance(special, dict) or not isinstance(special.get(task, {}), dict):
-        raise ConfigError(f"{path}: tasks must hold values by task, given {special!r}")
+        raise ConfigError(
+            Message("{path}: tasks must hold values by task, given {special!r}", path=path, special=special)
+        )
     preset = from_mapping(Preset, _merged(raw, special.get(task, {})), where=str(path))
     if task not in preset.only:
         fitting = [known for known in names("reproduce") if task in read(find("reproduce", known)).get("only", SIM)]
         raise ConfigError(
-            f"preset '{path.stem}' is for {', '.join(preset.only)}, not {task}; give --preset {' or '.join(fitting)}"
+            Message(
+                "preset '{stem}' is for {only}, not {task}; give --preset {fitting}",
+                stem=path.stem,
+                only=", ".join(preset.only),
+                task=task,
+                fitting=" or ".join(fitting),
+            )
         )
     _check_training(preset, f"{path}: train")
     return preset
@@ -134,12 +145,27 @@ def _check_training(preset: Preset, where: str) -> None:
     known = {"policy", "recipe"} | _fields(TrainConfig) | _fields(type(network))
     for key in preset.train:
         if key in _FIXED:
-            raise ConfigError(f"{where}: {key} cannot be set here, {_FIXED[key]}")
+            raise ConfigError(
+                Message("{where}: {key} cannot be set here, {fixed}", where=where, key=key, fixed=_FIXED[key])
+            )
         if key not in known:
-            raise ConfigError(f"{where}: unknown flag '{key}'. {did_you_mean(key, known - _FIXED.keys())}")
+            raise ConfigError(
+                Message(
+                    "{where}: unknown flag '{key}'. {known}",
+                    where=where,
+                    key=key,
+                    known=did_you_mean(key, known - _FIXED.keys()),
+                )
+            )
     load_policy(preset.policy, **{key: v for key, v in preset.train.items() if key in _fields(type(network))})
     if preset.training.num_epochs is not None:
-        raise ConfigError(f"{where}: the recipe of '{preset.policy}' counts in epochs; give a recipe with num_steps")
+        raise ConfigError(
+            Message(
+                "{where}: the recipe of '{policy}' counts in epochs; give a recipe with num_steps",
+                where=where,
+                policy=preset.policy,
+            )
+        )
 
 
 def _fields(cls: type[Any]) -> set[str]:

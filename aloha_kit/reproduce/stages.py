@@ -15,6 +15,7 @@ from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError
 from aloha_kit.core.commands import flags_of, LockedFolder
 from aloha_kit.core.files import free_path, write_json, write_text
+from aloha_kit.core.lang import Message
 from aloha_kit.reproduce.machine import ReproductionError
 from aloha_kit.reproduce.preset import Preset, SIM
 from aloha_kit.reproduce.result import Attempt, RESULT, Result, seed_result, summarise, Surroundings, TABLE
@@ -217,7 +218,11 @@ class Reproduction:
             return
         how = f"ended with status {ended.status}" if ended.status else "stopped before its end"
         raise ReproductionError(
-            f"{title_of(stage)} {how}, see above; what is done is saved, and the same command goes on"
+            Message(
+                "{stage} {how}, see above; what is done is saved, and the same command goes on",
+                stage=title_of(stage),
+                how=how,
+            )
         )
 
     def _write(self, attempts: tuple[Attempt, ...] | None = None) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from aloha_kit.config import to_mapping
 from aloha_kit.core import AlohaKitError, ConfigError, UsageError
 from aloha_kit.core.files import make_folder, write_json, write_text
+from aloha_kit.core.lang import Message
 from aloha_kit.core.machine import CHECKOUT
 from aloha_kit.reproduce.preset import load_preset
 from aloha_kit.reproduce.result import (
@@ -83,7 +84,12 @@ def require_published(task: str, preset: str, train: Path = CHECKOUT / "train") 
     if (task, preset) not in ROWS:
         presets = ", ".join(name for mine, name in ROWS if mine == task) or "none"
         raise UsageError(
-            f"the README's table has the presets {presets} of {task}, not {preset}; leave --update_readme out"
+            Message(
+                "the README's table has the presets {presets} of {task}, not {preset}; leave --update_readme out",
+                presets=presets,
+                task=task,
+                preset=preset,
+            )
         )
     _parts(train / "README.md")
 
@@ -130,11 +136,17 @@ def _parts(readme: Path) -> tuple[str, str]:
     try:
         text = readme.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"no table to renew outside a checkout: '{readme}': {error.strerror}") from error
+        raise ConfigError(
+            Message("no table to renew outside a checkout: '{readme}': {reason}", readme=readme, reason=error.strerror)
+        ) from error
     before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise ConfigError(f"no table to renew: '{readme}' lacks the lines {BEGIN} and {END}")
+        raise ConfigError(
+            Message(
+                "no table to renew: '{readme}' lacks the lines {begin} and {end}", readme=readme, begin=BEGIN, end=END
+            )
+        )
     return before, after
 
 

@@ -16,6 +16,7 @@ from aloha_kit.config.load import read
 from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import AlohaKitError
 from aloha_kit.core.files import write_text
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.storage.label import require_valid
 
 CURATION = "curation.yaml"
@@ -48,9 +49,11 @@ class EpisodeEdit:
 
     def text(self) -> str:
         """The edits in words; empty without any."""
-        kept = f"steps from {self.start}" if self.stop is None else f"steps {self.start} to {self.stop - 1}"
+        kept = Message("steps from {start}", start=self.start)
+        if self.stop is not None:
+            kept = Message("steps {named}", named=Message("{first} to {last}", first=self.start, last=self.stop - 1))
         labels = [f"{name} {'none' if value is None else value}" for name, value in self.labels.items()]
-        return "dropped" if self.drop else ", ".join([*([kept] if self.trims else []), *labels])
+        return Message("dropped") if self.drop else joined([*([kept] if self.trims else []), *labels], ", ")
 
 
 @dataclass(frozen=True)
@@ -98,16 +101,19 @@ class Curation:
         dropped, trimmed = sum(e.drop for e in edits), sum(e.trims and not e.drop for e in edits)
         relabelled = sum(bool(e.labels) and not e.drop for e in edits)
         parts = [
-            f"{plural(len(self.data), 'data set')} read as one" if self.data else "",
-            f"{dropped} dropped" if dropped else "",
-            f"{trimmed} trimmed" if trimmed else "",
-            f"{relabelled} relabelled" if relabelled else "",
-            f"{len(self.validation)} for validation" if self.validation else "",
-            "reordered" if self.order else "",
-            *(f"camera {old} renamed to {new}" for new, old in self.cameras.items()),
-            *(f"{camera} resized to {h}x{w}" for camera, (h, w) in self.image_size.items()),
+            Message("{sets} read as one", sets=plural(len(self.data), "data set")) if self.data else "",
+            Message("{n} dropped", n=dropped) if dropped else "",
+            Message("{n} trimmed", n=trimmed) if trimmed else "",
+            Message("{n} relabelled", n=relabelled) if relabelled else "",
+            Message("{n} for validation", n=len(self.validation)) if self.validation else "",
+            Message("reordered") if self.order else "",
+            *(Message("camera {old} renamed to {new}", old=old, new=new) for new, old in self.cameras.items()),
+            *(
+                Message("{camera} resized to {size}", camera=camera, size=f"{h}x{w}")
+                for camera, (h, w) in self.image_size.items()
+            ),
         ]
-        return ", ".join(part for part in parts if part)
+        return joined([part for part in parts if part], ", ")
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain values for YAML and JSON, without what is not edited."""

@@ -10,7 +10,7 @@ from typing import Literal
 from aloha_kit.core import EpisodeError, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import free_path, special_file, sync_folder
-from aloha_kit.core.lang import tr_plural
+from aloha_kit.core.lang import Message, tr_plural
 from aloha_kit.storage import checksums, transaction
 from aloha_kit.storage.journal import Contents, require_header, scan
 from aloha_kit.storage.journal_to_hdf5 import finish
@@ -68,7 +68,7 @@ def recover(journal: Path) -> Recovery:
         return Recovery(journal, "failed", without_path(error, journal))
     try:
         if not transaction.lock(fd) or not transaction.is_at(fd, journal):
-            return Recovery(journal, "busy", "being written by a live process; left alone")
+            return Recovery(journal, "busy", Message("being written by a live process; left alone"))
         return _recover(journal, fd)
     except (EpisodeError, OSError) as error:
         return Recovery(journal, "failed", without_path(error, journal))
@@ -116,18 +116,26 @@ def _recover(journal: Path, fd: int) -> Recovery:
     contents = scan(fd, journal)
     if contents is None or (len(contents.rows) < 2 and contents.torn):
         transaction.remove(journal)
-        return Recovery(journal, "empty", "no step was recorded; journal removed")
+        return Recovery(journal, "empty", Message("no step was recorded; journal removed"))
     require_header(contents, journal)
     steps, lost = max(0, len(contents.rows) - 1), contents.total_bytes - contents.good_bytes
     if not steps:
-        return Recovery(journal, "failed", f"{contents.problem}, before its first step; left as it is", 0, lost)
+        return Recovery(
+            journal,
+            "failed",
+            Message("{problem}, before its first step; left as it is", problem=contents.problem),
+            0,
+            lost,
+        )
     path = journal.with_name(journal.name.removesuffix(PARTIAL))
     reserved = None
     if path.exists():
         transaction.temporary_path(path).unlink(missing_ok=True)
         if _same_episode(path, contents):
             place = _put_away(journal, contents)
-            return Recovery(journal, "finished", f"was committed already; journal {place}", steps, lost, path)
+            return Recovery(
+                journal, "finished", Message("was committed already; journal {place}", place=place), steps, lost, path
+            )
         path, reservation = transaction.reserve(journal.parent, None)
         os.close(reservation)
         reserved = partial_path(path)
@@ -137,26 +145,42 @@ def _recover(journal: Path, fd: int) -> Recovery:
         if reserved is not None:
             transaction.remove(reserved)
     place = _put_away(journal, contents)
-    verdict = "whole" if contents.end else "interrupted"
-    tail = ""
+    verdict = Message("whole") if contents.end else Message("interrupted")
+    tail: str = ""
     if lost and contents.torn:
-        tail = f"; {lost} bytes of an unfinished step dropped ({contents.problem})"
+        tail = Message("; {lost} bytes of an unfinished step dropped ({problem})", lost=lost, problem=contents.problem)
     elif lost:
-        tail = f"; {lost} bytes behind them cannot be used ({contents.problem}): journal {place}"
+        tail = Message(
+            "; {lost} bytes behind them cannot be used ({problem}): journal {place}",
+            lost=lost,
+            problem=contents.problem,
+            place=place,
+        )
     elif contents.cut:
-        tail = f"; the last {plural(contents.cut, 'step')} left out, as its end records: journal {place}"
-    return Recovery(journal, "recovered", f"{verdict}, {plural(steps, 'step')}{tail}", steps, lost, path)
+        tail = Message(
+            "; the last {steps} left out, as its end records: journal {place}",
+            steps=plural(contents.cut, "step"),
+            place=place,
+        )
+    return Recovery(
+        journal,
+        "recovered",
+        Message("{verdict}, {steps}{tail}", verdict=verdict, steps=plural(steps, "step"), tail=tail),
+        steps,
+        lost,
+        path,
+    )
 
 
 def _put_away(journal: Path, contents: Contents) -> str:
     """Remove a journal whose rows are all in an episode now, or rename one that holds more; returns a description."""
     if contents.torn and not contents.cut:
         transaction.remove(journal)
-        return "removed"
+        return Message("removed")
     place = free_path(journal.with_name(journal.name.removesuffix(PARTIAL) + KEPT))
     os.rename(journal, place)
     sync_folder(journal.parent)
-    return f"kept as {place.name}"
+    return Message("kept as {place}", place=place.name)
 
 
 def _same_episode(path: Path, contents: Contents) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aloha_kit.core import EpisodeError
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.storage.paths import index_of, list_episodes, missing, PARTIAL, SUFFIXES
 
 SUB_FOLDER = "in a sub-folder: give that folder, too, to use them"
@@ -31,7 +32,7 @@ class Selection:
         """The first `count` files; the rest becomes unused."""
         if count is None or count >= len(self.files):
             return self
-        rest = tuple((file, f"beyond the first {count}") for file in self.files[count:])
+        rest = tuple((file, Message("beyond the first {count}", count=count)) for file in self.files[count:])
         return replace(self, files=self.files[:count], unused=(*rest, *self.unused))
 
     def with_journals(self) -> Selection:
@@ -49,10 +50,17 @@ class Selection:
             reasons.setdefault(reason, []).append(self._name(file))
         listed = []
         for reason, names in reasons.items():
-            more = f" and {len(names) - _NAMES} more" if len(names) > _NAMES else ""
-            listed.append(f"{', '.join(names[:_NAMES])}{more} ({reason})")
+            more = Message(" and {count} more", count=len(names) - _NAMES) if len(names) > _NAMES else ""
+            listed.append(
+                Message("{names}{more} ({reason})", names=", ".join(names[:_NAMES]), more=more, reason=reason)
+            )
         total = len(self.files) + len(self.unused)
-        return f"{len(self.files)} of {total} files are used; not used: {'; '.join(listed)}"
+        return Message(
+            "{count} of {total} files are used; not used: {listed}",
+            count=len(self.files),
+            total=total,
+            listed=joined(listed),
+        )
 
     def _name(self, file: Path) -> str:
         root = next((root for root in self.roots if file.is_relative_to(root)), None)
@@ -109,7 +117,7 @@ def _reason(path: Path, folder: Path, numbers: dict[int | None, Path]) -> str:
         return SUB_FOLDER
     number = index_of(path)
     if number is not None and number in numbers:
-        return f"it has the number of {numbers[number].name}"
+        return Message("it has the number of {name}", name=numbers[number].name)
     if path.name.lower().startswith("mirror"):
         return "a mirrored copy, left and right exchanged"
-    return "no name like episode_<i>.hdf5: rename it, or give the file itself"
+    return Message("no name like episode_<i>.hdf5: rename it, or give the file itself")

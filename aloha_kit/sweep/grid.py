@@ -54,18 +54,30 @@ def read_grid(file: Path) -> list[GridRun]:
     values = read(file)
     if not isinstance(values, dict) or set(values) - {"flags", "grid"} or "grid" not in values:
         keys = ", ".join(map(str, values)) if isinstance(values, dict) else shown(values)
-        raise ConfigError(f"{file}: expected the keys flags and grid, given {keys}")
+        raise ConfigError(Message("{file}: expected the keys flags and grid, given {keys}", file=file, keys=keys))
     common = values.get("flags") or {}
     if not isinstance(common, dict):
-        raise ConfigError(f"{file}: flags must be a mapping of flags to values, given {shown(common)}")
+        raise ConfigError(
+            Message(
+                "{file}: flags must be a mapping of flags to values, given {common}", file=file, common=shown(common)
+            )
+        )
     grids = values["grid"] if isinstance(values["grid"], list) else [values["grid"]]
     combinations = [combination for grid in grids for combination in _combinations(file, grid)]
     for key in (*common, *(key for settings in combinations for key in settings)):
         if str(key).replace("-", "_") in _OWN:
-            raise ConfigError(f"{file}: {key} cannot be given, since a sweep decides it for each run")
+            raise ConfigError(
+                Message("{file}: {key} cannot be given, since a sweep decides it for each run", file=file, key=key)
+            )
     names = [_name(settings) for settings in combinations]
     if twice := {name for name in names if names.count(name) > 1}:
-        raise ConfigError(f"{file}: each combination can be given once, given twice: {', '.join(sorted(twice))}")
+        raise ConfigError(
+            Message(
+                "{file}: each combination can be given once, given twice: {twice}",
+                file=file,
+                twice=", ".join(sorted(twice)),
+            )
+        )
     return [
         GridRun(number, name, settings, tuple(flags_of({**common, **settings})))
         for number, (name, settings) in enumerate(zip(names, combinations, strict=True))
@@ -74,10 +86,21 @@ def read_grid(file: Path) -> list[GridRun]:
 
 def _combinations(file: Path, grid: Any) -> Sequence[dict[str, Any]]:
     if not isinstance(grid, dict) or not grid:
-        raise ConfigError(f"{file}: grid must be a mapping of flags to lists of values, given {shown(grid)}")
+        raise ConfigError(
+            Message(
+                "{file}: grid must be a mapping of flags to lists of values, given {grid}", file=file, grid=shown(grid)
+            )
+        )
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
-            raise ConfigError(f"{file}: grid: {key} must be a list of values, given {shown(values)}")
+            raise ConfigError(
+                Message(
+                    "{file}: grid: {key} must be a list of values, given {values}",
+                    file=file,
+                    key=key,
+                    values=shown(values),
+                )
+            )
     return [dict(zip(grid, each, strict=True)) for each in itertools.product(*grid.values())]
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from aloha_kit.core import ConfigError
 from aloha_kit.core.commands import CommandResult, locked
 from aloha_kit.core.files import write_json
+from aloha_kit.core.lang import Message
 from aloha_kit.sweep.grid import GridRun
 
 STATE = ".sweep"
@@ -44,8 +45,11 @@ class SweepRuns:
             known = self.result(run)
             if known.flags != run.flags:
                 raise ConfigError(
-                    f"'{self.run_folder(run)}' was trained with other flags: {' '.join(known.flags)}; "
-                    "choose another place with --output"
+                    Message(
+                        "'{folder}' was trained with other flags: {flags}; choose another place with --output",
+                        folder=self.run_folder(run),
+                        flags=" ".join(known.flags),
+                    )
                 )
 
     def run_folder(self, run: GridRun) -> Path:
@@ -60,7 +64,9 @@ class SweepRuns:
         except FileNotFoundError:
             return RunResult(run.flags)
         except (ValueError, LookupError, TypeError) as error:
-            raise ConfigError(f"{file} is damaged: {error}. Remove it, and the run goes on") from error
+            raise ConfigError(
+                Message("{file} is damaged: {error}. Remove it, and the run goes on", file=file, error=error)
+            ) from error
 
     def command(self, run: GridRun) -> list[str]:
         """The words after `python -m` that train it, or go on with it."""

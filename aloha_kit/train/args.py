@@ -114,11 +114,18 @@ class TrainArgs(CommandArgs, Generic[NetworkT]):
             )
         if self.weights and len(self.weights) != len(self.dataset_dir or ()):
             raise ValueError(
-                f"--weights gives one number for each folder of --dataset_dir, given {len(self.weights)} for "
-                f"{len(self.dataset_dir or ())}"
+                Message(
+                    "--weights gives one number for each folder of --dataset_dir, given {weights} for {folders}",
+                    weights=len(self.weights),
+                    folders=len(self.dataset_dir or ()),
+                )
             )
         if any(not 0 < weight < float("inf") for weight in self.weights):
-            raise ValueError(f"--weights must be above 0, given {' '.join(f'{each:g}' for each in self.weights)}")
+            raise ValueError(
+                Message(
+                    "--weights must be above 0, given {names}", names=" ".join(f"{each:g}" for each in self.weights)
+                )
+            )
         if self.onscreen_render and not self.eval:
             raise ValueError(Message("--onscreen_render is for --eval: a training writes its rollouts as videos"))
 
@@ -182,7 +189,9 @@ def require_unused(folder: Path) -> None:
         with suppress(ConfigError):  # damaged, and so not to be resumed
             read_snapshot(folder)
             how = f"go on with it by --resume {folder}, or "
-    raise ConfigError(f"'{folder}' is not empty; {how}choose another place with --ckpt_dir")
+    raise ConfigError(
+        Message("'{folder}' is not empty; {how}choose another place with --ckpt_dir", folder=folder, how=how)
+    )
 
 
 def to_snapshot(args: TrainArgs[PolicyConfig]) -> dict[str, Any]:
@@ -224,8 +233,13 @@ def read_snapshot(run: Path) -> TrainArgs[PolicyConfig]:
         return TrainArgs(**{**values, "ckpt_dir": str(run)}, training=training, network=network)
     except (ConfigError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError(
-            f"{file} is damaged, so its run cannot be resumed: {error}. Start a new run with another --ckpt_dir; "
-            f"policies in {run / 'checkpoints'} can still be deployed"
+            Message(
+                "{file} is damaged, so its run cannot be resumed: {error}. Start a new run with another --ckpt_dir; "
+                "policies in {run} can still be deployed",
+                file=file,
+                error=error,
+                run=run / "checkpoints",
+            )
         ) from error
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from aloha_kit.core import ConfigError
+from aloha_kit.core.lang import Message
 from aloha_kit.train.launch import ALONE, Rank
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
@@ -29,7 +30,7 @@ def choose_device(name: str, rank: Rank = ALONE) -> str:
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"device '{name}' cannot be used: {error}") from error
+        raise ConfigError(Message("device '{name}' cannot be used: {error}", name=name, error=error)) from error
     return name
 
 
@@ -42,11 +43,21 @@ def own_device(device: str, rank: Rank) -> str:
     if rank.size == 1 or device == "cpu":
         return device
     if device != "cuda":
-        raise ConfigError(f"--device {device} cannot be shared by {rank.size} processes; give cuda, cpu or auto")
+        raise ConfigError(
+            Message(
+                "--device {device} cannot be shared by {size} processes; give cuda, cpu or auto",
+                device=device,
+                size=rank.size,
+            )
+        )
     if rank.local_rank >= torch.cuda.device_count():
         raise ConfigError(
-            f"process {rank.local_rank} of this machine would take cuda:{rank.local_rank}, and there are "
-            f"{torch.cuda.device_count()} GPUs; start at most one process a GPU (--nproc_per_node gpu), or --device cpu"
+            Message(
+                "process {local_rank} of this machine would take cuda:{local_rank}, and there are {device_count} GPUs; "
+                "start at most one process a GPU (--nproc_per_node gpu), or --device cpu",
+                local_rank=rank.local_rank,
+                device_count=torch.cuda.device_count(),
+            )
         )
     return f"cuda:{rank.local_rank}"
 

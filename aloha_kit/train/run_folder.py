@@ -108,7 +108,7 @@ class Run:
                     Position(**state["position"])
                     dict(state["data"])
                     if not (isinstance(state["network"], dict) and isinstance(state["optimiser"], dict)):
-                        raise ValueError("network and optimiser are no mappings")
+                        raise ValueError(Message("network and optimiser are no mappings"))
                 except CheckpointError as error:
                     raise ConfigError(f"{error}; {self._instead(folder)}") from error
                 except _DAMAGE as error:

@@ -20,7 +20,7 @@ import pytest
 
 from aloha_kit.config.policies import ActConfig
 from aloha_kit.convert.args import ConvertArgs
-from aloha_kit.core import AlohaKitError, cli, flags, lang
+from aloha_kit.core import AlohaKitError, cli, flags, lang, plural
 from aloha_kit.core.lang import Message
 from aloha_kit.data import args as data
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
@@ -66,6 +66,8 @@ def messages() -> Iterator[tuple[str, ...]]:
                     yield (text,)
                 case ast.Call(func=ast.Name(id="tr_plural"), args=[ast.Constant(one), ast.Constant(many), *_]):
                     yield (one, many)
+                case ast.Call(func=ast.Name(id="plural" | "Count"), args=[_, ast.Constant(value=str(thing))]):
+                    yield (f"{{n}} {thing}", f"{{n}} {thing}s")
                 case ast.Call(func=ast.Name(id="About"), args=[ast.Constant(check), _]) if file.parent.stem in {
                     "doctor",
                     "train",
@@ -173,13 +175,15 @@ def test_a_message_is_english_in_files_and_chinese_for_people() -> None:
     message = Message("no flag {name}", name="--x")  # of no catalogue
     assert message == "no flag --x"
     assert lang.shown(message) == "no flag --x"
+    assert [lang.shown(plural(n, "episode")) for n in (1, 2)] == ["1 episode", "2 episodes"]
     known = Message("{n} more flags: {program} --help-all", n=3, program=Message("required"))
     assert known == "3 more flags: required --help-all"
     with lang.language("zh"):
         assert lang.shown(known) == "另有 3 个参数：必填 --help-all"
         assert lang.shown(AlohaKitError(known)) == "另有 3 个参数：必填 --help-all"
         assert lang.shown(AlohaKitError("as it is")) == "as it is"
-        assert lang.shown(lang.joined(["as {it} is", Message("required")])) == "as {it} is; 必填"
+        assert lang.shown(Message("{flags}:", flags=plural(2, "episode"))) == "2 条轨迹："
+        assert lang.shown(lang.joined(["as {it} is", Message("required")])) == "as {it} is；必填"
         assert lang.tr("") == ""
         with lang.language("en"):
             assert lang.tr("required") == "required"
@@ -268,3 +272,12 @@ def test_the_doctor_without_a_rig_in_chinese() -> None:
 def test_an_unknown_language_is_refused_with_what_exists() -> None:
     with pytest.raises(cli.UsageError, match=r"--lang takes {en,zh}, given fr"):
         importlib.import_module("aloha_kit.doctor.args").parse(["--lang", "fr"])
+
+
+def test_values_that_a_dataclass_refuses_are_reported_in_chinese() -> None:
+    parse = importlib.import_module("aloha_kit.episode.args").parse
+    with (
+        lang.language("zh"),
+        pytest.raises(cli.UsageError, match=r"^没有要去掉的内容；请给出 --start、--stop 或 --still；见"),
+    ):
+        parse(["trim", "data", "0"])
