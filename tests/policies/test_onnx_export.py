@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from aloha_kit.config.bc import BcConfig
-from aloha_kit.config.denoising import DiffusionConfig, FlowConfig
+from aloha_kit.config.denoising import DiffusionConfig
 from aloha_kit.config.ibc import IbcConfig
 from aloha_kit.core import ConfigError, Contract
 from aloha_kit.policies import checkpoint, onnx_export
@@ -35,15 +35,11 @@ def of_networks(name: str) -> Callable[[], ChunkNetwork]:
 
 
 NETWORKS: dict[str, Callable[[], ChunkNetwork]] = {
-    "act": of_networks("act, two cameras of two sizes"),
     "act, equal cameras": of_networks("act, equal cameras in one pass"),
     "act, resized": of_networks("act, resized"),
     "cnnmlp": of_networks("cnnmlp"),
     "bc, lstm, mixture": lambda: test_bc.network_of(
         BcConfig(**test_bc.SMALL, **test_bc.CASES["lstm, mixture"]), test_bc.PLANE
-    ),
-    "flow": lambda: test_denoising.network_of(
-        FlowConfig(**test_denoising.SMALL, inference_steps=3), test_denoising.PLANE
     ),
     "diffusion": lambda: test_denoising.network_of(
         DiffusionConfig(**test_denoising.SMALL, inference_steps=3), test_denoising.PLANE
@@ -83,7 +79,7 @@ def test_the_file_acts_as_the_network_for_any_batch(name: str, tmp_path: Path) -
 
 
 def test_a_command_writes_it_with_names_types_and_metadata(tmp_path: Path, capsys: Any) -> None:
-    network = made("act")
+    network = of_networks("act, two cameras of two sizes")()
     contract = network.contract
     checkpoint.save(tmp_path / "run/checkpoints/best", network, network.config, stats_of(contract), contract)
     main(["export", str(tmp_path / "run"), str(tmp_path / "out/policy.onnx"), "--format", "onnx"])
