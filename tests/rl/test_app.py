@@ -80,7 +80,7 @@ def test_a_run_leaves_everything_it_promises(here: Path, run: Path) -> None:
 def test_eval_in_a_fresh_process_reports_bands_and_films_another_camera(here: Path, run: Path, tmp_path: Path) -> None:
     words = ("--num_rollouts", "3", "--camera", "side", "--output", str(tmp_path))
     evaluated = process(here, "eval", str(run), *words)
-    printed, error = evaluated.communicate(timeout=240)
+    printed, error = evaluated.communicate(timeout=900)
     assert evaluated.returncode == 0, error
     report = json.loads((tmp_path / "eval.json").read_text())
     assert [band["band"] for band in report["bands"]] == [[0.1, 0.3], [0.3, 0.6]]
@@ -162,7 +162,7 @@ def test_kill_and_resume_keep_level_normaliser_and_success(here: Path, tmp_path:
     words = ["train", "--task", "reach.yaml", "--output", str(run), "--save_every", "256", *QUICK]
     training = process(here, *words, "--num_steps", "1000000", "--processes", "yes")
     try:
-        until(lambda: RunFolder(run).checkpoint() is not None, "a checkpoint", timeout=240)
+        until(lambda: RunFolder(run).checkpoint() is not None, "a checkpoint", timeout=900)
     finally:
         training.kill()
         training.communicate()
@@ -198,9 +198,9 @@ def test_a_signal_saves_and_stops(here: Path, tmp_path: Path, number: signal.Sig
     words = ["train", "--task", "reach.yaml", "--output", str(run), "--num_steps", "1000000", "--processes", "no"]
     training = process(here, *words, *QUICK)
     try:
-        until(lambda: read_lines(run / "progress.jsonl"), "an update", timeout=240)
+        until(lambda: read_lines(run / "progress.jsonl"), "an update", timeout=900)
         training.send_signal(number)
-        _, error = training.communicate(timeout=240)
+        _, error = training.communicate(timeout=900)
     finally:
         training.kill()
     assert training.returncode == 128 + number, error
