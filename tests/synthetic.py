@@ -71,6 +71,7 @@ def write(
     state: bool = True,
     rate_hz: float = 50.0,
     describe: Mapping[str, Any] | None = None,
+    task: str = "synthetic",
 ) -> Path:
     """Write one episode through `EpisodeWriter`, as the loop would."""
     contract = Contract.of(
@@ -80,9 +81,7 @@ def write(
         rate_hz=rate_hz,
         sensors=object_poses(("phase", "time", "nothing") if state else ()),
     )
-    writer = EpisodeWriter(
-        folder, contract=contract, task="synthetic", rig="none", sim=sim, images=images, describe=describe
-    )
+    writer = EpisodeWriter(folder, contract=contract, task=task, rig="none", sim=sim, images=images, describe=describe)
     writer.success = success
     steps = len(episode.action)
 

@@ -12,6 +12,7 @@ from aloha_kit.core.commands import locked
 from aloha_kit.reproduce.args import ReproduceArgs
 from aloha_kit.reproduce.machine import choose_device, describe_machine
 from aloha_kit.reproduce.preset import load_preset
+from aloha_kit.reproduce.recorded import require_recorded
 from aloha_kit.reproduce.result import new_result, read_or_new, RESULT, Result
 from aloha_kit.reproduce.stages import Reproduction, ReproductionSetup, Stage, stages_of, title_of
 from aloha_kit.reproduce.table import details, publish, require_published
@@ -23,7 +24,7 @@ def run(args: ReproduceArgs) -> None:
     """Run the stages that are not done and print the result; with --dry_run only print their commands.
 
     Raises:
-        ConfigError: a wrong preset or device, or a folder of something else.
+        ConfigError: a wrong preset or device, a folder of something else, or demonstrations that are not the preset's.
         ReproductionError: a stage failed; what is done stays.
         FolderInUseError: another reproduction uses the folder.
         KeyboardInterrupt: Ctrl-C, SIGTERM or SIGHUP, once the present stage has saved its work.
@@ -33,9 +34,12 @@ def run(args: ReproduceArgs) -> None:
     folder = args.output or Path("runs") / "reproduce" / f"{args.task}_{name}"
     if args.update_readme:
         require_published(args.task, name)
-    new = new_result(args.task, name, preset)
+    new = new_result(args.task, name, preset, args.episodes)
     result = read_or_new(folder, new)
-    setup = ReproductionSetup(args.task, preset, folder, args.device or preset.device, args.num_rollouts)
+    device = args.device or preset.device
+    setup = ReproductionSetup(args.task, preset, folder, device, args.num_rollouts, args.episodes)
+    if args.episodes is not None:
+        require_recorded(args.episodes, setup.task_name, preset.record)
     if args.dry_run:
         _show(stages_of(setup, args.seeds), result)
         return

@@ -49,6 +49,9 @@ class ReproduceArgs(CommandArgs):
     """Training seeds. All train on the same demonstrations; each is evaluated on its own start states."""
     num_rollouts: int = 200
     """Rollouts of each seed's policy."""
+    episodes: Path | None = None
+    """Demonstrations recorded before, which several presets may share: validated and used where they are, in place of
+    recording. They must be what the preset records; their time is not part of the result."""
     output: Path | None = None
     """Folder of all files; runs/reproduce/TASK_PRESET when not given."""
     device: str | None = None

@@ -131,17 +131,24 @@ class Summary:
     lowest: float  # rate of the worst seed
     highest: float
     deviation: float | None  # sample standard deviation of the seeds' rates; None for one seed
-    record: WallTime  # validation included
+    record: WallTime  # validation included; of demonstrations recorded before, that alone
     one_seed: WallTime  # all stages with the slowest seed
     success_reached: bool
-    time_kept: bool | None  # None where there is no limit
+    time_kept: (
+        bool | None
+    )  # None where there is no limit, or where recording's time is not known and the rest is within
     coverage: Coverage | None = None
     coverage_reached: bool | None = None
 
 
 @dataclass(frozen=True)
 class Result:
-    """A reproduction so far; `values` are the preset's."""
+    """A reproduction so far.
+
+    Attributes:
+        values: the preset's.
+        episodes: folder of demonstrations recorded before, whose time is in no stage; None where they are recorded.
+    """
 
     task: str
     preset: str
@@ -153,20 +160,23 @@ class Result:
     attempts: tuple[Attempt, ...] = ()
     seeds: tuple[SeedResult, ...] = ()
     summary: Summary | None = None
+    episodes: str | None = None
 
     def of_stage(self, stage: str, seed: int | None = None) -> list[Attempt]:
         return [attempt for attempt in self.attempts if (attempt.stage, attempt.seed) == (stage, seed)]
 
 
-def new_result(task: str, name: str, preset: Preset) -> Result:
-    """A result of which no stage has run.
+def new_result(task: str, name: str, preset: Preset, episodes: Path | None = None) -> Result:
+    """A result of which no stage has run; `episodes` as in `Result`.
 
     Raises:
         ConfigError: the preset names an unknown policy or recipe.
     """
     training = preset.training
     values = to_mapping(preset)
-    return Result(task, name, training.num_steps, training.batch_size, PUBLISHED.get(task), values)
+    steps, batch, published = training.num_steps, training.batch_size, PUBLISHED.get(task)
+    where = None if episodes is None else str(episodes)
+    return Result(task, name, steps, batch, published, values, episodes=where)
 
 
 def read(file: Path) -> Result:
@@ -205,7 +215,10 @@ def read_or_new(folder: Path, new: Result) -> Result:
         return new
     then = read(folder / RESULT)
     values = to_mapping(from_mapping(Preset, then.values, where=str(folder / RESULT)))  # under the names of today
-    was, now = ({**_flat(v), "task": r.task, "num_steps": r.num_steps} for r, v in ((then, values), (new, new.values)))
+    was, now = (
+        {**_flat(v), "task": r.task, "num_steps": r.num_steps, "episodes": r.episodes}
+        for r, v in ((then, values), (new, new.values))
+    )
     differing = [
         f"{key} {was.get(key)} (now {now.get(key)})"
         for key in sorted(was.keys() | now.keys())
@@ -247,6 +260,9 @@ def summarise(result: Result, target: Target) -> Summary | None:
     parts = [seed.coverage for seed in result.seeds if seed.coverage is not None]
     coverage = Coverage.pooled(parts) if parts else None
     wanted = target.coverage
+    time_kept = None if target.minutes is None else one_seed.complete and one_seed.seconds <= 60 * target.minutes
+    if time_kept and result.episodes is not None:
+        time_kept = None
     return Summary(
         held=held,
         any_time=SuccessRate.pooled([seed.any_time for seed in result.seeds]),
@@ -256,7 +272,7 @@ def summarise(result: Result, target: Target) -> Summary | None:
         record=record,
         one_seed=one_seed,
         success_reached=target.success is None or held.rate >= target.success,
-        time_kept=None if target.minutes is None else one_seed.complete and one_seed.seconds <= 60 * target.minutes,
+        time_kept=time_kept,
         coverage=coverage,
         coverage_reached=None if wanted is None or coverage is None else coverage.mean >= wanted,
     )

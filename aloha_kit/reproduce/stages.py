@@ -38,6 +38,7 @@ class ReproductionSetup:
     folder: Path
     device: str
     num_rollouts: int
+    recorded: Path | None = None  # demonstrations recorded before, in place of recording
 
     @property
     def task_name(self) -> str:
@@ -45,7 +46,7 @@ class ReproductionSetup:
 
     @property
     def episodes(self) -> Path:
-        return self.folder / "episodes"
+        return self.recorded or self.folder / "episodes"
 
     def run(self, seed: int) -> Path:
         """Folder of a training."""
@@ -170,7 +171,8 @@ class EvaluateStage:
 def stages_of(setup: ReproductionSetup, seeds: Sequence[int]) -> list[Stage]:
     """All stages in their order: a seed is evaluated before the next one trains, so that there is a result early."""
     each: list[Stage] = [stage for seed in seeds for stage in (TrainStage(setup, seed), EvaluateStage(setup, seed))]
-    return [RecordStage(setup), ValidateStage(setup), *each]
+    demonstrations: list[Stage] = [RecordStage(setup)] if setup.recorded is None else []
+    return [*demonstrations, ValidateStage(setup), *each]
 
 
 class Reproduction:

@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ from aloha_kit.reproduce.__main__ import main
 from aloha_kit.reproduce.result import read
 from tests.tiny import ACT
 
-TINY = {
+TINY: dict[str, Any] = {
     "device": "cpu",
     "target": {"success": 0.5},
     "record": {"num_episodes": 2, "image_size": [16, 24]},
@@ -83,3 +84,16 @@ def test_interrupted_in_its_training_and_gone_on_with(
 
     main(command)
     assert "== 4/4 eval, seed 0: done\n" in capfd.readouterr().err
+
+    # another preset on the same demonstrations, which stay where they are
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({**TINY, "train": {**TINY["train"], "num_steps": 20}}))
+    second = tmp_path / "second"
+    flags = ["--episodes", f"{out}/episodes", "--num_rollouts", "1", "--seeds", "1", "--output", f"{second}"]
+    main(["transfer_cube", "--preset", f"{tmp_path}/other.yaml", *flags])
+    shared = read(second / "reproduce.json")
+    assert [(a.stage, a.seed, a.status) for a in shared.attempts] == [
+        ("validate", None, 0), ("train", 1, 0), ("eval", 1, 0),
+    ]  # fmt: skip
+    assert not (second / "episodes").exists()
+    assert {file: file.stat().st_mtime_ns for file in (out / "episodes").glob("*.hdf5")} == episodes
+    assert f"Demonstrations of '{out}/episodes', recorded before: the time of" in capfd.readouterr().out
