@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, joint_names, Observation
-from aloha_kit.core.features import object_poses
+from aloha_kit.core.features import Feature, object_poses
 from aloha_kit.episode import EpisodeWriter
 from aloha_kit.loop import Outcome
 
@@ -72,14 +72,19 @@ def write(
     rate_hz: float = 50.0,
     describe: Mapping[str, Any] | None = None,
     task: str = "synthetic",
+    depth: Mapping[str, npt.NDArray[np.uint16]] | None = None,
 ) -> Path:
-    """Write one episode through `EpisodeWriter`, as the loop would."""
+    """Write one episode through `EpisodeWriter`, as the loop would; `depth` is {camera: (T + 1, H, W) mm}."""
+    depth = depth or {}
     contract = Contract.of(
         state_names=tuple(n for n in episode.names if not n.startswith("base")),
         action_names=episode.names,
         cameras={camera: (frames.shape[1], frames.shape[2]) for camera, frames in episode.images.items()},
         rate_hz=rate_hz,
-        sensors=object_poses(("phase", "time", "nothing") if state else ()),
+        sensors=[
+            *object_poses(("phase", "time", "nothing") if state else ()),
+            *(Feature.depth(camera, (rows.shape[1], rows.shape[2])) for camera, rows in depth.items()),
+        ],
     )
     writer = EpisodeWriter(folder, contract=contract, task=task, rig="none", sim=sim, images=images, describe=describe)
     writer.success = success
@@ -93,6 +98,8 @@ def write(
         seen = Observation(
             qpos=episode.qpos[t], images={camera: frames[t] for camera, frames in episode.images.items()}, stamps=stamps
         )
+        if depth:
+            seen["images_depth"] = {camera: rows[t] for camera, rows in depth.items()}
         if state:
             seen["environment_state"] = episode.environment_state[t]
         return seen

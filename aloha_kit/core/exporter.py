@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
-from aloha_kit.core.errors import ConfigError, ContractError
+from aloha_kit.core.errors import ConfigError, ContractError, EpisodeError
 from aloha_kit.core.features import DEPTHS, IMAGES
 from aloha_kit.core.lang import Message
-from aloha_kit.core.source import Image, RecordedEpisode
+from aloha_kit.core.source import Depth, Image, RecordedEpisode
 
 AnyArray = TypeVar("AnyArray", bound=npt.NDArray[Any])
 
@@ -111,6 +111,19 @@ class ExportRecord:
             digest.update(image.data)
             yield image
         self.images[camera] = {"rows": rows, "sha256": digest.hexdigest(), "of": "rgb"}
+
+    def depth(self, episode: RecordedEpisode, camera: str, rows: int) -> Iterator[Depth]:
+        """The first `rows` depth images of a camera, (H, W) uint16 mm, one at a time; recorded once all were taken."""
+        digest, size = hashlib.sha256(), episode.contract.depth_cameras[camera]
+        for i in range(rows):
+            image = np.ascontiguousarray(episode.depth(camera, i))
+            if image.shape != size or image.dtype != np.uint16:
+                given = f"{image.shape} {image.dtype}"
+                raise EpisodeError(f"{episode.where}: depth {i} of {camera} is {given}, its contract has {size} uint16")
+            digest.update(image.data)
+            yield image
+        entry = {"shape": [rows, *size], "dtype": "uint16", "sha256": digest.hexdigest()}
+        self.arrays[f"{DEPTHS}{camera}"] = entry
 
     def complete(self, episode: RecordedEpisode) -> None:
         """Note as lost what the episode has and this record does not."""

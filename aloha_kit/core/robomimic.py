@@ -17,6 +17,7 @@ STATE_KEYS = ("eef_pos", "eef_quat", "gripper_qpos")
 """Observations of a robot that form the state, in this order: position (m), quaternion (x, y, z, w), fingers (m)."""
 OBJECT_KEY = "object"
 """Observation with the true poses of a task's objects: `environment_state`."""
+DEPTH_SUFFIX = "_depth"
 IMAGE_SUFFIX = "_image"
 """Behind a camera's name, in the key of its images."""
 ROBOSUITE, GYM = 1, 2

@@ -25,7 +25,7 @@ from aloha_kit.core.exporter import (
 )
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.files import write_json
-from aloha_kit.core.jpeg import encode_png
+from aloha_kit.core.jpeg import encode_depth_png, encode_png
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.formats.tfrecord import append, list_entry, Value, write_record
 
@@ -35,6 +35,7 @@ ABOUT = "aloha_kit.json"
 """The contract, and which feature is which array."""
 EPISODE = "episode_metadata/aloha_kit"
 """Feature with what an episode has besides its arrays, JSON."""
+DEPTH_SUFFIX = "_depth"
 INSTRUCTION = "steps/language_instruction"
 _SHARD = 256 << 20  # bytes
 _CLASS = "tensorflow_datasets.core.features."
@@ -44,7 +45,8 @@ _SPLIT = "train"
 class RldsExporter(EpisodeExporter):
     """RLDS in `aloha_kit/1.0.0`: `steps` with `observation`, `action`, `reward` and RLDS's flags, an episode a record.
 
-    Images are PNG, so they are exact. The true stamps are `stamps`, and what only a simulator gives is `privileged`.
+    Images are PNG, so they are exact; so is depth, `<camera>_depth` of 16 bits (mm). The true stamps are `stamps`, and
+    what only a simulator gives is `privileged`.
     """
 
     def __init__(self, folder: Path, parts: Path, options: WriteOptions) -> None:
@@ -75,10 +77,20 @@ class RldsExporter(EpisodeExporter):
             if key in features:
                 raise ConfigError(f"{episode.where}: a camera and a vector would both be {key}")
             features[key] = scratch / camera
-            described[key] = _image(episode.image_size(camera))
+            described[key] = _image((*episode.image_size(camera), 3), "uint8")
             with (scratch / camera).open("wb") as file:
                 for image in record.pixels(episode, camera, rows):
                     file.write(list_entry(encode_png(image)))
+        depths = {f"steps/observation/{camera}{DEPTH_SUFFIX}": camera for camera in episode.depth_cameras}
+        for key, camera in depths.items():
+            if key in features:
+                raise ConfigError(f"{episode.where}: the depth of {camera} and another feature would both be {key}")
+            place = scratch / key.rpartition("/")[2]
+            features[key] = place
+            described[key] = _image((*episode.contract.depth_cameras[camera], 1), "uint16")
+            with place.open("wb") as file:
+                for depth in record.depth(episode, camera, rows):
+                    file.write(list_entry(encode_depth_png(depth)))
         instruction = str(episode.attrs.get("instruction") or episode.attrs.get("task") or "")
         texts = {INSTRUCTION: [instruction] * rows, EPISODE: [json.dumps(description_of(episode))]}
         texts["episode_metadata/file_path"] = [episode.where]
@@ -89,7 +101,13 @@ class RldsExporter(EpisodeExporter):
         record.attributes = attributes_of(episode)
         cameras = {f"steps/observation/{camera}": camera for camera in episode.cameras}
         contract = episode.contract.to_json()
-        record.further = {"features": described, "arrays": arrays, "cameras": cameras, "contract": contract}
+        record.further = {
+            "features": described,
+            "arrays": arrays,
+            "cameras": cameras,
+            "depths": depths,
+            "contract": contract,
+        }
 
     def finish(self, records: Sequence[ExportRecord]) -> None:
         for record in records:
@@ -113,6 +131,8 @@ class RldsExporter(EpisodeExporter):
         first = records[0].further
         write_json(folder / "features.json", _tree(first["features"]))
         about = {"contract": json.loads(first["contract"]), "arrays": first["arrays"], "cameras": first["cameras"]}
+        if first["depths"]:
+            about["depths"] = first["depths"]
         write_json(folder / ABOUT, about)
 
     def _part(self, number: int) -> Path:
@@ -148,9 +168,9 @@ def _tensor(values: npt.NDArray[Any]) -> dict[str, Any]:
     return {"pythonClassName": f"{_CLASS}{kind}", "tensor": tensor}
 
 
-def _image(size: tuple[int, int]) -> dict[str, Any]:
-    shape = {"dimensions": [str(length) for length in (*size, 3)]}
-    image = {"dtype": "uint8", "encodingFormat": "png", "shape": shape}
+def _image(size: tuple[int, int, int], dtype: str) -> dict[str, Any]:
+    shape = {"dimensions": [str(length) for length in size]}
+    image = {"dtype": dtype, "encodingFormat": "png", "shape": shape}
     return {"pythonClassName": f"{_CLASS}image_feature.Image", "image": image}
 
 

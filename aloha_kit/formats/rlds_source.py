@@ -17,10 +17,11 @@ from aloha_kit.core import Contract, EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.jpeg import decode
-from aloha_kit.core.source import EpisodeData, EpisodeSource, Image
+from aloha_kit.core.source import Depth, EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import ReadOptions
 from aloha_kit.formats.rlds_export import ABOUT, EPISODE
 from aloha_kit.formats.tfrecord import FileBytes, Place, read_message, records
+from aloha_kit.storage.codec import decode_depth
 from aloha_kit.storage.contract_file import neutral_contract, settle
 
 OBSERVATION, ACTION, REWARD = "steps/observation/", "steps/action", "steps/reward"
@@ -57,9 +58,10 @@ class RldsSource(EpisodeSource):
         self.validation = tuple(one.name for one in self._episodes if one.split in VALIDATION)
         ours = self._folder / ABOUT
         self._ours = _json(ours) if ours.is_file() else {}
+        self._depths: Mapping[str, str] = self._ours.get("depths", {})
         self._cameras, self._arrays = self._named()
         self._contract, self._assumption = self._settled(options)
-        read = {*self._cameras, *self._arrays, *(f"steps/{name}" for name in _BOOKKEEPING), *self._texts}
+        read = {*self._cameras, *self._depths, *self._arrays, *(f"steps/{name}" for name in _BOOKKEEPING), *self._texts}
         unread = [name for name in self._features if name not in read and not name.startswith("episode_metadata/")]
         self.unused = f"{self.place}: features that are not read: {', '.join(unread)}" if unread else ""
 
@@ -89,11 +91,10 @@ class RldsSource(EpisodeSource):
         message = read_message(data, one.place, one.where)
         rows = len(message.get(ACTION, ())) // self._width(ACTION)
         arrays = {name: self._array(message, key, rows, one.where) for key, name in self._arrays.items()}
-        images = {}
-        for key, camera in self._cameras.items():
-            images[camera] = message.get(key, [])
-            if len(images[camera]) != rows:
-                raise EpisodeError(f"{one.where} has {len(images[camera])} images of {key} for {rows} actions")
+        images, depths = (
+            {camera: _images_of(message, key, rows, one.where) for key, camera in named.items()}
+            for named in (self._cameras, self._depths)
+        )
         text = _texts(data, message, EPISODE) if self._ours else []
         about = json.loads(text[0]) if text else {}
         instruction = next(iter(text for key in self._texts for text in _texts(data, message, key)), "")
@@ -107,6 +108,7 @@ class RldsSource(EpisodeSource):
             layout="RLDS",
             assumption=self._assumption,
             resources=(data,),
+            read_depth=_Depth(data, depths, one.where) if depths else None,
         )
 
     def _array(self, message: Mapping[str, Any], key: str, rows: int, where: str) -> npt.NDArray[Any]:
@@ -211,6 +213,33 @@ class _Images:
         if image is None:
             raise EpisodeError(f"{self.where}: image {i} of {camera} cannot be decoded")
         return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Depth:
+    """Depth of an episode as PNG of 16 bits, by camera and row."""
+
+    data: FileBytes
+    places: Mapping[str, Any]
+    where: str
+
+    def __call__(self, camera: str, i: int) -> Depth:
+        if camera not in self.places or not 0 <= i < len(self.places[camera]):
+            there = ", ".join(self.places) or "(none)"
+            raise EpisodeError(f"{self.where} has no depth {i} of camera '{camera}'; depth is of: {there}")
+        begin, end = self.places[camera][i]
+        try:
+            return decode_depth(self.data[begin:end])
+        except EpisodeError as error:
+            raise EpisodeError(f"{self.where}: depth {i} of {camera}: {error}") from None
+
+
+def _images_of(message: Mapping[str, Any], key: str, rows: int, where: str) -> Any:
+    """Places of the encoded images of a feature."""
+    found = message.get(key, [])
+    if len(found) != rows:
+        raise EpisodeError(f"{where} has {len(found)} images of {key} for {rows} actions")
+    return found
 
 
 def version_folder(place: Path) -> Path:

@@ -14,8 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from aloha_kit.core import Contract, did_you_mean, EpisodeError
-from aloha_kit.core.robomimic import contract, IMAGE_SUFFIX, OBJECT_KEY, observation_keys, ROBOSUITE, STATE_KEYS
-from aloha_kit.core.source import Array, EpisodeData, EpisodeSource, Image
+from aloha_kit.core.robomimic import (
+    contract,
+    DEPTH_SUFFIX,
+    IMAGE_SUFFIX,
+    OBJECT_KEY,
+    observation_keys,
+    ROBOSUITE,
+    STATE_KEYS,
+)
+from aloha_kit.core.source import Array, Depth, EpisodeData, EpisodeSource, Image
 from aloha_kit.formats import is_robomimic, ReadOptions, split_filter_key
 from aloha_kit.storage.hdf5 import damage_reported, datasets, reading, require_rows, require_table
 from aloha_kit.storage.paths import identity_of
@@ -107,13 +115,15 @@ class RobomimicSource(EpisodeSource):
             attrs={"task": str(self.env_args.get("env_name", "")).lower(), **ours.get("attrs", {})},
             describe=ours.get("describe", {}),
             resources=(demo.file,),
+            read_depth=demo.depth if all(f"{name}{DEPTH_SUFFIX}" in demo.obs for name in found.depth_cameras) else None,
         )
 
     def _not_read(self, obs: Mapping[str, Any]) -> str:
         """Observations of the file that nothing here reads."""
         read = {f"{robot}_{key}" for robot in _robots(obs) for key in STATE_KEYS} | {OBJECT_KEY}
         if self._contract is not None:
-            read = set(observation_keys(self._contract))
+            depth = {f"{camera}{DEPTH_SUFFIX}" for camera in self._contract.depth_cameras}
+            read = {*observation_keys(self._contract), *depth}
         names = [name for name in obs if name not in read and not name.endswith(IMAGE_SUFFIX)]
         return f"{self.place}: observations that are not read: {', '.join(names)}" if names else ""
 
@@ -210,15 +220,27 @@ class Demo:
     def image(self, camera: str, i: int, at_least: tuple[int, int] | None) -> Image:
         """Row i of a camera, (H, W, 3) RGB."""
         with damage_reported(self.where):
-            key = f"{camera}{IMAGE_SUFFIX}"
-            rows = self.obs.get(key)
-            following = None if rows is None else self._following(key)
-            count = 0 if rows is None else len(rows) + (following is not None)
-            if not 0 <= i < count:
+            image: Image | None = self._row(f"{camera}{IMAGE_SUFFIX}", i)
+            if image is None:
                 there = ", ".join(self.cameras) or "(none)"
                 raise EpisodeError(f"{self.where} has no image {i} of camera '{camera}'; its cameras: {there}")
-            image: Image = rows[i] if i < len(rows) else following[-1]  # type: ignore[index]
             return image
+
+    def depth(self, camera: str, i: int) -> Depth:
+        """Row i of a camera's depth, (H, W) uint16 mm."""
+        with damage_reported(self.where):
+            found = self._row(f"{camera}{DEPTH_SUFFIX}", i)
+            if found is None:
+                raise EpisodeError(f"{self.where} has no depth {i} of camera '{camera}'")
+            return np.asarray(found[..., 0], np.uint16)
+
+    def _row(self, key: str, i: int) -> Any:
+        """Row i of an observation, of which the last one may be in `next_obs`; None where it is not there."""
+        rows = self.obs.get(key)
+        if rows is not None and 0 <= i < len(rows):
+            return rows[i]
+        following = None if rows is None or i != len(rows) else self._following(key)
+        return None if following is None else following[-1]
 
     def _following(self, key: str) -> Any:
         """The rows of `next_obs`, of which the last one is not in `obs`; None without."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from aloha_kit.core import ContractError, EpisodeError
 from aloha_kit.core.exporter import (
@@ -20,7 +21,7 @@ from aloha_kit.core.exporter import (
     WriteOptions,
 )
 from aloha_kit.core.files import replacing
-from aloha_kit.core.robomimic import env_args_of, IMAGE_SUFFIX, observation_keys, SimulatorRecord
+from aloha_kit.core.robomimic import DEPTH_SUFFIX, env_args_of, IMAGE_SUFFIX, observation_keys, SimulatorRecord
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.storage import hdf5
 
@@ -36,6 +37,7 @@ class RobomimicExporter(EpisodeExporter):
 
     Memory holds the vectors of one episode and one image. `next_obs` has the observations that follow each action,
     unless the episodes have none after the last one; it repeats all images but the first.
+    Depth is `obs/<camera>_depth`, (T, H, W, 1) uint16 mm.
     """
 
     next_obs = True
@@ -85,7 +87,13 @@ class RobomimicExporter(EpisodeExporter):
                 if next_obs:
                     file[f"next_obs/{name}"] = held[vector][1:, entries]
         for camera in episode.cameras:
-            _write_images(file, episode, camera, record, next_obs=next_obs)
+            size = (*episode.image_size(camera), 3)
+            images = record.pixels(episode, camera, rows)
+            _write_images(file, f"{camera}{IMAGE_SUFFIX}", images, steps, size, np.uint8, next_obs=next_obs)
+        for camera in episode.depth_cameras:
+            size = (*episode.contract.depth_cameras[camera], 1)
+            depth = record.depth(episode, camera, rows)
+            _write_images(file, f"{camera}{DEPTH_SUFFIX}", depth, steps, size, np.uint16, next_obs=next_obs)
         for stream, stamps in episode.stamps.items():
             name = f"stamps/{stream}"
             file[name] = record.array(name, stamps if name in PER_STEP else stamps[:rows])
@@ -118,14 +126,21 @@ class RobomimicObsExporter(RobomimicExporter):
     next_obs = False
 
 
-def _write_images(file: Any, episode: RecordedEpisode, camera: str, record: ExportRecord, *, next_obs: bool) -> None:
-    """A camera's images, each compressed once, also where it stands in `obs` and `next_obs`."""
-    steps, size = episode.length, (*episode.image_size(camera), 3)
-    layout = {"dtype": np.uint8, "chunks": (1, *size), "compression": "gzip", "compression_opts": _LEVEL}
-    key = f"{camera}{IMAGE_SUFFIX}"
+def _write_images(
+    file: Any,
+    key: str,
+    images: Iterable[npt.NDArray[Any]],
+    steps: int,
+    size: tuple[int, int, int],
+    dtype: npt.DTypeLike,
+    *,
+    next_obs: bool,
+) -> None:
+    """A camera's images or depth, each compressed once, also where it stands in `obs` and `next_obs`."""
+    layout = {"dtype": dtype, "chunks": (1, *size), "compression": "gzip", "compression_opts": _LEVEL}
     obs = file.create_dataset(f"obs/{key}", (steps, *size), **layout)
     following = file.create_dataset(f"next_obs/{key}", (steps, *size), **layout) if next_obs else None
-    for row, image in enumerate(record.pixels(episode, camera, steps + next_obs)):
+    for row, image in enumerate(images):
         chunk = zlib.compress(np.ascontiguousarray(image).tobytes(), _LEVEL)
         if row < steps:
             obs.id.write_direct_chunk((row, 0, 0, 0), chunk)

@@ -18,7 +18,7 @@ from zarr.storage import ZipStore
 
 from aloha_kit.core import EpisodeError
 from aloha_kit.core.errors import reason
-from aloha_kit.core.source import Image
+from aloha_kit.core.source import Depth, Image
 
 ENDS = "meta/episode_ends"
 
@@ -228,3 +228,22 @@ class BufferImages:
         if 0 < image.max(initial=0) <= 1 and (image != np.rint(image)).any():
             raise EpisodeError(f"{self._where}: image {i} of {camera} has values from 0 to 1, expected 0 to 255")
         return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
+
+
+class BufferDepth:
+    """Depth of an episode by camera and row, (H, W) uint16 mm.
+
+    Args:
+        cameras: {camera: array}.
+        where: name of the episode in messages.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, cameras: Mapping[str, str], span: tuple[int, int], where: str) -> None:
+        self._rows = {camera: Rows(buffer, f"data/{name}") for camera, name in cameras.items()}
+        self._begin, self._count, self._where = span[0], span[1] - span[0], where
+
+    def __call__(self, camera: str, i: int) -> Depth:
+        if camera not in self._rows or not 0 <= i < self._count:
+            there = ", ".join(self._rows)
+            raise EpisodeError(f"{self._where} has no depth {i} of camera '{camera}'; depth is of: {there}")
+        return np.asarray(self._rows[camera].read(self._begin + i, self._begin + i + 1)[0], np.uint16)

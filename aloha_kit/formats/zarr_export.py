@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +32,13 @@ from aloha_kit.formats.zarr_source import EPISODES, OURS
 
 _CHUNK = 2_000_000  # bytes of a chunk of numbers, as Diffusion Policy divides them
 _TABLES = "tables.npz"
+DEPTH_SUFFIX = "_depth"
 
 
 class ZarrExporter(EpisodeExporter):
     """A replay buffer: `data/action`, `data/state`, `data/<camera>` (`img` where there is one), `meta/episode_ends`.
+
+    Depth is `data/<camera>_depth`, (rows, H, W) uint16 mm.
 
     Written after Zarr's specification, version 2. Images are exact. Each is a chunk, compressed as it is read, and
     linked into the data set at the end, when the rows of all episodes are known.
@@ -50,7 +53,8 @@ class ZarrExporter(EpisodeExporter):
         tables: dict[str, npt.NDArray[Any]] = {}
         names = {name: _key(name) for name in episode_arrays(episode) if name != "base_action"}
         cameras = {camera: "img" if len(episode.cameras) == 1 else camera for camera in episode.cameras}
-        keys = [*names.values(), *cameras.values()]
+        depths = {camera: f"{camera}{DEPTH_SUFFIX}" for camera in episode.depth_cameras}
+        keys = [*names.values(), *cameras.values(), *depths.values()]
         if twice := [key for key in keys if keys.count(key) > 1]:
             raise ConfigError(f"{episode.where}: two of its streams would be the array '{twice[0]}'")
         for name, key in names.items():
@@ -60,16 +64,19 @@ class ZarrExporter(EpisodeExporter):
             tables["action"] = np.concatenate([tables["action"], record.array("base_action", base)], axis=1)
         np.savez(scratch / _TABLES, **tables)  # type: ignore[arg-type]
         for camera, key in cameras.items():
-            (scratch / key).mkdir()
-            for i, image in enumerate(record.pixels(episode, camera, rows)):
-                (scratch / key / str(i)).write_bytes(_codec().encode(image))
+            _write_images(scratch / key, record.pixels(episode, camera, rows))
+        for camera, key in depths.items():
+            _write_images(scratch / key, record.depth(episode, camera, rows))
         record.attributes = attributes_of(episode)
         described = {key: [str(values.dtype), *values.shape[1:]] for key, values in tables.items()}
         described |= {key: ["uint8", *episode.image_size(camera), 3] for camera, key in cameras.items()}
+        sizes = episode.contract.depth_cameras
+        described |= {key: ["uint16", *sizes[camera]] for camera, key in depths.items()}
         record.further = {
             "features": described,
             "arrays": {key: name for name, key in names.items()},
             "cameras": cameras,
+            "depths": depths,
             "contract": episode.contract.to_json(),
             "episode": description_of(episode),
         }
@@ -84,6 +91,8 @@ class ZarrExporter(EpisodeExporter):
             (self.folder / name).mkdir(exist_ok=True)
             write_json(self.folder / name / ".zgroup", {"zarr_format": 2})
         about = {"contract": json.loads(first["contract"]), "arrays": first["arrays"], "cameras": first["cameras"]}
+        if first["depths"]:
+            about["depths"] = first["depths"]
         write_json(self.folder / ".zattrs", {OURS: about})
         with (self.folder / EPISODES).open("w", encoding="utf-8") as lines:
             for record in records:
@@ -92,15 +101,16 @@ class ZarrExporter(EpisodeExporter):
         with _Table(self.folder / ENDS, len(ends), ["int64"]) as table:
             table.add(ends)
         self._write_tables(records, int(ends[-1]))
-        for key in first["cameras"].values():
+        for key in (*first["cameras"].values(), *first["depths"].values()):
             folder = self.folder / "data" / key
+            dtype, *shape = first["features"][key]
+            within = ".0" * len(shape)
             row = 0
             for record in records:
                 for i in range(record.steps):
-                    link_or_copy(self.parts / f"{record.number:06d}" / key / str(i), folder / f"{row}.0.0.0")
+                    link_or_copy(self.parts / f"{record.number:06d}" / key / str(i), folder / f"{row}{within}")
                     row += 1
-            shape = first["features"][key][1:]
-            _describe(folder, (row, *shape), (1, *shape), np.dtype(np.uint8))
+            _describe(folder, (row, *shape), (1, *shape), np.dtype(dtype))
 
     def _write_tables(self, records: Sequence[ExportRecord], rows: int) -> None:
         described = {key: records[0].further["features"][key] for key in records[0].further["arrays"]}
@@ -151,6 +161,13 @@ class _Table:
         name = ".".join([str(self._number), *("0" for _ in self._shape)])
         (self._folder / name).write_bytes(_codec().encode(np.ascontiguousarray(chunk)))
         self._number += 1
+
+
+def _write_images(folder: Path, images: Iterable[npt.NDArray[Any]]) -> None:
+    """Write each image as the chunk that it will be, by its row."""
+    folder.mkdir()
+    for i, image in enumerate(images):
+        (folder / str(i)).write_bytes(_codec().encode(image))
 
 
 def _key(name: str) -> str:

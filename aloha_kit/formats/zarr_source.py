@@ -15,7 +15,7 @@ from aloha_kit.core.errors import reason
 from aloha_kit.core.features import SENSORS
 from aloha_kit.core.source import EpisodeData, EpisodeSource
 from aloha_kit.formats import ReadOptions
-from aloha_kit.formats.zarr_buffer import BufferImages, ReplayBuffer
+from aloha_kit.formats.zarr_buffer import BufferDepth, BufferImages, ReplayBuffer
 from aloha_kit.storage.contract_file import neutral_contract, settle
 
 OURS, EPISODES = "aloha_kit", "aloha_kit_episodes.jsonl"
@@ -49,9 +49,11 @@ class ZarrSource(EpisodeSource):
         self._ours: Mapping[str, Any] = dict(self._buffer.group.attrs).get(OURS) or {}
         self._about = self._episodes() if self._ours else []
         self._cameras, self._arrays = self._named()
-        self._buffer.require_lengths([*self._cameras.values(), *self._arrays])
+        self._depths: Mapping[str, str] = self._ours.get("depths", {})
+        self._read = sorted({*self._cameras.values(), *self._depths.values(), *self._arrays})
+        self._buffer.require_lengths(self._read)
         self._contract, self._assumption = self._settled(options)
-        unread = [name for name in self._buffer.names() if name not in {*self._cameras.values(), *self._arrays}]
+        unread = [name for name in self._buffer.names() if name not in self._read]
         self.unused = f"{self.place}: arrays that are not read: {', '.join(unread)}" if unread else ""
 
     def __len__(self) -> int:
@@ -62,9 +64,8 @@ class ZarrSource(EpisodeSource):
 
     def identity(self, number: int) -> str:
         span = self._buffer.span(number)
-        read = sorted({*self._cameras.values(), *self._arrays})
-        states = [self._buffer.rows(f"data/{name}").states(*span) for name in read]
-        return hashlib.sha256(f"{span} {read} {states}".encode()).hexdigest()
+        states = [self._buffer.rows(f"data/{name}").states(*span) for name in self._read]
+        return hashlib.sha256(f"{span} {self._read} {states}".encode()).hexdigest()
 
     def open(self, number: int) -> EpisodeData:
         span, name = self._buffer.span(number), self.name(number)
@@ -77,6 +78,7 @@ class ZarrSource(EpisodeSource):
             self._contract,
             arrays,
             BufferImages(self._buffer, self._cameras, span, f"{self.place}: {name}"),
+            read_depth=BufferDepth(self._buffer, self._depths, span, f"{self.place}: {name}") if self._depths else None,
             about=self._about[number] if number < len(self._about) else {},
             layout="Diffusion Policy's replay buffer",
             assumption=self._assumption,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from aloha_kit.convert.__main__ import main as convert
+from aloha_kit.core import EpisodeError
 from aloha_kit.core.exporter import EpisodeExporter, ExportRecord
-from aloha_kit.core.source import RecordedEpisode
+from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import Episode
 from tests.commands import failure
-from tests.synthetic import write_dataset
+from tests.synthetic import make, write, write_dataset
 
 LENGTHS = (9, 12, 7)
 
@@ -60,3 +63,31 @@ def convert_interrupted(kind: type[InterruptedOnce], ours: Path, out: Path, caps
     kind.stop = False
     convert(flags)
     assert "1 episode finished already; going on" in capsys.readouterr().err
+
+
+def write_depth(folder: Path) -> dict[int, Any]:
+    """Write two episodes whose only camera `top` has depth, of all values that uint16 has; returns {number: depth}."""
+    rng = np.random.default_rng(0)
+    written = {}
+    for number, steps in enumerate((6, 5)):
+        depth = rng.integers(0, 65536, (steps + 1, 20, 28)).astype(np.uint16)
+        depth[:, 0, :2] = 0, 65535
+        write(folder, make(steps, {"top": (24, 32)}, seed=number), depth={"top": depth})
+        written[number] = depth
+    return written
+
+
+def require_depth(source: EpisodeSource, written: Mapping[int, Any], rows_after: int) -> None:
+    """Assert that a source has the depth of `write_depth`, with so many rows after the last action."""
+    for number, depth in written.items():
+        with closing(source.episode(number)) as episode:
+            assert episode.depth_cameras == ("top",)
+            assert episode.contract.depth_cameras == {"top": (20, 28)}
+            assert episode.frames == episode.length + rows_after
+            for i in range(episode.frames):
+                found = episode.depth("top", i)
+                assert found.dtype == np.uint16
+                assert np.array_equal(found, depth[i]), (number, i)
+            for camera, row in (("top", episode.frames), ("top", -1), ("wrist", 0)):
+                with pytest.raises(EpisodeError, match=f"no depth.* of (camera )?'{camera}'"):
+                    episode.depth(camera, row)

@@ -25,7 +25,15 @@ from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
 from tests.commands import failure
-from tests.formats.round_trip import convert_interrupted, InterruptedOnce, LENGTHS, require_same, write_ours
+from tests.formats.round_trip import (
+    convert_interrupted,
+    InterruptedOnce,
+    LENGTHS,
+    require_depth,
+    require_same,
+    write_depth,
+    write_ours,
+)
 from tests.synthetic import write_dataset
 
 CAMERAS = {"top": (24, 32), "left_wrist": (16, 24)}
@@ -147,6 +155,20 @@ def test_exporter_and_interruption(
     convert_interrupted(Interrupted, ours, tmp_path / "out", capsys)
     for file in (data / "aloha_kit/1.0.0").iterdir():
         assert (tmp_path / "out" / file.relative_to(data)).read_bytes() == file.read_bytes(), file
+
+
+def test_depth_comes_back_exactly(tmp_path: Path) -> None:
+    written = write_depth(tmp_path / "ours")
+    (tmp_path / "made").mkdir()
+    made = check_exporter(RldsExporter, open_source(tmp_path / "ours"), tmp_path / "made")
+    features = json.loads((made / "aloha_kit" / "1.0.0" / "features.json").read_text())["featuresDict"]["features"]
+    steps = features["steps"]["sequence"]["feature"]["featuresDict"]["features"]
+    image = steps["observation"]["featuresDict"]["features"]["top_depth"]["image"]
+    assert (image["dtype"], image["shape"]["dimensions"]) == ("uint16", ["20", "28", "1"])
+    source = open_source(made)
+    check_source(source)
+    assert source.unused == ""
+    require_depth(source, written, rows_after=0)
 
 
 def foreign(data: Path, target: Path) -> Path:

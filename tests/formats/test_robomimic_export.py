@@ -22,6 +22,7 @@ from aloha_kit.formats.robomimic_export import RobomimicExporter, RobomimicObsEx
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
 from tests.formats.robomimic_file import LENGTHS, write
+from tests.formats.round_trip import require_depth, write_depth
 from tests.synthetic import write_dataset
 
 CAMERAS = {"cam_high": (20, 28), "cam_low": (16, 16)}
@@ -75,6 +76,22 @@ def test_what_was_exported_reads_as_before(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(b.vectors[name], values)
             for stream, stamps in a.stamps.items():
                 np.testing.assert_array_equal(b.stamps[stream], stamps)
+
+
+@pytest.mark.parametrize(("make", "rows_after"), [(RobomimicExporter, 1), (RobomimicObsExporter, 0)])
+def test_depth_comes_back_exactly(make: Any, rows_after: int, tmp_path: Path) -> None:
+    written = write_depth(tmp_path / "episodes")
+    file = exported(tmp_path / "out", tmp_path / "episodes", make)
+    with h5py.File(file, "r") as content:
+        demo = content["data/demo_1"]
+        assert (demo["obs/top_depth"].shape, demo["obs/top_depth"].dtype) == ((5, 20, 28, 1), np.uint16)
+        np.testing.assert_array_equal(demo["obs/top_depth"][..., 0], written[1][:-1])
+        if rows_after:
+            np.testing.assert_array_equal(demo["next_obs/top_depth"][..., 0], written[1][1:])
+    source = open_source(file)
+    check_source(source)
+    assert source.unused == ""
+    require_depth(source, written, rows_after)
 
 
 def test_without_next_obs_it_reads_as_many_rows_as_actions(tmp_path: Path) -> None:

@@ -25,7 +25,15 @@ from aloha_kit.storage.contract_file import given_contract
 from aloha_kit.testing.exporters import check_exporter
 from aloha_kit.testing.sources import check_source
 from tests.commands import failure
-from tests.formats.round_trip import convert_interrupted, InterruptedOnce, LENGTHS, require_same, write_ours
+from tests.formats.round_trip import (
+    convert_interrupted,
+    InterruptedOnce,
+    LENGTHS,
+    require_depth,
+    require_same,
+    write_depth,
+    write_ours,
+)
 from tests.formats.test_pusht import write
 from tests.synthetic import write_dataset
 
@@ -98,6 +106,24 @@ def test_the_exporter_keeps_the_contract(tmp_path: Path) -> None:
     write_dataset(tmp_path / "mixed", (6,))
     write_dataset(tmp_path / "mixed", (6,), {"top": (16, 16)})
     assert "camera 'top': (24, 32)" in failure(convert, [*map(str, (tmp_path / "mixed", tmp_path / "o")), *FORMAT])
+
+
+def test_depth_comes_back_exactly(tmp_path: Path) -> None:
+    written = write_depth(tmp_path / "ours")
+    (tmp_path / "made").mkdir()
+    made = check_exporter(ZarrExporter, open_source(tmp_path / "ours"), tmp_path / "made")
+    array: Any = zarr.open_group(str(made), mode="r")["data/top_depth"]
+    assert (array.dtype, array.shape, array.chunks) == (np.uint16, (11, 20, 28), (1, 20, 28))
+    assert np.array_equal(array[:], np.concatenate([depth[:-1] for depth in written.values()]))
+    source = open_source(made)
+    check_source(source)
+    assert source.unused == ""
+    require_depth(source, written, rows_after=0)
+    before = [source.identity(number) for number in range(2)]
+    chunk = made / "data" / "top_depth" / "7.0.0"
+    chunk.write_bytes((made / "data" / "top_depth" / "6.0.0").read_bytes())
+    after = [open_source(made).identity(number) for number in range(2)]
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False), "caches notice another depth"
 
 
 FORMAT = ["--format", "zarr"]
