@@ -50,6 +50,18 @@ def test_schedule() -> None:
     assert lr_factor(short, 6, 0.1) == 1.0
 
 
+def test_step_decay_is_that_of_torch() -> None:
+    config = TrainConfig(lr=3e-4, schedule="step", decay_epochs=7, decay_factor=0.3, warmup_steps=0)
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=config.lr)
+    torchs = torch.optim.lr_scheduler.StepLR(optimiser, step_size=7, gamma=0.3)
+    for epoch in range(30):
+        assert config.lr * lr_factor(config, 10 * epoch, epoch / 30 + 0.1, epoch) == pytest.approx(
+            torchs.get_last_lr()[0], rel=1e-12
+        ), epoch
+        optimiser.step()
+        torchs.step()
+
+
 @pytest.mark.parametrize("power", [None, 0.75])
 def test_average_follows_its_formula(power: float | None) -> None:
     layer = torch.nn.Linear(1, 1, bias=False)
