@@ -42,7 +42,7 @@ def _ppo(settings: Settings) -> dict[str, Any]:
 def _sac(settings: Settings) -> dict[str, Any]:
     images = any(name.endswith(IMAGE_GROUP) for name in settings["observe"])  # 25 kB a step of 64 x 64 pixels
     return {
-        "buffer_size": min(settings["num_steps"], 40_000 if images else 200_000),
+        "buffer_size": 40_000 if images else 200_000,
         "learning_starts": min(1000, settings["num_steps"] // 10),
         "train_freq": 1,
         "gradient_steps": settings["num_envs"],
