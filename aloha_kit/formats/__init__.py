@@ -78,6 +78,7 @@ class ReadOptions:
         first: use only so many episodes.
         curation: edits of the episodes; by default those of the file beside them, see `storage.curation`.
         rig, task: names of the rig and the task that bags are of, or their YAML files.
+        default_task: the task where `task` is not given; formats that need none leave it unread.
         cache_dir, cache_gb: where files of a URL are kept, and how much of them; by default in the user's cache folder.
     """
 
@@ -88,6 +89,7 @@ class ReadOptions:
     curation: Curation | None = None
     rig: str = ""
     task: str = ""
+    default_task: str = ""
     cache_dir: str | None = None
     cache_gb: float | None = None
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aloha_kit.core import ConfigError, EpisodeError, plural
 from aloha_kit.core.errors import command, reason
@@ -194,8 +194,7 @@ def _curated(part: ManifestPart, options: ReadOptions) -> EpisodeSource:
     return part if curation.empty else CuratedSource(part, curation, file, whole=False)
 
 
-@dataclass(frozen=True)
-class _Row:
+class _Row(NamedTuple):  # made 100,000 times: a dataclass takes twice as long
     number: int
     name: str
     location: str

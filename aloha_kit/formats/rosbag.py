@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,11 +40,12 @@ class RosbagSource(EpisodeSource):
         options.refuse("rosbag", "jpeg_order", "rename")
         if options.contract is not None and not options.rig:
             raise ConfigError("episodes of format rosbag are read without --contract: give --task")
-        if not options.task:
+        task = options.task or options.default_task
+        if not task:
             raise ConfigError(
                 "a bag does not record rate, cameras and instruction: give --task, and --rig where it is not the task's"
             )
-        self._task = load(TaskConfig, "tasks", options.task)
+        self._task = load(TaskConfig, "tasks", task)
         self._rig = load(RigConfig, "rigs", options.rig or self._task.rig)
         if not self._rig.followers:
             raise ConfigError(f"rig '{self._rig.name}' lists no followers; bags are read of a rig behind ROS")
@@ -54,12 +56,16 @@ class RosbagSource(EpisodeSource):
             )
         self.bags, self.place = bags[: options.first], bags[0].parent
         self._recorded: tuple[int, tempfile.TemporaryDirectory[str]] | None = None
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.bags)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_recorded": None}  # a temporary folder belongs to one process
+        return {**self.__dict__, "_recorded": None, "_lock": None}  # a temporary folder belongs to one process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= {**state, "_lock": threading.Lock()}
 
     def name(self, number: int) -> str:
         return f"episode_{number}.hdf5"
@@ -70,13 +76,14 @@ class RosbagSource(EpisodeSource):
         return " ".join(identity_of(file) for file in files)
 
     def open(self, number: int) -> RecordedBag:
-        if self._recorded is None or self._recorded[0] != number:
-            self._recorded = None
-            folder = tempfile.TemporaryDirectory(prefix="aloha_kit_bag_")
-            self._record(number, Path(folder.name))
-            self._recorded = number, folder  # that of the episode before is removed
-        (file,) = Path(self._recorded[1].name).glob("*.hdf5")
-        return RecordedBag(file, str(self.bags[number]))
+        with self._lock:  # training reads in several threads
+            if self._recorded is None or self._recorded[0] != number:
+                self._recorded = None
+                folder = tempfile.TemporaryDirectory(prefix="aloha_kit_bag_")
+                self._record(number, Path(folder.name))
+                self._recorded = number, folder  # that of the episode before is removed; who has it open still reads it
+            (file,) = Path(self._recorded[1].name).glob("*.hdf5")
+            return RecordedBag(file, str(self.bags[number]))
 
     def _record(self, number: int, folder: Path) -> None:
         path, task, rig = self.bags[number], self._task, self._rig

@@ -161,6 +161,8 @@ def _source(args: TrainArgs[PolicyConfig], task: TaskConfig | None) -> EpisodeSo
         jpeg_order=args.jpeg_order,
         rename=renames(args.rename),
         first=args.num_episodes,
+        rig=args.rig or "",
+        default_task=args.task,
         cache_dir=args.training.cache_dir,
         cache_gb=args.training.cache_gb,
     )
