@@ -4,7 +4,7 @@ optional text encoder."""
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy.typing as npt
 
 from aloha_kit.core import ConfigError, ContractError, did_you_mean, EpisodeError
 from aloha_kit.core.errors import reason
-from aloha_kit.data.index import EpisodeTable
 
 Vector = npt.NDArray[np.float32]
 
@@ -50,20 +49,24 @@ class Instructions:
         return cls(encoder, dict(zip(known, map(_scaled, rows), strict=True)))
 
     @classmethod
-    def of_table(cls, table: EpisodeTable, encoder: str) -> Instructions:
-        """Vectors of the instructions of a table's episodes.
+    def of_episodes(cls, where: Sequence[str], texts: Sequence[str], encoder: str) -> Instructions:
+        """Vectors of the instructions of episodes.
+
+        Args:
+            where: the episodes' files, for messages.
+            texts: their instructions, empty where one has none.
 
         Raises:
             EpisodeError: an episode without an instruction; names the first and their number.
             ConfigError: as `of`.
         """
-        missing = [where for where, text in zip(table.where, table.instructions, strict=True) if not text]
+        missing = [place for place, text in zip(where, texts, strict=True) if not text]
         if missing:
             raise EpisodeError(
-                f"{len(missing)} of {len(table.names)} episodes have no instruction, which the policy reads; the first "
+                f"{len(missing)} of {len(where)} episodes have no instruction, which the policy reads; the first "
                 f'is {missing[0]}. Set it with `episode label --instruction "…"`, or leave text_encoder out'
             )
-        return cls.of(table.instructions, encoder)
+        return cls.of(texts, encoder)
 
     @property
     def width(self) -> int:

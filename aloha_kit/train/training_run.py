@@ -151,7 +151,7 @@ def _network(setup: TrainingSetup, run: Run, data: TrainingData) -> tuple[ChunkN
 
     Raises:
         ConfigError, ContractError: as `Run.resumable`.
-        EpisodeError, ConfigError: as `Instructions.of_table`.
+        EpisodeError, ConfigError: as `Instructions.of_episodes`.
         UsageError: the run has reached its end.
     """
     if setup.resume is not None and not run.empty:
@@ -161,7 +161,7 @@ def _network(setup: TrainingSetup, run: Run, data: TrainingData) -> tuple[ChunkN
     if setup.resume is not None:
         LOG.info("'%s' was stopped before its first checkpoint: training starts from the beginning", run.folder)
     table, encoder = data.table, setup.network.text_encoder
-    instructions = None if encoder is None else Instructions.of_table(table, encoder)
+    instructions = None if encoder is None else Instructions.of_episodes(table.where, table.instructions, encoder)
     return build(setup.network, table.contract, table.statistics(), instructions=instructions), None
 
 

@@ -121,8 +121,8 @@ def test_wrong_flags_are_one_line_and_status_2(name: str, capsys: pytest.Capture
             "lift_image}, given nope"),
         ("replay --no_vidoe", "no flag --no_vidoe; did you mean --video?"),
         ("replay", "PATH is missing: An episode file, or a folder of episodes"),
-        ("policies info", "CKPT is missing: A run (its best checkpoint is taken), a checkpoint folder, or a published "
-            "policy_best.ckpt"),
+        ("policies info", "CKPT is missing: A run (its best checkpoint is taken), a checkpoint folder, LeRobot's or a "
+            "published policy_best.ckpt"),
         ("deploy --task x", "give either --ckpt RUN, to run the network here, or --remote HOST:PORT"),
         ("eval --ckpt a --task x --n_action_steps 0", "--n_action_steps must be at least 1, given 0"),
         ("deploy --ckpt a --task x --horizon 0", "--n_action_steps must be at least 1, given 0"),

@@ -49,7 +49,7 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_batch_has_the_instruction_of_each_row() -> None:
     table = read_table(open_source("over", "hold"))
     assert table.instructions == (HAND_OVER, HAND_OVER, HOLD, HOLD)
-    instructions = Instructions.of_table(table, "table")
+    instructions = Instructions.of_episodes(table.where, table.instructions, "table")
     batch = Loader(table, None, 2, instructions=instructions).batch(np.array([0, 35, 36, 71]))
     one = float(np.float32(np.sqrt(2)))
     assert batch["instruction"].tolist() == [[one, 0], [one, 0], [0, one], [0, one]]
@@ -58,7 +58,8 @@ def test_a_batch_has_the_instruction_of_each_row() -> None:
     with pytest.raises(
         EpisodeError, match=r"^1 of 4 episodes have no instruction, which .* first is .*episode_1\.hdf5"
     ):
-        Instructions.of_table(read_table(open_source("over", "hold")), "table")
+        table = read_table(open_source("over", "hold"))
+        Instructions.of_episodes(table.where, table.instructions, "table")
 
 
 @pytest.mark.usefixtures("data")
