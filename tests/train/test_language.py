@@ -55,10 +55,10 @@ def test_a_batch_has_the_instruction_of_each_row() -> None:
     assert batch["instruction"].tolist() == [[one, 0], [one, 0], [0, one], [0, one]]
     assert [ChunkDataset(table, 2)[row]["instruction"] for row in (0, 71)] == [HAND_OVER, HOLD]
     label(Path("hold/episode_1.hdf5"), instruction=None)
+    table = read_table(open_source("over", "hold"))
     with pytest.raises(
         EpisodeError, match=r"^1 of 4 episodes have no instruction, which .* first is .*episode_1\.hdf5"
     ):
-        table = read_table(open_source("over", "hold"))
         Instructions.of_episodes(table.where, table.instructions, "table")
 
 
