@@ -40,7 +40,7 @@ BAGS = ["rosbags>=0.10", "mcap>=1.2"]
 STORES = ["obstore>=0.8", "fsspec>=2024.6", "sshfs>=2024.6", "pyarrow>=15", "pandas>=2.2"]
 RL = ["stable-baselines3>=2.7", "gymnasium>=1.0", "tensorboard>=2.17"]
 # Not in `all`: a cluster's scheduler, of which every machine has the same version, and not for every Python.
-RAY = ["ray>=2.40"]
+RAY = ["ray[tune]>=2.40"]
 # Not in `all`: robosuite needs an older MuJoCo than `sim` and an older numpy, so `make robosuite` gives it an
 # environment of its own. Its wheel allows every MuJoCo from 3.3 on, but does not run with 3.10 and later.
 ROBOSUITE = ["robosuite==1.5.2", "mujoco>=3.3,<3.10", "numpy<2"]

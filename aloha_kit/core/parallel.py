@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,9 +10,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Generic, TypeVar
 
-from aloha_kit.core.errors import AlohaKitError, ConfigError, reason
+from aloha_kit.core.errors import AlohaKitError, reason
 from aloha_kit.core.interrupt import interrupts_put_off
 from aloha_kit.core.own_code import WorkerFailure
+from aloha_kit.core.ray_cluster import ray_cluster
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -144,16 +144,8 @@ def _serve(work: Callable[[T], R], pipe: Connection) -> None:
 
 
 def _over_ray(work: Callable[[T], R], items: Iterable[T], address: str) -> Iterator[tuple[T, R]]:
-    try:
-        import ray
-    except ImportError as error:
-        raise ConfigError(f"--ray {address} needs Ray: pip install ray, or 'aloha_kit[ray]'") from error
-    try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # it has errors of its own for every way in which a cluster is not there
-        raise ConfigError(f"no Ray cluster at '{address}': {reason(error)}") from error
-    try:
-        cores = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+    with ray_cluster(address) as ray:
+        cores = ray.cluster_resources().get("CPU", 1)
         shared = ray.put(work)
         task = ray.remote(_attempted)
         most = max(1, _IN_FLIGHT * int(cores))
@@ -168,8 +160,6 @@ def _over_ray(work: Callable[[T], R], items: Iterable[T], address: str) -> Itera
             for reference in ready:
                 item = waiting.pop(reference)
                 yield item, _result(ray, reference, item)
-    finally:
-        ray.shutdown()
 
 
 _END: Any = object()

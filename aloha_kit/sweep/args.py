@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast, ClassVar
+from typing import Annotated, cast, ClassVar
 
+import tyro
 from tyro.conf import Positional
 
 from aloha_kit.core import cli
 from aloha_kit.core.cli import CommandArgs
-from aloha_kit.core.lang import marked
+from aloha_kit.core.lang import marked, Message
+from aloha_kit.core.ray_cluster import LOCAL
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,27 @@ class SweepArgs(CommandArgs):
     """Only list the runs, their commands, and which of them are done."""
     only: tuple[int, ...] | None = None
     """Numbers of the runs to train, as listed; all when not given."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="[ADDRESS]")] = None
+    """Train on Ray Tune, several runs at a time: on this machine, or on the cluster at ADDRESS (HOST:PORT, or auto for
+    the one that runs here), whose nodes share this folder and its paths."""
+    cpus: float = 1.0
+    """With --ray: CPUs that each run takes."""
+    gpus: float = 0.0
+    """With --ray: GPUs that each run takes; 0.5 lets two runs share one."""
     slurm: bool = False
     """Write a script for a Slurm job array, one job a run, in place of training here."""
+
+    def __post_init__(self) -> None:
+        if self.slurm and self.ray is not None:
+            raise ValueError(Message("give --slurm or --ray, not both"))
+        if not (self.cpus > 0 and self.gpus >= 0):
+            raise ValueError(
+                Message(
+                    "--cpus must be above 0 and --gpus at least 0, given {cpus} and {gpus}",
+                    cpus=f"{self.cpus:g}",
+                    gpus=f"{self.gpus:g}",
+                )
+            )
 
     def saved(self) -> str:
         return marked("what was done is saved")
@@ -41,4 +62,4 @@ class SweepArgs(CommandArgs):
 
 def parse(argv: Sequence[str] | None = None) -> SweepArgs:
     """Parse the flags; raises `UsageError`."""
-    return cast(SweepArgs, cli.parse(SweepArgs, "sweep", argv))
+    return cast(SweepArgs, cli.parse(SweepArgs, "sweep", cli.with_value(argv, LOCAL, "--ray")))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.commands import CommandResult, locked
+from aloha_kit.core.commands import CommandResult, FolderInUseError, locked
 from aloha_kit.core.files import write_json
 from aloha_kit.core.lang import Message
 from aloha_kit.sweep.grid import GridRun
@@ -96,6 +96,17 @@ class SweepRuns:
         if ended.interrupted:
             raise KeyboardInterrupt(ended.interrupted)
         return result
+
+    def wait_until_free(self, runs: Sequence[GridRun], timeout_s: float) -> None:
+        """Wait until no process trains these runs, but no longer than `timeout_s` in all."""
+        end = time.monotonic() + timeout_s
+        for run in runs:
+            while time.monotonic() < end:
+                try:
+                    with locked(self._state(run), "process"):
+                        break
+                except FolderInUseError:
+                    time.sleep(0.2)
 
     def _ending(self, run: GridRun, ended: CommandResult) -> tuple[str, str]:
         """Status, and the error of a failure."""
