@@ -37,6 +37,7 @@ def policy(rate_hz: float = 50.0, **further: tuple[int, int]) -> ChunkNetwork:
 @pytest.mark.parametrize("temporal_agg", [False, True])
 def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, temporal_agg: bool) -> None:
     from aloha_kit.sim import SimEnv
+    from aloha_kit.sim.tasks import Scene
 
     task = dataclasses.replace(load(TaskConfig, "tasks", "sim_transfer_cube"), episode_len=8)
     config = dataclasses.replace(TRAINING, eval_rollouts=2, temporal_agg=temporal_agg)
@@ -47,8 +48,8 @@ def test_success_is_counted_and_filmed(tmp_path: Path, monkeypatch: pytest.Monke
         assert found is not None
         assert found.pop("rollouts_s") > 0
         assert found == {"success_rate": 0.0, "return": 0.0, "max_reward": 0.0, "rollout_steps": 8.0}
-        rewards = iter([0, 3, 1, 0, 0, 0, 0, 0] * 2)
-        monkeypatch.setattr(SimEnv, "reward", lambda env: float(next(rewards)))
+        rewards = iter([0, 0, 3, 1, 0, 0, 0, 0, 0] * 2)  # the first of a rollout is read at its reset, for its name
+        monkeypatch.setattr(Scene, "reward_terms", lambda scene, state: {"stage": float(next(rewards))})
         monkeypatch.setattr(SimEnv, "succeeded", lambda env, outcome: True)
         found = evaluate(policy(), 6)
         assert found is not None
