@@ -163,6 +163,7 @@ class ServeArgs(NetworkFlags):
 
     EXAMPLE: ClassVar[str] = "--ckpt runs/aloha_transfer_cube/act --host 0.0.0.0"
     LOWEST: ClassVar[Mapping[str, float]] = {"port": 0}
+    MAIN_FLAGS: ClassVar[tuple[str, ...]] = ("host", "port", "token", "engine", "instruction", "rig")
 
     ckpt: Annotated[Path, arg(aliases=("--ckpt_dir",))]
     """A run (its best checkpoint is taken), a checkpoint folder, LeRobot's or the published ACT's policy_best.ckpt."""
