@@ -35,6 +35,7 @@ from aloha_kit.core.features import Feature, Observation, Stamps, Subset
 from aloha_kit.core.limits import SafetyLimits
 from aloha_kit.core.motion import command_step, CommandLimiter
 from aloha_kit.core.policy import Action, ChunkSource, Policy
+from aloha_kit.core.simulated_environment import SimulatedEnvironment
 
 __all__ = [
     "ARM_MODELS",
@@ -62,6 +63,7 @@ __all__ = [
     "Rate",
     "SafetyError",
     "SafetyLimits",
+    "SimulatedEnvironment",
     "Stamps",
     "StopEpisode",
     "ReadingError",

@@ -14,16 +14,13 @@ from aloha_kit.core import (
     Action,
     Clock,
     ConfigError,
-    Contract,
     did_you_mean,
-    Environment,
     EpisodeError,
     Observation,
     Policy,
-    Rate,
     SafetyLimits,
+    SimulatedEnvironment,
     time_step,
-    VirtualClock,
 )
 from aloha_kit.core.robomimic import contract, OBJECT_KEY, ROBOSUITE, SimulatorRecord, STATE_KEYS, VISUAL_GROUPS
 from aloha_kit.core.source import RecordedEpisode
@@ -45,7 +42,7 @@ SAME = 1e-5
 """Largest difference between the states of an episode and those of its repetition, m or of a quaternion."""
 
 
-class Lift(Environment):
+class Lift(SimulatedEnvironment):
     """The Lift task of robosuite: Panda, delta poses of its end effector (OSC_POSE), reward 1 once the cube is lifted.
 
     Observation: `qpos` (9,), the end effector's position (m) and quaternion (x, y, z, w) in the world and the positions
@@ -100,10 +97,7 @@ class Lift(Environment):
         self._contract = contract(self.env_args, {"robot0": 2}, 7, 10, cameras or {})
         self._limits = SafetyLimits.of(self._contract, lower=-1, upper=1, speed=2 * rate_hz)
         self._episode_len, self._shadows = episode_len, shadows
-        self._clock = clock if clock is not None else VirtualClock()
-        self._rate = Rate(rate_hz, self._clock)
-        self._next_seed, self._seed = 0, 0
-        self._steps: int | None = None  # None: the next step begins an episode
+        super().__init__(rate_hz, clock)
         self._round = 0  # of images that are rendered when they are read
         self._renderer: ModelRenderer | None = None
         # its own viewer is not wanted; the default one would be made, unseen, for every environment
@@ -114,14 +108,6 @@ class Lift(Environment):
                 raise ConfigError(f"Lift has no camera '{name}'. {did_you_mean(name, there)}")
 
     @property
-    def contract(self) -> Contract:
-        return self._contract
-
-    @property
-    def limits(self) -> SafetyLimits:
-        return self._limits
-
-    @property
     def rest_action(self) -> Action:
         """(7,) zeros: the arm stays, and the gripper too."""
         return np.zeros(7, np.float32)
@@ -130,26 +116,17 @@ class Lift(Environment):
     def max_reward(self) -> float:
         return 1.0
 
-    @property
-    def simulated(self) -> bool:
-        return True
-
     def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
         """A script that grasps and lifts, see `LiftExpert`."""
         return LiftExpert(noise=noise, seed=seed)
-
-    def seed(self, seed: int) -> None:
-        """The next reset uses exactly `seed`, those after it the numbers that follow."""
-        self._next_seed = int(seed)
 
     def describe(self) -> dict[str, Any]:
         described = {"scene": "Lift", "seed": self._seed, "robosuite": robosuite.__version__}
         return {**described, "env_args": self.env_args}
 
     def reset(self) -> dm_env.TimeStep:
-        self._seed, self._next_seed = self._next_seed, self._next_seed + 1
         # it draws the cube's size and pose and the arm's start from one generator
-        self._env.rng = self._env.placement_initializer.rng = np.random.default_rng(self._seed)
+        self._env.rng = self._env.placement_initializer.rng = np.random.default_rng(self._begin())
         observed = self._env.reset()
         self._free_renderer()  # the model is a new one
         self._steps = 0

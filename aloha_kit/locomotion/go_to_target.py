@@ -14,14 +14,11 @@ from aloha_kit.core import (
     Action,
     Clock,
     ConfigError,
-    Contract,
     did_you_mean,
-    Environment,
     EpisodeError,
     Observation,
-    Rate,
     SafetyLimits,
-    VirtualClock,
+    SimulatedEnvironment,
 )
 from aloha_kit.locomotion.walker_model import WalkerModel, WalkerOptions
 from aloha_kit.mujoco_images import Image, ImagesLater, ModelRenderer
@@ -34,7 +31,7 @@ SCENES = {"target": 0.0, "target_dense": 1.0}
 """{scene: weight of the distance in the reward}."""
 
 
-class GoToTarget(Environment):
+class GoToTarget(SimulatedEnvironment):
     """A walker of dm_control brings its head to a red ball on the floor, which nothing collides with.
 
     Observation: `qpos`, `qvel` the angles (rad) and velocities (rad/s) of the joints that the walker observes;
@@ -98,10 +95,7 @@ class GoToTarget(Environment):
         self._contract = self._model.contract(cameras or {}, rate_hz)
         low, high = self._model.control_range
         self._limits = SafetyLimits.of(self._contract, low, high, speed=(high - low) * rate_hz)
-        self._clock = clock if clock is not None else VirtualClock()
-        self._rate = Rate(rate_hz, self._clock)
-        self._next_seed, self._seed = 0, 0
-        self._steps: int | None = None  # None: the next step begins an episode
+        super().__init__(rate_hz, clock)
         self._round = 0  # of images that are rendered when they are read
         self._terms: dict[str, float] = {}
         self._renderer = ModelRenderer(
@@ -113,14 +107,6 @@ class GoToTarget(Environment):
         )
 
     @property
-    def contract(self) -> Contract:
-        return self._contract
-
-    @property
-    def limits(self) -> SafetyLimits:
-        return self._limits
-
-    @property
     def rest_action(self) -> Action:
         """(A,) zeros: no command."""
         return np.zeros(len(self._contract.action_names), np.float32)
@@ -128,10 +114,6 @@ class GoToTarget(Environment):
     @property
     def max_reward(self) -> float:
         return 1.0
-
-    @property
-    def simulated(self) -> bool:
-        return True
 
     @property
     def bands(self) -> Sequence[tuple[float, float]]:
@@ -156,17 +138,12 @@ class GoToTarget(Environment):
         """Bounds of the reward: at most 1, and below 0 without an end, as distances are."""
         return super().reward_spec().replace(minimum=-np.inf)
 
-    def seed(self, seed: int) -> None:
-        """The next reset uses exactly `seed`, those after it the numbers that follow."""
-        self._next_seed = int(seed)
-
     def describe(self) -> dict[str, Any]:
         described = {"scene": self._scene, "seed": self._seed, "mujoco": mujoco.__version__}
         return {**described, "walker": self._options.walker}
 
     def reset(self) -> dm_env.TimeStep:
-        self._seed, self._next_seed = self._next_seed, self._next_seed + 1
-        rng = np.random.default_rng(self._seed)
+        rng = np.random.default_rng(self._begin())
         self._model.reset(int(rng.integers(1 << 31)))
         nearest, farthest = self.bands[int(rng.integers(len(self.bands))) if self.band is None else self.band]
         angle, distance = rng.uniform(-self._options.spread, self._options.spread), rng.uniform(nearest, farthest)

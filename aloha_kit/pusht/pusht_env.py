@@ -15,21 +15,18 @@ from aloha_kit.core import (
     Action,
     Clock,
     ConfigError,
-    Contract,
     did_you_mean,
-    Environment,
     Observation,
     Policy,
-    Rate,
     SafetyLimits,
+    SimulatedEnvironment,
     time_step,
-    VirtualClock,
 )
 from aloha_kit.core.pusht import contract, RATE_HZ, SCENES, SIZE
 from aloha_kit.pusht.expert import PushExpert
 
 
-class PushT(Environment):
+class PushT(SimulatedEnvironment):
     """The Push-T task (Chi et al., 2023) with gym-pusht's physics, starts, images, reward and success.
 
     Observation: `qpos` (2,) px, the agent's position; `environment_state`, see `core.pusht.SCENES` (px; the angle in
@@ -70,20 +67,9 @@ class PushT(Environment):
         self._scene, self._episode_len = scene, episode_len
         self._contract = contract(scene, cameras or {})
         self._limits = SafetyLimits.of(self._contract, lower=0, upper=SIZE, speed=SIZE * RATE_HZ, ramp=1)
-        self._clock = clock if clock is not None else VirtualClock()
-        self._rate = Rate(RATE_HZ, self._clock)
-        self._next_seed, self._seed = 0, 0
+        super().__init__(RATE_HZ, clock)
         self.late_ns = 0
-        self._steps: int | None = None  # None: the next step begins an episode
         self.physics = PushTEnv(obs_type="state")
-
-    @property
-    def contract(self) -> Contract:
-        return self._contract
-
-    @property
-    def limits(self) -> SafetyLimits:
-        return self._limits
 
     @property
     def rest_action(self) -> Action:
@@ -94,24 +80,15 @@ class PushT(Environment):
     def max_reward(self) -> float:
         return 1.0
 
-    @property
-    def simulated(self) -> bool:
-        return True
-
     def expert(self, *, noise: float = 0.0, seed: int = 0) -> Policy:
         """An expert that chooses among pushes, see `PushExpert`."""
         return PushExpert(self.physics, noise=noise, seed=seed)
-
-    def seed(self, seed: int) -> None:
-        """The next reset uses exactly `seed`, those after it the numbers that follow."""
-        self._next_seed = int(seed)
 
     def describe(self) -> dict[str, Any]:
         return {"scene": self._scene, "seed": self._seed, "gym_pusht": importlib.metadata.version("gym-pusht")}
 
     def reset(self) -> dm_env.TimeStep:
-        self._seed, self._next_seed = self._next_seed, self._next_seed + 1
-        self.physics.reset(seed=self._seed)
+        self.physics.reset(seed=self._begin())
         return self._restart()
 
     def place(self, agent: npt.ArrayLike, block: npt.ArrayLike) -> dm_env.TimeStep:

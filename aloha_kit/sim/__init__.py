@@ -58,7 +58,7 @@ def connect_reach(task: TaskConfig, rig: RigConfig, *, realtime: bool = False) -
     return _made(ReachEnv, task, rig, realtime)
 
 
-def _scene(task: TaskConfig, rig: RigConfig) -> tasks.Scene:
+def _scene(task: TaskConfig, rig: RigConfig) -> tasks.WorkcellScene:
     rig.refuse_devices()
     with key_errors(task, "scene"):
         return tasks.scene(task.scene)

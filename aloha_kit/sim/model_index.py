@@ -22,7 +22,7 @@ class ModelIndex:
         part: names in `Touching` of every geom, or None.
     """
 
-    def __init__(self, model: mujoco.MjModel, task: tasks.Scene) -> None:
+    def __init__(self, model: mujoco.MjModel, task: tasks.WorkcellScene) -> None:
         driven = model.actuator_trnid[:, 0]
         self.qpos = model.jnt_qposadr[driven]
         self.qvel = model.jnt_dofadr[driven]
@@ -35,7 +35,7 @@ class ModelIndex:
         self.part = [_part(model.geom(i).name, task) for i in range(model.ngeom)]
 
 
-def _part(geom: str, task: tasks.Scene) -> str | None:
+def _part(geom: str, task: tasks.WorkcellScene) -> str | None:
     if geom == "table":
         return "table"
     for arm in task.arms:

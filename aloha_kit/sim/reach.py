@@ -13,7 +13,7 @@ from aloha_kit.core import Feature, Policy, START_ARM_POSE, VX300S
 from aloha_kit.core.features import target_vector, vestibular
 from aloha_kit.sim.reach_expert import ReachExpert
 from aloha_kit.sim.sim_env import SimEnv
-from aloha_kit.sim.tasks import free_body, Scene, SceneState, Spawn, Touching
+from aloha_kit.sim.tasks import free_body, SceneState, Spawn, WorkcellScene
 from aloha_kit.sim.workcell import BASE_X, BASE_Y
 
 Array = npt.NDArray[np.float64]
@@ -29,7 +29,7 @@ SHOULDER = np.array([BASE_X, BASE_Y, 0.127])
 RADIUS = 0.02  # m, of the target that is drawn
 
 
-class Reach(Scene):
+class Reach(WorkcellScene):
     """The right arm alone brings the point between its fingers to a target, a red ball that nothing collides with.
 
     Reward terms, of each step: `inside`, 1 within 3 cm of the target; `posture`, 0 in the start pose down to -0.05 with
@@ -81,9 +81,6 @@ class Reach(Scene):
 
     def part(self, geom: str) -> str | None:
         return None
-
-    def reward(self, touching: Touching, poses: Any) -> float:
-        raise NotImplementedError("the reward depends on the arm too, see `reward_terms`")
 
     def reward_terms(self, state: SceneState) -> dict[str, float]:
         inside = float(np.linalg.norm(self.to_target(state)) < REACHED)

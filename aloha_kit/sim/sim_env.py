@@ -22,14 +22,11 @@ from aloha_kit.core import (
     ConfigError,
     Contract,
     did_you_mean,
-    Environment,
     joint_names,
     Observation,
     Policy,
-    Rate,
-    SafetyLimits,
+    SimulatedEnvironment,
     START_ARM_POSE,
-    VirtualClock,
     VX300S,
 )
 from aloha_kit.core.features import DEPTHS, Feature, IMAGES, joint_sensors, object_poses
@@ -44,7 +41,7 @@ from aloha_kit.sim.workcell import START_GRIPPER
 TOP_CAMERA: Mapping[str, tuple[int, int]] = {"top": (480, 640)}
 
 
-class SimEnv(Environment):
+class SimEnv(SimulatedEnvironment):
     """Two simulated ViperX 300s and a task, one dm_env environment.
 
     Observation (see `core.Observation`): `qpos` (J,) rad with grippers 0 closed to 1 open, `qvel` (J,)
@@ -57,7 +54,7 @@ class SimEnv(Environment):
     The reward is of the instant, 0 to 4; an episode counts as a success when its last step holds 4.
 
     Args:
-        scene: a name of `tasks.SCENES`, or `my_package.module:Name` of a `tasks.Scene`.
+        scene: a name of `tasks.SCENES`, or `my_package.module:Name` of a `tasks.WorkcellScene`.
         cameras: {name: (height, width)}; any of `workcell.CAMERAS` and of `views`, none for state alone.
         depth_cameras: those of them whose depth is rendered too.
         rate_hz: control rate; the period has to be a multiple of the 2 ms physics step.
@@ -114,11 +111,8 @@ class SimEnv(Environment):
         self._randomiser = Randomiser(self.physics.model.ptr, randomise or {})
         self._renderer = CameraRenderer(self.physics, self._cameras, depth_cameras)
         self._index = ModelIndex(self.physics.model.ptr, self._task)
-        self._clock = clock if clock is not None else VirtualClock()
-        self._rate = Rate(rate_hz, self._clock)
-        self._next_seed, self._seed = seed, seed
+        super().__init__(rate_hz, clock, seed=seed)
         self._shown: int | None = None  # the seed of the present looks
-        self._steps: int | None = None  # None: the next step begins an episode
         self._terms: dict[str, float] = {}
         names = joint_names(arms)
         self._contract = self._joint_contract = Contract.of(
@@ -136,14 +130,6 @@ class SimEnv(Environment):
         self._limits = self._joint_limits = aloha_limits(self._joint_contract)
 
     @property
-    def contract(self) -> Contract:
-        return self._contract
-
-    @property
-    def limits(self) -> SafetyLimits:
-        return self._limits
-
-    @property
     def rest_action(self) -> Action:
         """(A,) the start pose, grippers open."""
         return aloha_start(self._joint_contract)
@@ -153,11 +139,7 @@ class SimEnv(Environment):
         return self._task.max_reward
 
     @property
-    def simulated(self) -> bool:
-        return True
-
-    @property
-    def task(self) -> tasks.Scene:
+    def task(self) -> tasks.WorkcellScene:
         """Scene: the objects on the table and the reward."""
         return self._task
 
@@ -167,7 +149,7 @@ class SimEnv(Environment):
 
     @property
     def reward_terms(self) -> Mapping[str, float]:
-        """{term: its part of the last step's reward}, see `tasks.Scene.reward_terms`; 0 each at a reset."""
+        """{term: its part of the last step's reward}, see `tasks.WorkcellScene.reward_terms`; 0 each at a reset."""
         return self._terms
 
     @property
@@ -200,10 +182,6 @@ class SimEnv(Environment):
                 )
         self._starts = starts
 
-    def seed(self, seed: int) -> None:
-        """The next reset uses exactly `seed`, those after it the numbers that follow."""
-        self._next_seed = int(seed)
-
     def describe(self) -> dict[str, Any]:
         """Scene, the present episode's seed, drawing and versions; plain values for JSON."""
         return {
@@ -215,8 +193,7 @@ class SimEnv(Environment):
         }
 
     def reset(self) -> dm_env.TimeStep:
-        self._seed, self._next_seed = self._next_seed, self._next_seed + 1
-        start = self._starts.get(self._seed)
+        start = self._starts.get(self._begin())
         if start is None:
             return self.reset_to(self._task.spawn(np.random.default_rng([self._seed, 0])))
         return self.reset_to(dict(zip(self._task.objects, start.reshape(-1, 7), strict=True)))

@@ -54,7 +54,7 @@ class SceneState(Protocol):
         ...
 
 
-class Scene(abc.ABC):
+class WorkcellScene(abc.ABC):
     """A task in the workcell: what is added to it, how far an episode has come, and how an expert does it.
 
     Attributes:
@@ -78,16 +78,8 @@ class Scene(abc.ABC):
         return geom if geom in self.objects else None
 
     @abc.abstractmethod
-    def reward(self, touching: Touching, poses: Mapping[str, Array]) -> float:
-        """0 to `max_reward`, of this instant alone.
-
-        Args:
-            poses: {object: (7,) m, unit quaternion w x y z, world frame}.
-        """
-
     def reward_terms(self, state: SceneState) -> dict[str, float]:
-        """{term: its part of the reward}, which they sum to; here the one term `stage`, the reward."""
-        return {"stage": float(self.reward(state.touching(), state.object_poses()))}
+        """{term: its part of the reward} of this instant alone, which sum to at most `max_reward`."""
 
     def sense(self, state: SceneState) -> dict[str, npt.NDArray[np.float32]]:
         """{name: values} of `sensors`."""
@@ -109,6 +101,21 @@ class Scene(abc.ABC):
         raise ConfigError(
             f"scene {type(self).__name__} has no script; give the task one: script: my_package.module:Name"
         )
+
+
+class Scene(WorkcellScene):
+    """A scene whose reward, the one term `stage`, follows from contacts and objects."""
+
+    @abc.abstractmethod
+    def reward(self, touching: Touching, poses: Mapping[str, Array]) -> float:
+        """0 to `max_reward`, of this instant alone.
+
+        Args:
+            poses: {object: (7,) m, unit quaternion w x y z, world frame}.
+        """
+
+    def reward_terms(self, state: SceneState) -> dict[str, float]:
+        return {"stage": float(self.reward(state.touching(), state.object_poses()))}
 
 
 class TransferCube(Scene):
@@ -191,17 +198,17 @@ SCENES = {
 }
 
 
-def scene(name: str) -> Scene:
+def scene(name: str) -> WorkcellScene:
     """The task called `name`: one of `SCENES`, or `my_package.module:Name`.
 
     Raises:
         ConfigError: no such scene; names the nearest.
     """
-    made: Scene = call("scenes", name, resolve("scenes", name, SCENES, base=Scene), {})
+    made: WorkcellScene = call("scenes", name, resolve("scenes", name, SCENES, base=WorkcellScene), {})
     return made
 
 
-def script_of(task: Scene, name: str = "") -> Callable[[Mapping[str, Array]], scripts.Script]:
+def script_of(task: WorkcellScene, name: str = "") -> Callable[[Mapping[str, Array]], scripts.Script]:
     """The script called `name`, one of `scripts.SCRIPTS` or `my_package.module:Name`; the scene's own without a name.
 
     Raises:
@@ -213,7 +220,7 @@ def script_of(task: Scene, name: str = "") -> Callable[[Mapping[str, Array]], sc
     return found
 
 
-def pose_entries(task: Scene) -> tuple[str, ...]:
+def pose_entries(task: WorkcellScene) -> tuple[str, ...]:
     """Names of the entries of the objects' poses: position (m) and unit quaternion, world frame."""
     return tuple(f"{name}_{axis}" for name in task.objects for axis in ("x", "y", "z", "qw", "qx", "qy", "qz"))
 

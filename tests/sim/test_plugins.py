@@ -56,7 +56,7 @@ def test_a_script_of_ones_own_replaces_the_scenes() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"scene": "aloha_kit.sim:SimEnv"}, r"must be a class derived from Scene, found <class"),
+        ({"scene": "aloha_kit.sim:SimEnv"}, r"must be a class derived from WorkcellScene, found <class"),
         (
             {"scene": "transfer_cube", "script": "hand_over"},
             r"no 'hand_over' among the scripts\. Known: insertion, insertion_human, tran",
