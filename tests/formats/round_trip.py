@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
@@ -44,9 +45,9 @@ class InterruptedOnce(EpisodeExporter):
 
     stop = True
 
+    @abc.abstractmethod
     def half_written(self) -> Path:
         """A file of the second episode."""
-        raise NotImplementedError
 
     def write(self, number: int, episode: RecordedEpisode, record: ExportRecord) -> None:
         super().write(number, episode, record)
