@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Sequence
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +58,7 @@ class RosbagSource(EpisodeSource):
                 f"no bag in {', '.join(map(str, places))}; expected {', '.join(BAGS)} or folders of rosbag2"
             )
         self.bags, self.place = bags[: options.first], bags[0].parent
-        self._recorded: tuple[int, tempfile.TemporaryDirectory[str]] | None = None
+        self._recorded: _Recording | None = None
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -76,14 +79,17 @@ class RosbagSource(EpisodeSource):
         return " ".join(identity_of(file) for file in files)
 
     def open(self, number: int) -> RecordedBag:
+        return RecordedBag(self, number)
+
+    def recording(self, number: int) -> _Recording:
+        """The file of an episode; the one that was recorded last is kept, so that it is not recorded twice in a row."""
         with self._lock:  # training reads in several threads
-            if self._recorded is None or self._recorded[0] != number:
-                self._recorded = None
-                folder = tempfile.TemporaryDirectory(prefix="aloha_kit_bag_")
-                self._record(number, Path(folder.name))
-                self._recorded = number, folder  # that of the episode before is removed; who has it open still reads it
-            (file,) = Path(self._recorded[1].name).glob("*.hdf5")
-            return RecordedBag(file, str(self.bags[number]))
+            last, self._recorded = self._recorded, None
+            if last is None or (last.number, last.process) != (number, os.getpid()):
+                last = _Recording(number)
+                self._record(number, last.folder)
+            self._recorded = last
+            return last
 
     def _record(self, number: int, folder: Path) -> None:
         path, task, rig = self.bags[number], self._task, self._rig
@@ -152,11 +158,41 @@ class RosbagSource(EpisodeSource):
 
 
 class RecordedBag(Episode):
-    """The temporary file of a bag's episode; `origin` is the bag."""
+    """A bag's episode, read from a temporary file; `origin` is the bag. Another process records a file of its own."""
 
-    def __init__(self, path: Path, origin: str) -> None:
-        super().__init__(path)
-        self.origin = origin
+    def __init__(self, source: RosbagSource, number: int) -> None:
+        self.origin = str(source.bags[number])
+        self._source, self._recording = source, source.recording(number)
+        super().__init__(self._recording.file)
+
+    def __reduce__(self) -> tuple[type[Episode], tuple[Any, ...]]:
+        return RecordedBag, (self._source, self._recording.number)
+
+    def _open(self) -> None:
+        if self._recording.process != os.getpid():  # this one was forked
+            self._recording = self._source.recording(self._recording.number)
+            self.path = self._recording.file
+        super()._open()
+
+
+class _Recording:
+    """Temporary folder with the file of an episode, removed with the last reference to it in the process that made it.
+
+    Attributes:
+        number: of the episode.
+        process: that made it.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number, self.process = number, os.getpid()
+        self.folder = Path(tempfile.mkdtemp(prefix="aloha_kit_bag_"))
+        # weakref.finalize does not run at the end of a forked worker, and would run in one whose parent made the folder
+        Finalize(self, shutil.rmtree, (self.folder,), {"ignore_errors": True}, exitpriority=0)
+
+    @property
+    def file(self) -> Path:
+        (file,) = self.folder.glob("*.hdf5")
+        return file
 
 
 class _Described:

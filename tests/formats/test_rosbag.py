@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import pickle
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,8 @@ import pytest
 from aloha_kit.convert.__main__ import main
 from aloha_kit.core import PIPER, StreamError
 from aloha_kit.core.arm_models import VX300S
+from aloha_kit.formats import open_source, ReadOptions
+from aloha_kit.formats.rosbag import RecordedBag, RosbagSource
 from aloha_kit.storage import Episode
 from aloha_kit.sync.arm_readers import InterbotixReader
 from tests.commands import failure
@@ -115,6 +120,42 @@ def test_every_kind_of_bag_gives_the_same_episode(imported: dict[str, Path]) -> 
         assert record["lost"] == []
         assert "images_depth/top" in record["arrays"]
     assert hashes[0] == hashes[1] == hashes[2]
+
+
+def read_in_child(episode: RecordedBag, source: RosbagSource, queue: Any) -> None:
+    queue.put((episode.image("top", 3).tobytes(), source.open(0).qpos.sum(), episode.origin))
+
+
+def test_an_open_episode_travels_to_other_processes_and_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = bags.write_task(tmp_path)
+    for number, seconds in enumerate((1.0, 1.4)):
+        bags.write_ros1(tmp_path / f"session_{number}.bag", session(seconds))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    source = open_source(tmp_path, kind="rosbag", options=ReadOptions(task=str(task)))
+    assert isinstance(source, RosbagSource)
+    first, second = source.open(0), source.open(1)
+    assert (first.length, second.length) == (17, 27)
+    expected = second.image("top", 3).tobytes(), first.qpos.sum(), str(tmp_path / "session_1.bag")
+    for method in ("fork", "spawn"):
+        context = multiprocessing.get_context(method)
+        queue = context.Queue()
+        child = context.Process(target=read_in_child, args=(second, source, queue))
+        child.start()
+        assert queue.get(timeout=60) == expected
+        child.join()
+    kept = pickle.dumps(first)
+    folder = first.path.parent
+    first.close()
+    del first
+    assert not folder.exists()
+    with pickle.loads(kept) as again:
+        assert (again.qpos.sum(), again.origin) == (expected[1], str(tmp_path / "session_0.bag"))
+    assert second.path.is_file(), "a child removed the file of its parent"
+    del source, second, again
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_bag_without_leaders_gives_what_was_commanded(tmp_path: Path) -> None:
