@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from aloha_kit.core.contract import Contract
 from aloha_kit.core.errors import ConfigError, ContractError, EpisodeError
-from aloha_kit.core.features import DEPTHS, IMAGES
+from aloha_kit.core.features import DEPTHS, Feature, IMAGES
 from aloha_kit.core.lang import Message
 from aloha_kit.core.source import Depth, Image, RecordedEpisode
 
@@ -114,12 +114,12 @@ class ExportRecord:
 
     def depth(self, episode: RecordedEpisode, camera: str, rows: int) -> Iterator[Depth]:
         """The first `rows` depth images of a camera, (H, W) uint16 mm, one at a time; recorded once all were taken."""
-        digest, size = hashlib.sha256(), episode.contract.depth_cameras[camera]
+        digest, size = hashlib.sha256(), contract_of(episode).depth_cameras[camera]
         for i in range(rows):
             image = np.ascontiguousarray(episode.depth(camera, i))
             if image.shape != size or image.dtype != np.uint16:
                 given = f"{image.shape} {image.dtype}"
-                raise EpisodeError(f"{episode.where}: depth {i} of {camera} is {given}, its contract has {size} uint16")
+                raise EpisodeError(f"{episode.where}: depth {i} of {camera} is {given}, expected {size} uint16")
             digest.update(image.data)
             yield image
         entry = {"shape": [rows, *size], "dtype": "uint16", "sha256": digest.hexdigest()}
@@ -163,6 +163,17 @@ def array_of(episode: RecordedEpisode, name: str) -> npt.NDArray[Any]:
         values: npt.NDArray[Any] = getattr(episode, name)
         return values
     return episode.vectors[name]
+
+
+def contract_of(episode: RecordedEpisode) -> Contract:
+    """Contract of an episode, with the depth that files of other tools have without a contract of their own."""
+    contract = episode.contract
+    others = [camera for camera in episode.depth_cameras if camera not in contract.depth_cameras]
+    if not others:
+        return contract
+    sizes = {camera: episode.depth(camera, 0).shape for camera in others}
+    depth = [Feature.depth(camera, (height, width)) for camera, (height, width) in sizes.items()]
+    return contract.with_sensors((*contract.sensors, *depth))
 
 
 def attributes_of(episode: RecordedEpisode) -> list[str]:

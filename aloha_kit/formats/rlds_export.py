@@ -15,6 +15,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.exporter import (
     array_of,
     attributes_of,
+    contract_of,
     description_of,
     episode_arrays,
     EpisodeExporter,
@@ -81,13 +82,14 @@ class RldsExporter(EpisodeExporter):
             with (scratch / camera).open("wb") as file:
                 for image in record.pixels(episode, camera, rows):
                     file.write(list_entry(encode_png(image)))
+        contract = contract_of(episode)
         depths = {f"steps/observation/{camera}{DEPTH_SUFFIX}": camera for camera in episode.depth_cameras}
         for key, camera in depths.items():
             if key in features:
                 raise ConfigError(f"{episode.where}: the depth of {camera} and another feature would both be {key}")
             place = scratch / key.rpartition("/")[2]
             features[key] = place
-            described[key] = _image((*episode.contract.depth_cameras[camera], 1), "uint16")
+            described[key] = _image((*contract.depth_cameras[camera], 1), "uint16")
             with place.open("wb") as file:
                 for depth in record.depth(episode, camera, rows):
                     file.write(list_entry(encode_depth_png(depth)))
@@ -100,13 +102,12 @@ class RldsExporter(EpisodeExporter):
         shutil.rmtree(scratch)
         record.attributes = attributes_of(episode)
         cameras = {f"steps/observation/{camera}": camera for camera in episode.cameras}
-        contract = episode.contract.to_json()
         record.further = {
             "features": described,
             "arrays": arrays,
             "cameras": cameras,
             "depths": depths,
-            "contract": contract,
+            "contract": contract.to_json(),
         }
 
     def finish(self, records: Sequence[ExportRecord]) -> None:

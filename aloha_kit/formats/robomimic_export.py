@@ -14,6 +14,7 @@ import numpy.typing as npt
 from aloha_kit.core import ContractError, EpisodeError
 from aloha_kit.core.exporter import (
     attributes_of,
+    contract_of,
     description_of,
     EpisodeExporter,
     ExportRecord,
@@ -90,8 +91,9 @@ class RobomimicExporter(EpisodeExporter):
             size = (*episode.image_size(camera), 3)
             images = record.pixels(episode, camera, rows)
             _write_images(file, f"{camera}{IMAGE_SUFFIX}", images, steps, size, np.uint8, next_obs=next_obs)
+        sizes = contract_of(episode).depth_cameras
         for camera in episode.depth_cameras:
-            size = (*episode.contract.depth_cameras[camera], 1)
+            size = (*sizes[camera], 1)
             depth = record.depth(episode, camera, rows)
             _write_images(file, f"{camera}{DEPTH_SUFFIX}", depth, steps, size, np.uint16, next_obs=next_obs)
         for stream, stamps in episode.stamps.items():
@@ -109,7 +111,7 @@ class RobomimicExporter(EpisodeExporter):
             file.attrs["model_file"] = simulator.model  # of variable length: others may not exceed 64 kB
         file.attrs["num_samples"] = episode.length
         file.attrs["env_args"] = json.dumps(simulator.env_args if simulator else env_args_of(episode), sort_keys=True)
-        file.attrs[CONTRACT] = episode.contract.to_json()
+        file.attrs[CONTRACT] = contract_of(episode).to_json()
         record.attributes = attributes_of(episode)
         described = description_of(episode)
         described["describe"].pop("env_args", None)  # they are an attribute of their own

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from aloha_kit.core.exporter import (
     array_of,
     attributes_of,
+    contract_of,
     description_of,
     episode_arrays,
     EpisodeExporter,
@@ -40,9 +41,9 @@ SHARD_BYTES = 64_000_000
 """Size up to which episodes are put into one shard; a larger episode is a shard by itself."""
 GRIDS = 8
 """Images of each camera and episode that are described for the camera statistics."""
-QUALITY = 95  # of images that have to be encoded
 GRIDS_AT_MOST = 4000
 """The same of the whole data set."""
+QUALITY = 95  # of images that have to be encoded
 _ENDINGS = {"jpeg": "jpg", "png": "png", "webp": "webp"}
 _BLOCK = 512  # of a tar file
 _PARTS = "tables.npz"
@@ -66,7 +67,7 @@ class ShardExporter(EpisodeExporter):
         features = {name: [str(values.dtype), *values.shape[1:]] for name, values in tables.items()}
         action = episode.action if episode.base_action is None else np.hstack([episode.action, episode.base_action])
         images = {f"{IMAGES}{name}": self._images(episode, record, name) for name in episode.cameras}
-        images |= {f"{DEPTHS}{name}": _depth(episode, record, name) for name in episode.depth_cameras}
+        images |= {f"{DEPTHS}{name}": self._depth(episode, record, name) for name in episode.depth_cameras}
         places: dict[str, list[tuple[int, int]]] = {name: [] for name in images}
         with (scratch / "episode.tar").open("wb") as stream:
             shard = _TarWriter(stream)
@@ -93,7 +94,7 @@ class ShardExporter(EpisodeExporter):
             "cameras": list(episode.cameras),
             "depth_cameras": list(episode.depth_cameras),
             "images": list(places),
-            "contract": episode.contract.to_json(),
+            "contract": contract_of(episode).to_json(),
             "frames": episode.frames,
             "bytes": (scratch / "episode.tar").stat().st_size,
             "sha256": sha256_of(scratch / "episode.tar"),
@@ -161,6 +162,11 @@ class ShardExporter(EpisodeExporter):
                 yield f"{camera}.jpg", encode_jpeg(image, QUALITY, exchanged=exchanged).tobytes()
         if not raw:
             record.notes.append(f"images are encoded as JPEG of quality {QUALITY}")
+
+    def _depth(self, episode: RecordedEpisode, record: ExportRecord, camera: str) -> Iterator[tuple[str, bytes]]:
+        """A camera's depth (ending, PNG), row by row."""
+        for depth in record.depth(episode, camera, episode.frames):
+            yield f"{camera}.depth.png", encode_depth_png(depth)
 
     def _shard(self, number: int, members: Sequence[ExportRecord]) -> dict[str, Any]:
         """Write a shard of some episodes; returns its line of the index."""
@@ -237,18 +243,6 @@ def jpeg_order(episode: RecordedEpisode) -> str:
     stored = any(stored_images(episode, camera) is not None for camera in episode.cameras)
     original = episode.original if isinstance(episode, CuratedEpisode) else episode
     return str(getattr(original, "jpeg_order", "standard")) if stored else "standard"
-
-
-def _depth(episode: RecordedEpisode, record: ExportRecord, camera: str) -> Iterator[tuple[str, bytes]]:
-    """A camera's depth (ending, PNG), row by row."""
-    digest, shape = hashlib.sha256(), (0, 0)
-    for row in range(episode.frames):
-        depth = np.ascontiguousarray(episode.depth(camera, row))
-        digest.update(depth.data)
-        shape = depth.shape
-        yield f"{camera}.depth.png", encode_depth_png(depth)
-    entry = {"shape": [episode.frames, *shape], "dtype": "uint16", "sha256": digest.hexdigest()}
-    record.arrays[f"{DEPTHS}{camera}"] = entry
 
 
 def _grids(episode: RecordedEpisode, camera: str) -> npt.NDArray[np.float32]:

@@ -16,6 +16,7 @@ from aloha_kit.core import ConfigError
 from aloha_kit.core.exporter import (
     array_of,
     attributes_of,
+    contract_of,
     description_of,
     episode_arrays,
     EpisodeExporter,
@@ -70,14 +71,15 @@ class ZarrExporter(EpisodeExporter):
         record.attributes = attributes_of(episode)
         described = {key: [str(values.dtype), *values.shape[1:]] for key, values in tables.items()}
         described |= {key: ["uint8", *episode.image_size(camera), 3] for camera, key in cameras.items()}
-        sizes = episode.contract.depth_cameras
+        contract = contract_of(episode)
+        sizes = contract.depth_cameras
         described |= {key: ["uint16", *sizes[camera]] for camera, key in depths.items()}
         record.further = {
             "features": described,
             "arrays": {key: name for name, key in names.items()},
             "cameras": cameras,
             "depths": depths,
-            "contract": episode.contract.to_json(),
+            "contract": contract.to_json(),
             "episode": description_of(episode),
         }
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core import ConfigError, Contract, EpisodeError, joint_names
 from aloha_kit.core.source import EpisodeData, EpisodeSource, Image, RecordedEpisode
 from aloha_kit.data.camera_frames import DirectFrames
@@ -24,6 +25,8 @@ from aloha_kit.policies import checkpoint
 from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.testing.sources import check_source
 from aloha_kit.train.__main__ import main as train
+from tests.storage.foreign import cobot_magic
+from tests.storage.recording import Rig
 from tests.synthetic import make, Synthetic, write, write_dataset
 from tests.tiny import write_policy
 
@@ -224,3 +227,16 @@ class OnlyLength(EpisodeSource):
 def test_an_own_class_that_is_incomplete_is_one_line(name: str, text: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(text)):
         open_source("anywhere", kind=f"{__name__}:{name}")
+
+
+@pytest.mark.parametrize("kind", ["zarr", "rlds", "robomimic", "shards", "mcap"])
+def test_depth_of_a_foreign_file_without_a_contract_is_carried(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "cobot").mkdir()
+    rig = Rig()
+    cobot_magic(tmp_path / "cobot/episode_0.hdf5", rig)
+    convert([str(tmp_path / "cobot"), str(tmp_path / "out"), "--format", kind])
+    place = next((tmp_path / "out").glob("*.hdf5"), tmp_path / "out")
+    with closing(open_source(place).episode(0)) as episode:
+        assert episode.depth_cameras == ("cam_high",)
+        for row in (0, episode.length - 1):
+            np.testing.assert_array_equal(episode.depth("cam_high", row), rig.depth_image(row))
