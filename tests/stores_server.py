@@ -1,7 +1,8 @@
-"""An S3-compatible server in a process of its own, and a proxy in front of it that cuts connections."""
+"""An S3-compatible server in a process of its own, a proxy in front of it that cuts connections, and an SFTP server."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -12,6 +13,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +55,34 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def sftp_server(home: Path) -> Iterator[int]:
+    """Port of a running SFTP server on 127.0.0.1 that gives all files to everybody; `home`/.ssh gets to know it."""
+    asyncssh = pytest.importorskip("asyncssh")
+    key, loop = asyncssh.generate_private_key("ssh-ed25519"), asyncio.new_event_loop()
+
+    class Open(asyncssh.SSHServer):  # type: ignore[misc]  # its base is known only where asyncssh is installed
+        def begin_auth(self, username: str) -> bool:
+            return False
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+
+    async def listen() -> Any:
+        return await asyncssh.listen("127.0.0.1", 0, server_host_keys=[key], server_factory=Open, sftp_factory=True)
+
+    server = asyncio.run_coroutine_threadsafe(listen(), loop).result(timeout=60)
+    port = int(server.get_port())
+    (home / ".ssh").mkdir()
+    (home / ".ssh/known_hosts").write_text(f"[127.0.0.1]:{port} {key.export_public_key().decode()}")
+    try:
+        yield port
+    finally:
+        loop.call_soon_threadsafe(server.close)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=60)
 
 
 class CuttingProxy:

@@ -10,10 +10,10 @@ from pathlib import Path
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import make_folder, part_of, put, sha256_of
 from aloha_kit.data.store_records import FileRecord, latest_manifest, read_records
-from aloha_kit.data.transfer import BLOCK, each, FINAL, MANIFEST, TransferOptions, TransferResult, unchanged
+from aloha_kit.data.transfer import BLOCK, each, MANIFEST, TransferOptions, TransferResult, unchanged
 from aloha_kit.data.transfer_progress import TransferProgress
 from aloha_kit.stores import Store, StoreError
-from aloha_kit.stores.resume import resume
+from aloha_kit.stores.resume import FINAL, resume
 
 _LOG = logging.getLogger(__name__)
 
@@ -73,6 +73,7 @@ def _receive(
     progress.add(part.stat().st_size if part.exists() else 0)
 
     def attempt() -> str:
+        progress.require_running()
         try:
             with part.open("ab") as out:
                 while (have := out.tell()) < record.bytes:

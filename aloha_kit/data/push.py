@@ -12,10 +12,11 @@ from types import MappingProxyType
 
 from aloha_kit.core import ConfigError
 from aloha_kit.data.store_records import FileRecord, read_records, RECORDS, write_manifest, write_record
-from aloha_kit.data.transfer import attempts, each, MANIFEST, stored_digest, TransferOptions, TransferResult, unchanged
+from aloha_kit.data.transfer import each, MANIFEST, stored_digest, TransferOptions, TransferResult, unchanged
 from aloha_kit.data.transfer_progress import TransferProgress
 from aloha_kit.storage.paths import PARTIAL, TEMPORARY
 from aloha_kit.stores import Store, StoreError
+from aloha_kit.stores.resume import attempts
 
 _RECORD_S = 30.0  # between records of what was sent
 _NOT_DATA = (".cache", RECORDS)  # folders
@@ -39,18 +40,19 @@ def push(
     left = {path: file for path, file in files.items() if not sender.is_there(path, file)}
     records: list[FileRecord] = []
     failed: list[tuple[str, str]] = []
-    written = time.monotonic()
+    there, written = len(files) - len(left), time.monotonic()
     with TransferProgress(sum(file.stat().st_size for file in left.values()), len(left), "Sending") as progress:
 
-        def send(path: str) -> FileRecord:
+        def send(path: str) -> tuple[FileRecord, bool]:
             return sender.send(path, left[path], progress)
 
         try:
             for path, outcome in each(send, list(left), options.jobs, progress):
-                if isinstance(outcome, FileRecord):
-                    records.append(outcome)
-                else:
+                if isinstance(outcome, str):
                     failed.append((path, outcome))
+                else:
+                    records.append(outcome[0])
+                    there += not outcome[1]
                 if records and time.monotonic() - written > _RECORD_S:
                     write_record(store, records)
                     records, written = [], time.monotonic()
@@ -59,7 +61,7 @@ def push(
                 write_record(store, records)
     if (folder / MANIFEST).is_file():
         write_manifest(store, folder / MANIFEST, f"{datetime.datetime.now(datetime.timezone.utc):%Y%m%dT%H%M%S%f}")
-    return TransferResult(len(left) - len(failed), progress.bytes, len(files) - len(left), tuple(failed))
+    return TransferResult(len(files) - there - len(failed), progress.bytes, there, tuple(failed))
 
 
 def local_files(folder: Path) -> dict[str, Path]:
@@ -75,7 +77,7 @@ def local_files(folder: Path) -> dict[str, Path]:
         folders[:] = sorted(name for name in folders if name not in _NOT_DATA)
         for name in names:
             file = Path(place) / name
-            ours = name.startswith(".") and name.endswith((".part", ".claims"))
+            ours = name.startswith(".") and name.endswith((".part", ".claims", ".rows"))
             if not ours and not name.endswith((PARTIAL, TEMPORARY)) and file.is_file():
                 found[file.relative_to(folder).as_posix()] = file
     found.pop(MANIFEST, None)
@@ -99,8 +101,8 @@ class _Sender:
         record = self.recorded.get(path)
         return record is not None and path in self.stored and unchanged(file, record)
 
-    def send(self, path: str, file: Path, progress: TransferProgress) -> FileRecord:
-        """Send a file, unless the store has it; its record.
+    def send(self, path: str, file: Path, progress: TransferProgress) -> tuple[FileRecord, bool]:
+        """Send a file, unless the store has it; its record, and whether it was sent.
 
         Raises:
             StoreError: the store has another content under this path, or the file cannot be sent.
@@ -110,7 +112,7 @@ class _Sender:
         if path in self.recorded and path in self.stored:
             if self.recorded[path].sha256 != record.sha256:
                 raise StoreError(_another(self.store, path))
-            return record
+            return record, False
         if path not in self.stored:
             self._upload(file, record, progress)
             if self.options.check and self._content(record, progress) != record.sha256:
@@ -119,12 +121,13 @@ class _Sender:
             raise StoreError(_another(self.store, path))
         if FileRecord.of(path, file, record.sha256) != record:
             raise StoreError(f"'{file}' changed while it was sent")
-        return record
+        return record, path not in self.stored
 
     def _upload(self, file: Path, record: FileRecord, progress: TransferProgress) -> None:
         """Send a file. An attempt whose answer is lost may have succeeded: then the next one finds the file there."""
 
         def attempt() -> None:
+            progress.require_running()
             counted: list[int] = []
 
             def count(sent: int) -> None:
@@ -140,14 +143,13 @@ class _Sender:
                 progress.take_back(sum(counted))
                 raise
 
-        attempts(attempt, self.options.wait_s, progress)
-        size = attempts(lambda: self.store.size(record.path), self.options.wait_s, progress)
+        attempts(attempt, self.options.wait_s)
+        size = attempts(lambda: self.store.size(record.path), self.options.wait_s)
         if size != record.bytes:
             raise StoreError(f"{self.store.url}: '{record.path}' has {size} bytes after {record.bytes} were sent")
 
     def _content(self, record: FileRecord, progress: TransferProgress) -> str:
-        read = lambda: stored_digest(self.store, record.path, record.bytes)  # noqa: E731
-        return attempts(read, self.options.wait_s, progress)
+        return attempts(lambda: stored_digest(self.store, record.path, record.bytes, progress), self.options.wait_s)
 
 
 def _another(store: Store, path: str) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from aloha_kit.core.errors import reason
 from aloha_kit.core.files import sha256_of
 from aloha_kit.stores import Store, StoreError
+from aloha_kit.stores.resume import attempts
 
 RECORDS = ".aloha_kit"
 """Folder of a store that the records are in."""
@@ -44,7 +45,7 @@ def read_records(store: Store) -> dict[str, FileRecord]:
     """The files of the data set in a store, by path.
 
     Raises:
-        StoreError: a record is damaged, or names a path outside of its folder.
+        StoreError: the store cannot be read, or a record is damaged or names a path outside of its folder.
     """
     found: dict[str, FileRecord] = {}
     for entry in store.files(RECORDS):
@@ -54,7 +55,7 @@ def read_records(store: Store) -> dict[str, FileRecord]:
 
 
 def write_record(store: Store, records: Iterable[FileRecord]) -> None:
-    """Add a record of files that are in the store."""
+    """Add a record of files that are in the store; StoreError where it cannot be sent."""
     lines = [json.dumps(dataclasses.asdict(record)) for record in sorted(records, key=lambda record: record.path)]
     text = "".join(f"{line}\n" for line in lines).encode()
     _put(store, text, f"{_FILES}{hashlib.sha256(text).hexdigest()[:16]}.jsonl")
@@ -68,7 +69,7 @@ def manifests(store: Store) -> list[tuple[str, int]]:
 def latest_manifest(store: Store) -> bytes | None:
     """Content of the newest manifest; None without one."""
     found = manifests(store)
-    return store.read(found[-1][0], 0, found[-1][1]) if found else None
+    return _read(store, *found[-1]) if found else None
 
 
 def write_manifest(store: Store, file: Path, now: str) -> None:
@@ -83,12 +84,16 @@ def _put(store: Store, content: bytes, path: str) -> None:
         file = Path(folder) / "record"
         file.write_bytes(content)
         with suppress(FileExistsError):  # of the same content
-            store.upload(file, path, hashlib.sha256(content).hexdigest())
+            attempts(lambda: store.upload(file, path, hashlib.sha256(content).hexdigest()))
+
+
+def _read(store: Store, path: str, size: int) -> bytes:
+    return attempts(lambda: store.read(path, 0, size))
 
 
 def _parsed(store: Store, path: str, size: int) -> Iterator[FileRecord]:
     try:
-        for line in store.read(path, 0, size).splitlines():
+        for line in _read(store, path, size).splitlines():
             record = FileRecord(**json.loads(line))
             inner = PurePosixPath(record.path)
             if inner.is_absolute() or ".." in inner.parts:

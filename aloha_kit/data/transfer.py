@@ -1,10 +1,9 @@
-"""What pushing and pulling share: options, results, attempts, and files in parallel."""
+"""What pushing and pulling share: options, results, and files in parallel."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import as_completed, Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,17 +13,14 @@ from typing import TypeVar
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import reason
 from aloha_kit.data.store_records import FileRecord
-from aloha_kit.data.transfer_progress import Stopped, TransferProgress
+from aloha_kit.data.transfer_progress import TransferProgress
 from aloha_kit.stores import Store, StoreError
-from aloha_kit.stores.resume import ATTEMPTS
 
 _LOG = logging.getLogger(__name__)
 BLOCK = 4 << 20
 """Bytes that are read from a store at once."""
 MANIFEST = "manifest.parquet"
 """The manifest in a data set's folder; a store keeps every version of it."""
-FINAL = (FileNotFoundError, FileExistsError, PermissionError, StoreError, ConfigError, Stopped)
-"""Errors that another attempt would end with, too."""
 
 R = TypeVar("R")
 
@@ -54,21 +50,6 @@ class TransferOptions:
     wait_s: float = 1.0
 
 
-def attempts(attempt: Callable[[], R], wait_s: float, progress: TransferProgress) -> R:
-    """The result of the first attempt that does not fail; the last error of `ATTEMPTS` as a StoreError."""
-    for number in range(ATTEMPTS):
-        progress.require_running()
-        try:
-            return attempt()
-        except FINAL:
-            raise
-        except Exception as error:  # each driver has errors of its own
-            if number == ATTEMPTS - 1:
-                raise StoreError(f"{reason(error)} ({ATTEMPTS} attempts)") from error
-            time.sleep(wait_s * number)
-    raise AssertionError("no attempt")
-
-
 def each(
     work: Callable[[str], R], paths: Sequence[str], jobs: int, progress: TransferProgress
 ) -> Iterator[tuple[str, R | str]]:
@@ -90,10 +71,11 @@ def each(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def stored_digest(store: Store, path: str, size: int) -> str:
+def stored_digest(store: Store, path: str, size: int, progress: TransferProgress) -> str:
     """SHA-256 of a file in a store, which is read for it."""
     digest = hashlib.sha256()
     for start in range(0, size, BLOCK):
+        progress.require_running()
         digest.update(store.read(path, start, min(start + BLOCK, size)))
     return digest.hexdigest()
 

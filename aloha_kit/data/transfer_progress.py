@@ -9,13 +9,13 @@ import time
 
 from tqdm import tqdm
 
-from aloha_kit.core import plural
+from aloha_kit.core import AlohaKitError, plural
 
 _LOG = logging.getLogger(__name__)
 _PLAIN_S = 30.0
 
 
-class Stopped(Exception):  # noqa: N818 - a request, not a failure
+class Stopped(AlohaKitError):  # noqa: N818 - a request, not a failure
     """The transfer is being ended; raised in its threads."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
@@ -133,7 +132,7 @@ class UrlStore:
         size = self._retried(INDEX, lambda: self._store().size(INDEX))
         if size is None:
             raise EpisodeError(f"no data set of shards at {url}: it lacks {INDEX}")
-        raw = self._retried(INDEX, lambda: self._range(INDEX, 0, size, size))
+        raw = self._read(INDEX, 0, size)
         self.about = _parsed(raw, url)
         self._listed = {**self.about["tables"], **{shard["name"]: shard for shard in self.about["shards"]}}
         root = Path(cache_dir) if cache_dir else user_cache() / "shards"
@@ -167,8 +166,7 @@ class UrlStore:
         held = self._cache.read(shard, offset, size)
         if held is not None:
             return held
-        whole = self._listed[shard]["bytes"]
-        return self._retried(shard, lambda: self._range(shard, offset, offset + size, whole))
+        return self._read(shard, offset, offset + size)
 
     def fetch(self, shard: str) -> None:
         self._cache.fetch(shard, self._listed[shard]["bytes"])
@@ -178,21 +176,14 @@ class UrlStore:
         size, digest = self._listed[name]["bytes"], hashlib.sha256()
         with part.open("wb") as stream:
             for start in range(0, size, _BLOCK):
-                read = functools.partial(self._range, name, start, min(start + _BLOCK, size), size)
-                block = self._retried(name, read)
+                block = self._read(name, start, min(start + _BLOCK, size))
                 digest.update(block)
                 stream.write(block)
         if digest.hexdigest() != self._listed[name]["sha256"]:
             raise EpisodeError(f"{self._url}/{name} differs from what {INDEX} lists: was it changed?")
 
-    def _range(self, name: str, start: int, stop: int, size: int) -> bytes:
-        """Bytes [start, stop) of a file of `size` bytes."""
-        data = self._store().read(name, start, stop)
-        if len(data) == size:  # also from a server that knows no ranges
-            return data[start:stop]
-        if len(data) != stop - start:
-            raise OSError(f"{len(data)} bytes came in place of {stop - start}")
-        return data
+    def _read(self, name: str, start: int, stop: int) -> bytes:
+        return self._retried(name, lambda: self._store().read(name, start, stop))
 
     def _store(self) -> Store:
         if self._opened is None:

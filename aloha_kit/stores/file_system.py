@@ -1,10 +1,12 @@
-"""Stores through fsspec: SFTP, shared folders, and every other file system that it has a driver of."""
+"""Stores through fsspec: shared folders, and every other file system that it has a driver of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import reason
@@ -12,14 +14,20 @@ from aloha_kit.stores.store import Progress, Store, StoredFile, StoreError
 
 _BLOCK = 1 << 20
 _PART = ".part"
+_CANNOT_APPEND = (AssertionError, NotImplementedError, ValueError)  # of drivers, WebDAV's the first
 
 
 class FileSystemStore(Store):
     """Files below a folder of a file system.
 
     A file is written beside its place as a hidden part, which an interrupted transfer goes on with, and renamed when it
-    is whole. Where the driver cannot append, it begins again.
+    has all bytes. Where the driver cannot append, it begins again.
+
+    Attributes:
+        options: of the driver.
     """
+
+    options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     def __init__(self, url: str) -> None:
         try:
@@ -28,7 +36,7 @@ class FileSystemStore(Store):
             raise ConfigError(f"{url} needs fsspec: pip install fsspec, or 'aloha_kit[stores]'") from error
         self.url = url
         try:
-            self._fs, self._root = url_to_fs(url)
+            self._fs, self._root = url_to_fs(url, **self.options)
         except (ImportError, ValueError) as error:  # fsspec names the driver's package
             raise ConfigError(f"no driver for {url}: {reason(error)}") from error
         except Exception as error:  # each driver has errors of its own
@@ -39,8 +47,8 @@ class FileSystemStore(Store):
     def files(self, below: str = "") -> Iterator[StoredFile]:
         place = self._path(below) if below else self._root
         try:
-            self._fs.invalidate_cache()
-            found = self._fs.find(place, detail=True) if self._fs.exists(place) else {}
+            # not `exists`, which many drivers answer with False where they cannot be reached
+            found = {} if self._info(place) is None else self._fs.find(place, detail=True, on_error="raise")
         except Exception as error:
             raise StoreError(f"cannot list {self.url}: {reason(error)}") from error
         for name, entry in found.items():
@@ -51,8 +59,8 @@ class FileSystemStore(Store):
     def size(self, path: str) -> int | None:
         return self._size(self._path(path))
 
-    def read(self, path: str, start: int, stop: int) -> bytes:
-        return bytes(self._fs.cat_file(self._path(path), start=start, end=stop)) if start < stop else b""
+    def _read(self, path: str, start: int, stop: int) -> bytes:
+        return bytes(self._fs.cat_file(self._path(path), start=start, end=stop))
 
     def upload(self, file: Path, path: str, sha256: str, progress: Progress = lambda count: None) -> None:
         target = self._path(path)
@@ -61,38 +69,40 @@ class FileSystemStore(Store):
         self._fs.makedirs(folder, exist_ok=True)
         size = file.stat().st_size
         have = self._size(part) or 0
-        with file.open("rb") as stream, _Part(self._fs, part, have if have <= size else 0) as (out, begin):
+        out, begin = self._opened(part, have if have <= size else 0)
+        with out, file.open("rb") as stream:
             progress(begin)
             stream.seek(begin)
             while block := stream.read(_BLOCK):
                 out.write(block)
                 progress(len(block))
+        if (written := self._size(part)) != size:  # drivers such as FTP's begin again where they should append
+            if written is not None:
+                self._fs.rm(part)
+            raise OSError(f"{self.url}: '{path}' has {written} bytes after {size} were sent")
         if self._size(target) is not None:
             raise FileExistsError(f"{self.url}: '{path}' exists")
         self._fs.mv(part, target)
 
+    def _opened(self, part: str, have: int) -> tuple[Any, int]:
+        """An open part and the bytes that it has: `have`, or 0 where the driver cannot append."""
+        if have:
+            with suppress(*_CANNOT_APPEND):
+                return self._fs.open(part, "ab"), have
+        return self._fs.open(part, "wb"), 0
+
     def _size(self, path: str) -> int | None:
+        info = self._info(path)
+        return None if info is None else int(info["size"])
+
+    def _info(self, path: str) -> Mapping[str, Any] | None:
+        """The driver's description of a file or folder; None where it is not there."""
         self._fs.invalidate_cache()
         try:
-            return int(self._fs.info(path)["size"])
+            found: Mapping[str, Any] = self._fs.info(path)
         except FileNotFoundError:
             return None
+        return found
 
     def _path(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}"
-
-
-class _Part:
-    """An open part and the bytes that it has: `have`, or 0 where the driver cannot append."""
-
-    def __init__(self, fs: Any, part: str, have: int) -> None:
-        try:
-            self._file, self._begin = fs.open(part, "ab" if have else "wb"), have
-        except (NotImplementedError, ValueError):
-            self._file, self._begin = fs.open(part, "wb"), 0
-
-    def __enter__(self) -> tuple[Any, int]:
-        return self._file, self._begin
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()

@@ -17,10 +17,14 @@ _PART = 8 << 20
 _PARTS = 9_000  # S3 allows 10,000
 _AT_ONCE = 2  # parts of one file; with the transfer's threads this bounds memory
 _BLOCK = 1 << 18
-_CREDENTIALS = (
-    "credentials come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store that "
-    "is not Amazon's, AWS_ENDPOINT_URL"
-)
+_CREDENTIALS = {
+    "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT, a file",
+    "s3": (
+        "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store that is not Amazon's, AWS_ENDPOINT_URL"
+    ),
+}
+"""{scheme: where credentials come from}."""
 
 
 class ObjectStore(Store):
@@ -48,7 +52,7 @@ class ObjectStore(Store):
                 retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=60)},
             )
         except (BaseError, ValueError) as error:
-            raise ConfigError(f"cannot open {url}: {reason(error)}; {_CREDENTIALS}") from error
+            raise ConfigError(self._failure("open", error)) from error
 
     def files(self, below: str = "") -> Iterator[StoredFile]:
         import obstore
@@ -59,7 +63,7 @@ class ObjectStore(Store):
                 for entry in page:
                     yield StoredFile(entry["path"], entry["size"])
         except (BaseError, OSError) as error:
-            raise StoreError(f"cannot list {self.url}: {_first_line(error)}; {_CREDENTIALS}") from error
+            raise StoreError(self._failure("list", error)) from error
 
     def size(self, path: str) -> int | None:
         import obstore
@@ -69,10 +73,10 @@ class ObjectStore(Store):
         except FileNotFoundError:
             return None
 
-    def read(self, path: str, start: int, stop: int) -> bytes:
+    def _read(self, path: str, start: int, stop: int) -> bytes:
         import obstore
 
-        return bytes(obstore.get_range(self._store, path, start=start, end=stop)) if start < stop else b""
+        return bytes(obstore.get_range(self._store, path, start=start, end=stop))
 
     def upload(self, file: Path, path: str, sha256: str, progress: Progress = lambda count: None) -> None:
         import obstore
@@ -91,13 +95,15 @@ class ObjectStore(Store):
             raise FileExistsError(f"{self.url}: '{path}' exists") from error
         progress(size)
 
+    def _failure(self, what: str, error: Exception) -> str:
+        """Text of an error: the first line of obstore's, which the internals of its libraries follow."""
+        why = reason(Exception(str(error).partition("\n")[0]))
+        credentials = _CREDENTIALS[self.url.partition("://")[0]]
+        return f"cannot {what} {self.url}: {why}; credentials come from the environment: {credentials}"
+
 
 def _blocks(file: Path, progress: Progress) -> Iterator[bytes]:
     with file.open("rb") as stream:
         while block := stream.read(_BLOCK):
             yield block
             progress(len(block))
-
-
-def _first_line(error: BaseException) -> str:
-    return reason(Exception(str(error).partition("\n")[0]))

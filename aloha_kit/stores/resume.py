@@ -1,13 +1,43 @@
-"""Downloads that go on where they were cut."""
+"""Transfers that are tried again, and downloads that go on where they were cut."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from aloha_kit.core import AlohaKitError
+from aloha_kit.core.errors import reason
+from aloha_kit.stores.store import StoreError
 
 ATTEMPTS = 8
 """Times in a row that a connection may bring nothing."""
+FINAL = (FileNotFoundError, FileExistsError, PermissionError, AlohaKitError)
+"""Errors that another attempt would end with, too."""
+
+R = TypeVar("R")
+
+
+def attempts(attempt: Callable[[], R], wait_s: float = 1.0) -> R:
+    """The result of the first attempt that does not fail; the last error of `ATTEMPTS` as a StoreError.
+
+    Args:
+        wait_s: before another attempt; grows while attempts fail.
+
+    Raises:
+        one of `FINAL`, at once.
+    """
+    for number in range(ATTEMPTS):
+        try:
+            return attempt()
+        except FINAL:
+            raise
+        except Exception as error:  # each driver has errors of its own
+            if number == ATTEMPTS - 1:
+                raise StoreError(f"{reason(error)} ({ATTEMPTS} attempts)") from error
+            time.sleep(wait_s * number)
+    raise AssertionError("no attempt")
 
 
 def resume(attempt: Callable[[], str], part: Path, *, wait_s: float = 1.0) -> str:

@@ -17,6 +17,8 @@ STORES = {
     "az": "aloha_kit.stores.object_store:ObjectStore",
     "gs": "aloha_kit.stores.object_store:ObjectStore",
     "s3": "aloha_kit.stores.object_store:ObjectStore",
+    "sftp": "aloha_kit.stores.sftp:SftpStore",
+    "ssh": "aloha_kit.stores.sftp:SftpStore",
 }
 """{scheme of the URL: "module:Class"}; any other scheme is opened by fsspec."""
 _OTHERS = "aloha_kit.stores.file_system:FileSystemStore"
@@ -57,13 +59,25 @@ class Store(abc.ABC):
     def size(self, path: str) -> int | None:
         """Size of a file in bytes; None where it is not there."""
 
-    @abc.abstractmethod
     def read(self, path: str, start: int, stop: int) -> bytes:
-        """Bytes [start, stop) of a file, which has at least `stop`.
+        """Bytes [start, stop) of a file.
 
         Raises:
             FileNotFoundError: it is not there.
+            OSError: fewer bytes came.
         """
+        if start == stop:
+            return b""
+        found = self._read(path, start, stop)
+        if len(found) > stop - start:  # the whole file, from a server that knows no ranges
+            found = found[start:stop]
+        if len(found) != stop - start:
+            raise OSError(f"{len(found)} bytes of '{path}' came in place of {stop - start}")
+        return found
+
+    @abc.abstractmethod
+    def _read(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes [start, stop) of a file, the whole file where a part cannot be had, or fewer where it ends."""
 
     @abc.abstractmethod
     def upload(self, file: Path, path: str, sha256: str, progress: Progress = lambda count: None) -> None:

@@ -17,12 +17,12 @@ import pytest
 
 from aloha_kit.data.__main__ import main as data
 from aloha_kit.data.pull import pull
-from aloha_kit.data.push import push
-from aloha_kit.data.store_records import read_records
+from aloha_kit.data.push import local_files, push
+from aloha_kit.data.store_records import FileRecord, read_records, write_record
 from aloha_kit.data.transfer import TransferOptions
-from aloha_kit.stores import open_store, StoreError
+from aloha_kit.stores import open_store, resume, StoreError
 from tests.commands import failure
-from tests.stores_server import CuttingProxy, free_port, s3_server
+from tests.stores_server import CuttingProxy, free_port, s3_server, sftp_server
 from tests.waiting import until
 
 QUICK = TransferOptions(wait_s=0)
@@ -130,7 +130,17 @@ def obstore_list(url: str) -> Any:
     return obstore.list(from_url(url, client_options={"allow_http": True}))
 
 
-STORES = ["s3", "file"]
+@pytest.fixture(scope="module")
+def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Root of all URLs of an SFTP server that the user knows."""
+    pytest.importorskip("sshfs")
+    home = tmp_path_factory.mktemp("home")
+    with sftp_server(home) as port, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        yield f"ssh://robot@127.0.0.1:{port}"
+
+
+STORES = ["s3", "file", "ssh"]
 
 
 @pytest.fixture(params=STORES)
@@ -138,6 +148,8 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "file":
         pytest.importorskip("fsspec")
         return f"file://{tmp_path}/share"
+    if request.param == "ssh":
+        return f"{request.getfixturevalue('ssh')}{tmp_path}/share"
     request.getfixturevalue("through")
     endpoint(request.getfixturevalue("s3"))
     return f"s3://robots/{tmp_path.name}"
@@ -150,7 +162,8 @@ def test_nothing_in_a_store_is_replaced(url: str, tmp_path: Path) -> None:
     again = push(tmp_path / "rig", store, QUICK)
     assert (again.transferred, again.there, again.bytes) == (0, len(content), 0)
     os.utime(tmp_path / "rig/episode_1.hdf5")
-    assert push(tmp_path / "rig", store, QUICK).failed == (), "the same content with another time"
+    touched = push(tmp_path / "rig", store, QUICK)
+    assert (touched.transferred, touched.there, touched.failed) == (0, len(content), ()), "only its time is another"
     (tmp_path / "rig/episode_0.hdf5").write_bytes(b"another")
     (tmp_path / "rig/episode_9.hdf5").write_bytes(b"new")
     ((path, why),) = push(tmp_path / "rig", store, QUICK).failed
@@ -188,6 +201,69 @@ def test_what_is_here_is_not_replaced_and_damage_is_found(url: str, tmp_path: Pa
     os.utime(tmp_path / "trainer/episode_2.hdf5", ns=(same.st_mtime_ns, same.st_mtime_ns))
     found = pull(store, tmp_path / "trainer", TransferOptions(check=True, wait_s=0)).failed
     assert sorted(path for path, _ in found) == ["episode_1.hdf5", "episode_2.hdf5"]
+
+
+def test_files_are_read_in_parts(url: str, tmp_path: Path) -> None:
+    large = np.random.default_rng(0).bytes((9 << 20) + 1)
+    (tmp_path / "rig").mkdir()
+    (tmp_path / "rig/episode_0.hdf5").write_bytes(large)
+    store = open_store(url)
+    assert push(tmp_path / "rig", store, TransferOptions(check=True)).failed == ()
+    for start, stop in ((0, 10), (5, 5), (1 << 20, 2 << 20), (len(large) - 3, len(large))):
+        assert store.read("episode_0.hdf5", start, stop) == large[start:stop]
+    with pytest.raises(FileNotFoundError):
+        store.read("none", 0, 1)
+    assert (store.size("none"), list(store.files("none"))) == (None, [])
+    assert pull(store, tmp_path / "trainer", QUICK).failed == ()
+    assert files_of(tmp_path / "trainer") == {"episode_0.hdf5": large}
+
+
+def test_files_that_lost_their_end_are_found(url: str, tmp_path: Path) -> None:
+    pytest.importorskip("fsspec")
+    content = made(tmp_path / "rig", files=1, size=1000)
+    store, short = open_store(url), tmp_path / "short"
+    short.write_bytes(content["episode_0.hdf5"][:-1])
+    store.upload(short, "episode_0.hdf5", "00000000")
+    write_record(store, [FileRecord.of("episode_0.hdf5", tmp_path / "rig/episode_0.hdf5")])
+    ((path, why),) = pull(store, tmp_path / "trainer", QUICK).failed
+    size = len(content["episode_0.hdf5"])
+    assert path == "episode_0.hdf5"
+    assert f"{size - 1} bytes of 'episode_0.hdf5' came in place of {size}" in why
+
+
+def test_an_unknown_host_is_refused(ssh: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    message = failure(data, ["ls", f"{ssh.replace('robot', 'other')}{tmp_path}/share"])
+    assert "Host key is not trusted" in message
+
+
+def test_records_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("fsspec")
+    content = made(tmp_path / "rig", files=2, size=1000)
+    store = open_store(f"file://{tmp_path}/share")
+    push(tmp_path / "rig", store, QUICK)
+    monkeypatch.setattr(resume.time, "sleep", lambda seconds: None)
+    read, fails = store._read, iter([True, True])
+
+    def cut(path: str, start: int, stop: int) -> bytes:
+        if next(fails, False):
+            raise ConnectionError("cut")
+        return read(path, start, stop)
+
+    monkeypatch.setattr(store, "_read", cut)
+    assert {path: record.bytes for path, record in read_records(store).items()} == {
+        path: len(data) for path, data in content.items()
+    }
+    fails = iter([True] * 8)
+    with pytest.raises(StoreError, match=r"^cut \(8 attempts\)$"):
+        pull(store, tmp_path / "trainer", QUICK)
+
+
+def test_what_is_no_data_is_not_sent(tmp_path: Path) -> None:
+    content = made(tmp_path / "rig", files=1, size=1000)
+    for name in (".claims", ".episode_0.hdf5.part", ".manifest.parquet.rows", "manifest.parquet", "episode_1.hdf5.tmp"):
+        (tmp_path / "rig" / name).write_bytes(b"ours")
+    assert sorted(local_files(tmp_path / "rig")) == sorted(content)
 
 
 def test_a_damaged_store_is_found(tmp_path: Path) -> None:
@@ -275,6 +351,12 @@ def test_a_missing_driver_and_a_store_that_cannot_be_reached(
     message = failure(data, ["ls", "s3://robots/x"])
     assert message.startswith("error: cannot list s3://robots/x: ")
     assert "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION" in message
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
+    message = failure(data, ["ls", "az://bucket/x"])
+    assert message == (
+        "error: cannot open az://bucket/x: Generic MicrosoftAzure error: Account must be specified; credentials come "
+        "from the environment: AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY"
+    )
     monkeypatch.setitem(sys.modules, "obstore.store", None)
     assert failure(data, ["ls", "s3://robots/x"]) == (
         "error: s3://robots/x needs obstore: pip install obstore, or 'aloha_kit[stores]'"
