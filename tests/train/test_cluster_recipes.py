@@ -25,7 +25,8 @@ def test_the_slurm_script_is_a_script() -> None:
 def test_the_skypilot_file_has_its_keys_and_scripts() -> None:
     task = yaml.safe_load((TRAIN / "sky.yaml").read_text(encoding="utf-8"))
     assert set(task) == {"name", "workdir", "resources", "envs", "file_mounts", "setup", "run"}
-    assert set(task["file_mounts"]["/runs"]) == {"source", "mode"}
+    assert task["file_mounts"]["/runs"] == {"source": "${RUNS}", "mode": "MOUNT_CACHED"}, "logs are appended to"
+    assert set(task["envs"]) == {"DATA", "RUNS", "TASK"}
     for name in ("setup", "run"):
         checked(task[name])
     (line,) = [line for line in task["run"].splitlines() if "aloha_kit.data" in line]
