@@ -47,7 +47,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuildResult:
-    """Rows of a manifest, how many of them were read now, and how many episodes cannot be read."""
+    """Rows of a manifest, how many of them were read now, and how many of all are episodes that cannot be read."""
 
     manifest: Manifest
     read: int
@@ -68,7 +68,7 @@ def build(places: Sequence[Path], output: Path, options: BuildOptions, workers: 
     journal = output.with_name(f".{output.name}.rows")
     known = _known(output, journal)
     rows: list[Row] = []
-    read = damaged = 0
+    read = 0
     for place in places:
         source, curation = _opened(place, options)
         base = _Base(place, output.parent, format_of(place))
@@ -84,14 +84,12 @@ def build(places: Sequence[Path], output: Path, options: BuildOptions, workers: 
                 found[number] = row
                 notes.write(json.dumps(row) + "\n")
                 notes.flush()
-                if row["verdict"] == "error" and not row["steps"]:
-                    damaged += 1
         read += len(left)
         rows += [found[number] for number in range(len(source))]
     manifest = Manifest.of_rows(output.parent, rows)
     manifest.write(output)
     journal.unlink()
-    return BuildResult(manifest, read, damaged)
+    return BuildResult(manifest, read, sum(row["verdict"] == "error" and not row["steps"] for row in rows))
 
 
 def _opened(place: Path, options: BuildOptions) -> tuple[EpisodeSource, Curation]:

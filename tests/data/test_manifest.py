@@ -109,6 +109,8 @@ def test_damaged_episodes_are_excluded(folder: Path, tmp_path: Path) -> None:
     (folder / "episode_1.hdf5").write_bytes(b"no episode")
     built = build([folder], tmp_path / "m.parquet", BuildOptions(), Workers())
     assert (built.read, built.damaged) == (3, 1)
+    again = build([folder], tmp_path / "m.parquet", BuildOptions(), Workers())
+    assert (again.read, again.damaged) == (0, 1), "it is still damaged"
     assert [row["excluded"] for row in rows(tmp_path / "m.parquet")] == [False, True, False]
     assert len(open_source(tmp_path / "m.parquet")) == 2
 
