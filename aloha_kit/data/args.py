@@ -88,13 +88,16 @@ class Manifest(CommandArgs):
         return marked("what was read is kept; the same command goes on")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Transfer(CommandArgs):
     """Flags of the commands that transfer files."""
 
+    jobs: int = 8
+    """Files that are transferred at the same time."""
+
     def __post_init__(self) -> None:
-        if (jobs := getattr(self, "jobs", 1)) < 1:
-            raise ValueError(f"--jobs must be at least 1, given {jobs}")
+        if self.jobs < 1:
+            raise ValueError(f"--jobs must be at least 1, given {self.jobs}")
 
     def saved(self) -> str:
         return marked("what was transferred is kept; the same command goes on")
@@ -110,8 +113,6 @@ class Push(_Transfer):
     """The data set's folder."""
     url: Url
     """The store: s3://bucket/folder, sftp://host/folder, file:///mnt/share/folder, or another URL of fsspec."""
-    jobs: int = 8
-    """Files that are sent at the same time."""
     check: bool = False
     """Read each file back once it is sent, and compare its SHA-256."""
 
@@ -126,8 +127,6 @@ class Pull(_Transfer):
     """The store that `push` sent it to."""
     folder: Folder
     """The folder that it goes to. A file that is there with another content is not replaced."""
-    jobs: int = 8
-    """Files that are fetched at the same time."""
     check: bool = False
     """Read files that are there already and compare their SHA-256, too."""
     where: str = ""
