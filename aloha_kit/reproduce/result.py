@@ -134,9 +134,7 @@ class Summary:
     record: WallTime  # validation included; of demonstrations recorded before, that alone
     one_seed: WallTime  # all stages with the slowest seed
     success_reached: bool
-    time_kept: (
-        bool | None
-    )  # None where there is no limit, or where recording's time is not known and the rest is within
+    time_kept: bool | None  # None without a limit, or where only recording's time, which is not known, could exceed it
     coverage: Coverage | None = None
     coverage_reached: bool | None = None
 
