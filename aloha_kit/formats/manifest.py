@@ -75,6 +75,9 @@ class Manifest:
             EpisodeError: no such file, or no manifest.
         """
         _, pq = _pyarrow()
+        if file.is_dir():
+            making = command("data", "manifest", file, "-o", file / "manifest.parquet")
+            raise EpisodeError(f"'{file}' is a folder and no manifest; `{making}` makes one of it")
         if not file.is_file():
             raise EpisodeError(f"no manifest '{file}'; `{command('data', 'manifest', 'DIR', '-o', file)}` makes one")
         try:

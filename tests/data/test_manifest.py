@@ -143,6 +143,10 @@ def test_filters(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     message = failure(data, ["ls", str(file), "--where", "colour == 1"])
     assert "--where \"colour == 1\": name 'colour' is not defined; columns: id, name, rig" in message
     assert "no manifest" in failure(data, ["ls", str(tmp_path / "none.parquet")])
+    assert failure(data, ["ls", str(folder)]) == (
+        f"error: '{folder}' is a folder and no manifest; `python -m aloha_kit.data manifest {folder} -o "
+        f"{folder}/manifest.parquet` makes one of it"
+    )
 
 
 def test_a_data_set_of_one_place(folder: Path, tmp_path: Path) -> None:
