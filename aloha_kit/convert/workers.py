@@ -12,7 +12,7 @@ from pathlib import Path
 from aloha_kit.core import AlohaKitError, EpisodeError
 from aloha_kit.core.errors import reason
 from aloha_kit.core.exporter import EpisodeExporter, ExportRecord
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import error_text, Message
 from aloha_kit.core.parallel import map_unordered, WorkError, Workers
 from aloha_kit.core.source import EpisodeSource
 
@@ -67,7 +67,7 @@ class ConversionJob:
         except EpisodeError as error:
             if isinstance(cause := error.__cause__, OSError) and cause.errno in _NO_ROOM:
                 raise stopped(cause) from error
-            return Damaged(number, str(error))
+            return Damaged(number, error_text(error))
 
 
 def write_all(job: ConversionJob, numbers: Iterable[int], workers: Workers) -> Iterator[Written]:
@@ -80,4 +80,4 @@ def write_all(job: ConversionJob, numbers: Iterable[int], workers: Workers) -> I
         for _, written in map_unordered(job.write, numbers, workers):
             yield written
     except WorkError as error:
-        raise ConversionError(str(error)) from error.__cause__
+        raise ConversionError(error_text(error)) from error.__cause__

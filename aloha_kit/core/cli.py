@@ -29,7 +29,7 @@ from aloha_kit.core import flags
 from aloha_kit.core.errors import AlohaKitError, did_you_mean, UsageError
 from aloha_kit.core.flags import Flag
 from aloha_kit.core.interrupt import signal_of, sigterm_interrupts, status_of
-from aloha_kit.core.lang import chosen_language, joined, Language, language, Message, shown, tr
+from aloha_kit.core.lang import chosen_language, error_text, joined, Language, language, Message, shown, tr
 from aloha_kit.core.own_code import own_code_error
 from aloha_kit.startup import quick_interrupts
 
@@ -183,8 +183,8 @@ def _parsed(
         if not end.code:
             raise
         refused = end.__context__  # by a dataclass: the error, or tyro's of it with the same text
-        if refused is not None and refused.args and isinstance(refused.args[0], Message):
-            raise UsageError(refused.args[0]) from None
+        if refused is not None and isinstance(text := error_text(refused), Message):
+            raise UsageError(text) from None
     problem = " ".join(re.sub(r"\x1b\[[0-9;]*m|[─│╭╮╰╯]|-{3,}", " ", complaint.getvalue()).split())
     absent = [flag for flag in known if flag.required and " ".join(flag.text.split())[:40] in problem]
     if "Missing from" in problem and absent:

@@ -8,7 +8,7 @@ import reprlib
 import shlex
 from collections.abc import Iterable
 
-from aloha_kit.core.lang import Count, Message
+from aloha_kit.core.lang import Count, error_text, Message
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
@@ -74,7 +74,10 @@ def without_addresses(text: str) -> str:
 
 def reason(error: BaseException) -> str:
     """Message of a library's exception in one line of at most 300 characters; its type where it has none."""
-    text = " ".join(without_addresses(str(error)).split())
+    given = error_text(error)
+    if isinstance(given, Message):
+        return given
+    text = " ".join(without_addresses(given).split())
     return text[:300] or type(error).__name__
 
 

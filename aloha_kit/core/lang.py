@@ -17,7 +17,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast, get_args, Literal
+from typing import cast, get_args, Literal
 
 Language = Literal["en", "zh"]
 
@@ -87,18 +87,26 @@ def marked(text: str) -> str:
 
 
 class Message(str):
-    """English text that is stored as it is, and that `shown` translates."""
+    """English text that is stored as it is, and that `shown` translates, also after it was sent to another process."""
 
     template: str
     fields: dict[str, object]
 
     def __new__(cls, template: str, **fields: object) -> Message:
+        fields = {
+            name: error_text(field) if isinstance(field, BaseException) else field for name, field in fields.items()
+        }
         message = super().__new__(cls, template.format(**fields) if fields else template)
         message.template, message.fields = template, fields
         return message
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return str, (str(self),)
+    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        return (self.template,), self.fields
+
+    def translated(self) -> str:
+        """The text in the operator's language."""
+        fields = {name: shown(field) if isinstance(field, str) else field for name, field in self.fields.items()}
+        return tr(self.template, **fields)
 
 
 class Count(Message):
@@ -113,6 +121,12 @@ class Count(Message):
         count.number, count.thing = number, thing
         return count
 
+    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        return (self.number, self.thing), {}
+
+    def translated(self) -> str:
+        return tr_plural(f"{{n}} {self.thing}", f"{{n}} {self.thing}s", self.number)
+
 
 _SEPARATORS = marked("; "), marked(", ")
 
@@ -123,31 +137,34 @@ class _Joined(Message):
     texts: Sequence[str]
     separator: str
 
+    def __new__(cls, texts: Sequence[str], separator: str) -> _Joined:
+        message = cast(_Joined, super().__new__(cls, separator.join(texts)))
+        message.texts, message.separator = texts, separator
+        return message
+
+    def __getnewargs_ex__(self) -> tuple[tuple[object, ...], dict[str, object]]:
+        return (self.texts, self.separator), {}
+
+    def translated(self) -> str:
+        return tr(self.separator).join(map(shown, self.texts))
+
 
 def joined(texts: Sequence[str], separator: str = "; ") -> Message:
     """One message of several, separated by semicolons or as given."""
-    message = cast(_Joined, Message.__new__(_Joined, separator.join(texts)))
-    message.texts, message.separator = texts, separator
-    return message
+    return _Joined(texts, separator)
+
+
+def error_text(error: BaseException) -> str:
+    """Text of an error; a `Message` stays one."""
+    first = next(iter(error.args), None)
+    return first if isinstance(first, Message) else str(error)
 
 
 def shown(text: object) -> str:
     """A `Message`, or an error whose text is one, in the operator's language; anything else as it is."""
-    if isinstance(text, BaseException) and len(text.args) == 1:
-        text = text.args[0]
-    if isinstance(text, Count):
-        return tr_plural(f"{{n}} {text.thing}", f"{{n}} {text.thing}s", text.number)
-    if isinstance(text, _Joined):
-        return tr(text.separator).join(map(shown, text.texts))
-    if isinstance(text, Message):
-        return tr(
-            text.template,
-            **{
-                name: shown(field) if isinstance(field, (str, BaseException)) else field
-                for name, field in text.fields.items()
-            },
-        )
-    return str(text)
+    if isinstance(text, BaseException):
+        text = error_text(text)
+    return text.translated() if isinstance(text, Message) else str(text)
 
 
 def width(text: str) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from aloha_kit.core.errors import AlohaKitError, ConfigError, reason
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import error_text, Message
 
 _PACKAGES: set[str] = set()  # top-level packages of the plug-ins that were loaded
 
@@ -31,7 +31,7 @@ def own_code_error(error: BaseException, name: str = "") -> ConfigError | None:
 def described(error: BaseException) -> str:
     """Any exception in one line: an `AlohaKitError` as it is, one of the user's own code with its place."""
     if isinstance(error, AlohaKitError):
-        return str(error)
+        return error_text(error)
     return _described(error) or f"{type(error).__name__}: {error}"
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from aloha_kit.core import Contract, ContractError, EpisodeError
 from aloha_kit.core.image_grid import describe
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import error_text, Message
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.data.stats import Statistics
 from aloha_kit.diagnose.training_statistics import find_training
@@ -223,5 +223,5 @@ def _training(episode: RecordedEpisode, path: Path, ckpt: Path | None, unknown: 
     try:
         return find_training(named, path, ckpt)
     except ContractError as error:
-        unknown.append(error.args[0])
+        unknown.append(error_text(error))
         return None

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import json
 import os
+import pickle
 import re
 import string
 import subprocess
@@ -22,6 +23,7 @@ from aloha_kit.config.policies import ActConfig
 from aloha_kit.convert.args import ConvertArgs
 from aloha_kit.core import AlohaKitError, cli, flags, lang, plural
 from aloha_kit.core.lang import Message
+from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.data import args as data
 from aloha_kit.deploy.args import DeployArgs, ServeArgs
 from aloha_kit.diagnose.args import DiagnoseArgs
@@ -169,6 +171,19 @@ def test_the_flag_comes_before_the_locale(monkeypatch: pytest.MonkeyPatch) -> No
     assert lang.chosen_language(["--lang", "zh"]) == "zh"
     assert lang.chosen_language(["--lang"]) == "en"
     assert lang.chosen_language([]) == "en"
+
+
+def test_a_message_of_another_process_is_translated() -> None:
+    failure = WorkerFailure.of(AlohaKitError(Message("{flag} is missing: {text}", flag="--x", text=KeyError("y"))))
+    sent: tuple[Message, Message, WorkerFailure] = pickle.loads(
+        pickle.dumps((plural(2, "episode"), lang.joined([Message("required"), "x"]), failure))
+    )
+    count, several, failed = sent
+    assert (count, several, failed.text) == ("2 episodes", "required; x", "--x is missing: 'y'")
+    with lang.language("zh"):
+        assert lang.shown(count) == "2 条轨迹"
+        assert lang.shown(several) == "必填；x"
+        assert lang.shown(AlohaKitError(failed.text)) == "缺少 --x：'y'"
 
 
 def test_a_message_is_english_in_files_and_chinese_for_people() -> None:
