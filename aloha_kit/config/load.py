@@ -224,12 +224,13 @@ def _check_list(hint: Any, value: Any, where: str) -> None:
         return
     count = None if Ellipsis in items else len(items)
     if not isinstance(value, (list, tuple)) or count not in {None, len(value)}:
-        example = (
-            f" of {count} values" if count else f", e.g. [{str(value)[:80]}]" if isinstance(value, (str, int)) else ""
-        )
-        raise ConfigError(
-            Message("{where} must be a list{example}; given {value}", where=where, example=example, value=shown(value))
-        )
+        if count:
+            what = Message("{where} must be a list of {n} values", where=where, n=count)
+        elif isinstance(value, (str, int)):
+            what = Message("{where} must be a list, e.g. [{value}]", where=where, value=str(value)[:80])
+        else:
+            what = Message("{where} must be a list", where=where)
+        raise ConfigError(Message("{what}; given {value}", what=what, value=shown(value)))
 
 
 def _dataclass_in(hint: Any) -> Any:

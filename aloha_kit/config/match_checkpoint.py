@@ -11,7 +11,7 @@ from aloha_kit.config.task import TaskConfig
 from aloha_kit.core import Contract, joint_names, UsageError
 from aloha_kit.core.arm_models import arm_model, vector_names
 from aloha_kit.core.end_effector import action_space, EE, EE_DELTA
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import joined, Message
 
 BASE_NAMES = ("base_linear", "base_angular")
 """A mobile base's entries at the end of the action: m/s and rad/s."""
@@ -79,7 +79,7 @@ def assumed_setup(
     """
     if cameras is not None and (not cameras or len(set(cameras)) < len(cameras)):
         raise UsageError(
-            Message("--cameras names each camera once, given: {given}", given=" ".join(cameras) or "(none)")
+            Message("--cameras names each camera once, given: {given}", given=" ".join(cameras) or Message("(none)"))
         )
     where, renamed = f"task '{task.name}'", rename or {}
     back = {theirs: mine for mine, theirs in renamed.items()}
@@ -103,17 +103,22 @@ def assumed_setup(
 
 def assumption(assumed: Mapping[str, Any]) -> str:
     """One-line summary of the assumptions in `ChunkNetwork.assumed`."""
-    parts = []
+    parts: list[str] = []
     if "cameras" in assumed:
         cameras = ", ".join(f"{name} {height}x{width}" for name, (height, width) in assumed["cameras"].items())
         parts.append(
-            f"cameras {cameras} (names: {assumed['cameras_from']}; number: {assumed['number_from']}; sizes:"
-            f" {assumed['sizes_from']})"
+            Message(
+                "cameras {cameras} (names: {names_from}; number: {number_from}; sizes: {sizes_from})",
+                cameras=cameras,
+                names_from=assumed["cameras_from"],
+                number_from=assumed["number_from"],
+                sizes_from=assumed["sizes_from"],
+            )
         )
     if "joints" in assumed:
-        parts.append(f"joints {assumed['joints']} ({assumed['joints_from']})")
+        parts.append(Message("joints {joints} ({source})", joints=assumed["joints"], source=assumed["joints_from"]))
     parts.append(f"{assumed['rate_hz']:g} Hz ({assumed['rate_from']})")
-    return f"assumed, since the checkpoint does not record it: {', '.join(parts)}"
+    return Message("assumed, since the checkpoint does not record it: {parts}", parts=joined(parts, ", "))
 
 
 def renames(words: Sequence[str]) -> dict[str, str]:

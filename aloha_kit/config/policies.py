@@ -135,7 +135,7 @@ class PolicyConfig:
             backbone_width=self.backbone_width,
         )
         if self.text_encoder == "":
-            raise ValueError("text_encoder is `table` or a model; leave it out to read no instruction")
+            raise ValueError(Message("text_encoder is `table` or a model; leave it out to read no instruction"))
         if self.backbone_layers > 4:
             raise ValueError(
                 Message(

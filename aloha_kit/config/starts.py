@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from aloha_kit.config.load import read
 from aloha_kit.core import ConfigError, UsageError
+from aloha_kit.core.errors import reason
 from aloha_kit.core.files import special_file
 from aloha_kit.core.lang import Message
 
 _MOST_BYTES = 16 << 20
 _REACH = {"x": (-0.6, 0.6), "y": (0.0, 1.0), "z": (0.0, 0.5)}  # m; what stands outside is not on the table
-_FORM = "rows of x y z qw qx qy qz for each object (m, unit quaternion): 7 for the cube, 14 for peg and socket"
+_FORM = Message("rows of x y z qw qx qy qz for each object (m, unit quaternion): 7 for the cube, 14 for peg and socket")
 
 
 def read_starts(path: Path) -> npt.NDArray[np.float64]:
@@ -33,9 +34,10 @@ def read_starts(path: Path) -> npt.NDArray[np.float64]:
             raise ValueError(Message("it has {size} bytes", size=path.stat().st_size))
         poses = np.asarray(_read(path), np.float64)
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        why = str(error).splitlines()[0]
         raise ConfigError(
-            Message("{path} cannot be read as start poses: {why}; expected {form}", path=path, why=why, form=_FORM)
+            Message(
+                "{path} cannot be read as start poses: {why}; expected {form}", path=path, why=reason(error), form=_FORM
+            )
         ) from error
     if poses.ndim == 1:
         poses = poses[None]
@@ -80,12 +82,18 @@ def starts_by_seed(path: Path | None, seed: int, rollouts: int | None) -> dict[i
 def _impossible(pose: npt.NDArray[np.float64]) -> str:
     """Reason that an object cannot start at `pose` (7,); empty if it can."""
     if not np.isfinite(pose).all():
-        return f"a pose that is not finite: {pose.tolist()}"
+        return Message("a pose that is not finite: {pose}", pose=pose.tolist())
     for value, (axis, (low, high)) in zip(pose, _REACH.items(), strict=False):
         if not low <= value <= high:
-            return f"an object at {axis} = {value:g} m; the table is {low:g} to {high:g} m"
+            return Message(
+                "an object at {axis} = {value:g} m; the table is {low:g} to {high:g} m",
+                axis=axis,
+                value=value,
+                low=low,
+                high=high,
+            )
     if abs(np.linalg.norm(pose[3:]) - 1) > 1e-2:
-        return f"{pose[3:].tolist()} is no unit quaternion (w x y z)"
+        return Message("{quaternion} is no unit quaternion (w x y z)", quaternion=pose[3:].tolist())
     return ""
 
 

@@ -117,7 +117,7 @@ class _Loader(yaml.SafeLoader):
         self._depth += 1
         if self._depth > _DEPTH:
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise _Refused(f"nested deeper than {_DEPTH} levels", mark)
+            raise _Refused(Message("nested deeper than {depth} levels", depth=_DEPTH), mark)
         node = super().compose_node(parent, index)
         self._depth -= 1
         return node
@@ -135,7 +135,9 @@ class _Loader(yaml.SafeLoader):
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in lines:
-                problem = f"the key '{key.value}' is given twice, first in line {lines[key.value]}"
+                problem = Message(
+                    "the key '{key}' is given twice, first in line {line}", key=key.value, line=lines[key.value]
+                )
                 raise _Refused(problem, key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return node
@@ -143,13 +145,15 @@ class _Loader(yaml.SafeLoader):
     def construct_yaml_int(self, node: Any) -> int:
         value = super().construct_yaml_int(node) if len(node.value) <= 100 else 1 << _BITS
         if abs(value) >= 1 << _BITS:
-            raise _Refused(f"an integer beyond {_BITS} bits: {node.value[:20]}…", node.start_mark)
+            raise _Refused(
+                Message("an integer beyond {bits} bits: {value}…", bits=_BITS, value=node.value[:20]), node.start_mark
+            )
         return int(value)
 
     def construct_yaml_float(self, node: Any) -> float:
         value = float(super().construct_yaml_float(node))
         if math.isnan(value):
-            raise _Refused(f"{node.value} is no number", node.start_mark)
+            raise _Refused(Message("{value} is no number", value=node.value), node.start_mark)
         return value
 
 
@@ -163,14 +167,13 @@ def _require_bounded(root: Any) -> None:
 
     def count(node: Any, above: tuple[int, ...]) -> int:
         if id(node) in above:
-            raise _Refused("an alias of what it stands in", node.start_mark)
+            raise _Refused(Message("an alias of what it stands in"), node.start_mark)
         if id(node) not in counts:
             items = node.value if isinstance(node, yaml.CollectionNode) else []
             parts = [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
             counts[id(node)] = 1 + sum(count(part, (*above, id(node))) for part in parts)
         if counts[id(node)] > _VALUES:
-            problem = f"aliases that stand for more than {_VALUES} values"
-            raise _Refused(problem, node.start_mark)
+            raise _Refused(Message("aliases that stand for more than {n} values", n=_VALUES), node.start_mark)
         return counts[id(node)]
 
     count(root, ())

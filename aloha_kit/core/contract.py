@@ -262,7 +262,7 @@ class Contract:
         there = ", ".join(self.cameras) or "(none)"
         for name, new in names.items():
             if name not in self.cameras:
-                hint = f"; did you mean {new}={name}?" if new in self.cameras else ""
+                hint = Message("; did you mean {new}={name}?", new=new, name=name) if new in self.cameras else ""
                 raise ContractError(
                     Message(
                         "cannot rename camera '{name}' to '{new}': there are: {there}{hint}",

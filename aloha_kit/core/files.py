@@ -46,12 +46,12 @@ def special_file(path: Path) -> str | None:
     except (OSError, ValueError):
         return None
     kinds = (
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a disk"),
+        (stat.S_ISFIFO, Message("a FIFO, not a file")),
+        (stat.S_ISSOCK, Message("a socket, not a file")),
+        (stat.S_ISCHR, Message("a device, not a file")),
+        (stat.S_ISBLK, Message("a disk, not a file")),
     )
-    return next((f"{word}, not a file" for check, word in kinds if check(mode)), None)
+    return next((kind for check, kind in kinds if check(mode)), None)
 
 
 def free_path(path: Path) -> Path:

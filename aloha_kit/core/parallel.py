@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from aloha_kit.core.errors import AlohaKitError, reason
 from aloha_kit.core.interrupt import interrupts_put_off
+from aloha_kit.core.lang import Message
 from aloha_kit.core.own_code import WorkerFailure
 from aloha_kit.core.ray_cluster import ray_cluster
 
@@ -125,7 +126,11 @@ def _received(pipe: Connection, process: SpawnProcess, item: object) -> Any:
     except (EOFError, OSError):
         process.join(timeout=10)
         raise WorkError(
-            f"a process died (exit code {process.exitcode}) at {_named(item)}. Out of memory? Try fewer --workers"
+            Message(
+                "a process died (exit code {code}) at {item}. Out of memory? Try fewer --workers",
+                code=process.exitcode,
+                item=_named(item),
+            )
         ) from None
     if isinstance(message, WorkerFailure):
         raise WorkError(message.text) from message.cause()
@@ -176,11 +181,13 @@ def _result(ray: Any, reference: Any, item: object) -> Any:
     try:
         result = ray.get(reference)
     except ray.exceptions.RayError as error:
-        raise WorkError(f"Ray gave no result of {_named(item)}: {reason(error)}") from error
+        raise WorkError(
+            Message("Ray gave no result of {item}: {error}", item=_named(item), error=reason(error))
+        ) from error
     if isinstance(result, WorkerFailure):
         raise WorkError(result.text) from result.cause()
     return result
 
 
 def _named(item: object) -> str:
-    return f"item {item}" if isinstance(item, int) else str(item)
+    return Message("item {item}", item=item) if isinstance(item, int) else str(item)

@@ -20,7 +20,7 @@ from aloha_kit.core.errors import AlohaKitError, ConfigError, did_you_mean, reas
 from aloha_kit.core.lang import Message
 from aloha_kit.core.own_code import own_code_error, register
 
-_EXTRAS = (
+_EXTRAS = Message(
     ". Install it with: pip install 'aloha_kit[all]' "
     "(on Python 3.13 then also: pip install --no-deps dm_control gym-aloha==0.1.3)"
 )
@@ -53,7 +53,11 @@ def resolve(
                 known=did_you_mean(name, known(table, built_in)),
             )
         )
-    where = f"'{name}' of the {table}" if target == name else f"'{name}' of the {table} ({target})"
+    where = (
+        Message("'{name}' of the {table}", name=name, table=table)
+        if target == name
+        else Message("'{name}' of the {table} ({target})", name=name, table=table, target=target)
+    )
 
     def fits(value: Any) -> bool:
         if instance is not None:

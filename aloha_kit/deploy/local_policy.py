@@ -18,6 +18,7 @@ from aloha_kit.config.inference import InferenceSettings
 from aloha_kit.config.match_checkpoint import AssumedSetup, assumption
 from aloha_kit.core import inputs, Observation
 from aloha_kit.core.cli import LOG
+from aloha_kit.core.lang import shown
 from aloha_kit.data.batch import Batch
 from aloha_kit.deploy.policy_source import Measure, PolicySource
 from aloha_kit.policies.chunk_policy import ChunkPolicy
@@ -82,7 +83,7 @@ def local(
     }
     if network.assumed is not None:
         about["assumed"] = network.assumed
-        LOG.info("%s: %s", path, assumption(network.assumed))
+        LOG.info("%s: %s", path, shown(assumption(network.assumed)))
     return PolicySource(
         network.contract,
         network.chunk_size,

@@ -66,7 +66,7 @@ def _draw(evidence: Evidence, found: Diagnosis, file: Path) -> list[Path]:
     try:
         from aloha_kit.diagnose.figure import draw  # matplotlib
     except ImportError as error:
-        _LOG.warning("no %s: %s; pip install aloha_kit[view]", file.name, error)
+        _LOG.warning(tr("no {file}: {error}; pip install aloha_kit[view]", file=file.name, error=error))
         return []
     draw(evidence, found, file)
     return [file]

@@ -87,16 +87,13 @@ def described(answers: Adopt, measured: Measured) -> Contract:
     actions = answers.action_names or actions
     for what, given, width in ((marked("state"), names, state), (marked("action"), actions, whole)):
         if len(given) != width:
-            source = Message("rig '{rig}' has", rig=answers.rig) if answers.rig else Message("given are")
-            raise ContractError(
-                Message(
-                    "{source} {count} entries of {what}, the files have {width}",
-                    source=source,
-                    count=len(given),
-                    what=Message(what),
-                    width=width,
+            if answers.rig:
+                source = Message(
+                    "rig '{rig}' has {count} entries of {what}", rig=answers.rig, count=len(given), what=Message(what)
                 )
-            )
+            else:
+                source = Message("given are {count} entries of {what}", count=len(given), what=Message(what))
+            raise ContractError(Message("{source}, the files have {width}", source=source, width=width))
         if len(set(given)) < len(given):
             raise ConfigError(
                 Message("a name stands twice for the {what}: {given}", what=Message(what), given=", ".join(given))
@@ -137,18 +134,18 @@ def _completed(given: Adopt, measured: Measured) -> Adopt:
             )
         )
     questions = {
-        "names": tr("names of the state's entries, or one an arm, with spaces between"),
-        "joints_unit": tr("unit of the joints (rad, deg, …)"),
-        "gripper_unit": tr("unit of the grippers ({opening}; m; rad; …)", opening=OPENING),
-        "rate_hz": tr("control rate in Hz"),
-        "task": tr("name of the task"),
+        "names": Message("names of the state's entries, or one an arm, with spaces between"),
+        "joints_unit": Message("unit of the joints (rad, deg, …)"),
+        "gripper_unit": Message("unit of the grippers ({opening}; m; rad; …)", opening=OPENING),
+        "rate_hz": Message("control rate in Hz"),
+        "task": Message("name of the task"),
     }
     answers: dict[str, Any] = {}
     for flag in open_:
         value = suggested[flag]
         offered = " ".join(value) if isinstance(value, tuple) else str(value)
         try:
-            answer = input(f"{questions[flag]} [{offered}]: ").strip()
+            answer = input(f"{shown(questions[flag])} [{offered}]: ").strip()
         except EOFError:
             raise ConfigError(
                 Message("no answer to: {question}; nothing was written", question=questions[flag])

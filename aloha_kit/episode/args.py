@@ -63,7 +63,7 @@ class Validate(ReadingArgs):
 
     def __post_init__(self) -> None:
         if self.workers < 1:
-            raise ValueError(f"--workers must be at least 1, given {self.workers}")
+            raise ValueError(Message("--workers must be at least 1, given {workers}", workers=self.workers))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from aloha_kit.core import ConfigError, did_you_mean, plural
 from aloha_kit.core.errors import command
 from aloha_kit.core.files import make_folder
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import Message, tr
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.formats import AUTO, EXPORTERS, format_of, open_joined, open_source, ReadOptions
 from aloha_kit.formats.joined import differences, JoinedSource
@@ -225,7 +225,7 @@ def moving_spans(dataset: EditedDataset, names: Sequence[str], still: float = ST
         begin, end = (np.abs(table - row) > still * extents for row in (table[0], table[-1]))
         moves, ends = np.flatnonzero(begin.any(axis=1)), np.flatnonzero(end.any(axis=1))
         if not len(moves) or not len(ends):
-            _LOG.warning("%s does not move at all; it is not trimmed", name)
+            _LOG.warning(tr("{name} does not move at all; it is not trimmed", name=name))
             continue
         span = max(0, int(moves[0]) - 1), min(len(table), int(ends[-1]) + 2)
         if span != (0, len(table)):

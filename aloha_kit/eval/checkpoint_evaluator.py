@@ -16,7 +16,7 @@ from aloha_kit.config.match_checkpoint import assumed_setup, assumption, match_c
 from aloha_kit.control.simulated_latency import Execution
 from aloha_kit.core import Contract, UsageError
 from aloha_kit.core.cli import LOG
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import Message, shown
 from aloha_kit.eval.batched_inference import batch_size, BatchedInference
 from aloha_kit.eval.evaluation_report import CheckpointResult
 from aloha_kit.eval.pool import Pool
@@ -89,7 +89,7 @@ class CheckpointEvaluator:
             raise UsageError(f"{source} reads no instruction (no text_encoder), given --instruction")
         set_instruction(self.network, task.instruction if settings.instruction is None else settings.instruction)
         if self.network.assumed is not None:
-            LOG.info("%s: %s", source, assumption(self.network.assumed))
+            LOG.info("%s: %s", source, shown(assumption(self.network.assumed)))
         self._task, self._rig = match_checkpoint(task, rig, self.network.contract, settings.image_size)
         given, chunk_size = execution.n_action_steps, self.network.chunk_size
         config = self.network.config

@@ -10,7 +10,7 @@ from importlib import metadata
 
 from aloha_kit import __version__
 from aloha_kit.core import AlohaKitError, ConfigError
-from aloha_kit.core.lang import Message
+from aloha_kit.core.lang import error_text, Message
 from aloha_kit.core.machine import commit, cpu_name
 from aloha_kit.reproduce.result import Surroundings
 
@@ -67,19 +67,26 @@ def choose_device(device: str, intended: str, preset: str, *, force: bool) -> tu
         gpu = gpu_of(device)
         if gpu is not None or not for_gpu or force:
             return device, gpu
-        why = "--device cpu was given"
+        why: str = Message("--device cpu was given")
     except ConfigError as error:
         if force:
             return "cpu", None
-        why = str(error)
-    wanted = f"preset '{preset}' is for a GPU" if for_gpu else f"preset '{preset}' is for the CPU"
-    advice = "take --preset cpu" if for_gpu else "leave --device out"
+        why = error_text(error)
+    if for_gpu:
+        raise ConfigError(
+            Message(
+                "preset '{preset}' is for a GPU, and {why}; take --preset cpu, or add --force to run it on the CPU, "
+                "however long that takes",
+                preset=preset,
+                why=why,
+            )
+        )
     raise ConfigError(
         Message(
-            "{wanted}, and {why}; {advice}, or add --force to run it on the CPU, however long that takes",
-            wanted=wanted,
+            "preset '{preset}' is for the CPU, and {why}; leave --device out, or add --force to run it on the CPU, "
+            "however long that takes",
+            preset=preset,
             why=why,
-            advice=advice,
         )
     )
 

@@ -20,10 +20,10 @@ from aloha_kit.core.lang import Message
 
 SIM = ("transfer_cube", "insertion", "insertion_human")
 _FIXED = {
-    "seed": "it is given by --seeds",
-    "device": "it stands beside `train`, since evaluation uses it too",
-    "num_epochs": "a reproduction is counted in steps: give num_steps",
-    "time_limit_s": "it would make a result depend on the machine: give num_steps",
+    "seed": Message("it is given by --seeds"),
+    "device": Message("it stands beside `train`, since evaluation uses it too"),
+    "num_epochs": Message("a reproduction is counted in steps: give num_steps"),
+    "time_limit_s": Message("it would make a result depend on the machine: give num_steps"),
 }
 """Values of training that a preset cannot have, and why."""
 

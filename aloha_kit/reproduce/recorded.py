@@ -12,6 +12,7 @@ from aloha_kit.config.rig import RigConfig
 from aloha_kit.config.task import TaskConfig
 from aloha_kit.core import ConfigError
 from aloha_kit.core.errors import AlohaKitError, command
+from aloha_kit.core.lang import joined, Message
 from aloha_kit.reproduce.preset import RecordingFlags
 from aloha_kit.storage import Episode, list_episodes
 from aloha_kit.storage.hdf5 import DAMAGE
@@ -43,19 +44,31 @@ def require_recorded(folder: Path, task_name: str, wanted: RecordingFlags) -> No
         ConfigError: no such folder, a file that cannot be read, or other demonstrations; names every difference.
     """
     if not folder.is_dir():
-        raise ConfigError(f"no folder '{folder}': --episodes is a folder of recorded demonstrations")
+        raise ConfigError(
+            Message("no folder '{folder}': --episodes is a folder of recorded demonstrations", folder=folder)
+        )
     episodes = {file: found for file in list_episodes(folder) if (found := _read(file, folder)) is not None}
-    differing = []
+    differing: list[str] = []
     if len(episodes) != wanted.num_episodes:
-        differing.append(f"{len(episodes)} successful episodes (the preset records {wanted.num_episodes})")
+        differing.append(
+            Message(
+                "{n} successful episodes (the preset records {wanted})", n=len(episodes), wanted=wanted.num_episodes
+            )
+        )
     for file, found in episodes.items():
-        if different := [f"{file.name}: {text}" for text in _differences(found, task_name, wanted)]:
+        if different := [
+            Message("{file}: {text}", file=file.name, text=text) for text in _differences(found, task_name, wanted)
+        ]:
             differing += different
             break  # of a folder recorded otherwise, all files differ in the same way
     if differing:
         raise ConfigError(
-            f"'{folder}' cannot be used for this preset: {'; '.join(differing)}. "
-            "Take a folder recorded alike, or leave --episodes out to record"
+            Message(
+                "'{folder}' cannot be used for this preset: {differing}. Take a folder recorded alike, or leave "
+                "--episodes out to record",
+                folder=folder,
+                differing=joined(differing),
+            )
         )
 
 
@@ -75,7 +88,9 @@ def _read(file: Path, folder: Path) -> _Recorded | None:
                 action_space=described.get("action_space", JOINTS),
             )
     except (AlohaKitError, *DAMAGE) as error:
-        raise ConfigError(f"{error}. See `{command('episode', 'validate', folder)}`") from error
+        raise ConfigError(
+            Message("{error}. See `{command}`", error=error, command=command("episode", "validate", folder))
+        ) from error
 
 
 def _differences(found: _Recorded, task_name: str, wanted: RecordingFlags) -> Iterator[str]:
@@ -83,18 +98,22 @@ def _differences(found: _Recorded, task_name: str, wanted: RecordingFlags) -> It
     given = {key: value for key in ("cameras", "image_size") if (value := getattr(wanted, key)) is not None}
     task = replace(task, **given)
     if found.task is not None and found.task != task.name:
-        yield f"task {found.task} (the preset's is {task.name})"
+        yield Message("task {found} (the preset's is {wanted})", found=found.task, wanted=task.name)
     sizes = task.camera_sizes(load(RigConfig, "rigs", task.rig))
     if found.cameras != sizes:
-        yield f"cameras {_sizes(found.cameras)} (the preset records {_sizes(sizes)})"
+        yield Message(
+            "cameras {found} (the preset records {wanted})", found=_sizes(found.cameras), wanted=_sizes(sizes)
+        )
     if found.action_space != (space := task.action_space or JOINTS):
-        yield f"actions in the space {found.action_space} (the preset's are in {space})"
+        yield Message(
+            "actions in the space {found} (the preset's are in {wanted})", found=found.action_space, wanted=space
+        )
     noise = wanted.noise or 0.0
     if found.noise is not None and found.noise != noise:
-        yield f"noise {found.noise:g} (the preset records with {noise:g})"
+        yield Message("noise {found:g} (the preset records with {wanted:g})", found=found.noise, wanted=noise)
     if found.seed is not None and found.seed < (wanted.seed or 0):
-        yield f"seed {found.seed} (the preset records from {wanted.seed} on)"
+        yield Message("seed {found} (the preset records from {wanted} on)", found=found.seed, wanted=wanted.seed)
 
 
 def _sizes(cameras: dict[str, tuple[int, int]]) -> str:
-    return ", ".join(f"{name} {height}x{width}" for name, (height, width) in cameras.items()) or "none"
+    return ", ".join(f"{name} {height}x{width}" for name, (height, width) in cameras.items()) or Message("none")

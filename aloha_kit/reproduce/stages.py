@@ -218,13 +218,12 @@ class Reproduction:
             raise KeyboardInterrupt(ended.interrupted)
         if stage.done(self.result.attempts):
             return
-        how = f"ended with status {ended.status}" if ended.status else "stopped before its end"
+        if ended.status:
+            how = Message("{stage} ended with status {status}", stage=title_of(stage), status=ended.status)
+        else:
+            how = Message("{stage} stopped before its end", stage=title_of(stage))
         raise ReproductionError(
-            Message(
-                "{stage} {how}, see above; what is done is saved, and the same command goes on",
-                stage=title_of(stage),
-                how=how,
-            )
+            Message("{how}, see above; what is done is saved, and the same command goes on", how=how)
         )
 
     def _write(self, attempts: tuple[Attempt, ...] | None = None) -> None:
