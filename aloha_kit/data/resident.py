@@ -77,18 +77,25 @@ def resident_frames(
 
 def free_memory(device: str) -> int:
     """Bytes that can still be taken on a device."""
-    kind = torch.device(device).type
-    if kind == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    if kind == "mps":
-        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    return _free_ram()
+    return _FREE.get(torch.device(device).type, _free_ram)(device)
 
 
-def _free_ram() -> int:
+def _free_cuda(device: str) -> int:
+    return torch.cuda.mem_get_info(device)[0]
+
+
+def _free_mps(device: str) -> int:
+    return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+
+
+def _free_ram(device: str) -> int:
     """Bytes available to programs on Linux, reclaimable file cache included; elsewhere half of the installed RAM."""
     try:
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+_FREE = {"cuda": _free_cuda, "mps": _free_mps}
+"""{type of a device: its free memory}; of others it is the RAM."""
