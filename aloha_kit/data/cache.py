@@ -155,6 +155,7 @@ class _CameraFile:
     def decode(self, table: EpisodeTable, number: int, first: int) -> None:
         """Write the frames of one episode from row `first` on, and make them count."""
         steps = int(table.lengths[number])
+        table.source.fetch(table.numbers[number])
         handle = os.open(self.data, os.O_WRONLY | os.O_CREAT, 0o644)
         try:
             with closing(table.open(number)) as episode:
@@ -194,6 +195,7 @@ def _fill(table: EpisodeTable, parts: list[_CameraFile], workers: int, progress:
             row += int(table.lengths[episode])
     if not jobs:
         return
+    jobs.sort(key=lambda job: job[1])  # all cameras of an episode in a row: a shard is fetched, a bag recorded, once
     frames = sum(int(table.lengths[episode]) for _, episode, _ in jobs)
     pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
     try:

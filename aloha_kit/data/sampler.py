@@ -30,7 +30,7 @@ class Sampler:
     every batch, with replacement. An epoch is then as many samples as without.
 
     Where a cache holds only some of the data set's shards (`EpisodeSource.window_bytes`), an epoch goes through windows
-    of shards, drawn anew for each epoch, and shuffles within each.
+    of shards, drawn anew for each epoch, and shuffles within each; not with `windowed` false, where no shard is read.
 
     Attributes:
         shares: part of the samples that is of each data set; empty without weights.
@@ -49,6 +49,7 @@ class Sampler:
         seed: int = 0,
         sampling: Literal["all_steps", "one_per_episode"] = "all_steps",
         weights: Sequence[float] = (),
+        windowed: bool = True,
     ) -> None:
         chosen = np.array(list(episodes), np.int64)
         if not len(chosen):
@@ -57,7 +58,7 @@ class Sampler:
         self._seed = seed
         self._starts, self._lengths = table.starts[chosen], table.lengths[chosen]
         self._rows = table.rows_of(chosen) if sampling == "all_steps" else None
-        self._windows = ShardWindows(table, chosen)
+        self._windows = ShardWindows(table, chosen, table.source.window_bytes if windowed else None)
         if weights and not self._windows.single:
             raise ConfigError(
                 "--weights draws from all shards at once, and --cache_gb holds only some of them: leave it out, "

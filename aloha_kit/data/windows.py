@@ -24,7 +24,8 @@ class ShardWindows:
         total_gb: what all shards have together.
     """
 
-    def __init__(self, table: EpisodeTable, episodes: Ints) -> None:
+    def __init__(self, table: EpisodeTable, episodes: Ints, limit: int | None) -> None:
+        """`limit` is the most bytes of a window, None for any."""
         source = table.source
         shards = [source.shard(table.numbers[e]) or Shard(f"{e}", 0, remote=False) for e in episodes.tolist()]
         places: dict[str, int] = {}
@@ -32,7 +33,7 @@ class ShardWindows:
         sizes = {shard.name: shard.size for shard in shards}
         self._sizes = np.array([sizes[name] for name in places], np.int64)
         self._episodes = episodes
-        self._limit = source.window_bytes
+        self._limit = limit
         self.total_gb = float(self._sizes.sum()) / 1e9
         self.single = self._limit is None or int(self._sizes.sum()) <= self._limit
 
@@ -66,12 +67,12 @@ class Upcoming(Protocol):
 
 
 class ShardFetcher:
-    """Fetches the shards of a training before they are read; without any, it does nothing."""
+    """Fetches the shards of a training before they are read; does nothing without any, or where none is `needed`."""
 
-    def __init__(self, table: EpisodeTable, sampler: Upcoming) -> None:
+    def __init__(self, table: EpisodeTable, sampler: Upcoming, *, needed: bool = True) -> None:
         self._table, self._sampler = table, sampler
         shards = (table.source.shard(number) for number in table.numbers)
-        self._remote = any(shard is not None and shard.remote for shard in shards)
+        self._remote = needed and any(shard is not None and shard.remote for shard in shards)
         self._ahead = ThreadPoolExecutor(_AHEAD, thread_name_prefix="fetch-ahead")
         self._now = ThreadPoolExecutor(_AHEAD, thread_name_prefix="fetch")
         self._started: dict[int, Future[None]] = {}

@@ -49,7 +49,13 @@ class TrainingData:
         own = [number for number, name in enumerate(table.names) if name in setup.source.validation]
         training, validation = split(len(table.names), config.val_fraction, config.seed, own)
         sampler = Sampler(
-            table, training, config.batch_size, seed=config.seed, sampling=config.sampling, weights=setup.weights
+            table,
+            training,
+            config.batch_size,
+            seed=config.seed,
+            sampling=config.sampling,
+            weights=setup.weights,
+            windowed=decodes_episodes(table, setup.network, config),
         )
         if sampler.windows > 1:
             LOG.info("an epoch reads %d windows of shards, two of which --cache_gb holds", sampler.windows)
@@ -110,6 +116,19 @@ def _table(setup: TrainingSetup) -> EpisodeTable:
     return table if setup.network.use_environment_state else table.without_privileged()
 
 
+def decodes_episodes(table: EpisodeTable, network: PolicyConfig, config: TrainConfig) -> bool:
+    """Whether each batch decodes images from the episodes; else there are none, or all are in the frame cache."""
+    return network.use_images and bool(table.cameras or network.depth_cameras) and _cache(table, config) == "none"
+
+
+def _cache(table: EpisodeTable, config: TrainConfig) -> str:
+    """`TrainConfig.cache` of these episodes, `auto` resolved: none where any of them is in a shard, else disk."""
+    if config.cache != "auto":
+        return config.cache
+    sharded = any(table.source.shard(number) is not None for number in table.numbers)
+    return "none" if sharded else "disk"
+
+
 def open_frames(
     table: EpisodeTable, network: PolicyConfig, config: TrainConfig, device: str, kind: FrameKind = RGB
 ) -> Frames | None:
@@ -119,9 +138,7 @@ def open_frames(
         return None
     sizes = {name: network.image_size or table.contract.cameras[name] for name in cameras}
     workers = config.workers or os.cpu_count() or 1
-    cache = config.cache
-    if cache == "auto":
-        cache = "disk" if table.source.shard(table.numbers[0]) is None else "none"
+    cache = _cache(table, config)
     if cache == "none":
         return DirectFrames(table, sizes, workers, kind)
     folder = folder_for(table, config.cache_dir)

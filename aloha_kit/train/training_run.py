@@ -39,7 +39,7 @@ from aloha_kit.train.preflight import inspect
 from aloha_kit.train.progress import NullProgress, Progress
 from aloha_kit.train.run_folder import describe_data, Position, Run
 from aloha_kit.train.setup import TrainingSetup
-from aloha_kit.train.training_data import open_frames, TrainingData
+from aloha_kit.train.training_data import decodes_episodes, open_frames, TrainingData
 
 LOG = logging.getLogger(__name__)
 
@@ -114,9 +114,10 @@ def _train(setup: TrainingSetup, device: str, world: Distributed) -> str:
     elif world.first:
         Run.create(folder, setup.snapshot)
     network.stats = add_camera_statistics(network.stats, data.table, frames, data.training)
+    needed = decodes_episodes(data.table, setup.network, config)
     with (
         stop_requests(second_interrupts=world.size == 1) as stop,
-        closing(ShardFetcher(data.table, data.sampler)) as shards,
+        closing(ShardFetcher(data.table, data.sampler, needed=needed)) as shards,
     ):
         job = TrainingJob(
             config=config,

@@ -11,6 +11,7 @@ import pytest
 
 from aloha_kit.core import ConfigError, EpisodeError
 from aloha_kit.core.source import RecordedEpisode, Shard
+from aloha_kit.data.cache import cached_frames
 from aloha_kit.data.index import EpisodeTable, read_table
 from aloha_kit.data.sampler import Sampler
 from aloha_kit.data.windows import ShardFetcher
@@ -144,6 +145,19 @@ def test_a_batch_waits_for_its_shards_and_the_others_follow(table: EpisodeTable)
     with pytest.raises(EpisodeError, match="the cable"):
         fetcher.fetch(1, rows)
     fetcher.close()
+
+
+def test_the_frame_cache_fetches_a_shard_and_decodes_all_cameras_of_an_episode_in_a_row(tmp_path: Path) -> None:
+    cameras = {"top": (24, 32), "wrist": (16, 16)}
+    written = write_dataset(tmp_path, (5, 4, 6), cameras)
+    source = Sharded(tmp_path)
+    table = read_table(source)
+    frames = cached_frames(table, cameras, tmp_path / "cache", workers=1, progress=False)
+    assert source.fetched == [0, 0, 1, 1, 2, 2]
+    rows = np.array([14, 0, 7])
+    for camera in cameras:
+        recorded = np.concatenate([episode.images[camera][:-1] for episode in written]).transpose(0, 3, 1, 2)
+        np.testing.assert_array_equal(frames.gather(rows)[camera].numpy(), recorded[rows])
 
 
 def test_several_data_sets(folder: Path) -> None:

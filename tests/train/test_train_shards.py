@@ -13,11 +13,14 @@ from typing import Any
 import pytest
 import torch
 
+from aloha_kit.config.training import TrainConfig
 from aloha_kit.convert.__main__ import main as convert
 from aloha_kit.core.metrics_file import read_metrics
-from aloha_kit.formats import shard_export
+from aloha_kit.data.index import read_table
+from aloha_kit.formats import open_joined, open_source, shard_export
 from aloha_kit.policies import checkpoint
 from aloha_kit.train.__main__ import main
+from aloha_kit.train.training_data import decodes_episodes
 from tests.commands import failure
 from tests.synthetic import write_dataset
 from tests.tiny import FLOW, write_policy
@@ -116,6 +119,24 @@ def test_a_killed_run_on_a_small_cache_goes_on_bit_for_bit(
     main(["--resume", str(tmp_path / "killed"), "--num_steps", "40"])
     require_same_end(tmp_path / "straight", tmp_path / "killed", reached)
     assert occupied(tmp_path / "two") <= SMALL
+
+
+def test_shards_are_fetched_once_for_the_frame_cache_and_not_without_images(data: Path, tmp_path: Path) -> None:
+    url, small = f"file://{data}/shards", {"cache_gb": SMALL / 1e9}
+    main(flags(data, data / "ours", tmp_path / "ours", cache="none"))
+    main(flags(data, url, tmp_path / "cached", cache="disk", cache_dir=tmp_path / "cache", **small))
+    require_equal(tmp_path / "ours", tmp_path / "cached")  # one shuffle of all: no window
+    shutil.rmtree(next(tmp_path.glob("cache/*/shards")))
+    main(flags(data, url, tmp_path / "again", cache="disk", cache_dir=tmp_path / "cache", **small))
+    require_equal(tmp_path / "ours", tmp_path / "again")
+    main([*flags(data, url, tmp_path / "blind", cache_dir=tmp_path / "cache", **small), "--no_use_images"])
+    assert not list(tmp_path.glob("cache/*/shards/*.tar"))
+
+
+def test_data_sets_of_which_one_has_shards_use_no_frame_cache(data: Path) -> None:
+    joined = open_joined([data / "ours", data / "shards"])
+    for source, direct in ((joined, True), (open_source(data / "ours"), False), (open_source(data / "shards"), True)):
+        assert decodes_episodes(read_table(source), FLOW, TrainConfig()) is direct
 
 
 def occupied_now(cache: Path) -> int:
