@@ -232,6 +232,7 @@ def stored_images(episode: RecordedEpisode, camera: str) -> Callable[[int], byte
     """Reader of the encoded images that an episode, edited or not, has stored of a camera; None where it has none."""
     start = 0
     if isinstance(episode, CuratedEpisode):
+        episode = episode.flat()
         if camera in episode.sizes:
             return None
         camera, start, episode = episode.renamed[camera], episode.start, episode.original
@@ -242,16 +243,16 @@ def stored_images(episode: RecordedEpisode, camera: str) -> Callable[[int], byte
     return None if read(camera, 0) is None else lambda i: bytes(read(camera, start + i))
 
 
-def _standard(episode: RecordedEpisode) -> bool:
-    """Whether the stored images of an episode, edited or not, have red and blue in the standard order."""
-    original = episode.original if isinstance(episode, CuratedEpisode) else episode
-    return getattr(original, "jpeg_order", "standard") == "standard"
+def stored_order(episode: RecordedEpisode) -> str:
+    """Order of red and blue in the stored images of an episode, edited or not."""
+    original = episode.flat().original if isinstance(episode, CuratedEpisode) else episode
+    return str(getattr(original, "jpeg_order", "standard"))
 
 
 def stored_jpeg(episode: RecordedEpisode, camera: str) -> Callable[[int], bytes] | None:
     """Reader of a camera's stored JPEG with red and blue in the standard order; None where it has none."""
     read = stored_images(episode, camera)
-    return read if read is not None and is_jpeg(read(0)) and _standard(episode) else None
+    return read if read is not None and is_jpeg(read(0)) and stored_order(episode) == "standard" else None
 
 
 def _nothing(camera: str, row: int) -> None:

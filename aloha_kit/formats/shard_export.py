@@ -32,8 +32,7 @@ from aloha_kit.core.image_grid import describe
 from aloha_kit.core.jpeg import encode_depth_png, encode_jpeg, encode_png
 from aloha_kit.core.source import RecordedEpisode
 from aloha_kit.core.versions import package_version, SHARDS
-from aloha_kit.formats.curated import CuratedEpisode
-from aloha_kit.formats.hdf5_export import stored_images
+from aloha_kit.formats.hdf5_export import stored_images, stored_order
 from aloha_kit.formats.shard_store import EPISODES, INDEX, table_file, TABLES
 from aloha_kit.storage.codec import image_kind
 
@@ -241,8 +240,7 @@ class _TarWriter:
 def jpeg_order(episode: RecordedEpisode) -> str:
     """Order of red and blue in the images of an exported episode: that of its stored images, else the standard one."""
     stored = any(stored_images(episode, camera) is not None for camera in episode.cameras)
-    original = episode.original if isinstance(episode, CuratedEpisode) else episode
-    return str(getattr(original, "jpeg_order", "standard")) if stored else "standard"
+    return stored_order(episode) if stored else "standard"
 
 
 def _grids(episode: RecordedEpisode, camera: str) -> npt.NDArray[np.float32]:

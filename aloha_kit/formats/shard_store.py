@@ -108,11 +108,14 @@ class FolderStore:
         try:
             handle = os.open(self.place / shard, os.O_RDONLY)
             try:
-                return os.pread(handle, size, offset)
+                data = os.pread(handle, size, offset)
             finally:
                 os.close(handle)
         except OSError as error:
             raise EpisodeError(f"{self.place / shard} cannot be read: {reason(error)}") from error
+        if len(data) < size:
+            raise EpisodeError(f"{self.place / shard} is cut off: it ends before byte {offset + size}")
+        return data
 
     def fetch(self, shard: str) -> None:
         """Nothing: it is here."""
@@ -174,11 +177,17 @@ class UrlStore:
     def _download(self, name: str, part: Path) -> None:
         """Write a file of the store, block by block; what fails is tried again from the block on."""
         size, digest = self._listed[name]["bytes"], hashlib.sha256()
-        with part.open("wb") as stream:
-            for start in range(0, size, _BLOCK):
-                block = self._read(name, start, min(start + _BLOCK, size))
-                digest.update(block)
-                stream.write(block)
+        try:
+            with part.open("wb") as stream:
+                for start in range(0, size, _BLOCK):
+                    block = self._read(name, start, min(start + _BLOCK, size))
+                    digest.update(block)
+                    stream.write(block)
+        except OSError as error:  # of this disk: those of the network are an EpisodeError
+            raise ConfigError(
+                f"{name} of {self._url} cannot be kept in {part.parent}: {error.strerror or error}; "
+                "give another --cache_dir, or a smaller --cache_gb"
+            ) from error
         if digest.hexdigest() != self._listed[name]["sha256"]:
             raise EpisodeError(f"{self._url}/{name} differs from what {INDEX} lists: was it changed?")
 

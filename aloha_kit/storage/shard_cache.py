@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from aloha_kit.core import ConfigError
-from aloha_kit.core.files import locked, make_folder
+from aloha_kit.core.files import locked, make_folder, sync
 
 _WAIT_S = 0.02  # between looks at a file that another process fetches
 _TOUCH_S = 1.0  # a file that is read all the time is marked as used so often
@@ -64,6 +64,7 @@ class ShardCache:
             with self._reserved(target, size) as part:
                 if part is not None:
                     self._fetch(name, part)
+                    sync(part)  # or a power cut may leave an empty file under the final name
                     with locked(self._lock):  # who counts the files meets it under one of its two names
                         os.replace(part, target)
                     return target

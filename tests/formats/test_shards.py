@@ -6,6 +6,7 @@ import functools
 import http.server
 import io
 import json
+import os
 import re
 import shutil
 import threading
@@ -313,6 +314,36 @@ def test_a_damaged_image_is_named(shards: Path, tmp_path: Path) -> None:
     (copy / "shard-000001.tar").write_bytes(bytes((copy / "shard-000001.tar").stat().st_size))
     with pytest.raises(EpisodeError, match=r"copy: episode_2.hdf5: row 4 of images/top cannot be used: not a JPEG"):
         opened(copy, tmp_path).open(2).image("top", 4)
+
+
+def test_a_shard_that_is_cut_off_is_named(shards: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(shards, copy)
+    os.truncate(copy / "shard-000001.tar", (copy / "shard-000001.tar").stat().st_size // 2)
+    episode = opened(copy, tmp_path).open(2)
+    assert episode.jpeg("top", 0)
+    with pytest.raises(EpisodeError, match=r"shard-000001.tar is cut off: it ends before byte \d+"):
+        episode.jpeg("top", LENGTHS[2])
+    assert "is cut off" in failure(convert, [str(copy), str(tmp_path / "out"), "--format", "shards"])
+
+
+def test_a_full_disk_is_named(shards: Path, tmp_path: Path) -> None:
+    store = opened(f"file://{shards}", tmp_path).store
+    assert isinstance(store, shard_store.UrlStore)
+    with pytest.raises(ConfigError, match=r"shard-000000.tar of file://.* in /dev: No space left .*--cache_dir"):
+        store._download("shard-000000.tar", Path("/dev/full"))
+
+
+def test_edits_of_edits_keep_the_stored_images(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "a", (9, 5), CAMERAS, images="jpeg")
+    write_dataset(tmp_path / "b", (7,), CAMERAS, images="jpeg")
+    (tmp_path / "a/curation.yaml").write_text("version: 1\nepisodes:\n  episode_0: {start: 2, stop: 7}\n")
+    (tmp_path / "joined").mkdir()
+    (tmp_path / "joined/curation.yaml").write_text("version: 1\ndata: [../a, ../b]\ncameras: {front: top}\n")
+    convert([str(tmp_path / "joined"), str(tmp_path / "shards"), "--format", "shards"])
+    assert json.loads((tmp_path / "shards/conversion.json").read_text())["changed"] == {}
+    with Episode.open(tmp_path / "a/episode_0.hdf5") as old:
+        assert opened(tmp_path / "shards", tmp_path).open(0).jpeg("front", 1) == old.encoded("top", 3)
 
 
 def test_episodes_that_differ_are_refused(tmp_path: Path) -> None:
