@@ -5,9 +5,9 @@ Usable alone: needs core, config, MuJoCo and dm_control, but not labmaze.
 
 import logging
 
-if not logging.getLogger().handlers:
-    # dm_control logs as it loads, through absl, which gives the root logger a handler where it has none
-    logging.getLogger().addHandler(logging.NullHandler())
+# dm_control logs as it loads, through absl, which gives the root logger a handler where it has none
+_HANDLER = logging.NullHandler()
+logging.getLogger().addHandler(_HANDLER)
 
 import aloha_kit.mujoco_images  # noqa: F401  # before dm_control: it settles how MuJoCo draws
 from aloha_kit.config import from_mapping, key_errors, RigConfig, TaskConfig
@@ -15,6 +15,8 @@ from aloha_kit.core import ConfigError, VirtualClock, WallClock
 from aloha_kit.core.errors import did_you_mean
 from aloha_kit.locomotion.go_to_target import GoToTarget, SCENES
 from aloha_kit.locomotion.walker_model import WalkerOptions
+
+logging.getLogger().removeHandler(_HANDLER)  # else `logging.basicConfig` of a user's script would do nothing
 
 __all__ = ["GoToTarget", "WalkerOptions", "connect"]
 

@@ -213,9 +213,10 @@ def test_configurations_connect_a_walker_of_ones_own() -> None:
         WalkerOptions(bands=((0.3, 0.2),))
 
 
-def test_it_needs_no_labmaze() -> None:
+def test_it_needs_no_labmaze_and_leaves_logging_to_the_program() -> None:
     """As on Python 3.13, for which labmaze has no build."""
     code = (
-        "import sys; sys.modules['labmaze'] = None; from aloha_kit.locomotion import GoToTarget; GoToTarget().reset()"
+        "import logging, sys; sys.modules['labmaze'] = None; from aloha_kit.locomotion import GoToTarget; "
+        "GoToTarget().reset(); assert not logging.getLogger().handlers"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
