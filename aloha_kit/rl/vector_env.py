@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 # Before anything makes a GL context: software EGL and torch's compiler stack otherwise crash one another (two LLVMs).
@@ -57,20 +57,21 @@ def environments(setup: EnvironmentSetup, count: int, *, processes: bool, seed: 
     seeds = [SEEDS * (1 + index + count * seed) + done for index in range(count)]
     make = [MakeEnv(setup, each, own_process=processes) for each in seeds]
     if not processes:
-        vector: VecEnv = DummyVecEnv(make)  # type: ignore[arg-type]
-    else:
-        with interrupts_put_off():
-            vector = SubprocVecEnv(make, start_method="spawn")  # type: ignore[arg-type]
+        with closing(DummyVecEnv(make)) as vector:  # type: ignore[arg-type]
+            yield vector
+        return
+    others = set(multiprocessing.active_children())
     try:
-        yield vector
+        with interrupts_put_off():
+            spawned = SubprocVecEnv(make, start_method="spawn")  # type: ignore[arg-type]
+        yield spawned
+        spawned.close()
     except BaseException as error:
-        for process in getattr(vector, "processes", ()):
+        for process in set(multiprocessing.active_children()) - others:  # also where the first one ended as it started
             process.kill()
         if isinstance(error, (EOFError, BrokenPipeError, ConnectionResetError)):
             raise EnvironmentProcessError("a process of an environment ended; what was saved stays") from error
         raise
-    else:
-        vector.close()
 
 
 def normalised(vector: VecEnv, groups: list[str], gamma: float, *, rewards: bool, saved: Path | None) -> VecNormalize:
