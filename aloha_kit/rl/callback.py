@@ -61,10 +61,13 @@ class TrainingCallback(BaseCallback):
                 self._add(EpisodeSummary(**info[EPISODE]))
         return not self._stop()
 
-    def _on_rollout_end(self) -> None:
-        self._record()
+    def _on_rollout_start(self) -> None:
+        """Save between an update and the next rollout, so that a run that is resumed has lost no update."""
         if self.num_timesteps - self._saved >= self._save_every:
             self.save()
+
+    def _on_rollout_end(self) -> None:
+        self._record()
 
     def save(self) -> Path:
         """Write a checkpoint of the present step."""
