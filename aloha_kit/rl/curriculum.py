@@ -61,7 +61,6 @@ class Curriculum:
             self.mastered = True
         else:
             self.level += 1
-            self._recent[self.level].clear()
         return True
 
     def to_json(self) -> dict[str, Any]:

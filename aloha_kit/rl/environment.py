@@ -13,7 +13,6 @@ from typing import Any
 from aloha_kit import envs
 from aloha_kit.config import from_mapping, load, RigConfig, TaskConfig, to_mapping
 from aloha_kit.core import ConfigError, Contract, ContractError, did_you_mean, Environment
-from aloha_kit.core.features import DEPTH, IMAGE
 from aloha_kit.core.versions import package_version
 from aloha_kit.rl.actions import ActionMapping
 from aloha_kit.rl.episodes import bands_of
@@ -117,12 +116,6 @@ def require_same(recorded: Mapping[str, Any], env: Environment) -> None:
     for name, version in recorded["versions"].items():
         if now_there.get(name) != version:
             LOG.warning("trained with %s %s, here is %s", name, version, now_there.get(name, "none"))
-
-
-def episode_contract(contract: Contract, cameras: Sequence[str]) -> Contract:
-    """Contract of exported episodes: all vectors, and the images of `cameras`."""
-    kept = [f for f in contract.features if f.role not in (IMAGE, DEPTH) or f.name.partition("/")[2] in cameras]
-    return replace(contract, features=tuple(kept))
 
 
 def versions() -> dict[str, str]:

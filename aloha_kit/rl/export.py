@@ -31,11 +31,12 @@ def export(
         ContractError: the environment is not the one of the run.
         ExportError: fewer than a third of the rollouts were successes.
     """
+    most = max(3 * count, 10)
     target = make_folder(folder or loaded.run.folder / "episodes")
     files: list[Path] = []
     with sigterm_interrupts(), contextlib.closing(loaded.connect(cameras or ())) as env:
         policy = loaded.policy(env)
-        for number in range(max(3 * count, 10)):
+        for number in range(most):
             if len(files) == count:
                 break
             env.seed(seed + number)
@@ -45,7 +46,7 @@ def export(
                 files.append(episode.file)
                 LOG.info("%d of %d: %s", len(files), count, episode.file.name)
     if len(files) < count:
-        raise ExportError(f"only {len(files)} of {max(3 * count, 10)} rollouts were successes, {count} were wanted")
+        raise ExportError(f"only {len(files)} of {most} rollouts were successes, {count} were wanted")
     print(f"{len(files)} episodes in {target}, source {_source(loaded)}")
     return files
 

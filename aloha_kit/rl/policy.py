@@ -48,7 +48,6 @@ class LoadedRun:
     run: RunFolder
     setup: EnvironmentSetup
     checkpoint: Checkpoint
-    algorithm: str
     model: BaseAlgorithm
     normaliser: VecNormalize
 
@@ -80,7 +79,6 @@ class LoadedRun:
             run,
             EnvironmentSetup.from_json(recorded, settings["observe"]),
             checkpoint,
-            settings["algorithm"],
             model,
             normaliser,
         )
