@@ -3,6 +3,7 @@
 Usable alone: needs core, config, MuJoCo and dm_control, but not labmaze.
 """
 
+# ruff: noqa: E402
 import logging
 
 # dm_control logs as it loads, through absl, which gives the root logger a handler where it has none

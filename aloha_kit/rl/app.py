@@ -24,8 +24,7 @@ def run(args: Command) -> None:
         KeyboardInterrupt: the signal that ended a training early, after everything was saved.
     """
     require_extra()
-    if args.render_device is not None:
-        os.environ["MUJOCO_EGL_DEVICE_ID"] = str(args.render_device)  # read when the first GL context is made
+    _render_on(args.render_device)
     commands: dict[type, Callable[[Any], None]] = {Train: _train, Eval: _eval, Render: _render, Export: _export}
     commands[type(args)](args)
 
@@ -37,6 +36,11 @@ def require_extra() -> None:
             f"aloha_kit.rl needs {', '.join(missing)}, not installed here; install the extra with: "
             "pip install 'aloha_kit[rl,sim,view]'"
         )
+
+
+def _render_on(device: int | None) -> None:
+    if device is not None:
+        os.environ["MUJOCO_EGL_DEVICE_ID"] = str(device)  # read when the first GL context is made
 
 
 def _train(args: Train) -> None:
@@ -55,6 +59,7 @@ def _train(args: Train) -> None:
         if wrong := sorted(changed.keys() - kept):
             raise UsageError(f"--{wrong[0]} does not go with --resume: the run keeps {wrong[0]} {settings[wrong[0]]}")
         settings |= changed
+        _render_on(settings["render_device"])
     train(run, settings, resume=args.resume is not None, title=command("rl", "train", *args.words))
 
 

@@ -34,7 +34,7 @@ class Train(CommandArgs):
     output: Path | None = None
     """Folder of this run; runs/rl/TASK when not given."""
     resume: Path | None = None
-    """A run's folder to go on with; all its values are kept but those of --num_steps and of the devices."""
+    """A run's folder to go on with; all its values are kept but those of --num_steps, --save_every and the devices."""
     observe: Annotated[tuple[str, ...], arg(metavar="GROUP [GROUP ...]")] = ("joints", "target")
     """Observation groups: joints (positions and velocities), a feature or sensor of the task by its name, such as
     target or vestibular, and NAME_image for the images of a camera."""
@@ -73,14 +73,15 @@ class Train(CommandArgs):
     """The flags as they were given, for the run's log."""
 
     def __post_init__(self) -> None:
-        lowest = {"num_steps": 1, "num_envs": 1, "batch_size": 2, "rollout_steps": 2, "epochs": 1, "save_every": 1}
-        for name, least in lowest.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"--{name} must be at least {least}, given {getattr(self, name)}")
+        _require_at_least(self, num_steps=1, num_envs=1, batch_size=2, rollout_steps=2, epochs=1, save_every=1, seed=0)
+        if min(self.image_size) < 1:
+            raise ValueError(f"--image_size must be at least 1 each, given {self.image_size[0]} {self.image_size[1]}")
         if not (self.lr > 0 and 0 <= self.gamma <= 1):
             raise ValueError(f"--lr must be above 0 and --gamma from 0 to 1, given {self.lr:g} and {self.gamma:g}")
         if not self.observe:
             raise ValueError("--observe needs a group, such as joints")
+        if self.resume is not None and self.output is not None:
+            raise ValueError(f"--resume goes on in its own folder, {self.resume}: give it without --output")
 
     def settings(self) -> dict[str, Any]:
         """Values of the run, for its config.yaml."""
@@ -103,6 +104,10 @@ class _OfRun(CommandArgs):
     """GPU that renders images (MUJOCO_EGL_DEVICE_ID)."""
     seed: int = 100_000
     """Seed of the first rollout, later ones count up; far from those of training."""
+
+    def __post_init__(self) -> None:
+        counts = {"num_rollouts": 1, "num_episodes": 1, "video": 0, "seed": 0}
+        _require_at_least(self, **{name: least for name, least in counts.items() if hasattr(self, name)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +158,12 @@ class Export(_OfRun):
     """Cameras to record, of the rig; those that the policy reads when not given."""
     output: Path | None = None
     """Folder of the episodes; episodes in the run when not given."""
+
+
+def _require_at_least(args: CommandArgs, **lowest: int) -> None:
+    for name, least in lowest.items():
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, given {getattr(args, name)}")
 
 
 Command: TypeAlias = Train | Eval | Render | Export

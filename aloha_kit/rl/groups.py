@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,9 @@ class ObservationGroups:
     A group is `joints` (qpos, and qvel where there is one), a feature by its name (`effort`, `vestibular` for
     `sensors/vestibular`), or the images of a camera, `wrist_image`.
 
+    Args:
+        cameras: of the rig, for the list of groups in an error: the contract has only those that are read.
+
     Attributes:
         names: of the groups, in order.
         cameras: that the groups read.
@@ -36,11 +39,12 @@ class ObservationGroups:
         ConfigError: no such group, or images below 36 x 36; lists the groups that there are.
     """
 
-    def __init__(self, names: Sequence[str], contract: Contract) -> None:
+    def __init__(self, names: Sequence[str], contract: Contract, cameras: Iterable[str] = ()) -> None:
         there = groups_of(contract)
         for name in names:
             if name not in there:
-                raise ConfigError(f"no observation group '{name}'. {did_you_mean(name, there)}")
+                known = dict.fromkeys((*there, *(f"{camera}{IMAGE_GROUP}" for camera in cameras)))
+                raise ConfigError(f"no observation group '{name}'. {did_you_mean(name, known)}")
         self.names = tuple(dict.fromkeys(names))
         self._features = {name: there[name] for name in self.names}
         self._images = {name for name, (first, *_) in self._features.items() if first.role == IMAGE}

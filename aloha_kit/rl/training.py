@@ -49,7 +49,7 @@ def train(run: RunFolder, settings: Mapping[str, Any], *, resume: bool, title: s
         else EnvironmentSetup.of(settings["task"], settings["observe"], (size[0], size[1]))
     )
     with contextlib.closing(setup.connect()) as env:  # errors are raised once, and not by every process
-        groups = ObservationGroups(settings["observe"], env.contract)
+        groups = ObservationGroups(settings["observe"], env.contract, setup.rig.cameras)
         device = choose_device(settings["device"], images=bool(setup.task.cameras))
         curriculum, watch = (
             Curriculum(max(len(bands_of(env)), 1), enabled=settings["curriculum"]),

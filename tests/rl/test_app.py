@@ -17,13 +17,16 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from stable_baselines3 import PPO
 
 from aloha_kit.core import ConfigError, ContractError
 from aloha_kit.formats import open_source
 from aloha_kit.loop import Replay, run_episode, SafetyGuard, wilson_interval
+from aloha_kit.replay.__main__ import main as replay
 from aloha_kit.rl.__main__ import main
 from aloha_kit.rl.policy import LoadedRun
 from aloha_kit.rl.run_folder import read_lines, RunFolder
+from aloha_kit.sim import ReachEnv
 from tests.commands import failure
 from tests.rl.conftest import QUICK
 from tests.waiting import until
@@ -129,6 +132,72 @@ def test_an_exported_episode_is_valid_and_replays_to_the_same_distance(
     episode_command(["validate", str(tmp_path)])
 
 
+def test_an_exported_reach_episode_replays_to_the_same_distance(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main(["train", "--task", "reach", "--output", "run", "--num_steps", "256", "--lr", "0.05", *QUICK])
+    distances: list[float] = []
+    usual = ReachEnv.close
+    monkeypatch.setattr(ReachEnv, "succeeded", lambda env, outcome: not outcome.error)  # wherever it ends
+    monkeypatch.setattr(ReachEnv, "close", lambda env: distances.append(env.target_distance) or usual(env))
+    main(["export", "run", "--num_episodes", "2"])
+    for file in sorted(Path("run/episodes").glob("*.hdf5")):
+        with h5py.File(file) as episode:
+            to_target = np.linalg.norm(episode["observations/sensors/target"][:], axis=1)
+        assert abs(to_target[-1] - to_target[0]) > 0.02, "the arm moves"
+        replay(["--execute", "--task", "reach", "--no_video", "--no_plots", "--no_rrd", str(file)])
+        assert abs(distances[-1] - to_target[-1]) < 1e-5
+    assert len(distances) == 3  # of the export and of each replay
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("eval", "run", "--num_rollouts", "0"), "--num_rollouts must be at least 1, given 0"),
+        (("eval", "run", "--video", "-1"), "--video must be at least 0, given -1"),
+        (("render", "run", "--num_rollouts", "0"), "--num_rollouts must be at least 1, given 0"),
+        (("export", "run", "--num_episodes", "0"), "--num_episodes must be at least 1, given 0"),
+        (("export", "run", "--seed", "-1"), "--seed must be at least 0, given -1"),
+        (("train", "--seed", "-1"), "--seed must be at least 0, given -1"),
+        (("train", "--image_size", "0", "64"), "--image_size must be at least 1 each, given 0 64"),
+        (
+            ("train", "--resume", "run", "--output", "new"),
+            "--resume goes on in its own folder, run: give it without --output",
+        ),
+        (
+            ("train", "--task", "reach.yaml", "--observe", "joints", "sid_image"),
+            "no observation group 'sid_image'. Did you mean 'side_image'? Known: joints, qpos, side_image, target, "
+            "top_image.",
+        ),
+    ],
+)
+def test_wrong_flags_are_one_line(here: Path, words: tuple[str, ...], message: str) -> None:
+    assert failure(main, list(words)).removeprefix("error: ").startswith(message)
+    assert not Path("runs").exists()
+
+
+def test_a_checkpoint_holds_the_update_of_its_last_rollout(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: dict[int, Any] = {}
+    usual = RunFolder.save
+
+    def save(run: RunFolder, *args: Any) -> Path:
+        folder = usual(run, *args)
+        weights[args[0]] = PPO.load(folder / "model.zip").policy.state_dict()
+        return folder
+
+    words = ["train", "--task", "reach.yaml", "--processes", "no", *QUICK]
+    main([*words, "--output", str(tmp_path / "ended"), "--num_steps", "128"])
+    ended = LoadedRun.load(tmp_path / "ended", "cpu").model.policy.state_dict()
+    monkeypatch.setattr(RunFolder, "save", save)
+    main([*words, "--output", str(tmp_path / "went_on"), "--num_steps", "256", "--save_every", "128"])
+    assert list(weights) == [128, 256]
+    for name, values in ended.items():
+        np.testing.assert_array_equal(weights[128][name], values)
+
+
 @pytest.mark.parametrize(
     ("file", "key", "value", "error", "words"),
     [
@@ -232,12 +301,31 @@ def test_a_missing_extra_is_one_line_and_the_package_loads_without_it(name: str,
     )
 
 
-def test_sac_reads_images_and_resumes_with_its_buffer(here: Path, tmp_path: Path) -> None:
+def test_sac_reads_images_and_resumes_with_its_buffer_and_gpu(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "7")  # put back at the end
     run = tmp_path / "sac"
     flags = ["--algorithm", "sac", "--observe", "joints", "side_image", "--image_size", "36", "36"]
     quick = ["--num_envs", "1", "--batch_size", "8", "--processes", "no"]
-    main(["train", "--task", "reach.yaml", "--output", str(run), "--num_steps", "60", *flags, *quick])
+    main(
+        [
+            "train",
+            "--task",
+            "reach.yaml",
+            "--output",
+            str(run),
+            "--num_steps",
+            "60",
+            "--render_device",
+            "0",
+            *flags,
+            *quick,
+        ]
+    )
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "7")
     main(["train", "--resume", str(run), "--num_steps", "70"])
+    assert os.environ["MUJOCO_EGL_DEVICE_ID"] == "0"
     loaded = LoadedRun.load(run, "cpu")
     assert loaded.checkpoint.state["steps"] == 70
     model: Any = loaded.model
