@@ -73,7 +73,7 @@ class LoadedRun:
         try:
             model = algorithm.kind.load(checkpoint.folder / MODEL, device=choose_device(device, images=False))
             normaliser = pickle.loads((checkpoint.folder / NORMALISER).read_bytes())
-        except (OSError, ValueError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        except (OSError, ValueError, KeyError, EOFError, AssertionError, pickle.UnpicklingError) as error:
             raise ConfigError(f"{checkpoint.folder} cannot be loaded: {error}") from error
         loaded = cls(
             run,

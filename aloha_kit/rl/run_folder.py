@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,20 +76,21 @@ class RunFolder:
         return values
 
     def environment(self) -> dict[str, Any]:
-        """Values of env.json; raises ConfigError where they cannot be read."""
-        return _json(self.folder / ENVIRONMENT)
+        """Values of env.json; raises ConfigError where they cannot be read, or not all are there."""
+        keys = ("task", "rig", "observe", "contract", "bands", "actions", "versions")
+        return _json(self.folder / ENVIRONMENT, keys)
 
     def checkpoint(self) -> Checkpoint | None:
         """The newest checkpoint; None before the first one.
 
         Raises:
-            ConfigError: its state.json cannot be read.
+            ConfigError: its state.json cannot be read, or not all values are there.
         """
         found = {int(path.name.removeprefix("step_")): path for path in self._checkpoints.glob("step_*")}
         if not found:
             return None
         folder = found[max(found)]
-        return Checkpoint(folder, _json(folder / STATE))
+        return Checkpoint(folder, _json(folder / STATE, ("steps", "cpu_s", "curriculum")))
 
     def save(self, steps: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> Path:
         """Write a checkpoint, whole or not at all, and remove the one before it.
@@ -144,11 +145,13 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _json(file: Path, keys: Sequence[str]) -> dict[str, Any]:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{file} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds no mapping")
+    if missing := [key for key in keys if key not in values]:
+        raise ConfigError(f"{file} is damaged: it lacks {', '.join(missing)}")
     return values

@@ -127,7 +127,7 @@ def _model(
     if saved is not None:
         try:
             model = algorithm.kind.load(saved / MODEL, env=normaliser, device=device)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, AssertionError) as error:  # AssertionError: a model.zip that was cut
             raise ConfigError(f"{saved} cannot be resumed: {error}") from error
         if (saved / REPLAY_BUFFER).is_file():
             model.load_replay_buffer(saved / REPLAY_BUFFER)  # type: ignore[attr-defined]

@@ -225,6 +225,30 @@ def test_what_does_not_fit_is_refused_by_name(
     assert words in str(refused.value)
 
 
+@pytest.mark.parametrize(("pattern", "key"), [("env.json", "task"), ("checkpoints/*/state.json", "curriculum")])
+def test_a_file_that_lacks_a_value_is_named(here: Path, run: Path, tmp_path: Path, pattern: str, key: str) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (file,) = copy.glob(pattern)
+    values = json.loads(file.read_text())
+    del values[key]
+    file.write_text(json.dumps(values))
+    assert failure(main, ["eval", str(copy)]) == f"error: {file} is damaged: it lacks {key}"
+    assert failure(main, ["train", "--resume", str(copy), "--num_steps", "2000"]) == (
+        f"error: {file} is damaged: it lacks {key}"
+    )
+
+
+def test_a_network_that_was_cut_is_refused(here: Path, run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (file,) = copy.glob("checkpoints/*/model.zip")
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert failure(main, ["eval", str(copy)]).startswith(f"error: {file.parent} cannot be loaded: ")
+    resumed = failure(main, ["train", "--resume", str(copy), "--num_steps", "2000"])
+    assert resumed.startswith(f"error: {file.parent} cannot be resumed: ")
+
+
 def test_kill_and_resume_keep_level_normaliser_and_success(here: Path, tmp_path: Path) -> None:
     """A process that is killed goes on from its checkpoint; what it wrote beyond is removed."""
     run = tmp_path / "killed"
