@@ -40,15 +40,16 @@ def kill_node(name: str) -> None:
 
 
 class Received:
-    """The messages of a topic: the newest, and those since somebody cleared them."""
+    """The messages of a topic: the newest, when it came (time.monotonic), and those since somebody cleared them."""
 
     def __init__(self, topic: str, kind: Any) -> None:
         self.newest: Any = None
+        self.came = 0.0
         self.messages: deque[Any] = deque(maxlen=1000)
         self.subscriber = rospy.Subscriber(topic, kind, self._receive, queue_size=1000)
 
     def _receive(self, message: Any) -> None:
-        self.newest = message
+        self.newest, self.came = message, time.monotonic()
         self.messages.append(message)
 
     def next(self, count: int = 1, timeout: float = 20.0) -> list[Any]:
