@@ -68,6 +68,23 @@ def _free_collected() -> None:
         context.free()
 
 
+def egl_devices() -> int:
+    """Number of devices that EGL can render on: its GPUs, and software.
+
+    Raises:
+        ConfigError: no EGL.
+    """
+    try:
+        from mujoco.egl import egl_ext
+
+        return len(egl_ext.eglQueryDevicesEXT())
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise ConfigError(
+            f"EGL cannot be used: {error}. MUJOCO_GL is '{os.environ.get('MUJOCO_GL', '')}'; a device can be chosen "
+            "for 'egl' only"
+        ) from error
+
+
 class ModelRenderer:
     """Renderer of a model's cameras, each at any size, without sites.
 

@@ -39,8 +39,14 @@ def require_extra() -> None:
 
 
 def _render_on(device: int | None) -> None:
-    if device is not None:
-        os.environ["MUJOCO_EGL_DEVICE_ID"] = str(device)  # read when the first GL context is made
+    """Render on a device of EGL by its number, also in the processes of environments, which inherit the variable."""
+    if device is None:
+        return
+    from aloha_kit.mujoco_images import egl_devices
+
+    if device not in (known := range(egl_devices())):
+        raise ConfigError(f"--render_device {device} is not there. EGL has: {', '.join(map(str, known)) or 'none'}")
+    os.environ["MUJOCO_EGL_DEVICE_ID"] = str(device)  # read when the first GL context is made
 
 
 def _train(args: Train) -> None:

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from mujoco.egl import egl_ext
 from stable_baselines3 import PPO
 
 from aloha_kit.core import ConfigError, ContractError
@@ -303,6 +304,14 @@ def test_a_signal_saves_and_stops(here: Path, tmp_path: Path, number: signal.Sig
     assert f"stopped by {number.name} and saved; go on with: python -m aloha_kit.rl train --resume {run}" in error
     assert "tmux" in error
     assert "Traceback" not in error
+
+
+def test_a_device_to_render_on_that_is_not_there_is_one_line(here: Path, run: Path) -> None:
+    there = ", ".join(map(str, range(len(egl_ext.eglQueryDevicesEXT()))))
+    for words in (["train", "--task", "reach.yaml"], ["eval", str(run)], ["train", "--resume", str(run)]):
+        refused = failure(main, [*words, "--render_device", "99"])
+        assert refused == f"error: --render_device 99 is not there. EGL has: {there}"
+    assert not Path("runs").exists()
 
 
 @pytest.mark.parametrize("name", ["stable_baselines3", "gymnasium"])

@@ -1,8 +1,9 @@
-"""Processes of environments: one that ends as it starts is an error of its own, and leaves no process behind."""
+"""Processes of environments: they render where their parent is told to; one that ends as it starts is an error."""
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 from typing import Any
 
 import pytest
@@ -18,10 +19,13 @@ class Broken:
     observe = ("joints",)
 
     def connect(self) -> None:
-        raise ConfigError("no such GPU")
+        raise ConfigError(f"no GPU {os.environ['MUJOCO_EGL_DEVICE_ID']}")
 
 
-def test_a_process_that_ends_as_it_starts_is_named_and_ends_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_process_that_ends_as_it_starts_is_named_and_ends_the_others(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MUJOCO_EGL_DEVICE_ID", "7")
     setup: Any = Broken()
     before = set(multiprocessing.active_children())
     with (
@@ -30,4 +34,4 @@ def test_a_process_that_ends_as_it_starts_is_named_and_ends_the_others(capfd: py
     ):
         pass
     until(lambda: set(multiprocessing.active_children()) <= before, "the end of the processes", timeout=60)
-    assert "no such GPU" in capfd.readouterr().err
+    assert "no GPU 7" in capfd.readouterr().err
