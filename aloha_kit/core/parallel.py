@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -33,7 +34,8 @@ class Workers:
     Attributes:
         processes: of this machine; with one, the work is done in this process.
         ray: address of a Ray cluster (`HOST:PORT`, `auto` or `local`), which then does the work. Its machines have the
-            same files under the same paths, and this package in the same version.
+            same files under the same paths, and this package in the same version. Relative paths mean what they mean
+            here.
     """
 
     processes: int = 1
@@ -152,13 +154,13 @@ def _over_ray(work: Callable[[T], R], items: Iterable[T], address: str) -> Itera
     with ray_cluster(address) as ray:
         cores = ray.cluster_resources().get("CPU", 1)
         shared = ray.put(work)
-        task = ray.remote(_attempted)
+        task, here = ray.remote(_attempted), os.getcwd()
         most = max(1, _IN_FLIGHT * int(cores))
         waiting: dict[Any, T] = {}
         following = iter(items)
         while True:
             while len(waiting) < most and (later := next(following, _END)) is not _END:
-                waiting[task.remote(shared, later)] = later
+                waiting[task.remote(shared, later, here)] = later
             if not waiting:
                 return
             ready, _ = ray.wait(list(waiting))
@@ -170,7 +172,9 @@ def _over_ray(work: Callable[[T], R], items: Iterable[T], address: str) -> Itera
 _END: Any = object()
 
 
-def _attempted(work: Callable[[Any], Any], item: Any) -> Any:
+def _attempted(work: Callable[[Any], Any], item: Any, folder: str) -> Any:
+    with contextlib.suppress(OSError):  # a machine without this folder has no files of relative paths
+        os.chdir(folder)
     try:
         return work(item)
     except Exception as error:

@@ -6,8 +6,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,9 +21,10 @@ from aloha_kit.core.parallel import map_in_order, Workers
 from aloha_kit.core.source import EpisodeSource, RecordedEpisode
 from aloha_kit.episode import folder_summary
 from aloha_kit.episode.adopt import adopt
-from aloha_kit.episode.args import Adopt, Command, Export, Info, Label, ReadingArgs, Recover, Stats, Validate
+from aloha_kit.episode.args import Adopt, Command, Export, Info, Label, ParallelArgs, Recover, Stats, Validate
 from aloha_kit.episode.bounds import Bounds
 from aloha_kit.episode.edit_app import edit_dataset
+from aloha_kit.episode.read_each import read_each, Unreadable
 from aloha_kit.episode.validate import validate, ValidationResult, with_duplicates
 from aloha_kit.formats import format_of, open_source, ReadOptions
 from aloha_kit.storage import export, recovery
@@ -155,7 +155,7 @@ def _recover(args: Recover) -> int:
 
 
 def _info(args: Info) -> int:
-    found, failed = _each_of(_source(args), folder_summary.info)
+    found, failed = _each_of(args, folder_summary.info)
     if args.json:
         _print_json(found)
     elif found:
@@ -175,7 +175,7 @@ def _info(args: Info) -> int:
 
 
 def _stats(args: Stats) -> int:
-    sound, failed = _each_of(_source(args), folder_summary.moments)
+    sound, failed = _each_of(args, folder_summary.moments)
     found = folder_summary.stats(sound)
     if args.json:
         _print_json({stream: s.to_mapping() for stream, s in found.items()})
@@ -266,7 +266,7 @@ def _kept(paths: list[Path], curation: Curation) -> list[Path]:
     return kept
 
 
-def _source(args: ReadingArgs) -> EpisodeSource:
+def _source(args: ParallelArgs) -> EpisodeSource:
     """The episodes of a data set of any format with their edits; what of it is not used is logged."""
     curated = not read_curation(curation_file(args.source)).empty
     if not curated and format_of(args.source) == "hdf5":
@@ -278,19 +278,16 @@ def _source(args: ReadingArgs) -> EpisodeSource:
     return source
 
 
-def _each_of(source: EpisodeSource, work: Callable[[RecordedEpisode], T]) -> tuple[list[T], int]:
-    """As `_each`, for the episodes of a source."""
-
-    def opened(number: int) -> T:
-        try:
-            with closing(source.episode(number)) as episode:
-                return work(episode)
-        except DAMAGE as error:
-            raise EpisodeError(
-                Message("{name} is damaged: {error}", name=source.place / source.name(number), error=reason(error))
-            ) from error
-
-    return _each(range(len(source)), opened)
+def _each_of(args: ParallelArgs, work: Callable[[RecordedEpisode], T]) -> tuple[list[T], int]:
+    """As `_each`, for the episodes of a data set of any format, in the processes that the flags give."""
+    source, workers = _source(args), Workers(args.workers, args.ray)
+    sound: list[T] = []
+    for found in _progress(read_each(source, work, workers, external=args.allow_external), len(source)):
+        if isinstance(found, Unreadable):
+            _LOG.error("%s", shown(found.reason))
+        else:
+            sound.append(found)
+    return sound, int(len(sound) < len(source))
 
 
 def _each(paths: Sequence[S], work: Callable[[S], T]) -> tuple[list[T], int]:
@@ -308,8 +305,8 @@ def _each(paths: Sequence[S], work: Callable[[S], T]) -> tuple[list[T], int]:
     return results, failed
 
 
-def _progress(paths: Sequence[Any]) -> Any:
-    return tqdm(paths, unit="episode", disable=None, leave=False)  # None: only on a terminal
+def _progress(paths: Iterable[Any], total: int | None = None) -> Any:
+    return tqdm(paths, total=total, unit="episode", disable=None, leave=False)  # None: only on a terminal
 
 
 def _print_json(value: Any) -> None:

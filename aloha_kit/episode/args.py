@@ -35,7 +35,21 @@ class ReadingArgs(CommandArgs):
 
 
 @dataclass(frozen=True)
-class Validate(ReadingArgs):
+class ParallelArgs(ReadingArgs):
+    """Flags of the commands whose work on episodes is shared between processes."""
+
+    workers: int = 1
+    """Processes that read one episode each."""
+    ray: str = ""
+    """Address of a Ray cluster that reads them, in place of --workers; its machines have the same files."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(Message("--workers must be at least 1, given {workers}", workers=self.workers))
+
+
+@dataclass(frozen=True)
+class Validate(ParallelArgs):
     """Check episodes: shapes, finite values, time, cameras, actions. Exit status 1 if one has an error."""
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
@@ -55,15 +69,7 @@ class Validate(ReadingArgs):
     """Count warnings as errors."""
     deep: bool = False
     """Read every byte and compare it with the checksums of the file."""
-    workers: int = 1
-    """Processes that check one episode each."""
-    ray: str = ""
-    """Address of a Ray cluster that checks them, in place of --workers; its machines have the same files."""
     bounds: Bounds = field(default_factory=Bounds)
-
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(Message("--workers must be at least 1, given {workers}", workers=self.workers))
 
 
 @dataclass(frozen=True)
@@ -79,14 +85,14 @@ class Recover(CommandArgs):
 
 
 @dataclass(frozen=True)
-class Info(ReadingArgs):
+class Info(ParallelArgs):
     """Show length, cameras, size, success and task of each episode."""
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"
 
 
 @dataclass(frozen=True)
-class Stats(ReadingArgs):
+class Stats(ParallelArgs):
     """Mean, standard deviation and range of every dimension over all episodes."""
 
     EXAMPLE: ClassVar[str] = "data/sim_transfer_cube"

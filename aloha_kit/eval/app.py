@@ -25,6 +25,7 @@ from aloha_kit.envs import is_robot
 from aloha_kit.eval.args import EvalArgs
 from aloha_kit.eval.checkpoint_evaluator import CheckpointEvaluator, EvaluationSettings
 from aloha_kit.eval.evaluation_report import CheckpointResult
+from aloha_kit.eval.ray_evaluation import BlockEvaluation, evaluate_on_ray
 from aloha_kit.eval.task_report import table, TaskResult, to_json
 from aloha_kit.eval.worker import ObjectPoses
 from aloha_kit.loop import sigterm_interrupts
@@ -49,8 +50,8 @@ def run(args: EvalArgs) -> None:
     starts = starts_by_seed(args.eval_poses, args.seed, args.num_rollouts)
     args = replace(args, num_rollouts=len(starts) or args.num_rollouts)
     settings = [_settings(args, task, starts) for task in tasks]
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.threads or args.ray:
+        torch.set_num_threads(args.threads or 1)
     sources = [find_checkpoint(path) for path in args.ckpt]
     names = "+".join(task.name for task in tasks)
     output = make_folder(args.output or run_folder(sources[0]) / "eval" / f"{names}_{_now():%Y%m%d-%H%M%S}")
@@ -61,16 +62,30 @@ def run(args: EvalArgs) -> None:
             for evaluator in evaluators:
                 evaluator.require_instruction(task)  # now, and not after the first task's rollouts
         try:
-            for number, results in enumerate(report.tasks):
-                if number:
-                    evaluators = _evaluators(sources, replace(settings[number], view=None))
-                for label, evaluator in zip("AB", evaluators, strict=False):
-                    results.results.append(CheckpointResult(label, evaluator.about()))
-                    evaluator.evaluate(results.results[-1], report.save)
+            if args.ray:
+                work = BlockEvaluation(sources, settings, torch.get_num_threads())
+                evaluate_on_ray(work, args.ray, report.tasks, report.save)
+            else:
+                _evaluate_here(evaluators, sources, settings, report)
         finally:
             if any(each.rollouts for results in report.tasks for each in results.results):
                 report.save(now=True)
                 print(f"{table(report.tasks)}\n\n{report.path}")
+
+
+def _evaluate_here(
+    evaluators: list[CheckpointEvaluator],
+    sources: Sequence[Path],
+    settings: Sequence[EvaluationSettings],
+    report: _ReportFile,
+) -> None:
+    """Task by task on this machine; `evaluators` are ready for the first one."""
+    for number, results in enumerate(report.tasks):
+        if number:
+            evaluators = _evaluators(sources, replace(settings[number], view=None))
+        for label, evaluator in zip("AB", evaluators, strict=False):
+            results.results.append(CheckpointResult(label, evaluator.about()))
+            evaluator.evaluate(results.results[-1], report.save)
 
 
 def _evaluators(sources: Sequence[Path], settings: EvaluationSettings) -> list[CheckpointEvaluator]:
@@ -161,6 +176,7 @@ def _about(args: EvalArgs) -> dict[str, Any]:
             "chunk_boundary": args.execution.chunk_boundary,
             "batch": args.at_a_time,
             "workers": args.processes,
+            "ray": args.ray or None,
             "threads": torch.get_num_threads(),
         },
         "machine": {"cores": os.cpu_count(), "load": os.getloadavg()[0], "platform": platform.platform()},

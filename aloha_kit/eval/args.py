@@ -74,6 +74,9 @@ class EvalArgs(PolicyFlags):
     """Seed of the first rollout, later ones count up; far from those that training data is recorded with."""
     workers: int | None = None
     """Processes that simulate; the cores of the machine when not given."""
+    ray: str = ""
+    """Address of a Ray cluster that rolls out on its CPUs, --batch rollouts a core, in place of --workers. Its machines
+    have the same checkpoints. Actions are the same to the bit with the same --threads, which are 1 here by default."""
     batch: int | None = None
     """Rollouts at a time, whose inferences run together; 8 when not given, or one a worker where there are more."""
     inference_batch: int | None = None
@@ -115,6 +118,8 @@ class EvalArgs(PolicyFlags):
             raise ValueError(
                 Message("--instruction and --eval_poses are for one task, given --task {given}", given=given)
             )
+        if self.ray and self.view is not None:
+            raise ValueError(Message("--view shows rollouts of this machine, --ray rolls out on others; leave one out"))
         resolve_boundary(self.chunk_boundary, temporal_agg=self.temporal_agg, late=False)
 
     @property
@@ -135,8 +140,8 @@ class EvalArgs(PolicyFlags):
 
     @property
     def processes(self) -> int:
-        """Number of processes that simulate."""
-        return self.workers or os.cpu_count() or 1
+        """Number of processes that simulate; on Ray, of each of its tasks."""
+        return 1 if self.ray else self.workers or os.cpu_count() or 1
 
     @property
     def at_a_time(self) -> int:

@@ -26,7 +26,7 @@ from aloha_kit.media.live_view import ViewAddress
 from aloha_kit.policies.engine import blank, prepare
 from aloha_kit.policies.find import load_network
 from aloha_kit.policies.goal import set_goal
-from aloha_kit.policies.language import set_instruction
+from aloha_kit.policies.language import require_instruction, set_instruction
 from aloha_kit.policies.native import trained_task
 
 
@@ -140,8 +140,7 @@ class CheckpointEvaluator:
 
     def require_instruction(self, task: TaskConfig) -> None:
         """Raise where the network cannot read another task's instruction, see `Instructions.vector`."""
-        if self.network.language is not None:
-            self.network.language.instructions.vector(task.instruction)
+        require_instruction(self.network, task.instruction)
 
     def check(self) -> None:
         """Connect one environment and compare it with the checkpoint; raises what `evaluate` would."""

@@ -22,7 +22,7 @@ class CheckpointResult:
     Attributes:
         label: A or B.
         about: the checkpoint, its policy and how it was run, plain values for JSON.
-        seconds: from the first seed to the last verdict, start-up left out.
+        seconds: from the first seed to the last verdict, start-up left out; on Ray, those of its cores added up.
         network_s: how much of them the network took.
     """
 
@@ -37,6 +37,14 @@ class CheckpointResult:
         """One more rollout, and the totals up to it."""
         self.rollouts.append(rollout)
         self.seconds, self.network_s, self.inferences = seconds, network_s, inferences
+
+    def merge(self, part: CheckpointResult) -> None:
+        """Rollouts of the same checkpoint that ran elsewhere; times are added up."""
+        self.about = self.about or part.about
+        self.rollouts += part.rollouts
+        self.seconds += part.seconds
+        self.network_s += part.network_s
+        self.inferences += part.inferences
 
     @property
     def successes(self) -> int:

@@ -22,6 +22,12 @@ def set_instruction(network: ChunkNetwork, text: str | None) -> None:
         network.instruction = network.language.instructions.vector(text)
 
 
+def require_instruction(network: ChunkNetwork, text: str) -> None:
+    """Raise where a network cannot read an instruction, see `Instructions.vector`; one that reads none takes any."""
+    if network.language is not None:
+        network.language.instructions.vector(text)
+
+
 def with_instruction(
     network: ChunkNetwork, arrays: Mapping[str, npt.NDArray[Any]], vector: npt.NDArray[np.float32] | None = None
 ) -> Mapping[str, npt.NDArray[Any]]:

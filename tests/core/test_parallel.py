@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from aloha_kit.core import ConfigError
 from aloha_kit.core.parallel import map_in_order, map_unordered, WorkError, Workers
-from aloha_kit.episode.__main__ import main as episode
-from tests.commands import failure
-from tests.stores_server import free_port
-from tests.synthetic import write_dataset
+from tests.ray_cluster import two_cores
 
 
 def square(number: int) -> tuple[int, int]:
@@ -35,32 +30,9 @@ def dies(number: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def monkeypatch_module() -> Iterator[pytest.MonkeyPatch]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield patch
-
-
-@pytest.fixture(scope="module")
-def ray_address(monkeypatch_module: pytest.MonkeyPatch) -> Iterator[str]:
-    """A Ray cluster of two cores in processes of its own."""
-    pytest.importorskip("ray", reason="Ray is not installed, or has no build for this Python")
-    program, port = Path(sys.executable).with_name("ray"), free_port()
-    command = [str(program), "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--disable-usage-stats"]
-    command += ["--include-dashboard=false", "--object-store-memory=80000000"]
-    monkeypatch_module.setenv("RAY_AUTH_MODE", "disabled")  # the cluster is on the loopback
-    head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    assert head.stdout is not None
-    printed: list[str] = []
-    try:
-        for line in head.stdout:
-            printed.append(line)
-            if "Ray runtime started" in line:
-                break
-        assert head.poll() is None, "".join(printed)
-        yield f"127.0.0.1:{port}"
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
+def ray_address() -> Iterator[str]:
+    with two_cores() as address:
+        yield address
 
 
 def test_in_this_process_and_in_several() -> None:
@@ -89,19 +61,6 @@ def test_on_ray(ray_address: str) -> None:
     assert os.getpid() not in {process for _, process in found}
     with pytest.raises(WorkError, match="3 cannot be used"):
         list(map_unordered(fails, range(5), Workers(ray=ray_address)))
-
-
-def test_validation_is_the_same_everywhere(
-    ray_address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_dataset(tmp_path)
-    (tmp_path / "episode_1.hdf5").write_bytes(b"no episode")
-    found = []
-    for flags in ([], ["--workers", "2"], ["--ray", ray_address]):
-        assert failure(episode, ["validate", str(tmp_path), "--json", *flags]) == "1"
-        found.append(capsys.readouterr().out)
-    assert found[0] == found[1] == found[2]
-    assert '"level": "error"' in found[0]
 
 
 def test_ray_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:

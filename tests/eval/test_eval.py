@@ -191,6 +191,7 @@ def test_flags_are_checked_before_anything_starts(trained: Path, tmp_path: Path,
     assert fail(*("--ckpt", trained) * 3, *TASK) == (
         "error: --ckpt is given once, or twice to compare two checkpoints; given 3 times"
     )
+    assert "--ray rolls out on others; leave one out" in fail("--ckpt", trained, *TASK, "--ray", "auto", "--view")
     assert fail("--ckpt", trained, *TASK, "--batch", 0) == "error: --batch must be at least 1, given 0"
     (tmp_path / "file").touch()
     assert "a file of that name is in the way" in fail("--ckpt", trained, *TASK, "--output", tmp_path / "file")
